@@ -1,0 +1,306 @@
+"""Every setting of gpt1: type, default, unit, reason, source. Flags, YAML keys, checks and docs/settings.md come from here.
+
+A run's settings are laid over each other in this order, later ones win: the defaults below, the recipe, the model size
+(pre-training) or the part that is trained (fine-tuning), the `--config` file, the flags.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from gpt1.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Between:
+    """The range that a number may lie in; both ends count."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"at least {self.low:g}"
+        return f"between {self.low:g} and {self.high:g}"
+
+
+Count = Annotated[int, Between(1)]
+Probability = Annotated[float, Between(0, 0.99)]
+Fraction = Annotated[float, Between(0, 1)]
+NotNegative = Annotated[float, Between(0)]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Precision = Literal["auto", "bf16", "fp32"]
+Recipe = Literal["default", "paper"]
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """What a model is: `config.json` of a model folder. The defaults are the paper's (4.1)."""
+
+    vocab_size: Count = 40478
+    """Rows of the token embedding without the three special tokens (the release: 40,000 merges and 478 symbols)."""
+    n_layer: Count = 12
+    """Transformer blocks."""
+    n_head: Count = 12
+    """Attention heads a block; n_embd is a multiple of it."""
+    n_embd: Count = 768
+    """Width of the residual stream; the feed-forward layer is four times as wide."""
+    context: Count = 512
+    """Positions that the model knows, in tokens."""
+    dropout: Probability = 0.1
+    """Dropout on embeddings, residual branches and attention."""
+    special_tokens: Annotated[int, Between(0, 3)] = 0
+    """Rows after the vocabulary: 0 when pre-trained, 3 (start, delimiter, extract) after fine-tuning."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.n_embd % self.n_head:
+            raise UserError(
+                f"--n-embd {self.n_embd} is not a multiple of --n-head {self.n_head}.",
+                "Every head gets an equal share of the width.",
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows of the token embedding, special tokens counted."""
+        return self.vocab_size + self.special_tokens
+
+    @property
+    def n_parameters(self) -> int:
+        block = 12 * self.n_embd**2 + 13 * self.n_embd
+        return (self.rows + self.context) * self.n_embd + self.n_layer * block
+
+
+MODEL_SIZES: dict[str, dict[str, Any]] = {
+    # peak_lr belongs to the size, not to the model: narrow post-LN models stand, and want, a larger rate. The default
+    # recipe takes it from here, the recipe `paper` never does.
+    "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "context": 128, "peak_lr": 3e-3},
+    "mini": {"n_layer": 6, "n_head": 6, "n_embd": 384, "context": 256, "peak_lr": 1e-3},
+    "small": {"n_layer": 8, "n_head": 8, "n_embd": 512, "context": 512, "peak_lr": 6e-4},
+    "gpt1": {"n_layer": 12, "n_head": 12, "n_embd": 768, "context": 512, "peak_lr": 2.5e-4},
+}
+ModelSize = Literal["tiny", "mini", "small", "gpt1"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What both stages share."""
+
+    recipe: Recipe = "default"
+    """`paper`: the settings and the behaviour of the paper and the released code. `default`: what works best here."""
+    seed: Annotated[int, Between(0, 2**31 - 1)] = 0
+    """Everything random derives from it: the start, the order of the samples, dropout."""
+    optimizer: Optimizer = "adamw"
+    """`adam` is Adam as released with the paper (decay and bias correction intertwined); `sgd` has momentum."""
+    peak_lr: NotNegative = 2.5e-4
+    """Learning rate after warm-up (paper 4.1). Post-LN models diverge when it is raised without a longer warm-up."""
+    warmup: NotNegative = 2000
+    """Linear warm-up from 0: a number of updates or, below 1, a fraction of all updates (paper 4.1: 2000 and 0.002)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """What the rate does after warm-up: falls to 0 along a cosine or a line, or stays."""
+    weight_decay: NotNegative = 0.01
+    """Decay of every weight that is no bias or gain (paper 4.1)."""
+    beta1: Fraction = 0.9
+    """Adam's decay of the first moment; for `sgd` the momentum."""
+    beta2: Fraction = 0.999
+    """Adam's decay of the second moment."""
+    eps: NotNegative = 1e-8
+    """Adam's ε."""
+    clip_norm: NotNegative = 1.0
+    """Largest global norm of the gradient (released code: 1); 0 does not clip."""
+    batch_size: Count = 32
+    """Sequences (pre-training) or examples (fine-tuning) of one update."""
+    micro_batch: Annotated[int, Between(0)] = 0
+    """Sequences of one forward pass; smaller needs less memory and gives the same update. 0: gpt1 chooses."""
+    dropout: Probability = 0.1
+    """Dropout on embeddings, residual branches and attention (paper 4.1)."""
+    precision: Precision = "auto"
+    """Activations: `bf16`, `fp32`, or `auto`: bf16 where the processor computes in it. Weights are always fp32."""
+    device: str = "auto"
+    """`auto`: the GPU where there is one, else the processor. Or cpu, cuda, cuda:1, mps."""
+    checkpoint_every: Annotated[int, Between(0)] = 500
+    """Updates between two checkpoints; 0 keeps only the ones at the end of an epoch."""
+    keep: Count = 2
+    """Checkpoints that stay on disk, besides the best."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig(TrainingConfig):
+    """Stage 1: L1 over a corpus."""
+
+    model: ModelSize = "mini"
+    """Size of the model; --n-layer, --n-head, --n-embd and --context change single dimensions of it."""
+    n_layer: Count = 6
+    """Transformer blocks."""
+    n_head: Count = 6
+    """Attention heads a block."""
+    n_embd: Count = 384
+    """Width of the residual stream."""
+    context: Annotated[int, Between(2)] = 256
+    """Length of the training windows and number of positions, in tokens."""
+    epochs: NotNegative = 1.0
+    """Times that every window of the corpus is seen; may be a fraction. The paper: 100."""
+    steps: Annotated[int, Between(0)] = 0
+    """Number of updates, instead of --epochs; 0: --epochs decides."""
+    valid_fraction: Annotated[float, Between(0, 0.5)] = 0.01
+    """Share of the corpus, cut off its end, that is never trained on and gives the held-out loss."""
+    eval_every: Annotated[int, Between(0)] = 250
+    """Updates between two measurements of the held-out loss; 0: only at the end."""
+    eval_windows: Count = 256
+    """Held-out windows used for a measurement."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(TrainingConfig):
+    """Stage 2: L2, or L3 = L2 + λ·L1, over a labelled table."""
+
+    optimizer: Optimizer = "adam"
+    peak_lr: NotNegative = 6.25e-5
+    warmup: NotNegative = 0.002
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    train: str = "all"
+    """What is trained: `all` (the paper), `head` (the new layer only), `last:K` (the last K blocks and the head)."""
+    lm_coef: NotNegative = 0.5
+    """λ, the weight of the language-modelling loss beside the task's (paper, eq. 5)."""
+    epochs: Annotated[float, Between(0)] = 3.0
+    """Times that every labelled row is seen."""
+    head_dropout: Probability = 0.1
+    """Dropout on the state that the new layer reads (paper 4.1)."""
+    valid_fraction: Annotated[float, Between(0, 0.5)] = 0.1
+    """Share of the training rows held out, stratified by label, to choose the best epoch; --valid gives your own."""
+    cut: Literal["longest", "shares"] = "longest"
+    """Too long: cut the longest field first, or give every field a fixed share of the context as the release does."""
+    transfer_layers: Annotated[int, Between(-1)] = -1
+    """Pre-trained blocks that are kept, the rest starts fresh (paper, figure 2 left); -1 keeps all of them."""
+    from_scratch: bool = False
+    """Take only the shape and the tokenizer of the pre-trained model, none of its weights (paper, table 5)."""
+    deduplicate: bool = True
+    """Leave out training rows that repeat another one, or that also stand in the validation file."""
+
+
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "PretrainConfig": {
+        "default": {"warmup": 0.05, "dropout": 0.0, "beta2": 0.99, "weight_decay": 0.1},
+        # The paper names no clipping in stage 1.
+        "paper": {"optimizer": "adam", "batch_size": 64, "epochs": 100.0, "clip_norm": 0.0, "peak_lr": 2.5e-4},
+    },
+    "FinetuneConfig": {
+        "default": {"warmup": 0.1},
+        "paper": {"cut": "shares", "deduplicate": False},
+    },
+}
+
+Config = TypeVar("Config")
+
+
+def resolve(config_class: type[Config], *layers: Mapping[str, Any]) -> Config:
+    """The settings as they will be used: `layers` laid over the defaults, later layers winning; every value is checked.
+
+    Raises UserError for a setting that does not exist or a value that breaks its rule.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            merged[known(config_class, name)] = value
+    return checked(config_class, merged)
+
+
+def checked(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    config = config_class(**{name: convert(config_class, name, value) for name, value in values.items()})
+    check(config)
+    return config
+
+
+def known(config_class: type[Any], name: str) -> str:
+    """`name` as the field's name, or UserError with the closest one."""
+    field = name.replace("-", "_")
+    names = [f.name for f in dataclasses.fields(config_class)]
+    if field not in names:
+        raise UserError(
+            f"there is no setting '{name}'.{did_you_mean(field, names)}", f"The settings are: {', '.join(names)}."
+        )
+    return field
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@cache
+def hints(config_class: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(config_class, include_extras=True)
+
+
+def base_type(hint: Any) -> tuple[Any, Between | None]:
+    """(type or Literal, range) of an annotation."""
+    if get_origin(hint) is Annotated:
+        base, *extras = get_args(hint)
+        return base, next((extra for extra in extras if isinstance(extra, Between)), None)
+    return hint, None
+
+
+def convert(config_class: type[Any], name: str, value: Any) -> Any:
+    """Text from a flag or a YAML file as the setting's type."""
+    base, _ = base_type(hints(config_class)[name])
+    if get_origin(base) in (Literal, types.UnionType) or base is str:
+        return str(value) if base is str else value
+    if base is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "yes", "1", "false", "no", "0"):
+            return str(value).lower() in ("true", "yes", "1")
+    elif not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if base is float and not math.isnan(number):
+            return number
+        if base is int and math.isfinite(number) and number == int(number):
+            return int(number)
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}[base]
+    raise UserError(f"{flag(name)} {value}: this is not {wanted}.", f"Default: {flag(name)} {default(config_class, name)}")
+
+
+def default(config_class: type[Any], name: str) -> Any:
+    return next(f.default for f in dataclasses.fields(config_class) if f.name == name)
+
+
+def check(config: Any) -> None:
+    """Every value inside its range or among its choices; UserError names the value, the rule and a way out."""
+    for name, hint in hints(type(config)).items():
+        value = getattr(config, name)
+        base, between = base_type(hint)
+        if get_origin(base) is Literal and value not in get_args(base):
+            choices = [str(choice) for choice in get_args(base)]
+            raise UserError(
+                f"{flag(name)} {value}: there is no such choice.{did_you_mean(str(value), choices)}",
+                f"Choices: {', '.join(choices)}.",
+            )
+        if between and not between.low <= value <= between.high:
+            raise UserError(
+                f"{flag(name)} {value} is out of range: it has to be {between}.",
+                f"Default: {flag(name)} {default(type(config), name)}",
+            )
+
+
+@cache
+def descriptions(config_class: type[Any]) -> dict[str, str]:
+    """The docstring under each setting, by name; a subclass inherits those that it does not repeat."""
+    found: dict[str, str] = {}
+    for ancestor in reversed(config_class.__mro__[:-1]):
+        body = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(ancestor)).body[0]).body
+        for line, following in zip(body, body[1:], strict=False):
+            is_setting = isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+            if is_setting and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                found[line.target.id] = inspect.cleandoc(str(following.value.value))  # type: ignore[attr-defined, union-attr]
+    return found

@@ -1,0 +1,42 @@
+"""The errors that a user can mend: the value, the rule, the fix. Printed in one place (cli.py), without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GPT1Error(Exception):
+    """Anything that gpt1 refuses. `problem` names the value and the rule, `fix` the way out."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, fix: str = "") -> None:
+        super().__init__(f"{problem}\n{fix}" if fix else problem)
+        self.problem = problem
+        self.fix = fix
+
+
+class UserError(GPT1Error):
+    """Something that the user can mend: a missing file, a column that is not there, an impossible setting."""
+
+    exit_code = 2
+
+
+class ResourceError(GPT1Error):
+    """The machine is at its limit (memory, disk): one line with the way out."""
+
+    exit_code = 1
+
+
+class Interrupted(GPT1Error):
+    """Ctrl-C or SIGTERM after the state was saved; `fix` says how to go on."""
+
+    exit_code = 130
+
+
+def did_you_mean(value: str, options: Iterable[str]) -> str:
+    """` Did you mean X?` for the closest option, or nothing. The leading space lets it follow a sentence."""
+    lowered = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(value.lower(), lowered, n=1, cutoff=0.6)
+    return f" Did you mean {lowered[close[0]]}?" if close else ""
