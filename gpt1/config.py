@@ -1,4 +1,4 @@
-"""Every setting of gpt1: type, default, unit, reason, source. Flags, YAML keys, checks and docs/settings.md come from here.
+"""Every setting of gpt1: type, default, unit, reason, source. Flags, YAML keys, checks and docs come from here.
 
 A run's settings are laid over each other in this order, later ones win: the defaults below, the recipe, the model size
 (pre-training) or the part that is trained (fine-tuning), the `--config` file, the flags.
@@ -15,6 +15,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from gpt1.errors import UserError, did_you_mean
@@ -268,7 +269,9 @@ def convert(config_class: type[Any], name: str, value: Any) -> Any:
         if base is int and math.isfinite(number) and number == int(number):
             return int(number)
     wanted = {bool: "true or false", int: "a whole number", float: "a number"}[base]
-    raise UserError(f"{flag(name)} {value}: this is not {wanted}.", f"Default: {flag(name)} {default(config_class, name)}")
+    raise UserError(
+        f"{flag(name)} {value}: this is not {wanted}.", f"Default: {flag(name)} {default(config_class, name)}"
+    )
 
 
 def default(config_class: type[Any], name: str) -> Any:
@@ -299,7 +302,7 @@ def descriptions(config_class: type[Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for ancestor in reversed(config_class.__mro__[:-1]):
         body = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(ancestor)).body[0]).body
-        for line, following in zip(body, body[1:], strict=False):
+        for line, following in pairwise(body):
             is_setting = isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
             if is_setting and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
                 found[line.target.id] = inspect.cleandoc(str(following.value.value))  # type: ignore[attr-defined, union-attr]

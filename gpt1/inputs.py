@@ -1,0 +1,172 @@
+"""Figure 1 of the paper: each kind of task is one record, and any of them becomes token sequences for the same model.
+
+classification   <s> text <e>
+entailment       <s> premise $ hypothesis <e>
+similarity       <s> a $ b <e>  and  <s> b $ a <e>, their last states added
+choice           <s> context question $ answer_k <e> for every answer k
+regression       <s> text <e>, the head gives one number
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpt1.errors import UserError
+from gpt1.targets import Answers, Bins, Classes, Number, Target
+
+START, DELIMITER, EXTRACT = 0, 1, 2  # the special tokens, counted from the end of the vocabulary
+
+Layout = tuple[tuple[tuple[int, ...], ...], ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of task.
+
+    columns: the names of its columns on the command line, texts first; `optional` ones may be missing.
+    layout: its sequences; a sequence is groups of fields, the fields of a group stand side by side, a delimiter between
+        groups. Where `each` is set, the last field takes every answer in turn and each gives a sequence.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    layout: Layout
+    fit: Callable[[Sequence[Any]], Target]
+    fit_scores: Callable[[Sequence[Any]], Target] | None = None
+    each: bool = False
+    optional: tuple[str, ...] = ()
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of an example (of an answer, where `each` is set)."""
+        return len(self.layout)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in [
+        Kind("classification", ("text",), (((0,),),), Classes.fit),
+        Kind("regression", ("text",), (((0,),),), Number.fit),
+        Kind("entailment", ("premise", "hypothesis"), (((0,), (1,)),), Classes.fit),
+        Kind("similarity", ("text_a", "text_b"), (((0,), (1,)), ((1,), (0,))), Classes.fit, fit_scores=Bins.fit),
+        Kind(
+            "choice",
+            ("context", "question", "choices"),
+            (((0, 1), (2,)),),
+            Answers.fit,
+            each=True,
+            optional=("question",),
+        ),
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled (or unlabelled) row: the texts of its fields, for multiple choice its answers, its label."""
+
+    fields: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+    label: Any = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as token sequences, special tokens in place."""
+
+    sequences: list[list[int]]
+    cut: bool = False
+
+    @property
+    def longest(self) -> int:
+        return max(len(sequence) for sequence in self.sequences)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(sequence) for sequence in self.sequences)
+
+
+def texts_of(examples: Sequence[Example]) -> list[str]:
+    """All the texts of the examples in the order in which `encode` takes their ids."""
+    return [text for example in examples for text in (*example.fields, *example.answers)]
+
+
+def encode(
+    kind: Kind,
+    examples: Sequence[Example],
+    ids: Sequence[list[int]],
+    vocab_size: int,
+    context: int,
+    cut: str = "longest",
+) -> list[Encoded]:
+    """`ids`, the tokens of `texts_of(examples)`, laid out as figure 1 says, none longer than `context`.
+
+    The special tokens have the ids vocab_size (start), + 1 (delimiter), + 2 (extract), which no text can produce.
+    """
+    longest_layout = max(len(groups) for groups in kind.layout)
+    if context < longest_layout * 2 + 1:
+        raise UserError(
+            f"a context of {context} tokens is too short for {kind.name} ({longest_layout + 1} are special tokens).",
+            "Take a model with a longer --context.",
+        )
+    parts = iter(ids)
+    encoded = []
+    for example in examples:
+        fields = [next(parts) for _ in example.fields]
+        answers = [next(parts) for _ in example.answers]
+        encoded.append(lay_out(kind, fields, answers, vocab_size, context, cut))
+    return encoded
+
+
+def lay_out(
+    kind: Kind, fields: list[list[int]], answers: list[list[int]], vocab_size: int, context: int, cut: str
+) -> Encoded:
+    start, delimiter, extract = vocab_size + START, vocab_size + DELIMITER, vocab_size + EXTRACT
+    if kind.each:
+        lengths = [*map(len, fields), max(map(len, answers))]
+    else:
+        lengths = [len(field) for field in fields]
+    n_groups = len(kind.layout[0])
+    if cut == "shares":
+        limits = fixed_shares(kind.layout[0], lengths, context // n_groups - 2)
+    else:
+        limits = cut_longest(lengths, context - n_groups - 1)
+    sequences = []
+    for groups in kind.layout:
+        for answer in answers if kind.each else [[]]:
+            texts = [*fields, answer] if kind.each else fields
+            sequence = [start]
+            for number, group in enumerate(groups):
+                sequence += [delimiter] if number else []
+                for field in group:
+                    sequence += texts[field][: limits[field]]
+            sequences.append([*sequence, extract])
+    return Encoded(sequences, cut=limits != lengths)
+
+
+def cut_longest(lengths: Sequence[int], budget: int) -> list[int]:
+    """Lengths that fit `budget` in all: the longest field gives first, equal ones give alike."""
+    limits = list(lengths)
+    excess = sum(limits) - budget
+    while excess > 0:
+        longest = max(limits)
+        tallest = [i for i, limit in enumerate(limits) if limit == longest]
+        next_lower = max((limit for limit in limits if limit < longest), default=0)
+        drop = min(excess, (longest - next_lower) * len(tallest))
+        for rank, i in enumerate(tallest):
+            limits[i] -= drop // len(tallest) + (rank < drop % len(tallest))
+        excess -= drop
+    return limits
+
+
+def fixed_shares(groups: Sequence[Sequence[int]], lengths: Sequence[int], share: int) -> list[int]:
+    """Lengths where each group has at most `share` tokens, its first fields first: the release's rule."""
+    limits = list(lengths)
+    for group in groups:
+        left = share
+        for field in group:
+            limits[field] = min(limits[field], left)
+            left -= limits[field]
+    return limits

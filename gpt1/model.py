@@ -1,0 +1,275 @@
+"""GPT-1, equation 2 of the paper, from the bottom up: Linear, Attention, MLP, Block, GPT, Head, TaskModel.
+
+    h_0 = U W_e + W_p;   h_l = block(h_{l-1}), l = 1..n;   P(u) = softmax(h_n W_eᵀ)
+
+Weights are float32. Activations have the type of `GPT.activations` (float32 or bfloat16): each layer casts its weights
+to the type of what it is given, so no autocast is in play and every line says what it computes in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gpt1.config import GPTConfig
+from gpt1.errors import UserError
+from gpt1.kernels.attention import causal_attention
+from gpt1.kernels.cached_attention import cached_attention
+from gpt1.kernels.dropout import dropout
+from gpt1.weights import read_model, write_model
+
+INIT_STD = 0.02  # N(0, 0.02) for every weight that is no bias or gain (paper 4.1)
+
+
+class Linear(nn.Module):
+    """x Wᵀ + b in the type of x."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+        nn.init.normal_(self.weight, std=INIT_STD)
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., n_in] → [..., n_out]
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+class LayerNorm(nn.Module):
+    """(x − mean) / sqrt(variance + 1e-5) · gain + bias over the last dimension."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., width] → the same
+        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), eps=1e-5)
+
+
+class Cache:
+    """Keys and values of the positions seen so far, one pair of buffers a block, filled from the left."""
+
+    def __init__(self, config: GPTConfig, batch: int, like: Tensor, size: int | None = None) -> None:
+        shape = (batch, config.n_head, size or config.context, config.n_embd // config.n_head)
+        self.keys = [like.new_empty(shape) for _ in range(config.n_layer)]
+        self.values = [like.new_empty(shape) for _ in range(config.n_layer)]
+        self.length = 0
+
+
+class Attention(nn.Module):
+    """Masked multi-head self-attention: softmax(q kᵀ / sqrt(head width)) v over this and earlier positions."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.p = config.dropout
+        self.qkv = Linear(config.n_embd, 3 * config.n_embd)
+        self.out = Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:  # [batch, time, n_embd] → same
+        qkv = self.qkv(x)  # [batch, time, 3 · n_embd]: queries, keys, values of all heads side by side
+        if cache is not None:
+            return self.out(cached_attention(qkv, self.n_head, cache.keys[layer], cache.values[layer], cache.length))
+        return self.out(causal_attention(qkv, self.n_head, self.p if self.training else 0.0))
+
+
+class MLP(nn.Module):
+    """Position-wise feed-forward layer, four times as wide inside, GELU (tanh form)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.widen = Linear(config.n_embd, 4 * config.n_embd)
+        self.narrow = Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:  # [batch, time, n_embd] → the same
+        return self.narrow(F.gelu(self.widen(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """A Transformer block, LayerNorm after each residual sum (post-LN, as in the paper; GPT-2 moved it before).
+
+    x ← LN(x + Attention(x));  x ← LN(x + MLP(x))                                   paper, eq. 2
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.p = config.dropout
+        self.attention = Attention(config)
+        self.norm_1 = LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+        self.norm_2 = LayerNorm(config.n_embd)
+
+    def forward(self, x: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:  # [batch, time, n_embd] → same
+        p = self.p if self.training else 0.0
+        x = self.norm_1(x + dropout(self.attention(x, cache, layer), p))
+        return self.norm_2(x + dropout(self.mlp(x), p))
+
+
+class GPT(nn.Module):
+    """The decoder-only Transformer. Its output matrix is its token embedding (tied)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.rows, config.n_embd)
+        self.positions = nn.Embedding(config.context, config.n_embd)
+        nn.init.normal_(self.tokens.weight, std=INIT_STD)
+        nn.init.normal_(self.positions.weight, std=INIT_STD)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.activations = torch.float32
+        self.recompute = False  # drop activations in the forward pass and compute them again in the backward pass
+
+    def states(self, ids: Tensor, cache: Cache | None = None) -> Tensor:  # [batch, time] → [batch, time, n_embd]
+        """h_n, the last block's output. With a cache, `ids` continue what the cache holds and are added to it."""
+        past, time = (cache.length if cache else 0), ids.shape[1]
+        if past + time > self.config.context:
+            raise UserError(
+                f"{past + time} tokens are more than the {self.config.context} positions of the model.",
+                "Cut the text, or pre-train with a longer --context.",
+            )
+        h = self.tokens(ids) + self.positions.weight[past : past + time]
+        h = h.to(self.activations)
+        if self.training:
+            h = dropout(h, self.config.dropout)
+        for layer, block in enumerate(self.blocks):
+            if self.recompute and self.training:
+                h = checkpoint(block, h, use_reentrant=False)
+            else:
+                h = block(h, cache, layer)
+        if cache:
+            cache.length += time
+        return h
+
+    def logits(self, states: Tensor) -> Tensor:  # [..., n_embd] → [..., rows], float32
+        return F.linear(states, self.tokens.weight.to(states.dtype)).float()
+
+    def forward(self, ids: Tensor) -> Tensor:  # [batch, time] → [batch, time, rows]
+        """Logits of the token that follows each position."""
+        return self.logits(self.states(ids))
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        ids: Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # [batch, time] → [batch, time + max_new_tokens]
+        """Continue `ids` (at least one token each). Temperature 0 takes the likeliest token.
+
+        Beyond the context, the model goes on from the last half of it: a rule that costs one pass every context / 2
+        tokens and never lets the past shrink below context / 2.
+        """
+        if ids.shape[1] == 0:
+            raise UserError("there is nothing to continue: the prompt has no tokens.", "Give at least one word.")
+        window = ids[:, -self.config.context :]
+        cache, fresh = None, window
+        for _ in range(max_new_tokens):
+            if cache is None or cache.length + fresh.shape[1] > self.config.context:
+                fresh = window if cache is None else ids[:, -max(1, self.config.context // 2) :]
+                cache = Cache(self.config, len(ids), self.tokens.weight.to(self.activations))
+            logits = self.logits(self.states(fresh, cache)[:, -1])  # [batch, rows]
+            fresh = choose(logits[:, : self.config.vocab_size], temperature, top_k, top_p, generator)
+            ids = torch.cat([ids, fresh], dim=1)
+        return ids
+
+    def add_special_tokens(self) -> None:
+        """Append the rows of start, delimiter and extract, N(0, 0.02), unless the model has them."""
+        if self.config.special_tokens:
+            return
+        new = torch.empty(3, self.config.n_embd, device=self.tokens.weight.device).normal_(std=INIT_STD)
+        self.config = replace(self.config, special_tokens=3)
+        self.tokens.weight = nn.Parameter(torch.cat([self.tokens.weight.detach(), new]))
+        self.tokens.num_embeddings = self.config.rows
+
+    def set_dropout(self, p: float) -> None:
+        self.config = replace(self.config, dropout=p)
+        for module in self.modules():
+            if isinstance(module, Block | Attention):
+                module.p = p
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> GPT:
+        """A model folder of ours, a Hugging Face openai-gpt folder, or OpenAI's params_*.npy; ready to use (eval)."""
+        config, weights = read_model(Path(folder))
+        with torch.device("meta"):
+            model = cls(config)
+        model.load_state_dict(weights, assign=True)
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        return model.eval()
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors into `folder`."""
+        write_model(Path(folder), self.config, self.state_dict())
+
+
+def choose(
+    logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None
+) -> Tensor:  # [batch, vocab] → [batch, 1]
+    """The next token: the likeliest at temperature 0, else drawn among the top k and the top share p."""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    logits = logits / temperature
+    if top_k:
+        smallest_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest_kept, -torch.inf)
+    probabilities = logits.softmax(-1)
+    if top_p < 1:
+        ordered, index = probabilities.sort(descending=True)
+        before = ordered.cumsum(-1) - ordered  # probability of everything likelier
+        probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered.masked_fill(before >= top_p, 0.0))
+    return torch.multinomial(probabilities, 1, generator=generator)
+
+
+class Head(nn.Module):
+    """The new layer of stage 2: dropout and a linear map of the state at the extract token (paper, eq. 3).
+
+    `each` is multiple choice: one output a sequence, the sequences of an example stand side by side. Otherwise the
+    states of an example's sequences are added (one sequence, or both orders of a pair) and mapped to `outputs`.
+    """
+
+    def __init__(self, n_embd: int, outputs: int, each: bool, p: float = 0.1) -> None:
+        super().__init__()
+        self.each = each
+        self.p = p
+        self.linear = Linear(n_embd, outputs)
+
+    def forward(self, states: Tensor, example: Tensor) -> Tensor:
+        """states [sequences, n_embd], example [sequences]: which example a sequence belongs to, ascending from 0
+        → [examples, outputs], for `each` [examples, most answers] with −inf where an example has fewer."""
+        states = states.float()
+        counts = torch.bincount(example)  # sequences of each example
+        n = len(counts)
+        if self.each:
+            if self.training and self.p:  # one mask for all the answers of an example, as in the release
+                states = states * dropout(states.new_ones(n, states.shape[1]), self.p)[example]
+            first = counts.cumsum(0) - counts
+            answer = torch.arange(len(example), device=example.device) - first[example]
+            logits = states.new_full((n, int(counts.max())), -torch.inf)
+            return logits.index_put((example, answer), self.linear(states)[:, 0])
+        summed = states.new_zeros(n, states.shape[1]).index_add(0, example, states)
+        return self.linear(dropout(summed, self.p) if self.training else summed)
+
+
+class TaskModel(nn.Module):
+    """A GPT and a head: stage 2."""
+
+    def __init__(self, gpt: GPT, head: Head) -> None:
+        super().__init__()
+        self.gpt = gpt
+        self.head = head
+
+    def features(self, ids: Tensor, lengths: Tensor) -> Tensor:  # [sequences, time], [sequences] → [sequences, n_embd]
+        """The states at the extract tokens, the last of each sequence."""
+        return self.gpt.states(ids)[torch.arange(len(ids), device=ids.device), lengths - 1]
+
+    def forward(self, ids: Tensor, lengths: Tensor, example: Tensor) -> Tensor:
+        return self.head(self.features(ids, lengths), example)

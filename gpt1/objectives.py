@@ -1,0 +1,94 @@
+"""L1, L2 and L3 of the paper, as sums whose weights make the pieces of an update add up to exactly the plain loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpt1.kernels.lm_loss import lm_loss
+from gpt1.model import GPT, Head, TaskModel
+from gpt1.targets import Target
+
+
+@dataclass(frozen=True)
+class Losses:
+    """`total` is what is differentiated; `parts` are the figures to show, already detached. All add up over pieces."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A piece of a pre-training update: ids [windows, context + 1], and the predicted tokens of the whole update."""
+
+    ids: Tensor
+    update_tokens: int
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A piece of a fine-tuning update.
+
+    ids [sequences, time], padded on the right; lengths [sequences]; example [sequences]: the example of each sequence,
+    ascending from 0; targets [examples, ...]; and the examples and sequences of the whole update.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    example: Tensor
+    targets: Tensor
+    update_examples: int
+    update_sequences: int
+
+
+@dataclass(frozen=True)
+class Features:
+    """A piece of head-only training: states [sequences, n_embd] at the extract tokens, computed once."""
+
+    states: Tensor
+    example: Tensor
+    targets: Tensor
+    update_examples: int
+
+
+def l1(model: GPT, piece: Windows) -> Losses:
+    """−L1 (paper, eq. 1), a mean over the update's predicted tokens."""
+    states = model.states(piece.ids[:, :-1])  # [windows, context, n_embd]
+    targets = piece.ids[:, 1:].reshape(-1)
+    weights = torch.full(targets.shape, 1 / piece.update_tokens, device=targets.device)
+    loss = lm_loss(states.flatten(0, 1), model.tokens.weight, targets, weights)
+    return Losses(loss, {"loss": loss.detach()})
+
+
+def l2(head: Head, target: Target, piece: Features) -> Losses:
+    """−L2 (paper, eq. 4) over cached features, a mean over the update's examples."""
+    loss = target.loss(head(piece.states, piece.example), piece.targets).sum() / piece.update_examples
+    return Losses(loss, {"loss": loss.detach(), "task_loss": loss.detach()})
+
+
+def l3(model: TaskModel, target: Target, lm_coef: float, piece: Labelled) -> Losses:
+    """−L3 = −(L2 + λ · L1) (paper, eq. 5).
+
+    L1 as in the release: a mean over each sequence's own tokens (delimiter and extract are predicted too, padding is
+    not), then a mean over sequences.
+    """
+    states = model.gpt.states(piece.ids)  # [sequences, time, n_embd]
+    rows = torch.arange(len(piece.ids), device=piece.ids.device)
+    logits = model.head(states[rows, piece.lengths - 1], piece.example)
+    task = target.loss(logits, piece.targets).sum() / piece.update_examples
+    if not lm_coef:
+        return Losses(task, {"loss": task.detach(), "task_loss": task.detach()})
+    predicted = piece.lengths - 1  # tokens that each sequence predicts
+    position = torch.arange(piece.ids.shape[1] - 1, device=piece.ids.device)
+    weights = (position < predicted[:, None]) / (predicted[:, None] * piece.update_sequences)
+    lm = lm_loss(
+        states[:, :-1].flatten(0, 1),
+        model.gpt.tokens.weight,
+        piece.ids[:, 1:].flatten(),
+        weights.flatten().float(),
+    )
+    total = task + lm_coef * lm
+    return Losses(total, {"loss": total.detach(), "task_loss": task.detach(), "lm_loss": lm.detach()})

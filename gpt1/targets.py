@@ -1,0 +1,209 @@
+"""What a head's numbers mean: how labels become targets, the loss between them (L2), and how to read predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt1.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Classes:
+    """One of several labels; softmax and cross-entropy (paper, eq. 3 and 4)."""
+
+    labels: tuple[str, ...]
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
+    main: ClassVar[str] = "accuracy"
+
+    @classmethod
+    def fit(cls, values: Sequence[Any]) -> Classes:
+        labels = sorted({as_label(value) for value in values}, key=natural)
+        if len(labels) < 2:
+            only = labels[0] if labels else "none"
+            raise UserError(
+                f"all rows have the same label ('{only}').", "Two labels at least are needed to learn from."
+            )
+        if len(labels) > 1000:
+            raise UserError(
+                f"the label column has {len(labels):,} different values; at most 1,000 are taken for labels.",
+                "Is it the right column? For a number to predict use --kind regression.",
+            )
+        return cls(tuple(labels))
+
+    @property
+    def outputs(self) -> int:
+        return len(self.labels)
+
+    def encode(self, value: Any) -> Tensor:
+        label = as_label(value)
+        if label not in self.labels:
+            raise UserError(
+                f"unknown label '{label}'.{did_you_mean(label, self.labels)}", f"The labels are: {listed(self.labels)}."
+            )
+        return torch.tensor(self.labels.index(label))
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, labels], [n] → [n]
+        return F.cross_entropy(logits, targets, reduction="none")
+
+    def read(self, logits: Tensor) -> list[dict[str, Any]]:  # [n, labels]
+        rows = logits.softmax(-1).tolist()
+        return [
+            {"prediction": self.labels[max(range(len(row)), key=row.__getitem__)], **self.probabilities(row)}
+            for row in rows
+        ]
+
+    def probabilities(self, row: Sequence[float]) -> dict[str, float]:
+        return {f"probability_{label}": p for label, p in zip(self.labels, row, strict=True)}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which of an example's answers is right; softmax over the answers (paper 3.3)."""
+
+    most: int
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    main: ClassVar[str] = "accuracy"
+    outputs: ClassVar[int] = 1
+
+    @classmethod
+    def fit(cls, values: Sequence[Any]) -> Answers:
+        return cls(max((int(value) for value in values), default=1) + 1)
+
+    def encode(self, value: Any) -> Tensor:
+        return torch.tensor(int(value))
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, answers], [n] → [n]
+        return F.cross_entropy(logits, targets, reduction="none")
+
+    def read(self, logits: Tensor) -> list[dict[str, Any]]:
+        found = []
+        for row in logits.softmax(-1).tolist():
+            probabilities = {f"probability_{k}": p for k, p in enumerate(row) if p > 0 or k < 2}
+            found.append({"prediction": max(range(len(row)), key=row.__getitem__), **probabilities})
+        return found
+
+
+@dataclass(frozen=True)
+class Bins:
+    """A number as a distribution over the integers low..high; its expectation is the score (released helper, STS-B)."""
+
+    low: int
+    high: int
+    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    main: ClassVar[str] = "pearson"
+
+    @classmethod
+    def fit(cls, values: Sequence[Any]) -> Bins:
+        numbers = [as_number(value) for value in values]
+        low, high = math.floor(min(numbers)), math.ceil(max(numbers))
+        if low == high:
+            raise UserError(f"all rows have the same score ({low}).", "Scores have to differ to be learnt from.")
+        if high - low > 100:
+            raise UserError(
+                f"the scores run from {low} to {high}: more than 100 whole steps.",
+                "Rescale them, or use --kind regression.",
+            )
+        return cls(low, high)
+
+    @property
+    def outputs(self) -> int:
+        return self.high - self.low + 1
+
+    def encode(self, value: Any) -> Tensor:  # 3.4 → 0.6 on 3 and 0.4 on 4
+        number = min(max(as_number(value), self.low), self.high)
+        target = torch.zeros(self.outputs)
+        below = min(math.floor(number), self.high - 1)
+        target[below - self.low] = below + 1 - number
+        target[below + 1 - self.low] = number - below
+        return target
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, bins], [n, bins] → [n]
+        return F.cross_entropy(logits, targets, reduction="none")
+
+    def read(self, logits: Tensor) -> list[dict[str, Any]]:
+        values = torch.arange(self.low, self.high + 1, dtype=torch.float32, device=logits.device)
+        return [{"score": score} for score in (logits.softmax(-1) @ values).tolist()]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number, standardised with the training rows' mean and deviation; squared error."""
+
+    mean: float
+    deviation: float
+    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    main: ClassVar[str] = "pearson"
+    outputs: ClassVar[int] = 1
+
+    @classmethod
+    def fit(cls, values: Sequence[Any]) -> Number:
+        numbers = torch.tensor([as_number(value) for value in values], dtype=torch.float64)
+        deviation = float(numbers.std(unbiased=False))
+        if not deviation:
+            raise UserError(
+                f"all rows have the same number ({values[0]}).", "Numbers have to differ to be learnt from."
+            )
+        return cls(float(numbers.mean()), deviation)
+
+    def encode(self, value: Any) -> Tensor:
+        return torch.tensor((as_number(value) - self.mean) / self.deviation)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, 1], [n] → [n]
+        return (logits[:, 0] - targets) ** 2
+
+    def read(self, logits: Tensor) -> list[dict[str, Any]]:
+        return [{"score": score} for score in (logits[:, 0] * self.deviation + self.mean).tolist()]
+
+
+Target = Classes | Answers | Bins | Number
+TARGETS: dict[str, type[Target]] = {"classes": Classes, "answers": Answers, "bins": Bins, "number": Number}
+
+
+def target_to_json(target: Target) -> dict[str, Any]:
+    name = next(name for name, kind in TARGETS.items() if isinstance(target, kind))
+    return {"name": name, **asdict(target)}
+
+
+def target_from_json(stored: dict[str, Any]) -> Target:
+    settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+    del settings["name"]
+    return TARGETS[stored["name"]](**settings)
+
+
+def as_label(value: Any) -> str:
+    """A cell as a label: text without outer spaces; 1.0 and 1 are the same label."""
+    if value is None or (isinstance(value, float) and math.isnan(value)) or str(value).strip() == "":
+        raise UserError("the label is empty.", "Fill it in, or remove the row.")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def as_number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"'{value}' stands where a finite number belongs.", "Mend or remove the row.")
+    return number
+
+
+def natural(label: str) -> tuple[int, float, str]:
+    """Sort key: numbers by value, then words by letter."""
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)
+
+
+def listed(labels: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(labels[:most])
+    return shown if len(labels) <= most else f"{shown} … ({len(labels)} in all)"

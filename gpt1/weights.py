@@ -1,0 +1,180 @@
+"""Folders of weights in, tensors by our names out: ours, Hugging Face's openai-gpt, OpenAI's arrays. No pickle."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gpt1.config import GPTConfig, checked, known
+from gpt1.errors import UserError
+
+FORMAT = "gpt1-model-1"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+# A block's tensors in the order of the release, with the names of the release (as Hugging Face keeps them) and ours.
+# Dense weights ("w") are [in, out] there and [out, in] here.
+BLOCK_NAMES = [
+    ("attn.c_attn", "attention.qkv"),
+    ("attn.c_proj", "attention.out"),
+    ("ln_1", "norm_1"),
+    ("mlp.c_fc", "mlp.widen"),
+    ("mlp.c_proj", "mlp.narrow"),
+    ("ln_2", "norm_2"),
+]
+
+
+def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
+    """(config, weights by our names, float32) of any folder that gpt1 understands."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder.", "Name a model folder: it holds config.json and model.safetensors.")
+    if (folder / "params_0.npy").exists():
+        return read_openai(folder)
+    if not (folder / CONFIG).exists():
+        inside = folder / "model"
+        hint = f"Did you mean {inside}?" if (inside / CONFIG).exists() else f"It needs {CONFIG} and {WEIGHTS}."
+        raise UserError(f"{folder} is no model folder: it has no {CONFIG}.", hint)
+    settings = read_json(folder / CONFIG)
+    if settings.get("model_type") == "openai-gpt":
+        return read_huggingface(folder, settings)
+    if settings.get("format") != FORMAT:
+        found = settings.get("model_type") or settings.get("format") or "no format"
+        raise UserError(
+            f"{folder / CONFIG} describes a model of another kind ({found}).",
+            f"gpt1 reads its own models ({FORMAT}), Hugging Face's openai-gpt and OpenAI's params_*.npy.",
+        )
+    names = [name for name in settings if name != "format"]
+    config = checked(GPTConfig, {known(GPTConfig, name): settings[name] for name in names})
+    weights = read_safetensors(folder / WEIGHTS)
+    check_shapes(folder / WEIGHTS, config, weights)
+    return config, weights
+
+
+def write_model(folder: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps({"format": FORMAT, **asdict(config)}, indent=2) + "\n", encoding="utf-8")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+
+
+def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Tensor]]:
+    """The folder that `OpenAIGPTLMHeadModel.save_pretrained` writes."""
+    if settings.get("afn", "gelu") not in ("gelu", "gelu_new"):
+        raise UserError(f"{folder / CONFIG}: activation '{settings['afn']}'; GPT-1 has gelu.", "Another model?")
+    config = GPTConfig(
+        vocab_size=settings["vocab_size"],
+        n_layer=settings["n_layer"],
+        n_head=settings["n_head"],
+        n_embd=settings["n_embd"],
+        context=settings["n_positions"],
+        dropout=settings.get("resid_pdrop", 0.1),
+    )
+    if not (folder / WEIGHTS).exists() and (folder / "pytorch_model.bin").exists():
+        raise UserError(
+            f"{folder} holds pytorch_model.bin, a pickle, which can run code when it is opened: gpt1 never does.",
+            "Convert it with transformers: OpenAIGPTLMHeadModel.from_pretrained(...).save_pretrained(...).",
+        )
+    theirs = {name.removeprefix("transformer."): t for name, t in read_safetensors(folder / WEIGHTS).items()}
+    ours = {}
+    try:
+        ours["tokens.weight"] = theirs["tokens_embed.weight"]
+        ours["positions.weight"] = theirs["positions_embed.weight"]
+        for layer in range(config.n_layer):
+            for their_part, our_part in BLOCK_NAMES:
+                weight = theirs[f"h.{layer}.{their_part}.weight"]
+                ours[f"blocks.{layer}.{our_part}.weight"] = weight.T.contiguous() if weight.dim() == 2 else weight
+                ours[f"blocks.{layer}.{our_part}.bias"] = theirs[f"h.{layer}.{their_part}.bias"]
+    except KeyError as missing:
+        raise UserError(f"{folder / WEIGHTS} has no tensor {missing}.", "It is no complete openai-gpt model.") from None
+    check_shapes(folder / WEIGHTS, config, ours)
+    return config, ours
+
+
+def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
+    """The release of 2018: flat arrays params_0.npy … params_9.npy, concatenated and cut by params_shapes.json."""
+    if not (folder / "params_shapes.json").exists():
+        raise UserError(
+            f"{folder} has no params_shapes.json.", "Copy it from the release; it stands beside the arrays."
+        )
+    shapes = json.loads((folder / "params_shapes.json").read_text(encoding="utf-8"))
+    files = sorted(folder.glob("params_*.npy"), key=lambda path: int(re.sub(r"\D", "", path.stem)))
+    flat = np.concatenate([np.load(path, allow_pickle=False).ravel() for path in files])
+    wanted = sum(int(np.prod(shape)) for shape in shapes)
+    if len(flat) != wanted:
+        raise UserError(
+            f"{folder}: the arrays hold {len(flat):,} numbers, params_shapes.json asks for {wanted:,}.",
+            f"The release has ten arrays, params_0.npy to params_9.npy; here are {len(files)}.",
+        )
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+    parts = zip(np.split(flat, ends), shapes, strict=True)
+    tensors = iter([torch.from_numpy(part.astype(np.float32).reshape(shape)) for part, shape in parts])
+    (context, n_embd), (vocab_size, _) = shapes[:2]
+    n_layer = (len(shapes) - 2) // 12
+    config = GPTConfig(vocab_size=vocab_size, n_layer=n_layer, n_head=n_embd // 64, n_embd=n_embd, context=context)
+    ours = {"positions.weight": next(tensors), "tokens.weight": next(tensors)}
+    for layer in range(n_layer):
+        for _, part in BLOCK_NAMES:
+            weight = next(tensors)
+            dense = weight.dim() == 3  # [1, in, out]
+            ours[f"blocks.{layer}.{part}.weight"] = weight[0].T.contiguous() if dense else weight
+            ours[f"blocks.{layer}.{part}.bias"] = next(tensors)
+    check_shapes(folder, config, ours)
+    return config, ours
+
+
+def shapes_of(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a model, by our names."""
+    n = config.n_embd
+    shapes: dict[str, tuple[int, ...]] = {"tokens.weight": (config.rows, n), "positions.weight": (config.context, n)}
+    for layer in range(config.n_layer):
+        block = f"blocks.{layer}."
+        for part, n_out, n_in in [
+            ("attention.qkv", 3 * n, n),
+            ("attention.out", n, n),
+            ("mlp.widen", 4 * n, n),
+            ("mlp.narrow", n, 4 * n),
+        ]:
+            shapes[f"{block}{part}.weight"], shapes[f"{block}{part}.bias"] = (n_out, n_in), (n_out,)
+        for part in ("norm_1", "norm_2"):
+            shapes[f"{block}{part}.weight"], shapes[f"{block}{part}.bias"] = (n,), (n,)
+    return shapes
+
+
+def check_shapes(where: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
+    wanted = shapes_of(config)
+    for name in [*wanted, *weights]:
+        found = tuple(weights[name].shape) if name in weights else None
+        if found != wanted.get(name):
+            raise UserError(
+                f"{where}: tensor {name} has the shape {found}, {CONFIG} asks for {wanted.get(name)}.",
+                "Weights and configuration are of two different models.",
+            )
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise UserError(f"{path} does not exist.", f"A model folder holds {CONFIG} and {WEIGHTS}.")
+    try:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} cannot be read: {error}.", "The file is damaged or cut short: copy it again."
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}.", "The file is damaged: copy it again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object.", "The file is damaged: copy it again.")
+    return content
