@@ -1,0 +1,213 @@
+"""Scores of predictions against labels, how sure the scores are, and whether probabilities can be believed.
+
+NumPy arrays or lists in, plain numbers and dicts out, ready for JSON. All scores are shares (0.871, not 87.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gpt1.errors import UserError
+
+RESAMPLES = 1000
+"""Bootstrap samples of an interval: its ends are then good to about a tenth of its width."""
+ELEMENTS = 2_000_000
+"""Numbers that a piece of the bootstrap holds at once (16 MB)."""
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def class_scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
+    """`accuracy`, `f1` (`f1_of` says of what) and `matthews` of one label a row.
+
+    F1 is that of label 1 where the labels are 0 and 1, else the mean over the labels that occur (macro). F1 and
+    Matthews are 0 where they are not defined (only one label predicted).
+    """
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    refuse_none(gold)
+    gold, predicted = list(map(str, gold)), list(map(str, predicted))
+    binary = is_binary(labels)
+    f1 = f1_score(gold, predicted, **({"labels": ["1"]} if binary else {}), average="macro", zero_division=0)
+    several = len({*gold, *predicted}) > 1  # scikit-learn warns of one
+    return {
+        "accuracy": accuracy(gold, predicted),
+        "f1": float(f1),
+        "f1_of": "label 1" if binary else "macro",
+        "matthews": float(matthews_corrcoef(gold, predicted)) if several else 0.0,
+    }
+
+
+def choice_scores(gold: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
+    """`accuracy` of the chosen answers."""
+    refuse_none(gold)
+    return {"accuracy": accuracy(gold, predicted)}
+
+
+def number_scores(gold: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
+    """`pearson` and `spearman` correlation; 0 where either side is constant, which correlates with nothing."""
+    from scipy.stats import rankdata
+
+    x, y = np.asarray(gold, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+    refuse_none(x)
+    return {
+        "pearson": float(correlation(x[None], y[None])[0]),
+        "spearman": float(correlation(rankdata(x)[None], rankdata(y)[None])[0]),
+    }
+
+
+def accuracy(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
+    return float(sum(g == p for g, p in zip(gold, predicted, strict=True)) / len(gold))
+
+
+def is_binary(labels: Sequence[str]) -> bool:
+    return sorted(map(str, labels)) == ["0", "1"]
+
+
+def refuse_none(gold: Sequence[Any] | Floats) -> None:
+    if not len(gold):
+        raise UserError("there are no labelled rows to score.", "Give a file with at least one labelled row.")
+
+
+def by_subset(
+    subsets: Sequence[str],
+    score: Callable[[list[Any], list[Any]], dict[str, Any]],
+    gold: Sequence[Any],
+    predicted: Sequence[Any],
+) -> dict[str, dict[str, Any]]:
+    """`score(gold, predicted)` of the rows of each subset by name, with their number as `rows`."""
+    found = {}
+    for name in sorted(set(subsets)):
+        rows = [i for i, subset in enumerate(subsets) if subset == name]
+        found[name] = {**score([gold[i] for i in rows], [predicted[i] for i in rows]), "rows": len(rows)}
+    return found
+
+
+def interval(
+    metric: str, gold: Sequence[Any], predicted: Sequence[Any], labels: Sequence[str] = ()
+) -> tuple[float, float]:
+    """The 95 % interval of `metric`: Wilson's for accuracy, else the percentiles of a bootstrap over rows (fixed seed).
+
+    A bootstrap of few rows is narrow: it cannot imagine a mistake where the rows hold none.
+    """
+    refuse_none(gold)
+    if metric == "accuracy":
+        from scipy.stats import binomtest
+
+        right = sum(g == p for g, p in zip(gold, predicted, strict=True))
+        wilson = binomtest(right, len(gold)).proportion_ci(0.95, method="wilson")
+        return float(wilson.low), float(wilson.high)
+    if metric in ("pearson", "spearman"):
+        resampled = resampled_correlations(np.asarray(gold, float), np.asarray(predicted, float), metric == "spearman")
+    else:
+        resampled = resampled_class_scores(metric, gold, predicted, is_binary(labels))
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def resampled_class_scores(metric: str, gold: Sequence[Any], predicted: Sequence[Any], binary: bool) -> Floats:
+    """`metric` of each bootstrap sample; its confusion table is drawn instead of its rows: the same law, less work."""
+    cells: dict[tuple[str, str], int] = {}
+    for cell in zip(map(str, gold), map(str, predicted), strict=True):
+        cells[cell] = cells.get(cell, 0) + 1
+    counts = np.array(list(cells.values()), dtype=np.float64)
+    names = ["1"] if binary and metric == "f1" else sorted({name for cell in cells for name in cell})
+    is_gold = np.array([[g == name for name in names] for g, _ in cells], dtype=np.float64)  # [cells, labels]
+    is_predicted = np.array([[p == name for name in names] for _, p in cells], dtype=np.float64)
+    drawn = np.random.default_rng(0).multinomial(len(gold), counts / counts.sum(), RESAMPLES)  # [resamples, cells]
+    right, true, said = drawn @ (is_gold * is_predicted), drawn @ is_gold, drawn @ is_predicted  # [resamples, labels]
+    if metric == "f1":
+        f1 = divide(2 * right, true + said)  # of each label
+        return divide(f1.sum(1), (true + said > 0).sum(1))
+    n = float(len(gold))  # Matthews for any number of labels (Gorodkin 2004)
+    covariance = right.sum(1) * n - (true * said).sum(1)
+    return divide(covariance, np.sqrt((n**2 - (true**2).sum(1)) * (n**2 - (said**2).sum(1))))
+
+
+def resampled_correlations(x: Floats, y: Floats, ranks: bool) -> Floats:
+    from scipy.stats import rankdata
+
+    random = np.random.default_rng(0)
+    found: list[Floats] = []
+    at_once = max(1, min(RESAMPLES, ELEMENTS // len(x)))
+    for first in range(0, RESAMPLES, at_once):
+        rows = random.integers(len(x), size=(min(at_once, RESAMPLES - first), len(x)))  # [resamples, n]
+        pair = (rankdata(x[rows], axis=1), rankdata(y[rows], axis=1)) if ranks else (x[rows], y[rows])
+        found.append(correlation(*pair))
+    return np.concatenate(found)
+
+
+def correlation(x: Floats, y: Floats) -> Floats:  # [samples, n], [samples, n] → [samples]
+    """Pearson's correlation along the rows, 0 where a side is constant."""
+    varies = (np.ptp(x, axis=1) > 0) & (np.ptp(y, axis=1) > 0)
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    # Scaled to 1 first, so that tiny or huge numbers do not leave the range when they are squared.
+    x, y = divide(x, np.abs(x).max(1, keepdims=True)), divide(y, np.abs(y).max(1, keepdims=True))
+    found = divide((x * y).sum(1), np.sqrt((x**2).sum(1) * (y**2).sum(1)))
+    return np.where(varies, np.clip(found, -1, 1), 0.0)
+
+
+def divide(a: Floats, b: Floats | NDArray[Any]) -> Floats:
+    """a / b, 0 where b is 0."""
+    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape)), where=b != 0)
+
+
+def fit_temperature(logits: ArrayLike, gold: ArrayLike) -> float:
+    """The T in 0.05 … 20 for which softmax(logits / T) has the least mean −log P(gold) (Guo et al. 2017).
+
+    logits [n, k]; −inf stands for an answer that a row does not have. gold [n]: the right column of each row.
+    Where no row is wrong, that T would be 0, however few the rows: 1 is returned.
+    """
+    from scipy.optimize import minimize_scalar
+
+    z, right = np.asarray(logits, dtype=np.float64), np.asarray(gold, dtype=np.int64)
+    if (z.argmax(1) == right).all():
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        return negative_log_likelihood(z / np.exp(log_t), right)
+
+    # The loss is convex in 1/T, so it has one valley in log T.
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def negative_log_likelihood(logits: Floats, gold: Integers) -> float:  # [n, k], [n]
+    shifted = logits - logits.max(1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(gold)), gold]).mean())
+
+
+def calibration(probabilities: ArrayLike, gold: ArrayLike, bins: int = 15) -> dict[str, Any]:
+    """Expected calibration error and the reliability diagram (Guo et al. 2017).
+
+    probabilities [n, k]; gold [n]: the right column of each row. A row counts in the bin (low, high] of its highest
+    probability; `bins` has those that hold rows: low, high, confidence (mean probability), accuracy, count.
+    `ece` is the mean of |confidence − accuracy|, weighted by count.
+    """
+    p, right = np.asarray(probabilities, dtype=np.float64), np.asarray(gold, dtype=np.int64)
+    confidence = np.clip(p.max(1), 0, 1)
+    hit = p.argmax(1) == right
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    found: list[dict[str, float]] = []
+    for b in np.unique(place):
+        rows = place == b
+        found.append(
+            {
+                "low": float(edges[b]),
+                "high": float(edges[b + 1]),
+                "confidence": float(confidence[rows].mean()),
+                "accuracy": float(hit[rows].mean()),
+                "count": int(rows.sum()),
+            }
+        )
+    ece = sum(abs(bin["confidence"] - bin["accuracy"]) * bin["count"] for bin in found) / max(len(p), 1)
+    return {"ece": float(ece), "bins": found}
+
+
+def glue_score(scores: Mapping[str, Sequence[float]]) -> float:
+    """The GLUE score: a task with several scores (MRPC's F1 and accuracy, MNLI m and mm) counts with their mean."""
+    return float(np.mean([np.mean(of_task) for of_task in scores.values()]))
