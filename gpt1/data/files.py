@@ -54,6 +54,10 @@ class File:
     def position(self) -> int:
         return self.raw.tell() if self.done is None else self.done
 
+    def peek(self) -> bytes:
+        """The next bytes, at most 8 KB, which stay to be read; none at the end of the file."""
+        return cast(io.BufferedReader, self.stream).peek(8192)[:8192]
+
     def lines(self) -> Iterator[str]:
         """The lines with their line ends; a byte order mark is dropped. UserError for what is not UTF-8 text."""
         self.refuse_binary()
@@ -83,7 +87,7 @@ class File:
 
     def refuse_binary(self) -> None:
         """UserError unless the beginning looks like UTF-8 text."""
-        head = cast(io.BufferedReader, self.stream).peek(8192)[:8192]
+        head = self.peek()
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise UserError(f"{self.name} is UTF-16, not UTF-8.", "Save it as UTF-8.")
         for magic, (what, ending) in MAGIC.items():
