@@ -91,9 +91,9 @@ def checked_header(file: File, cells: list[str]) -> list[str]:
         raise UserError(f"{file.name}: the header is one cell, {cells[0]!r}.", f"Its cells seem to be cut by {shown}.")
     for i, name in enumerate(cells):
         if not name.strip():
-            raise UserError(
-                f"{file.name}: column {i + 1} of {len(cells)} has no name.", "The first line names every column."
-            )
+            fix = "The first line names every column."
+            fix += " (pandas writes its row numbers there: use to_csv(..., index=False).)" if i == 0 else ""
+            raise UserError(f"{file.name}: column {i + 1} of {len(cells)} has no name.", fix)
         if name in cells[:i]:
             raise UserError(f"{file.name}: two columns are named {name!r}.", "Give every column a name of its own.")
     return cells

@@ -49,7 +49,7 @@ def read_table(path: str | Path, *, names: Sequence[str] | None = None, kind: st
     `names` are the columns of a .csv or .tsv file that has no header; cells beyond them are left out.
     `kind` says how the file is read where its ending does not (GLUE has tab-separated files named .txt and .csv).
     In .jsonl the columns are all fields that occur; a row that lacks one has None there.
-    Raises UserError for a file that is missing, empty, not UTF-8 or not of its kind, and for broken rows, by their line.
+    Raises UserError for a file that is missing, empty, not UTF-8 or not of its kind, and for a broken row by its line.
     """
     kind = kind or kind_of(path)[0]
     if kind not in ROW_KINDS:
@@ -73,7 +73,7 @@ def read_table(path: str | Path, *, names: Sequence[str] | None = None, kind: st
 
 
 def column(table: Table, name: str, flag: str = "") -> list[Any]:
-    """The values of a column, or UserError with the columns that there are. `flag` is what named it, such as `--label`."""
+    """The values of a column, or UserError with the columns that there are. `flag` is what named it: `--label`."""
     if name not in table.columns:
         meant = did_you_mean(name, table.columns)
         if meant and flag:
@@ -161,11 +161,9 @@ def tsv_line(columns: list[str], i: int, row: Mapping[str, Any]) -> str:
     cells = [cell(row.get(name)) for name in columns]
     line = "\t".join(cells)
     if "\n" in line or "\r" in line or line.count("\t") >= len(cells) or not line:
-        raise UserError(
-            f"row {i:,} does not fit in .tsv: "
-            + ("a tab or a line break is inside a cell." if line else "it is empty."),
-            "Write .csv or .jsonl instead.",
-        )
+        what = f"row {i:,}" if i else "the header"
+        rule = "a cell holds a tab or a line break" if line else "it is empty"
+        raise UserError(f"{what} does not fit in .tsv: {rule}.", "Write .csv or .jsonl instead.")
     return line + "\n"
 
 
