@@ -1,0 +1,179 @@
+"""Drawings for pages: matplotlib figures in the page's own colours, as SVG that follows light and dark.
+
+    with style():
+        figure, axes = chart("accuracy", "epochs")
+        axes.plot(...)
+        page.svg(figure, "What it shows.")
+
+The colours are those of the light page; `to_svg` writes each as `var(--name, #hex)`: the page decides, and a file that
+stands alone is right too.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+COLOURS = {  # name in templates/page.css → its value on the light page; each value once, to be told apart
+    "ink": "#22262a",
+    "muted": "#6a6f76",
+    "rule": "#dedcd5",
+    "c1": "#2563a8",
+    "c2": "#c0571c",
+    "c3": "#2b8467",
+    "c4": "#86549f",
+    "c5": "#8f7a1b",
+}
+SERIES = [COLOURS[name] for name in ("c1", "c2", "c3", "c4", "c5")]
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+WIDTH, HEIGHT = 400, 270  # in CSS pixels: two stand side by side on a desk, one fills a phone, the text keeps its size
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib's settings while something is drawn: quiet axes, our colours, text that stays text."""
+    import matplotlib
+    from cycler import cycler
+
+    ink, muted, rule = COLOURS["ink"], COLOURS["muted"], COLOURS["rule"]
+    settings: Any = {
+        "font.size": 11, "axes.labelsize": 11, "axes.titlesize": 11, "legend.fontsize": 11,
+        "text.color": ink, "axes.labelcolor": muted, "axes.titlecolor": muted, "axes.titlelocation": "left",
+        "xtick.color": rule, "ytick.color": rule, "xtick.labelcolor": muted, "ytick.labelcolor": muted,
+        "axes.edgecolor": rule, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+        "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": rule, "grid.linewidth": 0.8,
+        "ytick.major.size": 0, "axes.prop_cycle": cycler(color=SERIES), "lines.linewidth": 1.8,
+        "lines.solid_capstyle": "round", "legend.frameon": False, "legend.handlelength": 1.2,
+        "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+        "text.parse_math": False,  # a label such as `$5` is a label
+        "svg.fonttype": "none", "svg.hashsalt": "gpt1", "axes.unicode_minus": True, "path.simplify_threshold": 0.3,
+    }  # fmt: skip
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def chart(y: str, x: str, *, width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """An empty chart with the titles of its axes; sizes in CSS pixels."""
+    figure = _figure(width, height)
+    axes = figure.add_subplot()
+    axes.set_title(y)
+    axes.set_xlabel(x)
+    return figure, axes
+
+
+def chart_with_strip(y: str, strip: str, x: str) -> tuple[Figure, Axes, Axes]:
+    """As `chart`, with a low second panel under the first, over the same x."""
+    figure = _figure(WIDTH, HEIGHT)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.set_title(y)
+    upper.spines.bottom.set_visible(False)
+    upper.tick_params(axis="x", length=0)
+    lower.set_title(strip)
+    lower.set_xlabel(x)
+    return figure, upper, lower
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 72, height / 72), layout="constrained")
+
+
+def tip(artist: Artist, text: str) -> None:
+    """`text` appears when the pointer rests on `artist` (as SVG's own <title>: no script)."""
+    artist.set_gid(f"tip:{text}")
+
+
+def reference(axes: Axes, y: float, name: str) -> None:
+    """A dashed line across the chart, to compare with."""
+    axes.axhline(y, color=COLOURS["muted"], linewidth=1, linestyle=(0, (3, 3)))
+    axes.annotate(
+        name, (1, y), (0, -13), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+        color=COLOURS["muted"],
+    )  # fmt: skip
+
+
+def legend(axes: Axes) -> None:
+    """The names of the lines, on the line of the title: they can never cover a curve there."""
+    columns = len(axes.get_legend_handles_labels()[0])
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, borderaxespad=0, borderpad=0.2, columnspacing=1.2
+    )
+
+
+def counts(axis: Axis) -> None:
+    """Few ticks, thousands set off."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def points(axes: Axes, x: Sequence[float], y: Sequence[float], tips: Sequence[str], **options: Any) -> None:
+    """A dot for each measurement, with its numbers under the pointer."""
+    for x_, y_, text in zip(x, y, tips, strict=True):
+        (dot,) = axes.plot([x_], [y_], "o", markersize=5, markeredgewidth=0, **options)
+        tip(dot, text)
+
+
+def thinned(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[list[float], list[float]]:
+    """At most `most` points, each the mean of its stretch: a page does not grow with the length of a run."""
+    import numpy as np
+
+    if len(x) <= most:
+        return list(x), list(y)
+    stretches = np.array_split(np.arange(len(x)), most)
+    return (
+        [float(np.mean([x[i] for i in part])) for part in stretches],
+        [float(np.mean([y[i] for i in part])) for part in stretches],
+    )
+
+
+def to_svg(figure: Figure | str, label: str = "") -> str:
+    """`figure` as an <svg> element to stand in a page: no fonts, ids or metadata, colours as CSS variables."""
+    if isinstance(figure, str):
+        return figure[figure.index("<svg") :]
+    buffer = io.StringIO()
+    with style():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = ElementTree.fromstring(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", "\ufffd", buffer.getvalue()))
+    _clean(svg)
+    svg.attrib = {"xmlns": SVG, "viewBox": svg.attrib["viewBox"], "role": "img", "aria-label": label}
+    text = ElementTree.tostring(svg, encoding="unicode")
+    for name, value in COLOURS.items():
+        text = text.replace(value, f"var(--{name}, {value})")
+    return text
+
+
+def _clean(parent: ElementTree.Element) -> None:
+    """Take out, in place, what a page has no use for; a `tip` becomes a <title>."""
+    parent.tag = parent.tag.removeprefix(f"{{{SVG}}}")
+    parent.text = parent.text if parent.tag == "text" else None
+    for child in list(parent):
+        child.tail = None
+        _clean(child)
+        if child.tag in ("metadata", "style") or (child.tag in ("g", "defs") and not len(child)):
+            parent.remove(child)
+    attributes = parent.attrib
+    if parent.tag == "g":  # figure_1, axes_1, …: they would repeat within a page
+        gid = attributes.pop("id", "")
+        if gid.startswith("tip:"):
+            title = ElementTree.Element("title")
+            title.text = gid.removeprefix("tip:")
+            parent.insert(0, title)
+    if f"{{{XLINK}}}href" in attributes:
+        attributes["href"] = attributes.pop(f"{{{XLINK}}}href")
+    if "d" in attributes:
+        attributes["d"] = re.sub(r"\d+\.\d+", lambda n: f"{float(n[0]):.2f}", " ".join(attributes["d"].split()))
+    if "style" in attributes:  # the page chooses the typeface
+        attributes["style"] = re.sub(r"font-family:[^;]*;? ?", "", attributes["style"])

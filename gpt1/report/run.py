@@ -1,0 +1,177 @@
+"""What a run has left on disk, as far as it got: settings, measurements, results, predictions. All may be missing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeGuard
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A held-out row: its texts, what it was labelled, what the model said."""
+
+    fields: dict[str, Any]
+    label: Any
+    prediction: Any
+    probabilities: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_score(self) -> bool:
+        return not self.probabilities and is_number(self.prediction) and is_number(self.label)
+
+    @property
+    def is_wrong(self) -> bool:
+        return str(self.label) != str(self.prediction)
+
+    @property
+    def loss(self) -> float:
+        """−log p(label); for scores the distance."""
+        if self.is_score:
+            return abs(self.prediction - self.label)
+        return -math.log(max(self.probabilities.get(str(self.label), 0.0), 1e-30))
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Rows whose predictions were given about the same probability."""
+
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass
+class Run:
+    """A run folder. What is missing, half-written or of another shape leaves a gap and a line of `problems`."""
+
+    folder: Path
+    problems: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        run = cls(folder)
+        run.settings = run._settings()
+        run.results = run._results()
+        run.metrics = list(run._lines("metrics.jsonl"))
+        for row in run._lines("predictions.jsonl"):
+            given = row.get("probabilities") or {
+                name.removeprefix("probability_"): p for name, p in row.items() if name.startswith("probability_")
+            }
+            probabilities = {str(label): p for label, p in mapping(given).items() if is_number(p)}
+            said = row.get("prediction", row.get("score"))
+            run.predictions.append(Prediction(mapping(row.get("fields")), row.get("label"), said, probabilities))
+        return run
+
+    @property
+    def name(self) -> str:
+        """The folder as one would type it."""
+        relative = os.path.relpath(self.folder)
+        return str(self.folder) if relative.startswith("..") else relative
+
+    @cached_property
+    def stage(self) -> str:
+        said = self.results.get("stage") or self.settings.get("stage")
+        if said in ("pretrain", "finetune"):
+            return str(said)
+        return "finetune" if self.predictions or any("epoch" in line for line in self.metrics) else "pretrain"
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.results)
+
+    @property
+    def last_step(self) -> int:
+        return int(max((line["step"] for line in self.metrics if is_number(line.get("step"))), default=0))
+
+    @property
+    def labels(self) -> list[str]:
+        """The fixed set of labels, or nothing where every row has answers of its own."""
+        if self.results.get("labels"):
+            return [str(label) for label in self.results["labels"]]
+        sets = {tuple(row.probabilities) for row in self.predictions}
+        return list(sets.pop()) if len(sets) == 1 else []
+
+    def bins(self, which: str) -> list[Bin]:
+        """The reliability diagram `before` or `after` calibration, empty bins left out."""
+        given = mapping(self.results.get("calibration")).get("bins")
+        lines = mapping(given).get(which, given if which == "after" and isinstance(given, list) else [])
+        found = []
+        for line in map(mapping, lines):
+            rows, confidence, accuracy = line.get("rows"), line.get("confidence"), line.get("accuracy")
+            if is_number(rows) and is_number(confidence) and is_number(accuracy) and rows:
+                found.append(Bin(int(rows), confidence, accuracy))
+        return found
+
+    def series(self, split: str, name: str, x: str = "step") -> tuple[list[float], list[float]]:
+        """(x, y) of a measurement in the order of x; where an update was told twice, the later line counts."""
+        found = {
+            line[x]: line[name]
+            for line in self.metrics
+            if line.get("split") == split and is_number(line.get(x)) and is_number(line.get(name))
+        }
+        return sorted(found), [found[key] for key in sorted(found)]
+
+    def last(self, split: str, name: str) -> float | None:
+        _, values = self.series(split, name)
+        return values[-1] if values else None
+
+    def _settings(self) -> dict[str, Any]:
+        import yaml
+
+        path = self.folder / "config.yaml"
+        try:
+            settings = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+        except FileNotFoundError:
+            self.problems.append("config.yaml is not there.")
+            return {}
+        except yaml.YAMLError:
+            self.problems.append("config.yaml cannot be read: it is no valid YAML.")
+            return {}
+        return {str(name): value for name, value in mapping(settings).items()}
+
+    def _results(self) -> dict[str, Any]:
+        path = self.folder / "results.json"
+        try:
+            return mapping(json.loads(path.read_text(encoding="utf-8", errors="replace")))
+        except FileNotFoundError:
+            self.problems.append("results.json is not there: the run is still going, or it was stopped.")
+        except ValueError:
+            self.problems.append("results.json cannot be read: it ends in the middle.")
+        return {}
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        broken = 0
+        try:
+            with (self.folder / name).open(encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    try:
+                        value = json.loads(line)
+                    except ValueError:
+                        broken += bool(line.strip())
+                        continue
+                    if isinstance(value, dict):
+                        yield value
+        except FileNotFoundError:
+            if name == "metrics.jsonl":
+                self.problems.append("metrics.jsonl is not there.")
+        if broken:
+            self.problems.append(f"{name}: {broken} line{'s' * (broken > 1)} could not be read and are left out.")
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """`value` where it is a mapping, else an empty one."""
+    return dict(value) if isinstance(value, Mapping) else {}

@@ -1,0 +1,347 @@
+"""report.html: what a run shows. It reads the run's folder and nothing else, so a killed run gets a page too."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gpt1 import wording
+from gpt1.config import FinetuneConfig, PretrainConfig, default, descriptions
+from gpt1.report import charts, curves
+from gpt1.report.page import Cell, Mistake, Page
+from gpt1.report.run import Prediction, Run, is_number, mapping
+
+MISTAKES = 20
+MATRIX_LABELS = 12  # a larger matrix is a wall of zeros: then the most frequent mix-ups are listed
+METRICS = ("accuracy", "matthews", "f1", "pearson", "spearman")  # the first that is there makes the headline
+
+
+def write_report(run: Path) -> Path:
+    """Write `run`/report.html, whatever of the run is there, and return its path."""
+    found = Run.open(Path(run))
+    page = Page(headline(found), kicker=kicker(found), lead=lead(found))
+    facts = key_facts(found)
+    if facts:
+        page.facts(facts)
+    for section in (results, drawings, answers, mistakes, samples, data, settings, next_steps):
+        _careful(section, page, found)
+    return page.write(Path(run) / "report.html")
+
+
+def _careful(section: Callable[[Page, Run], None], page: Page, run: Run) -> None:
+    """Hours of training are not lost because a figure could not be drawn; the page says what is missing and why."""
+    try:
+        section(page, run)
+    except Exception as error:
+        page.paragraph(f"The part '{section.__name__.replace('_', ' ')}' could not be drawn: {error!r}")
+
+
+# The head of the page
+
+
+def headline(run: Run) -> str:
+    said = _finetune_headline(run) if run.stage == "finetune" else _pretrain_headline(run)
+    if said:
+        return said
+    loss = run.last("train", "loss")
+    if loss is None:
+        return "Nothing was measured yet"
+    return f"Training loss {wording.number(loss)} after {run.last_step:,} updates; no held-out measurement yet"
+
+
+def _pretrain_headline(run: Run) -> str:
+    perplexity, steps = mapping(run.results.get("validation")).get("perplexity"), run.results.get("steps")
+    so_far = ""
+    if not is_number(perplexity) or not is_number(steps):
+        at, values = run.series("validation", "perplexity")
+        if not values:
+            return ""
+        perplexity, steps, so_far = values[-1], at[-1], " so far,"
+    text = f"Held-out perplexity {wording.number(perplexity)}{so_far} after {steps:,} updates"
+    unigram = mapping(run.results.get("unigram")).get("perplexity")
+    return text + (f"; a unigram model has {wording.number(unigram)}" if is_number(unigram) else "")
+
+
+def _finetune_headline(run: Run) -> str:
+    name, value = main_metric(run)
+    if value is None:
+        return ""
+    text = f"{name.capitalize()} {wording.number(value)}"
+    if not run.finished:
+        return f"{text} so far, on held-out rows"
+    low_high = interval(run, name)
+    if low_high:
+        text += f" [{wording.number(low_high[0])}, {wording.number(low_high[1])}]"
+    rows = mapping(run.results.get("validation")).get("rows")
+    text += f" on {rows:,} held-out rows" if is_number(rows) else ""
+    always = most_frequent(run) if name == "accuracy" else None
+    return text + (f"; always saying ‘{always[0]}’ would have {wording.number(always[1])}" if always else "")
+
+
+def kicker(run: Run) -> str:
+    stage = {"pretrain": "pre-training", "finetune": "fine-tuning"}[run.stage]
+    kind = run.results.get("kind") or run.settings.get("kind")
+    return "  ·  ".join(["gpt1", stage, *([str(kind)] if kind else []), run.name])
+
+
+def lead(run: Run) -> str:
+    if run.finished:
+        return " ".join(run.problems)
+    at = f"The last measurement is of update {run.last_step:,}." if run.last_step else ""
+    return " ".join(["This run is not finished.", at, *run.problems]).replace("  ", " ")
+
+
+def key_facts(run: Run) -> dict[str, Any]:
+    results, facts = run.results, {}
+    parameters = results.get("parameters", results.get("parameters_trained"))
+    if is_number(parameters):
+        name = "weights" if "parameters" in results else "weights trained"
+        facts[name] = Cell(parameters, wording.amount(parameters))
+    if is_number(results.get("steps")) or run.last_step:
+        facts["updates"] = results.get("steps", run.last_step)
+    tokens = results.get("tokens_seen", run.last("train", "tokens"))
+    if is_number(tokens):
+        facts["tokens seen"] = Cell(tokens, wording.amount(tokens))
+    if is_number(results.get("best_epoch")):
+        facts["best epoch"] = results["best_epoch"]
+    seconds = results.get("seconds", run.last("train", "seconds"))
+    if is_number(seconds):
+        facts["time"] = Cell(seconds, wording.duration(seconds))
+    if is_number(seconds) and is_number(tokens) and seconds:
+        facts["tokens a second"] = Cell(tokens / seconds, wording.number(round(tokens / seconds)))
+    return facts
+
+
+def main_metric(run: Run) -> tuple[str, float | None]:
+    """The metric of the headline and its value: of the best epoch, or of the last measurement of an unfinished run."""
+    measured = mapping(mapping(run.results.get("validation")).get("metrics"))
+    names = [name for name in (str(run.results.get("metric", "")), *METRICS) if name]
+    for name in names:
+        if is_number(measured.get(name)):
+            return name, measured[name]
+    for name in names:
+        value = run.last("validation", name)
+        if value is not None:
+            return name, value
+    return "loss", measured.get("loss", run.last("validation", "loss"))
+
+
+def interval(run: Run, name: str) -> tuple[float, float] | None:
+    """[low, high] of a metric, in either of two forms: {metric: [low, high]}, or {low, high} of the main one."""
+    given = mapping(run.results.get("validation")).get("interval")
+    pair = mapping(given).get(name, given if name == str(mapping(given).get("metric", main_metric(run)[0])) else None)
+    if isinstance(pair, dict):
+        pair = [pair.get("low"), pair.get("high")]
+    if isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_number, pair)):
+        return pair[0], pair[1]
+    return None
+
+
+def most_frequent(run: Run) -> tuple[str, float] | None:
+    """The most frequent label of the held-out rows and its share: what a model that reads nothing would reach."""
+    if not run.labels or not run.predictions:
+        return None
+    label, count = Counter(str(row.label) for row in run.predictions).most_common(1)[0]
+    return label, count / len(run.predictions)
+
+
+# The parts of the page
+
+
+def results(page: Page, run: Run) -> None:
+    validation = mapping(run.results.get("validation"))
+    if not validation:
+        return
+    page.heading("Result", "On text that was held out of training." if run.stage == "pretrain" else "On held-out rows.")
+    if run.stage == "pretrain":
+        _language_table(page, run, validation)
+        return
+    measured = mapping(validation.get("metrics"))
+    always = most_frequent(run)
+    rows = []
+    for name, value in measured.items():
+        low_high = interval(run, name)
+        between = f"{wording.number(low_high[0])}\u00a0–\u00a0{wording.number(low_high[1])}" if low_high else None
+        rows.append([name, value, between, always[1] if always and name == "accuracy" else None])
+    columns = ["", "this model", "95 % interval", f"always ‘{always[0]}’" if always else ""]
+    used = [i for i in range(4) if i < 2 or any(row[i] is not None for row in rows)]
+    page.table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
+    calibration = mapping(run.results.get("calibration"))
+    temperature, before, after = (calibration.get(name) for name in ("temperature", "ece_before", "ece_after"))
+    if is_number(temperature) and is_number(before) and is_number(after):
+        page.paragraph(
+            f"The probabilities were calibrated on these rows (temperature {wording.number(temperature)}): "
+            f"their expected calibration error went from {wording.number(before, 2)} to {wording.number(after, 2)}."
+        )
+
+
+def _language_table(page: Page, run: Run, validation: dict[str, Any]) -> None:
+    measures = [name for name in ("loss", "perplexity", "bits_per_byte") if is_number(validation.get(name))]
+    names = {"loss": "loss, nats a token", "perplexity": "perplexity", "bits_per_byte": "bits a byte"}
+    rows = []
+    for who, values in (("this model", validation), ("unigram model", mapping(run.results.get("unigram")))):
+        if values:
+            numbers = [values.get(name) for name in measures]
+            rows.append([who, *(Cell(n, wording.number(n, 4)) if is_number(n) else None for n in numbers)])
+    page.table(["", *(names[name] for name in measures)], rows)
+    if is_number(run.results.get("train_loss")):
+        page.paragraph(f"The training loss ended at {wording.number(run.results['train_loss'], 4)}. The unigram model "
+                       "knows how frequent each token is and nothing else.")  # fmt: skip
+
+
+def drawings(page: Page, run: Run) -> None:
+    if not run.metrics:
+        return
+    page.heading("Curves", "Loss is in nats a token." if run.stage == "pretrain" else "")
+    with charts.style():
+        curves.loss(page, run)
+        if run.stage == "pretrain":
+            curves.perplexity(page, run)
+        else:
+            curves.metric(page, run, main_metric(run)[0])
+
+
+def answers(page: Page, run: Run) -> None:
+    """What was predicted for what: a matrix, a list of mix-ups or a cloud of scores; and how far to trust it."""
+    scores = [row for row in run.predictions if row.is_score]
+    before, after = run.bins("before"), run.bins("after")
+    if scores and not run.labels:
+        page.heading("Predicted and labelled")
+        with charts.style():
+            curves.scatter(page, scores)
+    elif run.labels and run.predictions:
+        page.heading(
+            "Confusion matrix", "A row for each label, a column for each prediction; shaded by the share of the row."
+        )
+        _confusion(page, run)
+    if before or after:
+        page.heading("How far to trust the probabilities")
+        with charts.style():
+            curves.reliability(page, before, after)
+
+
+def _confusion(page: Page, run: Run) -> None:
+    counts = Counter((str(row.label), str(row.prediction)) for row in run.predictions)
+    if len(run.labels) <= MATRIX_LABELS:
+        page.matrix(run.labels, [[counts[label, said] for said in run.labels] for label in run.labels])
+        return
+    rows_of = Counter(str(row.label) for row in run.predictions)
+    mixed = [(pair, n) for pair, n in counts.most_common() if pair[0] != pair[1]][:MISTAKES]
+    rows = [
+        [label, said, n, Cell(n / rows_of[label], f"{100 * n / rows_of[label]:.0f} %")] for (label, said), n in mixed
+    ]
+    page.table(
+        ["labelled", "predicted", "rows", "of the label"],
+        rows,
+        caption=f"The most frequent mix-ups of {len(run.labels):,} labels",
+    )
+
+
+def mistakes(page: Page, run: Run) -> None:
+    wrong = [row for row in run.predictions if row.is_score or row.is_wrong]
+    if not run.predictions:
+        return
+    worst = sorted(wrong, key=lambda row: -row.loss)[:MISTAKES]
+    if not worst:
+        page.heading("The worst mistakes", "None: every held-out row was predicted right.")
+        return
+    scores = worst[0].is_score
+    note = "The rows that lie furthest from their label." if scores else (
+        f"{len(wrong):,} of {len(run.predictions):,} held-out rows are predicted wrongly. Those at which the model was "
+        "surest stand first: look whether the model or the label is mistaken."
+    )  # fmt: skip
+    page.heading(f"The {len(worst)} worst mistakes" if len(worst) > 1 else "The worst mistake", note)
+    page.mistakes([_mistake(row) for row in worst])
+
+
+def _mistake(row: Prediction) -> Mistake:
+    if row.is_score:
+        shown = wording.number(float(row.label)), wording.number(float(row.prediction))
+        return Mistake(row.fields, *shown, loss=f"off by {wording.number(row.loss)}")
+    sure = sorted(row.probabilities.items(), key=lambda item: -item[1])
+    listed = sure[:3] + [item for item in sure[3:] if item[0] == str(row.label)]
+    loss = f"loss {wording.number(row.loss)}" if row.probabilities else ""
+    return Mistake(row.fields, str(row.label), str(row.prediction), loss, listed)
+
+
+def samples(page: Page, run: Run) -> None:
+    given = [mapping(sample) for sample in run.results.get("samples") or []]
+    if not given:
+        return
+    page.heading("What it writes", "Drawn from the model, not chosen; the prompt is set in bold.")
+    page.texts((str(sample.get("prompt", "")), str(sample.get("text", ""))) for sample in given)
+
+
+def data(page: Page, run: Run) -> None:
+    given = mapping(run.results.get("data")) or mapping(run.results.get("corpus"))
+    rows: list[list[Any]] = []
+    for name, value in given.items():
+        said = str(name).replace("_", " ")
+        if isinstance(value, dict):
+            rows += [[f"{said}: {inner}", number] for inner, number in value.items()]
+        else:
+            rows.append([said, Cell(value, f"{100 * value:.2g} %") if "share" in said or "rate" in said else value])
+    if rows:
+        page.heading("The data")
+        page.table(["", ""], rows)
+
+
+def settings(page: Page, run: Run) -> None:
+    config = FinetuneConfig if run.stage == "finetune" else PretrainConfig
+    explained = descriptions(config)
+    changed, unchanged, others = [], [], []
+    for name, value in run.settings.items():
+        if name not in explained:
+            others.append([name, _setting(value), ""])
+            continue
+        usual = default(config, name)
+        if value == usual:
+            unchanged.append([name, _setting(value), explained[name]])
+        else:
+            changed.append([name, _setting(value, note=f"default {_setting(usual).text}"), explained[name]])
+    if not run.settings:
+        return
+    page.heading("Settings", "Those that differ from the defaults stand first.")
+    columns = ["setting", "value", "what it is"]
+    if changed:
+        page.table(columns, changed, prose=True)
+    if unchanged:
+        page.table(columns, unchanged, prose=True, folded=f"{len(unchanged)} settings at their defaults")
+    if others:
+        page.table(["besides", ""], [row[:2] for row in others])
+
+
+def _setting(value: Any, note: str = "") -> Cell:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        text = str(value).lower() if isinstance(value, bool) else ("–" if value in (None, "") else str(value))
+        return Cell(text, text, note)
+    return Cell(value, wording.plain(value), note)
+
+
+def next_steps(page: Page, run: Run) -> None:
+    page.heading("How to go on")
+    here = shlex.quote(run.name)
+    command = str(run.settings.get("command") or "")
+    if not run.finished:
+        if command.startswith("gpt1 "):
+            again = command if "--resume" in command else f"{command} --resume"
+            page.code(again, "Go on where this run was stopped:")
+        return
+    if run.stage == "pretrain":
+        page.code(f'gpt1 next {here} "Once upon a time"', "The probabilities of the next token, and text:")
+        page.code(f'gpt1 generate {here} "Once upon a time" --max-tokens 100')
+        page.code(
+            f"gpt1 finetune reviews.csv --kind classification --text text --label label --from {here} --out runs/new",
+            "Teach it a task from your own labelled rows:",
+        )
+    else:
+        page.code(f"gpt1 predict {here} new.csv --out predictions.csv", "Predictions and probabilities for new rows:")
+        page.code(
+            f"gpt1 evaluate {here} test.csv",
+            "The score on rows that no choice was made on (the held-out rows above chose the epoch):",
+        )
+    if command.startswith("gpt1 "):
+        page.code(command, "This run came from:")

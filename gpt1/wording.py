@@ -1,0 +1,67 @@
+"""How numbers, times and strange characters are shown to people: in the terminal and on pages alike."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A measurement: integers with separators, other numbers with `digits` significant digits (0.870, 61.2, 12,345)."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    if abs(value) >= 10 ** max(digits, 3):
+        return f"{value:,.0f}"
+    if value and abs(value) < 1e-3:
+        return plain(float(f"{value:.{digits}g}"))
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def plain(value: float) -> str:
+    """A setting: as short as it can be written (0.1, 2000, 2.5e-4)."""
+    text = f"{value:.12g}"
+    if "e" not in text and value and abs(value) < 1e-3:
+        text = f"{value:.12e}"
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa}e{int(exponent)}"
+    return text
+
+
+def amount(value: float) -> str:
+    """A large count in two or three digits: 980, 16.4 k, 25.3 M, 1.20 G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):#.3g}".rstrip(".") + f" {unit}"
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """1:52, or 2:03:00 from an hour on."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = max(0, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def measurements(values: dict[str, float]) -> str:
+    """What stands beside a bar: `loss 3.21  accuracy 0.871  9,012 tokens/s`."""
+    shown = []
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        said = name.replace("_per_s", "/s").replace("_", " ")
+        shown.append(f"{number(value)} {said}" if said.endswith("/s") else f"{said} {number(value)}")
+    return "  ".join(shown)
+
+
+def printable(text: str) -> str:
+    r"""`text` with everything that a terminal would obey (escape, bell, carriage return …) written out, as in \x1b."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Cf") or c in "\u200c\u200d"
+                   else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)  # fmt: skip
