@@ -238,6 +238,11 @@ class Corpus:
                 self.again(),
             )
 
+    @property
+    def name(self) -> str:
+        """What to call it in a sentence."""
+        return self.folder
+
     def path(self, name: str) -> str:
         return inside(self.folder, name)
 
