@@ -5,11 +5,11 @@ A table is held in memory: labelled sets are small beside corpora.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
 import lzma
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,6 +22,8 @@ from gpt1.data.rows import ROW_KINDS, stream_rows, unit
 from gpt1.errors import UserError, did_you_mean
 
 ENDINGS = ", ".join(f".{kind}" for kind in ROW_KINDS) + ", each also as .gz, .xz, .zst"
+
+QUOTED = re.compile('[",\r\n]')
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,10 @@ def write_rows(stream: IO[bytes], kind: str, columns: list[str], rows: Sequence[
     text = io.TextIOWrapper(cast(Any, stream), encoding="utf-8", newline="", write_through=True)
     if kind == "jsonl":
         text.writelines(json.dumps(dict(row), ensure_ascii=False, default=plain) + "\n" for row in rows)
-    elif kind == "csv":
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([cell(row.get(name)) for name in columns] for row in rows)
     else:
-        header = dict(zip(columns, columns, strict=True))
-        text.writelines(tsv_line(columns, i, row) for i, row in enumerate([header, *rows]))
+        line = csv_line if kind == "csv" else tsv_line
+        text.write(line(columns, 0))
+        text.writelines(line([cell(row.get(name)) for name in columns], i) for i, row in enumerate(rows, 1))
     text.detach()
 
 
@@ -157,8 +156,13 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, int | float) else str(value)
 
 
-def tsv_line(columns: list[str], i: int, row: Mapping[str, Any]) -> str:
-    cells = [cell(row.get(name)) for name in columns]
+def csv_line(cells: list[str], i: int) -> str:
+    """Not csv.writer: Python 3.11's leaves a lone carriage return unquoted, and its reader then refuses the line."""
+    quoted = ['"' + text.replace('"', '""') + '"' if QUOTED.search(text) else text for text in cells]
+    return (",".join(quoted) or '""') + "\n"  # a line without a character would be no row
+
+
+def tsv_line(cells: list[str], i: int) -> str:
     line = "\t".join(cells)
     if "\n" in line or "\r" in line or line.count("\t") >= len(cells) or not line:
         what = f"row {i:,}" if i else "the header"
