@@ -50,18 +50,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def measurements(values: dict[str, float]) -> str:
-    """What stands beside a bar: `loss 3.21  accuracy 0.871  9,012 tokens/s`."""
-    shown = []
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            continue
-        said = name.replace("_per_s", "/s").replace("_", " ")
-        shown.append(f"{number(value)} {said}" if said.endswith("/s") else f"{said} {number(value)}")
-    return "  ".join(shown)
+def measurement(name: str, value: float) -> str:
+    """What stands beside a bar: `loss 3.21`, `9,012 tokens/s`."""
+    said = name.replace("_per_s", "/s").replace("_", " ")
+    return f"{number(value)} {said}" if said.endswith("/s") else f"{said} {number(value)}"
 
 
 def printable(text: str) -> str:
-    r"""`text` with everything that a terminal would obey (escape, bell, carriage return …) written out, as in \x1b."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Cf") or c in "\u200c\u200d"
-                   else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)  # fmt: skip
+    r"""`text` with what a terminal would obey (escape, bell, carriage return …) written out, as in \x1b."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else _code(c) for c in text)
+
+
+def _code(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -16,6 +16,8 @@ DOTS_ON_A_LINE = 60
 def loss(page: Page, run: Run) -> None:
     """Training and held-out loss over the updates, the learning rate below them."""
     rates, trained, held_out = run.series("train", "lr"), run.series("train", "loss"), run.series("validation", "loss")
+    task = run.series("train", "task_loss")  # the part of L3 that the held-out loss is to be compared with
+    trained = task if task[0] else trained
     if not trained[0] and not held_out[0]:
         return
     if rates[0]:
@@ -39,8 +41,12 @@ def loss(page: Page, run: Run) -> None:
             top=min(axes.get_ylim()[1], unigram + 0.35 * (unigram - lowest))
         )  # the first fall leaves the frame
     charts.legend(axes)
-    of = "text" if run.stage == "pretrain" else "rows"
-    page.svg(figure, f"Loss of the updates and of held-out {of}.", numbers=_numbers(run))
+    caption = (
+        "Loss of the updates and of held-out text."
+        if run.stage == "pretrain"
+        else ("Loss of the task (L2, without the auxiliary language modelling): updates and held-out rows.")
+    )
+    page.svg(figure, caption, numbers=_numbers(run))
 
 
 def perplexity(page: Page, run: Run) -> None:

@@ -27,14 +27,14 @@ class Prediction:
 
     @property
     def is_wrong(self) -> bool:
-        return str(self.label) != str(self.prediction)
+        return bool(self.label != self.prediction)
 
     @property
     def loss(self) -> float:
         """−log p(label); for scores the distance."""
         if self.is_score:
-            return abs(self.prediction - self.label)
-        return -math.log(max(self.probabilities.get(str(self.label), 0.0), 1e-30))
+            return float(abs(self.prediction - self.label))
+        return -math.log(max(self.probabilities.get(self.label, 0.0), 1e-30))
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,7 @@ class Run:
         run.settings = run._settings()
         run.results = run._results()
         run.metrics = list(run._lines("metrics.jsonl"))
-        for row in run._lines("predictions.jsonl"):
-            given = row.get("probabilities") or {
-                name.removeprefix("probability_"): p for name, p in row.items() if name.startswith("probability_")
-            }
-            probabilities = {str(label): p for label, p in mapping(given).items() if is_number(p)}
-            said = row.get("prediction", row.get("score"))
-            run.predictions.append(Prediction(mapping(row.get("fields")), row.get("label"), said, probabilities))
+        run.predictions = [_prediction(row) for row in run._lines("predictions.jsonl")]
         return run
 
     @property
@@ -96,18 +90,14 @@ class Run:
     @property
     def labels(self) -> list[str]:
         """The fixed set of labels, or nothing where every row has answers of its own."""
-        if self.results.get("labels"):
-            return [str(label) for label in self.results["labels"]]
-        sets = {tuple(row.probabilities) for row in self.predictions}
-        return list(sets.pop()) if len(sets) == 1 else []
+        return [str(label) for label in self.results.get("labels") or []]
 
-    def bins(self, which: str) -> list[Bin]:
-        """The reliability diagram `before` or `after` calibration, empty bins left out."""
-        given = mapping(self.results.get("calibration")).get("bins")
-        lines = mapping(given).get(which, given if which == "after" and isinstance(given, list) else [])
+    def bins(self, name: str) -> list[Bin]:
+        """A reliability diagram of results.json (`bins_before` calibration, `bins` after it)."""
+        lines = mapping(self.results.get("calibration")).get(name)
         found = []
-        for line in map(mapping, lines):
-            rows, confidence, accuracy = line.get("rows"), line.get("confidence"), line.get("accuracy")
+        for line in map(mapping, lines if isinstance(lines, list) else []):
+            rows, confidence, accuracy = line.get("count"), line.get("confidence"), line.get("accuracy")
             if is_number(rows) and is_number(confidence) and is_number(accuracy) and rows:
                 found.append(Bin(int(rows), confidence, accuracy))
         return found
@@ -165,7 +155,27 @@ class Run:
             if name == "metrics.jsonl":
                 self.problems.append("metrics.jsonl is not there.")
         if broken:
-            self.problems.append(f"{name}: {broken} line{'s' * (broken > 1)} could not be read and are left out.")
+            self.problems.append(f"{name}: {broken} line{'s' * (broken > 1)} could not be read.")
+
+
+def _prediction(row: dict[str, Any]) -> Prediction:
+    fields, label = mapping(row.get("fields")), row.get("label")
+    if "score" in row:
+        return Prediction(fields, _float(label), _float(row["score"]))
+    probabilities = {str(name): p for name, p in mapping(row.get("probabilities")).items() if is_number(p)}
+    return Prediction(fields, _label(label), _label(row.get("prediction")), probabilities)
+
+
+def _label(value: Any) -> str:
+    """As training reads labels: without outer spaces, and 1.0 is 1."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import wording
-from gpt1.config import FinetuneConfig, PretrainConfig, default, descriptions
+from gpt1.config import FinetuneConfig, PretrainConfig, default, descriptions, flag
 from gpt1.report import charts, curves
 from gpt1.report.page import Cell, Mistake, Page
 from gpt1.report.run import Prediction, Run, is_number, mapping
 
 MISTAKES = 20
+MIX_UPS = 12
 MATRIX_LABELS = 12  # a larger matrix is a wall of zeros: then the most frequent mix-ups are listed
+WORDS = {  # names in results.json that do not explain themselves
+    "rows": "rows of the table",
+    "duplicates": "duplicates, left out",
+    "leaked": "rows that also stand in the validation file, left out",
+    "unknown": "tokens unknown to the tokenizer",
+    "cut": "texts cut to fit the context",
+    "train": "rows trained on",
+    "validation": "rows held out",
+}
 METRICS = ("accuracy", "matthews", "f1", "pearson", "spearman")  # the first that is there makes the headline
 
 
@@ -74,16 +84,20 @@ def _finetune_headline(run: Run) -> str:
         return f"{text} so far, on held-out rows"
     low_high = interval(run, name)
     if low_high:
-        text += f" [{wording.number(low_high[0])}, {wording.number(low_high[1])}]"
+        text += f" {_range(low_high)}"
     rows = mapping(run.results.get("validation")).get("rows")
     text += f" on {rows:,} held-out rows" if is_number(rows) else ""
-    always = most_frequent(run) if name == "accuracy" else None
-    return text + (f"; always saying ‘{always[0]}’ would have {wording.number(always[1])}" if always else "")
+    unread = blind(run) if name == "accuracy" else None
+    return text + (f"; {unread[0]} would have {wording.number(unread[1])}" if unread else "")
+
+
+def _range(low_high: tuple[float, float]) -> str:
+    return f"[{wording.number(low_high[0])},\u00a0{wording.number(low_high[1])}]"
 
 
 def kicker(run: Run) -> str:
     stage = {"pretrain": "pre-training", "finetune": "fine-tuning"}[run.stage]
-    kind = run.results.get("kind") or run.settings.get("kind")
+    kind = run.results.get("kind") or mapping(run.settings.get("command")).get("kind")
     return "  ·  ".join(["gpt1", stage, *([str(kind)] if kind else []), run.name])
 
 
@@ -118,7 +132,7 @@ def key_facts(run: Run) -> dict[str, Any]:
 def main_metric(run: Run) -> tuple[str, float | None]:
     """The metric of the headline and its value: of the best epoch, or of the last measurement of an unfinished run."""
     measured = mapping(mapping(run.results.get("validation")).get("metrics"))
-    names = [name for name in (str(run.results.get("metric", "")), *METRICS) if name]
+    names = [name for name in (str(run.results.get("main", "")), *METRICS) if name]
     for name in names:
         if is_number(measured.get(name)):
             return name, measured[name]
@@ -130,22 +144,22 @@ def main_metric(run: Run) -> tuple[str, float | None]:
 
 
 def interval(run: Run, name: str) -> tuple[float, float] | None:
-    """[low, high] of a metric, in either of two forms: {metric: [low, high]}, or {low, high} of the main one."""
-    given = mapping(run.results.get("validation")).get("interval")
-    pair = mapping(given).get(name, given if name == str(mapping(given).get("metric", main_metric(run)[0])) else None)
-    if isinstance(pair, dict):
-        pair = [pair.get("low"), pair.get("high")]
-    if isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_number, pair)):
+    """The 95 % interval of a metric."""
+    pair = mapping(mapping(run.results.get("validation")).get("interval")).get(name)
+    if isinstance(pair, list) and len(pair) == 2 and is_number(pair[0]) and is_number(pair[1]):
         return pair[0], pair[1]
     return None
 
 
-def most_frequent(run: Run) -> tuple[str, float] | None:
-    """The most frequent label of the held-out rows and its share: what a model that reads nothing would reach."""
-    if not run.labels or not run.predictions:
+def blind(run: Run) -> tuple[str, float] | None:
+    """What a model that reads nothing does, in words, and the accuracy that it reaches on the held-out rows."""
+    rows = run.predictions
+    if not rows or any(not row.probabilities for row in rows):
         return None
-    label, count = Counter(str(row.label) for row in run.predictions).most_common(1)[0]
-    return label, count / len(run.predictions)
+    if not run.labels:
+        return "guessing", sum(1 / len(row.probabilities) for row in rows) / len(rows)
+    label, count = Counter(row.label for row in rows).most_common(1)[0]
+    return f"always saying ‘{label}’", count / len(rows)
 
 
 # The parts of the page
@@ -160,13 +174,14 @@ def results(page: Page, run: Run) -> None:
         _language_table(page, run, validation)
         return
     measured = mapping(validation.get("metrics"))
-    always = most_frequent(run)
+    unread = blind(run)
     rows = []
     for name, value in measured.items():
         low_high = interval(run, name)
-        between = f"{wording.number(low_high[0])}\u00a0–\u00a0{wording.number(low_high[1])}" if low_high else None
-        rows.append([name, value, between, always[1] if always and name == "accuracy" else None])
-    columns = ["", "this model", "95 % interval", f"always ‘{always[0]}’" if always else ""]
+        between = _range(low_high) if low_high else None
+        of = f" ({validation['f1_of']})" if name == "f1" and validation.get("f1_of") else ""
+        rows.append([name + of, value, between, unread[1] if unread and name == "accuracy" else None])
+    columns = ["", "this model", "95 % interval", unread[0] if unread else ""]
     used = [i for i in range(4) if i < 2 or any(row[i] is not None for row in rows)]
     page.table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
     calibration = mapping(run.results.get("calibration"))
@@ -207,15 +222,12 @@ def drawings(page: Page, run: Run) -> None:
 def answers(page: Page, run: Run) -> None:
     """What was predicted for what: a matrix, a list of mix-ups or a cloud of scores; and how far to trust it."""
     scores = [row for row in run.predictions if row.is_score]
-    before, after = run.bins("before"), run.bins("after")
+    before, after = run.bins("bins_before"), run.bins("bins")
     if scores and not run.labels:
         page.heading("Predicted and labelled")
         with charts.style():
             curves.scatter(page, scores)
     elif run.labels and run.predictions:
-        page.heading(
-            "Confusion matrix", "A row for each label, a column for each prediction; shaded by the share of the row."
-        )
         _confusion(page, run)
     if before or after:
         page.heading("How far to trust the probabilities")
@@ -224,19 +236,19 @@ def answers(page: Page, run: Run) -> None:
 
 
 def _confusion(page: Page, run: Run) -> None:
-    counts = Counter((str(row.label), str(row.prediction)) for row in run.predictions)
+    counts = Counter((row.label, row.prediction) for row in run.predictions)
     if len(run.labels) <= MATRIX_LABELS:
+        page.heading(
+            "Confusion matrix", "A row for each label, a column for each prediction; shaded by share of the row."
+        )
         page.matrix(run.labels, [[counts[label, said] for said in run.labels] for label in run.labels])
         return
-    rows_of = Counter(str(row.label) for row in run.predictions)
-    mixed = [(pair, n) for pair, n in counts.most_common() if pair[0] != pair[1]][:MISTAKES]
-    rows = [
-        [label, said, n, Cell(n / rows_of[label], f"{100 * n / rows_of[label]:.0f} %")] for (label, said), n in mixed
-    ]
+    rows_of = Counter(row.label for row in run.predictions)
+    mixed = [(pair, n) for pair, n in counts.most_common() if pair[0] != pair[1]][:MIX_UPS]
+    page.heading("The most frequent mix-ups", f"Of {len(run.labels):,} labels.")
     page.table(
         ["labelled", "predicted", "rows", "of the label"],
-        rows,
-        caption=f"The most frequent mix-ups of {len(run.labels):,} labels",
+        [[*pair, n, Cell(n / rows_of[pair[0]], f"{100 * n / rows_of[pair[0]]:.0f} %")] for pair, n in mixed],
     )
 
 
@@ -262,7 +274,7 @@ def _mistake(row: Prediction) -> Mistake:
         shown = wording.number(float(row.label)), wording.number(float(row.prediction))
         return Mistake(row.fields, *shown, loss=f"off by {wording.number(row.loss)}")
     sure = sorted(row.probabilities.items(), key=lambda item: -item[1])
-    listed = sure[:3] + [item for item in sure[3:] if item[0] == str(row.label)]
+    listed = sure[:3] + [item for item in sure[3:] if item[0] == row.label]
     loss = f"loss {wording.number(row.loss)}" if row.probabilities else ""
     return Mistake(row.fields, str(row.label), str(row.prediction), loss, listed)
 
@@ -276,14 +288,11 @@ def samples(page: Page, run: Run) -> None:
 
 
 def data(page: Page, run: Run) -> None:
-    given = mapping(run.results.get("data")) or mapping(run.results.get("corpus"))
     rows: list[list[Any]] = []
-    for name, value in given.items():
-        said = str(name).replace("_", " ")
-        if isinstance(value, dict):
-            rows += [[f"{said}: {inner}", number] for inner, number in value.items()]
-        else:
-            rows.append([said, Cell(value, f"{100 * value:.2g} %") if "share" in said or "rate" in said else value])
+    for name, value in {**mapping(run.results.get("corpus")), **mapping(run.results.get("data"))}.items():
+        said = WORDS.get(name, str(name).replace("_", " "))
+        is_share = isinstance(value, float) and 0 <= value <= 1
+        rows.append([said, Cell(value, f"{100 * value:.2g} %") if is_share else value])
     if rows:
         page.heading("The data")
         page.table(["", ""], rows)
@@ -292,10 +301,15 @@ def data(page: Page, run: Run) -> None:
 def settings(page: Page, run: Run) -> None:
     config = FinetuneConfig if run.stage == "finetune" else PretrainConfig
     explained = descriptions(config)
-    changed, unchanged, others = [], [], []
+    changed, unchanged = [], []
+    given = {**run.settings, **mapping(run.settings.get("command"))}
+    others = [
+        [name, _setting(value)]
+        for name, value in given.items()
+        if value and name not in (*explained, "command", "stage")
+    ]
     for name, value in run.settings.items():
         if name not in explained:
-            others.append([name, _setting(value), ""])
             continue
         usual = default(config, name)
         if value == usual:
@@ -311,28 +325,30 @@ def settings(page: Page, run: Run) -> None:
     if unchanged:
         page.table(columns, unchanged, prose=True, folded=f"{len(unchanged)} settings at their defaults")
     if others:
-        page.table(["besides", ""], [row[:2] for row in others])
+        page.table(["besides", ""], others)
 
 
 def _setting(value: Any, note: str = "") -> Cell:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        text = str(value).lower() if isinstance(value, bool) else ("–" if value in (None, "") else str(value))
-        return Cell(text, text, note)
+        if isinstance(value, dict):
+            text = ", ".join(f"{name} {inner}" for name, inner in value.items())
+        else:
+            text = str(value).lower() if isinstance(value, bool) else str("" if value is None else value)
+        return Cell(text, text or "–", note)
     return Cell(value, wording.plain(value), note)
 
 
 def next_steps(page: Page, run: Run) -> None:
     page.heading("How to go on")
     here = shlex.quote(run.name)
-    command = str(run.settings.get("command") or "")
     if not run.finished:
-        if command.startswith("gpt1 "):
-            again = command if "--resume" in command else f"{command} --resume"
-            page.code(again, "Go on where this run was stopped:")
+        again = _same_command(run)
+        if again:
+            page.code(f"{again} --resume", "From where this run was stopped:")
         return
     if run.stage == "pretrain":
-        page.code(f'gpt1 next {here} "Once upon a time"', "The probabilities of the next token, and text:")
-        page.code(f'gpt1 generate {here} "Once upon a time" --max-tokens 100')
+        page.code(f'gpt1 next {here} "once upon a time"', "The probabilities of the next token, and text:")
+        page.code(f'gpt1 generate {here} "once upon a time" --max-tokens 100')
         page.code(
             f"gpt1 finetune reviews.csv --kind classification --text text --label label --from {here} --out runs/new",
             "Teach it a task from your own labelled rows:",
@@ -341,7 +357,18 @@ def next_steps(page: Page, run: Run) -> None:
         page.code(f"gpt1 predict {here} new.csv --out predictions.csv", "Predictions and probabilities for new rows:")
         page.code(
             f"gpt1 evaluate {here} test.csv",
-            "The score on rows that no choice was made on (the held-out rows above chose the epoch):",
+            "The score on rows that had no say in anything (the held-out ones above chose the epoch):",
         )
-    if command.startswith("gpt1 "):
-        page.code(command, "This run came from:")
+
+
+def _same_command(run: Run) -> str:
+    """The command that made this run, as far as its config.yaml tells; settings need not be repeated to resume."""
+    facts = mapping(run.settings.get("command"))
+    source = facts.get("corpus" if run.stage == "pretrain" else "train")
+    if not source:
+        return ""
+    words = ["gpt1", run.stage, str(source), "--out", run.name]
+    for name, value in {**facts, **mapping(facts.get("columns"))}.items():
+        if value and name in ("from", "valid", "kind", *mapping(facts.get("columns"))):
+            words += [flag(name), str(value)]
+    return shlex.join(words)

@@ -1,0 +1,289 @@
+"""What a person sees in a terminal: talk and progress on standard error, results on standard output.
+
+In a pipe or a log there are no bars and no control characters, only a line now and then. NO_COLOR is respected.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import IO, TYPE_CHECKING, Any
+
+from gpt1 import wording
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal: a line after both this time and this share of the work,
+SHARE_BETWEEN_LINES = 0.1
+LONGEST_SILENCE = 300.0  # or after this time in any case
+BAR_WIDTH = 24
+ROOM_BESIDE_A_TITLE = 70  # on a narrower terminal the title stands on a line of its own
+COLOUR = "cyan"
+WIDTH_OF_A_FILE = 10_000  # nothing is wrapped or cut where nobody's window has an edge
+NOT_BESIDE_THE_BAR = {"step", "epoch", "split", "lr", "tokens", "seconds", "gradient_norm"}
+
+
+class Console:
+    """A `Progress` for people. `talk` and `results` are the streams to write to."""
+
+    def __init__(self, talk: IO[str] | None = None, results: IO[str] | None = None) -> None:
+        self._talk = talk or sys.stderr
+        self._results = results or sys.stdout
+        for stream in (self._talk, self._results):  # a terminal without λ shows \\u03bb, and the work goes on
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        self._rich: dict[int, RichConsole] = {}
+        self._work: _Bar | _Lines | None = None
+
+    # Progress
+
+    def say(self, line: str) -> None:
+        self._print(self._talk, wording.printable(line))
+
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
+        self.end()
+        title = wording.printable(title)
+        if self._talk.isatty() and not self._console(self._talk).is_dumb_terminal:
+            self._work = _Bar(self._console(self._talk), title, total, done)
+        else:
+            self._work = _Lines(self._talk, title, total, done, unit)
+
+    def advance(self, done: int, **values: float) -> None:
+        if self._work:
+            self._work.advance(done, values)
+
+    def record(self, **values: float | int | str) -> None:
+        """Held-out measurements stay beside the bar until the next ones come."""
+        if self._work and values.get("split") == "validation":
+            self._work.held_out = _worth_showing(values)
+
+    def end(self) -> None:
+        work, self._work = self._work, None
+        if work:
+            work.end()
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()  # an error or Ctrl-C must not leave the terminal without its cursor
+
+    # Results
+
+    def show(self, text: str) -> None:
+        """A result, as it is, on standard output."""
+        self._print(self._results, wording.printable(text))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+        """A table on standard output; numbers stand to the right, as `wording.number` writes them."""
+        from rich import box
+        from rich.table import Table
+
+        cells = [list(row) for row in rows]
+        table = Table(box=box.SIMPLE_HEAD, title=_text(title) if title else None, title_justify="left", pad_edge=False)
+        for i, name in enumerate(columns):
+            filled = [row[i] for row in cells if row[i] not in (None, "")]
+            numeric = bool(filled) and all(isinstance(value, (int, float)) for value in filled)
+            table.add_column(_text(name), justify="right" if numeric else "left", no_wrap=numeric)
+        for row in cells:
+            table.add_row(*(_text(_shown(value)) for value in row))
+        self._console(self._results).print(table)
+
+    def bars(self, probabilities: Sequence[tuple[str, float]]) -> None:
+        """Tokens with their probabilities and a bar for each, on standard output; the longest bar is the likeliest."""
+        from rich.bar import Bar
+        from rich.table import Table
+
+        console = self._console(self._results)
+        most = max((p for _, p in probabilities), default=0.0) or 1.0
+        table = Table.grid(padding=(0, 2))
+        for justify in ("left", "right", "left"):
+            table.add_column(justify=justify, no_wrap=True)
+        for token, p in probabilities:
+            ascii_bar = "#" * round(BAR_WIDTH * p / most)
+            bar = ascii_bar if console.options.ascii_only else Bar(most, 0, p, width=BAR_WIDTH, color=COLOUR)
+            table.add_row(_text(_visible(token)), f"{100 * p:.1f} %", bar)
+        console.print(table)
+
+    # Streams
+
+    def _console(self, stream: IO[str]) -> RichConsole:
+        if id(stream) not in self._rich:
+            from rich.console import Console as RichConsole
+
+            width = None if stream.isatty() else WIDTH_OF_A_FILE
+            self._rich[id(stream)] = RichConsole(file=stream, width=width, highlight=False, markup=False, emoji=False)
+        return self._rich[id(stream)]
+
+    def _print(self, stream: IO[str], text: str) -> None:
+        if isinstance(self._work, _Bar) and stream.isatty():
+            self._console(stream).print(_text(text), soft_wrap=True)  # above the bar
+        else:
+            print(text, file=stream, flush=True)
+
+
+def bars(probabilities: Sequence[tuple[str, float]]) -> None:
+    """`Console.bars` on standard output."""
+    Console().bars(probabilities)
+
+
+def results_table(result: Mapping[str, Any]) -> None:
+    """What `evaluate` returns, as a table on standard output: each metric, its 95 % interval, the number of rows."""
+    intervals = result.get("interval", {})
+    rows = []
+    for name, value in result["metrics"].items():
+        low, high = intervals.get(name, (None, None))
+        between = f"[{wording.number(low)}, {wording.number(high)}]" if low is not None and low == low else ""
+        of = f" ({result['f1_of']})" if name == "f1" and result.get("f1_of") else ""
+        rows.append([name + of, value, between])
+    columns = ["", f"{result['rows']:,} rows", "95 % interval"]
+    has_interval = any(row[2] for row in rows)
+    Console().table(columns if has_interval else columns[:2], rows if has_interval else [row[:2] for row in rows])
+
+
+class _Work:
+    """What both ways of showing progress keep."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.start, self.done = total, done, done
+        self.began = time.monotonic()
+        self.values: dict[str, float] = {}
+        self.held_out: dict[str, float] = {}
+
+    def keep(self, done: int, values: Mapping[str, float]) -> None:
+        self.done = done
+        self.values |= _worth_showing(values)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> str:
+        behind = self.done - self.start
+        return f"{wording.duration(self.seconds * (self.total - self.done) / behind)} left" if behind > 0 else ""
+
+    @property
+    def percent(self) -> int:
+        return 100 * self.done // self.total if self.total else 100
+
+    @property
+    def measured(self) -> list[str]:
+        """The most telling first: loss, the held-out score, speed."""
+        said = [wording.measurement(name, value) for name, value in self.values.items()]
+        telling = [name for name in self.held_out if name not in ("loss", "lm_loss", "bits_per_byte")]
+        for name in (telling or list(self.held_out))[:1]:
+            said.insert(1, f"held-out {wording.measurement(name, self.held_out[name])}")
+        return said
+
+
+class _Bar(_Work):
+    """A live line: title, bar, percent, position, time left (in the end: time taken), what was measured."""
+
+    def __init__(self, console: RichConsole, title: str, total: int, done: int) -> None:
+        from rich.live import Live
+
+        super().__init__(total, done)
+        self.console, self.title, self.ended = console, title, False
+        if console.width < len(title) + ROOM_BESIDE_A_TITLE:
+            console.print(_text(title), soft_wrap=True)
+            self.title = ""
+        self.live = Live(console=console, get_renderable=self._line, refresh_per_second=4)
+        self.live.start()
+        atexit.register(self.live.stop)  # whatever ends the process, the terminal gets its cursor back
+
+    def advance(self, done: int, values: Mapping[str, float]) -> None:
+        self.keep(done, values)  # drawn four times a second by a thread of its own
+
+    def end(self) -> None:
+        self.ended = True
+        self.live.stop()
+        atexit.unregister(self.live.stop)
+
+    def _line(self) -> Text:
+        """All of it in one line: where there is no room the last measurements go first, then the bar gets shorter."""
+        from rich.cells import cell_len
+        from rich.text import Text
+
+        position = f"{self.percent:3} %  {self.done:,}/{self.total:,}"
+        clock = wording.duration(self.seconds) if self.ended else self.left
+        left, right = [self.title] * bool(self.title), [position, *[clock] * bool(clock), *self.measured]
+        room = self.console.width - 1
+
+        def rest() -> int:
+            return room - cell_len("  ".join([*left, "", *right]))
+
+        while len(right) > 2 and rest() < BAR_WIDTH // 2:
+            right.pop()
+        width = max(0, min(BAR_WIDTH, rest()))
+        full, half = divmod(int(2 * width * self.done / self.total) if self.total else 2 * width, 2)
+        solid, halved = ("#", "") if self.console.options.ascii_only else ("━", "╸" * half)
+        bar = Text(solid * full + halved, style=COLOUR)
+        bar.append(("-" if solid == "#" else "━") * (width - full - len(halved)), style="bright_black")
+        if self.console.no_color:  # the rest of the bar cannot be told by its colour
+            bar.truncate(full + len(halved))
+            bar.pad_right(width - len(bar))
+        return Text("  ").join([Text(part) for part in left] + [bar] + [Text(part) for part in right])
+
+
+class _Lines(_Work):
+    """Where nothing can be drawn twice: a line now and then."""
+
+    def __init__(self, stream: IO[str], title: str, total: int, done: int, unit: str) -> None:
+        super().__init__(total, done)
+        self.stream, self.unit = stream, unit
+        self.said_at, self.said_done = self.began, done
+        self._line(f"{title}: {done:,}/{total:,} {unit}" if done else f"{title}: {total:,} {unit}")
+
+    def advance(self, done: int, values: Mapping[str, float]) -> None:
+        self.keep(done, values)
+        silence = time.monotonic() - self.said_at
+        far = self.done - self.said_done >= SHARE_BETWEEN_LINES * self.total
+        if (far and silence >= SECONDS_BETWEEN_LINES) or silence >= LONGEST_SILENCE:
+            self.said_at, self.said_done = time.monotonic(), done
+            self._line(self._position(self.left))
+
+    def end(self) -> None:
+        self._line(self._position(wording.duration(self.seconds)))
+
+    def _position(self, clock: str) -> str:
+        parts = [f"{self.percent} %", f"{self.done:,}/{self.total:,} {self.unit}", clock, *self.measured]
+        return "  " + "  ".join(part for part in parts if part)
+
+    def _line(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+
+def _worth_showing(values: Mapping[str, Any]) -> dict[str, float]:
+    """Of a measurement, the numbers that help a person who waits."""
+    return {
+        name: value if isinstance(value, int) else float(value)
+        for name, value in values.items()
+        if name not in NOT_BESIDE_THE_BAR and isinstance(value, Real) and not isinstance(value, bool)
+    }
+
+
+def _text(line: str) -> Text:
+    from rich.text import Text
+
+    return Text(line)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return wording.number(value) if isinstance(value, (int, float)) else wording.printable(str(value))
+
+
+def _visible(token: str) -> str:
+    """A token with its outer spaces and its newlines to be seen."""
+    text = wording.printable(token).replace("\n", "\\n").replace("\t", "\\t")
+    inner = text.strip(" ")
+    before = len(text) - len(text.lstrip(" "))
+    return "␣" * before + inner + "␣" * (len(text) - before - len(inner)) if inner else "␣" * len(text)
