@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -27,6 +28,7 @@ from gpt1.data import readers
 from gpt1.data.corpus import Corpus, write_corpus
 from gpt1.data.tables import write_table
 from gpt1.errors import ResourceError, UserError
+from gpt1.tokenizer import Tokenizer
 
 
 class Words:
@@ -341,6 +343,52 @@ def test_a_worker_that_dies_is_told_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="Use fewer than --workers 2"):
         write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", Dying(), workers=2)
     assert os.listdir(tmp_path) == ["books"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gpt1.data.shards.sync", full)
+    with pytest.raises(ResourceError, match="corpus could not be written: the disk is full"):
+        write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", Words())
+    assert os.listdir(tmp_path) == ["books"]
+
+
+@pytest.fixture(scope="module", params=["original", "lossless"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return Tokenizer.train(["One text, and another one.\n", "line\nbreaks, words and 한국어"], 300, request.param)
+
+
+lines = st.text(st.sampled_from("aeno, .한\n"), max_size=30)
+
+
+@given(texts=st.lists(lines.filter(str.strip), min_size=1, max_size=5))
+def test_a_real_tokenizer_is_in_the_folder_and_gives_the_documents_back(tokenizer: Tokenizer, texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(Path(folder, "texts.jsonl"), [{"text": text} for text in texts])
+        corpus = write_corpus([folder], Path(folder, "corpus"), tokenizer)
+        again = corpus.tokenizer()
+        ids = corpus.read(0, corpus.tokens).tolist()
+    assert again.fingerprint == corpus.tokenizer_fingerprint == tokenizer.fingerprint
+    assert ids == [id for text in texts for id in [tokenizer.newline_id, *tokenizer.encode(text)]][1:]
+    if tokenizer.pipeline == "lossless":
+        assert again.decode(ids) == "\n".join(texts)
+
+
+def test_real_tokenizers_give_the_same_folder_in_worker_processes(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source = str(books(tmp_path / "books"))
+    for workers in (1, 2):
+        write_corpus([source], tmp_path / str(workers), tokenizer, workers=workers)
+    assert content(tmp_path / "1") == content(tmp_path / "2")
+
+
+def test_a_tokenizer_that_was_exchanged_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", tokenizer)
+    other = Tokenizer.train(["quite other words"], 280, tokenizer.pipeline)
+    other.save(tmp_path / "corpus" / "tokenizer")
+    with pytest.raises(UserError, match=r"corpus/tokenizer/.* is not what its manifest says"):
+        Corpus.open(tmp_path / "corpus")
 
 
 KILLED = """

@@ -123,6 +123,14 @@ def test_folders_are_read_to_the_bottom_in_the_order_of_names_without_hidden_fil
     assert names_of(tmp_path / "books") == ["books/a.txt", "books/b/1.txt", "books/b/10.md", "books/b-c.jsonl"]
 
 
+def test_a_corpus_is_no_text(tmp_path: Path) -> None:
+    for name in ("a.txt", "corpus/manifest.json", "corpus/documents.npy", "corpus/tokenizer/merges.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a")
+    assert texts_of(tmp_path) == ["a"]
+    assert "is tokenized already" in error_of(tmp_path / "corpus")
+
+
 def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "books").mkdir()
     (tmp_path / "elsewhere").mkdir()

@@ -53,6 +53,10 @@ def write_corpus(
     Ctrl-C or a kill there is none, and what was begun beside it is removed, by the next run at the latest.
     Raises UserError where readers.py does, and for an `out` that exists and is not empty.
     """
+    if workers < 1:
+        raise UserError(
+            f"--workers {workers} is out of range: it has to be at least 1.", "Leave it out to use all cores."
+        )
     target = checked_target(out)
     sources = list_sources(corpora)
     start = time.monotonic()
@@ -101,7 +105,7 @@ def new_folder(target: Path) -> Iterator[Path]:
                     elif entry != lock:
                         entry.unlink()
                 yield folder
-                lock.unlink()
+                lock.unlink(missing_ok=True)
                 if target.exists():
                     target.rmdir()
                 folder.rename(target)

@@ -28,10 +28,17 @@ Ids = npt.NDArray[np.unsignedinteger[Any]]
 class TokenizerLike(Protocol):
     """What the data floor needs of gpt1.tokenizer.Tokenizer."""
 
-    vocab_size: int
-    fingerprint: str
-    newline_id: int
-    unknown_id: int | None
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def newline_id(self) -> int: ...
+
+    @property
+    def unknown_id(self) -> int | None: ...
 
     @classmethod
     def load(cls, folder: Any) -> Any: ...
@@ -131,7 +138,7 @@ def encode_batches(
             yield in_order(waiting)
     except BrokenProcessPool:
         raise ResourceError(
-            "a worker process ended before its work was done; the memory may have run out.",
+            "a worker process ended before its work was done: its message stands above, or the memory ran out.",
             f"Use fewer than --workers {workers}.",
         ) from None
     finally:

@@ -74,7 +74,10 @@ def list_sources(corpora: Sequence[str]) -> list[Source]:
 def local_sources(corpus: str) -> list[Source]:
     path = Path(corpus)
     if path.is_dir():
-        return folder_sources(path)
+        try:
+            return folder_sources(path)
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}.", "Check its access rights.") from None
     if path.exists():
         return [file_source(path)]
     if not glob.has_magic(corpus):
@@ -99,6 +102,8 @@ def file_source(path: Path) -> Source:
 
 def folder_sources(folder: Path) -> list[Source]:
     """The files below `folder` with a known ending, sorted by their path; names with a leading dot are passed over."""
+    if is_corpus(folder):
+        raise UserError(f"{folder} is a corpus folder: it is tokenized already.", "Give the texts it was made from.")
     sources = []
     others = []
     for path in sorted(walk(folder, set()), key=lambda path: path.relative_to(folder).parts):
@@ -123,9 +128,15 @@ def walk(folder: Path, seen: set[str]) -> Iterator[Path]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from walk(entry, seen)
+            if not is_corpus(entry):
+                yield from walk(entry, seen)
         elif entry.exists():
             yield entry
+
+
+def is_corpus(folder: Path) -> bool:
+    """Whether gpt1 made this folder: the merges.txt in it is no text to learn from."""
+    return (folder / "manifest.json").exists() and (folder / "documents.npy").exists()
 
 
 def remote_sources(url: str) -> list[Source]:
