@@ -1,0 +1,126 @@
+"""What the original does to a text before it looks for words: ftfy mends it, punctuation and white space are set apart.
+
+`blocks(text)` mends a text and cuts it at white space into chunks; `separate(chunks)` sets off the punctuation in each.
+Together they give, chunk by chunk, what the original computes for the whole text at once:
+
+    fix_text → dashes, ellipses and accents to ASCII → punctuation set off by spaces → spaces round newlines →
+    other white space to one space → strip
+
+Nothing in there looks further than a run of white space, so a chunk that was seen once never has to be looked at again.
+ftfy is asked only for lines that it could change; the tests hold all this against the whole-text form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+NEWLINE = "\0"
+"""Stands for a line break among the chunks. No chunk can look like it: ftfy removes this character from every text."""
+
+BLOCK = 1 << 20
+"""Characters whose chunks are held at a time."""
+
+# The released pattern. It names a second plus where a backslash was meant, so backslashes stay where they are.
+PUNCTUATION = re.compile(r"(-+|~+|!+|\"+|;+|\?+|\++|,+|\)+|\(+|/+|\*+|\[+|\]+|}+|{+|\|+|_+)")
+
+
+def blocks(text: str) -> Iterator[list[str]]:
+    """The chunks of a mended text, about BLOCK characters at a time; NEWLINE stands between two lines.
+
+    A run of white space with line breaks in it counts as one line break; at either end of the text it is nothing.
+    """
+    lines = [line for line in map(str.strip, fix(text).split("\n")) if line]
+    start, size, joint = 0, 0, ""
+    for number, line in enumerate(lines):
+        size += len(line)
+        if size >= BLOCK or number == len(lines) - 1:
+            yield (joint + f" {NEWLINE} ".join(lines[start : number + 1])).split()
+            start, size, joint = number + 1, 0, f"{NEWLINE} "
+
+
+def separate(chunks: Sequence[str]) -> list[list[str]]:
+    """Each chunk cut into runs of punctuation and what stands between them: `word,--` → `word`, `,`, `--`."""
+    if not chunks:
+        return []
+    text = "\n".join(chunks)
+    for dash in "—–―":
+        text = text.replace(dash, "-")
+    text = text.replace("…", "...").replace("´", "'")
+    return [line.split() for line in " ".join(PUNCTUATION.split(text)).split("\n")]
+
+
+# ---- ftfy, and where it can be left out ------------------------------------------------------------------------------
+
+PROVED_FOR = "6.3.1"
+"""The version of ftfy that `_plain` was read and tested against. Another version gets every line that is not ASCII."""
+
+# ASCII text that ftfy changes: control characters (ESC starts a terminal escape) and HTML entities. Form feeds stay.
+CONTROLS = re.compile(r"[\x00-\x08\x0b\r\x0e-\x1f\x7f]")
+LINE = re.compile(r"[^\n]*\n|[^\n]+")
+ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
+
+REWRITTEN = {**dict.fromkeys("‘’‚‛ʼ", "'"), **dict.fromkeys("“”„‟", '"'), "\ufeff": ""}
+TYPOGRAPHY = "".join(REWRITTEN) + "–—―…´•"
+# Letters with accents; not those that ftfy takes apart, nor those that it judges by a space beside them (see _plain).
+LETTERS = "".join(
+    char
+    for char in map(chr, [*range(0xC0, 0x250), *range(0x1E00, 0x1F00)])
+    if char.isalpha() and char not in "ÂÃÎÐŒœĲĳŉǄǅǆǇǈǉǊǋǌǱǲǳ"
+)
+ONLY_TYPOGRAPHY = re.compile(f"[\t\n\x0c -~{TYPOGRAPHY}]*")
+ONLY_KNOWN = re.compile(f"[\t\n\x0c -~{TYPOGRAPHY}{LETTERS}]*")
+
+
+def fix(text: str) -> str:
+    """ftfy.fix_text(text).
+
+    ftfy works line by line. One thing passes from line to line: from the first `<` on, entities are left alone.
+    """
+    controls = CONTROLS.search(text) is not None
+    entities = "&" in text and ENTITY.search(text) is not None
+    if text.isascii() and not controls and not entities:
+        return text
+    fixed: list[str] = []
+    unescape_html: str | bool = "auto"
+    for line in LINE.findall(text):
+        if not line.isascii():
+            plain = _plain(line)
+            fixed.append(_ftfy().fix_text(line, unescape_html=unescape_html) if plain is None else plain)
+        elif (controls and CONTROLS.search(line)) or (entities and ENTITY.search(line)):
+            fixed.append(_ftfy().fix_text(line, unescape_html=unescape_html))
+        else:
+            fixed.append(line)
+        if "<" in line:
+            unescape_html = False
+    return "".join(fixed)
+
+
+def _plain(line: str) -> str | None:
+    """The line as ftfy leaves it, where that can be told without ftfy; else None.
+
+    Of the characters admitted here ftfy only straightens quotes and drops U+FEFF, unless it takes the line for text
+    that was decoded wrongly. It judges that by sequences of neighbouring characters (its `is_bad`); with the characters
+    admitted here none of them spans white space, and none is made of typography and ASCII alone. So it is enough to
+    judge the words with accented letters.
+    """
+    if _ftfy().__version__ != PROVED_FOR or not ONLY_KNOWN.fullmatch(line) or ENTITY.search(line):
+        return None
+    fixed = line
+    for char, straight in REWRITTEN.items():
+        fixed = fixed.replace(char, straight)
+    if not ONLY_TYPOGRAPHY.fullmatch(line):
+        from ftfy.badness import is_bad
+
+        if any(is_bad(word) for word in {*line.split(), *fixed.split()} if not word.isascii()):
+            return None
+    return fixed
+
+
+@cache
+def _ftfy() -> Any:
+    import ftfy
+
+    return ftfy
