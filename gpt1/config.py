@@ -12,7 +12,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -237,7 +237,7 @@ def flag(name: str) -> str:
 
 
 @cache
-def hints(config_class: type[Any]) -> dict[str, Any]:
+def hints(config_class: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(config_class, include_extras=True)
 
 
@@ -297,7 +297,7 @@ def check(config: Any) -> None:
 
 
 @cache
-def descriptions(config_class: type[Any]) -> dict[str, str]:
+def descriptions(config_class: Any) -> dict[str, str]:
     """The docstring under each setting, by name; a subclass inherits those that it does not repeat."""
     found: dict[str, str] = {}
     for ancestor in reversed(config_class.__mro__[:-1]):

@@ -9,7 +9,7 @@ regression       <s> text <e>, the head gives one number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,8 @@ class Kind:
     name: str
     columns: tuple[str, ...]
     layout: Layout
-    fit: Callable[[Sequence[Any]], Target]
-    fit_scores: Callable[[Sequence[Any]], Target] | None = None
+    target: type[Target]
+    score_target: type[Target] | None = None  # with --score
     each: bool = False
     optional: tuple[str, ...] = ()
 
@@ -47,15 +47,15 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in [
-        Kind("classification", ("text",), (((0,),),), Classes.fit),
-        Kind("regression", ("text",), (((0,),),), Number.fit),
-        Kind("entailment", ("premise", "hypothesis"), (((0,), (1,)),), Classes.fit),
-        Kind("similarity", ("text_a", "text_b"), (((0,), (1,)), ((1,), (0,))), Classes.fit, fit_scores=Bins.fit),
+        Kind("classification", ("text",), (((0,),),), Classes),
+        Kind("regression", ("text",), (((0,),),), Number),
+        Kind("entailment", ("premise", "hypothesis"), (((0,), (1,)),), Classes),
+        Kind("similarity", ("text_a", "text_b"), (((0,), (1,)), ((1,), (0,))), Classes, score_target=Bins),
         Kind(
             "choice",
             ("context", "question", "choices"),
             (((0, 1), (2,)),),
-            Answers.fit,
+            Answers,
             each=True,
             optional=("question",),
         ),

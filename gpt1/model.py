@@ -206,9 +206,9 @@ class GPT(nn.Module):
             parameter.requires_grad_(True)
         return model.eval()
 
-    def save(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors into `folder`."""
-        write_model(Path(folder), self.config, self.state_dict())
+    def save(self, folder: str | Path, head: Head | None = None) -> None:
+        """Write config.json and model.safetensors into `folder`, with a fine-tuned model's head."""
+        write_model(Path(folder), self.config, self.state_dict(), head.state_dict() if head else None)
 
 
 def choose(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -21,6 +22,10 @@ class Classes:
     labels: tuple[str, ...]
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
     main: ClassVar[str] = "accuracy"
+
+    @staticmethod
+    def parse(value: Any) -> str:
+        return as_label(value)
 
     @classmethod
     def fit(cls, values: Sequence[Any]) -> Classes:
@@ -62,6 +67,10 @@ class Classes:
     def probabilities(self, row: Sequence[float]) -> dict[str, float]:
         return {f"probability_{label}": p for label, p in zip(self.labels, row, strict=True)}
 
+    def told(self, values: Sequence[Any]) -> str:
+        counts = Counter(as_label(value) for value in values)
+        return f"{len(self.labels)} labels ({listed([f'{label} {counts[label]:,}' for label in self.labels], 8)})"
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -71,6 +80,13 @@ class Answers:
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     main: ClassVar[str] = "accuracy"
     outputs: ClassVar[int] = 1
+
+    @staticmethod
+    def parse(value: Any) -> int:
+        return int(value)
+
+    def told(self, values: Sequence[Any]) -> str:
+        return "multiple choice"
 
     @classmethod
     def fit(cls, values: Sequence[Any]) -> Answers:
@@ -99,6 +115,10 @@ class Bins:
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
     main: ClassVar[str] = "pearson"
 
+    @staticmethod
+    def parse(value: Any) -> float:
+        return as_number(value)
+
     @classmethod
     def fit(cls, values: Sequence[Any]) -> Bins:
         numbers = [as_number(value) for value in values]
@@ -111,6 +131,9 @@ class Bins:
                 "Rescale them, or use --kind regression.",
             )
         return cls(low, high)
+
+    def told(self, values: Sequence[Any]) -> str:
+        return f"scores from {self.low} to {self.high}"
 
     @property
     def outputs(self) -> int:
@@ -142,6 +165,10 @@ class Number:
     main: ClassVar[str] = "pearson"
     outputs: ClassVar[int] = 1
 
+    @staticmethod
+    def parse(value: Any) -> float:
+        return as_number(value)
+
     @classmethod
     def fit(cls, values: Sequence[Any]) -> Number:
         numbers = torch.tensor([as_number(value) for value in values], dtype=torch.float64)
@@ -151,6 +178,9 @@ class Number:
                 f"all rows have the same number ({values[0]}).", "Numbers have to differ to be learnt from."
             )
         return cls(float(numbers.mean()), deviation)
+
+    def told(self, values: Sequence[Any]) -> str:
+        return f"numbers with mean {self.mean:.3g} and deviation {self.deviation:.3g}"
 
     def encode(self, value: Any) -> Tensor:
         return torch.tensor((as_number(value) - self.mean) / self.deviation)

@@ -19,7 +19,7 @@ from gpt1.config import GPTConfig, checked, known
 from gpt1.errors import UserError
 
 FORMAT = "gpt1-model-1"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, HEAD = "config.json", "model.safetensors", "head."
 
 # A block's tensors in the order of the release, with the names of the release (as Hugging Face keeps them) and ours.
 # Dense weights ("w") are [in, out] there and [out, in] here.
@@ -55,14 +55,25 @@ def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     names = [name for name in settings if name != "format"]
     config = checked(GPTConfig, {known(GPTConfig, name): settings[name] for name in names})
     weights = read_safetensors(folder / WEIGHTS)
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(HEAD)}
     check_shapes(folder / WEIGHTS, config, weights)
     return config, weights
 
 
-def write_model(folder: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
+def read_head(folder: Path) -> dict[str, Tensor]:
+    """The head's tensors of a fine-tuned model folder."""
+    weights = read_safetensors(folder / WEIGHTS)
+    return {name.removeprefix(HEAD): tensor for name, tensor in weights.items() if name.startswith(HEAD)}
+
+
+def write_model(
+    folder: Path, config: GPTConfig, weights: Mapping[str, Tensor], head: Mapping[str, Tensor] | None = None
+) -> None:
+    """config.json and model.safetensors; the head of a fine-tuned model stands beside the weights as `head.…`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps({"format": FORMAT, **asdict(config)}, indent=2) + "\n", encoding="utf-8")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    tensors = {**weights, **{HEAD + name: tensor for name, tensor in (head or {}).items()}}
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
 
 
 def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Tensor]]:

@@ -1,0 +1,53 @@
+"""Examples as padded tensors: pieces of an update with little padding, in an order that changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from gpt1.inputs import Encoded
+from gpt1.objectives import Labelled
+
+
+def pieces(encoded: Sequence[Encoded], positions: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """`positions` sorted by length, longest first, in pieces of at most `tokens` padded tokens (one example at least).
+
+    The longest go first, so that an update that does not fit in memory fails at once and not after an hour.
+    """
+    piece: list[int] = []
+    rows = width = 0
+    for position in sorted(positions, key=lambda i: (-encoded[i].longest, i)):
+        example = encoded[position]
+        widest = max(width, example.longest)
+        if piece and (rows + len(example.sequences)) * widest > tokens:
+            yield piece
+            piece, rows, widest = [], 0, example.longest
+        piece.append(position)
+        rows += len(example.sequences)
+        width = widest
+    if piece:
+        yield piece
+
+
+def collate(
+    encoded: Sequence[Encoded],
+    piece: Sequence[int],
+    targets: Tensor | None,
+    device: torch.device,
+    update_examples: int = 1,
+    update_sequences: int = 1,
+) -> Labelled:
+    """The examples of `piece` as one padded batch; padding is on the right, is never attended to by a real token
+    (attention is causal), and has no weight in any loss. `targets` are those of all examples, or None."""
+    sequences = [sequence for i in piece for sequence in encoded[i].sequences]
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    ids = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+    example = torch.tensor([n for n, i in enumerate(piece) for _ in encoded[i].sequences])
+    chosen = torch.zeros(len(piece)) if targets is None else targets[torch.tensor(piece)]
+    return Labelled(
+        ids.to(device), lengths.to(device), example.to(device), chosen.to(device), update_examples, update_sequences
+    )

@@ -1,0 +1,174 @@
+"""Rows of a table as examples of a task: which column is which field, what the label means, what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt1.data.order import mixed
+from gpt1.errors import UserError, did_you_mean
+from gpt1.inputs import Example, Kind
+from gpt1.targets import Classes, Target
+
+Row = Mapping[str, Any]
+Where = Callable[[int], str]
+T = TypeVar("T")
+
+
+def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str], name: str) -> None:
+    """Every column that the kind needs is named and is there; UserError says which are."""
+    for role in kind.columns:
+        flag = "--" + role.replace("_", "-")
+        if role not in columns:
+            if role in kind.optional:
+                continue
+            needed = " ".join(f"--{r.replace('_', '-')} COLUMN" for r in kind.columns if r not in kind.optional)
+            raise UserError(f"--kind {kind.name} needs {flag}.", f"It takes: {needed} --label COLUMN")
+    for role, column in columns.items():
+        for part in column.split(",") if role == "choices" else [column]:
+            if part not in present:
+                flag = "--" + role.replace("_", "-")
+                close = did_you_mean(part, present).replace("Did you mean ", f"Did you mean {flag} ").strip()
+                raise UserError(f"{name} has no column '{part}'; it has: {', '.join(present)}.", close)
+
+
+def read_examples(
+    rows: Sequence[Row], kind: Kind, columns: Mapping[str, str], where: Where, labelled: bool = True
+) -> list[Example]:
+    """One example a row; `columns` maps roles (text, premise, …, label) to column names. Labels stay as they stand,
+    except in multiple choice, where they become the 0-based number of the right answer."""
+    return [one_example(row, kind, columns, where(i), labelled) for i, row in enumerate(rows)]
+
+
+def one_example(row: Row, kind: Kind, columns: Mapping[str, str], where: str, labelled: bool) -> Example:
+    roles = [role for role in kind.columns if role != "choices"]
+    fields = tuple(as_text(row[columns[role]]) if role in columns else "" for role in roles)
+    label = row.get(columns["label"]) if labelled else None
+    if not kind.each:
+        return Example(fields, label=label)
+    answers, names = answers_of(row, columns["choices"], where)
+    if labelled:
+        label = right_answer(label, answers, names, where)
+    return Example(fields, tuple(answers), label)
+
+
+def answers_of(row: Row, choices: str, where: str) -> tuple[list[str], list[str]]:
+    """(answers, their columns' names) from several columns or from one that holds a list."""
+    names = choices.split(",")
+    if len(names) > 1:
+        answers = [as_text(row[name]) for name in names]
+    else:
+        cell = row[names[0]]
+        if not isinstance(cell, list | tuple | np.ndarray):
+            raise UserError(
+                f"{where}: column '{choices}' holds no list of answers but {str(cell)[:40]!r}.",
+                "Name the answers' columns: --choices C1,C2,… or keep a list in the column (.jsonl, .parquet).",
+            )
+        answers, names = [as_text(answer) for answer in cell], []
+    if len(answers) < 2:
+        raise UserError(f"{where}: {len(answers)} answer to choose from.", "A choice needs two answers at least.")
+    return answers, names
+
+
+def right_answer(label: Any, answers: Sequence[str], names: Sequence[str], where: str) -> int:
+    """The answer that `label` means: a column's name, else an answer's exact text, else a 0-based number. Where two
+    readings give two different answers, the row is refused: a guess would teach the wrong one."""
+    if isinstance(label, str) and label in names:
+        return names.index(label)
+    text = as_text(label).strip()
+    readings = {i for i, answer in enumerate(answers) if isinstance(label, str) and answer.strip() == text}
+    number = whole_number(text)
+    if number is not None and 0 <= number < len(answers):
+        readings.add(number)
+    if len(readings) == 1:
+        return readings.pop()
+    if readings:
+        raise UserError(
+            f"{where}: label '{text}' could mean the answers number {' and '.join(map(str, sorted(readings)))}.",
+            "Name the answer's column, or rename the answers so that one reading is left.",
+        )
+    raise UserError(
+        f"{where}: label '{text}' is none of the {len(answers)} answers.",
+        f"It has to be {'a column (' + ', '.join(names) + '), ' if names else ''}an answer's text, "
+        f"or a number from 0 to {len(answers) - 1}.",
+    )
+
+
+def whole_number(text: str) -> int | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def as_text(cell: Any) -> str:
+    return "" if cell is None or (isinstance(cell, float) and cell != cell) else str(cell)
+
+
+def fit(kind: Kind, score: bool, examples: Sequence[Example], where: Where) -> Target:
+    """The target that the training labels span; a label that breaks its rule is named with its row."""
+    if score and not kind.score_target:
+        raise UserError(f"--score goes with --kind similarity, not {kind.name}.", "For a number use --kind regression.")
+    target = kind.score_target if score and kind.score_target else kind.target
+    for i, example in enumerate(examples):
+        at_row(where(i), target.parse, example.label)
+    return target.fit([example.label for example in examples])
+
+
+def encoded_labels(target: Target, examples: Sequence[Example], where: Where) -> Tensor:  # → [examples, …]
+    """The labels as the target's numbers; one that the target does not know is named with its row."""
+    return torch.stack([at_row(where(i), target.encode, example.label) for i, example in enumerate(examples)])
+
+
+def at_row(where: str, read: Callable[[Any], T], label: Any) -> T:
+    try:
+        return read(label)
+    except UserError as error:
+        raise UserError(f"{where}: {error.problem}", error.fix) from None
+
+
+def deduplicated(examples: Sequence[Example], elsewhere: Sequence[Example] = ()) -> tuple[list[int], int, int]:
+    """(positions that stay, repeats left out, rows left out because they also stand `elsewhere`): same texts count,
+    whatever their label."""
+    taken = {content(example) for example in elsewhere}
+    seen: set[tuple[Any, ...]] = set()
+    kept, repeated, leaked = [], 0, 0
+    for i, example in enumerate(examples):
+        key = content(example)
+        if key in taken:
+            leaked += 1
+        elif key in seen:
+            repeated += 1
+        else:
+            seen.add(key)
+            kept.append(i)
+    return kept, repeated, leaked
+
+
+def content(example: Example) -> tuple[Any, ...]:
+    return (*example.fields, example.answers)
+
+
+def hold_out(examples: Sequence[Example], target: Target, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """(training positions, validation positions), stratified by label where there are labels, drawn by the seed."""
+    generator = np.random.Generator(np.random.Philox(mixed(seed, 2**33)))
+    groups: dict[Any, list[int]] = {}
+    for i, example in enumerate(examples):
+        key = int(target.encode(example.label)) if isinstance(target, Classes) else 0
+        groups.setdefault(key, []).append(i)
+    train: list[int] = []
+    valid: list[int] = []
+    owed = 0.0  # fractions of a row that small groups could not give yet
+    for key in sorted(groups):
+        order = generator.permutation(groups[key]).tolist()
+        owed += fraction * len(order)
+        take = min(int(owed + 1e-9), len(order) - 1)
+        owed -= take
+        valid += order[:take]
+        train += order[take:]
+    return sorted(train), sorted(valid)

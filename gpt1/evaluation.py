@@ -1,0 +1,100 @@
+"""How good a fine-tuned model is on labelled rows: the task's metrics, their intervals, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gpt1 import metrics
+from gpt1.data.examples import check_columns, encoded_labels, read_examples
+from gpt1.data.tables import Table
+from gpt1.inference import Model, load_task
+from gpt1.labelled import labelled_rows
+from gpt1.targets import Answers, Classes, Target, as_number
+from gpt1.training.progress import Progress, Silent
+
+
+def evaluate(
+    run: str | Path, test: str | Path | Table, *, data_dir: str | Path | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """{"metrics": {name: number}, "interval": {name: [low, high]}, "f1_of": …, "rows": n} on the labelled rows of
+    `test`: a table, or the name of a known data set (its labelled evaluation split; name:split for another).
+
+    Raises UserError for a label that the model does not know, naming the row.
+    """
+    progress = progress or Silent()
+    model = load_task(run)
+    source = labelled_rows(test, "evaluation", data_dir)
+    columns = model.task["columns"] if source.columns is None else source.columns
+    check_columns(model.kind, columns, source.table.columns, source.table.name)
+    examples = read_examples(source.table.rows, model.kind, columns, source.table.where)
+    labels = [example.label for example in examples]
+    targets = encoded_labels(model.target, examples, source.table.where)
+    coded = model.encode(examples)
+    cut = sum(example.cut for example in coded)
+    progress.say(f"{source.table.name}: {len(examples):,} rows; {cut / len(coded):.1%} of the texts cut to fit")
+    logits = model.logits(examples) / model.temperature
+    return {**measured(model.target, logits, targets, labels), "rows": len(examples), "cut": cut}
+
+
+def measured(target: Target, logits: Tensor, targets: Tensor, labels: Sequence[Any]) -> dict[str, Any]:
+    """Metrics and their 95 % intervals from logits [examples, outputs] at the temperature in use."""
+    loss = float(target.loss(logits, targets).mean())
+    read = target.read(logits)
+    extra: dict[str, Any] = {}
+    if isinstance(target, Classes):
+        gold = [target.labels[int(i)] for i in targets]
+        predicted = [row["prediction"] for row in read]
+        scores = metrics.class_scores(gold, predicted, target.labels)
+        extra["f1_of"] = scores.pop("f1_of")
+        interval = metrics.interval("accuracy", gold, predicted, target.labels)
+    elif isinstance(target, Answers):
+        answers = [int(i) for i in targets]
+        chosen = [int(row["prediction"]) for row in read]
+        scores = metrics.choice_scores(answers, chosen)
+        interval = metrics.interval("accuracy", answers, chosen)
+    else:
+        numbers = [as_number(label) for label in labels]
+        given = [row["score"] for row in read]
+        scores = metrics.number_scores(numbers, given)
+        interval = metrics.interval("pearson", numbers, given) if len(numbers) > 2 else (math.nan, math.nan)
+    return {"metrics": {**scores, "loss": loss}, "interval": {target.main: list(interval)}, **extra}
+
+
+def calibrated(target: Target, logits: Tensor, targets: Tensor) -> dict[str, Any]:
+    """The temperature that fits the validation rows best, and the calibration error before and after; of classes only."""
+    if not isinstance(target, Classes | Answers):
+        return {}
+    gold = targets.numpy()
+    temperature = metrics.fit_temperature(logits.numpy(), gold)
+    before = metrics.calibration(logits.double().softmax(-1).numpy(), gold)
+    after = metrics.calibration((logits.double() / temperature).softmax(-1).numpy(), gold)
+    return {
+        "temperature": temperature,
+        "ece_before": before["ece"],
+        "ece_after": after["ece"],
+        "bins_before": before["bins"],
+        "bins": after["bins"],
+    }
+
+
+def predictions_of(model: Model, examples: Sequence[Any], logits: Tensor) -> list[dict[str, Any]]:
+    """One record a row for predictions.jsonl: its texts, its label, what was predicted."""
+    roles = [role for role in model.kind.columns if role != "choices"]
+    records = []
+    for example, read in zip(examples, model.target.read(logits), strict=True):
+        fields = {role: text for role, text in zip(roles, example.fields, strict=True) if text}
+        if example.answers:
+            fields |= {f"answer {k}": answer for k, answer in enumerate(example.answers)}
+        probabilities = {k.removeprefix("probability_"): v for k, v in read.items() if k.startswith("probability_")}
+        record: dict[str, Any] = {"fields": fields, "label": example.label}
+        if "score" in read:
+            record["score"] = read["score"]
+        else:
+            record |= {"prediction": read["prediction"], "probabilities": probabilities}
+        records.append(record)
+    return records

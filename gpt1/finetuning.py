@@ -1,0 +1,354 @@
+"""Stage 2: put a linear layer on a pre-trained GPT and train it on labelled rows (L2, or L3 = L2 + λ · L1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpt1 import runs
+from gpt1.config import FinetuneConfig
+from gpt1.data.batches import collate, pieces
+from gpt1.data.order import mixed, of_update, updates_per_epoch
+from gpt1.data.tables import Table
+from gpt1.errors import UserError
+from gpt1.evaluation import calibrated, measured, predictions_of
+from gpt1.inference import Model, save_task, task_logits
+from gpt1.inputs import Encoded, Example, encode, texts_of
+from gpt1.labelled import Task, read_task
+from gpt1.model import GPT, Head, TaskModel
+from gpt1.objectives import Features, Losses, l2, l3
+from gpt1.report import write_report
+from gpt1.targets import target_to_json
+from gpt1.tensorboard import TensorBoard
+from gpt1.tokenizer import Tokenizer
+from gpt1.training.checkpoints import fingerprint
+from gpt1.training.devices import activations_of, device_of, place
+from gpt1.training.loop import Outcome, Stage, Update, train
+from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
+from gpt1.weights import WEIGHTS
+
+PIECE_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 65536}  # padded tokens of one forward pass where --micro-batch is 0
+ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
+
+
+def finetune(
+    train_on: str | Path | Table,
+    *,
+    from_: str | Path,
+    out: str | Path,
+    kind: str | None = None,
+    score: bool = False,
+    valid: str | Path | Table | None = None,
+    data_dir: str | Path | None = None,
+    resume: bool = False,
+    config: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Path:
+    """Fine-tune the model of `from_` (a run or model folder) on labelled rows; returns the run folder `out`.
+
+    train_on, valid: tables, or names of known data sets, which bring their kind and columns. kind: see inputs.KINDS.
+    score: similarity as a number instead of two classes. settings: the columns (text=, premise=, hypothesis=, text_a=,
+    text_b=, context=, question=, choices=, label=) and the fields of FinetuneConfig.
+    Raises UserError before anything is written.
+    """
+    progress = progress or Silent()
+    columns = {role: settings.pop(role) for role in ROLES if settings.get(role) is not None}
+    settings = {name: value for name, value in settings.items() if name not in ROLES}
+    facts = {"train": named(train_on), "from": str(from_), "valid": named(valid), "kind": kind, "columns": columns}
+    gpt = GPT.from_pretrained(runs.model_folder(from_))
+    if resume:
+        run, cfg = runs.reopen(out, FinetuneConfig, settings, facts)
+    else:
+        runs.new_folder(out)
+        cfg = runs.settings_of(FinetuneConfig, config, settings, extra=suited(gpt, settings))
+    if cfg.train == "head" and cfg.lm_coef:
+        raise UserError(
+            f"--lm-coef {cfg.lm_coef:g} with --train head: nothing that predicts tokens is trained.",
+            "Leave --lm-coef out, or use --train all.",
+        )
+    task = read_task(train_on, valid, kind, columns, score, data_dir, cfg, progress)
+    work = prepare(cfg, gpt, runs.model_folder(from_), task, progress)
+    if resume and (run / runs.RESULTS).exists():
+        progress.say(f"{run} is finished; nothing is left to do")
+        return run
+    if not resume:
+        run = runs.make(out, cfg, facts)
+    kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
+    outcome = train(work.stage(cfg, progress), cfg, run, kept, metrics, resume)
+    finish(run, work, outcome, cfg, progress)
+    return run
+
+
+def named(source: str | Path | Table | None) -> str | None:
+    return source.name if isinstance(source, Table) else str(source) if source is not None else None
+
+
+def suited(gpt: GPT, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that depend on what is trained. The paper's rate belongs to a width of 768; narrow models want a larger
+    one. A head alone is a small convex problem: a large rate and many cheap epochs."""
+    head = settings.get("train") == "head"
+    if settings.get("recipe") == "paper":
+        return {"lm_coef": 0.0} if head else {}
+    if head:
+        return {"lm_coef": 0.0, "peak_lr": 3e-3, "epochs": 30.0, "weight_decay": 0.0}
+    return {"peak_lr": FinetuneConfig.peak_lr * 768 / gpt.config.n_embd}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a fine-tuning run has in its hands."""
+
+    model: TaskModel
+    tokenizer: Tokenizer
+    task: Task
+    training: list[Encoded]
+    validation: list[Encoded]
+    device: torch.device
+    title: str
+    fingerprints: dict[str, str]
+    facts: dict[str, Any]
+
+    def targets(self, examples: Sequence[Example]) -> Tensor:
+        return torch.stack([self.task.target.encode(example.label) for example in examples])
+
+    def stage(self, cfg: FinetuneConfig, progress: Progress) -> Stage:
+        per_epoch = updates_per_epoch(len(self.training), cfg.batch_size)
+        steps = max(1, math.ceil(cfg.epochs * per_epoch))
+        source = HeadOnly(self, cfg, progress) if cfg.train == "head" else Everything(self, cfg)
+
+        def evaluate_after(done: int) -> bool:
+            return done == steps or done % per_epoch == 0
+
+        def evaluate() -> dict[str, float]:
+            if not self.validation:
+                return {}
+            targets = self.targets(self.task.validation)
+            labels = [example.label for example in self.task.validation]
+            figures: dict[str, float] = measured(self.task.target, source.validation_logits(), targets, labels)[
+                "metrics"
+            ]
+            return figures
+
+        main = self.task.main if self.validation else ""
+        model, objective, update = source.model, source.objective, source.update
+        return Stage(self.title, model, objective, update, steps, evaluate, evaluate_after, self.fingerprints, main)
+
+
+class Everything:
+    """`--train all` and `last:K`: L3 over token sequences, in pieces of little padding."""
+
+    def __init__(self, work: Work, cfg: FinetuneConfig) -> None:
+        self.work, self.cfg = work, cfg
+        self.model: nn.Module = work.model
+        self.targets = work.targets(work.task.training)
+        longest = max(example.longest for example in work.training)
+        self.piece_tokens = cfg.micro_batch * longest if cfg.micro_batch else PIECE_TOKENS[work.device.type]
+
+    def update(self, step: int) -> Update:
+        coded = self.work.training
+        epoch, chosen = of_update(step, len(coded), self.cfg.batch_size, self.cfg.seed)
+        sequences = sum(len(coded[i].sequences) for i in chosen)
+        batches = [
+            collate(coded, piece, self.targets, self.work.device, len(chosen), sequences)
+            for piece in pieces(coded, chosen.tolist(), self.piece_tokens)
+        ]
+        return Update(epoch, batches, sum(coded[i].tokens for i in chosen))
+
+    def objective(self, piece: Any) -> Losses:
+        return l3(self.work.model, self.work.task.target, self.cfg.lm_coef, piece)
+
+    def validation_logits(self) -> Tensor:
+        return task_logits(self.work.model, self.work.validation, self.work.device)
+
+
+class HeadOnly:
+    """`--train head`: the backbone runs once over every example; the loop then sees only the states at the extract
+    tokens."""
+
+    def __init__(self, work: Work, cfg: FinetuneConfig, progress: Progress) -> None:
+        self.work, self.cfg = work, cfg
+        self.model: nn.Module = work.model.head
+        self.targets = work.targets(work.task.training)
+        progress.begin("features of every example", len(work.training) + len(work.validation), unit="examples")
+        self.features = extract(work, work.training)
+        progress.advance(len(work.training))
+        self.validation = extract(work, work.validation)
+        progress.end()
+
+    def update(self, step: int) -> Update:
+        epoch, chosen = of_update(step, len(self.features), self.cfg.batch_size, self.cfg.seed)
+        states, example = side_by_side([self.features[i] for i in chosen])
+        targets = self.targets[torch.from_numpy(chosen)].to(states.device)
+        piece = Features(states, example, targets, len(chosen))
+        return Update(epoch, [piece], sum(self.work.training[i].tokens for i in chosen))
+
+    def objective(self, piece: Any) -> Losses:
+        return l2(self.work.model.head, self.work.task.target, piece)
+
+    def validation_logits(self) -> Tensor:
+        logits: Tensor = self.work.model.head(*side_by_side(self.validation))
+        return logits.float().cpu()
+
+
+def side_by_side(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(states [sequences, n_embd], example [sequences]) of some examples."""
+    example = torch.tensor([n for n, states in enumerate(features) for _ in range(len(states))])
+    states = torch.cat(list(features))
+    return states, example.to(states.device)
+
+
+@torch.inference_mode()
+def extract(work: Work, coded: Sequence[Encoded]) -> list[Tensor]:
+    """The state at the extract token of every sequence of every example: one pass, no dropout, batched by length."""
+    work.model.eval()
+    found: list[Tensor] = [torch.empty(0)] * len(coded)
+    for piece in pieces(coded, range(len(coded)), PIECE_TOKENS[work.device.type]):
+        batch = collate(coded, piece, None, work.device)
+        states = work.model.features(batch.ids, batch.lengths).float()
+        for i, own in zip(piece, torch.split(states, [len(coded[i].sequences) for i in piece]), strict=True):
+            found[i] = own
+    return found
+
+
+def prepare(cfg: FinetuneConfig, gpt: GPT, folder: Path, task: Task, progress: Progress) -> Work:
+    """The model as it will be trained and the examples as token sequences; nothing written yet."""
+    tokenizer = Tokenizer.load(folder)
+    torch.manual_seed(mixed(cfg.seed, 2**32))  # apart from the seeds of the updates
+    gpt = transferred(cfg, gpt)
+    gpt.add_special_tokens()
+    gpt.set_dropout(cfg.dropout)
+    model = TaskModel(gpt, Head(gpt.config.n_embd, task.target.outputs, task.kind.each, cfg.head_dropout))
+    freeze(model, cfg.train)
+    device = device_of(cfg.device)
+    activations, precision = activations_of(cfg.precision, device)
+    place(model, device, activations)
+
+    config = gpt.config
+    examples = [*task.training, *task.validation]
+    ids = tokenizer.encode_batch(texts_of(examples))
+    coded = encode(task.kind, examples, ids, config.vocab_size, config.context, cfg.cut)
+    tokens = sum(map(len, ids))
+    unknown = sum(tokenizer.count_unknown(one) for one in ids) / max(1, tokens)
+    cut = sum(example.cut for example in coded) / len(coded)
+    progress.say(f"{unknown:.2%} of the tokens unknown; {cut:.1%} of the texts cut at {config.context} tokens")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    which = {"all": f"all {trained / 1e6:.1f} M weights", "head": f"the head ({trained:,} weights)"}
+    title = f"training {which.get(cfg.train, f'the {cfg.train} blocks ({trained / 1e6:.1f} M weights)')}"
+    title += f", λ {cfg.lm_coef:g}, {precision}"
+    prints = {
+        "model": fingerprint(folder / WEIGHTS)["sha256"] if (folder / WEIGHTS).exists() else str(folder),
+        "tokenizer": tokenizer.fingerprint,
+        "data": digest(task),
+        "precision": str(activations),
+    }
+    facts = {**task.counts, "unknown": unknown, "cut": cut, "trained": trained, "tokens": tokens}
+    n = len(task.training)
+    return Work(model, tokenizer, task, coded[:n], coded[n:], device, title, prints, facts)
+
+
+def transferred(cfg: FinetuneConfig, gpt: GPT) -> GPT:
+    """The model to start from: all of the pre-trained one, its embeddings and first blocks, or only its shape."""
+    kept = cfg.transfer_layers
+    if kept > gpt.config.n_layer:
+        raise UserError(
+            f"--transfer-layers {kept}: the model has {gpt.config.n_layer} blocks.", "-1 keeps all of them."
+        )
+    if not cfg.from_scratch and kept < 0:
+        return gpt
+    fresh = GPT(gpt.config)
+    if not cfg.from_scratch:
+        weights = {
+            name: tensor
+            for name, tensor in gpt.state_dict().items()
+            if not name.startswith("blocks.") or int(name.split(".")[1]) < kept
+        }
+        fresh.load_state_dict(weights, strict=False)
+    return fresh
+
+
+def freeze(model: TaskModel, train: str) -> None:
+    """Leave trainable what `--train` names: all, the head, or the last K blocks and the head."""
+    if train == "all":
+        return
+    match = re.fullmatch(r"last:(\d+)", train)
+    n_layer = model.gpt.config.n_layer
+    if train != "head" and not (match and 1 <= int(match[1]) <= n_layer):
+        raise UserError(
+            f"--train {train}: there is no such part.", f"Use all, head, or last:K with K from 1 to {n_layer}."
+        )
+    model.gpt.requires_grad_(False)
+    for block in model.gpt.blocks[n_layer - (int(match[1]) if match else 0) :]:
+        block.requires_grad_(True)
+
+
+def digest(task: Task) -> str:
+    """SHA-256 over the rows and their labels, in order."""
+    rows = [[*e.fields, *e.answers, str(e.label)] for e in [*task.training, *task.validation]]
+    return hashlib.sha256(json.dumps([rows, target_to_json(task.target)]).encode()).hexdigest()
+
+
+def finish(run: Path, work: Work, outcome: Outcome, cfg: FinetuneConfig, progress: Progress) -> None:
+    """The finished model folder, calibrated; results, predictions on the validation rows, report."""
+    target, task = work.task.target, work.task
+    calibration: dict[str, Any] = {}
+    validation: dict[str, Any] = {}
+    if task.validation:
+        logits = task_logits(work.model.eval(), work.validation, work.device)
+        targets, labels = work.targets(task.validation), [example.label for example in task.validation]
+        calibration = calibrated(target, logits, targets)
+        logits = logits / calibration.get("temperature", 1.0)
+        validation = {**measured(target, logits, targets, labels), "rows": len(labels)}
+    described = {
+        "kind": task.kind.name,
+        "columns": task.columns,
+        "cut": cfg.cut,
+        "temperature": calibration.get("temperature", 1.0),
+        "train": cfg.train,
+    }
+    aside = run / ".model.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    save_task(aside, work.model, work.tokenizer, described, target)
+    shutil.rmtree(run / runs.MODEL, ignore_errors=True)
+    aside.rename(run / runs.MODEL)
+    if task.validation:
+        model = Model(work.model, work.tokenizer, {**described, "target": target_to_json(target)})
+        records = predictions_of(model, task.validation, logits)
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        (run / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    best = next((h for h in outcome.history if h["step"] == (outcome.best or outcome.step)), {})
+    results = {
+        "stage": "finetune",
+        "kind": task.kind.name,
+        "labels": list(getattr(target, "labels", [])),
+        "main": task.main,
+        "best_epoch": best.get("epoch"),
+        "validation": validation,
+        "calibration": calibration,
+        "parameters_trained": work.facts["trained"],
+        "data": {k: work.facts[k] for k in ("rows", "duplicates", "leaked", "unknown", "cut", "tokens")}
+        | {"train": len(task.training), "validation": len(task.validation)},
+        "seconds": outcome.seconds,
+        "history": outcome.history,
+    }
+    runs.write_json(run / runs.RESULTS, results)
+    write_report(run)
+    if validation:
+        low, high = validation["interval"].get(target.main, (math.nan, math.nan))
+        ece = (
+            f", calibrated (ECE {calibration['ece_before']:.3f} → {calibration['ece_after']:.3f})"
+            if calibration
+            else ""
+        )
+        value = validation["metrics"][target.main]
+        progress.say(f"best epoch {best.get('epoch', 0):g}: {target.main} {value:.3f} [{low:.3f}, {high:.3f}]{ece}")

@@ -1,0 +1,197 @@
+"""Using a model: the next token's probabilities, text that continues a text, predictions for rows. No training code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpt1.data.batches import collate, pieces
+from gpt1.data.examples import check_columns, read_examples
+from gpt1.data.tables import Table
+from gpt1.errors import UserError
+from gpt1.inputs import KINDS, Encoded, Example, encode, texts_of
+from gpt1.model import GPT, Head, TaskModel
+from gpt1.runs import model_folder
+from gpt1.targets import Answers, Classes, Target, target_from_json, target_to_json
+from gpt1.tokenizer import Tokenizer
+from gpt1.weights import read_head, read_json
+
+TASK = "task.json"
+PIECE_TOKENS = 8192  # padded tokens of one forward pass
+
+
+class LanguageModel:
+    """A model folder that is ready to be asked."""
+
+    def __init__(self, gpt: GPT, tokenizer: Tokenizer) -> None:
+        if tokenizer.vocab_size != gpt.config.vocab_size:
+            raise UserError(
+                f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model {gpt.config.vocab_size:,}.",
+                "Use the tokenizer that the model was trained with.",
+            )
+        self.gpt = gpt
+        self.tokenizer = tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.gpt.tokens.weight.device
+
+    def prompt(self, text: str) -> Tensor:  # → [1, time]
+        """The text's tokens, the last `context` of them; of an empty text the newline that joins documents."""
+        ids = self.tokenizer.encode(text) or [self.tokenizer.newline_id]
+        return torch.tensor([ids[-self.gpt.config.context :]], device=self.device)
+
+    @torch.inference_mode()
+    def next_tokens(self, text: str, k: int = 10) -> list[tuple[str, float]]:
+        """The k likeliest next tokens and their probabilities (paper, eq. 2)."""
+        return [(token, probability) for token, _, probability in self.next_ids(text, k)]
+
+    @torch.inference_mode()
+    def next_ids(self, text: str, k: int = 10) -> list[tuple[str, int, float]]:
+        """(token, id, probability) of the k likeliest next tokens."""
+        states = self.gpt.states(self.prompt(text))[:, -1]
+        probabilities = self.gpt.logits(states)[0, : self.gpt.config.vocab_size].softmax(-1)
+        best = probabilities.topk(min(k, len(probabilities)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [(self.tokenizer.token(i), i, p) for i, p in pairs]
+
+    def generate(
+        self,
+        text: str,
+        max_tokens: int = 100,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> str:
+        """The text followed by what the model writes; the same seed writes the same."""
+        generator = None
+        if seed is not None:
+            generator = torch.Generator(self.device).manual_seed(seed)
+        prompt = self.prompt(text)
+        ids = self.gpt.generate(prompt, max_tokens, temperature, top_k, top_p, generator)
+        written = self.tokenizer.decode(ids[0, prompt.shape[1] :].tolist())
+        joint = " " if self.tokenizer.pipeline == "original" and text and not text[-1].isspace() else ""
+        return text + joint + written
+
+
+class Model(LanguageModel):
+    """A fine-tuned model: predictions for rows, with calibrated probabilities."""
+
+    def __init__(self, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any]) -> None:
+        super().__init__(model.gpt, tokenizer)
+        self.model = model
+        self.task = task
+        self.kind = KINDS[task["kind"]]
+        self.target: Target = target_from_json(task["target"])
+        self.temperature = float(task.get("temperature", 1.0))
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in the order of `predict_proba`'s columns; for multiple choice the answers' numbers."""
+        if isinstance(self.target, Classes):
+            return list(self.target.labels)
+        return [str(k) for k in range(self.target.most)] if isinstance(self.target, Answers) else []
+
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """Columns that a row to predict needs, by role."""
+        return {role: column for role, column in self.task["columns"].items() if role != "label"}
+
+    def examples(self, rows: Sequence[Any]) -> list[Example]:
+        """Rows (dicts by column; plain strings where the task has one text) as examples."""
+        columns = self.text_columns
+        if "text" in columns:
+            rows = [{columns["text"]: row} if isinstance(row, str) else row for row in rows]
+        for i, row in enumerate(rows):
+            if not isinstance(row, Mapping):
+                wanted = ", ".join(columns.values())
+                raise UserError(f"row {i + 1} is of type {type(row).__name__}.", f"A row is a dict with {wanted}.")
+            check_columns(self.kind, columns, list(row), f"row {i + 1}")
+        return read_examples(rows, self.kind, columns, lambda i: f"row {i + 1}", labelled=False)
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        ids = self.tokenizer.encode_batch(texts_of(examples))
+        config = self.gpt.config
+        return encode(self.kind, examples, ids, config.vocab_size, config.context, self.task.get("cut", "longest"))
+
+    def logits(self, examples: Sequence[Example]) -> Tensor:  # → [examples, outputs], at temperature 1
+        return task_logits(self.model, self.encode(examples), self.device)
+
+    def predict(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        """For every row `prediction` and `probability_<label>`, or `score`."""
+        return self.read(self.examples(rows))
+
+    def predict_table(self, table: Table) -> list[dict[str, Any]]:
+        """As `predict`, for a table; what is wrong with a row is told by its line."""
+        check_columns(self.kind, self.text_columns, table.columns, table.name)
+        return self.read(read_examples(table.rows, self.kind, self.text_columns, table.where, labelled=False))
+
+    def read(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        return self.target.read(self.logits(examples) / self.temperature) if examples else []
+
+    def predict_proba(self, rows: Sequence[Any]) -> NDArray[np.float64]:  # → [rows, labels]
+        """The probabilities of `labels`, a row each."""
+        if not self.labels:
+            raise UserError(f"a {self.kind.name} model with scores gives numbers.", "Use predict.")
+        if not rows:
+            return np.zeros((0, len(self.labels)))
+        probabilities = (self.logits(self.examples(rows)) / self.temperature).double().softmax(-1)
+        return np.asarray(probabilities.cpu().numpy())
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Model | LanguageModel:
+    """The model of a run or model folder: `Model` after fine-tuning, `LanguageModel` before. Runs no code of it."""
+    path = model_folder(folder)
+    gpt = GPT.from_pretrained(path)
+    tokenizer = Tokenizer.load(path)
+    if not (path / TASK).exists():
+        gpt.to(device)
+        return LanguageModel(gpt, tokenizer)
+    task = read_json(path / TASK)
+    target = target_from_json(task["target"])
+    head = Head(gpt.config.n_embd, target.outputs, KINDS[task["kind"]].each)
+    head.load_state_dict(read_head(path))
+    return Model(TaskModel(gpt, head).to(device).eval(), tokenizer, task)
+
+
+def load_task(folder: str | Path, device: str | torch.device = "cpu") -> Model:
+    """As `load`, for what only a fine-tuned model can do."""
+    model = load(folder, device)
+    if not isinstance(model, Model):
+        raise UserError(
+            f"{folder} is pre-trained and has learnt no task yet.",
+            f"Fine-tune it first: gpt1 finetune … --from {folder}",
+        )
+    return model
+
+
+def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any], target: Target) -> None:
+    """Write the model folder of a fine-tuned model."""
+    model.gpt.save(folder, model.head)
+    tokenizer.save(folder)
+    content = {"format": "gpt1-task-1", **task, "target": target_to_json(target)}
+    (folder / TASK).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@torch.inference_mode()
+def task_logits(model: TaskModel, encoded: Sequence[Encoded], device: torch.device) -> Tensor:  # → [examples, outputs]
+    """Logits of every example in the given order, on the CPU in float32; batched by length, which changes nothing."""
+    rows: list[Tensor | None] = [None] * len(encoded)
+    for piece in pieces(encoded, range(len(encoded)), PIECE_TOKENS):
+        batch = collate(encoded, piece, None, device)
+        for i, row in zip(piece, model(batch.ids, batch.lengths, batch.example).float().cpu(), strict=True):
+            rows[i] = row
+    width = max((len(row) for row in rows if row is not None), default=1)
+    table = torch.full((len(rows), width), -torch.inf)
+    for i, row in enumerate(rows):
+        if row is not None:
+            table[i, : len(row)] = row
+    return table

@@ -1,0 +1,126 @@
+"""From labelled rows (a file, a Table, the name of a known data set) to a task: examples to train and to choose by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpt1.config import FinetuneConfig
+from gpt1.data.examples import check_columns, deduplicated, encoded_labels, fit, hold_out, read_examples
+from gpt1.data.tables import Table, read_table
+from gpt1.errors import UserError, did_you_mean
+from gpt1.inputs import KINDS, Example, Kind
+from gpt1.targets import Target
+from gpt1.tasks import DataSet, find, names
+from gpt1.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows, and what a known data set says of them (None for the user's own tables)."""
+
+    table: Table
+    data_set: DataSet | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> dict[str, str] | None:
+        return {**self.data_set.columns, "label": "label"} if self.data_set else None
+
+
+def labelled_rows(
+    source: str | Path | Table, purpose: str, data_dir: str | Path | None = None, keep_duplicates: bool = False
+) -> Labelled:
+    """`purpose` is `train` or `evaluation`: which split a data set's bare name stands for."""
+    if isinstance(source, Table):
+        return Labelled(source)
+    name, _, split = str(source).partition(":")
+    data_set = None if Path(source).exists() else find(name)
+    if data_set is None:
+        if not Path(source).exists():
+            raise UserError(
+                f"{source} does not exist.", f"Name a table, or a known data set: {', '.join(names())} (name:split)."
+            )
+        return Labelled(read_table(source))
+    if purpose == "train" and not split:
+        table, notes = data_set.train_table(data_dir, keep_duplicates=keep_duplicates)
+        return Labelled(table, data_set, notes)
+    return Labelled(data_set.read(split or data_set.evaluation_split, data_dir), data_set)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learnt: the kind, its columns, the meaning of its labels, and the rows."""
+
+    kind: Kind
+    columns: dict[str, str]
+    target: Target
+    training: list[Example]
+    validation: list[Example]
+    main: str  # the metric by which the best epoch is chosen
+    counts: dict[str, Any]
+
+
+def read_task(
+    train: str | Path | Table,
+    valid: str | Path | Table | None,
+    kind_name: str | None,
+    columns: Mapping[str, str],
+    score: bool,
+    data_dir: str | Path | None,
+    cfg: FinetuneConfig,
+    progress: Progress,
+) -> Task:
+    """Read, check, deduplicate and split; every count is told. A known data set brings its kind and columns."""
+    source = labelled_rows(train, "train", data_dir, keep_duplicates=not cfg.deduplicate)
+    known = source.data_set
+    kind = kind_of(kind_name or (known.kind if known else None))
+    columns = {**((source.columns or {}) if not columns else {}), **columns}
+    columns.setdefault("label", "label")
+    examples = examples_of(source, kind, columns)
+    target = fit(kind, score or bool(known and known.score), examples, source.table.where)
+    rows, name = len(examples), source.table.name
+    told = target.told([example.label for example in examples])
+
+    validation: list[Example] = []
+    if valid is not None:
+        held_out = labelled_rows(valid, "evaluation", data_dir)
+        validation = examples_of(held_out, kind, columns)
+        encoded_labels(target, validation, held_out.table.where)
+    repeated = leaked = 0
+    if cfg.deduplicate:
+        kept, repeated, leaked = deduplicated(examples, validation)
+        examples = [examples[i] for i in kept]
+    if valid is None and cfg.valid_fraction:
+        training, held = hold_out(examples, target, cfg.valid_fraction, cfg.seed)
+        examples, validation = [examples[i] for i in training], [examples[i] for i in held]
+    if not examples:
+        raise UserError(f"{name}: no training row is left.", "Give more rows, or a smaller --valid-fraction.")
+
+    for note in source.notes:
+        progress.say(note)
+    progress.say(f"{name}: {rows:,} rows, {told}; {repeated:,} duplicates left out")
+    if leaked:
+        progress.say(f"{leaked:,} training rows that also stand in {valid} are left out")
+    if validation:
+        whence = f"of {valid}" if valid is not None else "held out (give --valid to use your own)"
+        progress.say(f"validation: {len(validation):,} rows {whence}")
+    main = known.metrics[0] if known and known.metrics[0] in target.metrics else target.main
+    counts = {"rows": rows, "duplicates": repeated, "leaked": leaked}
+    return Task(kind, columns, target, examples, validation, main, counts)
+
+
+def kind_of(name: str | None) -> Kind:
+    if name is None:
+        raise UserError("--kind is missing.", f"Kinds: {', '.join(KINDS)}.")
+    if name not in KINDS:
+        problem = f"--kind {name}: there is no such kind.{did_you_mean(name, KINDS)}"
+        raise UserError(problem, f"Kinds: {', '.join(KINDS)}.")
+    return KINDS[name]
+
+
+def examples_of(source: Labelled, kind: Kind, columns: Mapping[str, str]) -> list[Example]:
+    check_columns(kind, columns, source.table.columns, source.table.name)
+    return read_examples(source.table.rows, kind, columns, source.table.where)

@@ -1,0 +1,237 @@
+"""Stage 1: train a GPT on unlabelled text to give every next token a probability (maximise L1)."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt1 import runs
+from gpt1.config import GPTConfig, PretrainConfig
+from gpt1.data.corpus import Corpus
+from gpt1.data.order import mixed
+from gpt1.data.windows import Windows, split, unigram_loss
+from gpt1.errors import UserError
+from gpt1.inference import LanguageModel
+from gpt1.model import GPT
+from gpt1.objectives import Windows as Piece
+from gpt1.objectives import l1
+from gpt1.report import write_report
+from gpt1.tensorboard import TensorBoard
+from gpt1.tokenizer import Tokenizer
+from gpt1.training.devices import activations_of, device_of, place
+from gpt1.training.loop import Outcome, Stage, Update, train
+from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
+
+PIECE_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 65536}  # tokens of one forward pass where --micro-batch is 0
+
+
+def pretrain(
+    corpus: str | Path,
+    *,
+    out: str | Path,
+    from_: str | Path | None = None,
+    valid: str | Path | None = None,
+    resume: bool = False,
+    config: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Path:
+    """Train on the corpus folder `corpus` and leave the run folder `out`, which is returned.
+
+    from_: a run or model folder to continue from. valid: another corpus folder for the held-out figures, instead of the
+    tail of this one. settings: fields of PretrainConfig. Raises UserError before anything is written.
+    """
+    progress = progress or Silent()
+    facts = {"corpus": str(corpus), "from": str(from_) if from_ else None, "valid": str(valid) if valid else None}
+    if resume:
+        run, cfg = runs.reopen(out, PretrainConfig, settings, facts)
+    else:
+        runs.new_folder(out)
+        start = shape_of(from_, settings) if from_ else {}
+        cfg = runs.settings_of(PretrainConfig, config, settings, extra=start)
+    work = prepare(cfg, Corpus.open(corpus), from_, Corpus.open(valid) if valid else None, progress)
+    if not resume:
+        run = runs.make(out, cfg, facts)
+    kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
+    if resume and (run / runs.RESULTS).exists():
+        progress.say(f"{run} is finished; nothing is left to do")
+        return run
+    outcome = train(work.stage(cfg), cfg, run, kept, metrics, resume)
+    finish(run, work, outcome, cfg)
+    return run
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pre-training run has in its hands."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    corpus: Corpus
+    training: Windows
+    held_out: Windows | None
+    device: torch.device
+    title: str
+    fingerprints: dict[str, str]
+    unigram: dict[str, float]
+
+    def stage(self, cfg: PretrainConfig) -> Stage:
+        steps = cfg.steps or self.training.steps(cfg.epochs, cfg.batch_size)
+        piece = cfg.micro_batch or max(1, PIECE_TOKENS[self.device.type] // cfg.context)
+
+        def update(step: int) -> Update:
+            epoch, windows = self.training.update(step, cfg.batch_size, cfg.seed)
+            ids = torch.from_numpy(windows)
+            if self.device.type == "cuda":
+                ids = ids.pin_memory()
+            ids = ids.to(self.device, non_blocking=True)
+            tokens = len(ids) * cfg.context
+            return Update(epoch, [Piece(part, tokens) for part in torch.split(ids, piece)], tokens)
+
+        def evaluate_after(done: int) -> bool:
+            return done == steps or bool(cfg.eval_every and done % cfg.eval_every == 0)
+
+        def evaluate() -> dict[str, float]:
+            return self.held_out_figures(cfg, piece)
+
+        return Stage(
+            self.title,
+            self.model,
+            lambda piece: l1(self.model, piece),
+            update,
+            steps,
+            evaluate,
+            evaluate_after,
+            self.fingerprints,
+        )
+
+    def held_out_figures(self, cfg: PretrainConfig, piece: int) -> dict[str, float]:
+        """Loss, perplexity and bits per byte on the held-out windows; nothing where none are held out."""
+        if self.held_out is None:
+            return {}
+        windows = torch.from_numpy(self.held_out.read(self.held_out.spread(cfg.eval_windows))).to(self.device)
+        total = windows[:, 1:].numel()
+        loss = sum(float(l1(self.model, Piece(part, total)).total) for part in torch.split(windows, piece))
+        return figures_of(loss, self.held_out)
+
+
+def figures_of(loss: float, windows: Windows) -> dict[str, float]:
+    """A loss in nats a token beside what it means: perplexity, and bits per byte of the windows' text, which compares
+    across vocabularies."""
+    n_bytes = windows.corpus.bytes_in(windows.start, windows.stop)
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700)),
+        "bits_per_byte": loss / math.log(2) * (windows.stop - windows.start) / max(1.0, n_bytes),
+    }
+
+
+def prepare(
+    cfg: PretrainConfig, corpus: Corpus, from_: str | Path | None, valid: Corpus | None, progress: Progress
+) -> Work:
+    """Everything checked and built, nothing written yet."""
+    tokenizer = corpus.tokenizer()
+    training, held_out = split(corpus, cfg.context, 0.0 if valid else cfg.valid_fraction)
+    if valid:
+        if valid.tokenizer_fingerprint != corpus.tokenizer_fingerprint:
+            raise UserError("the --valid corpus was made with another tokenizer.", "Tokenize both with the same one.")
+        held_out = Windows(valid, 0, valid.tokens, cfg.context)
+        if valid.tokens <= cfg.context:
+            raise UserError(f"the --valid corpus has only {valid.tokens} tokens.", "It needs a window at least.")
+    device = device_of(cfg.device)
+    model = start(cfg, corpus, tokenizer, from_)
+    activations, precision = activations_of(cfg.precision, device)
+    place(model, device, activations)
+    progress.say(
+        f"{corpus.name}: {corpus.tokens:,} tokens, {corpus.documents:,} documents, {corpus.n_bytes / 1e6:,.1f} MB; "
+        f"{training.n:,} windows of {cfg.context}" + (f", {held_out.n:,} held out" if held_out else "")
+    )
+    unigram: dict[str, float] = {}
+    if held_out:
+        loss = unigram_loss(training, held_out, cfg.eval_windows, corpus.vocab_size)
+        unigram = figures_of(loss, held_out)
+        progress.say(
+            f"a unigram model has perplexity {unigram['perplexity']:,.0f} on the held-out windows "
+            f"({unigram['bits_per_byte']:.2f} bits per byte), a fresh one about {corpus.vocab_size:,}"
+        )
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    begun = f"from {from_}" if from_ else cfg.model
+    title = f"pre-training {begun}, {millions:.1f} M weights, {precision}"
+    prints = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint, "precision": str(activations)}
+    return Work(model, tokenizer, corpus, training, held_out, device, title, prints, unigram)
+
+
+def start(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_: str | Path | None) -> GPT:
+    """A fresh model of the configured size, or the one to continue from; with the run's dropout."""
+    if from_ is None:
+        torch.manual_seed(mixed(cfg.seed, 2**32))  # apart from the seeds of the updates
+        return GPT(GPTConfig(corpus.vocab_size, cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.context, cfg.dropout))
+    folder = runs.model_folder(from_)
+    model = GPT.from_pretrained(folder)
+    theirs = Tokenizer.load(folder).fingerprint
+    if theirs != tokenizer.fingerprint:
+        raise UserError(
+            f"the corpus was made with another tokenizer than {from_}.",
+            f"Make it again with: gpt1 tokenize TEXTS --out NEW --tokenizer {from_}",
+        )
+    if cfg.context > model.config.context:
+        raise UserError(
+            f"--context {cfg.context} is longer than the {model.config.context} positions of {from_}.",
+            f"Use --context {model.config.context}, or pre-train with --context {cfg.context}.",
+        )
+    model.set_dropout(cfg.dropout)
+    return model
+
+
+def shape_of(from_: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The dimensions of the model to continue from, as settings; flags that contradict them are refused."""
+    config = GPT.from_pretrained(runs.model_folder(from_)).config
+    shape = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
+    for name, value in shape.items():
+        if settings.get(name) not in (None, value):
+            raise UserError(
+                f"--{name.replace('_', '-')} {settings[name]}: {from_} has {value}, and --from keeps its shape.",
+                "Leave the flag out.",
+            )
+    return {**shape, "context": config.context}
+
+
+def finish(run: Path, work: Work, outcome: Outcome, cfg: PretrainConfig) -> None:
+    """The finished model folder, results and report of a run."""
+    aside = run / ".model.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    work.model.save(aside)
+    work.tokenizer.save(aside)
+    shutil.rmtree(run / runs.MODEL, ignore_errors=True)
+    aside.rename(run / runs.MODEL)
+    language_model = LanguageModel(work.model, work.tokenizer)
+    samples = [
+        {"prompt": prompt, "text": language_model.generate(prompt, max_tokens=60, temperature=0.8, seed=cfg.seed)}
+        for prompt in prompts(work)
+    ]
+    results = {
+        "stage": "pretrain",
+        "steps": outcome.step,
+        "tokens_seen": outcome.tokens,
+        "train_loss": outcome.train_loss,
+        "validation": outcome.history[-1] if outcome.history else {},
+        "unigram": work.unigram,
+        "parameters": sum(p.numel() for p in work.model.parameters()),
+        "seconds": outcome.seconds,
+        "samples": samples,
+        "corpus": {"tokens": work.corpus.tokens, "documents": work.corpus.documents, "bytes": work.corpus.n_bytes},
+    }
+    runs.write_json(run / runs.RESULTS, results)
+    write_report(run)
+
+
+def prompts(work: Work, count: int = 3, length: int = 8) -> list[str]:
+    """Beginnings of held-out windows (of training ones where nothing is held out), for samples in the report."""
+    windows = work.held_out or work.training
+    some = windows.read(windows.spread(count))[:, :length]
+    return [text for ids in some.tolist() if (text := work.tokenizer.decode(ids).strip())]

@@ -1,0 +1,127 @@
+"""Run folders: made, opened again, found; their config.yaml and results.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from gpt1 import __version__
+from gpt1.config import MODEL_SIZES, RECIPES, FinetuneConfig, PretrainConfig, TrainingConfig, flag, known, resolve
+from gpt1.errors import UserError
+
+CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
+
+# What a resumed run may change: none of it changes what is learnt.
+FREE = {"keep", "checkpoint_every", "device", "micro_batch"}
+
+AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
+
+
+def settings_of(
+    config_class: type[AnyConfig], file: str | Path | None, given: Mapping[str, Any], extra: Mapping[str, Any] = {}
+) -> AnyConfig:
+    """Defaults < recipe < model size < `extra` < `--config` file < what was `given` as flags or keywords."""
+    given = {known(config_class, name): value for name, value in given.items() if value is not None}
+    from_file = read_yaml(Path(file)) if file else {}
+    from_file = {known(config_class, name): value for name, value in from_file.items() if name not in RUN_KEYS}
+    chosen = {**from_file, **given}
+    recipe = chosen.get("recipe", "default")
+    base = dict(RECIPES[config_class.__name__].get(recipe, {}))  # an unknown recipe is refused by resolve
+    if config_class is PretrainConfig:
+        size = MODEL_SIZES.get(str(chosen.get("model", PretrainConfig.model)), {})
+        base = {**size, **base} if recipe == "paper" else {**base, **size}
+    return resolve(config_class, base, extra, chosen)
+
+
+RUN_KEYS = ("stage", "version", "command")
+
+
+def make(out: str | Path, config: TrainingConfig, facts: Mapping[str, Any]) -> Path:
+    """A new run folder with its config.yaml: every setting, resolved, and the `facts` of the command."""
+    run = new_folder(out)
+    run.mkdir(parents=True, exist_ok=True)
+    stage = "finetune" if isinstance(config, FinetuneConfig) else "pretrain"
+    content = {"stage": stage, "version": __version__, "command": dict(facts), **asdict(config)}
+    (run / CONFIG).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return run
+
+
+def new_folder(out: str | Path) -> Path:
+    """`out`, which must not hold anything yet."""
+    folder = Path(out)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; a folder is made there.", "Choose another --out.")
+    if folder.is_dir() and any(folder.iterdir()):
+        resumable = " Go on with that run: --resume." if (folder / CONFIG).exists() else ""
+        raise UserError(f"{folder} exists and is not empty.", f"Choose another --out, or remove it.{resumable}")
+    return folder
+
+
+def reopen(
+    out: str | Path, config_class: type[AnyConfig], given: Mapping[str, Any], facts: Mapping[str, Any]
+) -> tuple[Path, AnyConfig]:
+    """(folder, settings) of a run to go on with; a setting or file that would change its course is refused."""
+    run = Path(out)
+    stored = read_run_config(run)
+    settings = {name: value for name, value in stored.items() if name not in RUN_KEYS}
+    for name, value in given.items():
+        name = known(config_class, name)
+        if value is None:
+            continue
+        changed = resolve(config_class, settings, {name: value})
+        if name not in FREE and getattr(changed, name) != settings[name]:
+            raise UserError(
+                f"{flag(name)} {value}: {run} was started with {settings[name]}, and --resume goes on as it began.",
+                "Leave the flag out, or start a new run with another --out.",
+            )
+        settings[name] = value
+    for name, value in facts.items():
+        if stored["command"].get(name) != value:
+            raise UserError(
+                f"{run} was started with {name} {stored['command'].get(name)}, not {value}.",
+                "Resume with what it was started with, or start a new run with another --out.",
+            )
+    return run, resolve(config_class, settings)
+
+
+def read_run_config(run: Path) -> dict[str, Any]:
+    if not (run / CONFIG).exists():
+        raise UserError(f"{run} is no run folder: it has no {CONFIG}.", "Name a folder that pretrain or finetune made.")
+    return read_yaml(run / CONFIG)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} cannot be read as YAML: {reason}.", "It needs lines of the form  name: value"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings.", "It needs lines of the form  name: value")
+    return content
+
+
+def model_folder(path: str | Path) -> Path:
+    """The model folder that `path`, a run or a model folder, stands for."""
+    folder = Path(path)
+    if (folder / CONFIG).exists():
+        if not (folder / MODEL).is_dir():
+            raise UserError(
+                f"{folder} has no finished model yet.",
+                "Finish the run first: the command that started it, with --resume.",
+            )
+        return folder / MODEL
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist.", "Name a run folder or a model folder.")
+    return folder
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

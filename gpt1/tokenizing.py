@@ -1,0 +1,72 @@
+"""Texts in, a corpus folder out: with a given tokenizer, or with one trained on the same texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gpt1.data.corpus import Corpus, checked_target, write_corpus
+from gpt1.data.readers import list_sources, read_documents
+from gpt1.errors import UserError
+from gpt1.runs import model_folder
+from gpt1.tokenizer import Tokenizer
+from gpt1.training.progress import Progress, Silent
+
+VOCAB_SIZE = 8000
+SAMPLE_CHARACTERS = 50_000_000  # of the texts that a vocabulary is learnt from: more changes few merges and takes long
+
+
+def tokenize(
+    corpora: Sequence[str],
+    *,
+    out: str | Path,
+    tokenizer: str | Path | None = None,
+    vocab_size: int | None = None,
+    pipeline: str = "auto",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Tokenize files, folders or URLs into the corpus folder `out`.
+
+    tokenizer: a folder with one (a run or model folder serves). Otherwise one of `vocab_size` tokens is trained on up
+    to 50 M characters spread over the texts. workers: processes; as many as there are cores unless given.
+    Raises UserError for what cannot be read; then nothing is written.
+    """
+    progress = progress or Silent()
+    if tokenizer is not None and vocab_size is not None:
+        raise UserError("--tokenizer and --vocab-size contradict each other.", "Give one of them.")
+    checked_target(out)
+    sources = list_sources(corpora)
+    if tokenizer is not None:
+        chosen = Tokenizer.load(model_folder(tokenizer))
+    else:
+        size = vocab_size or VOCAB_SIZE
+        default = "" if vocab_size else " (the default; --vocab-size changes it)"
+        progress.say(f"training a vocabulary of {size:,} tokens{default}")
+        chosen = Tokenizer.train(sample(sources_of(sources)), size, pipeline)
+        progress.say(f"vocabulary: {chosen.vocab_size:,} tokens, {chosen.pipeline} pipeline")
+    count = workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    corpus = write_corpus(corpora, out, chosen, workers=count, progress=progress)
+    tokens = max(1, corpus.tokens)
+    progress.say(
+        f"{out}: {corpus.tokens:,} tokens of {corpus.documents:,} documents, {corpus.n_bytes / 1e6:,.1f} MB "
+        f"({corpus.n_bytes / tokens:.2f} bytes a token), {corpus.unknown / tokens:.3%} unknown"
+    )
+    return corpus
+
+
+def sources_of(sources: Sequence[object]) -> list[str]:
+    return [str(getattr(source, "path", source)) for source in sources]
+
+
+def sample(paths: Sequence[str]) -> Iterator[str]:
+    """Texts from every source, each giving an equal share of the characters, so that no file decides alone."""
+    share = SAMPLE_CHARACTERS // max(1, len(paths))
+    for path in paths:
+        taken = 0
+        for document in read_documents([path]):
+            yield document.text[: share - taken]
+            taken += len(document.text)
+            if taken >= share:
+                break

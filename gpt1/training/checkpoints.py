@@ -1,0 +1,112 @@
+"""Checkpoints: a folder a step, written aside, flushed, renamed; safetensors and JSON; each file checked by SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gpt1.errors import UserError
+
+STATE, MANIFEST, MODEL, OPTIMIZER = "state.json", "manifest.json", "model.safetensors", "optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on: weights, optimiser, and a state of plain JSON (step, best, fingerprints, …)."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save(
+    folder: Path, step: int, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> Path:
+    """Write `folder`/step-NNNNNN whole, or not at all: a process killed at any moment leaves the earlier ones as they
+    were."""
+    final = folder / f"step-{step:08d}"
+    aside = folder / f".{final.name}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        save_file(plain(weights), aside / MODEL)
+        save_file(plain(optimizer), aside / OPTIMIZER)
+        (aside / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
+        files = {name: fingerprint(aside / name) for name in (MODEL, OPTIMIZER, STATE)}
+        (aside / MANIFEST).write_text(json.dumps({"format": "gpt1-checkpoint-1", "files": files}), encoding="utf-8")
+        for path in aside.iterdir():
+            flush(path)
+        flush(aside)
+        if final.exists():
+            shutil.rmtree(final)
+        aside.rename(final)
+        flush(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return final
+
+
+def load(path: Path) -> Checkpoint:
+    """A checkpoint after its manifest is checked; UserError names the file that is not what it says."""
+    check(path)
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    return Checkpoint(load_file(path / MODEL), load_file(path / OPTIMIZER), state)
+
+
+def check(path: Path) -> None:
+    try:
+        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path / MANIFEST} is missing or damaged.", "Remove this checkpoint folder.") from None
+    for name, expected in files.items():
+        if not (path / name).exists() or fingerprint(path / name) != expected:
+            raise UserError(
+                f"{path / name} is not what its manifest says (SHA-256 differs): the file was changed or damaged.",
+                "Remove this checkpoint folder; --resume then takes the one before.",
+            )
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps that have a checkpoint, in order."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.is_dir())
+
+
+def at(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def forget(folder: Path, keep: int, *spared: int) -> None:
+    """Remove all but the newest `keep` checkpoints and those of the `spared` steps."""
+    for step in steps(folder)[:-keep]:
+        if step not in spared:
+            shutil.rmtree(at(folder, step))
+
+
+def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def flush(path: Path) -> None:
+    """fsync of a file or a folder, so that a rename never outruns the bytes it names."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

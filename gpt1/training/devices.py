@@ -1,0 +1,90 @@
+"""Where and in what type a run computes."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from gpt1.errors import ResourceError, UserError
+
+
+def device_of(setting: str) -> torch.device:
+    """The device that `--device` names; `auto` is the GPU where there is one."""
+    if setting == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(setting)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {setting} cannot be used: {reason}", "Use --device cpu, or auto.") from None
+    return device
+
+
+def activations_of(precision: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """(type of the activations, what to tell the user) for `--precision`."""
+    if precision == "fp32":
+        return torch.float32, "fp32"
+    if precision == "bf16":
+        if device.type == "cpu" and not cpu_gains_from_bf16():
+            return torch.bfloat16, "bf16, as asked for (this processor computes faster in fp32: --precision fp32)"
+        return torch.bfloat16, "bf16"
+    if device.type == "cuda":
+        pays = torch.cuda.is_bf16_supported()
+    else:
+        pays = device.type == "cpu" and cpu_gains_from_bf16()
+    if pays:
+        return torch.bfloat16, "bf16"
+    return torch.float32, "fp32 (this processor has no fast bf16)"
+
+
+def cpu_gains_from_bf16() -> bool:
+    """Whether a bf16 matrix product beats fp32 here: measured, since flags of processors do not tell."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+        best = float("inf")
+        for _ in range(4):
+            start = time.perf_counter()
+            a @ b
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
+
+
+def place(model: nn.Module, device: torch.device, activations: torch.dtype) -> None:
+    """Move a model and set the type of its activations."""
+    model.to(device)
+    for module in model.modules():
+        if hasattr(module, "activations"):
+            setattr(module, "activations", activations)  # noqa: B010 (typed Tensor | Module there)
+
+
+@contextmanager
+def limits_explained(smaller: str) -> Iterator[None]:
+    """Out of memory and disk full as one line that says what to lower; `smaller` is that advice for memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise ResourceError("the GPU is out of memory.", smaller) from None
+    except MemoryError:
+        raise ResourceError("out of memory.", smaller) from None
+    except RuntimeError as error:
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            raise ResourceError("out of memory.", smaller) from None
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"the disk is full: {error.filename or 'no space left'}.",
+                "Make room and run the same command with --resume.",
+            ) from None
+        raise

@@ -1,0 +1,236 @@
+"""One loop for both stages: pieces of an update → loss → gradient → step, with held-out figures and checkpoints."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpt1.config import TrainingConfig
+from gpt1.data.order import mixed
+from gpt1.errors import GPT1Error, Interrupted, UserError
+from gpt1.objectives import Losses
+from gpt1.training import checkpoints, schedules
+from gpt1.training.devices import limits_explained
+from gpt1.training.optimizers import OPTIMIZERS, clip
+from gpt1.training.progress import MetricsFile, Progress
+
+RECORD_EVERY = 10  # updates that one line of metrics.jsonl stands for
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update: the epoch it belongs to, its pieces (forward passes) and its tokens, padding not counted."""
+
+    epoch: int
+    pieces: Sequence[Any]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage brings to the loop. `update` is a pure function of the step, so a run can go on from any step."""
+
+    title: str
+    model: nn.Module
+    objective: Callable[[Any], Losses]
+    update: Callable[[int], Update]
+    steps: int
+    evaluate: Callable[[], dict[str, float]]
+    evaluate_after: Callable[[int], bool]  # of the number of updates done
+    fingerprints: Mapping[str, str]  # of everything that a resumed run must find unchanged
+    main: str = ""  # the held-out figure, larger is better, by which the best checkpoint is chosen; "": the last one
+    rank: int = 0
+
+    def trained(self) -> list[tuple[str, Tensor]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+
+@dataclass
+class Outcome:
+    """What a finished run knows of itself; `best` is the step whose weights the model now has."""
+
+    step: int = 0
+    best: int = 0
+    best_value: float = -math.inf
+    epoch: float = 0.0
+    seconds: float = 0.0
+    tokens: int = 0
+    train_loss: float = math.nan
+    history: list[dict[str, float]] = field(default_factory=list)  # the held-out figures, in order
+
+
+def train(
+    stage: Stage, config: TrainingConfig, run: Path, progress: Progress, metrics: MetricsFile, resume: bool
+) -> Outcome:
+    """Train `stage.model` to `stage.steps` updates, from the newest checkpoint of `run` where `resume` is set.
+
+    `progress` is told everything; `metrics`, one of its listeners, forgets the updates that a resumed run does again.
+
+    Raises Interrupted after Ctrl-C (the state is saved), GPT1Error when the loss is no number any more.
+    """
+    optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
+    folder = run / "checkpoints"
+    outcome = restore(stage, optimizer, folder, progress) if resume else Outcome()
+    metrics.forget_after(outcome.step)
+    started, before = time.perf_counter(), outcome.seconds
+    meter = Meter()
+    progress.begin(stage.title, stage.steps, outcome.step)
+    stage.model.train()
+
+    def keep() -> None:
+        outcome.seconds = before + time.perf_counter() - started
+        state = {"outcome": vars(outcome), "accumulation": 0, "fingerprints": dict(stage.fingerprints)}
+        checkpoints.save(folder, outcome.step, dict(stage.trained()), optimizer.tensors(), state)
+        checkpoints.forget(folder, config.keep, outcome.best)
+
+    advice = f"Use a smaller --micro-batch (now {config.micro_batch or 'chosen by gpt1'}); the update stays the same."
+    with limits_explained(advice), stop_requested() as stop:
+        while outcome.step < stage.steps:
+            update = stage.update(outcome.step)
+            lr = config.peak_lr * schedules.rate(config.schedule, config.warmup, outcome.step, stage.steps)
+            parts = one_update(stage, optimizer, config, update, outcome.step, lr)
+            outcome.step += 1
+            outcome.tokens += update.tokens
+            meter.add(parts, update.tokens)
+            if outcome.step % RECORD_EVERY == 0 or outcome.step == stage.steps:
+                figures = meter.read(outcome.step)
+                outcome.train_loss = figures["loss"]
+                progress.record(step=outcome.step, split="train", lr=lr, tokens=outcome.tokens, **figures)
+                progress.advance(outcome.step, **figures)
+            if stage.evaluate_after(outcome.step):
+                held_out(stage, outcome, update.epoch, progress)
+                keep()
+            elif stop.is_set() or (config.checkpoint_every and outcome.step % config.checkpoint_every == 0):
+                keep()
+            if stop.is_set() and outcome.step < stage.steps:
+                progress.end()
+                raise Interrupted(
+                    f"stopped after update {outcome.step:,} of {stage.steps:,}; the state is saved in {folder}.",
+                    "Go on with the same command and --resume.",
+                )
+    progress.end()
+    if outcome.best and outcome.best != outcome.step:
+        put(stage, checkpoints.load(checkpoints.at(folder, outcome.best)).weights)
+    stage.model.eval()
+    return outcome
+
+
+def one_update(stage: Stage, optimizer: Any, config: TrainingConfig, update: Update, step: int, lr: float) -> Losses:
+    """Forward and backward over the pieces, clip, step; the figures to show, still on the device."""
+    torch.manual_seed(mixed(config.seed, step, stage.rank))  # dropout: no hidden state to save
+    parts: dict[str, Tensor] = {}
+    total = torch.zeros(())
+    for piece in update.pieces:
+        losses = stage.objective(piece)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        for name, value in losses.parts.items():
+            parts[name] = parts[name] + value if name in parts else value
+    total = parts["loss"]
+    parts["gradient_norm"] = clip((p for _, p in stage.trained()), config.clip_norm)
+    optimizer.step(lr)
+    for _, parameter in stage.trained():
+        parameter.grad = None
+    return Losses(total, parts)
+
+
+class Meter:
+    """Adds up losses without waiting for the device, and reads them once in a while."""
+
+    def __init__(self) -> None:
+        self.parts: list[dict[str, Tensor]] = []
+        self.tokens = 0
+        self.since = time.perf_counter()
+
+    def add(self, losses: Losses, tokens: int) -> None:
+        self.parts.append(losses.parts)
+        self.tokens += tokens
+
+    def read(self, step: int) -> dict[str, float]:
+        """Means since the last reading; raises GPT1Error when the loss is no number."""
+        figures = {name: float(torch.stack([parts[name] for parts in self.parts]).mean()) for name in self.parts[0]}
+        now = time.perf_counter()
+        figures["tokens_per_s"] = self.tokens / max(now - self.since, 1e-9)
+        self.parts, self.tokens, self.since = [], 0, now
+        if not math.isfinite(figures["loss"]) or not math.isfinite(figures["gradient_norm"]):
+            raise GPT1Error(
+                f"the loss is no number any more (update {step}): the run diverged.",
+                "Go on from the last checkpoint with a smaller --peak-lr, or start with a longer --warmup.",
+            )
+        return figures
+
+
+def held_out(stage: Stage, outcome: Outcome, epoch: int, progress: Progress) -> None:
+    """Measure the held-out figures, write them down, remember the best."""
+    stage.model.eval()
+    with torch.inference_mode():
+        figures = stage.evaluate()
+    stage.model.train()
+    outcome.epoch = epoch + 1
+    record = {"step": outcome.step, "epoch": epoch + 1, **figures}
+    outcome.history.append(record)
+    progress.record(split="validation", **record)
+    if stage.main and figures[stage.main] > outcome.best_value:
+        outcome.best, outcome.best_value = outcome.step, figures[stage.main]
+
+
+def restore(stage: Stage, optimizer: Any, folder: Path, progress: Progress) -> Outcome:
+    """Put the newest whole checkpoint into model and optimiser; a damaged one is told and the one before is taken."""
+    for step in reversed(checkpoints.steps(folder)):
+        try:
+            checkpoint = checkpoints.load(checkpoints.at(folder, step))
+        except UserError as error:
+            progress.say(f"{error.problem} Trying the checkpoint before it.")
+            continue
+        for name, value in stage.fingerprints.items():
+            if checkpoint.state["fingerprints"].get(name) != value:
+                raise UserError(
+                    f"{folder.parent} was trained with another {name} than this one: it cannot be resumed.",
+                    "Resume with what it was started with, or start a new run with another --out.",
+                )
+        put(stage, checkpoint.weights)
+        outcome = Outcome(**checkpoint.state["outcome"])
+        optimizer.load(checkpoint.optimizer, outcome.step)
+        progress.say(f"resuming after update {outcome.step:,}")
+        return outcome
+    progress.say("no checkpoint yet: starting from the beginning")
+    return Outcome()
+
+
+def put(stage: Stage, weights: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in stage.trained():
+            parameter.copy_(weights[name])
+
+
+@contextmanager
+def stop_requested() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that the update at hand ends and is saved; a second one ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    earlier = {}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        earlier[number] = signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

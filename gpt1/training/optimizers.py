@@ -1,0 +1,138 @@
+"""Adam as released with the paper, AdamW, and SGD with momentum, behind one small face.
+
+Decay touches tensors of rank > 1 only (embeddings and positions included), never a bias or a gain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from gpt1.config import TrainingConfig
+
+
+class Optimizer:
+    """Holds parameters by name and updates them in place; its state is tensors by name and the number of updates."""
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]], config: TrainingConfig) -> None:
+        named = list(parameters)
+        self.config = config
+        self.updates = 0
+        # decayed ones first: both groups are lists, which is what torch's fused kernels take
+        decayed = [(name, p) for name, p in named if p.dim() > 1]
+        spared = [(name, p) for name, p in named if p.dim() <= 1]
+        self.groups = [(decayed, config.weight_decay), (spared, 0.0)]
+        self.state = {slot: {name: torch.zeros_like(p) for name, p in [*decayed, *spared]} for slot in self.slots}
+
+    def step(self, lr: float) -> None:
+        """One update with learning rate `lr` (the schedule is already in it)."""
+        self.updates += 1
+        for named, decay in self.groups:
+            named = [(name, p) for name, p in named if p.grad is not None]
+            if named:
+                names = [name for name, _ in named]
+                slots = [[self.state[slot][name] for name in names] for slot in self.slots]
+                self.update([p for _, p in named], [cast(Tensor, p.grad) for _, p in named], slots, lr, decay)
+
+    def update(
+        self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], lr: float, decay: float
+    ) -> None:
+        raise TypeError(f"{type(self).__name__} has no update rule")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"{slot}.{name}": tensor for slot, named in self.state.items() for name, tensor in named.items()}
+
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+        self.updates = updates
+
+
+class AdamW(Optimizer):
+    """Decoupled decay: p ← p − lr · (m̂ / (√v̂ + ε) + decay · p), both moments corrected for their start."""
+
+    slots = ("exp_avg", "exp_avg_sq")
+
+    @torch.no_grad()
+    def update(
+        self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], lr: float, decay: float
+    ) -> None:
+        self.fused(parameters, gradients, slots, lr, decay, self.config.eps)
+
+    def fused(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        slots: list[list[Tensor]],
+        lr: float,
+        decay: float,
+        eps: float,
+    ) -> None:
+        """torch's fused kernel: one pass over the memory instead of ten."""
+        torch._fused_adamw_(
+            parameters,
+            gradients,
+            slots[0],
+            slots[1],
+            [],
+            [torch.tensor(float(self.updates), device=parameters[0].device) for _ in parameters],
+            lr=lr,
+            beta1=self.config.beta1,
+            beta2=self.config.beta2,
+            weight_decay=decay,
+            eps=eps,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class ReleasedAdam(AdamW):
+    """Adam as in the released code, whose bias correction multiplies the decay too and leaves ε as it is:
+
+        p ← p − lr_t · (m / (√v + ε) + decay · p),   lr_t = lr · √(1 − β2^t) / (1 − β1^t)
+
+    The fused AdamW computes p ← p − lr · decay' · p − lr / (1 − β1^t) · m / (√v / √(1 − β2^t) + ε'), which is the same
+    with ε' = ε / √(1 − β2^t) and decay' = decay · √(1 − β2^t) / (1 − β1^t).
+    """
+
+    @torch.no_grad()
+    def update(
+        self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], lr: float, decay: float
+    ) -> None:
+        root = math.sqrt(1 - self.config.beta2**self.updates)
+        correction = root / (1 - self.config.beta1**self.updates)
+        self.fused(parameters, gradients, slots, lr, decay * correction, self.config.eps / root)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum β1: b ← β1 · b + g + decay · p;  p ← p − lr · b."""
+
+    slots = ("momentum",)
+
+    @torch.no_grad()
+    def update(
+        self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], lr: float, decay: float
+    ) -> None:
+        torch._foreach_mul_(slots[0], self.config.beta1)
+        torch._foreach_add_(slots[0], gradients)
+        if decay:
+            torch._foreach_add_(slots[0], parameters, alpha=decay)
+        torch._foreach_add_(parameters, slots[0], alpha=-lr)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": ReleasedAdam, "adamw": AdamW, "sgd": SGD}
+
+
+def clip(parameters: Iterable[Tensor], largest: float) -> Tensor:
+    """Scale all gradients so that their global norm is at most `largest` (0: leave them); the norm before, a scalar."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if largest:
+        torch._foreach_mul_(gradients, torch.clamp(largest / (norm + 1e-6), max=1.0))
+    return norm
