@@ -1,16 +1,57 @@
-"""Dropout."""
+"""Dropout and the residual sum that follows it."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gpt1.kernels.random_bits import keep_mask, masked
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """x with every element kept with probability 1 - p and scaled by 1 / (1 - p), else 0. Training only."""
-    return F.dropout(x, p) if p else x
+    """x with every element kept with probability 1 - p and scaled by 1 / (1 - p), else 0. For training only."""
+    if not p:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    return Dropout.apply(x, p)  # type: ignore[no-untyped-call]
 
 
 def residual_dropout(x: Tensor, y: Tensor, p: float) -> Tensor:
-    """x + dropout(y, p)."""
-    return x + dropout(y, p)
+    """x + dropout(y, p), in one pass less over the memory."""
+    if not p or x.device.type != "cpu":
+        return x + dropout(y, p)
+    return ResidualDropout.apply(x, y, p)  # type: ignore[no-untyped-call]
+
+
+class Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        mask = keep_mask(x.shape, p, x.dtype)
+        ctx.save_for_backward(mask)
+        ctx.scale = 1 / (1 - p)
+        return masked(x, mask).mul_(ctx.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return masked(dy, *ctx.saved_tensors).mul_(ctx.scale), None
+
+
+class ResidualDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, p: float) -> Tensor:
+        mask = keep_mask(y.shape, p, y.dtype)
+        ctx.save_for_backward(mask)
+        ctx.scale = 1 / (1 - p)
+        kept = masked(y, mask)
+        return torch.add(x, kept, alpha=ctx.scale, out=kept)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor, Tensor, None]:
+        return dz, masked(dz, *ctx.saved_tensors).mul_(ctx.scale), None

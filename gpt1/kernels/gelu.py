@@ -1,0 +1,63 @@
+"""GELU in its tanh form: x · sigmoid(2 √(2/π) (x + 0.044715 x³)).
+
+torch's own kernel of this form takes longer on a CPU than the matrix product before it. Here the array is cut into
+pieces that stay in the cache, and the derivative is computed along with the value: the backward pass is one product.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LINEAR = 2 * math.sqrt(2 / math.pi)
+CUBIC = 0.044715 * LINEAR
+PIECE = 1 << 16  # elements a thread: 256 KiB an array in float32, four arrays
+
+
+def gelu(x: Tensor) -> Tensor:
+    """0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), element by element."""
+    if x.device.type != "cpu":
+        return F.gelu(x, approximate="tanh")
+    return GELU.apply(x)  # type: ignore[no-untyped-call]
+
+
+class GELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        dydx = torch.empty_like(y) if ctx.needs_input_grad[0] else None
+        value_and_derivative(x.reshape(-1), y.view(-1), None if dydx is None else dydx.view(-1))
+        if dydx is not None:
+            ctx.save_for_backward(dydx)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (dydx,) = ctx.saved_tensors
+        return dy * dydx
+
+
+def value_and_derivative(x: Tensor, y: Tensor, dydx: Tensor | None) -> None:
+    """Fill y [n], and dydx [n] if it is given, from x [n]; in float32 whatever the arrays hold (float64 stays)."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    step = PIECE * torch.get_num_threads()
+    scratch = torch.empty(4, min(step, len(x)), dtype=wide)
+    linear = torch.tensor(LINEAR, dtype=wide)
+    for start in range(0, len(x), step):
+        piece = slice(start, start + step)
+        a, u, s, slope = scratch[:, : len(x[piece])]
+        a.copy_(x[piece])
+        torch.addcmul(linear, a, a, value=CUBIC, out=u).mul_(a)  # u = x (LINEAR + CUBIC x²)
+        torch.sigmoid(u, out=s)
+        if dydx is not None:
+            torch.addcmul(linear, a, a, value=3 * CUBIC, out=slope)  # du/dx
+        y[piece] = a.mul_(s)
+        if dydx is not None:  # dy/dx = s + x s (1 - s) du/dx
+            torch.addcmul(a, a, s, value=-1, out=a)
+            dydx[piece] = torch.addcmul(s, a, slope, out=a)
