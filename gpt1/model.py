@@ -20,7 +20,8 @@ from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.kernels.attention import causal_attention
 from gpt1.kernels.cached_attention import cached_attention
-from gpt1.kernels.dropout import dropout
+from gpt1.kernels.dropout import dropout, residual_dropout
+from gpt1.kernels.gelu import gelu
 from gpt1.weights import read_model, write_model
 
 INIT_STD = 0.02  # N(0, 0.02) for every weight that is no bias or gain (paper 4.1)
@@ -87,7 +88,7 @@ class MLP(nn.Module):
         self.narrow = Linear(4 * config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:  # [batch, time, n_embd] → the same
-        return self.narrow(F.gelu(self.widen(x), approximate="tanh"))
+        return self.narrow(gelu(self.widen(x)))
 
 
 class Block(nn.Module):
@@ -106,8 +107,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:  # [batch, time, n_embd] → same
         p = self.p if self.training else 0.0
-        x = self.norm_1(x + dropout(self.attention(x, cache, layer), p))
-        return self.norm_2(x + dropout(self.mlp(x), p))
+        x = self.norm_1(residual_dropout(x, self.attention(x, cache, layer), p))
+        return self.norm_2(residual_dropout(x, self.mlp(x), p))
 
 
 class GPT(nn.Module):
