@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,32 +40,33 @@ def evaluate(
     return {**measured(model.target, logits, targets, labels), "rows": len(examples), "cut": cut}
 
 
-def measured(target: Target, logits: Tensor, targets: Tensor, labels: Sequence[Any]) -> dict[str, Any]:
+def measured(
+    target: Target, logits: Tensor, targets: Tensor, labels: Sequence[Any], intervals: bool = True
+) -> dict[str, Any]:
     """Metrics and their 95 % intervals from logits [examples, outputs] at the temperature in use."""
-    loss = float(target.loss(logits, targets).mean())
     read = target.read(logits)
+    names: Sequence[str] = ()
     extra: dict[str, Any] = {}
+    gold: list[Any]
+    given: list[Any]
     if isinstance(target, Classes):
-        gold = [target.labels[int(i)] for i in targets]
-        predicted = [row["prediction"] for row in read]
-        scores = metrics.class_scores(gold, predicted, target.labels)
+        names = target.labels
+        gold, given = [names[int(i)] for i in targets], [row["prediction"] for row in read]
+        scores = metrics.class_scores(gold, given, names)
         extra["f1_of"] = scores.pop("f1_of")
-        interval = metrics.interval("accuracy", gold, predicted, target.labels)
     elif isinstance(target, Answers):
-        answers = [int(i) for i in targets]
-        chosen = [int(row["prediction"]) for row in read]
-        scores = metrics.choice_scores(answers, chosen)
-        interval = metrics.interval("accuracy", answers, chosen)
+        gold, given = [int(i) for i in targets], [int(row["prediction"]) for row in read]
+        scores = metrics.choice_scores(gold, given)
     else:
-        numbers = [as_number(label) for label in labels]
-        given = [row["score"] for row in read]
-        scores = metrics.number_scores(numbers, given)
-        interval = metrics.interval("pearson", numbers, given) if len(numbers) > 2 else (math.nan, math.nan)
-    return {"metrics": {**scores, "loss": loss}, "interval": {target.main: list(interval)}, **extra}
+        gold, given = [as_number(label) for label in labels], [row["score"] for row in read]
+        scores = metrics.number_scores(gold, given)
+    if intervals:
+        extra["interval"] = {name: list(metrics.interval(name, gold, given, names)) for name in scores}
+    return {"metrics": {**scores, "loss": float(target.loss(logits, targets).mean())}, **extra}
 
 
 def calibrated(target: Target, logits: Tensor, targets: Tensor) -> dict[str, Any]:
-    """The temperature that fits the validation rows best, and the calibration error before and after; of classes only."""
+    """The temperature that fits the validation rows best, the calibration error before and after; not for numbers."""
     if not isinstance(target, Classes | Answers):
         return {}
     gold = targets.numpy()

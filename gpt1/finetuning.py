@@ -135,9 +135,9 @@ class Work:
                 return {}
             targets = self.targets(self.task.validation)
             labels = [example.label for example in self.task.validation]
-            figures: dict[str, float] = measured(self.task.target, source.validation_logits(), targets, labels)[
-                "metrics"
-            ]
+            figures: dict[str, float] = measured(
+                self.task.target, source.validation_logits(), targets, labels, intervals=False
+            )["metrics"]
             return figures
 
         main = self.task.main if self.validation else ""
@@ -344,11 +344,11 @@ def finish(run: Path, work: Work, outcome: Outcome, cfg: FinetuneConfig, progres
     runs.write_json(run / runs.RESULTS, results)
     write_report(run)
     if validation:
-        low, high = validation["interval"].get(target.main, (math.nan, math.nan))
+        low, high = validation["interval"][task.main]
         ece = (
             f", calibrated (ECE {calibration['ece_before']:.3f} → {calibration['ece_after']:.3f})"
             if calibration
             else ""
         )
-        value = validation["metrics"][target.main]
-        progress.say(f"best epoch {best.get('epoch', 0):g}: {target.main} {value:.3f} [{low:.3f}, {high:.3f}]{ece}")
+        value = validation["metrics"][task.main]
+        progress.say(f"best epoch {best.get('epoch', 0):g}: {task.main} {value:.3f} [{low:.3f}, {high:.3f}]{ece}")
