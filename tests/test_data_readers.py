@@ -213,6 +213,19 @@ def test_a_bad_file_is_named_with_the_place_the_rule_and_the_way_out(tmp_path: P
     assert name in message
 
 
+@given(text=st.text(st.sampled_from("ab é\n"), min_size=1, max_size=200), data=st.data())
+@pytest.mark.parametrize("kind", ["txt", "tsv"])
+def test_a_byte_that_is_not_utf_8_is_found_wherever_it_stands(
+    place: Path, text: str, data: st.DataObject, kind: str
+) -> None:
+    head = ("text\n" + text[: data.draw(st.integers(0, len(text)))]).encode()
+    path = place / f"bad.{kind}"
+    path.write_bytes(head + b"\xff" + text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "LARGEST_PART", 32)
+        assert f"line {head.count(10) + 1}, byte {len(head) + 1} of the file, is 0xFF" in error_of(path)
+
+
 def test_a_path_that_is_not_there_is_named_with_its_neighbour(tmp_path: Path) -> None:
     (tmp_path / "books.jsonl").write_text("{}")
     assert "Did you mean books.jsonl?" in error_of(tmp_path / "book.jsonl")
