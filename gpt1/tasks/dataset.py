@@ -170,11 +170,11 @@ class DataSet:
             taken: Columns = {}
             for place, row in part:
                 if not taken:
-                    hidden = split in self.unlabelled and columns["label"] not in row
+                    hidden = split in self.unlabelled and columns.get("label") not in row
                     taken = {ours: theirs for ours, theirs in columns.items() if not (hidden and ours == "label")}
                     if error := missing_columns(place, taken, list(row)):
                         raise error
-                cells = {ours: cell(row, theirs, ours == "choices", place) for ours, theirs in taken.items()}
+                cells = {ours: cell(row, ours, theirs, place) for ours, theirs in taken.items()}
                 if "label" in cells:
                     cells["label"] = self.label(cells["label"], len(cells.get("choices", ())), place)
                     if cells["label"] is None:
@@ -259,13 +259,16 @@ class DataSet:
         return tuple(sorted(texts)) if KINDS[self.kind].sequences > 1 else texts
 
 
-def cell(row: Mapping[str, Any], theirs: str | tuple[str, ...], several: bool, place: str) -> Any:
+def cell(row: Mapping[str, Any], ours: str, theirs: str | tuple[str, ...], place: str) -> Any:
+    """The value of our column out of a row of theirs; UserError for one that is missing or of another type."""
     names = (theirs,) if isinstance(theirs, str) else theirs
     values = [row.get(name) for name in names]
     for name, value in zip(names, values, strict=True):
         if value is None:
-            raise UserError(f"{place}: '{name}' is missing.", "Copy or download the file again.")
-    if several:
+            raise UserError(f"{place}: '{name}' is missing.", "Mend or remove the row.")
+        if ours not in ("label", "choices") and not isinstance(value, str):
+            raise UserError(f"{place}: '{name}' is {str(value)[:40]!r} and not a text.", "Mend or remove the row.")
+    if ours == "choices":
         answers = values[0] if len(values) == 1 else values
         if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(a, str) for a in answers):
             raise UserError(f"{place}: '{names[0]}' is no list of two answers or more.", "Mend or remove the row.")
