@@ -36,7 +36,7 @@ class Between:
 
 Count = Annotated[int, Between(1)]
 Probability = Annotated[float, Between(0, 0.99)]
-Fraction = Annotated[float, Between(0, 1)]
+Decay = Annotated[float, Between(0, 0.99999)]  # at 1 the bias correction would divide by nothing
 NotNegative = Annotated[float, Between(0)]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -110,9 +110,9 @@ class TrainingConfig:
     """What the rate does after warm-up: falls to 0 along a cosine or a line, or stays."""
     weight_decay: NotNegative = 0.01
     """Decay of every weight that is no bias or gain (paper 4.1)."""
-    beta1: Fraction = 0.9
+    beta1: Decay = 0.9
     """Adam's decay of the first moment; for `sgd` the momentum."""
-    beta2: Fraction = 0.999
+    beta2: Decay = 0.999
     """Adam's decay of the second moment."""
     eps: NotNegative = 1e-8
     """Adam's ε."""
@@ -192,7 +192,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "PretrainConfig": {
         "default": {"warmup": 0.05, "dropout": 0.0, "beta2": 0.99, "weight_decay": 0.1},
         # The paper names no clipping in stage 1.
-        "paper": {"optimizer": "adam", "batch_size": 64, "epochs": 100.0, "clip_norm": 0.0, "peak_lr": 2.5e-4},
+        "paper": {"model": "gpt1", "optimizer": "adam", "peak_lr": 2.5e-4, "batch_size": 64, "epochs": 100.0}
+        | {"clip_norm": 0.0},
     },
     "FinetuneConfig": {
         "default": {"warmup": 0.1},
@@ -264,7 +265,7 @@ def convert(config_class: type[Any], name: str, value: Any) -> Any:
             number = float(value)
         except (TypeError, ValueError):
             number = math.nan
-        if base is float and not math.isnan(number):
+        if base is float and math.isfinite(number):
             return number
         if base is int and math.isfinite(number) and number == int(number):
             return int(number)

@@ -33,7 +33,7 @@ def settings_of(
     recipe = chosen.get("recipe", "default")
     base = dict(RECIPES[config_class.__name__].get(recipe, {}))  # an unknown recipe is refused by resolve
     if config_class is PretrainConfig:
-        size = MODEL_SIZES.get(str(chosen.get("model", PretrainConfig.model)), {})
+        size = MODEL_SIZES.get(str({"model": PretrainConfig.model, **base, **chosen}["model"]), {})
         base = {**size, **base} if recipe == "paper" else {**base, **size}
     return resolve(config_class, base, extra, chosen)
 
