@@ -1,15 +1,27 @@
-"""What the tests share: where the public data lies, and one thread for torch (the models here are tiny)."""
+"""What the tests share: where the public data lies, and text, tokenizer, corpus runs: all small."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
+if TYPE_CHECKING:
+    from gpt1.data.tables import Table
+    from gpt1.tokenizer import Tokenizer
+
 settings.register_profile("gpt1", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("gpt1")
+
+# Read for their docstrings: English prose that every Python has.
+MODULES = ("argparse", "configparser", "difflib", "json", "logging", "random", "shutil", "statistics", "textwrap")
 
 
 def shared_folder() -> Path | None:
@@ -26,3 +38,87 @@ def shared() -> Path:
     if folder is None:
         pytest.skip("needs the public data: set GPT1_DATA, or put the folder `shared` beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The models here are tiny: more threads only wait for each other, and sums would depend on their number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def prose() -> list[str]:
+    """The docstrings of some modules and of what they define, about 300."""
+    found: dict[str, None] = {}
+    for name in MODULES:
+        module = importlib.import_module(name)
+        classes = [item for item in vars(module).values() if inspect.isclass(item)]
+        for item in [module, *vars(module).values(), *(member for c in classes for member in vars(c).values())]:
+            text = getattr(item, "__doc__", None)
+            if (item is module or getattr(item, "__module__", None) == name) and text and len(text) > 60:
+                found[inspect.cleandoc(text)] = None
+    return list(found)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(prose: list[str]) -> Tokenizer:
+    """300 tokens, lossless (its pipeline starts in no time)."""
+    from gpt1.tokenizer import Tokenizer
+
+    return Tokenizer.train(prose, vocab_size=300, pipeline="lossless")
+
+
+@pytest.fixture(scope="session")
+def corpus(prose: list[str], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from gpt1.data.corpus import write_corpus
+
+    folder = tmp_path_factory.mktemp("corpus")
+    source = folder / "prose.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in prose), encoding="utf-8")
+    write_corpus([str(source)], folder / "tokens", tokenizer)
+    return folder / "tokens"
+
+
+@pytest.fixture(scope="session")
+def shape() -> dict[str, Any]:
+    """Settings of a pre-training run that takes a second."""
+    return {"model": "tiny", "n_layer": 2, "n_head": 2, "n_embd": 32, "context": 32, "batch_size": 8, "steps": 60} | {
+        "precision": "fp32",
+        "device": "cpu",
+        "eval_windows": 8,
+    }
+
+
+@pytest.fixture(scope="session")
+def pretrained(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from gpt1.pretraining import pretrain
+
+    return pretrain(corpus, out=tmp_path_factory.mktemp("runs") / "pretrained", **shape)
+
+
+@pytest.fixture(scope="session")
+def table() -> Table:
+    """64 rows with columns for every kind of task; what is right can be read off one word."""
+    from gpt1.data.tables import Table
+
+    things = ["file", "list", "number", "logger", "option", "string", "path", "name"]
+    rows = []
+    for i in range(64):
+        good, thing = i % 2 == 0, things[i // 2 % 8]
+        word = "valid" if good else "broken"
+        rows.append(
+            {
+                "text": f"the {thing} number {i} is {word}",
+                "other": f"this {thing} is {'valid' if i % 4 < 2 else 'broken'}",
+                "label": "yes" if good else "no",
+                "stars": [0.5, 1.0, 2.4, 4.5][i % 4],
+                "answers": [f"{word}", f"{thing} {i}", "none of them"][: 2 + i % 2],
+                "right": i // 4 % 2,
+            }
+        )
+    return Table("rows.jsonl", list(rows[0]), rows)
