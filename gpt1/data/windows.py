@@ -59,7 +59,8 @@ def split(corpus: Corpus, context: int, valid_fraction: float) -> tuple[Windows,
             f"the corpus has {corpus.tokens:,} tokens: fewer than one window of --context {context} and one more.",
             f"Add text, or use --context {max(2, corpus.tokens - 1)} or less.",
         )
-    held_out = max(1, round(valid_fraction * possible)) if valid_fraction and possible > 1 else 0
+    spared = max(0, (corpus.tokens - 2) // context - 1)  # windows that can go and leave one to train on
+    held_out = min(spared, max(1, round(valid_fraction * possible))) if valid_fraction else 0
     boundary = corpus.tokens - held_out * context - (1 if held_out else 0)
     train = Windows(corpus, 0, boundary, context)
     return train, (Windows(corpus, boundary, corpus.tokens, context) if held_out else None)
