@@ -1,4 +1,4 @@
-"""What the tests share: where the public data lies, and text, tokenizer, corpus runs: all small."""
+"""What the tests share: where the public data lies, and text, tokenizer, corpus and runs, all small."""
 
 from __future__ import annotations
 

@@ -1,0 +1,62 @@
+"""Pieces of an update: every example once, little padding, nothing changed by it."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.data.batches import collate, pieces
+from gpt1.inputs import Encoded
+
+sequences = st.lists(st.integers(0, 99), min_size=1, max_size=12)
+examples = st.lists(st.lists(sequences, min_size=1, max_size=4).map(Encoded), min_size=1, max_size=30)
+
+
+def padded(encoded: list[Encoded], piece: list[int]) -> int:
+    return sum(len(encoded[i].sequences) for i in piece) * max(encoded[i].longest for i in piece)
+
+
+@given(encoded=examples, tokens=st.integers(1, 200), data=st.data())
+def test_every_position_is_in_exactly_one_piece(encoded, tokens, data):
+    positions = data.draw(st.permutations(range(len(encoded)))) if data.draw(st.booleans()) else [0]
+    found = [i for piece in pieces(encoded, positions, tokens) for i in piece]
+    assert sorted(found) == sorted(positions)
+
+
+@given(encoded=examples, tokens=st.integers(1, 200))
+def test_a_piece_holds_no_more_than_asked_unless_one_example_does(encoded, tokens):
+    for piece in pieces(encoded, range(len(encoded)), tokens):
+        assert len(piece) == 1 or padded(encoded, piece) <= tokens
+
+
+@given(encoded=examples, tokens=st.integers(1, 200))
+def test_a_piece_ends_only_where_the_next_example_would_not_fit(encoded, tokens):
+    found = list(pieces(encoded, range(len(encoded)), tokens))
+    for piece, following in zip(found, found[1:], strict=False):
+        assert padded(encoded, [*piece, following[0]]) > tokens
+
+
+@given(encoded=examples, tokens=st.integers(1, 200), data=st.data())
+def test_pieces_do_not_depend_on_the_order_of_the_positions(encoded, tokens, data):
+    positions = data.draw(st.permutations(range(len(encoded))))
+    assert list(pieces(encoded, positions, tokens)) == list(pieces(encoded, range(len(encoded)), tokens))
+
+
+@given(encoded=examples, tokens=st.integers(1, 200))
+def test_the_longest_example_goes_first(encoded, tokens):
+    lengths = [encoded[i].longest for piece in pieces(encoded, range(len(encoded)), tokens) for i in piece]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+@given(encoded=examples, data=st.data())
+def test_a_batch_holds_the_sequences_of_its_examples_side_by_side(encoded, data):
+    piece = data.draw(st.lists(st.sampled_from(range(len(encoded))), min_size=1, unique=True))
+    targets = torch.arange(len(encoded)) * 10
+    batch = collate(encoded, piece, targets, torch.device("cpu"), 7, 8)
+    wanted = [sequence for i in piece for sequence in encoded[i].sequences]
+    assert [row[:length].tolist() for row, length in zip(batch.ids, batch.lengths, strict=True)] == wanted
+    assert batch.ids.shape == (len(wanted), max(map(len, wanted)))
+    assert batch.example.tolist() == [n for n, i in enumerate(piece) for _ in encoded[i].sequences]
+    assert batch.targets.tolist() == [i * 10 for i in piece]
+    assert (batch.update_examples, batch.update_sequences) == (7, 8)
