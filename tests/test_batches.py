@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ def test_a_piece_holds_no_more_than_asked_unless_one_example_does(encoded, token
 @given(encoded=examples, tokens=st.integers(1, 200))
 def test_a_piece_ends_only_where_the_next_example_would_not_fit(encoded, tokens):
     found = list(pieces(encoded, range(len(encoded)), tokens))
-    for piece, following in zip(found, found[1:], strict=False):
+    for piece, following in pairwise(found):
         assert padded(encoded, [*piece, following[0]]) > tokens
 
 
