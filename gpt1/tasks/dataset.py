@@ -7,14 +7,16 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt1.data.facts import plain_text
 from gpt1.data.tables import Table
 from gpt1.errors import UserError, did_you_mean
-from gpt1.inputs import KINDS
 from gpt1.tasks.files import Columns, Files, Placed, missing_columns, places, plain_name
 from gpt1.tasks.hub import Hub
+
+if TYPE_CHECKING:
+    from gpt1.inputs import Kind
 
 HUB = "hub"
 """As data_dir: take the Hugging Face hub and not a folder."""
@@ -74,6 +76,13 @@ class DataSet:
         return list(dict.fromkeys(split for files in self.files for split in files.splits))
 
     @property
+    def record(self) -> Kind:
+        """The kind's record. It brings torch along, which names and entries can do without."""
+        from gpt1.inputs import KINDS
+
+        return KINDS[self.kind]
+
+    @property
     def score(self) -> bool:
         """Whether the label is a number: `--score`."""
         return self.scale is not None
@@ -81,7 +90,7 @@ class DataSet:
     @property
     def columns(self) -> dict[str, str]:
         """Role → column of our tables, as the flags of `gpt1 finetune` take them."""
-        roles = [role for role in (*KINDS[self.kind].columns, "label") if role in self.files[0].columns]
+        roles = [role for role in (*self.record.columns, "label") if role in self.files[0].columns]
         return {role: role for role in roles}
 
     def read(
@@ -250,13 +259,13 @@ class DataSet:
 
     def texts(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The texts by which rows are the same: all; the passage alone where questions and answers hang on it."""
-        kind = KINDS[self.kind]
+        kind = self.record
         return tuple(row[role] for role in kind.columns if role in row)[: 1 if kind.each else None]
 
     def content(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """`texts` but for case, spaces and signs, and for the order of a pair that the model sees in both orders."""
         texts = tuple(map(plain_text, self.texts(row)))
-        return tuple(sorted(texts)) if KINDS[self.kind].sequences > 1 else texts
+        return tuple(sorted(texts)) if self.record.sequences > 1 else texts
 
 
 def cell(row: Mapping[str, Any], ours: str, theirs: str | tuple[str, ...], place: str) -> Any:
