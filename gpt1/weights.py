@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -52,8 +53,11 @@ def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
             f"{folder / CONFIG} describes a model of another kind ({found}).",
             f"gpt1 reads its own models ({FORMAT}), Hugging Face's openai-gpt and OpenAI's params_*.npy.",
         )
-    names = [name for name in settings if name != "format"]
-    config = checked(GPTConfig, {known(GPTConfig, name): settings[name] for name in names})
+    try:
+        config = checked(GPTConfig, {known(GPTConfig, name): settings[name] for name in settings if name != "format"})
+    except UserError as error:
+        problem = f"{folder / CONFIG} was changed or damaged: {error.problem}"
+        raise UserError(problem, "Copy the model folder again.") from None
     weights = read_safetensors(folder / WEIGHTS)
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(HEAD)}
     check_shapes(folder / WEIGHTS, config, weights)
@@ -72,8 +76,17 @@ def write_model(
     """config.json and model.safetensors; the head of a fine-tuned model stands beside the weights as `head.…`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps({"format": FORMAT, **asdict(config)}, indent=2) + "\n", encoding="utf-8")
-    tensors = {**weights, **{HEAD + name: tensor for name, tensor in (head or {}).items()}}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    write_safetensors(folder / WEIGHTS, {**weights, **{HEAD + name: tensor for name, tensor in (head or {}).items()}})
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """The file `path`. A full disk is an OSError, as it is for every other file; safetensors' own error is not."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise
 
 
 def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Tensor]]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gpt1.errors import UserError
+from gpt1.weights import write_safetensors
 
 STATE, MANIFEST, MODEL, OPTIMIZER = "state.json", "manifest.json", "model.safetensors", "optimizer.safetensors"
 
@@ -38,8 +39,8 @@ def save(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        save_file(plain(weights), aside / MODEL)
-        save_file(plain(optimizer), aside / OPTIMIZER)
+        write_safetensors(aside / MODEL, weights)
+        write_safetensors(aside / OPTIMIZER, optimizer)
         (aside / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
         files = {name: fingerprint(aside / name) for name in (MODEL, OPTIMIZER, STATE)}
         (aside / MANIFEST).write_text(json.dumps({"format": "gpt1-checkpoint-1", "files": files}), encoding="utf-8")
@@ -90,10 +91,6 @@ def forget(folder: Path, keep: int, *spared: int) -> None:
     for step in steps(folder)[:-keep]:
         if step not in spared:
             shutil.rmtree(at(folder, step))
-
-
-def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from gpt1.errors import ResourceError, UserError
+from gpt1.errors import ResourceError, UserError, did_you_mean
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def device_of(setting: str) -> torch.device:
@@ -19,6 +21,9 @@ def device_of(setting: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if setting.partition(":")[0] not in DEVICES:  # torch knows a dozen more that nobody here has
+        problem = f"--device {setting}: there is no such device.{did_you_mean(setting, DEVICES)}"
+        raise UserError(problem, "Use auto, cpu, cuda, cuda:1 (the second GPU) or mps.")
     try:
         device = torch.device(setting)
         torch.empty(1, device=device)
@@ -82,7 +87,7 @@ def limits_explained(smaller: str) -> Iterator[None]:
             raise ResourceError("out of memory.", smaller) from None
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # Windows has no EDQUOT
             raise ResourceError(
                 f"the disk is full: {error.filename or 'no space left'}.",
                 "Make room and run the same command with --resume.",
