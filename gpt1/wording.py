@@ -18,7 +18,7 @@ def number(value: float, digits: int = 3) -> str:
         return f"{value:,.0f}"
     if value and abs(value) < 1e-3:
         return plain(float(f"{value:.{digits}g}"))
-    return f"{value:#.{digits}g}".rstrip(".")
+    return f"{value:#.{digits}g}".rstrip(".") if value else f"{0:.{digits}f}"
 
 
 def plain(value: float) -> str:

@@ -95,12 +95,14 @@ def tip(artist: Artist, text: str) -> None:
 
 
 def reference(axes: Axes, y: float, name: str) -> None:
-    """A dashed line across the chart, to compare with."""
+    """A dashed line across the chart, to compare with; its name stands on the side where there is room."""
     axes.axhline(y, color=COLOURS["muted"], linewidth=1, linestyle=(0, (3, 3)))
-    axes.annotate(
-        name, (1, y), (0, -13), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
-        color=COLOURS["muted"],
+    is_low = axes.transAxes.inverted().transform(axes.transData.transform((0, y)))[1] < 0.3
+    label = axes.annotate(
+        name, (1, y), (0, 4 if is_low else -13), xycoords=("axes fraction", "data"), textcoords="offset points",
+        ha="right", color=COLOURS["muted"],
     )  # fmt: skip
+    label.set_in_layout(False)
 
 
 def legend(axes: Axes) -> None:

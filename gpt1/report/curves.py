@@ -28,24 +28,24 @@ def loss(page: Page, run: Run) -> None:
     else:
         figure, axes = charts.chart("loss", "updates")
         charts.counts(axes.xaxis)
-    axes.plot(*charts.thinned(*trained), color=charts.SERIES[0], linewidth=1.2, alpha=0.85, label="training")
-    axes.plot(*held_out, color=charts.SERIES[1], label="held out")
+    if trained[0]:
+        axes.plot(*charts.thinned(*trained), color=charts.SERIES[0], linewidth=1.2, alpha=0.85, label="training")
+    if held_out[0]:
+        axes.plot(*held_out, color=charts.SERIES[1], label="held out")
     if len(held_out[0]) <= DOTS_ON_A_LINE:
         tips = [f"update {x:,}: held-out loss {wording.number(y, 4)}" for x, y in zip(*held_out, strict=True)]
         charts.points(axes, *held_out, tips, color=charts.SERIES[1])
     unigram = mapping(run.results.get("unigram")).get("loss")
     lowest = min([*trained[1], *held_out[1]])
     if is_number(unigram) and lowest < unigram:
+        above = unigram - lowest
+        highest = max([unigram + 0.35 * above, *held_out[1]])  # the first fall leaves the frame
+        axes.set_ylim(top=max(min(axes.get_ylim()[1], highest), unigram + 0.1 * above))
         charts.reference(axes, unigram, "unigram model")
-        axes.set_ylim(
-            top=min(axes.get_ylim()[1], unigram + 0.35 * (unigram - lowest))
-        )  # the first fall leaves the frame
     charts.legend(axes)
-    caption = (
-        "Loss of the updates and of held-out text."
-        if run.stage == "pretrain"
-        else ("Loss of the task (L2, without the auxiliary language modelling): updates and held-out rows.")
-    )
+    caption = "Loss of the updates and of held-out text."
+    if run.stage == "finetune":
+        caption = "Loss of the task (L2, without the auxiliary language modelling): updates and held-out rows."
     page.svg(figure, caption, numbers=_numbers(run))
 
 
@@ -53,16 +53,21 @@ def perplexity(page: Page, run: Run) -> None:
     steps, values = run.series("validation", "perplexity")
     if not steps:
         return
-    figure, axes = charts.chart("perplexity, logarithmic", "updates")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
-    axes.yaxis.set_minor_formatter(lambda y, _: f"{y:,.0f}" if f"{y:e}"[0] in "25" else "")
+    unigram = mapping(run.results.get("unigram")).get("perplexity")
+    shown = [*values, unigram] if is_number(unigram) else values
+    if max(shown) > 4 * min(shown):
+        figure, axes = charts.chart("perplexity, logarithmic", "updates")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
+        axes.yaxis.set_minor_formatter(lambda y, _: f"{y:,.0f}" if f"{y:e}"[0] in "25" else "")
+    else:
+        figure, axes = charts.chart("perplexity", "updates")
+        axes.yaxis.set_major_locator(_locator(5))
     axes.plot(steps, values, color=charts.SERIES[1])
     if len(steps) <= DOTS_ON_A_LINE:
         tips = [f"update {x:,}: perplexity {wording.number(y)}" for x, y in zip(steps, values, strict=True)]
         charts.points(axes, steps, values, tips, color=charts.SERIES[1])
     axes.annotate(wording.number(values[-1]), (steps[-1], values[-1]), (0, 9), textcoords="offset points", ha="center")
-    unigram = mapping(run.results.get("unigram")).get("perplexity")
     if is_number(unigram):
         charts.reference(axes, unigram, "unigram model")
     charts.counts(axes.xaxis)

@@ -189,7 +189,7 @@ def results(page: Page, run: Run) -> None:
     if is_number(temperature) and is_number(before) and is_number(after):
         page.paragraph(
             f"The probabilities were calibrated on these rows (temperature {wording.number(temperature)}): "
-            f"their expected calibration error went from {wording.number(before, 2)} to {wording.number(after, 2)}."
+            f"their expected calibration error went from {before:.3f} to {after:.3f}."
         )
 
 

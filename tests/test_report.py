@@ -1,0 +1,331 @@
+"""The page that a run leaves behind: whole by itself, true to the files, and safe whatever the texts say."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from gpt1.config import FinetuneConfig, PretrainConfig, resolve
+from gpt1.report import Cell, Page, write_report
+from gpt1.report.charts import chart, style
+
+VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect"}
+NASTY = "<script>alert('1')</script> \" ' & <b>not bold</b> {{ 7 * 7 }}"
+WITHOUT_SHRINKING = set(Phase) - {Phase.shrink}  # a page takes a third of a second
+FILES = ("config.yaml", "metrics.jsonl", "results.json", "predictions.jsonl")
+
+
+class Reader(HTMLParser):
+    """What a browser finds: elements with their attributes, numbers in <data>, the text between."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.numbers: list[float] = []
+        self.headings: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []  # every element is closed
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "data":
+            self.numbers.append(float(dict(attrs)["value"] or "nan"))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+
+    @property
+    def shape(self) -> list[tuple[str, tuple[str, ...]]]:
+        return [(tag, tuple(attributes)) for tag, attributes in self.elements]
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def pretraining_run(folder: Path, text: str = "and then it was evening") -> Path:
+    config = asdict(resolve(PretrainConfig, {"peak_lr": 1e-3, "steps": 40}))
+    command = {"corpus": "corpus/my books", "from": None, "valid": None}
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"stage": "pretrain", "version": "0.1.0", "command": command, **config})
+    )
+    lines: list[dict[str, Any]] = []
+    for step in range(10, 41, 10):
+        lines.append({"step": step, "split": "train", "loss": 9 - step / 10, "lr": 1e-3, "tokens": step * 100})
+        held_out = {"loss": 9.1 - step / 10, "perplexity": 800.0 / step, "bits_per_byte": 2.5}
+        lines.append({"step": step, "split": "validation", **held_out})
+    write_lines(folder / "metrics.jsonl", lines)
+    results = {
+        "stage": "pretrain", "steps": 40, "tokens_seen": 4000, "train_loss": 5.0, "parameters": 1_234_567,
+        "validation": {"loss": 5.125, "perplexity": 20.25, "bits_per_byte": 2.5}, "seconds": 61.0,
+        "unigram": {"loss": 6.7, "perplexity": 812.4, "bits_per_byte": 3.1},
+        "samples": [{"prompt": "once", "text": "once" + text}],
+        "corpus": {"tokens": 98_765, "documents": 12, "unknown": 0.004},
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    return folder
+
+
+def finetuning_run(folder: Path, text: str = "a fine film", labels: tuple[str, ...] = ("neg", "pos")) -> Path:
+    config = asdict(resolve(FinetuneConfig, {"seed": 7}))
+    command = {"train": "r.csv", "from": "runs/books", "valid": None, "kind": "classification"}
+    command["columns"] = {"text": "review", "label": "stars"}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"stage": "finetune", "command": command, **config}))
+    lines: list[dict[str, Any]] = []
+    for epoch, accuracy in ((1, 0.625), (2, 0.75)):
+        lines.append({"step": 10 * epoch, "split": "train", "loss": 3.0, "task_loss": 0.5, "lm_loss": 5.0, "lr": 1e-4})
+        lines.append({"step": 10 * epoch, "epoch": epoch, "split": "validation", "loss": 0.5, "accuracy": accuracy})
+    write_lines(folder / "metrics.jsonl", lines)
+    rows = []
+    for i in range(8):
+        probability = 0.55 + 0.05 * i
+        label, said = labels[i % 2], labels[i % 2 if i < 6 else 1 - i % 2]
+        probabilities = {name: probability if name == said else 1 - probability for name in labels[:2]}
+        rows.append(
+            {"fields": {"text": f"{text} {i}"}, "label": label, "prediction": said, "probabilities": probabilities}
+        )
+    write_lines(folder / "predictions.jsonl", rows)
+    bins = [{"low": 0.5, "high": 1.0, "confidence": 0.725, "accuracy": 0.75, "count": 8}]
+    results = {
+        "stage": "finetune", "kind": "classification", "labels": list(labels), "main": "accuracy", "best_epoch": 2,
+        "validation": {
+            "metrics": {"accuracy": 0.75, "f1": 0.7333, "matthews": 0.5, "loss": 0.51}, "f1_of": "macro",
+            "rows": 8, "interval": {"accuracy": [0.40625, 0.9375]},
+        },
+        "calibration": {"temperature": 1.25, "ece_before": 0.125, "ece_after": 0.03125,
+                        "bins_before": bins, "bins": bins},
+        "parameters_trained": 7_654_321, "seconds": 5.0,
+        "data": {"rows": 80, "duplicates": 3, "unknown": 0.01, "cut": 0.02},
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    return folder
+
+
+def scoring_run(folder: Path) -> Path:
+    finetuning_run(folder)
+    rows = [{"fields": {"a": f"text {i}"}, "label": str(i / 2), "score": i / 2 + 0.1 * i} for i in range(11)]
+    write_lines(folder / "predictions.jsonl", rows)
+    results = json.loads((folder / "results.json").read_text())
+    results |= {"kind": "regression", "labels": [], "main": "pearson", "calibration": {}}
+    results["validation"] = {"metrics": {"pearson": 0.875, "spearman": 0.5}, "rows": 11, "interval": {}}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+RUNS = {"pretraining": pretraining_run, "finetuning": finetuning_run, "scoring": scoring_run}
+
+
+@pytest.fixture(params=RUNS)
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    made: Path = RUNS[request.param](tmp_path)
+    return made
+
+
+def test_the_page_needs_nothing_but_itself_and_runs_nothing(run: Path) -> None:
+    page = Reader(write_report(run))
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "link", "iframe", "img", "object", "embed", "base")
+        assert not {"src", "srcset", "action", "onclick", "onload", "onerror"} & set(attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    policy = next(a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    style_text = re.findall(r"<style>(.*?)</style>", (run / "report.html").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(style_text) == 1
+    assert "@import" not in style_text[0]
+    assert "url(" not in style_text[0]
+    assert "prefers-color-scheme: dark" in style_text[0]
+
+
+@pytest.fixture(scope="module")
+def plain_shapes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """The elements of both pages where every text is one letter."""
+    return (
+        Reader(write_report(finetuning_run(tmp_path_factory.mktemp("run"), "x"))).shape,
+        Reader(write_report(pretraining_run(tmp_path_factory.mktemp("run"), "x"))).shape,
+    )
+
+
+@settings(max_examples=10, phases=WITHOUT_SHRINKING)
+@given(text=st.text(max_size=80) | st.sampled_from([NASTY, "</style>", "]]>", "-->", "\ud800", "\x00\x1b[31m"]))
+def test_no_text_changes_the_shape_of_the_page(
+    text: str, plain_shapes: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    finetuned = finetuning_run(tmp_path_factory.mktemp("run"), text, (f"0{text}".strip(), f"1{text}".strip()))
+    pretrained = pretraining_run(tmp_path_factory.mktemp("run"), text + "x")
+    assert (Reader(write_report(finetuned)).shape, Reader(write_report(pretrained)).shape) == plain_shapes
+
+
+def test_texts_are_shown_as_they_are(tmp_path: Path) -> None:
+    page = Reader(write_report(finetuning_run(tmp_path, NASTY, ("neg", NASTY))))
+    assert page.text.count(NASTY) > 3
+    page = Reader(write_report(pretraining_run(tmp_path, NASTY)))
+    assert NASTY in page.text
+
+
+def test_a_finished_pretraining_run_shows_its_parts_and_the_numbers_of_its_files(tmp_path: Path) -> None:
+    page = Reader(write_report(pretraining_run(tmp_path)))
+    assert page.headings == [
+        "Held-out perplexity 20.2 after 40 updates; a unigram model has 812",
+        "Result", "Curves", "What it writes", "The data", "Settings", "How to go on",
+    ]  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())
+    wanted = [*results["validation"].values(), *results["unigram"].values(), 1_234_567, 40, 4000, 61.0, 98_765, 12]
+    assert set(wanted) <= set(page.numbers)
+    measured = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {line["perplexity"] for line in measured if line["split"] == "validation"} <= set(page.numbers)
+    assert sum(tag == "svg" for tag, _ in page.elements) == 2
+
+
+def test_a_finished_finetuning_run_shows_its_parts_and_the_numbers_of_its_files(tmp_path: Path) -> None:
+    page = Reader(write_report(finetuning_run(tmp_path)))
+    assert page.headings == [
+        "Accuracy 0.750 [0.406,\xa00.938] on 8 held-out rows; always saying ‘neg’ would have 0.500",
+        "Result", "Curves", "Confusion matrix", "How far to trust the probabilities", "The 2 worst mistakes",
+        "The data", "Settings", "How to go on",
+    ]  # fmt: skip
+    assert {0.75, 0.7333, 0.5, 0.51, 7_654_321, 80, 3, 0.01, 0.02} <= set(page.numbers)
+    assert "f1 (macro)" in page.text
+    assert "from 0.125 to 0.031" in page.text
+    assert "2 of 8 held-out rows are predicted wrongly" in page.text
+    assert page.text.index("a fine film 7") < page.text.index("a fine film 6")  # the surest mistake first
+    assert "a fine film 5" not in page.text
+
+
+def test_the_confusion_matrix_counts_every_held_out_row(tmp_path: Path) -> None:
+    write_report(finetuning_run(tmp_path))
+    matrix = re.search(r'<table class="matrix">(.*?)</table>', (tmp_path / "report.html").read_text(), re.DOTALL)
+    assert matrix is not None
+    counts = [int(n) for n in re.findall(r'<data value="(\d+)">', matrix[1])]
+    assert counts == [3, 1, 1, 3]  # neg as neg, neg as pos, pos as neg, pos as pos
+
+
+def test_a_score_is_drawn_against_its_label_and_the_furthest_rows_stand_first(tmp_path: Path) -> None:
+    page = Reader(write_report(scoring_run(tmp_path)))
+    assert page.headings[0] == "Pearson 0.875 on 11 held-out rows"
+    assert "Predicted and labelled" in page.headings
+    assert "Confusion matrix" not in page.headings
+    assert page.text.index("text 10") < page.text.index("text 9")
+
+
+def test_only_settings_that_differ_stand_in_the_open(tmp_path: Path) -> None:
+    write_report(finetuning_run(tmp_path))
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    in_the_open, folded = html.split('<details class="folded">')
+    assert ">seed<" in in_the_open
+    assert ">peak_lr<" not in in_the_open
+    assert ">peak_lr<" in folded
+    assert "Everything random derives from it" in in_the_open  # its description
+
+
+@pytest.mark.parametrize("absent", [(name,) for name in FILES] + [FILES, FILES[1:], FILES[2:]])
+def test_a_run_without_some_of_its_files_still_gets_a_page(run: Path, absent: tuple[str, ...]) -> None:
+    for name in absent:
+        (run / name).unlink(missing_ok=True)
+    page = Reader(write_report(run))
+    assert "could not be drawn" not in page.text
+    for name in {"config.yaml", "metrics.jsonl", "results.json"} & set(absent):
+        assert f"{name} is not there" in page.text
+    if "results.json" in absent:
+        assert "not finished" in page.text
+
+
+@settings(max_examples=15, phases=WITHOUT_SHRINKING)
+@given(name=st.sampled_from(FILES), share=st.floats(0, 1), kind=st.sampled_from(list(RUNS)))
+def test_a_file_that_ends_anywhere_still_gives_a_page(
+    name: str, share: float, kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = RUNS[kind](tmp_path_factory.mktemp("run"))
+    if (folder / name).exists():
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(share * len(content))])
+    assert "could not be drawn" not in Reader(write_report(folder)).text
+
+
+def test_an_unfinished_run_is_told_how_to_go_on(tmp_path: Path) -> None:
+    pretraining_run(tmp_path)
+    (tmp_path / "results.json").unlink()
+    page = Reader(write_report(tmp_path))
+    assert page.headings[0] == "Held-out perplexity 20.0 so far, after 40 updates"
+    assert f"gpt1 pretrain 'corpus/my books' --out {tmp_path} --resume" in page.text
+
+
+def test_an_update_that_was_told_twice_counts_once(tmp_path: Path) -> None:
+    pretraining_run(tmp_path)
+    (tmp_path / "results.json").unlink()
+    with (tmp_path / "metrics.jsonl").open("a") as file:  # what a run killed and resumed at update 30 tells again
+        file.write('{"step": 40, "split": "validation", "loss": 5.0, "perplexity": 17.5}\n')
+    assert Reader(write_report(tmp_path)).headings[0].startswith("Held-out perplexity 17.5 so far")
+
+
+def test_a_part_that_cannot_be_drawn_is_named_and_the_rest_stands(tmp_path: Path) -> None:
+    pretraining_run(tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps({**results, "samples": 5}))
+    page = Reader(write_report(tmp_path))
+    assert "'samples' could not be drawn" in page.text
+    assert "Settings" in page.headings
+
+
+def test_a_long_run_does_not_make_a_large_page(tmp_path: Path) -> None:
+    pretraining_run(tmp_path)
+    small = write_report(tmp_path).stat().st_size
+    lines = [{"step": s, "split": "train", "loss": 5 + (s * 7919 % 100) / 100, "lr": 1e-3} for s in range(50_000)]
+    write_lines(tmp_path / "metrics.jsonl", lines)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where a drawing has lost its shape
+        assert write_report(tmp_path).stat().st_size < small + 50_000
+
+
+def test_a_drawing_takes_its_colours_from_the_page_and_its_labels_as_text(tmp_path: Path) -> None:
+    page = Page("title")
+    with style():
+        figure, axes = chart("cost in $", "labels <b>")
+        axes.plot([1, 2], [1, 2], label="from $5 to $6")
+        axes.legend()
+        page.svg(figure, "caption")
+    page.svg(figure, "the same again")
+    html = page.write(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "from $5 to $6</text>" in html
+    assert "labels &lt;b&gt;</text>" in html
+    svg = html[html.index("<svg") : html.index("</svg>")]
+    assert set(re.findall(r"(?:stroke|fill): ([^;\"]+)", svg)) <= {
+        "none", "var(--ink, #22262a)", "var(--muted, #6a6f76)", "var(--rule, #dedcd5)", "var(--c1, #2563a8)",
+    }  # fmt: skip
+    assert html.count('<div class="figures">') == 1  # neighbours share a line
+
+
+def test_a_table_says_every_number_exactly_and_sets_it_off(tmp_path: Path) -> None:
+    page = Page("Table 4", kicker="reproduce")
+    page.heading("Beside the paper", "Median of 3 seeds.")
+    rows = [["CoLA", 45.4, Cell(31.23456, note="[30.1–32.9]"), None], ["a <i>task</i>", 1000, 2, "none"]]
+    page.table(["task", "paper", "ours", "why"], rows)
+    reader = Reader(page.write(tmp_path / "page.html"))
+    assert reader.numbers == [45.4, 31.23456, 1000, 2]
+    assert "31.2 [30.1–32.9]" in reader.text
+    numeric = [attributes.get("class") for tag, attributes in reader.elements if tag == "th"][:4]
+    assert numeric == [None, "number", "number", None]
