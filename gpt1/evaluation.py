@@ -28,6 +28,8 @@ def evaluate(
     progress = progress or Silent()
     model = load_task(run)
     source = labelled_rows(test, "evaluation", data_dir)
+    for note in source.notes:
+        progress.say(note)
     columns = model.task["columns"] if source.columns is None else source.columns
     check_columns(model.kind, columns, source.table.columns, source.table.name)
     examples = read_examples(source.table.rows, model.kind, columns, source.table.where)

@@ -13,7 +13,7 @@ from gpt1.data.tables import Table, read_table
 from gpt1.errors import UserError, did_you_mean
 from gpt1.inputs import KINDS, Example, Kind
 from gpt1.targets import Target
-from gpt1.tasks import DataSet, find, names
+from gpt1.tasks import DataSet, names, parse
 from gpt1.training.progress import Progress
 
 
@@ -27,7 +27,7 @@ class Labelled:
 
     @property
     def columns(self) -> dict[str, str] | None:
-        return {**self.data_set.columns, "label": "label"} if self.data_set else None
+        return dict(self.data_set.columns) if self.data_set else None
 
 
 def labelled_rows(
@@ -36,18 +36,17 @@ def labelled_rows(
     """`purpose` is `train` or `evaluation`: which split a data set's bare name stands for."""
     if isinstance(source, Table):
         return Labelled(source)
-    name, _, split = str(source).partition(":")
-    data_set = None if Path(source).exists() else find(name)
-    if data_set is None:
+    named = None if Path(source).exists() else parse(str(source))
+    if named is None:
         if not Path(source).exists():
-            raise UserError(
-                f"{source} does not exist.", f"Name a table, or a known data set: {', '.join(names())} (name:split)."
-            )
+            known = ", ".join(names())
+            raise UserError(f"{source} does not exist.", f"Name a table, or a known data set: {known} (NAME:SPLIT).")
         return Labelled(read_table(source))
-    if purpose == "train" and not split:
-        table, notes = data_set.train_table(data_dir, keep_duplicates=keep_duplicates)
-        return Labelled(table, data_set, notes)
-    return Labelled(data_set.read(split or data_set.evaluation_split, data_dir), data_set)
+    if purpose == "train":
+        table, notes = named.train_table(data_dir, keep_duplicates=keep_duplicates)
+        return Labelled(table, named.data, notes)
+    table = named.evaluation_table(data_dir)
+    return Labelled(table, named.data, table.notes)
 
 
 @dataclass(frozen=True)
