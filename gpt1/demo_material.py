@@ -1,0 +1,421 @@
+"""Real text that every machine with gpt1 has: the English prose in the installed Python and in gpt1's dependencies.
+
+    documents = gather()                        # one a docstring or a topic of `help()`, paragraphs of clean prose
+    task = labelled(documents)                  # "which library does this docstring come from?"
+    texts = unlabelled(documents, task)         # for pre-training, without anything that stands in the test rows
+
+Source files are parsed, never imported. The same files give the same material, in the same order, byte for byte; other
+versions of the packages give slightly other material, so counts belong beside every result.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import random
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+from gpt1.training.progress import Progress, Silent
+
+PYTHON = "python"  # the name of the standard library here
+PACKAGES = (  # what gpt1 needs, and what that needs, where it holds prose: present wherever gpt1 is installed
+    *("torch", "scipy", "sympy", "sklearn", "networkx", "numpy", "matplotlib", "fontTools", "tensorboard", "pydantic"),
+    *("mpmath", "werkzeug", "pygments", "setuptools", "spacy", "rich", "PIL", "fsspec", "pyparsing", "click"),
+    *("jinja2", "pyarrow", "absl", "packaging", "joblib", "urllib3", "markdown", "dateutil", "requests", "thinc"),
+)
+NOT_PROSE_HERE = frozenset(  # folders with tests, generated code, or other packages' code
+    [
+        "test",
+        "tests",
+        "testing",
+        "_testing",
+        "__pycache__",
+        "site-packages",
+        "dist-packages",
+        "_vendor",
+        "vendored",
+        "externals",
+        "extern",
+        "_external",
+        "idlelib",
+        "lib2to3",
+        "turtledemo",
+        "ensurepip",
+        "distutils",
+        "conformance",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """The prose of one docstring."""
+
+    library: str
+    name: str
+    """Where it stands: `scipy/stats/_stats_py.py:ttest_ind`."""
+    paragraphs: tuple[str, ...]
+
+
+def gather(progress: Progress | None = None) -> list[Document]:
+    """All documents, in the order of libraries, files and lines; a repeated paragraph stays where it came first."""
+    progress = progress or Silent()
+    files = [(library, root, path) for library, root in libraries() for path in python_files(root)]
+    progress.begin("gathering prose", len(files), unit="files")
+    seen: set[str] = set()
+    documents = []
+    for done, (library, root, path) in enumerate(files):
+        if done % 20 == 0:
+            progress.advance(done)
+        for name, docstring in docstrings(path):
+            kept = []
+            for paragraph in prose(docstring):
+                key = normal(paragraph)
+                if key not in seen:
+                    seen.add(key)
+                    kept.append(paragraph)
+            if kept:
+                place = f"{library}/{path.relative_to(root).as_posix()}:{name}"
+                documents.append(Document(library, place, tuple(kept)))
+    progress.advance(len(files))
+    progress.end()
+    return documents
+
+
+def libraries() -> Iterator[tuple[str, Path]]:
+    """(name, folder) of every library that is there."""
+    yield PYTHON, Path(sysconfig.get_path("stdlib"))
+    for name in PACKAGES:
+        spec = find_spec(name)  # looks the folder up and imports nothing
+        if spec and spec.submodule_search_locations:
+            yield name, Path(next(iter(spec.submodule_search_locations)))
+
+
+def python_files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*.py") if NOT_PROSE_HERE.isdisjoint(path.relative_to(root).parts))
+
+
+Defined = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def docstrings(path: Path) -> Iterator[tuple[str, str]]:
+    """(name, text) of every docstring in a source file, in its order; and of every text that is documentation by being
+    an argument (numpy's add_newdoc, torch's add_docstr) or an entry of `help()`'s topics."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other people's "\d"
+            tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # a template, or Python of another version
+        return
+    yield from _docstrings(tree, "")
+
+
+def _docstrings(node: Defined, name: str) -> Iterator[tuple[str, str]]:
+    text = ast.get_docstring(node)
+    if text:
+        yield name, text
+    for child in node.body:
+        if isinstance(child, Defined):
+            yield from _docstrings(child, f"{name}.{child.name}".lstrip("."))
+        elif isinstance(node, ast.Module) and isinstance(value := getattr(child, "value", None), ast.Call | ast.Dict):
+            yield from _long_texts(value)
+
+
+def _long_texts(node: ast.expr) -> Iterator[tuple[str, str]]:
+    for constant in ast.walk(node):
+        if isinstance(constant, ast.Constant) and isinstance(constant.value, str) and len(constant.value) > 200:
+            yield f"line {constant.lineno}", inspect.cleandoc(constant.value)
+
+
+# --- from a docstring to prose ---------------------------------------------------------------------------------------
+
+UNDERLINE = re.compile(r"\s*([-=~^*+#\"'])\1{2,}\s*$")
+TABLES = re.compile(  # sections that are lists of names, by their titles in numpydoc and Google style
+    r"(other |keyword )?(param(eter)?s?|arg(ument)?s?|attributes|methods|kwargs)|returns?|yields?|raises|warns|receives"
+    r"|see also|references?|shape|inputs?|outputs?|properties|members|fields|bibliography|authors?",
+    re.IGNORECASE,
+)
+ASIDE = re.compile(r"\s*\.\. (note|warning|important|tip|hint|caution|attention|seealso|admonition)::\s*(?P<text>.*)$")
+FIELD = re.compile(r"\s*(\.\. |:[a-zA-Z ]+( [^:]*)?:(\s|$)|@\w+|\w+ \([^)]*\):\s)")  # directive, citation, `x (int): …`
+BULLET = re.compile(r"\s*([-*•+]|\(?\w{1,2}[.)])\s+")
+
+
+def prose(docstring: str) -> Iterator[str]:
+    """The paragraphs of running English in a docstring: signatures, code, doctests, tables and formulas left out."""
+    paragraph: list[str] = []
+    for line in [*running_lines(docstring), ""]:
+        if line.strip() and not BULLET.match(line):
+            paragraph.append(line.strip())
+            continue
+        if paragraph:
+            text = plain(" ".join(paragraph))
+            if is_prose(text):
+                yield text
+        paragraph = [BULLET.sub("", line)] if line.strip() else []
+
+
+def running_lines(docstring: str) -> Iterator[str]:
+    """The lines of a docstring that are neither code nor table; a blank line wherever something was left out."""
+    lines = [*docstring.expandtabs().splitlines(), ""]
+    dropped_below: int | None = None  # inside a block that is left out: everything indented deeper than this
+    in_table = in_doctest = in_fence = False
+    for line, following in pairwise(lines):
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        if text.startswith("```"):
+            in_fence = not in_fence
+        elif text and UNDERLINE.match(following) and not UNDERLINE.match(line):
+            in_table = bool(TABLES.fullmatch(text.rstrip(":")))
+            dropped_below = None
+        elif in_doctest:
+            in_doctest = bool(text)
+        elif text.startswith(">>>"):
+            in_doctest = True
+        elif not text or (dropped_below is not None and indent > dropped_below):
+            pass
+        elif in_fence or in_table or UNDERLINE.match(line):
+            dropped_below = None
+        elif match := ASIDE.match(line):
+            dropped_below = None
+            yield match["text"]
+            continue
+        elif FIELD.match(line) or (TABLES.fullmatch(text.rstrip(":")) and text.endswith(":")):
+            dropped_below = indent
+        else:
+            dropped_below = indent if text.endswith("::") else None
+            yield line
+            continue
+        yield ""
+
+
+def plain(text: str) -> str:
+    """`text` without reStructuredText and Markdown marks, in one line."""
+    text = re.sub(r":[a-zA-Z:]+:`[~!.]*([^`<]+?)\s*(<[^`]*>)?`", r"\1", text)  # :func:`~numpy.dot`
+    text = re.sub(r"`([^`<]+?)\s*<[^`]*>`_*", r"\1", text)  # `text <address>`_
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)  # [text](address)
+    text = re.sub(r"\s*\[[^\]]{1,8}\]_", "", text)  # citation
+    text = re.sub(r"(?<![\w*])(\*{1,2})(?=\S)([^*]+?)(?<=\S)\1(?![\w*])", r"\2", text)
+    text = re.sub(r"\s+([.,;:)])(?=\s|$)", r"\1", text.replace("`", "").replace("::", ":"))
+    text = re.sub(r"\s+", " ", text).strip()
+    return re.sub(r"(^|(?<=[.!?]) )[^.!?]*:$", "", text)  # "… as follows:", without what follows
+
+
+COMMON = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "been",
+        "but",
+        "by",
+        "can",
+        "do",
+        "does",
+        "for",
+        "from",
+        "has",
+        "have",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "may",
+        "must",
+        "no",
+        "not",
+        "of",
+        "on",
+        "one",
+        "only",
+        "or",
+        "other",
+        "over",
+        "same",
+        "should",
+        "so",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "to",
+        "use",
+        "used",
+        "using",
+        "was",
+        "we",
+        "when",
+        "where",
+        "which",
+        "while",
+        "will",
+        "with",
+        "you",
+        "your",
+    ]
+)
+
+
+def is_prose(text: str) -> bool:
+    """Whether a paragraph is running English: a capital, a full stop, common words, few signs of code."""
+    words = text.split()
+    if (
+        len(words) < 8
+        or not text[0].isupper()
+        or text[-1] not in ".!?"
+        or re.search(r"[={}\\<>$|^]|\.\.\.|%\(|--|http", text)
+    ):
+        return False
+    common = sum(word.lower().strip(",.;:()") in COMMON for word in words)
+    odd = sum(not re.fullmatch(r"[(\"'“]?[A-Za-z][A-Za-z'’-]*[)\"'”]?[,.;:!?]?[)\"']?", word) for word in words)
+    return common >= 0.25 * len(words) and odd <= 0.15 * len(words)
+
+
+def normal(text: str) -> str:
+    """What counts when texts are compared: lower-case words, digits and signs left out."""
+    return " ".join(re.findall(r"[a-z]+", text.lower()))
+
+
+# --- the labelled task -----------------------------------------------------------------------------------------------
+
+LIBRARIES = ("matplotlib", "networkx", "numpy", PYTHON, "scipy", "sklearn", "sympy", "torch")
+TEST, VALIDATION, TRAIN = 100, 50, 25
+"""Rows of each library: held out for the end, held out to choose settings and epochs, and labelled for one run."""
+SHORTEST, LONGEST = 12, 60
+"""Words of a row; a longer docstring is cut after its last whole sentence."""
+NEAR = 0.3
+"""Two texts are near duplicates when more than this share of the one's runs of five words stands in the other."""
+
+NAME = re.compile(  # a name of one of the libraries, with what it is part of: `torchvision`, `numpy.linalg.norm`, `np`
+    r"[\w.-]*(matplotlib|networkx|numpy|python|scipy|scikit|sklearn|sympy|torch|pylab|pyplot)([\w.-]*\w)?|"
+    r"(?<![\w.])(np|nx|mpl|plt|sp|aten)(\.\w+)*(?!\w)",
+    re.IGNORECASE,
+)
+CODE = re.compile(r"\w*([a-z][A-Z]|\d|_|\w\.\w)([\w.]*\w)?(\(\))?")  # DiGraph, n_jobs, axes.plot, float32
+SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[A-Z\"'(])")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A labelled example: the masked beginning of a document, and the library that it comes from."""
+
+    text: str
+    library: str
+    document: Document
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which library does this docstring come from?"""
+
+    pool: tuple[Row, ...]
+    """What the labelled training rows of a seed are drawn from."""
+    validation: tuple[Row, ...]
+    test: tuple[Row, ...]
+
+    def train(self, seed: int) -> list[Row]:
+        """TRAIN rows of each library, drawn by `seed`."""
+        draw = random.Random(seed)
+        by_library = grouped(self.pool)
+        return [row for library in sorted(by_library) for row in draw.sample(by_library[library], TRAIN)]
+
+
+def labelled(documents: Iterable[Document]) -> Task:
+    """The task's rows without near duplicates, those of every split in an order that hangs on their text alone."""
+    rows = [row for document in documents if document.library in LIBRARIES and (row := as_row(document))]
+    rows.sort(key=lambda row: hashlib.sha256(row.text.encode()).digest())
+    by_library = grouped(without_near_duplicates(rows))
+    splits: tuple[list[Row], ...] = ([], [], [])
+    for library in LIBRARIES:
+        of_library = by_library.get(library, [])
+        if len(of_library) >= TEST + VALIDATION + 2 * TRAIN:
+            splits[0].extend(of_library[TEST + VALIDATION :])
+            splits[1].extend(of_library[TEST : TEST + VALIDATION])
+            splits[2].extend(of_library[:TEST])
+    return Task(*map(tuple, splits))
+
+
+def as_row(document: Document) -> Row | None:
+    """The document's beginning, masked; None where it is too short or hardly more than masks."""
+    text = mask(" ".join(document.paragraphs))
+    kept: list[str] = []
+    for sentence in SENTENCE_END.split(text):
+        words = sentence.split()
+        if len(kept) + len(words) > LONGEST:
+            break
+        kept += words
+    if len(kept) < SHORTEST or sum(word.strip("\"'(),.;:!?") in (MASK, CODE_MASK) for word in kept) > 0.2 * len(kept):
+        return None
+    return Row(" ".join(kept), document.library, document)
+
+
+MASK, CODE_MASK = "library", "name"
+
+
+def mask(text: str) -> str:
+    """`text` with every name of a library replaced by one word, and everything else that is written as code by another,
+    so that the label has to come from what is said."""
+    return CODE.sub(CODE_MASK, NAME.sub(MASK, text))
+
+
+def without_near_duplicates(rows: Iterable[Row]) -> list[Row]:
+    """The first of every group of rows that say nearly the same, whichever libraries they come from."""
+    seen: set[int] = set()
+    kept = []
+    for row in rows:
+        runs = fives(row.text)
+        if len(runs & seen) <= NEAR * len(runs):
+            kept.append(row)
+        seen |= runs
+    return kept
+
+
+def fives(text: str) -> set[int]:
+    """The runs of five words in `text`, as hashes of what `normal` leaves of them."""
+    words = normal(text).split()
+    return {hash(run) for run in zip(*(words[i:] for i in range(5)), strict=False)}
+
+
+def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.library, []).append(row)
+    return groups
+
+
+def unlabelled(documents: Iterable[Document], task: Task) -> list[Document]:
+    """What may be pre-trained on: no document of a validation or test row, and no paragraph that nearly repeats one.
+
+    Shuffled, by a hash: the tail of a corpus, on which pre-training is measured, is a sample of all of it.
+    """
+    held_out = {row.document for row in (*task.validation, *task.test)}
+    forbidden: set[int] = set()
+    for document in held_out:
+        for paragraph in document.paragraphs:
+            forbidden |= fives(paragraph)
+    kept = []
+    for document in documents:
+        if document in held_out:
+            continue
+        paragraphs = tuple(p for p in document.paragraphs if len((runs := fives(p)) & forbidden) <= NEAR * len(runs))
+        if paragraphs:
+            kept.append(Document(document.library, document.name, paragraphs))
+    return sorted(kept, key=lambda document: hashlib.sha256(document.paragraphs[0].encode()).digest())
