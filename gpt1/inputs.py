@@ -147,17 +147,18 @@ def lay_out(
 
 
 def cut_longest(lengths: Sequence[int], budget: int) -> list[int]:
-    """Lengths that fit `budget` in all: the longest field gives first, equal ones give alike."""
+    """Lengths that fit `budget` in all: the longest field gives first, equal ones give alike. An odd token goes too, so
+    that the order of two texts never decides what is left of them."""
     limits = list(lengths)
     excess = sum(limits) - budget
     while excess > 0:
         longest = max(limits)
         tallest = [i for i, limit in enumerate(limits) if limit == longest]
         next_lower = max((limit for limit in limits if limit < longest), default=0)
-        drop = min(excess, (longest - next_lower) * len(tallest))
-        for rank, i in enumerate(tallest):
-            limits[i] -= drop // len(tallest) + (rank < drop % len(tallest))
-        excess -= drop
+        drop = min(-(-excess // len(tallest)), longest - next_lower)  # of each
+        for i in tallest:
+            limits[i] -= drop
+        excess -= drop * len(tallest)
     return limits
 
 
