@@ -100,8 +100,8 @@ class Answers:
 
     def read(self, logits: Tensor) -> list[dict[str, Any]]:
         found = []
-        for row in logits.softmax(-1).tolist():
-            probabilities = {f"probability_{k}": p for k, p in enumerate(row) if p > 0 or k < 2}
+        for row, exists in zip(logits.softmax(-1).tolist(), (logits > -torch.inf).tolist(), strict=True):
+            probabilities = {f"probability_{k}": p for k, p in enumerate(row) if exists[k]}
             found.append({"prediction": max(range(len(row)), key=row.__getitem__), **probabilities})
         return found
 
