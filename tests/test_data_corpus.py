@@ -188,10 +188,10 @@ def test_any_number_of_workers_gives_the_same_folder_byte_for_byte(
     monkeypatch.setattr("gpt1.data.encoding.BATCH_CHARACTERS", 300)
     source = str(books(tmp_path / "books"))
     folders = []
-    for workers in (1, 2, 3):
+    for workers in (1, 3):
         write_corpus([source], tmp_path / str(workers), Words(), workers=workers, shard_tokens=100)
         folders.append(content(tmp_path / str(workers)))
-    assert folders[0] == folders[1] == folders[2]
+    assert folders[0] == folders[1]
     assert len(folders[0]) > 5
 
 
@@ -428,8 +428,10 @@ def test_a_killed_run_leaves_no_corpus_and_no_process_and_the_next_run_cleans_up
 
     wait_until(workers_are_gone)
     assert not Path(out).exists()
-    assert (tmp_path / ".corpus.partial").exists()
-    write_corpus([source], out, Words()).verify()
+    (tmp_path / ".corpus.partial" / "shard-00007.npy").touch()  # as if it had got further
+    assert (tmp_path / ".corpus.partial" / "tokenizer").exists()
+    corpus = write_corpus([source], out, Words())
+    assert set(content(Path(out))) == {*corpus.manifest["files"], "manifest.json"}
     assert not (tmp_path / ".corpus.partial").exists()
 
 

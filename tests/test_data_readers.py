@@ -82,7 +82,12 @@ def test_a_cell_of_csv_may_be_far_longer_than_the_csv_module_allows_by_default(t
     assert texts_of(tmp_path / "a.csv") == [text]
 
 
-@given(text=st.text(st.sampled_from("ab é한🙂\n"), min_size=1, max_size=200), kind=st.sampled_from(["txt", "jsonl"]))
+long_texts = st.sampled_from(["ab é한🙂\n", "ab é", "é한🙂"]).flatmap(
+    lambda characters: st.text(st.sampled_from(characters), min_size=40, max_size=200)
+)
+
+
+@given(text=long_texts, kind=st.sampled_from(["txt", "jsonl"]))
 def test_a_long_document_comes_in_short_parts_that_give_it_back(place: Path, text: str, kind: str) -> None:
     path = place / f"long.{kind}"
     path.write_text(json.dumps({"text": text}) if kind == "jsonl" else text, encoding="utf-8", newline="")
@@ -213,7 +218,7 @@ def test_a_bad_file_is_named_with_the_place_the_rule_and_the_way_out(tmp_path: P
     assert name in message
 
 
-@given(text=st.text(st.sampled_from("ab é\n"), min_size=1, max_size=200), data=st.data())
+@given(text=st.text(st.sampled_from("ab é\n"), min_size=80, max_size=200), data=st.data())
 @pytest.mark.parametrize("kind", ["txt", "tsv"])
 def test_a_byte_that_is_not_utf_8_is_found_wherever_it_stands(
     place: Path, text: str, data: st.DataObject, kind: str
