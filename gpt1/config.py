@@ -124,6 +124,8 @@ class TrainingConfig:
     """Sequences of one forward pass; smaller needs less memory and gives the same update. 0: gpt1 chooses."""
     dropout: Probability = 0.1
     """Dropout on embeddings, residual branches and attention (paper 4.1)."""
+    recompute: bool = False
+    """Keep only each block's input and compute the rest again in the backward pass: less memory, a third more work."""
     precision: Precision = "auto"
     """Activations: `bf16`, `fp32`, or `auto`: bf16 where the processor computes in it. Weights are always fp32."""
     device: str = "auto"

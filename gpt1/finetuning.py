@@ -20,7 +20,7 @@ from gpt1.config import FinetuneConfig
 from gpt1.data.batches import collate, pieces
 from gpt1.data.order import mixed, of_update, updates_per_epoch
 from gpt1.data.tables import Table
-from gpt1.errors import UserError
+from gpt1.errors import UserError, did_you_mean
 from gpt1.evaluation import calibrated, measured, predictions_of
 from gpt1.inference import Model, save_task, task_logits
 from gpt1.inputs import Encoded, Example, encode, texts_of
@@ -66,22 +66,20 @@ def finetune(
     columns = {role: settings.pop(role) for role in ROLES if settings.get(role) is not None}
     settings = {name: value for name, value in settings.items() if name not in ROLES}
     facts = {"train": named(train_on), "from": str(from_), "valid": named(valid), "kind": kind, "columns": columns}
+    facts |= {"score": score, "data_dir": str(data_dir) if data_dir else None}
     gpt = GPT.from_pretrained(runs.model_folder(from_))
+    asked = runs.chosen_settings(FinetuneConfig, config, settings)
     if resume:
-        run, cfg = runs.reopen(out, FinetuneConfig, settings, facts)
+        run, cfg = runs.reopen(out, FinetuneConfig, asked, facts)
+        if runs.is_finished(run):
+            progress.say(f"{run} is finished; nothing is left to do")
+            return run
     else:
         runs.new_folder(out)
-        cfg = runs.settings_of(FinetuneConfig, config, settings, extra=suited(gpt, settings))
-    if cfg.train == "head" and cfg.lm_coef:
-        raise UserError(
-            f"--lm-coef {cfg.lm_coef:g} with --train head: nothing that predicts tokens is trained.",
-            "Leave --lm-coef out, or use --train all.",
-        )
+        cfg = runs.settings_of(FinetuneConfig, None, asked, extra=suited(gpt, asked))
+    check_parts(cfg, gpt.config.n_layer)
     task = read_task(train_on, valid, kind, columns, score, data_dir, cfg, progress)
     work = prepare(cfg, gpt, runs.model_folder(from_), task, progress)
-    if resume and (run / runs.RESULTS).exists():
-        progress.say(f"{run} is finished; nothing is left to do")
-        return run
     if not resume:
         run = runs.make(out, cfg, facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
@@ -232,7 +230,7 @@ def prepare(cfg: FinetuneConfig, gpt: GPT, folder: Path, task: Task, progress: P
     freeze(model, cfg.train)
     device = device_of(cfg.device)
     activations, precision = activations_of(cfg.precision, device)
-    place(model, device, activations)
+    place(model, device, activations, cfg.recompute)
 
     config = gpt.config
     examples = [*task.training, *task.validation]
@@ -260,10 +258,6 @@ def prepare(cfg: FinetuneConfig, gpt: GPT, folder: Path, task: Task, progress: P
 def transferred(cfg: FinetuneConfig, gpt: GPT) -> GPT:
     """The model to start from: all of the pre-trained one, its embeddings and first blocks, or only its shape."""
     kept = cfg.transfer_layers
-    if kept > gpt.config.n_layer:
-        raise UserError(
-            f"--transfer-layers {kept}: the model has {gpt.config.n_layer} blocks.", "-1 keeps all of them."
-        )
     if not cfg.from_scratch and kept < 0:
         return gpt
     fresh = GPT(gpt.config)
@@ -281,15 +275,31 @@ def freeze(model: TaskModel, train: str) -> None:
     """Leave trainable what `--train` names: all, the head, or the last K blocks and the head."""
     if train == "all":
         return
-    match = re.fullmatch(r"last:(\d+)", train)
-    n_layer = model.gpt.config.n_layer
-    if train != "head" and not (match and 1 <= int(match[1]) <= n_layer):
-        raise UserError(
-            f"--train {train}: there is no such part.", f"Use all, head, or last:K with K from 1 to {n_layer}."
-        )
     model.gpt.requires_grad_(False)
-    for block in model.gpt.blocks[n_layer - (int(match[1]) if match else 0) :]:
+    n_layer = model.gpt.config.n_layer
+    for block in model.gpt.blocks[n_layer - last_blocks(train) :]:
         block.requires_grad_(True)
+
+
+def last_blocks(train: str) -> int:
+    """K of `last:K`; 0 for anything else."""
+    match = re.fullmatch(r"last:(\d+)", train)
+    return int(match[1]) if match else 0
+
+
+def check_parts(cfg: FinetuneConfig, n_layer: int) -> None:
+    """UserError for parts that the model does not have, before the rows are read."""
+    if cfg.train not in ("all", "head") and not 1 <= last_blocks(cfg.train) <= n_layer:
+        problem = f"--train {cfg.train}: there is no such part.{did_you_mean(cfg.train, ('all', 'head', 'last:1'))}"
+        raise UserError(problem, f"Use all, head, or last:K with K from 1 to {n_layer}.")
+    if cfg.transfer_layers > n_layer:
+        problem = f"--transfer-layers {cfg.transfer_layers}: the model has {n_layer} blocks."
+        raise UserError(problem, f"Use 0 to {n_layer}; -1 keeps all of them.")
+    if cfg.train == "head" and cfg.lm_coef:
+        raise UserError(
+            f"--lm-coef {cfg.lm_coef:g} with --train head: nothing that predicts tokens is trained.",
+            "Leave --lm-coef out, or use --train all.",
+        )
 
 
 def digest(task: Task) -> str:

@@ -48,19 +48,19 @@ def pretrain(
     """
     progress = progress or Silent()
     facts = {"corpus": str(corpus), "from": str(from_) if from_ else None, "valid": str(valid) if valid else None}
+    asked = runs.chosen_settings(PretrainConfig, config, settings)
     if resume:
-        run, cfg = runs.reopen(out, PretrainConfig, settings, facts)
+        run, cfg = runs.reopen(out, PretrainConfig, asked, facts)
+        if runs.is_finished(run):
+            progress.say(f"{run} is finished; nothing is left to do")
+            return run
     else:
         runs.new_folder(out)
-        start = shape_of(from_, settings) if from_ else {}
-        cfg = runs.settings_of(PretrainConfig, config, settings, extra=start)
+        cfg = runs.settings_of(PretrainConfig, None, asked, extra=shape_of(from_, asked) if from_ else {})
     work = prepare(cfg, Corpus.open(corpus), from_, Corpus.open(valid) if valid else None, progress)
     if not resume:
         run = runs.make(out, cfg, facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
-    if resume and (run / runs.RESULTS).exists():
-        progress.say(f"{run} is finished; nothing is left to do")
-        return run
     outcome = train(work.stage(cfg), cfg, run, kept, metrics, resume)
     finish(run, work, outcome, cfg)
     return run
@@ -146,7 +146,7 @@ def prepare(
     device = device_of(cfg.device)
     model = start(cfg, corpus, tokenizer, from_)
     activations, precision = activations_of(cfg.precision, device)
-    place(model, device, activations)
+    place(model, device, activations, cfg.recompute)
     progress.say(
         f"{corpus.name}: {corpus.tokens:,} tokens, {corpus.documents:,} documents, {corpus.n_bytes / 1e6:,.1f} MB; "
         f"{training.n:,} windows of {cfg.context}" + (f", {held_out.n:,} held out" if held_out else "")
@@ -193,7 +193,7 @@ def shape_of(from_: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
     config = GPT.from_pretrained(runs.model_folder(from_)).config
     shape = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
     for name, value in shape.items():
-        if settings.get(name) not in (None, value):
+        if settings.get(name, value) != value:
             raise UserError(
                 f"--{name.replace('_', '-')} {settings[name]}: {from_} has {value}, and --from keeps its shape.",
                 "Leave the flag out.",

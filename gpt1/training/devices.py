@@ -65,11 +65,12 @@ def cpu_gains_from_bf16() -> bool:
     return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
 
 
-def place(model: nn.Module, device: torch.device, activations: torch.dtype) -> None:
-    """Move a model and set the type of its activations."""
+def place(model: nn.Module, device: torch.device, activations: torch.dtype, recompute: bool = False) -> None:
+    """Move a model, set the type of its activations, and whether the backward pass computes them again."""
     model.to(device)
     for module in model.modules():
         if hasattr(module, "activations"):
+            setattr(module, "recompute", recompute)  # noqa: B010 (typed Tensor | Module there)
             setattr(module, "activations", activations)  # noqa: B010 (typed Tensor | Module there)
 
 
