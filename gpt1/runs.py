@@ -11,7 +11,18 @@ from typing import Any, TypeVar
 import yaml
 
 from gpt1 import __version__
-from gpt1.config import MODEL_SIZES, RECIPES, FinetuneConfig, PretrainConfig, TrainingConfig, flag, known, resolve
+from gpt1.config import (
+    MODEL_SIZES,
+    RECIPES,
+    FinetuneConfig,
+    PretrainConfig,
+    TrainingConfig,
+    convert,
+    flag,
+    known,
+    resolve,
+)
+from gpt1.data.files import check_place, missing
 from gpt1.errors import UserError
 
 CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
@@ -26,16 +37,20 @@ def settings_of(
     config_class: type[AnyConfig], file: str | Path | None, given: Mapping[str, Any], extra: Mapping[str, Any] = {}
 ) -> AnyConfig:
     """Defaults < recipe < model size < `extra` < `--config` file < what was `given` as flags or keywords."""
-    given = {known(config_class, name): value for name, value in given.items() if value is not None}
-    from_file = read_yaml(Path(file)) if file else {}
-    from_file = {known(config_class, name): value for name, value in from_file.items() if name not in RUN_KEYS}
-    chosen = {**from_file, **given}
+    chosen = chosen_settings(config_class, file, given)
     recipe = chosen.get("recipe", "default")
     base = dict(RECIPES[config_class.__name__].get(recipe, {}))  # an unknown recipe is refused by resolve
     if config_class is PretrainConfig:
         size = MODEL_SIZES.get(str({"model": PretrainConfig.model, **base, **chosen}["model"]), {})
         base = {**size, **base} if recipe == "paper" else {**base, **size}
     return resolve(config_class, base, extra, chosen)
+
+
+def chosen_settings(config_class: type[AnyConfig], file: str | Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user asks for: the `--config` file, and over it what was `given`, each value as its setting's type."""
+    from_file = {name: value for name, value in (read_yaml(Path(file)) if file else {}).items() if name not in RUN_KEYS}
+    asked = [*from_file.items(), *((name, value) for name, value in given.items() if value is not None)]
+    return {(field := known(config_class, name)): convert(config_class, field, value) for name, value in asked}
 
 
 RUN_KEYS = ("stage", "version", "command")
@@ -45,10 +60,13 @@ def make(out: str | Path, config: TrainingConfig, facts: Mapping[str, Any]) -> P
     """A new run folder with its config.yaml: every setting, resolved, and the `facts` of the command."""
     run = new_folder(out)
     run.mkdir(parents=True, exist_ok=True)
-    stage = "finetune" if isinstance(config, FinetuneConfig) else "pretrain"
-    content = {"stage": stage, "version": __version__, "command": dict(facts), **asdict(config)}
+    content = {"stage": stage_of(type(config)), "version": __version__, "command": dict(facts), **asdict(config)}
     (run / CONFIG).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return run
+
+
+def stage_of(config_class: type[TrainingConfig]) -> str:
+    return "finetune" if issubclass(config_class, FinetuneConfig) else "pretrain"
 
 
 def new_folder(out: str | Path) -> Path:
@@ -59,29 +77,34 @@ def new_folder(out: str | Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         resumable = " Go on with that run: --resume." if (folder / CONFIG).exists() else ""
         raise UserError(f"{folder} exists and is not empty.", f"Choose another --out, or remove it.{resumable}")
+    check_place(folder)
     return folder
 
 
 def reopen(
     out: str | Path, config_class: type[AnyConfig], given: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> tuple[Path, AnyConfig]:
-    """(folder, settings) of a run to go on with; a setting or file that would change its course is refused."""
+    """(folder, settings) of a run to go on with; a setting or file that would change its course is refused.
+
+    given: as `chosen_settings` gives them."""
     run = Path(out)
     stored = read_run_config(run)
+    stage = stage_of(config_class)
+    if stored.get("stage") != stage or not isinstance(stored.get("command"), dict):
+        raise UserError(
+            f"{run} is no run of gpt1 {stage}: its {CONFIG} says stage {stored.get('stage')}.",
+            "Resume it with the command that started it.",
+        )
     settings = {name: value for name, value in stored.items() if name not in RUN_KEYS}
     for name, value in given.items():
-        name = known(config_class, name)
-        if value is None:
-            continue
-        changed = resolve(config_class, settings, {name: value})
-        if name not in FREE and getattr(changed, name) != settings[name]:
+        if name not in FREE and value != settings.get(name):
             raise UserError(
-                f"{flag(name)} {value}: {run} was started with {settings[name]}, and --resume goes on as it began.",
-                "Leave the flag out, or start a new run with another --out.",
+                f"{flag(name)} {value}: {run} was started with {settings.get(name)}, and --resume goes on as it began.",
+                "Leave it out, or start a new run with another --out.",
             )
         settings[name] = value
     for name, value in facts.items():
-        if stored["command"].get(name) != value:
+        if name != "data_dir" and stored["command"].get(name) != value:  # the same rows may have moved
             raise UserError(
                 f"{run} was started with {name} {stored['command'].get(name)}, not {value}.",
                 "Resume with what it was started with, or start a new run with another --out.",
@@ -98,14 +121,22 @@ def read_run_config(run: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise missing(path) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        reason = f"line {mark.line + 1}, {getattr(error, 'problem', '')}" if mark else str(error).splitlines()[0]
         raise UserError(
             f"{path} cannot be read as YAML: {reason}.", "It needs lines of the form  name: value"
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings.", "It needs lines of the form  name: value")
     return content
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run has its results and its model. A model that was deleted comes again from the last checkpoint."""
+    return (run / RESULTS).exists() and (run / MODEL).is_dir()
 
 
 def model_folder(path: str | Path) -> Path:
@@ -119,7 +150,7 @@ def model_folder(path: str | Path) -> Path:
             )
         return folder / MODEL
     if not folder.exists():
-        raise UserError(f"{folder} does not exist.", "Name a run folder or a model folder.")
+        raise UserError(missing(folder).problem, "Name a run folder or a model folder.")
     return folder
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt1.data.encoding import TokenizerLike, batches, encode_batches
-from gpt1.data.files import disk_errors, is_url, missing, sync_folder
+from gpt1.data.files import check_place, disk_errors, is_url, missing, sync_folder
 from gpt1.data.readers import list_sources
 from gpt1.data.shards import DOCUMENTS, FORMAT, MANIFEST, TOKENIZER, ShardWriter, fingerprint, shard_name
 from gpt1.errors import UserError
@@ -88,6 +88,7 @@ def checked_target(out: str | Path) -> Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         what = "exists and is not empty" if target.is_dir() else "is a file"
         raise UserError(f"--out {out} {what}.", "Choose another folder, or delete it first.")
+    check_place(target)
     return target
 
 

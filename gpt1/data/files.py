@@ -147,6 +147,17 @@ def missing(path: str | Path) -> UserError:
     return UserError(f"{path} does not exist.{meant}", "Check the path.")
 
 
+def check_place(path: str | Path) -> None:
+    """UserError unless something can be made at `path`. Asked before the work: at its end the answer comes too late."""
+    above = Path(path).absolute()
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir():
+        raise UserError(f"{path} cannot be made: {above} is a file.", "Choose another place.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be made: {above} may not be written to.", "Choose another place.")
+
+
 def decompressed(raw: BinaryIO, compression: str) -> io.BufferedIOBase | io.RawIOBase | BinaryIO:
     if compression == "gz":
         return gzip.GzipFile(fileobj=raw)
