@@ -82,8 +82,8 @@ class GPTConfig:
 
 
 MODEL_SIZES: dict[str, dict[str, Any]] = {
-    # The default recipe takes peak_lr from here, the recipe `paper` never does. Narrow post-LN models stand, and want, a
-    # larger rate, but only after a slow warm-up: reached too early it leaves them at the unigram loss (docs/lab-log.md).
+    # The default recipe takes peak_lr from here, the recipe `paper` never does. Narrow post-LN models stand, and want,
+    # a larger rate, but only after a slow warm-up: reached early it leaves them at the unigram loss (docs/lab-log.md).
     "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "context": 128, "peak_lr": 1e-3},
     "mini": {"n_layer": 6, "n_head": 6, "n_embd": 384, "context": 256, "peak_lr": 6e-4},
     "small": {"n_layer": 8, "n_head": 8, "n_embd": 512, "context": 512, "peak_lr": 4e-4},

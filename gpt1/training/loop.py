@@ -94,7 +94,8 @@ def train(
         checkpoints.save(folder, outcome.step, dict(stage.trained()), optimizer.tensors(), state)
         checkpoints.forget(folder, config.keep, outcome.best)
 
-    advice = f"Lower --micro-batch (now {config.micro_batch or 'chosen by gpt1'}) or set --recompute: the update stays the same."
+    now = config.micro_batch or "chosen by gpt1"
+    advice = f"Lower --micro-batch (now {now}) or set --recompute: the update stays the same."
     with limits_explained(advice), stop_requested() as stop:
         while outcome.step < stage.steps:
             update = stage.update(outcome.step)
