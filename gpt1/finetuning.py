@@ -65,7 +65,7 @@ def finetune(
     progress = progress or Silent()
     columns = {role: settings.pop(role) for role in ROLES if settings.get(role) is not None}
     settings = {name: value for name, value in settings.items() if name not in ROLES}
-    facts = {"train": named(train_on), "from": str(from_), "valid": named(valid), "kind": kind, "score": score}
+    facts: dict[str, Any] = {"train": named(train_on), "from": str(from_), "valid": named(valid), "kind": kind, "score": score}
     facts |= {"columns": columns, "data_dir": str(data_dir) if data_dir else None}
     gpt = GPT.from_pretrained(runs.model_folder(from_))
     asked = runs.chosen_settings(FinetuneConfig, config, settings)

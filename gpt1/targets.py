@@ -211,6 +211,8 @@ def as_label(value: Any) -> str:
     """A cell as a label: text without outer spaces; 1.0 and 1 are the same label."""
     if value is None or (isinstance(value, float) and math.isnan(value)) or str(value).strip() == "":
         raise UserError("the label is empty.", "Fill it in, or remove the row.")
+    if isinstance(value, list | tuple | dict):
+        raise UserError(f"{str(value)[:40]!r} stands where a label belongs.", "Name another column with --label.")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()

@@ -20,7 +20,11 @@ T = TypeVar("T")
 
 
 def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str], name: str) -> None:
-    """Every column that the kind needs is named and is there; UserError says which are."""
+    """Every column that the kind needs is named and is there, and no other is named; UserError says which are."""
+    for role in columns:
+        if role not in (*kind.columns, "label"):
+            takes = ", ".join(f"--{r.replace('_', '-')}" for r in (*kind.columns, "label"))
+            raise UserError(f"--kind {kind.name} has no --{role.replace('_', '-')}.", f"It takes {takes}.")
     for role in kind.columns:
         flag = "--" + role.replace("_", "-")
         if role not in columns:
@@ -29,11 +33,19 @@ def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str]
             needed = " ".join(f"--{r.replace('_', '-')} COLUMN" for r in kind.columns if r not in kind.optional)
             raise UserError(f"--kind {kind.name} needs {flag}.", f"It takes: {needed} --label COLUMN")
     for role, column in columns.items():
-        for part in column.split(",") if role == "choices" else [column]:
+        for part in parts_of(column) if role == "choices" else [column]:
             if part not in present:
                 flag = "--" + role.replace("_", "-")
                 close = did_you_mean(part, present).replace("Did you mean ", f"Did you mean {flag} ").strip()
-                raise UserError(f"{name} has no column '{part}'; it has: {', '.join(present)}.", close)
+                raise UserError(
+                    f"{name} has no column '{part}'; it has: {', '.join(present)}.",
+                    close or f"Name the one that is meant with {flag}.",
+                )
+
+
+def parts_of(choices: str) -> list[str]:
+    """The columns that `--choices C1, C2, …` names."""
+    return [part.strip() for part in choices.split(",") if part.strip()] or [choices]
 
 
 def read_examples(
@@ -46,7 +58,7 @@ def read_examples(
 
 def one_example(row: Row, kind: Kind, columns: Mapping[str, str], where: str, labelled: bool) -> Example:
     roles = [role for role in kind.columns if role != "choices"]
-    fields = tuple(as_text(row[columns[role]]) if role in columns else "" for role in roles)
+    fields = tuple(at_row(where, as_text, row[columns[role]]) if role in columns else "" for role in roles)
     label = row.get(columns["label"]) if labelled else None
     if not kind.each:
         return Example(fields, label=label)
@@ -58,9 +70,9 @@ def one_example(row: Row, kind: Kind, columns: Mapping[str, str], where: str, la
 
 def answers_of(row: Row, choices: str, where: str) -> tuple[list[str], list[str]]:
     """(answers, their columns' names) from several columns or from one that holds a list."""
-    names = choices.split(",")
+    names = parts_of(choices)
     if len(names) > 1:
-        answers = [as_text(row[name]) for name in names]
+        answers = [at_row(where, as_text, row[name]) for name in names]
     else:
         cell = row[names[0]]
         if not isinstance(cell, list | tuple | np.ndarray):
@@ -68,7 +80,7 @@ def answers_of(row: Row, choices: str, where: str) -> tuple[list[str], list[str]
                 f"{where}: column '{choices}' holds no list of answers but {str(cell)[:40]!r}.",
                 "Name the answers' columns: --choices C1,C2,… or keep a list in the column (.jsonl, .parquet).",
             )
-        answers, names = [as_text(answer) for answer in cell], []
+        answers, names = [at_row(where, as_text, answer) for answer in cell], []
     if len(answers) < 2:
         raise UserError(f"{where}: {len(answers)} answer to choose from.", "A choice needs two answers at least.")
     return answers, names
@@ -79,7 +91,7 @@ def right_answer(label: Any, answers: Sequence[str], names: Sequence[str], where
     readings give two different answers, the row is refused: a guess would teach the wrong one."""
     if isinstance(label, str) and label in names:
         return names.index(label)
-    text = as_text(label).strip()
+    text = at_row(where, as_text, label).strip()
     readings = {i for i, answer in enumerate(answers) if isinstance(label, str) and answer.strip() == text}
     number = whole_number(text)
     if number is not None and 0 <= number < len(answers):
@@ -107,6 +119,11 @@ def whole_number(text: str) -> int | None:
 
 
 def as_text(cell: Any) -> str:
+    """A cell as a text; nothing (None, NaN) is an empty one. UserError for what was never meant to be one."""
+    if isinstance(cell, list | tuple | dict | np.ndarray):
+        raise UserError(
+            f"{str(cell)[:40]!r} stands where a text or a number belongs.", "Name another column, or mend the row."
+        )
     return "" if cell is None or (isinstance(cell, float) and cell != cell) else str(cell)
 
 
