@@ -11,6 +11,7 @@ from torch import Tensor
 from gpt1 import metrics
 from gpt1.data.examples import check_columns, encoded_labels, read_examples
 from gpt1.data.tables import Table
+from gpt1.errors import UserError
 from gpt1.inference import Model, load_task
 from gpt1.labelled import labelled_rows
 from gpt1.targets import Answers, Classes, Target, as_number
@@ -30,15 +31,19 @@ def evaluate(
     source = labelled_rows(test, "evaluation", data_dir)
     for note in source.notes:
         progress.say(note)
+    if source.data_set and source.data_set.kind != model.kind.name:
+        raise UserError(
+            f"{test} is a task of {source.data_set.kind}; {run} has learnt {model.kind.name}.",
+            "Name a table or a data set of that kind, or fine-tune another model.",
+        )
     columns = model.task["columns"] if source.columns is None else source.columns
     check_columns(model.kind, columns, source.table.columns, source.table.name)
     examples = read_examples(source.table.rows, model.kind, columns, source.table.where)
     labels = [example.label for example in examples]
     targets = encoded_labels(model.target, examples, source.table.where)
     coded = model.encode(examples)
+    logits = model.told_logits(coded, source.table.name, progress) / model.temperature
     cut = sum(example.cut for example in coded)
-    progress.say(f"{source.table.name}: {len(examples):,} rows; {cut / len(coded):.1%} of the texts cut to fit")
-    logits = model.logits(examples) / model.temperature
     return {**measured(model.target, logits, targets, labels), "rows": len(examples), "cut": cut}
 
 

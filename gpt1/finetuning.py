@@ -65,7 +65,13 @@ def finetune(
     progress = progress or Silent()
     columns = {role: settings.pop(role) for role in ROLES if settings.get(role) is not None}
     settings = {name: value for name, value in settings.items() if name not in ROLES}
-    facts: dict[str, Any] = {"train": named(train_on), "from": str(from_), "valid": named(valid), "kind": kind, "score": score}
+    facts: dict[str, Any] = {
+        "train": named(train_on),
+        "from": str(from_),
+        "valid": named(valid),
+        "kind": kind,
+        "score": score,
+    }
     facts |= {"columns": columns, "data_dir": str(data_dir) if data_dir else None}
     gpt = GPT.from_pretrained(runs.model_folder(from_))
     asked = runs.chosen_settings(FinetuneConfig, config, settings)
@@ -179,9 +185,8 @@ class HeadOnly:
         self.model: nn.Module = work.model.head
         self.targets = work.targets(work.task.training)
         progress.begin("features of every example", len(work.training) + len(work.validation), unit="examples")
-        self.features = extract(work, work.training)
-        progress.advance(len(work.training))
-        self.validation = extract(work, work.validation)
+        features = extract(work, [*work.training, *work.validation], progress)
+        self.features, self.validation = features[: len(work.training)], features[len(work.training) :]
         progress.end()
 
     def update(self, step: int) -> Update:
@@ -207,15 +212,18 @@ def side_by_side(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def extract(work: Work, coded: Sequence[Encoded]) -> list[Tensor]:
+def extract(work: Work, coded: Sequence[Encoded], progress: Progress) -> list[Tensor]:
     """The state at the extract token of every sequence of every example: one pass, no dropout, batched by length."""
     work.model.eval()
     found: list[Tensor] = [torch.empty(0)] * len(coded)
+    done = 0
     for piece in pieces(coded, range(len(coded)), PIECE_TOKENS[work.device.type]):
         batch = collate(coded, piece, None, work.device)
         states = work.model.features(batch.ids, batch.lengths).float()
         for i, own in zip(piece, torch.split(states, [len(coded[i].sequences) for i in piece]), strict=True):
             found[i] = own
+        done += len(piece)
+        progress.advance(done)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from gpt1.model import GPT, Head, TaskModel
 from gpt1.runs import model_folder
 from gpt1.targets import Answers, Classes, Target, target_from_json, target_to_json
 from gpt1.tokenizer import Tokenizer
+from gpt1.training.progress import Progress, Silent
 from gpt1.weights import read_head, read_json
 
 TASK = "task.json"
@@ -47,6 +48,14 @@ class LanguageModel:
         """The text's tokens, the last `context` of them; of an empty text the newline that joins documents."""
         ids = self.tokenizer.encode(text) or [self.tokenizer.newline_id]
         return torch.tensor([ids[-self.gpt.config.context :]], device=self.device)
+
+    def told(self, text: str) -> str | None:
+        """What the model does not see of a prompt, or None."""
+        ids = self.tokenizer.encode(text)
+        unknown, context = self.tokenizer.count_unknown(ids[-self.gpt.config.context :]), self.gpt.config.context
+        said = [f"its {len(ids):,} tokens are cut to the last {context}"] if len(ids) > context else []
+        said += [f"{unknown:,} of {min(len(ids), context):,} tokens are unknown to the vocabulary"] if unknown else []
+        return f"the text: {'; '.join(said)}" if said else None
 
     @torch.inference_mode()
     def next_tokens(self, text: str, k: int = 10) -> list[tuple[str, float]]:
@@ -129,10 +138,26 @@ class Model(LanguageModel):
         """For every row `prediction` and `probability_<label>`, or `score`."""
         return self.read(self.examples(rows))
 
-    def predict_table(self, table: Table) -> list[dict[str, Any]]:
+    def predict_table(self, table: Table, progress: Progress | None = None) -> list[dict[str, Any]]:
         """As `predict`, for a table; what is wrong with a row is told by its line."""
         check_columns(self.kind, self.text_columns, table.columns, table.name)
-        return self.read(read_examples(table.rows, self.kind, self.text_columns, table.where, labelled=False))
+        examples = read_examples(table.rows, self.kind, self.text_columns, table.where, labelled=False)
+        logits = self.told_logits(self.encode(examples), table.name, progress or Silent())
+        return self.target.read(logits / self.temperature)
+
+    def told_logits(self, coded: Sequence[Encoded], name: str, progress: Progress) -> Tensor:  # → [examples, outputs]
+        """Logits at temperature 1, with what a person should know of the rows, and a bar."""
+        tokens = sum(example.tokens for example in coded)
+        unknown = sum(self.tokenizer.count_unknown(ids) for example in coded for ids in example.sequences)
+        cut = sum(example.cut for example in coded)
+        progress.say(
+            f"{name}: {len(coded):,} rows; {unknown / tokens:.2%} of the tokens unknown; "
+            f"{cut / len(coded):.1%} of the texts cut at {self.gpt.config.context} tokens"
+        )
+        progress.begin("predicting", len(coded), unit="rows")
+        logits = task_logits(self.model, coded, self.device, progress.advance)
+        progress.end()
+        return logits
 
     def read(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
         return self.target.read(self.logits(examples) / self.temperature) if examples else []
@@ -156,10 +181,14 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Model | Lang
         gpt.to(device)
         return LanguageModel(gpt, tokenizer)
     task = read_json(path / TASK)
-    target = target_from_json(task["target"])
-    head = Head(gpt.config.n_embd, target.outputs, KINDS[task["kind"]].each)
-    head.load_state_dict(read_head(path))
-    return Model(TaskModel(gpt, head).to(device).eval(), tokenizer, task)
+    try:
+        target = target_from_json(task["target"])
+        head = Head(gpt.config.n_embd, target.outputs, KINDS[task["kind"]].each)
+        head.load_state_dict(read_head(path))
+        return Model(TaskModel(gpt, head).to(device).eval(), tokenizer, task)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        problem = f"{path / TASK} was changed or damaged, or is of another model ({type(error).__name__}: {error})."
+        raise UserError(problem.splitlines()[0], "Copy the model folder again.") from None
 
 
 def load_task(folder: str | Path, device: str | torch.device = "cpu") -> Model:
@@ -182,13 +211,20 @@ def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mappin
 
 
 @torch.inference_mode()
-def task_logits(model: TaskModel, encoded: Sequence[Encoded], device: torch.device) -> Tensor:  # → [examples, outputs]
-    """Logits of every example in the given order, on the CPU in float32; batched by length, which changes nothing."""
+def task_logits(
+    model: TaskModel, encoded: Sequence[Encoded], device: torch.device, advance: Callable[[int], None] | None = None
+) -> Tensor:  # → [examples, outputs]
+    """Logits of every example in the given order, on the CPU in float32; batched by length, which changes nothing.
+    `advance` is told how many are done."""
     rows: list[Tensor | None] = [None] * len(encoded)
+    done = 0
     for piece in pieces(encoded, range(len(encoded)), PIECE_TOKENS):
         batch = collate(encoded, piece, None, device)
         for i, row in zip(piece, model(batch.ids, batch.lengths, batch.example).float().cpu(), strict=True):
             rows[i] = row
+        done += len(piece)
+        if advance:
+            advance(done)
     width = max((len(row) for row in rows if row is not None), default=1)
     table = torch.full((len(rows), width), -torch.inf)
     for i, row in enumerate(rows):

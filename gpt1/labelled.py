@@ -9,6 +9,9 @@ from typing import Any
 
 from gpt1.config import FinetuneConfig
 from gpt1.data.examples import check_columns, deduplicated, encoded_labels, fit, hold_out, read_examples
+from gpt1.data.files import is_url, missing
+from gpt1.data.files import kind_of as file_ending
+from gpt1.data.rows import ROW_KINDS
 from gpt1.data.tables import Table, read_table
 from gpt1.errors import UserError, did_you_mean
 from gpt1.inputs import KINDS, Example, Kind
@@ -38,15 +41,21 @@ def labelled_rows(
         return Labelled(source)
     named = None if Path(source).exists() else parse(str(source))
     if named is None:
-        if not Path(source).exists():
-            known = ", ".join(names())
-            raise UserError(f"{source} does not exist.", f"Name a table, or a known data set: {known} (NAME:SPLIT).")
+        if not Path(source).exists() and not is_url(source):
+            raise no_rows(str(source))
         return Labelled(read_table(source))
     if purpose == "train":
         table, notes = named.train_table(data_dir, keep_duplicates=keep_duplicates)
         return Labelled(table, named.data, notes)
     table = named.evaluation_table(data_dir)
     return Labelled(table, named.data, table.notes)
+
+
+def no_rows(source: str) -> UserError:
+    """The error for what is neither a file nor a known name, with the neighbour of either sort that was meant."""
+    is_path = file_ending(source)[0] in ROW_KINDS or len(Path(source).parts) > 1
+    problem = missing(source).problem if is_path else f"{source} does not exist.{did_you_mean(source, names())}"
+    return UserError(problem, f"Name a table, or a known data set: {', '.join(names())} (NAME:SPLIT).")
 
 
 @dataclass(frozen=True)
@@ -79,10 +88,12 @@ def read_task(
     columns = {**((source.columns or {}) if not columns else {}), **columns}
     columns.setdefault("label", "label")
     examples = examples_of(source, kind, columns)
-    target = fit(kind, score or bool(known and known.score), examples, source.table.where)
     rows, name = len(examples), source.table.name
+    score = score or bool(known and known.score)
+    target = fit(kind, score, examples, source.table.where, name)
     told = target.told([example.label for example in examples])
 
+    empty = sum(not any(text.strip() for text in (*example.fields, *example.answers)) for example in examples)
     validation: list[Example] = []
     if valid is not None:
         held_out = labelled_rows(valid, "evaluation", data_dir)
@@ -92,20 +103,30 @@ def read_task(
     if cfg.deduplicate:
         kept, repeated, leaked = deduplicated(examples, validation)
         examples = [examples[i] for i in kept]
+    if not examples:
+        raise UserError(
+            f"{name}: all of its rows also stand in {valid}.", "Validate on other rows, or leave --valid out."
+        )
+    if repeated or leaked:  # the rows that are left may have fewer labels
+        what = f"{name}, without the {repeated + leaked:,} rows that repeat another one"
+        target = fit(kind, score, examples, lambda i: what, what)
     if valid is None and cfg.valid_fraction:
         training, held = hold_out(examples, target, cfg.valid_fraction, cfg.seed)
         examples, validation = [examples[i] for i in training], [examples[i] for i in held]
-    if not examples:
-        raise UserError(f"{name}: no training row is left.", "Give more rows, or a smaller --valid-fraction.")
 
     for note in source.notes:
         progress.say(note)
     progress.say(f"{name}: {rows:,} rows, {told}; {repeated:,} duplicates left out")
+    if empty:
+        progress.say(f"{empty:,} rows have no text")
     if leaked:
         progress.say(f"{leaked:,} training rows that also stand in {valid} are left out")
     if validation:
         whence = f"of {valid}" if valid is not None else "held out (give --valid to use your own)"
         progress.say(f"validation: {len(validation):,} rows {whence}")
+    else:
+        why = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
+        progress.say(f"no validation ({why}): the last epoch is kept, whether or not it is the best")
     main = known.metrics[0] if known and known.metrics[0] in target.metrics else target.main
     counts = {"rows": rows, "duplicates": repeated, "leaked": leaked}
     return Task(kind, columns, target, examples, validation, main, counts)

@@ -127,14 +127,16 @@ def as_text(cell: Any) -> str:
     return "" if cell is None or (isinstance(cell, float) and cell != cell) else str(cell)
 
 
-def fit(kind: Kind, score: bool, examples: Sequence[Example], where: Where) -> Target:
-    """The target that the training labels span; a label that breaks its rule is named with its row."""
+def fit(kind: Kind, score: bool, examples: Sequence[Example], where: Where, name: str) -> Target:
+    """The target that the training labels span; a label that breaks its rule is named with its row, labels that teach
+    nothing with the table's `name`."""
     if score and not kind.score_target:
         raise UserError(f"--score goes with --kind similarity, not {kind.name}.", "For a number use --kind regression.")
     target = kind.score_target if score and kind.score_target else kind.target
     for i, example in enumerate(examples):
         at_row(where(i), target.parse, example.label)
-    return target.fit([example.label for example in examples])
+    spanned: Callable[[Any], Target] = target.fit
+    return at_row(name, spanned, [example.label for example in examples])
 
 
 def encoded_labels(target: Target, examples: Sequence[Example], where: Where) -> Tensor:  # → [examples, …]
@@ -142,9 +144,10 @@ def encoded_labels(target: Target, examples: Sequence[Example], where: Where) ->
     return torch.stack([at_row(where(i), target.encode, example.label) for i, example in enumerate(examples)])
 
 
-def at_row(where: str, read: Callable[[Any], T], label: Any) -> T:
+def at_row(where: str, read: Callable[[Any], T], cell: Any) -> T:
+    """`read(cell)`, its errors beginning with where the cell stands."""
     try:
-        return read(label)
+        return read(cell)
     except UserError as error:
         raise UserError(f"{where}: {error.problem}", error.fix) from None
 
