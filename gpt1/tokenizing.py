@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpt1.data.corpus import Corpus, checked_target, write_corpus
-from gpt1.data.readers import list_sources, read_documents
+from gpt1.data.readers import Source, list_sources, read_source
 from gpt1.errors import UserError
 from gpt1.runs import model_folder
 from gpt1.tokenizer import Tokenizer
@@ -44,8 +44,10 @@ def tokenize(
         size = vocab_size or VOCAB_SIZE
         default = "" if vocab_size else " (the default; --vocab-size changes it)"
         progress.say(f"training a vocabulary of {size:,} tokens{default}")
-        chosen = Tokenizer.train(sample(sources_of(sources)), size, pipeline)
+        chosen = Tokenizer.train(sample(sources), size, pipeline)
         progress.say(f"vocabulary: {chosen.vocab_size:,} tokens, {chosen.pipeline} pipeline")
+    if note := chosen.note():
+        progress.say(note)
     count = workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     corpus = write_corpus(corpora, out, chosen, workers=count, progress=progress)
     tokens = max(1, corpus.tokens)
@@ -56,16 +58,12 @@ def tokenize(
     return corpus
 
 
-def sources_of(sources: Sequence[object]) -> list[str]:
-    return [str(getattr(source, "path", source)) for source in sources]
-
-
-def sample(paths: Sequence[str]) -> Iterator[str]:
+def sample(sources: Sequence[Source]) -> Iterator[str]:
     """Texts from every source, each giving an equal share of the characters, so that no file decides alone."""
-    share = SAMPLE_CHARACTERS // max(1, len(paths))
-    for path in paths:
+    share = SAMPLE_CHARACTERS // max(1, len(sources))
+    for source in sources:
         taken = 0
-        for document in read_documents([path]):
+        for document in read_source(source):
             yield document.text[: share - taken]
             taken += len(document.text)
             if taken >= share:
