@@ -23,21 +23,28 @@ from gpt1.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Between:
-    """The range that a number may lie in; both ends count."""
+    """The range that a number may lie in; both ends count, but for `low` where `above` is set."""
 
     low: float = -math.inf
     high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.above else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:
+        if self.above:
+            return f"above {self.low:.12g}" + (f" and at most {self.high:.12g}" if self.high < math.inf else "")
         if self.high == math.inf:
-            return f"at least {self.low:g}"
-        return f"between {self.low:g} and {self.high:g}"
+            return f"at least {self.low:.12g}"
+        return f"between {self.low:.12g} and {self.high:.12g}"
 
 
 Count = Annotated[int, Between(1)]
 Probability = Annotated[float, Between(0, 0.99)]
 Decay = Annotated[float, Between(0, 0.99999)]  # at 1 the bias correction would divide by nothing
 NotNegative = Annotated[float, Between(0)]
+Positive = Annotated[float, Between(0, above=True)]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["auto", "bf16", "fp32"]
 Recipe = Literal["default", "paper"]
@@ -150,7 +157,7 @@ class PretrainConfig(TrainingConfig):
     """Width of the residual stream."""
     context: Annotated[int, Between(2)] = 256
     """Length of the training windows and number of positions, in tokens."""
-    epochs: NotNegative = 1.0
+    epochs: Positive = 1.0
     """Times that every window of the corpus is seen; may be a fraction. The paper: 100."""
     steps: Annotated[int, Between(0)] = 0
     """Number of updates, instead of --epochs; 0: --epochs decides."""
@@ -174,7 +181,7 @@ class FinetuneConfig(TrainingConfig):
     """What is trained: `all` (the paper), `head` (the new layer only), `last:K` (the last K blocks and the head)."""
     lm_coef: NotNegative = 0.5
     """λ, the weight of the language-modelling loss beside the task's (paper, eq. 5)."""
-    epochs: Annotated[float, Between(0)] = 3.0
+    epochs: Positive = 3.0
     """Times that every labelled row is seen."""
     head_dropout: Probability = 0.1
     """Dropout on the state that the new layer reads (paper 4.1)."""
@@ -204,6 +211,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 Config = TypeVar("Config")
+
+
+HEAD_ONLY: dict[str, Any] = {"lm_coef": 0.0, "peak_lr": 3e-3, "epochs": 30.0, "weight_decay": 0.0}
+"""The default recipe with `--train head`: a small convex problem, which takes a large rate and many cheap epochs."""
 
 
 def resolve(config_class: type[Config], *layers: Mapping[str, Any]) -> Config:
@@ -252,7 +263,7 @@ def base_type(hint: Any) -> tuple[Any, Between | None]:
     return hint, None
 
 
-def convert(config_class: type[Any], name: str, value: Any) -> Any:
+def convert(config_class: Any, name: str, value: Any) -> Any:
     """Text from a flag or a YAML file as the setting's type."""
     base, _ = base_type(hints(config_class)[name])
     if get_origin(base) in (Literal, types.UnionType) or base is str:
@@ -283,7 +294,8 @@ def default(config_class: type[Any], name: str) -> Any:
 
 def check(config: Any) -> None:
     """Every value inside its range or among its choices; UserError names the value, the rule and a way out."""
-    for name, hint in hints(type(config)).items():
+    config_class: Any = type(config)
+    for name, hint in hints(config_class).items():
         value = getattr(config, name)
         base, between = base_type(hint)
         if get_origin(base) is Literal and value not in get_args(base):
@@ -292,10 +304,10 @@ def check(config: Any) -> None:
                 f"{flag(name)} {value}: there is no such choice.{did_you_mean(str(value), choices)}",
                 f"Choices: {', '.join(choices)}.",
             )
-        if between and not between.low <= value <= between.high:
+        if between and value not in between:
             raise UserError(
                 f"{flag(name)} {value} is out of range: it has to be {between}.",
-                f"Default: {flag(name)} {default(type(config), name)}",
+                f"Default: {flag(name)} {default(config_class, name)}",
             )
 
 
@@ -308,5 +320,5 @@ def descriptions(config_class: Any) -> dict[str, str]:
         for line, following in pairwise(body):
             is_setting = isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
             if is_setting and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-                found[line.target.id] = inspect.cleandoc(str(following.value.value))  # type: ignore[attr-defined, union-attr]
+                found[line.target.id] = inspect.cleandoc(str(following.value.value))  # type: ignore[attr-defined]
     return found

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt1 import runs
-from gpt1.config import FinetuneConfig
+from gpt1.config import HEAD_ONLY, FinetuneConfig
 from gpt1.data.batches import collate, pieces
 from gpt1.data.order import mixed, of_update, updates_per_epoch
 from gpt1.data.tables import Table
@@ -98,14 +98,14 @@ def named(source: str | Path | Table | None) -> str | None:
     return source.name if isinstance(source, Table) else str(source) if source is not None else None
 
 
-def suited(gpt: GPT, settings: Mapping[str, Any]) -> dict[str, Any]:
+def suited(gpt: GPT, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings that depend on what is trained. The paper's rate belongs to a width of 768; narrow models want a larger
-    one. A head alone is a small convex problem: a large rate and many cheap epochs."""
+    one."""
     head = settings.get("train") == "head"
     if settings.get("recipe") == "paper":
         return {"lm_coef": 0.0} if head else {}
     if head:
-        return {"lm_coef": 0.0, "peak_lr": 3e-3, "epochs": 30.0, "weight_decay": 0.0}
+        return HEAD_ONLY
     return {"peak_lr": FinetuneConfig.peak_lr * 768 / gpt.config.n_embd}
 
 

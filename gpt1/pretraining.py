@@ -49,6 +49,8 @@ def pretrain(
     progress = progress or Silent()
     facts = {"corpus": str(corpus), "from": str(from_) if from_ else None, "valid": str(valid) if valid else None}
     asked = runs.chosen_settings(PretrainConfig, config, settings)
+    if asked.get("steps") and "epochs" in asked:
+        raise UserError("--steps and --epochs contradict each other.", "Give one of them.")
     if resume:
         run, cfg = runs.reopen(out, PretrainConfig, asked, facts)
         if runs.is_finished(run):
