@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -93,6 +94,9 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
     """The folder that `OpenAIGPTLMHeadModel.save_pretrained` writes."""
     if settings.get("afn", "gelu") not in ("gelu", "gelu_new"):
         raise UserError(f"{folder / CONFIG}: activation '{settings['afn']}'; GPT-1 has gelu.", "Another model?")
+    for name in ("vocab_size", "n_layer", "n_head", "n_embd", "n_positions"):
+        if name not in settings:
+            raise UserError(f"{folder / CONFIG} says no {name}.", "It is no complete openai-gpt model.")
     config = GPTConfig(
         vocab_size=settings["vocab_size"],
         n_layer=settings["n_layer"],
@@ -130,7 +134,7 @@ def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
         )
     shapes = json.loads((folder / "params_shapes.json").read_text(encoding="utf-8"))
     files = sorted(folder.glob("params_*.npy"), key=lambda path: int(re.sub(r"\D", "", path.stem)))
-    flat = np.concatenate([np.load(path, allow_pickle=False).ravel() for path in files])
+    flat = np.concatenate([read_array(path).ravel() for path in files])
     wanted = sum(int(np.prod(shape)) for shape in shapes)
     if len(flat) != wanted:
         raise UserError(
@@ -192,6 +196,16 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path} cannot be read: {error}.", "The file is damaged or cut short: copy it again."
         ) from None
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} is no array of numbers: {error}", "The file is damaged or no part of the release."
+        ) from None
+    return array
 
 
 def read_json(path: Path) -> dict[str, Any]:
