@@ -107,7 +107,7 @@ class Console:
             table.add_column(justify=justify, no_wrap=True)
         for token, p in probabilities:
             ascii_bar = "#" * round(BAR_WIDTH * p / most)
-            bar = ascii_bar if console.options.ascii_only else Bar(most, 0, p, width=BAR_WIDTH, color=COLOUR)
+            bar = ascii_bar if console.options.ascii_only else Bar(1.0, 0, p / most, width=BAR_WIDTH, color=COLOUR)
             table.add_row(_text(_visible(token)), f"{100 * p:.1f} %", bar)
         console.print(table)
 

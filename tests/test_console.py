@@ -1,0 +1,197 @@
+"""What a person sees: a live line in a terminal, a line now and then elsewhere, results on their own stream."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1 import console as module
+from gpt1.console import Console
+from gpt1.training.progress import Progress
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def lines(self) -> list[str]:
+        """Everything that was ever drawn, without colours."""
+        return [line for line in re.split(r"[\r\n]+", ESCAPE.sub("", self.getvalue())) if line.strip()]
+
+
+class Clock:
+    """Time that passes only when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture(autouse=True)
+def a_plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+def work(progress: Progress, updates: int = 20) -> None:
+    progress.begin("training all 25.3 M weights, λ 0.5", updates)
+    for i in range(updates):
+        progress.advance(i + 1, loss=4.0 - i / updates, gradient_norm=1.0, tokens_per_s=9012.3)
+        if i == updates // 2:
+            progress.record(step=i, split="validation", loss=0.4, accuracy=0.8712)
+            progress.say("best so far [0.1, 0.2]")
+    progress.end()
+
+
+def test_without_a_terminal_there_are_no_control_characters() -> None:
+    talk, results = io.StringIO(), io.StringIO()
+    console = Console(talk, results)
+    work(console)
+    console.say("\x1b[31mred\x07")
+    console.bars([("the", 0.5), ("\x1b[2J", 0.25)])
+    console.table(["a", "b"], [["\x1b]0;title\x07", 1.5]])
+    written = talk.getvalue() + results.getvalue()
+    assert all(c == "\n" or unicodedata.category(c) != "Cc" for c in written)
+    assert "best so far [0.1, 0.2]" in talk.getvalue()
+    assert talk.getvalue().splitlines()[-2].startswith("  100 %  20/20 updates")
+    assert "loss 3.05  held-out accuracy 0.871  9,012 tokens/s" in talk.getvalue()
+
+
+@pytest.mark.parametrize(("seconds_each", "lines"), [(0.001, 2), (1.0, (9, 12)), (60.0, (12, 230))])
+def test_without_a_terminal_lines_are_rare(
+    seconds_each: float, lines: int | tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, talk = Clock(monkeypatch), io.StringIO()
+    console = Console(talk)
+    console.begin("training", 1000)
+    for i in range(1000):
+        clock.now += seconds_each
+        console.advance(i + 1, loss=1.0)
+    console.end()
+    least, most = lines if isinstance(lines, tuple) else (lines, lines)
+    assert least <= len(talk.getvalue().splitlines()) <= most
+
+
+def test_the_time_left_counts_from_where_a_resumed_run_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, talk = Clock(monkeypatch), io.StringIO()
+    console = Console(talk)
+    console.begin("training", 1000, done=500)
+    clock.now += 60
+    console.advance(750)
+    assert "75 %  750/1,000 updates  1:00 left" in talk.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
+def test_the_live_line_never_wraps_and_leaves_the_cursor(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    terminal = Terminal()
+    work(Console(terminal))
+    bars = [line for line in terminal.lines if "/20" in line]
+    assert bars
+    assert all(len(line.rstrip()) <= width for line in bars)
+    assert "20/20" in bars[-1]
+    if width >= 120:
+        assert bars[-1].startswith("training all 25.3 M weights, λ 0.5  ━")
+        assert "held-out accuracy 0.871" in bars[-1]
+    hidden, shown = terminal.getvalue().rfind("\x1b[?25l"), terminal.getvalue().rfind("\x1b[?25h")
+    assert shown > hidden >= 0
+
+
+def test_an_error_within_gives_the_cursor_back() -> None:
+    terminal = Terminal()
+
+    def interrupted() -> None:
+        with Console(terminal) as console:
+            console.begin("training", 10)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert terminal.getvalue().rfind("\x1b[?25h") > terminal.getvalue().rfind("\x1b[?25l")
+
+
+def test_no_color_means_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    def colours() -> list[str]:
+        talk, results = Terminal(), Terminal()
+        console = Console(talk, results)
+        work(console)
+        console.bars([("the", 0.5)])
+        return re.findall(r"\x1b\[[0-9;]*3[0-9][0-9;]*m", talk.getvalue() + results.getvalue())
+
+    assert colours()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not colours()
+
+
+def test_results_go_to_one_stream_and_talk_to_the_other() -> None:
+    talk, results = io.StringIO(), io.StringIO()
+    console = Console(talk, results)
+    console.say("reading")
+    work(console)
+    assert results.getvalue() == ""
+    said = talk.getvalue()
+    console.show("a result")
+    console.table(["task", "score"], [["CoLA", 31.234], ["rows", 1043], ["none", None]], title="Table 4")
+    console.bars([("the", 0.5)])
+    assert talk.getvalue() == said
+    for part in ("a result", "Table 4", "31.2", "1,043", "–", "50.0 %"):
+        assert part in results.getvalue()
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
+def test_a_likelier_token_never_has_a_shorter_bar(probabilities: list[float]) -> None:
+    results = io.StringIO()
+    Console(io.StringIO(), results).bars([(f"t{i}", p) for i, p in enumerate(probabilities)])
+    lines = results.getvalue().splitlines()
+    assert len(lines) == len(probabilities)
+    full = [line.count("█") for line in lines]
+    for p, q, a, b in zip(probabilities, probabilities[1:], full, full[1:], strict=False):
+        assert p <= q or a >= b
+        assert p >= q or a <= b
+    assert max(full) == (module.BAR_WIDTH if max(probabilities) > 0 else 0)
+
+
+def test_spaces_and_newlines_of_tokens_can_be_seen() -> None:
+    results = io.StringIO()
+    Console(io.StringIO(), results).bars([(" the", 0.4), ("\n", 0.3), (" ", 0.2), ("[bold]a b", 0.1)])
+    assert [line.split("  ")[0] for line in results.getvalue().splitlines()] == ["␣the", r"\n", "␣", "[bold]a b"]
+
+
+def test_a_stream_that_knows_only_ascii_is_no_error() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    console = Console(stream, stream)
+    work(console)
+    console.bars([("λ", 0.5)])
+    console.table(["λ"], [["–"]])
+    stream.flush()
+    assert rb"\u03bb" in raw.getvalue()
+    assert b"####" in raw.getvalue()
+
+
+def test_the_results_of_an_evaluation_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"accuracy": 0.871, "f1": 0.5, "loss": 0.4}
+    module.results_table({"metrics": metrics, "interval": {"accuracy": [0.8, 0.9]}, "f1_of": "macro", "rows": 1234})
+    out, err = capsys.readouterr()
+    assert err == ""
+    for part in ("1,234 rows", "0.871", "[0.800, 0.900]", "f1 (macro)", "0.400"):
+        assert part in out
+
+
+def test_neither_rich_nor_torch_is_loaded_before_it_is_needed() -> None:
+    code = "import sys, gpt1.console; gpt1.console.Console().say('x'); print({'rich', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
