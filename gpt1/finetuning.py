@@ -132,7 +132,8 @@ class Work:
         source = HeadOnly(self, cfg, progress) if cfg.train == "head" else Everything(self, cfg)
 
         def evaluate_after(done: int) -> bool:
-            return done == steps or done % per_epoch == 0
+            # With nothing held out there is nothing to measure, and no checkpoint to choose, before the end.
+            return done == steps or bool(self.validation and done % per_epoch == 0)
 
         def evaluate() -> dict[str, float]:
             if not self.validation:
