@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import errno
 import json
+import os
+import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any
 
 import click
 
 from gpt1 import __version__
-from gpt1.config import FinetuneConfig, PretrainConfig, base_type, default, descriptions, flag, hints
-from gpt1.errors import GPT1Error, Interrupted, UserError
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+from gpt1.config import FinetuneConfig, PretrainConfig, flag
+from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
+from gpt1.flags import Command, Number, settings
 
 ORDER = ["demo", "tokenize", "pretrain", "finetune", "evaluate", "predict", "next", "generate", "inspect", "import"]
+SOURCES = ("huggingface", "openai")
 
 
 class Commands(click.Group):
@@ -43,29 +44,6 @@ def gpt1() -> None:
     """
 
 
-def settings(config_class: type[Any], *hidden: str) -> Callable[[Command], Command]:
-    """Every field of a config as a flag, with its type, default and reason."""
-
-    def add(command: Command) -> Command:
-        for field in reversed(dataclasses.fields(config_class)):
-            if field.name in hidden:
-                continue
-            base, _ = base_type(hints(config_class)[field.name])
-            text = f"{descriptions(config_class)[field.name]}  [default: {default(config_class, field.name)}]"
-            if base is bool:
-                option = click.option(f"{flag(field.name)}/--no-{flag(field.name)[2:]}", default=None, help=text)
-            elif get_origin(base) is Literal:
-                choice = click.Choice([str(c) for c in get_args(base)])
-                option = click.option(flag(field.name), type=choice, default=None, help=text)
-            else:
-                metavar = {int: "N", float: "X"}.get(base, "TEXT")
-                option = click.option(flag(field.name), metavar=metavar, default=None, help=text)
-            command = option(command)
-        return command
-
-    return add
-
-
 def console() -> Any:
     from gpt1.console import Console
 
@@ -80,12 +58,16 @@ def next_steps(*commands: str) -> None:
 
 @gpt1.command()
 @click.option("--out", type=Path, default=Path("runs/demo"), show_default=True, help="Where its runs are kept.")
-@click.option("--seeds", default=3, show_default=True, help="Seeds of each comparison.")
+@click.option("--seeds", default=3, type=Number(int, 1), show_default=True, help="Seeds of each comparison.")
 def demo(out: Path, seeds: int) -> None:
     """The whole story on this machine, offline, in five minutes.
 
     Gathers the English prose of the installed Python, trains a vocabulary and a small GPT on it, fine-tunes it on a few
     hundred labelled rows (pre-trained against from scratch, all weights against the head only) and shows what came out.
+
+    \b
+    gpt1 demo
+    gpt1 demo --out runs/demo2 --seeds 5
     """
     from gpt1.demo import run
 
@@ -96,15 +78,15 @@ def demo(out: Path, seeds: int) -> None:
 @click.argument("corpora", nargs=-1, required=True, metavar="CORPUS...")
 @click.option("--out", required=True, type=Path, help="Folder for the corpus; it must not hold anything yet.")
 @click.option("--tokenizer", metavar="DIR", help="Folder with a tokenizer; a run or model folder serves.")
-@click.option("--vocab-size", type=click.IntRange(min=1), help="Train a tokenizer of N tokens.  [default: 8000]")
+@click.option("--vocab-size", type=Number(int, 1), help="Train a tokenizer of N tokens.  [default: 8000]")
 @click.option(
     "--pipeline",
-    type=click.Choice(["auto", "original", "lossless"]),
+    metavar="auto|original|lossless",
     default="auto",
     show_default=True,
     help="How a new tokenizer reads: like the paper's (English), losing nothing (any language), or by a look.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: as many as there are cores]")
+@click.option("--workers", type=Number(int, 1), help="Processes.  [default: as many as there are cores, at most 8]")
 def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **options: Any) -> None:
     """Text into tokens: a corpus folder for pretrain.
 
@@ -136,7 +118,7 @@ def pretrain(corpus: str, out: Path, **options: Any) -> None:
     gpt1 pretrain corpus --out runs/books
     gpt1 pretrain corpus --out runs/books --model small --epochs 3
     gpt1 pretrain corpus --out runs/books --resume
-    gpt1 pretrain corpus --out runs/paper --model gpt1 --recipe paper
+    gpt1 pretrain corpus --out runs/paper --recipe paper
     """
     from gpt1.pretraining import pretrain as run
 
@@ -157,7 +139,7 @@ COLUMNS = {
     "context": "Column with the document (choice).",
     "question": "Column with the question (choice; may be left out).",
     "choices": "Columns with the answers, C1,C2,…, or the one that holds lists of them (choice).",
-    "label": "Column with the label.",
+    "label": "Column with the label.  [default: label]",
 }
 
 
@@ -179,7 +161,7 @@ def columns(command: Command) -> Command:
 @click.option("--config", metavar="F.yaml", help="File with settings; flags win over it.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @settings(FinetuneConfig)
-def finetune(train_on: str, out: Path, **options: Any) -> None:
+def finetune(train_on: str, out: Path, data_dir: str | None, **options: Any) -> None:
     """Stage 2: train a new layer, and by default all the rest, on labelled rows (L3 = L2 + λ·L1).
 
     TRAIN is a table (.csv, .tsv, .jsonl, .parquet, also compressed) or the name of a known data set.
@@ -192,12 +174,17 @@ def finetune(train_on: str, out: Path, **options: Any) -> None:
         --from runs/books --out runs/pairs
     gpt1 finetune quiz.jsonl --kind choice --context passage --question question \\
         --choices answers --label right --from runs/books --out runs/quiz
+    gpt1 finetune reviews.csv --kind classification --text text --train head \\
+        --from runs/books --out runs/head
     """
     from gpt1.finetuning import finetune as run
 
-    folder = run(train_on, out=out, progress=console(), **options)
+    folder = run(train_on, out=out, data_dir=data_dir, progress=console(), **options)
     click.echo(f"{folder / 'report.html'}   curves, table of results, the worst mistakes", err=True)
-    next_steps(f"gpt1 predict {folder} new.csv --out predictions.csv")
+    next_steps(
+        f"gpt1 predict {folder} new.csv --out predictions.csv",
+        f"gpt1 evaluate {folder} TEST   (rows that were not in {train_on})",
+    )
 
 
 @gpt1.command()
@@ -208,9 +195,11 @@ def finetune(train_on: str, out: Path, **options: Any) -> None:
 def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
     """Score a fine-tuned model on labelled rows.
 
+    TEST is a table, or the name of a known data set (its labelled evaluation split; NAME:SPLIT for another).
+
     \b
     gpt1 evaluate runs/reviews test.csv
-    gpt1 evaluate runs/rte rte --json
+    gpt1 evaluate runs/rte rte --data-dir glue/ --json
     """
     from gpt1.evaluation import evaluate as score
 
@@ -221,44 +210,54 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
     from gpt1.console import results_table
 
     results_table(result)
+    next_steps(f"gpt1 predict {run} {test} --out predictions.jsonl   (to see the rows behind it)")
 
 
 @gpt1.command()
 @click.argument("run", metavar="RUN")
 @click.argument("rows", metavar="INPUT")
 @click.option("--out", metavar="F", help="File to write; its ending is the format. Without it: standard output.")
-def predict(run: str, rows: str, out: str | None) -> None:
+@click.option("--data-dir", metavar="DIR", help="Where the files of known data sets lie.")
+def predict(run: str, rows: str, out: str | None, data_dir: str | None) -> None:
     """Add predictions and probabilities to every row of a table.
+
+    INPUT is a table, or the name of a known data set (NAME:SPLIT).
 
     \b
     gpt1 predict runs/reviews new.csv --out predictions.csv
     gpt1 predict runs/reviews new.jsonl > predictions.jsonl
+    gpt1 predict runs/rte rte:test --data-dir glue/ --out rte-test.tsv
     """
-    from gpt1.data.tables import read_table, write_table
-    from gpt1.inference import load_task
+    from gpt1.data.tables import check_output, write_table
+    from gpt1.evaluation import predict as run_on
 
-    model = load_task(run)
-    table = read_table(rows)
-    added = model.predict_table(table)
-    write_table(out, [{**row, **new} for row, new in zip(table.rows, added, strict=True)], like=rows)
     if out:
-        click.echo(f"{out}: {len(added):,} rows with predictions", err=True)
+        check_output(out)
+    found = run_on(run, rows, data_dir=data_dir, progress=console())
+    write_table(out, found, like=rows if Path(rows).exists() else "rows.jsonl")
+    if out:
+        answer = "score" if "score" in found[0] else "prediction"
+        click.echo(f"{out}: {len(found):,} rows; see the column {answer}", err=True)
 
 
 @gpt1.command()
 @click.argument("run", metavar="RUN")
 @click.argument("text")
-@click.option("--top", default=10, show_default=True, type=click.IntRange(min=1), help="How many tokens to show.")
+@click.option("--top", default=10, show_default=True, type=Number(int, 1), help="How many tokens to show.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list on standard output.")
 def next(run: str, text: str, top: int, as_json: bool) -> None:
     """The probabilities of the next token.
 
     \b
     gpt1 next runs/books "it was a dark and stormy"
+    gpt1 next runs/books "it was a dark and stormy" --top 3 --json
     """
     from gpt1.inference import load
 
-    found = load(run).next_ids(text, top)
+    model = load(run)
+    if told := model.told(text):
+        click.echo(told, err=True)
+    found = model.next_ids(text, top)
     if as_json:
         click.echo(json.dumps([{"token": t, "id": i, "probability": p} for t, i, p in found], ensure_ascii=False))
         return
@@ -270,20 +269,24 @@ def next(run: str, text: str, top: int, as_json: bool) -> None:
 @gpt1.command()
 @click.argument("run", metavar="RUN")
 @click.argument("text")
-@click.option("--max-tokens", default=100, show_default=True, type=click.IntRange(min=0), help="Tokens to write.")
-@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(min=0), help="0: the likeliest.")
-@click.option("--top-k", default=0, show_default=True, type=click.IntRange(min=0), help="Draw among the K likeliest.")
-@click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0, 1, min_open=True), help="… share P.")
-@click.option("--seed", type=int, help="The same seed writes the same.")
+@click.option("--max-tokens", default=100, show_default=True, type=Number(int, 0), help="Tokens to write.")
+@click.option("--temperature", default=0.8, show_default=True, type=Number(float, 0), help="0: the likeliest.")
+@click.option("--top-k", default=0, show_default=True, type=Number(int, 0), help="Draw among the K likeliest; 0: all.")
+@click.option("--top-p", default=1.0, show_default=True, type=Number(float, 0, 1, above=True), help="… share P.")
+@click.option("--seed", type=Number(int, 0, 2**63 - 1), help="The same seed writes the same.")
 def generate(run: str, text: str, **options: Any) -> None:
     """Continue a text.
 
     \b
     gpt1 generate runs/books "the captain said" --temperature 0.7 --seed 1
+    gpt1 generate runs/books "the captain said" --temperature 0 --max-tokens 40
     """
     from gpt1.inference import load
 
-    click.echo(load(run).generate(text, **options))
+    model = load(run)
+    if told := model.told(text):
+        click.echo(told, err=True)
+    console().show(model.generate(text, **options))
 
 
 @gpt1.command()
@@ -297,21 +300,23 @@ def inspect(what: str, data_dir: str | None, from_: str | None, as_json: bool) -
     \b
     gpt1 inspect reviews.csv
     gpt1 inspect reviews.csv --from runs/books
-    gpt1 inspect rte
+    gpt1 inspect rte --data-dir glue/
     gpt1 inspect corpus
+    gpt1 inspect runs/books
     """
     from gpt1.inspection import inspect as look
     from gpt1.inspection import show
 
-    found = look(what, data_dir=data_dir, from_=from_)
+    found = look(what, data_dir=data_dir, from_=from_, progress=console())
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False, default=str))
-    else:
-        show(found)
+        return
+    show(found)
+    next_steps(*found["next"])
 
 
 @gpt1.command("import")
-@click.argument("source", type=click.Choice(["huggingface", "openai"]))
+@click.argument("source", metavar="|".join(SOURCES))
 @click.argument("folder", metavar="SRC")
 @click.option("--out", required=True, type=Path, help="Model folder to make.")
 def import_(source: str, folder: str, out: Path) -> None:
@@ -323,36 +328,65 @@ def import_(source: str, folder: str, out: Path) -> None:
     """
     from gpt1.exchange import import_model
 
-    import_model(folder, out, console())
-    next_steps(f'gpt1 next {out} "once upon a"', f"gpt1 finetune TABLE --from {out} --out runs/NAME …")
+    import_model(source, folder, out, console())
+    next_steps(
+        f'gpt1 next {out} "once upon a"',
+        f"gpt1 finetune TABLE --from {out} --out runs/NAME --kind classification --text COLUMN --label COLUMN",
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; errors that a user can mend are one message and an exit code, never a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        gpt1.main(arguments, standalone_mode=False)
+        gpt1.main(arguments or ["--help"], prog_name="gpt1", standalone_mode=False)
+        sys.stdout.flush()  # what cannot be written is found here, and not when the interpreter has gone
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "gpt1"
         stop(UserError(error.format_message(), f"See: {where} --help"))
     except GPT1Error as error:
         stop(error)
     except (KeyboardInterrupt, click.Abort):
-        stop(Interrupted("stopped.", ""))
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        sys.stderr.close()
-        sys.exit(0)
-    except PermissionError as error:
-        stop(UserError(f"{error.filename}: permission denied.", "Choose a place that you may read and write."))
+        stop(Interrupted("stopped.", "Run it again; a run folder goes on with --resume."))
     except OSError as error:
-        stop(GPT1Error(f"{error.filename or 'the system'}: {error.strerror or error}.", "Mend that and run it again."))
-    except MemoryError:
-        stop(GPT1Error("out of memory.", "Close other programs, or take a smaller model or --micro-batch."))
+        stop(of_the_system(error))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        stop(ResourceError("out of memory.", "Close other programs, or take a smaller model or --micro-batch."))
+
+
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory")
+
+# What the user can mend by naming another place.
+PLACES = ("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
+
+
+def of_the_system(error: OSError) -> GPT1Error:
+    """What the operating system refused, by whose fault it is."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
+        leave(0)
+    what = f"{error.filename or 'the output'}: {(error.strerror or str(error)).lower()}."
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        return ResourceError(f"the disk is full. {what}", "Free some space, or write to another disk.")
+    if error.errno in [getattr(errno, name) for name in PLACES]:
+        return UserError(what, "Name a place that is there and that you may read and write.")
+    return GPT1Error(what, "Mend that and run it again.")
 
 
 def stop(error: GPT1Error) -> None:
     lines = [f"gpt1: {error.problem}", *(f"      {line}" for line in error.fix.splitlines())]
     click.echo("\n".join(lines), err=True)
-    sys.exit(error.exit_code)
+    leave(error.exit_code)
+
+
+def leave(code: int) -> None:
+    """Exit; output that can no longer be written is not tried again by the interpreter, which would complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 if __name__ == "__main__":

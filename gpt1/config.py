@@ -34,10 +34,8 @@ class Between:
 
     def __str__(self) -> str:
         if self.above:
-            return f"above {self.low:.12g}" + (f" and at most {self.high:.12g}" if self.high < math.inf else "")
-        if self.high == math.inf:
-            return f"at least {self.low:.12g}"
-        return f"between {self.low:.12g} and {self.high:.12g}"
+            return f"above {self.low}" + (f" and at most {self.high}" if self.high < math.inf else "")
+        return f"at least {self.low}" if self.high == math.inf else f"between {self.low} and {self.high}"
 
 
 Count = Annotated[int, Between(1)]
@@ -175,6 +173,8 @@ class FinetuneConfig(TrainingConfig):
 
     optimizer: Optimizer = "adam"
     peak_lr: NotNegative = 6.25e-5
+    """Learning rate after warm-up (paper 4.1, for a width of 768). The default recipe multiplies it by 768 / --n-embd
+    of the model: narrow models want more."""
     warmup: NotNegative = 0.002
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     train: str = "all"

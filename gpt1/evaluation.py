@@ -28,23 +28,47 @@ def evaluate(
     """
     progress = progress or Silent()
     model = load_task(run)
-    source = labelled_rows(test, "evaluation", data_dir)
-    for note in source.notes:
-        progress.say(note)
-    if source.data_set and source.data_set.kind != model.kind.name:
+    table, columns = rows_for(model, run, test, data_dir, progress)
+    if columns["label"] not in table.columns:
         raise UserError(
-            f"{test} is a task of {source.data_set.kind}; {run} has learnt {model.kind.name}.",
-            "Name a table or a data set of that kind, or fine-tune another model.",
+            f"{table.name} has no labels: there is no column '{columns['label']}'; it has: {', '.join(table.columns)}.",
+            f"Give labelled rows; for others there is: gpt1 predict {run} {test}",
         )
-    columns = model.task["columns"] if source.columns is None else source.columns
-    check_columns(model.kind, columns, source.table.columns, source.table.name)
-    examples = read_examples(source.table.rows, model.kind, columns, source.table.where)
+    check_columns(model.kind, columns, table.columns, table.name)
+    examples = read_examples(table.rows, model.kind, columns, table.where)
     labels = [example.label for example in examples]
-    targets = encoded_labels(model.target, examples, source.table.where)
+    targets = encoded_labels(model.target, examples, table.where)
     coded = model.encode(examples)
-    logits = model.told_logits(coded, source.table.name, progress) / model.temperature
+    logits = model.told_logits(coded, table.name, progress) / model.temperature
     cut = sum(example.cut for example in coded)
     return {**measured(model.target, logits, targets, labels), "rows": len(examples), "cut": cut}
+
+
+def predict(
+    run: str | Path, rows: str | Path | Table, *, data_dir: str | Path | None = None, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Every row of `rows` (a table, or the name of a known data set) with `prediction` and `probability_<label>`, or
+    `score`, added."""
+    progress = progress or Silent()
+    model = load_task(run)
+    table, columns = rows_for(model, run, rows, data_dir, progress)
+    added = model.predict_table(table, {role: name for role, name in columns.items() if role != "label"}, progress)
+    return [{**row, **new} for row, new in zip(table.rows, added, strict=True)]
+
+
+def rows_for(
+    model: Model, run: str | Path, source: str | Path | Table, data_dir: str | Path | None, progress: Progress
+) -> tuple[Table, dict[str, str]]:
+    """(rows, their columns by role): the model's own columns for a table, its own for a known data set."""
+    found = labelled_rows(source, "evaluation", data_dir)
+    for note in found.notes:
+        progress.say(note)
+    if found.data_set and found.data_set.kind != model.kind.name:
+        raise UserError(
+            f"{source} is a task of {found.data_set.kind}; {run} has learnt {model.kind.name}.",
+            "Name a table or a data set of that kind, or fine-tune another model.",
+        )
+    return found.table, {"label": "label", **(found.columns or model.task["columns"])}
 
 
 def measured(

@@ -138,10 +138,14 @@ class Model(LanguageModel):
         """For every row `prediction` and `probability_<label>`, or `score`."""
         return self.read(self.examples(rows))
 
-    def predict_table(self, table: Table, progress: Progress | None = None) -> list[dict[str, Any]]:
-        """As `predict`, for a table; what is wrong with a row is told by its line."""
-        check_columns(self.kind, self.text_columns, table.columns, table.name)
-        examples = read_examples(table.rows, self.kind, self.text_columns, table.where, labelled=False)
+    def predict_table(
+        self, table: Table, columns: Mapping[str, str] | None = None, progress: Progress | None = None
+    ) -> list[dict[str, Any]]:
+        """As `predict`, for a table with the `columns` (role → name) of its texts, the model's own unless others are
+        named; what is wrong with a row is told by its line."""
+        columns = columns or self.text_columns
+        check_columns(self.kind, columns, table.columns, table.name)
+        examples = read_examples(table.rows, self.kind, columns, table.where, labelled=False)
         logits = self.told_logits(self.encode(examples), table.name, progress or Silent())
         return self.target.read(logits / self.temperature)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from gpt1.data.files import kind_of, opened, replacing
+from gpt1.data.files import check_place, kind_of, opened, replacing
 from gpt1.data.rows import ROW_KINDS, stream_rows, unit
 from gpt1.errors import UserError, did_you_mean
 
@@ -94,8 +94,8 @@ def write_table(path: str | Path | None, rows: Sequence[Mapping[str, Any]], *, l
     JSON. Standard output is never compressed, and is JSON lines where `like` is Parquet.
     """
     kind, compression = kind_of(path if path is not None else like or "rows.csv")
-    if path is not None and kind not in ROW_KINDS:
-        raise UserError(f"{path} has no ending of a table.", f"Tables are written to {ENDINGS}.")
+    if path is not None:
+        check_output(path)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     if path is None:
         kind = "jsonl" if kind == "parquet" or kind not in ROW_KINDS else kind
@@ -107,6 +107,15 @@ def write_table(path: str | Path | None, rows: Sequence[Mapping[str, Any]], *, l
         return
     with replacing(Path(path)) as file, compressed(file, compression) as stream:
         write_rows(stream, kind, columns, rows)
+
+
+def check_output(path: str | Path) -> None:
+    """UserError unless `write_table` can write to `path`; to be asked before the work whose result it takes."""
+    if kind_of(path)[0] not in ROW_KINDS:
+        raise UserError(f"{path} has no ending of a table.", f"Tables are written to {ENDINGS}.")
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder.", "Name a file in it.")
+    check_place(Path(path).absolute().parent)
 
 
 def write_rows(stream: IO[bytes], kind: str, columns: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
