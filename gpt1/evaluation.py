@@ -122,7 +122,7 @@ def predictions_of(model: Model, examples: Sequence[Any], logits: Tensor) -> lis
         if example.answers:
             fields |= {f"answer {k}": answer for k, answer in enumerate(example.answers)}
         probabilities = {k.removeprefix("probability_"): v for k, v in read.items() if k.startswith("probability_")}
-        record: dict[str, Any] = {"fields": fields, "label": example.label}
+        record: dict[str, Any] = {"fields": fields, "label": model.target.parse(example.label)}
         if "score" in read:
             record["score"] = read["score"]
         else:

@@ -27,7 +27,7 @@ from gpt1.inputs import Encoded, Example, encode, texts_of
 from gpt1.labelled import Task, read_task
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.objectives import Features, Losses, l2, l3
-from gpt1.report import write_report
+from gpt1.report import reported
 from gpt1.targets import target_to_json
 from gpt1.tensorboard import TensorBoard
 from gpt1.tokenizer import Tokenizer
@@ -89,8 +89,9 @@ def finetune(
     if not resume:
         run = runs.make(out, cfg, facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
-    outcome = train(work.stage(cfg, progress), cfg, run, kept, metrics, resume)
-    finish(run, work, outcome, cfg, progress)
+    with reported(run):
+        outcome = train(work.stage(cfg, progress), cfg, run, kept, metrics, resume)
+        finish(run, work, outcome, cfg, progress)
     return run
 
 
@@ -361,7 +362,6 @@ def finish(run: Path, work: Work, outcome: Outcome, cfg: FinetuneConfig, progres
         "history": outcome.history,
     }
     runs.write_json(run / runs.RESULTS, results)
-    write_report(run)
     if validation:
         low, high = validation["interval"][task.main]
         ece = (

@@ -20,7 +20,7 @@ from gpt1.inference import LanguageModel
 from gpt1.model import GPT
 from gpt1.objectives import Windows as Piece
 from gpt1.objectives import l1
-from gpt1.report import write_report
+from gpt1.report import reported
 from gpt1.tensorboard import TensorBoard
 from gpt1.tokenizer import Tokenizer
 from gpt1.training.devices import activations_of, device_of, place
@@ -63,8 +63,9 @@ def pretrain(
     if not resume:
         run = runs.make(out, cfg, facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
-    outcome = train(work.stage(cfg), cfg, run, kept, metrics, resume)
-    finish(run, work, outcome, cfg)
+    with reported(run):
+        outcome = train(work.stage(cfg), cfg, run, kept, metrics, resume)
+        finish(run, work, outcome, cfg)
     return run
 
 
@@ -226,10 +227,14 @@ def finish(run: Path, work: Work, outcome: Outcome, cfg: PretrainConfig) -> None
         "parameters": sum(p.numel() for p in work.model.parameters()),
         "seconds": outcome.seconds,
         "samples": samples,
-        "corpus": {"tokens": work.corpus.tokens, "documents": work.corpus.documents, "bytes": work.corpus.n_bytes},
+        "corpus": {
+            "tokens": work.corpus.tokens,
+            "documents": work.corpus.documents,
+            "bytes": work.corpus.n_bytes,
+            "unknown": work.corpus.unknown / max(1, work.corpus.tokens),
+        },
     }
     runs.write_json(run / runs.RESULTS, results)
-    write_report(run)
 
 
 def prompts(work: Work, count: int = 3, length: int = 8) -> list[str]:

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
 from gpt1.report.page import Cell, Mistake, Page
 from gpt1.report.sections import write_report
 
-__all__ = ["Cell", "Mistake", "Page", "write_report"]
+__all__ = ["Cell", "Mistake", "Page", "reported", "write_report"]
+
+
+@contextmanager
+def reported(run: Path) -> Iterator[None]:
+    """Leave the page of `run` behind however the work in here ends; an error of the work is what the caller sees."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            write_report(run)
+        raise
+    write_report(run)

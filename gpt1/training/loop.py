@@ -63,6 +63,7 @@ class Outcome:
     step: int = 0
     best: int = 0
     best_value: float = -math.inf
+    best_loss: float = math.inf
     epoch: float = 0.0
     seconds: float = 0.0
     tokens: int = 0
@@ -181,8 +182,10 @@ def held_out(stage: Stage, outcome: Outcome, epoch: int, progress: Progress) -> 
     record = {"step": outcome.step, "epoch": epoch + 1, **figures}
     outcome.history.append(record)
     progress.record(split="validation", **record)
-    if stage.main and figures[stage.main] > outcome.best_value:
-        outcome.best, outcome.best_value = outcome.step, figures[stage.main]
+    if stage.main:  # a tie goes to the lower loss: on few rows the first of several equal epochs is the least sure one
+        value, loss = figures[stage.main], figures["loss"]
+        if (value, -loss) > (outcome.best_value, -outcome.best_loss):
+            outcome.best, outcome.best_value, outcome.best_loss = outcome.step, value, loss
 
 
 def restore(stage: Stage, optimizer: Any, folder: Path, progress: Progress) -> Outcome:
