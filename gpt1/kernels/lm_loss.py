@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 PIECE_BYTES = 192 << 20  # of logits at a time; every further piece costs a pass over the embedding's gradient
+WORDS = 2048  # logits of so many words at a time: a width that divides well makes the product faster
+BLOCK = 512  # words of the embedding's gradient at a time, added up while they are in the cache
 
 
 def lm_loss(states: Tensor, embedding: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -36,23 +38,21 @@ class LMLoss(torch.autograd.Function):
         weights = weights.to(torch.promote_types(states.dtype, torch.float32))
         weighted = states * weights.to(states.dtype)[:, None]
         dstates = torch.empty_like(states) if needs_states else None
-        dembedding = None
+        dembedding = torch.empty_like(embedding) if needs_embedding else None
         loss = weights.new_zeros(())
         step = max(1, PIECE_BYTES // (len(embedding) * states.element_size()))
         for start in range(0, len(states), step):
             x, target, weight = (t[start : start + step] for t in (states, targets, weights))
             rows = torch.arange(len(x), device=x.device)
-            logits = x @ head.T  # [rows, vocab]
-            p = torch.softmax(logits, -1, out=logits)
+            p = probabilities(x, head)
             loss += weight @ surprise(p, x, head, target)
             p[rows, target] -= 1
             if dstates is not None:
                 dstates[start : start + step] = (p @ head) * weight.to(x.dtype)[:, None]
-            if needs_embedding:
-                part = p.T @ weighted[start : start + step]
-                dembedding = part.to(embedding.dtype) if dembedding is None else dembedding.add_(part)
-        if needs_embedding and dembedding is None:
-            dembedding = torch.zeros_like(embedding)
+            if dembedding is not None:
+                add_product_of_transposed(p, weighted[start : start + step], dembedding, first=start == 0)
+        if dembedding is not None and not len(states):
+            dembedding.zero_()
         ctx.save_for_backward(dstates, dembedding)
         return loss
 
@@ -68,6 +68,32 @@ class LMLoss(torch.autograd.Function):
             None,
             None,
         )
+
+
+def probabilities(states: Tensor, head: Tensor) -> Tensor:
+    """softmax(states @ headᵀ): states [rows, n_embd], head [vocab, n_embd] → [rows, vocab]."""
+    if states.device.type != "cpu":
+        return torch.softmax(states @ head.T, -1)
+    logits = states.new_empty(len(states), len(head))
+    for start in range(0, len(head), WORDS):
+        words = slice(start, start + WORDS)
+        torch.mm(states, head[words].T, out=logits[:, words])
+    return torch.softmax(logits, -1, out=logits)
+
+
+def add_product_of_transposed(p: Tensor, states: Tensor, total: Tensor, first: bool) -> None:
+    """total += pᵀ states, or = if it is the first: p [rows, vocab], states [rows, n_embd], total [vocab, n_embd].
+
+    On a CPU as (statesᵀ p)ᵀ, block by block: a product with its wide factor transposed takes twice as long.
+    """
+    if p.device.type != "cpu":
+        total.copy_(p.T @ states) if first else total.add_(p.T @ states)
+        return
+    turned = states.T.contiguous()
+    for start in range(0, len(total), BLOCK):
+        words = slice(start, start + BLOCK)
+        block = (turned @ p[:, words]).T
+        total[words].copy_(block) if first else total[words].add_(block)
 
 
 def surprise(p: Tensor, states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
