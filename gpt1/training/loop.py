@@ -82,16 +82,21 @@ def train(
     """
     optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
     folder = run / "checkpoints"
-    outcome = restore(stage, optimizer, folder, progress) if resume else Outcome()
+    meter = Meter()
+    outcome = restore(stage, optimizer, meter, folder, progress) if resume else Outcome()
     metrics.forget_after(outcome.step)
     started, before = time.perf_counter(), outcome.seconds
-    meter = Meter()
     progress.begin(stage.title, stage.steps, outcome.step)
     stage.model.train()
 
     def keep() -> None:
         outcome.seconds = before + time.perf_counter() - started
-        state = {"outcome": vars(outcome), "accumulation": 0, "fingerprints": dict(stage.fingerprints)}
+        state = {
+            "outcome": vars(outcome),
+            "unread": meter.unread(),
+            "accumulation": 0,
+            "fingerprints": dict(stage.fingerprints),
+        }
         checkpoints.save(folder, outcome.step, dict(stage.trained()), optimizer.tensors(), state)
         checkpoints.forget(folder, config.keep, outcome.best)
 
@@ -110,12 +115,13 @@ def train(
                 outcome.train_loss = figures["loss"]
                 progress.record(step=outcome.step, split="train", lr=lr, tokens=outcome.tokens, **figures)
                 progress.advance(outcome.step, **figures)
+            stopping = stop.is_set()  # asked once: a signal after this line waits for the next update
             if stage.evaluate_after(outcome.step):
                 held_out(stage, outcome, update.epoch, progress)
                 keep()
-            elif stop.is_set() or (config.checkpoint_every and outcome.step % config.checkpoint_every == 0):
+            elif stopping or (config.checkpoint_every and outcome.step % config.checkpoint_every == 0):
                 keep()
-            if stop.is_set() and outcome.step < stage.steps:
+            if stopping and outcome.step < stage.steps:
                 progress.end()
                 raise Interrupted(
                     f"stopped after update {outcome.step:,} of {stage.steps:,}; the state is saved in {folder}.",
@@ -158,6 +164,14 @@ class Meter:
         self.parts.append(losses.parts)
         self.tokens += tokens
 
+    def unread(self) -> list[dict[str, float]]:
+        """The figures of the updates since the last reading, for a checkpoint between two of them."""
+        return [{name: float(value) for name, value in parts.items()} for parts in self.parts]
+
+    def take_up(self, unread: Sequence[Mapping[str, float]], device: torch.device) -> None:
+        """Go on with what a checkpoint had not read yet, so that a resumed run writes the same lines."""
+        self.parts = [{name: torch.tensor(value, device=device) for name, value in parts.items()} for parts in unread]
+
     def read(self, step: int) -> dict[str, float]:
         """Means since the last reading; raises GPT1Error when the loss is no number."""
         figures = {name: float(torch.stack([parts[name] for parts in self.parts]).mean()) for name in self.parts[0]}
@@ -188,8 +202,8 @@ def held_out(stage: Stage, outcome: Outcome, epoch: int, progress: Progress) -> 
             outcome.best, outcome.best_value, outcome.best_loss = outcome.step, value, loss
 
 
-def restore(stage: Stage, optimizer: Any, folder: Path, progress: Progress) -> Outcome:
-    """Put the newest whole checkpoint into model and optimiser; a damaged one is told and the one before is taken."""
+def restore(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: Progress) -> Outcome:
+    """Put the newest whole checkpoint into model, optimiser, meter; a damaged one is told, the one before is taken."""
     for step in reversed(checkpoints.steps(folder)):
         try:
             checkpoint = checkpoints.load(checkpoints.at(folder, step))
@@ -205,6 +219,7 @@ def restore(stage: Stage, optimizer: Any, folder: Path, progress: Progress) -> O
         put(stage, checkpoint.weights)
         outcome = Outcome(**checkpoint.state["outcome"])
         optimizer.load(checkpoint.optimizer, outcome.step)
+        meter.take_up(checkpoint.state["unread"], stage.trained()[0][1].device)
         progress.say(f"resuming after update {outcome.step:,}")
         return outcome
     progress.say("no checkpoint yet: starting from the beginning")
