@@ -117,6 +117,8 @@ class Model(LanguageModel):
     def examples(self, rows: Sequence[Any]) -> list[Example]:
         """Rows (dicts by column; plain strings where the task has one text) as examples."""
         columns = self.text_columns
+        if isinstance(rows, str | Mapping):
+            raise UserError("this is one row; predict takes a list of rows.", "Put it in brackets: [row].")
         if "text" in columns:
             rows = [{columns["text"]: row} if isinstance(row, str) else row for row in rows]
         for i, row in enumerate(rows):
@@ -167,13 +169,15 @@ class Model(LanguageModel):
         return self.target.read(self.logits(examples) / self.temperature) if examples else []
 
     def predict_proba(self, rows: Sequence[Any]) -> NDArray[np.float64]:  # → [rows, labels]
-        """The probabilities of `labels`, a row each."""
+        """The probabilities of `labels`, a row each; 0 for answers that a row has not. Rows with more answers than the
+        training rows had give more columns."""
         if not self.labels:
             raise UserError(f"a {self.kind.name} model with scores gives numbers.", "Use predict.")
-        if not rows:
+        if not len(rows):
             return np.zeros((0, len(self.labels)))
-        probabilities = (self.logits(self.examples(rows)) / self.temperature).double().softmax(-1)
-        return np.asarray(probabilities.cpu().numpy())
+        probabilities = (self.logits(self.examples(rows)) / self.temperature).double().softmax(-1).numpy()
+        missing = max(0, len(self.labels) - probabilities.shape[1])
+        return np.pad(probabilities, ((0, 0), (0, missing)))
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Model | LanguageModel:

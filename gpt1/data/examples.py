@@ -135,8 +135,10 @@ def fit(kind: Kind, score: bool, examples: Sequence[Example], where: Where, name
     target = kind.score_target if score and kind.score_target else kind.target
     for i, example in enumerate(examples):
         at_row(where(i), target.parse, example.label)
+    # Of a choice every answer is a label, also the one that is never right here.
+    labels = [len(example.answers) - 1 if kind.each else example.label for example in examples]
     spanned: Callable[[Any], Target] = target.fit
-    return at_row(name, spanned, [example.label for example in examples])
+    return at_row(name, spanned, labels)
 
 
 def encoded_labels(target: Target, examples: Sequence[Example], where: Where) -> Tensor:  # → [examples, …]
