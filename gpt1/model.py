@@ -22,6 +22,7 @@ from gpt1.kernels.attention import causal_attention
 from gpt1.kernels.cached_attention import cached_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
 from gpt1.kernels.gelu import gelu
+from gpt1.kernels.linear import linear
 from gpt1.weights import read_model, write_model
 
 INIT_STD = 0.02  # N(0, 0.02) for every weight that is no bias or gain (paper 4.1)
@@ -37,7 +38,7 @@ class Linear(nn.Module):
         nn.init.normal_(self.weight, std=INIT_STD)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., n_in] → [..., n_out]
-        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        return linear(x, self.weight, self.bias)
 
 
 class LayerNorm(nn.Module):
