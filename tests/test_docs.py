@@ -1,0 +1,239 @@
+"""What the pages say is so: commands parse, links lead somewhere, settings exist, the Python runs."""
+
+from __future__ import annotations
+
+import csv
+import re
+import runpy
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+import gpt1
+from gpt1.cli import gpt1 as commands
+from gpt1.config import FinetuneConfig, PretrainConfig, known, resolve
+from gpt1.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*(page for page in (ROOT / "README.md", ROOT / "ARCHITECTURE.md") if page.exists()), *ROOT.glob("docs/*.md")]
+CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+MACHINE = re.compile(r"(?<![\w.])/(work|tmp|home|root|Users|mnt)/\w|\bvenv/bin\b|[A-Z]:\\")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+
+
+@dataclass(frozen=True)
+class Block:
+    """What stands between two fences."""
+
+    language: str
+    line: int
+    lines: list[str]
+
+
+def blocks_and_prose(page: Path) -> tuple[list[Block], str]:
+    blocks: list[Block] = []
+    prose: list[str] = []
+    inside: Block | None = None
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            if inside:
+                blocks.append(inside)
+                inside = None
+            else:
+                inside = Block(line.strip().removeprefix("```"), number + 1, [])
+        elif inside:
+            inside.lines.append(line)
+        else:
+            prose.append(line)
+    assert inside is None, f"{page.name}: the fence of line {inside.line} is not closed"
+    return blocks, "\n".join(prose)
+
+
+def command_lines(block: Block) -> Iterator[tuple[int, str]]:
+    """(line, command): `gpt1 …` after a prompt, after `next:` or alone, with its continued lines."""
+    whole, start = "", 0
+    for number, line in enumerate(block.lines, block.line):
+        line = re.sub(r"^\s*(\$ |next: )?", "", line)
+        if not whole and not re.match(r"([A-Z_0-9]+=\S+ )*gpt1 ", line):
+            continue
+        whole, start = f"{whole} {re.split(r' {3,}', line)[0]}".strip(), start or number  # a remark stands far off
+        if whole.endswith("\\"):
+            whole = whole.removesuffix("\\").rstrip()
+            continue
+        yield start, whole
+        whole, start = "", 0
+
+
+def spans(prose: str) -> list[str]:
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+
+
+def gpt1_calls(line: str) -> Iterator[list[str]]:
+    """The words after `gpt1` of every command of a shell line."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    call: list[str] = []
+    redirected = False
+    for word in [*lexer, ";"]:
+        if set(word) <= set("<>"):
+            redirected = True
+        elif set(word) <= set("|&;"):
+            while call and re.fullmatch(r"[A-Z_0-9]+=.*", call[0]):
+                del call[0]
+            if call and call[0] == "gpt1":
+                yield call[1:]
+            call, redirected = [], False
+        elif redirected:
+            redirected = False
+        else:
+            call.append(word)
+
+
+def options_of(command: click.Command) -> set[str]:
+    found = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return {name for name in found if name.startswith("-")} | {"-h", "--help"}
+
+
+def check_call(words: list[str], mention: bool) -> None:
+    """AssertionError unless gpt1 takes these words. A mention in a sentence may name a command and no more; what is left
+    out ([OPTIONS], …) is only asked whether its options exist."""
+    if not words or words[0].startswith("-"):
+        assert set(words) <= {"-h", "--help", "--version"}, words
+        return
+    assert words[0] in commands.commands, f"there is no command '{words[0]}'"
+    command, rest = commands.commands[words[0]], words[1:]
+    if (mention and not rest) or "--help" in rest:
+        return
+    if any(re.search(r"[\[\]…]|\.\.\.", word) for word in rest):
+        flags = {word.strip("[]").partition("=")[0] for word in rest if word.lstrip("[").startswith("--")}
+        assert flags <= options_of(command), flags - options_of(command)
+        return
+    try:
+        given = command.make_context(words[0], list(rest)).params
+        if config := CONFIGS.get(words[0]):
+            names = config.__dataclass_fields__
+            resolve(config, {name: value for name, value in given.items() if name in names and value is not None})
+    except (click.ClickException, UserError) as error:
+        raise AssertionError(str(error)) from None
+
+
+@each_page
+def test_every_command_is_one_that_gpt1_takes(page: Path):
+    blocks, prose = blocks_and_prose(page)
+    lines = [(line, call, False) for block in blocks for line, call in command_lines(block)]
+    lines += [(0, span, True) for span in spans(prose) if re.match(r"gpt1( |$)", span)]
+    for line, text, mention in lines:
+        for words in gpt1_calls(text):
+            try:
+                check_call(words, mention)
+            except AssertionError as error:
+                pytest.fail(f"{page.name}{f':{line}' if line else ''}: {text}\n{error}")
+
+
+@each_page
+def test_every_flag_in_a_sentence_is_a_flag_of_gpt1(page: Path):
+    every = set().union(*(options_of(command) for command in commands.commands.values())) | {"--version"}
+    for span in spans(blocks_and_prose(page)[1]):
+        if span.startswith("--"):
+            assert set(re.findall(r"--[a-z][\w-]*", span)) <= every, span
+
+
+@each_page
+def test_every_settings_file_holds_settings_with_allowed_values(page: Path):
+    for block in blocks_and_prose(page)[0]:
+        if block.language != "yaml":
+            continue
+        content = yaml.safe_load("\n".join(block.lines))
+        taken = []
+        for config in CONFIGS.values():
+            try:
+                taken.append(resolve(config, {known(config, name): value for name, value in content.items()}))
+            except UserError as error:
+                reason = error
+        assert taken, f"{page.name}:{block.line}: {reason}"
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", heading).strip().lower()).replace(" ", "-")
+
+
+@each_page
+def test_every_link_inside_the_project_leads_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", blocks_and_prose(page)[1]):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists(), f"{page.name}: {target} does not exist"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", blocks_and_prose(there)[1], re.MULTILINE)
+            assert anchor in map(slug, headings), f"{page.name}: {target} has no such heading"
+
+
+@each_page
+def test_no_page_names_a_place_on_somebodys_machine(page: Path):
+    assert not MACHINE.search(page.read_text("utf-8"))
+
+
+def test_the_index_names_every_page():
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    assert {page.name for page in ROOT.glob("docs/*.md")} - {"index.md"} <= set(re.findall(r"\]\((\S+?)\)", index))
+
+
+def test_the_page_of_settings_is_what_the_settings_say():
+    script = ROOT / "docs" / "make_settings.py"
+    expected: Callable[[], str] = runpy.run_path(str(script))["page"]
+    on_disk = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    assert on_disk == expected(), "write it again: python docs/make_settings.py"
+
+
+@each_page
+def test_the_python_of_a_page_compiles(page: Path):
+    for block in blocks_and_prose(page)[0]:
+        if block.language == "python":
+            compile("\n".join(block.lines), f"{page.name}:{block.line}", "exec")
+
+
+def test_the_python_of_using_runs(
+    prose: list[str], shape: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With models that take a second instead of those on the page."""
+    pretrain, finetune = gpt1.pretrain, gpt1.finetune
+    small = {"precision": "fp32", "device": "cpu"}
+
+    def quick_pretrain(corpus: Any, **settings: Any) -> Path:
+        resolve(
+            PretrainConfig, {name: settings[name] for name in settings.keys() & PretrainConfig.__dataclass_fields__}
+        )
+        settings.pop("epochs", None)
+        return pretrain(corpus, **{**settings, **shape, "steps": 4})
+
+    def quick_finetune(train_on: Any, **settings: Any) -> Path:
+        return finetune(train_on, **{**settings, **small, "epochs": 1})
+
+    monkeypatch.setattr(gpt1, "pretrain", quick_pretrain)
+    monkeypatch.setattr(gpt1, "finetune", quick_finetune)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "books").mkdir()
+    for number, text in enumerate(prose):
+        (tmp_path / "books" / f"{number}.txt").write_text(text, "utf-8")
+    for name in ("reviews.csv", "test.csv"):
+        with open(tmp_path / name, "w", newline="", encoding="utf-8") as file:
+            rows = [
+                (f"{name}: the {i}th is {'good' if i % 2 else 'bad'}", "pos" if i % 2 else "neg") for i in range(40)
+            ]
+            csv.writer(file).writerows([("text", "label"), *rows])
+    page = ROOT / "docs" / "using.md"
+    namespace: dict[str, Any] = {}
+    blocks = [block for block in blocks_and_prose(page)[0] if block.language == "python"]
+    assert blocks
+    for block in blocks:
+        exec(compile("\n" * (block.line - 1) + "\n".join(block.lines), str(page), "exec"), namespace)
