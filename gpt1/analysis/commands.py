@@ -1,0 +1,85 @@
+"""The commands of the analyses: thin, as in cli.py. What a command does is imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpt1.config import FinetuneConfig
+from gpt1.errors import UserError
+from gpt1.flags import Number, columns, settings
+
+OWN = ("seed", "train", "from_scratch", "valid_fraction", "deduplicate", "keep")
+"""Settings of a fine-tuning run that an analysis sets itself."""
+
+
+def console() -> Any:
+    from gpt1.console import Console
+
+    return Console()
+
+
+def sizes_of(text: str | None) -> list[int] | None:
+    """`8,64,all` → [8, 64, 0]."""
+    if text is None:
+        return None
+    try:
+        return [0 if part.strip() == "all" else int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--sizes {text}: these are no numbers.", "Write them like --sizes 8,64,512,all") from None
+
+
+def names_of(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip().lower() for part in text.split(",") if part.strip()]
+
+
+@click.command()
+@click.argument("train_on", metavar="TRAIN")
+@click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder of the pre-trained model.")
+@click.option("--out", required=True, type=Path, help="Folder for the curve; the same command goes on in it.")
+@click.option("--kind", metavar="KIND", help="classification, regression, entailment, similarity or choice.")
+@columns
+@click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
+@click.option("--test", metavar="F", help="Test table.  [default: a data set's own, else a fifth of TRAIN]")
+@click.option("--data-dir", metavar="DIR", help="Where the files of known data sets lie.")
+@click.option("--sizes", metavar="N,N,…", help="Numbers of labels; `all` is every row.  [default: 8,16,32,…,all]")
+@click.option("--seeds", default=5, show_default=True, type=Number(int, 1), help="Draws of labels and weights.")
+@click.option("--methods", metavar="M,M,…", help="Of all, head, scratch, tfidf.  [default: these four]")
+@click.option("--test-rows", default=2000, show_default=True, type=Number(int, 0), help="At most; 0: every row.")
+@click.option(
+    "--min-updates",
+    default=100,
+    show_default=True,
+    type=Number(int, 1),
+    help="With few labels, updates at least.",
+)
+@click.option("--config", metavar="F.yaml", help="File with settings of finetune; flags win over it.")
+@settings(FinetuneConfig, *OWN)
+def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **options: Any) -> None:
+    """How many labels do I need, and what is pre-training worth: score against number of labels.
+
+    Pre-trained (all weights, head only), from scratch, and TF-IDF with a linear model, over several seeds. Stopped, the
+    same command goes on; more seeds or sizes add to what is there.
+
+    \b
+    gpt1 curve reviews.csv --kind classification --text text --label label \\
+        --from runs/books --out runs/reviews-curve
+    gpt1 curve imdb --data-dir data/ --from runs/books --out runs/imdb-curve --sizes 8,64,512,4096
+    """
+    from gpt1.analysis.curve import METHODS
+    from gpt1.analysis.curve import curve as measure
+
+    folder = measure(
+        train_on,
+        out=out,
+        sizes=sizes_of(sizes),
+        methods=names_of(methods) or list(METHODS),
+        progress=console(),
+        **options,
+    )
+    click.echo(f"{folder / 'report.html'}   the curve with its spread; results.md and results.json beside it", err=True)
+
+
+COMMANDS: list[click.Command] = [curve]

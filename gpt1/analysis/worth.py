@@ -1,0 +1,107 @@
+"""How many labels pre-training is worth: the arithmetic between two curves of score against labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+Curve = Mapping[int, float]
+"""Labels → score (a median over seeds)."""
+
+
+def labels_for(score: float, curve: Curve) -> float | None:
+    """The labels at which `curve` first reaches `score`, between two sizes by a straight line over log(labels).
+
+    The first crossing favours the curve: noise that lifts it once makes pre-training look worth less, not more.
+    Below the smallest size nothing was measured: the smallest size is the answer. None where it never gets there.
+    """
+    sizes = sorted(curve)
+    if curve[sizes[0]] >= score:
+        return float(sizes[0])
+    for few, many in pairwise(sizes):
+        if curve[many] >= score:
+            share = (score - curve[few]) / (curve[many] - curve[few])
+            return math.exp(math.log(few) + share * (math.log(many) - math.log(few)))
+    return None
+
+
+@dataclass(frozen=True)
+class Worth:
+    """At `labels`, the better curve has `score`; the other needs `needed` labels for it (None: more than `most`)."""
+
+    labels: int
+    score: float
+    needed: float | None
+    most: int
+    gap: float
+
+    @property
+    def saved(self) -> int | None:
+        """Labels that need not be made, in two digits; None where the other curve never gets there."""
+        return None if self.needed is None else round_to_two_digits(self.needed - self.labels)
+
+
+def worth(with_it: Curve, without: Curve) -> list[Worth]:
+    """At each size that both curves have."""
+    most = max(without)
+    return [
+        Worth(n, with_it[n], labels_for(with_it[n], without), most, with_it[n] - without[n])
+        for n in sorted(set(with_it) & set(without))
+    ]
+
+
+def round_to_two_digits(value: float) -> int:
+    if abs(value) < 1:
+        return 0
+    digits = math.floor(math.log10(abs(value))) - 1
+    return int(round(value, -digits)) if digits > 0 else round(value)
+
+
+def verdict(pretrained: Curve, scratch: Curve | None, tfidf: Curve | None, metric: str) -> list[str]:
+    """What the curves say, first what pre-training is worth, then how the best pre-trained score stands to TF-IDF's."""
+    said = []
+    if scratch and set(pretrained) & set(scratch):
+        said.append(against_scratch(pretrained, scratch, metric))
+    if tfidf and set(pretrained) & set(tfidf):
+        said.append(against_tfidf(pretrained, tfidf))
+    return said
+
+
+def against_scratch(pretrained: Curve, scratch: Curve, metric: str) -> str:
+    """One sentence, told where the gap is widest; every size stands in the table."""
+    points = worth(pretrained, scratch)
+    widest = max(points, key=lambda point: point.gap)
+    below = [point.labels for point in points if point.gap <= 0]
+    if widest.gap <= 0:
+        return "Pre-training is worth nothing here: from scratch is as good at every number of labels."
+    here = f"with {widest.labels:,} labels the pre-trained model has {metric} {widest.score:.3f}"
+    if widest.needed is None:
+        sentence = f"Pre-training is worth more than {widest.most - widest.labels:,} labels here: {here}, which "
+        sentence += f"training from scratch does not reach with {widest.most:,}."
+        if widest.most == widest.labels:
+            sentence = f"Pre-training is worth more labels than there are: {here}, from scratch "
+            sentence += f"{widest.score - widest.gap:.3f}."
+    else:
+        sentence = f"Pre-training is worth about {widest.saved:,} labels here: {here}, for which training from scratch "
+        sentence += f"needs about {round_to_two_digits(widest.needed):,}."
+    if below:
+        sentence += f" It does not help at {listed(below)} labels."
+    return sentence
+
+
+def against_tfidf(pretrained: Curve, tfidf: Curve) -> str:
+    sizes = sorted(set(pretrained) & set(tfidf))
+    wins = [n for n in sizes if tfidf[n] > pretrained[n]]
+    name = "TF-IDF with a linear model"
+    if not wins:
+        return f"The pre-trained model is ahead of {name} at every number of labels."
+    if len(wins) == len(sizes):
+        return f"{name} is better than the pre-trained model at every number of labels."
+    return f"{name} is better than the pre-trained model at {listed(wins)} labels."
+
+
+def listed(numbers: Sequence[int]) -> str:
+    said = [f"{n:,}" for n in numbers]
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"

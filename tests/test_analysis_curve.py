@@ -1,0 +1,223 @@
+"""Label efficiency: fixed test rows, nothing done twice, the arithmetic of what pre-training is worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.analysis import curve as module
+from gpt1.analysis.cells import Cell, Kept, run_cells
+from gpt1.analysis.curve import curve
+from gpt1.analysis.samples import read_labels, stratified
+from gpt1.analysis.worth import labels_for, verdict, worth
+from gpt1.data.tables import Table
+from gpt1.errors import GPT1Error, Interrupted, UserError
+from gpt1.inputs import Example
+from gpt1.targets import Classes
+from gpt1.training.progress import Silent
+
+TASK: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label"}
+QUICK: dict[str, Any] = {"sizes": [4, 16], "seeds": 2, "min_updates": 2, "epochs": 1.0, "precision": "fp32"}
+ONE: dict[str, Any] = {"sizes": [24], "seeds": 1, "methods": ["all", "tfidf"]}
+curves = st.dictionaries(st.sampled_from([8, 16, 32, 64, 128]), st.floats(0, 1), min_size=2)
+
+
+# --- what pre-training is worth --------------------------------------------------------------------------------------
+
+
+def test_between_two_sizes_labels_are_read_off_a_line_over_their_logarithm() -> None:
+    scratch = {10: 0.5, 1000: 0.9}
+    assert labels_for(0.7, scratch) == pytest.approx(100)
+    assert labels_for(0.9, scratch) == pytest.approx(1000)
+    assert labels_for(0.4, scratch) == 10
+    assert labels_for(0.91, scratch) is None
+
+
+@given(curve=curves, score=st.floats(0, 1))
+def test_a_higher_score_never_needs_fewer_labels(curve: dict[int, float], score: float) -> None:
+    needed = labels_for(score, curve)
+    better = labels_for(min(1.0, score + 0.1), curve)
+    if needed is None:
+        assert better is None
+        assert max(curve.values()) < score
+    else:
+        assert min(curve) <= needed <= max(curve)
+        assert better is None or better >= needed
+
+
+@given(with_it=curves, without=curves)
+def test_every_size_that_both_curves_have_is_judged(with_it: dict[int, float], without: dict[int, float]) -> None:
+    found = worth(with_it, without)
+    assert [point.labels for point in found] == sorted(set(with_it) & set(without))
+    for point in found:
+        if point.gap <= 0:
+            assert point.needed is not None
+            assert point.needed <= point.labels + 1e-6
+
+
+def test_the_verdict_counts_the_labels_that_are_saved() -> None:
+    said = verdict({10: 0.7, 1000: 0.9}, {10: 0.5, 1000: 0.9}, {10: 0.6, 1000: 0.85}, "accuracy")
+    assert said[0].startswith("Pre-training is worth about 90 labels here: with 10 labels the pre-trained model has")
+    assert "needs about 100." in said[0]
+    assert said[1] == "The pre-trained model is ahead of TF-IDF with a linear model at every number of labels."
+
+
+def test_the_verdict_says_where_pre_training_loses() -> None:
+    scratch, pretrained = {8: 0.5, 64: 0.8}, {8: 0.5, 64: 0.7}
+    said = verdict(pretrained, scratch, {8: 0.6, 64: 0.6}, "accuracy")
+    assert "worth nothing" in said[0]
+    assert said[1] == "TF-IDF with a linear model is better than the pre-trained model at 8 labels."
+    beyond = verdict({8: 0.95, 64: 0.96}, scratch, None, "accuracy")
+    assert beyond[0].startswith("Pre-training is worth more than 56 labels here")
+
+
+# --- the rows --------------------------------------------------------------------------------------------------------
+
+
+@given(
+    labels=st.lists(st.sampled_from("abc"), min_size=6, max_size=60).filter(lambda found: len(set(found)) > 1),
+    seed=st.integers(0, 5),
+)
+def test_every_beginning_of_a_draw_keeps_the_shares_of_the_labels(labels: list[str], seed: int) -> None:
+    names = tuple(sorted(set(labels)))
+    order = stratified([Example((str(i),), label=label) for i, label in enumerate(labels)], Classes(names), seed)
+    assert sorted(order) == list(range(len(labels)))
+    for n in range(len(names), len(labels) + 1):
+        for name in names:
+            drawn = sum(labels[i] == name for i in order[:n])
+            share = n * labels.count(name) / len(labels)
+            assert drawn >= 1
+            assert abs(drawn - share) <= len(names)
+
+
+def test_test_rows_are_the_same_for_every_seed_and_no_training_row_is_among_them(table: Table) -> None:
+    doubled = Table(table.name, table.columns, [*table.rows, *table.rows[:9]])
+    found = read_labels(doubled, None, "classification", {"text": "text", "label": "label"}, False, None)
+    again = read_labels(doubled, None, "classification", {"text": "text", "label": "label"}, False, None)
+    assert found.test.table.rows == again.test.table.rows
+    training, test = ({e.fields for e in rows.examples} for rows in (found.training, found.test))
+    assert not training & test
+    assert len(training) == len(found.training)
+    assert len(training) + len(test) == len(table)
+    assert found.draw(8, 0, "").table.rows != found.draw(8, 1, "").table.rows
+
+
+# --- the runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_measures_every_method_size_and_seed_and_leaves_no_models(
+    pretrained: Path, table: Table, tmp_path: Path
+) -> None:
+    out = curve(table, from_=pretrained, out=tmp_path / "curve", **(QUICK | {"sizes": [16]}), **TASK)
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert set(results["curves"]) == {name for name, _ in module.METHODS.values()}
+    for by_size in results["curves"].values():
+        assert list(by_size) == ["16"]
+        for spread in by_size.values():
+            assert len(spread["values"]) == 2
+            assert spread["min"] <= spread["median"] <= spread["max"]
+    assert results["verdict"]
+    assert not list(out.rglob("*.safetensors"))
+    assert results["verdict"][0] in (out / "report.html").read_text(encoding="utf-8")
+    markdown = (out / "results.md").read_text(encoding="utf-8")
+    assert "| labels | pre-trained, all weights |" in markdown
+    assert (out / "curve.svg").exists()
+
+
+def test_a_curve_goes_on_where_it_stopped_and_repeats_nothing(
+    pretrained: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[Any, ...]] = []
+    stop_at = 3
+
+    def measure(plan: Any, method: str, size: int, seed: int, scratch: Path, progress: Any) -> dict[str, Any]:
+        if len(done) == stop_at:
+            raise KeyboardInterrupt
+        done.append((method, size, seed))
+        return {"accuracy": 0.5 + 0.01 * size}
+
+    monkeypatch.setattr(module.Plan, "measure", measure)
+    options: dict[str, Any] = {"from_": pretrained, "out": tmp_path / "curve", **QUICK, **TASK}
+    with pytest.raises(Interrupted):
+        curve(table, **options)
+    stop_at = -1
+    curve(table, **options)
+    assert len(done) == len(set(done)) == 2 * 2 * 4
+    curve(table, **(options | {"seeds": 3}))
+    assert len(done) == len(set(done)) == 3 * 2 * 4
+
+
+def test_a_folder_of_another_curve_is_refused_by_what_differs(
+    pretrained: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.Plan, "measure", lambda *_: {"accuracy": 0.5})
+    options: dict[str, Any] = {"from_": pretrained, "out": tmp_path / "curve", **QUICK, **TASK}
+    curve(table, **options)
+    with pytest.raises(UserError, match="was begun with settings"):
+        curve(table, **(options | {"peak_lr": 1e-3}))
+    other = Table(table.name, table.columns, table.rows[:-1])
+    with pytest.raises(UserError, match="was begun with"):
+        curve(other, **options)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("text", encoding="utf-8")
+    with pytest.raises(UserError, match="holds something else"):
+        curve(table, **(options | {"out": tmp_path / "mine"}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sizes": [1]}, "--sizes 1: "),
+        ({"sizes": [5000]}, "--sizes 5000: "),
+        ({"methods": ["heads"]}, "Did you mean head"),
+        ({"seed": 3}, "--seed is set by the analysis"),
+        ({"peak_rl": 3}, "Did you mean peak_lr"),
+    ],
+)
+def test_what_a_curve_cannot_do_is_refused_before_anything_is_written(
+    wrong: dict[str, Any], said: str, pretrained: Path, table: Table, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        curve(table, from_=pretrained, out=tmp_path / "curve", **(QUICK | TASK | wrong))
+    assert not (tmp_path / "curve").exists()
+
+
+def test_a_run_that_diverges_fails_alone_and_is_tried_again(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    def cell(key: str, error: Exception | None = None) -> Cell:
+        def work(scratch: Path, progress: Any) -> dict[str, Any]:
+            tried.append(key)
+            if error:
+                raise error
+            return {"score": 1.0}
+
+        return Cell(key, 1, work)
+
+    kept = Kept.open(tmp_path / "cells", {"of": "this"})
+    failed = run_cells("cells", [cell("a"), cell("b", GPT1Error("diverged.")), cell("c")], kept, Silent(), "score")
+    assert failed == ["b: diverged."]
+    again = Kept.open(tmp_path / "cells", {"of": "this"})
+    assert run_cells("cells", [cell("a"), cell("b"), cell("c")], again, Silent(), "score") == []
+    assert tried == ["a", "b", "c", "b"]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"kind": "entailment", "premise": "text", "hypothesis": "other", "label": "label"},
+        {"kind": "similarity", "text_a": "text", "text_b": "other", "label": "stars", "score": True},
+        {"kind": "choice", "context": "text", "choices": "answers", "label": "right"},
+    ],
+    ids=lambda task: task["kind"],
+)
+def test_every_kind_of_task_has_a_curve(task: dict[str, Any], pretrained: Path, table: Table, tmp_path: Path) -> None:
+    out = curve(table, from_=pretrained, out=tmp_path / "curve", **(QUICK | ONE), **task)
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert results["failed"] == []
+    assert len(results["curves"]) == 2
