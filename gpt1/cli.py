@@ -13,11 +13,13 @@ from typing import Any
 import click
 
 from gpt1 import __version__
-from gpt1.config import FinetuneConfig, PretrainConfig, flag
+from gpt1.analysis import commands as analysis
+from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
-from gpt1.flags import Command, Number, settings
+from gpt1.flags import Number, columns, settings
 
-ORDER = ["demo", "tokenize", "pretrain", "finetune", "evaluate", "predict", "next", "generate", "inspect", "import"]
+ORDER = ["demo", "tokenize", "pretrain", "finetune", "evaluate", "predict", "next", "generate", "inspect"]
+ORDER += ["curve", "zeroshot", "reproduce", "import"]
 SOURCES = ("huggingface", "openai")
 
 
@@ -128,25 +130,6 @@ def pretrain(corpus: str, out: Path, **options: Any) -> None:
         f'gpt1 next {folder} "once upon a"',
         f"gpt1 finetune TABLE --from {folder} --out runs/NAME --kind classification --text COLUMN --label COLUMN",
     )
-
-
-COLUMNS = {
-    "text": "Column with the text (classification, regression).",
-    "premise": "Column with the premise (entailment).",
-    "hypothesis": "Column with the hypothesis (entailment).",
-    "text_a": "Column with one text (similarity).",
-    "text_b": "Column with the other text (similarity).",
-    "context": "Column with the document (choice).",
-    "question": "Column with the question (choice; may be left out).",
-    "choices": "Columns with the answers, C1,C2,…, or the one that holds lists of them (choice).",
-    "label": "Column with the label.  [default: label]",
-}
-
-
-def columns(command: Command) -> Command:
-    for role, text in reversed(COLUMNS.items()):
-        command = click.option(flag(role), metavar="COLUMN", help=text)(command)
-    return command
 
 
 @gpt1.command()
@@ -333,6 +316,10 @@ def import_(source: str, folder: str, out: Path) -> None:
         f'gpt1 next {out} "once upon a"',
         f"gpt1 finetune TABLE --from {out} --out runs/NAME --kind classification --text COLUMN --label COLUMN",
     )
+
+
+for command in analysis.COMMANDS:
+    gpt1.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> None:

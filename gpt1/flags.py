@@ -51,12 +51,33 @@ class Number(click.ParamType[float]):
         raise UserError(f"{name} {value} is out of range: it has to be {what} {self.range}.", used)
 
 
-def settings(config_class: Any) -> Callable[[Command], Command]:
-    """Every field of a config as a flag, with its type, defaults and reason. What is given is checked by config.py, so
-    that a flag and a line of a YAML file are refused in the same words."""
+COLUMNS = {
+    "text": "Column with the text (classification, regression).",
+    "premise": "Column with the premise (entailment).",
+    "hypothesis": "Column with the hypothesis (entailment).",
+    "text_a": "Column with one text (similarity).",
+    "text_b": "Column with the other text (similarity).",
+    "context": "Column with the document (choice).",
+    "question": "Column with the question (choice; may be left out).",
+    "choices": "Columns with the answers, C1,C2,…, or the one that holds lists of them (choice).",
+    "label": "Column with the label.  [default: label]",
+}
+
+
+def columns(command: Command) -> Command:
+    for role, text in reversed(COLUMNS.items()):
+        command = click.option(flag(role), metavar="COLUMN", help=text)(command)
+    return command
+
+
+def settings(config_class: Any, *hidden: str) -> Callable[[Command], Command]:
+    """Every field of a config, but the `hidden` ones, as a flag, with its type, defaults and reason. What is given is
+    checked by config.py, so that a flag and a line of a YAML file are refused in the same words."""
 
     def add(command: Command) -> Command:
         for field in reversed(dataclasses.fields(config_class)):
+            if field.name in hidden:
+                continue
             base, _ = base_type(hints(config_class)[field.name])
             text = f"{descriptions(config_class)[field.name]}  [default: {defaults(config_class, field.name)}]"
             names = flag(field.name)
