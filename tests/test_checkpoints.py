@@ -1,0 +1,129 @@
+"""Checkpoints: whole or not there, and never loaded when a byte of them changed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.errors import UserError
+from gpt1.training import checkpoints
+
+WEIGHTS = {"a.weight": torch.randn(3, 5), "a.bias": torch.randn(3)}
+OPTIMIZER = {"exp_avg.a.weight": torch.randn(3, 5)}
+STATE = {"outcome": {"tokens": 12, "best_value": float("-inf"), "loss": 0.1}, "fingerprints": {"corpus": "abc"}}
+FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+
+
+def save(folder: Path, step: int) -> Path:
+    return checkpoints.save(folder, step, WEIGHTS, OPTIMIZER, STATE)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("checkpoints"), 7)
+
+
+def test_what_was_saved_is_loaded_bit_for_bit(checkpoint: Path):
+    loaded = checkpoints.load(checkpoint)
+    for found, expected in ((loaded.weights, WEIGHTS), (loaded.optimizer, OPTIMIZER)):
+        assert set(found) == set(expected)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert loaded.state == {**STATE, "step": 7}
+
+
+def test_a_checkpoint_is_safetensors_and_json(checkpoint: Path):
+    assert sorted(path.name for path in checkpoint.iterdir()) == sorted(FILES)
+    for name in FILES:
+        content = (checkpoint / name).read_bytes()
+        if name.endswith(".json"):
+            json.loads(content)
+        else:
+            assert content[8:9] == b"{"  # a safetensors header
+
+
+@given(name=st.sampled_from(FILES[:3]), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_refused_by_the_name_of_its_file(checkpoint, tmp_path_factory, name, place, bit):
+    damaged = tmp_path_factory.mktemp("damaged") / checkpoint.name
+    shutil.copytree(checkpoint, damaged)
+    content = bytearray((damaged / name).read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    (damaged / name).write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        checkpoints.load(damaged)
+    assert str(damaged / name) in refused.value.problem
+    assert "SHA-256 differs" in refused.value.problem
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_of_the_manifest_is_refused_or_changes_nothing(checkpoint, tmp_path_factory, place, bit):
+    damaged = tmp_path_factory.mktemp("damaged") / checkpoint.name
+    shutil.copytree(checkpoint, damaged)
+    content = bytearray((damaged / "manifest.json").read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    (damaged / "manifest.json").write_bytes(content)
+    with suppress(UserError):
+        loaded = checkpoints.load(damaged)
+        assert loaded.state == {**STATE, "step": 7}
+        assert all(torch.equal(loaded.weights[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused_by_name(checkpoint: Path, tmp_path: Path, name: str):
+    damaged = tmp_path / checkpoint.name
+    shutil.copytree(checkpoint, damaged)
+    (damaged / name).unlink()
+    with pytest.raises(UserError, match=name):
+        checkpoints.load(damaged)
+
+
+@pytest.mark.parametrize("stage", ["write_safetensors", "fingerprint", "flush"])
+def test_an_error_while_saving_leaves_the_earlier_ones_and_nothing_else(
+    tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+):
+    save(tmp_path, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, stage, full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, 2)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.at(tmp_path, 1).name]
+    checkpoints.load(checkpoints.at(tmp_path, 1))
+
+
+def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_goes_with_the_next(tmp_path: Path):
+    half = tmp_path / f".{checkpoints.at(tmp_path, 2).name}.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    assert checkpoints.steps(tmp_path) == []
+    checkpoints.load(save(tmp_path, 2))
+    assert not half.exists()
+
+
+def test_a_step_that_is_saved_again_is_the_new_one(tmp_path: Path):
+    save(tmp_path, 3)
+    path = checkpoints.save(tmp_path, 3, WEIGHTS, OPTIMIZER, {"outcome": "new"})
+    assert checkpoints.steps(tmp_path) == [3]
+    assert checkpoints.load(path).state["outcome"] == "new"
+
+
+@given(
+    saved=st.sets(st.integers(1, 10**6), min_size=1, max_size=8), keep=st.integers(1, 4), spared=st.integers(1, 10**6)
+)
+def test_the_newest_and_the_spared_stay(tmp_path_factory, saved, keep, spared):
+    folder = tmp_path_factory.mktemp("many")
+    for step in saved | {spared}:
+        checkpoints.at(folder, step).mkdir()
+    assert checkpoints.steps(folder) == sorted(saved | {spared})
+    checkpoints.forget(folder, keep, spared)
+    assert checkpoints.steps(folder) == sorted({*sorted(saved | {spared})[-keep:], spared})
