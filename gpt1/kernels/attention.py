@@ -39,60 +39,66 @@ def strips(time: int) -> list[tuple[int, int]]:
 
 
 class CausalAttention(torch.autograd.Function):
-    """With P = softmax(S), S = q kᵀ (q scaled) and the mask M of what is kept: y = (P ∘ M) v / (1 - p)."""
+    """With P = softmax(q kᵀ / √(head width)) and the mask M of what is kept: y = (P ∘ M) v / (1 - p)."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, n_head: int, p: float) -> Tensor:
         batch, time, width = qkv.shape
-        width //= 3
-        heads = qkv.new_empty(3, batch, n_head, time, width // n_head)
-        heads.copy_(qkv.view(batch, time, 3, n_head, -1).permute(2, 0, 3, 1, 4))
-        q, k, v = heads.flatten(1, 2)  # each [batch · n_head, time, head width]
-        q.mul_(q.shape[-1] ** -0.5)
+        apart = qkv.view(batch, time, 3, n_head, -1).permute(2, 0, 3, 1, 4)  # [3, batch, n_head, time, head width]
+        k, v = apart[1:].clone(memory_format=torch.contiguous_format).flatten(1, 2)
+        out = qkv.new_empty(batch, time, width // 3)
+        y = out.view(batch, time, n_head, -1).transpose(1, 2)  # [batch, n_head, time, head width]
         future = qkv.new_full((STRIP, STRIP), -math.inf).triu_(1)
-        y = torch.empty_like(q)
-        saved = [heads]
+        saved = [k, v]
         for top, end in strips(time):
             rows = end - top
-            scores = torch.bmm(q[:, top:end], k[:, :end].transpose(1, 2))  # [batch · n_head, rows, end]
+            q = rows_of(apart[0], top, end, k.shape[-1] ** -0.5)
+            scores = torch.bmm(q, k[:, :end].transpose(1, 2))  # [batch · n_head, rows, end]
             scores[:, :, top:].add_(future[:rows, :rows])
             probabilities = torch.softmax(scores, -1, out=scores)
-            saved.append(probabilities)
+            saved += [q, probabilities]
             if p:
                 mask = keep_mask(scores.shape, p, scores.dtype)
                 saved.append(mask)
                 probabilities = masked(probabilities, mask)
-            y[:, top:end] = torch.bmm(probabilities, v[:, :end])
+            part = torch.bmm(probabilities, v[:, :end]).view(batch, n_head, rows, -1)
+            torch.mul(part, 1 / (1 - p), out=y[:, :, top:end])
         ctx.save_for_backward(*saved)
-        ctx.p = p
-        out = qkv.new_empty(batch, time, n_head, width // n_head)
-        torch.mul(y.view(batch, n_head, time, -1).transpose(1, 2), 1 / (1 - p), out=out)
-        return out.view(batch, time, width)
+        ctx.shape, ctx.p = (batch, time, n_head, width // 3 // n_head), p
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
-        heads, *saved = ctx.saved_tensors
-        _, batch, n_head, time, head_width = heads.shape
-        q, k, v = heads.flatten(1, 2)
-        dy = torch.empty_like(heads[0])
-        torch.mul(dout.view(batch, time, n_head, head_width).transpose(1, 2), 1 / (1 - ctx.p), out=dy)
-        dy = dy.flatten(0, 1)
-        dheads = torch.empty_like(heads)
-        dq, dk, dv = dheads.flatten(1, 2)
+        k, v, *saved = ctx.saved_tensors
+        batch, time, n_head, head_width = ctx.shape
+        dy_all = dout.view(batch, time, n_head, -1).transpose(1, 2)  # [batch, n_head, time, head width]
+        dqkv = dout.new_empty(batch, time, 3, n_head, head_width)
+        apart = dqkv.permute(2, 0, 3, 1, 4)  # [3, batch, n_head, time, head width]
+        dk, dv = torch.empty_like(k), torch.empty_like(v)
         for top, end in reversed(strips(time)):  # the last strip sees every key: it fills dk and dv, the others add
             mask = saved.pop() if ctx.p else None
-            probabilities = saved.pop()
+            probabilities, q = saved.pop(), saved.pop()
+            dy = rows_of(dy_all, top, end, 1 / (1 - ctx.p))
             dropped = probabilities if mask is None else masked(probabilities, mask)
-            dprobabilities = torch.bmm(dy[:, top:end], v[:, :end].transpose(1, 2))
+            dprobabilities = torch.bmm(dy, v[:, :end].transpose(1, 2))
             if mask is not None:
-                dprobabilities = masked(dprobabilities, mask)
+                dprobabilities.view(mask.dtype).mul_(mask)
             dscores = torch._softmax_backward_data(dprobabilities, probabilities, -1, probabilities.dtype)
-            first = end == time
-            torch.baddbmm(dv[:, :end], dropped.transpose(1, 2), dy[:, top:end], beta=not first, out=dv[:, :end])
-            torch.baddbmm(dk[:, :end], dscores.transpose(1, 2), q[:, top:end], beta=not first, out=dk[:, :end])
-            dq[:, top:end] = torch.bmm(dscores, k[:, :end])
-        dq.mul_(head_width**-0.5)
-        dqkv = dout.new_empty(batch, time, 3, n_head, head_width)
-        dqkv.permute(2, 0, 3, 1, 4).copy_(dheads)
+            if end == time:
+                torch.bmm(dropped.transpose(1, 2), dy, out=dv)
+                torch.bmm(dscores.transpose(1, 2), q, out=dk)
+            else:
+                dv[:, :end].baddbmm_(dropped.transpose(1, 2), dy)
+                dk[:, :end].baddbmm_(dscores.transpose(1, 2), q)
+            dq = torch.bmm(dscores, k[:, :end]).view(batch, n_head, end - top, -1)
+            torch.mul(dq, head_width**-0.5, out=apart[0, :, :, top:end])
+        apart[1] = dk.view_as(dy_all)
+        apart[2] = dv.view_as(dy_all)
         return dqkv.view(batch, time, -1), None, None
+
+
+def rows_of(x: Tensor, top: int, end: int, scale: float) -> Tensor:
+    """Rows top to end of x [batch, n_head, time, head width], scaled → [batch · n_head, end - top, head width]."""
+    part = x[:, :, top:end]
+    return torch.mul(part, scale, out=x.new_empty(part.shape)).flatten(0, 1)

@@ -1,0 +1,51 @@
+"""The linear layer: its three gradients in bfloat16 are the exact ones up to the rounding of that type."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gpt1.kernels.linear import BLOCK, linear
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b).norm() / b.norm().clamp(min=1e-9))
+
+
+widths = st.one_of(st.integers(1, 20), st.sampled_from([64, BLOCK + 1]))
+
+
+@given(batch=st.lists(st.integers(1, 5), min_size=1, max_size=2), n_in=widths, n_out=widths)
+def test_values_and_gradients_are_the_exact_ones_up_to_rounding(batch, n_in, n_out):
+    x = torch.randn(*batch, n_in).bfloat16().requires_grad_()
+    weight = torch.randn(n_out, n_in).bfloat16().float().requires_grad_()  # exact in bfloat16: only results are rounded
+    bias = torch.randn(n_out).bfloat16().float().requires_grad_()
+    dy = torch.randn(*batch, n_out).bfloat16()
+    y, expected = linear(x, weight, bias), F.linear(x.double(), weight.double(), bias.double())
+    assert y.dtype == torch.bfloat16
+    assert relative(y, expected) < 2**-8
+    ours = torch.autograd.grad(y, (x, weight, bias), dy)
+    theirs = torch.autograd.grad(expected, (x, weight, bias), dy.double())
+    for mine, exact, parameter in zip(ours, theirs, (x, weight, bias), strict=True):
+        assert mine.dtype == parameter.dtype
+        assert mine.shape == parameter.shape
+        assert relative(mine, exact.double()) < 2**-8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_in_wider_types_it_is_torchs_own(dtype):
+    x, weight, bias = torch.randn(2, 3, 4, dtype=dtype), torch.randn(5, 4), torch.randn(5)
+    assert torch.equal(linear(x, weight, bias), F.linear(x, weight.to(dtype), bias.to(dtype)))
+
+
+def test_only_what_is_trained_gets_a_gradient():
+    x, bias = torch.randn(3, 4).bfloat16(), torch.randn(5)
+    weight = torch.randn(5, 4, requires_grad=True)
+    linear(x, weight, bias).sum().backward()
+    assert weight.grad is not None
+    assert x.grad is None
+    assert bias.grad is None

@@ -1,0 +1,124 @@
+"""The loss with its head in pieces: the plain cross-entropy and its gradients, for pieces and blocks of any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gpt1.kernels import lm_loss as module
+from gpt1.kernels.lm_loss import lm_loss
+
+
+def plain(states: Tensor, embedding: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    return F.cross_entropy(states @ embedding.T, targets, reduction="none") @ weights
+
+
+def example(n: int, width: int, vocab: int, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    states = (scale * torch.randn(n, width, dtype=dtype)).requires_grad_()
+    embedding = torch.randn(vocab, width, dtype=dtype, requires_grad=True)
+    return states, embedding, torch.randint(vocab, (n,)), torch.rand(n, dtype=dtype) * (torch.rand(n) < 0.7)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).detach().norm() / b.detach().norm().clamp(min=1e-12))
+
+
+@given(
+    n=st.integers(1, 12),
+    width=st.integers(1, 9),
+    vocab=st.integers(1, 30),
+    scale=st.sampled_from([0.1, 1.0, 30.0]),
+    sizes=st.tuples(st.integers(1, 2000), st.integers(1, 40), st.integers(1, 40)),
+)
+def test_loss_and_gradients_are_those_of_the_plain_one_in_pieces_of_any_size(n, width, vocab, scale, sizes):
+    inputs = example(n, width, vocab, scale, torch.float64)
+    expected = plain(*inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in zip(("PIECE_BYTES", "WORDS", "BLOCK"), sizes, strict=True):
+            patch.setattr(module, name, size)
+        loss = lm_loss(*inputs)
+    torch.testing.assert_close(loss, expected)
+    ours, theirs = (torch.autograd.grad(3 * value, inputs[:2]) for value in (loss, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0])
+def test_in_float32_they_agree_within_1e_5(scale):
+    torch.manual_seed(0)
+    inputs = example(300, 64, 5000, scale, torch.float32)
+    loss, expected = lm_loss(*inputs), plain(*inputs)
+    assert relative(loss, expected) < 1e-5
+    for ours, theirs in zip(*(torch.autograd.grad(value, inputs[:2]) for value in (loss, expected)), strict=True):
+        assert relative(ours, theirs) < 1e-5
+
+
+def test_in_bfloat16_they_agree_within_its_rounding():
+    torch.manual_seed(0)
+    states, embedding, targets, weights = example(300, 64, 5000, 0.5, torch.float32)
+    loss = lm_loss(states.bfloat16(), embedding, targets, weights)
+    expected = plain(states.bfloat16().float(), embedding.bfloat16().float(), targets, weights)
+    assert loss.dtype == torch.float32
+    assert relative(loss, expected) < 1e-3
+    ours, theirs = (torch.autograd.grad(value, (states, embedding)) for value in (loss, expected))
+    assert all(relative(a, b) < 0.01 for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_target_that_the_model_holds_impossible_costs_its_distance_not_infinity(dtype):
+    states = torch.tensor([[200.0, 0.0]], dtype=dtype, requires_grad=True)
+    embedding = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    loss = lm_loss(states, embedding, torch.tensor([1]), torch.ones(1))
+    loss.backward()
+    assert float(loss) == 400.0
+    assert embedding.grad.tolist() == [[200.0, 0.0], [-200.0, 0.0], [0.0, 0.0]]
+
+
+def test_rows_of_weight_0_count_for_nothing_even_if_they_are_not_numbers():
+    torch.manual_seed(0)
+    states, embedding, targets, weights = example(8, 4, 11, 1.0, torch.float64)
+    weights = torch.where(torch.arange(8) < 5, weights + 0.1, 0.0)
+    spoiled = torch.where(weights[:, None] > 0, states, torch.nan)
+    assert torch.equal(lm_loss(spoiled, embedding, targets, weights), lm_loss(states, embedding, targets, weights))
+
+
+def test_no_rows_at_all_lose_nothing_and_teach_nothing():
+    states, embedding, targets, weights = example(3, 4, 11, 1.0, torch.float32)
+    loss = lm_loss(states, embedding, targets, 0 * weights)
+    loss.backward()
+    assert float(loss) == 0
+    assert not states.grad.any()
+    assert not embedding.grad.any()
+
+
+def test_only_what_is_trained_gets_a_gradient():
+    states, embedding, targets, weights = example(3, 4, 11, 1.0, torch.float32)
+    lm_loss(states, embedding.detach(), targets, weights).backward()
+    assert states.grad is not None
+    with torch.no_grad():
+        assert not lm_loss(states, embedding, targets, weights).requires_grad
+
+
+def test_a_second_backward_pass_over_a_kept_graph_gives_the_same():
+    states, embedding, targets, weights = example(5, 4, 11, 1.0, torch.float64)
+    loss = lm_loss(states, embedding, targets, weights)
+    first = torch.autograd.grad(loss, (states, embedding), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, (states, embedding)), first)
+
+
+def test_the_logits_of_all_rows_at_once_never_exist(monkeypatch):
+    monkeypatch.setattr(module, "PIECE_BYTES", 4 * 11 * 16)  # 16 rows of float32 logits over 11 words
+    largest = []
+    softmax = torch.softmax
+
+    def watched(x, *args, **kwargs):
+        largest.append(x.numel())
+        return softmax(x, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "softmax", watched)
+    states, embedding, targets, weights = example(100, 4, 11, 1.0, torch.float32)
+    lm_loss(states, embedding, targets, weights + 1)
+    assert max(largest) == 16 * 11
