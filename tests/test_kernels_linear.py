@@ -13,7 +13,7 @@ from gpt1.kernels.linear import BLOCK, linear
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    return float((a.double() - b).norm() / b.norm().clamp(min=1e-9))
+    return float((a.detach().double() - b.detach()).norm() / b.detach().norm().clamp(min=1e-9))
 
 
 widths = st.one_of(st.integers(1, 20), st.sampled_from([64, BLOCK + 1]))

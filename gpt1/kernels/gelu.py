@@ -46,18 +46,19 @@ class GELU(torch.autograd.Function):
 def value_and_derivative(x: Tensor, y: Tensor, dydx: Tensor | None) -> None:
     """Fill y [n], and dydx [n] if it is given, from x [n]; in float32 whatever the arrays hold (float64 stays)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    step = PIECE * torch.get_num_threads()
-    scratch = torch.empty(4, min(step, len(x)), dtype=wide)
+    step = max(1, min(PIECE * torch.get_num_threads(), len(x)))
+    scratch = torch.empty(4, step, dtype=wide)
     linear = torch.tensor(LINEAR, dtype=wide)
-    for start in range(0, len(x), step):
-        piece = slice(start, start + step)
-        a, u, s, slope = scratch[:, : len(x[piece])]
-        a.copy_(x[piece])
+    derivatives = [None] * -(-len(x) // step) if dydx is None else torch.split(dydx, step)
+    for value, result, derivative in zip(torch.split(x, step), torch.split(y, step), derivatives, strict=True):
+        a, u, s, slope = scratch[:, : len(value)]
+        a.copy_(value)
         torch.addcmul(linear, a, a, value=CUBIC, out=u).mul_(a)  # u = x (LINEAR + CUBIC x²)
         torch.sigmoid(u, out=s)
-        if dydx is not None:
-            torch.addcmul(linear, a, a, value=3 * CUBIC, out=slope)  # du/dx
-        y[piece] = a.mul_(s)
-        if dydx is not None:  # dy/dx = s + x s (1 - s) du/dx
-            torch.addcmul(a, a, s, value=-1, out=a)
-            dydx[piece] = torch.addcmul(s, a, slope, out=a)
+        if derivative is None:
+            result.copy_(a.mul_(s))
+            continue
+        torch.addcmul(linear, a, a, value=3 * CUBIC, out=slope)  # du/dx
+        result.copy_(a.mul_(s))
+        torch.addcmul(a, a, s, value=-1, out=a)  # dy/dx = s + x s (1 - s) du/dx
+        derivative.copy_(torch.addcmul(s, a, slope, out=a))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 768  # columns at a time: the block is turned and widened to float32 while it is in the cache
+ROWS = 128  # rows turned at a time, which lets torch use its threads
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -35,25 +36,37 @@ class Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        rows = dy.flatten(0, -2)
         dx = dweight = dbias = None
         if ctx.needs_input_grad[0]:
             dx = dy @ weight
         if ctx.needs_input_grad[1]:
-            dweight = product_of_transposed(rows, x.flatten(0, -2), ctx.types[0])
-        if ctx.needs_input_grad[2]:
-            dbias = rows.sum(0).to(ctx.types[1])
-        return dx, dweight, dbias
+            dweight, dbias = weight_and_bias_gradients(
+                dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]), ctx.types[0]
+            )
+        elif ctx.needs_input_grad[2]:
+            dbias = dy.reshape(-1, dy.shape[-1]).sum(0)
+        return dx, dweight, None if dbias is None else dbias.to(ctx.types[1])
 
 
-def product_of_transposed(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """aᵀ b in `dtype`: a [n, rows], b [n, columns] → [rows, columns]."""
-    rows, columns = a.shape[1], b.shape[1]
-    if rows <= columns:
-        return (a.T.contiguous() @ b).to(dtype)
-    out = a.new_empty(rows, columns, dtype=dtype)
-    turned = b.T.contiguous()
-    for start in range(0, rows, BLOCK):
+def weight_and_bias_gradients(dy: Tensor, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(dyᵀ x in `dtype`, the sum of dy's rows): dy [n, n_out], x [n, n_in] → [n_out, n_in], [n_out]."""
+    n_out, n_in = dy.shape[1], x.shape[1]
+    if n_out <= n_in:
+        turned = turn(dy, dy.new_empty(n_out, len(dy)))
+        return (turned @ x).to(dtype), turned.sum(1)
+    turned = x.new_ones(n_in + 1, len(x))  # the last row stays 1: its products are the sums
+    turn(x, turned[:-1])
+    dweight, dbias = x.new_empty(n_out, n_in, dtype=dtype), x.new_empty(n_out)
+    for start in range(0, n_out, BLOCK):
         block = slice(start, start + BLOCK)
-        out[block] = (turned @ a[:, block]).T  # [columns, block] → [block, columns]
+        products = turned @ dy[:, block]  # [n_in + 1, block]
+        dweight[block] = products[:-1].T
+        dbias[block] = products[-1]
+    return dweight, dbias
+
+
+def turn(x: Tensor, out: Tensor) -> Tensor:
+    """xᵀ into `out`."""
+    for rows, columns in zip(torch.split(x, ROWS), torch.split(out, ROWS, dim=1), strict=True):
+        columns.copy_(rows.T)
     return out

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gpt1.kernels.linear import turn
+
 PIECE_BYTES = 192 << 20  # of logits at a time; every further piece costs a pass over the embedding's gradient
 WORDS = 2048  # logits of so many words at a time: a width that divides well makes the product faster
 BLOCK = 512  # words of the embedding's gradient at a time, added up while they are in the cache
@@ -89,7 +91,7 @@ def add_product_of_transposed(p: Tensor, states: Tensor, total: Tensor, first: b
     if p.device.type != "cpu":
         total.copy_(p.T @ states) if first else total.add_(p.T @ states)
         return
-    turned = states.T.contiguous()
+    turned = turn(states, states.new_empty(states.shape[1], len(states)))
     for start in range(0, len(total), BLOCK):
         words = slice(start, start + BLOCK)
         block = (turned @ p[:, words]).T
