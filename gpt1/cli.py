@@ -176,13 +176,15 @@ def finetune(train_on: str, out: Path, data_dir: str | None, **options: Any) -> 
 @click.option("--data-dir", metavar="DIR", help="Where the files of known data sets lie.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
-    """Score a fine-tuned model on labelled rows.
+    """Score a fine-tuned model on labelled rows, or any model on a corpus (perplexity).
 
-    TEST is a table, or the name of a known data set (its labelled evaluation split; NAME:SPLIT for another).
+    TEST is a table, the name of a known data set (its labelled evaluation split; NAME:SPLIT for another), or a corpus
+    folder.
 
     \b
     gpt1 evaluate runs/reviews test.csv
     gpt1 evaluate runs/rte rte --data-dir glue/ --json
+    gpt1 evaluate runs/books corpus-of-other-books
     """
     from gpt1.evaluation import evaluate as score
 
@@ -193,7 +195,8 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
     from gpt1.console import results_table
 
     results_table(result)
-    next_steps(f"gpt1 predict {run} {test} --out predictions.jsonl   (to see the rows behind it)")
+    if "perplexity" not in result["metrics"]:
+        next_steps(f"gpt1 predict {run} {test} --out predictions.jsonl   (to see the rows behind it)")
 
 
 @gpt1.command()

@@ -1,4 +1,4 @@
-"""How good a fine-tuned model is on labelled rows: the task's metrics, their intervals, calibration."""
+"""How good a model is: a task's metrics with intervals and calibration; perplexity on a corpus."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from gpt1 import metrics
+from gpt1.data.corpus import Corpus
 from gpt1.data.examples import check_columns, encoded_labels, read_examples
+from gpt1.data.shards import MANIFEST
 from gpt1.data.tables import Table
+from gpt1.data.windows import Windows
 from gpt1.errors import UserError
-from gpt1.inference import Model, load_task
+from gpt1.inference import PIECE_TOKENS, LanguageModel, Model, load, load_task
 from gpt1.labelled import labelled_rows
+from gpt1.objectives import Windows as Piece
+from gpt1.objectives import l1
 from gpt1.targets import Answers, Classes, Target, as_number
 from gpt1.training.progress import Progress, Silent
 
@@ -24,9 +31,12 @@ def evaluate(
     """{"metrics": {name: number}, "interval": {name: [low, high]}, "f1_of": …, "rows": n} on the labelled rows of
     `test`: a table, or the name of a known data set (its labelled evaluation split; name:split for another).
 
-    Raises UserError for a label that the model does not know, naming the row.
+    On a corpus folder: loss, perplexity and bits per byte of the language model. Raises UserError for a label that the
+    model does not know, naming the row.
     """
     progress = progress or Silent()
+    if not isinstance(test, Table) and (Path(test) / MANIFEST).exists():
+        return on_corpus(load(run), Corpus.open(test), progress)
     model = load_task(run)
     table, columns = rows_for(model, run, test, data_dir, progress)
     if columns["label"] not in table.columns:
@@ -42,6 +52,29 @@ def evaluate(
     logits = model.told_logits(coded, table.name, progress) / model.temperature
     cut = sum(example.cut for example in coded)
     return {**measured(model.target, logits, targets, labels), "rows": len(examples), "cut": cut}
+
+
+@torch.inference_mode()
+def on_corpus(model: LanguageModel, corpus: Corpus, progress: Progress) -> dict[str, Any]:
+    """Figures of a whole corpus, cut into windows of the model's context that do not overlap."""
+    if corpus.tokenizer_fingerprint != model.tokenizer.fingerprint:
+        raise UserError(
+            f"{corpus.name} was made with another tokenizer than the model's.",
+            "Make it again with: gpt1 tokenize TEXTS --out NEW --tokenizer RUN",
+        )
+    context = model.gpt.config.context
+    count = (corpus.tokens - 1) // context
+    if not count:
+        raise UserError(f"{corpus.name} has {corpus.tokens:,} tokens: no window of {context}.", "Give more text.")
+    windows = Windows(corpus, 0, corpus.tokens, context)
+    progress.begin(f"perplexity of {corpus.name}", count, unit="windows")
+    total, batch = 0.0, max(1, PIECE_TOKENS // context)
+    for first in range(0, count, batch):
+        ids = torch.from_numpy(windows.read(np.arange(first, min(count, first + batch)))).to(model.device)
+        total += float(l1(model.gpt, Piece(ids, 1)).total)  # a sum over the tokens
+        progress.advance(min(count, first + batch))
+    progress.end()
+    return {"metrics": windows.figures(total / (count * context)), "rows": count, "tokens": count * context}
 
 
 def predict(

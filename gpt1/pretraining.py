@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,18 +119,7 @@ class Work:
         windows = torch.from_numpy(self.held_out.read(self.held_out.spread(cfg.eval_windows))).to(self.device)
         total = windows[:, 1:].numel()
         loss = sum(float(l1(self.model, Piece(part, total)).total) for part in torch.split(windows, piece))
-        return figures_of(loss, self.held_out)
-
-
-def figures_of(loss: float, windows: Windows) -> dict[str, float]:
-    """A loss in nats a token beside what it means: perplexity, and bits per byte of the windows' text, which compares
-    across vocabularies."""
-    n_bytes = windows.corpus.bytes_in(windows.start, windows.stop)
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700)),
-        "bits_per_byte": loss / math.log(2) * (windows.stop - windows.start) / max(1.0, n_bytes),
-    }
+        return self.held_out.figures(loss)
 
 
 def prepare(
@@ -157,7 +145,7 @@ def prepare(
     unigram: dict[str, float] = {}
     if held_out:
         loss = unigram_loss(training, held_out, cfg.eval_windows, corpus.vocab_size)
-        unigram = figures_of(loss, held_out)
+        unigram = held_out.figures(loss)
         progress.say(
             f"a unigram model has perplexity {unigram['perplexity']:,.0f} on the held-out windows "
             f"({unigram['bits_per_byte']:.2f} bits per byte), a fresh one about {corpus.vocab_size:,}"

@@ -46,6 +46,13 @@ class Windows:
     def steps(self, epochs: float, batch_size: int) -> int:
         return max(1, math.ceil(epochs * updates_per_epoch(self.n, batch_size)))
 
+    def figures(self, loss: float) -> dict[str, float]:
+        """A loss in nats a token beside what it means: perplexity, and bits per byte of the text, which compares across
+        vocabularies."""
+        n_bytes = max(1.0, self.corpus.bytes_in(self.start, self.stop))
+        bits = loss / math.log(2) * (self.stop - self.start)
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": bits / n_bytes}
+
     def spread(self, count: int) -> NDArray[np.int64]:
         """`count` windows (or all, if there are fewer) at even distances: what held-out figures are measured on."""
         return np.unique(np.linspace(0, self.n - 1, min(count, self.n)).round().astype(np.int64))
