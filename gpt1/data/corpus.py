@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -216,10 +216,13 @@ class Corpus:
             raise UserError(f"{self.path(TOKENIZER)} is not the tokenizer that its manifest names.", self.again())
         return tokenizer
 
-    def verify(self) -> None:
-        """Every file against its SHA-256, now. Raises UserError with the first one that differs."""
-        for name in self.manifest["files"]:
+    def verify(self, advance: Callable[[int], None] | None = None) -> None:
+        """Every file against its SHA-256, now; `advance` is told how many are behind. Raises UserError with the first
+        one that differs."""
+        for number, name in enumerate(self.manifest["files"], 1):
             self.check(name, file_digest(self.path(name)))
+            if advance:
+                advance(number)
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """A verified array: memory-mapped from a local file, in memory from a URL."""

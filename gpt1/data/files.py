@@ -144,6 +144,8 @@ def missing(path: str | Path) -> UserError:
     if not parent.is_dir():
         return UserError(f"{path} does not exist: there is no folder {parent}.", "Check the path.")
     meant = did_you_mean(Path(path).name, [entry.name for entry in parent.iterdir()])
+    if parent != Path("."):
+        meant = meant.replace("Did you mean ", f"Did you mean {parent}/")
     return UserError(f"{path} does not exist.{meant}", "Check the path.")
 
 

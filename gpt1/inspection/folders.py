@@ -1,0 +1,229 @@
+"""What a folder that gpt1 knows is: a corpus, a run, a model, a tokenizer, texts."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt1 import runs
+from gpt1.config import FinetuneConfig, PretrainConfig, flag
+from gpt1.data.corpus import Corpus
+from gpt1.data.readers import list_sources
+from gpt1.data.shards import DOCUMENTS
+from gpt1.errors import UserError
+from gpt1.exchange import HOMES
+from gpt1.report.run import Run, mapping
+from gpt1.tokenizer import Tokenizer
+from gpt1.training import checkpoints
+from gpt1.training.progress import Progress
+
+Facts = dict[str, Any]
+MUCH_UNKNOWN = 0.01
+FEW_BYTES = 2.0
+"""Bytes of text that a token stands for; fewer say that the vocabulary was learnt from another language."""
+
+
+def of_texts(what: str, from_: str | Path | None, progress: Progress) -> Facts:
+    """Files of text that nobody has tokenized yet."""
+    sources = list_sources([what])
+    largest = max(sources, key=lambda source: source.size)
+    return {
+        "what": "texts",
+        "name": what,
+        "files": len(sources),
+        "bytes": sum(source.size for source in sources),
+        "formats": dict(Counter(source.kind for source in sources).most_common()),
+        "largest": {"name": largest.name, "bytes": largest.size},
+        "odd": [],
+        "next": [f"gpt1 tokenize {quoted(what)} --out corpus" + (f" --tokenizer {from_}" if from_ else "")],
+    }
+
+
+def of_corpus(what: str, from_: str | Path | None, progress: Progress) -> Facts:
+    """What the manifest says, after every file has been found to be what it says (SHA-256)."""
+    corpus = Corpus.open(what)
+    progress.begin("checking SHA-256", len(corpus.manifest["files"]), unit="files")
+    corpus.verify(progress.advance)
+    progress.end()
+    tokenizer = corpus.tokenizer()
+    starts = np.append(corpus.array(DOCUMENTS)[0], corpus.tokens + 1)
+    lengths = np.sort(np.diff(starts) - 1)  # a newline token stands between two documents
+    bytes_a_token = corpus.n_bytes / max(1, corpus.tokens)
+    facts: Facts = {
+        "what": "corpus",
+        "name": what,
+        "tokens": corpus.tokens,
+        "documents": corpus.documents,
+        "empty_documents": corpus.empty_documents,
+        "bytes": corpus.n_bytes,
+        "bytes_a_token": bytes_a_token,
+        "unknown": corpus.unknown / max(1, corpus.tokens),
+        "document_tokens": {"least": int(lengths[0]), "median": int(np.median(lengths)), "greatest": int(lengths[-1])},
+        "sources": len(corpus.sources),
+        "files": len(corpus.manifest["files"]),
+        "tokenizer": about(tokenizer),
+        "fingerprint": corpus.fingerprint,
+    }
+    odd = []
+    if facts["unknown"] > MUCH_UNKNOWN:
+        odd.append(f"{facts['unknown']:.1%} of the tokens are unknown to the vocabulary: train one on these texts.")
+    if bytes_a_token < FEW_BYTES:
+        odd.append(f"a token stands for {bytes_a_token:.1f} bytes of text: the vocabulary was learnt from other texts.")
+    if corpus.empty_documents:
+        odd.append(f"{corpus.empty_documents:,} documents held no text and were left out.")
+    if corpus.tokens <= PretrainConfig.context:
+        odd.append(f"it is shorter than one window of --context {PretrainConfig.context}.")
+    if from_ is not None:
+        same = Tokenizer.load(runs.model_folder(from_)).fingerprint == tokenizer.fingerprint
+        facts["same_tokenizer_as"] = {str(from_): same}
+        if not same:
+            odd.append(f"{from_} has another tokenizer: it cannot be trained further on this corpus.")
+    command = f"gpt1 pretrain {quoted(what)} --out runs/NAME"
+    return {**facts, "odd": odd, "next": [command + (f" --from {from_}" if from_ is not None and not odd else "")]}
+
+
+def of_run(what: str, from_: str | Path | None, progress: Progress) -> Facts:
+    """Stage, settings, how far it is, what came out."""
+    folder = Path(what)
+    run = Run.open(folder)
+    done = checkpoints.steps(folder / "checkpoints")
+    odd = [problem for problem in run.problems if run.finished or not problem.startswith("results.json")]
+    whole = None
+    for step in reversed(done):
+        try:
+            checkpoints.check(checkpoints.at(folder / "checkpoints", step))
+        except UserError as error:
+            odd.append(error.problem)
+            continue
+        whole = step
+        break
+    unigram = mapping(run.results.get("unigram")).get("loss")
+    held_out = mapping(run.results.get("validation")).get("loss")
+    if unigram and held_out and held_out >= unigram:
+        odd.append("held out, it is no better than a unigram model: it knows no more than how frequent tokens are.")
+    has_model = (folder / runs.MODEL).is_dir()
+    if run.finished and not has_model:
+        odd.append("its model folder is gone; the command that started it makes it again with --resume.")
+    facts: Facts = {
+        "what": "run",
+        "name": what,
+        "stage": run.stage,
+        "version": run.settings.get("version"),
+        "command": mapping(run.settings.get("command")),
+        "settings": changed(run),
+        "finished": run.finished,
+        "updates": run.last_step,
+        "checkpoints": done,
+        "newest_whole_checkpoint": whole,
+        "train_loss": run.last("train", "loss"),
+        "validation": next((line for line in reversed(run.metrics) if line.get("split") == "validation"), {}),
+        "results": {name: value for name, value in run.results.items() if name not in LONG},
+        "report": str(folder / "report.html") if (folder / "report.html").exists() else None,
+        "odd": odd,
+    }
+    if not (run.finished and has_model):
+        return {**facts, "next": [resume_command(run, what)]}
+    if run.stage == "pretrain":
+        return {**facts, "next": [f'gpt1 next {quoted(what)} "once upon a"', FINETUNE.format(quoted(what))]}
+    return {**facts, "next": [f"gpt1 predict {quoted(what)} new.csv --out predictions.csv"]}
+
+
+def of_runs(what: str, from_: str | Path | None, progress: Progress) -> Facts:
+    """A folder with runs in it."""
+    folders = sorted(path.parent for path in Path(what).glob("*/config.yaml"))
+    found = [of_run(str(folder), None, progress) for folder in folders]
+    return {
+        "what": "runs",
+        "name": what,
+        "runs": found,
+        "odd": [f"{one['name']}: {sentence}" for one in found for sentence in one["odd"]],
+        "next": [f"gpt1 inspect {quoted(found[-1]['name'])}"],
+    }
+
+
+LONG = ("samples", "history", "calibration")
+FINETUNE = "gpt1 finetune TABLE --from {} --out runs/NAME --kind classification --text COLUMN --label COLUMN"
+
+
+def changed(run: Run) -> Facts:
+    """The settings that are not what the recipe and the size of the model would have given."""
+    config_class: Any = FinetuneConfig if run.stage == "finetune" else PretrainConfig
+    chosen: Facts = {name: run.settings[name] for name in ("recipe", "model", "train") if name in run.settings}
+    try:
+        usual = vars(runs.settings_of(config_class, None, chosen))
+    except UserError:  # of another version
+        return {name: value for name, value in run.settings.items() if name not in runs.RUN_KEYS}
+    return {
+        name: value
+        for name, value in run.settings.items()
+        if name not in runs.RUN_KEYS and (name not in usual or usual[name] != value or name in chosen)
+    }
+
+
+def resume_command(run: Run, folder: str) -> str:
+    """The command line that goes on with a run, from what its config.yaml keeps of the first one."""
+    command = mapping(run.settings.get("command"))
+    given = {name: value for name, value in command.items() if name not in ("corpus", "train", "columns")}
+    given |= mapping(command.get("columns"))
+    words = ["gpt1", run.stage, str(command.get("corpus") or command.get("train") or "…"), "--out", folder]
+    for name, value in given.items():
+        words += [flag(name)] if value is True else [flag(name), str(value)] if value else []
+    return shlex.join([*words, "--resume"])
+
+
+def of_model(what: str, from_: str | Path | None, progress: Progress) -> Facts:
+    """Shape, size, tokenizer and task of a model folder, after its weights have been read."""
+    from gpt1.inference import Model, load
+    from gpt1.model import GPT
+
+    folder = Path(what)
+    gpt = GPT.from_pretrained(folder)
+    facts: Facts = {
+        "what": "model",
+        "name": what,
+        "shape": {name: getattr(gpt.config, name) for name in ("n_layer", "n_head", "n_embd", "context", "vocab_size")},
+        "parameters": sum(p.numel() for p in gpt.parameters()),
+        "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
+        "odd": [],
+    }
+    if home := next((name for name, is_its in HOMES.items() if is_its(folder)), None):
+        return {**facts, "home": home, "next": [f"gpt1 import {home} {quoted(what)} --out models/gpt1"]}
+    model = load(folder)
+    facts["tokenizer"] = about(model.tokenizer)
+    if not isinstance(model, Model):
+        return {**facts, "next": [f'gpt1 next {quoted(what)} "once upon a"', FINETUNE.format(quoted(what))]}
+    facts["task"] = {
+        "kind": model.kind.name,
+        "columns": model.task["columns"],
+        "labels": model.labels if not model.kind.each else [],
+        "trained": model.task.get("train"),
+        "temperature": model.temperature,
+    }
+    return {**facts, "next": [f"gpt1 predict {quoted(what)} new.csv --out predictions.csv"]}
+
+
+def of_tokenizer(what: str, from_: str | Path | None, progress: Progress) -> Facts:
+    tokenizer = Tokenizer.load(what)
+    facts = {"what": "tokenizer", "name": what, "tokenizer": about(tokenizer)}
+    note = tokenizer.note()
+    return {
+        **facts,
+        "odd": [note] if note else [],
+        "next": [f"gpt1 tokenize TEXTS --out corpus --tokenizer {quoted(what)}"],
+    }
+
+
+def about(tokenizer: Tokenizer) -> Facts:
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "pipeline": tokenizer.pipeline,
+        "fingerprint": tokenizer.fingerprint,
+    }
+
+
+def quoted(what: str) -> str:
+    return shlex.quote(what)
