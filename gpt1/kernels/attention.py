@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from gpt1.kernels.random_bits import keep_mask, masked
 
 STRIP = 128  # rows; fewer waste less above the diagonal, more make better matrix products
+HEADS = 24  # heads at a time: a strip of their scores is 3 MiB in bfloat16, little enough for the caches of two cores
 
 
 def causal_attention(qkv: Tensor, n_head: int, p: float = 0.0) -> Tensor:
@@ -27,15 +28,19 @@ def causal_attention(qkv: Tensor, n_head: int, p: float = 0.0) -> Tensor:
     """
     if qkv.device.type == "cpu" and (p or (torch.is_grad_enabled() and qkv.requires_grad)):
         return CausalAttention.apply(qkv, n_head, p)  # type: ignore[no-untyped-call]
-    batch, time, width = qkv.shape
-    q, k, v = qkv.view(batch, time, 3, n_head, -1).permute(2, 0, 3, 1, 4)  # each [batch, n_head, time, head width]
+    q, k, v = by_head(qkv, 3, n_head)  # each [batch, n_head, time, head width]
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
-    return y.transpose(1, 2).reshape(batch, time, width // 3)
+    return y.transpose(1, 2).flatten(2)
 
 
 def strips(time: int) -> list[tuple[int, int]]:
     """(first row, row after the last one) of every strip."""
     return [(start, min(start + STRIP, time)) for start in range(0, time, STRIP)]
+
+
+def sequences_at_a_time(n_head: int) -> int:
+    """Never by the number of threads: it decides which random number falls on which element."""
+    return max(1, HEADS // n_head)
 
 
 class CausalAttention(torch.autograd.Function):
@@ -44,58 +49,83 @@ class CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, n_head: int, p: float) -> Tensor:
         batch, time, width = qkv.shape
-        apart = qkv.view(batch, time, 3, n_head, -1).permute(2, 0, 3, 1, 4)  # [3, batch, n_head, time, head width]
-        k, v = apart[1:].clone(memory_format=torch.contiguous_format).flatten(1, 2)
         out = qkv.new_empty(batch, time, width // 3)
-        y = out.view(batch, time, n_head, -1).transpose(1, 2)  # [batch, n_head, time, head width]
-        future = qkv.new_full((STRIP, STRIP), -math.inf).triu_(1)
-        saved = [k, v]
-        for top, end in strips(time):
-            rows = end - top
-            q = rows_of(apart[0], top, end, k.shape[-1] ** -0.5)
-            scores = torch.bmm(q, k[:, :end].transpose(1, 2))  # [batch · n_head, rows, end]
-            scores[:, :, top:].add_(future[:rows, :rows])
-            probabilities = torch.softmax(scores, -1, out=scores)
-            saved += [q, probabilities]
-            if p:
-                mask = keep_mask(scores.shape, p, scores.dtype)
-                saved.append(mask)
-                probabilities = masked(probabilities, mask)
-            part = torch.bmm(probabilities, v[:, :end]).view(batch, n_head, rows, -1)
-            torch.mul(part, 1 / (1 - p), out=y[:, :, top:end])
+        ctx.n_head, ctx.p, ctx.group = n_head, p, sequences_at_a_time(n_head)
+        saved = []
+        for some, result in zip(torch.split(qkv, ctx.group), torch.split(out, ctx.group), strict=True):
+            saved += forward(some, result, n_head, p)
         ctx.save_for_backward(*saved)
-        ctx.shape, ctx.p = (batch, time, n_head, width // 3 // n_head), p
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
-        k, v, *saved = ctx.saved_tensors
-        batch, time, n_head, head_width = ctx.shape
-        dy_all = dout.view(batch, time, n_head, -1).transpose(1, 2)  # [batch, n_head, time, head width]
-        dqkv = dout.new_empty(batch, time, 3, n_head, head_width)
-        apart = dqkv.permute(2, 0, 3, 1, 4)  # [3, batch, n_head, time, head width]
-        dk, dv = torch.empty_like(k), torch.empty_like(v)
-        for top, end in reversed(strips(time)):  # the last strip sees every key: it fills dk and dv, the others add
-            mask = saved.pop() if ctx.p else None
-            probabilities, q = saved.pop(), saved.pop()
-            dy = rows_of(dy_all, top, end, 1 / (1 - ctx.p))
-            dropped = probabilities if mask is None else masked(probabilities, mask)
-            dprobabilities = torch.bmm(dy, v[:, :end].transpose(1, 2))
-            if mask is not None:
-                dprobabilities.view(mask.dtype).mul_(mask)
-            dscores = torch._softmax_backward_data(dprobabilities, probabilities, -1, probabilities.dtype)
-            if end == time:
-                torch.bmm(dropped.transpose(1, 2), dy, out=dv)
-                torch.bmm(dscores.transpose(1, 2), q, out=dk)
-            else:
-                dv[:, :end].baddbmm_(dropped.transpose(1, 2), dy)
-                dk[:, :end].baddbmm_(dscores.transpose(1, 2), q)
-            dq = torch.bmm(dscores, k[:, :end]).view(batch, n_head, end - top, -1)
-            torch.mul(dq, head_width**-0.5, out=apart[0, :, :, top:end])
-        apart[1] = dk.view_as(dy_all)
-        apart[2] = dv.view_as(dy_all)
-        return dqkv.view(batch, time, -1), None, None
+        batch, time, width = dout.shape
+        saved = list(ctx.saved_tensors)
+        dqkv = dout.new_empty(batch, time, 3 * width)
+        for some, result in reversed([*zip(torch.split(dout, ctx.group), torch.split(dqkv, ctx.group), strict=True)]):
+            backward(some, saved, result, ctx.n_head, ctx.p)
+        return dqkv, None, None
+
+
+def forward(qkv: Tensor, out: Tensor, n_head: int, p: float) -> list[Tensor]:
+    """Fill out [batch, time, n_embd] from qkv [batch, time, 3 · n_embd] → what the backward pass needs."""
+    batch, time, _ = qkv.shape
+    q, k, v = by_head(qkv, 3, n_head)
+    (y,) = by_head(out, 1, n_head)
+    k, v = (part.contiguous().flatten(0, 1) for part in (k, v))  # each [batch · n_head, time, head width]
+    future = qkv.new_full((STRIP, STRIP), -math.inf).triu_(1)
+    saved = [k, v]
+    for top, end in strips(time):
+        rows = end - top
+        some = rows_of(q, top, end, q.shape[-1] ** -0.5)
+        scores = torch.bmm(some, k[:, :end].transpose(1, 2))  # [batch · n_head, rows, end]
+        scores[:, :, top:].add_(future[:rows, :rows])
+        probabilities = torch.softmax(scores, -1, out=scores)
+        saved += [some, probabilities]
+        if p:
+            mask = keep_mask(scores.shape, p, scores.dtype)
+            saved.append(mask)
+            probabilities = masked(probabilities, mask)
+        part = torch.bmm(probabilities, v[:, :end]).view(batch, n_head, rows, -1)
+        torch.mul(part, 1 / (1 - p), out=y[:, :, top:end])
+    return saved
+
+
+def backward(dout: Tensor, saved: list[Tensor], dqkv: Tensor, n_head: int, p: float) -> None:
+    """Fill dqkv [batch, time, 3 · n_embd] from dout [batch, time, n_embd], taking what forward saved from the end."""
+    batch, time, _ = dout.shape
+    (dy,) = by_head(dout, 1, n_head)
+    dq, dk, dv = by_head(dqkv, 3, n_head)
+    each = 3 if p else 2  # tensors saved a strip
+    k, v = saved[-2 - each * len(strips(time)) :][:2]
+    dkeys, dvalues = torch.empty_like(k), torch.empty_like(v)
+    for top, end in reversed(strips(time)):  # the last strip sees every key: it fills dkeys, dvalues; the others add
+        mask = saved.pop() if p else None
+        probabilities, q = saved.pop(), saved.pop()
+        some = rows_of(dy, top, end, 1 / (1 - p))
+        dropped = probabilities if mask is None else masked(probabilities, mask)
+        dprobabilities = torch.bmm(some, v[:, :end].transpose(1, 2))
+        if mask is not None:
+            dprobabilities.view(mask.dtype).mul_(mask)
+        dscores = torch._softmax_backward_data(dprobabilities, probabilities, -1, probabilities.dtype)
+        if end == time:
+            torch.bmm(dropped.transpose(1, 2), some, out=dvalues)
+            torch.bmm(dscores.transpose(1, 2), q, out=dkeys)
+        else:
+            dvalues[:, :end].baddbmm_(dropped.transpose(1, 2), some)
+            dkeys[:, :end].baddbmm_(dscores.transpose(1, 2), q)
+        part = torch.bmm(dscores, k[:, :end]).view(batch, n_head, end - top, -1)
+        torch.mul(part, q.shape[-1] ** -0.5, out=dq[:, :, top:end])
+    del saved[-2:]  # k and v
+    dk.copy_(dkeys.view_as(dk))
+    dv.copy_(dvalues.view_as(dv))
+
+
+def by_head(x: Tensor, parts: int, n_head: int) -> Tensor:
+    """A view: [batch, time, parts · n_embd] → [parts, batch, n_head, time, head width]."""
+    batch, time, _ = x.shape
+    return x.view(batch, time, parts, n_head, -1).permute(2, 0, 3, 1, 4)
 
 
 def rows_of(x: Tensor, top: int, end: int, scale: float) -> Tensor:
