@@ -144,7 +144,7 @@ def missing(path: str | Path) -> UserError:
     if not parent.is_dir():
         return UserError(f"{path} does not exist: there is no folder {parent}.", "Check the path.")
     meant = did_you_mean(Path(path).name, [entry.name for entry in parent.iterdir()])
-    if parent != Path("."):
+    if parent != Path(".") and not parent.is_absolute():
         meant = meant.replace("Did you mean ", f"Did you mean {parent}/")
     return UserError(f"{path} does not exist.{meant}", "Check the path.")
 
