@@ -22,7 +22,7 @@ from gpt1.data.order import mixed, of_update, updates_per_epoch
 from gpt1.data.tables import Table
 from gpt1.errors import UserError, did_you_mean
 from gpt1.evaluation import calibrated, measured, predictions_of
-from gpt1.inference import Model, save_task, task_logits
+from gpt1.inference import Model, pair, save_task, task_logits
 from gpt1.inputs import Encoded, Example, encode, texts_of
 from gpt1.labelled import Task, read_task
 from gpt1.model import GPT, Head, TaskModel
@@ -73,7 +73,7 @@ def finetune(
         "score": score,
     }
     facts |= {"columns": columns, "data_dir": str(data_dir) if data_dir else None}
-    gpt = GPT.from_pretrained(runs.model_folder(from_))
+    gpt, tokenizer = pair(from_)
     asked = runs.chosen_settings(FinetuneConfig, config, settings)
     if resume:
         run, cfg = runs.reopen(out, FinetuneConfig, asked, facts)
@@ -85,7 +85,7 @@ def finetune(
         cfg = runs.settings_of(FinetuneConfig, None, asked, extra=suited(gpt, asked))
     check_parts(cfg, gpt.config.n_layer)
     task = read_task(train_on, valid, kind, columns, score, data_dir, cfg, progress)
-    work = prepare(cfg, gpt, runs.model_folder(from_), task, progress)
+    work = prepare(cfg, gpt, tokenizer, runs.model_folder(from_), task, progress)
     if not resume:
         run = runs.make(out, cfg, facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
@@ -229,9 +229,8 @@ def extract(work: Work, coded: Sequence[Encoded], progress: Progress) -> list[Te
     return found
 
 
-def prepare(cfg: FinetuneConfig, gpt: GPT, folder: Path, task: Task, progress: Progress) -> Work:
+def prepare(cfg: FinetuneConfig, gpt: GPT, tokenizer: Tokenizer, folder: Path, task: Task, progress: Progress) -> Work:
     """The model as it will be trained and the examples as token sequences; nothing written yet."""
-    tokenizer = Tokenizer.load(folder)
     torch.manual_seed(mixed(cfg.seed, 2**32))  # apart from the seeds of the updates
     gpt = transferred(cfg, gpt)
     gpt.add_special_tokens()

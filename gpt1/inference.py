@@ -32,11 +32,6 @@ class LanguageModel:
     """A model folder that is ready to be asked."""
 
     def __init__(self, gpt: GPT, tokenizer: Tokenizer) -> None:
-        if tokenizer.vocab_size != gpt.config.vocab_size:
-            raise UserError(
-                f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model {gpt.config.vocab_size:,}.",
-                "Use the tokenizer that the model was trained with.",
-            )
         self.gpt = gpt
         self.tokenizer = tokenizer
 
@@ -183,8 +178,7 @@ class Model(LanguageModel):
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Model | LanguageModel:
     """The model of a run or model folder: `Model` after fine-tuning, `LanguageModel` before. Runs no code of it."""
     path = model_folder(folder)
-    gpt = GPT.from_pretrained(path)
-    tokenizer = Tokenizer.load(path)
+    gpt, tokenizer = pair(folder)
     if not (path / TASK).exists():
         gpt.to(device)
         return LanguageModel(gpt, tokenizer)
@@ -197,6 +191,18 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Model | Lang
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         problem = f"{path / TASK} was changed or damaged, or is of another model ({type(error).__name__}: {error})."
         raise UserError(problem.splitlines()[0], "Copy the model folder again.") from None
+
+
+def pair(folder: str | Path) -> tuple[GPT, Tokenizer]:
+    """The model and the tokenizer of a run or model folder, which have to fit each other."""
+    path = model_folder(folder)
+    gpt, tokenizer = GPT.from_pretrained(path), Tokenizer.load(path)
+    if tokenizer.vocab_size != gpt.config.vocab_size:
+        raise UserError(
+            f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {gpt.config.vocab_size:,}.",
+            "Put the tokenizer that the model was trained with into the folder.",
+        )
+    return gpt, tokenizer
 
 
 def load_task(folder: str | Path, device: str | torch.device = "cpu") -> Model:
