@@ -8,11 +8,13 @@ Both are made of a vocabulary and merges, both can learn them from texts.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain, groupby
 from typing import Protocol
@@ -49,10 +51,24 @@ class Pipeline(Protocol):
     def token(self, id: int) -> str: ...
 
 
+class Chunks(dict[str, tuple[int, ...] | list[int]]):
+    """chunk → its ids. For a chunk that it does not know it gives out an empty list, to be filled soon after."""
+
+    def __init__(self) -> None:
+        self.new: dict[str, list[int]] = {}
+
+    def __missing__(self, chunk: str) -> list[int]:
+        ids: list[int] = []
+        self[chunk] = self.new[chunk] = ids
+        return ids
+
+
 class Original:
     """The released encoder. Chunks between white space repeat, so their ids are remembered, up to CACHE of them."""
 
     CACHE = 1 << 19
+    DEPENDENT = -1
+    """Stands where an id depends on the rest of the line (see words.py)."""
 
     def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> None:
         self.unknown_id: int | None = vocabulary[UNKNOWN]
@@ -63,8 +79,8 @@ class Original:
         self._forget()
 
     def _forget(self) -> None:
-        self._ids: dict[str, tuple[int, ...]] = {NEWLINE: (self.newline_id,)}
-        self._dependent: set[str] = set()  # chunks whose ids depend on the rest of the line
+        self._chunks = Chunks()
+        self._chunks[NEWLINE] = [self.newline_id]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         encoded: list[list[int]] = []
@@ -83,43 +99,43 @@ class Original:
 
     def _encode(self, waiting: list[tuple[list[int], list[str]]]) -> None:
         with self._lock:
-            if len(self._ids) > self.CACHE:
+            if len(self._chunks) > self.CACHE:
                 self._forget()
-            distinct: set[str] = set().union(*(block for _, block in waiting))
-            self._learn(distinct.difference(self._ids))
-            dependent = not self._dependent.isdisjoint(distinct)
-            for ids, block in waiting:
-                ids += self._by_line(block) if dependent else self._by_chunk(block)
+            try:
+                with no_garbage_collection():
+                    found = [list(map(self._chunks.__getitem__, block)) for _, block in waiting]
+                    self._learn()
+            except BaseException:  # Ctrl-C too: chunks that were not learned must not be taken for known
+                self._forget()
+                raise
+            for (ids, block), parts in zip(waiting, found, strict=True):
+                of_block = list(chain.from_iterable(parts))
+                ids += self._by_line(block) if self.DEPENDENT in of_block else of_block
 
-    def _by_chunk(self, block: Iterable[str]) -> Iterator[int]:
-        return chain.from_iterable(map(self._ids.__getitem__, block))
+    def _learn(self) -> None:
+        """Fill in the ids of the chunks that were not known."""
+        known, new = self._chunks, self._chunks.new
+        pieces = separate(list(new))
+        unseen = [piece for piece in dict.fromkeys(chain.from_iterable(pieces)) if not known.get(piece)]
+        cut = [words and [word.lower() for word in words] for words in english().cut(unseen)]
+        word_ids = self._word_ids(chain.from_iterable(filter(None, cut)))
+        for piece, words in zip(unseen, cut, strict=True):
+            known[piece] = concatenated(map(word_ids.__getitem__, words)) if words else (self.DEPENDENT,)
+        for (chunk, ids), parts in zip(new.items(), pieces, strict=True):
+            known[chunk] = concatenated(map(known.__getitem__, parts))
+            ids += known[chunk]
+        new.clear()
 
     def _by_line(self, block: list[str]) -> Iterator[int]:
-        """As `_by_chunk`, but a line that holds a dependent chunk is cut as a whole."""
-        for is_break, line in groupby(block, NEWLINE.__eq__):
+        """The ids of a block, cutting a line that holds a dependent chunk as a whole."""
+        for _, line in groupby(block, NEWLINE.__eq__):
             chunks = list(line)
-            if is_break or self._dependent.isdisjoint(chunks):
-                yield from self._by_chunk(chunks)
-            else:
-                standardised = " ".join(chain.from_iterable(separate(chunks)))
-                words = [word.lower() for word in english().cut_line(standardised)]
-                yield from chain.from_iterable(map(self._word_ids(words).__getitem__, words))
-
-    def _learn(self, new: Iterable[str]) -> None:
-        """Put the ids of chunks that were not seen before where `_by_chunk` looks for them."""
-        chunks = list(new)
-        pieces = separate(chunks)
-        unseen = [piece for piece in dict.fromkeys(chain.from_iterable(pieces)) if piece not in self._ids]
-        cut = english().cut(unseen)
-        words = [[word.lower() for word in piece or ()] for piece in cut]
-        word_ids = self._word_ids(chain.from_iterable(words))
-        for piece, piece_words in zip(unseen, words, strict=True):
-            self._ids[piece] = tuple(chain.from_iterable(map(word_ids.__getitem__, piece_words)))
-        self._dependent.update(piece for piece, piece_words in zip(unseen, cut, strict=True) if piece_words is None)
-        for chunk, parts in zip(chunks, pieces, strict=True):
-            self._ids[chunk] = tuple(self._by_chunk(parts))
-            if not self._dependent.isdisjoint(parts):
-                self._dependent.add(chunk)
+            ids = list(chain.from_iterable(map(self._chunks.__getitem__, chunks)))
+            if self.DEPENDENT in ids:
+                words = english().cut_line(" ".join(chain.from_iterable(separate(chunks))))
+                words = [word.lower() for word in words]
+                ids = list(chain.from_iterable(map(self._word_ids(words).__getitem__, words)))
+            yield from ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The lower-cased words, one space between them; newline tokens as line breaks."""
@@ -164,6 +180,22 @@ class Original:
         merges = learn_merges(usable, free)
         tokens += ["".join(pair) for pair in merges]
         return {token: id for id, token in enumerate([*tokens, LINE_BREAK])}, merges
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """For work that makes no cycles but many objects that stay: the collector would walk over them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def concatenated(parts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return sum(parts, ())
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:

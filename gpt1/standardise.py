@@ -20,11 +20,12 @@ from typing import Any
 NEWLINE = "\0"
 """Stands for a line break among the chunks. No chunk can look like it: ftfy removes this character from every text."""
 
-BLOCK = 1 << 20
-"""Characters whose chunks are held at a time."""
+BLOCK = 1 << 16
+"""Characters of a text that are cut into chunks at a time."""
 
-# The released pattern. It names a second plus where a backslash was meant, so backslashes stay where they are.
-PUNCTUATION = re.compile(r"(-+|~+|!+|\"+|;+|\?+|\++|,+|\)+|\(+|/+|\*+|\[+|\]+|}+|{+|\|+|_+)")
+# The released pattern, behind a look at the next character (five times as fast). It names plus twice where a backslash
+# was meant the second time, so backslashes stay where they are.
+PUNCTUATION = re.compile(r"(?=[-~!\";?+,)(/*\[\]}{|_])(-+|~+|!+|\"+|;+|\?+|\++|,+|\)+|\(+|/+|\*+|\[+|\]+|}+|{+|\|+|_+)")
 
 
 def blocks(text: str) -> Iterator[list[str]]:

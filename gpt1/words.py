@@ -9,9 +9,12 @@ be cut as a whole. Such chunks are rare (50 in 7.3 million chunks of novels).
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
+
+PLAIN = re.compile(r"([A-Za-z]*[a-z])(\.|:|'s|)")
 
 
 class EnglishWords:
@@ -37,36 +40,47 @@ class EnglishWords:
 
     def cut(self, chunks: Sequence[str]) -> list[list[str] | None]:
         """The words of every chunk; None for a chunk whose words depend on its neighbours."""
-        cut: list[list[str] | None] = []
-        rest = [chunk for chunk in chunks if not self._is_word(chunk)]
-        words_of_rest = iter(self._cut(rest))
-        for chunk in chunks:
-            if self._is_word(chunk):
-                cut.append([chunk])
-            else:
-                words = next(words_of_rest)
-                cut.append(None if self._may_join(words) else words)
+        cut: list[list[str] | None] = [self._plain(chunk) for chunk in chunks]
+        rest = [number for number, words in enumerate(cut) if words is None]
+        for number, words in zip(rest, self._cut([chunks[number] for number in rest]), strict=True):
+            cut[number] = None if self._may_join(words) else words
         return cut
+
+    def _plain(self, chunk: str) -> list[str] | None:
+        """The words of most chunks without asking spaCy; None for the others.
+
+        Of ASCII letters spaCy only cuts special cases (`cannot`). At their end it cuts off `.` (after a small letter),
+        `:` and `'s`, unless that makes a special case (`Mr.`, `it's`).
+        """
+        plain = PLAIN.fullmatch(chunk)
+        if plain is None or chunk in self._rules:
+            return None
+        word, end = plain.groups()
+        if not end:
+            return [word]
+        return None if word in self._rules else [word, end]
 
     def cut_line(self, line: str) -> list[str]:
         """The words of a whole standardised line."""
         with self._lock, self._nlp.memory_zone():
             return [word.text for word in self._spacy(line)]
 
-    def _is_word(self, chunk: str) -> bool:
-        """No rule of spaCy's cuts between two ASCII letters; some of its special cases do (`cannot`)."""
-        return chunk.isascii() and chunk.isalpha() and chunk not in self._rules
-
     def _cut(self, chunks: Sequence[str]) -> list[list[str]]:
-        cut: list[list[str]] = []
-        words: list[str] = []
+        text = " ".join(chunks)
         with self._lock, self._nlp.memory_zone():  # spaCy forgets the new words afterwards: memory stays flat
-            for word in self._chunkwise(" ".join(chunks)):
-                words.append(word.text)
-                if word.whitespace_:
-                    cut.append(words)
-                    words = []
-        return [*cut, words] if words else cut
+            lengths = self._chunkwise(text).to_array("LENGTH").tolist()
+        cut = []
+        word = iter(lengths)
+        start = 0
+        for chunk in chunks:
+            end, words = start + len(chunk), []
+            while start < end:
+                length = next(word)
+                words.append(text[start : start + length])
+                start += length
+            cut.append(words)
+            start = end + 1
+        return cut
 
     def _may_join(self, words: list[str]) -> bool:
         return any(
@@ -79,7 +93,9 @@ class EnglishWords:
 def _blank_english() -> Any:
     import spacy
 
-    return spacy.blank("en")
+    english = spacy.blank("en")
+    english.vocab.lex_attr_getters = {}  # what spaCy would note about each word (shape, looks like a number, …)
+    return english
 
 
 def _has_affix(spacy: Any, text: str) -> bool:
