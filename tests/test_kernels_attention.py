@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gpt1.kernels import attention as module
 from gpt1.kernels.attention import STRIP, causal_attention, sequences_at_a_time, strips
 from gpt1.kernels.random_bits import keep_mask
 
@@ -30,7 +31,7 @@ def drawn(batch: int, time: int, n_head: int, p: float, dtype: torch.dtype, seed
     """What causal_attention will multiply the probabilities with: its mask / (1 - p)."""
     torch.manual_seed(seed)
     keep = torch.ones(batch * n_head, time, time, dtype=dtype)
-    at_a_time = sequences_at_a_time(n_head)
+    at_a_time = sequences_at_a_time(n_head, time)
     for heads in torch.split(keep, at_a_time * n_head):
         for top, end in strips(time) if p else []:
             heads[:, top:end, :end] = keep_mask((len(heads), end - top, end), p, dtype).to(dtype) / (1 - p)
@@ -43,13 +44,15 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp(min=1e-12))
 
 
-@given(shape=shapes, p=probabilities, seed=st.integers(0, 99))
-def test_values_and_gradients_are_those_of_the_plain_formula(shape, p, seed):
+@given(shape=shapes, p=probabilities, seed=st.integers(0, 99), scores=st.integers(1, 1 << 18))
+def test_values_and_gradients_are_those_of_the_plain_formula(shape, p, seed, scores):
     batch, time, n_head, head_width = shape
     qkv = torch.randn(batch, time, 3 * n_head * head_width, dtype=torch.float64, requires_grad=True)
     dy = torch.randn(batch, time, n_head * head_width, dtype=torch.float64)
-    expected = plain(qkv, n_head, drawn(batch, time, n_head, p, qkv.dtype, seed))
-    y = causal_attention(qkv, n_head, p)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SCORES", scores)  # sequences at a time: one, some, all
+        expected = plain(qkv, n_head, drawn(batch, time, n_head, p, qkv.dtype, seed))
+        y = causal_attention(qkv, n_head, p)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, qkv, dy)[0] for out in (y, expected)))
 

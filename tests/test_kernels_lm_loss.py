@@ -73,7 +73,7 @@ def test_a_target_that_the_model_holds_impossible_costs_its_distance_not_infinit
     embedding = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], requires_grad=True)
     loss = lm_loss(states, embedding, torch.tensor([1]), torch.ones(1))
     loss.backward()
-    assert float(loss) == 400.0
+    assert loss.item() == 400.0
     assert embedding.grad.tolist() == [[200.0, 0.0], [-200.0, 0.0], [0.0, 0.0]]
 
 
@@ -89,7 +89,7 @@ def test_no_rows_at_all_lose_nothing_and_teach_nothing():
     states, embedding, targets, weights = example(3, 4, 11, 1.0, torch.float32)
     loss = lm_loss(states, embedding, targets, 0 * weights)
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert not states.grad.any()
     assert not embedding.grad.any()
 

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from gpt1.kernels.random_bits import keep_mask, masked
 
 STRIP = 128  # rows; fewer waste less above the diagonal, more make better matrix products
-HEADS = 24  # heads at a time: a strip of their scores is 3 MiB in bfloat16, little enough for the caches of two cores
+SCORES = 24 * 128 * 512  # at a time: 3 MiB in bfloat16, little enough for the caches of two cores
 
 
 def causal_attention(qkv: Tensor, n_head: int, p: float = 0.0) -> Tensor:
@@ -38,9 +38,9 @@ def strips(time: int) -> list[tuple[int, int]]:
     return [(start, min(start + STRIP, time)) for start in range(0, time, STRIP)]
 
 
-def sequences_at_a_time(n_head: int) -> int:
-    """Never by the number of threads: it decides which random number falls on which element."""
-    return max(1, HEADS // n_head)
+def sequences_at_a_time(n_head: int, time: int) -> int:
+    """As many as the caches hold; never by the number of threads, since it decides which random number falls where."""
+    return max(1, SCORES // max(1, n_head * min(STRIP, time) * time))
 
 
 class CausalAttention(torch.autograd.Function):
@@ -50,7 +50,7 @@ class CausalAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, n_head: int, p: float) -> Tensor:
         batch, time, width = qkv.shape
         out = qkv.new_empty(batch, time, width // 3)
-        ctx.n_head, ctx.p, ctx.group = n_head, p, sequences_at_a_time(n_head)
+        ctx.n_head, ctx.p, ctx.group = n_head, p, sequences_at_a_time(n_head, time)
         saved = []
         for some, result in zip(torch.split(qkv, ctx.group), torch.split(out, ctx.group), strict=True):
             saved += forward(some, result, n_head, p)
