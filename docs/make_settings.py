@@ -107,9 +107,10 @@ def sizes_table() -> str:
     rows = []
     for name, size in MODEL_SIZES.items():
         shape = {key: size[key] for key in ("n_layer", "n_head", "n_embd", "context")}
-        gpt: Any = SimpleNamespace(config=GPTConfig(vocab_size=8000, **shape))
+        config = {key: value for key, value in size.items() if key != "peak_lr"}
+        gpt: Any = SimpleNamespace(config=GPTConfig(vocab_size=8000, **config))
         rates = [size["peak_lr"], suited(gpt, {})["peak_lr"]]
-        weights = [f"{GPTConfig(vocab_size=n, **shape).n_parameters / 1e6:.1f} M" for n in (8000, 40478)]
+        weights = [f"{GPTConfig(vocab_size=n, **config).n_parameters / 1e6:.1f} M" for n in (8000, 40478)]
         rows.append([f"`{name}`", *map(shown, shape.values()), *weights, *map(shown, rates)])
     heads = ["`--model`", "`n_layer`", "`n_head`", "`n_embd`", "`context`", "weights, 8,000 tokens", "40,478 tokens"]
     return table([*heads, "`peak_lr` of pre-training", "of fine-tuning"], rows)

@@ -46,6 +46,7 @@ Positive = Annotated[float, Between(0, above=True)]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["auto", "bf16", "fp32"]
 Recipe = Literal["default", "paper"]
+Architecture = Literal["transformer", "lstm"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class GPTConfig:
     """Dropout on embeddings, residual branches and attention."""
     special_tokens: Annotated[int, Between(0, 3)] = 0
     """Rows after the vocabulary: 0 when pre-trained, 3 (start, delimiter, extract) after fine-tuning."""
+    architecture: Architecture = "transformer"
+    """What stands between embedding and softmax: Transformer blocks, or LSTM layers without positions (table 5)."""
+    lstm_units: Count = 2048
+    """Units of an LSTM layer (paper, table 5)."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -82,6 +87,10 @@ class GPTConfig:
 
     @property
     def n_parameters(self) -> int:
+        if self.architecture == "lstm":
+            units = self.lstm_units
+            layer = 4 * units * (self.n_embd + units + 1) + (units + 1) * self.n_embd
+            return self.rows * self.n_embd + self.n_layer * layer
         block = 12 * self.n_embd**2 + 13 * self.n_embd
         return (self.rows + self.context) * self.n_embd + self.n_layer * block
 
@@ -93,8 +102,10 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
     "mini": {"n_layer": 6, "n_head": 6, "n_embd": 384, "context": 256, "peak_lr": 6e-4},
     "small": {"n_layer": 8, "n_head": 8, "n_embd": 512, "context": 512, "peak_lr": 4e-4},
     "gpt1": {"n_layer": 12, "n_head": 12, "n_embd": 768, "context": 512, "peak_lr": 2.5e-4},
+    # The LSTM of table 5 beside `mini`: the same embedding and context, one layer of 2048 units.
+    "lstm": {"n_layer": 1, "n_head": 1, "n_embd": 384, "context": 256, "peak_lr": 1e-3, "architecture": "lstm"},
 }
-ModelSize = Literal["tiny", "mini", "small", "gpt1"]
+ModelSize = Literal["tiny", "mini", "small", "gpt1", "lstm"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +166,10 @@ class PretrainConfig(TrainingConfig):
     """Width of the residual stream."""
     context: Annotated[int, Between(2)] = 256
     """Length of the training windows and number of positions, in tokens."""
+    architecture: Architecture = "transformer"
+    """Transformer blocks, or LSTM layers in their place (table 5); --model lstm says both."""
+    lstm_units: Count = 2048
+    """Units of an LSTM layer (paper, table 5)."""
     epochs: Positive = 1.0
     """Times that every window of the corpus is seen; may be a fraction. The paper: 100."""
     steps: Annotated[int, Between(0)] = 0

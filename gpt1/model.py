@@ -23,6 +23,7 @@ from gpt1.kernels.cached_attention import cached_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
 from gpt1.kernels.gelu import gelu
 from gpt1.kernels.linear import linear
+from gpt1.lstm import LSTM
 from gpt1.weights import read_model, write_model
 
 INIT_STD = 0.02  # N(0, 0.02) for every weight that is no bias or gain (paper 4.1)
@@ -54,13 +55,25 @@ class LayerNorm(nn.Module):
 
 
 class Cache:
-    """Keys and values of the positions seen so far, one pair of buffers a block, filled from the left."""
+    """Keys and values of the positions seen so far, one pair of buffers a block, filled from the left; of an LSTM its
+    state and cell."""
 
     def __init__(self, config: GPTConfig, batch: int, like: Tensor, size: int | None = None) -> None:
         shape = (batch, config.n_head, size or config.context, config.n_embd // config.n_head)
-        self.keys = [like.new_empty(shape) for _ in range(config.n_layer)]
-        self.values = [like.new_empty(shape) for _ in range(config.n_layer)]
+        blocks = config.n_layer if config.architecture == "transformer" else 0
+        self.keys = [like.new_empty(shape) for _ in range(blocks)]
+        self.values = [like.new_empty(shape) for _ in range(blocks)]
+        self.memory: list[tuple[Tensor, Tensor]] = []
         self.length = 0
+
+    def repeated(self, n: int) -> Cache:
+        """`n` copies of a cache of one sequence, side by side: what was read once is continued in n ways."""
+        copy = Cache.__new__(Cache)
+        copy.keys = [keys.repeat(n, 1, 1, 1) for keys in self.keys]
+        copy.values = [values.repeat(n, 1, 1, 1) for values in self.values]
+        copy.memory = [(state.repeat(1, n, 1), cell.repeat(1, n, 1)) for state, cell in self.memory]
+        copy.length = self.length
+        return copy
 
 
 class Attention(nn.Module):
@@ -113,16 +126,18 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The decoder-only Transformer. Its output matrix is its token embedding (tied)."""
+    """The decoder-only Transformer, or the LSTM of table 5. Its output matrix is its token embedding (tied)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.rows, config.n_embd)
-        self.positions = nn.Embedding(config.context, config.n_embd)
         nn.init.normal_(self.tokens.weight, std=INIT_STD)
-        nn.init.normal_(self.positions.weight, std=INIT_STD)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.recurrent = config.architecture == "lstm"
+        if not self.recurrent:
+            self.positions = nn.Embedding(config.context, config.n_embd)
+            nn.init.normal_(self.positions.weight, std=INIT_STD)
+        self.blocks = nn.ModuleList((LSTM if self.recurrent else Block)(config) for _ in range(config.n_layer))
         self.activations = torch.float32
         self.recompute = False  # drop activations in the forward pass and compute them again in the backward pass
 
@@ -134,7 +149,9 @@ class GPT(nn.Module):
                 f"{past + time} tokens are more than the {self.config.context} positions of the model.",
                 "Cut the text, or pre-train with a longer --context.",
             )
-        h = self.tokens(ids) + self.positions.weight[past : past + time]
+        h = self.tokens(ids)
+        if not self.recurrent:
+            h = h + self.positions.weight[past : past + time]
         h = h.to(self.activations)
         if self.training:
             h = dropout(h, self.config.dropout)
@@ -142,7 +159,7 @@ class GPT(nn.Module):
             if self.recompute and self.training:
                 h = checkpoint(block, h, use_reentrant=False)
             else:
-                h = block(h, cache, layer)
+                h = block(h, cache.memory if cache and self.recurrent else cache, layer)
         if cache:
             cache.length += time
         return h
@@ -194,7 +211,7 @@ class GPT(nn.Module):
     def set_dropout(self, p: float) -> None:
         self.config = replace(self.config, dropout=p)
         for module in self.modules():
-            if isinstance(module, Block | Attention):
+            if isinstance(module, Block | Attention | LSTM):
                 module.p = p
 
     @classmethod

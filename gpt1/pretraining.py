@@ -26,6 +26,7 @@ from gpt1.training.devices import activations_of, device_of, place
 from gpt1.training.loop import Outcome, Stage, Update, train
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
 
+SHAPE = ("n_layer", "n_head", "n_embd", "architecture", "lstm_units")  # what a model keeps when it is continued
 PIECE_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 65536}  # tokens of one forward pass where --micro-batch is 0
 
 
@@ -161,7 +162,8 @@ def start(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_: str 
     """A fresh model of the configured size, or the one to continue from; with the run's dropout."""
     if from_ is None:
         torch.manual_seed(mixed(cfg.seed, 2**32))  # apart from the seeds of the updates
-        return GPT(GPTConfig(corpus.vocab_size, cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.context, cfg.dropout))
+        shape = {name: getattr(cfg, name) for name in (*SHAPE, "context", "dropout")}
+        return GPT(GPTConfig(corpus.vocab_size, **shape))
     folder = runs.model_folder(from_)
     model = GPT.from_pretrained(folder)
     theirs = Tokenizer.load(folder).fingerprint
@@ -182,7 +184,7 @@ def start(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_: str 
 def shape_of(from_: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The dimensions of the model to continue from, as settings; flags that contradict them are refused."""
     config = GPT.from_pretrained(runs.model_folder(from_)).config
-    shape = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
+    shape = {name: getattr(config, name) for name in SHAPE}
     for name, value in shape.items():
         if settings.get(name, value) != value:
             raise UserError(

@@ -161,9 +161,20 @@ def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
 def shapes_of(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of a model, by our names."""
     n = config.n_embd
-    shapes: dict[str, tuple[int, ...]] = {"tokens.weight": (config.rows, n), "positions.weight": (config.context, n)}
+    shapes: dict[str, tuple[int, ...]] = {"tokens.weight": (config.rows, n)}
+    if config.architecture == "transformer":
+        shapes["positions.weight"] = (config.context, n)
     for layer in range(config.n_layer):
         block = f"blocks.{layer}."
+        if config.architecture == "lstm":
+            gates, units = 4 * config.lstm_units, config.lstm_units
+            shapes |= {
+                block + "weight_in": (gates, n),
+                block + "weight_state": (gates, units),
+                block + "bias": (gates,),
+            }
+            shapes |= {block + "out": (n, units), block + "out_bias": (n,)}
+            continue
         for part, n_out, n_in in [
             ("attention.qkv", 3 * n, n),
             ("attention.out", n, n),

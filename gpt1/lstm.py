@@ -1,0 +1,53 @@
+"""The recurrent layer that stands in for the Transformer blocks in table 5 of the paper: one LSTM of 2048 units."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt1.config import GPTConfig
+from gpt1.kernels.dropout import dropout
+
+INIT_STD = 0.02  # as the blocks have it
+FORGET_BIAS = 1.0  # a fresh LSTM remembers (Jozefowicz et al. 2015)
+
+
+class LSTM(nn.Module):
+    """An LSTM, and a linear map of its state to the embedding width, which the tied softmax needs.
+
+    It has the face of a Block, so that all the rest (embedding, objectives, loop, heads, folders) stays what it is. A
+    recurrence knows where it is: the model adds no positions.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        units, width = config.lstm_units, config.n_embd
+        self.p = config.dropout
+        self.units = units
+        self.weight_in = nn.Parameter(torch.empty(4 * units, width))  # gates: input, forget, cell, output
+        self.weight_state = nn.Parameter(torch.empty(4 * units, units))
+        self.bias = nn.Parameter(torch.zeros(4 * units))
+        self.out = nn.Parameter(torch.empty(width, units))
+        self.out_bias = nn.Parameter(torch.zeros(width))
+        for weight in (self.weight_in, self.weight_state, self.out):
+            nn.init.normal_(weight, std=INIT_STD)
+        with torch.no_grad():
+            self.bias[units : 2 * units] = FORGET_BIAS
+
+    def forward(
+        self, x: Tensor, memory: list[tuple[Tensor, Tensor]] | None = None, layer: int = 0
+    ) -> Tensor:  # [batch, time, n_embd] → the same
+        """`memory` holds the state and the cell of each layer that has been here; it is brought up to date."""
+        if memory is not None and len(memory) > layer:
+            before = memory[layer]
+        else:
+            zeros = x.new_zeros(1, len(x), self.units)  # [layers, batch, units]
+            before = (zeros, zeros)
+        weights = [self.weight_in, self.weight_state, self.bias, torch.zeros_like(self.bias)]
+        cast = [weight.to(x.dtype) for weight in weights]
+        states, *after = torch.lstm(x, before, cast, True, 1, 0.0, self.training, False, True)
+        if memory is not None:
+            memory[layer : layer + 1] = [(after[0], after[1])]
+        y = F.linear(states, self.out.to(x.dtype), self.out_bias.to(x.dtype))  # [batch, time, n_embd]
+        return dropout(y, self.p) if self.training else y
