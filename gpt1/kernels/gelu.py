@@ -53,13 +53,12 @@ def value_and_derivative(x: Tensor, y: Tensor, dydx: Tensor | None) -> None:
     derivatives = [None] * -(-len(x) // step) if dydx is None else torch.split(dydx, step)
     for value, result, derivative in zip(torch.split(x, step), torch.split(y, step), derivatives, strict=True):
         a, u, s, slope = scratch[:, : len(value)]
-        a.copy_(value)
+        a = value if x.dtype == wide else a.copy_(value)
         torch.addcmul(linear, a, a, value=CUBIC, out=u).mul_(a)  # u = x (LINEAR + CUBIC x²)
         torch.sigmoid(u, out=s)
-        if derivative is None:
-            result.copy_(a.mul_(s))
-            continue
-        torch.addcmul(linear, a, a, value=3 * CUBIC, out=slope)  # du/dx
-        result.copy_(a.mul_(s))
-        torch.addcmul(a, a, s, value=-1, out=a)  # dy/dx = s + x s (1 - s) du/dx
-        derivative.copy_(torch.addcmul(s, a, slope, out=a))
+        product = torch.mul(a, s, out=u)
+        result.copy_(product)
+        if derivative is not None:  # dy/dx = s + x s (1 - s) du/dx
+            torch.addcmul(linear, a, a, value=3 * CUBIC, out=slope)
+            product.addcmul_(product, s, value=-1)
+            derivative.copy_(torch.addcmul(s, product, slope, out=s))
