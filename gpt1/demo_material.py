@@ -64,6 +64,10 @@ class Document:
     """Where it stands: `scipy/stats/_stats_py.py:ttest_ind`."""
     paragraphs: tuple[str, ...]
 
+    @property
+    def file(self) -> str:
+        return self.name.rpartition(":")[0]
+
 
 def gather(progress: Progress | None = None) -> list[Document]:
     """All documents, in the order of libraries, files and lines; a repeated paragraph stays where it came first."""
@@ -404,7 +408,8 @@ def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def unlabelled(documents: Iterable[Document], task: Task) -> list[Document]:
     """What may be pre-trained on: no document of a validation or test row, and no paragraph that nearly repeats one.
 
-    Shuffled, by a hash: the tail of a corpus, on which pre-training is measured, is a sample of all of it.
+    The files are shuffled, by a hash: the tail of a corpus, on which pre-training is measured, is a sample of it all.
+    What stands in one file stays together, so that there is something to be learnt from a long context.
     """
     held_out = {row.document for row in (*task.validation, *task.test)}
     forbidden: set[int] = set()
@@ -418,4 +423,4 @@ def unlabelled(documents: Iterable[Document], task: Task) -> list[Document]:
         paragraphs = tuple(p for p in document.paragraphs if len((runs := fives(p)) & forbidden) <= NEAR * len(runs))
         if paragraphs:
             kept.append(Document(document.library, document.name, paragraphs))
-    return sorted(kept, key=lambda document: hashlib.sha256(document.paragraphs[0].encode()).digest())
+    return sorted(kept, key=lambda document: hashlib.sha256(document.file.encode()).digest())

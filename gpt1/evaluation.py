@@ -45,6 +45,8 @@ def evaluate(
             f"Give labelled rows; for others there is: gpt1 predict {run} {test}",
         )
     check_columns(model.kind, columns, table.columns, table.name)
+    if not table.rows:
+        raise UserError(f"{table.name} has no rows.", "Give labelled rows.")
     examples = read_examples(table.rows, model.kind, columns, table.where)
     labels = [example.label for example in examples]
     targets = encoded_labels(model.target, examples, table.where)

@@ -8,18 +8,16 @@ Both are made of a vocabulary and merges, both can learn them from texts.
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain, groupby
 from typing import Protocol
 
-from gpt1.bpe import END, UNKNOWN, Pair, WordEncoder, learn_merges
+from gpt1.bpe import END, UNKNOWN, Pair, WordEncoder, learn_merges, packed, unpacked
 from gpt1.errors import UserError
 from gpt1.standardise import NEWLINE, blocks, separate
 from gpt1.words import EnglishWords
@@ -51,14 +49,14 @@ class Pipeline(Protocol):
     def token(self, id: int) -> str: ...
 
 
-class Chunks(dict[str, tuple[int, ...] | list[int]]):
-    """chunk → its ids. For a chunk that it does not know it gives out an empty list, to be filled soon after."""
+class Chunks(dict[str, bytes | bytearray]):
+    """chunk → its ids, packed. For a chunk that it does not know it gives out an empty bytearray, to be filled soon."""
 
     def __init__(self) -> None:
-        self.new: dict[str, list[int]] = {}
+        self.new: dict[str, bytearray] = {}
 
-    def __missing__(self, chunk: str) -> list[int]:
-        ids: list[int] = []
+    def __missing__(self, chunk: str) -> bytearray:
+        ids = bytearray()
         self[chunk] = self.new[chunk] = ids
         return ids
 
@@ -67,8 +65,8 @@ class Original:
     """The released encoder. Chunks between white space repeat, so their ids are remembered, up to CACHE of them."""
 
     CACHE = 1 << 19
-    DEPENDENT = -1
-    """Stands where an id depends on the rest of the line (see words.py)."""
+    DEPENDENT = packed([0xFFFFFFFF])
+    """Stands where an id depends on the rest of the line (see words.py). No ids look like it, at any byte."""
 
     def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> None:
         self.unknown_id: int | None = vocabulary[UNKNOWN]
@@ -80,7 +78,7 @@ class Original:
 
     def _forget(self) -> None:
         self._chunks = Chunks()
-        self._chunks[NEWLINE] = [self.newline_id]
+        self._chunks[NEWLINE] = packed([self.newline_id])
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         encoded: list[list[int]] = []
@@ -102,40 +100,44 @@ class Original:
             if len(self._chunks) > self.CACHE:
                 self._forget()
             try:
-                with no_garbage_collection():
-                    found = [list(map(self._chunks.__getitem__, block)) for _, block in waiting]
-                    self._learn()
+                found = [list(map(self._chunks.__getitem__, block)) for _, block in waiting]
+                self._learn()
             except BaseException:  # Ctrl-C too: chunks that were not learned must not be taken for known
                 self._forget()
                 raise
             for (ids, block), parts in zip(waiting, found, strict=True):
-                of_block = list(chain.from_iterable(parts))
-                ids += self._by_line(block) if self.DEPENDENT in of_block else of_block
+                packed_ids = b"".join(parts)
+                ids += unpacked(self._by_line(block) if self.DEPENDENT in packed_ids else packed_ids)
 
     def _learn(self) -> None:
         """Fill in the ids of the chunks that were not known."""
         known, new = self._chunks, self._chunks.new
-        pieces = separate(list(new))
-        unseen = [piece for piece in dict.fromkeys(chain.from_iterable(pieces)) if not known.get(piece)]
-        cut = [words and [word.lower() for word in words] for words in english().cut(unseen)]
-        word_ids = self._word_ids(chain.from_iterable(filter(None, cut)))
-        for piece, words in zip(unseen, cut, strict=True):
-            known[piece] = concatenated(map(word_ids.__getitem__, words)) if words else (self.DEPENDENT,)
-        for (chunk, ids), parts in zip(new.items(), pieces, strict=True):
-            known[chunk] = concatenated(map(known.__getitem__, parts))
-            ids += known[chunk]
+        separated = separate(list(new))
+        unseen = [piece for piece in set(" ".join(separated).split()) if not known.get(piece)]
+        cut = english().cut(unseen)
+        words = [(words or "").lower() for words in cut]
+        word_ids = self._word_ids(" ".join(words).split())
+        for piece, lowered, dependent in zip(unseen, words, cut, strict=True):
+            ids = word_ids.get(lowered) or b"".join(map(word_ids.__getitem__, lowered.split()))
+            known[piece] = self.DEPENDENT if dependent is None else ids
+        for (chunk, placeholder), pieces in zip(new.items(), separated, strict=True):
+            if chunk != pieces:  # else it was its own only piece
+                known[chunk] = b"".join(map(known.__getitem__, pieces.split()))
+            placeholder += known[chunk]
         new.clear()
 
-    def _by_line(self, block: list[str]) -> Iterator[int]:
+    def _by_line(self, block: list[str]) -> bytes:
         """The ids of a block, cutting a line that holds a dependent chunk as a whole."""
+        lines = []
         for _, line in groupby(block, NEWLINE.__eq__):
             chunks = list(line)
-            ids = list(chain.from_iterable(map(self._chunks.__getitem__, chunks)))
+            ids = b"".join(map(self._chunks.__getitem__, chunks))
             if self.DEPENDENT in ids:
-                words = english().cut_line(" ".join(chain.from_iterable(separate(chunks))))
-                words = [word.lower() for word in words]
-                ids = list(chain.from_iterable(map(self._word_ids(words).__getitem__, words)))
-            yield from ids
+                standardised = " ".join(" ".join(separate(chunks)).split())
+                words = english().cut_line(standardised).lower().split()
+                ids = b"".join(map(self._word_ids(words).__getitem__, words))
+            lines.append(ids)
+        return b"".join(lines)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The lower-cased words, one space between them; newline tokens as line breaks."""
@@ -182,22 +184,6 @@ class Original:
         return {token: id for id, token in enumerate([*tokens, LINE_BREAK])}, merges
 
 
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """For work that makes no cycles but many objects that stay: the collector would walk over them again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def concatenated(parts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    return sum(parts, ())
-
-
 def count_words(texts: Iterable[str]) -> Counter[str]:
     """How often each lower-cased word stands in the texts."""
     chunks: Counter[str] = Counter()
@@ -206,13 +192,13 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
             chunks.update(block)
     del chunks[NEWLINE]
     pieces: Counter[str] = Counter()
-    for parts, count in zip(separate(list(chunks)), chunks.values(), strict=True):
-        for piece in parts:
+    for separated, count in zip(separate(list(chunks)), chunks.values(), strict=True):
+        for piece in separated.split():
             pieces[piece] += count
     words: Counter[str] = Counter()
     for (piece, count), cut in zip(pieces.items(), english().cut(list(pieces)), strict=True):
-        for word in english().cut_line(piece) if cut is None else cut:
-            words[word.lower()] += count
+        for word in (english().cut_line(piece) if cut is None else cut).lower().split():
+            words[word] += count
     return words
 
 

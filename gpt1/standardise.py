@@ -42,15 +42,15 @@ def blocks(text: str) -> Iterator[list[str]]:
             start, size, joint = number + 1, 0, f"{NEWLINE} "
 
 
-def separate(chunks: Sequence[str]) -> list[list[str]]:
-    """Each chunk cut into runs of punctuation and what stands between them: `word,--` → `word`, `,`, `--`."""
+def separate(chunks: Sequence[str]) -> list[str]:
+    """Each chunk with its runs of punctuation set off: `word,--` → `word ,  -- ` (with more spaces than are needed)."""
     if not chunks:
         return []
     text = "\n".join(chunks)
     for dash in "—–―":
         text = text.replace(dash, "-")
     text = text.replace("…", "...").replace("´", "'")
-    return [line.split() for line in " ".join(PUNCTUATION.split(text)).split("\n")]
+    return " ".join(PUNCTUATION.split(text)).split("\n")
 
 
 # ---- ftfy, and where it can be left out ------------------------------------------------------------------------------
@@ -64,12 +64,12 @@ LINE = re.compile(r"[^\n]*\n|[^\n]+")
 ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
 
 REWRITTEN = {**dict.fromkeys("‘’‚‛ʼ", "'"), **dict.fromkeys("“”„‟", '"'), "\ufeff": ""}
-TYPOGRAPHY = "".join(REWRITTEN) + "–—―…´•"
+TYPOGRAPHY = "".join(REWRITTEN) + "–—―…´•\xa0"
 # Letters with accents; not those that ftfy takes apart, nor those that it judges by a space beside them (see _plain).
 LETTERS = "".join(
     char
     for char in map(chr, [*range(0xC0, 0x250), *range(0x1E00, 0x1F00)])
-    if char.isalpha() and char not in "ÂÃÎÐŒœĲĳŉǄǅǆǇǈǉǊǋǌǱǲǳ"
+    if char.isalpha() and char not in "ÂÃÎÐØÙŒœĲĳŉǄǅǆǇǈǉǊǋǌǱǲǳ"
 )
 ONLY_TYPOGRAPHY = re.compile(f"[\t\n\x0c -~{TYPOGRAPHY}]*")
 ONLY_KNOWN = re.compile(f"[\t\n\x0c -~{TYPOGRAPHY}{LETTERS}]*")
@@ -78,25 +78,21 @@ ONLY_KNOWN = re.compile(f"[\t\n\x0c -~{TYPOGRAPHY}{LETTERS}]*")
 def fix(text: str) -> str:
     """ftfy.fix_text(text).
 
-    ftfy works line by line. One thing passes from line to line: from the first `<` on, entities are left alone.
+    ftfy works line by line. One thing passes from line to line: after the first `<`, entities are left alone.
     """
     controls = CONTROLS.search(text) is not None
     entities = "&" in text and ENTITY.search(text) is not None
     if text.isascii() and not controls and not entities:
         return text
-    fixed: list[str] = []
-    unescape_html: str | bool = "auto"
-    for line in LINE.findall(text):
-        if not line.isascii():
-            plain = _plain(line)
-            fixed.append(_ftfy().fix_text(line, unescape_html=unescape_html) if plain is None else plain)
-        elif (controls and CONTROLS.search(line)) or (entities and ENTITY.search(line)):
-            fixed.append(_ftfy().fix_text(line, unescape_html=unescape_html))
-        else:
-            fixed.append(line)
-        if "<" in line:
-            unescape_html = False
-    return "".join(fixed)
+    lines = LINE.findall(text)
+    first_tag = text.count("\n", 0, text.index("<")) if "<" in text else len(lines)
+    for number, line in enumerate(lines):
+        if line.isascii() and not (controls and CONTROLS.search(line)) and not (entities and ENTITY.search(line)):
+            continue
+        plain = None if line.isascii() else _plain(line)
+        unescape_html = "auto" if number <= first_tag else False
+        lines[number] = _ftfy().fix_text(line, unescape_html=unescape_html) if plain is None else plain
+    return "".join(lines)
 
 
 def _plain(line: str) -> str | None:

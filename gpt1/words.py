@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 PLAIN = re.compile(r"([A-Za-z]*[a-z])(\.|:|'s|)")
 
@@ -38,15 +38,20 @@ class EnglishWords:
                 self._joined.setdefault(cut[0], []).append(cut)
         self._chunkwise = _without_last_pass(Tokenizer, self._nlp.vocab, self._spacy.rules, patterns)
 
-    def cut(self, chunks: Sequence[str]) -> list[list[str] | None]:
-        """The words of every chunk; None for a chunk whose words depend on its neighbours."""
-        cut: list[list[str] | None] = [self._plain(chunk) for chunk in chunks]
+    def cut(self, chunks: Sequence[str]) -> list[str | None]:
+        """The words of every chunk with a space between them; None for a chunk whose words depend on its neighbours."""
+        cut = [self._plain(chunk) for chunk in chunks]
         rest = [number for number, words in enumerate(cut) if words is None]
         for number, words in zip(rest, self._cut([chunks[number] for number in rest]), strict=True):
-            cut[number] = None if self._may_join(words) else words
+            cut[number] = None if self._may_join(words) else " ".join(words)
         return cut
 
-    def _plain(self, chunk: str) -> list[str] | None:
+    def cut_line(self, line: str) -> str:
+        """The words of a whole line with a space between them."""
+        with self._lock, self._nlp.memory_zone():
+            return " ".join(word.text for word in self._spacy(line))
+
+    def _plain(self, chunk: str) -> str | None:
         """The words of most chunks without asking spaCy; None for the others.
 
         Of ASCII letters spaCy only cuts special cases (`cannot`). At their end it cuts off `.` (after a small letter),
@@ -57,25 +62,19 @@ class EnglishWords:
             return None
         word, end = plain.groups()
         if not end:
-            return [word]
-        return None if word in self._rules else [word, end]
-
-    def cut_line(self, line: str) -> list[str]:
-        """The words of a whole standardised line."""
-        with self._lock, self._nlp.memory_zone():
-            return [word.text for word in self._spacy(line)]
+            return word
+        return None if word in self._rules else f"{word} {end}"
 
     def _cut(self, chunks: Sequence[str]) -> list[list[str]]:
         text = " ".join(chunks)
         with self._lock, self._nlp.memory_zone():  # spaCy forgets the new words afterwards: memory stays flat
-            lengths = self._chunkwise(text).to_array("LENGTH").tolist()
+            lengths = iter(self._chunkwise(text).to_array("LENGTH").tolist())
         cut = []
-        word = iter(lengths)
         start = 0
         for chunk in chunks:
             end, words = start + len(chunk), []
             while start < end:
-                length = next(word)
+                length = next(lengths)
                 words.append(text[start : start + length])
                 start += length
             cut.append(words)
@@ -93,8 +92,8 @@ class EnglishWords:
 def _blank_english() -> Any:
     import spacy
 
-    english = spacy.blank("en")
-    english.vocab.lex_attr_getters = {}  # what spaCy would note about each word (shape, looks like a number, …)
+    english = cast(Any, spacy.blank("en"))
+    english.vocab.lex_attr_getters = {}  # notes about each word (its shape, is it like a number) that nobody reads here
     return english
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from desk import ask, desk  # noqa: F401 (fixtures for every test)
 from hypothesis import settings
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def shape() -> dict[str, Any]:
         "precision": "fp32",
         "device": "cpu",
         "eval_windows": 8,
+        "peak_lr": 1e-2,
+        "warmup": 10,
     }
 
 

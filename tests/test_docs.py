@@ -102,8 +102,8 @@ def options_of(command: click.Command) -> set[str]:
 
 
 def check_call(words: list[str], mention: bool) -> None:
-    """AssertionError unless gpt1 takes these words. A mention in a sentence may name a command and no more; what is left
-    out ([OPTIONS], …) is only asked whether its options exist."""
+    """AssertionError unless gpt1 takes these words. A mention in a sentence may name a command and no more; what is
+    left out ([OPTIONS], …) is only asked whether its options exist."""
     if not words or words[0].startswith("-"):
         assert set(words) <= {"-h", "--help", "--version"}, words
         return

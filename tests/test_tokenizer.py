@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from reference_tokenizer import ReferenceTokenizer, best_pairs_first, standardise
 
 from gpt1 import standardise as fast
-from gpt1.bpe import WordEncoder, learn_merges
+from gpt1.bpe import WordEncoder, learn_merges, unpacked
 from gpt1.errors import UserError
 from gpt1.pipelines import Original
 from gpt1.tokenizer import OUR_FILES, RELEASED_FILES, Tokenizer
@@ -36,7 +36,7 @@ EXAMPLES = 400
 FRAGMENTS = [
     fragment
     for line in (
-        "the Quick BROWN don't It's cannot rock'n'roll Mr. a.m. U.S. e.g. 3.14 10km. x I dont's cannot. it's. 's. X: C++",
+        "the Quick BROWN don't It's cannot rock'n'roll Mr. a.m. U.S. e.g. 3.14 10km. x I dont's cannot. it's. 's. X:",
         "' '' 'em 's 'Tis : :) :3 =D <3 >.< o.O v.s. 8) (: ''b f. lovin' . .. ... , ,, - -- --- ! ?! gonna cannot's",
         '" "" ( ) [ ] { } / // * _ | ~ + ++ ; \\ \\n # @ $5 50% ^ ` = http://a.bc/d?e=f a@b.com www.x.org',
         "“ ” ‘ ’ „ ‚ ‛ ‟ ʼ — – ― … ´ • « » ° ½ £ € ™ © ¬ ¦ \u200b \u2060 \ufeff \ufeff\ufeff \xad \u200d",
@@ -179,7 +179,7 @@ def test_another_version_of_ftfy_is_asked_for_every_line_that_is_not_ascii(text)
 @given(text=texts)
 def test_chunks_set_apart_are_the_standardised_text(text):
     chunks = [chunk for block in fast.blocks(text) for chunk in block]
-    parts = [["\n"] if chunk == fast.NEWLINE else fast.separate([chunk])[0] for chunk in chunks]
+    parts = [["\n"] if chunk == fast.NEWLINE else fast.separate([chunk])[0].split() for chunk in chunks]
     assert " ".join(itertools.chain.from_iterable(parts)) == standardise(ftfy.fix_text(text))
 
 
@@ -197,10 +197,10 @@ CHUNKS = st.one_of(
 @given(line=st.lists(CHUNKS, min_size=1, max_size=6).map(" ".join).map(standardise).filter(bool))
 def test_words_cut_chunk_by_chunk_are_spacys_words_of_the_line(line):
     cut = WORDS.cut(line.split(" "))
-    whole = [word.text for word in spacy_words(line)]
+    whole = " ".join(word.text for word in spacy_words(line))
     assert WORDS.cut_line(line) == whole
     if None not in cut:
-        assert list(itertools.chain.from_iterable(cut)) == whole
+        assert " ".join(cut) == whole
 
 
 def spacy_words(line, english=spacy.blank("en")):  # noqa: B008  one for all examples
@@ -229,7 +229,7 @@ def test_words_are_merged_best_pair_first_whatever_the_order_of_the_merges(words
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     ids = WordEncoder(vocabulary, merges, unknown=0)(words)
     for word in words:
-        assert list(ids[word]) == [vocabulary[part] for part in best_pairs_first(word, ranks)]
+        assert unpacked(ids[word]) == [vocabulary[part] for part in best_pairs_first(word, ranks)]
 
 
 @given(counts=st.dictionaries(small_words, st.integers(1, 5), min_size=1), limit=st.integers(0, 15))

@@ -1,0 +1,354 @@
+"""`gpt1 demo`: the whole story on text that every machine has, from unlabelled words to predictions.
+
+Nothing here is special to the demo: it calls the same verbs as the commands do, on files that it leaves behind. How its
+settings were chosen, on validation rows only, is told in docs/demo.md.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gpt1 import demo_material as material
+from gpt1 import wording
+from gpt1.errors import UserError
+from gpt1.training.progress import Progress, Silent
+
+VOCABULARY = 3000
+PRETRAINING: dict[str, Any] = {"model": "tiny", "n_layer": 3, "context": 64, "batch_size": 16, "steps": 2400}
+PRETRAINING |= {"peak_lr": 2e-3, "eval_every": 400}
+METHODS: dict[str, dict[str, Any]] = {
+    "from scratch, all weights": {
+        "from_scratch": True,
+        "epochs": 20.0,
+        "batch_size": 8,
+        "peak_lr": 1e-3,
+        "lm_coef": 0.0,
+    },
+    "pre-trained, head only": {"train": "head"},
+    "pre-trained, all weights": {"epochs": 8.0, "batch_size": 8, "peak_lr": 5e-4, "lm_coef": 0.0},
+}
+SCRATCH, HEAD, ALL = METHODS
+TF_IDF, MAJORITY = "TF-IDF and logistic regression", "the most frequent label, always"
+PROMPTS = ("Returns the number of", "If the file does not exist,")
+"""One to ask for the next token, one to continue."""
+
+
+@dataclass
+class Story:
+    """What was done and measured; `demo.json` holds it."""
+
+    gathered: dict[str, Any] = field(default_factory=dict)
+    labelled: dict[str, Any] = field(default_factory=dict)
+    corpus: dict[str, Any] = field(default_factory=dict)
+    pretraining: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, list[float]] = field(default_factory=dict)
+    """On the test rows, of each method, one figure a seed."""
+    curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Accuracy on the validation rows after each epoch, of each method, one list a seed."""
+    next_tokens: list[tuple[str, float]] = field(default_factory=list)
+    written: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[part] = time.monotonic() - start
+
+
+def run(out: Path, seeds: int = 3, progress: Progress | None = None) -> Path:
+    """Tell the story; its texts, tables, runs and page are left in `out`. Returns the folder.
+
+    Where an earlier demo lies in `out`, the new one goes to the folder `out`-2, -3, …. Raises UserError for an `out`
+    that holds anything else, and where there is no material (a Python without its sources).
+    """
+    progress = progress or Silent()
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds} is out of range: it has to be at least 1.", "Default: --seeds 3")
+    out = new_folder(Path(out))
+    story = Story()
+    with story.timed("gathering"):
+        gather(out, seeds, story, progress)
+    with story.timed("tokens"):
+        tokenize(out, story, progress)
+    with story.timed("pre-training"):
+        pretrain(out, story, progress)
+    with story.timed("fine-tuning"):
+        finetune(out, seeds, story, progress)
+    with story.timed("testing"):
+        test(out, seeds, story)
+        ask(out, story)
+    write_json(out / "demo.json", asdict(story))
+    tell(out, story)
+    return out
+
+
+def new_folder(out: Path) -> Path:
+    if (out / "texts.jsonl").exists():  # a second `make demo` should just work, and delete nothing
+        out = next(other for n in count(2) if not (other := out.with_name(f"{out.name}-{n}")).exists())
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists and is not an empty folder.", "Choose another --out.")
+    (out / "labelled").mkdir(parents=True)
+    return out
+
+
+# --- the steps -------------------------------------------------------------------------------------------------------
+
+
+def gather(out: Path, seeds: int, story: Story, progress: Progress) -> None:
+    """Write the unlabelled texts and the labelled tables."""
+    documents = material.gather(progress)
+    task = material.labelled(documents)
+    texts = material.unlabelled(documents, task)
+    libraries = sorted({row.library for row in task.test})
+    if len(libraries) < 2:
+        raise UserError(
+            "the packages of this Python have too few docstrings to make a task of.",
+            "Use a Python with its source files, or begin with your own texts: gpt1 tokenize --help",
+        )
+    write_jsonl(out / "texts.jsonl", ({"text": "\n".join(d.paragraphs), "from": d.name} for d in texts))
+    tables = {f"train-{seed}": task.train(seed) for seed in range(seeds)}
+    tables |= {"validation": list(task.validation), "test": list(task.test)}
+    for name, rows in tables.items():
+        write_rows(out / "labelled" / f"{name}.csv", rows)
+
+    sizes: Counter[str] = Counter()
+    for document in documents:
+        sizes[document.library] += size(document)
+    total, kept = sum(sizes.values()), sum(map(size, texts))
+    story.gathered = {"documents": len(documents), "bytes": total, "by library": dict(sizes.most_common())}
+    story.labelled = {"libraries": libraries, "train": len(task.train(0)), "withheld bytes": total - kept} | {
+        name: len(tables[name]) for name in ("validation", "test")
+    }
+    most = ", ".join(f"{name} {n / 1e6:.1f}" for name, n in sizes.most_common(8))
+    progress.say(f"{len(documents):,} docstrings hold {total / 1e6:.1f} MB of clean prose ({most}, others less)")
+    progress.say(
+        f"the task: which of {len(libraries)} libraries does a docstring come from, when names of libraries and "
+        "all code in it are masked?"
+    )
+    progress.say(
+        f"{story.labelled['train']} labelled rows to learn from, {len(task.validation)} to choose the epoch, "
+        f"{len(task.test)} for the test; the last two, and all that nearly repeats them, stay out of pre-training "
+        f"({(total - kept) / 1e6:.1f} MB)"
+    )
+
+
+def tokenize(out: Path, story: Story, progress: Progress) -> None:
+    from gpt1.tokenizing import tokenize
+
+    corpus = tokenize([str(out / "texts.jsonl")], out=out / "corpus", vocab_size=VOCABULARY, progress=progress)
+    story.corpus = {"tokens": corpus.tokens, "documents": corpus.documents, "bytes": corpus.n_bytes}
+
+
+def pretrain(out: Path, story: Story, progress: Progress) -> None:
+    from gpt1.pretraining import pretrain
+
+    pretrain(out / "corpus", out=out / "pretrained", progress=progress, **PRETRAINING)
+    results = json.loads((out / "pretrained" / "results.json").read_text(encoding="utf-8"))
+    story.pretraining = {
+        name: results[name] for name in ("steps", "tokens_seen", "parameters", "unigram", "validation")
+    }
+    story.pretraining["settings"] = PRETRAINING
+    ours, unigram = results["validation"], results["unigram"]
+    progress.say(
+        f"perplexity {ours['perplexity']:.1f} on held-out text ({ours['bits_per_byte']:.2f} bits per byte); a unigram "
+        f"model has {unigram['perplexity']:.0f} ({unigram['bits_per_byte']:.2f})"
+    )
+
+
+def finetune(out: Path, seeds: int, story: Story, progress: Progress) -> None:
+    """Every method with every seed, which draws the labelled rows, the fresh weights and the order."""
+    from gpt1.finetuning import finetune
+
+    for seed in range(seeds):
+        for method, settings in METHODS.items():
+            finetune(
+                out / "labelled" / f"train-{seed}.csv",
+                from_=out / "pretrained",
+                out=folder_of(out, method, seed),
+                kind="classification",
+                text="text",
+                label="library",
+                valid=out / "labelled" / "validation.csv",
+                seed=seed,
+                progress=OneBar(progress, f"fine-tuning, seed {seed}: {method}"),
+                **settings,
+            )
+            lines = (folder_of(out, method, seed) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            measured = [line for line in map(json.loads, lines) if line["split"] == "validation"]
+            story.curves.setdefault(method, []).append([line["accuracy"] for line in measured])
+
+
+class OneBar(Silent):
+    """A run's bar under a title of ours, without what it says: there are many runs."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self.progress, self.title = progress, title
+        self.advance, self.record, self.end = progress.advance, progress.record, progress.end  # type: ignore[method-assign]
+
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
+        self.progress.begin(self.title, total, done, unit)
+
+
+def test(out: Path, seeds: int, story: Story) -> None:
+    """The test rows are read here, after all training, and nowhere else."""
+    from gpt1.data.tables import column, read_table
+    from gpt1.evaluation import evaluate
+
+    table = read_table(out / "labelled" / "test.csv")
+    labels = Counter(column(table, "library"))
+    story.accuracy[MAJORITY] = [max(labels.values()) / len(table)] * seeds
+    story.accuracy[TF_IDF] = [tf_idf(out, seed) for seed in range(seeds)]
+    for method in METHODS:
+        scores = [evaluate(folder_of(out, method, seed), table)["metrics"] for seed in range(seeds)]
+        story.accuracy[method] = [score["accuracy"] for score in scores]
+
+
+def tf_idf(out: Path, seed: int) -> float:
+    """Test accuracy of a linear model on weighted word counts; like ours, it is chosen on the validation rows."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    from gpt1.data.tables import column, read_table
+
+    def split(name: str) -> tuple[list[str], list[str]]:
+        table = read_table(out / "labelled" / f"{name}.csv")
+        return column(table, "text"), column(table, "library")
+
+    fitted = [
+        make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, n)), LogisticRegression(C=c, max_iter=1000))
+        .fit(*split(f"train-{seed}"))
+        for n in (1, 2)
+        for c in (1, 10, 100)
+    ]  # fmt: skip
+    return float(max(fitted, key=lambda model: model.score(*split("validation"))).score(*split("test")))
+
+
+def ask(out: Path, story: Story) -> None:
+    """The next token's probabilities, and a text that goes on."""
+    from gpt1.inference import load
+
+    model = load(out / "pretrained")
+    story.next_tokens = model.next_tokens(PROMPTS[0], 8)
+    text = model.generate(PROMPTS[1], max_tokens=60, temperature=0.7, seed=0)
+    story.written = text.split("\n")[0]
+
+
+# --- what came out ---------------------------------------------------------------------------------------------------
+
+
+def tell(out: Path, story: Story) -> None:
+    """The results on standard output, curves.svg and report.html."""
+    from gpt1.console import Console
+    from gpt1.demo_page import write_page
+
+    results = Console()
+    seeds = len(story.accuracy[ALL])
+    results.table(
+        [f"accuracy on {story.labelled['test']} test rows", "median", f"[min – max] of {seeds} seeds"],
+        table_rows(story),
+    )
+    results.show(verdict(story) + "\n")
+    results.show("accuracy on the validation rows, epoch by epoch (median of the seeds)")
+    for method, runs in story.curves.items():
+        middle = [median(epoch) for epoch in zip(*runs, strict=True)]
+        results.show(f"  {method:27}{spark(middle)}  {percent(middle[0])} → {percent(max(middle))}")
+    results.show(f"\nwhat comes after “{PROMPTS[0]}”")
+    results.bars(story.next_tokens)
+    results.show(f"\nthe model writes: {story.written}\n")
+    page = write_page(out, story)
+    parts = ", ".join(f"{part} {wording.duration(seconds)}" for part, seconds in story.seconds.items())
+    results.show(f"{wording.duration(sum(story.seconds.values()))} minutes in all: {parts}")
+    results.show(f"{page}   all of this with its curves; each run below {out} has a page of its own\n")
+    results.show("the same with your own files:")
+    for command, explanation in commands(out):
+        results.show(f"  {command:54}  {explanation}".rstrip())
+
+
+def table_rows(story: Story) -> list[list[str]]:
+    return [
+        [method, percent(median(story.accuracy[method])), spread(story.accuracy[method])]
+        for method in (MAJORITY, TF_IDF, *METHODS)
+    ]
+
+
+def gains(story: Story) -> list[float]:
+    """What pre-training adds to each seed's accuracy, in points."""
+    pairs = zip(story.accuracy[ALL], story.accuracy[SCRATCH], strict=True)
+    return [100 * (pre_trained - scratch) for pre_trained, scratch in pairs]
+
+
+def verdict(story: Story) -> str:
+    """One sentence on what pre-training did, from the figures."""
+    points = median(gains(story))
+    each = ", ".join(f"{gain:+.1f}" for gain in gains(story))
+    if points < 5:
+        return f"Pre-training makes no clear difference here: {points:+.1f} points (each seed: {each})."
+    return f"Pre-training is worth {points:.1f} points of accuracy here (each seed: {each})."
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"[{100 * min(values):.1f} – {100 * max(values):.1f}]" if min(values) < max(values) else ""
+
+
+def spark(values: Sequence[float]) -> str:
+    """A curve in one line, from 0 to the largest value."""
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * value / max(max(values), 1e-9)))] for value in values)
+
+
+def commands(out: Path) -> list[tuple[str, str]]:
+    """(command, what it is for): the same with one's own files."""
+    return [
+        ("gpt1 tokenize my_texts/ --out corpus", "folders and files: .txt .md .jsonl .csv .parquet"),
+        ("gpt1 pretrain corpus --out runs/mine --model tiny", "larger: mini, small, gpt1"),
+        ("gpt1 inspect labelled.csv", "columns, labels, lengths: is the table what you think?"),
+        (
+            "gpt1 finetune labelled.csv --kind classification --text COLUMN --label COLUMN"
+            " --from runs/mine --out runs/task",
+            "",
+        ),
+        ("gpt1 evaluate runs/task test.csv", "accuracy and its interval"),
+        ("gpt1 predict runs/task new.csv --out predictions.csv", "a prediction and probabilities for every row"),
+        (f'gpt1 next {out / "pretrained"} "Raises an error if"', "ask this demo's model"),
+    ]
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def folder_of(out: Path, method: str, seed: int) -> Path:
+    slug = {SCRATCH: "scratch", HEAD: "head", ALL: "all"}[method]
+    return out / "finetuned" / f"{slug}-{seed}"
+
+
+def size(document: material.Document) -> int:
+    return sum(len(paragraph.encode()) for paragraph in document.paragraphs)
+
+
+def write_rows(path: Path, rows: Iterable[material.Row]) -> None:
+    from gpt1.data.tables import write_table
+
+    write_table(path, [{"text": row.text, "library": row.library, "from": row.document.name} for row in rows])
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

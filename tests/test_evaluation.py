@@ -1,0 +1,163 @@
+"""Scores on labelled rows: the same as counted by hand from the predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gpt1.data.tables import Table, write_table
+from gpt1.errors import UserError
+from gpt1.evaluation import calibrated, evaluate, measured, predict
+from gpt1.inference import load_task, save_task
+from gpt1.inputs import KINDS
+from gpt1.model import GPT, Head, TaskModel
+from gpt1.targets import Answers, Bins, Classes, Number, Target
+from gpt1.tokenizer import Tokenizer
+
+TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
+    "classification": ("classification", {"text": "text", "label": "label"}, Classes(("no", "yes"))),
+    "similarity": ("similarity", {"text_a": "text", "text_b": "other", "label": "stars"}, Bins(0, 5)),
+    "regression": ("regression", {"text": "text", "label": "stars"}, Number(2.0, 1.5)),
+    "choice": ("choice", {"context": "text", "choices": "answers", "label": "right"}, Answers(3)),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(pretrained: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The model folder of a kind, its head drawn at random."""
+
+    made: dict[str, Path] = {}
+
+    def saved(name: str) -> Path:
+        if name not in made:
+            kind, columns, target = TASKS[name]
+            gpt = GPT.from_pretrained(pretrained / "model")
+            torch.manual_seed(1)
+            gpt.add_special_tokens()
+            head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].each)
+            nn.init.normal_(head.linear.weight, std=0.3)
+            made[name] = tmp_path_factory.mktemp("model")
+            task = {"kind": kind, "columns": columns, "temperature": 2.5}
+            save_task(made[name], TaskModel(gpt, head), tokenizer, task, target)
+        return made[name]
+
+    return saved
+
+
+@pytest.mark.parametrize("name", ["classification", "choice"])
+def test_accuracy_and_loss_are_those_of_the_calibrated_predictions(name: str, folder: Any, table: Table):
+    found = evaluate(folder(name), table)
+    predictions = load_task(folder(name)).predict(table.rows)
+    gold = [row["label" if name == "classification" else "right"] for row in table.rows]
+    right = [row["prediction"] == label for row, label in zip(predictions, gold, strict=True)]
+    surprise = [-math.log(row[f"probability_{label}"]) for row, label in zip(predictions, gold, strict=True)]
+    assert found["rows"] == 64
+    assert found["metrics"]["accuracy"] == np.mean(right)
+    assert found["metrics"]["loss"] == pytest.approx(np.mean(surprise), abs=1e-4)
+    low, high = found["interval"]["accuracy"]
+    assert low <= found["metrics"]["accuracy"] <= high
+
+
+@pytest.mark.parametrize("name", ["similarity", "regression"])
+def test_correlations_are_those_of_the_scores(name: str, folder: Any, table: Table):
+    found = evaluate(folder(name), table)
+    scores = [row["score"] for row in load_task(folder(name)).predict(table.rows)]
+    stars = [row["stars"] for row in table.rows]
+    assert found["metrics"]["pearson"] == pytest.approx(np.corrcoef(scores, stars)[0, 1], abs=1e-4)
+    assert set(found["metrics"]) == {"pearson", "spearman", "loss"}
+
+
+def test_a_file_scores_as_its_table(folder: Any, table: Table, tmp_path: Path):
+    rows = [{"text": row["text"], "label": row["label"]} for row in table.rows]
+    write_table(tmp_path / "rows.csv", rows)
+    assert evaluate(folder("classification"), tmp_path / "rows.csv") == evaluate(folder("classification"), table)
+
+
+def test_texts_that_were_cut_are_counted(folder: Any, table: Table):
+    long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
+    assert evaluate(folder("classification"), long)["cut"] - evaluate(folder("classification"), table)["cut"] == 4
+
+
+def test_predictions_are_added_to_the_rows(folder: Any, table: Table):
+    found = predict(folder("classification"), table)
+    for row, given in zip(found, table.rows, strict=True):
+        assert given.items() <= row.items()
+        assert set(row) - set(given) == {"prediction", "probability_no", "probability_yes"}
+
+
+def test_an_unknown_label_is_refused_with_its_row(folder: Any, table: Table):
+    other = replace(table, rows=[*table.rows[:5], {**table.rows[5], "label": "perhaps"}])
+    with pytest.raises(UserError, match=r"rows.jsonl, row 6: unknown label 'perhaps'"):
+        evaluate(folder("classification"), other)
+
+
+def test_rows_without_labels_are_refused_and_may_be_predicted(folder: Any, table: Table):
+    columns = ["text", "other"]
+    bare = replace(table, columns=columns, rows=[{name: row[name] for name in columns} for row in table.rows])
+    with pytest.raises(UserError, match="no column 'label'") as refused:
+        evaluate(folder("classification"), bare)
+    assert "gpt1 predict" in refused.value.fix
+    assert len(predict(folder("classification"), bare)) == 64
+
+
+def test_a_table_without_the_texts_column_is_refused(folder: Any, table: Table):
+    other = replace(table, columns=["sentence", "label"], rows=[{"sentence": "x", "label": "no"}])
+    with pytest.raises(UserError, match="no column 'text'; it has: sentence, label"):
+        evaluate(folder("classification"), other)
+
+
+def test_no_rows_at_all_are_refused(folder: Any, table: Table):
+    with pytest.raises(UserError, match="no"):
+        evaluate(folder("classification"), replace(table, rows=[]))
+
+
+def test_a_model_without_a_task_has_no_score(pretrained: Path, table: Table):
+    with pytest.raises(UserError, match="has learnt no task yet"):
+        evaluate(pretrained, table)
+
+
+def test_a_missing_table_is_refused(folder: Any):
+    with pytest.raises(UserError, match=r"nowhere.csv"):
+        evaluate(folder("classification"), "nowhere.csv")
+
+
+# ---- figures from logits
+
+LOGITS = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
+
+
+def test_scores_are_counted_from_the_logits():
+    found = measured(Classes(("0", "1")), LOGITS, torch.tensor([0, 1, 1, 1]), ["0", "1", "1", "1"])
+    assert found["metrics"]["accuracy"] == 0.75
+    assert found["f1_of"] == "label 1"
+    assert found["metrics"]["f1"] == pytest.approx(0.8)  # precision 1, recall 2/3
+    assert found["metrics"]["loss"] == pytest.approx(np.mean(np.log1p(np.exp([-2, 1, -3, -1]))), abs=1e-6)
+
+
+def test_f1_of_other_labels_is_the_mean_over_labels():
+    found = measured(Classes(("a", "b")), LOGITS, torch.tensor([0, 1, 1, 1]), ["a", "b", "b", "b"])
+    assert found["f1_of"] == "macro"
+    assert found["metrics"]["f1"] == pytest.approx((2 / 3 + 0.8) / 2)
+
+
+def test_the_fitted_temperature_has_the_least_loss():
+    targets = torch.tensor([0, 1, 1, 0])
+    target = Classes(("a", "b"))
+    temperature = calibrated(target, LOGITS, targets)["temperature"]
+
+    def loss(t: float) -> float:
+        return float(target.loss(LOGITS / t, targets).mean())
+
+    assert all(loss(temperature) <= loss(temperature * change) + 1e-6 for change in (0.5, 0.9, 1.1, 2))
+
+
+def test_numbers_are_not_calibrated():
+    assert calibrated(Number(0, 1), torch.zeros(3, 1), torch.zeros(3)) == {}

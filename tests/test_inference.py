@@ -1,0 +1,293 @@
+"""Using a model: predictions that depend on their row alone, probabilities in the order of the labels, text."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gpt1.errors import UserError
+from gpt1.inference import LanguageModel, Model, load, load_task, save_task
+from gpt1.inputs import KINDS
+from gpt1.model import GPT, Head, TaskModel
+from gpt1.targets import Answers, Bins, Classes, Number, Target, target_to_json
+from gpt1.tokenizer import Tokenizer
+
+TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
+    "classification": ("classification", {"text": "t", "label": "l"}, Classes(("a", "b", "c"))),
+    "entailment": ("entailment", {"premise": "t", "hypothesis": "u", "label": "l"}, Classes(("no", "yes"))),
+    "similarity": ("similarity", {"text_a": "t", "text_b": "u", "label": "l"}, Classes(("0", "1"))),
+    "scored similarity": ("similarity", {"text_a": "t", "text_b": "u", "label": "l"}, Bins(0, 5)),
+    "choice": ("choice", {"context": "t", "question": "u", "choices": "a", "label": "l"}, Answers(3)),
+    "regression": ("regression", {"text": "t", "label": "l"}, Number(3.0, 2.0)),
+}
+Make = Callable[[str], Model]
+
+
+@pytest.fixture(scope="module")
+def make(pretrained: Path, tokenizer: Tokenizer) -> Make:
+    """A fine-tuned model of a kind whose head was drawn at random, large enough for clear predictions."""
+    made: dict[str, Model] = {}
+
+    def model(name: str) -> Model:
+        if name not in made:
+            kind, columns, target = TASKS[name]
+            gpt = GPT.from_pretrained(pretrained / "model")
+            torch.manual_seed(0)
+            gpt.add_special_tokens()
+            head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].each)
+            nn.init.normal_(head.linear.weight, std=0.3)
+            task = {"kind": kind, "columns": columns, "target": target_to_json(target), "temperature": 1.5}
+            made[name] = Model(TaskModel(gpt, head).eval(), tokenizer, task)
+        return made[name]
+
+    return model
+
+
+texts = st.text("abcdefgh .,", max_size=60)
+rows = st.fixed_dictionaries({"t": texts, "u": texts, "a": st.lists(texts, min_size=2, max_size=3)})
+every_task = pytest.mark.parametrize("name", TASKS)
+few = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def numbers(prediction: dict[str, Any]) -> list[float]:
+    return [value for name, value in prediction.items() if name != "prediction"]
+
+
+# ---- predictions
+
+
+@every_task
+@few
+@given(table=st.lists(rows, min_size=2, max_size=6))
+def test_a_row_alone_and_in_a_batch_is_predicted_alike(make: Make, name: str, table):
+    model = make(name)
+    together = model.predict(table)
+    for row, expected in zip(table, together, strict=True):
+        (alone,) = model.predict([row])
+        assert list(alone) == list(expected)
+        assert numbers(alone) == pytest.approx(numbers(expected), abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["similarity", "scored similarity"])
+@few
+@given(row=rows)
+def test_similarity_is_the_same_whichever_text_comes_first(make: Make, name: str, row):
+    model = make(name)
+    straight, swapped = model.predict([row, {"t": row["u"], "u": row["t"]}])
+    assert numbers(straight) == pytest.approx(numbers(swapped), abs=1e-5)
+
+
+@few
+@given(row=rows, data=st.data())
+def test_the_probabilities_of_answers_follow_their_order(make: Make, row, data):
+    model = make("choice")
+    order = data.draw(st.permutations(range(len(row["a"]))))
+    straight, moved = model.predict([row, {**row, "a": [row["a"][i] for i in order]}])
+    expected = [straight[f"probability_{i}"] for i in order]
+    assert numbers(moved) == pytest.approx(expected, abs=1e-5)
+    assert moved[f"probability_{moved['prediction']}"] == max(numbers(moved))
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("classification", ["prediction", "probability_a", "probability_b", "probability_c"]),
+        ("entailment", ["prediction", "probability_no", "probability_yes"]),
+        ("similarity", ["prediction", "probability_0", "probability_1"]),
+        ("scored similarity", ["score"]),
+        ("choice", ["prediction", "probability_0", "probability_1"]),
+        ("regression", ["score"]),
+    ],
+)
+def test_a_prediction_has_the_documented_keys(make: Make, name: str, keys: list[str]):
+    (found,) = make(name).predict([{"t": "one", "u": "two", "a": ["x", "y"]}])
+    assert list(found) == keys
+
+
+@pytest.mark.parametrize("name", ["classification", "entailment", "similarity", "choice"])
+@few
+@given(table=st.lists(rows, min_size=1, max_size=4))
+def test_the_columns_of_predict_proba_are_the_labels(make: Make, name: str, table):
+    model = make(name)
+    probabilities = model.predict_proba(table)
+    assert probabilities.shape == (len(table), len(model.labels))
+    assert probabilities.sum(1) == pytest.approx(1)
+    for row, p in zip(model.predict(table), probabilities, strict=True):
+        named = [row.get(f"probability_{label}", 0.0) for label in model.labels]
+        assert list(p) == pytest.approx(named, abs=1e-6)
+        assert str(row["prediction"]) == model.labels[int(p.argmax())]
+
+
+def test_answers_beyond_those_of_the_training_rows_have_columns_of_their_own(make: Make):
+    row = {"t": "one", "u": "", "a": ["v", "w", "x", "y", "z"]}
+    assert make("choice").predict_proba([row]).shape == (1, 5)
+
+
+def test_rows_may_be_plain_strings_where_the_task_has_one_text(make: Make):
+    model = make("classification")
+    assert model.predict(["some text"]) == model.predict([{"t": "some text"}])
+    assert model.predict(["some text"]) == model.predict([{"t": "some text", "l": "a", "more": 1}])
+
+
+def test_no_rows_are_no_predictions(make: Make):
+    assert make("classification").predict([]) == []
+    assert make("classification").predict_proba([]).shape == (0, 3)
+
+
+def test_the_temperature_divides_the_logits(make: Make):
+    model = make("classification")
+    logits = model.logits(model.examples(["some text"])).double()
+    expected = (logits / 1.5).softmax(-1).numpy()
+    np.testing.assert_allclose(model.predict_proba(["some text"]), expected, atol=1e-6)
+    assert numbers(model.predict(["some text"])[0]) == pytest.approx(list(expected[0]), abs=1e-6)
+
+
+def test_a_text_longer_than_the_context_is_cut_and_predicted(make: Make):
+    assert make("classification").predict(["word " * 500])[0]["prediction"] in "abc"
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "problem"),
+    [
+        ("classification", {"text": "x"}, "row 1 has no column 't'; it has: text"),
+        ("entailment", {"t": "x"}, "row 1 has no column 'u'"),
+        ("entailment", "a text", "row 1 is of type str"),
+        ("classification", 3, "row 1 is of type int"),
+        ("choice", {"t": "x", "u": "y", "a": ["only"]}, "row 1: 1 answer to choose from"),
+        ("choice", {"t": "x", "u": "y", "a": "text"}, "row 1: column 'a' holds no list"),
+    ],
+)
+def test_a_row_that_is_not_of_the_task_is_refused_by_number(make: Make, name: str, row: Any, problem: str):
+    with pytest.raises(UserError, match=problem):
+        make(name).predict([row])
+
+
+@pytest.mark.parametrize("row", ["a text", {"t": "a text"}])
+def test_one_row_without_a_list_round_it_is_refused(make: Make, row: Any):
+    with pytest.raises(UserError, match="one row"):
+        make("classification").predict(row)
+
+
+@pytest.mark.parametrize("name", ["scored similarity", "regression"])
+def test_a_model_of_numbers_has_no_probabilities(make: Make, name: str):
+    with pytest.raises(UserError, match="Use predict"):
+        make(name).predict_proba([{"t": "one", "u": "two"}])
+
+
+# ---- folders
+
+
+@every_task
+def test_a_saved_model_predicts_the_same_wherever_its_folder_goes(make: Make, name: str, tmp_path: Path):
+    model = make(name)
+    save_task(tmp_path / "first", model.model, model.tokenizer, model.task, model.target)
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    again = load_task(tmp_path / "second")
+    table = [{"t": "one", "u": "two", "a": ["x", "y", "z"]}, {"t": "three", "u": "", "a": ["x", "y"]}]
+    assert again.predict(table) == model.predict(table)
+    assert again.labels == model.labels
+
+
+def test_a_pre_trained_model_predicts_tokens_but_no_labels(pretrained: Path):
+    assert not isinstance(load(pretrained), Model)
+    with pytest.raises(UserError, match="has learnt no task yet"):
+        load_task(pretrained)
+
+
+def test_a_run_and_its_model_folder_load_the_same(pretrained: Path):
+    assert load(pretrained).next_tokens("the") == load(pretrained / "model").next_tokens("the")
+
+
+def test_a_run_without_a_model_yet_is_refused(pretrained: Path, tmp_path: Path):
+    shutil.copy(pretrained / "config.yaml", tmp_path)
+    with pytest.raises(UserError, match="no finished model yet"):
+        load(tmp_path)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="nowhere"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("damage", ['{"kind": "poetry"}', "{}", "[]", "no json"])
+def test_a_damaged_task_is_refused_by_name(make: Make, tmp_path: Path, damage: str):
+    model = make("classification")
+    save_task(tmp_path, model.model, model.tokenizer, model.task, model.target)
+    (tmp_path / "task.json").write_text(damage)
+    with pytest.raises(UserError, match=r"task\.json"):
+        load(tmp_path)
+
+
+# ---- language
+
+
+@pytest.fixture(scope="module")
+def language_model(pretrained: Path) -> LanguageModel:
+    return load(pretrained)
+
+
+def test_the_next_tokens_are_the_likeliest_of_the_vocabulary_with_their_probabilities(language_model: LanguageModel):
+    found = language_model.next_tokens("return the", k=5)
+    with torch.no_grad():
+        ids = torch.tensor([language_model.tokenizer.encode("return the")])
+        p = language_model.gpt(ids)[0, -1].softmax(-1)
+    best = p.topk(5)
+    assert [token for token, _ in found] == [language_model.tokenizer.token(int(i)) for i in best.indices]
+    assert [q for _, q in found] == pytest.approx(best.values.tolist(), abs=1e-6)
+
+
+def test_all_next_tokens_share_a_probability_of_1(language_model: LanguageModel):
+    found = language_model.next_ids("the", k=9999)
+    assert sorted(i for _, i, _ in found) == list(range(300))
+    assert sum(p for _, _, p in found) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_fine_tuned_model_gives_no_probability_to_special_tokens(make: Make):
+    found = make("classification").next_ids("the", k=9999)
+    assert sorted(i for _, i, _ in found) == list(range(300))
+    assert sum(p for _, _, p in found) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_empty_text_is_continued_as_a_new_document(language_model: LanguageModel):
+    assert language_model.next_ids("", 3) == language_model.next_ids("\n", 3)
+    assert language_model.generate("", max_tokens=3, seed=0)
+
+
+def test_a_text_longer_than_the_context_is_continued_from_its_end(language_model: LanguageModel):
+    ids = language_model.tokenizer.encode("a long text " * 50)
+    assert language_model.prompt("a long text " * 50)[0].tolist() == ids[-32:]
+    assert language_model.generate("a long text " * 50, max_tokens=2, temperature=0).startswith("a long text " * 50)
+
+
+def test_generated_text_is_the_prompt_followed_by_what_the_model_writes(language_model: LanguageModel):
+    ids = torch.tensor([language_model.tokenizer.encode("return the")])
+    expected = language_model.gpt.generate(ids, 40, temperature=0)[0].tolist()
+    assert language_model.generate("return the", max_tokens=40, temperature=0) == language_model.tokenizer.decode(
+        expected
+    )
+
+
+def test_the_same_seed_writes_the_same_text(language_model: LanguageModel):
+    written = [language_model.generate("the", max_tokens=30, seed=seed) for seed in (1, 1, 2)]
+    assert written[0] == written[1] != written[2]
+
+
+def test_no_tokens_asked_for_is_the_prompt(language_model: LanguageModel):
+    assert language_model.generate("Just this.", max_tokens=0) == "Just this."
+
+
+def test_the_original_pipeline_sets_a_space_between_prompt_and_words(pretrained: Path, prose: list[str]):
+    tokenizer = Tokenizer.train(prose, 300, "original")
+    model = LanguageModel(GPT.from_pretrained(pretrained / "model"), tokenizer)
+    written = model.generate("Return the", max_tokens=10, temperature=0)
+    assert written.startswith("Return the ")
+    assert written.removeprefix("Return the ").strip()

@@ -1,0 +1,144 @@
+"""Run folders: which setting wins, what a resumed run may change, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gpt1 import runs
+from gpt1.config import MODEL_SIZES, FinetuneConfig, PretrainConfig
+from gpt1.errors import UserError
+
+FACTS: dict[str, Any] = {"corpus": "corpus", "from": None, "valid": None}
+
+
+def yaml_file(folder: Path, content: str) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(content)
+    return path
+
+
+def test_flags_win_over_the_file_the_file_over_the_size_and_the_size_over_the_recipe(tmp_path: Path):
+    file = yaml_file(tmp_path, "model: tiny\nn_layer: 3\nseed: 1\n")
+    config = runs.settings_of(PretrainConfig, file, {"seed": 2, "n_head": None})
+    assert config.n_layer == 3  # the file
+    assert config.n_embd == MODEL_SIZES["tiny"]["n_embd"]  # the size
+    assert config.seed == 2  # the flag
+    assert config.peak_lr == MODEL_SIZES["tiny"]["peak_lr"]
+    assert config.dropout == 0  # the recipe
+
+
+def test_a_recipe_may_come_from_the_file(tmp_path: Path):
+    file = yaml_file(tmp_path, "recipe: paper\n")
+    assert runs.settings_of(FinetuneConfig, file, {}) == runs.settings_of(FinetuneConfig, None, {"recipe": "paper"})
+
+
+def test_what_suits_a_model_wins_over_the_recipe_and_loses_to_the_user():
+    extra = {"peak_lr": 0.5, "epochs": 9.0}
+    config = runs.settings_of(FinetuneConfig, None, {"epochs": "2"}, extra=extra)
+    assert (config.peak_lr, config.epochs) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("pek_lr: 1\n", r"Did you mean peak_lr\?"),
+        ("seed: many\n", "this is not a whole number"),
+        ("seed: [1\n", "cannot be read as YAML"),
+        ("just words\n", "holds no settings"),
+        ("", "holds no settings"),
+        ("recipe: papr\n", r"Did you mean paper\?"),
+        ("model: tinny\n", r"Did you mean tiny\?"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_used_is_refused(tmp_path: Path, content: str, problem: str):
+    with pytest.raises(UserError, match=problem):
+        runs.settings_of(PretrainConfig, yaml_file(tmp_path, content), {})
+
+
+def test_a_missing_file_of_settings_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"nothing.yaml"):
+        runs.settings_of(PretrainConfig, tmp_path / "nothing.yaml", {})
+
+
+@pytest.mark.parametrize("config", [PretrainConfig(seed=4, eps=1e-12), FinetuneConfig(train="last:2")])
+def test_a_runs_settings_are_read_back_as_they_were(config: PretrainConfig | FinetuneConfig, tmp_path: Path):
+    run = runs.make(tmp_path / "a" / "run", config, FACTS)
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    assert stored["command"] == FACTS
+    assert stored["stage"] == ("finetune" if isinstance(config, FinetuneConfig) else "pretrain")
+    assert {name: stored[name] for name in asdict(config)} == asdict(config)
+    assert runs.reopen(run, type(config), {}, FACTS) == (run, config)
+
+
+def test_the_settings_of_a_run_are_a_file_of_settings(tmp_path: Path):
+    config = PretrainConfig(seed=4, n_layer=5)
+    run = runs.make(tmp_path / "run", config, FACTS)
+    assert runs.settings_of(PretrainConfig, run / "config.yaml", {}) == config
+
+
+@pytest.mark.parametrize("name", sorted(runs.FREE))
+def test_a_resumed_run_may_change_what_changes_nothing_that_is_learnt(name: str, tmp_path: Path):
+    run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
+    value = "cpu" if name == "device" else 7
+    assert getattr(runs.reopen(run, PretrainConfig, {name: value}, FACTS)[1], name) == value
+
+
+def test_a_resumed_run_may_repeat_its_settings(tmp_path: Path):
+    config = PretrainConfig(seed=4)
+    run = runs.make(tmp_path / "run", config, FACTS)
+    assert runs.reopen(run, PretrainConfig, asdict(config), FACTS) == (run, config)
+
+
+def test_a_resumed_run_with_another_setting_is_refused(tmp_path: Path):
+    run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
+    with pytest.raises(UserError, match=r"--seed 5: .* was started with 0"):
+        runs.reopen(run, PretrainConfig, {"seed": 5}, FACTS)
+
+
+def test_a_resumed_run_with_another_input_is_refused(tmp_path: Path):
+    run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
+    with pytest.raises(UserError, match="was started with corpus corpus, not other"):
+        runs.reopen(run, PretrainConfig, {}, {**FACTS, "corpus": "other"})
+
+
+def test_a_run_of_the_other_stage_is_refused(tmp_path: Path):
+    run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
+    with pytest.raises(UserError, match="no run of gpt1 finetune"):
+        runs.reopen(run, FinetuneConfig, {}, FACTS)
+
+
+def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path: Path):
+    with pytest.raises(UserError, match="is no run folder"):
+        runs.reopen(tmp_path, PretrainConfig, {}, FACTS)
+
+
+def test_an_empty_folder_may_be_used_and_a_full_one_not(tmp_path: Path):
+    assert runs.new_folder(tmp_path) == tmp_path
+    (tmp_path / "something").write_text("")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        runs.new_folder(tmp_path)
+    with pytest.raises(UserError, match="is a file"):
+        runs.new_folder(tmp_path / "something")
+
+
+def test_a_full_folder_that_is_a_run_may_be_resumed(tmp_path: Path):
+    runs.make(tmp_path / "run", PretrainConfig(), FACTS)
+    with pytest.raises(UserError) as refused:
+        runs.new_folder(tmp_path / "run")
+    assert "--resume" in refused.value.fix
+
+
+def test_a_run_stands_for_its_model_folder(tmp_path: Path):
+    run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
+    with pytest.raises(UserError, match="no finished model yet"):
+        runs.model_folder(run)
+    (run / "model").mkdir()
+    assert runs.model_folder(run) == run / "model"
+    assert runs.model_folder(run / "model") == run / "model"
+    with pytest.raises(UserError, match="nowhere"):
+        runs.model_folder(tmp_path / "nowhere")
