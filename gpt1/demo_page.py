@@ -86,8 +86,8 @@ def perplexity(axes: Axes, out: Path, story: demo.Story) -> None:
     ]
     held_out = [(line["step"], line["perplexity"]) for line in lines if line["split"] == "validation"]
     axes.plot(*zip(*held_out, strict=True), marker="o", markersize=4)
-    axes.set_yscale("log")
     charts.reference(axes, story.pretraining["unigram"]["perplexity"], "unigram model")
+    axes.set_ylim(0)
 
 
 def accuracy(axes: Axes, story: demo.Story) -> None:
@@ -100,4 +100,5 @@ def accuracy(axes: Axes, story: demo.Story) -> None:
             x, list(map(min, epochs)), list(map(max, epochs)), color=line.get_color(), alpha=0.15, linewidth=0
         )
     charts.reference(axes, median(story.accuracy[demo.MAJORITY]), "most frequent label")
-    axes.legend(loc="lower right")
+    axes.set_ylim(0)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # below: nothing there to cover

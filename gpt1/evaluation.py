@@ -22,6 +22,7 @@ from gpt1.labelled import labelled_rows
 from gpt1.objectives import Windows as Piece
 from gpt1.objectives import l1
 from gpt1.targets import Answers, Classes, Target, as_number
+from gpt1.training.devices import activations_of, place
 from gpt1.training.progress import Progress, Silent
 
 
@@ -64,12 +65,14 @@ def on_corpus(model: LanguageModel, corpus: Corpus, progress: Progress) -> dict[
             f"{corpus.name} was made with another tokenizer than the model's.",
             "Make it again with: gpt1 tokenize TEXTS --out NEW --tokenizer RUN",
         )
+    activations, precision = activations_of("auto", model.device)  # as in training: a sum over so much text can take it
+    place(model.gpt, model.device, activations)
     context = model.gpt.config.context
     count = (corpus.tokens - 1) // context
     if not count:
         raise UserError(f"{corpus.name} has {corpus.tokens:,} tokens: no window of {context}.", "Give more text.")
     windows = Windows(corpus, 0, corpus.tokens, context)
-    progress.begin(f"perplexity of {corpus.name}", count, unit="windows")
+    progress.begin(f"perplexity of {corpus.name}, {precision}", count, unit="windows")
     total, batch = 0.0, max(1, PIECE_TOKENS // context)
     for first in range(0, count, batch):
         ids = torch.from_numpy(windows.read(np.arange(first, min(count, first + batch)))).to(model.device)
