@@ -103,11 +103,13 @@ def _plain(line: str) -> str | None:
     admitted here none of them spans white space, and none is made of typography and ASCII alone. So it is enough to
     judge the words with accented letters.
     """
-    if _ftfy().__version__ != PROVED_FOR or not ONLY_KNOWN.fullmatch(line) or ENTITY.search(line):
+    if _ftfy().__version__ != PROVED_FOR or not ONLY_KNOWN.fullmatch(line):
         return None
     fixed = line
     for char, straight in REWRITTEN.items():
         fixed = fixed.replace(char, straight)
+    if ENTITY.search(fixed):
+        return None
     if not ONLY_TYPOGRAPHY.fullmatch(line):
         from ftfy.badness import is_bad
 
