@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,4 +83,48 @@ def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **op
     click.echo(f"{folder / 'report.html'}   the curve with its spread; results.md and results.json beside it", err=True)
 
 
-COMMANDS: list[click.Command] = [curve]
+@click.command()
+@click.argument("what", metavar="NAME|TABLE")
+@click.option("--run", required=True, metavar="RUN", help="Run or model folder of a pre-trained model.")
+@click.option("--data-dir", metavar="DIR", help="Where the files of known data sets lie.")
+@click.option("--kind", metavar="KIND", help="Of a table: choice, or classification with --words.")
+@columns
+@click.option("--words", metavar="L=W,L=W", help="For each label of a table the word that stands for it.")
+@click.option("--append", default="very", show_default=True, help="What stands between a text and its word.")
+@click.option("--rows", default=0, show_default=True, type=Number(int, 0), help="At most; 0: every row.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def zeroshot(what: str, words: str | None, as_json: bool, **options: Any) -> None:
+    """What a pre-trained model knows of a task that it was never trained on, by the paper's heuristics.
+
+    cola: mean log-probability of the tokens against a threshold. sst2: "very", then "positive" or "negative"? race,
+    storycloze and tables of kind choice: the answer with the highest mean log-probability of its tokens. winograd (or a
+    .txt file in the format of DPRD): the referent that makes the rest likeliest.
+
+    \b
+    gpt1 zeroshot race:test-middle --run runs/books --data-dir data/
+    gpt1 zeroshot quiz.jsonl --run runs/books --kind choice --context passage --choices answers --label right
+    gpt1 zeroshot reviews.csv --run runs/books --kind classification --text text \\
+        --words pos=good,neg=bad --append "this was"
+    """
+    from gpt1.analysis.zeroshot import zeroshot as score
+    from gpt1.console import results_table
+
+    result = score(what, words=words_of(words), progress=console(), **options)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    results_table(result)
+    click.echo(f"a random guess has {result['metric']} {result['guess']:.3g}", err=True)
+
+
+def words_of(text: str | None) -> dict[str, str] | None:
+    """`pos=good,neg=bad` → {"pos": "good", "neg": "bad"}."""
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if len(pairs) < 2 or not all(label.strip() and word.strip() for label, _, word in pairs):
+        raise UserError(f"--words {text}: these are no labels with words.", "Write them like --words pos=good,neg=bad")
+    return {label.strip(): word.strip() for label, _, word in pairs}
+
+
+COMMANDS: list[click.Command] = [curve, zeroshot]
