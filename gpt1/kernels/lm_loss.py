@@ -11,8 +11,9 @@ from torch.autograd.function import once_differentiable
 from gpt1.kernels.linear import turn
 
 PIECE_BYTES = 192 << 20  # of logits at a time; every further piece costs a pass over the embedding's gradient
-WORDS = 2048  # logits of so many words at a time: a width that divides well makes the product faster
-BLOCK = 512  # words of the embedding's gradient at a time, added up while they are in the cache
+WORDS = 2048  # CPU: logits of so many words at a time; a width that divides well makes the product faster
+BLOCK = 512  # CPU: words of the embedding's gradient at a time, added up while they are in the cache
+ALIGNED = 64  # GPU: the head gets rows of zeros up to a multiple of this, without which its products are slow
 
 
 def lm_loss(states: Tensor, embedding: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def lm_loss(states: Tensor, embedding: Tensor, targets: Tensor, weights: Tensor)
 
     states [n, n_embd], embedding [vocab, n_embd], targets [n] int64, weights [n] float32. Rows of weight 0 are skipped.
     """
-    if states.device.type == "cpu":  # elsewhere the look would make the processor wait for the device
+    if on_cpu(states):  # elsewhere the look would make the processor wait for the device
         counted = weights.nonzero()[:, 0]
         if len(counted) < len(weights):
             states, targets, weights = states[counted], targets[counted], weights[counted]
@@ -36,21 +37,20 @@ class LMLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, embedding: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         needs_states, needs_embedding = ctx.needs_input_grad[:2]
-        head = embedding.to(states.dtype)  # [vocab, n_embd]
+        head = head_of(embedding, states)
         weights = weights.to(torch.promote_types(states.dtype, torch.float32))
-        weighted = states * weights.to(states.dtype)[:, None]
+        weighted = (states * weights[:, None]).to(states.dtype)  # weights in bfloat16 would be off by up to 0.4 %
         dstates = torch.empty_like(states) if needs_states else None
         dembedding = torch.empty_like(embedding) if needs_embedding else None
         loss = weights.new_zeros(())
-        step = max(1, PIECE_BYTES // (len(embedding) * states.element_size()))
+        step = max(1, PIECE_BYTES // (len(head) * states.element_size()))
         for start in range(0, len(states), step):
             x, target, weight = (t[start : start + step] for t in (states, targets, weights))
-            rows = torch.arange(len(x), device=x.device)
-            p = probabilities(x, head)
+            p = probabilities(x, head, len(embedding))
             loss += weight @ surprise(p, x, head, target)
-            p[rows, target] -= 1
+            p[torch.arange(len(x), device=x.device), target] -= 1
             if dstates is not None:
-                dstates[start : start + step] = (p @ head) * weight.to(x.dtype)[:, None]
+                dstates[start : start + step] = (p @ head) * weight[:, None]
             if dembedding is not None:
                 add_product_of_transposed(p, weighted[start : start + step], dembedding, first=start == 0)
         if dembedding is not None and not len(states):
@@ -61,21 +61,32 @@ class LMLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        dstates, dembedding = ctx.saved_tensors
-        if dloss.device.type == "cpu" and dloss == 1:
-            return dstates, dembedding, None, None
-        return (
-            None if dstates is None else dstates * dloss.to(dstates.dtype),
-            None if dembedding is None else dembedding * dloss,
-            None,
-            None,
-        )
+        gradients = ctx.saved_tensors
+        if not on_cpu(dloss) or dloss != 1:
+            gradients = [None if g is None else (g * dloss[None, None]).to(g.dtype) for g in gradients]
+        dstates, dembedding = gradients
+        return dstates, dembedding, None, None
 
 
-def probabilities(states: Tensor, head: Tensor) -> Tensor:
-    """softmax(states @ headᵀ): states [rows, n_embd], head [vocab, n_embd] → [rows, vocab]."""
-    if states.device.type != "cpu":
-        return torch.softmax(states @ head.T, -1)
+def on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def head_of(embedding: Tensor, states: Tensor) -> Tensor:
+    """The embedding in the type of the states [vocab, n_embd], on a GPU with rows of zeros up to an aligned number."""
+    if on_cpu(states):
+        return embedding.to(states.dtype)
+    head = states.new_zeros(-(-len(embedding) // ALIGNED) * ALIGNED, embedding.shape[1])
+    head[: len(embedding)] = embedding
+    return head
+
+
+def probabilities(states: Tensor, head: Tensor, vocab: int) -> Tensor:
+    """softmax(states @ headᵀ) over the first `vocab` words, 0 elsewhere: states [rows, n_embd] → [rows, len(head)]."""
+    if not on_cpu(states):
+        logits = states @ head.T
+        logits[:, vocab:] = -torch.inf
+        return torch.softmax(logits, -1)
     logits = states.new_empty(len(states), len(head))
     for start in range(0, len(head), WORDS):
         words = slice(start, start + WORDS)
@@ -84,12 +95,13 @@ def probabilities(states: Tensor, head: Tensor) -> Tensor:
 
 
 def add_product_of_transposed(p: Tensor, states: Tensor, total: Tensor, first: bool) -> None:
-    """total += pᵀ states, or = if it is the first: p [rows, vocab], states [rows, n_embd], total [vocab, n_embd].
+    """total += pᵀ states, or = if it is the first: p [rows, words], states [rows, n_embd], total [vocab, n_embd].
 
     On a CPU as (statesᵀ p)ᵀ, block by block: a product with its wide factor transposed takes twice as long.
     """
-    if p.device.type != "cpu":
-        total.copy_(p.T @ states) if first else total.add_(p.T @ states)
+    if not on_cpu(p):
+        product = (p.T @ states)[: len(total)]
+        total.copy_(product) if first else total.add_(product)
         return
     turned = turn(states, states.new_empty(states.shape[1], len(states)))
     for start in range(0, len(total), BLOCK):
@@ -101,13 +113,13 @@ def add_product_of_transposed(p: Tensor, states: Tensor, total: Tensor, first: b
 def surprise(p: Tensor, states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """-log p[i, targets_i] in float32 or better, right also where that probability is too small for its type.
 
-    p [rows, vocab] = softmax(states @ headᵀ). There -log p_target = -log p_r + logit_r - logit_target, r the likeliest.
+    p [rows, words] = softmax(states @ headᵀ). There -log p_target = -log p_r + logit_r - logit_target, r the likeliest.
     """
     wide = torch.promote_types(p.dtype, torch.float32)
     at_target = p.gather(1, targets[:, None])[:, 0].to(wide)
     result = -at_target.log()
     lost = at_target < 1e-30
-    if p.device.type != "cpu" or bool(lost.any()):
+    if not on_cpu(p) or bool(lost.any()):
         best, r = p.max(-1)
         gap = (states.to(wide) * (head[r].to(wide) - head[targets].to(wide))).sum(-1)
         result = torch.where(lost, gap - best.to(wide).log(), result)
