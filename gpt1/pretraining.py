@@ -15,7 +15,7 @@ from gpt1.data.corpus import Corpus
 from gpt1.data.order import mixed
 from gpt1.data.windows import Windows, split, unigram_loss
 from gpt1.errors import UserError
-from gpt1.inference import LanguageModel
+from gpt1.inference import LanguageModel, pair
 from gpt1.model import GPT
 from gpt1.objectives import Windows as Piece
 from gpt1.objectives import l1
@@ -164,10 +164,8 @@ def start(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_: str 
         torch.manual_seed(mixed(cfg.seed, 2**32))  # apart from the seeds of the updates
         shape = {name: getattr(cfg, name) for name in (*SHAPE, "context", "dropout")}
         return GPT(GPTConfig(corpus.vocab_size, **shape))
-    folder = runs.model_folder(from_)
-    model = GPT.from_pretrained(folder)
-    theirs = Tokenizer.load(folder).fingerprint
-    if theirs != tokenizer.fingerprint:
+    model, theirs = pair(from_)
+    if theirs.fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"the corpus was made with another tokenizer than {from_}.",
             f"Make it again with: gpt1 tokenize TEXTS --out NEW --tokenizer {from_}",
