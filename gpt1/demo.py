@@ -19,7 +19,7 @@ from typing import Any
 
 from gpt1 import demo_material as material
 from gpt1 import wording
-from gpt1.errors import UserError
+from gpt1.errors import Interrupted, UserError
 from gpt1.training.progress import Progress, Silent
 
 VOCABULARY = 3000
@@ -74,16 +74,21 @@ def run(out: Path, seeds: int = 3, progress: Progress | None = None) -> Path:
     progress = progress or Silent()
     if seeds < 1:
         raise UserError(f"--seeds {seeds} is out of range: it has to be at least 1.", "Default: --seeds 3")
-    out = new_folder(Path(out))
+    out = unused(Path(out))
     story = Story()
-    with story.timed("gathering"):
-        gather(out, seeds, story, progress)
-    with story.timed("tokens"):
-        tokenize(out, story, progress)
-    with story.timed("pre-training"):
-        pretrain(out, story, progress)
-    with story.timed("fine-tuning"):
-        finetune(out, seeds, story, progress)
+    try:
+        with story.timed("gathering"):
+            gather(out, seeds, story, progress)
+        with story.timed("tokens"):
+            tokenize(out, story, progress)
+        with story.timed("pre-training"):
+            pretrain(out, story, progress)
+        with story.timed("fine-tuning"):
+            finetune(out, seeds, story, progress)
+    except Interrupted:
+        raise Interrupted(
+            f"stopped; {out} keeps what is done.", "Tell the story from its beginning: gpt1 demo"
+        ) from None
     with story.timed("testing"):
         test(out, seeds, story)
         ask(out, story)
@@ -92,12 +97,11 @@ def run(out: Path, seeds: int = 3, progress: Progress | None = None) -> Path:
     return out
 
 
-def new_folder(out: Path) -> Path:
+def unused(out: Path) -> Path:
     if (out / "texts.jsonl").exists():  # a second `make demo` should just work, and delete nothing
         out = next(other for n in count(2) if not (other := out.with_name(f"{out.name}-{n}")).exists())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} exists and is not an empty folder.", "Choose another --out.")
-    (out / "labelled").mkdir(parents=True)
     return out
 
 
@@ -115,6 +119,7 @@ def gather(out: Path, seeds: int, story: Story, progress: Progress) -> None:
             "the packages of this Python have too few docstrings to make a task of.",
             "Use a Python with its source files, or begin with your own texts: gpt1 tokenize --help",
         )
+    (out / "labelled").mkdir(parents=True)
     write_jsonl(out / "texts.jsonl", ({"text": "\n".join(d.paragraphs), "from": d.name} for d in texts))
     tables = {f"train-{seed}": task.train(seed) for seed in range(seeds)}
     tables |= {"validation": list(task.validation), "test": list(task.test)}
