@@ -210,6 +210,8 @@ class FinetuneConfig(TrainingConfig):
     """Take only the shape and the tokenizer of the pre-trained model, none of its weights (paper, table 5)."""
     deduplicate: bool = True
     """Leave out training rows that repeat another one, or that also stand in the validation file."""
+    cache_features: bool = True
+    """With `--train head`: keep on disk what the model says of every example, for later runs on the same rows."""
 
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {

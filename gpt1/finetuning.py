@@ -22,11 +22,12 @@ from gpt1.data.order import mixed, of_update, updates_per_epoch
 from gpt1.data.tables import Table
 from gpt1.errors import UserError, did_you_mean
 from gpt1.evaluation import calibrated, measured, predictions_of
+from gpt1.features import HeadOnly
 from gpt1.inference import Model, pair, save_task, task_logits
 from gpt1.inputs import Encoded, Example, encode, texts_of
 from gpt1.labelled import Task, read_task
 from gpt1.model import GPT, Head, TaskModel
-from gpt1.objectives import Features, Losses, l2, l3
+from gpt1.objectives import Losses, l3
 from gpt1.report import reported
 from gpt1.targets import target_to_json
 from gpt1.tensorboard import TensorBoard
@@ -90,8 +91,9 @@ def finetune(
         run = runs.make(out, cfg, facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
     with reported(run):
-        outcome = train(work.stage(cfg, progress), cfg, run, kept, metrics, resume)
-        finish(run, work, outcome, cfg, progress)
+        source = work.source(cfg, progress)
+        outcome = train(work.stage(cfg, source), cfg, run, kept, metrics, resume)
+        finish(run, work, source, outcome, cfg, progress)
     return run
 
 
@@ -127,10 +129,16 @@ class Work:
     def targets(self, examples: Sequence[Example]) -> Tensor:
         return torch.stack([self.task.target.encode(example.label) for example in examples])
 
-    def stage(self, cfg: FinetuneConfig, progress: Progress) -> Stage:
+    def source(self, cfg: FinetuneConfig, progress: Progress) -> Everything | HeadOnly:
+        """Where the updates come from, and what is trained on them."""
+        if cfg.train != "head":
+            return Everything(self, cfg)
+        targets = self.targets(self.task.training)
+        return HeadOnly(self.model, self.task.target, targets, self.training, self.validation, cfg, progress)
+
+    def stage(self, cfg: FinetuneConfig, source: Everything | HeadOnly) -> Stage:
         per_epoch = updates_per_epoch(len(self.training), cfg.batch_size)
         steps = max(1, math.ceil(cfg.epochs * per_epoch))
-        source = HeadOnly(self, cfg, progress) if cfg.train == "head" else Everything(self, cfg)
 
         def evaluate_after(done: int) -> bool:
             # With nothing held out there is nothing to measure, and no checkpoint to choose, before the end.
@@ -175,58 +183,7 @@ class Everything:
         return l3(self.work.model, self.work.task.target, self.cfg.lm_coef, piece)
 
     def validation_logits(self) -> Tensor:
-        return task_logits(self.work.model, self.work.validation, self.work.device)
-
-
-class HeadOnly:
-    """`--train head`: the backbone runs once over every example; the loop then sees only the states at the extract
-    tokens."""
-
-    def __init__(self, work: Work, cfg: FinetuneConfig, progress: Progress) -> None:
-        self.work, self.cfg = work, cfg
-        self.model: nn.Module = work.model.head
-        self.targets = work.targets(work.task.training)
-        progress.begin("features of every example", len(work.training) + len(work.validation), unit="examples")
-        features = extract(work, [*work.training, *work.validation], progress)
-        self.features, self.validation = features[: len(work.training)], features[len(work.training) :]
-        progress.end()
-
-    def update(self, step: int) -> Update:
-        epoch, chosen = of_update(step, len(self.features), self.cfg.batch_size, self.cfg.seed)
-        states, example = side_by_side([self.features[i] for i in chosen])
-        targets = self.targets[torch.from_numpy(chosen)].to(states.device)
-        piece = Features(states, example, targets, len(chosen))
-        return Update(epoch, [piece], sum(self.work.training[i].tokens for i in chosen))
-
-    def objective(self, piece: Any) -> Losses:
-        return l2(self.work.model.head, self.work.task.target, piece)
-
-    def validation_logits(self) -> Tensor:
-        logits: Tensor = self.work.model.head(*side_by_side(self.validation))
-        return logits.float().cpu()
-
-
-def side_by_side(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(states [sequences, n_embd], example [sequences]) of some examples."""
-    example = torch.tensor([n for n, states in enumerate(features) for _ in range(len(states))])
-    states = torch.cat(list(features))
-    return states, example.to(states.device)
-
-
-@torch.inference_mode()
-def extract(work: Work, coded: Sequence[Encoded], progress: Progress) -> list[Tensor]:
-    """The state at the extract token of every sequence of every example: one pass, no dropout, batched by length."""
-    work.model.eval()
-    found: list[Tensor] = [torch.empty(0)] * len(coded)
-    done = 0
-    for piece in pieces(coded, range(len(coded)), PIECE_TOKENS[work.device.type]):
-        batch = collate(coded, piece, None, work.device)
-        states = work.model.features(batch.ids, batch.lengths).float()
-        for i, own in zip(piece, torch.split(states, [len(coded[i].sequences) for i in piece]), strict=True):
-            found[i] = own
-        done += len(piece)
-        progress.advance(done)
-    return found
+        return task_logits(self.work.model.eval(), self.work.validation, self.work.device)
 
 
 def prepare(cfg: FinetuneConfig, gpt: GPT, tokenizer: Tokenizer, folder: Path, task: Task, progress: Progress) -> Work:
@@ -317,13 +274,15 @@ def digest(task: Task) -> str:
     return hashlib.sha256(json.dumps([rows, target_to_json(task.target)]).encode()).hexdigest()
 
 
-def finish(run: Path, work: Work, outcome: Outcome, cfg: FinetuneConfig, progress: Progress) -> None:
+def finish(
+    run: Path, work: Work, source: Everything | HeadOnly, outcome: Outcome, cfg: FinetuneConfig, progress: Progress
+) -> None:
     """The finished model folder, calibrated; results, predictions on the validation rows, report."""
     target, task = work.task.target, work.task
     calibration: dict[str, Any] = {}
     validation: dict[str, Any] = {}
     if task.validation:
-        logits = task_logits(work.model.eval(), work.validation, work.device)
+        logits = source.validation_logits()
         targets, labels = work.targets(task.validation), [example.label for example in task.validation]
         calibration = calibrated(target, logits, targets)
         logits = logits / calibration.get("temperature", 1.0)

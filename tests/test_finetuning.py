@@ -115,27 +115,6 @@ def test_what_is_transferred_is_what_was_asked_for(table: Table, pretrained: Pat
         assert changed(weights(run), begun) & matrices == fresh & matrices
 
 
-def test_head_only_training_runs_the_backbone_once_over_every_example(
-    table: Table, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    seen: list[int] = []
-    states = GPT.states
-
-    def counted(self: GPT, ids: Tensor, cache: Any = None) -> Tensor:
-        seen.append(len(ids))
-        return states(self, ids, cache)
-
-    monkeypatch.setattr(GPT, "states", counted)
-    found = []
-    for epochs in (1, 10):
-        seen.clear()
-        out = tmp_path / str(epochs)
-        finetune(table, from_=pretrained, out=out, train="head", **TEXT, **FAST | {"epochs": epochs})
-        found.append(sum(seen))
-    validation = results(tmp_path / "1")["data"]["validation"]
-    assert found == [64 + validation] * 2  # and the finished model once over the validation rows
-
-
 def test_training_on_cached_features_is_training_through_the_frozen_backbone(
     table: Table, pretrained: Path, tmp_path: Path
 ):

@@ -1,0 +1,212 @@
+"""`--train head`: the backbone runs once over every example, its states are kept on disk, the head learns from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gpt1 import __version__
+from gpt1.config import FinetuneConfig
+from gpt1.data.batches import collate, pieces
+from gpt1.data.order import of_update
+from gpt1.inputs import Encoded
+from gpt1.model import TaskModel
+from gpt1.objectives import Features, Losses, l2
+from gpt1.targets import Target
+from gpt1.training.checkpoints import flush
+from gpt1.training.loop import Update
+from gpt1.training.progress import Progress
+
+PIECE_TOKENS = {"cpu": 4096, "mps": 16384, "cuda": 131072}  # padded tokens of one forward pass; nothing is kept for a
+# backward pass, so a GPU takes more of them than training does
+MOST_BYTES = 2 * 10**9  # of all the features on disk
+FORGOTTEN_AFTER = 86400  # seconds; what a killed process left half written
+
+
+class HeadOnly:
+    """The source of `--train head`: the loop sees only the states at the extract tokens."""
+
+    def __init__(
+        self,
+        model: TaskModel,
+        target: Target,
+        targets: Tensor,
+        training: Sequence[Encoded],
+        validation: Sequence[Encoded],
+        cfg: FinetuneConfig,
+        progress: Progress,
+    ) -> None:
+        self.head, self.target, self.targets, self.cfg = model.head, target, targets, cfg
+        self.model: nn.Module = model.head
+        self.tokens = [example.tokens for example in training]
+        coded = [*training, *validation]
+        states = features_of(model, coded, cfg.cache_features, progress)
+        features = states.split([len(example.sequences) for example in coded])  # [sequences, n_embd] of each example
+        self.features, self.validation = features[: len(training)], features[len(training) :]
+
+    def update(self, step: int) -> Update:
+        epoch, chosen = of_update(step, len(self.features), self.cfg.batch_size, self.cfg.seed)
+        states, example = side_by_side([self.features[i] for i in chosen])
+        targets = self.targets[torch.from_numpy(chosen)].to(states.device)
+        piece = Features(states, example, targets, len(chosen))
+        return Update(epoch, [piece], sum(self.tokens[i] for i in chosen))
+
+    def objective(self, piece: Any) -> Losses:
+        return l2(self.head, self.target, piece)
+
+    def validation_logits(self) -> Tensor:
+        logits: Tensor = self.head(*side_by_side(self.validation))
+        return logits.detach().float().cpu()
+
+
+def side_by_side(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(states [sequences, n_embd], example [sequences]) of some examples."""
+    example = torch.tensor([n for n, states in enumerate(features) for _ in range(len(states))])
+    states = torch.cat(list(features))
+    return states, example.to(states.device)
+
+
+def features_of(model: TaskModel, coded: Sequence[Encoded], cached: bool, progress: Progress) -> Tensor:
+    """The states at the extract tokens of every sequence of every example, in order: [sequences, n_embd], as the model
+    computes them. Where `cached`, from disk if they are there, else they are kept there."""
+    folder = cache_folder() if cached else None
+    if folder is None:
+        return extract(model, coded, progress)
+    path = folder / "features" / f"{fingerprint_of(model, coded)}.safetensors"
+    shape = (sum(len(example.sequences) for example in coded), model.gpt.config.n_embd)
+    states = read(path, shape, progress)
+    if states is not None:
+        progress.say(f"features of {len(coded):,} examples taken from {path}")
+        return states.to(model.gpt.tokens.weight.device)
+    states = extract(model, coded, progress)
+    keep(path, states, progress)
+    return states
+
+
+@torch.inference_mode()
+def extract(model: TaskModel, coded: Sequence[Encoded], progress: Progress) -> Tensor:  # → [sequences, n_embd]
+    """One pass of the backbone over every example, no dropout, batched by length."""
+    model.eval()
+    device = model.gpt.tokens.weight.device
+    counts = [len(example.sequences) for example in coded]
+    first = np.cumsum([0, *counts])
+    found = torch.empty(0)
+    progress.begin("features of every example", len(coded), unit="examples")
+    done = 0
+    for piece in pieces(coded, range(len(coded)), PIECE_TOKENS[device.type]):
+        batch = collate(coded, piece, None, device)
+        states = model.features(batch.ids, batch.lengths)
+        if not done:
+            found = states.new_empty(sum(counts), states.shape[1])
+        rows = np.concatenate([np.arange(first[i], first[i] + counts[i]) for i in piece])
+        found[torch.from_numpy(rows).to(device)] = states
+        done += len(piece)
+        progress.advance(done)
+    progress.end()
+    return found
+
+
+# ---- on disk: a file is named by the SHA-256 of all that decides what is in it
+
+
+def cache_folder() -> Path | None:
+    """Where features are kept: GPT1_CACHE, or gpt1 in the system's folder for caches; None for a user without one."""
+    if named := os.environ.get("GPT1_CACHE"):
+        return Path(named).expanduser()
+    try:
+        usual = {"darwin": Path.home() / "Library/Caches", "win32": Path.home() / "AppData/Local"}
+        base = usual.get(sys.platform, Path.home() / ".cache")
+    except RuntimeError:  # no home
+        return None
+    variable = {"darwin": "", "win32": "LOCALAPPDATA"}.get(sys.platform, "XDG_CACHE_HOME")
+    return Path(os.environ.get(variable) or base) / "gpt1"
+
+
+def fingerprint_of(model: TaskModel, coded: Sequence[Encoded]) -> str:
+    """SHA-256 over the weights (those of the special tokens, which each seed draws anew, among them), the sequences
+    that go in, and what they are computed with. Tokenizer, context and rules for long texts decide the sequences, so
+    they are in it too."""
+    gpt = model.gpt
+    shape = {name: value for name, value in asdict(gpt.config).items() if name != "dropout"}  # it drops nothing here
+    device = gpt.tokens.weight.device.type
+    digest = hashlib.sha256(
+        json.dumps(["gpt1-features-1", __version__, torch.__version__, shape, str(gpt.activations), device]).encode()
+    )
+    for name, tensor in gpt.state_dict().items():
+        digest.update(name.encode())
+        digest.update(bytes_of(tensor))
+    for example in coded:
+        for sequence in example.sequences:
+            digest.update(np.array([len(sequence), *sequence], dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
+
+
+def read(path: Path, shape: tuple[int, int], progress: Progress) -> Tensor | None:
+    """The features of a file, which counts as used now; None where there is none, or where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            states: Tensor = file.get_tensor("states")
+            said = (file.metadata() or {}).get("sha256")
+        if states.shape != shape or hashlib.sha256(bytes_of(states)).hexdigest() != said:
+            raise ValueError("SHA-256 differs")
+        with suppress(OSError):  # a folder that may only be read
+            os.utime(path)
+        return states
+    except (SafetensorError, OSError, ValueError) as error:  # cut short, changed, or gone meanwhile
+        progress.say(f"{path} is damaged ({str(error).splitlines()[0]}): its features are computed again")
+        return None
+
+
+def keep(path: Path, states: Tensor, progress: Progress) -> None:
+    """Write the file whole or not at all. A disk that does not take it costs the next run its time, and this one
+    nothing."""
+    if states.nbytes > MOST_BYTES:
+        size, most = f"{states.nbytes / 1e9:.1f} GB", f"{MOST_BYTES / 1e9:g} GB"
+        progress.say(f"the features are not kept on disk: {size} is more than {most}")
+        return
+    states = states.detach().cpu().contiguous()
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"states": states}, aside, metadata={"sha256": hashlib.sha256(bytes_of(states)).hexdigest()})
+        flush(aside)
+        aside.replace(path)
+        forget(path.parent)
+    except (OSError, SafetensorError) as error:
+        progress.say(f"the features are not kept in {path.parent}: {str(error).splitlines()[0]}")
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def forget(folder: Path) -> None:
+    """Of the files, those used last stay, as many as fit into MOST_BYTES."""
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    total = 0
+    for path in files:
+        total += path.stat().st_size
+        if total > MOST_BYTES:
+            path.unlink(missing_ok=True)
+    for path in folder.glob(".*.tmp"):
+        if time.time() - path.stat().st_mtime > FORGOTTEN_AFTER:
+            path.unlink(missing_ok=True)
