@@ -165,7 +165,7 @@ class GPT(nn.Module):
         return h
 
     def logits(self, states: Tensor) -> Tensor:  # [..., n_embd] → [..., rows], float32
-        return F.linear(states, self.tokens.weight.to(states.dtype)).float()
+        return linear(states, self.tokens.weight).float()
 
     def forward(self, ids: Tensor) -> Tensor:  # [batch, time] → [batch, time, rows]
         """Logits of the token that follows each position."""
@@ -188,16 +188,27 @@ class GPT(nn.Module):
         """
         if ids.shape[1] == 0:
             raise UserError("there is nothing to continue: the prompt has no tokens.", "Give at least one word.")
+        model = self.cast_once()
         window = ids[:, -self.config.context :]
         cache, fresh = None, window
         for _ in range(max_new_tokens):
             if cache is None or cache.length + fresh.shape[1] > self.config.context:
                 fresh = window if cache is None else ids[:, -max(1, self.config.context // 2) :]
-                cache = Cache(self.config, len(ids), self.tokens.weight.to(self.activations))
-            logits = self.logits(self.states(fresh, cache)[:, -1])  # [batch, rows]
+                cache = Cache(self.config, len(ids), model.tokens.weight)
+            logits = model.logits(model.states(fresh, cache)[:, -1])  # [batch, rows]
             fresh = choose(logits[:, : self.config.vocab_size], temperature, top_k, top_p, generator)
             ids = torch.cat([ids, fresh], dim=1)
         return ids
+
+    def cast_once(self) -> GPT:
+        """The model with its weights in the type of its activations, which else every token would cast anew."""
+        if self.tokens.weight.dtype == self.activations:
+            return self
+        with torch.device("meta"):
+            cast = GPT(self.config)
+        cast.load_state_dict({name: w.to(self.activations) for name, w in self.state_dict().items()}, assign=True)
+        cast.activations = self.activations
+        return cast.eval()
 
     def add_special_tokens(self) -> None:
         """Append the rows of start, delimiter and extract, N(0, 0.02), unless the model has them."""

@@ -1,7 +1,8 @@
-"""A linear layer whose weight gradient is as fast as its other two products.
+"""A linear layer whose weight gradient is as fast as its other two products, and one vector as fast as memory allows.
 
 dW = dyᵀ x multiplies a transposed matrix. In bfloat16 on a CPU that costs twice as much as the same product with its
-left factor laid out straight, and laying out the narrower of dy and x costs a tenth of it.
+left factor laid out straight, and laying out the narrower of dy and x costs a tenth of it. A single vector (the newest
+token of a text) is bound by the reading of W: as a matrix-vector product it takes three quarters of the time.
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ BLOCK = 768  # columns at a time: the block is turned and widened to float32 whi
 ROWS = 128  # rows turned at a time, which lets torch use its threads
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weightᵀ + bias in the type of x: x [..., n_in], weight [n_out, n_in], bias [n_out] → [..., n_out]."""
-    if x.device.type != "cpu" or x.dtype != torch.bfloat16:
-        return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
-    return Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        if bias is not None and torch.is_grad_enabled():
+            return Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        if x.numel() == x.shape[-1]:
+            return one_vector(x.flatten(), weight.to(x.dtype), bias).view(*x.shape[:-1], -1)
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def one_vector(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [n_in] → [n_out]
+    return torch.mv(weight, x) if bias is None else torch.addmv(bias.to(x.dtype), weight, x)
 
 
 class Linear(torch.autograd.Function):
