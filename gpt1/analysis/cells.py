@@ -21,8 +21,8 @@ FILE, SCRATCH = "cells.json", "scratch"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run. `key` names it for people and for the file of results; `cost` is its share of the whole, in rows that
-    pass through a model; `work` does it, with a folder of its own to work in, and returns what is to be kept."""
+    """One run. `key` names it for people and for the file of results; `cost` is its share of the whole, in rows or
+    another unit; `work` does it, with a folder of its own to work in, and returns what is to be kept."""
 
     key: str
     cost: int
@@ -85,11 +85,14 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def run_cells(title: str, cells: Sequence[Cell], kept: Kept, progress: Progress, told: str) -> list[str]:
+def run_cells(
+    title: str, cells: Sequence[Cell], kept: Kept, progress: Progress, told: str, unit: str = "rows"
+) -> list[str]:
     """Do what is missing, in order, under one bar; returns a line for each cell that failed.
 
-    told: the number of a result that is said when a cell is finished. A run that diverges fails alone: the others go
-    on, and the next call tries it again. Raises Interrupted after Ctrl-C, when everything finished is kept.
+    told: the number of a result that is said when a cell is finished. unit: of the cells' costs. A run that diverges
+    fails alone: the others go on, and the next call tries it again. Raises Interrupted after Ctrl-C,
+    when everything finished is kept.
     """
     total = sum(cell.cost for cell in cells)
     behind = sum(cell.cost for cell in cells if cell.key in kept.cells)
@@ -98,7 +101,7 @@ def run_cells(title: str, cells: Sequence[Cell], kept: Kept, progress: Progress,
         progress.say(f"{len(cells) - len(todo)} of {len(cells)} runs are finished already")
     failed = []
     if todo:
-        progress.begin(title, total, behind, unit="rows")
+        progress.begin(title, total, behind, unit)
     for number, cell in enumerate(todo, len(cells) - len(todo) + 1):
         scratch = kept.folder / SCRATCH / hashlib.sha256(cell.key.encode()).hexdigest()[:12]
         try:

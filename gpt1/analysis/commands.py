@@ -16,6 +16,10 @@ OWN = ("seed", "train", "from_scratch", "valid_fraction", "deduplicate", "keep")
 """Settings of a fine-tuning run that an analysis sets itself."""
 
 
+REPRODUCED = ("seed", "train", "from_scratch", "transfer_layers", "valid_fraction", "keep")
+"""The same of a reproduction."""
+
+
 def console() -> Any:
     from gpt1.console import Console
 
@@ -127,4 +131,57 @@ def words_of(text: str | None) -> dict[str, str] | None:
     return {label.strip(): word.strip() for label, _, word in pairs}
 
 
-COMMANDS: list[click.Command] = [curve, zeroshot]
+@click.command()
+@click.argument("what", metavar="table2|table3|table4|table5|figure2")
+@click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder of the pre-trained model.")
+@click.option("--out", required=True, type=Path, help="Folder for the results; the same command goes on in it.")
+@click.option("--data-dir", metavar="DIR", help="Where the official files of the data sets lie.")
+@click.option("--seeds", default=3, show_default=True, type=Number(int, 1), help="Runs of each cell, seeds in turn.")
+@click.option("--tasks", metavar="T,T,…", help="Data sets; `snli:dev>test` trains on dev.  [default: the paper's]")
+@click.option(
+    "--methods",
+    metavar="M,M,…",
+    help="Of full, scratch, no-aux, lstm, head, tfidf.  [default: full; table5: all but tfidf]",
+)
+@click.option("--rows", metavar="N|T=N,…", help="Training rows at most, of all tasks or by task.  [default: all]")
+@click.option("--test-rows", metavar="N|T=N,…", help="Test rows at most.  [default: all]")
+@click.option("--lstm", metavar="RUN", help="A pre-trained LSTM: table 5's fourth row, figure 2's other line.")
+@click.option("--left", is_flag=True, help="Of figure2 the left half: transferred layers.")
+@click.option("--right", is_flag=True, help="Of figure2 the right half: zero-shot over pre-training.")
+@click.option("--config", metavar="F.yaml", help="File with settings of finetune; flags win over it.")
+@settings(FinetuneConfig, *REPRODUCED)
+def reproduce(what: str, out: Path, **options: Any) -> None:
+    """The paper's tables and figure 2 from your pre-trained model, beside the published numbers.
+
+    Runs what is missing, over several seeds, and leaves a page. Stopped, the same command goes on; more seeds or tasks
+    add to what is there. Tasks whose files are not in --data-dir are left out and named.
+
+    \b
+    gpt1 reproduce table4 --from runs/books --data-dir glue/ --out runs/table4
+    gpt1 reproduce table5 --from runs/books --lstm runs/lstm --data-dir data/ --out runs/table5 \\
+        --tasks cola,sst2,rte --rows sst2=10000
+    gpt1 reproduce figure2 --from runs/books --data-dir data/ --out runs/figure2 --tasks rte,"snli:dev>test"
+    """
+    from gpt1.analysis.reproduce import reproduce as run
+
+    for name in ("tasks", "methods"):
+        options[name] = names_of(options[name])
+    for name in ("rows", "test_rows"):
+        options[name] = limits_of(options[name], "--" + name.replace("_", "-"))
+    folder = run(what, out=out, progress=console(), **options)
+    click.echo(f"{folder / 'report.html'}   beside the paper; results.md and results.json beside it", err=True)
+
+
+def limits_of(text: str | None, flag: str) -> dict[str, int]:
+    """`10000` → {"": 10000}; `race=1000,sst2=10000` → by task."""
+    found: dict[str, int] = {}
+    for part in (text or "").split(","):
+        name, _, number = part.rpartition("=")
+        if part.strip():
+            if not number.strip().isdigit() or int(number) < 1:
+                raise UserError(f"{flag} {text}: '{part}' is no number of rows.", f"Write {flag} 10000, or race=1000,…")
+            found[name.strip().lower()] = int(number)
+    return found
+
+
+COMMANDS: list[click.Command] = [curve, zeroshot, reproduce]

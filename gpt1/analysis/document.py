@@ -41,8 +41,10 @@ class Spread:
 
     def cell(self, digits: int = 3, scale: float = 1.0) -> Cell:
         """`0.871 [0.860–0.880]`; `scale` 100 shows per cent."""
-        value, low, high = (f"{scale * v:.{digits}f}" for v in (self.median, min(self.values), max(self.values)))
-        return Cell(scale * self.median, value, f"[{low}–{high}]" if len(self.values) > 1 else "")
+        ends = (self.median, min(self.values), max(self.values))
+        value, low, high = (f"{scale * v:.{digits}f}".replace("-", "−") for v in ends)
+        dash = " – " if "−" in low else "–"
+        return Cell(scale * self.median, value, f"[{low}{dash}{high}]" if len(self.values) > 1 else "")
 
 
 class Document:

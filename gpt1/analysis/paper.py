@@ -1,0 +1,89 @@
+"""The paper's numbers (Radford et al. 2018, section 5), to lay our own beside them. All are 100 × the metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """A column of one of the paper's tables.
+
+    task: the name of the data set here. subset: the part of its evaluation split; empty: all of it.
+    gpt1: the paper's own result. before: the best one that the paper compares it with. None: it has none.
+    """
+
+    task: str
+    title: str
+    metric: str
+    gpt1: float | None = None
+    before: float | None = None
+    subset: str = ""
+
+
+TABLES: dict[str, tuple[Published, ...]] = {
+    "table2": (
+        Published("mnli", "MNLI m", "accuracy", 82.1, 80.6, "m"),
+        Published("mnli", "MNLI mm", "accuracy", 81.4, 80.1, "mm"),
+        Published("snli", "SNLI", "accuracy", 89.9, 89.3),
+        Published("scitail", "SciTail", "accuracy", 88.3, 83.3),
+        Published("qnli", "QNLI", "accuracy", 88.1, 82.3),
+        Published("rte", "RTE", "accuracy", 56.0, 61.7),
+    ),
+    "table3": (
+        Published("storycloze", "Story Cloze", "accuracy", 86.5, 77.6),
+        Published("race", "RACE m", "accuracy", 62.9, 60.2, "middle"),
+        Published("race", "RACE h", "accuracy", 57.4, 50.3, "high"),
+        Published("race", "RACE", "accuracy", 59.0, 53.3),
+    ),
+    "table4": (
+        Published("cola", "CoLA", "matthews", 45.4, 35.0),
+        Published("sst2", "SST-2", "accuracy", 91.3, 93.2),
+        Published("mrpc", "MRPC", "f1", 82.3, 86.0),
+        Published("stsb", "STS-B", "pearson", 82.0, 81.0),
+        Published("qqp", "QQP", "f1", 70.3, 66.1),
+    ),
+}
+ABOUT = {
+    "table2": "natural language inference",
+    "table3": "question answering and commonsense reasoning",
+    "table4": "similarity and classification",
+    "table5": "what each part is worth",
+    "figure2": "transferred layers, and zero-shot behaviour",
+}
+GLUE, GLUE_BEFORE = 72.8, 68.9
+
+ABLATION_COLUMNS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+ABLATIONS: dict[str, tuple[float, ...]] = {  # table 5: a row of ABLATION_COLUMNS for each of our methods
+    "full": (45.4, 91.3, 82.3, 82.0, 70.3, 81.8, 88.1, 56.0),
+    "scratch": (18.9, 84.0, 79.4, 30.9, 65.5, 75.7, 71.2, 53.8),
+    "no-aux": (47.9, 92.0, 84.9, 83.2, 69.8, 81.1, 86.9, 54.4),
+    "lstm": (30.3, 90.5, 83.2, 71.8, 68.1, 73.7, 81.1, 54.6),
+}
+ABLATION_AVERAGES = {"full": 74.7, "scratch": 59.9, "no-aux": 75.0, "lstm": 69.1}
+
+TRANSFER_TASKS = ("race", "mnli")
+"""Figure 2, left."""
+ZERO_SHOT_TASKS = ("cola", "sst2", "race", "winograd")
+"""Figure 2, right."""
+
+
+def columns(tables: tuple[str, ...] = ("table2", "table3", "table4")) -> list[Published]:
+    return [column for table in tables for column in TABLES[table]]
+
+
+def whole(task: str) -> Published | None:
+    """The column of a task's whole evaluation split."""
+    return next((column for column in columns() if column.task == task and not column.subset), None)
+
+
+def ablation(method: str, task: str) -> float | None:
+    """A number of table 5."""
+    row = ABLATIONS.get(method)
+    return row[ABLATION_COLUMNS.index(task)] if row and task in ABLATION_COLUMNS else None
+
+
+def best_before(task: str) -> float | None:
+    """What the right-hand figure puts at 1: the best result before the paper, in points of its metric."""
+    column = whole(task)
+    return column.before if column else None

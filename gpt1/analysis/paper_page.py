@@ -1,0 +1,370 @@
+"""The page of a reproduction: the paper's numbers, ours with their spread over seeds, and the difference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from gpt1 import runs, wording
+from gpt1.analysis import paper
+from gpt1.analysis.cells import Kept
+from gpt1.analysis.document import Document, Spread, settings_table
+from gpt1.analysis.document import shown as shown_value
+from gpt1.analysis.paper_tasks import Name, PaperTask
+from gpt1.metrics import glue_score
+from gpt1.report import Cell
+
+if TYPE_CHECKING:
+    from gpt1.analysis.reproduce import Plan
+
+NAMES = {"matthews": "Matthews", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman"}
+
+
+def write(plan: Plan, kept: Kept, failed: Sequence[str]) -> list[str]:
+    """report.html, results.md and results.json from the finished cells; returns what to say."""
+    from gpt1.analysis import figure2
+
+    document = Document(
+        f"{'Figure 2' if plan.what == 'figure2' else 'Table ' + plan.what[-1]} beside the paper: "
+        f"{paper.ABOUT[plan.what]}",
+        f"reproduce {plan.what}",
+        "All scores are 100 × the metric; ours are medians over seeds [least–greatest].",
+    )
+    parts = {"table5": ablations, "figure2": figure2.parts}
+    said, results = parts.get(plan.what, table)(document, plan, kept)
+    rows_of(document, plan, kept)
+    document.heading("How it was made")
+    document.points(
+        [
+            *plan.said,
+            *(f"{one.name.title}: left out: {one.why}." for one in plan.left_out),
+            *(note for task in plan.tasks for note in task.notes),
+            *(f"Not finished: {line}" for line in failed),
+        ]
+    )
+    settings_table(document, made_with(plan, kept))
+    document.code(plan.command, "The command; it goes on where it was stopped:")
+    document.write(
+        kept.folder,
+        {
+            "what": plan.what,
+            "about": kept.about,
+            "command": plan.command,
+            "results": results,
+            "left_out": {one.name.text: one.why for one in plan.left_out},
+            "failed": list(failed),
+        },
+    )
+    return said
+
+
+# --- tables 2 to 4 ---------------------------------------------------------------------------------------------------
+
+
+def table(document: Document, plan: Plan, kept: Kept) -> tuple[list[str], list[dict[str, Any]]]:
+    """A line for each of the paper's numbers; a task of another table, or of none, has its own."""
+    lines: list[list[Any]] = []
+    said, results = [], []
+    for task in plan.tasks:
+        for column in columns_of(task.name):
+            if column.subset and column.subset not in task.subsets:
+                continue
+            spreads = {method: spread_of(plan, kept, task, method, column) for method in plan.methods}
+            ours = next(iter(spreads.values()))
+            title = task.name.title.replace(paper_title(task.name), column.title, 1)
+            lines.append(
+                [
+                    title, NAMES.get(column.metric, column.metric), points(column.before), points(column.gpt1),
+                    *(spread.cell(1, 100) if spread else None for spread in spreads.values()),
+                    difference(ours, column.gpt1), points(100 * task.guess(column.metric, column.subset)),
+                ]
+            )  # fmt: skip
+            results.append(
+                {"task": task.name.text, "subset": column.subset, "metric": column.metric, "paper": column.gpt1}
+                | {"before": column.before, "guess": 100 * task.guess(column.metric, column.subset)}
+                | {"ours": {method: hundred(spread) for method, spread in spreads.items()}}
+            )
+            if ours:
+                said.append(f"{title}: {sentence(ours, column.gpt1)}")
+    for one in plan.left_out:
+        for column in columns_of(one.name):
+            title = one.name.title.replace(paper_title(one.name), column.title, 1)
+            known = [points(column.before), points(column.gpt1)]
+            lines.append([title, NAMES.get(column.metric, column.metric), *known, Cell(None, one.why)])
+            lines[-1] += [None] * (len(plan.methods) + 1)
+    if plan.what == "table4":
+        lines.append(glue(plan, kept))
+    titles = ["ours"] if list(plan.methods) == ["full"] else [f"ours, {m.title}" for m in plan.methods.values()]
+    document.heading("Beside the paper")
+    document.table(["task", "metric", "before", "GPT-1", *titles, "difference", "guess"], lines)
+    document.paragraph(
+        "`before` is the best result that the paper names beside its own; `difference` is ours less GPT-1's; `guess` "
+        "is what a constant answer (the commonest training label) or a random choice scores."
+    )
+    if plan.what in ("table2", "table4"):
+        document.paragraph(
+            "The paper's figures on GLUE are of test sets whose labels are not handed out; ours are of the split named "
+            "below."
+        )
+    return said, results
+
+
+def columns_of(name: Name) -> list[paper.Published]:
+    """The paper's columns of a task; one without numbers for a task that it does not have."""
+    found = [column for column in paper.columns() if column.task == name.data.name]
+    return found or [paper.Published(name.data.name, name.data.title, name.data.metrics[0])]
+
+
+def paper_title(name: Name) -> str:
+    """What `name.title` begins with."""
+    column = paper.whole(name.data.name)
+    return column.title if column else name.data.title
+
+
+GLUE_SCORES = {
+    "cola": ("matthews",), "sst2": ("accuracy",), "mrpc": ("f1", "accuracy"), "stsb": ("pearson", "spearman"),
+    "qqp": ("f1", "accuracy"), "mnli": ("m", "mm"), "qnli": ("accuracy",), "rte": ("accuracy",),
+}  # fmt: skip
+"""What counts in the GLUE score; of MNLI the accuracies of its two halves."""
+
+
+def glue(plan: Plan, kept: Kept) -> list[Any]:
+    """The line of the GLUE score. The leaderboard counts WNLI too, on which everybody has the majority's 65.1."""
+    line: list[Any] = ["GLUE", "score", points(paper.GLUE_BEFORE), points(paper.GLUE)]
+    tasks = {task.name.text: task for task in plan.tasks}
+    if missing := [name for name in GLUE_SCORES if name not in tasks]:
+        return [*line, Cell(None, f"needs {', '.join(missing)} too"), *[None] * (len(plan.methods) + 1)]
+    by_method = []
+    for method in plan.methods:
+        whole = [glue_of(plan, kept, tasks, method, seed) for seed in range(plan.seeds)]
+        by_method.append(Spread.of(score for score in whole if score is not None))
+    cells = [spread.cell(1, 100) if spread else None for spread in by_method]
+    return [*line, *cells, difference(by_method[0], paper.GLUE), None]
+
+
+def glue_of(plan: Plan, kept: Kept, tasks: dict[str, PaperTask], method: str, seed: int) -> float | None:
+    """The score of one seed, where all its runs are finished."""
+    scores: dict[str, list[float]] = {}
+    for name, metrics in GLUE_SCORES.items():
+        cell = kept.cells.get(plan.key(tasks[name], method, seed))
+        if cell is None:
+            return None
+        if name == "mnli":
+            scores[name] = [cell["subsets"][half]["accuracy"] for half in metrics]
+        else:
+            scores[name] = [cell["metrics"][metric] for metric in metrics]
+    return glue_score(scores)
+
+
+# --- table 5 ---------------------------------------------------------------------------------------------------------
+
+
+def ablations(document: Document, plan: Plan, kept: Kept) -> tuple[list[str], list[dict[str, Any]]]:
+    """Table 5: the same tasks with a part taken away."""
+    tasks = plan.tasks
+    ours = {method: [spread_of(plan, kept, task, method, whole_of(task)) for task in tasks] for method in plan.methods}
+    theirs = {method: [paper.ablation(method, task.name.data.name) for task in tasks] for method in plan.methods}
+    shared = [i for i in range(len(tasks)) if all(spreads[i] for spreads in ours.values())]
+    medians = {m: [100 * s.median if s else None for s in spreads] for m, spreads in ours.items()}
+    titles = [task.name.title for task in tasks]
+    head = ["", f"average of {len(shared)}", *titles]
+
+    document.heading("Ours")
+    document.table(
+        head,
+        [
+            [
+                plan.methods[m].title,
+                points(average(medians[m], shared)),
+                *(s.cell(1, 100) if s else None for s in spreads),
+            ]
+            for m, spreads in ours.items()
+        ],
+    )
+    published = [m for m in plan.methods if m in paper.ABLATIONS]
+    both = [i for i in shared if all(theirs[m][i] is not None for m in published)]
+    document.heading("The paper's")
+    document.table(
+        ["", f"average of {len(both)}", *titles],
+        [[plan.methods[m].title, points(average(theirs[m], both)), *map(points, theirs[m])] for m in published],
+    )
+    document.heading("Ours less the paper's")
+    apart = {
+        m: [minus(average(medians[m], both), average(theirs[m], both)), *map(minus, medians[m], theirs[m])]
+        for m in published
+    }
+    document.table(
+        ["", f"average of {len(both)}", *titles], [[plan.methods[m].title, *map(signed, apart[m])] for m in published]
+    )
+    if "full" in plan.methods and len(plan.methods) > 1:
+        document.heading("What each part is worth")
+        document.paragraph("The change against `full`; the paper's in brackets.")
+        document.table(["", *head[1:]], list(changes(plan, medians, theirs, shared, both)))
+    said = [
+        f"{tasks[i].name.title}: "
+        + ", ".join(f"{plan.methods[m].title} {shown(s)}" for m, spreads in ours.items() if (s := spreads[i]))
+        for i in range(len(tasks))
+    ]
+    results = [
+        {"task": task.name.text, "metric": task.metric}
+        | {"ours": {m: hundred(ours[m][i]) for m in plan.methods}, "paper": {m: theirs[m][i] for m in published}}
+        | {"guess": 100 * task.guess(task.metric)}
+        for i, task in enumerate(tasks)
+    ]
+    return said, results
+
+
+def changes(
+    plan: Plan,
+    ours: dict[str, list[float | None]],
+    theirs: dict[str, list[float | None]],
+    shared: list[int],
+    both: list[int],
+) -> Iterable[list[Any]]:
+    for m in plan.methods:
+        if m == "full":
+            continue
+        of_ours = [minus(average(ours[m], shared), average(ours["full"], shared)), *map(minus, ours[m], ours["full"])]
+        of_theirs: list[float | None] = [None] * len(of_ours)
+        if m in paper.ABLATIONS:
+            of_theirs = [
+                minus(average(theirs[m], both), average(theirs["full"], both)), *map(minus, theirs[m], theirs["full"])
+            ]  # fmt: skip
+        cells = [
+            Cell(a, wording_of(a), f"({wording_of(b)})" if b is not None else "") if a is not None else None
+            for a, b in zip(of_ours, of_theirs, strict=True)
+        ]
+        yield [plan.methods[m].title, *cells]
+
+
+def whole_of(task: PaperTask) -> paper.Published:
+    return paper.Published(task.name.data.name, task.name.title, task.metric)
+
+
+# --- what all have ---------------------------------------------------------------------------------------------------
+
+
+def spread_of(plan: Plan, kept: Kept, task: PaperTask, method: str, column: paper.Published) -> Spread | None:
+    """The scores of the finished seeds."""
+    found = []
+    for seed in range(plan.seeds):
+        if cell := kept.cells.get(plan.key(task, method, seed)):
+            scores = cell["subsets"].get(column.subset, {}) if column.subset else cell["metrics"]
+            if column.metric in scores:
+                found.append(scores[column.metric])
+    return Spread.of(found)
+
+
+def rows_of(document: Document, plan: Plan, kept: Kept) -> None:
+    """Which rows, how many of them, how much of the texts did not fit, how many seeds are finished."""
+    if not plan.tasks:
+        return
+    lines = []
+    for task in plan.tasks:
+        cells = [
+            cell
+            for method in plan.methods
+            for seed in range(plan.seeds)
+            if (cell := kept.cells.get(plan.key(task, method, seed)))
+        ]
+        finished = [sum(plan.key(task, m, s) in kept.cells for s in range(plan.seeds)) for m in plan.methods]
+        least, most = min(finished), max(finished)
+        cut = next((cell["cut"] for cell in cells if "cut" in cell), None)
+        guess = points(100 * task.guess(task.metric))
+        lines.append(
+            [
+                task.name.title, NAMES.get(task.metric, task.metric), guess,
+                f"{task.trained_on()} ({task.name.train.split})", f"{task.tested_on()} ({task.name.test.split})",
+                None if cut is None else f"{100 * cut:.1f} %",
+                f"{least} of {plan.seeds}" if least == most else f"{least} to {most} of {plan.seeds}",
+                wording.duration(sum(cell.get("seconds", 0.0) for cell in cells)),
+            ]
+        )  # fmt: skip
+    document.heading("Rows")
+    document.table(
+        ["task", "metric", "guess", "trained on (split)", "tested on (split)", "texts cut", "seeds", "training time"],
+        lines,
+    )
+    if any(task.of[0] > len(task.training) or task.of[1] > len(task.test) for task in plan.tasks):
+        document.paragraph("Where only some rows are taken they were drawn once: the same for every method and seed.")
+
+
+def made_with(plan: Plan, kept: Kept) -> dict[str, Any]:
+    facts = {
+        "model": f"{plan.from_}: {told_model(plan.models['from'])}",
+        "its pre-training": pretraining(plan.from_),
+    }
+    if plan.lstm:
+        facts |= {
+            "LSTM": f"{plan.lstm}: {told_model(plan.models['lstm'])}",
+            "the LSTM's pre-training": pretraining(plan.lstm),
+        }
+    return {
+        **{name: value for name, value in facts.items() if value},
+        "seeds": plan.seeds,
+        "updates": "all training rows are learnt from; the last epoch counts, none is chosen",
+        "settings": plan.settings or "the defaults of gpt1 finetune",
+    }
+
+
+def told_model(about: dict[str, Any]) -> str:
+    """Its shape, and by what its weights are known."""
+    config = about["config"]
+    kind = ("n_layer", "lstm_units") if config.get("architecture") == "lstm" else ("n_layer", "n_head")
+    shape = {name: config[name] for name in (*kind, "n_embd", "context", "vocab_size")}
+    return f"{shown_value(shape)}; weights SHA-256 {about['weights'][:16]}…"
+
+
+def pretraining(run: str | Path) -> dict[str, Any]:
+    """What a run folder tells of its pre-training."""
+    path = Path(run) / runs.RESULTS
+    if not path.exists():
+        return {}
+    results = json.loads(path.read_text(encoding="utf-8"))
+    told = {"updates": results.get("steps"), "tokens seen": results.get("tokens_seen")}
+    perplexity = results.get("validation", {}).get("perplexity")
+    return {name: value for name, value in told.items() if value} | (
+        {"held-out perplexity": wording.number(perplexity)} if perplexity else {}
+    )
+
+
+def points(value: float | None) -> Cell | None:
+    """A number as the paper writes them."""
+    return Cell(value, f"{value:.1f}") if value is not None else None
+
+
+def wording_of(value: float | None) -> str:
+    return "" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def signed(value: float | None) -> Cell | None:
+    return None if value is None else Cell(value, wording_of(value))
+
+
+def minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def average(values: Sequence[float | None], chosen: Sequence[int]) -> float | None:
+    found = [values[i] for i in chosen]
+    return mean(v for v in found if v is not None) if found and None not in found else None
+
+
+def difference(ours: Spread | None, theirs: float | None) -> Cell | None:
+    return signed(100 * ours.median - theirs) if ours and theirs is not None else None
+
+
+def hundred(spread: Spread | None) -> dict[str, Any] | None:
+    return Spread(tuple(100 * value for value in spread.values)).json() if spread else None
+
+
+def shown(spread: Spread) -> str:
+    cell = spread.cell(1, 100)
+    return " ".join(part for part in (cell.text, cell.note) if part)
+
+
+def sentence(ours: Spread, theirs: float | None) -> str:
+    return shown(ours) + (f", the paper {theirs:.1f}" if theirs is not None else "")

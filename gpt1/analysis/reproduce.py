@@ -1,0 +1,364 @@
+"""The paper's tables and figure 2 from one's own runs: what is missing is run, and a page is laid beside the paper."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gpt1 import runs
+from gpt1.analysis import paper
+from gpt1.analysis.cells import Cell, Kept, finetuned, model_facts, run_cells
+from gpt1.analysis.curve import FOR_THE_HEAD, free_of
+from gpt1.analysis.paper_tasks import LeftOut, Name, PaperTask, read_tasks
+from gpt1.analysis.zeroshot_steps import Shot, points_of, shots_of
+from gpt1.config import HEAD_ONLY, FinetuneConfig, flag
+from gpt1.errors import Interrupted, UserError, did_you_mean
+from gpt1.training.progress import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of table 5, or one of ours beside it."""
+
+    title: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS = {
+    "full": Method("full"),
+    "scratch": Method("no pre-training", {"from_scratch": True}),
+    "no-aux": Method("no auxiliary LM", {"lm_coef": 0.0}),
+    "lstm": Method("LSTM with auxiliary LM"),
+    "head": Method("head only", {"train": "head"}),
+    "tfidf": Method("TF-IDF + linear model"),
+}
+USUAL = {"table5": ("full", "scratch", "no-aux", "lstm", "head")}
+"""Methods of a table where none are named; of the others the paper's own, `full`."""
+OWN = ("seed", "train", "from_scratch", "valid_fraction", "transfer_layers", "keep")
+"""Settings of a fine-tuning run that a reproduction sets itself."""
+WHAT = ("table2", "table3", "table4", "table5", "figure2")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a table or figure is made of."""
+
+    what: str
+    from_: str
+    lstm: str | None
+    tasks: list[PaperTask]
+    left_out: list[LeftOut]
+    methods: dict[str, Method]
+    seeds: int
+    settings: dict[str, Any]
+    shots: list[Shot] = field(default_factory=list)
+    """Figure 2, right."""
+    said: list[str] = field(default_factory=list)
+    """What the page should say of all this."""
+    command: str = ""
+
+    @cached_property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """What each pre-trained model is: `from` and, where there is one, `lstm`."""
+        return {"from": model_facts(self.from_)} | ({"lstm": model_facts(self.lstm)} if self.lstm else {})
+
+    def key(self, task: PaperTask, method: str, seed: int) -> str:
+        return f"{task.name.text}, {method}, seed {seed}"
+
+    def cells(self) -> list[Cell]:
+        """Seeds in turn: a table that is stopped early is a whole one with fewer seeds."""
+        tuned = [
+            self.cell(task, method, seed)
+            for seed in range(self.seeds)
+            for task in self.tasks
+            for method in self.methods
+        ]
+        return [*(shot.cell() for shot in self.shots), *tuned]
+
+    def cell(self, task: PaperTask, method: str, seed: int) -> Cell:
+        def work(scratch: Path, progress: Progress) -> dict[str, Any]:
+            return self.measure(task, method, seed, scratch, progress)
+
+        return Cell(self.key(task, method, seed), self.cost(task, method), work)
+
+    def cost(self, task: PaperTask, method: str) -> int:
+        """kB of text through a model; what is learnt from counts three times (there and back)."""
+        training, test = task.sizes(self.models["from"]["config"]["context"])
+        if method == "tfidf":
+            return 1 + (training + test) // 50_000
+        if method == "head":
+            return 1 + (training + test) // 1000
+        epochs = self.settings.get("epochs", FinetuneConfig.epochs)
+        return 1 + int(3 * epochs * training + test) // 1000
+
+    def settings_for(self, method: str, seed: int) -> dict[str, Any]:
+        """All labels are learnt from and the last epoch counts, as in the paper: none is spent on choosing one."""
+        given = {name: v for name, v in self.settings.items() if method != "head" or name in FOR_THE_HEAD}
+        if method == "head":
+            given.setdefault("epochs", HEAD_ONLY["epochs"])
+        return {**given, "seed": seed, "valid_fraction": 0.0, "keep": 1, **self.methods[method].settings}
+
+    def model_of(self, method: str) -> str:
+        return "lstm" if method == "lstm" else "from"
+
+    def made_from(self, task: PaperTask, method: str) -> dict[str, Any]:
+        """What a kept result has to agree with: the rows and the weights."""
+        weights = None if method == "tfidf" else self.models[self.model_of(method)]["weights"]
+        return {"rows": task.facts, "weights": weights}
+
+    def check(self, kept: Kept) -> None:
+        """UserError where a finished cell was made from other rows or another model than this plan says."""
+        for shot in self.shots:
+            if shot.key in kept.cells and kept.cells[shot.key]["made_from"] != shot.made_from:
+                raise UserError(
+                    f"{kept.folder} was begun with other rows or weights for: {shot.key}.", "Choose another --out."
+                )
+        for task in self.tasks:
+            for method in self.methods:
+                for seed in range(self.seeds):
+                    cell = kept.cells.get(self.key(task, method, seed))
+                    if cell:
+                        agree(kept.folder, task, method, cell["made_from"], self.made_from(task, method))
+
+    def measure(self, task: PaperTask, method: str, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
+        about = {"task": task.name.text, "method": method, "seed": seed, "made_from": self.made_from(task, method)}
+        if method == "tfidf":
+            from gpt1.analysis.tfidf import tfidf_scores
+
+            scores = tfidf_scores(task.name.data.record, task.target, task.training.examples, task.test.examples, seed)
+            return {**about, "score": scores[task.metric], "metrics": scores, "subsets": {}}
+        from_ = self.lstm if method == "lstm" else self.from_
+        settings = self.settings_for(method, seed)
+        run = finetuned(task.training.table, scratch, progress, from_=from_, **task.options, **settings)
+        fitted = json.loads((run / runs.RESULTS).read_text(encoding="utf-8"))
+        return {**about, **scored(run, task, self.settings), "cut": fitted["data"]["cut"], "seconds": fitted["seconds"]}
+
+
+def agree(folder: Path, task: PaperTask, method: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if before["weights"] != now["weights"]:
+        raise UserError(
+            f"{folder} was begun with another model for {METHODS[method].title if method in METHODS else method}.",
+            "Choose another --out, or go on with the model that it was begun with.",
+        )
+    for limit, split in (("--rows", "train"), ("--test-rows", "test")):
+        if before["rows"][split] != now["rows"][split]:
+            rows = before["rows"][split]
+            raise UserError(
+                f"{folder} was begun with {rows:,} {split} rows of {task.name.text}, not {now['rows'][split]:,}.",
+                f"Go on with {limit} {task.name.data.name}={rows}, or choose another --out.",
+            )
+    if before["rows"] != now["rows"]:
+        raise UserError(
+            f"the rows of {task.name.text} are not those that {folder} was begun with: a file was changed.",
+            "Choose another --out.",
+        )
+
+
+def scored(run: Path, task: PaperTask, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of a fine-tuned run on the test rows, all of them and each subset, out of one pass."""
+    from gpt1.data.examples import encoded_labels
+    from gpt1.evaluation import measured
+    from gpt1.inference import load_task
+    from gpt1.training.devices import device_of
+
+    model = load_task(run, device_of(settings.get("device", "auto")))
+    examples, where = task.test.examples, task.test.table.where
+    targets = encoded_labels(model.target, examples, where)
+    logits = model.logits(examples)
+
+    def of(rows: list[int]) -> dict[str, float]:
+        labels = [examples[i].label for i in rows]
+        scores: dict[str, float] = measured(model.target, logits[rows], targets[rows], labels, intervals=False)[
+            "metrics"
+        ]
+        return scores
+
+    whole = of(list(range(len(examples))))
+    parts = {name: of(rows) for name, rows in task.subsets.items()}
+    return {"score": whole[task.metric], "metrics": whole, "subsets": parts}
+
+
+def reproduce(
+    what: str,
+    *,
+    from_: str | Path,
+    out: str | Path,
+    data_dir: str | Path | None = None,
+    seeds: int = 3,
+    tasks: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    rows: Mapping[str, int] | None = None,
+    test_rows: Mapping[str, int] | None = None,
+    lstm: str | Path | None = None,
+    left: bool = False,
+    right: bool = False,
+    config: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Path:
+    """A table of the paper, or its figure 2, measured with the pre-trained model `from_`; returns the folder `out`.
+
+    Finished runs lie in `out`, are never done again, and serve every table asked for there; more seeds or tasks add to
+    them. tasks: names of data sets, `name:split>split` to train and test on other splits; else the table's own.
+    methods: of METHODS. rows, test_rows: rows at most, by task, `""` for all others. lstm: a pre-trained LSTM. left,
+    right: one half of figure 2 only. settings: fields of FinetuneConfig, the same for every run.
+    """
+    progress = progress or Silent()
+    asked = free_of(runs.chosen_settings(FinetuneConfig, config, settings), OWN)
+    resolved = runs.settings_of(FinetuneConfig, None, asked)  # refuses what is out of range
+    if what not in WHAT:
+        problem = f"there is no '{what}' to reproduce.{did_you_mean(what, WHAT)}"
+        raise UserError(problem, f"There are: {', '.join(WHAT)}.")
+    if what != "figure2" and (left or right):
+        raise UserError(f"{what} has no left and right half.", "--left and --right are for figure2.")
+    check_model(from_, "--from")
+    if lstm is not None:
+        check_model(lstm, "--lstm")
+    halves = [half for half, alone in (("left", left), ("right", right)) if alone] or ["left", "right"]
+    rows, test_rows = rows or {}, test_rows or {}
+    said: list[str] = []
+    shots: list[Shot] = []
+    if what == "figure2":
+        chosen = transfers(from_, methods)
+        if "right" in halves:
+            points = [*points_of(from_), *(points_of(lstm, "lstm") if lstm else [])]
+            theirs = tasks if halves == ["right"] else None
+            shots, said = shots_of(points, theirs, data_dir, test_rows, resolved.device, progress)
+    else:
+        chosen, said = chosen_methods(what, methods, lstm)
+    names = list(tasks or tasks_of(what)) if "left" in halves else []
+    wanted = [Name.parse(name) for name in dict.fromkeys(names)]
+    found, left_out = read_tasks(wanted, data_dir, rows, test_rows, not resolved.deduplicate)
+    if not found and not shots:
+        reasons = "; ".join(f"{one.name.title}: {one.why}" for one in left_out)
+        raise UserError(f"none of the tasks can be measured: {reasons}.", "Name the folder of the files: --data-dir")
+    plan = Plan(
+        what, str(from_), str(lstm) if lstm else None, found, left_out, chosen, seeds, asked, shots, said,
+        command_of(what, from_, out, data_dir, seeds, tasks, methods, rows, test_rows, lstm, left, right, asked),
+    )  # fmt: skip
+    lasting = {name: value for name, value in asked.items() if name not in runs.FREE}
+    kept = Kept.open(out, {"analysis": "reproduce", "model": plan.models["from"], "settings": lasting})
+    plan.check(kept)
+    tell(plan, progress)
+    return carried_out(plan, kept, progress)
+
+
+def carried_out(plan: Plan, kept: Kept, progress: Progress) -> Path:
+    """Run what is missing; the page is written at the end, and after Ctrl-C with what there is."""
+    from gpt1.analysis.paper_page import write
+
+    try:
+        failed = run_cells(f"reproduce {plan.what}", plan.cells(), kept, progress, "score", unit="kB of text")
+    except Interrupted:
+        write(plan, kept, [])
+        raise
+    for line in write(plan, kept, failed):
+        progress.say(line)
+    return kept.folder
+
+
+def tell(plan: Plan, progress: Progress) -> None:
+    """What will be done."""
+    for one in plan.left_out:
+        progress.say(f"{one.name.title}: left out: {one.why}")
+    for line in plan.said:
+        progress.say(line)
+    for task in plan.tasks:
+        for note in task.notes:
+            progress.say(note)
+        progress.say(
+            f"{task.name.title}: trained on {task.trained_on()} rows, tested on {task.tested_on()}, {task.metric}"
+        )
+
+
+def tasks_of(what: str) -> list[str]:
+    if what == "table5":
+        return list(paper.ABLATION_COLUMNS)
+    if what == "figure2":
+        return list(paper.TRANSFER_TASKS)
+    return list(dict.fromkeys(column.task for column in paper.TABLES[what]))
+
+
+def check_model(run: str | Path, given: str) -> None:
+    """UserError for what is no pre-trained model, or not the sort that belongs to the flag `given`."""
+    from gpt1.inference import TASK
+
+    folder = runs.model_folder(run)
+    if (folder / TASK).exists():
+        raise UserError(
+            f"{given} {run} is fine-tuned already.", "Name the pre-trained run that it was made from (gpt1 pretrain)."
+        )
+    is_lstm = model_facts(run)["config"].get("architecture") == "lstm"
+    if given == "--lstm" and not is_lstm:
+        raise UserError(f"--lstm {run} is no LSTM.", "Pre-train one with: gpt1 pretrain CORPUS --model lstm --out NEW")
+    if given == "--from" and is_lstm:
+        raise UserError(f"--from {run} is an LSTM.", f"Name a GPT there, and the LSTM beside it: --lstm {run}")
+
+
+def chosen_methods(
+    what: str, methods: Sequence[str] | None, lstm: str | Path | None
+) -> tuple[dict[str, Method], list[str]]:
+    """(the methods by name, what to say of those that are left out)."""
+    names = list(dict.fromkeys(methods or list(USUAL.get(what, ("full",)))))
+    for name in names:
+        if name not in METHODS:
+            raise UserError(
+                f"--methods {name}: there is no such method.{did_you_mean(name, METHODS)}",
+                f"Methods: {', '.join(METHODS)}.",
+            )
+    said = []
+    if lstm and "lstm" not in names:
+        names.append("lstm")
+    if "lstm" in names and not lstm:
+        names.remove("lstm")
+        said.append(
+            "The LSTM's row is left out: it needs one that is pre-trained on the same corpus "
+            "(gpt1 pretrain CORPUS --model lstm --out RUN), given with --lstm RUN."
+        )
+    if not names:
+        raise UserError("--methods lstm needs a pre-trained LSTM.", "Give it with --lstm RUN.")
+    return {name: METHODS[name] for name in names}, said
+
+
+def transfers(from_: str | Path, methods: Sequence[str] | None) -> dict[str, Method]:
+    """Figure 2, left: 0 to all of the model's blocks are kept."""
+    if methods:
+        raise UserError(f"--methods {methods[0]}: figure2 has no methods.", "They are for the tables.")
+    blocks = model_facts(from_)["config"]["n_layer"]
+    return {f"{k} layers": Method(f"{k} layers", {"transfer_layers": k}) for k in range(blocks + 1)}
+
+
+def command_of(
+    what: str,
+    from_: str | Path,
+    out: str | Path,
+    data_dir: str | Path | None,
+    seeds: int,
+    tasks: Sequence[str] | None,
+    methods: Sequence[str] | None,
+    rows: Mapping[str, int],
+    test_rows: Mapping[str, int],
+    lstm: str | Path | None,
+    left: bool,
+    right: bool,
+    settings: Mapping[str, Any],
+) -> str:
+    """What was asked, as a line for a shell."""
+    limits = [",".join(f"{name}={n}" if name else str(n) for name, n in some.items()) for some in (rows, test_rows)]
+    flags: dict[str, Any] = {
+        "--from": from_, "--lstm": lstm, "--data-dir": data_dir, "--out": out, "--seeds": seeds,
+        "--tasks": ",".join(tasks or ()), "--methods": ",".join(methods or ()),
+        "--rows": limits[0], "--test-rows": limits[1],
+        **{flag(name): value for name, value in settings.items() if not isinstance(value, bool)},
+    }  # fmt: skip
+    words = [word for name, value in flags.items() if value not in (None, "") for word in (name, str(value))]
+    switches = [name for name, on in (("--left", left), ("--right", right)) if on]
+    switches += [
+        flag(name) if on else f"--no-{name.replace('_', '-')}" for name, on in settings.items() if on is bool(on)
+    ]
+    return shlex.join(["gpt1", "reproduce", what, *words, *switches])
