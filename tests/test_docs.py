@@ -188,11 +188,12 @@ def test_the_index_names_every_page():
     assert {page.name for page in ROOT.glob("docs/*.md")} - {"index.md"} <= set(re.findall(r"\]\((\S+?)\)", index))
 
 
-def test_the_page_of_settings_is_what_the_settings_say():
-    script = ROOT / "docs" / "make_settings.py"
+@pytest.mark.parametrize("name", ["settings", "commands"])
+def test_a_page_that_the_code_writes_is_what_the_code_says(name: str):
+    script = ROOT / "docs" / f"make_{name}.py"
     expected: Callable[[], str] = runpy.run_path(str(script))["page"]
-    on_disk = (ROOT / "docs" / "settings.md").read_text("utf-8")
-    assert on_disk == expected(), "write it again: python docs/make_settings.py"
+    on_disk = (ROOT / "docs" / f"{name}.md").read_text("utf-8")
+    assert on_disk == expected(), f"write it again: python docs/make_{name}.py"
 
 
 @each_page
