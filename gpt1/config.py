@@ -204,6 +204,9 @@ class FinetuneConfig(TrainingConfig):
     """Share of the training rows held out, stratified by label, to choose the best epoch; --valid gives your own."""
     cut: Literal["longest", "shares"] = "longest"
     """Too long: cut the longest field first, or give every field a fixed share of the context as the release does."""
+    long: Literal["cut", "head-tail", "windows"] = "cut"
+    """What is kept of a text that is too long: its beginning; a quarter of what fits from its beginning, the rest from
+    its end; or all of it, read in overlapping windows whose predictions are averaged."""
     transfer_layers: Annotated[int, Between(-1)] = -1
     """Pre-trained blocks that are kept, the rest starts fresh (paper, figure 2 left); -1 keeps all of them."""
     from_scratch: bool = False

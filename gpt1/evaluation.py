@@ -53,8 +53,11 @@ def evaluate(
     targets = encoded_labels(model.target, examples, table.where)
     coded = model.encode(examples)
     logits = model.told_logits(coded, table.name, progress) / model.temperature
-    cut = sum(example.cut for example in coded)
-    return {**measured(model.target, logits, targets, labels), "rows": len(examples), "cut": cut}
+    found = {**measured(model.target, logits, targets, labels), "rows": len(examples)}
+    found["cut"] = sum(example.cut for example in coded)
+    if model.long == "windows":
+        found["read_in_windows"] = sum(example.windows > 1 for example in coded)
+    return found
 
 
 @torch.inference_mode()

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from gpt1 import __version__
 from gpt1.config import FinetuneConfig
-from gpt1.data.batches import collate, pieces
+from gpt1.data.batches import collate, pieces, window_of
 from gpt1.data.order import of_update
+from gpt1.inference import averaged
 from gpt1.inputs import Encoded
 from gpt1.model import TaskModel
 from gpt1.objectives import Features, Losses, l2
@@ -52,25 +53,31 @@ class HeadOnly:
     ) -> None:
         self.head, self.target, self.targets, self.cfg = model.head, target, targets, cfg
         self.model: nn.Module = model.head
-        self.tokens = [example.tokens for example in training]
         coded = [*training, *validation]
+        windows = [window for example in coded for window in example.apart()]
         states = features_of(model, coded, cfg.cache_features, progress)
-        features = states.split([len(example.sequences) for example in coded])  # [sequences, n_embd] of each example
-        self.features, self.validation = features[: len(training)], features[len(training) :]
+        features = torch.split(states, [len(window.sequences) for window in windows])  # [sequences, n_embd] of each
+        self.tokens = [window.tokens for window in windows]
+        self.windows = [example.windows for example in training]
+        self.first = np.cumsum([0, *self.windows])  # window of each example
+        self.features, self.validation = features[: self.first[-1]], features[self.first[-1] :]
+        self.validation_windows = [example.windows for example in validation]
 
     def update(self, step: int) -> Update:
-        epoch, chosen = of_update(step, len(self.features), self.cfg.batch_size, self.cfg.seed)
-        states, example = side_by_side([self.features[i] for i in chosen])
+        seed = self.cfg.seed
+        epoch, chosen = of_update(step, len(self.windows), self.cfg.batch_size, seed)
+        seen = [self.first[i] + window_of(self.windows[i], seed, epoch, i) for i in chosen.tolist()]
+        states, example = side_by_side([self.features[i] for i in seen])
         targets = self.targets[torch.from_numpy(chosen)].to(states.device)
         piece = Features(states, example, targets, len(chosen))
-        return Update(epoch, [piece], sum(self.tokens[i] for i in chosen))
+        return Update(epoch, [piece], sum(self.tokens[i] for i in seen))
 
     def objective(self, piece: Any) -> Losses:
         return l2(self.head, self.target, piece)
 
     def validation_logits(self) -> Tensor:
         logits: Tensor = self.head(*side_by_side(self.validation))
-        return logits.detach().float().cpu()
+        return averaged(logits.detach().float().cpu(), self.validation_windows)
 
 
 def side_by_side(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -102,20 +109,21 @@ def extract(model: TaskModel, coded: Sequence[Encoded], progress: Progress) -> T
     """One pass of the backbone over every example, no dropout, batched by length."""
     model.eval()
     device = model.gpt.tokens.weight.device
-    counts = [len(example.sequences) for example in coded]
+    windows = [window for example in coded for window in example.apart()]
+    counts = [len(window.sequences) for window in windows]
     first = np.cumsum([0, *counts])
     found = torch.empty(0)
     progress.begin("features of every example", len(coded), unit="examples")
     done = 0
-    for piece in pieces(coded, range(len(coded)), PIECE_TOKENS[device.type]):
-        batch = collate(coded, piece, None, device)
+    for piece in pieces(windows, range(len(windows)), PIECE_TOKENS[device.type]):
+        batch = collate(windows, piece, None, device)
         states = model.features(batch.ids, batch.lengths)
         if not done:
             found = states.new_empty(sum(counts), states.shape[1])
         rows = np.concatenate([np.arange(first[i], first[i] + counts[i]) for i in piece])
         found[torch.from_numpy(rows).to(device)] = states
         done += len(piece)
-        progress.advance(done)
+        progress.advance(done * len(coded) // len(windows))
     progress.end()
     return found
 

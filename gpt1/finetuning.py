@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from gpt1 import runs
 from gpt1.config import HEAD_ONLY, FinetuneConfig
-from gpt1.data.batches import collate, pieces
+from gpt1.data.batches import collate, of_epoch, pieces
 from gpt1.data.order import mixed, of_update, updates_per_epoch
 from gpt1.data.tables import Table
 from gpt1.errors import UserError, did_you_mean
 from gpt1.evaluation import calibrated, measured, predictions_of
 from gpt1.features import HeadOnly
 from gpt1.inference import Model, pair, save_task, task_logits
-from gpt1.inputs import Encoded, Example, encode, texts_of
+from gpt1.inputs import Encoded, Example, cut_share, encode, texts_of, told_of_length, windowed_share
 from gpt1.labelled import Task, read_task
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.objectives import Losses, l3
@@ -170,14 +170,17 @@ class Everything:
         self.piece_tokens = cfg.micro_batch * longest if cfg.micro_batch else PIECE_TOKENS[work.device.type]
 
     def update(self, step: int) -> Update:
-        coded = self.work.training
-        epoch, chosen = of_update(step, len(coded), self.cfg.batch_size, self.cfg.seed)
-        sequences = sum(len(coded[i].sequences) for i in chosen)
+        seed = self.cfg.seed
+        epoch, chosen = of_update(step, len(self.work.training), self.cfg.batch_size, seed)
+        chosen.sort()
+        coded = of_epoch(self.work.training, chosen.tolist(), seed, epoch)
+        targets = self.targets[torch.from_numpy(chosen)]
+        sequences = sum(len(example.sequences) for example in coded)
         batches = [
-            collate(coded, piece, self.targets, self.work.device, len(chosen), sequences)
-            for piece in pieces(coded, chosen.tolist(), self.piece_tokens)
+            collate(coded, piece, targets, self.work.device, len(coded), sequences)
+            for piece in pieces(coded, range(len(coded)), self.piece_tokens)
         ]
-        return Update(epoch, batches, sum(coded[i].tokens for i in chosen))
+        return Update(epoch, batches, sum(example.tokens for example in coded))
 
     def objective(self, piece: Any) -> Losses:
         return l3(self.work.model, self.work.task.target, self.cfg.lm_coef, piece)
@@ -201,11 +204,10 @@ def prepare(cfg: FinetuneConfig, gpt: GPT, tokenizer: Tokenizer, folder: Path, t
     config = gpt.config
     examples = [*task.training, *task.validation]
     ids = tokenizer.encode_batch(texts_of(examples))
-    coded = encode(task.kind, examples, ids, config.vocab_size, config.context, cfg.cut)
+    coded = encode(task.kind, examples, ids, config.vocab_size, config.context, cfg.cut, cfg.long)
     tokens = sum(map(len, ids))
     unknown = sum(tokenizer.count_unknown(one) for one in ids) / max(1, tokens)
-    cut = sum(example.cut for example in coded) / len(coded)
-    progress.say(f"{unknown:.2%} of the tokens unknown; {cut:.1%} of the texts cut at {config.context} tokens")
+    progress.say(f"{unknown:.2%} of the tokens unknown; {told_of_length(coded, config.context, cfg.long)}")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     which = {"all": f"all {trained / 1e6:.1f} M weights", "head": f"the head ({trained:,} weights)"}
     title = f"training {which.get(cfg.train, f'the {cfg.train} blocks ({trained / 1e6:.1f} M weights)')}"
@@ -216,7 +218,9 @@ def prepare(cfg: FinetuneConfig, gpt: GPT, tokenizer: Tokenizer, folder: Path, t
         "data": digest(task),
         "precision": str(activations),
     }
-    facts = {**task.counts, "unknown": unknown, "cut": cut, "trained": trained, "tokens": tokens}
+    facts = {**task.counts, "unknown": unknown, "cut": cut_share(coded), "tokens": tokens, "trained": trained}
+    if cfg.long == "windows":
+        facts["read_in_windows"] = windowed_share(coded)
     n = len(task.training)
     return Work(model, tokenizer, task, coded[:n], coded[n:], device, title, prints, facts)
 
@@ -261,6 +265,11 @@ def check_parts(cfg: FinetuneConfig, n_layer: int) -> None:
     if cfg.transfer_layers > n_layer:
         problem = f"--transfer-layers {cfg.transfer_layers}: the model has {n_layer} blocks."
         raise UserError(problem, f"Use 0 to {n_layer}; -1 keeps all of them.")
+    if cfg.long == "windows" and cfg.cut == "shares":
+        raise UserError(
+            "--long windows with --cut shares: a share is filled by its first field, and the next has no window.",
+            "Use --cut longest with --long windows.",
+        )
     if cfg.train == "head" and cfg.lm_coef:
         raise UserError(
             f"--lm-coef {cfg.lm_coef:g} with --train head: nothing that predicts tokens is trained.",
@@ -291,6 +300,7 @@ def finish(
         "kind": task.kind.name,
         "columns": task.columns,
         "cut": cfg.cut,
+        "long": cfg.long,
         "temperature": calibration.get("temperature", 1.0),
         "train": cfg.train,
     }
@@ -314,7 +324,7 @@ def finish(
         "validation": validation,
         "calibration": calibration,
         "parameters_trained": work.facts["trained"],
-        "data": {k: work.facts[k] for k in ("rows", "duplicates", "leaked", "unknown", "cut", "tokens")}
+        "data": {name: fact for name, fact in work.facts.items() if name != "trained"}
         | {"train": len(task.training), "validation": len(task.validation)},
         "seconds": outcome.seconds,
         "history": outcome.history,

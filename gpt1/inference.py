@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from gpt1.data.batches import collate, pieces
 from gpt1.data.examples import check_columns, read_examples
 from gpt1.data.tables import Table
 from gpt1.errors import UserError
-from gpt1.inputs import KINDS, Encoded, Example, encode, texts_of
+from gpt1.inputs import KINDS, Encoded, Example, encode, texts_of, told_of_length
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.runs import model_folder
 from gpt1.targets import Answers, Classes, Target, target_from_json, target_to_json
@@ -96,6 +97,7 @@ class Model(LanguageModel):
         self.kind = KINDS[task["kind"]]
         self.target: Target = target_from_json(task["target"])
         self.temperature = float(task.get("temperature", 1.0))
+        self.cut, self.long = task.get("cut", "longest"), task.get("long", "cut")
 
     @property
     def labels(self) -> list[str]:
@@ -126,7 +128,7 @@ class Model(LanguageModel):
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         ids = self.tokenizer.encode_batch(texts_of(examples))
         config = self.gpt.config
-        return encode(self.kind, examples, ids, config.vocab_size, config.context, self.task.get("cut", "longest"))
+        return encode(self.kind, examples, ids, config.vocab_size, config.context, self.cut, self.long)
 
     def logits(self, examples: Sequence[Example]) -> Tensor:  # → [examples, outputs], at temperature 1
         return task_logits(self.model, self.encode(examples), self.device)
@@ -150,11 +152,8 @@ class Model(LanguageModel):
         """Logits at temperature 1, with what a person should know of the rows, and a bar."""
         tokens = sum(example.tokens for example in coded)
         unknown = sum(self.tokenizer.count_unknown(ids) for example in coded for ids in example.sequences)
-        cut = sum(example.cut for example in coded)
-        progress.say(
-            f"{name}: {len(coded):,} rows; {unknown / tokens:.2%} of the tokens unknown; "
-            f"{cut / len(coded):.1%} of the texts cut at {self.gpt.config.context} tokens"
-        )
+        length = told_of_length(coded, self.gpt.config.context, self.long)
+        progress.say(f"{name}: {len(coded):,} rows; {unknown / tokens:.2%} of the tokens unknown; {length}")
         progress.begin("predicting", len(coded), unit="rows")
         logits = task_logits(self.model, coded, self.device, progress.advance)
         progress.end()
@@ -229,19 +228,33 @@ def task_logits(
     model: TaskModel, encoded: Sequence[Encoded], device: torch.device, advance: Callable[[int], None] | None = None
 ) -> Tensor:  # → [examples, outputs]
     """Logits of every example in the given order, on the CPU in float32; batched by length, which changes nothing.
-    `advance` is told how many are done."""
-    rows: list[Tensor | None] = [None] * len(encoded)
+    `advance` is told how many are done. Examples read in windows have `averaged` ones."""
+    parts = [window for example in encoded for window in example.apart()]
+    rows: list[Tensor | None] = [None] * len(parts)
     done = 0
-    for piece in pieces(encoded, range(len(encoded)), PIECE_TOKENS):
-        batch = collate(encoded, piece, None, device)
+    for piece in pieces(parts, range(len(parts)), PIECE_TOKENS):
+        batch = collate(parts, piece, None, device)
         for i, row in zip(piece, model(batch.ids, batch.lengths, batch.example).float().cpu(), strict=True):
             rows[i] = row
         done += len(piece)
         if advance:
-            advance(done)
+            advance(done * len(encoded) // len(parts))
     width = max((len(row) for row in rows if row is not None), default=1)
     table = torch.full((len(rows), width), -torch.inf)
     for i, row in enumerate(rows):
         if row is not None:
             table[i, : len(row)] = row
-    return table
+    return averaged(table, [example.windows for example in encoded])
+
+
+def averaged(logits: Tensor, windows: Sequence[int]) -> Tensor:  # [windows of all examples, outputs] → [examples, …]
+    """What the windows of each example say together: of a number the mean; of a distribution the mean of the
+    probabilities, whose logarithms stand for logits from there on (loss, temperature, prediction)."""
+    found = []
+    for own in torch.split(logits, list(windows)):
+        if len(own) > 1 and own.shape[1] == 1:
+            own = own.mean(0, keepdim=True)
+        elif len(own) > 1:
+            own = own.log_softmax(-1).logsumexp(0, keepdim=True) - math.log(len(own))
+        found.append(own)
+    return torch.cat(found) if found else logits

@@ -17,6 +17,7 @@ from gpt1.errors import UserError
 from gpt1.targets import Answers, Bins, Classes, Number, Target
 
 START, DELIMITER, EXTRACT = 0, 1, 2  # the special tokens, counted from the end of the vocabulary
+QUARTER = 4  # head and tail: a quarter is head, as the 128 of 510 tokens of Sun et al. 2019; windows share a quarter
 
 Layout = tuple[tuple[tuple[int, ...], ...], ...]
 
@@ -74,10 +75,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An example as token sequences, special tokens in place."""
+    """An example as token sequences, special tokens in place.
+
+    cut: tokens are missing. windows: more than 1 where a text is read in windows; all sequences of the first window
+    stand first, then those of the second, …
+    """
 
     sequences: list[list[int]]
     cut: bool = False
+    windows: int = 1
 
     @property
     def longest(self) -> int:
@@ -86,6 +92,13 @@ class Encoded:
     @property
     def tokens(self) -> int:
         return sum(len(sequence) for sequence in self.sequences)
+
+    def apart(self) -> list[Encoded]:
+        """Each window as an example of its own."""
+        if self.windows == 1:
+            return [self]
+        each = len(self.sequences) // self.windows
+        return [Encoded(self.sequences[first : first + each]) for first in range(0, len(self.sequences), each)]
 
 
 def texts_of(examples: Sequence[Example]) -> list[str]:
@@ -100,15 +113,18 @@ def encode(
     vocab_size: int,
     context: int,
     cut: str = "longest",
+    long: str = "cut",
 ) -> list[Encoded]:
     """`ids`, the tokens of `texts_of(examples)`, laid out as figure 1 says, none longer than `context`.
 
     The special tokens have the ids vocab_size (start), + 1 (delimiter), + 2 (extract), which no text can produce.
+    cut: which fields of an example that is too long give tokens (config.py). long: which of a field's tokens stay.
     """
-    longest_layout = max(len(groups) for groups in kind.layout)
-    if context < longest_layout * 2 + 1:
+    groups = kind.layout[0]
+    special = len(groups) + 1
+    if context < special + sum(map(len, groups)):  # a token of each field at least
         raise UserError(
-            f"a context of {context} tokens is too short for {kind.name} ({longest_layout + 1} are special tokens).",
+            f"a context of {context} tokens is too short for {kind.name} ({special} are special tokens).",
             "Take a model with a longer --context.",
         )
     parts = iter(ids)
@@ -116,12 +132,12 @@ def encode(
     for example in examples:
         fields = [next(parts) for _ in example.fields]
         answers = [next(parts) for _ in example.answers]
-        encoded.append(lay_out(kind, fields, answers, vocab_size, context, cut))
+        encoded.append(lay_out(kind, fields, answers, vocab_size, context, cut, long))
     return encoded
 
 
 def lay_out(
-    kind: Kind, fields: list[list[int]], answers: list[list[int]], vocab_size: int, context: int, cut: str
+    kind: Kind, fields: list[list[int]], answers: list[list[int]], vocab_size: int, context: int, cut: str, long: str
 ) -> Encoded:
     start, delimiter, extract = vocab_size + START, vocab_size + DELIMITER, vocab_size + EXTRACT
     if kind.each:
@@ -133,17 +149,51 @@ def lay_out(
         limits = fixed_shares(kind.layout[0], lengths, context // n_groups - 2)
     else:
         limits = cut_longest(lengths, context - n_groups - 1)
+    windows = max(map(windows_of, lengths, limits)) if long == "windows" else 1
     sequences = []
-    for groups in kind.layout:
-        for answer in answers if kind.each else [[]]:
-            texts = [*fields, answer] if kind.each else fields
-            sequence = [start]
-            for number, group in enumerate(groups):
-                sequence += [delimiter] if number else []
-                for field in group:
-                    sequence += texts[field][: limits[field]]
-            sequences.append([*sequence, extract])
-    return Encoded(sequences, cut=limits != lengths)
+    for window in range(windows):
+        for groups in kind.layout:
+            for answer in answers if kind.each else [[]]:
+                texts = [*fields, answer] if kind.each else fields
+                sequence = [start]
+                for number, group in enumerate(groups):
+                    sequence += [delimiter] if number else []
+                    for field in group:
+                        sequence += shown(texts[field], limits[field], long, window, windows)
+                sequences.append([*sequence, extract])
+    return Encoded(sequences, cut=limits != lengths and windows == 1, windows=windows)
+
+
+def shown(text: list[int], limit: int, long: str, window: int, windows: int) -> list[int]:
+    """What a sequence shows of a text that may take `limit` tokens there."""
+    if len(text) <= limit:
+        return text
+    if long == "head-tail":
+        head = -(-limit // QUARTER)
+        return text[:head] + text[len(text) - (limit - head) :]
+    first = window * (len(text) - limit) // max(1, windows - 1)  # spread evenly from the beginning to the end
+    return text[first : first + limit]
+
+
+def windows_of(length: int, limit: int) -> int:
+    """Windows of `limit` tokens that show all of `length` tokens, each at least a quarter of the one before it."""
+    return 1 if length <= limit else 1 + -(-(length - limit) // (limit - limit // QUARTER))
+
+
+def told_of_length(encoded: Sequence[Encoded], context: int, long: str) -> str:
+    """What became of the texts that are too long, for a person."""
+    cut, windowed = cut_share(encoded), windowed_share(encoded)
+    if long == "windows":
+        return f"{windowed:.1%} of the texts read in windows of {context} tokens"
+    return f"{cut:.1%} of the texts cut at {context} tokens" + (", head and tail kept" if long == "head-tail" else "")
+
+
+def cut_share(encoded: Sequence[Encoded]) -> float:
+    return sum(example.cut for example in encoded) / max(1, len(encoded))
+
+
+def windowed_share(encoded: Sequence[Encoded]) -> float:
+    return sum(example.windows > 1 for example in encoded) / max(1, len(encoded))
 
 
 def cut_longest(lengths: Sequence[int], budget: int) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.data.batches import collate, pieces
+from gpt1.data.batches import collate, of_epoch, pieces
 from gpt1.inputs import Encoded
 
 sequences = st.lists(st.integers(0, 99), min_size=1, max_size=12)
@@ -62,3 +62,30 @@ def test_a_batch_holds_the_sequences_of_its_examples_side_by_side(encoded, data)
     assert batch.example.tolist() == [n for n, i in enumerate(piece) for _ in encoded[i].sequences]
     assert batch.targets.tolist() == [i * 10 for i in piece]
     assert (batch.update_examples, batch.update_sequences) == (7, 8)
+
+
+windowed = st.tuples(st.integers(1, 5), st.integers(1, 3)).map(
+    lambda shape: Encoded([[window, k] for window in range(shape[0]) for k in range(shape[1])], windows=shape[0])
+)
+
+
+@given(encoded=st.lists(windowed, min_size=1, max_size=8), seed=st.integers(0, 99), epoch=st.integers(0, 99))
+def test_an_epoch_sees_one_window_of_each_example_and_as_many_epochs_as_windows_see_all(encoded, seed, epoch):
+    positions = range(len(encoded))
+    for i, example in enumerate(encoded):
+        turns = [of_epoch(encoded, positions, seed, epoch + turn)[i] for turn in range(example.windows)]
+        assert sorted(turn.sequences for turn in turns) == sorted(window.sequences for window in example.apart())
+        assert all(turn.windows == 1 for turn in turns)
+
+
+@given(encoded=st.lists(windowed, min_size=2, max_size=8), seed=st.integers(0, 99), epoch=st.integers(0, 99))
+def test_the_window_of_an_example_does_not_depend_on_the_others_of_its_update(encoded, seed, epoch):
+    together = of_epoch(encoded, range(len(encoded)), seed, epoch)
+    assert together == [of_epoch(encoded, [i], seed, epoch)[0] for i in range(len(encoded))]
+
+
+def test_examples_begin_with_different_windows_and_seeds_with_others():
+    encoded = [Encoded([[window] for window in range(4)], windows=4)] * 40
+    first = [[e.sequences[0][0] for e in of_epoch(encoded, range(40), seed, 0)] for seed in (0, 1)]
+    assert set(first[0]) == {0, 1, 2, 3}
+    assert first[0] != first[1]

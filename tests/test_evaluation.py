@@ -86,6 +86,15 @@ def test_texts_that_were_cut_are_counted(folder: Any, table: Table):
     assert evaluate(folder("classification"), long)["cut"] - evaluate(folder("classification"), table)["cut"] == 4
 
 
+def test_texts_that_were_read_in_windows_are_counted_and_not_said_to_be_cut(folder: Any, table: Table, tmp_path: Path):
+    model = load_task(folder("classification"))
+    save_task(tmp_path, model.model, model.tokenizer, {**model.task, "long": "windows"}, model.target)
+    long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
+    found, short = evaluate(tmp_path, long), evaluate(tmp_path, table)
+    assert (found["cut"], short["cut"]) == (0, 0)
+    assert found["read_in_windows"] - short["read_in_windows"] == 4
+
+
 def test_predictions_are_added_to_the_rows(folder: Any, table: Table):
     found = predict(folder("classification"), table)
     for row, given in zip(found, table.rows, strict=True):

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt1.errors import UserError
-from gpt1.inputs import KINDS, Encoded, Example, Kind, cut_longest, encode, fixed_shares, texts_of
+from gpt1.inputs import KINDS, Encoded, Example, Kind, cut_longest, encode, fixed_shares, texts_of, told_of_length
 from gpt1.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-VOCABULARY = 100
+VOCABULARY = 200
 S, D, E = VOCABULARY, VOCABULARY + 1, VOCABULARY + 2
 
 kinds = st.sampled_from(list(KINDS.values()))
+RULES = [(cut, long) for cut in ("longest", "shares") for long in ("cut", "head-tail", "windows")]
+RULES.remove(("shares", "windows"))  # finetune refuses it
+rules = st.sampled_from(RULES)
 cuts = st.sampled_from(["longest", "shares"])
 texts = st.lists(st.integers(0, VOCABULARY - 1), max_size=30)
+contexts = st.integers(6, 80)
 
 
-def coded(kind: Kind, fields: list[list[int]], answers: list[list[int]], context: int, cut: str) -> Encoded:
+def coded(
+    kind: Kind, fields: list[list[int]], answers: list[list[int]], context: int, cut: str, long: str = "cut"
+) -> Encoded:
     example = Example(("",) * len(fields), ("",) * len(answers))
-    (found,) = encode(kind, [example], [*fields, *answers], VOCABULARY, context, cut)
+    (found,) = encode(kind, [example], [*fields, *answers], VOCABULARY, context, cut, long)
     return found
 
 
@@ -47,10 +56,10 @@ def test_each_kind_is_laid_out_as_in_figure_1(kind, fields, answers, sequences):
     assert coded(KINDS[kind], fields, answers, 20, "longest") == Encoded(sequences, cut=False)
 
 
-@given(drawn=examples(), context=st.integers(5, 80), cut=cuts)
-def test_no_sequence_is_longer_than_the_context_and_special_tokens_always_survive(drawn, context, cut):
+@given(drawn=examples(), context=contexts, rule=rules)
+def test_no_sequence_is_longer_than_the_context_and_special_tokens_always_survive(drawn, context, rule):
     kind, fields, answers = drawn
-    for sequence in coded(kind, fields, answers, context, cut).sequences:
+    for sequence in coded(kind, fields, answers, context, *rule).sequences:
         assert len(sequence) <= context
         assert sequence[0] == S
         assert sequence[-1] == E
@@ -58,7 +67,7 @@ def test_no_sequence_is_longer_than_the_context_and_special_tokens_always_surviv
         assert special == [S, *[D] * (len(kind.layout[0]) - 1), E]
 
 
-@given(drawn=examples(), context=st.integers(5, 80), cut=cuts)
+@given(drawn=examples(), context=contexts, cut=cuts)
 def test_what_is_left_of_a_text_is_its_beginning(drawn, context, cut):
     kind, fields, answers = drawn
     sequences = iter(coded(kind, fields, answers, context, cut).sequences)
@@ -76,7 +85,7 @@ def test_what_is_left_of_a_text_is_its_beginning(drawn, context, cut):
                 assert not own  # nothing that is not of the fields, in their order
 
 
-@given(drawn=examples(), context=st.integers(5, 80), cut=cuts)
+@given(drawn=examples(), context=contexts, cut=cuts)
 def test_an_example_is_said_to_be_cut_exactly_when_a_token_is_missing(drawn, context, cut):
     kind, fields, answers = drawn
     found = coded(kind, fields, answers, context, cut)
@@ -85,21 +94,120 @@ def test_an_example_is_said_to_be_cut_exactly_when_a_token_is_missing(drawn, con
     assert found.cut == (found.sequences != whole.sequences)
 
 
-@given(a=texts, b=texts, context=st.integers(5, 80), cut=cuts)
-@example(a=[1] * 30, b=[2] * 30, context=20, cut="longest")  # 17 tokens for both: one is odd
-def test_similarity_sees_the_same_two_sequences_whichever_text_is_named_first(a, b, context, cut):
-    one = coded(KINDS["similarity"], [a, b], [], context, cut)
-    other = coded(KINDS["similarity"], [b, a], [], context, cut)
-    assert one.sequences == other.sequences[::-1]
+@given(a=texts, b=texts, context=contexts, rule=rules)
+@example(a=[1] * 30, b=[2] * 30, context=20, rule=("longest", "cut"))  # 17 tokens for both: one is odd
+def test_similarity_sees_the_same_two_sequences_whichever_text_is_named_first(a, b, context, rule):
+    one = coded(KINDS["similarity"], [a, b], [], context, *rule).apart()
+    other = coded(KINDS["similarity"], [b, a], [], context, *rule).apart()
+    assert [window.sequences for window in one] == [window.sequences[::-1] for window in other]
 
 
-@given(drawn=examples(), context=st.integers(5, 80), cut=cuts, data=st.data())
-def test_the_order_of_the_answers_only_orders_the_sequences(drawn, context, cut, data):
+@given(drawn=examples(), context=contexts, rule=rules, data=st.data())
+def test_the_order_of_the_answers_only_orders_the_sequences(drawn, context, rule, data):
     kind, fields, answers = drawn
     order = data.draw(st.permutations(range(len(answers))))
-    straight = coded(kind, fields, answers, context, cut).sequences
+    straight = coded(kind, fields, answers, context, *rule).apart()
     if kind.each:
-        assert coded(kind, fields, [answers[i] for i in order], context, cut).sequences == [straight[i] for i in order]
+        moved = coded(kind, fields, [answers[i] for i in order], context, *rule).apart()
+        assert [w.sequences for w in moved] == [[w.sequences[i] for i in order] for w in straight]
+
+
+# ---- too long: which tokens of a text stay
+
+
+@st.composite
+def lengthy(draw: st.DrawFn) -> tuple[Kind, list[list[int]], list[list[int]]]:
+    """(kind, fields, answers) where every token occurs once, so that it can be told which ones are there."""
+    kind = draw(kinds)
+    n_fields = sum(role != "choices" for role in kind.columns)
+    lengths = draw(st.lists(st.integers(0, 30), min_size=n_fields + 3 * kind.each, max_size=n_fields + 3 * kind.each))
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    found = [list(range(start, start + length)) for start, length in zip(starts, lengths, strict=True)]
+    return kind, found[:n_fields], found[n_fields:]
+
+
+def seen(window: Encoded, text: list[int]) -> list[int]:
+    """The tokens of a text in the first sequence that has some of it."""
+    own = set(text)
+    return next((kept for sequence in window.sequences if (kept := [id for id in sequence if id in own])), [])
+
+
+@given(drawn=lengthy(), context=contexts)
+def test_in_windows_no_token_is_lost_and_a_text_is_read_on_in_each(drawn, context):
+    kind, fields, answers = drawn
+    windows = coded(kind, fields, answers, context, "longest", "windows").apart()
+    cut = coded(kind, fields, answers, context, "longest")
+    for text in (*fields, *answers):
+        parts = [seen(window, text) for window in windows]
+        limit = len(seen(cut, text))  # what would be left of it
+        assert {id for part in parts for id in part} == set(text)
+        assert all(len(part) == limit for part in parts)
+        for part, following in pairwise(parts):
+            assert part == list(range(part[0], part[0] + limit)) if part else not text
+            if limit < len(text):
+                assert len(set(part) & set(following)) >= limit // 4  # neighbours share a quarter
+            else:
+                assert part == following == text  # what fits stands whole in each
+
+
+@given(drawn=lengthy(), context=contexts)
+def test_there_are_no_more_windows_than_the_longest_text_needs(drawn, context):
+    kind, fields, answers = drawn
+    windows = coded(kind, fields, answers, context, "longest", "windows").windows
+    cut = coded(kind, fields, answers, context, "longest")
+    needed = []
+    for text in (*fields, *answers):
+        limit, count = len(seen(cut, text)), 1
+        while limit < len(text) and limit + (count - 1) * (limit - limit // 4) < len(text):
+            count += 1
+        needed.append(count)
+    assert windows == max(needed)
+
+
+@given(drawn=lengthy(), context=contexts, cut=cuts)
+def test_head_and_tail_are_as_long_as_a_cut_text_and_hold_its_first_and_last_tokens(drawn, context, cut):
+    kind, fields, answers = drawn
+    found = coded(kind, fields, answers, context, cut, "head-tail")
+    shortened = coded(kind, fields, answers, context, cut)
+    assert found.cut == shortened.cut
+    for text in (*fields, *answers):
+        kept, limit = seen(found, text), len(seen(shortened, text))
+        assert len(kept) == limit
+        if limit < len(text):
+            head = math.ceil(limit / 4)
+            assert kept == text[:head] + text[::-1][: limit - head][::-1]
+
+
+@given(drawn=examples(), context=contexts)
+def test_what_fits_is_the_same_under_every_rule(drawn, context):
+    kind, fields, answers = drawn
+    whole = coded(kind, fields, answers, context, "longest")
+    if not whole.cut:
+        for long in ("head-tail", "windows"):
+            assert coded(kind, fields, answers, context, "longest", long) == whole
+
+
+@given(drawn=examples(), context=contexts, rule=rules)
+def test_windows_apart_are_the_sequences_of_the_example(drawn, context, rule):
+    kind, fields, answers = drawn
+    found = coded(kind, fields, answers, context, *rule)
+    windows = found.apart()
+    assert len(windows) == found.windows
+    assert [sequence for window in windows for sequence in window.sequences] == found.sequences
+    assert all(len(window.sequences) == kind.sequences * max(1, len(answers)) for window in windows)
+
+
+def test_what_became_of_long_texts_is_told():
+    texts = [[1] * 30, [1] * 5, [1] * 5, [1] * 5]
+    told = []
+    for long in ("cut", "head-tail", "windows"):
+        found = encode(KINDS["classification"], [Example(("",))] * 4, texts, VOCABULARY, 20, long=long)
+        told.append(told_of_length(found, 20, long))
+    assert told == [
+        "25.0% of the texts cut at 20 tokens",
+        "25.0% of the texts cut at 20 tokens, head and tail kept",
+        "25.0% of the texts read in windows of 20 tokens",
+    ]
 
 
 lengths = st.lists(st.integers(0, 50), min_size=1, max_size=6)
@@ -137,7 +245,8 @@ def test_the_releases_share_of_two_fields_of_512_is_254():
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_context_that_holds_little_more_than_special_tokens_is_refused(kind: Kind):
-    shortest = 2 * len(kind.layout[0]) + 1
+    groups = kind.layout[0]
+    shortest = len(groups) + 1 + sum(map(len, groups))  # the special tokens, and a token of each text
     fields = [[1]] * sum(role != "choices" for role in kind.columns)
     answers = [[1], [2]] if kind.each else []
     with pytest.raises(UserError, match=f"{shortest - 1} tokens is too short for {kind.name}"):

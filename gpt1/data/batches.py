@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from gpt1.data.order import mixed
 from gpt1.inputs import Encoded
 from gpt1.objectives import Labelled
 
@@ -29,6 +30,17 @@ def pieces(encoded: Sequence[Encoded], positions: Sequence[int], tokens: int) ->
         width = widest
     if piece:
         yield piece
+
+
+def window_of(windows: int, seed: int, epoch: int, example: int) -> int:
+    """The window in which an epoch of training sees an example. (seed, example) draw the first, then they take turns:
+    after as many epochs as there are windows each has been seen once."""
+    return (mixed(seed, example) + epoch) % windows if windows > 1 else 0
+
+
+def of_epoch(encoded: Sequence[Encoded], positions: Sequence[int], seed: int, epoch: int) -> list[Encoded]:
+    """The examples at `positions` as an epoch of training sees them: in one window each."""
+    return [encoded[i].apart()[window_of(encoded[i].windows, seed, epoch, i)] for i in positions]
 
 
 def collate(
