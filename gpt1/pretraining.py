@@ -25,9 +25,9 @@ from gpt1.tokenizer import Tokenizer
 from gpt1.training.devices import activations_of, device_of, place
 from gpt1.training.loop import Outcome, Stage, Update, train
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
+from gpt1.training.speed import flops_a_token, peak_flops, tokens_at_a_time
 
 SHAPE = ("n_layer", "n_head", "n_embd", "architecture", "lstm_units")  # what a model keeps when it is continued
-PIECE_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 65536}  # tokens of one forward pass where --micro-batch is 0
 
 
 def pretrain(
@@ -85,7 +85,8 @@ class Work:
 
     def stage(self, cfg: PretrainConfig) -> Stage:
         steps = cfg.steps or self.training.steps(cfg.epochs, cfg.batch_size)
-        piece = cfg.micro_batch or max(1, PIECE_TOKENS[self.device.type] // cfg.context)
+        activations = self.model.activations
+        piece = cfg.micro_batch or max(1, tokens_at_a_time(self.model.config, self.device, activations) // cfg.context)
 
         def update(step: int) -> Update:
             epoch, windows = self.training.update(step, cfg.batch_size, cfg.seed)
@@ -111,6 +112,8 @@ class Work:
             evaluate,
             evaluate_after,
             self.fingerprints,
+            flops_a_token=flops_a_token(self.model.config),
+            peak_flops=peak_flops(self.device, activations),
         )
 
     def held_out_figures(self, cfg: PretrainConfig, piece: int) -> dict[str, float]:

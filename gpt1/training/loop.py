@@ -51,6 +51,8 @@ class Stage:
     fingerprints: Mapping[str, str]  # of everything that a resumed run must find unchanged
     main: str = ""  # the held-out figure, larger is better, by which the best checkpoint is chosen; "": the last one
     rank: int = 0
+    flops_a_token: float = 0.0
+    peak_flops: float = 0.0  # of the card, 0 where it is not known
 
     def trained(self) -> list[tuple[str, Tensor]]:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -113,6 +115,8 @@ def train(
             if outcome.step % RECORD_EVERY == 0 or outcome.step == stage.steps:
                 figures = meter.read(outcome.step)
                 outcome.train_loss = figures["loss"]
+                if stage.peak_flops:  # model FLOPs utilisation
+                    figures["mfu"] = figures["tokens_per_s"] * stage.flops_a_token / stage.peak_flops
                 progress.record(step=outcome.step, split="train", lr=lr, tokens=outcome.tokens, **figures)
                 progress.advance(outcome.step, **figures)
             stopping = stop.is_set()  # asked once: a signal after this line waits for the next update

@@ -1,0 +1,50 @@
+"""How fast a step is, as a share of what the card can do; and how many tokens a card takes at a time."""
+
+from __future__ import annotations
+
+import torch
+
+from gpt1.config import GPTConfig
+
+TERA = 1e12
+PEAK_BF16 = {  # dense bf16 products as the makers state them, in operations a second; the first name that fits counts
+    "H200": 989 * TERA,
+    "H100 PCIe": 756 * TERA,
+    "H100": 989 * TERA,
+    "A100": 312 * TERA,
+    "L40S": 362 * TERA,
+    "L4": 121 * TERA,
+    "A10": 125 * TERA,
+    "RTX 4090": 165 * TERA,
+    "RTX 3090": 71 * TERA,
+}
+CPU_TOKENS, MPS_TOKENS = 4096, 8192  # of one forward pass: more is no faster there
+BYTES = 48
+"""Bytes that a block keeps for the backward pass, for each token and each unit of its width, in bf16: inputs of four
+matrix products, queries, keys and values, the two feed-forward activations, masks, and what two norms and sums keep."""
+SHARE = 0.6  # of the free memory; the rest is for the loss, gradients, the optimiser and what torch sets aside
+
+
+def flops_a_token(config: GPTConfig) -> float:
+    """Operations of training on one token: 6 for every weight in a matrix product, 12 · context · width in a block's
+    attention (Chowdhery et al. 2022, appendix B)."""
+    positions = 0 if config.architecture == "lstm" else config.context * config.n_embd
+    attention = 0 if config.architecture == "lstm" else 12 * config.n_layer * config.n_embd * config.context
+    return 6.0 * (config.n_parameters - positions) + attention
+
+
+def peak_flops(device: torch.device, activations: torch.dtype) -> float:
+    """What the maker says that the card does in a second; 0 where the card is not known."""
+    if device.type != "cuda" or activations != torch.bfloat16:
+        return 0.0
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_BF16.items() if known in name), 0.0)
+
+
+def tokens_at_a_time(config: GPTConfig, device: torch.device, activations: torch.dtype) -> int:
+    """Tokens of one forward and backward pass where --micro-batch is 0: on a GPU as many as its free memory takes."""
+    if device.type != "cuda":
+        return MPS_TOKENS if device.type == "mps" else CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    a_token = BYTES * config.n_layer * config.n_embd * activations.itemsize / 2
+    return max(config.context, int(SHARE * free / a_token))

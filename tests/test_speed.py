@@ -1,0 +1,72 @@
+"""Laws of the figures that say how fast a step is, and of the pieces that fit a card."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.config import GPTConfig
+from gpt1.model import GPT
+from gpt1.training import speed
+from gpt1.training.speed import flops_a_token, peak_flops, tokens_at_a_time
+
+CUDA, BF16 = torch.device("cuda"), torch.bfloat16
+
+
+def test_the_papers_model_takes_three_quarters_of_a_gigaflop_a_token():
+    assert flops_a_token(GPTConfig()) == pytest.approx(0.753e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["transformer", "lstm"])
+def test_it_is_six_for_every_weight_and_what_attention_takes(architecture: str):
+    config = GPTConfig(50, n_layer=2, n_head=2, n_embd=8, context=16, architecture=architecture, lstm_units=12)
+    weights = sum(p.numel() for name, p in GPT(config).named_parameters() if not name.startswith("positions"))
+    attention = 0 if architecture == "lstm" else 2 * 2 * 2 * 3 * 16 * 8  # blocks · products · (2 · 3 passes) · time · n
+    assert flops_a_token(config) == 6 * weights + attention
+
+
+@pytest.mark.parametrize(
+    ("card", "peak"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("Some card of tomorrow", 0.0),
+    ],
+)
+def test_a_known_card_has_its_makers_peak_and_no_other_one(card: str, peak: float, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card)
+    assert peak_flops(CUDA, BF16) == peak
+    assert peak_flops(CUDA, torch.float32) == 0
+    assert peak_flops(torch.device("cpu"), BF16) == 0
+
+
+@given(free=st.integers(10**9, 10**12), layers=st.integers(1, 24), width=st.sampled_from([64, 768, 1536]))
+def test_pieces_of_a_gpu_fit_its_free_memory_and_hold_a_window(free: int, layers: int, width: int):
+    config = GPTConfig(1000, n_layer=layers, n_head=2, n_embd=width, context=128)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+        tokens = tokens_at_a_time(config, CUDA, BF16)
+    assert tokens >= config.context
+    assert tokens == config.context or tokens * speed.BYTES * layers * width <= free
+
+
+def test_what_a_block_keeps_is_no_more_than_what_is_planned_for():
+    """Measured on the plain path in float32, which keeps twice the bytes of bf16."""
+    config = GPTConfig(100, n_layer=4, n_head=4, n_embd=64, context=64, dropout=0.1)
+    model, kept = GPT(config).train(), 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        if tensor.shape[:1] != (100,) and tensor.dim() > 2:
+            kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    ids = torch.randint(0, 100, (8, 64))
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model.states(ids)
+    assert kept / ids.numel() <= 2 * speed.BYTES * config.n_layer * config.n_embd
