@@ -1,15 +1,97 @@
-"""`python -m benchmarks [NAME…]`: kernels, tokenizing, step; all of them without a name."""
+"""Measure gpt1 and its peers in turn on the same work; without a NAME all of it, each in a process of its own.
+
+step        pre-training step of the 117M model
+finetuning  fine-tuning the 117M model on SST-2 rows
+head        training the head only
+generation  16 + 256 tokens, greedy
+memory      peak memory of a pre-training step, start-up
+scaling     a step against context, width, layers, batch; opening a corpus
+tokenizing  novels (needs the public data: GPT1_DATA)
+kernels     each kernel against the plain line it replaces
+"""
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-NAMES = ("kernels", "tokenizing", "step")
+from benchmarks.measure import Ratio, machine, told
 
-names = sys.argv[1:] or NAMES
-for name in names:
-    if name not in NAMES:
-        sys.exit(f"there is no benchmark '{name}'; there are: {', '.join(NAMES)}")
-    print(f"== {name}", flush=True)
-    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+NAMES = ("step", "finetuning", "head", "generation", "memory", "scaling", "tokenizing", "kernels")
+EXPECTED = Path(__file__).parent / "expected.json"
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("names", metavar="NAME", nargs="*", help="what to measure")
+    parser.add_argument("--rounds", type=int, help="rounds that count, instead of each benchmark's own number")
+    parser.add_argument("--quick", action="store_true", help="tiny models, one round: does it run? No figures")
+    parser.add_argument("--check", action="store_true", help="compare the ratios with expected.json; 1 if one is short")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for NAME.json (benchmarks/results)")
+    options = parser.parse_args(words)
+    names = options.names or NAMES
+    for name in names:
+        if name not in NAMES:
+            parser.error(f"there is no benchmark '{name}'; there are: {', '.join(NAMES)}")
+    if options.rounds is not None and options.rounds < 1:
+        parser.error(f"--rounds {options.rounds} is out of range: it has to be at least 1")
+    if options.quick and options.check:
+        parser.error("--quick gives no figures that could be checked; leave one of the two out")
+    if len(names) == 1:
+        return one(names[0], options)
+    flags = ["--out", str(options.out)] + ["--rounds", str(options.rounds)] * bool(options.rounds)
+    flags += ["--quick"] * options.quick + ["--check"] * options.check
+    return max(subprocess.run([sys.executable, "-m", "benchmarks", name, *flags]).returncode for name in names)
+
+
+def one(name: str, options: argparse.Namespace) -> int:
+    """Run a benchmark, print its tables, write its JSON."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    where = machine()  # before: the load is that of other programs
+    module = importlib.import_module(f"benchmarks.{name}")
+    if lacking := module.lacking() if hasattr(module, "lacking") else "":
+        print(f"## {name}: left out, {lacking}\n", flush=True)
+        return 0
+    result = module.run(options.rounds or (1 if options.quick else module.ROUNDS), options.quick)
+    print(f"## {name}{' (quick: no figures)' if options.quick else ''}\n\n{told(where)}\n")
+    for table in result.tables:
+        print(f"{table}\n")
+    for what, same in result.same_work.items():
+        print(f"same work: {what}: {'yes' if same else 'NO'}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    content = {"name": name, "quick": options.quick, "machine": where, **asdict(result)}
+    path = options.out / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"→ {os.path.relpath(path)}\n", flush=True)
+    if not options.check:
+        return 0
+    short = shortfalls(name, result.ratios, json.loads(EXPECTED.read_text(encoding="utf-8")))
+    short += [f"{name}: not the same work: {what}" for what, same in result.same_work.items() if not same]
+    print("\n".join(short) or f"{name}: all ratios as expected", flush=True)
+    return int(bool(short))
+
+
+def shortfalls(name: str, ratios: Mapping[str, Ratio], expected: Mapping[str, Any]) -> list[str]:
+    """A line for each ratio of this benchmark that is smaller than expected by more than the tolerance."""
+    lines = []
+    for what, wanted in expected["ratios"].get(name, {}).items():
+        least = wanted * (1 - expected["tolerance"])
+        if what not in ratios:
+            lines.append(f"{name}: {what}: expected {wanted}, not measured")
+        elif ratios[what].median < least:
+            lines.append(f"{name}: {what}: {ratios[what]}, expected {wanted} (at least {least:.2f})")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,80 +1,120 @@
-"""A pre-training step of the 117 M model, batch 4 × 512, the paper's dropout: ours and transformers', in turn.
+"""A pre-training step, batch 4 × 512, dropout 0.1: gpt1, transformers' OpenAIGPT, and its GPT-2 of the same size.
 
-python -m benchmarks.step [--rounds 3]
+Beside them the matrix products of a step alone: what a step would take if nothing else cost time.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Callable
-from statistics import median
+from typing import Any
 
 import torch
-from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+from torch import Tensor
 
-from gpt1 import GPT, GPTConfig
-from gpt1.config import PretrainConfig
+from benchmarks.material import alike, called, gpt, openai_config, trainer
+from benchmarks.measure import Result, Table, Work, compared, figure, in_turn, ratio
+from gpt1.config import GPTConfig, PretrainConfig
+from gpt1.model import GPT
 from gpt1.objectives import Windows, l1
-from gpt1.training.optimizers import AdamW, clip
+from gpt1.training.loop import Stage, Update, one_update
+from gpt1.training.optimizers import OPTIMIZERS
 
-BATCH, TIME, GFLOP_A_TOKEN = 4, 512, 0.753
+BATCH, ROUNDS = 4, 3
 
 
-def ours() -> Callable[[], None]:
-    torch.manual_seed(0)
-    model = GPT(GPTConfig()).train()
-    model.activations = torch.bfloat16
-    optimizer = AdamW(model.named_parameters(), PretrainConfig())
-    ids = torch.randint(0, 40478, (BATCH, TIME + 1))
+def run(rounds: int, quick: bool) -> Result:
+    from transformers import GPT2Config, GPT2LMHeadModel, OpenAIGPTLMHeadModel
+
+    model = gpt(quick)
+    config = model.config
+    ids = torch.randint(config.vocab_size, (BATCH, config.context + 1))
+    openai = OpenAIGPTLMHeadModel(openai_config(config))
+    alike(model, openai.transformer)
+    sizes: Any = {"n_embd": config.n_embd, "n_layer": config.n_layer, "n_head": config.n_head}
+    sizes |= {"n_positions": config.context, "vocab_size": config.vocab_size}
+    gpt2 = GPT2LMHeadModel(GPT2Config(**sizes, attn_implementation="sdpa", use_cache=False))  # dropout is 0.1 there too
+    same = {"transformers' loss on the batch is ours, fp32": losses_agree(model, openai, ids[:, :-1])}
+
+    products, gflop = matrix_products(config, BATCH * config.context)
+    works = {
+        "gpt1 bf16": ours(model, ids),
+        "gpt1 bf16, no dropout": ours(model, ids, dropout=0.0),
+        "transformers bf16": theirs(openai, ids, bf16=True),
+        "transformers fp32": theirs(openai, ids, bf16=False),
+        "transformers GPT-2 bf16": theirs(gpt2, ids, bf16=True),
+        "matrix products alone": products,
+    }
+    seconds = in_turn(works, rounds)
+    tokens = BATCH * config.context
+    alone = seconds.pop("matrix products alone")
+    title = f"A pre-training step, {called(config)}, batch {BATCH} × {config.context}, dropout 0.1"
+    table, ratios = compared(title, seconds, ["gpt1 bf16"], tokens, "tokens")
+    counted = gflop_a_token(config) * tokens
+    shares = {
+        f"{name} / matrix ceiling": ratio(seconds[name], alone, counted / gflop)
+        for name in ("gpt1 bf16", "gpt1 bf16, no dropout")
+    }
+    reached = {name: figure(counted / s for s in seconds[name]) for name in ("gpt1 bf16", "gpt1 bf16, no dropout")}
+    ceiling = Table(
+        f"At {gflop_a_token(config):.3f} GFLOP a token, beside the bf16 matrix products of a step alone",
+        ["", "GFLOP/s", "of the ceiling"],
+        [[name, reached[name], shares[f"{name} / matrix ceiling"]] for name in reached]
+        + [["matrix products alone", figure(gflop / s for s in alone), None]],
+    )
+    return Result([table, ceiling], ratios | shares, same)
+
+
+def ours(model: GPT, ids: Tensor, dropout: float = 0.1, recompute: bool = False) -> Work:  # ids [batch, context + 1]
+    """An update of the training loop."""
+    config = PretrainConfig(peak_lr=1e-5)
+    stage = Stage("", model, lambda piece: l1(model, piece), no_update, 0, dict, bool, {})
+    optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
+    update = Update(0, [Windows(ids, ids[:, 1:].numel())], ids[:, 1:].numel())
 
     def step() -> None:
-        l1(model, Windows(ids, BATCH * TIME)).total.backward()
-        clip(model.parameters(), 1.0)
-        optimizer.step(1e-5)
-        for parameter in model.parameters():
-            parameter.grad = None
+        model.set_dropout(dropout)
+        model.activations, model.recompute = torch.bfloat16, recompute
+        one_update(stage, optimizer, config, update, 0, config.peak_lr)
 
+    model.train()
     return step
 
 
-def theirs(bf16: bool) -> Callable[[], None]:
-    torch.manual_seed(0)
-    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig()).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
-    ids = torch.randint(0, 40478, (BATCH, TIME))
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = model(ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+def no_update(step: int) -> Update:
+    raise NotImplementedError
 
 
-def run(rounds: int = 3) -> dict[str, float]:
-    """Median seconds of each and the ratios, measured in turn after one warm-up of each."""
-    steps = {"gpt1 bf16": ours(), "transformers bf16": theirs(True), "transformers fp32": theirs(False)}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if round_:
-                seconds[name].append(time.perf_counter() - start)
-    mine = seconds["gpt1 bf16"]
-    found = {f"{name}, tokens/s": BATCH * TIME / median(values) for name, values in seconds.items()}
-    for peer in ("transformers bf16", "transformers fp32"):
-        found[f"times {peer}"] = median(b / a for a, b in zip(mine, seconds[peer], strict=True))
-    found["GFLOP/s"] = GFLOP_A_TOKEN * BATCH * TIME / median(mine)
-    return found
+def theirs(model: Any, ids: Tensor, bf16: bool) -> Work:
+    update = trainer(model, bf16)
+    return lambda: update(input_ids=ids[:, :-1], labels=ids[:, :-1])
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    print(json.dumps({name: round(value, 2) for name, value in run(parser.parse_args().rounds).items()}, indent=2))
+@torch.no_grad()
+def losses_agree(model: GPT, openai: Any, ids: Tensor) -> bool:
+    model.eval(), openai.eval()
+    mine = l1(model, Windows(ids, ids[:, 1:].numel())).total
+    loss = openai(input_ids=ids, labels=ids).loss
+    return bool(torch.isclose(mine, loss, rtol=1e-4))
+
+
+def matrix_products(config: GPTConfig, tokens: int) -> tuple[Work, float]:
+    """The bf16 products of a step that involve a weight, forward and both gradients, and their GFLOP. Factors are laid
+    out straight, and each block reuses the same ones: nothing but the products takes time."""
+    d = config.n_embd
+    shapes = [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)]
+    factors = []
+    for n_in, n_out, times in [*((*shape, config.n_layer) for shape in shapes), (d, config.vocab_size, 1)]:
+        x, weight, dy = (torch.randn(s).bfloat16() for s in ((tokens, n_in), (n_out, n_in), (tokens, n_out)))
+        factors.append((x, weight, dy, dy.T.contiguous(), times))
+
+    def products() -> None:
+        for x, weight, dy, turned, times in factors:
+            for _ in range(times):
+                x @ weight.T, dy @ weight, turned @ x
+
+    return products, sum(6e-9 * tokens * weight.numel() * times for _, weight, _, _, times in factors)
+
+
+def gflop_a_token(config: GPTConfig) -> float:
+    """Forward and backward: 6 for each weight in a matrix product, 12 · context · width a block for attention."""
+    weights = 12 * config.n_layer * config.n_embd**2 + config.vocab_size * config.n_embd
+    return (6 * weights + 12 * config.n_layer * config.context * config.n_embd) / 1e9

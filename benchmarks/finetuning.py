@@ -1,0 +1,117 @@
+"""Fine-tuning on rows of SST-2, batch 32: gpt1's training loop, with and without the auxiliary language model, and
+transformers' OpenAIGPTForSequenceClassification as its Trainer trains it (bf16, each batch padded to its longest row).
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.material import Rows, alike, called, gpt, openai_config, repeated, sst2, trainer
+from benchmarks.measure import Result, Work, compared, in_turn
+from gpt1.config import FinetuneConfig, resolve
+from gpt1.data.order import of_update
+from gpt1.finetuning import Work as Finetuning
+from gpt1.finetuning import freeze
+from gpt1.inputs import KINDS, Example, encode
+from gpt1.labelled import Task
+from gpt1.model import Head, TaskModel
+from gpt1.objectives import l3
+from gpt1.targets import Classes
+from gpt1.training.devices import place
+from gpt1.training.loop import one_update
+from gpt1.training.optimizers import OPTIMIZERS
+from gpt1.training.progress import Silent
+
+BATCH, ROUNDS = 32, 3
+
+
+def run(rounds: int, quick: bool) -> Result:
+    updates = 1 if quick else 4  # of a round
+    rows = sst2(64 if quick else 2048)
+    work = finetuning(rows, quick)
+    peer = classifier(work)
+    same = {"transformers' loss on the first update is ours, fp32, λ = 0": losses_agree(work, peer)}
+    works = {
+        "gpt1 bf16, λ = 0": ours(work, 0.0),
+        "gpt1 bf16, λ = 0.5": ours(work, 0.5),
+        "transformers bf16": theirs(work, peer),
+    }
+    place(work.model, work.device, torch.bfloat16)
+    work.model.train()
+    seconds = in_turn({name: repeated(one, updates) for name, one in works.items()}, rounds, warm_up=works)
+    title = (
+        f"Fine-tuning, {called(work.model.gpt.config)}, batch {BATCH}, {rows.source} (transformers knows only λ = 0)"
+    )
+    table, ratios = compared(title, seconds, list(works)[:2], updates * BATCH, "rows")
+    return Result([table], ratios, same)
+
+
+def finetuning(rows: Rows, quick: bool, train: str = "all") -> Finetuning:
+    """What `gpt1 finetune` has in its hands once its rows are read."""
+    model = gpt(quick)
+    model.add_special_tokens()
+    kind, target = KINDS["classification"], Classes.fit(rows.labels)
+    examples = [Example(("",), label=label) for label in rows.labels]  # their texts are tokens already
+    coded = encode(kind, examples, rows.ids, model.config.vocab_size, model.config.context)
+    task = Task(kind, {}, target, examples, [], target.main, {})
+    task_model = TaskModel(model, Head(model.config.n_embd, target.outputs, kind.each))
+    freeze(task_model, train)
+    tokenizer: Any = None
+    return Finetuning(task_model, tokenizer, task, coded, [], torch.device("cpu"), "", {}, {})
+
+
+def ours(work: Finetuning, lm_coef: float) -> Work:
+    """The training loop's updates 0, 1, 2, …: rows drawn, cut into pieces, L3, clip, optimiser."""
+    config = resolve(FinetuneConfig, {"lm_coef": lm_coef, "batch_size": BATCH, "peak_lr": 1e-5})
+    stage = work.stage(config, work.source(config, Silent()))
+    optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
+    steps = count()
+
+    def update() -> None:
+        step = next(steps)
+        one_update(stage, optimizer, config, stage.update(step), step, config.peak_lr)
+
+    return update
+
+
+def classifier(work: Finetuning, dropout: float = 0.1) -> Any:
+    """transformers' classifier with our weights; its output layer has no bias."""
+    from transformers import OpenAIGPTForSequenceClassification
+
+    peer = OpenAIGPTForSequenceClassification(
+        openai_config(work.model.gpt.config, dropout, num_labels=2, pad_token_id=0)
+    )
+    alike(work.model.gpt, peer.transformer)
+    with torch.no_grad():
+        peer.score.weight.copy_(work.model.head.linear.weight)
+    return peer
+
+
+def theirs(work: Finetuning, peer: Any) -> Work:
+    """The same rows in the same updates."""
+    update, steps = trainer(peer), count()
+    return lambda: update(**padded(work, of_update(next(steps), len(work.training), BATCH, 0)[1].tolist()))
+
+
+def padded(work: Finetuning, chosen: list[int]) -> dict[str, Tensor]:
+    """Rows as DataCollatorWithPadding lays them out, in the order in which they were drawn."""
+    rows = [torch.tensor(work.training[i].sequences[0]) for i in chosen]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    labels = work.targets([work.task.training[i] for i in chosen])
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@torch.no_grad()
+def losses_agree(work: Finetuning, peer: Any) -> bool:
+    work.model.eval(), peer.eval()
+    config = resolve(FinetuneConfig, {"batch_size": BATCH})
+    update = work.source(config, Silent()).update(0)
+    mine = sum(l3(work.model, work.task.target, 0.0, piece).total for piece in update.pieces)
+    loss = peer(**padded(work, of_update(0, len(work.training), BATCH, config.seed)[1].tolist())).loss
+    peer.train()
+    return bool(torch.isclose(torch.as_tensor(mine), loss, rtol=1e-4))

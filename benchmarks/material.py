@@ -1,0 +1,116 @@
+"""The models and the rows that the benchmarks share: ours, transformers' with the same weights, SST-2."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Work
+from gpt1.config import GPTConfig
+from gpt1.model import GPT
+from gpt1.weights import BLOCK_NAMES
+
+
+def shape(quick: bool) -> GPTConfig:
+    """The paper's 117M model, or a tiny one with its vocabulary."""
+    return GPTConfig(n_layer=2, n_head=2, n_embd=32, context=64) if quick else GPTConfig()
+
+
+def gpt(quick: bool) -> GPT:
+    """With random weights."""
+    torch.manual_seed(0)
+    return GPT(shape(quick))
+
+
+def called(config: GPTConfig) -> str:
+    return f"{config.n_parameters / 1e6:.0f}M weights"
+
+
+# ---- transformers
+
+
+def openai_config(ours: GPTConfig, dropout: float = 0.1, **more: Any) -> Any:
+    """Our config as transformers' OpenAIGPTConfig."""
+    from transformers import OpenAIGPTConfig
+
+    sizes: Any = {"n_embd": ours.n_embd, "n_layer": ours.n_layer, "n_head": ours.n_head}
+    sizes |= {"n_positions": ours.context, "vocab_size": ours.rows}
+    return OpenAIGPTConfig(**sizes, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, **more)
+
+
+@torch.no_grad()
+def alike(ours: GPT, theirs: Any) -> None:
+    """Give transformers' OpenAIGPTModel the weights of ours; its dense ones are [in, out]."""
+    theirs.tokens_embed.weight.copy_(ours.tokens.weight)
+    theirs.positions_embed.weight.copy_(ours.positions.weight)
+    for our_block, their_block in zip(ours.blocks, theirs.h, strict=True):
+        for their_part, our_part in BLOCK_NAMES:
+            a: Any = our_block.get_submodule(our_part)
+            b: Any = their_block.get_submodule(their_part)
+            b.weight.copy_(a.weight.T if a.weight.dim() == 2 else a.weight)
+            b.bias.copy_(a.bias)
+
+
+def trainer(model: nn.Module, bf16: bool = True, lr: float = 1e-5) -> Any:
+    """An update as transformers' Trainer makes it: autocast, gradients clipped at 1, fused AdamW. (The Trainer itself
+    needs accelerate, which gpt1 does not install; its data loader and logging are left out.)"""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr, weight_decay=0.0, fused=True)
+
+    def update(**inputs: Tensor) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(**inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        model.zero_grad()
+
+    model.train()
+    return update
+
+
+def repeated(work: Work, times: int) -> Work:
+    def run() -> None:
+        for _ in range(times):
+            work()
+
+    return run
+
+
+# ---- rows
+
+
+@dataclass(frozen=True)
+class Rows:
+    ids: list[list[int]]  # without special tokens
+    labels: list[str]
+    source: str
+
+
+def data() -> Path | None:
+    """GPT1_DATA, or the folder `shared` beside the checkout; None where there is neither."""
+    for candidate in (os.environ.get("GPT1_DATA"), Path(__file__).parents[2] / "shared"):
+        if candidate and Path(candidate).is_dir():
+            return Path(candidate)
+    return None
+
+
+def sst2(n: int) -> Rows:
+    """`n` training rows of SST-2, drawn at random; without the data, random tokens in lengths drawn like its rows'."""
+    folder = data()
+    draw = random.Random(0)
+    if folder is None:  # the logarithms of the lengths of 4,000 rows: mean 1.98, deviation 0.90, longest 59
+        lengths = [min(59, max(1, round(draw.lognormvariate(1.98, 0.9)))) for _ in range(n)]
+        ids = [[draw.randrange(1, 40478) for _ in range(length)] for length in lengths]
+        return Rows(ids, [str(i % 2) for i in range(n)], "random tokens in lengths drawn like those of SST-2's rows")
+    from gpt1.data.tables import read_table
+    from gpt1.tokenizer import Tokenizer
+
+    rows = draw.sample(read_table(folder / "data/tasks/SST-2/train.tsv").rows, n)
+    ids = Tokenizer.load(folder / "openai").encode_batch([row["sentence"] for row in rows])
+    return Rows(ids, [row["label"] for row in rows], "training rows of SST-2")

@@ -1,0 +1,230 @@
+"""What every benchmark shares: competitors take turns, ratios by round, peaks of memory, the machine, tables.
+
+A ratio is always "times as good as the peer": larger is better.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any, ClassVar
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("gpt1", "torch", "transformers", "tokenizers", "scikit-learn", "numpy")
+
+Work = Callable[[], Any]
+Seconds = dict[str, list[float]]  # by competitor, round by round
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The median of the rounds, and the least and the greatest of them."""
+
+    median: float
+    low: float
+    high: float
+    sign: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        spread = f" [{short(self.low)}–{short(self.high)}]" if self.low < self.high else ""
+        return f"{short(self.median)}{self.sign}{spread}"
+
+
+class Ratio(Figure):
+    """Ours against a peer, round by round."""
+
+    sign: ClassVar[str] = " ×"
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    def __str__(self) -> str:
+        """As Markdown."""
+        lines = [self.columns, ["---"] * len(self.columns), *([shown(cell) for cell in row] for row in self.rows)]
+        return "\n".join([f"{self.title}\n", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a benchmark found. `ratios` are named "ours / peer"; `same_work` says what was found equal."""
+
+    tables: list[Table]
+    ratios: dict[str, Ratio] = field(default_factory=dict)
+    same_work: dict[str, bool] = field(default_factory=dict)
+
+
+def in_turn(
+    works: Mapping[str, Work],
+    rounds: int,
+    *,
+    warm_up: Mapping[str, Work] | None = None,
+    before: Mapping[str, Work] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Seconds:
+    """Seconds of every competitor in every round: A B A B …, after one warm-up of each that does not count.
+
+    warm_up: what to run instead of the work itself to warm up. before: what to run before each round, not measured.
+    """
+    for name, work in works.items():
+        (warm_up or {}).get(name, work)()
+    seconds: Seconds = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            (before or {}).get(name, nothing)()
+            start = clock()
+            work()
+            seconds[name].append(clock() - start)
+    return seconds
+
+
+def nothing() -> None:
+    pass
+
+
+def figure(values: Iterable[float]) -> Figure:
+    rounds = list(values)
+    return Figure(median(rounds), min(rounds), max(rounds))
+
+
+def ratio(ours: Sequence[float], peer: Sequence[float], scale: float = 1.0) -> Ratio:
+    """Of seconds (or bytes) in the same rounds: how many times the peer needs what we need."""
+    ratios = [scale * b / a for a, b in zip(ours, peer, strict=True)]
+    return Ratio(median(ratios), min(ratios), max(ratios))
+
+
+def compared(
+    title: str, seconds: Seconds, ours: Sequence[str], amount: float | None = None, unit: str = "s"
+) -> tuple[Table, dict[str, Ratio]]:
+    """A row for each competitor, and the ratio of each of `ours` to every peer (what is not called gpt1 …). `amount` of
+    `unit` is what one round does; without it the table holds seconds."""
+    peers = [name for name in seconds if not name.startswith("gpt1")]
+    ratios = {f"{mine} / {peer}": ratio(seconds[mine], seconds[peer]) for peer in peers for mine in ours}
+    rows = [
+        [name, figure(amount / s if amount else s for s in values), *(ratios.get(f"{mine} / {name}") for mine in ours)]
+        for name, values in seconds.items()
+    ]
+    return Table(title, ["", f"{unit}/s" if amount else unit, *(f"{mine} is as fast" for mine in ours)], rows), ratios
+
+
+# ---- memory
+
+
+def apart(function: str, **arguments: Any) -> tuple[Any, int]:
+    """What `function` ("benchmarks.memory.ours") returns in a process of its own, and that process's peak in bytes."""
+    code = "import sys; from benchmarks.measure import answer; answer(*sys.argv[1:])"
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", code, function, json.dumps(arguments)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, stdout=subprocess.PIPE)
+    value, peak = json.loads(done.stdout.splitlines()[-1])
+    return value, peak
+
+
+def answer(function: str, arguments: str) -> None:
+    module, _, name = function.rpartition(".")
+    value = getattr(importlib.import_module(module), name)(**json.loads(arguments))
+    print(json.dumps([value, peak_memory()]))
+
+
+def peak_memory() -> int:
+    """The most bytes of this process that were resident at once."""
+    try:  # of this program alone; getrusage starts at what the program had that started this one
+        status = Path("/proc/self/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+# ---- the machine
+
+
+def machine() -> dict[str, Any]:
+    """Where, when and with what the figures were measured."""
+    import torch
+
+    processor, flags = processor_facts()
+    cuda = range(torch.cuda.device_count())
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "flags": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags],
+        "gpus": [torch.cuda.get_device_name(i) for i in cuda],
+        "load": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {package: installed(package) for package in PACKAGES},
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+    }
+
+
+def told(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers"))
+    where = f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads"
+    with_ = ", ".join([*machine["flags"], *machine["gpus"]])
+    when = f"{machine['date']}, commit {machine['commit']}, load before {machine['load']}"
+    return f"{where} ({with_}); {versions}, Python {machine['python']}; {when}"
+
+
+def processor_facts() -> tuple[str, set[str]]:
+    """(model, flags); the flags are known on Linux only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine(), set()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return facts.get("model name", platform.machine()), set(facts.get("flags", "").split())
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def commit() -> str:
+    """The commit of the checkout, with a + where files of the package differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    try:
+        return (git("rev-parse", "--short", "HEAD") or "unknown") + "+" * bool(git("status", "--short", "gpt1"))
+    except OSError:
+        return "unknown"
+
+
+# ---- numbers
+
+
+def short(number: float) -> str:
+    """Three digits that count: 0.0123, 1.23, 12.3, 123, 1,234."""
+    if number == 0:
+        return "0"
+    if abs(number) >= 100:
+        return f"{number:,.0f}"
+    return f"{number:.3g}" if abs(number) < 1 else f"{number:.{2 - (abs(number) >= 10)}f}"
+
+
+def shown(cell: Any) -> str:
+    if cell is None:
+        return ""
+    return short(cell) if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else str(cell)

@@ -1,0 +1,157 @@
+"""Benchmarks: every one runs, competitors do the same work in turn, ratios and counts are what they are said to be."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks lie beside the package, not in it
+
+from benchmarks import __main__ as command
+from benchmarks import material, measure
+from benchmarks.measure import Ratio, Result, Table, in_turn, ratio
+from benchmarks.step import gflop_a_token, matrix_products
+from gpt1.config import GPTConfig
+
+EXPECTED = json.loads(command.EXPECTED.read_text(encoding="utf-8"))
+SLOW = {"memory", "scaling"}  # they start a process for every figure
+positive = st.floats(0.01, 100)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in command.NAMES]
+)
+def test_every_benchmark_runs_and_its_competitors_do_the_same_work(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    if name == "tokenizing":
+        request.getfixturevalue("shared")
+    assert command.main([name, "--quick", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    assert found["machine"]["processor"]
+    assert found["machine"]["versions"]["torch"] == torch.__version__
+    assert set(found["same_work"].values()) <= {True}
+    assert found["same_work"] or name in SLOW  # those two compare nothing that could differ
+    assert set(EXPECTED["ratios"].get(name, {})) <= set(found["ratios"])
+    assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found["ratios"].values())
+    printed = capsys.readouterr().out
+    for table in found["tables"]:
+        assert table["title"] in printed
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+
+
+def test_expected_ratios_belong_to_benchmarks_that_exist():
+    assert set(EXPECTED["ratios"]) <= set(command.NAMES)
+    assert 0 < EXPECTED["tolerance"] < 1
+
+
+# ---- the frame
+
+
+def test_competitors_take_turns_and_the_warm_up_does_not_count():
+    done: list[str] = []
+    works = {name: lambda name=name: done.append(name) for name in "ab"}
+    before = {name: lambda name=name: done.append(f"before {name}") for name in "b"}
+    seconds = in_turn(works, 2, warm_up={"a": lambda: done.append("short")}, before=before)
+    assert done == ["short", "b", *(["a", "before b", "b"] * 2)]
+    assert {name: len(rounds) for name, rounds in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_what_runs_before_a_round_is_not_measured():
+    now = [0.0]
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+
+    seconds = in_turn({"a": lambda: pass_by(1)}, 3, before={"a": lambda: pass_by(100)}, clock=lambda: now[0])
+    assert seconds == {"a": [1, 1, 1]}
+
+
+@given(ours=st.lists(positive, min_size=1, max_size=9), times=positive)
+def test_a_peer_that_always_needs_k_times_as_long_has_the_ratio_k(ours: list[float], times: float):
+    found = ratio(ours, [times * s for s in ours])
+    assert [found.low, found.median, found.high] == pytest.approx([times] * 3)
+
+
+@given(wanted=positive, measured=positive)
+def test_a_ratio_falls_short_where_it_is_below_what_is_expected_less_the_tolerance(wanted: float, measured: float):
+    expected = {"tolerance": 0.2, "ratios": {"step": {"a / b": wanted}, "head": {"a / b": 1e9}}}
+    lines = command.shortfalls("step", {"a / b": Ratio(measured, 0.0, 1e9)}, expected)
+    assert len(lines) == (measured < wanted * (1 - 0.2))
+    assert all("a / b" in line for line in lines)
+
+
+def test_an_expected_ratio_that_was_not_measured_falls_short():
+    assert command.shortfalls("step", {}, {"tolerance": 0.2, "ratios": {"step": {"a / b": 1.0}}})
+
+
+@pytest.mark.parametrize(("wanted", "same", "code"), [(2.0, True, 0), (3.0, True, 1), (2.0, False, 1)])
+def test_check_fails_for_a_shortfall_and_for_other_work(
+    wanted: float, same: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    result = Result([Table("t", ["a"], [[1]])], {"a / b": Ratio(2.0, 2.0, 2.0)}, {"ids": same})
+    stub: Any = SimpleNamespace(ROUNDS=1, run=lambda rounds, quick: result)
+    monkeypatch.setitem(sys.modules, "benchmarks.step", stub)
+    (tmp_path / "expected.json").write_text(json.dumps({"tolerance": 0.1, "ratios": {"step": {"a / b": wanted}}}))
+    monkeypatch.setattr(command, "EXPECTED", tmp_path / "expected.json")
+    assert command.main(["step", "--check", "--out", str(tmp_path)]) == code
+
+
+@pytest.mark.parametrize("words", [["steps"], ["step", "--quick", "--check"], ["step", "--rounds", "0"]])
+def test_what_cannot_be_measured_is_refused(words: list[str], tmp_path: Path):
+    with pytest.raises(SystemExit) as refused:
+        command.main([*words, "--out", str(tmp_path / "results")])
+    assert refused.value.code == 2
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_peak_is_that_of_the_process_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "holder.py").write_text("def hold(size):\n    return len(bytearray(b'1') * size)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    held = torch.ones(40_000_000)  # 160 MB of this process
+    (_, small), (size, large) = (measure.apart("holder.hold", size=size) for size in (1, 50_000_000))
+    assert size == 50_000_000
+    assert large - small == pytest.approx(50_000_000, rel=0.1)
+    assert small < held.nbytes < measure.peak_memory()
+
+
+# ---- what is counted
+
+
+def test_the_operations_of_a_token_are_those_that_torch_counts():
+    from transformers import OpenAIGPTLMHeadModel
+
+    config = GPTConfig(vocab_size=100, n_layer=3, n_head=2, n_embd=16, context=12)
+    peer = OpenAIGPTLMHeadModel(material.openai_config(config))
+    ids = torch.randint(100, (2, 12))
+    with FlopCounterMode(display=False) as counter:
+        peer(ids, labels=ids).loss.backward()
+    assert counter.get_total_flops() == pytest.approx(1e9 * gflop_a_token(config) * ids.numel())
+
+
+def test_the_papers_model_costs_753_million_operations_a_token():
+    assert gflop_a_token(GPTConfig()) == pytest.approx(0.753, abs=5e-4)
+
+
+def test_the_matrix_products_do_the_operations_that_they_are_divided_by():
+    products, gflop = matrix_products(GPTConfig(vocab_size=100, n_layer=3, n_head=2, n_embd=16, context=12), 24)
+    with FlopCounterMode(display=False) as counter:
+        products()
+    assert counter.get_total_flops() == pytest.approx(1e9 * gflop)
+
+
+def test_without_the_data_lengths_are_drawn_and_said_to_be(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(material, "data", lambda: None)
+    rows = material.sst2(100)
+    assert "random" in rows.source
+    assert len(rows.ids) == len(rows.labels) == 100
+    assert all(1 <= len(ids) <= 59 and max(ids) < 40478 for ids in rows.ids)
