@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpt1.analysis import paper
@@ -9,14 +10,14 @@ from gpt1.analysis.cells import Kept
 from gpt1.analysis.document import Document, Spread
 from gpt1.analysis.paper_page import NAMES, hundred, points, shown, spread_of, whole_of
 from gpt1.analysis.zeroshot_steps import MODELS
-from gpt1.report import Cell, charts
+from gpt1.report import charts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from gpt1.analysis.reproduce import Plan
 
-WIDE = {"width": 640, "height": 340}
+HEIGHT = 300
 Curves = dict[tuple[str, str], dict[int, dict[str, Any]]]
 """(task, model) → updates → a finished measurement."""
 
@@ -71,7 +72,7 @@ def left(document: Document, plan: Plan, kept: Kept) -> tuple[list[str], list[di
 
 def drawn_left(spreads: dict[str, list[Spread | None]]) -> Figure:
     with charts.style():
-        figure, axes = charts.chart("score × 100", "pre-trained layers", **WIDE)
+        figure, axes = charts.chart("score × 100", "pre-trained layers", height=HEIGHT)
         for colour, (title, one) in zip(charts.SERIES, spreads.items(), strict=False):
             at = [(k, spread) for k, spread in enumerate(one) if spread]
             x, medians = [k for k, _ in at], [100 * spread.median for _, spread in at]
@@ -125,8 +126,8 @@ def grown(name: str, model: str, of: dict[int, dict[str, Any]]) -> str:
     scores = [100 * of[step]["score"] for step in (first, last)]
     who = "" if model == "from" else f" ({MODELS[model]})"
     return (
-        f"zero-shot {name}{who}: {scores[0]:.1f} after {first:,} updates, {scores[1]:.1f} after {last:,}; "
-        f"a guess has {100 * of[last]['guess']:.1f}"
+        f"zero-shot {name}{who}: {points(scores[0]).text} after {first:,} updates, {points(scores[1]).text} after "
+        f"{last:,}; a guess has {100 * of[last]['guess']:.1f}"
     )
 
 
@@ -149,7 +150,7 @@ def scores_table(curves: Curves) -> tuple[list[str], list[list[Any]]]:
             cell = of.get(step)
             share = normalised(name, cell) if cell else None
             note = "" if share is None else f"({share:.2f})".replace("-", "−")
-            line.append(Cell(100 * cell["score"], f"{100 * cell['score']:.1f}", note) if cell else None)
+            line.append(replace(points(100 * cell["score"]), note=note) if cell else None)
         lines.append(line)
     guesses = [points(100 * next(iter(of.values()))["guess"]) for of in curves.values()]
     rows = [next(iter(of.values()))["rows"] for of in curves.values()]
@@ -158,7 +159,7 @@ def scores_table(curves: Curves) -> tuple[list[str], list[list[Any]]]:
 
 def drawn_right(curves: Curves) -> Figure:
     with charts.style():
-        figure, axes = charts.chart("zero-shot, 0 a guess, 1 the best before", "updates of pre-training", **WIDE)
+        figure, axes = charts.chart("zero-shot, 0 a guess, 1 the best before", "updates of pre-training", height=HEIGHT)
         colours = dict(zip(dict.fromkeys(name for name, _ in curves), charts.SERIES, strict=False))
         for (name, model), of in curves.items():
             steps = sorted(of)
@@ -176,4 +177,4 @@ def drawn_right(curves: Curves) -> Figure:
 def below(axes: Any) -> None:
     """The names of the lines under the chart: they can be many."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, borderaxespad=0)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderaxespad=0)

@@ -28,13 +28,13 @@ def write(plan: Plan, kept: Kept, failed: Sequence[str]) -> list[str]:
     from gpt1.analysis import figure2
 
     document = Document(
-        f"{'Figure 2' if plan.what == 'figure2' else 'Table ' + plan.what[-1]} beside the paper: "
-        f"{paper.ABOUT[plan.what]}",
-        f"reproduce {plan.what}",
+        f"{'Figure 2' if plan.asked.what == 'figure2' else 'Table ' + plan.asked.what[-1]} beside the paper: "
+        f"{paper.ABOUT[plan.asked.what]}",
+        f"reproduce {plan.asked.what}",
         "All scores are 100 × the metric; ours are medians over seeds [least–greatest].",
     )
     parts = {"table5": ablations, "figure2": figure2.parts}
-    said, results = parts.get(plan.what, table)(document, plan, kept)
+    said, results = parts.get(plan.asked.what, table)(document, plan, kept)
     rows_of(document, plan, kept)
     document.heading("How it was made")
     document.points(
@@ -46,13 +46,13 @@ def write(plan: Plan, kept: Kept, failed: Sequence[str]) -> list[str]:
         ]
     )
     settings_table(document, made_with(plan, kept))
-    document.code(plan.command, "The command; it goes on where it was stopped:")
+    document.code(plan.asked.command(), "The command; it goes on where it was stopped:")
     document.write(
         kept.folder,
         {
-            "what": plan.what,
+            "what": plan.asked.what,
             "about": kept.about,
-            "command": plan.command,
+            "command": plan.asked.command(),
             "results": results,
             "left_out": {one.name.text: one.why for one in plan.left_out},
             "failed": list(failed),
@@ -66,50 +66,59 @@ def write(plan: Plan, kept: Kept, failed: Sequence[str]) -> list[str]:
 
 def table(document: Document, plan: Plan, kept: Kept) -> tuple[list[str], list[dict[str, Any]]]:
     """A line for each of the paper's numbers; a task of another table, or of none, has its own."""
-    lines: list[list[Any]] = []
+    lines: list[tuple[int, list[Any]]] = []
     said, results = [], []
     for task in plan.tasks:
         for column in columns_of(task.name):
             if column.subset and column.subset not in task.subsets:
                 continue
             spreads = {method: spread_of(plan, kept, task, method, column) for method in plan.methods}
-            ours = next(iter(spreads.values()))
-            title = task.name.title.replace(paper_title(task.name), column.title, 1)
-            lines.append(
-                [
-                    title, NAMES.get(column.metric, column.metric), points(column.before), points(column.gpt1),
-                    *(spread.cell(1, 100) if spread else None for spread in spreads.values()),
-                    difference(ours, column.gpt1), points(100 * task.guess(column.metric, column.subset)),
-                ]
-            )  # fmt: skip
+            ours, guess = next(iter(spreads.values())), 100 * task.guess(column.metric, column.subset)
+            cells = [spread.cell(1, 100) if spread else None for spread in spreads.values()]
+            place, line = begun(task.name, column)
+            lines.append((place, [*line, *cells, difference(ours, column.gpt1), points(guess)]))
             results.append(
-                {"task": task.name.text, "subset": column.subset, "metric": column.metric, "paper": column.gpt1}
-                | {"before": column.before, "guess": 100 * task.guess(column.metric, column.subset)}
+                {"task": task.name.text, "subset": column.subset, "metric": column.metric}
+                | {"before": column.before, "paper": column.gpt1, "guess": guess}
                 | {"ours": {method: hundred(spread) for method, spread in spreads.items()}}
             )
             if ours:
-                said.append(f"{title}: {sentence(ours, column.gpt1)}")
+                said.append(f"{line[0]}: {sentence(ours, column.gpt1)}")
     for one in plan.left_out:
         for column in columns_of(one.name):
-            title = one.name.title.replace(paper_title(one.name), column.title, 1)
-            known = [points(column.before), points(column.gpt1)]
-            lines.append([title, NAMES.get(column.metric, column.metric), *known, Cell(None, one.why)])
-            lines[-1] += [None] * (len(plan.methods) + 1)
-    if plan.what == "table4":
-        lines.append(glue(plan, kept))
+            place, line = begun(one.name, column)
+            lines.append((place, [*line, Cell(None, one.why), *[None] * (len(plan.methods) + 1)]))
+    if plan.asked.what == "table4":
+        lines.append((LAST, glue(plan, kept)))
     titles = ["ours"] if list(plan.methods) == ["full"] else [f"ours, {m.title}" for m in plan.methods.values()]
     document.heading("Beside the paper")
-    document.table(["task", "metric", "before", "GPT-1", *titles, "difference", "guess"], lines)
+    document.table(["task", "metric", "before", "GPT-1", *titles, "difference", "guess"], in_order(lines))
     document.paragraph(
         "`before` is the best result that the paper names beside its own; `difference` is ours less GPT-1's; `guess` "
         "is what a constant answer (the commonest training label) or a random choice scores."
     )
-    if plan.what in ("table2", "table4"):
+    if plan.asked.what in ("table2", "table4"):
         document.paragraph(
             "The paper's figures on GLUE are of test sets whose labels are not handed out; ours are of the split named "
             "below."
         )
     return said, results
+
+
+LAST = len(paper.columns())
+
+
+def begun(name: Name, column: paper.Published) -> tuple[int, list[Any]]:
+    """(its place among the paper's columns, the first cells of its line)."""
+    columns = paper.columns()
+    title = name.title.replace(paper_title(name), column.title, 1)
+    metric = NAMES.get(column.metric, column.metric)
+    place = columns.index(column) if column in columns else LAST
+    return place, [title, metric, known(column.before), known(column.gpt1)]
+
+
+def in_order(lines: list[tuple[int, list[Any]]]) -> list[list[Any]]:
+    return [line for _, line in sorted(lines, key=lambda one: one[0])]
 
 
 def columns_of(name: Name) -> list[paper.Published]:
@@ -139,7 +148,7 @@ def glue(plan: Plan, kept: Kept) -> list[Any]:
         return [*line, Cell(None, f"needs {', '.join(missing)} too"), *[None] * (len(plan.methods) + 1)]
     by_method = []
     for method in plan.methods:
-        whole = [glue_of(plan, kept, tasks, method, seed) for seed in range(plan.seeds)]
+        whole = [glue_of(plan, kept, tasks, method, seed) for seed in range(plan.asked.seeds)]
         by_method.append(Spread.of(score for score in whole if score is not None))
     cells = [spread.cell(1, 100) if spread else None for spread in by_method]
     return [*line, *cells, difference(by_method[0], paper.GLUE), None]
@@ -178,7 +187,7 @@ def ablations(document: Document, plan: Plan, kept: Kept) -> tuple[list[str], li
         [
             [
                 plan.methods[m].title,
-                points(average(medians[m], shared)),
+                known(average(medians[m], shared)),
                 *(s.cell(1, 100) if s else None for s in spreads),
             ]
             for m, spreads in ours.items()
@@ -189,7 +198,7 @@ def ablations(document: Document, plan: Plan, kept: Kept) -> tuple[list[str], li
     document.heading("The paper's")
     document.table(
         ["", f"average of {len(both)}", *titles],
-        [[plan.methods[m].title, points(average(theirs[m], both)), *map(points, theirs[m])] for m in published],
+        [[plan.methods[m].title, known(average(theirs[m], both)), *map(known, theirs[m])] for m in published],
     )
     document.heading("Ours less the paper's")
     apart = {
@@ -250,7 +259,7 @@ def whole_of(task: PaperTask) -> paper.Published:
 def spread_of(plan: Plan, kept: Kept, task: PaperTask, method: str, column: paper.Published) -> Spread | None:
     """The scores of the finished seeds."""
     found = []
-    for seed in range(plan.seeds):
+    for seed in range(plan.asked.seeds):
         if cell := kept.cells.get(plan.key(task, method, seed)):
             scores = cell["subsets"].get(column.subset, {}) if column.subset else cell["metrics"]
             if column.metric in scores:
@@ -267,10 +276,10 @@ def rows_of(document: Document, plan: Plan, kept: Kept) -> None:
         cells = [
             cell
             for method in plan.methods
-            for seed in range(plan.seeds)
+            for seed in range(plan.asked.seeds)
             if (cell := kept.cells.get(plan.key(task, method, seed)))
         ]
-        finished = [sum(plan.key(task, m, s) in kept.cells for s in range(plan.seeds)) for m in plan.methods]
+        finished = [sum(plan.key(task, m, s) in kept.cells for s in range(plan.asked.seeds)) for m in plan.methods]
         least, most = min(finished), max(finished)
         cut = next((cell["cut"] for cell in cells if "cut" in cell), None)
         guess = points(100 * task.guess(task.metric))
@@ -279,7 +288,7 @@ def rows_of(document: Document, plan: Plan, kept: Kept) -> None:
                 task.name.title, NAMES.get(task.metric, task.metric), guess,
                 f"{task.trained_on()} ({task.name.train.split})", f"{task.tested_on()} ({task.name.test.split})",
                 None if cut is None else f"{100 * cut:.1f} %",
-                f"{least} of {plan.seeds}" if least == most else f"{least} to {most} of {plan.seeds}",
+                f"{least} of {plan.asked.seeds}" if least == most else f"{least} to {most} of {plan.asked.seeds}",
                 wording.duration(sum(cell.get("seconds", 0.0) for cell in cells)),
             ]
         )  # fmt: skip
@@ -294,19 +303,19 @@ def rows_of(document: Document, plan: Plan, kept: Kept) -> None:
 
 def made_with(plan: Plan, kept: Kept) -> dict[str, Any]:
     facts = {
-        "model": f"{plan.from_}: {told_model(plan.models['from'])}",
-        "its pre-training": pretraining(plan.from_),
+        "model": f"{plan.asked.from_}: {told_model(plan.models['from'])}",
+        "its pre-training": pretraining(plan.asked.from_),
     }
-    if plan.lstm:
+    if plan.asked.lstm:
         facts |= {
-            "LSTM": f"{plan.lstm}: {told_model(plan.models['lstm'])}",
-            "the LSTM's pre-training": pretraining(plan.lstm),
+            "LSTM": f"{plan.asked.lstm}: {told_model(plan.models['lstm'])}",
+            "the LSTM's pre-training": pretraining(plan.asked.lstm),
         }
     return {
         **{name: value for name, value in facts.items() if value},
-        "seeds": plan.seeds,
+        "seeds": plan.asked.seeds,
         "updates": "all training rows are learnt from; the last epoch counts, none is chosen",
-        "settings": plan.settings or "the defaults of gpt1 finetune",
+        "settings": plan.asked.settings or "the defaults of gpt1 finetune",
     }
 
 
@@ -331,9 +340,13 @@ def pretraining(run: str | Path) -> dict[str, Any]:
     )
 
 
-def points(value: float | None) -> Cell | None:
+def points(value: float) -> Cell:
     """A number as the paper writes them."""
-    return Cell(value, f"{value:.1f}") if value is not None else None
+    return Cell(value, f"{value:.1f}".replace("-", "−"))
+
+
+def known(value: float | None) -> Cell | None:
+    return None if value is None else points(value)
 
 
 def wording_of(value: float | None) -> str:

@@ -47,7 +47,9 @@ class Name:
         if not splits:
             return cls(data.name, data, Named(data, data.train_split), Named(data, data.evaluation_split), title)
         train, arrow, test = (part.strip() for part in splits.partition(">"))
-        if not (train and arrow and test) or train == test:
+        if arrow and train == test:
+            raise UserError(f"--tasks {text}: it would be tested on what it learns.", "Name two different splits.")
+        if not (train and arrow and test):
             raise UserError(
                 f"--tasks {text}: this names no two splits.",
                 f"Write {data.name} for its official splits, or {data.name}:dev>test to train on one and test on the "

@@ -5,67 +5,109 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gpt1 import runs
+from gpt1 import runs, wording
 from gpt1.analysis import paper
 from gpt1.analysis.cells import Cell, Kept, finetuned, model_facts, run_cells
 from gpt1.analysis.curve import FOR_THE_HEAD, free_of
+from gpt1.analysis.methods import METHODS, Method, chosen_methods, transfers
 from gpt1.analysis.paper_tasks import LeftOut, Name, PaperTask, read_tasks
 from gpt1.analysis.zeroshot_steps import Shot, points_of, shots_of
 from gpt1.config import HEAD_ONLY, FinetuneConfig, flag
 from gpt1.errors import Interrupted, UserError, did_you_mean
 from gpt1.training.progress import Progress, Silent
 
-
-@dataclass(frozen=True)
-class Method:
-    """A row of table 5, or one of ours beside it."""
-
-    title: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-METHODS = {
-    "full": Method("full"),
-    "scratch": Method("no pre-training", {"from_scratch": True}),
-    "no-aux": Method("no auxiliary LM", {"lm_coef": 0.0}),
-    "lstm": Method("LSTM with auxiliary LM"),
-    "head": Method("head only", {"train": "head"}),
-    "tfidf": Method("TF-IDF + linear model"),
-}
-USUAL = {"table5": ("full", "scratch", "no-aux", "lstm", "head")}
-"""Methods of a table where none are named; of the others the paper's own, `full`."""
 OWN = ("seed", "train", "from_scratch", "valid_fraction", "transfer_layers", "keep")
 """Settings of a fine-tuning run that a reproduction sets itself."""
 WHAT = ("table2", "table3", "table4", "table5", "figure2")
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a person asks for; the names are those of the flags.
+
+    tasks: names of data sets, `name:split>split` to train and test on other splits; else the table's own. methods: of
+    METHODS. rows, test_rows: rows at most, by task, `""` for all others. lstm: a pre-trained LSTM. left, right: one
+    half of figure 2 only.
+    """
+
+    what: str
+    from_: str | Path
+    out: str | Path
+    data_dir: str | Path | None = None
+    seeds: int = 3
+    tasks: Sequence[str] = ()
+    methods: Sequence[str] = ()
+    rows: Mapping[str, int] = field(default_factory=dict)
+    test_rows: Mapping[str, int] = field(default_factory=dict)
+    lstm: str | Path | None = None
+    left: bool = False
+    right: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of FinetuneConfig, the same for every run."""
+
+    @property
+    def halves(self) -> list[str]:
+        """Of figure 2; a table has none, and is all left."""
+        if self.what != "figure2":
+            return ["left"]
+        return [half for half in ("left", "right") if getattr(self, half)] or ["left", "right"]
+
+    def check(self) -> None:
+        """UserError for what can be seen without reading a row."""
+        if self.what not in WHAT:
+            problem = f"there is no '{self.what}' to reproduce.{did_you_mean(self.what, WHAT)}"
+            raise UserError(problem, f"There are: {', '.join(WHAT)}.")
+        if self.what != "figure2" and (self.left or self.right):
+            raise UserError(f"{self.what} has no left and right half.", "--left and --right are for figure2.")
+        check_model(self.from_, "--from")
+        if self.lstm is not None:
+            check_model(self.lstm, "--lstm")
+
+    def command(self) -> str:
+        """The line for a shell."""
+        limits = [
+            ",".join(f"{name}={n}" if name else str(n) for name, n in some.items())
+            for some in (self.rows, self.test_rows)
+        ]
+        flags: dict[str, Any] = {
+            "--from": self.from_, "--lstm": self.lstm, "--data-dir": self.data_dir, "--out": self.out,
+            "--seeds": self.seeds, "--tasks": ",".join(self.tasks), "--methods": ",".join(self.methods),
+            "--rows": limits[0], "--test-rows": limits[1],
+        }  # fmt: skip
+        words = [word for name, value in flags.items() if value not in (None, "") for word in (name, str(value))]
+        words += [f"--{half}" for half in ("left", "right") if getattr(self, half)]
+        for name, value in self.settings.items():
+            if isinstance(value, bool):
+                words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
+            else:
+                words += [flag(name), wording.plain(value) if isinstance(value, int | float) else str(value)]
+        return shlex.join(["gpt1", "reproduce", self.what, *words])
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a table or figure is made of."""
 
-    what: str
-    from_: str
-    lstm: str | None
+    asked: Asked
     tasks: list[PaperTask]
     left_out: list[LeftOut]
     methods: dict[str, Method]
-    seeds: int
-    settings: dict[str, Any]
     shots: list[Shot] = field(default_factory=list)
     """Figure 2, right."""
     said: list[str] = field(default_factory=list)
     """What the page should say of all this."""
-    command: str = ""
 
     @cached_property
     def models(self) -> dict[str, dict[str, Any]]:
         """What each pre-trained model is: `from` and, where there is one, `lstm`."""
-        return {"from": model_facts(self.from_)} | ({"lstm": model_facts(self.lstm)} if self.lstm else {})
+        return {"from": model_facts(self.asked.from_)} | (
+            {"lstm": model_facts(self.asked.lstm)} if self.asked.lstm else {}
+        )
 
     def key(self, task: PaperTask, method: str, seed: int) -> str:
         return f"{task.name.text}, {method}, seed {seed}"
@@ -74,7 +116,7 @@ class Plan:
         """Seeds in turn: a table that is stopped early is a whole one with fewer seeds."""
         tuned = [
             self.cell(task, method, seed)
-            for seed in range(self.seeds)
+            for seed in range(self.asked.seeds)
             for task in self.tasks
             for method in self.methods
         ]
@@ -93,12 +135,12 @@ class Plan:
             return 1 + (training + test) // 50_000
         if method == "head":
             return 1 + (training + test) // 1000
-        epochs = self.settings.get("epochs", FinetuneConfig.epochs)
+        epochs = self.asked.settings.get("epochs", FinetuneConfig.epochs)
         return 1 + int(3 * epochs * training + test) // 1000
 
     def settings_for(self, method: str, seed: int) -> dict[str, Any]:
         """All labels are learnt from and the last epoch counts, as in the paper: none is spent on choosing one."""
-        given = {name: v for name, v in self.settings.items() if method != "head" or name in FOR_THE_HEAD}
+        given = {name: v for name, v in self.asked.settings.items() if method != "head" or name in FOR_THE_HEAD}
         if method == "head":
             given.setdefault("epochs", HEAD_ONLY["epochs"])
         return {**given, "seed": seed, "valid_fraction": 0.0, "keep": 1, **self.methods[method].settings}
@@ -120,7 +162,7 @@ class Plan:
                 )
         for task in self.tasks:
             for method in self.methods:
-                for seed in range(self.seeds):
+                for seed in range(self.asked.seeds):
                     cell = kept.cells.get(self.key(task, method, seed))
                     if cell:
                         agree(kept.folder, task, method, cell["made_from"], self.made_from(task, method))
@@ -132,11 +174,16 @@ class Plan:
 
             scores = tfidf_scores(task.name.data.record, task.target, task.training.examples, task.test.examples, seed)
             return {**about, "score": scores[task.metric], "metrics": scores, "subsets": {}}
-        from_ = self.lstm if method == "lstm" else self.from_
+        from_ = self.asked.lstm if method == "lstm" else self.asked.from_
         settings = self.settings_for(method, seed)
         run = finetuned(task.training.table, scratch, progress, from_=from_, **task.options, **settings)
         fitted = json.loads((run / runs.RESULTS).read_text(encoding="utf-8"))
-        return {**about, **scored(run, task, self.settings), "cut": fitted["data"]["cut"], "seconds": fitted["seconds"]}
+        return {
+            **about,
+            **scored(run, task, self.asked.settings),
+            "cut": fitted["data"]["cut"],
+            "seconds": fitted["seconds"],
+        }
 
 
 def agree(folder: Path, task: PaperTask, method: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -188,64 +235,57 @@ def reproduce(
     *,
     from_: str | Path,
     out: str | Path,
-    data_dir: str | Path | None = None,
-    seeds: int = 3,
-    tasks: Sequence[str] | None = None,
-    methods: Sequence[str] | None = None,
-    rows: Mapping[str, int] | None = None,
-    test_rows: Mapping[str, int] | None = None,
-    lstm: str | Path | None = None,
-    left: bool = False,
-    right: bool = False,
     config: str | Path | None = None,
     progress: Progress | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> Path:
     """A table of the paper, or its figure 2, measured with the pre-trained model `from_`; returns the folder `out`.
 
     Finished runs lie in `out`, are never done again, and serve every table asked for there; more seeds or tasks add to
-    them. tasks: names of data sets, `name:split>split` to train and test on other splits; else the table's own.
-    methods: of METHODS. rows, test_rows: rows at most, by task, `""` for all others. lstm: a pre-trained LSTM. left,
-    right: one half of figure 2 only. settings: fields of FinetuneConfig, the same for every run.
+    them. options: fields of `Asked`, and settings of `finetune`, which hold for every run; None stands for none.
     """
     progress = progress or Silent()
-    asked = free_of(runs.chosen_settings(FinetuneConfig, config, settings), OWN)
-    resolved = runs.settings_of(FinetuneConfig, None, asked)  # refuses what is out of range
-    if what not in WHAT:
-        problem = f"there is no '{what}' to reproduce.{did_you_mean(what, WHAT)}"
-        raise UserError(problem, f"There are: {', '.join(WHAT)}.")
-    if what != "figure2" and (left or right):
-        raise UserError(f"{what} has no left and right half.", "--left and --right are for figure2.")
-    check_model(from_, "--from")
-    if lstm is not None:
-        check_model(lstm, "--lstm")
-    halves = [half for half, alone in (("left", left), ("right", right)) if alone] or ["left", "right"]
-    rows, test_rows = rows or {}, test_rows or {}
-    said: list[str] = []
-    shots: list[Shot] = []
-    if what == "figure2":
-        chosen = transfers(from_, methods)
-        if "right" in halves:
-            points = [*points_of(from_), *(points_of(lstm, "lstm") if lstm else [])]
-            theirs = tasks if halves == ["right"] else None
-            shots, said = shots_of(points, theirs, data_dir, test_rows, resolved.device, progress)
-    else:
-        chosen, said = chosen_methods(what, methods, lstm)
-    names = list(tasks or tasks_of(what)) if "left" in halves else []
-    wanted = [Name.parse(name) for name in dict.fromkeys(names)]
-    found, left_out = read_tasks(wanted, data_dir, rows, test_rows, not resolved.deduplicate)
-    if not found and not shots:
-        reasons = "; ".join(f"{one.name.title}: {one.why}" for one in left_out)
-        raise UserError(f"none of the tasks can be measured: {reasons}.", "Name the folder of the files: --data-dir")
-    plan = Plan(
-        what, str(from_), str(lstm) if lstm else None, found, left_out, chosen, seeds, asked, shots, said,
-        command_of(what, from_, out, data_dir, seeds, tasks, methods, rows, test_rows, lstm, left, right, asked),
-    )  # fmt: skip
-    lasting = {name: value for name, value in asked.items() if name not in runs.FREE}
-    kept = Kept.open(out, {"analysis": "reproduce", "model": plan.models["from"], "settings": lasting})
+    names = {one.name for one in fields(Asked)}
+    given = {name: value for name, value in options.items() if name in names and value is not None}
+    settings = {name: value for name, value in options.items() if name not in names}
+    chosen = free_of(runs.chosen_settings(FinetuneConfig, config, settings), OWN)
+    cfg = runs.settings_of(FinetuneConfig, None, chosen)  # refuses what is out of range
+    asked = Asked(what, from_, out, **given, settings=chosen)
+    asked.check()
+    lasting = {name: value for name, value in chosen.items() if name not in runs.FREE}
+    kept = Kept.open(out, {"analysis": "reproduce", "model": model_facts(from_), "settings": lasting})
+    plan = planned(asked, cfg, progress)
     plan.check(kept)
     tell(plan, progress)
     return carried_out(plan, kept, progress)
+
+
+def planned(asked: Asked, cfg: FinetuneConfig, progress: Progress) -> Plan:
+    """Everything read and checked, nothing run."""
+    said: list[str] = []
+    shots: list[Shot] = []
+    if asked.what == "figure2":
+        methods = transfers(asked.from_, asked.methods)
+    else:
+        methods, said = chosen_methods(asked.what, asked.methods, asked.lstm)
+    if "right" in asked.halves:
+        points = [*points_of(asked.from_), *(points_of(asked.lstm, "lstm") if asked.lstm else [])]
+        theirs = asked.tasks if "left" not in asked.halves else ()
+        shots, said = shots_of(points, theirs, asked.data_dir, asked.test_rows, cfg.device, progress)
+    names = list(asked.tasks or tasks_of(asked.what)) if "left" in asked.halves else []
+    wanted = [Name.parse(name) for name in dict.fromkeys(names)]
+    found, left_out = read_tasks(wanted, asked.data_dir, asked.rows, asked.test_rows, not cfg.deduplicate)
+    if not found and not shots:
+        raise nothing_to_measure(left_out)
+    return Plan(asked, found, left_out, methods, shots, said)
+
+
+def nothing_to_measure(left_out: Sequence[LeftOut]) -> UserError:
+    by_reason: dict[str, list[str]] = {}
+    for one in left_out:
+        by_reason.setdefault(one.why, []).append(one.name.title)
+    reasons = "; ".join(f"{', '.join(titles)}: {why}" for why, titles in by_reason.items())
+    return UserError(f"none of the tasks can be measured. {reasons}.", "Name the folder of the files: --data-dir DIR")
 
 
 def carried_out(plan: Plan, kept: Kept, progress: Progress) -> Path:
@@ -253,7 +293,7 @@ def carried_out(plan: Plan, kept: Kept, progress: Progress) -> Path:
     from gpt1.analysis.paper_page import write
 
     try:
-        failed = run_cells(f"reproduce {plan.what}", plan.cells(), kept, progress, "score", unit="kB of text")
+        failed = run_cells(f"reproduce {plan.asked.what}", plan.cells(), kept, progress, "score", unit="kB of text")
     except Interrupted:
         write(plan, kept, [])
         raise
@@ -298,67 +338,3 @@ def check_model(run: str | Path, given: str) -> None:
         raise UserError(f"--lstm {run} is no LSTM.", "Pre-train one with: gpt1 pretrain CORPUS --model lstm --out NEW")
     if given == "--from" and is_lstm:
         raise UserError(f"--from {run} is an LSTM.", f"Name a GPT there, and the LSTM beside it: --lstm {run}")
-
-
-def chosen_methods(
-    what: str, methods: Sequence[str] | None, lstm: str | Path | None
-) -> tuple[dict[str, Method], list[str]]:
-    """(the methods by name, what to say of those that are left out)."""
-    names = list(dict.fromkeys(methods or list(USUAL.get(what, ("full",)))))
-    for name in names:
-        if name not in METHODS:
-            raise UserError(
-                f"--methods {name}: there is no such method.{did_you_mean(name, METHODS)}",
-                f"Methods: {', '.join(METHODS)}.",
-            )
-    said = []
-    if lstm and "lstm" not in names:
-        names.append("lstm")
-    if "lstm" in names and not lstm:
-        names.remove("lstm")
-        said.append(
-            "The LSTM's row is left out: it needs one that is pre-trained on the same corpus "
-            "(gpt1 pretrain CORPUS --model lstm --out RUN), given with --lstm RUN."
-        )
-    if not names:
-        raise UserError("--methods lstm needs a pre-trained LSTM.", "Give it with --lstm RUN.")
-    return {name: METHODS[name] for name in names}, said
-
-
-def transfers(from_: str | Path, methods: Sequence[str] | None) -> dict[str, Method]:
-    """Figure 2, left: 0 to all of the model's blocks are kept."""
-    if methods:
-        raise UserError(f"--methods {methods[0]}: figure2 has no methods.", "They are for the tables.")
-    blocks = model_facts(from_)["config"]["n_layer"]
-    return {f"{k} layers": Method(f"{k} layers", {"transfer_layers": k}) for k in range(blocks + 1)}
-
-
-def command_of(
-    what: str,
-    from_: str | Path,
-    out: str | Path,
-    data_dir: str | Path | None,
-    seeds: int,
-    tasks: Sequence[str] | None,
-    methods: Sequence[str] | None,
-    rows: Mapping[str, int],
-    test_rows: Mapping[str, int],
-    lstm: str | Path | None,
-    left: bool,
-    right: bool,
-    settings: Mapping[str, Any],
-) -> str:
-    """What was asked, as a line for a shell."""
-    limits = [",".join(f"{name}={n}" if name else str(n) for name, n in some.items()) for some in (rows, test_rows)]
-    flags: dict[str, Any] = {
-        "--from": from_, "--lstm": lstm, "--data-dir": data_dir, "--out": out, "--seeds": seeds,
-        "--tasks": ",".join(tasks or ()), "--methods": ",".join(methods or ()),
-        "--rows": limits[0], "--test-rows": limits[1],
-        **{flag(name): value for name, value in settings.items() if not isinstance(value, bool)},
-    }  # fmt: skip
-    words = [word for name, value in flags.items() if value not in (None, "") for word in (name, str(value))]
-    switches = [name for name, on in (("--left", left), ("--right", right)) if on]
-    switches += [
-        flag(name) if on else f"--no-{name.replace('_', '-')}" for name, on in settings.items() if on is bool(on)
-    ]
-    return shlex.join(["gpt1", "reproduce", what, *words, *switches])

@@ -95,7 +95,7 @@ def points_of(run: str | Path, model: str = "from") -> list[Point]:
 
 def shots_of(
     points: Sequence[Point],
-    tasks: Sequence[str] | None,
+    tasks: Sequence[str],
     data_dir: str | Path | None,
     rows: Mapping[str, int],
     device: str,
