@@ -134,17 +134,23 @@ def bars(probabilities: Sequence[tuple[str, float]]) -> None:
 
 
 def results_table(result: Mapping[str, Any]) -> None:
-    """What `evaluate` returns, as a table on standard output: each metric, its 95 % interval, the number of rows."""
-    intervals = result.get("interval", {})
+    """What `evaluate` returns, as a table on standard output: each metric, its 95 % interval, the number of rows, and
+    beside them the metrics of each subset."""
+    subsets = result.get("subsets", {})
+    number = wording.number
+    intervals = {
+        name: f"[{number(low)}, {number(high)}]"
+        for name, (low, high) in result.get("interval", {}).items()
+        if low == low  # of too few rows there is none
+    }
     rows = []
     for name, value in result["metrics"].items():
-        low, high = intervals.get(name, (None, None))
-        between = f"[{wording.number(low)}, {wording.number(high)}]" if low is not None and low == low else ""
         of = f" ({result['f1_of']})" if name == "f1" and result.get("f1_of") else ""
-        rows.append([name + of, value, between])
-    columns = ["", f"{result['rows']:,} rows", "95 % interval"]
-    has_interval = any(row[2] for row in rows)
-    Console().table(columns if has_interval else columns[:2], rows if has_interval else [row[:2] for row in rows])
+        between = [intervals.get(name, "")] if intervals else []
+        rows.append([name + of, value, *between, *(part["metrics"][name] for part in subsets.values())])
+    columns = ["", f"{result['rows']:,} rows", *(["95 % interval"] if intervals else [])]
+    columns += [f"{name}, {part['rows']:,} rows" for name, part in subsets.items()]
+    Console().table(columns, rows)
 
 
 class _Work:

@@ -22,6 +22,7 @@ from gpt1.labelled import labelled_rows
 from gpt1.objectives import Windows as Piece
 from gpt1.objectives import l1
 from gpt1.targets import Answers, Classes, Target, as_number
+from gpt1.tasks.dataset import KnownTable
 from gpt1.training.devices import activations_of, place
 from gpt1.training.progress import Progress, Silent
 
@@ -30,7 +31,8 @@ def evaluate(
     run: str | Path, test: str | Path | Table, *, data_dir: str | Path | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """{"metrics": {name: number}, "interval": {name: [low, high]}, "f1_of": …, "rows": n} on the labelled rows of
-    `test`: a table, or the name of a known data set (its labelled evaluation split; name:split for another).
+    `test`: a table, or the name of a known data set (its labelled evaluation split; name:split for another). Of a data
+    set with parts (MNLI m and mm, RACE middle and high) also "subsets": {part: the same of its rows}.
 
     On a corpus folder: loss, perplexity and bits per byte of the language model. Raises UserError for a label that the
     model does not know, naming the row.
@@ -53,10 +55,25 @@ def evaluate(
     targets = encoded_labels(model.target, examples, table.where)
     coded = model.encode(examples)
     logits = model.told_logits(coded, table.name, progress) / model.temperature
-    found = {**measured(model.target, logits, targets, labels), "rows": len(examples)}
-    found["cut"] = sum(example.cut for example in coded)
+
+    def scores(rows: list[int]) -> dict[str, Any]:
+        own = [labels[i] for i in rows]
+        return {**measured(model.target, logits[rows], targets[rows], own), "rows": len(rows)}
+
+    found = {**scores([*range(len(examples))]), "cut": sum(example.cut for example in coded)}
     if model.long == "windows":
         found["read_in_windows"] = sum(example.windows > 1 for example in coded)
+    if len(parts := parts_of(table)) > 1:
+        found["subsets"] = {name: scores(rows) for name, rows in parts.items()}
+    return found
+
+
+def parts_of(table: Table) -> dict[str, list[int]]:
+    """Positions of the rows of each subset of a known data set, in the order in which they come."""
+    found: dict[str, list[int]] = {}
+    for i, row in enumerate(table.rows if isinstance(table, KnownTable) else []):
+        if "subset" in row:
+            found.setdefault(row["subset"], []).append(i)
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from gpt1.console import results_table
 from gpt1.data.tables import Table, write_table
 from gpt1.errors import UserError
 from gpt1.evaluation import calibrated, evaluate, measured, predict
@@ -21,6 +24,7 @@ from gpt1.inputs import KINDS
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.targets import Answers, Bins, Classes, Number, Target
 from gpt1.tokenizer import Tokenizer
+from gpt1.wording import number
 
 TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
     "classification": ("classification", {"text": "text", "label": "label"}, Classes(("no", "yes"))),
@@ -93,6 +97,54 @@ def test_texts_that_were_read_in_windows_are_counted_and_not_said_to_be_cut(fold
     found, short = evaluate(tmp_path, long), evaluate(tmp_path, table)
     assert (found["cut"], short["cut"]) == (0, 0)
     assert found["read_in_windows"] - short["read_in_windows"] == 4
+
+
+# ---- subsets
+
+
+@pytest.fixture
+def race(tmp_path: Path) -> Path:
+    """A folder like RACE's: two passages of middle schools, one of high schools, two questions each."""
+    for level, n in (("middle", 1), ("middle", 2), ("high", 1)):
+        passage = {
+            "id": f"{level}{n}.txt",
+            "article": f"A passage of {level} schools with the number {n}.",
+            "questions": ["What is it?", f"Which number has it, {level}?"],
+            "options": [["A text.", "A fish.", "A house.", "Nothing."], ["1", "2", "3", "4"]],
+            "answers": ["A", "ABCD"[n]],
+        }
+        file = tmp_path / "RACE" / "test" / level / f"{n}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(passage))
+    return tmp_path
+
+
+def test_each_subset_of_a_known_data_set_is_scored_as_it_is_alone(folder: Any, race: Path):
+    found = evaluate(folder("choice"), "race", data_dir=race)
+    assert {name: part["rows"] for name, part in found["subsets"].items()} == {"middle": 4, "high": 2}
+    for name, part in found["subsets"].items():
+        alone = evaluate(folder("choice"), f"race:test-{name}", data_dir=race)
+        assert "subsets" not in alone
+        assert part["metrics"] == pytest.approx(alone["metrics"], abs=1e-5)
+        assert part["interval"] == alone["interval"]
+    right = sum(part["metrics"]["accuracy"] * part["rows"] for part in found["subsets"].values())
+    assert found["metrics"]["accuracy"] == pytest.approx(right / found["rows"])
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_column_of_ones_own_table_makes_no_subsets(folder: Any, table: Table):
+    rows = [{**row, "subset": str(i % 2)} for i, row in enumerate(table.rows)]
+    assert "subsets" not in evaluate(folder("classification"), replace(table, rows=rows))
+
+
+def test_the_table_of_results_shows_a_subset_beside_the_whole(folder: Any, race: Path, capsys: Any):
+    found = evaluate(folder("choice"), "race", data_dir=race)
+    results_table(found)
+    head, *lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert re.split(" {2,}", head) == ["6 rows", "95 % interval", "middle, 4 rows", "high, 2 rows"]
+    (accuracy,) = (line for line in lines if line.startswith("accuracy"))
+    shown = [number(found["subsets"][name]["metrics"]["accuracy"]) for name in ("middle", "high")]
+    assert accuracy.split()[-2:] == shown
 
 
 def test_predictions_are_added_to_the_rows(folder: Any, table: Table):
