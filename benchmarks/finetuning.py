@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.material import Rows, alike, called, gpt, openai_config, repeated, sst2, trainer
+from benchmarks.material import Rows, alike, called, device, gpt, openai_config, repeated, sst2, trainer
 from benchmarks.measure import Result, Work, compared, in_turn
 from gpt1.config import FinetuneConfig, resolve
 from gpt1.data.order import of_update
@@ -58,10 +58,10 @@ def finetuning(rows: Rows, quick: bool, train: str = "all") -> Finetuning:
     examples = [Example(("",), label=label) for label in rows.labels]  # their texts are tokens already
     coded = encode(kind, examples, rows.ids, model.config.vocab_size, model.config.context)
     task = Task(kind, {}, target, examples, [], target.main, {})
-    task_model = TaskModel(model, Head(model.config.n_embd, target.outputs, kind.each))
+    task_model = TaskModel(model, Head(model.config.n_embd, target.outputs, kind.each)).to(device())
     freeze(task_model, train)
     tokenizer: Any = None
-    return Finetuning(task_model, tokenizer, task, coded, [], torch.device("cpu"), "", {}, {})
+    return Finetuning(task_model, tokenizer, task, coded, [], device(), "", {}, {})
 
 
 def ours(work: Finetuning, lm_coef: float) -> Work:
@@ -88,7 +88,7 @@ def classifier(work: Finetuning, dropout: float = 0.1) -> Any:
     alike(work.model.gpt, peer.transformer)
     with torch.no_grad():
         peer.score.weight.copy_(work.model.head.linear.weight)
-    return peer
+    return peer.to(device())
 
 
 def theirs(work: Finetuning, peer: Any) -> Work:
@@ -103,7 +103,8 @@ def padded(work: Finetuning, chosen: list[int]) -> dict[str, Tensor]:
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     labels = work.targets([work.task.training[i] for i in chosen])
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {name: tensor.to(work.device) for name, tensor in batch.items()}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.material import alike, called, gpt, openai_config
+from benchmarks.material import alike, called, device, gpt, openai_config
 from benchmarks.measure import Ratio, Result, Table, compared, in_turn
 from gpt1.model import GPT
 
@@ -19,12 +19,12 @@ PROMPT, ROUNDS = 16, 1  # one round of transformers is a minute
 def run(rounds: int, quick: bool) -> Result:
     from transformers import OpenAIGPTLMHeadModel
 
-    model = gpt(quick).eval()
-    peer = OpenAIGPTLMHeadModel(openai_config(model.config)).eval()
+    model = gpt(quick).to(device()).eval()
+    peer = OpenAIGPTLMHeadModel(openai_config(model.config)).to(device()).eval()
     alike(model, peer.transformer)
     result = Result([])
     for prompts, new in ((1, 16), (4, 8)) if quick else ((1, 256), (8, 64)):
-        ids = torch.randint(model.config.vocab_size, (prompts, PROMPT))
+        ids = torch.randint(model.config.vocab_size, (prompts, PROMPT), device=device())
         table, ratios, same = generated(model, peer, ids, new, rounds)
         result.tables.append(table)
         result.ratios.update(ratios)

@@ -88,7 +88,7 @@ def theirs(work: Finetuning, peer: Any, steps: int | None = None) -> Work:
 def regression(features: HeadOnly) -> Work:
     from sklearn.linear_model import LogisticRegression
 
-    states, labels = torch.cat(list(features.features)).float().numpy(), features.targets.numpy()
+    states, labels = torch.cat(list(features.features)).float().cpu().numpy(), features.targets.numpy()
     return lambda: LogisticRegression(max_iter=1000).fit(states, labels)
 
 

@@ -28,6 +28,11 @@ def gpt(quick: bool) -> GPT:
     return GPT(shape(quick))
 
 
+def device() -> torch.device:
+    """A CUDA GPU where there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def called(config: GPTConfig) -> str:
     return f"{config.n_parameters / 1e6:.0f}M weights"
 
@@ -60,10 +65,11 @@ def alike(ours: GPT, theirs: Any) -> None:
 def trainer(model: nn.Module, bf16: bool = True, lr: float = 1e-5) -> Any:
     """An update as transformers' Trainer makes it: autocast, gradients clipped at 1, fused AdamW. (The Trainer itself
     needs accelerate, which gpt1 does not install; its data loader and logging are left out.)"""
+    where = next(model.parameters()).device.type
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr, weight_decay=0.0, fused=True)
 
     def update(**inputs: Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(where, torch.bfloat16, enabled=bf16):
             loss = model(**inputs).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

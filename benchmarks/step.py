@@ -10,57 +10,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.material import alike, called, gpt, openai_config, trainer
-from benchmarks.measure import Result, Table, Work, compared, figure, in_turn, ratio
+from benchmarks.material import alike, called, device, gpt, openai_config, trainer
+from benchmarks.measure import Ratio, Result, Seconds, Table, Work, compared, figure, in_turn, ratio
 from gpt1.config import GPTConfig, PretrainConfig
 from gpt1.model import GPT
 from gpt1.objectives import Windows, l1
 from gpt1.training.loop import Stage, Update, one_update
 from gpt1.training.optimizers import OPTIMIZERS
+from gpt1.training.speed import flops_a_token, peak_flops
 
-BATCH, ROUNDS = 4, 3
+BATCH, GPU_BATCH, ROUNDS = 4, 64, 3
 
 
 def run(rounds: int, quick: bool) -> Result:
     from transformers import GPT2Config, GPT2LMHeadModel, OpenAIGPTLMHeadModel
 
-    model = gpt(quick)
+    model = gpt(quick).to(device())
     config = model.config
-    ids = torch.randint(config.vocab_size, (BATCH, config.context + 1))
-    openai = OpenAIGPTLMHeadModel(openai_config(config))
+    batch = GPU_BATCH if device().type == "cuda" else BATCH
+    tokens = batch * config.context
+    ids = torch.randint(config.vocab_size, (batch, config.context + 1), device=device())
+    openai = OpenAIGPTLMHeadModel(openai_config(config)).to(device())
     alike(model, openai.transformer)
     sizes: Any = {"n_embd": config.n_embd, "n_layer": config.n_layer, "n_head": config.n_head}
     sizes |= {"n_positions": config.context, "vocab_size": config.vocab_size}
-    gpt2 = GPT2LMHeadModel(GPT2Config(**sizes, attn_implementation="sdpa", use_cache=False))  # dropout is 0.1 there too
+    gpt2 = GPT2LMHeadModel(GPT2Config(**sizes, attn_implementation="sdpa", use_cache=False)).to(device())
     same = {"transformers' loss on the batch is ours, fp32": losses_agree(model, openai, ids[:, :-1])}
 
-    products, gflop = matrix_products(config, BATCH * config.context)
+    products, operations = matrix_products(config, tokens)
     works = {
         "gpt1 bf16": ours(model, ids),
         "gpt1 bf16, no dropout": ours(model, ids, dropout=0.0),
         "transformers bf16": theirs(openai, ids, bf16=True),
         "transformers fp32": theirs(openai, ids, bf16=False),
-        "transformers GPT-2 bf16": theirs(gpt2, ids, bf16=True),
+        "transformers GPT-2 bf16": theirs(gpt2, ids, bf16=True),  # its dropout is 0.1 too
         "matrix products alone": products,
     }
     seconds = in_turn(works, rounds)
-    tokens = BATCH * config.context
     alone = seconds.pop("matrix products alone")
-    title = f"A pre-training step, {called(config)}, batch {BATCH} × {config.context}, dropout 0.1"
+    title = f"A pre-training step, {called(config)}, batch {batch} × {config.context}, dropout 0.1"
     table, ratios = compared(title, seconds, ["gpt1 bf16"], tokens, "tokens")
-    counted = gflop_a_token(config) * tokens
-    shares = {
-        f"{name} / matrix ceiling": ratio(seconds[name], alone, counted / gflop)
-        for name in ("gpt1 bf16", "gpt1 bf16, no dropout")
-    }
-    reached = {name: figure(counted / s for s in seconds[name]) for name in ("gpt1 bf16", "gpt1 bf16, no dropout")}
-    ceiling = Table(
-        f"At {gflop_a_token(config):.3f} GFLOP a token, beside the bf16 matrix products of a step alone",
-        ["", "GFLOP/s", "of the ceiling"],
-        [[name, reached[name], shares[f"{name} / matrix ceiling"]] for name in reached]
-        + [["matrix products alone", figure(gflop / s for s in alone), None]],
-    )
+    ceiling, shares = beside_the_ceiling(config, tokens, seconds, alone, operations)
     return Result([table, ceiling], ratios | shares, same)
+
+
+def beside_the_ceiling(
+    config: GPTConfig, tokens: int, seconds: Seconds, alone: list[float], operations: float
+) -> tuple[Table, dict[str, Ratio]]:
+    """What our steps reach of what the matrix products of a step reach alone, and of what the card's maker says."""
+    counted = flops_a_token(config) * tokens
+    peak = peak_flops(device(), torch.bfloat16)
+    rows, shares = [], {}
+    for name in ("gpt1 bf16", "gpt1 bf16, no dropout"):
+        share = shares[f"{name} / matrix ceiling"] = ratio(seconds[name], alone, counted / operations)
+        speed = figure(counted / s / 1e9 for s in seconds[name])
+        rows.append([name, speed, share, 1e9 * speed.median / peak if peak else None])
+    rows.append(["matrix products alone", figure(operations / s / 1e9 for s in alone), None, None])
+    title = f"At {flops_a_token(config) / 1e9:.3f} GFLOP a token, beside the bf16 matrix products of a step alone"
+    return Table(title, ["", "GFLOP/s", "of the ceiling", "MFU (cards that are known)"], rows), shares
 
 
 def ours(model: GPT, ids: Tensor, dropout: float = 0.1, recompute: bool = False) -> Work:  # ids [batch, context + 1]
@@ -97,13 +104,15 @@ def losses_agree(model: GPT, openai: Any, ids: Tensor) -> bool:
 
 
 def matrix_products(config: GPTConfig, tokens: int) -> tuple[Work, float]:
-    """The bf16 products of a step that involve a weight, forward and both gradients, and their GFLOP. Factors are laid
-    out straight, and each block reuses the same ones: nothing but the products takes time."""
+    """The bf16 products of a step that involve a weight, forward and both gradients, and how many operations they are.
+    Factors are laid out straight, and each block reuses the same ones: nothing but the products takes time."""
     d = config.n_embd
     shapes = [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)]
     factors = []
     for n_in, n_out, times in [*((*shape, config.n_layer) for shape in shapes), (d, config.vocab_size, 1)]:
-        x, weight, dy = (torch.randn(s).bfloat16() for s in ((tokens, n_in), (n_out, n_in), (tokens, n_out)))
+        x, weight, dy = (
+            torch.randn(s, device=device()).bfloat16() for s in ((tokens, n_in), (n_out, n_in), (tokens, n_out))
+        )
         factors.append((x, weight, dy, dy.T.contiguous(), times))
 
     def products() -> None:
@@ -111,10 +120,4 @@ def matrix_products(config: GPTConfig, tokens: int) -> tuple[Work, float]:
             for _ in range(times):
                 x @ weight.T, dy @ weight, turned @ x
 
-    return products, sum(6e-9 * tokens * weight.numel() * times for _, weight, _, _, times in factors)
-
-
-def gflop_a_token(config: GPTConfig) -> float:
-    """Forward and backward: 6 for each weight in a matrix product, 12 · context · width a block for attention."""
-    weights = 12 * config.n_layer * config.n_embd**2 + config.vocab_size * config.n_embd
-    return (6 * weights + 12 * config.n_layer * config.context * config.n_embd) / 1e9
+    return products, sum(6.0 * tokens * weight.numel() * times for _, weight, _, _, times in factors)
