@@ -114,5 +114,4 @@ def losses_agree(work: Finetuning, peer: Any) -> bool:
     update = work.source(config, Silent()).update(0)
     mine = sum(l3(work.model, work.task.target, 0.0, piece).total for piece in update.pieces)
     loss = peer(**padded(work, of_update(0, len(work.training), BATCH, config.seed)[1].tolist())).loss
-    peer.train()
     return bool(torch.isclose(torch.as_tensor(mine), loss, rtol=1e-4))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.material import alike, called, device, gpt, openai_config, trainer
-from benchmarks.measure import Ratio, Result, Seconds, Table, Work, compared, figure, in_turn, ratio
+from benchmarks.measure import Figure, Ratio, Result, Seconds, Table, Work, compared, figure, in_turn, ratio
 from gpt1.config import GPTConfig, PretrainConfig
 from gpt1.model import GPT
 from gpt1.objectives import Windows, l1
@@ -64,7 +64,9 @@ def beside_the_ceiling(
     for name in ("gpt1 bf16", "gpt1 bf16, no dropout"):
         share = shares[f"{name} / matrix ceiling"] = ratio(seconds[name], alone, counted / operations)
         speed = figure(counted / s / 1e9 for s in seconds[name])
-        rows.append([name, speed, share, 1e9 * speed.median / peak if peak else None])
+        rows.append(
+            [name, speed, Figure(share.median, share.low, share.high), 1e9 * speed.median / peak if peak else None]
+        )
     rows.append(["matrix products alone", figure(operations / s / 1e9 for s in alone), None, None])
     title = f"At {flops_a_token(config) / 1e9:.3f} GFLOP a token, beside the bf16 matrix products of a step alone"
     return Table(title, ["", "GFLOP/s", "of the ceiling", "MFU (cards that are known)"], rows), shares
