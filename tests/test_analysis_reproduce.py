@@ -1,0 +1,415 @@
+"""Reproduction: the paper's numbers, rows that stay the same, nothing done twice, a page that says what there is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.analysis import commands, paper
+from gpt1.analysis import reproduce as module
+from gpt1.analysis.cells import FILE
+from gpt1.analysis.figure2 import normalised
+from gpt1.analysis.paper_tasks import Name, PaperTask, read_tasks
+from gpt1.analysis.reproduce import Asked, reproduce
+from gpt1.analysis.zeroshot import zeroshot
+from gpt1.analysis.zeroshot_steps import points_of
+from gpt1.errors import GPT1Error, Interrupted, UserError
+from gpt1.evaluation import evaluate
+from gpt1.finetuning import finetune
+from gpt1.pretraining import pretrain
+from gpt1.tasks import find, known
+
+QUICK: dict[str, Any] = {"epochs": 1.0, "precision": "fp32", "device": "cpu"}
+THINGS = ("file", "list", "number", "logger", "option", "string", "path", "name")
+
+
+def sentence(i: int, good: int) -> str:
+    return f"the {THINGS[i % 8]} number {i} is {'valid' if good else 'broken'}"
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Official files in small: CoLA, RTE and RACE whole; SNLI without train; QNLI's dev alone."""
+    folder = tmp_path_factory.mktemp("official")
+
+    def write(name: str, lines: list[str]) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+    for name, rows in {"in_domain_train": range(24), "in_domain_dev": range(24, 36)}.items():
+        write(f"CoLA/{name}.tsv", [f"src\t{i % 2}\t\t{sentence(i, i % 2)}" for i in rows])
+    write("CoLA/out_of_domain_dev.tsv", [f"src\t{i % 2}\t\t{sentence(i, i % 2)}" for i in range(36, 42)])
+    named = ("entailment", "not_entailment")
+    pairs = [f"{i}\t{sentence(i, i % 3)}\t{sentence(i + 1, i % 2)}\t{named[i % 2]}" for i in range(50)]
+    for name, lines in {"RTE/train": pairs[:20], "RTE/dev": pairs[20:30]}.items():
+        write(f"{name}.tsv", ["index\tsentence1\tsentence2\tlabel", *lines])
+    write("QNLI/dev.tsv", ["index\tquestion\tsentence\tlabel", *pairs[30:40]])
+    three = ("entailment", "neutral", "contradiction")
+    for name, rows in {"dev": range(18), "test": range(18, 27)}.items():
+        texts = [{"premise": sentence(i, i % 2), "hypothesis": sentence(i, 1), "label": three[i % 3]} for i in rows]
+        write(f"SNLI-devtest/{name}.jsonl", [json.dumps(row) for row in texts])
+    for split, first in {"train": 0, "dev": 20, "test": 40}.items():
+        for level, number in (("middle", 3), ("high", 5)):
+            for i in range(number):
+                passage = {"article": sentence(first + i, 1) + level, "questions": ["what is it?", "is it so?"]}
+                passage |= {"options": [list(THINGS[:4]), list(THINGS[4:])], "answers": ["A", "BCD"[i % 3]]}
+                write(f"RACE/{split}/{level}/{i}.txt", [json.dumps(passage)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def walked(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pre-trained run of one block that kept its checkpoints."""
+    few = {"steps": 5, "checkpoint_every": 2, "keep": 100, "n_layer": 1, "n_embd": 16}
+    return pretrain(corpus, out=tmp_path_factory.mktemp("walked") / "run", **(shape | few))
+
+
+@pytest.fixture(scope="session")
+def recurrent(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    few = {"model": "lstm", "steps": 2, "n_layer": 1, "lstm_units": 8, "n_embd": 16}
+    return pretrain(corpus, out=tmp_path_factory.mktemp("recurrent") / "run", **(shape | few))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Cells without their work: the keys of what would have been run, in order."""
+    done: list[str] = []
+
+    def measure(plan: Any, task: PaperTask, method: str, seed: int, *_: Any) -> dict[str, Any]:
+        done.append(plan.key(task, method, seed))
+        metrics = {task.metric: 0.5 + seed / 10}
+        about = {"task": task.name.text, "method": method, "seed": seed, "made_from": plan.made_from(task, method)}
+        return about | {"score": 0.5, "metrics": metrics, "subsets": dict.fromkeys(task.subsets, metrics), "cut": 0.0}
+
+    monkeypatch.setattr(module.Plan, "measure", measure)
+    return done
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return found
+
+
+def cells_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))["cells"]
+    return found
+
+
+# --- the paper's numbers ---------------------------------------------------------------------------------------------
+
+
+def test_the_published_numbers_agree_with_one_another() -> None:
+    for method, row in paper.ABLATIONS.items():
+        assert sum(row) / len(row) == pytest.approx(paper.ABLATION_AVERAGES[method], abs=0.1)  # all are rounded
+    halves = {column.subset: column.gpt1 for column in paper.columns() if column.task in ("mnli", "race")}
+    assert (halves["m"] + halves["mm"]) / 2 == pytest.approx(paper.ablation("full", "mnli"), abs=0.06)
+    counts = known("race").data.counts
+    middle, high = counts["test-middle"], counts["test-high"]
+    weighted = (middle * halves["middle"] + high * halves["high"]) / (middle + high)
+    assert weighted == pytest.approx(halves[""], abs=0.06)
+
+
+def test_every_published_number_is_of_a_known_data_set_its_metric_and_its_subset() -> None:
+    for column in paper.columns():
+        data = find(column.task)
+        assert data is not None
+        assert column.metric == data.metrics[0]
+        assert column.subset in ("", *data.subsets)
+    assert {column.task for column in paper.columns()} >= {*paper.ABLATION_COLUMNS, *paper.TRANSFER_TASKS}
+
+
+@given(task=st.sampled_from(["cola", "sst2", "race", "storycloze"]), guess=st.floats(0, 0.3))
+def test_a_guess_is_normalised_to_nought_and_the_best_before_to_one(task: str, guess: float) -> None:
+    best = paper.best_before(task)
+    assert best is not None
+    assert normalised(task, {"score": guess, "guess": guess}) == 0
+    assert normalised(task, {"score": best / 100, "guess": guess}) == pytest.approx(1)
+
+
+# --- the rows --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_drawn_once_and_told(data: Path) -> None:
+    wanted = [Name.parse("cola"), Name.parse("rte")]
+    (cola, rte), _ = read_tasks(wanted, data, {"cola": 8}, {"": 4}, False)
+    (again, _), _ = read_tasks(wanted, data, {"cola": 8}, {"": 4}, False)
+    assert cola.facts == again.facts
+    assert (len(cola.training), len(rte.training), len(rte.test)) == (8, 20, 4)
+    assert (cola.trained_on(), rte.trained_on(), rte.tested_on()) == ("8 of 24", "20", "4 of 10")
+    assert sum(row["label"] == "1" for row in cola.training.table.rows) == 4
+
+
+def test_a_guess_is_the_commonest_training_label_or_a_random_answer(data: Path) -> None:
+    (cola, race, snli), _ = read_tasks([*map(Name.parse, ("cola", "race", "snli:dev>test"))], data, {}, {}, False)
+    assert cola.guess("matthews") == 0
+    assert cola.guess("accuracy") == pytest.approx(0.5)
+    assert race.guess("accuracy", "high") == pytest.approx(0.25)
+    assert snli.guess("accuracy") == pytest.approx(1 / 3)
+
+
+def test_the_command_of_a_page_asks_for_the_same(tmp_path: Path) -> None:
+    asked = Asked(
+        "table5", "runs/my books", tmp_path, "data", 4, ["snli:dev>test", "rte"], ["full"], {"rte": 7, "": 9}, {"": 3},
+        settings={"peak_lr": 1e-4, "batch_size": 1000, "deduplicate": False},
+    )  # fmt: skip
+    words = shlex.split(asked.command())
+    assert words[:2] == ["gpt1", "reproduce"]
+    given = commands.reproduce.make_context("reproduce", words[2:]).params
+    assert commands.names_of(given["tasks"]) == asked.tasks
+    assert commands.limits_of(given["rows"], "--rows") == asked.rows
+    assert commands.limits_of(given["test_rows"], "--test-rows") == asked.test_rows
+    assert [given[name] for name in ("what", "from_", "seeds", "deduplicate")] == ["table5", "runs/my books", 4, False]
+    assert (float(given["peak_lr"]), int(given["batch_size"])) == (1e-4, 1000)
+
+
+# --- the runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_is_what_finetune_and_evaluate_give_by_hand(pretrained: Path, data: Path, tmp_path: Path) -> None:
+    options = {"from_": pretrained, "data_dir": data, **QUICK}
+    out = reproduce("table4", out=tmp_path / "out", tasks=["cola"], seeds=1, **options)
+    run = finetune("cola", out=tmp_path / "run", seed=0, valid_fraction=0.0, **options)
+    by_hand = evaluate(run, "cola", data_dir=data)
+    cell = cells_of(out)["cola, full, seed 0"]
+    assert cell["metrics"] == pytest.approx(by_hand["metrics"])
+    assert cell["score"] == pytest.approx(by_hand["metrics"]["matthews"])
+    assert cell["made_from"]["rows"]["test"] == by_hand["rows"]
+
+
+def test_table_5_lays_every_method_beside_the_paper_and_leaves_no_models(
+    pretrained: Path, recurrent: Path, data: Path, tmp_path: Path
+) -> None:
+    out = reproduce(
+        "table5", from_=pretrained, lstm=recurrent, out=tmp_path / "out", data_dir=data, tasks=["cola", "mnli"],
+        seeds=2, **QUICK,
+    )  # fmt: skip
+    results = results_of(out)
+    assert results["left_out"] == {"mnli": f"none of its files are in {data}"}
+    (cola,) = results["results"]
+    assert set(cola["ours"]) == {"full", "scratch", "no-aux", "lstm", "head"}
+    assert cola["paper"] == {"full": 45.4, "scratch": 18.9, "no-aux": 47.9, "lstm": 30.3}
+    for spread in cola["ours"].values():
+        assert len(spread["values"]) == 2
+        assert spread["min"] <= spread["median"] <= spread["max"]
+    assert not list(out.rglob("*.safetensors"))
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for said in ("LSTM with auxiliary LM", "head only", "no pre-training", "tokens seen", "MNLI: left out"):
+        assert said in page
+
+
+def test_the_parts_of_a_split_add_up_to_the_whole(pretrained: Path, data: Path, tmp_path: Path) -> None:
+    out = reproduce("table3", from_=pretrained, out=tmp_path / "out", data_dir=data, seeds=1, **QUICK)
+    cell = cells_of(out)["race, full, seed 0"]
+    parts = [(6, cell["subsets"]["middle"]), (10, cell["subsets"]["high"])]
+    assert cell["metrics"]["accuracy"] == pytest.approx(sum(n * part["accuracy"] for n, part in parts) / 16)
+    assert [line["subset"] for line in results_of(out)["results"]] == ["middle", "high", ""]
+    assert "| Story Cloze | accuracy | 77.6 | 86.5 | none of its files are in" in (out / "results.md").read_text(
+        "utf-8"
+    )
+
+
+def test_seeds_come_in_turn_and_more_of_them_or_more_tasks_add_to_what_is_there(
+    pretrained: Path, data: Path, tmp_path: Path, counted: list[str]
+) -> None:
+    options: dict[str, Any] = {"from_": pretrained, "out": tmp_path / "out", "data_dir": data}
+    reproduce("table5", tasks=["cola"], methods=["full", "head"], seeds=2, **options)
+    assert counted == [f"cola, {method}, seed {seed}" for seed in (0, 1) for method in ("full", "head")]
+    reproduce("table5", tasks=["cola", "rte"], methods=["full", "head"], seeds=3, **options)
+    reproduce("table4", tasks=["cola", "rte"], seeds=3, **options)  # shares the runs of table 5
+    assert len(counted) == len(set(counted)) == 2 * 2 * 3
+    assert results_of(tmp_path / "out")["results"][0]["ours"]["full"]["median"] == pytest.approx(60)
+
+
+def test_a_reproduction_that_is_interrupted_in_a_cell_goes_on_to_the_same_numbers(
+    pretrained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"from_": pretrained, "data_dir": data, "tasks": ["cola", "rte"], "seeds": 1, **QUICK}
+    whole = cells_of(reproduce("table5", out=tmp_path / "whole", methods=["full", "scratch"], **options))
+    scored, calls = module.scored, []
+
+    def once(*arguments: Any) -> dict[str, Any]:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return scored(*arguments)
+
+    monkeypatch.setattr(module, "scored", once)
+    with pytest.raises(Interrupted, match="stopped in run 2 of 4"):
+        reproduce("table5", out=tmp_path / "out", methods=["full", "scratch"], **options)
+    assert "cola" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert list(cells_of(tmp_path / "out")) == ["cola, full, seed 0"]
+    reproduce("table5", out=tmp_path / "out", methods=["full", "scratch"], **options)
+    assert len(calls) == 1 + 4
+    found = cells_of(tmp_path / "out")
+    assert {key: cell["metrics"] for key, cell in found.items()} == {k: cell["metrics"] for k, cell in whole.items()}
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_repeats_no_finished_run(pretrained: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = f"reproduce table5 --from {pretrained} --data-dir {data} --out {out} --tasks cola,rte --seeds 1"
+    command = [sys.executable, "-m", "gpt1", *words.split(), "--epochs", "6", "--precision", "fp32"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and not ((out / FILE).exists() and list((out / "scratch").glob("*/config.yaml"))):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    before = (out / FILE).read_text(encoding="utf-8")
+    finished = json.loads(before)["cells"]
+    assert 1 <= len(finished) < 8
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"{len(finished)} of 8 runs are finished already" in done.stderr
+    after = cells_of(out)
+    assert len(after) == 8
+    assert {key: after[key] for key in finished} == finished
+
+
+def test_a_run_that_diverges_is_told_and_leaves_the_others(
+    pretrained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]
+) -> None:
+    measure = module.Plan.measure
+
+    def diverging(plan: Any, task: PaperTask, method: str, *rest: Any) -> dict[str, Any]:
+        if method == "scratch":
+            raise GPT1Error("the loss is no number any more.")
+        return measure(plan, task, method, *rest)
+
+    monkeypatch.setattr(module.Plan, "measure", diverging)
+    options: dict[str, Any] = {"from_": pretrained, "data_dir": data, "tasks": ["cola", "rte"], "seeds": 1}
+    out = reproduce("table5", out=tmp_path / "out", **options)
+    assert results_of(out)["failed"] == [
+        f"{task}, scratch, seed 0: the loss is no number any more." for task in ("cola", "rte")
+    ]
+    assert len(cells_of(out)) == 2 * 3
+    assert "Not finished: cola, scratch" in (out / "results.md").read_text(encoding="utf-8")
+
+
+# --- what is left out, and what is refused ---------------------------------------------------------------------------
+
+
+def test_a_task_without_its_files_has_a_row_that_says_so_and_stops_no_other(
+    pretrained: Path, data: Path, tmp_path: Path, counted: list[str]
+) -> None:
+    tasks = ["mnli", "snli", "snli:dev>test", "qnli", "rte"]
+    out = reproduce("table2", from_=pretrained, out=tmp_path / "out", data_dir=data, tasks=tasks, seeds=1)
+    assert counted == ["snli:dev>test, full, seed 0", "rte, full, seed 0"]
+    lines = (out / "results.md").read_text(encoding="utf-8").splitlines()
+    assert f"| SNLI | accuracy | 89.3 | 89.9 | no training split in {data} | – | – |" in lines
+    assert f"| QNLI | accuracy | 82.3 | 88.1 | no training split in {data} | – | – |" in lines
+    assert any(
+        line.startswith("| SNLI (trained on dev, tested on test) | accuracy | 89.3 | 89.9 | 50.0") for line in lines
+    )
+
+
+def test_a_folder_goes_on_only_with_the_rows_models_and_settings_that_it_was_begun_with(
+    pretrained: Path, walked: Path, data: Path, tmp_path: Path, counted: list[str]
+) -> None:
+    mine = Path(shutil.copytree(data, tmp_path / "data"))
+    options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": mine, "tasks": ["cola"], "seeds": 1}
+    reproduce("table4", from_=pretrained, rows={"": 8}, **options)
+    with pytest.raises(UserError, match="begun with 8 train rows of cola, not 12"):
+        reproduce("table4", from_=pretrained, rows={"cola": 12}, **options)
+    with pytest.raises(UserError, match="begun with settings"):
+        reproduce("table4", from_=pretrained, rows={"": 8}, peak_lr=1e-3, **options)
+    with pytest.raises(UserError, match="begun with model"):
+        reproduce("table4", from_=walked, rows={"": 8}, **options)
+    dev = mine / "CoLA" / "in_domain_dev.tsv"
+    dev.write_text(dev.read_text(encoding="utf-8").replace("valid", "sound"), encoding="utf-8")
+    with pytest.raises(UserError, match="a file was changed"):
+        reproduce("table4", from_=pretrained, rows={"": 8}, **options)
+    assert counted == ["cola, full, seed 0"]
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("table6", {}, "Did you mean table5"),
+    ("table4", {"tasks": ["colla"]}, "Did you mean cola"),
+    ("table4", {"tasks": ["snli:dev"]}, "names no two splits"),
+    ("table4", {"tasks": ["snli:dev>dev"]}, "tested on what it learns"),
+    ("table4", {"tasks": ["snli:dve>test"]}, "Did you mean dev"),
+    ("table4", {"methods": ["heads"]}, "Did you mean head"),
+    ("table4", {"rows": {"rte": 5}}, "--rows rte: that task is not asked for"),
+    ("table4", {"peak_rl": 1.0}, "Did you mean peak_lr"),
+    ("table4", {"valid_fraction": 0.1}, "set by the analysis"),
+    ("table4", {"left": True}, "no left and right half"),
+    ("table2", {"tasks": ["mnli"]}, "none of the tasks can be measured"),
+    ("figure2", {"methods": ["full"]}, "figure2 has no methods"),
+    ("figure2", {"right": True, "tasks": ["rte"]}, "no zero-shot heuristic"),
+]
+
+
+@pytest.mark.parametrize(("what", "wrong", "said"), WRONG, ids=lambda value: str(value)[:40])
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    what: str, wrong: dict[str, Any], said: str, walked: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        reproduce(what, out=tmp_path / "out", **({"from_": walked, "data_dir": data} | wrong))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_the_wrong_sort_is_refused(pretrained: Path, recurrent: Path, data: Path, tmp_path: Path) -> None:
+    tuned = shutil.copytree(pretrained / "model", tmp_path / "tuned")
+    (tuned / "task.json").write_text("{}", encoding="utf-8")
+    options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": data}
+    with pytest.raises(UserError, match="is fine-tuned already"):
+        reproduce("table4", from_=tuned, **options)
+    with pytest.raises(UserError, match=r"--lstm .* is no LSTM"):
+        reproduce("table5", from_=pretrained, lstm=pretrained, **options)
+    with pytest.raises(UserError, match=r"--from .* is an LSTM"):
+        reproduce("table5", from_=recurrent, **options)
+    with pytest.raises(UserError, match="has no checkpoints") as error:
+        reproduce("figure2", from_=pretrained / "model", **options)
+    assert "--keep 100" in error.value.fix
+
+
+# --- figure 2 --------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_dot_of_the_right_half_is_what_zeroshot_says_of_the_finished_model(
+    walked: Path, data: Path, tmp_path: Path
+) -> None:
+    out = reproduce("figure2", from_=walked, out=tmp_path / "out", data_dir=data, right=True, tasks=["cola", "race"])
+    assert [point.step for point in points_of(walked)] == [2, 4, 5]
+    for line in results_of(out)["results"]:
+        assert list(line["steps"]) == ["2", "4", "5"]
+        of_the_model = zeroshot(line["task"], run=walked, data_dir=data)
+        assert line["steps"]["5"]["score"] == pytest.approx(100 * of_the_model["metrics"][of_the_model["metric"]])
+    assert (out / "figure2-right.svg").exists()
+    assert not (out / "figure2-left.svg").exists()
+
+
+def test_both_halves_stand_on_one_page_and_the_lstm_beside_the_transformer(
+    walked: Path, recurrent: Path, data: Path, tmp_path: Path, counted: list[str]
+) -> None:
+    out = reproduce("figure2", from_=walked, lstm=recurrent, out=tmp_path / "out", data_dir=data, seeds=1)
+    assert counted == ["race, 0 layers, seed 0", "race, 1 layers, seed 0"]
+    results = results_of(out)
+    assert results["left_out"] == {"mnli": f"none of its files are in {data}"}
+    halves = [(line["half"], line["task"], line.get("model", "")) for line in results["results"]]
+    assert halves == [("left", "race", "")] + [("right", t, m) for m in ("from", "lstm") for t in ("cola", "race")]
+    markdown = (out / "results.md").read_text(encoding="utf-8")
+    assert "Zero-shot, winograd: left out" in markdown
+    assert "race, LSTM" in markdown
+
+
+def test_transferred_layers_are_what_the_left_half_varies(walked: Path, data: Path) -> None:
+    plan = module.planned(
+        Asked("figure2", walked, "out", data, tasks=["cola"], left=True), module.FinetuneConfig(), module.Silent()
+    )
+    assert [plan.settings_for(method, 3)["transfer_layers"] for method in plan.methods] == [0, 1]
+    assert {plan.settings_for(method, 3)["seed"] for method in plan.methods} == {3}
