@@ -46,6 +46,7 @@ Positive = Annotated[float, Between(0, above=True)]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["auto", "bf16", "fp32"]
 Recipe = Literal["default", "paper"]
+Long = Literal["cut", "head-tail", "windows"]
 Architecture = Literal["transformer", "lstm"]
 
 
@@ -204,7 +205,7 @@ class FinetuneConfig(TrainingConfig):
     """Share of the training rows held out, stratified by label, to choose the best epoch; --valid gives your own."""
     cut: Literal["longest", "shares"] = "longest"
     """Too long: cut the longest field first, or give every field a fixed share of the context as the release does."""
-    long: Literal["cut", "head-tail", "windows"] = "cut"
+    long: Long = "cut"
     """What is kept of a text that is too long: its beginning; a quarter of what fits from its beginning, the rest from
     its end; or all of it, read in overlapping windows whose predictions are averaged."""
     transfer_layers: Annotated[int, Between(-1)] = -1

@@ -97,7 +97,7 @@ def features_of(model: TaskModel, coded: Sequence[Encoded], cached: bool, progre
     shape = (sum(len(example.sequences) for example in coded), model.gpt.config.n_embd)
     states = read(path, shape, progress)
     if states is not None:
-        progress.say(f"features of {len(coded):,} examples taken from {path}")
+        progress.say(f"features of {len(coded):,} examples taken from {path.parent}")
         return states.to(model.gpt.tokens.weight.device)
     states = extract(model, coded, progress)
     keep(path, states, progress)

@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gpt1.config import Long
 from gpt1.data.batches import collate, pieces
 from gpt1.data.examples import check_columns, read_examples
 from gpt1.data.tables import Table
@@ -98,6 +99,8 @@ class Model(LanguageModel):
         self.target: Target = target_from_json(task["target"])
         self.temperature = float(task.get("temperature", 1.0))
         self.cut, self.long = task.get("cut", "longest"), task.get("long", "cut")
+        if self.long not in get_args(Long):
+            raise ValueError(f"long '{self.long}'")
 
     @property
     def labels(self) -> list[str]:

@@ -182,10 +182,12 @@ def windows_of(length: int, limit: int) -> int:
 
 def told_of_length(encoded: Sequence[Encoded], context: int, long: str) -> str:
     """What became of the texts that are too long, for a person."""
-    cut, windowed = cut_share(encoded), windowed_share(encoded)
-    if long == "windows":
-        return f"{windowed:.1%} of the texts read in windows of {context} tokens"
-    return f"{cut:.1%} of the texts cut at {context} tokens" + (", head and tail kept" if long == "head-tail" else "")
+    if long != "windows":
+        kept = ", head and tail kept" if long == "head-tail" else ""
+        return f"{cut_share(encoded):.1%} of the texts cut at {context} tokens{kept}"
+    windows = [example.windows for example in encoded if example.windows > 1]
+    each = f" ({sum(windows) / len(windows):.1f} each)" if windows else ""
+    return f"{windowed_share(encoded):.1%} of the texts read in windows of {context} tokens{each}"
 
 
 def cut_share(encoded: Sequence[Encoded]) -> float:

@@ -3,7 +3,6 @@ right and bounded, or not there."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from finetuned import FAST as ANY
+from finetuned import TEXT, lines, results, stopped_after
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,12 +24,10 @@ from gpt1.data.tables import Table
 from gpt1.finetuning import finetune
 from gpt1.inputs import Encoded
 from gpt1.model import GPT, Head, TaskModel
-from gpt1.training import checkpoints
 from gpt1.training.progress import Silent
 from gpt1.weights import read_safetensors
 
-TEXT = {"kind": "classification", "text": "text"}
-FAST = {"train": "head", "epochs": 2, "batch_size": 16, "precision": "fp32", "device": "cpu"}
+FAST = {**ANY, "train": "head", "epochs": 2}
 
 
 class Said(Silent):
@@ -74,20 +73,13 @@ def files(cache: Path) -> list[Path]:
     return sorted((cache / "features").iterdir()) if (cache / "features").exists() else []
 
 
-def outcome(run: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]], dict[str, Any]]:
-    """All that a run leaves, but for its times."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    results = json.loads((run / "results.json").read_text())
-    for record in (*lines, results):
-        record.pop("seconds", None), record.pop("tokens_per_s", None)
-    return read_safetensors(run / "model" / "model.safetensors"), lines, results
-
-
 def assert_alike(run: Path, other: Path) -> None:
-    (weights, *rest), (other_weights, *other_rest) = outcome(run), outcome(other)
-    assert weights.keys() == other_weights.keys()
-    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
-    assert rest == other_rest
+    """The same weights bit for bit, the same figures."""
+    found, expected = (read_safetensors(r / "model" / "model.safetensors") for r in (run, other))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert lines(run) == lines(other)
+    assert results(run) == results(other)
 
 
 # ---- runs
@@ -113,7 +105,7 @@ def test_a_second_run_on_the_same_rows_never_runs_the_backbone_and_says_so(
     other = {**TEXT, **FAST, "peak_lr": 0.1, "epochs": 3, "head_dropout": 0.0, "dropout": 0.3}
     finetune(table, from_=pretrained, out=tmp_path / "second", progress=said, **other)
     assert seen == []
-    assert f"features of 64 examples taken from {kept}" in said
+    assert f"features of 64 examples taken from {kept.parent}" in said
     assert files(cache) == [kept]
 
 
@@ -136,12 +128,7 @@ def test_a_killed_run_goes_on_without_the_backbone_and_gives_the_same_bits(
 ):
     settings = {**TEXT, **FAST, "head_dropout": 0.2, "checkpoint_every": 1, "keep": 99}
     whole = finetune(table, from_=pretrained, out=tmp_path / "whole", **settings)
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    shutil.rmtree(run / "model")
-    (run / "results.json").unlink()
-    for step in checkpoints.steps(run / "checkpoints")[3:]:
-        shutil.rmtree(checkpoints.at(run / "checkpoints", step))
+    run = stopped_after(3, whole, tmp_path / "run")
     seen.clear()
     finetune(table, from_=pretrained, out=run, resume=True, **TEXT)
     assert seen == []

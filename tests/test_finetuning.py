@@ -12,60 +12,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import Tensor
+from finetuned import FAST, KINDS, TEXT, changed, head, lines, results, special_tokens, stopped_after, weights
 
 from gpt1 import finetuning
 from gpt1.data.tables import Table, write_table
 from gpt1.errors import UserError
-from gpt1.evaluation import evaluate
 from gpt1.finetuning import finetune
 from gpt1.inference import load_task
 from gpt1.model import GPT
-from gpt1.training import checkpoints
-from gpt1.weights import read_head, read_safetensors
-
-TEXT = {"kind": "classification", "text": "text"}
-VOCABULARY = 300  # more than the rows of any other tensor here but tokens
-FAST = {"epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu"}
-KINDS: dict[str, dict[str, Any]] = {
-    "classification": TEXT,
-    "regression": {"kind": "regression", "text": "text", "label": "stars"},
-    "entailment": {"kind": "entailment", "premise": "text", "hypothesis": "other"},
-    "similarity": {"kind": "similarity", "text_a": "text", "text_b": "other"},
-    "scored similarity": {
-        "kind": "similarity",
-        "text_a": "text",
-        "text_b": "other",
-        "label": "stars",
-        "score": True,
-    },
-    "choice": {"kind": "choice", "context": "text", "choices": "answers", "label": "right"},
-}
+from gpt1.weights import read_safetensors
 
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page that every run leaves has tests of its own."""
     monkeypatch.setattr(finetuning, "reported", lambda run: nullcontext())
-
-
-def weights(run: Path) -> dict[str, Tensor]:
-    return GPT.from_pretrained(run / "model").state_dict()
-
-
-def changed(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:
-    """Names of the tensors that are not the same bit for bit; special tokens, which only one may have, left out."""
-    return {name for name, tensor in a.items() if not torch.equal(tensor[:VOCABULARY], b[name][:VOCABULARY])}
-
-
-def results(run: Path) -> dict[str, Any]:
-    found = json.loads((run / "results.json").read_text())
-    return {name: value for name, value in found.items() if name != "seconds"}
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in found]
 
 
 # ---- what is trained
@@ -78,14 +39,6 @@ def test_head_only_training_leaves_every_backbone_weight_bit_identical(table: Ta
     before = finetune(table, from_=pretrained, out=tmp_path / "start", train="head", peak_lr=0, **TEXT, **FAST)
     assert not torch.equal(head(run)["linear.weight"], head(before)["linear.weight"])
     assert torch.equal(special_tokens(run), special_tokens(before))  # they stay at their random start
-
-
-def head(run: Path) -> dict[str, Tensor]:
-    return read_head(run / "model")
-
-
-def special_tokens(run: Path) -> Tensor:
-    return weights(run)["tokens.weight"][-3:]
 
 
 def test_training_the_last_block_leaves_all_but_it_bit_identical(table: Table, pretrained: Path, tmp_path: Path):
@@ -184,16 +137,6 @@ def whole(table: Table, pretrained: Path, tmp_path_factory: pytest.TempPathFacto
         train: finetune(table, from_=pretrained, out=folder / train, train=train, **settings)
         for train in ("all", "head", "last:1")
     }
-
-
-def stopped_after(step: int, run: Path, folder: Path) -> Path:
-    shutil.copytree(run, folder)
-    shutil.rmtree(folder / "model")
-    (folder / "results.json").unlink()
-    for other in checkpoints.steps(folder / "checkpoints"):
-        if other > step:
-            shutil.rmtree(checkpoints.at(folder / "checkpoints", other))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -311,83 +254,6 @@ def test_texts_that_are_too_long_are_cut_and_counted(table: Table, pretrained: P
     )
     found = results(finetune(long, from_=pretrained, out=tmp_path / "run", **TEXT, **FAST))
     assert found["data"]["cut"] >= 0.25
-
-
-# ---- rows longer than the context
-
-
-@pytest.fixture(scope="module")
-def long_rows(table: Table) -> Table:
-    """Every fourth text takes several windows."""
-    rows = [{**row, "text": " ".join([row["text"]] * (1 + 4 * (i % 4 == 0)))} for i, row in enumerate(table.rows)]
-    return replace(table, rows=rows)
-
-
-@pytest.mark.parametrize("long", ["head-tail", "windows"])
-@pytest.mark.parametrize("name", KINDS)
-def test_every_kind_trains_and_predicts_on_long_rows_as_its_folder_says(
-    name: str, long: str, long_rows: Table, pretrained: Path, tmp_path: Path
-):
-    run = finetune(long_rows, from_=pretrained, out=tmp_path / "run", long=long, **KINDS[name], **FAST)
-    assert json.loads((run / "model" / "task.json").read_text())["long"] == long
-    data = results(run)["data"]
-    share = data["cut" if long == "head-tail" else "read_in_windows"]
-    assert share >= 0.25
-    assert long == "head-tail" or data["cut"] == 0
-    model = load_task(run)
-    model.predict(long_rows.rows)
-    (example,) = model.encode(model.examples(long_rows.rows[:1]))
-    assert (example.windows > 1) == (long == "windows")
-    assert evaluate(run, long_rows)["metrics"]
-
-
-@pytest.mark.parametrize("train", ["all", "head"])
-def test_a_run_in_windows_resumed_after_any_checkpoint_gives_the_same_bits(
-    train: str, long_rows: Table, pretrained: Path, tmp_path: Path
-):
-    settings = {**TEXT, **FAST, "epochs": 3, "long": "windows", "train": train, "checkpoint_every": 1, "keep": 99}
-    whole = finetune(long_rows, from_=pretrained, out=tmp_path / "whole", **settings)
-    for step in (2, 5):
-        run = stopped_after(step, whole, tmp_path / f"from {step}")
-        finetune(long_rows, from_=pretrained, out=run, resume=True, **TEXT)
-        assert changed(weights(run), weights(whole)) == set()
-        assert all(torch.equal(tensor, head(whole)[name]) for name, tensor in head(run).items())
-        assert results(run) == results(whole)
-
-
-def test_training_sees_all_of_a_long_row_an_epoch_a_window(
-    long_rows: Table, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    trained_on: set[tuple[int, ...]] = set()
-    states = GPT.states
-
-    def kept(self: GPT, ids: Tensor, cache: Any = None) -> Tensor:
-        trained_on.update(tuple(row) for row in ids.tolist() if self.training)
-        return states(self, ids, cache)
-
-    monkeypatch.setattr(GPT, "states", kept)
-    rows = replace(long_rows, rows=[long_rows.rows[0], {**long_rows.rows[0], "label": "no"}])
-    settings = {**TEXT, **FAST, "valid_fraction": 0, "deduplicate": False, "long": "windows"}
-    run = finetune(rows, from_=pretrained, out=tmp_path / "run", **{**settings, "epochs": 20})
-    model = load_task(run)
-    (example, _) = model.encode(model.examples(rows.rows))
-    assert 1 < example.windows < 20
-    assert trained_on == {tuple(sequence) for sequence in example.sequences}
-
-
-def test_the_head_on_features_of_windows_is_the_head_through_the_frozen_backbone(
-    long_rows: Table, pretrained: Path, tmp_path: Path
-):
-    settings = {**TEXT, **FAST, "epochs": 2, "dropout": 0, "head_dropout": 0, "lm_coef": 0, "optimizer": "sgd"}
-    shared = {"peak_lr": 1e-2, "warmup": 0, "weight_decay": 0, "clip_norm": 0, "long": "windows"}
-    features = finetune(long_rows, from_=pretrained, out=tmp_path / "head", train="head", **settings, **shared)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetuning, "freeze", lambda model, train: model.gpt.requires_grad_(False))
-        through = finetune(long_rows, from_=pretrained, out=tmp_path / "all", train="all", **settings, **shared)
-    for name, value in head(features).items():
-        torch.testing.assert_close(value, head(through)[name], rtol=0, atol=1e-5)
-    ours, theirs = (results(run)["validation"]["metrics"]["loss"] for run in (features, through))
-    assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 # ---- settings

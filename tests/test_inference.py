@@ -264,10 +264,12 @@ def test_a_missing_folder_is_refused(tmp_path: Path):
         load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("damage", ['{"kind": "poetry"}', "{}", "[]", "no json"])
+@pytest.mark.parametrize("damage", ['{"kind": "poetry"}', "{}", "[]", "no json", "another rule for long texts"])
 def test_a_damaged_task_is_refused_by_name(make: Make, tmp_path: Path, damage: str):
     model = make("classification")
     save_task(tmp_path, model.model, model.tokenizer, model.task, model.target)
+    if damage == "another rule for long texts":
+        damage = (tmp_path / "task.json").read_text().replace('"long": "cut"', '"long": "summary"')
     (tmp_path / "task.json").write_text(damage)
     with pytest.raises(UserError, match=r"task\.json"):
         load(tmp_path)

@@ -206,7 +206,7 @@ def test_what_became_of_long_texts_is_told():
     assert told == [
         "25.0% of the texts cut at 20 tokens",
         "25.0% of the texts cut at 20 tokens, head and tail kept",
-        "25.0% of the texts read in windows of 20 tokens",
+        "25.0% of the texts read in windows of 20 tokens (2.0 each)",
     ]
 
 
