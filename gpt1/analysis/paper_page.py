@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from gpt1 import runs, wording
@@ -25,7 +24,7 @@ NAMES = {"matthews": "Matthews", "f1": "F1", "pearson": "Pearson", "spearman": "
 
 def write(plan: Plan, kept: Kept, failed: Sequence[str]) -> list[str]:
     """report.html, results.md and results.json from the finished cells; returns what to say."""
-    from gpt1.analysis import figure2
+    from gpt1.analysis import figure2, table5
 
     document = Document(
         f"{'Figure 2' if plan.asked.what == 'figure2' else 'Table ' + plan.asked.what[-1]} beside the paper: "
@@ -33,7 +32,7 @@ def write(plan: Plan, kept: Kept, failed: Sequence[str]) -> list[str]:
         f"reproduce {plan.asked.what}",
         "All scores are 100 × the metric; ours are medians over seeds [least–greatest].",
     )
-    parts = {"table5": ablations, "figure2": figure2.parts}
+    parts = {"table5": table5.parts, "figure2": figure2.parts}
     said, results = parts.get(plan.asked.what, table)(document, plan, kept)
     rows_of(document, plan, kept)
     document.heading("How it was made")
@@ -143,7 +142,7 @@ GLUE_SCORES = {
 def glue(plan: Plan, kept: Kept) -> list[Any]:
     """The line of the GLUE score. The leaderboard counts WNLI too, on which everybody has the majority's 65.1."""
     line: list[Any] = ["GLUE", "score", points(paper.GLUE_BEFORE), points(paper.GLUE)]
-    tasks = {task.name.text: task for task in plan.tasks}
+    tasks = {task.name.data.name: task for task in plan.tasks}
     if missing := [name for name in GLUE_SCORES if name not in tasks]:
         return [*line, Cell(None, f"needs {', '.join(missing)} too"), *[None] * (len(plan.methods) + 1)]
     by_method = []
@@ -168,92 +167,11 @@ def glue_of(plan: Plan, kept: Kept, tasks: dict[str, PaperTask], method: str, se
     return glue_score(scores)
 
 
-# --- table 5 ---------------------------------------------------------------------------------------------------------
-
-
-def ablations(document: Document, plan: Plan, kept: Kept) -> tuple[list[str], list[dict[str, Any]]]:
-    """Table 5: the same tasks with a part taken away."""
-    tasks = plan.tasks
-    ours = {method: [spread_of(plan, kept, task, method, whole_of(task)) for task in tasks] for method in plan.methods}
-    theirs = {method: [paper.ablation(method, task.name.data.name) for task in tasks] for method in plan.methods}
-    shared = [i for i in range(len(tasks)) if all(spreads[i] for spreads in ours.values())]
-    medians = {m: [100 * s.median if s else None for s in spreads] for m, spreads in ours.items()}
-    titles = [task.name.title for task in tasks]
-    head = ["", f"average of {len(shared)}", *titles]
-
-    document.heading("Ours")
-    document.table(
-        head,
-        [
-            [
-                plan.methods[m].title,
-                known(average(medians[m], shared)),
-                *(s.cell(1, 100) if s else None for s in spreads),
-            ]
-            for m, spreads in ours.items()
-        ],
-    )
-    published = [m for m in plan.methods if m in paper.ABLATIONS]
-    both = [i for i in shared if all(theirs[m][i] is not None for m in published)]
-    document.heading("The paper's")
-    document.table(
-        ["", f"average of {len(both)}", *titles],
-        [[plan.methods[m].title, known(average(theirs[m], both)), *map(known, theirs[m])] for m in published],
-    )
-    document.heading("Ours less the paper's")
-    apart = {
-        m: [minus(average(medians[m], both), average(theirs[m], both)), *map(minus, medians[m], theirs[m])]
-        for m in published
-    }
-    document.table(
-        ["", f"average of {len(both)}", *titles], [[plan.methods[m].title, *map(signed, apart[m])] for m in published]
-    )
-    if "full" in plan.methods and len(plan.methods) > 1:
-        document.heading("What each part is worth")
-        document.paragraph("The change against `full`; the paper's in brackets.")
-        document.table(["", *head[1:]], list(changes(plan, medians, theirs, shared, both)))
-    said = [
-        f"{tasks[i].name.title}: "
-        + ", ".join(f"{plan.methods[m].title} {shown(s)}" for m, spreads in ours.items() if (s := spreads[i]))
-        for i in range(len(tasks))
-    ]
-    results = [
-        {"task": task.name.text, "metric": task.metric}
-        | {"ours": {m: hundred(ours[m][i]) for m in plan.methods}, "paper": {m: theirs[m][i] for m in published}}
-        | {"guess": 100 * task.guess(task.metric)}
-        for i, task in enumerate(tasks)
-    ]
-    return said, results
-
-
-def changes(
-    plan: Plan,
-    ours: dict[str, list[float | None]],
-    theirs: dict[str, list[float | None]],
-    shared: list[int],
-    both: list[int],
-) -> Iterable[list[Any]]:
-    for m in plan.methods:
-        if m == "full":
-            continue
-        of_ours = [minus(average(ours[m], shared), average(ours["full"], shared)), *map(minus, ours[m], ours["full"])]
-        of_theirs: list[float | None] = [None] * len(of_ours)
-        if m in paper.ABLATIONS:
-            of_theirs = [
-                minus(average(theirs[m], both), average(theirs["full"], both)), *map(minus, theirs[m], theirs["full"])
-            ]  # fmt: skip
-        cells = [
-            Cell(a, wording_of(a), f"({wording_of(b)})" if b is not None else "") if a is not None else None
-            for a, b in zip(of_ours, of_theirs, strict=True)
-        ]
-        yield [plan.methods[m].title, *cells]
+# --- what all have ---------------------------------------------------------------------------------------------------
 
 
 def whole_of(task: PaperTask) -> paper.Published:
     return paper.Published(task.name.data.name, task.name.title, task.metric)
-
-
-# --- what all have ---------------------------------------------------------------------------------------------------
 
 
 def spread_of(plan: Plan, kept: Kept, task: PaperTask, method: str, column: paper.Published) -> Spread | None:
@@ -349,21 +267,9 @@ def known(value: float | None) -> Cell | None:
     return None if value is None else points(value)
 
 
-def wording_of(value: float | None) -> str:
-    return "" if value is None else f"{value:+.1f}".replace("-", "−")
-
-
 def signed(value: float | None) -> Cell | None:
-    return None if value is None else Cell(value, wording_of(value))
-
-
-def minus(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
-
-
-def average(values: Sequence[float | None], chosen: Sequence[int]) -> float | None:
-    found = [values[i] for i in chosen]
-    return mean(v for v in found if v is not None) if found and None not in found else None
+    """A difference."""
+    return None if value is None else Cell(value, f"{value:+.1f}".replace("-", "−"))
 
 
 def difference(ours: Spread | None, theirs: float | None) -> Cell | None:

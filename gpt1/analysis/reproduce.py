@@ -17,7 +17,7 @@ from gpt1.analysis.curve import FOR_THE_HEAD, free_of
 from gpt1.analysis.methods import METHODS, Method, chosen_methods, transfers
 from gpt1.analysis.paper_tasks import LeftOut, Name, PaperTask, read_tasks
 from gpt1.analysis.zeroshot_steps import Shot, points_of, shots_of
-from gpt1.config import HEAD_ONLY, FinetuneConfig, flag
+from gpt1.config import FinetuneConfig, flag
 from gpt1.errors import Interrupted, UserError, did_you_mean
 from gpt1.training.progress import Progress, Silent
 
@@ -105,9 +105,8 @@ class Plan:
     @cached_property
     def models(self) -> dict[str, dict[str, Any]]:
         """What each pre-trained model is: `from` and, where there is one, `lstm`."""
-        return {"from": model_facts(self.asked.from_)} | (
-            {"lstm": model_facts(self.asked.lstm)} if self.asked.lstm else {}
-        )
+        models = {"from": self.asked.from_, "lstm": self.asked.lstm}
+        return {name: model_facts(run) for name, run in models.items() if run}
 
     def key(self, task: PaperTask, method: str, seed: int) -> str:
         return f"{task.name.text}, {method}, seed {seed}"
@@ -141,16 +140,11 @@ class Plan:
     def settings_for(self, method: str, seed: int) -> dict[str, Any]:
         """All labels are learnt from and the last epoch counts, as in the paper: none is spent on choosing one."""
         given = {name: v for name, v in self.asked.settings.items() if method != "head" or name in FOR_THE_HEAD}
-        if method == "head":
-            given.setdefault("epochs", HEAD_ONLY["epochs"])
         return {**given, "seed": seed, "valid_fraction": 0.0, "keep": 1, **self.methods[method].settings}
-
-    def model_of(self, method: str) -> str:
-        return "lstm" if method == "lstm" else "from"
 
     def made_from(self, task: PaperTask, method: str) -> dict[str, Any]:
         """What a kept result has to agree with: the rows and the weights."""
-        weights = None if method == "tfidf" else self.models[self.model_of(method)]["weights"]
+        weights = None if method == "tfidf" else self.models["lstm" if method == "lstm" else "from"]["weights"]
         return {"rows": task.facts, "weights": weights}
 
     def check(self, kept: Kept) -> None:
@@ -172,18 +166,14 @@ class Plan:
         if method == "tfidf":
             from gpt1.analysis.tfidf import tfidf_scores
 
-            scores = tfidf_scores(task.name.data.record, task.target, task.training.examples, task.test.examples, seed)
-            return {**about, "score": scores[task.metric], "metrics": scores, "subsets": {}}
+            found = tfidf_scores(task.name.data.record, task.target, task.training.examples, task.test.examples, seed)
+            return {**about, "score": found[task.metric], "metrics": found, "subsets": {}}
         from_ = self.asked.lstm if method == "lstm" else self.asked.from_
         settings = self.settings_for(method, seed)
         run = finetuned(task.training.table, scratch, progress, from_=from_, **task.options, **settings)
         fitted = json.loads((run / runs.RESULTS).read_text(encoding="utf-8"))
-        return {
-            **about,
-            **scored(run, task, self.asked.settings),
-            "cut": fitted["data"]["cut"],
-            "seconds": fitted["seconds"],
-        }
+        scores = scored(run, task, self.asked.settings)
+        return {**about, **scores, "cut": fitted["data"]["cut"], "seconds": fitted["seconds"]}
 
 
 def agree(folder: Path, task: PaperTask, method: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -220,10 +210,8 @@ def scored(run: Path, task: PaperTask, settings: Mapping[str, Any]) -> dict[str,
 
     def of(rows: list[int]) -> dict[str, float]:
         labels = [examples[i].label for i in rows]
-        scores: dict[str, float] = measured(model.target, logits[rows], targets[rows], labels, intervals=False)[
-            "metrics"
-        ]
-        return scores
+        found = measured(model.target, logits[rows], targets[rows], labels, intervals=False)
+        return dict(found["metrics"])
 
     whole = of(list(range(len(examples))))
     parts = {name: of(rows) for name, rows in task.subsets.items()}

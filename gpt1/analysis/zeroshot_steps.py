@@ -112,7 +112,7 @@ def shots_of(
             )
         try:
             if name == WINOGRAD:
-                there(data_dir)
+                check_schemas(data_dir)
             trials[name] = trial_of(name, data_dir=data_dir, rows=rows.get(name, rows.get("", 0)), progress=progress)
         except MissingSplit as error:
             said.append(f"Zero-shot, {name}: left out: {error.problem}")
@@ -121,7 +121,7 @@ def shots_of(
     return [Shot(name, point, trial, device) for point in points for name, trial in trials.items()], said
 
 
-def there(data_dir: str | Path | None) -> None:
+def check_schemas(data_dir: str | Path | None) -> None:
     """MissingSplit where there are no Winograd schemas."""
     if data_dir is None:
         raise MissingSplit("no folder with Winograd schemas is named.")
