@@ -154,6 +154,7 @@ def test_whatever_decides_the_features_is_asked_for(
         (long, pretrained, {"transfer_layers": 1}),
         (long, pretrained, {"from_scratch": True}),
         (long, pretrained, {"cut": "shares"}),
+        (long, pretrained, {"long": "head-tail"}),
     ]
     for number, (rows, start, settings) in enumerate(runs, 1):
         seen.clear()
