@@ -25,11 +25,13 @@ from gpt1.analysis.paper_tasks import Name, PaperTask, read_tasks
 from gpt1.analysis.reproduce import Asked, reproduce
 from gpt1.analysis.zeroshot import zeroshot
 from gpt1.analysis.zeroshot_steps import points_of
+from gpt1.config import FinetuneConfig
 from gpt1.errors import GPT1Error, Interrupted, UserError
 from gpt1.evaluation import evaluate
 from gpt1.finetuning import finetune
 from gpt1.pretraining import pretrain
 from gpt1.tasks import find, known
+from gpt1.training.progress import Silent
 
 QUICK: dict[str, Any] = {"epochs": 1.0, "precision": "fp32", "device": "cpu"}
 NAMED = ("entailment", "not_entailment")
@@ -314,6 +316,18 @@ def test_a_process_that_is_killed_repeats_no_finished_run(pretrained: Path, data
     assert {key: after[key] for key in finished} == finished
 
 
+@pytest.mark.parametrize("setting", [{"deduplicate": False}, {"long": "head-tail"}, {"cut": "shares"}], ids=str)
+def test_what_decides_over_rows_and_texts_holds_for_the_head_alone_too(
+    setting: dict[str, Any], pretrained: Path, data: Path
+) -> None:
+    asked = Asked("table5", pretrained, "out", data, tasks=["cola"], settings={**setting, "peak_lr": 1.0})
+    plan = module.planned(asked, FinetuneConfig(**setting), Silent())
+    head, full = plan.settings_for("head", 0), plan.settings_for("full", 0)
+    assert setting.items() <= head.items()
+    assert setting.items() <= full.items()
+    assert ("peak_lr" in head, "peak_lr" in full) == (False, True)
+
+
 def test_a_run_that_diverges_is_told_and_leaves_the_others(
     pretrained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]
 ) -> None:
@@ -442,8 +456,6 @@ def test_both_halves_stand_on_one_page_and_the_lstm_beside_the_transformer(
 
 
 def test_transferred_layers_are_what_the_left_half_varies(walked: Path, data: Path) -> None:
-    plan = module.planned(
-        Asked("figure2", walked, "out", data, tasks=["cola"], left=True), module.FinetuneConfig(), module.Silent()
-    )
+    plan = module.planned(Asked("figure2", walked, "out", data, tasks=["cola"], left=True), FinetuneConfig(), Silent())
     assert [plan.settings_for(method, 3)["transfer_layers"] for method in plan.methods] == [0, 1]
     assert {plan.settings_for(method, 3)["seed"] for method in plan.methods} == {3}

@@ -27,7 +27,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "tfidf": ("TF-IDF + linear model", {}),
 }
 SMALLEST = 8
-FOR_THE_HEAD = {"recipe", "batch_size", "micro_batch", "precision", "device", "cut", "head_dropout"}
+FOR_THE_HEAD = {"recipe", "batch_size", "micro_batch", "precision", "device", "head_dropout", "cut", "long"} | {
+    "deduplicate",
+    "cache_features",
+}
 """Settings that mean the same for a head alone; its rate and epochs are its own."""
 
 
