@@ -93,8 +93,8 @@ def table(document: Document, plan: Plan, kept: Kept) -> tuple[list[str], list[d
     document.heading("Beside the paper")
     document.table(["task", "metric", "before", "GPT-1", *titles, "difference", "guess"], in_order(lines))
     document.paragraph(
-        "`before` is the best result that the paper names beside its own; `difference` is ours less GPT-1's; `guess` "
-        "is what a constant answer (the commonest training label) or a random choice scores."
+        f"`before` is the best result that the paper names beside its own; `difference` is {titles[0]}, less GPT-1's; "
+        "`guess` is what a constant answer (the commonest training label) or a random choice scores."
     )
     if plan.asked.what in ("table2", "table4"):
         document.paragraph(

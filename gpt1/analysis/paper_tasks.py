@@ -165,14 +165,6 @@ def read_tasks(
 ) -> tuple[list[PaperTask], list[LeftOut]]:
     """(tasks with their rows, tasks whose files are missing). UserError for a folder that is not there and for broken
     files; rows and test_rows: at most so many, by task's name, `""` for all others."""
-    for flag, limits in (("--rows", rows), ("--test-rows", test_rows)):
-        for limited_name in limits:
-            if limited_name and limited_name not in {each for one in wanted for each in (one.text, one.data.name)}:
-                texts = [one.text for one in wanted]
-                raise UserError(
-                    f"{flag} {limited_name}: that task is not asked for.{did_you_mean(limited_name, texts)}",
-                    f"Asked for are: {', '.join(texts)}.",
-                )
     found: list[PaperTask] = []
     left_out: list[LeftOut] = []
     for name in wanted:
@@ -182,6 +174,16 @@ def read_tasks(
         else:
             found.append(task)
     return found, left_out
+
+
+def check_limits(flag: str, limits: Mapping[str, int], names: Sequence[str]) -> None:
+    """UserError for a limit of a task that nobody asked for."""
+    for name in limits:
+        if name and name not in names:
+            raise UserError(
+                f"{flag} {name}={limits[name]}: that task is not asked for.{did_you_mean(name, names)}",
+                f"Asked for are: {', '.join(dict.fromkeys(names))}.",
+            )
 
 
 def most_of(name: Name, limits: Mapping[str, int]) -> int:

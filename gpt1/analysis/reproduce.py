@@ -15,7 +15,7 @@ from gpt1.analysis import paper
 from gpt1.analysis.cells import Cell, Kept, finetuned, model_facts, run_cells
 from gpt1.analysis.curve import FOR_THE_HEAD, free_of
 from gpt1.analysis.methods import METHODS, Method, chosen_methods, transfers
-from gpt1.analysis.paper_tasks import LeftOut, Name, PaperTask, read_tasks
+from gpt1.analysis.paper_tasks import LeftOut, Name, PaperTask, check_limits, read_tasks
 from gpt1.analysis.zeroshot_steps import Shot, points_of, shots_of
 from gpt1.config import FinetuneConfig, flag
 from gpt1.errors import Interrupted, UserError, did_you_mean
@@ -256,12 +256,15 @@ def planned(asked: Asked, cfg: FinetuneConfig, progress: Progress) -> Plan:
         methods = transfers(asked.from_, asked.methods)
     else:
         methods, said = chosen_methods(asked.what, asked.methods, asked.lstm)
-    if "right" in asked.halves:
+    trained = (asked.tasks or tasks_of(asked.what)) if "left" in asked.halves else ()
+    unseen = (() if trained else asked.tasks) or paper.ZERO_SHOT_TASKS if "right" in asked.halves else ()
+    wanted = [Name.parse(name) for name in dict.fromkeys(trained)]
+    names = [each for one in wanted for each in (one.text, one.data.name)]
+    check_limits("--rows", asked.rows, names)
+    check_limits("--test-rows", asked.test_rows, [*names, *unseen])
+    if unseen:
         points = [*points_of(asked.from_), *(points_of(asked.lstm, "lstm") if asked.lstm else [])]
-        theirs = asked.tasks if "left" not in asked.halves else ()
-        shots, said = shots_of(points, theirs, asked.data_dir, asked.test_rows, cfg.device, progress)
-    names = list(asked.tasks or tasks_of(asked.what)) if "left" in asked.halves else []
-    wanted = [Name.parse(name) for name in dict.fromkeys(names)]
+        shots, said = shots_of(points, unseen, asked.data_dir, asked.test_rows, cfg.device, progress)
     found, left_out = read_tasks(wanted, asked.data_dir, asked.rows, asked.test_rows, not cfg.deduplicate)
     if not found and not shots:
         raise nothing_to_measure(left_out)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import runs
-from gpt1.analysis import paper
 from gpt1.analysis.cells import Cell, digest
 from gpt1.analysis.winograd import find_schemas
 from gpt1.analysis.zeroshot import WINOGRAD, Trial, trial_of
@@ -104,7 +103,7 @@ def shots_of(
     """(a shot for every point and task, early updates first; what to say of tasks that are not in `data_dir`)."""
     trials: dict[str, Trial] = {}
     said = []
-    for name in tasks or paper.ZERO_SHOT_TASKS:
+    for name in tasks:
         if name not in KB_A_ROW:
             raise UserError(
                 f"--tasks {name}: there is no zero-shot heuristic for it.{did_you_mean(name, KB_A_ROW)}",
