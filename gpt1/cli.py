@@ -260,16 +260,20 @@ def next(run: str, text: str, top: int, as_json: bool) -> None:
 @click.option("--top-k", default=0, show_default=True, type=Number(int, 0), help="Draw among the K likeliest; 0: all.")
 @click.option("--top-p", default=1.0, show_default=True, type=Number(float, 0, 1, above=True), help="… share P.")
 @click.option("--seed", type=Number(int, 0, 2**63 - 1), help="The same seed writes the same.")
-def generate(run: str, text: str, **options: Any) -> None:
+@click.option(
+    "--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16: faster, less exact."
+)
+def generate(run: str, text: str, precision: str, **options: Any) -> None:
     """Continue a text.
 
     \b
     gpt1 generate runs/books "the captain said" --temperature 0.7 --seed 1
     gpt1 generate runs/books "the captain said" --temperature 0 --max-tokens 40
+    gpt1 generate models/gpt1 "the captain said" --precision bf16
     """
     from gpt1.inference import load
 
-    model = load(run)
+    model = load(run, precision=precision)
     if told := model.told(text):
         click.echo(told, err=True)
     console().show(model.generate(text, **options))

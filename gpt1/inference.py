@@ -23,6 +23,7 @@ from gpt1.model import GPT, Head, TaskModel
 from gpt1.runs import model_folder
 from gpt1.targets import Answers, Classes, Target, target_from_json, target_to_json
 from gpt1.tokenizer import Tokenizer
+from gpt1.training.devices import activations_of, device_of
 from gpt1.training.progress import Progress, Silent
 from gpt1.weights import read_head, read_json
 
@@ -177,12 +178,18 @@ class Model(LanguageModel):
         return np.pad(probabilities, ((0, 0), (0, missing)))
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> Model | LanguageModel:
-    """The model of a run or model folder: `Model` after fine-tuning, `LanguageModel` before. Runs no code of it."""
+def load(folder: str | Path, device: str | torch.device = "auto", precision: str = "fp32") -> Model | LanguageModel:
+    """The model of a run or model folder: `Model` after fine-tuning, `LanguageModel` before. Runs no code of it.
+
+    device: `auto` is the GPU where there is one. precision: fp32, bf16 (half the memory, and twice as fast where the
+    processor computes in it), or auto: bf16 where that pays.
+    """
     path = model_folder(folder)
     gpt, tokenizer = pair(folder)
+    device = device_of(str(device))
+    gpt.activations, _ = activations_of(precision, device)
+    gpt = gpt.cast_once().to(device)
     if not (path / TASK).exists():
-        gpt.to(device)
         return LanguageModel(gpt, tokenizer)
     task = read_json(path / TASK)
     try:
@@ -207,9 +214,9 @@ def pair(folder: str | Path) -> tuple[GPT, Tokenizer]:
     return gpt, tokenizer
 
 
-def load_task(folder: str | Path, device: str | torch.device = "cpu") -> Model:
+def load_task(folder: str | Path, device: str | torch.device = "auto", precision: str = "fp32") -> Model:
     """As `load`, for what only a fine-tuned model can do."""
-    model = load(folder, device)
+    model = load(folder, device, precision)
     if not isinstance(model, Model):
         raise UserError(
             f"{folder} is pre-trained and has learnt no task yet.",

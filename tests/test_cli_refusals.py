@@ -176,6 +176,7 @@ REFUSED = {
         "runs/books hi --temperature nan": ["--temperature nan"],
         "runs/books hi --top-p 0": ["--top-p 0", "above 0 and at most 1"],
         "runs/books hi --top-k=-1": ["--top-k -1"],
+        "runs/books hi --precision fp31": ["--precision fp31", "Did you mean fp32?"],
         "runs/books hi --max-tokens x": ["--max-tokens x", "a whole number"],
         "runs/books hi --seed 99999999999999999999": ["--seed 99999999999999999999"],
     },

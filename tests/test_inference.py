@@ -259,6 +259,23 @@ def test_a_run_without_a_model_yet_is_refused(pretrained: Path, tmp_path: Path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["classification", "choice"])
+def test_in_bf16_predictions_are_those_of_fp32_within_its_precision(make: Make, name: str, table, tmp_path: Path):
+    made = make(name)
+    save_task(tmp_path / "model", made.model, made.tokenizer, made.task, made.target)
+    exact, fast = load_task(tmp_path / "model"), load_task(tmp_path / "model", precision="bf16")
+    assert fast.gpt.tokens.weight.dtype == torch.bfloat16
+    assert exact.gpt.tokens.weight.dtype == torch.float32
+    rows = [{"t": row["text"], "u": row["other"], "a": row["answers"]} for row in table.rows]
+    ours, theirs = (model.predict_proba(rows) for model in (fast, exact))
+    assert np.abs(ours - theirs).mean() < 0.02
+
+
+def test_a_precision_that_does_not_exist_is_refused(pretrained: Path):
+    with pytest.raises(UserError, match="--precision fp31: there is no such choice"):
+        load(pretrained, precision="fp31")
+
+
 def test_a_missing_folder_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="nowhere"):
         load(tmp_path / "nowhere")

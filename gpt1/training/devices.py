@@ -13,6 +13,7 @@ from torch import nn
 from gpt1.errors import ResourceError, UserError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def device_of(setting: str) -> torch.device:
@@ -35,6 +36,9 @@ def device_of(setting: str) -> torch.device:
 
 def activations_of(precision: str, device: torch.device) -> tuple[torch.dtype, str]:
     """(type of the activations, what to tell the user) for `--precision`."""
+    if precision not in PRECISIONS:
+        problem = f"--precision {precision}: there is no such choice.{did_you_mean(precision, PRECISIONS)}"
+        raise UserError(problem, f"Choices: {', '.join(PRECISIONS)}.")
     if precision == "fp32":
         return torch.float32, "fp32"
     if precision == "bf16":
