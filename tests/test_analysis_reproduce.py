@@ -345,7 +345,9 @@ def test_a_run_that_diverges_is_told_and_leaves_the_others(
         f"{task}, scratch, seed 0: the loss is no number any more." for task in ("cola", "rte")
     ]
     assert len(cells_of(out)) == 2 * 3
-    assert "Not finished: cola, scratch" in (out / "results.md").read_text(encoding="utf-8")
+    markdown = (out / "results.md").read_text(encoding="utf-8")
+    assert "Not finished: cola, scratch" in markdown
+    assert "| LSTM with auxiliary LM | give --lstm RUN | – |" in markdown
 
 
 # --- what is left out, and what is refused ---------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def chosen_methods(what: str, methods: Sequence[str], lstm: str | Path | None) -
     said = []
     if lstm and "lstm" not in names:
         names.append("lstm")
-    if "lstm" in names and not lstm:
+    if lstm_is_missing(names, lstm):
         names.remove("lstm")
         said.append(
             "The LSTM's row is left out: it needs one that is pre-trained on the same corpus "
@@ -52,6 +52,11 @@ def chosen_methods(what: str, methods: Sequence[str], lstm: str | Path | None) -
     if not names:
         raise UserError("--methods lstm needs a pre-trained LSTM.", "Give it with --lstm RUN.")
     return {name: METHODS[name] for name in names}, said
+
+
+def lstm_is_missing(methods: Sequence[str], lstm: str | Path | None) -> bool:
+    """Whether the LSTM of table 5 is asked for (as it is where no method is named), and none is given."""
+    return "lstm" in (methods or USUAL["table5"]) and not lstm
 
 
 def transfers(from_: str | Path, methods: Sequence[str]) -> dict[str, Method]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpt1.analysis import paper
 from gpt1.analysis.cells import Kept
 from gpt1.analysis.document import Document, Spread
+from gpt1.analysis.methods import METHODS, lstm_is_missing
 from gpt1.analysis.paper_page import hundred, known, shown, signed, spread_of, whole_of
 from gpt1.report import Cell
 
@@ -64,7 +65,10 @@ def parts(document: Document, plan: Plan, kept: Kept) -> tuple[list[str], list[d
     columns = both.columns()
     document.heading("Ours")
     cells = {m: [one.cell(1, 100) if one else None for one in row] for m, row in spreads.items()}
-    document.table(columns, [both.line(m, row, cells[m]) for m, row in both.ours.items()])
+    lines = [both.line(m, row, cells[m]) for m, row in both.ours.items()]
+    if lstm_is_missing(plan.asked.methods, plan.asked.lstm):
+        lines.append([METHODS["lstm"].title, Cell(None, "give --lstm RUN"), *[None] * (len(columns) - 2)])
+    document.table(columns, lines)
     document.heading("The paper's")
     document.table(columns, [both.line(m, row) for m, row in both.theirs.items()])
     document.heading("Ours less the paper's")
