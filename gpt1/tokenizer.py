@@ -4,8 +4,8 @@
     tokenizer.encode("Hello, World!")                           # [3570, 240, 1276, 267] with the released vocabulary
     tokenizer.decode([3570, 240, 1276, 267])                    # "hello , world !"
 
-A tokenizer is a vocabulary (token → id), an ordered list of merges and a pipeline (pipelines.py). The three special
-tokens of fine-tuning are no part of it: they take the ids from vocab_size on, and no text encodes to them.
+A tokenizer is a vocabulary (token → id), an ordered list of merges and a pipeline (tokens/pipelines.py). The three
+special tokens of fine-tuning are no part of it: they take the ids from vocab_size on, and no text encodes to them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from gpt1.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from gpt1.pipelines import Pipeline
+    from gpt1.tokens.pipelines import Pipeline
 
 OUR_FILES = ("gpt1_tokenizer.json", "vocab.json", "merges.txt")
 """What `save` writes: what this is, token → id, and one merge a line, first learned first."""
@@ -85,7 +85,7 @@ class Tokenizer:
 
     @cached_property
     def _pipeline(self) -> Pipeline:
-        from gpt1.pipelines import PIPELINES
+        from gpt1.tokens.pipelines import PIPELINES
 
         return PIPELINES[self.pipeline](self._vocabulary, self._merges)
 
@@ -128,7 +128,7 @@ class Tokenizer:
         pipeline: "original" for English, "lossless" for anything else, "auto": original where nine letters in ten are
         basic Latin (the attribute `pipeline` tells the choice). The same texts give the same vocabulary.
         """
-        from gpt1.pipelines import PIPELINES, choose
+        from gpt1.tokens.pipelines import PIPELINES, choose
 
         if isinstance(texts, str):
             texts = [texts]
@@ -194,7 +194,7 @@ class Tokenizer:
 
 def check(vocabulary: Any, merges: Sequence[tuple[str, str]], pipeline: str, where: str) -> None:
     """UserError where the files are no vocabulary of this pipeline."""
-    from gpt1.pipelines import PIPELINES
+    from gpt1.tokens.pipelines import PIPELINES
 
     if pipeline not in PIPELINES:
         raise UserError(

@@ -21,12 +21,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference_tokenizer import ReferenceTokenizer, best_pairs_first, standardise
 
-from gpt1 import standardise as fast
-from gpt1.bpe import WordEncoder, learn_merges, unpacked
 from gpt1.errors import UserError
-from gpt1.pipelines import Original
 from gpt1.tokenizer import OUR_FILES, RELEASED_FILES, Tokenizer
-from gpt1.words import EnglishWords
+from gpt1.tokens import standardise as fast
+from gpt1.tokens.bpe import WordEncoder, learn_merges, unpacked
+from gpt1.tokens.pipelines import Original
+from gpt1.tokens.words import EnglishWords
 
 PROSE = list(topics.values())  # English that every Python has
 SPECIAL_CASES = sorted(spacy.blank("en").tokenizer.rules)
@@ -174,7 +174,7 @@ def test_fix_is_ftfy_for_a_line_longer_than_ftfy_takes_at_a_time():
 @pytest.fixture(scope="module")
 def english_of_another_version():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpt1.words.PROVED_FOR", "another")
+        patch.setattr("gpt1.tokens.words.PROVED_FOR", "another")
         return EnglishWords()
 
 
@@ -183,8 +183,8 @@ def test_other_versions_of_ftfy_and_spacy_get_whatever_only_they_can_tell(
     trained, reference, english_of_another_version, text
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpt1.standardise.PROVED_FOR", "another")
-        patch.setattr("gpt1.pipelines.english", lambda: english_of_another_version)
+        patch.setattr("gpt1.tokens.standardise.PROVED_FOR", "another")
+        patch.setattr("gpt1.tokens.pipelines.english", lambda: english_of_another_version)
         assert fast.fix(text) == ftfy.fix_text(text)
         assert pickle.loads(pickle.dumps(trained)).encode(text) == reference.encode(text)
 

@@ -17,10 +17,10 @@ from functools import cache
 from itertools import chain, groupby
 from typing import Protocol
 
-from gpt1.bpe import END, UNKNOWN, Pair, WordEncoder, learn_merges, packed, unpacked
 from gpt1.errors import UserError
-from gpt1.standardise import NEWLINE, blocks, separate
-from gpt1.words import EnglishWords
+from gpt1.tokens.bpe import END, UNKNOWN, Pair, WordEncoder, learn_merges, packed, unpacked
+from gpt1.tokens.standardise import NEWLINE, blocks, separate
+from gpt1.tokens.words import EnglishWords
 
 LINE_BREAK = "\n" + END
 ENOUGH = 1 << 18

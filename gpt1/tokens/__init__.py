@@ -1,0 +1,1 @@
+"""What a tokenizer is made of: text → standardised chunks → words → merged pieces."""
