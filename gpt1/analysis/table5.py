@@ -68,6 +68,8 @@ def parts(document: Document, plan: Plan, kept: Kept) -> tuple[list[str], list[d
     lines = [both.line(m, row, cells[m]) for m, row in both.ours.items()]
     if lstm_is_missing(plan.asked.methods, plan.asked.lstm):
         lines.append([METHODS["lstm"].title, Cell(None, "give --lstm RUN"), *[None] * (len(columns) - 2)])
+    guesses: Row = [100 * task.guess(task.metric) for task in plan.tasks]
+    lines.append(["a guess", *([known(both.average(guesses))] if both.shared else []), *map(known, guesses)])
     document.table(columns, lines)
     document.heading("The paper's")
     document.table(columns, [both.line(m, row) for m, row in both.theirs.items()])
