@@ -83,6 +83,7 @@ def test_flags_a_file_and_defaults_are_laid_over_each_other_in_that_order(desk: 
 
 
 def test_a_yaml_file_gives_the_head_its_own_defaults(desk: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
+    monkeypatch.setenv("GPT1_CACHE", str(tmp_path / "cache"))  # the features are not there yet
     monkeypatch.chdir(desk)
     words = f"finetune reviews.csv --out {tmp_path / 'r'} {CLASSES} --config head.yaml --epochs 1 --device cpu"
     answer = ask(*words.split())
