@@ -32,7 +32,7 @@ from gpt1.training.checkpoints import flush
 from gpt1.training.loop import Update
 from gpt1.training.progress import Progress
 
-PIECE_TOKENS = {"cpu": 4096, "mps": 16384, "cuda": 131072}  # padded tokens of one forward pass; nothing is kept for a
+PIECE_TOKENS = {"cpu": 4096, "mps": 16384, "cuda": 131072}  # tokens of one forward pass; nothing is kept for a
 # backward pass, so a GPU takes more of them than training does
 MOST_BYTES = 2 * 10**9  # of all the features on disk
 FORGOTTEN_AFTER = 86400  # seconds; what a killed process left half written
@@ -117,7 +117,7 @@ def extract(model: TaskModel, coded: Sequence[Encoded], progress: Progress) -> T
     done = 0
     for piece in pieces(windows, range(len(windows)), PIECE_TOKENS[device.type]):
         batch = collate(windows, piece, None, device)
-        states = model.features(batch.ids, batch.lengths)
+        states = model.features(batch.ids, batch.packing)
         if not done:
             found = states.new_empty(sum(counts), states.shape[1])
         rows = np.concatenate([np.arange(first[i], first[i] + counts[i]) for i in piece])

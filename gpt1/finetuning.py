@@ -38,7 +38,7 @@ from gpt1.training.loop import Outcome, Stage, Update, train
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
 from gpt1.weights import WEIGHTS
 
-PIECE_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 65536}  # padded tokens of one forward pass where --micro-batch is 0
+PIECE_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 65536}  # tokens of one forward pass where --micro-batch is 0
 ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
 
 

@@ -28,7 +28,7 @@ from gpt1.training.progress import Progress, Silent
 from gpt1.weights import read_head, read_json
 
 TASK = "task.json"
-PIECE_TOKENS = 8192  # padded tokens of one forward pass
+PIECE_TOKENS = 8192  # tokens of one forward pass
 
 
 class LanguageModel:
@@ -244,7 +244,7 @@ def task_logits(
     done = 0
     for piece in pieces(parts, range(len(parts)), PIECE_TOKENS):
         batch = collate(parts, piece, None, device)
-        for i, row in zip(piece, model(batch.ids, batch.lengths, batch.example).float().cpu(), strict=True):
+        for i, row in zip(piece, model(batch.ids, batch.packing, batch.example).float().cpu(), strict=True):
             rows[i] = row
         done += len(piece)
         if advance:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gpt1.config import GPTConfig
 from gpt1.kernels.dropout import dropout
+from gpt1.kernels.packing import Packing
 
 INIT_STD = 0.02  # as the blocks have it
 FORGET_BIAS = 1.0  # a fresh LSTM remembers (Jozefowicz et al. 2015)
@@ -36,9 +37,12 @@ class LSTM(nn.Module):
             self.bias[units : 2 * units] = FORGET_BIAS
 
     def forward(
-        self, x: Tensor, memory: list[tuple[Tensor, Tensor]] | None = None, layer: int = 0
-    ) -> Tensor:  # [batch, time, n_embd] → the same
-        """`memory` holds the state and the cell of each layer that has been here; it is brought up to date."""
+        self, x: Tensor, beside: list[tuple[Tensor, Tensor]] | Packing | None = None, layer: int = 0
+    ) -> Tensor:  # [batch, time, n_embd] → the same; with a packing [tokens, n_embd]
+        """`beside` holds the state and the cell of each layer that has been here, and is brought up to date."""
+        if isinstance(beside, Packing):
+            return beside.together(self, x)
+        memory = beside
         if memory is not None and len(memory) > layer:
             before = memory[layer]
         else:

@@ -23,6 +23,7 @@ from gpt1.kernels.cached_attention import cached_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
 from gpt1.kernels.gelu import gelu
 from gpt1.kernels.linear import linear
+from gpt1.kernels.packing import Packing
 from gpt1.lstm import LSTM
 from gpt1.weights import read_model, write_model
 
@@ -86,11 +87,16 @@ class Attention(nn.Module):
         self.qkv = Linear(config.n_embd, 3 * config.n_embd)
         self.out = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:  # [batch, time, n_embd] → same
-        qkv = self.qkv(x)  # [batch, time, 3 · n_embd]: queries, keys, values of all heads side by side
-        if cache is not None:
-            return self.out(cached_attention(qkv, self.n_head, cache.keys[layer], cache.values[layer], cache.length))
-        return self.out(causal_attention(qkv, self.n_head, self.p if self.training else 0.0))
+    def forward(self, x: Tensor, beside: Cache | Packing | None = None, layer: int = 0) -> Tensor:
+        """[batch, time, n_embd] → the same; with a packing [tokens, n_embd]."""
+        qkv = self.qkv(x)  # [..., 3 · n_embd]: queries, keys, values of all heads side by side
+        if isinstance(beside, Cache):
+            keys, values = beside.keys[layer], beside.values[layer]
+            return self.out(cached_attention(qkv, self.n_head, keys, values, beside.length))
+        p = self.p if self.training else 0.0
+        if beside is not None:
+            return self.out(beside.grouped(lambda some: causal_attention(some, self.n_head, p), qkv))
+        return self.out(causal_attention(qkv, self.n_head, p))
 
 
 class MLP(nn.Module):
@@ -101,7 +107,7 @@ class MLP(nn.Module):
         self.widen = Linear(config.n_embd, 4 * config.n_embd)
         self.narrow = Linear(4 * config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor) -> Tensor:  # [batch, time, n_embd] → the same
+    def forward(self, x: Tensor) -> Tensor:  # [..., n_embd] → the same
         return self.narrow(gelu(self.widen(x)))
 
 
@@ -119,9 +125,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.norm_2 = LayerNorm(config.n_embd)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:  # [batch, time, n_embd] → same
+    def forward(self, x: Tensor, beside: Cache | Packing | None = None, layer: int = 0) -> Tensor:
+        """[batch, time, n_embd] → the same; with a packing [tokens, n_embd]."""
         p = self.p if self.training else 0.0
-        x = self.norm_1(residual_dropout(x, self.attention(x, cache, layer), p))
+        x = self.norm_1(residual_dropout(x, self.attention(x, beside, layer), p))
         return self.norm_2(residual_dropout(x, self.mlp(x), p))
 
 
@@ -141,9 +148,13 @@ class GPT(nn.Module):
         self.activations = torch.float32
         self.recompute = False  # drop activations in the forward pass and compute them again in the backward pass
 
-    def states(self, ids: Tensor, cache: Cache | None = None) -> Tensor:  # [batch, time] → [batch, time, n_embd]
-        """h_n, the last block's output. With a cache, `ids` continue what the cache holds and are added to it."""
-        past, time = (cache.length if cache else 0), ids.shape[1]
+    def states(self, ids: Tensor, cache: Cache | None = None, packing: Packing | None = None) -> Tensor:
+        """h_n, the last block's output: ids [batch, time] → [batch, time, n_embd].
+
+        With a cache, `ids` continue what the cache holds and are added to it. With a packing, they are sequences one
+        after another, nothing padded: [tokens] → [tokens, n_embd].
+        """
+        past, time = (cache.length if cache else 0), (packing.most if packing else ids.shape[1])
         if past + time > self.config.context:
             raise UserError(
                 f"{past + time} tokens are more than the {self.config.context} positions of the model.",
@@ -151,15 +162,17 @@ class GPT(nn.Module):
             )
         h = self.tokens(ids)
         if not self.recurrent:
-            h = h + self.positions.weight[past : past + time]
+            place = F.embedding(packing.position, self.positions.weight) if packing else None
+            h = h + (self.positions.weight[past : past + time] if place is None else place)
         h = h.to(self.activations)
         if self.training:
             h = dropout(h, self.config.dropout)
+        beside = packing or (cache.memory if cache and self.recurrent else cache)
         for layer, block in enumerate(self.blocks):
             if self.recompute and self.training:
-                h = checkpoint(block, h, use_reentrant=False)
+                h = checkpoint(block, h, beside, layer, use_reentrant=False)
             else:
-                h = block(h, cache.memory if cache and self.recurrent else cache, layer)
+                h = block(h, beside, layer)
         if cache:
             cache.length += time
         return h
@@ -297,9 +310,9 @@ class TaskModel(nn.Module):
         self.gpt = gpt
         self.head = head
 
-    def features(self, ids: Tensor, lengths: Tensor) -> Tensor:  # [sequences, time], [sequences] → [sequences, n_embd]
+    def features(self, ids: Tensor, packing: Packing) -> Tensor:  # [tokens] → [sequences, n_embd]
         """The states at the extract tokens, the last of each sequence."""
-        return self.gpt.states(ids)[torch.arange(len(ids), device=ids.device), lengths - 1]
+        return self.gpt.states(ids, packing=packing)[packing.last]
 
-    def forward(self, ids: Tensor, lengths: Tensor, example: Tensor) -> Tensor:
-        return self.head(self.features(ids, lengths), example)
+    def forward(self, ids: Tensor, packing: Packing, example: Tensor) -> Tensor:  # → as the head
+        return self.head(self.features(ids, packing), example)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gpt1.kernels.lm_loss import lm_loss
+from gpt1.kernels.packing import Packing
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.targets import Target
 
@@ -32,12 +33,12 @@ class Windows:
 class Labelled:
     """A piece of a fine-tuning update.
 
-    ids [sequences, time], padded on the right; lengths [sequences]; example [sequences]: the example of each sequence,
-    ascending from 0; targets [examples, ...]; and the examples and sequences of the whole update.
+    ids [tokens]: the sequences one after another, which `packing` tells apart; example [sequences]: the example of each
+    sequence, ascending from 0; targets [examples, ...]; and the examples and sequences of the whole update.
     """
 
     ids: Tensor
-    lengths: Tensor
+    packing: Packing
     example: Tensor
     targets: Tensor
     update_examples: int
@@ -72,23 +73,17 @@ def l2(head: Head, target: Target, piece: Features) -> Losses:
 def l3(model: TaskModel, target: Target, lm_coef: float, piece: Labelled) -> Losses:
     """−L3 = −(L2 + λ · L1) (paper, eq. 5).
 
-    L1 as in the release: a mean over each sequence's own tokens (delimiter and extract are predicted too, padding is
-    not), then a mean over sequences.
+    L1 as in the release: a mean over each sequence's own tokens (delimiter and extract are predicted too), then a mean
+    over sequences.
     """
-    states = model.gpt.states(piece.ids)  # [sequences, time, n_embd]
-    rows = torch.arange(len(piece.ids), device=piece.ids.device)
-    logits = model.head(states[rows, piece.lengths - 1], piece.example)
+    packing = piece.packing
+    states = model.gpt.states(piece.ids, packing=packing)  # [tokens, n_embd]
+    logits = model.head(states[packing.last], piece.example)
     task = target.loss(logits, piece.targets).sum() / piece.update_examples
     if not lm_coef:
         return Losses(task, {"loss": task.detach(), "task_loss": task.detach()})
-    predicted = piece.lengths - 1  # tokens that each sequence predicts
-    position = torch.arange(piece.ids.shape[1] - 1, device=piece.ids.device)
-    weights = (position < predicted[:, None]) / (predicted[:, None] * piece.update_sequences)
-    lm = lm_loss(
-        states[:, :-1].flatten(0, 1),
-        model.gpt.tokens.weight,
-        piece.ids[:, 1:].flatten(),
-        weights.flatten().float(),
-    )
+    each = 1 / ((packing.lengths - 1) * piece.update_sequences)  # a sequence predicts all of its tokens but the first
+    weights = each[packing.sequence].index_fill(0, packing.last, 0.0)  # nothing follows the last one
+    lm = lm_loss(states, model.gpt.tokens.weight, piece.ids.roll(-1), weights)
     total = task + lm_coef * lm
     return Losses(total, {"loss": total.detach(), "task_loss": task.detach(), "lm_loss": lm.detach()})

@@ -1,4 +1,4 @@
-"""Pieces of an update: every example once, little padding, nothing changed by it."""
+"""Pieces of an update: every example once, nothing padded, nothing changed by it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ sequences = st.lists(st.integers(0, 99), min_size=1, max_size=12)
 examples = st.lists(st.lists(sequences, min_size=1, max_size=4).map(Encoded), min_size=1, max_size=30)
 
 
-def padded(encoded: list[Encoded], piece: list[int]) -> int:
-    return sum(len(encoded[i].sequences) for i in piece) * max(encoded[i].longest for i in piece)
+def held(encoded: list[Encoded], piece: list[int]) -> int:
+    return sum(encoded[i].tokens for i in piece)
 
 
 @given(encoded=examples, tokens=st.integers(1, 200), data=st.data())
@@ -29,14 +29,14 @@ def test_every_position_is_in_exactly_one_piece(encoded, tokens, data):
 @given(encoded=examples, tokens=st.integers(1, 200))
 def test_a_piece_holds_no_more_than_asked_unless_one_example_does(encoded, tokens):
     for piece in pieces(encoded, range(len(encoded)), tokens):
-        assert len(piece) == 1 or padded(encoded, piece) <= tokens
+        assert len(piece) == 1 or held(encoded, piece) <= tokens
 
 
 @given(encoded=examples, tokens=st.integers(1, 200))
 def test_a_piece_ends_only_where_the_next_example_would_not_fit(encoded, tokens):
     found = list(pieces(encoded, range(len(encoded)), tokens))
     for piece, following in pairwise(found):
-        assert padded(encoded, [*piece, following[0]]) > tokens
+        assert held(encoded, [*piece, following[0]]) > tokens
 
 
 @given(encoded=examples, tokens=st.integers(1, 200), data=st.data())
@@ -57,8 +57,8 @@ def test_a_batch_holds_the_sequences_of_its_examples_side_by_side(encoded, data)
     targets = torch.arange(len(encoded)) * 10
     batch = collate(encoded, piece, targets, torch.device("cpu"), 7, 8)
     wanted = [sequence for i in piece for sequence in encoded[i].sequences]
-    assert [row[:length].tolist() for row, length in zip(batch.ids, batch.lengths, strict=True)] == wanted
-    assert batch.ids.shape == (len(wanted), max(map(len, wanted)))
+    assert batch.ids.tolist() == [token for sequence in wanted for token in sequence]
+    assert batch.packing.lengths.tolist() == list(map(len, wanted))
     assert batch.example.tolist() == [n for n, i in enumerate(piece) for _ in encoded[i].sequences]
     assert batch.targets.tolist() == [i * 10 for i in piece]
     assert (batch.update_examples, batch.update_sequences) == (7, 8)

@@ -61,9 +61,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     calls: list[int] = []
     states = GPT.states
 
-    def counted(self: GPT, ids: Tensor, cache: Any = None) -> Tensor:
-        calls.append(len(ids))
-        return states(self, ids, cache)
+    def counted(self: GPT, ids: Tensor, cache: Any = None, packing: Any = None) -> Tensor:
+        calls.append(len(packing.lengths) if packing else len(ids))
+        return states(self, ids, cache, packing)
 
     monkeypatch.setattr(GPT, "states", counted)
     return calls

@@ -72,9 +72,10 @@ def test_training_sees_all_of_a_long_row_an_epoch_a_window(
     trained_on: set[tuple[int, ...]] = set()
     states = GPT.states
 
-    def kept(self: GPT, ids: Tensor, cache: Any = None) -> Tensor:
-        trained_on.update(tuple(row) for row in ids.tolist() if self.training)
-        return states(self, ids, cache)
+    def kept(self: GPT, ids: Tensor, cache: Any = None, packing: Any = None) -> Tensor:
+        sequences = torch.split(ids, packing.lengths.tolist())
+        trained_on.update(tuple(sequence.tolist()) for sequence in sequences if self.training)
+        return states(self, ids, cache, packing)
 
     monkeypatch.setattr(GPT, "states", kept)
     rows = replace(long_rows, rows=[long_rows.rows[0], {**long_rows.rows[0], "label": "no"}])

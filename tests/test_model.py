@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
+from gpt1.kernels.packing import Packing
 from gpt1.model import GPT, Head, TaskModel, choose
 from gpt1.objectives import Windows, l1
 from gpt1.weights import BLOCK_NAMES
@@ -378,9 +379,10 @@ def test_head_dropout_acts_in_training_only():
 @given(ids=token_ids(rows=3, most=8), data=st.data())
 def test_a_task_model_reads_the_state_at_each_sequences_last_token(ids, data):
     model = TaskModel(MODEL, Head(16, 2, each=False)).eval()
-    lengths = torch.tensor([data.draw(st.integers(1, ids.shape[1])) for _ in ids])
+    lengths = [data.draw(st.integers(1, ids.shape[1])) for _ in ids]
+    packed = torch.cat([row[:length] for row, length in zip(ids, lengths, strict=True)])
     with torch.no_grad():
-        found = model(ids, lengths, torch.arange(3))
+        found = model(packed, Packing(lengths), torch.arange(3))
         for row, length, logits in zip(ids, lengths, found, strict=True):
             state = MODEL.states(row[None, :length])[0, -1]
             torch.testing.assert_close(logits, model.head.linear(state), rtol=0, atol=1e-5)

@@ -168,21 +168,6 @@ def test_the_figures_of_the_pieces_add_up_to_those_of_the_update(name, data, tok
         assert sums["task_loss"] == pytest.approx(plain_l3(model, target, encoded, targets, 0.0).item(), abs=1e-5)
 
 
-@given(data=st.data(), more=st.integers(0, 3), seed=st.integers(0, 99))
-def test_what_stands_in_the_padding_and_how_much_of_it_costs_nothing(data, more, seed):
-    model, target, encoded, targets = data.draw(updates("classification"))
-    piece = collate(encoded, range(len(encoded)), targets, CPU, len(encoded), len(encoded))
-    generator = torch.Generator().manual_seed(seed)
-    width = min(CONTEXT, piece.ids.shape[1] + more)
-    other = torch.randint(0, VOCABULARY + 3, (len(piece.ids), width), generator=generator)
-    for row, length in enumerate(piece.lengths):
-        other[row, :length] = piece.ids[row, :length]
-    padded = type(piece)(**{**vars(piece), "ids": other})
-    found = differentiated(model, lambda: [l3(model, target, 0.5, padded).total])
-    expected = differentiated(model, lambda: [l3(model, target, 0.5, piece).total])
-    assert_same(found, expected)
-
-
 def test_without_an_auxiliary_loss_no_token_is_predicted():
     model = TaskModel(TASK_GPT, Head(16, 3, each=False)).eval()
     encoded = [Encoded([[VOCABULARY, 3, VOCABULARY + 2]])]
@@ -200,7 +185,7 @@ def test_without_an_auxiliary_loss_no_token_is_predicted():
 def test_l2_over_features_computed_once_is_l3_without_the_auxiliary_loss(name, data):
     model, target, encoded, targets = data.draw(updates(name))
     batch = collate(encoded, range(len(encoded)), targets, CPU, len(encoded), 1)
-    features = Features(model.features(batch.ids, batch.lengths).detach(), batch.example, targets, len(encoded))
+    features = Features(model.features(batch.ids, batch.packing).detach(), batch.example, targets, len(encoded))
     assert l2(model.head, target, features).total.item() == pytest.approx(
         l3(model, target, 0.0, batch).total.item(), abs=1e-6
     )

@@ -1,4 +1,4 @@
-"""Examples as padded tensors: pieces of an update with little padding, in an order that changes nothing."""
+"""Examples as tensors: pieces of an update without padding, in an order that changes nothing."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from torch import Tensor
 
 from gpt1.data.order import mixed
 from gpt1.inputs import Encoded
+from gpt1.kernels.packing import Packing
 from gpt1.objectives import Labelled
 
 
 def pieces(encoded: Sequence[Encoded], positions: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """`positions` sorted by length, longest first, in pieces of at most `tokens` padded tokens (one example at least).
+    """`positions` sorted by length, longest first, in pieces of at most `tokens` tokens (one example at least).
 
-    The longest go first, so that an update that does not fit in memory fails at once and not after an hour.
+    Sequences of like length are neighbours, which is what attention wants; the longest go first, so that an update that
+    does not fit in memory fails at once and not after an hour.
     """
     piece: list[int] = []
-    rows = width = 0
+    held = 0
     for position in sorted(positions, key=lambda i: (-encoded[i].longest, i)):
-        example = encoded[position]
-        widest = max(width, example.longest)
-        if piece and (rows + len(example.sequences)) * widest > tokens:
+        more = encoded[position].tokens
+        if piece and held + more > tokens:
             yield piece
-            piece, rows, widest = [], 0, example.longest
+            piece, held = [], 0
         piece.append(position)
-        rows += len(example.sequences)
-        width = widest
+        held += more
     if piece:
         yield piece
 
@@ -51,15 +51,11 @@ def collate(
     update_examples: int = 1,
     update_sequences: int = 1,
 ) -> Labelled:
-    """The examples of `piece` as one padded batch; padding is on the right, is never attended to by a real token
-    (attention is causal), and has no weight in any loss. `targets` are those of all examples, or None."""
+    """The examples of `piece` as one batch, their sequences one after another. `targets` are those of all examples, or
+    None."""
     sequences = [sequence for i in piece for sequence in encoded[i].sequences]
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    ids = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.int64)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
+    ids = torch.tensor([token for sequence in sequences for token in sequence])
+    packing = Packing([len(sequence) for sequence in sequences], device)
     example = torch.tensor([n for n, i in enumerate(piece) for _ in encoded[i].sequences])
     chosen = torch.zeros(len(piece)) if targets is None else targets[torch.tensor(piece)]
-    return Labelled(
-        ids.to(device), lengths.to(device), example.to(device), chosen.to(device), update_examples, update_sequences
-    )
+    return Labelled(ids.to(device), packing, example.to(device), chosen.to(device), update_examples, update_sequences)
