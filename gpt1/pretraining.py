@@ -16,6 +16,7 @@ from gpt1.data.order import mixed
 from gpt1.data.windows import Windows, split, unigram_loss
 from gpt1.errors import UserError
 from gpt1.inference import LanguageModel, pair
+from gpt1.kernels.memory import keep_freed_memory
 from gpt1.model import GPT
 from gpt1.objectives import Windows as Piece
 from gpt1.objectives import l1
@@ -63,6 +64,8 @@ def pretrain(
     if not resume:
         run = runs.make(out, cfg, facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
+    if work.device.type == "cpu":
+        keep_freed_memory()
     with reported(run):
         outcome = train(work.stage(cfg), cfg, run, kept, metrics, resume)
         finish(run, work, outcome, cfg)
