@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gpt1 import demo_material as material
 from gpt1.demo_material import Document, Task
+from gpt1.demo_prose import prose
 
 NUMPYDOC = """
     Return the eigenvalues of a general matrix in the order in which they were found.
@@ -53,19 +54,19 @@ GOOGLE = """Copy the file to the place that is given by its second argument.
 
 
 def test_tables_code_doctests_and_markup_are_left_out() -> None:
-    assert list(material.prose(inspect.cleandoc(NUMPYDOC))) == [
+    assert list(prose(inspect.cleandoc(NUMPYDOC))) == [
         "Return the eigenvalues of a general matrix in the order in which they were found.",
         "The matrix must not be empty, see numpy.linalg.eigh for the symmetric case.",
         "The order of the eigenvalues may be another one on the next machine.",
     ]
-    assert list(material.prose(inspect.cleandoc(GOOGLE))) == [
+    assert list(prose(inspect.cleandoc(GOOGLE))) == [
         "Copy the file to the place that is given by its second argument."
     ]
 
 
 @given(st.text(max_size=400))
 def test_any_docstring_is_read_and_every_paragraph_is_a_line_that_ends(docstring: str) -> None:
-    for paragraph in material.prose(docstring):
+    for paragraph in prose(docstring):
         assert "\n" not in paragraph
         assert paragraph[-1] in ".!?"
 

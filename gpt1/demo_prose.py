@@ -1,0 +1,163 @@
+"""From a docstring to prose: its paragraphs of running English, without lists, code, tables and markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+UNDERLINE = re.compile(r"\s*([-=~^*+#\"'])\1{2,}\s*$")
+TABLES = re.compile(  # sections that are lists of names, by their titles in numpydoc and Google style
+    r"(other |keyword )?(param(eter)?s?|arg(ument)?s?|attributes|methods|kwargs)|returns?|yields?|raises|warns|receives"
+    r"|see also|references?|shape|inputs?|outputs?|properties|members|fields|bibliography|authors?",
+    re.IGNORECASE,
+)
+ASIDE = re.compile(r"\s*\.\. (note|warning|important|tip|hint|caution|attention|seealso|admonition)::\s*(?P<text>.*)$")
+FIELD = re.compile(r"\s*(\.\. |:[a-zA-Z ]+( [^:]*)?:(\s|$)|@\w+|\w+ \([^)]*\):\s)")  # directive, citation, `x (int): …`
+BULLET = re.compile(r"\s*([-*•+]|\(?\w{1,2}[.)])\s+")
+
+
+def prose(docstring: str) -> Iterator[str]:
+    """The paragraphs of running English in a docstring: signatures, code, doctests, tables and formulas left out."""
+    paragraph: list[str] = []
+    for line in [*running_lines(docstring), ""]:
+        if line.strip() and not BULLET.match(line):
+            paragraph.append(line.strip())
+            continue
+        if paragraph:
+            text = plain(" ".join(paragraph))
+            if is_prose(text):
+                yield text
+        paragraph = [BULLET.sub("", line)] if line.strip() else []
+
+
+def running_lines(docstring: str) -> Iterator[str]:
+    """The lines of a docstring that are neither code nor table; a blank line wherever something was left out."""
+    lines = [*docstring.expandtabs().splitlines(), ""]
+    dropped_below: int | None = None  # inside a block that is left out: everything indented deeper than this
+    in_table = in_doctest = in_fence = False
+    for line, following in pairwise(lines):
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        if text.startswith("```"):
+            in_fence = not in_fence
+        elif text and UNDERLINE.match(following) and not UNDERLINE.match(line):
+            in_table = bool(TABLES.fullmatch(text.rstrip(":")))
+            dropped_below = None
+        elif in_doctest:
+            in_doctest = bool(text)
+        elif text.startswith(">>>"):
+            in_doctest = True
+        elif not text or (dropped_below is not None and indent > dropped_below):
+            pass
+        elif in_fence or in_table or UNDERLINE.match(line):
+            dropped_below = None
+        elif match := ASIDE.match(line):
+            dropped_below = None
+            yield match["text"]
+            continue
+        elif FIELD.match(line) or (TABLES.fullmatch(text.rstrip(":")) and text.endswith(":")):
+            dropped_below = indent
+        else:
+            dropped_below = indent if text.endswith("::") else None
+            yield line
+            continue
+        yield ""
+
+
+def plain(text: str) -> str:
+    """`text` without reStructuredText and Markdown marks, in one line."""
+    text = re.sub(r":[a-zA-Z:]+:`[~!.]*([^`<]+?)\s*(<[^`]*>)?`", r"\1", text)  # :func:`~numpy.dot`
+    text = re.sub(r"`([^`<]+?)\s*<[^`]*>`_*", r"\1", text)  # `text <address>`_
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)  # [text](address)
+    text = re.sub(r"\s*\[[^\]]{1,8}\]_", "", text)  # citation
+    text = re.sub(r"(?<![\w*])(\*{1,2})(?=\S)([^*]+?)(?<=\S)\1(?![\w*])", r"\2", text)
+    text = re.sub(r"\s+([.,;:)])(?=\s|$)", r"\1", text.replace("`", "").replace("::", ":"))
+    text = re.sub(r"\s+", " ", text).strip()
+    return re.sub(r"(^|(?<=[.!?]) )[^.!?]*:$", "", text)  # "… as follows:", without what follows
+
+
+COMMON = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "been",
+        "but",
+        "by",
+        "can",
+        "do",
+        "does",
+        "for",
+        "from",
+        "has",
+        "have",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "may",
+        "must",
+        "no",
+        "not",
+        "of",
+        "on",
+        "one",
+        "only",
+        "or",
+        "other",
+        "over",
+        "same",
+        "should",
+        "so",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "to",
+        "use",
+        "used",
+        "using",
+        "was",
+        "we",
+        "when",
+        "where",
+        "which",
+        "while",
+        "will",
+        "with",
+        "you",
+        "your",
+    ]
+)
+
+
+def is_prose(text: str) -> bool:
+    """Whether a paragraph is running English: a capital, a full stop, common words, few signs of code."""
+    words = text.split()
+    if (
+        len(words) < 8
+        or not text[0].isupper()
+        or text[-1] not in ".!?"
+        or re.search(r"[={}\\<>$|^]|\.\.\.|%\(|--|http", text)
+    ):
+        return False
+    common = sum(word.lower().strip(",.;:()") in COMMON for word in words)
+    odd = sum(not re.fullmatch(r"[(\"'“]?[A-Za-z][A-Za-z'’-]*[)\"'”]?[,.;:!?]?[)\"']?", word) for word in words)
+    return common >= 0.25 * len(words) and odd <= 0.15 * len(words)
+
+
+def normal(text: str) -> str:
+    """What counts when texts are compared: lower-case words, digits and signs left out."""
+    return " ".join(re.findall(r"[a-z]+", text.lower()))
