@@ -21,7 +21,7 @@ from gpt1.config import FinetuneConfig, PretrainConfig, known, resolve
 from gpt1.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*(page for page in (ROOT / "README.md", ROOT / "ARCHITECTURE.md") if page.exists()), *ROOT.glob("docs/*.md")]
+PAGES = [*ROOT.glob("README*.md"), ROOT / "ARCHITECTURE.md", *ROOT.glob("docs/*.md")]
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 MACHINE = re.compile(r"(?<![\w.])/(work|tmp|home|root|Users|mnt)/\w|\bvenv/bin\b|[A-Z]:\\")
 
