@@ -59,9 +59,7 @@ def test_tables_code_doctests_and_markup_are_left_out() -> None:
         "The matrix must not be empty, see numpy.linalg.eigh for the symmetric case.",
         "The order of the eigenvalues may be another one on the next machine.",
     ]
-    assert list(prose(inspect.cleandoc(GOOGLE))) == [
-        "Copy the file to the place that is given by its second argument."
-    ]
+    assert list(prose(inspect.cleandoc(GOOGLE))) == ["Copy the file to the place that is given by its second argument."]
 
 
 @given(st.text(max_size=400))
