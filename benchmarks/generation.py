@@ -23,7 +23,7 @@ def run(rounds: int, quick: bool) -> Result:
     peer = OpenAIGPTLMHeadModel(openai_config(model.config)).to(device()).eval()
     alike(model, peer.transformer)
     result = Result([])
-    for prompts, new in ((1, 16), (4, 8)) if quick else ((1, 256), (8, 64)):
+    for prompts, new in ((1, 16), (8, 8)) if quick else ((1, 256), (8, 64)):
         ids = torch.randint(model.config.vocab_size, (prompts, PROMPT), device=device())
         table, ratios, same = generated(model, peer, ids, new, rounds)
         result.tables.append(table)
