@@ -160,7 +160,7 @@ class Work:
 
 
 class Everything:
-    """`--train all` and `last:K`: L3 over token sequences, in pieces of little padding."""
+    """`--train all` and `last:K`: L3 over token sequences, nothing padded."""
 
     def __init__(self, work: Work, cfg: FinetuneConfig) -> None:
         self.work, self.cfg = work, cfg

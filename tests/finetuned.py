@@ -61,6 +61,7 @@ def special_tokens(run: Path) -> Tensor:
 
 
 def stopped_after(step: int, run: Path, folder: Path) -> Path:
+    """A copy of a run as it was when it was killed after this checkpoint, before the next one."""
     shutil.copytree(run, folder)
     shutil.rmtree(folder / "model")
     (folder / "results.json").unlink()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from finetuned import stopped_after
 
 import gpt1
 from gpt1 import pretraining
@@ -53,17 +54,6 @@ def lines(run: Path) -> list[dict[str, Any]]:
 def results(run: Path) -> dict[str, Any]:
     found = json.loads((run / "results.json").read_text())
     return {name: value for name, value in found.items() if name != "seconds"}
-
-
-def stopped_after(step: int, run: Path, folder: Path) -> Path:
-    """A copy of a run as it was when it was killed after this checkpoint, before the next one."""
-    shutil.copytree(run, folder)
-    shutil.rmtree(folder / "model")
-    (folder / "results.json").unlink()
-    for other in checkpoints.steps(folder / "checkpoints"):
-        if other > step:
-            shutil.rmtree(checkpoints.at(folder / "checkpoints", other))
-    return folder
 
 
 # ---- what a run is
