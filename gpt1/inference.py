@@ -188,7 +188,7 @@ def load(folder: str | Path, device: str | torch.device = "auto", precision: str
     gpt, tokenizer = pair(folder)
     device = device_of(str(device))
     gpt.activations, _ = activations_of(precision, device)
-    gpt = gpt.cast_once().to(device)
+    gpt = gpt.to(device).cast_once()
     if not (path / TASK).exists():
         return LanguageModel(gpt, tokenizer)
     task = read_json(path / TASK)

@@ -22,7 +22,7 @@ from gpt1.kernels.attention import causal_attention
 from gpt1.kernels.cached_attention import cached_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
 from gpt1.kernels.gelu import gelu
-from gpt1.kernels.linear import linear
+from gpt1.kernels.linear import linear, packed
 from gpt1.kernels.packing import Packing
 from gpt1.lstm import LSTM
 from gpt1.weights import read_model, write_model
@@ -146,6 +146,7 @@ class GPT(nn.Module):
             nn.init.normal_(self.positions.weight, std=INIT_STD)
         self.blocks = nn.ModuleList((LSTM if self.recurrent else Block)(config) for _ in range(config.n_layer))
         self.activations = torch.float32
+        self.readout: Tensor | None = None  # the token embedding packed for products, see `cast_once`
         self.recompute = False  # drop activations in the forward pass and compute them again in the backward pass
 
     def states(self, ids: Tensor, cache: Cache | None = None, packing: Packing | None = None) -> Tensor:
@@ -178,7 +179,7 @@ class GPT(nn.Module):
         return h
 
     def logits(self, states: Tensor) -> Tensor:  # [..., n_embd] → [..., rows], float32
-        return linear(states, self.tokens.weight).float()
+        return linear(states, self.tokens.weight if self.readout is None else self.readout).float()
 
     def forward(self, ids: Tensor) -> Tensor:  # [batch, time] → [batch, time, rows]
         """Logits of the token that follows each position."""
@@ -214,13 +215,18 @@ class GPT(nn.Module):
         return ids
 
     def cast_once(self) -> GPT:
-        """The model with its weights in the type of its activations, which else every token would cast anew."""
+        """The model for use: its weights in the type of its activations, which else every token would cast anew, and
+        laid out for products with few vectors."""
         if self.tokens.weight.dtype == self.activations:
             return self
         with torch.device("meta"):
             cast = GPT(self.config)
         cast.load_state_dict({name: w.to(self.activations) for name, w in self.state_dict().items()}, assign=True)
         cast.activations = self.activations
+        for module in cast.modules():
+            if isinstance(module, Linear):
+                module.weight = nn.Parameter(packed(module.weight), requires_grad=False)
+        cast.readout = packed(cast.tokens.weight)
         return cast.eval()
 
     def add_special_tokens(self) -> None:
@@ -251,7 +257,8 @@ class GPT(nn.Module):
 
     def save(self, folder: str | Path, head: Head | None = None) -> None:
         """Write config.json and model.safetensors into `folder`, with a fine-tuned model's head."""
-        write_model(Path(folder), self.config, self.state_dict(), head.state_dict() if head else None)
+        weights = {name: w.to_dense() if w.is_mkldnn else w for name, w in self.state_dict().items()}
+        write_model(Path(folder), self.config, weights, head.state_dict() if head else None)
 
 
 def choose(

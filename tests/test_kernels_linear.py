@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpt1.kernels.linear import BLOCK, linear
+from gpt1.kernels.linear import BLOCK, linear, packed
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -62,3 +62,23 @@ def test_a_single_vector_gives_the_exact_values_up_to_rounding(shape, n_in, n_ou
     assert y.shape == expected.shape
     assert y.dtype == torch.bfloat16
     assert ((y - expected).abs() <= 2**-8 * (terms + expected.abs())).all()
+
+
+@given(batch=st.lists(st.integers(1, 5), max_size=2), n_in=widths, n_out=widths, with_bias=st.booleans())
+def test_a_packed_weight_gives_the_exact_values_up_to_rounding_and_itself_back(batch, n_in, n_out, with_bias):
+    x, weight = torch.randn(*batch, n_in).bfloat16(), torch.randn(n_out, n_in).bfloat16()
+    bias = torch.randn(n_out).bfloat16() if with_bias else None
+    again = packed(weight)
+    with torch.inference_mode():
+        y = linear(x, again, bias)
+        expected = F.linear(x.double(), weight.double(), bias.double() if bias is not None else None)
+    assert y.shape == expected.shape
+    assert y.dtype == torch.bfloat16
+    assert relative(y, expected) < 2**-8
+    assert torch.equal(again.to_dense(), weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_only_bfloat16_is_packed(dtype):
+    weight = torch.randn(3, 4, dtype=dtype)
+    assert packed(weight) is weight

@@ -248,6 +248,15 @@ def test_weights_cast_once_give_what_weights_cast_at_every_token_give():
     assert all(weight.dtype == torch.float32 for weight in model.state_dict().values())
 
 
+def test_a_model_that_was_cast_is_saved_as_its_rounded_weights(tmp_path: Path):
+    model = tiny(seed=1)
+    model.activations = torch.bfloat16
+    model.cast_once().save(tmp_path)
+    again = GPT.from_pretrained(tmp_path).state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again[name].float(), weight.bfloat16().float()), name
+
+
 @given(ids=token_ids(rows=3))
 def test_prompts_continued_together_continue_as_they_do_alone(ids):
     together = MODEL.generate(ids, 8, temperature=0)

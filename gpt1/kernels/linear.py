@@ -1,8 +1,10 @@
-"""A linear layer whose weight gradient is as fast as its other two products, and one vector as fast as memory allows.
+"""A linear layer whose weight gradient is as fast as its other two products, and few vectors as fast as memory allows.
 
 dW = dyᵀ x multiplies a transposed matrix. In bfloat16 on a CPU that costs twice as much as the same product with its
-left factor laid out straight, and laying out the narrower of dy and x costs a tenth of it. A single vector (the newest
-token of a text) is bound by the reading of W: as a matrix-vector product it takes three quarters of the time.
+left factor laid out straight, and laying out the narrower of dy and x costs a tenth of it.
+
+A product with few vectors (the newest tokens of some texts) is bound by the reading of W, and torch lays a bfloat16 W
+out anew for each. Packed once, it is read as it lies: half the time and less.
 """
 
 from __future__ import annotations
@@ -20,12 +22,27 @@ ROWS = 128  # rows turned at a time, which lets torch use its threads
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weightᵀ + bias in the type of x: x [..., n_in], weight [n_out, n_in], bias [n_out] → [..., n_out]."""
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     if x.device.type == "cpu" and x.dtype == torch.bfloat16:
         if bias is not None and torch.is_grad_enabled():
             return Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         if x.numel() == x.shape[-1]:
             return one_vector(x.flatten(), weight.to(x.dtype), bias).view(*x.shape[:-1], -1)
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def packed(weight: Tensor) -> Tensor:  # [n_out, n_in] → the same, laid out otherwise
+    """A bfloat16 weight as oneDNN's products read it, for `linear` without gradients; others, and elsewhere, as it is.
+    `to_dense` gives it back."""
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not has_packed_products():
+        return weight
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)
+
+
+def has_packed_products() -> bool:
+    ops = torch.ops.mkldnn
+    return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
 
 
 def one_vector(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [n_in] → [n_out]
