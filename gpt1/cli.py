@@ -254,29 +254,41 @@ def next(run: str, text: str, top: int, as_json: bool) -> None:
 
 @gpt1.command()
 @click.argument("run", metavar="RUN")
-@click.argument("text")
+@click.argument("texts", nargs=-1, metavar="TEXT...")
+@click.option("--prompts", default="", metavar="F", help="File with more texts, one a line; - is standard input.")
 @click.option("--max-tokens", default=100, show_default=True, type=Number(int, 0), help="Tokens to write.")
 @click.option("--temperature", default=0.8, show_default=True, type=Number(float, 0), help="0: the likeliest.")
 @click.option("--top-k", default=0, show_default=True, type=Number(int, 0), help="Draw among the K likeliest; 0: all.")
 @click.option("--top-p", default=1.0, show_default=True, type=Number(float, 0, 1, above=True), help="… share P.")
-@click.option("--seed", type=Number(int, 0, 2**63 - 1), help="The same seed writes the same.")
 @click.option(
-    "--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16: faster, less exact."
+    "--seed", type=Number(int, 0, 2**63 - 1), help="The same seed writes the same; further texts take the next."
 )
-def generate(run: str, text: str, precision: str, **options: Any) -> None:
-    """Continue a text.
+@click.option("--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16: fast, rough.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list on standard output.")
+def generate(run: str, texts: tuple[str, ...], prompts: str, precision: str, as_json: bool, **options: Any) -> None:
+    """Continue a text, or several side by side.
 
     \b
     gpt1 generate runs/books "the captain said" --temperature 0.7 --seed 1
     gpt1 generate runs/books "the captain said" --temperature 0 --max-tokens 40
-    gpt1 generate models/gpt1 "the captain said" --precision bf16
+    gpt1 generate runs/books "the captain said" "at night" --json
+    gpt1 generate models/gpt1 --prompts prompts.txt --precision bf16
     """
-    from gpt1.inference import load
+    from gpt1.inference import load, prompts_of
 
+    texts += prompts_of(prompts) if prompts else ()
+    if not texts:
+        raise UserError("there is no TEXT to continue.", "Give one or more, or a file of them with --prompts.")
     model = load(run, precision=precision)
-    if told := model.told(text):
+    names = [f"text {i} of {len(texts)}" for i in range(1, len(texts) + 1)] if len(texts) > 1 else ["the text"]
+    for told in filter(None, map(model.told, texts, names)):
         click.echo(told, err=True)
-    console().show(model.generate(text, **options))
+    found = [*zip(names, texts, model.generate(texts, **options, progress=console()), strict=True)]
+    if as_json:
+        click.echo(json.dumps([{"prompt": prompt, "text": text} for _, prompt, text in found], ensure_ascii=False))
+        return
+    for name, _, text in found:
+        console().show(f"--- {name}\n{text}" if len(texts) > 1 else text)
 
 
 @gpt1.command()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, overload
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from torch import Tensor
 from gpt1.config import Long
 from gpt1.data.batches import collate, pieces
 from gpt1.data.examples import check_columns, read_examples
+from gpt1.data.files import File, opened
 from gpt1.data.tables import Table
 from gpt1.errors import UserError
+from gpt1.generation import continue_together
 from gpt1.inputs import KINDS, Encoded, Example, encode, texts_of, told_of_length
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.runs import model_folder
@@ -29,6 +32,7 @@ from gpt1.weights import read_head, read_json
 
 TASK = "task.json"
 PIECE_TOKENS = 8192  # tokens of one forward pass
+TOGETHER = 32  # texts that are continued side by side: the cache of as many
 
 
 class LanguageModel:
@@ -47,13 +51,13 @@ class LanguageModel:
         ids = self.tokenizer.encode(text) or [self.tokenizer.newline_id]
         return torch.tensor([ids[-self.gpt.config.context :]], device=self.device)
 
-    def told(self, text: str) -> str | None:
+    def told(self, text: str, name: str = "the text") -> str | None:
         """What the model does not see of a prompt, or None."""
         ids = self.tokenizer.encode(text)
         unknown, context = self.tokenizer.count_unknown(ids[-self.gpt.config.context :]), self.gpt.config.context
         said = [f"its {len(ids):,} tokens are cut to the last {context}"] if len(ids) > context else []
         said += [f"{unknown:,} of {min(len(ids), context):,} tokens are unknown to the vocabulary"] if unknown else []
-        return f"the text: {'; '.join(said)}" if said else None
+        return f"{name}: {'; '.join(said)}" if said else None
 
     @torch.inference_mode()
     def next_tokens(self, text: str, k: int = 10) -> list[tuple[str, float]]:
@@ -69,24 +73,49 @@ class LanguageModel:
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(self.tokenizer.token(i), i, p) for i, p in pairs]
 
+    @overload
+    def generate(self, text: str, *how: Any, **named: Any) -> str: ...
+
+    @overload
+    def generate(self, text: list[str] | tuple[str, ...], *how: Any, **named: Any) -> list[str]: ...
+
     def generate(
         self,
-        text: str,
+        text: str | list[str] | tuple[str, ...],
         max_tokens: int = 100,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int | None = None,
-    ) -> str:
-        """The text followed by what the model writes; the same seed writes the same."""
-        generator = None
-        if seed is not None:
-            generator = torch.Generator(self.device).manual_seed(seed)
-        prompt = self.prompt(text)
-        ids = self.gpt.generate(prompt, max_tokens, temperature, top_k, top_p, generator)
-        written = self.tokenizer.decode(ids[0, prompt.shape[1] :].tolist())
+        progress: Progress | None = None,
+    ) -> str | list[str]:
+        """The text followed by what the model writes; of several texts the list of that.
+
+        The same seed writes the same. Texts are continued side by side, each as it would be alone: text i (from 0) as
+        with the seed `seed + i`, so that one text given twice is continued in two ways.
+        """
+        texts, progress = [text] if isinstance(text, str) else text, progress or Silent()
+        prompts, how = [self.prompt(some) for some in texts], (max_tokens, temperature, top_k, top_p)
+        own = [None if seed is None else torch.Generator(self.device).manual_seed(seed + i) for i in range(len(texts))]
+        if len(texts) == 1:
+            ids = self.gpt.generate(prompts[0], *how, own[0])
+            only = self.joined(texts[0], ids[0, prompts[0].shape[1] :].tolist())
+            return only if isinstance(text, str) else [only]
+        written: dict[int, list[int]] = {}
+        by_length = sorted(range(len(texts)), key=lambda i: prompts[i].shape[1])
+        progress.begin("generating", len(texts), unit="texts")
+        for start in range(0, len(texts), TOGETHER):
+            some = by_length[start : start + TOGETHER]
+            ids = continue_together(self.gpt, [prompts[i][0].tolist() for i in some], *how, [own[i] for i in some])
+            written |= zip(some, ids.tolist(), strict=True)
+            progress.advance(len(written))
+        progress.end()
+        return [self.joined(prompt, written[i]) for i, prompt in enumerate(texts)]
+
+    def joined(self, text: str, written: list[int]) -> str:
+        """A text and the tokens that follow it."""
         joint = " " if self.tokenizer.pipeline == "original" and text and not text[-1].isspace() else ""
-        return text + joint + written
+        return text + joint + self.tokenizer.decode(written)
 
 
 class Model(LanguageModel):
@@ -231,6 +260,16 @@ def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mappin
     tokenizer.save(folder)
     content = {"format": "gpt1-task-1", **task, "target": target_to_json(target)}
     (folder / TASK).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def prompts_of(path: str) -> tuple[str, ...]:
+    """The lines of a text file (`-`: of standard input) that are not empty."""
+    if path == "-":
+        lines = [*File("standard input", "txt", sys.stdin.buffer, sys.stdin.buffer, 0).lines()]
+    else:
+        with opened(path) as file:
+            lines = [*file.lines()]
+    return tuple(text for line in lines if (text := line.strip("\r\n")))
 
 
 @torch.inference_mode()

@@ -66,6 +66,7 @@ class Cache:
         self.values = [like.new_empty(shape) for _ in range(blocks)]
         self.memory: list[tuple[Tensor, Tensor]] = []
         self.length = 0
+        self.places: Tensor | None = None  # [batch, 1]: how far each row is filled, if unlike; `length` is the most
 
     def repeated(self, n: int) -> Cache:
         """`n` copies of a cache of one sequence, side by side: what was read once is continued in n ways."""
@@ -73,7 +74,7 @@ class Cache:
         copy.keys = [keys.repeat(n, 1, 1, 1) for keys in self.keys]
         copy.values = [values.repeat(n, 1, 1, 1) for values in self.values]
         copy.memory = [(state.repeat(1, n, 1), cell.repeat(1, n, 1)) for state, cell in self.memory]
-        copy.length = self.length
+        copy.length, copy.places = self.length, None
         return copy
 
 
@@ -92,7 +93,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x)  # [..., 3 · n_embd]: queries, keys, values of all heads side by side
         if isinstance(beside, Cache):
             keys, values = beside.keys[layer], beside.values[layer]
-            return self.out(cached_attention(qkv, self.n_head, keys, values, beside.length))
+            return self.out(cached_attention(qkv, self.n_head, keys, values, beside.length, beside.places))
         p = self.p if self.training else 0.0
         if beside is not None:
             return self.out(beside.grouped(lambda some: causal_attention(some, self.n_head, p), qkv))
@@ -163,7 +164,8 @@ class GPT(nn.Module):
             )
         h = self.tokens(ids)
         if not self.recurrent:
-            place = F.embedding(packing.position, self.positions.weight) if packing else None
+            where = packing.position if packing else cache.places if cache else None
+            place = None if where is None else F.embedding(where, self.positions.weight)
             h = h + (self.positions.weight[past : past + time] if place is None else place)
         h = h.to(self.activations)
         if self.training:

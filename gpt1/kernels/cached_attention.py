@@ -7,18 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cached_attention(qkv: Tensor, n_head: int, keys: Tensor, values: Tensor, past: int) -> Tensor:
+def cached_attention(
+    qkv: Tensor, n_head: int, keys: Tensor, values: Tensor, past: int, places: Tensor | None = None
+) -> Tensor:
     """causal_attention for positions past, past + 1, …; their keys and values are written into the cache.
 
     qkv [batch, time, 3 · n_embd]; keys, values [batch, n_head, size, head width], filled up to `past`
-    → [batch, time, n_embd].
+    → [batch, time, n_embd]. Where rows are filled unlike, `places` [batch, 1] says how far each is, `past` the most,
+    and time is 1.
     """
     batch, time, width = qkv.shape
     q, k, v = qkv.view(batch, time, 3, n_head, -1).permute(2, 0, 3, 1, 4)  # each [batch, n_head, time, head width]
     end = past + time
-    keys[:, :, past:end] = k
-    values[:, :, past:end] = v
     seen = None
+    if places is None:
+        keys[:, :, past:end] = k
+        values[:, :, past:end] = v
+    else:
+        rows, place = torch.arange(batch, device=qkv.device), places[:, 0]
+        keys[rows, :, place], values[rows, :, place] = k[:, :, 0], v[:, :, 0]
+        seen = (torch.arange(end, device=qkv.device) <= places)[:, None, None]  # [batch, 1, 1, end]
     if past and time > 1:  # position past + i sees everything up to itself
         seen = torch.ones(time, end, dtype=torch.bool, device=qkv.device).tril(past)
     y = F.scaled_dot_product_attention(

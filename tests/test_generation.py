@@ -1,0 +1,132 @@
+"""Prompts of unlike length side by side: each is continued as it would be alone."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.config import GPTConfig
+from gpt1.generation import continue_together
+from gpt1.inference import LanguageModel, load
+from gpt1.model import GPT
+
+VOCABULARY = 40
+
+
+def tiny(context: int, architecture: Any = "transformer") -> GPT:
+    """Weights large enough that every part of the model shows in what comes out."""
+    torch.manual_seed(3)
+    config = GPTConfig(VOCABULARY, 2, 2, 16, context, 0.0, architecture=architecture, lstm_units=24)
+    model = GPT(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.2)
+    return model.eval()
+
+
+MODELS = {(context, "transformer"): tiny(context) for context in (1, 2, 5, 12)} | {(12, "lstm"): tiny(12, "lstm")}
+
+
+def prompts(most: int) -> st.SearchStrategy[list[list[int]]]:
+    """One to five prompts of 1 to `most` tokens."""
+    prompt = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=most)
+    return st.lists(prompt, min_size=1, max_size=5)
+
+
+def alone(model: GPT, prompt: list[int], new: int, *rest: Any) -> list[int]:
+    return model.generate(torch.tensor([prompt]), new, *rest)[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("which", MODELS, ids=str)
+@given(data=st.data(), new=st.integers(0, 30))
+def test_each_prompt_is_continued_as_alone_also_beyond_the_context(which: Any, data: Any, new: int):
+    model = MODELS[which]
+    given_prompts = data.draw(prompts(2 * which[0] + 1))
+    together = continue_together(model, given_prompts, new, 0, 0, 1, [None] * len(given_prompts))
+    assert together.tolist() == [alone(model, prompt, new, 0) for prompt in given_prompts]
+
+
+@given(given_prompts=prompts(15), seed=st.integers(0, 99), narrow=st.sampled_from([(1.0, 0, 1.0), (0.7, 5, 0.9)]))
+def test_a_row_draws_from_its_own_generator_what_it_would_draw_alone(given_prompts: Any, seed: int, narrow: Any):
+    model = MODELS[12, "transformer"]
+    own = [torch.Generator().manual_seed(seed + i) for i in range(len(given_prompts))]
+    together = continue_together(model, given_prompts, 20, *narrow, own)
+    for i, prompt in enumerate(given_prompts):
+        assert together[i].tolist() == alone(model, prompt, 20, *narrow, torch.Generator().manual_seed(seed + i))
+
+
+# ---- texts
+
+
+@pytest.fixture(scope="module")
+def language_model(pretrained: Path) -> LanguageModel:
+    return load(pretrained)
+
+
+TEXTS = ["return the", "", "a", "a long text " * 30, "return the", "the file is not"]
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0}, {"seed": 5, "top_k": 20}], ids=["greedy", "drawn"])
+def test_a_list_of_texts_is_continued_as_each_is_alone_with_its_seed(how: Any, language_model: LanguageModel):
+    together = language_model.generate(TEXTS, max_tokens=50, **how)
+    own = [how | {"seed": how["seed"] + i} if "seed" in how else how for i in range(len(TEXTS))]
+    assert together == [
+        language_model.generate(text, max_tokens=50, **one) for text, one in zip(TEXTS, own, strict=True)
+    ]
+    assert (together[0] == together[4]) == ("seed" not in how)
+
+
+def test_more_texts_than_are_continued_together_come_back_in_order(
+    language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    at_once = language_model.generate(TEXTS, max_tokens=8, seed=0)
+    monkeypatch.setattr("gpt1.inference.TOGETHER", 2)
+    assert language_model.generate(TEXTS, max_tokens=8, seed=0) == at_once
+    assert language_model.generate([]) == []
+    assert language_model.generate(TEXTS[:1], max_tokens=8, seed=0) == at_once[:1]
+
+
+# ---- the command
+
+
+def test_texts_of_the_command_line_and_of_a_file_are_shown_apart(desk: Path, tmp_path: Path, ask: Any):
+    run, how = str(desk / "runs/books"), ["--max-tokens", "5", "--temperature", "0"]
+    (tmp_path / "prompts.txt").write_text("the file\n\n  a list\n", encoding="utf-8")
+    answer = ask("generate", run, "return", "--prompts", str(tmp_path / "prompts.txt"), *how)
+    alone = [ask("generate", run, text, *how).out for text in ("return", "the file", "  a list")]
+    assert answer.out == "".join(f"--- text {i} of 3\n{text}" for i, text in enumerate(alone, 1))
+    found = json.loads(ask("generate", run, "return", "the file", *how, "--json").out)
+    assert [(one["prompt"], one["text"] + "\n") for one in found] == [("return", alone[0]), ("the file", alone[1])]
+
+
+def test_prompts_come_from_standard_input(desk: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+    given_lines = io.TextIOWrapper(io.BufferedReader(io.BytesIO("the file\r\n☃".encode())))  # type: ignore[arg-type]
+    monkeypatch.setattr("sys.stdin", given_lines)
+    answer = ask("generate", str(desk / "runs/books"), "--prompts", "-", "--max-tokens", "1", "--json")
+    assert [one["prompt"] for one in json.loads(answer.out)] == ["the file", "☃"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "there is no TEXT to continue"),
+        (["--prompts", "missing.txt"], "missing.txt does not exist"),
+        (["--prompts", "empty.txt"], "there is no TEXT to continue"),
+        (["--prompts", "latin.txt"], "latin.txt is not UTF-8"),
+        (["--prompts", "binary.txt"], "binary.txt is a binary file"),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_refused(
+    words: list[str], said: str, desk: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(desk)
+    answer = ask("generate", "runs/books", *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert said in answer.err
