@@ -17,6 +17,7 @@ from gpt1.data.order import of_update
 from gpt1.finetuning import Work as Finetuning
 from gpt1.finetuning import freeze
 from gpt1.inputs import KINDS, Example, encode
+from gpt1.kernels.kept import kept_arrays
 from gpt1.labelled import Task
 from gpt1.model import Head, TaskModel
 from gpt1.objectives import l3
@@ -42,7 +43,8 @@ def run(rounds: int, quick: bool) -> Result:
     }
     place(work.model, work.device, torch.bfloat16)
     work.model.train()
-    seconds = in_turn({name: repeated(one, updates) for name, one in works.items()}, rounds, warm_up=works)
+    with kept_arrays(work.model):  # as the training loop does
+        seconds = in_turn({name: repeated(one, updates) for name, one in works.items()}, rounds, warm_up=works)
     title = (
         f"Fine-tuning, {called(work.model.gpt.config)}, batch {BATCH}, {rows.source} (transformers knows only λ = 0)"
     )

@@ -21,6 +21,7 @@ from gpt1.errors import UserError
 from gpt1.kernels.attention import causal_attention
 from gpt1.kernels.cached_attention import cached_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
+from gpt1.kernels.embedding import embedding
 from gpt1.kernels.gelu import gelu
 from gpt1.kernels.linear import linear, packed
 from gpt1.kernels.packing import Packing
@@ -162,14 +163,16 @@ class GPT(nn.Module):
                 f"{past + time} tokens are more than the {self.config.context} positions of the model.",
                 "Cut the text, or pre-train with a longer --context.",
             )
-        h = self.tokens(ids)
+        h = embedding(ids, self.tokens.weight)
         if not self.recurrent:
             where = packing.position if packing else cache.places if cache else None
-            place = None if where is None else F.embedding(where, self.positions.weight)
+            place = None if where is None else embedding(where, self.positions.weight)
             h = h + (self.positions.weight[past : past + time] if place is None else place)
         h = h.to(self.activations)
         if self.training:
             h = dropout(h, self.config.dropout)
+        if packing:
+            h = packing.begin(h)
         beside = packing or (cache.memory if cache and self.recurrent else cache)
         for layer, block in enumerate(self.blocks):
             if self.recompute and self.training:
@@ -178,7 +181,7 @@ class GPT(nn.Module):
                 h = block(h, beside, layer)
         if cache:
             cache.length += time
-        return h
+        return packing.end(h) if packing else h
 
     def logits(self, states: Tensor) -> Tensor:  # [..., n_embd] → [..., rows], float32
         return linear(states, self.tokens.weight if self.readout is None else self.readout).float()

@@ -15,7 +15,7 @@ from gpt1.data.corpus import Corpus
 from gpt1.data.windows import split
 from gpt1.model import GPT
 from gpt1.objectives import Windows, l1
-from gpt1.training.optimizers import AdamW, clip
+from gpt1.training.optimizers import AdamW, clipping, global_norm
 
 STEPS, BATCH, CONTEXT, PEAK_LR, DECAY, DROPOUT = 200, 8, 32, 2e-3, 0.01, 0.1
 SEEDS = range(3)
@@ -65,8 +65,7 @@ def fast(folder: Path, seed: int, activations: torch.dtype) -> Callable[[Tensor,
         torch.manual_seed(1000 * seed + step)
         losses = l1(model, Windows(windows, BATCH * CONTEXT))
         losses.total.backward()
-        clip(model.parameters(), 1.0)
-        optimizer.step(rate(step))
+        optimizer.step(rate(step), clipping(global_norm(model.parameters()), 1.0))
         for parameter in model.parameters():
             parameter.grad = None
         return losses.total.detach()

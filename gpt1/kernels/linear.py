@@ -5,6 +5,9 @@ left factor laid out straight, and laying out the narrower of dy and x costs a t
 
 A product with few vectors (the newest tokens of some texts) is bound by the reading of W, and torch lays a bfloat16 W
 out anew for each. Packed once, it is read as it lies: half the time and less.
+
+oneDNN, which multiplies bfloat16, compiles a product for every number of rows that it has not met yet. `spare_rows`
+lets numbers of rows repeat.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gpt1.kernels.kept import cast, gradient_array
+
 BLOCK = 768  # columns at a time: the block is turned and widened to float32 while it is in the cache
+ALIKE = 32  # rows more or less that are not worth another product: compiling a layer's three takes 15 ms
 ROWS = 128  # rows turned at a time, which lets torch use its threads
 
 
@@ -28,8 +34,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if bias is not None and torch.is_grad_enabled():
             return Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         if x.numel() == x.shape[-1]:
-            return one_vector(x.flatten(), weight.to(x.dtype), bias).view(*x.shape[:-1], -1)
-    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+            return one_vector(x.flatten(), cast(weight, x.dtype), bias).view(*x.shape[:-1], -1)
+    return F.linear(x, cast(weight, x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def spare_rows(n: int) -> int:
+    """How many rows of zeros to add to n so that products of this size will have been met before."""
+    return -n % ALIKE
 
 
 def packed(weight: Tensor) -> Tensor:  # [n_out, n_in] → the same, laid out otherwise
@@ -52,10 +63,10 @@ def one_vector(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [n_
 class Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        cast = weight.to(x.dtype)
-        ctx.save_for_backward(x, cast)
-        ctx.types = weight.dtype, bias.dtype
-        return F.linear(x, cast, bias.to(x.dtype))
+        same = cast(weight, x.dtype)
+        ctx.save_for_backward(x, same)
+        ctx.weight, ctx.bias_type = weight, bias.dtype
+        return F.linear(x, same, bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -65,29 +76,28 @@ class Linear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = dy @ weight
         if ctx.needs_input_grad[1]:
-            dweight, dbias = weight_and_bias_gradients(
-                dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]), ctx.types[0]
-            )
+            dweight = gradient_array(ctx.weight)
+            dbias = weight_and_bias_gradients(dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]), dweight)
         elif ctx.needs_input_grad[2]:
             dbias = dy.reshape(-1, dy.shape[-1]).sum(0)
-        return dx, dweight, None if dbias is None else dbias.to(ctx.types[1])
+        return dx, dweight, None if dbias is None else dbias.to(ctx.bias_type)
 
 
-def weight_and_bias_gradients(dy: Tensor, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(dyᵀ x in `dtype`, the sum of dy's rows): dy [n, n_out], x [n, n_in] → [n_out, n_in], [n_out]."""
-    n_out, n_in = dy.shape[1], x.shape[1]
+def weight_and_bias_gradients(dy: Tensor, x: Tensor, dweight: Tensor) -> Tensor:
+    """Fill dweight [n_out, n_in] with dyᵀ x → [n_out], the sum of dy's rows: dy [n, n_out], x [n, n_in]."""
+    n_out, n_in = dweight.shape
     if n_out <= n_in:
         turned = turn(dy, dy.new_empty(n_out, len(dy)))
-        return (turned @ x).to(dtype), turned.sum(1)
-    turned = x.new_ones(n_in + 1, len(x))  # the last row stays 1: its products are the sums
+        dweight.copy_(turned @ x)
+        return turned.sum(1)
+    turned, dbias = x.new_ones(n_in + 1, len(x)), x.new_empty(n_out)  # the last row stays 1: its products are the sums
     turn(x, turned[:-1])
-    dweight, dbias = x.new_empty(n_out, n_in, dtype=dtype), x.new_empty(n_out)
     for start in range(0, n_out, BLOCK):
         block = slice(start, start + BLOCK)
         products = turned @ dy[:, block]  # [n_in + 1, block]
         dweight[block] = products[:-1].T
         dbias[block] = products[-1]
-    return dweight, dbias
+    return dbias
 
 
 def turn(x: Tensor, out: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt1.kernels.linear import turn
+from gpt1.kernels.kept import cast, gradient_array
+from gpt1.kernels.linear import spare_rows, turn
 
 PIECE_BYTES = 192 << 20  # of logits at a time; every further piece costs a pass over the embedding's gradient
 WORDS = 2048  # CPU: logits of so many words at a time; a width that divides well makes the product faster
@@ -25,6 +27,9 @@ def lm_loss(states: Tensor, embedding: Tensor, targets: Tensor, weights: Tensor)
         counted = weights.nonzero()[:, 0]
         if len(counted) < 0.9 * len(weights):  # fewer are not worth the copy
             states, targets, weights = states[counted], targets[counted], weights[counted]
+        if spare := spare_rows(len(weights)):
+            states = F.pad(states, (0, 0, 0, spare))
+            targets, weights = F.pad(targets, (0, spare)), F.pad(weights, (0, spare))
     return LMLoss.apply(states, embedding, targets, weights)  # type: ignore[no-untyped-call]
 
 
@@ -41,7 +46,7 @@ class LMLoss(torch.autograd.Function):
         weights = weights.to(torch.promote_types(states.dtype, torch.float32))
         weighted = (states * weights[:, None]).to(states.dtype)  # weights in bfloat16 would be off by up to 0.4 %
         dstates = torch.empty_like(states) if needs_states else None
-        dembedding = torch.empty_like(embedding) if needs_embedding else None
+        dembedding = gradient_array(embedding) if needs_embedding else None
         loss = weights.new_zeros(())
         step = max(1, PIECE_BYTES // (len(head) * states.element_size()))
         for start in range(0, len(states), step):
@@ -75,7 +80,7 @@ def on_cpu(x: Tensor) -> bool:
 def head_of(embedding: Tensor, states: Tensor) -> Tensor:
     """The embedding in the type of the states [vocab, n_embd], on a GPU with rows of zeros up to an aligned number."""
     if on_cpu(states):
-        return embedding.to(states.dtype)
+        return cast(embedding, states.dtype)
     head = states.new_zeros(-(-len(embedding) // ALIGNED) * ALIGNED, embedding.shape[1])
     head[: len(embedding)] = embedding
     return head

@@ -12,8 +12,11 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from gpt1.kernels.linear import spare_rows
 
 SPARE = 256  # padding that costs attention less than another call of it
 SHARE = 0.5  # of the real tokens: padding beyond it costs more
@@ -38,7 +41,8 @@ class Packing:
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self.most = max(lengths)
+        self.most, self.tokens = max(lengths), sum(lengths)
+        self.spare = spare_rows(self.tokens)
         counts = torch.tensor(lengths)
         ends = counts.cumsum(0)
         sequence = torch.arange(len(lengths)).repeat_interleave(counts)
@@ -49,15 +53,24 @@ class Packing:
         self.lengths, self.sequence, self.position = counts.to(device), sequence.to(device), position.to(device)
         self.last = (ends - 1).to(device)
 
-    def grouped(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # [tokens, n] → [tokens, m]
+    def begin(self, x: Tensor) -> Tensor:
+        """[tokens, n] → [tokens + spare, n]: what `grouped` and `together` take and give."""
+        return F.pad(x, (0, 0, 0, self.spare)) if self.spare else x
+
+    def end(self, x: Tensor) -> Tensor:  # [tokens + spare, n] → [tokens, n]
+        return x[: self.tokens]
+
+    def grouped(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
         """`layer` ([batch, time, n] → [batch, time, m]) on every group of sequences of like length."""
-        parts = torch.split(x, [group.tokens for group in self.groups])
+        parts = torch.split(self.end(x), [group.tokens for group in self.groups])
         found = [padded(layer, part, group) for part, group in zip(parts, self.groups, strict=True)]
+        if self.spare:
+            found.append(x.new_zeros(self.spare, found[0].shape[1]))
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def together(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # [tokens, n] → [tokens, m]
+    def together(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
         """`layer` on all the sequences at once, padded to the longest."""
-        return padded(layer, x, self.one)
+        return self.begin(padded(layer, self.end(x), self.one))
 
 
 def groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:

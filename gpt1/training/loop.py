@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from gpt1.config import TrainingConfig
 from gpt1.data.order import mixed
 from gpt1.errors import GPT1Error, Interrupted, UserError
+from gpt1.kernels.kept import kept_arrays, settle
 from gpt1.objectives import Losses
 from gpt1.training import checkpoints, schedules
 from gpt1.training.devices import limits_explained
-from gpt1.training.optimizers import OPTIMIZERS, clip
+from gpt1.training.optimizers import OPTIMIZERS, clipping, global_norm
 from gpt1.training.progress import MetricsFile, Progress
 
 RECORD_EVERY = 10  # updates that one line of metrics.jsonl stands for
@@ -104,7 +105,7 @@ def train(
 
     now = config.micro_batch or "chosen by gpt1"
     advice = f"Lower --micro-batch (now {now}) or set --recompute: the update stays the same."
-    with limits_explained(advice), stop_requested() as stop:
+    with limits_explained(advice), stop_requested() as stop, kept_arrays(stage.model):
         while outcome.step < stage.steps:
             update = stage.update(outcome.step)
             lr = config.peak_lr * schedules.rate(config.schedule, config.warmup, outcome.step, stage.steps)
@@ -149,10 +150,9 @@ def one_update(stage: Stage, optimizer: Any, config: TrainingConfig, update: Upd
         for name, value in losses.parts.items():
             parts[name] = parts[name] + value if name in parts else value
     total = parts["loss"]
-    parts["gradient_norm"] = clip((p for _, p in stage.trained()), config.clip_norm)
-    optimizer.step(lr)
-    for _, parameter in stage.trained():
-        parameter.grad = None
+    parts["gradient_norm"] = norm = global_norm(p for _, p in stage.trained())
+    optimizer.step(lr, clipping(norm, config.clip_norm))
+    settle(p for _, p in stage.trained())
     return Losses(total, parts)
 
 

@@ -30,18 +30,24 @@ class Optimizer:
         self.groups = [(decayed, config.weight_decay), (spared, 0.0)]
         self.state = {slot: {name: torch.zeros_like(p) for name, p in [*decayed, *spared]} for slot in self.slots}
 
-    def step(self, lr: float) -> None:
-        """One update with learning rate `lr` (the schedule is already in it)."""
+    def step(self, lr: float, shrink: Tensor | None = None) -> None:
+        """One update with learning rate `lr` (the schedule is already in it), of gradients times `shrink`, a scalar."""
         self.updates += 1
         for named, decay in self.groups:
             named = [(name, p) for name, p in named if p.grad is not None]
             if named:
                 names = [name for name, _ in named]
                 slots = [[self.state[slot][name] for name in names] for slot in self.slots]
-                self.update([p for _, p in named], [cast(Tensor, p.grad) for _, p in named], slots, lr, decay)
+                self.update([p for _, p in named], [cast(Tensor, p.grad) for _, p in named], slots, lr, decay, shrink)
 
     def update(
-        self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], lr: float, decay: float
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        slots: list[list[Tensor]],
+        lr: float,
+        decay: float,
+        shrink: Tensor | None,
     ) -> None:
         raise TypeError(f"{type(self).__name__} has no update rule")
 
@@ -61,9 +67,15 @@ class AdamW(Optimizer):
 
     @torch.no_grad()
     def update(
-        self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], lr: float, decay: float
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        slots: list[list[Tensor]],
+        lr: float,
+        decay: float,
+        shrink: Tensor | None,
     ) -> None:
-        self.fused(parameters, gradients, slots, lr, decay, self.config.eps)
+        self.fused(parameters, gradients, slots, lr, decay, shrink, self.config.eps)
 
     def fused(
         self,
@@ -72,9 +84,10 @@ class AdamW(Optimizer):
         slots: list[list[Tensor]],
         lr: float,
         decay: float,
+        shrink: Tensor | None,
         eps: float,
     ) -> None:
-        """torch's fused kernel: one pass over the memory instead of ten."""
+        """torch's fused kernel: one pass over the memory instead of ten. It divides gradients by `grad_scale`."""
         torch._fused_adamw_(
             parameters,
             gradients,
@@ -89,6 +102,7 @@ class AdamW(Optimizer):
             eps=eps,
             amsgrad=False,
             maximize=False,
+            grad_scale=None if shrink is None else 1 / shrink,
         )
 
 
@@ -103,11 +117,17 @@ class ReleasedAdam(AdamW):
 
     @torch.no_grad()
     def update(
-        self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], lr: float, decay: float
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        slots: list[list[Tensor]],
+        lr: float,
+        decay: float,
+        shrink: Tensor | None,
     ) -> None:
         root = math.sqrt(1 - self.config.beta2**self.updates)
         correction = root / (1 - self.config.beta1**self.updates)
-        self.fused(parameters, gradients, slots, lr, decay * correction, self.config.eps / root)
+        self.fused(parameters, gradients, slots, lr, decay * correction, shrink, self.config.eps / root)
 
 
 class SGD(Optimizer):
@@ -117,8 +137,16 @@ class SGD(Optimizer):
 
     @torch.no_grad()
     def update(
-        self, parameters: list[Tensor], gradients: list[Tensor], slots: list[list[Tensor]], lr: float, decay: float
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        slots: list[list[Tensor]],
+        lr: float,
+        decay: float,
+        shrink: Tensor | None,
     ) -> None:
+        if shrink is not None:
+            torch._foreach_mul_(gradients, shrink)
         torch._foreach_mul_(slots[0], self.config.beta1)
         torch._foreach_add_(slots[0], gradients)
         if decay:
@@ -129,10 +157,13 @@ class SGD(Optimizer):
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": ReleasedAdam, "adamw": AdamW, "sgd": SGD}
 
 
-def clip(parameters: Iterable[Tensor], largest: float) -> Tensor:
-    """Scale all gradients so that their global norm is at most `largest` (0: leave them); the norm before, a scalar."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    if largest:
-        torch._foreach_mul_(gradients, torch.clamp(largest / (norm + 1e-6), max=1.0))
-    return norm
+def global_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """‖g‖ over the gradients of all parameters, a scalar."""
+    return torch.linalg.vector_norm(
+        torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
+    )
+
+
+def clipping(norm: Tensor, largest: float) -> Tensor | None:
+    """What gradients of this global norm are multiplied with so that it is at most `largest`; None for 0, no limit."""
+    return torch.clamp(largest / (norm + 1e-6), max=1.0) if largest else None
