@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt1 import metrics
+from gpt1 import metrics, wording
 from gpt1.data.corpus import Corpus
 from gpt1.data.examples import check_columns, encoded_labels, read_examples
+from gpt1.data.files import check_place
+from gpt1.data.files import kind_of as file_ending
+from gpt1.data.rows import ROW_KINDS
 from gpt1.data.shards import MANIFEST
-from gpt1.data.tables import Table
+from gpt1.data.tables import Table, check_output, write_table
 from gpt1.data.windows import Windows
 from gpt1.errors import UserError
 from gpt1.inference import PIECE_TOKENS, LanguageModel, Model, load, load_task
@@ -22,7 +25,7 @@ from gpt1.labelled import labelled_rows
 from gpt1.objectives import Windows as Piece
 from gpt1.objectives import l1
 from gpt1.targets import Answers, Classes, Target, as_number
-from gpt1.tasks.dataset import KnownTable
+from gpt1.tasks import DataSet, KnownTable, parse, submission, submission_files
 from gpt1.training.devices import activations_of, place
 from gpt1.training.progress import Progress, Silent
 
@@ -31,8 +34,10 @@ def evaluate(
     run: str | Path, test: str | Path | Table, *, data_dir: str | Path | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """{"metrics": {name: number}, "interval": {name: [low, high]}, "f1_of": …, "rows": n} on the labelled rows of
-    `test`: a table, or the name of a known data set (its labelled evaluation split; name:split for another). Of a data
-    set with parts (MNLI m and mm, RACE middle and high) also "subsets": {part: the same of its rows}.
+    `test`: a table, or the name of a known data set (its labelled evaluation split; name:split for another). Of classes
+    and answers also "calibration": the model's temperature and its expected calibration error on these rows, with it
+    and without. Of a data set with parts (MNLI m and mm, RACE middle and high) also "subsets": {part: the same of its
+    rows}.
 
     On a corpus folder: loss, perplexity and bits per byte of the language model. Raises UserError for a label that the
     model does not know, naming the row.
@@ -54,18 +59,38 @@ def evaluate(
     labels = [example.label for example in examples]
     targets = encoded_labels(model.target, examples, table.where)
     coded = model.encode(examples)
-    logits = model.told_logits(coded, table.name, progress) / model.temperature
+    raw = model.told_logits(coded, table.name, progress)
+    logits = raw / model.temperature
 
     def scores(rows: list[int]) -> dict[str, Any]:
         own = [labels[i] for i in rows]
         return {**measured(model.target, logits[rows], targets[rows], own), "rows": len(rows)}
 
     found = {**scores([*range(len(examples))]), "cut": sum(example.cut for example in coded)}
+    if isinstance(model.target, Classes | Answers):
+        found["calibration"] = errors(raw, model.temperature, targets)
+        progress.say(told_of(found["calibration"]))
     if model.long == "windows":
         found["read_in_windows"] = sum(example.windows > 1 for example in coded)
     if len(parts := parts_of(table)) > 1:
         found["subsets"] = {name: scores(rows) for name, rows in parts.items()}
     return found
+
+
+def errors(logits: Tensor, temperature: float, targets: Tensor) -> dict[str, float]:
+    """The expected calibration error of logits [rows, outputs] as they are and at the temperature."""
+    before, after = (
+        metrics.calibration((logits.double() / t).softmax(-1).numpy(), targets.numpy()) for t in (1.0, temperature)
+    )
+    return {"temperature": temperature, "ece_before": before["ece"], "ece_after": after["ece"]}
+
+
+def told_of(calibration: Mapping[str, float]) -> str:
+    before, after = calibration["ece_before"], calibration["ece_after"]
+    if calibration["temperature"] == 1:
+        return f"probabilities: expected calibration error {after:.3f} (temperature 1)"
+    t = wording.number(calibration["temperature"])
+    return f"probabilities at temperature {t}: expected calibration error {after:.3f}, uncalibrated {before:.3f}"
 
 
 def parts_of(table: Table) -> dict[str, list[int]]:
@@ -112,6 +137,39 @@ def predict(
     table, columns = rows_for(model, run, rows, data_dir, progress)
     added = model.predict_table(table, {role: name for role, name in columns.items() if role != "label"}, progress)
     return [{**row, **new} for row, new in zip(table.rows, added, strict=True)]
+
+
+def predict_into(
+    run: str | Path,
+    rows: str | Path,
+    out: str | Path | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """`predict`, written as a table into the file `out` (to standard output, where none is named); into a folder `out`
+    the test split of a GLUE task goes in the files that GLUE takes. Returns what to say of it."""
+    progress = progress or Silent()
+    if out is not None and file_ending(out)[0] not in ROW_KINDS and (data := of_glue(rows)):
+        table = data.read("test", data_dir)
+        check_place(out)
+        submission_files(data, len(table), out)
+        found = predict(run, rows, data_dir=data_dir, progress=progress)
+        answers = [row["score" if data.score else "prediction"] for row in found]
+        files = " and ".join(map(str, submission(data, answers, out)))
+        return f"{files}: {len(found):,} rows, as gluebenchmark.com takes them"
+    if out is not None:
+        check_output(out)
+    found = predict(run, rows, data_dir=data_dir, progress=progress)
+    write_table(out, found, like=rows if Path(rows).is_file() else "rows.jsonl")
+    answer = "score" if "score" in found[0] else "prediction"
+    return f"{out}: {len(found):,} rows; see the column {answer}" if out is not None else ""
+
+
+def of_glue(rows: str | Path) -> DataSet | None:
+    """The GLUE task whose test split `rows` names."""
+    named = None if Path(rows).is_file() else parse(str(rows))
+    return named.data if named and named.split == "test" and not named.subset and named.data.glue else None
 
 
 def rows_for(

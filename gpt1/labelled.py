@@ -39,7 +39,7 @@ def labelled_rows(
     """`purpose` is `train` or `evaluation`: which split a data set's bare name stands for."""
     if isinstance(source, Table):
         return Labelled(source)
-    named = None if Path(source).exists() else parse(str(source))
+    named = None if Path(source).is_file() else parse(str(source))  # a folder `rte` does not hide the data set
     if named is None:
         if not Path(source).exists() and not is_url(source):
             raise no_rows(str(source))
@@ -142,5 +142,8 @@ def kind_of(name: str | None) -> Kind:
 
 
 def examples_of(source: Labelled, kind: Kind, columns: Mapping[str, str]) -> list[Example]:
+    if source.data_set and "label" not in source.table.columns:
+        name = source.data_set.name
+        raise UserError(f"{source.table.name} has no labels: they are not handed out.", f"See: gpt1 inspect {name}")
     check_columns(kind, columns, source.table.columns, source.table.name)
     return read_examples(source.table.rows, kind, columns, source.table.where)

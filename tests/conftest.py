@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from desk import ask, desk  # noqa: F401 (fixtures for every test)
 from hypothesis import settings
+from reproduced import counted, data, recurrent, walked  # noqa: F401 (of reproductions)
 
 if TYPE_CHECKING:
     from gpt1.data.tables import Table

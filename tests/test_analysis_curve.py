@@ -152,6 +152,54 @@ def test_a_curve_goes_on_where_it_stopped_and_repeats_nothing(
     assert len(done) == len(set(done)) == 3 * 2 * 4
 
 
+def test_a_curve_that_was_stopped_has_a_page_of_what_is_finished(
+    pretrained: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(plan: Any, method: str, size: int, seed: int, *_: Any) -> dict[str, Any]:
+        if seed == 1:
+            raise KeyboardInterrupt
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr(module.Plan, "measure", measure)
+    with pytest.raises(Interrupted):
+        curve(table, from_=pretrained, out=tmp_path / "curve", **QUICK, **TASK)
+    results = json.loads((tmp_path / "curve" / "results.json").read_text(encoding="utf-8"))
+    assert all(spread["values"] == [0.5] for by_size in results["curves"].values() for spread in by_size.values())
+
+
+def test_an_lstm_has_a_curve_too(
+    recurrent: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.Plan, "measure", lambda *_: {"accuracy": 0.5})
+    out = curve(table, from_=recurrent, out=tmp_path / "curve", **QUICK, **TASK)
+    assert "lstm_units 8" in (out / "results.md").read_text(encoding="utf-8")
+
+
+def test_two_processes_in_one_folder_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    def cell(key: str, meanwhile: Any = None) -> Cell:
+        def work(scratch: Path, progress: Any) -> dict[str, Any]:
+            tried.append(key)
+            if meanwhile:
+                meanwhile()
+            return {"score": 1.0}
+
+        return Cell(key, 1, work)
+
+    def another() -> None:
+        other = Kept.open(tmp_path / "cells", {"of": "this"})
+        with pytest.raises(UserError, match="is being worked in by another process"):
+            run_cells("cells", [cell("a"), cell("b")], other, Silent(), "score")
+
+    early = Kept.open(tmp_path / "cells", {"of": "this"})
+    first = Kept.open(tmp_path / "cells", {"of": "this"})
+    run_cells("cells", [cell("a", another)], first, Silent(), "score")
+    run_cells("cells", [cell("a"), cell("b")], early, Silent(), "score")  # opened before `a` was finished
+    assert tried == ["a", "b"]
+    assert set(Kept.open(tmp_path / "cells", {"of": "this"}).cells) == {"a", "b"}
+
+
 def test_a_folder_of_another_curve_is_refused_by_what_differs(
     pretrained: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

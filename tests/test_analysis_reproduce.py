@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reproduced import NAMED, QUICK, cells_of, results_of, sentence, write_lines
 
 from gpt1.analysis import commands, paper
 from gpt1.analysis import reproduce as module
@@ -23,95 +24,12 @@ from gpt1.analysis.cells import FILE
 from gpt1.analysis.figure2 import normalised
 from gpt1.analysis.paper_tasks import Name, PaperTask, read_tasks
 from gpt1.analysis.reproduce import Asked, reproduce
-from gpt1.analysis.zeroshot import zeroshot
-from gpt1.analysis.zeroshot_steps import points_of
 from gpt1.config import FinetuneConfig
-from gpt1.errors import GPT1Error, Interrupted, UserError
+from gpt1.errors import GPT1Error, Interrupted
 from gpt1.evaluation import evaluate
 from gpt1.finetuning import finetune
-from gpt1.pretraining import pretrain
 from gpt1.tasks import find, known
 from gpt1.training.progress import Silent
-
-QUICK: dict[str, Any] = {"epochs": 1.0, "precision": "fp32", "device": "cpu"}
-NAMED = ("entailment", "not_entailment")
-THINGS = ("file", "list", "number", "logger", "option", "string", "path", "name")
-
-
-def sentence(i: int, good: int) -> str:
-    return f"the {THINGS[i % 8]} number {i} is {'valid' if good else 'broken'}"
-
-
-def write_lines(path: Path, lines: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Official files in small: CoLA, RTE and RACE whole; SNLI without train; QNLI's dev alone."""
-    folder = tmp_path_factory.mktemp("official")
-
-    def write(name: str, lines: list[str]) -> None:
-        write_lines(folder / name, lines)
-
-    for name, rows in {"in_domain_train": range(24), "in_domain_dev": range(24, 36)}.items():
-        write(f"CoLA/{name}.tsv", [f"src\t{i % 2}\t\t{sentence(i, i % 2)}" for i in rows])
-    write("CoLA/out_of_domain_dev.tsv", [f"src\t{i % 2}\t\t{sentence(i, i % 2)}" for i in range(36, 42)])
-    pairs = [f"{i}\t{sentence(i, i % 3)}\t{sentence(i + 1, i % 2)}\t{NAMED[i % 2]}" for i in range(50)]
-    for name, lines in {"RTE/train": pairs[:20], "RTE/dev": pairs[20:30]}.items():
-        write(f"{name}.tsv", ["index\tsentence1\tsentence2\tlabel", *lines])
-    write("QNLI/dev.tsv", ["index\tquestion\tsentence\tlabel", *pairs[30:40]])
-    three = ("entailment", "neutral", "contradiction")
-    for name, rows in {"dev": range(18), "test": range(18, 27)}.items():
-        texts = [{"premise": sentence(i, i % 2), "hypothesis": sentence(i, 1), "label": three[i % 3]} for i in rows]
-        write(f"SNLI-devtest/{name}.jsonl", [json.dumps(row) for row in texts])
-    for split, first in {"train": 0, "dev": 20, "test": 40}.items():
-        for level, number in (("middle", 3), ("high", 5)):
-            for i in range(number):
-                passage = {"article": sentence(first + i, 1) + level, "questions": ["what is it?", "is it so?"]}
-                passage |= {"options": [list(THINGS[:4]), list(THINGS[4:])], "answers": ["A", "BCD"[i % 3]]}
-                write(f"RACE/{split}/{level}/{i}.txt", [json.dumps(passage)])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def walked(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pre-trained run of one block that kept its checkpoints."""
-    few = {"steps": 5, "checkpoint_every": 2, "keep": 100, "n_layer": 1, "n_embd": 16}
-    return pretrain(corpus, out=tmp_path_factory.mktemp("walked") / "run", **(shape | few))
-
-
-@pytest.fixture(scope="session")
-def recurrent(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    few = {"model": "lstm", "steps": 2, "n_layer": 1, "lstm_units": 8, "n_embd": 16}
-    return pretrain(corpus, out=tmp_path_factory.mktemp("recurrent") / "run", **(shape | few))
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Cells without their work: the keys of what would have been run, in order."""
-    done: list[str] = []
-
-    def measure(plan: Any, task: PaperTask, method: str, seed: int, *_: Any) -> dict[str, Any]:
-        done.append(plan.key(task, method, seed))
-        metrics = dict.fromkeys(task.target.metrics, 0.5 + seed / 10)
-        about = {"task": task.name.text, "method": method, "seed": seed, "made_from": plan.made_from(task, method)}
-        return about | {"score": 0.5, "metrics": metrics, "subsets": dict.fromkeys(task.subsets, metrics), "cut": 0.0}
-
-    monkeypatch.setattr(module.Plan, "measure", measure)
-    return done
-
-
-def results_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return found
-
-
-def cells_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))["cells"]
-    return found
-
 
 # --- the paper's numbers ---------------------------------------------------------------------------------------------
 
@@ -348,124 +266,3 @@ def test_a_run_that_diverges_is_told_and_leaves_the_others(
     markdown = (out / "results.md").read_text(encoding="utf-8")
     assert "Not finished: cola, scratch" in markdown
     assert "| LSTM with auxiliary LM | give --lstm RUN | – |" in markdown
-
-
-# --- what is left out, and what is refused ---------------------------------------------------------------------------
-
-
-def test_a_task_without_its_files_has_a_row_that_says_so_and_stops_no_other(
-    pretrained: Path, data: Path, tmp_path: Path, counted: list[str]
-) -> None:
-    tasks = ["mnli", "snli", "snli:dev>test", "qnli", "rte"]
-    out = reproduce("table2", from_=pretrained, out=tmp_path / "out", data_dir=data, tasks=tasks, seeds=1)
-    assert counted == ["snli:dev>test, full, seed 0", "rte, full, seed 0"]
-    lines = (out / "results.md").read_text(encoding="utf-8").splitlines()
-    assert f"| SNLI | accuracy | 89.3 | 89.9 | no training split in {data} | – | – |" in lines
-    assert f"| QNLI | accuracy | 82.3 | 88.1 | no training split in {data} | – | – |" in lines
-    assert any(
-        line.startswith("| SNLI (trained on dev, tested on test) | accuracy | 89.3 | 89.9 | 50.0") for line in lines
-    )
-
-
-def test_a_folder_goes_on_only_with_the_rows_models_and_settings_that_it_was_begun_with(
-    pretrained: Path, walked: Path, data: Path, tmp_path: Path, counted: list[str]
-) -> None:
-    mine = Path(shutil.copytree(data, tmp_path / "data"))
-    options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": mine, "tasks": ["cola"], "seeds": 1}
-    reproduce("table4", from_=pretrained, rows={"": 8}, **options)
-    with pytest.raises(UserError, match="begun with 8 train rows of cola, not 12"):
-        reproduce("table4", from_=pretrained, rows={"cola": 12}, **options)
-    with pytest.raises(UserError, match="begun with settings"):
-        reproduce("table4", from_=pretrained, rows={"": 8}, peak_lr=1e-3, **options)
-    with pytest.raises(UserError, match="begun with model"):
-        reproduce("table4", from_=walked, rows={"": 8}, **options)
-    dev = mine / "CoLA" / "in_domain_dev.tsv"
-    dev.write_text(dev.read_text(encoding="utf-8").replace("valid", "sound"), encoding="utf-8")
-    with pytest.raises(UserError, match="a file was changed"):
-        reproduce("table4", from_=pretrained, rows={"": 8}, **options)
-    assert counted == ["cola, full, seed 0"]
-
-
-WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("table6", {}, "Did you mean table5"),
-    ("table4", {"tasks": ["colla"]}, "Did you mean cola"),
-    ("table4", {"tasks": ["snli:dev"]}, "names no two splits"),
-    ("table4", {"tasks": ["snli:dev>dev"]}, "tested on what it learns"),
-    ("table4", {"tasks": ["snli:dve>test"]}, "Did you mean dev"),
-    ("table4", {"methods": ["heads"]}, "Did you mean head"),
-    ("table4", {"rows": {"rte": 5}}, "--rows rte=5: that task is not asked for"),
-    ("table4", {"peak_rl": 1.0}, "Did you mean peak_lr"),
-    ("table4", {"valid_fraction": 0.1}, "set by the analysis"),
-    ("table4", {"left": True}, "no left and right half"),
-    ("table2", {"tasks": ["mnli"]}, "none of the tasks can be measured"),
-    ("figure2", {"methods": ["full"]}, "figure2 has no methods"),
-    ("figure2", {"right": True, "tasks": ["rte"]}, "no zero-shot heuristic"),
-]
-
-
-@pytest.mark.parametrize(("what", "wrong", "said"), WRONG, ids=lambda value: str(value)[:40])
-def test_what_cannot_be_done_is_refused_before_anything_is_written(
-    what: str, wrong: dict[str, Any], said: str, walked: Path, data: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=said):
-        reproduce(what, out=tmp_path / "out", **({"from_": walked, "data_dir": data} | wrong))
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_model_of_the_wrong_sort_is_refused(pretrained: Path, recurrent: Path, data: Path, tmp_path: Path) -> None:
-    tuned = shutil.copytree(pretrained / "model", tmp_path / "tuned")
-    (tuned / "task.json").write_text("{}", encoding="utf-8")
-    options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": data}
-    with pytest.raises(UserError, match="is fine-tuned already"):
-        reproduce("table4", from_=tuned, **options)
-    with pytest.raises(UserError, match=r"--lstm .* is no LSTM"):
-        reproduce("table5", from_=pretrained, lstm=pretrained, **options)
-    with pytest.raises(UserError, match=r"--from .* is an LSTM"):
-        reproduce("table5", from_=recurrent, **options)
-    with pytest.raises(UserError, match="has no checkpoints") as error:
-        reproduce("figure2", from_=pretrained / "model", **options)
-    assert "--keep 100" in error.value.fix
-
-
-# --- figure 2 --------------------------------------------------------------------------------------------------------
-
-
-def test_the_last_dot_of_the_right_half_is_what_zeroshot_says_of_the_finished_model(
-    walked: Path, data: Path, tmp_path: Path
-) -> None:
-    out = reproduce(
-        "figure2",
-        from_=walked,
-        out=tmp_path / "out",
-        data_dir=data,
-        right=True,
-        tasks=["cola", "race"],
-        test_rows={"race": 12},
-    )
-    assert [point.step for point in points_of(walked)] == [2, 4, 5]
-    for line in results_of(out)["results"]:
-        assert list(line["steps"]) == ["2", "4", "5"]
-        of_the_model = zeroshot(line["task"], run=walked, data_dir=data, rows=12 if line["task"] == "race" else 0)
-        assert line["steps"]["5"]["score"] == pytest.approx(100 * of_the_model["metrics"][of_the_model["metric"]])
-    assert (out / "figure2-right.svg").exists()
-    assert not (out / "figure2-left.svg").exists()
-
-
-def test_both_halves_stand_on_one_page_and_the_lstm_beside_the_transformer(
-    walked: Path, recurrent: Path, data: Path, tmp_path: Path, counted: list[str]
-) -> None:
-    out = reproduce("figure2", from_=walked, lstm=recurrent, out=tmp_path / "out", data_dir=data, seeds=1)
-    assert counted == ["race, 0 layers, seed 0", "race, 1 layers, seed 0"]
-    results = results_of(out)
-    assert results["left_out"] == {"mnli": f"none of its files are in {data}"}
-    halves = [(line["half"], line["task"], line.get("model", "")) for line in results["results"]]
-    assert halves == [("left", "race", "")] + [("right", t, m) for m in ("from", "lstm") for t in ("cola", "race")]
-    markdown = (out / "results.md").read_text(encoding="utf-8")
-    assert "Zero-shot, winograd: left out" in markdown
-    assert "race, LSTM" in markdown
-
-
-def test_transferred_layers_are_what_the_left_half_varies(walked: Path, data: Path) -> None:
-    plan = module.planned(Asked("figure2", walked, "out", data, tasks=["cola"], left=True), FinetuneConfig(), Silent())
-    assert [plan.settings_for(method, 3)["transfer_layers"] for method in plan.methods] == [0, 1]
-    assert {plan.settings_for(method, 3)["seed"] for method in plan.methods} == {3}

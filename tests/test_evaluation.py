@@ -15,15 +15,18 @@ import pytest
 import torch
 from torch import nn
 
+from gpt1.analysis.zeroshot import zeroshot
 from gpt1.console import results_table
 from gpt1.data.tables import Table, write_table
 from gpt1.errors import UserError
-from gpt1.evaluation import calibrated, evaluate, measured, predict
+from gpt1.evaluation import calibrated, evaluate, measured, predict, predict_into
 from gpt1.inference import load_task, save_task
 from gpt1.inputs import KINDS
+from gpt1.metrics import calibration
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.targets import Answers, Bins, Classes, Number, Target
 from gpt1.tokenizer import Tokenizer
+from gpt1.training.progress import Silent
 from gpt1.wording import number
 
 TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
@@ -99,6 +102,45 @@ def test_texts_that_were_read_in_windows_are_counted_and_not_said_to_be_cut(fold
     assert found["read_in_windows"] - short["read_in_windows"] == 4
 
 
+def test_the_calibration_error_of_the_tested_rows_is_told_with_the_temperature_and_without(folder: Any, table: Table):
+    model = load_task(folder("classification"))
+    told: list[str] = []
+
+    class Listening(Silent):
+        def say(self, text: str) -> None:
+            told.append(text)
+
+    found = evaluate(folder("classification"), table, progress=Listening())["calibration"]
+    logits = model.logits(model.examples(table.rows)).double()
+    gold = np.array([model.labels.index(row["label"]) for row in table.rows])
+    for name, temperature in (("ece_before", 1.0), ("ece_after", 2.5)):
+        expected = calibration((logits / temperature).softmax(-1).numpy(), gold)["ece"]
+        assert found[name] == pytest.approx(expected, abs=1e-6)
+    assert found["temperature"] == 2.5
+    assert any("temperature 2.5" in line and f"{found['ece_after']:.3f}" in line for line in told)
+    assert "calibration" not in evaluate(folder("regression"), table)
+
+
+# ---- known data sets
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_data_set(
+    folder: Any, race: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "race").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(folder("choice"), "race", data_dir=race)["rows"] == 6
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="runs is a folder, not a table"):
+        evaluate(folder("choice"), "runs")
+
+
+def test_a_split_whose_labels_are_not_handed_out_trains_nothing(pretrained: Path, tmp_path: Path):
+    (tmp_path / "test.tsv").write_text("index\tsentence\n0\tgood\n")
+    with pytest.raises(UserError, match="sst2:test has no labels: they are not handed out"):
+        zeroshot("sst2:test", run=pretrained, data_dir=tmp_path)
+
+
 # ---- subsets
 
 
@@ -152,6 +194,34 @@ def test_predictions_are_added_to_the_rows(folder: Any, table: Table):
     for row, given in zip(found, table.rows, strict=True):
         assert given.items() <= row.items()
         assert set(row) - set(given) == {"prediction", "probability_no", "probability_yes"}
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """A folder with as many test rows of STS-B as GLUE has, and without their labels."""
+    header = "index\tgenre\tsentence1\tsentence2\n"
+    (tmp_path / "STS-B").mkdir()
+    (tmp_path / "STS-B" / "test.tsv").write_text(header + "".join(f"{i}\tg\ta {i}\tb\n" for i in range(1379)))
+    return tmp_path
+
+
+def test_a_test_split_of_glue_goes_into_a_folder_as_glue_takes_it_and_into_a_file_as_a_table(folder: Any, scored: Path):
+    said = predict_into(folder("similarity"), "stsb:test", scored / "out", data_dir=scored)
+    assert said == f"{scored / 'out' / 'STS-B.tsv'}: 1,379 rows, as gluebenchmark.com takes them"
+    lines = (scored / "out" / "STS-B.tsv").read_text().splitlines()
+    scores = [row["score"] for row in predict(folder("similarity"), "stsb:test", data_dir=scored)]
+    assert lines == ["index\tprediction", *(f"{i}\t{min(max(s, 0), 5):.3f}" for i, s in enumerate(scores))]
+    said = predict_into(folder("similarity"), "stsb:test", scored / "p.tsv", data_dir=scored)
+    assert said == f"{scored / 'p.tsv'}: 1,379 rows; see the column score"
+    assert (scored / "p.tsv").read_text().startswith("text_a\ttext_b\tscore\n")
+
+
+def test_what_is_no_test_split_of_glue_needs_the_name_of_a_table(folder: Any, race: Path, table: Table, tmp_path: Path):
+    write_table(tmp_path / "rows.jsonl", table.rows)
+    for rows in ("race:test", str(tmp_path / "rows.jsonl")):
+        with pytest.raises(UserError, match="out has no ending of a table"):
+            predict_into(folder("choice"), rows, tmp_path / "out", data_dir=race)
+    assert predict_into(folder("choice"), "race", tmp_path / "out.csv", data_dir=race).endswith("the column prediction")
 
 
 def test_an_unknown_label_is_refused_with_its_row(folder: Any, table: Table):

@@ -118,6 +118,26 @@ def test_rates_of_unknown_and_cut_are_those_that_finetune_tells(prose: list[str]
     assert 0 < tokens["cut"] == pytest.approx(data["cut"])
 
 
+@pytest.mark.parametrize(("long", "rate"), [("cut", "cut"), ("head-tail", "cut"), ("windows", "in_windows")])
+def test_long_rows_are_counted_by_the_rule_of_the_run(
+    long: str, rate: str, pretrained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    from gpt1.finetuning import finetune
+
+    path = written(tmp_path, {"text": [f"row {i} " + "of words " * i for i in range(40)], "label": ["a", "b"] * 20})
+    task = {"kind": "classification", "text": "text", "epochs": 1, "device": "cpu"}
+    run = finetune(path, from_=pretrained, out=tmp_path / "fine", long=long, **task)
+    data = json.loads((run / "results.json").read_text())["data"]
+    found = inspect(path, from_=run)
+    told = "read_in_windows" if long == "windows" else "cut"
+    assert 0 < found["tokens"][rate] == pytest.approx(data[told])
+    assert found["tokens"]["cut" if long == "windows" else "in_windows"] == 0
+    show(found)
+    said = {"cut": "rows cut at its context of 32", "windows": "rows read in windows of its context of 32"}
+    assert said.get(long, "of the rows cut at its context of 32, head and tail kept") in capfd.readouterr().out
+    assert inspect(run / "model")["task"]["long"] == long
+
+
 ODD = {
     "rows repeat": ({"text": ["a b"] * 2 + LONG, "label": ["x", "x"] + ["x", "y"] * 6}, "same texts as an earlier one"),
     "labels contradict": ({"text": ["a b"] * 2 + LONG, "label": ["x", "y"] + ["x", "y"] * 6}, "and another label"),
@@ -181,6 +201,32 @@ def test_a_known_data_set_that_is_not_here_is_told_from_the_registry(monkeypatch
     found = inspect("RACE")
     assert found["splits"]["train"] == {"official": 87_866}
     assert any("--data-dir DIR" in command for command in found["next"])
+
+
+def test_counts_are_those_of_the_layout_that_is_there_and_a_broken_split_is_not_said_to_be_missing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    (tmp_path / "MRPC").mkdir()
+    header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    (tmp_path / "MRPC/msr_paraphrase_train.txt").write_text(header + "1\t1\t2\ta\tb\n0\t1\t2\tc\td\n")
+    assert inspect("mrpc", data_dir=tmp_path)["splits"]["train"]["official"] == 4_076
+    (tmp_path / "MRPC/msr_paraphrase_train.txt").write_text(header + "2\t1\t2\ta\tb\n")
+    (tmp_path / "MRPC/dev.tsv").write_text(header + "1\t1\t2\ta\tb\n")
+    show(inspect("mrpc", data_dir=tmp_path))
+    lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines() if line.split()}
+    assert "broken" in lines["train"]
+    assert "not read" in lines["dev"]
+
+
+def test_with_its_data_named_a_data_set_is_not_hidden_by_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretrained: Path
+):
+    (tmp_path / "RTE").mkdir()
+    (tmp_path / "RTE/dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
+    shutil.copytree(pretrained, tmp_path / "rte")
+    monkeypatch.chdir(tmp_path)
+    assert inspect("rte", data_dir=tmp_path)["what"] == "data set"
+    assert inspect("rte")["what"] == "run"
 
 
 def test_a_split_without_labels_is_for_predict(tmp_path: Path):

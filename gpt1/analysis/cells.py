@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,35 @@ def run_cells(
     fails alone: the others go on, and the next call tries it again. Raises Interrupted after Ctrl-C,
     when everything finished is kept.
     """
+    with alone_in(kept):
+        return run_missing(title, cells, kept, progress, told, unit)
+
+
+@contextmanager
+def alone_in(kept: Kept) -> Iterator[None]:
+    """Holds the folder for this process, and takes over what another one finished there meanwhile: each writes all the
+    cells that it knows of. The system lets go of the folder when the process ends, however that happens."""
+    kept.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(kept.folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"--out {kept.folder} is being worked in by another process.", "Wait for it to end, or choose another."
+            ) from None
+        kept.cells |= Kept.open(kept.folder, kept.about).cells
+        yield
+    finally:
+        os.close(handle)
+
+
+def run_missing(title: str, cells: Sequence[Cell], kept: Kept, progress: Progress, told: str, unit: str) -> list[str]:
     total = sum(cell.cost for cell in cells)
     behind = sum(cell.cost for cell in cells if cell.key in kept.cells)
     todo = [cell for cell in cells if cell.key not in kept.cells]
@@ -178,3 +209,9 @@ def model_facts(from_: str | Path) -> dict[str, Any]:
     config = {name: value for name, value in read_json(folder / CONFIG).items() if name != "format"}
     weights, tokenizer = fingerprint(folder / WEIGHTS)["sha256"], Tokenizer.load(folder).fingerprint
     return {"weights": weights, "tokenizer": tokenizer, "config": config}
+
+
+def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a person wants to know of a model's size."""
+    kind = ("n_layer", "lstm_units") if config.get("architecture") == "lstm" else ("n_layer", "n_head")
+    return {name: config[name] for name in (*kind, "n_embd", "context", "vocab_size")}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import runs
-from gpt1.analysis.cells import Cell, Kept, digest, finetuned, model_facts, run_cells
+from gpt1.analysis.cells import Cell, Kept, digest, finetuned, model_facts, run_cells, shape_of
 from gpt1.analysis.document import Document, Spread, settings_table
 from gpt1.analysis.samples import Labels, fewest, read_labels
 from gpt1.analysis.tfidf import tfidf_scores
@@ -16,7 +16,7 @@ from gpt1.analysis.worth import listed, round_to_two_digits, verdict, worth
 from gpt1.config import HEAD_ONLY, FinetuneConfig
 from gpt1.data.order import updates_per_epoch
 from gpt1.data.tables import Table
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import Interrupted, UserError, did_you_mean
 from gpt1.finetuning import ROLES
 from gpt1.training.progress import Progress, Silent
 
@@ -151,7 +151,11 @@ def curve(
         f"{labels.test.table.name}; {labels.main} at {', '.join(f'{n:,}' for n in plan.sizes)} labels, {seeds} seeds"
     )
     cells = plan.cells()
-    failed = run_cells("curve", cells, kept, progress, labels.main)
+    try:
+        failed = run_cells("curve", cells, kept, progress, labels.main)
+    except Interrupted:
+        write(plan, kept, [])
+        raise
     for line in write(plan, kept, failed):
         progress.say(line)
     return kept.folder
@@ -262,10 +266,9 @@ def table(document: Document, plan: Plan, spreads: dict[str, dict[int, Spread]])
 
 def made_with(plan: Plan, kept: Kept) -> dict[str, Any]:
     config = kept.about["model"]["config"]
-    size = {name: config[name] for name in ("n_layer", "n_head", "n_embd", "context", "vocab_size")}
     return {
         "model": plan.from_,
-        "its shape": size,
+        "its shape": shape_of(config),
         "its weights": f"SHA-256 {kept.about['model']['weights'][:16]}…",
         "rows to draw from": len(plan.labels.training),
         "test rows": f"{len(plan.labels.test):,} of {plan.labels.test.table.name}",

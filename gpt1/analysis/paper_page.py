@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt1 import runs, wording
 from gpt1.analysis import paper
-from gpt1.analysis.cells import Kept
+from gpt1.analysis.cells import Kept, shape_of
 from gpt1.analysis.document import Document, Spread, settings_table
 from gpt1.analysis.document import shown as shown_value
 from gpt1.analysis.paper_tasks import Name, PaperTask
@@ -239,10 +239,7 @@ def made_with(plan: Plan, kept: Kept) -> dict[str, Any]:
 
 def told_model(about: dict[str, Any]) -> str:
     """Its shape, and by what its weights are known."""
-    config = about["config"]
-    kind = ("n_layer", "lstm_units") if config.get("architecture") == "lstm" else ("n_layer", "n_head")
-    shape = {name: config[name] for name in (*kind, "n_embd", "context", "vocab_size")}
-    return f"{shown_value(shape)}; weights SHA-256 {about['weights'][:16]}…"
+    return f"{shown_value(shape_of(about['config']))}; weights SHA-256 {about['weights'][:16]}…"
 
 
 def pretraining(run: str | Path) -> dict[str, Any]:

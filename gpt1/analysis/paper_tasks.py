@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Name:
         column = paper.whole(data.name)
         title = column.title if column else data.title
         if not splits:
-            return cls(data.name, data, Named(data, data.train_split), Named(data, data.evaluation_split), title)
+            return cls(data.name, data, Named(data, data.train_split), Named(data), title)
         train, arrow, test = (part.strip() for part in splits.partition(">"))
         if arrow and train == test:
             raise UserError(f"--tasks {text}: it would be tested on what it learns.", "Name two different splits.")
@@ -204,7 +204,8 @@ def read_task(
         return LeftOut(name, f"no training split in {where}" if test else f"none of its files are in {where}")
     if test is None or "label" not in test.columns:
         what = "split" if test is None else "labels in the split"
-        return LeftOut(name, f"no {what} '{name.test.split}' to test on in {where}")
+        return LeftOut(name, f"no {what} '{name.test.split or name.data.evaluation_split}' to test on in {where}")
+    name = replace(name, test=replace(name.test, split=test.split))
     drawn = [drawn_rows(name.data, table, most) for table, most in ((training, rows), (test, test_rows))]
     return PaperTask(name, drawn[0], drawn[1], (len(training), len(test)), [*notes, *test.notes])
 

@@ -82,7 +82,7 @@ def read_labels(
     notes = list(source.notes)
 
     if test is None and known:
-        test = f"{known.name}:{known.evaluation_split}"
+        test = known.name
     if test is None:
         kept, repeated, _ = deduplicated(training.examples)
         training = training.part(kept, source.table.name)

@@ -45,13 +45,13 @@ class Trial:
     def measure(self, model: LanguageModel, progress: Progress | None = None) -> dict[str, Any]:
         """{"metrics": …, "interval": …, "rows": n, "metric": its main one, "guess": …, "how": …}"""
         given = self.predict(model, progress or Silent())
+        told = {"task": self.name, "metric": self.metric, "guess": self.guess, "how": self.how}
         if self.labels:
             scores = metrics.class_scores(self.gold, given, self.labels)
-            scores.pop("f1_of")
+            told["f1_of"] = scores.pop("f1_of")
         else:
             scores = metrics.choice_scores(self.gold, given)
         between = {name: list(metrics.interval(name, self.gold, given, self.labels)) for name in scores}
-        told = {"task": self.name, "metric": self.metric, "guess": self.guess, "how": self.how}
         return {**told, "metrics": scores, "interval": between, "rows": len(self.gold)}
 
 

@@ -34,7 +34,9 @@ def inspect(
     kind, and for files of a corpus or a model that are not what they were.
     """
     progress = progress or Silent()
-    path = Path(what)
+    path, named = Path(what), None if is_url(what) or Path(what).is_file() else tasks.parse(str(what))
+    if named and (data_dir or not path.exists()):  # with --data-dir a folder `rte` does not hide the data set
+        return of_data_set(named, str(what), data_dir, from_, progress)
     if is_url(what):
         table = kind_of(what)[0] in ROW_KINDS
         return of_table(read_table(what), from_, progress) if table else of_corpus(str(what), from_, progress)
@@ -44,8 +46,6 @@ def inspect(
         if kind_of(path)[0] in TEXT_KINDS:
             return of_texts(str(what), from_, progress)
         return of_table(read_table(path), from_, progress)
-    if named := tasks.parse(str(what)):
-        return of_data_set(named, str(what), data_dir, from_, progress)
     problem = missing(path).problem
     if len(path.parts) == 1 and "Did you mean" not in problem:
         problem += did_you_mean(str(what), tasks.names())

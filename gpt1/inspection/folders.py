@@ -201,6 +201,7 @@ def of_model(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         "columns": model.task["columns"],
         "labels": model.labels if not model.kind.each else [],
         "trained": model.task.get("train"),
+        "long": model.long,
         "temperature": model.temperature,
     }
     return {**facts, "next": [f"gpt1 predict {quoted(what)} new.csv --out predictions.csv"]}

@@ -67,12 +67,13 @@ def read_splits(
     for number, split in enumerate(data.splits, 1):
         try:
             tables[split] = data.read(split, data_dir)
-            splits[split] = {"rows": len(tables[split])}
+            splits[split] = {"rows": len(tables[split]), "official": tables[split].official}
         except UserError as error:
             what = "missing" if isinstance(error, MissingSplit) else "broken"
             splits[split] = {what: f"{split}: {error.problem} {error.fix}".strip()}
-            if what == "broken":
-                break  # a damaged file, or a hub that does not answer: the others would give no better news
+            if what == "broken":  # a damaged file, or a hub that does not answer: the others would give no better news
+                splits |= {other: {"not_read": True} for other in data.splits[number:]}
+                break
         progress.advance(number)
     progress.end()
     return splits, tables

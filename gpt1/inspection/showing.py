@@ -10,6 +10,12 @@ from gpt1.console import Console
 
 Facts = Mapping[str, Any]
 MOST_LABELS = 20
+LONG_TEXTS = {
+    "cut": "cut at the context",
+    "head-tail": "head and tail kept",
+    "windows": "read in windows, predictions averaged",
+}
+NOT_SHOWN = {"missing": "not here", "broken": "broken", "not_read": "not read"}
 
 
 def show(found: Facts) -> None:
@@ -73,9 +79,16 @@ def tokens_line(tokens: Facts, console: Console) -> None:
     spread = ", ".join(f"{name} {tokens[name]:,}" for name in ("least", "median", "95 %", "greatest"))
     console.show(
         f"tokens a row, for {tokens['model']} ({tokens['rows']:,} rows counted): {spread}\n"
-        f"{tokens['unknown']:.2%} of the tokens unknown; {tokens['cut']:.1%} of the rows cut at its context "
-        f"of {tokens['context']}"
+        f"{tokens['unknown']:.2%} of the tokens unknown; {length(tokens)}"
     )
+
+
+def length(tokens: Facts) -> str:
+    context = tokens["context"]
+    if tokens["long"] == "windows":
+        return f"{tokens['in_windows']:.1%} of the rows read in windows of its context of {context}"
+    kept = ", head and tail kept" if tokens["long"] == "head-tail" else ""
+    return f"{tokens['cut']:.1%} of the rows cut at its context of {context}{kept}"
 
 
 def data_set(found: Facts, console: Console) -> None:
@@ -84,8 +97,10 @@ def data_set(found: Facts, console: Console) -> None:
     rows = []
     for name, split in found["splits"].items():
         here, official = split.get("rows"), split["official"]
-        verdict = "not here" if here is None else ("as it should be" if here == official else "another number")
-        rows.append([name, here, official, verdict if official else ("not here" if here is None else "")])
+        verdict = next((said for key, said in NOT_SHOWN.items() if key in split), "")
+        if here and official:
+            verdict = "as it should be" if here == official else "another number"
+        rows.append([name, here, official, verdict])
     console.table(["split", "rows", "official", ""], rows)
     console.show(found["home"])
     if inner := found.get("table"):
@@ -164,6 +179,9 @@ def model(found: Facts, console: Console) -> None:
         if task["labels"]:
             lines.append(("labels", listed(task["labels"])))
         lines.append(("trained", str(task["trained"])))
+        lines.append(("long texts", LONG_TEXTS[task["long"]]))
+        if task["temperature"] != 1:
+            lines.append(("calibrated", f"temperature {wording.number(task['temperature'])}"))
     facts(console, lines)
 
 

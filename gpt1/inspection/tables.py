@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gpt1.config import FinetuneConfig
 from gpt1.data.examples import as_text, fit, parts_of, read_examples
 from gpt1.data.facts import describe, is_number
 from gpt1.data.tables import Table
 from gpt1.errors import UserError
-from gpt1.inference import load
-from gpt1.inputs import KINDS, Example, encode, texts_of
+from gpt1.inference import Model, load
+from gpt1.inputs import KINDS, Example, cut_share, encode, texts_of, windowed_share
 from gpt1.inspection.guessing import Guess, guess, is_list
 from gpt1.targets import as_label
 from gpt1.training.progress import Progress
@@ -138,9 +139,11 @@ def labels_of(table: Table, label: str) -> dict[str, int]:
 def tokens_of(
     examples: Sequence[Example], task: Guess, texts: Sequence[str], from_: str | Path, progress: Progress
 ) -> Facts:
-    """Tokens of each row as the model of `from_` would see them, the unknown ones, the rows that it would cut."""
+    """Tokens of each row as the model of `from_` would see them, the unknown ones, the rows that it would cut or read
+    in windows: by its own rule once it is fine-tuned, by that of `gpt1 finetune` before."""
     model = load(from_)
     tokenizer, config = model.tokenizer, model.gpt.config
+    cut, long = (model.cut, model.long) if isinstance(model, Model) else (FinetuneConfig.cut, FinetuneConfig.long)
     every = -(-len(examples) // MOST_ROWS)
     some = list(examples[:: max(1, every)])
     if not some:
@@ -150,7 +153,7 @@ def tokens_of(
     for first in range(0, len(some), 256):
         ids += tokenizer.encode_batch(texts_of(some[first : first + 256]))
         progress.advance(min(first + 256, len(some)))
-    coded = encode(KINDS[task.kind], some, ids, config.vocab_size, config.context)
+    coded = encode(KINDS[task.kind], some, ids, config.vocab_size, config.context, cut, long)
     progress.end()
     parts = iter(ids)
     lengths = sorted(sum(len(next(parts)) for _ in (*example.fields, *example.answers)) for example in some)
@@ -164,7 +167,9 @@ def tokens_of(
         "95 %": lengths[round(0.95 * (len(lengths) - 1))],
         "greatest": lengths[-1],
         "unknown": sum(tokenizer.count_unknown(one) for one in ids) / max(1, tokens),
-        "cut": sum(example.cut for example in coded) / len(coded),
+        "cut": cut_share(coded),
+        "long": long,
+        "in_windows": windowed_share(coded),
     }
 
 

@@ -2,6 +2,7 @@
 
 from gpt1.tasks.dataset import HUB, DataSet, KnownTable, MissingSplit, Named
 from gpt1.tasks.registry import find, known, names, parse
-from gpt1.tasks.submission import submission
+from gpt1.tasks.submission import submission, submission_files
 
-__all__ = ["HUB", "DataSet", "KnownTable", "MissingSplit", "Named", "find", "known", "names", "parse", "submission"]
+__all__ = ["HUB", "DataSet", "KnownTable", "MissingSplit", "Named", "find", "known", "names", "parse"]
+__all__ += ["submission", "submission_files"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,9 @@ class KnownTable(Table):
     places: list[str] = field(default_factory=list, repr=False)
     notes: list[str] = field(default_factory=list)
     """What a person should know: counts that are not the official ones, rows that were left out."""
+    split: str = ""
+    official: int | None = None
+    """Rows of the official split, in the layout in which it was found."""
 
     def where(self, i: int) -> str:
         return self.places[i]
@@ -96,31 +100,52 @@ class DataSet:
     def read(
         self, split: str | None = None, data_dir: str | Path | None = None, subset: str | None = None
     ) -> KnownTable:
-        """A split (the labelled evaluation split, if none is named), from a folder or from the hub.
+        """A split (the labelled evaluation split, where none is named), from a folder or from the hub.
 
         data_dir: the data set's folder, or one above it; else the environment's GPT1_DATA; else the hub.
         Raises UserError for a split or folder that is not there, other columns, a label outside the set, a broken row.
         """
-        split = self.known_split(split or self.evaluation_split, subset)
+        if split is None:
+            return self.evaluation_table(data_dir, subset)
+        split = self.known_split(split, subset)
         data_dir = data_dir or os.environ.get("GPT1_DATA") or HUB
         dropped: dict[str, int] = {}
         source: Files | Hub
         parts: list[tuple[str, Iterable[Placed]]]
         if str(data_dir) == HUB:
             source = self.on_hub(split)
-            theirs = [part for part in source.splits[split] if subset is None or self.subset_of(part) == subset]
+            theirs = [part for part in source.splits[split] if self.mark(subset) in part]
+            read_from = [f"{source.name} {part}" for part in theirs]
             parts = [(part, source.rows(part, self.labels)) for part in theirs]
         else:
-            source, found = self.in_folder(split, Path(data_dir))
-            found = [part for part in found if subset is None or self.subset_of(part[0]) == subset]
+            source, found = self.in_folder(split, Path(data_dir), subset)
+            read_from = [str(path) for _, path in found]
             parts = [*source.parts(found, dropped)]
         rows, stands = self.converted(split, source.columns, parts, dropped)
+        if not rows:
+            raise UserError(
+                f"the {split} split of {self.title} has no rows: {', '.join(dict.fromkeys(read_from))}.",
+                "Copy or download it again.",
+            )
         name = f"{self.name}:{split}" + (f"-{subset}" if subset else "")
         notes = [f"{name}: {n:,} rows {why}: left out." for why, n in dropped.items()]
         expected = source.counts.get(split) or self.official_count(split, subset)
         if expected and len(rows) != expected:
             notes.append(f"{name} has {len(rows):,} rows; the official split has {expected:,}.")
-        return KnownTable(name, list(rows[0]), rows, places=stands, notes=notes)
+        return KnownTable(name, list(rows[0]), rows, places=stands, notes=notes, split=split, official=expected)
+
+    def evaluation_table(self, data_dir: str | Path | None = None, subset: str | None = None) -> KnownTable:
+        """The evaluation split; where its files have no labels (as in GLUE's own MRPC), another one that has some."""
+        usual = self.read(self.evaluation_split, data_dir, subset)
+        if "label" in usual.columns:
+            return usual
+        for split in EVALUATION:
+            if split in self.splits and split not in (self.evaluation_split, self.train_split):
+                with suppress(MissingSplit):
+                    other = self.read(split, data_dir, subset)
+                    if "label" in other.columns:
+                        return other
+        return usual
 
     def known_split(self, split: str, subset: str | None) -> str:
         if split not in self.splits:
@@ -141,13 +166,18 @@ class DataSet:
     def subset_of(self, name: str) -> str | None:
         return next((subset for subset, mark in self.subsets.items() if mark in name), None)
 
-    def in_folder(self, split: str, folder: Path) -> tuple[Files, list[tuple[str, Path]]]:
-        """The first layout that has the split in `folder`, with its files."""
-        where = places(folder, (self.name, *self.folders))
+    def mark(self, subset: str | None) -> str:
+        """What the names of a subset's files have in them; of all rows nothing in particular."""
+        return self.subsets[subset] if subset else ""
+
+    def in_folder(self, split: str, folder: Path, subset: str | None = None) -> tuple[Files, list[tuple[str, Path]]]:
+        """The first layout that has the split (or its part) in `folder`, with its files."""
+        where, mark = places(folder, (self.name, *self.folders)), self.mark(subset)
         for files in self.files:
-            if found := files.find(split, where):
+            if found := files.find(split, where, mark):
                 return files, found
-        names = [" + ".join(files.splits[split]) for files in self.files if split in files.splits]
+        layouts = [files.splits[split] for files in self.files if split in files.splits]
+        names = [" + ".join(name for name in layout if mark in name) for layout in layouts]
         others = [other for other in self.splits if any(files.find(other, where) for files in self.files)]
         raise MissingSplit(
             f"the {split} split of {self.title} is not in {folder}: there is no {', no '.join(names)} "
@@ -192,8 +222,6 @@ class DataSet:
                         continue
                 rows.append({**cells, **own})
                 stands.append(place)
-        if not rows:
-            raise UserError(f"the {split} split of {self.title} has no rows.", "Copy or download it again.")
         return rows, stands
 
     def label(self, value: Any, answers: int, place: str) -> str | int | float | None:
@@ -247,7 +275,8 @@ class DataSet:
             kept = [i for i, row in enumerate(table.rows) if self.content(row) not in alike]
             if repeated := len(table) - len(kept):
                 same = sum(self.texts(row) in exact for row in table.rows)
-                how = {"to the letter": same, "but for case, spaces and signs": repeated - same}
+                nearly = "but for case, spaces, signs and order" if self.unordered else "but for case, spaces and signs"
+                how = {"to the letter": same, nearly: repeated - same}
                 notes.append(
                     f"{table.name}: {repeated:,} of {len(table):,} rows also stand in {other} "
                     f"({', '.join(f'{n:,} {what}' for what, n in how.items() if n)}): "
@@ -265,7 +294,12 @@ class DataSet:
     def content(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """`texts` but for case, spaces and signs, and for the order of a pair that the model sees in both orders."""
         texts = tuple(map(plain_text, self.texts(row)))
-        return tuple(sorted(texts)) if self.record.sequences > 1 else texts
+        return tuple(sorted(texts)) if self.unordered else texts
+
+    @property
+    def unordered(self) -> bool:
+        """Whether a pair means the same in both orders."""
+        return self.record.sequences > 1
 
 
 def cell(row: Mapping[str, Any], ours: str, theirs: str | tuple[str, ...], place: str) -> Any:
@@ -287,7 +321,7 @@ def cell(row: Mapping[str, Any], ours: str, theirs: str | tuple[str, ...], place
 
 def select(table: KnownTable, kept: list[int]) -> KnownTable:
     rows, stands = [table.rows[i] for i in kept], [table.places[i] for i in kept]
-    return KnownTable(table.name, table.columns, rows, places=stands, notes=table.notes)
+    return replace(table, rows=rows, places=stands)
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,10 @@ class Files:
     ragged: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
 
-    def find(self, split: str, places: list[Path]) -> list[tuple[str, Path]]:
-        """(official name, path) of the split's files in the first of `places` that has them all, or nothing."""
-        names = self.splits.get(split, ())
+    def find(self, split: str, places: list[Path], mark: str = "") -> list[tuple[str, Path]]:
+        """(official name, path) of the split's files (those with `mark` in their names) in the first of `places` that
+        has them all, or nothing."""
+        names = [name for name in self.splits.get(split, ()) if mark in name]
         for place in places:
             found = [(name, path) for name in names if (path := self.look(place, name))]
             if names and len(found) == len(names):

@@ -17,29 +17,35 @@ def submission(data: DataSet, predictions: Sequence[Any], path: str | Path) -> l
     path: a folder, where the files get the names that GLUE wants (RTE.tsv; MNLI-m.tsv and MNLI-mm.tsv), or a .tsv file.
     Labels are written as they are, scores (STS-B) with three decimals within 0 to 5.
     """
+    files = submission_files(data, len(predictions), path)
+    lines = [line(data, prediction, i) for i, prediction in enumerate(predictions)]
+    for file, size in files.items():
+        text = "".join(f"{i}\t{shown}\n" for i, shown in enumerate(lines[:size]))
+        with replacing(file) as stream:
+            stream.write(f"index\tprediction\n{text}".encode())
+        lines = lines[size:]
+    return list(files)
+
+
+def submission_files(data: DataSet, rows: int, path: str | Path) -> dict[Path, int]:
+    """The files of a submission with their rows; UserError where `rows` predictions do not make one. To be asked before
+    the work whose result it takes."""
     sizes = [n for name, n in data.counts.items() if name.startswith("test")]
     if not data.glue:
         raise UserError(
             f"{data.title} has no submission file: it is not part of GLUE.", "See: gpt1 inspect " + data.name
         )
-    if len(predictions) != sum(sizes):
+    if rows != sum(sizes):
         raise UserError(
-            f"there are {len(predictions):,} predictions, but the test split of {data.title} has {sum(sizes):,} rows.",
+            f"there are {rows:,} predictions, but the test split of {data.title} has {sum(sizes):,} rows.",
             f"Predict {data.name}:test, all of it and in its order.",
         )
-    lines = [line(data, prediction, i) for i, prediction in enumerate(predictions)]
     path = Path(path)
-    single = path.suffix == ".tsv"
-    if single and len(data.glue) > 1:
+    if path.suffix != ".tsv":
+        return dict(zip([path / name for name in data.glue], sizes, strict=True))
+    if len(data.glue) > 1:
         raise UserError(f"{path} is one file; {data.title} needs {' and '.join(data.glue)}.", "Name a folder.")
-    files = []
-    for name, size in zip(data.glue, sizes, strict=True):
-        files.append(path if single else path / name)
-        text = "".join(f"{i}\t{shown}\n" for i, shown in enumerate(lines[:size]))
-        with replacing(files[-1]) as file:
-            file.write(f"index\tprediction\n{text}".encode())
-        lines = lines[size:]
-    return files
+    return {path: rows}
 
 
 def line(data: DataSet, prediction: Any, i: int) -> str:
