@@ -181,6 +181,9 @@ class PretrainConfig(TrainingConfig):
     """Updates between two measurements of the held-out loss; 0: only at the end."""
     eval_windows: Count = 256
     """Held-out windows used for a measurement."""
+    compile: bool = False
+    """On a GPU: run the blocks through torch.compile, a minute or two at the start for faster updates. Where it fails,
+    the run says so and goes on without it. Off by itself, because no run has measured yet where it pays."""
 
 
 @dataclass(frozen=True)

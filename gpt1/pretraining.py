@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gpt1 import runs
 from gpt1.config import GPTConfig, PretrainConfig
@@ -23,6 +25,7 @@ from gpt1.objectives import l1
 from gpt1.report import reported
 from gpt1.tensorboard import TensorBoard
 from gpt1.tokenizer import Tokenizer
+from gpt1.training.compiling import compiled
 from gpt1.training.devices import activations_of, device_of, place
 from gpt1.training.loop import Outcome, Stage, Update, train
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
@@ -66,8 +69,10 @@ def pretrain(
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
     if work.device.type == "cpu":
         keep_freed_memory()
+    stage, wanted = work.stage(cfg), cfg.compile and work.device.type != "cpu"
     with reported(run):
-        outcome = train(work.stage(cfg), cfg, run, kept, metrics, resume)
+        with compiled(work.model, lambda: first_loss(stage), kept.say) if wanted else nullcontext():
+            outcome = train(stage, cfg, run, kept, metrics, resume)
         finish(run, work, outcome, cfg)
     return run
 
@@ -129,6 +134,11 @@ class Work:
         return self.held_out.figures(loss)
 
 
+def first_loss(stage: Stage) -> Tensor:
+    """The loss of the first piece, for a trial."""
+    return stage.objective(stage.update(0).pieces[0]).total
+
+
 def prepare(
     cfg: PretrainConfig, corpus: Corpus, from_: str | Path | None, valid: Corpus | None, progress: Progress
 ) -> Work:
@@ -145,6 +155,8 @@ def prepare(
     model = start(cfg, corpus, tokenizer, from_)
     activations, precision = activations_of(cfg.precision, device)
     place(model, device, activations, cfg.recompute)
+    if cfg.compile and device.type == "cpu":
+        progress.say("--compile changes nothing on a CPU: torch.compile cannot read the kernels that gpt1 has for it")
     progress.say(
         f"{corpus.name}: {corpus.tokens:,} tokens, {corpus.documents:,} documents, {corpus.n_bytes / 1e6:,.1f} MB; "
         f"{training.n:,} windows of {cfg.context}" + (f", {held_out.n:,} held out" if held_out else "")
