@@ -25,6 +25,7 @@ from gpt1.evaluation import calibrated, measured, predictions_of
 from gpt1.features import HeadOnly
 from gpt1.inference import Model, pair, save_task, task_logits
 from gpt1.inputs import Encoded, Example, cut_share, encode, texts_of, told_of_length, windowed_share
+from gpt1.kernels.kept import kept_arrays
 from gpt1.labelled import Task, read_task
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.objectives import Losses, l3
@@ -92,7 +93,8 @@ def finetune(
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
     with reported(run):
         source = work.source(cfg, progress)
-        outcome = train(work.stage(cfg, source), cfg, run, kept, metrics, resume)
+        with kept_arrays(work.model):
+            outcome = train(work.stage(cfg, source), cfg, run, kept, metrics, resume)
         finish(run, work, source, outcome, cfg, progress)
     return run
 

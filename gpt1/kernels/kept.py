@@ -24,16 +24,19 @@ class Kept:
 
 @contextmanager
 def kept_arrays(model: nn.Module) -> Iterator[None]:
-    """While it lasts, each update finds the arrays of the one before; `settle` has to be told of each. For weights on
-    a CPU: a GPU's memory is kept by torch."""
-    parameters = [p for p in model.parameters() if p.device.type == "cpu"]
-    for parameter in parameters:
-        setattr(parameter, "kept", Kept())  # noqa: B010 (a Parameter knows of no such attribute)
+    """While it lasts each update finds the arrays of the one before; `settle` has to be told of each.
+
+    For weights on a CPU: a GPU's memory is kept by torch. For small updates: in a large one the gradients would come on
+    top of the activations, and `memory.keep_freed_memory` serves it better.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu":
+            setattr(parameter, "kept", Kept())  # noqa: B010 (a Parameter knows of no such attribute)
     try:
         yield
     finally:
-        for parameter in parameters:
-            delattr(parameter, "kept")
+        for parameter in model.parameters():
+            vars(parameter).pop("kept", None)
 
 
 def of(weight: Tensor) -> Kept | None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gpt1.config import TrainingConfig
 from gpt1.data.order import mixed
 from gpt1.errors import GPT1Error, Interrupted, UserError
-from gpt1.kernels.kept import kept_arrays, settle
+from gpt1.kernels.kept import settle
 from gpt1.objectives import Losses
 from gpt1.training import checkpoints, schedules
 from gpt1.training.devices import limits_explained
@@ -105,7 +105,7 @@ def train(
 
     now = config.micro_batch or "chosen by gpt1"
     advice = f"Lower --micro-batch (now {now}) or set --recompute: the update stays the same."
-    with limits_explained(advice), stop_requested() as stop, kept_arrays(stage.model):
+    with limits_explained(advice), stop_requested() as stop:
         while outcome.step < stage.steps:
             update = stage.update(outcome.step)
             lr = config.peak_lr * schedules.rate(config.schedule, config.warmup, outcome.step, stage.steps)
