@@ -55,6 +55,11 @@ def test_pieces_of_a_gpu_fit_its_free_memory_and_hold_a_window(free: int, layers
     assert tokens == config.context or tokens * speed.BYTES * layers * width <= free
 
 
+def test_an_lstm_reads_whole_windows_side_by_side():
+    config = GPTConfig(50, n_layer=1, n_head=1, n_embd=8, context=16, architecture="lstm")
+    assert tokens_at_a_time(config, torch.device("cpu"), BF16) == 32 * 16
+
+
 def test_what_a_block_keeps_is_no_more_than_what_is_planned_for():
     """Measured on the plain path in float32, which keeps twice the bytes of bf16."""
     config = GPTConfig(100, n_layer=4, n_head=4, n_embd=64, context=64, dropout=0.1)

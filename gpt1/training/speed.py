@@ -19,6 +19,7 @@ PEAK_BF16 = {  # dense bf16 products as the makers state them, in operations a s
     "RTX 3090": 71 * TERA,
 }
 CPU_TOKENS, MPS_TOKENS = 4096, 8192  # of one forward pass: more is no faster there
+LSTM_WINDOWS = 32  # of one forward pass: an LSTM's products have a row a window, and fewer rows read the weights in vain
 BYTES = 48
 """Bytes that a block keeps for the backward pass, for each token and each unit of its width, in bf16: inputs of four
 matrix products, queries, keys and values, the two feed-forward activations, masks, and what two norms and sums keep."""
@@ -43,6 +44,8 @@ def peak_flops(device: torch.device, activations: torch.dtype) -> float:
 
 def tokens_at_a_time(config: GPTConfig, device: torch.device, activations: torch.dtype) -> int:
     """Tokens of one forward and backward pass where --micro-batch is 0: on a GPU as many as its free memory takes."""
+    if config.architecture == "lstm":
+        return LSTM_WINDOWS * config.context
     if device.type != "cuda":
         return MPS_TOKENS if device.type == "mps" else CPU_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
