@@ -5,6 +5,7 @@ finetuning  fine-tuning the 117M model on SST-2 rows
 head        training the head only
 generation  16 + 256 tokens, greedy
 memory      peak memory of a pre-training step, start-up
+sizes       tokens a second and memory of pre-training, by named size
 scaling     a step against context, width, layers, batch; opening a corpus
 tokenizing  novels (needs the public data: GPT1_DATA)
 kernels     each kernel against the plain line it replaces
@@ -25,7 +26,7 @@ from typing import Any
 
 from benchmarks.measure import Ratio, machine, told
 
-NAMES = ("step", "finetuning", "head", "generation", "memory", "scaling", "tokenizing", "kernels")
+NAMES = ("step", "finetuning", "head", "generation", "memory", "sizes", "scaling", "tokenizing", "kernels")
 EXPECTED = Path(__file__).parent / "expected.json"
 RESULTS = Path(__file__).parent / "results"
 
