@@ -41,6 +41,8 @@ FORGOTTEN_AFTER = 86400  # seconds; what a killed process left half written
 class HeadOnly:
     """The source of `--train head`: the loop sees only the states at the extract tokens."""
 
+    together = 1  # training a linear layer never lacks memory
+
     def __init__(
         self,
         model: TaskModel,

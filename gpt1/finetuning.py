@@ -158,7 +158,10 @@ class Work:
 
         main = self.task.main if self.validation else ""
         model, objective, update = source.model, source.objective, source.update
-        return Stage(self.title, model, objective, update, steps, evaluate, evaluate_after, self.fingerprints, main)
+        together, prints = source.together, self.fingerprints
+        return Stage(
+            self.title, model, objective, update, steps, evaluate, evaluate_after, prints, main, together=together
+        )
 
 
 class Everything:
@@ -170,6 +173,7 @@ class Everything:
         self.targets = work.targets(work.task.training)
         longest = max(example.longest for example in work.training)
         self.piece_tokens = cfg.micro_batch * longest if cfg.micro_batch else PIECE_TOKENS[work.device.type]
+        self.together = min(max(1, self.piece_tokens // longest), cfg.batch_size)
 
     def update(self, step: int) -> Update:
         seed = self.cfg.seed

@@ -122,6 +122,7 @@ class Work:
             self.fingerprints,
             flops_a_token=flops_a_token(self.model.config),
             peak_flops=peak_flops(self.device, activations),
+            together=min(piece, cfg.batch_size),
         )
 
     def held_out_figures(self, cfg: PretrainConfig, piece: int) -> dict[str, float]:

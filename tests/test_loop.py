@@ -304,13 +304,16 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path: Path):
     ],
     ids=["cpu", "gpu", "python"],
 )
-def test_out_of_memory_names_the_setting_to_lower(error: BaseException, tmp_path: Path):
+@pytest.mark.parametrize(("together", "advice"), [(1, "--recompute"), (2, "--micro-batch 1 "), (9, "--micro-batch 4 ")])
+def test_out_of_memory_names_the_setting_and_the_size_to_try(
+    error: BaseException, together: int, advice: str, tmp_path: Path
+):
     def objective(rows: Tensor) -> Losses:
         raise error
 
     with pytest.raises(ResourceError, match="out of memory") as ended:
-        run(stage(objective=objective), tmp_path)
-    assert "--micro-batch" in ended.value.fix
+        run(stage(objective=objective, together=together), tmp_path)
+    assert advice in ended.value.fix
     assert ended.value.exit_code == 1
 
 

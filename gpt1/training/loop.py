@@ -54,6 +54,7 @@ class Stage:
     rank: int = 0
     flops_a_token: float = 0.0
     peak_flops: float = 0.0  # of the card, 0 where it is not known
+    together: int = 1  # samples of the longest kind in one forward pass
 
     def trained(self) -> list[tuple[str, Tensor]]:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -103,9 +104,7 @@ def train(
         checkpoints.save(folder, outcome.step, dict(stage.trained()), optimizer.tensors(), state)
         checkpoints.forget(folder, config.keep, outcome.best)
 
-    now = config.micro_batch or "chosen by gpt1"
-    advice = f"Lower --micro-batch (now {now}) or set --recompute: the update stays the same."
-    with limits_explained(advice), stop_requested() as stop:
+    with limits_explained(less_memory(stage)), stop_requested() as stop:
         while outcome.step < stage.steps:
             update = stage.update(outcome.step)
             lr = config.peak_lr * schedules.rate(config.schedule, config.warmup, outcome.step, stage.steps)
@@ -137,6 +136,14 @@ def train(
         put(stage, checkpoints.load(checkpoints.at(folder, outcome.best)).weights)
     stage.model.eval()
     return outcome
+
+
+def less_memory(stage: Stage) -> str:
+    """What to do where memory does not suffice."""
+    if stage.together > 1:
+        fits = f"--micro-batch {stage.together // 2} (now {stage.together}) keeps half as much for the backward pass"
+        return f"{fits}, --recompute a fraction: the update stays the same."
+    return "Set --recompute: the update stays the same. Else a smaller model, or shorter texts."
 
 
 def one_update(stage: Stage, optimizer: Any, config: TrainingConfig, update: Update, step: int, lr: float) -> Losses:
