@@ -32,6 +32,10 @@ def test_the_last_dot_of_the_right_half_is_what_zeroshot_says_of_the_finished_mo
         assert list(line["steps"]) == ["2", "4", "5"]
         of_the_model = zeroshot(line["task"], run=walked, data_dir=data, rows=12 if line["task"] == "race" else 0)
         assert line["steps"]["5"]["score"] == pytest.approx(100 * of_the_model["metrics"][of_the_model["metric"]])
+    markdown = (out / "results.md").read_text(encoding="utf-8")
+    assert not any(
+        word in markdown for word in ("| seeds |", "medians", "gpt1 finetune", "last epoch")
+    )  # nothing was fine-tuned
     assert (out / "figure2-right.svg").exists()
     assert not (out / "figure2-left.svg").exists()
 

@@ -21,7 +21,9 @@ from reproduced import NAMED, QUICK, cells_of, results_of, sentence, write_lines
 from gpt1.analysis import commands, paper
 from gpt1.analysis import reproduce as module
 from gpt1.analysis.cells import FILE
+from gpt1.analysis.document import Spread
 from gpt1.analysis.figure2 import normalised
+from gpt1.analysis.paper_page import points, signed
 from gpt1.analysis.paper_tasks import Name, PaperTask, read_tasks
 from gpt1.analysis.reproduce import Asked, reproduce
 from gpt1.config import FinetuneConfig
@@ -60,6 +62,14 @@ def test_a_guess_is_normalised_to_nought_and_the_best_before_to_one(task: str, g
     assert best is not None
     assert normalised(task, {"score": guess, "guess": guess}) == 0
     assert normalised(task, {"score": best / 100, "guess": guess}) == pytest.approx(1)
+
+
+@given(value=st.floats(-200, 200))
+def test_no_number_is_shown_as_minus_nought(value: float) -> None:
+    for shown in (points(value), signed(value), Spread((value / 100,)).cell(1, 100)):
+        assert shown is not None
+        assert float(shown.text.replace("−", "-")) == pytest.approx(value, abs=0.051)
+        assert shown.text != "−0.0"
 
 
 # --- the rows --------------------------------------------------------------------------------------------------------

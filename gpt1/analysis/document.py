@@ -42,7 +42,7 @@ class Spread:
     def cell(self, digits: int = 3, scale: float = 1.0) -> Cell:
         """`0.871 [0.860–0.880]`; `scale` 100 shows per cent."""
         ends = (self.median, min(self.values), max(self.values))
-        value, low, high = (f"{scale * v:.{digits}f}".replace("-", "−") for v in ends)
+        value, low, high = (f"{round(scale * v, digits) + 0.0:.{digits}f}".replace("-", "−") for v in ends)
         dash = " – " if "−" in low else "–"
         return Cell(scale * self.median, value, f"[{low}{dash}{high}]" if len(self.values) > 1 else "")
 

@@ -177,4 +177,4 @@ def drawn_right(curves: Curves) -> Figure:
 def below(axes: Any) -> None:
     """The names of the lines under the chart: they can be many."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderaxespad=0)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, borderaxespad=0)

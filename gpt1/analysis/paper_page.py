@@ -30,7 +30,7 @@ def write(plan: Plan, kept: Kept, failed: Sequence[str]) -> list[str]:
         f"{'Figure 2' if plan.asked.what == 'figure2' else 'Table ' + plan.asked.what[-1]} beside the paper: "
         f"{paper.ABOUT[plan.asked.what]}",
         f"reproduce {plan.asked.what}",
-        "All scores are 100 × the metric; ours are medians over seeds [least–greatest].",
+        "All scores are 100 × the metric" + ("; ours are medians over seeds [least–greatest]." if plan.tasks else "."),
     )
     parts = {"table5": table5.parts, "figure2": figure2.parts}
     said, results = parts.get(plan.asked.what, table)(document, plan, kept)
@@ -229,8 +229,11 @@ def made_with(plan: Plan, kept: Kept) -> dict[str, Any]:
             "LSTM": f"{plan.asked.lstm}: {told_model(plan.models['lstm'])}",
             "the LSTM's pre-training": pretraining(plan.asked.lstm),
         }
+    facts = {name: value for name, value in facts.items() if value}
+    if not plan.tasks:  # nothing was fine-tuned
+        return facts
     return {
-        **{name: value for name, value in facts.items() if value},
+        **facts,
         "seeds": plan.asked.seeds,
         "updates": "all training rows are learnt from; the last epoch counts, none is chosen",
         "settings": plan.asked.settings or "the defaults of gpt1 finetune",
@@ -257,7 +260,7 @@ def pretraining(run: str | Path) -> dict[str, Any]:
 
 def points(value: float) -> Cell:
     """A number as the paper writes them."""
-    return Cell(value, f"{value:.1f}".replace("-", "−"))
+    return Cell(value, f"{round(value, 1) + 0.0:.1f}".replace("-", "−"))  # + 0.0: no −0.0
 
 
 def known(value: float | None) -> Cell | None:
@@ -266,7 +269,7 @@ def known(value: float | None) -> Cell | None:
 
 def signed(value: float | None) -> Cell | None:
     """A difference."""
-    return None if value is None else Cell(value, f"{value:+.1f}".replace("-", "−"))
+    return None if value is None else Cell(value, f"{round(value, 1) + 0.0:+.1f}".replace("-", "−"))
 
 
 def difference(ours: Spread | None, theirs: float | None) -> Cell | None:
