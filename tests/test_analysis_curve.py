@@ -67,6 +67,19 @@ def test_the_verdict_counts_the_labels_that_are_saved() -> None:
     assert said[1] == "The pre-trained model is ahead of TF-IDF with a linear model at every number of labels."
 
 
+@given(with_it=curves, without=curves)
+def test_no_verdict_counts_less_than_no_labels(with_it: dict[int, float], without: dict[int, float]) -> None:
+    for line in verdict(with_it, without, None, "accuracy"):
+        assert "about -" not in line
+        assert "about 0" not in line
+
+
+def test_a_curve_that_was_as_good_with_fewer_labels_saves_none() -> None:
+    (said,) = verdict({8: 0.5, 32: 0.8}, {8: 0.9, 32: 0.6}, None, "accuracy")
+    assert said.startswith("Pre-training saves no labels here: it is ahead at 32 labels, but")
+    assert [module.needed(n, 8, 64) for n in (8.0, 20.4, None)] == ["8 or fewer", "20", "more than 64"]
+
+
 def test_the_verdict_says_where_pre_training_loses() -> None:
     scratch, pretrained = {8: 0.5, 64: 0.8}, {8: 0.5, 64: 0.7}
     said = verdict(pretrained, scratch, {8: 0.6, 64: 0.6}, "accuracy")

@@ -206,7 +206,7 @@ def write(plan: Plan, kept: Kept, failed: list[str]) -> list[str]:
         document.heading("What pre-training is worth")
         document.table(
             ["labels", f"{main}, pre-trained", "labels that training from scratch needs for it"],
-            [(w.labels, w.score, needed(w.needed, w.most)) for w in worths],
+            [(w.labels, w.score, needed(w.needed, min(medians["scratch"]), w.most)) for w in worths],
         )
         document.paragraph(
             "Between two sizes, a straight line over the logarithm of the labels; where the curve crosses a score "
@@ -250,8 +250,10 @@ def told(medians: dict[str, dict[int, float]], metric: str) -> list[str]:
     return said
 
 
-def needed(labels: float | None, most: int) -> str:
-    return f"more than {most:,}" if labels is None else f"{round_to_two_digits(labels):,}"
+def needed(labels: float | None, least: int, most: int) -> str:
+    if labels is None:
+        return f"more than {most:,}"
+    return f"{least:,} or fewer" if labels <= least else f"{round_to_two_digits(labels):,}"
 
 
 def table(document: Document, plan: Plan, spreads: dict[str, dict[int, Spread]]) -> None:
@@ -265,7 +267,7 @@ def table(document: Document, plan: Plan, spreads: dict[str, dict[int, Spread]])
 
 
 def made_with(plan: Plan, kept: Kept) -> dict[str, Any]:
-    config = kept.about["model"]["config"]
+    config, epochs = kept.about["model"]["config"], plan.settings.get("epochs", FinetuneConfig.epochs)
     return {
         "model": plan.from_,
         "its shape": shape_of(config),
@@ -273,7 +275,7 @@ def made_with(plan: Plan, kept: Kept) -> dict[str, Any]:
         "rows to draw from": len(plan.labels.training),
         "test rows": f"{len(plan.labels.test):,} of {plan.labels.test.table.name}",
         "seeds": plan.seeds,
-        "updates": f"{plan.settings.get('epochs', FinetuneConfig.epochs):g} epochs, {plan.min_updates} at least; "
+        "updates": f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}, {plan.min_updates} updates at least; "
         "all labels are learnt from, none chooses an epoch",
         "settings": plan.settings or "the defaults of gpt1 finetune",
     }

@@ -72,10 +72,17 @@ def verdict(pretrained: Curve, scratch: Curve | None, tfidf: Curve | None, metri
 def against_scratch(pretrained: Curve, scratch: Curve, metric: str) -> str:
     """One sentence, told where the gap is widest; every size stands in the table."""
     points = worth(pretrained, scratch)
-    widest = max(points, key=lambda point: point.gap)
+    ahead = [point for point in points if point.gap > 0]
     below = [point.labels for point in points if point.gap <= 0]
-    if widest.gap <= 0:
+    if not ahead:
         return "Pre-training is worth nothing here: from scratch is as good at every number of labels."
+    saving = [point for point in ahead if point.saved is None or point.saved > 0]
+    if not saving:  # from scratch was as good with fewer labels, and lost it again: noise
+        return (
+            f"Pre-training saves no labels here: it is ahead at {listed([point.labels for point in ahead])} labels, "
+            "but training from scratch was as good with no more."
+        )
+    widest = max(saving, key=lambda point: point.gap)
     here = f"with {widest.labels:,} labels the pre-trained model has {metric} {widest.score:.3f}"
     if widest.needed is None:
         sentence = f"Pre-training is worth more than {widest.most - widest.labels:,} labels here: {here}, which "
