@@ -19,7 +19,7 @@ from gpt1.data.rows import ROW_KINDS
 from gpt1.data.shards import MANIFEST
 from gpt1.data.tables import Table, check_output, write_table
 from gpt1.data.windows import Windows
-from gpt1.errors import UserError
+from gpt1.errors import UserError, did_you_mean
 from gpt1.inference import PIECE_TOKENS, LanguageModel, Model, load, load_task
 from gpt1.labelled import labelled_rows
 from gpt1.objectives import Windows as Piece
@@ -49,7 +49,8 @@ def evaluate(
     table, columns = rows_for(model, run, test, data_dir, progress)
     if columns["label"] not in table.columns:
         raise UserError(
-            f"{table.name} has no labels: there is no column '{columns['label']}'; it has: {', '.join(table.columns)}.",
+            f"{table.name} has no labels: there is no column '{columns['label']}'; it has: {', '.join(table.columns)}."
+            + did_you_mean(columns["label"], table.columns),
             f"Give labelled rows; for others there is: gpt1 predict {run} {test}",
         )
     check_columns(model.kind, columns, table.columns, table.name)

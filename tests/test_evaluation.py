@@ -239,6 +239,12 @@ def test_rows_without_labels_are_refused_and_may_be_predicted(folder: Any, table
     assert len(predict(folder("classification"), bare)) == 64
 
 
+def test_a_label_column_of_nearly_the_name_is_asked_after(folder: Any, table: Table):
+    rows = [{"text": row["text"], "lable": row["label"]} for row in table.rows]
+    with pytest.raises(UserError, match=r"no column 'label'; it has: text, lable\. Did you mean lable\?"):
+        evaluate(folder("classification"), Table("t.csv", ["text", "lable"], rows))
+
+
 def test_a_table_without_the_texts_column_is_refused(folder: Any, table: Table):
     other = replace(table, columns=["sentence", "label"], rows=[{"sentence": "x", "label": "no"}])
     with pytest.raises(UserError, match="no column 'text'; it has: sentence, label"):

@@ -213,6 +213,11 @@ def test_a_split_that_is_not_there_names_the_files_those_that_are_and_where_to_g
     assert len(parse("snli:dev").train_table(tmp_path)[0]) == 1
 
 
+def test_an_archive_that_would_serve_is_named_too(tmp_path):
+    with pytest.raises(UserError, match=r"no test/middle \+ test/high, no RACE\.tar\.gz, no RACE\.tar\.xz"):
+        find("race").read("test", tmp_path)
+
+
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere is no folder"):
         find("rte").read("dev", tmp_path / "nowhere")

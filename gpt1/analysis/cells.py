@@ -114,10 +114,12 @@ def alone_in(kept: Kept) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 f"--out {kept.folder} is being worked in by another process.", "Wait for it to end, or choose another."
             ) from None
+        except OSError:  # a file system without locks, as some network folders
+            pass
         kept.cells |= Kept.open(kept.folder, kept.about).cells
         yield
     finally:

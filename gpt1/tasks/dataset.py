@@ -178,6 +178,7 @@ class DataSet:
                 return files, found
         layouts = [files.splits[split] for files in self.files if split in files.splits]
         names = [" + ".join(name for name in layout if mark in name) for layout in layouts]
+        names += dict.fromkeys(archive for files in self.files if split in files.splits for archive in files.archives)
         others = [other for other in self.splits if any(files.find(other, where) for files in self.files)]
         raise MissingSplit(
             f"the {split} split of {self.title} is not in {folder}: there is no {', no '.join(names)} "
