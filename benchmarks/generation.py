@@ -45,6 +45,7 @@ def generated(
         ready[dtype] = model.cast_once()
 
     def ours(dtype: torch.dtype, tokens: int = new) -> None:
+        ready[dtype].activations = dtype  # the model itself where its weights have the type already
         written[str(dtype)] = ready[dtype].generate(ids, tokens, temperature=0)
 
     def theirs(tokens: int = new) -> None:

@@ -1,7 +1,8 @@
 """A linear layer whose weight gradient is as fast as its other two products, and few vectors as fast as memory allows.
 
-dW = dyᵀ x multiplies a transposed matrix. In bfloat16 on a CPU that costs twice as much as the same product with its
-left factor laid out straight, and laying out the narrower of dy and x costs a tenth of it.
+dW = dyᵀ x multiplies a transposed matrix. In bfloat16 on a CPU that costs up to twice as much as the same product with
+its left factor laid out straight. Where dy is the narrower one, it is laid out; where x is, and has many rows, dWᵀ = xᵀ
+dy is computed instead.
 
 A product with few vectors (the newest tokens of some texts) is bound by the reading of W, and torch lays a bfloat16 W
 out anew for each. Packed once, it is read as it lies: half the time and less.
@@ -21,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from gpt1.kernels.kept import cast, gradient_array
 
-BLOCK = 768  # columns at a time: the block is turned and widened to float32 while it is in the cache
+MANY = 1536  # rows: from here on it pays to turn the wide product instead of its wide factor
 ALIKE = 32  # rows more or less that are not worth another product: compiling a layer's three takes 15 ms
 ROWS = 128  # rows turned at a time, which lets torch use its threads
 
@@ -86,18 +87,15 @@ class Linear(torch.autograd.Function):
 def weight_and_bias_gradients(dy: Tensor, x: Tensor, dweight: Tensor) -> Tensor:
     """Fill dweight [n_out, n_in] with dyᵀ x → [n_out], the sum of dy's rows: dy [n, n_out], x [n, n_in]."""
     n_out, n_in = dweight.shape
-    if n_out <= n_in:
+    if n_out < n_in:
         turned = turn(dy, dy.new_empty(n_out, len(dy)))
         dweight.copy_(turned @ x)
         return turned.sum(1)
-    turned, dbias = x.new_ones(n_in + 1, len(x)), x.new_empty(n_out)  # the last row stays 1: its products are the sums
-    turn(x, turned[:-1])
-    for start in range(0, n_out, BLOCK):
-        block = slice(start, start + BLOCK)
-        products = turned @ dy[:, block]  # [n_in + 1, block]
-        dweight[block] = products[:-1].T
-        dbias[block] = products[-1]
-    return dbias
+    if n_out > n_in and len(x) >= MANY:
+        dweight.copy_((turn(x, x.new_empty(n_in, len(x))) @ dy).T)
+    else:
+        dweight.copy_(dy.T @ x)
+    return dy.sum(0)
 
 
 def turn(x: Tensor, out: Tensor) -> Tensor:
