@@ -207,23 +207,19 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
 def predict(run: str, rows: str, out: str | None, data_dir: str | None) -> None:
     """Add predictions and probabilities to every row of a table.
 
-    INPUT is a table, or the name of a known data set (NAME:SPLIT).
+    INPUT is a table, or the name of a known data set (NAME:SPLIT). The test split of a GLUE task, written into a
+    folder, becomes the files that gluebenchmark.com takes.
 
     \b
     gpt1 predict runs/reviews new.csv --out predictions.csv
     gpt1 predict runs/reviews new.jsonl > predictions.jsonl
-    gpt1 predict runs/rte rte:test --data-dir glue/ --out rte-test.tsv
+    gpt1 predict runs/rte rte:dev --data-dir glue/ --out rte-dev.tsv
+    gpt1 predict runs/rte rte:test --data-dir glue/ --out submission/
     """
-    from gpt1.data.tables import check_output, write_table
-    from gpt1.evaluation import predict as run_on
+    from gpt1.evaluation import predict_into
 
-    if out:
-        check_output(out)
-    found = run_on(run, rows, data_dir=data_dir, progress=console())
-    write_table(out, found, like=rows if Path(rows).exists() else "rows.jsonl")
-    if out:
-        answer = "score" if "score" in found[0] else "prediction"
-        click.echo(f"{out}: {len(found):,} rows; see the column {answer}", err=True)
+    if said := predict_into(run, rows, out, data_dir=data_dir, progress=console()):
+        click.echo(said, err=True)
 
 
 @gpt1.command()
