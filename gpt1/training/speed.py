@@ -19,9 +19,7 @@ PEAK_BF16 = {  # dense bf16 products as the makers state them, in operations a s
     "RTX 3090": 71 * TERA,
 }
 CPU_TOKENS, MPS_TOKENS = 4096, 8192  # of one forward pass: more is no faster there
-LSTM_WINDOWS = (
-    32  # of one forward pass: its products have a row a window: fewer read the weights in vain
-)
+LSTM_WINDOWS = 32  # of one forward pass: its products have a row a window: fewer read the weights in vain
 BYTES = 48
 """Bytes that a block keeps for the backward pass, for each token and each unit of its width, in bf16: inputs of four
 matrix products, queries, keys and values, the two feed-forward activations, masks, and what two norms and sums keep."""
