@@ -69,21 +69,14 @@ def evaluate(
 
     found = {**scores([*range(len(examples))]), "cut": sum(example.cut for example in coded)}
     if isinstance(model.target, Classes | Answers):
-        found["calibration"] = errors(raw, model.temperature, targets)
+        found["calibration"] = calibration_at(model.temperature, raw, targets)
+        del found["calibration"]["bins_before"], found["calibration"]["bins"]  # they are for a picture
         progress.say(told_of(found["calibration"]))
     if model.long == "windows":
         found["read_in_windows"] = sum(example.windows > 1 for example in coded)
     if len(parts := parts_of(table)) > 1:
         found["subsets"] = {name: scores(rows) for name, rows in parts.items()}
     return found
-
-
-def errors(logits: Tensor, temperature: float, targets: Tensor) -> dict[str, float]:
-    """The expected calibration error of logits [rows, outputs] as they are and at the temperature."""
-    before, after = (
-        metrics.calibration((logits.double() / t).softmax(-1).numpy(), targets.numpy()) for t in (1.0, temperature)
-    )
-    return {"temperature": temperature, "ece_before": before["ece"], "ece_after": after["ece"]}
 
 
 def told_of(calibration: Mapping[str, float]) -> str:
@@ -217,10 +210,14 @@ def calibrated(target: Target, logits: Tensor, targets: Tensor) -> dict[str, Any
     """The temperature that fits the validation rows best, the calibration error before and after; not for numbers."""
     if not isinstance(target, Classes | Answers):
         return {}
-    gold = targets.numpy()
-    temperature = metrics.fit_temperature(logits.numpy(), gold)
-    before = metrics.calibration(logits.double().softmax(-1).numpy(), gold)
-    after = metrics.calibration((logits.double() / temperature).softmax(-1).numpy(), gold)
+    return calibration_at(metrics.fit_temperature(logits.numpy(), targets.numpy()), logits, targets)
+
+
+def calibration_at(temperature: float, logits: Tensor, targets: Tensor) -> dict[str, Any]:
+    """The expected calibration error of logits [rows, outputs], and its bins, as they are and at a temperature."""
+    before, after = (
+        metrics.calibration((logits.double() / t).softmax(-1).numpy(), targets.numpy()) for t in (1.0, temperature)
+    )
     return {
         "temperature": temperature,
         "ece_before": before["ece"],

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,90 +22,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_in_tokenizers import Dying, LastId, Watcher, Words
 
 from gpt1.data import readers
 from gpt1.data.corpus import Corpus, write_corpus
 from gpt1.data.tables import write_table
 from gpt1.errors import ResourceError, UserError
 from gpt1.tokenizer import Tokenizer
-
-
-class Words:
-    """A tokenizer whose ids are hashes of the words: all of 0 … vocab_size - 1, text for text, without any state."""
-
-    newline_id = 1
-    unknown_id = 0
-
-    def __init__(self, vocab_size: int = 50) -> None:
-        self.vocab_size = vocab_size
-        self.fingerprint = hashlib.sha256(str(vocab_size).encode()).hexdigest()
-
-    @classmethod
-    def load(cls, folder: Any) -> Words:
-        return cls(json.loads(Path(folder, "words.json").read_text()))
-
-    def save(self, folder: Any) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, "words.json").write_text(json.dumps(self.vocab_size))
-
-    def encode(self, text: str) -> list[int]:
-        """A line end between words is the newline token, as in both of the real pipelines."""
-        lines = [[zlib.crc32(word.encode()) % self.vocab_size for word in line.split()] for line in text.split("\n")]
-        ids: list[int] = []
-        for line in filter(None, lines):
-            ids += [self.newline_id, *line] if ids else line
-        return ids
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-
-class LastId(Words):
-    def encode(self, text: str) -> list[int]:
-        return [self.vocab_size - 1] * len(text.split())
-
-
-class Dying(Words):
-    """Its worker processes end at their first text, as when the system takes their memory back."""
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        os._exit(9)
-
-
-class Endless(Words):
-    """Every process that works with it holds the lock `working` in the folder HELD, and never comes to an end."""
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        import fcntl
-
-        with open(Path(os.environ["HELD"], "working"), "w") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            Path(os.environ["HELD"], "started").touch()
-            time.sleep(600)
-        return []
-
-
-class Watcher:
-    """A progress that keeps what it is told, and may stop everything at the first step."""
-
-    def __init__(self, stop: BaseException | None = None) -> None:
-        self.stop = stop
-        self.total = 0
-        self.done: list[int] = []
-        self.said: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
-        self.total = total
-
-    def advance(self, done: int, **values: float) -> None:
-        if self.stop:
-            raise self.stop
-        self.done.append(done)
-
-    def end(self) -> None: ...
 
 
 def joined(tokenizer: Words, texts: list[str]) -> list[int]:
@@ -394,7 +316,8 @@ def test_a_tokenizer_that_was_exchanged_is_refused(tmp_path: Path, tokenizer: To
 KILLED = """
 import sys
 sys.path[:0] = {paths!r}
-from test_data_corpus import Endless, write_corpus
+from stand_in_tokenizers import Endless
+from gpt1.data.corpus import write_corpus
 if __name__ == "__main__":
     write_corpus([{source!r}], {out!r}, Endless(), workers=2)
 """

@@ -130,3 +130,24 @@ def test_prompts_that_cannot_be_read_are_refused(
     answer = ask("generate", "runs/books", *words)
     assert (answer.code, answer.out) == (2, "")
     assert said in answer.err
+
+
+def test_weights_cast_once_give_what_weights_cast_at_every_token_give():
+    model = GPT(GPTConfig(50, n_layer=2, n_head=2, n_embd=16, context=12)).eval()
+    assert model.cast_once() is model
+    model.activations = torch.bfloat16
+    ids = torch.randint(0, 50, (2, 12))
+    cast = model.cast_once()
+    assert all(weight.dtype == torch.bfloat16 for weight in cast.state_dict().values())
+    with torch.inference_mode():
+        torch.testing.assert_close(cast(ids), model(ids), atol=0.02, rtol=0.02)
+    assert all(weight.dtype == torch.float32 for weight in model.state_dict().values())
+
+
+def test_a_model_that_was_cast_is_saved_as_its_rounded_weights(tmp_path: Path):
+    model = tiny(12)
+    model.activations = torch.bfloat16
+    model.cast_once().save(tmp_path)
+    again = GPT.from_pretrained(tmp_path).state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again[name].float(), weight.bfloat16().float()), name

@@ -236,27 +236,6 @@ def test_generation_with_a_cache_is_plain_recomputation_also_beyond_the_context(
     assert model.generate(ids, new, temperature=0)[0].tolist() == continued_plainly(model, ids[0].tolist(), new)
 
 
-def test_weights_cast_once_give_what_weights_cast_at_every_token_give():
-    model = GPT(GPTConfig(50, n_layer=2, n_head=2, n_embd=16, context=12)).eval()
-    assert model.cast_once() is model
-    model.activations = torch.bfloat16
-    ids = torch.randint(0, 50, (2, 12))
-    cast = model.cast_once()
-    assert all(weight.dtype == torch.bfloat16 for weight in cast.state_dict().values())
-    with torch.inference_mode():
-        torch.testing.assert_close(cast(ids), model(ids), atol=0.02, rtol=0.02)
-    assert all(weight.dtype == torch.float32 for weight in model.state_dict().values())
-
-
-def test_a_model_that_was_cast_is_saved_as_its_rounded_weights(tmp_path: Path):
-    model = tiny(seed=1)
-    model.activations = torch.bfloat16
-    model.cast_once().save(tmp_path)
-    again = GPT.from_pretrained(tmp_path).state_dict()
-    for name, weight in model.state_dict().items():
-        assert torch.equal(again[name].float(), weight.bfloat16().float()), name
-
-
 @given(ids=token_ids(rows=3))
 def test_prompts_continued_together_continue_as_they_do_alone(ids):
     together = MODEL.generate(ids, 8, temperature=0)

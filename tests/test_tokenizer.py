@@ -10,54 +10,20 @@ import pickle
 import random
 import subprocess
 import sys
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pydoc_data.topics import topics
 
 import ftfy
 import pytest
-import spacy
+from drawn_texts import EXAMPLES, PROSE, texts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from reference_tokenizer import ReferenceTokenizer, best_pairs_first, standardise
+from reference_tokenizer import ReferenceTokenizer
 
 from gpt1.errors import UserError
 from gpt1.tokenizer import OUR_FILES, RELEASED_FILES, Tokenizer
 from gpt1.tokens import standardise as fast
-from gpt1.tokens.bpe import WordEncoder, learn_merges, unpacked
 from gpt1.tokens.pipelines import Original
 from gpt1.tokens.words import EnglishWords
-
-PROSE = list(topics.values())  # English that every Python has
-SPECIAL_CASES = sorted(spacy.blank("en").tokenizer.rules)
-EXAMPLES = 400
-
-# What the fast path could get wrong: each fragment is there because one of the steps treats it in its own way.
-FRAGMENTS = [
-    fragment
-    for line in (
-        "the Quick BROWN don't It's cannot rock'n'roll Mr. a.m. U.S. e.g. 3.14 10km. x I dont's cannot. it's. 's. X:",
-        "' '' 'em 's 'Tis : :) :3 =D <3 >.< o.O v.s. 8) (: ''b f. lovin' . .. ... , ,, - -- --- ! ?! gonna cannot's",
-        '" "" ( ) [ ] { } / // * _ | ~ + ++ ; \\ \\n # @ $5 50% ^ ` = http://a.bc/d?e=f a@b.com www.x.org',
-        "“ ” ‘ ’ „ ‚ ‛ ‟ ʼ — – ― … ´ • « » ° ½ £ € ™ © ¬ ¦ \u200b \u2060 \ufeff \ufeff\ufeff \xad \u200d",
-        "&amp; &lt;b&gt; &eacute; &EACUTE; &#233; &#x2019; &nosuch; & &amp;amp; ＆amp; < > 안녕 日本語 ｆｕｌｌ ﾊﾛｰ 😀",
-        "é É ü ß œuvre œ Œ ñ Ã Ã© à Â â€™ â€œ schÃ¶n ï»¿ ð Î Ð Ø ÃƒÂ© вЂ Привет ΟΔΟΣ σς Σ ﬁ Ĳ ǆ ŉ ẛ ḥ Ḥ ž ƒ ſ İ ı",
-        "\u1112\u1161\u11ab e\u0301 o\u0308 \u0301 👩\u200d💻 \ud83d\ude00 \ud800 \udfff \ufffd \ufffc \0 \x07",
-        "\x1b[31m \x1b \x7f \x80 \x9f \n \n\n \r\n \r \t \x0b \x0c \x1c \x1f \x85 \xa0 \u2003 \u2028 \u2029 \u3000",
-    )
-    for fragment in line.split(" ")
-]
-FRAGMENTS += [" ", "  ", " \n ", "Ã ", "Â ", "<br />"]
-
-texts = st.lists(
-    st.one_of(
-        st.sampled_from(FRAGMENTS),
-        st.sampled_from(SPECIAL_CASES),
-        st.text("aeIsSdD'.:,-\"<>=3poOx()_ \n“’é", max_size=6),
-        st.text(max_size=3),
-    ),
-    max_size=14,
-).map("".join)
 
 
 @pytest.fixture(scope="module")
@@ -144,33 +110,6 @@ def test_an_interrupt_while_new_words_are_learned_leaves_no_wrong_ids(trained, m
     assert fresh.encode("interrupted learning") == trained.encode("interrupted learning")
 
 
-# ---- the steps, each against the library that it stands for ----------------------------------------------------------
-
-
-@settings(max_examples=EXAMPLES)
-@given(text=texts)
-@example("caf\u00e9 &am\ufeffp; <")
-@example("“&”amp;\ufeff &\u00e9;")
-def test_fix_is_ftfy(text):
-    assert fast.fix(text) == ftfy.fix_text(text)
-
-
-def test_fix_is_ftfy_for_every_neighbourhood_of_the_characters_that_are_settled_without_it():
-    ascii_signs = " a.'\n"
-    letters = random.Random(0).sample(fast.LETTERS, 60) + list("àáâãéñøßÀÁÉÑØÜƒžŠẞ")
-    some = [*fast.TYPOGRAPHY, *ascii_signs]
-    words = ["".join(triple) for triple in itertools.product(some, repeat=3)]
-    words += ["".join(pair) for pair in itertools.product(fast.LETTERS, repeat=2)][:: len(fast.LETTERS) // 64]
-    words += ["".join(triple) for triple in itertools.product(letters, some, [*letters[::9], *some])]
-    for word in words:
-        assert fast.fix(word) == ftfy.fix_text(word), ascii(word)
-
-
-def test_fix_is_ftfy_for_a_line_longer_than_ftfy_takes_at_a_time():
-    line = "caf\u00e9 \u2019tis &amp; " * 70_000
-    assert fast.fix(line + "<\n&amp;") == ftfy.fix_text(line + "<\n&amp;")
-
-
 @pytest.fixture(scope="module")
 def english_of_another_version():
     with pytest.MonkeyPatch.context() as patch:
@@ -187,89 +126,6 @@ def test_other_versions_of_ftfy_and_spacy_get_whatever_only_they_can_tell(
         patch.setattr("gpt1.tokens.pipelines.english", lambda: english_of_another_version)
         assert fast.fix(text) == ftfy.fix_text(text)
         assert pickle.loads(pickle.dumps(trained)).encode(text) == reference.encode(text)
-
-
-@settings(max_examples=EXAMPLES)
-@given(text=texts)
-def test_chunks_set_apart_are_the_standardised_text(text):
-    chunks = [chunk for block in fast.blocks(text) for chunk in block]
-    parts = [["\n"] if chunk == fast.NEWLINE else fast.separate([chunk])[0].split() for chunk in chunks]
-    assert " ".join(itertools.chain.from_iterable(parts)) == standardise(ftfy.fix_text(text))
-
-
-WORDS = EnglishWords()
-CHUNKS = st.one_of(
-    st.sampled_from(SPECIAL_CASES),
-    st.lists(st.sampled_from([*SPECIAL_CASES, "'", ".", ":", "''", "a", "Mr", "em", "word", "5"]), max_size=4).map(
-        "".join
-    ),
-    st.text("abszIDS'.:<>=3o&#\\^", max_size=6),
-)
-
-
-@settings(max_examples=EXAMPLES)
-@given(line=st.lists(CHUNKS, min_size=1, max_size=6).map(" ".join).map(standardise).filter(bool))
-def test_words_cut_chunk_by_chunk_are_spacys_words_of_the_line(line):
-    cut = WORDS.cut(line.split(" "))
-    whole = " ".join(word.text for word in spacy_words(line))
-    assert WORDS.cut_line(line) == whole
-    if None not in cut:
-        assert " ".join(cut) == whole
-
-
-def spacy_words(line, english=spacy.blank("en")):  # noqa: B008  one for all examples
-    return english(line)
-
-
-# ---- merges ----------------------------------------------------------------------------------------------------------
-
-small_words = st.text("abc", min_size=1, max_size=7)
-
-
-@settings(max_examples=EXAMPLES)
-@given(words=st.lists(small_words, min_size=1), data=st.data())
-def test_words_are_merged_best_pair_first_whatever_the_order_of_the_merges(words, data):
-    symbols = [*"abc", "a</w>", "b</w>", "c</w>"]
-    merges = []
-    for _ in range(data.draw(st.integers(0, 12))):
-        first = data.draw(st.sampled_from([symbol for symbol in symbols if not symbol.endswith("</w>")]))
-        pair = (first, data.draw(st.sampled_from(symbols)))
-        if pair not in merges:
-            merges.insert(data.draw(st.integers(0, len(merges))), pair)
-            symbols += ["".join(pair)] * ("".join(pair) not in symbols)
-    vocabulary = {symbol: id for id, symbol in enumerate(["<unk>", *symbols])}
-    ranks = {pair: rank for rank, pair in enumerate(merges)}
-    ids = WordEncoder(vocabulary, merges, unknown=0)(words)
-    for word in words:
-        assert unpacked(ids[word]) == [vocabulary[part] for part in best_pairs_first(word, ranks)]
-
-
-@given(counts=st.dictionaries(small_words, st.integers(1, 5), min_size=1), limit=st.integers(0, 15))
-def test_each_merge_is_the_most_frequent_pair_of_its_time_that_makes_a_new_token(counts, limit):
-    words = {word: [*word[:-1], word[-1] + "</w>"] for word in counts}
-    expected: list[tuple[str, str]] = []
-    while len(expected) < limit:
-        total = Counter()
-        for word, symbols in words.items():
-            for pair in itertools.pairwise(symbols):
-                total[pair] += counts[word]
-        total = {pair: n for pair, n in total.items() if "".join(pair) not in map("".join, expected)}
-        if not total:
-            break
-        best = min(total, key=lambda pair: (-total[pair], pair))
-        expected.append(best)
-        for word, symbols in words.items():
-            words[word] = merged(symbols, best)
-    assert learn_merges(counts, limit) == expected
-
-
-def merged(symbols, pair):
-    """Joined one place after the other, from the left."""
-    text = "\0".join(["", *symbols, ""])
-    first, second = pair
-    while (joined := text.replace(f"\0{first}\0{second}\0", f"\0{first}{second}\0", 1)) != text:
-        text = joined
-    return text.strip("\0").split("\0")
 
 
 # ---- learning a vocabulary -------------------------------------------------------------------------------------------

@@ -31,11 +31,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weightᵀ + bias in the type of x: x [..., n_in], weight [n_out, n_in], bias [n_out] → [..., n_out]."""
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
-        if bias is not None and torch.is_grad_enabled():
-            return Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-        if x.numel() == x.shape[-1]:
-            return one_vector(x.flatten(), cast(weight, x.dtype), bias).view(*x.shape[:-1], -1)
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and bias is not None and torch.is_grad_enabled():
+        return Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return F.linear(x, cast(weight, x.dtype), None if bias is None else bias.to(x.dtype))
 
 
@@ -55,10 +52,6 @@ def packed(weight: Tensor) -> Tensor:  # [n_out, n_in] → the same, laid out ot
 def has_packed_products() -> bool:
     ops = torch.ops.mkldnn
     return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
-
-
-def one_vector(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [n_in] → [n_out]
-    return torch.mv(weight, x) if bias is None else torch.addmv(bias.to(x.dtype), weight, x)
 
 
 class Linear(torch.autograd.Function):

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from gpt1.config import TrainingConfig
+
+
+class Group(NamedTuple):
+    """Parameters that are treated alike, their gradients, and the optimiser's state of each: a list a slot."""
+
+    parameters: list[Tensor]
+    gradients: list[Tensor]
+    slots: list[list[Tensor]]
 
 
 class Optimizer:
@@ -38,17 +46,10 @@ class Optimizer:
             if named:
                 names = [name for name, _ in named]
                 slots = [[self.state[slot][name] for name in names] for slot in self.slots]
-                self.update([p for _, p in named], [cast(Tensor, p.grad) for _, p in named], slots, lr, decay, shrink)
+                parameters, gradients = [p for _, p in named], [cast(Tensor, p.grad) for _, p in named]
+                self.update(Group(parameters, gradients, slots), lr, decay, shrink)
 
-    def update(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        slots: list[list[Tensor]],
-        lr: float,
-        decay: float,
-        shrink: Tensor | None,
-    ) -> None:
+    def update(self, group: Group, lr: float, decay: float, shrink: Tensor | None) -> None:
         raise TypeError(f"{type(self).__name__} has no update rule")
 
     def tensors(self) -> dict[str, Tensor]:
@@ -66,35 +67,19 @@ class AdamW(Optimizer):
     slots = ("exp_avg", "exp_avg_sq")
 
     @torch.no_grad()
-    def update(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        slots: list[list[Tensor]],
-        lr: float,
-        decay: float,
-        shrink: Tensor | None,
-    ) -> None:
-        self.fused(parameters, gradients, slots, lr, decay, shrink, self.config.eps)
+    def update(self, group: Group, lr: float, decay: float, shrink: Tensor | None) -> None:
+        self.fused(group, lr, decay, shrink, self.config.eps)
 
-    def fused(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        slots: list[list[Tensor]],
-        lr: float,
-        decay: float,
-        shrink: Tensor | None,
-        eps: float,
-    ) -> None:
+    def fused(self, group: Group, lr: float, decay: float, shrink: Tensor | None, eps: float) -> None:
         """torch's fused kernel: one pass over the memory instead of ten. It divides gradients by `grad_scale`."""
+        exp_avg, exp_avg_sq = group.slots
         torch._fused_adamw_(
-            parameters,
-            gradients,
-            slots[0],
-            slots[1],
+            group.parameters,
+            group.gradients,
+            exp_avg,
+            exp_avg_sq,
             [],
-            [torch.tensor(float(self.updates), device=parameters[0].device) for _ in parameters],
+            [torch.tensor(float(self.updates), device=p.device) for p in group.parameters],
             lr=lr,
             beta1=self.config.beta1,
             beta2=self.config.beta2,
@@ -116,18 +101,10 @@ class ReleasedAdam(AdamW):
     """
 
     @torch.no_grad()
-    def update(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        slots: list[list[Tensor]],
-        lr: float,
-        decay: float,
-        shrink: Tensor | None,
-    ) -> None:
+    def update(self, group: Group, lr: float, decay: float, shrink: Tensor | None) -> None:
         root = math.sqrt(1 - self.config.beta2**self.updates)
         correction = root / (1 - self.config.beta1**self.updates)
-        self.fused(parameters, gradients, slots, lr, decay * correction, shrink, self.config.eps / root)
+        self.fused(group, lr, decay * correction, shrink, self.config.eps / root)
 
 
 class SGD(Optimizer):
@@ -136,22 +113,15 @@ class SGD(Optimizer):
     slots = ("momentum",)
 
     @torch.no_grad()
-    def update(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        slots: list[list[Tensor]],
-        lr: float,
-        decay: float,
-        shrink: Tensor | None,
-    ) -> None:
+    def update(self, group: Group, lr: float, decay: float, shrink: Tensor | None) -> None:
         if shrink is not None:
-            torch._foreach_mul_(gradients, shrink)
-        torch._foreach_mul_(slots[0], self.config.beta1)
-        torch._foreach_add_(slots[0], gradients)
+            torch._foreach_mul_(group.gradients, shrink)
+        (momentum,) = group.slots
+        torch._foreach_mul_(momentum, self.config.beta1)
+        torch._foreach_add_(momentum, group.gradients)
         if decay:
-            torch._foreach_add_(slots[0], parameters, alpha=decay)
-        torch._foreach_add_(parameters, slots[0], alpha=-lr)
+            torch._foreach_add_(momentum, group.parameters, alpha=decay)
+        torch._foreach_add_(group.parameters, momentum, alpha=-lr)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": ReleasedAdam, "adamw": AdamW, "sgd": SGD}

@@ -1,0 +1,127 @@
+"""The steps of the tokenizer, each against the library or the plain algorithm that it stands for."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+
+import ftfy
+import spacy
+from drawn_texts import EXAMPLES, SPECIAL_CASES, texts
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from reference_tokenizer import best_pairs_first, standardise
+
+from gpt1.tokens import standardise as fast
+from gpt1.tokens.bpe import WordEncoder, learn_merges, unpacked
+from gpt1.tokens.words import EnglishWords
+
+# ---- the steps, each against the library that it stands for ----------------------------------------------------------
+
+
+@settings(max_examples=EXAMPLES)
+@given(text=texts)
+@example("caf\u00e9 &am\ufeffp; <")
+@example("“&”amp;\ufeff &\u00e9;")
+def test_fix_is_ftfy(text):
+    assert fast.fix(text) == ftfy.fix_text(text)
+
+
+def test_fix_is_ftfy_for_every_neighbourhood_of_the_characters_that_are_settled_without_it():
+    ascii_signs = " a.'\n"
+    letters = random.Random(0).sample(fast.LETTERS, 60) + list("àáâãéñøßÀÁÉÑØÜƒžŠẞ")
+    some = [*fast.TYPOGRAPHY, *ascii_signs]
+    words = ["".join(triple) for triple in itertools.product(some, repeat=3)]
+    words += ["".join(pair) for pair in itertools.product(fast.LETTERS, repeat=2)][:: len(fast.LETTERS) // 64]
+    words += ["".join(triple) for triple in itertools.product(letters, some, [*letters[::9], *some])]
+    for word in words:
+        assert fast.fix(word) == ftfy.fix_text(word), ascii(word)
+
+
+def test_fix_is_ftfy_for_a_line_longer_than_ftfy_takes_at_a_time():
+    line = "caf\u00e9 \u2019tis &amp; " * 70_000
+    assert fast.fix(line + "<\n&amp;") == ftfy.fix_text(line + "<\n&amp;")
+
+
+@settings(max_examples=EXAMPLES)
+@given(text=texts)
+def test_chunks_set_apart_are_the_standardised_text(text):
+    chunks = [chunk for block in fast.blocks(text) for chunk in block]
+    parts = [["\n"] if chunk == fast.NEWLINE else fast.separate([chunk])[0].split() for chunk in chunks]
+    assert " ".join(itertools.chain.from_iterable(parts)) == standardise(ftfy.fix_text(text))
+
+
+WORDS = EnglishWords()
+CHUNKS = st.one_of(
+    st.sampled_from(SPECIAL_CASES),
+    st.lists(st.sampled_from([*SPECIAL_CASES, "'", ".", ":", "''", "a", "Mr", "em", "word", "5"]), max_size=4).map(
+        "".join
+    ),
+    st.text("abszIDS'.:<>=3o&#\\^", max_size=6),
+)
+
+
+@settings(max_examples=EXAMPLES)
+@given(line=st.lists(CHUNKS, min_size=1, max_size=6).map(" ".join).map(standardise).filter(bool))
+def test_words_cut_chunk_by_chunk_are_spacys_words_of_the_line(line):
+    cut = WORDS.cut(line.split(" "))
+    whole = " ".join(word.text for word in spacy_words(line))
+    assert WORDS.cut_line(line) == whole
+    if None not in cut:
+        assert " ".join(cut) == whole
+
+
+def spacy_words(line, english=spacy.blank("en")):  # noqa: B008  one for all examples
+    return english(line)
+
+
+# ---- merges ----------------------------------------------------------------------------------------------------------
+
+small_words = st.text("abc", min_size=1, max_size=7)
+
+
+@settings(max_examples=EXAMPLES)
+@given(words=st.lists(small_words, min_size=1), data=st.data())
+def test_words_are_merged_best_pair_first_whatever_the_order_of_the_merges(words, data):
+    symbols = [*"abc", "a</w>", "b</w>", "c</w>"]
+    merges = []
+    for _ in range(data.draw(st.integers(0, 12))):
+        first = data.draw(st.sampled_from([symbol for symbol in symbols if not symbol.endswith("</w>")]))
+        pair = (first, data.draw(st.sampled_from(symbols)))
+        if pair not in merges:
+            merges.insert(data.draw(st.integers(0, len(merges))), pair)
+            symbols += ["".join(pair)] * ("".join(pair) not in symbols)
+    vocabulary = {symbol: id for id, symbol in enumerate(["<unk>", *symbols])}
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    ids = WordEncoder(vocabulary, merges, unknown=0)(words)
+    for word in words:
+        assert unpacked(ids[word]) == [vocabulary[part] for part in best_pairs_first(word, ranks)]
+
+
+@given(counts=st.dictionaries(small_words, st.integers(1, 5), min_size=1), limit=st.integers(0, 15))
+def test_each_merge_is_the_most_frequent_pair_of_its_time_that_makes_a_new_token(counts, limit):
+    words = {word: [*word[:-1], word[-1] + "</w>"] for word in counts}
+    expected: list[tuple[str, str]] = []
+    while len(expected) < limit:
+        total = Counter()
+        for word, symbols in words.items():
+            for pair in itertools.pairwise(symbols):
+                total[pair] += counts[word]
+        total = {pair: n for pair, n in total.items() if "".join(pair) not in map("".join, expected)}
+        if not total:
+            break
+        best = min(total, key=lambda pair: (-total[pair], pair))
+        expected.append(best)
+        for word, symbols in words.items():
+            words[word] = merged(symbols, best)
+    assert learn_merges(counts, limit) == expected
+
+
+def merged(symbols, pair):
+    """Joined one place after the other, from the left."""
+    text = "\0".join(["", *symbols, ""])
+    first, second = pair
+    while (joined := text.replace(f"\0{first}\0{second}\0", f"\0{first}{second}\0", 1)) != text:
+        text = joined
+    return text.strip("\0").split("\0")
