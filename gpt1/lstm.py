@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt1.config import GPTConfig
 from gpt1.kernels.dropout import dropout
+from gpt1.kernels.linear import linear
 from gpt1.kernels.packing import Packing
+from gpt1.kernels.recurrence import recurrence
 
 INIT_STD = 0.02  # as the blocks have it
 FORGET_BIAS = 1.0  # a fresh LSTM remembers (Jozefowicz et al. 2015)
@@ -43,15 +44,24 @@ class LSTM(nn.Module):
         if isinstance(beside, Packing):
             return beside.together(self, x)
         memory = beside
-        if memory is not None and len(memory) > layer:
-            before = memory[layer]
-        else:
-            zeros = x.new_zeros(1, len(x), self.units)  # [layers, batch, units]
-            before = (zeros, zeros)
+        before = memory[layer] if memory is not None and len(memory) > layer else None
+        inputs = x.transpose(0, 1).contiguous()  # [time, batch, n_embd]
+        through = self.steps if x.device.type == "cpu" else self.fused_steps
+        states, cell = through(inputs, before)  # [time, batch, units], [batch, units]
+        if memory is not None:
+            memory[layer : layer + 1] = [(states[-1], cell)]
+        y = linear(states, self.out, self.out_bias)  # [time, batch, n_embd]
+        return (dropout(y, self.p) if self.training else y).transpose(0, 1)
+
+    def steps(self, x: Tensor, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        gates = linear(x, self.weight_in, self.bias)  # [time, batch, 4 · units]
+        return recurrence(gates, self.weight_state, before)
+
+    def fused_steps(self, x: Tensor, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """The same by torch's own, which has them in one call where there is a GPU."""
+        zeros = x.new_zeros(1, x.shape[1], self.units)
+        state, cell = (one.to(x.dtype)[None] for one in before) if before else (zeros, zeros)  # [layers, batch, units]
         weights = [self.weight_in, self.weight_state, self.bias, torch.zeros_like(self.bias)]
         cast = [weight.to(x.dtype) for weight in weights]
-        states, *after = torch.lstm(x, before, cast, True, 1, 0.0, self.training, False, True)
-        if memory is not None:
-            memory[layer : layer + 1] = [(after[0], after[1])]
-        y = F.linear(states, self.out.to(x.dtype), self.out_bias.to(x.dtype))  # [batch, time, n_embd]
-        return dropout(y, self.p) if self.training else y
+        states, _, cell = torch.lstm(x, (state, cell), cast, True, 1, 0.0, self.training, False, False)
+        return states, cell[0]

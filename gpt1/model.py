@@ -74,7 +74,7 @@ class Cache:
         copy = Cache.__new__(Cache)
         copy.keys = [keys.repeat(n, 1, 1, 1) for keys in self.keys]
         copy.values = [values.repeat(n, 1, 1, 1) for values in self.values]
-        copy.memory = [(state.repeat(1, n, 1), cell.repeat(1, n, 1)) for state, cell in self.memory]
+        copy.memory = [(state.repeat(n, 1), cell.repeat(n, 1)) for state, cell in self.memory]
         copy.length, copy.places = self.length, None
         return copy
 

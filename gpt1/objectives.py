@@ -82,8 +82,9 @@ def l3(model: TaskModel, target: Target, lm_coef: float, piece: Labelled) -> Los
     task = target.loss(logits, piece.targets).sum() / piece.update_examples
     if not lm_coef:
         return Losses(task, {"loss": task.detach(), "task_loss": task.detach()})
-    each = 1 / ((packing.lengths - 1) * piece.update_sequences)  # a sequence predicts all of its tokens but the first
+    predicted = packing.lengths - 1  # a sequence predicts all of its tokens but the first
+    each = lm_coef / (predicted * piece.update_sequences)
     weights = each[packing.sequence].index_fill(0, packing.last, 0.0)  # nothing follows the last one
-    lm = lm_loss(states, model.gpt.tokens.weight, piece.ids.roll(-1), weights)
-    total = task + lm_coef * lm
-    return Losses(total, {"loss": total.detach(), "task_loss": task.detach(), "lm_loss": lm.detach()})
+    lm = lm_loss(states, model.gpt.tokens.weight, piece.ids.roll(-1), weights)  # λ · L1
+    total = task + lm
+    return Losses(total, {"loss": total.detach(), "task_loss": task.detach(), "lm_loss": lm.detach() / lm_coef})

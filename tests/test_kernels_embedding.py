@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.kernels.embedding import embedding
+from gpt1.kernels.embedding import embedding, send
+from gpt1.kernels.kept import kept_arrays, settle
+from gpt1.kernels.lm_loss import lm_loss
 
 
 @given(shape=st.lists(st.integers(1, 6), min_size=1, max_size=2), rows=st.integers(1, 9), width=st.integers(1, 5))
@@ -18,3 +21,37 @@ def test_values_and_gradients_are_torchs(shape, rows, width):
     y, expected = embedding(ids, weight), F.embedding(ids, weight)
     assert torch.equal(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, weight, dy)[0] for out in (y, expected)))
+
+
+def both_uses(weight, ids, plainly):
+    """One matrix that looks the tokens up and predicts them."""
+    rows, predicted = (F.embedding if plainly else embedding)(ids, weight), ids.roll(-1)
+    states = rows.tanh()
+    if plainly:
+        return 0.5 * F.cross_entropy(states @ weight.T, predicted, reduction="sum")
+    return lm_loss(states, weight, predicted, torch.full(ids.shape, 0.5, dtype=weight.dtype))
+
+
+@pytest.mark.parametrize("times", [1.0, 3.0])
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_matrix_of_both_ends_gets_the_sum_of_both_gradients_over_pieces_and_updates(times, kept):
+    ids = torch.randint(0, 9, (3, 2, 7))  # updates, pieces, tokens
+    weight, reference = (torch.nn.Linear(4, 9, bias=False, dtype=torch.float64) for _ in range(2))
+    reference.load_state_dict(weight.state_dict())
+    for update in ids:
+        reference.zero_grad()
+        for piece in update:
+            (times * both_uses(reference.weight, piece, plainly=True)).backward()
+        with kept_arrays(weight if kept else torch.nn.Identity()):
+            for piece in update:
+                (times * both_uses(weight.weight, piece, plainly=False)).backward()
+            torch.testing.assert_close(weight.weight.grad, reference.weight.grad)
+            settle(weight.parameters())
+
+
+def test_what_another_backward_pass_has_sent_is_left_alone():
+    weight, sent = torch.randn(9, 4, requires_grad=True), torch.ones(9, 4)
+    send(weight, sent)
+    embedding(torch.tensor([1, 1]), weight).sum().backward()
+    assert torch.equal(weight.grad, F.one_hot(torch.tensor(1), 9)[:, None].expand(9, 4) * 2.0)
+    assert torch.equal(sent, torch.ones(9, 4))

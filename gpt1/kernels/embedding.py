@@ -1,4 +1,7 @@
-"""Rows of a matrix by number. torch's backward pass makes a gradient of the matrix's size anew for every update."""
+"""Rows of a matrix by number, whose gradient is added to the one that the tied softmax has made of the same matrix.
+
+torch's backward pass makes a second one of the matrix's size for every update, and then adds the two.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,21 @@ class Embedding(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor | None]:
         (ids,) = ctx.saved_tensors
-        total = gradient_array(ctx.weight).zero_()
+        first = on_its_way(ctx.weight)
+        total = gradient_array(ctx.weight).zero_() if first is None else first
         total.index_add_(0, ids.flatten(), dy.reshape(-1, dy.shape[-1]).to(total.dtype))
-        return None, total
+        return None, total if first is None else None
+
+
+def send(weight: Tensor, gradient: Tensor) -> None:
+    """To be called in a backward pass that returns `gradient` of the matrix `weight`: until the pass reaches the
+    weight itself, more may be added to it in place."""
+    setattr(weight, "on_its_way", (torch._C._current_graph_task_id(), gradient))  # noqa: B010
+
+
+def on_its_way(weight: Tensor) -> Tensor | None:
+    """A gradient of the matrix that this backward pass has made before."""
+    task, gradient = vars(weight).pop("on_its_way", (None, None))
+    return gradient if task == torch._C._current_graph_task_id() else None

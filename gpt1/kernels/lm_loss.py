@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gpt1.kernels.embedding import send
 from gpt1.kernels.kept import cast, gradient_array
 from gpt1.kernels.linear import spare_rows, turn
 
@@ -61,6 +62,7 @@ class LMLoss(torch.autograd.Function):
         if dembedding is not None and not len(states):
             dembedding.zero_()
         ctx.save_for_backward(dstates, dembedding)
+        ctx.embedding = embedding
         return loss
 
     @staticmethod
@@ -70,6 +72,8 @@ class LMLoss(torch.autograd.Function):
         if not on_cpu(dloss) or dloss != 1:
             gradients = [None if g is None else (g * dloss[None, None]).to(g.dtype) for g in gradients]
         dstates, dembedding = gradients
+        if dembedding is not None and on_cpu(dembedding):
+            send(ctx.embedding, dembedding)
         return dstates, dembedding, None, None
 
 
