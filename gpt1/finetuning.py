@@ -26,6 +26,7 @@ from gpt1.features import HeadOnly
 from gpt1.inference import Model, pair, save_task, task_logits
 from gpt1.inputs import Encoded, Example, cut_share, encode, texts_of, told_of_length, windowed_share
 from gpt1.kernels.kept import kept_arrays
+from gpt1.kernels.memory import keep_some_freed_memory
 from gpt1.labelled import Task, read_task
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.objectives import Losses, l3
@@ -91,6 +92,8 @@ def finetune(
     if not resume:
         run = runs.make(out, cfg, facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
+    if work.device.type == "cpu":
+        keep_some_freed_memory()
     with reported(run):
         source = work.source(cfg, progress)
         with kept_arrays(work.model):

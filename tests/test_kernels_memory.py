@@ -1,4 +1,4 @@
-"""Freed memory is kept: a step's large arrays cost no page fault the second time."""
+"""Freed memory is kept: a step's arrays cost no page fault the second time."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ import sys
 
 import pytest
 
-FAULTS_OF_A_SECOND_ARRAY = """
+FAULTS_THE_SECOND_TIME = """
 import resource, sys
 import numpy as np
-from gpt1.kernels.memory import keep_freed_memory
-if "keep" in sys.argv:
-    assert keep_freed_memory()
-np.ones(16 << 20)  # 128 MiB, freed at once
+from gpt1.kernels import memory
+size, *keep = sys.argv[1:]
+for name in keep:
+    assert getattr(memory, name)()
+def arrays():
+    return [np.ones(int(size) << 17) for _ in range(128 // int(size))]  # 128 MiB, freed at once
+arrays()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-np.ones(16 << 20)
+arrays()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
-def test_an_array_of_the_same_size_comes_back_without_page_faults():
+@pytest.mark.parametrize(("keep", "mib"), [("keep_freed_memory", 128), ("keep_some_freed_memory", 16)])
+def test_arrays_of_the_same_size_come_back_without_page_faults(keep: str, mib: int):
     def faults(*arguments: str) -> int:
-        command = [sys.executable, "-c", FAULTS_OF_A_SECOND_ARRAY, *arguments]
+        command = [sys.executable, "-c", FAULTS_THE_SECOND_TIME, str(mib), *arguments]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert faults("keep") * 10 < faults()
+    assert faults(keep) * 10 < faults()

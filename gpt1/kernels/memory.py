@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # from glibc's malloc.h
+LARGE = 32 << 20  # bytes: the largest array that glibc lets lie beside the others
+SOME = 512 << 20
 
 
 def keep_freed_memory() -> bool:
@@ -15,7 +17,16 @@ def keep_freed_memory() -> bool:
     page, filled with zeros first: 7 % of a pre-training step of the 117M model. The process then holds its peak. For
     steps that always want the same sizes: with changing ones, what is kept has the wrong size and the peak grows.
     """
+    return told((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def keep_some_freed_memory() -> bool:
+    """The same for steps of changing sizes: at most half a GiB, and no array of 32 MiB or more."""
+    return told((M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, SOME))
+
+
+def told(*settings: tuple[int, int]) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return bool(mallopt and mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(mallopt and all(mallopt(*setting) for setting in settings))
