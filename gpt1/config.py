@@ -211,6 +211,10 @@ class FinetuneConfig(TrainingConfig):
     long: Long = "cut"
     """What is kept of a text that is too long: its beginning; a quarter of what fits from its beginning, the rest from
     its end; or all of it, read in overlapping windows whose predictions are averaged."""
+    shared_context: bool = True
+    """Multiple choice: what the answers of a question have in common goes through the model once, which is up to as
+    many times faster. Without dropout nothing changes by it; with dropout all answers see the context with the same
+    units dropped, where the release draws them anew for each."""
     transfer_layers: Annotated[int, Between(-1)] = -1
     """Pre-trained blocks that are kept, the rest starts fresh (paper, figure 2 left); -1 keeps all of them."""
     from_scratch: bool = False
@@ -230,7 +234,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "FinetuneConfig": {
         "default": {"warmup": 0.1},
-        "paper": {"cut": "shares", "deduplicate": False},
+        "paper": {"cut": "shares", "deduplicate": False, "shared_context": False},
     },
 }
 

@@ -213,7 +213,8 @@ def prepare(cfg: FinetuneConfig, gpt: GPT, tokenizer: Tokenizer, folder: Path, t
     config = gpt.config
     examples = [*task.training, *task.validation]
     ids = tokenizer.encode_batch(texts_of(examples))
-    coded = encode(task.kind, examples, ids, config.vocab_size, config.context, cfg.cut, cfg.long)
+    alike = cfg.shared_context and not gpt.recurrent
+    coded = encode(task.kind, examples, ids, config.vocab_size, config.context, cfg.cut, cfg.long, alike)
     tokens = sum(map(len, ids))
     unknown = sum(tokenizer.count_unknown(one) for one in ids) / max(1, tokens)
     progress.say(f"{unknown:.2%} of the tokens unknown; {told_of_length(coded, config.context, cfg.long)}")

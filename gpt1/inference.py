@@ -161,7 +161,8 @@ class Model(LanguageModel):
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         ids = self.tokenizer.encode_batch(texts_of(examples))
         config = self.gpt.config
-        return encode(self.kind, examples, ids, config.vocab_size, config.context, self.cut, self.long)
+        alike = not self.gpt.recurrent
+        return encode(self.kind, examples, ids, config.vocab_size, config.context, self.cut, self.long, alike)
 
     def logits(self, examples: Sequence[Example]) -> Tensor:  # → [examples, outputs], at temperature 1
         return task_logits(self.model, self.encode(examples), self.device)

@@ -10,10 +10,13 @@ regression       <s> text <e>, the head gives one number
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain, takewhile
 from typing import Any
 
 from gpt1.errors import UserError
+from gpt1.kernels.packing import Row
 from gpt1.targets import Answers, Bins, Classes, Number, Target
 
 START, DELIMITER, EXTRACT = 0, 1, 2  # the special tokens, counted from the end of the vocabulary
@@ -78,27 +81,45 @@ class Encoded:
     """An example as token sequences, special tokens in place.
 
     cut: tokens are missing. windows: more than 1 where a text is read in windows; all sequences of the first window
-    stand first, then those of the second, …
+    stand first, then those of the second, … alike: its sequences may be computed together as far as they begin alike.
     """
 
     sequences: list[list[int]]
     cut: bool = False
     windows: int = 1
+    alike: bool = False
+
+    @cached_property
+    def rows(self) -> list[tuple[list[int], Row]]:
+        """The tokens that go through the model, in rows of one sequence or of several that begin alike."""
+        if not self.alike or len(self.sequences) == 1:
+            return [(sequence, Row(0, (len(sequence),))) for sequence in self.sequences]
+        # The last of the common tokens stays with the rests: what follows it differs, and each predicts its own.
+        alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*self.sequences, strict=False))
+        shared = max(0, sum(1 for _ in alike) - 1)
+        rests = [sequence[shared:] for sequence in self.sequences]
+        ids = [*self.sequences[0][:shared], *chain.from_iterable(rests)]
+        return [(ids, Row(shared, tuple(map(len, rests))))]
 
     @property
     def longest(self) -> int:
-        return max(len(sequence) for sequence in self.sequences)
+        """Tokens of the longest row."""
+        return max(row.tokens for _, row in self.rows)
 
     @property
     def tokens(self) -> int:
-        return sum(len(sequence) for sequence in self.sequences)
+        """Tokens that go through the model."""
+        return sum(row.tokens for _, row in self.rows)
 
     def apart(self) -> list[Encoded]:
         """Each window as an example of its own."""
         if self.windows == 1:
             return [self]
         each = len(self.sequences) // self.windows
-        return [Encoded(self.sequences[first : first + each]) for first in range(0, len(self.sequences), each)]
+        return [
+            Encoded(self.sequences[first : first + each], alike=self.alike)
+            for first in range(0, len(self.sequences), each)
+        ]
 
 
 def texts_of(examples: Sequence[Example]) -> list[str]:
@@ -114,11 +135,13 @@ def encode(
     context: int,
     cut: str = "longest",
     long: str = "cut",
+    alike: bool = False,
 ) -> list[Encoded]:
     """`ids`, the tokens of `texts_of(examples)`, laid out as figure 1 says, none longer than `context`.
 
     The special tokens have the ids vocab_size (start), + 1 (delimiter), + 2 (extract), which no text can produce.
     cut: which fields of an example that is too long give tokens (config.py). long: which of a field's tokens stay.
+    alike: the answers of an example may be computed together.
     """
     groups = kind.layout[0]
     special = len(groups) + 1
@@ -132,7 +155,8 @@ def encode(
     for example in examples:
         fields = [next(parts) for _ in example.fields]
         answers = [next(parts) for _ in example.answers]
-        encoded.append(lay_out(kind, fields, answers, vocab_size, context, cut, long))
+        one = lay_out(kind, fields, answers, vocab_size, context, cut, long)
+        encoded.append(replace(one, alike=alike and kind.each))
     return encoded
 
 

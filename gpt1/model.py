@@ -9,6 +9,7 @@ to the type of what it is given, so no autocast is in play and every line says w
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -97,7 +98,7 @@ class Attention(nn.Module):
             return self.out(cached_attention(qkv, self.n_head, keys, values, beside.length, beside.places))
         p = self.p if self.training else 0.0
         if beside is not None:
-            return self.out(beside.grouped(lambda some: causal_attention(some, self.n_head, p), qkv))
+            return self.out(beside.grouped(partial(causal_attention, n_head=self.n_head, p=p), qkv))
         return self.out(causal_attention(qkv, self.n_head, p))
 
 

@@ -84,7 +84,7 @@ def l3(model: TaskModel, target: Target, lm_coef: float, piece: Labelled) -> Los
         return Losses(task, {"loss": task.detach(), "task_loss": task.detach()})
     predicted = packing.lengths - 1  # a sequence predicts all of its tokens but the first
     each = lm_coef / (predicted * piece.update_sequences)
-    weights = each[packing.sequence].index_fill(0, packing.last, 0.0)  # nothing follows the last one
+    weights = packing.spread(each).index_fill(0, packing.last, 0.0)  # nothing follows the last one
     lm = lm_loss(states, model.gpt.tokens.weight, piece.ids.roll(-1), weights)  # λ · L1
     total = task + lm
     return Losses(total, {"loss": total.detach(), "task_loss": task.detach(), "lm_loss": lm.detach() / lm_coef})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig
 from gpt1.kernels import packing as module
-from gpt1.kernels.packing import Packing, groups
+from gpt1.kernels.packing import Packing, Row, groups
 from gpt1.model import GPT
 
 lengths = st.lists(st.integers(1, 12), min_size=1, max_size=9)
@@ -36,6 +36,29 @@ def models() -> list[GPT]:
 MODELS = models()
 
 
+def alone(lengths: list[int]) -> list[Row]:
+    return [Row(0, (length,)) for length in lengths]
+
+
+rows = st.lists(
+    st.one_of(
+        st.builds(Row, st.just(0), st.tuples(st.integers(1, 12))),
+        st.builds(Row, st.integers(0, 8), st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def sequences_of(rows: list[Row], x: Tensor) -> list[Tensor]:
+    """x [tokens, …] of packed rows, sequence by sequence."""
+    found = []
+    for row, own in zip(rows, torch.split(x, [row.tokens for row in rows]), strict=True):
+        shared, *rests = torch.split(own, [row.shared, *row.rests])
+        found += [torch.cat([shared, rest]) for rest in rests]
+    return found
+
+
 def gradients(model: GPT, states: Tensor, weights: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad((states * weights).sum(), list(model.parameters()), allow_unused=True))
 
@@ -49,10 +72,10 @@ def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SPARE", spare)
         patch.setattr(module, "SHARE", share)
-        packed = model.train().states(torch.cat(sequences), packing=Packing(lengths))
-    alone = torch.cat([model.states(sequence[None])[0] for sequence in sequences])
-    torch.testing.assert_close(packed, alone)
-    torch.testing.assert_close(gradients(model, packed, weights), gradients(model, alone, weights))
+        packed = model.train().states(torch.cat(sequences), packing=Packing(alone(lengths)))
+    each = torch.cat([model.states(sequence[None])[0] for sequence in sequences])
+    torch.testing.assert_close(packed, each)
+    torch.testing.assert_close(gradients(model, packed, weights), gradients(model, each, weights))
 
 
 @given(lengths=lengths, spare=spare, share=share)
@@ -69,10 +92,35 @@ def test_every_sequence_is_in_one_group_and_padding_stays_within_its_bounds(leng
         assert len(some) == 1 or len(some) * max(some) - sum(some) <= spare + share * sum(some)
 
 
-@given(lengths=lengths)
-def test_a_packing_knows_where_each_token_stands(lengths):
-    packing = Packing(lengths)
-    assert packing.sequence.tolist() == [i for i, length in enumerate(lengths) for _ in range(length)]
-    assert packing.position.tolist() == [t for length in lengths for t in range(length)]
-    assert packing.last.tolist() == [sum(lengths[: i + 1]) - 1 for i in range(len(lengths))]
-    assert packing.most == max(lengths)
+@given(rows=rows, spare=spare, share=share, recompute=st.booleans(), train=st.booleans())
+def test_what_sequences_share_is_computed_once_and_gives_each_what_it_gives_it_alone(
+    rows, spare, share, recompute, train
+):
+    model = MODELS[0].train(train)
+    ids = torch.randint(0, 20, (sum(row.tokens for row in rows),))
+    model.recompute = recompute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SPARE", spare)
+        patch.setattr(module, "SHARE", share)
+        packed = torch.cat(sequences_of(rows, model.states(ids, packing=Packing(rows))))
+    each = torch.cat([model.states(sequence[None])[0] for sequence in sequences_of(rows, ids)])
+    torch.testing.assert_close(packed, each)
+    weights = torch.randn_like(each)
+    torch.testing.assert_close(gradients(model, packed, weights), gradients(model, each, weights))
+    with torch.no_grad():  # another path through attention
+        torch.testing.assert_close(torch.cat(sequences_of(rows, model.states(ids, packing=Packing(rows)))), each)
+
+
+@given(rows=rows)
+def test_a_packing_knows_where_each_token_stands(rows):
+    packing = Packing(rows)
+    number = torch.arange(packing.tokens)
+    sequences = sequences_of(rows, number)
+    assert [packing.position[own].tolist() for own in sequences] == [list(range(len(own))) for own in sequences]
+    assert packing.last.tolist() == [own[-1].item() for own in sequences]
+    assert packing.lengths.tolist() == list(map(len, sequences))
+    assert packing.most == max(map(len, sequences))
+    each = torch.rand(len(sequences), dtype=torch.float64)
+    sums = sum(torch.zeros(packing.tokens, dtype=torch.float64).index_add(0, own, w.expand(len(own)))
+               for own, w in zip(sequences, each, strict=True))  # fmt: skip
+    torch.testing.assert_close(packing.spread(each), sums)

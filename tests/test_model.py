@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
-from gpt1.kernels.packing import Packing
+from gpt1.kernels.packing import Packing, Row
 from gpt1.model import GPT, Head, TaskModel, choose
 from gpt1.objectives import Windows, l1
 from gpt1.weights import BLOCK_NAMES
@@ -370,7 +370,7 @@ def test_a_task_model_reads_the_state_at_each_sequences_last_token(ids, data):
     lengths = [data.draw(st.integers(1, ids.shape[1])) for _ in ids]
     packed = torch.cat([row[:length] for row, length in zip(ids, lengths, strict=True)])
     with torch.no_grad():
-        found = model(packed, Packing(lengths), torch.arange(3))
+        found = model(packed, Packing([Row(0, (length,)) for length in lengths]), torch.arange(3))
         for row, length, logits in zip(ids, lengths, found, strict=True):
             state = MODEL.states(row[None, :length])[0, -1]
             torch.testing.assert_close(logits, model.head.linear(state), rtol=0, atol=1e-5)

@@ -111,7 +111,7 @@ def updates(draw: st.DrawFn, name: str) -> tuple[TaskModel, Target, list[Encoded
         examples.append(Example(("",) * len(fields), ("",) * len(answers)))
         ids += [*fields, *answers]
         targets.append(target.encode(draw(labels)))
-    encoded = encode(kind, examples, ids, VOCABULARY, CONTEXT)
+    encoded = encode(kind, examples, ids, VOCABULARY, CONTEXT, alike=draw(st.booleans()))
     torch.manual_seed(1)
     model = TaskModel(TASK_GPT, Head(16, target.outputs, kind.each)).eval()
     nn.init.normal_(model.head.linear.weight, std=0.2)

@@ -51,11 +51,10 @@ def collate(
     update_examples: int = 1,
     update_sequences: int = 1,
 ) -> Labelled:
-    """The examples of `piece` as one batch, their sequences one after another. `targets` are those of all examples, or
-    None."""
-    sequences = [sequence for i in piece for sequence in encoded[i].sequences]
-    ids = torch.tensor([token for sequence in sequences for token in sequence])
-    packing = Packing([len(sequence) for sequence in sequences], device)
+    """The examples of `piece` as one batch, their rows one after another. `targets`: those of all examples, or None."""
+    rows = [row for i in piece for row in encoded[i].rows]
+    ids = torch.tensor([token for tokens, _ in rows for token in tokens])
+    packing = Packing([row for _, row in rows], device)
     example = torch.tensor([n for n, i in enumerate(piece) for _ in encoded[i].sequences])
     chosen = torch.zeros(len(piece)) if targets is None else targets[torch.tensor(piece)]
     return Labelled(ids.to(device), packing, example.to(device), chosen.to(device), update_examples, update_sequences)

@@ -21,15 +21,19 @@ STRIP = 128  # rows; fewer waste less above the diagonal, more make better matri
 SCORES = 24 * 128 * 512  # at a time: 3 MiB in bfloat16, little enough for the caches of two cores
 
 
-def causal_attention(qkv: Tensor, n_head: int, p: float = 0.0) -> Tensor:
+def causal_attention(qkv: Tensor, n_head: int, p: float = 0.0, hidden: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √(head width), causal) v, each probability dropped with probability p and else scaled by 1/(1-p).
 
-    qkv [batch, time, 3 · n_embd]: queries, keys, values of all heads side by side → [batch, time, n_embd].
+    qkv [batch, time, 3 · n_embd]: queries, keys, values of all heads side by side → [batch, time, n_embd]. hidden
+    [batch, time, time]: True where a position must not see another one, besides the later ones.
     """
     if qkv.device.type == "cpu" and (p or (torch.is_grad_enabled() and qkv.requires_grad)):
-        return CausalAttention.apply(qkv, n_head, p)  # type: ignore[no-untyped-call]
+        return CausalAttention.apply(qkv, n_head, p, hidden)  # type: ignore[no-untyped-call]
     q, k, v = by_head(qkv, 3, n_head)  # each [batch, n_head, time, head width]
-    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+    if hidden is None:
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+    else:
+        y = F.scaled_dot_product_attention(q, k, v, (~hidden).tril()[:, None], dropout_p=p)
     return y.transpose(1, 2).flatten(2)
 
 
@@ -47,28 +51,32 @@ class CausalAttention(torch.autograd.Function):
     """With P = softmax(q kᵀ / √(head width)) and the mask M of what is kept: y = (P ∘ M) v / (1 - p)."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, n_head: int, p: float) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, n_head: int, p: float, hidden: Tensor | None) -> Tensor:
         batch, time, width = qkv.shape
         out = qkv.new_empty(batch, time, width // 3)
         ctx.n_head, ctx.p, ctx.group = n_head, p, sequences_at_a_time(n_head, time)
         saved = []
-        for some, result in zip(torch.split(qkv, ctx.group), torch.split(out, ctx.group), strict=True):
-            saved += forward(some, result, n_head, p)
+        groups = range(0, batch, ctx.group)
+        unseen = [None] * len(groups) if hidden is None else torch.split(hidden, ctx.group)
+        for some, result, not_here in zip(
+            torch.split(qkv, ctx.group), torch.split(out, ctx.group), unseen, strict=True
+        ):
+            saved += forward(some, result, n_head, p, not_here)
         ctx.save_for_backward(*saved)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None, None]:
         batch, time, width = dout.shape
         saved = list(ctx.saved_tensors)
         dqkv = dout.new_empty(batch, time, 3 * width)
         for some, result in reversed([*zip(torch.split(dout, ctx.group), torch.split(dqkv, ctx.group), strict=True)]):
             backward(some, saved, result, ctx.n_head, ctx.p)
-        return dqkv, None, None
+        return dqkv, None, None, None
 
 
-def forward(qkv: Tensor, out: Tensor, n_head: int, p: float) -> list[Tensor]:
+def forward(qkv: Tensor, out: Tensor, n_head: int, p: float, hidden: Tensor | None) -> list[Tensor]:
     """Fill out [batch, time, n_embd] from qkv [batch, time, 3 · n_embd] → what the backward pass needs."""
     batch, time, _ = qkv.shape
     q, k, v = by_head(qkv, 3, n_head)
@@ -81,6 +89,8 @@ def forward(qkv: Tensor, out: Tensor, n_head: int, p: float) -> list[Tensor]:
         some = rows_of(q, top, end, q.shape[-1] ** -0.5)
         scores = torch.bmm(some, k[:, :end].transpose(1, 2))  # [batch · n_head, rows, end]
         scores[:, :, top:].add_(future[:rows, :rows])
+        if hidden is not None:
+            scores.view(batch, n_head, rows, end).masked_fill_(hidden[:, None, top:end, :end], -math.inf)
         probabilities = torch.softmax(scores, -1, out=scores)
         saved += [some, probabilities]
         if p:

@@ -1,15 +1,18 @@
 """Sequences of different lengths one after another, so that no layer computes padding.
 
 A layer that looks at one position at a time (all but attention) does not care where a sequence ends. Attention gets
-sequences of like length side by side, padded on the right, and its padding is thrown away.
+rows of like length side by side, padded on the right, and its padding is thrown away.
+
+A row is one sequence, or several that begin alike: what they share stands first, the rest of each follows, and
+attention hides the rests from one another. So a passage is computed once for all of its answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,34 +27,57 @@ SHARE = 0.5  # of the real tokens: padding beyond it costs more
 
 @dataclass(frozen=True)
 class Group:
-    """Sequences that attention sees together: `tokens` of the packed ones, as `batch` sequences padded to `time`."""
+    """Rows that attention sees together: `tokens` of the packed ones, as `batch` rows padded to `time`."""
 
     tokens: int
     batch: int
     time: int
-    rows: Tensor | None
+    places: Tensor | None
     """Where in [batch · time] each token stands; None where nothing is padded."""
+    hidden: Tensor | None = None
+    """[batch, time, time]: True where a position must not see an earlier one; None where it may see all of them."""
+
+
+class Row(NamedTuple):
+    """Tokens that one or more sequences consist of."""
+
+    shared: int  # the tokens with which all of them begin; 0 for one sequence
+    rests: tuple[int, ...]  # how many more each has, one after another
+
+    @property
+    def tokens(self) -> int:
+        return self.shared + sum(self.rests)
 
 
 class Packing:
     """Where the sequences of packed tokens begin and end.
 
-    lengths [sequences]; sequence [tokens]: the one a token belongs to; position [tokens]: its place there; last
-    [sequences]: the last token of each. All on the device.
+    lengths [sequences]; position [tokens]: the place of a token in its sequence; last [sequences]: the last token of
+    each. All on the device.
     """
 
-    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self.most, self.tokens = max(lengths), sum(lengths)
+    def __init__(self, rows: Sequence[Row], device: torch.device | str = "cpu") -> None:
+        self.tokens = sum(row.tokens for row in rows)
         self.spare = spare_rows(self.tokens)
-        counts = torch.tensor(lengths)
-        ends = counts.cumsum(0)
-        sequence = torch.arange(len(lengths)).repeat_interleave(counts)
-        position = torch.arange(len(sequence)) - (ends - counts)[sequence]
-        self.groups = [group_of(lengths[first:stop]) for first, stop in groups(lengths)]
-        self.groups = [on(group, device) for group in self.groups]
-        self.one = self.groups[0] if len(self.groups) == 1 else on(group_of(lengths), device)
-        self.lengths, self.sequence, self.position = counts.to(device), sequence.to(device), position.to(device)
-        self.last = (ends - 1).to(device)
+        parts = torch.tensor([length for row in rows for length in (row.shared, *row.rests)])
+        counts = torch.tensor([1 + len(row.rests) for row in rows])  # parts of each row
+        heads = (counts.cumsum(0) - counts).repeat_interleave(counts)  # [parts]: the first one of the row
+        rest = torch.arange(len(parts)) != heads
+        self.own, self.shared = rest.nonzero()[:, 0].to(device), heads[rest].to(device)  # [sequences]: parts
+        ends = parts.cumsum(0)
+        self.part = torch.arange(len(parts)).repeat_interleave(parts)  # [tokens]
+        before = torch.where(rest, parts[heads], 0)  # [parts]: tokens of the sequence in the parts before
+        self.position = (torch.arange(self.tokens) - (ends - parts - before)[self.part]).to(device)
+        self.lengths, self.last = (parts + before)[rest].to(device), (ends - 1)[rest].to(device)
+        self.most = int((parts + before).max())
+        self.groups = [on(group_of(rows[first:stop]), device) for first, stop in groups([row.tokens for row in rows])]
+        self.one = self.groups[0] if len(self.groups) == 1 else on(group_of(rows), device)
+        self.part = self.part.to(device)
+
+    def spread(self, each: Tensor) -> Tensor:  # [sequences] → [tokens]
+        """What belongs to each sequence, at each of its tokens; added up where sequences share a token."""
+        parts = each.new_zeros(int(self.own[-1]) + 1)
+        return parts.index_add_(0, self.own, each).index_add_(0, self.shared, each)[self.part]
 
     def begin(self, x: Tensor) -> Tensor:
         """[tokens, n] → [tokens + spare, n]: what `grouped` and `together` take and give."""
@@ -60,21 +86,24 @@ class Packing:
     def end(self, x: Tensor) -> Tensor:  # [tokens + spare, n] → [tokens, n]
         return x[: self.tokens]
 
-    def grouped(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
-        """`layer` ([batch, time, n] → [batch, time, m]) on every group of sequences of like length."""
+    def grouped(self, layer: Callable[..., Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
+        """`layer` ([batch, time, n] and what is hidden → [batch, time, m]) on every group of rows of like length."""
         parts = torch.split(self.end(x), [group.tokens for group in self.groups])
-        found = [padded(layer, part, group) for part, group in zip(parts, self.groups, strict=True)]
+        found = [
+            padded(partial(layer, hidden=group.hidden), part, group)
+            for part, group in zip(parts, self.groups, strict=True)
+        ]
         if self.spare:
             found.append(x.new_zeros(self.spare, found[0].shape[1]))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def together(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
-        """`layer` on all the sequences at once, padded to the longest."""
+        """`layer` on all the rows at once, each a sequence, padded to the longest."""
         return self.begin(padded(layer, self.end(x), self.one))
 
 
 def groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(first sequence, sequence after the last one) of each group: neighbours, with little padding."""
+    """(first row, row after the last one) of each group: neighbours, with little padding."""
     first = real = width = 0
     for i, length in enumerate(lengths):
         wider = max(width, length)
@@ -86,27 +115,38 @@ def groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield first, len(lengths)
 
 
-def group_of(lengths: Sequence[int]) -> Group:
-    time = max(lengths)
+def group_of(rows: Sequence[Row]) -> Group:
+    lengths = [row.tokens for row in rows]
+    time, tokens = max(lengths), sum(lengths)
+    hidden = hidden_between(rows, time) if any(len(row.rests) > 1 for row in rows) else None
     if min(lengths) == time:
-        return Group(len(lengths) * time, len(lengths), time, None)
+        return Group(tokens, len(rows), time, None, hidden)
     counts = torch.tensor(lengths)
-    before = torch.tensor([0, *accumulate(lengths)][:-1])  # tokens before each sequence
-    sequence = torch.arange(len(lengths)).repeat_interleave(counts)
-    rows = sequence * time + torch.arange(len(sequence)) - before[sequence]
-    return Group(len(rows), len(lengths), time, rows)
+    row = torch.arange(len(rows)).repeat_interleave(counts)
+    places = row * time + torch.arange(tokens) - (counts.cumsum(0) - counts)[row]
+    return Group(tokens, len(rows), time, places, hidden)
+
+
+def hidden_between(rows: Sequence[Row], time: int) -> Tensor:
+    """[rows, time, time]: True where one position is in the rest of one sequence and the other in that of another."""
+    part = torch.zeros(len(rows), time, dtype=torch.int64)  # 0: shared
+    for own, row in zip(part, rows, strict=True):
+        counts = torch.tensor([row.shared, *row.rests])
+        own[: row.tokens] = torch.arange(len(counts)).repeat_interleave(counts)
+    return (part[:, :, None] != part[:, None]) & (part[:, None] > 0)
 
 
 def on(group: Group, device: torch.device | str) -> Group:
-    return Group(group.tokens, group.batch, group.time, None if group.rows is None else group.rows.to(device))
+    places, hidden = (None if one is None else one.to(device) for one in (group.places, group.hidden))
+    return replace(group, places=places, hidden=hidden)
 
 
 def padded(layer: Callable[[Tensor], Tensor], x: Tensor, group: Group) -> Tensor:
-    if group.rows is None:
+    if group.places is None:
         return layer(x.view(group.batch, group.time, -1)).flatten(0, 1)
-    spread = Spread.apply(x, group.rows, group.batch * group.time)  # type: ignore[no-untyped-call]
+    spread = Spread.apply(x, group.places, group.batch * group.time)  # type: ignore[no-untyped-call]
     y = layer(spread.view(group.batch, group.time, -1)).flatten(0, 1)
-    return Gather.apply(y, group.rows)  # type: ignore[no-untyped-call]
+    return Gather.apply(y, group.places)  # type: ignore[no-untyped-call]
 
 
 class Spread(torch.autograd.Function):
