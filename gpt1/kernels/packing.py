@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -57,27 +57,33 @@ class Packing:
     """
 
     def __init__(self, rows: Sequence[Row], device: torch.device | str = "cpu") -> None:
+        self.rows, self.device = rows, device
         self.tokens = sum(row.tokens for row in rows)
         self.spare = spare_rows(self.tokens)
-        parts = torch.tensor([length for row in rows for length in (row.shared, *row.rests)])
-        counts = torch.tensor([1 + len(row.rests) for row in rows])  # parts of each row
-        heads = (counts.cumsum(0) - counts).repeat_interleave(counts)  # [parts]: the first one of the row
-        rest = torch.arange(len(parts)) != heads
-        self.own, self.shared = rest.nonzero()[:, 0].to(device), heads[rest].to(device)  # [sequences]: parts
-        ends = parts.cumsum(0)
-        self.part = torch.arange(len(parts)).repeat_interleave(parts)  # [tokens]
-        before = torch.where(rest, parts[heads], 0)  # [parts]: tokens of the sequence in the parts before
-        self.position = (torch.arange(self.tokens) - (ends - parts - before)[self.part]).to(device)
-        self.lengths, self.last = (parts + before)[rest].to(device), (ends - 1)[rest].to(device)
-        self.most = int((parts + before).max())
-        self.groups = [on(group_of(rows[first:stop]), device) for first, stop in groups([row.tokens for row in rows])]
-        self.one = self.groups[0] if len(self.groups) == 1 else on(group_of(rows), device)
-        self.part = self.part.to(device)
+        lengths = torch.tensor([length for row in rows for length in (row.shared, *row.rests)])  # [parts]
+        counts = torch.tensor([1 + len(row.rests) for row in rows])  # [rows]: parts of each
+        shared = (counts.cumsum(0) - counts).repeat_interleave(counts)  # [parts]: the first part of the row
+        rest = torch.arange(len(lengths)) != shared
+        before = torch.where(rest, lengths[shared], 0)  # [parts]: tokens that a sequence has before this part of it
+        part = torch.arange(len(lengths)).repeat_interleave(lengths)  # [tokens]
+        ends = lengths.cumsum(0)
+        place = torch.arange(self.tokens) - (ends - lengths - before)[part]
+        self.parts, self.most = len(lengths), int((lengths + before).max())
+        self.position, self.part = place.to(device), part.to(device)
+        self.lengths, self.last = (lengths + before)[rest].to(device), (ends - 1)[rest].to(device)
+        self.shared, self.rest = shared[rest].to(device), rest.nonzero()[:, 0].to(device)  # [sequences]: their parts
+        found = groups([row.tokens for row in rows])
+        self.groups = [on(group_of(rows[first:stop]), device) for first, stop in found]
+
+    @cached_property
+    def one(self) -> Group:
+        """All rows as one group."""
+        return self.groups[0] if len(self.groups) == 1 else on(group_of(self.rows), self.device)
 
     def spread(self, each: Tensor) -> Tensor:  # [sequences] → [tokens]
         """What belongs to each sequence, at each of its tokens; added up where sequences share a token."""
-        parts = each.new_zeros(int(self.own[-1]) + 1)
-        return parts.index_add_(0, self.own, each).index_add_(0, self.shared, each)[self.part]
+        parts = each.new_zeros(self.parts)
+        return parts.index_add_(0, self.rest, each).index_add_(0, self.shared, each)[self.part]
 
     def begin(self, x: Tensor) -> Tensor:
         """[tokens, n] → [tokens + spare, n]: what `grouped` and `together` take and give."""
