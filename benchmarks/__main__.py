@@ -48,38 +48,63 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"--rounds {options.rounds} is out of range: it has to be at least 1")
     if options.quick and options.check:
         parser.error("--quick gives no figures that could be checked; leave one of the two out")
+    try:  # before the minutes that the measuring takes
+        options.out.mkdir(parents=True, exist_ok=True)
+        expected = expectations() if options.check else None
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     if len(names) == 1:
-        return one(names[0], options)
+        return one(names[0], options, expected)
     flags = ["--out", str(options.out)] + ["--rounds", str(options.rounds)] * bool(options.rounds)
     flags += ["--quick"] * options.quick + ["--check"] * options.check
-    return max(subprocess.run([sys.executable, "-m", "benchmarks", name, *flags]).returncode for name in names)
+    codes = [subprocess.run([sys.executable, "-m", "benchmarks", name, *flags]).returncode for name in names]
+    return max(map(abs, codes))  # that of a killed process is negative
 
 
-def one(name: str, options: argparse.Namespace) -> int:
-    """Run a benchmark, print its tables, write its JSON."""
+def one(name: str, options: argparse.Namespace, expected: Mapping[str, Any] | None) -> int:
+    """Run a benchmark, print its tables, write its JSON; where ratios are expected, 1 if one is short."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     where = machine()  # before: the load is that of other programs
     module = importlib.import_module(f"benchmarks.{name}")
     if lacking := module.lacking() if hasattr(module, "lacking") else "":
         print(f"## {name}: left out, {lacking}\n", flush=True)
-        return 0
+        return checked(name, {}, {}, expected)
     result = module.run(options.rounds or (1 if options.quick else module.ROUNDS), options.quick)
     print(f"## {name}{' (quick: no figures)' if options.quick else ''}\n\n{told(where)}\n")
     for table in result.tables:
         print(f"{table}\n")
     for what, same in result.same_work.items():
         print(f"same work: {what}: {'yes' if same else 'NO'}")
-    options.out.mkdir(parents=True, exist_ok=True)
     content = {"name": name, "quick": options.quick, "machine": where, **asdict(result)}
     path = options.out / f"{name}.json"
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"→ {os.path.relpath(path)}\n", flush=True)
-    if not options.check:
+    return checked(name, result.ratios, result.same_work, expected)
+
+
+def checked(
+    name: str, ratios: Mapping[str, Ratio], same_work: Mapping[str, bool], expected: Mapping[str, Any] | None
+) -> int:
+    """Tell what falls short of what is expected; 1 if anything does."""
+    if expected is None:
         return 0
-    short = shortfalls(name, result.ratios, json.loads(EXPECTED.read_text(encoding="utf-8")))
-    short += [f"{name}: not the same work: {what}" for what, same in result.same_work.items() if not same]
-    print("\n".join(short) or f"{name}: all ratios as expected", flush=True)
+    short = shortfalls(name, ratios, expected)
+    short += [f"{name}: not the same work: {what}" for what, same in same_work.items() if not same]
+    well = "all ratios as expected" if name in expected["ratios"] else "no ratio is expected of it"
+    print("\n".join(short) or f"{name}: {well}", flush=True)
     return int(bool(short))
+
+
+def expectations() -> dict[str, Any]:
+    """expected.json; ValueError where it does not hold what is looked up there."""
+    try:
+        found = json.loads(EXPECTED.read_text(encoding="utf-8"))
+        ratios = {name: {what: float(ratio) for what, ratio in of.items()} for name, of in found["ratios"].items()}
+        return {"tolerance": float(found["tolerance"]), "ratios": ratios}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{EXPECTED} is damaged ({type(error).__name__}: {error}); it holds a tolerance and, by benchmark, ratios"
+        ) from None
 
 
 def shortfalls(name: str, ratios: Mapping[str, Ratio], expected: Mapping[str, Any]) -> list[str]:

@@ -157,22 +157,23 @@ def divide(a: Floats, b: Floats | NDArray[Any]) -> Floats:
 
 
 def fit_temperature(logits: ArrayLike, gold: ArrayLike) -> float:
-    """The T in 0.05 … 20 for which softmax(logits / T) has the least mean −log P(gold) (Guo et al. 2017).
+    """The likeliest T for which softmax(logits / T) are the probabilities of the gold columns (Guo et al. 2017), if
+    log T is expected to be 0 ± 1 before a row is seen.
 
-    logits [n, k]; −inf stands for an answer that a row does not have. gold [n]: the right column of each row.
-    Where no row is wrong, that T would be 0, however few the rows: 1 is returned.
+    logits [n, k]; −inf stands for an answer that a row does not have. gold [n]: the right column of each row. The more
+    rows, the less it matters what was expected; a few of them that are all right, or one wrong, would else give T = 0
+    or ∞.
     """
     from scipy.optimize import minimize_scalar
 
     z, right = np.asarray(logits, dtype=np.float64), np.asarray(gold, dtype=np.int64)
-    if (z.argmax(1) == right).all():
-        return 1.0
 
     def loss(log_t: float) -> float:
-        return negative_log_likelihood(z / np.exp(log_t), right)
+        return len(z) * negative_log_likelihood(z / np.exp(log_t), right) + log_t**2 / 2
 
-    # The loss is convex in 1/T, so it has one valley in log T.
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+    steps = np.linspace(-4, 4, 41)  # the sum may have several valleys: the deepest is looked for between two steps
+    lowest = steps[np.argmin([loss(log_t) for log_t in steps])]
+    return float(np.exp(minimize_scalar(loss, bounds=(lowest - 0.2, lowest + 0.2), method="bounded").x))
 
 
 def negative_log_likelihood(logits: Floats, gold: Integers) -> float:  # [n, k], [n]

@@ -106,6 +106,54 @@ def test_check_fails_for_a_shortfall_and_for_other_work(
     assert command.main(["step", "--check", "--out", str(tmp_path)]) == code
 
 
+def test_a_ratio_that_could_not_be_measured_falls_short_and_one_that_nobody_expects_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    left_out: Any = SimpleNamespace(lacking=lambda: "its data is not here")
+    monkeypatch.setitem(sys.modules, "benchmarks.tokenizing", left_out)
+    assert command.main(["tokenizing", "--out", str(tmp_path)]) == 0
+    assert command.main(["tokenizing", "--check", "--out", str(tmp_path)]) == 1
+    unexpected: Any = SimpleNamespace(ROUNDS=1, run=lambda rounds, quick: Result([]))
+    monkeypatch.setitem(sys.modules, "benchmarks.scaling", unexpected)
+    assert command.main(["scaling", "--check", "--out", str(tmp_path)]) == 0
+    assert "scaling: no ratio is expected of it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"ratios":', "[]", "{}", '{"ratios": {"step": {"a / b": 1}}}', '{"tolerance": 0, "ratios": {"step": ["a"]}}'],
+)
+def test_expectations_that_cannot_be_read_are_told_before_anything_is_measured(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "expected.json").write_text(content)
+    monkeypatch.setattr(command, "EXPECTED", tmp_path / "expected.json")
+    monkeypatch.setattr(command, "one", None)
+    with pytest.raises(SystemExit) as refused:
+        command.main(["step", "--check", "--out", str(tmp_path)])
+    assert refused.value.code == 2
+    assert f"{tmp_path / 'expected.json'} is damaged" in capsys.readouterr().err
+
+
+def test_a_benchmark_that_is_killed_fails_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(words: list[str]) -> Any:
+        return SimpleNamespace(returncode=-9 if "head" in words else 0)
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    assert command.main(["step", "kernels", "--out", str(tmp_path)]) == 0
+    assert command.main(["step", "head", "--out", str(tmp_path)]) != 0
+
+
+def test_results_that_have_no_place_are_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(command, "one", None)
+    with pytest.raises(SystemExit) as refused:
+        command.main(["step", "--out", str(tmp_path / "file")])
+    assert refused.value.code == 2
+
+
 @pytest.mark.parametrize("words", [["steps"], ["step", "--quick", "--check"], ["step", "--rounds", "0"]])
 def test_what_cannot_be_measured_is_refused(words: list[str], tmp_path: Path):
     with pytest.raises(SystemExit) as refused:

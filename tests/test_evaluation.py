@@ -285,13 +285,13 @@ def test_f1_of_other_labels_is_the_mean_over_labels():
     assert found["metrics"]["f1"] == pytest.approx((2 / 3 + 0.8) / 2)
 
 
-def test_the_fitted_temperature_has_the_least_loss():
-    targets = torch.tensor([0, 1, 1, 0])
+def test_the_temperature_fitted_on_many_rows_has_the_least_loss():
+    logits, targets = LOGITS.repeat(500, 1), torch.tensor([0, 1, 1, 0]).repeat(500)
     target = Classes(("a", "b"))
-    temperature = calibrated(target, LOGITS, targets)["temperature"]
+    temperature = calibrated(target, logits, targets)["temperature"]
 
     def loss(t: float) -> float:
-        return float(target.loss(LOGITS / t, targets).mean())
+        return float(target.loss(logits / t, targets).mean())
 
     assert all(loss(temperature) <= loss(temperature * change) + 1e-6 for change in (0.5, 0.9, 1.1, 2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -182,13 +183,18 @@ def loss_at(temperature, z, gold):
     return -log_softmax(z / temperature, axis=1)[np.arange(len(gold)), gold].mean()
 
 
-@given(seed=st.integers(0, 1000), scale=st.sampled_from([0.3, 1.0, 4.0]))
-def test_no_other_temperature_has_a_lower_loss(seed, scale):
+@given(seed=st.integers(0, 1000), scale=st.sampled_from([0.3, 1.0, 4.0]), n=st.sampled_from([1, 5, 400]))
+def test_no_other_temperature_is_likelier_and_the_scale_that_spoilt_the_logits_is_found_again(seed, scale, n):
     z, gold = drawn_logits(seed)
-    fitted = metrics.fit_temperature(z * scale, gold)
-    best = loss_at(fitted, z * scale, gold)
-    assert all(best <= loss_at(t, z * scale, gold) + 1e-9 for t in np.geomspace(0.05, 20, 50))
-    assert fitted == pytest.approx(scale, rel=0.35)  # the scale that the logits were spoilt with is found again
+    z, gold = z[:n] * scale, gold[:n]
+
+    def unlikelihood(t):
+        return n * loss_at(t, z, gold) + math.log(t) ** 2 / 2
+
+    fitted = metrics.fit_temperature(z, gold)
+    assert all(unlikelihood(fitted) <= unlikelihood(t) + 1e-4 for t in np.geomspace(0.03, 40, 50))
+    if n == 400:
+        assert fitted == pytest.approx(scale, rel=0.35)
 
 
 def test_answers_that_a_row_does_not_have_change_no_temperature():
@@ -197,11 +203,19 @@ def test_answers_that_a_row_does_not_have_change_no_temperature():
     assert metrics.fit_temperature(padded, gold) == pytest.approx(metrics.fit_temperature(z, gold))
 
 
-def test_a_model_that_is_never_wrong_keeps_its_temperature_and_others_get_one_within_the_bounds():
-    perfect = np.eye(3)[[0, 1, 2, 0]] * 5
-    assert metrics.fit_temperature(perfect, [0, 1, 2, 0]) == 1.0
-    assert 10 < metrics.fit_temperature(perfect, [1, 2, 0, 1]) <= 20
-    assert 0.05 <= metrics.fit_temperature(np.zeros((4, 2)), [0, 1, 0, 1]) <= 20
+def test_few_rows_move_the_temperature_little_and_many_as_far_as_they_want():
+    logits = np.eye(3)[[0, 1, 2, 0]] * 5
+    right, one_wrong, wrong = [0, 1, 2, 0], [0, 1, 2, 1], [1, 2, 0, 1]
+    few = [metrics.fit_temperature(logits, gold) for gold in (right, one_wrong, wrong)]
+    assert 0.5 < few[0] < 1 < few[1] < few[2] < 10
+    often = [metrics.fit_temperature(np.tile(logits, (250, 1)), gold * 250) for gold in (right, one_wrong, wrong)]
+    assert often[0] < few[0]
+    assert often[1] == pytest.approx(5 / math.log(2 * 3), rel=0.01)  # three of four are right: p = 3/4, the others 1/8
+    assert often[2] > 2 * few[2]
+
+
+def test_logits_that_say_nothing_leave_the_temperature_as_it_is():
+    assert metrics.fit_temperature(np.zeros((4, 2)), [0, 1, 0, 1]) == pytest.approx(1.0, abs=0.01)
 
 
 @given(seed=st.integers(0, 1000), bins=st.integers(1, 20))
