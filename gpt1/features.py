@@ -23,12 +23,14 @@ from gpt1 import __version__
 from gpt1.config import FinetuneConfig
 from gpt1.data.batches import collate, pieces, window_of
 from gpt1.data.order import of_update
+from gpt1.errors import UserError
 from gpt1.inference import averaged
 from gpt1.inputs import Encoded
 from gpt1.model import TaskModel
 from gpt1.objectives import Features, Losses, l2
 from gpt1.targets import Target
 from gpt1.training.checkpoints import flush
+from gpt1.training.devices import limits_explained
 from gpt1.training.loop import Update
 from gpt1.training.progress import Progress
 
@@ -57,7 +59,7 @@ class HeadOnly:
         self.model: nn.Module = model.head
         coded = [*training, *validation]
         windows = [window for example in coded for window in example.apart()]
-        states = features_of(model, coded, cfg.cache_features, progress)
+        states = features_of(model, coded, cfg, progress)
         features = torch.split(states, [len(window.sequences) for window in windows])  # [sequences, n_embd] of each
         self.tokens = [window.tokens for window in windows]
         self.windows = [example.windows for example in training]
@@ -89,45 +91,58 @@ def side_by_side(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return states, example.to(states.device)
 
 
-def features_of(model: TaskModel, coded: Sequence[Encoded], cached: bool, progress: Progress) -> Tensor:
+def features_of(model: TaskModel, coded: Sequence[Encoded], cfg: FinetuneConfig, progress: Progress) -> Tensor:
     """The states at the extract tokens of every sequence of every example, in order: [sequences, n_embd], as the model
-    computes them. Where `cached`, from disk if they are there, else they are kept there."""
-    folder = cache_folder() if cached else None
+    computes them. With `cache_features` from disk if they are there, else they are kept there."""
+    folder = cache_folder() if cfg.cache_features else None
     if folder is None:
-        return extract(model, coded, progress)
+        return extract(model, coded, progress, cfg.micro_batch)
     path = folder / "features" / f"{fingerprint_of(model, coded)}.safetensors"
     shape = (sum(len(example.sequences) for example in coded), model.gpt.config.n_embd)
     states = read(path, shape, progress)
     if states is not None:
         progress.say(f"features of {len(coded):,} examples taken from {path.parent}")
         return states.to(model.gpt.tokens.weight.device)
-    states = extract(model, coded, progress)
+    states = extract(model, coded, progress, cfg.micro_batch)
     keep(path, states, progress)
     return states
 
 
 @torch.inference_mode()
-def extract(model: TaskModel, coded: Sequence[Encoded], progress: Progress) -> Tensor:  # → [sequences, n_embd]
-    """One pass of the backbone over every example, no dropout, batched by length."""
+def extract(
+    model: TaskModel, coded: Sequence[Encoded], progress: Progress, micro_batch: int = 0
+) -> Tensor:  # → [sequences, n_embd]
+    """One pass of the backbone over every example, no dropout, batched by length: `micro_batch` of the longest at a
+    time, or as many as are usual on the device."""
     model.eval()
     device = model.gpt.tokens.weight.device
     windows = [window for example in coded for window in example.apart()]
+    longest = max(window.longest for window in windows)
+    tokens = micro_batch * longest or PIECE_TOKENS[device.type]
     counts = [len(window.sequences) for window in windows]
     first = np.cumsum([0, *counts])
     found = torch.empty(0)
     progress.begin("features of every example", len(coded), unit="examples")
     done = 0
-    for piece in pieces(windows, range(len(windows)), PIECE_TOKENS[device.type]):
-        batch = collate(windows, piece, None, device)
-        states = model.features(batch.ids, batch.packing)
-        if not done:
-            found = states.new_empty(sum(counts), states.shape[1])
-        rows = np.concatenate([np.arange(first[i], first[i] + counts[i]) for i in piece])
-        found[torch.from_numpy(rows).to(device)] = states
-        done += len(piece)
-        progress.advance(done * len(coded) // len(windows))
+    with limits_explained(less_memory(min(tokens // longest, len(windows)))):
+        for piece in pieces(windows, range(len(windows)), tokens):
+            batch = collate(windows, piece, None, device)
+            states = model.features(batch.ids, batch.packing)
+            if not done:
+                found = states.new_empty(sum(counts), states.shape[1])
+            rows = np.concatenate([np.arange(first[i], first[i] + counts[i]) for i in piece])
+            found[torch.from_numpy(rows).to(device)] = states
+            done += len(piece)
+            progress.advance(done * len(coded) // len(windows))
     progress.end()
     return found
+
+
+def less_memory(together: int) -> str:
+    """What to do where memory does not suffice for `together` of the longest examples."""
+    if together > 1:
+        return f"--micro-batch {together // 2} (now {together}) takes half as much: the features stay the same."
+    return "Use a smaller model, or shorter texts."
 
 
 # ---- on disk: a file is named by the SHA-256 of all that decides what is in it
@@ -136,7 +151,10 @@ def extract(model: TaskModel, coded: Sequence[Encoded], progress: Progress) -> T
 def cache_folder() -> Path | None:
     """Where features are kept: GPT1_CACHE, or gpt1 in the system's folder for caches; None for a user without one."""
     if named := os.environ.get("GPT1_CACHE"):
-        return Path(named).expanduser()
+        try:
+            return Path(named).expanduser()
+        except RuntimeError:
+            raise UserError(f"GPT1_CACHE {named}: there is no such user here.", "Name a folder.") from None
     try:
         usual = {"darwin": Path.home() / "Library/Caches", "win32": Path.home() / "AppData/Local"}
         base = usual.get(sys.platform, Path.home() / ".cache")
@@ -171,9 +189,9 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 def read(path: Path, shape: tuple[int, int], progress: Progress) -> Tensor | None:
     """The features of a file, which counts as used now; None where there is none, or where it is damaged."""
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         with safe_open(path, framework="pt") as file:
             states: Tensor = file.get_tensor("states")
             said = (file.metadata() or {}).get("sha256")
@@ -182,6 +200,9 @@ def read(path: Path, shape: tuple[int, int], progress: Progress) -> Tensor | Non
         with suppress(OSError):  # a folder that may only be read
             os.utime(path)
         return states
+    except PermissionError as error:
+        progress.say(f"{path.parent} cannot be read ({error.strerror}): the features are computed again")
+        return None
     except (SafetensorError, OSError, ValueError) as error:  # cut short, changed, or gone meanwhile
         progress.say(f"{path} is damaged ({str(error).splitlines()[0]}): its features are computed again")
         return None

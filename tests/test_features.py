@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gpt1 import features, finetuning
 from gpt1.data.tables import Table
+from gpt1.errors import ResourceError, UserError
 from gpt1.finetuning import finetune
 from gpt1.inputs import Encoded
 from gpt1.model import GPT, Head, TaskModel
@@ -195,6 +196,28 @@ def test_a_folder_that_cannot_be_written_costs_a_line_and_not_the_run(
     assert f"the features are not kept in {cache / 'features'}" in said
 
 
+def test_a_folder_that_may_not_be_read_costs_a_line_and_not_the_run(
+    table: Table, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    exists = Path.exists
+
+    def denied(path: Path) -> bool:
+        if path.suffix == ".safetensors" and path.parent.name == "features":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", denied)
+    said = Said()
+    finetune(table, from_=pretrained, out=tmp_path / "run", progress=said, **TEXT, **FAST)
+    assert "cannot be read (Permission denied)" in said
+
+
+def test_a_cache_in_the_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GPT1_CACHE", "~no-such-user/cache")
+    with pytest.raises(UserError, match="GPT1_CACHE ~no-such-user/cache"):
+        features.cache_folder()
+
+
 def test_a_full_disk_leaves_nothing_half_written(
     table: Table, pretrained: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -286,3 +309,38 @@ def test_the_features_are_the_last_states_of_each_sequence_in_order(model: TaskM
     with torch.no_grad():
         expected = [model.gpt.states(torch.tensor([ids]))[0, -1] for example in coded for ids in example.sequences]
     torch.testing.assert_close(found.clone(), torch.stack(expected), rtol=0, atol=1e-5)
+
+
+@given(
+    coded=st.lists(st.lists(sequences, min_size=1, max_size=3).map(Encoded), min_size=1, max_size=8),
+    micro_batch=st.integers(1, 4),
+)
+def test_a_pass_takes_no_more_than_the_micro_batch_and_the_features_stay_the_same(
+    model: TaskModel, coded: list[Encoded], micro_batch: int
+):
+    passes: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        states = GPT.states
+
+        def counted(self: GPT, ids: Tensor, cache: Any = None, packing: Any = None) -> Tensor:
+            passes.append(len(ids))
+            return states(self, ids, cache, packing)
+
+        patch.setattr(GPT, "states", counted)
+        found = features.extract(model, coded, Silent(), micro_batch)
+    one_at_least = max(example.tokens for example in coded)
+    assert max(passes) <= max(one_at_least, micro_batch * max(example.longest for example in coded))
+    torch.testing.assert_close(found.clone(), features.extract(model, coded, Silent()).clone(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "advice"), [(6, "--micro-batch 3 (now 6)"), (1, "a smaller model")])
+def test_out_of_memory_names_the_setting_and_the_size_to_try(
+    rows: int, advice: str, model: TaskModel, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(TaskModel, "features", full)
+    with pytest.raises(ResourceError, match="out of memory") as ended:
+        features.extract(model, [Encoded([[1, 2, 3]])] * rows, Silent())
+    assert advice in ended.value.fix
