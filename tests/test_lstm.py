@@ -56,6 +56,18 @@ def test_it_is_the_lstm_of_torch_with_a_projection_and_the_tied_softmax(model: G
         torch.testing.assert_close(model(ids), states @ model.tokens.weight.T, atol=1e-6, rtol=1e-5)
 
 
+def test_its_own_steps_are_torchs_which_a_gpu_takes() -> None:
+    layer: Any = GPT(CONFIG).double().blocks[0]
+    x = torch.randn(7, 3, 16, dtype=torch.float64, requires_grad=True)
+    before = (torch.randn(3, 32, dtype=torch.float64), torch.randn(3, 32, dtype=torch.float64))
+    weights = (x, layer.weight_in, layer.weight_state, layer.bias)
+    for start in (None, before):
+        (ours, cell), (theirs, their_cell) = (steps(x, start) for steps in (layer.steps, layer.fused_steps))
+        torch.testing.assert_close((ours, cell), (theirs, their_cell))
+        gradients = [torch.autograd.grad(y.square().sum(), weights) for y in (ours, theirs)]
+        torch.testing.assert_close(*gradients)
+
+
 def test_the_paper_s_layer_has_2048_units_and_the_counted_weights() -> None:
     with torch.device("meta"):
         model = GPT(GPTConfig(40478, 1, 1, 768, architecture="lstm"))
