@@ -7,7 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from gpt1 import demo, wording
+from gpt1 import demo_story as told
+from gpt1 import wording
+from gpt1.demo_story import Story
 from gpt1.report import charts
 from gpt1.report.page import Cell, Page
 
@@ -15,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def write_page(out: Path, story: demo.Story) -> Path:
+def write_page(out: Path, story: Story) -> Path:
     """Write report.html and curves.svg into `out`; returns the page."""
-    best, scratch = (median(story.accuracy[method]) for method in (demo.ALL, demo.SCRATCH))
+    best, scratch = (median(story.accuracy[method]) for method in (told.ALL, told.SCRATCH))
     page = Page(
-        f"{demo.percent(best)} with pre-training, {demo.percent(scratch)} without",
+        f"{told.percent(best)} with pre-training, {told.percent(scratch)} without",
         kicker=f"gpt1  ·  demo  ·  {out}",
-        lead=demo.verdict(story),
+        lead=told.verdict(story),
     )
     page.facts(
         {
@@ -37,10 +39,10 @@ def write_page(out: Path, story: demo.Story) -> Path:
     page.heading(
         "Which library does a docstring come from?", f"One of {libraries}; their names and all code are masked."
     )
-    seeds = len(story.accuracy[demo.ALL])
+    seeds = len(story.accuracy[told.ALL])
     page.table(
         [f"{story.labelled['test']} test rows", "accuracy, median", f"[min – max] of {seeds} seeds"],
-        demo.table_rows(story),
+        told.table_rows(story),
     )
     with charts.style():
         figure, axes = charts.chart("perplexity", "updates")
@@ -52,9 +54,9 @@ def write_page(out: Path, story: demo.Story) -> Path:
         (out / "curves.svg").write_text(picture(out, story), encoding="utf-8")
     page.heading("What the pre-trained model says")
     page.table(
-        [f"after “{demo.PROMPTS[0]}”", "probability"], [[t, Cell(p, demo.percent(p))] for t, p in story.next_tokens]
+        [f"after “{told.PROMPTS[0]}”", "probability"], [[t, Cell(p, told.percent(p))] for t, p in story.next_tokens]
     )
-    page.texts([(demo.PROMPTS[1], story.written)])
+    page.texts([(told.PROMPTS[1], story.written)])
     page.heading("Where the text comes from", "Source files of the installed packages, parsed and never imported.")
     page.table(
         ["library", "kB of prose"],
@@ -62,12 +64,12 @@ def write_page(out: Path, story: demo.Story) -> Path:
         folded="each library",
     )
     page.heading("The same with your own files")
-    for command, explanation in demo.commands(out):
+    for command, explanation in told.commands(out):
         page.code(command, explanation)
     return page.write(out / "report.html")
 
 
-def picture(out: Path, story: demo.Story) -> str:
+def picture(out: Path, story: Story) -> str:
     """Both charts side by side, as one drawing."""
     figure, left = charts.chart("perplexity", "updates", width=2 * charts.WIDTH)
     left.remove()
@@ -76,10 +78,10 @@ def picture(out: Path, story: demo.Story) -> str:
     right.set(title="fine-tuning: accuracy", xlabel="share of the training, %")
     perplexity(left, out, story)
     accuracy(right, story)
-    return charts.to_svg(figure, demo.verdict(story))
+    return charts.to_svg(figure, told.verdict(story))
 
 
-def perplexity(axes: Axes, out: Path, story: demo.Story) -> None:
+def perplexity(axes: Axes, out: Path, story: Story) -> None:
     """Held-out perplexity over the updates, beside the unigram model's."""
     lines = [
         json.loads(line) for line in (out / "pretrained" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -90,7 +92,7 @@ def perplexity(axes: Axes, out: Path, story: demo.Story) -> None:
     axes.set_ylim(0)
 
 
-def accuracy(axes: Axes, story: demo.Story) -> None:
+def accuracy(axes: Axes, story: Story) -> None:
     """Median over the seeds after each epoch, the range between them shaded."""
     for method, runs in story.curves.items():
         epochs: list[tuple[float, ...]] = list(zip(*runs, strict=True))
@@ -99,6 +101,6 @@ def accuracy(axes: Axes, story: demo.Story) -> None:
         axes.fill_between(
             x, list(map(min, epochs)), list(map(max, epochs)), color=line.get_color(), alpha=0.15, linewidth=0
         )
-    charts.reference(axes, median(story.accuracy[demo.MAJORITY]), "most frequent label")
+    charts.reference(axes, median(story.accuracy[told.MAJORITY]), "most frequent label")
     axes.set_ylim(0)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # below: nothing there to cover

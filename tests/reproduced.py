@@ -73,7 +73,7 @@ def recurrent(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.Temp
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Cells without their work: the keys of what would have been run, in order."""
-    from gpt1.analysis.reproduce import Plan
+    from gpt1.analysis.plan import Plan
 
     done: list[str] = []
 

@@ -8,7 +8,8 @@ import pytest
 from reproduced import results_of
 
 from gpt1.analysis import reproduce as module
-from gpt1.analysis.reproduce import Asked, reproduce
+from gpt1.analysis.plan import Asked
+from gpt1.analysis.reproduce import reproduce
 from gpt1.analysis.zeroshot import zeroshot
 from gpt1.analysis.zeroshot_steps import points_of
 from gpt1.config import FinetuneConfig

@@ -18,14 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reproduced import NAMED, QUICK, cells_of, results_of, sentence, write_lines
 
-from gpt1.analysis import commands, paper
+from gpt1.analysis import commands, paper, plan
 from gpt1.analysis import reproduce as module
 from gpt1.analysis.cells import FILE
 from gpt1.analysis.document import Spread
 from gpt1.analysis.figure2 import normalised
-from gpt1.analysis.paper_page import points, signed
+from gpt1.analysis.paper_scores import points, signed
 from gpt1.analysis.paper_tasks import Name, PaperTask, read_tasks
-from gpt1.analysis.reproduce import Asked, reproduce
+from gpt1.analysis.plan import Asked, Plan
+from gpt1.analysis.reproduce import reproduce
 from gpt1.config import FinetuneConfig
 from gpt1.errors import GPT1Error, Interrupted
 from gpt1.evaluation import evaluate
@@ -171,7 +172,7 @@ def test_a_reproduction_that_is_interrupted_in_a_cell_goes_on_to_the_same_number
 ) -> None:
     options: dict[str, Any] = {"from_": pretrained, "data_dir": data, "tasks": ["cola", "rte"], "seeds": 1, **QUICK}
     whole = cells_of(reproduce("table5", out=tmp_path / "whole", methods=["full", "scratch"], **options))
-    scored, calls = module.scored, []
+    scored, calls = plan.scored, []
 
     def once(*arguments: Any) -> dict[str, Any]:
         calls.append(arguments)
@@ -179,7 +180,7 @@ def test_a_reproduction_that_is_interrupted_in_a_cell_goes_on_to_the_same_number
             raise KeyboardInterrupt
         return scored(*arguments)
 
-    monkeypatch.setattr(module, "scored", once)
+    monkeypatch.setattr(plan, "scored", once)
     with pytest.raises(Interrupted, match="stopped in run 2 of 4"):
         reproduce("table5", out=tmp_path / "out", methods=["full", "scratch"], **options)
     assert "cola" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
@@ -249,8 +250,8 @@ def test_what_decides_over_rows_and_texts_holds_for_the_head_alone_too(
     setting: dict[str, Any], pretrained: Path, data: Path
 ) -> None:
     asked = Asked("table5", pretrained, "out", data, tasks=["cola"], settings={**setting, "peak_lr": 1.0})
-    plan = module.planned(asked, FinetuneConfig(**setting), Silent())
-    head, full = plan.settings_for("head", 0), plan.settings_for("full", 0)
+    made = module.planned(asked, FinetuneConfig(**setting), Silent())
+    head, full = made.settings_for("head", 0), made.settings_for("full", 0)
     assert setting.items() <= head.items()
     assert setting.items() <= full.items()
     assert ("peak_lr" in head, "peak_lr" in full) == (False, True)
@@ -259,14 +260,14 @@ def test_what_decides_over_rows_and_texts_holds_for_the_head_alone_too(
 def test_a_run_that_diverges_is_told_and_leaves_the_others(
     pretrained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]
 ) -> None:
-    measure = module.Plan.measure
+    measure = Plan.measure
 
     def diverging(plan: Any, task: PaperTask, method: str, *rest: Any) -> dict[str, Any]:
         if method == "scratch":
             raise GPT1Error("the loss is no number any more.")
         return measure(plan, task, method, *rest)
 
-    monkeypatch.setattr(module.Plan, "measure", diverging)
+    monkeypatch.setattr(Plan, "measure", diverging)
     options: dict[str, Any] = {"from_": pretrained, "data_dir": data, "tasks": ["cola", "rte"], "seeds": 1}
     out = reproduce("table5", out=tmp_path / "out", **options)
     assert results_of(out)["failed"] == [

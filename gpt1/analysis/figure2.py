@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from gpt1.analysis import paper
 from gpt1.analysis.cells import Kept
 from gpt1.analysis.document import Document, Spread
-from gpt1.analysis.paper_page import NAMES, hundred, points, shown, spread_of, whole_of
+from gpt1.analysis.paper_scores import NAMES, hundred, points, shown, spread_of, whole_of
+from gpt1.analysis.plan import Plan
 from gpt1.analysis.zeroshot_steps import MODELS
 from gpt1.report import charts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from gpt1.analysis.reproduce import Plan
 
 HEIGHT = 300
 Curves = dict[tuple[str, str], dict[int, dict[str, Any]]]

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpt1.analysis import paper
 from gpt1.analysis.cells import Kept
 from gpt1.analysis.document import Document, Spread
 from gpt1.analysis.methods import METHODS, lstm_is_missing
-from gpt1.analysis.paper_page import hundred, known, shown, signed, spread_of, whole_of
+from gpt1.analysis.paper_scores import hundred, known, shown, signed, spread_of, whole_of
+from gpt1.analysis.plan import Plan
 from gpt1.report import Cell
-
-if TYPE_CHECKING:
-    from gpt1.analysis.reproduce import Plan
 
 Row = list[float | None]
 """A number for each task, in points; None where there is none (yet)."""
