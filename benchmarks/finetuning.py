@@ -18,6 +18,7 @@ from gpt1.finetuning import Work as Finetuning
 from gpt1.finetuning import freeze
 from gpt1.inputs import KINDS, Example, encode
 from gpt1.kernels.kept import kept_arrays
+from gpt1.kernels.memory import keep_some_freed_memory
 from gpt1.labelled import Task
 from gpt1.model import Head, TaskModel
 from gpt1.objectives import l3
@@ -53,7 +54,10 @@ def run(rounds: int, quick: bool) -> Result:
 
 
 def finetuning(rows: Rows, quick: bool, train: str = "all") -> Finetuning:
-    """What `gpt1 finetune` has in its hands once its rows are read."""
+    """What `gpt1 finetune` has in its hands once its rows are read. The C library is told what it tells it, for all
+    competitors."""
+    if device().type == "cpu":
+        keep_some_freed_memory()
     model = gpt(quick)
     model.add_special_tokens()
     kind, target = KINDS["classification"], Classes.fit(rows.labels)
