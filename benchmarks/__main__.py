@@ -9,6 +9,7 @@ sizes       tokens a second and memory of pre-training, by named size
 scaling     a step against context, width, layers, batch; opening a corpus
 tokenizing  novels (needs the public data: GPT1_DATA)
 kernels     each kernel against the plain line it replaces
+profile     where the time of a pre-training step goes
 """
 
 from __future__ import annotations
@@ -26,7 +27,18 @@ from typing import Any
 
 from benchmarks.measure import Ratio, machine, told
 
-NAMES = ("step", "finetuning", "head", "generation", "memory", "sizes", "scaling", "tokenizing", "kernels")
+NAMES = (
+    "step",
+    "finetuning",
+    "head",
+    "generation",
+    "memory",
+    "sizes",
+    "scaling",
+    "tokenizing",
+    "kernels",
+    "profile",
+)
 EXPECTED = Path(__file__).parent / "expected.json"
 RESULTS = Path(__file__).parent / "results"
 

@@ -19,6 +19,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks lie beside the
 from benchmarks import __main__ as command
 from benchmarks import material, measure
 from benchmarks.measure import Ratio, Result, Table, in_turn, ratio
+from benchmarks.profile import by_kind
 from benchmarks.step import matrix_products
 from gpt1.config import GPTConfig
 
@@ -40,7 +41,7 @@ def test_every_benchmark_runs_and_its_competitors_do_the_same_work(
     assert found["machine"]["processor"]
     assert found["machine"]["versions"]["torch"] == torch.__version__
     assert set(found["same_work"].values()) <= {True}
-    assert found["same_work"] or name in SLOW  # those compare nothing that could differ
+    assert found["same_work"] or name in {*SLOW, "profile"}  # those compare nothing that could differ
     assert set(EXPECTED["ratios"].get(name, {})) <= set(found["ratios"])
     assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found["ratios"].values())
     printed = capsys.readouterr().out
@@ -180,6 +181,13 @@ def test_the_matrix_products_do_the_operations_that_they_are_divided_by():
     with FlopCounterMode(display=False) as counter:
         products()
     assert counter.get_total_flops() == pytest.approx(operations)
+
+
+@given(st.dictionaries(st.sampled_from(["aten::mm", "aten::bmm", "aten::copy_", "GELU", "aten::new"]), positive))
+def test_a_profile_leaves_nothing_out_and_counts_nothing_twice(times: dict[str, float]):
+    found = by_kind(times)
+    assert found.total() == pytest.approx(sum(times.values()))
+    assert found["products with weights"] == times.get("aten::mm", 0)
 
 
 def test_without_the_data_lengths_are_drawn_and_said_to_be(monkeypatch: pytest.MonkeyPatch):
