@@ -70,9 +70,9 @@ def finetuning(rows: Rows, quick: bool, train: str = "all") -> Finetuning:
     return Finetuning(task_model, tokenizer, task, coded, [], device(), "", {}, {})
 
 
-def ours(work: Finetuning, lm_coef: float) -> Work:
+def ours(work: Finetuning, lm_coef: float, batch: int = BATCH) -> Work:
     """The training loop's updates 0, 1, 2, …: rows drawn, cut into pieces, L3, clip, optimiser."""
-    config = resolve(FinetuneConfig, {"lm_coef": lm_coef, "batch_size": BATCH, "peak_lr": 1e-5})
+    config = resolve(FinetuneConfig, {"lm_coef": lm_coef, "batch_size": batch, "peak_lr": 1e-5})
     stage = work.stage(config, work.source(config, Silent()))
     optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
     steps = count()
