@@ -2,6 +2,7 @@
 
 step        pre-training step of the 117M model
 finetuning  fine-tuning the 117M model on SST-2 rows
+choice      fine-tuning the 117M model on questions of RACE
 head        training the head only
 generation  16 + 256 tokens, greedy
 memory      peak memory of a pre-training step, start-up
@@ -30,6 +31,7 @@ from benchmarks.measure import Ratio, machine, told
 NAMES = (
     "step",
     "finetuning",
+    "choice",
     "head",
     "generation",
     "memory",
