@@ -20,7 +20,8 @@ def continue_together(
     top_p: float,
     generators: Sequence[torch.Generator | None],
 ) -> Tensor:  # → [prompts, max_new_tokens]
-    """What GPT.generate writes after each prompt (at least one token each) with its generator.
+    """What GPT.generate writes after each prompt (at least one token each) with its generator; in bfloat16 two tokens
+    that are as likely as each other up to its rounding may change places.
 
     The newest tokens of all rows go through the model in one pass. In `ids` the prompts stand at the right, so that all
     rows grow there; in the cache at the left, each with its own number of positions. A row whose context is full is
