@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.data import readers
+from gpt1.data import files, readers
 from gpt1.data.readers import list_sources, read_documents
 from gpt1.data.tables import write_table
 from gpt1.errors import UserError
@@ -236,6 +236,20 @@ def test_a_path_that_is_not_there_is_named_with_its_neighbour(tmp_path: Path) ->
     assert "Did you mean books.jsonl?" in error_of(tmp_path / "book.jsonl")
     assert f"no folder {tmp_path / 'nowhere'}" in error_of(tmp_path / "nowhere" / "book.jsonl")
     assert "no file matches" in error_of(tmp_path / "*.txt")
+
+
+def test_a_file_that_may_not_be_read_is_named_once_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "open", denied, raising=False)
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(UserError) as refused:
+        list(read_documents([str(tmp_path)]))
+    assert refused.value.problem == f"{tmp_path / 'a.txt'} cannot be read: Permission denied."
+    assert "access rights" in refused.value.fix
 
 
 def test_a_folder_without_text_is_refused_with_what_is_there(tmp_path: Path) -> None:

@@ -132,7 +132,9 @@ def open_raw(path: str | Path) -> BinaryIO:
         raise missing(path) from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a file.", "Name a file in it.") from None
-    except (PermissionError, ImportError, ValueError) as error:
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.", "Check its access rights.") from None
+    except (ImportError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
 
 
