@@ -46,7 +46,7 @@ class Kept:
         folder = Path(folder)
         about = dict(json.loads(json.dumps(about)))  # as it will be read again
         if not (folder / FILE).exists():
-            if folder.exists() and not only_scratch(folder):
+            if folder.exists() and not is_new(folder):
                 raise UserError(f"--out {folder} exists and holds something else.", "Choose another --out.")
             check_place(folder)
             return cls(folder, about)
@@ -66,8 +66,11 @@ class Kept:
         return cls(folder, about, cells)
 
     def keep(self, key: str, result: dict[str, Any]) -> None:
-        """Write all the cells anew in one move: a process killed at any moment leaves every finished cell."""
         self.cells[key] = result
+        self.write()
+
+    def write(self) -> None:
+        """All the cells anew in one move: a process killed at any moment leaves every finished cell."""
         content = {"format": "gpt1-cells-1", "about": self.about, "cells": self.cells}
         with replacing(self.folder / FILE) as file:
             file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
@@ -77,9 +80,9 @@ class Kept:
         return [float(self.cells[key][name]) for key in keys if name in self.cells.get(key, {})]
 
 
-def only_scratch(folder: Path) -> bool:
-    """Whether `folder` holds nothing, or what a first cell left when it was killed."""
-    return folder.is_dir() and all(entry.name == SCRATCH or entry.name.startswith(".") for entry in folder.iterdir())
+def is_new(folder: Path) -> bool:
+    """Whether `folder` holds nothing, or what was being written when the process was killed."""
+    return folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def short(value: Any) -> str:
@@ -108,6 +111,7 @@ def alone_in(kept: Kept) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # Windows
+        kept.write()
         yield
         return
     handle = os.open(kept.folder, os.O_RDONLY)
@@ -121,6 +125,7 @@ def alone_in(kept: Kept) -> Iterator[None]:
         except OSError:  # a file system without locks, as some network folders
             pass
         kept.cells |= Kept.open(kept.folder, kept.about).cells
+        kept.write()  # before the first cell: stopped in it, the folder is known again
         yield
     finally:
         os.close(handle)
