@@ -41,15 +41,16 @@ def tokenize(
     if tokenizer is not None:
         chosen = Tokenizer.load(model_folder(tokenizer))
     else:
-        size = vocab_size or VOCAB_SIZE
-        default = "" if vocab_size else " (the default; --vocab-size changes it)"
+        size = VOCAB_SIZE if vocab_size is None else vocab_size
+        default = " (the default; --vocab-size changes it)" if vocab_size is None else ""
         progress.say(f"training a vocabulary of {size:,} tokens{default}")
         chosen = Tokenizer.train(sample(sources), size, pipeline)
         progress.say(f"vocabulary: {chosen.vocab_size:,} tokens, {chosen.pipeline} pipeline")
     if note := chosen.note():
         progress.say(note)
-    count = workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
-    corpus = write_corpus(corpora, out, chosen, workers=count, progress=progress)
+    if workers is None:
+        workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    corpus = write_corpus(corpora, out, chosen, workers=workers, progress=progress)
     tokens = max(1, corpus.tokens)
     progress.say(
         f"{out}: {corpus.tokens:,} tokens of {corpus.documents:,} documents, {corpus.n_bytes / 1e6:,.1f} MB "
