@@ -83,11 +83,12 @@ def test_training_on_cached_features_is_training_through_the_frozen_backbone(
         torch.testing.assert_close(value, head(through)[name], rtol=0, atol=1e-5)
 
 
-def test_gradients_accumulated_over_pieces_give_the_same_update(table: Table, pretrained: Path, tmp_path: Path):
+def test_pieces_and_a_context_computed_once_give_the_same_update(table: Table, pretrained: Path, tmp_path: Path):
     settings = {**KINDS["choice"], **FAST, "dropout": 0, "head_dropout": 0, "optimizer": "sgd", "peak_lr": 0.1}
     found = []
-    for micro_batch in (0, 1, 2, 5):
-        run = finetune(table, from_=pretrained, out=tmp_path / str(micro_batch), micro_batch=micro_batch, **settings)
+    for micro_batch, shared_context in ((0, False), (0, True), (1, True), (2, False), (5, True)):
+        own: dict[str, Any] = {"micro_batch": micro_batch, "shared_context": shared_context}
+        run = finetune(table, from_=pretrained, out=tmp_path / str(len(found)), **own, **settings)
         found.append({**weights(run), **head(run)})
     for other in found[1:]:
         for name, value in other.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ def test_the_probabilities_of_answers_follow_their_order(make: Make, long: str, 
     expected = [straight[f"probability_{i}"] for i in order]
     assert numbers(moved) == pytest.approx(expected, abs=1e-5)
     assert moved[f"probability_{moved['prediction']}"] == max(numbers(moved))
+
+
+@every_rule
+@few
+@given(table=st.lists(rows, min_size=1, max_size=3))
+def test_answers_get_with_the_context_computed_once_what_each_gets_alone(make: Make, long: str, table):
+    model = make("choice", long)
+    coded = model.encode(model.examples(table))
+    assert all(example.alike for example in coded)
+    each = [replace(example, alike=False) for example in coded]
+    together, alone = (task_logits(model.model, some, model.device) for some in (coded, each))
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
