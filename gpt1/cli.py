@@ -271,11 +271,14 @@ def generate(run: str, texts: tuple[str, ...], prompts: str, precision: str, as_
     gpt1 generate models/gpt1 --prompts prompts.txt --precision bf16
     """
     from gpt1.inference import load, prompts_of
+    from gpt1.training.devices import activations_of
 
     texts += prompts_of(prompts) if prompts else ()
     if not texts:
         raise UserError("there is no TEXT to continue.", "Give one or more, or a file of them with --prompts.")
     model = load(run, precision=precision)
+    if precision != "fp32":
+        click.echo(f"computing in {activations_of(precision, model.device)[1]}", err=True)
     names = [f"text {i} of {len(texts)}" for i in range(1, len(texts) + 1)] if len(texts) > 1 else ["the text"]
     for told in filter(None, map(model.told, texts, names)):
         click.echo(told, err=True)
@@ -340,6 +343,9 @@ for command in analysis.COMMANDS:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; errors that a user can mend are one message and an exit code, never a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, stream) is None:  # a program may be started without it
+            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for as long as we run)
     try:
         gpt1.main(arguments or ["--help"], prog_name="gpt1", standalone_mode=False)
         sys.stdout.flush()  # what cannot be written is found here, and not when the interpreter has gone
@@ -355,7 +361,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
             raise
-        stop(ResourceError("out of memory.", "Close other programs, or take a smaller model or --micro-batch."))
+        stop(ResourceError("out of memory.", "Close other programs, or take a smaller model or shorter texts."))
 
 
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory")

@@ -8,7 +8,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from gpt1.targets import target_to_json
 from gpt1.tensorboard import TensorBoard
 from gpt1.tokenizer import Tokenizer
 from gpt1.training.checkpoints import fingerprint
-from gpt1.training.devices import activations_of, device_of, place
+from gpt1.training.devices import activations_of, device_of, place, precision_of
 from gpt1.training.loop import Outcome, Stage, Update, train
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
 from gpt1.weights import WEIGHTS
@@ -90,7 +90,7 @@ def finetune(
     task = read_task(train_on, valid, kind, columns, score, data_dir, cfg, progress)
     work = prepare(cfg, gpt, tokenizer, runs.model_folder(from_), task, progress)
     if not resume:
-        run = runs.make(out, cfg, facts)
+        run = runs.make(out, replace(cfg, precision=precision_of(work.model.gpt.activations)), facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
     if work.device.type == "cpu":
         keep_some_freed_memory()

@@ -30,6 +30,7 @@ from gpt1.lstm import LSTM
 from gpt1.weights import read_model, write_model
 
 INIT_STD = 0.02  # N(0, 0.02) for every weight that is no bias or gain (paper 4.1)
+COLD = 1e-9  # a temperature below it is 0: logits divided by it would leave the range of their type
 
 
 class Linear(nn.Module):
@@ -271,7 +272,7 @@ def choose(
     logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None
 ) -> Tensor:  # [batch, vocab] → [batch, 1]
     """The next token: the likeliest at temperature 0, else drawn among the top k and the top share p."""
-    if temperature == 0:
+    if temperature < COLD:
         return logits.argmax(-1, keepdim=True)
     logits = logits / temperature
     if top_k:

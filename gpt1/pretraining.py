@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from gpt1.report import reported
 from gpt1.tensorboard import TensorBoard
 from gpt1.tokenizer import Tokenizer
 from gpt1.training.compiling import compiled
-from gpt1.training.devices import activations_of, device_of, place
+from gpt1.training.devices import activations_of, device_of, place, precision_of
 from gpt1.training.loop import Outcome, Stage, Update, train
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
 from gpt1.training.speed import flops_a_token, peak_flops, tokens_at_a_time
@@ -65,7 +65,7 @@ def pretrain(
         cfg = runs.settings_of(PretrainConfig, None, asked, extra=shape_of(from_, asked) if from_ else {})
     work = prepare(cfg, Corpus.open(corpus), from_, Corpus.open(valid) if valid else None, progress)
     if not resume:
-        run = runs.make(out, cfg, facts)
+        run = runs.make(out, replace(cfg, precision=precision_of(work.model.activations)), facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
     if work.device.type == "cpu":
         keep_freed_memory()

@@ -28,7 +28,7 @@ from gpt1.errors import UserError
 CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
 
 # What a resumed run may change: none of it changes what is learnt.
-FREE = {"keep", "checkpoint_every", "device", "micro_batch", "cache_features"}
+FREE = {"keep", "checkpoint_every", "device", "micro_batch", "recompute", "cache_features"}
 
 AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
 

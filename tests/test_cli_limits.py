@@ -31,6 +31,15 @@ def test_ctrl_c_while_tokenizing_leaves_nothing(desk: Path, tmp_path: Path):
     assert listing(tmp_path) == ["long.txt"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
+def test_a_command_that_is_started_without_a_stream_works(closed: str, pretrained: Path) -> None:
+    words = [sys.executable, "-m", "gpt1", "generate", str(pretrained), "the", "--max-tokens", "2"]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("the") or closed == "1>&-"
+
+
 def on_a_small_disk(command: list[str], folder: Path, size: str) -> subprocess.CompletedProcess[str]:
     """`command` where `folder` is a disk of that size, and what lies on it afterwards, as the last lines."""
     mount = f"mount -t tmpfs -o size={size} tmpfs {folder}"

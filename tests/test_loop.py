@@ -304,16 +304,26 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path: Path):
     ],
     ids=["cpu", "gpu", "python"],
 )
-@pytest.mark.parametrize(("together", "advice"), [(1, "--recompute"), (2, "--micro-batch 1 "), (9, "--micro-batch 4 ")])
+@pytest.mark.parametrize(
+    ("together", "recompute", "advice"),
+    [
+        (1, False, "--recompute"),
+        (2, False, "--micro-batch 1 "),
+        (9, False, "--micro-batch 4 "),
+        (9, True, "--micro-batch 4 "),
+        (1, True, "a smaller model"),
+    ],
+)
 def test_out_of_memory_names_the_setting_and_the_size_to_try(
-    error: BaseException, together: int, advice: str, tmp_path: Path
+    error: BaseException, together: int, recompute: bool, advice: str, tmp_path: Path
 ):
     def objective(rows: Tensor) -> Losses:
         raise error
 
     with pytest.raises(ResourceError, match="out of memory") as ended:
-        run(stage(objective=objective, together=together), tmp_path)
+        run(stage(objective=objective, together=together), tmp_path, config=replace(CONFIG, recompute=recompute))
     assert advice in ended.value.fix
+    assert not (recompute and "--recompute" in ended.value.fix)
     assert ended.value.exit_code == 1
 
 

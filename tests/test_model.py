@@ -242,7 +242,9 @@ def test_prompts_continued_together_continue_as_they_do_alone(ids):
     assert together.tolist() == [MODEL.generate(row[None], 8, temperature=0)[0].tolist() for row in ids]
 
 
-@pytest.mark.parametrize("narrow", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}])
+@pytest.mark.parametrize(
+    "narrow", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}, {"temperature": 1e-39}]
+)
 def test_every_way_to_leave_one_choice_is_greedy(narrow: dict[str, float]):
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(MODEL.generate(ids, 15, **narrow), MODEL.generate(ids, 15, temperature=0))  # type: ignore[arg-type]

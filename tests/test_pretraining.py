@@ -29,7 +29,7 @@ from gpt1.inference import load
 from gpt1.model import GPT
 from gpt1.pretraining import pretrain
 from gpt1.tokenizer import Tokenizer
-from gpt1.training import checkpoints
+from gpt1.training import checkpoints, devices
 
 
 @pytest.fixture
@@ -140,9 +140,21 @@ def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_metrics_and_resu
 @pytest.mark.usefixtures("no_report")
 def test_a_resumed_run_may_use_less_memory_and_keep_fewer_checkpoints(whole: Path, corpus: Path, tmp_path: Path):
     run = stopped_after(6, whole, tmp_path / "run")
-    pretrain(corpus, out=run, resume=True, keep=1, checkpoint_every=50)
+    pretrain(corpus, out=run, resume=True, keep=1, checkpoint_every=50, recompute=True)
     assert checkpoints.steps(run / "checkpoints") == [13]
     assert same(weights(run), weights(whole))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_run_goes_on_in_the_precision_that_auto_came_to(
+    corpus: Path, shape: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = {**shape, "precision": "auto", "steps": 3, "checkpoint_every": 1, "keep": 9}
+    monkeypatch.setattr(devices, "cpu_gains_from_bf16", lambda: True)
+    run = pretrain(corpus, out=tmp_path / "whole", **settings)
+    stopped = stopped_after(2, run, tmp_path / "run")
+    monkeypatch.setattr(devices, "cpu_gains_from_bf16", lambda: False)  # as on another processor
+    assert same(weights(pretrain(corpus, out=stopped, resume=True)), weights(run))
 
 
 @pytest.mark.parametrize("change", [{"peak_lr": 0.5}, {"seed": 9}, {"batch_size": 5}, {"n_layer": 3}])

@@ -85,7 +85,7 @@ def test_the_settings_of_a_run_are_a_file_of_settings(tmp_path: Path):
 def test_a_resumed_run_may_change_what_changes_nothing_that_is_learnt(name: str, tmp_path: Path):
     config: Any = PretrainConfig if hasattr(PretrainConfig, name) else FinetuneConfig
     run = runs.make(tmp_path / "run", config(), FACTS)
-    value = {"device": "cpu", "cache_features": False}.get(name, 7)
+    value = {"device": "cpu", "cache_features": False, "recompute": True}.get(name, 7)
     assert getattr(runs.reopen(run, config, {name: value}, FACTS)[1], name) == value
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from gpt1.config import Precision
 from gpt1.errors import ResourceError, UserError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -52,6 +53,11 @@ def activations_of(precision: str, device: torch.device) -> tuple[torch.dtype, s
     if pays:
         return torch.bfloat16, "bf16"
     return torch.float32, "fp32 (this processor has no fast bf16)"
+
+
+def precision_of(activations: torch.dtype) -> Precision:
+    """What `auto` has come to: a run goes on with it, also on a processor where it would come to something else."""
+    return "bf16" if activations == torch.bfloat16 else "fp32"
 
 
 def cpu_gains_from_bf16() -> bool:

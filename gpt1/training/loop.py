@@ -104,7 +104,7 @@ def train(
         checkpoints.save(folder, outcome.step, dict(stage.trained()), optimizer.tensors(), state)
         checkpoints.forget(folder, config.keep, outcome.best)
 
-    with limits_explained(less_memory(stage)), stop_requested() as stop:
+    with limits_explained(less_memory(stage, config.recompute)), stop_requested() as stop:
         while outcome.step < stage.steps:
             update = stage.update(outcome.step)
             lr = config.peak_lr * schedules.rate(config.schedule, config.warmup, outcome.step, stage.steps)
@@ -138,11 +138,13 @@ def train(
     return outcome
 
 
-def less_memory(stage: Stage) -> str:
+def less_memory(stage: Stage, recompute: bool) -> str:
     """What to do where memory does not suffice."""
     if stage.together > 1:
         fits = f"--micro-batch {stage.together // 2} (now {stage.together}) keeps half as much for the backward pass"
-        return f"{fits}, --recompute a fraction: the update stays the same."
+        return f"{fits}{'' if recompute else ', --recompute a fraction'}: the update stays the same."
+    if recompute:
+        return "Take a smaller model, or shorter texts."
     return "Set --recompute: the update stays the same. Else a smaller model, or shorter texts."
 
 

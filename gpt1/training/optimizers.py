@@ -73,13 +73,14 @@ class AdamW(Optimizer):
     def fused(self, group: Group, lr: float, decay: float, shrink: Tensor | None, eps: float) -> None:
         """torch's fused kernel: one pass over the memory instead of ten. It divides gradients by `grad_scale`."""
         exp_avg, exp_avg_sq = group.slots
+        updates = torch.full((), float(self.updates), device=group.parameters[0].device)  # filled there: nothing waits
         torch._fused_adamw_(
             group.parameters,
             group.gradients,
             exp_avg,
             exp_avg_sq,
             [],
-            [torch.tensor(float(self.updates), device=p.device) for p in group.parameters],
+            [updates] * len(group.parameters),
             lr=lr,
             beta1=self.config.beta1,
             beta2=self.config.beta2,
