@@ -34,7 +34,7 @@ def import_model(home: str, source: str | Path, out: str | Path, progress: Progr
                 f"{source}: the vocabulary has {tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}.",
                 "Model and tokenizer files are of two different models.",
             )
-        model.save(aside)
+        model.save(aside, tokenizer=tokenizer.fingerprint)
         tokenizer.save(aside)
         if target.exists():
             target.rmdir()

@@ -28,7 +28,7 @@ from gpt1.targets import Answers, Classes, Target, target_from_json, target_to_j
 from gpt1.tokenizer import Tokenizer
 from gpt1.training.devices import activations_of, device_of
 from gpt1.training.progress import Progress, Silent
-from gpt1.weights import read_head, read_json
+from gpt1.weights import read_head, read_json, trained_with
 
 TASK = "task.json"
 PIECE_TOKENS = 8192  # tokens of one forward pass
@@ -241,6 +241,11 @@ def pair(folder: str | Path) -> tuple[GPT, Tokenizer]:
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {gpt.config.vocab_size:,}.",
             "Put the tokenizer that the model was trained with into the folder.",
         )
+    if (told := trained_with(path)) and told != tokenizer.fingerprint:
+        raise UserError(
+            f"{path}: the tokenizer is not the one that the model was trained with, though as large.",
+            "Copy the model folder again.",
+        )
     return gpt, tokenizer
 
 
@@ -257,7 +262,7 @@ def load_task(folder: str | Path, device: str | torch.device = "auto", precision
 
 def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any], target: Target) -> None:
     """Write the model folder of a fine-tuned model."""
-    model.gpt.save(folder, model.head)
+    model.gpt.save(folder, model.head, tokenizer.fingerprint)
     tokenizer.save(folder)
     content = {"format": "gpt1-task-1", **task, "target": target_to_json(target)}
     (folder / TASK).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

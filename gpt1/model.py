@@ -262,10 +262,11 @@ class GPT(nn.Module):
             parameter.requires_grad_(True)
         return model.eval()
 
-    def save(self, folder: str | Path, head: Head | None = None) -> None:
-        """Write config.json and model.safetensors into `folder`, with a fine-tuned model's head."""
+    def save(self, folder: str | Path, head: Head | None = None, tokenizer: str | None = None) -> None:
+        """Write config.json and model.safetensors into `folder`, with a fine-tuned model's head. tokenizer: the
+        fingerprint of the one that the model was trained with; another one is refused."""
         weights = {name: w.to_dense() if w.is_mkldnn else w for name, w in self.state_dict().items()}
-        write_model(Path(folder), self.config, weights, head.state_dict() if head else None)
+        write_model(Path(folder), self.config, weights, head.state_dict() if head else None, tokenizer)
 
 
 def choose(

@@ -215,7 +215,7 @@ def finish(run: Path, work: Work, outcome: Outcome, cfg: PretrainConfig) -> None
     """The finished model folder, results and report of a run."""
     aside = run / ".model.tmp"
     shutil.rmtree(aside, ignore_errors=True)
-    work.model.save(aside)
+    work.model.save(aside, tokenizer=work.tokenizer.fingerprint)
     work.tokenizer.save(aside)
     shutil.rmtree(run / runs.MODEL, ignore_errors=True)
     aside.rename(run / runs.MODEL)

@@ -21,7 +21,7 @@ from gpt1.config import GPTConfig, checked, known
 from gpt1.errors import UserError
 
 FORMAT = "gpt1-model-1"
-CONFIG, WEIGHTS, HEAD = "config.json", "model.safetensors", "head."
+CONFIG, WEIGHTS, HEAD, TOKENIZER = "config.json", "model.safetensors", "head.", "tokenizer"
 
 # A block's tensors in the order of the release, with the names of the release (as Hugging Face keeps them) and ours.
 # Dense weights ("w") are [in, out] there and [out, in] here.
@@ -55,7 +55,8 @@ def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
             f"gpt1 reads its own models ({FORMAT}), Hugging Face's openai-gpt and OpenAI's params_*.npy.",
         )
     try:
-        config = checked(GPTConfig, {known(GPTConfig, name): settings[name] for name in settings if name != "format"})
+        own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER)}
+        config = checked(GPTConfig, {known(GPTConfig, name): value for name, value in own.items()})
     except UserError as error:
         problem = f"{folder / CONFIG} was changed or damaged: {error.problem}"
         raise UserError(problem, "Copy the model folder again.") from None
@@ -71,12 +72,24 @@ def read_head(folder: Path) -> dict[str, Tensor]:
     return {name.removeprefix(HEAD): tensor for name, tensor in weights.items() if name.startswith(HEAD)}
 
 
+def trained_with(folder: Path) -> str | None:
+    """The fingerprint of the tokenizer that the model of a folder was trained with; None where it does not say."""
+    return read_json(folder / CONFIG).get(TOKENIZER) if (folder / CONFIG).exists() else None
+
+
 def write_model(
-    folder: Path, config: GPTConfig, weights: Mapping[str, Tensor], head: Mapping[str, Tensor] | None = None
+    folder: Path,
+    config: GPTConfig,
+    weights: Mapping[str, Tensor],
+    head: Mapping[str, Tensor] | None = None,
+    tokenizer: str | None = None,
 ) -> None:
-    """config.json and model.safetensors; the head of a fine-tuned model stands beside the weights as `head.…`."""
+    """config.json and model.safetensors; the head of a fine-tuned model stands beside the weights as `head.…`.
+    tokenizer: its fingerprint."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps({"format": FORMAT, **asdict(config)}, indent=2) + "\n", encoding="utf-8")
+    told = {TOKENIZER: tokenizer} if tokenizer else {}
+    about = {"format": FORMAT, **asdict(config), **told}
+    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     write_safetensors(folder / WEIGHTS, {**weights, **{HEAD + name: tensor for name, tensor in (head or {}).items()}})
 
 

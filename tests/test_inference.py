@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -311,6 +312,18 @@ def test_a_damaged_task_is_refused_by_name(make: Make, tmp_path: Path, damage: s
 @pytest.fixture(scope="module")
 def language_model(pretrained: Path) -> LanguageModel:
     return load(pretrained)
+
+
+def test_a_tokenizer_that_the_model_was_not_trained_with_is_refused(pretrained: Path, tmp_path: Path, prose: list[str]):
+    model = Path(shutil.copytree(pretrained / "model", tmp_path / "model"))
+    size = Tokenizer.load(model).vocab_size
+    for other, said in ((size + 1, f"has {size + 1} tokens, the model {size}"), (size, "is not the one")):
+        Tokenizer.train([text[::-1] for text in prose], other).save(model)
+        with pytest.raises(UserError, match=said):
+            load(model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "tokenizer"}))
+    load(model)  # a folder that does not say cannot be asked
 
 
 def test_the_next_tokens_are_the_likeliest_of_the_vocabulary_with_their_probabilities(language_model: LanguageModel):
