@@ -15,7 +15,7 @@ from gpt1.kernels.linear import spare_rows, turn
 
 PIECE_BYTES = 192 << 20  # of logits at a time; every further piece costs a pass over the embedding's gradient
 WORDS = 2048  # CPU: logits of so many words at a time; a width that divides well makes the product faster
-BLOCK = 1536  # CPU: words of the embedding's gradient at a time, added up while they are in the cache; two threads share fewer badly
+BLOCK = 1536  # CPU: words of the embedding's gradient at a time, added up in the cache; two threads share fewer badly
 ALIGNED = 64  # GPU: the head gets rows of zeros up to a multiple of this, without which its products are slow
 
 
