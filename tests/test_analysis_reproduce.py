@@ -230,7 +230,9 @@ def test_a_process_that_is_killed_repeats_no_finished_run(pretrained: Path, data
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
-        while process.poll() is None and not ((out / FILE).exists() and list((out / "scratch").glob("*/config.yaml"))):
+        while process.poll() is None and not (
+            (out / FILE).exists() and cells_of(out) and list((out / "scratch").glob("*/config.yaml"))
+        ):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     finally:

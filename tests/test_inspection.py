@@ -103,10 +103,13 @@ def test_without_a_model_no_tokens_are_told_but_how_to_get_them(table: Table, tm
 
 def test_rates_of_unknown_and_cut_are_those_that_finetune_tells(prose: list[str], pretrained: Path, tmp_path: Path):
     from gpt1.finetuning import finetune
+    from gpt1.model import GPT
     from gpt1.tokenizer import Tokenizer
 
     shutil.copytree(pretrained, tmp_path / "run")
-    Tokenizer.train(prose, vocab_size=300, pipeline="original").save(tmp_path / "run/model")
+    tokenizer = Tokenizer.train(prose, vocab_size=300, pipeline="original")
+    GPT.from_pretrained(tmp_path / "run/model").save(tmp_path / "run/model", tokenizer=tokenizer.fingerprint)
+    tokenizer.save(tmp_path / "run/model")
     rows = {"text": [f"row {i} ☃ " + "of words " * i for i in range(40)], "label": ["a", "b"] * 20}
     path = written(tmp_path, rows)
     tokens = inspect(path, from_=tmp_path / "run")["tokens"]
