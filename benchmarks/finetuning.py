@@ -16,13 +16,13 @@ from gpt1.config import FinetuneConfig, resolve
 from gpt1.data.order import of_update
 from gpt1.finetuning import Work as Finetuning
 from gpt1.finetuning import freeze
-from gpt1.inputs import KINDS, Example, encode
+from gpt1.inputs import KINDS, Example, Kind, encode
 from gpt1.kernels.kept import kept_arrays
 from gpt1.kernels.memory import keep_some_freed_memory
 from gpt1.labelled import Task
-from gpt1.model import Head, TaskModel
+from gpt1.model import GPT, Head, TaskModel
 from gpt1.objectives import l3
-from gpt1.targets import Classes
+from gpt1.targets import Classes, Target
 from gpt1.training.devices import place
 from gpt1.training.loop import one_update
 from gpt1.training.optimizers import OPTIMIZERS
@@ -35,34 +35,44 @@ def run(rounds: int, quick: bool) -> Result:
     updates = 1 if quick else 4  # of a round
     rows = sst2(64 if quick else 2048)
     work = finetuning(rows, quick)
-    peer = classifier(work)
-    same = {"transformers' loss on the first update is ours, fp32, λ = 0": losses_agree(work, peer)}
+    title = f"batch {BATCH}, {rows.source} (transformers knows only λ = 0)"
+    return measured(work, classifier(work), BATCH, updates, rounds, title, "rows")
+
+
+def measured(work: Finetuning, peer: Any, batch: int, updates: int, rounds: int, title: str, unit: str) -> Result:
+    """Updates of `batch` examples, `updates` a round: ours with and without the auxiliary language model, and the
+    peer's, whose forward takes what `padded` gives and returns a loss."""
+    same = {"transformers' loss on the first update is ours, fp32, λ = 0": losses_agree(work, peer, batch)}
     works = {
-        "gpt1 bf16, λ = 0": ours(work, 0.0),
-        "gpt1 bf16, λ = 0.5": ours(work, 0.5),
-        "transformers bf16": theirs(work, peer),
+        "gpt1 bf16, λ = 0": ours(work, 0.0, batch),
+        "gpt1 bf16, λ = 0.5": ours(work, 0.5, batch),
+        "transformers bf16": theirs(work, peer, batch),
     }
     place(work.model, work.device, torch.bfloat16)
     work.model.train()
     with kept_arrays(work.model):  # as the training loop does
         seconds = in_turn({name: repeated(one, updates) for name, one in works.items()}, rounds, warm_up=works)
-    title = (
-        f"Fine-tuning, {called(work.model.gpt.config)}, batch {BATCH}, {rows.source} (transformers knows only λ = 0)"
-    )
-    table, ratios = compared(title, seconds, list(works)[:2], updates * BATCH, "rows")
+    title = f"Fine-tuning, {called(work.model.gpt.config)}, {title}"
+    table, ratios = compared(title, seconds, list(works)[:2], updates * batch, unit)
     return Result([table], ratios, same)
 
 
 def finetuning(rows: Rows, quick: bool, train: str = "all") -> Finetuning:
-    """What `gpt1 finetune` has in its hands once its rows are read. The C library is told what it tells it, for all
-    competitors."""
-    if device().type == "cpu":
-        keep_some_freed_memory()
     model = gpt(quick)
     model.add_special_tokens()
     kind, target = KINDS["classification"], Classes.fit(rows.labels)
-    examples = [Example(("",), label=label) for label in rows.labels]  # their texts are tokens already
-    coded = encode(kind, examples, rows.ids, model.config.vocab_size, model.config.context)
+    examples = [Example(("",), label=label) for label in rows.labels]
+    return prepared(model, kind, target, examples, rows.ids, train)
+
+
+def prepared(
+    model: GPT, kind: Kind, target: Target, examples: list[Example], ids: list[list[int]], train: str = "all"
+) -> Finetuning:
+    """What `gpt1 finetune` has in its hands once its rows, here tokens already, are read. The C library is told what it
+    tells it, for all competitors."""
+    if device().type == "cpu":
+        keep_some_freed_memory()
+    coded = encode(kind, examples, ids, model.config.vocab_size, model.config.context, alike=True)
     task = Task(kind, {}, target, examples, [], target.main, {})
     task_model = TaskModel(model, Head(model.config.n_embd, target.outputs, kind.each)).to(device())
     freeze(task_model, train)
@@ -70,7 +80,7 @@ def finetuning(rows: Rows, quick: bool, train: str = "all") -> Finetuning:
     return Finetuning(task_model, tokenizer, task, coded, [], device(), "", {}, {})
 
 
-def ours(work: Finetuning, lm_coef: float, batch: int = BATCH) -> Work:
+def ours(work: Finetuning, lm_coef: float, batch: int) -> Work:
     """The training loop's updates 0, 1, 2, …: rows drawn, cut into pieces, L3, clip, optimiser."""
     config = resolve(FinetuneConfig, {"lm_coef": lm_coef, "batch_size": batch, "peak_lr": 1e-5})
     stage = work.stage(config, work.source(config, Silent()))
@@ -88,36 +98,36 @@ def classifier(work: Finetuning, dropout: float = 0.1) -> Any:
     """transformers' classifier with our weights; its output layer has no bias."""
     from transformers import OpenAIGPTForSequenceClassification
 
-    peer = OpenAIGPTForSequenceClassification(
-        openai_config(work.model.gpt.config, dropout, num_labels=2, pad_token_id=0)
-    )
+    outputs = len(work.model.head.linear.weight)
+    config = openai_config(work.model.gpt.config, dropout, num_labels=outputs, pad_token_id=0)
+    peer = OpenAIGPTForSequenceClassification(config)
     alike(work.model.gpt, peer.transformer)
     with torch.no_grad():
         peer.score.weight.copy_(work.model.head.linear.weight)
     return peer.to(device())
 
 
-def theirs(work: Finetuning, peer: Any) -> Work:
-    """The same rows in the same updates."""
+def theirs(work: Finetuning, peer: Any, batch: int) -> Work:
+    """The same examples in the same updates."""
     update, steps = trainer(peer), count()
-    return lambda: update(**padded(work, of_update(next(steps), len(work.training), BATCH, 0)[1].tolist()))
+    return lambda: update(**padded(work, of_update(next(steps), len(work.training), batch, 0)[1].tolist()))
 
 
 def padded(work: Finetuning, chosen: list[int]) -> dict[str, Tensor]:
-    """Rows as DataCollatorWithPadding lays them out, in the order in which they were drawn."""
-    rows = [torch.tensor(work.training[i].sequences[0]) for i in chosen]
+    """Sequences as DataCollatorWithPadding lays them out, in the order in which they were drawn."""
+    rows = [torch.tensor(sequence) for i in chosen for sequence in work.training[i].sequences]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     labels = work.targets([work.task.training[i] for i in chosen])
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    return {name: tensor.to(work.device) for name, tensor in batch.items()}
+    found = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {name: tensor.to(work.device) for name, tensor in found.items()}
 
 
 @torch.no_grad()
-def losses_agree(work: Finetuning, peer: Any) -> bool:
+def losses_agree(work: Finetuning, peer: Any, batch: int) -> bool:
     work.model.eval(), peer.eval()
-    config = resolve(FinetuneConfig, {"batch_size": BATCH})
+    config = resolve(FinetuneConfig, {"batch_size": batch})
     update = work.source(config, Silent()).update(0)
     mine = sum(l3(work.model, work.task.target, 0.0, piece).total for piece in update.pieces)
-    loss = peer(**padded(work, of_update(0, len(work.training), BATCH, config.seed)[1].tolist())).loss
+    loss = peer(**padded(work, of_update(0, len(work.training), batch, config.seed)[1].tolist())).loss
     return bool(torch.isclose(torch.as_tensor(mine), loss, rtol=1e-4))

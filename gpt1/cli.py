@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import click
 from gpt1 import __version__
 from gpt1.analysis import commands as analysis
 from gpt1.config import FinetuneConfig, PretrainConfig
+from gpt1.ending import OUT_OF_MEMORY, of_the_system, open_streams, stop
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
 from gpt1.flags import Number, columns, settings
 
@@ -343,9 +341,7 @@ for command in analysis.COMMANDS:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; errors that a user can mend are one message and an exit code, never a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, stream) is None:  # a program may be started without it
-            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for as long as we run)
+    open_streams()
     try:
         gpt1.main(arguments or ["--help"], prog_name="gpt1", standalone_mode=False)
         sys.stdout.flush()  # what cannot be written is found here, and not when the interpreter has gone
@@ -362,39 +358,6 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
             raise
         stop(ResourceError("out of memory.", "Close other programs, or take a smaller model or shorter texts."))
-
-
-OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory")
-
-# What the user can mend by naming another place.
-PLACES = ("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
-
-
-def of_the_system(error: OSError) -> GPT1Error:
-    """What the operating system refused, by whose fault it is."""
-    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
-        leave(0)
-    what = f"{error.filename or 'the output'}: {(error.strerror or str(error)).lower()}."
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-        return ResourceError(f"the disk is full. {what}", "Free some space, or write to another disk.")
-    if error.errno in [getattr(errno, name) for name in PLACES]:
-        return UserError(what, "Name a place that is there and that you may read and write.")
-    return GPT1Error(what, "Mend that and run it again.")
-
-
-def stop(error: GPT1Error) -> None:
-    lines = [f"gpt1: {error.problem}", *(f"      {line}" for line in error.fix.splitlines())]
-    click.echo("\n".join(lines), err=True)
-    leave(error.exit_code)
-
-
-def leave(code: int) -> None:
-    """Exit; output that can no longer be written is not tried again by the interpreter, which would complain."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""How a command ends: one message and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+
+import click
+
+from gpt1.errors import GPT1Error, ResourceError, UserError
+
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory")
+
+# What the user can mend by naming another place.
+PLACES = ("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
+
+
+def of_the_system(error: OSError) -> GPT1Error:
+    """What the operating system refused, by whose fault it is."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
+        leave(0)
+    what = f"{error.filename or 'the output'}: {(error.strerror or str(error)).lower()}."
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        return ResourceError(f"the disk is full. {what}", "Free some space, or write to another disk.")
+    if error.errno in [getattr(errno, name) for name in PLACES]:
+        return UserError(what, "Name a place that is there and that you may read and write.")
+    return GPT1Error(what, "Mend that and run it again.")
+
+
+def stop(error: GPT1Error) -> None:
+    lines = [f"gpt1: {error.problem}", *(f"      {line}" for line in error.fix.splitlines())]
+    click.echo("\n".join(lines), err=True)
+    leave(error.exit_code)
+
+
+def leave(code: int) -> None:
+    """Exit; output that can no longer be written is not tried again by the interpreter, which would complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def open_streams() -> None:
+    """A program may be started without one of its three; what is written there is lost then."""
+    for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for as long as we run)
