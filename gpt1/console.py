@@ -33,8 +33,8 @@ class Console:
     """A `Progress` for people. `talk` and `results` are the streams to write to."""
 
     def __init__(self, talk: IO[str] | None = None, results: IO[str] | None = None) -> None:
-        self._talk = talk or sys.stderr or io.StringIO()  # None where a program was started without the stream
-        self._results = results or sys.stdout or io.StringIO()
+        self._talk = talk or sys.stderr
+        self._results = results or sys.stdout
         for stream in (self._talk, self._results):  # a terminal without λ shows \\u03bb, and the work goes on
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

@@ -56,15 +56,6 @@ def work(progress: Progress, updates: int = 20) -> None:
     progress.end()
 
 
-def test_a_program_without_streams_works_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", None)
-    monkeypatch.setattr(sys, "stdout", None)
-    console = Console()
-    work(console)
-    console.show("text")
-    console.bars([("a", 1.0)])
-
-
 def test_without_a_terminal_there_are_no_control_characters() -> None:
     talk, results = io.StringIO(), io.StringIO()
     console = Console(talk, results)
