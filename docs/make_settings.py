@@ -122,8 +122,8 @@ def page() -> str:
         HEAD.format(free=", ".join(f"`{name}`" for name in sorted(FREE))),
         "## Sizes\n",
         sizes_table(),
-        "The fine-tuning rate is the paper's 6.25e-5 at a width of 768, and larger for narrower models in inverse "
-        "proportion. Recipe `paper` takes the paper's rate whatever the size.\n",
+        "The fine-tuning rate is the paper's 6.25e-5 at a width of 768, and larger for narrower models by the square "
+        "of 768 / width, to 3.75e-4 at most. Recipe `paper` takes the paper's rate whatever the size.\n",
         "## Both stages\n",
         settings_table(own(TrainingConfig, None), PretrainConfig, FinetuneConfig),
         "¹ Depends on the model's size: the table above. Pre-training starts from `mini`.\n",

@@ -192,8 +192,8 @@ class FinetuneConfig(TrainingConfig):
 
     optimizer: Optimizer = "adam"
     peak_lr: NotNegative = 6.25e-5
-    """Learning rate after warm-up (paper 4.1, for a width of 768). The default recipe multiplies it by 768 / --n-embd
-    of the model: narrow models want more."""
+    """Learning rate after warm-up (paper 4.1, for a width of 768). The default recipe multiplies it by the square of
+    768 / --n-embd of the model, to 3.75e-4 at most: narrow models want more."""
     warmup: NotNegative = 0.002
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     train: str = "all"

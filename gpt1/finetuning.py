@@ -106,15 +106,18 @@ def named(source: str | Path | Table | None) -> str | None:
     return source.name if isinstance(source, Table) else str(source) if source is not None else None
 
 
+LARGEST_RATE = 3.75e-4  # of fine-tuning, what `tiny` wants
+
+
 def suited(gpt: GPT, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings that depend on what is trained. The paper's rate belongs to a width of 768; narrow models want a larger
-    one."""
+    """Settings that depend on what is trained. The paper's rate belongs to a width of 768; narrower models want a
+    larger one, up to a limit (docs/lab-log.md)."""
     head = settings.get("train") == "head"
     if settings.get("recipe") == "paper":
         return {"lm_coef": 0.0} if head else {}
     if head:
         return HEAD_ONLY
-    return {"peak_lr": FinetuneConfig.peak_lr * 768 / gpt.config.n_embd}
+    return {"peak_lr": min(FinetuneConfig.peak_lr * (768 / gpt.config.n_embd) ** 2, LARGEST_RATE)}
 
 
 @dataclass(frozen=True)

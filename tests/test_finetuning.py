@@ -15,9 +15,10 @@ import yaml
 from finetuned import FAST, KINDS, TEXT, changed, head, lines, results, special_tokens, stopped_after, weights
 
 from gpt1 import finetuning
+from gpt1.config import GPTConfig
 from gpt1.data.tables import Table, write_table
 from gpt1.errors import UserError
-from gpt1.finetuning import finetune
+from gpt1.finetuning import finetune, suited
 from gpt1.inference import load_task
 from gpt1.model import GPT
 from gpt1.weights import read_safetensors
@@ -268,6 +269,13 @@ def test_the_recipe_paper_in_a_file_is_the_recipe_paper_as_a_flag(table: Table, 
     settings = [yaml.safe_load((run / "config.yaml").read_text()) for run in (by_file, by_flag)]
     assert settings[0] == settings[1]
     assert settings[0]["peak_lr"] == 6.25e-5
+
+
+@pytest.mark.parametrize(("width", "rate"), [(768, 6.25e-5), (384, 2.5e-4), (128, 3.75e-4), (16, 3.75e-4)])
+def test_narrow_models_are_fine_tuned_with_a_larger_rate(width: int, rate: float):
+    model = GPT(GPTConfig(vocab_size=300, n_layer=1, n_head=1, n_embd=width, context=8))
+    assert suited(model, {}) == {"peak_lr": pytest.approx(rate)}
+    assert suited(model, {"recipe": "paper"}) == {}
 
 
 def test_head_only_in_a_file_takes_the_settings_of_a_head(table: Table, pretrained: Path, tmp_path: Path):
