@@ -26,6 +26,7 @@ from gpt1.data.order import of_update
 from gpt1.errors import UserError
 from gpt1.inference import averaged
 from gpt1.inputs import Encoded
+from gpt1.kernels.moving import moved
 from gpt1.model import TaskModel
 from gpt1.objectives import Features, Losses, l2
 from gpt1.targets import Target
@@ -72,7 +73,7 @@ class HeadOnly:
         epoch, chosen = of_update(step, len(self.windows), self.cfg.batch_size, seed)
         seen = [self.first[i] + window_of(self.windows[i], seed, epoch, i) for i in chosen.tolist()]
         states, example = side_by_side([self.features[i] for i in seen])
-        targets = self.targets[torch.from_numpy(chosen)].to(states.device)
+        targets = moved(self.targets[torch.from_numpy(chosen)], states.device)
         piece = Features(states, example, targets, len(chosen))
         return Update(epoch, [piece], sum(self.tokens[i] for i in seen))
 
@@ -85,10 +86,9 @@ class HeadOnly:
 
 
 def side_by_side(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(states [sequences, n_embd], example [sequences]) of some examples."""
+    """(states [sequences, n_embd], example [sequences], in the processor's memory) of some examples."""
     example = torch.tensor([n for n, states in enumerate(features) for _ in range(len(states))])
-    states = torch.cat(list(features))
-    return states, example.to(states.device)
+    return torch.cat(list(features)), example
 
 
 def features_of(model: TaskModel, coded: Sequence[Encoded], cfg: FinetuneConfig, progress: Progress) -> Tensor:

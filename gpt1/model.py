@@ -25,6 +25,7 @@ from gpt1.kernels.dropout import dropout, residual_dropout
 from gpt1.kernels.embedding import embedding
 from gpt1.kernels.gelu import gelu
 from gpt1.kernels.linear import linear, packed
+from gpt1.kernels.moving import moved
 from gpt1.kernels.packing import Packing
 from gpt1.lstm import LSTM
 from gpt1.weights import read_model, write_model
@@ -302,16 +303,19 @@ class Head(nn.Module):
 
     def forward(self, states: Tensor, example: Tensor) -> Tensor:
         """states [sequences, n_embd], example [sequences]: which example a sequence belongs to, ascending from 0
-        → [examples, outputs], for `each` [examples, most answers] with −inf where an example has fewer."""
+        → [examples, outputs], for `each` [examples, most answers] with −inf where an example has fewer.
+
+        Shapes are taken from `example`: in the processor's memory nothing has to wait for the states."""
         states = states.float()
         counts = torch.bincount(example)  # sequences of each example
-        n = len(counts)
+        n, most = len(counts), int(counts.max())
+        first = counts.cumsum(0) - counts
+        answer = torch.arange(len(example), device=example.device) - first[example]
+        example, answer = moved(example, states.device), moved(answer, states.device)
         if self.each:
             if self.training and self.p:  # one mask for all the answers of an example, as in the release
                 states = states * dropout(states.new_ones(n, states.shape[1]), self.p)[example]
-            first = counts.cumsum(0) - counts
-            answer = torch.arange(len(example), device=example.device) - first[example]
-            logits = states.new_full((n, int(counts.max())), -torch.inf)
+            logits = states.new_full((n, most), -torch.inf)
             return logits.index_put((example, answer), self.linear(states)[:, 0])
         summed = states.new_zeros(n, states.shape[1]).index_add(0, example, states)
         return self.linear(dropout(summed, self.p) if self.training else summed)

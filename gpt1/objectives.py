@@ -34,7 +34,8 @@ class Labelled:
     """A piece of a fine-tuning update.
 
     ids [tokens]: the sequences one after another, which `packing` tells apart; example [sequences]: the example of each
-    sequence, ascending from 0; targets [examples, ...]; and the examples and sequences of the whole update.
+    sequence, ascending from 0, in the processor's memory, where the head takes shapes from it; targets [examples, ...];
+    and the examples and sequences of the whole update.
     """
 
     ids: Tensor

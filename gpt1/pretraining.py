@@ -19,6 +19,7 @@ from gpt1.data.windows import Windows, split, unigram_loss
 from gpt1.errors import UserError
 from gpt1.inference import LanguageModel, pair
 from gpt1.kernels.memory import keep_freed_memory
+from gpt1.kernels.moving import moved
 from gpt1.model import GPT
 from gpt1.objectives import Windows as Piece
 from gpt1.objectives import l1
@@ -98,10 +99,7 @@ class Work:
 
         def update(step: int) -> Update:
             epoch, windows = self.training.update(step, cfg.batch_size, cfg.seed)
-            ids = torch.from_numpy(windows)
-            if self.device.type == "cuda":
-                ids = ids.pin_memory()
-            ids = ids.to(self.device, non_blocking=True)
+            ids = moved(torch.from_numpy(windows), self.device)
             tokens = len(ids) * cfg.context
             return Update(epoch, [Piece(part, tokens) for part in torch.split(ids, piece)], tokens)
 

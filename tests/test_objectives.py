@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -189,3 +190,33 @@ def test_l2_over_features_computed_once_is_l3_without_the_auxiliary_loss(name, d
     assert l2(model.head, target, features).total.item() == pytest.approx(
         l3(model, target, 0.0, batch).total.item(), abs=1e-6
     )
+
+
+# ---- on a device, nothing waits for numbers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", TASKS)
+@settings(max_examples=6)
+@given(data=st.data(), lm_coef=st.sampled_from([0.0, 0.5]))
+def test_l3_and_its_gradient_never_look_at_the_numbers_on_the_device(name, dtype, data, lm_coef):
+    """On a GPU each look would make the processor wait. The device "meta" has shapes and no numbers: a look fails."""
+    model, target, encoded, targets = data.draw(updates(name))
+    with torch.device("meta"):
+        there = TaskModel(GPT(replace(model.gpt.config, dropout=0.1)), Head(16, target.outputs, model.head.each))
+    there.train().gpt.activations = dtype
+    piece = collate(encoded, range(len(encoded)), targets, torch.device("meta"), len(encoded), 1)
+    losses = l3(there, target, lm_coef, piece)
+    losses.total.backward()
+    assert losses.total.shape == ()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in there.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_l1_and_its_gradient_never_look_at_the_numbers_on_the_device(dtype):
+    with torch.device("meta"):
+        there = GPT(replace(GPT_1.config, dropout=0.1)).train()
+        windows = torch.zeros(3, CONTEXT + 1, dtype=torch.int64)
+    there.activations = dtype
+    l1(there, Windows(windows, 3 * CONTEXT)).total.backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in there.parameters())

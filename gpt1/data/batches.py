@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gpt1.data.order import mixed
 from gpt1.inputs import Encoded
+from gpt1.kernels.moving import moved
 from gpt1.kernels.packing import Packing
 from gpt1.objectives import Labelled
 
@@ -57,4 +58,4 @@ def collate(
     packing = Packing([row for _, row in rows], device)
     example = torch.tensor([n for n, i in enumerate(piece) for _ in encoded[i].sequences])
     chosen = torch.zeros(len(piece)) if targets is None else targets[torch.tensor(piece)]
-    return Labelled(ids.to(device), packing, example.to(device), chosen.to(device), update_examples, update_sequences)
+    return Labelled(moved(ids, device), packing, example, moved(chosen, device), update_examples, update_sequences)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gpt1.kernels.linear import spare_rows
+from gpt1.kernels.moving import moved
 
 SPARE = 256  # padding that costs attention less than another call of it
 SHARE = 0.5  # of the real tokens: padding beyond it costs more
@@ -69,9 +70,9 @@ class Packing:
         ends = lengths.cumsum(0)
         place = torch.arange(self.tokens) - (ends - lengths - before)[part]
         self.parts, self.most = len(lengths), int((lengths + before).max())
-        self.position, self.part = place.to(device), part.to(device)
-        self.lengths, self.last = (lengths + before)[rest].to(device), (ends - 1)[rest].to(device)
-        self.shared, self.rest = shared[rest].to(device), rest.nonzero()[:, 0].to(device)  # [sequences]: their parts
+        self.position, self.part = moved(place, device), moved(part, device)
+        self.lengths, self.last = moved((lengths + before)[rest], device), moved((ends - 1)[rest], device)
+        self.shared, self.rest = moved(shared[rest], device), moved(rest.nonzero()[:, 0], device)  # [sequences]: parts
         found = groups([row.tokens for row in rows])
         self.groups = [on(group_of(rows[first:stop]), device) for first, stop in found]
 
@@ -143,7 +144,7 @@ def hidden_between(rows: Sequence[Row], time: int) -> Tensor:
 
 
 def on(group: Group, device: torch.device | str) -> Group:
-    places, hidden = (None if one is None else one.to(device) for one in (group.places, group.hidden))
+    places, hidden = (None if one is None else moved(one, device) for one in (group.places, group.hidden))
     return replace(group, places=places, hidden=hidden)
 
 
