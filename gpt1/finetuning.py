@@ -38,9 +38,9 @@ from gpt1.training.checkpoints import fingerprint
 from gpt1.training.devices import activations_of, device_of, place, precision_of
 from gpt1.training.loop import Outcome, Stage, Update, train
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
+from gpt1.training.speed import tokens_at_a_time
 from gpt1.weights import WEIGHTS
 
-PIECE_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 65536}  # tokens of one forward pass where --micro-batch is 0
 ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
 
 
@@ -178,7 +178,8 @@ class Everything:
         self.model: nn.Module = work.model
         self.targets = work.targets(work.task.training)
         longest = max(example.longest for example in work.training)
-        self.piece_tokens = cfg.micro_batch * longest if cfg.micro_batch else PIECE_TOKENS[work.device.type]
+        gpt = work.model.gpt
+        self.piece_tokens = cfg.micro_batch * longest or tokens_at_a_time(gpt.config, work.device, gpt.activations)
         self.together = min(max(1, self.piece_tokens // longest), cfg.batch_size)
 
     def update(self, step: int) -> Update:
