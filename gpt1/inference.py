@@ -184,8 +184,8 @@ class Model(LanguageModel):
 
     def told_logits(self, coded: Sequence[Encoded], name: str, progress: Progress) -> Tensor:  # → [examples, outputs]
         """Logits at temperature 1, with what a person should know of the rows, and a bar."""
-        tokens = sum(example.tokens for example in coded)
-        unknown = sum(self.tokenizer.count_unknown(ids) for example in coded for ids in example.sequences)
+        sequences = [ids for example in coded for ids in example.sequences]
+        tokens, unknown = sum(map(len, sequences)), sum(map(self.tokenizer.count_unknown, sequences))
         length = told_of_length(coded, self.gpt.config.context, self.long)
         progress.say(f"{name}: {len(coded):,} rows; {unknown / tokens:.2%} of the tokens unknown; {length}")
         progress.begin("predicting", len(coded), unit="rows")

@@ -20,6 +20,7 @@ from gpt1.kernels.packing import Row
 from gpt1.targets import Answers, Bins, Classes, Number, Target
 
 START, DELIMITER, EXTRACT = 0, 1, 2  # the special tokens, counted from the end of the vocabulary
+PAIRS = 1000  # of positions that attention compares: more of them cost more than a token that is computed once less
 QUARTER = 4  # head and tail: a quarter is head, as the 128 of 510 tokens of Sun et al. 2019; windows share a quarter
 
 Layout = tuple[tuple[tuple[int, ...], ...], ...]
@@ -92,13 +93,19 @@ class Encoded:
     @cached_property
     def rows(self) -> list[tuple[list[int], Row]]:
         """The tokens that go through the model, in rows of one sequence or of several that begin alike."""
+        if self.windows > 1:
+            return [row for window in self.apart() for row in window.rows]
+        one_by_one = [(sequence, Row(0, (len(sequence),))) for sequence in self.sequences]
         if not self.alike or len(self.sequences) == 1:
-            return [(sequence, Row(0, (len(sequence),))) for sequence in self.sequences]
+            return one_by_one
         # The last of the common tokens stays with the rests: what follows it differs, and each predicts its own.
         alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*self.sequences, strict=False))
         shared = max(0, sum(1 for _ in alike) - 1)
         rests = [sequence[shared:] for sequence in self.sequences]
         ids = [*self.sequences[0][:shared], *chain.from_iterable(rests)]
+        saved = shared * (len(rests) - 1)
+        if len(ids) ** 2 - sum(len(sequence) ** 2 for sequence in self.sequences) > PAIRS * saved:
+            return one_by_one
         return [(ids, Row(shared, tuple(map(len, rests))))]
 
     @property

@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from gpt1.data.tables import Table
 from gpt1.errors import UserError
 from gpt1.inference import LanguageModel, Model, load, load_task, save_task, task_logits
 from gpt1.inputs import KINDS
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.targets import Answers, Bins, Classes, Number, Target, target_to_json
 from gpt1.tokenizer import Tokenizer
+from gpt1.training.progress import Silent
 
 TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
     "classification": ("classification", {"text": "t", "label": "l"}, Classes(("a", "b", "c"))),
@@ -133,6 +135,16 @@ def test_answers_get_with_the_context_computed_once_what_each_gets_alone(make: M
 def test_a_prediction_has_the_documented_keys(make: Make, name: str, keys: list[str]):
     (found,) = make(name).predict([{"t": "one", "u": "two", "a": ["x", "y"]}])
     assert list(found) == keys
+
+
+def test_where_no_token_is_known_all_of_them_are_unknown(make: Make, monkeypatch: pytest.MonkeyPatch):
+    model, said = make("choice"), Silent()
+    lines: list[str] = []
+    monkeypatch.setattr(said, "say", lines.append)
+    monkeypatch.setattr(model.tokenizer, "count_unknown", len)
+    rows = [{"t": "a context for all of the answers", "u": "", "a": ["b", "c", "d", "e"]}]
+    model.predict_table(Table("rows", ["t", "u", "a"], rows), progress=said)
+    assert "100.00% of the tokens unknown" in lines[0]
 
 
 @pytest.mark.parametrize("name", ["classification", "entailment", "similarity", "choice"])

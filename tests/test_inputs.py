@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -195,6 +196,31 @@ def test_windows_apart_are_the_sequences_of_the_example(drawn, context, rule):
     assert len(windows) == found.windows
     assert [sequence for window in windows for sequence in window.sequences] == found.sequences
     assert all(len(window.sequences) == kind.sequences * max(1, len(answers)) for window in windows)
+
+
+@given(drawn=examples(), context=contexts, rule=rules)
+def test_the_rows_of_an_example_hold_its_sequences_and_those_of_its_windows(drawn, context, rule):
+    found = replace(coded(*drawn, context, *rule), alike=drawn[0].each)
+    sequences = []
+    for ids, row in found.rows:
+        ends = [row.shared + sum(row.rests[:k]) for k in range(len(row.rests) + 1)]
+        sequences += [ids[: row.shared] + ids[a:b] for a, b in pairwise(ends)]
+        assert len(ids) == row.tokens == ends[-1]
+    assert sequences == found.sequences
+    assert [row for window in found.apart() for row in window.rows] == found.rows
+    assert found.longest == max(window.longest for window in found.apart())
+
+
+@pytest.mark.parametrize(
+    ("context", "answers", "rows"),
+    [(400, [10] * 4, 1), (40, [30] * 4, 1), (100, [10] * 50, 1), (5, [400] * 20, 20), (0, [400] * 2, 2)],
+)
+def test_answers_are_computed_together_where_that_is_less_work(context, answers, rows):
+    texts = [[k] * length for k, length in enumerate(answers)]
+    (found,) = encode(
+        KINDS["choice"], [Example(("", ""), ("",) * len(answers))], [[7] * context, [], *texts], 60, 512, alike=True
+    )
+    assert len(found.rows) == rows
 
 
 def test_what_became_of_long_texts_is_told():
