@@ -60,3 +60,9 @@ def test_only_what_is_trained_gets_a_gradient(trained):
         one.requires_grad_(needed)
     recurrence(gates, weight)[0].sum().backward()
     assert (gates.grad is not None, weight.grad is not None) == trained
+
+
+def test_no_gradient_is_asked_of_the_last_cell_which_has_none_to_give():
+    states, last = recurrence(*drawn(3, 2, 4)[:2])
+    assert states.requires_grad
+    assert not last.requires_grad

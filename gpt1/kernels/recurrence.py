@@ -50,8 +50,9 @@ class Recurrence(torch.autograd.Function):
             opened[t] = now
         ctx.save_for_backward(opened, states, cells, same)
         ctx.weight = weight
-        ctx.mark_non_differentiable(cells[-1])
-        return states[1:], cells[-1]
+        last = cells[-1]  # an object of its own: it is marked, not its values
+        ctx.mark_non_differentiable(last)
+        return states[1:], last
 
     @staticmethod
     @once_differentiable
