@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gpt1.kernels.moving import moved
 from gpt1.model import GPT, Cache, choose
 
 
@@ -44,7 +45,7 @@ def continue_together(
                 kept = max(1, context // 2) if step else min(len(prompts[row]), context)
                 read(model, ids[row, None, -kept:-1], cache, row)
                 lengths[row] = kept - 1
-        cache.length, cache.places = max(lengths), torch.tensor(lengths, device=device)[:, None]
+        cache.length, cache.places = max(lengths), moved(torch.tensor(lengths)[:, None], device)
         logits = model.logits(model.states(ids[:, -1:], cache)[:, -1])[:, : gpt.config.vocab_size]
         drawn = zip(torch.split(logits, 1), generators, strict=True)
         ids = torch.cat([ids, torch.cat([choose(row, *how, own) for row, own in drawn])], dim=1)
