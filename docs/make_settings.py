@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args, get_origin
 
 from gpt1.config import (
@@ -108,8 +107,7 @@ def sizes_table() -> str:
     for name, size in MODEL_SIZES.items():
         shape = {key: size[key] for key in ("n_layer", "n_head", "n_embd", "context")}
         config = {key: value for key, value in size.items() if key != "peak_lr"}
-        gpt: Any = SimpleNamespace(config=GPTConfig(vocab_size=8000, **config))
-        rates = [size["peak_lr"], suited(gpt, {})["peak_lr"]]
+        rates = [size["peak_lr"], suited(size["n_embd"], {})["peak_lr"]]
         weights = [f"{GPTConfig(vocab_size=n, **config).n_parameters / 1e6:.1f} M" for n in (8000, 40478)]
         rows.append([f"`{name}`", *map(shown, shape.values()), *weights, *map(shown, rates)])
     heads = ["`--model`", "`n_layer`", "`n_head`", "`n_embd`", "`context`", "weights, 8,000 tokens", "40,478 tokens"]

@@ -85,7 +85,7 @@ def finetune(
             return run
     else:
         runs.new_folder(out)
-        cfg = runs.settings_of(FinetuneConfig, None, asked, extra=suited(gpt, asked))
+        cfg = settings_for(gpt.config.n_embd, asked)
     check_parts(cfg, gpt.config.n_layer)
     task = read_task(train_on, valid, kind, columns, score, data_dir, cfg, progress)
     work = prepare(cfg, gpt, tokenizer, runs.model_folder(from_), task, progress)
@@ -109,7 +109,12 @@ def named(source: str | Path | Table | None) -> str | None:
 LARGEST_RATE = 3.75e-4  # of fine-tuning, what `tiny` wants
 
 
-def suited(gpt: GPT, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def settings_for(n_embd: int, asked: Mapping[str, Any]) -> FinetuneConfig:
+    """Every setting of a run on a model of this width, from those that are asked for."""
+    return runs.settings_of(FinetuneConfig, None, asked, extra=suited(n_embd, asked))
+
+
+def suited(n_embd: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings that depend on what is trained. The paper's rate belongs to a width of 768; narrower models want a
     larger one, up to a limit (docs/lab-log.md)."""
     head = settings.get("train") == "head"
@@ -117,7 +122,7 @@ def suited(gpt: GPT, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"lm_coef": 0.0} if head else {}
     if head:
         return HEAD_ONLY
-    return {"peak_lr": min(FinetuneConfig.peak_lr * (768 / gpt.config.n_embd) ** 2, LARGEST_RATE)}
+    return {"peak_lr": min(FinetuneConfig.peak_lr * (768 / n_embd) ** 2, LARGEST_RATE)}
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,17 @@ def test_two_processes_in_one_folder_lose_nothing_and_do_nothing_twice(tmp_path:
     assert set(Kept.open(tmp_path / "cells", {"of": "this"}).cells) == {"a", "b"}
 
 
+def test_a_curve_does_not_go_on_with_other_defaults_than_it_was_begun_with(
+    pretrained: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"from_": pretrained, "out": tmp_path / "curve", **QUICK, **TASK, "methods": ["all"]}
+    before = (curve(table, **options) / "cells.json").read_bytes()
+    monkeypatch.setattr("gpt1.finetuning.LARGEST_RATE", 1e-6)  # as another version of gpt1 might
+    with pytest.raises(UserError, match=r"with --peak-lr 0\.000375; this gpt1 would take 1e-06"):
+        curve(table, **options)
+    assert (tmp_path / "curve" / "cells.json").read_bytes() == before
+
+
 def test_a_folder_of_another_curve_is_refused_by_what_differs(
     pretrained: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,18 @@ def test_a_folder_goes_on_only_with_the_rows_models_and_settings_that_it_was_beg
     assert counted == ["cola, full, seed 0"]
 
 
+def test_a_folder_does_not_go_on_with_other_defaults_than_it_was_begun_with(
+    pretrained: Path, data: Path, tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": data, "tasks": ["cola"], "rows": {"": 8}}
+    reproduce("table4", from_=pretrained, seeds=1, **options)
+    reproduce("table4", from_=pretrained, seeds=1, **options)
+    monkeypatch.setattr("gpt1.finetuning.LARGEST_RATE", 1e-6)  # as another version of gpt1 might
+    with pytest.raises(UserError, match=r"with --peak-lr 0\.000375; this gpt1 would take 1e-06"):
+        reproduce("table4", from_=pretrained, seeds=2, **options)
+    assert counted == ["cola, full, seed 0"]
+
+
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("table6", {}, "Did you mean table5"),
     ("table4", {"tasks": ["colla"]}, "Did you mean cola"),

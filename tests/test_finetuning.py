@@ -15,7 +15,6 @@ import yaml
 from finetuned import FAST, KINDS, TEXT, changed, head, lines, results, special_tokens, stopped_after, weights
 
 from gpt1 import finetuning
-from gpt1.config import GPTConfig
 from gpt1.data.tables import Table, write_table
 from gpt1.errors import UserError
 from gpt1.finetuning import finetune, suited
@@ -273,9 +272,8 @@ def test_the_recipe_paper_in_a_file_is_the_recipe_paper_as_a_flag(table: Table, 
 
 @pytest.mark.parametrize(("width", "rate"), [(768, 6.25e-5), (384, 2.5e-4), (128, 3.75e-4), (16, 3.75e-4)])
 def test_narrow_models_are_fine_tuned_with_a_larger_rate(width: int, rate: float):
-    model = GPT(GPTConfig(vocab_size=300, n_layer=1, n_head=1, n_embd=width, context=8))
-    assert suited(model, {}) == {"peak_lr": pytest.approx(rate)}
-    assert suited(model, {"recipe": "paper"}) == {}
+    assert suited(width, {}) == {"peak_lr": pytest.approx(rate)}
+    assert suited(width, {"recipe": "paper"}) == {}
 
 
 def test_head_only_in_a_file_takes_the_settings_of_a_head(table: Table, pretrained: Path, tmp_path: Path):

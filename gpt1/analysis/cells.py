@@ -8,11 +8,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpt1 import runs
+from gpt1.config import flag
 from gpt1.data.files import check_place, replacing
 from gpt1.data.tables import Table
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
@@ -196,6 +197,24 @@ def finetuned(rows: str | Path | Table, scratch: Path, progress: Progress, **opt
             pass
     shutil.rmtree(scratch, ignore_errors=True)
     return finetune(rows, out=scratch, progress=progress, **options)
+
+
+def learnt_with(n_embd: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides what a run on a model of this width learns from its rows, but for the seed."""
+    from gpt1.finetuning import settings_for
+
+    every = asdict(settings_for(n_embd, settings))
+    return {name: value for name, value in every.items() if name not in runs.FREE and name != "seed"}
+
+
+def check_settings(folder: Path, cell: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    """UserError where the finished `cell` was made `before` with other settings: the defaults of another gpt1."""
+    for name, value in (before or {}).items():
+        if now.get(name, value) != value:
+            raise UserError(
+                f"{folder} has '{cell}' with {flag(name)} {value}; this gpt1 would take {now[name]}.",
+                "Choose another --out, or go on with the version of gpt1 that it was begun with.",
+            )
 
 
 def digest(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import runs
-from gpt1.analysis.cells import Cell, Kept, digest, finetuned, model_facts, run_cells, shape_of
+from gpt1.analysis.cells import (
+    Cell,
+    Kept,
+    check_settings,
+    digest,
+    finetuned,
+    learnt_with,
+    model_facts,
+    run_cells,
+    shape_of,
+)
 from gpt1.analysis.document import Document, Spread, settings_table
 from gpt1.analysis.samples import Labels, fewest, read_labels
 from gpt1.analysis.tfidf import tfidf_scores
@@ -40,6 +50,7 @@ class Plan:
 
     labels: Labels
     from_: str
+    n_embd: int
     sizes: list[int]
     seeds: int
     methods: list[str]
@@ -93,7 +104,18 @@ class Plan:
         settings = self.settings_for(method, size, seed)
         run = finetuned(drawn.table, scratch, progress, from_=self.from_, **labels.options, **settings)
         scores = evaluate(run, labels.test.table)["metrics"]
-        return {"method": method, "labels": size, "seed": seed, **scores}
+        made = {"settings": learnt_with(self.n_embd, settings)}
+        return {"method": method, "labels": size, "seed": seed, **made, **scores}
+
+    def check(self, kept: Kept) -> None:
+        """UserError where a finished cell was made with other settings than it would be now."""
+        for seed in range(self.seeds):
+            for size in self.sizes:
+                for method in self.methods:
+                    key = self.key(method, size, seed)
+                    if method != "tfidf" and key in kept.cells:
+                        now = learnt_with(self.n_embd, self.settings_for(method, size, seed))
+                        check_settings(kept.folder, key, kept.cells[key].get("settings"), now)
 
 
 def curve(
@@ -132,8 +154,9 @@ def curve(
                 f"Methods: {', '.join(METHODS)}.",
             )
     labels = read_labels(train, test, kind, columns, score, data_dir, test_rows)
-    plan = Plan(labels, str(from_), chosen_sizes(sizes, labels), seeds, list(methods), min_updates, asked)
     model = model_facts(from_)
+    wanted = chosen_sizes(sizes, labels)
+    plan = Plan(labels, str(from_), model["config"]["n_embd"], wanted, seeds, list(methods), min_updates, asked)
     about = {
         "analysis": "curve",
         "train": labels.training.table.name,
@@ -144,6 +167,7 @@ def curve(
         "settings": {"min_updates": min_updates, **asked},
     }
     kept = Kept.open(out, about)
+    plan.check(kept)
     for note in labels.notes:
         progress.say(note)
     progress.say(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import runs, wording
-from gpt1.analysis.cells import Cell, Kept, finetuned, model_facts
+from gpt1.analysis.cells import Cell, Kept, check_settings, finetuned, learnt_with, model_facts
 from gpt1.analysis.curve import FOR_THE_HEAD
 from gpt1.analysis.methods import METHODS, Method
 from gpt1.analysis.paper_tasks import LeftOut, PaperTask
@@ -139,10 +139,16 @@ class Plan:
         given = {name: v for name, v in self.asked.settings.items() if method != "head" or name in FOR_THE_HEAD}
         return {**given, "seed": seed, "valid_fraction": 0.0, "keep": 1, **self.methods[method].settings}
 
+    def learnt_with(self, method: str) -> dict[str, Any]:
+        if method == "tfidf":
+            return {}
+        width = self.models["lstm" if method == "lstm" else "from"]["config"]["n_embd"]
+        return learnt_with(width, self.settings_for(method, 0))
+
     def made_from(self, task: PaperTask, method: str) -> dict[str, Any]:
-        """What a kept result has to agree with: the rows and the weights."""
+        """What a kept result has to agree with: the rows, the weights and the settings."""
         weights = None if method == "tfidf" else self.models["lstm" if method == "lstm" else "from"]["weights"]
-        return {"rows": task.facts, "weights": weights}
+        return {"rows": task.facts, "weights": weights, "settings": self.learnt_with(method)}
 
     def check(self, kept: Kept) -> None:
         """UserError where a finished cell was made from other rows or another model than this plan says."""
@@ -154,9 +160,11 @@ class Plan:
         for task in self.tasks:
             for method in self.methods:
                 for seed in range(self.asked.seeds):
-                    cell = kept.cells.get(self.key(task, method, seed))
-                    if cell:
-                        agree(kept.folder, task, method, cell["made_from"], self.made_from(task, method))
+                    key = self.key(task, method, seed)
+                    if cell := kept.cells.get(key):
+                        before, now = cell["made_from"], self.made_from(task, method)
+                        agree(kept.folder, task, method, before, now)
+                        check_settings(kept.folder, key, before.get("settings"), now["settings"])
 
     def measure(self, task: PaperTask, method: str, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         about = {"task": task.name.text, "method": method, "seed": seed, "made_from": self.made_from(task, method)}
