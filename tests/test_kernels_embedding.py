@@ -55,3 +55,22 @@ def test_what_another_backward_pass_has_sent_is_left_alone():
     embedding(torch.tensor([1, 1]), weight).sum().backward()
     assert torch.equal(weight.grad, F.one_hot(torch.tensor(1), 9)[:, None].expand(9, 4) * 2.0)
     assert torch.equal(sent, torch.ones(9, 4))
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_several_losses_in_one_pass_add_up(between):
+    """All over one look-up, or each over its own, as when two texts are compared."""
+    ids = torch.randint(0, 9, (3, 7))
+    weight, gradients = torch.randn(9, 4, dtype=torch.float64, requires_grad=True), []
+    for plainly in (True, False):
+        look_up = F.embedding if plainly else embedding
+        whole, total = look_up(ids, weight), 0.0
+        for k, own in enumerate(ids):
+            states = (look_up(own, weight) if between else whole[k]).tanh()
+            predicted = own.roll(-1)
+            if plainly:
+                total = total + F.cross_entropy(states @ weight.T, predicted, reduction="sum")
+            else:
+                total = total + lm_loss(states, weight, predicted, torch.ones(len(own), dtype=weight.dtype))
+        gradients += torch.autograd.grad(total, weight)
+    torch.testing.assert_close(*gradients)

@@ -40,11 +40,16 @@ class Embedding(torch.autograd.Function):
 
 def send(weight: Tensor, gradient: Tensor) -> None:
     """To be called in a backward pass that returns `gradient` of the matrix `weight`: until the pass reaches the
-    weight itself, more may be added to it in place."""
-    setattr(weight, "on_its_way", (torch._C._current_graph_task_id(), gradient))  # noqa: B010
+    weight itself, more may be added to it in place. Of several in one pass, which torch adds up, none takes more."""
+    task = torch._C._current_graph_task_id()
+    again = vars(weight).get("on_its_way", (None, None))[0] == task
+    setattr(weight, "on_its_way", (task, None if again else gradient))  # noqa: B010
 
 
 def on_its_way(weight: Tensor) -> Tensor | None:
-    """A gradient of the matrix that this backward pass has made before."""
+    """A gradient of the matrix that this backward pass has made before; given out once."""
     task, gradient = vars(weight).pop("on_its_way", (None, None))
-    return gradient if task == torch._C._current_graph_task_id() else None
+    if task != torch._C._current_graph_task_id():
+        return None
+    setattr(weight, "on_its_way", (task, None))  # noqa: B010
+    return gradient
