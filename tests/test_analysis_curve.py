@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt1 import runs
 from gpt1.analysis import curve as module
-from gpt1.analysis.cells import Cell, Kept, run_cells
+from gpt1.analysis.cells import Cell, Kept, finetuned, learnt_with, run_cells
 from gpt1.analysis.curve import curve
 from gpt1.analysis.samples import read_labels, stratified
 from gpt1.analysis.worth import labels_for, verdict, worth
@@ -224,12 +225,43 @@ def test_a_curve_does_not_go_on_with_other_defaults_than_it_was_begun_with(
     assert (tmp_path / "curve" / "cells.json").read_bytes() == before
 
 
+def test_a_half_made_run_goes_on_only_with_the_settings_that_it_was_begun_with(
+    pretrained: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rate_of(run: Path) -> float:
+        (run / "results.json").unlink()  # as if killed before the end
+        return float(runs.read_run_config(run)["peak_lr"])
+
+    def begin_or_go_on() -> Path:
+        own: dict[str, Any] = {"epochs": 1.0}
+        return finetuned(table, tmp_path / "run", Silent(), learnt_with(16, own), from_=pretrained, **own, **TASK)
+
+    assert rate_of(begin_or_go_on()) == 3.75e-4
+    (tmp_path / "run" / "mark").touch()
+    assert rate_of(begin_or_go_on()) == 3.75e-4
+    assert (tmp_path / "run" / "mark").exists()
+    monkeypatch.setattr("gpt1.finetuning.LARGEST_RATE", 1e-6)  # as another version of gpt1 might
+    assert rate_of(begin_or_go_on()) == 1e-6
+    assert not (tmp_path / "run" / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"about": null, "cells": {}}', '{"about": {}, "cells": []}',
+                '{"about": {}, "cells": {"a run": 3}}'],
+)  # fmt: skip
+def test_a_file_of_results_that_is_damaged_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "cells.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"cells\.json cannot be read: the file is damaged"):
+        Kept.open(tmp_path, {})
+
+
 def test_a_folder_of_another_curve_is_refused_by_what_differs(
     pretrained: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module.Plan, "measure", lambda *_: {"accuracy": 0.5})
     options: dict[str, Any] = {"from_": pretrained, "out": tmp_path / "curve", **QUICK, **TASK}
     curve(table, **options)
+    curve(table, **(options | {"micro_batch": 1}))  # as is advised where memory ends
     with pytest.raises(UserError, match="was begun with settings"):
         curve(table, **(options | {"peak_lr": 1e-3}))
     other = Table(table.name, table.columns, table.rows[:-1])

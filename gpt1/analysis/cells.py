@@ -53,13 +53,13 @@ class Kept:
             return cls(folder, about)
         try:
             stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            before, cells = stored["about"], stored["cells"]
-        except (ValueError, KeyError, TypeError):
+            before, cells = dict(stored["about"]), {key: dict(cell) for key, cell in stored["cells"].items()}
+        except (AttributeError, ValueError, KeyError, TypeError):
             raise UserError(
                 f"{folder / FILE} cannot be read: the file is damaged.", "Remove it, or choose another --out."
             ) from None
         for name, value in about.items():
-            if before.get(name) != value:
+            if lasting(before.get(name)) != lasting(value):
                 raise UserError(
                     f"{folder} was begun with {name} {short(before.get(name))}, not {short(value)}.",
                     "Choose another --out, or go on with what it was begun with.",
@@ -79,6 +79,11 @@ class Kept:
     def values(self, keys: Sequence[str], name: str) -> list[float]:
         """The number `name` of the finished ones among `keys`."""
         return [float(self.cells[key][name]) for key in keys if name in self.cells.get(key, {})]
+
+
+def lasting(value: Any) -> Any:
+    """`value`, of settings without those that change nothing of what is learnt."""
+    return {k: v for k, v in value.items() if k not in runs.FREE} if isinstance(value, dict) else value
 
 
 def is_new(folder: Path) -> bool:
@@ -186,11 +191,14 @@ class Inside(Silent):
         self.outer.advance(self.behind + int(self.cost * self.furthest), **values)
 
 
-def finetuned(rows: str | Path | Table, scratch: Path, progress: Progress, **options: Any) -> Path:
-    """`finetune` on `rows` into the folder `scratch`, going on with what a killed process left there."""
+def finetuned(
+    rows: str | Path | Table, scratch: Path, progress: Progress, learnt: Mapping[str, Any], **options: Any
+) -> Path:
+    """`finetune` on `rows` into the folder `scratch`, going on with what a killed process left there if it has been
+    `learnt_with` the same."""
     from gpt1.finetuning import finetune
 
-    if (scratch / runs.CONFIG).exists():
+    if is_half_made(scratch, learnt):
         try:
             return finetune(rows, out=scratch, resume=True, progress=progress, **options)
         except UserError:  # half made, or made otherwise: what the user has to mend is told below
@@ -199,12 +207,24 @@ def finetuned(rows: str | Path | Table, scratch: Path, progress: Progress, **opt
     return finetune(rows, out=scratch, progress=progress, **options)
 
 
+def is_half_made(scratch: Path, learnt: Mapping[str, Any]) -> bool:
+    """Whether a run that learns with these settings has begun in `scratch`."""
+    if not (scratch / runs.CONFIG).exists():
+        return False
+    try:
+        before = runs.read_run_config(scratch)
+    except UserError:  # killed while it was written
+        return False
+    # The precision is written down as what `auto` came to.
+    return all(before.get(name) == value for name, value in learnt.items() if name != "precision")
+
+
 def learnt_with(n_embd: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides what a run on a model of this width learns from its rows, but for the seed."""
     from gpt1.finetuning import settings_for
 
-    every = asdict(settings_for(n_embd, settings))
-    return {name: value for name, value in every.items() if name not in runs.FREE and name != "seed"}
+    every = lasting(asdict(settings_for(n_embd, settings)))
+    return {name: value for name, value in every.items() if name != "seed"}
 
 
 def check_settings(folder: Path, cell: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:

@@ -102,10 +102,10 @@ class Plan:
             scores = tfidf_scores(labels.kind, labels.target, drawn.examples, labels.test.examples, seed)
             return {"method": method, "labels": size, "seed": seed, **scores}
         settings = self.settings_for(method, size, seed)
-        run = finetuned(drawn.table, scratch, progress, from_=self.from_, **labels.options, **settings)
+        learnt = learnt_with(self.n_embd, settings)
+        run = finetuned(drawn.table, scratch, progress, learnt, from_=self.from_, **labels.options, **settings)
         scores = evaluate(run, labels.test.table)["metrics"]
-        made = {"settings": learnt_with(self.n_embd, settings)}
-        return {"method": method, "labels": size, "seed": seed, **made, **scores}
+        return {"method": method, "labels": size, "seed": seed, "settings": learnt, **scores}
 
     def check(self, kept: Kept) -> None:
         """UserError where a finished cell was made with other settings than it would be now."""

@@ -175,7 +175,8 @@ class Plan:
             return {**about, "score": found[task.metric], "metrics": found, "subsets": {}}
         from_ = self.asked.lstm if method == "lstm" else self.asked.from_
         settings = self.settings_for(method, seed)
-        run = finetuned(task.training.table, scratch, progress, from_=from_, **task.options, **settings)
+        learnt = self.learnt_with(method)
+        run = finetuned(task.training.table, scratch, progress, learnt, from_=from_, **task.options, **settings)
         fitted = json.loads((run / runs.RESULTS).read_text(encoding="utf-8"))
         scores = scored(run, task, self.asked.settings)
         return {**about, **scores, "cut": fitted["data"]["cut"], "seconds": fitted["seconds"]}

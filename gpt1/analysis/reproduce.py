@@ -45,8 +45,7 @@ def reproduce(
     cfg = runs.settings_of(FinetuneConfig, None, chosen)  # refuses what is out of range
     asked = Asked(what, from_, out, **given, settings=chosen)
     asked.check()
-    lasting = {name: value for name, value in chosen.items() if name not in runs.FREE}
-    kept = Kept.open(out, {"analysis": "reproduce", "model": model_facts(from_), "settings": lasting})
+    kept = Kept.open(out, {"analysis": "reproduce", "model": model_facts(from_), "settings": chosen})
     plan = planned(asked, cfg, progress)
     plan.check(kept)
     tell(plan, progress)
