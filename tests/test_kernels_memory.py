@@ -32,3 +32,28 @@ def test_arrays_of_the_same_size_come_back_without_page_faults(keep: str, mib: i
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     assert faults(keep) * 10 < faults()
+
+
+LEFT_BETWEEN_ARRAYS_IN_USE = """
+import numpy as np
+from gpt1.kernels.memory import keep_some_freed_memory
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 >> 20
+assert keep_some_freed_memory()
+freed, used = [], []
+for _ in range(32):
+    freed.append(np.ones(16 << 17))  # 16 MiB
+    used.append(np.ones(1 << 10))
+del freed
+before = resident()
+assert keep_some_freed_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_what_runs_before_left_between_arrays_in_use_is_given_back():
+    command = [sys.executable, "-c", LEFT_BETWEEN_ARRAYS_IN_USE]
+    mib = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert mib > 400  # of 512
