@@ -23,8 +23,9 @@ def keep_freed_memory() -> bool:
 def keep_some_freed_memory() -> bool:
     """The same for steps of changing sizes: at most half a GiB, and no array of 32 MiB or more.
 
-    What runs before this one left between arrays that are still in use is given back first: the C library does not by
-    itself, and run after run in one process it would add up.
+    What runs before this one left between arrays that are still in use is given back first, which the C library does
+    not do by itself. Some of it adds up all the same, run after run in one process: oneDNN keeps up to 1,024 compiled
+    products, and they lie in between.
     """
     return told((M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, SOME)) and given_back()
 
