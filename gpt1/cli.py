@@ -35,7 +35,7 @@ def gpt1() -> None:
     """GPT-1: pre-train a Transformer on your texts, fine-tune it on your labels.
 
     \b
-    gpt1 demo                                              the whole story in five minutes
+    gpt1 demo                                              the whole story in a few minutes
     gpt1 tokenize books/ --out corpus                      text → tokens
     gpt1 pretrain corpus --out runs/books                  stage 1
     gpt1 finetune reviews.csv --from runs/books --out runs/reviews \\
@@ -60,7 +60,7 @@ def next_steps(*commands: str) -> None:
 @click.option("--out", type=Path, default=Path("runs/demo"), show_default=True, help="Where its runs are kept.")
 @click.option("--seeds", default=3, type=Number(int, 1), show_default=True, help="Seeds of each comparison.")
 def demo(out: Path, seeds: int) -> None:
-    """The whole story on this machine, offline, in five minutes.
+    """The whole story on this machine, offline, in a few minutes.
 
     Gathers the English prose of the installed Python, trains a vocabulary and a small GPT on it, fine-tunes it on a few
     hundred labelled rows (pre-trained against from scratch, all weights against the head only) and shows what came out.
@@ -194,7 +194,8 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
 
     results_table(result)
     if "perplexity" not in result["metrics"]:
-        next_steps(f"gpt1 predict {run} {test} --out predictions.jsonl   (to see the rows behind it)")
+        where = f" --data-dir {data_dir}" if data_dir else ""
+        next_steps(f"gpt1 predict {run} {test}{where} --out predictions.jsonl   (to see the rows behind it)")
 
 
 @gpt1.command()

@@ -212,9 +212,9 @@ class FinetuneConfig(TrainingConfig):
     """What is kept of a text that is too long: its beginning; a quarter of what fits from its beginning, the rest from
     its end; or all of it, read in overlapping windows whose predictions are averaged."""
     shared_context: bool = True
-    """Multiple choice: what the answers of a question have in common goes through the model once, which is up to as
-    many times faster. Without dropout nothing changes by it; with dropout all answers see the context with the same
-    units dropped, where the release draws them anew for each."""
+    """Multiple choice: what the answers of a question have in common goes through the model once where that is less
+    work, up to as many times less. Without dropout nothing changes by it; with dropout all answers see the context with
+    the same units dropped, where the release draws them anew for each."""
     transfer_layers: Annotated[int, Between(-1)] = -1
     """Pre-trained blocks that are kept, the rest starts fresh (paper, figure 2 left); -1 keeps all of them."""
     from_scratch: bool = False
@@ -276,6 +276,13 @@ def known(config_class: type[Any], name: str) -> str:
 
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def flagged(name: str, value: Any) -> str:
+    """A setting as it is typed."""
+    if isinstance(value, bool):
+        return flag(name) if value else f"--no-{flag(name)[2:]}"
+    return f"{flag(name)} {value}"
 
 
 @cache

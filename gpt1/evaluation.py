@@ -154,6 +154,8 @@ def predict_into(
         return f"{files}: {len(found):,} rows, as gluebenchmark.com takes them"
     if out is not None:
         check_output(out)
+        if Path(out).exists() and Path(rows).exists() and Path(out).samefile(rows):
+            raise UserError(f"--out {out} is the table that is read.", "Choose another --out.")
     found = predict(run, rows, data_dir=data_dir, progress=progress)
     write_table(out, found, like=rows if Path(rows).is_file() else "rows.jsonl")
     answer = "score" if "score" in found[0] else "prediction"

@@ -184,8 +184,8 @@ class Model(LanguageModel):
 
     def told_logits(self, coded: Sequence[Encoded], name: str, progress: Progress) -> Tensor:  # → [examples, outputs]
         """Logits at temperature 1, with what a person should know of the rows, and a bar."""
-        sequences = [ids for example in coded for ids in example.sequences]
-        tokens, unknown = sum(map(len, sequences)), sum(map(self.tokenizer.count_unknown, sequences))
+        words = [[i for i in ids if i < self.tokenizer.vocab_size] for one in coded for ids in one.sequences]
+        tokens, unknown = max(1, sum(map(len, words))), sum(map(self.tokenizer.count_unknown, words))
         length = told_of_length(coded, self.gpt.config.context, self.long)
         progress.say(f"{name}: {len(coded):,} rows; {unknown / tokens:.2%} of the tokens unknown; {length}")
         progress.begin("predicting", len(coded), unit="rows")

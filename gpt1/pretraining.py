@@ -31,6 +31,7 @@ from gpt1.training.devices import activations_of, device_of, place, precision_of
 from gpt1.training.loop import Outcome, Stage, Update, train
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
 from gpt1.training.speed import flops_a_token, peak_flops, tokens_at_a_time
+from gpt1.wording import counted
 
 SHAPE = ("n_layer", "n_head", "n_embd", "architecture", "lstm_units")  # what a model keeps when it is continued
 
@@ -156,8 +157,9 @@ def prepare(
     place(model, device, activations, cfg.recompute)
     if cfg.compile and device.type == "cpu":
         progress.say("--compile changes nothing on a CPU: torch.compile cannot read the kernels that gpt1 has for it")
+    documents = counted(corpus.documents, "document")
     progress.say(
-        f"{corpus.name}: {corpus.tokens:,} tokens, {corpus.documents:,} documents, {corpus.n_bytes / 1e6:,.1f} MB; "
+        f"{corpus.name}: {corpus.tokens:,} tokens, {documents}, {corpus.n_bytes / 1e6:,.1f} MB; "
         f"{training.n:,} windows of {cfg.context}" + (f", {held_out.n:,} held out" if held_out else "")
     )
     unigram: dict[str, float] = {}

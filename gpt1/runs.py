@@ -18,7 +18,7 @@ from gpt1.config import (
     PretrainConfig,
     TrainingConfig,
     convert,
-    flag,
+    flagged,
     known,
     resolve,
 )
@@ -97,9 +97,12 @@ def reopen(
         )
     settings = {name: value for name, value in stored.items() if name not in RUN_KEYS}
     for name, value in given.items():
+        if (name, value) == ("precision", "auto"):  # what it came to stands there
+            continue
         if name not in FREE and value != settings.get(name):
             raise UserError(
-                f"{flag(name)} {value}: {run} was started with {settings.get(name)}, and --resume goes on as it began.",
+                f"{flagged(name, value)}: {run} was started with {flagged(name, settings.get(name))}, "
+                "and --resume goes on as it began.",
                 "Leave it out, or start a new run with another --out.",
             )
         settings[name] = value

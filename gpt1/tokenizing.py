@@ -12,6 +12,7 @@ from gpt1.errors import UserError
 from gpt1.runs import model_folder
 from gpt1.tokenizer import Tokenizer
 from gpt1.training.progress import Progress, Silent
+from gpt1.wording import counted
 
 VOCAB_SIZE = 8000
 SAMPLE_CHARACTERS = 50_000_000  # of the texts that a vocabulary is learnt from: more changes few merges and takes long
@@ -51,9 +52,9 @@ def tokenize(
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     corpus = write_corpus(corpora, out, chosen, workers=workers, progress=progress)
-    tokens = max(1, corpus.tokens)
+    tokens, documents = max(1, corpus.tokens), counted(corpus.documents, "document")
     progress.say(
-        f"{out}: {corpus.tokens:,} tokens of {corpus.documents:,} documents, {corpus.n_bytes / 1e6:,.1f} MB "
+        f"{out}: {corpus.tokens:,} tokens of {documents}, {corpus.n_bytes / 1e6:,.1f} MB "
         f"({corpus.n_bytes / tokens:.2f} bytes a token), {corpus.unknown / tokens:.3%} unknown"
     )
     return corpus

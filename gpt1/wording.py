@@ -41,6 +41,11 @@ def amount(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def counted(n: int, what: str) -> str:
+    """1 document, 2,000 documents."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def duration(seconds: float) -> str:
     """1:52, or 2:03:00 from an hour on."""
     if not math.isfinite(seconds):

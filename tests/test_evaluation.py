@@ -196,6 +196,15 @@ def test_predictions_are_added_to_the_rows(folder: Any, table: Table):
         assert set(row) - set(given) == {"prediction", "probability_no", "probability_yes"}
 
 
+def test_the_rows_that_are_read_are_not_written_over(folder: Any, table: Table, tmp_path: Path):
+    rows = tmp_path / "rows.jsonl"
+    write_table(rows, table.rows)
+    before = rows.read_bytes()
+    with pytest.raises(UserError, match="is the table that is read"):
+        predict_into(folder("classification"), rows, tmp_path / "." / "rows.jsonl")
+    assert rows.read_bytes() == before
+
+
 @pytest.fixture
 def scored(tmp_path: Path) -> Path:
     """A folder with as many test rows of STS-B as GLUE has, and without their labels."""

@@ -95,9 +95,22 @@ def test_a_resumed_run_may_repeat_its_settings(tmp_path: Path):
     assert runs.reopen(run, PretrainConfig, asdict(config), FACTS) == (run, config)
 
 
+def test_a_resumed_run_may_leave_the_precision_to_what_it_came_to(tmp_path: Path):
+    run = runs.make(tmp_path / "run", PretrainConfig(precision="bf16"), FACTS)
+    assert runs.reopen(run, PretrainConfig, {"precision": "auto"}, FACTS)[1].precision == "bf16"
+    with pytest.raises(UserError, match=r"--precision fp32: .* was started with --precision bf16"):
+        runs.reopen(run, PretrainConfig, {"precision": "fp32"}, FACTS)
+
+
+def test_a_switch_that_cannot_be_changed_is_named_as_it_is_typed(tmp_path: Path):
+    run = runs.make(tmp_path / "run", FinetuneConfig(), FACTS)
+    with pytest.raises(UserError, match=r"--no-shared-context: .* was started with --shared-context,"):
+        runs.reopen(run, FinetuneConfig, {"shared_context": False}, FACTS)
+
+
 def test_a_resumed_run_with_another_setting_is_refused(tmp_path: Path):
     run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
-    with pytest.raises(UserError, match=r"--seed 5: .* was started with 0"):
+    with pytest.raises(UserError, match=r"--seed 5: .* was started with --seed 0"):
         runs.reopen(run, PretrainConfig, {"seed": 5}, FACTS)
 
 

@@ -17,6 +17,11 @@ def test_a_shown_number_is_the_number_to_its_digits(value: float, digits: int) -
     assert said == pytest.approx(value, rel=0.51 * 10 ** (1 - digits))
 
 
+@given(st.integers(2, 10**9))
+def test_only_one_is_singular(n: int) -> None:
+    assert (wording.counted(1, "document"), wording.counted(n, "document")) == ("1 document", f"{n:,} documents")
+
+
 @given(st.integers())
 def test_a_whole_number_is_shown_in_full(value: int) -> None:
     assert int(wording.number(value).replace(",", "")) == value

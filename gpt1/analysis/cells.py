@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import runs
-from gpt1.config import flag
+from gpt1.config import flagged
 from gpt1.data.files import check_place, replacing
 from gpt1.data.tables import Table
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
@@ -232,7 +232,7 @@ def check_settings(folder: Path, cell: str, before: Mapping[str, Any] | None, no
     for name, value in (before or {}).items():
         if now.get(name, value) != value:
             raise UserError(
-                f"{folder} has '{cell}' with {flag(name)} {value}; this gpt1 would take {now[name]}.",
+                f"{folder} has '{cell}' with {flagged(name, value)}; this gpt1 would take {now[name]}.",
                 "Choose another --out, or go on with the version of gpt1 that it was begun with.",
             )
 

@@ -16,7 +16,7 @@ from gpt1.analysis.curve import FOR_THE_HEAD
 from gpt1.analysis.methods import METHODS, Method
 from gpt1.analysis.paper_tasks import LeftOut, PaperTask
 from gpt1.analysis.zeroshot_steps import Shot
-from gpt1.config import FinetuneConfig, flag
+from gpt1.config import FinetuneConfig, flag, flagged
 from gpt1.errors import UserError, did_you_mean
 from gpt1.training.progress import Progress
 
@@ -80,7 +80,7 @@ class Asked:
         words += [f"--{half}" for half in ("left", "right") if getattr(self, half)]
         for name, value in self.settings.items():
             if isinstance(value, bool):
-                words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
+                words.append(flagged(name, value))
             else:
                 words += [flag(name), wording.plain(value) if isinstance(value, int | float) else str(value)]
         return shlex.join(["gpt1", "reproduce", self.what, *words])

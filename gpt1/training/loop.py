@@ -194,7 +194,7 @@ class Meter:
         if not math.isfinite(figures["loss"]) or not math.isfinite(figures["gradient_norm"]):
             raise GPT1Error(
                 f"the loss is no number any more (update {step}): the run diverged.",
-                "Go on from the last checkpoint with a smaller --peak-lr, or start with a longer --warmup.",
+                "Begin a new run with a smaller --peak-lr or a longer --warmup.",
             )
         return figures
 
