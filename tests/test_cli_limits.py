@@ -19,7 +19,12 @@ def test_ctrl_c_while_tokenizing_leaves_nothing(desk: Path, tmp_path: Path):
     (tmp_path / "long.txt").write_text("a line of some words, and of more\n" * 1_000_000)
     words = ["tokenize", "long.txt", "--out", "c", "--tokenizer", str(desk / "corpus/tokenizer"), "--workers", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "gpt1", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "gpt1", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests that run in the background ignore it
     )
     while process.poll() is None and not list(tmp_path.glob(".c.partial/tokenizer")):
         time.sleep(0.02)
