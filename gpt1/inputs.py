@@ -20,7 +20,7 @@ from gpt1.kernels.packing import Row
 from gpt1.targets import Answers, Bins, Classes, Number, Target
 
 START, DELIMITER, EXTRACT = 0, 1, 2  # the special tokens, counted from the end of the vocabulary
-PAIRS = 1000  # of positions that attention compares: more of them cost more than a token that is computed once less
+PAIRS = 1000  # of positions that attention compares: as many cost what a token does (600 to 2,000, by width and type)
 QUARTER = 4  # head and tail: a quarter is head, as the 128 of 510 tokens of Sun et al. 2019; windows share a quarter
 
 Layout = tuple[tuple[tuple[int, ...], ...], ...]

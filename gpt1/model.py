@@ -308,16 +308,15 @@ class Head(nn.Module):
         Shapes are taken from `example`: in the processor's memory nothing has to wait for the states."""
         states = states.float()
         counts = torch.bincount(example)  # sequences of each example
-        n, most = len(counts), int(counts.max())
-        first = counts.cumsum(0) - counts
-        answer = torch.arange(len(example), device=example.device) - first[example]
-        example, answer = moved(example, states.device), moved(answer, states.device)
+        n, place = len(counts), moved(example, states.device)
         if self.each:
             if self.training and self.p:  # one mask for all the answers of an example, as in the release
-                states = states * dropout(states.new_ones(n, states.shape[1]), self.p)[example]
-            logits = states.new_full((n, most), -torch.inf)
-            return logits.index_put((example, answer), self.linear(states)[:, 0])
-        summed = states.new_zeros(n, states.shape[1]).index_add(0, example, states)
+                states = states * dropout(states.new_ones(n, states.shape[1]), self.p)[place]
+            first = counts.cumsum(0) - counts
+            answer = torch.arange(len(example), device=example.device) - first[example]
+            logits = states.new_full((n, int(counts.max())), -torch.inf)
+            return logits.index_put((place, moved(answer, states.device)), self.linear(states)[:, 0])
+        summed = states.new_zeros(n, states.shape[1]).index_add(0, place, states)
         return self.linear(dropout(summed, self.p) if self.training else summed)
 
 

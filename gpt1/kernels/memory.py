@@ -27,13 +27,10 @@ def keep_some_freed_memory() -> bool:
     not do by itself. Some of it adds up all the same, run after run in one process: oneDNN keeps up to 1,024 compiled
     products, and they lie in between.
     """
-    return told((M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, SOME)) and given_back()
-
-
-def given_back() -> bool:
-    """Give the system all that is freed, also what lies between arrays in use."""
-    ctypes.CDLL(None).malloc_trim(0)
-    return True
+    heard = told((M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, SOME))
+    if heard:
+        ctypes.CDLL(None).malloc_trim(0)
+    return heard
 
 
 def told(*settings: tuple[int, int]) -> bool:
