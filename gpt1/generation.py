@@ -1,41 +1,102 @@
-"""Prompts of unlike length, continued side by side: each as it would be alone."""
+"""How texts are continued: one by a draft's guesses, or several side by side, each as it would be alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gpt1.config import GPTConfig
+from gpt1.errors import UserError
+from gpt1.kernels.cached_attention import Cache
 from gpt1.kernels.moving import moved
-from gpt1.model import GPT, Cache, choose
+from gpt1.sampling import Choice
+
+GUESSES = 6  # tokens that a draft runs ahead
+
+
+class Model(Protocol):
+    """A `model.GPT` of `cast_once`."""
+
+    config: GPTConfig
+    tokens: nn.Embedding
+    recurrent: bool
+
+    def cache(self, batch: int, size: int | None = None) -> Cache: ...
+
+    def states(self, ids: Tensor, cache: Cache) -> Tensor: ...
+
+    def logits(self, states: Tensor) -> Tensor: ...
+
+
+class Reader:
+    """A model and what it has read of texts [batch, time], from their token `start` on."""
+
+    def __init__(self, model: Model, batch: int, start: int) -> None:
+        self.model, self.start, self.cache = model, start, model.cache(batch)
+
+    def following(self, ids: Tensor, choice: Choice, place: int, n: int = 1) -> Tensor:
+        """Read what is new of ids [batch, time] → [batch, n], what is chosen to follow each of their last n tokens; the
+        first of these is the new token number `place`."""
+        states = self.model.states(ids[:, self.start + self.cache.length :], self.cache)[:, -n:]
+        return choice(self.model.logits(states)[..., : self.model.config.vocab_size], place)
+
+    def keep(self, time: int) -> None:
+        """Forget what was read after the first `time` tokens: it is written over."""
+        self.cache.length = min(self.cache.length, time - self.start)
+
+
+def continued(model: Model, ids: Tensor, max_new_tokens: int, choice: Choice, draft: Model | None = None) -> Tensor:
+    """`GPT.generate` → [batch, time + max_new_tokens]; a draft guesses for one text.
+
+    The draft runs some tokens ahead. One pass of the model then says what it would have chosen after each of them. That
+    is taken up to the first place where the draft had guessed otherwise: a token a pass or more, and the text is the
+    model's own (a product with several positions adds in another order: up to rounding).
+    """
+    if ids.shape[1] == 0:
+        raise UserError("there is nothing to continue: the prompt has no tokens.", "Give at least one word.")
+    context, prompt = model.config.context, ids.shape[1]
+    start, end = max(0, prompt - context), prompt + max_new_tokens
+    while ids.shape[1] < end:
+        reader, ahead = Reader(model, len(ids), start), Reader(draft, 1, start) if draft else None
+        full = min(end, start + context + 1)
+        while (time := ids.shape[1]) < full:
+            new, guessed = time - prompt, ids
+            choice.settle(new)
+            if ahead:
+                for place in range(new, new + min(GUESSES, full - time - 1)):
+                    guessed = torch.cat([guessed, ahead.following(guessed, choice, place)], dim=1)
+            said = reader.following(guessed, choice, new, guessed.shape[1] - time + 1)
+            if ahead:
+                right = int((said[0, :-1] == guessed[0, time:]).cumprod(0).sum())
+                said = said[:, : right + 1]
+                reader.keep(time + right)
+                ahead.keep(time + right)
+            ids = torch.cat([ids, said], dim=1)
+        start = ids.shape[1] - max(1, context // 2)
+    return ids
 
 
 @torch.inference_mode()
 def continue_together(
-    gpt: GPT,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    generators: Sequence[torch.Generator | None],
+    model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int, choices: Sequence[Choice]
 ) -> Tensor:  # → [prompts, max_new_tokens]
-    """What GPT.generate writes after each prompt (at least one token each) with its generator; in bfloat16 two tokens
+    """What GPT.generate writes after each prompt (at least one token each) chosen its way; in bfloat16 two tokens
     that are as likely as each other up to its rounding may change places.
 
     The newest tokens of all rows go through the model in one pass. In `ids` the prompts stand at the right, so that all
     rows grow there; in the cache at the left, each with its own number of positions. A row whose context is full is
     read anew from its last half, as GPT.generate does. An LSTM goes on with one prompt after another.
     """
-    device, context, longest = gpt.tokens.weight.device, gpt.config.context, max(map(len, prompts))
-    model, how = gpt.cast_once(), (temperature, top_k, top_p)
-    if gpt.recurrent:
+    device, context, longest = model.tokens.weight.device, model.config.context, max(map(len, prompts))
+    if model.recurrent:
         alone = [torch.tensor([prompt], device=device) for prompt in prompts]
-        rows = zip(alone, generators, strict=True)
-        return torch.cat([model.generate(row, max_new_tokens, *how, own)[:, row.shape[1] :] for row, own in rows])
+        rows = zip(alone, choices, strict=True)
+        return torch.cat([continued(model, row, max_new_tokens, choice)[:, row.shape[1] :] for row, choice in rows])
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    cache = Cache(gpt.config, len(prompts), model.tokens.weight, min(context, longest + max_new_tokens))
+    cache = model.cache(len(prompts), min(context, longest + max_new_tokens))
     for buffer in cache.keys + cache.values:
         buffer.zero_()  # what a row does not see has to be numbers
     lengths = [0] * len(prompts)  # positions of each row in the cache
@@ -46,18 +107,20 @@ def continue_together(
                 read(model, ids[row, None, -kept:-1], cache, row)
                 lengths[row] = kept - 1
         cache.length, cache.places = max(lengths), moved(torch.tensor(lengths)[:, None], device)
-        logits = model.logits(model.states(ids[:, -1:], cache)[:, -1])[:, : gpt.config.vocab_size]
-        drawn = zip(torch.split(logits, 1), generators, strict=True)
-        ids = torch.cat([ids, torch.cat([choose(row, *how, own) for row, own in drawn])], dim=1)
+        logits = model.logits(model.states(ids[:, -1:], cache))[..., : model.config.vocab_size]
+        for choice in choices:
+            choice.settle(step)
+        chosen = [choice(row, step) for row, choice in zip(torch.split(logits, 1), choices, strict=True)]
+        ids = torch.cat([ids, torch.cat(chosen)], dim=1)
         lengths = [length + 1 for length in lengths]
     return ids[:, longest:]
 
 
-def read(model: GPT, ids: Tensor, cache: Cache, row: int) -> None:
+def read(model: Model, ids: Tensor, cache: Cache, row: int) -> None:
     """Make row `row` of the cache that of `ids` [1, time]."""
     time = ids.shape[1]
     if time:
-        own = Cache(model.config, 1, cache.keys[0], time)
+        own = model.cache(1, time)
         model.states(ids, own)
         for buffer, filled in zip(cache.keys + cache.values, own.keys + own.values, strict=True):
             buffer[row, :, :time] = filled[0]

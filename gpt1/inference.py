@@ -24,6 +24,7 @@ from gpt1.generation import continue_together
 from gpt1.inputs import KINDS, Encoded, Example, encode, texts_of, told_of_length
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.runs import model_folder
+from gpt1.sampling import Choice
 from gpt1.targets import Answers, Classes, Target, target_from_json, target_to_json
 from gpt1.tokenizer import Tokenizer
 from gpt1.training.devices import activations_of, device_of
@@ -95,10 +96,10 @@ class LanguageModel:
         with the seed `seed + i`, so that one text given twice is continued in two ways.
         """
         texts, progress = [text] if isinstance(text, str) else text, progress or Silent()
-        prompts, how = [self.prompt(some) for some in texts], (max_tokens, temperature, top_k, top_p)
+        prompts, how = [self.prompt(some) for some in texts], (temperature, top_k, top_p)
         own = [None if seed is None else torch.Generator(self.device).manual_seed(seed + i) for i in range(len(texts))]
         if len(texts) == 1:
-            ids = self.gpt.generate(prompts[0], *how, own[0])
+            ids = self.gpt.generate(prompts[0], max_tokens, *how, own[0])
             only = self.joined(texts[0], ids[0, prompts[0].shape[1] :].tolist())
             return only if isinstance(text, str) else [only]
         written: dict[int, list[int]] = {}
@@ -106,7 +107,8 @@ class LanguageModel:
         progress.begin("generating", len(texts), unit="texts")
         for start in range(0, len(texts), TOGETHER):
             some = by_length[start : start + TOGETHER]
-            ids = continue_together(self.gpt, [prompts[i][0].tolist() for i in some], *how, [own[i] for i in some])
+            choices = [Choice(*how, own[i]) for i in some]
+            ids = continue_together(self.gpt.cast_once(), [prompts[i][0].tolist() for i in some], max_tokens, choices)
             written |= zip(some, ids.tolist(), strict=True)
             progress.advance(len(written))
         progress.end()

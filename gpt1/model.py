@@ -8,8 +8,9 @@ to the type of what it is given, so no autocast is in play and every line says w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -19,19 +20,23 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
+from gpt1.generation import continued
 from gpt1.kernels.attention import causal_attention
-from gpt1.kernels.cached_attention import cached_attention
+from gpt1.kernels.cached_attention import Cache, cached_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
 from gpt1.kernels.embedding import embedding
+from gpt1.kernels.four_bits import FourBits, four_bits_fit
 from gpt1.kernels.gelu import gelu
 from gpt1.kernels.linear import linear, packed
 from gpt1.kernels.moving import moved
 from gpt1.kernels.packing import Packing
 from gpt1.lstm import LSTM
+from gpt1.sampling import Choice
 from gpt1.weights import read_model, write_model
 
+MANY_WEIGHTS = 20_000_000  # from here on, a pass over few tokens is bound by the reading of the weights
+MANY_TOKENS = 64  # from here on, new tokens are worth what laying out the weights for them takes
 INIT_STD = 0.02  # N(0, 0.02) for every weight that is no bias or gain (paper 4.1)
-COLD = 1e-9  # a temperature below it is 0: logits divided by it would leave the range of their type
 
 
 class Linear(nn.Module):
@@ -57,29 +62,6 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [..., width] → the same
         return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), eps=1e-5)
-
-
-class Cache:
-    """Keys and values of the positions seen so far, one pair of buffers a block, filled from the left; of an LSTM its
-    state and cell."""
-
-    def __init__(self, config: GPTConfig, batch: int, like: Tensor, size: int | None = None) -> None:
-        shape = (batch, config.n_head, size or config.context, config.n_embd // config.n_head)
-        blocks = config.n_layer if config.architecture == "transformer" else 0
-        self.keys = [like.new_empty(shape) for _ in range(blocks)]
-        self.values = [like.new_empty(shape) for _ in range(blocks)]
-        self.memory: list[tuple[Tensor, Tensor]] = []
-        self.length = 0
-        self.places: Tensor | None = None  # [batch, 1]: how far each row is filled, if unlike; `length` is the most
-
-    def repeated(self, n: int) -> Cache:
-        """`n` copies of a cache of one sequence, side by side: what was read once is continued in n ways."""
-        copy = Cache.__new__(Cache)
-        copy.keys = [keys.repeat(n, 1, 1, 1) for keys in self.keys]
-        copy.values = [values.repeat(n, 1, 1, 1) for values in self.values]
-        copy.memory = [(state.repeat(n, 1), cell.repeat(n, 1)) for state, cell in self.memory]
-        copy.length, copy.places = self.length, None
-        return copy
 
 
 class Attention(nn.Module):
@@ -151,7 +133,7 @@ class GPT(nn.Module):
             nn.init.normal_(self.positions.weight, std=INIT_STD)
         self.blocks = nn.ModuleList((LSTM if self.recurrent else Block)(config) for _ in range(config.n_layer))
         self.activations = torch.float32
-        self.readout: Tensor | None = None  # the token embedding packed for products, see `cast_once`
+        self.readout: Callable[[Tensor], Tensor] | None = None  # the product with W_e, laid out for use: `cast_once`
         self.recompute = False  # drop activations in the forward pass and compute them again in the backward pass
 
     def states(self, ids: Tensor, cache: Cache | None = None, packing: Packing | None = None) -> Tensor:
@@ -187,7 +169,7 @@ class GPT(nn.Module):
         return packing.end(h) if packing else h
 
     def logits(self, states: Tensor) -> Tensor:  # [..., n_embd] → [..., rows], float32
-        return linear(states, self.tokens.weight if self.readout is None else self.readout).float()
+        return (self.readout(states) if self.readout else linear(states, self.tokens.weight)).float()
 
     def forward(self, ids: Tensor) -> Tensor:  # [batch, time] → [batch, time, rows]
         """Logits of the token that follows each position."""
@@ -207,35 +189,67 @@ class GPT(nn.Module):
 
         Beyond the context, the model goes on from the last half of it: a rule that costs one pass every context / 2
         tokens and never lets the past shrink below context / 2.
+
+        One text of some length is written with guesses (speculative decoding: Leviathan et al., 2023): the draft runs
+        ahead, one pass of the model says what comes after each of its tokens, and they count as far as they agree.
         """
         if ids.shape[1] == 0:
             raise UserError("there is nothing to continue: the prompt has no tokens.", "Give at least one word.")
-        model = self.cast_once()
-        window = ids[:, -self.config.context :]
-        cache, fresh = None, window
-        for _ in range(max_new_tokens):
-            if cache is None or cache.length + fresh.shape[1] > self.config.context:
-                fresh = window if cache is None else ids[:, -max(1, self.config.context // 2) :]
-                cache = Cache(self.config, len(ids), model.tokens.weight)
-            logits = model.logits(model.states(fresh, cache)[:, -1])  # [batch, rows]
-            fresh = choose(logits[:, : self.config.vocab_size], temperature, top_k, top_p, generator)
-            ids = torch.cat([ids, fresh], dim=1)
-        return ids
+        cast = max_new_tokens >= MANY_TOKENS or self.tokens.weight.dtype != self.activations
+        model = self.cast_once() if cast else self
+        draft = model.draft if len(ids) == 1 and max_new_tokens >= MANY_TOKENS else None
+        choice = Choice(temperature, top_k, top_p, generator)
+        return continued(model, ids, max_new_tokens, choice, draft)
+
+    def cache(self, batch: int, size: int | None = None) -> Cache:
+        """An empty cache of `size` positions, the context if it is not said."""
+        return Cache(self.config, batch, self.tokens.weight, size)
 
     def cast_once(self) -> GPT:
         """The model for use: its weights in the type of its activations, which else every token would cast anew, and
-        laid out for products with few vectors."""
-        if self.tokens.weight.dtype == self.activations:
+        laid out for products with few vectors where these are bound by memory."""
+        same = self.tokens.weight.dtype == self.activations
+        if self.readout or (same and not self.has_many_weights()):
             return self
-        with torch.device("meta"):
-            cast = GPT(self.config)
-        cast.load_state_dict({name: w.to(self.activations) for name, w in self.state_dict().items()}, assign=True)
-        cast.activations = self.activations
+        cast = self.holding({name: w.to(self.activations) for name, w in self.state_dict().items()})
         for module in cast.modules():
             if isinstance(module, Linear):
                 module.weight = nn.Parameter(packed(module.weight), requires_grad=False)
-        cast.readout = packed(cast.tokens.weight)
-        return cast.eval()
+        cast.activations, cast.readout = self.activations, partial(linear, weight=packed(cast.tokens.weight))
+        return cast
+
+    @cached_property
+    def draft(self) -> GPT | None:
+        """This model, for use, with its matrices rounded to four bits an entry: it reads few bytes and says nearly
+        always the same. None where it would not be faster."""
+        weights = self.weights()
+        if (
+            self.recurrent
+            or not self.has_many_weights()
+            or not four_bits_fit(w for w in weights.values() if w.dim() == 2)
+        ):
+            return None
+        draft = self.holding({name: w.bfloat16() for name, w in weights.items()})
+        for parent in [*draft.modules()]:
+            for name, child in parent.named_children():
+                if isinstance(child, Linear):
+                    setattr(parent, name, FourBits(child.weight, child.bias))
+        draft.activations, draft.readout = torch.bfloat16, FourBits(draft.tokens.weight)
+        return draft
+
+    def has_many_weights(self) -> bool:
+        return sum(w.numel() for w in self.parameters()) >= MANY_WEIGHTS
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by name, as they are before they are packed."""
+        return {name: w.to_dense() if w.is_mkldnn else w for name, w in self.state_dict().items()}
+
+    def holding(self, weights: dict[str, Tensor]) -> GPT:
+        """A model for use like this one, with other weights, which are not copied."""
+        with torch.device("meta"):
+            model = GPT(self.config)
+        model.load_state_dict(weights, assign=True)
+        return model.requires_grad_(False).eval()
 
     def add_special_tokens(self) -> None:
         """Append the rows of start, delimiter and extract, N(0, 0.02), unless the model has them."""
@@ -266,26 +280,7 @@ class GPT(nn.Module):
     def save(self, folder: str | Path, head: Head | None = None, tokenizer: str | None = None) -> None:
         """Write config.json and model.safetensors into `folder`, with a fine-tuned model's head. tokenizer: the
         fingerprint of the one that the model was trained with; another one is refused."""
-        weights = {name: w.to_dense() if w.is_mkldnn else w for name, w in self.state_dict().items()}
-        write_model(Path(folder), self.config, weights, head.state_dict() if head else None, tokenizer)
-
-
-def choose(
-    logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None
-) -> Tensor:  # [batch, vocab] → [batch, 1]
-    """The next token: the likeliest at temperature 0, else drawn among the top k and the top share p."""
-    if temperature < COLD:
-        return logits.argmax(-1, keepdim=True)
-    logits = logits / temperature
-    if top_k:
-        smallest_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest_kept, -torch.inf)
-    probabilities = logits.softmax(-1)
-    if top_p < 1:
-        ordered, index = probabilities.sort(descending=True)
-        before = ordered.cumsum(-1) - ordered  # probability of everything likelier
-        probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered.masked_fill(before >= top_p, 0.0))
-    return torch.multinomial(probabilities, 1, generator=generator)
+        write_model(Path(folder), self.config, self.weights(), head.state_dict() if head else None, tokenizer)
 
 
 class Head(nn.Module):

@@ -1,4 +1,4 @@
-"""Prompts of unlike length side by side: each is continued as it would be alone."""
+"""Prompts of unlike length side by side, each continued as it would be alone; and one with the guesses of a draft."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gpt1.model
 from gpt1.config import GPTConfig
-from gpt1.generation import continue_together
+from gpt1.generation import GUESSES, continue_together, continued
 from gpt1.inference import LanguageModel, load
+from gpt1.kernels.four_bits import four_bits_fit
 from gpt1.model import GPT
+from gpt1.sampling import Choice
 
 VOCABULARY = 40
 
@@ -49,17 +52,105 @@ def alone(model: GPT, prompt: list[int], new: int, *rest: Any) -> list[int]:
 def test_each_prompt_is_continued_as_alone_also_beyond_the_context(which: Any, data: Any, new: int):
     model = MODELS[which]
     given_prompts = data.draw(prompts(2 * which[0] + 1))
-    together = continue_together(model, given_prompts, new, 0, 0, 1, [None] * len(given_prompts))
+    together = continue_together(model, given_prompts, new, [Choice(0)] * len(given_prompts))
     assert together.tolist() == [alone(model, prompt, new, 0) for prompt in given_prompts]
 
 
 @given(given_prompts=prompts(15), seed=st.integers(0, 99), narrow=st.sampled_from([(1.0, 0, 1.0), (0.7, 5, 0.9)]))
 def test_a_row_draws_from_its_own_generator_what_it_would_draw_alone(given_prompts: Any, seed: int, narrow: Any):
     model = MODELS[12, "transformer"]
-    own = [torch.Generator().manual_seed(seed + i) for i in range(len(given_prompts))]
-    together = continue_together(model, given_prompts, 20, *narrow, own)
+    own = [Choice(*narrow, torch.Generator().manual_seed(seed + i)) for i in range(len(given_prompts))]
+    together = continue_together(model, given_prompts, 20, own)
     for i, prompt in enumerate(given_prompts):
         assert together[i].tolist() == alone(model, prompt, 20, *narrow, torch.Generator().manual_seed(seed + i))
+
+
+# ---- a draft that guesses
+
+
+class Counted:
+    """A model whose passes are counted."""
+
+    def __init__(self, model: GPT) -> None:
+        self.passes = 0
+        self.config, self.tokens, self.recurrent = model.config, model.tokens, model.recurrent
+        self.cache, self.logits, self.model = model.cache, model.logits, model
+
+    def states(self, *given: Any) -> torch.Tensor:
+        self.passes += 1
+        return self.model.states(*given)
+
+
+def other(model: GPT, scale: float) -> GPT:
+    """A model like this one, its weights moved by noise of that scale: at 0 its guesses are right, at 1 seldom."""
+    guesser = tiny(model.config.context)
+    with torch.no_grad():
+        for p in guesser.parameters():
+            p.add_(torch.randn_like(p) * scale)
+    return guesser
+
+
+@pytest.mark.parametrize("context", [1, 2, 5, 12])
+@given(
+    data=st.data(),
+    new=st.integers(0, 40),
+    scale=st.sampled_from([0.0, 0.02, 0.1, 1.0]),
+    seed=st.integers(0, 99),
+    way=st.sampled_from([(0.0, 0, 1.0), (1.0, 0, 1.0), (0.7, 5, 0.9)]),
+)
+def test_whatever_a_draft_guesses_the_text_is_the_models_own(context, data, new, scale, seed, way):
+    model = MODELS[context, "transformer"]
+    ids = torch.tensor([data.draw(prompts(2 * context + 1))[0]])
+    written = [
+        continued(model, ids, new, Choice(*way, torch.Generator().manual_seed(seed)), draft)
+        for draft in (None, other(model, scale))
+    ]
+    assert torch.equal(*written)
+
+
+@torch.inference_mode()
+def test_right_guesses_save_passes_and_wrong_ones_cost_none():
+    model, ids, new = MODELS[12, "transformer"], torch.tensor([[1]]), 12
+    for draft, passes in ((model, -(-new // (GUESSES + 1))), (tiny(12), None), (None, new)):
+        if passes is None:
+            with torch.no_grad():
+                draft.tokens.weight.neg_()  # type: ignore[union-attr]
+        counted = Counted(model)
+        continued(counted, ids, new, Choice(0), draft)
+        assert counted.passes == passes if passes else GUESSES < counted.passes <= new
+
+
+@pytest.mark.skipif(not four_bits_fit([]), reason="no products of four bits on this processor")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("way", [(0.0, 0, 1.0), (1.0, 20, 0.9)], ids=str)
+def test_a_model_with_many_weights_writes_with_a_draft_what_it_writes_without(dtype, way, monkeypatch):
+    monkeypatch.setattr(gpt1.model, "MANY_WEIGHTS", 1000)
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(300, n_layer=2, n_head=2, n_embd=64, context=96)).eval()
+    with torch.no_grad():
+        model.blocks.requires_grad_(False)
+        for p in model.blocks.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    model.activations = dtype
+    ready, ids = model.cast_once(), torch.tensor([[1, 2, 3]])
+    assert ready.draft is not None
+    assert ready.draft is ready.draft
+    own = torch.Generator().manual_seed
+    with torch.inference_mode():
+        expected = continued(ready, ids, 150, Choice(*way, own(1)))
+        alike = torch.cosine_similarity(ready(expected[:, :90]), ready.draft(expected[:, :90]), dim=-1)
+    assert alike.mean() > 0.9
+    written = model.generate(ids, 150, *way, own(1))
+    if dtype == torch.float32:
+        assert torch.equal(written, expected)
+    assert torch.equal(written, ready.generate(ids, 150, *way, own(1)))
+
+
+def test_a_draft_is_only_made_where_it_can_be_and_pays(monkeypatch):
+    assert MODELS[12, "transformer"].draft is None
+    monkeypatch.setattr(gpt1.model, "MANY_WEIGHTS", 1)
+    assert tiny(12).draft is None  # 16 entries a row
+    assert tiny(12, "lstm").draft is None
 
 
 # ---- texts

@@ -17,7 +17,8 @@ from gpt1.errors import UserError
 from gpt1.evaluation import evaluate
 from gpt1.finetuning import finetune
 from gpt1.inference import load
-from gpt1.model import GPT, Cache
+from gpt1.kernels.cached_attention import Cache
+from gpt1.model import GPT
 from gpt1.pretraining import pretrain
 
 CONFIG = GPTConfig(40, 1, 1, 16, context=24, dropout=0.0, architecture="lstm", lstm_units=32)

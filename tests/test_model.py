@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.kernels.packing import Packing, Row
-from gpt1.model import GPT, Head, TaskModel, choose
+from gpt1.model import GPT, Head, TaskModel
 from gpt1.objectives import Windows, l1
 from gpt1.weights import BLOCK_NAMES
 
@@ -270,32 +270,6 @@ def test_a_special_token_is_never_generated():
 def test_a_prompt_without_tokens_is_refused():
     with pytest.raises(UserError, match="prompt has no tokens"):
         MODEL.generate(torch.empty(1, 0, dtype=torch.int64), 3)
-
-
-LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -8.0]])
-
-
-@pytest.mark.parametrize(
-    ("settings", "kept"),
-    [
-        ((1.0, 0, 1.0), 6),
-        ((0.5, 0, 1.0), 6),
-        ((1.0, 3, 1.0), 3),
-        ((1.0, 99, 1.0), 6),
-        ((1.0, 0, 0.8), 3),  # 0.54, 0.20, 0.12: three are the first to reach 0.8
-        ((2.0, 4, 0.6), 2),
-    ],
-)
-def test_tokens_are_drawn_as_often_as_temperature_top_k_and_top_p_say(settings: tuple[float, int, float], kept: int):
-    temperature, top_k, top_p = settings
-    draws = 20_000
-    generator = torch.Generator().manual_seed(0)
-    found = choose(LOGITS.expand(draws, -1), temperature, top_k, top_p, generator)
-    frequencies = torch.bincount(found[:, 0], minlength=6) / draws
-    expected = torch.zeros(6)
-    expected[:kept] = (LOGITS[0] / temperature)[:kept].softmax(-1)
-    torch.testing.assert_close(frequencies, expected, rtol=0, atol=4 * 0.5 / draws**0.5)
-    assert frequencies[kept:].sum() == 0
 
 
 # ---- special tokens and heads

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.inference import PIECE_TOKENS, LanguageModel
-from gpt1.model import GPT, Cache
+from gpt1.kernels.cached_attention import Cache
+from gpt1.model import GPT
 from gpt1.training.progress import Progress, Silent
 
 LOGITS = 1024  # tokens whose logits exist at a time

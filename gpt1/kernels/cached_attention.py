@@ -1,10 +1,35 @@
-"""Self-attention of new positions over a cache of earlier ones: generation and scoring."""
+"""A cache of what the blocks have read, and self-attention of new positions over it: generation and scoring."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gpt1.config import GPTConfig
+
+
+class Cache:
+    """Keys and values of the positions seen so far, one pair of buffers a block, filled from the left; of an LSTM its
+    state and cell."""
+
+    def __init__(self, config: GPTConfig, batch: int, like: Tensor, size: int | None = None) -> None:
+        shape = (batch, config.n_head, size or config.context, config.n_embd // config.n_head)
+        blocks = config.n_layer if config.architecture == "transformer" else 0
+        self.keys = [like.new_empty(shape) for _ in range(blocks)]
+        self.values = [like.new_empty(shape) for _ in range(blocks)]
+        self.memory: list[tuple[Tensor, Tensor]] = []
+        self.length = 0
+        self.places: Tensor | None = None  # [batch, 1]: how far each row is filled, if unlike; `length` is the most
+
+    def repeated(self, n: int) -> Cache:
+        """`n` copies of a cache of one sequence, side by side: what was read once is continued in n ways."""
+        copy = Cache.__new__(Cache)
+        copy.keys = [keys.repeat(n, 1, 1, 1) for keys in self.keys]
+        copy.values = [values.repeat(n, 1, 1, 1) for values in self.values]
+        copy.memory = [(state.repeat(n, 1), cell.repeat(n, 1)) for state, cell in self.memory]
+        copy.length, copy.places = self.length, None
+        return copy
 
 
 def cached_attention(

@@ -4,8 +4,8 @@ dW = dyᵀ x multiplies a transposed matrix. In bfloat16 on a CPU that costs up 
 its left factor laid out straight. Where dy is the narrower one, it is laid out; where x is, and has many rows, dWᵀ = xᵀ
 dy is computed instead.
 
-A product with few vectors (the newest tokens of some texts) is bound by the reading of W, and torch lays a bfloat16 W
-out anew for each. Packed once, it is read as it lies: half the time and less.
+A product with few vectors (the newest tokens of some texts) is bound by the reading of W, and torch lays W out anew for
+each: in bfloat16 always, in float32 from two vectors on. Packed once, it is read as it lies: half the time and less.
 
 oneDNN, which multiplies bfloat16, compiles a product for every number of rows that it has not met yet. `spare_rows`
 lets numbers of rows repeat.
@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from gpt1.kernels.kept import cast, gradient_array
 
 MANY = 1536  # rows: from here on it pays to turn the wide product instead of its wide factor
+FEW = {torch.bfloat16: 1, torch.float32: 8}  # vectors that a weight is laid out for
 ALIKE = 32  # rows more or less that are not worth another product: compiling a layer's three takes 15 ms
 ROWS = 128  # rows turned at a time, which lets torch use its threads
 
@@ -42,16 +43,16 @@ def spare_rows(n: int) -> int:
 
 
 def packed(weight: Tensor) -> Tensor:  # [n_out, n_in] → the same, laid out otherwise
-    """A bfloat16 weight as oneDNN's products read it, for `linear` without gradients; others, and elsewhere, as it is.
-    `to_dense` gives it back."""
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not has_packed_products():
+    """A weight as oneDNN's products with few vectors read it, for `linear` without gradients; where it has none, as it
+    is. `to_dense` gives it back."""
+    if weight.device.type != "cpu" or weight.dtype not in FEW or not has_packed_products(weight.dtype):
         return weight
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), FEW[weight.dtype])
 
 
-def has_packed_products() -> bool:
+def has_packed_products(dtype: torch.dtype) -> bool:
     ops = torch.ops.mkldnn
-    return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
+    return hasattr(ops, "_linear_pointwise") and (dtype == torch.float32 or bool(ops._is_mkldnn_bf16_supported()))
 
 
 class Linear(torch.autograd.Function):
