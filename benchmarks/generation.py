@@ -1,20 +1,55 @@
 """Greedy generation, a prompt of 16 tokens and 256 more: gpt1 in fp32 and bf16, transformers' generate in fp32, whose
 GPT-1 keeps no keys and values. A second table has 8 prompts side by side and 64 tokens more. Both are timed with a
 model that is ready, as `gpt1.load` makes it: weights cast and laid out.
+
+On a processor gpt1 writes one text with the guesses of a draft. With random weights these are all right; a trained
+model's are not. So a share of them is spoilt, as many as the draft of a trained model guesses wrong. With
+GPT1_RUN=runs/NAME a third table says how many these are for that model.
 """
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.material import alike, called, device, gpt, openai_config
-from benchmarks.measure import Ratio, Result, Table, compared, in_turn
+from benchmarks.measure import Ratio, Result, Table, Work, compared, in_turn
+from gpt1.generation import continued
+from gpt1.inference import load
+from gpt1.kernels.cached_attention import Cache
 from gpt1.model import GPT
+from gpt1.sampling import Choice
 
 PROMPT, ROUNDS = 16, 1  # one round of transformers is a minute
+WRONG = 0.03  # the share of guesses that is spoilt
+PROMPTS = (
+    "She opened the door and",
+    "The old man looked at his hands",
+    "It was not until",
+    "What do you mean? he asked.",
+)
+
+
+class Spoilt:
+    """A draft of which some guesses, drawn at random, are wrong."""
+
+    def __init__(self, draft: GPT) -> None:
+        self.draft, self.config, self.tokens, self.recurrent = draft, draft.config, draft.tokens, draft.recurrent
+        self.random = torch.Generator().manual_seed(0)
+
+    def cache(self, batch: int, size: int | None = None) -> Cache:
+        return self.draft.cache(batch, size)
+
+    def states(self, ids: Tensor, cache: Cache) -> Tensor:
+        return self.draft.states(ids, cache)
+
+    def logits(self, states: Tensor) -> Tensor:
+        logits = self.draft.logits(states)
+        return -logits if torch.rand((), generator=self.random) < WRONG else logits
 
 
 def run(rounds: int, quick: bool) -> Result:
@@ -30,7 +65,29 @@ def run(rounds: int, quick: bool) -> Result:
         result.tables.append(table)
         result.ratios.update(ratios)
         result.same_work[f"the same tokens in fp32, {prompts} × {new}"] = same
+    if run_folder := os.environ.get("GPT1_RUN"):
+        result.tables.append(right_guesses(run_folder))
     return result
+
+
+@torch.inference_mode()
+def right_guesses(run_folder: str) -> Table:
+    """How often a model with its weights in four bits says what the model says, on texts that the model wrote."""
+    language_model = load(run_folder)
+    ready = language_model.gpt.cast_once()
+    draft = ready.rounded()  # also of a small model, for which `generate` uses none
+    if draft is None:
+        raise SystemExit(f"There is no draft of {run_folder} on this machine")
+    rows = []
+    for temperature in (0.0, 0.8, 1.0):
+        right = tokens = 0
+        for seed, prompt in enumerate(PROMPTS):
+            own = [Choice(temperature, generator=torch.Generator().manual_seed(seed)) for _ in range(3)]
+            ids = continued(ready, language_model.prompt(prompt), ready.config.context - PROMPT, own[0])
+            said, guessed = own[1](ready(ids), 0), own[2](draft(ids), 0)
+            right, tokens = right + int((said == guessed).sum()), tokens + ids.shape[1]
+        rows.append([temperature, tokens, right / tokens])
+    return Table(f"Guesses of {run_folder}'s draft", ["temperature", "tokens", "share that is right"], rows)
 
 
 def generated(
@@ -44,21 +101,28 @@ def generated(
         model.activations = dtype
         ready[dtype] = model.cast_once()
 
-    def ours(dtype: torch.dtype, tokens: int = new) -> None:
+    def ours(dtype: torch.dtype) -> None:
         ready[dtype].activations = dtype  # the model itself where its weights have the type already
-        written[str(dtype)] = ready[dtype].generate(ids, tokens, temperature=0)
+        written[str(dtype)] = ready[dtype].generate(ids, new, temperature=0)
+
+    def ours_spoilt(dtype: torch.dtype) -> None:
+        with torch.inference_mode():
+            written[f"{dtype}, spoilt"] = continued(ready[dtype], ids, new, Choice(0), Spoilt(ready[dtype].draft))
 
     def theirs(tokens: int = new) -> None:
         written["theirs"] = peer.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0
         )
 
-    works = {
-        f"gpt1 fp32{many}": lambda: ours(torch.float32),
-        f"gpt1 bf16{many}": lambda: ours(torch.bfloat16),
-        f"transformers fp32{many}": theirs,
-    }
+    works: dict[str, Work] = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        works[f"gpt1 {name}{many}"] = partial(ours, dtype)
+        if len(ids) == 1 and ready[dtype].draft:
+            works[f"gpt1 {name}, {WRONG:.0%} of guesses wrong"] = partial(ours_spoilt, dtype)
+    mine = list(works)
+    works[f"transformers fp32{many}"] = theirs
     seconds = in_turn(works, rounds, warm_up={f"transformers fp32{many}": lambda: theirs(4)})
     title = f"Greedy generation, {called(model.config)}, {len(ids)} × ({PROMPT} + {new}) tokens"
-    table, ratios = compared(title, seconds, list(works)[:2], len(ids) * new, "tokens")
-    return table, ratios, torch.equal(written[str(torch.float32)], written["theirs"])
+    table, ratios = compared(title, seconds, mine, len(ids) * new, "tokens")
+    found = [text for name, text in written.items() if name.startswith(str(torch.float32))]
+    return table, ratios, all(torch.equal(text, written["theirs"]) for text in found)

@@ -1,8 +1,10 @@
-"""Each kernel against the plain line of PyTorch it replaces: forward and backward, bf16, shapes of the 117M model."""
+"""Each kernel against the plain line of PyTorch it replaces: forward and backward, bf16, shapes of the 117M model. And
+the products with few vectors that generation makes, with all of its matrices in turn, as each token has them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +13,15 @@ from torch import Tensor
 from benchmarks.measure import Result, Table, Work, figure, in_turn, ratio
 from gpt1.kernels.attention import causal_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
+from gpt1.kernels.four_bits import FourBits
 from gpt1.kernels.gelu import gelu
-from gpt1.kernels.linear import linear
+from gpt1.kernels.linear import linear, packed
 from gpt1.kernels.lm_loss import lm_loss
 
 WIDTH, HEADS, VOCAB, P = 768, 12, 40478, 0.1
 ROUNDS = 9
+
+COLUMNS = ("", "gpt1, ms", "plain, ms", "gpt1 is as fast")
 
 Function = Callable[..., Tensor]
 
@@ -32,7 +37,35 @@ def run(rounds: int, quick: bool) -> Result:
         if "dropout" not in name:  # two draws of the same distribution are not the same
             same[name] = agree(ours(*inputs), plain(*inputs))
     title = "Forward and backward, bf16, " + ("64 positions" if quick else "4 × 512 positions")
-    return Result([Table(title, ["", "gpt1, ms", "plain, ms", "gpt1 is as fast"], rows)], ratios, same)
+    tables = [Table(title, COLUMNS, rows), few_vectors(rounds, 1 if quick else 12, 64 if quick else WIDTH)]
+    return Result(tables, ratios, same)
+
+
+@torch.inference_mode()
+def few_vectors(rounds: int, blocks: int, width: int) -> Table:
+    """A product with every matrix of a model, `linear` with packed weights and with four bits against F.linear."""
+    shapes = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] * blocks + [(VOCAB, width)]
+    weights = [0.02 * torch.randn(shape) for shape in shapes]
+    ways: dict[str, tuple[int, torch.dtype, Callable[[Tensor], Function]]] = {
+        "packed, bf16, 1 vector": (1, torch.bfloat16, lambda weight: partial(linear, weight=packed(weight))),
+        "packed, bf16, 9 vectors": (9, torch.bfloat16, lambda weight: partial(linear, weight=packed(weight))),
+        "packed, fp32, 9 vectors": (9, torch.float32, lambda weight: partial(linear, weight=packed(weight))),
+        "four bits, bf16, 1 vector": (1, torch.bfloat16, FourBits),
+    }
+    rows = []
+    for name, (n, dtype, product) in ways.items():
+        x = [torch.randn(n, weight.shape[1]).to(dtype) for weight in weights]
+        plain = [partial(F.linear, weight=weight.to(dtype)) for weight in weights]
+        ours = [product(weight.to(dtype)) for weight in weights]
+        seconds = in_turn({"gpt1": partial(each, ours, x), "plain": partial(each, plain, x)}, rounds)
+        milliseconds = [figure(1e3 * s for s in values) for values in seconds.values()]
+        rows.append([name, *milliseconds, ratio(seconds["gpt1"], seconds["plain"])])
+    return Table(f"Products with few vectors, {len(weights)} matrices in turn, forward", COLUMNS, rows)
+
+
+def each(products: Sequence[Function], x: Sequence[Tensor]) -> None:
+    for product, vectors in zip(products, x, strict=True):
+        product(vectors)
 
 
 def kernels(batch: int, time: int) -> dict[str, tuple[Function, Function, tuple[Tensor, ...]]]:

@@ -14,7 +14,7 @@ from gpt1.kernels.cached_attention import Cache
 from gpt1.kernels.moving import moved
 from gpt1.sampling import Choice
 
-GUESSES = 6  # tokens that a draft runs ahead
+GUESSES = 8  # tokens that a draft runs ahead
 
 
 class Model(Protocol):

@@ -220,14 +220,14 @@ class GPT(nn.Module):
 
     @cached_property
     def draft(self) -> GPT | None:
+        """What guesses tokens for this model, one for use; None where guesses would not be faster."""
+        return self.rounded() if self.has_many_weights() and not self.recurrent else None
+
+    def rounded(self) -> GPT | None:
         """This model, for use, with its matrices rounded to four bits an entry: it reads few bytes and says nearly
-        always the same. None where it would not be faster."""
+        always the same. None where there are no products for it."""
         weights = self.weights()
-        if (
-            self.recurrent
-            or not self.has_many_weights()
-            or not four_bits_fit(w for w in weights.values() if w.dim() == 2)
-        ):
+        if not four_bits_fit(w for w in weights.values() if w.dim() == 2):
             return None
         draft = self.holding({name: w.bfloat16() for name, w in weights.items()})
         for parent in [*draft.modules()]:

@@ -159,6 +159,14 @@ def test_clipping_keeps_the_direction_and_bounds_the_norm(largest: float):
     torch.testing.assert_close(clipping(norm, largest), torch.tensor(min(1.0, largest / float(before.norm()))))
 
 
+def test_the_norm_of_many_gradients_is_close_to_the_exact_one():
+    parameters = [torch.zeros(n, 300, requires_grad=True) for n in (5000, 7, 1)] + [torch.zeros((), requires_grad=True)]
+    for p in parameters:
+        p.grad = torch.randn_like(p)
+    exact = torch.stack([p.grad.double().square().sum() for p in parameters if p.grad is not None]).sum().sqrt()
+    assert abs(float(global_norm(parameters)) - float(exact)) < 1e-5 * float(exact)
+
+
 def test_clipping_at_0_leaves_the_gradients_alone():
     assert clipping(torch.tensor(100.0), 0) is None
 
