@@ -38,7 +38,8 @@ class Spoilt:
     """A draft of which some guesses, drawn at random, are wrong."""
 
     def __init__(self, draft: GPT) -> None:
-        self.draft, self.config, self.tokens, self.recurrent = draft, draft.config, draft.tokens, draft.recurrent
+        self.draft, self.config, self.tokens = draft, draft.config, draft.tokens
+        self.recurrent, self.activations = draft.recurrent, draft.activations
         self.random = torch.Generator().manual_seed(0)
 
     def cache(self, batch: int, size: int | None = None) -> Cache:

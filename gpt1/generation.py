@@ -23,6 +23,7 @@ class Model(Protocol):
     config: GPTConfig
     tokens: nn.Embedding
     recurrent: bool
+    activations: torch.dtype
 
     def cache(self, batch: int, size: int | None = None) -> Cache: ...
 
@@ -34,8 +35,8 @@ class Model(Protocol):
 class Reader:
     """A model and what it has read of texts [batch, time], from their token `start` on."""
 
-    def __init__(self, model: Model, batch: int, start: int) -> None:
-        self.model, self.start, self.cache = model, start, model.cache(batch)
+    def __init__(self, model: Model, cache: Cache, start: int) -> None:
+        self.model, self.cache, self.start = model, cache, start
 
     def following(self, ids: Tensor, choice: Choice, place: int, n: int = 1) -> Tensor:
         """Read what is new of ids [batch, time] → [batch, n], what is chosen to follow each of their last n tokens; the
@@ -60,7 +61,7 @@ def continued(model: Model, ids: Tensor, max_new_tokens: int, choice: Choice, dr
     context, prompt = model.config.context, ids.shape[1]
     start, end = max(0, prompt - context), prompt + max_new_tokens
     while ids.shape[1] < end:
-        reader, ahead = Reader(model, len(ids), start), Reader(draft, 1, start) if draft else None
+        reader, ahead = Reader(model, model.cache(len(ids)), start), None
         full = min(end, start + context + 1)
         while (time := ids.shape[1]) < full:
             new, guessed = time - prompt, ids
@@ -74,6 +75,8 @@ def continued(model: Model, ids: Tensor, max_new_tokens: int, choice: Choice, dr
                 said = said[:, : right + 1]
                 reader.keep(time + right)
                 ahead.keep(time + right)
+            elif draft:  # it goes on from what the model has read: it is slow with many tokens
+                ahead = Reader(draft, reader.cache.repeated(1, draft.activations), start)
             ids = torch.cat([ids, said], dim=1)
         start = ids.shape[1] - max(1, context // 2)
     return ids

@@ -73,7 +73,7 @@ class Counted:
 
     def __init__(self, model: GPT) -> None:
         self.passes = 0
-        self.config, self.tokens, self.recurrent = model.config, model.tokens, model.recurrent
+        self.config, self.tokens, self.recurrent, self.activations = model.config, model.tokens, False, torch.float32
         self.cache, self.logits, self.model = model.cache, model.logits, model
 
     def states(self, *given: Any) -> torch.Tensor:
@@ -111,7 +111,7 @@ def test_whatever_a_draft_guesses_the_text_is_the_models_own(context, data, new,
 @torch.inference_mode()
 def test_right_guesses_save_passes_and_wrong_ones_cost_none():
     model, ids, new = MODELS[12, "transformer"], torch.tensor([[1]]), 12
-    for draft, passes in ((model, -(-new // (GUESSES + 1))), (tiny(12), None), (None, new)):
+    for draft, passes in ((model, 1 + -(-(new - 1) // (GUESSES + 1))), (tiny(12), None), (None, new)):
         if passes is None:
             with torch.no_grad():
                 draft.tokens.weight.neg_()  # type: ignore[union-attr]

@@ -22,11 +22,11 @@ class Cache:
         self.length = 0
         self.places: Tensor | None = None  # [batch, 1]: how far each row is filled, if unlike; `length` is the most
 
-    def repeated(self, n: int) -> Cache:
+    def repeated(self, n: int, dtype: torch.dtype | None = None) -> Cache:
         """`n` copies of a cache of one sequence, side by side: what was read once is continued in n ways."""
         copy = Cache.__new__(Cache)
-        copy.keys = [keys.repeat(n, 1, 1, 1) for keys in self.keys]
-        copy.values = [values.repeat(n, 1, 1, 1) for values in self.values]
+        copy.keys = [keys.repeat(n, 1, 1, 1).to(dtype or keys.dtype) for keys in self.keys]
+        copy.values = [values.repeat(n, 1, 1, 1).to(dtype or values.dtype) for values in self.values]
         copy.memory = [(state.repeat(n, 1), cell.repeat(n, 1)) for state, cell in self.memory]
         copy.length, copy.places = self.length, None
         return copy
