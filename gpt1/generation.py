@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from gpt1.config import GPTConfig
-from gpt1.errors import UserError
 from gpt1.kernels.cached_attention import Cache
 from gpt1.kernels.moving import moved
 from gpt1.sampling import Choice
@@ -56,8 +55,6 @@ def continued(model: Model, ids: Tensor, max_new_tokens: int, choice: Choice, dr
     is taken up to the first place where the draft had guessed otherwise: a token a pass or more, and the text is the
     model's own (a product with several positions adds in another order: up to rounding).
     """
-    if ids.shape[1] == 0:
-        raise UserError("there is nothing to continue: the prompt has no tokens.", "Give at least one word.")
     context, prompt = model.config.context, ids.shape[1]
     start, end = max(0, prompt - context), prompt + max_new_tokens
     while ids.shape[1] < end:

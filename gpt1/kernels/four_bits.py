@@ -59,8 +59,7 @@ def group_of(n_in: int) -> int:
 
 def four_bits_fit(matrices: Iterable[Tensor]) -> bool:
     """Whether weights [n_out, n_in] can be rounded, and products with them are fast: where a CPU has AVX."""
-    if not hasattr(torch, "_weight_int4pack_mm_for_cpu") or not torch.backends.cpu.get_cpu_capability().startswith(
-        "AVX"
-    ):
+    has_avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if not has_avx or not hasattr(torch, "_weight_int4pack_mm_for_cpu"):
         return False
     return all(w.device.type == "cpu" and group_of(w.shape[1]) for w in matrices)
