@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt1.kernels.linear import has_avx
+
 GROUPS = (64, 32)  # entries that share a scale; larger is less to read
 STEPS = 16
 ROWS = 16  # the kernel takes whole blocks of rows
@@ -58,8 +60,7 @@ def group_of(n_in: int) -> int:
 
 
 def four_bits_fit(matrices: Iterable[Tensor]) -> bool:
-    """Whether weights [n_out, n_in] can be rounded, and products with them are fast: where a CPU has AVX."""
-    has_avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    if not has_avx or not hasattr(torch, "_weight_int4pack_mm_for_cpu"):
+    """Whether weights [n_out, n_in] can be rounded, and products with them are fast."""
+    if not has_avx() or not hasattr(torch, "_weight_int4pack_mm_for_cpu"):
         return False
     return all(w.device.type == "cpu" and group_of(w.shape[1]) for w in matrices)

@@ -52,7 +52,14 @@ def packed(weight: Tensor) -> Tensor:  # [n_out, n_in] → the same, laid out ot
 
 def has_packed_products(dtype: torch.dtype) -> bool:
     ops = torch.ops.mkldnn
-    return hasattr(ops, "_linear_pointwise") and (dtype == torch.float32 or bool(ops._is_mkldnn_bf16_supported()))
+    return hasattr(ops, "_linear_pointwise") and (
+        has_avx() if dtype == torch.float32 else bool(ops._is_mkldnn_bf16_supported())
+    )
+
+
+def has_avx() -> bool:
+    """Whether the processor is of the kind on which products with packed and rounded weights have been measured."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 class Linear(torch.autograd.Function):
