@@ -77,16 +77,18 @@ def right_guesses(run_folder: str) -> Table:
     language_model = load(run_folder)
     ready = language_model.gpt.cast_once()
     draft = ready.rounded()  # also of a small model, for which `generate` uses none
-    if draft is None:
-        raise SystemExit(f"There is no draft of {run_folder} on this machine")
     rows = []
     for temperature in (0.0, 0.8, 1.0):
         right = tokens = 0
         for seed, prompt in enumerate(PROMPTS):
             own = [Choice(temperature, generator=torch.Generator().manual_seed(seed)) for _ in range(3)]
-            ids = continued(ready, language_model.prompt(prompt), ready.config.context - PROMPT, own[0])
-            said, guessed = own[1](ready(ids), 0), own[2](draft(ids), 0)
-            right, tokens = right + int((said == guessed).sum()), tokens + ids.shape[1]
+            start = language_model.prompt(prompt)
+            ids = continued(ready, start, ready.config.context - start.shape[1], own[0])
+            said, guessed = (
+                choice(model(ids)[:, start.shape[1] - 1 : -1], 0)
+                for choice, model in zip(own[1:], (ready, draft), strict=True)
+            )
+            right, tokens = right + int((said == guessed).sum()), tokens + said.shape[1]
         rows.append([temperature, tokens, right / tokens])
     return Table(f"Guesses of {run_folder}'s draft", ["temperature", "tokens", "share that is right"], rows)
 
@@ -100,15 +102,15 @@ def generated(
     ready = {}
     for dtype in (torch.float32, torch.bfloat16):
         model.activations = dtype
-        ready[dtype] = model.cast_once()
+        ready[dtype] = model.writer()
 
     def ours(dtype: torch.dtype) -> None:
-        ready[dtype].activations = dtype  # the model itself where its weights have the type already
-        written[str(dtype)] = ready[dtype].generate(ids, new, temperature=0)
+        writer, draft = ready[dtype]
+        writer.activations = dtype  # the model itself where its weights have the type already
+        written[str(dtype)] = continued(writer, ids, new, Choice(0), draft if len(ids) == 1 else None)
 
-    def ours_spoilt(dtype: torch.dtype) -> None:
-        with torch.inference_mode():
-            written[f"{dtype}, spoilt"] = continued(ready[dtype], ids, new, Choice(0), Spoilt(ready[dtype].draft))
+    def ours_spoilt(dtype: torch.dtype, draft: GPT) -> None:
+        written[f"{dtype}, spoilt"] = continued(ready[dtype][0], ids, new, Choice(0), Spoilt(draft))
 
     def theirs(tokens: int = new) -> None:
         written["theirs"] = peer.generate(
@@ -118,8 +120,8 @@ def generated(
     works: dict[str, Work] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         works[f"gpt1 {name}{many}"] = partial(ours, dtype)
-        if len(ids) == 1 and ready[dtype].draft:
-            works[f"gpt1 {name}, {WRONG:.0%} of guesses wrong"] = partial(ours_spoilt, dtype)
+        if len(ids) == 1 and (draft := ready[dtype][1]):
+            works[f"gpt1 {name}, {WRONG:.0%} of guesses wrong"] = partial(ours_spoilt, dtype, draft)
     mine = list(works)
     works[f"transformers fp32{many}"] = theirs
     seconds = in_turn(works, rounds, warm_up={f"transformers fp32{many}": lambda: theirs(4)})

@@ -14,10 +14,12 @@ from gpt1.kernels.moving import moved
 from gpt1.sampling import Choice
 
 GUESSES = 8  # tokens that a draft runs ahead
+MANY_TOKENS = 64  # from here on, new tokens are worth what laying out and rounding the weights for them takes
+MANY_TEXTS = 4  # side by side: fewer, but for one, which a draft helps, are not worth it
 
 
 class Model(Protocol):
-    """A `model.GPT` of `cast_once`."""
+    """A `model.GPT` for use."""
 
     config: GPTConfig
     tokens: nn.Embedding
@@ -48,6 +50,12 @@ class Reader:
         self.cache.length = min(self.cache.length, time - self.start)
 
 
+def worth_laying_out(texts: int, max_new_tokens: int) -> bool:
+    """Whether to write with `GPT.writer`."""
+    return max_new_tokens >= MANY_TOKENS and (texts == 1 or texts >= MANY_TEXTS)
+
+
+@torch.inference_mode()
 def continued(model: Model, ids: Tensor, max_new_tokens: int, choice: Choice, draft: Model | None = None) -> Tensor:
     """`GPT.generate` → [batch, time + max_new_tokens]; a draft guesses for one text.
 

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args, overload
 
@@ -20,7 +21,7 @@ from gpt1.data.examples import check_columns, read_examples
 from gpt1.data.files import File, opened
 from gpt1.data.tables import Table
 from gpt1.errors import UserError
-from gpt1.generation import continue_together
+from gpt1.generation import continue_together, continued, worth_laying_out
 from gpt1.inputs import KINDS, Encoded, Example, encode, texts_of, told_of_length
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.runs import model_folder
@@ -46,6 +47,11 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return self.gpt.tokens.weight.device
+
+    @cached_property
+    def writer(self) -> tuple[GPT, GPT | None]:
+        """The model as it writes longer texts, and its draft: made with the first of them."""
+        return self.gpt.writer()
 
     def prompt(self, text: str) -> Tensor:  # → [1, time]
         """The text's tokens, the last `context` of them; of an empty text the newline that joins documents."""
@@ -98,8 +104,10 @@ class LanguageModel:
         texts, progress = [text] if isinstance(text, str) else text, progress or Silent()
         prompts, how = [self.prompt(some) for some in texts], (temperature, top_k, top_p)
         own = [None if seed is None else torch.Generator(self.device).manual_seed(seed + i) for i in range(len(texts))]
+        choices = [Choice(*how, one) for one in own]
+        model, draft = self.writer if worth_laying_out(len(texts), max_tokens) else (self.gpt.cast_once(), None)
         if len(texts) == 1:
-            ids = self.gpt.generate(prompts[0], max_tokens, *how, own[0])
+            ids = continued(model, prompts[0], max_tokens, choices[0], draft)
             only = self.joined(texts[0], ids[0, prompts[0].shape[1] :].tolist())
             return only if isinstance(text, str) else [only]
         written: dict[int, list[int]] = {}
@@ -107,8 +115,9 @@ class LanguageModel:
         progress.begin("generating", len(texts), unit="texts")
         for start in range(0, len(texts), TOGETHER):
             some = by_length[start : start + TOGETHER]
-            choices = [Choice(*how, own[i]) for i in some]
-            ids = continue_together(self.gpt.cast_once(), [prompts[i][0].tolist() for i in some], max_tokens, choices)
+            ids = continue_together(
+                model, [prompts[i][0].tolist() for i in some], max_tokens, [choices[i] for i in some]
+            )
             written |= zip(some, ids.tolist(), strict=True)
             progress.advance(len(written))
         progress.end()

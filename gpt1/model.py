@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,14 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
-from gpt1.generation import continued
+from gpt1.generation import continued, worth_laying_out
 from gpt1.kernels.attention import causal_attention
 from gpt1.kernels.cached_attention import Cache, cached_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
 from gpt1.kernels.embedding import embedding
 from gpt1.kernels.four_bits import FourBits, four_bits_fit
 from gpt1.kernels.gelu import gelu
-from gpt1.kernels.linear import linear, packed
+from gpt1.kernels.linear import dense, linear, packed
 from gpt1.kernels.moving import moved
 from gpt1.kernels.packing import Packing
 from gpt1.lstm import LSTM
@@ -35,7 +35,6 @@ from gpt1.sampling import Choice
 from gpt1.weights import read_model, write_model
 
 MANY_WEIGHTS = 20_000_000  # from here on, a pass over few tokens is bound by the reading of the weights
-MANY_TOKENS = 64  # from here on, new tokens are worth what laying out the weights for them takes
 INIT_STD = 0.02  # N(0, 0.02) for every weight that is no bias or gain (paper 4.1)
 
 
@@ -133,7 +132,7 @@ class GPT(nn.Module):
             nn.init.normal_(self.positions.weight, std=INIT_STD)
         self.blocks = nn.ModuleList((LSTM if self.recurrent else Block)(config) for _ in range(config.n_layer))
         self.activations = torch.float32
-        self.readout: Callable[[Tensor], Tensor] | None = None  # the product with W_e, laid out for use: `cast_once`
+        self.readout: Callable[[Tensor], Tensor] | None = None  # the product with W_e, where that is `laid_out`
         self.recompute = False  # drop activations in the forward pass and compute them again in the backward pass
 
     def states(self, ids: Tensor, cache: Cache | None = None, packing: Packing | None = None) -> Tensor:
@@ -195,54 +194,48 @@ class GPT(nn.Module):
         """
         if ids.shape[1] == 0:
             raise UserError("there is nothing to continue: the prompt has no tokens.", "Give at least one word.")
-        cast = max_new_tokens >= MANY_TOKENS or self.tokens.weight.dtype != self.activations
-        model = self.cast_once() if cast else self
-        draft = model.draft if len(ids) == 1 and max_new_tokens >= MANY_TOKENS else None
         choice = Choice(temperature, top_k, top_p, generator)
-        return continued(model, ids, max_new_tokens, choice, draft)
+        model, draft = self.writer() if worth_laying_out(len(ids), max_new_tokens) else (self.cast_once(), None)
+        return continued(model, ids, max_new_tokens, choice, draft if len(ids) == 1 else None)
 
     def cache(self, batch: int, size: int | None = None) -> Cache:
         """An empty cache of `size` positions, the context if it is not said."""
         return Cache(self.config, batch, self.tokens.weight, size)
 
     def cast_once(self) -> GPT:
-        """The model for use: its weights in the type of its activations, which else every token would cast anew, and
-        laid out for products with few vectors where these are bound by memory."""
-        same = self.tokens.weight.dtype == self.activations
-        if self.readout or (same and not self.has_many_weights()):
+        """The model for use, its weights in the type of its activations, which else every token would cast anew: this
+        one, if they have it already."""
+        return self if self.tokens.weight.dtype == self.activations else self.laid_out()
+
+    def laid_out(self) -> GPT:
+        """The model for use, in the type of its activations, its matrices laid out for products with few vectors. What
+        has that type already and is no matrix is shared with this one."""
+        if self.readout:
             return self
-        cast = self.holding({name: w.to(self.activations) for name, w in self.state_dict().items()})
-        for module in cast.modules():
+        model = self.holding({name: w.to(self.activations) for name, w in self.state_dict().items()})
+        for module in model.modules():
             if isinstance(module, Linear):
                 module.weight = nn.Parameter(packed(module.weight), requires_grad=False)
-        cast.activations, cast.readout = self.activations, partial(linear, weight=packed(cast.tokens.weight))
-        return cast
+        model.activations, model.readout = self.activations, partial(linear, weight=packed(model.tokens.weight))
+        return model
 
-    @cached_property
-    def draft(self) -> GPT | None:
-        """What guesses tokens for this model, one for use; None where guesses would not be faster."""
-        return self.rounded() if self.has_many_weights() and not self.recurrent else None
+    def writer(self) -> tuple[GPT, GPT | None]:
+        """(the model for writing, the draft that guesses for it): where a token is bound by the reading of the weights,
+        the model laid out and a copy in four bits an entry, which says nearly always the same; else it alone."""
+        matrices = [w for w in self.parameters() if w.dim() == 2]
+        if self.recurrent or sum(w.numel() for w in matrices) < MANY_WEIGHTS or not four_bits_fit(matrices):
+            return self.cast_once(), None
+        return self.laid_out(), self.rounded()
 
-    def rounded(self) -> GPT | None:
-        """This model, for use, with its matrices rounded to four bits an entry: it reads few bytes and says nearly
-        always the same. None where there are no products for it."""
-        weights = self.weights()
-        if not four_bits_fit(w for w in weights.values() if w.dim() == 2):
-            return None
-        draft = self.holding({name: w.bfloat16() for name, w in weights.items()})
+    def rounded(self) -> GPT:
+        """The model for use, its matrices rounded to four bits an entry, activations in bfloat16."""
+        draft = self.holding({name: w.bfloat16() if w.dim() == 1 else w for name, w in self.state_dict().items()})
         for parent in [*draft.modules()]:
             for name, child in parent.named_children():
                 if isinstance(child, Linear):
-                    setattr(parent, name, FourBits(child.weight, child.bias))
+                    setattr(parent, name, FourBits(dense(child.weight), child.bias))
         draft.activations, draft.readout = torch.bfloat16, FourBits(draft.tokens.weight)
         return draft
-
-    def has_many_weights(self) -> bool:
-        return sum(w.numel() for w in self.parameters()) >= MANY_WEIGHTS
-
-    def weights(self) -> dict[str, Tensor]:
-        """All weights by name, as they are before they are packed."""
-        return {name: w.to_dense() if w.is_mkldnn else w for name, w in self.state_dict().items()}
 
     def holding(self, weights: dict[str, Tensor]) -> GPT:
         """A model for use like this one, with other weights, which are not copied."""
@@ -280,7 +273,8 @@ class GPT(nn.Module):
     def save(self, folder: str | Path, head: Head | None = None, tokenizer: str | None = None) -> None:
         """Write config.json and model.safetensors into `folder`, with a fine-tuned model's head. tokenizer: the
         fingerprint of the one that the model was trained with; another one is refused."""
-        write_model(Path(folder), self.config, self.weights(), head.state_dict() if head else None, tokenizer)
+        weights = {name: dense(w) for name, w in self.state_dict().items()}
+        write_model(Path(folder), self.config, weights, head.state_dict() if head else None, tokenizer)
 
 
 class Head(nn.Module):

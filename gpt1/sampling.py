@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gpt1.errors import UserError
+
 COLD = 1e-9  # a temperature below it is 0: logits divided by it would leave the range of their type
 
 
@@ -15,12 +17,19 @@ class Choice:
     def __init__(
         self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, generator: torch.Generator | None = None
     ) -> None:
+        if not (temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
+            raise UserError(
+                f"temperature {temperature}, top_k {top_k}, top_p {top_p} leave no token to choose.",
+                "The first two have to be at least 0, top_p above 0 and at most 1.",
+            )
         self.temperature, self.top_k, self.top_p, self.generator = temperature, top_k, top_p, generator
         self.numbers: list[Tensor] = []  # each [batch, vocab], of the new tokens from number `settled` on
         self.settled = 0
 
     def __call__(self, logits: Tensor, first: int) -> Tensor:
         """New tokens number first, first + 1, …: logits [batch, time, vocab] → [batch, time]."""
+        if not bool(logits.isfinite().all()):
+            raise UserError("the model's logits are not all numbers.", "Its weights are damaged, or they diverged.")
         if self.temperature < COLD:
             return logits.argmax(-1)
         begin, end = first - self.settled, first - self.settled + logits.shape[1]

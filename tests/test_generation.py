@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import gpt1.model
 from gpt1.config import GPTConfig
-from gpt1.generation import GUESSES, continue_together, continued
+from gpt1.errors import UserError
+from gpt1.generation import GUESSES, continue_together, continued, worth_laying_out
 from gpt1.inference import LanguageModel, load
 from gpt1.kernels.four_bits import four_bits_fit
 from gpt1.model import GPT
@@ -121,36 +122,54 @@ def test_right_guesses_save_passes_and_wrong_ones_cost_none():
 
 
 @pytest.mark.skipif(not four_bits_fit([]), reason="no products of four bits on this processor")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("way", [(0.0, 0, 1.0), (1.0, 20, 0.9)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "way"),
+    [(torch.float32, (0.0, 0, 1.0)), (torch.float32, (1.0, 20, 0.9)), (torch.bfloat16, (0.0, 0, 1.0))],
+    ids=str,
+)
 def test_a_model_with_many_weights_writes_with_a_draft_what_it_writes_without(dtype, way, monkeypatch):
     monkeypatch.setattr(gpt1.model, "MANY_WEIGHTS", 1000)
     torch.manual_seed(0)
     model = GPT(GPTConfig(300, n_layer=2, n_head=2, n_embd=64, context=96)).eval()
     with torch.no_grad():
-        model.blocks.requires_grad_(False)
         for p in model.blocks.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     model.activations = dtype
-    ready, ids = model.cast_once(), torch.tensor([[1, 2, 3]])
-    assert ready.draft is not None
-    assert ready.draft is ready.draft
-    own = torch.Generator().manual_seed
+    ids, own = torch.tensor([[1, 2, 3]]), torch.Generator().manual_seed
+    writer, draft = model.writer()
+    assert draft is not None
+    expected = continued(writer, ids, 90, Choice(*way, own(1)))
+    written = model.generate(ids, 90, *way, own(1))
     with torch.inference_mode():
-        expected = continued(ready, ids, 150, Choice(*way, own(1)))
-        alike = torch.cosine_similarity(ready(expected[:, :90]), ready.draft(expected[:, :90]), dim=-1)
-    assert alike.mean() > 0.9
-    written = model.generate(ids, 150, *way, own(1))
-    if dtype == torch.float32:
-        assert torch.equal(written, expected)
-    assert torch.equal(written, ready.generate(ids, 150, *way, own(1)))
+        logits = writer(expected)[0]
+        assert torch.cosine_similarity(logits, draft(expected)[0], dim=-1).mean() > 0.9
+    for place in (written != expected)[0].nonzero()[:1, 0]:  # the first token that is another one
+        # bfloat16: a product with several positions rounds otherwise, two tokens nearly alike may change places
+        assert dtype == torch.bfloat16
+        assert logits[place - 1, expected[0, place]] - logits[place - 1, written[0, place]] < 0.05 * logits.std()
 
 
 def test_a_draft_is_only_made_where_it_can_be_and_pays(monkeypatch):
-    assert MODELS[12, "transformer"].draft is None
+    assert MODELS[12, "transformer"].writer() == (MODELS[12, "transformer"], None)
     monkeypatch.setattr(gpt1.model, "MANY_WEIGHTS", 1)
-    assert tiny(12).draft is None  # 16 entries a row
-    assert tiny(12, "lstm").draft is None
+    assert tiny(12).writer()[1] is None  # 16 entries a row
+    assert tiny(12, "lstm").writer()[1] is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokens", "worth"), [(1, 64, True), (1, 63, False), (2, 64, False), (3, 500, False), (4, 64, True)]
+)
+def test_weights_are_laid_out_for_much_to_write(texts: int, tokens: int, worth: bool):
+    assert worth_laying_out(texts, tokens) == worth
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    model = tiny(12)
+    with torch.no_grad():
+        model.blocks[0].mlp.widen.bias.fill_(torch.nan)  # type: ignore[union-attr]
+    for temperature in (0.0, 1.0):
+        with pytest.raises(UserError, match="not all numbers"):
+            model.generate(torch.tensor([[1]]), 2, temperature)
 
 
 # ---- texts

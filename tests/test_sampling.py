@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt1.errors import UserError
 from gpt1.sampling import Choice
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -8.0]])
@@ -73,3 +74,9 @@ def test_random_numbers_of_settled_tokens_are_not_kept():
         choice.settle(place)
         choice(logits(1, 3, place), place)
     assert len(choice.numbers) == 3
+
+
+@pytest.mark.parametrize("way", [(-1.0, 0, 1.0), (float("nan"), 0, 1.0), (1.0, -1, 1.0), (1.0, 0, 0.0), (1.0, 0, 1.1)])
+def test_a_way_that_leaves_no_token_is_refused(way: tuple[float, int, float]):
+    with pytest.raises(UserError, match="leave no token to choose"):
+        Choice(*way)

@@ -1,5 +1,5 @@
 """A product with a weight of four bits an entry: an eighth of the bytes of float32, for guesses that exact products
-check (`GPT.draft`).
+check (`GPT.writer`).
 
 Each row of the weight is taken in groups of neighbours; sixteen steps from a group's least entry to its greatest are
 what its entries are rounded to.
@@ -12,8 +12,6 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from gpt1.kernels.linear import has_avx
 
 GROUPS = (64, 32)  # entries that share a scale; larger is less to read
 STEPS = 16
@@ -60,7 +58,8 @@ def group_of(n_in: int) -> int:
 
 
 def four_bits_fit(matrices: Iterable[Tensor]) -> bool:
-    """Whether weights [n_out, n_in] can be rounded, and products with them are fast."""
-    if not has_avx() or not hasattr(torch, "_weight_int4pack_mm_for_cpu"):
+    """Whether weights [n_out, n_in] can be rounded, and products with them are fast: x86 with vector instructions."""
+    has_avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if not has_avx or not hasattr(torch, "_weight_int4pack_mm_for_cpu"):
         return False
     return all(w.device.type == "cpu" and group_of(w.shape[1]) for w in matrices)
