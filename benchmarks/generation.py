@@ -21,6 +21,7 @@ from benchmarks.measure import Ratio, Result, Table, Work, compared, in_turn
 from gpt1.generation import continued
 from gpt1.inference import load
 from gpt1.kernels.cached_attention import Cache
+from gpt1.kernels.four_bits import four_bits_fit
 from gpt1.model import GPT
 from gpt1.sampling import Choice
 
@@ -62,7 +63,7 @@ def run(rounds: int, quick: bool) -> Result:
     result = Result([])
     for prompts, new in ((1, 16), (8, 8)) if quick else ((1, 256), (8, 64)):
         ids = torch.randint(model.config.vocab_size, (prompts, PROMPT), device=device())
-        table, ratios, same = generated(model, peer, ids, new, rounds)
+        table, ratios, same = generated(model, peer, ids, new, rounds, quick)
         result.tables.append(table)
         result.ratios.update(ratios)
         result.same_work[f"the same tokens in fp32, {prompts} × {new}"] = same
@@ -94,7 +95,7 @@ def right_guesses(run_folder: str) -> Table:
 
 
 def generated(
-    model: GPT, peer: Any, ids: Tensor, new: int, rounds: int
+    model: GPT, peer: Any, ids: Tensor, new: int, rounds: int, quick: bool
 ) -> tuple[Table, dict[str, Ratio], bool]:  # ids [prompts, time]
     written: dict[str, Tensor] = {}
     many = f", {len(ids)} prompts" if len(ids) > 1 else ""
@@ -102,7 +103,8 @@ def generated(
     ready = {}
     for dtype in (torch.float32, torch.bfloat16):
         model.activations = dtype
-        ready[dtype] = model.writer()
+        writer, draft = model.writer()
+        ready[dtype] = (writer, model.rounded() if quick and four_bits_fit([writer.tokens.weight]) else draft)
 
     def ours(dtype: torch.dtype) -> None:
         writer, draft = ready[dtype]

@@ -22,6 +22,7 @@ from benchmarks.measure import Ratio, Result, Table, in_turn, ratio
 from benchmarks.profile import by_kind
 from benchmarks.step import matrix_products
 from gpt1.config import GPTConfig
+from gpt1.kernels.four_bits import four_bits_fit
 
 EXPECTED = json.loads(command.EXPECTED.read_text(encoding="utf-8"))
 SLOW = {"memory", "sizes", "scaling"}  # they start a process for every figure
@@ -42,7 +43,8 @@ def test_every_benchmark_runs_and_its_competitors_do_the_same_work(
     assert found["machine"]["versions"]["torch"] == torch.__version__
     assert set(found["same_work"].values()) <= {True}
     assert found["same_work"] or name in {*SLOW, "profile"}  # those compare nothing that could differ
-    assert set(EXPECTED["ratios"].get(name, {})) <= set(found["ratios"])
+    wanted = {ratio for ratio in EXPECTED["ratios"].get(name, {}) if four_bits_fit([]) or "guesses" not in ratio}
+    assert wanted <= set(found["ratios"])
     assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found["ratios"].values())
     printed = capsys.readouterr().out
     for table in found["tables"]:
