@@ -195,8 +195,9 @@ class GPT(nn.Module):
         if ids.shape[1] == 0:
             raise UserError("there is nothing to continue: the prompt has no tokens.", "Give at least one word.")
         choice = Choice(temperature, top_k, top_p, generator)
-        model, draft = self.writer() if worth_laying_out(len(ids), max_new_tokens) else (self.cast_once(), None)
-        return continued(model, ids, max_new_tokens, choice, draft if len(ids) == 1 else None)
+        one, worth = len(ids) == 1, worth_laying_out(len(ids), max_new_tokens)
+        model, draft = self.writer(guesses=one) if worth else (self.cast_once(), None)
+        return continued(model, ids, max_new_tokens, choice, draft)
 
     def cache(self, batch: int, size: int | None = None) -> Cache:
         """An empty cache of `size` positions, the context if it is not said."""
@@ -219,13 +220,14 @@ class GPT(nn.Module):
         model.activations, model.readout = self.activations, partial(linear, weight=packed(model.tokens.weight))
         return model
 
-    def writer(self) -> tuple[GPT, GPT | None]:
+    def writer(self, guesses: bool = True) -> tuple[GPT, GPT | None]:
         """(the model for writing, the draft that guesses for it): where a token is bound by the reading of the weights,
-        the model laid out and a copy in four bits an entry, which says nearly always the same; else it alone."""
+        the model laid out and, for guesses, a copy in four bits an entry, which says nearly always the same; else the
+        model alone."""
         matrices = [w for w in self.parameters() if w.dim() == 2]
         if self.recurrent or sum(w.numel() for w in matrices) < MANY_WEIGHTS or not four_bits_fit(matrices):
             return self.cast_once(), None
-        return self.laid_out(), self.rounded()
+        return self.laid_out(), self.rounded() if guesses else None
 
     def rounded(self) -> GPT:
         """The model for use, its matrices rounded to four bits an entry, activations in bfloat16."""
