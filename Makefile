@@ -22,9 +22,17 @@ lint: $(VENV)/installed-test
 bench: $(VENV)/installed-test
 	$(BIN)/python -m benchmarks
 
+# PyPI's torch for Linux brings gigabytes of CUDA. Without an NVIDIA card the one without it is fetched first; where its
+# index cannot be reached, the next line takes PyPI's.
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi 2>/dev/null),Linux)
+torch-without-cuda = $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --retries 0 --timeout 10 \
+	--index-url https://download.pytorch.org/whl/cpu torch 2>/dev/null || true
+endif
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpt1 needs Python 3.11 or newer; try: make demo PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(torch-without-cuda)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
