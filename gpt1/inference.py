@@ -25,7 +25,7 @@ from gpt1.generation import continue_together, continued, worth_laying_out
 from gpt1.inputs import KINDS, Encoded, Example, encode, texts_of, told_of_length
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.runs import model_folder
-from gpt1.sampling import Choice
+from gpt1.sampling import Choice, check_numbers
 from gpt1.targets import Answers, Classes, Target, target_from_json, target_to_json
 from gpt1.tokenizer import Tokenizer
 from gpt1.training.devices import activations_of, device_of
@@ -75,7 +75,9 @@ class LanguageModel:
     def next_ids(self, text: str, k: int = 10) -> list[tuple[str, int, float]]:
         """(token, id, probability) of the k likeliest next tokens."""
         states = self.gpt.states(self.prompt(text))[:, -1]
-        probabilities = self.gpt.logits(states)[0, : self.gpt.config.vocab_size].softmax(-1)
+        logits = self.gpt.logits(states)[0, : self.gpt.config.vocab_size]
+        check_numbers(logits)
+        probabilities = logits.softmax(-1)
         best = probabilities.topk(min(k, len(probabilities)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(self.tokenizer.token(i), i, p) for i, p in pairs]
@@ -160,8 +162,10 @@ class Model(LanguageModel):
         columns = self.text_columns
         if isinstance(rows, str | Mapping):
             raise UserError("this is one row; predict takes a list of rows.", "Put it in brackets: [row].")
-        if "text" in columns:
-            rows = [{columns["text"]: row} if isinstance(row, str) else row for row in rows]
+        if hasattr(rows, "columns"):  # one goes through the names of its columns, which are texts too
+            problem = f"this is a whole table ({type(rows).__name__}); predict takes a list of rows."
+            raise UserError(problem, "Of pandas give: df.to_dict('records').")
+        rows = [{columns["text"]: row} if isinstance(row, str) and "text" in columns else row for row in rows]
         for i, row in enumerate(rows):
             if not isinstance(row, Mapping):
                 wanted = ", ".join(columns.values())
@@ -176,7 +180,9 @@ class Model(LanguageModel):
         return encode(self.kind, examples, ids, config.vocab_size, config.context, self.cut, self.long, alike)
 
     def logits(self, examples: Sequence[Example]) -> Tensor:  # → [examples, outputs], at temperature 1
-        return task_logits(self.model, self.encode(examples), self.device)
+        logits = task_logits(self.model, self.encode(examples), self.device)
+        check_numbers(logits)
+        return logits
 
     def predict(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
         """For every row `prediction` and `probability_<label>`, or `score`."""
@@ -202,6 +208,7 @@ class Model(LanguageModel):
         progress.begin("predicting", len(coded), unit="rows")
         logits = task_logits(self.model, coded, self.device, progress.advance)
         progress.end()
+        check_numbers(logits)
         return logits
 
     def read(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
@@ -212,9 +219,9 @@ class Model(LanguageModel):
         training rows had give more columns."""
         if not self.labels:
             raise UserError(f"a {self.kind.name} model with scores gives numbers.", "Use predict.")
-        if not len(rows):
+        if not (examples := self.examples(rows)):
             return np.zeros((0, len(self.labels)))
-        probabilities = (self.logits(self.examples(rows)) / self.temperature).double().softmax(-1).numpy()
+        probabilities = (self.logits(examples) / self.temperature).double().softmax(-1).numpy()
         missing = max(0, len(self.labels) - probabilities.shape[1])
         return np.pad(probabilities, ((0, 0), (0, missing)))
 

@@ -10,6 +10,12 @@ from gpt1.errors import UserError
 COLD = 1e-9  # a temperature below it is 0: logits divided by it would leave the range of their type
 
 
+def check_numbers(logits: Tensor) -> None:
+    """UserError for logits that give no probabilities; −inf (what cannot be) does."""
+    if not bool((logits < torch.inf).all()):
+        raise UserError("the model's logits are not all numbers.", "Its weights are damaged, or they diverged.")
+
+
 class Choice:
     """How the new tokens of a text are chosen. The random numbers of each are drawn once, in the tokens' order: a token
     that is asked for again, of the same logits, comes out the same. That makes guesses exact (`GPT.generate`)."""
@@ -28,8 +34,7 @@ class Choice:
 
     def __call__(self, logits: Tensor, first: int) -> Tensor:
         """New tokens number first, first + 1, …: logits [batch, time, vocab] → [batch, time]."""
-        if not bool(logits.isfinite().all()):
-            raise UserError("the model's logits are not all numbers.", "Its weights are damaged, or they diverged.")
+        check_numbers(logits)
         if self.temperature < COLD:
             return logits.argmax(-1)
         begin, end = first - self.settled, first - self.settled + logits.shape[1]
@@ -52,6 +57,6 @@ class Choice:
         if self.top_p < 1:
             ordered, index = probabilities.sort(descending=True)
             before = ordered.cumsum(-1) - ordered  # probability of everything likelier
-            kept = ordered.masked_fill(before >= self.top_p, 0.0)
+            kept = ordered.masked_fill((before >= self.top_p) & (before > 0), 0.0)  # the likeliest one always
             probabilities = torch.zeros_like(probabilities).scatter(-1, index, kept)
         return probabilities

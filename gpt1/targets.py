@@ -151,8 +151,8 @@ class Bins:
         return F.cross_entropy(logits, targets, reduction="none")
 
     def read(self, logits: Tensor) -> list[dict[str, Any]]:
-        values = torch.arange(self.low, self.high + 1, dtype=torch.float32, device=logits.device)
-        return [{"score": score} for score in (logits.softmax(-1) @ values).tolist()]
+        values = torch.arange(self.low, self.high + 1, dtype=torch.float64, device=logits.device)
+        return [{"score": score} for score in (logits.double().softmax(-1) @ values).tolist()]
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,13 @@ class Number:
     def fit(cls, values: Sequence[Any]) -> Number:
         numbers = torch.tensor([as_number(value) for value in values], dtype=torch.float64)
         deviation = float(numbers.std(unbiased=False))
-        if not deviation:
+        if numbers.min() == numbers.max():  # of equal numbers the deviation may be a rounding error
             raise UserError(
                 f"all rows have the same number ({values[0]}).", "Numbers have to differ to be learnt from."
             )
+        if not 0 < deviation < math.inf:
+            span = f"{numbers.min():g} to {numbers.max():g}"
+            raise UserError(f"the numbers, {span}, have squares that a computer cannot hold.", "Rescale them.")
         return cls(float(numbers.mean()), deviation)
 
     def told(self, values: Sequence[Any]) -> str:
@@ -189,7 +192,8 @@ class Number:
         return (logits[:, 0] - targets) ** 2
 
     def read(self, logits: Tensor) -> list[dict[str, Any]]:
-        return [{"score": score} for score in (logits[:, 0] * self.deviation + self.mean).tolist()]
+        # in float32 a deviation of 2 around a mean of 10⁹ would be lost
+        return [{"score": score} for score in (logits[:, 0].double() * self.deviation + self.mean).tolist()]
 
 
 Target = Classes | Answers | Bins | Number
@@ -229,11 +233,12 @@ def as_number(value: Any) -> float:
 
 
 def natural(label: str) -> tuple[int, float, str]:
-    """Sort key: numbers by value, then words by letter."""
+    """Sort key: numbers by value, then words by letter; the word "nan" has no place among numbers."""
     try:
-        return (0, float(label), label)
+        number = float(label)
     except ValueError:
-        return (1, 0.0, label)
+        number = math.nan
+    return (1, 0.0, label) if math.isnan(number) else (0, number, label)
 
 
 def listed(labels: Sequence[str], most: int = 10) -> str:

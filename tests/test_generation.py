@@ -20,6 +20,7 @@ from gpt1.inference import LanguageModel, load
 from gpt1.kernels.four_bits import four_bits_fit
 from gpt1.model import GPT
 from gpt1.sampling import Choice
+from gpt1.tokenizer import Tokenizer
 
 VOCABULARY = 40
 
@@ -201,6 +202,31 @@ def test_more_texts_than_are_continued_together_come_back_in_order(
     assert language_model.generate(TEXTS, max_tokens=8, seed=0) == at_once
     assert language_model.generate([]) == []
     assert language_model.generate(TEXTS[:1], max_tokens=8, seed=0) == at_once[:1]
+
+
+def test_generated_text_is_the_prompt_followed_by_what_the_model_writes(language_model: LanguageModel):
+    ids = torch.tensor([language_model.tokenizer.encode("return the")])
+    expected = language_model.gpt.generate(ids, 40, temperature=0)[0].tolist()
+    assert language_model.generate("return the", max_tokens=40, temperature=0) == language_model.tokenizer.decode(
+        expected
+    )
+
+
+def test_the_same_seed_writes_the_same_text(language_model: LanguageModel):
+    written = [language_model.generate("the", max_tokens=30, seed=seed) for seed in (1, 1, 2)]
+    assert written[0] == written[1] != written[2]
+
+
+def test_no_tokens_asked_for_is_the_prompt(language_model: LanguageModel):
+    assert language_model.generate("Just this.", max_tokens=0) == "Just this."
+
+
+def test_the_original_pipeline_sets_a_space_between_prompt_and_words(pretrained: Path, prose: list[str]):
+    tokenizer = Tokenizer.train(prose, 300, "original")
+    model = LanguageModel(GPT.from_pretrained(pretrained / "model"), tokenizer)
+    written = model.generate("Return the", max_tokens=10, temperature=0)
+    assert written.startswith("Return the ")
+    assert written.removeprefix("Return the ").strip()
 
 
 # ---- the command

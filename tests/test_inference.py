@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,29 @@ def test_rows_may_be_plain_strings_where_the_task_has_one_text(make: Make):
     model = make("classification")
     assert model.predict(["some text"]) == model.predict([{"t": "some text"}])
     assert model.predict(["some text"]) == model.predict([{"t": "some text", "l": "a", "more": 1}])
+
+
+@every_task
+def test_rows_may_come_one_by_one(make: Make, name: str):
+    rows = [{"t": "one", "u": "two", "a": ["x", "y"]}] * 2
+    assert make(name).predict(row for row in rows) == make(name).predict(rows)
+    if make(name).labels:
+        np.testing.assert_array_equal(make(name).predict_proba(iter(rows)), make(name).predict_proba(rows))
+
+
+def test_a_whole_table_is_refused_before_the_names_of_its_columns_are_taken_for_texts(make: Make):
+    table = Table("rows.csv", ["t"], [{"t": "some text"}])
+    with pytest.raises(UserError, match=r"a whole table \(Table\)"):
+        make("classification").predict(table)  # type: ignore[arg-type]
+
+
+def test_logits_that_are_no_numbers_are_no_prediction(make: Make):
+    broken = deepcopy(make("classification"))
+    nn.init.constant_(broken.model.gpt.blocks[0].mlp.widen.bias, float("nan"))
+    table = Table("rows.csv", ["t"], [{"t": "some text"}])
+    for ask in (broken.predict, broken.predict_proba, lambda _: broken.predict_table(table), broken.next_tokens):
+        with pytest.raises(UserError, match="not all numbers"):
+            ask("a" if ask == broken.next_tokens else ["a"])
 
 
 def test_no_rows_are_no_predictions(make: Make):
@@ -369,28 +393,3 @@ def test_a_text_longer_than_the_context_is_continued_from_its_end(language_model
     ids = language_model.tokenizer.encode("a long text " * 50)
     assert language_model.prompt("a long text " * 50)[0].tolist() == ids[-32:]
     assert language_model.generate("a long text " * 50, max_tokens=2, temperature=0).startswith("a long text " * 50)
-
-
-def test_generated_text_is_the_prompt_followed_by_what_the_model_writes(language_model: LanguageModel):
-    ids = torch.tensor([language_model.tokenizer.encode("return the")])
-    expected = language_model.gpt.generate(ids, 40, temperature=0)[0].tolist()
-    assert language_model.generate("return the", max_tokens=40, temperature=0) == language_model.tokenizer.decode(
-        expected
-    )
-
-
-def test_the_same_seed_writes_the_same_text(language_model: LanguageModel):
-    written = [language_model.generate("the", max_tokens=30, seed=seed) for seed in (1, 1, 2)]
-    assert written[0] == written[1] != written[2]
-
-
-def test_no_tokens_asked_for_is_the_prompt(language_model: LanguageModel):
-    assert language_model.generate("Just this.", max_tokens=0) == "Just this."
-
-
-def test_the_original_pipeline_sets_a_space_between_prompt_and_words(pretrained: Path, prose: list[str]):
-    tokenizer = Tokenizer.train(prose, 300, "original")
-    model = LanguageModel(GPT.from_pretrained(pretrained / "model"), tokenizer)
-    written = model.generate("Return the", max_tokens=10, temperature=0)
-    assert written.startswith("Return the ")
-    assert written.removeprefix("Return the ").strip()

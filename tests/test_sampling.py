@@ -22,6 +22,7 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -8.0]])
         ((1.0, 99, 1.0), 6),
         ((1.0, 0, 0.8), 3),  # 0.54, 0.20, 0.12: three are the first to reach 0.8
         ((2.0, 4, 0.6), 2),
+        ((1.0, 0, 1e-300), 1),  # 0 in the type of the probabilities
     ],
 )
 def test_tokens_are_drawn_as_often_as_temperature_top_k_and_top_p_say(settings: tuple[float, int, float], kept: int):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gpt1.errors import UserError
 from gpt1.inputs import KINDS
-from gpt1.targets import TARGETS, Answers, Bins, Classes, Number, target_from_json, target_to_json
+from gpt1.targets import TARGETS, Answers, Bins, Classes, Number, natural, target_from_json, target_to_json
 
 numbers = st.floats(-1e6, 1e6)
 
@@ -25,6 +25,11 @@ def softmax(row: np.ndarray) -> np.ndarray:
 
 def test_labels_are_sorted_as_people_sort_them():
     assert Classes.fit(["b", "10", "a", "2", "b"]).labels == ("2", "10", "a", "b")
+
+
+@given(order=st.permutations(["3", "nan", "10", "-inf", "b", "NaN"]))
+def test_a_label_that_reads_nan_is_a_word_and_disturbs_no_order(order: list[str]):
+    assert sorted(order, key=natural) == ["-inf", "3", "10", "NaN", "b", "nan"]
 
 
 def test_a_label_is_the_same_as_text_as_number_and_with_spaces():
@@ -151,6 +156,23 @@ def test_training_numbers_are_standardised():
 def test_numbers_that_are_all_the_same_are_refused():
     with pytest.raises(UserError, match=r"same number \(4\)"):
         Number.fit([4, 4, 4])
+    with pytest.raises(UserError, match=r"same number \(0.1\)"):
+        Number.fit([0.1] * 10)  # their mean is not quite 0.1
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e200])
+def test_numbers_whose_deviation_cannot_be_computed_are_refused(scale: float):
+    with pytest.raises(UserError, match="cannot hold"):
+        Number.fit([scale, 2 * scale, 5 * scale])
+
+
+@given(low=st.integers(-(10**12), 10**12), share=st.floats(0, 1))
+def test_a_large_mean_takes_nothing_from_the_scores(low: int, share: float):
+    value = low + 3 * share
+    (number,) = Number.fit([low, low + 1, low + 3]).read(Number.fit([low, low + 1, low + 3]).encode(value)[None, None])
+    (binned,) = Bins(low, low + 3).read(Bins(low, low + 3).encode(value).clamp_min(1e-30).log()[None])
+    assert number["score"] - low == pytest.approx(3 * share, abs=1e-3)
+    assert binned["score"] - low == pytest.approx(3 * share, abs=1e-3)
 
 
 @pytest.mark.parametrize("target", [Number, Bins])
