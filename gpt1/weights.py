@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -33,6 +35,9 @@ BLOCK_NAMES = [
     ("mlp.c_proj", "mlp.narrow"),
     ("ln_2", "norm_2"),
 ]
+BLOCK_RANKS = [3, 1, 3, 1, 1, 1, 3, 1, 3, 1, 1, 1]  # of these tensors in the release: a dense weight is [1, in, out]
+HEAD_WIDTH = 64  # of the release, which does not say how many heads there are
+LAYER_NORM_EPS = 1e-5
 
 
 def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
@@ -54,16 +59,21 @@ def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
             f"{folder / CONFIG} describes a model of another kind ({found}).",
             f"gpt1 reads its own models ({FORMAT}), Hugging Face's openai-gpt and OpenAI's params_*.npy.",
         )
-    try:
-        own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER)}
-        config = checked(GPTConfig, {known(GPTConfig, name): value for name, value in own.items()})
-    except UserError as error:
-        problem = f"{folder / CONFIG} was changed or damaged: {error.problem}"
-        raise UserError(problem, "Copy the model folder again.") from None
+    own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER)}
+    config = config_of(folder / CONFIG, own)
     weights = read_safetensors(folder / WEIGHTS)
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(HEAD)}
     check_shapes(folder / WEIGHTS, config, weights)
     return config, weights
+
+
+def config_of(path: Path, values: Mapping[str, Any]) -> GPTConfig:
+    """The model that the file `path` describes by these values; UserError for one that cannot be."""
+    try:
+        return checked(GPTConfig, {known(GPTConfig, name): value for name, value in values.items()})
+    except UserError as error:
+        problem = f"{path} was changed or damaged: {error.problem}"
+        raise UserError(problem, "Copy the model folder again.") from None
 
 
 def read_head(folder: Path) -> dict[str, Tensor]:
@@ -107,17 +117,18 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
     """The folder that `OpenAIGPTLMHeadModel.save_pretrained` writes."""
     if settings.get("afn", "gelu") not in ("gelu", "gelu_new"):
         raise UserError(f"{folder / CONFIG}: activation '{settings['afn']}'; GPT-1 has gelu.", "Another model?")
-    for name in ("vocab_size", "n_layer", "n_head", "n_embd", "n_positions"):
+    if (eps := settings.get("layer_norm_epsilon", LAYER_NORM_EPS)) != LAYER_NORM_EPS:
+        raise UserError(
+            f"{folder / CONFIG}: layer_norm_epsilon {eps}; GPT-1 has {LAYER_NORM_EPS}.",
+            f"With another one it says something else: take a model that was trained with {LAYER_NORM_EPS}.",
+        )
+    named = {"vocab_size": "vocab_size", "n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd"}
+    named |= {"n_positions": "context"}
+    for name in named:
         if name not in settings:
             raise UserError(f"{folder / CONFIG} says no {name}.", "It is no complete openai-gpt model.")
-    config = GPTConfig(
-        vocab_size=settings["vocab_size"],
-        n_layer=settings["n_layer"],
-        n_head=settings["n_head"],
-        n_embd=settings["n_embd"],
-        context=settings["n_positions"],
-        dropout=settings.get("resid_pdrop", 0.1),
-    )
+    shape = {ours: settings[theirs] for theirs, ours in named.items()}
+    config = config_of(folder / CONFIG, {**shape, "dropout": settings.get("resid_pdrop", 0.1)})
     if not (folder / WEIGHTS).exists() and (folder / "pytorch_model.bin").exists():
         raise UserError(
             f"{folder} holds pytorch_model.bin, a pickle, which can run code when it is opened: gpt1 never does.",
@@ -136,30 +147,44 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
     except KeyError as missing:
         raise UserError(f"{folder / WEIGHTS} has no tensor {missing}.", "It is no complete openai-gpt model.") from None
     check_shapes(folder / WEIGHTS, config, ours)
+    check_left_over(folder, config, theirs)
     return config, ours
+
+
+def check_left_over(folder: Path, config: GPTConfig, theirs: Mapping[str, Tensor]) -> None:
+    """UserError for weights of Hugging Face's that belong to the model and have no place in ours."""
+    if any(name.startswith(f"h.{config.n_layer}.") for name in theirs):
+        raise UserError(
+            f"{folder / WEIGHTS} holds more blocks than the {config.n_layer} of {CONFIG}.",
+            "Weights and configuration are of two different models.",
+        )
+    if "lm_head.weight" in theirs and not torch.equal(theirs["lm_head.weight"], theirs["tokens_embed.weight"]):
+        raise UserError(
+            f"{folder / WEIGHTS}: lm_head.weight is not the token embedding; GPT-1 has one matrix for both.",
+            "Import a model whose output is tied to its embedding.",
+        )
 
 
 def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     """The release of 2018: flat arrays params_0.npy … params_9.npy, concatenated and cut by params_shapes.json."""
-    if not (folder / "params_shapes.json").exists():
-        raise UserError(
-            f"{folder} has no params_shapes.json.", "Copy it from the release; it stands beside the arrays."
-        )
-    shapes = json.loads((folder / "params_shapes.json").read_text(encoding="utf-8"))
-    files = sorted(folder.glob("params_*.npy"), key=lambda path: int(re.sub(r"\D", "", path.stem)))
-    flat = np.concatenate([read_array(path).ravel() for path in files])
-    wanted = sum(int(np.prod(shape)) for shape in shapes)
+    shapes = read_shapes(folder / "params_shapes.json")
+    numbered = {path: re.fullmatch(r"params_(\d+)\.npy", path.name) for path in folder.glob("params_*.npy")}
+    files = sorted((int(number[1]), path) for path, number in numbered.items() if number)
+    flat = np.concatenate([read_array(path).ravel() for _, path in files])
+    wanted = sum(map(math.prod, shapes))
     if len(flat) != wanted:
         raise UserError(
             f"{folder}: the arrays hold {len(flat):,} numbers, params_shapes.json asks for {wanted:,}.",
             f"The release has ten arrays, params_0.npy to params_9.npy; here are {len(files)}.",
         )
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     parts = zip(np.split(flat, ends), shapes, strict=True)
     tensors = iter([torch.from_numpy(part.astype(np.float32).reshape(shape)) for part, shape in parts])
     (context, n_embd), (vocab_size, _) = shapes[:2]
-    n_layer = (len(shapes) - 2) // 12
-    config = GPTConfig(vocab_size=vocab_size, n_layer=n_layer, n_head=n_embd // 64, n_embd=n_embd, context=context)
+    n_layer = (len(shapes) - 2) // len(BLOCK_RANKS)
+    config = GPTConfig(
+        vocab_size=vocab_size, n_layer=n_layer, n_head=n_embd // HEAD_WIDTH, n_embd=n_embd, context=context
+    )
     ours = {"positions.weight": next(tensors), "tokens.weight": next(tensors)}
     for layer in range(n_layer):
         for _, part in BLOCK_NAMES:
@@ -169,6 +194,29 @@ def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
             ours[f"blocks.{layer}.{part}.bias"] = next(tensors)
     check_shapes(folder, config, ours)
     return config, ours
+
+
+def read_shapes(path: Path) -> list[list[int]]:
+    """The shapes of the release's tensors in its order: positions, tokens, then twelve a block."""
+    if not path.exists():
+        raise UserError(f"{path.parent} has no {path.name}.", "Copy it from the release; it stands beside the arrays.")
+    try:
+        shapes = json.loads(path.read_text(encoding="utf-8"))
+        ranks = [len(shape) for shape in shapes if all(isinstance(n, int) and n > 0 for n in shape)]
+    except (ValueError, TypeError):
+        ranks = []
+    if len(ranks) < 14 or ranks != [2, 2, *BLOCK_RANKS * ((len(shapes) - 2) // len(BLOCK_RANKS))]:
+        raise UserError(
+            f"{path} is no list of the release's shapes: positions [512, 768], tokens [40478, 768], then the twelve "
+            "of each block.",
+            "The file is damaged: copy it again.",
+        )
+    if shapes[0][1] % HEAD_WIDTH:
+        raise UserError(
+            f"{path}: a width of {shapes[0][1]} is no multiple of {HEAD_WIDTH}, the width of the release's heads.",
+            "Is it a model of the release's format?",
+        )
+    return cast(list[list[int]], shapes)
 
 
 def shapes_of(config: GPTConfig) -> dict[str, tuple[int, ...]]:
@@ -224,8 +272,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def read_array(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            raise ValueError("it holds something else than floating-point numbers")
+    except (ValueError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{path} is no array of numbers: {error}", "The file is damaged or no part of the release."
         ) from None

@@ -111,10 +111,43 @@ def test_a_pickle_beside_a_config_is_refused_and_not_opened(tmp_path: Path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_damaged_array_is_refused_by_name(model: GPT, tmp_path: Path):
+@pytest.mark.parametrize("content", [b"no array", b"", b"PK\x03\x04 no archive"])
+def test_a_damaged_array_is_refused_by_name(model: GPT, tmp_path: Path, content: bytes):
     write_release(model, tmp_path)
-    (tmp_path / "params_2.npy").write_bytes(b"no array")
+    (tmp_path / "params_2.npy").write_bytes(content)
     with pytest.raises(UserError, match=r"params_2.npy"):
+        GPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("array", [np.array(["0.1"]), np.array([1j]), {"a": np.ones(1)}])
+def test_an_array_of_anything_but_numbers_is_refused_by_name(model: GPT, tmp_path: Path, array: Any):
+    write_release(model, tmp_path)
+    with (tmp_path / "params_2.npy").open("wb") as file:
+        np.savez(file, **array) if isinstance(array, dict) else np.save(file, array)
+    with pytest.raises(UserError, match=r"params_2.npy is no array of numbers"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_other_files_beside_the_arrays_do_not_matter(model: GPT, tmp_path: Path):
+    write_release(model, tmp_path)
+    for name in ("params_.npy", "params_extra.npy", "params_1 (1).npy"):
+        np.save(tmp_path / name, np.ones(3))
+    assert torch.equal(GPT.from_pretrained(tmp_path)(IDS), model(IDS))
+
+
+@pytest.mark.parametrize(
+    "content", ["[[1,", "{}", "[]", "[[10, 128]]", '[["a", "b"]]', "[5]", "[[-1, 128]]", "[[10.0, 128.0]]", "\ufeff[]"]
+)
+def test_a_damaged_list_of_shapes_is_refused_by_name(model: GPT, tmp_path: Path, content: str):
+    write_release(model, tmp_path)
+    (tmp_path / "params_shapes.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"params_shapes.json is no list of the release's shapes"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_a_release_whose_heads_cannot_be_told_is_refused(tmp_path: Path):
+    write_release(GPT(GPTConfig(vocab_size=30, n_layer=1, n_head=1, n_embd=96, context=10)), tmp_path)
+    with pytest.raises(UserError, match="width of 96 is no multiple of 64"):
         GPT.from_pretrained(tmp_path)
 
 
@@ -151,6 +184,36 @@ def test_a_missing_tensor_of_a_hugging_face_folder_is_named(huggingface: Path):
 def test_another_activation_is_refused(huggingface: Path):
     change(huggingface / "config.json", afn="relu")
     with pytest.raises(UserError, match="activation 'relu'"):
+        GPT.from_pretrained(huggingface)
+
+
+def test_another_epsilon_of_layer_norm_is_refused(huggingface: Path):
+    change(huggingface / "config.json", layer_norm_epsilon=1e-3)
+    with pytest.raises(UserError, match=r"layer_norm_epsilon 0.001; GPT-1 has 1e-05"):
+        GPT.from_pretrained(huggingface)
+
+
+def test_blocks_beyond_those_of_the_config_are_refused(huggingface: Path):
+    change(huggingface / "config.json", n_layer=1)
+    with pytest.raises(UserError, match=r"more blocks than the 1 of config.json"):
+        GPT.from_pretrained(huggingface)
+
+
+def test_an_output_matrix_of_its_own_is_refused_and_a_copy_of_the_embedding_is_not(huggingface: Path):
+    path = huggingface / "model.safetensors"
+    tensors = load_file(path)
+    (embedding,) = (tensor for name, tensor in tensors.items() if name.endswith("tokens_embed.weight"))
+    save_file({**tensors, "lm_head.weight": embedding.clone()}, path)
+    assert GPT.from_pretrained(huggingface).config.vocab_size == 30
+    save_file({**tensors, "lm_head.weight": embedding + 1}, path)
+    with pytest.raises(UserError, match=r"lm_head.weight is not the token embedding"):
+        GPT.from_pretrained(huggingface)
+
+
+@pytest.mark.parametrize("value", [None, "two", 0, 1.5, [2]])
+def test_a_dimension_that_is_no_number_is_refused_with_its_file(huggingface: Path, value: Any):
+    change(huggingface / "config.json", n_layer=value)
+    with pytest.raises(UserError, match=r"config.json was changed or damaged: --n-layer"):
         GPT.from_pretrained(huggingface)
 
 
