@@ -28,7 +28,7 @@ def import_model(home: str, source: str | Path, out: str | Path, progress: Progr
     aside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        tokenizer = read_tokenizer(source, aside)
+        tokenizer = read_tokenizer(source)
         if tokenizer.vocab_size != model.config.vocab_size:
             raise UserError(
                 f"{source}: the vocabulary has {tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}.",
@@ -74,17 +74,11 @@ def is_openai(folder: Path) -> bool:
 HOMES = {"huggingface": is_huggingface, "openai": is_openai}
 
 
-def read_tokenizer(source: Path, scratch: Path) -> Tokenizer:
+def read_tokenizer(source: Path) -> Tokenizer:
     """The tokenizer beside the weights, under the release's names or Hugging Face's."""
-    folder = scratch / "vocabulary"
-    folder.mkdir(parents=True)
     for released, theirs in RELEASED.items():
-        found = next((source / name for name in (released, theirs) if (source / name).exists()), None)
-        if found is None:
+        if not (source / released).exists() and not (source / theirs).exists():
             raise UserError(
                 f"{source} has neither {released} nor {theirs}.", "Put the vocabulary files beside the weights."
             )
-        shutil.copyfile(found, folder / released)
-    tokenizer = Tokenizer.load(folder)
-    shutil.rmtree(folder)
-    return tokenizer
+    return Tokenizer.load(source)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt1.errors import UserError, did_you_mean
+from gpt1.tokens.bpe import END
 
 if TYPE_CHECKING:
     from gpt1.tokens.pipelines import Pipeline
@@ -162,12 +163,13 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> Tokenizer:
         """The tokenizer of a folder or fsspec URL: what `save` wrote, OpenAI's release, or Hugging Face's copy."""
         files = cls.files(folder)
-        about = _json(folder, files[0]) if files is OUR_FILES else {}
-        vocabulary = _json(folder, files[-2])
+        about = _object(folder, files[0]) if files is OUR_FILES else {}
+        vocabulary = _object(folder, files[-2])
         merges = _merges(folder, files[-1])
-        pipeline = about.get("pipeline", "original")
+        pipeline = str(about.get("pipeline", "original"))
         check(vocabulary, merges, pipeline, f"{folder}/{files[-2]}")
-        tokenizer = cls(vocabulary, merges, pipeline, about.get("made_with", MADE_WITH))
+        made_with = about.get("made_with")
+        tokenizer = cls(vocabulary, merges, pipeline, made_with if isinstance(made_with, dict) else MADE_WITH)
         if about.get("fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
             raise UserError(
                 f"the tokenizer in {folder} is not the one that was saved there (SHA-256 differs): a file was changed.",
@@ -192,7 +194,7 @@ class Tokenizer:
         _write(path / OUR_FILES[0], json.dumps(about, indent=2) + "\n")
 
 
-def check(vocabulary: Any, merges: Sequence[tuple[str, str]], pipeline: str, where: str) -> None:
+def check(vocabulary: Mapping[str, Any], merges: Sequence[tuple[str, str]], pipeline: str, where: str) -> None:
     """UserError where the files are no vocabulary of this pipeline."""
     from gpt1.tokens.pipelines import PIPELINES
 
@@ -201,7 +203,8 @@ def check(vocabulary: Any, merges: Sequence[tuple[str, str]], pipeline: str, whe
             f"{where}: made for the pipeline '{pipeline}', which this gpt1 does not know.",
             "Use a newer version of gpt1.",
         )
-    if not isinstance(vocabulary, dict) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
+    ids = [id for id in vocabulary.values() if type(id) is int]
+    if len(ids) < len(vocabulary) or sorted(ids) != list(range(len(ids))):
         raise UserError(f"{where} is no vocabulary: it has to map tokens to the ids 0, 1, 2 and so on.", WHERE_FROM)
     missing = [token for token in PIPELINES[pipeline].required() if token not in vocabulary]
     if missing:
@@ -211,6 +214,10 @@ def check(vocabulary: Any, merges: Sequence[tuple[str, str]], pipeline: str, whe
     for first, second in merges:
         if not (first in vocabulary and second in vocabulary and first + second in vocabulary):
             raise UserError(f"{where} does not fit its merges: they join {first!r} and {second!r}.", WHERE_FROM)
+    made = {first + second for first, second in merges}
+    words = (token for token in vocabulary if token.endswith(END) and len(token) > 1 + len(END))
+    if pipeline == "original" and (lost := next((word for word in words if word not in made), None)):
+        raise UserError(f"{where} does not fit its merges: none of them makes {lost!r}.", WHERE_FROM)
 
 
 WHERE_FROM = f"Use a folder that gpt1 wrote, or OpenAI's {' and '.join(RELEASED_FILES)}."
@@ -250,17 +257,22 @@ def _text(folder: str | Path, name: str) -> str:
         raise UserError(f"{folder}/{name} is not UTF-8: it was changed or damaged.", WHERE_FROM) from error
 
 
-def _json(folder: str | Path, name: str) -> Any:
+def _object(folder: str | Path, name: str) -> dict[str, Any]:
     try:
-        return json.loads(_text(folder, name))
+        content = json.loads(_text(folder, name))
     except json.JSONDecodeError as error:
         raise UserError(f"{folder}/{name} is not JSON ({error}).", WHERE_FROM) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{folder}/{name} holds no JSON object.", WHERE_FROM)
+    return content
 
 
 def _merges(folder: str | Path, name: str) -> list[tuple[str, str]]:
-    """A header, then one pair a line."""
+    """One pair a line, behind a header."""
     merges = []
-    for number, line in enumerate(_text(folder, name).rstrip("\n").split("\n")[1:], start=2):
+    for number, line in enumerate(_text(folder, name).rstrip("\n").split("\n"), start=1):
+        if number == 1 and line.startswith("#version"):
+            continue
         first, separator, second = line.partition(" ")
         if not separator or not first or not second or " " in second:
             raise UserError(f"{folder}/{name}, line {number}: {line!r} is no pair of tokens.", WHERE_FROM)

@@ -101,7 +101,11 @@ def test_an_imported_model_is_asked_like_any_other(theirs: Any, english: Tokeniz
         (lambda folder: (folder / "merges.txt").unlink(), "neither vocab_40000.bpe nor merges.txt"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors does not exist"),
         (lambda folder: cut(folder / "model.safetensors"), "model.safetensors"),
-        (lambda folder: cut(folder / "vocab.json"), "not JSON"),
+        (lambda folder: cut(folder / "vocab.json"), "broken/vocab.json is not JSON"),
+        (
+            lambda folder: shorten(folder / "merges.txt"),
+            "broken/vocab.json does not fit its merges: none of them makes",
+        ),
         (lambda folder: grow(folder / "vocab.json"), "301 tokens, the model 300"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
         (lambda folder: (folder / "config.json").unlink(), "no model of huggingface"),
@@ -120,6 +124,12 @@ def test_a_broken_folder_is_refused_by_name_and_nothing_is_written(
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def shorten(path: Path) -> None:
+    """Cut at the end of a line, which leaves a file that can be read."""
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) // 2]))
 
 
 def grow(path: Path) -> None:

@@ -346,12 +346,38 @@ def test_a_vocabulary_of_another_kind_is_refused(lossless, trained, tmp_path):
     (tmp_path / OUR_FILES[0]).unlink()  # what is left looks like GPT-2's folder
     with pytest.raises(UserError, match="has no token '<unk>'"):
         Tokenizer.load(tmp_path)
-    (tmp_path / "vocab.json").write_text(json.dumps({"<unk>": 0, "a": 7}))
-    with pytest.raises(UserError, match="0, 1, 2"):
-        Tokenizer.load(tmp_path)
     (tmp_path / "vocab.json").write_text(json.dumps({"<unk>": 0, "\n</w>": 1}))
     with pytest.raises(UserError, match="does not fit its merges"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("gpt1_tokenizer.json", "[]", "gpt1_tokenizer.json holds no JSON object"),
+        ("gpt1_tokenizer.json", '{"pipeline": ["original"]}', "which this gpt1 does not know"),
+        ("vocab.json", '["<unk>"]', "vocab.json holds no JSON object"),
+        *(("vocab.json", f'{{"<unk>": 0, "a": {id}}}', "0, 1, 2") for id in ("7", '"1"', "null", "1.0")),
+        ("merges.txt", "", r"merges\.txt, line 1: '' is no pair"),
+    ],
+)
+def test_files_of_another_form_are_refused_by_name(trained, tmp_path, name, content, said):
+    trained.save(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=said):
+        Tokenizer.load(tmp_path)
+
+
+def test_merges_without_a_header_are_all_read_and_those_that_are_cut_short_are_refused(trained, tmp_path):
+    trained.save(tmp_path)
+    header, *lines = (tmp_path / "merges.txt").read_text("utf-8").split("\n")
+    (tmp_path / "merges.txt").write_text("\n".join(lines), "utf-8")
+    assert Tokenizer.load(tmp_path).fingerprint == trained.fingerprint
+    (tmp_path / OUR_FILES[0]).unlink()  # as Hugging Face hands it out, without a fingerprint
+    for kept in (0, len(lines) // 2):
+        (tmp_path / "merges.txt").write_text("\n".join([header, *lines[:kept]]), "utf-8")
+        with pytest.raises(UserError, match=r"does not fit its merges: none of them makes '.*</w>'"):
+            Tokenizer.load(tmp_path)
 
 
 def test_other_versions_of_spacy_or_ftfy_are_told(trained, tmp_path):
