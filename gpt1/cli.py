@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -56,6 +57,14 @@ def next_steps(*commands: str) -> None:
         click.echo(f"next: {command}", err=True)
 
 
+def from_pretrained(folder: Path) -> tuple[str, str]:
+    run = quote(str(folder))
+    return (
+        f'gpt1 next {run} "once upon a"',
+        f"gpt1 finetune TABLE --from {run} --out runs/NAME --kind classification --text COLUMN --label COLUMN",
+    )
+
+
 @gpt1.command()
 @click.option("--out", type=Path, default=Path("runs/demo"), show_default=True, help="Where its runs are kept.")
 @click.option("--seeds", default=3, type=Number(int, 1), show_default=True, help="Seeds of each comparison.")
@@ -100,7 +109,7 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
     from gpt1.tokenizing import tokenize as run
 
     run(corpora, out=out, tokenizer=tokenizer, progress=console(), **options)
-    next_steps(f"gpt1 pretrain {out} --out runs/NAME")
+    next_steps(f"gpt1 pretrain {quote(str(out))} --out runs/NAME")
 
 
 @gpt1.command()
@@ -124,10 +133,7 @@ def pretrain(corpus: str, out: Path, **options: Any) -> None:
 
     folder = run(corpus, out=out, progress=console(), **options)
     click.echo(f"{folder / 'report.html'}   curves, settings, samples", err=True)
-    next_steps(
-        f'gpt1 next {folder} "once upon a"',
-        f"gpt1 finetune TABLE --from {folder} --out runs/NAME --kind classification --text COLUMN --label COLUMN",
-    )
+    next_steps(*from_pretrained(folder))
 
 
 @gpt1.command()
@@ -162,9 +168,10 @@ def finetune(train_on: str, out: Path, data_dir: str | None, **options: Any) -> 
 
     folder = run(train_on, out=out, data_dir=data_dir, progress=console(), **options)
     click.echo(f"{folder / 'report.html'}   curves, table of results, the worst mistakes", err=True)
+    here = quote(str(folder))
     next_steps(
-        f"gpt1 predict {folder} new.csv --out predictions.csv",
-        f"gpt1 evaluate {folder} TEST   (rows that were not in {train_on})",
+        f"gpt1 predict {here} new.csv --out predictions.csv",
+        f"gpt1 evaluate {here} TEST   (rows that were not in {train_on})",
     )
 
 
@@ -194,8 +201,8 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
 
     results_table(result)
     if "perplexity" not in result["metrics"]:
-        where = f" --data-dir {data_dir}" if data_dir else ""
-        next_steps(f"gpt1 predict {run} {test}{where} --out predictions.jsonl   (to see the rows behind it)")
+        rows = quote(test) + (f" --data-dir {quote(data_dir)}" if data_dir else "")
+        next_steps(f"gpt1 predict {quote(run)} {rows} --out predictions.jsonl   (to see the rows behind it)")
 
 
 @gpt1.command()
@@ -329,10 +336,7 @@ def import_(source: str, folder: str, out: Path) -> None:
     from gpt1.exchange import import_model
 
     import_model(source, folder, out, console())
-    next_steps(
-        f'gpt1 next {out} "once upon a"',
-        f"gpt1 finetune TABLE --from {out} --out runs/NAME --kind classification --text COLUMN --label COLUMN",
-    )
+    next_steps(*from_pretrained(out))
 
 
 for command in analysis.COMMANDS:

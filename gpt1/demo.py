@@ -181,11 +181,11 @@ class OneBar(Silent):
 
 def test(out: Path, seeds: int, story: Story) -> None:
     """The test rows are read here, after all training, and nowhere else."""
-    from gpt1.data.tables import column, read_table
+    from gpt1.data.tables import read_table
     from gpt1.evaluation import evaluate
 
     table = read_table(out / "labelled" / "test.csv")
-    labels = Counter(column(table, "library"))
+    labels = Counter(row["library"] for row in table.rows)
     story.accuracy[MAJORITY] = [max(labels.values()) / len(table)] * seeds
     story.accuracy[TF_IDF] = [tf_idf(out, seed) for seed in range(seeds)]
     for method in METHODS:
@@ -199,11 +199,11 @@ def tf_idf(out: Path, seed: int) -> float:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    from gpt1.data.tables import column, read_table
+    from gpt1.data.tables import read_table
 
     def split(name: str) -> tuple[list[str], list[str]]:
-        table = read_table(out / "labelled" / f"{name}.csv")
-        return column(table, "text"), column(table, "library")
+        rows = read_table(out / "labelled" / f"{name}.csv").rows
+        return [row["text"] for row in rows], [row["library"] for row in rows]
 
     fitted = [
         make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, n)), LogisticRegression(C=c, max_iter=1000))

@@ -14,7 +14,7 @@ def number(value: float, digits: int = 3) -> str:
         return f"{value:,}"
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
-    if abs(value) >= 10 ** max(digits, 3):
+    if abs(value) >= 10 ** max(digits, 3) - 0.5:  # what rounds to it too
         return f"{value:,.0f}"
     if value and abs(value) < 1e-3:
         return plain(float(f"{value:.{digits}g}"))
@@ -35,9 +35,9 @@ def plain(value: float) -> str:
 
 def amount(value: float) -> str:
     """A large count in two or three digits: 980, 16.4 k, 25.3 M, 1.20 G."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if unit == 'k' else size):#.3g}".rstrip(".") + f" {unit}"
+    for size, unit, least in ((1e9, "G", 0.9995e9), (1e6, "M", 0.9995e6), (1e3, "k", 1e4)):
+        if abs(value) >= least:
+            return f"{number(value / size)} {unit}"
     return f"{value:,.0f}"
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -90,6 +91,18 @@ def test_a_yaml_file_gives_the_head_its_own_defaults(desk: Path, tmp_path: Path,
     assert answer.code == 0, answer.err
     assert runs.read_run_config(tmp_path / "r")["lm_coef"] == 0
     assert "features of every example: 64 examples" in answer.err
+
+
+def test_what_comes_next_can_be_typed_as_it_stands_whatever_folders_are_called(
+    desk: Path, tmp_path: Path, ask: Any, monkeypatch: Any
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(desk / "runs/reviews", "my run's")
+    shutil.copy(desk / "reviews.csv", "my reviews.csv")
+    said = ask("evaluate", "my run's", "my reviews.csv").err.splitlines()[-1]
+    command = said.removeprefix("next: gpt1 ").partition("   (")[0]
+    assert ask(*shlex.split(command)).code == 0
+    assert len(read_table("predictions.jsonl")) == len(read_table("my reviews.csv"))
 
 
 def test_the_whole_path_from_text_to_predictions(desk: Path, tmp_path: Path, ask: Any, monkeypatch: Any):

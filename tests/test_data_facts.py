@@ -79,7 +79,7 @@ def test_what_is_odd_is_said_in_sentences():
     assert facts["odd"] == [
         "2 rows have the same texts as an earlier one.",
         "1 row has the same texts as an earlier one and another label.",
-        "label 'no' has 1 rows, 'yes' 42: accuracy says little here.",
+        "label 'no' has 1 row, 'yes' 42: accuracy says little here.",
         "1 row has the same texts as one in dev, but perhaps for case, spaces and signs.",
     ]
     assert describe(table([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]))["odd"] == [

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.data.tables import Table, column, read_table, write_table
+from gpt1.data.tables import no_column, read_table, write_table
 from gpt1.errors import ResourceError, UserError
 
 COMPRESSIONS = ["", ".gz", ".xz", ".zst"]
@@ -144,8 +144,9 @@ BAD_TABLES = {
     "many.tsv": (b"text\tlabel\na\t1\t2\n", ["many.tsv, line 2 has 3 cells", "quotes are text"]),
     "quote.csv": (b'text,label\n"a" b,1\n', ["quote.csv, line 2 is not CSV"]),
     "open.csv": (b'text,label\na,1\n"b,2\nc,3\n', ["open.csv, line 3 is not CSV"]),
-    "mac.csv": (b"text,label\ra,1\rb,2\r", ["mac.csv, line 1 is not CSV"]),
-    "semicolon.csv": (b"text;label\na;1\n", ["'text;label'", "commas"]),
+    "mac.csv": (b"text,label\ra,1\rb,2\r", ["mac.csv, line 1 is not CSV: a carriage return", "line ends of Unix"]),
+    "commas.tsv": (b"text,label\na,1\n", ["the header is one cell, 'text,label'", "name it .csv"]),
+    "semicolons.tsv": (b"text;label\na;1\n", ["the header is one cell, 'text;label'", "name it .csv"]),
     "twice.csv": (b"text,text\na,1\n", ["two columns are named 'text'"]),
     "nameless.csv": (b",text\n0,a\n", ["column 1 of 2 has no name", "index=False"]),
     "nameless.tsv": (b"text\t \n0\ta\n", ["column 2 of 2 has no name"]),
@@ -179,13 +180,35 @@ def test_a_table_that_is_not_there_is_named_with_its_neighbour(tmp_path: Path) -
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are() -> None:
-    table = Table("reviews.csv", ["text", "label", "stars"], [{"text": "a", "label": "1", "stars": "2"}])
-    assert column(table, "stars") == ["2"]
-    with pytest.raises(UserError) as raised:
-        column(table, "labels", "--label")
-    assert str(raised.value) == (
+    assert str(no_column("reviews.csv", "labels", ["text", "label", "stars"], "--label")) == (
         "reviews.csv has no column 'labels'; it has: text, label, stars.\nDid you mean --label label?"
     )
+    assert no_column("r.csv", "x", ["text", "stars"], "--label").fix == "Name the one that is meant with --label."
+
+
+def test_a_column_whose_name_misleads_is_shown_in_quotes_and_suggested_as_it_is_typed() -> None:
+    assert str(no_column("r.csv", "label", ["a text", " label ", "x,y"], "--label")) == (
+        "r.csv has no column 'label'; it has: a text, ' label ', 'x,y'.\nDid you mean --label ' label '?"
+    )
+
+
+def test_a_csv_file_with_semicolons_reads_as_the_one_with_commas(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes('\ufefftext;score\r\n"so; ""this"" way,\r\nor";3,5\r\nb,c;1\r\n'.encode())
+    table = read_table(tmp_path / "a.csv")
+    assert table.columns == ["text", "score"]
+    assert table.rows == [{"text": 'so; "this" way,\r\nor', "score": "3,5"}, {"text": "b,c", "score": "1"}]
+    (tmp_path / "b.csv").write_text("a;b,c\n1;2,3\n")  # a comma in the header: cut at commas
+    assert read_table(tmp_path / "b.csv").rows == [{"a;b": "1;2", "c": "3"}]
+    round_trip(tmp_path / "c.csv", [{"a;b": "1;2"}, {"a;b": "1,2"}])
+
+
+def test_a_folder_is_told_by_whether_it_holds_tables(tmp_path: Path) -> None:
+    (tmp_path / "pos").mkdir()
+    with pytest.raises(UserError, match=r"is a folder without a table\.\nWrite its texts into one"):
+        read_table(tmp_path)
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(UserError, match=r"is a folder, not a table\.\nName a file in it"):
+        read_table(tmp_path)
 
 
 @pytest.mark.parametrize(

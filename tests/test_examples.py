@@ -73,6 +73,19 @@ def test_a_column_that_the_kind_needs_and_nobody_named_is_refused():
     assert "--premise COLUMN --hypothesis COLUMN --label COLUMN" in refused.value.fix
 
 
+@pytest.mark.parametrize(
+    ("kind", "columns"),
+    [
+        ("classification", {"text": "a", "label": "a"}),
+        ("entailment", {"premise": "b", "hypothesis": "a", "label": "a"}),
+        ("choice", {"context": "c", "choices": "a,b", "label": "b"}),
+    ],
+)
+def test_a_label_that_the_model_would_read_is_refused(kind: str, columns: dict[str, str]):
+    with pytest.raises(UserError, match=f"--label {columns['label']} is a column of --.* too"):
+        check_columns(KINDS[kind], columns, ["a", "b", "c"], "t.csv")
+
+
 def test_every_column_of_the_answers_has_to_be_there():
     columns = {"context": "c", "choices": "a1,a2,a4", "label": "l"}
     with pytest.raises(UserError, match="no column 'a4'"):
@@ -180,6 +193,18 @@ def test_the_target_is_the_kinds_or_bins_where_a_score_is_asked_for():
     assert fit(KINDS["similarity"], False, examples, where, "t.csv") == Classes(("0", "5"))
     assert fit(KINDS["similarity"], True, examples, where, "t.csv") == Bins(0, 5)
     assert isinstance(fit(KINDS["regression"], False, examples, where, "t.csv"), Number)
+
+
+def test_a_question_with_fewer_answers_leaves_its_last_columns_empty():
+    columns = {"context": "c", "choices": "a1,a2,a3,a4", "label": "l"}
+    row = {"c": "p", "a1": "x", "a2": "", "a3": "z", "a4": " ", "l": "a3"}
+    assert read("choice", row, columns) == Example(("p", ""), ("x", "", "z"), 2)
+    assert read("choice", {**row, "a3": None, "a2": "y", "l": 1}, columns) == Example(("p", ""), ("x", "y"), 1)
+    for label in ("a4", 3):
+        with pytest.raises(UserError, match=f"label '{label}' is none of the 3 answers"):
+            read("choice", {**row, "l": label}, columns)
+    with pytest.raises(UserError, match="0 answers to choose from"):
+        read("choice", {**row, "a1": "", "a3": ""}, columns)
 
 
 @pytest.mark.parametrize("kind", ["classification", "entailment", "regression", "choice"])

@@ -71,6 +71,17 @@ GUESSES = [
         "choice",
         {"context": "story", "choices": "ending1,ending2", "label": "answer"},
     ),
+    (
+        {
+            "story": [f"{text} and more of it" for text in LONG],
+            "a": LONG,
+            "b": LONG,
+            "c": LONG,
+            "right": ["a", "b"] * 6,
+        },
+        "choice",
+        {"context": "story", "choices": "a,b,c", "label": "right"},
+    ),
     ({"text": LONG}, "classification", {"text": "text"}),
 ]
 
@@ -144,10 +155,15 @@ def test_long_rows_are_counted_by_the_rule_of_the_run(
 ODD = {
     "rows repeat": ({"text": ["a b"] * 2 + LONG, "label": ["x", "x"] + ["x", "y"] * 6}, "same texts as an earlier one"),
     "labels contradict": ({"text": ["a b"] * 2 + LONG, "label": ["x", "y"] + ["x", "y"] * 6}, "and another label"),
-    "a label dominates": ({"text": LONG, "label": ["x"] * 10 + ["y"] * 2}, "always saying 'x' is right in 83%"),
+    "a label dominates": (
+        {"text": LONG, "label": ["x"] * 10 + ["y"] * 2},
+        "always saying 'x' is right in 10 of 12 rows",
+    ),
     "a label is rare": ({"text": LONG * 4, "label": ["x"] * 46 + ["y"] * 2}, "accuracy says little"),
     "one label": ({"text": LONG, "label": ["x"] * 12}, "same label ('x')"),
-    "a label with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", "z"]}, "have a single row, 'z'"),
+    "labels with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["q", "z"]}, "2 labels have a single row, 'q'"),
+    "one label with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", "z"]}, "'z' has a single row"),
+    "decimal commas": ({"text": LONG, "label": ["1,5", "2", "0,5"] * 4}, "with a point (1.5) it would be a number"),
     "labels missing": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", ""]}, "1 of 12 rows have no label"),
     "labels alike": ({"text": LONG, "label": ["Pos", "pos ", "neg"] * 4}, "'Pos' and 'pos' differ in case"),
     "texts missing": ({"text": ["", *LONG[1:]], "label": ["x", "y"] * 6}, "no text in 'text'"),
@@ -168,6 +184,19 @@ def test_what_is_odd_about_a_table_is_told(name: str, tmp_path: Path):
     columns, said = ODD[name]
     odd = inspect(written(tmp_path, columns))["odd"]
     assert any(said in sentence for sentence in odd), odd
+
+
+def test_empty_labels_are_no_label_among_others(tmp_path: Path):
+    found = inspect(written(tmp_path, {"text": LONG * 4, "label": ["x", "y"] * 23 + ["", None]}))
+    assert found["labels"] == {"x": 23, "y": 23}
+    assert not any("''" in sentence or "accuracy says little" in sentence for sentence in found["odd"])
+
+
+def test_a_column_with_a_comma_in_its_name_is_one_column(tmp_path: Path):
+    found = inspect(written(tmp_path, {"text, clean": LONG, "label": [True, False] * 6}))
+    assert list(found["texts"]) == ["text, clean"]
+    assert found["columns"]["label"]["holds"] == "truth values"
+    assert found["odd"] == []
 
 
 def test_nothing_is_odd_about_a_good_table(tmp_path: Path):
@@ -298,9 +327,21 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_named(corpus: Path, 
     assert "state.json" in " ".join(found["odd"])
 
 
-def test_a_folder_of_runs_lists_them(desk: Path):
-    found = inspect(desk / "runs")
+def test_a_folder_of_runs_lists_them_with_what_the_kept_epoch_reached(
+    desk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    shutil.copytree(desk / "runs", tmp_path / "runs")
+    path = tmp_path / "runs/reviews/results.json"
+    results = json.loads(path.read_text())
+    results["validation"]["metrics"] = {"accuracy": 0.625}  # the last epoch had another
+    path.write_text(json.dumps(results))
+    found = inspect(tmp_path / "runs")
     assert [Path(run["name"]).name for run in found["runs"]] == ["books", "reviews"]
+    show(found)
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "finetune" in line]
+    assert line.strip().endswith("accuracy 0.625")
+    show(inspect(tmp_path / "runs/reviews"))
+    assert "accuracy 0.625 (epoch 1, the best)" in capfd.readouterr().out
 
 
 def test_models_are_told_by_shape_tokenizer_and_task(desk: Path):

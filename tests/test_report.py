@@ -280,6 +280,31 @@ def test_an_unfinished_run_is_told_how_to_go_on(tmp_path: Path) -> None:
     assert f"gpt1 pretrain 'corpus/my books' --out {tmp_path} --resume" in page.text
 
 
+def test_an_unfinished_run_is_resumed_with_all_that_it_was_started_with(tmp_path: Path) -> None:
+    scoring_run(tmp_path)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["command"] = {
+        "train": "my pairs.tsv", "from": "runs/books", "valid": None, "kind": "similarity", "score": True,
+        "columns": {"text_a": "a", "text_b": "b"}, "data_dir": "tasks",
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (tmp_path / "results.json").unlink()
+    assert (
+        f"gpt1 finetune 'my pairs.tsv' --out {tmp_path} --from runs/books --kind similarity --score --data-dir tasks "
+        "--text-a a --text-b b --resume"
+    ) in Reader(write_report(tmp_path)).text
+
+
+def test_shares_are_percents_up_to_all(tmp_path: Path) -> None:
+    finetuning_run(tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    results["data"] = {"unknown": 0.123, "cut": 1.0}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    text = Reader(write_report(tmp_path)).text
+    assert "12.3 %" in text
+    assert "100 %" in text
+
+
 def test_an_update_that_was_told_twice_counts_once(tmp_path: Path) -> None:
     pretraining_run(tmp_path)
     (tmp_path / "results.json").unlink()

@@ -30,6 +30,7 @@ def test_a_whole_number_is_shown_in_full(value: int) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [(0.87, "0.870"), (61.23, "61.2"), (812.4, "812"), (12345.6, "12,346"), (0.0, "0.000"), (2.5e-4, "2.5e-4"),
+     (999.4, "999"), (999.7, "1,000"), (99.97, "100"),
      (float("nan"), "NaN"), (float("inf"), "∞"), (7, "7"), (12345, "12,345")],
 )  # fmt: skip
 def test_measurements_keep_three_digits(value: float, said: str) -> None:
@@ -50,8 +51,9 @@ def test_a_setting_reads_back(value: float) -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(980, "980"), (16_400, "16.4 k"), (25_300_000, "25.3 M"), (116_534_784, "117 M"), (2e9, "2.00 G")],
-)
+    [(980, "980"), (16_400, "16.4 k"), (25_300_000, "25.3 M"), (116_534_784, "117 M"), (2e9, "2.00 G"),
+     (999_700, "1.00 M"), (999_800_000, "1.00 G"), (9_999.6, "10,000"), (3.4e12, "3,400 G")],
+)  # fmt: skip
 def test_large_counts_take_two_or_three_digits(value: float, said: str) -> None:
     assert wording.amount(value) == said
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gpt1.data.order import mixed
-from gpt1.errors import UserError, did_you_mean
+from gpt1.data.tables import no_column
+from gpt1.errors import UserError
 from gpt1.inputs import Example, Kind
 from gpt1.targets import Classes, Target
 
@@ -35,12 +36,14 @@ def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str]
     for role, column in columns.items():
         for part in parts_of(column) if role == "choices" else [column]:
             if part not in present:
-                flag = "--" + role.replace("_", "-")
-                close = did_you_mean(part, present).replace("Did you mean ", f"Did you mean {flag} ").strip()
-                raise UserError(
-                    f"{name} has no column '{part}'; it has: {', '.join(present)}.",
-                    close or f"Name the one that is meant with {flag}.",
-                )
+                raise no_column(name, part, present, "--" + role.replace("_", "-"))
+    texts = {role: column for role, column in columns.items() if role != "label"}
+    for role, column in texts.items():
+        if columns.get("label") in (parts_of(column) if role == "choices" else [column]):
+            raise UserError(
+                f"--label {columns['label']} is a column of --{role.replace('_', '-')} too: there is nothing to learn.",
+                "Name the column that holds the label.",
+            )
 
 
 def parts_of(choices: str) -> list[str]:
@@ -69,10 +72,14 @@ def one_example(row: Row, kind: Kind, columns: Mapping[str, str], where: str, la
 
 
 def answers_of(row: Row, choices: str, where: str) -> tuple[list[str], list[str]]:
-    """(answers, their columns' names) from several columns or from one that holds a list."""
+    """(answers, their columns' names) from several columns, the last of which may be empty, or from one that holds a
+    list."""
     names = parts_of(choices)
     if len(names) > 1:
         answers = [at_row(where, as_text, row[name]) for name in names]
+        while answers and not answers[-1].strip():  # a question with fewer answers leaves its last cells empty
+            answers.pop()
+        names = names[: len(answers)]
     else:
         cell = row[names[0]]
         if not isinstance(cell, list | tuple | np.ndarray):
@@ -82,7 +89,10 @@ def answers_of(row: Row, choices: str, where: str) -> tuple[list[str], list[str]
             )
         answers, names = [at_row(where, as_text, answer) for answer in cell], []
     if len(answers) < 2:
-        raise UserError(f"{where}: {len(answers)} answer to choose from.", "A choice needs two answers at least.")
+        raise UserError(
+            f"{where}: {len(answers)} answer{'s' * (not answers)} to choose from.",
+            "A choice needs two answers at least.",
+        )
     return answers, names
 
 

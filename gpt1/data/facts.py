@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt1.data.tables import Table
+from gpt1.wording import counted
 
 MOST_LABELS = 50
 """A label column with more different values than this, all of them numbers, holds scores and not classes."""
@@ -37,7 +38,7 @@ def describe(
 
     rows, columns
     texts         column → least, median, 95 % and greatest length in characters, empty texts
-    labels        label → rows; or
+    labels        label → rows, empty ones left out; or
     scores        least, mean and greatest of a label that is a number
     duplicates    rows whose texts repeat an earlier row's
     contradictions  of these, rows with another label than the earlier one
@@ -48,7 +49,7 @@ def describe(
     if texts is None:
         texts = [name for name in table.columns if name != label and holds_text(table, name)]
     rows = [tuple(as_text(row.get(name)) for name in texts) for row in table.rows]
-    labels = [None if label is None else str(row.get(label)).strip() for row in table.rows]
+    labels = [None if label is None else as_text(row.get(label)).strip() or None for row in table.rows]
     facts: dict[str, Any] = {
         "name": table.name,
         "rows": len(rows),
@@ -80,7 +81,7 @@ def is_number(value: Any) -> bool:
 def as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "\n".join(map(str, value))
-    return "" if value is None else str(value)
+    return "" if value is None or value != value else str(value)
 
 
 def key(row: tuple[str, ...]) -> tuple[str, ...]:
@@ -131,9 +132,8 @@ def oddities(facts: Mapping[str, Any]) -> list[str]:
         found.append(f"all rows have the same label, '{next(iter(labels))}': there is nothing to learn from.")
     elif labels and min(labels.values()) * 20 < max(labels.values()):
         rare, often = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
-        found.append(
-            f"label '{rare}' has {labels[rare]:,} rows, '{often}' {labels[often]:,}: accuracy says little here."
-        )
+        rows = counted(labels[rare], "row")
+        found.append(f"label '{rare}' has {rows}, '{often}' {labels[often]:,}: accuracy says little here.")
     for name, n in facts["also_in"].items():
         if n:
             found.append(f"{said(n)} the same texts as one in {name}, but perhaps for case, spaces and signs.")

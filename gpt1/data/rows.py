@@ -1,6 +1,7 @@
 """Rows out of .csv, .tsv, .jsonl and .parquet, one at a time: what labelled tables and corpora have in common.
 
-.csv    a header, then cells by RFC 4180: quoted where they hold a comma, a quote or a line break.
+.csv    a header, then cells by RFC 4180: quoted where they hold a comma, a quote or a line break. Where the header has
+        semicolons and no comma, cells are cut at semicolons, as Excel writes them in much of Europe.
 .tsv    a header, then lines cut at tabs and nothing else: quotes are text, as in GLUE's files.
 .jsonl  one JSON object a line; values keep their types.
 .parquet  values keep their types.
@@ -43,7 +44,7 @@ def unit(kind: str) -> str:
 
 
 def cell_rows(file: File, names: Sequence[str] | None) -> Iterator[Row]:
-    rows = csv_cells(file) if file.kind == "csv" else tsv_cells(file)
+    rows = csv_cells(file, separator(file, names)) if file.kind == "csv" else tsv_cells(file)
     header = None if names is None else list(names)
     for number, cells in rows:
         if header is None:
@@ -59,18 +60,27 @@ def cell_rows(file: File, names: Sequence[str] | None) -> Iterator[Row]:
         yield number, dict(zip(header, cells, strict=False))
 
 
-def csv_cells(file: File) -> Iterator[tuple[int, list[str]]]:
+def separator(file: File, names: Sequence[str] | None) -> str:
+    """What cuts the cells of a .csv file; only a header shows it."""
+    header = file.peek().partition(b"\n")[0]
+    return ";" if names is None and b";" in header and b"," not in header else ","
+
+
+def csv_cells(file: File, separator: str) -> Iterator[tuple[int, list[str]]]:
     # The limit belongs to the process, not to a reader; it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_LINE))
-    reader = csv.reader(file.lines(), strict=True)
+    reader = csv.reader(file.lines(), strict=True, delimiter=separator)
     while True:
         number = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
+            reason, fix = str(error), "A cell that begins with a quote ends with one, and quotes inside are doubled: "
+            if "new-line" in reason:
+                reason = "a carriage return stands alone outside of quotes"
+                fix = "Save it with the line ends of Unix or Windows, and quote a cell that holds a line break: "
             raise UserError(
-                f"{file.name}, line {number:,} is not CSV: {error}.",
-                'A cell that begins with a quote ends with one, and quotes inside are doubled: "so, ""this"" way".',
+                f"{file.name}, line {number:,} is not CSV: {reason}.", fix + '"so, ""this"" way".'
             ) from None
         if cells is None:
             return
@@ -86,9 +96,12 @@ def tsv_cells(file: File) -> Iterator[tuple[int, list[str]]]:
 
 
 def checked_header(file: File, cells: list[str]) -> list[str]:
-    if len(cells) == 1 and (other := next((c for c in "\t;" if c in cells[0]), None)):
-        shown = "tabs: name it .tsv" if other == "\t" else "';': save it with commas"
-        raise UserError(f"{file.name}: the header is one cell, {cells[0]!r}.", f"Its cells seem to be cut by {shown}.")
+    separators = {"csv": {"\t": "tabs: name it .tsv"}, "tsv": {",": "commas: name it .csv", ";": "';': name it .csv"}}
+    for other, shown in separators[file.kind].items() if len(cells) == 1 else ():
+        if other in cells[0]:
+            raise UserError(
+                f"{file.name}: the header is one cell, {cells[0]!r}.", f"Its cells seem to be cut by {shown}."
+            )
     for i, name in enumerate(cells):
         if not name.strip():
             fix = "The first line names every column."

@@ -10,6 +10,7 @@ import io
 import json
 import lzma
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,7 @@ from gpt1.errors import UserError, did_you_mean
 
 ENDINGS = ", ".join(f".{kind}" for kind in ROW_KINDS) + ", each also as .gz, .xz, .zst"
 
-QUOTED = re.compile('[",\r\n]')
+QUOTED = re.compile('[",;\r\n]')
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ def read_table(path: str | Path, *, names: Sequence[str] | None = None, kind: st
     kind = kind or kind_of(path)[0]
     if kind not in ROW_KINDS:
         if Path(path).is_dir():
-            raise UserError(f"{path} is a folder, not a table.", f"Name a file in it: {ENDINGS}.")
+            if any(kind_of(entry)[0] in ROW_KINDS for entry in Path(path).iterdir()):
+                raise UserError(f"{path} is a folder, not a table.", f"Name a file in it: {ENDINGS}.")
+            raise UserError(
+                f"{path} is a folder without a table.",
+                "Write its texts into one, a row each with its label: .csv, .jsonl.",
+            )
         raise UserError(f"{path} has no ending of a table.", f"Tables are read from {ENDINGS}.")
     rows: list[dict[str, Any]] = []
     numbers = []
@@ -74,17 +80,15 @@ def read_table(path: str | Path, *, names: Sequence[str] | None = None, kind: st
     return Table(str(path), columns, rows, numbers, unit(kind))
 
 
-def column(table: Table, name: str, flag: str = "") -> list[Any]:
-    """The values of a column, or UserError with the columns that there are. `flag` is what named it: `--label`."""
-    if name not in table.columns:
-        meant = did_you_mean(name, table.columns)
-        if meant and flag:
-            meant = meant.replace("Did you mean ", f"Did you mean {flag} ")
-        raise UserError(
-            f"{table.name} has no column '{name}'; it has: {', '.join(table.columns)}.",
-            meant.strip() or f"Name one of them{' with ' + flag if flag else ''}.",
-        )
-    return [row[name] for row in table.rows]
+def no_column(table: str, name: str, columns: Sequence[str], flag: str) -> UserError:
+    """The error for a column that is not there: those that are, and the one that was meant. Names that cannot be read
+    off a list (outer spaces, commas) are shown in quotes."""
+    shown = [repr(one) if one != one.strip() or "," in one else one for one in columns]
+    meant = did_you_mean(name, columns).removeprefix(" Did you mean ").removesuffix("?")
+    return UserError(
+        f"{table} has no column '{name}'; it has: {', '.join(shown)}.",
+        f"Did you mean {flag} {shlex.quote(meant)}?" if meant else f"Name the one that is meant with {flag}.",
+    )
 
 
 def write_table(path: str | Path | None, rows: Sequence[Mapping[str, Any]], *, like: str | Path | None = None) -> None:

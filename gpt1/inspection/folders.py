@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpt1 import runs
-from gpt1.config import FinetuneConfig, PretrainConfig, flag
+from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.data.corpus import Corpus
 from gpt1.data.readers import list_sources
 from gpt1.data.shards import DOCUMENTS
@@ -39,7 +39,7 @@ def of_texts(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         "formats": dict(Counter(source.kind for source in sources).most_common()),
         "largest": {"name": largest.name, "bytes": largest.size},
         "odd": [],
-        "next": [f"gpt1 tokenize {quoted(what)} --out corpus" + (f" --tokenizer {from_}" if from_ else "")],
+        "next": [f"gpt1 tokenize {quoted(what)} --out corpus" + (f" --tokenizer {quoted(from_)}" if from_ else "")],
     }
 
 
@@ -82,8 +82,8 @@ def of_corpus(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         facts["same_tokenizer_as"] = {str(from_): same}
         if not same:
             odd.append(f"{from_} has another tokenizer: it cannot be trained further on this corpus.")
-    command = f"gpt1 pretrain {quoted(what)} --out runs/NAME"
-    return {**facts, "odd": odd, "next": [command + (f" --from {from_}" if from_ is not None and not odd else "")]}
+    start = f" --from {quoted(from_)}" if from_ is not None and not odd else ""
+    return {**facts, "odd": odd, "next": [f"gpt1 pretrain {quoted(what)} --out runs/NAME{start}"]}
 
 
 def of_run(what: str, from_: str | Path | None, progress: Progress) -> Facts:
@@ -126,7 +126,7 @@ def of_run(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         "odd": odd,
     }
     if not (run.finished and has_model):
-        return {**facts, "next": [resume_command(run, what)]}
+        return {**facts, "next": [run.resume_command] * bool(run.resume_command)}
     if run.stage == "pretrain":
         return {**facts, "next": [f'gpt1 next {quoted(what)} "once upon a"', FINETUNE.format(quoted(what))]}
     return {**facts, "next": [f"gpt1 predict {quoted(what)} new.csv --out predictions.csv"]}
@@ -162,17 +162,6 @@ def changed(run: Run) -> Facts:
         for name, value in run.settings.items()
         if name not in runs.RUN_KEYS and (name not in usual or usual[name] != value or name in chosen)
     }
-
-
-def resume_command(run: Run, folder: str) -> str:
-    """The command line that goes on with a run, from what its config.yaml keeps of the first one."""
-    command = mapping(run.settings.get("command"))
-    given = {name: value for name, value in command.items() if name not in ("corpus", "train", "columns")}
-    given |= mapping(command.get("columns"))
-    words = ["gpt1", run.stage, str(command.get("corpus") or command.get("train") or "…"), "--out", folder]
-    for name, value in given.items():
-        words += [flag(name)] if value is True else [flag(name), str(value)] if value else []
-    return shlex.join([*words, "--resume"])
 
 
 def of_model(what: str, from_: str | Path | None, progress: Progress) -> Facts:
@@ -226,5 +215,5 @@ def about(tokenizer: Tokenizer) -> Facts:
     }
 
 
-def quoted(what: str) -> str:
-    return shlex.quote(what)
+def quoted(what: str | Path) -> str:
+    return shlex.quote(str(what))

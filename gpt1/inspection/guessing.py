@@ -19,7 +19,7 @@ LABELS = (
 )
 """Names of label columns, the likeliest first."""
 NLI = {"entailment", "neutral", "contradiction", "not_entailment", "entails"}
-ANSWERS = re.compile(r"(choice|option|answer|ending|alternative|quiz)s?[_ ]?\(?([0-9]|[a-h])\)?", re.IGNORECASE)
+ANSWERS = re.compile(r"(choice|option|answer|end|ending|alternative|quiz)s?[_ ]?\(?([0-9]|[a-h])\)?", re.IGNORECASE)
 MOST_CLASSES = 20
 """More whole numbers than these in a label column are a score, not classes."""
 ROWS_LOOKED_AT = 2000
@@ -50,7 +50,7 @@ def guess(table: Table) -> Guess:
     rest = [name for name in table.columns if name != label]
     texts = sorted((name for name in rest if words(cells[name]) > 1.5), key=lambda name: -words(cells[name]))
     texts = texts or [name for name in rest if cells[name] and not is_number(cells[name][0])][:1]
-    found = choice(cells, rest, texts) or pair(cells, texts, label) or single(cells, texts, label)
+    found = choice(cells, rest, texts, label) or pair(cells, texts, label) or single(cells, texts, label)
     columns = {role: found.columns[role] for role in (*KINDS[found.kind].columns,) if role in found.columns}
     return Guess(found.kind, {**columns, **({"label": label} if label else {})}, found.score)
 
@@ -67,9 +67,11 @@ def label_column(cells: dict[str, list[Any]], rows: int) -> str | None:
     return few[-1] if few else None
 
 
-def choice(cells: dict[str, list[Any]], rest: Sequence[str], texts: Sequence[str]) -> Guess | None:
+def choice(cells: dict[str, list[Any]], rest: Sequence[str], texts: Sequence[str], label: str | None) -> Guess | None:
     lists = [name for name in rest if listed(cells[name])]
     answers = lists[:1] or [name for name in rest if ANSWERS.fullmatch(name)]
+    if not lists and len(answers) < 2:
+        answers = named_by(cells.get(label or "", []), rest)
     if not lists and len(answers) < 2:
         return None
     others = [name for name in texts if name not in answers]
@@ -79,6 +81,14 @@ def choice(cells: dict[str, list[Any]], rest: Sequence[str], texts: Sequence[str
         columns["question"] = question
         others.remove(question)
     return Guess("choice", {**columns, **({"context": others[0]} if others else {})})
+
+
+def named_by(values: Sequence[Any], rest: Sequence[str]) -> list[str]:
+    """The columns that a label column names, with those that differ from one of them in the last sign only."""
+    named = {str(value).strip() for value in values}
+    if not named <= {*rest}:
+        return []
+    return [name for name in rest if name in named or any(alike(name, one) for one in named)]
 
 
 def pair(cells: dict[str, list[Any]], texts: Sequence[str], label: str | None) -> Guess | None:

@@ -133,13 +133,14 @@ def run(found: Facts, console: Console) -> None:
     lines.append(("settings", ", ".join(f"{name} {setting(value)}" for name, value in found["settings"].items())))
     if found["train_loss"] is not None:
         lines.append(("training loss", wording.number(found["train_loss"])))
-    if found["validation"]:
-        lines.append(("held out", measured(found["validation"])))
     results = found["results"]
+    metrics = (results.get("validation") or {}).get("metrics")
+    if metrics:  # of the epoch that was kept, calibrated
+        lines.append(("held out", f"{measured(metrics)} (epoch {results.get('best_epoch')}, the best)"))
+    elif found["validation"]:
+        lines.append(("held out", measured(found["validation"])))
     if unigram := results.get("unigram"):
         lines.append(("a unigram model", measured(unigram)))
-    if metrics := (results.get("validation") or {}).get("metrics"):
-        lines.append(("best epoch", f"{results.get('best_epoch')}: {measured(metrics)}"))
     if results.get("seconds"):
         lines.append(("time", wording.duration(results["seconds"])))
     steps = found["checkpoints"]
@@ -156,7 +157,8 @@ def several(found: Facts, console: Console) -> None:
     rows = []
     for one in found["runs"]:
         state = "" if one["finished"] else "not finished"
-        rows.append([one["name"], one["stage"], one["updates"], state, measured(one["validation"])])
+        kept = (one["results"].get("validation") or {}).get("metrics")
+        rows.append([one["name"], one["stage"], one["updates"], state, measured(kept or one["validation"])])
     console.table(["run", "stage", "updates", "", "held out"], rows)
 
 

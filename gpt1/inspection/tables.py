@@ -35,7 +35,8 @@ def of_table(table: Table, from_: str | Path | None, progress: Progress, known: 
     task = known or guess(table)
     if task.columns.get("label") not in table.columns:  # a test split whose labels are not handed out
         task = replace(task, columns={role: name for role, name in task.columns.items() if role != "label"})
-    texts = [name for role in task.columns if role != "label" for name in parts_of(task.columns[role])]
+    texts = [column for role, column in task.columns.items() if role not in ("label", "choices")]
+    texts += parts_of(task.columns["choices"]) if "choices" in task.columns else []
     label = task.columns.get("label")
     facts = describe(table, label if task.kind != "choice" else None, texts or None)
     examples, refused = as_examples(table, task)
@@ -115,6 +116,8 @@ def holds(cells: Sequence[Any]) -> str:
         return "nothing"
     if all(map(is_list, cells)):
         return "lists"
+    if all(isinstance(cell, bool) for cell in cells):
+        return "truth values"
     if all(map(is_number, cells)):
         return "whole numbers" if all(float(cell).is_integer() for cell in cells) else "numbers"
     return "texts" if sum(len(str(cell).split()) for cell in cells) > 1.5 * len(cells) else "words"
@@ -173,6 +176,9 @@ def tokens_of(
     }
 
 
+DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+
+
 @dataclass(frozen=True)
 class Clue:
     """A pattern in texts that says something went wrong before gpt1 got them."""
@@ -202,18 +208,21 @@ def more_oddities(table: Table, task: Guess, examples: Sequence[Example], facts:
         odd.append(f"{missing:,} of {rows:,} rows have no label.")
     if len(counts) > 1:
         most = max(counts, key=counts.__getitem__)
-        if counts[most] >= DOMINATES * rows and "accuracy says little" not in " ".join(odd):
-            odd.append(
-                f"always saying '{most}' is right in {counts[most] / rows:.0%} of the rows: that is what to beat."
-            )
+        if counts[most] >= DOMINATES * rows:
+            odd.append(f"always saying '{most}' is right in {counts[most]:,} of {rows:,} rows: that is what to beat.")
         alike = Counter(re.sub(r"[\W_]+", "", name.casefold()) for name in counts)
         for plain, n in alike.items():
             if plain and n > 1:
                 same = [f"'{name}'" for name in counts if re.sub(r"[\W_]+", "", name.casefold()) == plain]
                 odd.append(f"the labels {' and '.join(same)} differ in case, spaces or signs only.")
         once = [name for name, n in counts.items() if n == 1]
-        if once:
+        if len(once) == 1:
+            odd.append(f"the label '{once[0]}' has a single row: nothing of it can be held out.")
+        elif once:
             odd.append(f"{len(once):,} labels have a single row, '{once[0]}' for one: nothing of them can be held out.")
+        if decimals := [name for name in counts if DECIMAL_COMMA.fullmatch(name)]:
+            point = decimals[0].replace(",", ".")
+            odd.append(f"'{decimals[0]}' is taken for a name: with a point ({point}) it would be a number to predict.")
         odd += given_away(examples, counts)
     texts = [" ".join((*example.fields, *example.answers)) for example in examples]
     for clue in CLUES:

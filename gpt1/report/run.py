@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
+
+from gpt1.config import flag
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,19 @@ class Run:
     def labels(self) -> list[str]:
         """The fixed set of labels, or nothing where every row has answers of its own."""
         return [str(label) for label in self.results.get("labels") or []]
+
+    @property
+    def resume_command(self) -> str:
+        """The command line that goes on with this run, as far as its config.yaml tells; the settings stand there."""
+        command = mapping(self.settings.get("command"))
+        source = command.get("corpus") or command.get("train")
+        if not source:
+            return ""
+        given = {name: value for name, value in command.items() if name not in ("corpus", "train", "columns")}
+        words = ["gpt1", self.stage, str(source), "--out", self.name]
+        for name, value in {**given, **mapping(command.get("columns"))}.items():
+            words += [flag(name)] if value is True else [flag(name), str(value)] if value else []
+        return shlex.join([*words, "--resume"])
 
     def bins(self, name: str) -> list[Bin]:
         """A reliability diagram of results.json (`bins_before` calibration, `bins` after it)."""

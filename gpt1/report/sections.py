@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import wording
-from gpt1.config import FinetuneConfig, PretrainConfig, default, descriptions, flag
+from gpt1.config import FinetuneConfig, PretrainConfig, default, descriptions
 from gpt1.report import charts, curves
 from gpt1.report.page import Cell, Mistake, Page
 from gpt1.report.run import Prediction, Run, is_number, mapping
@@ -292,7 +292,7 @@ def data(page: Page, run: Run) -> None:
     for name, value in {**mapping(run.results.get("corpus")), **mapping(run.results.get("data"))}.items():
         said = WORDS.get(name, str(name).replace("_", " "))
         is_share = isinstance(value, float) and 0 <= value <= 1
-        rows.append([said, Cell(value, f"{100 * value:.2g} %") if is_share else value])
+        rows.append([said, Cell(value, f"{wording.plain(float(f'{100 * value:.3g}'))} %") if is_share else value])
     if rows:
         page.heading("The data")
         page.table(["", ""], rows)
@@ -342,9 +342,8 @@ def next_steps(page: Page, run: Run) -> None:
     page.heading("How to go on")
     here = shlex.quote(run.name)
     if not run.finished:
-        again = _same_command(run)
-        if again:
-            page.code(f"{again} --resume", "From where this run was stopped:")
+        if run.resume_command:
+            page.code(run.resume_command, "From where this run was stopped:")
         return
     if run.stage == "pretrain":
         page.code(f'gpt1 next {here} "once upon a time"', "The probabilities of the next token, and text:")
@@ -359,16 +358,3 @@ def next_steps(page: Page, run: Run) -> None:
             f"gpt1 evaluate {here} test.csv",
             "The score on rows that had no say in anything (the held-out ones above chose the epoch):",
         )
-
-
-def _same_command(run: Run) -> str:
-    """The command that made this run, as far as its config.yaml tells; settings need not be repeated to resume."""
-    facts = mapping(run.settings.get("command"))
-    source = facts.get("corpus" if run.stage == "pretrain" else "train")
-    if not source:
-        return ""
-    words = ["gpt1", run.stage, str(source), "--out", run.name]
-    for name, value in {**facts, **mapping(facts.get("columns"))}.items():
-        if value and name in ("from", "valid", "kind", *mapping(facts.get("columns"))):
-            words += [flag(name), str(value)]
-    return shlex.join(words)
