@@ -22,7 +22,7 @@ from gpt1.config import (
     known,
     resolve,
 )
-from gpt1.data.files import check_place, missing
+from gpt1.data.files import check_place, missing, replacing
 from gpt1.errors import UserError
 
 CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
@@ -61,7 +61,8 @@ def make(out: str | Path, config: TrainingConfig, facts: Mapping[str, Any]) -> P
     run = new_folder(out)
     run.mkdir(parents=True, exist_ok=True)
     content = {"stage": stage_of(type(config)), "version": __version__, "command": dict(facts), **asdict(config)}
-    (run / CONFIG).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with replacing(run / CONFIG) as file:
+        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
     return run
 
 
@@ -158,4 +159,5 @@ def model_folder(path: str | Path) -> Path:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -101,13 +101,23 @@ def test_an_error_while_saving_leaves_the_earlier_ones_and_nothing_else(
     checkpoints.load(checkpoints.at(tmp_path, 1))
 
 
-def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_goes_with_the_next(tmp_path: Path):
+@pytest.mark.parametrize("step", [2, 5])
+def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_goes_with_the_next(tmp_path: Path, step: int):
     half = tmp_path / f".{checkpoints.at(tmp_path, 2).name}.tmp"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     assert checkpoints.steps(tmp_path) == []
-    checkpoints.load(save(tmp_path, 2))
+    checkpoints.load(save(tmp_path, step))
     assert not half.exists()
+
+
+def test_a_copy_under_a_name_of_its_own_is_no_checkpoint(tmp_path: Path):
+    path = save(tmp_path, 7)
+    for name in (f"{path.name}.bak", f"{path.name} (copy)", "step-7", "step-last"):
+        shutil.copytree(path, tmp_path / name)
+    assert checkpoints.steps(tmp_path) == [7]
+    checkpoints.forget(tmp_path, 1, 7)
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_a_step_that_is_saved_again_is_the_new_one(tmp_path: Path):
@@ -117,13 +127,13 @@ def test_a_step_that_is_saved_again_is_the_new_one(tmp_path: Path):
     assert checkpoints.load(path).state["outcome"] == "new"
 
 
-@given(
-    saved=st.sets(st.integers(1, 10**6), min_size=1, max_size=8), keep=st.integers(1, 4), spared=st.integers(1, 10**6)
-)
-def test_the_newest_and_the_spared_stay(tmp_path_factory, saved, keep, spared):
+@given(saved=st.sets(st.integers(1, 10**6), min_size=1, max_size=8), keep=st.integers(1, 4), best=st.integers(1, 10**6))
+def test_the_newest_and_the_best_stay(tmp_path_factory, saved, keep, best):
     folder = tmp_path_factory.mktemp("many")
-    for step in saved | {spared}:
+    for step in saved | {best}:
         checkpoints.at(folder, step).mkdir()
-    assert checkpoints.steps(folder) == sorted(saved | {spared})
-    checkpoints.forget(folder, keep, spared)
-    assert checkpoints.steps(folder) == sorted({*sorted(saved | {spared})[-keep:], spared})
+    assert checkpoints.steps(folder) == sorted(saved | {best})
+    now = sorted(saved)[len(saved) // 2]  # what comes later was skipped by a resumed run
+    checkpoints.forget(folder, keep, now, best)
+    earlier = [step for step in sorted(saved | {best}) if step <= now]
+    assert checkpoints.steps(folder) == sorted({*earlier[-keep:], best})

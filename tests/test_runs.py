@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import yaml
 
 from gpt1 import runs
 from gpt1.config import MODEL_SIZES, FinetuneConfig, PretrainConfig
-from gpt1.errors import UserError
+from gpt1.errors import ResourceError, UserError
 
 FACTS: dict[str, Any] = {"corpus": "corpus", "from": None, "valid": None}
 
@@ -124,6 +126,24 @@ def test_a_run_of_the_other_stage_is_refused(tmp_path: Path):
     run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
     with pytest.raises(UserError, match="no run of gpt1 finetune"):
         runs.reopen(run, FinetuneConfig, {}, FACTS)
+
+
+def test_a_full_disk_leaves_no_half_of_what_says_that_a_run_has_begun_or_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
+    (run / "model").mkdir()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError, match="disk is full"):
+        runs.write_json(run / "results.json", {"steps": 7})
+    assert not runs.is_finished(run)
+    with pytest.raises(ResourceError, match="disk is full"):
+        runs.make(tmp_path / "other", PretrainConfig(), FACTS)
+    assert list((tmp_path / "other").iterdir()) == []  # where the same command may begin
 
 
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path: Path):

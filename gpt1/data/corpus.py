@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt1.data.encoding import TokenizerLike, batches, encode_batches
-from gpt1.data.files import check_place, disk_errors, is_url, missing, sync_folder
+from gpt1.data.files import alone_in, check_place, disk_errors, is_url, missing, sync_folder
 from gpt1.data.readers import list_sources
 from gpt1.data.shards import DOCUMENTS, FORMAT, MANIFEST, TOKENIZER, ShardWriter, fingerprint, shard_name
 from gpt1.errors import UserError
@@ -98,15 +98,11 @@ def new_folder(target: Path) -> Iterator[Path]:
     folder = target.with_name(f".{target.name}.partial")
     with disk_errors(target):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "lock", target) as lock:
+        with alone_in(folder, f"--out {target}"):
             try:
                 for entry in folder.iterdir():  # of a run that was killed
-                    if entry.is_dir():
-                        shutil.rmtree(entry)
-                    elif entry != lock:
-                        entry.unlink()
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
                 yield folder
-                lock.unlink(missing_ok=True)
                 if target.exists():
                     target.rmdir()
                 folder.rename(target)
@@ -114,22 +110,6 @@ def new_folder(target: Path) -> Iterator[Path]:
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-
-
-@contextmanager
-def locked(path: Path, target: Path) -> Iterator[Path]:
-    """Holds `path` for this process alone; the system lets go of it when the process ends, however that happens."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, where the files of a living process cannot be deleted anyway
-        yield path
-        return
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"--out {target} is being written by another process.", "Wait for it to end.") from None
-        yield path
 
 
 class Corpus:

@@ -225,6 +225,31 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
+def alone_in(folder: Path, named: str | Path = "") -> Iterator[None]:
+    """Holds `folder` for this process; UserError, with the name that the user gave it, where another one does. The
+    system lets go of it when the process ends, however that happens."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where the files of a living process cannot be deleted anyway
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())
+        except BlockingIOError:
+            mine = False
+        except OSError:  # a file system without locks, as some network folders
+            mine = True
+        if not mine:  # also where the folder was given its final name between the two calls
+            raise UserError(f"{named or folder} is being written by another process.", "Wait for it to end.")
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
     """Errors of the file system as one line with the way out."""
     try:

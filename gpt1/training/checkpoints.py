@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,9 +35,10 @@ def save(
 ) -> Path:
     """Write `folder`/step-NNNNNN whole, or not at all: a process killed at any moment leaves the earlier ones as they
     were."""
-    final = folder / f"step-{step:08d}"
+    final = at(folder, step)
     aside = folder / f".{final.name}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
+    for half in folder.glob(".step-*.tmp"):  # of a killed process, at whatever step
+        shutil.rmtree(half, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         write_safetensors(aside / MODEL, weights)
@@ -67,7 +69,7 @@ def load(path: Path) -> Checkpoint:
 def check(path: Path) -> None:
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path / MANIFEST} is missing or damaged.", "Remove this checkpoint folder.") from None
     for name, expected in files.items():
         if not (path / name).exists() or fingerprint(path / name) != expected:
@@ -78,19 +80,21 @@ def check(path: Path) -> None:
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, in order."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.is_dir())
+    """The steps that have a checkpoint, in order. A copy under a name of its own (step-00000500.bak) is none."""
+    found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in folder.glob("step-*") if path.is_dir())
+    return sorted(int(match[1]) for match in found if match)
 
 
 def at(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def forget(folder: Path, keep: int, *spared: int) -> None:
-    """Remove all but the newest `keep` checkpoints and those of the `spared` steps."""
-    for step in steps(folder)[:-keep]:
-        if step not in spared:
-            shutil.rmtree(at(folder, step))
+def forget(folder: Path, keep: int, now: int, best: int = 0) -> None:
+    """Remove all but the newest `keep` checkpoints up to the step `now`, and that of the step `best`. Later ones are
+    damaged, else the run would have gone on from them: they must not push out the whole ones."""
+    found = steps(folder)
+    for step in set(found) - {best, *[step for step in found if step <= now][-keep:]}:
+        shutil.rmtree(at(folder, step))
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

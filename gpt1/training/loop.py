@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt1.config import TrainingConfig
+from gpt1.data.files import alone_in
 from gpt1.data.order import mixed
 from gpt1.errors import GPT1Error, Interrupted, UserError
 from gpt1.kernels.kept import settle
@@ -84,27 +85,22 @@ def train(
 
     Raises Interrupted after Ctrl-C (the state is saved), GPT1Error when the loss is no number any more.
     """
-    optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
-    folder = run / "checkpoints"
-    meter = Meter()
-    outcome = restore(stage, optimizer, meter, folder, progress) if resume else Outcome()
-    metrics.forget_after(outcome.step)
-    started, before = time.perf_counter(), outcome.seconds
-    progress.begin(stage.title, stage.steps, outcome.step)
-    stage.model.train()
+    with alone_in(run), limits_explained(less_memory(stage, config.recompute)), stop_requested() as stop:
+        optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
+        folder = run / "checkpoints"
+        meter = Meter()
+        outcome = restore(stage, optimizer, meter, folder, progress) if resume else Outcome()
+        metrics.forget_after(outcome.step)
+        started, before = time.perf_counter(), outcome.seconds
+        progress.begin(stage.title, stage.steps, outcome.step)
+        stage.model.train()
 
-    def keep() -> None:
-        outcome.seconds = before + time.perf_counter() - started
-        state = {
-            "outcome": vars(outcome),
-            "unread": meter.unread(),
-            "accumulation": 0,
-            "fingerprints": dict(stage.fingerprints),
-        }
-        checkpoints.save(folder, outcome.step, dict(stage.trained()), optimizer.tensors(), state)
-        checkpoints.forget(folder, config.keep, outcome.best)
+        def keep() -> None:
+            outcome.seconds = before + time.perf_counter() - started
+            about = {"outcome": vars(outcome), "unread": meter.unread(), "fingerprints": dict(stage.fingerprints)}
+            checkpoints.save(folder, outcome.step, dict(stage.trained()), optimizer.tensors(), about)
+            checkpoints.forget(folder, config.keep, outcome.step, outcome.best)
 
-    with limits_explained(less_memory(stage, config.recompute)), stop_requested() as stop:
         while outcome.step < stage.steps:
             update = stage.update(outcome.step)
             lr = config.peak_lr * schedules.rate(config.schedule, config.warmup, outcome.step, stage.steps)
@@ -131,11 +127,11 @@ def train(
                     f"stopped after update {outcome.step:,} of {stage.steps:,}; the state is saved in {folder}.",
                     "Go on with the same command and --resume.",
                 )
-    progress.end()
-    if outcome.best and outcome.best != outcome.step:
-        put(stage, checkpoints.load(checkpoints.at(folder, outcome.best)).weights)
-    stage.model.eval()
-    return outcome
+        progress.end()
+        if outcome.best and outcome.best != outcome.step:
+            put(stage, checkpoints.load(checkpoints.at(folder, outcome.best)).weights)
+        stage.model.eval()
+        return outcome
 
 
 def less_memory(stage: Stage, recompute: bool) -> str:
@@ -216,10 +212,13 @@ def held_out(stage: Stage, outcome: Outcome, epoch: int, progress: Progress) -> 
 
 
 def restore(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: Progress) -> Outcome:
-    """Put the newest whole checkpoint into model, optimiser, meter; a damaged one is told, the one before is taken."""
+    """Put the newest whole checkpoint into model, optimiser, meter; a damaged one is told, the one before is taken.
+    So is one whose best checkpoint is damaged: going on from before that makes the best anew."""
     for step in reversed(checkpoints.steps(folder)):
         try:
             checkpoint = checkpoints.load(checkpoints.at(folder, step))
+            if (best := checkpoint.state["outcome"]["best"]) not in (0, step):
+                checkpoints.check(checkpoints.at(folder, best))
         except UserError as error:
             progress.say(f"{error.problem} Trying the checkpoint before it.")
             continue
@@ -235,7 +234,7 @@ def restore(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: 
         meter.take_up(checkpoint.state["unread"], stage.trained()[0][1].device)
         progress.say(f"resuming after update {outcome.step:,}")
         return outcome
-    progress.say("no checkpoint yet: starting from the beginning")
+    progress.say("no whole checkpoint: starting from the beginning")
     return Outcome()
 
 
@@ -247,7 +246,8 @@ def put(stage: Stage, weights: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def stop_requested() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that the update at hand ends and is saved; a second one ends at once."""
+    """An event that Ctrl-C, SIGTERM or a terminal that closes sets, so that the update at hand ends and is saved; a
+    second Ctrl-C or SIGTERM ends at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -255,11 +255,15 @@ def stop_requested() -> Iterator[threading.Event]:
     earlier = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if stop.is_set() and number != hang_up:  # a terminal and its shell send one each
             raise KeyboardInterrupt
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if hang_up and signal.getsignal(hang_up) != signal.SIG_IGN:  # under nohup it is ignored
+        wanted.append(hang_up)
+    for number in wanted:
         earlier[number] = signal.signal(number, ask)
     try:
         yield stop

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from gpt1.data.files import replacing
+
 
 class Progress(Protocol):
     """What a verb says while it works. Every method returns at once and never raises for what it is given."""
@@ -56,13 +58,14 @@ class MetricsFile(Silent):
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line).get("step", 0) <= step:
                     kept.append(line)
             except json.JSONDecodeError:  # the line that a killed process was writing
                 continue
-        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        with replacing(self.path) as file:  # a kill or a full disk in here must not take the lines that are there
+            file.write("".join(line + "\n" for line in kept).encode())
 
 
 class Fanout:
