@@ -211,6 +211,8 @@ def test_a_finished_finetuning_run_shows_its_parts_and_the_numbers_of_its_files(
     ]  # fmt: skip
     assert {0.75, 0.7333, 0.5, 0.51, 7_654_321, 80, 3, 0.01, 0.02} <= set(page.numbers)
     assert "f1 (macro)" in page.text
+    assert re.search(r"rows\s+r\.csv\s", page.text)
+    assert "label = stars, text = review" in page.text
     assert "from 0.125 to 0.031" in page.text
     assert "2 of 8 held-out rows are predicted wrongly" in page.text
     assert page.text.index("a fine film 7") < page.text.index("a fine film 6")  # the surest mistake first
@@ -293,6 +295,24 @@ def test_an_unfinished_run_is_resumed_with_all_that_it_was_started_with(tmp_path
         f"gpt1 finetune 'my pairs.tsv' --out {tmp_path} --from runs/books --kind similarity --score --data-dir tasks "
         "--text-a a --text-b b --resume"
     ) in Reader(write_report(tmp_path)).text
+
+
+def test_the_axis_of_a_score_ends_at_one(tmp_path: Path) -> None:
+    finetuning_run(tmp_path)
+    lines = [{"step": 10 * n, "epoch": n, "split": "validation", "accuracy": 1 - 0.01 * (n == 1)} for n in (1, 2)]
+    write_lines(tmp_path / "metrics.jsonl", lines)
+    drawing = re.findall(r"<svg.*?</svg>", write_report(tmp_path).read_text(), re.DOTALL)[1]
+    ticks = [float(text) for text in re.findall(r">([01]\.\d+)</text>", drawing)]
+    assert max(ticks) == 1
+    assert min(ticks) < 1
+
+
+def test_a_long_label_does_not_push_the_counts_of_the_matrix_away(tmp_path: Path) -> None:
+    finetuning_run(tmp_path, labels=("neg", "p" * 500))
+    html = write_report(tmp_path).read_text()
+    matrix = html[html.index('<table class="matrix">') : html.index('<section id="how-far')]
+    assert matrix.count("p" * 500) == matrix.count(f'title="{"p" * 500}"') * 2 == 4
+    assert matrix.count('class="name"') == matrix.count('class="number name"') == 2
 
 
 def test_shares_are_percents_up_to_all(tmp_path: Path) -> None:

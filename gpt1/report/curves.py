@@ -84,6 +84,9 @@ def metric(page: Page, run: Run, name: str) -> None:
     axes.yaxis.set_major_locator(_locator(5))
     axes.margins(y=0.2)
     axes.plot(epochs, values, color=charts.SERIES[1])
+    if name != "loss":  # room for the numbers above the curve is no value that a score could have
+        low, high = axes.get_ylim()
+        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 1)])
     tips = [f"epoch {x:g}: {name} {wording.number(y)}" for x, y in zip(epochs, values, strict=True)]
     charts.points(axes, epochs, values, tips, color=charts.SERIES[1])
     for x, y in zip(epochs, values, strict=True) if len(epochs) <= 10 else []:

@@ -302,12 +302,11 @@ def settings(page: Page, run: Run) -> None:
     config = FinetuneConfig if run.stage == "finetune" else PretrainConfig
     explained = descriptions(config)
     changed, unchanged = [], []
-    given = {**run.settings, **mapping(run.settings.get("command"))}
-    others = [
-        [name, _setting(value)]
-        for name, value in given.items()
-        if value and name not in (*explained, "command", "stage")
-    ]
+    besides = {name: value for name, value in run.settings.items() if name not in (*explained, "command", "stage")}
+    besides |= mapping(run.settings.get("command"))
+    if "train" in besides:
+        besides["rows"] = besides.pop("train")  # `train` above says which weights are trained
+    others = [[name, _setting(value)] for name, value in besides.items() if value]
     for name, value in run.settings.items():
         if name not in explained:
             continue
@@ -331,7 +330,7 @@ def settings(page: Page, run: Run) -> None:
 def _setting(value: Any, note: str = "") -> Cell:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         if isinstance(value, dict):
-            text = ", ".join(f"{name} {inner}" for name, inner in value.items())
+            text = ", ".join(f"{name} = {inner}" for name, inner in value.items())
         else:
             text = str(value).lower() if isinstance(value, bool) else str("" if value is None else value)
         return Cell(text, text or "–", note)
