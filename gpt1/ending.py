@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import sys
+from contextlib import suppress
+from typing import Any, TextIO
 
 import click
 
@@ -44,8 +46,30 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
+class Talk:
+    """Standard error, for as long as somebody reads it: where the terminal is closed, or `2>&1 | tee log` has ended at
+    the same Ctrl-C, the work goes on (or is saved) in silence."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def open_streams() -> None:
-    """A program may be started without one of its three; what is written there is lost then."""
+    """A program may be started without one of its three, or lose its standard error: what is written there is lost."""
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for as long as we run)
+    if not isinstance(sys.stderr, Talk):
+        sys.stderr = Talk(sys.stderr)

@@ -26,6 +26,7 @@ from gpt1.data.files import check_place, missing, replacing
 from gpt1.errors import UserError
 
 CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
+REPORT = "report.html"
 
 # What a resumed run may change: none of it changes what is learnt.
 FREE = {"keep", "checkpoint_every", "device", "micro_batch", "recompute", "cache_features"}
@@ -113,7 +114,17 @@ def reopen(
                 f"{run} was started with {name} {stored['command'].get(name)}, not {value}.",
                 "Resume with what it was started with, or start a new run with another --out.",
             )
+    mend_page(run)
     return run, resolve(config_class, settings)
+
+
+def mend_page(run: Path) -> None:
+    """The page of a run that was killed between its results and its page."""
+    page = run / REPORT
+    if is_finished(run) and (not page.exists() or page.stat().st_mtime_ns < (run / RESULTS).stat().st_mtime_ns):
+        from gpt1.report import write_report
+
+        write_report(run)
 
 
 def read_run_config(run: Path) -> dict[str, Any]:

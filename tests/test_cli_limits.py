@@ -108,6 +108,15 @@ def test_a_reader_that_has_gone_is_no_error(desk: Path):
     assert "Exception" not in done.stderr
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs a pipe")
+@pytest.mark.parametrize("words", ["pretrain {desk}/corpus --steps 20 {tiny}", "tokenize {desk}/reviews.csv"])
+def test_work_goes_on_when_nobody_reads_any_more_what_it_says(words: str, desk: Path, tmp_path: Path):
+    command = f"{sys.executable} -m gpt1 {words.format(desk=desk, tiny=TINY)} --out {tmp_path}/made"
+    done = subprocess.run(["bash", "-c", f"{command} 2>&1 | head -c 5; exit ${{PIPESTATUS[0]}}"], capture_output=True)
+    assert done.returncode == 0
+    assert (tmp_path / "made" / ("model" if "pretrain" in words else "manifest.json")).exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 def test_output_that_cannot_be_written_is_told(desk: Path):
     with open("/dev/full", "w") as full:

@@ -146,6 +146,18 @@ def test_a_full_disk_leaves_no_half_of_what_says_that_a_run_has_begun_or_finishe
     assert list((tmp_path / "other").iterdir()) == []  # where the same command may begin
 
 
+def test_a_finished_run_that_was_killed_before_its_page_gets_one(tmp_path: Path):
+    run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
+    (run / "report.html").write_text("the page of a run that was stopped")
+    os.utime(run / "report.html", (1, 1))
+    runs.reopen(run, PretrainConfig, {}, FACTS)
+    assert (run / "report.html").read_text() == "the page of a run that was stopped"
+    (run / "model").mkdir()
+    runs.write_json(run / "results.json", {"stage": "pretrain", "steps": 7, "samples": []})
+    runs.reopen(run, PretrainConfig, {}, FACTS)
+    assert "<html" in (run / "report.html").read_text()
+
+
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path: Path):
     with pytest.raises(UserError, match="is no run folder"):
         runs.reopen(tmp_path, PretrainConfig, {}, FACTS)
