@@ -86,8 +86,11 @@ def test_the_verdict_says_where_pre_training_loses() -> None:
     said = verdict(pretrained, scratch, {8: 0.6, 64: 0.6}, "accuracy")
     assert "worth nothing" in said[0]
     assert said[1] == "TF-IDF with a linear model is better than the pre-trained model at 8 labels."
-    beyond = verdict({8: 0.95, 64: 0.96}, scratch, None, "accuracy")
+    beyond = verdict({8: 0.95, 64: 0.96}, scratch, {8: 0.9, 64: 0.96}, "accuracy")
     assert beyond[0].startswith("Pre-training is worth more than 56 labels here")
+    assert beyond[1] == "The pre-trained model is as good as TF-IDF with a linear model at every number of labels."
+    (most,) = verdict({8: 0.5, 64: 0.96}, scratch, None, "accuracy")
+    assert most.startswith("Pre-training is worth more labels than were tried: with 64 labels")
 
 
 # --- the rows --------------------------------------------------------------------------------------------------------
@@ -179,6 +182,7 @@ def test_a_curve_that_was_stopped_has_a_page_of_what_is_finished(
         curve(table, from_=pretrained, out=tmp_path / "curve", **QUICK, **TASK)
     results = json.loads((tmp_path / "curve" / "results.json").read_text(encoding="utf-8"))
     assert all(spread["values"] == [0.5] for by_size in results["curves"].values() for spread in by_size.values())
+    assert "median over 1 seed [" in (tmp_path / "curve" / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_lstm_has_a_curve_too(

@@ -86,6 +86,16 @@ def test_rows_are_drawn_once_and_told(data: Path) -> None:
     assert sum(row["label"] == "1" for row in cola.training.table.rows) == 4
 
 
+def test_rows_that_repeat_another_one_are_told_where_fine_tuning_leaves_them_out(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "CoLA", tmp_path / "CoLA")
+    file = tmp_path / "CoLA/in_domain_train.tsv"
+    file.write_text(file.read_text() + "".join(file.read_text().splitlines(keepends=True)[:3]))
+    for kept, told in ((False, True), (True, False)):
+        ((cola,), _) = read_tasks([Name.parse("cola")], tmp_path, {}, {}, kept)
+        said = "cola:train: 3 of 27 training rows repeat another one: a network learns from each text once."
+        assert (said in cola.notes) == told
+
+
 def test_a_guess_is_the_commonest_training_label_or_a_random_answer(data: Path) -> None:
     (cola, race, snli), _ = read_tasks([*map(Name.parse, ("cola", "race", "snli:dev>test"))], data, {}, {}, False)
     assert cola.guess("matthews") == 0

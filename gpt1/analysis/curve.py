@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt1 import runs
+from gpt1 import runs, wording
 from gpt1.analysis.cells import (
     Cell,
     Kept,
@@ -286,8 +286,14 @@ def table(document: Document, plan: Plan, spreads: dict[str, dict[int, Spread]])
     for size in plan.sizes:
         found = [spreads[method].get(size) for method in methods]
         rows.append([size, *(spread.cell() if spread else None for spread in found)])
-    caption = f"{plan.labels.main}: median over {plan.seeds} seeds [least–greatest]"
+    caption = f"{plan.labels.main}: median over {finished(spreads)} [least–greatest]"
     document.table(["labels", *(METHODS[method][0] for method in methods)], rows, caption=caption)
+
+
+def finished(spreads: dict[str, dict[int, Spread]]) -> str:
+    """The seeds behind each number of the table: a curve that was stopped has fewer than were asked for."""
+    seeds = sorted({len(spread.values) for by in spreads.values() for spread in by.values()})
+    return f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else wording.counted(sum(seeds), "seed")
 
 
 def made_with(plan: Plan, kept: Kept) -> dict[str, Any]:

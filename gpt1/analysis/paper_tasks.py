@@ -17,7 +17,7 @@ from gpt1.analysis import paper
 from gpt1.analysis.cells import digest
 from gpt1.analysis.samples import Rows
 from gpt1.analysis.zeroshot import limited
-from gpt1.data.examples import fit
+from gpt1.data.examples import deduplicated, fit
 from gpt1.errors import UserError, did_you_mean
 from gpt1.inputs import Example
 from gpt1.labelled import Labelled, examples_of
@@ -207,6 +207,9 @@ def read_task(
         return LeftOut(name, f"no {what} '{name.test.split or name.data.evaluation_split}' to test on in {where}")
     name = replace(name, test=replace(name.test, split=test.split))
     drawn = [drawn_rows(name.data, table, most) for table, most in ((training, rows), (test, test_rows))]
+    if not keep_duplicates and (repeated := deduplicated(drawn[0].examples)[1]):
+        again = f"{repeated:,} of {len(drawn[0]):,} training rows repeat another one"
+        notes.append(f"{training.name}: {again}: a network learns from each text once.")
     return PaperTask(name, drawn[0], drawn[1], (len(training), len(test)), [*notes, *test.notes])
 
 

@@ -88,7 +88,7 @@ def against_scratch(pretrained: Curve, scratch: Curve, metric: str) -> str:
         sentence = f"Pre-training is worth more than {widest.most - widest.labels:,} labels here: {here}, which "
         sentence += f"training from scratch does not reach with {widest.most:,}."
         if widest.most == widest.labels:
-            sentence = f"Pre-training is worth more labels than there are: {here}, from scratch "
+            sentence = f"Pre-training is worth more labels than were tried: {here}, from scratch "
             sentence += f"{widest.score - widest.gap:.3f}."
     else:
         sentence = f"Pre-training is worth about {widest.saved:,} labels here: {here}, for which training from scratch "
@@ -103,7 +103,8 @@ def against_tfidf(pretrained: Curve, tfidf: Curve) -> str:
     wins = [n for n in sizes if tfidf[n] > pretrained[n]]
     name = "TF-IDF with a linear model"
     if not wins:
-        return f"The pre-trained model is ahead of {name} at every number of labels."
+        ahead = "ahead of" if all(tfidf[n] < pretrained[n] for n in sizes) else "as good as"
+        return f"The pre-trained model is {ahead} {name} at every number of labels."
     if len(wins) == len(sizes):
         return f"{name} is better than the pre-trained model at every number of labels."
     return f"{name} is better than the pre-trained model at {listed(wins)} labels."
