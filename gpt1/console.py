@@ -90,7 +90,8 @@ class Console:
         for i, name in enumerate(columns):
             filled = [row[i] for row in cells if row[i] not in (None, "")]
             numeric = bool(filled) and all(isinstance(value, (int, float)) for value in filled)
-            table.add_column(_text(name), justify="right" if numeric else "left", no_wrap=numeric)
+            justify: Any = "right" if numeric else "left"  # in a narrow terminal words are broken, and none is lost
+            table.add_column(_text(name), justify=justify, no_wrap=numeric, overflow="fold")
         for row in cells:
             table.add_row(*(_text(_shown(value)) for value in row))
         self._console(self._results).print(table)
@@ -98,16 +99,19 @@ class Console:
     def bars(self, probabilities: Sequence[tuple[str, float]]) -> None:
         """Tokens with their probabilities and a bar for each, on standard output; the longest bar is the likeliest."""
         from rich.bar import Bar
+        from rich.cells import cell_len
         from rich.table import Table
 
         console = self._console(self._results)
         most = max((p for _, p in probabilities), default=0.0) or 1.0
+        longest = max((cell_len(_visible(token)) for token, _ in probabilities), default=0)
+        width = max(1, min(BAR_WIDTH, console.width - longest - len("  100.0 %  ")))  # a token is never cut for a bar
         table = Table.grid(padding=(0, 2))
         for justify in ("left", "right", "left"):
             table.add_column(justify=justify, no_wrap=True)
         for token, p in probabilities:
-            ascii_bar = "#" * round(BAR_WIDTH * p / most)
-            bar = ascii_bar if console.options.ascii_only else Bar(1.0, 0, p / most, width=BAR_WIDTH, color=COLOUR)
+            ascii_bar = "#" * round(width * p / most)
+            bar = ascii_bar if console.options.ascii_only else Bar(1.0, 0, p / most, width=width, color=COLOUR)
             table.add_row(_text(_visible(token)), f"{100 * p:.1f} %", bar)
         console.print(table)
 

@@ -193,6 +193,24 @@ def test_the_results_of_an_evaluation_are_a_table(capsys: pytest.CaptureFixture[
         assert part in out
 
 
+@pytest.mark.parametrize("width", [32, 40, 60, 80])
+def test_a_narrow_terminal_loses_nothing_of_a_result(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    tokens = ["misunderstandings", "understand…", "이해하다", "a"]
+    terminal = Terminal()
+    Console(terminal, terminal).bars([(token, 0.5 / 2**i) for i, token in enumerate(tokens)])
+    for line, token, percent in zip(terminal.lines, tokens, ("50.0", "25.0", "12.5", "6.2"), strict=True):
+        assert re.fullmatch(rf"{token} +{percent} %  [█-▏]+ *", line)
+
+    terminal = Terminal()
+    rows = [["identifier_of_the_row", "whole numbers"], ["label", "words"]]
+    Console(terminal, terminal).table(["column", "holds", "empty"], [[*row, 1234] for row in rows])
+    head, *body = re.split("─+", "\n".join(terminal.lines))
+    for text, whole in ((head, ["column", "holds"]), ("".join(body), rows[0] + rows[1])):
+        drawn = re.sub(r"\s|1,234", "", text)
+        assert sorted(drawn.replace("empty", "")) == sorted("".join(whole).replace(" ", ""))
+
+
 def test_neither_rich_nor_torch_is_loaded_before_it_is_needed() -> None:
     code = "import sys, gpt1.console; gpt1.console.Console().say('x'); print({'rich', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
