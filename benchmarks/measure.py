@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any, ClassVar
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("gpt1", "torch", "transformers", "tokenizers", "scikit-learn", "numpy")
+PACKAGES = ("gpt1", "transformers", "tokenizers", "scikit-learn", "numpy")
 
 Work = Callable[[], Any]
 Seconds = dict[str, list[float]]  # by competitor, round by round
@@ -178,7 +178,7 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {package: installed(package) for package in PACKAGES},
+        "versions": {"torch": str(torch.__version__), **{package: installed(package) for package in PACKAGES}},
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
     }
