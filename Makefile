@@ -15,8 +15,8 @@ test-fast: lint
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
 lint: $(VENV)/installed-test
-	$(BIN)/ruff check gpt1 tests benchmarks
-	$(BIN)/ruff format --check gpt1 tests benchmarks
+	$(BIN)/ruff check gpt1 tests benchmarks docs
+	$(BIN)/ruff format --check gpt1 tests benchmarks docs
 	$(BIN)/mypy
 
 bench: $(VENV)/installed-test
