@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stand_in_tokenizers import Dying, LastId, Watcher, Words
 
+from gpt1.data import corpus as corpora
 from gpt1.data import readers
 from gpt1.data.corpus import Corpus, write_corpus
 from gpt1.data.tables import write_table
@@ -205,6 +206,22 @@ def test_a_corpus_behind_a_url_reads_like_a_local_one(corpus: Corpus, tmp_path: 
             Corpus.open("memory://remote-corpus").read(500, 501)
     finally:
         memory.store.clear()
+
+
+def test_a_corpus_of_more_shards_than_files_may_be_open_is_read_and_checked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_corpus([str(books(tmp_path / "books", 6))], tmp_path / "c", Words(), shard_tokens=50)
+    whole = corpus.read(0, corpus.tokens)
+    again = Corpus.open(tmp_path / "c")
+    checked: list[str] = []
+    monkeypatch.setattr(corpora, "MOST_MAPPED", 3)
+    monkeypatch.setattr(again, "check", lambda name, sha256: checked.append(name))
+    for _ in range(2):
+        for start in range(corpus.tokens - 5):
+            assert (again.read(start, start + 6) == whole[start : start + 6]).all()
+            assert len(again.arrays) <= 3
+    assert len(checked) == len(set(checked)) == -(-corpus.tokens // 50) > 3
 
 
 def test_a_corpus_sent_to_another_process_takes_no_tokens_along(corpus: Corpus) -> None:

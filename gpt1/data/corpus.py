@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from gpt1.tokenizer import Tokenizer
 
 
+MOST_MAPPED = 100
+"""Files of a corpus that are mapped at a time: each map holds a file open, of which macOS allows a process 256."""
+
+
 class Progress(Protocol):
     """The part of gpt1.training.progress.Progress that is used here; that floor lies above this one."""
 
@@ -132,7 +136,8 @@ class Corpus:
         """SHA-256 of what the manifest says: equal folders have equal fingerprints, wherever they lie."""
         self.sources: list[dict[str, Any]] = manifest["sources"]
         self.shard_tokens: int = manifest["shard_tokens"]
-        self.arrays: dict[str, npt.NDArray[Any]] = {}  # verified
+        self.arrays: dict[str, npt.NDArray[Any]] = {}  # verified, those used last at the end
+        self.right: set[str] = set()  # names of the files whose SHA-256 was right
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
@@ -206,13 +211,18 @@ class Corpus:
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """A verified array: memory-mapped from a local file, in memory from a URL."""
-        if name not in self.arrays:
-            if is_url(self.folder):
-                self.arrays[name] = np.load(io.BytesIO(self.verified(name)), allow_pickle=False)
-            else:
+        found = self.arrays.pop(name, None)
+        if found is None and is_url(self.folder):
+            found = np.load(io.BytesIO(self.verified(name)), allow_pickle=False)
+        elif found is None:
+            if name not in self.right:
                 self.check(name, file_digest(self.path(name)))
-                self.arrays[name] = np.load(self.path(name), mmap_mode="r", allow_pickle=False)
-        return self.arrays[name]
+                self.right.add(name)
+            if len(self.arrays) >= MOST_MAPPED:
+                del self.arrays[next(iter(self.arrays))]
+            found = np.load(self.path(name), mmap_mode="r", allow_pickle=False)
+        self.arrays[name] = found
+        return found
 
     def verified(self, name: str) -> bytes:
         data = read_bytes(self.path(name))
