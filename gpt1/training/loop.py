@@ -144,21 +144,21 @@ def less_memory(stage: Stage, recompute: bool) -> str:
     return "Set --recompute: the update stays the same. Else a smaller model, or shorter texts."
 
 
-def one_update(stage: Stage, optimizer: Any, config: TrainingConfig, update: Update, step: int, lr: float) -> Losses:
+def one_update(
+    stage: Stage, optimizer: Any, config: TrainingConfig, update: Update, step: int, lr: float
+) -> dict[str, Tensor]:
     """Forward and backward over the pieces, clip, step; the figures to show, still on the device."""
     torch.manual_seed(mixed(config.seed, step, stage.rank))  # dropout: no hidden state to save
     parts: dict[str, Tensor] = {}
-    total = torch.zeros(())
     for piece in update.pieces:
         losses = stage.objective(piece)
         losses.total.backward()  # type: ignore[no-untyped-call]
         for name, value in losses.parts.items():
             parts[name] = parts[name] + value if name in parts else value
-    total = parts["loss"]
     parts["gradient_norm"] = norm = global_norm(p for _, p in stage.trained())
     optimizer.step(lr, clipping(norm, config.clip_norm))
     settle(p for _, p in stage.trained())
-    return Losses(total, parts)
+    return parts
 
 
 class Meter:
@@ -169,8 +169,8 @@ class Meter:
         self.tokens = 0
         self.since = time.perf_counter()
 
-    def add(self, losses: Losses, tokens: int) -> None:
-        self.parts.append(losses.parts)
+    def add(self, parts: dict[str, Tensor], tokens: int) -> None:
+        self.parts.append(parts)
         self.tokens += tokens
 
     def unread(self) -> list[dict[str, float]]:
