@@ -5,7 +5,7 @@ NumPy arrays or lists in, plain numbers and dicts out, ready for JSON. All score
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,20 +71,6 @@ def is_binary(labels: Sequence[str]) -> bool:
 def refuse_none(gold: Sequence[Any] | Floats) -> None:
     if not len(gold):
         raise UserError("there are no labelled rows to score.", "Give a file with at least one labelled row.")
-
-
-def by_subset(
-    subsets: Sequence[str],
-    score: Callable[[list[Any], list[Any]], dict[str, Any]],
-    gold: Sequence[Any],
-    predicted: Sequence[Any],
-) -> dict[str, dict[str, Any]]:
-    """`score(gold, predicted)` of the rows of each subset by name, with their number as `rows`."""
-    found = {}
-    for name in sorted(set(subsets)):
-        rows = [i for i, subset in enumerate(subsets) if subset == name]
-        found[name] = {**score([gold[i] for i in rows], [predicted[i] for i in rows]), "rows": len(rows)}
-    return found
 
 
 def interval(

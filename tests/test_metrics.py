@@ -106,11 +106,6 @@ def test_nothing_to_score_is_said_in_words():
             score()
 
 
-def test_each_subset_is_scored_on_its_own_rows():
-    found = metrics.by_subset(["m", "mm", "m"], metrics.choice_scores, [0, 1, 1], [0, 0, 0])
-    assert found == {"m": {"accuracy": 0.5, "rows": 2}, "mm": {"accuracy": 0.0, "rows": 1}}
-
-
 @given(n=st.integers(1, 400), share=st.floats(0, 1))
 def test_the_interval_of_accuracy_is_wilsons(n, share):
     right = round(share * n)
