@@ -217,8 +217,7 @@ def finish(run: Path, work: Work, outcome: Outcome, cfg: PretrainConfig) -> None
     shutil.rmtree(aside, ignore_errors=True)
     work.model.save(aside, tokenizer=work.tokenizer.fingerprint)
     work.tokenizer.save(aside)
-    shutil.rmtree(run / runs.MODEL, ignore_errors=True)
-    aside.rename(run / runs.MODEL)
+    runs.put_model(run, aside)
     language_model = LanguageModel(work.model, work.tokenizer)
     samples = [
         {"prompt": prompt, "text": language_model.generate(prompt, max_tokens=60, temperature=0.8, seed=cfg.seed)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from gpt1.config import (
     known,
     resolve,
 )
-from gpt1.data.files import check_place, missing, replacing
+from gpt1.data.files import check_place, missing, replacing, sync, sync_folder
 from gpt1.errors import UserError
 
 CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
@@ -152,6 +153,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def is_finished(run: Path) -> bool:
     """Whether the run has its results and its model. A model that was deleted comes again from the last checkpoint."""
     return (run / RESULTS).exists() and (run / MODEL).is_dir()
+
+
+def put_model(run: Path, aside: Path) -> None:
+    """Give the folder `aside` its place in the run; the results that follow call it finished, so it is on the disk."""
+    for path in aside.iterdir():
+        with open(path, "rb+") as file:
+            sync(file)
+    sync_folder(aside)
+    shutil.rmtree(run / MODEL, ignore_errors=True)
+    aside.rename(run / MODEL)
+    sync_folder(run)
 
 
 def model_folder(path: str | Path) -> Path:
