@@ -16,6 +16,7 @@ import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from gpt1 import runs
 from gpt1.config import FinetuneConfig, PretrainConfig, resolve
 from gpt1.report import Cell, Page, write_report
 from gpt1.report.charts import chart, style
@@ -243,6 +244,25 @@ def test_only_settings_that_differ_stand_in_the_open(tmp_path: Path) -> None:
     assert ">peak_lr<" not in in_the_open
     assert ">peak_lr<" in folded
     assert "Everything random derives from it" in in_the_open  # its description
+
+
+@pytest.mark.parametrize(
+    ("config", "given"),
+    [
+        (PretrainConfig, {"seed": 7}),
+        (PretrainConfig, {"model": "tiny", "seed": 7}),
+        (PretrainConfig, {"recipe": "paper", "seed": 7}),
+        (FinetuneConfig, {"seed": 7}),
+        (FinetuneConfig, {"recipe": "paper", "train": "head", "seed": 7}),
+    ],
+)
+def test_what_a_recipe_or_a_size_brings_is_no_choice_of_the_user(config: Any, given: dict[str, Any], tmp_path: Path):
+    stage = "pretrain" if config is PretrainConfig else "finetune"
+    settings = asdict(runs.settings_of(config, None, given))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"stage": stage, "command": {}, **settings}))
+    in_the_open, folded = write_report(tmp_path).read_text().split('<details class="folded">')
+    assert {name for name in settings if f">{name}<" in in_the_open} == {*given}
+    assert {name for name in settings if f">{name}<" in folded} == {*settings} - {*given}
 
 
 @pytest.mark.parametrize("absent", [(name,) for name in FILES] + [FILES, FILES[1:], FILES[2:]])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import wording
-from gpt1.config import FinetuneConfig, PretrainConfig, default, descriptions
+from gpt1.config import HEAD_ONLY, MODEL_SIZES, RECIPES, FinetuneConfig, PretrainConfig, default, descriptions
 from gpt1.report import charts, curves
 from gpt1.report.page import Cell, Mistake, Page
 from gpt1.report.run import Prediction, Run, is_number, mapping
@@ -300,7 +300,7 @@ def data(page: Page, run: Run) -> None:
 
 def settings(page: Page, run: Run) -> None:
     config = FinetuneConfig if run.stage == "finetune" else PretrainConfig
-    explained = descriptions(config)
+    explained, usual = descriptions(config), defaults_of(run, config)
     changed, unchanged = [], []
     besides = {name: value for name, value in run.settings.items() if name not in (*explained, "command", "stage")}
     besides |= mapping(run.settings.get("command"))
@@ -310,11 +310,10 @@ def settings(page: Page, run: Run) -> None:
     for name, value in run.settings.items():
         if name not in explained:
             continue
-        usual = default(config, name)
-        if value == usual:
+        if value == usual[name]:
             unchanged.append([name, _setting(value), explained[name]])
         else:
-            changed.append([name, _setting(value, note=f"default {_setting(usual).text}"), explained[name]])
+            changed.append([name, _setting(value, note=f"default {_setting(usual[name]).text}"), explained[name]])
     if not run.settings:
         return
     page.heading("Settings", "Those that differ from the defaults stand first.")
@@ -325,6 +324,19 @@ def settings(page: Page, run: Run) -> None:
         page.table(columns, unchanged, prose=True, folded=f"{len(unchanged)} settings at their defaults")
     if others:
         page.table(["besides", ""], others)
+
+
+def defaults_of(run: Run, config: Any) -> dict[str, Any]:
+    """What the settings are where none is given, with the recipe, size or part of the model that this run has: what
+    `--help` tells."""
+    chosen = {name: run.settings.get(name) for name in ("recipe", "model", "train")}
+    laid = dict(RECIPES[config.__name__].get(str(chosen["recipe"]), {}))
+    if config is PretrainConfig:
+        size = MODEL_SIZES.get(str(chosen["model"]), {})
+        laid = {**size, **laid} if chosen["recipe"] == "paper" else {**laid, **size}
+    elif chosen["train"] == "head" and chosen["recipe"] != "paper":
+        laid |= HEAD_ONLY
+    return {name: laid.get(name, default(config, name)) for name in descriptions(config)}
 
 
 def _setting(value: Any, note: str = "") -> Cell:
