@@ -60,7 +60,6 @@ ABLATIONS: dict[str, tuple[float, ...]] = {  # table 5: a row of ABLATION_COLUMN
     "no-aux": (47.9, 92.0, 84.9, 83.2, 69.8, 81.1, 86.9, 54.4),
     "lstm": (30.3, 90.5, 83.2, 71.8, 68.1, 73.7, 81.1, 54.6),
 }
-ABLATION_AVERAGES = {"full": 74.7, "scratch": 59.9, "no-aux": 75.0, "lstm": 69.1}
 
 TRANSFER_TASKS = ("race", "mnli")
 """Figure 2, left."""
@@ -68,8 +67,8 @@ ZERO_SHOT_TASKS = ("cola", "sst2", "race", "winograd")
 """Figure 2, right."""
 
 
-def columns(tables: tuple[str, ...] = ("table2", "table3", "table4")) -> list[Published]:
-    return [column for table in tables for column in TABLES[table]]
+def columns() -> list[Published]:
+    return [column for table in ("table2", "table3", "table4") for column in TABLES[table]]
 
 
 def whole(task: str) -> Published | None:
