@@ -35,7 +35,7 @@ def write(plan: Plan, kept: Kept, failed: Sequence[str]) -> list[str]:
             *(f"Not finished: {line}" for line in failed),
         ]
     )
-    settings_table(document, made_with(plan, kept))
+    settings_table(document, made_with(plan))
     document.code(plan.asked.command(), "The command; it goes on where it was stopped:")
     document.write(
         kept.folder,
@@ -85,7 +85,7 @@ def rows_of(document: Document, plan: Plan, kept: Kept) -> None:
         document.paragraph("Where only some rows are taken they were drawn once: the same for every method and seed.")
 
 
-def made_with(plan: Plan, kept: Kept) -> dict[str, Any]:
+def made_with(plan: Plan) -> dict[str, Any]:
     facts = {
         "model": f"{plan.asked.from_}: {told_model(plan.models['from'])}",
         "its pre-training": pretraining(plan.asked.from_),

@@ -30,7 +30,7 @@ def tfidf_scores(
     `features` (words and pairs of words, or pieces of words, which serve any language) and `C` are chosen by
     cross-validation where each label has five rows or more.
     """
-    problem = problem_of(kind, target, training)
+    problem = problem_of(target, training)
     candidates = ["words", "pieces"] if problem.enough else [FEW["features"]]
     fitted = [problem.fit(Features(kind, features), training, seed) for features in candidates]
     best = max(fitted, key=lambda one: one.score)
@@ -141,7 +141,7 @@ class Problem:
         return (KFold if self.numbers else StratifiedKFold)(FOLDS, shuffle=True, random_state=seed)
 
 
-def problem_of(kind: Kind, target: Target, training: Sequence[Example]) -> Problem:
+def problem_of(target: Target, training: Sequence[Example]) -> Problem:
     if isinstance(target, Classes):
         labels = [as_label(example.label) for example in training]
         return Problem(labels, None, enough=min(Counter(labels).values()) >= FOLDS)
