@@ -176,6 +176,12 @@ def test_schemas_are_read_and_the_rest_of_the_sentence_is_compared(pretrained: P
     assert zeroshot(tmp_path / "test.c.txt", run=pretrained)["guess"] == 0.5
 
 
+def test_letters_whose_small_form_is_longer_do_not_move_the_pronoun(tmp_path: Path) -> None:
+    (tmp_path / "test.c.txt").write_text("İpek saw İris because She ran.\nshe\nİpek,İris\nİris\n", encoding="utf-8")
+    (schema,) = read_schemas(tmp_path / "test.c.txt")
+    assert (schema.before, schema.after) == ("İpek saw İris because", "ran.")
+
+
 def rest_given(model: LanguageModel, before: str, rest: str) -> float:
     prompt, tokens = [model.tokenizer.newline_id, *model.tokenizer.encode(before)], model.tokenizer.encode(rest)
     return mean(log_probabilities(model.gpt, [Question(prompt, [tokens])])[0][0])

@@ -94,7 +94,10 @@ def glue(plan: Plan, kept: Kept) -> list[Any]:
     """The line of the GLUE score. The leaderboard counts WNLI too, on which everybody has the majority's 65.1."""
     line: list[Any] = ["GLUE", "score", points(paper.GLUE_BEFORE), points(paper.GLUE)]
     tasks = {task.name.data.name: task for task in plan.tasks}
-    if missing := [name for name in GLUE_SCORES if name not in tasks]:
+    missing = [name for name in GLUE_SCORES if name not in tasks]
+    if not missing and not tasks["mnli"].subsets.keys() >= set(GLUE_SCORES["mnli"]):
+        missing = ["the other half of mnli"]
+    if missing:
         return [*line, Cell(None, f"needs {', '.join(missing)} too"), *[None] * (len(plan.methods) + 1)]
     by_method = []
     for method in plan.methods:
@@ -105,11 +108,12 @@ def glue(plan: Plan, kept: Kept) -> list[Any]:
 
 
 def glue_of(plan: Plan, kept: Kept, tasks: dict[str, PaperTask], method: str, seed: int) -> float | None:
-    """The score of one seed, where all its runs are finished."""
+    """The score of one seed, where all its runs are finished and MNLI's halves are told apart (of TF-IDF they are
+    not)."""
     scores: dict[str, list[float]] = {}
     for name, metrics in GLUE_SCORES.items():
         cell = kept.cells.get(plan.key(tasks[name], method, seed))
-        if cell is None:
+        if cell is None or (name == "mnli" and not cell["subsets"]):
             return None
         if name == "mnli":
             scores[name] = [cell["subsets"][half]["accuracy"] for half in metrics]

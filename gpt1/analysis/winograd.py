@@ -6,6 +6,7 @@ Four lines each: the sentence; the pronoun; the two referents, set off by a comm
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,16 +72,17 @@ def schema(path: str | Path, block: list[tuple[int, str]]) -> Schema:
     lowered = [referent.lower() for referent in referents]
     if answer.lower() not in lowered:
         raise UserError(f"{path}, line {block[3][0]:,}: '{answer}' is none of: {pair}.", "Mend the line.")
-    start = place(sentence, pronoun, lowered)
+    start = place(sentence, pronoun, referents)
     if start is None:
         raise UserError(f"{where}: the sentence has no word '{pronoun}'.", "Mend the sentence or its second line.")
     before, after = sentence[:start].rstrip(), sentence[start + len(pronoun) :].strip()
     return Schema(before, pronoun, after, (referents[0], referents[1]), lowered.index(answer.lower()))
 
 
-def place(sentence: str, pronoun: str, referents: list[str]) -> int | None:
+def place(sentence: str, pronoun: str, referents: Sequence[str]) -> int | None:
     """Where the pronoun stands: its first place behind both referents, else the last one."""
-    text = sentence.lower()
-    ends = [text.find(referent) + len(referent) for referent in referents if referent in text]
-    places = [match.start() for match in re.finditer(rf"(?<!\w){re.escape(pronoun.lower())}(?!\w)", text)]
+    named = [re.search(re.escape(referent), sentence, re.IGNORECASE) for referent in referents]
+    ends = [match.end() for match in named if match]
+    found = re.finditer(rf"(?<!\w){re.escape(pronoun)}(?!\w)", sentence, re.IGNORECASE)
+    places = [match.start() for match in found]
     return next((p for p in places if p >= max(ends, default=0)), places[-1] if places else None)
