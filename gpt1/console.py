@@ -152,7 +152,8 @@ def results_table(result: Mapping[str, Any]) -> None:
         of = f" ({result['f1_of']})" if name == "f1" and result.get("f1_of") else ""
         between = [intervals.get(name, "")] if intervals else []
         rows.append([name + of, value, *between, *(part["metrics"][name] for part in subsets.values())])
-    columns = ["", f"{result['rows']:,} rows", *(["95 % interval"] if intervals else [])]
+    unit = "windows" if "perplexity" in result["metrics"] else "rows"
+    columns = ["", f"{result['rows']:,} {unit}", *(["95 % interval"] if intervals else [])]
     columns += [f"{name}, {part['rows']:,} rows" for name, part in subsets.items()]
     Console().table(columns, rows)
 

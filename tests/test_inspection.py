@@ -355,6 +355,16 @@ def test_models_are_told_by_shape_tokenizer_and_task(desk: Path):
     assert theirs["next"][0].startswith("gpt1 import huggingface")
 
 
+def test_files_that_tokenize_would_pass_over_are_told(tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    for name, text in {"a.txt": "some text", "b.md": "", "deep/c.docx": "x", "deep/d.PDF": "x", ".e": "x"}.items():
+        (tmp_path / name).write_text(text)
+    found = inspect(tmp_path)
+    assert found["files"] == 2
+    assert found["odd"][0].startswith("2 files would be passed over (c.docx, d.PDF): text is read from .txt")
+    assert found["odd"][1:] == ["1 file without a byte."]
+
+
 def test_texts_and_tokenizers_are_told_too(desk: Path):
     assert inspect(desk / "short.txt")["next"] == [f"gpt1 tokenize {desk / 'short.txt'} --out corpus"]
     assert inspect(desk / "corpus/tokenizer")["tokenizer"]["vocab_size"] == 300

@@ -12,7 +12,7 @@ import numpy as np
 from gpt1 import runs
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.data.corpus import Corpus
-from gpt1.data.readers import list_sources
+from gpt1.data.readers import ENDINGS, known_kind, list_sources, walk
 from gpt1.data.shards import DOCUMENTS
 from gpt1.errors import UserError
 from gpt1.exchange import HOMES
@@ -20,6 +20,7 @@ from gpt1.report.run import Run, mapping
 from gpt1.tokenizer import Tokenizer
 from gpt1.training import checkpoints
 from gpt1.training.progress import Progress
+from gpt1.wording import counted
 
 Facts = dict[str, Any]
 MUCH_UNKNOWN = 0.01
@@ -31,6 +32,14 @@ def of_texts(what: str, from_: str | Path | None, progress: Progress) -> Facts:
     """Files of text that nobody has tokenized yet."""
     sources = list_sources([what])
     largest = max(sources, key=lambda source: source.size)
+    odd = []
+    files = walk(Path(what), set()) if Path(what).is_dir() else ()
+    others = sorted(path.name for path in files if not known_kind(path.name))
+    if others:
+        shown = ", ".join(others[:5]) + (" …" if len(others) > 5 else "")
+        odd.append(f"{counted(len(others), 'file')} would be passed over ({shown}): text is read from {ENDINGS}.")
+    if empty := sum(not source.size for source in sources):
+        odd.append(f"{counted(empty, 'file')} without a byte.")
     return {
         "what": "texts",
         "name": what,
@@ -38,7 +47,7 @@ def of_texts(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         "bytes": sum(source.size for source in sources),
         "formats": dict(Counter(source.kind for source in sources).most_common()),
         "largest": {"name": largest.name, "bytes": largest.size},
-        "odd": [],
+        "odd": odd,
         "next": [f"gpt1 tokenize {quoted(what)} --out corpus" + (f" --tokenizer {quoted(from_)}" if from_ else "")],
     }
 
@@ -74,7 +83,7 @@ def of_corpus(what: str, from_: str | Path | None, progress: Progress) -> Facts:
     if bytes_a_token < FEW_BYTES:
         odd.append(f"a token stands for {bytes_a_token:.1f} bytes of text: the vocabulary was learnt from other texts.")
     if corpus.empty_documents:
-        odd.append(f"{corpus.empty_documents:,} documents held no text and were left out.")
+        odd.append(f"{counted(corpus.empty_documents, 'document')} without text left out.")
     if corpus.tokens <= PretrainConfig.context:
         odd.append(f"it is shorter than one window of --context {PretrainConfig.context}.")
     if from_ is not None:

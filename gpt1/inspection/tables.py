@@ -56,7 +56,7 @@ def of_table(table: Table, from_: str | Path | None, progress: Progress, known: 
     }
     odd += [refused] * bool(refused) + more_oddities(table, task, examples, facts)
     if from_ is not None:
-        facts["tokens"] = tokens_of(examples, task, texts, from_, progress)
+        facts["tokens"] = tokens_of(examples, task, from_, progress)
     return {**facts, "odd": odd, "next": commands(table.name, task, from_, bool(refused))}
 
 
@@ -139,9 +139,7 @@ def labels_of(table: Table, label: str) -> dict[str, int]:
     return dict(Counter(map(as_label, readable)).most_common())
 
 
-def tokens_of(
-    examples: Sequence[Example], task: Guess, texts: Sequence[str], from_: str | Path, progress: Progress
-) -> Facts:
+def tokens_of(examples: Sequence[Example], task: Guess, from_: str | Path, progress: Progress) -> Facts:
     """Tokens of each row as the model of `from_` would see them, the unknown ones, the rows that it would cut or read
     in windows: by its own rule once it is fine-tuned, by that of `gpt1 finetune` before."""
     model = load(from_)
