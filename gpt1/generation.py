@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt1.config import GPTConfig
 from gpt1.kernels.cached_attention import Cache
+from gpt1.kernels.linear import spare_rows
 from gpt1.kernels.moving import moved
 from gpt1.sampling import Choice
 
 GUESSES = 8  # tokens that a draft runs ahead
 MANY_TOKENS = 64  # from here on, new tokens are worth what laying out and rounding the weights for them takes
+LONG = 32  # tokens of a text that may be read with some more behind it
 MANY_TEXTS = 4  # side by side: fewer, but for one, which a draft helps, are not worth it
 
 
@@ -28,7 +31,7 @@ class Model(Protocol):
 
     def cache(self, batch: int, size: int | None = None) -> Cache: ...
 
-    def states(self, ids: Tensor, cache: Cache) -> Tensor: ...
+    def states(self, ids: Tensor, cache: Cache | None = None) -> Tensor: ...
 
     def logits(self, states: Tensor) -> Tensor: ...
 
@@ -42,12 +45,27 @@ class Reader:
     def following(self, ids: Tensor, choice: Choice, place: int, n: int = 1) -> Tensor:
         """Read what is new of ids [batch, time] → [batch, n], what is chosen to follow each of their last n tokens; the
         first of these is the new token number `place`."""
-        states = self.model.states(ids[:, self.start + self.cache.length :], self.cache)[:, -n:]
+        states = states_of(self.model, ids[:, self.start + self.cache.length :], self.cache)[:, -n:]
         return choice(self.model.logits(states)[..., : self.model.config.vocab_size], place)
 
     def keep(self, time: int) -> None:
         """Forget what was read after the first `time` tokens: it is written over."""
         self.cache.length = min(self.cache.length, time - self.start)
+
+
+def states_of(model: Model, ids: Tensor, cache: Cache | None = None) -> Tensor:  # → [batch, time, n_embd]
+    """`model.states`. Behind a long text in bfloat16 a processor reads some tokens more, which nothing looks at: it
+    compiles a product for every length that it has not met (kernels/linear.py), and keeps up to a GB of them."""
+    time = ids.shape[1]
+    compiled = model.activations == torch.bfloat16 and ids.device.type == "cpu"
+    if time <= LONG or not compiled or model.recurrent:  # an LSTM would remember them
+        return model.states(ids, cache)
+    room = (cache.size - cache.length if cache else model.config.context) - time
+    spare = min(spare_rows(time), max(0, room))  # a text that has no room is refused as it is
+    states = model.states(F.pad(ids, (0, spare)), cache)
+    if cache:
+        cache.length -= spare
+    return states[:, :time]
 
 
 def worth_laying_out(texts: int, max_new_tokens: int) -> bool:
@@ -128,7 +146,7 @@ def read(model: Model, ids: Tensor, cache: Cache, row: int) -> None:
     """Make row `row` of the cache that of `ids` [1, time]."""
     time = ids.shape[1]
     if time:
-        own = model.cache(1, time)
-        model.states(ids, own)
+        own = model.cache(1)
+        states_of(model, ids, own)
         for buffer, filled in zip(cache.keys + cache.values, own.keys + own.values, strict=True):
-            buffer[row, :, :time] = filled[0]
+            buffer[row, :, :time] = filled[0, :, :time]

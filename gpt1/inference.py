@@ -21,7 +21,7 @@ from gpt1.data.examples import check_columns, read_examples
 from gpt1.data.files import File, opened
 from gpt1.data.tables import Table
 from gpt1.errors import UserError
-from gpt1.generation import continue_together, continued, worth_laying_out
+from gpt1.generation import continue_together, continued, states_of, worth_laying_out
 from gpt1.inputs import KINDS, Encoded, Example, encode, texts_of, told_of_length
 from gpt1.model import GPT, Head, TaskModel
 from gpt1.runs import model_folder
@@ -74,7 +74,7 @@ class LanguageModel:
     @torch.inference_mode()
     def next_ids(self, text: str, k: int = 10) -> list[tuple[str, int, float]]:
         """(token, id, probability) of the k likeliest next tokens."""
-        states = self.gpt.states(self.prompt(text))[:, -1]
+        states = states_of(self.gpt, self.prompt(text))[:, -1]
         logits = self.gpt.logits(states)[0, : self.gpt.config.vocab_size]
         check_numbers(logits)
         probabilities = logits.softmax(-1)

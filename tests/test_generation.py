@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import gpt1.model
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
-from gpt1.generation import GUESSES, continue_together, continued, worth_laying_out
+from gpt1.generation import GUESSES, LONG, continue_together, continued, states_of, worth_laying_out
 from gpt1.inference import LanguageModel, load
 from gpt1.kernels.four_bits import four_bits_fit
 from gpt1.model import GPT
@@ -171,6 +171,54 @@ def test_logits_that_are_no_numbers_are_refused():
     for temperature in (0.0, 1.0):
         with pytest.raises(UserError, match="not all numbers"):
             model.generate(torch.tensor([[1]]), 2, temperature)
+
+
+# ---- reading a prompt
+
+
+class Watched(GPT):
+    """A model that keeps how many tokens it has been given."""
+
+    def states(self, ids: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        self.read = [*vars(self).get("read", []), ids.shape[1]]
+        return super().states(ids, *given, **named)
+
+
+def watched(dtype: torch.dtype, architecture: Any = "transformer") -> Watched:
+    torch.manual_seed(3)
+    config = GPTConfig(VOCABULARY, 2, 2, 16, 150, 0.0, architecture=architecture, lstm_units=24)
+    model = Watched(config).to(dtype).eval()
+    model.activations = dtype
+    return model
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("how", ["alone", "cached", "side by side"])
+def test_in_bfloat16_texts_of_all_lengths_are_read_in_few_sizes(how: str):
+    model, lengths = watched(torch.bfloat16), (1, 32, 33, 34, 64, 65, 66, 97, 98, 130, 149, 150)
+    for length in lengths:
+        ids = torch.arange(length)[None] % VOCABULARY
+        expected = GPT.states(model, ids)
+        if how == "side by side":
+            continue_together(model, [ids[0].tolist()], 1, [Choice(0)])
+            continue
+        cache = model.cache(1) if how == "cached" else None
+        found = states_of(model, ids, cache)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+        assert cache is None or cache.length == length
+    sizes = {size for size in model.read if size > LONG}
+    assert sizes == {64, 96, 128, 150}  # multiples of 32, and the context
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("dtype", "architecture"), [(torch.float32, "transformer"), (torch.bfloat16, "lstm")], ids=["fp32", "lstm"]
+)
+def test_elsewhere_nothing_is_read_but_the_text(dtype: torch.dtype, architecture: str):
+    model = watched(dtype, architecture)
+    states_of(model, torch.zeros(1, 41, dtype=torch.int64), model.cache(1))
+    assert model.read == [41]
 
 
 # ---- texts

@@ -22,6 +22,11 @@ class Cache:
         self.length = 0
         self.places: Tensor | None = None  # [batch, 1]: how far each row is filled, if unlike; `length` is the most
 
+    @property
+    def size(self) -> int:
+        """Positions that there is room for."""
+        return self.keys[0].shape[2]
+
     def repeated(self, n: int, dtype: torch.dtype | None = None) -> Cache:
         """`n` copies of a cache of one sequence, side by side: what was read once is continued in n ways."""
         copy = Cache.__new__(Cache)
