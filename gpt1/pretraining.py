@@ -26,11 +26,13 @@ from gpt1.objectives import l1
 from gpt1.report import reported
 from gpt1.tensorboard import TensorBoard
 from gpt1.tokenizer import Tokenizer
+from gpt1.training.checkpoints import fingerprint
 from gpt1.training.compiling import compiled
 from gpt1.training.devices import activations_of, device_of, place, precision_of
 from gpt1.training.loop import Outcome, Stage, Update, train
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
 from gpt1.training.speed import flops_a_token, peak_flops, tokens_at_a_time
+from gpt1.weights import WEIGHTS
 from gpt1.wording import counted
 
 SHAPE = ("n_layer", "n_head", "n_embd", "architecture", "lstm_units")  # what a model keeps when it is continued
@@ -174,6 +176,10 @@ def prepare(
     begun = f"from {from_}" if from_ else cfg.model
     title = f"pre-training {begun}, {millions:.1f} M weights, {precision}"
     prints = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint, "precision": str(activations)}
+    if valid:
+        prints["--valid corpus"] = valid.fingerprint
+    if from_ and (weights := runs.model_folder(from_) / WEIGHTS).exists():
+        prints["model"] = fingerprint(weights)["sha256"]
     return Work(model, tokenizer, corpus, training, held_out, device, title, prints, unigram)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,6 +29,8 @@ from gpt1.errors import UserError
 
 CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
 REPORT = "report.html"
+
+INPUTS = ("corpus", "valid", "from", "train")  # what a run is named by its place
 
 # What a resumed run may change: none of it changes what is learnt.
 FREE = {"keep", "checkpoint_every", "device", "micro_batch", "recompute", "cache_features"}
@@ -110,13 +113,22 @@ def reopen(
             )
         settings[name] = value
     for name, value in facts.items():
-        if name != "data_dir" and stored["command"].get(name) != value:  # the same rows may have moved
+        if name != "data_dir" and not is_same(run, name, stored["command"].get(name), value):
             raise UserError(
                 f"{run} was started with {name} {stored['command'].get(name)}, not {value}.",
                 "Resume with what it was started with, or start a new run with another --out.",
             )
     mend_page(run)
     return run, resolve(config_class, settings)
+
+
+def is_same(run: Path, name: str, before: Any, now: Any) -> bool:
+    """Whether an input is what the run began with, as far as that can be told before it is read: `corpus/` is `corpus`.
+    Of what has moved since, the fingerprints in the run's checkpoints decide."""
+    if before == now or name not in INPUTS or not (before and now):
+        return bool(before == now)
+    moved = not os.path.exists(before) and any((run / "checkpoints").glob("step-*"))
+    return moved or os.path.realpath(before) == os.path.realpath(now)
 
 
 def mend_page(run: Path) -> None:

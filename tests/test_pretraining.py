@@ -187,6 +187,41 @@ def test_a_run_is_not_resumed_when_the_corpus_in_its_place_is_another(
         pretrain(replaced, out=run, resume=True)
 
 
+@pytest.mark.usefixtures("no_report")
+def test_a_run_goes_on_with_a_corpus_that_has_moved(whole: Path, corpus: Path, shape: dict[str, Any], tmp_path: Path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(corpus, before)
+    settings = {**shape, "steps": 4, "checkpoint_every": 1, "keep": 9}
+    run = pretrain(before, out=tmp_path / "whole", **settings)
+    stopped = [stopped_after(step, run, tmp_path / f"run{step}") for step in (0, 2)]
+    before.rename(after)
+    assert same(weights(pretrain(after, out=stopped[1], resume=True)), weights(run))
+    with pytest.raises(UserError, match="was started with corpus"):  # no checkpoint says that it is the same
+        pretrain(after, out=stopped[0], resume=True)
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("change", ["model", "--valid corpus"])
+def test_a_run_is_not_resumed_when_what_stands_in_the_place_of_its_inputs_is_another(
+    change: str, pretrained: Path, corpus: Path, shape: dict[str, Any], prose: list[str], tmp_path: Path
+):
+    begun, valid = tmp_path / "begun", tmp_path / "valid"
+    shutil.copytree(pretrained, begun)
+    shutil.copytree(corpus, valid)
+    settings = {"steps": 3, "batch_size": 4, "checkpoint_every": 1, "keep": 9, "precision": "fp32", "device": "cpu"}
+    run = pretrain(corpus, out=tmp_path / "whole", from_=begun, valid=valid, **settings)
+    stopped = stopped_after(2, run, tmp_path / "run")
+    if change == "model":
+        shutil.rmtree(begun)
+        pretrain(corpus, out=begun, **{**shape, "n_embd": 16, "steps": 1})
+    else:
+        shutil.rmtree(valid)
+        (tmp_path / "other.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in prose[:200]))
+        write_corpus([str(tmp_path / "other.jsonl")], valid, Tokenizer.load(corpus / "tokenizer"))
+    with pytest.raises(UserError, match=f"was trained with another {change}"):
+        pretrain(corpus, out=stopped, from_=begun, valid=valid, resume=True)
+
+
 def test_resuming_a_finished_run_changes_nothing(whole: Path, corpus: Path):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     assert pretrain(corpus, out=whole, resume=True) == whole

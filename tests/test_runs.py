@@ -122,6 +122,21 @@ def test_a_resumed_run_with_another_input_is_refused(tmp_path: Path):
         runs.reopen(run, PretrainConfig, {}, {**FACTS, "corpus": "other"})
 
 
+def test_an_input_may_be_named_in_another_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    run = runs.make("run", PretrainConfig(), FACTS)
+    for name in ("corpus", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("corpus")
+    for same in ("corpus/", "./corpus", "other/../corpus", str(tmp_path / "corpus"), "link"):
+        runs.reopen(run, PretrainConfig, {}, {**FACTS, "corpus": same})
+    for different in ("other", "missing"):
+        with pytest.raises(UserError, match="was started with corpus corpus, not"):
+            runs.reopen(run, PretrainConfig, {}, {**FACTS, "corpus": different})
+    with pytest.raises(UserError, match="was started with valid None, not other"):
+        runs.reopen(run, PretrainConfig, {}, {**FACTS, "valid": "other"})
+
+
 def test_a_run_of_the_other_stage_is_refused(tmp_path: Path):
     run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
     with pytest.raises(UserError, match="no run of gpt1 finetune"):

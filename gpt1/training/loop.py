@@ -223,7 +223,7 @@ def restore(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: 
             progress.say(f"{error.problem} Trying the checkpoint before it.")
             continue
         for name, value in stage.fingerprints.items():
-            if checkpoint.state["fingerprints"].get(name) != value:
+            if checkpoint.state["fingerprints"].get(name, value) != value:  # earlier versions knew fewer
                 raise UserError(
                     f"{folder.parent} was trained with another {name} than this one: it cannot be resumed.",
                     "Resume with what it was started with, or start a new run with another --out.",
