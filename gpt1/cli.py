@@ -213,6 +213,8 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
 def predict(run: str, rows: str, out: str | None, data_dir: str | None) -> None:
     """Add predictions and probabilities to every row of a table.
 
+    New columns: prediction (a label; in choice the answer's number, from 0) and a probability_ for each, or score.
+
     INPUT is a table, or the name of a known data set (NAME:SPLIT). The test split of a GLUE task, written into a
     folder, becomes the files that gluebenchmark.com takes.
 

@@ -176,7 +176,7 @@ class OneBar(Silent):
         self.advance, self.record, self.end = progress.advance, progress.record, progress.end  # type: ignore[method-assign]
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
-        self.progress.begin(self.title, total, done, unit)
+        self.progress.begin(self.title if unit == "updates" else f"{self.title}, {title}", total, done, unit)
 
 
 def test(out: Path, seeds: int, story: Story) -> None:

@@ -60,7 +60,7 @@ COLUMNS = {
     "context": "Column with the document (choice).",
     "question": "Column with the question (choice; may be left out).",
     "choices": "Columns with the answers, C1,C2,…, or the one that holds lists of them (choice).",
-    "label": "Column with the label.  [default: label]",
+    "label": "Column with the label; in choice the right answer's column, text or number (from 0).  [default: label]",
 }
 
 

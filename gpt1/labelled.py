@@ -134,7 +134,7 @@ def read_task(
 
 def kind_of(name: str | None) -> Kind:
     if name is None:
-        raise UserError("--kind is missing.", f"Kinds: {', '.join(KINDS)}.")
+        raise UserError("--kind is missing.", f"Kinds: {', '.join(KINDS)}. A guess comes from: gpt1 inspect TABLE")
     if name not in KINDS:
         problem = f"--kind {name}: there is no such kind.{did_you_mean(name, KINDS)}"
         raise UserError(problem, f"Kinds: {', '.join(KINDS)}.")
