@@ -65,6 +65,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("table4", {"tasks": ["snli:dve>test"]}, "Did you mean dev"),
     ("table4", {"methods": ["heads"]}, "Did you mean head"),
     ("table4", {"rows": {"rte": 5}}, "--rows rte=5: that task is not asked for"),
+    ("table4", {"tasks": ["cola"], "rows": {"cola": 1}}, "all rows have the same label"),
+    ("table2", {"tasks": ["snli:dev>test"], "rows": {"": 2}}, "unknown label"),
     ("table4", {"peak_rl": 1.0}, "Did you mean peak_lr"),
     ("table4", {"valid_fraction": 0.1}, "set by the analysis"),
     ("table4", {"left": True}, "no left and right half"),

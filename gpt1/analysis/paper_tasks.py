@@ -17,7 +17,7 @@ from gpt1.analysis import paper
 from gpt1.analysis.cells import digest
 from gpt1.analysis.samples import Rows
 from gpt1.analysis.zeroshot import limited
-from gpt1.data.examples import deduplicated, fit
+from gpt1.data.examples import deduplicated, encoded_labels, fit
 from gpt1.errors import UserError, did_you_mean
 from gpt1.inputs import Example
 from gpt1.labelled import Labelled, examples_of
@@ -163,8 +163,9 @@ def read_tasks(
     test_rows: Mapping[str, int],
     keep_duplicates: bool,
 ) -> tuple[list[PaperTask], list[LeftOut]]:
-    """(tasks with their rows, tasks whose files are missing). UserError for a folder that is not there and for broken
-    files; rows and test_rows: at most so many, by task's name, `""` for all others."""
+    """(tasks with their rows, tasks whose files are missing). UserError for a folder that is not there, for broken
+    files, and for rows that cannot be learnt from or tested; rows and test_rows: at most so many, by task's name, `""`
+    for all others."""
     found: list[PaperTask] = []
     left_out: list[LeftOut] = []
     for name in wanted:
@@ -210,7 +211,9 @@ def read_task(
     if not keep_duplicates and (repeated := deduplicated(drawn[0].examples)[1]):
         again = f"{repeated:,} of {len(drawn[0]):,} training rows repeat another one"
         notes.append(f"{training.name}: {again}: a network learns from each text once.")
-    return PaperTask(name, drawn[0], drawn[1], (len(training), len(test)), [*notes, *test.notes])
+    task = PaperTask(name, drawn[0], drawn[1], (len(training), len(test)), [*notes, *test.notes])
+    encoded_labels(task.target, task.test.examples, task.test.table.where)  # few rows may lack a label of the test
+    return task
 
 
 def drawn_rows(data: DataSet, table: KnownTable, most: int) -> Rows:
