@@ -235,7 +235,11 @@ def tell(out: Path, story: Story) -> None:
     results = Console()
     seeds = len(story.accuracy[ALL])
     results.table(
-        [f"accuracy on {story.labelled['test']} test rows", "median", f"[min – max] of {seeds} seeds"],
+        [
+            f"accuracy on {story.labelled['test']} test rows",
+            "median",
+            f"[min – max] of {wording.counted(seeds, 'seed')}",
+        ],
         table_rows(story),
     )
     results.show(verdict(story) + "\n")

@@ -41,7 +41,7 @@ def write_page(out: Path, story: Story) -> Path:
     )
     seeds = len(story.accuracy[told.ALL])
     page.table(
-        [f"{story.labelled['test']} test rows", "accuracy, median", f"[min – max] of {seeds} seeds"],
+        [f"{story.labelled['test']} test rows", "accuracy, median", f"[min – max] of {wording.counted(seeds, 'seed')}"],
         told.table_rows(story),
     )
     with charts.style():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -98,5 +99,5 @@ def commands(out: Path) -> list[tuple[str, str]]:
         ),
         ("gpt1 evaluate runs/task test.csv", "accuracy and its interval"),
         ("gpt1 predict runs/task new.csv --out predictions.csv", "a prediction and probabilities for every row"),
-        (f'gpt1 next {out / "pretrained"} "Raises an error if"', "ask this demo's model"),
+        (f'gpt1 next {shlex.quote(str(out / "pretrained"))} "Raises an error if"', "ask this demo's model"),
     ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from test_demo_material import SIZES, documents_of
 
-from gpt1 import demo, demo_material
+from gpt1 import demo, demo_material, demo_story
 from gpt1.demo import Story
 from gpt1.errors import UserError
 from gpt1.training.progress import Silent
@@ -34,6 +35,11 @@ def test_the_verdict_is_what_the_figures_say(gains: list[float], said: str) -> N
 def test_a_curve_in_one_line_rises_with_its_values() -> None:
     assert demo.spark([0.0, 0.25, 0.5, 1.0]) == "▁▃▅█"
     assert demo.spark([0.0, 0.0]) == "▁▁"
+
+
+def test_what_comes_after_the_demo_can_be_typed_as_it_stands() -> None:
+    command, _ = demo_story.commands(Path("my demo"))[-1]
+    assert shlex.split(command)[:3] == ["gpt1", "next", "my demo/pretrained"]
 
 
 def test_a_folder_with_other_things_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
