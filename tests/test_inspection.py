@@ -327,6 +327,18 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_named(corpus: Path, 
     assert "state.json" in " ".join(found["odd"])
 
 
+def test_a_run_without_validation_shows_what_it_has(table: Table, pretrained: Path, tmp_path: Path, capfd: Any):
+    from gpt1.finetuning import finetune
+
+    task = {"kind": "classification", "text": "text", "train": "head", "epochs": 1, "valid_fraction": 0.0}
+    show(inspect(finetune(table, from_=pretrained, out=tmp_path / "r", device="cpu", **task)))
+    out = capfd.readouterr().out
+    assert "held out" not in out
+    assert "valid_fraction 0" in out
+    for usual in ("peak_lr", "weight_decay", "lm_coef"):  # of the head alone
+        assert usual not in out
+
+
 def test_a_folder_of_runs_lists_them_with_what_the_kept_epoch_reached(
     desk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpt1 import runs
-from gpt1.config import FinetuneConfig, PretrainConfig
+from gpt1.config import PretrainConfig
 from gpt1.data.corpus import Corpus
 from gpt1.data.readers import ENDINGS, known_kind, list_sources, walk
 from gpt1.data.shards import DOCUMENTS
@@ -159,17 +159,12 @@ FINETUNE = "gpt1 finetune TABLE --from {} --out runs/NAME --kind classification 
 
 
 def changed(run: Run) -> Facts:
-    """The settings that are not what the recipe and the size of the model would have given."""
-    config_class: Any = FinetuneConfig if run.stage == "finetune" else PretrainConfig
-    chosen: Facts = {name: run.settings[name] for name in ("recipe", "model", "train") if name in run.settings}
-    try:
-        usual = vars(runs.settings_of(config_class, None, chosen))
-    except UserError:  # of another version
-        return {name: value for name, value in run.settings.items() if name not in runs.RUN_KEYS}
+    """The settings that are not what the recipe, the size or the trained part of the model would have given."""
+    shown = ("recipe", "model", "train")
     return {
         name: value
         for name, value in run.settings.items()
-        if name not in runs.RUN_KEYS and (name not in usual or usual[name] != value or name in chosen)
+        if name not in runs.RUN_KEYS and (name in shown or name not in run.usual or run.usual[name] != value)
     }
 
 

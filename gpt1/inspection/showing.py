@@ -137,8 +137,8 @@ def run(found: Facts, console: Console) -> None:
     metrics = (results.get("validation") or {}).get("metrics")
     if metrics:  # of the epoch that was kept, calibrated
         lines.append(("held out", f"{measured(metrics)} (epoch {results.get('best_epoch')}, the best)"))
-    elif found["validation"]:
-        lines.append(("held out", measured(found["validation"])))
+    elif held_out := measured(found["validation"]):
+        lines.append(("held out", held_out))
     if unigram := results.get("unigram"):
         lines.append(("a unigram model", measured(unigram)))
     if results.get("seconds"):

@@ -12,7 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from gpt1.config import flag
+from gpt1.config import (
+    HEAD_ONLY,
+    MODEL_SIZES,
+    RECIPES,
+    FinetuneConfig,
+    PretrainConfig,
+    default,
+    descriptions,
+    flag,
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,24 @@ class Run:
     def labels(self) -> list[str]:
         """The fixed set of labels, or nothing where every row has answers of its own."""
         return [str(label) for label in self.results.get("labels") or []]
+
+    @property
+    def config(self) -> Any:
+        """The class of its settings."""
+        return FinetuneConfig if self.stage == "finetune" else PretrainConfig
+
+    @cached_property
+    def usual(self) -> dict[str, Any]:
+        """What the settings are where none is given, with the recipe, size or part of the model that this run has:
+        what `--help` tells."""
+        recipe, size, part = (self.settings.get(name) for name in ("recipe", "model", "train"))
+        laid = dict(RECIPES[self.config.__name__].get(str(recipe), {}))
+        if self.stage == "pretrain":
+            sized = MODEL_SIZES.get(str(size), {})
+            laid = {**sized, **laid} if recipe == "paper" else {**laid, **sized}
+        elif part == "head" and recipe != "paper":
+            laid |= HEAD_ONLY
+        return {name: laid.get(name, default(self.config, name)) for name in descriptions(self.config)}
 
     @property
     def resume_command(self) -> str:

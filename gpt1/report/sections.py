@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import wording
-from gpt1.config import HEAD_ONLY, MODEL_SIZES, RECIPES, FinetuneConfig, PretrainConfig, default, descriptions
+from gpt1.config import descriptions
 from gpt1.report import charts, curves
 from gpt1.report.page import Cell, Mistake, Page
 from gpt1.report.run import Prediction, Run, is_number, mapping
@@ -299,8 +299,7 @@ def data(page: Page, run: Run) -> None:
 
 
 def settings(page: Page, run: Run) -> None:
-    config = FinetuneConfig if run.stage == "finetune" else PretrainConfig
-    explained, usual = descriptions(config), defaults_of(run, config)
+    explained, usual = descriptions(run.config), run.usual
     changed, unchanged = [], []
     besides = {name: value for name, value in run.settings.items() if name not in (*explained, "command", "stage")}
     besides |= mapping(run.settings.get("command"))
@@ -324,19 +323,6 @@ def settings(page: Page, run: Run) -> None:
         page.table(columns, unchanged, prose=True, folded=f"{len(unchanged)} settings at their defaults")
     if others:
         page.table(["besides", ""], others)
-
-
-def defaults_of(run: Run, config: Any) -> dict[str, Any]:
-    """What the settings are where none is given, with the recipe, size or part of the model that this run has: what
-    `--help` tells."""
-    chosen = {name: run.settings.get(name) for name in ("recipe", "model", "train")}
-    laid = dict(RECIPES[config.__name__].get(str(chosen["recipe"]), {}))
-    if config is PretrainConfig:
-        size = MODEL_SIZES.get(str(chosen["model"]), {})
-        laid = {**size, **laid} if chosen["recipe"] == "paper" else {**laid, **size}
-    elif chosen["train"] == "head" and chosen["recipe"] != "paper":
-        laid |= HEAD_ONLY
-    return {name: laid.get(name, default(config, name)) for name in descriptions(config)}
 
 
 def _setting(value: Any, note: str = "") -> Cell:
