@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from typing import Any, cast
 
@@ -128,6 +129,16 @@ def test_a_corpus_shorter_than_one_window_is_refused():
     assert "64 tokens" in refused.value.problem
     assert "--context 63" in refused.value.fix
     assert split(numbered(64), 63, 0.1)[0].n == 1
+
+
+@given(st.integers(0, 9))
+def test_what_a_refused_corpus_is_advised_to_do_works(tokens):
+    with pytest.raises(UserError) as refused:
+        split(numbered(tokens), 64, 0.1)
+    advised = re.search(r"--context (\d+) or less", refused.value.fix)
+    assert bool(advised) == (tokens > 2)  # a context has two tokens at least
+    if advised:
+        assert split(numbered(tokens), int(advised[1]), 0.1)[0].n == 1
 
 
 def test_the_unigram_loss_is_the_one_of_counted_words():

@@ -64,7 +64,7 @@ def split(corpus: Corpus, context: int, valid_fraction: float) -> tuple[Windows,
     if possible < 1:
         raise UserError(
             f"the corpus has {corpus.tokens:,} tokens: fewer than one window of --context {context} and one more.",
-            f"Add text, or use --context {max(2, corpus.tokens - 1)} or less.",
+            f"Add text, or use --context {corpus.tokens - 1} or less." if corpus.tokens > 2 else "Add text.",
         )
     spared = max(0, (corpus.tokens - 2) // context - 1)  # windows that can go and leave one to train on
     held_out = min(spared, max(1, round(valid_fraction * possible))) if valid_fraction else 0
