@@ -58,7 +58,7 @@ class Classes:
         return F.cross_entropy(logits, targets, reduction="none")
 
     def read(self, logits: Tensor) -> list[dict[str, Any]]:  # [n, labels]
-        rows = logits.softmax(-1).tolist()
+        rows = logits.double().softmax(-1).tolist()  # in float32 they sum to 1 within 1e-7: scikit-learn warns of it
         return [
             {"prediction": self.labels[max(range(len(row)), key=row.__getitem__)], **self.probabilities(row)}
             for row in rows
@@ -100,7 +100,7 @@ class Answers:
 
     def read(self, logits: Tensor) -> list[dict[str, Any]]:
         found = []
-        for row, exists in zip(logits.softmax(-1).tolist(), (logits > -torch.inf).tolist(), strict=True):
+        for row, exists in zip(logits.double().softmax(-1).tolist(), (logits > -torch.inf).tolist(), strict=True):
             probabilities = {f"probability_{k}": p for k, p in enumerate(row) if exists[k]}
             found.append({"prediction": max(range(len(row)), key=row.__getitem__), **probabilities})
         return found

@@ -158,7 +158,7 @@ def test_the_columns_of_predict_proba_are_the_labels(make: Make, name: str, tabl
     assert probabilities.sum(1) == pytest.approx(1)
     for row, p in zip(model.predict(table), probabilities, strict=True):
         named = [row.get(f"probability_{label}", 0.0) for label in model.labels]
-        assert list(p) == pytest.approx(named, abs=1e-6)
+        assert list(p) == pytest.approx(named, abs=1e-15)
         assert str(row["prediction"]) == model.labels[int(p.argmax())]
 
 

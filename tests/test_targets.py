@@ -78,6 +78,7 @@ def test_the_predicted_class_is_the_likeliest_and_probabilities_are_named_by_lab
     assert list(found) == ["prediction", "probability_a", "probability_b", "probability_c"]
     assert [found[f"probability_{label}"] for label in "abc"] == pytest.approx(p, abs=1e-5)
     assert found[f"probability_{found['prediction']}"] == max(found[f"probability_{label}"] for label in "abc")
+    assert math.fsum(found[f"probability_{label}"] for label in "abc") == pytest.approx(1, abs=1e-15)
 
 
 def test_the_predicted_answer_is_its_number_and_every_answer_has_a_probability():
@@ -86,7 +87,7 @@ def test_the_predicted_answer_is_its_number_and_every_answer_has_a_probability()
     assert (two["prediction"], three["prediction"]) == (1, 0)
     assert list(two) == ["prediction", "probability_0", "probability_1"]  # the row has two answers
     assert list(three) == ["prediction", "probability_0", "probability_1", "probability_2"]  # one has all, still three
-    assert two["probability_1"] == pytest.approx(1 / (1 + math.exp(-2)))
+    assert two["probability_1"] == pytest.approx(1 / (1 + math.exp(-2)), abs=1e-15)
 
 
 def test_the_loss_of_answers_leaves_out_those_that_a_row_has_not():
