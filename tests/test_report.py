@@ -335,6 +335,22 @@ def test_a_long_label_does_not_push_the_counts_of_the_matrix_away(tmp_path: Path
     assert matrix.count('class="name"') == matrix.count('class="number name"') == 2
 
 
+def test_a_finished_run_that_held_nothing_out_waits_for_nothing(tmp_path: Path) -> None:
+    finetuning_run(tmp_path)
+    (tmp_path / "predictions.jsonl").unlink()
+    write_lines(tmp_path / "metrics.jsonl", [{"step": 3, "split": "train", "loss": 0.835, "lr": 1e-3}])
+    results = json.loads((tmp_path / "results.json").read_text()) | {"validation": {}, "calibration": {}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    page = Reader(write_report(tmp_path))
+    assert page.headings[0] == "Training loss 0.835 after 3 updates; nothing was held out"
+    shown = page.text[: page.text.index("Settings")]
+    assert "best epoch" not in shown
+    assert "held-out rows" not in shown
+    (drawing,) = re.findall(r"<svg.*?</svg>", (tmp_path / "report.html").read_text(), re.DOTALL)
+    assert drawing.count(">3</text>") == 1  # no update is named twice
+    assert "fill: var(--c1" in drawing  # the one measurement is a dot
+
+
 def test_shares_are_percents_up_to_all(tmp_path: Path) -> None:
     finetuning_run(tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())

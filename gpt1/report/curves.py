@@ -28,6 +28,9 @@ def loss(page: Page, run: Run) -> None:
     else:
         figure, axes = charts.chart("loss", "updates")
         charts.counts(axes.xaxis)
+    if max(len(trained[0]), len(held_out[0])) == 1:  # a line of one point cannot be seen, nor a stretch of one update
+        axes.plot(*trained, "o", color=charts.SERIES[0])
+        axes.set_xlim(0, 1.1 * max(trained[0] + held_out[0]))
     if trained[0]:
         axes.plot(*charts.thinned(*trained), color=charts.SERIES[0], linewidth=1.2, alpha=0.85, label="training")
     if held_out[0]:
@@ -43,10 +46,12 @@ def loss(page: Page, run: Run) -> None:
         axes.set_ylim(top=max(min(axes.get_ylim()[1], highest), unigram + 0.1 * above))
         charts.reference(axes, unigram, "unigram model")
     charts.legend(axes)
-    caption = "Loss of the updates and of held-out text."
-    if run.stage == "finetune":
-        caption = "Loss of the task (L2, without the auxiliary language modelling): updates and held-out rows."
-    page.svg(figure, caption, numbers=_numbers(run))
+    finetune = run.stage == "finetune"
+    what = "Loss of the task (L2, without the auxiliary language modelling)" if finetune else "Loss"
+    caption = f"{what} in training"
+    if held_out[0]:
+        caption += f" and on held-out {'rows' if finetune else 'text'}"
+    page.svg(figure, f"{caption}.", numbers=_numbers(run))
 
 
 def perplexity(page: Page, run: Run) -> None:

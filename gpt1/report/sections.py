@@ -59,7 +59,8 @@ def headline(run: Run) -> str:
     loss = run.last("train", "loss")
     if loss is None:
         return "Nothing was measured yet"
-    return f"Training loss {wording.number(loss)} after {run.last_step:,} updates; no held-out measurement yet"
+    held_out = "nothing was held out" if run.finished else "no held-out measurement yet"
+    return f"Training loss {wording.number(loss)} after {run.last_step:,} updates; {held_out}"
 
 
 def _pretrain_headline(run: Run) -> str:
@@ -120,7 +121,7 @@ def key_facts(run: Run) -> dict[str, Any]:
     if is_number(tokens):
         facts["tokens seen"] = Cell(tokens, wording.amount(tokens))
     if is_number(results.get("best_epoch")):
-        facts["best epoch"] = results["best_epoch"]
+        facts["best epoch" if results.get("validation") else "epochs"] = results["best_epoch"]
     seconds = results.get("seconds", run.last("train", "seconds"))
     if is_number(seconds):
         facts["time"] = Cell(seconds, wording.duration(seconds))
