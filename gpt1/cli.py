@@ -167,7 +167,8 @@ def finetune(train_on: str, out: Path, data_dir: str | None, **options: Any) -> 
     from gpt1.finetuning import finetune as run
 
     folder = run(train_on, out=out, data_dir=data_dir, progress=console(), **options)
-    click.echo(f"{folder / 'report.html'}   curves, table of results, the worst mistakes", err=True)
+    shown = "table of results, the worst mistakes" if (folder / "predictions.jsonl").exists() else "settings"
+    click.echo(f"{folder / 'report.html'}   curves, {shown}", err=True)
     here = quote(str(folder))
     next_steps(
         f"gpt1 predict {here} new.csv --out predictions.csv",
