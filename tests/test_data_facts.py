@@ -66,6 +66,13 @@ def test_scores_are_summed_up_and_not_counted():
     assert "labels" not in facts
 
 
+def test_what_is_no_finite_number_is_left_out_of_the_scores():
+    stars = ["nan", "inf", *map(str, range(60))]
+    facts = describe(table([{"text": f"t{i}", "stars": star} for i, star in enumerate(stars)]), "stars")
+    assert facts["scores"] == {"least": 0, "mean": 29.5, "greatest": 59}
+    assert "scores" not in describe(table([{"text": "t", "stars": f"{i}e999"} for i in range(1, 60)]), "stars")
+
+
 def test_a_list_of_answers_is_a_text_like_any_other():
     facts = describe(table([{"context": "c", "choices": ["aa", "bb"], "label": 0}] * 2))
     assert facts["texts"]["choices"]["greatest"] == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -101,9 +102,16 @@ QUANTILES = {"least": 0.0, "median": 0.5, "95 %": 0.95, "greatest": 1.0}
 def label_facts(labels: Sequence[str]) -> dict[str, Any]:
     counts = Counter(labels)
     if len(counts) > MOST_LABELS and all(map(is_number, counts)):
-        numbers = [float(label) for label in labels]
-        return {"scores": {"least": min(numbers), "mean": sum(numbers) / len(numbers), "greatest": max(numbers)}}
+        return spread(labels)
     return {"labels": dict(counts.most_common())} if labels else {}
+
+
+def spread(numbers: Sequence[Any]) -> dict[str, Any]:
+    """`scores` of those that are finite numbers, where there are any."""
+    finite = [float(number) for number in numbers if is_number(number) and math.isfinite(float(number))]
+    if not finite:
+        return {}
+    return {"scores": {"least": min(finite), "mean": sum(finite) / len(finite), "greatest": max(finite)}}
 
 
 def repeats(rows: Sequence[tuple[str, ...]], labels: Sequence[str | None]) -> dict[str, int]:

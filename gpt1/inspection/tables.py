@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt1.config import FinetuneConfig
 from gpt1.data.examples import as_text, fit, parts_of, read_examples
-from gpt1.data.facts import describe, is_number
+from gpt1.data.facts import describe, is_number, spread
 from gpt1.data.tables import Table
 from gpt1.errors import UserError
 from gpt1.inference import Model, load
@@ -124,12 +124,7 @@ def holds(cells: Sequence[Any]) -> str:
 
 
 def scores_of(facts: Facts, labels: Sequence[Any]) -> Facts:
-    numbers = [float(label) for label in labels if is_number(label)]
-    without = {name: value for name, value in facts.items() if name != "labels"}
-    if not numbers:
-        return without
-    spread = {"least": min(numbers), "mean": sum(numbers) / len(numbers), "greatest": max(numbers)}
-    return {**without, "scores": spread}
+    return {**{name: value for name, value in facts.items() if name != "labels"}, **spread(labels)}
 
 
 def labels_of(table: Table, label: str) -> dict[str, int]:
