@@ -24,7 +24,7 @@ from gpt1.config import (
     known,
     resolve,
 )
-from gpt1.data.files import check_place, missing, replacing, sync, sync_folder
+from gpt1.data.files import alone_in, check_place, missing, replacing, sync, sync_folder
 from gpt1.errors import UserError
 
 CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
@@ -66,7 +66,7 @@ def make(out: str | Path, config: TrainingConfig, facts: Mapping[str, Any]) -> P
     run = new_folder(out)
     run.mkdir(parents=True, exist_ok=True)
     content = {"stage": stage_of(type(config)), "version": __version__, "command": dict(facts), **asdict(config)}
-    with replacing(run / CONFIG) as file:
+    with alone_in(run), replacing(new_folder(run) / CONFIG) as file:  # asked again: another process may be faster
         file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
     return run
 
@@ -118,7 +118,8 @@ def reopen(
                 f"{run} was started with {name} {stored['command'].get(name)}, not {value}.",
                 "Resume with what it was started with, or start a new run with another --out.",
             )
-    mend_page(run)
+    with alone_in(run):  # nothing of a run that another process is in is touched
+        mend_page(run)
     return run, resolve(config_class, settings)
 
 

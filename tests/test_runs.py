@@ -13,6 +13,7 @@ import yaml
 
 from gpt1 import runs
 from gpt1.config import MODEL_SIZES, FinetuneConfig, PretrainConfig
+from gpt1.data.files import alone_in
 from gpt1.errors import ResourceError, UserError
 
 FACTS: dict[str, Any] = {"corpus": "corpus", "from": None, "valid": None}
@@ -120,6 +121,30 @@ def test_a_resumed_run_with_another_input_is_refused(tmp_path: Path):
     run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
     with pytest.raises(UserError, match="was started with corpus corpus, not other"):
         runs.reopen(run, PretrainConfig, {}, {**FACTS, "corpus": "other"})
+
+
+def test_a_folder_that_another_process_is_in_is_neither_begun_nor_gone_on_with(tmp_path: Path):
+    pytest.importorskip("fcntl", reason="Windows")
+    (tmp_path / "new").mkdir()
+    with alone_in(tmp_path / "new"), pytest.raises(UserError, match="is being written by another process"):
+        runs.make(tmp_path / "new", PretrainConfig(), FACTS)
+    run = runs.make(tmp_path / "new", PretrainConfig(), FACTS)
+    with alone_in(run), pytest.raises(UserError, match="is being written by another process"):
+        runs.reopen(run, PretrainConfig, {}, FACTS)
+
+
+def test_of_two_that_begin_at_once_one_is_refused_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first, make_folder = PretrainConfig(seed=1), Path.mkdir
+
+    def as_another_begins(folder: Path, **how: Any) -> None:
+        monkeypatch.undo()
+        runs.make(folder, first, FACTS)
+        make_folder(folder, **how)
+
+    monkeypatch.setattr(Path, "mkdir", as_another_begins)
+    with pytest.raises(UserError, match="exists and is not empty"):
+        runs.make(tmp_path / "run", PretrainConfig(seed=2), FACTS)
+    assert runs.reopen(tmp_path / "run", PretrainConfig, {}, FACTS)[1] == first
 
 
 def test_an_input_may_be_named_in_another_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
