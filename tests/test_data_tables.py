@@ -157,7 +157,8 @@ BAD_TABLES = {
     "list.jsonl": (b"[1]\n", ["line 1 is a JSON list, not an object"]),
     "fake.parquet": (b"PAR1 no PAR1", ["fake.parquet is not Parquet"]),
     "cut.csv.gz": (b"\x1f\x8b\x08\0", ["cut.csv.gz is damaged or cut short"]),
-    "table.xlsx": (b"PK", ["table.xlsx has no ending of a table", ".csv"]),
+    "table.xlsx": (b"PK", ["table.xlsx has no ending of a table", "as .csv (in Excel: CSV UTF-8)"]),
+    "table.json": (b"[]", ["table.json has no ending of a table", "as .jsonl: one object a line"]),
     "table": (b"a,b", ["table has no ending of a table"]),
 }
 

@@ -24,6 +24,8 @@ from gpt1.errors import UserError, did_you_mean
 
 ENDINGS = ", ".join(f".{kind}" for kind in ROW_KINDS) + ", each also as .gz, .xz, .zst"
 
+SAVED_AS = dict.fromkeys(("xlsx", "xls", "ods"), "Save it from the spreadsheet as .csv (in Excel: CSV UTF-8).")
+SAVED_AS["json"] = "Write it as .jsonl: one object a line."
 QUOTED = re.compile('[",;\r\n]')
 
 
@@ -63,7 +65,8 @@ def read_table(path: str | Path, *, names: Sequence[str] | None = None, kind: st
                 f"{path} is a folder without a table.",
                 "Write its texts into one, a row each with its label: .csv, .jsonl.",
             )
-        raise UserError(f"{path} has no ending of a table.", f"Tables are read from {ENDINGS}.")
+        fix = SAVED_AS.get(kind, f"Tables are read from {ENDINGS}.")
+        raise UserError(f"{path} has no ending of a table.", fix)
     rows: list[dict[str, Any]] = []
     numbers = []
     with opened(path, kind) as file:
