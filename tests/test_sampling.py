@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.errors import UserError
-from gpt1.sampling import Choice
+from gpt1.sampling import Choice, check_numbers
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -8.0]])
 
@@ -75,6 +75,16 @@ def test_random_numbers_of_settled_tokens_are_not_kept():
         choice.settle(place)
         choice(logits(1, 3, place), place)
     assert len(choice.numbers) == 3
+
+
+@given(row=st.lists(st.sampled_from([0.0, 1.0, torch.inf, -torch.inf, torch.nan]), min_size=1, max_size=4))
+def test_logits_are_refused_where_their_softmax_is_no_distribution(row: list[float]):
+    rows = torch.tensor([[0.0] * len(row), row])
+    if rows.softmax(-1).isfinite().all():
+        check_numbers(rows)
+    else:
+        with pytest.raises(UserError, match="not all numbers"):
+            check_numbers(rows)
 
 
 @pytest.mark.parametrize("way", [(-1.0, 0, 1.0), (float("nan"), 0, 1.0), (1.0, -1, 1.0), (1.0, 0, 0.0), (1.0, 0, 1.1)])
