@@ -148,7 +148,7 @@ class TrainingConfig:
     device: str = "auto"
     """`auto`: the GPU where there is one, else the processor. Or cpu, cuda, cuda:1, mps."""
     checkpoint_every: Annotated[int, Between(0)] = 500
-    """Updates between two checkpoints; 0 keeps only the ones at the end of an epoch."""
+    """Updates between two checkpoints; 0: only those of the held-out measurements and the last one."""
     keep: Count = 2
     """Checkpoints that stay on disk, besides the best."""
 

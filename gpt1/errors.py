@@ -1,4 +1,4 @@
-"""The errors that a user can mend: the value, the rule, the fix. Printed in one place (cli.py), without a traceback."""
+"""The errors that a user can mend: the value, the rule, the fix. ending.py prints them, without a traceback."""
 
 from __future__ import annotations
 
