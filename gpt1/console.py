@@ -256,6 +256,8 @@ class _Lines(_Work):
         self.keep(done, values)
         silence = time.monotonic() - self.said_at
         far = self.done - self.said_done >= SHARE_BETWEEN_LINES * self.total
+        if done == self.total:  # `end` tells it, with the time that was taken
+            return
         if (far and silence >= SECONDS_BETWEEN_LINES) or silence >= LONGEST_SILENCE:
             self.said_at, self.said_done = time.monotonic(), done
             self._line(self._position(self.left))

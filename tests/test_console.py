@@ -81,6 +81,7 @@ def test_without_a_terminal_lines_are_rare(
         clock.now += seconds_each
         console.advance(i + 1, loss=1.0)
     console.end()
+    assert talk.getvalue().count("1,000/1,000") == 1  # the end is told once
     least, most = lines if isinstance(lines, tuple) else (lines, lines)
     assert least <= len(talk.getvalue().splitlines()) <= most
 
