@@ -61,9 +61,19 @@ def measurement(name: str, value: float) -> str:
     return f"{number(value)} {said}" if said.endswith("/s") else f"{said} {number(value)}"
 
 
+REORDER = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Orders to show what follows from right to left: left open in a label, they turn the numbers beside it round."""
+
+
 def printable(text: str) -> str:
     r"""`text` with what a terminal would obey (escape, bell, carriage return …) written out, as in \x1b."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else _code(c) for c in text)
+    return "".join(_code(c) if is_order(c) else c for c in text)
+
+
+def is_order(character: str) -> bool:
+    if character in REORDER:
+        return True
+    return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs")
 
 
 def _code(character: str) -> str:

@@ -69,3 +69,9 @@ def test_nothing_printable_is_an_order_to_the_terminal(text: str) -> None:
     assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") for c in said)
     if all(c.isprintable() for c in text):
         assert said == text
+
+
+def test_what_would_turn_the_numbers_beside_it_round_is_written_out() -> None:
+    assert wording.printable("\u202e25 \u2066x") == "\\u202e25 \\u2066x"
+    for text in ("👩\u200d👩\u200d👧", "مرحبا\u200f بالعالم", "می\u200cخواهم"):  # joiners and marks are part of texts
+        assert wording.printable(text) == text

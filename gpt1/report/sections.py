@@ -160,7 +160,7 @@ def blind(run: Run) -> tuple[str, float] | None:
     if not run.labels:
         return "guessing", sum(1 / len(row.probabilities) for row in rows) / len(rows)
     label, count = Counter(row.label for row in rows).most_common(1)[0]
-    return f"always saying ‘{label}’", count / len(rows)
+    return f"always saying ‘{wording.printable(label)}’", count / len(rows)
 
 
 # The parts of the page
