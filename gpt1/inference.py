@@ -127,7 +127,7 @@ class LanguageModel:
 
     def joined(self, text: str, written: list[int]) -> str:
         """A text and the tokens that follow it."""
-        joint = " " if self.tokenizer.pipeline == "original" and text and not text[-1].isspace() else ""
+        joint = " " if self.tokenizer.pipeline == "original" and written and text and not text[-1].isspace() else ""
         return text + joint + self.tokenizer.decode(written)
 
 

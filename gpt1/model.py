@@ -205,8 +205,10 @@ class GPT(nn.Module):
 
     def cast_once(self) -> GPT:
         """The model for use, its weights in the type of its activations, which else every token would cast anew: this
-        one, if they have it already."""
-        return self if self.tokens.weight.dtype == self.activations else self.laid_out()
+        one, if they have it already and it is not in training."""
+        if self.tokens.weight.dtype != self.activations:
+            return self.laid_out()
+        return self.holding(self.state_dict()) if self.training else self
 
     def laid_out(self) -> GPT:
         """The model for use, in the type of its activations, its matrices laid out for products with few vectors. What

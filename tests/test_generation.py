@@ -272,6 +272,7 @@ def test_no_tokens_asked_for_is_the_prompt(language_model: LanguageModel):
 def test_the_original_pipeline_sets_a_space_between_prompt_and_words(pretrained: Path, prose: list[str]):
     tokenizer = Tokenizer.train(prose, 300, "original")
     model = LanguageModel(GPT.from_pretrained(pretrained / "model"), tokenizer)
+    assert model.generate("Return the", max_tokens=0) == "Return the"
     written = model.generate("Return the", max_tokens=10, temperature=0)
     assert written.startswith("Return the ")
     assert written.removeprefix("Return the ").strip()

@@ -267,6 +267,15 @@ def test_a_special_token_is_never_generated():
         assert model.generate(ids, 20, temperature=temperature).max() < VOCABULARY
 
 
+def test_a_model_in_training_writes_without_dropout_and_stays_in_training():
+    model, ids = tiny(), torch.tensor([[1, 2, 3]])
+    expected = model.eval().generate(ids, 20, temperature=0)
+    model.train().set_dropout(0.5)
+    assert torch.equal(model.generate(ids, 20, temperature=0), expected)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_a_prompt_without_tokens_is_refused():
     with pytest.raises(UserError, match="prompt has no tokens"):
         MODEL.generate(torch.empty(1, 0, dtype=torch.int64), 3)
