@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import json
 import re
 import runpy
 import shlex
@@ -187,6 +188,17 @@ def test_no_page_names_a_place_on_somebodys_machine(page: Path):
 def test_the_index_names_every_page():
     index = (ROOT / "docs" / "index.md").read_text("utf-8")
     assert {page.name for page in ROOT.glob("docs/*.md")} - {"index.md"} <= set(re.findall(r"\]\((\S+?)\)", index))
+
+
+def test_the_ratios_of_the_readme_are_those_that_the_benchmarks_expect():
+    expected = json.loads((ROOT / "benchmarks" / "expected.json").read_text("utf-8"))["ratios"].values()
+    ratios = [ratio for of in expected for ratio in of.values()]
+    table = next(part for part in (ROOT / "README.md").read_text("utf-8").split("## ") if part.startswith("Measured"))
+    quoted = re.findall(r"([\d.]+) ×(?! \d)", table)  # not "4 × 512"
+    assert len(quoted) > 8
+    for figure in quoted:
+        decimals = len(figure.partition(".")[2])
+        assert any(f"{ratio:.{decimals}f}" == figure for ratio in ratios), f"{figure} × is expected of no benchmark"
 
 
 def listed() -> dict[str, int]:
