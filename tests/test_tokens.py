@@ -15,7 +15,8 @@ from reference_tokenizer import best_pairs_first, standardise
 
 from gpt1.tokens import standardise as fast
 from gpt1.tokens.bpe import WordEncoder, learn_merges, unpacked
-from gpt1.tokens.words import EnglishWords
+from gpt1.tokens.pipelines import Original
+from gpt1.tokens.words import TAIL, EnglishWords, at_the_end
 
 # ---- the steps, each against the library that it stands for ----------------------------------------------------------
 
@@ -76,6 +77,23 @@ def spacy_words(line, english=spacy.blank("en")):  # noqa: B008  one for all exa
     return english(line)
 
 
+SUFFIXES = spacy.blank("en").tokenizer.suffix_search
+SIGNS = [*"=#<>'\".,!_…a1Z😀日é°²%", "'s", "km/h", "m³", "US$", "°C.", "كوب", "AB."]
+
+
+@settings(max_examples=EXAMPLES)
+@given(text=st.lists(st.tuples(st.sampled_from(SIGNS), st.integers(1, TAIL + 2)), min_size=1, max_size=5))
+@example([("a", 1), (".", TAIL)])
+@example([("9", TAIL), ("km/h", 1)])
+def test_suffixes_are_found_in_the_last_characters_alone(text):
+    word = "".join(sign * times for sign, times in text)
+    looked_at: list[str] = []
+    found = at_the_end(lambda text: looked_at.append(text) or SUFFIXES(text))(word)
+    expected = SUFFIXES(word)
+    assert (found and found[0]) == (expected and expected[0])
+    assert len(looked_at[0]) <= TAIL or word.endswith("." * TAIL)
+
+
 # ---- merges ----------------------------------------------------------------------------------------------------------
 
 small_words = st.text("abc", min_size=1, max_size=7)
@@ -116,6 +134,12 @@ def test_each_merge_is_the_most_frequent_pair_of_its_time_that_makes_a_new_token
         for word, symbols in words.items():
             words[word] = merged(symbols, best)
     assert learn_merges(counts, limit) == expected
+
+
+def test_no_merge_makes_the_token_of_what_is_unknown():
+    vocabulary, merges = Original.learn(["@<unk>@ x"] * 50, 60)
+    assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
+    assert "<unk>" not in map("".join, merges)
 
 
 def merged(symbols, pair):

@@ -178,7 +178,11 @@ class Original:
                 f"Use vocab_size {len(tokens) + 1} or more.",
             )
         known = set(alphabet)
-        usable = {word: n for word, n in counts.items() if len(word) <= LONGEST and known.issuperset(word)}
+        usable = {
+            word: n
+            for word, n in counts.items()
+            if len(word) <= LONGEST and known.issuperset(word) and UNKNOWN not in word  # no merge makes that token
+        }
         merges = learn_merges(usable, free)
         tokens += ["".join(pair) for pair in merges]
         return {token: id for id, token in enumerate([*tokens, LINE_BREAK])}, merges

@@ -12,11 +12,15 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 PLAIN = re.compile(r"([A-Za-z]*[a-z])(\.|:|'s|)")
+TAIL = 64
+"""Characters at the end of a text in which a suffix is looked for."""
 PROVED_FOR = "3.8."
-"""Versions of spaCy whose patterns `_plain` was read and tested against. Another one is asked for every chunk."""
+"""Versions of spaCy whose patterns `_plain` and `at_the_end` were read and tested against. Another one is asked for
+every chunk, and looks through all of it."""
 
 
 class EnglishWords:
@@ -34,6 +38,8 @@ class EnglishWords:
         self._rules = {text: [word[ORTH] for word in words] for text, words in self._spacy.rules.items()}
         names = ("prefix_search", "suffix_search", "infix_finditer", "token_match", "url_match")
         patterns = {name: getattr(self._spacy, name) for name in names}
+        if self._proved:
+            patterns["suffix_search"] = at_the_end(patterns["suffix_search"])
         bare = Tokenizer(self._nlp.vocab, **patterns)
         self._joined: dict[str, list[list[str]]] = {}  # first word → the word sequences that the last pass joins
         for text, words in self._rules.items():
@@ -52,8 +58,17 @@ class EnglishWords:
 
     def cut_line(self, line: str) -> str:
         """The words of a whole line with a space between them."""
-        with self._lock, self._nlp.memory_zone():
-            return " ".join(word.text for word in self._spacy(line))
+        with self._lock:
+            whole = self._whole
+            with self._nlp.memory_zone():
+                return " ".join(word.text for word in whole(line))
+
+    @cached_property
+    def _whole(self) -> Any:
+        """spaCy's own tokenizer, but for the search of suffixes. It takes that a tenth of a second: few texts ask."""
+        if self._proved:
+            self._spacy.suffix_search = at_the_end(self._spacy.suffix_search)
+        return self._spacy
 
     def _plain(self, chunk: str) -> str | None:
         """The words of most chunks without asking spaCy; None for the others.
@@ -91,6 +106,18 @@ class EnglishWords:
             for at, word in enumerate(words)
             for joined in self._joined.get(word, ())
         )
+
+
+def at_the_end(search: Callable[[str], Any]) -> Callable[[str], Any]:
+    """spaCy's search for suffixes, which looks at every place of a text for what can only stand at its end, over the
+    last characters: else a row of 8,000 signs, cut off one by one, takes half a minute. All of its patterns are shorter
+    than TAIL, with what they want before them, but for a row of full stops."""
+
+    def found(text: str) -> Any:
+        tail = text[-TAIL:]
+        return search(text if tail.strip(".") == "" else tail)
+
+    return found
 
 
 def _blank_english() -> Any:
