@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import FinetuneConfig
-from gpt1.data.examples import check_columns, deduplicated, encoded_labels, fit, hold_out, read_examples
+from gpt1.data.examples import check_columns, content, deduplicated, encoded_labels, fit, hold_out, read_examples
 from gpt1.data.files import is_url, missing
 from gpt1.data.files import kind_of as file_ending
 from gpt1.data.rows import ROW_KINDS
@@ -99,9 +99,12 @@ def read_task(
         held_out = labelled_rows(valid, "evaluation", data_dir)
         validation = examples_of(held_out, kind, columns)
         encoded_labels(target, validation, held_out.table.where)
-    repeated = leaked = 0
+    repeated = leaked = contradicting = 0
     if cfg.deduplicate:
         kept, repeated, leaked = deduplicated(examples, validation)
+        stays = {content(examples[i]): target.parse(examples[i].label) for i in kept}
+        both = [(stays.get(content(example)), target.parse(example.label)) for example in examples]
+        contradicting = sum(staying is not None and staying != label for staying, label in both)
         examples = [examples[i] for i in kept]
     if not examples:
         raise UserError(
@@ -116,7 +119,8 @@ def read_task(
 
     for note in source.notes:
         progress.say(note)
-    progress.say(f"{name}: {rows:,} rows, {told}; {repeated:,} duplicates left out")
+    other = f", {contradicting:,} of them with another label than the row that stays" if contradicting else ""
+    progress.say(f"{name}: {rows:,} rows, {told}; {repeated:,} duplicates left out{other}")
     if empty:
         progress.say(f"{empty:,} rows have no text")
     if leaked:

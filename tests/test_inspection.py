@@ -186,6 +186,10 @@ def test_what_is_odd_about_a_table_is_told(name: str, tmp_path: Path):
     assert any(said in sentence for sentence in odd), odd
 
 
+def test_a_sign_makes_another_number(tmp_path: Path):
+    assert inspect(written(tmp_path, {"text": LONG, "label": ["1", "-1"] * 6}))["odd"] == []
+
+
 def test_empty_labels_are_no_label_among_others(tmp_path: Path):
     found = inspect(written(tmp_path, {"text": LONG * 4, "label": ["x", "y"] * 23 + ["", None]}))
     assert found["labels"] == {"x": 23, "y": 23}

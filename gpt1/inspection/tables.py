@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt1.config import FinetuneConfig
 from gpt1.data.examples import as_text, fit, parts_of, read_examples
-from gpt1.data.facts import describe, is_number, spread
+from gpt1.data.facts import describe, is_number, plain_text, spread
 from gpt1.data.tables import Table
 from gpt1.errors import UserError
 from gpt1.inference import Model, load
@@ -203,10 +203,12 @@ def more_oddities(table: Table, task: Guess, examples: Sequence[Example], facts:
         most = max(counts, key=counts.__getitem__)
         if counts[most] >= DOMINATES * rows:
             odd.append(f"always saying '{most}' is right in {counts[most]:,} of {rows:,} rows: that is what to beat.")
-        alike = Counter(re.sub(r"[\W_]+", "", name.casefold()) for name in counts)
-        for plain, n in alike.items():
-            if plain and n > 1:
-                same = [f"'{name}'" for name in counts if re.sub(r"[\W_]+", "", name.casefold()) == plain]
+        alike: dict[str, list[str]] = {}
+        for name in counts:
+            if not is_number(name):  # -1 and 1 are two labels
+                alike.setdefault(plain_text(name.casefold()), []).append(f"'{name}'")
+        for same in alike.values():
+            if len(same) > 1:
                 odd.append(f"the labels {' and '.join(same)} differ in case, spaces or signs only.")
         once = [name for name, n in counts.items() if n == 1]
         if len(once) == 1:

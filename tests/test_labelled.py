@@ -1,0 +1,40 @@
+"""Labelled rows become a task, and what a person is told of them is what a plain count gives."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gpt1.config import FinetuneConfig
+from gpt1.data.tables import Table
+from gpt1.labelled import read_task
+from gpt1.training.progress import Silent
+
+
+class Said(Silent):
+    """Keeps what a person is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+drawn = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["yes", "no "])), min_size=2, max_size=30)
+
+
+@given(rows=drawn)
+def test_repeated_rows_are_counted_and_those_that_contradict(rows: list[tuple[str, str]]) -> None:
+    first = dict(reversed(rows))
+    assume(len(set(first.values())) == 2)
+    table = Table("t.csv", ["text", "label"], [{"text": text, "label": label} for text, label in rows])
+    said = Said()
+    task = read_task(table, None, "classification", {"text": "text"}, False, None, FinetuneConfig(), said)
+    kept = {example.fields[0]: example.label for example in (*task.training, *task.validation)}
+    assert kept == first
+    repeated, other = len(rows) - len(first), sum(first[text] != label for text, label in rows)
+    (told,) = re.findall(r"; ([\d,]+) duplicates left out(.*)", said.lines[0])
+    assert told == (f"{repeated}", f", {other} of them with another label than the row that stays" if other else "")
