@@ -130,6 +130,8 @@ def predict(
     model = load_task(run)
     table, columns = rows_for(model, run, rows, data_dir, progress)
     added = model.predict_table(table, {role: name for role, name in columns.items() if role != "label"}, progress)
+    if replaced := [name for name in table.columns if any(name in new for new in added)]:
+        progress.say(f"{table.name} has columns of these names already, which are replaced: {', '.join(replaced)}")
     return [{**row, **new} for row, new in zip(table.rows, added, strict=True)]
 
 
@@ -159,7 +161,7 @@ def predict_into(
     found = predict(run, rows, data_dir=data_dir, progress=progress)
     write_table(out, found, like=rows if Path(rows).is_file() else "rows.jsonl")
     answer = "score" if "score" in found[0] else "prediction"
-    return f"{out}: {len(found):,} rows; see the column {answer}" if out is not None else ""
+    return f"{out}: {wording.counted(len(found), 'row')}; see the column {answer}" if out is not None else ""
 
 
 def of_glue(rows: str | Path) -> DataSet | None:

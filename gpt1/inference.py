@@ -31,6 +31,7 @@ from gpt1.tokenizer import Tokenizer
 from gpt1.training.devices import activations_of, device_of
 from gpt1.training.progress import Progress, Silent
 from gpt1.weights import read_head, read_json, trained_with
+from gpt1.wording import counted
 
 TASK = "task.json"
 PIECE_TOKENS = 8192  # tokens of one forward pass
@@ -204,7 +205,7 @@ class Model(LanguageModel):
         words = [[i for i in ids if i < self.tokenizer.vocab_size] for one in coded for ids in one.sequences]
         tokens, unknown = max(1, sum(map(len, words))), sum(map(self.tokenizer.count_unknown, words))
         length = told_of_length(coded, self.gpt.config.context, self.long)
-        progress.say(f"{name}: {len(coded):,} rows; {unknown / tokens:.2%} of the tokens unknown; {length}")
+        progress.say(f"{name}: {counted(len(coded), 'row')}; {unknown / tokens:.2%} of the tokens unknown; {length}")
         progress.begin("predicting", len(coded), unit="rows")
         logits = task_logits(self.model, coded, self.device, progress.advance)
         progress.end()

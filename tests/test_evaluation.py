@@ -102,22 +102,26 @@ def test_texts_that_were_read_in_windows_are_counted_and_not_said_to_be_cut(fold
     assert found["read_in_windows"] - short["read_in_windows"] == 4
 
 
+class Listening(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.told.append(line)
+
+
 def test_the_calibration_error_of_the_tested_rows_is_told_with_the_temperature_and_without(folder: Any, table: Table):
-    model = load_task(folder("classification"))
-    told: list[str] = []
-
-    class Listening(Silent):
-        def say(self, text: str) -> None:
-            told.append(text)
-
-    found = evaluate(folder("classification"), table, progress=Listening())["calibration"]
+    model, listening = load_task(folder("classification")), Listening()
+    found = evaluate(folder("classification"), table, progress=listening)["calibration"]
     logits = model.logits(model.examples(table.rows)).double()
     gold = np.array([model.labels.index(row["label"]) for row in table.rows])
     for name, temperature in (("ece_before", 1.0), ("ece_after", 2.5)):
         expected = calibration((logits / temperature).softmax(-1).numpy(), gold)["ece"]
         assert found[name] == pytest.approx(expected, abs=1e-6)
     assert found["temperature"] == 2.5
-    assert any("temperature 2.5" in line and f"{found['ece_after']:.3f}" in line for line in told)
+    assert any("temperature 2.5" in line and f"{found['ece_after']:.3f}" in line for line in listening.told)
     assert "calibration" not in evaluate(folder("regression"), table)
 
 
@@ -194,6 +198,19 @@ def test_predictions_are_added_to_the_rows(folder: Any, table: Table):
     for row, given in zip(found, table.rows, strict=True):
         assert given.items() <= row.items()
         assert set(row) - set(given) == {"prediction", "probability_no", "probability_yes"}
+
+
+def test_columns_of_ones_own_that_predictions_replace_are_named(folder: Any, table: Table):
+    earlier, listening = predict(folder("regression"), table), Listening()
+    own = [{**row, "prediction": "mine"} for row in earlier]
+    columns = list(own[0])
+    found = predict(folder("classification"), Table("own.csv", columns, own), progress=listening)
+    assert found[0]["prediction"] != "mine"
+    assert found[0]["score"] == earlier[0]["score"]
+    assert listening.told[-1] == "own.csv has columns of these names already, which are replaced: prediction"
+    again = Listening()
+    predict(folder("classification"), table, progress=again)
+    assert not any("replaced" in line for line in again.told)
 
 
 def test_the_rows_that_are_read_are_not_written_over(folder: Any, table: Table, tmp_path: Path):
