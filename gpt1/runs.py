@@ -96,7 +96,12 @@ def reopen(
     run = Path(out)
     stored = read_run_config(run)
     stage = stage_of(config_class)
-    if stored.get("stage") != stage or not isinstance(stored.get("command"), dict):
+    if not isinstance(stored.get("command"), dict):
+        raise UserError(
+            f"{run / CONFIG} was changed or damaged: it does not say with which command the run was started.",
+            "Copy it again, or start a new run with another --out.",
+        )
+    if stored.get("stage") != stage:
         raise UserError(
             f"{run} is no run of gpt1 {stage}: its {CONFIG} says stage {stored.get('stage')}.",
             "Resume it with the command that started it.",

@@ -46,11 +46,12 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(whole, t
     assert_same_outcome(resumed, outcome)
 
 
-def test_a_line_that_a_killed_process_was_writing_is_dropped(whole, tmp_path: Path):
+@pytest.mark.parametrize("damage", [b"", b"12\n[]\n", b"\0\0\0", b"\xff\xfe"])
+def test_a_line_that_a_killed_process_was_writing_is_dropped(damage: bytes, whole, tmp_path: Path):
     folder, _, _ = whole
     stopped_after(12, folder, tmp_path)
-    text = (tmp_path / "metrics.jsonl").read_text()
-    (tmp_path / "metrics.jsonl").write_text(text[: len(text) // 2])
+    content = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(content[: len(content) // 2] + damage)
     run(stage(), tmp_path, resume=True)
     assert lines(tmp_path)[-3:] == lines(folder)[-3:]
 

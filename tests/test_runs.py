@@ -216,6 +216,13 @@ def test_a_finished_run_that_was_killed_before_its_page_gets_one(tmp_path: Path)
     assert "<html" in (run / "report.html").read_text()
 
 
+def test_a_run_whose_settings_are_half_there_is_refused_by_the_file(tmp_path: Path):
+    run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
+    (run / "config.yaml").write_text("stage: pretrain\nversion: 0.1.0\n")
+    with pytest.raises(UserError, match=r"config.yaml was changed or damaged"):
+        runs.reopen(run, PretrainConfig, {}, FACTS)
+
+
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path: Path):
     with pytest.raises(UserError, match="is no run folder"):
         runs.reopen(tmp_path, PretrainConfig, {}, FACTS)

@@ -62,7 +62,7 @@ class MetricsFile(Silent):
             try:
                 if json.loads(line).get("step", 0) <= step:
                     kept.append(line)
-            except json.JSONDecodeError:  # the line that a killed process was writing
+            except (ValueError, AttributeError, TypeError):  # the line that a killed process was writing
                 continue
         with replacing(self.path) as file:  # a kill or a full disk in here must not take the lines that are there
             file.write("".join(line + "\n" for line in kept).encode())
