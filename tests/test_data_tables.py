@@ -205,7 +205,7 @@ def test_a_csv_file_with_semicolons_reads_as_the_one_with_commas(tmp_path: Path)
 
 def test_a_folder_is_told_by_whether_it_holds_tables(tmp_path: Path) -> None:
     (tmp_path / "pos").mkdir()
-    with pytest.raises(UserError, match=r"is a folder without a table\.\nWrite its texts into one"):
+    with pytest.raises(UserError, match=r"is a folder, not a table\.\nWrite its texts into one"):
         read_table(tmp_path)
     (tmp_path / "a.csv").touch()
     with pytest.raises(UserError, match=r"is a folder, not a table\.\nName a file in it"):

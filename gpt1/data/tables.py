@@ -59,12 +59,9 @@ def read_table(path: str | Path, *, names: Sequence[str] | None = None, kind: st
     kind = kind or kind_of(path)[0]
     if kind not in ROW_KINDS:
         if Path(path).is_dir():
-            if any(kind_of(entry)[0] in ROW_KINDS for entry in Path(path).iterdir()):
-                raise UserError(f"{path} is a folder, not a table.", f"Name a file in it: {ENDINGS}.")
-            raise UserError(
-                f"{path} is a folder without a table.",
-                "Write its texts into one, a row each with its label: .csv, .jsonl.",
-            )
+            held = any(kind_of(entry)[0] in ROW_KINDS for entry in Path(path).iterdir())
+            texts = "Write its texts into one, a row each with its label: .csv, .jsonl."
+            raise UserError(f"{path} is a folder, not a table.", f"Name a file in it: {ENDINGS}." if held else texts)
         fix = SAVED_AS.get(kind, f"Tables are read from {ENDINGS}.")
         raise UserError(f"{path} has no ending of a table.", fix)
     rows: list[dict[str, Any]] = []
