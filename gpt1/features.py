@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -232,12 +232,19 @@ def keep(path: Path, states: Tensor, progress: Progress) -> None:
 
 def forget(folder: Path) -> None:
     """Of the files, those used last stay, as many as fit into MOST_BYTES."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
     total = 0
-    for path in files:
-        total += path.stat().st_size
+    for _, size, path in sorted(stored(folder, "*.safetensors"), reverse=True):
+        total += size
         if total > MOST_BYTES:
             path.unlink(missing_ok=True)
-    for path in folder.glob(".*.tmp"):
-        if time.time() - path.stat().st_mtime > FORGOTTEN_AFTER:
+    for used, _, path in stored(folder, ".*.tmp"):
+        if time.time() - used > FORGOTTEN_AFTER:
             path.unlink(missing_ok=True)
+
+
+def stored(folder: Path, pattern: str) -> Iterator[tuple[float, int, Path]]:
+    """(when used last, bytes, path) of each file; those that another process removes meanwhile are passed over."""
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            said = path.stat()
+            yield said.st_mtime, said.st_size, path

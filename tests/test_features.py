@@ -258,6 +258,18 @@ def test_no_more_is_kept_than_the_limit_and_what_was_used_last_stays(
     assert run(1)  # the one used least recently had gone
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_file_that_another_process_removes_meanwhile_costs_nothing(
+    table: Table, pretrained: Path, tmp_path: Path, cache: Path
+):
+    (cache / "features").mkdir(parents=True)
+    for name in ("gone.safetensors", ".gone.1.tmp"):
+        (cache / "features" / name).symlink_to("removed")  # listed, and no longer there when it is looked at
+    said = Said()
+    finetune(table, from_=pretrained, out=tmp_path / "run", progress=said, **TEXT, **FAST)
+    assert "not kept" not in said
+
+
 def test_features_larger_than_the_limit_are_not_kept(
     table: Table, pretrained: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
