@@ -55,7 +55,8 @@ class Reader:
 
 def states_of(model: Model, ids: Tensor, cache: Cache | None = None) -> Tensor:  # → [batch, time, n_embd]
     """`model.states`. Behind a long text in bfloat16 a processor reads some tokens more, which nothing looks at: it
-    compiles a product for every length that it has not met (kernels/linear.py), and keeps up to a GB of them."""
+    compiles products for every length that it has not met (kernels/linear.py) and keeps them, 750 MB for 256 lengths
+    and 14 M weights."""
     time = ids.shape[1]
     compiled = model.activations == torch.bfloat16 and ids.device.type == "cpu"
     if time <= LONG or not compiled or model.recurrent:  # an LSTM would remember them
