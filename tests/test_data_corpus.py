@@ -330,6 +330,19 @@ def test_a_tokenizer_that_was_exchanged_is_refused(tmp_path: Path, tokenizer: To
         Corpus.open(tmp_path / "corpus")
 
 
+def test_a_full_folder_for_temporary_files_is_told_by_name(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_corpus([str(books(tmp_path / "books", 4))], tmp_path / "corpus", tokenizer)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as write() says it, without a name
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResourceError, match=f"{tempfile.gettempdir()}/.* could not be written: the disk is full"):
+        corpus.tokenizer()
+
+
 KILLED = """
 import sys
 sys.path[:0] = {paths!r}
