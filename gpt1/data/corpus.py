@@ -190,10 +190,8 @@ class Corpus:
         """The tokenizer that made the ids, from the folder."""
         from gpt1.tokenizer import Tokenizer
 
-        with (
-            tempfile.TemporaryDirectory() as copy,
-            disk_errors(copy),
-        ):  # what is loaded was verified, from a URL too
+        # What is loaded is what was verified, from a URL too.
+        with tempfile.TemporaryDirectory() as copy, disk_errors(copy):
             for name in self.manifest["files"]:
                 if name.startswith(TOKENIZER + "/"):
                     target = Path(copy, name)
