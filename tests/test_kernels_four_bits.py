@@ -47,6 +47,8 @@ def test_a_product_is_that_with_the_plainly_rounded_weight(batch, n_in, n_out, w
     assert y.shape == (*batch, n_out)
     assert y.dtype == torch.bfloat16
     assert relative(y, expected) < 2**-6
+    if batch:
+        assert torch.equal(FourBits(weight, bias)(x.mT.contiguous().mT), y)  # however it lies in memory
 
 
 def test_a_weight_of_many_rows_is_rounded_block_by_block_as_at_once():

@@ -33,7 +33,7 @@ class FourBits(nn.Module):
         self.scales = torch.cat([scales for _, scales in blocks], dim=1)  # [groups of a row, rows, 2]
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x.reshape(-1, x.shape[-1]).contiguous()
         y = torch._weight_int4pack_mm_for_cpu(flat, self.packed, self.group, self.scales)
         y = y[:, : self.n_out].view(*x.shape[:-1], self.n_out)
         return y if self.bias is None else y + self.bias
