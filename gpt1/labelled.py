@@ -9,6 +9,7 @@ from typing import Any
 
 from gpt1.config import FinetuneConfig
 from gpt1.data.examples import check_columns, content, deduplicated, encoded_labels, fit, hold_out, read_examples
+from gpt1.data.facts import said
 from gpt1.data.files import is_url, missing
 from gpt1.data.files import kind_of as file_ending
 from gpt1.data.rows import ROW_KINDS
@@ -18,6 +19,7 @@ from gpt1.inputs import KINDS, Example, Kind
 from gpt1.targets import Target
 from gpt1.tasks import DataSet, names, parse
 from gpt1.training.progress import Progress
+from gpt1.wording import counted
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,10 @@ def read_task(
 
     empty = sum(not any(text.strip() for text in (*example.fields, *example.answers)) for example in examples)
     validation: list[Example] = []
+    other_rows = ""
     if valid is not None:
         held_out = labelled_rows(valid, "evaluation", data_dir)
+        other_rows = held_out.table.name
         validation = examples_of(held_out, kind, columns)
         encoded_labels(target, validation, held_out.table.where)
     repeated = leaked = contradicting = 0
@@ -108,7 +112,7 @@ def read_task(
         examples = [examples[i] for i in kept]
     if not examples:
         raise UserError(
-            f"{name}: all of its rows also stand in {valid}.", "Validate on other rows, or leave --valid out."
+            f"{name}: all of its rows also stand in {other_rows}.", "Validate on other rows, or leave --valid out."
         )
     if repeated or leaked:  # the rows that are left may have fewer labels
         what = f"{name}, without the {repeated + leaked:,} rows that repeat another one"
@@ -120,13 +124,13 @@ def read_task(
     for note in source.notes:
         progress.say(note)
     other = f", {contradicting:,} of them with another label than the row that stays" if contradicting else ""
-    progress.say(f"{name}: {rows:,} rows, {told}; {repeated:,} duplicates left out{other}")
+    progress.say(f"{name}: {rows:,} rows, {told}; {counted(repeated, 'duplicate')} left out{other}")
     if empty:
-        progress.say(f"{empty:,} rows have no text")
+        progress.say(f"{said(empty)} no text")
     if leaked:
-        progress.say(f"{leaked:,} training rows that also stand in {valid} are left out")
+        progress.say(f"{counted(leaked, 'training row')} left out: also in {other_rows}")
     if validation:
-        whence = f"of {valid}" if valid is not None else "held out (give --valid to use your own)"
+        whence = f"of {other_rows}" if other_rows else "held out (give --valid to use your own)"
         progress.say(f"validation: {len(validation):,} rows {whence}")
     else:
         why = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
