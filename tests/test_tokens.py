@@ -73,6 +73,14 @@ def test_words_cut_chunk_by_chunk_are_spacys_words_of_the_line(line):
         assert " ".join(cut) == whole
 
 
+def test_a_line_is_cut_without_the_last_pass_of_spacy_which_may_end_the_process(monkeypatch):
+    monkeypatch.setattr(WORDS, "_spacy", None)
+    one, other = "=\xb0C.\xb0C.\xb0C.", "'':-)))"
+    line = " ".join([one] * 40 + [other] * 40)
+    assert WORDS.cut_line(line) == " ".join([WORDS.cut_line(one)] * 40 + [WORDS.cut_line(other)] * 40)
+    assert WORDS.cut_line("' ''b") == "' ' ' b"
+
+
 def spacy_words(line, english=spacy.blank("en")):  # noqa: B008  one for all examples
     return english(line)
 

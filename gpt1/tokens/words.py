@@ -12,15 +12,14 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, cast
 
 PLAIN = re.compile(r"([A-Za-z]*[a-z])(\.|:|'s|)")
 TAIL = 64
 """Characters at the end of a text in which a suffix is looked for."""
 PROVED_FOR = "3.8."
-"""Versions of spaCy whose patterns `_plain` and `at_the_end` were read and tested against. Another one is asked for
-every chunk, and looks through all of it."""
+"""Versions of spaCy that `_plain`, `at_the_end` and `_last_pass` were read and tested against. Another one is asked for
+every chunk and every line."""
 
 
 class EnglishWords:
@@ -41,11 +40,14 @@ class EnglishWords:
         if self._proved:
             patterns["suffix_search"] = at_the_end(patterns["suffix_search"])
         bare = Tokenizer(self._nlp.vocab, **patterns)
-        self._joined: dict[str, list[list[str]]] = {}  # first word → the word sequences that the last pass joins
+        self._cases: dict[str, list[list[str]]] = {}  # first word → the word sequences that the last pass looks for
+        self._joined: dict[str, list[list[str]]] = {}  # those of them that it changes
         for text, words in self._rules.items():
             cut = [word.text for word in bare(text)]
-            if cut != words and _has_affix(self._spacy, text):
-                self._joined.setdefault(cut[0], []).append(cut)
+            if _has_affix(self._spacy, text):
+                self._cases.setdefault(cut[0], []).append(cut)
+                if cut != words:
+                    self._joined.setdefault(cut[0], []).append(cut)
         self._chunkwise = _without_last_pass(Tokenizer, self._nlp.vocab, self._spacy.rules, patterns)
 
     def cut(self, chunks: Sequence[str]) -> list[str | None]:
@@ -58,17 +60,40 @@ class EnglishWords:
 
     def cut_line(self, line: str) -> str:
         """The words of a whole line with a space between them."""
-        with self._lock:
-            whole = self._whole
-            with self._nlp.memory_zone():
-                return " ".join(word.text for word in whole(line))
+        if not self._proved:
+            with self._lock, self._nlp.memory_zone():
+                return " ".join(word.text for word in self._spacy(line))
+        words: list[str] = []
+        begins: set[int] = set()  # of the chunks, among the words
+        for chunk in self._cut(line.split(" ")):
+            begins.add(len(words))
+            words += chunk
+        return " ".join(self._last_pass(words, begins))
 
-    @cached_property
-    def _whole(self) -> Any:
-        """spaCy's own tokenizer, but for the search of suffixes. It takes that a tenth of a second: few texts ask."""
-        if self._proved:
-            self._spacy.suffix_search = at_the_end(self._spacy.suffix_search)
-        return self._spacy
+    def _last_pass(self, words: list[str], begins: set[int]) -> list[str]:
+        """What spaCy's last pass makes of the words of a line. Its own writes beyond its memory where a line holds some
+        `=°C.`, which become more words, before what becomes fewer (3.8.18): the process may end."""
+        matches = [
+            (at, at + len(case))
+            for at, word in enumerate(words)
+            for case in self._cases.get(word, ())
+            if words[at : at + len(case)] == case
+        ]
+        ends: dict[int, int] = {}
+        taken: set[int] = set()
+        for start, end in sorted(matches, key=lambda match: (match[0] - match[1], match[0])):  # the longest first
+            if start not in taken and end - 1 not in taken:
+                ends[start] = end
+            taken.update(range(start, end))
+        passed: list[str] = []
+        at = 0
+        while at < len(words):
+            end = ends.get(at, at + 1)
+            case = words[at:end]
+            whole = at in ends and begins.isdisjoint(range(at + 1, end))
+            passed += self._rules.get("".join(case), case) if whole else case
+            at = end
+        return passed
 
     def _plain(self, chunk: str) -> str | None:
         """The words of most chunks without asking spaCy; None for the others.
