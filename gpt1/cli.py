@@ -128,12 +128,15 @@ def pretrain(corpus: str, out: Path, **options: Any) -> None:
     gpt1 pretrain corpus --out runs/books --model small --epochs 3
     gpt1 pretrain corpus --out runs/books --resume
     gpt1 pretrain corpus --out runs/paper --recipe paper
+    torchrun --nproc-per-node 8 -m gpt1 pretrain corpus --out runs/books     # on eight GPUs
     """
     from gpt1.pretraining import pretrain as run
+    from gpt1.training.processes import is_first
 
     folder = run(corpus, out=out, progress=console(), **options)
-    click.echo(f"{folder / 'report.html'}   curves, settings, samples", err=True)
-    next_steps(*from_pretrained(folder))
+    if is_first():
+        click.echo(f"{folder / 'report.html'}   curves, settings, samples", err=True)
+        next_steps(*from_pretrained(folder))
 
 
 @gpt1.command()

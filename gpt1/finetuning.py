@@ -37,6 +37,7 @@ from gpt1.tokenizer import Tokenizer
 from gpt1.training.checkpoints import fingerprint
 from gpt1.training.devices import activations_of, device_of, place, precision_of
 from gpt1.training.loop import Outcome, Stage, Update, train
+from gpt1.training.processes import alone
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
 from gpt1.training.speed import tokens_at_a_time
 from gpt1.weights import WEIGHTS
@@ -65,6 +66,7 @@ def finetune(
     text_b=, context=, question=, choices=, label=) and the fields of FinetuneConfig.
     Raises UserError before anything is written.
     """
+    alone("gpt1 finetune")
     progress = progress or Silent()
     columns = {role: settings.pop(role) for role in ROLES if settings.get(role) is not None}
     settings = {name: value for name, value in settings.items() if name not in ROLES}

@@ -23,10 +23,11 @@ class Losses:
 
 @dataclass(frozen=True)
 class Windows:
-    """A piece of a pre-training update: ids [windows, context + 1], and the predicted tokens of the whole update."""
+    """A piece of a pre-training update: ids [windows, context + 1], and the predicted tokens of the whole update, of
+    which it is a share (infinite for a piece that counts nothing)."""
 
     ids: Tensor
-    update_tokens: int
+    update_tokens: float
 
 
 @dataclass(frozen=True)

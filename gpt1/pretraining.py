@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from gpt1.training.checkpoints import fingerprint
 from gpt1.training.compiling import compiled
 from gpt1.training.devices import activations_of, device_of, place, precision_of
 from gpt1.training.loop import Outcome, Stage, Update, train
+from gpt1.training.processes import Processes, together
 from gpt1.training.progress import Fanout, MetricsFile, Progress, Silent
 from gpt1.training.speed import flops_a_token, peak_flops, tokens_at_a_time
 from gpt1.weights import WEIGHTS
@@ -54,30 +56,26 @@ def pretrain(
     from_: a run or model folder to continue from. valid: another corpus folder for the held-out figures, instead of the
     tail of this one. settings: fields of PretrainConfig. Raises UserError before anything is written.
     """
-    progress = progress or Silent()
     facts = {"corpus": str(corpus), "from": str(from_) if from_ else None, "valid": str(valid) if valid else None}
     asked = runs.chosen_settings(PretrainConfig, config, settings)
     if asked.get("steps") and "epochs" in asked:
         raise UserError("--steps and --epochs contradict each other.", "Give one of them.")
-    if resume:
-        run, cfg = runs.reopen(out, PretrainConfig, asked, facts)
-        if runs.is_finished(run):
-            progress.say(f"{run} is finished; nothing is left to do")
-            return run
-    else:
-        runs.new_folder(out)
-        cfg = runs.settings_of(PretrainConfig, None, asked, extra=shape_of(from_, asked) if from_ else {})
-    work = prepare(cfg, Corpus.open(corpus), from_, Corpus.open(valid) if valid else None, progress)
-    if not resume:
-        run = runs.make(out, replace(cfg, precision=precision_of(work.model.activations)), facts)
-    kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
-    if work.device.type == "cpu":
-        keep_freed_memory()
-    stage, wanted = work.stage(cfg), cfg.compile and work.device.type != "cpu"
-    with reported(run):
-        with compiled(work.model, lambda: first_loss(stage), kept.say) if wanted else nullcontext():
-            outcome = train(stage, cfg, run, kept, metrics, resume)
-        finish(run, work, outcome, cfg)
+    with together() as processes:
+        progress = (progress if processes.first else None) or Silent()
+        run = Path(out)
+        if resume:
+            run, cfg = processes.of_first(lambda: runs.reopen(out, PretrainConfig, asked, facts))
+            if processes.of_first(lambda: runs.is_finished(run)):
+                progress.say(f"{run} is finished; nothing is left to do")
+                return run
+        else:
+            processes.of_first(lambda: runs.new_folder(out))
+            cfg = runs.settings_of(PretrainConfig, None, asked, extra=shape_of(from_, asked) if from_ else {})
+        work = prepare(cfg, Corpus.open(corpus), from_, Corpus.open(valid) if valid else None, processes, progress)
+        if processes.first and not resume:
+            runs.make(out, replace(cfg, precision=precision_of(work.model.activations)), facts)
+        trained(work, cfg, run, progress, resume)
+        processes.wait()  # the first one has the model yet to write
     return run
 
 
@@ -94,6 +92,7 @@ class Work:
     title: str
     fingerprints: dict[str, str]
     unigram: dict[str, float]
+    processes: Processes
 
     def stage(self, cfg: PretrainConfig) -> Stage:
         steps = cfg.steps or self.training.steps(cfg.epochs, cfg.batch_size)
@@ -102,8 +101,10 @@ class Work:
 
         def update(step: int) -> Update:
             epoch, windows = self.training.update(step, cfg.batch_size, cfg.seed)
-            ids = moved(torch.from_numpy(windows), self.device)
-            tokens = len(ids) * cfg.context
+            tokens = len(windows) * cfg.context
+            ids = moved(torch.from_numpy(self.processes.share(windows)), self.device)
+            if not len(ids):  # the others have them all: a piece that counts nothing, since all add their gradients up
+                return Update(epoch, [Piece(moved(torch.from_numpy(windows[:1]), self.device), math.inf)], tokens)
             return Update(epoch, [Piece(part, tokens) for part in torch.split(ids, piece)], tokens)
 
         def evaluate_after(done: int) -> bool:
@@ -121,8 +122,9 @@ class Work:
             evaluate,
             evaluate_after,
             self.fingerprints,
+            processes=self.processes,
             flops_a_token=flops_a_token(self.model.config),
-            peak_flops=peak_flops(self.device, activations),
+            peak_flops=peak_flops(self.device, activations) * self.processes.count,
             together=min(piece, cfg.batch_size),
         )
 
@@ -136,13 +138,33 @@ class Work:
         return self.held_out.figures(loss)
 
 
+def trained(work: Work, cfg: PretrainConfig, run: Path, progress: Progress, resume: bool) -> None:
+    """Train, and leave the model and the page of the run behind; of several processes the first one does."""
+    first = work.processes.first
+    metrics = MetricsFile(run / runs.METRICS) if first else None
+    kept = Fanout([progress, metrics, TensorBoard(run / "events")]) if metrics else progress
+    if work.device.type == "cpu":
+        keep_freed_memory()
+    stage, wanted = work.stage(cfg), cfg.compile and work.device.type != "cpu"
+    with reported(run) if first else nullcontext():
+        with compiled(work.model, lambda: first_loss(stage), kept.say) if wanted else nullcontext():
+            outcome = train(stage, cfg, run, kept, metrics, resume)
+        if first:
+            finish(run, work, outcome, cfg)
+
+
 def first_loss(stage: Stage) -> Tensor:
     """The loss of the first piece, for a trial."""
     return stage.objective(stage.update(0).pieces[0]).total
 
 
 def prepare(
-    cfg: PretrainConfig, corpus: Corpus, from_: str | Path | None, valid: Corpus | None, progress: Progress
+    cfg: PretrainConfig,
+    corpus: Corpus,
+    from_: str | Path | None,
+    valid: Corpus | None,
+    processes: Processes,
+    progress: Progress,
 ) -> Work:
     """Everything checked and built, nothing written yet."""
     tokenizer = corpus.tokenizer()
@@ -155,8 +177,13 @@ def prepare(
             raise UserError(f"the --valid corpus has only {valid.tokens} tokens.", "It needs a window at least.")
     device = device_of(cfg.device)
     model = start(cfg, corpus, tokenizer, from_)
-    activations, precision = activations_of(cfg.precision, device)
+    activations, precision = processes.of_first(lambda: activations_of(cfg.precision, device))
     place(model, device, activations, cfg.recompute)
+    if cfg.batch_size < processes.count:
+        raise UserError(
+            f"--batch-size {cfg.batch_size}: an update has fewer windows than there are processes ({processes.count}).",
+            f"Start {cfg.batch_size} or fewer, or use --batch-size {processes.count}.",
+        )
     if cfg.compile and device.type == "cpu":
         progress.say("--compile changes nothing on a CPU: torch.compile cannot read the kernels that gpt1 has for it")
     documents = counted(corpus.documents, "document")
@@ -175,12 +202,14 @@ def prepare(
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     begun = f"from {from_}" if from_ else cfg.model
     title = f"pre-training {begun}, {millions:.1f} M weights, {precision}"
+    if processes.count > 1:
+        title += f", {processes.count} processes"
     prints = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint, "precision": str(activations)}
     if valid:
         prints["--valid corpus"] = valid.fingerprint
     if from_ and (weights := runs.model_folder(from_) / WEIGHTS).exists():
         prints["model"] = fingerprint(weights)["sha256"]
-    return Work(model, tokenizer, corpus, training, held_out, device, title, prints, unigram)
+    return Work(model, tokenizer, corpus, training, held_out, device, title, prints, unigram, processes)
 
 
 def start(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_: str | Path | None) -> GPT:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from gpt1.objectives import Losses
 from gpt1.training import checkpoints, schedules
 from gpt1.training.devices import limits_explained
 from gpt1.training.optimizers import OPTIMIZERS, clipping, global_norm
+from gpt1.training.processes import ALONE, Processes
 from gpt1.training.progress import MetricsFile, Progress
 
 RECORD_EVERY = 10  # updates that one line of metrics.jsonl stands for
@@ -32,7 +33,8 @@ RECORD_EVERY = 10  # updates that one line of metrics.jsonl stands for
 
 @dataclass(frozen=True)
 class Update:
-    """One update: the epoch it belongs to, its pieces (forward passes) and its tokens, padding not counted."""
+    """One update: the epoch it belongs to, the pieces (forward passes) that this process does of it, and the tokens of
+    all of it, padding not counted."""
 
     epoch: int
     pieces: Sequence[Any]
@@ -52,7 +54,7 @@ class Stage:
     evaluate_after: Callable[[int], bool]  # of the number of updates done
     fingerprints: Mapping[str, str]  # of everything that a resumed run must find unchanged
     main: str = ""  # the held-out figure, larger is better, by which the best checkpoint is chosen; "": the last one
-    rank: int = 0
+    processes: Processes = ALONE
     flops_a_token: float = 0.0
     peak_flops: float = 0.0  # of the card, 0 where it is not known
     together: int = 1  # samples of the longest kind in one forward pass
@@ -77,25 +79,30 @@ class Outcome:
 
 
 def train(
-    stage: Stage, config: TrainingConfig, run: Path, progress: Progress, metrics: MetricsFile, resume: bool
+    stage: Stage, config: TrainingConfig, run: Path, progress: Progress, metrics: MetricsFile | None, resume: bool
 ) -> Outcome:
     """Train `stage.model` to `stage.steps` updates, from the newest checkpoint of `run` where `resume` is set.
 
     `progress` is told everything; `metrics`, one of its listeners, forgets the updates that a resumed run does again.
+    Of several processes the first writes checkpoints; all read them.
 
     Raises Interrupted after Ctrl-C (the state is saved), GPT1Error when the loss is no number any more.
     """
-    with alone_in(run), limits_explained(less_memory(stage, config.recompute)), stop_requested() as stop:
+    holding = alone_in(run) if stage.processes.first else nullcontext()
+    with holding, limits_explained(less_memory(stage, config.recompute)), stop_requested() as stop:
         optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
         folder = run / "checkpoints"
         meter = Meter()
         outcome = restore(stage, optimizer, meter, folder, progress) if resume else Outcome()
-        metrics.forget_after(outcome.step)
+        if metrics:
+            metrics.forget_after(outcome.step)
         started, before = time.perf_counter(), outcome.seconds
         progress.begin(stage.title, stage.steps, outcome.step)
         stage.model.train()
 
         def keep() -> None:
+            if not stage.processes.first:
+                return
             outcome.seconds = before + time.perf_counter() - started
             about = {"outcome": vars(outcome), "unread": meter.unread(), "fingerprints": dict(stage.fingerprints)}
             checkpoints.save(folder, outcome.step, dict(stage.trained()), optimizer.tensors(), about)
@@ -115,7 +122,7 @@ def train(
                     figures["mfu"] = figures["tokens_per_s"] * stage.flops_a_token / stage.peak_flops
                 progress.record(step=outcome.step, split="train", lr=lr, tokens=outcome.tokens, **figures)
                 progress.advance(outcome.step, **figures)
-            stopping = stop.is_set()  # asked once: a signal after this line waits for the next update
+            stopping = stage.processes.any(stop.is_set())  # asked once: a later signal waits for the next update
             if stage.evaluate_after(outcome.step):
                 held_out(stage, outcome, update.epoch, progress)
                 keep()
@@ -148,13 +155,14 @@ def one_update(
     stage: Stage, optimizer: Any, config: TrainingConfig, update: Update, step: int, lr: float
 ) -> dict[str, Tensor]:
     """Forward and backward over the pieces, clip, step; the figures to show, still on the device."""
-    torch.manual_seed(mixed(config.seed, step, stage.rank))  # dropout: no hidden state to save
+    torch.manual_seed(mixed(config.seed, step, stage.processes.rank))  # dropout: no hidden state to save
     parts: dict[str, Tensor] = {}
     for piece in update.pieces:
         losses = stage.objective(piece)
         losses.total.backward()  # type: ignore[no-untyped-call]
         for name, value in losses.parts.items():
             parts[name] = parts[name] + value if name in parts else value
+    stage.processes.add_up([*parts.values(), *(p.grad for _, p in stage.trained() if p.grad is not None)])
     parts["gradient_norm"] = norm = global_norm(p for _, p in stage.trained())
     optimizer.step(lr, clipping(norm, config.clip_norm))
     settle(p for _, p in stage.trained())
