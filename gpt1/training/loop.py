@@ -91,8 +91,7 @@ def train(
     holding = alone_in(run) if stage.processes.first else nullcontext()
     with holding, limits_explained(less_memory(stage, config.recompute)), stop_requested() as stop:
         optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
-        folder = run / "checkpoints"
-        meter = Meter()
+        folder, meter = run / "checkpoints", Meter()
         outcome = restore(stage, optimizer, meter, folder, progress) if resume else Outcome()
         if metrics:
             metrics.forget_after(outcome.step)
