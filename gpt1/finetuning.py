@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gpt1 import runs
 from gpt1.config import HEAD_ONLY, FinetuneConfig
 from gpt1.data.batches import collate, of_epoch, pieces
+from gpt1.data.files import alone_in
 from gpt1.data.order import mixed, of_update, updates_per_epoch
 from gpt1.data.tables import Table
 from gpt1.errors import UserError, did_you_mean
@@ -96,7 +97,7 @@ def finetune(
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
     if work.device.type == "cpu":
         keep_some_freed_memory()
-    with reported(run):
+    with alone_in(run), reported(run):
         source = work.source(cfg, progress)
         with kept_arrays(work.model):
             outcome = train(work.stage(cfg, source), cfg, run, kept, metrics, resume)
@@ -328,8 +329,7 @@ def finish(
     aside = run / ".model.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     save_task(aside, work.model, work.tokenizer, described, target)
-    shutil.rmtree(run / runs.MODEL, ignore_errors=True)
-    aside.rename(run / runs.MODEL)
+    runs.put_model(run, aside)
     if task.validation:
         model = Model(work.model, work.tokenizer, {**described, "target": target_to_json(target)})
         records = predictions_of(model, task.validation, logits)

@@ -15,6 +15,7 @@ from torch import Tensor
 from gpt1 import runs
 from gpt1.config import GPTConfig, PretrainConfig
 from gpt1.data.corpus import Corpus
+from gpt1.data.files import alone_in
 from gpt1.data.order import mixed
 from gpt1.data.windows import Windows, split, unigram_loss
 from gpt1.errors import UserError
@@ -146,7 +147,7 @@ def trained(work: Work, cfg: PretrainConfig, run: Path, progress: Progress, resu
     if work.device.type == "cpu":
         keep_freed_memory()
     stage, wanted = work.stage(cfg), cfg.compile and work.device.type != "cpu"
-    with reported(run) if first else nullcontext():
+    with alone_in(run) if first else nullcontext(), reported(run) if first else nullcontext():
         with compiled(work.model, lambda: first_loss(stage), kept.say) if wanted else nullcontext():
             outcome = train(stage, cfg, run, kept, metrics, resume)
         if first:

@@ -14,7 +14,6 @@ import pytest
 from points import CONFIG, STEPS, Noted, assert_same_outcome, lines, run, same, stage, stopped_after
 from torch import Tensor
 
-from gpt1.data.files import alone_in
 from gpt1.errors import Interrupted, ResourceError, UserError
 from gpt1.objectives import Losses
 from gpt1.training import checkpoints
@@ -164,16 +163,6 @@ def test_a_run_whose_best_checkpoint_is_damaged_makes_it_again(tmp_path: Path):
     assert progress.said[-1] == "resuming after update 9"
     assert same(found, weights)
     assert_same_outcome(again, outcome)
-
-
-def test_a_run_that_another_process_is_in_is_refused_and_left_alone(whole, tmp_path: Path):
-    pytest.importorskip("fcntl", reason="Windows")
-    stopped_after(12, whole[0], tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with alone_in(tmp_path), pytest.raises(UserError, match=f"{tmp_path} is being written by another process"):
-        run(stage(), tmp_path, resume=True)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    run(stage(), tmp_path, resume=True)
 
 
 def test_a_full_disk_takes_no_line_of_the_measurements(whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -23,6 +23,7 @@ import gpt1
 from gpt1 import pretraining
 from gpt1.cli import main
 from gpt1.data.corpus import Corpus, write_corpus
+from gpt1.data.files import alone_in
 from gpt1.data.windows import split
 from gpt1.errors import UserError
 from gpt1.inference import load
@@ -377,3 +378,16 @@ def test_a_folder_that_is_not_empty_is_refused(corpus: Path, pretrained: Path, s
     with pytest.raises(UserError, match="exists and is not empty") as refused:
         pretrain(corpus, out=pretrained, **shape)
     assert "--resume" in refused.value.fix
+
+
+def test_a_run_is_held_until_its_page_is_written(corpus: Path, shape: dict[str, Any], tmp_path: Path, monkeypatch: Any):
+    pytest.importorskip("fcntl", reason="Windows")
+    held = []
+
+    def finish(run: Path, *_: Any) -> None:
+        with pytest.raises(UserError, match="is being written by another process"), alone_in(run):
+            pass
+        held.append(run)
+
+    monkeypatch.setattr(pretraining, "finish", finish)
+    assert [pretrain(corpus, out=tmp_path / "run", **shape | {"steps": 2})] == held

@@ -21,8 +21,9 @@ from gpt1.errors import UserError
 TEXT_KINDS = ("txt", "md")
 KINDS = TEXT_KINDS + ROW_KINDS
 ENDINGS = ", ".join(f".{kind}" for kind in KINDS) + ", each also as .gz, .xz, .zst"
-LARGEST_PART = 2**22
-"""Bytes. A longer document (War and Peace has 3.2 MB) is handed on in parts, so that any file fits in memory."""
+LARGEST_PART = 2**20
+"""Bytes. A longer document (War and Peace has 3.2 MB) is handed on in parts, so that any file fits in memory: while the
+ids of a part are made, they take some 200 times as much, in every process."""
 
 Begins: TypeAlias = Literal["document", "line", "word"]
 

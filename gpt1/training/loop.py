@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from gpt1.config import TrainingConfig
-from gpt1.data.files import alone_in
 from gpt1.data.order import mixed
 from gpt1.errors import GPT1Error, Interrupted, UserError
 from gpt1.kernels.kept import settle
@@ -88,8 +87,7 @@ def train(
 
     Raises Interrupted after Ctrl-C (the state is saved), GPT1Error when the loss is no number any more.
     """
-    holding = alone_in(run) if stage.processes.first else nullcontext()
-    with holding, limits_explained(less_memory(stage, config.recompute)), stop_requested() as stop:
+    with limits_explained(less_memory(stage, config.recompute)), stop_requested() as stop:
         optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
         folder, meter = run / "checkpoints", Meter()
         outcome = restore(stage, optimizer, meter, folder, progress) if resume else Outcome()
