@@ -207,7 +207,7 @@ def test_two_processes_in_one_folder_lose_nothing_and_do_nothing_twice(tmp_path:
 
     def another() -> None:
         other = Kept.open(tmp_path / "cells", {"of": "this"})
-        with pytest.raises(UserError, match="is being worked in by another process"):
+        with pytest.raises(UserError, match="is being written by another process"):
             run_cells("cells", [cell("a"), cell("b")], other, Silent(), "score")
 
     early = Kept.open(tmp_path / "cells", {"of": "this"})

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpt1 import runs
 from gpt1.config import flagged
-from gpt1.data.files import check_place, replacing
+from gpt1.data.files import alone_in, check_place, replacing
 from gpt1.data.tables import Table
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
 from gpt1.training.progress import Progress, Silent
@@ -105,36 +103,13 @@ def run_cells(
     fails alone: the others go on, and the next call tries it again. Raises Interrupted after Ctrl-C,
     when everything finished is kept.
     """
-    with alone_in(kept):
-        return run_missing(title, cells, kept, progress, told, unit)
-
-
-@contextmanager
-def alone_in(kept: Kept) -> Iterator[None]:
-    """Holds the folder for this process, and takes over what another one finished there meanwhile: each writes all the
-    cells that it knows of. The system lets go of the folder when the process ends, however that happens."""
     kept.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        kept.write()
-        yield
-        return
-    handle = os.open(kept.folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--out {kept.folder} is being worked in by another process.", "Wait for it to end, or choose another."
-            ) from None
-        except OSError:  # a file system without locks, as some network folders
-            pass
+    with alone_in(kept.folder, f"--out {kept.folder}"):
+        # each process writes all the cells that it knows of: what another one finished meanwhile is taken over, and the
+        # folder is known again before the first cell is
         kept.cells |= Kept.open(kept.folder, kept.about).cells
-        kept.write()  # before the first cell: stopped in it, the folder is known again
-        yield
-    finally:
-        os.close(handle)
+        kept.write()
+        return run_missing(title, cells, kept, progress, told, unit)
 
 
 def run_missing(title: str, cells: Sequence[Cell], kept: Kept, progress: Progress, told: str, unit: str) -> list[str]:
