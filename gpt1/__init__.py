@@ -30,3 +30,7 @@ def __getattr__(name: str) -> Any:  # torch takes seconds to import: each name i
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'gpt1' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -131,6 +131,20 @@ class LanguageModel:
         joint = " " if self.tokenizer.pipeline == "original" and written and text and not text[-1].isspace() else ""
         return text + joint + self.tokenizer.decode(written)
 
+    def predict(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        """What a fine-tuned model can do: see `Model`."""
+        raise untaught("this model")
+
+    def predict_proba(self, rows: Sequence[Any]) -> NDArray[np.float64]:
+        """What a fine-tuned model can do: see `Model`."""
+        raise untaught("this model")
+
+
+def untaught(name: str, run: str = "RUN") -> UserError:
+    return UserError(
+        f"{name} is pre-trained and has learnt no task yet.", f"Fine-tune it first: gpt1 finetune … --from {run}"
+    )
+
 
 class Model(LanguageModel):
     """A fine-tuned model: predictions for rows, with calibrated probabilities."""
@@ -272,10 +286,7 @@ def load_task(folder: str | Path, device: str | torch.device = "auto", precision
     """As `load`, for what only a fine-tuned model can do."""
     model = load(folder, device, precision)
     if not isinstance(model, Model):
-        raise UserError(
-            f"{folder} is pre-trained and has learnt no task yet.",
-            f"Fine-tune it first: gpt1 finetune … --from {folder}",
-        )
+        raise untaught(str(folder), str(folder))
     return model
 
 

@@ -297,6 +297,9 @@ def test_a_pre_trained_model_predicts_tokens_but_no_labels(pretrained: Path):
     assert not isinstance(load(pretrained), Model)
     with pytest.raises(UserError, match="has learnt no task yet"):
         load_task(pretrained)
+    for ask in (load(pretrained).predict, load(pretrained).predict_proba):
+        with pytest.raises(UserError, match="has learnt no task yet"):
+            ask(["a text"])
 
 
 def test_a_run_and_its_model_folder_load_the_same(pretrained: Path):

@@ -35,6 +35,10 @@ def test_it_is_six_for_every_weight_and_what_attention_takes(architecture: str):
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
+        ("NVIDIA RTX A1000", 0.0),  # no A100
+        ("NVIDIA L40", 0.0),
+        ("NVIDIA A10G", 0.0),
+        ("NVIDIA GeForce RTX 4090", 165e12),
         ("Some card of tomorrow", 0.0),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from gpt1.config import GPTConfig
@@ -39,7 +41,7 @@ def peak_flops(device: torch.device, activations: torch.dtype) -> float:
     if device.type != "cuda" or activations != torch.bfloat16:
         return 0.0
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAK_BF16.items() if known in name), 0.0)
+    return next((peak for known, peak in PEAK_BF16.items() if re.search(rf"\b{known}\b", name)), 0.0)
 
 
 def tokens_at_a_time(config: GPTConfig, device: torch.device, activations: torch.dtype) -> int:
