@@ -147,12 +147,7 @@ def curve(
     columns = {role: settings.pop(role) for role in ROLES if settings.get(role) is not None}
     asked = runs.chosen_settings(FinetuneConfig, config, {k: v for k, v in settings.items() if k not in ROLES})
     asked = free_of(asked, ("seed", "train", "from_scratch", "valid_fraction", "deduplicate"))
-    for method in methods:
-        if method not in METHODS:
-            raise UserError(
-                f"--methods {method}: there is no such method.{did_you_mean(method, METHODS)}",
-                f"Methods: {', '.join(METHODS)}.",
-            )
+    check_methods(methods)
     labels = read_labels(train, test, kind, columns, score, data_dir, test_rows)
     model = model_facts(from_)
     wanted = chosen_sizes(sizes, labels)
@@ -183,6 +178,15 @@ def curve(
     for line in write(plan, kept, failed):
         progress.say(line)
     return kept.folder
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    for method in methods:
+        if method not in METHODS:
+            raise UserError(
+                f"--methods {method}: there is no such method.{did_you_mean(method, METHODS)}",
+                f"Methods: {', '.join(METHODS)}.",
+            )
 
 
 def free_of(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
