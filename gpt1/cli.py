@@ -18,8 +18,9 @@ from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
 from gpt1.flags import Number, columns, settings
 
 ORDER = ["demo", "tokenize", "pretrain", "finetune", "evaluate", "predict", "next", "generate", "inspect"]
-ORDER += ["curve", "zeroshot", "reproduce", "import"]
+ORDER += ["curve", "zeroshot", "reproduce", "import", "export"]
 SOURCES = ("huggingface", "openai")
+TARGETS = ("huggingface",)
 
 
 class Commands(click.Group):
@@ -343,6 +344,24 @@ def import_(source: str, folder: str, out: Path) -> None:
 
     import_model(source, folder, out, console())
     next_steps(*from_pretrained(out))
+
+
+@gpt1.command()
+@click.argument("home", metavar="|".join(TARGETS))
+@click.argument("folder", metavar="SRC")
+@click.option("--out", required=True, type=Path, help="Folder to make.")
+def export(home: str, folder: str, out: Path) -> None:
+    """Write a pre-trained Transformer as transformers' openai-gpt; import brings it back.
+
+    SRC is a run or model folder. In Python: OpenAIGPTLMHeadModel.from_pretrained(DIR).
+
+    \b
+    gpt1 export huggingface runs/books --out books-hf
+    """
+    from gpt1.exchange import export_model
+
+    export_model(home, folder, out, console())
+    next_steps(f"in Python, transformers.OpenAIGPTLMHeadModel.from_pretrained({str(out)!r})")
 
 
 for command in analysis.COMMANDS:

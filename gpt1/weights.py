@@ -1,4 +1,5 @@
-"""Folders of weights in, tensors by our names out: ours, Hugging Face's openai-gpt, OpenAI's arrays. No pickle."""
+"""Folders of weights in, tensors by our names out: ours, Hugging Face's openai-gpt, OpenAI's arrays; and the first two
+from tensors. No pickle."""
 
 from __future__ import annotations
 
@@ -38,6 +39,8 @@ BLOCK_NAMES = [
 BLOCK_RANKS = [3, 1, 3, 1, 1, 1, 3, 1, 3, 1, 1, 1]  # of these tensors in the release: a dense weight is [1, in, out]
 HEAD_WIDTH = 64  # of the release, which does not say how many heads there are
 LAYER_NORM_EPS = 1e-5
+# What a model's shape is called in Hugging Face's config.json, and here.
+SHAPE_NAMES = {n: n for n in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"n_positions": "context"}
 
 
 def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
@@ -103,10 +106,10 @@ def write_model(
     write_safetensors(folder / WEIGHTS, {**weights, **{HEAD + name: tensor for name, tensor in (head or {}).items()}})
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
     """The file `path`. A full disk is an OSError, as it is for every other file; safetensors' own error is not."""
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, about)
     except SafetensorError as error:
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
@@ -122,12 +125,10 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
             f"{folder / CONFIG}: layer_norm_epsilon {eps}; GPT-1 has {LAYER_NORM_EPS}.",
             f"With another one it says something else: take a model that was trained with {LAYER_NORM_EPS}.",
         )
-    named = {"vocab_size": "vocab_size", "n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd"}
-    named |= {"n_positions": "context"}
-    for name in named:
+    for name in SHAPE_NAMES:
         if name not in settings:
             raise UserError(f"{folder / CONFIG} says no {name}.", "It is no complete openai-gpt model.")
-    shape = {ours: settings[theirs] for theirs, ours in named.items()}
+    shape = {ours: settings[theirs] for theirs, ours in SHAPE_NAMES.items()}
     config = config_of(folder / CONFIG, {**shape, "dropout": settings.get("resid_pdrop", 0.1)})
     if not (folder / WEIGHTS).exists() and (folder / "pytorch_model.bin").exists():
         raise UserError(
@@ -135,20 +136,47 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
             "Convert it with transformers: OpenAIGPTLMHeadModel.from_pretrained(...).save_pretrained(...).",
         )
     theirs = {name.removeprefix("transformer."): t for name, t in read_safetensors(folder / WEIGHTS).items()}
-    ours = {}
     try:
-        ours["tokens.weight"] = theirs["tokens_embed.weight"]
-        ours["positions.weight"] = theirs["positions_embed.weight"]
-        for layer in range(config.n_layer):
-            for their_part, our_part in BLOCK_NAMES:
-                weight = theirs[f"h.{layer}.{their_part}.weight"]
-                ours[f"blocks.{layer}.{our_part}.weight"] = weight.T.contiguous() if weight.dim() == 2 else weight
-                ours[f"blocks.{layer}.{our_part}.bias"] = theirs[f"h.{layer}.{their_part}.bias"]
+        ours = {our_name: turned(our_name, theirs[name]) for our_name, name in their_names(config.n_layer).items()}
     except KeyError as missing:
         raise UserError(f"{folder / WEIGHTS} has no tensor {missing}.", "It is no complete openai-gpt model.") from None
     check_shapes(folder / WEIGHTS, config, ours)
     check_left_over(folder, config, theirs)
     return config, ours
+
+
+def write_huggingface(folder: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
+    """config.json and model.safetensors as `OpenAIGPTLMHeadModel.save_pretrained` writes them. lm_head.weight is left
+    out as there: it is the token embedding."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "architectures": ["OpenAIGPTLMHeadModel"],
+        "model_type": "openai-gpt",
+        **{theirs: getattr(config, ours) for theirs, ours in SHAPE_NAMES.items()},
+        "afn": "gelu",  # their name for the tanh form; "gelu_new", its name elsewhere, is none that this model knows
+        "layer_norm_epsilon": LAYER_NORM_EPS,
+        **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), config.dropout),
+    }
+    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    tensors = {
+        "transformer." + theirs: turned(ours, weights[ours]) for ours, theirs in their_names(config.n_layer).items()
+    }
+    write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})  # without which transformers 4 refuses the file
+
+
+def their_names(n_layer: int) -> dict[str, str]:
+    """Our name of each tensor of a Transformer → Hugging Face's, without its prefix."""
+    names = {"tokens.weight": "tokens_embed.weight", "positions.weight": "positions_embed.weight"}
+    for layer in range(n_layer):
+        for their_part, our_part in BLOCK_NAMES:
+            for kind in ("weight", "bias"):
+                names[f"blocks.{layer}.{our_part}.{kind}"] = f"h.{layer}.{their_part}.{kind}"
+    return names
+
+
+def turned(our_name: str, tensor: Tensor) -> Tensor:
+    """A dense weight of a block, [out, in] here and [in, out] there, in the other's form; any other tensor as it is."""
+    return tensor.T.contiguous() if our_name.startswith("blocks.") and tensor.dim() == 2 else tensor
 
 
 def check_left_over(folder: Path, config: GPTConfig, theirs: Mapping[str, Tensor]) -> None:
