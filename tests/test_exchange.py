@@ -212,7 +212,7 @@ def exported(tokenizer: Tokenizer, english: Tokenizer, tmp_path_factory: pytest.
 
 
 @given(text=st.text())
-@example(" Mr . O 'Neill did n't \n\n go , he 's  there !")
+@example(text=" Mr . O 'Neill did n't \n\n go , he 's  there !")
 def test_transformers_gives_any_text_the_ids_of_an_exported_lossless_model(
     text: str, exported: Path, tokenizer: Tokenizer
 ):
