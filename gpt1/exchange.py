@@ -112,7 +112,7 @@ def write_their_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> N
     """What transformers' AutoTokenizer needs beside the vocabulary and merges that `tokenizer` has saved in `folder`.
 
     original: their class for GPT-1, which comes near. lossless: tokenizer.json, which gives the same ids."""
-    about: dict[str, Any] = {"model_max_length": context, "clean_up_tokenization_spaces": False}
+    about: dict[str, Any] = {"model_max_length": context}
     if tokenizer.pipeline == "original":
         about |= {"tokenizer_class": "OpenAIGPTTokenizer", "unk_token": UNKNOWN}
     else:
