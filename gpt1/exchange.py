@@ -60,7 +60,7 @@ def export_model(home: str, source: str | Path, out: str | Path, progress: Progr
     progress.say(told(target, model, tokenizer))
     if tokenizer.pipeline == "original":
         progress.say(
-            "transformers' OpenAIGPTTokenizer gives other ids for some texts (line breaks, accents, contractions); "
+            "transformers' OpenAIGPTTokenizer gives other ids for many texts (line breaks, accents, contractions); "
             f"those that the model was trained with: gpt1.Tokenizer.load({str(target)!r}).encode(text)"
         )
     return target

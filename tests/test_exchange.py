@@ -237,7 +237,7 @@ def test_the_command_says_what_it_wrote_and_that_their_tokenizer_differs(exporte
         answer = ask("export", "huggingface", str(exported / "ours" / pipeline), "--out", str(out))
         assert answer.code == 0, answer.err
         assert f"{out}: 11,616 weights, 300 tokens" in answer.err
-        assert ("gives other ids for some texts" in answer.err) == differs
+        assert ("gives other ids for many texts" in answer.err) == differs
         assert f"OpenAIGPTLMHeadModel.from_pretrained('{out}')" in answer.err
 
 
