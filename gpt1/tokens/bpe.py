@@ -105,7 +105,7 @@ class WordEncoder:
         """ids of every word, by word; may hold more words than were asked for."""
         if len(self._ids) > self.LIMIT:
             self._ids = {}
-        new = [word for word in dict.fromkeys(words) if word not in self._ids]
+        new = list(set(words).difference(self._ids))
         if self._library is None:
             self._ids.update((word, packed(self._merge(word))) for word in new)
         elif new:
@@ -149,5 +149,12 @@ def _in_rust(vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> Any:
     from tokenizers.models import BPE
 
     return Tokenizer(
-        BPE(vocab=dict(vocabulary), merges=list(merges), unk_token=UNKNOWN, end_of_word_suffix=END, fuse_unk=False)
+        BPE(
+            vocab=dict(vocabulary),
+            merges=list(merges),
+            unk_token=UNKNOWN,
+            end_of_word_suffix=END,
+            fuse_unk=False,
+            cache_capacity=0,  # no word is asked for twice
+        )
     )

@@ -49,18 +49,6 @@ class Pipeline(Protocol):
     def token(self, id: int) -> str: ...
 
 
-class Chunks(dict[str, bytes | bytearray]):
-    """chunk → its ids, packed. For a chunk that it does not know it gives out an empty bytearray, to be filled soon."""
-
-    def __init__(self) -> None:
-        self.new: dict[str, bytearray] = {}
-
-    def __missing__(self, chunk: str) -> bytearray:
-        ids = bytearray()
-        self[chunk] = self.new[chunk] = ids
-        return ids
-
-
 class Original:
     """The released encoder. Chunks between white space repeat, so their ids are remembered, up to CACHE of them."""
 
@@ -77,8 +65,7 @@ class Original:
         self._forget()
 
     def _forget(self) -> None:
-        self._chunks = Chunks()
-        self._chunks[NEWLINE] = packed([self.newline_id])
+        self._chunks: dict[str, bytes] = {NEWLINE: packed([self.newline_id])}
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         encoded: list[list[int]] = []
@@ -99,32 +86,25 @@ class Original:
         with self._lock:
             if len(self._chunks) > self.CACHE:
                 self._forget()
-            try:
-                found = [list(map(self._chunks.__getitem__, block)) for _, block in waiting]
-                self._learn()
-            except BaseException:  # Ctrl-C too: chunks that were not learned must not be taken for known
-                self._forget()
-                raise
-            for (ids, block), parts in zip(waiting, found, strict=True):
-                packed_ids = b"".join(parts)
+            self._learn(list(set().union(*(block for _, block in waiting)).difference(self._chunks)))
+            for ids, block in waiting:
+                packed_ids = b"".join(map(self._chunks.__getitem__, block))
                 ids += unpacked(self._by_line(block) if self.DEPENDENT in packed_ids else packed_ids)
 
-    def _learn(self) -> None:
-        """Fill in the ids of the chunks that were not known."""
-        known, new = self._chunks, self._chunks.new
-        separated = separate(list(new))
-        unseen = [piece for piece in set(" ".join(separated).split()) if not known.get(piece)]
+    def _learn(self, new: list[str]) -> None:
+        """Put the ids of chunks that are not known to those that are."""
+        known = self._chunks
+        separated = separate(new)
+        unseen = list(set(" ".join(separated).split()).difference(known))
         cut = english().cut(unseen)
         words = [(words or "").lower() for words in cut]
         word_ids = self._word_ids(" ".join(words).split())
         for piece, lowered, dependent in zip(unseen, words, cut, strict=True):
             ids = word_ids.get(lowered) or b"".join(map(word_ids.__getitem__, lowered.split()))
             known[piece] = self.DEPENDENT if dependent is None else ids
-        for (chunk, placeholder), pieces in zip(new.items(), separated, strict=True):
+        for chunk, pieces in zip(new, separated, strict=True):
             if chunk != pieces:  # else it was its own only piece
                 known[chunk] = b"".join(map(known.__getitem__, pieces.split()))
-            placeholder += known[chunk]
-        new.clear()
 
     def _by_line(self, block: list[str]) -> bytes:
         """The ids of a block, cutting a line that holds a dependent chunk as a whole."""
