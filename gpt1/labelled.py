@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,23 +97,18 @@ def read_task(
 
     empty = sum(not any(text.strip() for text in (*example.fields, *example.answers)) for example in examples)
     validation: list[Example] = []
-    other_rows = ""
     if valid is not None:
         held_out = labelled_rows(valid, "evaluation", data_dir)
-        other_rows = held_out.table.name
         validation = examples_of(held_out, kind, columns)
         encoded_labels(target, validation, held_out.table.where)
     repeated = leaked = contradicting = 0
     if cfg.deduplicate:
         kept, repeated, leaked = deduplicated(examples, validation)
-        stays = {content(examples[i]): target.parse(examples[i].label) for i in kept}
-        both = [(stays.get(content(example)), target.parse(example.label)) for example in examples]
-        contradicting = sum(staying is not None and staying != label for staying, label in both)
+        contradicting = contradictions(examples, kept, target)
         examples = [examples[i] for i in kept]
     if not examples:
-        raise UserError(
-            f"{name}: all of its rows also stand in {other_rows}.", "Validate on other rows, or leave --valid out."
-        )
+        problem = f"{name}: all of its rows also stand in {held_out.table.name}."
+        raise UserError(problem, "Validate on other rows, or leave --valid out.")
     if repeated or leaked:  # the rows that are left may have fewer labels
         what = f"{name}, without the {repeated + leaked:,} rows that repeat another one"
         target = fit(kind, score, examples, lambda i: what, what)
@@ -128,9 +123,9 @@ def read_task(
     if empty:
         progress.say(f"{said(empty)} no text")
     if leaked:
-        progress.say(f"{counted(leaked, 'training row')} left out: also in {other_rows}")
+        progress.say(f"{counted(leaked, 'training row')} left out: also in {held_out.table.name}")
     if validation:
-        whence = f"of {other_rows}" if other_rows else "held out (give --valid to use your own)"
+        whence = f"of {held_out.table.name}" if valid is not None else "held out (give --valid to use your own)"
         progress.say(f"validation: {len(validation):,} rows {whence}")
     else:
         why = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
@@ -138,6 +133,13 @@ def read_task(
     main = known.metrics[0] if known and known.metrics[0] in target.metrics else target.main
     counts = {"rows": rows, "duplicates": repeated, "leaked": leaked}
     return Task(kind, columns, target, examples, validation, main, counts)
+
+
+def contradictions(examples: Sequence[Example], kept: Sequence[int], target: Target) -> int:
+    """How many examples repeat a kept one with another label."""
+    stays = {content(examples[i]): target.parse(examples[i].label) for i in kept}
+    both = [(stays.get(content(example)), target.parse(example.label)) for example in examples]
+    return sum(staying is not None and staying != label for staying, label in both)
 
 
 def kind_of(name: str | None) -> Kind:
