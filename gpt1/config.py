@@ -245,6 +245,16 @@ HEAD_ONLY: dict[str, Any] = {"lm_coef": 0.0, "peak_lr": 3e-3, "epochs": 30.0, "w
 """The default recipe with `--train head`: a small convex problem, which takes a large rate and many cheap epochs."""
 
 
+def laid(config_class: type[Any], recipe: str, size: str | None = None) -> dict[str, Any]:
+    """What a recipe says and, in pre-training, a size (the recipe's, if none is named): the size wins over the default
+    recipe, the paper's over any size."""
+    base = dict(RECIPES[config_class.__name__].get(recipe, {}))
+    if config_class is not PretrainConfig:
+        return base
+    sized = MODEL_SIZES.get(size or base.get("model", PretrainConfig.model), {})
+    return {**sized, **base} if recipe == "paper" else {**base, **sized}
+
+
 def resolve(config_class: type[Config], *layers: Mapping[str, Any]) -> Config:
     """The settings as they will be used: `layers` laid over the defaults, later layers winning; every value is checked.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from gpt1 import __version__
 from gpt1.config import FinetuneConfig
 from gpt1.data.batches import collate, pieces, window_of
+from gpt1.data.files import sync
 from gpt1.data.order import of_update
 from gpt1.errors import UserError
 from gpt1.inference import averaged
@@ -30,7 +31,6 @@ from gpt1.kernels.moving import moved
 from gpt1.model import TaskModel
 from gpt1.objectives import Features, Losses, l2
 from gpt1.targets import Target
-from gpt1.training.checkpoints import flush
 from gpt1.training.devices import limits_explained
 from gpt1.training.loop import Update
 from gpt1.training.progress import Progress
@@ -220,7 +220,8 @@ def keep(path: Path, states: Tensor, progress: Progress) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"states": states}, aside, metadata={"sha256": hashlib.sha256(bytes_of(states)).hexdigest()})
-        flush(aside)
+        with open(aside, "rb+") as file:
+            sync(file)
         aside.replace(path)
         forget(path.parent)
     except (OSError, SafetensorError) as error:

@@ -14,17 +14,15 @@ import yaml
 
 from gpt1 import __version__
 from gpt1.config import (
-    MODEL_SIZES,
-    RECIPES,
     FinetuneConfig,
-    PretrainConfig,
     TrainingConfig,
     convert,
     flagged,
     known,
+    laid,
     resolve,
 )
-from gpt1.data.files import alone_in, check_place, missing, replacing, sync, sync_folder
+from gpt1.data.files import alone_in, check_place, missing, replacing, sync_all, sync_folder
 from gpt1.errors import UserError
 
 CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
@@ -43,11 +41,7 @@ def settings_of(
 ) -> AnyConfig:
     """Defaults < recipe < model size < `extra` < `--config` file < what was `given` as flags or keywords."""
     chosen = chosen_settings(config_class, file, given)
-    recipe = chosen.get("recipe", "default")
-    base = dict(RECIPES[config_class.__name__].get(recipe, {}))  # an unknown recipe is refused by resolve
-    if config_class is PretrainConfig:
-        size = MODEL_SIZES.get(str({"model": PretrainConfig.model, **base, **chosen}["model"]), {})
-        base = {**size, **base} if recipe == "paper" else {**base, **size}
+    base = laid(config_class, chosen.get("recipe", "default"), chosen.get("model"))  # resolve refuses unknown ones
     return resolve(config_class, base, extra, chosen)
 
 
@@ -175,10 +169,7 @@ def is_finished(run: Path) -> bool:
 
 def put_model(run: Path, aside: Path) -> None:
     """Give the folder `aside` its place in the run; the results that follow call it finished, so it is on the disk."""
-    for path in aside.iterdir():
-        with open(path, "rb+") as file:
-            sync(file)
-    sync_folder(aside)
+    sync_all(aside)
     shutil.rmtree(run / MODEL, ignore_errors=True)
     aside.rename(run / MODEL)
     sync_folder(run)

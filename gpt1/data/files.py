@@ -270,6 +270,14 @@ def sync(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
+def sync_all(folder: Path) -> None:
+    """The files in `folder` and their names are on the disk when this returns: a rename never outruns its bytes."""
+    for path in folder.iterdir():
+        with open(path, "rb+") as file:
+            sync(file)
+    sync_folder(folder)
+
+
 def sync_folder(folder: Path) -> None:
     """The names in `folder` are on the disk when this returns. Windows cannot open folders and has no need to."""
     if os.name == "posix":

@@ -14,13 +14,12 @@ from typing import Any, TypeGuard
 
 from gpt1.config import (
     HEAD_ONLY,
-    MODEL_SIZES,
-    RECIPES,
     FinetuneConfig,
     PretrainConfig,
     default,
     descriptions,
     flag,
+    laid,
 )
 
 
@@ -113,14 +112,11 @@ class Run:
     def usual(self) -> dict[str, Any]:
         """What the settings are where none is given, with the recipe, size or part of the model that this run has:
         what `--help` tells."""
-        recipe, size, part = (self.settings.get(name) for name in ("recipe", "model", "train"))
-        laid = dict(RECIPES[self.config.__name__].get(str(recipe), {}))
-        if self.stage == "pretrain":
-            sized = MODEL_SIZES.get(str(size), {})
-            laid = {**sized, **laid} if recipe == "paper" else {**laid, **sized}
-        elif part == "head" and recipe != "paper":
-            laid |= HEAD_ONLY
-        return {name: laid.get(name, default(self.config, name)) for name in descriptions(self.config)}
+        recipe = str(self.settings.get("recipe"))
+        usual = laid(self.config, recipe, str(self.settings.get("model")))
+        if self.stage == "finetune" and self.settings.get("train") == "head" and recipe != "paper":
+            usual |= HEAD_ONLY
+        return {name: usual.get(name, default(self.config, name)) for name in descriptions(self.config)}
 
     @property
     def resume_command(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gpt1.data.files import sync_all, sync_folder
 from gpt1.errors import UserError
 from gpt1.weights import write_safetensors
 
@@ -46,13 +46,11 @@ def save(
         (aside / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
         files = {name: fingerprint(aside / name) for name in (MODEL, OPTIMIZER, STATE)}
         (aside / MANIFEST).write_text(json.dumps({"format": "gpt1-checkpoint-1", "files": files}), encoding="utf-8")
-        for path in aside.iterdir():
-            flush(path)
-        flush(aside)
+        sync_all(aside)
         if final.exists():
             shutil.rmtree(final)
         aside.rename(final)
-        flush(folder)
+        sync_folder(folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -100,14 +98,3 @@ def forget(folder: Path, keep: int, now: int, best: int = 0) -> None:
 def fingerprint(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def flush(path: Path) -> None:
-    """fsync of a file or a folder, so that a rename never outruns the bytes it names."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
