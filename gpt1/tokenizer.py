@@ -23,6 +23,7 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.tokens.bpe import END
 
 if TYPE_CHECKING:
+    from gpt1.tokens.arrays import Ids
     from gpt1.tokens.pipelines import Pipeline
 
 OUR_FILES = ("gpt1_tokenizer.json", "vocab.json", "merges.txt")
@@ -55,10 +56,14 @@ class Tokenizer:
     # ---- text ↔ ids
 
     def encode(self, text: str) -> list[int]:
-        return self._pipeline.encode_batch([text])[0]
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """As `encode` for each text, faster for many short ones."""
+        return [ids.tolist() for ids in self.encode_arrays(texts)]
+
+    def encode_arrays(self, texts: Iterable[str]) -> list[Ids]:
+        """As `encode_batch`, each text's ids as an array of uint32: faster still, and a tenth of the memory."""
         return self._pipeline.encode_batch(texts)
 
     def decode(self, ids: Iterable[int]) -> str:

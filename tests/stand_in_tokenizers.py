@@ -10,6 +10,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 
 class Words:
     """A tokenizer whose ids are hashes of the words: all of 0 … vocab_size - 1, text for text, without any state."""
@@ -37,8 +40,8 @@ class Words:
             ids += [self.newline_id, *line] if ids else line
         return ids
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+    def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
+        return [np.array(self.encode(text), np.uint32) for text in texts]
 
 
 class LastId(Words):
@@ -49,14 +52,14 @@ class LastId(Words):
 class Dying(Words):
     """Its worker processes end at their first text, as when the system takes their memory back."""
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+    def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
         os._exit(9)
 
 
 class Endless(Words):
     """Every process that works with it holds the lock `working` in the folder HELD, and never comes to an end."""
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+    def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
         import fcntl
 
         with open(Path(os.environ["HELD"], "working"), "w") as file:

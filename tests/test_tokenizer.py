@@ -81,7 +81,7 @@ def test_a_text_has_the_same_ids_alone_in_a_batch_and_with_caches_of_any_size(tr
     assert trained.encode_batch(batch) == alone
     forgetful = Original(trained._vocabulary, trained._merges)
     forgetful.CACHE = 3
-    assert [forgetful.encode_batch([text])[0] for text in batch] == alone
+    assert [forgetful.encode_batch([text])[0].tolist() for text in batch] == alone
 
 
 def test_lines_of_novels_get_the_ids_of_the_plain_algorithm(released, shared):

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 
 import ftfy
+import numpy as np
 import spacy
 from drawn_texts import EXAMPLES, SPECIAL_CASES, texts
 from hypothesis import example, given, settings
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from reference_tokenizer import best_pairs_first, standardise
 
 from gpt1.tokens import standardise as fast
-from gpt1.tokens.bpe import WordEncoder, learn_merges, unpacked
+from gpt1.tokens.arrays import distinct, rows_of, unpacked
+from gpt1.tokens.bpe import WordEncoder, learn_merges, packed
 from gpt1.tokens.pipelines import Original
 from gpt1.tokens.words import TAIL, EnglishWords, at_the_end
 
@@ -48,9 +50,32 @@ def test_fix_is_ftfy_for_a_line_longer_than_ftfy_takes_at_a_time():
 @settings(max_examples=EXAMPLES)
 @given(text=texts)
 def test_chunks_set_apart_are_the_standardised_text(text):
-    chunks = [chunk for block in fast.blocks(text) for chunk in block]
+    chunks = [chunk for block in fast.blocks(text) for chunk in block.split()]
     parts = [["\n"] if chunk == fast.NEWLINE else fast.separate([chunk])[0].split() for chunk in chunks]
     assert " ".join(itertools.chain.from_iterable(parts)) == standardise(ftfy.fix_text(text))
+
+
+# Every character that Python takes for white space, some that it does not, and letters of one to four bytes.
+SPACES = [char for char in map(chr, range(0x110000)) if char.isspace()]
+spaced = st.text(st.sampled_from([*SPACES, *"ab\0\u200b\ufeff\u180eé€😀"])).map(str.strip).filter(bool)
+
+
+@settings(max_examples=EXAMPLES)
+@given(blocks=st.lists(spaced, min_size=1, max_size=5))
+@example(blocks=["a" + "b".join(SPACES) + "c"])
+def test_distinct_chunks_are_those_of_split(blocks):
+    chunks, which, ends = distinct(blocks)
+    assert len(set(chunks)) == len(chunks)
+    assert [chunks[number] for number in which] == [chunk for block in blocks for chunk in block.split()]
+    assert ends.tolist() == list(itertools.accumulate(len(block.split()) for block in blocks))
+
+
+@given(table=st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=4), min_size=1, max_size=6), data=st.data())
+def test_rows_of_a_table_are_put_one_after_another(table, data):
+    which = data.draw(st.lists(st.integers(0, len(table) - 1), min_size=1, max_size=12))
+    ids, ends = rows_of([packed(row) for row in table], np.array(which, np.int32))
+    assert ids.tolist() == [id for number in which for id in table[number]]
+    assert ends.tolist() == list(itertools.accumulate(len(table[number]) for number in which))
 
 
 WORDS = EnglishWords()
@@ -122,7 +147,7 @@ def test_words_are_merged_best_pair_first_whatever_the_order_of_the_merges(words
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     ids = WordEncoder(vocabulary, merges, unknown=0)(words)
     for word in words:
-        assert unpacked(ids[word]) == [vocabulary[part] for part in best_pairs_first(word, ranks)]
+        assert unpacked(ids[word]).tolist() == [vocabulary[part] for part in best_pairs_first(word, ranks)]
 
 
 @given(counts=st.dictionaries(small_words, st.integers(1, 5), min_size=1), limit=st.integers(0, 15))

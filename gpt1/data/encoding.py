@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class TokenizerLike(Protocol):
 
     def save(self, folder: Any) -> None: ...
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
+    def encode_arrays(self, texts: list[str]) -> Sequence[Ids]: ...
 
 
 def ids_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
@@ -67,21 +67,25 @@ class Encoded:
 
 def encode(tokenizer: TokenizerLike, texts: list[str]) -> Encoded:
     """A pure function of the vocabulary and the texts: which process calls it, and when, changes nothing."""
-    flat: list[int] = []
+    dtype = ids_type(tokenizer.vocab_size)
+    newline: Ids = np.array([tokenizer.newline_id], dtype)
+    parts: list[Ids] = [newline[:0]]
     starts = []
     n_bytes = []
-    text_bytes = 0
-    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+    tokens = text_bytes = 0
+    for text, ids in zip(texts, tokenizer.encode_arrays(texts), strict=True):
         size = len(text) if text.isascii() else len(text.encode("utf-8"))
         text_bytes += size
-        if not ids:
+        if not len(ids):
             continue
-        if flat:
-            flat.append(tokenizer.newline_id)
-        starts.append(len(flat))
+        if tokens:
+            parts.append(newline)
+            tokens += 1
+        starts.append(tokens)
         n_bytes.append(size)
-        flat.extend(ids)
-    array: Ids = np.array(flat, dtype=ids_type(tokenizer.vocab_size))
+        parts.append(ids)
+        tokens += len(ids)
+    array: Ids = np.concatenate(parts, dtype=dtype, casting="same_kind")
     unknown = 0 if tokenizer.unknown_id is None else int(np.count_nonzero(array == tokenizer.unknown_id))
     return Encoded(array, np.array(starts, np.int64), np.array(n_bytes, np.int64), unknown, len(texts), text_bytes)
 

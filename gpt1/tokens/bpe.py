@@ -83,12 +83,6 @@ def packed(ids: Iterable[int]) -> bytes:
     return array("I", ids).tobytes()
 
 
-def unpacked(data: bytes) -> list[int]:
-    ids = array("I")
-    ids.frombytes(data)
-    return ids.tolist()
-
-
 class WordEncoder:
     """Words to packed ids; what is not in the vocabulary is `unknown`. Remembers up to LIMIT words."""
 
@@ -108,13 +102,9 @@ class WordEncoder:
         new = list(set(words).difference(self._ids))
         if self._library is None:
             self._ids.update((word, packed(self._merge(word))) for word in new)
-        elif new:
-            encoding = self._library.encode(new, is_pretokenized=True, add_special_tokens=False)
-            ids, start = packed(encoding.ids), 0
-            for word, count in zip(new, Counter(encoding.word_ids).values(), strict=True):
-                end = start + 4 * count
-                self._ids[word] = ids[start:end]
-                start = end
+        else:
+            cut = self._library.tokenize
+            self._ids.update((word, packed([token.id for token in cut(word)])) for word in new)
         return self._ids
 
     def _merge(self, word: str) -> list[int]:
@@ -145,16 +135,13 @@ def in_order(merges: Sequence[Pair]) -> bool:
 
 
 def _in_rust(vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> Any:
-    from tokenizers import Tokenizer
     from tokenizers.models import BPE
 
-    return Tokenizer(
-        BPE(
-            vocab=dict(vocabulary),
-            merges=list(merges),
-            unk_token=UNKNOWN,
-            end_of_word_suffix=END,
-            fuse_unk=False,
-            cache_capacity=0,  # no word is asked for twice
-        )
+    return BPE(
+        vocab=dict(vocabulary),
+        merges=list(merges),
+        unk_token=UNKNOWN,
+        end_of_word_suffix=END,
+        fuse_unk=False,
+        cache_capacity=0,  # no word is asked for twice
     )

@@ -15,16 +15,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain, groupby
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gpt1.errors import UserError
-from gpt1.tokens.bpe import END, UNKNOWN, Pair, WordEncoder, learn_merges, packed, unpacked
+from gpt1.tokens.bpe import END, UNKNOWN, Pair, WordEncoder, learn_merges, packed
 from gpt1.tokens.standardise import NEWLINE, blocks, separate
 from gpt1.tokens.words import EnglishWords
 
+if TYPE_CHECKING:
+    from gpt1.tokens.arrays import Ids
+
 LINE_BREAK = "\n" + END
-ENOUGH = 1 << 18
-"""Chunks that are encoded at a time: enough to learn the new ones together, few enough to keep memory flat."""
+ENOUGH = 1 << 20
+"""Characters that are encoded at a time: enough to learn the new chunks together, few enough to keep memory flat."""
 ALPHABET = 256
 """Characters that a learned vocabulary of the original pipeline knows at most (the released one: 238)."""
 RARE = 1e-5
@@ -42,7 +45,7 @@ class Pipeline(Protocol):
     unknown_id: int | None
     newline_id: int
 
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]: ...
+    def encode_batch(self, texts: Iterable[str]) -> list[Ids]: ...
 
     def decode(self, ids: Iterable[int]) -> str: ...
 
@@ -53,8 +56,8 @@ class Original:
     """The released encoder. Chunks between white space repeat, so their ids are remembered, up to CACHE of them."""
 
     CACHE = 1 << 19
-    DEPENDENT = packed([0xFFFFFFFF])
-    """Stands where an id depends on the rest of the line (see words.py). No ids look like it, at any byte."""
+    DEPENDENT = 0xFFFFFFFF
+    """Stands where an id depends on the rest of the line (see words.py)."""
 
     def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> None:
         self.unknown_id: int | None = vocabulary[UNKNOWN]
@@ -67,9 +70,11 @@ class Original:
     def _forget(self) -> None:
         self._chunks: dict[str, bytes] = {NEWLINE: packed([self.newline_id])}
 
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        encoded: list[list[int]] = []
-        waiting: list[tuple[list[int], list[str]]] = []  # (where the ids go, a block of chunks)
+    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
+        from gpt1.tokens.arrays import joined
+
+        encoded: list[list[Ids]] = []
+        waiting: list[tuple[list[Ids], str]] = []  # (where the ids go, a block of text)
         size = 0
         for text in texts:
             encoded.append([])
@@ -79,17 +84,25 @@ class Original:
                 if size >= ENOUGH:
                     self._encode(waiting)
                     waiting, size = [], 0
-        self._encode(waiting)
-        return encoded
+        if waiting:
+            self._encode(waiting)
+        return [joined(parts) for parts in encoded]
 
-    def _encode(self, waiting: list[tuple[list[int], list[str]]]) -> None:
+    def _encode(self, waiting: list[tuple[list[Ids], str]]) -> None:
+        from gpt1.tokens.arrays import distinct, rows_of
+
+        chunks, which, chunk_ends = distinct([block for _, block in waiting])
         with self._lock:
             if len(self._chunks) > self.CACHE:
                 self._forget()
-            self._learn(list(set().union(*(block for _, block in waiting)).difference(self._chunks)))
-            for ids, block in waiting:
-                packed_ids = b"".join(map(self._chunks.__getitem__, block))
-                ids += unpacked(self._by_line(block) if self.DEPENDENT in packed_ids else packed_ids)
+            self._learn([chunk for chunk in chunks if chunk not in self._chunks])
+            all_ids, ends = rows_of([self._chunks[chunk] for chunk in chunks], which)
+            some_depend = self.DEPENDENT in all_ids
+            start = 0
+            for (parts, block), end in zip(waiting, ends[chunk_ends - 1].tolist(), strict=True):
+                ids = all_ids[start:end]
+                parts.append(self._by_line(block) if some_depend and self.DEPENDENT in ids else ids)
+                start = end
 
     def _learn(self, new: list[str]) -> None:
         """Put the ids of chunks that are not known to those that are."""
@@ -101,23 +114,26 @@ class Original:
         word_ids = self._word_ids(" ".join(words).split())
         for piece, lowered, dependent in zip(unseen, words, cut, strict=True):
             ids = word_ids.get(lowered) or b"".join(map(word_ids.__getitem__, lowered.split()))
-            known[piece] = self.DEPENDENT if dependent is None else ids
+            known[piece] = packed([self.DEPENDENT]) if dependent is None else ids
         for chunk, pieces in zip(new, separated, strict=True):
             if chunk != pieces:  # else it was its own only piece
                 known[chunk] = b"".join(map(known.__getitem__, pieces.split()))
 
-    def _by_line(self, block: list[str]) -> bytes:
+    def _by_line(self, block: str) -> Ids:
         """The ids of a block, cutting a line that holds a dependent chunk as a whole."""
+        from gpt1.tokens.arrays import unpacked
+
+        dependent = packed([self.DEPENDENT])
         lines = []
-        for _, line in groupby(block, NEWLINE.__eq__):
+        for _, line in groupby(block.split(), NEWLINE.__eq__):
             chunks = list(line)
             ids = b"".join(map(self._chunks.__getitem__, chunks))
-            if self.DEPENDENT in ids:
+            if dependent in ids:  # no ids look like it, at any byte
                 standardised = " ".join(" ".join(separate(chunks)).split())
                 words = english().cut_line(standardised).lower().split()
                 ids = b"".join(map(self._word_ids(words).__getitem__, words))
             lines.append(ids)
-        return b"".join(lines)
+        return unpacked(b"".join(lines))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The lower-cased words, one space between them; newline tokens as line breaks."""
@@ -173,7 +189,7 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     chunks: Counter[str] = Counter()
     for text in texts:
         for block in blocks(text):
-            chunks.update(block)
+            chunks.update(block.split())
     del chunks[NEWLINE]
     pieces: Counter[str] = Counter()
     for separated, count in zip(separate(list(chunks)), chunks.values(), strict=True):
@@ -208,8 +224,10 @@ class Lossless:
         self._byte_ids = [vocabulary[char] for char in byte_characters()]
         self.newline_id = self._byte_ids[ord("\n")]
 
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        return [self._encode(text) for text in texts]
+    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
+        from gpt1.tokens.arrays import unpacked
+
+        return [unpacked(packed(self._encode(text))) for text in texts]
 
     def _encode(self, text: str) -> list[int]:
         if text.isascii() or not SURROGATE.search(text):

@@ -1,7 +1,7 @@
 """What the original does to a text before it looks for words: ftfy mends it, punctuation and white space are set apart.
 
-`blocks(text)` mends a text and cuts it at white space into chunks; `separate(chunks)` sets off the punctuation in each.
-Together they give, chunk by chunk, what the original computes for the whole text at once:
+`blocks(text)` mends a text, which is then cut at white space into chunks; `separate(chunks)` sets off the punctuation
+in each. Together they give, chunk by chunk, what the original computes for the whole text at once:
 
     fix_text → dashes, ellipses and accents to ASCII → punctuation set off by spaces → spaces round newlines →
     other white space to one space → strip
@@ -21,15 +21,15 @@ NEWLINE = "\0"
 """Stands for a line break among the chunks. No chunk can look like it: ftfy removes this character from every text."""
 
 BLOCK = 1 << 16
-"""Characters of a text that are cut into chunks at a time."""
+"""Characters of a text that are handed on at a time."""
 
 # The released pattern, behind a look at the next character (five times as fast). It names plus twice where a backslash
 # was meant the second time, so backslashes stay where they are.
 PUNCTUATION = re.compile(r"(?=[-~!\";?+,)(/*\[\]}{|_])(-+|~+|!+|\"+|;+|\?+|\++|,+|\)+|\(+|/+|\*+|\[+|\]+|}+|{+|\|+|_+)")
 
 
-def blocks(text: str) -> Iterator[list[str]]:
-    """The chunks of a mended text, about BLOCK characters at a time; NEWLINE stands between two lines.
+def blocks(text: str) -> Iterator[str]:
+    """A mended text, about BLOCK characters at a time; NEWLINE, with white space around it, stands between two lines.
 
     A run of white space with line breaks in it counts as one line break; at either end of the text it is nothing.
     """
@@ -38,7 +38,7 @@ def blocks(text: str) -> Iterator[list[str]]:
     for number, line in enumerate(lines):
         size += len(line)
         if size >= BLOCK or number == len(lines) - 1:
-            yield (joint + f" {NEWLINE} ".join(lines[start : number + 1])).split()
+            yield joint + f" {NEWLINE} ".join(lines[start : number + 1])
             start, size, joint = number + 1, 0, f"{NEWLINE} "
 
 
