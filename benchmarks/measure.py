@@ -76,13 +76,15 @@ def in_turn(
     warm_up: Mapping[str, Work] | None = None,
     before: Mapping[str, Work] | None = None,
     clock: Callable[[], float] | None = None,
+    settling: int = 1,
 ) -> Seconds:
-    """Seconds of every competitor in every round: A B A B …, after one warm-up of each that does not count.
+    """Seconds of every competitor in every round: A B A B …, after `settling` warm-ups of each that do not count.
 
     warm_up: what to run instead of the work itself to warm up. before: what to run before each round, not measured.
     """
-    for name, work in works.items():
-        (warm_up or {}).get(name, work)()
+    for _ in range(settling):
+        for name, work in works.items():
+            (warm_up or {}).get(name, work)()
     clock = clock or now
     seconds: Seconds = {name: [] for name in works}
     for _ in range(rounds):

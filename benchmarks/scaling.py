@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Result, Table, apart, figure, in_turn
-from benchmarks.step import ours
+from benchmarks.step import SETTLING, ours
 from gpt1.config import GPTConfig
 from gpt1.data.corpus import Corpus
 from gpt1.data.shards import TOKENIZER, ShardWriter
 from gpt1.model import GPT
 
-ROUNDS = 2
+ROUNDS = 3
 BASE = {"context": 512, "n_embd": 768, "n_layer": 12, "batch": 4}
 AXES = {"context": [64, 128, 256, 512], "n_embd": [128, 256, 512, 768], "n_layer": [2, 4, 8, 12], "batch": [1, 2, 4, 8]}
 QUICK_BASE = {"context": 32, "n_embd": 64, "n_layer": 1, "batch": 1}
@@ -64,7 +64,7 @@ def step(context: int, n_embd: int, n_layer: int, batch: int, rounds: int) -> fl
     torch.manual_seed(0)
     model = GPT(GPTConfig(context=context, n_embd=n_embd, n_layer=n_layer, n_head=n_embd // 64))
     update = ours(model, torch.randint(model.config.vocab_size, (batch, context + 1)))
-    return median(in_turn({"step": update}, rounds)["step"])
+    return median(in_turn({"step": update}, rounds, settling=SETTLING)["step"])
 
 
 def opened(sizes: Sequence[int], rounds: int) -> tuple[Table, list[list[Any]]]:
