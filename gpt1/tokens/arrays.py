@@ -29,8 +29,10 @@ def distinct(blocks: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int32], n
 
     A block is text without white space at its ends; its chunks are what `block.split()` gives, four times as fast.
     """
-    split = pyarrow.compute.utf8_split_whitespace(pyarrow.array(blocks, pyarrow.large_string()))
-    encoded = split.values.dictionary_encode()
+    pool = pyarrow.system_memory_pool()  # as fast here as pyarrow's own, and it holds no memory back: 30 MB a process
+    texts = pyarrow.array(blocks, pyarrow.large_string(), memory_pool=pool)
+    split = pyarrow.compute.utf8_split_whitespace(texts, memory_pool=pool)
+    encoded = pyarrow.compute.dictionary_encode(split.values, memory_pool=pool)
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(), split.offsets.to_numpy()[1:].astype(np.int64)
 
 
