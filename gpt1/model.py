@@ -30,6 +30,7 @@ from gpt1.kernels.gelu import gelu
 from gpt1.kernels.linear import dense, linear, packed
 from gpt1.kernels.moving import moved
 from gpt1.kernels.packing import Packing
+from gpt1.kernels.unfilled import unfilled
 from gpt1.lstm import LSTM
 from gpt1.sampling import Choice
 from gpt1.weights import read_model, write_model
@@ -243,7 +244,7 @@ class GPT(nn.Module):
 
     def holding(self, weights: dict[str, Tensor]) -> GPT:
         """A model for use like this one, with other weights, which are not copied."""
-        with torch.device("meta"):
+        with unfilled():
             model = GPT(self.config)
         model.load_state_dict(weights, assign=True)
         return model.requires_grad_(False).eval()
@@ -267,7 +268,7 @@ class GPT(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> GPT:
         """A model folder of ours, a Hugging Face openai-gpt folder, or OpenAI's params_*.npy; ready to use (eval)."""
         config, weights = read_model(Path(folder))
-        with torch.device("meta"):
+        with unfilled():
             model = cls(config)
         model.load_state_dict(weights, assign=True)
         for parameter in model.parameters():

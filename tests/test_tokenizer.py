@@ -397,3 +397,13 @@ def test_importing_the_tokenizer_and_loading_one_imports_no_heavy_library(traine
     )
     output = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "set()"
+
+
+def test_encoding_imports_no_pandas(trained, tmp_path):
+    """pyarrow would, for nothing, wherever it is installed."""
+    pytest.importorskip("pandas")
+    trained.save(tmp_path)
+    code = "import sys; from gpt1.tokenizer import Tokenizer; Tokenizer.load(sys.argv[1]).encode('a b'); "
+    code += "print({'spacy', 'pandas'} & set(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "{'spacy'}"
