@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -41,6 +42,7 @@ NAMES = (
     "kernels",
     "profile",
 )
+ALONE = ("sizes", "scaling", "kernels", "profile")  # the others have transformers as a peer
 EXPECTED = Path(__file__).parent / "expected.json"
 RESULTS = Path(__file__).parent / "results"
 
@@ -80,7 +82,10 @@ def one(name: str, options: argparse.Namespace, expected: Mapping[str, Any] | No
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     where = machine()  # before: the load is that of other programs
     module = importlib.import_module(f"benchmarks.{name}")
-    if lacking := module.lacking() if hasattr(module, "lacking") else "":
+    lacking = module.lacking() if hasattr(module, "lacking") else ""
+    if name not in ALONE and not importlib.util.find_spec("transformers"):
+        lacking = "its peer is not installed: python -m pip install transformers"
+    if lacking:
         print(f"## {name}: left out, {lacking}\n", flush=True)
         return checked(name, {}, {}, expected)
     result = module.run(options.rounds or (1 if options.quick else module.ROUNDS), options.quick)

@@ -32,7 +32,7 @@ def run(rounds: int, quick: bool) -> Result:
 def questions(n: int, quick: bool) -> tuple[list[list[int]], str]:
     """Tokens of context, question and answers of `n` questions in turn, drawn at random from RACE's dev split; without
     the data, random tokens in lengths drawn like theirs."""
-    folder, draw = data(), random.Random(0)
+    folder, draw = data("data/tasks/RACE.tar.xz", "openai"), random.Random(0)
     if folder is None or quick:
         found = []
         for _ in range(n):  # the logarithms of the lengths of 500 passages: mean 5.72, deviation 0.40

@@ -21,10 +21,11 @@ from gpt1.tokenizer import Tokenizer
 
 Encode = Callable[[list[str]], list[list[int]]]
 ROUNDS = 3
+BOOKS = "data/books/train-01.jsonl.xz"
 
 
 def lacking() -> str:
-    return "" if data() else "it needs the public data: set GPT1_DATA, or put the folder `shared` beside the checkout"
+    return "" if data(BOOKS, "openai") else f"it needs {BOOKS} and openai/ of the public data: GPT1_DATA is its folder"
 
 
 def run(rounds: int, quick: bool) -> Result:
@@ -62,7 +63,7 @@ def books(megabytes: float) -> list[str]:
     assert folder
     texts: list[str] = []
     left = int(megabytes * 1e6)
-    with lzma.open(folder / "data/books/train-01.jsonl.xz", "rt", encoding="utf-8") as lines:
+    with lzma.open(folder / BOOKS, "rt", encoding="utf-8") as lines:
         for line in lines:
             text = json.loads(line)["text"].encode()[:left].decode(errors="ignore")
             texts.append(text)

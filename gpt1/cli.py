@@ -13,8 +13,8 @@ import click
 from gpt1 import __version__
 from gpt1.analysis import commands as analysis
 from gpt1.config import FinetuneConfig, PretrainConfig
-from gpt1.ending import OUT_OF_MEMORY, of_the_system, open_streams, stop
-from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
+from gpt1.ending import of_the_system, open_streams, stop
+from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, ResourceError, UserError
 from gpt1.flags import Number, columns, settings
 
 ORDER = ["demo", "tokenize", "pretrain", "finetune", "evaluate", "predict", "next", "generate", "inspect"]
@@ -283,8 +283,8 @@ def generate(run: str, texts: tuple[str, ...], prompts: str, precision: str, as_
     gpt1 generate runs/books "the captain said" "at night" --json
     gpt1 generate models/gpt1 --prompts prompts.txt --precision bf16
     """
-    from gpt1.inference import load, prompts_of
-    from gpt1.training.devices import activations_of
+    from gpt1.inference import less_memory, load, prompts_of
+    from gpt1.training.devices import activations_of, limits_explained
 
     texts += prompts_of(prompts) if prompts else ()
     if not texts:
@@ -295,7 +295,8 @@ def generate(run: str, texts: tuple[str, ...], prompts: str, precision: str, as_
     names = [f"text {i} of {len(texts)}" for i in range(1, len(texts) + 1)] if len(texts) > 1 else ["the text"]
     for told in filter(None, map(model.told, texts, names)):
         click.echo(told, err=True)
-    found = [*zip(names, texts, model.generate(texts, **options, progress=console()), strict=True)]
+    with limits_explained(less_memory(len(texts), precision)):
+        found = [*zip(names, texts, model.generate(texts, **options, progress=console()), strict=True)]
     if as_json:
         click.echo(json.dumps([{"prompt": prompt, "text": text} for _, prompt, text in found], ensure_ascii=False))
         return
@@ -384,8 +385,8 @@ def main(arguments: list[str] | None = None) -> None:
         stop(Interrupted("stopped.", "Run it again; a run folder goes on with --resume."))
     except OSError as error:
         stop(of_the_system(error))
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
         stop(ResourceError("out of memory.", "Close other programs, or take a smaller model or shorter texts."))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 from contextlib import suppress
 from typing import Any, TextIO
@@ -12,8 +11,6 @@ from typing import Any, TextIO
 import click
 
 from gpt1.errors import GPT1Error, ResourceError, UserError
-
-OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory")
 
 # What the user can mend by naming another place.
 PLACES = ("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")

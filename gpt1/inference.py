@@ -298,6 +298,15 @@ def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mappin
     (folder / TASK).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def less_memory(texts: int, precision: str) -> str:
+    """What to do where memory does not suffice for continuing texts."""
+    together = min(texts, TOGETHER)
+    advice = ["--precision bf16 holds the model in half as much"] if precision == "fp32" else []
+    if together > 1:
+        advice.append(f"{together // 2} texts at a time (now {together}) want half as much for what was read")
+    return f"{'; '.join(advice)}." if advice else "Close other programs, or take a smaller model."
+
+
 def prompts_of(path: str) -> tuple[str, ...]:
     """The lines of a text file (`-`: of standard input) that are not empty."""
     if path == "-":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpt1.data.corpus import Corpus, checked_target, write_corpus
 from gpt1.data.readers import Source, list_sources, read_source
-from gpt1.errors import UserError
+from gpt1.errors import ResourceError, UserError
 from gpt1.runs import model_folder
 from gpt1.tokenizer import Tokenizer
 from gpt1.training.progress import Progress, Silent
@@ -51,7 +51,11 @@ def tokenize(
         progress.say(note)
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
-    corpus = write_corpus(corpora, out, chosen, workers=workers, progress=progress)
+    try:
+        corpus = write_corpus(corpora, out, chosen, workers=workers, progress=progress)
+    except MemoryError:
+        fewer = f"Use --workers {workers // 2} (now {workers}): the corpus stays the same."
+        raise ResourceError("out of memory.", fewer if workers > 1 else "Close other programs.") from None
     tokens, documents = max(1, corpus.tokens), counted(corpus.documents, "document")
     progress.say(
         f"{out}: {corpus.tokens:,} tokens of {documents}, {corpus.n_bytes / 1e6:,.1f} MB "

@@ -122,6 +122,21 @@ def test_a_ratio_that_could_not_be_measured_falls_short_and_one_that_nobody_expe
     assert "scaling: no ratio is expected of it" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("name", "lacking"), [("step", "peer"), ("tokenizing", "peer"), ("tokenizing", "books")])
+def test_a_benchmark_without_its_peer_or_its_data_is_left_out_in_a_line(
+    name: str, lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    if lacking == "peer":
+        monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setenv("GPT1_DATA", str(tmp_path))
+    assert command.main([name, "--out", str(tmp_path)]) == 0
+    assert command.main([name, "--check", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith(f"## {name}: left out")
+    assert ("pip install" if lacking == "peer" else "GPT1_DATA") in said.partition("\n")[0]
+    assert said.count("not measured") == len(EXPECTED["ratios"][name])
+
+
 @pytest.mark.parametrize(
     "content",
     ['{"ratios":', "[]", "{}", '{"ratios": {"step": {"a / b": 1}}}', '{"tolerance": 0, "ratios": {"step": ["a"]}}'],
@@ -192,8 +207,8 @@ def test_a_profile_leaves_nothing_out_and_counts_nothing_twice(times: dict[str, 
     assert found["products with weights"] == times.get("aten::mm", 0)
 
 
-def test_without_the_data_lengths_are_drawn_and_said_to_be(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(material, "data", lambda: None)
+def test_without_the_data_lengths_are_drawn_and_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GPT1_DATA", str(tmp_path))  # a folder with something else in it
     rows = material.sst2(100)
     assert "random" in rows.source
     assert len(rows.ids) == len(rows.labels) == 100

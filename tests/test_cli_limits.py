@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from desk import CLASSES, TINY, listing
 
+from gpt1.cli import main
+
 
 def test_ctrl_c_while_tokenizing_leaves_nothing(desk: Path, tmp_path: Path):
     (tmp_path / "long.txt").write_text("a line of some words, and of more\n" * 1_000_000)
@@ -125,3 +127,29 @@ def test_output_that_cannot_be_written_is_told(desk: Path):
     assert done.returncode == 1
     assert "gpt1: the disk is full" in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["a", "b", "c", "d", "e", "f"], ["--precision bf16", "3 texts at a time (now 6)"]),
+        (["a", "--precision", "bf16"], ["a smaller model"]),
+    ],
+)
+def test_too_little_memory_to_write_names_what_to_lower(
+    words: list[str],
+    advice: list[str],
+    pretrained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def generate(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("gpt1.inference.LanguageModel.generate", generate)
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", str(pretrained), *words])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert all(part in said for part in ["gpt1: out of memory.", *advice])
+    assert ("--precision" in said) == ("--precision bf16" in advice)

@@ -118,8 +118,10 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path: Path):
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
+        RuntimeError("could not create a primitive"),
+        ImportError("libarrow.so: failed to map segment from shared object"),
     ],
-    ids=["cpu", "gpu", "python"],
+    ids=["cpu", "gpu", "python", "onednn", "loader"],
 )
 @pytest.mark.parametrize(
     ("together", "recompute", "advice"),

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gpt1.config import Precision
-from gpt1.errors import ResourceError, UserError, did_you_mean
+from gpt1.errors import OUT_OF_MEMORY, ResourceError, UserError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -93,8 +93,8 @@ def limits_explained(smaller: str) -> Iterator[None]:
         raise ResourceError("the GPU is out of memory.", smaller) from None
     except MemoryError:
         raise ResourceError("out of memory.", smaller) from None
-    except RuntimeError as error:
-        if "allocate memory" in str(error) or "out of memory" in str(error):
+    except (RuntimeError, ImportError) as error:
+        if OUT_OF_MEMORY.search(str(error)):
             raise ResourceError("out of memory.", smaller) from None
         raise
     except OSError as error:
