@@ -103,6 +103,7 @@ def continued(model: Model, ids: Tensor, max_new_tokens: int, choice: Choice, dr
                 ahead = Reader(draft, reader.cache.repeated(1, draft.activations), start)
             ids = torch.cat([ids, said], dim=1)
         start = ids.shape[1] - max(1, context // 2)
+    choice.check()
     return ids
 
 
@@ -140,6 +141,8 @@ def continue_together(
         chosen = [choice(row, step) for row, choice in zip(torch.split(logits, 1), choices, strict=True)]
         ids = torch.cat([ids, torch.cat(chosen)], dim=1)
         lengths = [length + 1 for length in lengths]
+    for choice in choices:
+        choice.check()
     return ids[:, longest:]
 
 

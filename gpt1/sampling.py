@@ -8,11 +8,20 @@ from torch import Tensor
 from gpt1.errors import UserError
 
 COLD = 1e-9  # a temperature below it is 0: logits divided by it would leave the range of their type
+SOON = 2**-25  # a waiting time for one of 0, which an Apple GPU draws once in 30 million times (pytorch issue 192577)
 
 
 def check_numbers(logits: Tensor) -> None:
     """UserError for logits that give no probabilities; some that are −inf (what cannot be) do."""
-    if not bool(logits.amax(-1).isfinite().all()):
+    refuse_unless(are_numbers(logits))
+
+
+def are_numbers(logits: Tensor) -> Tensor:  # → a scalar
+    return logits.amax(-1).isfinite().all()
+
+
+def refuse_unless(numbers: Tensor) -> None:
+    if not bool(numbers):
         raise UserError("the model's logits are not all numbers.", "Its weights are damaged, or they diverged.")
 
 
@@ -31,17 +40,33 @@ class Choice:
         self.temperature, self.top_k, self.top_p, self.generator = temperature, top_k, top_p, generator
         self.numbers: list[Tensor] = []  # each [batch, vocab], of the new tokens from number `settled` on
         self.settled = 0
+        self.sound: Tensor | None = None  # whether the logits since the last `check` were numbers
 
     def __call__(self, logits: Tensor, first: int) -> Tensor:
         """New tokens number first, first + 1, …: logits [batch, time, vocab] → [batch, time]."""
-        check_numbers(logits)
+        self.watch(logits)
         if self.temperature < COLD:
             return logits.argmax(-1)
         begin, end = first - self.settled, first - self.settled + logits.shape[1]
         while len(self.numbers) < end:
-            self.numbers.append(torch.empty_like(logits[:, 0]).exponential_(generator=self.generator))
+            drawn = torch.empty_like(logits[:, 0]).exponential_(generator=self.generator)
+            self.numbers.append(drawn.masked_fill_(drawn == 0, SOON))  # by 0, what cannot be would be no number
         # of waiting times, exponential with rates p, the k-th is the shortest with probability p_k
         return (self.probabilities(logits) / torch.stack(self.numbers[begin:end], dim=1)).argmax(-1)
+
+    def watch(self, logits: Tensor) -> None:
+        """Refuse logits that are no numbers: on a CPU at once; elsewhere at the next `check`, since each look makes the
+        processor wait for the device."""
+        sound = are_numbers(logits)
+        self.sound = sound if self.sound is None else self.sound & sound
+        if logits.device.type == "cpu":
+            self.check()
+
+    def check(self) -> None:
+        """To be called when a text is written."""
+        if self.sound is not None:
+            refuse_unless(self.sound)
+        self.sound = None
 
     def settle(self, place: int) -> None:
         """The new tokens before number `place` will not be asked for again."""

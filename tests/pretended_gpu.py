@@ -3,6 +3,7 @@
 So the paths that a GPU takes (torch's own kernels instead of gpt1's, tensors moved there and back) run where there is
 none, with numbers that can be compared. As on a GPU, tensors of both sides do not mix, and every look from one side at
 the numbers of the other is written down, with the functions it comes from: on a GPU the processor would have to wait.
+As on Apple's, there is no float64.
 
 A device cannot be taken back, so this is for a process of its own: `python tests/pretended_gpu.py FOLDER gpu`, or cuda
 for a real one, leaves in FOLDER what every path gave there and on the processor.
@@ -122,6 +123,8 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     out = func(*tree_map_only(There, numbers_of, args), **tree_map_only(There, numbers_of, kwargs))
     if comes_back or not (there or on_gpu(device)):
         return out
+    if any(t.dtype == torch.float64 for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
+        raise TypeError(f"{func.name()}: this device has no float64")
     known = {id(t.here): t for t in there}  # what an operation in place gives back is the tensor that it was given
     return tree_map_only(torch.Tensor, lambda t: known[id(t)] if id(t) in known else There(t), out)
 
@@ -227,6 +230,8 @@ def everything(folder: Path, device: str, texts: Path) -> dict[str, Any]:
     found["next"] = [list(pair) for pair in model.next_tokens("the cat", 5)]
     found["generate"] = model.generate("the cat", max_tokens=60, temperature=0.0)
     found["drawn"] = model.generate("the cat", max_tokens=20, temperature=1.0, top_k=9, top_p=0.9, seed=1)
+    beginnings = ["the cat", "dogs ran far from it", "rain", "a mat and"]
+    found["several"] = model.generate(beginnings, max_tokens=40, temperature=0.7, top_p=0.9, seed=2)
     return found
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_predictions_and_probabilities_are_the_same(found: dict[str, Any]):
 def test_texts_are_the_same(found: dict[str, Any]):
     if found["device"] != "gpu":
         pytest.skip("a card draws other random numbers, and rounds otherwise where two tokens are as likely")
-    for name in ("generate", "drawn"):
+    for name in ("generate", "drawn", "several"):
         assert found["there"][name] == found["here"][name]
 
 
@@ -76,3 +77,12 @@ def test_no_update_waits_for_numbers_of_the_device(found: dict[str, Any]):
         pytest.skip("looks at a real card are not written down")
     assert any("read" in look for look in found["looks"])  # every ten updates: that one is seen
     assert not [look for look in found["looks"] if {"one_update", "update"} & set(look)]
+
+
+def test_no_token_that_is_written_waits_for_numbers_of_the_device(found: dict[str, Any]):
+    if found["device"] != "gpu":
+        pytest.skip("looks at a real card are not written down")
+    written = [look for look in found["looks"] if {"continued", "continue_together"} & set(look)]
+    assert {look[-1] for look in written} == {"refuse_unless"}  # once a text, when it is written
+    by_place = Counter(look[0] for look in written)
+    assert by_place["generate"] == 1 + 1 + 4

@@ -77,6 +77,19 @@ def test_random_numbers_of_settled_tokens_are_not_kept():
     assert len(choice.numbers) == 3
 
 
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_token_that_cannot_be_is_not_drawn_where_a_device_draws_zeros(zero: float, monkeypatch: pytest.MonkeyPatch):
+    drawn = torch.Tensor.exponential_
+
+    def with_zeros(x: torch.Tensor, **how: torch.Generator) -> torch.Tensor:
+        drawn(x, **how)[:, 3:] = zero
+        return x
+
+    monkeypatch.setattr(torch.Tensor, "exponential_", with_zeros)
+    found = Choice(1.0, 3, 1.0, torch.Generator().manual_seed(0))(LOGITS.expand(2000, 1, -1), 0)
+    assert set(found.flatten().tolist()) == {0, 1, 2}
+
+
 @given(row=st.lists(st.sampled_from([0.0, 1.0, torch.inf, -torch.inf, torch.nan]), min_size=1, max_size=4))
 def test_logits_are_refused_where_their_softmax_is_no_distribution(row: list[float]):
     rows = torch.tensor([[0.0] * len(row), row])
