@@ -6,8 +6,10 @@ import difflib
 import re
 from collections.abc import Iterable
 
-OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory|failed to map segment|create a primitive$")
-"""What torch, the system, its loader (of a library) and oneDNN say where memory does not suffice."""
+OUT_OF_MEMORY = re.compile(
+    "out of memory|allocate memory|not enough memory|failed to map segment|create a primitive$|_ALLOC_FAILED"
+)
+"""What torch, the system, its loader (of a library), oneDNN and cuBLAS say where memory does not suffice."""
 
 
 class GPT1Error(Exception):

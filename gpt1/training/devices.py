@@ -12,6 +12,7 @@ from torch import nn
 
 from gpt1.config import Precision
 from gpt1.errors import OUT_OF_MEMORY, ResourceError, UserError, did_you_mean
+from gpt1.training.processes import started_here
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -32,6 +33,9 @@ def device_of(setting: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {setting} cannot be used: {reason}", "Use --device cpu, or auto.") from None
+    if device.type == "cuda" and device.index is not None and (count := started_here()) > 1:
+        problem = f"--device {setting}: torchrun started {count} processes here, and each takes a GPU of its own."
+        raise UserError(problem, "Use --device cuda.")
     return device
 
 
@@ -43,14 +47,10 @@ def activations_of(precision: str, device: torch.device) -> tuple[torch.dtype, s
     if precision == "fp32":
         return torch.float32, "fp32"
     if precision == "bf16":
-        if device.type == "cpu" and not cpu_gains_from_bf16():
+        if device.type != "mps" and not gains_from_bf16(device):
             return torch.bfloat16, "bf16, as asked for (this processor computes faster in fp32: --precision fp32)"
         return torch.bfloat16, "bf16"
-    if device.type == "cuda":
-        pays = torch.cuda.is_bf16_supported()
-    else:
-        pays = device.type == "cpu" and cpu_gains_from_bf16()
-    if pays:
+    if gains_from_bf16(device):
         return torch.bfloat16, "bf16"
     return torch.float32, "fp32 (this processor has no fast bf16)"
 
@@ -58,6 +58,14 @@ def activations_of(precision: str, device: torch.device) -> tuple[torch.dtype, s
 def precision_of(activations: torch.dtype) -> Precision:
     """What `auto` has come to: a run goes on with it, also on a processor where it would come to something else."""
     return "bf16" if activations == torch.bfloat16 else "fp32"
+
+
+def gains_from_bf16(device: torch.device) -> bool:
+    """Whether bf16 is faster there than fp32. NVIDIA's cards have it since Ampere (8.0); of those before torch says so
+    too (`torch.cuda.is_bf16_supported`), and converts to fp32 and back."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and cpu_gains_from_bf16()
 
 
 def cpu_gains_from_bf16() -> bool:
@@ -77,6 +85,11 @@ def cpu_gains_from_bf16() -> bool:
 
 def place(model: nn.Module, device: torch.device, activations: torch.dtype, recompute: bool = False) -> None:
     """Move a model, set the type of its activations, and whether the backward pass computes them again."""
+    for module in model.modules():
+        if recompute and device.type == "mps" and (config := getattr(module, "config", None)) and config.dropout:
+            # torch keeps the random numbers of a CPU and of CUDA for it, not those of an Apple GPU (issue 127676)
+            problem = f"--recompute with --dropout {config.dropout:g} on mps: the second pass would drop other numbers."
+            raise UserError(problem, "Use --dropout 0 with it, or --micro-batch instead.")
     model.to(device)
     for module in model.modules():
         if hasattr(module, "activations"):

@@ -108,6 +108,11 @@ def started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def started_here() -> int:
+    """How many of them on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def alone(command: str) -> None:
     """Refuse to do the same work in several processes, into the same folder."""
     if (count := started()) > 1:

@@ -7,10 +7,13 @@ import re
 import torch
 
 from gpt1.config import GPTConfig
+from gpt1.kernels.lm_loss import PIECE_BYTES
 
 TERA = 1e12
 PEAK_BF16 = {  # dense bf16 products as the makers state them, in operations a second; the first name that fits counts
+    "H200 NVL": 835 * TERA,
     "H200": 989 * TERA,
+    "H100 NVL": 835 * TERA,
     "H100 PCIe": 756 * TERA,
     "H100": 989 * TERA,
     "A100": 312 * TERA,
@@ -20,12 +23,15 @@ PEAK_BF16 = {  # dense bf16 products as the makers state them, in operations a s
     "RTX 4090": 165 * TERA,
     "RTX 3090": 71 * TERA,
 }
+OTHERS = re.compile(r"\b(MIG|Laptop|Max-Q|Ti|D)\b")  # a part of a card, or another chip under the name of one
 CPU_TOKENS, MPS_TOKENS = 4096, 8192  # of one forward pass: more is no faster there
 LSTM_WINDOWS = 32  # of one forward pass: its products have a row a window: fewer read the weights in vain
 BYTES = 48
 """Bytes that a block keeps for the backward pass, for each token and each unit of its width, in bf16: inputs of four
 matrix products, queries, keys and values, the two feed-forward activations, masks, and what two norms and sums keep."""
-SHARE = 0.6  # of the free memory; the rest is for the loss, gradients, the optimiser and what torch sets aside
+WEIGHT_BYTES = 16
+"""Bytes that a weight has yet to get when a run begins: its gradient, two moments, a copy in bf16, some to spare."""
+SHARE = 0.8  # of what is then free; the rest is for what one layer computes in between, and lost between arrays
 
 
 def flops_a_token(config: GPTConfig) -> float:
@@ -41,15 +47,26 @@ def peak_flops(device: torch.device, activations: torch.dtype) -> float:
     if device.type != "cuda" or activations != torch.bfloat16:
         return 0.0
     name = torch.cuda.get_device_name(device)
+    if OTHERS.search(name):
+        return 0.0
     return next((peak for known, peak in PEAK_BF16.items() if re.search(rf"\b{known}\b", name)), 0.0)
 
 
 def tokens_at_a_time(config: GPTConfig, device: torch.device, activations: torch.dtype) -> int:
-    """Tokens of one forward and backward pass where --micro-batch is 0: on a GPU as many as its free memory takes."""
+    """Tokens of one forward and backward pass where --micro-batch is 0: on a GPU as many as its free memory takes.
+
+    These are 1, 2, 4, 8, … windows: a run goes on with the same pieces where a little more or less is free."""
     if config.architecture == "lstm":
         return LSTM_WINDOWS * config.context
     if device.type != "cuda":
         return MPS_TOKENS if device.type == "mps" else CPU_TOKENS
-    free, _ = torch.cuda.mem_get_info(device)
     a_token = BYTES * config.n_layer * config.n_embd * activations.itemsize / 2
-    return max(config.context, int(SHARE * free / a_token))
+    free = free_memory(device) - WEIGHT_BYTES * config.n_parameters - 3 * PIECE_BYTES
+    windows = max(1, int(SHARE * free / (a_token * config.context)))
+    return config.context << windows.bit_length() - 1
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a card has free, those among them that an earlier run of this process left with torch."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
