@@ -44,7 +44,7 @@ def test_every_path_gives_the_losses_that_it_gives_on_a_processor(found: dict[st
     here, there = found["here"], found["there"]
     assert list(here) == list(there)
     trained = [name for name in here if name.startswith(("pretrain", "finetune", "resumed"))]
-    assert len(trained) == 20
+    assert len(trained) == 21
     for name in trained:
         assert len(here[name]) >= 3, name
         tolerance = 1e-2 if name.endswith("bf16") else near(found)

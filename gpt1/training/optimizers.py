@@ -14,6 +14,8 @@ from torch import Tensor
 
 from gpt1.config import TrainingConfig
 
+DIVIDING = ("cpu", "cuda")  # by `grad_scale`: an Apple GPU's kernel takes it and does not (pytorch pull request 186360)
+
 
 class Group(NamedTuple):
     """Parameters that are treated alike, their gradients, and the optimiser's state of each: a list a slot."""
@@ -73,7 +75,11 @@ class AdamW(Optimizer):
     def fused(self, group: Group, lr: float, decay: float, shrink: Tensor | None, eps: float) -> None:
         """torch's fused kernel: one pass over the memory instead of ten. It divides gradients by `grad_scale`."""
         exp_avg, exp_avg_sq = group.slots
-        updates = torch.full((), float(self.updates), device=group.parameters[0].device)  # filled there: nothing waits
+        device = group.parameters[0].device
+        if shrink is not None and device.type not in DIVIDING:
+            torch._foreach_mul_(group.gradients, shrink)
+            shrink = None
+        updates = torch.full((), float(self.updates), device=device)  # filled there: nothing waits
         torch._fused_adamw_(
             group.parameters,
             group.gradients,
