@@ -54,8 +54,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="rounds that count, instead of each benchmark's own number")
     parser.add_argument("--quick", action="store_true", help="tiny models, one round: does it run? No figures")
     parser.add_argument("--check", action="store_true", help="compare the ratios with expected.json; 1 if one is short")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for NAME.json (benchmarks/results)")
+    parser.add_argument("--out", type=Path, help="folder for NAME.json (benchmarks/results; its quick/ with --quick)")
     options = parser.parse_args(words)
+    options.out = options.out or (RESULTS / "quick" if options.quick else RESULTS)
     names = options.names or NAMES
     for name in names:
         if name not in NAMES:
@@ -109,6 +110,8 @@ def checked(
         return 0
     short = shortfalls(name, ratios, expected)
     short += [f"{name}: not the same work: {what}" for what, same in same_work.items() if not same]
+    if short:
+        short.append(f"{name}: expected is what was measured on: {expected['machine']}")
     well = "all ratios as expected" if name in expected["ratios"] else "no ratio is expected of it"
     print("\n".join(short) or f"{name}: {well}", flush=True)
     return int(bool(short))
@@ -119,7 +122,7 @@ def expectations() -> dict[str, Any]:
     try:
         found = json.loads(EXPECTED.read_text(encoding="utf-8"))
         ratios = {name: {what: float(ratio) for what, ratio in of.items()} for name, of in found["ratios"].items()}
-        return {"tolerance": float(found["tolerance"]), "ratios": ratios}
+        return {"tolerance": float(found["tolerance"]), "machine": str(found.get("machine", "?")), "ratios": ratios}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{EXPECTED} is damaged ({type(error).__name__}: {error}); it holds a tolerance and, by benchmark, ratios"

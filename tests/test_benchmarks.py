@@ -99,14 +99,31 @@ def test_an_expected_ratio_that_was_not_measured_falls_short():
 
 @pytest.mark.parametrize(("wanted", "same", "code"), [(2.0, True, 0), (3.0, True, 1), (2.0, False, 1)])
 def test_check_fails_for_a_shortfall_and_for_other_work(
-    wanted: float, same: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: float,
+    same: bool,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     result = Result([Table("t", ["a"], [[1]])], {"a / b": Ratio(2.0, 2.0, 2.0)}, {"ids": same})
     stub: Any = SimpleNamespace(ROUNDS=1, run=lambda rounds, quick: result)
     monkeypatch.setitem(sys.modules, "benchmarks.step", stub)
-    (tmp_path / "expected.json").write_text(json.dumps({"tolerance": 0.1, "ratios": {"step": {"a / b": wanted}}}))
+    expected = {"tolerance": 0.1, "machine": "a desk calculator", "ratios": {"step": {"a / b": wanted}}}
+    (tmp_path / "expected.json").write_text(json.dumps(expected))
     monkeypatch.setattr(command, "EXPECTED", tmp_path / "expected.json")
     assert command.main(["step", "--check", "--out", str(tmp_path)]) == code
+    assert ("a desk calculator" in capsys.readouterr().out) == bool(code)
+
+
+def test_a_quick_run_leaves_the_figures_of_the_last_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    stub: Any = SimpleNamespace(ROUNDS=1, run=lambda rounds, quick: Result([]))
+    monkeypatch.setitem(sys.modules, "benchmarks.step", stub)
+    for words in (["step"], ["step", "--quick"]):
+        assert command.main(words) == 0
+    quick = {path.relative_to(tmp_path): json.loads(path.read_text())["quick"] for path in tmp_path.rglob("*.json")}
+    assert quick == {Path("step.json"): False, Path("quick/step.json"): True}
 
 
 def test_a_ratio_that_could_not_be_measured_falls_short_and_one_that_nobody_expects_does_not(

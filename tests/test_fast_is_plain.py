@@ -111,5 +111,6 @@ def test_two_hundred_updates_have_the_losses_of_the_plain_path(
     # The two draw other dropout masks from the same windows: a seed's two curves may differ by that, their mean less.
     noise = (found - expected).std(0) / len(SEEDS) ** 0.5
     gap = (found.mean(0) - expected.mean(0)).abs()
-    assert (gap <= 3 * noise + 0.01).all(), (gap, noise)
+    # In the first quarter there is next to none: half the dropout would lie 0.005 apart.
+    assert (gap <= 3 * noise + 0.003).all(), (gap, noise)
     assert (gap < 0.03).all(), gap
