@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from gpt1.cli import main
 from gpt1.data.corpus import Corpus
 from gpt1.data.windows import split
+from gpt1.errors import GPT1Error
 from gpt1.model import GPT
 from gpt1.pretraining import pretrain
 from gpt1.training import checkpoints
@@ -70,6 +71,28 @@ def test_a_process_that_is_alone_is_the_first_and_changes_nothing():
     alone.wait()
     assert (alone.first, alone.any(True), alone.any(False), alone.of_first(lambda: "a")) == (True, True, False, "a")
     assert torch.equal(tensor, torch.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("Connection closed by peer [127.0.0.1]:4711", GPT1Error),
+        (
+            "NCCL error in: NCCLUtils.cpp:94, unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'",
+            RuntimeError,
+        ),
+    ],
+)
+def test_a_process_that_lacks_memory_does_not_say_that_another_has_gone(
+    reason: str, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+):
+    def reduce(*_: Any, **__: Any) -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
+    with pytest.raises(told) as raised:
+        Processes(0, 2).add_up([torch.zeros(1)])
+    assert raised.type is told
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt1.errors import GPT1Error, Interrupted, UserError
+from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, UserError
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ def others_there() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY.search(str(error)):
             raise
         reason = str(error).splitlines()[0][:200]
         raise GPT1Error(
