@@ -90,6 +90,15 @@ def test_the_blocks_are_compiled_once_for_all_and_afterwards_run_as_they_are(ker
     assert counters["stats"]["unique_graphs"] == 3
 
 
+def test_the_models_of_one_process_are_compiled_however_many_they_are(kernels_of_a_gpu: None):
+    """torch compiles a function eight times and then no more."""
+    for width in (8, 16, 24, 32, 40, 48):
+        counters.clear()
+        model = GPT(GPTConfig(40, n_layer=1, n_head=2, n_embd=width, context=16, dropout=0.0))
+        with compiled(model, lambda model=model: loss_of(model), lambda line: None, backend="eager"):
+            assert counters["stats"]["unique_graphs"] == 2, width
+
+
 @pytest.mark.parametrize("p", [0.0, 0.1])
 def test_what_a_block_does_on_other_devices_than_a_cpu_is_one_graph(p: float):
     with torch.device("meta"):

@@ -43,6 +43,7 @@ def compiled(
         yield
     finally:
         restore(model)
+        torch.compiler.reset()  # what is compiled of the next model counts from 0: torch stops at eight
 
 
 def restore(model: GPT) -> None:
