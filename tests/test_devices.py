@@ -48,6 +48,17 @@ def test_processes_on_one_machine_do_not_share_a_named_gpu(monkeypatch: pytest.M
         device_of("cuda:1")
 
 
+def test_several_processes_do_not_take_an_apple_gpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of("auto") == device_of("mps") == MPS
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert device_of("auto").type == "cpu"
+    with pytest.raises(UserError, match="--device mps: torchrun started 2 processes"):
+        device_of("mps")
+
+
 def test_what_would_drop_other_numbers_in_the_second_pass_is_refused_before_anything_is_moved():
     model = GPT(GPTConfig(40, n_layer=1, n_head=2, n_embd=16, context=16, dropout=0.1))
     with pytest.raises(UserError, match=r"--recompute with --dropout 0\.1 on mps"):

@@ -12,18 +12,20 @@ from torch import nn
 
 from gpt1.config import Precision
 from gpt1.errors import OUT_OF_MEMORY, ResourceError, UserError, did_you_mean
-from gpt1.training.processes import started_here
+from gpt1.training.processes import started, started_here
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def device_of(setting: str) -> torch.device:
-    """The device that `--device` names; `auto` is the GPU where there is one."""
+    """The device that `--device` names; `auto` is the GPU where there is one. An Apple GPU is for one process: torch does
+    not add up the gradients of several there."""
+    several = started() > 1
     if setting == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("mps" if torch.backends.mps.is_available() and not several else "cpu")
     if setting.partition(":")[0] not in DEVICES:  # torch knows a dozen more that nobody here has
         problem = f"--device {setting}: there is no such device.{did_you_mean(setting, DEVICES)}"
         raise UserError(problem, "Use auto, cpu, cuda, cuda:1 (the second GPU) or mps.")
@@ -33,6 +35,9 @@ def device_of(setting: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {setting} cannot be used: {reason}", "Use --device cpu, or auto.") from None
+    if device.type == "mps" and several:
+        problem = f"--device {setting}: torchrun started {started()} processes, and torch adds up no gradients there."
+        raise UserError(problem, "Use --device cpu, or start it without torchrun.")
     if device.type == "cuda" and device.index is not None and (count := started_here()) > 1:
         problem = f"--device {setting}: torchrun started {count} processes here, and each takes a GPU of its own."
         raise UserError(problem, "Use --device cuda.")
