@@ -19,8 +19,8 @@ PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def device_of(setting: str) -> torch.device:
-    """The device that `--device` names; `auto` is the GPU where there is one. An Apple GPU is for one process: torch adds
-    up no gradients there."""
+    """The device that `--device` names; `auto` is the GPU where there is one. An Apple GPU is for one process: torch
+    adds up no gradients there."""
     several = started() > 1
     if setting == "auto":
         if torch.cuda.is_available():
