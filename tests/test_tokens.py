@@ -18,7 +18,7 @@ from gpt1.tokens import standardise as fast
 from gpt1.tokens.arrays import distinct, rows_of, unpacked
 from gpt1.tokens.bpe import WordEncoder, learn_merges, packed
 from gpt1.tokens.pipelines import Original
-from gpt1.tokens.words import TAIL, EnglishWords, at_the_end
+from gpt1.tokens.words import LONG, TAIL, EnglishWords, at_the_end, in_one_way
 
 # ---- the steps, each against the library that it stands for ----------------------------------------------------------
 
@@ -124,7 +124,51 @@ def test_suffixes_are_found_in_the_last_characters_alone(text):
     found = at_the_end(lambda text: looked_at.append(text) or SUFFIXES(text))(word)
     expected = SUFFIXES(word)
     assert (found and found[0]) == (expected and expected[0])
-    assert len(looked_at[0]) <= TAIL or word.endswith("." * TAIL)
+    assert len(looked_at[0].rstrip(".")) <= TAIL
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    runs=st.lists(
+        st.tuples(
+            st.sampled_from(["=", "'", ".", ":", "é", "9", "a.b", "'s", "km/h", "US$", "''", ":)"]),
+            st.sampled_from([1, 2, 5, TAIL + 1, LONG]),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+@example([("=", LONG), (".", LONG), ("é", 1)])
+@example([("=", LONG + 1), (".", TAIL + 1), (":)", 1)])
+def test_a_long_chunk_is_cut_as_spacy_does(runs):
+    chunk = "".join(sign * times for sign, times in runs)
+    assert WORDS.cut_line(f"a {chunk} b") == " ".join(word.text for word in spacy_words(f"a {chunk} b"))
+
+
+def test_of_a_long_row_of_signs_spacy_sees_no_more_than_the_middle(monkeypatch):
+    seen: list[str] = []
+    cut = WORDS._chunkwise
+    monkeypatch.setattr(WORDS, "_chunkwise", lambda text: seen.append(text) or cut(text))
+    assert WORDS.cut(["=" * 20_000]) == [" ".join("=" * 20_000)]
+    assert [len(text) <= LONG + TAIL for text in seen] == [True]
+
+
+URL_MATCH = spacy.blank("en").tokenizer.url_match
+
+
+@settings(max_examples=EXAMPLES)
+@given(st.lists(st.sampled_from(["a", "b.de", ":", "@", "/", "?", "http://", "1.2.3.4", ":80", "é", "-"]), max_size=8))
+@example(["a", ":", "b", "@", "b.de"])
+@example(["http://", "a", ":", "@", ":", "@", "b.de", ":80", "/"])
+def test_an_address_is_what_spacy_takes_for_one(parts):
+    text = "".join(parts)
+    assert bool(in_one_way(URL_MATCH)(text)) == bool(URL_MATCH(text))
+
+
+def test_no_address_is_looked_for_from_every_colon_to_every_end():
+    several_ways = r"(?::\S*)?@"  # a row of a million colons takes hours with it
+    assert several_ways in URL_MATCH.__self__.pattern
+    assert several_ways not in in_one_way(URL_MATCH).__self__.pattern
 
 
 # ---- merges ----------------------------------------------------------------------------------------------------------

@@ -12,14 +12,17 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 PLAIN = re.compile(r"([A-Za-z]*[a-z])(\.|:|'s|)")
 TAIL = 64
 """Characters at the end of a text in which a suffix is looked for."""
+LONG = 128
+"""Of chunks that are longer, signs at both ends are cut off here. No special case is as long."""
 PROVED_FOR = "3.8."
-"""Versions of spaCy that `_plain`, `at_the_end` and `_last_pass` were read and tested against. Another one is asked for
-every chunk and every line."""
+"""Versions of spaCy that `_plain`, `_without_affixes`, `at_the_end`, `in_one_way` and `_last_pass` were read and tested
+against. Another one is asked for every chunk and every line."""
 
 
 class EnglishWords:
@@ -35,10 +38,13 @@ class EnglishWords:
         self._lock = threading.Lock()  # a memory zone is one thread's
         self._spacy = self._nlp.tokenizer
         self._rules = {text: [word[ORTH] for word in words] for text, words in self._spacy.rules.items()}
+        self._prefix = lru_cache(1 << 10)(self._spacy.find_prefix)  # characters of the prefix that a text begins with
+        self._suffix = lru_cache(1 << 10)(self._spacy.find_suffix)
         names = ("prefix_search", "suffix_search", "infix_finditer", "token_match", "url_match")
         patterns = {name: getattr(self._spacy, name) for name in names}
         if self._proved:
             patterns["suffix_search"] = at_the_end(patterns["suffix_search"])
+            patterns["url_match"] = in_one_way(patterns["url_match"])
         bare = Tokenizer(self._nlp.vocab, **patterns)
         self._cases: dict[str, list[list[str]]] = {}  # first word → the word sequences that the last pass looks for
         self._joined: dict[str, list[list[str]]] = {}  # those of them that it changes
@@ -110,20 +116,40 @@ class EnglishWords:
         return None if word in self._rules else f"{word} {end}"
 
     def _cut(self, chunks: Sequence[str]) -> list[list[str]]:
-        text = " ".join(chunks)
+        parts = [self._without_affixes(chunk) for chunk in chunks]
+        text = " ".join(middle for _, middle, _ in parts)
         with self._lock, self._nlp.memory_zone():  # spaCy forgets the new words afterwards: memory stays flat
             lengths = iter(self._chunkwise(text).to_array("LENGTH").tolist())
         cut = []
         start = 0
-        for chunk in chunks:
-            end, words = start + len(chunk), []
+        for before, middle, after in parts:
+            end, words = start + len(middle), before
             while start < end:
                 length = next(lengths)
                 words.append(text[start : start + length])
                 start += length
-            cut.append(words)
+            cut.append(words + after)
             start = end + 1
         return cut
+
+    def _without_affixes(self, chunk: str) -> tuple[list[str], str, list[str]]:
+        """(signs cut off at the beginning of a long chunk, what is left, signs cut off at its end), as spaCy does it, a
+        prefix and a suffix at a time. Its own way copies what is left each time: hours for a row of a million signs."""
+        before: list[str] = []
+        after: list[str] = []
+        start, end = 0, len(chunk)
+        while end - start > LONG and self._proved:
+            head, tail = chunk[start : start + TAIL], chunk[end - TAIL : end]
+            first = start + (self._prefix(head) if head.strip(".") else self._spacy.find_prefix(chunk[start:end]))
+            last = end - (self._suffix(tail) if tail.strip(".") else self._chunkwise.find_suffix(chunk[first:end]))
+            if last - first < LONG or last - first == end - start:
+                break
+            if start < first:
+                before.append(chunk[start:first])
+            if last < end:
+                after.append(chunk[last:end])
+            start, end = first, last
+        return before, chunk[start:end], after[::-1]
 
     def _may_join(self, words: list[str]) -> bool:
         return any(
@@ -139,10 +165,16 @@ def at_the_end(search: Callable[[str], Any]) -> Callable[[str], Any]:
     than TAIL, with what they want before them, but for a row of full stops."""
 
     def found(text: str) -> Any:
-        tail = text[-TAIL:]
-        return search(text if tail.strip(".") == "" else tail)
+        return search(text[max(0, len(text.rstrip(".")) - TAIL) :])
 
     return found
+
+
+def in_one_way(url_match: Any) -> Callable[[str], Any]:
+    """spaCy's test for addresses, without the part of `user:password@` that matches nothing more and tries every colon
+    with every end: hours for a row of a million colons."""
+    pattern = url_match.__self__
+    return re.compile(pattern.pattern.replace(r"\S+(?::\S*)?@", r"\S+@"), pattern.flags).match
 
 
 def _blank_english() -> Any:
