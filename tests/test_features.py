@@ -356,3 +356,15 @@ def test_out_of_memory_names_the_setting_and_the_size_to_try(
     with pytest.raises(ResourceError, match="out of memory") as ended:
         features.extract(model, [Encoded([[1, 2, 3]])] * rows, Silent())
     assert advice in ended.value.fix
+
+
+def test_out_of_memory_while_the_head_learns_names_no_setting_that_would_not_help(
+    table: Table, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(features, "l2", full)
+    with pytest.raises(ResourceError, match="out of memory") as ended:
+        finetune(table, from_=pretrained, out=tmp_path / "run", **TEXT, **FAST, cache_features=False)
+    assert ended.value.fix == "Close other programs."

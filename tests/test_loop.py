@@ -131,6 +131,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path: Path):
         (9, False, "--micro-batch 4 "),
         (9, True, "--micro-batch 4 "),
         (1, True, "a smaller model"),
+        (0, True, "other programs"),
     ],
 )
 def test_out_of_memory_names_the_setting_and_the_size_to_try(

@@ -56,7 +56,7 @@ class Stage:
     processes: Processes = ALONE
     flops_a_token: float = 0.0
     peak_flops: float = 0.0  # of the card, 0 where it is not known
-    together: int = 1  # samples of the longest kind in one forward pass
+    together: int = 1  # samples of the longest kind in one forward pass; 0 where no setting makes it smaller
 
     def trained(self) -> list[tuple[str, Tensor]]:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -143,6 +143,8 @@ def less_memory(stage: Stage, recompute: bool) -> str:
     if stage.together > 1:
         fits = f"--micro-batch {stage.together // 2} (now {stage.together}) keeps half as much for the backward pass"
         return f"{fits}{'' if recompute else ', --recompute a fraction'}: the update stays the same."
+    if not stage.together:
+        return "Close other programs."
     if recompute:
         return "Take a smaller model, or shorter texts."
     return "Set --recompute: the update stays the same. Else a smaller model, or shorter texts."
