@@ -116,20 +116,27 @@ class EnglishWords:
         return None if word in self._rules else f"{word} {end}"
 
     def _cut(self, chunks: Sequence[str]) -> list[list[str]]:
-        parts = [self._without_affixes(chunk) for chunk in chunks]
-        text = " ".join(middle for _, middle, _ in parts)
+        middles = list(chunks)
+        affixes = {}
+        for number, chunk in enumerate(chunks):
+            if len(chunk) > LONG and self._proved:
+                before, middles[number], after = self._without_affixes(chunk)
+                affixes[number] = before, after
+        text = " ".join(middles)
         with self._lock, self._nlp.memory_zone():  # spaCy forgets the new words afterwards: memory stays flat
             lengths = iter(self._chunkwise(text).to_array("LENGTH").tolist())
         cut = []
         start = 0
-        for before, middle, after in parts:
-            end, words = start + len(middle), before
+        for middle in middles:
+            end, words = start + len(middle), []
             while start < end:
                 length = next(lengths)
                 words.append(text[start : start + length])
                 start += length
-            cut.append(words + after)
+            cut.append(words)
             start = end + 1
+        for number, (before, after) in affixes.items():
+            cut[number] = before + cut[number] + after
         return cut
 
     def _without_affixes(self, chunk: str) -> tuple[list[str], str, list[str]]:
@@ -138,7 +145,7 @@ class EnglishWords:
         before: list[str] = []
         after: list[str] = []
         start, end = 0, len(chunk)
-        while end - start > LONG and self._proved:
+        while end - start > LONG:
             head, tail = chunk[start : start + TAIL], chunk[end - TAIL : end]
             first = start + (self._prefix(head) if head.strip(".") else self._spacy.find_prefix(chunk[start:end]))
             last = end - (self._suffix(tail) if tail.strip(".") else self._chunkwise.find_suffix(chunk[first:end]))
