@@ -65,12 +65,14 @@ def tokenize(
 
 
 def sample(sources: Sequence[Source]) -> Iterator[str]:
-    """Texts from every source, each giving an equal share of the characters, so that no file decides alone."""
-    share = SAMPLE_CHARACTERS // max(1, len(sources))
-    for source in sources:
-        taken = 0
+    """Texts from every source, each giving an equal share of the characters, so that no file decides alone. What the
+    small ones do not fill is for the larger."""
+    left = SAMPLE_CHARACTERS
+    for number, source in enumerate(sorted(sources, key=lambda source: source.size)):
+        share, taken = left // (len(sources) - number), 0
         for document in read_source(source):
             yield document.text[: share - taken]
             taken += len(document.text)
             if taken >= share:
                 break
+        left -= min(taken, share)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from gpt1.data.readers import list_sources
 from gpt1.errors import ResourceError, UserError
-from gpt1.tokenizing import tokenize
+from gpt1.tokenizing import sample, tokenize
 
 
 @pytest.mark.parametrize("settings", [{"vocab_size": 0}, {"vocab_size": 60, "workers": 0}], ids=str)
@@ -31,3 +32,21 @@ def test_too_little_memory_names_the_workers_to_try(
     with pytest.raises(ResourceError, match="out of memory") as ended:
         tokenize([str(tmp_path / "a.txt")], out=tmp_path / "corpus", vocab_size=60, workers=workers)
     assert advice in ended.value.fix
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([50, 50], [50, 50]),  # all of it, where there is no more than is wanted
+        ([900, 300, 900], [35, 35, 35]),
+        ([10, 900, 10, 10, 900], [10, 37, 10, 10, 38]),  # what the small files leave is for the large ones
+    ],
+)
+def test_a_vocabulary_is_learnt_from_equal_shares_of_the_files(
+    sizes: list[int], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gpt1.tokenizing.SAMPLE_CHARACTERS", 105)
+    for letter, size in zip("abcde", sizes, strict=False):
+        (tmp_path / f"{letter}.txt").write_text(letter * size)
+    taken = "".join(sample(list_sources([str(tmp_path)])))
+    assert [taken.count(letter) for letter in "abcde"[: len(sizes)]] == expected
