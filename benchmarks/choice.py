@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from benchmarks.finetuning import classifier, measured, prepared
 from benchmarks.material import data, gpt
 from benchmarks.measure import Result
-from gpt1.finetuning import Work as Finetuning
-from gpt1.inputs import KINDS, Example
-from gpt1.targets import Answers
+from gpt1.tasks.kinds import KINDS, Example
+from gpt1.tasks.targets import Answers
+from gpt1.training.finetune import Work as Finetuning
 
 BATCH, ANSWERS, ROUNDS = 2, 4, 3  # with 8 questions an update, transformers asks for more than 16 GB
 
@@ -40,8 +40,8 @@ def questions(n: int, quick: bool) -> tuple[list[list[int]], str]:
             lengths = [passage, 11, *[draw.randint(1, 12) for _ in range(ANSWERS)]]
             found += [[draw.randrange(1, 40478) for _ in range(length)] for length in lengths]
         return found, "random tokens in lengths drawn like those of RACE"
-    from gpt1.tasks import known
-    from gpt1.tokenizer import Tokenizer
+    from gpt1.datasets import known
+    from gpt1.tokenization.tokenizer import Tokenizer
 
     rows = draw.sample(known("race").data.read("dev", folder / "data/tasks").rows, n)
     texts = [text for row in rows for text in (row["context"], row["question"], *row["choices"])]

@@ -13,20 +13,20 @@ from torch import Tensor
 from benchmarks.material import Rows, alike, called, device, gpt, openai_config, repeated, sst2, trainer
 from benchmarks.measure import Result, Work, compared, in_turn
 from gpt1.config import FinetuneConfig, resolve
-from gpt1.data.order import of_update
-from gpt1.finetuning import Work as Finetuning
-from gpt1.finetuning import freeze
-from gpt1.inputs import KINDS, Example, Kind, encode
-from gpt1.kernels.kept import kept_arrays
+from gpt1.corpus.order import of_update
+from gpt1.datasets.labelled import Task
+from gpt1.devices import place
+from gpt1.kernels.buffers import kept_arrays
 from gpt1.kernels.memory import keep_some_freed_memory
-from gpt1.labelled import Task
-from gpt1.model import GPT, Head, TaskModel
-from gpt1.objectives import l3
-from gpt1.targets import Classes, Target
-from gpt1.training.devices import place
+from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.model.losses import l3
+from gpt1.progress import Silent
+from gpt1.tasks.kinds import KINDS, Example, Kind, encode
+from gpt1.tasks.targets import Classes, Target
+from gpt1.training.finetune import Work as Finetuning
+from gpt1.training.finetune import freeze
 from gpt1.training.loop import one_update
 from gpt1.training.optimizers import OPTIMIZERS
-from gpt1.training.progress import Silent
 
 BATCH, ROUNDS = 32, 3
 
@@ -128,6 +128,6 @@ def losses_agree(work: Finetuning, peer: Any, batch: int) -> bool:
     work.model.eval(), peer.eval()
     config = resolve(FinetuneConfig, {"batch_size": batch})
     update = work.source(config, Silent()).update(0)
-    mine = sum(l3(work.model, work.task.target, 0.0, piece).total for piece in update.pieces)
+    mine = sum(l3(work.model, work.task.target.loss, 0.0, piece).total for piece in update.pieces)
     loss = peer(**padded(work, of_update(0, len(work.training), batch, config.seed)[1].tolist())).loss
     return bool(torch.isclose(torch.as_tensor(mine), loss, rtol=1e-4))

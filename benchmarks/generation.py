@@ -18,12 +18,12 @@ from torch import Tensor
 
 from benchmarks.material import alike, called, device, gpt, openai_config
 from benchmarks.measure import Ratio, Result, Table, Work, compared, in_turn
-from gpt1.generation import continued
-from gpt1.inference import load
+from gpt1.generation.decoding import continued
+from gpt1.generation.sampling import Choice
+from gpt1.inference.predictor import load
 from gpt1.kernels.cached_attention import Cache
-from gpt1.kernels.four_bits import four_bits_fit
-from gpt1.model import GPT
-from gpt1.sampling import Choice
+from gpt1.kernels.int4 import four_bits_fit
+from gpt1.model.gpt import GPT
 
 PROMPT, ROUNDS = 16, 1  # one round of transformers is a minute
 WRONG = 0.03  # the share of guesses that is spoilt

@@ -14,14 +14,14 @@ from benchmarks.finetuning import BATCH, classifier, finetuning, padded
 from benchmarks.material import called, sst2, trainer
 from benchmarks.measure import Result, Work, compared, in_turn
 from gpt1.config import HEAD_ONLY, FinetuneConfig, resolve
-from gpt1.data.order import of_update, updates_per_epoch
-from gpt1.features import HeadOnly
-from gpt1.finetuning import Work as Finetuning
-from gpt1.inference import task_logits
-from gpt1.training.devices import place
+from gpt1.corpus.order import of_update, updates_per_epoch
+from gpt1.devices import place
+from gpt1.inference.predictor import task_logits
+from gpt1.progress import Silent
+from gpt1.training.finetune import Work as Finetuning
+from gpt1.training.head_only import HeadOnly
 from gpt1.training.loop import one_update
 from gpt1.training.optimizers import OPTIMIZERS
-from gpt1.training.progress import Silent
 
 EPOCHS, ROUNDS = 3, 3
 

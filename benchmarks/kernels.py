@@ -13,8 +13,8 @@ from torch import Tensor
 from benchmarks.measure import Result, Table, Work, figure, in_turn, ratio
 from gpt1.kernels.attention import causal_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
-from gpt1.kernels.four_bits import FourBits
 from gpt1.kernels.gelu import gelu
+from gpt1.kernels.int4 import FourBits
 from gpt1.kernels.linear import linear, packed
 from gpt1.kernels.lm_loss import lm_loss
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Work
 from gpt1.config import GPTConfig
-from gpt1.model import GPT
-from gpt1.weights import BLOCK_NAMES
+from gpt1.model.gpt import GPT
+from gpt1.model.weights import BLOCK_NAMES
 
 
 def shape(quick: bool) -> GPTConfig:
@@ -112,8 +112,8 @@ def sst2(n: int) -> Rows:
         lengths = [min(59, max(1, round(draw.lognormvariate(1.98, 0.9)))) for _ in range(n)]
         ids = [[draw.randrange(1, 40478) for _ in range(length)] for length in lengths]
         return Rows(ids, [str(i % 2) for i in range(n)], "random tokens in lengths drawn like those of SST-2's rows")
-    from gpt1.data.tables import read_table
-    from gpt1.tokenizer import Tokenizer
+    from gpt1.tables.table import read_table
+    from gpt1.tokenization.tokenizer import Tokenizer
 
     rows = draw.sample(read_table(folder / "data/tasks/SST-2/train.tsv").rows, n)
     ids = Tokenizer.load(folder / "openai").encode_batch([row["sentence"] for row in rows])

@@ -19,9 +19,9 @@ import torch
 from benchmarks.measure import Result, Table, apart, figure, in_turn
 from benchmarks.step import SETTLING, ours
 from gpt1.config import GPTConfig
-from gpt1.data.corpus import Corpus
-from gpt1.data.shards import TOKENIZER, ShardWriter
-from gpt1.model import GPT
+from gpt1.corpus.corpus import Corpus
+from gpt1.corpus.shards import TOKENIZER, ShardWriter
+from gpt1.model.gpt import GPT
 
 ROUNDS = 3
 BASE = {"context": 512, "n_embd": 768, "n_layer": 12, "batch": 4}

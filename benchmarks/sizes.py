@@ -10,7 +10,7 @@ from benchmarks.material import device
 from benchmarks.measure import Result, Table, apart, in_turn
 from benchmarks.step import SETTLING, ours
 from gpt1.config import MODEL_SIZES, GPTConfig
-from gpt1.model import GPT
+from gpt1.model.gpt import GPT
 from gpt1.training.speed import tokens_at_a_time
 
 ROUNDS = 3

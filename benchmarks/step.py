@@ -14,8 +14,8 @@ from benchmarks.material import alike, called, device, gpt, openai_config, train
 from benchmarks.measure import Figure, Ratio, Result, Seconds, Table, Work, compared, figure, in_turn, ratio
 from gpt1.config import GPTConfig, PretrainConfig
 from gpt1.kernels.memory import keep_freed_memory
-from gpt1.model import GPT
-from gpt1.objectives import Windows, l1
+from gpt1.model.gpt import GPT
+from gpt1.model.losses import Windows, l1
 from gpt1.training.loop import Stage, Update, one_update
 from gpt1.training.optimizers import OPTIMIZERS
 from gpt1.training.speed import flops_a_token, peak_flops

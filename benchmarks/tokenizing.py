@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.material import data
 from benchmarks.measure import Result, compared, in_turn, short
-from gpt1.tokenizer import Tokenizer
+from gpt1.tokenization.tokenizer import Tokenizer
 
 Encode = Callable[[list[str]], list[list[int]]]
 ROUNDS = 3

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from gpt1.cli import ORDER, gpt1
+from gpt1.cli.main import ORDER, gpt1
+from gpt1.cli.options import COLUMNS
 from gpt1.config import FinetuneConfig, PretrainConfig
-from gpt1.flags import COLUMNS
 
 PAGE = Path(__file__).with_name("commands.md")
 SETTINGS = {field.name for config in (PretrainConfig, FinetuneConfig) for field in fields(config)}
@@ -19,7 +19,7 @@ ENOUGH = 12
 """A command with more settings than this takes those of a stage, which have a page of their own."""
 
 HEAD = """\
-<!-- Written by docs/make_commands.py from gpt1/cli.py and gpt1/analysis/commands.py: change it there. -->
+<!-- Written by docs/make_commands.py from gpt1/cli/main.py and gpt1/cli/experiments.py: change it there. -->
 # Commands
 
 Progress and advice go to standard error, results to standard output. Exit codes: 0; 2 for what you can mend; 130 after

@@ -19,9 +19,9 @@ from gpt1.config import (
     flag,
     hints,
 )
-from gpt1.finetuning import suited
-from gpt1.runs import FREE, settings_of
-from gpt1.wording import plain
+from gpt1.formatting import plain
+from gpt1.runs.folder import FREE, settings_of
+from gpt1.training.finetune import suited
 
 PAGE = Path(__file__).with_name("settings.md")
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gpt1.version import __version__
+
 if TYPE_CHECKING:
     from gpt1.config import GPTConfig
-    from gpt1.finetuning import finetune
-    from gpt1.inference import load
-    from gpt1.model import GPT
-    from gpt1.pretraining import pretrain
-    from gpt1.tokenizer import Tokenizer
+    from gpt1.inference.predictor import load
+    from gpt1.model.gpt import GPT
+    from gpt1.tokenization.tokenizer import Tokenizer
+    from gpt1.training.finetune import finetune
+    from gpt1.training.pretrain import pretrain
 
-__version__ = "0.1.0"
-__all__ = ["GPT", "GPTConfig", "Tokenizer", "finetune", "load", "pretrain"]
+__all__ = ["GPT", "GPTConfig", "Tokenizer", "__version__", "finetune", "load", "pretrain"]
 
 _HOME = {
-    "GPT": "gpt1.model",
+    "GPT": "gpt1.model.gpt",
     "GPTConfig": "gpt1.config",
-    "Tokenizer": "gpt1.tokenizer",
-    "finetune": "gpt1.finetuning",
-    "load": "gpt1.inference",
-    "pretrain": "gpt1.pretraining",
+    "Tokenizer": "gpt1.tokenization.tokenizer",
+    "finetune": "gpt1.training.finetune",
+    "load": "gpt1.inference.predictor",
+    "pretrain": "gpt1.training.pretrain",
 }
 
 

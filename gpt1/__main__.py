@@ -1,3 +1,3 @@
-from gpt1.cli import main
+from gpt1.cli.main import main
 
 main()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import IO, TYPE_CHECKING, Any
 
-from gpt1 import wording
+from gpt1 import formatting
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -44,11 +44,11 @@ class Console:
     # Progress
 
     def say(self, line: str) -> None:
-        self._print(self._talk, wording.printable(line))
+        self._print(self._talk, formatting.printable(line))
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
         self.end()
-        title = wording.printable(title)
+        title = formatting.printable(title)
         if self._talk.isatty() and not self._console(self._talk).is_dumb_terminal:
             self._work = _Bar(self._console(self._talk), title, total, done)
         else:
@@ -78,10 +78,10 @@ class Console:
 
     def show(self, text: str) -> None:
         """A result, as it is, on standard output."""
-        self._print(self._results, wording.printable(text))
+        self._print(self._results, formatting.printable(text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-        """A table on standard output; numbers stand to the right, as `wording.number` writes them."""
+        """A table on standard output; numbers stand to the right, as `formatting.number` writes them."""
         from rich import box
         from rich.table import Table
 
@@ -141,7 +141,7 @@ def results_table(result: Mapping[str, Any]) -> None:
     """What `evaluate` returns, as a table on standard output: each metric, its 95 % interval, the number of rows, and
     beside them the metrics of each subset."""
     subsets = result.get("subsets", {})
-    number = wording.number
+    number = formatting.number
     intervals = {
         name: f"[{number(low)}, {number(high)}]"
         for name, (low, high) in result.get("interval", {}).items()
@@ -178,7 +178,7 @@ class _Work:
     @property
     def left(self) -> str:
         behind = self.done - self.start
-        return f"{wording.duration(self.seconds * (self.total - self.done) / behind)} left" if behind > 0 else ""
+        return f"{formatting.duration(self.seconds * (self.total - self.done) / behind)} left" if behind > 0 else ""
 
     @property
     def percent(self) -> int:
@@ -187,10 +187,10 @@ class _Work:
     @property
     def measured(self) -> list[str]:
         """The most telling first: loss, the held-out score, speed."""
-        said = [wording.measurement(name, value) for name, value in self.values.items()]
+        said = [formatting.measurement(name, value) for name, value in self.values.items()]
         telling = [name for name in self.held_out if name not in ("loss", "lm_loss", "bits_per_byte")]
         for name in (telling or list(self.held_out))[:1]:
-            said.insert(1, f"held-out {wording.measurement(name, self.held_out[name])}")
+            said.insert(1, f"held-out {formatting.measurement(name, self.held_out[name])}")
         return said
 
 
@@ -223,7 +223,7 @@ class _Bar(_Work):
         from rich.text import Text
 
         position = f"{self.percent:3} %  {self.done:,}/{self.total:,}"
-        clock = wording.duration(self.seconds) if self.ended else self.left
+        clock = formatting.duration(self.seconds) if self.ended else self.left
         left, right = [self.title] * bool(self.title), [position, *[clock] * bool(clock), *self.measured]
         room = self.console.width - 1
 
@@ -263,7 +263,7 @@ class _Lines(_Work):
             self._line(self._position(self.left))
 
     def end(self) -> None:
-        self._line(self._position(wording.duration(self.seconds)))
+        self._line(self._position(formatting.duration(self.seconds)))
 
     def _position(self, clock: str) -> str:
         parts = [f"{self.percent} %", f"{self.done:,}/{self.total:,} {self.unit}", clock, *self.measured]
@@ -291,12 +291,12 @@ def _text(line: str) -> Text:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
-    return wording.number(value) if isinstance(value, (int, float)) else wording.printable(str(value))
+    return formatting.number(value) if isinstance(value, (int, float)) else formatting.printable(str(value))
 
 
 def _visible(token: str) -> str:
     """A token with its outer spaces and its newlines to be seen."""
-    text = wording.printable(token).replace("\n", "\\n").replace("\t", "\\t")
+    text = formatting.printable(token).replace("\n", "\\n").replace("\t", "\\t")
     inner = text.strip(" ")
     before = len(text) - len(text.lstrip(" "))
     return "␣" * before + inner + "␣" * (len(text) - before - len(inner)) if inner else "␣" * len(text)

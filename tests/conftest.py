@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from desk import ask, desk  # noqa: F401 (fixtures for every test)
 from hypothesis import settings
 from reproduced import counted, data, recurrent, walked  # noqa: F401 (of reproductions)
+from workspace import ask, desk  # noqa: F401 (fixtures for every test)
 
 if TYPE_CHECKING:
-    from gpt1.data.tables import Table
-    from gpt1.tokenizer import Tokenizer
+    from gpt1.tables.table import Table
+    from gpt1.tokenization.tokenizer import Tokenizer
 
 settings.register_profile("gpt1", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("gpt1")
@@ -78,14 +78,14 @@ def prose() -> list[str]:
 @pytest.fixture(scope="session")
 def tokenizer(prose: list[str]) -> Tokenizer:
     """300 tokens, lossless (its pipeline starts in no time)."""
-    from gpt1.tokenizer import Tokenizer
+    from gpt1.tokenization.tokenizer import Tokenizer
 
     return Tokenizer.train(prose, vocab_size=300, pipeline="lossless")
 
 
 @pytest.fixture(scope="session")
 def corpus(prose: list[str], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from gpt1.data.corpus import write_corpus
+    from gpt1.corpus.corpus import write_corpus
 
     folder = tmp_path_factory.mktemp("corpus")
     source = folder / "prose.jsonl"
@@ -108,7 +108,7 @@ def shape() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def pretrained(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from gpt1.pretraining import pretrain
+    from gpt1.training.pretrain import pretrain
 
     return pretrain(corpus, out=tmp_path_factory.mktemp("runs") / "pretrained", **shape)
 
@@ -116,7 +116,7 @@ def pretrained(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="session")
 def table() -> Table:
     """64 rows with columns for every kind of task; what is right can be read off one word."""
-    from gpt1.data.tables import Table
+    from gpt1.tables.table import Table
 
     things = ["file", "list", "number", "logger", "option", "string", "path", "name"]
     rows = []

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt1.model import GPT
+from gpt1.model.gpt import GPT
+from gpt1.model.weights import read_head
 from gpt1.training import checkpoints
-from gpt1.weights import read_head
 
 TEXT = {"kind": "classification", "text": "text"}
 VOCABULARY = 300  # more than the rows of any other tensor here but tokens

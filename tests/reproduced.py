@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from gpt1.analysis.paper_tasks import PaperTask
+    from gpt1.experiments.reproduce.tasks import PaperTask
 
 QUICK: dict[str, Any] = {"epochs": 1.0, "precision": "fp32", "device": "cpu"}
 NAMED = ("entailment", "not_entailment")
@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def walked(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pre-trained run of one block that kept its checkpoints."""
-    from gpt1.pretraining import pretrain
+    from gpt1.training.pretrain import pretrain
 
     few = {"steps": 5, "checkpoint_every": 2, "keep": 100, "n_layer": 1, "n_embd": 16}
     return pretrain(corpus, out=tmp_path_factory.mktemp("walked") / "run", **(shape | few))
@@ -64,7 +64,7 @@ def walked(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def recurrent(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from gpt1.pretraining import pretrain
+    from gpt1.training.pretrain import pretrain
 
     few = {"model": "lstm", "steps": 2, "n_layer": 1, "lstm_units": 8, "n_embd": 16}
     return pretrain(corpus, out=tmp_path_factory.mktemp("recurrent") / "run", **(shape | few))
@@ -73,7 +73,7 @@ def recurrent(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.Temp
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Cells without their work: the keys of what would have been run, in order."""
-    from gpt1.analysis.plan import Plan
+    from gpt1.experiments.reproduce.plan import Plan
 
     done: list[str] = []
 

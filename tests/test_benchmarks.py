@@ -22,7 +22,7 @@ from benchmarks.measure import Ratio, Result, Table, in_turn, ratio
 from benchmarks.profile import by_kind
 from benchmarks.step import matrix_products
 from gpt1.config import GPTConfig
-from gpt1.kernels.four_bits import four_bits_fit
+from gpt1.kernels.int4 import four_bits_fit
 
 EXPECTED = json.loads(command.EXPECTED.read_text(encoding="utf-8"))
 SLOW = {"memory", "sizes", "scaling"}  # they start a process for every figure

@@ -26,7 +26,7 @@ from gpt1.config import (
     resolve,
 )
 from gpt1.errors import UserError
-from gpt1.runs import settings_of
+from gpt1.runs.folder import settings_of
 
 CONFIGS = [GPTConfig, PretrainConfig, FinetuneConfig]
 FIELDS = [(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]

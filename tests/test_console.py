@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gpt1 import console as module
 from gpt1.console import Console
-from gpt1.training.progress import Progress
+from gpt1.progress import Progress
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

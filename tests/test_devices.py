@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import pytest
 
-from gpt1.training import devices
+from gpt1 import devices
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import gpt1
-from gpt1.cli import gpt1 as commands
+from gpt1.cli.main import gpt1 as commands
 from gpt1.config import FinetuneConfig, PretrainConfig, known, resolve
 from gpt1.errors import UserError
 

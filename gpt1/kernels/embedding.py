@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt1.kernels.kept import gradient_array
+from gpt1.kernels.buffers import gradient_array
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:  # [...], [rows, width] → [..., width]

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt1.kernels.kept import cast, gradient_array
+from gpt1.kernels.buffers import cast, gradient_array
 
 MANY = 1536  # rows: from here on it pays to turn the wide product instead of its wide factor
 FEW = {torch.bfloat16: 1, torch.float32: 8}  # vectors that a weight is laid out for

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gpt1.kernels.buffers import cast, gradient_array
 from gpt1.kernels.embedding import send
-from gpt1.kernels.kept import cast, gradient_array
 from gpt1.kernels.linear import spare_rows, turn
 
 PIECE_BYTES = 192 << 20  # of logits at a time; every further piece costs a pass over the embedding's gradient

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gpt1.kernels.linear import spare_rows
-from gpt1.kernels.moving import moved
+from gpt1.kernels.to_device import moved
 
 SPARE = 256  # padding that costs attention less than another call of it
 SHARE = 0.5  # of the real tokens: padding beyond it costs more

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt1.kernels.kept import cast, gradient_array
+from gpt1.kernels.buffers import cast, gradient_array
 from gpt1.kernels.linear import weight_and_bias_gradients
 
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpt1 import wording
+from gpt1 import formatting
 from gpt1.report import charts
 from gpt1.report.page import Cell, Page
 from gpt1.report.run import Bin, Prediction, Run, is_number, mapping
@@ -23,7 +23,7 @@ def loss(page: Page, run: Run) -> None:
     if rates[0]:
         figure, axes, strip = charts.chart_with_strip("loss", "learning rate", "updates")
         strip.plot(*charts.thinned(*rates), color=charts.COLOURS["muted"], linewidth=1.3)
-        strip.set_yticks([0, max(rates[1])], ["0", wording.plain(float(f"{max(rates[1]):.3g}"))])
+        strip.set_yticks([0, max(rates[1])], ["0", formatting.plain(float(f"{max(rates[1]):.3g}"))])
         charts.counts(strip.xaxis)
     else:
         figure, axes = charts.chart("loss", "updates")
@@ -36,7 +36,7 @@ def loss(page: Page, run: Run) -> None:
     if held_out[0]:
         axes.plot(*held_out, color=charts.SERIES[1], label="held out")
     if len(held_out[0]) <= DOTS_ON_A_LINE:
-        tips = [f"update {x:,}: held-out loss {wording.number(y, 4)}" for x, y in zip(*held_out, strict=True)]
+        tips = [f"update {x:,}: held-out loss {formatting.number(y, 4)}" for x, y in zip(*held_out, strict=True)]
         charts.points(axes, *held_out, tips, color=charts.SERIES[1])
     unigram = mapping(run.results.get("unigram")).get("loss")
     lowest = min([*trained[1], *held_out[1]])
@@ -70,9 +70,11 @@ def perplexity(page: Page, run: Run) -> None:
         axes.yaxis.set_major_locator(_locator(5))
     axes.plot(steps, values, color=charts.SERIES[1])
     if len(steps) <= DOTS_ON_A_LINE:
-        tips = [f"update {x:,}: perplexity {wording.number(y)}" for x, y in zip(steps, values, strict=True)]
+        tips = [f"update {x:,}: perplexity {formatting.number(y)}" for x, y in zip(steps, values, strict=True)]
         charts.points(axes, steps, values, tips, color=charts.SERIES[1])
-    axes.annotate(wording.number(values[-1]), (steps[-1], values[-1]), (0, 9), textcoords="offset points", ha="center")
+    axes.annotate(
+        formatting.number(values[-1]), (steps[-1], values[-1]), (0, 9), textcoords="offset points", ha="center"
+    )
     if is_number(unigram):
         charts.reference(axes, unigram, "unigram model")
     charts.counts(axes.xaxis)
@@ -92,10 +94,10 @@ def metric(page: Page, run: Run, name: str) -> None:
     if name != "loss":  # room for the numbers above the curve is no value that a score could have
         low, high = axes.get_ylim()
         axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 1)])
-    tips = [f"epoch {x:g}: {name} {wording.number(y)}" for x, y in zip(epochs, values, strict=True)]
+    tips = [f"epoch {x:g}: {name} {formatting.number(y)}" for x, y in zip(epochs, values, strict=True)]
     charts.points(axes, epochs, values, tips, color=charts.SERIES[1])
     for x, y in zip(epochs, values, strict=True) if len(epochs) <= 10 else []:
-        axes.annotate(wording.number(y), (x, y), (0, 9), textcoords="offset points", ha="center")
+        axes.annotate(formatting.number(y), (x, y), (0, 9), textcoords="offset points", ha="center")
     best = run.results.get("best_epoch")
     if best in epochs:
         axes.plot([best], [values[epochs.index(best)]], "o", markersize=11, fillstyle="none", color=charts.SERIES[1])
@@ -125,7 +127,7 @@ def _numbers(run: Run) -> tuple[list[str], list[list[Any]]] | None:
 def _measured(name: str, value: Any) -> Any:
     if not is_number(value) or isinstance(value, int):
         return value
-    return Cell(value, wording.plain(value) if name == "epoch" else wording.number(value, 4))
+    return Cell(value, formatting.plain(value) if name == "epoch" else formatting.number(value, 4))
 
 
 def scatter(page: Page, rows: list[Prediction]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpt1 import wording
+from gpt1 import formatting
 from gpt1.report.charts import to_svg
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def shown(value: Any) -> str:
     if value is None or value == "":
         return "–"
     if isinstance(value, (int, float)):
-        return wording.number(value)
+        return formatting.number(value)
     return str(value)
 
 

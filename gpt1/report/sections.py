@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpt1 import wording
+from gpt1 import formatting
 from gpt1.config import descriptions
 from gpt1.report import charts, curves
 from gpt1.report.page import Cell, Mistake, Page
@@ -60,7 +60,7 @@ def headline(run: Run) -> str:
     if loss is None:
         return "Nothing was measured yet"
     held_out = "nothing was held out" if run.finished else "no held-out measurement yet"
-    return f"Training loss {wording.number(loss)} after {run.last_step:,} updates; {held_out}"
+    return f"Training loss {formatting.number(loss)} after {run.last_step:,} updates; {held_out}"
 
 
 def _pretrain_headline(run: Run) -> str:
@@ -71,16 +71,16 @@ def _pretrain_headline(run: Run) -> str:
         if not values:
             return ""
         perplexity, steps, so_far = values[-1], at[-1], " so far,"
-    text = f"Held-out perplexity {wording.number(perplexity)}{so_far} after {steps:,} updates"
+    text = f"Held-out perplexity {formatting.number(perplexity)}{so_far} after {steps:,} updates"
     unigram = mapping(run.results.get("unigram")).get("perplexity")
-    return text + (f"; a unigram model has {wording.number(unigram)}" if is_number(unigram) else "")
+    return text + (f"; a unigram model has {formatting.number(unigram)}" if is_number(unigram) else "")
 
 
 def _finetune_headline(run: Run) -> str:
     name, value = main_metric(run)
     if value is None:
         return ""
-    text = f"{name.capitalize()} {wording.number(value)}"
+    text = f"{name.capitalize()} {formatting.number(value)}"
     if not run.finished:
         return f"{text} so far, on held-out rows"
     low_high = interval(run, name)
@@ -89,11 +89,11 @@ def _finetune_headline(run: Run) -> str:
     rows = mapping(run.results.get("validation")).get("rows")
     text += f" on {rows:,} held-out rows" if is_number(rows) else ""
     unread = blind(run) if name == "accuracy" else None
-    return text + (f"; {unread[0]} would have {wording.number(unread[1])}" if unread else "")
+    return text + (f"; {unread[0]} would have {formatting.number(unread[1])}" if unread else "")
 
 
 def _range(low_high: tuple[float, float]) -> str:
-    return f"[{wording.number(low_high[0])},\u00a0{wording.number(low_high[1])}]"
+    return f"[{formatting.number(low_high[0])},\u00a0{formatting.number(low_high[1])}]"
 
 
 def kicker(run: Run) -> str:
@@ -114,19 +114,19 @@ def key_facts(run: Run) -> dict[str, Any]:
     parameters = results.get("parameters", results.get("parameters_trained"))
     if is_number(parameters):
         name = "weights" if "parameters" in results else "weights trained"
-        facts[name] = Cell(parameters, wording.amount(parameters))
+        facts[name] = Cell(parameters, formatting.amount(parameters))
     if is_number(results.get("steps")) or run.last_step:
         facts["updates"] = results.get("steps", run.last_step)
     tokens = results.get("tokens_seen", run.last("train", "tokens"))
     if is_number(tokens):
-        facts["tokens seen"] = Cell(tokens, wording.amount(tokens))
+        facts["tokens seen"] = Cell(tokens, formatting.amount(tokens))
     if is_number(results.get("best_epoch")):
         facts["best epoch" if results.get("validation") else "epochs"] = results["best_epoch"]
     seconds = results.get("seconds", run.last("train", "seconds"))
     if is_number(seconds):
-        facts["time"] = Cell(seconds, wording.duration(seconds))
+        facts["time"] = Cell(seconds, formatting.duration(seconds))
     if is_number(seconds) and is_number(tokens) and seconds:
-        facts["tokens a second"] = Cell(tokens / seconds, wording.number(round(tokens / seconds)))
+        facts["tokens a second"] = Cell(tokens / seconds, formatting.number(round(tokens / seconds)))
     return facts
 
 
@@ -160,7 +160,7 @@ def blind(run: Run) -> tuple[str, float] | None:
     if not run.labels:
         return "guessing", sum(1 / len(row.probabilities) for row in rows) / len(rows)
     label, count = Counter(row.label for row in rows).most_common(1)[0]
-    return f"always saying ‘{wording.printable(label)}’", count / len(rows)
+    return f"always saying ‘{formatting.printable(label)}’", count / len(rows)
 
 
 # The parts of the page
@@ -189,7 +189,7 @@ def results(page: Page, run: Run) -> None:
     temperature, before, after = (calibration.get(name) for name in ("temperature", "ece_before", "ece_after"))
     if is_number(temperature) and is_number(before) and is_number(after):
         page.paragraph(
-            f"The probabilities were calibrated on these rows (temperature {wording.number(temperature)}): "
+            f"The probabilities were calibrated on these rows (temperature {formatting.number(temperature)}): "
             f"their expected calibration error went from {before:.3f} to {after:.3f}."
         )
 
@@ -201,11 +201,13 @@ def _language_table(page: Page, run: Run, validation: dict[str, Any]) -> None:
     for who, values in (("this model", validation), ("unigram model", mapping(run.results.get("unigram")))):
         if values:
             numbers = [values.get(name) for name in measures]
-            rows.append([who, *(Cell(n, wording.number(n, 4)) if is_number(n) else None for n in numbers)])
+            rows.append([who, *(Cell(n, formatting.number(n, 4)) if is_number(n) else None for n in numbers)])
     page.table(["", *(names[name] for name in measures)], rows)
     if is_number(run.results.get("train_loss")):
-        page.paragraph(f"The training loss ended at {wording.number(run.results['train_loss'], 4)}. The unigram model "
-                       "knows how frequent each token is and nothing else.")  # fmt: skip
+        last = formatting.number(run.results["train_loss"], 4)
+        page.paragraph(
+            f"The training loss ended at {last}. The unigram model knows how frequent each token is and nothing else."
+        )
 
 
 def drawings(page: Page, run: Run) -> None:
@@ -272,11 +274,11 @@ def mistakes(page: Page, run: Run) -> None:
 
 def _mistake(row: Prediction) -> Mistake:
     if row.is_score:
-        shown = wording.number(float(row.label)), wording.number(float(row.prediction))
-        return Mistake(row.fields, *shown, loss=f"off by {wording.number(row.loss)}")
+        shown = formatting.number(float(row.label)), formatting.number(float(row.prediction))
+        return Mistake(row.fields, *shown, loss=f"off by {formatting.number(row.loss)}")
     sure = sorted(row.probabilities.items(), key=lambda item: -item[1])
     listed = sure[:3] + [item for item in sure[3:] if item[0] == row.label]
-    loss = f"loss {wording.number(row.loss)}" if row.probabilities else ""
+    loss = f"loss {formatting.number(row.loss)}" if row.probabilities else ""
     return Mistake(row.fields, str(row.label), str(row.prediction), loss, listed)
 
 
@@ -293,7 +295,7 @@ def data(page: Page, run: Run) -> None:
     for name, value in {**mapping(run.results.get("corpus")), **mapping(run.results.get("data"))}.items():
         said = WORDS.get(name, str(name).replace("_", " "))
         is_share = isinstance(value, float) and 0 <= value <= 1
-        rows.append([said, Cell(value, f"{wording.plain(float(f'{100 * value:.3g}'))} %") if is_share else value])
+        rows.append([said, Cell(value, f"{formatting.plain(float(f'{100 * value:.3g}'))} %") if is_share else value])
     if rows:
         page.heading("The data")
         page.table(["", ""], rows)
@@ -333,7 +335,7 @@ def _setting(value: Any, note: str = "") -> Cell:
         else:
             text = str(value).lower() if isinstance(value, bool) else str("" if value is None else value)
         return Cell(text, text or "–", note)
-    return Cell(value, wording.plain(value), note)
+    return Cell(value, formatting.plain(value), note)
 
 
 def next_steps(page: Page, run: Run) -> None:

@@ -1,0 +1,1 @@
+"""One loop for both stages: pre-training and fine-tuning."""

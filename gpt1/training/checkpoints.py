@@ -14,9 +14,9 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gpt1.data.files import sync_all, sync_folder
 from gpt1.errors import UserError
-from gpt1.weights import write_safetensors
+from gpt1.files.reading import sync_all, sync_folder
+from gpt1.model.weights import write_safetensors
 
 STATE, MANIFEST, MODEL, OPTIMIZER = "state.json", "manifest.json", "model.safetensors", "optimizer.safetensors"
 

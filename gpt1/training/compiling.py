@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gpt1.model import GPT
+from gpt1.model.gpt import GPT
 
 LONGEST_REASON = 200  # characters of what a compiler says
 

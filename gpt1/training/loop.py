@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from gpt1.config import TrainingConfig
-from gpt1.data.order import mixed
+from gpt1.corpus.order import mixed
+from gpt1.devices import limits_explained
 from gpt1.errors import GPT1Error, Interrupted, UserError
-from gpt1.kernels.kept import settle
-from gpt1.objectives import Losses
+from gpt1.kernels.buffers import settle
+from gpt1.model.losses import Losses
+from gpt1.progress import MetricsFile, Progress
 from gpt1.training import checkpoints, schedules
-from gpt1.training.devices import limits_explained
+from gpt1.training.distributed import ALONE, Processes
 from gpt1.training.optimizers import OPTIMIZERS, clipping, global_norm
-from gpt1.training.processes import ALONE, Processes
-from gpt1.training.progress import MetricsFile, Progress
 
 RECORD_EVERY = 10  # updates that one line of metrics.jsonl stands for
 

@@ -1,0 +1,1 @@
+"""The commands: thin and typed; a command's code is imported when it runs."""

@@ -1,0 +1,311 @@
+"""Corpus folders: text tokenised once, then read by position. shards.py says what such a folder holds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt1.corpus.encoding import TokenizerLike, batches, encode_batches
+from gpt1.corpus.readers import list_sources
+from gpt1.corpus.shards import DOCUMENTS, FORMAT, MANIFEST, TOKENIZER, ShardWriter, fingerprint, shard_name
+from gpt1.errors import UserError
+from gpt1.files.reading import alone_in, check_place, disk_errors, is_url, missing, sync_folder
+
+if TYPE_CHECKING:
+    from gpt1.tokenization.tokenizer import Tokenizer
+
+
+MOST_MAPPED = 100
+"""Files of a corpus that are mapped at a time: each map holds a file open, of which macOS allows a process 256."""
+
+
+class Progress(Protocol):
+    """The part of gpt1.progress.Progress that is used here; that floor lies above this one."""
+
+    def say(self, line: str) -> None: ...
+
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None: ...
+
+    def advance(self, done: int, **values: float) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def write_corpus(
+    corpora: Sequence[str],
+    out: str | Path,
+    tokenizer: TokenizerLike,
+    *,
+    workers: int = 1,
+    shard_tokens: int = 2**24,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Tokenises CORPUS... into the new folder `out` and opens it.
+
+    The folder is the same, bit for bit, for any number of workers. It appears at the end, all at once: after an error,
+    Ctrl-C or a kill there is none, and what was begun beside it is removed, by the next run at the latest.
+    Raises UserError where readers.py does, and for an `out` that exists and is not empty.
+    """
+    if workers < 1:
+        raise UserError(
+            f"--workers {workers} is out of range: it has to be at least 1.", "Leave it out to use all cores."
+        )
+    target = checked_target(out)
+    sources = list_sources(corpora)
+    start = time.monotonic()
+    text_bytes = 0
+    if progress:
+        progress.begin("tokenizing", sum(source.size for source in sources), unit="bytes")
+    with new_folder(target) as folder:
+        tokenizer.save(folder / TOKENIZER)
+        writer = ShardWriter(folder, tokenizer, shard_tokens)
+        for batch, encoded in encode_batches(batches(sources), tokenizer, folder / TOKENIZER, workers):
+            writer.add(encoded, batch.begins)
+            text_bytes += encoded.text_bytes
+            if progress:
+                progress.advance(batch.done, MB_per_s=text_bytes / 1e6 / (time.monotonic() - start))
+        if not writer.tokens:
+            raise UserError("the sources hold no text, only white space.", "Give files that hold text.")
+        writer.finish(sources)
+    if progress:
+        progress.end()
+        if writer.empty_documents:
+            progress.say(f"{writer.empty_documents:,} empty documents left out")
+    return Corpus.open(out)
+
+
+def checked_target(out: str | Path) -> Path:
+    if is_url(out):
+        raise UserError(f"--out {out}: a corpus is written to a local folder.", "Write it there, then copy it.")
+    target = Path(out).resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "exists and is not empty" if target.is_dir() else "is a file"
+        raise UserError(f"--out {out} {what}.", "Choose another folder, or delete it first.")
+    check_place(target)
+    return target
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `target` at the end. After an error it is deleted; after a kill by the next run."""
+    folder = target.with_name(f".{target.name}.partial")
+    with disk_errors(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(folder, f"--out {target}"):
+            try:
+                for entry in folder.iterdir():  # of a run that was killed
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                yield folder
+                if target.exists():
+                    target.rmdir()
+                folder.rename(target)
+                sync_folder(target.parent)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+
+class Corpus:
+    """A corpus folder, opened for reading. Nothing is read from a file before its SHA-256 has been found right."""
+
+    def __init__(self, folder: str, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.tokens: int = manifest["tokens"]
+        self.documents: int = manifest["documents"]
+        self.empty_documents: int = manifest["empty_documents"]
+        """Documents of the sources that gave no token; they are not counted in `documents`."""
+        self.n_bytes: int = manifest["bytes"]
+        """UTF-8 bytes of the documents' texts, without the newlines that join them."""
+        self.unknown: int = manifest["unknown"]
+        self.vocab_size: int = manifest["vocab_size"]
+        self.newline_id: int = manifest["newline_id"]
+        self.tokenizer_fingerprint: str = manifest["tokenizer"]
+        self.fingerprint: str = manifest["fingerprint"]
+        """SHA-256 of what the manifest says: equal folders have equal fingerprints, wherever they lie."""
+        self.sources: list[dict[str, Any]] = manifest["sources"]
+        self.shard_tokens: int = manifest["shard_tokens"]
+        self.arrays: dict[str, npt.NDArray[Any]] = {}  # verified, those used last at the end
+        self.right: set[str] = set()  # names of the files whose SHA-256 was right
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Corpus:
+        """Opens in constant time: reads the manifest and compares the sizes of the files with it.
+
+        Raises UserError for a folder that is no corpus, and for every file that is not as the manifest says, by name.
+        """
+        corpus = cls(str(folder), read_manifest(str(folder)))
+        for name, file in corpus.manifest["files"].items():
+            size = file_size(corpus.path(name))
+            if size is None:
+                raise UserError(f"{corpus.path(name)} is missing.", corpus.again())
+            if size != file["size"]:
+                raise UserError(
+                    f"{corpus.path(name)} is not what its manifest says ({size:,} bytes instead of {file['size']:,}): "
+                    "the file was changed or damaged.",
+                    corpus.again(),
+                )
+        return corpus
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """The ids of the tokens start … stop - 1, from as many shards as they stand in."""
+        if not 0 <= start <= stop <= self.tokens:
+            raise IndexError(f"tokens {start} to {stop} of a corpus of {self.tokens}")
+        ids = np.empty(stop - start, np.int64)
+        for index in range(start // self.shard_tokens, -(-stop // self.shard_tokens)):
+            first = index * self.shard_tokens
+            low, high = max(start, first), min(stop, first + self.shard_tokens)
+            ids[low - start : high - start] = self.array(shard_name(index))[low - first : high - first]
+        return ids
+
+    def bytes_in(self, start: int, stop: int) -> float:
+        """UTF-8 bytes of the text that the tokens start … stop - 1 stand for, a newline between documents counted.
+
+        Exact where the range begins and ends with documents; a document that is cut counts by its share of tokens.
+        """
+        if start >= stop:
+            return 0.0
+        starts, n_bytes = self.array(DOCUMENTS)
+        first = int(np.searchsorted(starts, start, "right")) - 1
+        last = int(np.searchsorted(starts, stop, "left"))
+        begin = starts[first:last]
+        following = starts[last] if last < self.documents else self.tokens + 1
+        end = np.append(begin[1:], following) - 1  # a newline token stands there, but after the last document
+        inside = np.minimum(end, stop) - np.maximum(begin, start)
+        newlines = np.count_nonzero((end >= start) & (end < min(stop, self.tokens)))
+        return float((n_bytes[first:last] * np.maximum(inside, 0) / (end - begin)).sum() + newlines)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the ids, from the folder."""
+        from gpt1.tokenization.tokenizer import Tokenizer
+
+        # What is loaded is what was verified, from a URL too.
+        with tempfile.TemporaryDirectory() as copy, disk_errors(copy):
+            for name in self.manifest["files"]:
+                if name.startswith(TOKENIZER + "/"):
+                    target = Path(copy, name)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(self.verified(name))
+            tokenizer = Tokenizer.load(Path(copy, TOKENIZER))
+        if tokenizer.fingerprint != self.tokenizer_fingerprint:
+            raise UserError(f"{self.path(TOKENIZER)} is not the tokenizer that its manifest names.", self.again())
+        return tokenizer
+
+    def verify(self, advance: Callable[[int], None] | None = None) -> None:
+        """Every file against its SHA-256, now; `advance` is told how many are behind. Raises UserError with the first
+        one that differs."""
+        for number, name in enumerate(self.manifest["files"], 1):
+            self.check(name, file_digest(self.path(name)))
+            if advance:
+                advance(number)
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """A verified array: memory-mapped from a local file, in memory from a URL."""
+        found = self.arrays.pop(name, None)
+        if found is None and is_url(self.folder):
+            found = np.load(io.BytesIO(self.verified(name)), allow_pickle=False)
+        elif found is None:
+            if name not in self.right:
+                self.check(name, file_digest(self.path(name)))
+                self.right.add(name)
+            if len(self.arrays) >= MOST_MAPPED:
+                del self.arrays[next(iter(self.arrays))]
+            found = np.load(self.path(name), mmap_mode="r", allow_pickle=False)
+        self.arrays[name] = found
+        return found
+
+    def verified(self, name: str) -> bytes:
+        data = read_bytes(self.path(name))
+        self.check(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    def check(self, name: str, sha256: str) -> None:
+        if sha256 != self.manifest["files"][name]["sha256"]:
+            raise UserError(
+                f"{self.path(name)} is not what its manifest says (SHA-256 differs): the file was changed or damaged.",
+                self.again(),
+            )
+
+    @property
+    def name(self) -> str:
+        """What to call it in a sentence."""
+        return self.folder
+
+    def path(self, name: str) -> str:
+        return inside(self.folder, name)
+
+    def again(self) -> str:
+        return f"Delete {self.folder} and make it again with: gpt1 tokenize CORPUS --out {self.folder}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "arrays": {}}  # another process maps the files itself
+
+    def __len__(self) -> int:
+        return self.tokens
+
+
+def inside(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder, name))
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+    path = inside(folder, MANIFEST)
+    try:
+        data = read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError):
+        if not is_url(folder) and not Path(folder).exists():
+            raise missing(folder) from None
+        raise UserError(
+            f"{folder}: this is no corpus folder ({MANIFEST} is missing: the tokenizing did not finish).",
+            f"Make one with: gpt1 tokenize {folder} --out DIR",
+        ) from None
+    try:
+        manifest = json.loads(data)
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{path} has format {manifest['format']}; this gpt1 reads format {FORMAT}.", "Update gpt1.")
+        if manifest["fingerprint"] == fingerprint(manifest):
+            return dict(manifest)
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise UserError(
+        f"{path} was changed or damaged.", f"Delete {folder} and make it again with: gpt1 tokenize CORPUS --out DIR"
+    )
+
+
+def read_bytes(path: str) -> bytes:
+    if not is_url(path):
+        return Path(path).read_bytes()
+    import fsspec
+
+    system, inner = fsspec.core.url_to_fs(path)
+    return bytes(system.cat_file(inner))
+
+
+def file_size(path: str) -> int | None:
+    try:
+        if not is_url(path):
+            return Path(path).stat().st_size
+        import fsspec
+
+        system, inner = fsspec.core.url_to_fs(path)
+        return int(system.info(inner)["size"])
+    except FileNotFoundError:
+        return None
+
+
+def file_digest(path: str) -> str:
+    if is_url(path):
+        return hashlib.sha256(read_bytes(path)).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

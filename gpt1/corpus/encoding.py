@@ -1,0 +1,178 @@
+"""Texts → ids, on as many processes as are wanted. The ids depend on the texts and the vocabulary, on nothing else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt1.corpus.readers import Begins, Source, read_source
+from gpt1.errors import ResourceError
+
+BATCH_CHARACTERS = 2**20
+"""What a worker gets at a time: long beside the cost of sending it, small in memory."""
+Ids = npt.NDArray[np.unsignedinteger[Any]]
+
+
+class TokenizerLike(Protocol):
+    """What the data floor needs of gpt1.tokenization.tokenizer.Tokenizer."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def newline_id(self) -> int: ...
+
+    @property
+    def unknown_id(self) -> int | None: ...
+
+    @classmethod
+    def load(cls, folder: Any) -> Any: ...
+
+    def save(self, folder: Any) -> None: ...
+
+    def encode_arrays(self, texts: list[str]) -> Sequence[Ids]: ...
+
+
+def ids_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """The smallest type that holds the ids 0 … vocab_size - 1."""
+    return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Documents as ids, on their way from a worker to the shards; documents without a token are in no array."""
+
+    ids: Ids  # with a newline token between the documents
+    starts: npt.NDArray[np.int64]  # [documents] where each begins in `ids`
+    n_bytes: npt.NDArray[np.int64]  # [documents] UTF-8 bytes of each
+    unknown: int
+    texts: int
+    text_bytes: int  # of all texts
+
+
+def encode(tokenizer: TokenizerLike, texts: list[str]) -> Encoded:
+    """A pure function of the vocabulary and the texts: which process calls it, and when, changes nothing."""
+    dtype = ids_type(tokenizer.vocab_size)
+    newline: Ids = np.array([tokenizer.newline_id], dtype)
+    parts: list[Ids] = [newline[:0]]
+    starts = []
+    n_bytes = []
+    tokens = text_bytes = 0
+    for text, ids in zip(texts, tokenizer.encode_arrays(texts), strict=True):
+        size = len(text) if text.isascii() else len(text.encode("utf-8"))
+        text_bytes += size
+        if not len(ids):
+            continue
+        if tokens:
+            parts.append(newline)
+            tokens += 1
+        starts.append(tokens)
+        n_bytes.append(size)
+        parts.append(ids)
+        tokens += len(ids)
+    array: Ids = np.concatenate(parts, dtype=dtype, casting="same_kind")
+    unknown = 0 if tokenizer.unknown_id is None else int(np.count_nonzero(array == tokenizer.unknown_id))
+    return Encoded(array, np.array(starts, np.int64), np.array(n_bytes, np.int64), unknown, len(texts), text_bytes)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Whole documents, or one part of a long document, in the order of the sources."""
+
+    texts: list[str]
+    begins: Begins
+    done: int  # bytes of all sources that were read to get here
+
+
+def batches(sources: Iterable[Source]) -> Iterator[Batch]:
+    """The texts of the sources in pieces of about BATCH_CHARACTERS, cut by nothing but the texts."""
+    texts: list[str] = []
+    length = 0
+    before = 0  # bytes of the sources before this one
+    done = 0
+    for source in sources:
+        for document in read_source(source):
+            if texts and (document.begins != "document" or length + len(document.text) > BATCH_CHARACTERS):
+                yield Batch(texts, "document", done)
+                texts, length = [], 0
+            done = before + document.position
+            if document.begins == "document":
+                texts.append(document.text)
+                length += len(document.text)
+            else:
+                yield Batch([document.text], document.begins, done)
+        before += source.size
+    if texts:
+        yield Batch(texts, "document", done)
+
+
+def encode_batches(
+    batches: Iterable[Batch], tokenizer: TokenizerLike, saved: Path, workers: int
+) -> Iterator[tuple[Batch, Encoded]]:
+    """Every batch with its ids, in order. `saved` is the tokenizer's folder, from which each worker loads its own."""
+    if workers == 1:
+        for batch in batches:
+            yield batch, encode(tokenizer, batch.texts)
+        return
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), start_worker, (type(tokenizer), str(saved))
+    )
+    waiting: deque[tuple[Batch, Future[Encoded]]] = deque()
+    try:
+        for batch in batches:
+            waiting.append((batch, pool.submit(encode_in_worker, batch.texts)))
+            if len(waiting) > 2 * workers:  # bounds the memory, and keeps every worker busy
+                yield in_order(waiting)
+        while waiting:
+            yield in_order(waiting)
+    except BrokenProcessPool:
+        raise ResourceError(
+            "a worker process ended before its work was done: its message stands above, or the memory ran out.",
+            f"Use fewer than --workers {workers}.",
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_order(waiting: deque[tuple[Batch, Future[Encoded]]]) -> tuple[Batch, Encoded]:
+    batch, future = waiting.popleft()
+    return batch, future.result()
+
+
+worker_tokenizer: TokenizerLike | None = None
+"""The tokenizer of this process; set in worker processes only, once, before their first batch."""
+
+
+def start_worker(tokenizer_class: type[TokenizerLike], saved: str) -> None:
+    global worker_tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends its workers
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread a worker
+    worker_tokenizer = cast(TokenizerLike, tokenizer_class.load(saved))
+
+
+def end_with_parent() -> None:
+    """A killed parent cannot end its workers, and their pipe to it never closes: they hold its other end themselves."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def encode_in_worker(texts: list[str]) -> Encoded:
+    assert worker_tokenizer is not None
+    return encode(worker_tokenizer, texts)

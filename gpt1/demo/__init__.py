@@ -1,0 +1,1 @@
+"""`gpt1 demo`: the whole story in a few minutes, offline."""

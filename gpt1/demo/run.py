@@ -1,0 +1,286 @@
+"""`gpt1 demo`: the whole story on text that every machine has, from unlabelled words to predictions.
+
+Nothing here is special to the demo: it calls the same verbs as the commands do, on files that it leaves behind. How its
+settings were chosen, on validation rows only, is told in docs/demo.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gpt1 import formatting
+from gpt1.demo import material
+from gpt1.demo.story import (
+    ALL,
+    HEAD,
+    MAJORITY,
+    METHODS,
+    PROMPTS,
+    SCRATCH,
+    TF_IDF,
+    Story,
+    commands,
+    percent,
+    spark,
+    table_rows,
+    verdict,
+)
+from gpt1.errors import Interrupted, UserError
+from gpt1.progress import Progress, Silent
+
+VOCABULARY = 3000
+PRETRAINING: dict[str, Any] = {"model": "tiny", "n_layer": 3, "context": 64, "batch_size": 16, "steps": 2400}
+PRETRAINING |= {"peak_lr": 2e-3, "eval_every": 400}
+
+
+def run(out: Path, seeds: int = 3, progress: Progress | None = None) -> Path:
+    """Tell the story; its texts, tables, runs and page are left in `out`. Returns the folder.
+
+    Where an earlier demo lies in `out`, the new one goes to the folder `out`-2, -3, …. Raises UserError for an `out`
+    that holds anything else, and where there is no material (a Python without its sources).
+    """
+    progress = progress or Silent()
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds} is out of range: it has to be at least 1.", "Default: --seeds 3")
+    out = unused(Path(out))
+    story = Story()
+    try:
+        with story.timed("gathering"):
+            gather(out, seeds, story, progress)
+        with story.timed("tokens"):
+            tokenize(out, story, progress)
+        with story.timed("pre-training"):
+            pretrain(out, story, progress)
+        with story.timed("fine-tuning"):
+            finetune(out, seeds, story, progress)
+    except Interrupted:
+        raise Interrupted(
+            f"stopped; {out} keeps what is done.", "Tell the story from its beginning: gpt1 demo"
+        ) from None
+    with story.timed("testing"):
+        test(out, seeds, story)
+        ask(out, story)
+    write_json(out / "demo.json", asdict(story))
+    tell(out, story)
+    return out
+
+
+def unused(out: Path) -> Path:
+    if (out / "texts.jsonl").exists():  # a second `make demo` should just work, and delete nothing
+        out = next(other for n in count(2) if not (other := out.with_name(f"{out.name}-{n}")).exists())
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists and is not an empty folder.", "Choose another --out.")
+    return out
+
+
+# --- the steps -------------------------------------------------------------------------------------------------------
+
+
+def gather(out: Path, seeds: int, story: Story, progress: Progress) -> None:
+    """Write the unlabelled texts and the labelled tables."""
+    documents = material.gather(progress)
+    task = material.labelled(documents)
+    texts = material.unlabelled(documents, task)
+    libraries = sorted({row.library for row in task.test})
+    if len(libraries) < 2:
+        raise UserError(
+            "the packages of this Python have too few docstrings to make a task of.",
+            "Use a Python with its source files, or begin with your own texts: gpt1 tokenize --help",
+        )
+    (out / "labelled").mkdir(parents=True)
+    write_jsonl(out / "texts.jsonl", ({"text": "\n".join(d.paragraphs), "from": d.name} for d in texts))
+    tables = {f"train-{seed}": task.train(seed) for seed in range(seeds)}
+    tables |= {"validation": list(task.validation), "test": list(task.test)}
+    for name, rows in tables.items():
+        write_rows(out / "labelled" / f"{name}.csv", rows)
+
+    sizes: Counter[str] = Counter()
+    for document in documents:
+        sizes[document.library] += size(document)
+    total, kept = sum(sizes.values()), sum(map(size, texts))
+    story.gathered = {"documents": len(documents), "bytes": total, "by library": dict(sizes.most_common())}
+    story.labelled = {"libraries": libraries, "train": len(task.train(0)), "withheld bytes": total - kept} | {
+        name: len(tables[name]) for name in ("validation", "test")
+    }
+    most = ", ".join(f"{name} {n / 1e6:.1f}" for name, n in sizes.most_common(8))
+    progress.say(f"{len(documents):,} docstrings hold {total / 1e6:.1f} MB of clean prose ({most}, others less)")
+    progress.say(
+        f"the task: which of {len(libraries)} libraries does a docstring come from, when names of libraries and "
+        "all code in it are masked?"
+    )
+    progress.say(
+        f"{story.labelled['train']} labelled rows to learn from, {len(task.validation)} to choose the epoch, "
+        f"{len(task.test)} for the test; the last two, and all that nearly repeats them, stay out of pre-training "
+        f"({(total - kept) / 1e6:.1f} MB)"
+    )
+
+
+def tokenize(out: Path, story: Story, progress: Progress) -> None:
+    from gpt1.corpus.tokenize import tokenize
+
+    corpus = tokenize([str(out / "texts.jsonl")], out=out / "corpus", vocab_size=VOCABULARY, progress=progress)
+    story.corpus = {"tokens": corpus.tokens, "documents": corpus.documents, "bytes": corpus.n_bytes}
+
+
+def pretrain(out: Path, story: Story, progress: Progress) -> None:
+    from gpt1.training.pretrain import pretrain
+
+    pretrain(out / "corpus", out=out / "pretrained", progress=progress, **PRETRAINING)
+    results = json.loads((out / "pretrained" / "results.json").read_text(encoding="utf-8"))
+    story.pretraining = {
+        name: results[name] for name in ("steps", "tokens_seen", "parameters", "unigram", "validation")
+    }
+    story.pretraining["settings"] = PRETRAINING
+    ours, unigram = results["validation"], results["unigram"]
+    progress.say(
+        f"perplexity {ours['perplexity']:.1f} on held-out text ({ours['bits_per_byte']:.2f} bits per byte); a unigram "
+        f"model has {unigram['perplexity']:.0f} ({unigram['bits_per_byte']:.2f})"
+    )
+
+
+def finetune(out: Path, seeds: int, story: Story, progress: Progress) -> None:
+    """Every method with every seed, which draws the labelled rows, the fresh weights and the order."""
+    from gpt1.training.finetune import finetune
+
+    for seed in range(seeds):
+        for method, settings in METHODS.items():
+            finetune(
+                out / "labelled" / f"train-{seed}.csv",
+                from_=out / "pretrained",
+                out=folder_of(out, method, seed),
+                kind="classification",
+                text="text",
+                label="library",
+                valid=out / "labelled" / "validation.csv",
+                seed=seed,
+                progress=OneBar(progress, f"fine-tuning, seed {seed}: {method}"),
+                **settings,
+            )
+            lines = (folder_of(out, method, seed) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            measured = [line for line in map(json.loads, lines) if line["split"] == "validation"]
+            story.curves.setdefault(method, []).append([line["accuracy"] for line in measured])
+
+
+class OneBar(Silent):
+    """A run's bar under a title of ours, without what it says: there are many runs."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self.progress, self.title = progress, title
+        self.advance, self.record, self.end = progress.advance, progress.record, progress.end  # type: ignore[method-assign]
+
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
+        self.progress.begin(self.title if unit == "updates" else f"{self.title}, {title}", total, done, unit)
+
+
+def test(out: Path, seeds: int, story: Story) -> None:
+    """The test rows are read here, after all training, and nowhere else."""
+    from gpt1.inference.evaluate import evaluate
+    from gpt1.tables.table import read_table
+
+    table = read_table(out / "labelled" / "test.csv")
+    labels = Counter(row["library"] for row in table.rows)
+    story.accuracy[MAJORITY] = [max(labels.values()) / len(table)] * seeds
+    story.accuracy[TF_IDF] = [tf_idf(out, seed) for seed in range(seeds)]
+    for method in METHODS:
+        scores = [evaluate(folder_of(out, method, seed), table)["metrics"] for seed in range(seeds)]
+        story.accuracy[method] = [score["accuracy"] for score in scores]
+
+
+def tf_idf(out: Path, seed: int) -> float:
+    """Test accuracy of a linear model on weighted word counts; like ours, it is chosen on the validation rows."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    from gpt1.tables.table import read_table
+
+    def split(name: str) -> tuple[list[str], list[str]]:
+        rows = read_table(out / "labelled" / f"{name}.csv").rows
+        return [row["text"] for row in rows], [row["library"] for row in rows]
+
+    fitted = [
+        make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, n)), LogisticRegression(C=c, max_iter=1000))
+        .fit(*split(f"train-{seed}"))
+        for n in (1, 2)
+        for c in (1, 10, 100)
+    ]  # fmt: skip
+    return float(max(fitted, key=lambda model: model.score(*split("validation"))).score(*split("test")))
+
+
+def ask(out: Path, story: Story) -> None:
+    """The next token's probabilities, and a text that goes on."""
+    from gpt1.inference.predictor import load
+
+    model = load(out / "pretrained")
+    story.next_tokens = model.next_tokens(PROMPTS[0], 8)
+    text = model.generate(PROMPTS[1], max_tokens=60, temperature=0.7, seed=0)
+    story.written = text.split("\n")[0]
+
+
+# --- what came out ---------------------------------------------------------------------------------------------------
+
+
+def tell(out: Path, story: Story) -> None:
+    """The results on standard output, curves.svg and report.html."""
+    from gpt1.console import Console
+    from gpt1.demo.page import write_page
+
+    results = Console()
+    seeds = len(story.accuracy[ALL])
+    results.table(
+        [
+            f"accuracy on {story.labelled['test']} test rows",
+            "median",
+            f"[min – max] of {formatting.counted(seeds, 'seed')}",
+        ],
+        table_rows(story),
+    )
+    results.show(verdict(story) + "\n")
+    results.show("accuracy on the validation rows, epoch by epoch (median of the seeds)")
+    for method, runs in story.curves.items():
+        middle = [median(epoch) for epoch in zip(*runs, strict=True)]
+        results.show(f"  {method:27}{spark(middle)}  {percent(middle[0])} → {percent(max(middle))}")
+    results.show(f"\nwhat comes after “{PROMPTS[0]}”")
+    results.bars(story.next_tokens)
+    results.show(f"\nthe model writes: {story.written}\n")
+    page = write_page(out, story)
+    parts = ", ".join(f"{part} {formatting.duration(seconds)}" for part, seconds in story.seconds.items())
+    results.show(f"{formatting.duration(sum(story.seconds.values()))} minutes in all: {parts}")
+    results.show(f"{page}   all of this with its curves; each run below {out} has a page of its own\n")
+    results.show("the same with your own files:")
+    for command, explanation in commands(out):
+        results.show(f"  {command:54}  {explanation}".rstrip())
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def folder_of(out: Path, method: str, seed: int) -> Path:
+    slug = {SCRATCH: "scratch", HEAD: "head", ALL: "all"}[method]
+    return out / "finetuned" / f"{slug}-{seed}"
+
+
+def size(document: material.Document) -> int:
+    return sum(len(paragraph.encode()) for paragraph in document.paragraphs)
+
+
+def write_rows(path: Path, rows: Iterable[material.Row]) -> None:
+    from gpt1.tables.table import write_table
+
+    write_table(path, [{"text": row.text, "library": row.library, "from": row.document.name} for row in rows])
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

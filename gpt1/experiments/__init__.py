@@ -1,0 +1,1 @@
+"""Label efficiency, zero-shot evaluation, and the paper's tables and figures."""

@@ -1,0 +1,1 @@
+"""Zero-shot evaluation (paper, figure 2 right)."""

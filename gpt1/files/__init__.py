@@ -1,0 +1,1 @@
+"""Reading foreign files with bounds; writing files and folders atomically."""

@@ -1,0 +1,1 @@
+"""Using a model: predictions, evaluation, conversion."""

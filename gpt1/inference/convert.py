@@ -1,0 +1,172 @@
+"""Models from and for other homes: Hugging Face's openai-gpt both ways, OpenAI's release as a model folder of ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from gpt1.errors import UserError, did_you_mean
+from gpt1.files.reading import missing
+from gpt1.inference.predictor import TASK, pair
+from gpt1.model.gpt import GPT
+from gpt1.model.weights import CONFIG, read_json, write_huggingface
+from gpt1.progress import Progress, Silent
+from gpt1.runs import folder as runs
+from gpt1.tokenization.bpe import UNKNOWN
+from gpt1.tokenization.tokenizer import HUGGING_FACE_FILES, Tokenizer
+
+# Hugging Face keeps the released vocabulary under other names.
+RELEASED = {"encoder_bpe_40000.json": "vocab.json", "vocab_40000.bpe": "merges.txt"}
+EXPORTS = ("huggingface",)
+
+
+def import_model(home: str, source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
+    """Write `source` as the model folder `out`. home: `huggingface` (an openai-gpt folder of transformers) or `openai`
+    (the released folder of arrays). Raises UserError for anything else, and then nothing is written."""
+    progress = progress or Silent()
+    source, target = Path(source), runs.new_folder(out)
+    check_home(home, source)
+    model, tokenizer = GPT.from_pretrained(source), read_tokenizer(source)
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise UserError(
+            f"{source}: the vocabulary has {tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}.",
+            "Model and tokenizer files are of two different models.",
+        )
+    with whole(target) as aside:
+        model.save(aside, tokenizer=tokenizer.fingerprint)
+        tokenizer.save(aside)
+    progress.say(told(target, model, tokenizer))
+    return target
+
+
+def export_model(home: str, source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
+    """Write the pre-trained Transformer of a run or model folder as the folder `out`, which transformers'
+    OpenAIGPTLMHeadModel opens and `import_model` brings back bit for bit. UserError for what has no place there: an
+    LSTM, a fine-tuned model; then nothing is written."""
+    progress = progress or Silent()
+    check_name("export", home, EXPORTS)
+    target = runs.new_folder(out)
+    model, tokenizer = pair(source)
+    check_exportable(Path(source), model)
+    with whole(target) as aside:
+        write_huggingface(aside, model.config, model.state_dict())
+        tokenizer.save(aside)
+        write_their_tokenizer(aside, tokenizer, model.config.context)
+    progress.say(told(target, model, tokenizer))
+    if tokenizer.pipeline == "original":
+        progress.say(
+            "transformers' OpenAIGPTTokenizer gives other ids for many texts (line breaks, accents, contractions); "
+            f"those that the model was trained with: gpt1.Tokenizer.load({str(target)!r}).encode(text)"
+        )
+    return target
+
+
+def told(target: Path, model: GPT, tokenizer: Tokenizer) -> str:
+    return f"{target}: {sum(p.numel() for p in model.parameters()):,} weights, {tokenizer.vocab_size:,} tokens"
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that takes its place when it is whole; of one that is not, nothing stays."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        yield aside
+        if target.exists():
+            target.rmdir()
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_exportable(source: Path, model: GPT) -> None:
+    """UserError for a model that is more, or other, than OpenAIGPTLMHeadModel can hold."""
+    if model.recurrent:
+        raise UserError(
+            f"{source} is an LSTM; transformers' openai-gpt is a Transformer.",
+            "Export a model that was pre-trained without --architecture lstm.",
+        )
+    if model.config.special_tokens or (runs.model_folder(source) / TASK).exists():
+        origin = quote(came_from(source) or "RUN")
+        raise UserError(
+            f"{source} is fine-tuned: its head, special tokens and calibration have no place in transformers' "
+            "openai-gpt.",
+            f"Export the pre-trained model that it came from: gpt1 export huggingface {origin} --out DIR",
+        )
+
+
+def came_from(source: Path) -> str | None:
+    """The --from of the run that the model `source` is in; None for a model folder that stands alone."""
+    run = source if (source / runs.CONFIG).exists() else source.parent
+    command = runs.read_run_config(run).get("command") if (run / runs.CONFIG).exists() else None
+    return (command.get("from") or None) if isinstance(command, dict) else None
+
+
+def write_their_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
+    """What transformers' AutoTokenizer needs beside the vocabulary and merges that `tokenizer` has saved in `folder`.
+
+    original: their class for GPT-1, which comes near. lossless: tokenizer.json, which gives the same ids."""
+    about: dict[str, Any] = {"model_max_length": context}
+    if tokenizer.pipeline == "original":
+        about |= {"tokenizer_class": "OpenAIGPTTokenizer", "unk_token": UNKNOWN}
+    else:
+        from tokenizers import Tokenizer as Library
+        from tokenizers import decoders, models, pre_tokenizers
+
+        vocabulary, merges = ((folder / name).read_text(encoding="utf-8") for name in HUGGING_FACE_FILES)
+        pairs = (line.split(" ") for line in merges.rstrip("\n").split("\n")[1:])  # the first line is a header
+        library = Library(models.BPE(vocab=json.loads(vocabulary), merges=[(a, b) for a, b in pairs]))
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        library.decoder = decoders.ByteLevel()
+        library.save(str(folder / "tokenizer.json"))
+        about |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def check_name(verb: str, home: str, homes: Iterable[str]) -> None:
+    if home not in homes:
+        raise UserError(
+            f"{verb} {home}: there is no such home.{did_you_mean(home, homes)}", f"Homes: {', '.join(homes)}."
+        )
+
+
+def check_home(home: str, source: Path) -> None:
+    """UserError unless `source` is what `home` hands out."""
+    check_name("import", home, HOMES)
+    if not source.exists():
+        raise missing(source)
+    found = next((name for name, of_home in HOMES.items() if of_home(source)), None)
+    if found != home:
+        what = f"it is what gpt1 import {found} takes" if found else "it is neither Hugging Face's nor OpenAI's"
+        raise UserError(
+            f"{source} is no model of {home}: {what}.",
+            "huggingface: config.json (model_type openai-gpt), model.safetensors, vocab.json, merges.txt. "
+            "openai: params_0.npy …, params_shapes.json, encoder_bpe_40000.json, vocab_40000.bpe.",
+        )
+
+
+def is_huggingface(folder: Path) -> bool:
+    return (folder / CONFIG).exists() and read_json(folder / CONFIG).get("model_type") == "openai-gpt"
+
+
+def is_openai(folder: Path) -> bool:
+    return (folder / "params_0.npy").exists()
+
+
+HOMES = {"huggingface": is_huggingface, "openai": is_openai}
+
+
+def read_tokenizer(source: Path) -> Tokenizer:
+    """The tokenizer beside the weights, under the release's names or Hugging Face's."""
+    for released, theirs in RELEASED.items():
+        if not (source / released).exists() and not (source / theirs).exists():
+            raise UserError(
+                f"{source} has neither {released} nor {theirs}.", "Put the vocabulary files beside the weights."
+            )
+    return Tokenizer.load(source)

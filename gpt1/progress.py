@@ -1,0 +1,95 @@
+"""How the verbs tell what they do: one small interface that a terminal, a log file or a page can show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from gpt1.files.reading import replacing
+
+
+class Progress(Protocol):
+    """What a verb says while it works. Every method returns at once and never raises for what it is given."""
+
+    def say(self, line: str) -> None:
+        """A line for a person."""
+
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
+        """A piece of work of `total` units starts, `done` of them already behind it."""
+
+    def advance(self, done: int, **values: float) -> None:
+        """`done` units are behind; `values` (loss, tokens_per_s) stand beside the bar."""
+
+    def record(self, **values: float | int | str) -> None:
+        """A measurement to keep: one line of metrics.jsonl."""
+
+    def end(self) -> None:
+        """The piece of work is over."""
+
+
+class Silent:
+    """Says nothing; what Python callers get unless they ask for more."""
+
+    def say(self, line: str) -> None: ...
+
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None: ...
+
+    def advance(self, done: int, **values: float) -> None: ...
+
+    def record(self, **values: float | int | str) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class MetricsFile(Silent):
+    """Keeps every measurement as a line of JSON."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def record(self, **values: float | int | str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of updates that a resumed run does again, so that no update is told twice."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                if json.loads(line).get("step", 0) <= step:
+                    kept.append(line)
+            except (ValueError, AttributeError, TypeError):  # the line that a killed process was writing
+                continue
+        with replacing(self.path) as file:  # a kill or a full disk in here must not take the lines that are there
+            file.write("".join(line + "\n" for line in kept).encode())
+
+
+class Fanout:
+    """Passes everything on to several."""
+
+    def __init__(self, parts: Sequence[Progress]) -> None:
+        self.parts = parts
+
+    def say(self, line: str) -> None:
+        for part in self.parts:
+            part.say(line)
+
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
+        for part in self.parts:
+            part.begin(title, total, done, unit)
+
+    def advance(self, done: int, **values: float) -> None:
+        for part in self.parts:
+            part.advance(done, **values)
+
+    def record(self, **values: float | int | str) -> None:
+        for part in self.parts:
+            part.record(**values)
+
+    def end(self) -> None:
+        for part in self.parts:
+            part.end()

@@ -1,0 +1,195 @@
+"""Run folders: made, opened again, found; their config.yaml and results.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from gpt1.config import (
+    FinetuneConfig,
+    TrainingConfig,
+    convert,
+    flagged,
+    known,
+    laid,
+    resolve,
+)
+from gpt1.errors import UserError
+from gpt1.files.reading import alone_in, check_place, missing, replacing, sync_all, sync_folder
+from gpt1.version import __version__
+
+CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
+REPORT = "report.html"
+
+INPUTS = ("corpus", "valid", "from", "train")  # what a run is named by its place
+
+# What a resumed run may change: none of it changes what is learnt.
+FREE = {"keep", "checkpoint_every", "device", "micro_batch", "recompute", "cache_features"}
+
+AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
+
+
+def settings_of(
+    config_class: type[AnyConfig], file: str | Path | None, given: Mapping[str, Any], extra: Mapping[str, Any] = {}
+) -> AnyConfig:
+    """Defaults < recipe < model size < `extra` < `--config` file < what was `given` as flags or keywords."""
+    chosen = chosen_settings(config_class, file, given)
+    base = laid(config_class, chosen.get("recipe", "default"), chosen.get("model"))  # resolve refuses unknown ones
+    return resolve(config_class, base, extra, chosen)
+
+
+def chosen_settings(config_class: type[AnyConfig], file: str | Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user asks for: the `--config` file, and over it what was `given`, each value as its setting's type."""
+    from_file = {name: value for name, value in (read_yaml(Path(file)) if file else {}).items() if name not in RUN_KEYS}
+    asked = [*from_file.items(), *((name, value) for name, value in given.items() if value is not None)]
+    return {(field := known(config_class, name)): convert(config_class, field, value) for name, value in asked}
+
+
+RUN_KEYS = ("stage", "version", "command")
+
+
+def make(out: str | Path, config: TrainingConfig, facts: Mapping[str, Any]) -> Path:
+    """A new run folder with its config.yaml: every setting, resolved, and the `facts` of the command."""
+    run = new_folder(out)
+    run.mkdir(parents=True, exist_ok=True)
+    content = {"stage": stage_of(type(config)), "version": __version__, "command": dict(facts), **asdict(config)}
+    with alone_in(run), replacing(new_folder(run) / CONFIG) as file:  # asked again: another process may be faster
+        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+    return run
+
+
+def stage_of(config_class: type[TrainingConfig]) -> str:
+    return "finetune" if issubclass(config_class, FinetuneConfig) else "pretrain"
+
+
+def new_folder(out: str | Path) -> Path:
+    """`out`, which must not hold anything yet."""
+    folder = Path(out)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; a folder is made there.", "Choose another --out.")
+    if folder.is_dir() and any(folder.iterdir()):
+        resumable = " Go on with that run: --resume." if (folder / CONFIG).exists() else ""
+        raise UserError(f"{folder} exists and is not empty.", f"Choose another --out, or remove it.{resumable}")
+    check_place(folder)
+    return folder
+
+
+def reopen(
+    out: str | Path, config_class: type[AnyConfig], given: Mapping[str, Any], facts: Mapping[str, Any]
+) -> tuple[Path, AnyConfig]:
+    """(folder, settings) of a run to go on with; a setting or file that would change its course is refused.
+
+    given: as `chosen_settings` gives them."""
+    run = Path(out)
+    stored = read_run_config(run)
+    stage = stage_of(config_class)
+    if not isinstance(stored.get("command"), dict):
+        raise UserError(
+            f"{run / CONFIG} was changed or damaged: it does not say with which command the run was started.",
+            "Copy it again, or start a new run with another --out.",
+        )
+    if stored.get("stage") != stage:
+        raise UserError(
+            f"{run} is no run of gpt1 {stage}: its {CONFIG} says stage {stored.get('stage')}.",
+            "Resume it with the command that started it.",
+        )
+    settings = {name: value for name, value in stored.items() if name not in RUN_KEYS}
+    for name, value in given.items():
+        if (name, value) == ("precision", "auto"):  # what it came to stands there
+            continue
+        if name not in FREE and value != settings.get(name):
+            raise UserError(
+                f"{flagged(name, value)}: {run} was started with {flagged(name, settings.get(name))}, "
+                "and --resume goes on as it began.",
+                "Leave it out, or start a new run with another --out.",
+            )
+        settings[name] = value
+    for name, value in facts.items():
+        if name != "data_dir" and not is_same(run, name, stored["command"].get(name), value):
+            raise UserError(
+                f"{run} was started with {name} {stored['command'].get(name)}, not {value}.",
+                "Resume with what it was started with, or start a new run with another --out.",
+            )
+    with alone_in(run):  # nothing of a run that another process is in is touched
+        mend_page(run)
+    return run, resolve(config_class, settings)
+
+
+def is_same(run: Path, name: str, before: Any, now: Any) -> bool:
+    """Whether an input is what the run began with, as far as that can be told before it is read: `corpus/` is `corpus`.
+    Of what has moved since, the fingerprints in the run's checkpoints decide."""
+    if before == now or name not in INPUTS or not (before and now):
+        return bool(before == now)
+    moved = not os.path.exists(before) and any((run / "checkpoints").glob("step-*"))
+    return moved or os.path.realpath(before) == os.path.realpath(now)
+
+
+def mend_page(run: Path) -> None:
+    """The page of a run that was killed between its results and its page."""
+    page = run / REPORT
+    if is_finished(run) and (not page.exists() or page.stat().st_mtime_ns < (run / RESULTS).stat().st_mtime_ns):
+        from gpt1.report import write_report
+
+        write_report(run)
+
+
+def read_run_config(run: Path) -> dict[str, Any]:
+    if not (run / CONFIG).exists():
+        raise UserError(f"{run} is no run folder: it has no {CONFIG}.", "Name a folder that pretrain or finetune made.")
+    return read_yaml(run / CONFIG)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = f"line {mark.line + 1}, {getattr(error, 'problem', '')}" if mark else str(error).splitlines()[0]
+        raise UserError(
+            f"{path} cannot be read as YAML: {reason}.", "It needs lines of the form  name: value"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings.", "It needs lines of the form  name: value")
+    return content
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run has its results and its model. A model that was deleted comes again from the last checkpoint."""
+    return (run / RESULTS).exists() and (run / MODEL).is_dir()
+
+
+def put_model(run: Path, aside: Path) -> None:
+    """Give the folder `aside` its place in the run; the results that follow call it finished, so it is on the disk."""
+    sync_all(aside)
+    shutil.rmtree(run / MODEL, ignore_errors=True)
+    aside.rename(run / MODEL)
+    sync_folder(run)
+
+
+def model_folder(path: str | Path) -> Path:
+    """The model folder that `path`, a run or a model folder, stands for."""
+    folder = Path(path)
+    if (folder / CONFIG).exists():
+        if not (folder / MODEL).is_dir():
+            raise UserError(
+                f"{folder} has no finished model yet.",
+                "Finish the run first: the command that started it, with --resume.",
+            )
+        return folder / MODEL
+    if not folder.exists():
+        raise UserError(missing(folder).problem, "Name a run folder or a model folder.")
+    return folder
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,1 @@
+"""Labelled tables: reading, writing and checking them."""

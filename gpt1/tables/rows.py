@@ -1,0 +1,200 @@
+"""Rows out of .csv, .tsv, .jsonl and .parquet, one at a time: what labelled tables and corpora have in common.
+
+.csv    a header, then cells by RFC 4180: quoted where they hold a comma, a quote or a line break. Where the header has
+        semicolons and no comma, cells are cut at semicolons, as Excel writes them in much of Europe.
+.tsv    a header, then lines cut at tabs and nothing else: quotes are text, as in GLUE's files.
+.jsonl  one JSON object a line; values keep their types.
+.parquet  values keep their types.
+Blank lines are skipped. A row comes with its number: of the line that it begins in, or of the row in .parquet.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, TypeAlias, cast
+
+from gpt1.errors import UserError, did_you_mean
+from gpt1.files.reading import LARGEST_LINE, File
+
+ROW_KINDS = ("csv", "tsv", "jsonl", "parquet")
+Row: TypeAlias = tuple[int, dict[str, Any]]
+PARQUET_BATCH = 256  # rows; a row may be a whole book
+
+
+def stream_rows(file: File, names: Sequence[str] | None = None, only: str | None = None) -> Iterator[Row]:
+    """(number, {column: value}) of every row.
+
+    `names` are the columns of a .csv or .tsv file without a header; cells beyond them are left out.
+    `only` reads a single column where the format can (.parquet).
+    """
+    if file.kind == "jsonl":
+        return jsonl_rows(file)
+    if file.kind == "parquet":
+        return parquet_rows(file, only)
+    return cell_rows(file, names)
+
+
+def unit(kind: str) -> str:
+    return "row" if kind == "parquet" else "line"
+
+
+def cell_rows(file: File, names: Sequence[str] | None) -> Iterator[Row]:
+    rows = csv_cells(file, separator(file, names)) if file.kind == "csv" else tsv_cells(file)
+    header = None if names is None else list(names)
+    for number, cells in rows:
+        if header is None:
+            header = checked_header(file, cells)
+            continue
+        if len(cells) < len(header) or (len(cells) > len(header) and names is None):
+            raise UserError(
+                f"{file.name}, line {number:,} has {count(cells, 'cell')}, but the header has {len(header)}.",
+                'Quote a cell that holds a comma, a quote or a line break: "so, ""this"" way".'
+                if file.kind == "csv"
+                else "In .tsv a tab always ends a cell and quotes are text; other texts fit in .csv or .jsonl.",
+            )
+        yield number, dict(zip(header, cells, strict=False))
+
+
+def separator(file: File, names: Sequence[str] | None) -> str:
+    """What cuts the cells of a .csv file; only a header shows it."""
+    header = file.peek().partition(b"\n")[0]
+    return ";" if names is None and b";" in header and b"," not in header else ","
+
+
+def csv_cells(file: File, separator: str) -> Iterator[tuple[int, list[str]]]:
+    # The limit belongs to the process, not to a reader; it is only ever raised.
+    csv.field_size_limit(max(csv.field_size_limit(), LARGEST_LINE))
+    reader = csv.reader(file.lines(), strict=True, delimiter=separator)
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            reason, fix = str(error), "A cell that begins with a quote ends with one, and quotes inside are doubled: "
+            if "new-line" in reason:
+                reason = "a carriage return stands alone outside of quotes"
+                fix = "Save it with the line ends of Unix or Windows, and quote a cell that holds a line break: "
+            raise UserError(
+                f"{file.name}, line {number:,} is not CSV: {reason}.", fix + '"so, ""this"" way".'
+            ) from None
+        if cells is None:
+            return
+        if cells:
+            yield number, cells
+
+
+def tsv_cells(file: File) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(file.lines(), 1):
+        line = line.removesuffix("\n").removesuffix("\r")
+        if line:
+            yield number, line.split("\t")
+
+
+def checked_header(file: File, cells: list[str]) -> list[str]:
+    separators = {"csv": {"\t": "tabs: name it .tsv"}, "tsv": {",": "commas: name it .csv", ";": "';': name it .csv"}}
+    for other, shown in separators[file.kind].items() if len(cells) == 1 else ():
+        if other in cells[0]:
+            raise UserError(
+                f"{file.name}: the header is one cell, {cells[0]!r}.", f"Its cells seem to be cut by {shown}."
+            )
+    for i, name in enumerate(cells):
+        if not name.strip():
+            fix = "The first line names every column."
+            fix += " (pandas writes its row numbers there: use to_csv(..., index=False).)" if i == 0 else ""
+            raise UserError(f"{file.name}: column {i + 1} of {len(cells)} has no name.", fix)
+        if name in cells[:i]:
+            raise UserError(f"{file.name}: two columns are named {name!r}.", "Give every column a name of its own.")
+    return cells
+
+
+def jsonl_rows(file: File) -> Iterator[Row]:
+    for number, line in enumerate(file.lines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{file.name}, line {number:,} is not JSON: {error}.", "A .jsonl file holds one JSON object a line."
+            ) from None
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{file.name}, line {number:,} is a JSON {json_type(row)}, not an object.",
+                'A .jsonl file holds one object a line, such as {"text": "..."}.',
+            )
+        if SURROGATE.search(line):
+            refuse_half_characters(file, number, row)
+        yield number, row
+
+
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def refuse_half_characters(file: File, number: int, row: dict[str, Any]) -> None:
+    """JSON can spell half of a character outside the BMP; such a text has no UTF-8."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = json.dumps(error.object[error.start])
+        raise UserError(
+            f"{file.name}, line {number:,} holds half a character ({half}).",
+            "Write the file again from texts that are valid Unicode.",
+        ) from None
+
+
+def parquet_rows(file: File, only: str | None) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    with tempfile.TemporaryFile() as copy:
+        seekable: IO[bytes] = copy if file.compressed else file.raw
+        if file.compressed:  # Parquet is read from its end, so what is compressed around it goes to disk first
+            shutil.copyfileobj(file.stream, copy)
+        try:
+            table = parquet.ParquetFile(seekable)
+            columns: list[str] = table.schema_arrow.names
+            if only is not None and only not in columns:
+                raise no_field(f"{file.name} has no column '{only}'", only, columns)
+            number = 0
+            for batch in table.iter_batches(PARQUET_BATCH, columns=None if only is None else [only]):
+                for row in batch.to_pylist():
+                    number += 1
+                    file.done = file.size * number // table.metadata.num_rows
+                    yield number, cast(dict[str, Any], row)
+        except pyarrow.ArrowException as error:
+            raise UserError(
+                f"{file.name} is not Parquet, or is damaged ({str(error).splitlines()[0]}).", "Write it again."
+            ) from None
+
+
+def text_field(file: File, number: int, row: dict[str, Any], field: str = "text") -> str:
+    """`row[field]` as a string, or UserError with the fields that there are."""
+    if field not in row:
+        what = "field" if file.kind == "jsonl" else "column"
+        raise no_field(f"{file.name}, {unit(file.kind)} {number:,} has no {what} '{field}'", field, list(row))
+    value = row[field]
+    if not isinstance(value, str):
+        raise UserError(
+            f"{file.name}, {unit(file.kind)} {number:,}: '{field}' is a {json_type(value)}, not a string.",
+            "Leave the row out, or write a text.",
+        )
+    return value
+
+
+def no_field(problem: str, field: str, there_are: Sequence[str]) -> UserError:
+    listed = ", ".join(there_are) if there_are else "nothing"
+    return UserError(f"{problem}; it has: {listed}.{did_you_mean(field, there_are)}", f"Name it '{field}'.")
+
+
+def json_type(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "truth value", int: "number", float: "number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def count(items: Sequence[Any], noun: str) -> str:
+    return f"{len(items):,} {noun}" + ("" if len(items) == 1 else "s")

@@ -1,1 +1,0 @@
-"""What a tokenizer is made of: text → standardised chunks → words → merged pieces."""

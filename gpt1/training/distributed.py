@@ -1,0 +1,126 @@
+"""One model trained by several processes: `torchrun … -m gpt1 pretrain …`, a process a card, on one machine or many.
+
+Each takes its share of every update's samples. The loss of a sample is weighted as a part of the whole update, so the
+gradients of all processes add up to exactly the plain gradient, and every process makes the same step with it. The
+first one writes and speaks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpt1.devices import started
+from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This one and those beside it; by default it is alone, and nothing in here does anything."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, samples: NDArray[Any]) -> NDArray[Any]:  # [n, ...] → [n / count, ...]
+        """Every count-th sample; none where an update has fewer samples than there are processes."""
+        return samples[self.rank :: self.count]
+
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Each tensor becomes the sum of those of all processes, to the same bits in all of them."""
+        if self.count > 1:
+            with others_there():
+                for waiting in [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                    waiting.wait()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so. Asked in the processors' memory: no card is waited for."""
+        if self.count > 1:
+            votes = torch.tensor(int(flag))
+            self.add_up([votes])
+            return bool(votes)
+        return flag
+
+    def of_first(self, find: Callable[[], T]) -> T:
+        """What the first process finds: it may look at a folder that others do not see, or measure otherwise than they
+        would."""
+        found = [find() if self.first else None]
+        if self.count > 1:
+            with others_there():
+                torch.distributed.broadcast_object_list(found)
+        return cast(T, found[0])
+
+    def wait(self) -> None:
+        """Until all of them have come here."""
+        self.any(False)
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def together() -> Iterator[Processes]:
+    """The processes that torchrun started, connected while it lasts; this one alone where it did not.
+
+    A run that was stopped is told by the first one only."""
+    if started() == 1:
+        yield ALONE
+        return
+    mine = not torch.distributed.is_initialized()  # else a program that calls us has connected them
+    if mine and torch.cuda.is_available():
+        cards, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= cards:
+            problem = f"torchrun started more processes than this machine has GPUs ({cards})."
+            raise UserError(problem, f"Use --nproc-per-node {cards}; for processors alone hide the GPUs from it.")
+        torch.cuda.set_device(local)
+    if mine:
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    rank = torch.distributed.get_rank()
+    try:
+        yield Processes(rank, torch.distributed.get_world_size())
+    except Interrupted as stopped:
+        if rank:
+            raise SystemExit(stopped.exit_code) from None
+        raise
+    finally:
+        if mine:
+            torch.distributed.destroy_process_group()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks, also before and after they are connected."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def alone(command: str) -> None:
+    """Refuse to do the same work in several processes, into the same folder."""
+    if (count := started()) > 1:
+        raise UserError(
+            f"{command} is the work of one process, and torchrun started {count}.", "Start it without torchrun."
+        )
+
+
+@contextmanager
+def others_there() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise GPT1Error(
+            f"another process of this run has gone ({reason}).",
+            "See what it said; then start all of them again, with --resume if there is a checkpoint.",
+        ) from None

@@ -1,0 +1,228 @@
+"""Bad input through the real command line: one message with value, rule and fix, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workspace import CLASSES, listing
+
+# What a clumsy user types, and what the one message has to say.
+REFUSED = {
+    "tokenize": {
+        "nowhere --out c": ["nowhere does not exist"],
+        "revews.csv --out c": ["Did you mean reviews.csv?"],
+        "empty.txt --out c": ["empty.txt is empty"],
+        "latin.txt --out c": ["latin.txt is not UTF-8", "0xE7", "iconv"],
+        "binary.txt --out c": ["binary.txt is a binary file"],
+        "nothing-in-it --out c": ["nothing-in-it is empty"],
+        "full --out c": ["letter.doc"],
+        "corpus --out c": ["tokenized already"],
+        "one-answer.jsonl --out c": ["no field 'text'", "p, c, r"],
+        "short.txt --out full": ["--out full exists and is not empty"],
+        "short.txt --out reviews.csv": ["--out reviews.csv is a file"],
+        "short.txt --out reviews.csv/c": ["reviews.csv is a file"],
+        "short.txt --out c --tokenizer nowhere": ["nowhere does not exist"],
+        "short.txt --out c --tokenizer full": ["full holds no tokenizer"],
+        "short.txt --out c --tokenizer runs/books --vocab-size 500": ["--tokenizer and --vocab-size"],
+        "short.txt --out c --vocab-size 3": ["vocab_size 3 is too small"],
+        "short.txt --out c --vocab-size 0": ["--vocab-size 0", "at least 1"],
+        "short.txt --out c --vocab-size many": ["--vocab-size many", "a whole number"],
+        "short.txt --out c --workers 0": ["--workers 0", "at least 1"],
+        "short.txt --out c --pipeline orignal": ["orignal", "Did you mean original?"],
+        "short.txt": ["--out", "gpt1 tokenize --help"],
+        "--out c": ["CORPUS"],
+    },
+    "pretrain": {
+        "nowhere --out r": ["nowhere does not exist"],
+        "full --out r": ["full", "no corpus folder", "gpt1 tokenize full"],
+        "reviews.csv --out r": ["no corpus folder"],
+        "short --out r --context 32": ["tokens", "--context 32"],
+        "damaged --out r --model tiny --context 32": ["damaged/shard-00000.npy", "SHA-256"],
+        "cut --out r": ["cut/manifest.json", "damaged"],
+        "corpus --out full": ["full exists and is not empty"],
+        "corpus --out runs/books": ["runs/books exists and is not empty", "--resume"],
+        "corpus --out reviews.csv": ["reviews.csv is a file"],
+        "corpus --out reviews.csv/r": ["reviews.csv is a file"],
+        "corpus --out r --peek-lr 1": ["--peek-lr", "--peak-lr"],
+        "corpus --out r --peak-lr fast": ["--peak-lr fast", "a number"],
+        "corpus --out r --peak-lr=-1": ["--peak-lr -1.0", "at least 0"],
+        "corpus --out r --peak-lr nan": ["--peak-lr nan", "a number"],
+        "corpus --out r --dropout 1": ["--dropout 1.0", "between 0 and 0.99"],
+        "corpus --out r --model big": ["--model big", "tiny, mini, small, gpt1"],
+        "corpus --out r --optimizer adamm": ["Did you mean adam"],
+        "corpus --out r --n-head 5": ["--n-embd 384", "--n-head 5"],
+        "corpus --out r --steps 1.5": ["--steps 1.5", "a whole number"],
+        "corpus --out r --steps 5 --epochs 2": ["--steps and --epochs"],
+        "corpus --out r --epochs 0": ["--epochs 0.0", "above 0"],
+        "corpus --out r --context 1000000": ["--context 1000000", "tokens"],
+        "corpus --out r --device gpu": ["--device gpu", "cpu, cuda"],
+        "corpus --out r --config misspelt.yaml": ["peek_lr", "Did you mean peak_lr?"],
+        "corpus --out r --config worded.yaml": ["--peak-lr fast", "a number"],
+        "corpus --out r --config null.yaml": ["--peak-lr None"],
+        "corpus --out r --config far.yaml": ["--dropout 2.0", "between 0 and 0.99"],
+        "corpus --out r --config listed.yaml": ["listed.yaml", "name: value"],
+        "corpus --out r --config broken.yaml": ["broken.yaml", "line 1", "name: value"],
+        "corpus --out r --config blank.yaml": ["blank.yaml", "no settings"],
+        "corpus --out r --config nowhere.yaml": ["nowhere.yaml does not exist"],
+        "corpus --out r --config full": ["full", "directory"],
+        "corpus --out r --from nowhere": ["nowhere does not exist"],
+        "corpus --out r --from full": ["full is no model folder"],
+        "corpus --out r --from runs/books --context 64": ["--context 64", "32 positions of runs/books"],
+        "corpus --out r --from runs/books --n-layer 3": ["--n-layer 3", "runs/books has 2"],
+        "other --out r --from runs/books": ["another tokenizer", "--tokenizer runs/books"],
+        "corpus --out r --valid other --model tiny --context 32": ["--valid corpus", "another tokenizer"],
+        "corpus --out r --valid nowhere --model tiny --context 32": ["nowhere does not exist"],
+        "corpus --out r --resume": ["r is no run folder"],
+        "corpus --out full --resume": ["full is no run folder"],
+        "corpus --out runs/books --resume --peak-lr 1": ["--peak-lr 1.0", "was started with"],
+        "corpus --out runs/books --resume --config far.yaml": ["--dropout 2.0", "was started with"],
+        "other --out runs/books --resume": ["corpus", "not other"],
+        "corpus --out runs/reviews --resume": ["runs/reviews is no run of gpt1 pretrain", "finetune"],
+    },
+    "finetune": {
+        f"nowhere.csv --out r {CLASSES}": ["nowhere.csv does not exist"],
+        f"revews.csv --out r {CLASSES}": ["Did you mean reviews.csv?"],
+        "rtee --out r --from runs/books": ["rtee does not exist", "Did you mean rte?"],
+        "rte --out r --from runs/books --data-dir full": ["RTE", "not in full"],
+        "rte --out r --from runs/books --data-dir nowhere": ["nowhere is no folder"],
+        "rte:morning --out r --from runs/books --data-dir full": ["no split 'morning'", "train, dev, test"],
+        f"empty.csv --out r {CLASSES}": ["empty.csv is empty"],
+        f"header.csv --out r {CLASSES}": ["header.csv has no rows"],
+        f"latin.csv --out r {CLASSES}": ["latin.csv is not UTF-8", "line 2"],
+        f"binary.csv --out r {CLASSES}": ["binary.csv is a binary file"],
+        f"full --out r {CLASSES}": ["full is a folder"],
+        f"short.txt --out r {CLASSES}": ["short.txt has no ending of a table", ".csv"],
+        "reviews.csv --out r --kind classification --text text": ["--from"],
+        "reviews.csv --out r --from runs/books": ["--kind is missing", "classification"],
+        "reviews.csv --out r --from runs/books --kind clasification": ["Did you mean classification?"],
+        "reviews.csv --out r --from runs/books --kind classification": ["needs --text"],
+        "reviews.csv --out r --from runs/books --kind classification --text txet": ["'txet'", "--text text?"],
+        f"reviews.csv --out r {CLASSES}s": ["runs/bookss does not exist. Did you mean runs/books?"],
+        f"reviews.csv --out r {CLASSES} --label labels": ["no column 'labels'", "text, label", "--label label?"],
+        f"reviews.csv --out r {CLASSES} --label zzz": ["no column 'zzz'", "text, label"],
+        f"reviews.csv --out r {CLASSES} --premise text": ["classification has no --premise", "--text, --label"],
+        f"reviews.csv --out r {CLASSES} --score": ["--score goes with --kind similarity"],
+        "reviews.csv --out r --from runs/books --kind entailment --premise text": ["needs --hypothesis"],
+        "reviews.csv --out r --from runs/books --kind choice --context text --choices stars": ["no list of answers"],
+        "reviews.csv --out r --from runs/books --kind regression --text text": ["line 2", "finite number"],
+        f"single.csv --out r {CLASSES}": ["single.csv", "same label ('yes')"],
+        f"repeats.csv --out r {CLASSES}": ["repeats.csv", "2 rows that repeat", "same label ('yes')"],
+        f"gaps.csv --out r {CLASSES}": ["gaps.csv, line 3", "label is empty"],
+        f"lists.jsonl --out r {CLASSES}": ["lists.jsonl, line 1", "where a text"],
+        "one-answer.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": ["1 answer"],
+        "far-answer.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": ["label '2'"],
+        "two-readings.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": ["0 and 1"],
+        f"reviews.csv --out r {CLASSES} --valid unknown.csv": ["unknown.csv, line 3", "'perhaps'", "no, yes"],
+        f"reviews.csv --out r {CLASSES} --valid reviews.csv": ["all of its rows also stand in reviews.csv"],
+        f"reviews.csv --out r {CLASSES} --valid new.csv": ["new.csv has no column 'label'"],
+        f"reviews.csv --out full {CLASSES}": ["full exists and is not empty"],
+        f"reviews.csv --out r {CLASSES} --train haed": ["--train haed", "Did you mean head?", "last:K"],
+        f"reviews.csv --out r {CLASSES} --train last:3": ["--train last:3", "1 to 2"],
+        f"reviews.csv --out r {CLASSES} --train head --lm-coef 0.5": ["--lm-coef 0.5 with --train head"],
+        f"reviews.csv --out r {CLASSES} --transfer-layers 9": ["--transfer-layers 9", "2 blocks"],
+        f"reviews.csv --out r {CLASSES} --valid-fraction 0.9": ["--valid-fraction 0.9", "0.5"],
+        f"reviews.csv --out r {CLASSES} --epochs 0": ["--epochs 0.0", "above 0"],
+        f"reviews.csv --out r {CLASSES} --resume": ["r is no run folder"],
+        "reviews.csv --out r --kind classification --text text --from broken/no-model": [
+            "no finished model",
+            "--resume",
+        ],
+        "reviews.csv --out r --kind classification --text text --from broken/swapped": ["270 tokens", "300"],
+        "reviews.csv --out r --kind classification --text text --from corpus": ["corpus is no model folder"],
+        **{
+            f"{name}.jsonl --out r --from runs/books --kind {kind} --label s": [
+                f"{name}.jsonl, line 2",
+                "finite number",
+            ]
+            for name in ("nan", "words", "none", "inf")
+            for kind in ("regression --text a", "similarity --score --text-a a --text-b b")
+        },
+        "flat.jsonl --out r --from runs/books --kind regression --text a --label s": ["flat.jsonl", "same number"],
+    },
+    "evaluate": {
+        "runs/books reviews.csv": ["runs/books is pre-trained", "gpt1 finetune"],
+        "runs/nowhere reviews.csv": ["runs/nowhere does not exist"],
+        "runs/reviews nowhere.csv": ["nowhere.csv does not exist"],
+        "runs/reviews new.csv": ["new.csv has no labels", "gpt1 predict runs/reviews new.csv"],
+        "runs/reviews unknown.csv": ["unknown.csv, line 3", "'perhaps'", "no, yes"],
+        "runs/reviews gaps.csv": ["gaps.csv, line 3", "label is empty"],
+        "runs/reviews nan.jsonl": ["no labels"],
+        "runs/reviews": ["TEST"],
+    },
+    "predict": {
+        "runs/books new.csv": ["runs/books is pre-trained"],
+        "runs/reviews nan.jsonl": ["no column 'text'", "a, b, s"],
+        "runs/reviews header.csv": ["no rows"],
+        "runs/reviews new.csv --out p.txt": ["p.txt has no ending of a table"],
+        "runs/reviews new.csv --out full": ["full"],
+        "runs/reviews new.csv --out reviews.csv/p.csv": ["reviews.csv is a file"],
+        "broken/no-task new.csv": ["task.json", "damaged"],
+    },
+    "next": {
+        "runs/nowhere hi": ["runs/nowhere does not exist"],
+        "runs/boks hi": ["Did you mean runs/books?"],
+        "corpus hi": ["corpus is no model folder"],
+        "broken/no-model hi": ["no finished model"],
+        "broken/cut-weights hi": ["model.safetensors", "damaged"],
+        "broken/swapped hi": ["270 tokens", "300"],
+        "runs/books hi --top 0": ["--top 0", "at least 1"],
+        "runs/books hi there": ["there"],
+        "runs/books": ["TEXT"],
+    },
+    "generate": {
+        "runs/books hi --temperature=-1": ["--temperature -1", "at least 0"],
+        "runs/books hi --temperature nan": ["--temperature nan"],
+        "runs/books hi --top-p 0": ["--top-p 0", "above 0 and at most 1"],
+        "runs/books hi --top-k=-1": ["--top-k -1"],
+        "runs/books hi --precision fp31": ["--precision fp31", "Did you mean fp32?"],
+        "runs/books hi --max-tokens x": ["--max-tokens x", "a whole number"],
+        "runs/books hi --seed 99999999999999999999": ["--seed 99999999999999999999"],
+    },
+    "inspect": {
+        "nowhere": ["nowhere does not exist", "rte"],
+        "revews.csv": ["Did you mean reviews.csv?"],
+        "rtee": ["Did you mean rte?"],
+        "rte:morning": ["no split 'morning'"],
+        "empty.csv": ["empty.csv is empty"],
+        "latin.csv": ["not UTF-8"],
+        "binary.csv": ["binary"],
+        "nothing-in-it": ["is empty"],
+        "damaged": ["damaged/shard-00000.npy", "SHA-256"],
+        "broken/cut-weights/model": ["model.safetensors"],
+        "runs/books/checkpoints/step-00000060": ["checkpoint", "gpt1 inspect"],
+        "reviews.csv --from nowhere": ["nowhere does not exist"],
+        "x" * 300: ["too long"],
+    },
+    "import": {
+        "huggingface nowhere --out m": ["nowhere does not exist"],
+        "huggingface full --out m": ["full is no model of huggingface", "config.json"],
+        "openai runs/books/model --out m": ["no model of openai", "params_0.npy"],
+        "hugging full --out m": ["Did you mean huggingface?"],
+    },
+    "": {"tokenise x": ["tokenise", "tokenize"], "--nonsense": ["--nonsense"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [(f"{command} {rest}".strip(), said) for command, cases in REFUSED.items() for rest, said in cases.items()],
+    ids=lambda value: value[:80] if isinstance(value, str) else "",
+)
+def test_bad_input_gets_one_message_with_value_rule_and_fix_and_leaves_nothing(
+    line: str, said: list[str], desk: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(desk)
+    monkeypatch.delenv("GPT1_DATA", raising=False)
+    before = listing(desk)
+    answer = ask(*line.split(" "))
+    assert answer.code == 2, answer.err
+    message = answer.err[answer.err.index("gpt1: ") :].splitlines()
+    assert len(message) >= 2, "the fix is missing"
+    assert all(further.startswith("      ") and further.strip() for further in message[1:])
+    assert "Traceback" not in answer.err
+    for fragment in said:
+        assert fragment in "\n".join(message)
+    assert answer.out == ""
+    assert listing(desk) == before

@@ -1,0 +1,155 @@
+"""What a machine does to a command: Ctrl-C, a full disk, a place that may not be written, a reader that has gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workspace import CLASSES, TINY, listing
+
+from gpt1.cli.main import main
+
+
+def test_ctrl_c_while_tokenizing_leaves_nothing(desk: Path, tmp_path: Path):
+    (tmp_path / "long.txt").write_text("a line of some words, and of more\n" * 1_000_000)
+    words = ["tokenize", "long.txt", "--out", "c", "--tokenizer", str(desk / "corpus/tokenizer"), "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt1", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests that run in the background ignore it
+    )
+    while process.poll() is None and not list(tmp_path.glob(".c.partial/tokenizer")):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "gpt1: stopped." in err
+    assert "Traceback" not in err
+    assert listing(tmp_path) == ["long.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
+def test_a_command_that_is_started_without_a_stream_works(closed: str, pretrained: Path) -> None:
+    words = [sys.executable, "-m", "gpt1", "generate", str(pretrained), "the", "--max-tokens", "2"]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("the") or closed == "1>&-"
+
+
+def on_a_small_disk(command: list[str], folder: Path, size: str) -> subprocess.CompletedProcess[str]:
+    """`command` where `folder` is a disk of that size, and what lies on it afterwards, as the last lines."""
+    mount = f"mount -t tmpfs -o size={size} tmpfs {folder}"
+    if subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("needs Linux and the right to mount a small disk (user namespaces)")
+    script = f'{mount}; "$@"; code=$?; cd {folder}; echo "left:"; find . -type f; exit $code'
+    words = ["unshare", "-Urm", "sh", "-c", script, "sh", sys.executable, "-m", "gpt1", *command]
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs Linux")
+@pytest.mark.parametrize(
+    ("command", "size"),
+    [
+        ("tokenize {desk}/reviews.csv --out {disk}/c --tokenizer {desk}/corpus/tokenizer --workers 1", "16k"),
+        ("import huggingface {desk}/theirs --out {disk}/m", "60k"),
+        ("predict {desk}/runs/reviews {desk}/reviews.csv --out {disk}/p.csv", "4k"),
+    ],
+)
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(command: str, size: str, desk: Path, tmp_path: Path):
+    done = on_a_small_disk(command.format(desk=desk, disk=tmp_path).split(), tmp_path, size)
+    assert done.returncode == 1, done.stderr
+    assert "disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.endswith("left:\n")
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs Linux")
+def test_a_run_that_fills_the_disk_says_how_to_go_on(desk: Path, tmp_path: Path):
+    words = f"pretrain {desk / 'corpus'} --out {tmp_path / 'r'} {TINY} --steps 20 --checkpoint-every 5"
+    done = on_a_small_disk(words.split(), tmp_path, "700k")
+    assert done.returncode == 1, done.stderr
+    assert "disk is full" in done.stderr
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert ".tmp" not in done.stdout
+
+
+def test_a_place_that_may_not_be_written_is_refused_before_the_work(
+    desk: Path, tmp_path: Path, ask: Any, monkeypatch: Any
+):
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as on a read-only disk; root may write anywhere else
+    for words in (
+        f"tokenize reviews.csv --out {tmp_path}/c --tokenizer runs/books",
+        f"pretrain corpus --out {tmp_path}/r {TINY} --steps 1",
+        f"finetune reviews.csv {CLASSES} --out {tmp_path}/r",
+        f"predict runs/reviews new.csv --out {tmp_path}/p.csv",
+        f"import huggingface x --out {tmp_path}/m",
+    ):
+        answer = ask(*words.split())
+        assert answer.code == 2
+        assert "may not be written to" in answer.err
+    assert listing(tmp_path) == []
+
+
+def test_a_reader_that_has_gone_is_no_error(desk: Path):
+    script = f"{sys.executable} -m gpt1 next {desk / 'runs/books'} the --top 300 --json | head -c 5"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs a pipe")
+@pytest.mark.parametrize("words", ["pretrain {desk}/corpus --steps 20 {tiny}", "tokenize {desk}/reviews.csv"])
+def test_work_goes_on_when_nobody_reads_any_more_what_it_says(words: str, desk: Path, tmp_path: Path):
+    command = f"{sys.executable} -m gpt1 {words.format(desk=desk, tiny=TINY)} --out {tmp_path}/made"
+    done = subprocess.run(["bash", "-c", f"{command} 2>&1 | head -c 5; exit ${{PIPESTATUS[0]}}"], capture_output=True)
+    assert done.returncode == 0
+    assert (tmp_path / "made" / ("model" if "pretrain" in words else "manifest.json")).exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_output_that_cannot_be_written_is_told(desk: Path):
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "gpt1", "next", str(desk / "runs/books"), "the", "--json"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "gpt1: the disk is full" in done.stderr
+    assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["a", "b", "c", "d", "e", "f"], ["--precision bf16", "3 texts at a time (now 6)"]),
+        (["a", "--precision", "bf16"], ["a smaller model"]),
+    ],
+)
+def test_too_little_memory_to_write_names_what_to_lower(
+    words: list[str],
+    advice: list[str],
+    pretrained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def generate(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("gpt1.inference.predictor.LanguageModel.generate", generate)
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", str(pretrained), *words])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert all(part in said for part in ["gpt1: out of memory.", *advice])
+    assert ("--precision" in said) == ("--precision bf16" in advice)

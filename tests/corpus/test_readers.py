@@ -1,0 +1,284 @@
+"""CORPUS → documents: every format gives the same texts, memory stays flat, and what is broken is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import fsspec
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.corpus import readers
+from gpt1.corpus.readers import list_sources, read_documents
+from gpt1.errors import UserError
+from gpt1.files import reading as files
+from gpt1.tables.table import write_table
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+# NUL is what tells a binary file; carriage returns and the rest are text like any other.
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
+
+
+def texts_of(*corpora: str | Path) -> list[str]:
+    return [document.text for document in read_documents([str(corpus) for corpus in corpora])]
+
+
+def names_of(*corpora: str | Path) -> list[str]:
+    return [source.name for source in list_sources([str(corpus) for corpus in corpora])]
+
+
+def error_of(*corpora: str | Path) -> str:
+    with pytest.raises(UserError) as raised:
+        texts_of(*corpora)
+    return str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for drawn files, overwritten by every example."""
+    return tmp_path_factory.mktemp("drawn")
+
+
+@given(texts=st.lists(texts, min_size=1, max_size=5), compression=st.sampled_from(sorted(COMPRESS)))
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_row_is_a_document_in_every_format_and_compression(
+    place: Path, kind: str, texts: list[str], compression: str
+) -> None:
+    path = place / f"rows.{kind}{compression}"
+    write_table(path, [{"id": i, "text": text} for i, text in enumerate(texts)])
+    assert texts_of(path) == texts
+
+
+@given(text=texts.filter(bool), compression=st.sampled_from(sorted(COMPRESS)), mark=st.booleans())
+@pytest.mark.parametrize("kind", ["txt", "md"])
+def test_a_text_file_is_one_document_as_it_stands_but_for_a_byte_order_mark(
+    place: Path, kind: str, text: str, compression: str, mark: bool
+) -> None:
+    path = place / f"text.{kind}{compression}"
+    path.write_bytes(COMPRESS[compression](text.encode("utf-8-sig" if mark else "utf-8")))
+    assert texts_of(path) == [text if mark else text.removeprefix("\ufeff")]
+
+
+def test_cells_of_tsv_keep_their_quotes(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('text\tn\n"so" he said\t1\n"one quote\t2\r\n', encoding="utf-8")
+    assert texts_of(tmp_path) == ['"so" he said', '"one quote']
+
+
+def test_a_cell_of_csv_may_be_far_longer_than_the_csv_module_allows_by_default(tmp_path: Path) -> None:
+    text = 'a "long"\nstory, ' * 20_000
+    write_table(tmp_path / "a.csv", [{"text": text}])
+    assert texts_of(tmp_path / "a.csv") == [text]
+
+
+long_texts = st.sampled_from(["ab é한🙂\n", "ab é", "é한🙂"]).flatmap(
+    lambda characters: st.text(st.sampled_from(characters), min_size=40, max_size=200)
+)
+
+
+@given(text=long_texts, kind=st.sampled_from(["txt", "jsonl"]))
+def test_a_long_document_comes_in_short_parts_that_give_it_back(place: Path, text: str, kind: str) -> None:
+    path = place / f"long.{kind}"
+    path.write_text(json.dumps({"text": text}) if kind == "jsonl" else text, encoding="utf-8", newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "LARGEST_PART", 32)
+        documents = list(read_documents([str(path)]))
+    between = {"document": "", "line": "\n", "word": ""}
+    assert "".join(between[document.begins] + document.text for document in documents) == text
+    assert [document.begins for document in documents].count("document") == 1
+    assert all(len(document.text.encode("utf-8")) <= 32 for document in documents)
+
+
+def test_a_large_file_is_never_in_memory_whole(tmp_path: Path) -> None:
+    line = json.dumps({"text": "word " * 2_000}).encode() + b"\n"
+    path = tmp_path / "large.jsonl.xz"
+    path.write_bytes(lzma.compress(line * 4_000, preset=0))  # 40 MB of text
+    tracemalloc.start()
+    n = sum(len(document.text) for document in read_documents([str(path)]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 4_000 * 10_000
+    assert peak < 4e6
+
+
+def test_the_position_rises_to_the_size_of_the_file(tmp_path: Path) -> None:
+    rows = [{"text": f"{i} " * 500} for i in range(600)]
+    for name in ("a.jsonl", "a.jsonl.gz", "a.csv.zst", "a.parquet"):
+        write_table(tmp_path / name, rows)
+        positions = [document.position for document in read_documents([str(tmp_path / name)])]
+        assert positions == sorted(positions)
+        assert positions[-1] == (tmp_path / name).stat().st_size
+
+
+def test_folders_are_read_to_the_bottom_in_the_order_of_names_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("b/1.txt", "a.txt", "b/10.md", "b/.hidden.txt", ".git/c.txt", "b-c.jsonl", "picture.png"):
+        (tmp_path / "books" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "books" / name).write_text('{"text": "x"}')
+    assert names_of(tmp_path / "books") == ["books/a.txt", "books/b/1.txt", "books/b/10.md", "books/b-c.jsonl"]
+
+
+def test_a_corpus_is_no_text(tmp_path: Path) -> None:
+    for name in ("a.txt", "corpus/manifest.json", "corpus/documents.npy", "corpus/tokenizer/merges.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a")
+    assert texts_of(tmp_path) == ["a"]
+    assert "is tokenized already" in error_of(tmp_path / "corpus")
+
+
+def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "books").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("a")
+    (tmp_path / "books" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "books")
+    assert names_of(tmp_path / "books") == ["books/linked/a.txt"]
+
+
+def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").write_text("b")
+    assert texts_of(tmp_path / "b.txt", tmp_path, tmp_path / "*.txt") == ["b", "a"]
+
+
+def test_patterns_match_files_and_a_name_with_brackets_is_just_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "[b].txt").write_text("b")
+    (tmp_path / "c.png").write_bytes(b"\0")
+    assert texts_of(tmp_path / "*.*") == ["b", "a"]
+    assert texts_of(tmp_path / "[b].txt") == ["b"]
+
+
+@pytest.fixture
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+
+
+def test_urls_are_read_like_files_folders_and_patterns(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    write_table(tmp_path / "rows.parquet", [{"text": "row"}])
+    memory.pipe_file("/books/a.txt.gz", gzip.compress(b"a"))
+    memory.pipe_file("/books/deep/rows.parquet", (tmp_path / "rows.parquet").read_bytes())
+    memory.pipe_file("/books/c.png", b"\0")
+    assert texts_of("memory://books") == ["a", "row"]
+    assert texts_of("memory://books/*.gz") == ["a"]
+    assert texts_of("memory://books/deep/rows.parquet") == ["row"]
+    assert "memory://nowhere.txt does not exist" in error_of("memory://nowhere.txt")
+
+
+def test_empty_files_in_a_folder_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "c.txt").write_text("c")
+    assert texts_of(tmp_path) == ["c"]
+
+
+BAD_FILES = {
+    "nothing.txt": (b"", ["nothing.txt is empty"]),
+    "nothing.jsonl.gz": (gzip.compress(b"\n"), ["nothing.jsonl.gz is empty"]),
+    "header.csv": (b"text,label\n", ["header.csv is empty", "no rows"]),
+    "latin.txt": ("fine\ncaf\u00e9".encode("latin-1"), ["not UTF-8", "line 2", "byte 9 ", "0xE9", "iconv"]),
+    "latin.jsonl": (b'{"text": "a"}\n{"text": "\xe9"}\n', ["not UTF-8", "line 2", "byte 25 ", "0xE9"]),
+    "wide.txt": ("text".encode("utf-16"), ["UTF-16", "UTF-8"]),
+    "program.txt": (b"\x7fELF\0\0\0\1", ["program.txt is a binary file"]),
+    "zipped.txt": (gzip.compress(b"text"), ["gzip", ".gz"]),
+    "broken.jsonl": (b'{"text": "a"}\n{"text": \n', ["broken.jsonl, line 2 is not JSON", "one JSON object a line"]),
+    "list.jsonl": (b'["text"]\n', ["line 1 is a JSON list", "one object a line"]),
+    "title.jsonl": (b'{"title": 1, "texts": "a"}\n', ["line 1", "'text'", "title, texts", "Did you mean texts?"]),
+    "null.jsonl": (b'{"text": "a"}\n\n{"text": null}\n', ["line 3", "'text' is a null, not a string"]),
+    "half.jsonl": (b'{"text": "\\ud83d"}\n', ["line 1", "half a character", "\\ud83d"]),
+    "other.csv": (b"title,body\n1,2\n", ["column 'text'", "title, body"]),
+    "open.csv": (b'text,n\nfine,1\n"never closed,2\n', ["open.csv, line 3 is not CSV"]),
+    "cells.csv": (b"text,n\none,1,extra\n", ["line 2 has 3 cells", "header has 2"]),
+    "tabs.csv": (b"text\tlabel\na\t1\n", ["header is one cell", "tabs", ".tsv"]),
+    "fake.parquet": (b"text\n", ["fake.parquet is not Parquet"]),
+    "picture.png": (b"\x89PNG", ["picture.png has no known ending", ".txt"]),
+    "fake.txt.xz": (b"text", ["fake.txt.xz is damaged or cut short"]),
+    "fake.txt.zst": (b"text", ["fake.txt.zst is damaged or cut short"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_named_with_the_place_the_rule_and_the_way_out(tmp_path: Path, name: str) -> None:
+    data, expected = BAD_FILES[name]
+    (tmp_path / name).write_bytes(data)
+    message = error_of(tmp_path / name)
+    assert all(part in message for part in expected), message
+    assert name in message
+
+
+@given(text=st.text(st.sampled_from("ab é\n"), min_size=80, max_size=200), data=st.data())
+@pytest.mark.parametrize("kind", ["txt", "tsv"])
+def test_a_byte_that_is_not_utf_8_is_found_wherever_it_stands(
+    place: Path, text: str, data: st.DataObject, kind: str
+) -> None:
+    head = ("text\n" + text[: data.draw(st.integers(0, len(text)))]).encode()
+    path = place / f"bad.{kind}"
+    path.write_bytes(head + b"\xff" + text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "LARGEST_PART", 32)
+        assert f"line {head.count(10) + 1}, byte {len(head) + 1} of the file, is 0xFF" in error_of(path)
+
+
+def test_a_path_that_is_not_there_is_named_with_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "books.jsonl").write_text("{}")
+    assert "Did you mean books.jsonl?" in error_of(tmp_path / "book.jsonl")
+    assert f"no folder {tmp_path / 'nowhere'}" in error_of(tmp_path / "nowhere" / "book.jsonl")
+    assert "no file matches" in error_of(tmp_path / "*.txt")
+
+
+def test_a_file_that_may_not_be_read_is_named_once_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "open", denied, raising=False)
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(UserError) as refused:
+        list(read_documents([str(tmp_path)]))
+    assert refused.value.problem == f"{tmp_path / 'a.txt'} cannot be read: Permission denied."
+    assert "access rights" in refused.value.fix
+
+
+def test_a_folder_without_text_is_refused_with_what_is_there(tmp_path: Path) -> None:
+    assert f"{tmp_path} is empty" in error_of(tmp_path)
+    for i in range(7):
+        (tmp_path / f"{i}.png").write_bytes(b"\0")
+    message = error_of(tmp_path)
+    assert "0.png" in message
+    assert "2 more" in message
+    (tmp_path / "a.txt").touch()
+    assert "all of its 1 files are empty" in error_of(tmp_path)
+
+
+@given(data=st.data(), ending=st.sampled_from([".gz", ".xz", ".zst"]))
+def test_a_compressed_file_that_was_cut_short_is_never_taken_for_a_shorter_one(
+    place: Path, data: st.DataObject, ending: str
+) -> None:
+    random = Random(0)
+    rows = b"".join(b'{"text": "%s"}\n' % random.randbytes(20).hex().encode() for _ in range(20))
+    whole = COMPRESS[ending](rows)
+    path = place / f"cut.jsonl{ending}"
+    path.write_bytes(whole[: data.draw(st.integers(1, len(whole) - 1))])
+    assert "damaged or cut short" in error_of(path)
+
+
+@given(sizes=st.lists(st.integers(0, 5), min_size=2, max_size=4))
+@pytest.mark.parametrize("ending", [".gz", ".xz", ".zst"])
+def test_all_members_of_a_compressed_file_are_read(place: Path, ending: str, sizes: list[int]) -> None:
+    path = place / f"members.txt{ending}"
+    path.write_bytes(b"".join(COMPRESS[ending](b"word " * size) for size in [1, *sizes]))
+    assert texts_of(path) == ["word " * (1 + sum(sizes))]

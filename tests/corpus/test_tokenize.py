@@ -1,0 +1,52 @@
+"""Texts into a corpus with a tokenizer of their own: what is asked for is what is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt1.corpus.readers import list_sources
+from gpt1.corpus.tokenize import sample, tokenize
+from gpt1.errors import ResourceError, UserError
+
+
+@pytest.mark.parametrize("settings", [{"vocab_size": 0}, {"vocab_size": 60, "workers": 0}], ids=str)
+def test_nought_is_refused_and_not_taken_for_the_default(settings: dict[str, Any], tmp_path: Path):
+    (tmp_path / "a.txt").write_text("some words, and some words more\n" * 20)
+    with pytest.raises(UserError, match=r"(vocab_size|--workers) 0 is"):
+        tokenize([str(tmp_path / "a.txt")], out=tmp_path / "corpus", **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(("workers", "advice"), [(5, "--workers 2 (now 5)"), (1, "Close other programs")])
+def test_too_little_memory_names_the_workers_to_try(
+    workers: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def write(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("gpt1.corpus.tokenize.write_corpus", write)
+    (tmp_path / "a.txt").write_text("some words, and some words more\n" * 20)
+    with pytest.raises(ResourceError, match="out of memory") as ended:
+        tokenize([str(tmp_path / "a.txt")], out=tmp_path / "corpus", vocab_size=60, workers=workers)
+    assert advice in ended.value.fix
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([50, 50], [50, 50]),  # all of it, where there is no more than is wanted
+        ([900, 300, 900], [35, 35, 35]),
+        ([10, 900, 10, 10, 900], [10, 37, 10, 10, 38]),  # what the small files leave is for the large ones
+    ],
+)
+def test_a_vocabulary_is_learnt_from_equal_shares_of_the_files(
+    sizes: list[int], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gpt1.corpus.tokenize.SAMPLE_CHARACTERS", 105)
+    for letter, size in zip("abcde", sizes, strict=False):
+        (tmp_path / f"{letter}.txt").write_text(letter * size)
+    taken = "".join(sample(list_sources([str(tmp_path)])))
+    assert [taken.count(letter) for letter in "abcde"[: len(sizes)]] == expected

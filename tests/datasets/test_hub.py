@@ -1,0 +1,95 @@
+"""The same data sets from the Hugging Face hub, with a folder in its layout in place of a repository."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from known_datasets import no_folder_from_outside  # noqa: F401 (a fixture for every test)
+
+from gpt1.datasets import find
+from gpt1.datasets.hub import Hub
+from gpt1.errors import UserError
+
+
+def on_local_hub(tmp_path: Path, name: str, parts: dict[str, tuple[list, dict]]):
+    """`name`, with a folder in the hub's layout in place of its repository: Parquet per configuration and split."""
+    import datasets
+
+    configurations: dict[str, list[str]] = {}
+    for part, (rows, features) in parts.items():
+        configuration, _, split = part.rpartition("/")
+        table = datasets.Dataset.from_list(rows, features=datasets.Features(features) if features else None)
+        (tmp_path / "hub" / configuration).mkdir(parents=True, exist_ok=True)
+        table.to_parquet(tmp_path / "hub" / configuration / f"{split}-0.parquet")
+        configurations.setdefault(configuration or "default", []).append(f"  - split: {split}\n    path: {part}-*\n")
+    described = "".join(f"- config_name: {c}\n  data_files:\n{''.join(f)}" for c, f in configurations.items())
+    (tmp_path / "hub/README.md").write_text(f"---\nconfigs:\n{described}---\n")
+    data = find(name)
+    return replace(data, hub=replace(data.hub, name=str(tmp_path / "hub"), revision=None))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="needs the package `datasets`: pip install 'gpt1[hub]'")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return datasets
+
+
+def test_the_hubs_numbers_become_our_labels_and_hidden_ones_no_column(hub, tmp_path):
+    classes = {
+        "sentence1": hub.Value("string"), "sentence2": hub.Value("string"), "idx": hub.Value("int32"),
+        "label": hub.ClassLabel(names=["entailment", "not_entailment"]),
+    }  # fmt: skip
+    row = {"sentence1": "a", "sentence2": "b", "idx": 0}
+    dev, test = [{**row, "label": 1}, {**row, "label": 0}], [{**row, "label": -1}]
+    rte = on_local_hub(tmp_path, "rte", {"rte/validation": (dev, classes), "rte/test": (test, classes)})
+    table = rte.read("dev")
+    assert [row["label"] for row in table.rows] == ["not_entailment", "entailment"]
+    assert table.where(1) == f"{tmp_path / 'hub'} rte/validation, row 2"
+    assert rte.read("test", "hub").rows == [{"premise": "a", "hypothesis": "b"}]
+
+
+def test_labels_that_are_numbers_in_glue_stay_numbers_from_the_hub(hub, tmp_path):
+    classes = {"sentence": hub.Value("string"), "label": hub.ClassLabel(names=["unacceptable", "acceptable"])}
+    cola = on_local_hub(tmp_path, "cola", {"cola/validation": ([{"sentence": "He ran.", "label": 1}], classes)})
+    assert cola.read("dev").rows == [{"text": "He ran.", "label": "1"}]
+
+
+def test_halves_levels_and_missing_gold_labels_come_from_the_hub_too(hub, tmp_path):
+    options = {"article": "a", "question": "q", "options": ["a", "b", "c", "d"], "answer": "D", "example_id": "x"}
+    race = on_local_hub(tmp_path, "race", {"middle/test": ([options], None), "high/test": ([options] * 2, None)})
+    assert [row["subset"] for row in race.read("test").rows] == ["middle", "high", "high"]
+    assert race.read("test", subset="high").rows[0]["label"] == 3
+    classes = {
+        "premise": hub.Value("string"), "hypothesis": hub.Value("string"),
+        "label": hub.ClassLabel(names=["entailment", "neutral", "contradiction"]),
+    }  # fmt: skip
+    rows = [{"premise": "a", "hypothesis": "b", "label": label} for label in (2, -1)]
+    snli = on_local_hub(tmp_path / "snli", "snli", {"plain_text/test": (rows, classes)})
+    table = snli.read("test")
+    assert [row["label"] for row in table.rows] == ["contradiction"]
+    assert "snli:test: 1 rows have no gold label: left out." in table.notes
+
+
+def test_a_hub_that_cannot_be_reached_is_told_with_the_way_round(hub, tmp_path):
+    data = replace(find("rte"), hub=Hub(str(tmp_path / "nothing"), find("rte").hub.splits, find("rte").hub.columns))
+    with pytest.raises(UserError, match="could not be loaded from the Hugging Face hub") as caught:
+        data.read("dev")
+    assert "--data-dir" in caught.value.fix
+
+
+def test_without_a_folder_and_without_the_package_both_ways_out_are_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match="no folder with the files of RTE is named") as caught:
+        find("rte").read("dev")
+    assert "--data-dir" in caught.value.fix
+    assert "pip install 'gpt1[hub]'" in caught.value.fix
+
+
+def test_what_the_hub_does_not_have_is_told_where_to_get(monkeypatch):
+    with pytest.raises(UserError, match="the hub does not have its test split") as caught:
+        find("storycloze").read()
+    assert "https://cs.rochester.edu/nlp/rocstories/" in caught.value.fix

@@ -1,0 +1,338 @@
+"""Prompts of unlike length side by side, each continued as it would be alone; and one with the guesses of a draft."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gpt1.model.gpt
+from gpt1.config import GPTConfig
+from gpt1.errors import UserError
+from gpt1.generation.decoding import GUESSES, LONG, continue_together, continued, states_of, worth_laying_out
+from gpt1.generation.sampling import Choice
+from gpt1.inference.predictor import LanguageModel, load
+from gpt1.kernels.int4 import four_bits_fit
+from gpt1.model.gpt import GPT
+from gpt1.tokenization.tokenizer import Tokenizer
+
+VOCABULARY = 40
+
+
+def tiny(context: int, architecture: Any = "transformer") -> GPT:
+    """Weights large enough that every part of the model shows in what comes out."""
+    torch.manual_seed(3)
+    config = GPTConfig(VOCABULARY, 2, 2, 16, context, 0.0, architecture=architecture, lstm_units=24)
+    model = GPT(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.2)
+    return model.eval()
+
+
+MODELS = {(context, "transformer"): tiny(context) for context in (1, 2, 5, 12)} | {(12, "lstm"): tiny(12, "lstm")}
+
+
+def prompts(most: int) -> st.SearchStrategy[list[list[int]]]:
+    """One to five prompts of 1 to `most` tokens."""
+    prompt = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=most)
+    return st.lists(prompt, min_size=1, max_size=5)
+
+
+def alone(model: GPT, prompt: list[int], new: int, *rest: Any) -> list[int]:
+    return model.generate(torch.tensor([prompt]), new, *rest)[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("which", MODELS, ids=str)
+@given(data=st.data(), new=st.integers(0, 30))
+def test_each_prompt_is_continued_as_alone_also_beyond_the_context(which: Any, data: Any, new: int):
+    model = MODELS[which]
+    given_prompts = data.draw(prompts(2 * which[0] + 1))
+    together = continue_together(model, given_prompts, new, [Choice(0)] * len(given_prompts))
+    assert together.tolist() == [alone(model, prompt, new, 0) for prompt in given_prompts]
+
+
+@given(given_prompts=prompts(15), seed=st.integers(0, 99), narrow=st.sampled_from([(1.0, 0, 1.0), (0.7, 5, 0.9)]))
+def test_a_row_draws_from_its_own_generator_what_it_would_draw_alone(given_prompts: Any, seed: int, narrow: Any):
+    model = MODELS[12, "transformer"]
+    own = [Choice(*narrow, torch.Generator().manual_seed(seed + i)) for i in range(len(given_prompts))]
+    together = continue_together(model, given_prompts, 20, own)
+    for i, prompt in enumerate(given_prompts):
+        assert together[i].tolist() == alone(model, prompt, 20, *narrow, torch.Generator().manual_seed(seed + i))
+
+
+# ---- a draft that guesses
+
+
+class Counted:
+    """A model whose passes are counted."""
+
+    def __init__(self, model: GPT) -> None:
+        self.passes = 0
+        self.config, self.tokens, self.recurrent, self.activations = model.config, model.tokens, False, torch.float32
+        self.cache, self.logits, self.model = model.cache, model.logits, model
+
+    def states(self, *given: Any) -> torch.Tensor:
+        self.passes += 1
+        return self.model.states(*given)
+
+
+def other(model: GPT, scale: float) -> GPT:
+    """A model like this one, its weights moved by noise of that scale: at 0 its guesses are right, at 1 seldom."""
+    guesser = tiny(model.config.context)
+    with torch.no_grad():
+        for p in guesser.parameters():
+            p.add_(torch.randn_like(p) * scale)
+    return guesser
+
+
+@pytest.mark.parametrize("context", [1, 2, 5, 12])
+@given(
+    data=st.data(),
+    new=st.integers(0, 40),
+    scale=st.sampled_from([0.0, 0.02, 0.1, 1.0]),
+    seed=st.integers(0, 99),
+    way=st.sampled_from([(0.0, 0, 1.0), (1.0, 0, 1.0), (0.7, 5, 0.9)]),
+)
+def test_whatever_a_draft_guesses_the_text_is_the_models_own(context, data, new, scale, seed, way):
+    model = MODELS[context, "transformer"]
+    ids = torch.tensor([data.draw(prompts(2 * context + 1))[0]])
+    written = [
+        continued(model, ids, new, Choice(*way, torch.Generator().manual_seed(seed)), draft)
+        for draft in (None, other(model, scale))
+    ]
+    assert torch.equal(*written)
+
+
+@torch.inference_mode()
+def test_right_guesses_save_passes_and_wrong_ones_cost_none():
+    model, ids, new = MODELS[12, "transformer"], torch.tensor([[1]]), 12
+    for draft, passes in ((model, 1 + -(-(new - 1) // (GUESSES + 1))), (tiny(12), None), (None, new)):
+        if passes is None:
+            with torch.no_grad():
+                draft.tokens.weight.neg_()  # type: ignore[union-attr]
+        counted = Counted(model)
+        continued(counted, ids, new, Choice(0), draft)
+        assert counted.passes == passes if passes else GUESSES < counted.passes <= new
+
+
+@pytest.mark.skipif(not four_bits_fit([]), reason="no products of four bits on this processor")
+@pytest.mark.parametrize(
+    ("dtype", "way"),
+    [(torch.float32, (0.0, 0, 1.0)), (torch.float32, (1.0, 20, 0.9)), (torch.bfloat16, (0.0, 0, 1.0))],
+    ids=str,
+)
+def test_a_model_with_many_weights_writes_with_a_draft_what_it_writes_without(dtype, way, monkeypatch):
+    monkeypatch.setattr(gpt1.model.gpt, "MANY_WEIGHTS", 1000)
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(300, n_layer=2, n_head=2, n_embd=64, context=96)).eval()
+    with torch.no_grad():
+        for p in model.blocks.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    model.activations = dtype
+    ids, own = torch.tensor([[1, 2, 3]]), torch.Generator().manual_seed
+    writer, draft = model.writer()
+    assert draft is not None
+    expected = continued(writer, ids, 90, Choice(*way, own(1)))
+    written = model.generate(ids, 90, *way, own(1))
+    with torch.inference_mode():
+        logits = writer(expected)[0]
+        assert torch.cosine_similarity(logits, draft(expected)[0], dim=-1).mean() > 0.9
+    for place in (written != expected)[0].nonzero()[:1, 0]:  # the first token that is another one
+        # bfloat16: a product with several positions rounds otherwise, two tokens nearly alike may change places
+        assert dtype == torch.bfloat16
+        assert logits[place - 1, expected[0, place]] - logits[place - 1, written[0, place]] < 0.05 * logits.std()
+
+
+def test_a_draft_is_only_made_where_it_can_be_and_pays(monkeypatch):
+    assert MODELS[12, "transformer"].writer() == (MODELS[12, "transformer"], None)
+    monkeypatch.setattr(gpt1.model.gpt, "MANY_WEIGHTS", 1)
+    assert tiny(12).writer()[1] is None  # 16 entries a row
+    assert tiny(12, "lstm").writer()[1] is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokens", "worth"), [(1, 64, True), (1, 63, False), (2, 64, False), (3, 500, False), (4, 64, True)]
+)
+def test_weights_are_laid_out_for_much_to_write(texts: int, tokens: int, worth: bool):
+    assert worth_laying_out(texts, tokens) == worth
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    model = tiny(12)
+    with torch.no_grad():
+        model.blocks[0].mlp.widen.bias.fill_(torch.nan)  # type: ignore[union-attr]
+    for temperature in (0.0, 1.0):
+        with pytest.raises(UserError, match="not all numbers"):
+            model.generate(torch.tensor([[1]]), 2, temperature)
+
+
+# ---- reading a prompt
+
+
+class Watched(GPT):
+    """A model that keeps how many tokens it has been given."""
+
+    def states(self, ids: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        self.read = [*vars(self).get("read", []), ids.shape[1]]
+        return super().states(ids, *given, **named)
+
+
+def watched(dtype: torch.dtype, architecture: Any = "transformer") -> Watched:
+    torch.manual_seed(3)
+    config = GPTConfig(VOCABULARY, 2, 2, 16, 150, 0.0, architecture=architecture, lstm_units=24)
+    model = Watched(config).to(dtype).eval()
+    model.activations = dtype
+    return model
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("how", ["alone", "cached", "side by side"])
+def test_in_bfloat16_texts_of_all_lengths_are_read_in_few_sizes(how: str):
+    model, lengths = watched(torch.bfloat16), (1, 32, 33, 34, 64, 65, 66, 97, 98, 130, 149, 150)
+    for length in lengths:
+        ids = torch.arange(length)[None] % VOCABULARY
+        expected = GPT.states(model, ids)
+        if how == "side by side":
+            continue_together(model, [ids[0].tolist()], 1, [Choice(0)])
+            continue
+        cache = model.cache(1) if how == "cached" else None
+        found = states_of(model, ids, cache)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+        assert cache is None or cache.length == length
+    sizes = {size for size in model.read if size > LONG}
+    assert sizes == {64, 96, 128, 150}  # multiples of 32, and the context
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("dtype", "architecture"), [(torch.float32, "transformer"), (torch.bfloat16, "lstm")], ids=["fp32", "lstm"]
+)
+def test_elsewhere_nothing_is_read_but_the_text(dtype: torch.dtype, architecture: str):
+    model = watched(dtype, architecture)
+    states_of(model, torch.zeros(1, 41, dtype=torch.int64), model.cache(1))
+    assert model.read == [41]
+
+
+# ---- texts
+
+
+@pytest.fixture(scope="module")
+def language_model(pretrained: Path) -> LanguageModel:
+    return load(pretrained)
+
+
+TEXTS = ["return the", "", "a", "a long text " * 30, "return the", "the file is not"]
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0}, {"seed": 5, "top_k": 20}], ids=["greedy", "drawn"])
+def test_a_list_of_texts_is_continued_as_each_is_alone_with_its_seed(how: Any, language_model: LanguageModel):
+    together = language_model.generate(TEXTS, max_tokens=50, **how)
+    own = [how | {"seed": how["seed"] + i} if "seed" in how else how for i in range(len(TEXTS))]
+    assert together == [
+        language_model.generate(text, max_tokens=50, **one) for text, one in zip(TEXTS, own, strict=True)
+    ]
+    assert (together[0] == together[4]) == ("seed" not in how)
+
+
+def test_more_texts_than_are_continued_together_come_back_in_order(
+    language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    at_once = language_model.generate(TEXTS, max_tokens=8, seed=0)
+    monkeypatch.setattr("gpt1.inference.predictor.TOGETHER", 2)
+    assert language_model.generate(TEXTS, max_tokens=8, seed=0) == at_once
+    assert language_model.generate([]) == []
+    assert language_model.generate(TEXTS[:1], max_tokens=8, seed=0) == at_once[:1]
+
+
+def test_generated_text_is_the_prompt_followed_by_what_the_model_writes(language_model: LanguageModel):
+    ids = torch.tensor([language_model.tokenizer.encode("return the")])
+    expected = language_model.gpt.generate(ids, 40, temperature=0)[0].tolist()
+    assert language_model.generate("return the", max_tokens=40, temperature=0) == language_model.tokenizer.decode(
+        expected
+    )
+
+
+def test_the_same_seed_writes_the_same_text(language_model: LanguageModel):
+    written = [language_model.generate("the", max_tokens=30, seed=seed) for seed in (1, 1, 2)]
+    assert written[0] == written[1] != written[2]
+
+
+def test_no_tokens_asked_for_is_the_prompt(language_model: LanguageModel):
+    assert language_model.generate("Just this.", max_tokens=0) == "Just this."
+
+
+def test_the_original_pipeline_sets_a_space_between_prompt_and_words(pretrained: Path, prose: list[str]):
+    tokenizer = Tokenizer.train(prose, 300, "original")
+    model = LanguageModel(GPT.from_pretrained(pretrained / "model"), tokenizer)
+    assert model.generate("Return the", max_tokens=0) == "Return the"
+    written = model.generate("Return the", max_tokens=10, temperature=0)
+    assert written.startswith("Return the ")
+    assert written.removeprefix("Return the ").strip()
+
+
+# ---- the command
+
+
+def test_texts_of_the_command_line_and_of_a_file_are_shown_apart(desk: Path, tmp_path: Path, ask: Any):
+    run, how = str(desk / "runs/books"), ["--max-tokens", "5", "--temperature", "0"]
+    (tmp_path / "prompts.txt").write_text("the file\n\n  a list\n", encoding="utf-8")
+    answer = ask("generate", run, "return", "--prompts", str(tmp_path / "prompts.txt"), *how)
+    alone = [ask("generate", run, text, *how).out for text in ("return", "the file", "  a list")]
+    assert answer.out == "".join(f"--- text {i} of 3\n{text}" for i, text in enumerate(alone, 1))
+    found = json.loads(ask("generate", run, "return", "the file", *how, "--json").out)
+    assert [(one["prompt"], one["text"] + "\n") for one in found] == [("return", alone[0]), ("the file", alone[1])]
+
+
+def test_prompts_come_from_standard_input(desk: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+    given_lines = io.TextIOWrapper(io.BufferedReader(io.BytesIO("the file\r\n☃".encode())))  # type: ignore[arg-type]
+    monkeypatch.setattr("sys.stdin", given_lines)
+    answer = ask("generate", str(desk / "runs/books"), "--prompts", "-", "--max-tokens", "1", "--json")
+    assert [one["prompt"] for one in json.loads(answer.out)] == ["the file", "☃"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "there is no TEXT to continue"),
+        (["--prompts", "missing.txt"], "missing.txt does not exist"),
+        (["--prompts", "empty.txt"], "there is no TEXT to continue"),
+        (["--prompts", "latin.txt"], "latin.txt is not UTF-8"),
+        (["--prompts", "binary.txt"], "binary.txt is a binary file"),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_refused(
+    words: list[str], said: str, desk: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(desk)
+    answer = ask("generate", "runs/books", *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert said in answer.err
+
+
+def test_weights_cast_once_give_what_weights_cast_at_every_token_give():
+    model = GPT(GPTConfig(50, n_layer=2, n_head=2, n_embd=16, context=12)).eval()
+    assert model.cast_once() is model
+    model.activations = torch.bfloat16
+    ids = torch.randint(0, 50, (2, 12))
+    cast = model.cast_once()
+    assert all(weight.dtype == torch.bfloat16 for weight in cast.state_dict().values())
+    with torch.inference_mode():
+        torch.testing.assert_close(cast(ids), model(ids), atol=0.02, rtol=0.02)
+    assert all(weight.dtype == torch.float32 for weight in model.state_dict().values())
+
+
+def test_a_model_that_was_cast_is_saved_as_its_rounded_weights(tmp_path: Path):
+    model = tiny(12)
+    model.activations = torch.bfloat16
+    model.cast_once().save(tmp_path)
+    again = GPT.from_pretrained(tmp_path).state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again[name].float(), weight.bfloat16().float()), name

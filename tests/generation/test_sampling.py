@@ -1,0 +1,106 @@
+"""Which token comes next."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.errors import UserError
+from gpt1.generation.sampling import Choice, check_numbers
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -8.0]])
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ((1.0, 0, 1.0), 6),
+        ((0.5, 0, 1.0), 6),
+        ((1.0, 3, 1.0), 3),
+        ((1.0, 99, 1.0), 6),
+        ((1.0, 0, 0.8), 3),  # 0.54, 0.20, 0.12: three are the first to reach 0.8
+        ((2.0, 4, 0.6), 2),
+        ((1.0, 0, 1e-300), 1),  # 0 in the type of the probabilities
+    ],
+)
+def test_tokens_are_drawn_as_often_as_temperature_top_k_and_top_p_say(settings: tuple[float, int, float], kept: int):
+    temperature, top_k, top_p = settings
+    draws = 20_000
+    generator = torch.Generator().manual_seed(0)
+    found = Choice(temperature, top_k, top_p, generator)(LOGITS.expand(draws, 1, -1), 0)
+    frequencies = torch.bincount(found[:, 0], minlength=6) / draws
+    expected = torch.zeros(6)
+    expected[:kept] = (LOGITS[0] / temperature)[:kept].softmax(-1)
+    torch.testing.assert_close(frequencies, expected, rtol=0, atol=4 * 0.5 / draws**0.5)
+    assert frequencies[kept:].sum() == 0
+
+
+WAYS = st.sampled_from([(1.0, 0, 1.0), (0.7, 5, 0.9), (2.0, 0, 0.5), (0.0, 0, 1.0)])
+
+
+def logits(batch: int, time: int, seed: int) -> torch.Tensor:
+    return torch.randn(batch, time, 12, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+@given(way=WAYS, batch=st.integers(1, 3), time=st.integers(1, 6), seed=st.integers(0, 99))
+def test_a_token_comes_out_the_same_alone_with_others_and_asked_for_again(way, batch, time, seed):
+    given_logits = logits(batch, time, seed)
+    choice = Choice(*way, torch.Generator().manual_seed(seed))
+    alone = torch.cat([choice(given_logits[:, [place]], place) for place in range(time)], dim=1)
+    at_once = Choice(*way, torch.Generator().manual_seed(seed))(given_logits, 0)
+    assert torch.equal(alone, at_once)
+    settled = min(2, time - 1)
+    choice.settle(settled)
+    assert torch.equal(choice(given_logits[:, settled:], settled), at_once[:, settled:])
+
+
+@given(way=WAYS, seed=st.integers(0, 99))
+def test_what_is_drawn_is_what_torch_draws_of_the_same_probabilities_and_generator(way, seed):
+    given_logits = logits(1, 1, seed)
+    choice = Choice(*way, torch.Generator().manual_seed(seed))
+    if way[0]:
+        drawn = torch.multinomial(
+            choice.probabilities(given_logits[:, 0]), 1, generator=torch.Generator().manual_seed(seed)
+        )
+    else:
+        drawn = given_logits[:, 0].argmax(-1, keepdim=True)
+    assert torch.equal(choice(given_logits, 0), drawn)
+
+
+def test_random_numbers_of_settled_tokens_are_not_kept():
+    choice = Choice(generator=torch.Generator().manual_seed(0))
+    for place in range(50):
+        choice.settle(place)
+        choice(logits(1, 3, place), place)
+    assert len(choice.numbers) == 3
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_token_that_cannot_be_is_not_drawn_where_a_device_draws_zeros(zero: float, monkeypatch: pytest.MonkeyPatch):
+    drawn = torch.Tensor.exponential_
+
+    def with_zeros(x: torch.Tensor, **how: torch.Generator) -> torch.Tensor:
+        drawn(x, **how)[:, 3:] = zero
+        return x
+
+    monkeypatch.setattr(torch.Tensor, "exponential_", with_zeros)
+    found = Choice(1.0, 3, 1.0, torch.Generator().manual_seed(0))(LOGITS.expand(2000, 1, -1), 0)
+    assert set(found.flatten().tolist()) == {0, 1, 2}
+
+
+@given(row=st.lists(st.sampled_from([0.0, 1.0, torch.inf, -torch.inf, torch.nan]), min_size=1, max_size=4))
+def test_logits_are_refused_where_their_softmax_is_no_distribution(row: list[float]):
+    rows = torch.tensor([[0.0] * len(row), row])
+    if rows.softmax(-1).isfinite().all():
+        check_numbers(rows)
+    else:
+        with pytest.raises(UserError, match="not all numbers"):
+            check_numbers(rows)
+
+
+@pytest.mark.parametrize("way", [(-1.0, 0, 1.0), (float("nan"), 0, 1.0), (1.0, -1, 1.0), (1.0, 0, 0.0), (1.0, 0, 1.1)])
+def test_a_way_that_leaves_no_token_is_refused(way: tuple[float, int, float]):
+    with pytest.raises(UserError, match="leave no token to choose"):
+        Choice(*way)

@@ -1,0 +1,326 @@
+"""Scores on labelled rows: the same as counted by hand from the predictions."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gpt1.console import results_table
+from gpt1.errors import UserError
+from gpt1.experiments.zeroshot.heuristics import zeroshot
+from gpt1.formatting import number
+from gpt1.inference.evaluate import calibrated, evaluate, measured, predict, predict_into
+from gpt1.inference.predictor import load_task, save_task
+from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.progress import Silent
+from gpt1.tables.table import Table, write_table
+from gpt1.tasks.kinds import KINDS
+from gpt1.tasks.metrics import calibration
+from gpt1.tasks.targets import Answers, Bins, Classes, Number, Target
+from gpt1.tokenization.tokenizer import Tokenizer
+
+TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
+    "classification": ("classification", {"text": "text", "label": "label"}, Classes(("no", "yes"))),
+    "similarity": ("similarity", {"text_a": "text", "text_b": "other", "label": "stars"}, Bins(0, 5)),
+    "regression": ("regression", {"text": "text", "label": "stars"}, Number(2.0, 1.5)),
+    "choice": ("choice", {"context": "text", "choices": "answers", "label": "right"}, Answers(3)),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(pretrained: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The model folder of a kind, its head drawn at random."""
+
+    made: dict[str, Path] = {}
+
+    def saved(name: str) -> Path:
+        if name not in made:
+            kind, columns, target = TASKS[name]
+            gpt = GPT.from_pretrained(pretrained / "model")
+            torch.manual_seed(1)
+            gpt.add_special_tokens()
+            head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].each)
+            nn.init.normal_(head.linear.weight, std=0.3)
+            made[name] = tmp_path_factory.mktemp("model")
+            task = {"kind": kind, "columns": columns, "temperature": 2.5}
+            save_task(made[name], TaskModel(gpt, head), tokenizer, task, target)
+        return made[name]
+
+    return saved
+
+
+@pytest.mark.parametrize("name", ["classification", "choice"])
+def test_accuracy_and_loss_are_those_of_the_calibrated_predictions(name: str, folder: Any, table: Table):
+    found = evaluate(folder(name), table)
+    predictions = load_task(folder(name)).predict(table.rows)
+    gold = [row["label" if name == "classification" else "right"] for row in table.rows]
+    right = [row["prediction"] == label for row, label in zip(predictions, gold, strict=True)]
+    surprise = [-math.log(row[f"probability_{label}"]) for row, label in zip(predictions, gold, strict=True)]
+    assert found["rows"] == 64
+    assert found["metrics"]["accuracy"] == np.mean(right)
+    assert found["metrics"]["loss"] == pytest.approx(np.mean(surprise), abs=1e-4)
+    low, high = found["interval"]["accuracy"]
+    assert low <= found["metrics"]["accuracy"] <= high
+
+
+@pytest.mark.parametrize("name", ["similarity", "regression"])
+def test_correlations_are_those_of_the_scores(name: str, folder: Any, table: Table):
+    found = evaluate(folder(name), table)
+    scores = [row["score"] for row in load_task(folder(name)).predict(table.rows)]
+    stars = [row["stars"] for row in table.rows]
+    assert found["metrics"]["pearson"] == pytest.approx(np.corrcoef(scores, stars)[0, 1], abs=1e-4)
+    assert set(found["metrics"]) == {"pearson", "spearman", "loss"}
+
+
+def test_a_file_scores_as_its_table(folder: Any, table: Table, tmp_path: Path):
+    rows = [{"text": row["text"], "label": row["label"]} for row in table.rows]
+    write_table(tmp_path / "rows.csv", rows)
+    assert evaluate(folder("classification"), tmp_path / "rows.csv") == evaluate(folder("classification"), table)
+
+
+def test_texts_that_were_cut_are_counted(folder: Any, table: Table):
+    long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
+    assert evaluate(folder("classification"), long)["cut"] - evaluate(folder("classification"), table)["cut"] == 4
+
+
+def test_texts_that_were_read_in_windows_are_counted_and_not_said_to_be_cut(folder: Any, table: Table, tmp_path: Path):
+    model = load_task(folder("classification"))
+    save_task(tmp_path, model.model, model.tokenizer, {**model.task, "long": "windows"}, model.target)
+    long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
+    found, short = evaluate(tmp_path, long), evaluate(tmp_path, table)
+    assert (found["cut"], short["cut"]) == (0, 0)
+    assert found["read_in_windows"] - short["read_in_windows"] == 4
+
+
+class Listening(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.told.append(line)
+
+
+def test_the_calibration_error_of_the_tested_rows_is_told_with_the_temperature_and_without(folder: Any, table: Table):
+    model, listening = load_task(folder("classification")), Listening()
+    found = evaluate(folder("classification"), table, progress=listening)["calibration"]
+    logits = model.logits(model.examples(table.rows)).double()
+    gold = np.array([model.labels.index(row["label"]) for row in table.rows])
+    for name, temperature in (("ece_before", 1.0), ("ece_after", 2.5)):
+        expected = calibration((logits / temperature).softmax(-1).numpy(), gold)["ece"]
+        assert found[name] == pytest.approx(expected, abs=1e-6)
+    assert found["temperature"] == 2.5
+    assert any("temperature 2.5" in line and f"{found['ece_after']:.3f}" in line for line in listening.told)
+    assert "calibration" not in evaluate(folder("regression"), table)
+
+
+# ---- known data sets
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_data_set(
+    folder: Any, race: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "race").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(folder("choice"), "race", data_dir=race)["rows"] == 6
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="runs is a folder, not a table"):
+        evaluate(folder("choice"), "runs")
+
+
+def test_a_split_whose_labels_are_not_handed_out_trains_nothing(pretrained: Path, tmp_path: Path):
+    (tmp_path / "test.tsv").write_text("index\tsentence\n0\tgood\n")
+    with pytest.raises(UserError, match="sst2:test has no labels: they are not handed out"):
+        zeroshot("sst2:test", run=pretrained, data_dir=tmp_path)
+
+
+# ---- subsets
+
+
+@pytest.fixture
+def race(tmp_path: Path) -> Path:
+    """A folder like RACE's: two passages of middle schools, one of high schools, two questions each."""
+    for level, n in (("middle", 1), ("middle", 2), ("high", 1)):
+        passage = {
+            "id": f"{level}{n}.txt",
+            "article": f"A passage of {level} schools with the number {n}.",
+            "questions": ["What is it?", f"Which number has it, {level}?"],
+            "options": [["A text.", "A fish.", "A house.", "Nothing."], ["1", "2", "3", "4"]],
+            "answers": ["A", "ABCD"[n]],
+        }
+        file = tmp_path / "RACE" / "test" / level / f"{n}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(passage))
+    return tmp_path
+
+
+def test_each_subset_of_a_known_data_set_is_scored_as_it_is_alone(folder: Any, race: Path):
+    found = evaluate(folder("choice"), "race", data_dir=race)
+    assert {name: part["rows"] for name, part in found["subsets"].items()} == {"middle": 4, "high": 2}
+    for name, part in found["subsets"].items():
+        alone = evaluate(folder("choice"), f"race:test-{name}", data_dir=race)
+        assert "subsets" not in alone
+        assert part["metrics"] == pytest.approx(alone["metrics"], abs=1e-5)
+        assert part["interval"] == alone["interval"]
+    right = sum(part["metrics"]["accuracy"] * part["rows"] for part in found["subsets"].values())
+    assert found["metrics"]["accuracy"] == pytest.approx(right / found["rows"])
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_column_of_ones_own_table_makes_no_subsets(folder: Any, table: Table):
+    rows = [{**row, "subset": str(i % 2)} for i, row in enumerate(table.rows)]
+    assert "subsets" not in evaluate(folder("classification"), replace(table, rows=rows))
+
+
+def test_the_table_of_results_shows_a_subset_beside_the_whole(folder: Any, race: Path, capsys: Any):
+    found = evaluate(folder("choice"), "race", data_dir=race)
+    results_table(found)
+    head, *lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert re.split(" {2,}", head) == ["6 rows", "95 % interval", "middle, 4 rows", "high, 2 rows"]
+    (accuracy,) = (line for line in lines if line.startswith("accuracy"))
+    shown = [number(found["subsets"][name]["metrics"]["accuracy"]) for name in ("middle", "high")]
+    assert accuracy.split()[-2:] == shown
+
+
+def test_predictions_are_added_to_the_rows(folder: Any, table: Table):
+    found = predict(folder("classification"), table)
+    for row, given in zip(found, table.rows, strict=True):
+        assert given.items() <= row.items()
+        assert set(row) - set(given) == {"prediction", "probability_no", "probability_yes"}
+
+
+def test_columns_of_ones_own_that_predictions_replace_are_named(folder: Any, table: Table):
+    earlier, listening = predict(folder("regression"), table), Listening()
+    own = [{**row, "prediction": "mine"} for row in earlier]
+    columns = list(own[0])
+    found = predict(folder("classification"), Table("own.csv", columns, own), progress=listening)
+    assert found[0]["prediction"] != "mine"
+    assert found[0]["score"] == earlier[0]["score"]
+    assert listening.told[-1] == "own.csv has columns of these names already, which are replaced: prediction"
+    again = Listening()
+    predict(folder("classification"), table, progress=again)
+    assert not any("replaced" in line for line in again.told)
+
+
+def test_the_rows_that_are_read_are_not_written_over(folder: Any, table: Table, tmp_path: Path):
+    rows = tmp_path / "rows.jsonl"
+    write_table(rows, table.rows)
+    before = rows.read_bytes()
+    with pytest.raises(UserError, match="is the table that is read"):
+        predict_into(folder("classification"), rows, tmp_path / "." / "rows.jsonl")
+    assert rows.read_bytes() == before
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """A folder with as many test rows of STS-B as GLUE has, and without their labels."""
+    header = "index\tgenre\tsentence1\tsentence2\n"
+    (tmp_path / "STS-B").mkdir()
+    (tmp_path / "STS-B" / "test.tsv").write_text(header + "".join(f"{i}\tg\ta {i}\tb\n" for i in range(1379)))
+    return tmp_path
+
+
+def test_a_test_split_of_glue_goes_into_a_folder_as_glue_takes_it_and_into_a_file_as_a_table(folder: Any, scored: Path):
+    said = predict_into(folder("similarity"), "stsb:test", scored / "out", data_dir=scored)
+    assert said == f"{scored / 'out' / 'STS-B.tsv'}: 1,379 rows, as gluebenchmark.com takes them"
+    lines = (scored / "out" / "STS-B.tsv").read_text().splitlines()
+    scores = [row["score"] for row in predict(folder("similarity"), "stsb:test", data_dir=scored)]
+    assert lines == ["index\tprediction", *(f"{i}\t{min(max(s, 0), 5):.3f}" for i, s in enumerate(scores))]
+    said = predict_into(folder("similarity"), "stsb:test", scored / "p.tsv", data_dir=scored)
+    assert said == f"{scored / 'p.tsv'}: 1,379 rows; see the column score"
+    assert (scored / "p.tsv").read_text().startswith("text_a\ttext_b\tscore\n")
+
+
+def test_what_is_no_test_split_of_glue_needs_the_name_of_a_table(folder: Any, race: Path, table: Table, tmp_path: Path):
+    write_table(tmp_path / "rows.jsonl", table.rows)
+    for rows in ("race:test", str(tmp_path / "rows.jsonl")):
+        with pytest.raises(UserError, match="out has no ending of a table"):
+            predict_into(folder("choice"), rows, tmp_path / "out", data_dir=race)
+    assert predict_into(folder("choice"), "race", tmp_path / "out.csv", data_dir=race).endswith("the column prediction")
+
+
+def test_an_unknown_label_is_refused_with_its_row(folder: Any, table: Table):
+    other = replace(table, rows=[*table.rows[:5], {**table.rows[5], "label": "perhaps"}])
+    with pytest.raises(UserError, match=r"rows.jsonl, row 6: unknown label 'perhaps'"):
+        evaluate(folder("classification"), other)
+
+
+def test_rows_without_labels_are_refused_and_may_be_predicted(folder: Any, table: Table):
+    columns = ["text", "other"]
+    bare = replace(table, columns=columns, rows=[{name: row[name] for name in columns} for row in table.rows])
+    with pytest.raises(UserError, match="no column 'label'") as refused:
+        evaluate(folder("classification"), bare)
+    assert "gpt1 predict" in refused.value.fix
+    assert len(predict(folder("classification"), bare)) == 64
+
+
+def test_a_label_column_of_nearly_the_name_is_asked_after(folder: Any, table: Table):
+    rows = [{"text": row["text"], "lable": row["label"]} for row in table.rows]
+    with pytest.raises(UserError, match=r"no column 'label'; it has: text, lable\. Did you mean lable\?"):
+        evaluate(folder("classification"), Table("t.csv", ["text", "lable"], rows))
+
+
+def test_a_table_without_the_texts_column_is_refused(folder: Any, table: Table):
+    other = replace(table, columns=["sentence", "label"], rows=[{"sentence": "x", "label": "no"}])
+    with pytest.raises(UserError, match="no column 'text'; it has: sentence, label"):
+        evaluate(folder("classification"), other)
+
+
+def test_no_rows_at_all_are_refused(folder: Any, table: Table):
+    with pytest.raises(UserError, match="no"):
+        evaluate(folder("classification"), replace(table, rows=[]))
+
+
+def test_a_model_without_a_task_has_no_score(pretrained: Path, table: Table):
+    with pytest.raises(UserError, match="has learnt no task yet"):
+        evaluate(pretrained, table)
+
+
+def test_a_missing_table_is_refused(folder: Any):
+    with pytest.raises(UserError, match=r"nowhere.csv"):
+        evaluate(folder("classification"), "nowhere.csv")
+
+
+# ---- figures from logits
+
+LOGITS = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
+
+
+def test_scores_are_counted_from_the_logits():
+    found = measured(Classes(("0", "1")), LOGITS, torch.tensor([0, 1, 1, 1]), ["0", "1", "1", "1"])
+    assert found["metrics"]["accuracy"] == 0.75
+    assert found["f1_of"] == "label 1"
+    assert found["metrics"]["f1"] == pytest.approx(0.8)  # precision 1, recall 2/3
+    assert found["metrics"]["loss"] == pytest.approx(np.mean(np.log1p(np.exp([-2, 1, -3, -1]))), abs=1e-6)
+
+
+def test_f1_of_other_labels_is_the_mean_over_labels():
+    found = measured(Classes(("a", "b")), LOGITS, torch.tensor([0, 1, 1, 1]), ["a", "b", "b", "b"])
+    assert found["f1_of"] == "macro"
+    assert found["metrics"]["f1"] == pytest.approx((2 / 3 + 0.8) / 2)
+
+
+def test_the_temperature_fitted_on_many_rows_has_the_least_loss():
+    logits, targets = LOGITS.repeat(500, 1), torch.tensor([0, 1, 1, 0]).repeat(500)
+    target = Classes(("a", "b"))
+    temperature = calibrated(target, logits, targets)["temperature"]
+
+    def loss(t: float) -> float:
+        return float(target.loss(logits / t, targets).mean())
+
+    assert all(loss(temperature) <= loss(temperature * change) + 1e-6 for change in (0.5, 0.9, 1.1, 2))
+
+
+def test_numbers_are_not_calibrated():
+    assert calibrated(Number(0, 1), torch.zeros(3, 1), torch.zeros(3)) == {}

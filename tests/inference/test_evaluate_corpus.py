@@ -1,0 +1,51 @@
+"""A pre-trained model on a corpus: loss, perplexity and bits per byte are those of plain arithmetic on its logits."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gpt1.corpus.corpus import Corpus, write_corpus
+from gpt1.errors import UserError
+from gpt1.inference.evaluate import evaluate
+from gpt1.model.gpt import GPT
+from gpt1.tokenization.tokenizer import Tokenizer
+
+
+def test_perplexity_and_bits_are_those_of_the_logits(pretrained: Path, corpus: Path):
+    found = evaluate(pretrained, corpus)
+    opened, model = Corpus.open(corpus), GPT.from_pretrained(pretrained / "model")
+    context = model.config.context
+    count = (opened.tokens - 1) // context
+    ids = torch.from_numpy(opened.read(0, count * context + 1))
+    with torch.inference_mode():
+        logits = model(ids[:-1].view(count, context))
+    loss = float(F.cross_entropy(logits.flatten(0, 1), ids[1:]))
+    # In bf16 where the processor computes in it: a mean over 90,000 tokens agrees to a thousandth.
+    assert found["metrics"]["loss"] == pytest.approx(loss, rel=2e-3)
+    assert found["metrics"]["perplexity"] == pytest.approx(math.exp(found["metrics"]["loss"]))
+    per_byte = opened.tokens / opened.n_bytes
+    assert found["metrics"]["bits_per_byte"] == pytest.approx(
+        found["metrics"]["loss"] / math.log(2) * per_byte, rel=1e-2
+    )
+    assert found["rows"] == count
+    assert found["tokens"] == count * context
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(pretrained: Path, tmp_path: Path):
+    (tmp_path / "text.txt").write_text("some other words and yet other ones " * 50)
+    other = Tokenizer.train(["other words"], vocab_size=270, pipeline="lossless")
+    write_corpus([str(tmp_path / "text.txt")], tmp_path / "other", other)
+    with pytest.raises(UserError, match="another tokenizer"):
+        evaluate(pretrained, tmp_path / "other")
+
+
+def test_a_corpus_shorter_than_a_window_is_refused(pretrained: Path, tokenizer: Tokenizer, tmp_path: Path):
+    (tmp_path / "text.txt").write_text("two words")
+    write_corpus([str(tmp_path / "text.txt")], tmp_path / "short", tokenizer)
+    with pytest.raises(UserError, match="no window of 32"):
+        evaluate(pretrained, tmp_path / "short")

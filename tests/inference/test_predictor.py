@@ -1,0 +1,398 @@
+"""Using a model: predictions that depend on their row alone, probabilities in the order of the labels, text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gpt1.errors import UserError
+from gpt1.inference.predictor import LanguageModel, Model, load, load_task, save_task, task_logits
+from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.progress import Silent
+from gpt1.tables.table import Table
+from gpt1.tasks.kinds import KINDS
+from gpt1.tasks.targets import Answers, Bins, Classes, Number, Target, target_to_json
+from gpt1.tokenization.tokenizer import Tokenizer
+
+TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
+    "classification": ("classification", {"text": "t", "label": "l"}, Classes(("a", "b", "c"))),
+    "entailment": ("entailment", {"premise": "t", "hypothesis": "u", "label": "l"}, Classes(("no", "yes"))),
+    "similarity": ("similarity", {"text_a": "t", "text_b": "u", "label": "l"}, Classes(("0", "1"))),
+    "scored similarity": ("similarity", {"text_a": "t", "text_b": "u", "label": "l"}, Bins(0, 5)),
+    "choice": ("choice", {"context": "t", "question": "u", "choices": "a", "label": "l"}, Answers(3)),
+    "regression": ("regression", {"text": "t", "label": "l"}, Number(3.0, 2.0)),
+}
+Make = Callable[..., Model]
+
+
+@pytest.fixture(scope="module")
+def make(pretrained: Path, tokenizer: Tokenizer) -> Make:
+    """A fine-tuned model of a kind whose head was drawn at random, large enough for clear predictions."""
+    made: dict[tuple[str, str], Model] = {}
+
+    def model(name: str, long: str = "cut") -> Model:
+        if (name, long) not in made:
+            kind, columns, target = TASKS[name]
+            gpt = GPT.from_pretrained(pretrained / "model")
+            torch.manual_seed(0)
+            gpt.add_special_tokens()
+            for parameter in gpt.blocks.parameters():  # a model of 60 updates says nearly the same of every text
+                if parameter.dim() > 1:
+                    nn.init.normal_(parameter, std=0.2)
+            nn.init.normal_(gpt.tokens.weight)
+            head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].each)
+            nn.init.normal_(head.linear.weight, std=0.3)
+            task = {"kind": kind, "columns": columns, "target": target_to_json(target), "temperature": 1.5}
+            made[name, long] = Model(TaskModel(gpt, head).eval(), tokenizer, {**task, "long": long})
+        return made[name, long]
+
+    return model
+
+
+texts = st.text("abcdefgh .,", max_size=60)
+rows = st.fixed_dictionaries({"t": texts, "u": texts, "a": st.lists(texts, min_size=2, max_size=3)})
+every_task = pytest.mark.parametrize("name", TASKS)
+every_rule = pytest.mark.parametrize("long", ["cut", "head-tail", "windows"])
+few = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def numbers(prediction: dict[str, Any]) -> list[float]:
+    return [value for name, value in prediction.items() if name != "prediction"]
+
+
+# ---- predictions
+
+
+@every_task
+@every_rule
+@few
+@given(table=st.lists(rows, min_size=2, max_size=6))
+def test_a_row_alone_and_in_a_batch_is_predicted_alike(make: Make, name: str, long: str, table):
+    model = make(name, long)
+    together = model.predict(table)
+    for row, expected in zip(table, together, strict=True):
+        (alone,) = model.predict([row])
+        assert list(alone) == list(expected)
+        assert numbers(alone) == pytest.approx(numbers(expected), abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["similarity", "scored similarity"])
+@every_rule
+@few
+@given(row=rows)
+def test_similarity_is_the_same_whichever_text_comes_first(make: Make, name: str, long: str, row):
+    model = make(name, long)
+    straight, swapped = model.predict([row, {"t": row["u"], "u": row["t"]}])
+    assert numbers(straight) == pytest.approx(numbers(swapped), abs=1e-5)
+
+
+@every_rule
+@few
+@given(row=rows, data=st.data())
+def test_the_probabilities_of_answers_follow_their_order(make: Make, long: str, row, data):
+    model = make("choice", long)
+    order = data.draw(st.permutations(range(len(row["a"]))))
+    straight, moved = model.predict([row, {**row, "a": [row["a"][i] for i in order]}])
+    expected = [straight[f"probability_{i}"] for i in order]
+    assert numbers(moved) == pytest.approx(expected, abs=1e-5)
+    assert moved[f"probability_{moved['prediction']}"] == max(numbers(moved))
+
+
+@every_rule
+@few
+@given(table=st.lists(rows, min_size=1, max_size=3))
+def test_answers_get_with_the_context_computed_once_what_each_gets_alone(make: Make, long: str, table):
+    model = make("choice", long)
+    coded = model.encode(model.examples(table))
+    assert all(example.alike for example in coded)
+    each = [replace(example, alike=False) for example in coded]
+    together, alone = (task_logits(model.model, some, model.device) for some in (coded, each))
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("classification", ["prediction", "probability_a", "probability_b", "probability_c"]),
+        ("entailment", ["prediction", "probability_no", "probability_yes"]),
+        ("similarity", ["prediction", "probability_0", "probability_1"]),
+        ("scored similarity", ["score"]),
+        ("choice", ["prediction", "probability_0", "probability_1"]),
+        ("regression", ["score"]),
+    ],
+)
+def test_a_prediction_has_the_documented_keys(make: Make, name: str, keys: list[str]):
+    (found,) = make(name).predict([{"t": "one", "u": "two", "a": ["x", "y"]}])
+    assert list(found) == keys
+
+
+def test_where_no_token_is_known_all_of_them_are_unknown(make: Make, monkeypatch: pytest.MonkeyPatch):
+    model, said = make("choice"), Silent()
+    lines: list[str] = []
+    monkeypatch.setattr(said, "say", lines.append)
+    monkeypatch.setattr(model.tokenizer, "count_unknown", len)
+    rows = [{"t": "a context for all of the answers", "u": "", "a": ["b", "c", "d", "e"]}]
+    model.predict_table(Table("rows", ["t", "u", "a"], rows), progress=said)
+    assert "100.00% of the tokens unknown" in lines[0]
+
+
+@pytest.mark.parametrize("name", ["classification", "entailment", "similarity", "choice"])
+@few
+@given(table=st.lists(rows, min_size=1, max_size=4))
+def test_the_columns_of_predict_proba_are_the_labels(make: Make, name: str, table):
+    model = make(name)
+    probabilities = model.predict_proba(table)
+    assert probabilities.shape == (len(table), len(model.labels))
+    assert probabilities.sum(1) == pytest.approx(1)
+    for row, p in zip(model.predict(table), probabilities, strict=True):
+        named = [row.get(f"probability_{label}", 0.0) for label in model.labels]
+        assert list(p) == pytest.approx(named, abs=1e-15)
+        assert str(row["prediction"]) == model.labels[int(p.argmax())]
+
+
+def test_answers_beyond_those_of_the_training_rows_have_columns_of_their_own(make: Make):
+    row = {"t": "one", "u": "", "a": ["v", "w", "x", "y", "z"]}
+    assert make("choice").predict_proba([row]).shape == (1, 5)
+
+
+def test_rows_may_be_plain_strings_where_the_task_has_one_text(make: Make):
+    model = make("classification")
+    assert model.predict(["some text"]) == model.predict([{"t": "some text"}])
+    assert model.predict(["some text"]) == model.predict([{"t": "some text", "l": "a", "more": 1}])
+
+
+@every_task
+def test_rows_may_come_one_by_one(make: Make, name: str):
+    rows = [{"t": "one", "u": "two", "a": ["x", "y"]}] * 2
+    assert make(name).predict(row for row in rows) == make(name).predict(rows)
+    if make(name).labels:
+        np.testing.assert_array_equal(make(name).predict_proba(iter(rows)), make(name).predict_proba(rows))
+
+
+def test_a_whole_table_is_refused_before_the_names_of_its_columns_are_taken_for_texts(make: Make):
+    table = Table("rows.csv", ["t"], [{"t": "some text"}])
+    with pytest.raises(UserError, match=r"a whole table \(Table\)"):
+        make("classification").predict(table)  # type: ignore[arg-type]
+
+
+def test_logits_that_are_no_numbers_are_no_prediction(make: Make):
+    broken = deepcopy(make("classification"))
+    nn.init.constant_(broken.model.gpt.blocks[0].mlp.widen.bias, float("nan"))
+    table = Table("rows.csv", ["t"], [{"t": "some text"}])
+    for ask in (broken.predict, broken.predict_proba, lambda _: broken.predict_table(table), broken.next_tokens):
+        with pytest.raises(UserError, match="not all numbers"):
+            ask("a" if ask == broken.next_tokens else ["a"])
+
+
+def test_no_rows_are_no_predictions(make: Make):
+    assert make("classification").predict([]) == []
+    assert make("classification").predict_proba([]).shape == (0, 3)
+
+
+def test_the_temperature_divides_the_logits(make: Make):
+    model = make("classification")
+    logits = model.logits(model.examples(["some text"])).double()
+    expected = (logits / 1.5).softmax(-1).numpy()
+    np.testing.assert_allclose(model.predict_proba(["some text"]), expected, atol=1e-6)
+    assert numbers(model.predict(["some text"])[0]) == pytest.approx(list(expected[0]), abs=1e-6)
+
+
+@every_rule
+def test_a_text_longer_than_the_context_is_predicted(make: Make, long: str):
+    assert make("classification", long).predict(["word " * 500])[0]["prediction"] in "abc"
+
+
+@every_task
+def test_a_text_read_in_windows_is_predicted_by_the_mean_over_its_windows(make: Make, name: str):
+    """Of the probabilities, at temperature 1, or of the numbers; the temperature divides the logarithms of the mean."""
+    model = make(name, "windows")
+    row = {"t": "a long text, " * 9, "u": "with another one, " * 4, "a": ["one", "another, " * 6]}
+    (example,) = model.encode(model.examples([row]))
+    assert example.windows > 2
+    alone = torch.cat([task_logits(model.model, [window], model.device) for window in example.apart()])
+    if name == "regression":
+        expected = [float(alone.mean()) / 1.5 * 2.0 + 3.0]  # deviation and mean of the target
+    else:
+        mean = alone.softmax(-1).mean(0)
+        assert not torch.allclose(mean, alone[0].softmax(-1), atol=1e-3)
+        sharpened = mean ** (1 / 1.5) / (mean ** (1 / 1.5)).sum()
+        expected = [float(sharpened @ torch.arange(6.0))] if name == "scored similarity" else sharpened.tolist()
+    assert numbers(model.predict([row])[0]) == pytest.approx(expected, abs=1e-5)
+
+
+@every_task
+@few
+@given(row=rows)
+def test_a_row_that_fits_is_predicted_alike_under_every_rule_for_long_ones(make: Make, name: str, row):
+    short = {**row, "t": row["t"][:4], "u": row["u"][:4], "a": [answer[:4] for answer in row["a"]]}
+    long = {**row, "t": row["t"] * 9}
+    expected = make(name).predict([short])[0]
+    for rule in ("head-tail", "windows"):
+        assert make(name, rule).predict([short, long])[0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "problem"),
+    [
+        ("classification", {"text": "x"}, "row 1 has no column 't'; it has: text"),
+        ("entailment", {"t": "x"}, "row 1 has no column 'u'"),
+        ("entailment", "a text", "row 1 is of type str"),
+        ("classification", 3, "row 1 is of type int"),
+        ("choice", {"t": "x", "u": "y", "a": ["only"]}, "row 1: 1 answer to choose from"),
+        ("choice", {"t": "x", "u": "y", "a": "text"}, "row 1: column 'a' holds no list"),
+    ],
+)
+def test_a_row_that_is_not_of_the_task_is_refused_by_number(make: Make, name: str, row: Any, problem: str):
+    with pytest.raises(UserError, match=problem):
+        make(name).predict([row])
+
+
+@pytest.mark.parametrize("row", ["a text", {"t": "a text"}])
+def test_one_row_without_a_list_round_it_is_refused(make: Make, row: Any):
+    with pytest.raises(UserError, match="one row"):
+        make("classification").predict(row)
+
+
+@pytest.mark.parametrize("name", ["scored similarity", "regression"])
+def test_a_model_of_numbers_has_no_probabilities(make: Make, name: str):
+    with pytest.raises(UserError, match="Use predict"):
+        make(name).predict_proba([{"t": "one", "u": "two"}])
+
+
+# ---- folders
+
+
+@every_task
+def test_a_saved_model_predicts_the_same_wherever_its_folder_goes(make: Make, name: str, tmp_path: Path):
+    model = make(name)
+    save_task(tmp_path / "first", model.model, model.tokenizer, model.task, model.target)
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    again = load_task(tmp_path / "second")
+    table = [{"t": "one", "u": "two", "a": ["x", "y", "z"]}, {"t": "three", "u": "", "a": ["x", "y"]}]
+    assert again.predict(table) == model.predict(table)
+    assert again.labels == model.labels
+
+
+def test_a_folder_of_a_time_before_rules_for_long_texts_cuts_them(make: Make, tmp_path: Path):
+    model = make("classification", "windows")
+    task = {name: value for name, value in model.task.items() if name != "long"}
+    save_task(tmp_path, model.model, model.tokenizer, task, model.target)
+    rows = ["a long text, " * 9]
+    assert load_task(tmp_path).predict(rows) == make("classification", "cut").predict(rows)
+
+
+def test_a_pre_trained_model_predicts_tokens_but_no_labels(pretrained: Path):
+    assert not isinstance(load(pretrained), Model)
+    with pytest.raises(UserError, match="has learnt no task yet"):
+        load_task(pretrained)
+    for ask in (load(pretrained).predict, load(pretrained).predict_proba):
+        with pytest.raises(UserError, match="has learnt no task yet"):
+            ask(["a text"])
+
+
+def test_a_run_and_its_model_folder_load_the_same(pretrained: Path):
+    assert load(pretrained).next_tokens("the") == load(pretrained / "model").next_tokens("the")
+
+
+def test_a_run_without_a_model_yet_is_refused(pretrained: Path, tmp_path: Path):
+    shutil.copy(pretrained / "config.yaml", tmp_path)
+    with pytest.raises(UserError, match="no finished model yet"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["classification", "choice"])
+def test_in_bf16_predictions_are_those_of_fp32_within_its_precision(make: Make, name: str, table, tmp_path: Path):
+    made = make(name)
+    save_task(tmp_path / "model", made.model, made.tokenizer, made.task, made.target)
+    exact, fast = load_task(tmp_path / "model"), load_task(tmp_path / "model", precision="bf16")
+    assert fast.gpt.tokens.weight.dtype == torch.bfloat16
+    assert exact.gpt.tokens.weight.dtype == torch.float32
+    rows = [{"t": row["text"], "u": row["other"], "a": row["answers"]} for row in table.rows]
+    ours, theirs = (model.predict_proba(rows) for model in (fast, exact))
+    assert np.abs(ours - theirs).mean() < 0.02
+
+
+def test_a_precision_that_does_not_exist_is_refused(pretrained: Path):
+    with pytest.raises(UserError, match="--precision fp31: there is no such choice"):
+        load(pretrained, precision="fp31")
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="nowhere"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("damage", ['{"kind": "poetry"}', "{}", "[]", "no json", "another rule for long texts"])
+def test_a_damaged_task_is_refused_by_name(make: Make, tmp_path: Path, damage: str):
+    model = make("classification")
+    save_task(tmp_path, model.model, model.tokenizer, model.task, model.target)
+    if damage == "another rule for long texts":
+        damage = (tmp_path / "task.json").read_text().replace('"long": "cut"', '"long": "summary"')
+    (tmp_path / "task.json").write_text(damage)
+    with pytest.raises(UserError, match=r"task\.json"):
+        load(tmp_path)
+
+
+# ---- language
+
+
+@pytest.fixture(scope="module")
+def language_model(pretrained: Path) -> LanguageModel:
+    return load(pretrained)
+
+
+def test_a_tokenizer_that_the_model_was_not_trained_with_is_refused(pretrained: Path, tmp_path: Path, prose: list[str]):
+    model = Path(shutil.copytree(pretrained / "model", tmp_path / "model"))
+    size = Tokenizer.load(model).vocab_size
+    for other, said in ((size + 1, f"has {size + 1} tokens, the model {size}"), (size, "is not the one")):
+        Tokenizer.train([text[::-1] for text in prose], other).save(model)
+        with pytest.raises(UserError, match=said):
+            load(model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "tokenizer"}))
+    load(model)  # a folder that does not say cannot be asked
+
+
+def test_the_next_tokens_are_the_likeliest_of_the_vocabulary_with_their_probabilities(language_model: LanguageModel):
+    found = language_model.next_tokens("return the", k=5)
+    with torch.no_grad():
+        ids = torch.tensor([language_model.tokenizer.encode("return the")])
+        p = language_model.gpt(ids)[0, -1].softmax(-1)
+    best = p.topk(5)
+    assert [token for token, _ in found] == [language_model.tokenizer.token(int(i)) for i in best.indices]
+    assert [q for _, q in found] == pytest.approx(best.values.tolist(), abs=1e-6)
+
+
+def test_all_next_tokens_share_a_probability_of_1(language_model: LanguageModel):
+    found = language_model.next_ids("the", k=9999)
+    assert sorted(i for _, i, _ in found) == list(range(300))
+    assert sum(p for _, _, p in found) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_fine_tuned_model_gives_no_probability_to_special_tokens(make: Make):
+    found = make("classification").next_ids("the", k=9999)
+    assert sorted(i for _, i, _ in found) == list(range(300))
+    assert sum(p for _, _, p in found) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_empty_text_is_continued_as_a_new_document(language_model: LanguageModel):
+    assert language_model.next_ids("", 3) == language_model.next_ids("\n", 3)
+    assert language_model.generate("", max_tokens=3, seed=0)
+
+
+def test_a_text_longer_than_the_context_is_continued_from_its_end(language_model: LanguageModel):
+    ids = language_model.tokenizer.encode("a long text " * 50)
+    assert language_model.prompt("a long text " * 50)[0].tolist() == ids[-32:]
+    assert language_model.generate("a long text " * 50, max_tokens=2, temperature=0).startswith("a long text " * 50)

@@ -1,0 +1,339 @@
+"""`gpt1 inspect`: what it says is so, what it suggests runs, and what is odd about data is found."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpt1.corpus.corpus import Corpus
+from gpt1.errors import UserError
+from gpt1.inspect import inspect, show
+from gpt1.inspect.guessing import guess
+from gpt1.tables.table import Table, write_table
+from gpt1.tasks.kinds import KINDS
+
+words = st.sampled_from(["good", "bad", "it is", "a file", "the list", "über", "좋아요 참"])
+texts = st.lists(words, min_size=2, max_size=6).map(" ".join)
+
+
+def table_of(columns: dict[str, list[Any]]) -> Table:
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return Table("drawn", list(columns), rows)
+
+
+def written(folder: Path, columns: dict[str, list[Any]], name: str = "t.jsonl") -> Path:
+    write_table(folder / name, table_of(columns).rows)
+    return folder / name
+
+
+@given(rows=st.lists(st.tuples(texts, st.sampled_from(["yes", "no", "so so"])), min_size=1, max_size=30))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_counts_of_a_table_are_those_of_its_rows(rows: list[tuple[str, str]], tmp_path: Path):
+    path = written(tmp_path, {"text": [text for text, _ in rows], "label": [label for _, label in rows]})
+    found = inspect(path)
+    assert found["rows"] == len(rows)
+    assert found["labels"] == Counter(label for _, label in rows)
+    assert found["duplicates"] == len(rows) - len({text for text, _ in rows})
+    assert found["columns"]["text"]["different"] == len({text for text, _ in rows})
+    lengths = sorted(len(text) for text, _ in rows)
+    assert (found["texts"]["text"]["least"], found["texts"]["text"]["greatest"]) == (lengths[0], lengths[-1])
+
+
+LONG = [f"some words of row {i}" for i in range(12)]
+GUESSES = [
+    ({"text": LONG, "label": ["a", "b"] * 6}, "classification", {"text": "text", "label": "label"}),
+    ({"id": list(range(12)), "review": LONG, "sentiment": [0, 1] * 6}, "classification", {"text": "review"}),
+    ({"body": LONG, "topic": ["x", "y", "z"] * 4}, "classification", {"text": "body", "label": "topic"}),
+    ({"text": LONG, "y": [i / 7 for i in range(12)]}, "regression", {"text": "text", "label": "y"}),
+    ({"premise": LONG, "hypothesis": LONG, "label": ["yes", "no"] * 6}, "entailment", {"hypothesis": "hypothesis"}),
+    (
+        {"sentence1": LONG, "sentence2": LONG, "gold_label": ["entailment", "neutral", "contradiction"] * 4},
+        "entailment",
+        {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
+    ),
+    ({"question1": LONG, "question2": LONG, "label": [0, 1] * 6}, "similarity", {"text_a": "question1"}),
+    ({"a": LONG, "b": LONG, "score": [i / 3 for i in range(12)]}, "similarity", {"text_a": "a", "label": "score"}),
+    (
+        {"article": LONG, "question": LONG, "answers": [["x", "y"]] * 12, "right": [0, 1] * 6},
+        "choice",
+        {"context": "article", "question": "question", "choices": "answers", "label": "right"},
+    ),
+    (
+        {"story": LONG, "ending1": LONG, "ending2": LONG, "answer": ["ending1", "ending2"] * 6},
+        "choice",
+        {"context": "story", "choices": "ending1,ending2", "label": "answer"},
+    ),
+    (
+        {
+            "story": [f"{text} and more of it" for text in LONG],
+            "a": LONG,
+            "b": LONG,
+            "c": LONG,
+            "right": ["a", "b"] * 6,
+        },
+        "choice",
+        {"context": "story", "choices": "a,b,c", "label": "right"},
+    ),
+    ({"text": LONG}, "classification", {"text": "text"}),
+]
+
+
+@pytest.mark.parametrize(("columns", "kind", "some"), GUESSES)
+def test_the_task_of_a_table_is_guessed_from_its_columns(columns: Any, kind: str, some: dict[str, str]):
+    found = guess(table_of(columns))
+    assert found.kind == kind
+    assert some.items() <= found.columns.items()
+    assert set(found.columns) <= {*KINDS[kind].columns, "label"}
+
+
+@pytest.mark.parametrize(("columns", "kind", "some"), [case for case in GUESSES if len(case[0]) > 1])
+def test_the_command_that_is_suggested_runs(
+    columns: Any, kind: str, some: Any, pretrained: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, columns)
+    suggested = inspect("t.jsonl", from_=pretrained)["next"][-1]
+    assert suggested.startswith("gpt1 finetune t.jsonl --kind " + kind)
+    assert ask(*shlex.split(suggested)[1:], "--epochs", "1", "--device", "cpu").code == 0
+
+
+def test_without_a_model_no_tokens_are_told_but_how_to_get_them(table: Table, tmp_path: Path):
+    write_table(tmp_path / "t.jsonl", table.rows)
+    found = inspect(tmp_path / "t.jsonl")
+    assert "tokens" not in found
+    assert any("--from RUN" in command for command in found["next"])
+
+
+def test_rates_of_unknown_and_cut_are_those_that_finetune_tells(prose: list[str], pretrained: Path, tmp_path: Path):
+    from gpt1.model.gpt import GPT
+    from gpt1.tokenization.tokenizer import Tokenizer
+    from gpt1.training.finetune import finetune
+
+    shutil.copytree(pretrained, tmp_path / "run")
+    tokenizer = Tokenizer.train(prose, vocab_size=300, pipeline="original")
+    GPT.from_pretrained(tmp_path / "run/model").save(tmp_path / "run/model", tokenizer=tokenizer.fingerprint)
+    tokenizer.save(tmp_path / "run/model")
+    rows = {"text": [f"row {i} ☃ " + "of words " * i for i in range(40)], "label": ["a", "b"] * 20}
+    path = written(tmp_path, rows)
+    tokens = inspect(path, from_=tmp_path / "run")["tokens"]
+    run = finetune(
+        path, from_=tmp_path / "run", out=tmp_path / "fine", kind="classification", text="text", epochs=1, device="cpu"
+    )
+    data = json.loads((run / "results.json").read_text())["data"]
+    assert 0 < tokens["unknown"] == pytest.approx(data["unknown"])
+    assert 0 < tokens["cut"] == pytest.approx(data["cut"])
+
+
+@pytest.mark.parametrize(("long", "rate"), [("cut", "cut"), ("head-tail", "cut"), ("windows", "in_windows")])
+def test_long_rows_are_counted_by_the_rule_of_the_run(
+    long: str, rate: str, pretrained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    from gpt1.training.finetune import finetune
+
+    path = written(tmp_path, {"text": [f"row {i} " + "of words " * i for i in range(40)], "label": ["a", "b"] * 20})
+    task = {"kind": "classification", "text": "text", "epochs": 1, "device": "cpu"}
+    run = finetune(path, from_=pretrained, out=tmp_path / "fine", long=long, **task)
+    data = json.loads((run / "results.json").read_text())["data"]
+    found = inspect(path, from_=run)
+    told = "read_in_windows" if long == "windows" else "cut"
+    assert 0 < found["tokens"][rate] == pytest.approx(data[told])
+    assert found["tokens"]["cut" if long == "windows" else "in_windows"] == 0
+    show(found)
+    said = {"cut": "rows cut at its context of 32", "windows": "rows read in windows of its context of 32"}
+    assert said.get(long, "of the rows cut at its context of 32, head and tail kept") in capfd.readouterr().out
+    assert inspect(run / "model")["task"]["long"] == long
+
+
+ODD = {
+    "rows repeat": ({"text": ["a b"] * 2 + LONG, "label": ["x", "x"] + ["x", "y"] * 6}, "same texts as an earlier one"),
+    "labels contradict": ({"text": ["a b"] * 2 + LONG, "label": ["x", "y"] + ["x", "y"] * 6}, "and another label"),
+    "a label dominates": (
+        {"text": LONG, "label": ["x"] * 10 + ["y"] * 2},
+        "always saying 'x' is right in 10 of 12 rows",
+    ),
+    "a label is rare": ({"text": LONG * 4, "label": ["x"] * 46 + ["y"] * 2}, "accuracy says little"),
+    "one label": ({"text": LONG, "label": ["x"] * 12}, "same label ('x')"),
+    "labels with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["q", "z"]}, "2 labels have a single row, 'q'"),
+    "one label with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", "z"]}, "'z' has a single row"),
+    "decimal commas": ({"text": LONG, "label": ["1,5", "2", "0,5"] * 4}, "with a point (1.5) it would be a number"),
+    "labels missing": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", ""]}, "1 of 12 rows have no label"),
+    "labels alike": ({"text": LONG, "label": ["Pos", "pos ", "neg"] * 4}, "'Pos' and 'pos' differ in case"),
+    "texts missing": ({"text": ["", *LONG[1:]], "label": ["x", "y"] * 6}, "no text in 'text'"),
+    "label in the text": (
+        {"text": [f"it was {'good' if i % 2 else 'bad'} {i}" for i in range(12)], "label": ["bad", "good"] * 6},
+        "'good' stands in 100% of its own texts",
+    ),
+    "lost characters": ({"text": ["caf\ufffd au lait", *LONG[1:]], "label": ["x", "y"] * 6}, "characters were lost"),
+    "wrong decoding": ({"text": ["cafÃ© au lait", *LONG[1:]], "label": ["x", "y"] * 6}, "read as Latin-1"),
+    "markup": ({"text": ["so<br />good", *LONG[1:]], "label": ["x", "y"] * 6}, "hold HTML tags"),
+    "a score that is none": ({"a": LONG, "b": LONG, "score": [0.5] * 11 + [float("nan")]}, "line 12: 'nan'"),
+    "one answer": ({"context": LONG, "choices": [["x", "y"]] * 11 + [["x"]], "label": [0] * 12}, "1 answer"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_odd_about_a_table_is_told(name: str, tmp_path: Path):
+    columns, said = ODD[name]
+    odd = inspect(written(tmp_path, columns))["odd"]
+    assert any(said in sentence for sentence in odd), odd
+
+
+def test_a_sign_makes_another_number(tmp_path: Path):
+    assert inspect(written(tmp_path, {"text": LONG, "label": ["1", "-1"] * 6}))["odd"] == []
+
+
+def test_empty_labels_are_no_label_among_others(tmp_path: Path):
+    found = inspect(written(tmp_path, {"text": LONG * 4, "label": ["x", "y"] * 23 + ["", None]}))
+    assert found["labels"] == {"x": 23, "y": 23}
+    assert not any("''" in sentence or "accuracy says little" in sentence for sentence in found["odd"])
+
+
+def test_a_column_with_a_comma_in_its_name_is_one_column(tmp_path: Path):
+    found = inspect(written(tmp_path, {"text, clean": LONG, "label": [True, False] * 6}))
+    assert list(found["texts"]) == ["text, clean"]
+    assert found["columns"]["label"]["holds"] == "truth values"
+    assert found["odd"] == []
+
+
+def test_nothing_is_odd_about_a_good_table(tmp_path: Path):
+    assert inspect(written(tmp_path, {"text": LONG, "label": ["a", "b"] * 6}))["odd"] == []
+
+
+@pytest.mark.parametrize("name", ["one label", "labels missing", "a score that is none", "one answer"])
+def test_a_table_that_finetune_would_refuse_is_not_suggested_to_it(name: str, tmp_path: Path):
+    found = inspect(written(tmp_path, ODD[name][0]))
+    assert any("gpt1 finetune would refuse it" in sentence for sentence in found["odd"])
+    assert not any(command.startswith("gpt1 finetune") for command in found["next"])
+
+
+def test_a_known_data_set_is_told_with_the_official_counts_and_what_repeats(tmp_path: Path):
+    folder = tmp_path / "RTE"
+    folder.mkdir()
+    header = "index\tsentence1\tsentence2\tlabel\n"
+    lines = [f"{i}\tthe premise {i}\tthe hypothesis {i}\tentailment\n" for i in range(6)]
+    (folder / "train.tsv").write_text(header + "".join(lines))
+    (folder / "dev.tsv").write_text(header + lines[0] + "7\tother\tthing\tnot_entailment\n")
+    found = inspect("rte", data_dir=tmp_path)
+    splits = found["splits"]
+    assert (splits["train"]["rows"], splits["train"]["official"]) == (6, 2490)
+    assert (splits["dev"]["rows"], splits["dev"]["official"]) == (2, 277)
+    assert "missing" in splits["test"]
+    odd = " ".join(found["odd"])
+    assert "rte:train has 6 rows; the official split has 2,490" in odd
+    assert "1 of 6 rows also stand in dev" in odd
+    assert found["next"][0].startswith("gpt1 finetune rte --data-dir")
+
+
+def test_a_known_data_set_that_is_not_here_is_told_from_the_registry(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("GPT1_DATA", raising=False)
+    found = inspect("RACE")
+    assert found["splits"]["train"] == {"official": 87_866}
+    assert any("--data-dir DIR" in command for command in found["next"])
+
+
+def test_counts_are_those_of_the_layout_that_is_there_and_a_broken_split_is_not_said_to_be_missing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    (tmp_path / "MRPC").mkdir()
+    header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    (tmp_path / "MRPC/msr_paraphrase_train.txt").write_text(header + "1\t1\t2\ta\tb\n0\t1\t2\tc\td\n")
+    assert inspect("mrpc", data_dir=tmp_path)["splits"]["train"]["official"] == 4_076
+    (tmp_path / "MRPC/msr_paraphrase_train.txt").write_text(header + "2\t1\t2\ta\tb\n")
+    (tmp_path / "MRPC/dev.tsv").write_text(header + "1\t1\t2\ta\tb\n")
+    show(inspect("mrpc", data_dir=tmp_path))
+    lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines() if line.split()}
+    assert "broken" in lines["train"]
+    assert "not read" in lines["dev"]
+
+
+def test_with_its_data_named_a_data_set_is_not_hidden_by_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretrained: Path
+):
+    (tmp_path / "RTE").mkdir()
+    (tmp_path / "RTE/dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
+    shutil.copytree(pretrained, tmp_path / "rte")
+    monkeypatch.chdir(tmp_path)
+    assert inspect("rte", data_dir=tmp_path)["what"] == "data set"
+    assert inspect("rte")["what"] == "run"
+
+
+def test_a_split_without_labels_is_for_predict(tmp_path: Path):
+    (tmp_path / "test.tsv").write_text("index\tsentence1\tsentence2\n0\tthe premise\tthe hypothesis\n")
+    found = inspect("rte:test", data_dir=tmp_path)
+    assert "label" not in found["task"]["columns"]
+    assert found["next"][0].startswith("gpt1 predict RUN rte:test")
+
+
+def test_a_corpus_is_told_and_every_file_of_it_checked(corpus: Path, tmp_path: Path):
+    found = inspect(corpus)
+    opened = Corpus.open(corpus)
+    assert (found["tokens"], found["documents"]) == (opened.tokens, opened.documents)
+    lengths = found["document_tokens"]
+    assert lengths["least"] <= lengths["median"] <= lengths["greatest"] < opened.tokens
+    for name in opened.manifest["files"]:
+        shutil.copytree(corpus, tmp_path / "copy", dirs_exist_ok=True)
+        data = bytearray((tmp_path / "copy" / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (tmp_path / "copy" / name).write_bytes(data)
+        with pytest.raises(UserError, match=name):
+            inspect(tmp_path / "copy")
+
+
+def test_a_corpus_is_compared_with_the_tokenizer_of_a_run(corpus: Path, pretrained: Path, desk: Path):
+    assert inspect(corpus, from_=pretrained)["same_tokenizer_as"] == {str(pretrained): True}
+    found = inspect(desk / "other", from_=pretrained)
+    assert "another tokenizer" in " ".join(found["odd"])
+    assert "--from" not in found["next"][0]
+
+
+def test_models_are_told_by_shape_tokenizer_and_task(desk: Path):
+    found = inspect(desk / "runs/books/model")
+    assert found["shape"] == {"n_layer": 2, "n_head": 2, "n_embd": 32, "context": 32, "vocab_size": 300}
+    assert "task" not in found
+    task = inspect(desk / "runs/reviews/model")["task"]
+    assert (task["kind"], task["labels"]) == ("classification", ["no", "yes"])
+    theirs = inspect(desk / "theirs")
+    assert theirs["home"] == "huggingface"
+    assert theirs["next"][0].startswith("gpt1 import huggingface")
+
+
+def test_files_that_tokenize_would_pass_over_are_told(tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    for name, text in {"a.txt": "some text", "b.md": "", "deep/c.docx": "x", "deep/d.PDF": "x", ".e": "x"}.items():
+        (tmp_path / name).write_text(text)
+    found = inspect(tmp_path)
+    assert found["files"] == 2
+    assert found["odd"][0].startswith("2 files would be passed over (c.docx, d.PDF): text is read from .txt")
+    assert found["odd"][1:] == ["1 file without a byte."]
+
+
+def test_texts_and_tokenizers_are_told_too(desk: Path):
+    assert inspect(desk / "short.txt")["next"] == [f"gpt1 tokenize {desk / 'short.txt'} --out corpus"]
+    assert inspect(desk / "corpus/tokenizer")["tokenizer"]["vocab_size"] == 300
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["reviews.csv", "short.txt", "corpus", "corpus/tokenizer", "runs", "runs/books", "runs/reviews/model", "race"],
+)
+def test_everything_is_shown_in_words_and_in_json(what: str, desk: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(desk)
+    monkeypatch.delenv("GPT1_DATA", raising=False)
+    answer = ask("inspect", what)
+    assert answer.code == 0
+    assert "next: gpt1 " in answer.err
+    assert answer.out.strip()
+    assert json.loads(ask("inspect", what, "--json").out)["what"] == inspect(what)["what"]
+
+
+def test_a_cell_cannot_move_the_cursor(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    show(inspect(written(tmp_path, {"text": ["\x1b[2J so red", *LONG[1:]], "label": ["a\x07", "b"] * 6})))
+    assert "\x1b" not in capfd.readouterr().out

@@ -1,0 +1,80 @@
+"""gpt1 inspect: what a run is, how far it came, what it reached."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt1.inspect import inspect, show
+from gpt1.tables.table import Table
+
+
+def test_a_finished_run_is_told_with_its_results(pretrained: Path):
+    found = inspect(pretrained)
+    results = json.loads((pretrained / "results.json").read_text())
+    assert found["finished"]
+    assert found["updates"] == results["steps"] == found["newest_whole_checkpoint"]
+    assert found["validation"]["loss"] == results["validation"]["loss"]
+    assert found["settings"]["n_embd"] == 32
+    assert "beta1" not in found["settings"]  # what nobody changed is not told
+    assert found["next"][0].startswith("gpt1 next")
+
+
+def test_a_run_that_was_stopped_is_told_with_the_command_that_goes_on(
+    corpus: Path, shape: Any, tmp_path: Path, ask: Any
+):
+    from gpt1.training.pretrain import pretrain
+
+    run = pretrain(corpus, out=tmp_path / "r", **{**shape, "steps": 4})
+    (run / "results.json").unlink()
+    shutil.rmtree(run / "model")
+    found = inspect(run)
+    assert not found["finished"]
+    assert found["odd"] == []
+    assert ask(*shlex.split(found["next"][0])[1:]).code == 0
+    assert inspect(run)["finished"]
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_named(corpus: Path, shape: Any, tmp_path: Path):
+    from gpt1.training.pretrain import pretrain
+
+    run = pretrain(corpus, out=tmp_path / "r", **{**shape, "steps": 4, "checkpoint_every": 2})
+    state = run / "checkpoints/step-00000004/state.json"
+    state.write_text(state.read_text() + " ")
+    found = inspect(run)
+    assert found["newest_whole_checkpoint"] == 2
+    assert "state.json" in " ".join(found["odd"])
+
+
+def test_a_run_without_validation_shows_what_it_has(table: Table, pretrained: Path, tmp_path: Path, capfd: Any):
+    from gpt1.training.finetune import finetune
+
+    task = {"kind": "classification", "text": "text", "train": "head", "epochs": 1, "valid_fraction": 0.0}
+    show(inspect(finetune(table, from_=pretrained, out=tmp_path / "r", device="cpu", **task)))
+    out = capfd.readouterr().out
+    assert "held out" not in out
+    assert "valid_fraction 0" in out
+    for usual in ("peak_lr", "weight_decay", "lm_coef"):  # of the head alone
+        assert usual not in out
+
+
+def test_a_folder_of_runs_lists_them_with_what_the_kept_epoch_reached(
+    desk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    shutil.copytree(desk / "runs", tmp_path / "runs")
+    path = tmp_path / "runs/reviews/results.json"
+    results = json.loads(path.read_text())
+    results["validation"]["metrics"] = {"accuracy": 0.625}  # the last epoch had another
+    path.write_text(json.dumps(results))
+    found = inspect(tmp_path / "runs")
+    assert [Path(run["name"]).name for run in found["runs"]] == ["books", "reviews"]
+    show(found)
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "finetune" in line]
+    assert line.strip().endswith("accuracy 0.625")
+    show(inspect(tmp_path / "runs/reviews"))
+    assert "accuracy 0.625 (epoch 1, the best)" in capfd.readouterr().out

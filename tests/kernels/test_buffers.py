@@ -1,0 +1,105 @@
+"""What is kept between updates changes no number: copies follow the weights, gradients start anew."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpt1.config import GPTConfig, PretrainConfig
+from gpt1.kernels.buffers import cast, gradient_array, kept_arrays, of, settle
+from gpt1.model.gpt import GPT
+from gpt1.model.losses import Windows, l1
+from gpt1.training.optimizers import OPTIMIZERS
+
+CONFIG = GPTConfig(50, n_layer=2, n_head=2, n_embd=16, context=12)
+
+
+def trained(keep: bool, pieces: int) -> tuple[dict[str, Tensor], list[float]]:
+    """The weights and losses of five updates in bf16, each of some pieces."""
+    torch.manual_seed(0)
+    model = GPT(CONFIG).train()
+    model.activations = torch.bfloat16
+    optimizer = OPTIMIZERS["adamw"](list(model.named_parameters()), PretrainConfig())
+    losses = []
+
+    def updates() -> None:
+        for step in range(5):
+            torch.manual_seed(step)
+            ids = torch.randint(0, 50, (4, 13))
+            for piece in torch.chunk(ids, pieces):
+                loss = l1(model, Windows(piece, 48)).total
+                loss.backward()
+                losses.append(loss.item())
+            optimizer.step(0.01)
+            settle(model.parameters())
+
+    if keep:
+        with kept_arrays(model):
+            updates()
+    else:
+        updates()
+    return {name: p.detach() for name, p in model.named_parameters()}, losses
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_training_with_kept_arrays_is_training_without_to_the_bit(pieces):
+    (mine, mine_losses), (plain, plain_losses) = trained(True, pieces), trained(False, pieces)
+    assert mine_losses == plain_losses
+    assert all(torch.equal(mine[name], plain[name]) for name in plain)
+
+
+def test_the_gradient_of_an_update_lies_where_that_of_the_update_before_lay():
+    model = GPT(CONFIG).train()
+    model.activations = torch.bfloat16
+    places = []
+    with kept_arrays(model):
+        for _ in range(3):
+            l1(model, Windows(torch.randint(0, 50, (2, 13)), 24)).total.backward()
+            places.append({n: p.grad.data_ptr() for n, p in model.named_parameters() if n.endswith("widen.weight")})
+            settle(model.parameters())
+    assert places[0] == places[1] == places[2]
+
+
+def test_nothing_is_left_on_the_weights_afterwards_not_even_after_an_error():
+    model = GPT(CONFIG)
+
+    def stopped() -> None:
+        with kept_arrays(model):
+            assert all(of(p) for p in model.parameters())
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        stopped()
+    assert not any(of(p) for p in model.parameters())
+
+
+def test_a_copy_is_made_once_and_follows_the_weight():
+    layer = torch.nn.Linear(3, 4)
+    with kept_arrays(layer):
+        first = cast(layer.weight, torch.bfloat16)
+        assert cast(layer.weight, torch.bfloat16) is first
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        settle([layer.weight])
+        assert torch.equal(cast(layer.weight, torch.bfloat16), layer.weight.detach().bfloat16())
+        assert cast(layer.weight, torch.float32) is layer.weight
+
+
+def test_what_inference_casts_is_not_kept_for_training():
+    layer = torch.nn.Linear(3, 4)
+    with kept_arrays(layer):
+        with torch.inference_mode():
+            cast(layer.weight, torch.bfloat16)
+        assert not cast(layer.weight, torch.bfloat16).is_inference()
+
+
+def test_a_gradient_array_is_given_out_once():
+    layer = torch.nn.Linear(3, 4)
+    with kept_arrays(layer):
+        layer.weight.grad = torch.ones(4, 3)
+        given = layer.weight.grad
+        settle([layer.weight])
+        assert layer.weight.grad is None
+        assert gradient_array(layer.weight) is given
+        assert gradient_array(layer.weight) is not given

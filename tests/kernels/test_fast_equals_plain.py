@@ -1,0 +1,116 @@
+"""The fast path (bf16, cheap dropout, loss and head in pieces, a fused optimiser, the gradients of weights turned)
+against a plain one (transformers in float32, eager, torch's own dropout and AdamW): the same losses, within noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpt1.config import PretrainConfig
+from gpt1.corpus.corpus import Corpus
+from gpt1.corpus.windows import split
+from gpt1.model.gpt import GPT
+from gpt1.model.losses import Windows, l1
+from gpt1.training.optimizers import AdamW, clipping, global_norm
+
+STEPS, BATCH, CONTEXT, PEAK_LR, DECAY, DROPOUT = 200, 8, 32, 2e-3, 0.01, 0.1
+SEEDS = range(3)
+
+
+def rate(step: int) -> float:
+    """Up over 50 updates, then constant: the curves are at their steepest here, where a difference would show."""
+    return PEAK_LR * min(1.0, (step + 1) / 50)
+
+
+def batches(corpus: Path, seed: int) -> list[Tensor]:
+    training, _ = split(Corpus.open(corpus), CONTEXT, 0.0)
+    return [torch.from_numpy(training.update(step, BATCH, seed)[1]) for step in range(STEPS)]
+
+
+def plain(folder: Path, seed: int) -> Callable[[Tensor, int], Tensor]:
+    from transformers import OpenAIGPTLMHeadModel
+
+    model = OpenAIGPTLMHeadModel.from_pretrained(folder, attn_implementation="eager").train()
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, fused=False, foreach=False)
+
+    def update(windows: Tensor, step: int) -> Tensor:
+        torch.manual_seed(1000 * seed + step)
+        logits = model(windows[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step)
+        optimizer.step()
+        return loss.detach()
+
+    return update
+
+
+def fast(folder: Path, seed: int, activations: torch.dtype) -> Callable[[Tensor, int], Tensor]:
+    model = GPT.from_pretrained(folder).train()
+    model.set_dropout(DROPOUT)
+    model.activations = activations
+    optimizer = AdamW(model.named_parameters(), PretrainConfig(weight_decay=DECAY, beta1=0.9, beta2=0.999))
+
+    def update(windows: Tensor, step: int) -> Tensor:
+        torch.manual_seed(1000 * seed + step)
+        losses = l1(model, Windows(windows, BATCH * CONTEXT))
+        losses.total.backward()
+        optimizer.step(rate(step), clipping(global_norm(model.parameters()), 1.0))
+        for parameter in model.parameters():
+            parameter.grad = None
+        return losses.total.detach()
+
+    return update
+
+
+def start(folder: Path, vocab_size: int, seed: int) -> Path:
+    """The same fresh weights for everyone, in a folder of transformers."""
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    torch.manual_seed(seed)
+    shape = {"n_layer": 2, "n_head": 4, "n_embd": 64, "n_positions": CONTEXT}
+    rates = {"resid_pdrop": DROPOUT, "embd_pdrop": DROPOUT, "attn_pdrop": DROPOUT}
+    OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=vocab_size, **shape, **rates)).save_pretrained(folder / str(seed))
+    return folder / str(seed)
+
+
+def curves(make: Callable[[Path, int], Callable[[Tensor, int], Tensor]], corpus: Path, folder: Path) -> Tensor:
+    """Losses [seeds, quarters of the updates], means."""
+    found = []
+    for seed in SEEDS:
+        update = make(start(folder, Corpus.open(corpus).vocab_size, seed), seed)
+        losses = torch.stack([update(windows, step) for step, windows in enumerate(batches(corpus, seed))])
+        found.append(losses.view(4, -1).mean(1))
+    return torch.stack(found).double()
+
+
+@pytest.fixture(scope="module")
+def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    return curves(plain, corpus, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activations", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_two_hundred_updates_have_the_losses_of_the_plain_path(
+    activations: torch.dtype, expected: Tensor, corpus: Path, tmp_path: Path
+):
+    found = curves(lambda folder, seed: fast(folder, seed, activations), corpus, tmp_path)
+    assert (
+        expected[:, 0].mean() - expected[:, -1].mean() > 1.0
+    )  # something is learnt, so there is something to agree in
+    # The two draw other dropout masks from the same windows: a seed's two curves may differ by that, their mean less.
+    noise = (found - expected).std(0) / len(SEEDS) ** 0.5
+    gap = (found.mean(0) - expected.mean(0)).abs()
+    # In the first quarter there is next to none: half the dropout would lie 0.005 apart.
+    assert (gap <= 3 * noise + 0.003).all(), (gap, noise)
+    assert (gap < 0.03).all(), gap

@@ -1,0 +1,68 @@
+"""Weights rounded to four bits an entry, against the plain rule."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gpt1.kernels.int4 import BLOCK, FourBits, four_bits_fit, group_of
+
+pytestmark = pytest.mark.skipif(not four_bits_fit([]), reason="no products of four bits on this processor")
+
+
+def plainly(weight: Tensor) -> Tensor:
+    """Each entry as the nearest of sixteen values from its group's least to its greatest, in float64."""
+    result = torch.empty(weight.shape, dtype=torch.float64)
+    group = group_of(weight.shape[1])
+    for row, entries in enumerate(weight.float()):
+        for start in range(0, len(entries), group):
+            part = entries[start : start + group]
+            step = ((part.max() - part.min()) / 15).clamp(min=1e-30).bfloat16().double()
+            middle = (part.min() + 8 * step.float()).bfloat16().double()
+            values = middle + (torch.arange(16) - 8) * step
+            result[row, start : start + group] = values[(part[:, None] - values).abs().argmin(1)]
+    return result
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+@given(
+    batch=st.lists(st.integers(1, 3), max_size=2),
+    n_in=st.sampled_from([32, 64, 96, 192]),
+    n_out=st.integers(1, 70),
+    with_bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_product_is_that_with_the_plainly_rounded_weight(batch, n_in, n_out, with_bias, seed):
+    torch.manual_seed(seed)
+    x, weight = torch.randn(*batch, n_in).bfloat16(), torch.randn(n_out, n_in)
+    bias = torch.randn(n_out).bfloat16() if with_bias else None
+    y = FourBits(weight, bias)(x)
+    expected = x.double() @ plainly(weight).T + (bias.double() if bias is not None else 0)
+    assert y.shape == (*batch, n_out)
+    assert y.dtype == torch.bfloat16
+    assert relative(y, expected) < 2**-6
+    if batch:
+        assert torch.equal(FourBits(weight, bias)(x.mT.contiguous().mT), y)  # however it lies in memory
+
+
+def test_a_weight_of_many_rows_is_rounded_block_by_block_as_at_once():
+    weight, x = torch.randn(2 * BLOCK + 37, 64), torch.randn(3, 64).bfloat16()
+    at_once = torch.cat([FourBits(rows)(x) for rows in torch.split(weight, 16 * 7)], dim=1)
+    assert torch.equal(FourBits(weight)(x), at_once)
+
+
+def test_a_group_of_equal_entries_keeps_their_value():
+    weight = torch.full((5, 64), 0.75)
+    torch.testing.assert_close(FourBits(weight)(torch.eye(64).bfloat16()), torch.full((64, 5), 0.75).bfloat16())
+
+
+def test_what_the_kernel_has_no_groups_for_does_not_fit():
+    assert four_bits_fit([torch.empty(3, 64), torch.empty(3, 32)])
+    assert not four_bits_fit([torch.empty(3, 64), torch.empty(3, 48)])
+    assert not four_bits_fit([torch.empty(3, 64, device="meta")])

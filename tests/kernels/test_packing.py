@@ -1,0 +1,126 @@
+"""Packed sequences: what a layer gives for each of them is what it gives for that one alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gpt1.config import GPTConfig
+from gpt1.kernels import packing as module
+from gpt1.kernels.packing import Packing, Row, groups
+from gpt1.model.gpt import GPT
+
+lengths = st.lists(st.integers(1, 12), min_size=1, max_size=9)
+spare = st.sampled_from([0, 3, 10, 10**6])
+share = st.sampled_from([0.0, 0.5, 10.0])
+
+
+def models() -> list[GPT]:
+    torch.manual_seed(0)
+    found = []
+    for architecture in ("transformer", "lstm"):
+        model = GPT(GPTConfig(20, 2, 2, 8, 12, 0.0, architecture=architecture, lstm_units=6)).double()
+        model.activations = torch.float64
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p) * 0.3)
+        found.append(model)
+    return found
+
+
+MODELS = models()
+
+
+def alone(lengths: list[int]) -> list[Row]:
+    return [Row(0, (length,)) for length in lengths]
+
+
+rows = st.lists(
+    st.one_of(
+        st.builds(Row, st.just(0), st.tuples(st.integers(1, 12))),
+        st.builds(Row, st.integers(0, 8), st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def sequences_of(rows: list[Row], x: Tensor) -> list[Tensor]:
+    """x [tokens, …] of packed rows, sequence by sequence."""
+    found = []
+    for row, own in zip(rows, torch.split(x, [row.tokens for row in rows]), strict=True):
+        shared, *rests = torch.split(own, [row.shared, *row.rests])
+        found += [torch.cat([shared, rest]) for rest in rests]
+    return found
+
+
+def gradients(model: GPT, states: Tensor, weights: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad((states * weights).sum(), list(model.parameters()), allow_unused=True))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["transformer", "lstm"])
+@given(lengths=lengths, spare=spare, share=share, recompute=st.booleans())
+def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, spare, share, recompute):
+    sequences = [torch.randint(0, 20, (length,)) for length in lengths]
+    weights = torch.randn(sum(lengths), 8, dtype=torch.float64)
+    model.recompute = recompute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SPARE", spare)
+        patch.setattr(module, "SHARE", share)
+        packed = model.train().states(torch.cat(sequences), packing=Packing(alone(lengths)))
+    each = torch.cat([model.states(sequence[None])[0] for sequence in sequences])
+    torch.testing.assert_close(packed, each)
+    torch.testing.assert_close(gradients(model, packed, weights), gradients(model, each, weights))
+
+
+@given(lengths=lengths, spare=spare, share=share)
+def test_every_sequence_is_in_one_group_and_padding_stays_within_its_bounds(lengths, spare, share):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SPARE", spare)
+        patch.setattr(module, "SHARE", share)
+        found = list(groups(lengths))
+    assert found[0][0] == 0
+    assert found[-1][1] == len(lengths)
+    assert all(before[1] == after[0] for before, after in pairwise(found))
+    for first, stop in found:
+        some = lengths[first:stop]
+        assert len(some) == 1 or len(some) * max(some) - sum(some) <= spare + share * sum(some)
+
+
+@given(rows=rows, spare=spare, share=share, recompute=st.booleans(), train=st.booleans())
+def test_what_sequences_share_is_computed_once_and_gives_each_what_it_gives_it_alone(
+    rows, spare, share, recompute, train
+):
+    model = MODELS[0].train(train)
+    ids = torch.randint(0, 20, (sum(row.tokens for row in rows),))
+    model.recompute = recompute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SPARE", spare)
+        patch.setattr(module, "SHARE", share)
+        packed = torch.cat(sequences_of(rows, model.states(ids, packing=Packing(rows))))
+    each = torch.cat([model.states(sequence[None])[0] for sequence in sequences_of(rows, ids)])
+    torch.testing.assert_close(packed, each)
+    weights = torch.randn_like(each)
+    torch.testing.assert_close(gradients(model, packed, weights), gradients(model, each, weights))
+    with torch.no_grad():  # another path through attention
+        torch.testing.assert_close(torch.cat(sequences_of(rows, model.states(ids, packing=Packing(rows)))), each)
+
+
+@given(rows=rows)
+def test_a_packing_knows_where_each_token_stands(rows):
+    packing = Packing(rows)
+    number = torch.arange(packing.tokens)
+    sequences = sequences_of(rows, number)
+    assert [packing.position[own].tolist() for own in sequences] == [list(range(len(own))) for own in sequences]
+    assert packing.last.tolist() == [own[-1].item() for own in sequences]
+    assert packing.lengths.tolist() == list(map(len, sequences))
+    assert packing.most == max(map(len, sequences))
+    each = torch.rand(len(sequences), dtype=torch.float64)
+    sums = sum(torch.zeros(packing.tokens, dtype=torch.float64).index_add(0, own, w.expand(len(own)))
+               for own, w in zip(sequences, each, strict=True))  # fmt: skip
+    torch.testing.assert_close(packing.spread(each), sums)

@@ -1,0 +1,43 @@
+"""A tensor that was moved is the same one, wherever it went."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gpt1.kernels.to_device import moved
+
+X = torch.arange(6).view(2, 3)
+
+
+def test_what_is_there_already_stays_as_it_is():
+    assert moved(X, "cpu") is X
+    assert moved(X, torch.device("cpu")) is X
+
+
+def test_it_has_the_shape_and_the_type_where_there_are_no_numbers():
+    there = moved(X, "meta")
+    assert (there.device.type, there.shape, there.dtype) == ("meta", X.shape, X.dtype)
+
+
+@pytest.mark.parametrize("x", [X, X.T, X[:, ::2], X[1::2]])
+def test_what_goes_to_a_gpu_lies_in_pinned_memory_without_gaps(x: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
+    """Pinned with gaps it would be copied once more, to memory that is not pinned."""
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, non_blocking: tensor)
+    assert torch.equal(moved(x, "cuda"), x)
+    assert pinned[0].is_contiguous()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gets_the_same_numbers():
+    there = moved(X, "cuda")
+    assert there.device.type == "cuda"
+    assert torch.equal(there.cpu(), X)
+    assert moved(there, "cuda") is there

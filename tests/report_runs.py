@@ -1,0 +1,129 @@
+"""What the tests of report pages share: an HTML reader, and runs as they lie on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hypothesis import Phase
+
+from gpt1.config import FinetuneConfig, PretrainConfig, resolve
+
+VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect"}
+NASTY = "<script>alert('1')</script> \" ' & <b>not bold</b> {{ 7 * 7 }}"
+WITHOUT_SHRINKING = set(Phase) - {Phase.shrink}  # a page takes a third of a second
+FILES = ("config.yaml", "metrics.jsonl", "results.json", "predictions.jsonl")
+
+
+class Reader(HTMLParser):
+    """What a browser finds: elements with their attributes, numbers in <data>, the text between."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.numbers: list[float] = []
+        self.headings: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []  # every element is closed
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "data":
+            self.numbers.append(float(dict(attrs)["value"] or "nan"))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+
+    @property
+    def shape(self) -> list[tuple[str, tuple[str, ...]]]:
+        return [(tag, tuple(attributes)) for tag, attributes in self.elements]
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def pretraining_run(folder: Path, text: str = "and then it was evening") -> Path:
+    config = asdict(resolve(PretrainConfig, {"peak_lr": 1e-3, "steps": 40}))
+    command = {"corpus": "corpus/my books", "from": None, "valid": None}
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"stage": "pretrain", "version": "0.1.0", "command": command, **config})
+    )
+    lines: list[dict[str, Any]] = []
+    for step in range(10, 41, 10):
+        lines.append({"step": step, "split": "train", "loss": 9 - step / 10, "lr": 1e-3, "tokens": step * 100})
+        held_out = {"loss": 9.1 - step / 10, "perplexity": 800.0 / step, "bits_per_byte": 2.5}
+        lines.append({"step": step, "split": "validation", **held_out})
+    write_lines(folder / "metrics.jsonl", lines)
+    results = {
+        "stage": "pretrain", "steps": 40, "tokens_seen": 4000, "train_loss": 5.0, "parameters": 1_234_567,
+        "validation": {"loss": 5.125, "perplexity": 20.25, "bits_per_byte": 2.5}, "seconds": 61.0,
+        "unigram": {"loss": 6.7, "perplexity": 812.4, "bits_per_byte": 3.1},
+        "samples": [{"prompt": "once", "text": "once" + text}],
+        "corpus": {"tokens": 98_765, "documents": 12, "unknown": 0.004},
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    return folder
+
+
+def finetuning_run(folder: Path, text: str = "a fine film", labels: tuple[str, ...] = ("neg", "pos")) -> Path:
+    config = asdict(resolve(FinetuneConfig, {"seed": 7}))
+    command = {"train": "r.csv", "from": "runs/books", "valid": None, "kind": "classification"}
+    command["columns"] = {"text": "review", "label": "stars"}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"stage": "finetune", "command": command, **config}))
+    lines: list[dict[str, Any]] = []
+    for epoch, accuracy in ((1, 0.625), (2, 0.75)):
+        lines.append({"step": 10 * epoch, "split": "train", "loss": 3.0, "task_loss": 0.5, "lm_loss": 5.0, "lr": 1e-4})
+        lines.append({"step": 10 * epoch, "epoch": epoch, "split": "validation", "loss": 0.5, "accuracy": accuracy})
+    write_lines(folder / "metrics.jsonl", lines)
+    rows = []
+    for i in range(8):
+        probability = 0.55 + 0.05 * i
+        label, said = labels[i % 2], labels[i % 2 if i < 6 else 1 - i % 2]
+        probabilities = {name: probability if name == said else 1 - probability for name in labels[:2]}
+        rows.append(
+            {"fields": {"text": f"{text} {i}"}, "label": label, "prediction": said, "probabilities": probabilities}
+        )
+    write_lines(folder / "predictions.jsonl", rows)
+    bins = [{"low": 0.5, "high": 1.0, "confidence": 0.725, "accuracy": 0.75, "count": 8}]
+    results = {
+        "stage": "finetune", "kind": "classification", "labels": list(labels), "main": "accuracy", "best_epoch": 2,
+        "validation": {
+            "metrics": {"accuracy": 0.75, "f1": 0.7333, "matthews": 0.5, "loss": 0.51}, "f1_of": "macro",
+            "rows": 8, "interval": {"accuracy": [0.40625, 0.9375]},
+        },
+        "calibration": {"temperature": 1.25, "ece_before": 0.125, "ece_after": 0.03125,
+                        "bins_before": bins, "bins": bins},
+        "parameters_trained": 7_654_321, "seconds": 5.0,
+        "data": {"rows": 80, "duplicates": 3, "unknown": 0.01, "cut": 0.02},
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    return folder
+
+
+def scoring_run(folder: Path) -> Path:
+    finetuning_run(folder)
+    rows = [{"fields": {"a": f"text {i}"}, "label": str(i / 2), "score": i / 2 + 0.1 * i} for i in range(11)]
+    write_lines(folder / "predictions.jsonl", rows)
+    results = json.loads((folder / "results.json").read_text())
+    results |= {"kind": "regression", "labels": [], "main": "pearson", "calibration": {}}
+    results["validation"] = {"metrics": {"pearson": 0.875, "spearman": 0.5}, "rows": 11, "interval": {}}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder

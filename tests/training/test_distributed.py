@@ -1,0 +1,186 @@
+"""Several processes that train one model: the samples they share, what comes out, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.cli.main import main
+from gpt1.corpus.corpus import Corpus
+from gpt1.corpus.windows import split
+from gpt1.errors import GPT1Error
+from gpt1.model.gpt import GPT
+from gpt1.training import checkpoints
+from gpt1.training.distributed import Processes
+from gpt1.training.pretrain import pretrain
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def command(count: int, corpus: Path, out: Path, *more: str, **settings: Any) -> list[str]:
+    flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [*TORCHRUN, str(count), "-m", "gpt1", "pretrain", str(corpus), "--out", str(out), *flags, *more]
+
+
+def run(*args: Any, **settings: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*args, **settings), capture_output=True, text=True, timeout=300)
+
+
+def start(*args: Any, **settings: Any) -> subprocess.Popen[str]:
+    """A run that has written its first lines."""
+    process = subprocess.Popen(command(*args, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics = args[2] / "metrics.jsonl"
+    while not metrics.exists() and process.poll() is None:
+        time.sleep(0.05)
+    return process
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return GPT.from_pretrained(folder / "model").state_dict()
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@given(st.integers(0, 40), st.integers(1, 12))
+def test_every_sample_is_one_processes_share(n: int, count: int):
+    samples = np.arange(2 * n).reshape(n, 2)
+    shares = [Processes(rank, count).share(samples) for rank in range(count)]
+    assert sorted(map(tuple, np.concatenate(shares).tolist())) == list(map(tuple, samples.tolist()))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_process_that_is_alone_is_the_first_and_changes_nothing():
+    alone, tensor = Processes(), torch.arange(3.0)
+    alone.add_up([tensor])
+    alone.wait()
+    assert (alone.first, alone.any(True), alone.any(False), alone.of_first(lambda: "a")) == (True, True, False, "a")
+    assert torch.equal(tensor, torch.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("Connection closed by peer [127.0.0.1]:4711", GPT1Error),
+        (
+            "NCCL error in: NCCLUtils.cpp:94, unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'",
+            RuntimeError,
+        ),
+    ],
+)
+def test_a_process_that_lacks_memory_does_not_say_that_another_has_gone(
+    reason: str, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+):
+    def reduce(*_: Any, **__: Any) -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
+    with pytest.raises(told) as raised:
+        Processes(0, 2).add_up([torch.zeros(1)])
+    assert raised.type is told
+
+
+@pytest.mark.slow
+def test_several_processes_learn_what_one_learns(corpus: Path, shape: dict[str, Any], tmp_path: Path):
+    """Three of them; an update has 2 windows at the end of an epoch, so that one process has none of it."""
+    windows = split(Corpus.open(corpus), shape["context"], 0.01)[0].n
+    batch = next(size for size in range(8, windows) if windows % size == 2)
+    settings = shape | {"batch_size": batch, "steps": math.ceil(windows / batch) + 3, "eval_every": 5}
+    plain = pretrain(corpus, out=tmp_path / "one", **settings)
+    done = run(3, corpus, tmp_path / "three", **settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("report.html") == 1  # one of them speaks
+    expected, found = weights(plain), weights(tmp_path / "three")
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
+    for mine, theirs in zip(lines(plain), lines(tmp_path / "three"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert mine.get("tokens") == theirs.get("tokens")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which process is which")
+def test_processes_that_are_stopped_or_killed_go_on_to_the_same_bits(
+    corpus: Path, shape: dict[str, Any], tmp_path: Path
+):
+    settings = shape | {"steps": 400, "dropout": 0.1, "checkpoint_every": 50, "eval_every": 0}
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    done = run(2, corpus, unbroken, **settings)
+    assert done.returncode == 0, done.stderr
+
+    stopped = start(2, corpus, broken, **settings)
+    stopped.send_signal(signal.SIGTERM)
+    said, _ = stopped.communicate(timeout=120)
+    saved = checkpoints.steps(broken / "checkpoints")
+    assert 0 < saved[-1] < settings["steps"], said
+    assert said.count("the state is saved") == 1, said
+
+    killed = start(2, corpus, broken, "--resume", **settings)
+    while checkpoints.steps(broken / "checkpoints")[-1] <= saved[-1]:
+        time.sleep(0.05)
+    second = next(pid for pid in children(killed.pid) if b"RANK=1" in environment(pid))
+    os.kill(second, signal.SIGKILL)
+    said, _ = killed.communicate(timeout=120)
+    assert killed.returncode != 0, said
+
+    done = run(2, corpus, broken, "--resume", **settings)
+    assert done.returncode == 0, done.stderr
+    expected, found = weights(unbroken), weights(broken)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def children(pid: int) -> list[int]:
+    return [int(line) for line in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def environment(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+@pytest.mark.slow
+def test_a_run_of_several_goes_on_in_one_and_sees_the_same_samples(corpus: Path, shape: dict[str, Any], tmp_path: Path):
+    """Without dropout the same model comes out, up to the order of sums."""
+    settings = shape | {"steps": 40, "checkpoint_every": 20, "eval_every": 0}
+    plain = pretrain(corpus, out=tmp_path / "one", **settings)
+    assert run(2, corpus, tmp_path / "two", **settings).returncode == 0
+    (tmp_path / "two" / "results.json").unlink()
+    shutil.rmtree(checkpoints.at(tmp_path / "two" / "checkpoints", 40))
+    pretrain(corpus, out=tmp_path / "two", resume=True, **settings)
+    expected, found = weights(plain), weights(tmp_path / "two")
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_update_with_fewer_windows_than_processes_is_refused(corpus: Path, shape: dict[str, Any], tmp_path: Path):
+    done = run(2, corpus, tmp_path / "run", **shape | {"batch_size": 1})
+    assert done.returncode != 0
+    assert "--batch-size 1: an update has fewer windows than there are processes (2)." in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_by_several_processes_is_refused(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (tmp_path / "rows.csv").write_text("text,label\ngood,yes\nbad,no\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["finetune", str(tmp_path / "rows.csv"), "--from", str(pretrained), "--out", str(tmp_path / "run")])
+    assert ended.value.code == 2
+    assert "torchrun started 2" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,188 @@
+"""The loop stopped, killed and resumed: the same bits, and no checkpoint lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from linear_stage import CONFIG, STEPS, Noted, assert_same_outcome, lines, run, same, stage, stopped_after
+from torch import Tensor
+
+from gpt1.errors import Interrupted, ResourceError, UserError
+from gpt1.model.losses import Losses
+from gpt1.training import checkpoints
+from gpt1.training.loop import Outcome, Stage
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, dict[str, Tensor]]:
+    folder = tmp_path_factory.mktemp("whole")
+    outcome, weights, _ = run(stage(), folder)
+    return folder, outcome, weights
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_and_the_same_metrics(step: int, whole, tmp_path: Path):
+    folder, outcome, weights = whole
+    resumed, found, progress = run(stage(), stopped_after(step, folder, tmp_path), resume=True)
+    assert progress.said == [f"resuming after update {step:,}"]
+    assert same(found, weights)
+    assert lines(tmp_path) == lines(folder)
+    assert_same_outcome(resumed, outcome)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(whole, tmp_path: Path):
+    folder, outcome, weights = whole
+    resumed, found, _ = run(stage(), stopped_after(0, folder, tmp_path), resume=True)
+    assert same(found, weights)
+    assert lines(tmp_path) == lines(folder)
+    assert_same_outcome(resumed, outcome)
+
+
+@pytest.mark.parametrize("damage", [b"", b"12\n[]\n", b"\0\0\0", b"\xff\xfe"])
+def test_a_line_that_a_killed_process_was_writing_is_dropped(damage: bytes, whole, tmp_path: Path):
+    folder, _, _ = whole
+    stopped_after(12, folder, tmp_path)
+    content = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(content[: len(content) // 2] + damage)
+    run(stage(), tmp_path, resume=True)
+    assert lines(tmp_path)[-3:] == lines(folder)[-3:]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", [10, 20])
+def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bits(number: int, when: int, whole, tmp_path: Path):
+    folder, _, weights = whole
+
+    def stop(record: dict[str, Any]) -> None:
+        if record["split"] == "train" and record["step"] == when:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    config = replace(CONFIG, checkpoint_every=0)  # only what the signal asks for
+    never = {"evaluate_after": lambda done: done == STEPS}
+    with pytest.raises(Interrupted, match=f"stopped after update {when} of {STEPS}") as stopped:
+        run(stage(**never), tmp_path, progress=Noted(stop), config=config)
+    assert stopped.value.exit_code == 130
+    assert "--resume" in stopped.value.fix
+    assert signal.getsignal(number) is before
+    assert checkpoints.steps(tmp_path / "checkpoints") == [when]
+    _, found, _ = run(stage(**never), tmp_path, resume=True, config=config)
+    assert same(found, weights)
+    assert [line for line in lines(tmp_path) if line["split"] == "train"] == [
+        line for line in lines(folder) if line["split"] == "train"
+    ]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_terminal_that_closes_stops_the_run_however_often_it_says_so(whole, tmp_path: Path):
+    def hang_up(record: dict[str, Any]) -> None:
+        if record["split"] == "train" and record["step"] == 10:
+            os.kill(os.getpid(), signal.SIGHUP)  # from the terminal
+            os.kill(os.getpid(), signal.SIGHUP)  # from its shell
+
+    before = signal.signal(signal.SIGHUP, lambda *_: pytest.fail("the run did not listen"))
+    try:
+        with pytest.raises(Interrupted, match="stopped after update 10"):
+            run(stage(), tmp_path, progress=Noted(hang_up))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        _, found, _ = run(stage(), tmp_path, resume=True, progress=Noted(lambda _: os.kill(os.getpid(), signal.SIGHUP)))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert same(found, whole[2])
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path):
+    def stop_twice(rows: Tensor) -> Losses:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stage(objective=stop_twice), tmp_path)
+
+
+def damage(folder: Path, step: int) -> Path:
+    damaged = checkpoints.at(folder / "checkpoints", step) / "optimizer.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-3] ^= 4
+    damaged.write_bytes(content)
+    return damaged
+
+
+def test_the_newest_checkpoint_is_refused_by_name_when_damaged_and_the_one_before_is_taken(whole, tmp_path: Path):
+    folder, outcome, weights = whole
+    stopped_after(12, folder, tmp_path)
+    damaged = damage(tmp_path, 12)
+    resumed, found, progress = run(stage(), tmp_path, resume=True)
+    assert str(damaged) in progress.said[0]
+    assert progress.said[1] == "resuming after update 11"
+    assert same(found, weights)
+    assert_same_outcome(resumed, outcome)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_checkpoints_push_no_whole_one_out(keep: int, whole, tmp_path: Path):
+    stopped_after(20, whole[0], tmp_path)
+    for step in checkpoints.steps(tmp_path / "checkpoints"):
+        if step not in (8, 19, 20):
+            shutil.rmtree(checkpoints.at(tmp_path / "checkpoints", step))
+    damage(tmp_path, 19)
+    damage(tmp_path, 20)
+    config = replace(CONFIG, checkpoint_every=0, keep=keep)
+
+    def stop(record: dict[str, Any]) -> None:
+        if record["split"] == "train" and record["step"] == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run(stage(), tmp_path, resume=True, progress=Noted(stop), config=config)
+    _, _, progress = run(stage(), tmp_path, resume=True, config=config)
+    assert progress.said == ["resuming after update 10"]
+
+
+def test_a_run_whose_best_checkpoint_is_damaged_makes_it_again(tmp_path: Path):
+    def made() -> Stage:
+        plain = stage()
+        scores = {5: 0.1, 10: 0.7, 15: 0.3, 20: 0.2, STEPS: 0.2}
+        asked = {"evaluate_after": lambda done: done in scores and bool(now.append(done) or True), "main": "score"}
+        now: list[int] = []
+        return replace(plain, **asked, evaluate=lambda: {"score": scores[now[-1]], "loss": plain.evaluate()["loss"]})
+
+    outcome, weights, _ = run(made(), tmp_path)
+    assert outcome.best == 10
+    damaged = damage(tmp_path, 10)
+    again, found, progress = run(made(), tmp_path, resume=True)
+    assert str(damaged) in progress.said[0]
+    assert progress.said[-1] == "resuming after update 9"
+    assert same(found, weights)
+    assert_same_outcome(again, outcome)
+
+
+def test_a_full_disk_takes_no_line_of_the_measurements(whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stopped_after(12, whole[0], tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError, match="disk is full"):
+        run(stage(), tmp_path, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["corpus", "tokenizer"])
+def test_a_run_is_not_resumed_with_another_corpus_or_tokenizer(name: str, whole, tmp_path: Path):
+    stopped_after(12, whole[0], tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = stage(fingerprints={"corpus": "c", "tokenizer": "t"} | {name: "other"})
+    with pytest.raises(UserError, match=f"was trained with another {name}"):
+        run(other, tmp_path, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
