@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from gpt1.files.reading import replacing
+from gpt1.files.atomic import atomic_file
 
 
 class Progress(Protocol):
@@ -64,7 +64,7 @@ class MetricsFile(Silent):
                     kept.append(line)
             except (ValueError, AttributeError, TypeError):  # the line that a killed process was writing
                 continue
-        with replacing(self.path) as file:  # a kill or a full disk in here must not take the lines that are there
+        with atomic_file(self.path) as file:  # a kill or a full disk in here must not take the lines that are there
             file.write("".join(line + "\n" for line in kept).encode())
 
 

@@ -20,7 +20,8 @@ from gpt1.corpus.encoding import TokenizerLike, batches, encode_batches
 from gpt1.corpus.readers import list_sources
 from gpt1.corpus.shards import DOCUMENTS, FORMAT, MANIFEST, TOKENIZER, ShardWriter, fingerprint, shard_name
 from gpt1.errors import UserError
-from gpt1.files.reading import alone_in, check_place, disk_errors, is_url, missing, sync_folder
+from gpt1.files.atomic import disk_errors, ensure_writable, fsync_dir, lock_dir
+from gpt1.files.reading import is_url, missing
 
 if TYPE_CHECKING:
     from gpt1.tokenization.tokenizer import Tokenizer
@@ -92,7 +93,7 @@ def checked_target(out: str | Path) -> Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         what = "exists and is not empty" if target.is_dir() else "is a file"
         raise UserError(f"--out {out} {what}.", "Choose another folder, or delete it first.")
-    check_place(target)
+    ensure_writable(target)
     return target
 
 
@@ -102,7 +103,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     folder = target.with_name(f".{target.name}.partial")
     with disk_errors(target):
         folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(folder, f"--out {target}"):
+        with lock_dir(folder, f"--out {target}"):
             try:
                 for entry in folder.iterdir():  # of a run that was killed
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -110,7 +111,7 @@ def new_folder(target: Path) -> Iterator[Path]:
                 if target.exists():
                     target.rmdir()
                 folder.rename(target)
-                sync_folder(target.parent)
+                fsync_dir(target.parent)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise

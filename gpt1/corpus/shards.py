@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from gpt1.corpus.encoding import Encoded, TokenizerLike, ids_type
 from gpt1.corpus.readers import Begins, Source
-from gpt1.files.reading import sync, sync_folder
+from gpt1.files.atomic import fsync_dir, fsync_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -91,7 +91,7 @@ class ShardWriter:
         with open(self.folder / name, "wb") as file:
             hashing = HashingWriter(file)
             np.save(hashing, values, allow_pickle=False)
-            sync(file)
+            fsync_file(file)
         self.files[name] = {"size": hashing.size, "sha256": hashing.sha256.hexdigest()}
 
     @property
@@ -106,11 +106,11 @@ class ShardWriter:
         for path in sorted((self.folder / TOKENIZER).rglob("*")):
             if path.is_file():
                 with open(path, "rb+") as file:
-                    sync(file)
+                    fsync_file(file)
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 name = path.relative_to(self.folder).as_posix()
                 self.files[name] = {"size": path.stat().st_size, "sha256": digest}
-        sync_folder(self.folder / TOKENIZER)
+        fsync_dir(self.folder / TOKENIZER)
         manifest = {
             "format": FORMAT,
             "tokens": self.tokens,
@@ -128,8 +128,8 @@ class ShardWriter:
         with open(self.folder / MANIFEST, "wb") as file:
             text = json.dumps({**manifest, "fingerprint": fingerprint(manifest)}, indent=1, ensure_ascii=False)
             file.write(text.encode("utf-8"))
-            sync(file)
-        sync_folder(self.folder)
+            fsync_file(file)
+        fsync_dir(self.folder)
 
 
 def fingerprint(manifest: Mapping[str, Any]) -> str:

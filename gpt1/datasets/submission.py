@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt1.datasets.dataset import DataSet
 from gpt1.errors import UserError
-from gpt1.files.reading import replacing
+from gpt1.files.atomic import atomic_file
 
 
 def submission(data: DataSet, predictions: Sequence[Any], path: str | Path) -> list[Path]:
@@ -21,7 +21,7 @@ def submission(data: DataSet, predictions: Sequence[Any], path: str | Path) -> l
     lines = [line(data, prediction, i) for i, prediction in enumerate(predictions)]
     for file, size in files.items():
         text = "".join(f"{i}\t{shown}\n" for i, shown in enumerate(lines[:size]))
-        with replacing(file) as stream:
+        with atomic_file(file) as stream:
             stream.write(f"index\tprediction\n{text}".encode())
         lines = lines[size:]
     return list(files)

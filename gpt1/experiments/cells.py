@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt1.config import flagged
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
-from gpt1.files.reading import alone_in, check_place, replacing
+from gpt1.files.atomic import atomic_file, ensure_writable, lock_dir
 from gpt1.progress import Progress, Silent
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
@@ -47,7 +47,7 @@ class Kept:
         if not (folder / FILE).exists():
             if folder.exists() and not is_new(folder):
                 raise UserError(f"--out {folder} exists and holds something else.", "Choose another --out.")
-            check_place(folder)
+            ensure_writable(folder)
             return cls(folder, about)
         try:
             stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ class Kept:
     def write(self) -> None:
         """All the cells anew in one move: a process killed at any moment leaves every finished cell."""
         content = {"format": "gpt1-cells-1", "about": self.about, "cells": self.cells}
-        with replacing(self.folder / FILE) as file:
+        with atomic_file(self.folder / FILE) as file:
             file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     def values(self, keys: Sequence[str], name: str) -> list[float]:
@@ -104,7 +104,7 @@ def run_cells(
     when everything finished is kept.
     """
     kept.folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(kept.folder, f"--out {kept.folder}"):
+    with lock_dir(kept.folder, f"--out {kept.folder}"):
         # each process writes all the cells that it knows of: what another one finished meanwhile is taken over, and the
         # folder is known again before the first cell is
         kept.cells |= Kept.open(kept.folder, kept.about).cells

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
-from gpt1.files.reading import replacing
+from gpt1.files.atomic import atomic_file
 from gpt1.report import Cell, Page
 from gpt1.report.charts import to_svg
 from gpt1.version import __version__
@@ -106,7 +106,7 @@ def plain(value: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as file:
+    with atomic_file(path) as file:
         file.write(text.encode("utf-8", "replace"))
 
 

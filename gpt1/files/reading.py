@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import io
 import lzma
@@ -11,9 +10,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from gpt1.errors import ResourceError, UserError, did_you_mean
+from gpt1.errors import UserError, did_you_mean
 
 COMPRESSIONS = ("gz", "xz", "zst")
 LARGEST_LINE = 2**28
@@ -151,17 +150,6 @@ def missing(path: str | Path) -> UserError:
     return UserError(f"{path} does not exist.{meant}", "Check the path.")
 
 
-def check_place(path: str | Path) -> None:
-    """UserError unless something can be made at `path`. Asked before the work: at its end the answer comes too late."""
-    above = Path(path).absolute()
-    while not above.exists():
-        above = above.parent
-    if not above.is_dir():
-        raise UserError(f"{path} cannot be made: {above} is a file.", "Choose another place.")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{path} cannot be made: {above} may not be written to.", "Choose another place.")
-
-
 def decompressed(raw: BinaryIO, compression: str) -> io.BufferedIOBase | io.RawIOBase | BinaryIO:
     if compression == "gz":
         return gzip.GzipFile(fileobj=raw)
@@ -207,82 +195,3 @@ class ZstdReader(io.RawIOBase):
         buffer[:n] = self.left[:n]
         self.left = self.left[n:]
         return n
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write into that becomes `path` at the end, all at once; after an error `path` is as it was before."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        try:
-            with open(temporary, "wb") as file:
-                yield file
-                sync(file)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone_in(folder: Path, named: str | Path = "") -> Iterator[None]:
-    """Holds `folder` for this process; UserError, with the name that the user gave it, where another one does. The
-    system lets go of it when the process ends, however that happens."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, where the files of a living process cannot be deleted anyway
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())
-        except BlockingIOError:
-            mine = False
-        except OSError:  # a file system without locks, as some network folders
-            mine = True
-        if not mine:  # also where the folder was given its final name between the two calls
-            raise UserError(f"{named or folder} is being written by another process.", "Wait for it to end.")
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def disk_errors(path: str | Path) -> Iterator[None]:
-    """Errors of the file system as one line with the way out."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-            raise ResourceError(
-                f"{path} could not be written: the disk is full.", "Free some space, or write to another disk."
-            ) from error
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
-            raise UserError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from error
-        raise
-
-
-def sync(file: IO[bytes]) -> None:
-    """Everything written to `file` is on the disk when this returns."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def sync_all(folder: Path) -> None:
-    """The files in `folder` and their names are on the disk when this returns: a rename never outruns its bytes."""
-    for path in folder.iterdir():
-        with open(path, "rb+") as file:
-            sync(file)
-    sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """The names in `folder` are on the disk when this returns. Windows cannot open folders and has no need to."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -18,7 +18,7 @@ from gpt1.datasets import DataSet, KnownTable, parse, submission, submission_fil
 from gpt1.datasets.labelled import labelled_rows
 from gpt1.devices import activations_of, place
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.reading import check_place
+from gpt1.files.atomic import ensure_writable
 from gpt1.files.reading import kind_of as file_ending
 from gpt1.inference.predictor import PIECE_TOKENS, LanguageModel, Model, load, load_task
 from gpt1.model.losses import Windows as Piece
@@ -149,7 +149,7 @@ def predict_into(
     progress = progress or Silent()
     if out is not None and file_ending(out)[0] not in ROW_KINDS and (data := of_glue(rows)):
         table = data.read("test", data_dir)
-        check_place(out)
+        ensure_writable(out)
         submission_files(data, len(table), out)
         found = predict(run, rows, data_dir=data_dir, progress=progress)
         answers = [row["score" if data.score else "prediction"] for row in found]

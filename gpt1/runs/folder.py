@@ -22,7 +22,8 @@ from gpt1.config import (
     resolve,
 )
 from gpt1.errors import UserError
-from gpt1.files.reading import alone_in, check_place, missing, replacing, sync_all, sync_folder
+from gpt1.files.atomic import atomic_file, ensure_writable, fsync_dir, fsync_dir_content, lock_dir
+from gpt1.files.reading import missing
 from gpt1.version import __version__
 
 CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
@@ -60,7 +61,7 @@ def make(out: str | Path, config: TrainingConfig, facts: Mapping[str, Any]) -> P
     run = new_folder(out)
     run.mkdir(parents=True, exist_ok=True)
     content = {"stage": stage_of(type(config)), "version": __version__, "command": dict(facts), **asdict(config)}
-    with alone_in(run), replacing(new_folder(run) / CONFIG) as file:  # asked again: another process may be faster
+    with lock_dir(run), atomic_file(new_folder(run) / CONFIG) as file:  # asked again: another process may be faster
         file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
     return run
 
@@ -77,7 +78,7 @@ def new_folder(out: str | Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         resumable = " Go on with that run: --resume." if (folder / CONFIG).exists() else ""
         raise UserError(f"{folder} exists and is not empty.", f"Choose another --out, or remove it.{resumable}")
-    check_place(folder)
+    ensure_writable(folder)
     return folder
 
 
@@ -117,7 +118,7 @@ def reopen(
                 f"{run} was started with {name} {stored['command'].get(name)}, not {value}.",
                 "Resume with what it was started with, or start a new run with another --out.",
             )
-    with alone_in(run):  # nothing of a run that another process is in is touched
+    with lock_dir(run):  # nothing of a run that another process is in is touched
         mend_page(run)
     return run, resolve(config_class, settings)
 
@@ -169,10 +170,10 @@ def is_finished(run: Path) -> bool:
 
 def put_model(run: Path, aside: Path) -> None:
     """Give the folder `aside` its place in the run; the results that follow call it finished, so it is on the disk."""
-    sync_all(aside)
+    fsync_dir_content(aside)
     shutil.rmtree(run / MODEL, ignore_errors=True)
     aside.rename(run / MODEL)
-    sync_folder(run)
+    fsync_dir(run)
 
 
 def model_folder(path: str | Path) -> Path:
@@ -191,5 +192,5 @@ def model_folder(path: str | Path) -> Path:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as file:
+    with atomic_file(path) as file:
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.reading import check_place, kind_of, opened, replacing
+from gpt1.files.atomic import atomic_file, ensure_writable
+from gpt1.files.reading import kind_of, opened
 from gpt1.tables.rows import ROW_KINDS, stream_rows, unit
 
 ENDINGS = ", ".join(f".{kind}" for kind in ROW_KINDS) + ", each also as .gz, .xz, .zst"
@@ -109,7 +110,7 @@ def write_table(path: str | Path | None, rows: Sequence[Mapping[str, Any]], *, l
         sys.stdout.buffer.write(data.getvalue())
         sys.stdout.flush()
         return
-    with replacing(Path(path)) as file, compressed(file, compression) as stream:
+    with atomic_file(Path(path)) as file, compressed(file, compression) as stream:
         write_rows(stream, kind, columns, rows)
 
 
@@ -119,7 +120,7 @@ def check_output(path: str | Path) -> None:
         raise UserError(f"{path} has no ending of a table.", f"Tables are written to {ENDINGS}.")
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder.", "Name a file in it.")
-    check_place(Path(path).absolute().parent)
+    ensure_writable(Path(path).absolute().parent)
 
 
 def write_rows(stream: IO[bytes], kind: str, columns: list[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gpt1.errors import UserError
-from gpt1.files.reading import sync_all, sync_folder
+from gpt1.files.atomic import fsync_dir, fsync_dir_content
 from gpt1.model.weights import write_safetensors
 
 STATE, MANIFEST, MODEL, OPTIMIZER = "state.json", "manifest.json", "model.safetensors", "optimizer.safetensors"
@@ -46,11 +46,11 @@ def save(
         (aside / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
         files = {name: fingerprint(aside / name) for name in (MODEL, OPTIMIZER, STATE)}
         (aside / MANIFEST).write_text(json.dumps({"format": "gpt1-checkpoint-1", "files": files}), encoding="utf-8")
-        sync_all(aside)
+        fsync_dir_content(aside)
         if final.exists():
             shutil.rmtree(final)
         aside.rename(final)
-        sync_folder(folder)
+        fsync_dir(folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise

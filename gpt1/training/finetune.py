@@ -20,7 +20,7 @@ from gpt1.corpus.order import mixed, of_update, updates_per_epoch
 from gpt1.datasets.labelled import Task, read_task
 from gpt1.devices import activations_of, device_of, place, precision_of
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.reading import alone_in
+from gpt1.files.atomic import lock_dir
 from gpt1.inference.evaluate import calibrated, measured, predictions_of
 from gpt1.inference.predictor import Model, pair, save_task, task_logits
 from gpt1.kernels.buffers import kept_arrays
@@ -97,7 +97,7 @@ def finetune(
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
     if work.device.type == "cpu":
         keep_some_freed_memory()
-    with alone_in(run), reported(run):
+    with lock_dir(run), reported(run):
         source = work.source(cfg, progress)
         with kept_arrays(work.model):
             outcome = train(work.stage(cfg, source), cfg, run, kept, metrics, resume)

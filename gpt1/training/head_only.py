@@ -23,7 +23,7 @@ from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import of_update
 from gpt1.devices import limits_explained
 from gpt1.errors import UserError
-from gpt1.files.reading import sync
+from gpt1.files.atomic import fsync_file
 from gpt1.inference.predictor import averaged
 from gpt1.kernels.to_device import moved
 from gpt1.model.gpt import TaskModel
@@ -221,7 +221,7 @@ def keep(path: Path, states: Tensor, progress: Progress) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"states": states}, aside, metadata={"sha256": hashlib.sha256(bytes_of(states)).hexdigest()})
         with open(aside, "rb+") as file:
-            sync(file)
+            fsync_file(file)
         aside.replace(path)
         forget(path.parent)
     except (OSError, SafetensorError) as error:

@@ -18,7 +18,7 @@ from gpt1.corpus.order import mixed
 from gpt1.corpus.windows import Windows, split, unigram_loss
 from gpt1.devices import activations_of, device_of, place, precision_of
 from gpt1.errors import UserError
-from gpt1.files.reading import alone_in
+from gpt1.files.atomic import lock_dir
 from gpt1.formatting import counted
 from gpt1.inference.predictor import LanguageModel, pair
 from gpt1.kernels.memory import keep_freed_memory
@@ -147,7 +147,7 @@ def trained(work: Work, cfg: PretrainConfig, run: Path, progress: Progress, resu
     if work.device.type == "cpu":
         keep_freed_memory()
     stage, wanted = work.stage(cfg), cfg.compile and work.device.type != "cpu"
-    with alone_in(run) if first else nullcontext(), reported(run) if first else nullcontext():
+    with lock_dir(run) if first else nullcontext(), reported(run) if first else nullcontext():
         with compiled(work.model, lambda: first_loss(stage), kept.say) if wanted else nullcontext():
             outcome = train(stage, cfg, run, kept, metrics, resume)
         if first:

@@ -288,7 +288,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     def full(file: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gpt1.corpus.shards.sync", full)
+    monkeypatch.setattr("gpt1.corpus.shards.fsync_file", full)
     with pytest.raises(ResourceError, match="corpus could not be written: the disk is full"):
         write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", Words())
     assert os.listdir(tmp_path) == ["books"]

@@ -13,7 +13,7 @@ import yaml
 
 from gpt1.config import MODEL_SIZES, FinetuneConfig, PretrainConfig
 from gpt1.errors import ResourceError, UserError
-from gpt1.files.reading import alone_in
+from gpt1.files.atomic import lock_dir
 from gpt1.runs import folder as runs
 
 FACTS: dict[str, Any] = {"corpus": "corpus", "from": None, "valid": None}
@@ -126,10 +126,10 @@ def test_a_resumed_run_with_another_input_is_refused(tmp_path: Path):
 def test_a_folder_that_another_process_is_in_is_neither_begun_nor_gone_on_with(tmp_path: Path):
     pytest.importorskip("fcntl", reason="Windows")
     (tmp_path / "new").mkdir()
-    with alone_in(tmp_path / "new"), pytest.raises(UserError, match="is being written by another process"):
+    with lock_dir(tmp_path / "new"), pytest.raises(UserError, match="is being written by another process"):
         runs.make(tmp_path / "new", PretrainConfig(), FACTS)
     run = runs.make(tmp_path / "new", PretrainConfig(), FACTS)
-    with alone_in(run), pytest.raises(UserError, match="is being written by another process"):
+    with lock_dir(run), pytest.raises(UserError, match="is being written by another process"):
         runs.reopen(run, PretrainConfig, {}, FACTS)
 
 

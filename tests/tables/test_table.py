@@ -253,7 +253,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path, monkeypat
     def full(file: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gpt1.files.reading.sync", full)
+    monkeypatch.setattr("gpt1.files.atomic.fsync_file", full)
     (tmp_path / "a.csv").write_text("before")
     with pytest.raises(ResourceError, match="the disk is full"):
         write_table(tmp_path / "a.csv", [{"text": "a"}])

@@ -84,7 +84,7 @@ def test_a_missing_file_is_refused_by_name(checkpoint: Path, tmp_path: Path, nam
         checkpoints.load(damaged)
 
 
-@pytest.mark.parametrize("stage", ["write_safetensors", "fingerprint", "sync_all"])
+@pytest.mark.parametrize("stage", ["write_safetensors", "fingerprint", "fsync_dir_content"])
 def test_an_error_while_saving_leaves_the_earlier_ones_and_nothing_else(
     tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ):

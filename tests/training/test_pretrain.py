@@ -25,7 +25,7 @@ from gpt1.cli.main import main
 from gpt1.corpus.corpus import Corpus, write_corpus
 from gpt1.corpus.windows import split
 from gpt1.errors import UserError
-from gpt1.files.reading import alone_in
+from gpt1.files.atomic import lock_dir
 from gpt1.inference.predictor import load
 from gpt1.model.gpt import GPT
 from gpt1.tokenization.tokenizer import Tokenizer
@@ -386,7 +386,7 @@ def test_a_run_is_held_until_its_page_is_written(corpus: Path, shape: dict[str, 
     held = []
 
     def finish(run: Path, *_: Any) -> None:
-        with pytest.raises(UserError, match="is being written by another process"), alone_in(run):
+        with pytest.raises(UserError, match="is being written by another process"), lock_dir(run):
             pass
         held.append(run)
 

@@ -1,0 +1,86 @@
+"""manifest.json of a folder: size and SHA-256 of every file in it, and of itself.
+
+Neither safetensors nor JSON notices a flipped bit; only a checksum of our own does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gpt1.errors import UserError
+from gpt1.files.foreign import Fields, check_regular, path_inside, read_json_object
+
+MANIFEST = "manifest.json"
+CHANGED = "the file was changed or damaged"
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """{"size": bytes, "sha256": hex digest} of a file."""
+    check_regular(path)
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def seal(content: dict[str, Any]) -> dict[str, Any]:
+    """`content` with the SHA-256 of its own canonical JSON, so that a manifest covers itself."""
+    body = {key: value for key, value in content.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode("ascii")).hexdigest()
+    return {**body, "sha256": digest}
+
+
+def write_manifest(folder: Path, format_name: str, names: Iterable[str] | None = None) -> None:
+    """Write manifest.json over the files `names` of `folder`, by default all that lie in it."""
+    if names is None:
+        found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        names = [name for name in found if name != MANIFEST]
+    files = {name: file_entry(folder / name) for name in sorted(names)}
+    content = seal({"format": format_name, "files": files})
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path, format_name: str, fix: str) -> dict[str, dict[str, Any]]:
+    """name → {"size", "sha256"} of a folder's manifest, checked against its own SHA-256.
+
+    Raises:
+        UserError: for a manifest that is missing, malformed, of another format or changed.
+    """
+    path = folder / MANIFEST
+    content = read_json_object(path)
+    fields = Fields(content, path, fix)
+    if fields.text("format") != format_name:
+        fields.refuse(f"its format is {content['format']!r}, not {format_name}")
+    if seal(content)["sha256"] != fields.text("sha256"):
+        raise UserError(f"{path} is not what it was when it was written (SHA-256 differs): {CHANGED}.", fix)
+    files = fields.object("files")
+    entries = {}
+    for name in files.values:
+        entry = files.object(name)
+        entries[name] = {"size": entry.integer("size"), "sha256": entry.text("sha256")}
+        path_inside(folder, name, path)
+    return entries
+
+
+def verify_folder(folder: Path, format_name: str, fix: str) -> None:
+    """Check every file that the manifest of `folder` names.
+
+    Raises:
+        UserError: with the first file that is missing, has another size or another SHA-256.
+    """
+    for name, expected in read_manifest(folder, format_name, fix).items():
+        verify_file(path_inside(folder, name, folder / MANIFEST), expected, fix)
+
+
+def verify_file(path: Path, expected: dict[str, Any], fix: str) -> None:
+    try:
+        found = file_entry(path)
+    except OSError:
+        raise UserError(f"{path} is missing.", fix) from None
+    if found["size"] != expected["size"]:
+        size, wanted = found["size"], expected["size"]
+        raise UserError(f"{path} has {size:,} bytes, its manifest says {wanted:,}: {CHANGED}.", fix)
+    if found["sha256"] != expected["sha256"]:
+        raise UserError(f"{path} is not what its manifest says (SHA-256 differs): {CHANGED}.", fix)

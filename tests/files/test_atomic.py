@@ -1,0 +1,68 @@
+"""What is written appears whole or not at all, and nothing is left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt1.errors import UserError
+from gpt1.files.atomic import atomic_dir, atomic_file
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gpt1.files.atomic import atomic_dir, atomic_file
+with {call} as place:
+    {write}
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_after_an_error_a_file_is_as_it_was(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text("before")
+    with pytest.raises(TypeError), atomic_file(path) as file:
+        file.writelines([b"after", "no bytes"])
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "before"
+
+
+def test_after_an_error_there_is_no_folder(tmp_path: Path):
+    with pytest.raises(UserError), atomic_dir(tmp_path / "a") as folder:
+        [(folder / name).write_text("x") for name in ("x", "x/y")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path):
+    file = KILLED.format(call="atomic_file(Path(sys.argv[1], 'a.json'))", write="place.write(b'half'); place.flush()")
+    folder = KILLED.format(call="atomic_dir(Path(sys.argv[1], 'b'))", write="(place / 'x').write_text('half')")
+    for code in (file, folder):
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2  # both hidden
+    with atomic_file(tmp_path / "a.json") as out:
+        out.write(b"whole")
+    with atomic_dir(tmp_path / "b") as place:
+        assert list(place.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "b"]
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path):
+    with (
+        atomic_dir(tmp_path / "a"),
+        pytest.raises(UserError, match="is being written by another process"),
+        atomic_dir(tmp_path / "a"),
+    ):
+        pass
+
+
+def test_a_folder_replaces_another_one_only_when_asked(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    with pytest.raises(OSError, match="not empty"), atomic_dir(tmp_path / "a"):
+        pass
+    with atomic_dir(tmp_path / "a", replace=True) as folder:
+        (folder / "new").touch()
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["new"]
