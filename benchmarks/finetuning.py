@@ -18,7 +18,8 @@ from gpt1.datasets.labelled import Task
 from gpt1.devices import place
 from gpt1.kernels.buffers import kept_arrays
 from gpt1.kernels.memory import keep_some_freed_memory
-from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import l3
 from gpt1.progress import Silent
 from gpt1.tasks.kinds import KINDS, Example, Kind, encode

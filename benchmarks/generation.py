@@ -18,11 +18,12 @@ from torch import Tensor
 
 from benchmarks.material import alike, called, device, gpt, openai_config
 from benchmarks.measure import Ratio, Result, Table, Work, compared, in_turn
-from gpt1.generation.decoding import continued
-from gpt1.generation.sampling import Choice
+from gpt1.generation.decoding import decode
+from gpt1.generation.inference_model import for_inference, prepare_for_decoding, quantize_int4
+from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import load
-from gpt1.kernels.cached_attention import Cache
 from gpt1.kernels.int4 import four_bits_fit
+from gpt1.kernels.kv_cache import KVCache
 from gpt1.model.gpt import GPT
 
 PROMPT, ROUNDS = 16, 1  # one round of transformers is a minute
@@ -40,14 +41,14 @@ class Spoilt:
 
     def __init__(self, draft: GPT) -> None:
         self.draft, self.config, self.tokens = draft, draft.config, draft.tokens
-        self.recurrent, self.activations = draft.recurrent, draft.activations
+        self.recurrent, self.activation_dtype = draft.recurrent, draft.activation_dtype
         self.random = torch.Generator().manual_seed(0)
 
-    def cache(self, batch: int, size: int | None = None) -> Cache:
-        return self.draft.cache(batch, size)
+    def new_kv_cache(self, batch: int, size: int | None = None) -> KVCache:
+        return self.draft.new_kv_cache(batch, size)
 
-    def states(self, ids: Tensor, cache: Cache) -> Tensor:
-        return self.draft.states(ids, cache)
+    def hidden_states(self, ids: Tensor, *, kv_cache: KVCache) -> Tensor:
+        return self.draft.hidden_states(ids, kv_cache=kv_cache)
 
     def logits(self, states: Tensor) -> Tensor:
         logits = self.draft.logits(states)
@@ -76,15 +77,15 @@ def run(rounds: int, quick: bool) -> Result:
 def right_guesses(run_folder: str) -> Table:
     """How often a model with its weights in four bits says what the model says, on texts that the model wrote."""
     language_model = load(run_folder)
-    ready = language_model.gpt.cast_once()
-    draft = ready.rounded()  # also of a small model, for which `generate` uses none
+    ready = for_inference(language_model.gpt)
+    draft = quantize_int4(ready)  # also of a small model, for which `generate` uses none
     rows = []
     for temperature in (0.0, 0.8, 1.0):
         right = tokens = 0
         for seed, prompt in enumerate(PROMPTS):
-            own = [Choice(temperature, generator=torch.Generator().manual_seed(seed)) for _ in range(3)]
+            own = [Sampler(temperature, generator=torch.Generator().manual_seed(seed)) for _ in range(3)]
             start = language_model.prompt(prompt)
-            ids = continued(ready, start, ready.config.context - start.shape[1], own[0])
+            ids = decode(ready, start, ready.config.context - start.shape[1], own[0])
             said, guessed = (
                 choice(model(ids)[:, start.shape[1] - 1 : -1], 0)
                 for choice, model in zip(own[1:], (ready, draft), strict=True)
@@ -102,17 +103,17 @@ def generated(
 
     ready = {}
     for dtype in (torch.float32, torch.bfloat16):
-        model.activations = dtype
-        writer, draft = model.writer()
-        ready[dtype] = (writer, model.rounded() if quick and four_bits_fit([writer.tokens.weight]) else draft)
+        model.activation_dtype = dtype
+        writer, draft = prepare_for_decoding(model)
+        ready[dtype] = (writer, quantize_int4(model) if quick and four_bits_fit([writer.tokens.weight]) else draft)
 
     def ours(dtype: torch.dtype) -> None:
         writer, draft = ready[dtype]
-        writer.activations = dtype  # the model itself where its weights have the type already
-        written[str(dtype)] = continued(writer, ids, new, Choice(0), draft if len(ids) == 1 else None)
+        writer.activation_dtype = dtype  # the model itself where its weights have the type already
+        written[str(dtype)] = decode(writer, ids, new, Sampler(0), draft if len(ids) == 1 else None)
 
     def ours_spoilt(dtype: torch.dtype, draft: GPT) -> None:
-        written[f"{dtype}, spoilt"] = continued(ready[dtype][0], ids, new, Choice(0), Spoilt(draft))
+        written[f"{dtype}, spoilt"] = decode(ready[dtype][0], ids, new, Sampler(0), Spoilt(draft))
 
     def theirs(tokens: int = new) -> None:
         written["theirs"] = peer.generate(

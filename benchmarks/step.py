@@ -85,7 +85,7 @@ def ours(model: GPT, ids: Tensor, dropout: float = 0.1, recompute: bool = False)
 
     def step() -> None:
         model.set_dropout(dropout)
-        model.activations, model.recompute = torch.bfloat16, recompute
+        model.activation_dtype, model.activation_checkpointing = torch.bfloat16, recompute
         one_update(stage, optimizer, config, update, 0, config.peak_lr)
 
     model.train()

@@ -98,9 +98,9 @@ def place(model: nn.Module, device: torch.device, activations: torch.dtype, reco
             raise UserError(problem, "Use --dropout 0 with it, or --micro-batch instead.")
     model.to(device)
     for module in model.modules():
-        if hasattr(module, "activations"):
-            setattr(module, "recompute", recompute)  # noqa: B010 (typed Tensor | Module there)
-            setattr(module, "activations", activations)  # noqa: B010 (typed Tensor | Module there)
+        if hasattr(module, "activation_dtype"):
+            setattr(module, "activation_checkpointing", recompute)  # noqa: B010 (typed Tensor | Module there)
+            setattr(module, "activation_dtype", activations)  # noqa: B010 (typed Tensor | Module there)
 
 
 @contextmanager

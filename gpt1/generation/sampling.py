@@ -1,4 +1,4 @@
-"""Which token comes next: the likeliest, or one drawn among the likelier ones."""
+"""Which token comes next: the most likely, or one drawn among the more likely ones."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ COLD = 1e-9  # a temperature below it is 0: logits divided by it would leave the
 SOON = 2**-25  # a waiting time for one of 0, which an Apple GPU draws once in 30 million times (pytorch issue 192577)
 
 
-def check_numbers(logits: Tensor) -> None:
+def check_finite(logits: Tensor) -> None:
     """UserError for logits that give no probabilities; some that are −inf (what cannot be) do."""
-    refuse_unless(are_numbers(logits))
+    require_finite(all_finite(logits))
 
 
-def are_numbers(logits: Tensor) -> Tensor:  # → a scalar
+def all_finite(logits: Tensor) -> Tensor:  # → a scalar
     return logits.amax(-1).isfinite().all()
 
 
-def refuse_unless(numbers: Tensor) -> None:
+def require_finite(numbers: Tensor) -> None:
     if not bool(numbers):
         raise UserError("the model's logits are not all numbers.", "Its weights are damaged, or they diverged.")
 
 
-class Choice:
+class Sampler:
     """How the new tokens of a text are chosen. The random numbers of each are drawn once, in the tokens' order: a token
     that is asked for again, of the same logits, comes out the same. That makes guesses exact (`GPT.generate`)."""
 
@@ -38,39 +38,39 @@ class Choice:
                 "The first two have to be at least 0, top_p above 0 and at most 1.",
             )
         self.temperature, self.top_k, self.top_p, self.generator = temperature, top_k, top_p, generator
-        self.numbers: list[Tensor] = []  # each [batch, vocab], of the new tokens from number `settled` on
-        self.settled = 0
-        self.sound: Tensor | None = None  # whether the logits since the last `check` were numbers
+        self.random_numbers: list[Tensor] = []  # each [batch, vocab], of the new tokens from number `first_kept` on
+        self.first_kept = 0
+        self.finite: Tensor | None = None  # whether the logits since the last `check` were numbers
 
     def __call__(self, logits: Tensor, first: int) -> Tensor:
         """New tokens number first, first + 1, …: logits [batch, time, vocab] → [batch, time]."""
-        self.watch(logits)
+        self.observe(logits)
         if self.temperature < COLD:
             return logits.argmax(-1)
-        begin, end = first - self.settled, first - self.settled + logits.shape[1]
-        while len(self.numbers) < end:
+        begin, end = first - self.first_kept, first - self.first_kept + logits.shape[1]
+        while len(self.random_numbers) < end:
             drawn = torch.empty_like(logits[:, 0]).exponential_(generator=self.generator)
-            self.numbers.append(drawn.masked_fill_(drawn == 0, SOON))  # by 0, what cannot be would be no number
+            self.random_numbers.append(drawn.masked_fill_(drawn == 0, SOON))  # by 0, what cannot be would be no number
         # of waiting times, exponential with rates p, the k-th is the shortest with probability p_k
-        return (self.probabilities(logits) / torch.stack(self.numbers[begin:end], dim=1)).argmax(-1)
+        return (self.probabilities(logits) / torch.stack(self.random_numbers[begin:end], dim=1)).argmax(-1)
 
-    def watch(self, logits: Tensor) -> None:
+    def observe(self, logits: Tensor) -> None:
         """Refuse logits that are no numbers: on a CPU at once; elsewhere at the next `check`, since each look makes the
         processor wait for the device."""
-        sound = are_numbers(logits)
-        self.sound = sound if self.sound is None else self.sound & sound
+        finite = all_finite(logits)
+        self.finite = finite if self.finite is None else self.finite & finite
         if logits.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
         """To be called when a text is written."""
-        if self.sound is not None:
-            refuse_unless(self.sound)
-        self.sound = None
+        if self.finite is not None:
+            require_finite(self.finite)
+        self.finite = None
 
-    def settle(self, place: int) -> None:
+    def discard_before(self, place: int) -> None:
         """The new tokens before number `place` will not be asked for again."""
-        self.numbers, self.settled = self.numbers[place - self.settled :], place
+        self.random_numbers, self.first_kept = self.random_numbers[place - self.first_kept :], place
 
     def probabilities(self, logits: Tensor) -> Tensor:  # [..., vocab] → the same
         """What is drawn from: the top k and the top share p, at the temperature."""
@@ -81,7 +81,7 @@ class Choice:
         probabilities = logits.softmax(-1)
         if self.top_p < 1:
             ordered, index = probabilities.sort(descending=True)
-            before = ordered.cumsum(-1) - ordered  # probability of everything likelier
-            kept = ordered.masked_fill((before >= self.top_p) & (before > 0), 0.0)  # the likeliest one always
+            before = ordered.cumsum(-1) - ordered  # probability of everything more likely
+            kept = ordered.masked_fill((before >= self.top_p) & (before > 0), 0.0)  # the most likely one always
             probabilities = torch.zeros_like(probabilities).scatter(-1, index, kept)
         return probabilities

@@ -20,9 +20,11 @@ from gpt1.devices import activations_of, device_of
 from gpt1.errors import UserError
 from gpt1.files.reading import File, opened
 from gpt1.formatting import counted
-from gpt1.generation.decoding import continue_together, continued, states_of, worth_laying_out
-from gpt1.generation.sampling import Choice, check_numbers
-from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.generation.decoding import decode, decode_batch, pays_to_pack, prefill
+from gpt1.generation.inference_model import for_inference, prepare_for_decoding
+from gpt1.generation.sampling import Sampler, check_finite
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 from gpt1.model.weights import read_head, read_json, trained_with
 from gpt1.progress import Progress, Silent
 from gpt1.runs.folder import model_folder
@@ -52,7 +54,7 @@ class LanguageModel:
     @cached_property
     def writer(self) -> tuple[GPT, GPT | None]:
         """The model as it writes longer texts, and its draft: made with the first of them."""
-        return self.gpt.writer()
+        return prepare_for_decoding(self.gpt)
 
     def prompt(self, text: str) -> Tensor:  # → [1, time]
         """The text's tokens, the last `context` of them; of an empty text the newline that joins documents."""
@@ -75,9 +77,9 @@ class LanguageModel:
     @torch.inference_mode()
     def next_ids(self, text: str, k: int = 10) -> list[tuple[str, int, float]]:
         """(token, id, probability) of the k likeliest next tokens."""
-        states = states_of(self.gpt, self.prompt(text))[:, -1]
+        states = prefill(self.gpt, self.prompt(text))[:, -1]
         logits = self.gpt.logits(states)[0, : self.gpt.config.vocab_size]
-        check_numbers(logits)
+        check_finite(logits)
         probabilities = logits.softmax(-1)
         best = probabilities.topk(min(k, len(probabilities)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -107,10 +109,10 @@ class LanguageModel:
         texts, progress = [text] if isinstance(text, str) else text, progress or Silent()
         prompts, how = [self.prompt(some) for some in texts], (temperature, top_k, top_p)
         own = [None if seed is None else torch.Generator(self.device).manual_seed(seed + i) for i in range(len(texts))]
-        choices = [Choice(*how, one) for one in own]
-        model, draft = self.writer if worth_laying_out(len(texts), max_tokens) else (self.gpt.cast_once(), None)
+        choices = [Sampler(*how, one) for one in own]
+        model, draft = self.writer if pays_to_pack(len(texts), max_tokens) else (for_inference(self.gpt), None)
         if len(texts) == 1:
-            ids = continued(model, prompts[0], max_tokens, choices[0], draft)
+            ids = decode(model, prompts[0], max_tokens, choices[0], draft)
             only = self.joined(texts[0], ids[0, prompts[0].shape[1] :].tolist())
             return only if isinstance(text, str) else [only]
         written: dict[int, list[int]] = {}
@@ -118,9 +120,7 @@ class LanguageModel:
         progress.begin("generating", len(texts), unit="texts")
         for start in range(0, len(texts), TOGETHER):
             some = by_length[start : start + TOGETHER]
-            ids = continue_together(
-                model, [prompts[i][0].tolist() for i in some], max_tokens, [choices[i] for i in some]
-            )
+            ids = decode_batch(model, [prompts[i][0].tolist() for i in some], max_tokens, [choices[i] for i in some])
             written |= zip(some, ids.tolist(), strict=True)
             progress.advance(len(written))
         progress.end()
@@ -196,7 +196,7 @@ class Model(LanguageModel):
 
     def logits(self, examples: Sequence[Example]) -> Tensor:  # → [examples, outputs], at temperature 1
         logits = task_logits(self.model, self.encode(examples), self.device)
-        check_numbers(logits)
+        check_finite(logits)
         return logits
 
     def predict(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
@@ -223,7 +223,7 @@ class Model(LanguageModel):
         progress.begin("predicting", len(coded), unit="rows")
         logits = task_logits(self.model, coded, self.device, progress.advance)
         progress.end()
-        check_numbers(logits)
+        check_finite(logits)
         return logits
 
     def read(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
@@ -250,8 +250,8 @@ def load(folder: str | Path, device: str | torch.device = "auto", precision: str
     path = model_folder(folder)
     gpt, tokenizer = pair(folder)
     device = device_of(str(device))
-    gpt.activations, _ = activations_of(precision, device)
-    gpt = gpt.to(device).cast_once()
+    gpt.activation_dtype, _ = activations_of(precision, device)
+    gpt = for_inference(gpt.to(device))
     if not (path / TASK).exists():
         return LanguageModel(gpt, tokenizer)
     task = read_json(path / TASK)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gpt1.kernels.lm_loss import lm_loss
 from gpt1.kernels.packing import Packing
-from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
 """(logits [examples, ...], targets [examples, ...]) → the loss of each example [examples]."""
@@ -62,7 +63,7 @@ class Features:
 
 def l1(model: GPT, piece: Windows) -> Losses:
     """−L1 (paper, eq. 1), a mean over the update's predicted tokens."""
-    states = model.states(piece.ids[:, :-1])  # [windows, context, n_embd]
+    states = model.hidden_states(piece.ids[:, :-1])  # [windows, context, n_embd]
     targets = piece.ids[:, 1:].reshape(-1)
     weights = torch.full(targets.shape, 1 / piece.update_tokens, device=targets.device)
     loss = lm_loss(states.flatten(0, 1), model.tokens.weight, targets, weights)
@@ -82,7 +83,7 @@ def l3(model: TaskModel, task_loss: TaskLoss, lm_coef: float, piece: Labelled) -
     over sequences.
     """
     packing = piece.packing
-    states = model.gpt.states(piece.ids, packing=packing)  # [tokens, n_embd]
+    states = model.gpt.hidden_states(piece.ids, packing=packing)  # [tokens, n_embd]
     logits = model.head(states[packing.last], piece.example)
     task = task_loss(logits, piece.targets).sum() / piece.update_examples
     if not lm_coef:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gpt1.config import GPTConfig
 from gpt1.kernels.dropout import dropout
+from gpt1.kernels.kv_cache import LayerCache
 from gpt1.kernels.linear import linear
 from gpt1.kernels.packing import Packing
 from gpt1.kernels.recurrence import recurrence
@@ -18,8 +19,8 @@ FORGET_BIAS = 1.0  # a fresh LSTM remembers (Jozefowicz et al. 2015)
 class LSTM(nn.Module):
     """An LSTM, and a linear map of its state to the embedding width, which the tied softmax needs.
 
-    It has the face of a Block, so that all the rest (embedding, objectives, loop, heads, folders) stays what it is. A
-    recurrence knows where it is: the model adds no positions.
+    It has the same interface as Block, so that everything else stays the same. A recurrence knows its position: the
+    model adds no position embeddings.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -37,19 +38,16 @@ class LSTM(nn.Module):
         with torch.no_grad():
             self.bias[units : 2 * units] = FORGET_BIAS
 
-    def forward(
-        self, x: Tensor, beside: list[tuple[Tensor, Tensor]] | Packing | None = None, layer: int = 0
-    ) -> Tensor:  # [batch, time, n_embd] → the same; with a packing [tokens, n_embd]
-        """`beside` holds the state and the cell of each layer that has been here, and is brought up to date."""
-        if isinstance(beside, Packing):
-            return beside.together(self, x)
-        memory = beside
-        before = memory[layer] if memory is not None and len(memory) > layer else None
+    def forward(self, x: Tensor, *, kv_cache: LayerCache | None = None, packing: Packing | None = None) -> Tensor:
+        """[batch, time, n_embd] → the same; with a packing [tokens, n_embd]. A cache holds the state and the cell."""
+        if packing:
+            return packing.together(self, x)
+        before = kv_cache.recurrent_state if kv_cache else None
         inputs = x.transpose(0, 1).contiguous()  # [time, batch, n_embd]
         through = self.steps if x.device.type == "cpu" else self.fused_steps
         states, cell = through(inputs, before)  # [time, batch, units], [batch, units]
-        if memory is not None:
-            memory[layer : layer + 1] = [(states[-1], cell)]
+        if kv_cache:
+            kv_cache.set_recurrent_state(states[-1], cell)
         y = linear(states, self.out, self.out_bias)  # [time, batch, n_embd]
         return (dropout(y, self.p) if self.training else y).transpose(0, 1)
 

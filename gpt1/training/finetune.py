@@ -25,7 +25,8 @@ from gpt1.inference.evaluate import calibrated, measured, predictions_of
 from gpt1.inference.predictor import Model, pair, save_task, task_logits
 from gpt1.kernels.buffers import kept_arrays
 from gpt1.kernels.memory import keep_some_freed_memory
-from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import Losses, l3
 from gpt1.model.weights import WEIGHTS
 from gpt1.progress import Fanout, MetricsFile, Progress, Silent
@@ -93,7 +94,7 @@ def finetune(
     task = read_task(train_on, valid, kind, columns, score, data_dir, cfg, progress)
     work = prepare(cfg, gpt, tokenizer, runs.model_folder(from_), task, progress)
     if not resume:
-        run = runs.make(out, replace(cfg, precision=precision_of(work.model.gpt.activations)), facts)
+        run = runs.make(out, replace(cfg, precision=precision_of(work.model.gpt.activation_dtype)), facts)
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
     if work.device.type == "cpu":
         keep_some_freed_memory()
@@ -187,7 +188,7 @@ class Everything:
         self.targets = work.targets(work.task.training)
         longest = max(example.longest for example in work.training)
         gpt = work.model.gpt
-        self.piece_tokens = cfg.micro_batch * longest or tokens_at_a_time(gpt.config, work.device, gpt.activations)
+        self.piece_tokens = cfg.micro_batch * longest or tokens_at_a_time(gpt.config, work.device, gpt.activation_dtype)
         self.together = min(max(1, self.piece_tokens // longest), cfg.batch_size)
 
     def update(self, step: int) -> Update:

@@ -26,7 +26,7 @@ from gpt1.errors import UserError
 from gpt1.files.atomic import fsync_file
 from gpt1.inference.predictor import averaged
 from gpt1.kernels.to_device import moved
-from gpt1.model.gpt import TaskModel
+from gpt1.model.head import TaskModel
 from gpt1.model.losses import Features, Losses, l2
 from gpt1.progress import Progress
 from gpt1.tasks.collate import collate, pieces, window_of
@@ -172,7 +172,9 @@ def fingerprint_of(model: TaskModel, coded: Sequence[Encoded]) -> str:
     shape = {name: value for name, value in asdict(gpt.config).items() if name != "dropout"}  # it drops nothing here
     device = gpt.tokens.weight.device.type
     digest = hashlib.sha256(
-        json.dumps(["gpt1-features-1", __version__, torch.__version__, shape, str(gpt.activations), device]).encode()
+        json.dumps(
+            ["gpt1-features-1", __version__, torch.__version__, shape, str(gpt.activation_dtype), device]
+        ).encode()
     )
     for name, tensor in gpt.state_dict().items():
         digest.update(name.encode())

@@ -74,7 +74,7 @@ def pretrain(
             cfg = runs.settings_of(PretrainConfig, None, asked, extra=shape_of(from_, asked) if from_ else {})
         work = prepare(cfg, Corpus.open(corpus), from_, Corpus.open(valid) if valid else None, processes, progress)
         if processes.first and not resume:
-            runs.make(out, replace(cfg, precision=precision_of(work.model.activations)), facts)
+            runs.make(out, replace(cfg, precision=precision_of(work.model.activation_dtype)), facts)
         trained(work, cfg, run, progress, resume)
         processes.wait()  # the first one has the model yet to write
     return run
@@ -97,7 +97,7 @@ class Work:
 
     def stage(self, cfg: PretrainConfig) -> Stage:
         steps = cfg.steps or self.training.steps(cfg.epochs, cfg.batch_size)
-        activations = self.model.activations
+        activations = self.model.activation_dtype
         piece = cfg.micro_batch or max(1, tokens_at_a_time(self.model.config, self.device, activations) // cfg.context)
 
         def update(step: int) -> Update:

@@ -64,13 +64,13 @@ def test_shared_and_batched_scores_are_the_plain_ones(architecture: str, asked: 
 
 def test_a_passage_runs_once_for_all_its_questions_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     gpt, seen = MODELS["transformer"], []
-    states = gpt.states
+    states = gpt.hidden_states
 
-    def counted(tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def counted(tokens: torch.Tensor, **rest: Any) -> torch.Tensor:
         seen.append(tuple(tokens.shape))
-        return states(tokens, *rest)
+        return states(tokens, **rest)
 
-    monkeypatch.setattr(gpt, "states", counted)
+    monkeypatch.setattr(gpt, "hidden_states", counted)
     passage = list(range(12))
     answers = [[1, 2, 3], [4], [5, 6], [7, 8]]
     log_probabilities(gpt, [Question(passage, answers), Question(passage, [[9, 3], [2]], given=1)])

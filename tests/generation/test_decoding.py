@@ -12,11 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import gpt1.model.gpt
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
-from gpt1.generation.decoding import GUESSES, LONG, continue_together, continued, states_of, worth_laying_out
-from gpt1.generation.sampling import Choice
+from gpt1.generation import inference_model
+from gpt1.generation.decoding import DRAFT_TOKENS, LONG_PROMPT, decode, decode_batch, pays_to_pack, prefill
+from gpt1.generation.inference_model import for_inference, prepare_for_decoding
+from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.kernels.int4 import four_bits_fit
 from gpt1.model.gpt import GPT
@@ -54,15 +55,15 @@ def alone(model: GPT, prompt: list[int], new: int, *rest: Any) -> list[int]:
 def test_each_prompt_is_continued_as_alone_also_beyond_the_context(which: Any, data: Any, new: int):
     model = MODELS[which]
     given_prompts = data.draw(prompts(2 * which[0] + 1))
-    together = continue_together(model, given_prompts, new, [Choice(0)] * len(given_prompts))
+    together = decode_batch(model, given_prompts, new, [Sampler(0)] * len(given_prompts))
     assert together.tolist() == [alone(model, prompt, new, 0) for prompt in given_prompts]
 
 
 @given(given_prompts=prompts(15), seed=st.integers(0, 99), narrow=st.sampled_from([(1.0, 0, 1.0), (0.7, 5, 0.9)]))
 def test_a_row_draws_from_its_own_generator_what_it_would_draw_alone(given_prompts: Any, seed: int, narrow: Any):
     model = MODELS[12, "transformer"]
-    own = [Choice(*narrow, torch.Generator().manual_seed(seed + i)) for i in range(len(given_prompts))]
-    together = continue_together(model, given_prompts, 20, own)
+    own = [Sampler(*narrow, torch.Generator().manual_seed(seed + i)) for i in range(len(given_prompts))]
+    together = decode_batch(model, given_prompts, 20, own)
     for i, prompt in enumerate(given_prompts):
         assert together[i].tolist() == alone(model, prompt, 20, *narrow, torch.Generator().manual_seed(seed + i))
 
@@ -75,12 +76,17 @@ class Counted:
 
     def __init__(self, model: GPT) -> None:
         self.passes = 0
-        self.config, self.tokens, self.recurrent, self.activations = model.config, model.tokens, False, torch.float32
-        self.cache, self.logits, self.model = model.cache, model.logits, model
+        self.config, self.tokens, self.recurrent, self.activation_dtype = (
+            model.config,
+            model.tokens,
+            False,
+            torch.float32,
+        )
+        self.new_kv_cache, self.logits, self.model = model.new_kv_cache, model.logits, model
 
-    def states(self, *given: Any) -> torch.Tensor:
+    def hidden_states(self, *given: Any, **named: Any) -> torch.Tensor:
         self.passes += 1
-        return self.model.states(*given)
+        return self.model.hidden_states(*given, **named)
 
 
 def other(model: GPT, scale: float) -> GPT:
@@ -104,7 +110,7 @@ def test_whatever_a_draft_guesses_the_text_is_the_models_own(context, data, new,
     model = MODELS[context, "transformer"]
     ids = torch.tensor([data.draw(prompts(2 * context + 1))[0]])
     written = [
-        continued(model, ids, new, Choice(*way, torch.Generator().manual_seed(seed)), draft)
+        decode(model, ids, new, Sampler(*way, torch.Generator().manual_seed(seed)), draft)
         for draft in (None, other(model, scale))
     ]
     assert torch.equal(*written)
@@ -113,13 +119,13 @@ def test_whatever_a_draft_guesses_the_text_is_the_models_own(context, data, new,
 @torch.inference_mode()
 def test_right_guesses_save_passes_and_wrong_ones_cost_none():
     model, ids, new = MODELS[12, "transformer"], torch.tensor([[1]]), 12
-    for draft, passes in ((model, 1 + -(-(new - 1) // (GUESSES + 1))), (tiny(12), None), (None, new)):
+    for draft, passes in ((model, 1 + -(-(new - 1) // (DRAFT_TOKENS + 1))), (tiny(12), None), (None, new)):
         if passes is None:
             with torch.no_grad():
                 draft.tokens.weight.neg_()  # type: ignore[union-attr]
         counted = Counted(model)
-        continued(counted, ids, new, Choice(0), draft)
-        assert counted.passes == passes if passes else GUESSES < counted.passes <= new
+        decode(counted, ids, new, Sampler(0), draft)
+        assert counted.passes == passes if passes else DRAFT_TOKENS < counted.passes <= new
 
 
 @pytest.mark.skipif(not four_bits_fit([]), reason="no products of four bits on this processor")
@@ -129,17 +135,17 @@ def test_right_guesses_save_passes_and_wrong_ones_cost_none():
     ids=str,
 )
 def test_a_model_with_many_weights_writes_with_a_draft_what_it_writes_without(dtype, way, monkeypatch):
-    monkeypatch.setattr(gpt1.model.gpt, "MANY_WEIGHTS", 1000)
+    monkeypatch.setattr(inference_model, "MEMORY_BOUND_WEIGHTS", 1000)
     torch.manual_seed(0)
     model = GPT(GPTConfig(300, n_layer=2, n_head=2, n_embd=64, context=96)).eval()
     with torch.no_grad():
         for p in model.blocks.parameters():
             p.add_(torch.randn_like(p) * 0.1)
-    model.activations = dtype
+    model.activation_dtype = dtype
     ids, own = torch.tensor([[1, 2, 3]]), torch.Generator().manual_seed
-    writer, draft = model.writer()
+    writer, draft = prepare_for_decoding(model)
     assert draft is not None
-    expected = continued(writer, ids, 90, Choice(*way, own(1)))
+    expected = decode(writer, ids, 90, Sampler(*way, own(1)))
     written = model.generate(ids, 90, *way, own(1))
     with torch.inference_mode():
         logits = writer(expected)[0]
@@ -151,17 +157,17 @@ def test_a_model_with_many_weights_writes_with_a_draft_what_it_writes_without(dt
 
 
 def test_a_draft_is_only_made_where_it_can_be_and_pays(monkeypatch):
-    assert MODELS[12, "transformer"].writer() == (MODELS[12, "transformer"], None)
-    monkeypatch.setattr(gpt1.model.gpt, "MANY_WEIGHTS", 1)
-    assert tiny(12).writer()[1] is None  # 16 entries a row
-    assert tiny(12, "lstm").writer()[1] is None
+    assert prepare_for_decoding(MODELS[12, "transformer"]) == (MODELS[12, "transformer"], None)
+    monkeypatch.setattr(inference_model, "MEMORY_BOUND_WEIGHTS", 1)
+    assert prepare_for_decoding(tiny(12))[1] is None  # 16 entries a row
+    assert prepare_for_decoding(tiny(12, "lstm"))[1] is None
 
 
 @pytest.mark.parametrize(
     ("texts", "tokens", "worth"), [(1, 64, True), (1, 63, False), (2, 64, False), (3, 500, False), (4, 64, True)]
 )
 def test_weights_are_laid_out_for_much_to_write(texts: int, tokens: int, worth: bool):
-    assert worth_laying_out(texts, tokens) == worth
+    assert pays_to_pack(texts, tokens) == worth
 
 
 def test_logits_that_are_no_numbers_are_refused():
@@ -179,16 +185,16 @@ def test_logits_that_are_no_numbers_are_refused():
 class Watched(GPT):
     """A model that keeps how many tokens it has been given."""
 
-    def states(self, ids: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+    def hidden_states(self, ids: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
         self.read = [*vars(self).get("read", []), ids.shape[1]]
-        return super().states(ids, *given, **named)
+        return super().hidden_states(ids, *given, **named)
 
 
 def watched(dtype: torch.dtype, architecture: Any = "transformer") -> Watched:
     torch.manual_seed(3)
     config = GPTConfig(VOCABULARY, 2, 2, 16, 150, 0.0, architecture=architecture, lstm_units=24)
     model = Watched(config).to(dtype).eval()
-    model.activations = dtype
+    model.activation_dtype = dtype
     return model
 
 
@@ -198,16 +204,16 @@ def test_in_bfloat16_texts_of_all_lengths_are_read_in_few_sizes(how: str):
     model, lengths = watched(torch.bfloat16), (1, 32, 33, 34, 64, 65, 66, 97, 98, 130, 149, 150)
     for length in lengths:
         ids = torch.arange(length)[None] % VOCABULARY
-        expected = GPT.states(model, ids)
+        expected = GPT.hidden_states(model, ids)
         if how == "side by side":
-            continue_together(model, [ids[0].tolist()], 1, [Choice(0)])
+            decode_batch(model, [ids[0].tolist()], 1, [Sampler(0)])
             continue
-        cache = model.cache(1) if how == "cached" else None
-        found = states_of(model, ids, cache)
+        cache = model.new_kv_cache(1) if how == "cached" else None
+        found = prefill(model, ids, cache)
         assert found.shape == expected.shape
         torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
         assert cache is None or cache.length == length
-    sizes = {size for size in model.read if size > LONG}
+    sizes = {size for size in model.read if size > LONG_PROMPT}
     assert sizes == {64, 96, 128, 150}  # multiples of 32, and the context
 
 
@@ -217,7 +223,7 @@ def test_in_bfloat16_texts_of_all_lengths_are_read_in_few_sizes(how: str):
 )
 def test_elsewhere_nothing_is_read_but_the_text(dtype: torch.dtype, architecture: str):
     model = watched(dtype, architecture)
-    states_of(model, torch.zeros(1, 41, dtype=torch.int64), model.cache(1))
+    prefill(model, torch.zeros(1, 41, dtype=torch.int64), model.new_kv_cache(1))
     assert model.read == [41]
 
 
@@ -319,10 +325,10 @@ def test_prompts_that_cannot_be_read_are_refused(
 
 def test_weights_cast_once_give_what_weights_cast_at_every_token_give():
     model = GPT(GPTConfig(50, n_layer=2, n_head=2, n_embd=16, context=12)).eval()
-    assert model.cast_once() is model
-    model.activations = torch.bfloat16
+    assert for_inference(model) is model
+    model.activation_dtype = torch.bfloat16
     ids = torch.randint(0, 50, (2, 12))
-    cast = model.cast_once()
+    cast = for_inference(model)
     assert all(weight.dtype == torch.bfloat16 for weight in cast.state_dict().values())
     with torch.inference_mode():
         torch.testing.assert_close(cast(ids), model(ids), atol=0.02, rtol=0.02)
@@ -331,8 +337,8 @@ def test_weights_cast_once_give_what_weights_cast_at_every_token_give():
 
 def test_a_model_that_was_cast_is_saved_as_its_rounded_weights(tmp_path: Path):
     model = tiny(12)
-    model.activations = torch.bfloat16
-    model.cast_once().save(tmp_path)
+    model.activation_dtype = torch.bfloat16
+    for_inference(model).save(tmp_path)
     again = GPT.from_pretrained(tmp_path).state_dict()
     for name, weight in model.state_dict().items():
         assert torch.equal(again[name].float(), weight.bfloat16().float()), name

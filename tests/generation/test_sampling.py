@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.errors import UserError
-from gpt1.generation.sampling import Choice, check_numbers
+from gpt1.generation.sampling import Sampler, check_finite
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -8.0]])
 
@@ -29,7 +29,7 @@ def test_tokens_are_drawn_as_often_as_temperature_top_k_and_top_p_say(settings: 
     temperature, top_k, top_p = settings
     draws = 20_000
     generator = torch.Generator().manual_seed(0)
-    found = Choice(temperature, top_k, top_p, generator)(LOGITS.expand(draws, 1, -1), 0)
+    found = Sampler(temperature, top_k, top_p, generator)(LOGITS.expand(draws, 1, -1), 0)
     frequencies = torch.bincount(found[:, 0], minlength=6) / draws
     expected = torch.zeros(6)
     expected[:kept] = (LOGITS[0] / temperature)[:kept].softmax(-1)
@@ -47,19 +47,19 @@ def logits(batch: int, time: int, seed: int) -> torch.Tensor:
 @given(way=WAYS, batch=st.integers(1, 3), time=st.integers(1, 6), seed=st.integers(0, 99))
 def test_a_token_comes_out_the_same_alone_with_others_and_asked_for_again(way, batch, time, seed):
     given_logits = logits(batch, time, seed)
-    choice = Choice(*way, torch.Generator().manual_seed(seed))
+    choice = Sampler(*way, torch.Generator().manual_seed(seed))
     alone = torch.cat([choice(given_logits[:, [place]], place) for place in range(time)], dim=1)
-    at_once = Choice(*way, torch.Generator().manual_seed(seed))(given_logits, 0)
+    at_once = Sampler(*way, torch.Generator().manual_seed(seed))(given_logits, 0)
     assert torch.equal(alone, at_once)
     settled = min(2, time - 1)
-    choice.settle(settled)
+    choice.discard_before(settled)
     assert torch.equal(choice(given_logits[:, settled:], settled), at_once[:, settled:])
 
 
 @given(way=WAYS, seed=st.integers(0, 99))
 def test_what_is_drawn_is_what_torch_draws_of_the_same_probabilities_and_generator(way, seed):
     given_logits = logits(1, 1, seed)
-    choice = Choice(*way, torch.Generator().manual_seed(seed))
+    choice = Sampler(*way, torch.Generator().manual_seed(seed))
     if way[0]:
         drawn = torch.multinomial(
             choice.probabilities(given_logits[:, 0]), 1, generator=torch.Generator().manual_seed(seed)
@@ -69,12 +69,12 @@ def test_what_is_drawn_is_what_torch_draws_of_the_same_probabilities_and_generat
     assert torch.equal(choice(given_logits, 0), drawn)
 
 
-def test_random_numbers_of_settled_tokens_are_not_kept():
-    choice = Choice(generator=torch.Generator().manual_seed(0))
+def test_random_numbers_of_discarded_tokens_are_not_kept():
+    choice = Sampler(generator=torch.Generator().manual_seed(0))
     for place in range(50):
-        choice.settle(place)
+        choice.discard_before(place)
         choice(logits(1, 3, place), place)
-    assert len(choice.numbers) == 3
+    assert len(choice.random_numbers) == 3
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0])
@@ -86,7 +86,7 @@ def test_a_token_that_cannot_be_is_not_drawn_where_a_device_draws_zeros(zero: fl
         return x
 
     monkeypatch.setattr(torch.Tensor, "exponential_", with_zeros)
-    found = Choice(1.0, 3, 1.0, torch.Generator().manual_seed(0))(LOGITS.expand(2000, 1, -1), 0)
+    found = Sampler(1.0, 3, 1.0, torch.Generator().manual_seed(0))(LOGITS.expand(2000, 1, -1), 0)
     assert set(found.flatten().tolist()) == {0, 1, 2}
 
 
@@ -94,13 +94,13 @@ def test_a_token_that_cannot_be_is_not_drawn_where_a_device_draws_zeros(zero: fl
 def test_logits_are_refused_where_their_softmax_is_no_distribution(row: list[float]):
     rows = torch.tensor([[0.0] * len(row), row])
     if rows.softmax(-1).isfinite().all():
-        check_numbers(rows)
+        check_finite(rows)
     else:
         with pytest.raises(UserError, match="not all numbers"):
-            check_numbers(rows)
+            check_finite(rows)
 
 
 @pytest.mark.parametrize("way", [(-1.0, 0, 1.0), (float("nan"), 0, 1.0), (1.0, -1, 1.0), (1.0, 0, 0.0), (1.0, 0, 1.1)])
 def test_a_way_that_leaves_no_token_is_refused(way: tuple[float, int, float]):
     with pytest.raises(UserError, match="leave no token to choose"):
-        Choice(*way)
+        Sampler(*way)

@@ -19,7 +19,8 @@ from torch import nn
 
 from gpt1.errors import UserError
 from gpt1.inference.predictor import LanguageModel, Model, load, load_task, save_task, task_logits
-from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 from gpt1.progress import Silent
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import KINDS

@@ -19,7 +19,7 @@ def trained(keep: bool, pieces: int) -> tuple[dict[str, Tensor], list[float]]:
     """The weights and losses of five updates in bf16, each of some pieces."""
     torch.manual_seed(0)
     model = GPT(CONFIG).train()
-    model.activations = torch.bfloat16
+    model.activation_dtype = torch.bfloat16
     optimizer = OPTIMIZERS["adamw"](list(model.named_parameters()), PretrainConfig())
     losses = []
 
@@ -51,7 +51,7 @@ def test_training_with_kept_arrays_is_training_without_to_the_bit(pieces):
 
 def test_the_gradient_of_an_update_lies_where_that_of_the_update_before_lay():
     model = GPT(CONFIG).train()
-    model.activations = torch.bfloat16
+    model.activation_dtype = torch.bfloat16
     places = []
     with kept_arrays(model):
         for _ in range(3):

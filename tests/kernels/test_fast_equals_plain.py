@@ -58,7 +58,7 @@ def plain(folder: Path, seed: int) -> Callable[[Tensor, int], Tensor]:
 def fast(folder: Path, seed: int, activations: torch.dtype) -> Callable[[Tensor, int], Tensor]:
     model = GPT.from_pretrained(folder).train()
     model.set_dropout(DROPOUT)
-    model.activations = activations
+    model.activation_dtype = activations
     optimizer = AdamW(model.named_parameters(), PretrainConfig(weight_decay=DECAY, beta1=0.9, beta2=0.999))
 
     def update(windows: Tensor, step: int) -> Tensor:

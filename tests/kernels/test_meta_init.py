@@ -10,15 +10,17 @@ import torch
 
 from gpt1.config import GPTConfig
 from gpt1.kernels.meta_init import unfilled
-from gpt1.model.gpt import GPT, Head
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head
 
 CONFIG = GPTConfig(vocab_size=30, n_layer=2, n_head=2, n_embd=16, context=8)
 
 LOADED = """
 import sys
 from gpt1 import GPT
+from gpt1.generation.inference_model import for_inference, pack_weights
 model = GPT.from_pretrained(sys.argv[1])
-model.cast_once(), model.laid_out()
+for_inference(model), pack_weights(model)
 print({"torch._dynamo", "sympy"} & set(sys.modules))
 """
 

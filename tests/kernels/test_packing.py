@@ -25,7 +25,7 @@ def models() -> list[GPT]:
     found = []
     for architecture in ("transformer", "lstm"):
         model = GPT(GPTConfig(20, 2, 2, 8, 12, 0.0, architecture=architecture, lstm_units=6)).double()
-        model.activations = torch.float64
+        model.activation_dtype = torch.float64
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(torch.randn_like(p) * 0.3)
@@ -68,12 +68,12 @@ def gradients(model: GPT, states: Tensor, weights: Tensor) -> list[Tensor]:
 def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, spare, share, recompute):
     sequences = [torch.randint(0, 20, (length,)) for length in lengths]
     weights = torch.randn(sum(lengths), 8, dtype=torch.float64)
-    model.recompute = recompute
+    model.activation_checkpointing = recompute
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SPARE", spare)
         patch.setattr(module, "SHARE", share)
-        packed = model.train().states(torch.cat(sequences), packing=Packing(alone(lengths)))
-    each = torch.cat([model.states(sequence[None])[0] for sequence in sequences])
+        packed = model.train().hidden_states(torch.cat(sequences), packing=Packing(alone(lengths)))
+    each = torch.cat([model.hidden_states(sequence[None])[0] for sequence in sequences])
     torch.testing.assert_close(packed, each)
     torch.testing.assert_close(gradients(model, packed, weights), gradients(model, each, weights))
 
@@ -98,17 +98,17 @@ def test_what_sequences_share_is_computed_once_and_gives_each_what_it_gives_it_a
 ):
     model = MODELS[0].train(train)
     ids = torch.randint(0, 20, (sum(row.tokens for row in rows),))
-    model.recompute = recompute
+    model.activation_checkpointing = recompute
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SPARE", spare)
         patch.setattr(module, "SHARE", share)
-        packed = torch.cat(sequences_of(rows, model.states(ids, packing=Packing(rows))))
-    each = torch.cat([model.states(sequence[None])[0] for sequence in sequences_of(rows, ids)])
+        packed = torch.cat(sequences_of(rows, model.hidden_states(ids, packing=Packing(rows))))
+    each = torch.cat([model.hidden_states(sequence[None])[0] for sequence in sequences_of(rows, ids)])
     torch.testing.assert_close(packed, each)
     weights = torch.randn_like(each)
     torch.testing.assert_close(gradients(model, packed, weights), gradients(model, each, weights))
     with torch.no_grad():  # another path through attention
-        torch.testing.assert_close(torch.cat(sequences_of(rows, model.states(ids, packing=Packing(rows)))), each)
+        torch.testing.assert_close(torch.cat(sequences_of(rows, model.hidden_states(ids, packing=Packing(rows)))), each)
 
 
 @given(rows=rows)

@@ -14,7 +14,8 @@ from torch import Tensor
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.kernels.packing import Packing, Row
-from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import Windows, l1
 from gpt1.model.weights import BLOCK_NAMES
 
@@ -165,7 +166,7 @@ def test_activations_computed_again_in_the_backward_pass_give_the_same_gradients
     found = []
     for recompute in (False, True):
         model = tiny(dropout=0.3).train()
-        model.recompute = recompute
+        model.activation_checkpointing = recompute
         torch.manual_seed(1)
         loss_of(model, IDS).backward()
         found.append(gradients_of(model))
@@ -203,7 +204,7 @@ def test_bf16_activations_give_the_loss_and_the_gradients_of_fp32_within_their_p
     plain.backward()
     expected = gradients_of(model)
     model.zero_grad()
-    model.activations = torch.bfloat16
+    model.activation_dtype = torch.bfloat16
     rough = loss_of(model, IDS)
     rough.backward()
     assert rough.item() == pytest.approx(plain.item(), rel=0.01)
@@ -357,7 +358,7 @@ def test_a_task_model_reads_the_state_at_each_sequences_last_token(ids, data):
     with torch.no_grad():
         found = model(packed, Packing([Row(0, (length,)) for length in lengths]), torch.arange(3))
         for row, length, logits in zip(ids, lengths, found, strict=True):
-            state = MODEL.states(row[None, :length])[0, -1]
+            state = MODEL.hidden_states(row[None, :length])[0, -1]
             torch.testing.assert_close(logits, model.head.linear(state), rtol=0, atol=1e-5)
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gpt1.config import GPTConfig
-from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import Features, Losses, Windows, l1, l2, l3
 from gpt1.tasks.collate import collate, pieces
 from gpt1.tasks.kinds import KINDS, Encoded, Example, Kind, encode
@@ -135,7 +136,7 @@ def plain_l3(model: TaskModel, target: Target, encoded: list[Encoded], targets: 
     task, lm = [], []
     for example, own in zip(encoded, targets, strict=True):
         sequences = [torch.tensor(sequence) for sequence in example.sequences]
-        states = torch.stack([model.gpt.states(sequence[None])[0, -1] for sequence in sequences])
+        states = torch.stack([model.gpt.hidden_states(sequence[None])[0, -1] for sequence in sequences])
         if model.head.each:
             logits = model.head.linear(states)[:, 0]
         else:
@@ -204,7 +205,7 @@ def test_l3_and_its_gradient_never_look_at_the_numbers_on_the_device(name, dtype
     model, target, encoded, targets = data.draw(updates(name))
     with torch.device("meta"):
         there = TaskModel(GPT(replace(model.gpt.config, dropout=0.1)), Head(16, target.outputs, model.head.each))
-    there.train().gpt.activations = dtype
+    there.train().gpt.activation_dtype = dtype
     piece = collate(encoded, range(len(encoded)), targets, torch.device("meta"), len(encoded), 1)
     losses = l3(there, target.loss, lm_coef, piece)
     losses.total.backward()
@@ -217,6 +218,6 @@ def test_l1_and_its_gradient_never_look_at_the_numbers_on_the_device(dtype):
     with torch.device("meta"):
         there = GPT(replace(GPT_1.config, dropout=0.1)).train()
         windows = torch.zeros(3, CONTEXT + 1, dtype=torch.int64)
-    there.activations = dtype
+    there.activation_dtype = dtype
     l1(there, Windows(windows, 3 * CONTEXT)).total.backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for p in there.parameters())

@@ -15,7 +15,7 @@ from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.inference.evaluate import evaluate
 from gpt1.inference.predictor import load
-from gpt1.kernels.cached_attention import Cache
+from gpt1.kernels.kv_cache import KVCache
 from gpt1.model.gpt import GPT
 from gpt1.tables.table import Table
 from gpt1.training.finetune import finetune
@@ -85,19 +85,19 @@ def test_a_later_token_changes_no_earlier_state(model: GPT, ids: Tensor) -> None
 
 
 def test_reading_in_parts_is_reading_at_once(model: GPT, ids: Tensor) -> None:
-    cache = Cache(CONFIG, len(ids), model.tokens.weight)
-    parts = [model.states(part, cache) for part in torch.split(ids, 7, dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), model.states(ids), atol=1e-6, rtol=1e-5)
+    cache = KVCache(CONFIG, len(ids), model.tokens.weight)
+    parts = [model.hidden_states(part, kv_cache=cache) for part in torch.split(ids, 7, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model.hidden_states(ids), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", [CONFIG, GPTConfig(40, 2, 2, 16, context=24)], ids=["lstm", "transformer"])
 def test_one_cache_is_continued_in_several_ways(config: GPTConfig, ids: Tensor) -> None:
     torch.manual_seed(0)
     model = GPT(config).eval()
-    cache = Cache(config, 1, model.tokens.weight)
-    model.states(ids[:1, :9], cache)
-    several = model.states(ids[:, 9:], cache.repeated(3))
-    plain = model.states(torch.cat([ids[:1, :9].expand(3, -1), ids[:, 9:]], dim=1))
+    cache = KVCache(config, 1, model.tokens.weight)
+    model.hidden_states(ids[:1, :9], kv_cache=cache)
+    several = model.hidden_states(ids[:, 9:], kv_cache=cache.repeat(3))
+    plain = model.hidden_states(torch.cat([ids[:1, :9].expand(3, -1), ids[:, 9:]], dim=1))
     torch.testing.assert_close(several, plain[:, 9:], atol=1e-5, rtol=1e-4)
     assert cache.length == 9
 

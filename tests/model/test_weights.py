@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
-from gpt1.model.gpt import GPT, Head
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head
 from gpt1.model.weights import read_head, shapes_of
 
 CONFIG = GPTConfig(vocab_size=30, n_layer=2, n_head=2, n_embd=128, context=10)

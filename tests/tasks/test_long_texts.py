@@ -70,14 +70,14 @@ def test_training_sees_all_of_a_long_row_an_epoch_a_window(
     long_rows: Table, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     trained_on: set[tuple[int, ...]] = set()
-    states = GPT.states
+    states = GPT.hidden_states
 
-    def kept(self: GPT, ids: Tensor, cache: Any = None, packing: Any = None) -> Tensor:
+    def kept(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
         sequences = torch.split(ids, packing.lengths.tolist())
         trained_on.update(tuple(sequence.tolist()) for sequence in sequences if self.training)
-        return states(self, ids, cache, packing)
+        return states(self, ids, kv_cache=kv_cache, packing=packing)
 
-    monkeypatch.setattr(GPT, "states", kept)
+    monkeypatch.setattr(GPT, "hidden_states", kept)
     rows = replace(long_rows, rows=[long_rows.rows[0], {**long_rows.rows[0], "label": "no"}])
     settings = {**TEXT, **FAST, "valid_fraction": 0, "deduplicate": False, "long": "windows"}
     run = finetune(rows, from_=pretrained, out=tmp_path / "run", **{**settings, "epochs": 20})

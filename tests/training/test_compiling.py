@@ -62,7 +62,7 @@ def test_a_compiled_model_has_the_same_names_the_same_loss_and_the_same_gradient
     recompute: bool, kernels_of_a_gpu: None
 ):
     model, said = tiny(), list[str]()
-    model.recompute = recompute
+    model.activation_checkpointing = recompute
     expected, names = loss_and_gradients(model), list(model.state_dict())
     with compiled(model, lambda: loss_of(model), said.append, backend="aot_eager"):
         assert list(model.state_dict()) == names

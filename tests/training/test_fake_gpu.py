@@ -82,7 +82,7 @@ def test_no_update_waits_for_numbers_of_the_device(found: dict[str, Any]):
 def test_no_token_that_is_written_waits_for_numbers_of_the_device(found: dict[str, Any]):
     if found["device"] != "gpu":
         pytest.skip("looks at a real card are not written down")
-    written = [look for look in found["looks"] if {"continued", "continue_together"} & set(look)]
+    written = [look for look in found["looks"] if {"continued", "decode_batch"} & set(look)]
     assert {look[-1] for look in written} == {"refuse_unless"}  # once a text, when it is written
     by_place = Counter(look[0] for look in written)
     assert by_place["generate"] == 1 + 1 + 4

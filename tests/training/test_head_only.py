@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gpt1.errors import ResourceError, UserError
-from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 from gpt1.model.weights import read_safetensors
 from gpt1.progress import Silent
 from gpt1.tables.table import Table
@@ -61,13 +62,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The sequences of every call of the backbone."""
     calls: list[int] = []
-    states = GPT.states
+    states = GPT.hidden_states
 
-    def counted(self: GPT, ids: Tensor, cache: Any = None, packing: Any = None) -> Tensor:
+    def counted(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
         calls.append(len(packing.lengths) if packing else len(ids))
-        return states(self, ids, cache, packing)
+        return states(self, ids, kv_cache=kv_cache, packing=packing)
 
-    monkeypatch.setattr(GPT, "states", counted)
+    monkeypatch.setattr(GPT, "hidden_states", counted)
     return calls
 
 
@@ -320,7 +321,9 @@ sequences = st.lists(st.integers(0, 299), min_size=1, max_size=32)
 def test_the_features_are_the_last_states_of_each_sequence_in_order(model: TaskModel, coded: list[Encoded]):
     found = features.extract(model, coded, Silent())
     with torch.no_grad():
-        expected = [model.gpt.states(torch.tensor([ids]))[0, -1] for example in coded for ids in example.sequences]
+        expected = [
+            model.gpt.hidden_states(torch.tensor([ids]))[0, -1] for example in coded for ids in example.sequences
+        ]
     torch.testing.assert_close(found.clone(), torch.stack(expected), rtol=0, atol=1e-5)
 
 
@@ -333,13 +336,13 @@ def test_a_pass_takes_no_more_than_the_micro_batch_and_the_features_stay_the_sam
 ):
     passes: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        states = GPT.states
+        states = GPT.hidden_states
 
-        def counted(self: GPT, ids: Tensor, cache: Any = None, packing: Any = None) -> Tensor:
+        def counted(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
             passes.append(len(ids))
-            return states(self, ids, cache, packing)
+            return states(self, ids, kv_cache=kv_cache, packing=packing)
 
-        patch.setattr(GPT, "states", counted)
+        patch.setattr(GPT, "hidden_states", counted)
         found = features.extract(model, coded, Silent(), micro_batch)
     one_at_least = max(example.tokens for example in coded)
     assert max(passes) <= max(one_at_least, micro_batch * max(example.longest for example in coded))

@@ -107,5 +107,5 @@ def test_what_a_block_keeps_is_no_more_than_what_is_planned_for():
 
     ids = torch.randint(0, 100, (8, 64))
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        model.states(ids)
+        model.hidden_states(ids)
     assert kept / ids.numel() <= 2 * speed.BYTES * config.n_layer * config.n_embd

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.inference.predictor import PIECE_TOKENS, LanguageModel
-from gpt1.kernels.cached_attention import Cache
+from gpt1.kernels.kv_cache import KVCache
 from gpt1.model.gpt import GPT
 from gpt1.progress import Progress, Silent
 
@@ -77,16 +77,16 @@ def pieces(lengths: Sequence[int], before: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def read(gpt: GPT, before: Sequence[int]) -> tuple[Tensor, Cache]:
+def read(gpt: GPT, before: Sequence[int]) -> tuple[Tensor, KVCache]:
     """(the state after `before` [1, n_embd], the cache that holds it)."""
     weight = gpt.tokens.weight
-    cache = Cache(gpt.config, 1, weight.to(gpt.activations))
-    states = gpt.states(torch.tensor([list(before)], device=weight.device), cache)
+    cache = KVCache(gpt.config, 1, weight.to(gpt.activation_dtype))
+    states = gpt.hidden_states(torch.tensor([list(before)], device=weight.device), kv_cache=cache)
     return states[:, -1], cache
 
 
 @torch.inference_mode()
-def continued(gpt: GPT, first: Tensor, cache: Cache, texts: Sequence[list[int]]) -> list[Tensor]:
+def continued(gpt: GPT, first: Tensor, cache: KVCache, texts: Sequence[list[int]]) -> list[Tensor]:
     """log P of every token of `texts`, which all continue what `cache` holds and `first` is the last state of."""
     longest = max(map(len, texts))
     if not longest:
@@ -98,7 +98,7 @@ def continued(gpt: GPT, first: Tensor, cache: Cache, texts: Sequence[list[int]])
     ids = ids.to(device)
     states = first[:, None].expand(len(texts), 1, -1)  # [texts, 1, n_embd]
     if longest > 1:
-        states = torch.cat([states, gpt.states(ids[:, :-1], cache.repeated(len(texts)))], dim=1)
+        states = torch.cat([states, gpt.hidden_states(ids[:, :-1], kv_cache=cache.repeat(len(texts)))], dim=1)
     lengths = torch.tensor([len(text) for text in texts])
     real = (torch.arange(longest) < lengths[:, None]).to(device)  # [texts, longest]
     parts = [

@@ -1,0 +1,96 @@
+"""A model made ready for inference: weights cast once, packed for products with few vectors, or rounded to a draft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gpt1.kernels.int4 import FourBits, four_bits_fit
+from gpt1.kernels.linear import dense, linear, packed
+from gpt1.kernels.meta_init import unfilled
+from gpt1.model.gpt import GPT, Linear
+
+M = TypeVar("M", bound=GPT)
+MEMORY_BOUND_WEIGHTS = 20_000_000  # from here on, a pass over few tokens is bound by reading the weights
+
+
+class InferenceGPT(GPT):
+    """A GPT whose tied output matrix lies otherwise than its embedding. Made by the functions below."""
+
+    output: nn.Module
+
+    def logits(self, hidden_states: Tensor) -> Tensor:  # [..., n_embd] → [..., rows], float32
+        return self.output(hidden_states).float()
+
+
+class PackedOutput(nn.Module):
+    """x Wᵀ with a packed W."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.packed = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.packed)
+
+
+def for_inference(model: GPT) -> GPT:
+    """The model with its weights in the type of its activations, which otherwise every token would cast again.
+
+    Returns:
+        The model itself where it has that type and is not in training.
+    """
+    if model.tokens.weight.dtype != model.activation_dtype:
+        return pack_weights(model)
+    return with_weights(model, model.state_dict()) if model.training else model
+
+
+def pack_weights(model: GPT) -> GPT:
+    """The model in the type of its activations, its matrices packed for products with few vectors.
+
+    What has that type already and is not a matrix is shared with `model`.
+    """
+    if isinstance(model, InferenceGPT):
+        return model
+    weights = {name: w.to(model.activation_dtype) for name, w in model.state_dict().items()}
+    ready = with_weights(model, weights, InferenceGPT)
+    for module in ready.modules():
+        if isinstance(module, Linear):
+            module.weight = nn.Parameter(packed(module.weight), requires_grad=False)
+    ready.activation_dtype, ready.output = model.activation_dtype, PackedOutput(packed(ready.tokens.weight))
+    return ready
+
+
+def quantize_int4(model: GPT) -> GPT:
+    """The model with its matrices rounded to four bits an entry, activations in bfloat16: a draft model."""
+    weights = {name: w.bfloat16() if w.dim() == 1 else w for name, w in model.state_dict().items()}
+    draft = with_weights(model, weights, InferenceGPT)
+    for parent in [*draft.modules()]:
+        for name, child in parent.named_children():
+            if isinstance(child, Linear):
+                setattr(parent, name, FourBits(dense(child.weight), child.bias))
+    draft.activation_dtype, draft.output = torch.bfloat16, FourBits(draft.tokens.weight)
+    return draft
+
+
+def prepare_for_decoding(model: GPT, draft: bool = True) -> tuple[GPT, GPT | None]:
+    """(the model for decoding, a draft model for it or None).
+
+    Where a token is bound by reading the weights: the packed model and, with `draft`, a copy in four bits, which nearly
+    always chooses the same token. Otherwise the model alone.
+    """
+    matrices = [w for w in model.parameters() if w.dim() == 2]
+    if model.recurrent or sum(w.numel() for w in matrices) < MEMORY_BOUND_WEIGHTS or not four_bits_fit(matrices):
+        return for_inference(model), None
+    return pack_weights(model), quantize_int4(model) if draft else None
+
+
+def with_weights(model: GPT, weights: Mapping[str, Tensor], model_class: type[M] = GPT) -> M:  # type: ignore[assignment]
+    """A model for inference like `model`, with other weights, which are not copied."""
+    with unfilled():
+        ready = model_class(model.config)
+    ready.load_state_dict(weights, assign=True)
+    return ready.requires_grad_(False).eval()
