@@ -33,7 +33,7 @@ from gpt1.kernels.meta_init import unfilled
 from gpt1.kernels.packing import Packing
 from gpt1.kernels.to_device import moved
 from gpt1.model.lstm import LSTM
-from gpt1.model.weights import read_model, write_model
+from gpt1.model.weights import read_model, verify_model, write_model
 
 MANY_WEIGHTS = 20_000_000  # from here on, a pass over few tokens is bound by the reading of the weights
 INIT_STD = 0.02  # N(0, 0.02) for every weight that is no bias or gain (paper 4.1)
@@ -265,8 +265,11 @@ class GPT(nn.Module):
                 module.p = p
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> GPT:
-        """A model folder of ours, a Hugging Face openai-gpt folder, or OpenAI's params_*.npy; ready to use (eval)."""
+    def from_pretrained(cls, folder: str | Path, verify: bool = True) -> GPT:
+        """A model folder of ours, a Hugging Face openai-gpt folder, or OpenAI's params_*.npy; ready to use (eval).
+        verify: compare the folder with the SHA-256 sums in its manifest.json, if it has one."""
+        if verify:
+            verify_model(Path(folder))
         config, weights = read_model(Path(folder))
         with unfilled():
             model = cls(config)
