@@ -73,9 +73,7 @@ def test_a_flipped_bit_of_the_manifest_is_refused(checkpoint, tmp_path_factory, 
         checkpoints.load(damaged)
 
 
-def test_a_checkpoint_of_an_earlier_version_whose_manifest_has_no_sum_of_its_own_loads(
-    checkpoint: Path, tmp_path: Path
-):
+def test_a_checkpoint_whose_manifest_has_no_sum_of_its_own_loads(checkpoint: Path, tmp_path: Path):
     older = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
     manifest = json.loads((older / "manifest.json").read_text())
     del manifest["sha256"]
