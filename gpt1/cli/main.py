@@ -17,7 +17,8 @@ from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, ResourceError, UserError
 from gpt1.version import __version__
 
-ORDER = "demo tokenize pretrain finetune evaluate predict next generate inspect curve zeroshot reproduce import export"
+ORDER = ["demo", "tokenize", "pretrain", "finetune", "evaluate", "predict", "next", "generate", "inspect"]
+ORDER += ["curve", "zeroshot", "reproduce", "import", "export"]
 SOURCES, TARGETS = ("huggingface", "openai"), ("huggingface",)
 
 
@@ -26,7 +27,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         known = super().list_commands(ctx)
-        return [name for name in ORDER.split() if name in known] + [name for name in known if name not in ORDER]
+        return [name for name in ORDER if name in known] + [name for name in known if name not in ORDER]
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -271,7 +272,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
 @click.option("--top-k", default=0, show_default=True, type=Number(int, 0), help="Draw among the K likeliest; 0: all.")
 @click.option("--top-p", default=1.0, show_default=True, type=Number(float, 0, 1, above=True), help="… share P.")
 @click.option(
-    "--seed", type=Number(int, 0, 2**63 - 1), help="The same seed writes the same; further texts take the next."
+    "--seed", type=Number(int, 0, 2**63 - 1), help="The same seed, the same text; further texts take the next."
 )
 @click.option("--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16: fast, rough.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list on standard output.")
