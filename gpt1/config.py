@@ -46,6 +46,7 @@ Positive = Annotated[float, Between(0, above=True)]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["auto", "bf16", "fp32"]
 Recipe = Literal["default", "paper"]
+Cut = Literal["longest", "shares"]
 Long = Literal["cut", "head-tail", "windows"]
 Architecture = Literal["transformer", "lstm"]
 
@@ -206,7 +207,7 @@ class FinetuneConfig(TrainingConfig):
     """Dropout on the state that the new layer reads (paper 4.1)."""
     valid_fraction: Annotated[float, Between(0, 0.5)] = 0.1
     """Share of the training rows held out, stratified by label, to choose the best epoch; --valid gives your own."""
-    cut: Literal["longest", "shares"] = "longest"
+    cut: Cut = "longest"
     """Too long: cut the longest field first, or give every field a fixed share of the context as the release does."""
     long: Long = "cut"
     """What is kept of a text that is too long: its beginning; a quarter of what fits from its beginning, the rest from

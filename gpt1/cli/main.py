@@ -12,15 +12,14 @@ import click
 
 from gpt1.cli import experiments as analysis
 from gpt1.cli.exit import of_the_system, open_streams, stop
-from gpt1.cli.options import Number, columns, settings
+from gpt1.cli.options import Number, columns, settings, verify
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, ResourceError, UserError
 from gpt1.version import __version__
 
 ORDER = ["demo", "tokenize", "pretrain", "finetune", "evaluate", "predict", "next", "generate", "inspect"]
 ORDER += ["curve", "zeroshot", "reproduce", "import", "export"]
-SOURCES = ("huggingface", "openai")
-TARGETS = ("huggingface",)
+SOURCES, TARGETS = ("huggingface", "openai"), ("huggingface",)
 
 
 class Commands(click.Group):
@@ -185,7 +184,8 @@ def finetune(train_on: str, out: Path, data_dir: str | None, **options: Any) -> 
 @click.argument("test", metavar="TEST")
 @click.option("--data-dir", metavar="DIR", help="Where the files of known data sets lie.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
+@verify
+def evaluate(run: str, test: str, data_dir: str | None, as_json: bool, verify: bool) -> None:
     """Score a fine-tuned model on labelled rows, or any model on a corpus (perplexity).
 
     TEST is a table, the name of a known data set (its labelled evaluation split; NAME:SPLIT for another), or a corpus
@@ -198,7 +198,7 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
     """
     from gpt1.inference.evaluate import evaluate as score
 
-    result = score(run, test, data_dir=data_dir, progress=console())
+    result = score(run, test, data_dir=data_dir, progress=console(), verify=verify)
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -215,7 +215,8 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
 @click.argument("rows", metavar="INPUT")
 @click.option("--out", metavar="F", help="File to write; its ending is the format. Without it: standard output.")
 @click.option("--data-dir", metavar="DIR", help="Where the files of known data sets lie.")
-def predict(run: str, rows: str, out: str | None, data_dir: str | None) -> None:
+@verify
+def predict(run: str, rows: str, out: str | None, data_dir: str | None, verify: bool) -> None:
     """Add predictions and probabilities to every row of a table.
 
     New columns: prediction (a label; in choice the answer's number, from 0) and a probability_ for each, or score.
@@ -231,7 +232,7 @@ def predict(run: str, rows: str, out: str | None, data_dir: str | None) -> None:
     """
     from gpt1.inference.evaluate import predict_into
 
-    if said := predict_into(run, rows, out, data_dir=data_dir, progress=console()):
+    if said := predict_into(run, rows, out, data_dir=data_dir, progress=console(), verify=verify):
         click.echo(said, err=True)
 
 
@@ -240,7 +241,8 @@ def predict(run: str, rows: str, out: str | None, data_dir: str | None) -> None:
 @click.argument("text")
 @click.option("--top", default=10, show_default=True, type=Number(int, 1), help="How many tokens to show.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list on standard output.")
-def next(run: str, text: str, top: int, as_json: bool) -> None:
+@verify
+def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
     """The probabilities of the next token.
 
     \b
@@ -249,7 +251,7 @@ def next(run: str, text: str, top: int, as_json: bool) -> None:
     """
     from gpt1.inference.predictor import load
 
-    model = load(run)
+    model = load(run, verify=verify)
     if told := model.told(text):
         click.echo(told, err=True)
     found = model.next_ids(text, top)
@@ -270,11 +272,14 @@ def next(run: str, text: str, top: int, as_json: bool) -> None:
 @click.option("--top-k", default=0, show_default=True, type=Number(int, 0), help="Draw among the K likeliest; 0: all.")
 @click.option("--top-p", default=1.0, show_default=True, type=Number(float, 0, 1, above=True), help="… share P.")
 @click.option(
-    "--seed", type=Number(int, 0, 2**63 - 1), help="The same seed writes the same; further texts take the next."
+    "--seed", type=Number(int, 0, 2**63 - 1), help="The same seed, the same text; further texts take the next."
 )
 @click.option("--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16: fast, rough.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list on standard output.")
-def generate(run: str, texts: tuple[str, ...], prompts: str, precision: str, as_json: bool, **options: Any) -> None:
+@verify
+def generate(
+    run: str, texts: tuple[str, ...], prompts: str, precision: str, as_json: bool, verify: bool, **options: Any
+) -> None:
     """Continue a text, or several side by side.
 
     \b
@@ -289,7 +294,7 @@ def generate(run: str, texts: tuple[str, ...], prompts: str, precision: str, as_
     texts += prompts_of(prompts) if prompts else ()
     if not texts:
         raise UserError("there is no TEXT to continue.", "Give one or more, or a file of them with --prompts.")
-    model = load(run, precision=precision)
+    model = load(run, precision=precision, verify=verify)
     if precision != "fp32":
         click.echo(f"computing in {activations_of(precision, model.device)[1]}", err=True)
     names = [f"text {i} of {len(texts)}" for i in range(1, len(texts) + 1)] if len(texts) > 1 else ["the text"]
@@ -351,7 +356,8 @@ def import_(source: str, folder: str, out: Path) -> None:
 @click.argument("home", metavar="|".join(TARGETS))
 @click.argument("folder", metavar="SRC")
 @click.option("--out", required=True, type=Path, help="Folder to make.")
-def export(home: str, folder: str, out: Path) -> None:
+@verify
+def export(home: str, folder: str, out: Path, verify: bool) -> None:
     """Write a pre-trained Transformer as transformers' openai-gpt; import brings it back.
 
     SRC is a run or model folder. In Python: OpenAIGPTLMHeadModel.from_pretrained(DIR).
@@ -361,7 +367,7 @@ def export(home: str, folder: str, out: Path) -> None:
     """
     from gpt1.inference.convert import export_model
 
-    export_model(home, folder, out, console())
+    export_model(home, folder, out, console(), verify)
     next_steps(f"in Python, transformers.OpenAIGPTLMHeadModel.from_pretrained({str(out)!r})")
 
 

@@ -51,6 +51,10 @@ class Number(click.ParamType[float]):
         raise UserError(f"{name} {value} is out of range: it has to be {what} {self.range}.", used)
 
 
+verify = click.option(
+    "--verify/--no-verify", default=True, show_default=True, help="Check the model's files by SHA-256 before use."
+)
+
 COLUMNS = {
     "text": "Column with the text (classification, regression).",
     "premise": "Column with the premise (entailment).",

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import shutil
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from gpt1.corpus.encoding import TokenizerLike, batches, encode_batches
+from gpt1.corpus.encoding import TokenizerLike, batches, encode_batches, ids_type
 from gpt1.corpus.readers import list_sources
-from gpt1.corpus.shards import DOCUMENTS, FORMAT, MANIFEST, TOKENIZER, ShardWriter, fingerprint, shard_name
+from gpt1.corpus.shards import (
+    DOCUMENTS,
+    FORMAT,
+    MANIFEST,
+    TOKENIZER,
+    ShardWriter,
+    array_shape,
+    check_array,
+    check_manifest,
+    fingerprint,
+    read_header,
+    shard_name,
+)
 from gpt1.errors import UserError
-from gpt1.files.atomic import disk_errors, ensure_writable, fsync_dir, lock_dir
+from gpt1.files.atomic import atomic_dir, disk_errors, ensure_writable
+from gpt1.files.foreign import Fields, check_name, check_regular, parse_json, path_inside, short
 from gpt1.files.reading import is_url, missing
 
 if TYPE_CHECKING:
     from gpt1.tokenization.tokenizer import Tokenizer
 
 
+MOST_MANIFEST_BYTES = 2**28
+"""Of a manifest.json; one of a million sources has about 2**27."""
 MOST_MAPPED = 100
 """Files of a corpus that are mapped at a time: each map holds a file open, of which macOS allows a process 256."""
 
@@ -68,7 +81,7 @@ def write_corpus(
     text_bytes = 0
     if progress:
         progress.begin("tokenizing", sum(source.size for source in sources), unit="bytes")
-    with new_folder(target) as folder:
+    with atomic_dir(target, name=f"--out {target}") as folder:
         tokenizer.save(folder / TOKENIZER)
         writer = ShardWriter(folder, tokenizer, shard_tokens)
         for batch, encoded in encode_batches(batches(sources), tokenizer, folder / TOKENIZER, workers):
@@ -95,26 +108,6 @@ def checked_target(out: str | Path) -> Path:
         raise UserError(f"--out {out} {what}.", "Choose another folder, or delete it first.")
     ensure_writable(target)
     return target
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `target` at the end. After an error it is deleted; after a kill by the next run."""
-    folder = target.with_name(f".{target.name}.partial")
-    with disk_errors(target):
-        folder.mkdir(parents=True, exist_ok=True)
-        with lock_dir(folder, f"--out {target}"):
-            try:
-                for entry in folder.iterdir():  # of a run that was killed
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-                yield folder
-                if target.exists():
-                    target.rmdir()
-                folder.rename(target)
-                fsync_dir(target.parent)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
 
 
 class Corpus:
@@ -195,7 +188,7 @@ class Corpus:
         with tempfile.TemporaryDirectory() as copy, disk_errors(copy):
             for name in self.manifest["files"]:
                 if name.startswith(TOKENIZER + "/"):
-                    target = Path(copy, name)
+                    target = Path(copy, check_name(name, self.path(MANIFEST)))
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(self.verified(name))
             tokenizer = Tokenizer.load(Path(copy, TOKENIZER))
@@ -207,24 +200,44 @@ class Corpus:
         """Every file against its SHA-256, now; `advance` is told how many are behind. Raises UserError with the first
         one that differs."""
         for number, name in enumerate(self.manifest["files"], 1):
-            self.check(name, file_digest(self.path(name)))
+            if name.endswith(".npy"):
+                self.load_array(name, verified=False)
+            else:
+                self.check(name, file_digest(self.path(name)))
             if advance:
                 advance(number)
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """A verified array: memory-mapped from a local file, in memory from a URL."""
         found = self.arrays.pop(name, None)
-        if found is None and is_url(self.folder):
-            found = np.load(io.BytesIO(self.verified(name)), allow_pickle=False)
-        elif found is None:
-            if name not in self.right:
-                self.check(name, file_digest(self.path(name)))
-                self.right.add(name)
-            if len(self.arrays) >= MOST_MAPPED:
+        if found is None:
+            if len(self.arrays) >= MOST_MAPPED and not is_url(self.folder):
                 del self.arrays[next(iter(self.arrays))]
-            found = np.load(self.path(name), mmap_mode="r", allow_pickle=False)
+            found = self.load_array(name, name in self.right)
+            self.right.add(name)
         self.arrays[name] = found
         return found
+
+    def load_array(self, name: str, verified: bool) -> npt.NDArray[Any]:
+        """The array `name`, its SHA-256, type, shape and values checked unless it has been `verified`."""
+        path, shape = self.path(name), array_shape(name, self.manifest)
+        dtype = np.dtype(np.int64 if name == DOCUMENTS else ids_type(self.vocab_size))
+        data = self.verified(name) if is_url(self.folder) else None
+        if data is None and not verified:
+            self.check(name, file_digest(path))
+        with io.BytesIO(data) if data is not None else open(path, "rb") as file:
+            found_shape, found_type, offset = read_header(file, path)
+        size = self.manifest["files"][name]["size"]
+        if (found_shape, found_type) != (shape, dtype) or size != offset + math.prod(shape) * dtype.itemsize:
+            problem = f"{path} holds {found_type} {found_shape}; a corpus has {dtype} {shape} there."
+            raise UserError(problem, self.again())
+        if data is None:
+            values: npt.NDArray[Any] = np.memmap(path, dtype, "r", offset, shape)
+        else:
+            values = np.frombuffer(data, dtype, offset=offset).reshape(shape)
+        if not verified:
+            check_array(values, name, self.manifest, path)
+        return values
 
     def verified(self, name: str) -> bytes:
         data = read_bytes(self.path(name))
@@ -244,7 +257,9 @@ class Corpus:
         return self.folder
 
     def path(self, name: str) -> str:
-        return inside(self.folder, name)
+        if is_url(self.folder):
+            return inside(self.folder, name)
+        return str(path_inside(Path(self.folder), name, Path(self.folder, MANIFEST)))
 
     def again(self) -> str:
         return f"Delete {self.folder} and make it again with: gpt1 tokenize CORPUS --out {self.folder}"
@@ -262,30 +277,40 @@ def inside(folder: str, name: str) -> str:
 
 def read_manifest(folder: str) -> dict[str, Any]:
     path = inside(folder, MANIFEST)
+    fix = f"Delete {folder} and make it again with: gpt1 tokenize CORPUS --out DIR"
     try:
-        data = read_bytes(path)
-    except (FileNotFoundError, NotADirectoryError):
+        size = file_size(path)
+    except NotADirectoryError:
+        size = None
+    if size is None:
         if not is_url(folder) and not Path(folder).exists():
-            raise missing(folder) from None
+            raise missing(folder)
         raise UserError(
             f"{folder}: this is no corpus folder ({MANIFEST} is missing: the tokenizing did not finish).",
             f"Make one with: gpt1 tokenize {folder} --out DIR",
-        ) from None
+        )
+    if size > MOST_MANIFEST_BYTES:
+        raise UserError(f"{path} has {size:,} bytes, more than the limit of {MOST_MANIFEST_BYTES:,}.", fix)
     try:
-        manifest = json.loads(data)
-        if manifest["format"] != FORMAT:
-            raise UserError(f"{path} has format {manifest['format']}; this gpt1 reads format {FORMAT}.", "Update gpt1.")
-        if manifest["fingerprint"] == fingerprint(manifest):
-            return dict(manifest)
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise UserError(
-        f"{path} was changed or damaged.", f"Delete {folder} and make it again with: gpt1 tokenize CORPUS --out DIR"
+        manifest = parse_json(read_bytes(path), path, fix=fix)
+    except UserError as error:
+        raise UserError(f"{path} was changed or damaged: {error.problem}", fix) from None
+    version = Fields(manifest, path, fix).get(
+        "format", "a number or a text", lambda value: isinstance(value, int | str)
     )
+    if isinstance(version, str):
+        raise UserError(f"{folder} is not a corpus folder: its {MANIFEST} is of the format {short(version)}.", fix)
+    if version != FORMAT:
+        raise UserError(f"{path} has format {version}; this gpt1 reads format {FORMAT}.", "Update gpt1.")
+    if manifest.get("fingerprint") != fingerprint(manifest):
+        raise UserError(f"{path} was changed or damaged.", fix)
+    check_manifest(manifest, path, fix)
+    return dict(manifest)
 
 
 def read_bytes(path: str) -> bytes:
     if not is_url(path):
+        check_regular(path)
         return Path(path).read_bytes()
     import fsspec
 
@@ -296,7 +321,7 @@ def read_bytes(path: str) -> bytes:
 def file_size(path: str) -> int | None:
     try:
         if not is_url(path):
-            return Path(path).stat().st_size
+            return check_regular(path)
         import fsspec
 
         system, inner = fsspec.core.url_to_fs(path)
@@ -308,5 +333,6 @@ def file_size(path: str) -> int | None:
 def file_digest(path: str) -> str:
     if is_url(path):
         return hashlib.sha256(read_bytes(path)).hexdigest()
+    check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

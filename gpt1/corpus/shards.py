@@ -15,14 +15,16 @@ import json
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpt1.corpus.encoding import Encoded, TokenizerLike, ids_type
 from gpt1.corpus.readers import Begins, Source
+from gpt1.errors import UserError
 from gpt1.files.atomic import fsync_dir, fsync_file
+from gpt1.files.foreign import DAMAGED, Fields, check_name
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -130,6 +132,68 @@ class ShardWriter:
             file.write(text.encode("utf-8"))
             fsync_file(file)
         fsync_dir(self.folder)
+
+
+def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """(shape, type, where the values begin) of a .npy file in C order; UserError naming `where` for any other file."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran_order, dtype = read(file)
+        if fortran_order and len(shape) > 1:
+            raise ValueError("the values are in Fortran order")
+    except (ValueError, TypeError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
+        problem = f"{where} is not a .npy array: {str(error).splitlines()[0][:100] if str(error) else 'damaged'}."
+        raise UserError(problem, DAMAGED) from None
+    return shape, dtype, file.tell()
+
+
+def check_array(values: npt.NDArray[Any], name: str, manifest: Mapping[str, Any], where: str) -> None:
+    """UserError unless the values of the file `name` are such as a ShardWriter writes. Reads all of them once."""
+    if name != DOCUMENTS:
+        if (largest := int(values.max())) >= manifest["vocab_size"]:
+            problem = f"{where} holds the token id {largest:,}; the vocabulary has {manifest['vocab_size']:,} tokens."
+            raise UserError(problem, DAMAGED)
+        return
+    starts, n_bytes = values
+    apart = np.diff(starts, append=manifest["tokens"] + 1)  # a newline token stands between two documents
+    if starts[0] != 0 or apart.min() < 2 or (starts < 0).any():
+        raise UserError(f"{where} holds document starts that do not ascend.", DAMAGED)
+    if n_bytes.min() < 0 or int(n_bytes.sum()) != manifest["bytes"]:
+        raise UserError(f"{where} holds other document sizes than the manifest says.", DAMAGED)
+
+
+def array_shape(name: str, manifest: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape that the array `name` of a corpus must have."""
+    if name == DOCUMENTS:
+        return 2, manifest["documents"]
+    rest = manifest["tokens"] - int(name.removeprefix("shard-").removesuffix(".npy")) * manifest["shard_tokens"]
+    return (min(rest, manifest["shard_tokens"]),)
+
+
+def check_manifest(manifest: Any, where: str, fix: str) -> None:
+    """UserError, naming the key, unless the content of the manifest `where` is such as a ShardWriter writes."""
+    fields = Fields(manifest, where, fix)
+    tokens = fields.integer("tokens", 1)
+    fields.integer("documents", 1, tokens)
+    fields.integer("unknown", 0, tokens)
+    fields.integer("empty_documents")
+    fields.integer("bytes")
+    fields.integer("newline_id", 0, fields.integer("vocab_size", 1, 2**32) - 1)
+    shards = -(-tokens // fields.integer("shard_tokens", 1))
+    fields.text("tokenizer")
+    for source in fields.items("sources", dict):
+        Fields(source, where, fix).text("name")
+        Fields(source, where, fix).integer("size")
+    files = fields.object("files")
+    arrays = [name for name in files.values if not name.startswith(TOKENIZER + "/")]
+    if len(arrays) != shards + 1 or {*arrays} != {DOCUMENTS, *map(shard_name, range(shards))}:
+        fields.refuse(f"'files' must be {DOCUMENTS}, {shards:,} shards and the files of the tokenizer")
+    for name in files.values:
+        check_name(name, where)
+        file = files.object(name)
+        file.integer("size")
+        file.text("sha256")
 
 
 def fingerprint(manifest: Mapping[str, Any]) -> str:

@@ -220,15 +220,16 @@ def digest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def model_facts(from_: str | Path) -> dict[str, Any]:
     """The model that a result depends on: where it stood, and the SHA-256 of its weights and tokenizer."""
-    from gpt1.model.weights import CONFIG, WEIGHTS, read_json
+    from gpt1.files.foreign import read_json_object
+    from gpt1.files.manifest import file_entry
+    from gpt1.model.weights import CONFIG, WEIGHTS
     from gpt1.tokenization.tokenizer import Tokenizer
-    from gpt1.training.checkpoints import fingerprint
 
     folder = runs.model_folder(from_)
     if not (folder / WEIGHTS).exists():
         raise UserError(f"{from_} is no model folder of gpt1.", "Bring it here first: gpt1 import --help")
-    config = {name: value for name, value in read_json(folder / CONFIG).items() if name != "format"}
-    weights, tokenizer = fingerprint(folder / WEIGHTS)["sha256"], Tokenizer.load(folder).fingerprint
+    config = {name: value for name, value in read_json_object(folder / CONFIG).items() if name != "format"}
+    weights, tokenizer = file_entry(folder / WEIGHTS)["sha256"], Tokenizer.load(folder).fingerprint
     return {"weights": weights, "tokenizer": tokenizer, "config": config}
 
 

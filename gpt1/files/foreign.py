@@ -179,11 +179,13 @@ def read_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, fix: str = D
     return parse_json(read_bounded(path, max_bytes), path, fix=fix, allow_nan=allow_nan)
 
 
-def read_json_object(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, allow_nan: bool = False) -> dict[str, Any]:
+def read_json_object(
+    path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, fix: str = DAMAGED, allow_nan: bool = False
+) -> dict[str, Any]:
     """Like `read_json`, for a file that has to hold one JSON object."""
-    content = read_json(path, max_bytes=max_bytes, allow_nan=allow_nan)
+    content = read_json(path, max_bytes=max_bytes, fix=fix, allow_nan=allow_nan)
     if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold a JSON object.", DAMAGED)
+        raise UserError(f"{path} does not hold a JSON object.", fix)
     return content
 
 

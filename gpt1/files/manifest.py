@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gpt1.errors import UserError
-from gpt1.files.foreign import Fields, check_regular, path_inside, read_json_object
+from gpt1.files.atomic import atomic_file
+from gpt1.files.foreign import Fields, check_name, check_regular, read_json_object, short
 
 MANIFEST = "manifest.json"
 CHANGED = "the file was changed or damaged"
@@ -39,39 +41,57 @@ def write_manifest(folder: Path, format_name: str, names: Iterable[str] | None =
         names = [name for name in found if name != MANIFEST]
     files = {name: file_entry(folder / name) for name in sorted(names)}
     content = seal({"format": format_name, "files": files})
-    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with atomic_file(folder / MANIFEST) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode("ascii"))
 
 
-def read_manifest(folder: Path, format_name: str, fix: str) -> dict[str, dict[str, Any]]:
+def read_manifest(
+    folder: Path, format_name: str, fix: str, *, may_be_unsealed: bool = False
+) -> dict[str, dict[str, Any]]:
     """name → {"size", "sha256"} of a folder's manifest, checked against its own SHA-256.
+
+    Args:
+        may_be_unsealed: Accept a manifest without a SHA-256 of its own, as earlier versions wrote.
 
     Raises:
         UserError: for a manifest that is missing, malformed, of another format or changed.
     """
     path = folder / MANIFEST
-    content = read_json_object(path)
+    content = read_json_object(path, fix=fix)
     fields = Fields(content, path, fix)
     if fields.text("format") != format_name:
-        fields.refuse(f"its format is {content['format']!r}, not {format_name}")
-    if seal(content)["sha256"] != fields.text("sha256"):
+        fields.refuse(f"its format is {short(content['format'])}, not {format_name}")
+    unsealed = may_be_unsealed and set(content) == {"format", "files"}
+    if not unsealed and seal(content)["sha256"] != fields.text("sha256"):
         raise UserError(f"{path} is not what it was when it was written (SHA-256 differs): {CHANGED}.", fix)
     files = fields.object("files")
     entries = {}
     for name in files.values:
         entry = files.object(name)
         entries[name] = {"size": entry.integer("size"), "sha256": entry.text("sha256")}
-        path_inside(folder, name, path)
+        check_name(name, path)  # a link may lead elsewhere, as in Hugging Face's cache: the content decides
     return entries
 
 
-def verify_folder(folder: Path, format_name: str, fix: str) -> None:
-    """Check every file that the manifest of `folder` names.
+def verify_folder(
+    folder: Path, format_name: str, fix: str, *, read: Iterable[str] = (), may_be_unsealed: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Check every file that the manifest of `folder` names; returns what it says of them.
+
+    Args:
+        read: Names of files that the caller reads where they exist; one that the manifest does not name is refused.
+        may_be_unsealed: As for `read_manifest`.
 
     Raises:
-        UserError: with the first file that is missing, has another size or another SHA-256.
+        UserError: with the first file that is missing, unlisted, has another size or another SHA-256.
     """
-    for name, expected in read_manifest(folder, format_name, fix).items():
-        verify_file(path_inside(folder, name, folder / MANIFEST), expected, fix)
+    entries = read_manifest(folder, format_name, fix, may_be_unsealed=may_be_unsealed)
+    for name in read:
+        if name not in entries and os.path.lexists(folder / name):
+            raise UserError(f"{folder / name} is not in the folder's {MANIFEST}: the file was added later.", fix)
+    for name, expected in entries.items():
+        verify_file(folder / name, expected, fix)
+    return entries
 
 
 def verify_file(path: Path, expected: dict[str, Any], fix: str) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from gpt1.errors import UserError, did_you_mean
+from gpt1.files.atomic import atomic_dir
+from gpt1.files.foreign import read_json_object
+from gpt1.files.manifest import write_manifest
 from gpt1.files.reading import missing
-from gpt1.inference.predictor import TASK, pair
+from gpt1.inference.predictor import pair
+from gpt1.inference.task import TASK, save_model
 from gpt1.model.gpt import GPT
-from gpt1.model.weights import CONFIG, read_json, write_huggingface
+from gpt1.model.weights import CONFIG, MODEL_FILES, write_huggingface
 from gpt1.progress import Progress, Silent
 from gpt1.runs import folder as runs
 from gpt1.tokenization.bpe import UNKNOWN
@@ -37,26 +39,28 @@ def import_model(home: str, source: str | Path, out: str | Path, progress: Progr
             f"{source}: the vocabulary has {tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}.",
             "Model and tokenizer files are of two different models.",
         )
-    with whole(target) as aside:
-        model.save(aside, tokenizer=tokenizer.fingerprint)
-        tokenizer.save(aside)
+    with atomic_dir(target) as folder:
+        save_model(folder, model, tokenizer)
     progress.say(told(target, model, tokenizer))
     return target
 
 
-def export_model(home: str, source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
+def export_model(
+    home: str, source: str | Path, out: str | Path, progress: Progress | None = None, verify: bool = True
+) -> Path:
     """Write the pre-trained Transformer of a run or model folder as the folder `out`, which transformers'
     OpenAIGPTLMHeadModel opens and `import_model` brings back bit for bit. UserError for what has no place there: an
-    LSTM, a fine-tuned model; then nothing is written."""
+    LSTM, a fine-tuned model; then nothing is written. verify: see `load`."""
     progress = progress or Silent()
     check_name("export", home, EXPORTS)
     target = runs.new_folder(out)
-    model, tokenizer = pair(source)
+    model, tokenizer = pair(source, verify)
     check_exportable(Path(source), model)
-    with whole(target) as aside:
-        write_huggingface(aside, model.config, model.state_dict())
-        tokenizer.save(aside)
-        write_their_tokenizer(aside, tokenizer, model.config.context)
+    with atomic_dir(target) as folder:
+        write_huggingface(folder, model.config, model.state_dict())
+        tokenizer.save(folder)
+        write_their_tokenizer(folder, tokenizer, model.config.context)
+        write_manifest(folder, MODEL_FILES)
     progress.say(told(target, model, tokenizer))
     if tokenizer.pipeline == "original":
         progress.say(
@@ -68,21 +72,6 @@ def export_model(home: str, source: str | Path, out: str | Path, progress: Progr
 
 def told(target: Path, model: GPT, tokenizer: Tokenizer) -> str:
     return f"{target}: {sum(p.numel() for p in model.parameters()):,} weights, {tokenizer.vocab_size:,} tokens"
-
-
-@contextmanager
-def whole(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its place when it is whole; of one that is not, nothing stays."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        yield aside
-        if target.exists():
-            target.rmdir()
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_exportable(source: Path, model: GPT) -> None:
@@ -152,7 +141,7 @@ def check_home(home: str, source: Path) -> None:
 
 
 def is_huggingface(folder: Path) -> bool:
-    return (folder / CONFIG).exists() and read_json(folder / CONFIG).get("model_type") == "openai-gpt"
+    return (folder / CONFIG).exists() and read_json_object(folder / CONFIG).get("model_type") == "openai-gpt"
 
 
 def is_openai(folder: Path) -> bool:

@@ -32,7 +32,12 @@ from gpt1.tasks.targets import Answers, Classes, Target, as_number
 
 
 def evaluate(
-    run: str | Path, test: str | Path | Table, *, data_dir: str | Path | None = None, progress: Progress | None = None
+    run: str | Path,
+    test: str | Path | Table,
+    *,
+    data_dir: str | Path | None = None,
+    progress: Progress | None = None,
+    verify: bool = True,
 ) -> dict[str, Any]:
     """{"metrics": {name: number}, "interval": {name: [low, high]}, "f1_of": …, "rows": n} on the labelled rows of
     `test`: a table, or the name of a known data set (its labelled evaluation split; name:split for another). Of classes
@@ -41,12 +46,12 @@ def evaluate(
     rows}.
 
     On a corpus folder: loss, perplexity and bits per byte of the language model. Raises UserError for a label that the
-    model does not know, naming the row.
+    model does not know, naming the row. verify: see `load`.
     """
     progress = progress or Silent()
     if not isinstance(test, Table) and (Path(test) / MANIFEST).exists():
-        return on_corpus(load(run), Corpus.open(test), progress)
-    model = load_task(run)
+        return on_corpus(load(run, verify=verify), Corpus.open(test), progress)
+    model = load_task(run, verify=verify)
     table, columns = rows_for(model, run, test, data_dir, progress)
     if columns["label"] not in table.columns:
         raise UserError(
@@ -123,12 +128,17 @@ def on_corpus(model: LanguageModel, corpus: Corpus, progress: Progress) -> dict[
 
 
 def predict(
-    run: str | Path, rows: str | Path | Table, *, data_dir: str | Path | None = None, progress: Progress | None = None
+    run: str | Path,
+    rows: str | Path | Table,
+    *,
+    data_dir: str | Path | None = None,
+    progress: Progress | None = None,
+    verify: bool = True,
 ) -> list[dict[str, Any]]:
     """Every row of `rows` (a table, or the name of a known data set) with `prediction` and `probability_<label>`, or
     `score`, added."""
     progress = progress or Silent()
-    model = load_task(run)
+    model = load_task(run, verify=verify)
     table, columns = rows_for(model, run, rows, data_dir, progress)
     added = model.predict_table(table, {role: name for role, name in columns.items() if role != "label"}, progress)
     if replaced := [name for name in table.columns if any(name in new for new in added)]:
@@ -143,6 +153,7 @@ def predict_into(
     *,
     data_dir: str | Path | None = None,
     progress: Progress | None = None,
+    verify: bool = True,
 ) -> str:
     """`predict`, written as a table into the file `out` (to standard output, where none is named); into a folder `out`
     the test split of a GLUE task goes in the files that GLUE takes. Returns what to say of it."""
@@ -151,7 +162,7 @@ def predict_into(
         table = data.read("test", data_dir)
         ensure_writable(out)
         submission_files(data, len(table), out)
-        found = predict(run, rows, data_dir=data_dir, progress=progress)
+        found = predict(run, rows, data_dir=data_dir, progress=progress, verify=verify)
         answers = [row["score" if data.score else "prediction"] for row in found]
         files = " and ".join(map(str, submission(data, answers, out)))
         return f"{files}: {len(found):,} rows, as gluebenchmark.com takes them"
@@ -159,7 +170,7 @@ def predict_into(
         check_output(out)
         if Path(out).exists() and Path(rows).exists() and Path(out).samefile(rows):
             raise UserError(f"--out {out} is the table that is read.", "Choose another --out.")
-    found = predict(run, rows, data_dir=data_dir, progress=progress)
+    found = predict(run, rows, data_dir=data_dir, progress=progress, verify=verify)
     write_table(out, found, like=rows if Path(rows).is_file() else "rows.jsonl")
     answer = "score" if "score" in found[0] else "prediction"
     return f"{out}: {formatting.counted(len(found), 'row')}; see the column {answer}" if out is not None else ""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt1.config import Long
 from gpt1.devices import activations_of, device_of
 from gpt1.errors import UserError
 from gpt1.files.reading import File, opened
@@ -23,19 +21,19 @@ from gpt1.formatting import counted
 from gpt1.generation.decoding import decode, decode_batch, pays_to_pack, prefill
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler, check_finite
+from gpt1.inference.task import TASK, read_task
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.model.weights import read_head, read_json, trained_with
+from gpt1.model.weights import WEIGHTS, read_head, trained_with
 from gpt1.progress import Progress, Silent
-from gpt1.runs.folder import model_folder
+from gpt1.runs.folder import model_folder, verify_run
 from gpt1.tables.table import Table
 from gpt1.tasks.collate import collate, pieces
 from gpt1.tasks.examples import check_columns, read_examples
 from gpt1.tasks.kinds import KINDS, Encoded, Example, encode, texts_of, told_of_length
-from gpt1.tasks.targets import Answers, Classes, Target, target_from_json, target_to_json
+from gpt1.tasks.targets import Answers, Classes, Target
 from gpt1.tokenization.tokenizer import Tokenizer
 
-TASK = "task.json"
 PIECE_TOKENS = 8192  # tokens of one forward pass
 TOGETHER = 32  # texts that are continued side by side: the cache of as many
 
@@ -149,16 +147,14 @@ def untaught(name: str, run: str = "RUN") -> UserError:
 class Model(LanguageModel):
     """A fine-tuned model: predictions for rows, with calibrated probabilities."""
 
-    def __init__(self, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any]) -> None:
+    def __init__(self, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any], target: Target) -> None:
         super().__init__(model.gpt, tokenizer)
         self.model = model
         self.task = task
         self.kind = KINDS[task["kind"]]
-        self.target: Target = target_from_json(task["target"])
+        self.target = target
         self.temperature = float(task.get("temperature", 1.0))
         self.cut, self.long = task.get("cut", "longest"), task.get("long", "cut")
-        if self.long not in get_args(Long):
-            raise ValueError(f"long '{self.long}'")
 
     @property
     def labels(self) -> list[str]:
@@ -241,34 +237,38 @@ class Model(LanguageModel):
         return np.pad(probabilities, ((0, 0), (0, missing)))
 
 
-def load(folder: str | Path, device: str | torch.device = "auto", precision: str = "fp32") -> Model | LanguageModel:
+def load(
+    folder: str | Path, device: str | torch.device = "auto", precision: str = "fp32", verify: bool = True
+) -> Model | LanguageModel:
     """The model of a run or model folder: `Model` after fine-tuning, `LanguageModel` before. Runs no code of it.
 
     device: `auto` is the GPU where there is one. precision: fp32, bf16 (half the memory, and twice as fast where the
-    processor computes in it), or auto: bf16 where that pays.
+    processor computes in it), or auto: bf16 where that pays. verify: compare the files with the SHA-256 sums in the
+    manifest.json of the folder, if it has one.
     """
     path = model_folder(folder)
-    gpt, tokenizer = pair(folder)
+    gpt, tokenizer = pair(folder, verify)
     device = device_of(str(device))
     gpt.activation_dtype, _ = activations_of(precision, device)
     gpt = for_inference(gpt.to(device))
     if not (path / TASK).exists():
         return LanguageModel(gpt, tokenizer)
-    task = read_json(path / TASK)
+    task, target = read_task(path / TASK)
+    head = Head(gpt.config.n_embd, target.outputs, KINDS[task["kind"]].each)
     try:
-        target = target_from_json(task["target"])
-        head = Head(gpt.config.n_embd, target.outputs, KINDS[task["kind"]].each)
         head.load_state_dict(read_head(path))
-        return Model(TaskModel(gpt, head).to(device).eval(), tokenizer, task)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        problem = f"{path / TASK} was changed or damaged, or is of another model ({type(error).__name__}: {error})."
-        raise UserError(problem.splitlines()[0], "Copy the model folder again.") from None
+    except RuntimeError as error:
+        problem = f"{path / TASK} and {path / WEIGHTS} do not belong together: {str(error).splitlines()[-1].strip()}"
+        raise UserError(problem, "Copy the model folder again.") from None
+    return Model(TaskModel(gpt, head).to(device).eval(), tokenizer, task, target)
 
 
-def pair(folder: str | Path) -> tuple[GPT, Tokenizer]:
-    """The model and the tokenizer of a run or model folder, which have to fit each other."""
+def pair(folder: str | Path, verify: bool = True) -> tuple[GPT, Tokenizer]:
+    """The model and the tokenizer of a run or model folder, which have to fit each other. verify: see `load`."""
     path = model_folder(folder)
-    gpt, tokenizer = GPT.from_pretrained(path), Tokenizer.load(path)
+    if verify and path != Path(folder):
+        verify_run(Path(folder))
+    gpt, tokenizer = GPT.from_pretrained(path, verify), Tokenizer.load(path)
     if tokenizer.vocab_size != gpt.config.vocab_size:
         raise UserError(
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {gpt.config.vocab_size:,}.",
@@ -282,20 +282,14 @@ def pair(folder: str | Path) -> tuple[GPT, Tokenizer]:
     return gpt, tokenizer
 
 
-def load_task(folder: str | Path, device: str | torch.device = "auto", precision: str = "fp32") -> Model:
+def load_task(
+    folder: str | Path, device: str | torch.device = "auto", precision: str = "fp32", verify: bool = True
+) -> Model:
     """As `load`, for what only a fine-tuned model can do."""
-    model = load(folder, device, precision)
+    model = load(folder, device, precision, verify)
     if not isinstance(model, Model):
         raise untaught(str(folder), str(folder))
     return model
-
-
-def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any], target: Target) -> None:
-    """Write the model folder of a fine-tuned model."""
-    model.gpt.save(folder, model.head, tokenizer.fingerprint)
-    tokenizer.save(folder)
-    content = {"format": "gpt1-task-1", **task, "target": target_to_json(target)}
-    (folder / TASK).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def less_memory(texts: int, precision: str) -> str:

@@ -98,6 +98,7 @@ def of_corpus(what: str, from_: str | Path | None, progress: Progress) -> Facts:
 def of_run(what: str, from_: str | Path | None, progress: Progress) -> Facts:
     """Stage, settings, how far it is, what came out."""
     folder = Path(what)
+    runs.verify_run(folder)
     run = Run.open(folder)
     done = checkpoints.steps(folder / "checkpoints")
     odd = [problem for problem in run.problems if run.finished or not problem.startswith("results.json")]
@@ -144,13 +145,20 @@ def of_run(what: str, from_: str | Path | None, progress: Progress) -> Facts:
 def of_runs(what: str, from_: str | Path | None, progress: Progress) -> Facts:
     """A folder with runs in it."""
     folders = sorted(path.parent for path in Path(what).glob("*/config.yaml"))
-    found = [of_run(str(folder), None, progress) for folder in folders]
+    found, damaged = [], []
+    for folder in folders:
+        try:
+            found.append(of_run(str(folder), None, progress))
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            damaged.append(error.problem)
     return {
         "what": "runs",
         "name": what,
         "runs": found,
-        "odd": [f"{one['name']}: {sentence}" for one in found for sentence in one["odd"]],
-        "next": [f"gpt1 inspect {quoted(found[-1]['name'])}"],
+        "odd": [*damaged, *(f"{one['name']}: {sentence}" for one in found for sentence in one["odd"])],
+        "next": [f"gpt1 inspect {quoted(folders[-1])}"],
     }
 
 

@@ -29,7 +29,7 @@ from gpt1.kernels.linear import dense, linear
 from gpt1.kernels.meta_init import unfilled
 from gpt1.kernels.packing import Packing
 from gpt1.model.lstm import LSTM
-from gpt1.model.weights import read_model, write_model
+from gpt1.model.weights import read_model, verify_model, write_model
 
 if TYPE_CHECKING:
     from gpt1.model.head import Head
@@ -225,8 +225,13 @@ class GPT(nn.Module):
                 module.p = p
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> GPT:
-        """A model folder of ours, a Hugging Face openai-gpt folder, or OpenAI's params_*.npy; in eval mode."""
+    def from_pretrained(cls, folder: str | Path, verify: bool = True) -> GPT:
+        """A model folder of ours, a Hugging Face openai-gpt folder, or OpenAI's params_*.npy; in eval mode.
+
+        `verify` compares the folder with the SHA-256 sums in its manifest.json, if it has one.
+        """
+        if verify:
+            verify_model(Path(folder))
         config, weights = read_model(Path(folder))
         with unfilled():
             model = cls(config)

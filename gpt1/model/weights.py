@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -16,15 +16,24 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt1.config import GPTConfig, checked, known
 from gpt1.errors import UserError
+from gpt1.files.foreign import check_regular, read_json, read_json_object
+from gpt1.files.manifest import MANIFEST, verify_folder
 
 FORMAT = "gpt1-model-1"
 CONFIG, WEIGHTS, HEAD, TOKENIZER = "config.json", "model.safetensors", "head.", "tokenizer"
+MODEL_FILES = "gpt1-model-files-1"
+"""Format of a model folder's manifest.json."""
+READ_FILES = [CONFIG, WEIGHTS, "task.json", "gpt1_tokenizer.json", "vocab.json", "merges.txt", "encoder_bpe_40000.json"]
+READ_FILES += ["vocab_40000.bpe", "params_shapes.json", "params_0.npy"]
+"""Files that gpt1 reads from a model folder where they exist; a manifest has to name them."""
+FLOATING = ("F64", "F32", "F16", "BF16")
+"""Data types of weights, as safetensors names them."""
 
 # A block's tensors in the order of the release, with the names of the release (as Hugging Face keeps them) and ours.
 # Dense weights ("w") are [in, out] there and [out, in] here.
@@ -53,7 +62,7 @@ def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
         inside = folder / "model"
         hint = f"Did you mean {inside}?" if (inside / CONFIG).exists() else f"It needs {CONFIG} and {WEIGHTS}."
         raise UserError(f"{folder} is no model folder: it has no {CONFIG}.", hint)
-    settings = read_json(folder / CONFIG)
+    settings = read_json_object(folder / CONFIG)
     if settings.get("model_type") == "openai-gpt":
         return read_huggingface(folder, settings)
     if settings.get("format") != FORMAT:
@@ -64,10 +73,20 @@ def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
         )
     own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER)}
     config = config_of(folder / CONFIG, own)
-    weights = read_safetensors(folder / WEIGHTS)
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(HEAD)}
+    weights = read_safetensors(folder / WEIGHTS, lambda name: not name.startswith(HEAD))
     check_shapes(folder / WEIGHTS, config, weights)
     return config, weights
+
+
+def verify_model(folder: Path) -> None:
+    """Check a model folder against its manifest.json; one without a manifest (made by hand or elsewhere) passes.
+
+    Raises:
+        UserError: with the first file that is missing, changed, or read by gpt1 and not in the manifest.
+    """
+    if os.path.lexists(path := folder / MANIFEST):
+        fix = f"Copy the model folder again. If you changed it on purpose, delete {path}, or use --no-verify."
+        verify_folder(folder, MODEL_FILES, fix, read=READ_FILES)
 
 
 def config_of(path: Path, values: Mapping[str, Any]) -> GPTConfig:
@@ -81,13 +100,13 @@ def config_of(path: Path, values: Mapping[str, Any]) -> GPTConfig:
 
 def read_head(folder: Path) -> dict[str, Tensor]:
     """The head's tensors of a fine-tuned model folder."""
-    weights = read_safetensors(folder / WEIGHTS)
-    return {name.removeprefix(HEAD): tensor for name, tensor in weights.items() if name.startswith(HEAD)}
+    weights = read_safetensors(folder / WEIGHTS, lambda name: name.startswith(HEAD))
+    return {name.removeprefix(HEAD): tensor for name, tensor in weights.items()}
 
 
 def trained_with(folder: Path) -> str | None:
     """The fingerprint of the tokenizer that the model of a folder was trained with; None where it does not say."""
-    return read_json(folder / CONFIG).get(TOKENIZER) if (folder / CONFIG).exists() else None
+    return read_json_object(folder / CONFIG).get(TOKENIZER) if (folder / CONFIG).exists() else None
 
 
 def write_model(
@@ -98,8 +117,9 @@ def write_model(
     tokenizer: str | None = None,
 ) -> None:
     """config.json and model.safetensors; the head of a fine-tuned model stands beside the weights as `head.…`.
-    tokenizer: its fingerprint."""
+    tokenizer: its fingerprint. A manifest of what was there before is removed."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     told = {TOKENIZER: tokenizer} if tokenizer else {}
     about = {"format": FORMAT, **asdict(config), **told}
     (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -108,8 +128,11 @@ def write_model(
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
     """The file `path`. A full disk is an OSError, as it is for every other file; safetensors' own error is not."""
+    path.touch()
+    mode = path.stat().st_mode  # as the umask says; safetensors itself gives 0600
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, about)
+        path.chmod(mode)
     except SafetensorError as error:
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
@@ -221,6 +244,7 @@ def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
             ours[f"blocks.{layer}.{part}.weight"] = weight[0].T.contiguous() if dense else weight
             ours[f"blocks.{layer}.{part}.bias"] = next(tensors)
     check_shapes(folder, config, ours)
+    check_finite(folder, ours)
     return config, ours
 
 
@@ -228,10 +252,10 @@ def read_shapes(path: Path) -> list[list[int]]:
     """The shapes of the release's tensors in its order: positions, tokens, then twelve a block."""
     if not path.exists():
         raise UserError(f"{path.parent} has no {path.name}.", "Copy it from the release; it stands beside the arrays.")
+    shapes = read_json(path)
     try:
-        shapes = json.loads(path.read_text(encoding="utf-8"))
         ranks = [len(shape) for shape in shapes if all(isinstance(n, int) and n > 0 for n in shape)]
-    except (ValueError, TypeError):
+    except TypeError:
         ranks = []
     if len(ranks) < 14 or ranks != [2, 2, *BLOCK_RANKS * ((len(shapes) - 2) // len(BLOCK_RANKS))]:
         raise UserError(
@@ -287,18 +311,50 @@ def check_shapes(where: Path, config: GPTConfig, weights: Mapping[str, Tensor]) 
             )
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """The tensors of a file whose names are `wanted`, as float32.
+
+    Raises:
+        UserError: for a file that is missing or damaged, a tensor that is not floating point, NaN and infinity.
+    """
+    tensors = {name: tensor.float() for name, tensor in read_tensors(path, wanted).items()}
+    check_finite(path, tensors)
+    return tensors
+
+
+def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in the floating-point types that they have there."""
     if not path.exists():
         raise UserError(f"{path} does not exist.", f"A model folder holds {CONFIG} and {WEIGHTS}.")
+    check_regular(path)
     try:
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if wanted(name)]  # noqa: SIM118 (it is no mapping)
+            for name in names:
+                if (dtype := file.get_slice(name).get_dtype()) not in FLOATING:
+                    raise UserError(
+                        f"{path}: tensor {name} has the type {dtype}; weights are floating point.",
+                        f"Save the model as one of {', '.join(FLOATING)}.",
+                    )
+            return {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise UserError(
             f"{path} cannot be read: {error}.", "The file is damaged or cut short: copy it again."
         ) from None
 
 
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """UserError for a tensor with NaN or infinity in it."""
+    for name, tensor in tensors.items():
+        if not tensor.sum().isfinite() and not tensor.isfinite().all():  # the sum is quick, and may overflow
+            raise UserError(
+                f"{path}: tensor {name} holds NaN or infinity.",
+                "Training diverged, or the file is damaged: use another checkpoint, or copy the file again.",
+            )
+
+
 def read_array(path: Path) -> NDArray[Any]:
+    check_regular(path)
     try:
         array = np.load(path, allow_pickle=False)
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
@@ -308,13 +364,3 @@ def read_array(path: Path) -> NDArray[Any]:
             f"{path} is no array of numbers: {error}", "The file is damaged or no part of the release."
         ) from None
     return array
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}.", "The file is damaged: copy it again.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object.", "The file is damaged: copy it again.")
-    return content

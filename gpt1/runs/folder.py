@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +21,17 @@ from gpt1.config import (
     resolve,
 )
 from gpt1.errors import UserError
-from gpt1.files.atomic import atomic_file, ensure_writable, fsync_dir, fsync_dir_content, lock_dir
+from gpt1.files.atomic import atomic_file, ensure_writable, lock_dir
+from gpt1.files.foreign import read_json_object
+from gpt1.files.manifest import MANIFEST, verify_folder, write_manifest
 from gpt1.files.reading import missing
 from gpt1.version import __version__
 
 CONFIG, RESULTS, METRICS, MODEL = "config.yaml", "results.json", "metrics.jsonl", "model"
-REPORT = "report.html"
+REPORT, PREDICTIONS = "report.html", "predictions.jsonl"
+RUN_FILES = "gpt1-run-files-1"
+"""Format of a finished run's manifest.json, which covers the files that are read later; model/ has its own."""
+COVERED = (CONFIG, RESULTS, METRICS, PREDICTIONS)
 
 INPUTS = ("corpus", "valid", "from", "train")  # what a run is named by its place
 
@@ -89,6 +93,7 @@ def reopen(
 
     given: as `chosen_settings` gives them."""
     run = Path(out)
+    verify_run(run)
     stored = read_run_config(run)
     stage = stage_of(config_class)
     if not isinstance(stored.get("command"), dict):
@@ -119,7 +124,10 @@ def reopen(
                 "Resume with what it was started with, or start a new run with another --out.",
             )
     with lock_dir(run):  # nothing of a run that another process is in is touched
-        mend_page(run)
+        if is_finished(run):
+            mend_page(run)
+        else:  # its model was deleted: the run goes on, and its files change
+            (run / MANIFEST).unlink(missing_ok=True)
     return run, resolve(config_class, settings)
 
 
@@ -133,9 +141,11 @@ def is_same(run: Path, name: str, before: Any, now: Any) -> bool:
 
 
 def mend_page(run: Path) -> None:
-    """The page of a run that was killed between its results and its page."""
+    """The manifest and the page of a finished run that was killed after its results, before these."""
+    if not (run / MANIFEST).exists():
+        seal_run(run)
     page = run / REPORT
-    if is_finished(run) and (not page.exists() or page.stat().st_mtime_ns < (run / RESULTS).stat().st_mtime_ns):
+    if not page.exists() or page.stat().st_mtime_ns < (run / RESULTS).stat().st_mtime_ns:
         from gpt1.report import write_report
 
         write_report(run)
@@ -168,12 +178,29 @@ def is_finished(run: Path) -> bool:
     return (run / RESULTS).exists() and (run / MODEL).is_dir()
 
 
-def put_model(run: Path, aside: Path) -> None:
-    """Give the folder `aside` its place in the run; the results that follow call it finished, so it is on the disk."""
-    fsync_dir_content(aside)
-    shutil.rmtree(run / MODEL, ignore_errors=True)
-    aside.rename(run / MODEL)
-    fsync_dir(run)
+def seal_run(run: Path) -> None:
+    """Write the manifest.json of a finished run."""
+    write_manifest(run, RUN_FILES, [name for name in COVERED if (run / name).exists()])
+
+
+def verify_run(run: Path) -> None:
+    """Check a finished run against its manifest.json; a run that is not finished, and an older one, has none.
+
+    Raises:
+        UserError: with the first file that is missing, changed or added.
+    """
+    if os.path.lexists(path := run / MANIFEST):
+        fix = (
+            "Undo the change, or copy the run again. To train with other settings, start a new run: --config FILE "
+            f"--out NEW. To keep the change, delete {path}."
+        )
+        verify_folder(run, RUN_FILES, fix, read=COVERED)
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """results.json of a run, checked; {} where there is none."""
+    verify_run(run)
+    return read_json_object(run / RESULTS, allow_nan=True) if (run / RESULTS).exists() else {}
 
 
 def model_folder(path: str | Path) -> Path:

@@ -13,6 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.errors import UserError, did_you_mean
+from gpt1.files.foreign import Fields
+
+MOST_LABELS = 1000
+MOST_STEPS = 100
+"""Whole steps between the lowest and the highest score."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Classes:
             raise UserError(
                 f"all rows have the same label ('{only}').", "Two labels at least are needed to learn from."
             )
-        if len(labels) > 1000:
+        if len(labels) > MOST_LABELS:
             raise UserError(
                 f"the label column has {len(labels):,} different values; at most 1,000 are taken for labels.",
                 "Is it the right column? For a number to predict use --kind regression.",
@@ -125,7 +130,7 @@ class Bins:
         low, high = math.floor(min(numbers)), math.ceil(max(numbers))
         if low == high:
             raise UserError(f"all rows have the same score ({low}).", "Scores have to differ to be learnt from.")
-        if high - low > 100:
+        if high - low > MOST_STEPS:
             raise UserError(
                 f"the scores run from {low} to {high}: more than 100 whole steps.",
                 "Rescale them, or use --kind regression.",
@@ -205,10 +210,29 @@ def target_to_json(target: Target) -> dict[str, Any]:
     return {"name": name, **asdict(target)}
 
 
-def target_from_json(stored: dict[str, Any]) -> Target:
-    settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
-    del settings["name"]
-    return TARGETS[stored["name"]](**settings)
+def target_from_json(stored: Fields) -> Target:
+    """The target that `target_to_json` wrote.
+
+    Raises:
+        UserError: for a field that is missing, of another type or out of range.
+    """
+    name = stored.choice("name", tuple(TARGETS))
+    if name == "classes":
+        labels = stored.items("labels", str)
+        if not 2 <= len(labels) <= MOST_LABELS:
+            stored.refuse(f"{len(labels):,} labels; a model has 2 to {MOST_LABELS:,}")
+        if len({*labels}) < len(labels) or not all(label and label == label.strip() for label in labels):
+            stored.refuse("its labels must be different texts without spaces around them")
+        return Classes(tuple(labels))
+    if name == "answers":
+        return Answers(stored.integer("most", 1, 10_000))
+    if name == "bins":
+        low = stored.integer("low", -(2**53), 2**53)
+        return Bins(low, stored.integer("high", low + 1, low + MOST_STEPS))
+    deviation = stored.number("deviation", 0)
+    if not deviation:
+        stored.refuse("'deviation' must be more than 0")
+    return Number(stored.number("mean"), deviation)
 
 
 def as_label(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -11,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
-from gpt1.errors import UserError
-from gpt1.files.atomic import fsync_dir, fsync_dir_content
-from gpt1.model.weights import write_safetensors
+from gpt1.files.atomic import atomic_dir
+from gpt1.files.foreign import Fields, read_json_object
+from gpt1.files.manifest import verify_folder, write_manifest
+from gpt1.model.weights import read_tensors, write_safetensors
 
-STATE, MANIFEST, MODEL, OPTIMIZER = "state.json", "manifest.json", "model.safetensors", "optimizer.safetensors"
+STATE, MODEL, OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
+FORMAT = "gpt1-checkpoint-1"
+REMOVE = "Remove this checkpoint folder; --resume then takes the one before."
 
 
 @dataclass(frozen=True)
@@ -36,45 +37,38 @@ def save(
     """Write `folder`/step-NNNNNN whole, or not at all: a process killed at any moment leaves the earlier ones as they
     were."""
     final = at(folder, step)
-    aside = folder / f".{final.name}.tmp"
-    for half in folder.glob(".step-*.tmp"):  # of a killed process, at whatever step
+    for half in [*folder.glob(".step-*.partial"), *folder.glob(".step-*.tmp")]:  # left by a process that was killed
         shutil.rmtree(half, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        write_safetensors(aside / MODEL, weights)
-        write_safetensors(aside / OPTIMIZER, optimizer)
-        (aside / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
-        files = {name: fingerprint(aside / name) for name in (MODEL, OPTIMIZER, STATE)}
-        (aside / MANIFEST).write_text(json.dumps({"format": "gpt1-checkpoint-1", "files": files}), encoding="utf-8")
-        fsync_dir_content(aside)
-        if final.exists():
-            shutil.rmtree(final)
-        aside.rename(final)
-        fsync_dir(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    with atomic_dir(final, replace=True) as partial:
+        write_safetensors(partial / MODEL, weights)
+        write_safetensors(partial / OPTIMIZER, optimizer)
+        (partial / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
+        write_manifest(partial, FORMAT, (MODEL, OPTIMIZER, STATE))
     return final
 
 
 def load(path: Path) -> Checkpoint:
-    """A checkpoint after its manifest is checked; UserError names the file that is not what it says."""
+    """A checkpoint after its manifest is checked.
+
+    Raises:
+        UserError: naming the file that is not what the manifest says, or does not hold what a checkpoint has.
+    """
     check(path)
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    return Checkpoint(load_file(path / MODEL), load_file(path / OPTIMIZER), state)
+    state = read_json_object(path / STATE, fix=REMOVE, allow_nan=True)
+    fields = Fields(state, path / STATE, REMOVE)
+    if at(path.parent, fields.integer("step")).name != path.name:
+        fields.refuse(f"it is the state of step {state['step']:,}")
+    return Checkpoint(read_tensors(path / MODEL), read_tensors(path / OPTIMIZER), state)
 
 
-def check(path: Path) -> None:
-    try:
-        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path / MANIFEST} is missing or damaged.", "Remove this checkpoint folder.") from None
-    for name, expected in files.items():
-        if not (path / name).exists() or fingerprint(path / name) != expected:
-            raise UserError(
-                f"{path / name} is not what its manifest says (SHA-256 differs): the file was changed or damaged.",
-                "Remove this checkpoint folder; --resume then takes the one before.",
-            )
+def check(path: Path) -> dict[str, dict[str, Any]]:
+    """The manifest's entries of a checkpoint, each file compared with its own.
+
+    Raises:
+        UserError: naming the first file that is missing or changed.
+    """
+    read = (MODEL, OPTIMIZER, STATE)
+    return verify_folder(path, FORMAT, REMOVE, read=read, may_be_unsealed=True)
 
 
 def steps(folder: Path) -> list[int]:
@@ -93,8 +87,3 @@ def forget(folder: Path, keep: int, now: int, best: int = 0) -> None:
     found = steps(folder)
     for step in set(found) - {best, *[step for step in found if step <= now][-keep:]}:
         shutil.rmtree(at(folder, step))
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,11 @@ from gpt1.corpus.order import mixed, of_update, updates_per_epoch
 from gpt1.datasets.labelled import Task, read_task
 from gpt1.devices import activations_of, device_of, place, precision_of
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import lock_dir
+from gpt1.files.atomic import atomic_dir, atomic_file, lock_dir
+from gpt1.files.manifest import file_entry
 from gpt1.inference.evaluate import calibrated, measured, predictions_of
-from gpt1.inference.predictor import Model, pair, save_task, task_logits
+from gpt1.inference.predictor import Model, pair, task_logits
+from gpt1.inference.task import save_task
 from gpt1.kernels.buffers import kept_arrays
 from gpt1.kernels.memory import keep_some_freed_memory
 from gpt1.model.gpt import GPT
@@ -37,7 +38,6 @@ from gpt1.tasks.collate import collate, of_epoch, pieces
 from gpt1.tasks.kinds import Encoded, Example, cut_share, encode, texts_of, told_of_length, windowed_share
 from gpt1.tasks.targets import target_to_json
 from gpt1.tokenization.tokenizer import Tokenizer
-from gpt1.training.checkpoints import fingerprint
 from gpt1.training.distributed import alone
 from gpt1.training.head_only import HeadOnly
 from gpt1.training.loop import Outcome, Stage, Update, train
@@ -236,7 +236,7 @@ def prepare(cfg: FinetuneConfig, gpt: GPT, tokenizer: Tokenizer, folder: Path, t
     title = f"training {which.get(cfg.train, f'the {cfg.train} blocks ({trained / 1e6:.1f} M weights)')}"
     title += f", λ {cfg.lm_coef:g}, {precision}"
     prints = {
-        "model": fingerprint(folder / WEIGHTS)["sha256"] if (folder / WEIGHTS).exists() else str(folder),
+        "model": file_entry(folder / WEIGHTS)["sha256"] if (folder / WEIGHTS).exists() else str(folder),
         "tokenizer": tokenizer.fingerprint,
         "data": digest(task),
         "precision": str(activations),
@@ -327,15 +327,14 @@ def finish(
         "temperature": calibration.get("temperature", 1.0),
         "train": cfg.train,
     }
-    aside = run / ".model.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    save_task(aside, work.model, work.tokenizer, described, target)
-    runs.put_model(run, aside)
+    with atomic_dir(run / runs.MODEL, replace=True) as folder:
+        save_task(folder, work.model, work.tokenizer, described, target)
     if task.validation:
-        model = Model(work.model, work.tokenizer, {**described, "target": target_to_json(target)})
+        model = Model(work.model, work.tokenizer, described, target)
         records = predictions_of(model, task.validation, logits)
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        (run / "predictions.jsonl").write_text(lines, encoding="utf-8")
+        with atomic_file(run / runs.PREDICTIONS) as file:
+            file.write(lines.encode())
     best = next((h for h in outcome.history if h["step"] == (outcome.best or outcome.step)), {})
     results = {
         "stage": "finetune",
@@ -352,6 +351,7 @@ def finish(
         "history": outcome.history,
     }
     runs.write_json(run / runs.RESULTS, results)
+    runs.seal_run(run)
     if validation:
         low, high = validation["interval"][task.main]
         ece = (

@@ -20,6 +20,7 @@ from gpt1.config import TrainingConfig
 from gpt1.corpus.order import mixed
 from gpt1.devices import limits_explained
 from gpt1.errors import GPT1Error, Interrupted, UserError
+from gpt1.files.foreign import Fields, short
 from gpt1.kernels.buffers import settle
 from gpt1.model.losses import Losses
 from gpt1.progress import MetricsFile, Progress
@@ -224,7 +225,8 @@ def restore(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: 
     for step in reversed(checkpoints.steps(folder)):
         try:
             checkpoint = checkpoints.load(checkpoints.at(folder, step))
-            if (best := checkpoint.state["outcome"]["best"]) not in (0, step):
+            outcome = read_outcome(checkpoint, at := checkpoints.at(folder, step))
+            if (best := outcome.best) not in (0, step):
                 checkpoints.check(checkpoints.at(folder, best))
         except UserError as error:
             progress.say(f"{error.problem} Trying the checkpoint before it.")
@@ -235,14 +237,42 @@ def restore(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: 
                     f"{folder.parent} was trained with another {name} than this one: it cannot be resumed.",
                     "Resume with what it was started with, or start a new run with another --out.",
                 )
+        check_tensors(checkpoint.weights, dict(stage.trained()), at / checkpoints.MODEL)
+        check_tensors(checkpoint.optimizer, optimizer.tensors(), at / checkpoints.OPTIMIZER)
         put(stage, checkpoint.weights)
-        outcome = Outcome(**checkpoint.state["outcome"])
         optimizer.load(checkpoint.optimizer, outcome.step)
         meter.take_up(checkpoint.state["unread"], stage.trained()[0][1].device)
         progress.say(f"resuming after update {outcome.step:,}")
         return outcome
     progress.say("no whole checkpoint: starting from the beginning")
     return Outcome()
+
+
+def read_outcome(checkpoint: checkpoints.Checkpoint, path: Path) -> Outcome:
+    """The outcome in the state of the checkpoint `path`; UserError where a value of the state has another type."""
+    state = Fields(checkpoint.state, path / checkpoints.STATE, checkpoints.REMOVE)
+    stored, outcome = state.object("outcome"), Outcome()
+    for name, default in vars(outcome).items():
+        value = stored.values.get(name, default)
+        if type(value) not in ((int, float) if isinstance(default, float) else (type(default),)):
+            stored.refuse(f"{name!r} must be of type {type(default).__name__}, not {short(value)}")
+        setattr(outcome, name, value)
+    for record in stored.items("history", dict, []):
+        Fields(record, state.where, state.fix).integer("step")
+    unread = state.items("unread", dict)
+    if any(record.keys() != unread[0].keys() or {*map(type, record.values())} - {int, float} for record in unread):
+        state.refuse("'unread' must be a list of records with the same names and numbers")
+    state.object("fingerprints")
+    return outcome
+
+
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """UserError unless `found` has every expected tensor in its shape."""
+    for name, tensor in expected.items():
+        if name not in found or found[name].shape != tensor.shape:
+            shape = tuple(found[name].shape) if name in found else None
+            problem = f"{path}: tensor {name} has the shape {shape}, the model needs {tuple(tensor.shape)}."
+            raise UserError(problem, checkpoints.REMOVE)
 
 
 def put(stage: Stage, weights: Mapping[str, Tensor]) -> None:

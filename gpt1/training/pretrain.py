@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +17,11 @@ from gpt1.corpus.order import mixed
 from gpt1.corpus.windows import Windows, split, unigram_loss
 from gpt1.devices import activations_of, device_of, place, precision_of
 from gpt1.errors import UserError
-from gpt1.files.atomic import lock_dir
+from gpt1.files.atomic import atomic_dir, lock_dir
+from gpt1.files.manifest import file_entry
 from gpt1.formatting import counted
 from gpt1.inference.predictor import LanguageModel, pair
+from gpt1.inference.task import save_model
 from gpt1.kernels.memory import keep_freed_memory
 from gpt1.kernels.to_device import moved
 from gpt1.model.gpt import GPT
@@ -31,7 +32,6 @@ from gpt1.progress import Fanout, MetricsFile, Progress, Silent
 from gpt1.report import reported
 from gpt1.runs import folder as runs
 from gpt1.tokenization.tokenizer import Tokenizer
-from gpt1.training.checkpoints import fingerprint
 from gpt1.training.compiling import compiled
 from gpt1.training.distributed import Processes, together
 from gpt1.training.loop import Outcome, Stage, Update, train
@@ -209,7 +209,7 @@ def prepare(
     if valid:
         prints["--valid corpus"] = valid.fingerprint
     if from_ and (weights := runs.model_folder(from_) / WEIGHTS).exists():
-        prints["model"] = fingerprint(weights)["sha256"]
+        prints["model"] = file_entry(weights)["sha256"]
     return Work(model, tokenizer, corpus, training, held_out, device, title, prints, unigram, processes)
 
 
@@ -248,12 +248,9 @@ def shape_of(from_: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def finish(run: Path, work: Work, outcome: Outcome, cfg: PretrainConfig) -> None:
-    """The finished model folder, results and report of a run."""
-    aside = run / ".model.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    work.model.save(aside, tokenizer=work.tokenizer.fingerprint)
-    work.tokenizer.save(aside)
-    runs.put_model(run, aside)
+    """The finished model folder, results and manifest of a run."""
+    with atomic_dir(run / runs.MODEL, replace=True) as folder:
+        save_model(folder, work.model, work.tokenizer)
     language_model = LanguageModel(work.model, work.tokenizer)
     samples = [
         {"prompt": prompt, "text": language_model.generate(prompt, max_tokens=60, temperature=0.8, seed=cfg.seed)}
@@ -277,6 +274,7 @@ def finish(run: Path, work: Work, outcome: Outcome, cfg: PretrainConfig) -> None
         },
     }
     runs.write_json(run / runs.RESULTS, results)
+    runs.seal_run(run)
 
 
 def prompts(work: Work, count: int = 3, length: int = 8) -> list[str]:

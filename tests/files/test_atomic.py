@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,20 @@ def test_a_folder_replaces_another_one_only_when_asked(tmp_path: Path):
     with atomic_dir(tmp_path / "a", replace=True) as folder:
         (folder / "new").touch()
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["new"]
+
+
+def test_a_folder_gets_its_name_only_when_every_byte_of_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    flushed: list[int] = []
+    keep = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(os.fstat(handle).st_ino), keep(handle)))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    with atomic_dir(tmp_path / "model", replace=True) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "vocab.json").write_text("{}")
+        (folder / "model.safetensors").write_text("weights")
+    model = tmp_path / "model"
+    assert sorted(path.name for path in model.iterdir()) == ["inner", "model.safetensors"]
+    assert {path.stat().st_ino for path in [*model.rglob("*"), model, tmp_path]} <= set(flushed)

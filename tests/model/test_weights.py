@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 from pathlib import Path
@@ -137,12 +138,19 @@ def test_other_files_beside_the_arrays_do_not_matter(model: GPT, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "content", ["[[1,", "{}", "[]", "[[10, 128]]", '[["a", "b"]]', "[5]", "[[-1, 128]]", "[[10.0, 128.0]]", "\ufeff[]"]
+    "content", ["{}", "[]", "[[10, 128]]", '[["a", "b"]]', "[5]", "[[-1, 128]]", "[[10.0, 128.0]]", "\ufeff[]"]
 )
 def test_a_damaged_list_of_shapes_is_refused_by_name(model: GPT, tmp_path: Path, content: str):
     write_release(model, tmp_path)
     (tmp_path / "params_shapes.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"params_shapes.json is no list of the release's shapes"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_a_list_of_shapes_that_is_cut_short_is_refused_by_name(model: GPT, tmp_path: Path):
+    write_release(model, tmp_path)
+    (tmp_path / "params_shapes.json").write_text("[[1,")
+    with pytest.raises(UserError, match=r"params_shapes.json cannot be read as JSON: line 1"):
         GPT.from_pretrained(tmp_path)
 
 
@@ -297,3 +305,57 @@ def test_a_missing_folder_and_missing_weights_are_refused(model: GPT, tmp_path: 
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model.safetensors does not exist"):
         GPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(torch.int8, "I8"), (torch.bool, "BOOL"), (torch.complex64, "C64"), (torch.int64, "I64")]
+)
+def test_weights_that_are_not_floating_point_are_refused_by_name_and_type(
+    model: GPT, tmp_path: Path, dtype: torch.dtype, name: str
+):
+    model.save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["tokens.weight"] = weights["tokens.weight"].to(dtype)
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f"tensor tokens.weight has the type {name}; weights are floating point"):
+        GPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_floating_point_weights_of_any_width_load_as_float32(model: GPT, tmp_path: Path, dtype: torch.dtype):
+    model.save(tmp_path)
+    weights = {name: w.to(dtype) for name, w in load_file(tmp_path / "model.safetensors").items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    again = GPT.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(again[name], weight.float()) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(model: GPT, tmp_path: Path, value: float):
+    model.save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["blocks.1.mlp.widen.bias"][3] = value
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"model.safetensors: tensor blocks.1.mlp.widen.bias holds NaN or infinity"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_large_finite_weights_whose_sum_overflows_load(model: GPT, tmp_path: Path):
+    model.save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["tokens.weight"].fill_(3e38)
+    save_file(weights, tmp_path / "model.safetensors")
+    assert GPT.from_pretrained(tmp_path).tokens.weight.max() == torch.tensor(3e38)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no umask")
+def test_weights_have_the_mode_of_every_other_file(model: GPT, tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        model.save(tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "config.json": 0o640,
+        "model.safetensors": 0o640,
+    }

@@ -186,24 +186,6 @@ def test_a_full_disk_leaves_no_half_of_what_says_that_a_run_has_begun_or_finishe
     assert list((tmp_path / "other").iterdir()) == []  # where the same command may begin
 
 
-def test_a_model_has_its_place_only_when_every_byte_of_it_is_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    flushed: list[int] = []
-    keep = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(os.fstat(handle).st_ino), keep(handle)))
-    aside = tmp_path / ".model.tmp"
-    aside.mkdir()
-    (aside / "config.json").write_text("{}")
-    (aside / "model.safetensors").write_text("weights")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "old").touch()
-    runs.put_model(tmp_path, aside)
-    model = tmp_path / "model"
-    assert sorted(path.name for path in model.iterdir()) == ["config.json", "model.safetensors"]
-    assert {path.stat().st_ino for path in [*model.iterdir(), model, tmp_path]} <= set(flushed)
-
-
 def test_a_finished_run_that_was_killed_before_its_page_gets_one(tmp_path: Path):
     run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
     (run / "report.html").write_text("the page of a run that was stopped")

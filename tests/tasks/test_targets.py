@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.errors import UserError
+from gpt1.files.foreign import Fields
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.targets import TARGETS, Answers, Bins, Classes, Number, natural, target_from_json, target_to_json
 
@@ -185,7 +186,32 @@ def test_what_is_no_number_is_refused_where_a_score_belongs(target: type[Number 
 
 @pytest.mark.parametrize("target", [Classes(("a", "ü")), Answers(4), Bins(-1, 5), Number(1.5, 0.1)])
 def test_a_target_survives_being_written_down(target):
-    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+    assert target_from_json(Fields(json.loads(json.dumps(target_to_json(target))), "task.json")) == target
+
+
+@pytest.mark.parametrize(
+    ("stored", "problem"),
+    [
+        ({}, "it has no 'name'"),
+        ({"name": "poem"}, "'name' must be one of classes, answers, bins, number"),
+        ({"name": ["classes"]}, "'name' must be one of"),
+        ({"name": "classes", "labels": "ab"}, "'labels' must be a list of str"),
+        ({"name": "classes", "labels": ["a", 1]}, "'labels' must be a list of str"),
+        ({"name": "classes", "labels": ["a"]}, "1 labels; a model has 2 to 1,000"),
+        ({"name": "classes", "labels": ["a", "b", "a"]}, "its labels must be different texts"),
+        ({"name": "classes", "labels": ["a", " b"]}, "its labels must be different texts"),
+        ({"name": "answers", "most": 10**9}, "'most' must be an integer from 1 to 10000"),
+        ({"name": "bins", "low": 3, "high": 3}, "'high' must be an integer from 4 to 103"),
+        ({"name": "number", "mean": math.nan, "deviation": 1}, "'mean' must be a number"),
+        ({"name": "number", "mean": 0, "deviation": 0}, "'deviation' must be more than 0"),
+        ({"name": "number", "mean": 0, "deviation": -1}, "'deviation' must be a number from 0"),
+    ],
+)
+def test_a_target_that_no_training_writes_is_refused_with_its_file(stored, problem: str):
+    with pytest.raises(UserError) as refused:
+        target_from_json(Fields(stored, "task.json"))
+    assert refused.value.problem.startswith("task.json: ")
+    assert problem in refused.value.problem
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.errors import UserError
+from gpt1.errors import ResourceError, UserError
+from gpt1.files.manifest import write_manifest
 from gpt1.training import checkpoints
 
 WEIGHTS = {"a.weight": torch.randn(3, 5), "a.bias": torch.randn(3)}
@@ -63,16 +63,43 @@ def test_a_flipped_bit_is_refused_by_the_name_of_its_file(checkpoint, tmp_path_f
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_of_the_manifest_is_refused_or_changes_nothing(checkpoint, tmp_path_factory, place, bit):
+def test_a_flipped_bit_of_the_manifest_is_refused(checkpoint, tmp_path_factory, place, bit):
     damaged = tmp_path_factory.mktemp("damaged") / checkpoint.name
     shutil.copytree(checkpoint, damaged)
     content = bytearray((damaged / "manifest.json").read_bytes())
     content[int(place * len(content))] ^= 1 << bit
     (damaged / "manifest.json").write_bytes(content)
-    with suppress(UserError):
-        loaded = checkpoints.load(damaged)
-        assert loaded.state == {**STATE, "step": 7}
-        assert all(torch.equal(loaded.weights[name], WEIGHTS[name]) for name in WEIGHTS)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        checkpoints.load(damaged)
+
+
+def test_a_checkpoint_whose_manifest_has_no_sum_of_its_own_loads(checkpoint: Path, tmp_path: Path):
+    older = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
+    manifest = json.loads((older / "manifest.json").read_text())
+    del manifest["sha256"]
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    assert checkpoints.load(older).state == {**STATE, "step": 7}
+    del manifest["files"]["state.json"]
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"state\.json is not in the folder's manifest\.json"):
+        checkpoints.load(older)
+
+
+@pytest.mark.parametrize("state", ["[]", "[" * 2000, '{"step": "7"}', '{"step": 8}', "{}"])
+def test_a_state_of_another_shape_is_refused_by_name_though_its_sum_is_right(checkpoint, tmp_path: Path, state: str):
+    damaged = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
+    (damaged / "state.json").write_text(state)
+    write_manifest(damaged, checkpoints.FORMAT)
+    with pytest.raises(UserError, match=r"state\.json"):
+        checkpoints.load(damaged)
+
+
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(checkpoint: Path, tmp_path: Path):
+    damaged = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
+    (tmp_path / "outside").write_text("secret")
+    write_manifest(damaged, checkpoints.FORMAT, [*FILES[:3], "../outside"])
+    with pytest.raises(UserError, match="names a file that is not inside its folder"):
+        checkpoints.load(damaged)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -84,7 +111,10 @@ def test_a_missing_file_is_refused_by_name(checkpoint: Path, tmp_path: Path, nam
         checkpoints.load(damaged)
 
 
-@pytest.mark.parametrize("stage", ["write_safetensors", "fingerprint", "fsync_dir_content"])
+@pytest.mark.parametrize(
+    "stage",
+    ["training.checkpoints.write_safetensors", "training.checkpoints.write_manifest", "files.atomic.fsync_file"],
+)
 def test_an_error_while_saving_leaves_the_earlier_ones_and_nothing_else(
     tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -93,8 +123,8 @@ def test_an_error_while_saving_leaves_the_earlier_ones_and_nothing_else(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, stage, full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(f"gpt1.{stage}", full)
+    with pytest.raises(ResourceError, match="the disk is full"):
         save(tmp_path, 2)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == [checkpoints.at(tmp_path, 1).name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,11 +113,8 @@ def told_model(about: dict[str, Any]) -> str:
 
 
 def pretraining(run: str | Path) -> dict[str, Any]:
-    """What a run folder tells of its pre-training."""
-    path = Path(run) / runs.RESULTS
-    if not path.exists():
-        return {}
-    results = json.loads(path.read_text(encoding="utf-8"))
+    """What a run folder tells of its pre-training, nothing where it has no results."""
+    results = runs.read_results(Path(run))
     told = {"updates": results.get("steps"), "tokens seen": results.get("tokens_seen")}
     perplexity = results.get("validation", {}).get("perplexity")
     return {name: value for name, value in told.items() if value} | (

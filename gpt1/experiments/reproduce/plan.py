@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -178,7 +177,7 @@ class Plan:
         settings = self.settings_for(method, seed)
         learnt = self.learnt_with(method)
         run = finetuned(task.training.table, scratch, progress, learnt, from_=from_, **task.options, **settings)
-        fitted = json.loads((run / runs.RESULTS).read_text(encoding="utf-8"))
+        fitted = runs.read_results(run)
         scores = scored(run, task, self.asked.settings)
         return {**about, **scores, "cut": fitted["data"]["cut"], "seconds": fitted["seconds"]}
 
@@ -227,7 +226,7 @@ def scored(run: Path, task: PaperTask, settings: Mapping[str, Any]) -> dict[str,
 
 def check_model(run: str | Path, given: str) -> None:
     """UserError for what is no pre-trained model, or not the sort that belongs to the flag `given`."""
-    from gpt1.inference.predictor import TASK
+    from gpt1.inference.task import TASK
 
     folder = runs.model_folder(run)
     if (folder / TASK).exists():

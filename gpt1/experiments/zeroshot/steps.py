@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.cells import Cell, digest
 from gpt1.experiments.zeroshot.heuristics import WINOGRAD, Trial, trial_of
 from gpt1.experiments.zeroshot.winograd import find_schemas
+from gpt1.files.foreign import Fields
+from gpt1.files.manifest import file_entry
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.training import checkpoints
@@ -55,13 +56,12 @@ class Shot:
         return Cell(self.key, 1 + int(KB_A_ROW[self.task] * len(self.trial.gold)), self.work)
 
     def work(self, scratch: Path, progress: Progress) -> dict[str, Any]:
-        from safetensors.torch import load_file
-
         from gpt1.devices import device_of
         from gpt1.inference.predictor import LanguageModel, pair
+        from gpt1.model.weights import read_safetensors
 
         gpt, tokenizer = pair(self.point.run)
-        gpt.load_state_dict(load_file(self.point.weights))
+        gpt.load_state_dict(read_safetensors(self.point.weights))
         model = LanguageModel(gpt.eval().to(device_of(self.device)), tokenizer)
         found = self.trial.measure(model, progress)
         about = {"task": self.task, "model": self.point.model, "step": self.point.step, "made_from": self.made_from}
@@ -81,14 +81,12 @@ def points_of(run: str | Path, model: str = "from") -> list[Point]:
     found = []
     for step in steps:
         at = checkpoints.at(folder, step)
-        checkpoints.check(at)
-        sha256 = json.loads((at / checkpoints.MANIFEST).read_text(encoding="utf-8"))["files"][checkpoints.MODEL]
-        found.append(Point(model, str(run), step, at / checkpoints.MODEL, sha256["sha256"]))
-    results = Path(run) / runs.RESULTS
-    end = json.loads(results.read_text(encoding="utf-8")).get("steps", 0) if results.exists() else 0
+        sha256 = checkpoints.check(at)[checkpoints.MODEL]["sha256"]
+        found.append(Point(model, str(run), step, at / checkpoints.MODEL, sha256))
+    end = Fields(runs.read_results(Path(run)), Path(run) / runs.RESULTS).integer("steps", default=0)
     if end > steps[-1]:
         weights = runs.model_folder(run) / checkpoints.MODEL
-        found.append(Point(model, str(run), end, weights, checkpoints.fingerprint(weights)["sha256"]))
+        found.append(Point(model, str(run), end, weights, file_entry(weights)["sha256"]))
     return found
 
 

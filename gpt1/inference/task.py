@@ -1,0 +1,69 @@
+"""Writing a model folder whole; task.json, which says what a fine-tuned model was trained to predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from gpt1.config import Cut, Long
+from gpt1.files.foreign import Fields, read_json_object
+from gpt1.files.manifest import write_manifest
+from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.model.weights import MODEL_FILES
+from gpt1.tasks.kinds import KINDS
+from gpt1.tasks.targets import Target, target_from_json, target_to_json
+from gpt1.tokenization.tokenizer import Tokenizer
+
+TASK, TASK_FORMAT = "task.json", "gpt1-task-1"
+
+
+def save_model(
+    folder: Path, gpt: GPT, tokenizer: Tokenizer, head: Head | None = None, task: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model folder: weights, tokenizer, task.json of a fine-tuned model, and last the manifest of all files."""
+    gpt.save(folder, head, tokenizer.fingerprint)
+    tokenizer.save(folder)
+    if task is not None:
+        (folder / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_manifest(folder, MODEL_FILES)
+
+
+def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any], target: Target) -> None:
+    """Write the model folder of a fine-tuned model."""
+    content = {"format": TASK_FORMAT, **task, "target": target_to_json(target)}
+    save_model(folder, model.gpt, tokenizer, model.head, content)
+
+
+def read_task(path: Path) -> tuple[dict[str, Any], Target]:
+    """The content of a task.json, and its target.
+
+    Raises:
+        UserError: naming the file and the key, for a key that is missing, of another type or out of range.
+    """
+    content = read_json_object(path, fix=COPY)
+    fields = Fields(content, path, COPY)
+    fields.choice("format", (TASK_FORMAT,), TASK_FORMAT)
+    kind = KINDS[fields.choice("kind", tuple(KINDS))]
+    columns = fields.object("columns")
+    for role in columns.values:
+        if role not in (*kind.columns, "label"):
+            fields.refuse(f"'columns' names {role!r}, which {kind.name} does not have")
+        columns.text(role)
+    for role in kind.columns:
+        if role not in kind.optional and role not in columns.values:
+            fields.refuse(f"'columns' has no {role!r}")
+    fields.number("temperature", SMALLEST_TEMPERATURE, 1 / SMALLEST_TEMPERATURE, 1.0)
+    fields.choice("cut", get_args(Cut), "longest")
+    fields.choice("long", get_args(Long), "cut")
+    fields.text("train", "all")
+    target = target_from_json(fields.object("target"))
+    if not isinstance(target, tuple(filter(None, (kind.target, kind.score_target)))):
+        fields.refuse(f"its target does not belong to {kind.name}")
+    return content, target
+
+
+COPY = "Copy the model folder again."
+SMALLEST_TEMPERATURE = 1e-4
+"""Calibration finds temperatures from e⁻⁴·² to e⁴·²."""

@@ -1,0 +1,214 @@
+"""Model and run folders on disk: every file is what its manifest says, and task.json holds what training writes."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gpt1.corpus.corpus import Corpus
+from gpt1.errors import UserError
+from gpt1.inference.convert import export_model
+from gpt1.inference.evaluate import evaluate, predict
+from gpt1.inference.predictor import Model, load, load_task, pair
+from gpt1.inference.task import read_task
+from gpt1.inspect import inspect
+from gpt1.model.gpt import GPT
+from gpt1.runs import folder as runs
+
+FLIPS = 12
+"""Bits of each file; their places are drawn from a fixed seed."""
+
+
+@pytest.fixture
+def model(desk: Path, tmp_path: Path) -> Path:
+    """A copy of a fine-tuned model folder."""
+    return Path(shutil.copytree(desk / "runs/reviews/model", tmp_path / "model"))
+
+
+@pytest.fixture
+def run(desk: Path, tmp_path: Path) -> Path:
+    """A copy of a finished fine-tuning run."""
+    return Path(shutil.copytree(desk / "runs/reviews", tmp_path / "run"))
+
+
+def flip(path: Path, number: int) -> None:
+    """Flip bit `number` of a file; the same again takes it back."""
+    data = bytearray(path.read_bytes())
+    data[number // 8] ^= 1 << number % 8
+    path.write_bytes(data)
+
+
+def places(path: Path) -> list[int]:
+    drawn = random.Random(path.name)
+    return [drawn.randrange(path.stat().st_size * 8) for _ in range(FLIPS)]
+
+
+def test_a_flipped_bit_in_any_file_of_a_model_is_refused_by_name(model: Path):
+    files = sorted(model.iterdir())
+    assert {"config.json", "model.safetensors", "task.json", "vocab.json", "manifest.json"} <= {p.name for p in files}
+    for path in files:
+        for number in places(path):
+            flip(path, number)
+            with pytest.raises(UserError) as refused:
+                load(model)
+            assert path.name in refused.value.problem
+            flip(path, number)
+    load(model)
+
+
+def test_a_flipped_bit_in_any_file_of_a_finished_run_is_refused_by_name_wherever_it_is_read(run: Path, desk: Path):
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert sorted(manifest["files"]) == ["config.yaml", "metrics.jsonl", "predictions.jsonl", "results.json"]
+    uses: list[Any] = [
+        lambda: load(run),
+        lambda: inspect(run),
+        lambda: runs.reopen(run, runs.FinetuneConfig, {}, {}),
+        lambda: runs.read_results(run),
+    ]
+    for name in (*manifest["files"], "manifest.json"):
+        for number in places(run / name):
+            flip(run / name, number)
+            for use in uses:
+                with pytest.raises(UserError) as refused:
+                    use()
+                assert name in refused.value.problem
+            flip(run / name, number)
+    load(run)
+    inspect(run)
+
+
+def test_settings_edited_after_the_run_are_refused_with_the_way_out(run: Path):
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(UserError, match=r"config\.yaml is not what its manifest says") as refused:
+        load(run)
+    assert "start a new run: --config FILE --out NEW" in refused.value.fix
+    assert f"delete {run / 'manifest.json'}" in refused.value.fix
+    (run / "manifest.json").unlink()
+    load(run)
+
+
+def test_a_missing_and_an_added_file_are_refused_by_name(model: Path):
+    (model / "merges.txt").rename(model / "elsewhere")
+    with pytest.raises(UserError, match=r"merges\.txt is missing"):
+        load(model)
+    (model / "elsewhere").rename(model / "merges.txt")
+    (model / "README.md").write_text("a file that gpt1 does not read")
+    load(model)
+    (model / "encoder_bpe_40000.json").write_text("{}")
+    with pytest.raises(UserError, match=r"encoder_bpe_40000\.json is not in the folder's manifest\.json"):
+        load(model)
+
+
+def test_a_task_put_beside_a_pretrained_model_is_refused(desk: Path, tmp_path: Path):
+    model = Path(shutil.copytree(desk / "runs/books/model", tmp_path / "model"))
+    shutil.copy(desk / "runs/reviews/model/task.json", model)
+    for use in (load, GPT.from_pretrained, pair, inspect):
+        with pytest.raises(UserError, match=r"task\.json is not in the folder's manifest\.json"):
+            use(model)
+
+
+def test_a_folder_without_a_manifest_loads_and_a_changed_one_loads_without_the_check(model: Path, ask: Any, desk: Path):
+    task = json.loads((model / "task.json").read_text())
+    (model / "task.json").write_text(json.dumps({**task, "temperature": 2.0}))
+    new = str(desk / "new.csv")
+    refused = ask("predict", str(model), new)
+    assert (refused.code, refused.out) == (2, "")
+    assert "task.json has" in refused.err
+    assert "--no-verify" in refused.err
+    assert ask("predict", str(model), new, "--no-verify").code == 0
+    assert isinstance(load(model, verify=False), Model)
+    (model / "manifest.json").unlink()
+    assert load_task(model).temperature == 2
+
+
+def test_saving_over_a_model_removes_the_manifest_of_the_old_one(model: Path):
+    gpt, _ = pair(model)
+    gpt.save(model)
+    assert not (model / "manifest.json").exists()
+
+
+def test_weights_that_are_not_finite_are_refused_by_every_use(desk: Path, tmp_path: Path):
+    model = Path(shutil.copytree(desk / "runs/books/model", tmp_path / "model"))
+    weights = load_file(model / "model.safetensors")
+    weights["blocks.0.mlp.widen.weight"][1, 2] = math.nan
+    save_file(weights, model / "model.safetensors")
+    (model / "manifest.json").unlink()
+    uses = [
+        lambda: load(model),
+        lambda: evaluate(model, desk / "corpus"),
+        lambda: export_model("huggingface", model, tmp_path / "out"),
+        lambda: predict(model, desk / "new.csv"),
+    ]
+    for use in uses:
+        with pytest.raises(UserError, match=r"model\.safetensors: tensor blocks.0.mlp.widen.weight holds NaN"):
+            use()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_that_is_not_finite_is_refused(model: Path):
+    weights = load_file(model / "model.safetensors")
+    weights["head.linear.bias"] = torch.full_like(weights["head.linear.bias"], math.inf)
+    save_file(weights, model / "model.safetensors")
+    with pytest.raises(UserError, match=r"tensor head.linear.bias holds NaN or infinity"):
+        load(model, verify=False)
+
+
+def test_an_exported_model_is_checked_too(desk: Path, tmp_path: Path):
+    out = export_model("huggingface", desk / "runs/books", tmp_path / "out")
+    GPT.from_pretrained(out)
+    flip(out / "model.safetensors", out.joinpath("model.safetensors").stat().st_size * 8 - 1)
+    with pytest.raises(UserError, match=r"model\.safetensors is not what its manifest says"):
+        GPT.from_pretrained(out)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        *(("temperature", value, "'temperature' must be a number from") for value in (0, -1, 1e-9, 1e30, "1", True)),
+        ("temperature", math.nan, "NaN is not a number in JSON"),
+        ("temperature", math.inf, "Infinity is not a number in JSON"),
+        ("kind", "poetry", "'kind' must be one of"),
+        ("kind", ["classification"], "'kind' must be one of"),
+        ("kind", "regression", "its target does not belong to regression"),
+        ("kind", "entailment", "'columns' names 'text', which entailment does not have"),
+        ("cut", "middle", "'cut' must be one of longest, shares"),
+        ("long", 7, "'long' must be one of cut, head-tail, windows"),
+        ("format", "gpt1-task-9", "'format' must be one of gpt1-task-1"),
+        ("columns", [], "'columns' must be an object"),
+        ("columns", {"label": "label"}, "'columns' has no 'text'"),
+        ("columns", {"text": 7}, "'text' must be a text"),
+        ("target", None, "'target' must be an object"),
+        ("target", {"name": "classes", "labels": ["a", "a"]}, "its labels must be different texts"),
+        *((key, ..., f"it has no '{key}'") for key in ("kind", "columns", "target")),
+    ],
+)
+def test_a_task_that_no_training_writes_is_refused_with_its_file(model: Path, key: str, value: Any, problem: str):
+    task = json.loads((model / "task.json").read_text()) | {key: value}
+    (model / "task.json").write_text(json.dumps({key: value for key, value in task.items() if value is not ...}))
+    with pytest.raises(UserError) as refused:
+        load(model, verify=False)
+    assert str(model / "task.json") in refused.value.problem
+    assert problem in refused.value.problem
+
+
+def test_a_task_of_an_earlier_version_reads_with_defaults(model: Path):
+    task = json.loads((model / "task.json").read_text())
+    for key in ("cut", "long", "temperature", "train", "format"):
+        del task[key]
+    (model / "task.json").write_text(json.dumps(task))
+    assert read_task(model / "task.json")[1].outputs == 2
+    assert load_task(model, verify=False).temperature == 1
+
+
+def test_a_model_folder_is_no_corpus(desk: Path):
+    with pytest.raises(UserError, match="is not a corpus folder"):
+        Corpus.open(desk / "runs/books/model")
