@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -35,11 +36,14 @@ def save(
 ) -> Path:
     """Write `folder`/step-NNNNNN whole, or not at all: a process killed at any moment leaves the earlier ones as they
     were."""
+    if not folder.parent.is_dir():
+        raise gone(folder.parent)
     final = at(folder, step)
     aside = folder / f".{final.name}.tmp"
     for half in folder.glob(".step-*.tmp"):  # of a killed process, at whatever step
         shutil.rmtree(half, ignore_errors=True)
-    aside.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
+    aside.mkdir()
     try:
         write_safetensors(aside / MODEL, weights)
         write_safetensors(aside / OPTIMIZER, optimizer)
@@ -58,10 +62,31 @@ def save(
 
 
 def load(path: Path) -> Checkpoint:
-    """A checkpoint after its manifest is checked; UserError names the file that is not what it says."""
+    """A checkpoint after its manifest is checked; UserError names the file that is not what it says, or that contains
+    NaN or infinite values (earlier versions wrote such)."""
     check(path)
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    return Checkpoint(load_file(path / MODEL), load_file(path / OPTIMIZER), state)
+    weights, optimizer = load_file(path / MODEL), load_file(path / OPTIMIZER)
+    for name, tensors in ((MODEL, weights), (OPTIMIZER, optimizer)):
+        if not all_finite(tensors.values()):
+            raise UserError(
+                f"{path / name} contains NaN or infinite values: training had diverged.",
+                "Remove this checkpoint folder; --resume then takes the one before.",
+            )
+    return Checkpoint(weights, optimizer, state)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no value is NaN or infinite. Min and max show it: one pass, no copy, one look at the device."""
+    ends = [end.float() for tensor in tensors if tensor.numel() for end in torch.aminmax(tensor.detach())]
+    return not ends or bool(torch.isfinite(torch.stack(ends)).all())
+
+
+def gone(run: Path) -> UserError:
+    return UserError(
+        f"the run folder {run} does not exist any more: it was moved or deleted during training.",
+        "Move it back and use --resume, or start a new run.",
+    )
 
 
 def check(path: Path) -> None:
