@@ -94,7 +94,7 @@ def finetune(
     work = prepare(cfg, gpt, tokenizer, runs.model_folder(from_), task, progress)
     if not resume:
         run = runs.make(out, replace(cfg, precision=precision_of(work.model.gpt.activations)), facts)
-    kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
+    kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events", progress.say)])
     if work.device.type == "cpu":
         keep_some_freed_memory()
     with lock_dir(run), reported(run):

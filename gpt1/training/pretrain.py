@@ -143,7 +143,7 @@ def trained(work: Work, cfg: PretrainConfig, run: Path, progress: Progress, resu
     """Train, and leave the model and the page of the run behind; of several processes the first one does."""
     first = work.processes.first
     metrics = MetricsFile(run / runs.METRICS) if first else None
-    kept = Fanout([progress, metrics, TensorBoard(run / "events")]) if metrics else progress
+    kept = Fanout([progress, metrics, TensorBoard(run / "events", progress.say)]) if metrics else progress
     if work.device.type == "cpu":
         keep_freed_memory()
     stage, wanted = work.stage(cfg), cfg.compile and work.device.type != "cpu"
