@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gpt1.errors import UserError
-from gpt1.files.atomic import fsync_dir, fsync_dir_content
+from gpt1.files.atomic import ensure_exists, fsync_dir, fsync_dir_content
 from gpt1.model.weights import write_safetensors
 
 STATE, MANIFEST, MODEL, OPTIMIZER = "state.json", "manifest.json", "model.safetensors", "optimizer.safetensors"
@@ -36,8 +36,7 @@ def save(
 ) -> Path:
     """Write `folder`/step-NNNNNN whole, or not at all: a process killed at any moment leaves the earlier ones as they
     were."""
-    if not folder.parent.is_dir():
-        raise gone(folder.parent)
+    ensure_exists(folder.parent)
     final = at(folder, step)
     aside = folder / f".{final.name}.tmp"
     for half in folder.glob(".step-*.tmp"):  # of a killed process, at whatever step
@@ -80,13 +79,6 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no value is NaN or infinite. Min and max show it: one pass, no copy, one look at the device."""
     ends = [end.float() for tensor in tensors if tensor.numel() for end in torch.aminmax(tensor.detach())]
     return not ends or bool(torch.isfinite(torch.stack(ends)).all())
-
-
-def gone(run: Path) -> UserError:
-    return UserError(
-        f"the run folder {run} does not exist any more: it was moved or deleted during training.",
-        "Move it back and use --resume, or start a new run.",
-    )
 
 
 def check(path: Path) -> None:

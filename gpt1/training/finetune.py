@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from gpt1.corpus.order import mixed, of_update, updates_per_epoch
 from gpt1.datasets.labelled import Task, read_task
 from gpt1.devices import activations_of, device_of, place, precision_of
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import lock_dir
+from gpt1.files.atomic import atomic_file, lock_dir
 from gpt1.inference.evaluate import calibrated, measured, predictions_of
 from gpt1.inference.predictor import Model, pair, save_task, task_logits
 from gpt1.kernels.buffers import kept_arrays
@@ -326,15 +325,14 @@ def finish(
         "temperature": calibration.get("temperature", 1.0),
         "train": cfg.train,
     }
-    aside = run / ".model.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    save_task(aside, work.model, work.tokenizer, described, target)
-    runs.put_model(run, aside)
+    with runs.new_model(run) as aside:
+        save_task(aside, work.model, work.tokenizer, described, target)
     if task.validation:
         model = Model(work.model, work.tokenizer, {**described, "target": target_to_json(target)})
         records = predictions_of(model, task.validation, logits)
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        (run / "predictions.jsonl").write_text(lines, encoding="utf-8")
+        with atomic_file(run / "predictions.jsonl") as file:
+            file.write(lines.encode())
     best = next((h for h in outcome.history if h["step"] == (outcome.best or outcome.step)), {})
     results = {
         "stage": "finetune",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gpt1.config import TrainingConfig
 from gpt1.errors import Diverged
+from gpt1.files.atomic import ensure_exists
 from gpt1.progress import Progress
 from gpt1.training import checkpoints
 
@@ -146,7 +147,6 @@ class Guard:
                 raise self.diverged(f"the weights after the last step, {outcome.step:,}, give no finite loss")
             return False
         if stage.processes.first:
-            self.check_folder()
             outcome.seconds = self.before + time.perf_counter() - self.started
             about = {"outcome": vars(outcome), "unread": self.meter.unread(), "fingerprints": dict(stage.fingerprints)}
             checkpoints.save(self.folder, outcome.step, dict(stage.trained()), tensors, about)
@@ -156,8 +156,8 @@ class Guard:
 
     def check_folder(self) -> None:
         """A run folder that was deleted does not come back half."""
-        if self.stage.processes.first and not self.folder.parent.is_dir():
-            raise checkpoints.gone(self.folder.parent)
+        if self.stage.processes.first:
+            ensure_exists(self.folder.parent)
 
     def diverged(self, what: str) -> Diverged:
         settings = f"smaller --peak-lr (now {self.config.peak_lr:g}) or a longer --warmup (now {self.config.warmup:g})"

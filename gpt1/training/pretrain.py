@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -249,11 +248,9 @@ def shape_of(from_: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def finish(run: Path, work: Work, outcome: Outcome, cfg: PretrainConfig) -> None:
     """The finished model folder, results and report of a run."""
-    aside = run / ".model.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    work.model.save(aside, tokenizer=work.tokenizer.fingerprint)
-    work.tokenizer.save(aside)
-    runs.put_model(run, aside)
+    with runs.new_model(run) as aside:
+        work.model.save(aside, tokenizer=work.tokenizer.fingerprint)
+        work.tokenizer.save(aside)
     language_model = LanguageModel(work.model, work.tokenizer)
     samples = [
         {"prompt": prompt, "text": language_model.generate(prompt, max_tokens=60, temperature=0.8, seed=cfg.seed)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from linear_stage import CONFIG, STEPS, lines, run, same, stage
 from torch import Tensor
 
-from gpt1.errors import ResourceError
+from gpt1.errors import ResourceError, UserError
 from gpt1.model.losses import Losses
 from gpt1.training import checkpoints
 from gpt1.training.loop import Update
@@ -158,3 +159,19 @@ def test_a_full_disk_is_told_and_the_checkpoints_before_it_stay(tmp_path: Path, 
         run(stage(), tmp_path)
     assert "--resume" in ended.value.fix
     assert checkpoints.steps(tmp_path / "checkpoints") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("when", [9, 10, 14])
+def test_a_run_folder_that_is_deleted_during_training_is_named_and_stays_away(when: int, tmp_path: Path):
+    made = stage()
+    update = made.update
+
+    def deleting(step: int) -> Update:
+        if step == when:
+            shutil.rmtree(tmp_path / "run")
+        return update(step)
+
+    with pytest.raises(UserError, match="does not exist any more") as ended:
+        run(replace(made, update=deleting), tmp_path / "run", config=replace(CONFIG, checkpoint_every=2))
+    assert str(tmp_path / "run") in str(ended.value)
+    assert list(tmp_path.iterdir()) == []
