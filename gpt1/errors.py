@@ -41,6 +41,12 @@ class Interrupted(GPT1Error):
     exit_code = 130
 
 
+class Diverged(GPT1Error):
+    """Training gives NaN or infinite values. Of several processes all raise it, at the same step."""
+
+    exit_code = 1
+
+
 def did_you_mean(value: str, options: Iterable[str]) -> str:
     """` Did you mean X?` for the closest option, or nothing. The leading space lets it follow a sentence."""
     lowered = {option.lower(): option for option in options}

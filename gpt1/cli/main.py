@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from shlex import quote
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from gpt1.cli import experiments as analysis
-from gpt1.cli.exit import of_the_system, open_streams, stop
+from gpt1.cli.exit import leave, of_the_system, open_streams, stop, terminate_as_ctrl_c
 from gpt1.cli.options import Number, columns, settings, verify
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, ResourceError, UserError
@@ -380,7 +381,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     open_streams()
     try:
-        gpt1.main(arguments or ["--help"], prog_name="gpt1", standalone_mode=False)
+        with terminate_as_ctrl_c():
+            gpt1.main(arguments or ["--help"], prog_name="gpt1", standalone_mode=False)
         sys.stdout.flush()  # what cannot be written is found here, and not when the interpreter has gone
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "gpt1"
@@ -388,6 +390,8 @@ def main(arguments: list[str] | None = None) -> None:
     except GPT1Error as error:
         stop(error)
     except (KeyboardInterrupt, click.Abort):
+        if os.environ.get("RANK", "0") != "0":  # of the processes that torchrun started the first one speaks
+            leave(Interrupted.exit_code)
         stop(Interrupted("stopped.", "Run it again; a run folder goes on with --resume."))
     except OSError as error:
         stop(of_the_system(error))

@@ -8,6 +8,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -84,11 +85,13 @@ def write_corpus(
     with atomic_dir(target, name=f"--out {target}") as folder:
         tokenizer.save(folder / TOKENIZER)
         writer = ShardWriter(folder, tokenizer, shard_tokens)
-        for batch, encoded in encode_batches(batches(sources), tokenizer, folder / TOKENIZER, workers):
-            writer.add(encoded, batch.begins)
-            text_bytes += encoded.text_bytes
-            if progress:
-                progress.advance(batch.done, MB_per_s=text_bytes / 1e6 / (time.monotonic() - start))
+        # closed at once after an error: its workers must not go on
+        with closing(encode_batches(batches(sources), tokenizer, folder / TOKENIZER, workers)) as encoding:
+            for batch, encoded in encoding:
+                writer.add(encoded, batch.begins)
+                text_bytes += encoded.text_bytes
+                if progress:
+                    progress.advance(batch.done, MB_per_s=text_bytes / 1e6 / (time.monotonic() - start))
         if not writer.tokens:
             raise UserError("the sources hold no text, only white space.", "Give files that hold text.")
         writer.finish(sources)

@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -123,7 +124,7 @@ def batches(sources: Iterable[Source]) -> Iterator[Batch]:
 
 def encode_batches(
     batches: Iterable[Batch], tokenizer: TokenizerLike, saved: Path, workers: int
-) -> Iterator[tuple[Batch, Encoded]]:
+) -> Generator[tuple[Batch, Encoded], None, None]:
     """Every batch with its ids, in order. `saved` is the tokenizer's folder, from which each worker loads its own."""
     if workers == 1:
         for batch in batches:
@@ -133,20 +134,41 @@ def encode_batches(
         workers, multiprocessing.get_context("spawn"), start_worker, (type(tokenizer), str(saved))
     )
     waiting: deque[tuple[Batch, Future[Encoded]]] = deque()
+    finished = False
     try:
         for batch in batches:
-            waiting.append((batch, pool.submit(encode_in_worker, batch.texts)))
+            with signals_held():  # the first one starts the workers
+                future = pool.submit(encode_in_worker, batch.texts)
+            waiting.append((batch, future))
             if len(waiting) > 2 * workers:  # bounds the memory, and keeps every worker busy
                 yield in_order(waiting)
         while waiting:
             yield in_order(waiting)
+        finished = True
     except BrokenProcessPool:
         raise ResourceError(
             "a worker process ended before its work was done: its message stands above, or the memory ran out.",
             f"Use fewer than --workers {workers}.",
         ) from None
     finally:
+        if not finished:  # after Ctrl-C or an error nobody wants what they are at, which takes many seconds
+            for worker in list((pool._processes or {}).values()):
+                worker.kill()
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait, in this process until the end of the block; those that are started in it never see
+    them. A terminal sends Ctrl-C to all, but it is the parent that ends its workers."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def in_order(waiting: deque[tuple[Batch, Future[Encoded]]]) -> tuple[Batch, Encoded]:

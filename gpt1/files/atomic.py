@@ -24,6 +24,15 @@ def ensure_writable(path: str | Path) -> None:
         raise UserError(f"{path} cannot be made: {above} may not be written to.", "Choose another place.")
 
 
+def ensure_exists(run: Path) -> None:
+    """UserError where the run folder was deleted during the work: it must not come back with half of its files."""
+    if not run.is_dir():
+        raise UserError(
+            f"the run folder {run} does not exist any more: it was moved or deleted during the run.",
+            "Move it back and use --resume, or start a new run.",
+        )
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write into that becomes `path` at the end, all at once.

@@ -10,7 +10,8 @@ from typing import Any, get_args
 from gpt1.config import Cut, Long
 from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import write_manifest
-from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 from gpt1.model.weights import MODEL_FILES
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.targets import Target, target_from_json, target_to_json

@@ -19,6 +19,7 @@ def reported(run: Path) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(Exception):
-            write_report(run)
+            if run.is_dir():  # a folder that was deleted stays away
+                write_report(run)
         raise
     write_report(run)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +23,7 @@ from gpt1.config import (
     resolve,
 )
 from gpt1.errors import UserError
-from gpt1.files.atomic import atomic_file, ensure_writable, lock_dir
+from gpt1.files.atomic import atomic_dir, atomic_file, ensure_exists, ensure_writable, lock_dir
 from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import MANIFEST, verify_folder, write_manifest
 from gpt1.files.reading import missing
@@ -75,11 +77,11 @@ def stage_of(config_class: type[TrainingConfig]) -> str:
 
 
 def new_folder(out: str | Path) -> Path:
-    """`out`, which must not hold anything yet."""
+    """`out`, which must not hold anything yet, except what a process left that was killed while it began a run."""
     folder = Path(out)
     if folder.is_file():
         raise UserError(f"{folder} is a file; a folder is made there.", "Choose another --out.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not path.name.startswith(f".{CONFIG}.partial-") for path in folder.iterdir()):
         resumable = " Go on with that run: --resume." if (folder / CONFIG).exists() else ""
         raise UserError(f"{folder} exists and is not empty.", f"Choose another --out, or remove it.{resumable}")
     ensure_writable(folder)
@@ -201,6 +203,16 @@ def read_results(run: Path) -> dict[str, Any]:
     """results.json of a run, checked; {} where there is none."""
     verify_run(run)
     return read_json_object(run / RESULTS, allow_nan=True) if (run / RESULTS).exists() else {}
+
+
+@contextmanager
+def new_model(run: Path) -> Iterator[Path]:
+    """A folder to fill that becomes the model of the run; the results that follow call it finished, so it is on the
+    disk. Ctrl-C leaves none of it."""
+    ensure_exists(run)
+    shutil.rmtree(run / ".model.tmp", ignore_errors=True)  # of a run that an earlier version was killed in
+    with atomic_dir(run / MODEL, replace=True) as aside:
+        yield aside
 
 
 def model_folder(path: str | Path) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt1.errors import UserError, did_you_mean
+from gpt1.files.atomic import atomic_file
 from gpt1.tokenization.bpe import END
 
 if TYPE_CHECKING:
@@ -287,9 +288,5 @@ def _merges(folder: str | Path, name: str) -> list[tuple[str, str]]:
 
 def _write(path: Path, text: str) -> None:
     """All of the file or nothing of it."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_bytes(text.encode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(text.encode())

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from gpt1.files.atomic import atomic_dir
+from gpt1.errors import UserError
+from gpt1.files.atomic import atomic_dir, ensure_exists
 from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import verify_folder, write_manifest
 from gpt1.model.weights import read_tensors, write_safetensors
@@ -36,9 +38,11 @@ def save(
 ) -> Path:
     """Write `folder`/step-NNNNNN whole, or not at all: a process killed at any moment leaves the earlier ones as they
     were."""
+    ensure_exists(folder.parent)
     final = at(folder, step)
     for half in [*folder.glob(".step-*.partial"), *folder.glob(".step-*.tmp")]:  # left by a process that was killed
         shutil.rmtree(half, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
     with atomic_dir(final, replace=True) as partial:
         write_safetensors(partial / MODEL, weights)
         write_safetensors(partial / OPTIMIZER, optimizer)
@@ -51,14 +55,25 @@ def load(path: Path) -> Checkpoint:
     """A checkpoint after its manifest is checked.
 
     Raises:
-        UserError: naming the file that is not what the manifest says, or does not hold what a checkpoint has.
+        UserError: naming the file that is not what the manifest says, that does not hold what a checkpoint has, or that
+            contains NaN or infinite values (earlier versions wrote such).
     """
     check(path)
     state = read_json_object(path / STATE, fix=REMOVE, allow_nan=True)
     fields = Fields(state, path / STATE, REMOVE)
     if at(path.parent, fields.integer("step")).name != path.name:
         fields.refuse(f"it is the state of step {state['step']:,}")
-    return Checkpoint(read_tensors(path / MODEL), read_tensors(path / OPTIMIZER), state)
+    weights, optimizer = read_tensors(path / MODEL), read_tensors(path / OPTIMIZER)
+    for name, tensors in ((MODEL, weights), (OPTIMIZER, optimizer)):
+        if not all_finite(tensors.values()):
+            raise UserError(f"{path / name} contains NaN or infinite values: training had diverged.", REMOVE)
+    return Checkpoint(weights, optimizer, state)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no value is NaN or infinite. Min and max show it: one pass, no copy, one look at the device."""
+    ends = [end.float() for tensor in tensors if tensor.numel() for end in torch.aminmax(tensor.detach())]
+    return not ends or bool(torch.isfinite(torch.stack(ends)).all())
 
 
 def check(path: Path) -> dict[str, dict[str, Any]]:

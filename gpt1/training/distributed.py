@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt1.devices import started
-from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, UserError
+from gpt1.errors import OUT_OF_MEMORY, Diverged, GPT1Error, Interrupted, UserError
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ ALONE = Processes()
 def together() -> Iterator[Processes]:
     """The processes that torchrun started, connected while it lasts; this one alone where it did not.
 
-    A run that was stopped is told by the first one only."""
+    A run that was stopped, or has diverged, is told by the first one only."""
     if started() == 1:
         yield ALONE
         return
@@ -90,7 +90,7 @@ def together() -> Iterator[Processes]:
     rank = torch.distributed.get_rank()
     try:
         yield Processes(rank, torch.distributed.get_world_size())
-    except Interrupted as stopped:
+    except (Interrupted, Diverged) as stopped:
         if rank:
             raise SystemExit(stopped.exit_code) from None
         raise

@@ -19,7 +19,7 @@ from gpt1.corpus.order import mixed, of_update, updates_per_epoch
 from gpt1.datasets.labelled import Task, read_task
 from gpt1.devices import activations_of, device_of, place, precision_of
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import atomic_dir, atomic_file, lock_dir
+from gpt1.files.atomic import atomic_file, lock_dir
 from gpt1.files.manifest import file_entry
 from gpt1.inference.evaluate import calibrated, measured, predictions_of
 from gpt1.inference.predictor import Model, pair, task_logits
@@ -95,7 +95,7 @@ def finetune(
     work = prepare(cfg, gpt, tokenizer, runs.model_folder(from_), task, progress)
     if not resume:
         run = runs.make(out, replace(cfg, precision=precision_of(work.model.gpt.activation_dtype)), facts)
-    kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events")])
+    kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events", progress.say)])
     if work.device.type == "cpu":
         keep_some_freed_memory()
     with lock_dir(run), reported(run):
@@ -327,7 +327,7 @@ def finish(
         "temperature": calibration.get("temperature", 1.0),
         "train": cfg.train,
     }
-    with atomic_dir(run / runs.MODEL, replace=True) as folder:
+    with runs.new_model(run) as folder:
         save_task(folder, work.model, work.tokenizer, described, target)
     if task.validation:
         model = Model(work.model, work.tokenizer, described, target)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,14 +17,15 @@ from torch import Tensor, nn
 
 from gpt1.config import TrainingConfig
 from gpt1.corpus.order import mixed
-from gpt1.devices import limits_explained
-from gpt1.errors import GPT1Error, Interrupted, UserError
+from gpt1.devices import limits_explained, started
+from gpt1.errors import Interrupted, UserError
 from gpt1.files.foreign import Fields, short
 from gpt1.kernels.buffers import settle
 from gpt1.model.losses import Losses
 from gpt1.progress import MetricsFile, Progress
 from gpt1.training import checkpoints, schedules
 from gpt1.training.distributed import ALONE, Processes
+from gpt1.training.guard import Guard, Meter
 from gpt1.training.optimizers import OPTIMIZERS, clipping, global_norm
 
 RECORD_EVERY = 10  # updates that one line of metrics.jsonl stands for
@@ -75,6 +75,8 @@ class Outcome:
     seconds: float = 0.0
     tokens: int = 0
     train_loss: float = math.nan
+    skipped: int = 0  # steps whose loss or gradient norm was NaN or infinite
+    skipped_in_row: int = 0  # of them, those since the last step that was not skipped
     history: list[dict[str, float]] = field(default_factory=list)  # the held-out figures, in order
 
 
@@ -86,7 +88,11 @@ def train(
     `progress` is told everything; `metrics`, one of its listeners, forgets the updates that a resumed run does again.
     Of several processes the first writes checkpoints; all read them.
 
-    Raises Interrupted after Ctrl-C (the state is saved), GPT1Error when the loss is no number any more.
+    A step whose loss or gradient norm is NaN or infinite is skipped: it counts as a step and its data is used up, but
+    weights and optimizer state keep their bits.
+
+    Raises Interrupted after Ctrl-C (the state is saved), Diverged after guard.MAX_SKIPPED skipped steps in a row, and
+    where the validation loss or the final weights are not finite. No checkpoint ever holds such values.
     """
     with limits_explained(less_memory(stage, config.recompute)), stop_requested() as stop:
         optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
@@ -94,39 +100,36 @@ def train(
         outcome = restore(stage, optimizer, meter, folder, progress) if resume else Outcome()
         if metrics:
             metrics.forget_after(outcome.step)
-        started, before = time.perf_counter(), outcome.seconds
+        guard = Guard(stage, config, optimizer, meter, outcome, folder, progress)
+        on_cpu, due = stage.trained()[0][1].device.type == "cpu", False
         progress.begin(stage.title, stage.steps, outcome.step)
         stage.model.train()
-
-        def keep() -> None:
-            if not stage.processes.first:
-                return
-            outcome.seconds = before + time.perf_counter() - started
-            about = {"outcome": vars(outcome), "unread": meter.unread(), "fingerprints": dict(stage.fingerprints)}
-            checkpoints.save(folder, outcome.step, dict(stage.trained()), optimizer.tensors(), about)
-            checkpoints.forget(folder, config.keep, outcome.step, outcome.best)
-
         while outcome.step < stage.steps:
             update = stage.update(outcome.step)
             lr = config.peak_lr * schedules.rate(config.schedule, config.warmup, outcome.step, stage.steps)
             parts = one_update(stage, optimizer, config, update, outcome.step, lr)
             outcome.step += 1
             outcome.tokens += update.tokens
-            meter.add(parts, update.tokens)
-            if outcome.step % RECORD_EVERY == 0 or outcome.step == stage.steps:
-                figures = meter.read(outcome.step)
+            meter.add(outcome.step, parts, update.tokens)
+            recorded = outcome.step % RECORD_EVERY == 0 or outcome.step == stage.steps
+            if on_cpu or recorded:  # on a GPU each look waits for it
+                guard.count_skipped()
+            if recorded:
+                figures = guard.read()
                 outcome.train_loss = figures["loss"]
                 if stage.peak_flops:  # model FLOPs utilisation
                     figures["mfu"] = figures["tokens_per_s"] * stage.flops_a_token / stage.peak_flops
                 progress.record(step=outcome.step, split="train", lr=lr, tokens=outcome.tokens, **figures)
                 progress.advance(outcome.step, **figures)
             stopping = stage.processes.any(stop.is_set())  # asked once: a later signal waits for the next update
-            if stage.evaluate_after(outcome.step):
-                held_out(stage, outcome, update.epoch, progress)
-                keep()
-            elif stopping or (config.checkpoint_every and outcome.step % config.checkpoint_every == 0):
-                keep()
-            if stopping and outcome.step < stage.steps:
+            evaluating = stage.evaluate_after(outcome.step)
+            due |= evaluating or stopping
+            due |= bool(config.checkpoint_every and outcome.step % config.checkpoint_every == 0)
+            if due:
+                guard.count_skipped()
+                proven = evaluating and guard.evaluate(update.epoch)
+                due = not guard.save(update.pieces[0], proven)
+            if stopping and not due and outcome.step < stage.steps:
                 progress.end()
                 raise Interrupted(
                     f"stopped after update {outcome.step:,} of {stage.steps:,}; the state is saved in {folder}.",
@@ -164,59 +167,10 @@ def one_update(
             parts[name] = parts[name] + value if name in parts else value
     stage.processes.add_up([*parts.values(), *(p.grad for _, p in stage.trained() if p.grad is not None)])
     parts["gradient_norm"] = norm = global_norm(p for _, p in stage.trained())
-    optimizer.step(lr, clipping(norm, config.clip_norm))
+    finite = torch.isfinite(parts["loss"]) & torch.isfinite(norm)  # the same in all processes: both are of their sums
+    optimizer.step(lr, clipping(norm, config.clip_norm), finite)
     settle(p for _, p in stage.trained())
     return parts
-
-
-class Meter:
-    """Adds up losses without waiting for the device, and reads them once in a while."""
-
-    def __init__(self) -> None:
-        self.parts: list[dict[str, Tensor]] = []
-        self.tokens = 0
-        self.since = time.perf_counter()
-
-    def add(self, parts: dict[str, Tensor], tokens: int) -> None:
-        self.parts.append(parts)
-        self.tokens += tokens
-
-    def unread(self) -> list[dict[str, float]]:
-        """The figures of the updates since the last reading, for a checkpoint between two of them."""
-        return [{name: float(value) for name, value in parts.items()} for parts in self.parts]
-
-    def take_up(self, unread: Sequence[Mapping[str, float]], device: torch.device) -> None:
-        """Go on with what a checkpoint had not read yet, so that a resumed run writes the same lines."""
-        self.parts = [{name: torch.tensor(value, device=device) for name, value in parts.items()} for parts in unread]
-
-    def read(self, step: int) -> dict[str, float]:
-        """Means since the last reading; raises GPT1Error when the loss is no number."""
-        figures = {name: float(torch.stack([parts[name] for parts in self.parts]).mean()) for name in self.parts[0]}
-        now = time.perf_counter()
-        figures["tokens_per_s"] = self.tokens / max(now - self.since, 1e-9)
-        self.parts, self.tokens, self.since = [], 0, now
-        if not math.isfinite(figures["loss"]) or not math.isfinite(figures["gradient_norm"]):
-            raise GPT1Error(
-                f"the loss is no number any more (update {step}): the run diverged.",
-                "Begin a new run with a smaller --peak-lr or a longer --warmup.",
-            )
-        return figures
-
-
-def held_out(stage: Stage, outcome: Outcome, epoch: int, progress: Progress) -> None:
-    """Measure the held-out figures, write them down, remember the best."""
-    stage.model.eval()
-    with torch.inference_mode():
-        figures = stage.evaluate()
-    stage.model.train()
-    outcome.epoch = epoch + 1
-    record = {"step": outcome.step, "epoch": epoch + 1, **figures}
-    outcome.history.append(record)
-    progress.record(split="validation", **record)
-    if stage.main:  # a tie goes to the lower loss: on few rows the first of several equal epochs is the least sure one
-        value, loss = figures[stage.main], figures["loss"]
-        if (value, -loss) > (outcome.best_value, -outcome.best_loss):
-            outcome.best, outcome.best_value, outcome.best_loss = outcome.step, value, loss
 
 
 def restore(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: Progress) -> Outcome:
@@ -227,7 +181,7 @@ def restore(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: 
             checkpoint = checkpoints.load(checkpoints.at(folder, step))
             outcome = read_outcome(checkpoint, at := checkpoints.at(folder, step))
             if (best := outcome.best) not in (0, step):
-                checkpoints.check(checkpoints.at(folder, best))
+                checkpoints.load(checkpoints.at(folder, best))
         except UserError as error:
             progress.say(f"{error.problem} Trying the checkpoint before it.")
             continue
@@ -284,7 +238,8 @@ def put(stage: Stage, weights: Mapping[str, Tensor]) -> None:
 @contextmanager
 def stop_requested() -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM or a terminal that closes sets, so that the update at hand ends and is saved; a
-    second Ctrl-C or SIGTERM ends at once."""
+    second Ctrl-C or SIGTERM ends at once. Under torchrun it does not: a process gets each signal twice there, from the
+    terminal and from torchrun, which kills the processes itself if they take longer than 30 seconds."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -292,7 +247,7 @@ def stop_requested() -> Iterator[threading.Event]:
     earlier = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number != hang_up:  # a terminal and its shell send one each
+        if stop.is_set() and number != hang_up and started() == 1:  # a terminal and its shell hang up once each
             raise KeyboardInterrupt
         stop.set()
 

@@ -6,7 +6,7 @@ Decay touches tensors of rank > 1 only (embeddings and positions included), neve
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, cast
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from gpt1.config import TrainingConfig
 
 DIVIDING = ("cpu", "cuda")  # by `grad_scale`: an Apple GPU's kernel takes it and does not (pytorch pull request 186360)
+# The same holds for `found_inf`.
 
 
 class Group(NamedTuple):
@@ -40,18 +41,31 @@ class Optimizer:
         self.groups = [(decayed, config.weight_decay), (spared, 0.0)]
         self.state = {slot: {name: torch.zeros_like(p) for name, p in [*decayed, *spared]} for slot in self.slots}
 
-    def step(self, lr: float, shrink: Tensor | None = None) -> None:
-        """One update with learning rate `lr` (the schedule is already in it), of gradients times `shrink`, a scalar."""
+    def step(self, lr: float, shrink: Tensor | None = None, finite: Tensor | None = None) -> None:
+        """One update with learning rate `lr` (the schedule is already in it), of gradients times `shrink`, a scalar.
+
+        Where `finite`, a boolean scalar, is false, the step is skipped: weights and state keep their bits, only
+        `updates` counts it. On a GPU the choice is made there, so that the host does not wait.
+        """
         self.updates += 1
+        if finite is not None and finite.device.type == "cpu":
+            if not finite:
+                return
+            finite = None
+        self.update_all(lr, shrink, finite)
+
+    def update_all(self, lr: float, shrink: Tensor | None, finite: Tensor | None) -> None:
         for named, decay in self.groups:
             named = [(name, p) for name, p in named if p.grad is not None]
             if named:
                 names = [name for name, _ in named]
                 slots = [[self.state[slot][name] for name in names] for slot in self.slots]
                 parameters, gradients = [p for _, p in named], [cast(Tensor, p.grad) for _, p in named]
-                self.update(Group(parameters, gradients, slots), lr, decay, shrink)
+                self.update(Group(parameters, gradients, slots), lr, decay, shrink, finite)
 
-    def update(self, group: Group, lr: float, decay: float, shrink: Tensor | None) -> None:
+    def update(
+        self, group: Group, lr: float, decay: float, shrink: Tensor | None, finite: Tensor | None = None
+    ) -> None:
         raise TypeError(f"{type(self).__name__} has no update rule")
 
     def tensors(self) -> dict[str, Tensor]:
@@ -69,11 +83,19 @@ class AdamW(Optimizer):
     slots = ("exp_avg", "exp_avg_sq")
 
     @torch.no_grad()
-    def update(self, group: Group, lr: float, decay: float, shrink: Tensor | None) -> None:
-        self.fused(group, lr, decay, shrink, self.config.eps)
+    def update(
+        self, group: Group, lr: float, decay: float, shrink: Tensor | None, finite: Tensor | None = None
+    ) -> None:
+        self.fused(group, lr, decay, shrink, self.config.eps, finite)
 
-    def fused(self, group: Group, lr: float, decay: float, shrink: Tensor | None, eps: float) -> None:
-        """torch's fused kernel: one pass over the memory instead of ten. It divides gradients by `grad_scale`."""
+    def fused(
+        self, group: Group, lr: float, decay: float, shrink: Tensor | None, eps: float, finite: Tensor | None
+    ) -> None:
+        """torch's fused kernel: one pass over the memory instead of ten. It divides gradients by `grad_scale`, and
+        changes nothing where `found_inf` is 1."""
+        if finite is not None and finite.device.type not in DIVIDING:
+            only_where(finite, group, lambda one: self.fused(one, lr, decay, shrink, eps, None))
+            return
         exp_avg, exp_avg_sq = group.slots
         device = group.parameters[0].device
         if shrink is not None and device.type not in DIVIDING:
@@ -95,6 +117,7 @@ class AdamW(Optimizer):
             amsgrad=False,
             maximize=False,
             grad_scale=None if shrink is None else 1 / shrink,
+            found_inf=None if finite is None else (~finite).float(),
         )
 
 
@@ -108,10 +131,12 @@ class ReleasedAdam(AdamW):
     """
 
     @torch.no_grad()
-    def update(self, group: Group, lr: float, decay: float, shrink: Tensor | None) -> None:
+    def update(
+        self, group: Group, lr: float, decay: float, shrink: Tensor | None, finite: Tensor | None = None
+    ) -> None:
         root = math.sqrt(1 - self.config.beta2**self.updates)
         correction = root / (1 - self.config.beta1**self.updates)
-        self.fused(group, lr, decay * correction, shrink, self.config.eps / root)
+        self.fused(group, lr, decay * correction, shrink, self.config.eps / root, finite)
 
 
 class SGD(Optimizer):
@@ -120,7 +145,12 @@ class SGD(Optimizer):
     slots = ("momentum",)
 
     @torch.no_grad()
-    def update(self, group: Group, lr: float, decay: float, shrink: Tensor | None) -> None:
+    def update(
+        self, group: Group, lr: float, decay: float, shrink: Tensor | None, finite: Tensor | None = None
+    ) -> None:
+        if finite is not None:
+            only_where(finite, group, lambda one: self.update(one, lr, decay, shrink))
+            return
         if shrink is not None:
             torch._foreach_mul_(group.gradients, shrink)
         (momentum,) = group.slots
@@ -129,6 +159,18 @@ class SGD(Optimizer):
         if decay:
             torch._foreach_add_(momentum, group.parameters, alpha=decay)
         torch._foreach_add_(group.parameters, momentum, alpha=-lr)
+
+
+def only_where(finite: Tensor, group: Group, update: Callable[[Group], None]) -> None:
+    """Update a group in place; where the scalar `finite` is false, it keeps its bits. One parameter at a time, so that
+    only one is in memory twice."""
+    for i, parameter in enumerate(group.parameters):
+        one = Group([parameter], [group.gradients[i]], [[slot[i]] for slot in group.slots])
+        changed = [parameter, *(slot[i] for slot in group.slots)]
+        before = [tensor.clone() for tensor in changed]
+        update(one)
+        for tensor, old in zip(changed, before, strict=True):
+            tensor.copy_(torch.where(finite, tensor, old))
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": ReleasedAdam, "adamw": AdamW, "sgd": SGD}

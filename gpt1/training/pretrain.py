@@ -17,7 +17,7 @@ from gpt1.corpus.order import mixed
 from gpt1.corpus.windows import Windows, split, unigram_loss
 from gpt1.devices import activations_of, device_of, place, precision_of
 from gpt1.errors import UserError
-from gpt1.files.atomic import atomic_dir, lock_dir
+from gpt1.files.atomic import lock_dir
 from gpt1.files.manifest import file_entry
 from gpt1.formatting import counted
 from gpt1.inference.predictor import LanguageModel, pair
@@ -143,7 +143,7 @@ def trained(work: Work, cfg: PretrainConfig, run: Path, progress: Progress, resu
     """Train, and leave the model and the page of the run behind; of several processes the first one does."""
     first = work.processes.first
     metrics = MetricsFile(run / runs.METRICS) if first else None
-    kept = Fanout([progress, metrics, TensorBoard(run / "events")]) if metrics else progress
+    kept = Fanout([progress, metrics, TensorBoard(run / "events", progress.say)]) if metrics else progress
     if work.device.type == "cpu":
         keep_freed_memory()
     stage, wanted = work.stage(cfg), cfg.compile and work.device.type != "cpu"
@@ -249,7 +249,7 @@ def shape_of(from_: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def finish(run: Path, work: Work, outcome: Outcome, cfg: PretrainConfig) -> None:
     """The finished model folder, results and manifest of a run."""
-    with atomic_dir(run / runs.MODEL, replace=True) as folder:
+    with runs.new_model(run) as folder:
         save_model(folder, work.model, work.tokenizer)
     language_model = LanguageModel(work.model, work.tokenizer)
     samples = [

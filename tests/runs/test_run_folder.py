@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -186,6 +189,22 @@ def test_a_full_disk_leaves_no_half_of_what_says_that_a_run_has_begun_or_finishe
     assert list((tmp_path / "other").iterdir()) == []  # where the same command may begin
 
 
+def test_a_model_has_its_place_only_when_every_byte_of_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    flushed: list[int] = []
+    keep = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(os.fstat(handle).st_ino), keep(handle)))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    with runs.new_model(tmp_path) as aside:
+        (aside / "config.json").write_text("{}")
+        (aside / "model.safetensors").write_text("weights")
+    model = tmp_path / "model"
+    assert sorted(path.name for path in model.iterdir()) == ["config.json", "model.safetensors"]
+    assert {path.stat().st_ino for path in [*model.iterdir(), model, tmp_path]} <= set(flushed)
+
+
 def test_a_finished_run_that_was_killed_before_its_page_gets_one(tmp_path: Path):
     run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
     (run / "report.html").write_text("the page of a run that was stopped")
@@ -217,6 +236,34 @@ def test_an_empty_folder_may_be_used_and_a_full_one_not(tmp_path: Path):
         runs.new_folder(tmp_path)
     with pytest.raises(UserError, match="is a file"):
         runs.new_folder(tmp_path / "something")
+
+
+def test_a_run_that_was_killed_while_it_began_may_begin_again(tmp_path: Path):
+    """Killed for real, between the writing of config.yaml and its renaming."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+from gpt1.config import PretrainConfig
+from gpt1.runs import folder
+
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+folder.make(sys.argv[1], PretrainConfig(), {})
+"""
+    killed = subprocess.run([sys.executable, "-c", program, tmp_path / "run"])
+    assert killed.returncode
+    (left,) = (tmp_path / "run").iterdir()
+    assert left.name.startswith(".config.yaml.partial-")
+    with pytest.raises(UserError, match="is no run folder"):
+        runs.reopen(tmp_path / "run", PretrainConfig, {}, FACTS)
+    run = runs.make(tmp_path / "run", PretrainConfig(), FACTS)
+    assert [path.name for path in run.iterdir()] == ["config.yaml"]
+
+
+def test_a_model_whose_writing_is_interrupted_leaves_nothing(tmp_path: Path):
+    with suppress(KeyboardInterrupt), runs.new_model(tmp_path) as aside:
+        (aside / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_folder_that_is_a_run_may_be_resumed(tmp_path: Path):

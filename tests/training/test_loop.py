@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from linear_stage import CONFIG, STEPS, lines, run, same, stage
 from torch import Tensor
 
-from gpt1.errors import GPT1Error, ResourceError
+from gpt1.errors import ResourceError, UserError
 from gpt1.model.losses import Losses
 from gpt1.training import checkpoints
 from gpt1.training.loop import Update
@@ -53,7 +54,8 @@ def test_held_out_figures_are_measured_without_dropout_and_training_goes_on_with
         modes.append(("objective", made.model.training))
         return objective(rows)
 
-    run(replace(made, evaluate=watched_evaluate, objective=watched_objective), tmp_path)
+    watched = replace(made, evaluate=watched_evaluate, objective=watched_objective)
+    run(watched, tmp_path, config=replace(CONFIG, checkpoint_every=0))
     assert set(modes) == {("evaluate", False), ("objective", True)}
     assert not made.model.training
 
@@ -84,7 +86,7 @@ def test_a_line_of_metrics_is_the_mean_over_the_updates_since_the_last(tmp_path:
 
     made = stage()
     made = replace(made, objective=objective)
-    outcome, _, _ = run(made, tmp_path)
+    outcome, _, _ = run(made, tmp_path, config=replace(CONFIG, checkpoint_every=0))
     means = [(line["step"], line["loss"]) for line in lines(tmp_path) if line["split"] == "train"]
     # Update i adds the pieces 2i + 1 and 2i + 2, halved: 2i + 1.5.
     assert means == [(10, 10.5), (20, 30.5), (23, 43.5)]
@@ -99,17 +101,6 @@ def test_frozen_weights_are_neither_trained_nor_stored(tmp_path: Path):
     assert torch.equal(weights["1.bias"], before)
     stored = checkpoints.load(checkpoints.at(tmp_path / "checkpoints", STEPS))
     assert set(stored.weights) == {"1.weight"}
-
-
-def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path: Path):
-    def objective(rows: Tensor) -> Losses:
-        loss = made.model[1].bias.sum() * float("nan")  # type: ignore[index, union-attr, operator]
-        return Losses(loss, {"loss": loss.detach()})
-
-    made = replace(stage(), objective=objective)
-    with pytest.raises(GPT1Error, match="diverged") as ended:
-        run(made, tmp_path)
-    assert "--peak-lr" in ended.value.fix
 
 
 @pytest.mark.parametrize(
@@ -168,3 +159,19 @@ def test_a_full_disk_is_told_and_the_checkpoints_before_it_stay(tmp_path: Path, 
         run(stage(), tmp_path)
     assert "--resume" in ended.value.fix
     assert checkpoints.steps(tmp_path / "checkpoints") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("when", [9, 10, 14])
+def test_a_run_folder_that_is_deleted_during_training_is_named_and_stays_away(when: int, tmp_path: Path):
+    made = stage()
+    update = made.update
+
+    def deleting(step: int) -> Update:
+        if step == when:
+            shutil.rmtree(tmp_path / "run")
+        return update(step)
+
+    with pytest.raises(UserError, match="does not exist any more") as ended:
+        run(replace(made, update=deleting), tmp_path / "run", config=replace(CONFIG, checkpoint_every=2))
+    assert str(tmp_path / "run") in str(ended.value)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gpt1.config import FinetuneConfig
-from gpt1.training.optimizers import OPTIMIZERS, SGD, AdamW, ReleasedAdam, clipping, global_norm
+from gpt1.training import optimizers
+from gpt1.training.optimizers import OPTIMIZERS, SGD, AdamW, Optimizer, ReleasedAdam, clipping, global_norm
 from gpt1.training.schedules import rate
 
 SHAPES = {"tokens.weight": (50, 8), "linear.weight": (8, 24), "linear.bias": (24,), "norm.weight": (8,)}
@@ -184,3 +186,39 @@ def test_a_step_with_shrunk_gradients_is_the_step_with_those(name: str, shrink: 
         found.append(parameters)
     for key in SHAPES:
         torch.testing.assert_close(*(parameters[key].detach() for parameters in found))
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_skipped_step_keeps_every_bit_and_counts(kind: type[Optimizer]):
+    parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
+    optimizer = kind(list(parameters.items()), FinetuneConfig(weight_decay=0.1))
+    give(parameters, gradients(0))
+    optimizer.step(0.01, torch.tensor(0.5), torch.tensor(True))
+    before = {name: tensor.clone() for name, tensor in (parameters | optimizer.tensors()).items()}
+    give(parameters, {name: tensor * math.nan for name, tensor in gradients(1).items()})
+    optimizer.step(0.01, torch.tensor(math.nan), torch.tensor(False))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in (parameters | optimizer.tensors()).items())
+    assert optimizer.updates == 2
+
+
+@pytest.mark.parametrize("in_kernel", [True, False], ids=["found_inf", "torch.where"])
+@pytest.mark.parametrize("finite", [True, False])
+@pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_the_choice_made_on_a_device_gives_the_bits_of_a_step_or_of_none(
+    kind: type[Optimizer], finite: bool, in_kernel: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if not in_kernel:  # as on an Apple GPU
+        monkeypatch.setattr(optimizers, "DIVIDING", ())
+    found = []
+    for on_device in (True, False):
+        parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
+        optimizer = kind(list(parameters.items()), FinetuneConfig(weight_decay=0.1))
+        give(parameters, gradients(0))
+        optimizer.step(0.01)
+        give(parameters, {name: tensor if finite else tensor * math.nan for name, tensor in gradients(1).items()})
+        optimizer.updates += 1
+        if on_device or finite:
+            shrink = torch.tensor(0.5 if finite else math.nan)
+            optimizer.update_all(0.01, shrink, torch.tensor(finite) if on_device else None)
+        found.append({name: tensor.detach() for name, tensor in (parameters | optimizer.tensors()).items()})
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from gpt1.training.tensorboard import TensorBoard
 
@@ -17,7 +22,7 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_every_number_is_found_under_its_split_and_name(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path / "events")
+    board = TensorBoard(tmp_path / "events", pytest.fail)
     board.begin("training", 20)
     board.record(step=10, split="train", loss=4.5, lr=0.25, note="text", broken=float("nan"))
     board.record(step=20, split="train", loss=4.0, lr=0.125)
@@ -33,7 +38,7 @@ def test_every_number_is_found_under_its_split_and_name(tmp_path: Path) -> None:
 
 def test_updates_that_a_resumed_run_does_again_are_told_once(tmp_path: Path) -> None:
     for steps in ((10, 20, 30), (20, 30, 40)):  # killed after 30, resumed from a checkpoint at 10
-        board = TensorBoard(tmp_path)
+        board = TensorBoard(tmp_path, pytest.fail)
         for step in steps:
             board.record(step=step, split="train", loss=step / 8)
         board.end()
@@ -41,9 +46,42 @@ def test_updates_that_a_resumed_run_does_again_are_told_once(tmp_path: Path) -> 
 
 
 def test_nothing_is_written_before_the_first_measurement(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path / "events")
+    board = TensorBoard(tmp_path / "events", pytest.fail)
     board.say("hello")
     board.begin("training", 5)
     board.advance(1, loss=2.0)
     board.end()
     assert not (tmp_path / "events").exists()
+
+
+def become_a_file(events: Path) -> None:
+    events.write_text("in the way")
+
+
+@pytest.mark.parametrize("spoil", [become_a_file, lambda events: shutil.rmtree(events.parent)], ids=["file", "gone"])
+def test_events_that_cannot_be_written_are_one_warning(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+    events, said = tmp_path / "run" / "events", list[str]()
+    events.parent.mkdir()
+    spoil(events)
+    board = TensorBoard(events, said.append)
+    for step in (10, 20):
+        board.record(step=step, split="train", loss=4.5)
+        board.end()
+    assert len(said) == 1
+    assert str(events) in said[0]
+    assert not events.is_dir()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_disk_that_fills_is_one_warning(tmp_path: Path) -> None:
+    said: list[str] = []
+    board = TensorBoard(tmp_path / "events", said.append)
+    board.record(step=10, split="train", loss=4.5)
+    with open("/dev/full", "wb") as full:  # the open file now lies on a full disk
+        os.dup2(full.fileno(), board._file.fileno())  # type: ignore[union-attr]
+        for step in (20, 30):
+            board.record(step=step, split="train", loss=4.0)
+        board.end()
+    assert [line for line in said if "No space left on device" in line] == said
+    assert len(said) == 1
+    assert read(tmp_path / "events") == {"train/loss": [(10, 4.5)]}
