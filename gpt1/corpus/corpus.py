@@ -22,6 +22,7 @@ from gpt1.corpus.shards import DOCUMENTS, FORMAT, MANIFEST, TOKENIZER, ShardWrit
 from gpt1.errors import UserError
 from gpt1.files.atomic import disk_errors, ensure_writable, fsync_dir, lock_dir
 from gpt1.files.reading import is_url, missing
+from gpt1.formatting import shell_quote
 
 if TYPE_CHECKING:
     from gpt1.tokenization.tokenizer import Tokenizer
@@ -269,7 +270,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
             raise missing(folder) from None
         raise UserError(
             f"{folder}: this is no corpus folder ({MANIFEST} is missing: the tokenizing did not finish).",
-            f"Make one with: gpt1 tokenize {folder} --out DIR",
+            f"Make one with: gpt1 tokenize {shell_quote(folder)} --out DIR",
         ) from None
     try:
         manifest = json.loads(data)

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.reading import missing
+from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import TASK, pair
 from gpt1.model.gpt import GPT
 from gpt1.model.weights import CONFIG, read_json, write_huggingface
@@ -93,7 +93,7 @@ def check_exportable(source: Path, model: GPT) -> None:
             "Export a model that was pre-trained without --architecture lstm.",
         )
     if model.config.special_tokens or (runs.model_folder(source) / TASK).exists():
-        origin = quote(came_from(source) or "RUN")
+        origin = shell_quote(came_from(source) or "RUN")
         raise UserError(
             f"{source} is fine-tuned: its head, special tokens and calibration have no place in transformers' "
             "openai-gpt.",

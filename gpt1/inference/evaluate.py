@@ -52,7 +52,7 @@ def evaluate(
         raise UserError(
             f"{table.name} has no labels: there is no column '{columns['label']}'; it has: {', '.join(table.columns)}."
             + did_you_mean(columns["label"], table.columns),
-            f"Give labelled rows; for others there is: gpt1 predict {run} {test}",
+            f"Give labelled rows; for others there is: gpt1 predict {formatting.shell_quote(run)} {formatting.shell_quote(test)}",
         )
     check_columns(model.kind, columns, table.columns, table.name)
     if not table.rows:

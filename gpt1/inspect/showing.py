@@ -77,10 +77,8 @@ def tokens_line(tokens: Facts, console: Console) -> None:
     if not tokens["rows"]:
         return
     spread = ", ".join(f"{name} {tokens[name]:,}" for name in ("least", "median", "95 %", "greatest"))
-    console.show(
-        f"tokens a row, for {tokens['model']} ({tokens['rows']:,} rows counted): {spread}\n"
-        f"{tokens['unknown']:.2%} of the tokens unknown; {length(tokens)}"
-    )
+    console.show(f"tokens a row, for {tokens['model']} ({tokens['rows']:,} rows counted): {spread}")
+    console.show(f"{tokens['unknown']:.2%} of the tokens unknown; {length(tokens)}")
 
 
 def length(tokens: Facts) -> str:

@@ -10,7 +10,6 @@ import io
 import json
 import lzma
 import re
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from typing import IO, Any, cast
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_file, ensure_writable
 from gpt1.files.reading import kind_of, opened
+from gpt1.formatting import shell_quote
 from gpt1.tables.rows import ROW_KINDS, stream_rows, unit
 
 ENDINGS = ", ".join(f".{kind}" for kind in ROW_KINDS) + ", each also as .gz, .xz, .zst"
@@ -88,7 +88,7 @@ def no_column(table: str, name: str, columns: Sequence[str], flag: str) -> UserE
     meant = did_you_mean(name, columns).removeprefix(" Did you mean ").removesuffix("?")
     return UserError(
         f"{table} has no column '{name}'; it has: {', '.join(shown)}.",
-        f"Did you mean {flag} {shlex.quote(meant)}?" if meant else f"Name the one that is meant with {flag}.",
+        f"Did you mean {flag} {shell_quote(meant)}?" if meant else f"Name the one that is meant with {flag}.",
     )
 
 
