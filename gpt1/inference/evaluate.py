@@ -49,10 +49,11 @@ def evaluate(
     model = load_task(run)
     table, columns = rows_for(model, run, test, data_dir, progress)
     if columns["label"] not in table.columns:
+        again = formatting.shell_join(["gpt1", "predict", run, test])
         raise UserError(
             f"{table.name} has no labels: there is no column '{columns['label']}'; it has: {', '.join(table.columns)}."
             + did_you_mean(columns["label"], table.columns),
-            f"Give labelled rows; for others there is: gpt1 predict {formatting.shell_quote(run)} {formatting.shell_quote(test)}",
+            f"Give labelled rows; for others there is: {again}",
         )
     check_columns(model.kind, columns, table.columns, table.name)
     if not table.rows:

@@ -125,6 +125,7 @@ def of_run(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         "version": run.settings.get("version"),
         "command": mapping(run.settings.get("command")),
         "settings": changed(run),
+        "precision": str(run.settings.get("computes_in") or run.settings.get("precision", "")),
         "finished": run.finished,
         "updates": run.last_step,
         "checkpoints": done,

@@ -129,6 +129,8 @@ def run(found: Facts, console: Console) -> None:
     console.show(f"{found['name']}: a {stage} run, {state}, {found['updates']:,} updates")
     lines = [(name, str(value)) for name, value in flat(found["command"]).items() if value]
     lines.append(("settings", ", ".join(f"{name} {setting(value)}" for name, value in found["settings"].items())))
+    if found["precision"]:
+        lines.append(("precision", found["precision"]))
     if found["train_loss"] is not None:
         lines.append(("training loss", formatting.number(found["train_loss"])))
     results = found["results"]
