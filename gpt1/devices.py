@@ -95,7 +95,7 @@ def cpu_features() -> frozenset[str]:
 
     Without oneDNN (PyTorch for macOS) it has no bf16 products, whatever the CPU has.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return frozenset()
     with suppress(OSError):
         return cpuinfo_features(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))

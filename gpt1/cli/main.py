@@ -215,7 +215,8 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool) -> None:
 @click.argument("rows", metavar="INPUT")
 @click.option("--out", metavar="F", help="File to write; its ending is the format. Without it: standard output.")
 @click.option("--data-dir", metavar="DIR", help="Where the files of known data sets lie.")
-def predict(run: str, rows: str, out: str | None, data_dir: str | None) -> None:
+@click.option("--excel-safe", is_flag=True, help="Put ' before cells that a spreadsheet would take for formulas.")
+def predict(run: str, rows: str, out: str | None, **options: Any) -> None:
     """Add predictions and probabilities to every row of a table.
 
     New columns: prediction (a label; in choice the answer's number, from 0) and a probability_ for each, or score.
@@ -229,9 +230,9 @@ def predict(run: str, rows: str, out: str | None, data_dir: str | None) -> None:
     gpt1 predict runs/rte rte:dev --data-dir glue/ --out rte-dev.tsv
     gpt1 predict runs/rte rte:test --data-dir glue/ --out submission/
     """
-    from gpt1.inference.evaluate import predict_into
+    from gpt1.inference.predict import predict_into
 
-    if said := predict_into(run, rows, out, data_dir=data_dir, progress=console()):
+    if said := predict_into(run, rows, out, progress=console(), **options):
         echo(said)
 
 
