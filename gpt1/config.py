@@ -145,7 +145,7 @@ class TrainingConfig:
     recompute: bool = False
     """Keep only each block's input and compute the rest again in the backward pass: less memory, a third more work."""
     precision: Precision = "auto"
-    """Activations: `bf16`, `fp32`, or `auto`: bf16 where the processor computes in it. Weights are always fp32."""
+    """Activations: `bf16`, `fp32`, or `auto`: bf16 if the device supports it natively. Weights are always fp32."""
     device: str = "auto"
     """`auto`: the GPU where there is one, else the processor. Or cpu, cuda, cuda:1, mps."""
     checkpoint_every: Annotated[int, Between(0)] = 500

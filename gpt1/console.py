@@ -44,11 +44,11 @@ class Console:
     # Progress
 
     def say(self, line: str) -> None:
-        self._print(self._talk, formatting.printable(line))
+        self._print(self._talk, formatting.printable_line(line))
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
         self.end()
-        title = formatting.printable(title)
+        title = formatting.printable_line(title)
         if self._talk.isatty() and not self._console(self._talk).is_dumb_terminal:
             self._work = _Bar(self._console(self._talk), title, total, done)
         else:
@@ -76,8 +76,12 @@ class Console:
 
     # Results
 
-    def show(self, text: str) -> None:
-        """A result, as it is, on standard output."""
+    def show(self, line: str) -> None:
+        """One line of a result on standard output."""
+        self._print(self._results, formatting.printable_line(line))
+
+    def show_text(self, text: str) -> None:
+        """A result that is text by nature, with its newlines and tabs, on standard output."""
         self._print(self._results, formatting.printable(text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
@@ -86,12 +90,13 @@ class Console:
         from rich.table import Table
 
         cells = [list(row) for row in rows]
-        table = Table(box=box.SIMPLE_HEAD, title=_text(title) if title else None, title_justify="left", pad_edge=False)
+        heading = _text(formatting.printable_line(title)) if title else None
+        table = Table(box=box.SIMPLE_HEAD, title=heading, title_justify="left", pad_edge=False)
         for i, name in enumerate(columns):
             filled = [row[i] for row in cells if row[i] not in (None, "")]
             numeric = bool(filled) and all(isinstance(value, (int, float)) for value in filled)
             justify: Any = "right" if numeric else "left"  # in a narrow terminal words are broken, and none is lost
-            table.add_column(_text(name), justify=justify, no_wrap=numeric, overflow="fold")
+            table.add_column(_text(formatting.printable_line(name)), justify=justify, no_wrap=numeric, overflow="fold")
         for row in cells:
             table.add_row(*(_text(_shown(value)) for value in row))
         self._console(self._results).print(table)
@@ -291,12 +296,12 @@ def _text(line: str) -> Text:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
-    return formatting.number(value) if isinstance(value, (int, float)) else formatting.printable(str(value))
+    return formatting.number(value) if isinstance(value, (int, float)) else formatting.printable_line(str(value))
 
 
 def _visible(token: str) -> str:
     """A token with its outer spaces and its newlines to be seen."""
-    text = formatting.printable(token).replace("\n", "\\n").replace("\t", "\\t")
+    text = formatting.printable_line(token)
     inner = text.strip(" ")
     before = len(text) - len(text.lstrip(" "))
     return "␣" * before + inner + "␣" * (len(text) - before - len(inner)) if inner else "␣" * len(text)

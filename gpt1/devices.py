@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,19 +47,19 @@ def device_of(setting: str) -> torch.device:
 
 
 def activations_of(precision: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """(type of the activations, what to tell the user) for `--precision`."""
+    """(type of the activations, what to tell the user) for `--precision`; `auto` is decided by the hardware alone."""
     if precision not in PRECISIONS:
         problem = f"--precision {precision}: there is no such choice.{did_you_mean(precision, PRECISIONS)}"
         raise UserError(problem, f"Choices: {', '.join(PRECISIONS)}.")
     if precision == "fp32":
         return torch.float32, "fp32"
+    native, reason = native_bf16(device)
     if precision == "bf16":
-        if device.type != "mps" and not gains_from_bf16(device):
-            return torch.bfloat16, "bf16, as asked for (this processor computes faster in fp32: --precision fp32)"
-        return torch.bfloat16, "bf16"
-    if gains_from_bf16(device):
-        return torch.bfloat16, "bf16"
-    return torch.float32, "fp32 (this processor has no fast bf16)"
+        slow = device.type != "mps" and not native
+        return torch.bfloat16, f"bf16 (slow here: {reason})" if slow else "bf16"
+    if native:
+        return torch.bfloat16, f"bf16 (auto: {reason})"
+    return torch.float32, f"fp32 (auto: {reason})"
 
 
 def precision_of(activations: torch.dtype) -> Precision:
@@ -65,28 +67,46 @@ def precision_of(activations: torch.dtype) -> Precision:
     return "bf16" if activations == torch.bfloat16 else "fp32"
 
 
-def gains_from_bf16(device: torch.device) -> bool:
-    """Whether bf16 is faster there than fp32. NVIDIA's cards have it since Ampere (8.0); of those before torch says so
-    too (`torch.cuda.is_bf16_supported`), and converts to fp32 and back."""
+def native_bf16(device: torch.device) -> tuple[bool, str]:
+    """(whether the device multiplies bf16 matrices natively, why).
+
+    NVIDIA GPUs do since Ampere (compute capability 8.0); on earlier ones PyTorch converts to fp32 and back.
+    """
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and cpu_gains_from_bf16()
+        major, minor = torch.cuda.get_device_capability(device)
+        return (major, minor) >= (8, 0), f"this GPU has compute capability {major}.{minor}"
+    if device.type == "cpu":
+        feature = bf16_feature(cpu_features())
+        return bool(feature), f"this CPU has {feature or 'no native bf16'}"
+    return False, f"fp32 is the default on {device.type}"
 
 
-def cpu_gains_from_bf16() -> bool:
-    """Whether a bf16 matrix product beats fp32 here: measured, since flags of processors do not tell; twice, since
-    another program may have held up the one in fp32."""
+NATIVE_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
+"""Names in Linux's /proc/cpuinfo of instructions for bf16 products; the last one is Arm's."""
 
-    def seconds(dtype: torch.dtype) -> float:
-        a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-        best = float("inf")
-        for _ in range(4):
-            start = time.perf_counter()
-            a @ b
-            best = min(best, time.perf_counter() - start)
-        return best
 
-    return all(seconds(torch.bfloat16) < 0.8 * seconds(torch.float32) for _ in range(2))
+def bf16_feature(features: Collection[str]) -> str | None:
+    """The best instructions for bf16 products among the features of a CPU."""
+    return next((name for name in NATIVE_BF16 if name in features), None)
+
+
+def cpu_features() -> frozenset[str]:
+    """The features of this CPU by their names in Linux's /proc/cpuinfo, of all that PyTorch can use.
+
+    Without oneDNN (PyTorch for macOS) it has no bf16 products, whatever the CPU has.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return frozenset()
+    with suppress(OSError):
+        return cpuinfo_features(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # Windows; from PyTorch 2.11 on
+    return frozenset(name for name, there in capabilities.items() if there is True)
+
+
+def cpuinfo_features(text: str) -> frozenset[str]:
+    """The features of the first CPU in /proc/cpuinfo: the line `flags` of x86, `Features` of Arm."""
+    found = re.search(r"^(?:flags|Features)[ \t]*:(.*)$", text, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
 
 
 def place(model: nn.Module, device: torch.device, activations: torch.dtype, recompute: bool = False) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-import unicodedata
+import re
+import shlex
+from collections.abc import Iterable
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -61,19 +63,40 @@ def measurement(name: str, value: float) -> str:
     return f"{number(value)} {said}" if said.endswith("/s") else f"{said} {number(value)}"
 
 
-REORDER = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Orders to show what follows from right to left: left open in a label, they turn the numbers beside it round."""
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal obeys instead of showing them (C0, DEL, C1), that reorder the text beside them (bidi
+embeddings, overrides and isolates), or that have no UTF-8 (surrogates: bytes of a file name that are not UTF-8)."""
 
 
-def printable(text: str) -> str:
-    r"""`text` with what a terminal would obey (escape, bell, carriage return …) written out, as in \x1b."""
-    return "".join(_code(c) if is_order(c) else c for c in text)
+def printable(text: str, keep: str = "\n\t") -> str:
+    r"""`text` with control characters escaped, as in \x1b; those in `keep` stay."""
+    return CONTROL.sub(lambda match: match[0] if match[0] in keep else _code(match[0]), text)
 
 
-def is_order(character: str) -> bool:
-    if character in REORDER:
-        return True
-    return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs")
+def printable_line(text: str) -> str:
+    r"""`text` as one line: newlines and tabs are escaped too, so that a name cannot forge a line of its own."""
+    return printable(text, keep="")
+
+
+def printable_json(text: str) -> str:
+    r"""JSON text with the control characters inside its strings as \uXXXX: safe in a terminal, and the same JSON."""
+    return CONTROL.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+
+
+def shell_quote(word: object) -> str:
+    r"""`word` as one word of a POSIX shell, on one line: $'a\012b' where it holds control characters."""
+    text = str(word)
+    if not CONTROL.search(text):
+        return shlex.quote(text)
+
+    def escaped(match: re.Match[str]) -> str:
+        return "".join(f"\\{byte:03o}" for byte in match[0].encode("utf-8", "surrogateescape"))
+
+    return "$'" + CONTROL.sub(escaped, text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
+
+
+def shell_join(words: Iterable[object]) -> str:
+    return " ".join(map(shell_quote, words))
 
 
 def _code(character: str) -> str:

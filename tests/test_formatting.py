@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import pytest
@@ -75,3 +76,14 @@ def test_what_would_turn_the_numbers_beside_it_round_is_written_out() -> None:
     assert formatting.printable("\u202e25 \u2066x") == "\\u202e25 \\u2066x"
     for text in ("👩\u200d👩\u200d👧", "مرحبا\u200f بالعالم", "می\u200cخواهم"):  # joiners and marks are part of texts
         assert formatting.printable(text) == text
+
+
+@given(st.text())
+def test_printable_json_holds_no_control_characters_and_the_same_value(text: str) -> None:
+    shown = formatting.printable_json(json.dumps({text: [text]}, ensure_ascii=False))
+    assert not formatting.CONTROL.search(shown)
+    assert json.loads(shown) == {text: [text]}
+
+
+def test_a_line_cannot_be_forged() -> None:
+    assert formatting.printable_line("a\nnext: rm\t\r") == "a\\nnext: rm\\t\\r"

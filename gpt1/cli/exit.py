@@ -12,8 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO
 
-import click
-
+from gpt1.cli.output import echo
 from gpt1.errors import GPT1Error, ResourceError, UserError
 
 # What the user can mend by naming another place.
@@ -33,8 +32,9 @@ def of_the_system(error: OSError) -> GPT1Error:
 
 
 def stop(error: GPT1Error) -> None:
-    lines = [f"gpt1: {error.problem}", *(f"      {line}" for line in error.fix.splitlines())]
-    click.echo("\n".join(lines), err=True)
+    lines = [f"gpt1: {error.problem}", *(f"      {line}" for line in error.fix.split("\n") if line)]
+    for line in lines:
+        echo(line)
     leave(error.exit_code)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gpt1.cli.options import Number, columns, settings
+from gpt1.cli.output import echo, echo_json
 from gpt1.config import FinetuneConfig
 from gpt1.errors import UserError
 
@@ -84,7 +84,7 @@ def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **op
         progress=console(),
         **options,
     )
-    click.echo(f"{folder / 'report.html'}   the curve with its spread; results.md and results.json beside it", err=True)
+    echo(f"{folder / 'report.html'}   the curve with its spread; results.md and results.json beside it")
 
 
 @click.command()
@@ -115,10 +115,10 @@ def zeroshot(what: str, words: str | None, as_json: bool, **options: Any) -> Non
 
     result = score(what, words=words_of(words), progress=console(), **options)
     if as_json:
-        click.echo(json.dumps(result))
+        echo_json(result)
         return
     results_table(result)
-    click.echo(f"a random guess has {result['metric']} {result['guess']:.3g}", err=True)
+    echo(f"a random guess has {result['metric']} {result['guess']:.3g}")
 
 
 def words_of(text: str | None) -> dict[str, str] | None:
@@ -169,7 +169,7 @@ def reproduce(what: str, out: Path, **options: Any) -> None:
     for name in ("rows", "test_rows"):
         options[name] = limits_of(options[name], "--" + name.replace("_", "-"))
     folder = run(what, out=out, progress=console(), **options)
-    click.echo(f"{folder / 'report.html'}   beside the paper; results.md and results.json beside it", err=True)
+    echo(f"{folder / 'report.html'}   beside the paper; results.md and results.json beside it")
 
 
 def limits_of(text: str | None, flag: str) -> dict[str, int]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import click
@@ -14,8 +12,10 @@ import click
 from gpt1.cli import experiments as analysis
 from gpt1.cli.exit import leave, of_the_system, open_streams, stop, terminate_as_ctrl_c
 from gpt1.cli.options import Number, columns, settings, verify
+from gpt1.cli.output import echo, echo_json
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, ResourceError, UserError
+from gpt1.formatting import shell_quote
 from gpt1.version import __version__
 
 ORDER = ["demo", "tokenize", "pretrain", "finetune", "evaluate", "predict", "next", "generate", "inspect"]
@@ -55,11 +55,11 @@ def console() -> Any:
 def next_steps(*commands: str) -> None:
     """What to run next, on standard error: standard output holds results only."""
     for command in commands:
-        click.echo(f"next: {command}", err=True)
+        echo(f"next: {command}")
 
 
 def from_pretrained(folder: Path) -> tuple[str, str]:
-    run = quote(str(folder))
+    run = shell_quote(folder)
     return (
         f'gpt1 next {run} "once upon a"',
         f"gpt1 finetune TABLE --from {run} --out runs/NAME --kind classification --text COLUMN --label COLUMN",
@@ -110,7 +110,7 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
     from gpt1.corpus.tokenize import tokenize as run
 
     run(corpora, out=out, tokenizer=tokenizer, progress=console(), **options)
-    next_steps(f"gpt1 pretrain {quote(str(out))} --out runs/NAME")
+    next_steps(f"gpt1 pretrain {shell_quote(out)} --out runs/NAME")
 
 
 @gpt1.command()
@@ -136,7 +136,7 @@ def pretrain(corpus: str, out: Path, **options: Any) -> None:
 
     folder = run(corpus, out=out, progress=console(), **options)
     if is_first():
-        click.echo(f"{folder / 'report.html'}   curves, settings, samples", err=True)
+        echo(f"{folder / 'report.html'}   curves, settings, samples")
         next_steps(*from_pretrained(folder))
 
 
@@ -172,8 +172,8 @@ def finetune(train_on: str, out: Path, data_dir: str | None, **options: Any) -> 
 
     folder = run(train_on, out=out, data_dir=data_dir, progress=console(), **options)
     shown = "table of results, the worst mistakes" if (folder / "predictions.jsonl").exists() else "settings"
-    click.echo(f"{folder / 'report.html'}   curves, {shown}", err=True)
-    here = quote(str(folder))
+    echo(f"{folder / 'report.html'}   curves, {shown}")
+    here = shell_quote(folder)
     next_steps(
         f"gpt1 predict {here} new.csv --out predictions.csv",
         f"gpt1 evaluate {here} TEST   (rows that were not in {train_on})",
@@ -201,14 +201,14 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool, verify: b
 
     result = score(run, test, data_dir=data_dir, progress=console(), verify=verify)
     if as_json:
-        click.echo(json.dumps(result))
+        echo_json(result)
         return
     from gpt1.console import results_table
 
     results_table(result)
     if "perplexity" not in result["metrics"]:
-        rows = quote(test) + (f" --data-dir {quote(data_dir)}" if data_dir else "")
-        next_steps(f"gpt1 predict {quote(run)} {rows} --out predictions.jsonl   (to see the rows behind it)")
+        rows = shell_quote(test) + (f" --data-dir {shell_quote(data_dir)}" if data_dir else "")
+        next_steps(f"gpt1 predict {shell_quote(run)} {rows} --out predictions.jsonl   (to see the rows behind it)")
 
 
 @gpt1.command()
@@ -216,8 +216,9 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool, verify: b
 @click.argument("rows", metavar="INPUT")
 @click.option("--out", metavar="F", help="File to write; its ending is the format. Without it: standard output.")
 @click.option("--data-dir", metavar="DIR", help="Where the files of known data sets lie.")
+@click.option("--excel-safe", is_flag=True, help="Put ' before cells that a spreadsheet would take for formulas.")
 @verify
-def predict(run: str, rows: str, out: str | None, data_dir: str | None, verify: bool) -> None:
+def predict(run: str, rows: str, out: str | None, **options: Any) -> None:
     """Add predictions and probabilities to every row of a table.
 
     New columns: prediction (a label; in choice the answer's number, from 0) and a probability_ for each, or score.
@@ -231,10 +232,10 @@ def predict(run: str, rows: str, out: str | None, data_dir: str | None, verify: 
     gpt1 predict runs/rte rte:dev --data-dir glue/ --out rte-dev.tsv
     gpt1 predict runs/rte rte:test --data-dir glue/ --out submission/
     """
-    from gpt1.inference.evaluate import predict_into
+    from gpt1.inference.predict import predict_into
 
-    if said := predict_into(run, rows, out, data_dir=data_dir, progress=console(), verify=verify):
-        click.echo(said, err=True)
+    if said := predict_into(run, rows, out, progress=console(), **options):
+        echo(said)
 
 
 @gpt1.command()
@@ -254,10 +255,10 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
 
     model = load(run, verify=verify)
     if told := model.told(text):
-        click.echo(told, err=True)
+        echo(told)
     found = model.next_ids(text, top)
     if as_json:
-        click.echo(json.dumps([{"token": t, "id": i, "probability": p} for t, i, p in found], ensure_ascii=False))
+        echo_json([{"token": t, "id": i, "probability": p} for t, i, p in found])
         return
     from gpt1.console import bars
 
@@ -297,17 +298,17 @@ def generate(
         raise UserError("there is no TEXT to continue.", "Give one or more, or a file of them with --prompts.")
     model = load(run, precision=precision, verify=verify)
     if precision != "fp32":
-        click.echo(f"computing in {activations_of(precision, model.device)[1]}", err=True)
+        echo(f"computing in {activations_of(precision, model.device)[1]}")
     names = [f"text {i} of {len(texts)}" for i in range(1, len(texts) + 1)] if len(texts) > 1 else ["the text"]
     for told in filter(None, map(model.told, texts, names)):
-        click.echo(told, err=True)
+        echo(told)
     with limits_explained(less_memory(len(texts), precision)):
         found = [*zip(names, texts, model.generate(texts, **options, progress=console()), strict=True)]
     if as_json:
-        click.echo(json.dumps([{"prompt": prompt, "text": text} for _, prompt, text in found], ensure_ascii=False))
+        echo_json([{"prompt": prompt, "text": text} for _, prompt, text in found])
         return
     for name, _, text in found:
-        console().show(f"--- {name}\n{text}" if len(texts) > 1 else text)
+        console().show_text(f"--- {name}\n{text}" if len(texts) > 1 else text)
 
 
 @gpt1.command()
@@ -330,7 +331,7 @@ def inspect(what: str, data_dir: str | None, from_: str | None, as_json: bool) -
 
     found = look(what, data_dir=data_dir, from_=from_, progress=console())
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False, default=str))
+        echo_json(found)
         return
     show(found)
     next_steps(*found["next"])

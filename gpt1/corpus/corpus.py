@@ -34,6 +34,7 @@ from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_dir, disk_errors, ensure_writable
 from gpt1.files.foreign import Fields, check_name, check_regular, parse_json, path_inside, short
 from gpt1.files.reading import is_url, missing
+from gpt1.formatting import shell_quote
 
 if TYPE_CHECKING:
     from gpt1.tokenization.tokenizer import Tokenizer
@@ -290,7 +291,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
             raise missing(folder)
         raise UserError(
             f"{folder}: this is no corpus folder ({MANIFEST} is missing: the tokenizing did not finish).",
-            f"Make one with: gpt1 tokenize {folder} --out DIR",
+            f"Make one with: gpt1 tokenize {shell_quote(folder)} --out DIR",
         )
     if size > MOST_MANIFEST_BYTES:
         raise UserError(f"{path} has {size:,} bytes, more than the limit of {MOST_MANIFEST_BYTES:,}.", fix)

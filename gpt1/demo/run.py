@@ -242,18 +242,18 @@ def tell(out: Path, story: Story) -> None:
         ],
         table_rows(story),
     )
-    results.show(verdict(story) + "\n")
+    results.show_text(verdict(story) + "\n")
     results.show("accuracy on the validation rows, epoch by epoch (median of the seeds)")
     for method, runs in story.curves.items():
         middle = [median(epoch) for epoch in zip(*runs, strict=True)]
         results.show(f"  {method:27}{spark(middle)}  {percent(middle[0])} → {percent(max(middle))}")
-    results.show(f"\nwhat comes after “{PROMPTS[0]}”")
+    results.show_text(f"\nwhat comes after “{PROMPTS[0]}”")
     results.bars(story.next_tokens)
-    results.show(f"\nthe model writes: {story.written}\n")
+    results.show_text(f"\nthe model writes: {story.written}\n")
     page = write_page(out, story)
     parts = ", ".join(f"{part} {formatting.duration(seconds)}" for part, seconds in story.seconds.items())
     results.show(f"{formatting.duration(sum(story.seconds.values()))} minutes in all: {parts}")
-    results.show(f"{page}   all of this with its curves; each run below {out} has a page of its own\n")
+    results.show_text(f"{page}   all of this with its curves; each run below {out} has a page of its own\n")
     results.show("the same with your own files:")
     for command, explanation in commands(out):
         results.show(f"  {command:54}  {explanation}".rstrip())

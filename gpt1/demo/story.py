@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from gpt1.formatting import shell_quote
 
 METHODS: dict[str, dict[str, Any]] = {
     "from scratch, all weights": {
@@ -24,6 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 SCRATCH, HEAD, ALL = METHODS
 TF_IDF, MAJORITY = "TF-IDF and logistic regression", "the most frequent label, always"
+
 PROMPTS = ("Returns the number of", "If the file does not exist,")
 """One to ask for the next token, one to continue."""
 
@@ -99,5 +101,5 @@ def commands(out: Path) -> list[tuple[str, str]]:
         ),
         ("gpt1 evaluate runs/task test.csv", "accuracy and its interval"),
         ("gpt1 predict runs/task new.csv --out predictions.csv", "a prediction and probabilities for every row"),
-        (f'gpt1 next {shlex.quote(str(out / "pretrained"))} "Raises an error if"', "ask this demo's model"),
+        (f'gpt1 next {shell_quote(str(out / "pretrained"))} "Raises an error if"', "ask this demo's model"),
     ]

@@ -92,7 +92,7 @@ class Document:
         folder.mkdir(parents=True, exist_ok=True)
         for name, svg in self.drawings.items():
             write_text(folder / name, svg + "\n")
-        write_text(folder / MARKDOWN, "\n\n".join(self.lines) + "\n")
+        write_text(folder / MARKDOWN, formatting.printable("\n\n".join(self.lines)) + "\n")
         content = {"version": __version__, **results}
         write_text(folder / JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         self.page.write(folder / HTML)

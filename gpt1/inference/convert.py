@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from gpt1.errors import UserError, did_you_mean
@@ -13,6 +12,7 @@ from gpt1.files.atomic import atomic_dir
 from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import write_manifest
 from gpt1.files.reading import missing
+from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import pair
 from gpt1.inference.task import TASK, save_model
 from gpt1.model.gpt import GPT
@@ -82,7 +82,7 @@ def check_exportable(source: Path, model: GPT) -> None:
             "Export a model that was pre-trained without --architecture lstm.",
         )
     if model.config.special_tokens or (runs.model_folder(source) / TASK).exists():
-        origin = quote(came_from(source) or "RUN")
+        origin = shell_quote(came_from(source) or "RUN")
         raise UserError(
             f"{source} is fine-tuned: its head, special tokens and calibration have no place in transformers' "
             "openai-gpt.",

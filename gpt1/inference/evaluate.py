@@ -14,18 +14,15 @@ from gpt1 import formatting
 from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.shards import MANIFEST
 from gpt1.corpus.windows import Windows
-from gpt1.datasets import DataSet, KnownTable, parse, submission, submission_files
+from gpt1.datasets import KnownTable
 from gpt1.datasets.labelled import labelled_rows
 from gpt1.devices import activations_of, place
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import ensure_writable
-from gpt1.files.reading import kind_of as file_ending
 from gpt1.inference.predictor import PIECE_TOKENS, LanguageModel, Model, load, load_task
 from gpt1.model.losses import Windows as Piece
 from gpt1.model.losses import l1
 from gpt1.progress import Progress, Silent
-from gpt1.tables.rows import ROW_KINDS
-from gpt1.tables.table import Table, check_output, write_table
+from gpt1.tables.table import Table
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import check_columns, encoded_labels, read_examples
 from gpt1.tasks.targets import Answers, Classes, Target, as_number
@@ -54,10 +51,11 @@ def evaluate(
     model = load_task(run, verify=verify)
     table, columns = rows_for(model, run, test, data_dir, progress)
     if columns["label"] not in table.columns:
+        again = formatting.shell_join(["gpt1", "predict", run, test])
         raise UserError(
             f"{table.name} has no labels: there is no column '{columns['label']}'; it has: {', '.join(table.columns)}."
             + did_you_mean(columns["label"], table.columns),
-            f"Give labelled rows; for others there is: gpt1 predict {run} {test}",
+            f"Give labelled rows; for others there is: {again}",
         )
     check_columns(model.kind, columns, table.columns, table.name)
     if not table.rows:
@@ -144,42 +142,6 @@ def predict(
     if replaced := [name for name in table.columns if any(name in new for new in added)]:
         progress.say(f"{table.name} has columns of these names already, which are replaced: {', '.join(replaced)}")
     return [{**row, **new} for row, new in zip(table.rows, added, strict=True)]
-
-
-def predict_into(
-    run: str | Path,
-    rows: str | Path,
-    out: str | Path | None = None,
-    *,
-    data_dir: str | Path | None = None,
-    progress: Progress | None = None,
-    verify: bool = True,
-) -> str:
-    """`predict`, written as a table into the file `out` (to standard output, where none is named); into a folder `out`
-    the test split of a GLUE task goes in the files that GLUE takes. Returns what to say of it."""
-    progress = progress or Silent()
-    if out is not None and file_ending(out)[0] not in ROW_KINDS and (data := of_glue(rows)):
-        table = data.read("test", data_dir)
-        ensure_writable(out)
-        submission_files(data, len(table), out)
-        found = predict(run, rows, data_dir=data_dir, progress=progress, verify=verify)
-        answers = [row["score" if data.score else "prediction"] for row in found]
-        files = " and ".join(map(str, submission(data, answers, out)))
-        return f"{files}: {len(found):,} rows, as gluebenchmark.com takes them"
-    if out is not None:
-        check_output(out)
-        if Path(out).exists() and Path(rows).exists() and Path(out).samefile(rows):
-            raise UserError(f"--out {out} is the table that is read.", "Choose another --out.")
-    found = predict(run, rows, data_dir=data_dir, progress=progress, verify=verify)
-    write_table(out, found, like=rows if Path(rows).is_file() else "rows.jsonl")
-    answer = "score" if "score" in found[0] else "prediction"
-    return f"{out}: {formatting.counted(len(found), 'row')}; see the column {answer}" if out is not None else ""
-
-
-def of_glue(rows: str | Path) -> DataSet | None:
-    """The GLUE task whose test split `rows` names."""
-    named = None if Path(rows).is_file() else parse(str(rows))
-    return named.data if named and named.split == "test" and not named.subset and named.data.glue else None
 
 
 def rows_for(

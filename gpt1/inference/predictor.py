@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -30,7 +32,7 @@ from gpt1.runs.folder import model_folder, verify_run
 from gpt1.tables.table import Table
 from gpt1.tasks.collate import collate, pieces
 from gpt1.tasks.examples import check_columns, read_examples
-from gpt1.tasks.kinds import KINDS, Encoded, Example, encode, texts_of, told_of_length
+from gpt1.tasks.kinds import KINDS, Encoded, Example, encode, texts_of, told_of_lengths
 from gpt1.tasks.targets import Answers, Classes, Target
 from gpt1.tokenization.tokenizer import Tokenizer
 
@@ -144,6 +146,28 @@ def untaught(name: str, run: str = "RUN") -> UserError:
     )
 
 
+@dataclass
+class Seen:
+    """What a person should know of rows, counted over all of their blocks."""
+
+    tokens: int = 0
+    unknown: int = 0
+    lengths: Counter[tuple[bool, int]] = field(default_factory=Counter)
+    """(cut, windows) of an example → examples."""
+
+    def add(self, coded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
+        for one in coded:
+            self.lengths[one.cut, one.windows] += 1
+            for ids in one.sequences:
+                words = [i for i in ids if i < tokenizer.vocab_size]
+                self.tokens += len(words)
+                self.unknown += tokenizer.count_unknown(words)
+
+    def line(self, name: str, context: int, long: str) -> str:
+        rows, unknown = counted(self.lengths.total(), "row"), self.unknown / max(1, self.tokens)
+        return f"{name}: {rows}; {unknown:.2%} of the tokens unknown; {told_of_lengths(self.lengths, context, long)}"
+
+
 class Model(LanguageModel):
     """A fine-tuned model: predictions for rows, with calibrated probabilities."""
 
@@ -212,15 +236,24 @@ class Model(LanguageModel):
 
     def told_logits(self, coded: Sequence[Encoded], name: str, progress: Progress) -> Tensor:  # → [examples, outputs]
         """Logits at temperature 1, with what a person should know of the rows, and a bar."""
-        words = [[i for i in ids if i < self.tokenizer.vocab_size] for one in coded for ids in one.sequences]
-        tokens, unknown = max(1, sum(map(len, words))), sum(map(self.tokenizer.count_unknown, words))
-        length = told_of_length(coded, self.gpt.config.context, self.long)
-        progress.say(f"{name}: {counted(len(coded), 'row')}; {unknown / tokens:.2%} of the tokens unknown; {length}")
+        seen = Seen()
+        seen.add(coded, self.tokenizer)
+        progress.say(seen.line(name, self.gpt.config.context, self.long))
         progress.begin("predicting", len(coded), unit="rows")
         logits = task_logits(self.model, coded, self.device, progress.advance)
         progress.end()
         check_finite(logits)
         return logits
+
+    def predict_examples(
+        self, examples: Sequence[Example], seen: Seen, advance: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
+        """As `predict`, for a block of many rows: `seen` counts what is odd, `advance` is told how many are done."""
+        coded = self.encode(examples)
+        seen.add(coded, self.tokenizer)
+        logits = task_logits(self.model, coded, self.device, advance)
+        check_finite(logits)
+        return self.target.read(logits / self.temperature)
 
     def read(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
         return self.target.read(self.logits(examples) / self.temperature) if examples else []

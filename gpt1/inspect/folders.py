@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.readers import ENDINGS, known_kind, list_sources, walk
 from gpt1.corpus.shards import DOCUMENTS
 from gpt1.errors import UserError
-from gpt1.formatting import counted
+from gpt1.formatting import counted, shell_quote
 from gpt1.inference.convert import HOMES
 from gpt1.progress import Progress
 from gpt1.report.run import Run, mapping
@@ -48,7 +47,9 @@ def of_texts(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         "formats": dict(Counter(source.kind for source in sources).most_common()),
         "largest": {"name": largest.name, "bytes": largest.size},
         "odd": odd,
-        "next": [f"gpt1 tokenize {quoted(what)} --out corpus" + (f" --tokenizer {quoted(from_)}" if from_ else "")],
+        "next": [
+            f"gpt1 tokenize {shell_quote(what)} --out corpus" + (f" --tokenizer {shell_quote(from_)}" if from_ else "")
+        ],
     }
 
 
@@ -91,8 +92,8 @@ def of_corpus(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         facts["same_tokenizer_as"] = {str(from_): same}
         if not same:
             odd.append(f"{from_} has another tokenizer: it cannot be trained further on this corpus.")
-    start = f" --from {quoted(from_)}" if from_ is not None and not odd else ""
-    return {**facts, "odd": odd, "next": [f"gpt1 pretrain {quoted(what)} --out runs/NAME{start}"]}
+    start = f" --from {shell_quote(from_)}" if from_ is not None and not odd else ""
+    return {**facts, "odd": odd, "next": [f"gpt1 pretrain {shell_quote(what)} --out runs/NAME{start}"]}
 
 
 def of_run(what: str, from_: str | Path | None, progress: Progress) -> Facts:
@@ -125,6 +126,7 @@ def of_run(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         "version": run.settings.get("version"),
         "command": mapping(run.settings.get("command")),
         "settings": changed(run),
+        "precision": str(run.settings.get("computes_in") or run.settings.get("precision", "")),
         "finished": run.finished,
         "updates": run.last_step,
         "checkpoints": done,
@@ -138,8 +140,8 @@ def of_run(what: str, from_: str | Path | None, progress: Progress) -> Facts:
     if not (run.finished and has_model):
         return {**facts, "next": [run.resume_command] * bool(run.resume_command)}
     if run.stage == "pretrain":
-        return {**facts, "next": [f'gpt1 next {quoted(what)} "once upon a"', FINETUNE.format(quoted(what))]}
-    return {**facts, "next": [f"gpt1 predict {quoted(what)} new.csv --out predictions.csv"]}
+        return {**facts, "next": [f'gpt1 next {shell_quote(what)} "once upon a"', FINETUNE.format(shell_quote(what))]}
+    return {**facts, "next": [f"gpt1 predict {shell_quote(what)} new.csv --out predictions.csv"]}
 
 
 def of_runs(what: str, from_: str | Path | None, progress: Progress) -> Facts:
@@ -158,7 +160,7 @@ def of_runs(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         "name": what,
         "runs": found,
         "odd": [*damaged, *(f"{one['name']}: {sentence}" for one in found for sentence in one["odd"])],
-        "next": [f"gpt1 inspect {quoted(folders[-1])}"],
+        "next": [f"gpt1 inspect {shell_quote(folders[-1])}"],
     }
 
 
@@ -192,11 +194,11 @@ def of_model(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         "odd": [],
     }
     if home := next((name for name, is_its in HOMES.items() if is_its(folder)), None):
-        return {**facts, "home": home, "next": [f"gpt1 import {home} {quoted(what)} --out models/gpt1"]}
+        return {**facts, "home": home, "next": [f"gpt1 import {home} {shell_quote(what)} --out models/gpt1"]}
     model = load(folder)
     facts["tokenizer"] = about(model.tokenizer)
     if not isinstance(model, Model):
-        return {**facts, "next": [f'gpt1 next {quoted(what)} "once upon a"', FINETUNE.format(quoted(what))]}
+        return {**facts, "next": [f'gpt1 next {shell_quote(what)} "once upon a"', FINETUNE.format(shell_quote(what))]}
     facts["task"] = {
         "kind": model.kind.name,
         "columns": model.task["columns"],
@@ -205,7 +207,7 @@ def of_model(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         "long": model.long,
         "temperature": model.temperature,
     }
-    return {**facts, "next": [f"gpt1 predict {quoted(what)} new.csv --out predictions.csv"]}
+    return {**facts, "next": [f"gpt1 predict {shell_quote(what)} new.csv --out predictions.csv"]}
 
 
 def of_tokenizer(what: str, from_: str | Path | None, progress: Progress) -> Facts:
@@ -215,7 +217,7 @@ def of_tokenizer(what: str, from_: str | Path | None, progress: Progress) -> Fac
     return {
         **facts,
         "odd": [note] if note else [],
-        "next": [f"gpt1 tokenize TEXTS --out corpus --tokenizer {quoted(what)}"],
+        "next": [f"gpt1 tokenize TEXTS --out corpus --tokenizer {shell_quote(what)}"],
     }
 
 
@@ -225,7 +227,3 @@ def about(tokenizer: Tokenizer) -> Facts:
         "pipeline": tokenizer.pipeline,
         "fingerprint": tokenizer.fingerprint,
     }
-
-
-def quoted(what: str | Path) -> str:
-    return shlex.quote(str(what))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpt1.config import flag
+from gpt1.formatting import shell_join
 from gpt1.tables.facts import is_number
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import KINDS
@@ -39,7 +39,7 @@ class Guess:
         words = ["--kind", self.kind, *["--score"] * self.score]
         for role, column in self.columns.items():
             words += [flag(role), column]
-        return shlex.join(words)
+        return shell_join(words)
 
 
 def guess(table: Table) -> Guess:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
 from gpt1.datasets import DataSet, KnownTable, MissingSplit, Named
 from gpt1.errors import UserError
+from gpt1.formatting import shell_quote
 from gpt1.inspect.guessing import Guess
 from gpt1.inspect.tables import of_table
 from gpt1.progress import Progress
@@ -22,8 +22,8 @@ def of_data_set(
     """Facts about a data set, or about the part of it that `name` names."""
     data = named.data
     task = Guess(data.kind, dict(data.columns), data.score)
-    where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-    train = f"gpt1 finetune {name}{where} --from {shlex.quote(str(from_ or 'RUN'))} --out runs/{data.name}"
+    where = f" --data-dir {shell_quote(str(data_dir))}" if data_dir else ""
+    train = f"gpt1 finetune {name}{where} --from {shell_quote(str(from_ or 'RUN'))} --out runs/{data.name}"
     if named.split or named.subset:
         facts = of_table(named.evaluation_table(data_dir), from_, progress, task)
         unlabelled = "label" not in facts["task"]["columns"]

@@ -77,10 +77,8 @@ def tokens_line(tokens: Facts, console: Console) -> None:
     if not tokens["rows"]:
         return
     spread = ", ".join(f"{name} {tokens[name]:,}" for name in ("least", "median", "95 %", "greatest"))
-    console.show(
-        f"tokens a row, for {tokens['model']} ({tokens['rows']:,} rows counted): {spread}\n"
-        f"{tokens['unknown']:.2%} of the tokens unknown; {length(tokens)}"
-    )
+    console.show(f"tokens a row, for {tokens['model']} ({tokens['rows']:,} rows counted): {spread}")
+    console.show(f"{tokens['unknown']:.2%} of the tokens unknown; {length(tokens)}")
 
 
 def length(tokens: Facts) -> str:
@@ -131,6 +129,8 @@ def run(found: Facts, console: Console) -> None:
     console.show(f"{found['name']}: a {stage} run, {state}, {found['updates']:,} updates")
     lines = [(name, str(value)) for name, value in flat(found["command"]).items() if value]
     lines.append(("settings", ", ".join(f"{name} {setting(value)}" for name, value in found["settings"].items())))
+    if found["precision"]:
+        lines.append(("precision", found["precision"]))
     if found["train_loss"] is not None:
         lines.append(("training loss", formatting.number(found["train_loss"])))
     results = found["results"]

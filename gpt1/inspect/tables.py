@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 from gpt1.config import FinetuneConfig
 from gpt1.errors import UserError
+from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import Model, load
 from gpt1.inspect.guessing import Guess, guess, is_list
 from gpt1.progress import Progress
@@ -61,11 +61,11 @@ def of_table(table: Table, from_: str | Path | None, progress: Progress, known: 
 
 
 def commands(name: str, task: Guess, from_: str | Path | None, refused: bool) -> list[str]:
-    run = shlex.quote(str(from_ or "RUN"))
-    tokens = [] if from_ is not None else [f"gpt1 inspect {shlex.quote(name)} --from RUN   (unknown and cut tokens)"]
+    run = shell_quote(str(from_ or "RUN"))
+    tokens = [] if from_ is not None else [f"gpt1 inspect {shell_quote(name)} --from RUN   (unknown and cut tokens)"]
     if "label" not in task.columns:
-        return [*tokens, f"gpt1 predict RUN {shlex.quote(name)} --out predictions.csv"]
-    train = f"gpt1 finetune {shlex.quote(name)} {task.flags} --from {run} --out runs/NAME".replace("  ", " ")
+        return [*tokens, f"gpt1 predict RUN {shell_quote(name)} --out predictions.csv"]
+    train = f"gpt1 finetune {shell_quote(name)} {task.flags} --from {run} --out runs/NAME".replace("  ", " ")
     return [*tokens, *[train] * (not refused)]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,7 @@ from gpt1.config import (
     flag,
     laid,
 )
+from gpt1.formatting import shell_join
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Run:
         words = ["gpt1", self.stage, str(source), "--out", self.name]
         for name, value in {**given, **mapping(command.get("columns"))}.items():
             words += [flag(name)] if value is True else [flag(name), str(value)] if value else []
-        return shlex.join([*words, "--resume"])
+        return shell_join([*words, "--resume"])
 
     def bins(self, name: str) -> list[Bin]:
         """A reliability diagram of results.json (`bins_before` calibration, `bins` after it)."""

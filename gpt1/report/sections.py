@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -340,7 +339,7 @@ def _setting(value: Any, note: str = "") -> Cell:
 
 def next_steps(page: Page, run: Run) -> None:
     page.heading("How to go on")
-    here = shlex.quote(run.name)
+    here = formatting.shell_quote(run.name)
     if not run.finished:
         if run.resume_command:
             page.code(run.resume_command, "From where this run was stopped:")

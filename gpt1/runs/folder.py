@@ -59,14 +59,16 @@ def chosen_settings(config_class: type[AnyConfig], file: str | Path | None, give
     return {(field := known(config_class, name)): convert(config_class, field, value) for name, value in asked}
 
 
-RUN_KEYS = ("stage", "version", "command")
+RUN_KEYS = ("stage", "version", "command", "computes_in")
 
 
-def make(out: str | Path, config: TrainingConfig, facts: Mapping[str, Any]) -> Path:
-    """A new run folder with its config.yaml: every setting, resolved, and the `facts` of the command."""
+def make(out: str | Path, config: TrainingConfig, facts: Mapping[str, Any], computes_in: str = "") -> Path:
+    """A new run folder with its config.yaml: every setting, resolved, the `facts` of the command, the precision and why
+    it was chosen."""
     run = new_folder(out)
     run.mkdir(parents=True, exist_ok=True)
-    content = {"stage": stage_of(type(config)), "version": __version__, "command": dict(facts), **asdict(config)}
+    content = {"stage": stage_of(type(config)), "version": __version__, "command": dict(facts)}
+    content |= ({"computes_in": computes_in} if computes_in else {}) | asdict(config)
     with lock_dir(run), atomic_file(new_folder(run) / CONFIG) as file:  # asked again: another process may be faster
         file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
     return run

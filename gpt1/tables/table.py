@@ -1,33 +1,28 @@
 """Labelled tables: .csv, .tsv, .jsonl and .parquet in and out, each also compressed. rows.py says how each is read.
 
-A table is held in memory: labelled sets are small beside corpora.
+A `Table` is held in memory: labelled sets are small beside corpora. `read_blocks` is for those of any length.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import lzma
-import re
-import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import atomic_file, ensure_writable
+from gpt1.files.atomic import ensure_writable
 from gpt1.files.reading import kind_of, opened
+from gpt1.formatting import shell_quote
 from gpt1.tables.rows import ROW_KINDS, stream_rows, unit
+from gpt1.tables.writer import table_writer
 
 ENDINGS = ", ".join(f".{kind}" for kind in ROW_KINDS) + ", each also as .gz, .xz, .zst"
 
 SAVED_AS = dict.fromkeys(("xlsx", "xls", "ods"), "Save it from the spreadsheet as .csv (in Excel: CSV UTF-8).")
 SAVED_AS["json"] = "Write it as .jsonl: one object a line."
-QUOTED = re.compile('[",;\r\n]')
+BLOCK_ROWS, BLOCK_CHARACTERS = 4096, 2**22
+"""A block of rows ends with the first of these that is reached."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +52,19 @@ def read_table(path: str | Path, *, names: Sequence[str] | None = None, kind: st
     In .jsonl the columns are all fields that occur; a row that lacks one has None there.
     Raises UserError for a file that is missing, empty, not UTF-8 or not of its kind, and for a broken row by its line.
     """
+    kind = table_kind(path, kind)
+    rows: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    columns: dict[str, None] = {}
+    for block in read_blocks(path, names=names, kind=kind):
+        rows += block.rows
+        numbers += block.numbers
+        columns |= dict.fromkeys(block.columns)
+    return padded(Table(str(path), list(columns), rows, numbers, unit(kind)), columns)
+
+
+def table_kind(path: str | Path, kind: str | None = None) -> str:
+    """How the table at `path` is read: as `kind`, or by its ending; UserError where that is none of a table."""
     kind = kind or kind_of(path)[0]
     if kind not in ROW_KINDS:
         if Path(path).is_dir():
@@ -65,20 +73,59 @@ def read_table(path: str | Path, *, names: Sequence[str] | None = None, kind: st
             raise UserError(f"{path} is a folder, not a table.", f"Name a file in it: {ENDINGS}." if held else texts)
         fix = SAVED_AS.get(kind, f"Tables are read from {ENDINGS}.")
         raise UserError(f"{path} has no ending of a table.", fix)
-    rows: list[dict[str, Any]] = []
-    numbers = []
+    return kind
+
+
+def read_blocks(
+    path: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    kind: str | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Iterator[Table]:
+    """The table in a file, in blocks that take bounded memory; otherwise as `read_table`.
+
+    In .jsonl the columns of a block are those that occur in it. `advance` gets the bytes of the file behind a block.
+    """
+    kind = table_kind(path, kind)
     with opened(path, kind) as file:
         if not file.peek():
             raise UserError(f"{path} is empty.", "Give a file with rows.")
+        rows: list[dict[str, Any]] = []
+        numbers: list[int] = []
+        held, n = 0, 0
+
+        def block() -> Table:
+            columns = list(dict.fromkeys(name for row in rows for name in row)) if kind == "jsonl" else list(rows[0])
+            return Table(str(path), columns, rows, numbers, unit(kind))
+
         for number, row in stream_rows(file, names):
             rows.append(row)
             numbers.append(number)
-    if not rows:
+            held += sum(map(size_of, row.values()))
+            n += 1
+            if len(rows) == BLOCK_ROWS or held >= BLOCK_CHARACTERS:
+                yield block()
+                rows, numbers, held = [], [], 0
+                if advance:
+                    advance(file.position())
+        if rows:
+            yield block()
+    if not n:
         raise UserError(f"{path} has no rows.", "Give a file with rows below its header.")
-    columns = list(dict.fromkeys(name for row in rows for name in row)) if kind == "jsonl" else list(rows[0])
-    if kind == "jsonl":
-        rows = [row if len(row) == len(columns) else dict.fromkeys(columns) | row for row in rows]
-    return Table(str(path), columns, rows, numbers, unit(kind))
+
+
+def size_of(value: Any) -> int:
+    """About how many characters a cell holds."""
+    return len(value) if isinstance(value, str) else len(str(value)) if isinstance(value, list | dict | bytes) else 8
+
+
+def padded(table: Table, columns: Iterable[str]) -> Table:
+    """`table` with all of `columns` in every row, None where a row has nothing there."""
+    full = dict.fromkeys(columns)
+    if all(len(row) == len(full) for row in table.rows):
+        return table
+    return replace(table, columns=list(full), rows=[full | row for row in table.rows])
 
 
 def no_column(table: str, name: str, columns: Sequence[str], flag: str) -> UserError:
@@ -88,7 +135,7 @@ def no_column(table: str, name: str, columns: Sequence[str], flag: str) -> UserE
     meant = did_you_mean(name, columns).removeprefix(" Did you mean ").removesuffix("?")
     return UserError(
         f"{table} has no column '{name}'; it has: {', '.join(shown)}.",
-        f"Did you mean {flag} {shlex.quote(meant)}?" if meant else f"Name the one that is meant with {flag}.",
+        f"Did you mean {flag} {shell_quote(meant)}?" if meant else f"Name the one that is meant with {flag}.",
     )
 
 
@@ -98,20 +145,11 @@ def write_table(path: str | Path | None, rows: Sequence[Mapping[str, Any]], *, l
     The columns are all that occur, in the order in which they do. In .csv and .tsv, None is an empty cell and lists are
     JSON. Standard output is never compressed, and is JSON lines where `like` is Parquet.
     """
-    kind, compression = kind_of(path if path is not None else like or "rows.csv")
     if path is not None:
         check_output(path)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    if path is None:
-        kind = "jsonl" if kind == "parquet" or kind not in ROW_KINDS else kind
-        data = io.BytesIO()
-        write_rows(data, kind, columns, rows)
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data.getvalue())
-        sys.stdout.flush()
-        return
-    with atomic_file(Path(path)) as file, compressed(file, compression) as stream:
-        write_rows(stream, kind, columns, rows)
+    with table_writer(path, columns, like=like) as writer:
+        writer.write(rows)
 
 
 def check_output(path: str | Path) -> None:
@@ -121,79 +159,3 @@ def check_output(path: str | Path) -> None:
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder.", "Name a file in it.")
     ensure_writable(Path(path).absolute().parent)
-
-
-def write_rows(stream: IO[bytes], kind: str, columns: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    if kind == "parquet":
-        write_parquet(stream, columns, rows)
-        return
-    text = io.TextIOWrapper(cast(Any, stream), encoding="utf-8", newline="", write_through=True)
-    if kind == "jsonl":
-        text.writelines(json.dumps(dict(row), ensure_ascii=False, default=plain) + "\n" for row in rows)
-    else:
-        line = csv_line if kind == "csv" else tsv_line
-        text.write(line(columns, 0))
-        text.writelines(line([cell(row.get(name)) for name in columns], i) for i, row in enumerate(rows, 1))
-    text.detach()
-
-
-@contextmanager
-def compressed(file: IO[bytes], compression: str) -> Iterator[IO[bytes]]:
-    if compression == "zst":
-        import zstandard
-
-        with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as stream:
-            yield stream
-    elif compression == "gz":  # no name and no time inside: the same rows give the same bytes
-        with gzip.GzipFile("", "wb", fileobj=cast(Any, file), mtime=0) as stream:
-            yield cast(IO[bytes], stream)
-    elif compression == "xz":
-        with lzma.LZMAFile(file, "wb") as stream:
-            yield cast(IO[bytes], stream)
-    else:
-        with nullcontext(file) as stream:
-            yield stream
-
-
-def cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, default=plain) if isinstance(value, list | dict) else str(plain(value))
-
-
-def plain(value: Any) -> Any:
-    """A NumPy number as Python's, anything else (dates out of Parquet) as text."""
-    if hasattr(value, "item"):
-        return value.item()
-    return value if isinstance(value, int | float) else str(value)
-
-
-def csv_line(cells: list[str], i: int) -> str:
-    """Not csv.writer: Python 3.11's leaves a lone carriage return unquoted, and its reader then refuses the line."""
-    quoted = ['"' + text.replace('"', '""') + '"' if QUOTED.search(text) else text for text in cells]
-    return (",".join(quoted) or '""') + "\n"  # a line without a character would be no row
-
-
-def tsv_line(cells: list[str], i: int) -> str:
-    line = "\t".join(cells)
-    if "\n" in line or "\r" in line or line.count("\t") >= len(cells) or not line:
-        what = f"row {i:,}" if i else "the header"
-        rule = "a cell holds a tab or a line break" if line else "it is empty"
-        raise UserError(f"{what} does not fit in .tsv: {rule}.", "Write .csv or .jsonl instead.")
-    return line + "\n"
-
-
-def write_parquet(stream: IO[bytes], columns: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    data = io.BytesIO()
-    try:
-        parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in columns}), data)
-    except pyarrow.ArrowException as error:
-        raise UserError(
-            f"the rows do not fit in .parquet: {str(error).splitlines()[0]}.", "Write .jsonl instead."
-        ) from None
-    stream.write(data.getbuffer())

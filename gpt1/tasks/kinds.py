@@ -9,6 +9,7 @@ regression       <s> text <e>, the head gives one number
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -213,12 +214,20 @@ def windows_of(length: int, limit: int) -> int:
 
 def told_of_length(encoded: Sequence[Encoded], context: int, long: str) -> str:
     """What became of the texts that are too long, for a person."""
+    return told_of_lengths(Counter((example.cut, example.windows) for example in encoded), context, long)
+
+
+def told_of_lengths(lengths: Counter[tuple[bool, int]], context: int, long: str) -> str:
+    """`told_of_length` from how many examples there are of each (cut, windows)."""
+    all_of_them = max(1, lengths.total())
     if long != "windows":
         kept = ", head and tail kept" if long == "head-tail" else ""
-        return f"{cut_share(encoded):.1%} of the texts cut at {context} tokens{kept}"
-    windows = [example.windows for example in encoded if example.windows > 1]
-    each = f" ({sum(windows) / len(windows):.1f} each)" if windows else ""
-    return f"{windowed_share(encoded):.1%} of the texts read in windows of {context} tokens{each}"
+        share = sum(n for (cut, _), n in lengths.items() if cut) / all_of_them
+        return f"{share:.1%} of the texts cut at {context} tokens{kept}"
+    several = [(windows, n) for (_, windows), n in lengths.items() if windows > 1]
+    texts = sum(n for _, n in several)
+    each = f" ({sum(windows * n for windows, n in several) / texts:.1f} each)" if texts else ""
+    return f"{texts / all_of_them:.1%} of the texts read in windows of {context} tokens{each}"
 
 
 def cut_share(encoded: Sequence[Encoded]) -> float:

@@ -94,7 +94,9 @@ def finetune(
     task = read_task(train_on, valid, kind, columns, score, data_dir, cfg, progress)
     work = prepare(cfg, gpt, tokenizer, runs.model_folder(from_), task, progress)
     if not resume:
-        run = runs.make(out, replace(cfg, precision=precision_of(work.model.gpt.activation_dtype)), facts)
+        run = runs.make(
+            out, replace(cfg, precision=precision_of(work.model.gpt.activation_dtype)), facts, work.computes_in
+        )
     kept = Fanout([progress, metrics := MetricsFile(run / runs.METRICS), TensorBoard(run / "events", progress.say)])
     if work.device.type == "cpu":
         keep_some_freed_memory()
@@ -142,6 +144,7 @@ class Work:
     title: str
     fingerprints: dict[str, str]
     facts: dict[str, Any]
+    computes_in: str
 
     def targets(self, examples: Sequence[Example]) -> Tensor:
         return torch.stack([self.task.target.encode(example.label) for example in examples])
@@ -245,7 +248,7 @@ def prepare(cfg: FinetuneConfig, gpt: GPT, tokenizer: Tokenizer, folder: Path, t
     if cfg.long == "windows":
         facts["read_in_windows"] = windowed_share(coded)
     n = len(task.training)
-    return Work(model, tokenizer, task, coded[:n], coded[n:], device, title, prints, facts)
+    return Work(model, tokenizer, task, coded[:n], coded[n:], device, title, prints, facts, precision)
 
 
 def transferred(cfg: FinetuneConfig, gpt: GPT) -> GPT:

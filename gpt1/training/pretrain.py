@@ -74,7 +74,7 @@ def pretrain(
             cfg = runs.settings_of(PretrainConfig, None, asked, extra=shape_of(from_, asked) if from_ else {})
         work = prepare(cfg, Corpus.open(corpus), from_, Corpus.open(valid) if valid else None, processes, progress)
         if processes.first and not resume:
-            runs.make(out, replace(cfg, precision=precision_of(work.model.activation_dtype)), facts)
+            runs.make(out, replace(cfg, precision=precision_of(work.model.activation_dtype)), facts, work.computes_in)
         trained(work, cfg, run, progress, resume)
         processes.wait()  # the first one has the model yet to write
     return run
@@ -94,6 +94,7 @@ class Work:
     fingerprints: dict[str, str]
     unigram: dict[str, float]
     processes: Processes
+    computes_in: str
 
     def stage(self, cfg: PretrainConfig) -> Stage:
         steps = cfg.steps or self.training.steps(cfg.epochs, cfg.batch_size)
@@ -210,7 +211,7 @@ def prepare(
         prints["--valid corpus"] = valid.fingerprint
     if from_ and (weights := runs.model_folder(from_) / WEIGHTS).exists():
         prints["model"] = file_entry(weights)["sha256"]
-    return Work(model, tokenizer, corpus, training, held_out, device, title, prints, unigram, processes)
+    return Work(model, tokenizer, corpus, training, held_out, device, title, prints, unigram, processes, precision)
 
 
 def start(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_: str | Path | None) -> GPT:

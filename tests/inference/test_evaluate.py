@@ -19,7 +19,8 @@ from gpt1.console import results_table
 from gpt1.errors import UserError
 from gpt1.experiments.zeroshot.heuristics import zeroshot
 from gpt1.formatting import number
-from gpt1.inference.evaluate import calibrated, evaluate, measured, predict, predict_into
+from gpt1.inference.evaluate import calibrated, evaluate, measured, predict
+from gpt1.inference.predict import predict_into
 from gpt1.inference.predictor import load_task
 from gpt1.inference.task import save_task
 from gpt1.model.gpt import GPT

@@ -27,6 +27,7 @@ from gpt1.corpus.windows import split
 from gpt1.errors import UserError
 from gpt1.files.atomic import lock_dir
 from gpt1.inference.predictor import load
+from gpt1.inspect import inspect
 from gpt1.model.gpt import GPT
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import checkpoints
@@ -152,10 +153,11 @@ def test_a_run_goes_on_in_the_precision_that_auto_came_to(
     corpus: Path, shape: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     settings = {**shape, "precision": "auto", "steps": 3, "checkpoint_every": 1, "keep": 9}
-    monkeypatch.setattr(devices, "cpu_gains_from_bf16", lambda: True)
+    monkeypatch.setattr(devices, "cpu_features", lambda: {"avx512_bf16"})
     run = pretrain(corpus, out=tmp_path / "whole", **settings)
     stopped = stopped_after(2, run, tmp_path / "run")
-    monkeypatch.setattr(devices, "cpu_gains_from_bf16", lambda: False)  # as on another processor
+    assert inspect(str(run))["precision"] == "bf16 (auto: this CPU has avx512_bf16)"
+    monkeypatch.setattr(devices, "cpu_features", lambda: {"avx2"})  # as on another processor
     assert same(weights(pretrain(corpus, out=stopped, resume=True)), weights(run))
 
 

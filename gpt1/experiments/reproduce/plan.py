@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -83,7 +82,7 @@ class Asked:
                 words.append(flagged(name, value))
             else:
                 words += [flag(name), formatting.plain(value) if isinstance(value, int | float) else str(value)]
-        return shlex.join(["gpt1", "reproduce", self.what, *words])
+        return formatting.shell_join(["gpt1", "reproduce", self.what, *words])
 
 
 @dataclass(frozen=True)

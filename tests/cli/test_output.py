@@ -1,0 +1,168 @@
+"""Nothing that a stranger wrote gives the terminal an order: names, columns, labels and texts with escape sequences."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workspace import TINY
+
+import gpt1
+from gpt1.formatting import CONTROL, shell_quote
+from gpt1.tables.table import read_table, write_table
+
+NASTY = "\x1b[45;93mX\x1b]0;title\x07\x9b2J\x08\r\n\u202e\u2066[red]"
+FILE = "\x1b[45;93mf\x07\r\nforged: line\u202e"
+NAMED = ["\x1b", "\x07", "\x9b", "\x08", "\r", "\u202e", "\u2066"]
+
+
+def assert_printable(text: str) -> None:
+    assert {found for found in CONTROL.findall(text) if found not in "\n\t"} == set()
+    assert not any(line.startswith("forged") for line in text.splitlines())
+
+
+@pytest.fixture(scope="module")
+def nasty(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of which every name, and a table of which every name and cell, holds escape sequences."""
+    from gpt1.training.finetune import finetune
+
+    folder = tmp_path_factory.mktemp("nasty") / FILE
+    folder.mkdir()
+    labels = [f"{NASTY}a", f"{NASTY}b"]
+    rows = [{"id": i, f"t{NASTY}": f"{NASTY} {i}", f"l{NASTY}": labels[i % 2]} for i in range(24)]
+    write_table(folder / f"{FILE}.csv", rows)
+    write_table(folder / f"{FILE}.jsonl", rows)
+    (folder / f"{FILE}.txt").write_text(f"{NASTY} some words\n" * 40, encoding="utf-8")
+    train = {"kind": "classification", "text": f"t{NASTY}", "label": f"l{NASTY}"}
+    settings = {"from_": desk / "runs/books", "epochs": 1, "precision": "fp32", "device": "cpu"}
+    finetune(folder / f"{FILE}.csv", out=folder / "run", **train, **settings)
+    return folder
+
+
+T, L = f"t{NASTY}", f"l{NASTY}"
+WALK = {
+    "inspect a table": ["inspect", f"{FILE}.csv"],
+    "inspect texts": ["inspect", f"{FILE}.txt"],
+    "inspect a run": ["inspect", "run"],
+    "inspect as json": ["inspect", f"{FILE}.csv", "--json"],
+    "inspect nothing": ["inspect", NASTY],
+    "tokenize": ["tokenize", f"{FILE}.txt", "--out", FILE, "--vocab-size", "270", "--pipeline", "lossless"],
+    "pretrain": ["pretrain", FILE, "--out", f"r{FILE}", *TINY.split(), "--steps", "1"],
+    "inspect a corpus": ["inspect", FILE],
+    "inspect a run of a bad name": ["inspect", f"r{FILE}"],
+    "finetune": [
+        *["finetune", f"{FILE}.csv", "--kind", "classification", "--text", T, "--label", L],
+        *["--from", f"r{FILE}", "--out", f"q{FILE}", "--epochs", "1", "--precision", "fp32", "--device", "cpu"],
+    ],
+    "finetune without a column": [
+        *["finetune", f"{FILE}.csv", "--kind", "classification", "--text", NASTY, "--label", L],
+        *["--from", f"r{FILE}", "--out", "z"],
+    ],
+    "evaluate": ["evaluate", "run", f"{FILE}.csv"],
+    "evaluate as json": ["evaluate", "run", f"{FILE}.csv", "--json"],
+    "evaluate without labels": ["evaluate", "run", f"{FILE}.txt"],
+    "predict": ["predict", "run", f"{FILE}.csv", "--out", f"p{FILE}.csv"],
+    "predict to nowhere": ["predict", "run", f"{FILE}.csv", "--out", f"{FILE}.doc"],
+    "predict what does not fit": ["predict", "run", f"{FILE}.csv", "--out", f"{FILE}.tsv"],
+    "next": ["next", "run", NASTY],
+    "next as json": ["next", "run", NASTY, "--json"],
+    "generate": ["generate", "run", NASTY, f"2{NASTY}", "--max-tokens", "3"],
+    "generate as json": ["generate", "run", NASTY, "--max-tokens", "3", "--json"],
+    "zeroshot": [
+        *["zeroshot", f"{FILE}.csv", "--run", "run", "--kind", "classification", "--text", T, "--label", L],
+        *["--words", f"{NASTY}a=x,{NASTY}b=y"],
+    ],
+    "curve": ["curve", f"{FILE}.csv", "--from", NASTY, "--out", FILE, "--kind", NASTY],
+    "reproduce": ["reproduce", NASTY],
+    "import": ["import", "huggingface", FILE, "--out", "m"],
+    "export": ["export", "huggingface", "run", "--out", f"e{FILE}"],
+    "an unknown command": [NASTY],
+    "an unknown flag": ["predict", f"--{NASTY}"],
+    "a flag of a wrong type": ["next", "run", "x", "--top", NASTY],
+}
+
+
+def test_no_command_prints_control_characters(nasty: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(nasty)
+    done = set()
+    for name, words in WALK.items():
+        answer = ask(*words)
+        assert_printable(answer.out + answer.err)
+        assert answer.out + answer.err, name
+        done |= {name} if answer.code == 0 else set()
+    assert {"inspect a table", "pretrain", "finetune", "evaluate", "predict", "next", "generate"} <= done
+    assert read_table(f"p{FILE}.csv").rows[0][T] == f"{NASTY} 0"  # in files data stay as they came
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_rows_printed_to_a_terminal_are_escaped_and_to_a_pipe_exact(ending: str, nasty: Path):
+    command = [sys.executable, "-m", "gpt1", "predict", "run", f"{FILE}.{ending}"]
+    piped = subprocess.run(command, cwd=nasty, capture_output=True, check=True)
+    write = nasty / f"piped.{ending}"
+    write.write_bytes(piped.stdout)
+    assert read_table(write).rows[0][T] == f"{NASTY} 0"
+    assert_printable(piped.stderr.decode())
+
+    out, err = pty.openpty(), pty.openpty()
+    with subprocess.Popen(command, cwd=nasty, stdout=out[1], stderr=err[1], env={**os.environ, "TERM": "xterm"}) as run:
+        os.close(out[1])
+        os.close(err[1])
+        shown, drawn = read_all(out[0]), read_all(err[0])
+    assert run.returncode == 0
+    assert_printable(shown.replace("\r\n", "\n"))  # a terminal's own line ends
+    assert "\\x1b[45;93mX" in shown or "\\u001b[45;93mX" in shown
+    assert "100 %" in drawn
+    for order in ("\x1b[45;93m", "\x1b]", "\x07", "\x9b", "\x08", "\u202e"):
+        assert order not in drawn
+    if ending == "jsonl":
+        assert json.loads(shown.splitlines()[0])[T] == f"{NASTY} 0"
+
+
+def read_all(handle: int) -> str:
+    found = b""
+    while True:
+        try:
+            data = os.read(handle, 2**16)
+        except OSError:  # the other end has gone
+            break
+        if not data:
+            break
+        found += data
+    os.close(handle)
+    return found.decode()
+
+
+@pytest.mark.parametrize("word", [FILE, NASTY, "it's \\x $HOME `x`\x1b1", "caf\udce9\n", "plain", "two words"])
+def test_a_command_to_paste_names_the_same_file_in_a_shell(word: str):
+    assert_printable(shell_quote(word))
+    assert "\n" not in shell_quote(word)
+    given = subprocess.run(["bash", "-c", f"printf %s {shell_quote(word)}"], capture_output=True, check=True).stdout
+    assert given == os.fsencode(word)
+
+
+PRINTERS = {"cli/output.py": {"echo"}, "console.py": {"print"}}
+"""Where something is printed; all of it went through formatting.printable. tables/writer.py writes bytes."""
+
+
+def test_nothing_else_prints():
+    package = Path(gpt1.__file__).parent
+    for path in package.rglob("*.py"):
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                found.add("print")
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if (node.value.id, node.attr) in {("click", "echo"), ("click", "secho")}:
+                    found.add("echo")
+                elif (node.value.id, node.attr) in {("sys", "__stdout__"), ("sys", "__stderr__")}:
+                    found.add(node.attr)
+            elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout.write", "sys.stderr.write"):
+                found.add("write")
+        assert found <= PRINTERS.get(path.relative_to(package).as_posix(), set()), path

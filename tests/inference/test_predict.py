@@ -1,0 +1,233 @@
+"""Predictions by blocks: the same as all at once, in bounded memory, refused before the work or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt1.errors import UserError
+from gpt1.inference import predict as module
+from gpt1.inference.predict import predict_into
+from gpt1.inference.predictor import Model, load_task, save_task
+from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.progress import Silent
+from gpt1.tables import table as tables
+from gpt1.tables.table import Table, read_table, write_table
+from gpt1.tasks.kinds import KINDS
+from gpt1.tasks.targets import Answers, Classes, Number, Target
+
+TASKS: dict[str, tuple[dict[str, str], Target]] = {
+    "classification": ({"text": "text", "label": "label"}, Classes(("=no", "yes"))),
+    "regression": ({"text": "text", "label": "stars"}, Number(2.0, 1.5)),
+    "choice": ({"context": "text", "choices": "answers", "label": "right"}, Answers(3)),
+}
+
+
+@pytest.fixture(scope="module")
+def model_of(pretrained: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    def saved(name: str) -> Path:
+        import torch
+
+        columns, target = TASKS[name]
+        gpt = GPT.from_pretrained(pretrained / "model")
+        torch.manual_seed(1)
+        gpt.add_special_tokens()
+        head = Head(gpt.config.n_embd, target.outputs, KINDS[name].each)
+        torch.nn.init.normal_(head.linear.weight, std=0.3)
+        folder = tmp_path_factory.mktemp("model")
+        save_task(folder, TaskModel(gpt, head), tokenizer, {"kind": name, "columns": columns}, target)
+        return folder
+
+    made = {name: saved(name) for name in TASKS}
+    return made.__getitem__
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(module, "BLOCK_ROWS", 7)
+
+
+class Listening(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.steps: list[int] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def advance(self, done: int, **values: float) -> None:
+        self.steps.append(done)
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction is a failed test: what is refused has to be refused before."""
+
+    def predicted(*_: Any) -> Any:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(Model, "predict_examples", predicted)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("source", ["jsonl", "jsonl.gz", "parquet", "parquet.zst", "csv", "tsv.xz"])
+@pytest.mark.parametrize("out", ["csv", "jsonl.zst", "parquet"])
+def test_rows_in_blocks_get_the_predictions_that_they_get_all_at_once(
+    name: str, source: str, out: str, model_of: Any, table: Table, tmp_path: Path
+):
+    if name == "choice" and source[:3] in ("csv", "tsv"):
+        pytest.skip("a list of answers needs a format with lists")
+    rows, written, listening = tmp_path / f"rows.{source}", tmp_path / f"out.{out}", Listening()
+    write_table(rows, table.rows)
+    said = predict_into(model_of(name), rows, written, progress=listening)
+    expected = load_task(model_of(name)).predict(read_table(rows).rows)
+    found = read_table(written).rows
+    assert len(found) == len(expected) == 64
+    for row, wanted, own in zip(found, expected, read_table(rows).rows, strict=True):
+        assert row["text"] == own["text"]
+        for column, value in wanted.items():
+            same = value if isinstance(value, str) else pytest.approx(value, abs=1e-5)
+            assert (row[column] if isinstance(value, str) else float(row[column])) == same
+    assert said.startswith(f"{written}: 64 rows; see the column ")
+    assert listening.steps == sorted(listening.steps)
+    assert listening.steps[-1] == 64
+    assert any("64 rows; " in line and "of the tokens unknown" in line for line in listening.lines)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_field_that_comes_late_is_a_column_of_every_row(model_of: Any, tmp_path: Path):
+    rows = [{"text": f"a {i}"} for i in range(20)] + [{"id": 3}, {"text": "b", "late": 1}]
+    write_table(tmp_path / "rows.jsonl", rows)
+    predict_into(model_of("classification"), tmp_path / "rows.jsonl", tmp_path / "out.csv")
+    found = read_table(tmp_path / "out.csv")
+    assert found.columns == ["text", "id", "late", "prediction", "probability_=no", "probability_yes"]
+    assert [row["late"] for row in found.rows] == [""] * 21 + ["1"]
+    write_table(tmp_path / "late.jsonl", [{"id": i} for i in range(20)] + rows)
+    predict_into(model_of("classification"), tmp_path / "late.jsonl", tmp_path / "out.jsonl")
+    assert len(read_table(tmp_path / "out.jsonl")) == 42
+
+
+GOOD = [{"text": f"a text {i}", "id": i} for i in range(20)]
+REFUSED: dict[str, tuple[str, list[dict[str, Any]], str]] = {
+    "a line break in .tsv": ("out.tsv", [*GOOD, {"text": "two\nlines", "id": 1}], r"line 21 does not fit in \.tsv"),
+    "a tab in the header of .tsv": ("out.tsv", [{"text": "a", "b\tc": 1}], r"the header does not fit in \.tsv"),
+    "two types in .parquet": ("out.parquet", [*GOOD, {"text": "a", "id": "x"}], r"do not fit in \.parquet"),
+    "a list where a text belongs": ("out.csv", [*GOOD, {"text": ["a"], "id": 1}], "line 21: .* where a text"),
+    "no such column": ("out.csv", [{"txt": "a"}], "no column 'text'"),
+    "an ending of no table": ("out.doc", GOOD, "no ending of a table"),
+}
+
+
+@pytest.mark.usefixtures("small_blocks", "no_work")
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_written_is_refused_before_the_work(case: str, model_of: Any, tmp_path: Path):
+    out, rows, problem = REFUSED[case]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=problem):
+        predict_into(model_of("classification"), tmp_path / "rows.jsonl", tmp_path / out)
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_whole_numbers_and_others_in_one_column_fit_in_parquet(model_of: Any, tmp_path: Path):
+    rows = [{"text": "a", "n": None}] * 7 + [{"text": "a", "n": 1}] * 7 + [{"text": "a", "n": 2.5}]
+    write_table(tmp_path / "rows.jsonl", rows)
+    predict_into(model_of("classification"), tmp_path / "rows.jsonl", tmp_path / "out.parquet")
+    assert [row["n"] for row in read_table(tmp_path / "out.parquet").rows] == [None] * 7 + [1.0] * 7 + [2.5]
+
+
+def test_rows_that_change_between_checking_and_predicting_are_refused(
+    model_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = tmp_path / "rows.csv"
+    write_table(rows, GOOD)
+    check = module.check_rows
+
+    def then_shorter(*given: Any) -> Any:
+        plan = check(*given)
+        write_table(rows, GOOD[:5])
+        return plan
+
+    monkeypatch.setattr(module, "check_rows", then_shorter)
+    with pytest.raises(UserError, match="was changed while it was read"):
+        predict_into(model_of("classification"), rows, tmp_path / "out.csv")
+    assert os.listdir(tmp_path) == ["rows.csv"]
+
+
+def test_a_killed_prediction_leaves_what_was_there(model_of: Any, tmp_path: Path):
+    write_table(tmp_path / "rows.csv", GOOD)
+    (tmp_path / "out.csv").write_text("before")
+    code = (
+        "import os, signal, sys\n"
+        "from gpt1.inference import predict\n"
+        "from gpt1.tables import table\n"
+        "table.BLOCK_ROWS = 7\n"
+        "blocks = []\n"
+        "class Killing(predict.Seen):\n"
+        "    def add(self, *given):\n"
+        "        super().add(*given); blocks.append(1)\n"
+        "        if len(blocks) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "predict.Seen = Killing\n"
+        "predict.predict_into(*sys.argv[1:])\n"
+    )
+    words = [str(model_of("classification")), str(tmp_path / "rows.csv"), str(tmp_path / "out.csv")]
+    assert subprocess.run([sys.executable, "-c", code, *words]).returncode == -signal.SIGKILL
+    assert (tmp_path / "out.csv").read_text() == "before"
+    predict_into(*words)
+    assert len(read_table(tmp_path / "out.csv")) == 20
+    assert sorted(os.listdir(tmp_path)) == ["out.csv", "rows.csv"]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_block_is_written_before_the_next_one_is_predicted(
+    model_of: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    write_table(tmp_path / "rows.csv", GOOD)
+    predict_block, written = Model.predict_examples, []
+
+    def watched(self: Model, examples: Any, *others: Any) -> Any:
+        sys.stdout.flush()
+        written.append((len(examples), capfd.readouterr().out.count("\n")))
+        return predict_block(self, examples, *others)
+
+    monkeypatch.setattr(Model, "predict_examples", watched)
+    predict_into(model_of("classification"), tmp_path / "rows.csv")
+    assert written == [(7, 1), (7, 7), (6, 7)]  # the header first
+
+
+# ---- formulas
+
+FORMULAS = ["=cmd|' /C calc'!A0", "+A1", "-A1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"]
+HARMLESS = ["-1", "+2.5e-3", "-.5", "text", " = ", "'=1", "-1,5", ""]
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_formulas_are_counted_or_neutralised(safe: bool, model_of: Any, tmp_path: Path):
+    rows, listening = [{"text": "a", "=c": cell} for cell in [*FORMULAS, *HARMLESS]], Listening()
+    write_table(tmp_path / "rows.jsonl", rows)
+    out = tmp_path / "out.csv"
+    predict_into(model_of("classification"), tmp_path / "rows.jsonl", out, excel_safe=safe, progress=listening)
+    found = read_table(out)
+    mark = "'" if safe else ""
+    assert found.columns[1] == f"{mark}=c"
+    assert [row[f"{mark}=c"] for row in found.rows] == [mark + cell for cell in FORMULAS] + HARMLESS
+    labels = sum(row["prediction"] == f"{mark}=no" for row in found.rows)
+    assert {row["prediction"] for row in found.rows} <= {f"{mark}=no", "yes"}
+    noted = [line for line in listening.lines if "--excel-safe" in line]
+    assert [line.split(" cells")[0] for line in noted] == ([] if safe else [str(len(FORMULAS) + 1 + labels)])
+
+
+def test_excel_safe_is_for_formats_that_spreadsheets_open(model_of: Any, tmp_path: Path):
+    write_table(tmp_path / "rows.csv", GOOD)
+    with pytest.raises(UserError, match=r"--excel-safe goes with \.csv and \.tsv"):
+        predict_into(model_of("classification"), tmp_path / "rows.csv", tmp_path / "o.jsonl", excel_safe=True)
