@@ -21,7 +21,7 @@ from gpt1.corpus.readers import list_sources
 from gpt1.corpus.shards import DOCUMENTS, FORMAT, MANIFEST, TOKENIZER, ShardWriter, fingerprint, shard_name
 from gpt1.errors import UserError
 from gpt1.files.atomic import disk_errors, ensure_writable, fsync_dir, lock_dir
-from gpt1.files.reading import is_url, missing
+from gpt1.files.reading import filesystem, is_url, missing
 
 if TYPE_CHECKING:
     from gpt1.tokenization.tokenizer import Tokenizer
@@ -287,9 +287,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
 def read_bytes(path: str) -> bytes:
     if not is_url(path):
         return Path(path).read_bytes()
-    import fsspec
-
-    system, inner = fsspec.core.url_to_fs(path)
+    system, inner = filesystem(path)
     return bytes(system.cat_file(inner))
 
 
@@ -297,9 +295,7 @@ def file_size(path: str) -> int | None:
     try:
         if not is_url(path):
             return Path(path).stat().st_size
-        import fsspec
-
-        system, inner = fsspec.core.url_to_fs(path)
+        system, inner = filesystem(path)
         return int(system.info(inner)["size"])
     except FileNotFoundError:
         return None

@@ -13,6 +13,7 @@ from typing import Any
 from gpt1.config import flagged
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
 from gpt1.files.atomic import atomic_file, ensure_writable, lock_dir
+from gpt1.files.foreign import read_json_object
 from gpt1.progress import Progress, Silent
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
@@ -50,9 +51,9 @@ class Kept:
             ensure_writable(folder)
             return cls(folder, about)
         try:
-            stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            stored = read_json_object(folder / FILE, allow_nan=True)
             before, cells = dict(stored["about"]), {key: dict(cell) for key, cell in stored["cells"].items()}
-        except (AttributeError, ValueError, KeyError, TypeError):
+        except (UserError, AttributeError, ValueError, KeyError, TypeError):
             raise UserError(
                 f"{folder / FILE} cannot be read: the file is damaged.", "Remove it, or choose another --out."
             ) from None

@@ -20,8 +20,8 @@ from typing import IO, Any, cast
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_file, ensure_writable
-from gpt1.files.reading import kind_of, opened
-from gpt1.tables.rows import ROW_KINDS, stream_rows, unit
+from gpt1.files.reading import kind_of, max_bytes, opened, raise_limit
+from gpt1.tables.rows import ROW_KINDS, check_columns, size_of, stream_rows, unit
 
 ENDINGS = ", ".join(f".{kind}" for kind in ROW_KINDS) + ", each also as .gz, .xz, .zst"
 
@@ -67,18 +67,35 @@ def read_table(path: str | Path, *, names: Sequence[str] | None = None, kind: st
         raise UserError(f"{path} has no ending of a table.", fix)
     rows: list[dict[str, Any]] = []
     numbers = []
+    columns: dict[str, None] = {}
+    size, limit = 0, max_bytes()
     with opened(path, kind) as file:
         if not file.peek():
             raise UserError(f"{path} is empty.", "Give a file with rows.")
         for number, row in stream_rows(file, names):
             rows.append(row)
             numbers.append(number)
+            if len(rows) == 1 or kind == "jsonl":
+                columns.update(dict.fromkeys(row))
+                check_columns(file, len(columns))
+            size += size_of(row) + 64 * (len(columns) - len(row))  # a field that a row lacks is None there
+            if size > limit:
+                raise too_large(path, number, kind, limit)
     if not rows:
         raise UserError(f"{path} has no rows.", "Give a file with rows below its header.")
-    columns = list(dict.fromkeys(name for row in rows for name in row)) if kind == "jsonl" else list(rows[0])
+    if 64 * len(rows) * len(columns) > limit:
+        raise too_large(path, numbers[-1], kind, limit)
     if kind == "jsonl":
         rows = [row if len(row) == len(columns) else dict.fromkeys(columns) | row for row in rows]
-    return Table(str(path), columns, rows, numbers, unit(kind))
+    return Table(str(path), list(columns), rows, numbers, unit(kind))
+
+
+def too_large(path: str | Path, number: int, kind: str, limit: int) -> UserError:
+    """The error for a table that needs more memory than the limit when row `number` is read."""
+    return UserError(
+        f"{path}, {unit(kind)} {number:,}: the rows up to here need more than {limit:,} bytes of memory.",
+        f"{raise_limit(limit)}\nOr split the table.",
+    )
 
 
 def no_column(table: str, name: str, columns: Sequence[str], flag: str) -> UserError:

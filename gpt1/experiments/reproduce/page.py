@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from gpt1.experiments.reproduce import figure2, paper, table5
 from gpt1.experiments.reproduce import tables as paper_tables
 from gpt1.experiments.reproduce.plan import Plan
 from gpt1.experiments.reproduce.scores import NAMES, points
+from gpt1.files.foreign import read_json_object
+from gpt1.report.run import is_number, mapping
 from gpt1.runs import folder as runs
 
 
@@ -118,9 +119,9 @@ def pretraining(run: str | Path) -> dict[str, Any]:
     path = Path(run) / runs.RESULTS
     if not path.exists():
         return {}
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_json_object(path, allow_nan=True)
     told = {"updates": results.get("steps"), "tokens seen": results.get("tokens_seen")}
-    perplexity = results.get("validation", {}).get("perplexity")
-    return {name: value for name, value in told.items() if value} | (
-        {"held-out perplexity": formatting.number(perplexity)} if perplexity else {}
+    perplexity = mapping(results.get("validation")).get("perplexity")
+    return {name: value for name, value in told.items() if is_number(value) and value} | (
+        {"held-out perplexity": formatting.number(perplexity)} if is_number(perplexity) else {}
     )

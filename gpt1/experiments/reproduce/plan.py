@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from gpt1.experiments.label_efficiency import FOR_THE_HEAD
 from gpt1.experiments.methods import METHODS, Method
 from gpt1.experiments.reproduce.tasks import LeftOut, PaperTask
 from gpt1.experiments.zeroshot.steps import Shot
+from gpt1.files.foreign import read_json_object
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 
@@ -178,7 +178,7 @@ class Plan:
         settings = self.settings_for(method, seed)
         learnt = self.learnt_with(method)
         run = finetuned(task.training.table, scratch, progress, learnt, from_=from_, **task.options, **settings)
-        fitted = json.loads((run / runs.RESULTS).read_text(encoding="utf-8"))
+        fitted = read_json_object(run / runs.RESULTS, allow_nan=True)
         scores = scored(run, task, self.asked.settings)
         return {**about, **scores, "cut": fitted["data"]["cut"], "seconds": fitted["seconds"]}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.cells import Cell, digest
 from gpt1.experiments.zeroshot.heuristics import WINOGRAD, Trial, trial_of
 from gpt1.experiments.zeroshot.winograd import find_schemas
+from gpt1.files.foreign import Fields, read_json_object
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.training import checkpoints
@@ -82,10 +82,12 @@ def points_of(run: str | Path, model: str = "from") -> list[Point]:
     for step in steps:
         at = checkpoints.at(folder, step)
         checkpoints.check(at)
-        sha256 = json.loads((at / checkpoints.MANIFEST).read_text(encoding="utf-8"))["files"][checkpoints.MODEL]
-        found.append(Point(model, str(run), step, at / checkpoints.MODEL, sha256["sha256"]))
-    results = Path(run) / runs.RESULTS
-    end = json.loads(results.read_text(encoding="utf-8")).get("steps", 0) if results.exists() else 0
+        manifest = Fields(read_json_object(at / checkpoints.MANIFEST), at / checkpoints.MANIFEST)
+        sha256 = manifest.object("files").object(checkpoints.MODEL).text("sha256")
+        found.append(Point(model, str(run), step, at / checkpoints.MODEL, sha256))
+    results, end = Path(run) / runs.RESULTS, 0
+    if results.exists():
+        end = Fields(read_json_object(results, allow_nan=True), results).integer("steps", default=0)
     if end > steps[-1]:
         weights = runs.model_folder(run) / checkpoints.MODEL
         found.append(Point(model, str(run), end, weights, checkpoints.fingerprint(weights)["sha256"]))
