@@ -318,6 +318,11 @@ def base_type(hint: Any) -> tuple[Any, Between | None]:
 def convert(config_class: Any, name: str, value: Any) -> Any:
     """Text from a flag or a YAML file as the setting's type."""
     base, _ = base_type(hints(config_class)[name])
+    if base is str and isinstance(value, list | dict):
+        raise UserError(f"{flag(name)} {brief(value)}: this is not a text.", f"Default: {default(config_class, name)}")
+    if get_origin(base) is Literal and not isinstance(value, str):
+        choices = ", ".join(map(str, get_args(base)))
+        raise UserError(f"{flag(name)} {brief(value)}: there is no such choice.", f"Choices: {choices}.")
     if get_origin(base) in (Literal, types.UnionType) or base is str:
         return str(value) if base is str else value
     if base is bool:

@@ -221,14 +221,19 @@ def digest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def model_facts(from_: str | Path) -> dict[str, Any]:
     """The model that a result depends on: where it stood, and the SHA-256 of its weights and tokenizer."""
-    from gpt1.model.weights import CONFIG, WEIGHTS, read_json
+    from gpt1.model.weights import CONFIG, FORMAT, WEIGHTS, check_own, read_header, read_json
     from gpt1.tokenization.tokenizer import Tokenizer
     from gpt1.training.checkpoints import fingerprint
 
     folder = runs.model_folder(from_)
     if not (folder / WEIGHTS).exists():
         raise UserError(f"{from_} is no model folder of gpt1.", "Bring it here first: gpt1 import --help")
-    config = {name: value for name, value in read_json(folder / CONFIG).items() if name != "format"}
+    settings = read_json(folder / CONFIG)
+    if settings.get("format") == FORMAT:
+        check_own(folder, settings)  # before anything is written
+    else:
+        read_header(folder / WEIGHTS)
+    config = {name: value for name, value in settings.items() if name != "format"}
     weights, tokenizer = fingerprint(folder / WEIGHTS)["sha256"], Tokenizer.load(folder).fingerprint
     return {"weights": weights, "tokenizer": tokenizer, "config": config}
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import tokenize
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -65,14 +66,20 @@ def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
             f"{folder / CONFIG} describes a model of another kind ({found}).",
             f"gpt1 reads its own models ({FORMAT}), Hugging Face's openai-gpt and OpenAI's params_*.npy.",
         )
-    own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER)}
-    config = config_of(folder / CONFIG, own)
-    header = read_header(folder / WEIGHTS)
-    check_shapes(folder / WEIGHTS, config, {name: t for name, t in header.items() if not name.startswith(HEAD)})
+    config = check_own(folder, settings)
     weights = read_safetensors(folder / WEIGHTS)
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(HEAD)}
     check_shapes(folder / WEIGHTS, config, weights)
     return config, weights
+
+
+def check_own(folder: Path, settings: Mapping[str, Any]) -> GPTConfig:
+    """The config of a model folder of ours; UserError where the header of its weights does not fit. Reads no weights."""
+    own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER)}
+    config = config_of(folder / CONFIG, own)
+    header = read_header(folder / WEIGHTS)
+    check_shapes(folder / WEIGHTS, config, {name: t for name, t in header.items() if not name.startswith(HEAD)})
+    return config
 
 
 def config_of(path: Path, values: Mapping[str, Any]) -> GPTConfig:
@@ -328,7 +335,7 @@ def read_array(path: Path) -> NDArray[Any]:
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # no memory for more numbers than the file holds
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             raise ValueError("it holds something else than floating-point numbers")
-    except (ValueError, EOFError, BadZipFile, OverflowError, TypeError, SyntaxError) as error:
+    except (ValueError, EOFError, BadZipFile, OverflowError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise UserError(
             f"{path} is no array of numbers: {error}", "The file is damaged or no part of the release."
         ) from None
