@@ -106,7 +106,7 @@ def listing(home: Path) -> list[str]:
     return sorted(str(path.relative_to(home)) for path in home.rglob("*"))
 
 
-def refused(ask: Any, home: Path, *words: str) -> None:
+def refused(ask: Any, home: Path, *words: str) -> str:
     before = listing(home)
     answer = ask(*words)
     told = [line for line in answer.err.splitlines() if line.startswith("gpt1: ")]
@@ -114,6 +114,7 @@ def refused(ask: Any, home: Path, *words: str) -> None:
     assert len(told) == 1, (words, answer.err)
     assert "Traceback" not in answer.err
     assert listing(home) == before, words
+    return answer.err
 
 
 OF_MODELS = [
@@ -129,7 +130,7 @@ OF_MODELS = [
     "import huggingface {} --out new",
     "curve rows.csv --from {} --out new --kind classification --text text --label label",
     "reproduce table2 --from {} --data-dir texts --out new",
-    "zeroshot {} sst2 --data-dir texts",
+    "zeroshot rows.csv --run {} --kind classification --text text --label label --words 0=bad,1=good",
 ]
 
 
@@ -137,7 +138,8 @@ OF_MODELS = [
 def test_a_hostile_model_is_one_error(command: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(hostile)
     for name in MODELS:
-        refused(ask, hostile, *command.format(f"models/{name}").split())
+        said = refused(ask, hostile, *command.format(f"models/{name}").split())
+        assert f"models/{name}" in said, said
 
 
 @pytest.mark.parametrize("name", ["vocabulary-device", "merges-device", "merges-fifo", "vocabulary-deep"])
@@ -168,7 +170,7 @@ def test_a_url_without_its_package_is_one_error_with_the_fix(hostile: Path, ask:
     monkeypatch.chdir(hostile)
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     commands = ["inspect {}/a.csv", "tokenize {}/a.txt --out new", "pretrain {}/corpus --out new"]
-    for words in [*commands, "tokenize rows.csv --tokenizer {} --out new"]:
+    for words in commands:
         words = words.format("http://localhost/x")
         refused(ask, hostile, *words.split())
         assert "pip install aiohttp" in ask(*words.split()).err

@@ -74,7 +74,7 @@ def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
 
 
 def check_own(folder: Path, settings: Mapping[str, Any]) -> GPTConfig:
-    """The config of a model folder of ours; UserError where the header of its weights does not fit. Reads no weights."""
+    """The config of a model folder of ours, whose weights' header has to fit it. Reads no weights."""
     own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER)}
     config = config_of(folder / CONFIG, own)
     header = read_header(folder / WEIGHTS)
