@@ -39,6 +39,13 @@ class Between:
 
 
 Count = Annotated[int, Between(1)]
+# A model's dimensions, an order of magnitude above the largest there are: a damaged or hostile config.json must not
+# fill the memory before its weights are looked at.
+Vocabulary = Annotated[int, Between(1, 2**24)]
+Layers = Annotated[int, Between(1, 2**10)]
+Heads = Annotated[int, Between(1, 2**10)]
+Width = Annotated[int, Between(1, 2**16)]
+Context = Annotated[int, Between(1, 2**22)]
 Probability = Annotated[float, Between(0, 0.99)]
 Decay = Annotated[float, Between(0, 0.99999)]  # at 1 the bias correction would divide by nothing
 NotNegative = Annotated[float, Between(0)]
@@ -55,15 +62,15 @@ Architecture = Literal["transformer", "lstm"]
 class GPTConfig:
     """What a model is: `config.json` of a model folder. The defaults are the paper's (4.1)."""
 
-    vocab_size: Count = 40478
+    vocab_size: Vocabulary = 40478
     """Rows of the token embedding without the three special tokens (the release: 40,000 merges and 478 symbols)."""
-    n_layer: Count = 12
+    n_layer: Layers = 12
     """Transformer blocks."""
-    n_head: Count = 12
+    n_head: Heads = 12
     """Attention heads a block; n_embd is a multiple of it."""
-    n_embd: Count = 768
+    n_embd: Width = 768
     """Width of the residual stream; the feed-forward layer is four times as wide."""
-    context: Count = 512
+    context: Context = 512
     """Positions that the model knows, in tokens."""
     dropout: Probability = 0.1
     """Dropout on embeddings, residual branches and attention."""
@@ -71,7 +78,7 @@ class GPTConfig:
     """Rows after the vocabulary: 0 when pre-trained, 3 (start, delimiter, extract) after fine-tuning."""
     architecture: Architecture = "transformer"
     """What stands between embedding and softmax: Transformer blocks, or LSTM layers without positions (table 5)."""
-    lstm_units: Count = 2048
+    lstm_units: Width = 2048
     """Units of an LSTM layer (paper, table 5)."""
 
     def __post_init__(self) -> None:
@@ -160,17 +167,17 @@ class PretrainConfig(TrainingConfig):
 
     model: ModelSize = "mini"
     """Size of the model; --n-layer, --n-head, --n-embd and --context change single dimensions of it."""
-    n_layer: Count = 6
+    n_layer: Layers = 6
     """Transformer blocks."""
-    n_head: Count = 6
+    n_head: Heads = 6
     """Attention heads a block."""
-    n_embd: Count = 384
+    n_embd: Width = 384
     """Width of the residual stream."""
-    context: Annotated[int, Between(2)] = 256
+    context: Annotated[int, Between(2, 2**22)] = 256
     """Length of the training windows and number of positions, in tokens."""
     architecture: Architecture = "transformer"
     """Transformer blocks, or LSTM layers in their place (table 5); --model lstm says both."""
-    lstm_units: Count = 2048
+    lstm_units: Width = 2048
     """Units of an LSTM layer (paper, table 5)."""
     epochs: Positive = 1.0
     """Times that every window of the corpus is seen; may be a fraction. The paper: 100."""
@@ -312,6 +319,11 @@ def base_type(hint: Any) -> tuple[Any, Between | None]:
 def convert(config_class: Any, name: str, value: Any) -> Any:
     """Text from a flag or a YAML file as the setting's type."""
     base, _ = base_type(hints(config_class)[name])
+    if base is str and isinstance(value, list | dict):
+        raise UserError(f"{flag(name)} {brief(value)}: this is not a text.", f"Default: {default(config_class, name)}")
+    if get_origin(base) is Literal and not isinstance(value, str):
+        choices = ", ".join(map(str, get_args(base)))
+        raise UserError(f"{flag(name)} {brief(value)}: there is no such choice.", f"Choices: {choices}.")
     if get_origin(base) in (Literal, types.UnionType) or base is str:
         return str(value) if base is str else value
     if base is bool:
@@ -322,7 +334,7 @@ def convert(config_class: Any, name: str, value: Any) -> Any:
     elif not isinstance(value, bool):
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if base is float and math.isfinite(number):
             return number
@@ -330,8 +342,16 @@ def convert(config_class: Any, name: str, value: Any) -> Any:
             return int(number)
     wanted = {bool: "true or false", int: "a whole number", float: "a number"}[base]
     raise UserError(
-        f"{flag(name)} {value}: this is not {wanted}.", f"Default: {flag(name)} {default(config_class, name)}"
+        f"{flag(name)} {brief(value)}: this is not {wanted}.", f"Default: {flag(name)} {default(config_class, name)}"
     )
+
+
+def brief(value: Any) -> str:
+    """A value as a message quotes it: it may come from a file, and be as long as that."""
+    if isinstance(value, int) and value.bit_length() > 200:  # too many digits for str() at some length
+        return "a number of more than 60 digits"
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def default(config_class: type[Any], name: str) -> Any:
@@ -347,12 +367,12 @@ def check(config: Any) -> None:
         if get_origin(base) is Literal and value not in get_args(base):
             choices = [str(choice) for choice in get_args(base)]
             raise UserError(
-                f"{flag(name)} {value}: there is no such choice.{did_you_mean(str(value), choices)}",
+                f"{flag(name)} {brief(value)}: there is no such choice.{did_you_mean(brief(value), choices)}",
                 f"Choices: {', '.join(choices)}.",
             )
         if between and value not in between:
             raise UserError(
-                f"{flag(name)} {value} is out of range: it has to be {between}.",
+                f"{flag(name)} {brief(value)} is out of range: it has to be {between}.",
                 f"Default: {flag(name)} {default(config_class, name)}",
             )
 

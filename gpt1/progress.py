@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
+from gpt1.files.foreign import parse_json, read_bounded
+
+MAX_METRICS_BYTES = 2**28
+"""Largest metrics.jsonl: a million updates take 200 MB."""
 
 
 class Progress(Protocol):
@@ -58,11 +63,11 @@ class MetricsFile(Silent):
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_bounded(self.path, MAX_METRICS_BYTES).decode("utf-8", "replace").splitlines():
             try:
-                if json.loads(line).get("step", 0) <= step:
+                if parse_json(line, self.path, allow_nan=True).get("step", 0) <= step:
                     kept.append(line)
-            except (ValueError, AttributeError, TypeError):  # the line that a killed process was writing
+            except (UserError, AttributeError, TypeError):  # the line that a killed process was writing
                 continue
         with atomic_file(self.path) as file:  # a kill or a full disk in here must not take the lines that are there
             file.write("".join(line + "\n" for line in kept).encode())

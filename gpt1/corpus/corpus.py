@@ -33,7 +33,7 @@ from gpt1.corpus.shards import (
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_dir, disk_errors, ensure_writable
 from gpt1.files.foreign import Fields, check_name, check_regular, parse_json, path_inside, short
-from gpt1.files.reading import is_url, missing
+from gpt1.files.reading import filesystem, is_url, missing
 from gpt1.formatting import shell_quote
 
 if TYPE_CHECKING:
@@ -316,9 +316,7 @@ def read_bytes(path: str) -> bytes:
     if not is_url(path):
         check_regular(path)
         return Path(path).read_bytes()
-    import fsspec
-
-    system, inner = fsspec.core.url_to_fs(path)
+    system, inner = filesystem(path)
     return bytes(system.cat_file(inner))
 
 
@@ -326,9 +324,7 @@ def file_size(path: str) -> int | None:
     try:
         if not is_url(path):
             return check_regular(path)
-        import fsspec
-
-        system, inner = fsspec.core.url_to_fs(path)
+        system, inner = filesystem(path)
         return int(system.info(inner)["size"])
     except FileNotFoundError:
         return None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from gpt1.errors import UserError
-from gpt1.files.reading import File, is_url, kind_of, missing, opened
+from gpt1.files.reading import File, filesystem, is_url, kind_of, missing, opened
 from gpt1.tables.rows import ROW_KINDS, stream_rows, text_field
 
 TEXT_KINDS = ("txt", "md")
@@ -142,10 +142,8 @@ def is_corpus(folder: Path) -> bool:
 
 def remote_sources(url: str) -> list[Source]:
     """The files behind an fsspec URL: of a file, a folder, or a pattern."""
-    import fsspec
-
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        system, path = filesystem(url)
         if system.isdir(path):
             paths = sorted(system.find(path))
         else:

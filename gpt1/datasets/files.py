@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import lzma
 import tarfile
 import zlib
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.reading import COMPRESSIONS, kind_of, opened
+from gpt1.files.foreign import Fields, check_regular, parse_json, read_bounded
+from gpt1.files.reading import COMPRESSIONS, kind_of, max_bytes, opened, raise_limit
 from gpt1.tables.rows import stream_rows, tsv_cells, unit
 
 Placed: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -88,7 +88,7 @@ def documents(found: list[tuple[str, Path]]) -> Iterator[tuple[str, dict[str, by
     archives: dict[Path, dict[str, bytes]] = {}  # an archive is read once, whatever the number of its folders
     for folder, path in found:
         if path.is_dir():
-            yield folder, {str(file): file.read_bytes() for file in sorted(path.iterdir()) if file.suffix == ".txt"}
+            yield folder, {str(file): read_bounded(file) for file in sorted(path.iterdir()) if file.suffix == ".txt"}
             continue
         if path not in archives:
             archives[path] = archived(path, tuple(f"/{name}/" for name, its_path in found if its_path == path))
@@ -101,14 +101,22 @@ def documents(found: list[tuple[str, Path]]) -> Iterator[tuple[str, dict[str, by
 
 def archived(path: Path, folders: tuple[str, ...]) -> dict[str, bytes]:
     """The .txt files below `folders` in a tar archive."""
-    texts = {}
+    texts: dict[str, bytes] = {}
+    size, limit = 0, max_bytes()
+    check_regular(path)
     try:
         with tarfile.open(path) as archive:
             for member in archive:
+                size += max(0, member.size) + 512
+                if size > limit:
+                    raise UserError(
+                        f"{path} holds more than {limit:,} bytes: {member.name[:80]} is one file too many.",
+                        raise_limit(limit),
+                    )
                 inside = member.name.endswith(".txt") and any(folder in f"/{member.name}" for folder in folders)
                 if inside and (file := archive.extractfile(member)):
                     texts[member.name] = file.read()
-    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged or cut short ({error}).", "Copy or download it again.") from None
     return texts
 
@@ -127,16 +135,15 @@ def decoded(place: str, data: bytes) -> str:
 
 def race_rows(place: str, folder: str, text: str) -> Iterator[Placed]:
     """One row a question. A passage is a JSON object: article, and for each question its text, options and answer."""
-    try:
-        passage = json.loads(text)
-        questions = list(zip(passage["questions"], passage["options"], passage["answers"], strict=True))
-        article = passage["article"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{place} is not a passage of RACE ({type(error).__name__}: {error}).",
-            "It has to be one JSON object with article, and as many questions as options and answers.",
-        ) from None
-    for number, (question, options, answer) in enumerate(questions, 1):
+    fix = "It has to be one JSON object with article, and as many questions as options and answers."
+    passage = Fields(parse_json(text, place, fix=fix), f"{place} is not a passage of RACE", fix)
+    article = passage.text("article")
+    parts = passage.items("questions", str), passage.items("options", list), passage.items("answers", str)
+    if len({len(part) for part in parts}) > 1:
+        passage.refuse("it has not as many questions as options and answers")
+    for number, (question, options, answer) in enumerate(zip(*parts, strict=True), 1):
+        if not all(isinstance(option, str) for option in options):
+            passage.refuse(f"an option of question {number} is not a text")
         row = {"article": article, "question": question, "options": options, "answer": answer}
         yield f"{place}, question {number}", row
 

@@ -33,7 +33,9 @@ from gpt1.demo.story import (
     verdict,
 )
 from gpt1.errors import Interrupted, UserError
+from gpt1.files.foreign import read_json_object
 from gpt1.progress import Progress, Silent
+from gpt1.report.run import Run
 
 VOCABULARY = 3000
 PRETRAINING: dict[str, Any] = {"model": "tiny", "n_layer": 3, "context": 64, "batch_size": 16, "steps": 2400}
@@ -133,7 +135,7 @@ def pretrain(out: Path, story: Story, progress: Progress) -> None:
     from gpt1.training.pretrain import pretrain
 
     pretrain(out / "corpus", out=out / "pretrained", progress=progress, **PRETRAINING)
-    results = json.loads((out / "pretrained" / "results.json").read_text(encoding="utf-8"))
+    results = read_json_object(out / "pretrained" / "results.json", allow_nan=True)
     story.pretraining = {
         name: results[name] for name in ("steps", "tokens_seen", "parameters", "unigram", "validation")
     }
@@ -163,8 +165,8 @@ def finetune(out: Path, seeds: int, story: Story, progress: Progress) -> None:
                 progress=OneBar(progress, f"fine-tuning, seed {seed}: {method}"),
                 **settings,
             )
-            lines = (folder_of(out, method, seed) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            measured = [line for line in map(json.loads, lines) if line["split"] == "validation"]
+            lines = Run.open(folder_of(out, method, seed)).metrics
+            measured = [line for line in lines if line["split"] == "validation"]
             story.curves.setdefault(method, []).append([line["accuracy"] for line in measured])
 
 

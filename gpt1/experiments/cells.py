@@ -13,6 +13,7 @@ from typing import Any
 from gpt1.config import flagged
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
 from gpt1.files.atomic import atomic_file, ensure_writable, lock_dir
+from gpt1.files.foreign import read_json_object
 from gpt1.progress import Progress, Silent
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
@@ -50,9 +51,9 @@ class Kept:
             ensure_writable(folder)
             return cls(folder, about)
         try:
-            stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            stored = read_json_object(folder / FILE, allow_nan=True)
             before, cells = dict(stored["about"]), {key: dict(cell) for key, cell in stored["cells"].items()}
-        except (AttributeError, ValueError, KeyError, TypeError):
+        except (UserError, AttributeError, ValueError, KeyError, TypeError):
             raise UserError(
                 f"{folder / FILE} cannot be read: the file is damaged.", "Remove it, or choose another --out."
             ) from None
@@ -220,15 +221,19 @@ def digest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def model_facts(from_: str | Path) -> dict[str, Any]:
     """The model that a result depends on: where it stood, and the SHA-256 of its weights and tokenizer."""
-    from gpt1.files.foreign import read_json_object
     from gpt1.files.manifest import file_entry
-    from gpt1.model.weights import CONFIG, WEIGHTS
+    from gpt1.model.weights import FORMAT, WEIGHTS, check_own, read_config, read_header
     from gpt1.tokenization.tokenizer import Tokenizer
 
     folder = runs.model_folder(from_)
     if not (folder / WEIGHTS).exists():
         raise UserError(f"{from_} is no model folder of gpt1.", "Bring it here first: gpt1 import --help")
-    config = {name: value for name, value in read_json_object(folder / CONFIG).items() if name != "format"}
+    settings = read_config(folder)
+    if settings.get("format") == FORMAT:
+        check_own(folder, settings)  # before anything is written
+    else:
+        read_header(folder / WEIGHTS)
+    config = {name: value for name, value in settings.items() if name != "format"}
     weights, tokenizer = file_entry(folder / WEIGHTS)["sha256"], Tokenizer.load(folder).fingerprint
     return {"weights": weights, "tokenizer": tokenizer, "config": config}
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
@@ -17,7 +17,8 @@ from gpt1.errors import UserError
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file; the vocabularies of large models stay below 20 MB."""
-MAX_YAML_BYTES = 2**20
+MAX_YAML_BYTES = 2**18
+"""Largest YAML file: PyYAML needs a second for 100 KB."""
 MAX_DEPTH = 32
 """Nested lists and objects. gpt1's own files nest less than ten deep."""
 MAX_DIGITS = 40
@@ -72,13 +73,7 @@ def check_regular(path: str | Path) -> int:
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path} is a folder, not a file.", "Name a file in it.")
     if not stat.S_ISREG(status.st_mode):
-        kinds = {
-            stat.S_IFIFO: "a pipe (FIFO)",
-            stat.S_IFSOCK: "a socket",
-            stat.S_IFCHR: "a device",
-            stat.S_IFBLK: "a device",
-        }
-        kind = kinds.get(stat.S_IFMT(status.st_mode), "a special file")
+        kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode), "a special file")
         raise UserError(f"{path} is {kind}, not a regular file.", "Save its content to a file and name that.")
     return status.st_size
 
@@ -98,10 +93,9 @@ def read_bounded(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
             )
         with open(path, "rb") as file:
             data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {(error.strerror or str(error)).lower()}.", "Check the path."
-        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path} cannot be read: {reason.lower()}.", "Check the path.") from None
     if len(data) > max_bytes:
         raise UserError(f"{path} grew while it was read.", "Wait until the program that writes it is done.")
     return data
@@ -138,8 +132,7 @@ def parse_json(
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            refuse(f"the key {next(k for i, k in enumerate(keys) if k in keys[:i])!r} is there twice")
+            refuse(f"the key {short(repeated(key for key, _ in pairs))} is there twice")
         return found
 
     try:
@@ -157,6 +150,16 @@ def parse_json(
     except ValueError as error:
         refuse(str(error))
     return value
+
+
+def repeated(keys: Iterable[Any]) -> Any:
+    """The first of `keys` that is there a second time, or None."""
+    seen = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
 
 
 def depth_at_most(value: Any, limit: int) -> None:
@@ -200,17 +203,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     fix = "It needs lines of the form  name: value"
     text = read_bounded(path, MAX_YAML_BYTES)
     try:
+        depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
             if anchor or tag:
                 line = event.start_mark.line + 1 if event.start_mark else 1
-                what = f"the {'alias or anchor' if anchor else 'tag'} {anchor or tag}"
+                what = f"the {'alias or anchor' if anchor else 'tag'} {str(anchor or tag)[:40]}"
                 raise UserError(f"{path}, line {line}: {what} is not allowed.", "Write the value itself.")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise RecursionError
         content = yaml.load(text, Loader=settings_loader())
-        depth_at_most(content, MAX_DEPTH)
     except RecursionError:
         raise UserError(f"{path} is nested more than {MAX_DEPTH} deep.", fix) from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read as YAML: {reason}.", fix) from None
@@ -232,11 +238,19 @@ def settings_loader() -> type[Any]:
         }
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value]
-            for i, key in enumerate(keys):
-                if key in keys[:i]:
-                    raise yaml.MarkedYAMLError(problem=f"the key {key!r} is there twice", problem_mark=node.start_mark)
+            key = repeated(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            if key is not None:
+                raise yaml.MarkedYAMLError(problem=f"the key {short(key)} is there twice", problem_mark=node.start_mark)
             return dict(super().construct_mapping(node, deep))
+
+        def construct_yaml_int(self, node: Any) -> int:
+            if len(node.value) > MAX_DIGITS:  # 0x and 1:00:00 forms have no limit of their own
+                raise yaml.MarkedYAMLError(
+                    problem=f"an integer of {len(node.value):,} digits", problem_mark=node.start_mark
+                )
+            return int(super().construct_yaml_int(node))
+
+    SettingsLoader.add_constructor("tag:yaml.org,2002:int", SettingsLoader.construct_yaml_int)
 
     return SettingsLoader
 
@@ -304,5 +318,6 @@ class Fields:
 
 def short(value: Any) -> str:
     """A foreign value as a message may quote it."""
+    value = value[:40] if isinstance(value, str) else value
     text = repr(value) if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
     return text if len(text) <= 40 else text[:37] + "..."

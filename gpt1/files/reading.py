@@ -13,10 +13,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from gpt1.errors import UserError, did_you_mean
+from gpt1.files.foreign import check_regular
 
 COMPRESSIONS = ("gz", "xz", "zst")
-LARGEST_LINE = 2**28
-"""Bytes of the longest line or cell that is read; an unclosed quote or a binary file must not fill the memory."""
+LARGEST_LINE = 2**26
+"""Bytes of the longest line, cell or row that is read; an unclosed quote or a binary file must not fill the memory."""
+MAX_BYTES = 2**32
+"""Memory that a table may take, and bytes that any compressed file may decompress to."""
+MAX_BYTES_VARIABLE = "GPT1_MAX_BYTES"
+MAX_RATIO = 200
+"""A larger compressed file may also decompress to this many times its size: text is rarely above 20."""
+ZSTD_INPUT = 1024
+"""Bytes that are decompressed at a time: four bytes of zstd can stand for 128 KB."""
 # What a file is that begins with these bytes, and the ending that it should have.
 MAGIC = {
     b"\x1f\x8b": ("compressed by gzip", ".gz"),
@@ -36,6 +44,45 @@ def kind_of(path: str | Path) -> tuple[str, str]:
 
 def is_url(path: str | Path) -> bool:
     return "://" in str(path)
+
+
+def max_bytes() -> int:
+    """GPT1_MAX_BYTES where it is set, else MAX_BYTES."""
+    given = os.environ.get(MAX_BYTES_VARIABLE, "")
+    try:
+        limit = int(float(given)) if given else MAX_BYTES
+    except (ValueError, OverflowError):
+        limit = 0
+    if limit < 1:
+        raise UserError(
+            f"{MAX_BYTES_VARIABLE}={given}: this is not a number of bytes.", f"For example: {MAX_BYTES_VARIABLE}=16e9"
+        )
+    return limit
+
+
+def raise_limit(limit: int) -> str:
+    """The fix for a file that needs more than the `limit` of `max_bytes`."""
+    return f"If you trust the file and have the memory, allow more: {MAX_BYTES_VARIABLE}={2 * limit}"
+
+
+def filesystem(url: str | Path) -> tuple[Any, str]:
+    """(fsspec file system, path in it) of a URL.
+
+    Raises:
+        UserError: for a protocol that is unknown, or whose package is not installed.
+    """
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(str(url))
+    except ImportError as error:
+        install = "pip install aiohttp requests" if str(url).startswith("http") else "the package that it names"
+        raise UserError(
+            f"{url} cannot be read: {str(error).rstrip('.')}.", f"Install it ({install}), or download the file first."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{url} cannot be read: {str(error).rstrip('.')}.", "Check the address.") from None
+    return system, str(path)
 
 
 class File:
@@ -110,7 +157,9 @@ def opened(path: str | Path, kind: str | None = None) -> Iterator[File]:
         size = int(getattr(raw, "size", None) or 0) if is_url(path) else os.fstat(raw.fileno()).st_size
         # All streams can peek(); local files can do so already.
         plain = isinstance(raw, io.BufferedReader) and not compression
-        stream = raw if plain else io.BufferedReader(cast(Any, decompressed(raw, compression)), 2**18)
+        inner = decompressed(raw, compression)
+        bounded = BoundedReader(str(path), raw, inner, max_bytes()) if compression else inner
+        stream = raw if plain else io.BufferedReader(cast(Any, bounded), 2**18)
         try:
             yield File(str(path), kind or ending, raw, stream, size)
         except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
@@ -121,11 +170,14 @@ def opened(path: str | Path, kind: str | None = None) -> Iterator[File]:
 
 
 def open_raw(path: str | Path) -> BinaryIO:
+    """A local path or fsspec URL, opened. A FIFO or device is refused: it could block or never end."""
     try:
         if is_url(path):
-            import fsspec
-
-            return cast(BinaryIO, fsspec.open(str(path), "rb").open())
+            system, inner = filesystem(path)
+            if "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)):
+                check_regular(inner)
+            return cast(BinaryIO, system.open(inner, "rb"))
+        check_regular(path)
         return open(path, "rb")
     except FileNotFoundError:
         raise missing(path) from None
@@ -172,16 +224,20 @@ class ZstdReader(io.RawIOBase):
         self.frame = self.start()
         self.inside = False  # of a frame
         self.left = memoryview(b"")  # decompressed and not yet handed out
+        self.stored, self.at = b"", 0  # bytes that were read; those before `at` are decompressed
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self.left:
-            data = self.frame.unused_data if self.frame.eof else b""
             if self.frame.eof:
+                self.at -= len(self.frame.unused_data)
                 self.frame, self.inside = self.start(), False
-            data = data or self.raw.read(2**17)
+            if self.at == len(self.stored):
+                self.stored, self.at = self.raw.read(2**17), 0
+            data = self.stored[self.at : self.at + ZSTD_INPUT]
+            self.at += len(data)
             if not data:
                 if self.inside:
                     raise EOFError("the file ends inside a frame")
@@ -194,4 +250,27 @@ class ZstdReader(io.RawIOBase):
         n = min(len(buffer), len(self.left))
         buffer[:n] = self.left[:n]
         self.left = self.left[n:]
+        return n
+
+
+class BoundedReader(io.RawIOBase):
+    """Passes on what decompressing gives; UserError for a file that decompresses without end.
+
+    At most `limit` bytes, or MAX_RATIO times what was read of the stored file.
+    """
+
+    def __init__(self, name: str, raw: BinaryIO, stream: Any, limit: int) -> None:
+        self.name, self.raw, self.stream, self.limit, self.count = name, raw, stream, limit, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        n = int(self.stream.readinto(buffer))
+        self.count += n
+        if self.count > self.limit and self.count > MAX_RATIO * self.raw.tell():
+            raise UserError(
+                f"{self.name}: {self.raw.tell():,} compressed bytes give more than {self.limit:,} bytes.",
+                raise_limit(self.limit),
+            )
         return n

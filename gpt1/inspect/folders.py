@@ -16,7 +16,7 @@ from gpt1.errors import UserError
 from gpt1.formatting import counted, shell_quote
 from gpt1.inference.convert import HOMES
 from gpt1.progress import Progress
-from gpt1.report.run import Run, mapping
+from gpt1.report.run import Run, is_number, mapping
 from gpt1.runs import folder as runs
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import checkpoints
@@ -114,7 +114,7 @@ def of_run(what: str, from_: str | Path | None, progress: Progress) -> Facts:
         break
     unigram = mapping(run.results.get("unigram")).get("loss")
     held_out = mapping(run.results.get("validation")).get("loss")
-    if unigram and held_out and held_out >= unigram:
+    if is_number(unigram) and is_number(held_out) and held_out >= unigram:
         odd.append("held out, it is no better than a unigram model: it knows no more than how frequent tokens are.")
     has_model = (folder / runs.MODEL).is_dir()
     if run.finished and not has_model:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpt1.config import GPTConfig, checked, known
+from gpt1.config import GPTConfig, checked, flag, known
 from gpt1.errors import UserError
-from gpt1.files.foreign import check_regular, read_json, read_json_object
+from gpt1.files.foreign import check_regular, parse_json, read_bounded, read_json_object, short
 from gpt1.files.manifest import MANIFEST, verify_folder
 
 FORMAT = "gpt1-model-1"
@@ -48,6 +49,8 @@ BLOCK_NAMES = [
 BLOCK_RANKS = [3, 1, 3, 1, 1, 1, 3, 1, 3, 1, 1, 1]  # of these tensors in the release: a dense weight is [1, in, out]
 HEAD_WIDTH = 64  # of the release, which does not say how many heads there are
 LAYER_NORM_EPS = 1e-5
+MAX_CONFIG_BYTES = 2**24
+"""Largest config.json or task.json: thousands of labels."""
 # What a model's shape is called in Hugging Face's config.json, and here.
 SHAPE_NAMES = {n: n for n in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"n_positions": "context"}
 
@@ -62,17 +65,16 @@ def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
         inside = folder / "model"
         hint = f"Did you mean {inside}?" if (inside / CONFIG).exists() else f"It needs {CONFIG} and {WEIGHTS}."
         raise UserError(f"{folder} is no model folder: it has no {CONFIG}.", hint)
-    settings = read_json_object(folder / CONFIG)
+    settings = read_config(folder)
     if settings.get("model_type") == "openai-gpt":
         return read_huggingface(folder, settings)
     if settings.get("format") != FORMAT:
-        found = settings.get("model_type") or settings.get("format") or "no format"
+        found = str(settings.get("model_type") or settings.get("format") or "no format")[:40]
         raise UserError(
             f"{folder / CONFIG} describes a model of another kind ({found}).",
             f"gpt1 reads its own models ({FORMAT}), Hugging Face's openai-gpt and OpenAI's params_*.npy.",
         )
-    own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER)}
-    config = config_of(folder / CONFIG, own)
+    config = check_own(folder, settings)
     weights = read_safetensors(folder / WEIGHTS, lambda name: not name.startswith(HEAD))
     check_shapes(folder / WEIGHTS, config, weights)
     return config, weights
@@ -89,9 +91,21 @@ def verify_model(folder: Path) -> None:
         verify_folder(folder, MODEL_FILES, fix, read=READ_FILES)
 
 
+def check_own(folder: Path, settings: Mapping[str, Any]) -> GPTConfig:
+    """The config of a model folder of ours, whose weights' header has to fit it. Reads no weights."""
+    own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER)}
+    config = config_of(folder / CONFIG, own)
+    header = read_header(folder / WEIGHTS)
+    check_shapes(folder / WEIGHTS, config, {name: t for name, t in header.items() if not name.startswith(HEAD)})
+    return config
+
+
 def config_of(path: Path, values: Mapping[str, Any]) -> GPTConfig:
     """The model that the file `path` describes by these values; UserError for one that cannot be."""
     try:
+        for name, value in values.items():
+            if isinstance(value, str) != isinstance(getattr(GPTConfig, known(GPTConfig, name)), str):
+                raise UserError(f"{flag(name)} {short(value)} has the wrong type.")
         return checked(GPTConfig, {known(GPTConfig, name): value for name, value in values.items()})
     except UserError as error:
         problem = f"{path} was changed or damaged: {error.problem}"
@@ -106,7 +120,7 @@ def read_head(folder: Path) -> dict[str, Tensor]:
 
 def trained_with(folder: Path) -> str | None:
     """The fingerprint of the tokenizer that the model of a folder was trained with; None where it does not say."""
-    return read_json_object(folder / CONFIG).get(TOKENIZER) if (folder / CONFIG).exists() else None
+    return read_config(folder).get(TOKENIZER) if (folder / CONFIG).exists() else None
 
 
 def write_model(
@@ -142,10 +156,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str
 def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Tensor]]:
     """The folder that `OpenAIGPTLMHeadModel.save_pretrained` writes."""
     if settings.get("afn", "gelu") not in ("gelu", "gelu_new"):
-        raise UserError(f"{folder / CONFIG}: activation '{settings['afn']}'; GPT-1 has gelu.", "Another model?")
+        raise UserError(f"{folder / CONFIG}: activation {short(settings['afn'])}; GPT-1 has gelu.", "Another model?")
     if (eps := settings.get("layer_norm_epsilon", LAYER_NORM_EPS)) != LAYER_NORM_EPS:
         raise UserError(
-            f"{folder / CONFIG}: layer_norm_epsilon {eps}; GPT-1 has {LAYER_NORM_EPS}.",
+            f"{folder / CONFIG}: layer_norm_epsilon {short(eps)}; GPT-1 has {LAYER_NORM_EPS}.",
             f"With another one it says something else: take a model that was trained with {LAYER_NORM_EPS}.",
         )
     for name in SHAPE_NAMES:
@@ -158,12 +172,15 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
             f"{folder} holds pytorch_model.bin, a pickle, which can run code when it is opened: gpt1 never does.",
             "Convert it with transformers: OpenAIGPTLMHeadModel.from_pretrained(...).save_pretrained(...).",
         )
-    theirs = {name.removeprefix("transformer."): t for name, t in read_safetensors(folder / WEIGHTS).items()}
-    try:
-        ours = {our_name: turned(our_name, theirs[name]) for our_name, name in their_names(config.n_layer).items()}
-    except KeyError as missing:
-        raise UserError(f"{folder / WEIGHTS} has no tensor {missing}.", "It is no complete openai-gpt model.") from None
-    check_shapes(folder / WEIGHTS, config, ours)
+    for read in (read_header, read_safetensors):  # shapes first: what does not fit is not read
+        theirs = {name.removeprefix("transformer."): t for name, t in read(folder / WEIGHTS).items()}
+        try:
+            ours = {our_name: turned(our_name, theirs[name]) for our_name, name in their_names(config.n_layer).items()}
+        except KeyError as missing:
+            raise UserError(
+                f"{folder / WEIGHTS} has no tensor {missing}.", "It is no complete openai-gpt model."
+            ) from None
+        check_shapes(folder / WEIGHTS, config, ours)
     check_left_over(folder, config, theirs)
     return config, ours
 
@@ -221,21 +238,21 @@ def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     shapes = read_shapes(folder / "params_shapes.json")
     numbered = {path: re.fullmatch(r"params_(\d+)\.npy", path.name) for path in folder.glob("params_*.npy")}
     files = sorted((int(number[1]), path) for path, number in numbered.items() if number)
-    flat = np.concatenate([read_array(path).ravel() for _, path in files])
-    wanted = sum(map(math.prod, shapes))
-    if len(flat) != wanted:
+    arrays = [read_array(path) for _, path in files]  # memory-mapped: nothing is read yet
+    held, wanted = sum(array.size for array in arrays), sum(map(math.prod, shapes))
+    if held != wanted:
         raise UserError(
-            f"{folder}: the arrays hold {len(flat):,} numbers, params_shapes.json asks for {wanted:,}.",
+            f"{folder}: the arrays hold {held:,} numbers, params_shapes.json asks for {wanted:,}.",
             f"The release has ten arrays, params_0.npy to params_9.npy; here are {len(files)}.",
         )
+    flat = np.concatenate([array.ravel() for array in arrays])
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     parts = zip(np.split(flat, ends), shapes, strict=True)
     tensors = iter([torch.from_numpy(part.astype(np.float32).reshape(shape)) for part, shape in parts])
     (context, n_embd), (vocab_size, _) = shapes[:2]
     n_layer = (len(shapes) - 2) // len(BLOCK_RANKS)
-    config = GPTConfig(
-        vocab_size=vocab_size, n_layer=n_layer, n_head=n_embd // HEAD_WIDTH, n_embd=n_embd, context=context
-    )
+    shape = {"vocab_size": vocab_size, "n_layer": n_layer, "n_head": n_embd // HEAD_WIDTH, "n_embd": n_embd}
+    config = config_of(folder / "params_shapes.json", {**shape, "context": context})
     ours = {"positions.weight": next(tensors), "tokens.weight": next(tensors)}
     for layer in range(n_layer):
         for _, part in BLOCK_NAMES:
@@ -252,11 +269,10 @@ def read_shapes(path: Path) -> list[list[int]]:
     """The shapes of the release's tensors in its order: positions, tokens, then twelve a block."""
     if not path.exists():
         raise UserError(f"{path.parent} has no {path.name}.", "Copy it from the release; it stands beside the arrays.")
-    shapes = read_json(path)
-    try:
-        ranks = [len(shape) for shape in shapes if all(isinstance(n, int) and n > 0 for n in shape)]
-    except TypeError:
-        ranks = []
+    shapes = parse_json(read_bounded(path, MAX_CONFIG_BYTES), path)
+    ranks = []
+    if isinstance(shapes, list) and all(isinstance(shape, list) for shape in shapes):
+        ranks = [len(shape) for shape in shapes if all(type(n) is int and n > 0 for n in shape)]
     if len(ranks) < 14 or ranks != [2, 2, *BLOCK_RANKS * ((len(shapes) - 2) // len(BLOCK_RANKS))]:
         raise UserError(
             f"{path} is no list of the release's shapes: positions [512, 768], tokens [40478, 768], then the twelve "
@@ -311,6 +327,20 @@ def check_shapes(where: Path, config: GPTConfig, weights: Mapping[str, Tensor]) 
             )
 
 
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file without their data (device `meta`): names and shapes, read from its header."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist.", f"A model folder holds {CONFIG} and {WEIGHTS}.")
+    check_regular(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}.", "The file is damaged or cut short: copy it again."
+        ) from None
+
+
 def read_safetensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
     """The tensors of a file whose names are `wanted`, as float32.
 
@@ -356,11 +386,16 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_array(path: Path) -> NDArray[Any]:
     check_regular(path)
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # no memory for more numbers than the file holds
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             raise ValueError("it holds something else than floating-point numbers")
-    except (ValueError, EOFError, BadZipFile) as error:
+    except (ValueError, EOFError, BadZipFile, OverflowError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise UserError(
             f"{path} is no array of numbers: {error}", "The file is damaged or no part of the release."
         ) from None
     return array
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder."""
+    return read_json_object(folder / CONFIG, max_bytes=MAX_CONFIG_BYTES)

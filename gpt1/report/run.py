@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,12 @@ from gpt1.config import (
     flag,
     laid,
 )
+from gpt1.errors import UserError
+from gpt1.files.foreign import check_regular, parse_json, read_json_object, read_yaml
 from gpt1.formatting import shell_join
+
+MAX_LINES_BYTES = 2**28
+"""Largest metrics.jsonl or predictions.jsonl: a million updates take 200 MB."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ class Run:
     @property
     def labels(self) -> list[str]:
         """The fixed set of labels, or nothing where every row has answers of its own."""
-        return [str(label) for label in self.results.get("labels") or []]
+        labels = self.results.get("labels")
+        return [str(label) for label in labels] if isinstance(labels, list) else []
 
     @property
     def config(self) -> Any:
@@ -155,44 +160,52 @@ class Run:
         return values[-1] if values else None
 
     def _settings(self) -> dict[str, Any]:
-        import yaml
-
         path = self.folder / "config.yaml"
-        try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
-        except FileNotFoundError:
+        if not path.exists():
             self.problems.append("config.yaml is not there.")
             return {}
-        except yaml.YAMLError:
-            self.problems.append("config.yaml cannot be read: it is no valid YAML.")
+        try:
+            return read_yaml(path)
+        except UserError as error:
+            self.problems.append(f"config.yaml cannot be read: {self.reason(error)}")
             return {}
-        return {str(name): value for name, value in mapping(settings).items()}
 
     def _results(self) -> dict[str, Any]:
         path = self.folder / "results.json"
-        try:
-            return mapping(json.loads(path.read_text(encoding="utf-8", errors="replace")))
-        except FileNotFoundError:
+        if not path.exists():
             self.problems.append("results.json is not there: the run is still going, or it was stopped.")
-        except ValueError:
-            self.problems.append("results.json cannot be read: it ends in the middle.")
-        return {}
+            return {}
+        try:
+            return read_json_object(path, allow_nan=True)
+        except UserError as error:
+            self.problems.append(f"results.json cannot be read: {self.reason(error)}")
+            return {}
+
+    def reason(self, error: UserError) -> str:
+        """What is wrong with a file, without its folder, which the page names."""
+        return error.problem.replace(f"{self.folder}{os.sep}", "")
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        broken = 0
-        try:
-            with (self.folder / name).open(encoding="utf-8", errors="replace") as file:
-                for line in file:
-                    try:
-                        value = json.loads(line)
-                    except ValueError:
-                        broken += bool(line.strip())
-                        continue
-                    if isinstance(value, dict):
-                        yield value
-        except FileNotFoundError:
+        path, broken = self.folder / name, 0
+        if not path.exists():
             if name == "metrics.jsonl":
                 self.problems.append("metrics.jsonl is not there.")
+            return
+        try:
+            if check_regular(path) > MAX_LINES_BYTES:
+                raise UserError(f"{name} has more than {MAX_LINES_BYTES:,} bytes.")
+        except UserError as error:
+            self.problems.append(f"{name} cannot be read: {self.reason(error)}")
+            return
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    value = parse_json(line, path, allow_nan=True)
+                except UserError:
+                    broken += bool(line.strip())
+                    continue
+                if isinstance(value, dict):
+                    yield value
         if broken:
             self.problems.append(f"{name}: {broken} line{'s' * (broken > 1)} could not be read.")
 

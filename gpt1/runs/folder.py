@@ -23,6 +23,7 @@ from gpt1.config import (
     resolve,
 )
 from gpt1.errors import UserError
+from gpt1.files import foreign
 from gpt1.files.atomic import atomic_dir, atomic_file, ensure_exists, ensure_writable, lock_dir
 from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import MANIFEST, verify_folder, write_manifest
@@ -162,19 +163,9 @@ def read_run_config(run: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = f"line {mark.line + 1}, {getattr(error, 'problem', '')}" if mark else str(error).splitlines()[0]
-        raise UserError(
-            f"{path} cannot be read as YAML: {reason}.", "It needs lines of the form  name: value"
-        ) from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings.", "It needs lines of the form  name: value")
-    return content
+    if not path.exists():
+        raise missing(path)
+    return foreign.read_yaml(path)
 
 
 def is_finished(run: Path) -> bool:

@@ -19,11 +19,16 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, TypeAlias, cast
 
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.reading import LARGEST_LINE, File
+from gpt1.files.foreign import parse_json, repeated, short
+from gpt1.files.reading import LARGEST_LINE, File, max_bytes, raise_limit
 
 ROW_KINDS = ("csv", "tsv", "jsonl", "parquet")
 Row: TypeAlias = tuple[int, dict[str, Any]]
 PARQUET_BATCH = 256  # rows; a row may be a whole book
+MAX_COLUMNS = 16_384
+"""Columns of a table: as many as a spreadsheet has."""
+MAX_ROW_DIGITS = 300
+"""Digits of an integer in a row: identifiers may be long, and 300 still fit in a float."""
 
 
 def stream_rows(file: File, names: Sequence[str] | None = None, only: str | None = None) -> Iterator[Row]:
@@ -69,9 +74,22 @@ def separator(file: File, names: Sequence[str] | None) -> str:
 def csv_cells(file: File, separator: str) -> Iterator[tuple[int, list[str]]]:
     # The limit belongs to the process, not to a reader; it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_LINE))
-    reader = csv.reader(file.lines(), strict=True, delimiter=separator)
+    held = 0  # bytes of the row that is being read, which may span lines
+
+    def lines() -> Iterator[str]:
+        nonlocal held
+        for line in file.lines():
+            held += len(line)
+            if held > LARGEST_LINE:
+                raise UserError(
+                    f"{file.name}: the row that begins in line {number:,} is longer than {LARGEST_LINE:,} bytes.",
+                    "Is a quote not closed?",
+                )
+            yield line
+
+    reader = csv.reader(lines(), strict=True, delimiter=separator)
     while True:
-        number = reader.line_num + 1
+        number, held = reader.line_num + 1, 0
         try:
             cells = next(reader, None)
         except csv.Error as error:
@@ -92,7 +110,16 @@ def tsv_cells(file: File) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(file.lines(), 1):
         line = line.removesuffix("\n").removesuffix("\r")
         if line:
+            check_columns(file.name, line.count("\t") + 1)
             yield number, line.split("\t")
+
+
+def check_columns(name: str, columns: int) -> None:
+    if columns > MAX_COLUMNS:
+        raise UserError(
+            f"{name} has {columns:,} columns; {MAX_COLUMNS:,} are the most.",
+            "Keep the columns of texts and labels only.",
+        )
 
 
 def checked_header(file: File, cells: list[str]) -> list[str]:
@@ -100,15 +127,16 @@ def checked_header(file: File, cells: list[str]) -> list[str]:
     for other, shown in separators[file.kind].items() if len(cells) == 1 else ():
         if other in cells[0]:
             raise UserError(
-                f"{file.name}: the header is one cell, {cells[0]!r}.", f"Its cells seem to be cut by {shown}."
+                f"{file.name}: the header is one cell, {short(cells[0])}.", f"Its cells seem to be cut by {shown}."
             )
+    check_columns(file.name, len(cells))
     for i, name in enumerate(cells):
         if not name.strip():
             fix = "The first line names every column."
             fix += " (pandas writes its row numbers there: use to_csv(..., index=False).)" if i == 0 else ""
             raise UserError(f"{file.name}: column {i + 1} of {len(cells)} has no name.", fix)
-        if name in cells[:i]:
-            raise UserError(f"{file.name}: two columns are named {name!r}.", "Give every column a name of its own.")
+    if (name := repeated(cells)) is not None:
+        raise UserError(f"{file.name}: two columns are named {short(name)}.", "Give every column a name of its own.")
     return cells
 
 
@@ -116,12 +144,11 @@ def jsonl_rows(file: File) -> Iterator[Row]:
     for number, line in enumerate(file.lines(), 1):
         if not line.strip():
             continue
+        where, fix = f"{file.name}, line {number:,}", "A .jsonl file holds one JSON object a line."
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{file.name}, line {number:,} is not JSON: {error}.", "A .jsonl file holds one JSON object a line."
-            ) from None
+            row = parse_json(line, where, fix=fix, max_digits=MAX_ROW_DIGITS, allow_nan=True)
+        except UserError as error:
+            raise UserError(error.problem.replace(": line 1, column", ": column"), fix) from None
         if not isinstance(row, dict):
             raise UserError(
                 f"{file.name}, line {number:,} is a JSON {json_type(row)}, not an object.",
@@ -149,27 +176,92 @@ def refuse_half_characters(file: File, number: int, row: dict[str, Any]) -> None
 
 def parquet_rows(file: File, only: str | None) -> Iterator[Row]:
     import pyarrow
-    from pyarrow import parquet
 
     with tempfile.TemporaryFile() as copy:
         seekable: IO[bytes] = copy if file.compressed else file.raw
         if file.compressed:  # Parquet is read from its end, so what is compressed around it goes to disk first
             shutil.copyfileobj(file.stream, copy)
         try:
-            table = parquet.ParquetFile(seekable)
+            table = opened_parquet(file, seekable)
             columns: list[str] = table.schema_arrow.names
             if only is not None and only not in columns:
                 raise no_field(f"{file.name} has no column '{only}'", only, columns)
             number = 0
             for batch in table.iter_batches(PARQUET_BATCH, columns=None if only is None else [only]):
-                for row in batch.to_pylist():
+                check_decoded(file, sum(map(decoded_size, batch.columns)))
+                for row in plain_columns(batch).to_pylist():
                     number += 1
-                    file.done = file.size * number // table.metadata.num_rows
+                    file.done = file.size * number // max(1, table.metadata.num_rows)
                     yield number, cast(dict[str, Any], row)
-        except pyarrow.ArrowException as error:
-            raise UserError(
-                f"{file.name} is not Parquet, or is damaged ({str(error).splitlines()[0]}).", "Write it again."
-            ) from None
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{file.name} is not Parquet, or is damaged ({reason[:200]}).", "Write it again.") from None
+
+
+def opened_parquet(file: File, seekable: IO[bytes]) -> Any:
+    """A Parquet file whose metadata promises no more than fits. Repeated texts stay a dictionary: a small file can
+    name one long text for a million rows."""
+    from pyarrow import parquet
+
+    metadata = parquet.read_metadata(seekable)
+    check_columns(file.name, metadata.num_columns)
+    leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in TEXTS]
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        values = sum(group.column(i).num_values for i in range(len(leaves)))
+        check_decoded(file, max(group.total_byte_size, 8 * values))
+    check_decoded(file, 8 * metadata.num_rows)
+    seekable.seek(0)
+    return parquet.ParquetFile(seekable, read_dictionary=texts)
+
+
+def decoded_size(column: Any) -> int:
+    """Bytes of a column's values once each of its rows has a copy of its own."""
+    from pyarrow import compute, types
+
+    if types.is_dictionary(column.type):
+        lengths = compute.binary_length(column.dictionary).take(column.indices)
+        return int(compute.sum(lengths).as_py() or 0)
+    if types.is_struct(column.type):
+        return sum(map(decoded_size, column.flatten()))
+    if types.is_list(column.type) or types.is_large_list(column.type) or types.is_map(column.type):
+        return decoded_size(column.flatten() if not types.is_map(column.type) else column.items)
+    return int(column.nbytes)
+
+
+def plain_columns(batch: Any) -> Any:
+    """The batch with its dictionaries resolved: many times faster to turn into Python's values."""
+    import pyarrow
+
+    columns = [
+        column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column for column in batch.columns
+    ]
+    return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+TEXTS = ("STRING", "NONE", "JSON", "ENUM")  # Parquet's logical types
+
+
+def check_decoded(file: File, size: int) -> None:
+    if size > max_bytes():
+        raise UserError(
+            f"{file.name} holds {size:,} bytes when it is decoded; {max_bytes():,} are the most.", raise_limit(size)
+        )
+
+
+def size_of(row: dict[str, Any]) -> int:
+    """Bytes that a row takes in memory, about: its texts, 64 a value and 128 a row."""
+    size = 128
+    waiting: list[Any] = list(row.values())
+    for value in waiting:  # grows while it is read
+        size += 64
+        if isinstance(value, str | bytes):
+            size += len(value)
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+    return size
 
 
 def text_field(file: File, number: int, row: dict[str, Any], field: str = "text") -> str:

@@ -12,16 +12,16 @@ from typing import Any
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import ensure_writable
-from gpt1.files.reading import kind_of, opened
+from gpt1.files.reading import kind_of, max_bytes, opened, raise_limit
 from gpt1.formatting import shell_quote
-from gpt1.tables.rows import ROW_KINDS, stream_rows, unit
+from gpt1.tables.rows import ROW_KINDS, check_columns, size_of, stream_rows, unit
 from gpt1.tables.writer import table_writer
 
 ENDINGS = ", ".join(f".{kind}" for kind in ROW_KINDS) + ", each also as .gz, .xz, .zst"
 
 SAVED_AS = dict.fromkeys(("xlsx", "xls", "ods"), "Save it from the spreadsheet as .csv (in Excel: CSV UTF-8).")
 SAVED_AS["json"] = "Write it as .jsonl: one object a line."
-BLOCK_ROWS, BLOCK_CHARACTERS = 4096, 2**22
+BLOCK_ROWS, BLOCK_BYTES = 4096, 2**23
 """A block of rows ends with the first of these that is reached."""
 
 
@@ -56,10 +56,15 @@ def read_table(path: str | Path, *, names: Sequence[str] | None = None, kind: st
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
     columns: dict[str, None] = {}
+    size, limit = 0, max_bytes()
     for block in read_blocks(path, names=names, kind=kind):
+        columns |= dict.fromkeys(block.columns)
+        check_columns(str(path), len(columns))
+        size += sum(map(size_of, block.rows))
         rows += block.rows
         numbers += block.numbers
-        columns |= dict.fromkeys(block.columns)
+        if size > limit or 64 * len(rows) * len(columns) > limit:  # a field that a row lacks is None there
+            raise too_large(path, numbers[-1], kind, limit)
     return padded(Table(str(path), list(columns), rows, numbers, unit(kind)), columns)
 
 
@@ -102,9 +107,9 @@ def read_blocks(
         for number, row in stream_rows(file, names):
             rows.append(row)
             numbers.append(number)
-            held += sum(map(size_of, row.values()))
+            held += size_of(row)
             n += 1
-            if len(rows) == BLOCK_ROWS or held >= BLOCK_CHARACTERS:
+            if len(rows) == BLOCK_ROWS or held >= BLOCK_BYTES:
                 yield block()
                 rows, numbers, held = [], [], 0
                 if advance:
@@ -115,17 +120,20 @@ def read_blocks(
         raise UserError(f"{path} has no rows.", "Give a file with rows below its header.")
 
 
-def size_of(value: Any) -> int:
-    """About how many characters a cell holds."""
-    return len(value) if isinstance(value, str) else len(str(value)) if isinstance(value, list | dict | bytes) else 8
-
-
 def padded(table: Table, columns: Iterable[str]) -> Table:
     """`table` with all of `columns` in every row, None where a row has nothing there."""
     full = dict.fromkeys(columns)
     if all(len(row) == len(full) for row in table.rows):
         return table
     return replace(table, columns=list(full), rows=[full | row for row in table.rows])
+
+
+def too_large(path: str | Path, number: int, kind: str, limit: int) -> UserError:
+    """The error for a table that needs more memory than the limit when row `number` is read."""
+    return UserError(
+        f"{path}, {unit(kind)} {number:,}: the rows up to here need more than {limit:,} bytes of memory.",
+        f"{raise_limit(limit)}\nOr split the table.",
+    )
 
 
 def no_column(table: str, name: str, columns: Sequence[str], flag: str) -> UserError:

@@ -153,6 +153,11 @@ class Original:
         return [UNKNOWN, LINE_BREAK]
 
     @staticmethod
+    def characters() -> set[str]:
+        """The characters that tokens are made of; empty: any."""
+        return set()
+
+    @staticmethod
     def learn(texts: Iterable[str], vocab_size: int) -> Learned:
         """<unk>; each character within a word and at its end; one token for each merge; the line break."""
         counts = count_words(texts)
@@ -258,6 +263,10 @@ class Lossless:
     @staticmethod
     def required() -> list[str]:
         return byte_characters()
+
+    @staticmethod
+    def characters() -> set[str]:
+        return set(byte_characters())
 
     @staticmethod
     def learn(texts: Iterable[str], vocab_size: int) -> Learned:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_file
+from gpt1.files.foreign import MAX_JSON_BYTES, parse_json, read_bounded, short
+from gpt1.files.reading import filesystem, is_url
 from gpt1.tokenization.bpe import END
 
 if TYPE_CHECKING:
@@ -175,7 +177,9 @@ class Tokenizer:
         pipeline = str(about.get("pipeline", "original"))
         check(vocabulary, merges, pipeline, f"{folder}/{files[-2]}")
         made_with = about.get("made_with")
-        tokenizer = cls(vocabulary, merges, pipeline, made_with if isinstance(made_with, dict) else MADE_WITH)
+        if not isinstance(made_with, dict) or not all(isinstance(made_with.get(name), str) for name in MADE_WITH):
+            made_with = MADE_WITH
+        tokenizer = cls(vocabulary, merges, pipeline, {name: made_with[name] for name in MADE_WITH})
         if about.get("fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
             raise UserError(
                 f"the tokenizer in {folder} is not the one that was saved there (SHA-256 differs): a file was changed.",
@@ -202,11 +206,11 @@ class Tokenizer:
 
 def check(vocabulary: Mapping[str, Any], merges: Sequence[tuple[str, str]], pipeline: str, where: str) -> None:
     """UserError where the files are no vocabulary of this pipeline."""
-    from gpt1.tokenization.pipelines import PIPELINES
+    from gpt1.tokenization.pipelines import PIPELINES, SURROGATE
 
     if pipeline not in PIPELINES:
         raise UserError(
-            f"{where}: made for the pipeline '{pipeline}', which this gpt1 does not know.",
+            f"{where}: made for the pipeline {short(pipeline)}, which this gpt1 does not know.",
             "Use a newer version of gpt1.",
         )
     ids = [id for id in vocabulary.values() if type(id) is int]
@@ -219,11 +223,16 @@ def check(vocabulary: Mapping[str, Any], merges: Sequence[tuple[str, str]], pipe
         )
     for first, second in merges:
         if not (first in vocabulary and second in vocabulary and first + second in vocabulary):
-            raise UserError(f"{where} does not fit its merges: they join {first!r} and {second!r}.", WHERE_FROM)
+            pair = f"{short(first)} and {short(second)}"
+            raise UserError(f"{where} does not fit its merges: they join {pair}.", WHERE_FROM)
+    known = PIPELINES[pipeline].characters()
+    for token in vocabulary:
+        if (known and not known.issuperset(token)) or SURROGATE.search(token):
+            raise UserError(f"{where} is no vocabulary: the token {short(token)} cannot stand in a text.", WHERE_FROM)
     made = {first + second for first, second in merges}
     words = (token for token in vocabulary if token.endswith(END) and len(token) > 1 + len(END))
     if pipeline == "original" and (lost := next((word for word in words if word not in made), None)):
-        raise UserError(f"{where} does not fit its merges: none of them makes {lost!r}.", WHERE_FROM)
+        raise UserError(f"{where} does not fit its merges: none of them makes {short(lost)}.", WHERE_FROM)
 
 
 WHERE_FROM = f"Use a folder that gpt1 wrote, or OpenAI's {' and '.join(RELEASED_FILES)}."
@@ -239,11 +248,9 @@ def _version(package: str) -> str:
 def _names(folder: str | Path) -> set[str]:
     """The names of what lies in a folder or under a URL."""
     try:
-        if "://" in str(folder):
-            import fsspec
-
-            filesystem, path = fsspec.core.url_to_fs(str(folder))
-            return {name.rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)}
+        if is_url(folder):
+            system, path = filesystem(folder)
+            return {name.rstrip("/").rsplit("/", 1)[-1] for name in system.ls(path, detail=False)}
         return set(os.listdir(folder))
     except FileNotFoundError as error:
         raise UserError(f"there is no folder {folder}.", WHERE_FROM) from error
@@ -252,22 +259,23 @@ def _names(folder: str | Path) -> set[str]:
 
 
 def _text(folder: str | Path, name: str) -> str:
+    where = f"{folder}/{name}"
+    if is_url(folder):
+        system, path = filesystem(f"{str(folder).rstrip('/')}/{name}")
+        with system.open(path, "rb") as file:
+            data = bytes(file.read(MAX_JSON_BYTES + 1))
+        if len(data) > MAX_JSON_BYTES:
+            raise UserError(f"{where} has more than {MAX_JSON_BYTES:,} bytes.", "Is this the right file?")
+    else:
+        data = read_bounded(Path(folder) / name)
     try:
-        if "://" in str(folder):
-            import fsspec
-
-            with fsspec.open(f"{str(folder).rstrip('/')}/{name}", "rb") as file:
-                return bytes(file.read()).decode()
-        return (Path(folder) / name).read_bytes().decode()
+        return data.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{folder}/{name} is not UTF-8: it was changed or damaged.", WHERE_FROM) from error
+        raise UserError(f"{where} is not UTF-8: it was changed or damaged.", WHERE_FROM) from error
 
 
 def _object(folder: str | Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(folder, name))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder}/{name} is not JSON ({error}).", WHERE_FROM) from error
+    content = parse_json(_text(folder, name), f"{folder}/{name}", fix=WHERE_FROM)
     if not isinstance(content, dict):
         raise UserError(f"{folder}/{name} holds no JSON object.", WHERE_FROM)
     return content
@@ -281,7 +289,7 @@ def _merges(folder: str | Path, name: str) -> list[tuple[str, str]]:
             continue
         first, separator, second = line.partition(" ")
         if not separator or not first or not second or " " in second:
-            raise UserError(f"{folder}/{name}, line {number}: {line!r} is no pair of tokens.", WHERE_FROM)
+            raise UserError(f"{folder}/{name}, line {number}: {short(line)} is no pair of tokens.", WHERE_FROM)
         merges.append((first, second))
     return merges
 

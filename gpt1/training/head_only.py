@@ -24,6 +24,7 @@ from gpt1.corpus.order import of_update
 from gpt1.devices import limits_explained
 from gpt1.errors import UserError
 from gpt1.files.atomic import fsync_file
+from gpt1.files.foreign import check_regular
 from gpt1.inference.predictor import averaged
 from gpt1.kernels.to_device import moved
 from gpt1.model.head import TaskModel
@@ -194,10 +195,13 @@ def read(path: Path, shape: tuple[int, int], progress: Progress) -> Tensor | Non
     try:
         if not path.exists():
             return None
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
+            if tuple(file.get_slice("states").get_shape()) != shape:
+                raise ValueError("it has another shape")
             states: Tensor = file.get_tensor("states")
             said = (file.metadata() or {}).get("sha256")
-        if states.shape != shape or hashlib.sha256(bytes_of(states)).hexdigest() != said:
+        if not states.is_floating_point() or hashlib.sha256(bytes_of(states)).hexdigest() != said:
             raise ValueError("SHA-256 differs")
         with suppress(OSError):  # a folder that may only be read
             os.utime(path)
@@ -205,7 +209,7 @@ def read(path: Path, shape: tuple[int, int], progress: Progress) -> Tensor | Non
     except PermissionError as error:
         progress.say(f"{path.parent} cannot be read ({error.strerror}): the features are computed again")
         return None
-    except (SafetensorError, OSError, ValueError) as error:  # cut short, changed, or gone meanwhile
+    except (SafetensorError, OSError, UserError, ValueError) as error:  # cut short, changed, or gone meanwhile
         progress.say(f"{path} is damaged ({str(error).splitlines()[0]}): its features are computed again")
         return None
 

@@ -194,7 +194,10 @@ BAD_FILES = {
     "wide.txt": ("text".encode("utf-16"), ["UTF-16", "UTF-8"]),
     "program.txt": (b"\x7fELF\0\0\0\1", ["program.txt is a binary file"]),
     "zipped.txt": (gzip.compress(b"text"), ["gzip", ".gz"]),
-    "broken.jsonl": (b'{"text": "a"}\n{"text": \n', ["broken.jsonl, line 2 is not JSON", "one JSON object a line"]),
+    "broken.jsonl": (
+        b'{"text": "a"}\n{"text": \n',
+        ["broken.jsonl, line 2 cannot be read as JSON", "one JSON object a line"],
+    ),
     "list.jsonl": (b'["text"]\n', ["line 1 is a JSON list", "one object a line"]),
     "title.jsonl": (b'{"title": 1, "texts": "a"}\n', ["line 1", "'text'", "title, texts", "Did you mean texts?"]),
     "null.jsonl": (b'{"text": "a"}\n\n{"text": null}\n', ["line 3", "'text' is a null, not a string"]),

@@ -143,7 +143,9 @@ def test_other_files_beside_the_arrays_do_not_matter(model: GPT, tmp_path: Path)
 def test_a_damaged_list_of_shapes_is_refused_by_name(model: GPT, tmp_path: Path, content: str):
     write_release(model, tmp_path)
     (tmp_path / "params_shapes.json").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=r"params_shapes.json is no list of the release's shapes"):
+    with pytest.raises(
+        UserError, match=r"params_shapes.json (is no list of the release's shapes|cannot be read as JSON)"
+    ):
         GPT.from_pretrained(tmp_path)
 
 

@@ -153,7 +153,7 @@ BAD_TABLES = {
     "latin.csv": (b"text,label\ncaf\xe9,1\n", ["latin.csv is not UTF-8: line 2, byte 15 ", "0xE9"]),
     "binary.csv": (b"PK\3\4\0\0", ["binary.csv is a binary file"]),
     "packed.csv": (b"PAR1\0\0", ["packed.csv is not text: it is Parquet", ".parquet"]),
-    "broken.jsonl": (b'{"a": 1}\n{"a": 1\n', ["broken.jsonl, line 2 is not JSON"]),
+    "broken.jsonl": (b'{"a": 1}\n{"a": 1\n', ["broken.jsonl, line 2 cannot be read as JSON"]),
     "list.jsonl": (b"[1]\n", ["line 1 is a JSON list, not an object"]),
     "fake.parquet": (b"PAR1 no PAR1", ["fake.parquet is not Parquet"]),
     "cut.csv.gz": (b"\x1f\x8b\x08\0", ["cut.csv.gz is damaged or cut short"]),

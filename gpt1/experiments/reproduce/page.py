@@ -13,6 +13,7 @@ from gpt1.experiments.reproduce import figure2, paper, table5
 from gpt1.experiments.reproduce import tables as paper_tables
 from gpt1.experiments.reproduce.plan import Plan
 from gpt1.experiments.reproduce.scores import NAMES, points
+from gpt1.report.run import is_number, mapping
 from gpt1.runs import folder as runs
 
 
@@ -113,10 +114,10 @@ def told_model(about: dict[str, Any]) -> str:
 
 
 def pretraining(run: str | Path) -> dict[str, Any]:
-    """What a run folder tells of its pre-training, nothing where it has no results."""
+    """What a run folder says of its pre-training; nothing where it has no results."""
     results = runs.read_results(Path(run))
     told = {"updates": results.get("steps"), "tokens seen": results.get("tokens_seen")}
-    perplexity = results.get("validation", {}).get("perplexity")
-    return {name: value for name, value in told.items() if value} | (
-        {"held-out perplexity": formatting.number(perplexity)} if perplexity else {}
+    perplexity = mapping(results.get("validation")).get("perplexity")
+    return {name: value for name, value in told.items() if is_number(value) and value} | (
+        {"held-out perplexity": formatting.number(perplexity)} if is_number(perplexity) else {}
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt1.errors import UserError
+from gpt1.files.foreign import read_bounded
 from gpt1.files.reading import missing
 
 FILES = {"train": ("train.c.txt", "train.txt"), "test": ("test.c.txt", "test.txt")}
@@ -41,9 +42,9 @@ def find_schemas(data_dir: str | Path, split: str) -> Path:
 def read_schemas(path: str | Path) -> list[Schema]:
     """The schemas of a file. UserError with file and line for one that is not of the format."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise missing(path) from None
+        if not Path(path).exists():
+            raise missing(path)
+        lines = read_bounded(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start:,}).", "Save it as UTF-8.") from None
     found: list[Schema] = []

@@ -1,0 +1,119 @@
+"""Tables that are larger than they look: a clear error before the memory is full, and a way to allow more."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from pathlib import Path
+
+import pyarrow
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from gpt1.corpus.readers import read_documents
+from gpt1.errors import UserError
+from gpt1.tables.rows import MAX_COLUMNS
+from gpt1.tables.table import read_table
+
+COMPRESS = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress}
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A million bytes for a table."""
+    monkeypatch.setenv("GPT1_MAX_BYTES", "1e6")
+    return 10**6
+
+
+@pytest.mark.parametrize(("ending", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_a_table_of_too_many_columns_is_refused(ending: str, separator: str, tmp_path: Path):
+    path = tmp_path / f"wide.{ending}"
+    path.write_text(separator.join(f"c{i}" for i in range(100_000)) + "\n")
+    with pytest.raises(UserError, match=rf"wide.{ending} has 100,000 columns; 16,384 are the most"):
+        read_table(path)
+
+
+def test_a_table_of_the_most_columns_is_read(tmp_path: Path):
+    header = ",".join(f"c{i}" for i in range(MAX_COLUMNS))
+    (tmp_path / "a.csv").write_text(f"{header}\n{',' * (MAX_COLUMNS - 1)}\n")
+    assert len(read_table(tmp_path / "a.csv").columns) == MAX_COLUMNS
+
+
+def test_json_lines_that_each_bring_new_fields_are_refused(tmp_path: Path):
+    lines = (json.dumps({f"{i}-{k}": 1 for k in range(100)}) for i in range(1000))
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="columns; 16,384 are the most"):
+        read_table(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_a_small_file_of_millions_of_short_rows_is_refused(compression: str, limit: int, tmp_path: Path):
+    path = tmp_path / f"a.csv.{compression}"
+    path.write_bytes(COMPRESS[compression](b"a,b\n" + b"1,2\n" * 50_000))
+    with pytest.raises(UserError, match=r"line [\d,]+: the rows up to here need more than 1,000,000 bytes") as caught:
+        read_table(path)
+    assert "GPT1_MAX_BYTES=2000000" in caught.value.fix
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_a_text_that_decompresses_without_end_is_refused(compression: str, limit: int, tmp_path: Path):
+    path = tmp_path / f"a.txt.{compression}"
+    path.write_bytes(COMPRESS[compression](b"\n" * 10_000_000))
+    with pytest.raises(UserError, match=r"compressed bytes give more than 1,000,000 bytes"):
+        for _ in read_documents([str(path)]):
+            pass
+
+
+def test_a_limit_that_is_raised_lets_the_table_through(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"1,2\n" * 10_000)
+    with pytest.raises(UserError, match="need more than"):
+        read_table(tmp_path / "a.csv")
+    monkeypatch.setenv("GPT1_MAX_BYTES", "1e7")
+    assert len(read_table(tmp_path / "a.csv")) == 10_000
+
+
+@pytest.mark.parametrize("value", ["many", "-1", "0", "nan", "1e400"])
+def test_a_limit_that_is_no_number_of_bytes_is_refused(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GPT1_MAX_BYTES", value)
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    with pytest.raises(UserError, match=f"GPT1_MAX_BYTES={value}: this is not a number of bytes"):
+        read_table(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("column", ["plain", "list", "struct"])
+def test_a_parquet_file_that_names_one_long_text_often_is_refused(column: str, limit: int, tmp_path: Path):
+    long = "x" * 50_000
+    rows = {"plain": long, "list": [long], "struct": {"inner": long}}
+    parquet.write_table(pyarrow.table({"text": [rows[column]] * 200}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"a.parquet holds [\d,]+ bytes when it is decoded"):
+        read_table(tmp_path / "a.parquet")
+
+
+def test_a_parquet_file_of_many_empty_rows_is_refused(limit: int, tmp_path: Path):
+    parquet.write_table(pyarrow.table({"text": pyarrow.nulls(1_000_000, pyarrow.string())}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet holds [\d,]+ bytes when it is decoded"):
+        next(read_documents([str(tmp_path / "a.parquet")]))
+
+
+def test_damaged_parquet_is_named_and_not_the_output(tmp_path: Path):
+    parquet.write_table(pyarrow.table({"text": ["a"] * 100}), tmp_path / "a.parquet")
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[len(data) // 2 : -8] = bytes(len(data) - len(data) // 2 - 8)
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(UserError, match=r"a.parquet is not Parquet, or is damaged"):
+        read_table(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("row", ['{"a": ' + "[" * 2000, '{"a": ' + "9" * 5000 + "}", '{"a": 1, "a": 2}'])
+def test_a_row_beyond_the_bounds_of_json_is_named_with_its_line(row: str, tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n' + row + "\n")
+    with pytest.raises(UserError, match=r"a.jsonl, line 2 cannot be read as JSON"):
+        read_table(tmp_path / "a.jsonl")
+
+
+def test_long_integers_are_values(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": 10**200}) + "\n")
+    assert read_table(tmp_path / "a.jsonl").rows == [{"id": 10**200}]

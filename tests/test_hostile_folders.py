@@ -1,0 +1,176 @@
+"""A folder of what a stranger could send, walked by every command that takes a folder: one error, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fuzz_targets as examples
+import pytest
+
+SECONDS = 20  # of processor time, for one command: none of them reads more than some KB
+
+Damage = Callable[[Path], None]
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def fifo(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+MODELS: dict[str, Damage] = {
+    "a-billion-layers": lambda f: edit(f / "config.json", n_layer=10**9),
+    "a-wide-model": lambda f: edit(f / "config.json", n_embd=10**7),
+    "a-large-vocabulary": lambda f: edit(f / "config.json", vocab_size=10**9),
+    "more-layers-than-weights": lambda f: edit(f / "config.json", n_layer=1000),
+    "long-dropout": lambda f: edit(f / "config.json", dropout=10**400),
+    "layers-of-text": lambda f: edit(f / "config.json", n_layer="x"),
+    "layers-in-a-list": lambda f: edit(f / "config.json", n_layer=[1]),
+    "layers-of-truth": lambda f: edit(f / "config.json", n_layer=True),
+    "deep": lambda f: (f / "config.json").write_text("[" * 2000) and None,
+    "config-fifo": lambda f: fifo(f / "config.json"),
+    "config-device": lambda f: device(f / "config.json"),
+    "weights-fifo": lambda f: fifo(f / "model.safetensors"),
+    "weights-device": lambda f: device(f / "model.safetensors"),
+    "vocabulary-device": lambda f: device(f / "vocab.json"),
+    "merges-device": lambda f: device(f / "merges.txt"),
+    "merges-fifo": lambda f: fifo(f / "merges.txt"),
+    "vocabulary-deep": lambda f: (f / "vocab.json").write_text('{"a":' * 2000) and None,
+    "weights-cut": lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 100) and None,
+}
+RUNS: dict[str, Damage] = {
+    "yaml-laughs": lambda f: (f / "config.yaml").write_text("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n") and None,
+    "yaml-fifo": lambda f: fifo(f / "config.yaml"),
+    "yaml-number-key": lambda f: (f / "config.yaml").write_text("1: 2\n") and None,
+    "yaml-null-key": lambda f: (f / "config.yaml").write_text("null: 1\n") and None,
+    "yaml-timestamp": lambda f: (f / "config.yaml").write_text("command: !!timestamp x\n") and None,
+    "yaml-set": lambda f: (f / "config.yaml").write_text("command: !!set {a, b}\n") and None,
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """good/ holds valid examples, models/ and runs/ one damaged copy each, and texts/ files that never end."""
+    home = tmp_path_factory.mktemp("hostile")
+    good, corpus = home / "good", home / "corpus"
+    good.mkdir()
+    corpus.mkdir()
+    examples.make_model(good)
+    examples.make_corpus(corpus)
+    for name, damage in MODELS.items():
+        shutil.copytree(good, home / "models" / name)
+        damage(home / "models" / name)
+    for name, damage in RUNS.items():
+        (home / "runs" / name).mkdir(parents=True)
+        shutil.copytree(good, home / "runs" / name / "model")
+        examples.make_run(home / "runs" / name, "pretraining_run")
+        damage(home / "runs" / name)
+    for name in ("fifo", "device"):
+        (home / "texts" / name).mkdir(parents=True)
+        {"fifo": fifo, "device": device}[name](home / "texts" / name / "a.txt")
+        {"fifo": fifo, "device": device}[name](home / f"{name}.csv")
+    (home / "rows.csv").write_text("text,label\n" + "".join(f"some words {i},{i % 2}\n" for i in range(8)))
+    return home
+
+
+@pytest.fixture(autouse=True)
+def bounded_time() -> Iterator[None]:
+    """Ends the test where a command hangs: a real alarm for what waits, far above what any of them takes."""
+
+    def end(signum: int, frame: object) -> None:
+        pytest.fail("the command hangs")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(30 * SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def listing(home: Path) -> list[str]:
+    return sorted(str(path.relative_to(home)) for path in home.rglob("*"))
+
+
+def refused(ask: Any, home: Path, *words: str) -> str:
+    before = listing(home)
+    answer = ask(*words)
+    told = [line for line in answer.err.splitlines() if line.startswith("gpt1: ")]
+    assert answer.code in (1, 2), (words, answer)
+    assert len(told) == 1, (words, answer.err)
+    assert "Traceback" not in answer.err
+    assert listing(home) == before, words
+    return answer.err
+
+
+OF_MODELS = [
+    "next {} hello",
+    "generate {} hello --max-tokens 2",
+    "evaluate {} rows.csv",
+    "predict {} rows.csv",
+    "inspect {}",
+    "inspect rows.csv --from {}",
+    "finetune rows.csv --from {} --out new --kind classification --text text --label label",
+    "pretrain corpus --from {} --out new --steps 1",
+    "export huggingface {} --out new",
+    "import huggingface {} --out new",
+    "curve rows.csv --from {} --out new --kind classification --text text --label label",
+    "reproduce table2 --from {} --data-dir texts --out new",
+    "zeroshot rows.csv --run {} --kind classification --text text --label label --words 0=bad,1=good",
+]
+
+
+@pytest.mark.parametrize("command", OF_MODELS, ids=lambda command: " ".join(command.split()[:2]))
+def test_a_hostile_model_is_one_error(command: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(hostile)
+    for name in MODELS:
+        said = refused(ask, hostile, *command.format(f"models/{name}").split())
+        assert f"models/{name}" in said, said
+
+
+@pytest.mark.parametrize("name", ["vocabulary-device", "merges-device", "merges-fifo", "vocabulary-deep"])
+def test_a_hostile_tokenizer_is_one_error(name: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(hostile)
+    refused(ask, hostile, "tokenize", "rows.csv", "--out", "new", "--tokenizer", f"models/{name}")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_hostile_settings_are_one_error(name: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(hostile)
+    refused(ask, hostile, "pretrain", "corpus", "--out", "new", "--config", f"runs/{name}/config.yaml")
+    refused(ask, hostile, "pretrain", "corpus", "--out", f"runs/{name}", "--resume")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_never_ends_among_texts_and_tables_is_one_error(
+    kind: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(hostile)
+    refused(ask, hostile, "tokenize", f"texts/{kind}", "--out", "new", "--vocab-size", "300")
+    refused(ask, hostile, "inspect", f"{kind}.csv")
+    refused(ask, hostile, "finetune", f"{kind}.csv", *["--from", "good", "--out", "new", "--kind", "classification"])
+    refused(ask, hostile, "evaluate", "good", f"{kind}.csv")
+
+
+def test_a_url_without_its_package_is_one_error_with_the_fix(hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(hostile)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    commands = ["inspect {}/a.csv", "tokenize {}/a.txt --out new", "pretrain {}/corpus --out new"]
+    for words in commands:
+        words = words.format("http://localhost/x")
+        refused(ask, hostile, *words.split())
+        assert "pip install aiohttp" in ask(*words.split()).err
