@@ -23,6 +23,8 @@ MAX_BYTES = 2**32
 MAX_BYTES_VARIABLE = "GPT1_MAX_BYTES"
 MAX_RATIO = 200
 """A larger compressed file may also decompress to this many times its size: text is rarely above 20."""
+XZ_MEMORY = 2**28
+"""Bytes that decompressing .xz may take; `xz -9` needs 65 MB."""
 ZSTD_INPUT = 1024
 """Bytes that are decompressed at a time: four bytes of zstd can stand for 128 KB."""
 # What a file is that begins with these bytes, and the ending that it should have.
@@ -206,10 +208,39 @@ def decompressed(raw: BinaryIO, compression: str) -> io.BufferedIOBase | io.RawI
     if compression == "gz":
         return gzip.GzipFile(fileobj=raw)
     if compression == "xz":
-        return lzma.LZMAFile(raw)
+        return XzReader(raw)
     if compression == "zst":
         return ZstdReader(raw)
     return raw
+
+
+class XzReader(io.RawIOBase):
+    """Decompresses .xz, all streams of it, in bounded memory: lzma.LZMAFile takes up to 4 GB if a file asks for it."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.raw = raw
+        self.stream = self.start()
+
+    def start(self) -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            data = b""
+            if self.stream.eof:
+                data = self.stream.unused_data
+                while not data.lstrip(b"\0"):  # zeros may stand between streams
+                    if not (data := self.raw.read(2**17)):
+                        return 0
+                data, self.stream = data.lstrip(b"\0"), self.start()
+            elif self.stream.needs_input and not (data := self.raw.read(2**17)):
+                raise EOFError("the file ends inside a stream")
+            if out := self.stream.decompress(data, len(buffer)):
+                buffer[: len(out)] = out
+                return len(out)
 
 
 class ZstdReader(io.RawIOBase):

@@ -391,7 +391,7 @@ def read_array(path: Path) -> NDArray[Any]:
             raise ValueError("it holds something else than floating-point numbers")
     except (ValueError, EOFError, BadZipFile, OverflowError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise UserError(
-            f"{path} is no array of numbers: {error}", "The file is damaged or no part of the release."
+            f"{path} is no array of numbers: {str(error)[:200]}", "The file is damaged or no part of the release."
         ) from None
     return array
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import zlib
 from pathlib import Path
 
 import pyarrow
@@ -117,3 +118,21 @@ def test_a_row_beyond_the_bounds_of_json_is_named_with_its_line(row: str, tmp_pa
 def test_long_integers_are_values(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"id": 10**200}) + "\n")
     assert read_table(tmp_path / "a.jsonl").rows == [{"id": 10**200}]
+
+
+def test_streams_of_xz_one_after_another_are_one_file(tmp_path: Path):
+    parts = (lzma.compress(b"a\n1\n"), bytes(8), lzma.compress(b""), lzma.compress(b"2\n"), bytes(4))
+    (tmp_path / "a.csv.xz").write_bytes(b"".join(parts))
+    assert read_table(tmp_path / "a.csv.xz").rows == [{"a": "1"}, {"a": "2"}]
+
+
+def test_xz_that_asks_for_gigabytes_is_refused(tmp_path: Path):
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**26}]
+    data = bytearray(lzma.compress(b"a\n1\n", filters=filters))
+    at = data.index(b"\x21\x01") + 2  # the size of the dictionary, then the checksum of the header
+    data[at] = 40
+    size = 4 * (data[12] + 1)
+    data[12 + size - 4 : 12 + size] = zlib.crc32(data[12 : 12 + size - 4]).to_bytes(4, "little")
+    (tmp_path / "a.csv.xz").write_bytes(data)
+    with pytest.raises(UserError, match=r"a.csv.xz is damaged or cut short: .*Memory usage limit exceeded"):
+        read_table(tmp_path / "a.csv.xz")
