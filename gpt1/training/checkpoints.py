@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gpt1.errors import ResourceError
 from gpt1.files.atomic import atomic_dir
 from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import verify_folder, write_manifest
@@ -39,11 +40,14 @@ def save(
     final = at(folder, step)
     for half in [*folder.glob(".step-*.partial"), *folder.glob(".step-*.tmp")]:  # left by a process that was killed
         shutil.rmtree(half, ignore_errors=True)
-    with atomic_dir(final, replace=True) as partial:
-        write_safetensors(partial / MODEL, weights)
-        write_safetensors(partial / OPTIMIZER, optimizer)
-        (partial / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
-        write_manifest(partial, FORMAT, (MODEL, OPTIMIZER, STATE))
+    try:
+        with atomic_dir(final, replace=True) as partial:
+            write_safetensors(partial / MODEL, weights)
+            write_safetensors(partial / OPTIMIZER, optimizer)
+            (partial / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
+            write_manifest(partial, FORMAT, (MODEL, OPTIMIZER, STATE))
+    except ResourceError as error:
+        raise ResourceError(error.problem, "Free some space, then run the same command with --resume.") from error
     return final
 
 
