@@ -161,8 +161,8 @@ def read_weights(folder: Path) -> None:
 
 
 def make_task(folder: Path) -> None:
-    from gpt1.inference.predictor import save_task
-    from gpt1.model.gpt import Head, TaskModel
+    from gpt1.inference.task import save_task
+    from gpt1.model.head import Head, TaskModel
     from gpt1.tasks.targets import Classes
 
     own = tokenizer("lossless")

@@ -116,6 +116,7 @@ def write_runs(desk: Path) -> None:
     """Copies of a good run with something wrong each."""
     for name in ("swapped", "no-model", "no-task", "cut-weights"):
         shutil.copytree(desk / "runs/books", desk / "broken" / name)
+        (desk / "broken" / name / "model/manifest.json").unlink()
     shutil.copytree(desk / "other/tokenizer", desk / "broken/swapped/model", dirs_exist_ok=True)
     shutil.rmtree(desk / "broken/no-model/model")
     (desk / "broken/no-task/model/task.json").write_text("{}")

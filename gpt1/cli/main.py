@@ -273,9 +273,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
 @click.option("--temperature", default=0.8, show_default=True, type=Number(float, 0), help="0: the likeliest.")
 @click.option("--top-k", default=0, show_default=True, type=Number(int, 0), help="Draw among the K likeliest; 0: all.")
 @click.option("--top-p", default=1.0, show_default=True, type=Number(float, 0, 1, above=True), help="… share P.")
-@click.option(
-    "--seed", type=Number(int, 0, 2**63 - 1), help="The same seed, the same text; further texts take the next."
-)
+@click.option("--seed", type=Number(int, 0, 2**63 - 1), help="The same seed, the same text; more texts take the next.")
 @click.option("--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16: fast, rough.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list on standard output.")
 @verify

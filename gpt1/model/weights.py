@@ -86,7 +86,9 @@ def verify_model(folder: Path) -> None:
     Raises:
         UserError: with the first file that is missing, changed, or read by gpt1 and not in the manifest.
     """
-    if os.path.lexists(path := folder / MANIFEST):
+    if os.path.lexists(path := folder / MANIFEST) and (
+        (folder / CONFIG).exists() or (folder / "params_0.npy").exists()
+    ):
         fix = f"Copy the model folder again. If you changed it on purpose, delete {path}, or use --no-verify."
         verify_folder(folder, MODEL_FILES, fix, read=READ_FILES)
 

@@ -179,12 +179,12 @@ def seal_run(run: Path) -> None:
 
 
 def verify_run(run: Path) -> None:
-    """Check a finished run against its manifest.json; a run that is not finished, and an older one, has none.
+    """Check a finished run against its manifest.json; an older run has none. Without results.json a run is unfinished.
 
     Raises:
         UserError: with the first file that is missing, changed or added.
     """
-    if os.path.lexists(path := run / MANIFEST):
+    if os.path.lexists(path := run / MANIFEST) and os.path.lexists(run / RESULTS):
         fix = (
             "Undo the change, or copy the run again. To train with other settings, start a new run: --config FILE "
             f"--out NEW. To keep the change, delete {path}."

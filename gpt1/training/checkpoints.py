@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt1.errors import UserError
+from gpt1.errors import ResourceError, UserError
 from gpt1.files.atomic import atomic_dir, ensure_exists
 from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import verify_folder, write_manifest
@@ -43,11 +43,14 @@ def save(
     for half in [*folder.glob(".step-*.partial"), *folder.glob(".step-*.tmp")]:  # left by a process that was killed
         shutil.rmtree(half, ignore_errors=True)
     folder.mkdir(exist_ok=True)
-    with atomic_dir(final, replace=True) as partial:
-        write_safetensors(partial / MODEL, weights)
-        write_safetensors(partial / OPTIMIZER, optimizer)
-        (partial / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
-        write_manifest(partial, FORMAT, (MODEL, OPTIMIZER, STATE))
+    try:
+        with atomic_dir(final, replace=True) as partial:
+            write_safetensors(partial / MODEL, weights)
+            write_safetensors(partial / OPTIMIZER, optimizer)
+            (partial / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
+            write_manifest(partial, FORMAT, (MODEL, OPTIMIZER, STATE))
+    except ResourceError as error:
+        raise ResourceError(error.problem, "Free some space, then run the same command with --resume.") from error
     return final
 
 

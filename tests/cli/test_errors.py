@@ -158,7 +158,7 @@ REFUSED = {
         "runs/reviews new.csv --out p.txt": ["p.txt has no ending of a table"],
         "runs/reviews new.csv --out full": ["full"],
         "runs/reviews new.csv --out reviews.csv/p.csv": ["reviews.csv is a file"],
-        "broken/no-task new.csv": ["task.json", "damaged"],
+        "broken/no-task new.csv": ["task.json", "it has no 'kind'"],
     },
     "next": {
         "runs/nowhere hi": ["runs/nowhere does not exist"],

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpt1.config import GPTConfig
-from gpt1.errors import UserError
+from gpt1.errors import ResourceError, UserError
 from gpt1.inference import convert as exchange
 from gpt1.inference.convert import export_model, import_model
 from gpt1.inference.predictor import load
@@ -284,6 +284,6 @@ def test_of_an_export_that_breaks_off_nothing_stays(exported: Path, tmp_path: Pa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(exchange, "write_their_tokenizer", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ResourceError, match="the disk is full"):
         export_model("huggingface", exported / "ours/lossless", tmp_path / "out")
     assert [*tmp_path.iterdir()] == []

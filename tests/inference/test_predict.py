@@ -16,8 +16,10 @@ import pytest
 from gpt1.errors import UserError
 from gpt1.inference import predict as module
 from gpt1.inference.predict import predict_into
-from gpt1.inference.predictor import Model, load_task, save_task
-from gpt1.model.gpt import GPT, Head, TaskModel
+from gpt1.inference.predictor import Model, load_task
+from gpt1.inference.task import save_task
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 from gpt1.progress import Silent
 from gpt1.tables import table as tables
 from gpt1.tables.table import Table, read_table, write_table

@@ -72,6 +72,10 @@ def test_a_folder_of_runs_lists_them_with_what_the_kept_epoch_reached(
     results["validation"]["metrics"] = {"accuracy": 0.625}  # the last epoch had another
     path.write_text(json.dumps(results))
     found = inspect(tmp_path / "runs")
+    assert [Path(run["name"]).name for run in found["runs"]] == ["books"]
+    assert f"{path} has" in found["odd"][0]  # and the damaged run is named
+    (tmp_path / "runs/reviews/manifest.json").unlink()
+    found = inspect(tmp_path / "runs")
     assert [Path(run["name"]).name for run in found["runs"]] == ["books", "reviews"]
     show(found)
     (line,) = [line for line in capfd.readouterr().out.splitlines() if "finetune" in line]
