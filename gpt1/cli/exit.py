@@ -67,23 +67,50 @@ class Talk:
         return getattr(self.stream, name)
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. After some of its own KeyboardInterrupts Python ends by the signal, whatever the exit code."""
+
+
 @contextmanager
-def terminate_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does: what is half written is removed, and a line says so. The loop has its own
-    way with both while it trains. A handler that is there already stays."""
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
+def stopped_by_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise Stopped: what is half written is removed, and one line says so. The training loop has
+    its own way with both. Handlers that others have set stay, and what is ignored stays ignored.
+
+    While a module is imported the signal waits: packages swallow the exception there, or are left half imported.
+    """
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    mine = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
+    if threading.current_thread() is not threading.main_thread():
+        mine = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        if not is_importing(frame):
+            raise Stopped
+        again = threading.Timer(0.02, send_to_main, [number])
+        again.daemon = True
+        again.start()
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in mine:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in mine:
+            signal.signal(number, usual[number])
+
+
+def send_to_main(number: int) -> None:
+    """Sent to another thread, it would not end a sleep or a read of the main one."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:  # Windows
+        signal.raise_signal(number)
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def open_streams() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gpt1.cli import experiments as analysis
-from gpt1.cli.exit import leave, of_the_system, open_streams, stop, terminate_as_ctrl_c
+from gpt1.cli.exit import leave, of_the_system, open_streams, stop, stopped_by_signals
 from gpt1.cli.options import Number, columns, settings, verify
 from gpt1.cli.output import echo, echo_json
 from gpt1.config import FinetuneConfig, PretrainConfig
@@ -380,7 +380,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     open_streams()
     try:
-        with terminate_as_ctrl_c():
+        with stopped_by_signals():
             gpt1.main(arguments or ["--help"], prog_name="gpt1", standalone_mode=False)
         sys.stdout.flush()  # what cannot be written is found here, and not when the interpreter has gone
     except click.ClickException as error:

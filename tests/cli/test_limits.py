@@ -15,6 +15,8 @@ import pytest
 from workspace import CLASSES, TINY, listing
 
 from gpt1.cli.main import main
+from gpt1.tokenization.tokenizer import Tokenizer
+from gpt1.training import pretrain as pretraining
 
 
 def test_ctrl_c_while_tokenizing_leaves_nothing(desk: Path, tmp_path: Path):
@@ -31,11 +33,60 @@ def test_ctrl_c_while_tokenizing_leaves_nothing(desk: Path, tmp_path: Path):
     while process.poll() is None and not list(tmp_path.glob(".c.partial/tokenizer")):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)  # ends when no worker holds the pipe any more
     assert process.returncode == 130, err
     assert "gpt1: stopped." in err
     assert "Traceback" not in err
     assert listing(tmp_path) == ["long.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["unigram_loss", "put", "prompts"])
+def test_a_signal_before_or_after_the_loop_is_one_line_and_resume_goes_on(
+    where: str, number: int, desk: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """While the corpus is looked at; while the model is written; while samples are drawn."""
+    words = f"pretrain {desk / 'corpus'} --out {tmp_path / 'r'} {TINY} --steps 3".split()
+
+    def stop(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), number)
+
+    handler = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        if where == "put":
+            patch.setattr(Tokenizer, "save", stop)
+        else:
+            patch.setattr(pretraining, where, stop)
+        answer = ask(*words)
+    assert signal.getsignal(number) == handler
+    assert answer.code == 130
+    assert answer.err.count("gpt1: stopped.") == 1
+    assert "Traceback" not in answer.err
+    left = listing(tmp_path)
+    assert not [name for name in left if "partial" in name or "tmp" in name]
+    assert bool(left) == (where != "unigram_loss")
+    again = ask(*words, *(["--resume"] if left else []))
+    assert again.code == 0, again.err
+    assert (tmp_path / "r" / "results.json").exists()
+
+
+def test_a_signal_waits_until_a_module_is_imported(tmp_path: Path):
+    """Interrupted half-way, numpy is left in pieces, and what torch makes of that is no word about Ctrl-C."""
+    (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nwhole = True\n")
+    lines = [
+        "import time",
+        "from gpt1.cli.exit import stopped_by_signals",
+        "with stopped_by_signals():",
+        "    import slow",
+        "    print(slow.whole)",
+        "    time.sleep(20)",
+        "    print('went on')",
+    ]
+    words = [sys.executable, "-c", "\n".join(lines)]
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.stdout == "True\n"
+    assert "Stopped" in done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_in_tokenizers import Dying, LastId, Watcher, Words
+from stand_in_tokenizers import Dying, Endless, LastId, Watcher, Words
 
 from gpt1.corpus import corpus as corpora
 from gpt1.corpus import readers
 from gpt1.corpus.corpus import Corpus, write_corpus
+from gpt1.corpus.encoding import Batch, encode_batches
 from gpt1.errors import ResourceError, UserError
 from gpt1.tables.table import write_table
 from gpt1.tokenization.tokenizer import Tokenizer
@@ -282,6 +284,23 @@ def test_a_worker_that_dies_is_told_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="Use fewer than --workers 2"):
         write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", Dying(), workers=2)
     assert os.listdir(tmp_path) == ["books"]
+
+
+def test_after_ctrl_c_workers_that_would_never_end_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="Windows")
+    monkeypatch.setenv("HELD", str(tmp_path))
+
+    def batches() -> Iterator[Batch]:
+        yield Batch(["a text"], "document", 0)
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    Endless().save(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        list(encode_batches(batches(), Endless(), tmp_path, 2))
+    with open(tmp_path / "working", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError while a worker lives
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

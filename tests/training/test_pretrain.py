@@ -24,7 +24,7 @@ from gpt1 import devices
 from gpt1.cli.main import main
 from gpt1.corpus.corpus import Corpus, write_corpus
 from gpt1.corpus.windows import split
-from gpt1.errors import UserError
+from gpt1.errors import Diverged, UserError
 from gpt1.files.atomic import lock_dir
 from gpt1.inference.predictor import load
 from gpt1.inspect import inspect
@@ -394,3 +394,18 @@ def test_a_run_is_held_until_its_page_is_written(corpus: Path, shape: dict[str, 
 
     monkeypatch.setattr(pretraining, "finish", finish)
     assert [pretrain(corpus, out=tmp_path / "run", **shape | {"steps": 2})] == held
+
+
+def test_a_run_that_diverges_keeps_no_bad_checkpoint_and_says_the_same_on_resume(
+    corpus: Path, shape: dict[str, Any], tmp_path: Path, no_report: None
+):
+    settings = shape | {"peak_lr": 1e30, "checkpoint_every": 2, "steps": 60}
+    said = []
+    for resume in (False, True, True):
+        with pytest.raises(Diverged, match=r"Training diverged: .* such step in a row") as ended:
+            pretrain(corpus, out=tmp_path / "run", resume=resume, **settings)
+        said.append(str(ended.value))
+        for step in checkpoints.steps(tmp_path / "run" / "checkpoints"):
+            checkpoints.load(checkpoints.at(tmp_path / "run" / "checkpoints", step))
+    assert len(set(said)) == 1
+    assert not (tmp_path / "run" / "results.json").exists()
