@@ -195,23 +195,25 @@ def test(out: Path, seeds: int, story: Story) -> None:
 
 def tf_idf(out: Path, seed: int) -> float:
     """Test accuracy of a linear model on weighted word counts; like ours, it is chosen on the validation rows."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     from gpt1.tables.table import read_table
+    from gpt1.tasks.examples import fit, read_examples
+    from gpt1.tasks.kinds import KINDS, Example
+    from gpt1.tasks.tfidf import Features, problem_of
 
-    def split(name: str) -> tuple[list[str], list[str]]:
-        rows = read_table(out / "labelled" / f"{name}.csv").rows
-        return [row["text"] for row in rows], [row["library"] for row in rows]
+    kind = KINDS["classification"]
 
+    def split(name: str) -> list[Example]:
+        table = read_table(out / "labelled" / f"{name}.csv")
+        return read_examples(table.rows, kind, {"text": "text", "label": "library"}, table.where)
+
+    training, validation = split(f"train-{seed}"), split("validation")
+    target = fit(kind, False, training, str, f"train-{seed}.csv")
+    problem = problem_of(target, training)
     fitted = [
-        make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, n)), LogisticRegression(C=c, max_iter=1000))
-        .fit(*split(f"train-{seed}"))
-        for n in (1, 2)
-        for c in (1, 10, 100)
-    ]  # fmt: skip
-    return float(max(fitted, key=lambda model: model.score(*split("validation"))).score(*split("test")))
+        problem.fit(Features(kind, {"ngram_range": (1, n)}), training, c=c) for n in (1, 2) for c in (1.0, 10.0, 100.0)
+    ]
+    best = max(fitted, key=lambda one: one.scores(target, validation)["accuracy"])
+    return float(best.scores(target, split("test"))["accuracy"])
 
 
 def ask(out: Path, story: Story) -> None:

@@ -24,11 +24,11 @@ from gpt1.experiments.cells import (
 )
 from gpt1.experiments.document import Document, Spread, settings_table
 from gpt1.experiments.samples import Labels, fewest, read_labels
-from gpt1.experiments.tfidf import tfidf_scores
 from gpt1.experiments.worth import listed, round_to_two_digits, verdict, worth
 from gpt1.progress import Progress, Silent
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
+from gpt1.tasks.tfidf import tfidf_scores
 from gpt1.training.finetune import ROLES
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

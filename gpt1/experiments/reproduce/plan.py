@@ -20,6 +20,7 @@ from gpt1.experiments.reproduce.tasks import LeftOut, PaperTask
 from gpt1.experiments.zeroshot.steps import Shot
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
+from gpt1.tasks.tfidf import tfidf_scores
 
 WHAT = ("table2", "table3", "table4", "table5", "figure2")
 
@@ -170,8 +171,6 @@ class Plan:
     def measure(self, task: PaperTask, method: str, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         about = {"task": task.name.text, "method": method, "seed": seed, "made_from": self.made_from(task, method)}
         if method == "tfidf":
-            from gpt1.experiments.tfidf import tfidf_scores
-
             found = tfidf_scores(task.name.data.record, task.target, task.training.examples, task.test.examples, seed)
             return {**about, "score": found[task.metric], "metrics": found, "subsets": {}}
         from_ = self.asked.lstm if method == "lstm" else self.asked.from_
