@@ -18,8 +18,7 @@ from gpt1.datasets.labelled import Labelled, examples_of
 from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.cells import digest
 from gpt1.experiments.reproduce import paper
-from gpt1.experiments.samples import Rows
-from gpt1.experiments.zeroshot.heuristics import limited
+from gpt1.experiments.samples import Rows, limited
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import deduplicated, encoded_labels, fit
 from gpt1.tasks.kinds import Example
