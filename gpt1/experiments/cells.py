@@ -150,6 +150,27 @@ def run_missing(title: str, cells: Sequence[Cell], kept: Kept, progress: Progres
     return failed
 
 
+def run_and_write(
+    title: str,
+    cells: Sequence[Cell],
+    kept: Kept,
+    progress: Progress,
+    told: str,
+    write: Callable[[list[str]], list[str]],
+    unit: str = "rows",
+) -> Path:
+    """`run_cells`, then the page: `write` takes the lines of what failed and returns what to say. After Ctrl-C the page
+    shows what there is. Returns the folder."""
+    try:
+        failed = run_cells(title, cells, kept, progress, told, unit)
+    except Interrupted:
+        write([])
+        raise
+    for line in write(failed):
+        progress.say(line)
+    return kept.folder
+
+
 class Inside(Silent):
     """What a run inside a cell tells: only how far the whole is. Of several bars in a row the last is the long one."""
 

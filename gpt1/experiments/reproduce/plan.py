@@ -14,7 +14,6 @@ from gpt1 import formatting
 from gpt1.config import FinetuneConfig, flag, flagged
 from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.cells import Cell, Kept, check_settings, finetuned, learnt_with, model_facts
-from gpt1.experiments.label_efficiency import FOR_THE_HEAD
 from gpt1.experiments.methods import METHODS, Method
 from gpt1.experiments.reproduce.tasks import LeftOut, PaperTask
 from gpt1.experiments.zeroshot.steps import Shot
@@ -137,9 +136,7 @@ class Plan:
         return 1 + int(3 * epochs * training + test) // 1000
 
     def settings_for(self, method: str, seed: int) -> dict[str, Any]:
-        """All labels are learnt from and the last epoch counts, as in the paper: none is spent on choosing one."""
-        given = {name: v for name, v in self.asked.settings.items() if method != "head" or name in FOR_THE_HEAD}
-        return {**given, "seed": seed, "valid_fraction": 0.0, "keep": 1, **self.methods[method].settings}
+        return self.methods[method].finetune_settings(self.asked.settings, seed)
 
     def learnt_with(self, method: str) -> dict[str, Any]:
         if method == "tfidf":

@@ -12,6 +12,7 @@ import numpy as np
 from gpt1.datasets import DataSet
 from gpt1.datasets.labelled import examples_of, labelled_rows
 from gpt1.errors import UserError
+from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.samples import Rows, limited
 from gpt1.experiments.zeroshot.scoring import Question, begun, following, log_probabilities, mean
 from gpt1.experiments.zeroshot.winograd import HOME, Schema, find_schemas, read_schemas
@@ -81,10 +82,11 @@ def trial_of(
     the word that is expected after `append`. rows: at most so many, drawn once (0: all).
     """
     progress = progress or Silent()
+    refuse_reserved("zeroshot", columns)
+    named = {role: column for role, column in columns.items() if column is not None}
     split = str(what).lower().partition(":")[2] or "test"
     if str(what).lower().partition(":")[0] == WINOGRAD or str(what).endswith(".txt"):
         return winograd(str(what), data_dir, split, rows)
-    named = {role: column for role, column in columns.items() if column is not None}
     source = labelled_rows(what, "evaluation", data_dir)
     data = source.data_set
     record, named = source.kind_and_columns(kind, named)
