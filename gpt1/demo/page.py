@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from gpt1.demo import story as told
 from gpt1.demo.story import Story
 from gpt1.report import charts
 from gpt1.report.page import Cell, Page
+from gpt1.report.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,11 +87,7 @@ def picture(out: Path, story: Story) -> str:
 
 def perplexity(axes: Axes, out: Path, story: Story) -> None:
     """Held-out perplexity over the updates, beside the unigram model's."""
-    lines = [
-        json.loads(line) for line in (out / "pretrained" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    held_out = [(line["step"], line["perplexity"]) for line in lines if line["split"] == "validation"]
-    axes.plot(*zip(*held_out, strict=True), marker="o", markersize=4)
+    axes.plot(*Run.open(out / "pretrained").series("validation", "perplexity"), marker="o", markersize=4)
     charts.reference(axes, story.pretraining["unigram"]["perplexity"], "unigram model")
     axes.set_ylim(0)
 

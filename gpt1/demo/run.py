@@ -34,6 +34,8 @@ from gpt1.demo.story import (
 )
 from gpt1.errors import Interrupted, UserError
 from gpt1.progress import Progress, Silent
+from gpt1.report.run import Run
+from gpt1.runs.folder import write_json
 
 VOCABULARY = 3000
 PRETRAINING: dict[str, Any] = {"model": "tiny", "n_layer": 3, "context": 64, "batch_size": 16, "steps": 2400}
@@ -133,7 +135,7 @@ def pretrain(out: Path, story: Story, progress: Progress) -> None:
     from gpt1.training.pretrain import pretrain
 
     pretrain(out / "corpus", out=out / "pretrained", progress=progress, **PRETRAINING)
-    results = json.loads((out / "pretrained" / "results.json").read_text(encoding="utf-8"))
+    results = Run.open(out / "pretrained").results
     story.pretraining = {
         name: results[name] for name in ("steps", "tokens_seen", "parameters", "unigram", "validation")
     }
@@ -163,9 +165,8 @@ def finetune(out: Path, seeds: int, story: Story, progress: Progress) -> None:
                 progress=OneBar(progress, f"fine-tuning, seed {seed}: {method}"),
                 **settings,
             )
-            lines = (folder_of(out, method, seed) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            measured = [line for line in map(json.loads, lines) if line["split"] == "validation"]
-            story.curves.setdefault(method, []).append([line["accuracy"] for line in measured])
+            _, accuracy = Run.open(folder_of(out, method, seed)).series("validation", "accuracy")
+            story.curves.setdefault(method, []).append(accuracy)
 
 
 class OneBar(Silent):
@@ -282,7 +283,3 @@ def write_rows(path: Path, rows: Iterable[material.Row]) -> None:
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text("".join(lines), encoding="utf-8")
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt1.config import flagged
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
-from gpt1.files.atomic import atomic_file, ensure_writable, lock_dir
+from gpt1.files.atomic import ensure_writable, lock_dir
 from gpt1.progress import Progress, Silent
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
@@ -71,8 +71,7 @@ class Kept:
     def write(self) -> None:
         """All the cells anew in one move: a process killed at any moment leaves every finished cell."""
         content = {"format": "gpt1-cells-1", "about": self.about, "cells": self.cells}
-        with atomic_file(self.folder / FILE) as file:
-            file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        runs.write_json(self.folder / FILE, content)
 
     def values(self, keys: Sequence[str], name: str) -> list[float]:
         """The number `name` of the finished ones among `keys`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from gpt1 import formatting
 from gpt1.files.atomic import atomic_file
 from gpt1.report import Cell, Page
 from gpt1.report.charts import to_svg
+from gpt1.runs.folder import write_json
 from gpt1.version import __version__
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class Document:
         for name, svg in self.drawings.items():
             write_text(folder / name, svg + "\n")
         write_text(folder / MARKDOWN, "\n\n".join(self.lines) + "\n")
-        content = {"version": __version__, **results}
-        write_text(folder / JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_json(folder / JSON, {"version": __version__, **results})
         self.page.write(folder / HTML)
 
 

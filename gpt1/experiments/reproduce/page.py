@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from gpt1.experiments.reproduce import figure2, paper, table5
 from gpt1.experiments.reproduce import tables as paper_tables
 from gpt1.experiments.reproduce.plan import Plan
 from gpt1.experiments.reproduce.scores import NAMES, points
-from gpt1.runs import folder as runs
+from gpt1.report.run import Run, mapping
 
 
 def write(plan: Plan, kept: Kept, failed: Sequence[str]) -> list[str]:
@@ -115,12 +114,9 @@ def told_model(about: dict[str, Any]) -> str:
 
 def pretraining(run: str | Path) -> dict[str, Any]:
     """What a run folder tells of its pre-training."""
-    path = Path(run) / runs.RESULTS
-    if not path.exists():
-        return {}
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = Run.open(Path(run)).results
     told = {"updates": results.get("steps"), "tokens seen": results.get("tokens_seen")}
-    perplexity = results.get("validation", {}).get("perplexity")
+    perplexity = mapping(results.get("validation")).get("perplexity")
     return {name: value for name, value in told.items() if value} | (
         {"held-out perplexity": formatting.number(perplexity)} if perplexity else {}
     )

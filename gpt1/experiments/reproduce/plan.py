@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from gpt1.experiments.methods import METHODS, Method
 from gpt1.experiments.reproduce.tasks import LeftOut, PaperTask
 from gpt1.experiments.zeroshot.steps import Shot
 from gpt1.progress import Progress
+from gpt1.report.run import Run
 from gpt1.runs import folder as runs
 from gpt1.tasks.tfidf import tfidf_scores
 
@@ -174,7 +174,7 @@ class Plan:
         settings = self.settings_for(method, seed)
         learnt = self.learnt_with(method)
         run = finetuned(task.training.table, scratch, progress, learnt, from_=from_, **task.options, **settings)
-        fitted = json.loads((run / runs.RESULTS).read_text(encoding="utf-8"))
+        fitted = Run.open(run).results
         scores = scored(run, task, self.asked.settings)
         return {**about, **scores, "cut": fitted["data"]["cut"], "seconds": fitted["seconds"]}
 

@@ -14,6 +14,7 @@ from gpt1.experiments.cells import Cell, digest
 from gpt1.experiments.zeroshot.heuristics import WINOGRAD, Trial, trial_of
 from gpt1.experiments.zeroshot.winograd import find_schemas
 from gpt1.progress import Progress
+from gpt1.report.run import Run
 from gpt1.runs import folder as runs
 from gpt1.training import checkpoints
 
@@ -84,8 +85,7 @@ def points_of(run: str | Path, model: str = "from") -> list[Point]:
         checkpoints.check(at)
         sha256 = json.loads((at / checkpoints.MANIFEST).read_text(encoding="utf-8"))["files"][checkpoints.MODEL]
         found.append(Point(model, str(run), step, at / checkpoints.MODEL, sha256["sha256"]))
-    results = Path(run) / runs.RESULTS
-    end = json.loads(results.read_text(encoding="utf-8")).get("steps", 0) if results.exists() else 0
+    end = Run.open(Path(run)).results.get("steps", 0)
     if end > steps[-1]:
         weights = runs.model_folder(run) / checkpoints.MODEL
         found.append(Point(model, str(run), end, weights, checkpoints.fingerprint(weights)["sha256"]))
