@@ -84,6 +84,12 @@ class Document:
         self.drawings[f"{name}.svg"] = to_svg(figure, caption)
         self.lines.append(f"![{caption}]({name}.svg)")
 
+    def how_it_was_made(self, notes: Iterable[str], failed: Iterable[str], facts: Mapping[str, Any]) -> None:
+        """What a person should know, what is not finished, and what it was made with, one line each."""
+        self.heading("How it was made")
+        self.points([*notes, *(f"Not finished: {line}" for line in failed)])
+        self.table(["made with", ""], [(name, Cell(None, shown(value))) for name, value in facts.items()])
+
     def code(self, text: str, explanation: str) -> None:
         self.page.code(text, explanation)
         self.lines += [explanation, f"```\n{text}\n```"]
@@ -99,19 +105,12 @@ class Document:
 
 def plain(value: Any) -> str:
     """A cell of a Markdown table."""
-    cell = value if isinstance(value, Cell) else Cell(value)
-    text = " ".join(part for part in (cell.shown, cell.note) if part)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return str(value if isinstance(value, Cell) else Cell(value)).replace("|", "\\|").replace("\n", " ")
 
 
 def write_text(path: Path, text: str) -> None:
     with atomic_file(path) as file:
         file.write(text.encode("utf-8", "replace"))
-
-
-def settings_table(document: Document, facts: Mapping[str, Any]) -> None:
-    """What a result was made with, one line each."""
-    document.table(["made with", ""], [(name, Cell(None, shown(value))) for name, value in facts.items()])
 
 
 def shown(value: Any) -> str:

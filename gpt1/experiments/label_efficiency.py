@@ -22,7 +22,7 @@ from gpt1.experiments.cells import (
     run_and_write,
     shape_of,
 )
-from gpt1.experiments.document import Document, Spread, settings_table
+from gpt1.experiments.document import Document, Spread
 from gpt1.experiments.methods import CURVE_METHODS, check_methods
 from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.samples import Labels, fewest, read_labels
@@ -204,9 +204,7 @@ def write(plan: Plan, kept: Kept, failed: list[str]) -> list[str]:
             "Between two sizes, a straight line over the logarithm of the labels; where the curve crosses a score "
             "twice, the first crossing counts, which favours training from scratch."
         )
-    document.heading("How it was made")
-    document.points([*plan.labels.notes, *(f"Not finished: {line}" for line in failed)])
-    settings_table(document, made_with(plan, kept))
+    document.how_it_was_made(plan.labels.notes, failed, made_with(plan, kept))
     results = {
         "about": kept.about,
         "metric": main,
@@ -287,15 +285,10 @@ def drawn(spreads: dict[str, dict[int, Spread]], metric: str) -> Any:
         axes.set_xscale("log", base=2)
         for colour, (method, by) in zip(charts.SERIES, spreads.items(), strict=False):
             title, sizes = CURVE_METHODS[method].title, sorted(by)
-            medians = [by[n].median for n in sizes]
-            low, high = [min(by[n].values) for n in sizes], [max(by[n].values) for n in sizes]
-            axes.fill_between(sizes, low, high, color=colour, alpha=0.13, linewidth=0)
-            axes.plot(sizes, medians, color=colour, label=title)
-            tips = [f"{title}, {n:,} labels: {m:.3f}" for n, m in zip(sizes, medians, strict=True)]
-            charts.points(axes, sizes, medians, tips, color=colour)
+            tips = [f"{title}, {n:,} labels: {by[n].median:.3f}" for n in sizes]
+            charts.band(axes, sizes, [by[n].values for n in sizes], tips, color=colour, label=title)
         sizes = sorted({n for by in spreads.values() for n in by})
         axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
         axes.minorticks_off()
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderaxespad=0)
+        charts.legend_below(axes)
     return figure

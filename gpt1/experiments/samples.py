@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt1.corpus.order import mixed
-from gpt1.datasets import DataSet
+from gpt1.datasets import DataSet, KnownTable
+from gpt1.datasets.dataset import select
 from gpt1.datasets.labelled import training_rows
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import deduplicated, fit
@@ -32,8 +33,10 @@ class Rows:
         return len(self.examples)
 
     def part(self, positions: Sequence[int], name: str) -> Rows:
-        rows = [self.table.rows[i] for i in positions]
-        return Rows(Table(name, self.table.columns, rows), [self.examples[i] for i in positions])
+        table, examples = self.table, [self.examples[i] for i in positions]
+        if isinstance(table, KnownTable):  # whose rows know their subset
+            return Rows(replace(select(table, positions), name=name), examples)
+        return Rows(Table(name, table.columns, [table.rows[i] for i in positions]), examples)
 
     def sample(self, n: int, target: Target) -> Rows:
         """`n` rows, always the same ones, in their order; every label keeps its share."""

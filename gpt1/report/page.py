@@ -11,7 +11,6 @@ whatever is passed in is text: it is escaped, never read as HTML.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt1 import formatting
+from gpt1.files.atomic import atomic_file
 from gpt1.report.charts import to_svg
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Cell:
     @property
     def shown(self) -> str:
         return self.text or shown(self.value)
+
+    def __str__(self) -> str:
+        return f"{self.shown} {self.note}" if self.note else self.shown
 
     @property
     def is_number(self) -> bool:
@@ -172,9 +175,9 @@ class Page:
 
     def write(self, path: Path) -> Path:
         """Write the page in one move: a reader never meets half of it."""
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(self.html().encode("utf-8", "replace"))  # half a surrogate pair has no UTF-8
-        os.replace(partial, path)
+        page = self.html().encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
+        with atomic_file(path) as file:
+            file.write(page)
         return path
 
     def _add(self, kind: str, **values: Any) -> None:
