@@ -11,13 +11,7 @@ from gpt1.cli.options import Number, columns, settings
 from gpt1.cli.output import echo, echo_json
 from gpt1.config import FinetuneConfig
 from gpt1.errors import UserError
-
-OWN = ("seed", "train", "from_scratch", "valid_fraction", "deduplicate", "keep")
-"""Settings of a fine-tuning run that an analysis sets itself."""
-
-
-REPRODUCED = ("seed", "train", "from_scratch", "transfer_layers", "valid_fraction", "keep")
-"""The same of a reproduction."""
+from gpt1.experiments.reserved import RESERVED
 
 
 def console() -> Any:
@@ -61,7 +55,7 @@ def names_of(text: str | None) -> list[str] | None:
     help="With few labels, updates at least.",
 )
 @click.option("--config", metavar="F.yaml", help="File with settings of finetune; flags win over it.")
-@settings(FinetuneConfig, *OWN)
+@settings(FinetuneConfig, *RESERVED["curve"])
 def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **options: Any) -> None:
     """How many labels do I need, and what is pre-training worth: score against number of labels.
 
@@ -73,14 +67,14 @@ def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **op
         --from runs/books --out runs/reviews-curve
     gpt1 curve imdb --data-dir data/ --from runs/books --out runs/imdb-curve --sizes 8,64,512,4096
     """
-    from gpt1.experiments.label_efficiency import METHODS
     from gpt1.experiments.label_efficiency import curve as measure
+    from gpt1.experiments.methods import CURVE_METHODS
 
     folder = measure(
         train_on,
         out=out,
         sizes=sizes_of(sizes),
-        methods=names_of(methods) or list(METHODS),
+        methods=names_of(methods) or list(CURVE_METHODS),
         progress=console(),
         **options,
     )
@@ -149,7 +143,7 @@ def words_of(text: str | None) -> dict[str, str] | None:
 @click.option("--left", is_flag=True, help="Of figure2 the left half: transferred layers.")
 @click.option("--right", is_flag=True, help="Of figure2 the right half: zero-shot over pre-training.")
 @click.option("--config", metavar="F.yaml", help="File with settings of finetune; flags win over it.")
-@settings(FinetuneConfig, *REPRODUCED)
+@settings(FinetuneConfig, *RESERVED["reproduce"])
 def reproduce(what: str, out: Path, **options: Any) -> None:
     """The paper's tables and figure 2 from your pre-trained model, beside the published numbers.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -320,7 +320,7 @@ def cell(row: Mapping[str, Any], ours: str, theirs: str | tuple[str, ...], place
     return values[0] if len(values) == 1 else " ".join(map(str, values))
 
 
-def select(table: KnownTable, kept: list[int]) -> KnownTable:
+def select(table: KnownTable, kept: Sequence[int]) -> KnownTable:
     rows, stands = [table.rows[i] for i in kept], [table.places[i] for i in kept]
     return replace(table, rows=rows, places=stands)
 

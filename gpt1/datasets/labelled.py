@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,15 @@ from gpt1.progress import Progress
 from gpt1.tables.facts import said
 from gpt1.tables.rows import ROW_KINDS
 from gpt1.tables.table import Table, read_table
-from gpt1.tasks.examples import check_columns, content, deduplicated, encoded_labels, fit, hold_out, read_examples
+from gpt1.tasks.examples import (
+    check_columns,
+    contradictions,
+    deduplicated,
+    encoded_labels,
+    fit,
+    hold_out,
+    read_examples,
+)
 from gpt1.tasks.kinds import KINDS, Example, Kind
 from gpt1.tasks.targets import Target
 
@@ -33,6 +41,55 @@ class Labelled:
     @property
     def columns(self) -> dict[str, str] | None:
         return dict(self.data_set.columns) if self.data_set else None
+
+    def kind_and_columns(self, kind_name: str | None, columns: Mapping[str, str]) -> tuple[Kind, dict[str, str]]:
+        """What was asked for; a known data set brings what was not."""
+        kind = kind_of(kind_name or (self.data_set.kind if self.data_set else None))
+        chosen = dict(columns or self.columns or {})
+        return kind, {**chosen, "label": chosen.get("label", "label")}
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Labelled rows to learn from, and the task that their columns and labels make."""
+
+    rows: Labelled
+    kind: Kind
+    columns: dict[str, str]
+    score: bool
+    examples: list[Example]
+    target: Target
+
+    def evaluation_rows(
+        self, source: str | Path | Table, data_dir: str | Path | None = None
+    ) -> tuple[Labelled, list[Example]]:
+        """Rows of the same task to choose or to test by; UserError for a label that the training rows do not have."""
+        found = labelled_rows(source, "evaluation", data_dir)
+        examples = examples_of(found, self.kind, self.columns)
+        encoded_labels(self.target, examples, found.table.where)
+        return found, examples
+
+    def main_metric(self, target: Target) -> str:
+        """The paper's metric of a known data set, where `target` has it; else the target's own."""
+        first = self.rows.data_set.metrics[0] if self.rows.data_set else target.main
+        return first if first in target.metrics else target.main
+
+
+def training_rows(
+    train: str | Path | Table,
+    kind_name: str | None,
+    columns: Mapping[str, str],
+    score: bool,
+    data_dir: str | Path | None,
+    keep_duplicates: bool = False,
+) -> TrainingRows:
+    """Read and check all of `train`. A known data set brings its kind and columns."""
+    source = labelled_rows(train, "train", data_dir, keep_duplicates)
+    kind, columns = source.kind_and_columns(kind_name, columns)
+    score = score or bool(source.data_set and source.data_set.score)
+    examples = examples_of(source, kind, columns)
+    target = fit(kind, score, examples, source.table.where, source.table.name)
+    return TrainingRows(source, kind, columns, score, examples, target)
 
 
 def labelled_rows(
@@ -83,24 +140,15 @@ def read_task(
     cfg: FinetuneConfig,
     progress: Progress,
 ) -> Task:
-    """Read, check, deduplicate and split; every count is told. A known data set brings its kind and columns."""
-    source = labelled_rows(train, "train", data_dir, keep_duplicates=not cfg.deduplicate)
-    known = source.data_set
-    kind = kind_of(kind_name or (known.kind if known else None))
-    columns = {**((source.columns or {}) if not columns else {}), **columns}
-    columns.setdefault("label", "label")
-    examples = examples_of(source, kind, columns)
-    rows, name = len(examples), source.table.name
-    score = score or bool(known and known.score)
-    target = fit(kind, score, examples, source.table.where, name)
-    told = target.told([example.label for example in examples])
+    """`training_rows`, deduplicated and split; every count is told."""
+    source = training_rows(train, kind_name, columns, score, data_dir, keep_duplicates=not cfg.deduplicate)
+    examples, target, name = source.examples, source.target, source.rows.table.name
+    rows, told = len(examples), target.told([example.label for example in examples])
 
     empty = sum(not any(text.strip() for text in (*example.fields, *example.answers)) for example in examples)
     validation: list[Example] = []
     if valid is not None:
-        held_out = labelled_rows(valid, "evaluation", data_dir)
-        validation = examples_of(held_out, kind, columns)
-        encoded_labels(target, validation, held_out.table.where)
+        held_out, validation = source.evaluation_rows(valid, data_dir)
     repeated = leaked = contradicting = 0
     if cfg.deduplicate:
         kept, repeated, leaked = deduplicated(examples, validation)
@@ -111,12 +159,12 @@ def read_task(
         raise UserError(problem, "Validate on other rows, or leave --valid out.")
     if repeated or leaked:  # the rows that are left may have fewer labels
         what = f"{name}, without the {repeated + leaked:,} rows that repeat another one"
-        target = fit(kind, score, examples, lambda i: what, what)
+        target = fit(source.kind, source.score, examples, lambda i: what, what)
     if valid is None and cfg.valid_fraction:
         training, held = hold_out(examples, target, cfg.valid_fraction, cfg.seed)
         examples, validation = [examples[i] for i in training], [examples[i] for i in held]
 
-    for note in source.notes:
+    for note in source.rows.notes:
         progress.say(note)
     other = f", {contradicting:,} of them with another label than the row that stays" if contradicting else ""
     progress.say(f"{name}: {rows:,} rows, {told}; {counted(repeated, 'duplicate')} left out{other}")
@@ -130,16 +178,8 @@ def read_task(
     else:
         why = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
         progress.say(f"no validation ({why}): the last epoch is kept, whether or not it is the best")
-    main = known.metrics[0] if known and known.metrics[0] in target.metrics else target.main
     counts = {"rows": rows, "duplicates": repeated, "leaked": leaked}
-    return Task(kind, columns, target, examples, validation, main, counts)
-
-
-def contradictions(examples: Sequence[Example], kept: Sequence[int], target: Target) -> int:
-    """How many examples repeat a kept one with another label."""
-    stays = {content(examples[i]): target.parse(examples[i].label) for i in kept}
-    both = [(stays.get(content(example)), target.parse(example.label)) for example in examples]
-    return sum(staying is not None and staying != label for staying, label in both)
+    return Task(source.kind, source.columns, target, examples, validation, source.main_metric(target), counts)
 
 
 def kind_of(name: str | None) -> Kind:

@@ -33,9 +33,9 @@ from gpt1.demo.story import (
     verdict,
 )
 from gpt1.errors import Interrupted, UserError
-from gpt1.files.foreign import read_json_object
 from gpt1.progress import Progress, Silent
 from gpt1.report.run import Run
+from gpt1.runs.folder import read_results, write_json
 
 VOCABULARY = 3000
 PRETRAINING: dict[str, Any] = {"model": "tiny", "n_layer": 3, "context": 64, "batch_size": 16, "steps": 2400}
@@ -135,7 +135,7 @@ def pretrain(out: Path, story: Story, progress: Progress) -> None:
     from gpt1.training.pretrain import pretrain
 
     pretrain(out / "corpus", out=out / "pretrained", progress=progress, **PRETRAINING)
-    results = read_json_object(out / "pretrained" / "results.json", allow_nan=True)
+    results = read_results(out / "pretrained")
     story.pretraining = {
         name: results[name] for name in ("steps", "tokens_seen", "parameters", "unigram", "validation")
     }
@@ -165,9 +165,8 @@ def finetune(out: Path, seeds: int, story: Story, progress: Progress) -> None:
                 progress=OneBar(progress, f"fine-tuning, seed {seed}: {method}"),
                 **settings,
             )
-            lines = Run.open(folder_of(out, method, seed)).metrics
-            measured = [line for line in lines if line["split"] == "validation"]
-            story.curves.setdefault(method, []).append([line["accuracy"] for line in measured])
+            _, accuracy = Run.open(folder_of(out, method, seed)).series("validation", "accuracy")
+            story.curves.setdefault(method, []).append(accuracy)
 
 
 class OneBar(Silent):
@@ -197,23 +196,25 @@ def test(out: Path, seeds: int, story: Story) -> None:
 
 def tf_idf(out: Path, seed: int) -> float:
     """Test accuracy of a linear model on weighted word counts; like ours, it is chosen on the validation rows."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     from gpt1.tables.table import read_table
+    from gpt1.tasks.examples import fit, read_examples
+    from gpt1.tasks.kinds import KINDS, Example
+    from gpt1.tasks.tfidf import Features, problem_of
 
-    def split(name: str) -> tuple[list[str], list[str]]:
-        rows = read_table(out / "labelled" / f"{name}.csv").rows
-        return [row["text"] for row in rows], [row["library"] for row in rows]
+    kind = KINDS["classification"]
 
+    def split(name: str) -> list[Example]:
+        table = read_table(out / "labelled" / f"{name}.csv")
+        return read_examples(table.rows, kind, {"text": "text", "label": "library"}, table.where)
+
+    training, validation = split(f"train-{seed}"), split("validation")
+    target = fit(kind, False, training, str, f"train-{seed}.csv")
+    problem = problem_of(target, training)
     fitted = [
-        make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, n)), LogisticRegression(C=c, max_iter=1000))
-        .fit(*split(f"train-{seed}"))
-        for n in (1, 2)
-        for c in (1, 10, 100)
-    ]  # fmt: skip
-    return float(max(fitted, key=lambda model: model.score(*split("validation"))).score(*split("test")))
+        problem.fit(Features(kind, {"ngram_range": (1, n)}), training, c=c) for n in (1, 2) for c in (1.0, 10.0, 100.0)
+    ]
+    best = max(fitted, key=lambda one: one.scores(target, validation)["accuracy"])
+    return float(best.scores(target, split("test"))["accuracy"])
 
 
 def ask(out: Path, story: Story) -> None:
@@ -282,7 +283,3 @@ def write_rows(path: Path, rows: Iterable[material.Row]) -> None:
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text("".join(lines), encoding="utf-8")
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

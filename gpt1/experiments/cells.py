@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt1.config import flagged
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
-from gpt1.files.atomic import atomic_file, ensure_writable, lock_dir
+from gpt1.files.atomic import ensure_writable, lock_dir
 from gpt1.files.foreign import read_json_object
 from gpt1.progress import Progress, Silent
 from gpt1.runs import folder as runs
@@ -72,8 +72,7 @@ class Kept:
     def write(self) -> None:
         """All the cells anew in one move: a process killed at any moment leaves every finished cell."""
         content = {"format": "gpt1-cells-1", "about": self.about, "cells": self.cells}
-        with atomic_file(self.folder / FILE) as file:
-            file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        runs.write_json(self.folder / FILE, content)
 
     def values(self, keys: Sequence[str], name: str) -> list[float]:
         """The number `name` of the finished ones among `keys`."""
@@ -149,6 +148,27 @@ def run_missing(title: str, cells: Sequence[Cell], kept: Kept, progress: Progres
         progress.end()
     shutil.rmtree(kept.folder / SCRATCH, ignore_errors=True)
     return failed
+
+
+def run_and_write(
+    title: str,
+    cells: Sequence[Cell],
+    kept: Kept,
+    progress: Progress,
+    told: str,
+    write: Callable[[list[str]], list[str]],
+    unit: str = "rows",
+) -> Path:
+    """`run_cells`, then the page: `write` takes the lines of what failed and returns what to say. After Ctrl-C the page
+    shows what there is. Returns the folder."""
+    try:
+        failed = run_cells(title, cells, kept, progress, told, unit)
+    except Interrupted:
+        write([])
+        raise
+    for line in write(failed):
+        progress.say(line)
+    return kept.folder
 
 
 class Inside(Silent):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from gpt1 import formatting
 from gpt1.files.atomic import atomic_file
 from gpt1.report import Cell, Page
 from gpt1.report.charts import to_svg
+from gpt1.runs.folder import write_json
 from gpt1.version import __version__
 
 if TYPE_CHECKING:
@@ -84,6 +84,12 @@ class Document:
         self.drawings[f"{name}.svg"] = to_svg(figure, caption)
         self.lines.append(f"![{caption}]({name}.svg)")
 
+    def how_it_was_made(self, notes: Iterable[str], failed: Iterable[str], facts: Mapping[str, Any]) -> None:
+        """What a person should know, what is not finished, and what it was made with, one line each."""
+        self.heading("How it was made")
+        self.points([*notes, *(f"Not finished: {line}" for line in failed)])
+        self.table(["made with", ""], [(name, Cell(None, shown(value))) for name, value in facts.items()])
+
     def code(self, text: str, explanation: str) -> None:
         self.page.code(text, explanation)
         self.lines += [explanation, f"```\n{text}\n```"]
@@ -93,26 +99,18 @@ class Document:
         for name, svg in self.drawings.items():
             write_text(folder / name, svg + "\n")
         write_text(folder / MARKDOWN, formatting.printable("\n\n".join(self.lines)) + "\n")
-        content = {"version": __version__, **results}
-        write_text(folder / JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_json(folder / JSON, {"version": __version__, **results})
         self.page.write(folder / HTML)
 
 
 def plain(value: Any) -> str:
     """A cell of a Markdown table."""
-    cell = value if isinstance(value, Cell) else Cell(value)
-    text = " ".join(part for part in (cell.shown, cell.note) if part)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return str(value if isinstance(value, Cell) else Cell(value)).replace("|", "\\|").replace("\n", " ")
 
 
 def write_text(path: Path, text: str) -> None:
     with atomic_file(path) as file:
         file.write(text.encode("utf-8", "replace"))
-
-
-def settings_table(document: Document, facts: Mapping[str, Any]) -> None:
-    """What a result was made with, one line each."""
-    document.table(["made with", ""], [(name, Cell(None, shown(value))) for name, value in facts.items()])
 
 
 def shown(value: Any) -> str:

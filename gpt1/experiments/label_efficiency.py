@@ -10,7 +10,7 @@ from typing import Any
 from gpt1 import formatting
 from gpt1.config import HEAD_ONLY, FinetuneConfig
 from gpt1.corpus.order import updates_per_epoch
-from gpt1.errors import Interrupted, UserError, did_you_mean
+from gpt1.errors import UserError
 from gpt1.experiments.cells import (
     Cell,
     Kept,
@@ -19,30 +19,21 @@ from gpt1.experiments.cells import (
     finetuned,
     learnt_with,
     model_facts,
-    run_cells,
+    run_and_write,
     shape_of,
 )
-from gpt1.experiments.document import Document, Spread, settings_table
+from gpt1.experiments.document import Document, Spread
+from gpt1.experiments.methods import CURVE_METHODS, check_methods
+from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.samples import Labels, fewest, read_labels
-from gpt1.experiments.tfidf import tfidf_scores
 from gpt1.experiments.worth import listed, round_to_two_digits, verdict, worth
 from gpt1.progress import Progress, Silent
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
+from gpt1.tasks.tfidf import tfidf_scores
 from gpt1.training.finetune import ROLES
 
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "all": ("pre-trained, all weights", {}),
-    "head": ("pre-trained, head only", {"train": "head"}),
-    "scratch": ("from scratch", {"from_scratch": True}),
-    "tfidf": ("TF-IDF + linear model", {}),
-}
 SMALLEST = 8
-FOR_THE_HEAD = {"recipe", "batch_size", "micro_batch", "precision", "device", "head_dropout", "cut", "long"} | {
-    "deduplicate",
-    "cache_features",
-}
-"""Settings that mean the same for a head alone; its rate and epochs are its own."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class Plan:
     settings: dict[str, Any]
 
     def key(self, method: str, size: int, seed: int) -> str:
-        return f"{METHODS[method][0]}, {size:,} labels, seed {seed}"
+        return f"{CURVE_METHODS[method].title}, {size:,} labels, seed {seed}"
 
     def cells(self) -> list[Cell]:
         """Seeds in turn, small sizes first: a curve that is stopped early is a whole one with fewer seeds."""
@@ -87,12 +78,10 @@ class Plan:
 
     def settings_for(self, method: str, size: int, seed: int) -> dict[str, Any]:
         """All labels are learnt from, for a fixed number of updates: none is spent on choosing an epoch."""
-        head = method == "head"
-        given = {name: v for name, v in self.settings.items() if not head or name in FOR_THE_HEAD}
-        epochs = given.get("epochs", HEAD_ONLY["epochs"] if head else FinetuneConfig.epochs)
+        given = CURVE_METHODS[method].finetune_settings(self.settings, seed)
+        epochs = given.get("epochs", HEAD_ONLY["epochs"] if method == "head" else FinetuneConfig.epochs)
         per_epoch = updates_per_epoch(size, given.get("batch_size", FinetuneConfig.batch_size))
-        fixed = {"seed": seed, "valid_fraction": 0.0, "deduplicate": False, "keep": 1}
-        return {**given, **fixed, "epochs": max(epochs, self.min_updates / per_epoch), **METHODS[method][1]}
+        return {**given, "deduplicate": False, "epochs": max(epochs, self.min_updates / per_epoch)}
 
     def measure(self, method: str, size: int, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         from gpt1.inference.evaluate import evaluate
@@ -130,7 +119,7 @@ def curve(
     data_dir: str | Path | None = None,
     sizes: Sequence[int] | None = None,
     seeds: int = 5,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] = tuple(CURVE_METHODS),
     test_rows: int = 2000,
     min_updates: int = 100,
     config: str | Path | None = None,
@@ -147,8 +136,8 @@ def curve(
     progress = progress or Silent()
     columns = {role: settings.pop(role) for role in ROLES if settings.get(role) is not None}
     asked = runs.chosen_settings(FinetuneConfig, config, {k: v for k, v in settings.items() if k not in ROLES})
-    asked = free_of(asked, ("seed", "train", "from_scratch", "valid_fraction", "deduplicate"))
-    check_methods(methods)
+    refuse_reserved("curve", asked)
+    check_methods(methods, CURVE_METHODS)
     labels = read_labels(train, test, kind, columns, score, data_dir, test_rows)
     model = model_facts(from_)
     wanted = chosen_sizes(sizes, labels)
@@ -170,33 +159,7 @@ def curve(
         f"{labels.training.table.name}: {len(labels.training):,} rows to draw from; test: {len(labels.test):,} rows of "
         f"{labels.test.table.name}; {labels.main} at {', '.join(f'{n:,}' for n in plan.sizes)} labels, {seeds} seeds"
     )
-    cells = plan.cells()
-    try:
-        failed = run_cells("curve", cells, kept, progress, labels.main)
-    except Interrupted:
-        write(plan, kept, [])
-        raise
-    for line in write(plan, kept, failed):
-        progress.say(line)
-    return kept.folder
-
-
-def check_methods(methods: Sequence[str]) -> None:
-    for method in methods:
-        if method not in METHODS:
-            raise UserError(
-                f"--methods {method}: there is no such method.{did_you_mean(method, METHODS)}",
-                f"Methods: {', '.join(METHODS)}.",
-            )
-
-
-def free_of(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """`settings`, in which none of `names`, which the analysis sets itself, may stand."""
-    for name in names:
-        if name in settings:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} is set by the analysis itself.", f"Leave {flag} out.")
-    return settings
+    return run_and_write("curve", plan.cells(), kept, progress, labels.main, lambda failed: write(plan, kept, failed))
 
 
 def chosen_sizes(sizes: Sequence[int] | None, labels: Labels) -> list[int]:
@@ -241,14 +204,12 @@ def write(plan: Plan, kept: Kept, failed: list[str]) -> list[str]:
             "Between two sizes, a straight line over the logarithm of the labels; where the curve crosses a score "
             "twice, the first crossing counts, which favours training from scratch."
         )
-    document.heading("How it was made")
-    document.points([*plan.labels.notes, *(f"Not finished: {line}" for line in failed)])
-    settings_table(document, made_with(plan, kept))
+    document.how_it_was_made(plan.labels.notes, failed, made_with(plan, kept))
     results = {
         "about": kept.about,
         "metric": main,
         "verdict": said,
-        "curves": {METHODS[m][0]: {str(n): s.json() for n, s in by.items()} for m, by in spreads.items()},
+        "curves": {CURVE_METHODS[m].title: {str(n): s.json() for n, s in by.items()} for m, by in spreads.items()},
         "worth": [{"labels": w.labels, "score": w.score, "needed": w.needed, "most": w.most} for w in worths],
         "failed": failed,
     }
@@ -292,7 +253,7 @@ def table(document: Document, plan: Plan, spreads: dict[str, dict[int, Spread]])
         found = [spreads[method].get(size) for method in methods]
         rows.append([size, *(spread.cell() if spread else None for spread in found)])
     caption = f"{plan.labels.main}: median over {finished(spreads)} [least–greatest]"
-    document.table(["labels", *(METHODS[method][0] for method in methods)], rows, caption=caption)
+    document.table(["labels", *(CURVE_METHODS[method].title for method in methods)], rows, caption=caption)
 
 
 def finished(spreads: dict[str, dict[int, Spread]]) -> str:
@@ -323,16 +284,11 @@ def drawn(spreads: dict[str, dict[int, Spread]], metric: str) -> Any:
         figure, axes = charts.chart(metric, "labels, logarithmic", width=640, height=360)
         axes.set_xscale("log", base=2)
         for colour, (method, by) in zip(charts.SERIES, spreads.items(), strict=False):
-            sizes = sorted(by)
-            medians = [by[n].median for n in sizes]
-            low, high = [min(by[n].values) for n in sizes], [max(by[n].values) for n in sizes]
-            axes.fill_between(sizes, low, high, color=colour, alpha=0.13, linewidth=0)
-            axes.plot(sizes, medians, color=colour, label=METHODS[method][0])
-            tips = [f"{METHODS[method][0]}, {n:,} labels: {m:.3f}" for n, m in zip(sizes, medians, strict=True)]
-            charts.points(axes, sizes, medians, tips, color=colour)
+            title, sizes = CURVE_METHODS[method].title, sorted(by)
+            tips = [f"{title}, {n:,} labels: {by[n].median:.3f}" for n in sizes]
+            charts.band(axes, sizes, [by[n].values for n in sizes], tips, color=colour, label=title)
         sizes = sorted({n for by in spreads.values() for n in by})
         axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
         axes.minorticks_off()
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderaxespad=0)
+        charts.legend_below(axes)
     return figure

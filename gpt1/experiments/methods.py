@@ -1,4 +1,4 @@
-"""The rows of table 5, and one's own beside them: what each takes away from the paper's method."""
+"""The methods that an analysis compares: the rows of table 5 with one's own beside them, the lines of a curve."""
 
 from __future__ import annotations
 
@@ -13,10 +13,26 @@ from gpt1.experiments.cells import model_facts
 
 @dataclass(frozen=True)
 class Method:
-    """A row of table 5, or one of ours beside it."""
+    """What is compared, and the settings of fine-tuning that make it."""
 
     title: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_head(self) -> bool:
+        return self.settings.get("train") == "head"
+
+    def finetune_settings(self, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """All labels are learnt from and the last epoch counts, as in the paper: none is spent on choosing one."""
+        meant = {name: value for name, value in given.items() if not self.is_head or name in FOR_THE_HEAD}
+        return {**meant, "seed": seed, "valid_fraction": 0.0, "keep": 1, **self.settings}
+
+
+FOR_THE_HEAD = {"recipe", "batch_size", "micro_batch", "precision", "device", "head_dropout", "cut", "long"} | {
+    "deduplicate",
+    "cache_features",
+}
+"""Settings that mean the same for a head alone; its rate and epochs are its own."""
 
 
 METHODS = {
@@ -27,19 +43,29 @@ METHODS = {
     "head": Method("head only", {"train": "head"}),
     "tfidf": Method("TF-IDF + linear model"),
 }
+CURVE_METHODS = {
+    "all": Method("pre-trained, all weights"),
+    "head": Method("pre-trained, head only", METHODS["head"].settings),
+    "scratch": Method("from scratch", METHODS["scratch"].settings),
+    "tfidf": METHODS["tfidf"],
+}
 USUAL = {"table5": ("full", "scratch", "no-aux", "lstm", "head")}
 """Methods of a table where none are named; of the others the paper's own, `full`."""
+
+
+def check_methods(names: Sequence[str], known: Mapping[str, Method]) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"--methods {name}: there is no such method.{did_you_mean(name, known)}",
+                f"Methods: {', '.join(known)}.",
+            )
 
 
 def chosen_methods(what: str, methods: Sequence[str], lstm: str | Path | None) -> tuple[dict[str, Method], list[str]]:
     """(the methods by name, what to say of those that are left out)."""
     names = list(dict.fromkeys(methods or list(USUAL.get(what, ("full",)))))
-    for name in names:
-        if name not in METHODS:
-            raise UserError(
-                f"--methods {name}: there is no such method.{did_you_mean(name, METHODS)}",
-                f"Methods: {', '.join(METHODS)}.",
-            )
+    check_methods(names, METHODS)
     said = []
     if lstm and "lstm" not in names:
         names.append("lstm")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt1.corpus.order import mixed
-from gpt1.datasets.labelled import examples_of, kind_of, labelled_rows
+from gpt1.datasets import DataSet, KnownTable
+from gpt1.datasets.dataset import select
+from gpt1.datasets.labelled import training_rows
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import deduplicated, encoded_labels, fit
+from gpt1.tasks.examples import deduplicated, fit
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import Answers, Classes, Target, as_label
 
@@ -31,8 +33,15 @@ class Rows:
         return len(self.examples)
 
     def part(self, positions: Sequence[int], name: str) -> Rows:
-        rows = [self.table.rows[i] for i in positions]
-        return Rows(Table(name, self.table.columns, rows), [self.examples[i] for i in positions])
+        table, examples = self.table, [self.examples[i] for i in positions]
+        if isinstance(table, KnownTable):  # whose rows know their subset
+            return Rows(replace(select(table, positions), name=name), examples)
+        return Rows(Table(name, table.columns, [table.rows[i] for i in positions]), examples)
+
+    def sample(self, n: int, target: Target) -> Rows:
+        """`n` rows, always the same ones, in their order; every label keeps its share."""
+        positions = sorted(stratified(self.examples, target, -1)[:n])
+        return self.part(positions, f"{self.table.name} ({n:,} rows of {len(self):,})")
 
 
 @dataclass(frozen=True)
@@ -71,40 +80,40 @@ def read_labels(
     Without `test`: the evaluation split of a known data set, or a fifth of the user's rows. UserError for what is wrong
     with a file, a column or a row.
     """
-    source = labelled_rows(train, "train", data_dir)
-    known = source.data_set
-    kind = kind_of(kind_name or (known.kind if known else None))
-    columns = {**((source.columns or {}) if not columns else {}), **columns}
-    columns.setdefault("label", "label")
-    score = score or bool(known and known.score)
-    training = Rows(source.table, examples_of(source, kind, columns))
-    target = fit(kind, score, training.examples, source.table.where, source.table.name)
-    notes = list(source.notes)
+    source = training_rows(train, kind_name, columns, score, data_dir)
+    name, target, known = source.rows.table.name, source.target, source.rows.data_set
+    training = Rows(source.rows.table, source.examples)
+    notes = list(source.rows.notes)
 
     if test is None and known:
         test = known.name
     if test is None:
-        kept, repeated, _ = deduplicated(training.examples)
-        training = training.part(kept, source.table.name)
+        kept, repeated, leaked = deduplicated(training.examples)
+        training = training.part(kept, name)
         order = stratified(training.examples, target, -1)
         held = sorted(order[: max(1, round(HELD_OUT * len(order)))])
         rest = sorted(set(order) - set(held))
-        training, tested = training.part(rest, source.table.name), training.part(held, f"{source.table.name}, held out")
-        leaked = 0
+        training, tested = training.part(rest, name), training.part(held, f"{name}, held out")
     else:
-        there = labelled_rows(test, "evaluation", data_dir)
-        tested = Rows(there.table, examples_of(there, kind, columns))
-        encoded_labels(target, tested.examples, there.table.where)
+        there, examples = source.evaluation_rows(test, data_dir)
+        tested = Rows(there.table, examples)
         kept, repeated, leaked = deduplicated(training.examples, tested.examples)
-        training = training.part(kept, source.table.name)
+        training = training.part(kept, name)
         notes += there.notes
     if repeated or leaked:
-        notes.append(f"{source.table.name}: {repeated:,} repeats and {leaked:,} rows of the test are left out")
+        notes.append(f"{name}: {repeated:,} repeats and {leaked:,} rows of the test are left out")
     if 0 < test_rows < len(tested):
-        chosen = sorted(stratified(tested.examples, target, -1)[:test_rows])
-        tested = tested.part(chosen, f"{tested.table.name} ({test_rows:,} rows of {len(tested):,})")
-    main = known.metrics[0] if known and known.metrics[0] in target.metrics else target.main
-    return Labels(kind, columns, score, target, main, training, tested, notes)
+        tested = tested.sample(test_rows, target)
+    main = source.main_metric(target)
+    return Labels(source.kind, source.columns, source.score, target, main, training, tested, notes)
+
+
+def limited(rows: Rows, kind: Kind, data: DataSet | None, most: int) -> Rows:
+    """At most `most` rows (0: all), always the same ones."""
+    if not 0 < most < len(rows):
+        return rows
+    target = fit(kind, bool(data and data.score), rows.examples, rows.table.where, rows.table.name)
+    return rows.sample(most, target)
 
 
 def stratified(examples: Sequence[Example], target: Target, seed: int) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt1 import formatting
 from gpt1.console import Console
+from gpt1.formatting import counted
 
 Facts = Mapping[str, Any]
 MOST_LABELS = 20
@@ -31,12 +32,10 @@ def show(found: Facts) -> None:
         console.show("nothing odd")
 
 
-def n_of(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
-
-
 def table(found: Facts, console: Console) -> None:
-    console.show(f"{found['name']}: a table, {n_of(found['rows'], 'row')}, {n_of(len(found['columns']), 'column')}")
+    console.show(
+        f"{found['name']}: a table, {counted(found['rows'], 'row')}, {counted(len(found['columns']), 'column')}"
+    )
     rows = [
         [name, column["holds"], column["empty"], column["different"], column["example"]]
         for name, column in found["columns"].items()
@@ -70,7 +69,7 @@ def inside(found: Facts, console: Console) -> None:
     if tokens := found.get("tokens"):
         tokens_line(tokens, console)
     other = f", {found['contradictions']:,} of them with another label" if found["contradictions"] else ""
-    console.show(f"{n_of(found['duplicates'], 'duplicate')}{other}" if found["duplicates"] else "no duplicates")
+    console.show(f"{counted(found['duplicates'], 'duplicate')}{other}" if found["duplicates"] else "no duplicates")
 
 
 def tokens_line(tokens: Facts, console: Console) -> None:
@@ -113,7 +112,7 @@ def corpus(found: Facts, console: Console) -> None:
         console,
         [
             ("tokens", f"{found['tokens']:,}"),
-            ("documents", f"{found['documents']:,} from {n_of(found['sources'], 'file')}"),
+            ("documents", f"{found['documents']:,} from {counted(found['sources'], 'file')}"),
             ("tokens a document", f"{lengths['least']:,} to {lengths['greatest']:,}, median {lengths['median']:,}"),
             ("text", f"{found['bytes'] / 1e6:,.1f} MB, {found['bytes_a_token']:.2f} bytes a token"),
             ("unknown", f"{found['unknown']:.3%} of the tokens"),
@@ -153,7 +152,7 @@ def run(found: Facts, console: Console) -> None:
 
 
 def several(found: Facts, console: Console) -> None:
-    console.show(f"{found['name']}: {n_of(len(found['runs']), 'run')}")
+    console.show(f"{found['name']}: {counted(len(found['runs']), 'run')}")
     rows = []
     for one in found["runs"]:
         state = "" if one["finished"] else "not finished"
@@ -193,7 +192,9 @@ def tokenizer(found: Facts, console: Console) -> None:
 
 def texts(found: Facts, console: Console) -> None:
     formats = ", ".join(f"{n:,} .{kind}" for kind, n in found["formats"].items())
-    console.show(f"{found['name']}: {n_of(found['files'], 'file')} of text ({formats}), {found['bytes'] / 1e6:,.1f} MB")
+    console.show(
+        f"{found['name']}: {counted(found['files'], 'file')} of text ({formats}), {found['bytes'] / 1e6:,.1f} MB"
+    )
 
 
 SHOWN: dict[str, Callable[[Facts, Console], None]] = {

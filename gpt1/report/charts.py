@@ -16,6 +16,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -113,6 +114,12 @@ def legend(axes: Axes) -> None:
     )
 
 
+def legend_below(axes: Axes) -> None:
+    """The names of the lines under the chart: they can be many."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, borderaxespad=0)
+
+
 def counts(axis: Axis) -> None:
     """Few ticks, thousands set off."""
     from matplotlib.ticker import MaxNLocator
@@ -126,6 +133,16 @@ def points(axes: Axes, x: Sequence[float], y: Sequence[float], tips: Sequence[st
     for x_, y_, text in zip(x, y, tips, strict=True):
         (dot,) = axes.plot([x_], [y_], "o", markersize=5, markeredgewidth=0, **options)
         tip(dot, text)
+
+
+def band(
+    axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], tips: Sequence[str], *, color: str, label: str
+) -> None:
+    """The median of the `values` at each x as a line with dots, from the least to the greatest shaded."""
+    lows, medians, highs = ([f(some) for some in values] for f in (min, median, max))
+    axes.fill_between(x, lows, highs, color=color, alpha=0.13, linewidth=0)
+    axes.plot(x, medians, color=color, label=label)
+    points(axes, x, medians, tips, color=color)
 
 
 def thinned(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[list[float], list[float]]:

@@ -43,6 +43,9 @@ class Cell:
     def shown(self) -> str:
         return self.text or shown(self.value)
 
+    def __str__(self) -> str:
+        return f"{self.shown} {self.note}" if self.note else self.shown
+
     @property
     def is_number(self) -> bool:
         return isinstance(self.value, (int, float)) and not isinstance(self.value, bool)
@@ -172,8 +175,9 @@ class Page:
 
     def write(self, path: Path) -> Path:
         """Write the page in one move: a reader never meets half of it."""
+        page = self.html().encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
         with atomic_file(path) as file:
-            file.write(self.html().encode("utf-8", "replace"))  # half a surrogate pair has no UTF-8
+            file.write(page)
         return path
 
     def _add(self, kind: str, **values: Any) -> None:

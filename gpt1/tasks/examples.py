@@ -182,6 +182,13 @@ def deduplicated(examples: Sequence[Example], elsewhere: Sequence[Example] = ())
     return kept, repeated, leaked
 
 
+def contradictions(examples: Sequence[Example], kept: Sequence[int], target: Target) -> int:
+    """How many examples repeat a kept one with another label."""
+    stays = {content(examples[i]): target.parse(examples[i].label) for i in kept}
+    both = [(stays.get(content(example)), target.parse(example.label)) for example in examples]
+    return sum(staying is not None and staying != label for staying, label in both)
+
+
 def content(example: Example) -> tuple[Any, ...]:
     return (*example.fields, example.answers)
 

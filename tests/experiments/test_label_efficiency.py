@@ -132,7 +132,7 @@ def test_a_curve_measures_every_method_size_and_seed_and_leaves_no_models(
 ) -> None:
     out = curve(table, from_=pretrained, out=tmp_path / "curve", **(QUICK | {"sizes": [16]}), **TASK)
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    assert set(results["curves"]) == {name for name, _ in module.METHODS.values()}
+    assert set(results["curves"]) == {method.title for method in module.CURVE_METHODS.values()}
     for by_size in results["curves"].values():
         assert list(by_size) == ["16"]
         for spread in by_size.values():

@@ -75,13 +75,11 @@ def drawn_left(spreads: dict[str, list[Spread | None]]) -> Figure:
         figure, axes = charts.chart("score × 100", "pre-trained layers", height=HEIGHT)
         for colour, (title, one) in zip(charts.SERIES, spreads.items(), strict=False):
             at = [(k, spread) for k, spread in enumerate(one) if spread]
-            x, medians = [k for k, _ in at], [100 * spread.median for _, spread in at]
-            low, high = ([100 * end(spread.values) for _, spread in at] for end in (min, max))
-            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
-            axes.plot(x, medians, color=colour, label=title)
-            charts.points(axes, x, medians, [f"{title}, {k} layers: {shown(s)}" for k, s in at], color=colour)
+            scores = [[100 * value for value in spread.values] for _, spread in at]
+            tips = [f"{title}, {k} layers: {shown(spread)}" for k, spread in at]
+            charts.band(axes, [k for k, _ in at], scores, tips, color=colour, label=title)
         charts.counts(axes.xaxis)
-        below(axes)
+        charts.legend_below(axes)
     return figure
 
 
@@ -170,11 +168,5 @@ def drawn_right(curves: Curves) -> Figure:
             charts.points(axes, steps, shares, tips, color=colours[name])
         charts.reference(axes, 0.0, "a random guess")
         charts.counts(axes.xaxis)
-        below(axes)
+        charts.legend_below(axes)
     return figure
-
-
-def below(axes: Any) -> None:
-    """The names of the lines under the chart: they can be many."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, borderaxespad=0)

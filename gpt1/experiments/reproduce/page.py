@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt1 import formatting
 from gpt1.experiments.cells import Kept, shape_of
-from gpt1.experiments.document import Document, settings_table, shown
+from gpt1.experiments.document import Document, shown
 from gpt1.experiments.reproduce import figure2, paper, table5
 from gpt1.experiments.reproduce import tables as paper_tables
 from gpt1.experiments.reproduce.plan import Plan
@@ -28,16 +28,9 @@ def write(plan: Plan, kept: Kept, failed: Sequence[str]) -> list[str]:
     parts = {"table5": table5.parts, "figure2": figure2.parts}
     said, results = parts.get(plan.asked.what, paper_tables.parts)(document, plan, kept)
     rows_of(document, plan, kept)
-    document.heading("How it was made")
-    document.points(
-        [
-            *plan.said,
-            *(f"{one.name.title}: left out: {one.why}." for one in plan.left_out),
-            *(note for task in plan.tasks for note in task.notes),
-            *(f"Not finished: {line}" for line in failed),
-        ]
-    )
-    settings_table(document, made_with(plan))
+    left_out = [f"{one.name.title}: left out: {one.why}." for one in plan.left_out]
+    notes = [*plan.said, *left_out, *(note for task in plan.tasks for note in task.notes)]
+    document.how_it_was_made(notes, failed, made_with(plan))
     document.code(plan.asked.command(), "The command; it goes on where it was stopped:")
     document.write(
         kept.folder,

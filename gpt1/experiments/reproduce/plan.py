@@ -12,12 +12,12 @@ from gpt1 import formatting
 from gpt1.config import FinetuneConfig, flag, flagged
 from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.cells import Cell, Kept, check_settings, finetuned, learnt_with, model_facts
-from gpt1.experiments.label_efficiency import FOR_THE_HEAD
 from gpt1.experiments.methods import METHODS, Method
 from gpt1.experiments.reproduce.tasks import LeftOut, PaperTask
 from gpt1.experiments.zeroshot.steps import Shot
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
+from gpt1.tasks.tfidf import tfidf_scores
 
 WHAT = ("table2", "table3", "table4", "table5", "figure2")
 
@@ -134,9 +134,7 @@ class Plan:
         return 1 + int(3 * epochs * training + test) // 1000
 
     def settings_for(self, method: str, seed: int) -> dict[str, Any]:
-        """All labels are learnt from and the last epoch counts, as in the paper: none is spent on choosing one."""
-        given = {name: v for name, v in self.asked.settings.items() if method != "head" or name in FOR_THE_HEAD}
-        return {**given, "seed": seed, "valid_fraction": 0.0, "keep": 1, **self.methods[method].settings}
+        return self.methods[method].finetune_settings(self.asked.settings, seed)
 
     def learnt_with(self, method: str) -> dict[str, Any]:
         if method == "tfidf":
@@ -168,8 +166,6 @@ class Plan:
     def measure(self, task: PaperTask, method: str, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         about = {"task": task.name.text, "method": method, "seed": seed, "made_from": self.made_from(task, method)}
         if method == "tfidf":
-            from gpt1.experiments.tfidf import tfidf_scores
-
             found = tfidf_scores(task.name.data.record, task.target, task.training.examples, task.test.examples, seed)
             return {**about, "score": found[task.metric], "metrics": found, "subsets": {}}
         from_ = self.asked.lstm if method == "lstm" else self.asked.from_

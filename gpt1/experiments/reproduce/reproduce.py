@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import FinetuneConfig
-from gpt1.errors import Interrupted, UserError
-from gpt1.experiments.cells import Kept, model_facts, run_cells
-from gpt1.experiments.label_efficiency import free_of
+from gpt1.errors import UserError
+from gpt1.experiments.cells import Kept, model_facts, run_and_write
 from gpt1.experiments.methods import chosen_methods, transfers
 from gpt1.experiments.reproduce import paper
 from gpt1.experiments.reproduce.plan import Asked, Plan
 from gpt1.experiments.reproduce.tasks import LeftOut, Name, check_limits, read_tasks
+from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.zeroshot.steps import Shot, points_of, shots_of
 from gpt1.progress import Progress, Silent
 from gpt1.runs import folder as runs
-
-OWN = ("seed", "train", "from_scratch", "valid_fraction", "transfer_layers", "keep")
-"""Settings of a fine-tuning run that a reproduction sets itself."""
 
 
 def reproduce(
@@ -41,7 +38,8 @@ def reproduce(
     names = {one.name for one in fields(Asked)}
     given = {name: value for name, value in options.items() if name in names and value is not None}
     settings = {name: value for name, value in options.items() if name not in names}
-    chosen = free_of(runs.chosen_settings(FinetuneConfig, config, settings), OWN)
+    chosen = runs.chosen_settings(FinetuneConfig, config, settings)
+    refuse_reserved("reproduce", chosen)
     cfg = runs.settings_of(FinetuneConfig, None, chosen)  # refuses what is out of range
     asked = Asked(what, from_, out, **given, settings=chosen)
     asked.check()
@@ -87,14 +85,10 @@ def carried_out(plan: Plan, kept: Kept, progress: Progress) -> Path:
     """Run what is missing; the page is written at the end, and after Ctrl-C with what there is."""
     from gpt1.experiments.reproduce.page import write
 
-    try:
-        failed = run_cells(f"reproduce {plan.asked.what}", plan.cells(), kept, progress, "score", unit="kB of text")
-    except Interrupted:
-        write(plan, kept, [])
-        raise
-    for line in write(plan, kept, failed):
-        progress.say(line)
-    return kept.folder
+    return run_and_write(
+        f"reproduce {plan.asked.what}", plan.cells(), kept, progress, "score",
+        lambda failed: write(plan, kept, failed), unit="kB of text",
+    )  # fmt: skip
 
 
 def tell(plan: Plan, progress: Progress) -> None:

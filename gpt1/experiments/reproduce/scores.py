@@ -52,8 +52,7 @@ def hundred(spread: Spread | None) -> dict[str, Any] | None:
 
 
 def shown(spread: Spread) -> str:
-    cell = spread.cell(1, 100)
-    return " ".join(part for part in (cell.text, cell.note) if part)
+    return str(spread.cell(1, 100))
 
 
 def sentence(ours: Spread, theirs: float | None) -> str:

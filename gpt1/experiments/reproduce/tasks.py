@@ -18,8 +18,8 @@ from gpt1.datasets.labelled import Labelled, examples_of
 from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.cells import digest
 from gpt1.experiments.reproduce import paper
-from gpt1.experiments.samples import Rows
-from gpt1.experiments.zeroshot.heuristics import limited
+from gpt1.experiments.samples import Rows, limited
+from gpt1.inference.evaluate import parts_of
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import deduplicated, encoded_labels, fit
 from gpt1.tasks.kinds import Example
@@ -113,11 +113,7 @@ class PaperTask:
     @property
     def subsets(self) -> dict[str, list[int]]:
         """Positions of the test rows of each subset."""
-        found: dict[str, list[int]] = {}
-        for i, row in enumerate(self.test.table.rows):
-            if "subset" in row:
-                found.setdefault(row["subset"], []).append(i)
-        return found
+        return parts_of(self.test.table)
 
     def trained_on(self) -> str:
         return told(len(self.training), self.of[0])

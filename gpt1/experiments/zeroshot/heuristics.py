@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from gpt1.datasets import DataSet
-from gpt1.datasets.labelled import examples_of, kind_of, labelled_rows
+from gpt1.datasets.labelled import examples_of, labelled_rows
 from gpt1.errors import UserError
-from gpt1.experiments.samples import Rows, stratified
+from gpt1.experiments.reserved import refuse_reserved
+from gpt1.experiments.samples import Rows, limited
 from gpt1.experiments.zeroshot.scoring import Question, begun, following, log_probabilities, mean
 from gpt1.experiments.zeroshot.winograd import HOME, Schema, find_schemas, read_schemas
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.progress import Progress, Silent
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
-from gpt1.tasks.examples import fit
-from gpt1.tasks.kinds import Example, Kind
+from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import as_label
 
 SST2_WORDS = {"1": "positive", "0": "negative"}
@@ -82,14 +82,14 @@ def trial_of(
     the word that is expected after `append`. rows: at most so many, drawn once (0: all).
     """
     progress = progress or Silent()
+    refuse_reserved("zeroshot", columns)
+    named = {role: column for role, column in columns.items() if column is not None}
     split = str(what).lower().partition(":")[2] or "test"
     if str(what).lower().partition(":")[0] == WINOGRAD or str(what).endswith(".txt"):
         return winograd(str(what), data_dir, split, rows)
-    named = {role: column for role, column in columns.items() if column is not None}
     source = labelled_rows(what, "evaluation", data_dir)
     data = source.data_set
-    record = kind_of(kind or (data.kind if data else None))
-    named = {"label": "label", **((source.columns or {}) if not named else {}), **named}
+    record, named = source.kind_and_columns(kind, named)
     chosen = limited(Rows(source.table, examples_of(source, record, named)), record, data, rows)
     for note in source.notes:
         progress.say(note)
@@ -106,15 +106,6 @@ def trial_of(
         "There are some for cola, sst2, race, storycloze, winograd, tables of kind choice, and tables of kind "
         "classification with --words LABEL=WORD,LABEL=WORD.",
     )
-
-
-def limited(rows: Rows, kind: Kind, data: DataSet | None, most: int) -> Rows:
-    """At most `most` rows, drawn once, stratified by label."""
-    if not 0 < most < len(rows):
-        return rows
-    target = fit(kind, bool(data and data.score), rows.examples, rows.table.where, rows.table.name)
-    positions = sorted(stratified(rows.examples, target, -1)[:most])
-    return rows.part(positions, f"{rows.table.name} ({most:,} rows of {len(rows):,})")
 
 
 # --- CoLA ------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,11 @@ from gpt1.tasks import metrics
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import Answers, Classes, Target, as_label, as_number
 
+VECTORIZERS: dict[str, dict[str, Any]] = {
+    "words": {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b|\S"},
+    "pieces": {"analyzer": "char_wb", "ngram_range": (2, 4), "max_features": 100_000},
+}
+"""Settings of scikit-learn's TfidfVectorizer: words and pairs of words; pieces of words, which serve any language."""
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 """C of the logistic regression (the inverse of its regularisation): cross-validation chooses among these."""
 FOLDS = 5
@@ -27,24 +32,13 @@ def tfidf_scores(
 ) -> dict[str, Any]:
     """The task's metrics on `test` of a linear model on TF-IDF features of `training`, and what was chosen for it.
 
-    `features` (words and pairs of words, or pieces of words, which serve any language) and `C` are chosen by
-    cross-validation where each label has five rows or more.
+    `features` (of VECTORIZERS) and `C` are chosen by cross-validation where each label has five rows or more.
     """
     problem = problem_of(target, training)
-    candidates = ["words", "pieces"] if problem.enough else [FEW["features"]]
-    fitted = [problem.fit(Features(kind, features), training, seed) for features in candidates]
-    best = max(fitted, key=lambda one: one.score)
-    said = best.model.decision_function(best.x(test)) if problem.ranks else best.model.predict(best.x(test))
-    if isinstance(target, Classes):
-        scores = metrics.class_scores([as_label(e.label) for e in test], said.tolist(), target.labels)
-        scores.pop("f1_of")
-    elif isinstance(target, Answers):
-        ends = np.cumsum([len(example.answers) for example in test])[:-1]
-        given = [int(part.argmax()) for part in np.split(said, ends)]
-        scores = metrics.choice_scores([int(example.label) for example in test], given)
-    else:
-        scores = metrics.number_scores([as_number(example.label) for example in test], said)
-    return {**scores, "features": best.features.name, "C": best.c}
+    names = list(VECTORIZERS) if problem.enough else [FEW["features"]]
+    fitted = {name: problem.fit(Features(kind, VECTORIZERS[name]), training, seed) for name in names}
+    features, best = max(fitted.items(), key=lambda item: item[1].score)
+    return {**best.scores(target, test), "features": features, "C": best.c}
 
 
 class Features:
@@ -52,17 +46,10 @@ class Features:
     distance and product where the pair has no order. Multiple choice: of each answer, and its product with what was
     asked."""
 
-    def __init__(self, kind: Kind, name: str) -> None:
+    def __init__(self, kind: Kind, vectorizer: Mapping[str, Any]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self.kind, self.name = kind, name
-        if name == "words":
-            self.vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|\S")
-        else:
-            limit = 100_000
-            self.vectors = TfidfVectorizer(
-                analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, max_features=limit
-            )
+        self.kind, self.vectors = kind, TfidfVectorizer(sublinear_tf=True, **vectorizer)
 
     def fit(self, examples: Sequence[Example]) -> Any:
         self.vectors.fit([text for e in examples for text in dict.fromkeys((*e.fields, *e.answers))])
@@ -91,13 +78,25 @@ def owners(examples: Sequence[Example]) -> Any:
 
 @dataclass(frozen=True)
 class Fitted:
+    """A linear model on TF-IDF features; `score` is that of the cross-validation."""
+
     features: Features
     model: Any
     c: float
     score: float
 
-    def x(self, examples: Sequence[Example]) -> Any:
-        return self.features.transform(examples)
+    def scores(self, target: Target, examples: Sequence[Example]) -> dict[str, Any]:
+        """The task's metrics on `examples`."""
+        x = self.features.transform(examples)
+        if isinstance(target, Classes):
+            gold = [as_label(example.label) for example in examples]
+            found = metrics.class_scores(gold, self.model.predict(x).tolist(), target.labels)
+            return {name: value for name, value in found.items() if name != "f1_of"}
+        if isinstance(target, Answers):
+            ends = np.cumsum([len(example.answers) for example in examples])[:-1]
+            given = [int(part.argmax()) for part in np.split(self.model.decision_function(x), ends)]
+            return metrics.choice_scores([int(example.label) for example in examples], given)
+        return metrics.number_scores([as_number(example.label) for example in examples], self.model.predict(x))
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,9 @@ class Problem:
     groups: Any
     enough: bool
     numbers: bool = False
-    ranks: bool = False
 
-    def fit(self, features: Features, training: Sequence[Example], seed: int) -> Fitted:
+    def fit(self, features: Features, training: Sequence[Example], seed: int = 0, c: float | None = None) -> Fitted:
+        """Fit with the strength `c`, or with the one that cross-validation chooses where the rows suffice."""
         from sklearn.linear_model import LogisticRegression, Ridge
         from sklearn.model_selection import GridSearchCV
 
@@ -121,8 +120,9 @@ class Problem:
         else:
             model, name, scoring = LogisticRegression(max_iter=2000, random_state=seed), "C", "neg_log_loss"
             values = list(STRENGTHS)
-        if not self.enough:
+        if c is None and not self.enough:
             c = FEW["C"]
+        if c is not None:
             model.set_params(**{name: 1 / c if self.numbers else c})
             return Fitted(features, model.fit(x, self.y), c, 0.0)
         found = GridSearchCV(model, {name: values}, cv=self.folds(seed), scoring=scoring)
@@ -147,6 +147,6 @@ def problem_of(target: Target, training: Sequence[Example]) -> Problem:
         return Problem(labels, None, enough=min(Counter(labels).values()) >= FOLDS)
     if isinstance(target, Answers):
         right = [k == int(e.label) for e in training for k in range(len(e.answers))]
-        return Problem(right, owners(training), enough=len(training) >= 4 * FOLDS, ranks=True)
+        return Problem(right, owners(training), enough=len(training) >= 4 * FOLDS)
     y = [as_number(example.label) for example in training]
     return Problem(y, None, enough=len(y) >= 2 * FOLDS, numbers=True)

@@ -1,0 +1,24 @@
+"""Settings that an experiment decides itself: its command has no flag for them, and its function refuses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+
+from gpt1.config import FinetuneConfig, flag
+from gpt1.errors import UserError
+
+RESERVED = {
+    "curve": ("seed", "train", "from_scratch", "valid_fraction", "deduplicate", "keep"),
+    "reproduce": ("seed", "train", "from_scratch", "valid_fraction", "transfer_layers", "keep"),
+    "zeroshot": tuple(field.name for field in fields(FinetuneConfig)),
+}
+
+
+def refuse_reserved(experiment: str, names: Iterable[str]) -> None:
+    """UserError for a setting among `names` that `experiment` would otherwise override or ignore silently."""
+    for name in names:
+        if name in RESERVED[experiment]:
+            training = "a setting of training, and gpt1 zeroshot trains nothing"
+            why = training if experiment == "zeroshot" else "set by the analysis itself"
+            raise UserError(f"{flag(name)} is {why}.", f"Leave {flag(name)} out.")
