@@ -11,28 +11,28 @@ from types import SimpleNamespace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.finetuning import classifier, measured, prepared
-from benchmarks.material import data, gpt
-from benchmarks.measure import Result
+from benchmarks.finetuning import compare_finetuning, make_setup, transformers_classifier
+from benchmarks.measure import BenchmarkResult
+from benchmarks.models_and_data import find_data_dir, random_model
 from gpt1.tasks.kinds import KINDS, Example
 from gpt1.tasks.targets import Answers
-from gpt1.training.finetune import Work as Finetuning
+from gpt1.training.finetune import FinetuneSetup as Finetuning
 
 BATCH, ANSWERS, ROUNDS = 2, 4, 3  # with 8 questions an update, transformers asks for more than 16 GB
 
 
-def run(rounds: int, quick: bool) -> Result:
+def run(rounds: int, quick: bool) -> BenchmarkResult:
     updates = 1 if quick else 4  # of a round
-    ids, source = questions(16 if quick else 128, quick)
-    work = choosing(ids, quick)
+    ids, source = race_questions(16 if quick else 128, quick)
+    work = race_setup(ids, quick)
     title = f"{BATCH} questions, {source} (transformers knows only λ = 0)"
-    return measured(work, Choices(work), BATCH, updates, rounds, title, "questions")
+    return compare_finetuning(work, ChoiceClassifier(work), BATCH, updates, rounds, title, "questions")
 
 
-def questions(n: int, quick: bool) -> tuple[list[list[int]], str]:
+def race_questions(n: int, quick: bool) -> tuple[list[list[int]], str]:
     """Tokens of context, question and answers of `n` questions in turn, drawn at random from RACE's dev split; without
     the data, random tokens in lengths drawn like theirs."""
-    folder, draw = data("data/tasks/RACE.tar.xz", "openai"), random.Random(0)
+    folder, draw = find_data_dir("data/tasks/RACE.tar.xz", "openai"), random.Random(0)
     if folder is None or quick:
         found = []
         for _ in range(n):  # the logarithms of the lengths of 500 passages: mean 5.72, deviation 0.40
@@ -40,28 +40,28 @@ def questions(n: int, quick: bool) -> tuple[list[list[int]], str]:
             lengths = [passage, 11, *[draw.randint(1, 12) for _ in range(ANSWERS)]]
             found += [[draw.randrange(1, 40478) for _ in range(length)] for length in lengths]
         return found, "random tokens in lengths drawn like those of RACE"
-    from gpt1.datasets import known
+    from gpt1.datasets import require_data_set
     from gpt1.tokenization.tokenizer import Tokenizer
 
-    rows = draw.sample(known("race").data.read("dev", folder / "data/tasks").rows, n)
+    rows = draw.sample(require_data_set("race").data.read("dev", folder / "data/tasks").rows, n)
     texts = [text for row in rows for text in (row["context"], row["question"], *row["choices"])]
     return Tokenizer.load(folder / "openai").encode_batch(texts), "rows of RACE"
 
 
-def choosing(ids: list[list[int]], quick: bool) -> Finetuning:
-    model = gpt(quick)
+def race_setup(ids: list[list[int]], quick: bool) -> Finetuning:
+    model = random_model(quick)
     model.add_special_tokens()
     texts = ("",) * ANSWERS
     examples = [Example(("", ""), texts, i % ANSWERS) for i in range(len(ids) // (2 + ANSWERS))]
-    return prepared(model, KINDS["choice"], Answers(ANSWERS), examples, ids)
+    return make_setup(model, KINDS["choice"], Answers(ANSWERS), examples, ids)
 
 
-class Choices(nn.Module):
+class ChoiceClassifier(nn.Module):
     """transformers' classifier with one output, whose scores of the answers of a question compete."""
 
-    def __init__(self, work: Finetuning) -> None:
+    def __init__(self, setup: Finetuning) -> None:
         super().__init__()
-        self.scorer = classifier(work)
+        self.scorer = transformers_classifier(setup)
 
     def forward(self, labels: Tensor, **sequences: Tensor) -> SimpleNamespace:  # sequences [questions · answers, time]
         logits = self.scorer(**sequences).logits.view(len(labels), ANSWERS)

@@ -10,125 +10,141 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.material import Rows, alike, called, device, gpt, openai_config, repeated, sst2, trainer
-from benchmarks.measure import Result, Work, compared, in_turn
-from gpt1.config import FinetuneConfig, resolve
-from gpt1.corpus.order import of_update
-from gpt1.datasets.labelled import Task
-from gpt1.devices import place
-from gpt1.kernels.buffers import kept_arrays
-from gpt1.kernels.memory import keep_some_freed_memory
+from benchmarks.measure import BenchmarkResult, Workload, comparison_table, interleave
+from benchmarks.models_and_data import (
+    TokenizedRows,
+    benchmark_device,
+    copy_weights,
+    describe_size,
+    openai_config,
+    random_model,
+    repeat,
+    sst2_rows,
+    transformers_step,
+)
+from gpt1.config import FinetuneConfig, merge_settings
+from gpt1.corpus.order import batch_indices
+from gpt1.datasets.labelled import TaskData
+from gpt1.devices import prepare_model
+from gpt1.kernels.buffers import reuse_buffers
+from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import l3
-from gpt1.progress import Silent
-from gpt1.tasks.kinds import KINDS, Example, Kind, encode
+from gpt1.progress import NullProgress
+from gpt1.tasks.kinds import KINDS, Example, Kind, encode_examples
 from gpt1.tasks.targets import Classes, Target
-from gpt1.training.finetune import Work as Finetuning
+from gpt1.training.finetune import FinetuneSetup as Finetuning
 from gpt1.training.finetune import freeze
-from gpt1.training.loop import one_update
+from gpt1.training.loop import train_step
 from gpt1.training.optimizers import OPTIMIZERS
 
 BATCH, ROUNDS = 32, 3
 
 
-def run(rounds: int, quick: bool) -> Result:
+def run(rounds: int, quick: bool) -> BenchmarkResult:
     updates = 1 if quick else 4  # of a round
-    rows = sst2(64 if quick else 2048)
-    work = finetuning(rows, quick)
+    rows = sst2_rows(64 if quick else 2048)
+    work = sst2_setup(rows, quick)
     title = f"batch {BATCH}, {rows.source} (transformers knows only λ = 0)"
-    return measured(work, classifier(work), BATCH, updates, rounds, title, "rows")
+    return compare_finetuning(work, transformers_classifier(work), BATCH, updates, rounds, title, "rows")
 
 
-def measured(work: Finetuning, peer: Any, batch: int, updates: int, rounds: int, title: str, unit: str) -> Result:
+def compare_finetuning(
+    setup: Finetuning, peer: Any, batch: int, updates: int, rounds: int, title: str, unit: str
+) -> BenchmarkResult:
     """Updates of `batch` examples, `updates` a round: ours with and without the auxiliary language model, and the
     peer's, whose forward takes what `padded` gives and returns a loss."""
-    same = {"transformers' loss on the first update is ours, fp32, λ = 0": losses_agree(work, peer, batch)}
+    same = {"transformers' loss on the first update is ours, fp32, λ = 0": losses_agree(setup, peer, batch)}
     works = {
-        "gpt1 bf16, λ = 0": ours(work, 0.0, batch),
-        "gpt1 bf16, λ = 0.5": ours(work, 0.5, batch),
-        "transformers bf16": theirs(work, peer, batch),
+        "gpt1 bf16, λ = 0": gpt1_workload(setup, 0.0, batch),
+        "gpt1 bf16, λ = 0.5": gpt1_workload(setup, 0.5, batch),
+        "transformers bf16": transformers_workload(setup, peer, batch),
     }
-    place(work.model, work.device, torch.bfloat16)
-    work.model.train()
-    with kept_arrays(work.model):  # as the training loop does
-        seconds = in_turn({name: repeated(one, updates) for name, one in works.items()}, rounds, warm_up=works)
-    title = f"Fine-tuning, {called(work.model.gpt.config)}, {title}"
-    table, ratios = compared(title, seconds, list(works)[:2], updates * batch, unit)
-    return Result([table], ratios, same)
+    prepare_model(setup.model, setup.device, torch.bfloat16)
+    setup.model.train()
+    with reuse_buffers(setup.model):  # as the training loop does
+        seconds = interleave({name: repeat(one, updates) for name, one in works.items()}, rounds, warm_up=works)
+    title = f"Fine-tuning, {describe_size(setup.model.gpt.config)}, {title}"
+    table, ratios = comparison_table(title, seconds, list(works)[:2], updates * batch, unit)
+    return BenchmarkResult([table], ratios, same)
 
 
-def finetuning(rows: Rows, quick: bool, train: str = "all") -> Finetuning:
-    model = gpt(quick)
+def sst2_setup(rows: TokenizedRows, quick: bool, train: str = "all") -> Finetuning:
+    model = random_model(quick)
     model.add_special_tokens()
-    kind, target = KINDS["classification"], Classes.fit(rows.labels)
+    kind, target = KINDS["classification"], Classes.from_labels(rows.labels)
     examples = [Example(("",), label=label) for label in rows.labels]
-    return prepared(model, kind, target, examples, rows.ids, train)
+    return make_setup(model, kind, target, examples, rows.ids, train)
 
 
-def prepared(
+def make_setup(
     model: GPT, kind: Kind, target: Target, examples: list[Example], ids: list[list[int]], train: str = "all"
 ) -> Finetuning:
     """What `gpt1 finetune` has in its hands once its rows, here tokens already, are read. The C library is told what it
     tells it, for all competitors."""
-    if device().type == "cpu":
+    if benchmark_device().type == "cpu":
         keep_some_freed_memory()
-    coded = encode(kind, examples, ids, model.config.vocab_size, model.config.context, alike=True)
-    task = Task(kind, {}, target, examples, [], target.main, {})
-    task_model = TaskModel(model, Head(model.config.n_embd, target.outputs, kind.each)).to(device())
+    coded = encode_examples(kind, examples, ids, model.config.vocab_size, model.config.context, shared_prefix=True)
+    task = TaskData(kind, {}, target, examples, [], target.primary_metric, {})
+    task_model = TaskModel(model, Head(model.config.n_embd, target.outputs, kind.multiple_choice)).to(
+        benchmark_device()
+    )
     freeze(task_model, train)
     tokenizer: Any = None
-    return Finetuning(task_model, tokenizer, task, coded, [], device(), "", {}, {})
+    return Finetuning(task_model, tokenizer, task, coded, [], benchmark_device(), "", {}, {})
 
 
-def ours(work: Finetuning, lm_coef: float, batch: int) -> Work:
+def gpt1_workload(setup: Finetuning, lm_coef: float, batch: int) -> Workload:
     """The training loop's updates 0, 1, 2, …: rows drawn, cut into pieces, L3, clip, optimiser."""
-    config = resolve(FinetuneConfig, {"lm_coef": lm_coef, "batch_size": batch, "peak_lr": 1e-5})
-    stage = work.stage(config, work.source(config, Silent()))
-    optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
+    config = merge_settings(FinetuneConfig, {"lm_coef": lm_coef, "batch_size": batch, "peak_lr": 1e-5})
+    stage = setup.make_stage(config, setup.make_source(config, NullProgress()))
+    optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
     steps = count()
 
     def update() -> None:
         step = next(steps)
-        one_update(stage, optimizer, config, stage.update(step), step, config.peak_lr)
+        train_step(stage, optimizer, config, stage.step_batch(step), step, config.peak_lr)
 
     return update
 
 
-def classifier(work: Finetuning, dropout: float = 0.1) -> Any:
+def transformers_classifier(setup: Finetuning, dropout: float = 0.1) -> Any:
     """transformers' classifier with our weights; its output layer has no bias."""
     from transformers import OpenAIGPTForSequenceClassification
 
-    outputs = len(work.model.head.linear.weight)
-    config = openai_config(work.model.gpt.config, dropout, num_labels=outputs, pad_token_id=0)
+    outputs = len(setup.model.head.linear.weight)
+    config = openai_config(setup.model.gpt.config, dropout, num_labels=outputs, pad_token_id=0)
     peer = OpenAIGPTForSequenceClassification(config)
-    alike(work.model.gpt, peer.transformer)
+    copy_weights(setup.model.gpt, peer.transformer)
     with torch.no_grad():
-        peer.score.weight.copy_(work.model.head.linear.weight)
-    return peer.to(device())
+        peer.score.weight.copy_(setup.model.head.linear.weight)
+    return peer.to(benchmark_device())
 
 
-def theirs(work: Finetuning, peer: Any, batch: int) -> Work:
+def transformers_workload(setup: Finetuning, peer: Any, batch: int) -> Workload:
     """The same examples in the same updates."""
-    update, steps = trainer(peer), count()
-    return lambda: update(**padded(work, of_update(next(steps), len(work.training), batch, 0)[1].tolist()))
+    update, steps = transformers_step(peer), count()
+    return lambda: update(
+        **pad_batch(setup, batch_indices(next(steps), len(setup.train_examples), batch, 0)[1].tolist())
+    )
 
 
-def padded(work: Finetuning, chosen: list[int]) -> dict[str, Tensor]:
+def pad_batch(setup: Finetuning, indices: list[int]) -> dict[str, Tensor]:
     """Sequences as DataCollatorWithPadding lays them out, in the order in which they were drawn."""
-    rows = [torch.tensor(sequence) for i in chosen for sequence in work.training[i].sequences]
+    rows = [torch.tensor(sequence) for i in indices for sequence in setup.train_examples[i].sequences]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    labels = work.targets([work.task.training[i] for i in chosen])
+    labels = setup.encode_targets([setup.task.training[i] for i in indices])
     found = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    return {name: tensor.to(work.device) for name, tensor in found.items()}
+    return {name: tensor.to(setup.device) for name, tensor in found.items()}
 
 
 @torch.no_grad()
-def losses_agree(work: Finetuning, peer: Any, batch: int) -> bool:
-    work.model.eval(), peer.eval()
-    config = resolve(FinetuneConfig, {"batch_size": batch})
-    update = work.source(config, Silent()).update(0)
-    mine = sum(l3(work.model, work.task.target.loss, 0.0, piece).total for piece in update.pieces)
-    loss = peer(**padded(work, of_update(0, len(work.training), batch, config.seed)[1].tolist())).loss
+def losses_agree(setup: Finetuning, peer: Any, batch: int) -> bool:
+    setup.model.eval(), peer.eval()
+    config = merge_settings(FinetuneConfig, {"batch_size": batch})
+    update = setup.make_source(config, NullProgress()).step_batch(0)
+    mine = sum(l3(setup.model, setup.task.target.loss, 0.0, piece).total for piece in update.micro_batches)
+    loss = peer(**pad_batch(setup, batch_indices(0, len(setup.train_examples), batch, config.seed)[1].tolist())).loss
     return bool(torch.isclose(torch.as_tensor(mine), loss, rtol=1e-4))

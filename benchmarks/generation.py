@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.material import alike, called, device, gpt, openai_config
-from benchmarks.measure import Ratio, Result, Table, Work, compared, in_turn
+from benchmarks.measure import BenchmarkResult, Ratio, ResultTable, Workload, comparison_table, interleave
+from benchmarks.models_and_data import benchmark_device, copy_weights, describe_size, openai_config, random_model
 from gpt1.generation.decoding import decode
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding, quantize_int4
 from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import load
-from gpt1.kernels.int4 import four_bits_fit
+from gpt1.kernels.int4 import int4_is_supported
 from gpt1.kernels.kv_cache import KVCache
 from gpt1.model.gpt import GPT
 
-PROMPT, ROUNDS = 16, 1  # one round of transformers is a minute
-WRONG = 0.03  # the share of guesses that is spoilt
+PROMPT_TOKENS, ROUNDS = 16, 1  # one round of transformers is a minute
+WRONG_DRAFT_SHARE = 0.03  # the share of guesses that is spoilt
 PROMPTS = (
     "She opened the door and",
     "The old man looked at his hands",
@@ -36,7 +36,7 @@ PROMPTS = (
 )
 
 
-class Spoilt:
+class NoisyDraft:
     """A draft of which some guesses, drawn at random, are wrong."""
 
     def __init__(self, draft: GPT) -> None:
@@ -52,29 +52,29 @@ class Spoilt:
 
     def logits(self, states: Tensor) -> Tensor:
         logits = self.draft.logits(states)
-        return -logits if torch.rand((), generator=self.random) < WRONG else logits
+        return -logits if torch.rand((), generator=self.random) < WRONG_DRAFT_SHARE else logits
 
 
-def run(rounds: int, quick: bool) -> Result:
+def run(rounds: int, quick: bool) -> BenchmarkResult:
     from transformers import OpenAIGPTLMHeadModel
 
-    model = gpt(quick).to(device()).eval()
-    peer = OpenAIGPTLMHeadModel(openai_config(model.config)).to(device()).eval()
-    alike(model, peer.transformer)
-    result = Result([])
+    model = random_model(quick).to(benchmark_device()).eval()
+    peer = OpenAIGPTLMHeadModel(openai_config(model.config)).to(benchmark_device()).eval()
+    copy_weights(model, peer.transformer)
+    result = BenchmarkResult([])
     for prompts, new in ((1, 16), (8, 8)) if quick else ((1, 256), (8, 64)):
-        ids = torch.randint(model.config.vocab_size, (prompts, PROMPT), device=device())
-        table, ratios, same = generated(model, peer, ids, new, rounds, quick)
+        ids = torch.randint(model.config.vocab_size, (prompts, PROMPT_TOKENS), device=benchmark_device())
+        table, ratios, same = compare_generation(model, peer, ids, new, rounds, quick)
         result.tables.append(table)
         result.ratios.update(ratios)
         result.same_work[f"the same tokens in fp32, {prompts} × {new}"] = same
     if run_folder := os.environ.get("GPT1_RUN"):
-        result.tables.append(right_guesses(run_folder))
+        result.tables.append(draft_acceptance(run_folder))
     return result
 
 
 @torch.inference_mode()
-def right_guesses(run_folder: str) -> Table:
+def draft_acceptance(run_folder: str) -> ResultTable:
     """How often a model with its weights in four bits says what the model says, on texts that the model wrote."""
     language_model = load(run_folder)
     ready = for_inference(language_model.gpt)
@@ -84,7 +84,7 @@ def right_guesses(run_folder: str) -> Table:
         right = tokens = 0
         for seed, prompt in enumerate(PROMPTS):
             own = [Sampler(temperature, generator=torch.Generator().manual_seed(seed)) for _ in range(3)]
-            start = language_model.prompt(prompt)
+            start = language_model.encode_prompt(prompt)
             ids = decode(ready, start, ready.config.context - start.shape[1], own[0])
             said, guessed = (
                 choice(model(ids)[:, start.shape[1] - 1 : -1], 0)
@@ -92,12 +92,12 @@ def right_guesses(run_folder: str) -> Table:
             )
             right, tokens = right + int((said == guessed).sum()), tokens + said.shape[1]
         rows.append([temperature, tokens, right / tokens])
-    return Table(f"Guesses of {run_folder}'s draft", ["temperature", "tokens", "share that is right"], rows)
+    return ResultTable(f"Guesses of {run_folder}'s draft", ["temperature", "tokens", "share that is right"], rows)
 
 
-def generated(
+def compare_generation(
     model: GPT, peer: Any, ids: Tensor, new: int, rounds: int, quick: bool
-) -> tuple[Table, dict[str, Ratio], bool]:  # ids [prompts, time]
+) -> tuple[ResultTable, dict[str, Ratio], bool]:  # ids [prompts, time]
     written: dict[str, Tensor] = {}
     many = f", {len(ids)} prompts" if len(ids) > 1 else ""
 
@@ -105,7 +105,7 @@ def generated(
     for dtype in (torch.float32, torch.bfloat16):
         model.activation_dtype = dtype
         writer, draft = prepare_for_decoding(model)
-        ready[dtype] = (writer, quantize_int4(model) if quick and four_bits_fit([writer.tokens.weight]) else draft)
+        ready[dtype] = (writer, quantize_int4(model) if quick and int4_is_supported([writer.tokens.weight]) else draft)
 
     def ours(dtype: torch.dtype) -> None:
         writer, draft = ready[dtype]
@@ -113,22 +113,22 @@ def generated(
         written[str(dtype)] = decode(writer, ids, new, Sampler(0), draft if len(ids) == 1 else None)
 
     def ours_spoilt(dtype: torch.dtype, draft: GPT) -> None:
-        written[f"{dtype}, spoilt"] = decode(ready[dtype][0], ids, new, Sampler(0), Spoilt(draft))
+        written[f"{dtype}, spoilt"] = decode(ready[dtype][0], ids, new, Sampler(0), NoisyDraft(draft))
 
     def theirs(tokens: int = new) -> None:
         written["theirs"] = peer.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0
         )
 
-    works: dict[str, Work] = {}
+    works: dict[str, Workload] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         works[f"gpt1 {name}{many}"] = partial(ours, dtype)
         if len(ids) == 1 and (draft := ready[dtype][1]):
-            works[f"gpt1 {name}, {WRONG:.0%} of guesses wrong"] = partial(ours_spoilt, dtype, draft)
+            works[f"gpt1 {name}, {WRONG_DRAFT_SHARE:.0%} of guesses wrong"] = partial(ours_spoilt, dtype, draft)
     mine = list(works)
     works[f"transformers fp32{many}"] = theirs
-    seconds = in_turn(works, rounds, warm_up={f"transformers fp32{many}": lambda: theirs(4)})
-    title = f"Greedy generation, {called(model.config)}, {len(ids)} × ({PROMPT} + {new}) tokens"
-    table, ratios = compared(title, seconds, mine, len(ids) * new, "tokens")
+    seconds = interleave(works, rounds, warm_up={f"transformers fp32{many}": lambda: theirs(4)})
+    title = f"Greedy generation, {describe_size(model.config)}, {len(ids)} × ({PROMPT_TOKENS} + {new}) tokens"
+    table, ratios = comparison_table(title, seconds, mine, len(ids) * new, "tokens")
     found = [text for name, text in written.items() if name.startswith(str(torch.float32))]
     return table, ratios, all(torch.equal(text, written["theirs"]) for text in found)

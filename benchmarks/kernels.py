@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import Result, Table, Work, figure, in_turn, ratio
+from benchmarks.measure import BenchmarkResult, ResultTable, Workload, interleave, speed_ratio, summarise_rounds
 from gpt1.kernels.attention import causal_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
 from gpt1.kernels.gelu import gelu
-from gpt1.kernels.int4 import FourBits
-from gpt1.kernels.linear import linear, packed
+from gpt1.kernels.int4 import Int4Linear
+from gpt1.kernels.linear import linear, pack_weight
 from gpt1.kernels.lm_loss import lm_loss
 
-WIDTH, HEADS, VOCAB, P = 768, 12, 40478, 0.1
+WIDTH, HEADS, VOCAB, DROPOUT = 768, 12, 40478, 0.1
 ROUNDS = 9
 
 COLUMNS = ("", "gpt1, ms", "plain, ms", "gpt1 is as fast")
@@ -26,49 +26,52 @@ COLUMNS = ("", "gpt1, ms", "plain, ms", "gpt1 is as fast")
 Function = Callable[..., Tensor]
 
 
-def run(rounds: int, quick: bool) -> Result:
+def run(rounds: int, quick: bool) -> BenchmarkResult:
     torch.manual_seed(0)
     rows, ratios, same = [], {}, {}
-    for name, (ours, plain, inputs) in kernels(1 if quick else 4, 64 if quick else 512).items():
-        seconds = in_turn({"gpt1": both_ways(ours, inputs), "plain": both_ways(plain, inputs)}, rounds)
-        ratios[f"{name} / plain"] = ratio(seconds["gpt1"], seconds["plain"])
-        milliseconds = [figure(1e3 * s for s in values) for values in seconds.values()]
+    for name, (ours, plain, inputs) in kernel_cases(1 if quick else 4, 64 if quick else 512).items():
+        seconds = interleave({"gpt1": forward_backward(ours, inputs), "plain": forward_backward(plain, inputs)}, rounds)
+        ratios[f"{name} / plain"] = speed_ratio(seconds["gpt1"], seconds["plain"])
+        milliseconds = [summarise_rounds(1e3 * s for s in values) for values in seconds.values()]
         rows.append([name, *milliseconds, ratios[f"{name} / plain"]])
         if "dropout" not in name:  # two draws of the same distribution are not the same
-            same[name] = agree(ours(*inputs), plain(*inputs))
+            same[name] = outputs_agree(ours(*inputs), plain(*inputs))
     title = "Forward and backward, bf16, " + ("64 positions" if quick else "4 × 512 positions")
-    tables = [Table(title, COLUMNS, rows), few_vectors(rounds, 1 if quick else 12, 64 if quick else WIDTH)]
-    return Result(tables, ratios, same)
+    tables = [
+        ResultTable(title, COLUMNS, rows),
+        compare_small_products(rounds, 1 if quick else 12, 64 if quick else WIDTH),
+    ]
+    return BenchmarkResult(tables, ratios, same)
 
 
 @torch.inference_mode()
-def few_vectors(rounds: int, blocks: int, width: int) -> Table:
+def compare_small_products(rounds: int, blocks: int, width: int) -> ResultTable:
     """A product with every matrix of a model, `linear` with packed weights and with four bits against F.linear."""
     shapes = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] * blocks + [(VOCAB, width)]
     weights = [0.02 * torch.randn(shape) for shape in shapes]
     ways: dict[str, tuple[int, torch.dtype, Callable[[Tensor], Function]]] = {
-        "packed, bf16, 1 vector": (1, torch.bfloat16, lambda weight: partial(linear, weight=packed(weight))),
-        "packed, bf16, 9 vectors": (9, torch.bfloat16, lambda weight: partial(linear, weight=packed(weight))),
-        "packed, fp32, 9 vectors": (9, torch.float32, lambda weight: partial(linear, weight=packed(weight))),
-        "four bits, bf16, 1 vector": (1, torch.bfloat16, FourBits),
+        "packed, bf16, 1 vector": (1, torch.bfloat16, lambda weight: partial(linear, weight=pack_weight(weight))),
+        "packed, bf16, 9 vectors": (9, torch.bfloat16, lambda weight: partial(linear, weight=pack_weight(weight))),
+        "packed, fp32, 9 vectors": (9, torch.float32, lambda weight: partial(linear, weight=pack_weight(weight))),
+        "four bits, bf16, 1 vector": (1, torch.bfloat16, Int4Linear),
     }
     rows = []
     for name, (n, dtype, product) in ways.items():
         x = [torch.randn(n, weight.shape[1]).to(dtype) for weight in weights]
         plain = [partial(F.linear, weight=weight.to(dtype)) for weight in weights]
         ours = [product(weight.to(dtype)) for weight in weights]
-        seconds = in_turn({"gpt1": partial(each, ours, x), "plain": partial(each, plain, x)}, rounds)
-        milliseconds = [figure(1e3 * s for s in values) for values in seconds.values()]
-        rows.append([name, *milliseconds, ratio(seconds["gpt1"], seconds["plain"])])
-    return Table(f"Products with few vectors, {len(weights)} matrices in turn, forward", COLUMNS, rows)
+        seconds = interleave({"gpt1": partial(apply_all, ours, x), "plain": partial(apply_all, plain, x)}, rounds)
+        milliseconds = [summarise_rounds(1e3 * s for s in values) for values in seconds.values()]
+        rows.append([name, *milliseconds, speed_ratio(seconds["gpt1"], seconds["plain"])])
+    return ResultTable(f"Products with few vectors, {len(weights)} matrices in turn, forward", COLUMNS, rows)
 
 
-def each(products: Sequence[Function], x: Sequence[Tensor]) -> None:
+def apply_all(products: Sequence[Function], x: Sequence[Tensor]) -> None:
     for product, vectors in zip(products, x, strict=True):
         product(vectors)
 
 
-def kernels(batch: int, time: int) -> dict[str, tuple[Function, Function, tuple[Tensor, ...]]]:
+def kernel_cases(batch: int, time: int) -> dict[str, tuple[Function, Function, tuple[Tensor, ...]]]:
     """(ours, plain, what both take) by name."""
 
     def draw(*shape: int, dtype: torch.dtype = torch.bfloat16, std: float = 1.0) -> Tensor:
@@ -81,13 +84,17 @@ def kernels(batch: int, time: int) -> dict[str, tuple[Function, Function, tuple[
     x, y, wide, qkv = (draw(batch, time, width) for width in (WIDTH, WIDTH, 4 * WIDTH, 3 * WIDTH))
     head = (draw(n, WIDTH), weight(VOCAB, WIDTH), torch.randint(VOCAB, (n,)), torch.full((n,), 1 / n))
     return {
-        "dropout": (lambda x: dropout(x, P), lambda x: F.dropout(x, P), (x,)),
-        "residual sum with dropout": (lambda x, y: residual_dropout(x, y, P), lambda x, y: x + F.dropout(y, P), (x, y)),
+        "dropout": (lambda x: dropout(x, DROPOUT), lambda x: F.dropout(x, DROPOUT), (x,)),
+        "residual sum with dropout": (
+            lambda x, y: residual_dropout(x, y, DROPOUT),
+            lambda x, y: x + F.dropout(y, DROPOUT),
+            (x, y),
+        ),
         "GELU": (gelu, lambda x: F.gelu(x, approximate="tanh"), (wide,)),
         "attention": (lambda qkv: causal_attention(qkv, HEADS), lambda qkv: plain_attention(qkv, 0.0), (qkv,)),
         "attention with dropout": (
-            lambda qkv: causal_attention(qkv, HEADS, P),
-            lambda qkv: plain_attention(qkv, P),
+            lambda qkv: causal_attention(qkv, HEADS, DROPOUT),
+            lambda qkv: plain_attention(qkv, DROPOUT),
             (qkv,),
         ),
         "linear, 768 → 3072": (linear, plain_linear, (x, weight(4 * WIDTH, WIDTH), weight(4 * WIDTH))),
@@ -112,7 +119,7 @@ def plain_loss(states: Tensor, embedding: Tensor, targets: Tensor, weights: Tens
     return F.cross_entropy(logits, targets, reduction="none") @ weights
 
 
-def both_ways(function: Function, inputs: tuple[Tensor, ...]) -> Work:
+def forward_backward(function: Function, inputs: tuple[Tensor, ...]) -> Workload:
     """A call and its gradients with respect to every input that has one."""
     leaves = [x for x in inputs if x.requires_grad]
     y = function(*inputs)
@@ -120,7 +127,7 @@ def both_ways(function: Function, inputs: tuple[Tensor, ...]) -> Work:
     return lambda: torch.autograd.grad(function(*inputs), leaves, dy)
 
 
-def agree(ours: Tensor, plain: Tensor) -> bool:
+def outputs_agree(ours: Tensor, plain: Tensor) -> bool:
     """Within what bf16 rounds off."""
     difference = (ours - plain).float().norm() / plain.float().norm()
     return bool(difference < 0.01)

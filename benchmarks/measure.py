@@ -24,83 +24,83 @@ from typing import Any, ClassVar
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("gpt1", "transformers", "tokenizers", "scikit-learn", "numpy")
 
-Work = Callable[[], Any]
-Seconds = dict[str, list[float]]  # by competitor, round by round
+Workload = Callable[[], Any]
+SecondsByRound = dict[str, list[float]]  # by competitor, round by round
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """The median of the rounds, and the least and the greatest of them."""
 
     median: float
     low: float
     high: float
-    sign: ClassVar[str] = ""
+    suffix: ClassVar[str] = ""
 
     def __str__(self) -> str:
-        spread = f" [{short(self.low)}–{short(self.high)}]" if self.low < self.high else ""
-        return f"{short(self.median)}{self.sign}{spread}"
+        spread = f" [{format_number(self.low)}–{format_number(self.high)}]" if self.low < self.high else ""
+        return f"{format_number(self.median)}{self.suffix}{spread}"
 
 
-class Ratio(Figure):
+class Ratio(Measurement):
     """Ours against a peer, round by round."""
 
-    sign: ClassVar[str] = " ×"
+    suffix: ClassVar[str] = " ×"
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
     def __str__(self) -> str:
         """As Markdown."""
-        lines = [self.columns, ["---"] * len(self.columns), *([shown(cell) for cell in row] for row in self.rows)]
+        lines = [self.columns, ["---"] * len(self.columns), *([format_cell(cell) for cell in row] for row in self.rows)]
         return "\n".join([f"{self.title}\n", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 @dataclass(frozen=True)
-class Result:
+class BenchmarkResult:
     """What a benchmark found. `ratios` are named "ours / peer"; `same_work` says what was found equal."""
 
-    tables: list[Table]
+    tables: list[ResultTable]
     ratios: dict[str, Ratio] = field(default_factory=dict)
     same_work: dict[str, bool] = field(default_factory=dict)
 
 
-def in_turn(
-    works: Mapping[str, Work],
+def interleave(
+    workloads: Mapping[str, Workload],
     rounds: int,
     *,
-    warm_up: Mapping[str, Work] | None = None,
-    before: Mapping[str, Work] | None = None,
+    warm_up: Mapping[str, Workload] | None = None,
+    setup: Mapping[str, Workload] | None = None,
     clock: Callable[[], float] | None = None,
-    settling: int = 1,
-) -> Seconds:
-    """Seconds of every competitor in every round: A B A B …, after `settling` warm-ups of each that do not count.
+    warmup_rounds: int = 1,
+) -> SecondsByRound:
+    """Seconds of every competitor in every round: A B A B …, after `warmup_rounds` warm-ups of each that do not count.
 
-    warm_up: what to run instead of the work itself to warm up. before: what to run before each round, not measured.
+    warm_up: what to run instead of the work itself to warm up. setup: what to run before each round, not measured.
     """
-    for _ in range(settling):
-        for name, work in works.items():
+    for _ in range(warmup_rounds):
+        for name, work in workloads.items():
             (warm_up or {}).get(name, work)()
-    clock = clock or now
-    seconds: Seconds = {name: [] for name in works}
+    clock = clock or synchronized_time
+    seconds: SecondsByRound = {name: [] for name in workloads}
     for _ in range(rounds):
-        for name, work in works.items():
-            (before or {}).get(name, nothing)()
+        for name, work in workloads.items():
+            (setup or {}).get(name, no_op)()
             start = clock()
             work()
             seconds[name].append(clock() - start)
     return seconds
 
 
-def nothing() -> None:
+def no_op() -> None:
     pass
 
 
-def now() -> float:
+def synchronized_time() -> float:
     """The clock, once a GPU has done what it was given."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
@@ -108,35 +108,41 @@ def now() -> float:
     return time.perf_counter()
 
 
-def figure(values: Iterable[float]) -> Figure:
+def summarise_rounds(values: Iterable[float]) -> Measurement:
     rounds = list(values)
-    return Figure(median(rounds), min(rounds), max(rounds))
+    return Measurement(median(rounds), min(rounds), max(rounds))
 
 
-def ratio(ours: Sequence[float], peer: Sequence[float], scale: float = 1.0) -> Ratio:
+def speed_ratio(ours: Sequence[float], peer: Sequence[float], scale: float = 1.0) -> Ratio:
     """Of seconds (or bytes) in the same rounds: how many times the peer needs what we need."""
     ratios = [scale * b / a for a, b in zip(ours, peer, strict=True)]
     return Ratio(median(ratios), min(ratios), max(ratios))
 
 
-def compared(
-    title: str, seconds: Seconds, ours: Sequence[str], amount: float | None = None, unit: str = "s"
-) -> tuple[Table, dict[str, Ratio]]:
+def comparison_table(
+    title: str, seconds: SecondsByRound, ours: Sequence[str], amount: float | None = None, unit: str = "s"
+) -> tuple[ResultTable, dict[str, Ratio]]:
     """A row for each competitor, and the ratio of each of `ours` to every peer (what is not called gpt1 …). `amount` of
     `unit` is what one round does; without it the table holds seconds."""
     peers = [name for name in seconds if not name.startswith("gpt1")]
-    ratios = {f"{mine} / {peer}": ratio(seconds[mine], seconds[peer]) for peer in peers for mine in ours}
+    ratios = {f"{mine} / {peer}": speed_ratio(seconds[mine], seconds[peer]) for peer in peers for mine in ours}
     rows = [
-        [name, figure(amount / s if amount else s for s in values), *(ratios.get(f"{mine} / {name}") for mine in ours)]
+        [
+            name,
+            summarise_rounds(amount / s if amount else s for s in values),
+            *(ratios.get(f"{mine} / {name}") for mine in ours),
+        ]
         for name, values in seconds.items()
     ]
-    return Table(title, ["", f"{unit}/s" if amount else unit, *(f"{mine} is as fast" for mine in ours)], rows), ratios
+    return ResultTable(
+        title, ["", f"{unit}/s" if amount else unit, *(f"{mine} is as fast" for mine in ours)], rows
+    ), ratios
 
 
 # ---- memory
 
 
-def apart(function: str, **arguments: Any) -> tuple[Any, int]:
+def run_in_subprocess(function: str, **arguments: Any) -> tuple[Any, int]:
     """What `function` ("benchmarks.memory.ours") returns in a process of its own, and that process's peak in bytes."""
     code = "import sys; from benchmarks.measure import answer; answer(*sys.argv[1:])"
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -146,7 +152,7 @@ def apart(function: str, **arguments: Any) -> tuple[Any, int]:
     return value, peak
 
 
-def answer(function: str, arguments: str) -> None:
+def subprocess_main(function: str, arguments: str) -> None:
     module, _, name = function.rpartition(".")
     value = getattr(importlib.import_module(module), name)(**json.loads(arguments))
     print(json.dumps([value, peak_memory()]))
@@ -165,11 +171,11 @@ def peak_memory() -> int:
 # ---- the machine
 
 
-def machine() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
     """Where, when and with what the figures were measured."""
     import torch
 
-    processor, flags = processor_facts()
+    processor, flags = cpu_facts()
     cuda = range(torch.cuda.device_count())
     return {
         "processor": processor,
@@ -180,13 +186,13 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {"torch": str(torch.__version__), **{package: installed(package) for package in PACKAGES}},
+        "versions": {"torch": str(torch.__version__), **{package: package_version(package) for package in PACKAGES}},
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit(),
+        "commit": git_commit(),
     }
 
 
-def told(machine: Mapping[str, Any]) -> str:
+def describe_machine(machine: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers"))
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads"
     with_ = ", ".join([*machine["flags"], *machine["gpus"]])
@@ -194,7 +200,7 @@ def told(machine: Mapping[str, Any]) -> str:
     return f"{where} ({with_}); {versions}, Python {machine['python']}; {when}"
 
 
-def processor_facts() -> tuple[str, set[str]]:
+def cpu_facts() -> tuple[str, set[str]]:
     """(model, flags); the flags are known on Linux only."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -204,14 +210,14 @@ def processor_facts() -> tuple[str, set[str]]:
     return facts.get("model name", platform.machine()), set(facts.get("flags", "").split())
 
 
-def installed(package: str) -> str:
+def package_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
 
 
-def commit() -> str:
+def git_commit() -> str:
     """The commit of the checkout, with a + where files of the package differ from it."""
 
     def git(*words: str) -> str:
@@ -226,7 +232,7 @@ def commit() -> str:
 # ---- numbers
 
 
-def short(number: float) -> str:
+def format_number(number: float) -> str:
     """Three digits that count: 0.0123, 1.23, 12.3, 123, 1,234."""
     if number == 0:
         return "0"
@@ -235,7 +241,7 @@ def short(number: float) -> str:
     return f"{number:.3g}" if abs(number) < 1 else f"{number:.{2 - (abs(number) >= 10)}f}"
 
 
-def shown(cell: Any) -> str:
+def format_cell(cell: Any) -> str:
     if cell is None:
         return ""
-    return short(cell) if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else str(cell)
+    return format_number(cell) if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else str(cell)

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from benchmarks.material import called, device, gpt
-from benchmarks.measure import Result, Table
-from benchmarks.step import BATCH, ours
+from benchmarks.measure import BenchmarkResult, ResultTable
+from benchmarks.models_and_data import benchmark_device, describe_size, random_model
+from benchmarks.step import BATCH, gpt1_workload
 
-ROUNDS, SETTLING = 3, 4
-KINDS = {  # torch's operations of each
+ROUNDS, WARMUP_STEPS = 3, 4
+OPERATION_KINDS = {  # torch's operations of each
     "products with weights": "mm addmm",
     "attention's own products": "bmm baddbmm_",
     "copies": "copy_ index_select",
@@ -24,33 +24,40 @@ KINDS = {  # torch's operations of each
     "Adam and the norm of the gradient": "_fused_adamw_ dot",
     "LayerNorm": "native_layer_norm native_layer_norm_backward",
 }
-REST = "the rest: hundreds of small operations, Python"
+OTHER_OPERATIONS = "the rest: hundreds of small operations, Python"
 
 
-def lacking() -> str:
-    return "its kinds of operation are those of a processor" if device().type == "cuda" else ""
+def missing_requirement() -> str:
+    return "its kinds of operation are those of a processor" if benchmark_device().type == "cuda" else ""
 
 
-def run(rounds: int, quick: bool) -> Result:
-    model = gpt(quick)
+def run(rounds: int, quick: bool) -> BenchmarkResult:
+    model = random_model(quick)
     ids = torch.randint(model.config.vocab_size, (BATCH, model.config.context + 1))
-    update = ours(model, ids)
-    looked_at = schedule(wait=0, warmup=SETTLING, active=rounds)  # the first updates ask for memory anew
+    update = gpt1_workload(model, ids)
+    looked_at = schedule(wait=0, warmup=WARMUP_STEPS, active=rounds)  # the first updates ask for memory anew
     with profile(activities=[ProfilerActivity.CPU], schedule=looked_at, acc_events=True) as seen:
-        for _ in range(SETTLING + rounds):
+        for _ in range(WARMUP_STEPS + rounds):
             update()
             seen.step()
-    found = by_kind({event.key: event.self_cpu_time_total for event in seen.key_averages()})
+    found = time_by_kind({event.key: event.self_cpu_time_total for event in seen.key_averages()})
     total = found.total()
-    rows = [[kind, found[kind] / rounds / 1e3, f"{100 * found[kind] / total:.0f} %"] for kind in (*KINDS, REST)]
-    size = f"{called(model.config)}, batch {BATCH} × {model.config.context}"
-    return Result([Table(f"A pre-training step, {size}, dropout 0.1, under the profiler", ["", "ms", "share"], rows)])
+    rows = [
+        [kind, found[kind] / rounds / 1e3, f"{100 * found[kind] / total:.0f} %"]
+        for kind in (*OPERATION_KINDS, OTHER_OPERATIONS)
+    ]
+    size = f"{describe_size(model.config)}, batch {BATCH} × {model.config.context}"
+    return BenchmarkResult(
+        [ResultTable(f"A pre-training step, {size}, dropout 0.1, under the profiler", ["", "ms", "share"], rows)]
+    )
 
 
-def by_kind(times: Mapping[str, float]) -> Counter[str]:
+def time_by_kind(times: Mapping[str, float]) -> Counter[str]:
     """The time in every operation itself, under its kind."""
-    kinds = {f"aten::{operation}": kind for kind, operations in KINDS.items() for operation in operations.split()}
+    kinds = {
+        f"aten::{operation}": kind for kind, operations in OPERATION_KINDS.items() for operation in operations.split()
+    }
     found: Counter[str] = Counter()
     for operation, time in times.items():
-        found[kinds.get(operation, REST)] += time  # type: ignore[assignment]
+        found[kinds.get(operation, OTHER_OPERATIONS)] += time  # type: ignore[assignment]
     return found

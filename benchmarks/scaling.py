@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Result, Table, apart, figure, in_turn
-from benchmarks.step import SETTLING, ours
+from benchmarks.measure import BenchmarkResult, ResultTable, interleave, run_in_subprocess, summarise_rounds
+from benchmarks.step import WARMUP_STEPS, gpt1_workload
 from gpt1.config import GPTConfig
 from gpt1.corpus.corpus import Corpus
-from gpt1.corpus.shards import TOKENIZER, ShardWriter
+from gpt1.corpus.shards import TOKENIZER_FOLDER, ShardWriter
 from gpt1.model.gpt import GPT
 
 ROUNDS = 3
@@ -28,10 +28,10 @@ BASE = {"context": 512, "n_embd": 768, "n_layer": 12, "batch": 4}
 AXES = {"context": [64, 128, 256, 512], "n_embd": [128, 256, 512, 768], "n_layer": [2, 4, 8, 12], "batch": [1, 2, 4, 8]}
 QUICK_BASE = {"context": 32, "n_embd": 64, "n_layer": 1, "batch": 1}
 QUICK_AXES = {"context": [16, 32], "batch": [1, 2]}
-TOKENS = [2**20, 2**22, 2**24, 2**26]  # of a corpus
+CORPUS_SIZES = [2**20, 2**22, 2**24, 2**26]  # of a corpus
 
 
-def run(rounds: int, quick: bool) -> Result:
+def run(rounds: int, quick: bool) -> BenchmarkResult:
     base, axes = (QUICK_BASE, QUICK_AXES) if quick else (BASE, AXES)
     measured: dict[tuple[Any, ...], tuple[float, int]] = {}  # the base belongs to every axis and is measured once
     rows, fits = [], []
@@ -41,56 +41,66 @@ def run(rounds: int, quick: bool) -> Result:
             shape = base | {axis: value}
             key = tuple(shape.values())
             if key not in measured:
-                measured[key] = apart("benchmarks.scaling.step", rounds=rounds, **shape)
+                measured[key] = run_in_subprocess("benchmarks.scaling.step_seconds", rounds=rounds, **shape)
             costs.append(measured[key])
             rows.append([f"{axis} {value}", costs[-1][0], costs[-1][1] / 1e9])
-        fits.append([axis, *exponents(values, [s for s, _ in costs]), *exponents(values, [b for _, b in costs])])
+        fits.append(
+            [axis, *fit_exponents(values, [s for s, _ in costs]), *fit_exponents(values, [b for _, b in costs])]
+        )
     title = "A pre-training step (bf16, dropout 0.1) with one dimension changed; the others: "
-    steps = Table(title + ", ".join(f"{axis} {value}" for axis, value in base.items()), ["", "s", "peak GB"], rows)
-    opening, open_fits = opened([1000, 2000] if quick else TOKENS, max(rounds, 5))
+    steps = ResultTable(
+        title + ", ".join(f"{axis} {value}" for axis, value in base.items()), ["", "s", "peak GB"], rows
+    )
+    opening, open_fits = opening_times([1000, 2000] if quick else CORPUS_SIZES, max(rounds, 5))
     columns = ["cost ~ size to the power of", "time", "time, last two", "memory", "memory, last two"]
     title = "Exponents, over all sizes and over the last two (a step's cost has parts that do not grow)"
-    return Result([steps, opening, Table(title, columns, fits + open_fits)])
+    return BenchmarkResult([steps, opening, ResultTable(title, columns, fits + open_fits)])
 
 
-def exponents(sizes: Sequence[float], costs: Sequence[float]) -> list[float]:
+def fit_exponents(sizes: Sequence[float], costs: Sequence[float]) -> list[float]:
     """Slopes of log cost over log size: through all points, and through the last two."""
     x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(costs, float))
     return [float(np.polyfit(x, y, 1)[0]), float(np.polyfit(x[-2:], y[-2:], 1)[0])]
 
 
-def step(context: int, n_embd: int, n_layer: int, batch: int, rounds: int) -> float:
+def step_seconds(context: int, n_embd: int, n_layer: int, batch: int, rounds: int) -> float:
     """Seconds of a step, in a process of its own."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(context=context, n_embd=n_embd, n_layer=n_layer, n_head=n_embd // 64))
-    update = ours(model, torch.randint(model.config.vocab_size, (batch, context + 1)))
-    return median(in_turn({"step": update}, rounds, settling=SETTLING)["step"])
+    update = gpt1_workload(model, torch.randint(model.config.vocab_size, (batch, context + 1)))
+    return median(interleave({"step": update}, rounds, warmup_rounds=WARMUP_STEPS)["step"])
 
 
-def opened(sizes: Sequence[int], rounds: int) -> tuple[Table, list[list[Any]]]:
+def opening_times(sizes: Sequence[int], rounds: int) -> tuple[ResultTable, list[list[Any]]]:
     """Opening a corpus, and its first window, before which the shard that holds it is checked against its SHA-256."""
     rows, opens, windows = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             path = Path(folder, str(size))
-            write(path, size)
-            seconds = in_turn({"open": partial(Corpus.open, path)}, rounds)["open"]
+            write_random_corpus(path, size)
+            seconds = interleave({"open": partial(Corpus.open, path)}, rounds)["open"]
             first = []
             for _ in range(rounds):
                 start = time.perf_counter()
                 Corpus.open(path).read(size // 2, size // 2 + min(513, size // 2))
                 first.append(time.perf_counter() - start)
-            rows.append([f"{size:,} tokens", figure(1e3 * s for s in seconds), figure(1e3 * s for s in first)])
+            rows.append(
+                [
+                    f"{size:,} tokens",
+                    summarise_rounds(1e3 * s for s in seconds),
+                    summarise_rounds(1e3 * s for s in first),
+                ]
+            )
             opens.append(median(seconds))
             windows.append(median(first))
-    fits = [["corpus: opening", *exponents(sizes, opens), None, None]]
-    fits += [["corpus: first window", *exponents(sizes, windows), None, None]]
-    return Table("Opening a corpus", ["", "opening, ms", "opening and the first window, ms"], rows), fits
+    fits = [["corpus: opening", *fit_exponents(sizes, opens), None, None]]
+    fits += [["corpus: first window", *fit_exponents(sizes, windows), None, None]]
+    return ResultTable("Opening a corpus", ["", "opening, ms", "opening and the first window, ms"], rows), fits
 
 
-def write(path: Path, tokens: int) -> None:
+def write_random_corpus(path: Path, tokens: int) -> None:
     """A corpus of random tokens, in shards as large as usual."""
-    (path / TOKENIZER).mkdir(parents=True)
+    (path / TOKENIZER_FOLDER).mkdir(parents=True)
     tokenizer: Any = SimpleNamespace(vocab_size=40478, newline_id=0, fingerprint="none")
     writer = ShardWriter(path, tokenizer, shard_tokens=2**24)
     draw = np.random.default_rng(0)

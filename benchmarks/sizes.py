@@ -6,43 +6,45 @@ from statistics import median
 
 import torch
 
-from benchmarks.material import device
-from benchmarks.measure import Result, Table, apart, in_turn
-from benchmarks.step import SETTLING, ours
+from benchmarks.measure import BenchmarkResult, ResultTable, interleave, run_in_subprocess
+from benchmarks.models_and_data import benchmark_device
+from benchmarks.step import WARMUP_STEPS, gpt1_workload
 from gpt1.config import MODEL_SIZES, GPTConfig
 from gpt1.model.gpt import GPT
-from gpt1.training.speed import tokens_at_a_time
+from gpt1.training.speed import micro_batch_tokens
 
 ROUNDS = 3
-VOCABULARY = 8000  # of a corpus of one's own; the paper's size has the paper's
+VOCAB_SIZE = 8000  # of a corpus of one's own; the paper's size has the paper's
 
 
-def run(rounds: int, quick: bool) -> Result:
+def run(rounds: int, quick: bool) -> BenchmarkResult:
     rows = []
     for size in ["tiny"] if quick else MODEL_SIZES:
-        config = shape(size)
-        seconds, peak = apart("benchmarks.sizes.step", size=size, rounds=rounds)
-        rows.append([size, config.n_parameters / 1e6, config.context, tokens(config) / seconds, peak / 1e9])
+        config = size_config(size)
+        seconds, peak = run_in_subprocess("benchmarks.sizes.step_seconds", size=size, rounds=rounds)
+        rows.append(
+            [size, config.n_parameters / 1e6, config.context, tokens_per_micro_batch(config) / seconds, peak / 1e9]
+        )
     columns = ["", "million weights", "context", "tokens/s", "peak GB"]
-    return Result(
-        [Table("A piece of a pre-training update and the optimiser's pass, bf16, dropout 0.1", columns, rows)]
+    return BenchmarkResult(
+        [ResultTable("A piece of a pre-training update and the optimiser's pass, bf16, dropout 0.1", columns, rows)]
     )
 
 
-def shape(size: str) -> GPTConfig:
+def size_config(size: str) -> GPTConfig:
     dimensions = {name: value for name, value in MODEL_SIZES[size].items() if name != "peak_lr"}
-    return GPTConfig(vocab_size=GPTConfig.vocab_size if size == "gpt1" else VOCABULARY, **dimensions)
+    return GPTConfig(vocab_size=GPTConfig.vocab_size if size == "gpt1" else VOCAB_SIZE, **dimensions)
 
 
-def tokens(config: GPTConfig) -> int:
+def tokens_per_micro_batch(config: GPTConfig) -> int:
     """Of a piece, as `gpt1 pretrain` cuts it."""
-    return tokens_at_a_time(config, device(), torch.bfloat16) // config.context * config.context
+    return micro_batch_tokens(config, benchmark_device(), torch.bfloat16) // config.context * config.context
 
 
-def step(size: str, rounds: int) -> float:
+def step_seconds(size: str, rounds: int) -> float:
     """Seconds of a step, in a process of its own."""
     torch.manual_seed(0)
-    config = shape(size)
-    ids = torch.randint(config.vocab_size, (tokens(config) // config.context, config.context + 1))
-    update = ours(GPT(config).to(device()), ids.to(device()))
-    return median(in_turn({"step": update}, rounds, settling=SETTLING)["step"])
+    config = size_config(size)
+    ids = torch.randint(config.vocab_size, (tokens_per_micro_batch(config) // config.context, config.context + 1))
+    update = gpt1_workload(GPT(config).to(benchmark_device()), ids.to(benchmark_device()))
+    return median(interleave({"step": update}, rounds, warmup_rounds=WARMUP_STEPS)["step"])

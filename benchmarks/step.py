@@ -10,106 +10,126 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.material import alike, called, device, gpt, openai_config, trainer
-from benchmarks.measure import Figure, Ratio, Result, Seconds, Table, Work, compared, figure, in_turn, ratio
+from benchmarks.measure import (
+    BenchmarkResult,
+    Measurement,
+    Ratio,
+    ResultTable,
+    SecondsByRound,
+    Workload,
+    comparison_table,
+    interleave,
+    speed_ratio,
+    summarise_rounds,
+)
+from benchmarks.models_and_data import (
+    benchmark_device,
+    copy_weights,
+    describe_size,
+    openai_config,
+    random_model,
+    transformers_step,
+)
 from gpt1.config import GPTConfig, PretrainConfig
-from gpt1.kernels.memory import keep_freed_memory
+from gpt1.kernels.malloc import keep_freed_memory
 from gpt1.model.gpt import GPT
-from gpt1.model.losses import Windows, l1
-from gpt1.training.loop import Stage, Update, one_update
+from gpt1.model.losses import PretrainMicroBatch, l1
+from gpt1.training.loop import Stage, StepBatch, train_step
 from gpt1.training.optimizers import OPTIMIZERS
-from gpt1.training.speed import flops_a_token, peak_flops
+from gpt1.training.speed import flops_per_token, peak_flops
 
 BATCH, GPU_BATCH, ROUNDS = 4, 64, 5
-SETTLING = 2
+WARMUP_STEPS = 2
 """Updates before the first that is measured: until then they ask for memory anew, and take a third longer."""
 
 
-def run(rounds: int, quick: bool) -> Result:
+def run(rounds: int, quick: bool) -> BenchmarkResult:
     from transformers import GPT2Config, GPT2LMHeadModel, OpenAIGPTLMHeadModel
 
-    model = gpt(quick).to(device())
+    model = random_model(quick).to(benchmark_device())
     config = model.config
-    batch = GPU_BATCH if device().type == "cuda" else BATCH
+    batch = GPU_BATCH if benchmark_device().type == "cuda" else BATCH
     tokens = batch * config.context
-    ids = torch.randint(config.vocab_size, (batch, config.context + 1), device=device())
-    openai = OpenAIGPTLMHeadModel(openai_config(config)).to(device())
-    alike(model, openai.transformer)
+    ids = torch.randint(config.vocab_size, (batch, config.context + 1), device=benchmark_device())
+    openai = OpenAIGPTLMHeadModel(openai_config(config)).to(benchmark_device())
+    copy_weights(model, openai.transformer)
     sizes: Any = {"n_embd": config.n_embd, "n_layer": config.n_layer, "n_head": config.n_head}
     sizes |= {"n_positions": config.context, "vocab_size": config.vocab_size}
-    gpt2 = GPT2LMHeadModel(GPT2Config(**sizes, attn_implementation="sdpa", use_cache=False)).to(device())
+    gpt2 = GPT2LMHeadModel(GPT2Config(**sizes, attn_implementation="sdpa", use_cache=False)).to(benchmark_device())
     same = {"transformers' loss on the batch is ours, fp32": losses_agree(model, openai, ids[:, :-1])}
 
     products, operations = matrix_products(config, tokens)
     works = {
-        "gpt1 bf16": ours(model, ids),
-        "gpt1 bf16, no dropout": ours(model, ids, dropout=0.0),
-        "transformers bf16": theirs(openai, ids, bf16=True),
-        "transformers fp32": theirs(openai, ids, bf16=False),
-        "transformers GPT-2 bf16": theirs(gpt2, ids, bf16=True),  # its dropout is 0.1 too
+        "gpt1 bf16": gpt1_workload(model, ids),
+        "gpt1 bf16, no dropout": gpt1_workload(model, ids, dropout=0.0),
+        "transformers bf16": transformers_workload(openai, ids, bf16=True),
+        "transformers fp32": transformers_workload(openai, ids, bf16=False),
+        "transformers GPT-2 bf16": transformers_workload(gpt2, ids, bf16=True),  # its dropout is 0.1 too
         "matrix products alone": products,
     }
-    seconds = in_turn(works, rounds, settling=1 if quick else SETTLING)
+    seconds = interleave(works, rounds, warmup_rounds=1 if quick else WARMUP_STEPS)
     alone = seconds.pop("matrix products alone")
-    title = f"A pre-training step, {called(config)}, batch {batch} × {config.context}, dropout 0.1"
-    table, ratios = compared(title, seconds, ["gpt1 bf16"], tokens, "tokens")
-    ceiling, shares = beside_the_ceiling(config, tokens, seconds, alone, operations)
-    return Result([table, ceiling], ratios | shares, same)
+    title = f"A pre-training step, {describe_size(config)}, batch {batch} × {config.context}, dropout 0.1"
+    table, ratios = comparison_table(title, seconds, ["gpt1 bf16"], tokens, "tokens")
+    ceiling, shares = ceiling_table(config, tokens, seconds, alone, operations)
+    return BenchmarkResult([table, ceiling], ratios | shares, same)
 
 
-def beside_the_ceiling(
-    config: GPTConfig, tokens: int, seconds: Seconds, alone: list[float], operations: float
-) -> tuple[Table, dict[str, Ratio]]:
+def ceiling_table(
+    config: GPTConfig, tokens: int, seconds: SecondsByRound, alone: list[float], operations: float
+) -> tuple[ResultTable, dict[str, Ratio]]:
     """What our steps reach of what the matrix products of a step reach alone, and of what the card's maker says."""
-    counted = flops_a_token(config) * tokens
-    peak = peak_flops(device(), torch.bfloat16)
+    counted = flops_per_token(config) * tokens
+    peak = peak_flops(benchmark_device(), torch.bfloat16)
     rows, shares = [], {}
     for name in ("gpt1 bf16", "gpt1 bf16, no dropout"):
-        share = shares[f"{name} / matrix ceiling"] = ratio(seconds[name], alone, counted / operations)
-        speed = figure(counted / s / 1e9 for s in seconds[name])
+        share = shares[f"{name} / matrix ceiling"] = speed_ratio(seconds[name], alone, counted / operations)
+        speed = summarise_rounds(counted / s / 1e9 for s in seconds[name])
         rows.append(
-            [name, speed, Figure(share.median, share.low, share.high), 1e9 * speed.median / peak if peak else None]
+            [name, speed, Measurement(share.median, share.low, share.high), 1e9 * speed.median / peak if peak else None]
         )
-    rows.append(["matrix products alone", figure(operations / s / 1e9 for s in alone), None, None])
-    title = f"At {flops_a_token(config) / 1e9:.3f} GFLOP a token, beside the bf16 matrix products of a step alone"
-    return Table(title, ["", "GFLOP/s", "of the ceiling", "MFU (cards that are known)"], rows), shares
+    rows.append(["matrix products alone", summarise_rounds(operations / s / 1e9 for s in alone), None, None])
+    title = f"At {flops_per_token(config) / 1e9:.3f} GFLOP a token, beside the bf16 matrix products of a step alone"
+    return ResultTable(title, ["", "GFLOP/s", "of the ceiling", "MFU (cards that are known)"], rows), shares
 
 
-def ours(model: GPT, ids: Tensor, dropout: float = 0.1, recompute: bool = False) -> Work:  # ids [batch, context + 1]
+def gpt1_workload(
+    model: GPT, ids: Tensor, dropout: float = 0.1, activation_checkpointing: bool = False
+) -> Workload:  # ids [batch, context + 1]
     """An update of the training loop. The C library is told what `gpt1 pretrain` tells it, for all competitors."""
     keep_freed_memory()
     config = PretrainConfig(peak_lr=1e-5)
-    stage = Stage("", model, lambda piece: l1(model, piece), no_update, 0, dict, bool, {})
-    optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
-    update = Update(0, [Windows(ids, ids[:, 1:].numel())], ids[:, 1:].numel())
+    stage = Stage("", model, lambda piece: l1(model, piece), no_step_batch, 0, dict, bool, {})
+    optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
+    update = StepBatch(0, [PretrainMicroBatch(ids, ids[:, 1:].numel())], ids[:, 1:].numel())
 
     def step() -> None:
         model.set_dropout(dropout)
-        model.activation_dtype, model.activation_checkpointing = torch.bfloat16, recompute
-        one_update(stage, optimizer, config, update, 0, config.peak_lr)
+        model.activation_dtype, model.activation_checkpointing = torch.bfloat16, activation_checkpointing
+        train_step(stage, optimizer, config, update, 0, config.peak_lr)
 
     model.train()
     return step
 
 
-def no_update(step: int) -> Update:
+def no_step_batch(step: int) -> StepBatch:
     raise RuntimeError(f"update {step}: the work has one update and repeats it")
 
 
-def theirs(model: Any, ids: Tensor, bf16: bool) -> Work:
-    update = trainer(model, bf16)
+def transformers_workload(model: Any, ids: Tensor, bf16: bool) -> Workload:
+    update = transformers_step(model, bf16)
     return lambda: update(input_ids=ids[:, :-1], labels=ids[:, :-1])
 
 
 @torch.no_grad()
 def losses_agree(model: GPT, openai: Any, ids: Tensor) -> bool:
     model.eval(), openai.eval()
-    mine = l1(model, Windows(ids, ids[:, 1:].numel())).total
+    mine = l1(model, PretrainMicroBatch(ids, ids[:, 1:].numel())).total
     loss = openai(input_ids=ids, labels=ids).loss
     return bool(torch.isclose(mine, loss, rtol=1e-4))
 
 
-def matrix_products(config: GPTConfig, tokens: int) -> tuple[Work, float]:
+def matrix_products(config: GPTConfig, tokens: int) -> tuple[Workload, float]:
     """The bf16 products of a step that involve a weight, forward and both gradients, and how many operations they are.
     Factors are laid out straight, and each block reuses the same ones: nothing but the products takes time."""
     d = config.n_embd
@@ -117,7 +137,8 @@ def matrix_products(config: GPTConfig, tokens: int) -> tuple[Work, float]:
     factors = []
     for n_in, n_out, times in [*((*shape, config.n_layer) for shape in shapes), (d, config.vocab_size, 1)]:
         x, weight, dy = (
-            torch.randn(s, device=device()).bfloat16() for s in ((tokens, n_in), (n_out, n_in), (tokens, n_out))
+            torch.randn(s, device=benchmark_device()).bfloat16()
+            for s in ((tokens, n_in), (n_out, n_in), (tokens, n_out))
         )
         factors.append((x, weight, dy, dy.T.contiguous(), times))
 

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.material import data
-from benchmarks.measure import Result, compared, in_turn, short
+from benchmarks.measure import BenchmarkResult, comparison_table, format_number, interleave
+from benchmarks.models_and_data import find_data_dir
 from gpt1.tokenization.tokenizer import Tokenizer
 
 Encode = Callable[[list[str]], list[list[int]]]
@@ -24,32 +24,42 @@ ROUNDS = 3
 BOOKS = "data/books/train-01.jsonl.xz"
 
 
-def lacking() -> str:
-    return "" if data(BOOKS, "openai") else f"it needs {BOOKS} and openai/ of the public data: GPT1_DATA is its folder"
+def missing_requirement() -> str:
+    return (
+        ""
+        if find_data_dir(BOOKS, "openai")
+        else f"it needs {BOOKS} and openai/ of the public data: GPT1_DATA is its folder"
+    )
 
 
-def run(rounds: int, quick: bool) -> Result:
+def run(rounds: int, quick: bool) -> BenchmarkResult:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    texts = books(0.02 if quick else 6.0)
+    texts = read_books(0.02 if quick else 6.0)
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    makers = {"gpt1": ours, "released algorithm": released, "transformers (other ids)": transformers}
-    cold = {name: Cold(make, texts) for name, make in makers.items()}
-    fresh = {name: one.make_anew for name, one in cold.items()}
-    seconds = in_turn(cold, rounds, warm_up=fresh, before=fresh, clock=time.process_time)
-    table, ratios = compared(f"{short(megabytes)} MB of novels, processor time", seconds, ["gpt1"], megabytes, "MB")
+    makers = {
+        "gpt1": gpt1_encoder,
+        "released algorithm": reference_encoder,
+        "transformers (other ids)": transformers_encoder,
+    }
+    cold = {name: ColdTokenizer(make, texts) for name, make in makers.items()}
+    fresh = {name: one.reset for name, one in cold.items()}
+    seconds = interleave(cold, rounds, warm_up=fresh, setup=fresh, clock=time.process_time)
+    table, ratios = comparison_table(
+        f"{format_number(megabytes)} MB of novels, processor time", seconds, ["gpt1"], megabytes, "MB"
+    )
     same = cold["gpt1"].ids == cold["released algorithm"].ids
-    return Result([table], ratios, {"gpt1's ids are those of the released algorithm": same})
+    return BenchmarkResult([table], ratios, {"gpt1's ids are those of the released algorithm": same})
 
 
-class Cold:
-    """A tokenizer that `make_anew` makes anew; calling it tokenizes the texts."""
+class ColdTokenizer:
+    """A tokenizer that `reset` makes anew; calling it tokenizes the texts."""
 
     def __init__(self, make: Callable[[Path], Encode], texts: list[str]) -> None:
         self.make, self.texts = make, texts
         self.ids: list[list[int]] = []
 
-    def make_anew(self) -> None:
-        folder = data()
+    def reset(self) -> None:
+        folder = find_data_dir()
         assert folder
         self.encode = self.make(folder)
 
@@ -57,9 +67,9 @@ class Cold:
         self.ids = self.encode(self.texts)
 
 
-def books(megabytes: float) -> list[str]:
+def read_books(megabytes: float) -> list[str]:
     """The first books of train-01, the last one cut, in all `megabytes` of UTF-8."""
-    folder = data()
+    folder = find_data_dir()
     assert folder
     texts: list[str] = []
     left = int(megabytes * 1e6)
@@ -73,13 +83,13 @@ def books(megabytes: float) -> list[str]:
     return texts
 
 
-def ours(folder: Path) -> Encode:
+def gpt1_encoder(folder: Path) -> Encode:
     tokenizer = Tokenizer.load(folder / "openai")
     tokenizer.encode("é")  # imports spaCy, ftfy and tokenizers
     return tokenizer.encode_batch
 
 
-def released(folder: Path) -> Encode:
+def reference_encoder(folder: Path) -> Encode:
     tests = str(Path(__file__).parents[1] / "tests")  # the reference is the tests' own
     if tests not in sys.path:
         sys.path.append(tests)
@@ -90,7 +100,7 @@ def released(folder: Path) -> Encode:
     return lambda texts: [tokenizer.encode(text) for text in texts]
 
 
-def transformers(folder: Path) -> Encode:
+def transformers_encoder(folder: Path) -> Encode:
     """By lines, which it takes faster than whole books; it drops the line breaks, as it would in the book."""
     from transformers import OpenAIGPTTokenizer
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from gpt1.cli.main import ORDER, gpt1
-from gpt1.cli.options import COLUMNS
+from gpt1.cli.main import COMMAND_ORDER, cli
+from gpt1.cli.options import COLUMN_HELP
 from gpt1.config import FinetuneConfig, PretrainConfig
 
 PAGE = Path(__file__).with_name("commands.md")
@@ -32,8 +32,8 @@ Ctrl-C (the state is saved); 1 for the rest (disk full, out of memory).
 
 def commands() -> Iterator[click.Command]:
     """All of them in the order of use; those of a group one by one."""
-    for name in ORDER:
-        command = gpt1.commands[name]
+    for name in COMMAND_ORDER:
+        command = cli.commands[name]
         yield from command.commands.values() if isinstance(command, click.Group) else [command]
 
 
@@ -47,7 +47,7 @@ def paragraphs(command: click.Command) -> tuple[list[str], list[str]]:
 def options(command: click.Command) -> Iterator[str]:
     """A line an option; the columns of a task and the settings of a stage together."""
     own = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
-    roles = [p for p in own if p.name in COLUMNS] if any(p.name == "label" for p in own) else []
+    roles = [p for p in own if p.name in COLUMN_HELP] if any(p.name == "label" for p in own) else []
     settings = [p for p in own if p.name in SETTINGS and p not in roles]
     together = settings if len(settings) > ENOUGH else []
     for option in own:

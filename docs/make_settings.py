@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from gpt1.config import (
-    HEAD_ONLY,
+    HEAD_ONLY_DEFAULTS,
     MODEL_SIZES,
     FinetuneConfig,
     GPTConfig,
@@ -16,12 +16,12 @@ from gpt1.config import (
     TrainingConfig,
     base_type,
     descriptions,
-    flag,
-    hints,
+    field_types,
+    flag_name,
 )
-from gpt1.formatting import plain
-from gpt1.runs.folder import FREE, settings_of
-from gpt1.training.finetune import suited
+from gpt1.formatting import format_setting
+from gpt1.runs.folder import RESUMABLE_FIELDS, resolve_settings
+from gpt1.training.finetune import model_dependent_defaults
 
 PAGE = Path(__file__).with_name("settings.md")
 
@@ -59,17 +59,17 @@ change: they decide where and how a run is computed, not what is learnt.
 def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return plain(value) if isinstance(value, int | float) else str(value)
+    return format_setting(value) if isinstance(value, int | float) else str(value)
 
 
 def rule(config_class: type[Any], name: str) -> str:
     """Which values a setting takes."""
-    base, between = base_type(hints(config_class)[name])
+    base, between = base_type(field_types(config_class)[name])
     if get_origin(base):
         return " · ".join(f"`{choice}`" for choice in get_args(base))
     what = {int: "whole number", float: "number", bool: "", str: "text"}[base]
     if base is bool:
-        return f"`{flag(name)}` / `--no-{flag(name)[2:]}`"
+        return f"`{flag_name(name)}` / `--no-{flag_name(name)[2:]}`"
     return f"{what} {between}" if between and str(between) != "at least -inf" else what
 
 
@@ -91,7 +91,7 @@ def settings_table(names: Sequence[str], *stages: type[Any]) -> str:
     for stage in stages:
         said = {PretrainConfig: "pre-training", FinetuneConfig: "fine-tuning"}[stage] if len(stages) > 1 else ""
         heads += [f"{said} default".strip(), f"{said} `paper`".strip()]
-        made += [settings_of(stage, None, {"recipe": recipe}) for recipe in ("default", "paper")]
+        made += [resolve_settings(stage, None, {"recipe": recipe}) for recipe in ("default", "paper")]
     heads.append("what it is")
     rows = []
     for name in names:
@@ -107,7 +107,7 @@ def sizes_table() -> str:
     for name, size in MODEL_SIZES.items():
         shape = {key: size[key] for key in ("n_layer", "n_head", "n_embd", "context")}
         config = {key: value for key, value in size.items() if key != "peak_lr"}
-        rates = [size["peak_lr"], suited(size["n_embd"], {})["peak_lr"]]
+        rates = [size["peak_lr"], model_dependent_defaults(size["n_embd"], {})["peak_lr"]]
         weights = [f"{GPTConfig(vocab_size=n, **config).n_parameters / 1e6:.1f} M" for n in (8000, 40478)]
         rows.append([f"`{name}`", *map(shown, shape.values()), *weights, *map(shown, rates)])
     heads = ["`--model`", "`n_layer`", "`n_head`", "`n_embd`", "`context`", "weights, 8,000 tokens", "40,478 tokens"]
@@ -115,9 +115,9 @@ def sizes_table() -> str:
 
 
 def page() -> str:
-    head_only = ", ".join(f"`{name}: {shown(value)}`" for name, value in HEAD_ONLY.items())
+    head_only = ", ".join(f"`{name}: {shown(value)}`" for name, value in HEAD_ONLY_DEFAULTS.items())
     parts = [
-        HEAD.format(free=", ".join(f"`{name}`" for name in sorted(FREE))),
+        HEAD.format(free=", ".join(f"`{name}`" for name in sorted(RESUMABLE_FIELDS))),
         "## Sizes\n",
         sizes_table(),
         "The fine-tuning rate is the paper's 6.25e-5 at a width of 768, and larger for narrower models by the square "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GPT", "GPTConfig", "Tokenizer", "__version__", "finetune", "load", "pretrain"]
 
-_HOME = {
+_LAZY_IMPORTS = {
     "GPT": "gpt1.model.gpt",
     "GPTConfig": "gpt1.config",
     "Tokenizer": "gpt1.tokenization.tokenizer",
@@ -28,8 +28,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:  # torch takes seconds to import: each name is fetched when it is first used
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    if name in _LAZY_IMPORTS:
+        return getattr(import_module(_LAZY_IMPORTS[name]), name)
     raise AttributeError(f"module 'gpt1' has no attribute '{name}'")
 
 

@@ -22,39 +22,39 @@ from gpt1.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Between:
-    """The range that a number may lie in; both ends count, but for `low` where `above` is set."""
+class Range:
+    """The range that a number may lie in; both ends count, but for `low` where `exclude_low` is set."""
 
     low: float = -math.inf
     high: float = math.inf
-    above: bool = False
+    exclude_low: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return (self.low < value if self.above else self.low <= value) and value <= self.high
+        return (self.low < value if self.exclude_low else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:
-        if self.above:
+        if self.exclude_low:
             return f"above {self.low}" + (f" and at most {self.high}" if self.high < math.inf else "")
         return f"at least {self.low}" if self.high == math.inf else f"between {self.low} and {self.high}"
 
 
-Count = Annotated[int, Between(1)]
+Count = Annotated[int, Range(1)]
 # A model's dimensions, an order of magnitude above the largest there are: a damaged or hostile config.json must not
 # fill the memory before its weights are looked at.
-Vocabulary = Annotated[int, Between(1, 2**24)]
-Layers = Annotated[int, Between(1, 2**10)]
-Heads = Annotated[int, Between(1, 2**10)]
-Width = Annotated[int, Between(1, 2**16)]
-Context = Annotated[int, Between(1, 2**22)]
-Probability = Annotated[float, Between(0, 0.99)]
-Decay = Annotated[float, Between(0, 0.99999)]  # at 1 the bias correction would divide by nothing
-NotNegative = Annotated[float, Between(0)]
-Positive = Annotated[float, Between(0, above=True)]
-Optimizer = Literal["adam", "adamw", "sgd"]
+Vocabulary = Annotated[int, Range(1, 2**24)]
+Layers = Annotated[int, Range(1, 2**10)]
+Heads = Annotated[int, Range(1, 2**10)]
+Width = Annotated[int, Range(1, 2**16)]
+Context = Annotated[int, Range(1, 2**22)]
+Probability = Annotated[float, Range(0, 0.99)]
+Decay = Annotated[float, Range(0, 0.99999)]  # at 1 the bias correction would divide by nothing
+NotNegative = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, exclude_low=True)]
+OptimizerName = Literal["adam", "adamw", "sgd"]
 Precision = Literal["auto", "bf16", "fp32"]
 Recipe = Literal["default", "paper"]
 Cut = Literal["longest", "shares"]
-Long = Literal["cut", "head-tail", "windows"]
+LongTextStrategy = Literal["cut", "head-tail", "windows"]
 Architecture = Literal["transformer", "lstm"]
 
 
@@ -74,7 +74,7 @@ class GPTConfig:
     """Positions that the model knows, in tokens."""
     dropout: Probability = 0.1
     """Dropout on embeddings, residual branches and attention."""
-    special_tokens: Annotated[int, Between(0, 3)] = 0
+    special_tokens: Annotated[int, Range(0, 3)] = 0
     """Rows after the vocabulary: 0 when pre-trained, 3 (start, delimiter, extract) after fine-tuning."""
     architecture: Architecture = "transformer"
     """What stands between embedding and softmax: Transformer blocks, or LSTM layers without positions (table 5)."""
@@ -82,7 +82,7 @@ class GPTConfig:
     """Units of an LSTM layer (paper, table 5)."""
 
     def __post_init__(self) -> None:
-        check(self)
+        validate(self)
         if self.n_embd % self.n_head:
             raise UserError(
                 f"--n-embd {self.n_embd} is not a multiple of --n-head {self.n_head}.",
@@ -90,7 +90,7 @@ class GPTConfig:
             )
 
     @property
-    def rows(self) -> int:
+    def embedding_rows(self) -> int:
         """Rows of the token embedding, special tokens counted."""
         return self.vocab_size + self.special_tokens
 
@@ -99,9 +99,9 @@ class GPTConfig:
         if self.architecture == "lstm":
             units = self.lstm_units
             layer = 4 * units * (self.n_embd + units + 1) + (units + 1) * self.n_embd
-            return self.rows * self.n_embd + self.n_layer * layer
+            return self.embedding_rows * self.n_embd + self.n_layer * layer
         block = 12 * self.n_embd**2 + 13 * self.n_embd
-        return (self.rows + self.context) * self.n_embd + self.n_layer * block
+        return (self.embedding_rows + self.context) * self.n_embd + self.n_layer * block
 
 
 MODEL_SIZES: dict[str, dict[str, Any]] = {
@@ -123,9 +123,9 @@ class TrainingConfig:
 
     recipe: Recipe = "default"
     """`paper`: the settings and the behaviour of the paper and the released code. `default`: what works best here."""
-    seed: Annotated[int, Between(0, 2**31 - 1)] = 0
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Everything random derives from it: the start, the order of the samples, dropout."""
-    optimizer: Optimizer = "adamw"
+    optimizer: OptimizerName = "adamw"
     """`adam` is Adam as released with the paper (decay and bias correction intertwined); `sgd` has momentum."""
     peak_lr: NotNegative = 2.5e-4
     """Learning rate after warm-up (paper 4.1). Post-LN models diverge when it is raised without a longer warm-up."""
@@ -145,7 +145,7 @@ class TrainingConfig:
     """Largest global norm of the gradient (released code: 1); 0 does not clip."""
     batch_size: Count = 32
     """Sequences (pre-training) or examples (fine-tuning) of one update."""
-    micro_batch: Annotated[int, Between(0)] = 0
+    micro_batch: Annotated[int, Range(0)] = 0
     """Sequences of one forward pass; smaller needs less memory and gives the same update. 0: gpt1 chooses."""
     dropout: Probability = 0.1
     """Dropout on embeddings, residual branches and attention (paper 4.1)."""
@@ -155,7 +155,7 @@ class TrainingConfig:
     """Activations: `bf16`, `fp32`, or `auto`: bf16 if the device supports it natively. Weights are always fp32."""
     device: str = "auto"
     """`auto`: the GPU where there is one, else the processor. Or cpu, cuda, cuda:1, mps."""
-    checkpoint_every: Annotated[int, Between(0)] = 500
+    checkpoint_every: Annotated[int, Range(0)] = 500
     """Updates between two checkpoints; 0: only those of the held-out measurements and the last one."""
     keep: Count = 2
     """Checkpoints that stay on disk, besides the best."""
@@ -173,7 +173,7 @@ class PretrainConfig(TrainingConfig):
     """Attention heads a block."""
     n_embd: Width = 384
     """Width of the residual stream."""
-    context: Annotated[int, Between(2, 2**22)] = 256
+    context: Annotated[int, Range(2, 2**22)] = 256
     """Length of the training windows and number of positions, in tokens."""
     architecture: Architecture = "transformer"
     """Transformer blocks, or LSTM layers in their place (table 5); --model lstm says both."""
@@ -181,11 +181,11 @@ class PretrainConfig(TrainingConfig):
     """Units of an LSTM layer (paper, table 5)."""
     epochs: Positive = 1.0
     """Times that every window of the corpus is seen; may be a fraction. The paper: 100."""
-    steps: Annotated[int, Between(0)] = 0
+    steps: Annotated[int, Range(0)] = 0
     """Number of updates, instead of --epochs; 0: --epochs decides."""
-    valid_fraction: Annotated[float, Between(0, 0.5)] = 0.01
+    valid_fraction: Annotated[float, Range(0, 0.5)] = 0.01
     """Share of the corpus, cut off its end, that is never trained on and gives the held-out loss."""
-    eval_every: Annotated[int, Between(0)] = 250
+    eval_every: Annotated[int, Range(0)] = 250
     """Updates between two measurements of the held-out loss; 0: only at the end."""
     eval_windows: Count = 256
     """Held-out windows used for a measurement."""
@@ -198,7 +198,7 @@ class PretrainConfig(TrainingConfig):
 class FinetuneConfig(TrainingConfig):
     """Stage 2: L2, or L3 = L2 + λ·L1, over a labelled table."""
 
-    optimizer: Optimizer = "adam"
+    optimizer: OptimizerName = "adam"
     peak_lr: NotNegative = 6.25e-5
     """Learning rate after warm-up (paper 4.1, for a width of 768). The default recipe multiplies it by the square of
     768 / --n-embd of the model, to 3.75e-4 at most: narrow models want more."""
@@ -212,18 +212,18 @@ class FinetuneConfig(TrainingConfig):
     """Times that every labelled row is seen."""
     head_dropout: Probability = 0.1
     """Dropout on the state that the new layer reads (paper 4.1)."""
-    valid_fraction: Annotated[float, Between(0, 0.5)] = 0.1
+    valid_fraction: Annotated[float, Range(0, 0.5)] = 0.1
     """Share of the training rows held out, stratified by label, to choose the best epoch; --valid gives your own."""
     cut: Cut = "longest"
     """Too long: cut the longest field first, or give every field a fixed share of the context as the release does."""
-    long: Long = "cut"
+    long: LongTextStrategy = "cut"
     """What is kept of a text that is too long: its beginning; a quarter of what fits from its beginning, the rest from
     its end; or all of it, read in overlapping windows whose predictions are averaged."""
     shared_context: bool = True
     """Multiple choice: what the answers of a question have in common goes through the model once where that is less
     work, up to as many times less. Without dropout nothing changes by it; with dropout all answers see the context with
     the same units dropped, where the release draws them anew for each."""
-    transfer_layers: Annotated[int, Between(-1)] = -1
+    transfer_layers: Annotated[int, Range(-1)] = -1
     """Pre-trained blocks that are kept, the rest starts fresh (paper, figure 2 left); -1 keeps all of them."""
     from_scratch: bool = False
     """Take only the shape and the tokenizer of the pre-trained model, none of its weights (paper, table 5)."""
@@ -249,11 +249,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 Config = TypeVar("Config")
 
 
-HEAD_ONLY: dict[str, Any] = {"lm_coef": 0.0, "peak_lr": 3e-3, "epochs": 30.0, "weight_decay": 0.0}
+HEAD_ONLY_DEFAULTS: dict[str, Any] = {"lm_coef": 0.0, "peak_lr": 3e-3, "epochs": 30.0, "weight_decay": 0.0}
 """The default recipe with `--train head`: a small convex problem, which takes a large rate and many cheap epochs."""
 
 
-def laid(config_class: type[Any], recipe: str, size: str | None = None) -> dict[str, Any]:
+def recipe_defaults(config_class: type[Any], recipe: str, size: str | None = None) -> dict[str, Any]:
     """What a recipe says and, in pre-training, a size (the recipe's, if none is named): the size wins over the default
     recipe, the paper's over any size."""
     base = dict(RECIPES[config_class.__name__].get(recipe, {}))
@@ -263,7 +263,7 @@ def laid(config_class: type[Any], recipe: str, size: str | None = None) -> dict[
     return {**sized, **base} if recipe == "paper" else {**base, **sized}
 
 
-def resolve(config_class: type[Config], *layers: Mapping[str, Any]) -> Config:
+def merge_settings(config_class: type[Config], *layers: Mapping[str, Any]) -> Config:
     """The settings as they will be used: `layers` laid over the defaults, later layers winning; every value is checked.
 
     Raises UserError for a setting that does not exist or a value that breaks its rule.
@@ -271,17 +271,17 @@ def resolve(config_class: type[Config], *layers: Mapping[str, Any]) -> Config:
     merged: dict[str, Any] = {}
     for layer in layers:
         for name, value in layer.items():
-            merged[known(config_class, name)] = value
-    return checked(config_class, merged)
+            merged[field_name(config_class, name)] = value
+    return build(config_class, merged)
 
 
-def checked(config_class: type[Config], values: Mapping[str, Any]) -> Config:
-    config = config_class(**{name: convert(config_class, name, value) for name, value in values.items()})
-    check(config)
+def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    config = config_class(**{name: parse_value(config_class, name, value) for name, value in values.items()})
+    validate(config)
     return config
 
 
-def known(config_class: type[Any], name: str) -> str:
+def field_name(config_class: type[Any], name: str) -> str:
     """`name` as the field's name, or UserError with the closest one."""
     field = name.replace("-", "_")
     names = [f.name for f in dataclasses.fields(config_class)]
@@ -292,38 +292,40 @@ def known(config_class: type[Any], name: str) -> str:
     return field
 
 
-def flag(name: str) -> str:
+def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def flagged(name: str, value: Any) -> str:
+def format_flag(name: str, value: Any) -> str:
     """A setting as it is typed."""
     if isinstance(value, bool):
-        return flag(name) if value else f"--no-{flag(name)[2:]}"
-    return f"{flag(name)} {value}"
+        return flag_name(name) if value else f"--no-{flag_name(name)[2:]}"
+    return f"{flag_name(name)} {value}"
 
 
 @cache
-def hints(config_class: Hashable) -> dict[str, Any]:
+def field_types(config_class: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(config_class, include_extras=True)
 
 
-def base_type(hint: Any) -> tuple[Any, Between | None]:
+def base_type(hint: Any) -> tuple[Any, Range | None]:
     """(type or Literal, range) of an annotation."""
     if get_origin(hint) is Annotated:
         base, *extras = get_args(hint)
-        return base, next((extra for extra in extras if isinstance(extra, Between)), None)
+        return base, next((extra for extra in extras if isinstance(extra, Range)), None)
     return hint, None
 
 
-def convert(config_class: Any, name: str, value: Any) -> Any:
+def parse_value(config_class: Any, name: str, value: Any) -> Any:
     """Text from a flag or a YAML file as the setting's type."""
-    base, _ = base_type(hints(config_class)[name])
+    base, _ = base_type(field_types(config_class)[name])
     if base is str and isinstance(value, list | dict):
-        raise UserError(f"{flag(name)} {brief(value)}: this is not a text.", f"Default: {default(config_class, name)}")
+        raise UserError(
+            f"{flag_name(name)} {brief(value)}: this is not a text.", f"Default: {default_value(config_class, name)}"
+        )
     if get_origin(base) is Literal and not isinstance(value, str):
         choices = ", ".join(map(str, get_args(base)))
-        raise UserError(f"{flag(name)} {brief(value)}: there is no such choice.", f"Choices: {choices}.")
+        raise UserError(f"{flag_name(name)} {brief(value)}: there is no such choice.", f"Choices: {choices}.")
     if get_origin(base) in (Literal, types.UnionType) or base is str:
         return str(value) if base is str else value
     if base is bool:
@@ -342,7 +344,8 @@ def convert(config_class: Any, name: str, value: Any) -> Any:
             return int(number)
     wanted = {bool: "true or false", int: "a whole number", float: "a number"}[base]
     raise UserError(
-        f"{flag(name)} {brief(value)}: this is not {wanted}.", f"Default: {flag(name)} {default(config_class, name)}"
+        f"{flag_name(name)} {brief(value)}: this is not {wanted}.",
+        f"Default: {flag_name(name)} {default_value(config_class, name)}",
     )
 
 
@@ -354,26 +357,26 @@ def brief(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def default(config_class: type[Any], name: str) -> Any:
+def default_value(config_class: type[Any], name: str) -> Any:
     return next(f.default for f in dataclasses.fields(config_class) if f.name == name)
 
 
-def check(config: Any) -> None:
+def validate(config: Any) -> None:
     """Every value inside its range or among its choices; UserError names the value, the rule and a way out."""
     config_class: Any = type(config)
-    for name, hint in hints(config_class).items():
+    for name, hint in field_types(config_class).items():
         value = getattr(config, name)
         base, between = base_type(hint)
         if get_origin(base) is Literal and value not in get_args(base):
             choices = [str(choice) for choice in get_args(base)]
             raise UserError(
-                f"{flag(name)} {brief(value)}: there is no such choice.{did_you_mean(brief(value), choices)}",
+                f"{flag_name(name)} {brief(value)}: there is no such choice.{did_you_mean(brief(value), choices)}",
                 f"Choices: {', '.join(choices)}.",
             )
         if between and value not in between:
             raise UserError(
-                f"{flag(name)} {brief(value)} is out of range: it has to be {between}.",
-                f"Default: {flag(name)} {default(config_class, name)}",
+                f"{flag_name(name)} {brief(value)} is out of range: it has to be {between}.",
+                f"Default: {flag_name(name)} {default_value(config_class, name)}",
             )
 
 

@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal: a line after both this time and this share of the work,
 SHARE_BETWEEN_LINES = 0.1
-LONGEST_SILENCE = 300.0  # or after this time in any case
+MAX_SECONDS_BETWEEN_LINES = 300.0  # or after this time in any case
 BAR_WIDTH = 24
-ROOM_BESIDE_A_TITLE = 70  # on a narrower terminal the title stands on a line of its own
+COLUMNS_AFTER_TITLE = 70  # on a narrower terminal the title stands on a line of its own
 COLOUR = "cyan"
-WIDTH_OF_A_FILE = 10_000  # nothing is wrapped or cut where nobody's window has an edge
-NOT_BESIDE_THE_BAR = {"step", "epoch", "split", "lr", "tokens", "seconds", "gradient_norm"}
+NON_TTY_WIDTH = 10_000  # nothing is wrapped or cut where nobody's window has an edge
+HIDDEN_METRICS = {"step", "epoch", "split", "lr", "tokens", "seconds", "gradient_norm"}
 
 
 class Console:
     """A `Progress` for people. `talk` and `results` are the streams to write to."""
 
-    def __init__(self, talk: IO[str] | None = None, results: IO[str] | None = None) -> None:
-        self._talk = talk or sys.stderr
+    def __init__(self, messages: IO[str] | None = None, results: IO[str] | None = None) -> None:
+        self._messages = messages or sys.stderr
         self._results = results or sys.stdout
-        for stream in (self._talk, self._results):  # a terminal without λ shows \\u03bb, and the work goes on
+        for stream in (self._messages, self._results):  # a terminal without λ shows \\u03bb, and the work goes on
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         self._rich: dict[int, RichConsole] = {}
@@ -43,16 +43,16 @@ class Console:
 
     # Progress
 
-    def say(self, line: str) -> None:
-        self._print(self._talk, formatting.printable_line(line))
+    def log(self, line: str) -> None:
+        self._print(self._messages, formatting.printable_line(line))
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
         self.end()
         title = formatting.printable_line(title)
-        if self._talk.isatty() and not self._console(self._talk).is_dumb_terminal:
-            self._work = _Bar(self._console(self._talk), title, total, done)
+        if self._messages.isatty() and not self._console(self._messages).is_dumb_terminal:
+            self._work = _Bar(self._console(self._messages), title, total, done)
         else:
-            self._work = _Lines(self._talk, title, total, done, unit)
+            self._work = _Lines(self._messages, title, total, done, unit)
 
     def advance(self, done: int, **values: float) -> None:
         if self._work:
@@ -61,7 +61,7 @@ class Console:
     def record(self, **values: float | int | str) -> None:
         """Held-out measurements stay beside the bar until the next ones come."""
         if self._work and values.get("split") == "validation":
-            self._work.held_out = _worth_showing(values)
+            self._work.validation_metrics = _visible_metrics(values)
 
     def end(self) -> None:
         work, self._work = self._work, None
@@ -76,32 +76,34 @@ class Console:
 
     # Results
 
-    def show(self, line: str) -> None:
+    def print_result(self, line: str) -> None:
         """One line of a result on standard output."""
         self._print(self._results, formatting.printable_line(line))
 
     def show_text(self, text: str) -> None:
         """A result that is text by nature, with its newlines and tabs, on standard output."""
-        self._print(self._results, formatting.printable(text))
+        self._print(self._results, formatting.escape_controls(text))
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-        """A table on standard output; numbers stand to the right, as `formatting.number` writes them."""
+    def print_table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+        """A table on standard output; numbers stand to the right, as `formatting.format_number` writes them."""
         from rich import box
         from rich.table import Table
 
         cells = [list(row) for row in rows]
-        heading = _text(formatting.printable_line(title)) if title else None
+        heading = _rich_text(formatting.printable_line(title)) if title else None
         table = Table(box=box.SIMPLE_HEAD, title=heading, title_justify="left", pad_edge=False)
         for i, name in enumerate(columns):
             filled = [row[i] for row in cells if row[i] not in (None, "")]
             numeric = bool(filled) and all(isinstance(value, (int, float)) for value in filled)
             justify: Any = "right" if numeric else "left"  # in a narrow terminal words are broken, and none is lost
-            table.add_column(_text(formatting.printable_line(name)), justify=justify, no_wrap=numeric, overflow="fold")
+            table.add_column(
+                _rich_text(formatting.printable_line(name)), justify=justify, no_wrap=numeric, overflow="fold"
+            )
         for row in cells:
-            table.add_row(*(_text(_shown(value)) for value in row))
+            table.add_row(*(_rich_text(_format_cell(value)) for value in row))
         self._console(self._results).print(table)
 
-    def bars(self, probabilities: Sequence[tuple[str, float]]) -> None:
+    def print_probabilities(self, probabilities: Sequence[tuple[str, float]]) -> None:
         """Tokens with their probabilities and a bar for each, on standard output; the longest bar is the likeliest."""
         from rich.bar import Bar
         from rich.cells import cell_len
@@ -109,7 +111,7 @@ class Console:
 
         console = self._console(self._results)
         most = max((p for _, p in probabilities), default=0.0) or 1.0
-        longest = max((cell_len(_visible(token)) for token, _ in probabilities), default=0)
+        longest = max((cell_len(_show_whitespace(token)) for token, _ in probabilities), default=0)
         width = max(1, min(BAR_WIDTH, console.width - longest - len("  100.0 %  ")))  # a token is never cut for a bar
         table = Table.grid(padding=(0, 2))
         for justify in ("left", "right", "left"):
@@ -117,7 +119,7 @@ class Console:
         for token, p in probabilities:
             ascii_bar = "#" * round(width * p / most)
             bar = ascii_bar if console.options.ascii_only else Bar(1.0, 0, p / most, width=width, color=COLOUR)
-            table.add_row(_text(_visible(token)), f"{100 * p:.1f} %", bar)
+            table.add_row(_rich_text(_show_whitespace(token)), f"{100 * p:.1f} %", bar)
         console.print(table)
 
     # Streams
@@ -126,27 +128,27 @@ class Console:
         if id(stream) not in self._rich:
             from rich.console import Console as RichConsole
 
-            width = None if stream.isatty() else WIDTH_OF_A_FILE
+            width = None if stream.isatty() else NON_TTY_WIDTH
             self._rich[id(stream)] = RichConsole(file=stream, width=width, highlight=False, markup=False, emoji=False)
         return self._rich[id(stream)]
 
     def _print(self, stream: IO[str], text: str) -> None:
         if isinstance(self._work, _Bar) and stream.isatty():
-            self._console(stream).print(_text(text), soft_wrap=True)  # above the bar
+            self._console(stream).print(_rich_text(text), soft_wrap=True)  # above the bar
         else:
             print(text, file=stream, flush=True)
 
 
-def bars(probabilities: Sequence[tuple[str, float]]) -> None:
-    """`Console.bars` on standard output."""
-    Console().bars(probabilities)
+def print_probabilities(probabilities: Sequence[tuple[str, float]]) -> None:
+    """`Console.print_probabilities` on standard output."""
+    Console().print_probabilities(probabilities)
 
 
-def results_table(result: Mapping[str, Any]) -> None:
+def print_metrics(result: Mapping[str, Any]) -> None:
     """What `evaluate` returns, as a table on standard output: each metric, its 95 % interval, the number of rows, and
     beside them the metrics of each subset."""
     subsets = result.get("subsets", {})
-    number = formatting.number
+    number = formatting.format_number
     intervals = {
         name: f"[{number(low)}, {number(high)}]"
         for name, (low, high) in result.get("interval", {}).items()
@@ -160,46 +162,48 @@ def results_table(result: Mapping[str, Any]) -> None:
     unit = "windows" if "perplexity" in result["metrics"] else "rows"
     columns = ["", f"{result['rows']:,} {unit}", *(["95 % interval"] if intervals else [])]
     columns += [f"{name}, {part['rows']:,} rows" for name, part in subsets.items()]
-    Console().table(columns, rows)
+    Console().print_table(columns, rows)
 
 
-class _Work:
+class _ProgressState:
     """What both ways of showing progress keep."""
 
     def __init__(self, total: int, done: int) -> None:
         self.total, self.start, self.done = total, done, done
         self.began = time.monotonic()
         self.values: dict[str, float] = {}
-        self.held_out: dict[str, float] = {}
+        self.validation_metrics: dict[str, float] = {}
 
-    def keep(self, done: int, values: Mapping[str, float]) -> None:
+    def update(self, done: int, values: Mapping[str, float]) -> None:
         self.done = done
-        self.values |= _worth_showing(values)
+        self.values |= _visible_metrics(values)
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
     @property
-    def left(self) -> str:
+    def time_left(self) -> str:
         behind = self.done - self.start
-        return f"{formatting.duration(self.seconds * (self.total - self.done) / behind)} left" if behind > 0 else ""
+        return (
+            f"{formatting.format_duration(self.seconds * (self.total - self.done) / behind)} left" if behind > 0 else ""
+        )
 
     @property
     def percent(self) -> int:
         return 100 * self.done // self.total if self.total else 100
 
     @property
-    def measured(self) -> list[str]:
+    def metric_texts(self) -> list[str]:
         """The most telling first: loss, the held-out score, speed."""
-        said = [formatting.measurement(name, value) for name, value in self.values.items()]
-        telling = [name for name in self.held_out if name not in ("loss", "lm_loss", "bits_per_byte")]
-        for name in (telling or list(self.held_out))[:1]:
-            said.insert(1, f"held-out {formatting.measurement(name, self.held_out[name])}")
+        said = [formatting.format_metric(name, value) for name, value in self.values.items()]
+        telling = [name for name in self.validation_metrics if name not in ("loss", "lm_loss", "bits_per_byte")]
+        for name in (telling or list(self.validation_metrics))[:1]:
+            said.insert(1, f"held-out {formatting.format_metric(name, self.validation_metrics[name])}")
         return said
 
 
-class _Bar(_Work):
+class _Bar(_ProgressState):
     """A live line: title, bar, percent, position, time left (in the end: time taken), what was measured."""
 
     def __init__(self, console: RichConsole, title: str, total: int, done: int) -> None:
@@ -207,15 +211,15 @@ class _Bar(_Work):
 
         super().__init__(total, done)
         self.console, self.title, self.ended = console, title, False
-        if console.width < len(title) + ROOM_BESIDE_A_TITLE:
-            console.print(_text(title), soft_wrap=True)
+        if console.width < len(title) + COLUMNS_AFTER_TITLE:
+            console.print(_rich_text(title), soft_wrap=True)
             self.title = ""
         self.live = Live(console=console, get_renderable=self._line, refresh_per_second=4)
         self.live.start()
         atexit.register(self.live.stop)  # whatever ends the process, the terminal gets its cursor back
 
     def advance(self, done: int, values: Mapping[str, float]) -> None:
-        self.keep(done, values)  # drawn four times a second by a thread of its own
+        self.update(done, values)  # drawn four times a second by a thread of its own
 
     def end(self) -> None:
         self.ended = True
@@ -228,8 +232,8 @@ class _Bar(_Work):
         from rich.text import Text
 
         position = f"{self.percent:3} %  {self.done:,}/{self.total:,}"
-        clock = formatting.duration(self.seconds) if self.ended else self.left
-        left, right = [self.title] * bool(self.title), [position, *[clock] * bool(clock), *self.measured]
+        clock = formatting.format_duration(self.seconds) if self.ended else self.time_left
+        left, right = [self.title] * bool(self.title), [position, *[clock] * bool(clock), *self.metric_texts]
         room = self.console.width - 1
 
         def rest() -> int:
@@ -248,58 +252,58 @@ class _Bar(_Work):
         return Text("  ").join([Text(part) for part in left] + [bar] + [Text(part) for part in right])
 
 
-class _Lines(_Work):
+class _Lines(_ProgressState):
     """Where nothing can be drawn twice: a line now and then."""
 
     def __init__(self, stream: IO[str], title: str, total: int, done: int, unit: str) -> None:
         super().__init__(total, done)
         self.stream, self.unit = stream, unit
-        self.said_at, self.said_done = self.began, done
+        self.last_line_at, self.last_line_done = self.began, done
         self._line(f"{title}: {done:,}/{total:,} {unit}" if done else f"{title}: {total:,} {unit}")
 
     def advance(self, done: int, values: Mapping[str, float]) -> None:
-        self.keep(done, values)
-        silence = time.monotonic() - self.said_at
-        far = self.done - self.said_done >= SHARE_BETWEEN_LINES * self.total
+        self.update(done, values)
+        silence = time.monotonic() - self.last_line_at
+        far = self.done - self.last_line_done >= SHARE_BETWEEN_LINES * self.total
         if done == self.total:  # `end` tells it, with the time that was taken
             return
-        if (far and silence >= SECONDS_BETWEEN_LINES) or silence >= LONGEST_SILENCE:
-            self.said_at, self.said_done = time.monotonic(), done
-            self._line(self._position(self.left))
+        if (far and silence >= SECONDS_BETWEEN_LINES) or silence >= MAX_SECONDS_BETWEEN_LINES:
+            self.last_line_at, self.last_line_done = time.monotonic(), done
+            self._line(self._position(self.time_left))
 
     def end(self) -> None:
-        self._line(self._position(formatting.duration(self.seconds)))
+        self._line(self._position(formatting.format_duration(self.seconds)))
 
     def _position(self, clock: str) -> str:
-        parts = [f"{self.percent} %", f"{self.done:,}/{self.total:,} {self.unit}", clock, *self.measured]
+        parts = [f"{self.percent} %", f"{self.done:,}/{self.total:,} {self.unit}", clock, *self.metric_texts]
         return "  " + "  ".join(part for part in parts if part)
 
     def _line(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
 
 
-def _worth_showing(values: Mapping[str, Any]) -> dict[str, float]:
+def _visible_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """Of a measurement, the numbers that help a person who waits."""
     return {
         name: value if isinstance(value, int) else float(value)
         for name, value in values.items()
-        if name not in NOT_BESIDE_THE_BAR and isinstance(value, Real) and not isinstance(value, bool)
+        if name not in HIDDEN_METRICS and isinstance(value, Real) and not isinstance(value, bool)
     }
 
 
-def _text(line: str) -> Text:
+def _rich_text(line: str) -> Text:
     from rich.text import Text
 
     return Text(line)
 
 
-def _shown(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return "–"
-    return formatting.number(value) if isinstance(value, (int, float)) else formatting.printable_line(str(value))
+    return formatting.format_number(value) if isinstance(value, (int, float)) else formatting.printable_line(str(value))
 
 
-def _visible(token: str) -> str:
+def _show_whitespace(token: str) -> str:
     """A token with its outer spaces and its newlines to be seen."""
     text = formatting.printable_line(token)
     inner = text.strip(" ")

@@ -20,10 +20,10 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
-def device_of(setting: str) -> torch.device:
+def resolve_device(setting: str) -> torch.device:
     """The device that `--device` names; `auto` is the GPU where there is one. An Apple GPU is for one process: torch
     adds up no gradients there."""
-    several = started() > 1
+    several = world_size() > 1
     if setting == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -38,15 +38,17 @@ def device_of(setting: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {setting} cannot be used: {reason}", "Use --device cpu, or auto.") from None
     if device.type == "mps" and several:
-        problem = f"--device {setting}: torchrun started {started()} processes, and torch adds up no gradients there."
+        problem = (
+            f"--device {setting}: torchrun started {world_size()} processes, and torch adds up no gradients there."
+        )
         raise UserError(problem, "Use --device cpu, or start it without torchrun.")
-    if device.type == "cuda" and device.index is not None and (count := started_here()) > 1:
+    if device.type == "cuda" and device.index is not None and (count := local_world_size()) > 1:
         problem = f"--device {setting}: torchrun started {count} processes here, and each takes a GPU of its own."
         raise UserError(problem, "Use --device cuda.")
     return device
 
 
-def activations_of(precision: str, device: torch.device) -> tuple[torch.dtype, str]:
+def resolve_precision(precision: str, device: torch.device) -> tuple[torch.dtype, str]:
     """(type of the activations, what to tell the user) for `--precision`; `auto` is decided by the hardware alone."""
     if precision not in PRECISIONS:
         problem = f"--precision {precision}: there is no such choice.{did_you_mean(precision, PRECISIONS)}"
@@ -62,9 +64,9 @@ def activations_of(precision: str, device: torch.device) -> tuple[torch.dtype, s
     return torch.float32, f"fp32 (auto: {reason})"
 
 
-def precision_of(activations: torch.dtype) -> Precision:
+def precision_name(activation_dtype: torch.dtype) -> Precision:
     """What `auto` has come to: a run goes on with it, also on a processor where it would come to something else."""
-    return "bf16" if activations == torch.bfloat16 else "fp32"
+    return "bf16" if activation_dtype == torch.bfloat16 else "fp32"
 
 
 def native_bf16(device: torch.device) -> tuple[bool, str]:
@@ -109,32 +111,39 @@ def cpuinfo_features(text: str) -> frozenset[str]:
     return frozenset(found[1].split()) if found else frozenset()
 
 
-def place(model: nn.Module, device: torch.device, activations: torch.dtype, recompute: bool = False) -> None:
+def prepare_model(
+    model: nn.Module, device: torch.device, activation_dtype: torch.dtype, activation_checkpointing: bool = False
+) -> None:
     """Move a model, set the type of its activations, and whether the backward pass computes them again."""
     for module in model.modules():
-        if recompute and device.type == "mps" and (config := getattr(module, "config", None)) and config.dropout:
+        if (
+            activation_checkpointing
+            and device.type == "mps"
+            and (config := getattr(module, "config", None))
+            and config.dropout
+        ):
             # torch keeps the random numbers of a CPU and of CUDA for it, not those of an Apple GPU (issue 127676)
             problem = f"--recompute with --dropout {config.dropout:g} on mps: the second pass would drop other numbers."
             raise UserError(problem, "Use --dropout 0 with it, or --micro-batch instead.")
     model.to(device)
     for module in model.modules():
         if hasattr(module, "activation_dtype"):
-            setattr(module, "activation_checkpointing", recompute)  # noqa: B010 (typed Tensor | Module there)
-            setattr(module, "activation_dtype", activations)  # noqa: B010 (typed Tensor | Module there)
+            setattr(module, "activation_checkpointing", activation_checkpointing)  # noqa: B010 (typed Tensor | Module there)
+            setattr(module, "activation_dtype", activation_dtype)  # noqa: B010 (typed Tensor | Module there)
 
 
 @contextmanager
-def limits_explained(smaller: str) -> Iterator[None]:
-    """Out of memory and disk full as one line that says what to lower; `smaller` is that advice for memory."""
+def translate_resource_errors(memory_advice: str) -> Iterator[None]:
+    """Out of memory and disk full as one line that says what to lower; `memory_advice` is that advice for memory."""
     try:
         yield
     except torch.OutOfMemoryError:
-        raise ResourceError("the GPU is out of memory.", smaller) from None
+        raise ResourceError("the GPU is out of memory.", memory_advice) from None
     except MemoryError:
-        raise ResourceError("out of memory.", smaller) from None
+        raise ResourceError("out of memory.", memory_advice) from None
     except (RuntimeError, ImportError) as error:
         if OUT_OF_MEMORY.search(str(error)):
-            raise ResourceError("out of memory.", smaller) from None
+            raise ResourceError("out of memory.", memory_advice) from None
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # Windows has no EDQUOT
@@ -145,11 +154,11 @@ def limits_explained(smaller: str) -> Iterator[None]:
         raise
 
 
-def started() -> int:
+def world_size() -> int:
     """How many processes torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def started_here() -> int:
+def local_world_size() -> int:
     """How many of them on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable
 
 
-def number(value: float, digits: int = 3) -> str:
+def format_number(value: float, digits: int = 3) -> str:
     """A measurement: integers with separators, other numbers with `digits` significant digits (0.870, 61.2, 12,345)."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -19,11 +19,11 @@ def number(value: float, digits: int = 3) -> str:
     if abs(value) >= 10 ** max(digits, 3) - 0.5:  # what rounds to it too
         return f"{value:,.0f}"
     if value and abs(value) < 1e-3:
-        return plain(float(f"{value:.{digits}g}"))
+        return format_setting(float(f"{value:.{digits}g}"))
     return f"{value:#.{digits}g}".rstrip(".") if value else f"{0:.{digits}f}"
 
 
-def plain(value: float) -> str:
+def format_setting(value: float) -> str:
     """A setting: as short as it can be written (0.1, 2000, 2.5e-4)."""
     text = f"{value:.12g}"
     if "e" not in text and value and abs(value) < 1e-3:
@@ -35,20 +35,20 @@ def plain(value: float) -> str:
     return text
 
 
-def amount(value: float) -> str:
+def format_large_count(value: float) -> str:
     """A large count in two or three digits: 980, 16.4 k, 25.3 M, 1.20 G."""
     for size, unit, least in ((1e9, "G", 0.9995e9), (1e6, "M", 0.9995e6), (1e3, "k", 1e4)):
         if abs(value) >= least:
-            return f"{number(value / size)} {unit}"
+            return f"{format_number(value / size)} {unit}"
     return f"{value:,.0f}"
 
 
-def counted(n: int, what: str) -> str:
+def count_noun(n: int, what: str) -> str:
     """1 document, 2,000 documents."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """1:52, or 2:03:00 from an hour on."""
     if not math.isfinite(seconds):
         return "?"
@@ -57,10 +57,10 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def measurement(name: str, value: float) -> str:
+def format_metric(name: str, value: float) -> str:
     """What stands beside a bar: `loss 3.21`, `9,012 tokens/s`."""
     said = name.replace("_per_s", "/s").replace("_", " ")
-    return f"{number(value)} {said}" if said.endswith("/s") else f"{said} {number(value)}"
+    return f"{format_number(value)} {said}" if said.endswith("/s") else f"{said} {format_number(value)}"
 
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -68,14 +68,14 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff
 embeddings, overrides and isolates), or that have no UTF-8 (surrogates: bytes of a file name that are not UTF-8)."""
 
 
-def printable(text: str, keep: str = "\n\t") -> str:
+def escape_controls(text: str, keep: str = "\n\t") -> str:
     r"""`text` with control characters escaped, as in \x1b; those in `keep` stay."""
     return CONTROL.sub(lambda match: match[0] if match[0] in keep else _code(match[0]), text)
 
 
 def printable_line(text: str) -> str:
     r"""`text` as one line: newlines and tabs are escaped too, so that a name cannot forge a line of its own."""
-    return printable(text, keep="")
+    return escape_controls(text, keep="")
 
 
 def printable_json(text: str) -> str:

@@ -18,7 +18,7 @@ MAX_METRICS_BYTES = 2**28
 class Progress(Protocol):
     """What a verb says while it works. Every method returns at once and never raises for what it is given."""
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """A line for a person."""
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
@@ -34,10 +34,10 @@ class Progress(Protocol):
         """The piece of work is over."""
 
 
-class Silent:
+class NullProgress:
     """Says nothing; what Python callers get unless they ask for more."""
 
-    def say(self, line: str) -> None: ...
+    def log(self, line: str) -> None: ...
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None: ...
 
@@ -48,7 +48,7 @@ class Silent:
     def end(self) -> None: ...
 
 
-class MetricsFile(Silent):
+class MetricsFile(NullProgress):
     """Keeps every measurement as a line of JSON."""
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class MetricsFile(Silent):
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
-    def forget_after(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Drop the lines of updates that a resumed run does again, so that no update is told twice."""
         if not self.path.exists():
             return
@@ -73,28 +73,28 @@ class MetricsFile(Silent):
             file.write("".join(line + "\n" for line in kept).encode())
 
 
-class Fanout:
+class MultiProgress:
     """Passes everything on to several."""
 
-    def __init__(self, parts: Sequence[Progress]) -> None:
-        self.parts = parts
+    def __init__(self, targets: Sequence[Progress]) -> None:
+        self.targets = targets
 
-    def say(self, line: str) -> None:
-        for part in self.parts:
-            part.say(line)
+    def log(self, line: str) -> None:
+        for part in self.targets:
+            part.log(line)
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
-        for part in self.parts:
+        for part in self.targets:
             part.begin(title, total, done, unit)
 
     def advance(self, done: int, **values: float) -> None:
-        for part in self.parts:
+        for part in self.targets:
             part.advance(done, **values)
 
     def record(self, **values: float | int | str) -> None:
-        for part in self.parts:
+        for part in self.targets:
             part.record(**values)
 
     def end(self) -> None:
-        for part in self.parts:
+        for part in self.targets:
             part.end()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
-from reproduced import counted, data, recurrent, walked  # noqa: F401 (of reproductions)
-from workspace import ask, desk  # noqa: F401 (fixtures for every test)
+from reproduction_fixtures import executed_jobs, lstm_run, official_data, run_with_checkpoints  # noqa: F401 (of reproductions)
+from workspace import ask, workspace  # noqa: F401 (fixtures for every test)
 
 if TYPE_CHECKING:
     from gpt1.tables.table import Table
@@ -35,7 +35,7 @@ def shared_folder() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
+def shared_data() -> Path:
     folder = shared_folder()
     if folder is None:
         pytest.skip("needs the public data: set GPT1_DATA, or put the folder `shared` beside the checkout")
@@ -54,7 +54,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Features that head-only runs keep stay out of the user's folder for caches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPT1_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -95,7 +95,7 @@ def corpus(prose: list[str], tokenizer: Tokenizer, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
-def shape() -> dict[str, Any]:
+def tiny_pretrain_settings() -> dict[str, Any]:
     """Settings of a pre-training run that takes a second."""
     return {"model": "tiny", "n_layer": 2, "n_head": 2, "n_embd": 32, "context": 32, "batch_size": 8, "steps": 60} | {
         "precision": "fp32",
@@ -107,10 +107,12 @@ def shape() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def pretrained(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained_run(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     from gpt1.training.pretrain import pretrain
 
-    return pretrain(corpus, out=tmp_path_factory.mktemp("runs") / "pretrained", **shape)
+    return pretrain(corpus, out=tmp_path_factory.mktemp("runs") / "pretrained", **tiny_pretrain_settings)
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from gpt1.demo import material
-from gpt1.demo.material import Document
+from gpt1.demo import docstrings
+from gpt1.demo.docstrings import DocstringDocument
 
 
-def documents_of(sizes: dict[str, int]) -> list[Document]:
+def make_documents(sizes: dict[str, int]) -> list[DocstringDocument]:
     """Documents of drawn words: a paragraph of their own, and one that every second shares with the one before it, but
     for a word."""
     draw = random.Random(0)
@@ -21,13 +21,13 @@ def documents_of(sizes: dict[str, int]) -> list[Document]:
     for library, n in sizes.items():
         for i in range(n):
             shared = words(14) if i % 2 == 0 else [*shared[:-1], *words(1)]
-            paragraphs = (sentence(words(40)), sentence(shared))
-            found.append(Document(library, f"{library}/{i}", paragraphs))
+            paragraphs = (to_sentence(words(40)), to_sentence(shared))
+            found.append(DocstringDocument(library, f"{library}/{i}", paragraphs))
     return found
 
 
-def sentence(words: list[str]) -> str:
+def to_sentence(words: list[str]) -> str:
     return " ".join(words).capitalize() + "."
 
 
-SIZES = {library: 240 + 10 * k for k, library in enumerate(material.LIBRARIES)}
+DOCUMENT_COUNTS = {library: 240 + 10 * k for k, library in enumerate(docstrings.LIBRARIES)}

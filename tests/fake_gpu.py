@@ -32,11 +32,11 @@ import gpt1
 PACKAGE = Path(gpt1.__file__).parent
 GPU = "gpu"
 ATEN = torch.ops.aten
-LOOKS: list[list[str]] = []
+SYNC_STACKS: list[list[str]] = []
 """For each look at numbers of the device: the functions of gpt1 that were running, outermost first."""
 
 
-class Card:
+class FakeDeviceModule:
     """What torch asks the module of a device for (as torch.cuda)."""
 
     is_available = is_initialized = staticmethod(lambda: True)
@@ -46,120 +46,126 @@ class Card:
     _is_in_bad_fork = staticmethod(lambda: False)
 
 
-class There(torch.Tensor):
-    """A tensor on the device; `here` are its numbers."""
+class FakeGpuTensor(torch.Tensor):
+    """A tensor on the device; `cpu_tensor` are its numbers."""
 
-    here: torch.Tensor
+    cpu_tensor: torch.Tensor
 
     @staticmethod
-    def __new__(cls, here: torch.Tensor) -> There:
+    def __new__(cls, here: torch.Tensor) -> FakeGpuTensor:
         layout = {"strides": here.stride(), "storage_offset": here.storage_offset(), "dtype": here.dtype}
-        there: There = torch.Tensor._make_wrapper_subclass(cls, here.shape, device=f"{GPU}:0", **layout)  # type: ignore[attr-defined]
-        there.here = here
+        there: FakeGpuTensor = torch.Tensor._make_wrapper_subclass(cls, here.shape, device=f"{GPU}:0", **layout)  # type: ignore[attr-defined]
+        there.cpu_tensor = here
         return there
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"There({self.here})"
+        return f"There({self.cpu_tensor})"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return computed(func, args, kwargs or {})
+        return dispatch(func, args, kwargs or {})
 
 
-class Makers(TorchDispatchMode):
+class FactoryMode(TorchDispatchMode):
     """Tensors that are made on the device, from no other that is there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return computed(func, args, kwargs) if on_gpu(kwargs.get("device")) else func(*args, **kwargs)
+        return dispatch(func, args, kwargs) if is_fake_gpu(kwargs.get("device")) else func(*args, **kwargs)
 
 
-class Shortcuts(TorchFunctionMode):
+class FunctionShims(TorchFunctionMode):
     """What torch does in C++ for its own devices only."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func is torch.tensor and on_gpu(kwargs.get("device")):
+        if func is torch.tensor and is_fake_gpu(kwargs.get("device")):
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
-        if func is torch.Tensor.tolist and isinstance(args[0], There):
-            look()
+        if func is torch.Tensor.tolist and isinstance(args[0], FakeGpuTensor):
+            record_sync()
             return args[0].here.tolist()
         return func(*args, **kwargs)
 
 
-class Generator(torch.Generator):
-    def __new__(cls, device: Any = "cpu") -> Generator:
+class CpuGenerator(torch.Generator):
+    def __new__(cls, device: Any = "cpu") -> CpuGenerator:
         return super().__new__(cls)
 
 
-def on_gpu(device: Any) -> bool:
+def is_fake_gpu(device: Any) -> bool:
     return device is not None and torch.device(device).type == GPU
 
 
-def look() -> None:
+def record_sync() -> None:
     frames = [frame for frame in inspect.stack(context=0) if PACKAGE in Path(frame.filename).parents]
-    LOOKS.append([frame.function for frame in reversed(frames)])
+    SYNC_STACKS.append([frame.function for frame in reversed(frames)])
 
 
-def numbers_of(t: There) -> torch.Tensor:
-    return t.here
+def unwrap(t: FakeGpuTensor) -> torch.Tensor:
+    return t.cpu_tensor
 
 
-def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """The operation on the numbers here; its result is on the device where a factor was, or where it shall be."""
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-    there = [t for t in tensors if isinstance(t, There)]
+    there = [t for t in tensors if isinstance(t, FakeGpuTensor)]
     device = kwargs.get("device")
-    comes_back = bool(there) and device is not None and not on_gpu(device)
+    comes_back = bool(there) and device is not None and not is_fake_gpu(device)
     if func is ATEN.copy_.default:
-        comes_back = not isinstance(args[0], There)
-    elif there and func is not ATEN._to_copy.default and any(t.dim() for t in tensors if not isinstance(t, There)):
+        comes_back = not isinstance(args[0], FakeGpuTensor)
+    elif (
+        there
+        and func is not ATEN._to_copy.default
+        and any(t.dim() for t in tensors if not isinstance(t, FakeGpuTensor))
+    ):
         raise RuntimeError(f"{func.name()}: Expected all tensors to be on the same device")
     if comes_back or (there and func is ATEN._local_scalar_dense.default):
-        look()
+        record_sync()
     if device is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     if there and func is ATEN._fused_adamw_.default:
         kwargs = {**kwargs, "grad_scale": None}
-    out = func(*tree_map_only(There, numbers_of, args), **tree_map_only(There, numbers_of, kwargs))
-    if comes_back or not (there or on_gpu(device)):
+    out = func(*tree_map_only(FakeGpuTensor, unwrap, args), **tree_map_only(FakeGpuTensor, unwrap, kwargs))
+    if comes_back or not (there or is_fake_gpu(device)):
         return out
     if any(t.dtype == torch.float64 for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
         raise TypeError(f"{func.name()}: this device has no float64")
-    known = {id(t.here): t for t in there}  # what an operation in place gives back is the tensor that it was given
-    return tree_map_only(torch.Tensor, lambda t: known[id(t)] if id(t) in known else There(t), out)
+    known = {
+        id(t.cpu_tensor): t for t in there
+    }  # what an operation in place gives back is the tensor that it was given
+    return tree_map_only(torch.Tensor, lambda t: known[id(t)] if id(t) in known else FakeGpuTensor(t), out)
 
 
 @contextmanager
-def pretended() -> Iterator[None]:
+def fake_gpu_backend() -> Iterator[None]:
     """While it lasts, `--device gpu` is a device like another."""
-    _setup_privateuseone_for_python_backend(GPU, Card())
-    with pytest.MonkeyPatch.context() as patch, Makers(), Shortcuts():
+    _setup_privateuseone_for_python_backend(GPU, FakeDeviceModule())
+    with pytest.MonkeyPatch.context() as patch, FactoryMode(), FunctionShims():
         patch.setattr(torch, "inference_mode", torch.no_grad)  # its tensors cannot be wrapped
-        patch.setattr(torch, "Generator", Generator)
+        patch.setattr(torch, "Generator", CpuGenerator)
         from gpt1 import devices
         from gpt1.training import head_only as features
 
         patch.setattr(devices, "DEVICES", (*devices.DEVICES, GPU))
-        patch.setitem(features.PIECE_TOKENS, GPU, features.PIECE_TOKENS["cuda"])
+        patch.setitem(features.FEATURE_BATCH_TOKENS, GPU, features.FEATURE_BATCH_TOKENS["cuda"])
         yield
 
 
 # ---- what is run there and here
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dogs", "ran", "far", "from", "it", "in", "rain", "good", "bad"]
-KINDS: dict[str, dict[str, str]] = {
+KIND_COLUMNS: dict[str, dict[str, str]] = {
     "classification": {"text": "text", "label": "label"},
     "entailment": {"premise": "text", "hypothesis": "other", "label": "label"},
     "similarity": {"text_a": "text", "text_b": "other", "label": "label"},
     "regression": {"text": "text", "label": "number"},
     "choice": {"context": "text", "choices": "other,third", "label": "number"},
 }
-SIZE = {"n_layer": 2, "n_embd": 32, "n_head": 2, "context": 32, "batch_size": 4, "steps": 20, "dropout": 0.0}
+TINY_SETTINGS = {"n_layer": 2, "n_embd": 32, "n_head": 2, "context": 32, "batch_size": 4, "steps": 20, "dropout": 0.0}
 
 
-class Stops:
+class InterruptAfterStep:
     """A progress that ends the process's work, as a kill would, after an update."""
 
     def __init__(self, after: int) -> None:
@@ -173,7 +179,7 @@ class Stops:
         return lambda *args, **kwargs: None
 
 
-def rows(n: int) -> list[dict[str, Any]]:
+def make_rows(n: int) -> list[dict[str, Any]]:
     draw = random.Random(0)
 
     def text(most: int) -> str:
@@ -183,22 +189,22 @@ def rows(n: int) -> list[dict[str, Any]]:
     return [{**row, "label": "xy"[row["number"]]} for row in some]
 
 
-def corpus(folder: Path) -> Path:
+def make_corpus(folder: Path) -> Path:
     from gpt1 import Tokenizer
     from gpt1.corpus.corpus import write_corpus
 
-    (folder / "text.txt").write_text("\n".join(row["text"] for row in rows(400)))
+    (folder / "text.txt").write_text("\n".join(row["text"] for row in make_rows(400)))
     tokenizer = Tokenizer.train([(folder / "text.txt").read_text()], vocab_size=120)
     write_corpus([str(folder / "text.txt")], folder / "corpus", tokenizer)
     return folder / "corpus"
 
 
-def losses(run: Path) -> list[float]:
+def read_losses(run: Path) -> list[float]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [line["loss"] for line in lines]
 
 
-def everything(folder: Path, device: str, texts: Path) -> dict[str, Any]:
+def run_all_paths(folder: Path, device: str, texts: Path) -> dict[str, Any]:
     """Figures of every path, on one device."""
     from gpt1 import finetune, load, pretrain
 
@@ -212,23 +218,23 @@ def everything(folder: Path, device: str, texts: Path) -> dict[str, Any]:
         "bf16": {"precision": "bf16", "micro_batch": 1},
         "clipped": {"clip_norm": 0.1},
     }.items():
-        run = pretrain(texts, out=folder / name, device=device, **{"precision": "fp32", **SIZE, **settings})
-        found[f"pretrain {name}"] = losses(run)
+        run = pretrain(texts, out=folder / name, device=device, **{"precision": "fp32", **TINY_SETTINGS, **settings})
+        found[f"pretrain {name}"] = read_losses(run)
     try:
-        resumed = dict(out=folder / "resumed", device=device, precision="fp32", checkpoint_every=5, **SIZE)
-        pretrain(texts, progress=Stops(10), **resumed)  # type: ignore[arg-type]
+        resumed = dict(out=folder / "resumed", device=device, precision="fp32", checkpoint_every=5, **TINY_SETTINGS)
+        pretrain(texts, progress=InterruptAfterStep(10), **resumed)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         pretrain(texts, resume=True, **resumed)  # type: ignore[arg-type]
-        found["resumed"] = losses(folder / "resumed")
+        found["resumed"] = read_losses(folder / "resumed")
     table = folder / "rows.jsonl"
-    table.write_text("\n".join(map(json.dumps, rows(60))))
-    for kind, columns in KINDS.items():
+    table.write_text("\n".join(map(json.dumps, make_rows(60))))
+    for kind, columns in KIND_COLUMNS.items():
         for train in ("all", "head", "last:1"):
             settings = {"train": train, "precision": "fp32", "head_dropout": 0.0, "dropout": 0.0, "epochs": 2}
             out = folder / f"{kind}-{train.partition(':')[0]}"
             run = finetune(table, from_=base, out=out, kind=kind, device=device, **columns, **settings)
-            found[f"finetune {kind} {train}"] = losses(run)
-        found[f"predict {kind}"] = load(folder / f"{kind}-all", device=device).predict(rows(9))
+            found[f"finetune {kind} {train}"] = read_losses(run)
+        found[f"predict {kind}"] = load(folder / f"{kind}-all", device=device).predict(make_rows(9))
     model = load(base, device=device)
     found["next"] = [list(pair) for pair in model.next_tokens("the cat", 5)]
     found["generate"] = model.generate("the cat", max_tokens=60, temperature=0.0)
@@ -241,8 +247,10 @@ def everything(folder: Path, device: str, texts: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place, device = Path(sys.argv[1]), sys.argv[2]
-    texts = corpus(place)
-    with pretended() if device == GPU else nullcontext():  # first: torch counts the devices at the first gradient
-        there = everything(place / "there", device, texts)
-    here = everything(place / "here", "cpu", texts)
-    (place / "found.json").write_text(json.dumps({"here": here, "there": there, "looks": LOOKS}))
+    texts = make_corpus(place)
+    with (
+        fake_gpu_backend() if device == GPU else nullcontext()
+    ):  # first: torch counts the devices at the first gradient
+        there = run_all_paths(place / "there", device, texts)
+    here = run_all_paths(place / "here", "cpu", texts)
+    (place / "found.json").write_text(json.dumps({"here": here, "there": there, "looks": SYNC_STACKS}))

@@ -147,7 +147,7 @@ MUTATIONS = {
 
 def reseal(folder: Path) -> None:
     """Make the manifest of a folder fit its files again, so that a reader gets past the checksums."""
-    from gpt1.corpus.shards import fingerprint
+    from gpt1.corpus.shards import manifest_fingerprint
     from gpt1.files.manifest import seal
 
     path = folder / "manifest.json"
@@ -157,7 +157,7 @@ def reseal(folder: Path) -> None:
             if (file := folder / name).is_file():
                 entry |= {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         if "fingerprint" in manifest:
-            manifest["fingerprint"] = fingerprint(manifest)
+            manifest["fingerprint"] = manifest_fingerprint(manifest)
         if "sha256" in manifest:
             manifest = seal(manifest)
         path.write_text(json.dumps(manifest))

@@ -30,7 +30,7 @@ class Target:
 
 def table_target(ending: str) -> Target:
     from gpt1.corpus.readers import list_sources, read_source
-    from gpt1.tables.facts import describe
+    from gpt1.tables.facts import describe_table
     from gpt1.tables.table import read_table, write_table
 
     name = f"rows.{ending}"
@@ -39,7 +39,7 @@ def table_target(ending: str) -> Target:
 
     def read(folder: Path) -> None:
         table = read_table(folder / name)
-        describe(table)
+        describe_table(table)
         for source in list_sources([str(folder / name)]):
             for _ in islice(read_source(source), 1000):
                 pass
@@ -102,7 +102,7 @@ def read_tokenizer(folder: Path) -> None:
 
     loaded = Tokenizer.load(folder)
     loaded.decode(range(loaded.vocab_size))
-    loaded.note()
+    loaded.version_warning()
     if loaded.pipeline == "lossless":  # the other one starts spaCy
         loaded.encode("over the lowest\n\x00 é")
 
@@ -196,10 +196,10 @@ def read_corpus(folder: Path) -> None:
 
     corpus = Corpus.open(folder)
     corpus.verify()
-    loaded = corpus.tokenizer()
+    loaded = corpus.load_tokenizer()
     ids = corpus.read(0, min(64, corpus.tokens))
     loaded.decode(ids.tolist())
-    corpus.bytes_in(0, min(64, corpus.tokens))
+    corpus.count_bytes(0, min(64, corpus.tokens))
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -208,7 +208,7 @@ def make_checkpoint(folder: Path) -> None:
     model = tiny_model(20)
     state = {"best": {"step": 1, "loss": 2.5}, "fingerprints": {"corpus": "0" * 64}, "precision": "fp32"}
     optimizer = {"moment": model.tokens.weight.detach()[:2].clone()}
-    saved = checkpoints.save(folder / "made", 1, model.state_dict(), optimizer, state)
+    saved = checkpoints.save_checkpoint(folder / "made", 1, model.state_dict(), optimizer, state)
     for file in saved.iterdir():
         file.rename(folder / file.name)
 
@@ -216,7 +216,7 @@ def make_checkpoint(folder: Path) -> None:
 def read_checkpoint(folder: Path) -> None:
     from gpt1.training import checkpoints
 
-    checkpoints.load(folder)
+    checkpoints.load_checkpoint(folder)
 
 
 def make_run(folder: Path, kind: str) -> None:
@@ -229,16 +229,16 @@ def read_settings(folder: Path) -> None:
     from gpt1.config import PretrainConfig
     from gpt1.runs import folder as runs
 
-    runs.settings_of(PretrainConfig, folder / "c.yaml", {})
+    runs.resolve_settings(PretrainConfig, folder / "c.yaml", {})
 
 
 def read_run(folder: Path) -> None:
-    from gpt1.inspect.folders import of_run
-    from gpt1.progress import MetricsFile, Silent
+    from gpt1.inspect.folders import inspect_run
+    from gpt1.progress import MetricsFile, NullProgress
     from gpt1.runs.folder import read_run_config
 
-    of_run(str(folder), None, Silent())
-    MetricsFile(folder / "metrics.jsonl").forget_after(10)
+    inspect_run(str(folder), None, NullProgress())
+    MetricsFile(folder / "metrics.jsonl").truncate_after(10)
     read_run_config(folder)
 
 
@@ -254,9 +254,9 @@ def make_race(folder: Path) -> None:
 
 
 def read_race(folder: Path) -> None:
-    from gpt1.datasets.files import document_rows, documents
+    from gpt1.datasets.files import document_rows, read_document_folders
 
-    for name, texts in documents([("test/high", folder / "RACE/test/high")]):
+    for name, texts in read_document_folders([("test/high", folder / "RACE/test/high")]):
         for _ in document_rows("race", name, texts):
             pass
 
@@ -270,9 +270,9 @@ def make_archive(folder: Path) -> None:
 
 
 def read_archive(folder: Path) -> None:
-    from gpt1.datasets.files import document_rows, documents
+    from gpt1.datasets.files import document_rows, read_document_folders
 
-    for name, texts in documents([("test/high", folder / "RACE.tar.gz")]):
+    for name, texts in read_document_folders([("test/high", folder / "RACE.tar.gz")]):
         for _ in document_rows("race", name, texts):
             pass
 
@@ -286,29 +286,29 @@ def read_schemas(folder: Path) -> None:
 def make_features(folder: Path) -> None:
     import torch
 
-    from gpt1.progress import Silent
-    from gpt1.training.head_only import keep
+    from gpt1.progress import NullProgress
+    from gpt1.training.head_only import write_cached_features
 
-    keep(folder / "f.safetensors", torch.ones(4, 8), Silent())
+    write_cached_features(folder / "f.safetensors", torch.ones(4, 8), NullProgress())
 
 
 def read_features(folder: Path) -> None:
-    from gpt1.progress import Silent
-    from gpt1.training.head_only import read
+    from gpt1.progress import NullProgress
+    from gpt1.training.head_only import read_cached_features
 
-    read(folder / "f.safetensors", (4, 8), Silent())
+    read_cached_features(folder / "f.safetensors", (4, 8), NullProgress())
 
 
 def make_cells(folder: Path) -> None:
-    from gpt1.experiments.cells import Kept
+    from gpt1.experiments.result_store import ResultStore
 
-    Kept(folder, {"model": {"weights": "x"}, "rows": 3}, {"a": {"score": 0.5, "seconds": 2.0}}).write()
+    ResultStore(folder, {"model": {"weights": "x"}, "rows": 3}, {"a": {"score": 0.5, "seconds": 2.0}}).write()
 
 
 def read_cells(folder: Path) -> None:
-    from gpt1.experiments.cells import Kept
+    from gpt1.experiments.result_store import ResultStore
 
-    Kept.open(folder, {"model": {"weights": "x"}, "rows": 3})
+    ResultStore.open(folder, {"model": {"weights": "x"}, "rows": 3})
 
 
 def targets() -> Iterator[tuple[str, Target]]:

@@ -8,7 +8,7 @@ import pytest
 
 RTE_HEADER = "index\tsentence1\tsentence2\tlabel"
 MSR_HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"
-PASSAGE = {
+RACE_PASSAGE = {
     "article": "Tom has a dog.\nIt is old.",
     "questions": ["Tom has a  _  .", "How old is it?"],
     "options": [["cat", "dog", "cow", "pig"], ["1", "2", "Old.", "New."]],
@@ -18,11 +18,11 @@ PASSAGE = {
 
 
 @pytest.fixture(autouse=True)
-def no_folder_from_outside(monkeypatch):
+def no_data_dir_variable(monkeypatch):
     monkeypatch.delenv("GPT1_DATA", raising=False)
 
 
-def write(folder: Path, name: str, *lines: str) -> Path:
+def write_official_file(folder: Path, name: str, *lines: str) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

@@ -11,31 +11,31 @@ from typing import Any
 import yaml
 from hypothesis import Phase
 
-from gpt1.config import FinetuneConfig, PretrainConfig, resolve
+from gpt1.config import FinetuneConfig, PretrainConfig, merge_settings
 
-VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect"}
-NASTY = "<script>alert('1')</script> \" ' & <b>not bold</b> {{ 7 * 7 }}"
-WITHOUT_SHRINKING = set(Phase) - {Phase.shrink}  # a page takes a third of a second
-FILES = ("config.yaml", "metrics.jsonl", "results.json", "predictions.jsonl")
+VOID_ELEMENTS = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect"}
+HOSTILE_TEXT = "<script>alert('1')</script> \" ' & <b>not bold</b> {{ 7 * 7 }}"
+PHASES_WITHOUT_SHRINK = set(Phase) - {Phase.shrink}  # a page takes a third of a second
+RUN_FILES = ("config.yaml", "metrics.jsonl", "results.json", "predictions.jsonl")
 
 
-class Reader(HTMLParser):
+class PageParser(HTMLParser):
     """What a browser finds: elements with their attributes, numbers in <data>, the text between."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
+        self.open_tags: list[str] = []
         self.text = ""
         self.numbers: list[float] = []
         self.headings: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
-        assert self.open == []  # every element is closed
+        assert self.open_tags == []  # every element is closed
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
+        if tag not in VOID_ELEMENTS:
+            self.open_tags.append(tag)
         if tag == "data":
             self.numbers.append(float(dict(attrs)["value"] or "nan"))
 
@@ -43,25 +43,25 @@ class Reader(HTMLParser):
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        assert self.open_tags.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if "style" not in self.open_tags:
             self.text += data
-        if self.open and self.open[-1] in ("h1", "h2"):
+        if self.open_tags and self.open_tags[-1] in ("h1", "h2"):
             self.headings.append(data)
 
     @property
-    def shape(self) -> list[tuple[str, tuple[str, ...]]]:
+    def structure(self) -> list[tuple[str, tuple[str, ...]]]:
         return [(tag, tuple(attributes)) for tag, attributes in self.elements]
 
 
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+def write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def pretraining_run(folder: Path, text: str = "and then it was evening") -> Path:
-    config = asdict(resolve(PretrainConfig, {"peak_lr": 1e-3, "steps": 40}))
+def write_pretraining_run(folder: Path, text: str = "and then it was evening") -> Path:
+    config = asdict(merge_settings(PretrainConfig, {"peak_lr": 1e-3, "steps": 40}))
     command = {"corpus": "corpus/my books", "from": None, "valid": None}
     (folder / "config.yaml").write_text(
         yaml.safe_dump({"stage": "pretrain", "version": "0.1.0", "command": command, **config})
@@ -71,7 +71,7 @@ def pretraining_run(folder: Path, text: str = "and then it was evening") -> Path
         lines.append({"step": step, "split": "train", "loss": 9 - step / 10, "lr": 1e-3, "tokens": step * 100})
         held_out = {"loss": 9.1 - step / 10, "perplexity": 800.0 / step, "bits_per_byte": 2.5}
         lines.append({"step": step, "split": "validation", **held_out})
-    write_lines(folder / "metrics.jsonl", lines)
+    write_jsonl(folder / "metrics.jsonl", lines)
     results = {
         "stage": "pretrain", "steps": 40, "tokens_seen": 4000, "train_loss": 5.0, "parameters": 1_234_567,
         "validation": {"loss": 5.125, "perplexity": 20.25, "bits_per_byte": 2.5}, "seconds": 61.0,
@@ -83,8 +83,8 @@ def pretraining_run(folder: Path, text: str = "and then it was evening") -> Path
     return folder
 
 
-def finetuning_run(folder: Path, text: str = "a fine film", labels: tuple[str, ...] = ("neg", "pos")) -> Path:
-    config = asdict(resolve(FinetuneConfig, {"seed": 7}))
+def write_finetuning_run(folder: Path, text: str = "a fine film", labels: tuple[str, ...] = ("neg", "pos")) -> Path:
+    config = asdict(merge_settings(FinetuneConfig, {"seed": 7}))
     command = {"train": "r.csv", "from": "runs/books", "valid": None, "kind": "classification"}
     command["columns"] = {"text": "review", "label": "stars"}
     (folder / "config.yaml").write_text(yaml.safe_dump({"stage": "finetune", "command": command, **config}))
@@ -92,7 +92,7 @@ def finetuning_run(folder: Path, text: str = "a fine film", labels: tuple[str, .
     for epoch, accuracy in ((1, 0.625), (2, 0.75)):
         lines.append({"step": 10 * epoch, "split": "train", "loss": 3.0, "task_loss": 0.5, "lm_loss": 5.0, "lr": 1e-4})
         lines.append({"step": 10 * epoch, "epoch": epoch, "split": "validation", "loss": 0.5, "accuracy": accuracy})
-    write_lines(folder / "metrics.jsonl", lines)
+    write_jsonl(folder / "metrics.jsonl", lines)
     rows = []
     for i in range(8):
         probability = 0.55 + 0.05 * i
@@ -101,7 +101,7 @@ def finetuning_run(folder: Path, text: str = "a fine film", labels: tuple[str, .
         rows.append(
             {"fields": {"text": f"{text} {i}"}, "label": label, "prediction": said, "probabilities": probabilities}
         )
-    write_lines(folder / "predictions.jsonl", rows)
+    write_jsonl(folder / "predictions.jsonl", rows)
     bins = [{"low": 0.5, "high": 1.0, "confidence": 0.725, "accuracy": 0.75, "count": 8}]
     results = {
         "stage": "finetune", "kind": "classification", "labels": list(labels), "main": "accuracy", "best_epoch": 2,
@@ -118,10 +118,10 @@ def finetuning_run(folder: Path, text: str = "a fine film", labels: tuple[str, .
     return folder
 
 
-def scoring_run(folder: Path) -> Path:
-    finetuning_run(folder)
+def write_regression_run(folder: Path) -> Path:
+    write_finetuning_run(folder)
     rows = [{"fields": {"a": f"text {i}"}, "label": str(i / 2), "score": i / 2 + 0.1 * i} for i in range(11)]
-    write_lines(folder / "predictions.jsonl", rows)
+    write_jsonl(folder / "predictions.jsonl", rows)
     results = json.loads((folder / "results.json").read_text())
     results |= {"kind": "regression", "labels": [], "main": "pearson", "calibration": {}}
     results["validation"] = {"metrics": {"pearson": 0.875, "spearman": 0.5}, "rows": 11, "interval": {}}

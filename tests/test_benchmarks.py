@@ -18,32 +18,32 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks lie beside the
 
 from benchmarks import __main__ as command
 from benchmarks import material, measure
-from benchmarks.measure import Ratio, Result, Table, in_turn, ratio
-from benchmarks.profile import by_kind
+from benchmarks.measure import BenchmarkResult, Ratio, ResultTable, interleave, speed_ratio
+from benchmarks.profile import time_by_kind
 from benchmarks.step import matrix_products
 from gpt1.config import GPTConfig
-from gpt1.kernels.int4 import four_bits_fit
+from gpt1.kernels.int4 import int4_is_supported
 
-EXPECTED = json.loads(command.EXPECTED.read_text(encoding="utf-8"))
+EXPECTED = json.loads(command.EXPECTED_FILE.read_text(encoding="utf-8"))
 SLOW = {"memory", "sizes", "scaling"}  # they start a process for every figure
 positive = st.floats(0.01, 100)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in command.NAMES]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in command.BENCHMARKS]
 )
 def test_every_benchmark_runs_and_its_competitors_do_the_same_work(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     if name == "tokenizing":
-        request.getfixturevalue("shared")
+        request.getfixturevalue("shared_data")
     assert command.main([name, "--quick", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert found["machine"]["processor"]
     assert found["machine"]["versions"]["torch"] == torch.__version__
     assert set(found["same_work"].values()) <= {True}
     assert found["same_work"] or name in {*SLOW, "profile"}  # those compare nothing that could differ
-    wanted = {ratio for ratio in EXPECTED["ratios"].get(name, {}) if four_bits_fit([]) or "guesses" not in ratio}
+    wanted = {ratio for ratio in EXPECTED["ratios"].get(name, {}) if int4_is_supported([]) or "guesses" not in ratio}
     assert wanted <= set(found["ratios"])
     assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found["ratios"].values())
     printed = capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_every_benchmark_runs_and_its_competitors_do_the_same_work(
 
 
 def test_expected_ratios_belong_to_benchmarks_that_exist():
-    assert set(EXPECTED["ratios"]) <= set(command.NAMES)
+    assert set(EXPECTED["ratios"]) <= set(command.BENCHMARKS)
     assert 0 < EXPECTED["tolerance"] < 1
 
 
@@ -64,7 +64,7 @@ def test_competitors_take_turns_and_the_warm_up_does_not_count():
     done: list[str] = []
     works = {name: lambda name=name: done.append(name) for name in "ab"}
     before = {name: lambda name=name: done.append(f"before {name}") for name in "b"}
-    seconds = in_turn(works, 2, warm_up={"a": lambda: done.append("short")}, before=before)
+    seconds = interleave(works, 2, warm_up={"a": lambda: done.append("short")}, setup=before)
     assert done == ["short", "b", *(["a", "before b", "b"] * 2)]
     assert {name: len(rounds) for name, rounds in seconds.items()} == {"a": 2, "b": 2}
 
@@ -75,26 +75,26 @@ def test_what_runs_before_a_round_is_not_measured():
     def pass_by(seconds: float) -> None:
         now[0] += seconds
 
-    seconds = in_turn({"a": lambda: pass_by(1)}, 3, before={"a": lambda: pass_by(100)}, clock=lambda: now[0])
+    seconds = interleave({"a": lambda: pass_by(1)}, 3, setup={"a": lambda: pass_by(100)}, clock=lambda: now[0])
     assert seconds == {"a": [1, 1, 1]}
 
 
 @given(ours=st.lists(positive, min_size=1, max_size=9), times=positive)
 def test_a_peer_that_always_needs_k_times_as_long_has_the_ratio_k(ours: list[float], times: float):
-    found = ratio(ours, [times * s for s in ours])
+    found = speed_ratio(ours, [times * s for s in ours])
     assert [found.low, found.median, found.high] == pytest.approx([times] * 3)
 
 
 @given(wanted=positive, measured=positive)
 def test_a_ratio_falls_short_where_it_is_below_what_is_expected_less_the_tolerance(wanted: float, measured: float):
     expected = {"tolerance": 0.2, "ratios": {"step": {"a / b": wanted}, "head": {"a / b": 1e9}}}
-    lines = command.shortfalls("step", {"a / b": Ratio(measured, 0.0, 1e9)}, expected)
+    lines = command.find_shortfalls("step", {"a / b": Ratio(measured, 0.0, 1e9)}, expected)
     assert len(lines) == (measured < wanted * (1 - 0.2))
     assert all("a / b" in line for line in lines)
 
 
 def test_an_expected_ratio_that_was_not_measured_falls_short():
-    assert command.shortfalls("step", {}, {"tolerance": 0.2, "ratios": {"step": {"a / b": 1.0}}})
+    assert command.find_shortfalls("step", {}, {"tolerance": 0.2, "ratios": {"step": {"a / b": 1.0}}})
 
 
 @pytest.mark.parametrize(("wanted", "same", "code"), [(2.0, True, 0), (3.0, True, 1), (2.0, False, 1)])
@@ -106,19 +106,19 @@ def test_check_fails_for_a_shortfall_and_for_other_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    result = Result([Table("t", ["a"], [[1]])], {"a / b": Ratio(2.0, 2.0, 2.0)}, {"ids": same})
+    result = BenchmarkResult([ResultTable("t", ["a"], [[1]])], {"a / b": Ratio(2.0, 2.0, 2.0)}, {"ids": same})
     stub: Any = SimpleNamespace(ROUNDS=1, run=lambda rounds, quick: result)
     monkeypatch.setitem(sys.modules, "benchmarks.step", stub)
     expected = {"tolerance": 0.1, "machine": "a desk calculator", "ratios": {"step": {"a / b": wanted}}}
     (tmp_path / "expected.json").write_text(json.dumps(expected))
-    monkeypatch.setattr(command, "EXPECTED", tmp_path / "expected.json")
+    monkeypatch.setattr(command, "EXPECTED_FILE", tmp_path / "expected.json")
     assert command.main(["step", "--check", "--out", str(tmp_path)]) == code
     assert ("a desk calculator" in capsys.readouterr().out) == bool(code)
 
 
 def test_a_quick_run_leaves_the_figures_of_the_last_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(command, "RESULTS", tmp_path)
-    stub: Any = SimpleNamespace(ROUNDS=1, run=lambda rounds, quick: Result([]))
+    monkeypatch.setattr(command, "RESULTS_DIR", tmp_path)
+    stub: Any = SimpleNamespace(ROUNDS=1, run=lambda rounds, quick: BenchmarkResult([]))
     monkeypatch.setitem(sys.modules, "benchmarks.step", stub)
     for words in (["step"], ["step", "--quick"]):
         assert command.main(words) == 0
@@ -133,7 +133,7 @@ def test_a_ratio_that_could_not_be_measured_falls_short_and_one_that_nobody_expe
     monkeypatch.setitem(sys.modules, "benchmarks.tokenizing", left_out)
     assert command.main(["tokenizing", "--out", str(tmp_path)]) == 0
     assert command.main(["tokenizing", "--check", "--out", str(tmp_path)]) == 1
-    unexpected: Any = SimpleNamespace(ROUNDS=1, run=lambda rounds, quick: Result([]))
+    unexpected: Any = SimpleNamespace(ROUNDS=1, run=lambda rounds, quick: BenchmarkResult([]))
     monkeypatch.setitem(sys.modules, "benchmarks.scaling", unexpected)
     assert command.main(["scaling", "--check", "--out", str(tmp_path)]) == 0
     assert "scaling: no ratio is expected of it" in capsys.readouterr().out
@@ -162,8 +162,8 @@ def test_expectations_that_cannot_be_read_are_told_before_anything_is_measured(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "expected.json").write_text(content)
-    monkeypatch.setattr(command, "EXPECTED", tmp_path / "expected.json")
-    monkeypatch.setattr(command, "one", None)
+    monkeypatch.setattr(command, "EXPECTED_FILE", tmp_path / "expected.json")
+    monkeypatch.setattr(command, "run_benchmark", None)
     with pytest.raises(SystemExit) as refused:
         command.main(["step", "--check", "--out", str(tmp_path)])
     assert refused.value.code == 2
@@ -183,7 +183,7 @@ def test_results_that_have_no_place_are_told_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(command, "one", None)
+    monkeypatch.setattr(command, "run_benchmark", None)
     with pytest.raises(SystemExit) as refused:
         command.main(["step", "--out", str(tmp_path / "file")])
     assert refused.value.code == 2
@@ -201,7 +201,7 @@ def test_a_peak_is_that_of_the_process_alone(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "holder.py").write_text("def hold(size):\n    return len(bytearray(b'1') * size)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     held = torch.ones(40_000_000)  # 160 MB of this process
-    (_, small), (size, large) = (measure.apart("holder.hold", size=size) for size in (1, 50_000_000))
+    (_, small), (size, large) = (measure.run_in_subprocess("holder.hold", size=size) for size in (1, 50_000_000))
     assert size == 50_000_000
     assert large - small == pytest.approx(50_000_000, rel=0.1)
     assert small < held.nbytes < measure.peak_memory()
@@ -219,14 +219,14 @@ def test_the_matrix_products_do_the_operations_that_they_are_divided_by():
 
 @given(st.dictionaries(st.sampled_from(["aten::mm", "aten::bmm", "aten::copy_", "GELU", "aten::new"]), positive))
 def test_a_profile_leaves_nothing_out_and_counts_nothing_twice(times: dict[str, float]):
-    found = by_kind(times)
+    found = time_by_kind(times)
     assert found.total() == pytest.approx(sum(times.values()))
     assert found["products with weights"] == times.get("aten::mm", 0)
 
 
 def test_without_the_data_lengths_are_drawn_and_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GPT1_DATA", str(tmp_path))  # a folder with something else in it
-    rows = material.sst2(100)
+    rows = material.sst2_rows(100)
     assert "random" in rows.source
     assert len(rows.ids) == len(rows.labels) == 100
     assert all(1 <= len(ids) <= 59 and max(ids) < 40478 for ids in rows.ids)

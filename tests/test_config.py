@@ -19,21 +19,21 @@ from gpt1.config import (
     GPTConfig,
     PretrainConfig,
     base_type,
-    checked,
-    default,
+    build,
+    default_value,
     descriptions,
-    hints,
-    resolve,
+    field_types,
+    merge_settings,
 )
 from gpt1.errors import UserError
-from gpt1.runs.folder import settings_of
+from gpt1.runs.folder import resolve_settings
 
 CONFIGS = [GPTConfig, PretrainConfig, FinetuneConfig]
 FIELDS = [(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]
 
 
 def base_of(config: Any, name: str) -> Any:
-    return base_type(hints(config)[name])[0]
+    return base_type(field_types(config)[name])[0]
 
 
 def settings(kind: Callable[[Any, str], bool] = lambda config, name: True) -> pytest.MarkDecorator:
@@ -43,7 +43,7 @@ def settings(kind: Callable[[Any, str], bool] = lambda config, name: True) -> py
 
 
 def has_range(config: Any, name: str) -> bool:
-    return base_type(hints(config)[name])[1] is not None
+    return base_type(field_types(config)[name])[1] is not None
 
 
 PAPER_OPTIMIZER = {
@@ -63,7 +63,7 @@ def test_the_recipe_paper_pre_trains_with_exactly_the_papers_settings():
         **{"peak_lr": 2.5e-4, "warmup": 2000, "schedule": "cosine"},
         **{"epochs": 100, "steps": 0, "batch_size": 64, "clip_norm": 0},
     }
-    config = settings_of(PretrainConfig, None, {"recipe": "paper"})
+    config = resolve_settings(PretrainConfig, None, {"recipe": "paper"})
     assert {name: getattr(config, name) for name in wanted} == wanted
 
 
@@ -75,13 +75,13 @@ def test_the_recipe_paper_fine_tunes_with_exactly_the_papers_settings():
         **{"lm_coef": 0.5, "head_dropout": 0.1, "train": "all", "cut": "shares", "deduplicate": False},
         **{"transfer_layers": -1, "from_scratch": False},
     }
-    config = settings_of(FinetuneConfig, None, {"recipe": "paper"})
+    config = resolve_settings(FinetuneConfig, None, {"recipe": "paper"})
     assert {name: getattr(config, name) for name in wanted} == wanted
 
 
 @pytest.mark.parametrize("size", MODEL_SIZES)
 def test_the_recipe_paper_keeps_its_rate_for_every_size_of_model(size: str):
-    config = settings_of(PretrainConfig, None, {"recipe": "paper", "model": size})
+    config = resolve_settings(PretrainConfig, None, {"recipe": "paper", "model": size})
     assert config.peak_lr == 2.5e-4
     assert config.n_embd == MODEL_SIZES[size]["n_embd"]
 
@@ -91,15 +91,15 @@ def test_the_papers_model_has_the_releases_number_of_weights():
 
 
 def test_the_defaults_of_pre_training_are_a_named_size():
-    config = settings_of(PretrainConfig, None, {})
+    config = resolve_settings(PretrainConfig, None, {})
     assert {name: getattr(config, name) for name in MODEL_SIZES[config.model]} == MODEL_SIZES[config.model]
 
 
 @pytest.mark.parametrize("config", [PretrainConfig, FinetuneConfig])
 def test_every_recipe_holds_known_settings_with_allowed_values(config: Any):
-    assert set(RECIPES[config.__name__]) == set(get_args(hints(config)["recipe"]))
+    assert set(RECIPES[config.__name__]) == set(get_args(field_types(config)["recipe"]))
     for recipe in RECIPES[config.__name__].values():
-        resolve(config, recipe)
+        merge_settings(config, recipe)
 
 
 @settings()
@@ -116,68 +116,68 @@ def test_every_setting_is_used_outside_the_place_that_defines_it(config: Any, na
 
 @settings()
 def test_a_setting_may_be_given_as_text(config: Any, name: str):
-    value = default(config, name)
-    changed = checked(config, {name: str(value)})
+    value = default_value(config, name)
+    changed = build(config, {name: str(value)})
     assert getattr(changed, name) == value
     assert type(getattr(changed, name)) is base_of(config, name) or get_origin(base_of(config, name)) is Literal
 
 
 @settings(has_range)
 def test_a_value_out_of_its_range_is_refused_and_the_rule_told(config: Any, name: str):
-    base, between = base_type(hints(config)[name])
+    base, between = base_type(field_types(config)[name])
     outside = [end for end in (between.low - 1, between.high + 1) if math.isfinite(end)]
     assert outside
     for value in outside:
         with pytest.raises(UserError) as refused:
-            checked(config, {name: value})
+            build(config, {name: value})
         assert f"--{name.replace('_', '-')} {base(value)}" in refused.value.problem
         assert str(between) in refused.value.problem
-        assert f"{default(config, name)}" in refused.value.fix
+        assert f"{default_value(config, name)}" in refused.value.fix
 
 
 @settings(lambda config, name: base_of(config, name) in (int, float))
 def test_a_value_that_is_no_number_is_refused_where_a_number_belongs(config: Any, name: str):
     for value in ["many", "", None, "nan", "inf", float("inf"), True, [1]]:
         with pytest.raises(UserError, match="number"):
-            checked(config, {name: value})
+            build(config, {name: value})
 
 
 @settings(lambda config, name: base_of(config, name) is int)
 def test_a_fraction_is_refused_where_a_whole_number_belongs(config: Any, name: str):
     with pytest.raises(UserError, match="a whole number"):
-        checked(config, {name: 2.5})
+        build(config, {name: 2.5})
 
 
 @settings(lambda config, name: get_origin(base_of(config, name)) is Literal)
 def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(config: Any, name: str):
     base = base_of(config, name)
     with pytest.raises(UserError) as refused:
-        checked(config, {name: get_args(base)[-1] + "x"})
+        build(config, {name: get_args(base)[-1] + "x"})
     assert f"Did you mean {get_args(base)[-1]}?" in refused.value.problem
     assert all(str(choice) in refused.value.fix for choice in get_args(base))
 
 
 @pytest.mark.parametrize(("text", "value"), [("yes", True), ("FALSE", False), ("1", True), ("no", False)])
 def test_a_switch_takes_words(text: str, value: bool):
-    assert checked(FinetuneConfig, {"from_scratch": text}).from_scratch is value
+    assert build(FinetuneConfig, {"from_scratch": text}).from_scratch is value
 
 
 def test_a_switch_refuses_other_words():
     with pytest.raises(UserError, match="--from-scratch maybe: this is not true or false"):
-        checked(FinetuneConfig, {"from_scratch": "maybe"})
+        build(FinetuneConfig, {"from_scratch": "maybe"})
 
 
 def test_an_unknown_setting_is_refused_with_the_closest_one():
     with pytest.raises(UserError, match=r"no setting 'peek-lr'. Did you mean peak_lr\?"):
-        resolve(PretrainConfig, {"peek-lr": 1e-3})
+        merge_settings(PretrainConfig, {"peek-lr": 1e-3})
 
 
 def test_settings_may_be_spelt_as_flags_or_as_fields():
-    assert resolve(PretrainConfig, {"peak-lr": 1e-3}) == resolve(PretrainConfig, {"peak_lr": 1e-3})
+    assert merge_settings(PretrainConfig, {"peak-lr": 1e-3}) == merge_settings(PretrainConfig, {"peak_lr": 1e-3})
 
 
 def test_later_layers_win():
-    assert resolve(PretrainConfig, {"seed": 1, "keep": 7}, {"seed": 2}) == PretrainConfig(seed=2, keep=7)
+    assert merge_settings(PretrainConfig, {"seed": 1, "keep": 7}, {"seed": 2}) == PretrainConfig(seed=2, keep=7)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

@@ -52,7 +52,7 @@ def work(progress: Progress, updates: int = 20) -> None:
         progress.advance(i + 1, loss=4.0 - i / updates, gradient_norm=1.0, tokens_per_s=9012.3)
         if i == updates // 2:
             progress.record(step=i, split="validation", loss=0.4, accuracy=0.8712)
-            progress.say("best so far [0.1, 0.2]")
+            progress.log("best so far [0.1, 0.2]")
     progress.end()
 
 
@@ -60,9 +60,9 @@ def test_without_a_terminal_there_are_no_control_characters() -> None:
     talk, results = io.StringIO(), io.StringIO()
     console = Console(talk, results)
     work(console)
-    console.say("\x1b[31mred\x07")
-    console.bars([("the", 0.5), ("\x1b[2J", 0.25)])
-    console.table(["a", "b"], [["\x1b]0;title\x07", 1.5]])
+    console.log("\x1b[31mred\x07")
+    console.print_probabilities([("the", 0.5), ("\x1b[2J", 0.25)])
+    console.print_table(["a", "b"], [["\x1b]0;title\x07", 1.5]])
     written = talk.getvalue() + results.getvalue()
     assert all(c == "\n" or unicodedata.category(c) != "Cc" for c in written)
     assert "best so far [0.1, 0.2]" in talk.getvalue()
@@ -131,7 +131,7 @@ def test_no_color_means_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
         talk, results = Terminal(), Terminal()
         console = Console(talk, results)
         work(console)
-        console.bars([("the", 0.5)])
+        console.print_probabilities([("the", 0.5)])
         return re.findall(r"\x1b\[[0-9;]*3[0-9][0-9;]*m", talk.getvalue() + results.getvalue())
 
     assert colours()
@@ -142,13 +142,13 @@ def test_no_color_means_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_results_go_to_one_stream_and_talk_to_the_other() -> None:
     talk, results = io.StringIO(), io.StringIO()
     console = Console(talk, results)
-    console.say("reading")
+    console.log("reading")
     work(console)
     assert results.getvalue() == ""
     said = talk.getvalue()
-    console.show("a result")
-    console.table(["task", "score"], [["CoLA", 31.234], ["rows", 1043], ["none", None]], title="Table 4")
-    console.bars([("the", 0.5)])
+    console.print_result("a result")
+    console.print_table(["task", "score"], [["CoLA", 31.234], ["rows", 1043], ["none", None]], title="Table 4")
+    console.print_probabilities([("the", 0.5)])
     assert talk.getvalue() == said
     for part in ("a result", "Table 4", "31.2", "1,043", "–", "50.0 %"):
         assert part in results.getvalue()
@@ -157,7 +157,7 @@ def test_results_go_to_one_stream_and_talk_to_the_other() -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
 def test_a_likelier_token_never_has_a_shorter_bar(probabilities: list[float]) -> None:
     results = io.StringIO()
-    Console(io.StringIO(), results).bars([(f"t{i}", p) for i, p in enumerate(probabilities)])
+    Console(io.StringIO(), results).print_probabilities([(f"t{i}", p) for i, p in enumerate(probabilities)])
     lines = results.getvalue().splitlines()
     assert len(lines) == len(probabilities)
     full = [line.count("█") for line in lines]
@@ -169,7 +169,7 @@ def test_a_likelier_token_never_has_a_shorter_bar(probabilities: list[float]) ->
 
 def test_spaces_and_newlines_of_tokens_can_be_seen() -> None:
     results = io.StringIO()
-    Console(io.StringIO(), results).bars([(" the", 0.4), ("\n", 0.3), (" ", 0.2), ("[bold]a b", 0.1)])
+    Console(io.StringIO(), results).print_probabilities([(" the", 0.4), ("\n", 0.3), (" ", 0.2), ("[bold]a b", 0.1)])
     assert [line.split("  ")[0] for line in results.getvalue().splitlines()] == ["␣the", r"\n", "␣", "[bold]a b"]
 
 
@@ -178,8 +178,8 @@ def test_a_stream_that_knows_only_ascii_is_no_error() -> None:
     stream = io.TextIOWrapper(raw, encoding="ascii")
     console = Console(stream, stream)
     work(console)
-    console.bars([("λ", 0.5)])
-    console.table(["λ"], [["–"]])
+    console.print_probabilities([("λ", 0.5)])
+    console.print_table(["λ"], [["–"]])
     stream.flush()
     assert rb"\u03bb" in raw.getvalue()
     assert b"####" in raw.getvalue()
@@ -187,7 +187,7 @@ def test_a_stream_that_knows_only_ascii_is_no_error() -> None:
 
 def test_the_results_of_an_evaluation_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {"accuracy": 0.871, "f1": 0.5, "loss": 0.4}
-    module.results_table({"metrics": metrics, "interval": {"accuracy": [0.8, 0.9]}, "f1_of": "macro", "rows": 1234})
+    module.print_metrics({"metrics": metrics, "interval": {"accuracy": [0.8, 0.9]}, "f1_of": "macro", "rows": 1234})
     out, err = capsys.readouterr()
     assert err == ""
     for part in ("1,234 rows", "0.871", "[0.800, 0.900]", "f1 (macro)", "0.400"):
@@ -199,13 +199,13 @@ def test_a_narrow_terminal_loses_nothing_of_a_result(width: int, monkeypatch: py
     monkeypatch.setenv("COLUMNS", str(width))
     tokens = ["misunderstandings", "understand…", "이해하다", "a"]
     terminal = Terminal()
-    Console(terminal, terminal).bars([(token, 0.5 / 2**i) for i, token in enumerate(tokens)])
+    Console(terminal, terminal).print_probabilities([(token, 0.5 / 2**i) for i, token in enumerate(tokens)])
     for line, token, percent in zip(terminal.lines, tokens, ("50.0", "25.0", "12.5", "6.2"), strict=True):
         assert re.fullmatch(rf"{token} +{percent} %  [█-▏]+ *", line)
 
     terminal = Terminal()
     rows = [["identifier_of_the_row", "whole numbers"], ["label", "words"]]
-    Console(terminal, terminal).table(["column", "holds", "empty"], [[*row, 1234] for row in rows])
+    Console(terminal, terminal).print_table(["column", "holds", "empty"], [[*row, 1234] for row in rows])
     head, *body = re.split("─+", "\n".join(terminal.lines))
     for text, whole in ((head, ["column", "holds"]), ("".join(body), rows[0] + rows[1])):
         drawn = re.sub(r"\s|1,234", "", text)

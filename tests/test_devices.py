@@ -33,12 +33,12 @@ def test_auto_is_bf16_exactly_on_cpus_with_bf16_instructions(
     features = devices.cpuinfo_features(cpuinfo)
     assert devices.bf16_feature(features) == feature
     monkeypatch.setattr(devices, "cpu_features", lambda: features)
-    found = devices.activations_of("auto", torch.device("cpu"))
+    found = devices.resolve_precision("auto", torch.device("cpu"))
     if feature:
         assert found == (torch.bfloat16, f"bf16 (auto: this CPU has {feature})")
     else:
         assert found == (torch.float32, "fp32 (auto: this CPU has no native bf16)")
-        assert devices.activations_of("bf16", torch.device("cpu"))[1].startswith("bf16 (slow here")
+        assert devices.resolve_precision("bf16", torch.device("cpu"))[1].startswith("bf16 (slow here")
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
@@ -48,7 +48,7 @@ def test_a_gpu_computes_in_bf16_from_ampere_on(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     major, minor = capability
     expected = f"{dtype} (auto: this GPU has compute capability {major}.{minor})"
-    assert devices.activations_of("auto", torch.device("cuda"))[1] == expected
+    assert devices.resolve_precision("auto", torch.device("cuda"))[1] == expected
 
 
 def test_the_features_of_this_cpu_are_those_that_torch_sees():

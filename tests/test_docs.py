@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 import gpt1
-from gpt1.cli.main import gpt1 as commands
-from gpt1.config import FinetuneConfig, PretrainConfig, known, resolve
+from gpt1.cli.main import cli as commands
+from gpt1.config import FinetuneConfig, PretrainConfig, field_name, merge_settings
 from gpt1.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,9 @@ def check_call(words: list[str], mention: bool) -> None:
         given = command.make_context(words[0], list(rest)).params
         if config := CONFIGS.get(words[0]):
             names = config.__dataclass_fields__
-            resolve(config, {name: value for name, value in given.items() if name in names and value is not None})
+            merge_settings(
+                config, {name: value for name, value in given.items() if name in names and value is not None}
+            )
     except (click.ClickException, UserError) as error:
         raise AssertionError(str(error)) from None
 
@@ -156,7 +158,9 @@ def test_every_settings_file_holds_settings_with_allowed_values(page: Path):
         taken = []
         for config in CONFIGS.values():
             try:
-                taken.append(resolve(config, {known(config, name): value for name, value in content.items()}))
+                taken.append(
+                    merge_settings(config, {field_name(config, name): value for name, value in content.items()})
+                )
             except UserError as error:
                 reason = error
         assert taken, f"{page.name}:{block.line}: {reason}"
@@ -263,18 +267,18 @@ def test_the_python_of_a_page_compiles(page: Path):
 
 
 def test_the_python_of_using_runs(
-    prose: list[str], shape: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prose: list[str], tiny_pretrain_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """With models that take a second instead of those on the page."""
     pretrain, finetune = gpt1.pretrain, gpt1.finetune
     small = {"precision": "fp32", "device": "cpu"}
 
     def quick_pretrain(corpus: Any, **settings: Any) -> Path:
-        resolve(
+        merge_settings(
             PretrainConfig, {name: settings[name] for name in settings.keys() & PretrainConfig.__dataclass_fields__}
         )
         settings.pop("epochs", None)
-        return pretrain(corpus, **{**settings, **shape, "steps": 4})
+        return pretrain(corpus, **{**settings, **tiny_pretrain_settings, "steps": 4})
 
     def quick_finetune(train_on: Any, **settings: Any) -> Path:
         return finetune(train_on, **{**settings, **small, "epochs": 1})

@@ -14,18 +14,21 @@ from gpt1 import formatting
 
 @given(st.floats(1e-12, 1e12), st.integers(3, 6))
 def test_a_shown_number_is_the_number_to_its_digits(value: float, digits: int) -> None:
-    said = float(formatting.number(value, digits).replace(",", ""))
+    said = float(formatting.format_number(value, digits).replace(",", ""))
     assert said == pytest.approx(value, rel=0.51 * 10 ** (1 - digits))
 
 
 @given(st.integers(2, 10**9))
 def test_only_one_is_singular(n: int) -> None:
-    assert (formatting.counted(1, "document"), formatting.counted(n, "document")) == ("1 document", f"{n:,} documents")
+    assert (formatting.count_noun(1, "document"), formatting.count_noun(n, "document")) == (
+        "1 document",
+        f"{n:,} documents",
+    )
 
 
 @given(st.integers())
 def test_a_whole_number_is_shown_in_full(value: int) -> None:
-    assert int(formatting.number(value).replace(",", "")) == value
+    assert int(formatting.format_number(value).replace(",", "")) == value
 
 
 @pytest.mark.parametrize(
@@ -35,19 +38,19 @@ def test_a_whole_number_is_shown_in_full(value: int) -> None:
      (float("nan"), "NaN"), (float("inf"), "∞"), (7, "7"), (12345, "12,345")],
 )  # fmt: skip
 def test_measurements_keep_three_digits(value: float, said: str) -> None:
-    assert formatting.number(value) == said
+    assert formatting.format_number(value) == said
 
 
 @pytest.mark.parametrize(
     ("value", "said"), [(0.1, "0.1"), (2000, "2000"), (2.5e-4, "2.5e-4"), (1e-8, "1e-8"), (3.0, "3"), (0.002, "0.002")]
 )
 def test_settings_are_as_short_as_they_can_be(value: float, said: str) -> None:
-    assert formatting.plain(value) == said
+    assert formatting.format_setting(value) == said
 
 
 @given(st.floats(1e-12, 1e12))
 def test_a_setting_reads_back(value: float) -> None:
-    assert float(formatting.plain(value)) == pytest.approx(value, rel=1e-9)
+    assert float(formatting.format_setting(value)) == pytest.approx(value, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -56,26 +59,26 @@ def test_a_setting_reads_back(value: float) -> None:
      (999_700, "1.00 M"), (999_800_000, "1.00 G"), (9_999.6, "10,000"), (3.4e12, "3,400 G")],
 )  # fmt: skip
 def test_large_counts_take_two_or_three_digits(value: float, said: str) -> None:
-    assert formatting.amount(value) == said
+    assert formatting.format_large_count(value) == said
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.2, "0:00"), (112, "1:52"), (7380, "2:03:00"), (float("inf"), "?")])
 def test_durations(seconds: float, said: str) -> None:
-    assert formatting.duration(seconds) == said
+    assert formatting.format_duration(seconds) == said
 
 
 @given(st.text())
 def test_nothing_printable_is_an_order_to_the_terminal(text: str) -> None:
-    said = formatting.printable(text)
+    said = formatting.escape_controls(text)
     assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") for c in said)
     if all(c.isprintable() for c in text):
         assert said == text
 
 
 def test_what_would_turn_the_numbers_beside_it_round_is_written_out() -> None:
-    assert formatting.printable("\u202e25 \u2066x") == "\\u202e25 \\u2066x"
+    assert formatting.escape_controls("\u202e25 \u2066x") == "\\u202e25 \\u2066x"
     for text in ("👩\u200d👩\u200d👧", "مرحبا\u200f بالعالم", "می\u200cخواهم"):  # joiners and marks are part of texts
-        assert formatting.printable(text) == text
+        assert formatting.escape_controls(text) == text
 
 
 @given(st.text())

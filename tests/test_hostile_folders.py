@@ -109,12 +109,12 @@ def listing(home: Path) -> list[str]:
 def refused(ask: Any, home: Path, *words: str) -> str:
     before = listing(home)
     answer = ask(*words)
-    told = [line for line in answer.err.splitlines() if line.startswith("gpt1: ")]
-    assert answer.code in (1, 2), (words, answer)
-    assert len(told) == 1, (words, answer.err)
-    assert "Traceback" not in answer.err
+    told = [line for line in answer.stderr.splitlines() if line.startswith("gpt1: ")]
+    assert answer.exit_code in (1, 2), (words, answer)
+    assert len(told) == 1, (words, answer.stderr)
+    assert "Traceback" not in answer.stderr
     assert listing(home) == before, words
-    return answer.err
+    return answer.stderr
 
 
 OF_MODELS = [

@@ -12,40 +12,40 @@ import pytest
 from gpt1.cli.main import main
 from gpt1.tables.table import Table, write_table
 
-TINY = "--model tiny --n-layer 2 --n-head 2 --n-embd 32 --context 32 --batch-size 8 --precision fp32 --device cpu"
-CLASSES = "--kind classification --text text --label label --from runs/books"
+TINY_FLAGS = "--model tiny --n-layer 2 --n-head 2 --n-embd 32 --context 32 --batch-size 8 --precision fp32 --device cpu"
+CLASSIFICATION_FLAGS = "--kind classification --text text --label label --from runs/books"
 
 
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
+class CommandResult(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture
 def ask(capfd: pytest.CaptureFixture[str]):
     """Run a command in this process; a traceback is a failed test."""
 
-    def run(*words: str) -> Answer:
+    def run(*words: str) -> CommandResult:
         capfd.readouterr()
         code = 0
         try:
             main(list(words))
         except SystemExit as stop:
             code = int(stop.code or 0)
-        return Answer(code, *capfd.readouterr())
+        return CommandResult(code, *capfd.readouterr())
 
     return run
 
 
-def listing(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 @pytest.fixture(scope="session")
-def desk(
+def workspace(
     corpus: Path,
-    pretrained: Path,
+    pretrained_run: Path,
     table: Table,
     tokenizer: Any,
     prose: list[str],
@@ -56,75 +56,75 @@ def desk(
 
     desk = tmp_path_factory.mktemp("desk")
     shutil.copytree(corpus, desk / "corpus")
-    shutil.copytree(pretrained, desk / "runs" / "books")
-    write_files(desk, table)
+    shutil.copytree(pretrained_run, desk / "runs" / "books")
+    write_tables(desk, table)
     write_corpora(desk, tokenizer)
-    write_runs(desk)
-    write_theirs(desk / "theirs", prose)
+    write_broken_runs(desk)
+    write_huggingface_folder(desk / "theirs", prose)
     settings = {"from_": desk / "runs/books", "epochs": 1, "precision": "fp32", "device": "cpu"}
     train = {"kind": "classification", "text": "text", "label": "label"}
     finetune(desk / "reviews.csv", out=desk / "runs/reviews", **train, **settings)
     return desk
 
 
-def write_files(desk: Path, table: Table) -> None:
+def write_tables(workspace: Path, table: Table) -> None:
     reviews = [{"text": row["text"], "label": row["label"], "stars": row["stars"]} for row in table.rows]
-    write_table(desk / "reviews.csv", reviews)
-    write_table(desk / "new.csv", [{"text": row["text"]} for row in table.rows[:5]])
-    write_table(desk / "unknown.csv", [{"text": "a", "label": "yes"}, {"text": "b", "label": "perhaps"}])
-    write_table(desk / "single.csv", [{"text": f"text {i}", "label": "yes"} for i in range(4)])
-    write_table(desk / "repeats.csv", [{"text": "same", "label": label} for label in ("yes", "no", "yes")])
-    write_table(desk / "gaps.csv", [{"text": "a", "label": "yes"}, {"text": "b", "label": ""}])
-    write_table(desk / "lists.jsonl", [{"text": ["a", "b"], "label": "yes"}, {"text": "c", "label": "no"}])
+    write_table(workspace / "reviews.csv", reviews)
+    write_table(workspace / "new.csv", [{"text": row["text"]} for row in table.rows[:5]])
+    write_table(workspace / "unknown.csv", [{"text": "a", "label": "yes"}, {"text": "b", "label": "perhaps"}])
+    write_table(workspace / "single.csv", [{"text": f"text {i}", "label": "yes"} for i in range(4)])
+    write_table(workspace / "repeats.csv", [{"text": "same", "label": label} for label in ("yes", "no", "yes")])
+    write_table(workspace / "gaps.csv", [{"text": "a", "label": "yes"}, {"text": "b", "label": ""}])
+    write_table(workspace / "lists.jsonl", [{"text": ["a", "b"], "label": "yes"}, {"text": "c", "label": "no"}])
     for name, score in {"nan": float("nan"), "words": "high", "none": None, "inf": float("inf")}.items():
-        write_table(desk / f"{name}.jsonl", [{"a": "x", "b": "y", "s": 1}, {"a": "x", "b": "z", "s": score}])
-    write_table(desk / "flat.jsonl", [{"a": "x", "b": "y", "s": 2}, {"a": "x", "b": "z", "s": 2}])
-    write_table(desk / "one-answer.jsonl", [{"p": "x", "c": ["only"], "r": 0}])
-    write_table(desk / "far-answer.jsonl", [{"p": "x", "c": ["a", "b"], "r": 2}])
-    write_table(desk / "two-readings.jsonl", [{"p": "x", "c": ["1", "0"], "r": "1"}])
+        write_table(workspace / f"{name}.jsonl", [{"a": "x", "b": "y", "s": 1}, {"a": "x", "b": "z", "s": score}])
+    write_table(workspace / "flat.jsonl", [{"a": "x", "b": "y", "s": 2}, {"a": "x", "b": "z", "s": 2}])
+    write_table(workspace / "one-answer.jsonl", [{"p": "x", "c": ["only"], "r": 0}])
+    write_table(workspace / "far-answer.jsonl", [{"p": "x", "c": ["a", "b"], "r": 2}])
+    write_table(workspace / "two-readings.jsonl", [{"p": "x", "c": ["1", "0"], "r": "1"}])
     for ending in ("csv", "txt", "jsonl"):
-        (desk / f"empty.{ending}").write_bytes(b"")
-        (desk / f"latin.{ending}").write_bytes("text,label\nfaçade,a\nx,b\n".encode("latin-1"))
-        (desk / f"binary.{ending}").write_bytes(b"\x7fELF\0\0\0\1" * 100)
-    (desk / "header.csv").write_text("text,label\n")
-    (desk / "short.txt").write_text("a few words")
-    (desk / "nothing-in-it").mkdir()
-    (desk / "full").mkdir()
-    (desk / "full" / "letter.doc").write_text("x")
+        (workspace / f"empty.{ending}").write_bytes(b"")
+        (workspace / f"latin.{ending}").write_bytes("text,label\nfaçade,a\nx,b\n".encode("latin-1"))
+        (workspace / f"binary.{ending}").write_bytes(b"\x7fELF\0\0\0\1" * 100)
+    (workspace / "header.csv").write_text("text,label\n")
+    (workspace / "short.txt").write_text("a few words")
+    (workspace / "nothing-in-it").mkdir()
+    (workspace / "full").mkdir()
+    (workspace / "full" / "letter.doc").write_text("x")
     files = {"misspelt": "peek_lr: 1", "worded": "peak_lr: fast", "listed": "- peak_lr", "broken": "a: [", "blank": ""}
     files |= {"null": "peak_lr: null", "far": "dropout: 2", "head": "train: head"}
     for name, text in files.items():
-        (desk / f"{name}.yaml").write_text(text)
+        (workspace / f"{name}.yaml").write_text(text)
 
 
-def write_corpora(desk: Path, tokenizer: Any) -> None:
+def write_corpora(workspace: Path, tokenizer: Any) -> None:
     from gpt1.corpus.corpus import write_corpus
     from gpt1.tokenization.tokenizer import Tokenizer
 
-    write_corpus([str(desk / "short.txt")], desk / "short", tokenizer)
+    write_corpus([str(workspace / "short.txt")], workspace / "short", tokenizer)
     other = Tokenizer.train(["other words for another vocabulary"], vocab_size=270, pipeline="lossless")
-    write_corpus([str(desk / "reviews.csv")], desk / "other", other)
-    shutil.copytree(desk / "corpus", desk / "damaged")
-    data = bytearray((desk / "damaged/shard-00000.npy").read_bytes())
+    write_corpus([str(workspace / "reviews.csv")], workspace / "other", other)
+    shutil.copytree(workspace / "corpus", workspace / "damaged")
+    data = bytearray((workspace / "damaged/shard-00000.npy").read_bytes())
     data[-1] ^= 1
-    (desk / "damaged/shard-00000.npy").write_bytes(data)
-    shutil.copytree(desk / "corpus", desk / "cut")
-    (desk / "cut/manifest.json").write_text((desk / "corpus/manifest.json").read_text()[:-20])
+    (workspace / "damaged/shard-00000.npy").write_bytes(data)
+    shutil.copytree(workspace / "corpus", workspace / "cut")
+    (workspace / "cut/manifest.json").write_text((workspace / "corpus/manifest.json").read_text()[:-20])
 
 
-def write_runs(desk: Path) -> None:
+def write_broken_runs(workspace: Path) -> None:
     """Copies of a good run with something wrong each."""
     for name in ("swapped", "no-model", "no-task", "cut-weights"):
-        shutil.copytree(desk / "runs/books", desk / "broken" / name)
-        (desk / "broken" / name / "model/manifest.json").unlink()
-    shutil.copytree(desk / "other/tokenizer", desk / "broken/swapped/model", dirs_exist_ok=True)
-    shutil.rmtree(desk / "broken/no-model/model")
-    (desk / "broken/no-task/model/task.json").write_text("{}")
-    weights = desk / "broken/cut-weights/model/model.safetensors"
+        shutil.copytree(workspace / "runs/books", workspace / "broken" / name)
+        (workspace / "broken" / name / "model/manifest.json").unlink()
+    shutil.copytree(workspace / "other/tokenizer", workspace / "broken/swapped/model", dirs_exist_ok=True)
+    shutil.rmtree(workspace / "broken/no-model/model")
+    (workspace / "broken/no-task/model/task.json").write_text("{}")
+    weights = workspace / "broken/cut-weights/model/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
 
 
-def write_theirs(folder: Path, prose: list[str]) -> None:
+def write_huggingface_folder(folder: Path, prose: list[str]) -> None:
     """A small openai-gpt folder as transformers writes it, with a vocabulary of the original pipeline."""
     import torch
     from safetensors.torch import save_file

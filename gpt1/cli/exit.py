@@ -16,29 +16,29 @@ from gpt1.cli.output import echo
 from gpt1.errors import GPT1Error, ResourceError, UserError
 
 # What the user can mend by naming another place.
-PLACES = ("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
+PATH_ERRNOS = ("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
 
 
-def of_the_system(error: OSError) -> GPT1Error:
+def translate_oserror(error: OSError) -> GPT1Error:
     """What the operating system refused, by whose fault it is."""
     if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
-        leave(0)
+        exit_with(0)
     what = f"{error.filename or 'the output'}: {(error.strerror or str(error)).lower()}."
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
         return ResourceError(f"the disk is full. {what}", "Free some space, or write to another disk.")
-    if error.errno in [getattr(errno, name) for name in PLACES]:
+    if error.errno in [getattr(errno, name) for name in PATH_ERRNOS]:
         return UserError(what, "Name a place that is there and that you may read and write.")
     return GPT1Error(what, "Mend that and run it again.")
 
 
-def stop(error: GPT1Error) -> None:
+def report_and_exit(error: GPT1Error) -> None:
     lines = [f"gpt1: {error.problem}", *(f"      {line}" for line in error.fix.split("\n") if line)]
     for line in lines:
         echo(line)
-    leave(error.exit_code)
+    exit_with(error.exit_code)
 
 
-def leave(code: int) -> None:
+def exit_with(code: int) -> None:
     """Exit; output that can no longer be written is not tried again by the interpreter, which would complain."""
     try:
         sys.stdout.flush()
@@ -47,7 +47,7 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
-class Talk:
+class TolerantStderr:
     """Standard error, for as long as somebody reads it: where the terminal is closed, or `2>&1 | tee log` has ended at
     the same Ctrl-C, the work goes on (or is saved) in silence."""
 
@@ -113,10 +113,10 @@ def is_importing(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def open_streams() -> None:
+def ensure_standard_streams() -> None:
     """A program may be started without one of its three, or lose its standard error: what is written there is lost."""
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for as long as we run)
-    if not isinstance(sys.stderr, Talk):
-        sys.stderr = Talk(sys.stderr)
+    if not isinstance(sys.stderr, TolerantStderr):
+        sys.stderr = TolerantStderr(sys.stderr)

@@ -7,20 +7,20 @@ from typing import Any
 
 import click
 
-from gpt1.cli.options import Number, columns, settings
+from gpt1.cli.options import RangedNumber, column_options, setting_options
 from gpt1.cli.output import echo, echo_json
 from gpt1.config import FinetuneConfig
 from gpt1.errors import UserError
 from gpt1.experiments.reserved import RESERVED
 
 
-def console() -> Any:
+def make_console() -> Any:
     from gpt1.console import Console
 
     return Console()
 
 
-def sizes_of(text: str | None) -> list[int] | None:
+def parse_sizes(text: str | None) -> list[int] | None:
     """`8,64,all` → [8, 64, 0]."""
     if text is None:
         return None
@@ -30,7 +30,7 @@ def sizes_of(text: str | None) -> list[int] | None:
         raise UserError(f"--sizes {text}: these are no numbers.", "Write them like --sizes 8,64,512,all") from None
 
 
-def names_of(text: str | None) -> list[str] | None:
+def parse_names(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip().lower() for part in text.split(",") if part.strip()]
 
 
@@ -39,23 +39,23 @@ def names_of(text: str | None) -> list[str] | None:
 @click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder of the pre-trained model.")
 @click.option("--out", required=True, type=Path, help="Folder for the curve; the same command goes on in it.")
 @click.option("--kind", metavar="KIND", help="classification, regression, entailment, similarity or choice.")
-@columns
+@column_options
 @click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
 @click.option("--test", metavar="F", help="Test table.  [default: a data set's own, else a fifth of TRAIN]")
 @click.option("--data-dir", metavar="DIR", help="Where the files of known data sets lie.")
 @click.option("--sizes", metavar="N,N,…", help="Numbers of labels; `all` is every row.  [default: 8,16,32,…,all]")
-@click.option("--seeds", default=5, show_default=True, type=Number(int, 1), help="Draws of labels and weights.")
+@click.option("--seeds", default=5, show_default=True, type=RangedNumber(int, 1), help="Draws of labels and weights.")
 @click.option("--methods", metavar="M,M,…", help="Of all, head, scratch, tfidf.  [default: these four]")
-@click.option("--test-rows", default=2000, show_default=True, type=Number(int, 0), help="At most; 0: every row.")
+@click.option("--test-rows", default=2000, show_default=True, type=RangedNumber(int, 0), help="At most; 0: every row.")
 @click.option(
     "--min-updates",
     default=100,
     show_default=True,
-    type=Number(int, 1),
+    type=RangedNumber(int, 1),
     help="With few labels, updates at least.",
 )
 @click.option("--config", metavar="F.yaml", help="File with settings of finetune; flags win over it.")
-@settings(FinetuneConfig, *RESERVED["curve"])
+@setting_options(FinetuneConfig, *RESERVED["curve"])
 def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **options: Any) -> None:
     """How many labels do I need, and what is pre-training worth: score against number of labels.
 
@@ -67,15 +67,15 @@ def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **op
         --from runs/books --out runs/reviews-curve
     gpt1 curve imdb --data-dir data/ --from runs/books --out runs/imdb-curve --sizes 8,64,512,4096
     """
-    from gpt1.experiments.label_efficiency import curve as measure
+    from gpt1.experiments.label_efficiency import measure_label_efficiency as measure
     from gpt1.experiments.methods import CURVE_METHODS
 
     folder = measure(
         train_on,
         out=out,
-        sizes=sizes_of(sizes),
-        methods=names_of(methods) or list(CURVE_METHODS),
-        progress=console(),
+        sizes=parse_sizes(sizes),
+        methods=parse_names(methods) or list(CURVE_METHODS),
+        progress=make_console(),
         **options,
     )
     echo(f"{folder / 'report.html'}   the curve with its spread; results.md and results.json beside it")
@@ -86,10 +86,10 @@ def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **op
 @click.option("--run", required=True, metavar="RUN", help="Run or model folder of a pre-trained model.")
 @click.option("--data-dir", metavar="DIR", help="Where the files of known data sets lie.")
 @click.option("--kind", metavar="KIND", help="Of a table: choice, or classification with --words.")
-@columns
+@column_options
 @click.option("--words", metavar="L=W,L=W", help="For each label of a table the word that stands for it.")
 @click.option("--append", default="very", show_default=True, help="What stands between a text and its word.")
-@click.option("--rows", default=0, show_default=True, type=Number(int, 0), help="At most; 0: every row.")
+@click.option("--rows", default=0, show_default=True, type=RangedNumber(int, 0), help="At most; 0: every row.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def zeroshot(what: str, words: str | None, as_json: bool, **options: Any) -> None:
     """What a pre-trained model knows of a task that it was never trained on, by the paper's heuristics.
@@ -104,18 +104,18 @@ def zeroshot(what: str, words: str | None, as_json: bool, **options: Any) -> Non
     gpt1 zeroshot reviews.csv --run runs/books --kind classification --text text \\
         --words pos=good,neg=bad --append "this was"
     """
-    from gpt1.console import results_table
+    from gpt1.console import print_metrics
     from gpt1.experiments.zeroshot.heuristics import zeroshot as score
 
-    result = score(what, words=words_of(words), progress=console(), **options)
+    result = score(what, words=parse_label_words(words), progress=make_console(), **options)
     if as_json:
         echo_json(result)
         return
-    results_table(result)
+    print_metrics(result)
     echo(f"a random guess has {result['metric']} {result['guess']:.3g}")
 
 
-def words_of(text: str | None) -> dict[str, str] | None:
+def parse_label_words(text: str | None) -> dict[str, str] | None:
     """`pos=good,neg=bad` → {"pos": "good", "neg": "bad"}."""
     if text is None:
         return None
@@ -130,7 +130,9 @@ def words_of(text: str | None) -> dict[str, str] | None:
 @click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder of the pre-trained model.")
 @click.option("--out", required=True, type=Path, help="Folder for the results; the same command goes on in it.")
 @click.option("--data-dir", metavar="DIR", help="Where the official files of the data sets lie.")
-@click.option("--seeds", default=3, show_default=True, type=Number(int, 1), help="Runs of each cell, seeds in turn.")
+@click.option(
+    "--seeds", default=3, show_default=True, type=RangedNumber(int, 1), help="Runs of each cell, seeds in turn."
+)
 @click.option("--tasks", metavar="T,T,…", help="Data sets; `snli:dev>test` trains on dev.  [default: the paper's]")
 @click.option(
     "--methods",
@@ -143,7 +145,7 @@ def words_of(text: str | None) -> dict[str, str] | None:
 @click.option("--left", is_flag=True, help="Of figure2 the left half: transferred layers.")
 @click.option("--right", is_flag=True, help="Of figure2 the right half: zero-shot over pre-training.")
 @click.option("--config", metavar="F.yaml", help="File with settings of finetune; flags win over it.")
-@settings(FinetuneConfig, *RESERVED["reproduce"])
+@setting_options(FinetuneConfig, *RESERVED["reproduce"])
 def reproduce(what: str, out: Path, **options: Any) -> None:
     """The paper's tables and figure 2 from your pre-trained model, beside the published numbers.
 
@@ -159,14 +161,14 @@ def reproduce(what: str, out: Path, **options: Any) -> None:
     from gpt1.experiments.reproduce.reproduce import reproduce as run
 
     for name in ("tasks", "methods"):
-        options[name] = names_of(options[name])
+        options[name] = parse_names(options[name])
     for name in ("rows", "test_rows"):
-        options[name] = limits_of(options[name], "--" + name.replace("_", "-"))
-    folder = run(what, out=out, progress=console(), **options)
+        options[name] = parse_row_limits(options[name], "--" + name.replace("_", "-"))
+    folder = run(what, out=out, progress=make_console(), **options)
     echo(f"{folder / 'report.html'}   beside the paper; results.md and results.json beside it")
 
 
-def limits_of(text: str | None, flag: str) -> dict[str, int]:
+def parse_row_limits(text: str | None, flag: str) -> dict[str, int]:
     """`10000` → {"": 10000}; `race=1000,sst2=10000` → by task."""
     found: dict[str, int] = {}
     for part in (text or "").split(","):
@@ -178,4 +180,4 @@ def limits_of(text: str | None, flag: str) -> dict[str, int]:
     return found
 
 
-COMMANDS: list[click.Command] = [curve, zeroshot, reproduce]
+EXPERIMENT_COMMANDS: list[click.Command] = [curve, zeroshot, reproduce]

@@ -10,31 +10,32 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpt1.corpus.encoding import TokenizerLike, batches, encode_batches, ids_type
+from gpt1.corpus.encoding import TokenizerLike, encode_batches, make_text_batches, smallest_id_dtype
 from gpt1.corpus.readers import list_sources
 from gpt1.corpus.shards import (
-    DOCUMENTS,
-    FORMAT,
-    MANIFEST,
-    TOKENIZER,
+    CORPUS_FORMAT,
+    CORPUS_MANIFEST,
+    DOCUMENTS_FILE,
+    TOKENIZER_FOLDER,
     ShardWriter,
     array_shape,
     check_array,
     check_manifest,
-    fingerprint,
+    manifest_fingerprint,
     read_header,
     shard_name,
 )
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_dir, disk_errors, ensure_writable
 from gpt1.files.foreign import Fields, check_name, check_regular, parse_json, path_inside, short
-from gpt1.files.reading import filesystem, is_url, missing
+from gpt1.files.reading import filesystem, is_url, not_found_error
 from gpt1.formatting import shell_quote
+from gpt1.progress import Progress
 
 if TYPE_CHECKING:
     from gpt1.tokenization.tokenizer import Tokenizer
@@ -42,20 +43,8 @@ if TYPE_CHECKING:
 
 MOST_MANIFEST_BYTES = 2**28
 """Of a manifest.json; one of a million sources has about 2**27."""
-MOST_MAPPED = 100
+MAX_MEMORY_MAPS = 100
 """Files of a corpus that are mapped at a time: each map holds a file open, of which macOS allows a process 256."""
-
-
-class Progress(Protocol):
-    """The part of gpt1.progress.Progress that is used here; that floor lies above this one."""
-
-    def say(self, line: str) -> None: ...
-
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None: ...
-
-    def advance(self, done: int, **values: float) -> None: ...
-
-    def end(self) -> None: ...
 
 
 def write_corpus(
@@ -77,33 +66,35 @@ def write_corpus(
         raise UserError(
             f"--workers {workers} is out of range: it has to be at least 1.", "Leave it out to use all cores."
         )
-    target = checked_target(out)
+    target = resolve_output(out)
     sources = list_sources(corpora)
     start = time.monotonic()
     text_bytes = 0
     if progress:
         progress.begin("tokenizing", sum(source.size for source in sources), unit="bytes")
     with atomic_dir(target, name=f"--out {target}") as folder:
-        tokenizer.save(folder / TOKENIZER)
+        tokenizer.save(folder / TOKENIZER_FOLDER)
         writer = ShardWriter(folder, tokenizer, shard_tokens)
         # closed at once after an error: its workers must not go on
-        with closing(encode_batches(batches(sources), tokenizer, folder / TOKENIZER, workers)) as encoding:
+        with closing(
+            encode_batches(make_text_batches(sources), tokenizer, folder / TOKENIZER_FOLDER, workers)
+        ) as encoding:
             for batch, encoded in encoding:
-                writer.add(encoded, batch.begins)
+                writer.add(encoded, batch.boundary)
                 text_bytes += encoded.text_bytes
                 if progress:
-                    progress.advance(batch.done, MB_per_s=text_bytes / 1e6 / (time.monotonic() - start))
+                    progress.advance(batch.bytes_read, MB_per_s=text_bytes / 1e6 / (time.monotonic() - start))
         if not writer.tokens:
             raise UserError("the sources hold no text, only white space.", "Give files that hold text.")
         writer.finish(sources)
     if progress:
         progress.end()
         if writer.empty_documents:
-            progress.say(f"{writer.empty_documents:,} empty documents left out")
+            progress.log(f"{writer.empty_documents:,} empty documents left out")
     return Corpus.open(out)
 
 
-def checked_target(out: str | Path) -> Path:
+def resolve_output(out: str | Path) -> Path:
     if is_url(out):
         raise UserError(f"--out {out}: a corpus is written to a local folder.", "Write it there, then copy it.")
     target = Path(out).resolve()
@@ -135,7 +126,7 @@ class Corpus:
         self.sources: list[dict[str, Any]] = manifest["sources"]
         self.shard_tokens: int = manifest["shard_tokens"]
         self.arrays: dict[str, npt.NDArray[Any]] = {}  # verified, those used last at the end
-        self.right: set[str] = set()  # names of the files whose SHA-256 was right
+        self._verified_files: set[str] = set()  # names of the files whose SHA-256 was right
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
@@ -147,12 +138,12 @@ class Corpus:
         for name, file in corpus.manifest["files"].items():
             size = file_size(corpus.path(name))
             if size is None:
-                raise UserError(f"{corpus.path(name)} is missing.", corpus.again())
+                raise UserError(f"{corpus.path(name)} is missing.", corpus.rebuild_hint())
             if size != file["size"]:
                 raise UserError(
                     f"{corpus.path(name)} is not what its manifest says ({size:,} bytes instead of {file['size']:,}): "
                     "the file was changed or damaged.",
-                    corpus.again(),
+                    corpus.rebuild_hint(),
                 )
         return corpus
 
@@ -167,14 +158,14 @@ class Corpus:
             ids[low - start : high - start] = self.array(shard_name(index))[low - first : high - first]
         return ids
 
-    def bytes_in(self, start: int, stop: int) -> float:
+    def count_bytes(self, start: int, stop: int) -> float:
         """UTF-8 bytes of the text that the tokens start … stop - 1 stand for, a newline between documents counted.
 
         Exact where the range begins and ends with documents; a document that is cut counts by its share of tokens.
         """
         if start >= stop:
             return 0.0
-        starts, n_bytes = self.array(DOCUMENTS)
+        starts, n_bytes = self.array(DOCUMENTS_FILE)
         first = int(np.searchsorted(starts, start, "right")) - 1
         last = int(np.searchsorted(starts, stop, "left"))
         begin = starts[first:last]
@@ -184,20 +175,22 @@ class Corpus:
         newlines = np.count_nonzero((end >= start) & (end < min(stop, self.tokens)))
         return float((n_bytes[first:last] * np.maximum(inside, 0) / (end - begin)).sum() + newlines)
 
-    def tokenizer(self) -> Tokenizer:
+    def load_tokenizer(self) -> Tokenizer:
         """The tokenizer that made the ids, from the folder."""
         from gpt1.tokenization.tokenizer import Tokenizer
 
         # What is loaded is what was verified, from a URL too.
         with tempfile.TemporaryDirectory() as copy, disk_errors(copy):
             for name in self.manifest["files"]:
-                if name.startswith(TOKENIZER + "/"):
-                    target = Path(copy, check_name(name, self.path(MANIFEST)))
+                if name.startswith(TOKENIZER_FOLDER + "/"):
+                    target = Path(copy, check_name(name, self.path(CORPUS_MANIFEST)))
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(self.verified(name))
-            tokenizer = Tokenizer.load(Path(copy, TOKENIZER))
+                    target.write_bytes(self.read_verified(name))
+            tokenizer = Tokenizer.load(Path(copy, TOKENIZER_FOLDER))
         if tokenizer.fingerprint != self.tokenizer_fingerprint:
-            raise UserError(f"{self.path(TOKENIZER)} is not the tokenizer that its manifest names.", self.again())
+            raise UserError(
+                f"{self.path(TOKENIZER_FOLDER)} is not the tokenizer that its manifest names.", self.rebuild_hint()
+            )
         return tokenizer
 
     def verify(self, advance: Callable[[int], None] | None = None) -> None:
@@ -207,7 +200,7 @@ class Corpus:
             if name.endswith(".npy"):
                 self.load_array(name, verified=False)
             else:
-                self.check(name, file_digest(self.path(name)))
+                self.check_digest(name, file_digest(self.path(name)))
             if advance:
                 advance(number)
 
@@ -215,26 +208,26 @@ class Corpus:
         """A verified array: memory-mapped from a local file, in memory from a URL."""
         found = self.arrays.pop(name, None)
         if found is None:
-            if len(self.arrays) >= MOST_MAPPED and not is_url(self.folder):
+            if len(self.arrays) >= MAX_MEMORY_MAPS and not is_url(self.folder):
                 del self.arrays[next(iter(self.arrays))]
-            found = self.load_array(name, name in self.right)
-            self.right.add(name)
+            found = self.load_array(name, name in self._verified_files)
+            self._verified_files.add(name)
         self.arrays[name] = found
         return found
 
     def load_array(self, name: str, verified: bool) -> npt.NDArray[Any]:
         """The array `name`, its SHA-256, type, shape and values checked unless it has been `verified`."""
         path, shape = self.path(name), array_shape(name, self.manifest)
-        dtype = np.dtype(np.int64 if name == DOCUMENTS else ids_type(self.vocab_size))
-        data = self.verified(name) if is_url(self.folder) else None
+        dtype = np.dtype(np.int64 if name == DOCUMENTS_FILE else smallest_id_dtype(self.vocab_size))
+        data = self.read_verified(name) if is_url(self.folder) else None
         if data is None and not verified:
-            self.check(name, file_digest(path))
+            self.check_digest(name, file_digest(path))
         with io.BytesIO(data) if data is not None else open(path, "rb") as file:
             found_shape, found_type, offset = read_header(file, path)
         size = self.manifest["files"][name]["size"]
         if (found_shape, found_type) != (shape, dtype) or size != offset + math.prod(shape) * dtype.itemsize:
             problem = f"{path} holds {found_type} {found_shape}; a corpus has {dtype} {shape} there."
-            raise UserError(problem, self.again())
+            raise UserError(problem, self.rebuild_hint())
         if data is None:
             values: npt.NDArray[Any] = np.memmap(path, dtype, "r", offset, shape)
         else:
@@ -243,16 +236,16 @@ class Corpus:
             check_array(values, name, self.manifest, path)
         return values
 
-    def verified(self, name: str) -> bytes:
+    def read_verified(self, name: str) -> bytes:
         data = read_bytes(self.path(name))
-        self.check(name, hashlib.sha256(data).hexdigest())
+        self.check_digest(name, hashlib.sha256(data).hexdigest())
         return data
 
-    def check(self, name: str, sha256: str) -> None:
+    def check_digest(self, name: str, sha256: str) -> None:
         if sha256 != self.manifest["files"][name]["sha256"]:
             raise UserError(
                 f"{self.path(name)} is not what its manifest says (SHA-256 differs): the file was changed or damaged.",
-                self.again(),
+                self.rebuild_hint(),
             )
 
     @property
@@ -262,10 +255,10 @@ class Corpus:
 
     def path(self, name: str) -> str:
         if is_url(self.folder):
-            return inside(self.folder, name)
-        return str(path_inside(Path(self.folder), name, Path(self.folder, MANIFEST)))
+            return join_path(self.folder, name)
+        return str(path_inside(Path(self.folder), name, Path(self.folder, CORPUS_MANIFEST)))
 
-    def again(self) -> str:
+    def rebuild_hint(self) -> str:
         return f"Delete {self.folder} and make it again with: gpt1 tokenize CORPUS --out {self.folder}"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -275,12 +268,12 @@ class Corpus:
         return self.tokens
 
 
-def inside(folder: str, name: str) -> str:
+def join_path(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder, name))
 
 
 def read_manifest(folder: str) -> dict[str, Any]:
-    path = inside(folder, MANIFEST)
+    path = join_path(folder, CORPUS_MANIFEST)
     fix = f"Delete {folder} and make it again with: gpt1 tokenize CORPUS --out DIR"
     try:
         size = file_size(path)
@@ -288,9 +281,9 @@ def read_manifest(folder: str) -> dict[str, Any]:
         size = None
     if size is None:
         if not is_url(folder) and not Path(folder).exists():
-            raise missing(folder)
+            raise not_found_error(folder)
         raise UserError(
-            f"{folder}: this is no corpus folder ({MANIFEST} is missing: the tokenizing did not finish).",
+            f"{folder}: this is no corpus folder ({CORPUS_MANIFEST} is missing: the tokenizing did not finish).",
             f"Make one with: gpt1 tokenize {shell_quote(folder)} --out DIR",
         )
     if size > MOST_MANIFEST_BYTES:
@@ -303,10 +296,12 @@ def read_manifest(folder: str) -> dict[str, Any]:
         "format", "a number or a text", lambda value: isinstance(value, int | str)
     )
     if isinstance(version, str):
-        raise UserError(f"{folder} is not a corpus folder: its {MANIFEST} is of the format {short(version)}.", fix)
-    if version != FORMAT:
-        raise UserError(f"{path} has format {version}; this gpt1 reads format {FORMAT}.", "Update gpt1.")
-    if manifest.get("fingerprint") != fingerprint(manifest):
+        raise UserError(
+            f"{folder} is not a corpus folder: its {CORPUS_MANIFEST} is of the format {short(version)}.", fix
+        )
+    if version != CORPUS_FORMAT:
+        raise UserError(f"{path} has format {version}; this gpt1 reads format {CORPUS_FORMAT}.", "Update gpt1.")
+    if manifest.get("fingerprint") != manifest_fingerprint(manifest):
         raise UserError(f"{path} was changed or damaged.", fix)
     check_manifest(manifest, path, fix)
     return dict(manifest)

@@ -18,12 +18,12 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from gpt1.corpus.readers import Begins, Source, read_source
+from gpt1.corpus.readers import Boundary, Source, read_source
 from gpt1.errors import ResourceError
 
 BATCH_CHARACTERS = 2**20
 """What a worker gets at a time: long beside the cost of sending it, small in memory."""
-Ids = npt.NDArray[np.unsignedinteger[Any]]
+TokenIds = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class TokenizerLike(Protocol):
@@ -46,31 +46,31 @@ class TokenizerLike(Protocol):
 
     def save(self, folder: Any) -> None: ...
 
-    def encode_arrays(self, texts: list[str]) -> Sequence[Ids]: ...
+    def encode_arrays(self, texts: list[str]) -> Sequence[TokenIds]: ...
 
 
-def ids_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+def smallest_id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
     """The smallest type that holds the ids 0 … vocab_size - 1."""
     return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedTexts:
     """Documents as ids, on their way from a worker to the shards; documents without a token are in no array."""
 
-    ids: Ids  # with a newline token between the documents
-    starts: npt.NDArray[np.int64]  # [documents] where each begins in `ids`
+    ids: TokenIds  # with a newline token between the documents
+    document_starts: npt.NDArray[np.int64]  # [documents] where each begins in `ids`
     n_bytes: npt.NDArray[np.int64]  # [documents] UTF-8 bytes of each
     unknown: int
     texts: int
     text_bytes: int  # of all texts
 
 
-def encode(tokenizer: TokenizerLike, texts: list[str]) -> Encoded:
+def encode_texts(tokenizer: TokenizerLike, texts: list[str]) -> EncodedTexts:
     """A pure function of the vocabulary and the texts: which process calls it, and when, changes nothing."""
-    dtype = ids_type(tokenizer.vocab_size)
-    newline: Ids = np.array([tokenizer.newline_id], dtype)
-    parts: list[Ids] = [newline[:0]]
+    dtype = smallest_id_dtype(tokenizer.vocab_size)
+    newline: TokenIds = np.array([tokenizer.newline_id], dtype)
+    parts: list[TokenIds] = [newline[:0]]
     starts = []
     n_bytes = []
     tokens = text_bytes = 0
@@ -86,21 +86,21 @@ def encode(tokenizer: TokenizerLike, texts: list[str]) -> Encoded:
         n_bytes.append(size)
         parts.append(ids)
         tokens += len(ids)
-    array: Ids = np.concatenate(parts, dtype=dtype, casting="same_kind")
+    array: TokenIds = np.concatenate(parts, dtype=dtype, casting="same_kind")
     unknown = 0 if tokenizer.unknown_id is None else int(np.count_nonzero(array == tokenizer.unknown_id))
-    return Encoded(array, np.array(starts, np.int64), np.array(n_bytes, np.int64), unknown, len(texts), text_bytes)
+    return EncodedTexts(array, np.array(starts, np.int64), np.array(n_bytes, np.int64), unknown, len(texts), text_bytes)
 
 
 @dataclass(frozen=True)
-class Batch:
+class TextBatch:
     """Whole documents, or one part of a long document, in the order of the sources."""
 
     texts: list[str]
-    begins: Begins
-    done: int  # bytes of all sources that were read to get here
+    boundary: Boundary
+    bytes_read: int  # bytes of all sources that were read to get here
 
 
-def batches(sources: Iterable[Source]) -> Iterator[Batch]:
+def make_text_batches(sources: Iterable[Source]) -> Iterator[TextBatch]:
     """The texts of the sources in pieces of about BATCH_CHARACTERS, cut by nothing but the texts."""
     texts: list[str] = []
     length = 0
@@ -108,32 +108,32 @@ def batches(sources: Iterable[Source]) -> Iterator[Batch]:
     done = 0
     for source in sources:
         for document in read_source(source):
-            if texts and (document.begins != "document" or length + len(document.text) > BATCH_CHARACTERS):
-                yield Batch(texts, "document", done)
+            if texts and (document.boundary != "document" or length + len(document.text) > BATCH_CHARACTERS):
+                yield TextBatch(texts, "document", done)
                 texts, length = [], 0
-            done = before + document.position
-            if document.begins == "document":
+            done = before + document.bytes_read
+            if document.boundary == "document":
                 texts.append(document.text)
                 length += len(document.text)
             else:
-                yield Batch([document.text], document.begins, done)
+                yield TextBatch([document.text], document.boundary, done)
         before += source.size
     if texts:
-        yield Batch(texts, "document", done)
+        yield TextBatch(texts, "document", done)
 
 
 def encode_batches(
-    batches: Iterable[Batch], tokenizer: TokenizerLike, saved: Path, workers: int
-) -> Generator[tuple[Batch, Encoded], None, None]:
-    """Every batch with its ids, in order. `saved` is the tokenizer's folder, from which each worker loads its own."""
+    batches: Iterable[TextBatch], tokenizer: TokenizerLike, tokenizer_folder: Path, workers: int
+) -> Generator[tuple[TextBatch, EncodedTexts], None, None]:
+    """Every batch with its ids, in order. `tokenizer_folder` is the tokenizer's folder, from which each worker loads its own."""
     if workers == 1:
         for batch in batches:
-            yield batch, encode(tokenizer, batch.texts)
+            yield batch, encode_texts(tokenizer, batch.texts)
         return
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), start_worker, (type(tokenizer), str(saved))
+        workers, multiprocessing.get_context("spawn"), start_worker, (type(tokenizer), str(tokenizer_folder))
     )
-    waiting: deque[tuple[Batch, Future[Encoded]]] = deque()
+    waiting: deque[tuple[TextBatch, Future[EncodedTexts]]] = deque()
     finished = False
     try:
         for batch in batches:
@@ -141,9 +141,9 @@ def encode_batches(
                 future = pool.submit(encode_in_worker, batch.texts)
             waiting.append((batch, future))
             if len(waiting) > 2 * workers:  # bounds the memory, and keeps every worker busy
-                yield in_order(waiting)
+                yield next_result(waiting)
         while waiting:
-            yield in_order(waiting)
+            yield next_result(waiting)
         finished = True
     except BrokenProcessPool:
         raise ResourceError(
@@ -171,7 +171,7 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def in_order(waiting: deque[tuple[Batch, Future[Encoded]]]) -> tuple[Batch, Encoded]:
+def next_result(waiting: deque[tuple[TextBatch, Future[EncodedTexts]]]) -> tuple[TextBatch, EncodedTexts]:
     batch, future = waiting.popleft()
     return batch, future.result()
 
@@ -180,21 +180,21 @@ worker_tokenizer: TokenizerLike | None = None
 """The tokenizer of this process; set in worker processes only, once, before their first batch."""
 
 
-def start_worker(tokenizer_class: type[TokenizerLike], saved: str) -> None:
+def start_worker(tokenizer_class: type[TokenizerLike], tokenizer_folder: str) -> None:
     global worker_tokenizer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends its workers
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread a worker
-    worker_tokenizer = cast(TokenizerLike, tokenizer_class.load(saved))
+    worker_tokenizer = cast(TokenizerLike, tokenizer_class.load(tokenizer_folder))
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """A killed parent cannot end its workers, and their pipe to it never closes: they hold its other end themselves."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
 
 
-def encode_in_worker(texts: list[str]) -> Encoded:
+def encode_in_worker(texts: list[str]) -> EncodedTexts:
     assert worker_tokenizer is not None
-    return encode(worker_tokenizer, texts)
+    return encode_texts(worker_tokenizer, texts)

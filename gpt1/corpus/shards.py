@@ -20,16 +20,16 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from gpt1.corpus.encoding import Encoded, TokenizerLike, ids_type
-from gpt1.corpus.readers import Begins, Source
+from gpt1.corpus.encoding import EncodedTexts, TokenizerLike, smallest_id_dtype
+from gpt1.corpus.readers import Boundary, Source
 from gpt1.errors import UserError
 from gpt1.files.atomic import fsync_dir, fsync_file
 from gpt1.files.foreign import DAMAGED, Fields, check_name
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-DOCUMENTS = "documents.npy"
-TOKENIZER = "tokenizer"
+CORPUS_FORMAT = 1
+CORPUS_MANIFEST = "manifest.json"
+DOCUMENTS_FILE = "documents.npy"
+TOKENIZER_FOLDER = "tokenizer"
 
 
 def shard_name(index: int) -> str:
@@ -42,35 +42,35 @@ class ShardWriter:
     def __init__(self, folder: Path, tokenizer: TokenizerLike, shard_tokens: int) -> None:
         self.folder = folder
         self.tokenizer = tokenizer
-        self.shard = np.empty(shard_tokens, ids_type(tokenizer.vocab_size))
+        self.shard = np.empty(shard_tokens, smallest_id_dtype(tokenizer.vocab_size))
         self.filled = 0  # of this shard
         self.shards = 0
         self.tokens = 0
         self.unknown = 0
-        self.seen = 0  # documents, those without a token too
-        self.in_document = False  # whether the document that is being read has given a token yet
-        self.starts = array("q")
+        self.n_documents_seen = 0  # documents, those without a token too
+        self.document_has_tokens = False  # whether the document that is being read has given a token yet
+        self.document_starts = array("q")
         self.n_bytes = array("q")
         self.files: dict[str, dict[str, int | str]] = {}
 
-    def add(self, encoded: Encoded, begins: Begins) -> None:
-        if begins == "document":
-            self.seen += encoded.texts
-            self.in_document = False
+    def add(self, encoded: EncodedTexts, boundary: Boundary) -> None:
+        if boundary == "document":
+            self.n_documents_seen += encoded.texts
+            self.document_has_tokens = False
         if not len(encoded.ids):
             return
-        starts, n_bytes = encoded.starts, encoded.n_bytes
-        if self.in_document:  # a further part of a long document
-            if begins == "line":
+        starts, n_bytes = encoded.document_starts, encoded.n_bytes
+        if self.document_has_tokens:  # a further part of a long document
+            if boundary == "line":
                 self.append(np.array([self.tokenizer.newline_id]))
                 self.n_bytes[-1] += 1
             self.n_bytes[-1] += int(n_bytes[0])
         else:
             if self.tokens:
                 self.append(np.array([self.tokenizer.newline_id]))
-            self.starts.extend((starts + self.tokens).tolist())
+            self.document_starts.extend((starts + self.tokens).tolist())
             self.n_bytes.extend(n_bytes.tolist())
-            self.in_document = True
+            self.document_has_tokens = True
         self.unknown += encoded.unknown
         self.append(encoded.ids)
 
@@ -98,25 +98,25 @@ class ShardWriter:
 
     @property
     def empty_documents(self) -> int:
-        return self.seen - len(self.starts)
+        return self.n_documents_seen - len(self.document_starts)
 
     def finish(self, sources: list[Source]) -> None:
         """The last shard, the documents, and then the manifest over all files, those of the tokenizer too."""
         if self.filled:
             self.finish_shard()
-        self.write_array(DOCUMENTS, np.array([self.starts, self.n_bytes], np.int64).reshape(2, -1))
-        for path in sorted((self.folder / TOKENIZER).rglob("*")):
+        self.write_array(DOCUMENTS_FILE, np.array([self.document_starts, self.n_bytes], np.int64).reshape(2, -1))
+        for path in sorted((self.folder / TOKENIZER_FOLDER).rglob("*")):
             if path.is_file():
                 with open(path, "rb+") as file:
                     fsync_file(file)
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 name = path.relative_to(self.folder).as_posix()
                 self.files[name] = {"size": path.stat().st_size, "sha256": digest}
-        fsync_dir(self.folder / TOKENIZER)
+        fsync_dir(self.folder / TOKENIZER_FOLDER)
         manifest = {
-            "format": FORMAT,
+            "format": CORPUS_FORMAT,
             "tokens": self.tokens,
-            "documents": len(self.starts),
+            "documents": len(self.document_starts),
             "empty_documents": self.empty_documents,
             "bytes": sum(self.n_bytes),
             "unknown": self.unknown,
@@ -127,8 +127,8 @@ class ShardWriter:
             "files": self.files,
             "sources": [{"name": source.name, "size": source.size} for source in sources],
         }
-        with open(self.folder / MANIFEST, "wb") as file:
-            text = json.dumps({**manifest, "fingerprint": fingerprint(manifest)}, indent=1, ensure_ascii=False)
+        with open(self.folder / CORPUS_MANIFEST, "wb") as file:
+            text = json.dumps({**manifest, "fingerprint": manifest_fingerprint(manifest)}, indent=1, ensure_ascii=False)
             file.write(text.encode("utf-8"))
             fsync_file(file)
         fsync_dir(self.folder)
@@ -150,7 +150,7 @@ def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[
 
 def check_array(values: npt.NDArray[Any], name: str, manifest: Mapping[str, Any], where: str) -> None:
     """UserError unless the values of the file `name` are such as a ShardWriter writes. Reads all of them once."""
-    if name != DOCUMENTS:
+    if name != DOCUMENTS_FILE:
         if (largest := int(values.max())) >= manifest["vocab_size"]:
             problem = f"{where} holds the token id {largest:,}; the vocabulary has {manifest['vocab_size']:,} tokens."
             raise UserError(problem, DAMAGED)
@@ -165,7 +165,7 @@ def check_array(values: npt.NDArray[Any], name: str, manifest: Mapping[str, Any]
 
 def array_shape(name: str, manifest: Mapping[str, Any]) -> tuple[int, ...]:
     """The shape that the array `name` of a corpus must have."""
-    if name == DOCUMENTS:
+    if name == DOCUMENTS_FILE:
         return 2, manifest["documents"]
     rest = manifest["tokens"] - int(name.removeprefix("shard-").removesuffix(".npy")) * manifest["shard_tokens"]
     return (min(rest, manifest["shard_tokens"]),)
@@ -186,9 +186,9 @@ def check_manifest(manifest: Any, where: str, fix: str) -> None:
         Fields(source, where, fix).text("name")
         Fields(source, where, fix).integer("size")
     files = fields.object("files")
-    arrays = [name for name in files.values if not name.startswith(TOKENIZER + "/")]
-    if len(arrays) != shards + 1 or {*arrays} != {DOCUMENTS, *map(shard_name, range(shards))}:
-        fields.refuse(f"'files' must be {DOCUMENTS}, {shards:,} shards and the files of the tokenizer")
+    arrays = [name for name in files.values if not name.startswith(TOKENIZER_FOLDER + "/")]
+    if len(arrays) != shards + 1 or {*arrays} != {DOCUMENTS_FILE, *map(shard_name, range(shards))}:
+        fields.refuse(f"'files' must be {DOCUMENTS_FILE}, {shards:,} shards and the files of the tokenizer")
     for name in files.values:
         check_name(name, where)
         file = files.object(name)
@@ -196,7 +196,7 @@ def check_manifest(manifest: Any, where: str, fix: str) -> None:
         file.text("sha256")
 
 
-def fingerprint(manifest: Mapping[str, Any]) -> str:
+def manifest_fingerprint(manifest: Mapping[str, Any]) -> str:
     """SHA-256 over everything that a manifest says but its own fingerprint."""
     said = {key: value for key, value in manifest.items() if key != "fingerprint"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode("ascii")).hexdigest()

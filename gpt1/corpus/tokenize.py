@@ -6,15 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gpt1.corpus.corpus import Corpus, checked_target, write_corpus
+from gpt1.corpus.corpus import Corpus, resolve_output, write_corpus
 from gpt1.corpus.readers import Source, list_sources, read_source
 from gpt1.errors import ResourceError, UserError
-from gpt1.formatting import counted
-from gpt1.progress import Progress, Silent
-from gpt1.runs.folder import model_folder
+from gpt1.formatting import count_noun
+from gpt1.progress import NullProgress, Progress
+from gpt1.runs.folder import find_model_folder
 from gpt1.tokenization.tokenizer import Tokenizer
 
-VOCAB_SIZE = 8000
+DEFAULT_VOCAB_SIZE = 8000
 SAMPLE_CHARACTERS = 50_000_000  # of the texts that a vocabulary is learnt from: more changes few merges and takes long
 
 
@@ -34,21 +34,21 @@ def tokenize(
     to 50 M characters spread over the texts. workers: processes; as many as there are cores unless given.
     Raises UserError for what cannot be read; then nothing is written.
     """
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     if tokenizer is not None and vocab_size is not None:
         raise UserError("--tokenizer and --vocab-size contradict each other.", "Give one of them.")
-    checked_target(out)
+    resolve_output(out)
     sources = list_sources(corpora)
     if tokenizer is not None:
-        chosen = Tokenizer.load(model_folder(tokenizer))
+        chosen = Tokenizer.load(find_model_folder(tokenizer))
     else:
-        size = VOCAB_SIZE if vocab_size is None else vocab_size
+        size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
         default = " (the default; --vocab-size changes it)" if vocab_size is None else ""
-        progress.say(f"training a vocabulary of {size:,} tokens{default}")
-        chosen = Tokenizer.train(sample(sources), size, pipeline)
-        progress.say(f"vocabulary: {chosen.vocab_size:,} tokens, {chosen.pipeline} pipeline")
-    if note := chosen.note():
-        progress.say(note)
+        progress.log(f"training a vocabulary of {size:,} tokens{default}")
+        chosen = Tokenizer.train(sample_texts(sources), size, pipeline)
+        progress.log(f"vocabulary: {chosen.vocab_size:,} tokens, {chosen.pipeline} pipeline")
+    if note := chosen.version_warning():
+        progress.log(note)
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     try:
@@ -56,15 +56,15 @@ def tokenize(
     except MemoryError:
         fewer = f"Use --workers {workers // 2} (now {workers}): the corpus stays the same."
         raise ResourceError("out of memory.", fewer if workers > 1 else "Close other programs.") from None
-    tokens, documents = max(1, corpus.tokens), counted(corpus.documents, "document")
-    progress.say(
+    tokens, documents = max(1, corpus.tokens), count_noun(corpus.documents, "document")
+    progress.log(
         f"{out}: {corpus.tokens:,} tokens of {documents}, {corpus.n_bytes / 1e6:,.1f} MB "
         f"({corpus.n_bytes / tokens:.2f} bytes a token), {corpus.unknown / tokens:.3%} unknown"
     )
     return corpus
 
 
-def sample(sources: Sequence[Source]) -> Iterator[str]:
+def sample_texts(sources: Sequence[Source]) -> Iterator[str]:
     """Texts from every source, each giving an equal share of the characters, so that no file decides alone. What the
     small ones do not fill is for the larger."""
     left = SAMPLE_CHARACTERS

@@ -12,33 +12,33 @@ from typing import Any, TypeAlias
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import Fields, check_regular, parse_json, read_bounded
-from gpt1.files.reading import COMPRESSIONS, kind_of, max_bytes, opened, raise_limit
-from gpt1.tables.rows import stream_rows, tsv_cells, unit
+from gpt1.files.reading import COMPRESSIONS, file_format, max_bytes, open_input, raise_limit
+from gpt1.tables.rows import row_unit, stream_rows, tsv_cells
 
-Placed: TypeAlias = tuple[str, Mapping[str, Any]]
+LocatedRow: TypeAlias = tuple[str, Mapping[str, Any]]
 """Where a row stands (`RTE/dev.tsv, line 3`), and its cells."""
-Columns: TypeAlias = Mapping[str, str | tuple[str, ...]]
+ColumnMap: TypeAlias = Mapping[str, str | tuple[str, ...]]
 """Our columns ← theirs. Several of theirs are joined by spaces, or make up the list in `choices`."""
 
 
 @dataclass(frozen=True)
-class Files:
+class FileLayout:
     """One layout in which a data set is handed out.
 
     splits: the files that make up each split, in their order; each may be compressed.
     header: the columns of files that do not name them in their first line.
     format: how the files are read where their ending does not say it: tsv, csv, jsonl, or a folder of documents: race,
         reviews. Such folders are also read out of one of `archives`.
-    ragged: lines with too few or too many cells are left out (and told), because the official files have some.
+    skip_ragged: lines with too few or too many cells are left out (and told), because the official files have some.
     counts: rows of each split where they are not the data set's.
     """
 
     splits: Mapping[str, tuple[str, ...]]
-    columns: Columns
+    columns: ColumnMap
     header: tuple[str, ...] | None = None
     format: str = ""
     archives: tuple[str, ...] = ()
-    ragged: bool = False
+    skip_ragged: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
 
     def find(self, split: str, places: list[Path], mark: str = "") -> list[tuple[str, Path]]:
@@ -46,32 +46,34 @@ class Files:
         has them all, or nothing."""
         names = [name for name in self.splits.get(split, ()) if mark in name]
         for place in places:
-            found = [(name, path) for name in names if (path := self.look(place, name))]
+            found = [(name, path) for name in names if (path := self.find_file(place, name))]
             if names and len(found) == len(names):
                 return found
         return []
 
-    def look(self, place: Path, name: str) -> Path | None:
+    def find_file(self, place: Path, name: str) -> Path | None:
         spellings = (
             [name, *self.archives] if self.archives else [name, *(f"{name}.{ending}" for ending in COMPRESSIONS)]
         )
         return next((place / spelling for spelling in spellings if (place / spelling).exists()), None)
 
-    def parts(self, found: list[tuple[str, Path]], dropped: dict[str, int]) -> list[tuple[str, Iterator[Placed]]]:
+    def rows_by_file(
+        self, found: list[tuple[str, Path]], dropped: dict[str, int]
+    ) -> list[tuple[str, Iterator[LocatedRow]]]:
         """(official name, rows) of the files that `find` gave; what is left out is counted in `dropped` by reason."""
-        if self.format in DOCUMENTS:
-            return [(name, document_rows(self.format, name, texts)) for name, texts in documents(found)]
+        if self.format in DOCUMENT_PARSERS:
+            return [(name, document_rows(self.format, name, texts)) for name, texts in read_document_folders(found)]
         return [(name, self.rows(path, dropped)) for name, path in found]
 
-    def rows(self, path: Path, dropped: dict[str, int]) -> Iterator[Placed]:
-        kind = self.format or kind_of(path)[0]
-        with opened(path, kind) as file:
-            whole = ragged_rows(tsv_cells(file), dropped) if self.ragged else stream_rows(file, self.header)
+    def rows(self, path: Path, dropped: dict[str, int]) -> Iterator[LocatedRow]:
+        kind = self.format or file_format(path)[0]
+        with open_input(path, kind) as file:
+            whole = skip_ragged_rows(tsv_cells(file), dropped) if self.skip_ragged else stream_rows(file, self.header)
             for number, row in whole:
-                yield f"{path}, {unit(kind)} {number:,}", row
+                yield f"{path}, {row_unit(kind)} {number:,}", row
 
 
-def ragged_rows(
+def skip_ragged_rows(
     lines: Iterator[tuple[int, list[str]]], dropped: dict[str, int]
 ) -> Iterator[tuple[int, dict[str, str]]]:
     _, header = next(lines, (0, []))
@@ -83,7 +85,7 @@ def ragged_rows(
             dropped[reason] = dropped.get(reason, 0) + 1
 
 
-def documents(found: list[tuple[str, Path]]) -> Iterator[tuple[str, dict[str, bytes]]]:
+def read_document_folders(found: list[tuple[str, Path]]) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(folder, {place: text}) of each folder of documents, by name: its path is that folder, or an archive with it."""
     archives: dict[Path, dict[str, bytes]] = {}  # an archive is read once, whatever the number of its folders
     for folder, path in found:
@@ -91,7 +93,7 @@ def documents(found: list[tuple[str, Path]]) -> Iterator[tuple[str, dict[str, by
             yield folder, {str(file): read_bounded(file) for file in sorted(path.iterdir()) if file.suffix == ".txt"}
             continue
         if path not in archives:
-            archives[path] = archived(path, tuple(f"/{name}/" for name, its_path in found if its_path == path))
+            archives[path] = read_archive(path, tuple(f"/{name}/" for name, its_path in found if its_path == path))
         texts = archives[path]
         inside = {f"{path}: {name}": texts[name] for name in sorted(texts) if f"/{folder}/" in f"/{name}"}
         if not inside:
@@ -99,7 +101,7 @@ def documents(found: list[tuple[str, Path]]) -> Iterator[tuple[str, dict[str, by
         yield folder, inside
 
 
-def archived(path: Path, folders: tuple[str, ...]) -> dict[str, bytes]:
+def read_archive(path: Path, folders: tuple[str, ...]) -> dict[str, bytes]:
     """The .txt files below `folders` in a tar archive."""
     texts: dict[str, bytes] = {}
     size, limit = 0, max_bytes()
@@ -121,19 +123,19 @@ def archived(path: Path, folders: tuple[str, ...]) -> dict[str, bytes]:
     return texts
 
 
-def document_rows(format: str, folder: str, texts: Mapping[str, bytes]) -> Iterator[Placed]:
+def document_rows(format: str, folder: str, texts: Mapping[str, bytes]) -> Iterator[LocatedRow]:
     for place, data in texts.items():
-        yield from DOCUMENTS[format](place, folder, decoded(place, data))
+        yield from DOCUMENT_PARSERS[format](place, folder, decode_utf8(place, data))
 
 
-def decoded(place: str, data: bytes) -> str:
+def decode_utf8(place: str, data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{place} is not UTF-8: byte {error.start + 1:,}.", "Copy or download it again.") from None
 
 
-def race_rows(place: str, folder: str, text: str) -> Iterator[Placed]:
+def race_rows(place: str, folder: str, text: str) -> Iterator[LocatedRow]:
     """One row a question. A passage is a JSON object: article, and for each question its text, options and answer."""
     fix = "It has to be one JSON object with article, and as many questions as options and answers."
     passage = Fields(parse_json(text, place, fix=fix), f"{place} is not a passage of RACE", fix)
@@ -148,41 +150,49 @@ def race_rows(place: str, folder: str, text: str) -> Iterator[Placed]:
         yield f"{place}, question {number}", row
 
 
-def review_rows(place: str, folder: str, text: str) -> Iterator[Placed]:
+def review_rows(place: str, folder: str, text: str) -> Iterator[LocatedRow]:
     yield place, {"text": text, "folder": folder.rpartition("/")[2]}
 
 
-DOCUMENTS: dict[str, Callable[[str, str, str], Iterator[Placed]]] = {"race": race_rows, "reviews": review_rows}
+DOCUMENT_PARSERS: dict[str, Callable[[str, str, str], Iterator[LocatedRow]]] = {
+    "race": race_rows,
+    "reviews": review_rows,
+}
 
 
-def places(folder: Path, names: tuple[str, ...]) -> list[Path]:
+def candidate_folders(folder: Path, names: tuple[str, ...]) -> list[Path]:
     """Where the files of a data set may lie: in folders of its name (`names`, however written) and their subfolders, in
     `folder` or in its usual homes for data; then in those themselves."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder.", "Name the folder of the official files with --data-dir.")
-    roots = [root for root in (folder, *(folder / home for home in HOMES)) if root.is_dir()]
-    own = [entry for root in roots for entry in sorted(root.iterdir()) if entry.is_dir() and fits(entry.name, names)]
-    if fits(folder.resolve().name, names):
+    roots = [root for root in (folder, *(folder / home for home in DATA_FOLDERS)) if root.is_dir()]
+    own = [
+        entry
+        for root in roots
+        for entry in sorted(root.iterdir())
+        if entry.is_dir() and matches_name(entry.name, names)
+    ]
+    if matches_name(folder.resolve().name, names):
         own.insert(0, folder)
     below = [entry for one in own for entry in sorted(one.iterdir()) if entry.is_dir()]
     return [*own, *below, *roots]
 
 
-HOMES = ("tasks", "data", "data/tasks", "glue_data", "glue", "GLUE")
+DATA_FOLDERS = ("tasks", "data", "data/tasks", "glue_data", "glue", "GLUE")
 
 
-def fits(folder: str, names: tuple[str, ...]) -> bool:
+def matches_name(folder: str, names: tuple[str, ...]) -> bool:
     """Whether a folder's name is one of `names`, but for case and signs, or one of them with an addition after a sign:
     SNLI-devtest is a folder of SNLI, SNLIx is not."""
-    plain, first = plain_name(folder), plain_name(folder.replace("_", "-").partition("-")[0])
-    return any(plain_name(name) in (plain, first) for name in names)
+    plain, first = normalize_name(folder), normalize_name(folder.replace("_", "-").partition("-")[0])
+    return any(normalize_name(name) in (plain, first) for name in names)
 
 
-def plain_name(name: str) -> str:
+def normalize_name(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
-def missing_columns(place: str, columns: Columns, present: list[str]) -> UserError | None:
+def missing_columns_error(place: str, columns: ColumnMap, present: list[str]) -> UserError | None:
     """The error for a file that lacks a column of `columns`, or None."""
     wanted = [name for theirs in columns.values() for name in ((theirs,) if isinstance(theirs, str) else theirs)]
     absent = next((name for name in wanted if name not in present), None)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from gpt1.datasets.files import Columns, Placed
+from gpt1.datasets.files import ColumnMap, LocatedRow
 from gpt1.errors import UserError
 
 
 @dataclass(frozen=True)
-class Hub:
+class HubSource:
     """Where the hub has a data set.
 
     name: the repository, or a folder in its layout. splits: ours → `configuration/split` of theirs, several in order.
@@ -21,19 +21,19 @@ class Hub:
 
     name: str
     splits: Mapping[str, tuple[str, ...]]
-    columns: Columns
+    columns: ColumnMap
     revision: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     """Rows of each split where they are not the data set's."""
 
-    def check_installed(self, title: str, home: str) -> None:
+    def check_installed(self, title: str, download_hint: str) -> None:
         if find_spec("datasets") is None:
             raise UserError(
                 f"no folder with the files of {title} is named, and the hub needs `datasets`, which is not installed.",
-                f"{home} Name its folder with --data-dir (or GPT1_DATA), or: pip install 'gpt1[hub]'",
+                f"{download_hint} Name its folder with --data-dir (or GPT1_DATA), or: pip install 'gpt1[hub]'",
             )
 
-    def rows(self, part: str, labels: Sequence[str]) -> Iterator[Placed]:
+    def rows(self, part: str, labels: Sequence[str]) -> Iterator[LocatedRow]:
         """(place, row) of `configuration/split`. A split whose labels are all −1 has none.
 
         Classes are numbers there; they become their names where those are our `labels`.

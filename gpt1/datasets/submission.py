@@ -11,14 +11,14 @@ from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
 
 
-def submission(data: DataSet, predictions: Sequence[Any], path: str | Path) -> list[Path]:
+def write_submission(data: DataSet, predictions: Sequence[Any], path: str | Path) -> list[Path]:
     """Writes `predictions`, one for each row of the test split in its order, and returns the files.
 
     path: a folder, where the files get the names that GLUE wants (RTE.tsv; MNLI-m.tsv and MNLI-mm.tsv), or a .tsv file.
     Labels are written as they are, scores (STS-B) with three decimals within 0 to 5.
     """
-    files = submission_files(data, len(predictions), path)
-    lines = [line(data, prediction, i) for i, prediction in enumerate(predictions)]
+    files = plan_submission(data, len(predictions), path)
+    lines = [format_prediction(data, prediction, i) for i, prediction in enumerate(predictions)]
     for file, size in files.items():
         text = "".join(f"{i}\t{shown}\n" for i, shown in enumerate(lines[:size]))
         with atomic_file(file) as stream:
@@ -27,7 +27,7 @@ def submission(data: DataSet, predictions: Sequence[Any], path: str | Path) -> l
     return list(files)
 
 
-def submission_files(data: DataSet, rows: int, path: str | Path) -> dict[Path, int]:
+def plan_submission(data: DataSet, rows: int, path: str | Path) -> dict[Path, int]:
     """The files of a submission with their rows; UserError where `rows` predictions do not make one. To be asked before
     the work whose result it takes."""
     sizes = [n for name, n in data.counts.items() if name.startswith("test")]
@@ -48,9 +48,9 @@ def submission_files(data: DataSet, rows: int, path: str | Path) -> dict[Path, i
     return {path: rows}
 
 
-def line(data: DataSet, prediction: Any, i: int) -> str:
-    if data.scale:
-        low, high = data.scale
+def format_prediction(data: DataSet, prediction: Any, i: int) -> str:
+    if data.score_range:
+        low, high = data.score_range
         return f"{min(max(float(prediction), low), high):.3f}"
     if str(prediction) not in data.labels:
         raise UserError(

@@ -7,31 +7,35 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 UNDERLINE = re.compile(r"\s*([-=~^*+#\"'])\1{2,}\s*$")
-TABLES = re.compile(  # sections that are lists of names, by their titles in numpydoc and Google style
+LIST_SECTIONS = re.compile(  # sections that are lists of names, by their titles in numpydoc and Google style
     r"(other |keyword )?(param(eter)?s?|arg(ument)?s?|attributes|methods|kwargs)|returns?|yields?|raises|warns|receives"
     r"|see also|references?|shape|inputs?|outputs?|properties|members|fields|bibliography|authors?",
     re.IGNORECASE,
 )
-ASIDE = re.compile(r"\s*\.\. (note|warning|important|tip|hint|caution|attention|seealso|admonition)::\s*(?P<text>.*)$")
-FIELD = re.compile(r"\s*(\.\. |:[a-zA-Z ]+( [^:]*)?:(\s|$)|@\w+|\w+ \([^)]*\):\s)")  # directive, citation, `x (int): …`
+ADMONITION = re.compile(
+    r"\s*\.\. (note|warning|important|tip|hint|caution|attention|seealso|admonition)::\s*(?P<text>.*)$"
+)
+FIELD_OR_DIRECTIVE = re.compile(
+    r"\s*(\.\. |:[a-zA-Z ]+( [^:]*)?:(\s|$)|@\w+|\w+ \([^)]*\):\s)"
+)  # directive, citation, `x (int): …`
 BULLET = re.compile(r"\s*([-*•+]|\(?\w{1,2}[.)])\s+")
 
 
-def prose(docstring: str) -> Iterator[str]:
+def extract_prose(docstring: str) -> Iterator[str]:
     """The paragraphs of running English in a docstring: signatures, code, doctests, tables and formulas left out."""
     paragraph: list[str] = []
-    for line in [*running_lines(docstring), ""]:
+    for line in [*prose_lines(docstring), ""]:
         if line.strip() and not BULLET.match(line):
             paragraph.append(line.strip())
             continue
         if paragraph:
-            text = plain(" ".join(paragraph))
+            text = strip_markup(" ".join(paragraph))
             if is_prose(text):
                 yield text
         paragraph = [BULLET.sub("", line)] if line.strip() else []
 
 
-def running_lines(docstring: str) -> Iterator[str]:
+def prose_lines(docstring: str) -> Iterator[str]:
     """The lines of a docstring that are neither code nor table; a blank line wherever something was left out."""
     lines = [*docstring.expandtabs().splitlines(), ""]
     dropped_below: int | None = None  # inside a block that is left out: everything indented deeper than this
@@ -41,7 +45,7 @@ def running_lines(docstring: str) -> Iterator[str]:
         if text.startswith("```"):
             in_fence = not in_fence
         elif text and UNDERLINE.match(following) and not UNDERLINE.match(line):
-            in_table = bool(TABLES.fullmatch(text.rstrip(":")))
+            in_table = bool(LIST_SECTIONS.fullmatch(text.rstrip(":")))
             dropped_below = None
         elif in_doctest:
             in_doctest = bool(text)
@@ -51,11 +55,11 @@ def running_lines(docstring: str) -> Iterator[str]:
             pass
         elif in_fence or in_table or UNDERLINE.match(line):
             dropped_below = None
-        elif match := ASIDE.match(line):
+        elif match := ADMONITION.match(line):
             dropped_below = None
             yield match["text"]
             continue
-        elif FIELD.match(line) or (TABLES.fullmatch(text.rstrip(":")) and text.endswith(":")):
+        elif FIELD_OR_DIRECTIVE.match(line) or (LIST_SECTIONS.fullmatch(text.rstrip(":")) and text.endswith(":")):
             dropped_below = indent
         else:
             dropped_below = indent if text.endswith("::") else None
@@ -64,7 +68,7 @@ def running_lines(docstring: str) -> Iterator[str]:
         yield ""
 
 
-def plain(text: str) -> str:
+def strip_markup(text: str) -> str:
     """`text` without reStructuredText and Markdown marks, in one line."""
     text = re.sub(r":[a-zA-Z:]+:`[~!.]*([^`<]+?)\s*(<[^`]*>)?`", r"\1", text)  # :func:`~numpy.dot`
     text = re.sub(r"`([^`<]+?)\s*<[^`]*>`_*", r"\1", text)  # `text <address>`_
@@ -76,7 +80,7 @@ def plain(text: str) -> str:
     return re.sub(r"(^|(?<=[.!?]) )[^.!?]*:$", "", text)  # "… as follows:", without what follows
 
 
-COMMON = frozenset(
+COMMON_WORDS = frozenset(
     [
         "a",
         "an",
@@ -153,11 +157,11 @@ def is_prose(text: str) -> bool:
         or re.search(r"[={}\\<>$|^]|\.\.\.|%\(|--|http", text)
     ):
         return False
-    common = sum(word.lower().strip(",.;:()") in COMMON for word in words)
+    common = sum(word.lower().strip(",.;:()") in COMMON_WORDS for word in words)
     odd = sum(not re.fullmatch(r"[(\"'“]?[A-Za-z][A-Za-z'’-]*[)\"'”]?[,.;:!?]?[)\"']?", word) for word in words)
     return common >= 0.25 * len(words) and odd <= 0.15 * len(words)
 
 
-def normal(text: str) -> str:
+def normalise_words(text: str) -> str:
     """What counts when texts are compared: lower-case words, digits and signs left out."""
     return " ".join(re.findall(r"[a-z]+", text.lower()))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.errors import UserError, did_you_mean
-from gpt1.experiments.cells import model_facts
+from gpt1.experiments.result_store import model_facts
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ FOR_THE_HEAD = {"recipe", "batch_size", "micro_batch", "precision", "device", "h
 """Settings that mean the same for a head alone; its rate and epochs are its own."""
 
 
-METHODS = {
+ABLATION_METHODS = {
     "full": Method("full"),
     "scratch": Method("no pre-training", {"from_scratch": True}),
     "no-aux": Method("no auxiliary LM", {"lm_coef": 0.0}),
@@ -45,11 +45,11 @@ METHODS = {
 }
 CURVE_METHODS = {
     "all": Method("pre-trained, all weights"),
-    "head": Method("pre-trained, head only", METHODS["head"].settings),
-    "scratch": Method("from scratch", METHODS["scratch"].settings),
-    "tfidf": METHODS["tfidf"],
+    "head": Method("pre-trained, head only", ABLATION_METHODS["head"].settings),
+    "scratch": Method("from scratch", ABLATION_METHODS["scratch"].settings),
+    "tfidf": ABLATION_METHODS["tfidf"],
 }
-USUAL = {"table5": ("full", "scratch", "no-aux", "lstm", "head")}
+DEFAULT_METHODS = {"table5": ("full", "scratch", "no-aux", "lstm", "head")}
 """Methods of a table where none are named; of the others the paper's own, `full`."""
 
 
@@ -62,14 +62,14 @@ def check_methods(names: Sequence[str], known: Mapping[str, Method]) -> None:
             )
 
 
-def chosen_methods(what: str, methods: Sequence[str], lstm: str | Path | None) -> tuple[dict[str, Method], list[str]]:
+def select_methods(what: str, methods: Sequence[str], lstm: str | Path | None) -> tuple[dict[str, Method], list[str]]:
     """(the methods by name, what to say of those that are left out)."""
-    names = list(dict.fromkeys(methods or list(USUAL.get(what, ("full",)))))
-    check_methods(names, METHODS)
+    names = list(dict.fromkeys(methods or list(DEFAULT_METHODS.get(what, ("full",)))))
+    check_methods(names, ABLATION_METHODS)
     said = []
     if lstm and "lstm" not in names:
         names.append("lstm")
-    if lstm_is_missing(names, lstm):
+    if needs_lstm_run(names, lstm):
         names.remove("lstm")
         said.append(
             "The LSTM's row is left out: it needs one that is pre-trained on the same corpus "
@@ -77,15 +77,15 @@ def chosen_methods(what: str, methods: Sequence[str], lstm: str | Path | None) -
         )
     if not names:
         raise UserError("--methods lstm needs a pre-trained LSTM.", "Give it with --lstm RUN.")
-    return {name: METHODS[name] for name in names}, said
+    return {name: ABLATION_METHODS[name] for name in names}, said
 
 
-def lstm_is_missing(methods: Sequence[str], lstm: str | Path | None) -> bool:
+def needs_lstm_run(methods: Sequence[str], lstm: str | Path | None) -> bool:
     """Whether the LSTM of table 5 is asked for (as it is where no method is named), and none is given."""
-    return "lstm" in (methods or USUAL["table5"]) and not lstm
+    return "lstm" in (methods or DEFAULT_METHODS["table5"]) and not lstm
 
 
-def transfers(from_: str | Path, methods: Sequence[str]) -> dict[str, Method]:
+def transfer_methods(from_: str | Path, methods: Sequence[str]) -> dict[str, Method]:
     """Figure 2, left: 0 to all of the model's blocks are kept."""
     if methods:
         raise UserError(f"--methods {methods[0]}: figure2 has no methods.", "They are for the tables.")

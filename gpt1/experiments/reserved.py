@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields
 
-from gpt1.config import FinetuneConfig, flag
+from gpt1.config import FinetuneConfig, flag_name
 from gpt1.errors import UserError
 
 RESERVED = {
@@ -21,4 +21,4 @@ def refuse_reserved(experiment: str, names: Iterable[str]) -> None:
         if name in RESERVED[experiment]:
             training = "a setting of training, and gpt1 zeroshot trains nothing"
             why = training if experiment == "zeroshot" else "set by the analysis itself"
-            raise UserError(f"{flag(name)} is {why}.", f"Leave {flag(name)} out.")
+            raise UserError(f"{flag_name(name)} is {why}.", f"Leave {flag_name(name)} out.")

@@ -16,7 +16,7 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import check_regular
 
 COMPRESSIONS = ("gz", "xz", "zst")
-LARGEST_LINE = 2**26
+MAX_LINE_BYTES = 2**26
 """Bytes of the longest line, cell or row that is read; an unclosed quote or a binary file must not fill the memory."""
 MAX_BYTES = 2**32
 """Memory that a table may take, and bytes that any compressed file may decompress to."""
@@ -36,7 +36,7 @@ MAGIC = {
 }
 
 
-def kind_of(path: str | Path) -> tuple[str, str]:
+def file_format(path: str | Path) -> tuple[str, str]:
     """(ending, compression) of a name, lower-case, no dots: `a.JSONL.xz` → ("jsonl", "xz"), `a.csv` → ("csv", "")."""
     stem, dot, ending = Path(str(path)).name.lower().rpartition(".")
     if ending in COMPRESSIONS and stem:
@@ -87,20 +87,20 @@ def filesystem(url: str | Path) -> tuple[Any, str]:
     return system, str(path)
 
 
-class File:
+class InputFile:
     """An input file being read: `stream` gives its decompressed bytes, `position()` how far the stored file is read."""
 
     def __init__(self, name: str, kind: str, raw: BinaryIO, stream: BinaryIO, size: int) -> None:
         self.name = name
-        self.kind = kind
+        self.format = kind
         self.raw = raw
         self.stream = stream
         self.size = size
-        self.done: int | None = None  # set by readers that do not go from the first byte to the last (Parquet)
-        self.compressed = bool(kind_of(name)[1])
+        self.bytes_done: int | None = None  # set by readers that do not go from the first byte to the last (Parquet)
+        self.compressed = bool(file_format(name)[1])
 
     def position(self) -> int:
-        return self.raw.tell() if self.done is None else self.done
+        return self.raw.tell() if self.bytes_done is None else self.bytes_done
 
     def peek(self) -> bytes:
         """The next bytes, at most 8 KB, which stay to be read; none at the end of the file."""
@@ -108,14 +108,14 @@ class File:
 
     def lines(self) -> Iterator[str]:
         """The lines with their line ends; a byte order mark is dropped. UserError for what is not UTF-8 text."""
-        self.refuse_binary()
+        self.check_is_text()
         offset = 0
         number = 0
-        while line := self.stream.readline(LARGEST_LINE):
+        while line := self.stream.readline(MAX_LINE_BYTES):
             number += 1
-            if len(line) == LARGEST_LINE:
+            if len(line) == MAX_LINE_BYTES:
                 raise UserError(
-                    f"{self.name}, line {number} is longer than {LARGEST_LINE:,} bytes.", "Is this a text file?"
+                    f"{self.name}, line {number} is longer than {MAX_LINE_BYTES:,} bytes.", "Is this a text file?"
                 )
             text = self.decode(line, number, offset)
             offset += len(line)
@@ -133,7 +133,7 @@ class File:
                 "Save it as UTF-8, for example with: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW",
             ) from None
 
-    def refuse_binary(self) -> None:
+    def check_is_text(self) -> None:
         """UserError unless the beginning looks like UTF-8 text."""
         head = self.peek()
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -149,21 +149,21 @@ class File:
 
 
 @contextmanager
-def opened(path: str | Path, kind: str | None = None) -> Iterator[File]:
+def open_input(path: str | Path, format: str | None = None) -> Iterator[InputFile]:
     """A local path or fsspec URL, opened and decompressed by its ending; UserError for what is missing or damaged.
 
-    `kind` says how the file is read where its ending does not.
+    `format` says how the file is read where its ending does not.
     """
-    ending, compression = kind_of(path)
+    ending, compression = file_format(path)
     with open_raw(path) as raw:
         size = int(getattr(raw, "size", None) or 0) if is_url(path) else os.fstat(raw.fileno()).st_size
         # All streams can peek(); local files can do so already.
         plain = isinstance(raw, io.BufferedReader) and not compression
-        inner = decompressed(raw, compression)
+        inner = open_decompressor(raw, compression)
         bounded = BoundedReader(str(path), raw, inner, max_bytes()) if compression else inner
         stream = raw if plain else io.BufferedReader(cast(Any, bounded), 2**18)
         try:
-            yield File(str(path), kind or ending, raw, stream, size)
+            yield InputFile(str(path), format or ending, raw, stream, size)
         except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
             raise UserError(
                 f"{path} is damaged or cut short: its {compression} compression does not decode ({error}).",
@@ -182,7 +182,7 @@ def open_raw(path: str | Path) -> BinaryIO:
         check_regular(path)
         return open(path, "rb")
     except FileNotFoundError:
-        raise missing(path) from None
+        raise not_found_error(path) from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a file.", "Name a file in it.") from None
     except PermissionError as error:
@@ -191,7 +191,7 @@ def open_raw(path: str | Path) -> BinaryIO:
         raise UserError(f"{path} cannot be read: {error}.") from None
 
 
-def missing(path: str | Path) -> UserError:
+def not_found_error(path: str | Path) -> UserError:
     """The error for a path that is not there, with the neighbour that was meant."""
     if is_url(path):
         return UserError(f"{path} does not exist.", "Check the address.")
@@ -204,7 +204,7 @@ def missing(path: str | Path) -> UserError:
     return UserError(f"{path} does not exist.{meant}", "Check the path.")
 
 
-def decompressed(raw: BinaryIO, compression: str) -> io.BufferedIOBase | io.RawIOBase | BinaryIO:
+def open_decompressor(raw: BinaryIO, compression: str) -> io.BufferedIOBase | io.RawIOBase | BinaryIO:
     if compression == "gz":
         return gzip.GzipFile(fileobj=raw)
     if compression == "xz":

@@ -12,8 +12,8 @@ from gpt1.errors import UserError
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler
 from gpt1.kernels.kv_cache import KVCache
-from gpt1.kernels.linear import spare_rows
-from gpt1.kernels.to_device import moved
+from gpt1.kernels.linear import pad_rows
+from gpt1.kernels.to_device import to_device
 from gpt1.model.gpt import GPT
 
 DRAFT_TOKENS = 8  # that a draft model runs ahead
@@ -97,7 +97,7 @@ def prefill(model: GPT, ids: Tensor, kv_cache: KVCache | None = None) -> Tensor:
     if time <= LONG_PROMPT or not compiled or model.recurrent:  # an LSTM would remember the padding
         return model.hidden_states(ids, kv_cache=kv_cache)
     room = (kv_cache.size - kv_cache.length if kv_cache else model.config.context) - time
-    padding = min(spare_rows(time), max(0, room))  # a text without room is refused as it is
+    padding = min(pad_rows(time), max(0, room))  # a text without room is refused as it is
     hidden_states = model.hidden_states(F.pad(ids, (0, padding)), kv_cache=kv_cache)
     if kv_cache:
         kv_cache.length -= padding
@@ -166,7 +166,7 @@ def decode_batch(
                 kept = max(1, context // 2) if step else min(len(prompts[row]), context)
                 prefill_row(model, ids[row, None, -kept:-1], kv_cache, row)
                 lengths[row] = kept - 1
-        kv_cache.length, kv_cache.row_lengths = max(lengths), moved(torch.tensor(lengths)[:, None], device)
+        kv_cache.length, kv_cache.row_lengths = max(lengths), to_device(torch.tensor(lengths)[:, None], device)
         hidden_states = model.hidden_states(ids[:, -1:], kv_cache=kv_cache)
         logits = model.logits(hidden_states)[..., : model.config.vocab_size]
         for sampler in samplers:

@@ -8,9 +8,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from gpt1.kernels.int4 import FourBits, four_bits_fit
-from gpt1.kernels.linear import dense, linear, packed
-from gpt1.kernels.meta_init import unfilled
+from gpt1.kernels.int4 import Int4Linear, int4_is_supported
+from gpt1.kernels.linear import linear, pack_weight, unpack_weight
+from gpt1.kernels.meta_init import meta_init
 from gpt1.model.gpt import GPT, Linear
 
 M = TypeVar("M", bound=GPT)
@@ -59,8 +59,8 @@ def pack_weights(model: GPT) -> GPT:
     ready = with_weights(model, weights, InferenceGPT)
     for module in ready.modules():
         if isinstance(module, Linear):
-            module.weight = nn.Parameter(packed(module.weight), requires_grad=False)
-    ready.activation_dtype, ready.output = model.activation_dtype, PackedOutput(packed(ready.tokens.weight))
+            module.weight = nn.Parameter(pack_weight(module.weight), requires_grad=False)
+    ready.activation_dtype, ready.output = model.activation_dtype, PackedOutput(pack_weight(ready.tokens.weight))
     return ready
 
 
@@ -71,8 +71,8 @@ def quantize_int4(model: GPT) -> GPT:
     for parent in [*draft.modules()]:
         for name, child in parent.named_children():
             if isinstance(child, Linear):
-                setattr(parent, name, FourBits(dense(child.weight), child.bias))
-    draft.activation_dtype, draft.output = torch.bfloat16, FourBits(draft.tokens.weight)
+                setattr(parent, name, Int4Linear(unpack_weight(child.weight), child.bias))
+    draft.activation_dtype, draft.output = torch.bfloat16, Int4Linear(draft.tokens.weight)
     return draft
 
 
@@ -83,14 +83,14 @@ def prepare_for_decoding(model: GPT, draft: bool = True) -> tuple[GPT, GPT | Non
     always chooses the same token. Otherwise the model alone.
     """
     matrices = [w for w in model.parameters() if w.dim() == 2]
-    if model.recurrent or sum(w.numel() for w in matrices) < MEMORY_BOUND_WEIGHTS or not four_bits_fit(matrices):
+    if model.recurrent or sum(w.numel() for w in matrices) < MEMORY_BOUND_WEIGHTS or not int4_is_supported(matrices):
         return for_inference(model), None
     return pack_weights(model), quantize_int4(model) if draft else None
 
 
 def with_weights(model: GPT, weights: Mapping[str, Tensor], model_class: type[M] = GPT) -> M:  # type: ignore[assignment]
     """A model for inference like `model`, with other weights, which are not copied."""
-    with unfilled():
+    with meta_init():
         ready = model_class(model.config)
     ready.load_state_dict(weights, assign=True)
     return ready.requires_grad_(False).eval()

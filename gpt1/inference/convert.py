@@ -11,29 +11,29 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_dir
 from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import write_manifest
-from gpt1.files.reading import missing
+from gpt1.files.reading import not_found_error
 from gpt1.formatting import shell_quote
-from gpt1.inference.predictor import pair
+from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.inference.task import TASK, save_model
 from gpt1.model.gpt import GPT
-from gpt1.model.weights import CONFIG, MODEL_FILES, write_huggingface
-from gpt1.progress import Progress, Silent
+from gpt1.model.weights import MODEL_CONFIG_FILE, MODEL_FILES, write_huggingface
+from gpt1.progress import NullProgress, Progress
 from gpt1.runs import folder as runs
 from gpt1.tokenization.bpe import UNKNOWN
 from gpt1.tokenization.tokenizer import HUGGING_FACE_FILES, Tokenizer
 
 # Hugging Face keeps the released vocabulary under other names.
-RELEASED = {"encoder_bpe_40000.json": "vocab.json", "vocab_40000.bpe": "merges.txt"}
-EXPORTS = ("huggingface",)
+HUGGINGFACE_FILE_NAMES = {"encoder_bpe_40000.json": "vocab.json", "vocab_40000.bpe": "merges.txt"}
+EXPORT_FORMATS = ("huggingface",)
 
 
-def import_model(home: str, source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
-    """Write `source` as the model folder `out`. home: `huggingface` (an openai-gpt folder of transformers) or `openai`
+def import_model(format: str, source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
+    """Write `source` as the model folder `out`. format: `huggingface` (an openai-gpt folder of transformers) or `openai`
     (the released folder of arrays). Raises UserError for anything else, and then nothing is written."""
-    progress = progress or Silent()
-    source, target = Path(source), runs.new_folder(out)
-    check_home(home, source)
-    model, tokenizer = GPT.from_pretrained(source), read_tokenizer(source)
+    progress = progress or NullProgress()
+    source, target = Path(source), runs.check_new_folder(out)
+    check_import_source(format, source)
+    model, tokenizer = GPT.from_pretrained(source), load_tokenizer(source)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(
             f"{source}: the vocabulary has {tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}.",
@@ -41,36 +41,36 @@ def import_model(home: str, source: str | Path, out: str | Path, progress: Progr
         )
     with atomic_dir(target) as folder:
         save_model(folder, model, tokenizer)
-    progress.say(told(target, model, tokenizer))
+    progress.log(model_summary(target, model, tokenizer))
     return target
 
 
 def export_model(
-    home: str, source: str | Path, out: str | Path, progress: Progress | None = None, verify: bool = True
+    format: str, source: str | Path, out: str | Path, progress: Progress | None = None, verify: bool = True
 ) -> Path:
     """Write the pre-trained Transformer of a run or model folder as the folder `out`, which transformers'
     OpenAIGPTLMHeadModel opens and `import_model` brings back bit for bit. UserError for what has no place there: an
     LSTM, a fine-tuned model; then nothing is written. verify: see `load`."""
-    progress = progress or Silent()
-    check_name("export", home, EXPORTS)
-    target = runs.new_folder(out)
-    model, tokenizer = pair(source, verify)
+    progress = progress or NullProgress()
+    check_format_name("export", format, EXPORT_FORMATS)
+    target = runs.check_new_folder(out)
+    model, tokenizer = load_model_and_tokenizer(source, verify)
     check_exportable(Path(source), model)
     with atomic_dir(target) as folder:
         write_huggingface(folder, model.config, model.state_dict())
         tokenizer.save(folder)
-        write_their_tokenizer(folder, tokenizer, model.config.context)
+        write_huggingface_tokenizer(folder, tokenizer, model.config.context)
         write_manifest(folder, MODEL_FILES)
-    progress.say(told(target, model, tokenizer))
+    progress.log(model_summary(target, model, tokenizer))
     if tokenizer.pipeline == "original":
-        progress.say(
+        progress.log(
             "transformers' OpenAIGPTTokenizer gives other ids for many texts (line breaks, accents, contractions); "
             f"those that the model was trained with: gpt1.Tokenizer.load({str(target)!r}).encode(text)"
         )
     return target
 
 
-def told(target: Path, model: GPT, tokenizer: Tokenizer) -> str:
+def model_summary(target: Path, model: GPT, tokenizer: Tokenizer) -> str:
     return f"{target}: {sum(p.numel() for p in model.parameters()):,} weights, {tokenizer.vocab_size:,} tokens"
 
 
@@ -81,8 +81,8 @@ def check_exportable(source: Path, model: GPT) -> None:
             f"{source} is an LSTM; transformers' openai-gpt is a Transformer.",
             "Export a model that was pre-trained without --architecture lstm.",
         )
-    if model.config.special_tokens or (runs.model_folder(source) / TASK).exists():
-        origin = shell_quote(came_from(source) or "RUN")
+    if model.config.special_tokens or (runs.find_model_folder(source) / TASK).exists():
+        origin = shell_quote(pretrained_source(source) or "RUN")
         raise UserError(
             f"{source} is fine-tuned: its head, special tokens and calibration have no place in transformers' "
             "openai-gpt.",
@@ -90,14 +90,14 @@ def check_exportable(source: Path, model: GPT) -> None:
         )
 
 
-def came_from(source: Path) -> str | None:
+def pretrained_source(source: Path) -> str | None:
     """The --from of the run that the model `source` is in; None for a model folder that stands alone."""
-    run = source if (source / runs.CONFIG).exists() else source.parent
-    command = runs.read_run_config(run).get("command") if (run / runs.CONFIG).exists() else None
+    run = source if (source / runs.RUN_CONFIG_FILE).exists() else source.parent
+    command = runs.read_run_config(run).get("command") if (run / runs.RUN_CONFIG_FILE).exists() else None
     return (command.get("from") or None) if isinstance(command, dict) else None
 
 
-def write_their_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
+def write_huggingface_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
     """What transformers' AutoTokenizer needs beside the vocabulary and merges that `tokenizer` has saved in `folder`.
 
     original: their class for GPT-1, which comes near. lossless: tokenizer.json, which gives the same ids."""
@@ -118,42 +118,45 @@ def write_their_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> N
     (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def check_name(verb: str, home: str, homes: Iterable[str]) -> None:
-    if home not in homes:
+def check_format_name(command: str, format: str, formats: Iterable[str]) -> None:
+    if format not in formats:
         raise UserError(
-            f"{verb} {home}: there is no such home.{did_you_mean(home, homes)}", f"Homes: {', '.join(homes)}."
+            f"{command} {format}: there is no such home.{did_you_mean(format, formats)}",
+            f"Homes: {', '.join(formats)}.",
         )
 
 
-def check_home(home: str, source: Path) -> None:
-    """UserError unless `source` is what `home` hands out."""
-    check_name("import", home, HOMES)
+def check_import_source(format: str, source: Path) -> None:
+    """UserError unless `source` is what `format` hands out."""
+    check_format_name("import", format, IMPORT_FORMATS)
     if not source.exists():
-        raise missing(source)
-    found = next((name for name, of_home in HOMES.items() if of_home(source)), None)
-    if found != home:
+        raise not_found_error(source)
+    found = next((name for name, of_home in IMPORT_FORMATS.items() if of_home(source)), None)
+    if found != format:
         what = f"it is what gpt1 import {found} takes" if found else "it is neither Hugging Face's nor OpenAI's"
         raise UserError(
-            f"{source} is no model of {home}: {what}.",
+            f"{source} is no model of {format}: {what}.",
             "huggingface: config.json (model_type openai-gpt), model.safetensors, vocab.json, merges.txt. "
             "openai: params_0.npy …, params_shapes.json, encoder_bpe_40000.json, vocab_40000.bpe.",
         )
 
 
 def is_huggingface(folder: Path) -> bool:
-    return (folder / CONFIG).exists() and read_json_object(folder / CONFIG).get("model_type") == "openai-gpt"
+    return (folder / MODEL_CONFIG_FILE).exists() and read_json_object(folder / MODEL_CONFIG_FILE).get(
+        "model_type"
+    ) == "openai-gpt"
 
 
 def is_openai(folder: Path) -> bool:
     return (folder / "params_0.npy").exists()
 
 
-HOMES = {"huggingface": is_huggingface, "openai": is_openai}
+IMPORT_FORMATS = {"huggingface": is_huggingface, "openai": is_openai}
 
 
-def read_tokenizer(source: Path) -> Tokenizer:
+def load_tokenizer(source: Path) -> Tokenizer:
     """The tokenizer beside the weights, under the release's names or Hugging Face's."""
-    for released, theirs in RELEASED.items():
+    for released, theirs in HUGGINGFACE_FILE_NAMES.items():
         if not (source / released).exists() and not (source / theirs).exists():
             raise UserError(
                 f"{source} has neither {released} nor {theirs}.", "Put the vocabulary files beside the weights."

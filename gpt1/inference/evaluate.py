@@ -12,19 +12,19 @@ from torch import Tensor
 
 from gpt1 import formatting
 from gpt1.corpus.corpus import Corpus
-from gpt1.corpus.shards import MANIFEST
-from gpt1.corpus.windows import Windows
+from gpt1.corpus.shards import CORPUS_MANIFEST
+from gpt1.corpus.windows import CorpusWindows
 from gpt1.datasets import KnownTable
-from gpt1.datasets.labelled import labelled_rows
-from gpt1.devices import activations_of, place
+from gpt1.datasets.labelled import load_labelled_table
+from gpt1.devices import prepare_model, resolve_precision
 from gpt1.errors import UserError, did_you_mean
-from gpt1.inference.predictor import PIECE_TOKENS, LanguageModel, Model, load, load_task
-from gpt1.model.losses import Windows as Piece
+from gpt1.inference.predictor import PREDICTION_BATCH_TOKENS, LanguageModel, TaskPredictor, load, load_task_predictor
+from gpt1.model.losses import PretrainMicroBatch as Piece
 from gpt1.model.losses import l1
-from gpt1.progress import Progress, Silent
+from gpt1.progress import NullProgress, Progress
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
-from gpt1.tasks.examples import check_columns, encoded_labels, read_examples
+from gpt1.tasks.examples import check_columns, encode_labels, read_examples
 from gpt1.tasks.targets import Answers, Classes, Target, as_number
 
 
@@ -45,11 +45,11 @@ def evaluate(
     On a corpus folder: loss, perplexity and bits per byte of the language model. Raises UserError for a label that the
     model does not know, naming the row. verify: see `load`.
     """
-    progress = progress or Silent()
-    if not isinstance(test, Table) and (Path(test) / MANIFEST).exists():
-        return on_corpus(load(run, verify=verify), Corpus.open(test), progress)
-    model = load_task(run, verify=verify)
-    table, columns = rows_for(model, run, test, data_dir, progress)
+    progress = progress or NullProgress()
+    if not isinstance(test, Table) and (Path(test) / CORPUS_MANIFEST).exists():
+        return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress)
+    model = load_task_predictor(run, verify=verify)
+    table, columns = load_labelled_rows(model, run, test, data_dir, progress)
     if columns["label"] not in table.columns:
         again = formatting.shell_join(["gpt1", "predict", run, test])
         raise UserError(
@@ -60,38 +60,38 @@ def evaluate(
     check_columns(model.kind, columns, table.columns, table.name)
     if not table.rows:
         raise UserError(f"{table.name} has no rows.", "Give labelled rows.")
-    examples = read_examples(table.rows, model.kind, columns, table.where)
+    examples = read_examples(table.rows, model.kind, columns, table.locate_row)
     labels = [example.label for example in examples]
-    targets = encoded_labels(model.target, examples, table.where)
+    targets = encode_labels(model.target, examples, table.locate_row)
     coded = model.encode(examples)
-    raw = model.told_logits(coded, table.name, progress)
+    raw = model.logits_with_progress(coded, table.name, progress)
     logits = raw / model.temperature
 
     def scores(rows: list[int]) -> dict[str, Any]:
         own = [labels[i] for i in rows]
-        return {**measured(model.target, logits[rows], targets[rows], own), "rows": len(rows)}
+        return {**compute_metrics(model.target, logits[rows], targets[rows], own), "rows": len(rows)}
 
-    found = {**scores([*range(len(examples))]), "cut": sum(example.cut for example in coded)}
+    found = {**scores([*range(len(examples))]), "cut": sum(example.is_truncated for example in coded)}
     if isinstance(model.target, Classes | Answers):
-        found["calibration"] = calibration_at(model.temperature, raw, targets)
+        found["calibration"] = calibration_metrics(model.temperature, raw, targets)
         del found["calibration"]["bins_before"], found["calibration"]["bins"]  # they are for a picture
-        progress.say(told_of(found["calibration"]))
+        progress.log(calibration_summary(found["calibration"]))
     if model.long == "windows":
         found["read_in_windows"] = sum(example.windows > 1 for example in coded)
-    if len(parts := parts_of(table)) > 1:
+    if len(parts := subset_rows(table)) > 1:
         found["subsets"] = {name: scores(rows) for name, rows in parts.items()}
     return found
 
 
-def told_of(calibration: Mapping[str, float]) -> str:
+def calibration_summary(calibration: Mapping[str, float]) -> str:
     before, after = calibration["ece_before"], calibration["ece_after"]
     if calibration["temperature"] == 1:
         return f"probabilities: expected calibration error {after:.3f} (temperature 1)"
-    t = formatting.number(calibration["temperature"])
+    t = formatting.format_number(calibration["temperature"])
     return f"probabilities at temperature {t}: expected calibration error {after:.3f}, uncalibrated {before:.3f}"
 
 
-def parts_of(table: Table) -> dict[str, list[int]]:
+def subset_rows(table: Table) -> dict[str, list[int]]:
     """Positions of the rows of each subset of a known data set, in the order in which they come."""
     found: dict[str, list[int]] = {}
     for i, row in enumerate(table.rows if isinstance(table, KnownTable) else []):
@@ -101,28 +101,30 @@ def parts_of(table: Table) -> dict[str, list[int]]:
 
 
 @torch.inference_mode()
-def on_corpus(model: LanguageModel, corpus: Corpus, progress: Progress) -> dict[str, Any]:
+def evaluate_on_corpus(model: LanguageModel, corpus: Corpus, progress: Progress) -> dict[str, Any]:
     """Figures of a whole corpus, cut into windows of the model's context that do not overlap."""
     if corpus.tokenizer_fingerprint != model.tokenizer.fingerprint:
         raise UserError(
             f"{corpus.name} was made with another tokenizer than the model's.",
             "Make it again with: gpt1 tokenize TEXTS --out NEW --tokenizer RUN",
         )
-    activations, precision = activations_of("auto", model.device)  # as in training: a sum over so much text can take it
-    place(model.gpt, model.device, activations)
+    activations, precision = resolve_precision(
+        "auto", model.device
+    )  # as in training: a sum over so much text can take it
+    prepare_model(model.gpt, model.device, activations)
     context = model.gpt.config.context
     count = (corpus.tokens - 1) // context
     if not count:
         raise UserError(f"{corpus.name} has {corpus.tokens:,} tokens: no window of {context}.", "Give more text.")
-    windows = Windows(corpus, 0, corpus.tokens, context)
+    windows = CorpusWindows(corpus, 0, corpus.tokens, context)
     progress.begin(f"perplexity of {corpus.name}, {precision}", count, unit="windows")
-    total, batch = 0.0, max(1, PIECE_TOKENS // context)
+    total, batch = 0.0, max(1, PREDICTION_BATCH_TOKENS // context)
     for first in range(0, count, batch):
         ids = torch.from_numpy(windows.read(np.arange(first, min(count, first + batch)))).to(model.device)
         total += float(l1(model.gpt, Piece(ids, 1)).total)  # a sum over the tokens
         progress.advance(min(count, first + batch))
     progress.end()
-    return {"metrics": windows.figures(total / (count * context)), "rows": count, "tokens": count * context}
+    return {"metrics": windows.loss_metrics(total / (count * context)), "rows": count, "tokens": count * context}
 
 
 def predict(
@@ -135,35 +137,35 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Every row of `rows` (a table, or the name of a known data set) with `prediction` and `probability_<label>`, or
     `score`, added."""
-    progress = progress or Silent()
-    model = load_task(run, verify=verify)
-    table, columns = rows_for(model, run, rows, data_dir, progress)
+    progress = progress or NullProgress()
+    model = load_task_predictor(run, verify=verify)
+    table, columns = load_labelled_rows(model, run, rows, data_dir, progress)
     added = model.predict_table(table, {role: name for role, name in columns.items() if role != "label"}, progress)
     if replaced := [name for name in table.columns if any(name in new for new in added)]:
-        progress.say(f"{table.name} has columns of these names already, which are replaced: {', '.join(replaced)}")
+        progress.log(f"{table.name} has columns of these names already, which are replaced: {', '.join(replaced)}")
     return [{**row, **new} for row, new in zip(table.rows, added, strict=True)]
 
 
-def rows_for(
-    model: Model, run: str | Path, source: str | Path | Table, data_dir: str | Path | None, progress: Progress
+def load_labelled_rows(
+    model: TaskPredictor, run: str | Path, source: str | Path | Table, data_dir: str | Path | None, progress: Progress
 ) -> tuple[Table, dict[str, str]]:
     """(rows, their columns by role): the model's own columns for a table, its own for a known data set."""
-    found = labelled_rows(source, "evaluation", data_dir)
+    found = load_labelled_table(source, "evaluation", data_dir)
     for note in found.notes:
-        progress.say(note)
-    if found.data_set and found.data_set.kind != model.kind.name:
+        progress.log(note)
+    if found.data_set and found.data_set.kind_name != model.kind.name:
         raise UserError(
-            f"{source} is a task of {found.data_set.kind}; {run} has learnt {model.kind.name}.",
+            f"{source} is a task of {found.data_set.kind_name}; {run} has learnt {model.kind.name}.",
             "Name a table or a data set of that kind, or fine-tune another model.",
         )
     return found.table, {"label": "label", **(found.columns or model.task["columns"])}
 
 
-def measured(
-    target: Target, logits: Tensor, targets: Tensor, labels: Sequence[Any], intervals: bool = True
+def compute_metrics(
+    target: Target, logits: Tensor, targets: Tensor, labels: Sequence[Any], with_intervals: bool = True
 ) -> dict[str, Any]:
     """Metrics and their 95 % intervals from logits [examples, outputs] at the temperature in use."""
-    read = target.read(logits)
+    read = target.decode(logits)
     names: Sequence[str] = ()
     extra: dict[str, Any] = {}
     gold: list[Any]
@@ -179,19 +181,19 @@ def measured(
     else:
         gold, given = [as_number(label) for label in labels], [row["score"] for row in read]
         scores = metrics.number_scores(gold, given)
-    if intervals:
-        extra["interval"] = {name: list(metrics.interval(name, gold, given, names)) for name in scores}
+    if with_intervals:
+        extra["interval"] = {name: list(metrics.confidence_interval(name, gold, given, names)) for name in scores}
     return {"metrics": {**scores, "loss": float(target.loss(logits, targets).mean())}, **extra}
 
 
-def calibrated(target: Target, logits: Tensor, targets: Tensor) -> dict[str, Any]:
+def fit_calibration(target: Target, logits: Tensor, targets: Tensor) -> dict[str, Any]:
     """The temperature that fits the validation rows best, the calibration error before and after; not for numbers."""
     if not isinstance(target, Classes | Answers):
         return {}
-    return calibration_at(metrics.fit_temperature(logits.numpy(), targets.numpy()), logits, targets)
+    return calibration_metrics(metrics.fit_temperature(logits.numpy(), targets.numpy()), logits, targets)
 
 
-def calibration_at(temperature: float, logits: Tensor, targets: Tensor) -> dict[str, Any]:
+def calibration_metrics(temperature: float, logits: Tensor, targets: Tensor) -> dict[str, Any]:
     """The expected calibration error of logits [rows, outputs], and its bins, as they are and at a temperature."""
     before, after = (
         metrics.calibration((logits.double() / t).softmax(-1).numpy(), targets.numpy()) for t in (1.0, temperature)
@@ -205,11 +207,11 @@ def calibration_at(temperature: float, logits: Tensor, targets: Tensor) -> dict[
     }
 
 
-def predictions_of(model: Model, examples: Sequence[Any], logits: Tensor) -> list[dict[str, Any]]:
+def prediction_records(model: TaskPredictor, examples: Sequence[Any], logits: Tensor) -> list[dict[str, Any]]:
     """One record a row for predictions.jsonl: its texts, its label, what was predicted."""
     roles = [role for role in model.kind.columns if role != "choices"]
     records = []
-    for example, read in zip(examples, model.target.read(logits), strict=True):
+    for example, read in zip(examples, model.target.decode(logits), strict=True):
         fields = {role: text for role, text in zip(roles, example.fields, strict=True) if text}
         if example.answers:
             fields |= {f"answer {k}": answer for k, answer in enumerate(example.answers)}

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 
 from gpt1 import formatting
-from gpt1.datasets import DataSet, parse, submission, submission_files
+from gpt1.datasets import DataSet, parse_data_set, plan_submission, write_submission
 from gpt1.errors import UserError
 from gpt1.files.atomic import ensure_writable
+from gpt1.files.reading import file_format as file_ending
 from gpt1.files.reading import is_url
-from gpt1.files.reading import kind_of as file_ending
-from gpt1.inference.evaluate import predict, rows_for
-from gpt1.inference.predictor import Model, Seen, load_task
-from gpt1.progress import Progress, Silent
-from gpt1.tables.rows import ROW_KINDS
-from gpt1.tables.table import BLOCK_ROWS, Table, check_output, padded, read_blocks
+from gpt1.inference.evaluate import load_labelled_rows, predict
+from gpt1.inference.predictor import Seen, TaskPredictor, load_task_predictor
+from gpt1.progress import NullProgress, Progress
+from gpt1.tables.rows import TABLE_FORMATS
+from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, padded, read_blocks
 from gpt1.tables.writer import cell, not_in_tsv, output_kind, table_writer, widened
-from gpt1.tasks.examples import check_columns, parts_of, read_examples
+from gpt1.tasks.examples import check_columns, choice_columns, read_examples
 
 BAR_FROM_BYTES = 2**24
 """Smaller files are checked in a moment."""
@@ -58,32 +58,32 @@ def predict_into(
     Raises:
         UserError: before the work, for rows that cannot be predicted or that the format of `out` cannot hold.
     """
-    progress = progress or Silent()
-    if out is not None and file_ending(out)[0] not in ROW_KINDS and (data := glue_task(rows)):
+    progress = progress or NullProgress()
+    if out is not None and file_ending(out)[0] not in TABLE_FORMATS and (data := glue_task(rows)):
         return submit(data, run, rows, Path(out), data_dir, progress)
     if out is not None:
-        check_output(out)
+        check_table_output(out)
         if Path(out).exists() and Path(rows).exists() and Path(out).samefile(rows):
             raise UserError(f"--out {out} is the table that is read.", "Choose another --out.")
     kind = output_kind(out, like := rows if Path(rows).is_file() else "rows.jsonl")
     if excel_safe and kind not in ("csv", "tsv"):
         raise UserError(f"--excel-safe goes with .csv and .tsv, not .{kind}.", "Leave it out.")
-    model = load_task(run, verify=verify)
+    model = load_task_predictor(run, verify=verify)
     source = open_source(model, run, rows, data_dir, progress)
     plan = check_rows(model, source, kind, progress)
     if replaced := [name for name in plan.columns if name in plan.added]:
-        progress.say(f"{source.name} has columns of these names already, which are replaced: {', '.join(replaced)}")
+        progress.log(f"{source.name} has columns of these names already, which are replaced: {', '.join(replaced)}")
     columns = list(dict.fromkeys([*plan.columns, *plan.added]))
     with table_writer(out, columns, like=like, excel_safe=excel_safe, schema=plan.schema) as writer:
         for block in predicted(model, source, plan, progress):
             writer.write(block)
     if writer.formulas and not excel_safe:
-        progress.say(
-            f"{formatting.counted(writer.formulas, 'cell')} begin with =, +, - or @: a spreadsheet would take them for "
+        progress.log(
+            f"{formatting.count_noun(writer.formulas, 'cell')} begin with =, +, - or @: a spreadsheet would take them for "
             "formulas. For a spreadsheet write with --excel-safe."
         )
     answer = "score" if "score" in plan.added else "prediction"
-    return f"{out}: {formatting.counted(plan.rows, 'row')}; see the column {answer}" if out is not None else ""
+    return f"{out}: {formatting.count_noun(plan.rows, 'row')}; see the column {answer}" if out is not None else ""
 
 
 @dataclass(frozen=True)
@@ -98,22 +98,22 @@ class Source:
     @property
     def needed(self) -> list[str]:
         """Columns that every row has to have."""
-        parts = (parts_of(name) if role == "choices" else [name] for role, name in self.columns.items())
+        parts = (choice_columns(name) if role == "choices" else [name] for role, name in self.columns.items())
         return [name for part in parts for name in part]
 
 
 def open_source(
-    model: Model, run: str | Path, rows: str | Path, data_dir: str | Path | None, progress: Progress
+    model: TaskPredictor, run: str | Path, rows: str | Path, data_dir: str | Path | None, progress: Progress
 ) -> Source:
     """A file is read from the disk each time; a known data set, which is small, is kept in memory."""
-    if Path(rows).is_file() or (is_url(rows) and parse(str(rows)) is None):
+    if Path(rows).is_file() or (is_url(rows) and parse_data_set(str(rows)) is None):
         size = Path(rows).stat().st_size if Path(rows).is_file() else 0
         return Source(str(rows), lambda advance: read_blocks(rows, advance=advance), model.text_columns, size)
-    table, columns = rows_for(model, run, rows, data_dir, progress)
+    table, columns = load_labelled_rows(model, run, rows, data_dir, progress)
 
     def blocks(advance: Callable[[int], None] | None) -> Iterator[Table]:
         for first in range(0, len(table), BLOCK_ROWS):
-            numbers = (table.numbers or range(1, len(table) + 1))[first : first + BLOCK_ROWS]
+            numbers = (table.row_numbers or range(1, len(table) + 1))[first : first + BLOCK_ROWS]
             own = table.rows[first : first + BLOCK_ROWS]
             yield Table(table.name, table.columns, own, list(numbers), table.unit)
 
@@ -130,7 +130,7 @@ class Plan:
     schema: Any = None
 
 
-def check_rows(model: Model, source: Source, kind: str, progress: Progress) -> Plan:
+def check_rows(model: TaskPredictor, source: Source, kind: str, progress: Progress) -> Plan:
     """Reads all rows; UserError for one that cannot be predicted, or that a file of this `kind` cannot hold."""
     columns = dict.fromkeys(first_columns(source))
     check_columns(model.kind, source.columns, list(columns), source.name)
@@ -141,7 +141,7 @@ def check_rows(model: Model, source: Source, kind: str, progress: Progress) -> P
     for block in source.blocks(progress.advance if show else None):
         columns |= dict.fromkeys(block.columns)
         block = padded(block, columns)
-        examples = read_examples(block.rows, model.kind, source.columns, block.where, labelled=False)
+        examples = read_examples(block.rows, model.kind, source.columns, block.locate_row, labelled=False)
         answers = max(answers, *(len(example.answers) for example in examples))
         rows += len(block)
         if kind == "tsv":
@@ -151,7 +151,7 @@ def check_rows(model: Model, source: Source, kind: str, progress: Progress) -> P
     if show:
         progress.end()
     # The row of an example without tokens, for the names and types of what is added.
-    (sample,) = model.target.read(torch.zeros(1, answers if model.kind.each else model.target.outputs))
+    (sample,) = model.target.decode(torch.zeros(1, answers if model.kind.multiple_choice else model.target.outputs))
     if kind == "tsv":
         for label in model.labels:
             if has_break(label):
@@ -182,7 +182,7 @@ def check_tsv(block: Table) -> None:
         raise not_in_tsv("the header", "a cell holds a tab or a line break")
     for i, row in enumerate(block.rows):
         if any(has_break(cell(value)) for value in row.values()):
-            raise not_in_tsv(block.where(i), "a cell holds a tab or a line break")
+            raise not_in_tsv(block.locate_row(i), "a cell holds a tab or a line break")
 
 
 def joined_schema(rows: Any, kept: Sequence[str], added: Any, order: Sequence[str]) -> Any:
@@ -193,7 +193,7 @@ def joined_schema(rows: Any, kept: Sequence[str], added: Any, order: Sequence[st
     return pyarrow.schema([fields[name] for name in order])
 
 
-def predicted(model: Model, source: Source, plan: Plan, progress: Progress) -> Iterator[list[dict[str, Any]]]:
+def predicted(model: TaskPredictor, source: Source, plan: Plan, progress: Progress) -> Iterator[list[dict[str, Any]]]:
     """The rows with their predictions, block by block; what a person should know of them is told at the end."""
     seen, done = Seen(), 0
     progress.begin("predicting", plan.rows, unit="rows")
@@ -201,7 +201,7 @@ def predicted(model: Model, source: Source, plan: Plan, progress: Progress) -> I
         block = padded(block, plan.columns)
         if done + len(block) > plan.rows or any(name not in plan.columns for name in block.columns):
             raise changed(source.name)
-        examples = read_examples(block.rows, model.kind, source.columns, block.where, labelled=False)
+        examples = read_examples(block.rows, model.kind, source.columns, block.locate_row, labelled=False)
 
         def advance(rows: int, before: int = done) -> None:
             progress.advance(before + rows)
@@ -212,7 +212,7 @@ def predicted(model: Model, source: Source, plan: Plan, progress: Progress) -> I
     progress.end()
     if done < plan.rows:
         raise changed(source.name)
-    progress.say(seen.line(source.name, model.gpt.config.context, model.long))
+    progress.log(seen.line(source.name, model.gpt.config.context, model.long))
 
 
 def changed(name: str) -> UserError:
@@ -223,14 +223,14 @@ def submit(data: DataSet, run: str | Path, rows: str | Path, out: Path, data_dir
     """The predictions for a test split of GLUE, in its files."""
     table = data.read("test", data_dir)
     ensure_writable(out)
-    submission_files(data, len(table), out)
+    plan_submission(data, len(table), out)
     found = predict(run, rows, data_dir=data_dir, progress=progress)
     answers = [row["score" if data.score else "prediction"] for row in found]
-    files = " and ".join(map(str, submission(data, answers, out)))
+    files = " and ".join(map(str, write_submission(data, answers, out)))
     return f"{files}: {len(found):,} rows, as gluebenchmark.com takes them"
 
 
 def glue_task(rows: str | Path) -> DataSet | None:
     """The GLUE task whose test split `rows` names."""
-    named = None if Path(rows).is_file() else parse(str(rows))
+    named = None if Path(rows).is_file() else parse_data_set(str(rows))
     return named.data if named and named.split == "test" and not named.subset and named.data.glue else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from gpt1.config import Cut, Long
+from gpt1.config import Cut, LongTextStrategy
 from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import write_manifest
 from gpt1.model.gpt import GPT
@@ -57,7 +57,7 @@ def read_task(path: Path) -> tuple[dict[str, Any], Target]:
             fields.refuse(f"'columns' has no {role!r}")
     fields.number("temperature", SMALLEST_TEMPERATURE, 1 / SMALLEST_TEMPERATURE, 1.0)
     fields.choice("cut", get_args(Cut), "longest")
-    fields.choice("long", get_args(Long), "cut")
+    fields.choice("long", get_args(LongTextStrategy), "cut")
     fields.text("train", "all")
     target = target_from_json(fields.object("target"))
     if not isinstance(target, tuple(filter(None, (kind.target, kind.score_target)))):

@@ -6,64 +6,78 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpt1 import datasets as tasks
-from gpt1.corpus.readers import TEXT_KINDS, is_corpus
+from gpt1.corpus.readers import TEXT_FORMATS, is_corpus
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.reading import is_url, kind_of, missing
-from gpt1.inspect.folders import Facts, of_corpus, of_model, of_run, of_runs, of_texts, of_tokenizer
-from gpt1.inspect.known import of_data_set
-from gpt1.inspect.showing import show
-from gpt1.inspect.tables import of_table
-from gpt1.progress import Progress, Silent
-from gpt1.tables.rows import ROW_KINDS
+from gpt1.files.reading import file_format, is_url, not_found_error
+from gpt1.inspect.datasets import inspect_dataset
+from gpt1.inspect.folders import (
+    Facts,
+    inspect_corpus,
+    inspect_model,
+    inspect_run,
+    inspect_runs,
+    inspect_texts,
+    inspect_tokenizer,
+)
+from gpt1.inspect.printing import print_facts
+from gpt1.inspect.tables import inspect_table
+from gpt1.progress import NullProgress, Progress
+from gpt1.tables.rows import TABLE_FORMATS
 from gpt1.tables.table import read_table
 
-__all__ = ["inspect", "show"]
+__all__ = ["inspect", "print_facts"]
 
 
 def inspect(
-    what: str | Path,
+    source: str | Path,
     data_dir: str | Path | None = None,
     from_: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Facts:
-    """Facts about what is named, ready for JSON: `what` it is, its `name`, `odd` (sentences about what should be looked
+    """Facts about what is named, ready for JSON: `source` it is, its `name`, `odd` (sentences about what should be looked
     at), `next` (commands to run), and what belongs to its kind.
 
     data_dir: where the files of a known data set lie. from_: a run or model folder, whose tokenizer and context tell
     the tokens, the unknown ones and the texts that would be cut. Raises UserError for what is missing or of no known
     kind, and for files of a corpus or a model that are not what they were.
     """
-    progress = progress or Silent()
-    path, named = Path(what), None if is_url(what) or Path(what).is_file() else tasks.parse(str(what))
+    progress = progress or NullProgress()
+    path, named = Path(source), None if is_url(source) or Path(source).is_file() else tasks.parse_data_set(str(source))
     if named and (data_dir or not path.exists()):  # with --data-dir a folder `rte` does not hide the data set
-        return of_data_set(named, str(what), data_dir, from_, progress)
-    if is_url(what):
-        table = kind_of(what)[0] in ROW_KINDS
-        return of_table(read_table(what), from_, progress) if table else of_corpus(str(what), from_, progress)
+        return inspect_dataset(named, str(source), data_dir, from_, progress)
+    if is_url(source):
+        table = file_format(source)[0] in TABLE_FORMATS
+        return (
+            inspect_table(read_table(source), from_, progress)
+            if table
+            else inspect_corpus(str(source), from_, progress)
+        )
     if path.is_dir():
-        return look_into(path)(str(what), from_, progress)
+        return inspector_for(path)(str(source), from_, progress)
     if path.exists():
-        if kind_of(path)[0] in TEXT_KINDS:
-            return of_texts(str(what), from_, progress)
-        return of_table(read_table(path), from_, progress)
-    problem = missing(path).problem
+        if file_format(path)[0] in TEXT_FORMATS:
+            return inspect_texts(str(source), from_, progress)
+        return inspect_table(read_table(path), from_, progress)
+    problem = not_found_error(path).problem
     if len(path.parts) == 1 and "Did you mean" not in problem:
-        problem += did_you_mean(str(what), tasks.names())
-    raise UserError(problem, f"Name a table, a corpus, a run, a model or a known data set: {', '.join(tasks.names())}.")
+        problem += did_you_mean(str(source), tasks.data_set_names())
+    raise UserError(
+        problem, f"Name a table, a corpus, a run, a model or a known data set: {', '.join(tasks.data_set_names())}."
+    )
 
 
-def look_into(folder: Path) -> Callable[[str, str | Path | None, Progress], Facts]:
+def inspector_for(folder: Path) -> Callable[[str, str | Path | None, Progress], Facts]:
     """What tells about a folder, by the files that it holds."""
     held = {entry.name for entry in folder.iterdir()}
     if is_corpus(folder):
-        return of_corpus
+        return inspect_corpus
     if "config.yaml" in held:
-        return of_run
+        return inspect_run
     if {"config.json", "params_0.npy"} & held:
-        return of_model
+        return inspect_model
     if {"vocab.json", "vocab_40000.bpe"} & held:
-        return of_tokenizer
+        return inspect_tokenizer
     if "state.json" in held:
         run = folder.resolve().parent.parent
         raise UserError(f"{folder} is a checkpoint of the run {run.name}.", f"See: gpt1 inspect {run}")
-    return of_runs if any(folder.glob("*/config.yaml")) else of_texts
+    return inspect_runs if any(folder.glob("*/config.yaml")) else inspect_texts

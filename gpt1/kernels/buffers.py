@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 
 @dataclass
-class Kept:
+class WeightBuffers:
     """What hangs on a weight while it is trained."""
 
-    copy: Tensor | None = None  # in the type of the activations, brought up to date after every update
+    cast_copy: Tensor | None = None  # in the type of the activations, brought up to date after every update
     gradient: Tensor | None = None  # of the update before, between that update and the next backward pass
 
 
 @contextmanager
-def kept_arrays(model: nn.Module) -> Iterator[None]:
+def reuse_buffers(model: nn.Module) -> Iterator[None]:
     """While it lasts each update finds the arrays of the one before; `settle` has to be told of each.
 
     For weights on a CPU: a GPU's memory is kept by torch. For small updates: in a large one the gradients would come on
@@ -31,7 +31,7 @@ def kept_arrays(model: nn.Module) -> Iterator[None]:
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu":
-            setattr(parameter, "kept", Kept())  # noqa: B010 (a Parameter knows of no such attribute)
+            setattr(parameter, "kept", WeightBuffers())  # noqa: B010 (a Parameter knows of no such attribute)
     try:
         yield
     finally:
@@ -39,36 +39,36 @@ def kept_arrays(model: nn.Module) -> Iterator[None]:
             vars(parameter).pop("kept", None)
 
 
-def of(weight: Tensor) -> Kept | None:
+def get_buffers(weight: Tensor) -> WeightBuffers | None:
     return getattr(weight, "kept", None)
 
 
 @torch.no_grad()
-def settle(parameters: Iterable[Tensor]) -> None:
+def refresh_buffers(parameters: Iterable[Tensor]) -> None:
     """After an update: the gradients are used up, the weights are others."""
     for parameter in parameters:
-        if kept := of(parameter):
+        if kept := get_buffers(parameter):
             kept.gradient = parameter.grad
-            if kept.copy is not None:
-                kept.copy.copy_(parameter)
+            if kept.cast_copy is not None:
+                kept.cast_copy.copy_(parameter)
         parameter.grad = None
 
 
-def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def cast_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight in `dtype`."""
-    kept = of(weight)
+    kept = get_buffers(weight)
     if weight.dtype == dtype or kept is None:
         return weight.to(dtype)
-    if kept.copy is None or kept.copy.dtype != dtype:
+    if kept.cast_copy is None or kept.cast_copy.dtype != dtype:
         if torch.is_inference_mode_enabled():  # what is made here could not be used in training
             return weight.to(dtype)
-        kept.copy = weight.detach().to(dtype)
-    return kept.copy
+        kept.cast_copy = weight.detach().to(dtype)
+    return kept.cast_copy
 
 
-def gradient_array(weight: Tensor) -> Tensor:
+def gradient_buffer(weight: Tensor) -> Tensor:
     """An array for the gradient of `weight`; what it holds is to be overwritten."""
-    kept = of(weight)
+    kept = get_buffers(weight)
     if kept is None or kept.gradient is None:
         return torch.empty_like(weight, requires_grad=False)
     array, kept.gradient = kept.gradient, None  # given out once: from here on it is the gradient

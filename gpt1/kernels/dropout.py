@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt1.kernels.random_bits import keep_mask, masked
+from gpt1.kernels.random_bits import apply_mask, keep_mask
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
@@ -18,40 +18,40 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    return Dropout.apply(x, p)  # type: ignore[no-untyped-call]
+    return DropoutFunction.apply(x, p)  # type: ignore[no-untyped-call]
 
 
 def residual_dropout(x: Tensor, y: Tensor, p: float) -> Tensor:
     """x + dropout(y, p), in one pass less over the memory."""
     if not p or x.device.type != "cpu":
         return x + dropout(y, p)
-    return ResidualDropout.apply(x, y, p)  # type: ignore[no-untyped-call]
+    return ResidualDropoutFunction.apply(x, y, p)  # type: ignore[no-untyped-call]
 
 
-class Dropout(torch.autograd.Function):
+class DropoutFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
         mask = keep_mask(x.shape, p, x.dtype)
         ctx.save_for_backward(mask)
         ctx.scale = 1 / (1 - p)
-        return masked(x, mask).mul_(ctx.scale)
+        return apply_mask(x, mask).mul_(ctx.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        return masked(dy, *ctx.saved_tensors).mul_(ctx.scale), None
+        return apply_mask(dy, *ctx.saved_tensors).mul_(ctx.scale), None
 
 
-class ResidualDropout(torch.autograd.Function):
+class ResidualDropoutFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, p: float) -> Tensor:
         mask = keep_mask(y.shape, p, y.dtype)
         ctx.save_for_backward(mask)
         ctx.scale = 1 / (1 - p)
-        kept = masked(y, mask)
+        kept = apply_mask(y, mask)
         return torch.add(x, kept, alpha=ctx.scale, out=kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dz: Tensor) -> tuple[Tensor, Tensor, None]:
-        return dz, masked(dz, *ctx.saved_tensors).mul_(ctx.scale), None
+        return dz, apply_mask(dz, *ctx.saved_tensors).mul_(ctx.scale), None

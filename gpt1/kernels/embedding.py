@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt1.kernels.buffers import gradient_array
+from gpt1.kernels.buffers import gradient_buffer
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:  # [...], [rows, width] → [..., width]
     if weight.device.type != "cpu" or not (torch.is_grad_enabled() and weight.requires_grad):
         return F.embedding(ids, weight)
-    return Embedding.apply(ids, weight)  # type: ignore[no-untyped-call]
+    return EmbeddingFunction.apply(ids, weight)  # type: ignore[no-untyped-call]
 
 
-class Embedding(torch.autograd.Function):
+class EmbeddingFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ids: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(ids)
@@ -32,13 +32,13 @@ class Embedding(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor | None]:
         (ids,) = ctx.saved_tensors
-        first = on_its_way(ctx.weight)
-        total = gradient_array(ctx.weight).zero_() if first is None else first
+        first = take_pending_gradient(ctx.weight)
+        total = gradient_buffer(ctx.weight).zero_() if first is None else first
         total.index_add_(0, ids.flatten(), dy.reshape(-1, dy.shape[-1]).to(total.dtype))
         return None, total if first is None else None
 
 
-def send(weight: Tensor, gradient: Tensor) -> None:
+def offer_gradient(weight: Tensor, gradient: Tensor) -> None:
     """To be called in a backward pass that returns `gradient` of the matrix `weight`: until the pass reaches the
     weight itself, more may be added to it in place. Of several in one pass, which torch adds up, none takes more."""
     task = torch._C._current_graph_task_id()
@@ -46,7 +46,7 @@ def send(weight: Tensor, gradient: Tensor) -> None:
     setattr(weight, "on_its_way", (task, None if again else gradient))  # noqa: B010
 
 
-def on_its_way(weight: Tensor) -> Tensor | None:
+def take_pending_gradient(weight: Tensor) -> Tensor | None:
     """A gradient of the matrix that this backward pass has made before; given out once."""
     task, gradient = vars(weight).pop("on_its_way", (None, None))
     if task != torch._C._current_graph_task_id():

@@ -17,18 +17,18 @@ from torch.autograd.function import once_differentiable
 
 LINEAR = 2 * math.sqrt(2 / math.pi)
 CUBIC = 0.044715 * LINEAR
-FEW = 1 << 15  # elements: for less, and no derivative, one call is faster than several on a smaller part
-PIECE = 1 << 16  # elements a thread: 256 KiB an array in float32, four arrays
+SMALL_ELEMENTS = 1 << 15  # elements: for less, and no derivative, one call is faster than several on a smaller part
+CHUNK_ELEMENTS = 1 << 16  # elements a thread: 256 KiB an array in float32, four arrays
 
 
 def gelu(x: Tensor) -> Tensor:
     """0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), element by element."""
-    if x.device.type != "cpu" or (x.numel() <= FEW and not (torch.is_grad_enabled() and x.requires_grad)):
+    if x.device.type != "cpu" or (x.numel() <= SMALL_ELEMENTS and not (torch.is_grad_enabled() and x.requires_grad)):
         return F.gelu(x, approximate="tanh")
-    return GELU.apply(x)  # type: ignore[no-untyped-call]
+    return GELUFunction.apply(x)  # type: ignore[no-untyped-call]
 
 
-class GELU(torch.autograd.Function):
+class GELUFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -48,7 +48,7 @@ class GELU(torch.autograd.Function):
 def value_and_derivative(x: Tensor, y: Tensor, dydx: Tensor | None) -> None:
     """Fill y [n], and dydx [n] if it is given, from x [n]; in float32 whatever the arrays hold (float64 stays)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    step = max(1, min(PIECE * torch.get_num_threads(), len(x)))
+    step = max(1, min(CHUNK_ELEMENTS * torch.get_num_threads(), len(x)))
     scratch = torch.empty(4, step, dtype=wide)
     linear = torch.tensor(LINEAR, dtype=wide)
     derivatives = [None] * -(-len(x) // step) if dydx is None else torch.split(dydx, step)

@@ -12,13 +12,13 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def unfilled() -> Iterator[None]:
+def meta_init() -> Iterator[None]:
     """Modules made here have their parameters on the device `meta`."""
-    with torch.device("meta"), NothingDrawn():
+    with torch.device("meta"), SkipWeightInit():
         yield
 
 
-class NothingDrawn(TorchFunctionMode):
+class SkipWeightInit(TorchFunctionMode):
     """Leaves out the random start of weights: there is nothing to fill, and torch imports its whole compiler for it,
     which takes longer than all the rest of `gpt1 next`."""
 

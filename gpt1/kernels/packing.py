@@ -19,35 +19,35 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt1.kernels.linear import spare_rows
-from gpt1.kernels.to_device import moved
+from gpt1.kernels.linear import pad_rows
+from gpt1.kernels.to_device import to_device
 
-SPARE = 256  # padding that costs attention less than another call of it
-SHARE = 0.5  # of the real tokens: padding beyond it costs more
+MAX_PADDING = 256  # padding that costs attention less than another call of it
+MAX_PADDING_SHARE = 0.5  # of the real tokens: padding beyond it costs more
 
 
 @dataclass(frozen=True)
-class Group:
+class AttentionGroup:
     """Rows that attention sees together: `tokens` of the packed ones, as `batch` rows padded to `time`."""
 
     tokens: int
     batch: int
     time: int
-    places: Tensor | None
+    padded_index: Tensor | None
     """Where in [batch · time] each token stands; None where nothing is padded."""
-    hidden: Tensor | None = None
+    masked_out: Tensor | None = None
     """[batch, time, time]: True where a position must not see an earlier one; None where it may see all of them."""
 
 
-class Row(NamedTuple):
+class PackedRow(NamedTuple):
     """Tokens that one or more sequences consist of."""
 
-    shared: int  # the tokens with which all of them begin; 0 for one sequence
-    rests: tuple[int, ...]  # how many more each has, one after another
+    prefix: int  # the tokens with which all of them begin; 0 for one sequence
+    suffixes: tuple[int, ...]  # how many more each has, one after another
 
     @property
     def tokens(self) -> int:
-        return self.shared + sum(self.rests)
+        return self.prefix + sum(self.suffixes)
 
 
 class Packing:
@@ -57,106 +57,111 @@ class Packing:
     each. All on the device.
     """
 
-    def __init__(self, rows: Sequence[Row], device: torch.device | str = "cpu") -> None:
+    def __init__(self, rows: Sequence[PackedRow], device: torch.device | str = "cpu") -> None:
         self.rows, self.device = rows, device
         self.tokens = sum(row.tokens for row in rows)
-        self.spare = spare_rows(self.tokens)
-        lengths = torch.tensor([length for row in rows for length in (row.shared, *row.rests)])  # [parts]
-        counts = torch.tensor([1 + len(row.rests) for row in rows])  # [rows]: parts of each
+        self.padding = pad_rows(self.tokens)
+        lengths = torch.tensor([length for row in rows for length in (row.prefix, *row.suffixes)])  # [parts]
+        counts = torch.tensor([1 + len(row.suffixes) for row in rows])  # [rows]: parts of each
         shared = (counts.cumsum(0) - counts).repeat_interleave(counts)  # [parts]: the first part of the row
         rest = torch.arange(len(lengths)) != shared
         before = torch.where(rest, lengths[shared], 0)  # [parts]: tokens that a sequence has before this part of it
         part = torch.arange(len(lengths)).repeat_interleave(lengths)  # [tokens]
         ends = lengths.cumsum(0)
         place = torch.arange(self.tokens) - (ends - lengths - before)[part]
-        self.parts, self.most = len(lengths), int((lengths + before).max())
-        self.position, self.part = moved(place, device), moved(part, device)
-        self.lengths, self.last = moved((lengths + before)[rest], device), moved((ends - 1)[rest], device)
-        self.shared, self.rest = moved(shared[rest], device), moved(rest.nonzero()[:, 0], device)  # [sequences]: parts
-        found = groups([row.tokens for row in rows])
-        self.groups = [on(group_of(rows[first:stop]), device) for first, stop in found]
+        self.parts, self.max_length = len(lengths), int((lengths + before).max())
+        self.positions, self.part_index = to_device(place, device), to_device(part, device)
+        self.lengths, self.last_index = to_device((lengths + before)[rest], device), to_device((ends - 1)[rest], device)
+        self.prefix_index, self.suffix_index = (
+            to_device(shared[rest], device),
+            to_device(rest.nonzero()[:, 0], device),
+        )  # [sequences]: parts
+        found = split_groups([row.tokens for row in rows])
+        self.groups = [group_to_device(make_group(rows[first:stop]), device) for first, stop in found]
 
     @cached_property
-    def one(self) -> Group:
+    def single_group(self) -> AttentionGroup:
         """All rows as one group."""
-        return self.groups[0] if len(self.groups) == 1 else on(group_of(self.rows), self.device)
+        return self.groups[0] if len(self.groups) == 1 else group_to_device(make_group(self.rows), self.device)
 
-    def spread(self, each: Tensor) -> Tensor:  # [sequences] → [tokens]
+    def to_tokens(self, per_sequence: Tensor) -> Tensor:  # [sequences] → [tokens]
         """What belongs to each sequence, at each of its tokens; added up where sequences share a token."""
-        parts = each.new_zeros(self.parts)
-        return parts.index_add_(0, self.rest, each).index_add_(0, self.shared, each)[self.part]
+        parts = per_sequence.new_zeros(self.parts)
+        return parts.index_add_(0, self.suffix_index, per_sequence).index_add_(0, self.prefix_index, per_sequence)[
+            self.part_index
+        ]
 
-    def begin(self, x: Tensor) -> Tensor:
+    def pad(self, x: Tensor) -> Tensor:
         """[tokens, n] → [tokens + spare, n]: what `grouped` and `together` take and give."""
-        return F.pad(x, (0, 0, 0, self.spare)) if self.spare else x
+        return F.pad(x, (0, 0, 0, self.padding)) if self.padding else x
 
-    def end(self, x: Tensor) -> Tensor:  # [tokens + spare, n] → [tokens, n]
+    def unpad(self, x: Tensor) -> Tensor:  # [tokens + spare, n] → [tokens, n]
         return x[: self.tokens]
 
-    def grouped(self, layer: Callable[..., Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
+    def apply_by_group(self, layer: Callable[..., Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
         """`layer` ([batch, time, n] and what is hidden → [batch, time, m]) on every group of rows of like length."""
-        parts = torch.split(self.end(x), [group.tokens for group in self.groups])
+        parts = torch.split(self.unpad(x), [group.tokens for group in self.groups])
         found = [
-            padded(partial(layer, hidden=group.hidden), part, group)
+            apply_padded(partial(layer, hidden=group.masked_out), part, group)
             for part, group in zip(parts, self.groups, strict=True)
         ]
-        if self.spare:
-            found.append(x.new_zeros(self.spare, found[0].shape[1]))
+        if self.padding:
+            found.append(x.new_zeros(self.padding, found[0].shape[1]))
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def together(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
+    def apply_to_all(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
         """`layer` on all the rows at once, each a sequence, padded to the longest."""
-        return self.begin(padded(layer, self.end(x), self.one))
+        return self.pad(apply_padded(layer, self.unpad(x), self.single_group))
 
 
-def groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+def split_groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(first row, row after the last one) of each group: neighbours, with little padding."""
     first = real = width = 0
     for i, length in enumerate(lengths):
         wider = max(width, length)
         padding = (i + 1 - first) * wider - real - length
-        if i > first and padding > SPARE + SHARE * (real + length):
+        if i > first and padding > MAX_PADDING + MAX_PADDING_SHARE * (real + length):
             yield first, i
             first, real, wider = i, 0, length
         real, width = real + length, wider
     yield first, len(lengths)
 
 
-def group_of(rows: Sequence[Row]) -> Group:
+def make_group(rows: Sequence[PackedRow]) -> AttentionGroup:
     lengths = [row.tokens for row in rows]
     time, tokens = max(lengths), sum(lengths)
-    hidden = hidden_between(rows, time) if any(len(row.rests) > 1 for row in rows) else None
+    hidden = cross_sequence_mask(rows, time) if any(len(row.suffixes) > 1 for row in rows) else None
     if min(lengths) == time:
-        return Group(tokens, len(rows), time, None, hidden)
+        return AttentionGroup(tokens, len(rows), time, None, hidden)
     counts = torch.tensor(lengths)
     row = torch.arange(len(rows)).repeat_interleave(counts)
     places = row * time + torch.arange(tokens) - (counts.cumsum(0) - counts)[row]
-    return Group(tokens, len(rows), time, places, hidden)
+    return AttentionGroup(tokens, len(rows), time, places, hidden)
 
 
-def hidden_between(rows: Sequence[Row], time: int) -> Tensor:
+def cross_sequence_mask(rows: Sequence[PackedRow], time: int) -> Tensor:
     """[rows, time, time]: True where one position is in the rest of one sequence and the other in that of another."""
     part = torch.zeros(len(rows), time, dtype=torch.int64)  # 0: shared
     for own, row in zip(part, rows, strict=True):
-        counts = torch.tensor([row.shared, *row.rests])
+        counts = torch.tensor([row.prefix, *row.suffixes])
         own[: row.tokens] = torch.arange(len(counts)).repeat_interleave(counts)
     return (part[:, :, None] != part[:, None]) & (part[:, None] > 0)
 
 
-def on(group: Group, device: torch.device | str) -> Group:
-    places, hidden = (None if one is None else moved(one, device) for one in (group.places, group.hidden))
-    return replace(group, places=places, hidden=hidden)
+def group_to_device(group: AttentionGroup, device: torch.device | str) -> AttentionGroup:
+    places, hidden = (None if one is None else to_device(one, device) for one in (group.padded_index, group.masked_out))
+    return replace(group, padded_index=places, masked_out=hidden)
 
 
-def padded(layer: Callable[[Tensor], Tensor], x: Tensor, group: Group) -> Tensor:
-    if group.places is None:
+def apply_padded(layer: Callable[[Tensor], Tensor], x: Tensor, group: AttentionGroup) -> Tensor:
+    if group.padded_index is None:
         return layer(x.view(group.batch, group.time, -1)).flatten(0, 1)
-    spread = Spread.apply(x, group.places, group.batch * group.time)  # type: ignore[no-untyped-call]
+    spread = ScatterRows.apply(x, group.padded_index, group.batch * group.time)  # type: ignore[no-untyped-call]
     y = layer(spread.view(group.batch, group.time, -1)).flatten(0, 1)
-    return Gather.apply(y, group.places)  # type: ignore[no-untyped-call]
+    return GatherRows.apply(y, group.padded_index)  # type: ignore[no-untyped-call]
 
 
-class Spread(torch.autograd.Function):
+class ScatterRows(torch.autograd.Function):
     """Rows of x to the places `rows` of n rows of zeros. Each is taken once, which torch's indexing cannot know."""
 
     @staticmethod
@@ -171,7 +176,7 @@ class Spread(torch.autograd.Function):
         return dy.index_select(0, rows), None, None
 
 
-class Gather(torch.autograd.Function):
+class GatherRows(torch.autograd.Function):
     """The rows `rows` of x."""
 
     @staticmethod

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LANES = {
+INTEGER_DTYPES = {
     torch.bfloat16: torch.int16,
     torch.float16: torch.int16,
     torch.float32: torch.int32,
@@ -35,10 +35,10 @@ def random_words(n: int) -> Tensor:  # → [n] int64
 def keep_mask(shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
     """0 with probability p, else 1, independently, in integers as wide as `dtype` (p is met within 2⁻¹⁷)."""
     n, bits = math.prod(shape), 8 * dtype.itemsize
-    lanes = random_words(-(-n * bits // 64)).view(LANES[dtype])[:n]
+    lanes = random_words(-(-n * bits // 64)).view(INTEGER_DTYPES[dtype])[:n]
     return lanes.ge_(round(p * 2**bits) - 2 ** (bits - 1)).view(tuple(shape))
 
 
-def masked(x: Tensor, mask: Tensor) -> Tensor:
+def apply_mask(x: Tensor, mask: Tensor) -> Tensor:
     """x where `mask` is 1, zero elsewhere."""
     return (x.view(mask.dtype) * mask).view(x.dtype)

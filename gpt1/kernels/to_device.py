@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def moved(x: Tensor, device: torch.device | str) -> Tensor:
+def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     """`x` on `device`. To a GPU it goes from pinned memory, beside what the GPU still has to do; from elsewhere than
     the processor's memory, and to other devices, as torch does it.
 

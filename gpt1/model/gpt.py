@@ -25,8 +25,8 @@ from gpt1.kernels.dropout import dropout, residual_dropout
 from gpt1.kernels.embedding import embedding
 from gpt1.kernels.gelu import gelu
 from gpt1.kernels.kv_cache import KVCache, LayerCache, cached_attention
-from gpt1.kernels.linear import dense, linear
-from gpt1.kernels.meta_init import unfilled
+from gpt1.kernels.linear import linear, unpack_weight
+from gpt1.kernels.meta_init import meta_init
 from gpt1.kernels.packing import Packing
 from gpt1.model.lstm import LSTM
 from gpt1.model.weights import read_model, verify_model, write_model
@@ -75,11 +75,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, *, kv_cache: LayerCache | None = None, packing: Packing | None = None) -> Tensor:
         """[batch, time, n_embd] → the same; with a packing [tokens, n_embd]."""
         qkv = self.qkv(x)  # [batch, time, 3 · n_embd]: q, k and v of all heads side by side
-        attention = partial(causal_attention, n_head=self.n_head, p=self.p if self.training else 0.0)
+        attention = partial(causal_attention, n_head=self.n_head, dropout_p=self.p if self.training else 0.0)
         if kv_cache:
             y = cached_attention(qkv, self.n_head, kv_cache)
         elif packing:
-            y = packing.grouped(attention, qkv)
+            y = packing.apply_by_group(attention, qkv)
         else:
             y = attention(qkv)  # softmax(q kᵀ / √(head width) + mask) v: [batch, time, n_embd]
         return self.out(y)
@@ -128,7 +128,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.tokens = nn.Embedding(config.rows, config.n_embd)  # W_e
+        self.tokens = nn.Embedding(config.embedding_rows, config.n_embd)  # W_e
         nn.init.normal_(self.tokens.weight, std=INIT_STD)
         self.recurrent = config.architecture == "lstm"
         if not self.recurrent:
@@ -156,7 +156,7 @@ class GPT(nn.Module):
         Raises:
             UserError: for more tokens than the model has positions.
         """
-        past, time = (kv_cache.length if kv_cache else 0), (packing.most if packing else ids.shape[1])
+        past, time = (kv_cache.length if kv_cache else 0), (packing.max_length if packing else ids.shape[1])
         if past + time > self.config.context:
             raise UserError(
                 f"{past + time} tokens are more than the {self.config.context} positions of the model.",
@@ -169,7 +169,7 @@ class GPT(nn.Module):
         if self.training:
             h = dropout(h, self.config.dropout)
         if packing:
-            h = packing.begin(h)
+            h = packing.pad(h)
         for index, block in enumerate(self.blocks):
             run = partial(block, kv_cache=kv_cache.layer(index) if kv_cache else None, packing=packing)
             if self.activation_checkpointing and self.training:
@@ -178,11 +178,11 @@ class GPT(nn.Module):
                 h = run(h)
         if kv_cache:
             kv_cache.length += time
-        return packing.end(h) if packing else h
+        return packing.unpad(h) if packing else h
 
     def position_embeddings(self, past: int, time: int, kv_cache: KVCache | None, packing: Packing | None) -> Tensor:
         """W_p at the positions of the tokens: [time, n_embd], [batch, 1, n_embd] or [tokens, n_embd]."""
-        positions = packing.position if packing else kv_cache.row_lengths if kv_cache else None
+        positions = packing.positions if packing else kv_cache.row_lengths if kv_cache else None
         if positions is None:
             return self.positions.weight[past : past + time]
         return embedding(positions, self.positions.weight)
@@ -216,13 +216,13 @@ class GPT(nn.Module):
         new = torch.empty(3, self.config.n_embd, device=self.tokens.weight.device).normal_(std=INIT_STD)
         self.config = replace(self.config, special_tokens=3)
         self.tokens.weight = nn.Parameter(torch.cat([self.tokens.weight.detach(), new]))
-        self.tokens.num_embeddings = self.config.rows
+        self.tokens.num_embeddings = self.config.embedding_rows
 
     def set_dropout(self, p: float) -> None:
         self.config = replace(self.config, dropout=p)
         for module in self.modules():
             if isinstance(module, Block | Attention | LSTM):
-                module.p = p
+                module.dropout_p = p
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, verify: bool = True) -> GPT:
@@ -233,7 +233,7 @@ class GPT(nn.Module):
         if verify:
             verify_model(Path(folder))
         config, weights = read_model(Path(folder))
-        with unfilled():
+        with meta_init():
             model = cls(config)
         model.load_state_dict(weights, assign=True)
         for parameter in model.parameters():
@@ -245,5 +245,5 @@ class GPT(nn.Module):
 
         `tokenizer` is the fingerprint of the one that the model was trained with; loading refuses another one.
         """
-        weights = {name: dense(w) for name, w in self.state_dict().items()}
+        weights = {name: unpack_weight(w) for name, w in self.state_dict().items()}
         write_model(Path(folder), self.config, weights, head.state_dict() if head else None, tokenizer)

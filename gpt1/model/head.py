@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gpt1.kernels.dropout import dropout
 from gpt1.kernels.packing import Packing
-from gpt1.kernels.to_device import moved
+from gpt1.kernels.to_device import to_device
 from gpt1.model.gpt import GPT, Linear
 
 
@@ -41,14 +41,14 @@ class Head(nn.Module):
         """
         states = states.float()
         counts = torch.bincount(example)  # sequences of each example
-        n, place = len(counts), moved(example, states.device)
+        n, place = len(counts), to_device(example, states.device)
         if self.each:
             if self.training and self.p:  # one mask for all the answers of an example, as in the release
                 states = states * dropout(states.new_ones(n, states.shape[1]), self.p)[place]
             first = counts.cumsum(0) - counts
             answer = torch.arange(len(example), device=example.device) - first[example]
             logits = states.new_full((n, int(counts.max())), -torch.inf)
-            return logits.index_put((place, moved(answer, states.device)), self.linear(states)[:, 0])
+            return logits.index_put((place, to_device(answer, states.device)), self.linear(states)[:, 0])
         summed = states.new_zeros(n, states.shape[1]).index_add(0, place, states)
         return self.linear(dropout(summed, self.p) if self.training else summed)
 
@@ -63,7 +63,7 @@ class TaskModel(nn.Module):
 
     def features(self, ids: Tensor, packing: Packing) -> Tensor:  # [tokens] → [sequences, n_embd]
         """h_l^m: the states at the extract tokens, the last of each sequence."""
-        return self.gpt.hidden_states(ids, packing=packing)[packing.last]
+        return self.gpt.hidden_states(ids, packing=packing)[packing.last_index]
 
     def forward(self, ids: Tensor, packing: Packing, example: Tensor) -> Tensor:  # → as the head
         return self.head(self.features(ids, packing), example)

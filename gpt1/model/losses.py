@@ -19,23 +19,23 @@ TaskLoss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Losses:
-    """`total` is what is differentiated; `parts` are the figures to show, already detached. All add up over pieces."""
+    """`total` is what is differentiated; `metrics` are the figures to show, already detached. All add up over pieces."""
 
     total: Tensor
-    parts: dict[str, Tensor]
+    metrics: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Windows:
+class PretrainMicroBatch:
     """A piece of a pre-training update: ids [windows, context + 1], and the predicted tokens of the whole update, of
     which it is a share (infinite for a piece that counts nothing)."""
 
     ids: Tensor
-    update_tokens: float
+    step_tokens: float
 
 
 @dataclass(frozen=True)
-class Labelled:
+class FinetuneMicroBatch:
     """A piece of a fine-tuning update.
 
     ids [tokens]: the sequences one after another, which `packing` tells apart; example [sequences]: the example of each
@@ -45,52 +45,55 @@ class Labelled:
 
     ids: Tensor
     packing: Packing
-    example: Tensor
+    example_index: Tensor
     targets: Tensor
-    update_examples: int
-    update_sequences: int
+    step_examples: int
+    step_sequences: int
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureMicroBatch:
     """A piece of head-only training: states [sequences, n_embd] at the extract tokens, computed once."""
 
-    states: Tensor
-    example: Tensor
+    features: Tensor
+    example_index: Tensor
     targets: Tensor
-    update_examples: int
+    step_examples: int
 
 
-def l1(model: GPT, piece: Windows) -> Losses:
+def l1(model: GPT, micro_batch: PretrainMicroBatch) -> Losses:
     """−L1 (paper, eq. 1), a mean over the update's predicted tokens."""
-    states = model.hidden_states(piece.ids[:, :-1])  # [windows, context, n_embd]
-    targets = piece.ids[:, 1:].reshape(-1)
-    weights = torch.full(targets.shape, 1 / piece.update_tokens, device=targets.device)
+    states = model.hidden_states(micro_batch.ids[:, :-1])  # [windows, context, n_embd]
+    targets = micro_batch.ids[:, 1:].reshape(-1)
+    weights = torch.full(targets.shape, 1 / micro_batch.step_tokens, device=targets.device)
     loss = lm_loss(states.flatten(0, 1), model.tokens.weight, targets, weights)
     return Losses(loss, {"loss": loss.detach()})
 
 
-def l2(head: Head, task_loss: TaskLoss, piece: Features) -> Losses:
+def l2(head: Head, task_loss: TaskLoss, micro_batch: FeatureMicroBatch) -> Losses:
     """−L2 (paper, eq. 4) over cached features, a mean over the update's examples."""
-    loss = task_loss(head(piece.states, piece.example), piece.targets).sum() / piece.update_examples
+    loss = (
+        task_loss(head(micro_batch.features, micro_batch.example_index), micro_batch.targets).sum()
+        / micro_batch.step_examples
+    )
     return Losses(loss, {"loss": loss.detach(), "task_loss": loss.detach()})
 
 
-def l3(model: TaskModel, task_loss: TaskLoss, lm_coef: float, piece: Labelled) -> Losses:
+def l3(model: TaskModel, task_loss: TaskLoss, lm_coef: float, micro_batch: FinetuneMicroBatch) -> Losses:
     """−L3 = −(L2 + λ · L1) (paper, eq. 5).
 
     L1 as in the release: a mean over each sequence's own tokens (delimiter and extract are predicted too), then a mean
     over sequences.
     """
-    packing = piece.packing
-    states = model.gpt.hidden_states(piece.ids, packing=packing)  # [tokens, n_embd]
-    logits = model.head(states[packing.last], piece.example)
-    task = task_loss(logits, piece.targets).sum() / piece.update_examples
+    packing = micro_batch.packing
+    states = model.gpt.hidden_states(micro_batch.ids, packing=packing)  # [tokens, n_embd]
+    logits = model.head(states[packing.last_index], micro_batch.example_index)
+    task = task_loss(logits, micro_batch.targets).sum() / micro_batch.step_examples
     if not lm_coef:
         return Losses(task, {"loss": task.detach(), "task_loss": task.detach()})
     predicted = packing.lengths - 1  # a sequence predicts all of its tokens but the first
-    each = lm_coef / (predicted * piece.update_sequences)
-    weights = packing.spread(each).index_fill(0, packing.last, 0.0)  # nothing follows the last one
-    lm = lm_loss(states, model.gpt.tokens.weight, piece.ids.roll(-1), weights)  # λ · L1
+    each = lm_coef / (predicted * micro_batch.step_sequences)
+    weights = packing.to_tokens(each).index_fill(0, packing.last_index, 0.0)  # nothing follows the last one
+    lm = lm_loss(states, model.gpt.tokens.weight, micro_batch.ids.roll(-1), weights)  # λ · L1
     total = task + lm
     return Losses(total, {"loss": total.detach(), "task_loss": task.detach(), "lm_loss": lm.detach() / lm_coef})

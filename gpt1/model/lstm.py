@@ -9,8 +9,8 @@ from gpt1.config import GPTConfig
 from gpt1.kernels.dropout import dropout
 from gpt1.kernels.kv_cache import LayerCache
 from gpt1.kernels.linear import linear
+from gpt1.kernels.lstm_recurrence import lstm_recurrence
 from gpt1.kernels.packing import Packing
-from gpt1.kernels.recurrence import recurrence
 
 INIT_STD = 0.02  # as the blocks have it
 FORGET_BIAS = 1.0  # a fresh LSTM remembers (Jozefowicz et al. 2015)
@@ -26,7 +26,7 @@ class LSTM(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         units, width = config.lstm_units, config.n_embd
-        self.p = config.dropout
+        self.dropout_p = config.dropout
         self.units = units
         self.weight_in = nn.Parameter(torch.empty(4 * units, width))  # gates: input, forget, cell, output
         self.weight_state = nn.Parameter(torch.empty(4 * units, units))
@@ -41,24 +41,26 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor, *, kv_cache: LayerCache | None = None, packing: Packing | None = None) -> Tensor:
         """[batch, time, n_embd] → the same; with a packing [tokens, n_embd]. A cache holds the state and the cell."""
         if packing:
-            return packing.together(self, x)
+            return packing.apply_to_all(self, x)
         before = kv_cache.recurrent_state if kv_cache else None
         inputs = x.transpose(0, 1).contiguous()  # [time, batch, n_embd]
-        through = self.steps if x.device.type == "cpu" else self.fused_steps
+        through = self.run_recurrence if x.device.type == "cpu" else self.run_fused
         states, cell = through(inputs, before)  # [time, batch, units], [batch, units]
         if kv_cache:
             kv_cache.set_recurrent_state(states[-1], cell)
         y = linear(states, self.out, self.out_bias)  # [time, batch, n_embd]
-        return (dropout(y, self.p) if self.training else y).transpose(0, 1)
+        return (dropout(y, self.dropout_p) if self.training else y).transpose(0, 1)
 
-    def steps(self, x: Tensor, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def run_recurrence(self, x: Tensor, initial_state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         gates = linear(x, self.weight_in, self.bias)  # [time, batch, 4 · units]
-        return recurrence(gates, self.weight_state, before)
+        return lstm_recurrence(gates, self.weight_state, initial_state)
 
-    def fused_steps(self, x: Tensor, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def run_fused(self, x: Tensor, initial_state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """The same by torch's own, which has them in one call where there is a GPU."""
         zeros = x.new_zeros(1, x.shape[1], self.units)
-        state, cell = (one.to(x.dtype)[None] for one in before) if before else (zeros, zeros)  # [layers, batch, units]
+        state, cell = (
+            (one.to(x.dtype)[None] for one in initial_state) if initial_state else (zeros, zeros)
+        )  # [layers, batch, units]
         weights = [self.weight_in, self.weight_state, self.bias, torch.zeros_like(self.bias)]
         cast = [weight.to(x.dtype) for weight in weights]
         states, _, cell = torch.lstm(x, (state, cell), cast, True, 1, 0.0, self.training, False, False)

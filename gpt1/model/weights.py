@@ -21,16 +21,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpt1.config import GPTConfig, checked, flag, known
+from gpt1.config import GPTConfig, build, field_name, flag_name
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular, parse_json, read_bounded, read_json_object, short
 from gpt1.files.manifest import MANIFEST, verify_folder
 
-FORMAT = "gpt1-model-1"
-CONFIG, WEIGHTS, HEAD, TOKENIZER = "config.json", "model.safetensors", "head.", "tokenizer"
+MODEL_FORMAT = "gpt1-model-1"
+MODEL_CONFIG_FILE, WEIGHTS_FILE, HEAD_PREFIX, TOKENIZER_KEY = "config.json", "model.safetensors", "head.", "tokenizer"
 MODEL_FILES = "gpt1-model-files-1"
 """Format of a model folder's manifest.json."""
-READ_FILES = [CONFIG, WEIGHTS, "task.json", "gpt1_tokenizer.json", "vocab.json", "merges.txt", "encoder_bpe_40000.json"]
+READ_FILES = [
+    MODEL_CONFIG_FILE,
+    WEIGHTS_FILE,
+    "task.json",
+    "gpt1_tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "encoder_bpe_40000.json",
+]
 READ_FILES += ["vocab_40000.bpe", "params_shapes.json", "params_0.npy"]
 """Files that gpt1 reads from a model folder where they exist; a manifest has to name them."""
 FLOATING = ("F64", "F32", "F16", "BF16")
@@ -61,22 +69,26 @@ def read_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
         raise UserError(f"{folder} is no folder.", "Name a model folder: it holds config.json and model.safetensors.")
     if (folder / "params_0.npy").exists():
         return read_openai(folder)
-    if not (folder / CONFIG).exists():
+    if not (folder / MODEL_CONFIG_FILE).exists():
         inside = folder / "model"
-        hint = f"Did you mean {inside}?" if (inside / CONFIG).exists() else f"It needs {CONFIG} and {WEIGHTS}."
-        raise UserError(f"{folder} is no model folder: it has no {CONFIG}.", hint)
+        hint = (
+            f"Did you mean {inside}?"
+            if (inside / MODEL_CONFIG_FILE).exists()
+            else f"It needs {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}."
+        )
+        raise UserError(f"{folder} is no model folder: it has no {MODEL_CONFIG_FILE}.", hint)
     settings = read_config(folder)
     if settings.get("model_type") == "openai-gpt":
         return read_huggingface(folder, settings)
-    if settings.get("format") != FORMAT:
+    if settings.get("format") != MODEL_FORMAT:
         found = str(settings.get("model_type") or settings.get("format") or "no format")[:40]
         raise UserError(
-            f"{folder / CONFIG} describes a model of another kind ({found}).",
-            f"gpt1 reads its own models ({FORMAT}), Hugging Face's openai-gpt and OpenAI's params_*.npy.",
+            f"{folder / MODEL_CONFIG_FILE} describes a model of another kind ({found}).",
+            f"gpt1 reads its own models ({MODEL_FORMAT}), Hugging Face's openai-gpt and OpenAI's params_*.npy.",
         )
     config = check_own(folder, settings)
-    weights = read_safetensors(folder / WEIGHTS, lambda name: not name.startswith(HEAD))
-    check_shapes(folder / WEIGHTS, config, weights)
+    weights = read_safetensors(folder / WEIGHTS_FILE, lambda name: not name.startswith(HEAD_PREFIX))
+    check_shapes(folder / WEIGHTS_FILE, config, weights)
     return config, weights
 
 
@@ -87,7 +99,7 @@ def verify_model(folder: Path) -> None:
         UserError: with the first file that is missing, changed, or read by gpt1 and not in the manifest.
     """
     if os.path.lexists(path := folder / MANIFEST) and (
-        (folder / CONFIG).exists() or (folder / "params_0.npy").exists()
+        (folder / MODEL_CONFIG_FILE).exists() or (folder / "params_0.npy").exists()
     ):
         fix = f"Copy the model folder again. If you changed it on purpose, delete {path}, or use --no-verify."
         verify_folder(folder, MODEL_FILES, fix, read=READ_FILES)
@@ -95,20 +107,22 @@ def verify_model(folder: Path) -> None:
 
 def check_own(folder: Path, settings: Mapping[str, Any]) -> GPTConfig:
     """The config of a model folder of ours, whose weights' header has to fit it. Reads no weights."""
-    own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER)}
-    config = config_of(folder / CONFIG, own)
-    header = read_header(folder / WEIGHTS)
-    check_shapes(folder / WEIGHTS, config, {name: t for name, t in header.items() if not name.startswith(HEAD)})
+    own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER_KEY)}
+    config = parse_model_config(folder / MODEL_CONFIG_FILE, own)
+    header = read_header(folder / WEIGHTS_FILE)
+    check_shapes(
+        folder / WEIGHTS_FILE, config, {name: t for name, t in header.items() if not name.startswith(HEAD_PREFIX)}
+    )
     return config
 
 
-def config_of(path: Path, values: Mapping[str, Any]) -> GPTConfig:
+def parse_model_config(path: Path, values: Mapping[str, Any]) -> GPTConfig:
     """The model that the file `path` describes by these values; UserError for one that cannot be."""
     try:
         for name, value in values.items():
-            if isinstance(value, str) != isinstance(getattr(GPTConfig, known(GPTConfig, name)), str):
-                raise UserError(f"{flag(name)} {short(value)} has the wrong type.")
-        return checked(GPTConfig, {known(GPTConfig, name): value for name, value in values.items()})
+            if isinstance(value, str) != isinstance(getattr(GPTConfig, field_name(GPTConfig, name)), str):
+                raise UserError(f"{flag_name(name)} {short(value)} has the wrong type.")
+        return build(GPTConfig, {field_name(GPTConfig, name): value for name, value in values.items()})
     except UserError as error:
         problem = f"{path} was changed or damaged: {error.problem}"
         raise UserError(problem, "Copy the model folder again.") from None
@@ -116,13 +130,13 @@ def config_of(path: Path, values: Mapping[str, Any]) -> GPTConfig:
 
 def read_head(folder: Path) -> dict[str, Tensor]:
     """The head's tensors of a fine-tuned model folder."""
-    weights = read_safetensors(folder / WEIGHTS, lambda name: name.startswith(HEAD))
-    return {name.removeprefix(HEAD): tensor for name, tensor in weights.items()}
+    weights = read_safetensors(folder / WEIGHTS_FILE, lambda name: name.startswith(HEAD_PREFIX))
+    return {name.removeprefix(HEAD_PREFIX): tensor for name, tensor in weights.items()}
 
 
-def trained_with(folder: Path) -> str | None:
+def read_tokenizer_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the tokenizer that the model of a folder was trained with; None where it does not say."""
-    return read_config(folder).get(TOKENIZER) if (folder / CONFIG).exists() else None
+    return read_config(folder).get(TOKENIZER_KEY) if (folder / MODEL_CONFIG_FILE).exists() else None
 
 
 def write_model(
@@ -130,16 +144,18 @@ def write_model(
     config: GPTConfig,
     weights: Mapping[str, Tensor],
     head: Mapping[str, Tensor] | None = None,
-    tokenizer: str | None = None,
+    tokenizer_fingerprint: str | None = None,
 ) -> None:
     """config.json and model.safetensors; the head of a fine-tuned model stands beside the weights as `head.…`.
-    tokenizer: its fingerprint. A manifest of what was there before is removed."""
+    tokenizer_fingerprint: its fingerprint. A manifest of what was there before is removed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    told = {TOKENIZER: tokenizer} if tokenizer else {}
-    about = {"format": FORMAT, **asdict(config), **told}
-    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    write_safetensors(folder / WEIGHTS, {**weights, **{HEAD + name: tensor for name, tensor in (head or {}).items()}})
+    told = {TOKENIZER_KEY: tokenizer_fingerprint} if tokenizer_fingerprint else {}
+    about = {"format": MODEL_FORMAT, **asdict(config), **told}
+    (folder / MODEL_CONFIG_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_safetensors(
+        folder / WEIGHTS_FILE, {**weights, **{HEAD_PREFIX + name: tensor for name, tensor in (head or {}).items()}}
+    )
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
@@ -158,32 +174,37 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str
 def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Tensor]]:
     """The folder that `OpenAIGPTLMHeadModel.save_pretrained` writes."""
     if settings.get("afn", "gelu") not in ("gelu", "gelu_new"):
-        raise UserError(f"{folder / CONFIG}: activation {short(settings['afn'])}; GPT-1 has gelu.", "Another model?")
+        raise UserError(
+            f"{folder / MODEL_CONFIG_FILE}: activation {short(settings['afn'])}; GPT-1 has gelu.", "Another model?"
+        )
     if (eps := settings.get("layer_norm_epsilon", LAYER_NORM_EPS)) != LAYER_NORM_EPS:
         raise UserError(
-            f"{folder / CONFIG}: layer_norm_epsilon {short(eps)}; GPT-1 has {LAYER_NORM_EPS}.",
+            f"{folder / MODEL_CONFIG_FILE}: layer_norm_epsilon {short(eps)}; GPT-1 has {LAYER_NORM_EPS}.",
             f"With another one it says something else: take a model that was trained with {LAYER_NORM_EPS}.",
         )
     for name in SHAPE_NAMES:
         if name not in settings:
-            raise UserError(f"{folder / CONFIG} says no {name}.", "It is no complete openai-gpt model.")
+            raise UserError(f"{folder / MODEL_CONFIG_FILE} says no {name}.", "It is no complete openai-gpt model.")
     shape = {ours: settings[theirs] for theirs, ours in SHAPE_NAMES.items()}
-    config = config_of(folder / CONFIG, {**shape, "dropout": settings.get("resid_pdrop", 0.1)})
-    if not (folder / WEIGHTS).exists() and (folder / "pytorch_model.bin").exists():
+    config = parse_model_config(folder / MODEL_CONFIG_FILE, {**shape, "dropout": settings.get("resid_pdrop", 0.1)})
+    if not (folder / WEIGHTS_FILE).exists() and (folder / "pytorch_model.bin").exists():
         raise UserError(
             f"{folder} holds pytorch_model.bin, a pickle, which can run code when it is opened: gpt1 never does.",
             "Convert it with transformers: OpenAIGPTLMHeadModel.from_pretrained(...).save_pretrained(...).",
         )
     for read in (read_header, read_safetensors):  # shapes first: what does not fit is not read
-        theirs = {name.removeprefix("transformer."): t for name, t in read(folder / WEIGHTS).items()}
+        theirs = {name.removeprefix("transformer."): t for name, t in read(folder / WEIGHTS_FILE).items()}
         try:
-            ours = {our_name: turned(our_name, theirs[name]) for our_name, name in their_names(config.n_layer).items()}
+            ours = {
+                our_name: transpose_dense(our_name, theirs[name])
+                for our_name, name in huggingface_names(config.n_layer).items()
+            }
         except KeyError as missing:
             raise UserError(
-                f"{folder / WEIGHTS} has no tensor {missing}.", "It is no complete openai-gpt model."
+                f"{folder / WEIGHTS_FILE} has no tensor {missing}.", "It is no complete openai-gpt model."
             ) from None
-        check_shapes(folder / WEIGHTS, config, ours)
-    check_left_over(folder, config, theirs)
+        check_shapes(folder / WEIGHTS_FILE, config, ours)
+    check_unused_weights(folder, config, theirs)
     return config, ours
 
 
@@ -199,14 +220,15 @@ def write_huggingface(folder: Path, config: GPTConfig, weights: Mapping[str, Ten
         "layer_norm_epsilon": LAYER_NORM_EPS,
         **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), config.dropout),
     }
-    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    (folder / MODEL_CONFIG_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     tensors = {
-        "transformer." + theirs: turned(ours, weights[ours]) for ours, theirs in their_names(config.n_layer).items()
+        "transformer." + theirs: transpose_dense(ours, weights[ours])
+        for ours, theirs in huggingface_names(config.n_layer).items()
     }
-    write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})  # transformers 4.40 opens no file without it
+    write_safetensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})  # transformers 4.40 opens no file without it
 
 
-def their_names(n_layer: int) -> dict[str, str]:
+def huggingface_names(n_layer: int) -> dict[str, str]:
     """Our name of each tensor of a Transformer → Hugging Face's, without its prefix."""
     names = {"tokens.weight": "tokens_embed.weight", "positions.weight": "positions_embed.weight"}
     for layer in range(n_layer):
@@ -216,28 +238,28 @@ def their_names(n_layer: int) -> dict[str, str]:
     return names
 
 
-def turned(our_name: str, tensor: Tensor) -> Tensor:
+def transpose_dense(our_name: str, tensor: Tensor) -> Tensor:
     """A dense weight of a block, [out, in] here and [in, out] there, in the other's form; any other tensor as it is."""
     return tensor.T.contiguous() if our_name.startswith("blocks.") and tensor.dim() == 2 else tensor
 
 
-def check_left_over(folder: Path, config: GPTConfig, theirs: Mapping[str, Tensor]) -> None:
+def check_unused_weights(folder: Path, config: GPTConfig, theirs: Mapping[str, Tensor]) -> None:
     """UserError for weights of Hugging Face's that belong to the model and have no place in ours."""
     if any(name.startswith(f"h.{config.n_layer}.") for name in theirs):
         raise UserError(
-            f"{folder / WEIGHTS} holds more blocks than the {config.n_layer} of {CONFIG}.",
+            f"{folder / WEIGHTS_FILE} holds more blocks than the {config.n_layer} of {MODEL_CONFIG_FILE}.",
             "Weights and configuration are of two different models.",
         )
     if "lm_head.weight" in theirs and not torch.equal(theirs["lm_head.weight"], theirs["tokens_embed.weight"]):
         raise UserError(
-            f"{folder / WEIGHTS}: lm_head.weight is not the token embedding; GPT-1 has one matrix for both.",
+            f"{folder / WEIGHTS_FILE}: lm_head.weight is not the token embedding; GPT-1 has one matrix for both.",
             "Import a model whose output is tied to its embedding.",
         )
 
 
 def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     """The release of 2018: flat arrays params_0.npy … params_9.npy, concatenated and cut by params_shapes.json."""
-    shapes = read_shapes(folder / "params_shapes.json")
+    shapes = read_openai_shapes(folder / "params_shapes.json")
     numbered = {path: re.fullmatch(r"params_(\d+)\.npy", path.name) for path in folder.glob("params_*.npy")}
     files = sorted((int(number[1]), path) for path, number in numbered.items() if number)
     arrays = [read_array(path) for _, path in files]  # memory-mapped: nothing is read yet
@@ -254,7 +276,7 @@ def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     (context, n_embd), (vocab_size, _) = shapes[:2]
     n_layer = (len(shapes) - 2) // len(BLOCK_RANKS)
     shape = {"vocab_size": vocab_size, "n_layer": n_layer, "n_head": n_embd // HEAD_WIDTH, "n_embd": n_embd}
-    config = config_of(folder / "params_shapes.json", {**shape, "context": context})
+    config = parse_model_config(folder / "params_shapes.json", {**shape, "context": context})
     ours = {"positions.weight": next(tensors), "tokens.weight": next(tensors)}
     for layer in range(n_layer):
         for _, part in BLOCK_NAMES:
@@ -267,7 +289,7 @@ def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     return config, ours
 
 
-def read_shapes(path: Path) -> list[list[int]]:
+def read_openai_shapes(path: Path) -> list[list[int]]:
     """The shapes of the release's tensors in its order: positions, tokens, then twelve a block."""
     if not path.exists():
         raise UserError(f"{path.parent} has no {path.name}.", "Copy it from the release; it stands beside the arrays.")
@@ -289,10 +311,10 @@ def read_shapes(path: Path) -> list[list[int]]:
     return cast(list[list[int]], shapes)
 
 
-def shapes_of(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of a model, by our names."""
     n = config.n_embd
-    shapes: dict[str, tuple[int, ...]] = {"tokens.weight": (config.rows, n)}
+    shapes: dict[str, tuple[int, ...]] = {"tokens.weight": (config.embedding_rows, n)}
     if config.architecture == "transformer":
         shapes["positions.weight"] = (config.context, n)
     for layer in range(config.n_layer):
@@ -319,12 +341,12 @@ def shapes_of(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(where: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
-    wanted = shapes_of(config)
+    wanted = tensor_shapes(config)
     for name in [*wanted, *weights]:
         found = tuple(weights[name].shape) if name in weights else None
         if found != wanted.get(name):
             raise UserError(
-                f"{where}: tensor {name} has the shape {found}, {CONFIG} asks for {wanted.get(name)}.",
+                f"{where}: tensor {name} has the shape {found}, {MODEL_CONFIG_FILE} asks for {wanted.get(name)}.",
                 "Weights and configuration are of two different models.",
             )
 
@@ -332,7 +354,7 @@ def check_shapes(where: Path, config: GPTConfig, weights: Mapping[str, Tensor]) 
 def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file without their data (device `meta`): names and shapes, read from its header."""
     if not path.exists():
-        raise UserError(f"{path} does not exist.", f"A model folder holds {CONFIG} and {WEIGHTS}.")
+        raise UserError(f"{path} does not exist.", f"A model folder holds {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
     check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -357,7 +379,7 @@ def read_safetensors(path: Path, wanted: Callable[[str], bool] = lambda name: Tr
 def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
     """The tensors of a safetensors file in the floating-point types that they have there."""
     if not path.exists():
-        raise UserError(f"{path} does not exist.", f"A model folder holds {CONFIG} and {WEIGHTS}.")
+        raise UserError(f"{path} does not exist.", f"A model folder holds {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
     check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -400,4 +422,4 @@ def read_array(path: Path) -> NDArray[Any]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder."""
-    return read_json_object(folder / CONFIG, max_bytes=MAX_CONFIG_BYTES)
+    return read_json_object(folder / MODEL_CONFIG_FILE, max_bytes=MAX_CONFIG_BYTES)

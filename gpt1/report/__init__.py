@@ -9,11 +9,11 @@ from pathlib import Path
 from gpt1.report.page import Cell, Mistake, Page
 from gpt1.report.sections import write_report
 
-__all__ = ["Cell", "Mistake", "Page", "reported", "write_report"]
+__all__ = ["Cell", "Mistake", "Page", "report_on_exit", "write_report"]
 
 
 @contextmanager
-def reported(run: Path) -> Iterator[None]:
+def report_on_exit(run: Path) -> Iterator[None]:
     """Leave the page of `run` behind however the work in here ends; an error of the work is what the caller sees."""
     try:
         yield

@@ -35,13 +35,13 @@ COLOURS = {  # name in templates/page.css → its value on the light page; each 
     "c4": "#86549f",
     "c5": "#8f7a1b",
 }
-SERIES = [COLOURS[name] for name in ("c1", "c2", "c3", "c4", "c5")]
+SERIES_COLOURS = [COLOURS[name] for name in ("c1", "c2", "c3", "c4", "c5")]
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 WIDTH, HEIGHT = 400, 270  # in CSS pixels: two stand side by side on a desk, one fills a phone, the text keeps its size
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def chart_style() -> Iterator[None]:
     """matplotlib's settings while something is drawn: quiet axes, our colours, text that stays text."""
     import matplotlib
     from cycler import cycler
@@ -53,7 +53,7 @@ def style() -> Iterator[None]:
         "xtick.color": rule, "ytick.color": rule, "xtick.labelcolor": muted, "ytick.labelcolor": muted,
         "axes.edgecolor": rule, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
         "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": rule, "grid.linewidth": 0.8,
-        "ytick.major.size": 0, "axes.prop_cycle": cycler(color=SERIES), "lines.linewidth": 1.8,
+        "ytick.major.size": 0, "axes.prop_cycle": cycler(color=SERIES_COLOURS), "lines.linewidth": 1.8,
         "lines.solid_capstyle": "round", "legend.frameon": False, "legend.handlelength": 1.2,
         "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
         "text.parse_math": False,  # a label such as `$5` is a label
@@ -63,39 +63,39 @@ def style() -> Iterator[None]:
         yield
 
 
-def chart(y: str, x: str, *, width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
+def new_chart(y_title: str, x_title: str, *, width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
     """An empty chart with the titles of its axes; sizes in CSS pixels."""
-    figure = _figure(width, height)
+    figure = _new_figure(width, height)
     axes = figure.add_subplot()
-    axes.set_title(y)
-    axes.set_xlabel(x)
+    axes.set_title(y_title)
+    axes.set_xlabel(x_title)
     return figure, axes
 
 
-def chart_with_strip(y: str, strip: str, x: str) -> tuple[Figure, Axes, Axes]:
+def new_chart_with_strip(y_title: str, strip_title: str, x_title: str) -> tuple[Figure, Axes, Axes]:
     """As `chart`, with a low second panel under the first, over the same x."""
-    figure = _figure(WIDTH, HEIGHT)
+    figure = _new_figure(WIDTH, HEIGHT)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.set_title(y)
+    upper.set_title(y_title)
     upper.spines.bottom.set_visible(False)
     upper.tick_params(axis="x", length=0)
-    lower.set_title(strip)
-    lower.set_xlabel(x)
+    lower.set_title(strip_title)
+    lower.set_xlabel(x_title)
     return figure, upper, lower
 
 
-def _figure(width: float, height: float) -> Figure:
+def _new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / 72, height / 72), layout="constrained")
 
 
-def tip(artist: Artist, text: str) -> None:
+def add_tooltip(artist: Artist, text: str) -> None:
     """`text` appears when the pointer rests on `artist` (as SVG's own <title>: no script)."""
     artist.set_gid(f"tip:{text}")
 
 
-def reference(axes: Axes, y: float, name: str) -> None:
+def add_reference_line(axes: Axes, y: float, name: str) -> None:
     """A dashed line across the chart, to compare with; its name stands on the side where there is room."""
     axes.axhline(y, color=COLOURS["muted"], linewidth=1, linestyle=(0, (3, 3)))
     is_low = axes.transAxes.inverted().transform(axes.transData.transform((0, y)))[1] < 0.3
@@ -106,7 +106,7 @@ def reference(axes: Axes, y: float, name: str) -> None:
     label.set_in_layout(False)
 
 
-def legend(axes: Axes) -> None:
+def add_legend(axes: Axes) -> None:
     """The names of the lines, on the line of the title: they can never cover a curve there."""
     columns = len(axes.get_legend_handles_labels()[0])
     axes.legend(
@@ -120,7 +120,7 @@ def legend_below(axes: Axes) -> None:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, borderaxespad=0)
 
 
-def counts(axis: Axis) -> None:
+def format_count_axis(axis: Axis) -> None:
     """Few ticks, thousands set off."""
     from matplotlib.ticker import MaxNLocator
 
@@ -128,11 +128,11 @@ def counts(axis: Axis) -> None:
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def points(axes: Axes, x: Sequence[float], y: Sequence[float], tips: Sequence[str], **options: Any) -> None:
+def plot_points(axes: Axes, x: Sequence[float], y: Sequence[float], tooltips: Sequence[str], **options: Any) -> None:
     """A dot for each measurement, with its numbers under the pointer."""
-    for x_, y_, text in zip(x, y, tips, strict=True):
+    for x_, y_, text in zip(x, y, tooltips, strict=True):
         (dot,) = axes.plot([x_], [y_], "o", markersize=5, markeredgewidth=0, **options)
-        tip(dot, text)
+        add_tooltip(dot, text)
 
 
 def band(
@@ -142,16 +142,16 @@ def band(
     lows, medians, highs = ([f(some) for some in values] for f in (min, median, max))
     axes.fill_between(x, lows, highs, color=color, alpha=0.13, linewidth=0)
     axes.plot(x, medians, color=color, label=label)
-    points(axes, x, medians, tips, color=color)
+    plot_points(axes, x, medians, tips, color=color)
 
 
-def thinned(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[list[float], list[float]]:
-    """At most `most` points, each the mean of its stretch: a page does not grow with the length of a run."""
+def downsample(x: Sequence[float], y: Sequence[float], max_points: int = 400) -> tuple[list[float], list[float]]:
+    """At most `max_points` points, each the mean of its stretch: a page does not grow with the length of a run."""
     import numpy as np
 
-    if len(x) <= most:
+    if len(x) <= max_points:
         return list(x), list(y)
-    stretches = np.array_split(np.arange(len(x)), most)
+    stretches = np.array_split(np.arange(len(x)), max_points)
     return (
         [float(np.mean([x[i] for i in part])) for part in stretches],
         [float(np.mean([y[i] for i in part])) for part in stretches],
@@ -163,10 +163,10 @@ def to_svg(figure: Figure | str, label: str = "") -> str:
     if isinstance(figure, str):
         return figure[figure.index("<svg") :]
     buffer = io.StringIO()
-    with style():
+    with chart_style():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = ElementTree.fromstring(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", "\ufffd", buffer.getvalue()))
-    _clean(svg)
+    _clean_svg(svg)
     svg.attrib = {"xmlns": SVG, "viewBox": svg.attrib["viewBox"], "role": "img", "aria-label": label}
     text = ElementTree.tostring(svg, encoding="unicode")
     for name, value in COLOURS.items():
@@ -174,13 +174,13 @@ def to_svg(figure: Figure | str, label: str = "") -> str:
     return text
 
 
-def _clean(parent: ElementTree.Element) -> None:
+def _clean_svg(parent: ElementTree.Element) -> None:
     """Take out, in place, what a page has no use for; a `tip` becomes a <title>."""
     parent.tag = parent.tag.removeprefix(f"{{{SVG}}}")
     parent.text = parent.text if parent.tag == "text" else None
     for child in list(parent):
         child.tail = None
-        _clean(child)
+        _clean_svg(child)
         if child.tag in ("metadata", "style") or (child.tag in ("g", "defs") and not len(child)):
             parent.remove(child)
     attributes = parent.attrib

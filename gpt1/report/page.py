@@ -40,11 +40,11 @@ class Cell:
     tone: Literal["good", "bad"] = "good"
 
     @property
-    def shown(self) -> str:
-        return self.text or shown(self.value)
+    def display_text(self) -> str:
+        return self.text or format_value(self.value)
 
     def __str__(self) -> str:
-        return f"{self.shown} {self.note}" if self.note else self.shown
+        return f"{self.display_text} {self.note}" if self.note else self.display_text
 
     @property
     def is_number(self) -> bool:
@@ -74,12 +74,12 @@ class Section:
         return re.sub(r"\W+", "-", self.heading.lower()).strip("-")
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Any value as a table shows it: numbers as measurements, nothing as a dash."""
     if value is None or value == "":
         return "–"
     if isinstance(value, (int, float)):
-        return formatting.number(value)
+        return formatting.format_number(value)
     return str(value)
 
 
@@ -102,7 +102,7 @@ class Page:
 
     def facts(self, facts: Mapping[str, Any]) -> None:
         """A few figures side by side, each under its name."""
-        self._add("facts", facts=[(name, _cell(value)) for name, value in facts.items()])
+        self._add("facts", facts=[(name, _to_cell(value)) for name, value in facts.items()])
 
     def table(
         self,
@@ -111,29 +111,29 @@ class Page:
         *,
         caption: str = "",
         prose: bool = False,
-        folded: str = "",
+        summary: str = "",
     ) -> None:
         """Rows of values or `Cell`s.
 
-        prose: the last column holds sentences (on a phone it moves below its row). folded: what opens the table.
+        prose: the last column holds sentences (on a phone it moves below its row). summary: what opens the table.
         """
-        self._add("table", **_table(columns, rows), caption=caption, prose=prose, folded=folded)
+        self._add("table", **_table_block(columns, rows), caption=caption, prose=prose, folded=summary)
 
     def svg(
         self,
         figure: Figure | str,
         caption: str,
         *,
-        numbers: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None,
+        data_table: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None,
     ) -> None:
-        """A drawing with its caption; `numbers` (columns, rows) can be unfolded below it. Neighbours share a line."""
+        """A drawing with its caption; `data_table` (columns, rows) can be unfolded below it. Neighbours share a line."""
         from markupsafe import Markup
 
         blocks = self.sections[-1].blocks
         if not blocks or blocks[-1]["kind"] != "figures":
             self._add("figures", figures=[])
         drawing = Markup(to_svg(figure, caption))  # drawn by us; its labels were escaped when it was written
-        table = _table(*numbers) if numbers else None
+        table = _table_block(*data_table) if data_table else None
         blocks[-1]["figures"].append({"svg": drawing, "caption": caption, "numbers": table})
 
     def matrix(self, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
@@ -162,20 +162,20 @@ class Page:
         """A command or a few lines of code, after what they are for."""
         self._add("code", text=text, explanation=explanation)
 
-    def html(self) -> str:
+    def render(self) -> str:
         import jinja2
 
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("gpt1"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
         )  # fmt: skip
-        environment.filters["prose"] = _prose
+        environment.filters["prose"] = _render_inline_code
         text = environment.get_template("page.html").render(page=self)
         return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", text)  # no document may hold these
 
     def write(self, path: Path) -> Path:
         """Write the page in one move: a reader never meets half of it."""
-        page = self.html().encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
+        page = self.render().encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
         with atomic_file(path) as file:
             file.write(page)
         return path
@@ -184,12 +184,12 @@ class Page:
         self.sections[-1].blocks.append({"kind": kind, **values})
 
 
-def _cell(value: Any) -> Cell:
+def _to_cell(value: Any) -> Cell:
     return value if isinstance(value, Cell) else Cell(value)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
-    cells = [[_cell(value) for value in row] for row in rows]
+def _table_block(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
+    cells = [[_to_cell(value) for value in row] for row in rows]
     is_number = []
     for column in range(len(columns)):
         filled = [row[column].is_number for row in cells if row[column].value not in (None, "")]
@@ -197,7 +197,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, A
     return {"columns": list(zip(columns, is_number, strict=True)), "rows": cells}
 
 
-def _prose(text: str) -> Markup:
+def _render_inline_code(text: str) -> Markup:
     """Escaped, with `this` set as code."""
     from markupsafe import Markup, escape
 

@@ -20,10 +20,10 @@ from typing import IO, Any, TypeAlias, cast
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import parse_json, repeated, short
-from gpt1.files.reading import LARGEST_LINE, File, max_bytes, raise_limit
+from gpt1.files.reading import MAX_LINE_BYTES, InputFile, max_bytes, raise_limit
 
-ROW_KINDS = ("csv", "tsv", "jsonl", "parquet")
-Row: TypeAlias = tuple[int, dict[str, Any]]
+TABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet")
+NumberedRow: TypeAlias = tuple[int, dict[str, Any]]
 PARQUET_BATCH = 256  # rows; a row may be a whole book
 MAX_COLUMNS = 16_384
 """Columns of a table: as many as a spreadsheet has."""
@@ -31,58 +31,60 @@ MAX_ROW_DIGITS = 300
 """Digits of an integer in a row: identifiers may be long, and 300 still fit in a float."""
 
 
-def stream_rows(file: File, names: Sequence[str] | None = None, only: str | None = None) -> Iterator[Row]:
+def stream_rows(
+    file: InputFile, column_names: Sequence[str] | None = None, column: str | None = None
+) -> Iterator[NumberedRow]:
     """(number, {column: value}) of every row.
 
-    `names` are the columns of a .csv or .tsv file without a header; cells beyond them are left out.
-    `only` reads a single column where the format can (.parquet).
+    `column_names` are the columns of a .csv or .tsv file without a header; cells beyond them are left out.
+    `column` reads a single column where the format can (.parquet).
     """
-    if file.kind == "jsonl":
+    if file.format == "jsonl":
         return jsonl_rows(file)
-    if file.kind == "parquet":
-        return parquet_rows(file, only)
-    return cell_rows(file, names)
+    if file.format == "parquet":
+        return parquet_rows(file, column)
+    return delimited_rows(file, column_names)
 
 
-def unit(kind: str) -> str:
+def row_unit(kind: str) -> str:
     return "row" if kind == "parquet" else "line"
 
 
-def cell_rows(file: File, names: Sequence[str] | None) -> Iterator[Row]:
-    rows = csv_cells(file, separator(file, names)) if file.kind == "csv" else tsv_cells(file)
+def delimited_rows(file: InputFile, names: Sequence[str] | None) -> Iterator[NumberedRow]:
+    rows = csv_cells(file, detect_delimiter(file, names)) if file.format == "csv" else tsv_cells(file)
     header = None if names is None else list(names)
     for number, cells in rows:
         if header is None:
-            header = checked_header(file, cells)
+            header = validate_header(file, cells)
             continue
         if len(cells) < len(header) or (len(cells) > len(header) and names is None):
             raise UserError(
-                f"{file.name}, line {number:,} has {count(cells, 'cell')}, but the header has {len(header)}.",
+                f"{file.name}, line {number:,} has {count_items(cells, 'cell')}, but the header has {len(header)}.",
                 'Quote a cell that holds a comma, a quote or a line break: "so, ""this"" way".'
-                if file.kind == "csv"
+                if file.format == "csv"
                 else "In .tsv a tab always ends a cell and quotes are text; other texts fit in .csv or .jsonl.",
             )
         yield number, dict(zip(header, cells, strict=False))
 
 
-def separator(file: File, names: Sequence[str] | None) -> str:
+def detect_delimiter(file: InputFile, names: Sequence[str] | None) -> str:
     """What cuts the cells of a .csv file; only a header shows it."""
     header = file.peek().partition(b"\n")[0]
     return ";" if names is None and b";" in header and b"," not in header else ","
 
 
-def csv_cells(file: File, separator: str) -> Iterator[tuple[int, list[str]]]:
+def csv_cells(file: InputFile, separator: str) -> Iterator[tuple[int, list[str]]]:
     # The limit belongs to the process, not to a reader; it is only ever raised.
-    csv.field_size_limit(max(csv.field_size_limit(), LARGEST_LINE))
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     held = 0  # bytes of the row that is being read, which may span lines
 
     def lines() -> Iterator[str]:
         nonlocal held
         for line in file.lines():
             held += len(line)
-            if held > LARGEST_LINE:
+            if held > MAX_LINE_BYTES:
                 raise UserError(
-                    f"{file.name}: the row that begins in line {number:,} is longer than {LARGEST_LINE:,} bytes.",
+                    f"{file.name}: the row that begins in line {number:,} is longer than {MAX_LINE_BYTES:,} bytes.",
                     "Is a quote not closed?",
                 )
             yield line
@@ -106,7 +108,7 @@ def csv_cells(file: File, separator: str) -> Iterator[tuple[int, list[str]]]:
             yield number, cells
 
 
-def tsv_cells(file: File) -> Iterator[tuple[int, list[str]]]:
+def tsv_cells(file: InputFile) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(file.lines(), 1):
         line = line.removesuffix("\n").removesuffix("\r")
         if line:
@@ -122,9 +124,9 @@ def check_columns(name: str, columns: int) -> None:
         )
 
 
-def checked_header(file: File, cells: list[str]) -> list[str]:
+def validate_header(file: InputFile, cells: list[str]) -> list[str]:
     separators = {"csv": {"\t": "tabs: name it .tsv"}, "tsv": {",": "commas: name it .csv", ";": "';': name it .csv"}}
-    for other, shown in separators[file.kind].items() if len(cells) == 1 else ():
+    for other, shown in separators[file.format].items() if len(cells) == 1 else ():
         if other in cells[0]:
             raise UserError(
                 f"{file.name}: the header is one cell, {short(cells[0])}.", f"Its cells seem to be cut by {shown}."
@@ -140,7 +142,7 @@ def checked_header(file: File, cells: list[str]) -> list[str]:
     return cells
 
 
-def jsonl_rows(file: File) -> Iterator[Row]:
+def jsonl_rows(file: InputFile) -> Iterator[NumberedRow]:
     for number, line in enumerate(file.lines(), 1):
         if not line.strip():
             continue
@@ -154,15 +156,15 @@ def jsonl_rows(file: File) -> Iterator[Row]:
                 f"{file.name}, line {number:,} is a JSON {json_type(row)}, not an object.",
                 'A .jsonl file holds one object a line, such as {"text": "..."}.',
             )
-        if SURROGATE.search(line):
-            refuse_half_characters(file, number, row)
+        if SURROGATE_ESCAPE.search(line):
+            check_surrogates(file, number, row)
         yield number, row
 
 
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def refuse_half_characters(file: File, number: int, row: dict[str, Any]) -> None:
+def check_surrogates(file: InputFile, number: int, row: dict[str, Any]) -> None:
     """JSON can spell half of a character outside the BMP; such a text has no UTF-8."""
     try:
         json.dumps(row, ensure_ascii=False).encode("utf-8")
@@ -174,7 +176,7 @@ def refuse_half_characters(file: File, number: int, row: dict[str, Any]) -> None
         ) from None
 
 
-def parquet_rows(file: File, only: str | None) -> Iterator[Row]:
+def parquet_rows(file: InputFile, only: str | None) -> Iterator[NumberedRow]:
     import pyarrow
 
     with tempfile.TemporaryFile() as copy:
@@ -185,20 +187,20 @@ def parquet_rows(file: File, only: str | None) -> Iterator[Row]:
             table = opened_parquet(file, seekable)
             columns: list[str] = table.schema_arrow.names
             if only is not None and only not in columns:
-                raise no_field(f"{file.name} has no column '{only}'", only, columns)
+                raise missing_field_error(f"{file.name} has no column '{only}'", only, columns)
             number = 0
             for batch in table.iter_batches(PARQUET_BATCH, columns=None if only is None else [only]):
                 check_decoded(file, sum(map(decoded_size, batch.columns)))
                 for row in plain_columns(batch).to_pylist():
                     number += 1
-                    file.done = file.size * number // max(1, table.metadata.num_rows)
+                    file.bytes_done = file.size * number // max(1, table.metadata.num_rows)
                     yield number, cast(dict[str, Any], row)
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{file.name} is not Parquet, or is damaged ({reason[:200]}).", "Write it again.") from None
 
 
-def opened_parquet(file: File, seekable: IO[bytes]) -> Any:
+def opened_parquet(file: InputFile, seekable: IO[bytes]) -> Any:
     """A Parquet file whose metadata promises no more than fits. Repeated texts stay a dictionary: a small file can
     name one long text for a million rows."""
     from pyarrow import parquet
@@ -242,7 +244,7 @@ def plain_columns(batch: Any) -> Any:
 TEXTS = ("STRING", "NONE", "JSON", "ENUM")  # Parquet's logical types
 
 
-def check_decoded(file: File, size: int) -> None:
+def check_decoded(file: InputFile, size: int) -> None:
     if size > max_bytes():
         raise UserError(
             f"{file.name} holds {size:,} bytes when it is decoded; {max_bytes():,} are the most.", raise_limit(size)
@@ -264,23 +266,25 @@ def size_of(row: dict[str, Any]) -> int:
     return size
 
 
-def text_field(file: File, number: int, row: dict[str, Any], field: str = "text") -> str:
+def text_field(file: InputFile, number: int, row: dict[str, Any], field: str = "text") -> str:
     """`row[field]` as a string, or UserError with the fields that there are."""
     if field not in row:
-        what = "field" if file.kind == "jsonl" else "column"
-        raise no_field(f"{file.name}, {unit(file.kind)} {number:,} has no {what} '{field}'", field, list(row))
+        what = "field" if file.format == "jsonl" else "column"
+        raise missing_field_error(
+            f"{file.name}, {row_unit(file.format)} {number:,} has no {what} '{field}'", field, list(row)
+        )
     value = row[field]
     if not isinstance(value, str):
         raise UserError(
-            f"{file.name}, {unit(file.kind)} {number:,}: '{field}' is a {json_type(value)}, not a string.",
+            f"{file.name}, {row_unit(file.format)} {number:,}: '{field}' is a {json_type(value)}, not a string.",
             "Leave the row out, or write a text.",
         )
     return value
 
 
-def no_field(problem: str, field: str, there_are: Sequence[str]) -> UserError:
-    listed = ", ".join(there_are) if there_are else "nothing"
-    return UserError(f"{problem}; it has: {listed}.{did_you_mean(field, there_are)}", f"Name it '{field}'.")
+def missing_field_error(problem: str, field: str, available: Sequence[str]) -> UserError:
+    listed = ", ".join(available) if available else "nothing"
+    return UserError(f"{problem}; it has: {listed}.{did_you_mean(field, available)}", f"Name it '{field}'.")
 
 
 def json_type(value: Any) -> str:
@@ -288,5 +292,5 @@ def json_type(value: Any) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-def count(items: Sequence[Any], noun: str) -> str:
+def count_items(items: Sequence[Any], noun: str) -> str:
     return f"{len(items):,} {noun}" + ("" if len(items) == 1 else "s")

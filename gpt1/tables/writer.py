@@ -14,9 +14,9 @@ from typing import IO, Any, cast
 
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
-from gpt1.files.reading import kind_of
-from gpt1.formatting import printable, printable_json
-from gpt1.tables.rows import ROW_KINDS
+from gpt1.files.reading import file_format
+from gpt1.formatting import escape_controls, printable_json
+from gpt1.tables.rows import TABLE_FORMATS
 
 QUOTED = re.compile('[",;\r\n]')
 FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -29,9 +29,9 @@ Rows = Sequence[Mapping[str, Any]]
 def output_kind(path: str | Path | None, like: str | Path | None = None) -> str:
     """The format of a file by its ending; of standard output that of `like`, JSON lines where it is Parquet."""
     if path is not None:
-        return kind_of(path)[0]
-    kind = kind_of(like or "rows.csv")[0]
-    return "jsonl" if kind == "parquet" or kind not in ROW_KINDS else kind
+        return file_format(path)[0]
+    kind = file_format(like or "rows.csv")[0]
+    return "jsonl" if kind == "parquet" or kind not in TABLE_FORMATS else kind
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def table_writer(
         return
     with (
         atomic_file(Path(path)) as file,
-        compressed(file, kind_of(path)[1]) as stream,
+        compressed(file, file_format(path)[1]) as stream,
         TableWriter(stream, kind, columns, excel_safe, schema) as writer,
     ):
         yield writer
@@ -117,7 +117,7 @@ class TableWriter:
 
     def write_text(self, text: str) -> None:
         if self.terminal:  # a cell must not give it orders
-            text = printable_json(text) if self.kind == "jsonl" else printable(text)
+            text = printable_json(text) if self.kind == "jsonl" else escape_controls(text)
         self.stream.write(text.encode())
         if self.terminal:
             self.stream.flush()

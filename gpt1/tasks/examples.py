@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt1.corpus.order import mixed
+from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
-from gpt1.tables.table import no_column
+from gpt1.tables.table import missing_column_error
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import Classes, Target
 
-Row = Mapping[str, Any]
-Where = Callable[[int], str]
+TableRow = Mapping[str, Any]
+RowLocator = Callable[[int], str]
 T = TypeVar("T")
 
 
@@ -34,49 +34,49 @@ def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str]
             needed = " ".join(f"--{r.replace('_', '-')} COLUMN" for r in kind.columns if r not in kind.optional)
             raise UserError(f"--kind {kind.name} needs {flag}.", f"It takes: {needed} --label COLUMN")
     for role, column in columns.items():
-        for part in parts_of(column) if role == "choices" else [column]:
+        for part in choice_columns(column) if role == "choices" else [column]:
             if part not in present:
-                raise no_column(name, part, present, "--" + role.replace("_", "-"))
+                raise missing_column_error(name, part, present, "--" + role.replace("_", "-"))
     texts = {role: column for role, column in columns.items() if role != "label"}
     for role, column in texts.items():
-        if columns.get("label") in (parts_of(column) if role == "choices" else [column]):
+        if columns.get("label") in (choice_columns(column) if role == "choices" else [column]):
             raise UserError(
                 f"--label {columns['label']} is a column of --{role.replace('_', '-')} too: there is nothing to learn.",
                 "Name the column that holds the label.",
             )
 
 
-def parts_of(choices: str) -> list[str]:
+def choice_columns(choices: str) -> list[str]:
     """The columns that `--choices C1, C2, …` names."""
     return [part.strip() for part in choices.split(",") if part.strip()] or [choices]
 
 
 def read_examples(
-    rows: Sequence[Row], kind: Kind, columns: Mapping[str, str], where: Where, labelled: bool = True
+    rows: Sequence[TableRow], kind: Kind, columns: Mapping[str, str], where: RowLocator, labelled: bool = True
 ) -> list[Example]:
     """One example a row; `columns` maps roles (text, premise, …, label) to column names. Labels stay as they stand,
     except in multiple choice, where they become the 0-based number of the right answer."""
-    return [one_example(row, kind, columns, where(i), labelled) for i, row in enumerate(rows)]
+    return [read_example(row, kind, columns, where(i), labelled) for i, row in enumerate(rows)]
 
 
-def one_example(row: Row, kind: Kind, columns: Mapping[str, str], where: str, labelled: bool) -> Example:
+def read_example(row: TableRow, kind: Kind, columns: Mapping[str, str], where: str, labelled: bool) -> Example:
     roles = [role for role in kind.columns if role != "choices"]
-    fields = tuple(at_row(where, as_text, row[columns[role]]) if role in columns else "" for role in roles)
+    fields = tuple(parse_at(where, parse_text, row[columns[role]]) if role in columns else "" for role in roles)
     label = row.get(columns["label"]) if labelled else None
-    if not kind.each:
+    if not kind.multiple_choice:
         return Example(fields, label=label)
-    answers, names = answers_of(row, columns["choices"], where)
+    answers, names = read_answers(row, columns["choices"], where)
     if labelled:
-        label = right_answer(label, answers, names, where)
+        label = answer_index(label, answers, names, where)
     return Example(fields, tuple(answers), label)
 
 
-def answers_of(row: Row, choices: str, where: str) -> tuple[list[str], list[str]]:
+def read_answers(row: TableRow, choices: str, where: str) -> tuple[list[str], list[str]]:
     """(answers, their columns' names) from several columns, the last of which may be empty, or from one that holds a
     list."""
-    names = parts_of(choices)
+    names = choice_columns(choices)
     if len(names) > 1:
-        answers = [at_row(where, as_text, row[name]) for name in names]
+        answers = [parse_at(where, parse_text, row[name]) for name in names]
         while answers and not answers[-1].strip():  # a question with fewer answers leaves its last cells empty
             answers.pop()
         names = names[: len(answers)]
@@ -87,7 +87,7 @@ def answers_of(row: Row, choices: str, where: str) -> tuple[list[str], list[str]
                 f"{where}: column '{choices}' holds no list of answers but {str(cell)[:40]!r}.",
                 "Name the answers' columns: --choices C1,C2,… or keep a list in the column (.jsonl, .parquet).",
             )
-        answers, names = [at_row(where, as_text, answer) for answer in cell], []
+        answers, names = [parse_at(where, parse_text, answer) for answer in cell], []
     if len(answers) < 2:
         raise UserError(
             f"{where}: {len(answers)} answer{'s' * (not answers)} to choose from.",
@@ -96,14 +96,14 @@ def answers_of(row: Row, choices: str, where: str) -> tuple[list[str], list[str]
     return answers, names
 
 
-def right_answer(label: Any, answers: Sequence[str], names: Sequence[str], where: str) -> int:
+def answer_index(label: Any, answers: Sequence[str], names: Sequence[str], where: str) -> int:
     """The answer that `label` means: a column's name, else an answer's exact text, else a 0-based number. Where two
     readings give two different answers, the row is refused: a guess would teach the wrong one."""
     if isinstance(label, str) and label in names:
         return names.index(label)
-    text = at_row(where, as_text, label).strip()
+    text = parse_at(where, parse_text, label).strip()
     readings = {i for i, answer in enumerate(answers) if isinstance(label, str) and answer.strip() == text}
-    number = whole_number(text)
+    number = parse_integer(text)
     if number is not None and 0 <= number < len(answers):
         readings.add(number)
     if len(readings) == 1:
@@ -120,7 +120,7 @@ def right_answer(label: Any, answers: Sequence[str], names: Sequence[str], where
     )
 
 
-def whole_number(text: str) -> int | None:
+def parse_integer(text: str) -> int | None:
     try:
         number = float(text)
     except ValueError:
@@ -128,7 +128,7 @@ def whole_number(text: str) -> int | None:
     return int(number) if number.is_integer() else None
 
 
-def as_text(cell: Any) -> str:
+def parse_text(cell: Any) -> str:
     """A cell as a text; nothing (None, NaN) is an empty one. UserError for what was never meant to be one."""
     if isinstance(cell, list | tuple | dict | np.ndarray):
         raise UserError(
@@ -137,41 +137,41 @@ def as_text(cell: Any) -> str:
     return "" if cell is None or (isinstance(cell, float) and cell != cell) else str(cell)
 
 
-def fit(kind: Kind, score: bool, examples: Sequence[Example], where: Where, name: str) -> Target:
+def target_from_examples(kind: Kind, score: bool, examples: Sequence[Example], where: RowLocator, name: str) -> Target:
     """The target that the training labels span; a label that breaks its rule is named with its row, labels that teach
     nothing with the table's `name`."""
     if score and not kind.score_target:
         raise UserError(f"--score goes with --kind similarity, not {kind.name}.", "For a number use --kind regression.")
     target = kind.score_target if score and kind.score_target else kind.target
     for i, example in enumerate(examples):
-        at_row(where(i), target.parse, example.label)
+        parse_at(where(i), target.parse, example.label)
     # Of a choice every answer is a label, also the one that is never right here.
-    labels = [len(example.answers) - 1 if kind.each else example.label for example in examples]
-    spanned: Callable[[Any], Target] = target.fit
-    return at_row(name, spanned, labels)
+    labels = [len(example.answers) - 1 if kind.multiple_choice else example.label for example in examples]
+    spanned: Callable[[Any], Target] = target.from_labels
+    return parse_at(name, spanned, labels)
 
 
-def encoded_labels(target: Target, examples: Sequence[Example], where: Where) -> Tensor:  # → [examples, …]
+def encode_labels(target: Target, examples: Sequence[Example], where: RowLocator) -> Tensor:  # → [examples, …]
     """The labels as the target's numbers; one that the target does not know is named with its row."""
-    return torch.stack([at_row(where(i), target.encode, example.label) for i, example in enumerate(examples)])
+    return torch.stack([parse_at(where(i), target.encode, example.label) for i, example in enumerate(examples)])
 
 
-def at_row(where: str, read: Callable[[Any], T], cell: Any) -> T:
-    """`read(cell)`, its errors beginning with where the cell stands."""
+def parse_at(where: str, parse: Callable[[Any], T], cell: Any) -> T:
+    """`parse(cell)`, its errors beginning with where the cell stands."""
     try:
-        return read(cell)
+        return parse(cell)
     except UserError as error:
         raise UserError(f"{where}: {error.problem}", error.fix) from None
 
 
-def deduplicated(examples: Sequence[Example], elsewhere: Sequence[Example] = ()) -> tuple[list[int], int, int]:
-    """(positions that stay, repeats left out, rows left out because they also stand `elsewhere`): same texts count,
+def deduplicate(examples: Sequence[Example], held_out: Sequence[Example] = ()) -> tuple[list[int], int, int]:
+    """(positions that stay, repeats left out, rows left out because they also stand `held_out`): same texts count,
     whatever their label."""
-    taken = {content(example) for example in elsewhere}
+    taken = {content_key(example) for example in held_out}
     seen: set[tuple[Any, ...]] = set()
     kept, repeated, leaked = [], 0, 0
     for i, example in enumerate(examples):
-        key = content(example)
+        key = content_key(example)
         if key in taken:
             leaked += 1
         elif key in seen:
@@ -184,18 +184,18 @@ def deduplicated(examples: Sequence[Example], elsewhere: Sequence[Example] = ())
 
 def contradictions(examples: Sequence[Example], kept: Sequence[int], target: Target) -> int:
     """How many examples repeat a kept one with another label."""
-    stays = {content(examples[i]): target.parse(examples[i].label) for i in kept}
-    both = [(stays.get(content(example)), target.parse(example.label)) for example in examples]
+    stays = {content_key(examples[i]): target.parse(examples[i].label) for i in kept}
+    both = [(stays.get(content_key(example)), target.parse(example.label)) for example in examples]
     return sum(staying is not None and staying != label for staying, label in both)
 
 
-def content(example: Example) -> tuple[Any, ...]:
+def content_key(example: Example) -> tuple[Any, ...]:
     return (*example.fields, example.answers)
 
 
 def hold_out(examples: Sequence[Example], target: Target, fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """(training positions, validation positions), stratified by label where there are labels, drawn by the seed."""
-    generator = np.random.Generator(np.random.Philox(mixed(seed, 2**33)))
+    generator = np.random.Generator(np.random.Philox(derive_seed(seed, 2**33)))
     groups: dict[Any, list[int]] = {}
     for i, example in enumerate(examples):
         key = int(target.encode(example.label)) if isinstance(target, Classes) else 0

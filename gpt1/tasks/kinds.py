@@ -17,12 +17,16 @@ from itertools import chain, takewhile
 from typing import Any
 
 from gpt1.errors import UserError
-from gpt1.kernels.packing import Row
-from gpt1.tasks.targets import Answers, Bins, Classes, Number, Target
+from gpt1.kernels.packing import PackedRow
+from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
 
 START, DELIMITER, EXTRACT = 0, 1, 2  # the special tokens, counted from the end of the vocabulary
-PAIRS = 1000  # of positions that attention compares: as many cost what a token does (600 to 2,000, by width and type)
-QUARTER = 4  # head and tail: a quarter is head, as the 128 of 510 tokens of Sun et al. 2019; windows share a quarter
+PAIRS_PER_TOKEN = (
+    1000  # of positions that attention compares: as many cost what a token does (600 to 2,000, by width and type)
+)
+OVERLAP_DIVISOR = (
+    4  # head and tail: a quarter is head, as the 128 of 510 tokens of Sun et al. 2019; windows share a quarter
+)
 
 Layout = tuple[tuple[tuple[int, ...], ...], ...]
 
@@ -33,7 +37,7 @@ class Kind:
 
     columns: the names of its columns on the command line, texts first; `optional` ones may be missing.
     layout: its sequences; a sequence is groups of fields, the fields of a group stand side by side, a delimiter between
-        groups. Where `each` is set, the last field takes every answer in turn and each gives a sequence.
+        groups. Where `multiple_choice` is set, the last field takes every answer in turn and each gives a sequence.
     """
 
     name: str
@@ -41,7 +45,7 @@ class Kind:
     layout: Layout
     target: type[Target]
     score_target: type[Target] | None = None  # with --score
-    each: bool = False
+    multiple_choice: bool = False
     optional: tuple[str, ...] = ()
 
     @property
@@ -54,15 +58,15 @@ KINDS = {
     kind.name: kind
     for kind in [
         Kind("classification", ("text",), (((0,),),), Classes),
-        Kind("regression", ("text",), (((0,),),), Number),
+        Kind("regression", ("text",), (((0,),),), StandardizedNumber),
         Kind("entailment", ("premise", "hypothesis"), (((0,), (1,)),), Classes),
-        Kind("similarity", ("text_a", "text_b"), (((0,), (1,)), ((1,), (0,))), Classes, score_target=Bins),
+        Kind("similarity", ("text_a", "text_b"), (((0,), (1,)), ((1,), (0,))), Classes, score_target=OrdinalBins),
         Kind(
             "choice",
             ("context", "question", "choices"),
             (((0, 1), (2,)),),
             Answers,
-            each=True,
+            multiple_choice=True,
             optional=("question",),
         ),
     ]
@@ -79,25 +83,25 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedExample:
     """An example as token sequences, special tokens in place.
 
-    cut: tokens are missing. windows: more than 1 where a text is read in windows; all sequences of the first window
+    is_truncated: tokens are missing. windows: more than 1 where a text is read in windows; all sequences of the first window
     stand first, then those of the second, … alike: its sequences may be computed together as far as they begin alike.
     """
 
     sequences: list[list[int]]
-    cut: bool = False
+    is_truncated: bool = False
     windows: int = 1
-    alike: bool = False
+    shared_prefix: bool = False
 
     @cached_property
-    def rows(self) -> list[tuple[list[int], Row]]:
+    def packed_rows(self) -> list[tuple[list[int], PackedRow]]:
         """The tokens that go through the model, in rows of one sequence or of several that begin alike."""
         if self.windows > 1:
-            return [row for window in self.apart() for row in window.rows]
-        one_by_one = [(sequence, Row(0, (len(sequence),))) for sequence in self.sequences]
-        if not self.alike or len(self.sequences) == 1:
+            return [row for window in self.split_windows() for row in window.packed_rows]
+        one_by_one = [(sequence, PackedRow(0, (len(sequence),))) for sequence in self.sequences]
+        if not self.shared_prefix or len(self.sequences) == 1:
             return one_by_one
         # The last of the common tokens stays with the rests: what follows it differs, and each predicts its own.
         alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*self.sequences, strict=False))
@@ -105,37 +109,37 @@ class Encoded:
         rests = [sequence[shared:] for sequence in self.sequences]
         ids = [*self.sequences[0][:shared], *chain.from_iterable(rests)]
         saved = shared * (len(rests) - 1)
-        if len(ids) ** 2 - sum(len(sequence) ** 2 for sequence in self.sequences) > PAIRS * saved:
+        if len(ids) ** 2 - sum(len(sequence) ** 2 for sequence in self.sequences) > PAIRS_PER_TOKEN * saved:
             return one_by_one
-        return [(ids, Row(shared, tuple(map(len, rests))))]
+        return [(ids, PackedRow(shared, tuple(map(len, rests))))]
 
     @property
-    def longest(self) -> int:
+    def max_row_tokens(self) -> int:
         """Tokens of the longest row."""
-        return max(row.tokens for _, row in self.rows)
+        return max(row.tokens for _, row in self.packed_rows)
 
     @property
     def tokens(self) -> int:
         """Tokens that go through the model."""
-        return sum(row.tokens for _, row in self.rows)
+        return sum(row.tokens for _, row in self.packed_rows)
 
-    def apart(self) -> list[Encoded]:
+    def split_windows(self) -> list[EncodedExample]:
         """Each window as an example of its own."""
         if self.windows == 1:
             return [self]
         each = len(self.sequences) // self.windows
         return [
-            Encoded(self.sequences[first : first + each], alike=self.alike)
+            EncodedExample(self.sequences[first : first + each], shared_prefix=self.shared_prefix)
             for first in range(0, len(self.sequences), each)
         ]
 
 
-def texts_of(examples: Sequence[Example]) -> list[str]:
+def example_texts(examples: Sequence[Example]) -> list[str]:
     """All the texts of the examples in the order in which `encode` takes their ids."""
     return [text for example in examples for text in (*example.fields, *example.answers)]
 
 
-def encode(
+def encode_examples(
     kind: Kind,
     examples: Sequence[Example],
     ids: Sequence[list[int]],
@@ -143,13 +147,13 @@ def encode(
     context: int,
     cut: str = "longest",
     long: str = "cut",
-    alike: bool = False,
-) -> list[Encoded]:
-    """`ids`, the tokens of `texts_of(examples)`, laid out as figure 1 says, none longer than `context`.
+    shared_prefix: bool = False,
+) -> list[EncodedExample]:
+    """`ids`, the tokens of `example_texts(examples)`, laid out as figure 1 says, none longer than `context`.
 
     The special tokens have the ids vocab_size (start), + 1 (delimiter), + 2 (extract), which no text can produce.
     cut: which fields of an example that is too long give tokens (config.py). long: which of a field's tokens stay.
-    alike: the answers of an example may be computed together.
+    shared_prefix: the answers of an example may be computed together.
     """
     groups = kind.layout[0]
     special = len(groups) + 1
@@ -163,62 +167,62 @@ def encode(
     for example in examples:
         fields = [next(parts) for _ in example.fields]
         answers = [next(parts) for _ in example.answers]
-        one = lay_out(kind, fields, answers, vocab_size, context, cut, long)
-        encoded.append(replace(one, alike=alike and kind.each))
+        one = build_sequences(kind, fields, answers, vocab_size, context, cut, long)
+        encoded.append(replace(one, shared_prefix=shared_prefix and kind.multiple_choice))
     return encoded
 
 
-def lay_out(
+def build_sequences(
     kind: Kind, fields: list[list[int]], answers: list[list[int]], vocab_size: int, context: int, cut: str, long: str
-) -> Encoded:
+) -> EncodedExample:
     start, delimiter, extract = vocab_size + START, vocab_size + DELIMITER, vocab_size + EXTRACT
-    if kind.each:
+    if kind.multiple_choice:
         lengths = [*map(len, fields), max(map(len, answers))]
     else:
         lengths = [len(field) for field in fields]
     n_groups = len(kind.layout[0])
     if cut == "shares":
-        limits = fixed_shares(kind.layout[0], lengths, context // n_groups - 2)
+        limits = fixed_share_limits(kind.layout[0], lengths, context // n_groups - 2)
     else:
-        limits = cut_longest(lengths, context - n_groups - 1)
-    windows = max(map(windows_of, lengths, limits)) if long == "windows" else 1
+        limits = longest_first_limits(lengths, context - n_groups - 1)
+    windows = max(map(count_windows, lengths, limits)) if long == "windows" else 1
     sequences = []
     for window in range(windows):
         for groups in kind.layout:
-            for answer in answers if kind.each else [[]]:
-                texts = [*fields, answer] if kind.each else fields
+            for answer in answers if kind.multiple_choice else [[]]:
+                texts = [*fields, answer] if kind.multiple_choice else fields
                 sequence = [start]
                 for number, group in enumerate(groups):
                     sequence += [delimiter] if number else []
                     for field in group:
-                        sequence += shown(texts[field], limits[field], long, window, windows)
+                        sequence += truncate_text(texts[field], limits[field], long, window, windows)
                 sequences.append([*sequence, extract])
-    return Encoded(sequences, cut=limits != lengths and windows == 1, windows=windows)
+    return EncodedExample(sequences, is_truncated=limits != lengths and windows == 1, windows=windows)
 
 
-def shown(text: list[int], limit: int, long: str, window: int, windows: int) -> list[int]:
+def truncate_text(text: list[int], limit: int, long: str, window: int, windows: int) -> list[int]:
     """What a sequence shows of a text that may take `limit` tokens there."""
     if len(text) <= limit:
         return text
     if long == "head-tail":
-        head = -(-limit // QUARTER)
+        head = -(-limit // OVERLAP_DIVISOR)
         return text[:head] + text[len(text) - (limit - head) :]
     first = window * (len(text) - limit) // max(1, windows - 1)  # spread evenly from the beginning to the end
     return text[first : first + limit]
 
 
-def windows_of(length: int, limit: int) -> int:
+def count_windows(length: int, limit: int) -> int:
     """Windows of `limit` tokens that show all of `length` tokens, each at least a quarter of the one before it."""
-    return 1 if length <= limit else 1 + -(-(length - limit) // (limit - limit // QUARTER))
+    return 1 if length <= limit else 1 + -(-(length - limit) // (limit - limit // OVERLAP_DIVISOR))
 
 
-def told_of_length(encoded: Sequence[Encoded], context: int, long: str) -> str:
+def truncation_warning(encoded: Sequence[EncodedExample], context: int, long: str) -> str:
     """What became of the texts that are too long, for a person."""
-    return told_of_lengths(Counter((example.cut, example.windows) for example in encoded), context, long)
+    return told_of_lengths(Counter((example.is_truncated, example.windows) for example in encoded), context, long)
 
 
 def told_of_lengths(lengths: Counter[tuple[bool, int]], context: int, long: str) -> str:
-    """`told_of_length` from how many examples there are of each (cut, windows)."""
+    """`truncation_warning` from how many examples there are of each (cut, windows)."""
     all_of_them = max(1, lengths.total())
     if long != "windows":
         kept = ", head and tail kept" if long == "head-tail" else ""
@@ -230,15 +234,15 @@ def told_of_lengths(lengths: Counter[tuple[bool, int]], context: int, long: str)
     return f"{texts / all_of_them:.1%} of the texts read in windows of {context} tokens{each}"
 
 
-def cut_share(encoded: Sequence[Encoded]) -> float:
-    return sum(example.cut for example in encoded) / max(1, len(encoded))
+def truncated_share(encoded: Sequence[EncodedExample]) -> float:
+    return sum(example.is_truncated for example in encoded) / max(1, len(encoded))
 
 
-def windowed_share(encoded: Sequence[Encoded]) -> float:
+def windowed_share(encoded: Sequence[EncodedExample]) -> float:
     return sum(example.windows > 1 for example in encoded) / max(1, len(encoded))
 
 
-def cut_longest(lengths: Sequence[int], budget: int) -> list[int]:
+def longest_first_limits(lengths: Sequence[int], budget: int) -> list[int]:
     """Lengths that fit `budget` in all: the longest field gives first, equal ones give alike. An odd token goes too, so
     that the order of two texts never decides what is left of them."""
     limits = list(lengths)
@@ -254,7 +258,7 @@ def cut_longest(lengths: Sequence[int], budget: int) -> list[int]:
     return limits
 
 
-def fixed_shares(groups: Sequence[Sequence[int]], lengths: Sequence[int], share: int) -> list[int]:
+def fixed_share_limits(groups: Sequence[Sequence[int]], lengths: Sequence[int], share: int) -> list[int]:
     """Lengths where each group has at most `share` tokens, its first fields first: the release's rule."""
     limits = list(lengths)
     for group in groups:

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpt1.errors import UserError
 
-RESAMPLES = 1000
+BOOTSTRAP_SAMPLES = 1000
 """Bootstrap samples of an interval: its ends are then good to about a tenth of its width."""
-ELEMENTS = 2_000_000
+MAX_BOOTSTRAP_ELEMENTS = 2_000_000
 """Numbers that a piece of the bootstrap holds at once (16 MB)."""
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -29,7 +29,7 @@ def class_scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence
     """
     from sklearn.metrics import f1_score, matthews_corrcoef
 
-    refuse_none(gold)
+    require_rows(gold)
     gold, predicted = list(map(str, gold)), list(map(str, predicted))
     binary = is_binary(labels)
     f1 = f1_score(gold, predicted, **({"labels": ["1"]} if binary else {}), average="macro", zero_division=0)
@@ -44,7 +44,7 @@ def class_scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence
 
 def choice_scores(gold: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
     """`accuracy` of the chosen answers."""
-    refuse_none(gold)
+    require_rows(gold)
     return {"accuracy": accuracy(gold, predicted)}
 
 
@@ -53,7 +53,7 @@ def number_scores(gold: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
     from scipy.stats import rankdata
 
     x, y = np.asarray(gold, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
-    refuse_none(x)
+    require_rows(x)
     return {
         "pearson": float(correlation(x[None], y[None])[0]),
         "spearman": float(correlation(rankdata(x)[None], rankdata(y)[None])[0]),
@@ -68,19 +68,19 @@ def is_binary(labels: Sequence[str]) -> bool:
     return sorted(map(str, labels)) == ["0", "1"]
 
 
-def refuse_none(gold: Sequence[Any] | Floats) -> None:
+def require_rows(gold: Sequence[Any] | Floats) -> None:
     if not len(gold):
         raise UserError("there are no labelled rows to score.", "Give a file with at least one labelled row.")
 
 
-def interval(
+def confidence_interval(
     metric: str, gold: Sequence[Any], predicted: Sequence[Any], labels: Sequence[str] = ()
 ) -> tuple[float, float]:
     """The 95 % interval of `metric`: Wilson's for accuracy, else the percentiles of a bootstrap over rows (fixed seed).
 
     A bootstrap of few rows is narrow: it cannot imagine a mistake where the rows hold none.
     """
-    refuse_none(gold)
+    require_rows(gold)
     if metric == "accuracy":
         from scipy.stats import binomtest
 
@@ -88,14 +88,14 @@ def interval(
         wilson = binomtest(right, len(gold)).proportion_ci(0.95, method="wilson")
         return float(wilson.low), float(wilson.high)
     if metric in ("pearson", "spearman"):
-        resampled = resampled_correlations(np.asarray(gold, float), np.asarray(predicted, float), metric == "spearman")
+        resampled = bootstrap_correlations(np.asarray(gold, float), np.asarray(predicted, float), metric == "spearman")
     else:
-        resampled = resampled_class_scores(metric, gold, predicted, is_binary(labels))
+        resampled = bootstrap_classification(metric, gold, predicted, is_binary(labels))
     low, high = np.quantile(resampled, (0.025, 0.975))
     return float(low), float(high)
 
 
-def resampled_class_scores(metric: str, gold: Sequence[Any], predicted: Sequence[Any], binary: bool) -> Floats:
+def bootstrap_classification(metric: str, gold: Sequence[Any], predicted: Sequence[Any], binary: bool) -> Floats:
     """`metric` of each bootstrap sample; its confusion table is drawn instead of its rows: the same law, less work."""
     cells: dict[tuple[str, str], int] = {}
     for cell in zip(map(str, gold), map(str, predicted), strict=True):
@@ -104,7 +104,9 @@ def resampled_class_scores(metric: str, gold: Sequence[Any], predicted: Sequence
     names = ["1"] if binary and metric == "f1" else sorted({name for cell in cells for name in cell})
     is_gold = np.array([[g == name for name in names] for g, _ in cells], dtype=np.float64)  # [cells, labels]
     is_predicted = np.array([[p == name for name in names] for _, p in cells], dtype=np.float64)
-    drawn = np.random.default_rng(0).multinomial(len(gold), counts / counts.sum(), RESAMPLES)  # [resamples, cells]
+    drawn = np.random.default_rng(0).multinomial(
+        len(gold), counts / counts.sum(), BOOTSTRAP_SAMPLES
+    )  # [resamples, cells]
     right, true, said = drawn @ (is_gold * is_predicted), drawn @ is_gold, drawn @ is_predicted  # [resamples, labels]
     if metric == "f1":
         f1 = divide(2 * right, true + said)  # of each label
@@ -114,14 +116,14 @@ def resampled_class_scores(metric: str, gold: Sequence[Any], predicted: Sequence
     return divide(covariance, np.sqrt((n**2 - (true**2).sum(1)) * (n**2 - (said**2).sum(1))))
 
 
-def resampled_correlations(x: Floats, y: Floats, ranks: bool) -> Floats:
+def bootstrap_correlations(x: Floats, y: Floats, ranks: bool) -> Floats:
     from scipy.stats import rankdata
 
     random = np.random.default_rng(0)
     found: list[Floats] = []
-    at_once = max(1, min(RESAMPLES, ELEMENTS // len(x)))
-    for first in range(0, RESAMPLES, at_once):
-        rows = random.integers(len(x), size=(min(at_once, RESAMPLES - first), len(x)))  # [resamples, n]
+    at_once = max(1, min(BOOTSTRAP_SAMPLES, MAX_BOOTSTRAP_ELEMENTS // len(x)))
+    for first in range(0, BOOTSTRAP_SAMPLES, at_once):
+        rows = random.integers(len(x), size=(min(at_once, BOOTSTRAP_SAMPLES - first), len(x)))  # [resamples, n]
         pair = (rankdata(x[rows], axis=1), rankdata(y[rows], axis=1)) if ranks else (x[rows], y[rows])
         found.append(correlation(*pair))
     return np.concatenate(found)

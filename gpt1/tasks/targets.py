@@ -26,15 +26,15 @@ class Classes:
 
     labels: tuple[str, ...]
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
-    main: ClassVar[str] = "accuracy"
+    primary_metric: ClassVar[str] = "accuracy"
 
     @staticmethod
     def parse(value: Any) -> str:
         return as_label(value)
 
     @classmethod
-    def fit(cls, values: Sequence[Any]) -> Classes:
-        labels = sorted({as_label(value) for value in values}, key=natural)
+    def from_labels(cls, values: Sequence[Any]) -> Classes:
+        labels = sorted({as_label(value) for value in values}, key=label_sort_key)
         if len(labels) < 2:
             only = labels[0] if labels else "none"
             raise UserError(
@@ -55,14 +55,15 @@ class Classes:
         label = as_label(value)
         if label not in self.labels:
             raise UserError(
-                f"unknown label '{label}'.{did_you_mean(label, self.labels)}", f"The labels are: {listed(self.labels)}."
+                f"unknown label '{label}'.{did_you_mean(label, self.labels)}",
+                f"The labels are: {format_labels(self.labels)}.",
             )
         return torch.tensor(self.labels.index(label))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, labels], [n] → [n]
         return F.cross_entropy(logits, targets, reduction="none")
 
-    def read(self, logits: Tensor) -> list[dict[str, Any]]:  # [n, labels]
+    def decode(self, logits: Tensor) -> list[dict[str, Any]]:  # [n, labels]
         rows = logits.double().softmax(-1).tolist()  # in float32 they sum to 1 within 1e-7: scikit-learn warns of it
         return [
             {"prediction": self.labels[max(range(len(row)), key=row.__getitem__)], **self.probabilities(row)}
@@ -72,9 +73,11 @@ class Classes:
     def probabilities(self, row: Sequence[float]) -> dict[str, float]:
         return {f"probability_{label}": p for label, p in zip(self.labels, row, strict=True)}
 
-    def told(self, values: Sequence[Any]) -> str:
+    def summary(self, values: Sequence[Any]) -> str:
         counts = Counter(as_label(value) for value in values)
-        return f"{len(self.labels)} labels ({listed([f'{label} {counts[label]:,}' for label in self.labels], 8)})"
+        return (
+            f"{len(self.labels)} labels ({format_labels([f'{label} {counts[label]:,}' for label in self.labels], 8)})"
+        )
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,18 @@ class Answers:
 
     most: int
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
-    main: ClassVar[str] = "accuracy"
+    primary_metric: ClassVar[str] = "accuracy"
     outputs: ClassVar[int] = 1
 
     @staticmethod
     def parse(value: Any) -> int:
         return int(value)
 
-    def told(self, values: Sequence[Any]) -> str:
+    def summary(self, values: Sequence[Any]) -> str:
         return "multiple choice"
 
     @classmethod
-    def fit(cls, values: Sequence[Any]) -> Answers:
+    def from_labels(cls, values: Sequence[Any]) -> Answers:
         return cls(max((int(value) for value in values), default=1) + 1)
 
     def encode(self, value: Any) -> Tensor:
@@ -103,7 +106,7 @@ class Answers:
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, answers], [n] → [n]
         return F.cross_entropy(logits, targets, reduction="none")
 
-    def read(self, logits: Tensor) -> list[dict[str, Any]]:
+    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
         found = []
         for row, exists in zip(logits.double().softmax(-1).tolist(), (logits > -torch.inf).tolist(), strict=True):
             probabilities = {f"probability_{k}": p for k, p in enumerate(row) if exists[k]}
@@ -112,20 +115,20 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Bins:
+class OrdinalBins:
     """A number as a distribution over the integers low..high; its expectation is the score (released helper, STS-B)."""
 
     low: int
     high: int
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
-    main: ClassVar[str] = "pearson"
+    primary_metric: ClassVar[str] = "pearson"
 
     @staticmethod
     def parse(value: Any) -> float:
         return as_number(value)
 
     @classmethod
-    def fit(cls, values: Sequence[Any]) -> Bins:
+    def from_labels(cls, values: Sequence[Any]) -> OrdinalBins:
         numbers = [as_number(value) for value in values]
         low, high = math.floor(min(numbers)), math.ceil(max(numbers))
         if low == high:
@@ -137,7 +140,7 @@ class Bins:
             )
         return cls(low, high)
 
-    def told(self, values: Sequence[Any]) -> str:
+    def summary(self, values: Sequence[Any]) -> str:
         return f"scores from {self.low} to {self.high}"
 
     @property
@@ -155,19 +158,19 @@ class Bins:
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, bins], [n, bins] → [n]
         return F.cross_entropy(logits, targets, reduction="none")
 
-    def read(self, logits: Tensor) -> list[dict[str, Any]]:
+    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
         values = torch.arange(self.low, self.high + 1, dtype=torch.float64, device=logits.device)
         return [{"score": score} for score in (logits.double().softmax(-1) @ values).tolist()]
 
 
 @dataclass(frozen=True)
-class Number:
+class StandardizedNumber:
     """A number, standardised with the training rows' mean and deviation; squared error."""
 
     mean: float
     deviation: float
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
-    main: ClassVar[str] = "pearson"
+    primary_metric: ClassVar[str] = "pearson"
     outputs: ClassVar[int] = 1
 
     @staticmethod
@@ -175,7 +178,7 @@ class Number:
         return as_number(value)
 
     @classmethod
-    def fit(cls, values: Sequence[Any]) -> Number:
+    def from_labels(cls, values: Sequence[Any]) -> StandardizedNumber:
         numbers = torch.tensor([as_number(value) for value in values], dtype=torch.float64)
         deviation = float(numbers.std(unbiased=False))
         if numbers.min() == numbers.max():  # of equal numbers the deviation may be a rounding error
@@ -187,7 +190,7 @@ class Number:
             raise UserError(f"the numbers, {span}, have squares that a computer cannot hold.", "Rescale them.")
         return cls(float(numbers.mean()), deviation)
 
-    def told(self, values: Sequence[Any]) -> str:
+    def summary(self, values: Sequence[Any]) -> str:
         return f"numbers with mean {self.mean:.3g} and deviation {self.deviation:.3g}"
 
     def encode(self, value: Any) -> Tensor:
@@ -196,17 +199,22 @@ class Number:
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, 1], [n] → [n]
         return (logits[:, 0] - targets) ** 2
 
-    def read(self, logits: Tensor) -> list[dict[str, Any]]:
+    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
         # in float32 a deviation of 2 around a mean of 10⁹ would be lost
         return [{"score": score} for score in (logits[:, 0].double() * self.deviation + self.mean).tolist()]
 
 
-Target = Classes | Answers | Bins | Number
-TARGETS: dict[str, type[Target]] = {"classes": Classes, "answers": Answers, "bins": Bins, "number": Number}
+Target = Classes | Answers | OrdinalBins | StandardizedNumber
+TARGET_TYPES: dict[str, type[Target]] = {
+    "classes": Classes,
+    "answers": Answers,
+    "bins": OrdinalBins,
+    "number": StandardizedNumber,
+}
 
 
 def target_to_json(target: Target) -> dict[str, Any]:
-    name = next(name for name, kind in TARGETS.items() if isinstance(target, kind))
+    name = next(name for name, kind in TARGET_TYPES.items() if isinstance(target, kind))
     return {"name": name, **asdict(target)}
 
 
@@ -216,7 +224,7 @@ def target_from_json(stored: Fields) -> Target:
     Raises:
         UserError: for a field that is missing, of another type or out of range.
     """
-    name = stored.choice("name", tuple(TARGETS))
+    name = stored.choice("name", tuple(TARGET_TYPES))
     if name == "classes":
         labels = stored.items("labels", str)
         if not 2 <= len(labels) <= MOST_LABELS:
@@ -228,11 +236,11 @@ def target_from_json(stored: Fields) -> Target:
         return Answers(stored.integer("most", 1, 10_000))
     if name == "bins":
         low = stored.integer("low", -(2**53), 2**53)
-        return Bins(low, stored.integer("high", low + 1, low + MOST_STEPS))
+        return OrdinalBins(low, stored.integer("high", low + 1, low + MOST_STEPS))
     deviation = stored.number("deviation", 0)
     if not deviation:
         stored.refuse("'deviation' must be more than 0")
-    return Number(stored.number("mean"), deviation)
+    return StandardizedNumber(stored.number("mean"), deviation)
 
 
 def as_label(value: Any) -> str:
@@ -256,7 +264,7 @@ def as_number(value: Any) -> float:
     return number
 
 
-def natural(label: str) -> tuple[int, float, str]:
+def label_sort_key(label: str) -> tuple[int, float, str]:
     """Sort key: numbers by value, then words by letter; the word "nan" has no place among numbers."""
     try:
         number = float(label)
@@ -265,6 +273,6 @@ def natural(label: str) -> tuple[int, float, str]:
     return (1, 0.0, label) if math.isnan(number) else (0, number, label)
 
 
-def listed(labels: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(labels[:most])
-    return shown if len(labels) <= most else f"{shown} … ({len(labels)} in all)"
+def format_labels(labels: Sequence[str], max_shown: int = 10) -> str:
+    shown = ", ".join(labels[:max_shown])
+    return shown if len(labels) <= max_shown else f"{shown} … ({len(labels)} in all)"

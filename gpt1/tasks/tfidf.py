@@ -58,7 +58,7 @@ class Features:
     def transform(self, examples: Sequence[Example]) -> Any:  # → sparse [examples (all their answers), features]
         from scipy.sparse import hstack
 
-        if self.kind.each:
+        if self.kind.multiple_choice:
             asked = self.vectors.transform([" ".join(example.fields) for example in examples])
             answers = self.vectors.transform([answer for example in examples for answer in example.answers])
             product = answers.multiply(asked[owners(examples)])

@@ -13,17 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-END = "</w>"
+END_OF_WORD = "</w>"
 UNKNOWN = "<unk>"
 
 Pair = tuple[str, str]
 
 
-def characters(word: str) -> list[str]:
-    return [*word[:-1], word[-1] + END]
+def word_symbols(word: str) -> list[str]:
+    return [*word[:-1], word[-1] + END_OF_WORD]
 
 
-def merged(symbols: list[str], pair: Pair) -> list[str]:
+def merge_pair(symbols: list[str], pair: Pair) -> list[str]:
     """`symbols` with every occurrence of `pair` joined, from the left."""
     first, second = pair
     joined, at, end = [], 0, len(symbols)
@@ -43,7 +43,7 @@ def learn_merges(counts: Mapping[str, int], limit: int) -> list[Pair]:
     `counts`: how often each word occurs. A pair whose token another pair makes already is passed over, so that each
     merge brings a new token.
     """
-    words = [characters(word) for word in sorted(counts)]
+    words = [word_symbols(word) for word in sorted(counts)]
     times = [counts[word] for word in sorted(counts)]
     total: Counter[Pair] = Counter()  # pair → how often it stands in the words
     places: defaultdict[Pair, set[int]] = defaultdict(set)  # pair → words it stands in, or stood in once
@@ -61,7 +61,7 @@ def learn_merges(counts: Mapping[str, int], limit: int) -> list[Pair]:
         merges["".join(pair)] = pair
         changed: set[Pair] = set()
         for number in places.pop(pair):
-            old, new = words[number], merged(words[number], pair)
+            old, new = words[number], merge_pair(words[number], pair)
             if len(new) == len(old):
                 continue
             words[number] = new
@@ -78,7 +78,7 @@ def learn_merges(counts: Mapping[str, int], limit: int) -> list[Pair]:
     return list(merges.values())
 
 
-def packed(ids: Iterable[int]) -> bytes:
+def ids_to_bytes(ids: Iterable[int]) -> bytes:
     """Ids as 32-bit numbers in a row: small, fast to join, and nothing that the garbage collector has to walk over."""
     return array("I", ids).tobytes()
 
@@ -86,38 +86,38 @@ def packed(ids: Iterable[int]) -> bytes:
 class WordEncoder:
     """Words to packed ids; what is not in the vocabulary is `unknown`. Remembers up to LIMIT words."""
 
-    LIMIT = 1 << 18
+    MAX_CACHED_WORDS = 1 << 18
 
-    def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[Pair], unknown: int) -> None:
+    def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[Pair], unknown_id: int) -> None:
         self._vocabulary = vocabulary
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
-        self._unknown = unknown
-        self._library = _in_rust(vocabulary, merges) if in_order(merges) else None
+        self._unknown = unknown_id
+        self._library = _in_rust(vocabulary, merges) if merges_are_ordered(merges) else None
         self._ids: dict[str, bytes] = {}
 
     def __call__(self, words: Iterable[str]) -> dict[str, bytes]:
         """ids of every word, by word; may hold more words than were asked for."""
-        if len(self._ids) > self.LIMIT:
+        if len(self._ids) > self.MAX_CACHED_WORDS:
             self._ids = {}
         new = list(set(words).difference(self._ids))
         if self._library is None:
-            self._ids.update((word, packed(self._merge(word))) for word in new)
+            self._ids.update((word, ids_to_bytes(self._merge(word))) for word in new)
         else:
             cut = self._library.tokenize
-            self._ids.update((word, packed([token.id for token in cut(word)])) for word in new)
+            self._ids.update((word, ids_to_bytes([token.id for token in cut(word)])) for word in new)
         return self._ids
 
     def _merge(self, word: str) -> list[int]:
-        symbols = characters(word)
+        symbols = word_symbols(word)
         while len(symbols) > 1:
             pair = min(pairwise(symbols), key=lambda pair: self._ranks.get(pair, len(self._ranks)))
             if pair not in self._ranks:
                 break
-            symbols = merged(symbols, pair)
+            symbols = merge_pair(symbols, pair)
         return [self._vocabulary.get(symbol, self._unknown) for symbol in symbols]
 
 
-def in_order(merges: Sequence[Pair]) -> bool:
+def merges_are_ordered(merges: Sequence[Pair]) -> bool:
     """Whether every merge makes a new token, out of characters or tokens of earlier merges.
 
     Then no merge can give rise to a pair that comes before it, and the `tokenizers` library, which merges one place at
@@ -126,7 +126,7 @@ def in_order(merges: Sequence[Pair]) -> bool:
     made: set[str] = set()
     for first, second in merges:
         for part in (first, second):
-            if len(part.removesuffix(END)) > 1 and part not in made:
+            if len(part.removesuffix(END_OF_WORD)) > 1 and part not in made:
                 return False
         if first + second in made:
             return False
@@ -141,7 +141,7 @@ def _in_rust(vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> Any:
         vocab=dict(vocabulary),
         merges=list(merges),
         unk_token=UNKNOWN,
-        end_of_word_suffix=END,
+        end_of_word_suffix=END_OF_WORD,
         fuse_unk=False,
         cache_capacity=0,  # no word is asked for twice
     )

@@ -18,45 +18,45 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING, Protocol
 
 from gpt1.errors import UserError
-from gpt1.tokenization.bpe import END, UNKNOWN, Pair, WordEncoder, learn_merges, packed
-from gpt1.tokenization.standardise import NEWLINE, blocks, separate
-from gpt1.tokenization.words import EnglishWords
+from gpt1.tokenization.bpe import END_OF_WORD, UNKNOWN, Pair, WordEncoder, ids_to_bytes, learn_merges
+from gpt1.tokenization.standardise import NEWLINE, separate_punctuation, split_blocks
+from gpt1.tokenization.words import EnglishWordSplitter
 
 if TYPE_CHECKING:
-    from gpt1.tokenization.arrays import Ids
+    from gpt1.tokenization.arrays import IdArray
 
-LINE_BREAK = "\n" + END
-ENOUGH = 1 << 20
+LINE_BREAK = "\n" + END_OF_WORD
+ENCODE_CHARACTERS = 1 << 20
 """Characters that are encoded at a time: enough to learn the new chunks together, few enough to keep memory flat."""
-ALPHABET = 256
+MAX_ALPHABET_SIZE = 256
 """Characters that a learned vocabulary of the original pipeline knows at most (the released one: 238)."""
-RARE = 1e-5
+MIN_CHARACTER_SHARE = 1e-5
 """A character that makes up less than this share of the words becomes <unk>."""
-LONGEST = 100
+MAX_WORD_CHARACTERS = 100
 """Longer words (encoded pictures, rows of dots) teach nothing about language and are left out of learning."""
-SAMPLE = 1_000_000
+DETECTION_CHARACTERS = 1_000_000
 """Characters that `choose` looks at."""
 SURROGATE = re.compile("([\ud800-\udfff])")
 
-Learned = tuple[dict[str, int], list[Pair]]
+VocabularyAndMerges = tuple[dict[str, int], list[Pair]]
 
 
 class Pipeline(Protocol):
     unknown_id: int | None
     newline_id: int
 
-    def encode_batch(self, texts: Iterable[str]) -> list[Ids]: ...
+    def encode_batch(self, texts: Iterable[str]) -> list[IdArray]: ...
 
     def decode(self, ids: Iterable[int]) -> str: ...
 
-    def token(self, id: int) -> str: ...
+    def display_token(self, id: int) -> str: ...
 
 
-class Original:
+class OriginalPipeline:
     """The released encoder. Chunks between white space repeat, so their ids are remembered, up to CACHE of them."""
 
     CACHE = 1 << 19
-    DEPENDENT = 0xFFFFFFFF
+    CONTEXT_DEPENDENT = 0xFFFFFFFF
     """Stands where an id depends on the rest of the line (see words.py)."""
 
     def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> None:
@@ -65,90 +65,90 @@ class Original:
         self._tokens = {id: token for token, id in vocabulary.items()}
         self._word_ids = WordEncoder(vocabulary, merges, vocabulary[UNKNOWN])
         self._lock = threading.Lock()  # servers encode from several threads
-        self._forget()
+        self._reset_cache()
 
-    def _forget(self) -> None:
-        self._chunks: dict[str, bytes] = {NEWLINE: packed([self.newline_id])}
+    def _reset_cache(self) -> None:
+        self._chunks: dict[str, bytes] = {NEWLINE: ids_to_bytes([self.newline_id])}
 
-    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
-        from gpt1.tokenization.arrays import joined
+    def encode_batch(self, texts: Iterable[str]) -> list[IdArray]:
+        from gpt1.tokenization.arrays import concat_ids
 
-        encoded: list[list[Ids]] = []
-        waiting: list[tuple[list[Ids], str]] = []  # (where the ids go, a block of text)
+        encoded: list[list[IdArray]] = []
+        waiting: list[tuple[list[IdArray], str]] = []  # (where the ids go, a block of text)
         size = 0
         for text in texts:
             encoded.append([])
-            for block in blocks(text):
+            for block in split_blocks(text):
                 waiting.append((encoded[-1], block))
                 size += len(block)
-                if size >= ENOUGH:
+                if size >= ENCODE_CHARACTERS:
                     self._encode(waiting)
                     waiting, size = [], 0
         if waiting:
             self._encode(waiting)
-        return [joined(parts) for parts in encoded]
+        return [concat_ids(parts) for parts in encoded]
 
-    def _encode(self, waiting: list[tuple[list[Ids], str]]) -> None:
-        from gpt1.tokenization.arrays import distinct, rows_of
+    def _encode(self, waiting: list[tuple[list[IdArray], str]]) -> None:
+        from gpt1.tokenization.arrays import gather_ids, unique_chunks
 
-        chunks, which, chunk_ends = distinct([block for _, block in waiting])
+        chunks, which, chunk_ends = unique_chunks([block for _, block in waiting])
         with self._lock:
             if len(self._chunks) > self.CACHE:
-                self._forget()
-            self._learn([chunk for chunk in chunks if chunk not in self._chunks])
-            all_ids, ends = rows_of([self._chunks[chunk] for chunk in chunks], which)
-            some_depend = self.DEPENDENT in all_ids
+                self._reset_cache()
+            self._cache_chunks([chunk for chunk in chunks if chunk not in self._chunks])
+            all_ids, ends = gather_ids([self._chunks[chunk] for chunk in chunks], which)
+            some_depend = self.CONTEXT_DEPENDENT in all_ids
             start = 0
             for (parts, block), end in zip(waiting, ends[chunk_ends - 1].tolist(), strict=True):
                 ids = all_ids[start:end]
-                parts.append(self._by_line(block) if some_depend and self.DEPENDENT in ids else ids)
+                parts.append(self._by_line(block) if some_depend and self.CONTEXT_DEPENDENT in ids else ids)
                 start = end
 
-    def _learn(self, new: list[str]) -> None:
+    def _cache_chunks(self, new: list[str]) -> None:
         """Put the ids of chunks that are not known to those that are."""
         known = self._chunks
-        separated = separate(new)
+        separated = separate_punctuation(new)
         unseen = list(set(" ".join(separated).split()).difference(known))
-        cut = english().cut(unseen)
+        cut = english_words().split_chunks(unseen)
         words = [(words or "").lower() for words in cut]
         word_ids = self._word_ids(" ".join(words).split())
         for piece, lowered, dependent in zip(unseen, words, cut, strict=True):
             ids = word_ids.get(lowered) or b"".join(map(word_ids.__getitem__, lowered.split()))
-            known[piece] = packed([self.DEPENDENT]) if dependent is None else ids
+            known[piece] = ids_to_bytes([self.CONTEXT_DEPENDENT]) if dependent is None else ids
         for chunk, pieces in zip(new, separated, strict=True):
             if chunk != pieces:  # else it was its own only piece
                 known[chunk] = b"".join(map(known.__getitem__, pieces.split()))
 
-    def _by_line(self, block: str) -> Ids:
+    def _by_line(self, block: str) -> IdArray:
         """The ids of a block, cutting a line that holds a dependent chunk as a whole."""
-        from gpt1.tokenization.arrays import unpacked
+        from gpt1.tokenization.arrays import ids_from_bytes
 
-        dependent = packed([self.DEPENDENT])
+        dependent = ids_to_bytes([self.CONTEXT_DEPENDENT])
         lines = []
         for _, line in groupby(block.split(), NEWLINE.__eq__):
             chunks = list(line)
             ids = b"".join(map(self._chunks.__getitem__, chunks))
             if dependent in ids:  # no ids look like it, at any byte
-                standardised = " ".join(" ".join(separate(chunks)).split())
-                words = english().cut_line(standardised).lower().split()
+                standardised = " ".join(" ".join(separate_punctuation(chunks)).split())
+                words = english_words().split_line(standardised).lower().split()
                 ids = b"".join(map(self._word_ids(words).__getitem__, words))
             lines.append(ids)
-        return unpacked(b"".join(lines))
+        return ids_from_bytes(b"".join(lines))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The lower-cased words, one space between them; newline tokens as line breaks."""
-        text = "".join(self._tokens.get(id, "") for id in ids).replace(END, " ")
+        text = "".join(self._tokens.get(id, "") for id in ids).replace(END_OF_WORD, " ")
         return re.sub(" ?\n ?", "\n", text.removesuffix(" "))
 
-    def token(self, id: int) -> str:
+    def display_token(self, id: int) -> str:
         """`the` for a token that ends a word, `th…` for one that does not."""
         token = self._tokens[id]
         if token == UNKNOWN:
             return token
-        return token.removesuffix(END).replace("\n", "\\n") if token.endswith(END) else token + "…"
+        return token.removesuffix(END_OF_WORD).replace("\n", "\\n") if token.endswith(END_OF_WORD) else token + "…"
 
     @staticmethod
-    def required() -> list[str]:
+    def required_tokens() -> list[str]:
         """Tokens that no vocabulary of this pipeline lacks."""
         return [UNKNOWN, LINE_BREAK]
 
@@ -158,19 +158,19 @@ class Original:
         return set()
 
     @staticmethod
-    def learn(texts: Iterable[str], vocab_size: int) -> Learned:
+    def learn(texts: Iterable[str], vocab_size: int) -> VocabularyAndMerges:
         """<unk>; each character within a word and at its end; one token for each merge; the line break."""
         counts = count_words(texts)
         letters: Counter[str] = Counter()
         for word, count in counts.items():
             for letter in word:
                 letters[letter] += count
-        rare = RARE * letters.total()
+        rare = MIN_CHARACTER_SHARE * letters.total()
         alphabet = [
             letter for letter, count in sorted(letters.items(), key=lambda item: (-item[1], item[0])) if count >= rare
         ]
-        alphabet = alphabet[:ALPHABET]
-        tokens = [UNKNOWN, *alphabet, *(letter + END for letter in alphabet)]
+        alphabet = alphabet[:MAX_ALPHABET_SIZE]
+        tokens = [UNKNOWN, *alphabet, *(letter + END_OF_WORD for letter in alphabet)]
         free = vocab_size - len(tokens) - 1
         if free < 0:
             raise UserError(
@@ -182,7 +182,9 @@ class Original:
         usable = {
             word: n
             for word, n in counts.items()
-            if len(word) <= LONGEST and known.issuperset(word) and UNKNOWN not in word  # no merge makes that token
+            if len(word) <= MAX_WORD_CHARACTERS
+            and known.issuperset(word)
+            and UNKNOWN not in word  # no merge makes that token
         }
         merges = learn_merges(usable, free)
         tokens += ["".join(pair) for pair in merges]
@@ -193,26 +195,26 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     """How often each lower-cased word stands in the texts."""
     chunks: Counter[str] = Counter()
     for text in texts:
-        for block in blocks(text):
+        for block in split_blocks(text):
             chunks.update(block.split())
     del chunks[NEWLINE]
     pieces: Counter[str] = Counter()
-    for separated, count in zip(separate(list(chunks)), chunks.values(), strict=True):
+    for separated, count in zip(separate_punctuation(list(chunks)), chunks.values(), strict=True):
         for piece in separated.split():
             pieces[piece] += count
     words: Counter[str] = Counter()
-    for (piece, count), cut in zip(pieces.items(), english().cut(list(pieces)), strict=True):
-        for word in (english().cut_line(piece) if cut is None else cut).lower().split():
+    for (piece, count), cut in zip(pieces.items(), english_words().split_chunks(list(pieces)), strict=True):
+        for word in (english_words().split_line(piece) if cut is None else cut).lower().split():
             words[word] += count
     return words
 
 
 @cache
-def english() -> EnglishWords:
-    return EnglishWords()
+def english_words() -> EnglishWordSplitter:
+    return EnglishWordSplitter()
 
 
-class Lossless:
+class LosslessPipeline:
     """BPE over UTF-8 bytes, as in GPT-2: every byte is a token, so that nothing is unknown and nothing is changed."""
 
     unknown_id: int | None = None
@@ -229,10 +231,10 @@ class Lossless:
         self._byte_ids = [vocabulary[char] for char in byte_characters()]
         self.newline_id = self._byte_ids[ord("\n")]
 
-    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
-        from gpt1.tokenization.arrays import unpacked
+    def encode_batch(self, texts: Iterable[str]) -> list[IdArray]:
+        from gpt1.tokenization.arrays import ids_from_bytes
 
-        return [unpacked(packed(self._encode(text))) for text in texts]
+        return [ids_from_bytes(ids_to_bytes(self._encode(text))) for text in texts]
 
     def _encode(self, text: str) -> list[int]:
         if text.isascii() or not SURROGATE.search(text):
@@ -253,7 +255,7 @@ class Lossless:
         except UnicodeDecodeError:
             return data.decode("utf-8", "replace")
 
-    def token(self, id: int) -> str:
+    def display_token(self, id: int) -> str:
         """The token's text; bytes that are a part of a character as `<0xE2>`."""
         try:
             return self._bytes[id].decode("utf-8").replace("\n", "\\n")
@@ -261,7 +263,7 @@ class Lossless:
             return "".join(f"<0x{byte:02X}>" for byte in self._bytes[id])
 
     @staticmethod
-    def required() -> list[str]:
+    def required_tokens() -> list[str]:
         return byte_characters()
 
     @staticmethod
@@ -269,7 +271,7 @@ class Lossless:
         return set(byte_characters())
 
     @staticmethod
-    def learn(texts: Iterable[str], vocab_size: int) -> Learned:
+    def learn(texts: Iterable[str], vocab_size: int) -> VocabularyAndMerges:
         from tokenizers import Tokenizer
         from tokenizers.models import BPE
         from tokenizers.pre_tokenizers import ByteLevel
@@ -296,17 +298,20 @@ def byte_characters() -> list[str]:
     return [chr(byte if byte in shaped else next(others)) for byte in range(256)]
 
 
-PIPELINES: dict[str, type[Original] | type[Lossless]] = {"original": Original, "lossless": Lossless}
+PIPELINES: dict[str, type[OriginalPipeline] | type[LosslessPipeline]] = {
+    "original": OriginalPipeline,
+    "lossless": LosslessPipeline,
+}
 
 
-def choose(texts: Iterable[str]) -> tuple[str, Iterable[str]]:
+def detect_pipeline(texts: Iterable[str]) -> tuple[str, Iterable[str]]:
     """(pipeline, texts): "original" where nine letters in ten of the first SAMPLE characters are basic Latin."""
     remaining = iter(texts)
     sample: list[str] = []
     size = 0
-    while size < SAMPLE and (text := next(remaining, None)) is not None:
+    while size < DETECTION_CHARACTERS and (text := next(remaining, None)) is not None:
         sample.append(text)
         size += len(text)
-    letters = [char for text in sample for char in text[:SAMPLE] if char.isalpha()]
+    letters = [char for text in sample for char in text[:DETECTION_CHARACTERS] if char.isalpha()]
     latin = sum(map(str.isascii, letters))
     return "original" if letters and latin >= 0.9 * len(letters) else "lossless", chain(sample, remaining)

@@ -20,7 +20,7 @@ from typing import Any
 NEWLINE = "\0"
 """Stands for a line break among the chunks. No chunk can look like it: ftfy removes this character from every text."""
 
-BLOCK = 1 << 16
+BLOCK_CHARACTERS = 1 << 16
 """Characters of a text that are handed on at a time."""
 
 # The released pattern, behind a look at the next character (five times as fast). It names plus twice where a backslash
@@ -28,21 +28,21 @@ BLOCK = 1 << 16
 PUNCTUATION = re.compile(r"(?=[-~!\";?+,)(/*\[\]}{|_])(-+|~+|!+|\"+|;+|\?+|\++|,+|\)+|\(+|/+|\*+|\[+|\]+|}+|{+|\|+|_+)")
 
 
-def blocks(text: str) -> Iterator[str]:
+def split_blocks(text: str) -> Iterator[str]:
     """A mended text, about BLOCK characters at a time; NEWLINE, with white space around it, stands between two lines.
 
     A run of white space with line breaks in it counts as one line break; at either end of the text it is nothing.
     """
-    lines = [line for line in map(str.strip, fix(text).split("\n")) if line]
+    lines = [line for line in map(str.strip, fix_text(text).split("\n")) if line]
     start, size, joint = 0, 0, ""
     for number, line in enumerate(lines):
         size += len(line)
-        if size >= BLOCK or number == len(lines) - 1:
+        if size >= BLOCK_CHARACTERS or number == len(lines) - 1:
             yield joint + f" {NEWLINE} ".join(lines[start : number + 1])
             start, size, joint = number + 1, 0, f"{NEWLINE} "
 
 
-def separate(chunks: Sequence[str]) -> list[str]:
+def separate_punctuation(chunks: Sequence[str]) -> list[str]:
     """Each chunk with its runs of punctuation set off: `word,--` → `word ,  -- ` (with more spaces than are needed)."""
     if not chunks:
         return []
@@ -55,7 +55,7 @@ def separate(chunks: Sequence[str]) -> list[str]:
 
 # ---- ftfy, and where it can be left out ------------------------------------------------------------------------------
 
-PROVED_FOR = "6.3.1"
+VERIFIED_FTFY_VERSION = "6.3.1"
 """The version of ftfy that `_plain` was read and tested against. Another version gets every line that is not ASCII."""
 
 # ASCII text that ftfy changes: control characters (ESC starts a terminal escape) and HTML entities. Form feeds stay.
@@ -72,10 +72,10 @@ LETTERS = "".join(
     if char.isalpha() and char not in "ÂÃÎÐØÙŒœĲĳŉǄǅǆǇǈǉǊǋǌǱǲǳ"
 )
 ONLY_TYPOGRAPHY = re.compile(f"[\t\n\x0c -~{TYPOGRAPHY}]*")
-ONLY_KNOWN = re.compile(f"[\t\n\x0c -~{TYPOGRAPHY}{LETTERS}]*")
+ONLY_SAFE_CHARACTERS = re.compile(f"[\t\n\x0c -~{TYPOGRAPHY}{LETTERS}]*")
 
 
-def fix(text: str) -> str:
+def fix_text(text: str) -> str:
     """ftfy.fix_text(text).
 
     ftfy works line by line. One thing passes from line to line: after the first `<`, entities are left alone.
@@ -89,13 +89,13 @@ def fix(text: str) -> str:
     for number, line in enumerate(lines):
         if line.isascii() and not (controls and CONTROLS.search(line)) and not (entities and ENTITY.search(line)):
             continue
-        plain = None if line.isascii() else _plain(line)
+        plain = None if line.isascii() else _fix_without_ftfy(line)
         unescape_html = "auto" if number <= first_tag else False
         lines[number] = _ftfy().fix_text(line, unescape_html=unescape_html) if plain is None else plain
     return "".join(lines)
 
 
-def _plain(line: str) -> str | None:
+def _fix_without_ftfy(line: str) -> str | None:
     """The line as ftfy leaves it, where that can be told without ftfy; else None.
 
     Of the characters admitted here ftfy only straightens quotes and drops U+FEFF, unless it takes the line for text
@@ -103,7 +103,7 @@ def _plain(line: str) -> str | None:
     admitted here none of them spans white space, and none is made of typography and ASCII alone. So it is enough to
     judge the words with accented letters.
     """
-    if _ftfy().__version__ != PROVED_FOR or not ONLY_KNOWN.fullmatch(line):
+    if _ftfy().__version__ != VERIFIED_FTFY_VERSION or not ONLY_SAFE_CHARACTERS.fullmatch(line):
         return None
     fixed = line
     for char, straight in REWRITTEN.items():

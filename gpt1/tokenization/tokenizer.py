@@ -23,20 +23,20 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_file
 from gpt1.files.foreign import MAX_JSON_BYTES, parse_json, read_bounded, short
 from gpt1.files.reading import filesystem, is_url
-from gpt1.tokenization.bpe import END
+from gpt1.tokenization.bpe import END_OF_WORD
 
 if TYPE_CHECKING:
-    from gpt1.tokenization.arrays import Ids
+    from gpt1.tokenization.arrays import IdArray
     from gpt1.tokenization.pipelines import Pipeline
 
-OUR_FILES = ("gpt1_tokenizer.json", "vocab.json", "merges.txt")
+GPT1_FILES = ("gpt1_tokenizer.json", "vocab.json", "merges.txt")
 """What `save` writes: what this is, token → id, and one merge a line, first learned first."""
-RELEASED_FILES = ("encoder_bpe_40000.json", "vocab_40000.bpe")
+OPENAI_FILES = ("encoder_bpe_40000.json", "vocab_40000.bpe")
 """What OpenAI released."""
 HUGGING_FACE_FILES = ("vocab.json", "merges.txt")
 """The same two under the names that Hugging Face gave them."""
 SPECIAL_TOKENS = ("<start>", "<delimiter>", "<extract>")
-MADE_WITH = {"spacy": "3.8.18", "ftfy": "6.3.1"}
+VERIFIED_VERSIONS = {"spacy": "3.8.18", "ftfy": "6.3.1"}
 """Versions for which the ids are known to be the released encoder's."""
 
 
@@ -48,13 +48,13 @@ class Tokenizer:
         vocabulary: Mapping[str, int],
         merges: Sequence[tuple[str, str]],
         pipeline: str,
-        made_with: Mapping[str, str] = MADE_WITH,
+        library_versions: Mapping[str, str] = VERIFIED_VERSIONS,
     ) -> None:
         self.pipeline = pipeline
         self.vocab_size = len(vocabulary)
         self._vocabulary = dict(vocabulary)
         self._merges = list(merges)
-        self._made_with = dict(made_with)
+        self._made_with = dict(library_versions)
 
     # ---- text ↔ ids
 
@@ -65,19 +65,19 @@ class Tokenizer:
         """As `encode` for each text, faster for many short ones."""
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
-    def encode_arrays(self, texts: Iterable[str]) -> list[Ids]:
+    def encode_arrays(self, texts: Iterable[str]) -> list[IdArray]:
         """As `encode_batch`, each text's ids as an array of uint32: faster still, and a tenth of the memory."""
         return self._pipeline.encode_batch(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The lower-cased words, one space between them (lossless: the exact text). Special tokens are left out."""
-        return self._pipeline.decode(map(self._checked, ids))
+        return self._pipeline.decode(map(self._check_id, ids))
 
-    def token(self, id: int) -> str:
+    def display_token(self, id: int) -> str:
         """One token as people may read it: line breaks as \\n, and `th…` for an unfinished word (original pipeline)."""
-        if self._checked(id) >= self.vocab_size:
+        if self._check_id(id) >= self.vocab_size:
             return SPECIAL_TOKENS[id - self.vocab_size]
-        return self._pipeline.token(int(id))
+        return self._pipeline.display_token(int(id))
 
     def count_unknown(self, ids: Iterable[int]) -> int:
         """How many of the ids are <unk>; none in the lossless pipeline."""
@@ -98,7 +98,7 @@ class Tokenizer:
 
         return PIPELINES[self.pipeline](self._vocabulary, self._merges)
 
-    def _checked(self, id: int) -> int:
+    def _check_id(self, id: int) -> int:
         if not 0 <= id < self.vocab_size + len(SPECIAL_TOKENS):
             raise ValueError(
                 f"there is no token {id}: ids run from 0 to {self.vocab_size - 1}, special tokens to 3 more"
@@ -117,7 +117,7 @@ class Tokenizer:
         what = [self.pipeline, sorted(self._vocabulary.items()), self._merges]
         return hashlib.sha256(json.dumps(what, separators=(",", ":")).encode()).hexdigest()
 
-    def note(self) -> str | None:
+    def version_warning(self) -> str | None:
         """A line to show where the ids could differ from those of the tokenizer's maker, else None."""
         if self.pipeline != "original":
             return None
@@ -137,12 +137,12 @@ class Tokenizer:
         pipeline: "original" for English, "lossless" for anything else, "auto": original where nine letters in ten are
         basic Latin (the attribute `pipeline` tells the choice). The same texts give the same vocabulary.
         """
-        from gpt1.tokenization.pipelines import PIPELINES, choose
+        from gpt1.tokenization.pipelines import PIPELINES, detect_pipeline
 
         if isinstance(texts, str):
             texts = [texts]
         if pipeline == "auto":
-            pipeline, texts = choose(texts)
+            pipeline, texts = detect_pipeline(texts)
         if pipeline not in PIPELINES:
             choices = ["auto", *PIPELINES]
             raise UserError(
@@ -150,36 +150,38 @@ class Tokenizer:
                 f"Choices: {', '.join(choices)}.",
             )
         vocabulary, merges = PIPELINES[pipeline].learn(texts, vocab_size)
-        return cls(vocabulary, merges, pipeline, {name: _version(name) for name in MADE_WITH})
+        return cls(vocabulary, merges, pipeline, {name: _version(name) for name in VERIFIED_VERSIONS})
 
     # ---- folders
 
     @staticmethod
-    def files(folder: str | Path) -> tuple[str, ...]:
+    def find_files(folder: str | Path) -> tuple[str, ...]:
         """The names of the files that make up the tokenizer in this folder; UserError where there is none."""
-        names = _names(folder)
-        for files in (OUR_FILES, RELEASED_FILES, HUGGING_FACE_FILES):
+        names = _list_folder(folder)
+        for files in (GPT1_FILES, OPENAI_FILES, HUGGING_FACE_FILES):
             if names.issuperset(files):
                 return files
         held = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
         raise UserError(
             f"{folder} holds no tokenizer; it holds {held}.",
-            f"A tokenizer is {', '.join(OUR_FILES)} (gpt1), or {' and '.join(RELEASED_FILES)} (OpenAI's release).",
+            f"A tokenizer is {', '.join(GPT1_FILES)} (gpt1), or {' and '.join(OPENAI_FILES)} (OpenAI's release).",
         )
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
         """The tokenizer of a folder or fsspec URL: what `save` wrote, OpenAI's release, or Hugging Face's copy."""
-        files = cls.files(folder)
-        about = _object(folder, files[0]) if files is OUR_FILES else {}
-        vocabulary = _object(folder, files[-2])
-        merges = _merges(folder, files[-1])
+        files = cls.find_files(folder)
+        about = _read_json_object(folder, files[0]) if files is GPT1_FILES else {}
+        vocabulary = _read_json_object(folder, files[-2])
+        merges = _read_merges(folder, files[-1])
         pipeline = str(about.get("pipeline", "original"))
-        check(vocabulary, merges, pipeline, f"{folder}/{files[-2]}")
+        validate_vocabulary(vocabulary, merges, pipeline, f"{folder}/{files[-2]}")
         made_with = about.get("made_with")
-        if not isinstance(made_with, dict) or not all(isinstance(made_with.get(name), str) for name in MADE_WITH):
-            made_with = MADE_WITH
-        tokenizer = cls(vocabulary, merges, pipeline, {name: made_with[name] for name in MADE_WITH})
+        if not isinstance(made_with, dict) or not all(
+            isinstance(made_with.get(name), str) for name in VERIFIED_VERSIONS
+        ):
+            made_with = VERIFIED_VERSIONS
+        tokenizer = cls(vocabulary, merges, pipeline, {name: made_with[name] for name in VERIFIED_VERSIONS})
         if about.get("fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
             raise UserError(
                 f"the tokenizer in {folder} is not the one that was saved there (SHA-256 differs): a file was changed.",
@@ -199,12 +201,14 @@ class Tokenizer:
             "fingerprint": self.fingerprint,
         }
         merges = "".join(f"{first} {second}\n" for first, second in self._merges)
-        _write(path / OUR_FILES[1], json.dumps(self._vocabulary, ensure_ascii=False, indent=0) + "\n")
-        _write(path / OUR_FILES[2], "#version: 0.2\n" + merges)
-        _write(path / OUR_FILES[0], json.dumps(about, indent=2) + "\n")
+        _write_atomically(path / GPT1_FILES[1], json.dumps(self._vocabulary, ensure_ascii=False, indent=0) + "\n")
+        _write_atomically(path / GPT1_FILES[2], "#version: 0.2\n" + merges)
+        _write_atomically(path / GPT1_FILES[0], json.dumps(about, indent=2) + "\n")
 
 
-def check(vocabulary: Mapping[str, Any], merges: Sequence[tuple[str, str]], pipeline: str, where: str) -> None:
+def validate_vocabulary(
+    vocabulary: Mapping[str, Any], merges: Sequence[tuple[str, str]], pipeline: str, where: str
+) -> None:
     """UserError where the files are no vocabulary of this pipeline."""
     from gpt1.tokenization.pipelines import PIPELINES, SURROGATE
 
@@ -215,27 +219,29 @@ def check(vocabulary: Mapping[str, Any], merges: Sequence[tuple[str, str]], pipe
         )
     ids = [id for id in vocabulary.values() if type(id) is int]
     if len(ids) < len(vocabulary) or sorted(ids) != list(range(len(ids))):
-        raise UserError(f"{where} is no vocabulary: it has to map tokens to the ids 0, 1, 2 and so on.", WHERE_FROM)
-    missing = [token for token in PIPELINES[pipeline].required() if token not in vocabulary]
+        raise UserError(f"{where} is no vocabulary: it has to map tokens to the ids 0, 1, 2 and so on.", TOKENIZER_HINT)
+    missing = [token for token in PIPELINES[pipeline].required_tokens() if token not in vocabulary]
     if missing:
         raise UserError(
-            f"{where} is no vocabulary of the {pipeline} pipeline: it has no token {missing[0]!r}.", WHERE_FROM
+            f"{where} is no vocabulary of the {pipeline} pipeline: it has no token {missing[0]!r}.", TOKENIZER_HINT
         )
     for first, second in merges:
         if not (first in vocabulary and second in vocabulary and first + second in vocabulary):
             pair = f"{short(first)} and {short(second)}"
-            raise UserError(f"{where} does not fit its merges: they join {pair}.", WHERE_FROM)
+            raise UserError(f"{where} does not fit its merges: they join {pair}.", TOKENIZER_HINT)
     known = PIPELINES[pipeline].characters()
     for token in vocabulary:
         if (known and not known.issuperset(token)) or SURROGATE.search(token):
-            raise UserError(f"{where} is no vocabulary: the token {short(token)} cannot stand in a text.", WHERE_FROM)
+            raise UserError(
+                f"{where} is no vocabulary: the token {short(token)} cannot stand in a text.", TOKENIZER_HINT
+            )
     made = {first + second for first, second in merges}
-    words = (token for token in vocabulary if token.endswith(END) and len(token) > 1 + len(END))
+    words = (token for token in vocabulary if token.endswith(END_OF_WORD) and len(token) > 1 + len(END_OF_WORD))
     if pipeline == "original" and (lost := next((word for word in words if word not in made), None)):
-        raise UserError(f"{where} does not fit its merges: none of them makes {short(lost)}.", WHERE_FROM)
+        raise UserError(f"{where} does not fit its merges: none of them makes {short(lost)}.", TOKENIZER_HINT)
 
 
-WHERE_FROM = f"Use a folder that gpt1 wrote, or OpenAI's {' and '.join(RELEASED_FILES)}."
+TOKENIZER_HINT = f"Use a folder that gpt1 wrote, or OpenAI's {' and '.join(OPENAI_FILES)}."
 
 
 def _version(package: str) -> str:
@@ -245,7 +251,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _names(folder: str | Path) -> set[str]:
+def _list_folder(folder: str | Path) -> set[str]:
     """The names of what lies in a folder or under a URL."""
     try:
         if is_url(folder):
@@ -253,12 +259,12 @@ def _names(folder: str | Path) -> set[str]:
             return {name.rstrip("/").rsplit("/", 1)[-1] for name in system.ls(path, detail=False)}
         return set(os.listdir(folder))
     except FileNotFoundError as error:
-        raise UserError(f"there is no folder {folder}.", WHERE_FROM) from error
+        raise UserError(f"there is no folder {folder}.", TOKENIZER_HINT) from error
     except NotADirectoryError as error:
-        raise UserError(f"{folder} is a file; a tokenizer is a folder.", WHERE_FROM) from error
+        raise UserError(f"{folder} is a file; a tokenizer is a folder.", TOKENIZER_HINT) from error
 
 
-def _text(folder: str | Path, name: str) -> str:
+def _read_text(folder: str | Path, name: str) -> str:
     where = f"{folder}/{name}"
     if is_url(folder):
         system, path = filesystem(f"{str(folder).rstrip('/')}/{name}")
@@ -271,30 +277,30 @@ def _text(folder: str | Path, name: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8: it was changed or damaged.", WHERE_FROM) from error
+        raise UserError(f"{where} is not UTF-8: it was changed or damaged.", TOKENIZER_HINT) from error
 
 
-def _object(folder: str | Path, name: str) -> dict[str, Any]:
-    content = parse_json(_text(folder, name), f"{folder}/{name}", fix=WHERE_FROM)
+def _read_json_object(folder: str | Path, name: str) -> dict[str, Any]:
+    content = parse_json(_read_text(folder, name), f"{folder}/{name}", fix=TOKENIZER_HINT)
     if not isinstance(content, dict):
-        raise UserError(f"{folder}/{name} holds no JSON object.", WHERE_FROM)
+        raise UserError(f"{folder}/{name} holds no JSON object.", TOKENIZER_HINT)
     return content
 
 
-def _merges(folder: str | Path, name: str) -> list[tuple[str, str]]:
+def _read_merges(folder: str | Path, name: str) -> list[tuple[str, str]]:
     """One pair a line, behind a header."""
     merges = []
-    for number, line in enumerate(_text(folder, name).rstrip("\n").split("\n"), start=1):
+    for number, line in enumerate(_read_text(folder, name).rstrip("\n").split("\n"), start=1):
         if number == 1 and line.startswith("#version"):
             continue
         first, separator, second = line.partition(" ")
         if not separator or not first or not second or " " in second:
-            raise UserError(f"{folder}/{name}, line {number}: {short(line)} is no pair of tokens.", WHERE_FROM)
+            raise UserError(f"{folder}/{name}, line {number}: {short(line)} is no pair of tokens.", TOKENIZER_HINT)
         merges.append((first, second))
     return merges
 
 
-def _write(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str) -> None:
     """All of the file or nothing of it."""
     with atomic_file(path) as file:
         file.write(text.encode())

@@ -15,17 +15,17 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
-PLAIN = re.compile(r"([A-Za-z]*[a-z])(\.|:|'s|)")
-TAIL = 64
+SIMPLE_CHUNK = re.compile(r"([A-Za-z]*[a-z])(\.|:|'s|)")
+SUFFIX_CHARACTERS = 64
 """Characters at the end of a text in which a suffix is looked for."""
-LONG = 128
+LONG_CHUNK_CHARACTERS = 128
 """Of chunks that are longer, signs at both ends are cut off here. No special case is as long."""
-PROVED_FOR = "3.8."
-"""Versions of spaCy that `_plain`, `_without_affixes`, `at_the_end`, `in_one_way` and `_last_pass` were read and tested
+VERIFIED_SPACY_VERSION = "3.8."
+"""Versions of spaCy that `_plain`, `_strip_affixes`, `limit_suffix_search`, `simplify_url_match` and `_merge_special_cases` were read and tested
 against. Another one is asked for every chunk and every line."""
 
 
-class EnglishWords:
+class EnglishWordSplitter:
     """spaCy's `blank("en")`, for text that is standardised: punctuation set off, no white space but single spaces."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class EnglishWords:
         from spacy.symbols import ORTH
         from spacy.tokenizer import Tokenizer
 
-        self._proved = version.startswith(PROVED_FOR)
+        self._proved = version.startswith(VERIFIED_SPACY_VERSION)
         self._nlp = _blank_english()
         self._lock = threading.Lock()  # a memory zone is one thread's
         self._spacy = self._nlp.tokenizer
@@ -43,40 +43,40 @@ class EnglishWords:
         names = ("prefix_search", "suffix_search", "infix_finditer", "token_match", "url_match")
         patterns = {name: getattr(self._spacy, name) for name in names}
         if self._proved:
-            patterns["suffix_search"] = at_the_end(patterns["suffix_search"])
-            patterns["url_match"] = in_one_way(patterns["url_match"])
+            patterns["suffix_search"] = limit_suffix_search(patterns["suffix_search"])
+            patterns["url_match"] = simplify_url_match(patterns["url_match"])
         bare = Tokenizer(self._nlp.vocab, **patterns)
         self._cases: dict[str, list[list[str]]] = {}  # first word → the word sequences that the last pass looks for
-        self._joined: dict[str, list[list[str]]] = {}  # those of them that it changes
+        self._merging_cases: dict[str, list[list[str]]] = {}  # those of them that it changes
         for text, words in self._rules.items():
             cut = [word.text for word in bare(text)]
             if _has_affix(self._spacy, text):
                 self._cases.setdefault(cut[0], []).append(cut)
                 if cut != words:
-                    self._joined.setdefault(cut[0], []).append(cut)
-        self._chunkwise = _without_last_pass(Tokenizer, self._nlp.vocab, self._spacy.rules, patterns)
+                    self._merging_cases.setdefault(cut[0], []).append(cut)
+        self._chunkwise = _chunkwise_tokenizer(Tokenizer, self._nlp.vocab, self._spacy.rules, patterns)
 
-    def cut(self, chunks: Sequence[str]) -> list[str | None]:
+    def split_chunks(self, chunks: Sequence[str]) -> list[str | None]:
         """The words of every chunk with a space between them; None for a chunk whose words depend on its neighbours."""
-        cut = [self._plain(chunk) for chunk in chunks]
+        cut = [self._split_simple(chunk) for chunk in chunks]
         rest = [number for number, words in enumerate(cut) if words is None]
-        for number, words in zip(rest, self._cut([chunks[number] for number in rest]), strict=True):
-            cut[number] = None if self._may_join(words) else " ".join(words)
+        for number, words in zip(rest, self._split_with_spacy([chunks[number] for number in rest]), strict=True):
+            cut[number] = None if self._depends_on_neighbours(words) else " ".join(words)
         return cut
 
-    def cut_line(self, line: str) -> str:
+    def split_line(self, line: str) -> str:
         """The words of a whole line with a space between them."""
         if not self._proved:
             with self._lock, self._nlp.memory_zone():
                 return " ".join(word.text for word in self._spacy(line))
         words: list[str] = []
         begins: set[int] = set()  # of the chunks, among the words
-        for chunk in self._cut(line.split(" ")):
+        for chunk in self._split_with_spacy(line.split(" ")):
             begins.add(len(words))
             words += chunk
-        return " ".join(self._last_pass(words, begins))
+        return " ".join(self._merge_special_cases(words, begins))
 
-    def _last_pass(self, words: list[str], begins: set[int]) -> list[str]:
+    def _merge_special_cases(self, words: list[str], begins: set[int]) -> list[str]:
         """What spaCy's last pass makes of the words of a line. Its own writes beyond its memory where a line holds some
         `=°C.`, which become more words, before what becomes fewer (3.8.18): the process may end."""
         matches = [
@@ -101,13 +101,13 @@ class EnglishWords:
             at = end
         return passed
 
-    def _plain(self, chunk: str) -> str | None:
+    def _split_simple(self, chunk: str) -> str | None:
         """The words of most chunks without asking spaCy; None for the others.
 
         Of ASCII letters spaCy only cuts special cases (`cannot`). At their end it cuts off `.` (after a small letter),
         `:` and `'s`, unless that makes a special case (`Mr.`, `it's`).
         """
-        plain = PLAIN.fullmatch(chunk)
+        plain = SIMPLE_CHUNK.fullmatch(chunk)
         if plain is None or chunk in self._rules or not self._proved:
             return None
         word, end = plain.groups()
@@ -115,12 +115,12 @@ class EnglishWords:
             return word
         return None if word in self._rules else f"{word} {end}"
 
-    def _cut(self, chunks: Sequence[str]) -> list[list[str]]:
+    def _split_with_spacy(self, chunks: Sequence[str]) -> list[list[str]]:
         middles = list(chunks)
         affixes = {}
         for number, chunk in enumerate(chunks):
-            if len(chunk) > LONG and self._proved:
-                before, middles[number], after = self._without_affixes(chunk)
+            if len(chunk) > LONG_CHUNK_CHARACTERS and self._proved:
+                before, middles[number], after = self._strip_affixes(chunk)
                 affixes[number] = before, after
         text = " ".join(middles)
         with self._lock, self._nlp.memory_zone():  # spaCy forgets the new words afterwards: memory stays flat
@@ -139,17 +139,17 @@ class EnglishWords:
             cut[number] = before + cut[number] + after
         return cut
 
-    def _without_affixes(self, chunk: str) -> tuple[list[str], str, list[str]]:
+    def _strip_affixes(self, chunk: str) -> tuple[list[str], str, list[str]]:
         """(signs cut off at the beginning of a long chunk, what is left, signs cut off at its end), as spaCy does it, a
         prefix and a suffix at a time. Its own way copies what is left each time: hours for a row of a million signs."""
         before: list[str] = []
         after: list[str] = []
         start, end = 0, len(chunk)
-        while end - start > LONG:
-            head, tail = chunk[start : start + TAIL], chunk[end - TAIL : end]
+        while end - start > LONG_CHUNK_CHARACTERS:
+            head, tail = chunk[start : start + SUFFIX_CHARACTERS], chunk[end - SUFFIX_CHARACTERS : end]
             first = start + (self._prefix(head) if head.strip(".") else self._spacy.find_prefix(chunk[start:end]))
             last = end - (self._suffix(tail) if tail.strip(".") else self._chunkwise.find_suffix(chunk[first:end]))
-            if last - first < LONG or last - first == end - start:
+            if last - first < LONG_CHUNK_CHARACTERS or last - first == end - start:
                 break
             if start < first:
                 before.append(chunk[start:first])
@@ -158,26 +158,26 @@ class EnglishWords:
             start, end = first, last
         return before, chunk[start:end], after[::-1]
 
-    def _may_join(self, words: list[str]) -> bool:
+    def _depends_on_neighbours(self, words: list[str]) -> bool:
         return any(
             words[at : at + len(joined)] == joined
             for at, word in enumerate(words)
-            for joined in self._joined.get(word, ())
+            for joined in self._merging_cases.get(word, ())
         )
 
 
-def at_the_end(search: Callable[[str], Any]) -> Callable[[str], Any]:
+def limit_suffix_search(search: Callable[[str], Any]) -> Callable[[str], Any]:
     """spaCy's search for suffixes, which looks at every place of a text for what can only stand at its end, over the
     last characters: else a row of 8,000 signs, cut off one by one, takes half a minute. All of its patterns are shorter
     than TAIL, with what they want before them, but for a row of full stops."""
 
     def found(text: str) -> Any:
-        return search(text[max(0, len(text.rstrip(".")) - TAIL) :])
+        return search(text[max(0, len(text.rstrip(".")) - SUFFIX_CHARACTERS) :])
 
     return found
 
 
-def in_one_way(url_match: Any) -> Callable[[str], Any]:
+def simplify_url_match(url_match: Any) -> Callable[[str], Any]:
     """spaCy's test for addresses, without the part of `user:password@` that matches nothing more and tries every colon
     with every end: hours for a row of a million colons."""
     pattern = url_match.__self__
@@ -196,7 +196,7 @@ def _has_affix(spacy: Any, text: str) -> bool:
     return bool(spacy.find_prefix(text) or spacy.find_infix(text) or spacy.find_suffix(text))
 
 
-def _without_last_pass(tokenizer: Any, vocab: Any, rules: dict[str, Any], patterns: dict[str, Any]) -> Any:
+def _chunkwise_tokenizer(tokenizer: Any, vocab: Any, rules: dict[str, Any], patterns: dict[str, Any]) -> Any:
     """A spaCy tokenizer that cuts each chunk by itself.
 
     spaCy decides while it takes in its special cases which of them its last pass will look for: those that its prefix,

@@ -19,7 +19,7 @@ from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import verify_folder, write_manifest
 from gpt1.model.weights import read_tensors, write_safetensors
 
-STATE, MODEL, OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
+STATE_FILE, MODEL_FILE, OPTIMIZER_FILE = "state.json", "model.safetensors", "optimizer.safetensors"
 FORMAT = "gpt1-checkpoint-1"
 REMOVE = "Remove this checkpoint folder; --resume then takes the one before."
 
@@ -33,41 +33,41 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(
+def save_checkpoint(
     folder: Path, step: int, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> Path:
     """Write `folder`/step-NNNNNN whole, or not at all: a process killed at any moment leaves the earlier ones as they
     were."""
     ensure_exists(folder.parent)
-    final = at(folder, step)
+    final = checkpoint_path(folder, step)
     for half in [*folder.glob(".step-*.partial"), *folder.glob(".step-*.tmp")]:  # left by a process that was killed
         shutil.rmtree(half, ignore_errors=True)
     folder.mkdir(exist_ok=True)
     try:
         with atomic_dir(final, replace=True) as partial:
-            write_safetensors(partial / MODEL, weights)
-            write_safetensors(partial / OPTIMIZER, optimizer)
-            (partial / STATE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
-            write_manifest(partial, FORMAT, (MODEL, OPTIMIZER, STATE))
+            write_safetensors(partial / MODEL_FILE, weights)
+            write_safetensors(partial / OPTIMIZER_FILE, optimizer)
+            (partial / STATE_FILE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
+            write_manifest(partial, FORMAT, (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE))
     except ResourceError as error:
         raise ResourceError(error.problem, "Free some space, then run the same command with --resume.") from error
     return final
 
 
-def load(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint after its manifest is checked.
 
     Raises:
         UserError: naming the file that is not what the manifest says, that does not hold what a checkpoint has, or that
             contains NaN or infinite values (earlier versions wrote such).
     """
-    check(path)
-    state = read_json_object(path / STATE, fix=REMOVE, allow_nan=True)
-    fields = Fields(state, path / STATE, REMOVE)
-    if at(path.parent, fields.integer("step")).name != path.name:
+    verify_checkpoint(path)
+    state = read_json_object(path / STATE_FILE, fix=REMOVE, allow_nan=True)
+    fields = Fields(state, path / STATE_FILE, REMOVE)
+    if checkpoint_path(path.parent, fields.integer("step")).name != path.name:
         fields.refuse(f"it is the state of step {state['step']:,}")
-    weights, optimizer = read_tensors(path / MODEL), read_tensors(path / OPTIMIZER)
-    for name, tensors in ((MODEL, weights), (OPTIMIZER, optimizer)):
+    weights, optimizer = read_tensors(path / MODEL_FILE), read_tensors(path / OPTIMIZER_FILE)
+    for name, tensors in ((MODEL_FILE, weights), (OPTIMIZER_FILE, optimizer)):
         if not all_finite(tensors.values()):
             raise UserError(f"{path / name} contains NaN or infinite values: training had diverged.", REMOVE)
     return Checkpoint(weights, optimizer, state)
@@ -79,29 +79,29 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return not ends or bool(torch.isfinite(torch.stack(ends)).all())
 
 
-def check(path: Path) -> dict[str, dict[str, Any]]:
+def verify_checkpoint(path: Path) -> dict[str, dict[str, Any]]:
     """The manifest's entries of a checkpoint, each file compared with its own.
 
     Raises:
         UserError: naming the first file that is missing or changed.
     """
-    read = (MODEL, OPTIMIZER, STATE)
+    read = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
     return verify_folder(path, FORMAT, REMOVE, read=read, may_be_unsealed=True)
 
 
-def steps(folder: Path) -> list[int]:
+def list_steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, in order. A copy under a name of its own (step-00000500.bak) is none."""
     found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in folder.glob("step-*") if path.is_dir())
     return sorted(int(match[1]) for match in found if match)
 
 
-def at(folder: Path, step: int) -> Path:
+def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def forget(folder: Path, keep: int, now: int, best: int = 0) -> None:
-    """Remove all but the newest `keep` checkpoints up to the step `now`, and that of the step `best`. Later ones are
+def prune(folder: Path, keep: int, current_step: int, best_step: int = 0) -> None:
+    """Remove all but the newest `keep` checkpoints up to the step `current_step`, and that of the step `best_step`. Later ones are
     damaged, else the run would have gone on from them: they must not push out the whole ones."""
-    found = steps(folder)
-    for step in set(found) - {best, *[step for step in found if step <= now][-keep:]}:
-        shutil.rmtree(at(folder, step))
+    found = list_steps(folder)
+    for step in set(found) - {best_step, *[step for step in found if step <= current_step][-keep:]}:
+        shutil.rmtree(checkpoint_path(folder, step))

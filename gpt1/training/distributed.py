@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt1.devices import started
+from gpt1.devices import world_size
 from gpt1.errors import OUT_OF_MEMORY, Diverged, GPT1Error, Interrupted, UserError
 
 T = TypeVar("T")
@@ -28,55 +28,55 @@ class Processes:
     """This one and those beside it; by default it is alone, and nothing in here does anything."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_rank0(self) -> bool:
         return self.rank == 0
 
-    def share(self, samples: NDArray[Any]) -> NDArray[Any]:  # [n, ...] → [n / count, ...]
+    def shard_samples(self, samples: NDArray[Any]) -> NDArray[Any]:  # [n, ...] → [n / count, ...]
         """Every count-th sample; none where an update has fewer samples than there are processes."""
-        return samples[self.rank :: self.count]
+        return samples[self.rank :: self.world_size]
 
-    def add_up(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce(self, tensors: Iterable[Tensor]) -> None:
         """Each tensor becomes the sum of those of all processes, to the same bits in all of them."""
-        if self.count > 1:
-            with others_there():
+        if self.world_size > 1:
+            with peer_errors():
                 for waiting in [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
                     waiting.wait()
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Whether any process says so. Asked in the processors' memory: no card is waited for."""
-        if self.count > 1:
+        if self.world_size > 1:
             votes = torch.tensor(int(flag))
-            self.add_up([votes])
+            self.all_reduce([votes])
             return bool(votes)
         return flag
 
-    def of_first(self, find: Callable[[], T]) -> T:
+    def broadcast_from_rank0(self, compute: Callable[[], T]) -> T:
         """What the first process finds: it may look at a folder that others do not see, or measure otherwise than they
         would."""
-        found = [find() if self.first else None]
-        if self.count > 1:
-            with others_there():
+        found = [compute() if self.is_rank0 else None]
+        if self.world_size > 1:
+            with peer_errors():
                 torch.distributed.broadcast_object_list(found)
         return cast(T, found[0])
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all of them have come here."""
-        self.any(False)
+        self.any_rank(False)
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 @contextmanager
-def together() -> Iterator[Processes]:
+def process_group() -> Iterator[Processes]:
     """The processes that torchrun started, connected while it lasts; this one alone where it did not.
 
     A run that was stopped, or has diverged, is told by the first one only."""
-    if started() == 1:
-        yield ALONE
+    if world_size() == 1:
+        yield SINGLE_PROCESS
         return
     mine = not torch.distributed.is_initialized()  # else a program that calls us has connected them
     if mine and torch.cuda.is_available():
@@ -99,21 +99,21 @@ def together() -> Iterator[Processes]:
             torch.distributed.destroy_process_group()
 
 
-def is_first() -> bool:
+def is_rank0() -> bool:
     """Whether this process is the one that speaks, also before and after they are connected."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def alone(command: str) -> None:
+def require_single_process(command: str) -> None:
     """Refuse to do the same work in several processes, into the same folder."""
-    if (count := started()) > 1:
+    if (count := world_size()) > 1:
         raise UserError(
             f"{command} is the work of one process, and torchrun started {count}.", "Start it without torchrun."
         )
 
 
 @contextmanager
-def others_there() -> Iterator[None]:
+def peer_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:

@@ -94,7 +94,7 @@ class Guard:
             self.outcome.skipped += 1
             self.outcome.skipped_in_row += 1
             if self.outcome.skipped_in_row == 1:
-                self.progress.say(f"step {step:,} is skipped: {bad[0]}")
+                self.progress.log(f"step {step:,} is skipped: {bad[0]}")
             if self.outcome.skipped_in_row == MAX_SKIPPED:
                 raise self.diverged(f"{bad[0]} at step {step:,}, the {MAX_SKIPPED}th such step in a row")
 
@@ -121,8 +121,10 @@ class Guard:
         outcome.history.append(record)
         self.check_folder()
         self.progress.record(split="validation", **record)
-        if stage.main:  # a tie goes to the lower loss: on few rows the first of several equal epochs is the least sure
-            value = figures[stage.main]
+        if (
+            stage.main_metric
+        ):  # a tie goes to the lower loss: on few rows the first of several equal epochs is the least sure
+            value = figures[stage.main_metric]
             if (value, -loss) > (outcome.best_value, -outcome.best_loss):
                 outcome.best, outcome.best_value, outcome.best_loss = outcome.step, value, loss
         return math.isfinite(loss)
@@ -135,33 +137,37 @@ class Guard:
             Whether the checkpoint is written. At the last step Diverged is raised instead of False.
         """
         stage, outcome = self.stage, self.outcome
-        tensors = self.optimizer.tensors()
-        good = checkpoints.all_finite([*(p for _, p in stage.trained()), *tensors.values()])
+        tensors = self.optimizer.state_tensors()
+        good = checkpoints.all_finite([*(p for _, p in stage.trainable_parameters()), *tensors.values()])
         if good and not proven:
             stage.model.eval()
             with torch.inference_mode():
-                good = bool(torch.isfinite(stage.objective(piece).total))
+                good = bool(torch.isfinite(stage.loss_fn(piece).total))
             stage.model.train()
-        if stage.processes.any(not good):
-            if outcome.step == stage.steps:
+        if stage.processes.any_rank(not good):
+            if outcome.step == stage.total_steps:
                 raise self.diverged(f"the weights after the last step, {outcome.step:,}, give no finite loss")
             return False
-        if stage.processes.first:
+        if stage.processes.is_rank0:
             outcome.seconds = self.before + time.perf_counter() - self.started
             about = {"outcome": vars(outcome), "unread": self.meter.unread(), "fingerprints": dict(stage.fingerprints)}
-            checkpoints.save(self.folder, outcome.step, dict(stage.trained()), tensors, about)
-            checkpoints.forget(self.folder, self.config.keep, outcome.step, outcome.best)
+            checkpoints.save_checkpoint(self.folder, outcome.step, dict(stage.trainable_parameters()), tensors, about)
+            checkpoints.prune(self.folder, self.config.keep, outcome.step, outcome.best)
         self.last = outcome.step
         return True
 
     def check_folder(self) -> None:
         """A run folder that was deleted does not come back half."""
-        if self.stage.processes.first:
+        if self.stage.processes.is_rank0:
             ensure_exists(self.folder.parent)
 
     def diverged(self, what: str) -> Diverged:
         settings = f"smaller --peak-lr (now {self.config.peak_lr:g}) or a longer --warmup (now {self.config.warmup:g})"
-        kept = f"The last good checkpoint, {checkpoints.at(self.folder, self.last)}, is kept" if self.last else ""
+        kept = (
+            f"The last good checkpoint, {checkpoints.checkpoint_path(self.folder, self.last)}, is kept"
+            if self.last
+            else ""
+        )
         return Diverged(
             f"Training diverged: {what}.",
             f"Start a new run (another --out) with a {settings}.\n"

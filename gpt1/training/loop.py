@@ -16,50 +16,52 @@ import torch
 from torch import Tensor, nn
 
 from gpt1.config import TrainingConfig
-from gpt1.corpus.order import mixed
-from gpt1.devices import limits_explained, started
+from gpt1.corpus.order import derive_seed
+from gpt1.devices import translate_resource_errors, world_size
 from gpt1.errors import Interrupted, UserError
 from gpt1.files.foreign import Fields, short
-from gpt1.kernels.buffers import settle
+from gpt1.kernels.buffers import refresh_buffers
 from gpt1.model.losses import Losses
 from gpt1.progress import MetricsFile, Progress
 from gpt1.training import checkpoints, schedules
-from gpt1.training.distributed import ALONE, Processes
+from gpt1.training.distributed import SINGLE_PROCESS, Processes
 from gpt1.training.guard import Guard, Meter
-from gpt1.training.optimizers import OPTIMIZERS, clipping, global_norm
+from gpt1.training.optimizers import OPTIMIZERS, clip_coefficient, global_norm
 
-RECORD_EVERY = 10  # updates that one line of metrics.jsonl stands for
+LOG_EVERY = 10  # updates that one line of metrics.jsonl stands for
 
 
 @dataclass(frozen=True)
-class Update:
+class StepBatch:
     """One update: the epoch it belongs to, the pieces (forward passes) that this process does of it, and the tokens of
     all of it, padding not counted."""
 
     epoch: int
-    pieces: Sequence[Any]
+    micro_batches: Sequence[Any]
     tokens: int
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage brings to the loop. `update` is a pure function of the step, so a run can go on from any step."""
+    """What a stage brings to the loop. `step_batch` is a pure function of the step, so a run can go on from any step."""
 
     title: str
     model: nn.Module
-    objective: Callable[[Any], Losses]
-    update: Callable[[int], Update]
-    steps: int
+    loss_fn: Callable[[Any], Losses]
+    step_batch: Callable[[int], StepBatch]
+    total_steps: int
     evaluate: Callable[[], dict[str, float]]
-    evaluate_after: Callable[[int], bool]  # of the number of updates done
+    should_evaluate: Callable[[int], bool]  # of the number of updates done
     fingerprints: Mapping[str, str]  # of everything that a resumed run must find unchanged
-    main: str = ""  # the held-out figure, larger is better, by which the best checkpoint is chosen; "": the last one
-    processes: Processes = ALONE
-    flops_a_token: float = 0.0
+    main_metric: str = (
+        ""  # the held-out figure, larger is better, by which the best checkpoint is chosen; "": the last one
+    )
+    processes: Processes = SINGLE_PROCESS
+    flops_per_token: float = 0.0
     peak_flops: float = 0.0  # of the card, 0 where it is not known
-    together: int = 1  # samples of the longest kind in one forward pass; 0 where no setting makes it smaller
+    micro_batch_size: int = 1  # samples of the longest kind in one forward pass; 0 where no setting makes it smaller
 
-    def trained(self) -> list[tuple[str, Tensor]]:
+    def trainable_parameters(self) -> list[tuple[str, Tensor]]:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
 
@@ -94,96 +96,98 @@ def train(
     Raises Interrupted after Ctrl-C (the state is saved), Diverged after guard.MAX_SKIPPED skipped steps in a row, and
     where the validation loss or the final weights are not finite. No checkpoint ever holds such values.
     """
-    with limits_explained(less_memory(stage, config.recompute)), stop_requested() as stop:
-        optimizer = OPTIMIZERS[config.optimizer](stage.trained(), config)
+    with translate_resource_errors(oom_advice(stage, config.recompute)), stop_on_signal() as stop:
+        optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
         folder, meter = run / "checkpoints", Meter()
-        outcome = restore(stage, optimizer, meter, folder, progress) if resume else Outcome()
+        outcome = resume_from_checkpoint(stage, optimizer, meter, folder, progress) if resume else Outcome()
         if metrics:
-            metrics.forget_after(outcome.step)
+            metrics.truncate_after(outcome.step)
         guard = Guard(stage, config, optimizer, meter, outcome, folder, progress)
-        on_cpu, due = stage.trained()[0][1].device.type == "cpu", False
-        progress.begin(stage.title, stage.steps, outcome.step)
+        on_cpu, due = stage.trainable_parameters()[0][1].device.type == "cpu", False
+        progress.begin(stage.title, stage.total_steps, outcome.step)
         stage.model.train()
-        while outcome.step < stage.steps:
-            update = stage.update(outcome.step)
-            lr = config.peak_lr * schedules.rate(config.schedule, config.warmup, outcome.step, stage.steps)
-            parts = one_update(stage, optimizer, config, update, outcome.step, lr)
+        while outcome.step < stage.total_steps:
+            update = stage.step_batch(outcome.step)
+            lr = config.peak_lr * schedules.lr_factor(config.schedule, config.warmup, outcome.step, stage.total_steps)
+            parts = train_step(stage, optimizer, config, update, outcome.step, lr)
             outcome.step += 1
             outcome.tokens += update.tokens
             meter.add(outcome.step, parts, update.tokens)
-            recorded = outcome.step % RECORD_EVERY == 0 or outcome.step == stage.steps
+            recorded = outcome.step % LOG_EVERY == 0 or outcome.step == stage.total_steps
             if on_cpu or recorded:  # on a GPU each look waits for it
                 guard.count_skipped()
             if recorded:
                 figures = guard.read()
                 outcome.train_loss = figures["loss"]
                 if stage.peak_flops:  # model FLOPs utilisation
-                    figures["mfu"] = figures["tokens_per_s"] * stage.flops_a_token / stage.peak_flops
+                    figures["mfu"] = figures["tokens_per_s"] * stage.flops_per_token / stage.peak_flops
                 progress.record(step=outcome.step, split="train", lr=lr, tokens=outcome.tokens, **figures)
                 progress.advance(outcome.step, **figures)
-            stopping = stage.processes.any(stop.is_set())  # asked once: a later signal waits for the next update
-            evaluating = stage.evaluate_after(outcome.step)
+            stopping = stage.processes.any_rank(stop.is_set())  # asked once: a later signal waits for the next update
+            evaluating = stage.should_evaluate(outcome.step)
             due |= evaluating or stopping
             due |= bool(config.checkpoint_every and outcome.step % config.checkpoint_every == 0)
             if due:
                 guard.count_skipped()
                 proven = evaluating and guard.evaluate(update.epoch)
-                due = not guard.save(update.pieces[0], proven)
-            if stopping and not due and outcome.step < stage.steps:
+                due = not guard.save(update.micro_batches[0], proven)
+            if stopping and not due and outcome.step < stage.total_steps:
                 progress.end()
                 raise Interrupted(
-                    f"stopped after update {outcome.step:,} of {stage.steps:,}; the state is saved in {folder}.",
+                    f"stopped after update {outcome.step:,} of {stage.total_steps:,}; the state is saved in {folder}.",
                     "Go on with the same command and --resume.",
                 )
         progress.end()
         if outcome.best and outcome.best != outcome.step:
-            put(stage, checkpoints.load(checkpoints.at(folder, outcome.best)).weights)
+            load_weights(stage, checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, outcome.best)).weights)
         stage.model.eval()
         return outcome
 
 
-def less_memory(stage: Stage, recompute: bool) -> str:
+def oom_advice(stage: Stage, activation_checkpointing: bool) -> str:
     """What to do where memory does not suffice."""
-    if stage.together > 1:
-        fits = f"--micro-batch {stage.together // 2} (now {stage.together}) keeps half as much for the backward pass"
-        return f"{fits}{'' if recompute else ', --recompute a fraction'}: the update stays the same."
-    if not stage.together:
+    if stage.micro_batch_size > 1:
+        fits = f"--micro-batch {stage.micro_batch_size // 2} (now {stage.micro_batch_size}) keeps half as much for the backward pass"
+        return f"{fits}{'' if activation_checkpointing else ', --recompute a fraction'}: the update stays the same."
+    if not stage.micro_batch_size:
         return "Close other programs."
-    if recompute:
+    if activation_checkpointing:
         return "Take a smaller model, or shorter texts."
     return "Set --recompute: the update stays the same. Else a smaller model, or shorter texts."
 
 
-def one_update(
-    stage: Stage, optimizer: Any, config: TrainingConfig, update: Update, step: int, lr: float
+def train_step(
+    stage: Stage, optimizer: Any, config: TrainingConfig, batch: StepBatch, step: int, lr: float
 ) -> dict[str, Tensor]:
     """Forward and backward over the pieces, clip, step; the figures to show, still on the device."""
-    torch.manual_seed(mixed(config.seed, step, stage.processes.rank))  # dropout: no hidden state to save
+    torch.manual_seed(derive_seed(config.seed, step, stage.processes.rank))  # dropout: no hidden state to save
     parts: dict[str, Tensor] = {}
-    for piece in update.pieces:
-        losses = stage.objective(piece)
+    for piece in batch.micro_batches:
+        losses = stage.loss_fn(piece)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        for name, value in losses.parts.items():
+        for name, value in losses.metrics.items():
             parts[name] = parts[name] + value if name in parts else value
-    stage.processes.add_up([*parts.values(), *(p.grad for _, p in stage.trained() if p.grad is not None)])
-    parts["gradient_norm"] = norm = global_norm(p for _, p in stage.trained())
+    stage.processes.all_reduce(
+        [*parts.values(), *(p.grad for _, p in stage.trainable_parameters() if p.grad is not None)]
+    )
+    parts["gradient_norm"] = norm = global_norm(p for _, p in stage.trainable_parameters())
     finite = torch.isfinite(parts["loss"]) & torch.isfinite(norm)  # the same in all processes: both are of their sums
-    optimizer.step(lr, clipping(norm, config.clip_norm), finite)
-    settle(p for _, p in stage.trained())
+    optimizer.step(lr, clip_coefficient(norm, config.clip_norm), finite)
+    refresh_buffers(p for _, p in stage.trainable_parameters())
     return parts
 
 
-def restore(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: Progress) -> Outcome:
+def resume_from_checkpoint(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: Progress) -> Outcome:
     """Put the newest whole checkpoint into model, optimiser, meter; a damaged one is told, the one before is taken.
     So is one whose best checkpoint is damaged: going on from before that makes the best anew."""
-    for step in reversed(checkpoints.steps(folder)):
+    for step in reversed(checkpoints.list_steps(folder)):
         try:
-            checkpoint = checkpoints.load(checkpoints.at(folder, step))
-            outcome = read_outcome(checkpoint, at := checkpoints.at(folder, step))
+            checkpoint = checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, step))
+            outcome = read_outcome(checkpoint, at := checkpoints.checkpoint_path(folder, step))
             if (best := outcome.best) not in (0, step):
-                checkpoints.load(checkpoints.at(folder, best))
+                checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, best))
         except UserError as error:
-            progress.say(f"{error.problem} Trying the checkpoint before it.")
+            progress.log(f"{error.problem} Trying the checkpoint before it.")
             continue
         for name, value in stage.fingerprints.items():
             if checkpoint.state["fingerprints"].get(name, value) != value:  # earlier versions knew fewer
@@ -191,20 +195,20 @@ def restore(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: 
                     f"{folder.parent} was trained with another {name} than this one: it cannot be resumed.",
                     "Resume with what it was started with, or start a new run with another --out.",
                 )
-        check_tensors(checkpoint.weights, dict(stage.trained()), at / checkpoints.MODEL)
-        check_tensors(checkpoint.optimizer, optimizer.tensors(), at / checkpoints.OPTIMIZER)
-        put(stage, checkpoint.weights)
-        optimizer.load(checkpoint.optimizer, outcome.step)
-        meter.take_up(checkpoint.state["unread"], stage.trained()[0][1].device)
-        progress.say(f"resuming after update {outcome.step:,}")
+        check_tensors(checkpoint.weights, dict(stage.trainable_parameters()), at / checkpoints.MODEL_FILE)
+        check_tensors(checkpoint.optimizer, optimizer.state_tensors(), at / checkpoints.OPTIMIZER_FILE)
+        load_weights(stage, checkpoint.weights)
+        optimizer.load_state_tensors(checkpoint.optimizer, outcome.step)
+        meter.take_up(checkpoint.state["unread"], stage.trainable_parameters()[0][1].device)
+        progress.log(f"resuming after update {outcome.step:,}")
         return outcome
-    progress.say("no whole checkpoint: starting from the beginning")
+    progress.log("no whole checkpoint: starting from the beginning")
     return Outcome()
 
 
 def read_outcome(checkpoint: checkpoints.Checkpoint, path: Path) -> Outcome:
     """The outcome in the state of the checkpoint `path`; UserError where a value of the state has another type."""
-    state = Fields(checkpoint.state, path / checkpoints.STATE, checkpoints.REMOVE)
+    state = Fields(checkpoint.state, path / checkpoints.STATE_FILE, checkpoints.REMOVE)
     stored, outcome = state.object("outcome"), Outcome()
     for name, default in vars(outcome).items():
         value = stored.values.get(name, default)
@@ -229,14 +233,14 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], p
             raise UserError(problem, checkpoints.REMOVE)
 
 
-def put(stage: Stage, weights: Mapping[str, Tensor]) -> None:
+def load_weights(stage: Stage, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in stage.trained():
+        for name, parameter in stage.trainable_parameters():
             parameter.copy_(weights[name])
 
 
 @contextmanager
-def stop_requested() -> Iterator[threading.Event]:
+def stop_on_signal() -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM or a terminal that closes sets, so that the update at hand ends and is saved; a
     second Ctrl-C or SIGTERM ends at once. Under torchrun it does not: a process gets each signal twice there, from the
     terminal and from torchrun, which kills the processes itself if they take longer than 30 seconds."""
@@ -247,7 +251,7 @@ def stop_requested() -> Iterator[threading.Event]:
     earlier = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number != hang_up and started() == 1:  # a terminal and its shell hang up once each
+        if stop.is_set() and number != hang_up and world_size() == 1:  # a terminal and its shell hang up once each
             raise KeyboardInterrupt
         stop.set()
 

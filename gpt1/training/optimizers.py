@@ -14,11 +14,14 @@ from torch import Tensor
 
 from gpt1.config import TrainingConfig
 
-DIVIDING = ("cpu", "cuda")  # by `grad_scale`: an Apple GPU's kernel takes it and does not (pytorch pull request 186360)
+GRAD_SCALE_DEVICES = (
+    "cpu",
+    "cuda",
+)  # by `grad_scale`: an Apple GPU's kernel takes it and does not (pytorch pull request 186360)
 # The same holds for `found_inf`.
 
 
-class Group(NamedTuple):
+class ParameterGroup(NamedTuple):
     """Parameters that are treated alike, their gradients, and the optimiser's state of each: a list a slot."""
 
     parameters: list[Tensor]
@@ -34,25 +37,25 @@ class Optimizer:
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], config: TrainingConfig) -> None:
         named = list(parameters)
         self.config = config
-        self.updates = 0
+        self.steps_taken = 0
         # decayed ones first: both groups are lists, which is what torch's fused kernels take
         decayed = [(name, p) for name, p in named if p.dim() > 1]
         spared = [(name, p) for name, p in named if p.dim() <= 1]
         self.groups = [(decayed, config.weight_decay), (spared, 0.0)]
         self.state = {slot: {name: torch.zeros_like(p) for name, p in [*decayed, *spared]} for slot in self.slots}
 
-    def step(self, lr: float, shrink: Tensor | None = None, finite: Tensor | None = None) -> None:
-        """One update with learning rate `lr` (the schedule is already in it), of gradients times `shrink`, a scalar.
+    def step(self, lr: float, clip_coef: Tensor | None = None, finite: Tensor | None = None) -> None:
+        """One update with learning rate `lr` (the schedule is already in it), of gradients times `clip_coef`, a scalar.
 
         Where `finite`, a boolean scalar, is false, the step is skipped: weights and state keep their bits, only
         `updates` counts it. On a GPU the choice is made there, so that the host does not wait.
         """
-        self.updates += 1
+        self.steps_taken += 1
         if finite is not None and finite.device.type == "cpu":
             if not finite:
                 return
             finite = None
-        self.update_all(lr, shrink, finite)
+        self.update_all(lr, clip_coef, finite)
 
     def update_all(self, lr: float, shrink: Tensor | None, finite: Tensor | None) -> None:
         for named, decay in self.groups:
@@ -61,20 +64,20 @@ class Optimizer:
                 names = [name for name, _ in named]
                 slots = [[self.state[slot][name] for name in names] for slot in self.slots]
                 parameters, gradients = [p for _, p in named], [cast(Tensor, p.grad) for _, p in named]
-                self.update(Group(parameters, gradients, slots), lr, decay, shrink, finite)
+                self.update_group(ParameterGroup(parameters, gradients, slots), lr, decay, shrink, finite)
 
-    def update(
-        self, group: Group, lr: float, decay: float, shrink: Tensor | None, finite: Tensor | None = None
+    def update_group(
+        self, group: ParameterGroup, lr: float, decay: float, clip_coef: Tensor | None, finite: Tensor | None = None
     ) -> None:
         raise TypeError(f"{type(self).__name__} has no update rule")
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         return {f"{slot}.{name}": tensor for slot, named in self.state.items() for name, tensor in named.items()}
 
-    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        for name, tensor in self.tensors().items():
+    def load_state_tensors(self, tensors: Mapping[str, Tensor], steps_taken: int) -> None:
+        for name, tensor in self.state_tensors().items():
             tensor.copy_(tensors[name])
-        self.updates = updates
+        self.steps_taken = steps_taken
 
 
 class AdamW(Optimizer):
@@ -83,25 +86,31 @@ class AdamW(Optimizer):
     slots = ("exp_avg", "exp_avg_sq")
 
     @torch.no_grad()
-    def update(
-        self, group: Group, lr: float, decay: float, shrink: Tensor | None, finite: Tensor | None = None
+    def update_group(
+        self, group: ParameterGroup, lr: float, decay: float, clip_coef: Tensor | None, finite: Tensor | None = None
     ) -> None:
-        self.fused(group, lr, decay, shrink, self.config.eps, finite)
+        self.fused_adamw(group, lr, decay, clip_coef, self.config.eps, finite)
 
-    def fused(
-        self, group: Group, lr: float, decay: float, shrink: Tensor | None, eps: float, finite: Tensor | None
+    def fused_adamw(
+        self,
+        group: ParameterGroup,
+        lr: float,
+        decay: float,
+        clip_coef: Tensor | None,
+        eps: float,
+        finite: Tensor | None,
     ) -> None:
         """torch's fused kernel: one pass over the memory instead of ten. It divides gradients by `grad_scale`, and
         changes nothing where `found_inf` is 1."""
-        if finite is not None and finite.device.type not in DIVIDING:
-            only_where(finite, group, lambda one: self.fused(one, lr, decay, shrink, eps, None))
+        if finite is not None and finite.device.type not in GRAD_SCALE_DEVICES:
+            only_where(finite, group, lambda one: self.fused_adamw(one, lr, decay, clip_coef, eps, None))
             return
         exp_avg, exp_avg_sq = group.slots
         device = group.parameters[0].device
-        if shrink is not None and device.type not in DIVIDING:
-            torch._foreach_mul_(group.gradients, shrink)
-            shrink = None
-        updates = torch.full((), float(self.updates), device=device)  # filled there: nothing waits
+        if clip_coef is not None and device.type not in GRAD_SCALE_DEVICES:
+            torch._foreach_mul_(group.gradients, clip_coef)
+            clip_coef = None
+        updates = torch.full((), float(self.steps_taken), device=device)  # filled there: nothing waits
         torch._fused_adamw_(
             group.parameters,
             group.gradients,
@@ -116,7 +125,7 @@ class AdamW(Optimizer):
             eps=eps,
             amsgrad=False,
             maximize=False,
-            grad_scale=None if shrink is None else 1 / shrink,
+            grad_scale=None if clip_coef is None else 1 / clip_coef,
             found_inf=None if finite is None else (~finite).float(),
         )
 
@@ -131,12 +140,12 @@ class ReleasedAdam(AdamW):
     """
 
     @torch.no_grad()
-    def update(
-        self, group: Group, lr: float, decay: float, shrink: Tensor | None, finite: Tensor | None = None
+    def update_group(
+        self, group: ParameterGroup, lr: float, decay: float, clip_coef: Tensor | None, finite: Tensor | None = None
     ) -> None:
-        root = math.sqrt(1 - self.config.beta2**self.updates)
-        correction = root / (1 - self.config.beta1**self.updates)
-        self.fused(group, lr, decay * correction, shrink, self.config.eps / root, finite)
+        root = math.sqrt(1 - self.config.beta2**self.steps_taken)
+        correction = root / (1 - self.config.beta1**self.steps_taken)
+        self.fused_adamw(group, lr, decay * correction, clip_coef, self.config.eps / root, finite)
 
 
 class SGD(Optimizer):
@@ -145,14 +154,14 @@ class SGD(Optimizer):
     slots = ("momentum",)
 
     @torch.no_grad()
-    def update(
-        self, group: Group, lr: float, decay: float, shrink: Tensor | None, finite: Tensor | None = None
+    def update_group(
+        self, group: ParameterGroup, lr: float, decay: float, clip_coef: Tensor | None, finite: Tensor | None = None
     ) -> None:
         if finite is not None:
-            only_where(finite, group, lambda one: self.update(one, lr, decay, shrink))
+            only_where(finite, group, lambda one: self.update_group(one, lr, decay, clip_coef))
             return
-        if shrink is not None:
-            torch._foreach_mul_(group.gradients, shrink)
+        if clip_coef is not None:
+            torch._foreach_mul_(group.gradients, clip_coef)
         (momentum,) = group.slots
         torch._foreach_mul_(momentum, self.config.beta1)
         torch._foreach_add_(momentum, group.gradients)
@@ -161,11 +170,11 @@ class SGD(Optimizer):
         torch._foreach_add_(group.parameters, momentum, alpha=-lr)
 
 
-def only_where(finite: Tensor, group: Group, update: Callable[[Group], None]) -> None:
+def only_where(finite: Tensor, group: ParameterGroup, update: Callable[[ParameterGroup], None]) -> None:
     """Update a group in place; where the scalar `finite` is false, it keeps its bits. One parameter at a time, so that
     only one is in memory twice."""
     for i, parameter in enumerate(group.parameters):
-        one = Group([parameter], [group.gradients[i]], [[slot[i]] for slot in group.slots])
+        one = ParameterGroup([parameter], [group.gradients[i]], [[slot[i]] for slot in group.slots])
         changed = [parameter, *(slot[i] for slot in group.slots)]
         before = [tensor.clone() for tensor in changed]
         update(one)
@@ -185,6 +194,6 @@ def global_norm(parameters: Iterable[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
-def clipping(norm: Tensor, largest: float) -> Tensor | None:
-    """What gradients of this global norm are multiplied with so that it is at most `largest`; None for 0, no limit."""
-    return torch.clamp(largest / (norm + 1e-6), max=1.0) if largest else None
+def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor | None:
+    """What gradients of this global norm are multiplied with so that it is at most `max_norm`; None for 0, no limit."""
+    return torch.clamp(max_norm / (norm + 1e-6), max=1.0) if max_norm else None

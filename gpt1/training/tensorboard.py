@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from gpt1.progress import Silent
+from gpt1.progress import NullProgress
 
 
-class TensorBoard(Silent):
+class TensorBoard(NullProgress):
     """Writes each recorded number as `split/name` into `folder`; a file appears with the first of them.
 
     In the folder of an earlier try (a resumed run) TensorBoard is told to forget what that try wrote for the updates

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workspace import CLASSES, listing
+from workspace import CLASSIFICATION_FLAGS, list_files
 
 # What a clumsy user types, and what the one message has to say.
 REFUSED = {
@@ -82,49 +82,62 @@ REFUSED = {
         "corpus --out runs/reviews --resume": ["runs/reviews is no run of gpt1 pretrain", "finetune"],
     },
     "finetune": {
-        f"nowhere.csv --out r {CLASSES}": ["nowhere.csv does not exist"],
-        f"revews.csv --out r {CLASSES}": ["Did you mean reviews.csv?"],
+        f"nowhere.csv --out r {CLASSIFICATION_FLAGS}": ["nowhere.csv does not exist"],
+        f"revews.csv --out r {CLASSIFICATION_FLAGS}": ["Did you mean reviews.csv?"],
         "rtee --out r --from runs/books": ["rtee does not exist", "Did you mean rte?"],
         "rte --out r --from runs/books --data-dir full": ["RTE", "not in full"],
         "rte --out r --from runs/books --data-dir nowhere": ["nowhere is no folder"],
         "rte:morning --out r --from runs/books --data-dir full": ["no split 'morning'", "train, dev, test"],
-        f"empty.csv --out r {CLASSES}": ["empty.csv is empty"],
-        f"header.csv --out r {CLASSES}": ["header.csv has no rows"],
-        f"latin.csv --out r {CLASSES}": ["latin.csv is not UTF-8", "line 2"],
-        f"binary.csv --out r {CLASSES}": ["binary.csv is a binary file"],
-        f"full --out r {CLASSES}": ["full is a folder"],
-        f"short.txt --out r {CLASSES}": ["short.txt has no ending of a table", ".csv"],
+        f"empty.csv --out r {CLASSIFICATION_FLAGS}": ["empty.csv is empty"],
+        f"header.csv --out r {CLASSIFICATION_FLAGS}": ["header.csv has no rows"],
+        f"latin.csv --out r {CLASSIFICATION_FLAGS}": ["latin.csv is not UTF-8", "line 2"],
+        f"binary.csv --out r {CLASSIFICATION_FLAGS}": ["binary.csv is a binary file"],
+        f"full --out r {CLASSIFICATION_FLAGS}": ["full is a folder"],
+        f"short.txt --out r {CLASSIFICATION_FLAGS}": ["short.txt has no ending of a table", ".csv"],
         "reviews.csv --out r --kind classification --text text": ["--from"],
         "reviews.csv --out r --from runs/books": ["--kind is missing", "classification"],
         "reviews.csv --out r --from runs/books --kind clasification": ["Did you mean classification?"],
         "reviews.csv --out r --from runs/books --kind classification": ["needs --text"],
         "reviews.csv --out r --from runs/books --kind classification --text txet": ["'txet'", "--text text?"],
-        f"reviews.csv --out r {CLASSES}s": ["runs/bookss does not exist. Did you mean runs/books?"],
-        f"reviews.csv --out r {CLASSES} --label labels": ["no column 'labels'", "text, label", "--label label?"],
-        f"reviews.csv --out r {CLASSES} --label zzz": ["no column 'zzz'", "text, label"],
-        f"reviews.csv --out r {CLASSES} --premise text": ["classification has no --premise", "--text, --label"],
-        f"reviews.csv --out r {CLASSES} --score": ["--score goes with --kind similarity"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS}s": ["runs/bookss does not exist. Did you mean runs/books?"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --label labels": [
+            "no column 'labels'",
+            "text, label",
+            "--label label?",
+        ],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --label zzz": ["no column 'zzz'", "text, label"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --premise text": [
+            "classification has no --premise",
+            "--text, --label",
+        ],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --score": ["--score goes with --kind similarity"],
         "reviews.csv --out r --from runs/books --kind entailment --premise text": ["needs --hypothesis"],
         "reviews.csv --out r --from runs/books --kind choice --context text --choices stars": ["no list of answers"],
         "reviews.csv --out r --from runs/books --kind regression --text text": ["line 2", "finite number"],
-        f"single.csv --out r {CLASSES}": ["single.csv", "same label ('yes')"],
-        f"repeats.csv --out r {CLASSES}": ["repeats.csv", "2 rows that repeat", "same label ('yes')"],
-        f"gaps.csv --out r {CLASSES}": ["gaps.csv, line 3", "label is empty"],
-        f"lists.jsonl --out r {CLASSES}": ["lists.jsonl, line 1", "where a text"],
+        f"single.csv --out r {CLASSIFICATION_FLAGS}": ["single.csv", "same label ('yes')"],
+        f"repeats.csv --out r {CLASSIFICATION_FLAGS}": ["repeats.csv", "2 rows that repeat", "same label ('yes')"],
+        f"gaps.csv --out r {CLASSIFICATION_FLAGS}": ["gaps.csv, line 3", "label is empty"],
+        f"lists.jsonl --out r {CLASSIFICATION_FLAGS}": ["lists.jsonl, line 1", "where a text"],
         "one-answer.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": ["1 answer"],
         "far-answer.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": ["label '2'"],
         "two-readings.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": ["0 and 1"],
-        f"reviews.csv --out r {CLASSES} --valid unknown.csv": ["unknown.csv, line 3", "'perhaps'", "no, yes"],
-        f"reviews.csv --out r {CLASSES} --valid reviews.csv": ["all of its rows also stand in reviews.csv"],
-        f"reviews.csv --out r {CLASSES} --valid new.csv": ["new.csv has no column 'label'"],
-        f"reviews.csv --out full {CLASSES}": ["full exists and is not empty"],
-        f"reviews.csv --out r {CLASSES} --train haed": ["--train haed", "Did you mean head?", "last:K"],
-        f"reviews.csv --out r {CLASSES} --train last:3": ["--train last:3", "1 to 2"],
-        f"reviews.csv --out r {CLASSES} --train head --lm-coef 0.5": ["--lm-coef 0.5 with --train head"],
-        f"reviews.csv --out r {CLASSES} --transfer-layers 9": ["--transfer-layers 9", "2 blocks"],
-        f"reviews.csv --out r {CLASSES} --valid-fraction 0.9": ["--valid-fraction 0.9", "0.5"],
-        f"reviews.csv --out r {CLASSES} --epochs 0": ["--epochs 0.0", "above 0"],
-        f"reviews.csv --out r {CLASSES} --resume": ["r is no run folder"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --valid unknown.csv": [
+            "unknown.csv, line 3",
+            "'perhaps'",
+            "no, yes",
+        ],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --valid reviews.csv": [
+            "all of its rows also stand in reviews.csv"
+        ],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --valid new.csv": ["new.csv has no column 'label'"],
+        f"reviews.csv --out full {CLASSIFICATION_FLAGS}": ["full exists and is not empty"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --train haed": ["--train haed", "Did you mean head?", "last:K"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --train last:3": ["--train last:3", "1 to 2"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --train head --lm-coef 0.5": ["--lm-coef 0.5 with --train head"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --transfer-layers 9": ["--transfer-layers 9", "2 blocks"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --valid-fraction 0.9": ["--valid-fraction 0.9", "0.5"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --epochs 0": ["--epochs 0.0", "above 0"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --resume": ["r is no run folder"],
         "reviews.csv --out r --kind classification --text text --from broken/no-model": [
             "no finished model",
             "--resume",
@@ -211,18 +224,18 @@ REFUSED = {
     ids=lambda value: value[:80] if isinstance(value, str) else "",
 )
 def test_bad_input_gets_one_message_with_value_rule_and_fix_and_leaves_nothing(
-    line: str, said: list[str], desk: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    line: str, said: list[str], workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.chdir(desk)
+    monkeypatch.chdir(workspace)
     monkeypatch.delenv("GPT1_DATA", raising=False)
-    before = listing(desk)
+    before = list_files(workspace)
     answer = ask(*line.split(" "))
-    assert answer.code == 2, answer.err
-    message = answer.err[answer.err.index("gpt1: ") :].splitlines()
+    assert answer.exit_code == 2, answer.stderr
+    message = answer.stderr[answer.stderr.index("gpt1: ") :].splitlines()
     assert len(message) >= 2, "the fix is missing"
     assert all(further.startswith("      ") and further.strip() for further in message[1:])
-    assert "Traceback" not in answer.err
+    assert "Traceback" not in answer.stderr
     for fragment in said:
         assert fragment in "\n".join(message)
-    assert answer.out == ""
-    assert listing(desk) == before
+    assert answer.stdout == ""
+    assert list_files(workspace) == before

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workspace import CLASSES, TINY, listing
+from workspace import CLASSIFICATION_FLAGS, TINY_FLAGS, list_files
 
 from gpt1.cli.main import main
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import pretrain as pretraining
 
 
-def test_ctrl_c_while_tokenizing_leaves_nothing(desk: Path, tmp_path: Path):
+def test_ctrl_c_while_tokenizing_leaves_nothing(workspace: Path, tmp_path: Path):
     (tmp_path / "long.txt").write_text("a line of some words, and of more\n" * 1_000_000)
-    words = ["tokenize", "long.txt", "--out", "c", "--tokenizer", str(desk / "corpus/tokenizer"), "--workers", "2"]
+    words = ["tokenize", "long.txt", "--out", "c", "--tokenizer", str(workspace / "corpus/tokenizer"), "--workers", "2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "gpt1", *words],
         cwd=tmp_path,
@@ -37,16 +37,16 @@ def test_ctrl_c_while_tokenizing_leaves_nothing(desk: Path, tmp_path: Path):
     assert process.returncode == 130, err
     assert "gpt1: stopped." in err
     assert "Traceback" not in err
-    assert listing(tmp_path) == ["long.txt"]
+    assert list_files(tmp_path) == ["long.txt"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("where", ["unigram_loss", "put", "prompts"])
 def test_a_signal_before_or_after_the_loop_is_one_line_and_resume_goes_on(
-    where: str, number: int, desk: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    where: str, number: int, workspace: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
 ):
     """While the corpus is looked at; while the model is written; while samples are drawn."""
-    words = f"pretrain {desk / 'corpus'} --out {tmp_path / 'r'} {TINY} --steps 3".split()
+    words = f"pretrain {workspace / 'corpus'} --out {tmp_path / 'r'} {TINY_FLAGS} --steps 3".split()
 
     def stop(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), number)
@@ -59,10 +59,10 @@ def test_a_signal_before_or_after_the_loop_is_one_line_and_resume_goes_on(
             patch.setattr(pretraining, where, stop)
         answer = ask(*words)
     assert signal.getsignal(number) == handler
-    assert answer.code == 130
-    assert answer.err.count("gpt1: stopped.") == 1
-    assert "Traceback" not in answer.err
-    left = listing(tmp_path)
+    assert answer.exit_code == 130
+    assert answer.stderr.count("gpt1: stopped.") == 1
+    assert "Traceback" not in answer.stderr
+    left = list_files(tmp_path)
     assert not [name for name in left if "partial" in name or "tmp" in name]
     assert bool(left) == (where != "unigram_loss")
     again = ask(*words, *(["--resume"] if left else []))
@@ -91,8 +91,8 @@ def test_a_signal_waits_until_a_module_is_imported(tmp_path: Path):
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
-def test_a_command_that_is_started_without_a_stream_works(closed: str, pretrained: Path) -> None:
-    words = [sys.executable, "-m", "gpt1", "generate", str(pretrained), "the", "--max-tokens", "2"]
+def test_a_command_that_is_started_without_a_stream_works(closed: str, pretrained_run: Path) -> None:
+    words = [sys.executable, "-m", "gpt1", "generate", str(pretrained_run), "the", "--max-tokens", "2"]
     done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *words], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("the") or closed == "1>&-"
@@ -117,8 +117,8 @@ def on_a_small_disk(command: list[str], folder: Path, size: str) -> subprocess.C
         ("predict {desk}/runs/reviews {desk}/reviews.csv --out {disk}/p.csv", "4k"),
     ],
 )
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(command: str, size: str, desk: Path, tmp_path: Path):
-    done = on_a_small_disk(command.format(desk=desk, disk=tmp_path).split(), tmp_path, size)
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(command: str, size: str, workspace: Path, tmp_path: Path):
+    done = on_a_small_disk(command.format(desk=workspace, disk=tmp_path).split(), tmp_path, size)
     assert done.returncode == 1, done.stderr
     assert "disk is full" in done.stderr
     assert "Traceback" not in done.stderr
@@ -126,8 +126,8 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(command: str, size: 
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs Linux")
-def test_a_run_that_fills_the_disk_says_how_to_go_on(desk: Path, tmp_path: Path):
-    words = f"pretrain {desk / 'corpus'} --out {tmp_path / 'r'} {TINY} --steps 20 --checkpoint-every 5"
+def test_a_run_that_fills_the_disk_says_how_to_go_on(workspace: Path, tmp_path: Path):
+    words = f"pretrain {workspace / 'corpus'} --out {tmp_path / 'r'} {TINY_FLAGS} --steps 20 --checkpoint-every 5"
     done = on_a_small_disk(words.split(), tmp_path, "700k")
     assert done.returncode == 1, done.stderr
     assert "disk is full" in done.stderr
@@ -137,25 +137,25 @@ def test_a_run_that_fills_the_disk_says_how_to_go_on(desk: Path, tmp_path: Path)
 
 
 def test_a_place_that_may_not_be_written_is_refused_before_the_work(
-    desk: Path, tmp_path: Path, ask: Any, monkeypatch: Any
+    workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
 ):
-    monkeypatch.chdir(desk)
+    monkeypatch.chdir(workspace)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # as on a read-only disk; root may write anywhere else
     for words in (
         f"tokenize reviews.csv --out {tmp_path}/c --tokenizer runs/books",
-        f"pretrain corpus --out {tmp_path}/r {TINY} --steps 1",
-        f"finetune reviews.csv {CLASSES} --out {tmp_path}/r",
+        f"pretrain corpus --out {tmp_path}/r {TINY_FLAGS} --steps 1",
+        f"finetune reviews.csv {CLASSIFICATION_FLAGS} --out {tmp_path}/r",
         f"predict runs/reviews new.csv --out {tmp_path}/p.csv",
         f"import huggingface x --out {tmp_path}/m",
     ):
         answer = ask(*words.split())
-        assert answer.code == 2
-        assert "may not be written to" in answer.err
-    assert listing(tmp_path) == []
+        assert answer.exit_code == 2
+        assert "may not be written to" in answer.stderr
+    assert list_files(tmp_path) == []
 
 
-def test_a_reader_that_has_gone_is_no_error(desk: Path):
-    script = f"{sys.executable} -m gpt1 next {desk / 'runs/books'} the --top 300 --json | head -c 5"
+def test_a_reader_that_has_gone_is_no_error(workspace: Path):
+    script = f"{sys.executable} -m gpt1 next {workspace / 'runs/books'} the --top 300 --json | head -c 5"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
@@ -163,17 +163,17 @@ def test_a_reader_that_has_gone_is_no_error(desk: Path):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs a pipe")
 @pytest.mark.parametrize("words", ["pretrain {desk}/corpus --steps 20 {tiny}", "tokenize {desk}/reviews.csv"])
-def test_work_goes_on_when_nobody_reads_any_more_what_it_says(words: str, desk: Path, tmp_path: Path):
-    command = f"{sys.executable} -m gpt1 {words.format(desk=desk, tiny=TINY)} --out {tmp_path}/made"
+def test_work_goes_on_when_nobody_reads_any_more_what_it_says(words: str, workspace: Path, tmp_path: Path):
+    command = f"{sys.executable} -m gpt1 {words.format(desk=workspace, tiny=TINY_FLAGS)} --out {tmp_path}/made"
     done = subprocess.run(["bash", "-c", f"{command} 2>&1 | head -c 5; exit ${{PIPESTATUS[0]}}"], capture_output=True)
     assert done.returncode == 0
     assert (tmp_path / "made" / ("model" if "pretrain" in words else "manifest.json")).exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_output_that_cannot_be_written_is_told(desk: Path):
+def test_output_that_cannot_be_written_is_told(workspace: Path):
     with open("/dev/full", "w") as full:
-        words = [sys.executable, "-m", "gpt1", "next", str(desk / "runs/books"), "the", "--json"]
+        words = [sys.executable, "-m", "gpt1", "next", str(workspace / "runs/books"), "the", "--json"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert "gpt1: the disk is full" in done.stderr
@@ -190,7 +190,7 @@ def test_output_that_cannot_be_written_is_told(desk: Path):
 def test_too_little_memory_to_write_names_what_to_lower(
     words: list[str],
     advice: list[str],
-    pretrained: Path,
+    pretrained_run: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
@@ -199,7 +199,7 @@ def test_too_little_memory_to_write_names_what_to_lower(
 
     monkeypatch.setattr("gpt1.inference.predictor.LanguageModel.generate", generate)
     with pytest.raises(SystemExit) as ended:
-        main(["generate", str(pretrained), *words])
+        main(["generate", str(pretrained_run), *words])
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert all(part in said for part in ["gpt1: out of memory.", *advice])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workspace import TINY
+from workspace import TINY_FLAGS
 
 import gpt1
 from gpt1.formatting import CONTROL, shell_quote
@@ -29,7 +29,7 @@ def assert_printable(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def nasty(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nasty(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of which every name, and a table of which every name and cell, holds escape sequences."""
     from gpt1.training.finetune import finetune
 
@@ -41,7 +41,7 @@ def nasty(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_table(folder / f"{FILE}.jsonl", rows)
     (folder / f"{FILE}.txt").write_text(f"{NASTY} some words\n" * 40, encoding="utf-8")
     train = {"kind": "classification", "text": f"t{NASTY}", "label": f"l{NASTY}"}
-    settings = {"from_": desk / "runs/books", "epochs": 1, "precision": "fp32", "device": "cpu"}
+    settings = {"from_": workspace / "runs/books", "epochs": 1, "precision": "fp32", "device": "cpu"}
     finetune(folder / f"{FILE}.csv", out=folder / "run", **train, **settings)
     return folder
 
@@ -54,7 +54,7 @@ WALK = {
     "inspect as json": ["inspect", f"{FILE}.csv", "--json"],
     "inspect nothing": ["inspect", NASTY],
     "tokenize": ["tokenize", f"{FILE}.txt", "--out", FILE, "--vocab-size", "270", "--pipeline", "lossless"],
-    "pretrain": ["pretrain", FILE, "--out", f"r{FILE}", *TINY.split(), "--steps", "1"],
+    "pretrain": ["pretrain", FILE, "--out", f"r{FILE}", *TINY_FLAGS.split(), "--steps", "1"],
     "inspect a corpus": ["inspect", FILE],
     "inspect a run of a bad name": ["inspect", f"r{FILE}"],
     "finetune": [
@@ -94,9 +94,9 @@ def test_no_command_prints_control_characters(nasty: Path, ask: Any, monkeypatch
     done = set()
     for name, words in WALK.items():
         answer = ask(*words)
-        assert_printable(answer.out + answer.err)
-        assert answer.out + answer.err, name
-        done |= {name} if answer.code == 0 else set()
+        assert_printable(answer.stdout + answer.stderr)
+        assert answer.stdout + answer.stderr, name
+        done |= {name} if answer.exit_code == 0 else set()
     assert {"inspect a table", "pretrain", "finetune", "evaluate", "predict", "next", "generate"} <= done
     assert read_table(f"p{FILE}.csv").rows[0][T] == f"{NASTY} 0"  # in files data stay as they came
 

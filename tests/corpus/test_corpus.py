@@ -21,20 +21,20 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from fake_tokenizers import CrashingTokenizer, HangingTokenizer, HashTokenizer, InterruptingProgress, LastIdTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_in_tokenizers import Dying, Endless, LastId, Watcher, Words
 
 from gpt1.corpus import corpus as corpora
 from gpt1.corpus import readers
 from gpt1.corpus.corpus import Corpus, write_corpus
-from gpt1.corpus.encoding import Batch, encode_batches
+from gpt1.corpus.encoding import TextBatch, encode_batches
 from gpt1.errors import ResourceError, UserError
 from gpt1.tables.table import write_table
 from gpt1.tokenization.tokenizer import Tokenizer
 
 
-def joined(tokenizer: Words, texts: list[str]) -> list[int]:
+def joined(tokenizer: HashTokenizer, texts: list[str]) -> list[int]:
     ids: list[int] = []
     for text in texts:
         if document := tokenizer.encode(text):
@@ -57,7 +57,7 @@ def books(folder: Path, n: int = 40) -> Path:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
-    return write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", Words(), shard_tokens=500)
+    return write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", HashTokenizer(), shard_tokens=500)
 
 
 texts = st.lists(st.text(st.sampled_from("ab é\n"), max_size=20), min_size=1, max_size=8)
@@ -65,15 +65,15 @@ texts = st.lists(st.text(st.sampled_from("ab é\n"), max_size=20), min_size=1, m
 
 @given(texts=texts, shard_tokens=st.integers(1, 40), vocab_size=st.sampled_from([2, 2**16 + 1]), data=st.data())
 def test_a_corpus_is_its_documents_joined_by_newlines_for_any_shards_and_range(
-    texts: list[str], shard_tokens: int, vocab_size: int, data: st.DataObject
+    texts: list[str], shard_tokens: int, vocab_size: int, official_data: st.DataObject
 ) -> None:
-    tokenizer = Words(vocab_size)
+    tokenizer = HashTokenizer(vocab_size)
     expected = joined(tokenizer, [*texts, "end"])
     with tempfile.TemporaryDirectory() as folder:
         write_table(Path(folder, "texts.jsonl"), [{"text": text} for text in [*texts, "end"]])
         corpus = write_corpus([folder], Path(folder, "corpus"), tokenizer, shard_tokens=shard_tokens)
-        start = data.draw(st.integers(0, len(expected)))
-        stop = data.draw(st.integers(start, len(expected)))
+        start = official_data.draw(st.integers(0, len(expected)))
+        stop = official_data.draw(st.integers(start, len(expected)))
         assert corpus.read(start, stop).tolist() == expected[start:stop]
         assert corpus.read(0, corpus.tokens).tolist() == expected
         assert corpus.documents + corpus.empty_documents == len(texts) + 1
@@ -84,25 +84,25 @@ def test_a_corpus_is_its_documents_joined_by_newlines_for_any_shards_and_range(
 
 @given(texts=texts, cuts=st.lists(st.integers(0, 200), max_size=4))
 def test_bytes_add_up_over_any_cuts_and_are_exact_for_whole_documents(texts: list[str], cuts: list[int]) -> None:
-    tokenizer = Words()
+    tokenizer = HashTokenizer()
     kept = [text for text in [*texts, "end"] if tokenizer.encode(text)]
     with tempfile.TemporaryDirectory() as folder:
         write_table(Path(folder, "texts.jsonl"), [{"text": text} for text in kept])
         corpus = write_corpus([folder], Path(folder, "corpus"), tokenizer, shard_tokens=7)
         at = sorted([0, corpus.tokens, *(cut % corpus.tokens for cut in cuts)])
-        pieces = [corpus.bytes_in(start, stop) for start, stop in pairwise(at)]
+        pieces = [corpus.count_bytes(start, stop) for start, stop in pairwise(at)]
         assert sum(pieces) == pytest.approx(len("\n".join(kept).encode()))
         start = 0
         for text in kept:
             stop = start + len(tokenizer.encode(text))
-            assert corpus.bytes_in(start, stop) == len(text.encode())
-            assert corpus.bytes_in(stop, stop + 1) == (1 if text is not kept[-1] or stop < corpus.tokens else 0)
+            assert corpus.count_bytes(start, stop) == len(text.encode())
+            assert corpus.count_bytes(stop, stop + 1) == (1 if text is not kept[-1] or stop < corpus.tokens else 0)
             start = stop + 1
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32)])
 def test_the_last_id_of_any_vocabulary_survives(tmp_path: Path, vocab_size: int, dtype: type) -> None:
-    corpus = write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", LastId(vocab_size))
+    corpus = write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", LastIdTokenizer(vocab_size))
     assert corpus.read(0, 2).tolist() == [vocab_size - 1] * 2
     assert np.load(tmp_path / "corpus" / "shard-00000.npy").dtype == dtype
 
@@ -114,7 +114,7 @@ def test_any_number_of_workers_gives_the_same_folder_byte_for_byte(
     source = str(books(tmp_path / "books"))
     folders = []
     for workers in (1, 3):
-        write_corpus([source], tmp_path / str(workers), Words(), workers=workers, shard_tokens=100)
+        write_corpus([source], tmp_path / str(workers), HashTokenizer(), workers=workers, shard_tokens=100)
         folders.append(content(tmp_path / str(workers)))
     assert folders[0] == folders[1]
     assert len(folders[0]) > 5
@@ -125,9 +125,9 @@ def test_a_document_that_is_read_in_parts_gives_the_ids_and_bytes_of_the_whole(
 ) -> None:
     texts = ["first of all\n\n" + "one word after another " * 20 + "\nand lines " * 30, "short"]
     write_table(tmp_path / "a.jsonl", [{"text": text} for text in texts])
-    whole = write_corpus([str(tmp_path / "a.jsonl")], tmp_path / "whole", Words())
-    monkeypatch.setattr(readers, "LARGEST_PART", 64)
-    parts = write_corpus([str(tmp_path / "a.jsonl")], tmp_path / "parts", Words())
+    whole = write_corpus([str(tmp_path / "a.jsonl")], tmp_path / "whole", HashTokenizer())
+    monkeypatch.setattr(readers, "MAX_PART_BYTES", 64)
+    parts = write_corpus([str(tmp_path / "a.jsonl")], tmp_path / "parts", HashTokenizer())
     assert parts.fingerprint == whole.fingerprint
     assert parts.documents == 2
 
@@ -135,19 +135,21 @@ def test_a_document_that_is_read_in_parts_gives_the_ids_and_bytes_of_the_whole(
 def test_the_folder_says_what_it_holds(corpus: Corpus, tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
     assert [source["name"] for source in manifest["sources"]] == ["books/1.jsonl.gz", "books/2.csv", "books/3.txt"]
-    assert (manifest["tokenizer"], manifest["vocab_size"]) == (Words().fingerprint, 50)
+    assert (manifest["tokenizer"], manifest["vocab_size"]) == (HashTokenizer().fingerprint, 50)
     for name, file in manifest["files"].items():
         data = (tmp_path / "corpus" / name).read_bytes()
         assert (file["size"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     assert {*manifest["files"], "manifest.json"} == set(content(tmp_path / "corpus"))
     starts, n_bytes = np.load(tmp_path / "corpus" / "documents.npy")
     assert (len(starts), n_bytes.sum()) == (corpus.documents, corpus.n_bytes)
-    assert Words.load(tmp_path / "corpus" / "tokenizer").vocab_size == 50
+    assert HashTokenizer.load(tmp_path / "corpus" / "tokenizer").vocab_size == 50
 
 
 def test_the_fingerprint_names_the_content_and_not_the_place(tmp_path: Path, corpus: Corpus) -> None:
-    moved = write_corpus([str(books(tmp_path / "else" / "books"))], tmp_path / "b", Words(), shard_tokens=500)
-    other = write_corpus([str(books(tmp_path / "more" / "books", 41))], tmp_path / "c", Words(), shard_tokens=500)
+    moved = write_corpus([str(books(tmp_path / "else" / "books"))], tmp_path / "b", HashTokenizer(), shard_tokens=500)
+    other = write_corpus(
+        [str(books(tmp_path / "more" / "books", 41))], tmp_path / "c", HashTokenizer(), shard_tokens=500
+    )
     assert moved.fingerprint == corpus.fingerprint != other.fingerprint
 
 
@@ -202,7 +204,7 @@ def test_a_corpus_behind_a_url_reads_like_a_local_one(corpus: Corpus, tmp_path: 
         remote = Corpus.open("memory://remote-corpus")
         assert remote.fingerprint == corpus.fingerprint
         assert (remote.read(0, corpus.tokens) == corpus.read(0, corpus.tokens)).all()
-        assert remote.bytes_in(0, corpus.tokens) == corpus.bytes_in(0, corpus.tokens)
+        assert remote.count_bytes(0, corpus.tokens) == corpus.count_bytes(0, corpus.tokens)
         memory.pipe_file("/remote-corpus/shard-00001.npy", b"x" * memory.size("/remote-corpus/shard-00001.npy"))
         with pytest.raises(UserError, match=r"shard-00001.npy is not what its manifest says"):
             Corpus.open("memory://remote-corpus").read(500, 501)
@@ -213,11 +215,11 @@ def test_a_corpus_behind_a_url_reads_like_a_local_one(corpus: Corpus, tmp_path: 
 def test_a_corpus_of_more_shards_than_files_may_be_open_is_read_and_checked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus = write_corpus([str(books(tmp_path / "books", 6))], tmp_path / "c", Words(), shard_tokens=50)
+    corpus = write_corpus([str(books(tmp_path / "books", 6))], tmp_path / "c", HashTokenizer(), shard_tokens=50)
     whole = corpus.read(0, corpus.tokens)
     again = Corpus.open(tmp_path / "c")
     checked: list[str] = []
-    monkeypatch.setattr(corpora, "MOST_MAPPED", 3)
+    monkeypatch.setattr(corpora, "MAX_MEMORY_MAPS", 3)
     monkeypatch.setattr(again, "check", lambda name, sha256: checked.append(name))
     for _ in range(2):
         for start in range(corpus.tokens - 5):
@@ -236,11 +238,11 @@ def test_a_corpus_sent_to_another_process_takes_no_tokens_along(corpus: Corpus) 
 def test_progress_rises_to_the_size_of_the_sources(tmp_path: Path) -> None:
     folder = books(tmp_path / "books")
     (folder / "4.jsonl").write_text('{"text": ""}\n{"text": " "}\n{"text": "end"}\n')
-    watcher = Watcher()
-    corpus = write_corpus([str(folder)], tmp_path / "corpus", Words(), progress=watcher)
-    assert watcher.done == sorted(watcher.done)
-    assert watcher.done[-1] == watcher.total == sum(path.stat().st_size for path in folder.iterdir())
-    assert watcher.said == ["2 empty documents left out"]
+    watcher = InterruptingProgress()
+    corpus = write_corpus([str(folder)], tmp_path / "corpus", HashTokenizer(), progress=watcher)
+    assert watcher.advances == sorted(watcher.advances)
+    assert watcher.advances[-1] == watcher.total == sum(path.stat().st_size for path in folder.iterdir())
+    assert watcher.messages == ["2 empty documents left out"]
     assert corpus.empty_documents == 2
 
 
@@ -248,13 +250,13 @@ def test_an_output_folder_that_holds_something_is_refused_and_an_empty_one_is_us
     source = str(books(tmp_path / "books"))
     out = tmp_path / "corpus"
     out.mkdir()
-    write_corpus([source], out, Words())
+    write_corpus([source], out, HashTokenizer())
     before = content(out)
     with pytest.raises(UserError, match="exists and is not empty"):
-        write_corpus([source], out, Words())
+        write_corpus([source], out, HashTokenizer())
     assert content(out) == before
     with pytest.raises(UserError, match="is a file"):
-        write_corpus([source], tmp_path / "books" / "3.txt", Words())
+        write_corpus([source], tmp_path / "books" / "3.txt", HashTokenizer())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -263,11 +265,15 @@ def test_after_an_error_nothing_is_left(tmp_path: Path, workers: int, monkeypatc
     folder = books(tmp_path / "books")
     (folder / "4.jsonl").write_text("no JSON\n")
     with pytest.raises(UserError, match=r"4.jsonl, line 1"):
-        write_corpus([str(folder)], tmp_path / "corpus", Words(), workers=workers, shard_tokens=100)
+        write_corpus([str(folder)], tmp_path / "corpus", HashTokenizer(), workers=workers, shard_tokens=100)
     (folder / "4.jsonl").unlink()
     with pytest.raises(KeyboardInterrupt):
         write_corpus(
-            [str(folder)], tmp_path / "corpus", Words(), workers=workers, progress=Watcher(KeyboardInterrupt())
+            [str(folder)],
+            tmp_path / "corpus",
+            HashTokenizer(),
+            workers=workers,
+            progress=InterruptingProgress(KeyboardInterrupt()),
         )
     assert os.listdir(tmp_path) == ["books"]
     assert not multiprocessing.active_children()
@@ -276,13 +282,13 @@ def test_after_an_error_nothing_is_left(tmp_path: Path, workers: int, monkeypatc
 def test_text_that_is_only_white_space_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(" \n ")
     with pytest.raises(UserError, match="no text, only white space"):
-        write_corpus([str(tmp_path / "a.txt")], tmp_path / "corpus", Words())
+        write_corpus([str(tmp_path / "a.txt")], tmp_path / "corpus", HashTokenizer())
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_a_worker_that_dies_is_told_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="Use fewer than --workers 2"):
-        write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", Dying(), workers=2)
+        write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", CrashingTokenizer(), workers=2)
     assert os.listdir(tmp_path) == ["books"]
 
 
@@ -290,15 +296,15 @@ def test_after_ctrl_c_workers_that_would_never_end_are_ended(tmp_path: Path, mon
     fcntl = pytest.importorskip("fcntl", reason="Windows")
     monkeypatch.setenv("HELD", str(tmp_path))
 
-    def batches() -> Iterator[Batch]:
-        yield Batch(["a text"], "document", 0)
+    def batches() -> Iterator[TextBatch]:
+        yield TextBatch(["a text"], "document", 0)
         while not (tmp_path / "started").exists():
             time.sleep(0.01)
         raise KeyboardInterrupt
 
-    Endless().save(tmp_path)
+    HangingTokenizer().save(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        list(encode_batches(batches(), Endless(), tmp_path, 2))
+        list(encode_batches(batches(), HangingTokenizer(), tmp_path, 2))
     with open(tmp_path / "working", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError while a worker lives
 
@@ -309,7 +315,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("gpt1.corpus.shards.fsync_file", full)
     with pytest.raises(ResourceError, match="corpus could not be written: the disk is full"):
-        write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", Words())
+        write_corpus([str(books(tmp_path / "books"))], tmp_path / "corpus", HashTokenizer())
     assert os.listdir(tmp_path) == ["books"]
 
 
@@ -326,7 +332,7 @@ def test_a_real_tokenizer_is_in_the_folder_and_gives_the_documents_back(tokenize
     with tempfile.TemporaryDirectory() as folder:
         write_table(Path(folder, "texts.jsonl"), [{"text": text} for text in texts])
         corpus = write_corpus([folder], Path(folder, "corpus"), tokenizer)
-        again = corpus.tokenizer()
+        again = corpus.load_tokenizer()
         ids = corpus.read(0, corpus.tokens).tolist()
     assert again.fingerprint == corpus.tokenizer_fingerprint == tokenizer.fingerprint
     assert ids == [id for text in texts for id in [tokenizer.newline_id, *tokenizer.encode(text)]][1:]
@@ -359,7 +365,7 @@ def test_a_full_folder_for_temporary_files_is_told_by_name(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(ResourceError, match=f"{tempfile.gettempdir()}/.* could not be written: the disk is full"):
-        corpus.tokenizer()
+        corpus.load_tokenizer()
 
 
 KILLED = """
@@ -386,7 +392,7 @@ def test_a_killed_run_leaves_no_corpus_and_no_process_and_the_next_run_cleans_up
     process = subprocess.Popen([sys.executable, script])
     wait_until((tmp_path / "started").exists)
     with pytest.raises(UserError, match="is being written by another process"):
-        write_corpus([source], out, Words())
+        write_corpus([source], out, HashTokenizer())
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -402,7 +408,7 @@ def test_a_killed_run_leaves_no_corpus_and_no_process_and_the_next_run_cleans_up
     assert not Path(out).exists()
     (tmp_path / ".corpus.partial" / "shard-00007.npy").touch()  # as if it had got further
     assert (tmp_path / ".corpus.partial" / "tokenizer").exists()
-    corpus = write_corpus([source], out, Words())
+    corpus = write_corpus([source], out, HashTokenizer())
     assert set(content(Path(out))) == {*corpus.manifest["files"], "manifest.json"}
     assert not (tmp_path / ".corpus.partial").exists()
 

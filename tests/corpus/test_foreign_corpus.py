@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpt1.corpus.corpus import Corpus, write_corpus
-from gpt1.corpus.shards import fingerprint
+from gpt1.corpus.shards import manifest_fingerprint
 from gpt1.errors import UserError
 from gpt1.tokenization.tokenizer import Tokenizer
 
@@ -38,7 +38,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
     """Change a manifest as a forger would: its fingerprint is right again. `...` removes a key."""
     manifest = json.loads((folder / "manifest.json").read_text()) | changes
     manifest = {name: value for name, value in manifest.items() if value is not ...}
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": manifest_fingerprint(manifest)}))
 
 
 def put(folder: Path, name: str, data: bytes, place: str | None = None) -> None:
@@ -61,8 +61,8 @@ def read_all(folder: Path, url: bool) -> Corpus:
     """Open a corpus and read all of it, from the disk or from a URL."""
     corpus = Corpus.open(f"file://{folder}" if url else folder)
     corpus.read(0, corpus.tokens)
-    corpus.bytes_in(0, corpus.tokens)
-    corpus.tokenizer()
+    corpus.count_bytes(0, corpus.tokens)
+    corpus.load_tokenizer()
     return corpus
 
 

@@ -93,11 +93,11 @@ def test_a_long_document_comes_in_short_parts_that_give_it_back(place: Path, tex
     path = place / f"long.{kind}"
     path.write_text(json.dumps({"text": text}) if kind == "jsonl" else text, encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "LARGEST_PART", 32)
+        patch.setattr(readers, "MAX_PART_BYTES", 32)
         documents = list(read_documents([str(path)]))
     between = {"document": "", "line": "\n", "word": ""}
-    assert "".join(between[document.begins] + document.text for document in documents) == text
-    assert [document.begins for document in documents].count("document") == 1
+    assert "".join(between[document.boundary] + document.text for document in documents) == text
+    assert [document.boundary for document in documents].count("document") == 1
     assert all(len(document.text.encode("utf-8")) <= 32 for document in documents)
 
 
@@ -117,7 +117,7 @@ def test_the_position_rises_to_the_size_of_the_file(tmp_path: Path) -> None:
     rows = [{"text": f"{i} " * 500} for i in range(600)]
     for name in ("a.jsonl", "a.jsonl.gz", "a.csv.zst", "a.parquet"):
         write_table(tmp_path / name, rows)
-        positions = [document.position for document in read_documents([str(tmp_path / name)])]
+        positions = [document.bytes_read for document in read_documents([str(tmp_path / name)])]
         assert positions == sorted(positions)
         assert positions[-1] == (tmp_path / name).stat().st_size
 
@@ -225,13 +225,13 @@ def test_a_bad_file_is_named_with_the_place_the_rule_and_the_way_out(tmp_path: P
 @given(text=st.text(st.sampled_from("ab é\n"), min_size=80, max_size=200), data=st.data())
 @pytest.mark.parametrize("kind", ["txt", "tsv"])
 def test_a_byte_that_is_not_utf_8_is_found_wherever_it_stands(
-    place: Path, text: str, data: st.DataObject, kind: str
+    place: Path, text: str, official_data: st.DataObject, kind: str
 ) -> None:
-    head = ("text\n" + text[: data.draw(st.integers(0, len(text)))]).encode()
+    head = ("text\n" + text[: official_data.draw(st.integers(0, len(text)))]).encode()
     path = place / f"bad.{kind}"
     path.write_bytes(head + b"\xff" + text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "LARGEST_PART", 32)
+        patch.setattr(readers, "MAX_PART_BYTES", 32)
         assert f"line {head.count(10) + 1}, byte {len(head) + 1} of the file, is 0xFF" in error_of(path)
 
 
@@ -269,13 +269,13 @@ def test_a_folder_without_text_is_refused_with_what_is_there(tmp_path: Path) -> 
 
 @given(data=st.data(), ending=st.sampled_from([".gz", ".xz", ".zst"]))
 def test_a_compressed_file_that_was_cut_short_is_never_taken_for_a_shorter_one(
-    place: Path, data: st.DataObject, ending: str
+    place: Path, official_data: st.DataObject, ending: str
 ) -> None:
     random = Random(0)
     rows = b"".join(b'{"text": "%s"}\n' % random.randbytes(20).hex().encode() for _ in range(20))
     whole = COMPRESS[ending](rows)
     path = place / f"cut.jsonl{ending}"
-    path.write_bytes(whole[: data.draw(st.integers(1, len(whole) - 1))])
+    path.write_bytes(whole[: official_data.draw(st.integers(1, len(whole) - 1))])
     assert "damaged or cut short" in error_of(path)
 
 

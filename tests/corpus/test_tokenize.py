@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpt1.corpus.readers import list_sources
-from gpt1.corpus.tokenize import sample, tokenize
+from gpt1.corpus.tokenize import sample_texts, tokenize
 from gpt1.errors import ResourceError, UserError
 
 
@@ -48,5 +48,5 @@ def test_a_vocabulary_is_learnt_from_equal_shares_of_the_files(
     monkeypatch.setattr("gpt1.corpus.tokenize.SAMPLE_CHARACTERS", 105)
     for letter, size in zip("abcde", sizes, strict=False):
         (tmp_path / f"{letter}.txt").write_text(letter * size)
-    taken = "".join(sample(list_sources([str(tmp_path)])))
+    taken = "".join(sample_texts(list_sources([str(tmp_path)])))
     assert [taken.count(letter) for letter in "abcde"[: len(sizes)]] == expected

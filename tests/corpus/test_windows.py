@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.corpus.corpus import Corpus
-from gpt1.corpus.windows import Windows, split, unigram_loss
+from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.errors import UserError
 
 
@@ -46,9 +46,9 @@ fractions = st.floats(0, 0.5) | st.just(0.5)
 @given(size=sizes(), fraction=fractions, epoch=st.integers(0, 3))
 def test_every_window_of_an_epoch_is_read_once_and_none_overlap(size, fraction, epoch):
     tokens, context = size
-    train, _ = split(numbered(tokens), context, fraction)
-    per_epoch = train.steps(1, 3)
-    updates = [train.update(epoch * per_epoch + i, 3, seed=5) for i in range(per_epoch)]
+    train, _ = split_corpus(numbered(tokens), context, fraction)
+    per_epoch = train.count_steps(1, 3)
+    updates = [train.training_batch(epoch * per_epoch + i, 3, seed=5) for i in range(per_epoch)]
     windows = np.concatenate([ids for _, ids in updates])
     assert {of for of, _ in updates} == {epoch}
     assert windows.shape == (train.n, context + 1)
@@ -60,8 +60,10 @@ def test_every_window_of_an_epoch_is_read_once_and_none_overlap(size, fraction, 
 @given(size=sizes(), fraction=fractions, seed=st.integers(0, 2**31 - 1))
 def test_training_never_sees_a_held_out_token(size, fraction, seed):
     tokens, context = size
-    train, held_out = split(numbered(tokens), context, fraction)
-    seen = {int(i) for step in range(3 * train.steps(1, 4)) for i in train.update(step, 4, seed)[1].ravel()}
+    train, held_out = split_corpus(numbered(tokens), context, fraction)
+    seen = {
+        int(i) for step in range(3 * train.count_steps(1, 4)) for i in train.training_batch(step, 4, seed)[1].ravel()
+    }
     if held_out is None:
         return
     asked = {int(i) for i in held_out.read(np.arange(held_out.n)).ravel()}
@@ -72,50 +74,50 @@ def test_training_never_sees_a_held_out_token(size, fraction, seed):
 @given(size=sizes(), fraction=st.floats(0.001, 0.5))
 def test_text_is_held_out_wherever_two_windows_fit(size, fraction):
     tokens, context = size
-    _, held_out = split(numbered(tokens), context, fraction)
+    _, held_out = split_corpus(numbered(tokens), context, fraction)
     assert (held_out is not None) == (tokens >= 2 * context + 2)
 
 
 @given(tokens=st.integers(100, 600), context=st.integers(2, 8))
 def test_nothing_is_held_out_of_a_fraction_of_nothing(tokens, context):
-    train, held_out = split(numbered(tokens), context, 0.0)
+    train, held_out = split_corpus(numbered(tokens), context, 0.0)
     assert held_out is None
     assert train.stop == tokens
 
 
 @given(tokens=st.integers(400, 2000), context=st.integers(2, 8), fraction=st.floats(0.01, 0.5))
 def test_the_held_out_share_is_the_one_asked_for(tokens, context, fraction):
-    _, held_out = split(numbered(tokens), context, fraction)
+    _, held_out = split_corpus(numbered(tokens), context, fraction)
     assert held_out is not None
     assert abs((held_out.stop - held_out.start) / tokens - fraction) <= (context + 2) / tokens + 1e-9
 
 
 def test_the_windows_of_another_epoch_are_cut_at_other_places():
-    train, _ = split(numbered(1000), 16, 0.1)
-    per_epoch = train.steps(1, 8)
-    starts = {int(train.update(epoch * per_epoch, 8, seed=0)[1][0, 0]) % 16 for epoch in range(20)}
+    train, _ = split_corpus(numbered(1000), 16, 0.1)
+    per_epoch = train.count_steps(1, 8)
+    starts = {int(train.training_batch(epoch * per_epoch, 8, seed=0)[1][0, 0]) % 16 for epoch in range(20)}
     assert len(starts) > 5
 
 
 def test_an_update_is_a_pure_function_of_its_step():
-    train, _ = split(numbered(1000), 16, 0.1)
-    again, _ = split(numbered(1000), 16, 0.1)
-    forward = [train.update(step, 8, seed=3)[1].tolist() for step in range(20)]
-    backward = [again.update(step, 8, seed=3)[1].tolist() for step in reversed(range(20))]
+    train, _ = split_corpus(numbered(1000), 16, 0.1)
+    again, _ = split_corpus(numbered(1000), 16, 0.1)
+    forward = [train.training_batch(step, 8, seed=3)[1].tolist() for step in range(20)]
+    backward = [again.training_batch(step, 8, seed=3)[1].tolist() for step in reversed(range(20))]
     assert forward == backward[::-1]
 
 
 @pytest.mark.parametrize(("epochs", "updates"), [(1, 5), (2, 10), (0.5, 3), (0.01, 1)])
 def test_epochs_are_counted_in_updates(epochs: float, updates: int):
-    windows = Windows(numbered(8 * 20 + 1), 0, 8 * 20 + 1, 8)  # 19 windows, the 20th is what the grid moves in
+    windows = CorpusWindows(numbered(8 * 20 + 1), 0, 8 * 20 + 1, 8)  # 19 windows, the 20th is what the grid moves in
     assert windows.n == 19
-    assert windows.steps(epochs, 4) == updates
+    assert windows.count_steps(epochs, 4) == updates
 
 
 @given(n=st.integers(1, 200), count=st.integers(1, 300))
 def test_measured_windows_are_spread_evenly_over_all(n, count):
-    windows = Windows(numbered((n + 1) * 4 + 1), 0, (n + 1) * 4 + 1, 4)
-    chosen = windows.spread(count)
+    windows = CorpusWindows(numbered((n + 1) * 4 + 1), 0, (n + 1) * 4 + 1, 4)
+    chosen = windows.evenly_spaced(count)
     assert len(chosen) == min(n, count) == len(set(chosen))
     assert chosen[0] == 0
     assert count == 1 or chosen[-1] == n - 1
@@ -125,20 +127,20 @@ def test_measured_windows_are_spread_evenly_over_all(n, count):
 
 def test_a_corpus_shorter_than_one_window_is_refused():
     with pytest.raises(UserError) as refused:
-        split(numbered(64), 64, 0.1)
+        split_corpus(numbered(64), 64, 0.1)
     assert "64 tokens" in refused.value.problem
     assert "--context 63" in refused.value.fix
-    assert split(numbered(64), 63, 0.1)[0].n == 1
+    assert split_corpus(numbered(64), 63, 0.1)[0].n == 1
 
 
 @given(st.integers(0, 9))
 def test_what_a_refused_corpus_is_advised_to_do_works(tokens):
     with pytest.raises(UserError) as refused:
-        split(numbered(tokens), 64, 0.1)
+        split_corpus(numbered(tokens), 64, 0.1)
     advised = re.search(r"--context (\d+) or less", refused.value.fix)
     assert bool(advised) == (tokens > 2)  # a context has two tokens at least
     if advised:
-        assert split(numbered(tokens), int(advised[1]), 0.1)[0].n == 1
+        assert split_corpus(numbered(tokens), int(advised[1]), 0.1)[0].n == 1
 
 
 def test_the_unigram_loss_is_the_one_of_counted_words():
@@ -148,7 +150,7 @@ def test_the_unigram_loss_is_the_one_of_counted_words():
         def read(self, start: int, stop: int) -> Any:
             return tokens[start:stop]
 
-    train, held_out = split(cast(Corpus, Words(500)), 10, 0.2)
+    train, held_out = split_corpus(cast(Corpus, Words(500)), 10, 0.2)
     assert held_out is not None
     counts = Counter(tokens[: train.stop].tolist())
     asked = [int(i) for w in range(held_out.n) for i in tokens[held_out.start + w * 10 :][1:11]]

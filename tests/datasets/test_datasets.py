@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-from gpt1.datasets import find, known, names, parse
+from gpt1.datasets import data_set_names, find_data_set, parse_data_set, require_data_set
 from gpt1.datasets.registry import DATA_SETS
 from gpt1.errors import UserError
 from gpt1.tasks.kinds import KINDS
 
 
-@pytest.mark.parametrize("data", DATA_SETS, ids=names())
-def test_every_entry_is_whole(data):
-    kind = KINDS[data.kind]
+@pytest.subset_marker.parametrize("data", DATA_SETS, ids=data_set_names())
+def test_every_entry_is_whole(official_data):
+    kind = KINDS[official_data.kind_name]
     needed = {role for role in kind.columns if role not in kind.optional} | {"label"}
-    for files in data.files:
+    for files in official_data.files:
         assert needed - {"label"} <= set(files.columns) <= {*kind.columns, "label"}
-        assert set(files.splits) <= set(data.splits)
-    assert {data.train_split, data.evaluation_split, *data.unlabelled} <= set(data.splits)
-    assert data.evaluation_split not in data.unlabelled or data.name in ("mrpc", "storycloze")
-    assert all(data.official_count(split) for split in data.splits if split != "unlabeled")
-    assert {name.partition("-")[2] for name in data.counts} - {""} == set(data.subsets)
-    assert data.labels or data.scale or data.renamed
-    if data.hub:
-        assert set(data.hub.columns) == set(data.columns)
-    assert find(data.name) is find(data.title) is data
+        assert set(files.splits) <= set(official_data.splits)
+    assert {official_data.train_split, official_data.evaluation_split, *official_data.unlabelled} <= set(
+        official_data.splits
+    )
+    assert official_data.evaluation_split not in official_data.unlabelled or official_data.name in (
+        "mrpc",
+        "storycloze",
+    )
+    assert all(official_data.official_count(split) for split in official_data.splits if split != "unlabeled")
+    assert {name.partition("-")[2] for name in official_data.counts} - {""} == set(official_data.subsets)
+    assert official_data.labels or official_data.score_range or official_data.label_map
+    if official_data.hub:
+        assert set(official_data.hub.columns) == set(official_data.columns)
+    assert find_data_set(official_data.name) is find_data_set(official_data.title) is official_data
 
 
-@pytest.mark.parametrize(
+@pytest.subset_marker.parametrize(
     ("name", "data", "split", "subset"),
     [
         ("rte", "rte", None, None),
@@ -40,17 +45,17 @@ def test_every_entry_is_whole(data):
         ("imdb:unlabelled", "imdb", "unlabeled", None),
     ],
 )
-def test_a_name_means_a_data_set_a_split_and_a_part(name, data, split, subset):
-    found = parse(name)
-    assert (found.data.name, found.split, found.subset) == (data, split, subset)
+def test_a_name_means_a_data_set_a_split_and_a_part(name, official_data, split, subset):
+    found = parse_data_set(name)
+    assert (found.data.name, found.split, found.subset) == (official_data, split, subset)
 
 
-@pytest.mark.parametrize("name", ["rte.csv", "./rte", "data/rte", "reviews", "C:\\rte", "rte/", ""])
+@pytest.subset_marker.parametrize("name", ["rte.csv", "./rte", "data/rte", "reviews", "C:\\rte", "rte/", ""])
 def test_a_path_is_no_known_name(name):
-    assert parse(name) is None
+    assert parse_data_set(name) is None
 
 
-@pytest.mark.parametrize(
+@pytest.subset_marker.parametrize(
     ("name", "problem"),
     [
         ("rte:devv", "rte has no split 'devv'. Did you mean dev?"),
@@ -61,10 +66,10 @@ def test_a_path_is_no_known_name(name):
 )
 def test_a_split_that_does_not_exist_is_refused_with_those_that_do(name, problem):
     with pytest.raises(UserError, match=problem.replace("?", r"\?")):
-        parse(name)
+        parse_data_set(name)
 
 
 def test_an_unknown_name_gets_the_closest_one():
     with pytest.raises(UserError, match="no known data set 'scitial'") as caught:
-        known("scitial")
+        require_data_set("scitial")
     assert "Did you mean scitail?" in caught.value.problem

@@ -9,26 +9,28 @@ import lzma
 import tarfile
 
 import pytest
-from known_datasets import MSR_HEADER, PASSAGE, RTE_HEADER, no_folder_from_outside, write  # noqa: F401 (for every test)
+from known_datasets import MSR_HEADER, RACE_PASSAGE, RTE_HEADER, no_data_dir_variable, write_official_file  # noqa: F401 (for every test)
 
-from gpt1.datasets import find, parse
+from gpt1.datasets import find_data_set, parse_data_set
 from gpt1.errors import UserError
 
 
 @pytest.mark.parametrize("folder", ["", "data", "data/tasks", "data/tasks/RTE"])
 def test_the_folder_of_a_set_serves_as_well_as_any_above_it(tmp_path, monkeypatch, folder):
-    write(tmp_path, "data/tasks/RTE/dev.tsv", RTE_HEADER, "0\ta\tb\tentailment")
-    write(tmp_path, "data/tasks/QNLI/dev.tsv", "another")
+    write_official_file(tmp_path, "data/tasks/RTE/dev.tsv", RTE_HEADER, "0\ta\tb\tentailment")
+    write_official_file(tmp_path, "data/tasks/QNLI/dev.tsv", "another")
     expected = [{"premise": "a", "hypothesis": "b", "label": "entailment"}]
-    assert find("rte").read("dev", tmp_path / folder).rows == expected
+    assert find_data_set("rte").read("dev", tmp_path / folder).rows == expected
     monkeypatch.setenv("GPT1_DATA", str(tmp_path / folder))
-    assert find("rte").read().rows == expected
+    assert find_data_set("rte").read().rows == expected
 
 
 def test_qqps_broken_lines_are_left_out_and_told(tmp_path):
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
-    write(tmp_path, "QQP/train.tsv", header, "1\t1\t2\tWhat is up?\tWhat's up?\t1", "2\t3\t4\tHow do", "I?\tb\t0")
-    table = find("qqp").read("train", tmp_path)
+    write_official_file(
+        tmp_path, "QQP/train.tsv", header, "1\t1\t2\tWhat is up?\tWhat's up?\t1", "2\t3\t4\tHow do", "I?\tb\t0"
+    )
+    table = find_data_set("qqp").read("train", tmp_path)
     assert table.rows == [{"text_a": "What is up?", "text_b": "What's up?", "label": "1"}]
     assert table.notes[0] == "qqp:train: 2 rows are broken (a text with line breaks): left out."
     assert table.notes[1] == "qqp:train has 1 rows; the official split has 363,846."
@@ -38,25 +40,31 @@ MNLI_HEADER = "index\tpromptID\tsentence1\tsentence2\tlabel1\tgold_label"
 
 
 def test_mnlis_two_halves_are_one_split_with_subsets(tmp_path):
-    write(tmp_path, "MNLI/dev_matched.tsv", MNLI_HEADER, "0\t1\tIt rains.\tIt is wet.\tentailment\tentailment")
-    write(tmp_path, "MNLI/dev_mismatched.tsv", MNLI_HEADER, "0\t1\tHe sat.\tHe ran.\tneutral\tcontradiction")
-    table = find("mnli").read("dev", tmp_path)
+    write_official_file(
+        tmp_path, "MNLI/dev_matched.tsv", MNLI_HEADER, "0\t1\tIt rains.\tIt is wet.\tentailment\tentailment"
+    )
+    write_official_file(
+        tmp_path, "MNLI/dev_mismatched.tsv", MNLI_HEADER, "0\t1\tHe sat.\tHe ran.\tneutral\tcontradiction"
+    )
+    table = find_data_set("mnli").read("dev", tmp_path)
     assert table.rows == [
         {"premise": "It rains.", "hypothesis": "It is wet.", "label": "entailment", "subset": "m"},
         {"premise": "He sat.", "hypothesis": "He ran.", "label": "contradiction", "subset": "mm"},
     ]
-    only = parse("mnli:mm").evaluation_table(tmp_path)
+    only = parse_data_set("mnli:mm").evaluation_table(tmp_path)
     assert only.rows == table.rows[1:]
     assert only.notes == ["mnli:dev-mm has 1 rows; the official split has 9,832."]
 
 
 def test_a_subset_needs_its_own_file_only(tmp_path):
-    write(tmp_path, "MNLI/dev_matched.tsv", MNLI_HEADER, "0\t1\tIt rains.\tIt is wet.\tentailment\tentailment")
-    assert len(parse("mnli:m").evaluation_table(tmp_path)) == 1
+    write_official_file(
+        tmp_path, "MNLI/dev_matched.tsv", MNLI_HEADER, "0\t1\tIt rains.\tIt is wet.\tentailment\tentailment"
+    )
+    assert len(parse_data_set("mnli:m").evaluation_table(tmp_path)) == 1
     with pytest.raises(UserError, match=r"there is no dev_mismatched\.tsv, no multinli"):
-        parse("mnli:mm").evaluation_table(tmp_path)
+        parse_data_set("mnli:mm").evaluation_table(tmp_path)
     with pytest.raises(UserError, match=r"there is no dev_matched\.tsv \+ dev_mismatched\.tsv"):
-        parse("mnli").evaluation_table(tmp_path)
+        parse_data_set("mnli").evaluation_table(tmp_path)
 
 
 def test_rows_without_a_gold_label_are_left_out_and_told(tmp_path):
@@ -64,33 +72,37 @@ def test_rows_without_a_gold_label_are_left_out_and_told(tmp_path):
         {"gold_label": label, "sentence1": f"{label} 1", "sentence2": "b", "annotator_labels": []}
         for label in ("neutral", "-", "entailment", "-")
     ]
-    write(tmp_path, "snli_1.0/snli_1.0_dev.jsonl", *map(json.dumps, rows))
-    table = find("snli").read("dev", tmp_path)
+    write_official_file(tmp_path, "snli_1.0/snli_1.0_dev.jsonl", *map(json.dumps, rows))
+    table = find_data_set("snli").read("dev", tmp_path)
     assert [row["label"] for row in table.rows] == ["neutral", "entailment"]
     assert "snli:dev: 2 rows have no gold label: left out." in table.notes
-    assert table.where(1).endswith("snli_1.0_dev.jsonl, line 3")
+    assert table.locate_row(1).endswith("snli_1.0_dev.jsonl, line 3")
 
 
 def test_snlis_tab_separated_files_and_mnlis_json_lines_serve_too(tmp_path):
     header = "gold_label\tsentence1_binary_parse\tsentence1\tsentence2"
-    write(tmp_path, "SNLI/original/snli_1.0_test.txt", header, 'neutral\t( a )\tA "dog\tA cat')
-    assert find("snli").read("test", tmp_path).rows == [
+    write_official_file(tmp_path, "SNLI/original/snli_1.0_test.txt", header, 'neutral\t( a )\tA "dog\tA cat')
+    assert find_data_set("snli").read("test", tmp_path).rows == [
         {"premise": 'A "dog', "hypothesis": "A cat", "label": "neutral"}
     ]
     row = {"gold_label": "neutral", "sentence1": "a", "sentence2": "b", "genre": "fiction"}
-    write(tmp_path, "multinli_1.0/multinli_1.0_train.jsonl", json.dumps(row))
-    assert find("mnli").read("train", tmp_path).rows == [{"premise": "a", "hypothesis": "b", "label": "neutral"}]
+    write_official_file(tmp_path, "multinli_1.0/multinli_1.0_train.jsonl", json.dumps(row))
+    assert find_data_set("mnli").read("train", tmp_path).rows == [
+        {"premise": "a", "hypothesis": "b", "label": "neutral"}
+    ]
 
 
 def test_scitails_formats_give_the_same_rows(tmp_path):
     expected = [{"premise": "Iron rusts.", "hypothesis": "Rust is iron.", "label": "entailment"}]
     row = {"gold_label": "entailment", "sentence1": "Iron rusts.", "sentence2": "Rust is iron."}
-    write(tmp_path, "a/SciTailV1.1/snli_format/scitail_1.0_train.txt", json.dumps(row))
-    write(tmp_path, "b/SciTailV1.1/tsv_format/scitail_1.0_train.tsv", "Iron rusts.\tRust is iron.\tentails")
-    write(tmp_path, "c/snli_format/scitail_1.0_train.txt", json.dumps(row))
-    write(tmp_path, "d/scitail_1.0_train.tsv", "Iron rusts.\tRust is iron.\tentails")
+    write_official_file(tmp_path, "a/SciTailV1.1/snli_format/scitail_1.0_train.txt", json.dumps(row))
+    write_official_file(
+        tmp_path, "b/SciTailV1.1/tsv_format/scitail_1.0_train.tsv", "Iron rusts.\tRust is iron.\tentails"
+    )
+    write_official_file(tmp_path, "c/snli_format/scitail_1.0_train.txt", json.dumps(row))
+    write_official_file(tmp_path, "d/scitail_1.0_train.tsv", "Iron rusts.\tRust is iron.\tentails")
     for folder in "abcd":
-        assert find("scitail").read("train", tmp_path / folder).rows == expected
+        assert find_data_set("scitail").read("train", tmp_path / folder).rows == expected
 
 
 STORY_HEADER = (
@@ -101,10 +113,14 @@ STORY_HEADER = (
 
 def test_story_cloze_is_a_choice_between_two_endings_and_trains_on_its_labelled_validation_split(tmp_path):
     val = "cloze_test_val__spring2016 - cloze_test_ALL_val.csv"
-    write(tmp_path, val, STORY_HEADER, 'x-1,Tom ran.,"He fell, hard.",It hurt.,He cried.,He got up.,He flew.,1')
+    write_official_file(
+        tmp_path, val, STORY_HEADER, 'x-1,Tom ran.,"He fell, hard.",It hurt.,He cried.,He got up.,He flew.,1'
+    )
     test = "cloze_test_test__spring2016 - cloze_test_ALL_test.csv"
-    write(tmp_path, test, STORY_HEADER, "x-2,Ann ran.,She fell.,It hurt.,She cried.,She flew.,She got up.,2")
-    data = find("storycloze")
+    write_official_file(
+        tmp_path, test, STORY_HEADER, "x-2,Ann ran.,She fell.,It hurt.,She cried.,She flew.,She got up.,2"
+    )
+    data = find_data_set("storycloze")
     table, _ = data.train_table(tmp_path)
     assert table.rows == [
         {"context": "Tom ran. He fell, hard. It hurt. He cried.", "choices": ["He got up.", "He flew."], "label": 0}
@@ -114,45 +130,45 @@ def test_story_cloze_is_a_choice_between_two_endings_and_trains_on_its_labelled_
 
 
 def test_glues_own_files_of_cola_mrpc_and_stsb_serve_too(tmp_path):
-    write(tmp_path, "CoLA/train.tsv", "gj04\t1\t\tHe ran.", "gj04\t0\t*\tRan he him.")
-    write(tmp_path, "CoLA/test.tsv", "index\tsentence", "0\tBill died.")
-    assert [row["label"] for row in find("cola").read("train", tmp_path).rows] == ["1", "0"]
-    assert find("cola").read("test", tmp_path).rows == [{"text": "Bill died."}]
+    write_official_file(tmp_path, "CoLA/train.tsv", "gj04\t1\t\tHe ran.", "gj04\t0\t*\tRan he him.")
+    write_official_file(tmp_path, "CoLA/test.tsv", "index\tsentence", "0\tBill died.")
+    assert [row["label"] for row in find_data_set("cola").read("train", tmp_path).rows] == ["1", "0"]
+    assert find_data_set("cola").read("test", tmp_path).rows == [{"text": "Bill died."}]
     header = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String"
-    write(tmp_path, "MRPC/train.tsv", header, '1\t1\t2\t"A\tB')
-    write(tmp_path, "MRPC/msr_paraphrase_train.txt", header, '1\t1\t2\t"A\tB', "0\t3\t4\tC\tD")
-    assert find("mrpc").read("train", tmp_path).rows == [{"text_a": '"A', "text_b": "B", "label": "1"}]
+    write_official_file(tmp_path, "MRPC/train.tsv", header, '1\t1\t2\t"A\tB')
+    write_official_file(tmp_path, "MRPC/msr_paraphrase_train.txt", header, '1\t1\t2\t"A\tB', "0\t3\t4\tC\tD")
+    assert find_data_set("mrpc").read("train", tmp_path).rows == [{"text_a": '"A', "text_b": "B", "label": "1"}]
     header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
-    write(tmp_path, "STS-B/dev.tsv", header, "0\tg\tf\t2012\t1\tn\tn\tA\tB\t3.800")
-    assert find("stsb").read("dev", tmp_path).rows == [{"text_a": "A", "text_b": "B", "label": 3.8}]
+    write_official_file(tmp_path, "STS-B/dev.tsv", header, "0\tg\tf\t2012\t1\tn\tn\tA\tB\t3.800")
+    assert find_data_set("stsb").read("dev", tmp_path).rows == [{"text_a": "A", "text_b": "B", "label": 3.8}]
 
 
 def test_the_evaluation_split_is_one_with_labels_where_there_is_one(tmp_path):
     for split, row in (("train", "1\t1\t2\tA\tB"), ("dev", "0\t1\t2\tC\tD"), ("test", "0\t1\t2\tE\tF")):
         header = MSR_HEADER.replace("Quality", "index") if split == "test" else MSR_HEADER
-        write(tmp_path, f"MRPC/{split}.tsv", header, row)
-    assert parse("mrpc").evaluation_table(tmp_path).rows == [{"text_a": "C", "text_b": "D", "label": "0"}]
-    assert parse("mrpc:test").evaluation_table(tmp_path).rows == [{"text_a": "E", "text_b": "F"}]
+        write_official_file(tmp_path, f"MRPC/{split}.tsv", header, row)
+    assert parse_data_set("mrpc").evaluation_table(tmp_path).rows == [{"text_a": "C", "text_b": "D", "label": "0"}]
+    assert parse_data_set("mrpc:test").evaluation_table(tmp_path).rows == [{"text_a": "E", "text_b": "F"}]
     (tmp_path / "MRPC/dev.tsv").unlink()
-    assert "label" not in parse("mrpc").evaluation_table(tmp_path).columns
-    write(tmp_path, "MRPC/msr_paraphrase_test.txt", MSR_HEADER, "1\t1\t2\tG\tH")
-    assert parse("mrpc").evaluation_table(tmp_path).rows[0]["text_a"] == "G"
+    assert "label" not in parse_data_set("mrpc").evaluation_table(tmp_path).columns
+    write_official_file(tmp_path, "MRPC/msr_paraphrase_test.txt", MSR_HEADER, "1\t1\t2\tG\tH")
+    assert parse_data_set("mrpc").evaluation_table(tmp_path).rows[0]["text_a"] == "G"
 
 
 def test_race_is_read_out_of_its_archive_and_out_of_a_folder_alike(tmp_path):
     for level in ("middle", "high"):
-        write(tmp_path, f"folder/RACE/test/{level}/1.txt", json.dumps(PASSAGE))
+        write_official_file(tmp_path, f"folder/RACE/test/{level}/1.txt", json.dumps(RACE_PASSAGE))
     (tmp_path / "archive").mkdir()
     with tarfile.open(tmp_path / "archive/RACE.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "folder/RACE", "RACE")
-    table = find("race").read("test", tmp_path / "folder")
+    table = find_data_set("race").read("test", tmp_path / "folder")
     assert table.rows[1] == {
-        "context": PASSAGE["article"], "question": "How old is it?", "choices": ["1", "2", "Old.", "New."],
+        "context": RACE_PASSAGE["article"], "question": "How old is it?", "choices": ["1", "2", "Old.", "New."],
         "label": 2, "subset": "middle",
     }  # fmt: skip
     assert [row["subset"] for row in table.rows] == ["middle", "middle", "high", "high"]
-    assert find("race").read("test", tmp_path / "archive").rows == table.rows
-    assert find("race").read("test", tmp_path / "folder/RACE").rows == table.rows
+    assert find_data_set("race").read("test", tmp_path / "archive").rows == table.rows
+    assert find_data_set("race").read("test", tmp_path / "folder/RACE").rows == table.rows
 
 
 def test_imdb_is_read_out_of_its_archive_and_out_of_a_folder_alike(tmp_path):
@@ -163,16 +179,16 @@ def test_imdb_is_read_out_of_its_archive_and_out_of_a_folder_alike(tmp_path):
     with tarfile.open(tmp_path / "archive/aclImdb_v1.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "folder/aclImdb", "aclImdb")
     for folder in ("folder", "archive"):
-        assert find("imdb").read("train", tmp_path / folder).rows == [
+        assert find_data_set("imdb").read("train", tmp_path / folder).rows == [
             {"text": "Bad<br />", "label": "neg"},
             {"text": "Great!", "label": "pos"},
         ]
-        assert find("imdb").read("unlabeled", tmp_path / folder).rows == [{"text": "So so"}]
+        assert find_data_set("imdb").read("unlabeled", tmp_path / folder).rows == [{"text": "So so"}]
 
 
 def test_nsmcs_official_file_has_quotes_that_are_text(tmp_path):
-    write(tmp_path, "nsmc/ratings_train.txt", "id\tdocument\tlabel", '1\t"재밌다\t1', "2\t별로\t0")
-    assert find("nsmc").read("train", tmp_path).rows == [
+    write_official_file(tmp_path, "nsmc/ratings_train.txt", "id\tdocument\tlabel", '1\t"재밌다\t1', "2\t별로\t0")
+    assert find_data_set("nsmc").read("train", tmp_path).rows == [
         {"text": '"재밌다', "label": "1"},
         {"text": "별로", "label": "0"},
     ]
@@ -183,16 +199,16 @@ def test_official_files_may_be_compressed(tmp_path, ending, open_file):
     (tmp_path / "SST-2").mkdir()
     with open_file(tmp_path / f"SST-2/dev.tsv.{ending}", "wt", encoding="utf-8") as file:
         file.write("sentence\tlabel\ngood \t1\n")
-    assert find("sst2").read("dev", tmp_path).rows == [{"text": "good ", "label": "1"}]
+    assert find_data_set("sst2").read("dev", tmp_path).rows == [{"text": "good ", "label": "1"}]
 
 
 def test_rows_that_agree_but_for_case_signs_and_the_order_of_a_pair_leave_train_too(tmp_path):
     train = ["1\t1\t2\tHe ran.\tHe sat", "0\t1\t2\the sat!\tHE RAN", "1\t1\t2\tHe ran.\tHe ate."]
-    write(tmp_path, "MRPC/msr_paraphrase_train.txt", MSR_HEADER, *train)
-    write(tmp_path, "MRPC/msr_paraphrase_test.txt", MSR_HEADER, "1\t1\t2\tHe ran.\tHe sat")
-    table, notes = find("mrpc").train_table(tmp_path)
+    write_official_file(tmp_path, "MRPC/msr_paraphrase_train.txt", MSR_HEADER, *train)
+    write_official_file(tmp_path, "MRPC/msr_paraphrase_test.txt", MSR_HEADER, "1\t1\t2\tHe ran.\tHe sat")
+    table, notes = find_data_set("mrpc").train_table(tmp_path)
     assert [row["text_b"] for row in table.rows] == ["He ate."]
-    assert table.where(0).endswith("msr_paraphrase_train.txt, line 4")
+    assert table.locate_row(0).endswith("msr_paraphrase_train.txt, line 4")
     assert (
         "2 of 3 rows also stand in test (1 to the letter, 1 but for case, spaces, signs and order): left out."
         in notes[-1]
@@ -203,24 +219,26 @@ def test_rows_that_agree_but_for_case_signs_and_the_order_of_a_pair_leave_train_
 
 
 def test_a_split_that_is_not_there_names_the_files_those_that_are_and_where_to_get_it(tmp_path):
-    write(tmp_path, "SNLI-devtest/dev.jsonl", json.dumps({"premise": "a", "hypothesis": "b", "label": "neutral"}))
+    write_official_file(
+        tmp_path, "SNLI-devtest/dev.jsonl", json.dumps({"premise": "a", "hypothesis": "b", "label": "neutral"})
+    )
     with pytest.raises(UserError) as caught:
-        find("snli").train_table(tmp_path)
+        find_data_set("snli").train_table(tmp_path)
     assert "the train split of SNLI is not in" in caught.value.problem
     assert "no snli_1.0_train.jsonl" in caught.value.problem
     assert "There are: snli:dev." in caught.value.fix
     assert "https://nlp.stanford.edu/projects/snli/" in caught.value.fix
-    assert len(parse("snli:dev").train_table(tmp_path)[0]) == 1
+    assert len(parse_data_set("snli:dev").train_table(tmp_path)[0]) == 1
 
 
 def test_an_archive_that_would_serve_is_named_too(tmp_path):
     with pytest.raises(UserError, match=r"no test/middle \+ test/high, no RACE\.tar\.gz, no RACE\.tar\.xz"):
-        find("race").read("test", tmp_path)
+        find_data_set("race").read("test", tmp_path)
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere is no folder"):
-        find("rte").read("dev", tmp_path / "nowhere")
+        find_data_set("rte").read("dev", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -234,34 +252,34 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path):
     ],
 )
 def test_files_that_are_not_as_they_should_be_are_refused_by_line_value_and_rule(tmp_path, lines, problem):
-    write(tmp_path, "RTE/dev.tsv", *lines)
+    write_official_file(tmp_path, "RTE/dev.tsv", *lines)
     with pytest.raises(UserError, match=problem):
-        find("rte").read("dev", tmp_path)
+        find_data_set("rte").read("dev", tmp_path)
 
 
 @pytest.mark.parametrize("score", ["5.5", "-0.1", "nan", "high"])
 def test_scores_outside_the_scale_are_refused(tmp_path, score):
-    write(tmp_path, "sts-dev.csv", f"g\tf\t2012\t1\t{score}\tA\tB")
+    write_official_file(tmp_path, "sts-dev.csv", f"g\tf\t2012\t1\t{score}\tA\tB")
     with pytest.raises(UserError, match=f"line 1: the score is '{score}'"):
-        find("stsb").read("dev", tmp_path)
+        find_data_set("stsb").read("dev", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("passage", "problem"),
     [
         ("{", "1.txt is not a passage of RACE"),
-        (json.dumps({**PASSAGE, "answers": ["B"]}), "1.txt is not a passage of RACE"),
-        (json.dumps({**PASSAGE, "answers": ["B", "E"]}), "1.txt, question 2: 'E' is no label of RACE"),
-        (json.dumps({**PASSAGE, "options": [["a", "b"], ["a", "b"]]}), "question 2: 'C' is no label"),
-        (json.dumps({**PASSAGE, "options": ["ab", ["a", "b"]]}), "question 1: 'options' is no list"),
-        (json.dumps({**PASSAGE, "article": 5}), "question 1: 'article' is '5' and not a text"),
+        (json.dumps({**RACE_PASSAGE, "answers": ["B"]}), "1.txt is not a passage of RACE"),
+        (json.dumps({**RACE_PASSAGE, "answers": ["B", "E"]}), "1.txt, question 2: 'E' is no label of RACE"),
+        (json.dumps({**RACE_PASSAGE, "options": [["a", "b"], ["a", "b"]]}), "question 2: 'C' is no label"),
+        (json.dumps({**RACE_PASSAGE, "options": ["ab", ["a", "b"]]}), "question 1: 'options' is no list"),
+        (json.dumps({**RACE_PASSAGE, "article": 5}), "question 1: 'article' is '5' and not a text"),
     ],
 )
 def test_a_broken_passage_is_refused_by_file_and_question(tmp_path, passage, problem):
-    write(tmp_path, "RACE/test/middle/1.txt", passage)
-    write(tmp_path, "RACE/test/high/1.txt", json.dumps(PASSAGE))
+    write_official_file(tmp_path, "RACE/test/middle/1.txt", passage)
+    write_official_file(tmp_path, "RACE/test/high/1.txt", json.dumps(RACE_PASSAGE))
     with pytest.raises(UserError, match=problem):
-        find("race").read("test", tmp_path)
+        find_data_set("race").read("test", tmp_path)
 
 
 @pytest.mark.parametrize("ending", ["gz", "xz"])
@@ -269,10 +287,10 @@ def test_an_archive_that_was_cut_short_is_refused(tmp_path, ending):
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode=f"w:{ending}") as archive:
         for number in range(50):
-            text = json.dumps({**PASSAGE, "article": str(number) * 5000}).encode()
+            text = json.dumps({**RACE_PASSAGE, "article": str(number) * 5000}).encode()
             member = tarfile.TarInfo(f"RACE/test/middle/{number}.txt")
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
     (tmp_path / f"RACE.tar.{ending}").write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
     with pytest.raises(UserError, match="damaged or cut short"):
-        find("race").read("test", tmp_path)
+        find_data_set("race").read("test", tmp_path)

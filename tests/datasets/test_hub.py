@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from known_datasets import no_folder_from_outside  # noqa: F401 (a fixture for every test)
+from known_datasets import no_data_dir_variable  # noqa: F401 (a fixture for every test)
 
-from gpt1.datasets import find
-from gpt1.datasets.hub import Hub
+from gpt1.datasets import find_data_set
+from gpt1.datasets.hub import HubSource
 from gpt1.errors import UserError
 
 
@@ -27,7 +27,7 @@ def on_local_hub(tmp_path: Path, name: str, parts: dict[str, tuple[list, dict]])
         configurations.setdefault(configuration or "default", []).append(f"  - split: {split}\n    path: {part}-*\n")
     described = "".join(f"- config_name: {c}\n  data_files:\n{''.join(f)}" for c, f in configurations.items())
     (tmp_path / "hub/README.md").write_text(f"---\nconfigs:\n{described}---\n")
-    data = find(name)
+    data = find_data_set(name)
     return replace(data, hub=replace(data.hub, name=str(tmp_path / "hub"), revision=None))
 
 
@@ -48,7 +48,7 @@ def test_the_hubs_numbers_become_our_labels_and_hidden_ones_no_column(hub, tmp_p
     rte = on_local_hub(tmp_path, "rte", {"rte/validation": (dev, classes), "rte/test": (test, classes)})
     table = rte.read("dev")
     assert [row["label"] for row in table.rows] == ["not_entailment", "entailment"]
-    assert table.where(1) == f"{tmp_path / 'hub'} rte/validation, row 2"
+    assert table.locate_row(1) == f"{tmp_path / 'hub'} rte/validation, row 2"
     assert rte.read("test", "hub").rows == [{"premise": "a", "hypothesis": "b"}]
 
 
@@ -75,7 +75,10 @@ def test_halves_levels_and_missing_gold_labels_come_from_the_hub_too(hub, tmp_pa
 
 
 def test_a_hub_that_cannot_be_reached_is_told_with_the_way_round(hub, tmp_path):
-    data = replace(find("rte"), hub=Hub(str(tmp_path / "nothing"), find("rte").hub.splits, find("rte").hub.columns))
+    data = replace(
+        find_data_set("rte"),
+        hub=HubSource(str(tmp_path / "nothing"), find_data_set("rte").hub.splits, find_data_set("rte").hub.columns),
+    )
     with pytest.raises(UserError, match="could not be loaded from the Hugging Face hub") as caught:
         data.read("dev")
     assert "--data-dir" in caught.value.fix
@@ -84,12 +87,12 @@ def test_a_hub_that_cannot_be_reached_is_told_with_the_way_round(hub, tmp_path):
 def test_without_a_folder_and_without_the_package_both_ways_out_are_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match="no folder with the files of RTE is named") as caught:
-        find("rte").read("dev")
+        find_data_set("rte").read("dev")
     assert "--data-dir" in caught.value.fix
     assert "pip install 'gpt1[hub]'" in caught.value.fix
 
 
 def test_what_the_hub_does_not_have_is_told_where_to_get(monkeypatch):
     with pytest.raises(UserError, match="the hub does not have its test split") as caught:
-        find("storycloze").read()
+        find_data_set("storycloze").read()
     assert "https://cs.rochester.edu/nlp/rocstories/" in caught.value.fix

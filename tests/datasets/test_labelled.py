@@ -8,18 +8,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gpt1.config import FinetuneConfig
-from gpt1.datasets.labelled import read_task
-from gpt1.progress import Silent
+from gpt1.datasets.labelled import load_task_data
+from gpt1.progress import NullProgress
 from gpt1.tables.table import Table
 
 
-class Said(Silent):
+class Said(NullProgress):
     """Keeps what a person is told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
 
 
@@ -32,7 +32,7 @@ def test_repeated_rows_are_counted_and_those_that_contradict(rows: list[tuple[st
     assume(len(set(first.values())) == 2)
     table = Table("t.csv", ["text", "label"], [{"text": text, "label": label} for text, label in rows])
     said = Said()
-    task = read_task(table, None, "classification", {"text": "text"}, False, None, FinetuneConfig(), said)
+    task = load_task_data(table, None, "classification", {"text": "text"}, False, None, FinetuneConfig(), said)
     kept = {example.fields[0]: example.label for example in (*task.training, *task.validation)}
     assert kept == first
     repeated, other = len(rows) - len(first), sum(first[text] != label for text, label in rows)
@@ -47,7 +47,7 @@ def test_one_is_said_as_one() -> None:
         Said(),
         (Table(name, ["text", "label"], part) for name, part in (("t", rows), ("v", valid))),
     )
-    read_task(train, held_out, "classification", {"text": "text"}, False, None, FinetuneConfig(), said)
+    load_task_data(train, held_out, "classification", {"text": "text"}, False, None, FinetuneConfig(), said)
     assert said.lines[0].endswith("; 1 duplicate left out")
     assert said.lines[1] == "1 row has no text"
     assert said.lines[2] == "1 training row left out: also in v"

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from known_datasets import no_folder_from_outside  # noqa: F401 (a fixture for every test)
+from known_datasets import no_data_dir_variable  # noqa: F401 (a fixture for every test)
 
-from gpt1.datasets import KnownTable, find, parse
+from gpt1.datasets import KnownTable, find_data_set, parse_data_set
 
 HERE = {  # rows of the splits in ../shared, by its README
     "sst2": {"train": 67_349, "dev": 872, "test": 1_821},
@@ -36,12 +36,12 @@ ALIKE = {
 
 
 @pytest.fixture(scope="session")
-def official(shared):
+def official(shared_data):
     """A split of ../shared; each of the smaller ones is read once."""
     read: dict[str, KnownTable] = {}
 
     def table(name: str) -> KnownTable:
-        found = read.get(name) or parse(name).evaluation_table(shared)
+        found = read.get(name) or parse_data_set(name).evaluation_table(shared_data)
         if len(found) < 30_000:
             read[name] = found
         return found
@@ -58,7 +58,7 @@ def large(names: Iterable[str]) -> list[Any]:
 @pytest.mark.parametrize("name", large(f"{name}:{split}" for name, splits in HERE.items() for split in splits))
 def test_official_files_have_the_rows_that_they_should_or_it_is_remarked_and_labels_inside_the_set(official, name):
     table = official(name)
-    data, split = find(name.split(":")[0]), name.split(":")[1]
+    data, split = find_data_set(name.split(":")[0]), name.split(":")[1]
     rows, expected = HERE[data.name][split], data.official_count(split)
     assert len(table) == rows
     if rows == expected or name in ("mrpc:train", "nsmc:unlabeled"):  # before GLUE cut it in two; has no official count
@@ -68,7 +68,7 @@ def test_official_files_have_the_rows_that_they_should_or_it_is_remarked_and_lab
     labels = Counter(row.get("label") for row in table.rows)
     if "label" not in table.columns:
         assert split in data.unlabelled
-    elif data.scale:
+    elif data.score_range:
         assert min(labels) >= 0
         assert max(labels) <= 5
     elif data.labels:
@@ -82,13 +82,13 @@ def test_official_files_have_the_rows_that_they_should_or_it_is_remarked_and_lab
 
 
 @pytest.mark.parametrize("name", large(name for name, splits in HERE.items() if len(splits) > 1))
-def test_no_text_of_an_evaluation_split_stands_in_train(official, shared, name):
-    data = find(name)
+def test_no_text_of_an_evaluation_split_stands_in_train(official, shared_data, name):
+    data = find_data_set(name)
     split = data.train_split if data.train_split in HERE[name] else "dev"
-    table, notes = data.train_table(shared, split=split)
+    table, notes = data.train_table(shared_data, split=split)
     others = [other for other in HERE[name] if other in ("dev", "test") and other != split]
-    seen = {data.texts(row) for other in others for row in official(f"{name}:{other}").rows}
-    assert not any(data.texts(row) in seen for row in table.rows)
+    seen = {data.comparison_texts(row) for other in others for row in official(f"{name}:{other}").rows}
+    assert not any(data.comparison_texts(row) in seen for row in table.rows)
     left_out = [note for note in notes if "left out" in note]
     assert len(left_out) == len(ALIKE.get(name, ()))
     for note, n in zip(left_out, ALIKE.get(name, ()), strict=True):
@@ -96,8 +96,8 @@ def test_no_text_of_an_evaluation_split_stands_in_train(official, shared, name):
     assert len(table) == HERE[name][split] - sum(ALIKE.get(name, ()))
 
 
-def test_recipe_paper_keeps_the_rows_that_stand_in_dev_too_and_says_so(shared):
-    table, notes = find("cola").train_table(shared, keep_duplicates=True)
+def test_recipe_paper_keeps_the_rows_that_stand_in_dev_too_and_says_so(shared_data):
+    table, notes = find_data_set("cola").train_table(shared_data, keep_duplicates=True)
     assert len(table) == 8_551
     assert notes == [
         "cola:train: 20 of 8,551 rows also stand in dev (18 to the letter, 2 but for case, spaces and signs): kept."
@@ -116,8 +116,8 @@ def test_quotes_in_glues_files_are_text(official):
 
 
 @pytest.mark.slow
-def test_races_levels_are_its_subsets(official, shared):
+def test_races_levels_are_its_subsets(official, shared_data):
     assert Counter(row["subset"] for row in official("race:test").rows) == {"middle": 1_436, "high": 3_498}
-    assert len(parse("race:dev-high").evaluation_table(shared)) == 3_451
+    assert len(parse_data_set("race:dev-high").evaluation_table(shared_data)) == 3_451
     assert any("_" in row["question"] for row in official("race:test").rows)
     assert official("race:test").where(0).endswith("RACE.tar.xz: RACE/test/middle/1.txt, question 1")

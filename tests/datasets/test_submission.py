@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from gpt1.datasets import find, submission, submission_files
+from gpt1.datasets import find_data_set, plan_submission, write_submission
 from gpt1.errors import UserError
 
 
 def test_predictions_become_glues_files(tmp_path):
     labels = ["entailment", "not_entailment"] * 1500
-    (path,) = submission(find("rte"), labels, tmp_path)
+    (path,) = write_submission(find_data_set("rte"), labels, tmp_path)
     lines = path.read_text().splitlines()
     assert path.name == "RTE.tsv"
     assert lines[:3] == ["index\tprediction", "0\tentailment", "1\tnot_entailment"]
     assert len(lines) == 3001
-    (path,) = submission(find("stsb"), [7.0, -1.0, 2.34567] + [0.0] * 1376, tmp_path / "scores.tsv")
+    (path,) = write_submission(find_data_set("stsb"), [7.0, -1.0, 2.34567] + [0.0] * 1376, tmp_path / "scores.tsv")
     assert path.read_text().splitlines()[1:4] == ["0\t5.000", "1\t0.000", "2\t2.346"]
 
 
 def test_mnlis_predictions_are_cut_into_its_two_halves(tmp_path):
-    matched, mismatched = submission(find("mnli"), ["neutral"] * 9_796 + ["entailment"] * 9_847, tmp_path)
+    matched, mismatched = write_submission(
+        find_data_set("mnli"), ["neutral"] * 9_796 + ["entailment"] * 9_847, tmp_path
+    )
     assert (matched.name, mismatched.name) == ("MNLI-m.tsv", "MNLI-mm.tsv")
     assert matched.read_text().splitlines()[-1] == "9795\tneutral"
     assert mismatched.read_text().splitlines()[1] == "0\tentailment"
@@ -36,14 +38,14 @@ def test_mnlis_predictions_are_cut_into_its_two_halves(tmp_path):
 )
 def test_predictions_that_glue_would_refuse_are_refused_here(tmp_path, name, predictions, problem):
     with pytest.raises(UserError, match=problem):
-        submission(find(name), predictions, tmp_path / "out")
+        write_submission(find_data_set(name), predictions, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_submission_that_cannot_be_is_known_before_the_work(tmp_path):
-    assert submission_files(find("mnli"), 9_796 + 9_847, tmp_path) == {
+    assert plan_submission(find_data_set("mnli"), 9_796 + 9_847, tmp_path) == {
         tmp_path / "MNLI-m.tsv": 9_796,
         tmp_path / "MNLI-mm.tsv": 9_847,
     }
     with pytest.raises(UserError, match=r"needs MNLI-m\.tsv and MNLI-mm\.tsv"):
-        submission_files(find("mnli"), 9_796 + 9_847, tmp_path / "mnli.tsv")
+        plan_submission(find_data_set("mnli"), 9_796 + 9_847, tmp_path / "mnli.tsv")

@@ -8,14 +8,14 @@ import shlex
 from pathlib import Path
 
 import pytest
-from demo_documents import SIZES, documents_of
+from demo_documents import DOCUMENT_COUNTS, make_documents
 
-from gpt1.demo import material as demo_material
+from gpt1.demo import docstrings as demo_material
+from gpt1.demo import results as demo_story
 from gpt1.demo import run as demo
-from gpt1.demo import story as demo_story
-from gpt1.demo.run import Story
+from gpt1.demo.run import DemoResults
 from gpt1.errors import UserError
-from gpt1.progress import Silent
+from gpt1.progress import NullProgress
 
 
 @pytest.mark.parametrize(
@@ -30,47 +30,47 @@ from gpt1.progress import Silent
     ],
 )
 def test_the_verdict_is_what_the_figures_say(gains: list[float], said: str) -> None:
-    story = Story(accuracy={demo.SCRATCH: [0.3] * len(gains), demo.ALL: [0.3 + gain for gain in gains]})
-    assert demo.verdict(story) == said
+    story = DemoResults(accuracy={demo.SCRATCH: [0.3] * len(gains), demo.ALL: [0.3 + gain for gain in gains]})
+    assert demo.pretraining_verdict(story) == said
 
 
 def test_a_curve_in_one_line_rises_with_its_values() -> None:
-    assert demo.spark([0.0, 0.25, 0.5, 1.0]) == "▁▃▅█"
-    assert demo.spark([0.0, 0.0]) == "▁▁"
+    assert demo.sparkline([0.0, 0.25, 0.5, 1.0]) == "▁▃▅█"
+    assert demo.sparkline([0.0, 0.0]) == "▁▁"
 
 
 def test_what_comes_after_the_demo_can_be_typed_as_it_stands() -> None:
-    command, _ = demo_story.commands(Path("my demo"))[-1]
+    command, _ = demo_story.follow_up_commands(Path("my demo"))[-1]
     assert shlex.split(command)[:3] == ["gpt1", "next", "my demo/pretrained"]
 
 
 def test_a_folder_with_other_things_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="exists and is not an empty folder"):
-        demo.run(tmp_path)
+        demo.run_demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_no_seed_at_all_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--seeds 0"):
-        demo.run(tmp_path / "demo", seeds=0)
+        demo.run_demo(tmp_path / "demo", seeds=0)
     assert not (tmp_path / "demo").exists()
 
 
 def test_a_python_without_docstrings_gets_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_material, "gather", lambda progress: [])
+    monkeypatch.setattr(demo_material, "collect_documents", lambda progress: [])
     with pytest.raises(UserError, match="too few docstrings"):
-        demo.run(tmp_path / "demo")
+        demo.run_demo(tmp_path / "demo")
     assert not (tmp_path / "demo").exists()
 
 
-class Titles(Silent):
+class Titles(NullProgress):
     """Keeps what a person would see."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
@@ -81,22 +81,24 @@ class Titles(Silent):
 def test_the_whole_story_in_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    documents = documents_of(dict(list(SIZES.items())[:2]))
-    monkeypatch.setattr(demo_material, "gather", lambda progress: documents)
-    monkeypatch.setattr(demo, "VOCABULARY", 200)
+    documents = make_documents(dict(list(DOCUMENT_COUNTS.items())[:2]))
+    monkeypatch.setattr(demo_material, "collect_documents", lambda progress: documents)
+    monkeypatch.setattr(demo, "DEMO_VOCAB_SIZE", 200)
     small = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context": 32, "batch_size": 4, "steps": 20, "eval_every": 10}
-    monkeypatch.setattr(demo, "PRETRAINING", {**demo.PRETRAINING, **small})
+    monkeypatch.setattr(demo, "PRETRAIN_SETTINGS", {**demo.PRETRAIN_SETTINGS, **small})
     short = {"epochs": 2.0}
-    monkeypatch.setattr(demo, "METHODS", {name: {**settings, **short} for name, settings in demo.METHODS.items()})
+    monkeypatch.setattr(
+        demo, "DEMO_METHODS", {name: {**settings, **short} for name, settings in demo.DEMO_METHODS.items()}
+    )
     progress = Titles()
 
-    out = demo.run(tmp_path / "demo", seeds=2, progress=progress)
+    out = demo.run_demo(tmp_path / "demo", seeds=2, progress=progress)
 
     told = capsys.readouterr().out
-    for method in (demo.MAJORITY, demo.TF_IDF, *demo.METHODS):
+    for method in (demo.MAJORITY, demo.TF_IDF, *demo.DEMO_METHODS):
         assert method in told
     story = json.loads((out / "demo.json").read_text())
-    assert demo.verdict(Story(**story)) in told
+    assert demo.pretraining_verdict(DemoResults(**story)) in told
     assert {len(scores) for scores in story["accuracy"].values()} == {2}
     assert story["accuracy"][demo.MAJORITY] == [0.5, 0.5]
     assert [len(runs[0]) for runs in story["curves"].values()] == [2, 2, 2]
@@ -109,14 +111,14 @@ def test_the_whole_story_in_small(
     assert (out / "curves.svg").read_text().startswith("<svg")
     assert f"fine-tuning, seed 1: {demo.HEAD}" in progress.lines
     nothing_leaks(out)
-    assert demo.unused(out) == tmp_path / "demo-2"
+    assert demo.choose_output_folder(out) == tmp_path / "demo-2"
 
 
 def nothing_leaks(out: Path) -> None:
     """On disk as in memory: no test or validation document in the texts, no row in two tables."""
     tables = {path.stem: list(csv.DictReader(path.open(newline=""))) for path in (out / "labelled").iterdir()}
     held_out = {row["from"] for name in ("test", "validation") for row in tables[name]}
-    assert len(held_out) == 2 * (demo_material.TEST + demo_material.VALIDATION)
+    assert len(held_out) == 2 * (demo_material.TEST_ROWS + demo_material.VALIDATION_ROWS)
     trained = {row["from"] for seed in (0, 1) for row in tables[f"train-{seed}"]}
     read = {json.loads(line)["from"] for line in (out / "texts.jsonl").read_text().splitlines()}
     assert held_out.isdisjoint(trained)

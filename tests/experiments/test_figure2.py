@@ -5,33 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reproduced import results_of
+from reproduction_fixtures import read_results
 
 from gpt1.config import FinetuneConfig
 from gpt1.experiments.reproduce import reproduce as module
-from gpt1.experiments.reproduce.plan import Asked
+from gpt1.experiments.reproduce.plan import Request
 from gpt1.experiments.reproduce.reproduce import reproduce
 from gpt1.experiments.zeroshot.heuristics import zeroshot
-from gpt1.experiments.zeroshot.steps import points_of
-from gpt1.progress import Silent
+from gpt1.experiments.zeroshot.over_training import list_checkpoint_models
+from gpt1.progress import NullProgress
 
 
 def test_the_last_dot_of_the_right_half_is_what_zeroshot_says_of_the_finished_model(
-    walked: Path, data: Path, tmp_path: Path
+    run_with_checkpoints: Path, official_data: Path, tmp_path: Path
 ) -> None:
     out = reproduce(
         "figure2",
-        from_=walked,
+        from_=run_with_checkpoints,
         out=tmp_path / "out",
-        data_dir=data,
+        data_dir=official_data,
         right=True,
         tasks=["cola", "race"],
         test_rows={"race": 12},
     )
-    assert [point.step for point in points_of(walked)] == [2, 4, 5]
-    for line in results_of(out)["results"]:
+    assert [point.step for point in list_checkpoint_models(run_with_checkpoints)] == [2, 4, 5]
+    for line in read_results(out)["results"]:
         assert list(line["steps"]) == ["2", "4", "5"]
-        of_the_model = zeroshot(line["task"], run=walked, data_dir=data, rows=12 if line["task"] == "race" else 0)
+        of_the_model = zeroshot(
+            line["task"], run=run_with_checkpoints, data_dir=official_data, rows=12 if line["task"] == "race" else 0
+        )
         assert line["steps"]["5"]["score"] == pytest.approx(100 * of_the_model["metrics"][of_the_model["metric"]])
     markdown = (out / "results.md").read_text(encoding="utf-8")
     assert not any(
@@ -42,12 +44,14 @@ def test_the_last_dot_of_the_right_half_is_what_zeroshot_says_of_the_finished_mo
 
 
 def test_both_halves_stand_on_one_page_and_the_lstm_beside_the_transformer(
-    walked: Path, recurrent: Path, data: Path, tmp_path: Path, counted: list[str]
+    run_with_checkpoints: Path, lstm_run: Path, official_data: Path, tmp_path: Path, executed_jobs: list[str]
 ) -> None:
-    out = reproduce("figure2", from_=walked, lstm=recurrent, out=tmp_path / "out", data_dir=data, seeds=1)
-    assert counted == ["race, 0 layers, seed 0", "race, 1 layers, seed 0"]
-    results = results_of(out)
-    assert results["left_out"] == {"mnli": f"none of its files are in {data}"}
+    out = reproduce(
+        "figure2", from_=run_with_checkpoints, lstm=lstm_run, out=tmp_path / "out", data_dir=official_data, seeds=1
+    )
+    assert executed_jobs == ["race, 0 layers, seed 0", "race, 1 layers, seed 0"]
+    results = read_results(out)
+    assert results["left_out"] == {"mnli": f"none of its files are in {official_data}"}
     halves = [(line["half"], line["task"], line.get("model", "")) for line in results["results"]]
     assert halves == [("left", "race", "")] + [("right", t, m) for m in ("from", "lstm") for t in ("cola", "race")]
     markdown = (out / "results.md").read_text(encoding="utf-8")
@@ -55,7 +59,11 @@ def test_both_halves_stand_on_one_page_and_the_lstm_beside_the_transformer(
     assert "race, LSTM" in markdown
 
 
-def test_transferred_layers_are_what_the_left_half_varies(walked: Path, data: Path) -> None:
-    plan = module.planned(Asked("figure2", walked, "out", data, tasks=["cola"], left=True), FinetuneConfig(), Silent())
-    assert [plan.settings_for(method, 3)["transfer_layers"] for method in plan.methods] == [0, 1]
-    assert {plan.settings_for(method, 3)["seed"] for method in plan.methods} == {3}
+def test_transferred_layers_are_what_the_left_half_varies(run_with_checkpoints: Path, official_data: Path) -> None:
+    plan = module.make_plan(
+        Request("figure2", run_with_checkpoints, "out", official_data, tasks=["cola"], left=True),
+        FinetuneConfig(),
+        NullProgress(),
+    )
+    assert [plan.run_settings(method, 3)["transfer_layers"] for method in plan.methods] == [0, 1]
+    assert {plan.run_settings(method, 3)["seed"] for method in plan.methods} == {3}

@@ -16,23 +16,30 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reproduced import NAMED, QUICK, cells_of, results_of, sentence, write_lines
+from reproduction_fixtures import (
+    QUICK_SETTINGS,
+    RTE_LABELS,
+    make_sentence,
+    read_results,
+    read_stored_results,
+    write_lines,
+)
 
 from gpt1.cli import experiments as commands
 from gpt1.config import FinetuneConfig
-from gpt1.datasets import find, known
+from gpt1.datasets import find_data_set, require_data_set
 from gpt1.errors import GPT1Error, Interrupted
-from gpt1.experiments.cells import FILE
-from gpt1.experiments.document import Spread
+from gpt1.experiments.experiment_report import SeedScores
 from gpt1.experiments.reproduce import paper, plan
 from gpt1.experiments.reproduce import reproduce as module
-from gpt1.experiments.reproduce.figure2 import normalised
-from gpt1.experiments.reproduce.plan import Asked, Plan
+from gpt1.experiments.reproduce.figure2 import normalise_score
+from gpt1.experiments.reproduce.paper_tasks import PaperTask, TaskName, read_tasks
+from gpt1.experiments.reproduce.plan import ReproductionPlan, Request
 from gpt1.experiments.reproduce.reproduce import reproduce
-from gpt1.experiments.reproduce.scores import points, signed
-from gpt1.experiments.reproduce.tasks import Name, PaperTask, read_tasks
+from gpt1.experiments.reproduce.scores import points_cell, signed_cell
+from gpt1.experiments.result_store import STORE_FILE
 from gpt1.inference.evaluate import evaluate
-from gpt1.progress import Silent
+from gpt1.progress import NullProgress
 from gpt1.training.finetune import finetune
 
 # --- the paper's numbers ---------------------------------------------------------------------------------------------
@@ -43,34 +50,34 @@ def test_the_published_numbers_agree_with_one_another() -> None:
     assert paper.ABLATIONS.keys() == averages.keys()
     for method, row in paper.ABLATIONS.items():
         assert sum(row) / len(row) == pytest.approx(averages[method], abs=0.1)  # all are rounded
-    halves = {column.subset: column.gpt1 for column in paper.columns() if column.task in ("mnli", "race")}
-    assert (halves["m"] + halves["mm"]) / 2 == pytest.approx(paper.ablation("full", "mnli"), abs=0.06)
-    counts = known("race").data.counts
+    halves = {column.subset: column.gpt1 for column in paper.all_columns() if column.task in ("mnli", "race")}
+    assert (halves["m"] + halves["mm"]) / 2 == pytest.approx(paper.ablation_score("full", "mnli"), abs=0.06)
+    counts = require_data_set("race").data.counts
     middle, high = counts["test-middle"], counts["test-high"]
     weighted = (middle * halves["middle"] + high * halves["high"]) / (middle + high)
     assert weighted == pytest.approx(halves[""], abs=0.06)
 
 
 def test_every_published_number_is_of_a_known_data_set_its_metric_and_its_subset() -> None:
-    for column in paper.columns():
-        data = find(column.task)
+    for column in paper.all_columns():
+        data = find_data_set(column.task)
         assert data is not None
         assert column.metric == data.metrics[0]
         assert column.subset in ("", *data.subsets)
-    assert {column.task for column in paper.columns()} >= {*paper.ABLATION_COLUMNS, *paper.TRANSFER_TASKS}
+    assert {column.task for column in paper.all_columns()} >= {*paper.ABLATION_COLUMNS, *paper.TRANSFER_TASKS}
 
 
 @given(task=st.sampled_from(["cola", "sst2", "race", "storycloze"]), guess=st.floats(0, 0.3))
 def test_a_guess_is_normalised_to_nought_and_the_best_before_to_one(task: str, guess: float) -> None:
-    best = paper.best_before(task)
+    best = paper.previous_best_score(task)
     assert best is not None
-    assert normalised(task, {"score": guess, "guess": guess}) == 0
-    assert normalised(task, {"score": best / 100, "guess": guess}) == pytest.approx(1)
+    assert normalise_score(task, {"score": guess, "guess": guess}) == 0
+    assert normalise_score(task, {"score": best / 100, "guess": guess}) == pytest.approx(1)
 
 
 @given(value=st.floats(-200, 200))
 def test_no_number_is_shown_as_minus_nought(value: float) -> None:
-    for shown in (points(value), signed(value), Spread((value / 100,)).cell(1, 100)):
+    for shown in (points_cell(value), signed_cell(value), SeedScores((value / 100,)).to_cell(1, 100)):
         assert shown is not None
         assert float(shown.text.replace("−", "-")) == pytest.approx(value, abs=0.051)
         assert shown.text != "−0.0"
@@ -79,45 +86,53 @@ def test_no_number_is_shown_as_minus_nought(value: float) -> None:
 # --- the rows --------------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_drawn_once_and_told(data: Path) -> None:
-    wanted = [Name.parse("cola"), Name.parse("rte")]
-    (cola, rte), _ = read_tasks(wanted, data, {"cola": 8}, {"": 4}, False)
-    (again, _), _ = read_tasks(wanted, data, {"cola": 8}, {"": 4}, False)
+def test_rows_are_drawn_once_and_told(official_data: Path) -> None:
+    wanted = [TaskName.parse("cola"), TaskName.parse("rte")]
+    (cola, rte), _ = read_tasks(wanted, official_data, {"cola": 8}, {"": 4}, False)
+    (again, _), _ = read_tasks(wanted, official_data, {"cola": 8}, {"": 4}, False)
     assert cola.facts == again.facts
     assert (len(cola.training), len(rte.training), len(rte.test)) == (8, 20, 4)
-    assert (cola.trained_on(), rte.trained_on(), rte.tested_on()) == ("8 of 24", "20", "4 of 10")
+    assert (cola.describe_train_rows(), rte.describe_train_rows(), rte.describe_test_rows()) == (
+        "8 of 24",
+        "20",
+        "4 of 10",
+    )
     assert sum(row["label"] == "1" for row in cola.training.table.rows) == 4
 
 
-def test_rows_that_repeat_another_one_are_told_where_fine_tuning_leaves_them_out(data: Path, tmp_path: Path) -> None:
-    shutil.copytree(data / "CoLA", tmp_path / "CoLA")
+def test_rows_that_repeat_another_one_are_told_where_fine_tuning_leaves_them_out(
+    official_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(official_data / "CoLA", tmp_path / "CoLA")
     file = tmp_path / "CoLA/in_domain_train.tsv"
     file.write_text(file.read_text() + "".join(file.read_text().splitlines(keepends=True)[:3]))
     for kept, told in ((False, True), (True, False)):
-        ((cola,), _) = read_tasks([Name.parse("cola")], tmp_path, {}, {}, kept)
+        ((cola,), _) = read_tasks([TaskName.parse("cola")], tmp_path, {}, {}, kept)
         said = "cola:train: 3 of 27 training rows repeat another one: a network learns from each text once."
         assert (said in cola.notes) == told
 
 
-def test_a_guess_is_the_commonest_training_label_or_a_random_answer(data: Path) -> None:
-    (cola, race, snli), _ = read_tasks([*map(Name.parse, ("cola", "race", "snli:dev>test"))], data, {}, {}, False)
-    assert cola.guess("matthews") == 0
-    assert cola.guess("accuracy") == pytest.approx(0.5)
-    assert race.guess("accuracy", "high") == pytest.approx(0.25)
-    assert snli.guess("accuracy") == pytest.approx(1 / 3)
+def test_a_guess_is_the_commonest_training_label_or_a_random_answer(official_data: Path) -> None:
+    (cola, race, snli), _ = read_tasks(
+        [*map(TaskName.parse, ("cola", "race", "snli:dev>test"))], official_data, {}, {}, False
+    )
+    assert cola.baseline_score("matthews") == 0
+    assert cola.baseline_score("accuracy") == pytest.approx(0.5)
+    assert race.baseline_score("accuracy", "high") == pytest.approx(0.25)
+    assert snli.baseline_score("accuracy") == pytest.approx(1 / 3)
 
 
 def test_the_command_of_a_page_asks_for_the_same(tmp_path: Path) -> None:
-    asked = Asked(
+    asked = Request(
         "table5", "runs/my books", tmp_path, "data", 4, ["snli:dev>test", "rte"], ["full"], {"rte": 7, "": 9}, {"": 3},
         settings={"peak_lr": 1e-4, "batch_size": 1000, "deduplicate": False},
     )  # fmt: skip
-    words = shlex.split(asked.command())
+    words = shlex.split(asked.command_line())
     assert words[:2] == ["gpt1", "reproduce"]
     given = commands.reproduce.make_context("reproduce", words[2:]).params
-    assert commands.names_of(given["tasks"]) == asked.tasks
-    assert commands.limits_of(given["rows"], "--rows") == asked.rows
-    assert commands.limits_of(given["test_rows"], "--test-rows") == asked.test_rows
+    assert commands.parse_names(given["tasks"]) == asked.tasks
+    assert commands.parse_row_limits(given["rows"], "--rows") == asked.rows
+    assert commands.parse_row_limits(given["test_rows"], "--test-rows") == asked.test_rows
     assert [given[name] for name in ("what", "from_", "seeds", "deduplicate")] == ["table5", "runs/my books", 4, False]
     assert (float(given["peak_lr"]), int(given["batch_size"])) == (1e-4, 1000)
 
@@ -125,26 +140,28 @@ def test_the_command_of_a_page_asks_for_the_same(tmp_path: Path) -> None:
 # --- the runs --------------------------------------------------------------------------------------------------------
 
 
-def test_a_cell_is_what_finetune_and_evaluate_give_by_hand(pretrained: Path, data: Path, tmp_path: Path) -> None:
-    options = {"from_": pretrained, "data_dir": data, **QUICK}
+def test_a_cell_is_what_finetune_and_evaluate_give_by_hand(
+    pretrained_run: Path, official_data: Path, tmp_path: Path
+) -> None:
+    options = {"from_": pretrained_run, "data_dir": official_data, **QUICK_SETTINGS}
     out = reproduce("table4", out=tmp_path / "out", tasks=["cola"], seeds=1, **options)
     run = finetune("cola", out=tmp_path / "run", seed=0, valid_fraction=0.0, **options)
-    by_hand = evaluate(run, "cola", data_dir=data)
-    cell = cells_of(out)["cola, full, seed 0"]
+    by_hand = evaluate(run, "cola", data_dir=official_data)
+    cell = read_stored_results(out)["cola, full, seed 0"]
     assert cell["metrics"] == pytest.approx(by_hand["metrics"])
     assert cell["score"] == pytest.approx(by_hand["metrics"]["matthews"])
     assert cell["made_from"]["rows"]["test"] == by_hand["rows"]
 
 
 def test_table_5_lays_every_method_beside_the_paper_and_leaves_no_models(
-    pretrained: Path, recurrent: Path, data: Path, tmp_path: Path
+    pretrained_run: Path, lstm_run: Path, official_data: Path, tmp_path: Path
 ) -> None:
     out = reproduce(
-        "table5", from_=pretrained, lstm=recurrent, out=tmp_path / "out", data_dir=data, tasks=["cola", "mnli"],
-        seeds=2, **QUICK,
+        "table5", from_=pretrained_run, lstm=lstm_run, out=tmp_path / "out", data_dir=official_data, tasks=["cola", "mnli"],
+        seeds=2, **QUICK_SETTINGS,
     )  # fmt: skip
-    results = results_of(out)
-    assert results["left_out"] == {"mnli": f"none of its files are in {data}"}
+    results = read_results(out)
+    assert results["left_out"] == {"mnli": f"none of its files are in {official_data}"}
     (cola,) = results["results"]
     assert set(cola["ours"]) == {"full", "scratch", "no-aux", "lstm", "head"}
     assert cola["paper"] == {"full": 45.4, "scratch": 18.9, "no-aux": 47.9, "lstm": 30.3}
@@ -157,36 +174,44 @@ def test_table_5_lays_every_method_beside_the_paper_and_leaves_no_models(
         assert said in page
 
 
-def test_the_parts_of_a_split_add_up_to_the_whole(pretrained: Path, data: Path, tmp_path: Path) -> None:
-    out = reproduce("table3", from_=pretrained, out=tmp_path / "out", data_dir=data, seeds=1, **QUICK)
-    cell = cells_of(out)["race, full, seed 0"]
+def test_the_parts_of_a_split_add_up_to_the_whole(pretrained_run: Path, official_data: Path, tmp_path: Path) -> None:
+    out = reproduce(
+        "table3", from_=pretrained_run, out=tmp_path / "out", data_dir=official_data, seeds=1, **QUICK_SETTINGS
+    )
+    cell = read_stored_results(out)["race, full, seed 0"]
     parts = [(6, cell["subsets"]["middle"]), (10, cell["subsets"]["high"])]
     assert cell["metrics"]["accuracy"] == pytest.approx(sum(n * part["accuracy"] for n, part in parts) / 16)
-    assert [line["subset"] for line in results_of(out)["results"]] == ["middle", "high", ""]
+    assert [line["subset"] for line in read_results(out)["results"]] == ["middle", "high", ""]
     assert "| Story Cloze | accuracy | 77.6 | 86.5 | none of its files are in" in (out / "results.md").read_text(
         "utf-8"
     )
 
 
 def test_seeds_come_in_turn_and_more_of_them_or_more_tasks_add_to_what_is_there(
-    pretrained: Path, data: Path, tmp_path: Path, counted: list[str]
+    pretrained_run: Path, official_data: Path, tmp_path: Path, executed_jobs: list[str]
 ) -> None:
-    options: dict[str, Any] = {"from_": pretrained, "out": tmp_path / "out", "data_dir": data}
+    options: dict[str, Any] = {"from_": pretrained_run, "out": tmp_path / "out", "data_dir": official_data}
     reproduce("table5", tasks=["cola"], methods=["full", "head"], seeds=2, **options)
-    assert counted == [f"cola, {method}, seed {seed}" for seed in (0, 1) for method in ("full", "head")]
+    assert executed_jobs == [f"cola, {method}, seed {seed}" for seed in (0, 1) for method in ("full", "head")]
     reproduce("table5", tasks=["cola", "rte"], methods=["full", "head"], seeds=3, **options)
     reproduce("table4", tasks=["cola", "rte"], seeds=3, **options)  # shares the runs of table 5
-    assert len(counted) == len(set(counted)) == 2 * 2 * 3
-    assert results_of(tmp_path / "out")["results"][0]["ours"]["full"]["median"] == pytest.approx(60)
+    assert len(executed_jobs) == len(set(executed_jobs)) == 2 * 2 * 3
+    assert read_results(tmp_path / "out")["results"][0]["ours"]["full"]["median"] == pytest.approx(60)
 
 
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_reproduction_that_is_interrupted_in_a_cell_goes_on_to_the_same_numbers(
-    at: int, pretrained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, pretrained_run: Path, official_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"from_": pretrained, "data_dir": data, "tasks": ["cola", "rte"], "seeds": 1, **QUICK}
-    whole = cells_of(reproduce("table5", out=tmp_path / "whole", methods=["full", "scratch"], **options))
-    scored, calls = plan.scored, []
+    options: dict[str, Any] = {
+        "from_": pretrained_run,
+        "data_dir": official_data,
+        "tasks": ["cola", "rte"],
+        "seeds": 1,
+        **QUICK_SETTINGS,
+    }
+    whole = read_stored_results(reproduce("table5", out=tmp_path / "whole", methods=["full", "scratch"], **options))
+    scored, calls = plan.evaluate_run, []
 
     def once(*arguments: Any) -> dict[str, Any]:
         calls.append(arguments)
@@ -194,22 +219,22 @@ def test_a_reproduction_that_is_interrupted_in_a_cell_goes_on_to_the_same_number
             raise KeyboardInterrupt
         return scored(*arguments)
 
-    monkeypatch.setattr(plan, "scored", once)
+    monkeypatch.setattr(plan, "evaluate_run", once)
     with pytest.raises(Interrupted, match=f"stopped in run {at} of 4"):
         reproduce("table5", out=tmp_path / "out", methods=["full", "scratch"], **options)
     assert "cola" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
-    assert list(cells_of(tmp_path / "out")) == ["cola, full, seed 0"][: at - 1]
+    assert list(read_stored_results(tmp_path / "out")) == ["cola, full, seed 0"][: at - 1]
     reproduce("table5", out=tmp_path / "out", methods=["full", "scratch"], **options)
     assert len(calls) == 1 + 4
-    found = cells_of(tmp_path / "out")
+    found = read_stored_results(tmp_path / "out")
     assert {key: cell["metrics"] for key, cell in found.items()} == {k: cell["metrics"] for k, cell in whole.items()}
 
 
 def test_the_glue_score_is_the_mean_of_its_eight_tasks_where_all_are_there(
-    pretrained: Path, data: Path, tmp_path: Path, counted: list[str]
+    pretrained_run: Path, official_data: Path, tmp_path: Path, executed_jobs: list[str]
 ) -> None:
-    folder = Path(shutil.copytree(data, tmp_path / "data"))
-    two = [sentence(i, 1) for i in range(12)]
+    folder = Path(shutil.copytree(official_data, tmp_path / "data"))
+    two = [make_sentence(i, 1) for i in range(12)]
     three = ("entailment", "neutral", "contradiction")
     tables = {
         "SST-2": ("sentence\tlabel", [f"{text}\t{i % 2}" for i, text in enumerate(two)]),
@@ -217,7 +242,7 @@ def test_the_glue_score_is_the_mean_of_its_eight_tasks_where_all_are_there(
         "STS-B": ("sentence1\tsentence2\tscore", [f"{text}\tother\t{i % 6}" for i, text in enumerate(two)]),
         "QQP": ("question1\tquestion2\tis_duplicate", [f"{text}\tother\t{i % 2}" for i, text in enumerate(two)]),
         "MNLI": ("sentence1\tsentence2\tgold_label", [f"{t}\tother\t{three[i % 3]}" for i, t in enumerate(two)]),
-        "QNLI": ("question\tsentence\tlabel", [f"{t}\tother\t{NAMED[i % 2]}" for i, t in enumerate(two)]),
+        "QNLI": ("question\tsentence\tlabel", [f"{t}\tother\t{RTE_LABELS[i % 2]}" for i, t in enumerate(two)]),
     }
     for name, (header, lines) in tables.items():
         halves = ("dev_matched", "dev_mismatched") if name == "MNLI" else ("dev",)
@@ -225,14 +250,14 @@ def test_the_glue_score_is_the_mean_of_its_eight_tasks_where_all_are_there(
             write_lines(
                 folder / name / f"{split}.tsv", [header, *(line.replace("the ", f"{split} ") for line in lines)]
             )
-    options: dict[str, Any] = {"from_": pretrained, "out": tmp_path / "out", "data_dir": folder, "seeds": 2}
+    options: dict[str, Any] = {"from_": pretrained_run, "out": tmp_path / "out", "data_dir": folder, "seeds": 2}
     eight = [*paper.ABLATION_COLUMNS]
     eight[eight.index("mrpc")] = "mrpc:train>dev"
     out = reproduce("table4", tasks=eight, **options)
     assert "| GLUE | score | 68.9 | 72.8 | 55.0 [50.0–60.0] | −17.8 | – |" in (out / "results.md").read_text("utf-8")
     reproduce("table4", tasks=eight[:-1], **options)
     assert "| GLUE | score | 68.9 | 72.8 | needs rte too | – | – |" in (out / "results.md").read_text("utf-8")
-    assert len(counted) == 8 * 2
+    assert len(executed_jobs) == 8 * 2
     reproduce("table4", tasks=eight, methods=["full", "tfidf"], **options)  # whose MNLI is one number
     assert "| GLUE | score | 68.9 | 72.8 | 55.0 [50.0–60.0] | – | −17.8 | – |" in (out / "results.md").read_text(
         "utf-8"
@@ -245,60 +270,66 @@ def test_the_glue_score_is_the_mean_of_its_eight_tasks_where_all_are_there(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_repeats_no_finished_run(pretrained: Path, data: Path, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_repeats_no_finished_run(
+    pretrained_run: Path, official_data: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    words = f"reproduce table5 --from {pretrained} --data-dir {data} --out {out} --tasks cola,rte --seeds 1"
+    words = (
+        f"reproduce table5 --from {pretrained_run} --data-dir {official_data} --out {out} --tasks cola,rte --seeds 1"
+    )
     command = [sys.executable, "-m", "gpt1", *words.split(), "--epochs", "6", "--precision", "fp32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
         while process.poll() is None and not (
-            (out / FILE).exists() and cells_of(out) and list((out / "scratch").glob("*/config.yaml"))
+            (out / STORE_FILE).exists() and read_stored_results(out) and list((out / "scratch").glob("*/config.yaml"))
         ):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     finally:
         process.kill()
         process.wait()
-    before = (out / FILE).read_text(encoding="utf-8")
+    before = (out / STORE_FILE).read_text(encoding="utf-8")
     finished = json.loads(before)["cells"]
     assert 1 <= len(finished) < 8
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert f"{len(finished)} of 8 runs are finished already" in done.stderr
-    after = cells_of(out)
+    after = read_stored_results(out)
     assert len(after) == 8
     assert {key: after[key] for key in finished} == finished
 
 
 @pytest.mark.parametrize("setting", [{"deduplicate": False}, {"long": "head-tail"}, {"cut": "shares"}], ids=str)
 def test_what_decides_over_rows_and_texts_holds_for_the_head_alone_too(
-    setting: dict[str, Any], pretrained: Path, data: Path
+    setting: dict[str, Any], pretrained_run: Path, official_data: Path
 ) -> None:
-    asked = Asked("table5", pretrained, "out", data, tasks=["cola"], settings={**setting, "peak_lr": 1.0})
-    made = module.planned(asked, FinetuneConfig(**setting), Silent())
-    head, full = made.settings_for("head", 0), made.settings_for("full", 0)
+    asked = Request(
+        "table5", pretrained_run, "out", official_data, tasks=["cola"], settings={**setting, "peak_lr": 1.0}
+    )
+    made = module.make_plan(asked, FinetuneConfig(**setting), NullProgress())
+    head, full = made.run_settings("head", 0), made.run_settings("full", 0)
     assert setting.items() <= head.items()
     assert setting.items() <= full.items()
     assert ("peak_lr" in head, "peak_lr" in full) == (False, True)
 
 
 def test_a_run_that_diverges_is_told_and_leaves_the_others(
-    pretrained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]
+    pretrained_run: Path, official_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executed_jobs: list[str]
 ) -> None:
-    measure = Plan.measure
+    measure = ReproductionPlan.run_job
 
     def diverging(plan: Any, task: PaperTask, method: str, *rest: Any) -> dict[str, Any]:
         if method == "scratch":
             raise GPT1Error("the loss is no number any more.")
         return measure(plan, task, method, *rest)
 
-    monkeypatch.setattr(Plan, "measure", diverging)
-    options: dict[str, Any] = {"from_": pretrained, "data_dir": data, "tasks": ["cola", "rte"], "seeds": 1}
+    monkeypatch.setattr(ReproductionPlan, "run_job", diverging)
+    options: dict[str, Any] = {"from_": pretrained_run, "data_dir": official_data, "tasks": ["cola", "rte"], "seeds": 1}
     out = reproduce("table5", out=tmp_path / "out", **options)
-    assert results_of(out)["failed"] == [
+    assert read_results(out)["failed"] == [
         f"{task}, scratch, seed 0: the loss is no number any more." for task in ("cola", "rte")
     ]
-    assert len(cells_of(out)) == 2 * 3
+    assert len(read_stored_results(out)) == 2 * 3
     markdown = (out / "results.md").read_text(encoding="utf-8")
     assert "Not finished: cola, scratch" in markdown
     assert "| LSTM with auxiliary LM | give --lstm RUN | – |" in markdown

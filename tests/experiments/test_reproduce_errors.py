@@ -13,48 +13,48 @@ from gpt1.experiments.reproduce.reproduce import reproduce
 
 
 def test_a_task_without_its_files_has_a_row_that_says_so_and_stops_no_other(
-    pretrained: Path, data: Path, tmp_path: Path, counted: list[str]
+    pretrained_run: Path, official_data: Path, tmp_path: Path, executed_jobs: list[str]
 ) -> None:
     tasks = ["mnli", "snli", "snli:dev>test", "qnli", "rte"]
-    out = reproduce("table2", from_=pretrained, out=tmp_path / "out", data_dir=data, tasks=tasks, seeds=1)
-    assert counted == ["snli:dev>test, full, seed 0", "rte, full, seed 0"]
+    out = reproduce("table2", from_=pretrained_run, out=tmp_path / "out", data_dir=official_data, tasks=tasks, seeds=1)
+    assert executed_jobs == ["snli:dev>test, full, seed 0", "rte, full, seed 0"]
     lines = (out / "results.md").read_text(encoding="utf-8").splitlines()
-    assert f"| SNLI | accuracy | 89.3 | 89.9 | no training split in {data} | – | – |" in lines
-    assert f"| QNLI | accuracy | 82.3 | 88.1 | no training split in {data} | – | – |" in lines
+    assert f"| SNLI | accuracy | 89.3 | 89.9 | no training split in {official_data} | – | – |" in lines
+    assert f"| QNLI | accuracy | 82.3 | 88.1 | no training split in {official_data} | – | – |" in lines
     assert any(
         line.startswith("| SNLI (trained on dev, tested on test) | accuracy | 89.3 | 89.9 | 50.0") for line in lines
     )
 
 
 def test_a_folder_goes_on_only_with_the_rows_models_and_settings_that_it_was_begun_with(
-    pretrained: Path, walked: Path, data: Path, tmp_path: Path, counted: list[str]
+    pretrained_run: Path, run_with_checkpoints: Path, official_data: Path, tmp_path: Path, executed_jobs: list[str]
 ) -> None:
-    mine = Path(shutil.copytree(data, tmp_path / "data"))
+    mine = Path(shutil.copytree(official_data, tmp_path / "data"))
     options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": mine, "tasks": ["cola"], "seeds": 1}
-    reproduce("table4", from_=pretrained, rows={"": 8}, **options)
+    reproduce("table4", from_=pretrained_run, rows={"": 8}, **options)
     with pytest.raises(UserError, match="begun with 8 train rows of cola, not 12"):
-        reproduce("table4", from_=pretrained, rows={"cola": 12}, **options)
+        reproduce("table4", from_=pretrained_run, rows={"cola": 12}, **options)
     with pytest.raises(UserError, match="begun with settings"):
-        reproduce("table4", from_=pretrained, rows={"": 8}, peak_lr=1e-3, **options)
+        reproduce("table4", from_=pretrained_run, rows={"": 8}, peak_lr=1e-3, **options)
     with pytest.raises(UserError, match="begun with model"):
-        reproduce("table4", from_=walked, rows={"": 8}, **options)
+        reproduce("table4", from_=run_with_checkpoints, rows={"": 8}, **options)
     dev = mine / "CoLA" / "in_domain_dev.tsv"
     dev.write_text(dev.read_text(encoding="utf-8").replace("valid", "sound"), encoding="utf-8")
     with pytest.raises(UserError, match="a file was changed"):
-        reproduce("table4", from_=pretrained, rows={"": 8}, **options)
-    assert counted == ["cola, full, seed 0"]
+        reproduce("table4", from_=pretrained_run, rows={"": 8}, **options)
+    assert executed_jobs == ["cola, full, seed 0"]
 
 
 def test_a_folder_does_not_go_on_with_other_defaults_than_it_was_begun_with(
-    pretrained: Path, data: Path, tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+    pretrained_run: Path, official_data: Path, tmp_path: Path, executed_jobs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": data, "tasks": ["cola"], "rows": {"": 8}}
-    reproduce("table4", from_=pretrained, seeds=1, **options)
-    reproduce("table4", from_=pretrained, seeds=1, **options)
-    monkeypatch.setattr("gpt1.training.finetune.LARGEST_RATE", 1e-6)  # as another version of gpt1 might
+    options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": official_data, "tasks": ["cola"], "rows": {"": 8}}
+    reproduce("table4", from_=pretrained_run, seeds=1, **options)
+    reproduce("table4", from_=pretrained_run, seeds=1, **options)
+    monkeypatch.setattr("gpt1.training.finetune.MAX_DEFAULT_LR", 1e-6)  # as another version of gpt1 might
     with pytest.raises(UserError, match=r"with --peak-lr 0\.000375; this gpt1 would take 1e-06"):
-        reproduce("table4", from_=pretrained, seeds=2, **options)
-    assert counted == ["cola, full, seed 0"]
+        reproduce("table4", from_=pretrained_run, seeds=2, **options)
+    assert executed_jobs == ["cola, full, seed 0"]
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -78,23 +78,25 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("what", "wrong", "said"), WRONG, ids=lambda value: str(value)[:40])
 def test_what_cannot_be_done_is_refused_before_anything_is_written(
-    what: str, wrong: dict[str, Any], said: str, walked: Path, data: Path, tmp_path: Path
+    what: str, wrong: dict[str, Any], said: str, run_with_checkpoints: Path, official_data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=said):
-        reproduce(what, out=tmp_path / "out", **({"from_": walked, "data_dir": data} | wrong))
+        reproduce(what, out=tmp_path / "out", **({"from_": run_with_checkpoints, "data_dir": official_data} | wrong))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_of_the_wrong_sort_is_refused(pretrained: Path, recurrent: Path, data: Path, tmp_path: Path) -> None:
-    tuned = shutil.copytree(pretrained / "model", tmp_path / "tuned")
+def test_a_model_of_the_wrong_sort_is_refused(
+    pretrained_run: Path, lstm_run: Path, official_data: Path, tmp_path: Path
+) -> None:
+    tuned = shutil.copytree(pretrained_run / "model", tmp_path / "tuned")
     (tuned / "task.json").write_text("{}", encoding="utf-8")
-    options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": data}
+    options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": official_data}
     with pytest.raises(UserError, match="is fine-tuned already"):
         reproduce("table4", from_=tuned, **options)
     with pytest.raises(UserError, match=r"--lstm .* is no LSTM"):
-        reproduce("table5", from_=pretrained, lstm=pretrained, **options)
+        reproduce("table5", from_=pretrained_run, lstm=pretrained_run, **options)
     with pytest.raises(UserError, match=r"--from .* is an LSTM"):
-        reproduce("table5", from_=recurrent, **options)
+        reproduce("table5", from_=lstm_run, **options)
     with pytest.raises(UserError, match="has no checkpoints") as error:
-        reproduce("figure2", from_=pretrained / "model", **options)
+        reproduce("figure2", from_=pretrained_run / "model", **options)
     assert "--keep 100" in error.value.fix

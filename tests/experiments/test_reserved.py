@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt1.config import FinetuneConfig, flag
+from gpt1.config import FinetuneConfig, flag_name
 from gpt1.errors import UserError
-from gpt1.experiments.label_efficiency import curve
+from gpt1.experiments.label_efficiency import measure_label_efficiency
 from gpt1.experiments.reproduce.reproduce import reproduce
 from gpt1.experiments.reserved import RESERVED
 from gpt1.experiments.zeroshot.heuristics import zeroshot
-from gpt1.training.finetune import ROLES
+from gpt1.training.finetune import COLUMN_ROLES
 
 CALLS: dict[str, Any] = {
-    "curve": lambda out, **given: curve("rows.csv", from_="model", out=out, **given),
+    "curve": lambda out, **given: measure_label_efficiency("rows.csv", from_="model", out=out, **given),
     "reproduce": lambda out, **given: reproduce("table4", from_="model", out=out, **given),
     "zeroshot": lambda out, **given: zeroshot("winograd", run="model", **given),
 }
@@ -29,7 +29,7 @@ def test_a_setting_that_the_experiment_decides_itself_is_refused(experiment: str
     if experiment != "zeroshot":
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
         given = {"config": tmp_path / "mine.yaml"}
-    with pytest.raises(UserError, match=rf"^{flag(name)} is (set by the analysis itself|a setting of training)"):
+    with pytest.raises(UserError, match=rf"^{flag_name(name)} is (set by the analysis itself|a setting of training)"):
         CALLS[experiment](tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
 
@@ -41,4 +41,4 @@ def test_a_keyword_is_held_to_the_same_as_a_file(experiment: str, tmp_path: Path
 
 
 def test_a_column_is_no_setting() -> None:
-    assert not {*ROLES} & {*RESERVED["zeroshot"]}
+    assert not {*COLUMN_ROLES} & {*RESERVED["zeroshot"]}

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
-from gpt1.experiments.zeroshot.heuristics import best_threshold, referents, trial_of, zeroshot
-from gpt1.experiments.zeroshot.scoring import Question, log_probabilities, mean
+from gpt1.experiments.zeroshot.heuristics import best_threshold, build_zeroshot_task, referent_task, zeroshot
+from gpt1.experiments.zeroshot.scoring import ScoringQuery, log_probabilities, mean_log_probability
 from gpt1.experiments.zeroshot.winograd import read_schemas
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.model.gpt import GPT
-from gpt1.progress import Silent
+from gpt1.progress import NullProgress
 from gpt1.tables.table import Table
 from gpt1.tasks.metrics import class_scores
 
 VOCABULARY, CONTEXT = 40, 24
 ids = st.lists(st.integers(0, VOCABULARY - 1), max_size=30)
 questions = st.builds(
-    Question, ids.filter(bool), st.lists(ids, min_size=1, max_size=4), given=st.integers(0, 3)
+    ScoringQuery, ids.filter(bool), st.lists(ids, min_size=1, max_size=4), given=st.integers(0, 3)
 )  # fmt: skip
 
 
@@ -38,13 +38,13 @@ def model_of(architecture: Any) -> GPT:
 MODELS = {name: model_of(name) for name in ("transformer", "lstm")}
 
 
-def plainly(gpt: GPT, question: Question) -> list[list[float]]:
+def plainly(gpt: GPT, question: ScoringQuery) -> list[list[float]]:
     """Every continuation with all before it in one pass of its own."""
     kept = [continuation[-(CONTEXT - 1) :] for continuation in question.continuations]
-    before = question.before[-(CONTEXT - max(map(len, kept))) :]
+    before = question.prefix[-(CONTEXT - max(map(len, kept))) :]
     found = []
     for whole, text in zip(question.continuations, kept, strict=True):
-        given = max(0, question.given - (len(whole) - len(text)))
+        given = max(0, question.n_unscored - (len(whole) - len(text)))
         with torch.inference_mode():
             logits = gpt(torch.tensor([before + text]))[0, :, :VOCABULARY].log_softmax(-1)
         scores = [float(logits[len(before) + i - 1, token]) for i, token in enumerate(text)]
@@ -54,7 +54,7 @@ def plainly(gpt: GPT, question: Question) -> list[list[float]]:
 
 @pytest.mark.parametrize("architecture", MODELS)
 @given(asked=st.lists(questions, min_size=1, max_size=5))
-def test_shared_and_batched_scores_are_the_plain_ones(architecture: str, asked: list[Question]) -> None:
+def test_shared_and_batched_scores_are_the_plain_ones(architecture: str, asked: list[ScoringQuery]) -> None:
     gpt = MODELS[architecture]
     scored = log_probabilities(gpt, asked)
     for question, continuations in zip(asked, scored, strict=True):
@@ -73,14 +73,14 @@ def test_a_passage_runs_once_for_all_its_questions_and_answers(monkeypatch: pyte
     monkeypatch.setattr(gpt, "hidden_states", counted)
     passage = list(range(12))
     answers = [[1, 2, 3], [4], [5, 6], [7, 8]]
-    log_probabilities(gpt, [Question(passage, answers), Question(passage, [[9, 3], [2]], given=1)])
+    log_probabilities(gpt, [ScoringQuery(passage, answers), ScoringQuery(passage, [[9, 3], [2]], n_unscored=1)])
     assert seen == [(1, 12), (6, 2)]
 
 
 def test_a_word_of_several_tokens_has_the_sum_and_a_text_the_mean() -> None:
-    (scores,) = log_probabilities(MODELS["transformer"], [Question([1], [[2, 3], []])])
-    assert mean(scores[0]) == pytest.approx(float(scores[0].sum()) / 2)
-    assert mean(scores[1]) == -torch.inf
+    (scores,) = log_probabilities(MODELS["transformer"], [ScoringQuery([1], [[2, 3], []])])
+    assert mean_log_probability(scores[0]) == pytest.approx(float(scores[0].sum()) / 2)
+    assert mean_log_probability(scores[1]) == -torch.inf
 
 
 @given(rows=st.lists(st.tuples(st.sampled_from([-3.0, -2.0, -1.5, -1.0, 0.0]), st.booleans()), min_size=2, max_size=30))
@@ -98,13 +98,13 @@ def test_no_threshold_has_a_greater_matthews_correlation_than_the_chosen_one(row
 # --- the tasks -------------------------------------------------------------------------------------------------------
 
 
-def test_a_choice_is_the_answer_with_the_highest_mean_log_probability(pretrained: Path, table: Table) -> None:
+def test_a_choice_is_the_answer_with_the_highest_mean_log_probability(pretrained_run: Path, table: Table) -> None:
     options = {"kind": "choice", "context": "text", "question": "other", "choices": "answers", "label": "right"}
-    result = zeroshot(table, run=pretrained, **options)
+    result = zeroshot(table, run=pretrained_run, **options)
     assert result["rows"] == len(table)
     assert result["guess"] == pytest.approx((1 / 2 + 1 / 3) / 2)
-    model = load(pretrained)
-    given = trial_of(table, **options).predict(model, Silent())
+    model = load(pretrained_run)
+    given = build_zeroshot_task(table, **options).predict(model, NullProgress())
     for row, chosen in list(zip(table.rows, given, strict=True))[:12]:
         encode = model.tokenizer.encode
         passage = [model.tokenizer.newline_id, *encode(row["text"])]
@@ -121,31 +121,31 @@ def test_a_choice_is_the_answer_with_the_highest_mean_log_probability(pretrained
         assert chosen == int(np.argmax(means))
 
 
-def test_a_text_is_judged_by_the_word_that_follows_it(pretrained: Path, table: Table) -> None:
+def test_a_text_is_judged_by_the_word_that_follows_it(pretrained_run: Path, table: Table) -> None:
     options: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label", "append": "it is"}
-    result = zeroshot(table, run=pretrained, words={"yes": "valid", "no": "broken"}, **options)
+    result = zeroshot(table, run=pretrained_run, words={"yes": "valid", "no": "broken"}, **options)
     assert set(result["metrics"]) == {"accuracy", "f1", "matthews"}
-    assert zeroshot(table, run=pretrained, words={"yes": "x", "no": "y"}, rows=10, **options)["rows"] == 10
+    assert zeroshot(table, run=pretrained_run, words={"yes": "x", "no": "y"}, rows=10, **options)["rows"] == 10
     with pytest.raises(UserError, match="no word for the label 'yes'"):
-        zeroshot(table, run=pretrained, words={"no": "broken", "maybe": "x"}, **options)
+        zeroshot(table, run=pretrained_run, words={"no": "broken", "maybe": "x"}, **options)
     with pytest.raises(UserError, match="no zero-shot heuristic"):
-        zeroshot(table, run=pretrained, **options)
+        zeroshot(table, run=pretrained_run, **options)
 
 
-def test_cola_takes_its_threshold_from_train_and_knows_no_test_label(pretrained: Path, tmp_path: Path) -> None:
+def test_cola_takes_its_threshold_from_train_and_knows_no_test_label(pretrained_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "CoLA"
     folder.mkdir()
     lines = [f"src\t{i % 2}\t\tThe file number {i} is {'read' if i % 2 else 'is'} ." for i in range(30)]
     (folder / "in_domain_train.tsv").write_text("\n".join(lines[:20]) + "\n", encoding="utf-8")
     (folder / "in_domain_dev.tsv").write_text("\n".join(lines[20:26]) + "\n", encoding="utf-8")
     (folder / "out_of_domain_dev.tsv").write_text("\n".join(lines[26:]) + "\n", encoding="utf-8")
-    result = zeroshot("cola", run=pretrained, data_dir=tmp_path)
+    result = zeroshot("cola", run=pretrained_run, data_dir=tmp_path)
     assert result["metric"] == "matthews"
     assert result["rows"] == 10
-    given = trial_of("cola", data_dir=tmp_path).predict(load(pretrained), Silent())
+    given = build_zeroshot_task("cola", data_dir=tmp_path).predict(load(pretrained_run), NullProgress())
     flipped = [line.replace("src\t0", "src\tX").replace("src\t1", "src\t0").replace("X", "1") for line in lines]
     (folder / "in_domain_dev.tsv").write_text("\n".join(flipped[20:26]) + "\n", encoding="utf-8")
-    assert trial_of("cola", data_dir=tmp_path).predict(load(pretrained), Silent()) == given
+    assert build_zeroshot_task("cola", data_dir=tmp_path).predict(load(pretrained_run), NullProgress()) == given
 
 
 # --- Winograd schemas ------------------------------------------------------------------------------------------------
@@ -162,18 +162,18 @@ Robert
 """
 
 
-def test_schemas_are_read_and_the_rest_of_the_sentence_is_compared(pretrained: Path, tmp_path: Path) -> None:
+def test_schemas_are_read_and_the_rest_of_the_sentence_is_compared(pretrained_run: Path, tmp_path: Path) -> None:
     (tmp_path / "test.c.txt").write_text(SCHEMAS, encoding="utf-8")
     first, second = read_schemas(tmp_path / "test.c.txt")
     assert (first.before, first.after) == ("The bee landed on the flower because", "had pollen.")
-    assert (first.referents, first.right) == (("The bee", "the flower"), 1)
+    assert (first.referents, first.answer_index) == (("The bee", "the flower"), 1)
     assert second.before.endswith("but")
-    model = load(pretrained)
-    (given, _) = referents("two", [first, second]).predict(model, Silent())
+    model = load(pretrained_run)
+    (given, _) = referent_task("two", [first, second]).predict(model, NullProgress())
     means = [rest_given(model, f"{first.before} {one}", " " + first.after) for one in first.referents]
     assert given == int(means[1] > means[0])
-    assert zeroshot("winograd", run=pretrained, data_dir=tmp_path)["rows"] == 2
-    assert zeroshot(tmp_path / "test.c.txt", run=pretrained)["guess"] == 0.5
+    assert zeroshot("winograd", run=pretrained_run, data_dir=tmp_path)["rows"] == 2
+    assert zeroshot(tmp_path / "test.c.txt", run=pretrained_run)["guess"] == 0.5
 
 
 def test_letters_whose_small_form_is_longer_do_not_move_the_pronoun(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_letters_whose_small_form_is_longer_do_not_move_the_pronoun(tmp_path: Pa
 
 def rest_given(model: LanguageModel, before: str, rest: str) -> float:
     prompt, tokens = [model.tokenizer.newline_id, *model.tokenizer.encode(before)], model.tokenizer.encode(rest)
-    return mean(log_probabilities(model.gpt, [Question(prompt, [tokens])])[0][0])
+    return mean_log_probability(log_probabilities(model.gpt, [ScoringQuery(prompt, [tokens])])[0][0])
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_a_broken_schema_is_named_by_its_line(text: str, said: str, tmp_path: Pa
         read_schemas(tmp_path / "test.c.txt")
 
 
-def test_schemas_that_are_nowhere_are_told_with_the_way_to_them(pretrained: Path, tmp_path: Path) -> None:
+def test_schemas_that_are_nowhere_are_told_with_the_way_to_them(pretrained_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder with the Winograd schemas"):
-        zeroshot("winograd", run=pretrained)
+        zeroshot("winograd", run=pretrained_run)
     with pytest.raises(UserError, match=r"no train\.c\.txt"):
-        zeroshot("winograd:train", run=pretrained, data_dir=tmp_path)
+        zeroshot("winograd:train", run=pretrained_run, data_dir=tmp_path)

@@ -87,9 +87,9 @@ def test_json_within_its_bounds_is_read_as_it_was_written(value: Any):
 
 
 @given(st.text(alphabet='{}[]":,0123456789eE+-.truefalsn \\u', max_size=40) | st.binary(max_size=40))
-def test_any_bytes_are_read_or_refused(data: str | bytes):
+def test_any_bytes_are_read_or_refused(official_data: str | bytes):
     with suppress(UserError):  # and no other error
-        parse_json(data, "x.json")
+        parse_json(official_data, "x.json")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from gpt1.generation.decoding import DRAFT_TOKENS, LONG_PROMPT, decode, decode_b
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import LanguageModel, load
-from gpt1.kernels.int4 import four_bits_fit
+from gpt1.kernels.int4 import int4_is_supported
 from gpt1.model.gpt import GPT
 from gpt1.tokenization.tokenizer import Tokenizer
 
@@ -52,9 +52,9 @@ def alone(model: GPT, prompt: list[int], new: int, *rest: Any) -> list[int]:
 
 @pytest.mark.parametrize("which", MODELS, ids=str)
 @given(data=st.data(), new=st.integers(0, 30))
-def test_each_prompt_is_continued_as_alone_also_beyond_the_context(which: Any, data: Any, new: int):
+def test_each_prompt_is_continued_as_alone_also_beyond_the_context(which: Any, official_data: Any, new: int):
     model = MODELS[which]
-    given_prompts = data.draw(prompts(2 * which[0] + 1))
+    given_prompts = official_data.draw(prompts(2 * which[0] + 1))
     together = decode_batch(model, given_prompts, new, [Sampler(0)] * len(given_prompts))
     assert together.tolist() == [alone(model, prompt, new, 0) for prompt in given_prompts]
 
@@ -106,9 +106,9 @@ def other(model: GPT, scale: float) -> GPT:
     seed=st.integers(0, 99),
     way=st.sampled_from([(0.0, 0, 1.0), (1.0, 0, 1.0), (0.7, 5, 0.9)]),
 )
-def test_whatever_a_draft_guesses_the_text_is_the_models_own(context, data, new, scale, seed, way):
+def test_whatever_a_draft_guesses_the_text_is_the_models_own(context, official_data, new, scale, seed, way):
     model = MODELS[context, "transformer"]
-    ids = torch.tensor([data.draw(prompts(2 * context + 1))[0]])
+    ids = torch.tensor([official_data.draw(prompts(2 * context + 1))[0]])
     written = [
         decode(model, ids, new, Sampler(*way, torch.Generator().manual_seed(seed)), draft)
         for draft in (None, other(model, scale))
@@ -128,7 +128,7 @@ def test_right_guesses_save_passes_and_wrong_ones_cost_none():
         assert counted.passes == passes if passes else DRAFT_TOKENS < counted.passes <= new
 
 
-@pytest.mark.skipif(not four_bits_fit([]), reason="no products of four bits on this processor")
+@pytest.mark.skipif(not int4_is_supported([]), reason="no products of four bits on this processor")
 @pytest.mark.parametrize(
     ("dtype", "way"),
     [(torch.float32, (0.0, 0, 1.0)), (torch.float32, (1.0, 20, 0.9)), (torch.bfloat16, (0.0, 0, 1.0))],
@@ -231,8 +231,8 @@ def test_elsewhere_nothing_is_read_but_the_text(dtype: torch.dtype, architecture
 
 
 @pytest.fixture(scope="module")
-def language_model(pretrained: Path) -> LanguageModel:
-    return load(pretrained)
+def language_model(pretrained_run: Path) -> LanguageModel:
+    return load(pretrained_run)
 
 
 TEXTS = ["return the", "", "a", "a long text " * 30, "return the", "the file is not"]
@@ -252,7 +252,7 @@ def test_more_texts_than_are_continued_together_come_back_in_order(
     language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ):
     at_once = language_model.generate(TEXTS, max_tokens=8, seed=0)
-    monkeypatch.setattr("gpt1.inference.predictor.TOGETHER", 2)
+    monkeypatch.setattr("gpt1.inference.predictor.MAX_PARALLEL_TEXTS", 2)
     assert language_model.generate(TEXTS, max_tokens=8, seed=0) == at_once
     assert language_model.generate([]) == []
     assert language_model.generate(TEXTS[:1], max_tokens=8, seed=0) == at_once[:1]
@@ -275,9 +275,9 @@ def test_no_tokens_asked_for_is_the_prompt(language_model: LanguageModel):
     assert language_model.generate("Just this.", max_tokens=0) == "Just this."
 
 
-def test_the_original_pipeline_sets_a_space_between_prompt_and_words(pretrained: Path, prose: list[str]):
+def test_the_original_pipeline_sets_a_space_between_prompt_and_words(pretrained_run: Path, prose: list[str]):
     tokenizer = Tokenizer.train(prose, 300, "original")
-    model = LanguageModel(GPT.from_pretrained(pretrained / "model"), tokenizer)
+    model = LanguageModel(GPT.from_pretrained(pretrained_run / "model"), tokenizer)
     assert model.generate("Return the", max_tokens=0) == "Return the"
     written = model.generate("Return the", max_tokens=10, temperature=0)
     assert written.startswith("Return the ")
@@ -287,21 +287,21 @@ def test_the_original_pipeline_sets_a_space_between_prompt_and_words(pretrained:
 # ---- the command
 
 
-def test_texts_of_the_command_line_and_of_a_file_are_shown_apart(desk: Path, tmp_path: Path, ask: Any):
-    run, how = str(desk / "runs/books"), ["--max-tokens", "5", "--temperature", "0"]
+def test_texts_of_the_command_line_and_of_a_file_are_shown_apart(workspace: Path, tmp_path: Path, ask: Any):
+    run, how = str(workspace / "runs/books"), ["--max-tokens", "5", "--temperature", "0"]
     (tmp_path / "prompts.txt").write_text("the file\n\n  a list\n", encoding="utf-8")
     answer = ask("generate", run, "return", "--prompts", str(tmp_path / "prompts.txt"), *how)
     alone = [ask("generate", run, text, *how).out for text in ("return", "the file", "  a list")]
-    assert answer.out == "".join(f"--- text {i} of 3\n{text}" for i, text in enumerate(alone, 1))
+    assert answer.stdout == "".join(f"--- text {i} of 3\n{text}" for i, text in enumerate(alone, 1))
     found = json.loads(ask("generate", run, "return", "the file", *how, "--json").out)
     assert [(one["prompt"], one["text"] + "\n") for one in found] == [("return", alone[0]), ("the file", alone[1])]
 
 
-def test_prompts_come_from_standard_input(desk: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_prompts_come_from_standard_input(workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
     given_lines = io.TextIOWrapper(io.BufferedReader(io.BytesIO("the file\r\n☃".encode())))  # type: ignore[arg-type]
     monkeypatch.setattr("sys.stdin", given_lines)
-    answer = ask("generate", str(desk / "runs/books"), "--prompts", "-", "--max-tokens", "1", "--json")
-    assert [one["prompt"] for one in json.loads(answer.out)] == ["the file", "☃"]
+    answer = ask("generate", str(workspace / "runs/books"), "--prompts", "-", "--max-tokens", "1", "--json")
+    assert [one["prompt"] for one in json.loads(answer.stdout)] == ["the file", "☃"]
 
 
 @pytest.mark.parametrize(
@@ -315,12 +315,12 @@ def test_prompts_come_from_standard_input(desk: Path, ask: Any, monkeypatch: pyt
     ],
 )
 def test_prompts_that_cannot_be_read_are_refused(
-    words: list[str], said: str, desk: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    words: list[str], said: str, workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.chdir(desk)
+    monkeypatch.chdir(workspace)
     answer = ask("generate", "runs/books", *words)
-    assert (answer.code, answer.out) == (2, "")
-    assert said in answer.err
+    assert (answer.exit_code, answer.stdout) == (2, "")
+    assert said in answer.stderr
 
 
 def test_weights_cast_once_give_what_weights_cast_at_every_token_give():

@@ -70,9 +70,9 @@ def released(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tu
 def test_an_imported_hugging_face_model_gives_its_logits(theirs: Any, english: Tokenizer, tmp_path: Path, ask: Any):
     folder, model = theirs
     answer = ask("import", "huggingface", str(folder), "--out", str(tmp_path / "m"))
-    assert answer.code == 0, answer.err
-    assert f"{sum(p.numel() for p in model.transformer.parameters()):,} weights" in answer.err
-    assert f"next: gpt1 next {tmp_path / 'm'}" in answer.err
+    assert answer.exit_code == 0, answer.stderr
+    assert f"{sum(p.numel() for p in model.transformer.parameters()):,} weights" in answer.stderr
+    assert f"next: gpt1 next {tmp_path / 'm'}" in answer.stderr
     ids = torch.tensor([english.encode(TEXT)[:16]])
     with torch.no_grad():
         torch.testing.assert_close(load(tmp_path / "m").gpt(ids), model(ids).logits, atol=1e-4, rtol=0)
@@ -93,8 +93,10 @@ def test_an_imported_model_is_asked_like_any_other(theirs: Any, english: Tokeniz
     with torch.no_grad():
         probabilities = model(torch.tensor([english.encode(TEXT)])).logits[0, -1].softmax(-1)
     best = probabilities.topk(3)
-    assert [token["id"] for token in json.loads(answer.out)] == best.indices.tolist()
-    assert [token["probability"] for token in json.loads(answer.out)] == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert [token["id"] for token in json.loads(answer.stdout)] == best.indices.tolist()
+    assert [token["probability"] for token in json.loads(answer.stdout)] == pytest.approx(
+        best.values.tolist(), abs=1e-5
+    )
     assert Tokenizer.load(tmp_path / "m").fingerprint == english.fingerprint
 
 
@@ -166,18 +168,20 @@ def write_ours(folder: Path, tokenizer: Tokenizer, **shape: Any) -> GPT:
 @settings(max_examples=10)
 @given(shape=shapes())
 def test_transformers_gives_the_logits_of_an_exported_model(
-    shape: dict[str, Any], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+    tiny_pretrain_settings: dict[str, Any], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 ):
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("ours")
-    model = write_ours(folder / "model", tokenizer, **shape)
+    model = write_ours(folder / "model", tokenizer, **tiny_pretrain_settings)
     export_model("huggingface", folder / "model", folder / "theirs")
     theirs, told = transformers.OpenAIGPTLMHeadModel.from_pretrained(folder / "theirs", output_loading_info=True)
     assert not any(told.values()), told
     assert theirs.dtype == torch.float32
     assert theirs.lm_head.weight is theirs.transformer.tokens_embed.weight
-    assert {theirs.config.embd_pdrop, theirs.config.resid_pdrop, theirs.config.attn_pdrop} == {shape["dropout"]}
-    ids = torch.randint(0, tokenizer.vocab_size, (3, shape["context"]))
+    assert {theirs.config.embd_pdrop, theirs.config.resid_pdrop, theirs.config.attn_pdrop} == {
+        tiny_pretrain_settings["dropout"]
+    }
+    ids = torch.randint(0, tokenizer.vocab_size, (3, tiny_pretrain_settings["context"]))
     with torch.no_grad():
         torch.testing.assert_close(theirs.eval()(ids).logits, model(ids), atol=1e-5, rtol=1e-5)
 
@@ -185,14 +189,14 @@ def test_transformers_gives_the_logits_of_an_exported_model(
 @settings(max_examples=10)
 @given(shape=shapes(), original=st.booleans())
 def test_an_exported_model_comes_back_bit_for_bit_with_its_tokenizer(
-    shape: dict[str, Any],
+    tiny_pretrain_settings: dict[str, Any],
     original: bool,
     english: Tokenizer,
     tokenizer: Tokenizer,
     tmp_path_factory: pytest.TempPathFactory,
 ):
     own, folder = english if original else tokenizer, tmp_path_factory.mktemp("ours")
-    model = write_ours(folder / "model", own, **shape)
+    model = write_ours(folder / "model", own, **tiny_pretrain_settings)
     export_model("huggingface", folder / "model", folder / "theirs")
     import_model("huggingface", folder / "theirs", folder / "back")
     for name in ("config.json", "model.safetensors", "gpt1_tokenizer.json", "vocab.json", "merges.txt"):
@@ -235,10 +239,10 @@ def test_the_command_says_what_it_wrote_and_that_their_tokenizer_differs(exporte
     for pipeline, differs in [("original", True), ("lossless", False)]:
         out = tmp_path / pipeline
         answer = ask("export", "huggingface", str(exported / "ours" / pipeline), "--out", str(out))
-        assert answer.code == 0, answer.err
-        assert f"{out}: 11,616 weights, 300 tokens" in answer.err
-        assert ("gives other ids for many texts" in answer.err) == differs
-        assert f"OpenAIGPTLMHeadModel.from_pretrained('{out}')" in answer.err
+        assert answer.exit_code == 0, answer.stderr
+        assert f"{out}: 11,616 weights, 300 tokens" in answer.stderr
+        assert ("gives other ids for many texts" in answer.stderr) == differs
+        assert f"OpenAIGPTLMHeadModel.from_pretrained('{out}')" in answer.stderr
 
 
 @pytest.mark.parametrize(
@@ -283,7 +287,7 @@ def test_of_an_export_that_breaks_off_nothing_stays(exported: Path, tmp_path: Pa
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exchange, "write_their_tokenizer", full)
+    monkeypatch.setattr(exchange, "write_huggingface_tokenizer", full)
     with pytest.raises(ResourceError, match="the disk is full"):
         export_model("huggingface", exported / "ours/lossless", tmp_path / "out")
     assert [*tmp_path.iterdir()] == []

@@ -15,33 +15,35 @@ import pytest
 import torch
 from torch import nn
 
-from gpt1.console import results_table
+from gpt1.console import print_metrics
 from gpt1.errors import UserError
 from gpt1.experiments.zeroshot.heuristics import zeroshot
-from gpt1.formatting import number
-from gpt1.inference.evaluate import calibrated, evaluate, measured, predict
+from gpt1.formatting import format_number
+from gpt1.inference.evaluate import compute_metrics, evaluate, fit_calibration, predict
 from gpt1.inference.predict import predict_into
-from gpt1.inference.predictor import load_task
+from gpt1.inference.predictor import load_task_predictor
 from gpt1.inference.task import save_task
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.progress import Silent
+from gpt1.progress import NullProgress
 from gpt1.tables.table import Table, write_table
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.metrics import calibration
-from gpt1.tasks.targets import Answers, Bins, Classes, Number, Target
+from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
 from gpt1.tokenization.tokenizer import Tokenizer
 
 TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
     "classification": ("classification", {"text": "text", "label": "label"}, Classes(("no", "yes"))),
-    "similarity": ("similarity", {"text_a": "text", "text_b": "other", "label": "stars"}, Bins(0, 5)),
-    "regression": ("regression", {"text": "text", "label": "stars"}, Number(2.0, 1.5)),
+    "similarity": ("similarity", {"text_a": "text", "text_b": "other", "label": "stars"}, OrdinalBins(0, 5)),
+    "regression": ("regression", {"text": "text", "label": "stars"}, StandardizedNumber(2.0, 1.5)),
     "choice": ("choice", {"context": "text", "choices": "answers", "label": "right"}, Answers(3)),
 }
 
 
 @pytest.fixture(scope="module")
-def folder(pretrained: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def folder(
+    pretrained_run: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     """The model folder of a kind, its head drawn at random."""
 
     made: dict[str, Path] = {}
@@ -49,10 +51,10 @@ def folder(pretrained: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.Temp
     def saved(name: str) -> Path:
         if name not in made:
             kind, columns, target = TASKS[name]
-            gpt = GPT.from_pretrained(pretrained / "model")
+            gpt = GPT.from_pretrained(pretrained_run / "model")
             torch.manual_seed(1)
             gpt.add_special_tokens()
-            head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].each)
+            head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].multiple_choice)
             nn.init.normal_(head.linear.weight, std=0.3)
             made[name] = tmp_path_factory.mktemp("model")
             task = {"kind": kind, "columns": columns, "temperature": 2.5}
@@ -65,7 +67,7 @@ def folder(pretrained: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.Temp
 @pytest.mark.parametrize("name", ["classification", "choice"])
 def test_accuracy_and_loss_are_those_of_the_calibrated_predictions(name: str, folder: Any, table: Table):
     found = evaluate(folder(name), table)
-    predictions = load_task(folder(name)).predict(table.rows)
+    predictions = load_task_predictor(folder(name)).predict(table.rows)
     gold = [row["label" if name == "classification" else "right"] for row in table.rows]
     right = [row["prediction"] == label for row, label in zip(predictions, gold, strict=True)]
     surprise = [-math.log(row[f"probability_{label}"]) for row, label in zip(predictions, gold, strict=True)]
@@ -79,7 +81,7 @@ def test_accuracy_and_loss_are_those_of_the_calibrated_predictions(name: str, fo
 @pytest.mark.parametrize("name", ["similarity", "regression"])
 def test_correlations_are_those_of_the_scores(name: str, folder: Any, table: Table):
     found = evaluate(folder(name), table)
-    scores = [row["score"] for row in load_task(folder(name)).predict(table.rows)]
+    scores = [row["score"] for row in load_task_predictor(folder(name)).predict(table.rows)]
     stars = [row["stars"] for row in table.rows]
     assert found["metrics"]["pearson"] == pytest.approx(np.corrcoef(scores, stars)[0, 1], abs=1e-4)
     assert set(found["metrics"]) == {"pearson", "spearman", "loss"}
@@ -97,28 +99,28 @@ def test_texts_that_were_cut_are_counted(folder: Any, table: Table):
 
 
 def test_texts_that_were_read_in_windows_are_counted_and_not_said_to_be_cut(folder: Any, table: Table, tmp_path: Path):
-    model = load_task(folder("classification"))
-    save_task(tmp_path, model.model, model.tokenizer, {**model.task, "long": "windows"}, model.target)
+    model = load_task_predictor(folder("classification"))
+    save_task(tmp_path, model.task_model, model.tokenizer, {**model.task, "long": "windows"}, model.target)
     long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
     found, short = evaluate(tmp_path, long), evaluate(tmp_path, table)
     assert (found["cut"], short["cut"]) == (0, 0)
     assert found["read_in_windows"] - short["read_in_windows"] == 4
 
 
-class Listening(Silent):
+class Listening(NullProgress):
     """Keeps what is said."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.told.append(line)
 
 
 def test_the_calibration_error_of_the_tested_rows_is_told_with_the_temperature_and_without(folder: Any, table: Table):
-    model, listening = load_task(folder("classification")), Listening()
+    model, listening = load_task_predictor(folder("classification")), Listening()
     found = evaluate(folder("classification"), table, progress=listening)["calibration"]
-    logits = model.logits(model.examples(table.rows)).double()
+    logits = model.logits(model.read_rows(table.rows)).double()
     gold = np.array([model.labels.index(row["label"]) for row in table.rows])
     for name, temperature in (("ece_before", 1.0), ("ece_after", 2.5)):
         expected = calibration((logits / temperature).softmax(-1).numpy(), gold)["ece"]
@@ -142,10 +144,10 @@ def test_a_folder_of_the_same_name_does_not_hide_a_data_set(
         evaluate(folder("choice"), "runs")
 
 
-def test_a_split_whose_labels_are_not_handed_out_trains_nothing(pretrained: Path, tmp_path: Path):
+def test_a_split_whose_labels_are_not_handed_out_trains_nothing(pretrained_run: Path, tmp_path: Path):
     (tmp_path / "test.tsv").write_text("index\tsentence\n0\tgood\n")
     with pytest.raises(UserError, match="sst2:test has no labels: they are not handed out"):
-        zeroshot("sst2:test", run=pretrained, data_dir=tmp_path)
+        zeroshot("sst2:test", run=pretrained_run, data_dir=tmp_path)
 
 
 # ---- subsets
@@ -188,11 +190,11 @@ def test_a_column_of_ones_own_table_makes_no_subsets(folder: Any, table: Table):
 
 def test_the_table_of_results_shows_a_subset_beside_the_whole(folder: Any, race: Path, capsys: Any):
     found = evaluate(folder("choice"), "race", data_dir=race)
-    results_table(found)
+    print_metrics(found)
     head, *lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert re.split(" {2,}", head) == ["6 rows", "95 % interval", "middle, 4 rows", "high, 2 rows"]
     (accuracy,) = (line for line in lines if line.startswith("accuracy"))
-    shown = [number(found["subsets"][name]["metrics"]["accuracy"]) for name in ("middle", "high")]
+    shown = [format_number(found["subsets"][name]["metrics"]["accuracy"]) for name in ("middle", "high")]
     assert accuracy.split()[-2:] == shown
 
 
@@ -285,9 +287,9 @@ def test_no_rows_at_all_are_refused(folder: Any, table: Table):
         evaluate(folder("classification"), replace(table, rows=[]))
 
 
-def test_a_model_without_a_task_has_no_score(pretrained: Path, table: Table):
+def test_a_model_without_a_task_has_no_score(pretrained_run: Path, table: Table):
     with pytest.raises(UserError, match="has learnt no task yet"):
-        evaluate(pretrained, table)
+        evaluate(pretrained_run, table)
 
 
 def test_a_missing_table_is_refused(folder: Any):
@@ -301,7 +303,7 @@ LOGITS = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
 
 
 def test_scores_are_counted_from_the_logits():
-    found = measured(Classes(("0", "1")), LOGITS, torch.tensor([0, 1, 1, 1]), ["0", "1", "1", "1"])
+    found = compute_metrics(Classes(("0", "1")), LOGITS, torch.tensor([0, 1, 1, 1]), ["0", "1", "1", "1"])
     assert found["metrics"]["accuracy"] == 0.75
     assert found["f1_of"] == "label 1"
     assert found["metrics"]["f1"] == pytest.approx(0.8)  # precision 1, recall 2/3
@@ -309,7 +311,7 @@ def test_scores_are_counted_from_the_logits():
 
 
 def test_f1_of_other_labels_is_the_mean_over_labels():
-    found = measured(Classes(("a", "b")), LOGITS, torch.tensor([0, 1, 1, 1]), ["a", "b", "b", "b"])
+    found = compute_metrics(Classes(("a", "b")), LOGITS, torch.tensor([0, 1, 1, 1]), ["a", "b", "b", "b"])
     assert found["f1_of"] == "macro"
     assert found["metrics"]["f1"] == pytest.approx((2 / 3 + 0.8) / 2)
 
@@ -317,7 +319,7 @@ def test_f1_of_other_labels_is_the_mean_over_labels():
 def test_the_temperature_fitted_on_many_rows_has_the_least_loss():
     logits, targets = LOGITS.repeat(500, 1), torch.tensor([0, 1, 1, 0]).repeat(500)
     target = Classes(("a", "b"))
-    temperature = calibrated(target, logits, targets)["temperature"]
+    temperature = fit_calibration(target, logits, targets)["temperature"]
 
     def loss(t: float) -> float:
         return float(target.loss(logits / t, targets).mean())
@@ -326,4 +328,4 @@ def test_the_temperature_fitted_on_many_rows_has_the_least_loss():
 
 
 def test_numbers_are_not_calibrated():
-    assert calibrated(Number(0, 1), torch.zeros(3, 1), torch.zeros(3)) == {}
+    assert fit_calibration(StandardizedNumber(0, 1), torch.zeros(3, 1), torch.zeros(3)) == {}

@@ -16,9 +16,9 @@ from gpt1.model.gpt import GPT
 from gpt1.tokenization.tokenizer import Tokenizer
 
 
-def test_perplexity_and_bits_are_those_of_the_logits(pretrained: Path, corpus: Path):
-    found = evaluate(pretrained, corpus)
-    opened, model = Corpus.open(corpus), GPT.from_pretrained(pretrained / "model")
+def test_perplexity_and_bits_are_those_of_the_logits(pretrained_run: Path, corpus: Path):
+    found = evaluate(pretrained_run, corpus)
+    opened, model = Corpus.open(corpus), GPT.from_pretrained(pretrained_run / "model")
     context = model.config.context
     count = (opened.tokens - 1) // context
     ids = torch.from_numpy(opened.read(0, count * context + 1))
@@ -36,16 +36,16 @@ def test_perplexity_and_bits_are_those_of_the_logits(pretrained: Path, corpus: P
     assert found["tokens"] == count * context
 
 
-def test_a_corpus_of_another_tokenizer_is_refused(pretrained: Path, tmp_path: Path):
+def test_a_corpus_of_another_tokenizer_is_refused(pretrained_run: Path, tmp_path: Path):
     (tmp_path / "text.txt").write_text("some other words and yet other ones " * 50)
     other = Tokenizer.train(["other words"], vocab_size=270, pipeline="lossless")
     write_corpus([str(tmp_path / "text.txt")], tmp_path / "other", other)
     with pytest.raises(UserError, match="another tokenizer"):
-        evaluate(pretrained, tmp_path / "other")
+        evaluate(pretrained_run, tmp_path / "other")
 
 
-def test_a_corpus_shorter_than_a_window_is_refused(pretrained: Path, tokenizer: Tokenizer, tmp_path: Path):
+def test_a_corpus_shorter_than_a_window_is_refused(pretrained_run: Path, tokenizer: Tokenizer, tmp_path: Path):
     (tmp_path / "text.txt").write_text("two words")
     write_corpus([str(tmp_path / "text.txt")], tmp_path / "short", tokenizer)
     with pytest.raises(UserError, match="no window of 32"):
-        evaluate(pretrained, tmp_path / "short")
+        evaluate(pretrained_run, tmp_path / "short")

@@ -16,33 +16,33 @@ import pytest
 from gpt1.errors import UserError
 from gpt1.inference import predict as module
 from gpt1.inference.predict import predict_into
-from gpt1.inference.predictor import Model, load_task
+from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task import save_task
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.progress import Silent
+from gpt1.progress import NullProgress
 from gpt1.tables import table as tables
 from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.kinds import KINDS
-from gpt1.tasks.targets import Answers, Classes, Number, Target
+from gpt1.tasks.targets import Answers, Classes, StandardizedNumber, Target
 
 TASKS: dict[str, tuple[dict[str, str], Target]] = {
     "classification": ({"text": "text", "label": "label"}, Classes(("=no", "yes"))),
-    "regression": ({"text": "text", "label": "stars"}, Number(2.0, 1.5)),
+    "regression": ({"text": "text", "label": "stars"}, StandardizedNumber(2.0, 1.5)),
     "choice": ({"context": "text", "choices": "answers", "label": "right"}, Answers(3)),
 }
 
 
 @pytest.fixture(scope="module")
-def model_of(pretrained: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def model_of(pretrained_run: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def saved(name: str) -> Path:
         import torch
 
         columns, target = TASKS[name]
-        gpt = GPT.from_pretrained(pretrained / "model")
+        gpt = GPT.from_pretrained(pretrained_run / "model")
         torch.manual_seed(1)
         gpt.add_special_tokens()
-        head = Head(gpt.config.n_embd, target.outputs, KINDS[name].each)
+        head = Head(gpt.config.n_embd, target.outputs, KINDS[name].multiple_choice)
         torch.nn.init.normal_(head.linear.weight, std=0.3)
         folder = tmp_path_factory.mktemp("model")
         save_task(folder, TaskModel(gpt, head), tokenizer, {"kind": name, "columns": columns}, target)
@@ -58,12 +58,12 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_ROWS", 7)
 
 
-class Listening(Silent):
+class Listening(NullProgress):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.steps: list[int] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
 
     def advance(self, done: int, **values: float) -> None:
@@ -77,7 +77,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def predicted(*_: Any) -> Any:
         raise AssertionError("the work has begun")
 
-    monkeypatch.setattr(Model, "predict_examples", predicted)
+    monkeypatch.setattr(TaskPredictor, "predict_examples", predicted)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -92,7 +92,7 @@ def test_rows_in_blocks_get_the_predictions_that_they_get_all_at_once(
     rows, written, listening = tmp_path / f"rows.{source}", tmp_path / f"out.{out}", Listening()
     write_table(rows, table.rows)
     said = predict_into(model_of(name), rows, written, progress=listening)
-    expected = load_task(model_of(name)).predict(read_table(rows).rows)
+    expected = load_task_predictor(model_of(name)).predict(read_table(rows).rows)
     found = read_table(written).rows
     assert len(found) == len(expected) == 64
     for row, wanted, own in zip(found, expected, read_table(rows).rows, strict=True):
@@ -195,14 +195,14 @@ def test_a_block_is_written_before_the_next_one_is_predicted(
     model_of: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     write_table(tmp_path / "rows.csv", GOOD)
-    predict_block, written = Model.predict_examples, []
+    predict_block, written = TaskPredictor.predict_examples, []
 
-    def watched(self: Model, examples: Any, *others: Any) -> Any:
+    def watched(self: TaskPredictor, examples: Any, *others: Any) -> Any:
         sys.stdout.flush()
         written.append((len(examples), capfd.readouterr().out.count("\n")))
         return predict_block(self, examples, *others)
 
-    monkeypatch.setattr(Model, "predict_examples", watched)
+    monkeypatch.setattr(TaskPredictor, "predict_examples", watched)
     predict_into(model_of("classification"), tmp_path / "rows.csv")
     assert written == [(7, 1), (7, 7), (6, 7)]  # the header first
 

@@ -18,46 +18,46 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gpt1.errors import UserError
-from gpt1.inference.predictor import LanguageModel, Model, load, load_task, task_logits
+from gpt1.inference.predictor import LanguageModel, TaskPredictor, compute_task_logits, load, load_task_predictor
 from gpt1.inference.task import save_task
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.progress import Silent
+from gpt1.progress import NullProgress
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import KINDS
-from gpt1.tasks.targets import Answers, Bins, Classes, Number, Target, target_to_json
+from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target, target_to_json
 from gpt1.tokenization.tokenizer import Tokenizer
 
 TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
     "classification": ("classification", {"text": "t", "label": "l"}, Classes(("a", "b", "c"))),
     "entailment": ("entailment", {"premise": "t", "hypothesis": "u", "label": "l"}, Classes(("no", "yes"))),
     "similarity": ("similarity", {"text_a": "t", "text_b": "u", "label": "l"}, Classes(("0", "1"))),
-    "scored similarity": ("similarity", {"text_a": "t", "text_b": "u", "label": "l"}, Bins(0, 5)),
+    "scored similarity": ("similarity", {"text_a": "t", "text_b": "u", "label": "l"}, OrdinalBins(0, 5)),
     "choice": ("choice", {"context": "t", "question": "u", "choices": "a", "label": "l"}, Answers(3)),
-    "regression": ("regression", {"text": "t", "label": "l"}, Number(3.0, 2.0)),
+    "regression": ("regression", {"text": "t", "label": "l"}, StandardizedNumber(3.0, 2.0)),
 }
-Make = Callable[..., Model]
+Make = Callable[..., TaskPredictor]
 
 
 @pytest.fixture(scope="module")
-def make(pretrained: Path, tokenizer: Tokenizer) -> Make:
+def make(pretrained_run: Path, tokenizer: Tokenizer) -> Make:
     """A fine-tuned model of a kind whose head was drawn at random, large enough for clear predictions."""
-    made: dict[tuple[str, str], Model] = {}
+    made: dict[tuple[str, str], TaskPredictor] = {}
 
-    def model(name: str, long: str = "cut") -> Model:
+    def model(name: str, long: str = "cut") -> TaskPredictor:
         if (name, long) not in made:
             kind, columns, target = TASKS[name]
-            gpt = GPT.from_pretrained(pretrained / "model")
+            gpt = GPT.from_pretrained(pretrained_run / "model")
             torch.manual_seed(0)
             gpt.add_special_tokens()
             for parameter in gpt.blocks.parameters():  # a model of 60 updates says nearly the same of every text
                 if parameter.dim() > 1:
                     nn.init.normal_(parameter, std=0.2)
             nn.init.normal_(gpt.tokens.weight)
-            head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].each)
+            head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].multiple_choice)
             nn.init.normal_(head.linear.weight, std=0.3)
             task = {"kind": kind, "columns": columns, "target": target_to_json(target), "temperature": 1.5}
-            made[name, long] = Model(TaskModel(gpt, head).eval(), tokenizer, {**task, "long": long}, target)
+            made[name, long] = TaskPredictor(TaskModel(gpt, head).eval(), tokenizer, {**task, "long": long}, target)
         return made[name, long]
 
     return model
@@ -103,9 +103,9 @@ def test_similarity_is_the_same_whichever_text_comes_first(make: Make, name: str
 @every_rule
 @few
 @given(row=rows, data=st.data())
-def test_the_probabilities_of_answers_follow_their_order(make: Make, long: str, row, data):
+def test_the_probabilities_of_answers_follow_their_order(make: Make, long: str, row, official_data):
     model = make("choice", long)
-    order = data.draw(st.permutations(range(len(row["a"]))))
+    order = official_data.draw(st.permutations(range(len(row["a"]))))
     straight, moved = model.predict([row, {**row, "a": [row["a"][i] for i in order]}])
     expected = [straight[f"probability_{i}"] for i in order]
     assert numbers(moved) == pytest.approx(expected, abs=1e-5)
@@ -117,10 +117,10 @@ def test_the_probabilities_of_answers_follow_their_order(make: Make, long: str, 
 @given(table=st.lists(rows, min_size=1, max_size=3))
 def test_answers_get_with_the_context_computed_once_what_each_gets_alone(make: Make, long: str, table):
     model = make("choice", long)
-    coded = model.encode(model.examples(table))
-    assert all(example.alike for example in coded)
-    each = [replace(example, alike=False) for example in coded]
-    together, alone = (task_logits(model.model, some, model.device) for some in (coded, each))
+    coded = model.encode(model.read_rows(table))
+    assert all(example.shared_prefix for example in coded)
+    each = [replace(example, shared_prefix=False) for example in coded]
+    together, alone = (compute_task_logits(model.task_model, some, model.device) for some in (coded, each))
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
@@ -141,7 +141,7 @@ def test_a_prediction_has_the_documented_keys(make: Make, name: str, keys: list[
 
 
 def test_where_no_token_is_known_all_of_them_are_unknown(make: Make, monkeypatch: pytest.MonkeyPatch):
-    model, said = make("choice"), Silent()
+    model, said = make("choice"), NullProgress()
     lines: list[str] = []
     monkeypatch.setattr(said, "say", lines.append)
     monkeypatch.setattr(model.tokenizer, "count_unknown", len)
@@ -191,7 +191,7 @@ def test_a_whole_table_is_refused_before_the_names_of_its_columns_are_taken_for_
 
 def test_logits_that_are_no_numbers_are_no_prediction(make: Make):
     broken = deepcopy(make("classification"))
-    nn.init.constant_(broken.model.gpt.blocks[0].mlp.widen.bias, float("nan"))
+    nn.init.constant_(broken.task_model.gpt.blocks[0].mlp.widen.bias, float("nan"))
     table = Table("rows.csv", ["t"], [{"t": "some text"}])
     for ask in (broken.predict, broken.predict_proba, lambda _: broken.predict_table(table), broken.next_tokens):
         with pytest.raises(UserError, match="not all numbers"):
@@ -205,7 +205,7 @@ def test_no_rows_are_no_predictions(make: Make):
 
 def test_the_temperature_divides_the_logits(make: Make):
     model = make("classification")
-    logits = model.logits(model.examples(["some text"])).double()
+    logits = model.logits(model.read_rows(["some text"])).double()
     expected = (logits / 1.5).softmax(-1).numpy()
     np.testing.assert_allclose(model.predict_proba(["some text"]), expected, atol=1e-6)
     assert numbers(model.predict(["some text"])[0]) == pytest.approx(list(expected[0]), abs=1e-6)
@@ -221,9 +221,11 @@ def test_a_text_read_in_windows_is_predicted_by_the_mean_over_its_windows(make: 
     """Of the probabilities, at temperature 1, or of the numbers; the temperature divides the logarithms of the mean."""
     model = make(name, "windows")
     row = {"t": "a long text, " * 9, "u": "with another one, " * 4, "a": ["one", "another, " * 6]}
-    (example,) = model.encode(model.examples([row]))
+    (example,) = model.encode(model.read_rows([row]))
     assert example.windows > 2
-    alone = torch.cat([task_logits(model.model, [window], model.device) for window in example.apart()])
+    alone = torch.cat(
+        [compute_task_logits(model.task_model, [window], model.device) for window in example.split_windows()]
+    )
     if name == "regression":
         expected = [float(alone.mean()) / 1.5 * 2.0 + 3.0]  # deviation and mean of the target
     else:
@@ -279,9 +281,9 @@ def test_a_model_of_numbers_has_no_probabilities(make: Make, name: str):
 @every_task
 def test_a_saved_model_predicts_the_same_wherever_its_folder_goes(make: Make, name: str, tmp_path: Path):
     model = make(name)
-    save_task(tmp_path / "first", model.model, model.tokenizer, model.task, model.target)
+    save_task(tmp_path / "first", model.task_model, model.tokenizer, model.task, model.target)
     shutil.move(tmp_path / "first", tmp_path / "second")
-    again = load_task(tmp_path / "second")
+    again = load_task_predictor(tmp_path / "second")
     table = [{"t": "one", "u": "two", "a": ["x", "y", "z"]}, {"t": "three", "u": "", "a": ["x", "y"]}]
     assert again.predict(table) == model.predict(table)
     assert again.labels == model.labels
@@ -290,26 +292,26 @@ def test_a_saved_model_predicts_the_same_wherever_its_folder_goes(make: Make, na
 def test_a_folder_of_a_time_before_rules_for_long_texts_cuts_them(make: Make, tmp_path: Path):
     model = make("classification", "windows")
     task = {name: value for name, value in model.task.items() if name != "long"}
-    save_task(tmp_path, model.model, model.tokenizer, task, model.target)
+    save_task(tmp_path, model.task_model, model.tokenizer, task, model.target)
     rows = ["a long text, " * 9]
-    assert load_task(tmp_path).predict(rows) == make("classification", "cut").predict(rows)
+    assert load_task_predictor(tmp_path).predict(rows) == make("classification", "cut").predict(rows)
 
 
-def test_a_pre_trained_model_predicts_tokens_but_no_labels(pretrained: Path):
-    assert not isinstance(load(pretrained), Model)
+def test_a_pre_trained_model_predicts_tokens_but_no_labels(pretrained_run: Path):
+    assert not isinstance(load(pretrained_run), TaskPredictor)
     with pytest.raises(UserError, match="has learnt no task yet"):
-        load_task(pretrained)
-    for ask in (load(pretrained).predict, load(pretrained).predict_proba):
+        load_task_predictor(pretrained_run)
+    for ask in (load(pretrained_run).predict, load(pretrained_run).predict_proba):
         with pytest.raises(UserError, match="has learnt no task yet"):
             ask(["a text"])
 
 
-def test_a_run_and_its_model_folder_load_the_same(pretrained: Path):
-    assert load(pretrained).next_tokens("the") == load(pretrained / "model").next_tokens("the")
+def test_a_run_and_its_model_folder_load_the_same(pretrained_run: Path):
+    assert load(pretrained_run).next_tokens("the") == load(pretrained_run / "model").next_tokens("the")
 
 
-def test_a_run_without_a_model_yet_is_refused(pretrained: Path, tmp_path: Path):
-    shutil.copy(pretrained / "config.yaml", tmp_path)
+def test_a_run_without_a_model_yet_is_refused(pretrained_run: Path, tmp_path: Path):
+    shutil.copy(pretrained_run / "config.yaml", tmp_path)
     with pytest.raises(UserError, match="no finished model yet"):
         load(tmp_path)
 
@@ -317,8 +319,8 @@ def test_a_run_without_a_model_yet_is_refused(pretrained: Path, tmp_path: Path):
 @pytest.mark.parametrize("name", ["classification", "choice"])
 def test_in_bf16_predictions_are_those_of_fp32_within_its_precision(make: Make, name: str, table, tmp_path: Path):
     made = make(name)
-    save_task(tmp_path / "model", made.model, made.tokenizer, made.task, made.target)
-    exact, fast = load_task(tmp_path / "model"), load_task(tmp_path / "model", precision="bf16")
+    save_task(tmp_path / "model", made.task_model, made.tokenizer, made.task, made.target)
+    exact, fast = load_task_predictor(tmp_path / "model"), load_task_predictor(tmp_path / "model", precision="bf16")
     assert fast.gpt.tokens.weight.dtype == torch.bfloat16
     assert exact.gpt.tokens.weight.dtype == torch.float32
     rows = [{"t": row["text"], "u": row["other"], "a": row["answers"]} for row in table.rows]
@@ -326,9 +328,9 @@ def test_in_bf16_predictions_are_those_of_fp32_within_its_precision(make: Make, 
     assert np.abs(ours - theirs).mean() < 0.02
 
 
-def test_a_precision_that_does_not_exist_is_refused(pretrained: Path):
+def test_a_precision_that_does_not_exist_is_refused(pretrained_run: Path):
     with pytest.raises(UserError, match="--precision fp31: there is no such choice"):
-        load(pretrained, precision="fp31")
+        load(pretrained_run, precision="fp31")
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path):
@@ -339,7 +341,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("damage", ['{"kind": "poetry"}', "{}", "[]", "no json", "another rule for long texts"])
 def test_a_damaged_task_is_refused_by_name(make: Make, tmp_path: Path, damage: str):
     model = make("classification")
-    save_task(tmp_path, model.model, model.tokenizer, model.task, model.target)
+    save_task(tmp_path, model.task_model, model.tokenizer, model.task, model.target)
     if damage == "another rule for long texts":
         damage = (tmp_path / "task.json").read_text().replace('"long": "cut"', '"long": "summary"')
     (tmp_path / "task.json").write_text(damage)
@@ -351,12 +353,14 @@ def test_a_damaged_task_is_refused_by_name(make: Make, tmp_path: Path, damage: s
 
 
 @pytest.fixture(scope="module")
-def language_model(pretrained: Path) -> LanguageModel:
-    return load(pretrained)
+def language_model(pretrained_run: Path) -> LanguageModel:
+    return load(pretrained_run)
 
 
-def test_a_tokenizer_that_the_model_was_not_trained_with_is_refused(pretrained: Path, tmp_path: Path, prose: list[str]):
-    model = Path(shutil.copytree(pretrained / "model", tmp_path / "model"))
+def test_a_tokenizer_that_the_model_was_not_trained_with_is_refused(
+    pretrained_run: Path, tmp_path: Path, prose: list[str]
+):
+    model = Path(shutil.copytree(pretrained_run / "model", tmp_path / "model"))
     (model / "manifest.json").unlink()
     size = Tokenizer.load(model).vocab_size
     for other, said in ((size + 1, f"has {size + 1} tokens, the model {size}"), (size, "is not the one")):
@@ -374,28 +378,28 @@ def test_the_next_tokens_are_the_likeliest_of_the_vocabulary_with_their_probabil
         ids = torch.tensor([language_model.tokenizer.encode("return the")])
         p = language_model.gpt(ids)[0, -1].softmax(-1)
     best = p.topk(5)
-    assert [token for token, _ in found] == [language_model.tokenizer.token(int(i)) for i in best.indices]
+    assert [token for token, _ in found] == [language_model.tokenizer.display_token(int(i)) for i in best.indices]
     assert [q for _, q in found] == pytest.approx(best.values.tolist(), abs=1e-6)
 
 
 def test_all_next_tokens_share_a_probability_of_1(language_model: LanguageModel):
-    found = language_model.next_ids("the", k=9999)
+    found = language_model.top_next_tokens("the", k=9999)
     assert sorted(i for _, i, _ in found) == list(range(300))
     assert sum(p for _, _, p in found) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_fine_tuned_model_gives_no_probability_to_special_tokens(make: Make):
-    found = make("classification").next_ids("the", k=9999)
+    found = make("classification").top_next_tokens("the", k=9999)
     assert sorted(i for _, i, _ in found) == list(range(300))
     assert sum(p for _, _, p in found) == pytest.approx(1, abs=1e-5)
 
 
 def test_an_empty_text_is_continued_as_a_new_document(language_model: LanguageModel):
-    assert language_model.next_ids("", 3) == language_model.next_ids("\n", 3)
+    assert language_model.top_next_tokens("", 3) == language_model.top_next_tokens("\n", 3)
     assert language_model.generate("", max_tokens=3, seed=0)
 
 
 def test_a_text_longer_than_the_context_is_continued_from_its_end(language_model: LanguageModel):
     ids = language_model.tokenizer.encode("a long text " * 50)
-    assert language_model.prompt("a long text " * 50)[0].tolist() == ids[-32:]
+    assert language_model.encode_prompt("a long text " * 50)[0].tolist() == ids[-32:]
     assert language_model.generate("a long text " * 50, max_tokens=2, temperature=0).startswith("a long text " * 50)

@@ -17,7 +17,7 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.errors import UserError
 from gpt1.inference.convert import export_model
 from gpt1.inference.evaluate import evaluate, predict
-from gpt1.inference.predictor import Model, load, load_task, pair
+from gpt1.inference.predictor import TaskPredictor, load, load_model_and_tokenizer, load_task_predictor
 from gpt1.inference.task import read_task
 from gpt1.inspect import inspect
 from gpt1.model.gpt import GPT
@@ -28,15 +28,15 @@ FLIPS = 12
 
 
 @pytest.fixture
-def model(desk: Path, tmp_path: Path) -> Path:
+def model(workspace: Path, tmp_path: Path) -> Path:
     """A copy of a fine-tuned model folder."""
-    return Path(shutil.copytree(desk / "runs/reviews/model", tmp_path / "model"))
+    return Path(shutil.copytree(workspace / "runs/reviews/model", tmp_path / "model"))
 
 
 @pytest.fixture
-def run(desk: Path, tmp_path: Path) -> Path:
+def run(workspace: Path, tmp_path: Path) -> Path:
     """A copy of a finished fine-tuning run."""
-    return Path(shutil.copytree(desk / "runs/reviews", tmp_path / "run"))
+    return Path(shutil.copytree(workspace / "runs/reviews", tmp_path / "run"))
 
 
 def flip(path: Path, number: int) -> None:
@@ -64,13 +64,13 @@ def test_a_flipped_bit_in_any_file_of_a_model_is_refused_by_name(model: Path):
     load(model)
 
 
-def test_a_flipped_bit_in_any_file_of_a_finished_run_is_refused_by_name_wherever_it_is_read(run: Path, desk: Path):
+def test_a_flipped_bit_in_any_file_of_a_finished_run_is_refused_by_name_wherever_it_is_read(run: Path, workspace: Path):
     manifest = json.loads((run / "manifest.json").read_text())
     assert sorted(manifest["files"]) == ["config.yaml", "metrics.jsonl", "predictions.jsonl", "results.json"]
     uses: list[Any] = [
         lambda: load(run),
         lambda: inspect(run),
-        lambda: runs.reopen(run, runs.FinetuneConfig, {}, {}),
+        lambda: runs.open_for_resume(run, runs.FinetuneConfig, {}, {}),
         lambda: runs.read_results(run),
     ]
     for name in (*manifest["files"], "manifest.json"):
@@ -108,45 +108,47 @@ def test_a_missing_and_an_added_file_are_refused_by_name(model: Path):
         load(model)
 
 
-def test_a_task_put_beside_a_pretrained_model_is_refused(desk: Path, tmp_path: Path):
-    model = Path(shutil.copytree(desk / "runs/books/model", tmp_path / "model"))
-    shutil.copy(desk / "runs/reviews/model/task.json", model)
-    for use in (load, GPT.from_pretrained, pair, inspect):
+def test_a_task_put_beside_a_pretrained_model_is_refused(workspace: Path, tmp_path: Path):
+    model = Path(shutil.copytree(workspace / "runs/books/model", tmp_path / "model"))
+    shutil.copy(workspace / "runs/reviews/model/task.json", model)
+    for use in (load, GPT.from_pretrained, load_model_and_tokenizer, inspect):
         with pytest.raises(UserError, match=r"task\.json is not in the folder's manifest\.json"):
             use(model)
 
 
-def test_a_folder_without_a_manifest_loads_and_a_changed_one_loads_without_the_check(model: Path, ask: Any, desk: Path):
+def test_a_folder_without_a_manifest_loads_and_a_changed_one_loads_without_the_check(
+    model: Path, ask: Any, workspace: Path
+):
     task = json.loads((model / "task.json").read_text())
     (model / "task.json").write_text(json.dumps({**task, "temperature": 2.0}))
-    new = str(desk / "new.csv")
+    new = str(workspace / "new.csv")
     refused = ask("predict", str(model), new)
     assert (refused.code, refused.out) == (2, "")
     assert "task.json has" in refused.err
     assert "--no-verify" in refused.err
     assert ask("predict", str(model), new, "--no-verify").code == 0
-    assert isinstance(load(model, verify=False), Model)
+    assert isinstance(load(model, verify=False), TaskPredictor)
     (model / "manifest.json").unlink()
-    assert load_task(model).temperature == 2
+    assert load_task_predictor(model).temperature == 2
 
 
 def test_saving_over_a_model_removes_the_manifest_of_the_old_one(model: Path):
-    gpt, _ = pair(model)
+    gpt, _ = load_model_and_tokenizer(model)
     gpt.save(model)
     assert not (model / "manifest.json").exists()
 
 
-def test_weights_that_are_not_finite_are_refused_by_every_use(desk: Path, tmp_path: Path):
-    model = Path(shutil.copytree(desk / "runs/books/model", tmp_path / "model"))
+def test_weights_that_are_not_finite_are_refused_by_every_use(workspace: Path, tmp_path: Path):
+    model = Path(shutil.copytree(workspace / "runs/books/model", tmp_path / "model"))
     weights = load_file(model / "model.safetensors")
     weights["blocks.0.mlp.widen.weight"][1, 2] = math.nan
     save_file(weights, model / "model.safetensors")
     (model / "manifest.json").unlink()
     uses = [
         lambda: load(model),
-        lambda: evaluate(model, desk / "corpus"),
+        lambda: evaluate(model, workspace / "corpus"),
         lambda: export_model("huggingface", model, tmp_path / "out"),
-        lambda: predict(model, desk / "new.csv"),
+        lambda: predict(model, workspace / "new.csv"),
     ]
     for use in uses:
         with pytest.raises(UserError, match=r"model\.safetensors: tensor blocks.0.mlp.widen.weight holds NaN"):
@@ -162,8 +164,8 @@ def test_a_head_that_is_not_finite_is_refused(model: Path):
         load(model, verify=False)
 
 
-def test_an_exported_model_is_checked_too(desk: Path, tmp_path: Path):
-    out = export_model("huggingface", desk / "runs/books", tmp_path / "out")
+def test_an_exported_model_is_checked_too(workspace: Path, tmp_path: Path):
+    out = export_model("huggingface", workspace / "runs/books", tmp_path / "out")
     GPT.from_pretrained(out)
     flip(out / "model.safetensors", out.joinpath("model.safetensors").stat().st_size * 8 - 1)
     with pytest.raises(UserError, match=r"model\.safetensors is not what its manifest says"):
@@ -206,9 +208,9 @@ def test_a_task_of_an_earlier_version_reads_with_defaults(model: Path):
         del task[key]
     (model / "task.json").write_text(json.dumps(task))
     assert read_task(model / "task.json")[1].outputs == 2
-    assert load_task(model, verify=False).temperature == 1
+    assert load_task_predictor(model, verify=False).temperature == 1
 
 
-def test_a_model_folder_is_no_corpus(desk: Path):
+def test_a_model_folder_is_no_corpus(workspace: Path):
     with pytest.raises(UserError, match="is not a corpus folder"):
-        Corpus.open(desk / "runs/books/model")
+        Corpus.open(workspace / "runs/books/model")

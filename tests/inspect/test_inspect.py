@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from gpt1.corpus.corpus import Corpus
 from gpt1.errors import UserError
-from gpt1.inspect import inspect, show
-from gpt1.inspect.guessing import guess
+from gpt1.inspect import inspect, print_facts
+from gpt1.inspect.task_guess import guess_task
 from gpt1.tables.table import Table, write_table
 from gpt1.tasks.kinds import KINDS
 
@@ -88,7 +88,7 @@ GUESSES = [
 
 @pytest.mark.parametrize(("columns", "kind", "some"), GUESSES)
 def test_the_task_of_a_table_is_guessed_from_its_columns(columns: Any, kind: str, some: dict[str, str]):
-    found = guess(table_of(columns))
+    found = guess_task(table_of(columns))
     assert found.kind == kind
     assert some.items() <= found.columns.items()
     assert set(found.columns) <= {*KINDS[kind].columns, "label"}
@@ -96,11 +96,11 @@ def test_the_task_of_a_table_is_guessed_from_its_columns(columns: Any, kind: str
 
 @pytest.mark.parametrize(("columns", "kind", "some"), [case for case in GUESSES if len(case[0]) > 1])
 def test_the_command_that_is_suggested_runs(
-    columns: Any, kind: str, some: Any, pretrained: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    columns: Any, kind: str, some: Any, pretrained_run: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     written(tmp_path, columns)
-    suggested = inspect("t.jsonl", from_=pretrained)["next"][-1]
+    suggested = inspect("t.jsonl", from_=pretrained_run)["next"][-1]
     assert suggested.startswith("gpt1 finetune t.jsonl --kind " + kind)
     assert ask(*shlex.split(suggested)[1:], "--epochs", "1", "--device", "cpu").code == 0
 
@@ -112,12 +112,12 @@ def test_without_a_model_no_tokens_are_told_but_how_to_get_them(table: Table, tm
     assert any("--from RUN" in command for command in found["next"])
 
 
-def test_rates_of_unknown_and_cut_are_those_that_finetune_tells(prose: list[str], pretrained: Path, tmp_path: Path):
+def test_rates_of_unknown_and_cut_are_those_that_finetune_tells(prose: list[str], pretrained_run: Path, tmp_path: Path):
     from gpt1.model.gpt import GPT
     from gpt1.tokenization.tokenizer import Tokenizer
     from gpt1.training.finetune import finetune
 
-    shutil.copytree(pretrained, tmp_path / "run")
+    shutil.copytree(pretrained_run, tmp_path / "run")
     tokenizer = Tokenizer.train(prose, vocab_size=300, pipeline="original")
     GPT.from_pretrained(tmp_path / "run/model").save(tmp_path / "run/model", tokenizer=tokenizer.fingerprint)
     tokenizer.save(tmp_path / "run/model")
@@ -134,19 +134,19 @@ def test_rates_of_unknown_and_cut_are_those_that_finetune_tells(prose: list[str]
 
 @pytest.mark.parametrize(("long", "rate"), [("cut", "cut"), ("head-tail", "cut"), ("windows", "in_windows")])
 def test_long_rows_are_counted_by_the_rule_of_the_run(
-    long: str, rate: str, pretrained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    long: str, rate: str, pretrained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     from gpt1.training.finetune import finetune
 
     path = written(tmp_path, {"text": [f"row {i} " + "of words " * i for i in range(40)], "label": ["a", "b"] * 20})
     task = {"kind": "classification", "text": "text", "epochs": 1, "device": "cpu"}
-    run = finetune(path, from_=pretrained, out=tmp_path / "fine", long=long, **task)
+    run = finetune(path, from_=pretrained_run, out=tmp_path / "fine", long=long, **task)
     data = json.loads((run / "results.json").read_text())["data"]
     found = inspect(path, from_=run)
     told = "read_in_windows" if long == "windows" else "cut"
     assert 0 < found["tokens"][rate] == pytest.approx(data[told])
     assert found["tokens"]["cut" if long == "windows" else "in_windows"] == 0
-    show(found)
+    print_facts(found)
     said = {"cut": "rows cut at its context of 32", "windows": "rows read in windows of its context of 32"}
     assert said.get(long, "of the rows cut at its context of 32, head and tail kept") in capfd.readouterr().out
     assert inspect(run / "model")["task"]["long"] == long
@@ -248,18 +248,18 @@ def test_counts_are_those_of_the_layout_that_is_there_and_a_broken_split_is_not_
     assert inspect("mrpc", data_dir=tmp_path)["splits"]["train"]["official"] == 4_076
     (tmp_path / "MRPC/msr_paraphrase_train.txt").write_text(header + "2\t1\t2\ta\tb\n")
     (tmp_path / "MRPC/dev.tsv").write_text(header + "1\t1\t2\ta\tb\n")
-    show(inspect("mrpc", data_dir=tmp_path))
+    print_facts(inspect("mrpc", data_dir=tmp_path))
     lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines() if line.split()}
     assert "broken" in lines["train"]
     assert "not read" in lines["dev"]
 
 
 def test_with_its_data_named_a_data_set_is_not_hidden_by_a_folder_of_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretrained: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretrained_run: Path
 ):
     (tmp_path / "RTE").mkdir()
     (tmp_path / "RTE/dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
-    shutil.copytree(pretrained, tmp_path / "rte")
+    shutil.copytree(pretrained_run, tmp_path / "rte")
     monkeypatch.chdir(tmp_path)
     assert inspect("rte", data_dir=tmp_path)["what"] == "data set"
     assert inspect("rte")["what"] == "run"
@@ -287,20 +287,20 @@ def test_a_corpus_is_told_and_every_file_of_it_checked(corpus: Path, tmp_path: P
             inspect(tmp_path / "copy")
 
 
-def test_a_corpus_is_compared_with_the_tokenizer_of_a_run(corpus: Path, pretrained: Path, desk: Path):
-    assert inspect(corpus, from_=pretrained)["same_tokenizer_as"] == {str(pretrained): True}
-    found = inspect(desk / "other", from_=pretrained)
+def test_a_corpus_is_compared_with_the_tokenizer_of_a_run(corpus: Path, pretrained_run: Path, workspace: Path):
+    assert inspect(corpus, from_=pretrained_run)["same_tokenizer_as"] == {str(pretrained_run): True}
+    found = inspect(workspace / "other", from_=pretrained_run)
     assert "another tokenizer" in " ".join(found["odd"])
     assert "--from" not in found["next"][0]
 
 
-def test_models_are_told_by_shape_tokenizer_and_task(desk: Path):
-    found = inspect(desk / "runs/books/model")
+def test_models_are_told_by_shape_tokenizer_and_task(workspace: Path):
+    found = inspect(workspace / "runs/books/model")
     assert found["shape"] == {"n_layer": 2, "n_head": 2, "n_embd": 32, "context": 32, "vocab_size": 300}
     assert "task" not in found
-    task = inspect(desk / "runs/reviews/model")["task"]
+    task = inspect(workspace / "runs/reviews/model")["task"]
     assert (task["kind"], task["labels"]) == ("classification", ["no", "yes"])
-    theirs = inspect(desk / "theirs")
+    theirs = inspect(workspace / "theirs")
     assert theirs["home"] == "huggingface"
     assert theirs["next"][0].startswith("gpt1 import huggingface")
 
@@ -315,25 +315,27 @@ def test_files_that_tokenize_would_pass_over_are_told(tmp_path: Path):
     assert found["odd"][1:] == ["1 file without a byte."]
 
 
-def test_texts_and_tokenizers_are_told_too(desk: Path):
-    assert inspect(desk / "short.txt")["next"] == [f"gpt1 tokenize {desk / 'short.txt'} --out corpus"]
-    assert inspect(desk / "corpus/tokenizer")["tokenizer"]["vocab_size"] == 300
+def test_texts_and_tokenizers_are_told_too(workspace: Path):
+    assert inspect(workspace / "short.txt")["next"] == [f"gpt1 tokenize {workspace / 'short.txt'} --out corpus"]
+    assert inspect(workspace / "corpus/tokenizer")["tokenizer"]["vocab_size"] == 300
 
 
 @pytest.mark.parametrize(
     "what",
     ["reviews.csv", "short.txt", "corpus", "corpus/tokenizer", "runs", "runs/books", "runs/reviews/model", "race"],
 )
-def test_everything_is_shown_in_words_and_in_json(what: str, desk: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(desk)
+def test_everything_is_shown_in_words_and_in_json(
+    what: str, workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(workspace)
     monkeypatch.delenv("GPT1_DATA", raising=False)
     answer = ask("inspect", what)
-    assert answer.code == 0
-    assert "next: gpt1 " in answer.err
-    assert answer.out.strip()
+    assert answer.exit_code == 0
+    assert "next: gpt1 " in answer.stderr
+    assert answer.stdout.strip()
     assert json.loads(ask("inspect", what, "--json").out)["what"] == inspect(what)["what"]
 
 
 def test_a_cell_cannot_move_the_cursor(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    show(inspect(written(tmp_path, {"text": ["\x1b[2J so red", *LONG[1:]], "label": ["a\x07", "b"] * 6})))
+    print_facts(inspect(written(tmp_path, {"text": ["\x1b[2J so red", *LONG[1:]], "label": ["a\x07", "b"] * 6})))
     assert "\x1b" not in capfd.readouterr().out

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from gpt1.inspect import inspect, show
+from gpt1.inspect import inspect, print_facts
 from gpt1.tables.table import Table
 
 
-def test_a_finished_run_is_told_with_its_results(pretrained: Path):
-    found = inspect(pretrained)
-    results = json.loads((pretrained / "results.json").read_text())
+def test_a_finished_run_is_told_with_its_results(pretrained_run: Path):
+    found = inspect(pretrained_run)
+    results = json.loads((pretrained_run / "results.json").read_text())
     assert found["finished"]
     assert found["updates"] == results["steps"] == found["newest_whole_checkpoint"]
     assert found["validation"]["loss"] == results["validation"]["loss"]
@@ -26,11 +26,11 @@ def test_a_finished_run_is_told_with_its_results(pretrained: Path):
 
 
 def test_a_run_that_was_stopped_is_told_with_the_command_that_goes_on(
-    corpus: Path, shape: Any, tmp_path: Path, ask: Any
+    corpus: Path, tiny_pretrain_settings: Any, tmp_path: Path, ask: Any
 ):
     from gpt1.training.pretrain import pretrain
 
-    run = pretrain(corpus, out=tmp_path / "r", **{**shape, "steps": 4})
+    run = pretrain(corpus, out=tmp_path / "r", **{**tiny_pretrain_settings, "steps": 4})
     (run / "results.json").unlink()
     shutil.rmtree(run / "model")
     found = inspect(run)
@@ -40,10 +40,12 @@ def test_a_run_that_was_stopped_is_told_with_the_command_that_goes_on(
     assert inspect(run)["finished"]
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_named(corpus: Path, shape: Any, tmp_path: Path):
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_named(
+    corpus: Path, tiny_pretrain_settings: Any, tmp_path: Path
+):
     from gpt1.training.pretrain import pretrain
 
-    run = pretrain(corpus, out=tmp_path / "r", **{**shape, "steps": 4, "checkpoint_every": 2})
+    run = pretrain(corpus, out=tmp_path / "r", **{**tiny_pretrain_settings, "steps": 4, "checkpoint_every": 2})
     state = run / "checkpoints/step-00000004/state.json"
     state.write_text(state.read_text() + " ")
     found = inspect(run)
@@ -51,11 +53,11 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_named(corpus: Path, 
     assert "state.json" in " ".join(found["odd"])
 
 
-def test_a_run_without_validation_shows_what_it_has(table: Table, pretrained: Path, tmp_path: Path, capfd: Any):
+def test_a_run_without_validation_shows_what_it_has(table: Table, pretrained_run: Path, tmp_path: Path, capfd: Any):
     from gpt1.training.finetune import finetune
 
     task = {"kind": "classification", "text": "text", "train": "head", "epochs": 1, "valid_fraction": 0.0}
-    show(inspect(finetune(table, from_=pretrained, out=tmp_path / "r", device="cpu", **task)))
+    print_facts(inspect(finetune(table, from_=pretrained_run, out=tmp_path / "r", device="cpu", **task)))
     out = capfd.readouterr().out
     assert "held out" not in out
     assert "valid_fraction 0" in out
@@ -64,9 +66,9 @@ def test_a_run_without_validation_shows_what_it_has(table: Table, pretrained: Pa
 
 
 def test_a_folder_of_runs_lists_them_with_what_the_kept_epoch_reached(
-    desk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    shutil.copytree(desk / "runs", tmp_path / "runs")
+    shutil.copytree(workspace / "runs", tmp_path / "runs")
     path = tmp_path / "runs/reviews/results.json"
     results = json.loads(path.read_text())
     results["validation"]["metrics"] = {"accuracy": 0.625}  # the last epoch had another
@@ -77,8 +79,8 @@ def test_a_folder_of_runs_lists_them_with_what_the_kept_epoch_reached(
     (tmp_path / "runs/reviews/manifest.json").unlink()
     found = inspect(tmp_path / "runs")
     assert [Path(run["name"]).name for run in found["runs"]] == ["books", "reviews"]
-    show(found)
+    print_facts(found)
     (line,) = [line for line in capfd.readouterr().out.splitlines() if "finetune" in line]
     assert line.strip().endswith("accuracy 0.625")
-    show(inspect(tmp_path / "runs/reviews"))
+    print_facts(inspect(tmp_path / "runs/reviews"))
     assert "accuracy 0.625 (epoch 1, the best)" in capfd.readouterr().out

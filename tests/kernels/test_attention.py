@@ -45,12 +45,12 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 @given(shape=shapes, p=probabilities, seed=st.integers(0, 99), scores=st.integers(1, 1 << 18))
-def test_values_and_gradients_are_those_of_the_plain_formula(shape, p, seed, scores):
-    batch, time, n_head, head_width = shape
+def test_values_and_gradients_are_those_of_the_plain_formula(tiny_pretrain_settings, p, seed, scores):
+    batch, time, n_head, head_width = tiny_pretrain_settings
     qkv = torch.randn(batch, time, 3 * n_head * head_width, dtype=torch.float64, requires_grad=True)
     dy = torch.randn(batch, time, n_head * head_width, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SCORES", scores)  # sequences at a time: one, some, all
+        patch.setattr(module, "MAX_SCORES", scores)  # sequences at a time: one, some, all
         expected = plain(qkv, n_head, drawn(batch, time, n_head, p, qkv.dtype, seed))
         y = causal_attention(qkv, n_head, p)
     torch.testing.assert_close(y, expected)
@@ -74,8 +74,8 @@ def test_in_narrower_types_it_is_the_formula_up_to_their_rounding(p, dtype, tole
 
 
 @given(shape=shapes, p=probabilities)
-def test_a_later_position_changes_no_earlier_one(shape, p):
-    batch, time, n_head, head_width = shape
+def test_a_later_position_changes_no_earlier_one(tiny_pretrain_settings, p):
+    batch, time, n_head, head_width = tiny_pretrain_settings
     qkv = torch.randn(batch, time, 3 * n_head * head_width, requires_grad=True)
     cut = time // 2
     other = torch.cat([qkv[:, :cut], torch.randn_like(qkv[:, cut:])], dim=1)

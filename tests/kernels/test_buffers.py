@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from gpt1.config import GPTConfig, PretrainConfig
-from gpt1.kernels.buffers import cast, gradient_array, kept_arrays, of, settle
+from gpt1.kernels.buffers import cast_weight, get_buffers, gradient_buffer, refresh_buffers, reuse_buffers
 from gpt1.model.gpt import GPT
-from gpt1.model.losses import Windows, l1
+from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.training.optimizers import OPTIMIZERS
 
 CONFIG = GPTConfig(50, n_layer=2, n_head=2, n_embd=16, context=12)
@@ -28,14 +28,14 @@ def trained(keep: bool, pieces: int) -> tuple[dict[str, Tensor], list[float]]:
             torch.manual_seed(step)
             ids = torch.randint(0, 50, (4, 13))
             for piece in torch.chunk(ids, pieces):
-                loss = l1(model, Windows(piece, 48)).total
+                loss = l1(model, PretrainMicroBatch(piece, 48)).total
                 loss.backward()
                 losses.append(loss.item())
             optimizer.step(0.01)
-            settle(model.parameters())
+            refresh_buffers(model.parameters())
 
     if keep:
-        with kept_arrays(model):
+        with reuse_buffers(model):
             updates()
     else:
         updates()
@@ -53,11 +53,11 @@ def test_the_gradient_of_an_update_lies_where_that_of_the_update_before_lay():
     model = GPT(CONFIG).train()
     model.activation_dtype = torch.bfloat16
     places = []
-    with kept_arrays(model):
+    with reuse_buffers(model):
         for _ in range(3):
-            l1(model, Windows(torch.randint(0, 50, (2, 13)), 24)).total.backward()
+            l1(model, PretrainMicroBatch(torch.randint(0, 50, (2, 13)), 24)).total.backward()
             places.append({n: p.grad.data_ptr() for n, p in model.named_parameters() if n.endswith("widen.weight")})
-            settle(model.parameters())
+            refresh_buffers(model.parameters())
     assert places[0] == places[1] == places[2]
 
 
@@ -65,41 +65,41 @@ def test_nothing_is_left_on_the_weights_afterwards_not_even_after_an_error():
     model = GPT(CONFIG)
 
     def stopped() -> None:
-        with kept_arrays(model):
-            assert all(of(p) for p in model.parameters())
+        with reuse_buffers(model):
+            assert all(get_buffers(p) for p in model.parameters())
             raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
         stopped()
-    assert not any(of(p) for p in model.parameters())
+    assert not any(get_buffers(p) for p in model.parameters())
 
 
 def test_a_copy_is_made_once_and_follows_the_weight():
     layer = torch.nn.Linear(3, 4)
-    with kept_arrays(layer):
-        first = cast(layer.weight, torch.bfloat16)
-        assert cast(layer.weight, torch.bfloat16) is first
+    with reuse_buffers(layer):
+        first = cast_weight(layer.weight, torch.bfloat16)
+        assert cast_weight(layer.weight, torch.bfloat16) is first
         with torch.no_grad():
             layer.weight.mul_(2)
-        settle([layer.weight])
-        assert torch.equal(cast(layer.weight, torch.bfloat16), layer.weight.detach().bfloat16())
-        assert cast(layer.weight, torch.float32) is layer.weight
+        refresh_buffers([layer.weight])
+        assert torch.equal(cast_weight(layer.weight, torch.bfloat16), layer.weight.detach().bfloat16())
+        assert cast_weight(layer.weight, torch.float32) is layer.weight
 
 
 def test_what_inference_casts_is_not_kept_for_training():
     layer = torch.nn.Linear(3, 4)
-    with kept_arrays(layer):
+    with reuse_buffers(layer):
         with torch.inference_mode():
-            cast(layer.weight, torch.bfloat16)
-        assert not cast(layer.weight, torch.bfloat16).is_inference()
+            cast_weight(layer.weight, torch.bfloat16)
+        assert not cast_weight(layer.weight, torch.bfloat16).is_inference()
 
 
 def test_a_gradient_array_is_given_out_once():
     layer = torch.nn.Linear(3, 4)
-    with kept_arrays(layer):
+    with reuse_buffers(layer):
         layer.weight.grad = torch.ones(4, 3)
         given = layer.weight.grad
-        settle([layer.weight])
+        refresh_buffers([layer.weight])
         assert layer.weight.grad is None
-        assert gradient_array(layer.weight) is given
-        assert gradient_array(layer.weight) is not given
+        assert gradient_buffer(layer.weight) is given
+        assert gradient_buffer(layer.weight) is not given

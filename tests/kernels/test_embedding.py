@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.kernels.buffers import kept_arrays, settle
-from gpt1.kernels.embedding import embedding, send
+from gpt1.kernels.buffers import refresh_buffers, reuse_buffers
+from gpt1.kernels.embedding import embedding, offer_gradient
 from gpt1.kernels.lm_loss import lm_loss
 
 
 @given(shape=st.lists(st.integers(1, 6), min_size=1, max_size=2), rows=st.integers(1, 9), width=st.integers(1, 5))
-def test_values_and_gradients_are_torchs(shape, rows, width):
-    ids = torch.randint(0, rows, shape)
+def test_values_and_gradients_are_torchs(tiny_pretrain_settings, rows, width):
+    ids = torch.randint(0, rows, tiny_pretrain_settings)
     weight = torch.randn(rows, width, dtype=torch.float64, requires_grad=True)
-    dy = torch.randn(*shape, width, dtype=torch.float64)
+    dy = torch.randn(*tiny_pretrain_settings, width, dtype=torch.float64)
     y, expected = embedding(ids, weight), F.embedding(ids, weight)
     assert torch.equal(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, weight, dy)[0] for out in (y, expected)))
@@ -42,16 +42,16 @@ def test_the_matrix_of_both_ends_gets_the_sum_of_both_gradients_over_pieces_and_
         reference.zero_grad()
         for piece in update:
             (times * both_uses(reference.weight, piece, plainly=True)).backward()
-        with kept_arrays(weight if kept else torch.nn.Identity()):
+        with reuse_buffers(weight if kept else torch.nn.Identity()):
             for piece in update:
                 (times * both_uses(weight.weight, piece, plainly=False)).backward()
             torch.testing.assert_close(weight.weight.grad, reference.weight.grad)
-            settle(weight.parameters())
+            refresh_buffers(weight.parameters())
 
 
 def test_what_another_backward_pass_has_sent_is_left_alone():
     weight, sent = torch.randn(9, 4, requires_grad=True), torch.ones(9, 4)
-    send(weight, sent)
+    offer_gradient(weight, sent)
     embedding(torch.tensor([1, 1]), weight).sum().backward()
     assert torch.equal(weight.grad, F.one_hot(torch.tensor(1), 9)[:, None].expand(9, 4) * 2.0)
     assert torch.equal(sent, torch.ones(9, 4))

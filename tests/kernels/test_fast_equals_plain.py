@@ -12,10 +12,10 @@ from torch import Tensor
 
 from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus
-from gpt1.corpus.windows import split
+from gpt1.corpus.windows import split_corpus
 from gpt1.model.gpt import GPT
-from gpt1.model.losses import Windows, l1
-from gpt1.training.optimizers import AdamW, clipping, global_norm
+from gpt1.model.losses import PretrainMicroBatch, l1
+from gpt1.training.optimizers import AdamW, clip_coefficient, global_norm
 
 STEPS, BATCH, CONTEXT, PEAK_LR, DECAY, DROPOUT = 200, 8, 32, 2e-3, 0.01, 0.1
 SEEDS = range(3)
@@ -27,8 +27,8 @@ def rate(step: int) -> float:
 
 
 def batches(corpus: Path, seed: int) -> list[Tensor]:
-    training, _ = split(Corpus.open(corpus), CONTEXT, 0.0)
-    return [torch.from_numpy(training.update(step, BATCH, seed)[1]) for step in range(STEPS)]
+    training, _ = split_corpus(Corpus.open(corpus), CONTEXT, 0.0)
+    return [torch.from_numpy(training.training_batch(step, BATCH, seed)[1]) for step in range(STEPS)]
 
 
 def plain(folder: Path, seed: int) -> Callable[[Tensor, int], Tensor]:
@@ -63,9 +63,9 @@ def fast(folder: Path, seed: int, activations: torch.dtype) -> Callable[[Tensor,
 
     def update(windows: Tensor, step: int) -> Tensor:
         torch.manual_seed(1000 * seed + step)
-        losses = l1(model, Windows(windows, BATCH * CONTEXT))
+        losses = l1(model, PretrainMicroBatch(windows, BATCH * CONTEXT))
         losses.total.backward()
-        optimizer.step(rate(step), clipping(global_norm(model.parameters()), 1.0))
+        optimizer.step(rate(step), clip_coefficient(global_norm(model.parameters()), 1.0))
         for parameter in model.parameters():
             parameter.grad = None
         return losses.total.detach()

@@ -13,12 +13,12 @@ from gpt1.kernels.gelu import gelu
 
 
 @given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), piece=st.integers(1, 70))
-def test_values_and_derivatives_are_torchs_in_pieces_of_any_size(shape, piece):
-    x = (3 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
-    dy = torch.randn(shape, dtype=torch.float64)
+def test_values_and_derivatives_are_torchs_in_pieces_of_any_size(tiny_pretrain_settings, piece):
+    x = (3 * torch.randn(tiny_pretrain_settings, dtype=torch.float64)).requires_grad_()
+    dy = torch.randn(tiny_pretrain_settings, dtype=torch.float64)
     expected = F.gelu(x, approximate="tanh")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PIECE", piece)
+        patch.setattr(module, "CHUNK_ELEMENTS", piece)
         y = gelu(x)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, x, dy)[0] for out in (y, expected)))

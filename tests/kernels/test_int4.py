@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpt1.kernels.int4 import BLOCK, FourBits, four_bits_fit, group_of
+from gpt1.kernels.int4 import QUANTIZE_ROWS, Int4Linear, int4_group_size, int4_is_supported
 
-pytestmark = pytest.mark.skipif(not four_bits_fit([]), reason="no products of four bits on this processor")
+pytestmark = pytest.mark.skipif(not int4_is_supported([]), reason="no products of four bits on this processor")
 
 
 def plainly(weight: Tensor) -> Tensor:
     """Each entry as the nearest of sixteen values from its group's least to its greatest, in float64."""
     result = torch.empty(weight.shape, dtype=torch.float64)
-    group = group_of(weight.shape[1])
+    group = int4_group_size(weight.shape[1])
     for row, entries in enumerate(weight.float()):
         for start in range(0, len(entries), group):
             part = entries[start : start + group]
@@ -42,27 +42,27 @@ def test_a_product_is_that_with_the_plainly_rounded_weight(batch, n_in, n_out, w
     torch.manual_seed(seed)
     x, weight = torch.randn(*batch, n_in).bfloat16(), torch.randn(n_out, n_in)
     bias = torch.randn(n_out).bfloat16() if with_bias else None
-    y = FourBits(weight, bias)(x)
+    y = Int4Linear(weight, bias)(x)
     expected = x.double() @ plainly(weight).T + (bias.double() if bias is not None else 0)
     assert y.shape == (*batch, n_out)
     assert y.dtype == torch.bfloat16
     assert relative(y, expected) < 2**-6
     if batch:
-        assert torch.equal(FourBits(weight, bias)(x.mT.contiguous().mT), y)  # however it lies in memory
+        assert torch.equal(Int4Linear(weight, bias)(x.mT.contiguous().mT), y)  # however it lies in memory
 
 
 def test_a_weight_of_many_rows_is_rounded_block_by_block_as_at_once():
-    weight, x = torch.randn(2 * BLOCK + 37, 64), torch.randn(3, 64).bfloat16()
-    at_once = torch.cat([FourBits(rows)(x) for rows in torch.split(weight, 16 * 7)], dim=1)
-    assert torch.equal(FourBits(weight)(x), at_once)
+    weight, x = torch.randn(2 * QUANTIZE_ROWS + 37, 64), torch.randn(3, 64).bfloat16()
+    at_once = torch.cat([Int4Linear(rows)(x) for rows in torch.split(weight, 16 * 7)], dim=1)
+    assert torch.equal(Int4Linear(weight)(x), at_once)
 
 
 def test_a_group_of_equal_entries_keeps_their_value():
     weight = torch.full((5, 64), 0.75)
-    torch.testing.assert_close(FourBits(weight)(torch.eye(64).bfloat16()), torch.full((64, 5), 0.75).bfloat16())
+    torch.testing.assert_close(Int4Linear(weight)(torch.eye(64).bfloat16()), torch.full((64, 5), 0.75).bfloat16())
 
 
 def test_what_the_kernel_has_no_groups_for_does_not_fit():
-    assert four_bits_fit([torch.empty(3, 64), torch.empty(3, 32)])
-    assert not four_bits_fit([torch.empty(3, 64), torch.empty(3, 48)])
-    assert not four_bits_fit([torch.empty(3, 64, device="meta")])
+    assert int4_is_supported([torch.empty(3, 64), torch.empty(3, 32)])
+    assert not int4_is_supported([torch.empty(3, 64), torch.empty(3, 48)])
+    assert not int4_is_supported([torch.empty(3, 64, device="meta")])

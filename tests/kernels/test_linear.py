@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gpt1.kernels import linear as module
-from gpt1.kernels.linear import linear, packed
+from gpt1.kernels.linear import linear, pack_weight
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -24,7 +24,7 @@ widths = st.one_of(st.integers(1, 20), st.sampled_from([64, 769]))
     batch=st.lists(st.integers(1, 5), min_size=1, max_size=2),
     n_in=widths,
     n_out=widths,
-    many=st.sampled_from([1, module.MANY]),
+    many=st.sampled_from([1, module.MANY_ROWS]),
 )
 def test_values_and_gradients_are_the_exact_ones_up_to_rounding(batch, n_in, n_out, many):
     x = torch.randn(*batch, n_in).bfloat16().requires_grad_()
@@ -35,7 +35,7 @@ def test_values_and_gradients_are_the_exact_ones_up_to_rounding(batch, n_in, n_o
     assert y.dtype == torch.bfloat16
     assert relative(y, expected) < 2**-8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MANY", many)
+        patch.setattr(module, "MANY_ROWS", many)
         ours = torch.autograd.grad(y, (x, weight, bias), dy)
     theirs = torch.autograd.grad(expected, (x, weight, bias), dy.double())
     for mine, exact, parameter in zip(ours, theirs, (x, weight, bias), strict=True):
@@ -66,7 +66,7 @@ def test_a_packed_weight_gives_the_exact_values_up_to_rounding_and_itself_back(
 ):
     x, weight = torch.randn(*batch, n_in, dtype=dtype), torch.randn(n_out, n_in, dtype=dtype)
     bias = torch.randn(n_out, dtype=dtype) if with_bias else None
-    again = packed(weight)
+    again = pack_weight(weight)
     with torch.inference_mode():
         y = linear(x, again, bias)
         expected = F.linear(x.double(), weight.double(), bias.double() if bias is not None else None)
@@ -78,4 +78,4 @@ def test_a_packed_weight_gives_the_exact_values_up_to_rounding_and_itself_back(
 
 def test_a_type_without_packed_products_stays_as_it_is():
     weight = torch.randn(3, 4, dtype=torch.float64)
-    assert packed(weight) is weight
+    assert pack_weight(weight) is weight

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from gpt1.config import GPTConfig
-from gpt1.kernels.meta_init import unfilled
+from gpt1.kernels.meta_init import meta_init
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
 
@@ -27,7 +27,7 @@ print({"torch._dynamo", "sympy"} & set(sys.modules))
 
 def test_modules_have_shapes_and_no_numbers():
     before = torch.get_rng_state()
-    with unfilled():
+    with meta_init():
         model, head = GPT(CONFIG), Head(16, 3, each=False)
     assert torch.equal(torch.get_rng_state(), before)
     shapes = {name: p.shape for name, p in GPT(CONFIG).named_parameters()}
@@ -38,7 +38,7 @@ def test_modules_have_shapes_and_no_numbers():
 def test_modules_made_afterwards_are_drawn_as_ever():
     torch.manual_seed(0)
     expected = GPT(CONFIG).state_dict()
-    with unfilled():
+    with meta_init():
         GPT(CONFIG)
     torch.manual_seed(0)
     torch.testing.assert_close(GPT(CONFIG).state_dict(), expected, rtol=0, atol=0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig
 from gpt1.kernels import packing as module
-from gpt1.kernels.packing import Packing, Row, groups
+from gpt1.kernels.packing import PackedRow, Packing, split_groups
 from gpt1.model.gpt import GPT
 
 lengths = st.lists(st.integers(1, 12), min_size=1, max_size=9)
@@ -36,25 +36,25 @@ def models() -> list[GPT]:
 MODELS = models()
 
 
-def alone(lengths: list[int]) -> list[Row]:
-    return [Row(0, (length,)) for length in lengths]
+def alone(lengths: list[int]) -> list[PackedRow]:
+    return [PackedRow(0, (length,)) for length in lengths]
 
 
 rows = st.lists(
     st.one_of(
-        st.builds(Row, st.just(0), st.tuples(st.integers(1, 12))),
-        st.builds(Row, st.integers(0, 8), st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)),
+        st.builds(PackedRow, st.just(0), st.tuples(st.integers(1, 12))),
+        st.builds(PackedRow, st.integers(0, 8), st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)),
     ),
     min_size=1,
     max_size=5,
 )
 
 
-def sequences_of(rows: list[Row], x: Tensor) -> list[Tensor]:
+def sequences_of(rows: list[PackedRow], x: Tensor) -> list[Tensor]:
     """x [tokens, …] of packed rows, sequence by sequence."""
     found = []
     for row, own in zip(rows, torch.split(x, [row.tokens for row in rows]), strict=True):
-        shared, *rests = torch.split(own, [row.shared, *row.rests])
+        shared, *rests = torch.split(own, [row.prefix, *row.suffixes])
         found += [torch.cat([shared, rest]) for rest in rests]
     return found
 
@@ -70,8 +70,8 @@ def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, s
     weights = torch.randn(sum(lengths), 8, dtype=torch.float64)
     model.activation_checkpointing = recompute
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SPARE", spare)
-        patch.setattr(module, "SHARE", share)
+        patch.setattr(module, "MAX_PADDING", spare)
+        patch.setattr(module, "MAX_PADDING_SHARE", share)
         packed = model.train().hidden_states(torch.cat(sequences), packing=Packing(alone(lengths)))
     each = torch.cat([model.hidden_states(sequence[None])[0] for sequence in sequences])
     torch.testing.assert_close(packed, each)
@@ -81,9 +81,9 @@ def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, s
 @given(lengths=lengths, spare=spare, share=share)
 def test_every_sequence_is_in_one_group_and_padding_stays_within_its_bounds(lengths, spare, share):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SPARE", spare)
-        patch.setattr(module, "SHARE", share)
-        found = list(groups(lengths))
+        patch.setattr(module, "MAX_PADDING", spare)
+        patch.setattr(module, "MAX_PADDING_SHARE", share)
+        found = list(split_groups(lengths))
     assert found[0][0] == 0
     assert found[-1][1] == len(lengths)
     assert all(before[1] == after[0] for before, after in pairwise(found))
@@ -100,8 +100,8 @@ def test_what_sequences_share_is_computed_once_and_gives_each_what_it_gives_it_a
     ids = torch.randint(0, 20, (sum(row.tokens for row in rows),))
     model.activation_checkpointing = recompute
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SPARE", spare)
-        patch.setattr(module, "SHARE", share)
+        patch.setattr(module, "MAX_PADDING", spare)
+        patch.setattr(module, "MAX_PADDING_SHARE", share)
         packed = torch.cat(sequences_of(rows, model.hidden_states(ids, packing=Packing(rows))))
     each = torch.cat([model.hidden_states(sequence[None])[0] for sequence in sequences_of(rows, ids)])
     torch.testing.assert_close(packed, each)
@@ -116,11 +116,11 @@ def test_a_packing_knows_where_each_token_stands(rows):
     packing = Packing(rows)
     number = torch.arange(packing.tokens)
     sequences = sequences_of(rows, number)
-    assert [packing.position[own].tolist() for own in sequences] == [list(range(len(own))) for own in sequences]
-    assert packing.last.tolist() == [own[-1].item() for own in sequences]
+    assert [packing.positions[own].tolist() for own in sequences] == [list(range(len(own))) for own in sequences]
+    assert packing.last_index.tolist() == [own[-1].item() for own in sequences]
     assert packing.lengths.tolist() == list(map(len, sequences))
-    assert packing.most == max(map(len, sequences))
+    assert packing.max_length == max(map(len, sequences))
     each = torch.rand(len(sequences), dtype=torch.float64)
     sums = sum(torch.zeros(packing.tokens, dtype=torch.float64).index_add(0, own, w.expand(len(own)))
                for own, w in zip(sequences, each, strict=True))  # fmt: skip
-    torch.testing.assert_close(packing.spread(each), sums)
+    torch.testing.assert_close(packing.to_tokens(each), sums)

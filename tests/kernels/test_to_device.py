@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt1.kernels.to_device import moved
+from gpt1.kernels.to_device import to_device
 
 X = torch.arange(6).view(2, 3)
 
 
 def test_what_is_there_already_stays_as_it_is():
-    assert moved(X, "cpu") is X
-    assert moved(X, torch.device("cpu")) is X
+    assert to_device(X, "cpu") is X
+    assert to_device(X, torch.device("cpu")) is X
 
 
 def test_it_has_the_shape_and_the_type_where_there_are_no_numbers():
-    there = moved(X, "meta")
+    there = to_device(X, "meta")
     assert (there.device.type, there.shape, there.dtype) == ("meta", X.shape, X.dtype)
 
 
@@ -31,13 +31,13 @@ def test_what_goes_to_a_gpu_lies_in_pinned_memory_without_gaps(x: torch.Tensor, 
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, non_blocking: tensor)
-    assert torch.equal(moved(x, "cuda"), x)
+    assert torch.equal(to_device(x, "cuda"), x)
     assert pinned[0].is_contiguous()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gets_the_same_numbers():
-    there = moved(X, "cuda")
+    there = to_device(X, "cuda")
     assert there.device.type == "cuda"
     assert torch.equal(there.cpu(), X)
-    assert moved(there, "cuda") is there
+    assert to_device(there, "cuda") is there

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
-from gpt1.kernels.packing import Packing, Row
+from gpt1.kernels.packing import PackedRow, Packing
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.model.losses import Windows, l1
+from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.model.weights import BLOCK_NAMES
 
 VOCABULARY, CONTEXT = 40, 12
@@ -87,7 +87,7 @@ def test_at_full_size_logits_loss_and_gradients_are_those_of_transformers(theirs
     ids = theirs["ids"]
     with torch.no_grad():
         torch.testing.assert_close(model(ids), theirs["logits"], rtol=0, atol=1e-4)
-    losses = l1(model, Windows(ids, update_tokens=ids[:, 1:].numel()))
+    losses = l1(model, PretrainMicroBatch(ids, step_tokens=ids[:, 1:].numel()))
     assert losses.total.item() == pytest.approx(theirs["loss"], abs=1e-5)
     losses.total.backward()
     expected, found = by_our_name(theirs["gradients"], model.config.n_layer), gradients_of(model)
@@ -101,10 +101,10 @@ def test_at_full_size_logits_loss_and_gradients_are_those_of_transformers(theirs
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "with gradients"])
 @given(ids=token_ids(), data=st.data())
-def test_a_later_token_never_changes_an_earlier_prediction(training, ids, data):
-    t = data.draw(st.integers(0, ids.shape[1] - 1))
+def test_a_later_token_never_changes_an_earlier_prediction(training, ids, official_data):
+    t = official_data.draw(st.integers(0, ids.shape[1] - 1))
     changed = ids.clone()
-    changed[:, t:] = data.draw(token_ids(rows=len(ids), least=CONTEXT))[:, : ids.shape[1] - t]
+    changed[:, t:] = official_data.draw(token_ids(rows=len(ids), least=CONTEXT))[:, : ids.shape[1] - t]
     with torch.set_grad_enabled(training):
         torch.testing.assert_close(MODEL(ids)[:, :t], MODEL(changed)[:, :t], rtol=0, atol=1e-6)
 
@@ -156,7 +156,7 @@ def test_fresh_weights_are_drawn_as_in_the_paper():
 
 
 def loss_of(model: GPT, ids: Tensor) -> Tensor:
-    return l1(model, Windows(ids, ids[:, 1:].numel())).total
+    return l1(model, PretrainMicroBatch(ids, ids[:, 1:].numel())).total
 
 
 IDS = torch.randint(0, VOCABULARY, (6, CONTEXT + 1), generator=torch.Generator().manual_seed(0))
@@ -231,9 +231,9 @@ def continued_plainly(model: GPT, ids: list[int], n: int) -> list[int]:
 
 @pytest.mark.parametrize("context", [2, 5, CONTEXT])
 @given(data=st.data(), new=st.integers(0, 30))
-def test_generation_with_a_cache_is_plain_recomputation_also_beyond_the_context(context, data, new):
+def test_generation_with_a_cache_is_plain_recomputation_also_beyond_the_context(context, official_data, new):
     model = tiny(seed=3, context=context)
-    ids = data.draw(token_ids(most=2 * context, rows=1))
+    ids = official_data.draw(token_ids(most=2 * context, rows=1))
     assert model.generate(ids, new, temperature=0)[0].tolist() == continued_plainly(model, ids[0].tolist(), new)
 
 
@@ -298,14 +298,14 @@ def test_special_tokens_are_three_more_rows_and_leave_the_rest_alone():
 
 
 @given(counts=st.lists(st.integers(2, 5), min_size=1, max_size=4), data=st.data())
-def test_probabilities_of_answers_follow_their_order(counts, data):
+def test_probabilities_of_answers_follow_their_order(counts, official_data):
     torch.manual_seed(sum(counts))
     head = Head(8, 1, each=True).eval()
     example = torch.tensor([n for n, count in enumerate(counts) for _ in range(count)])
     states = torch.randn(len(example), 8)
     order, first = [], 0
     for count in counts:
-        order += [first + i for i in data.draw(st.permutations(range(count)))]
+        order += [first + i for i in official_data.draw(st.permutations(range(count)))]
         first += count
     with torch.no_grad():
         straight, shuffled = head(states, example).softmax(-1), head(states[order], example).softmax(-1)
@@ -351,12 +351,12 @@ def test_head_dropout_acts_in_training_only():
 
 
 @given(ids=token_ids(rows=3, most=8), data=st.data())
-def test_a_task_model_reads_the_state_at_each_sequences_last_token(ids, data):
+def test_a_task_model_reads_the_state_at_each_sequences_last_token(ids, official_data):
     model = TaskModel(MODEL, Head(16, 2, each=False)).eval()
-    lengths = [data.draw(st.integers(1, ids.shape[1])) for _ in ids]
+    lengths = [official_data.draw(st.integers(1, ids.shape[1])) for _ in ids]
     packed = torch.cat([row[:length] for row, length in zip(ids, lengths, strict=True)])
     with torch.no_grad():
-        found = model(packed, Packing([Row(0, (length,)) for length in lengths]), torch.arange(3))
+        found = model(packed, Packing([PackedRow(0, (length,)) for length in lengths]), torch.arange(3))
         for row, length, logits in zip(ids, lengths, found, strict=True):
             state = MODEL.hidden_states(row[None, :length])[0, -1]
             torch.testing.assert_close(logits, model.head.linear(state), rtol=0, atol=1e-5)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from gpt1.config import GPTConfig
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.model.losses import Features, Losses, Windows, l1, l2, l3
-from gpt1.tasks.collate import collate, pieces
-from gpt1.tasks.kinds import KINDS, Encoded, Example, Kind, encode
-from gpt1.tasks.targets import Answers, Bins, Classes, Number, Target
+from gpt1.model.losses import FeatureMicroBatch, Losses, PretrainMicroBatch, l1, l2, l3
+from gpt1.tasks.collate import collate, micro_batches
+from gpt1.tasks.kinds import KINDS, EncodedExample, Example, Kind, encode_examples
+from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
 
 VOCABULARY, CONTEXT = 30, 14
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_l1_of_an_update_cut_into_any_pieces_is_the_plain_mean_over_its_tokens(r
     tokens = rows * (time - 1)
 
     def cut() -> list[Tensor]:
-        return [l1(GPT_1, Windows(part, tokens)).total for part in torch.split(ids, piece)]
+        return [l1(GPT_1, PretrainMicroBatch(part, tokens)).total for part in torch.split(ids, piece)]
 
     def plain() -> list[Tensor]:
         return [torch.cat([surprises(GPT_1, row) for row in ids]).mean()]
@@ -82,7 +82,9 @@ def test_a_model_that_knows_nothing_loses_the_logarithm_of_its_vocabulary():
     model = tiny()
     nn.init.zeros_(model.tokens.weight)
     ids = torch.randint(0, VOCABULARY, (2, CONTEXT))
-    assert l1(model, Windows(ids, ids[:, 1:].numel())).total.item() == pytest.approx(torch.tensor(VOCABULARY).log())
+    assert l1(model, PretrainMicroBatch(ids, ids[:, 1:].numel())).total.item() == pytest.approx(
+        torch.tensor(VOCABULARY).log()
+    )
 
 
 # ---- L3
@@ -93,9 +95,9 @@ def with_labels(name: str) -> tuple[Kind, Target, st.SearchStrategy[Any]]:
         "classification": (KINDS["classification"], Classes(("a", "b", "c")), st.sampled_from("abc")),
         "entailment": (KINDS["entailment"], Classes(("a", "b")), st.sampled_from("ab")),
         "similarity": (KINDS["similarity"], Classes(("0", "1")), st.sampled_from("01")),
-        "scored similarity": (KINDS["similarity"], Bins(0, 5), st.floats(0, 5)),
+        "scored similarity": (KINDS["similarity"], OrdinalBins(0, 5), st.floats(0, 5)),
         "choice": (KINDS["choice"], Answers(4), st.integers(0, 1)),
-        "regression": (KINDS["regression"], Number(1.0, 2.0), st.floats(-3, 3)),
+        "regression": (KINDS["regression"], StandardizedNumber(1.0, 2.0), st.floats(-3, 3)),
     }[name]
 
 
@@ -104,33 +106,35 @@ texts = st.lists(st.integers(0, VOCABULARY - 1), max_size=8)
 
 
 @st.composite
-def updates(draw: st.DrawFn, name: str) -> tuple[TaskModel, Target, list[Encoded], Tensor]:
+def updates(draw: st.DrawFn, name: str) -> tuple[TaskModel, Target, list[EncodedExample], Tensor]:
     kind, target, labels = with_labels(name)
     examples, ids, targets = [], [], []
     for _ in range(draw(st.integers(1, 4))):
         fields = [draw(texts) for role in kind.columns if role != "choices"]
-        answers = [draw(texts) for _ in range(draw(st.integers(2, 4)))] if kind.each else []
+        answers = [draw(texts) for _ in range(draw(st.integers(2, 4)))] if kind.multiple_choice else []
         examples.append(Example(("",) * len(fields), ("",) * len(answers)))
         ids += [*fields, *answers]
         targets.append(target.encode(draw(labels)))
-    encoded = encode(kind, examples, ids, VOCABULARY, CONTEXT, alike=draw(st.booleans()))
+    encoded = encode_examples(kind, examples, ids, VOCABULARY, CONTEXT, shared_prefix=draw(st.booleans()))
     torch.manual_seed(1)
-    model = TaskModel(TASK_GPT, Head(16, target.outputs, kind.each)).eval()
+    model = TaskModel(TASK_GPT, Head(16, target.outputs, kind.multiple_choice)).eval()
     nn.init.normal_(model.head.linear.weight, std=0.2)
     return model, target, encoded, torch.stack(targets)
 
 
 def cut_up(
-    model: TaskModel, target: Target, encoded: list[Encoded], targets: Tensor, lm_coef: float, tokens: int
+    model: TaskModel, target: Target, encoded: list[EncodedExample], targets: Tensor, lm_coef: float, tokens: int
 ) -> list[Losses]:
     sequences = sum(len(example.sequences) for example in encoded)
     return [
         l3(model, target.loss, lm_coef, collate(encoded, piece, targets, CPU, len(encoded), sequences))
-        for piece in pieces(encoded, range(len(encoded)), tokens)
+        for piece in micro_batches(encoded, range(len(encoded)), tokens)
     ]
 
 
-def plain_l3(model: TaskModel, target: Target, encoded: list[Encoded], targets: Tensor, lm_coef: float) -> Tensor:
+def plain_l3(
+    model: TaskModel, target: Target, encoded: list[EncodedExample], targets: Tensor, lm_coef: float
+) -> Tensor:
     """L2 + λ · L1, each sequence on its own, no padding: L2 a mean over examples, L1 over the tokens of a sequence and
     then over sequences."""
     task, lm = [], []
@@ -149,8 +153,8 @@ def plain_l3(model: TaskModel, target: Target, encoded: list[Encoded], targets: 
 @pytest.mark.parametrize("name", TASKS)
 @settings(max_examples=12)
 @given(data=st.data(), tokens=st.integers(1, 200), lm_coef=st.sampled_from([0.0, 0.5, 2.0]))
-def test_l3_of_an_update_cut_into_any_pieces_is_the_plain_l3(name, data, tokens, lm_coef):
-    model, target, encoded, targets = data.draw(updates(name))
+def test_l3_of_an_update_cut_into_any_pieces_is_the_plain_l3(name, official_data, tokens, lm_coef):
+    model, target, encoded, targets = official_data.draw(updates(name))
     found = differentiated(
         model, lambda: [losses.total for losses in cut_up(model, target, encoded, targets, lm_coef, tokens)]
     )
@@ -161,9 +165,9 @@ def test_l3_of_an_update_cut_into_any_pieces_is_the_plain_l3(name, data, tokens,
 @pytest.mark.parametrize("name", TASKS)
 @settings(max_examples=12)
 @given(data=st.data(), tokens=st.integers(1, 200))
-def test_the_figures_of_the_pieces_add_up_to_those_of_the_update(name, data, tokens):
-    model, target, encoded, targets = data.draw(updates(name))
-    parts = [losses.parts for losses in cut_up(model, target, encoded, targets, 0.5, tokens)]
+def test_the_figures_of_the_pieces_add_up_to_those_of_the_update(name, official_data, tokens):
+    model, target, encoded, targets = official_data.draw(updates(name))
+    parts = [losses.metrics for losses in cut_up(model, target, encoded, targets, 0.5, tokens)]
     sums = {part: sum(own[part].item() for own in parts) for part in ("loss", "task_loss", "lm_loss")}
     assert sums["loss"] == pytest.approx(sums["task_loss"] + 0.5 * sums["lm_loss"], abs=1e-5)
     with torch.no_grad():
@@ -172,10 +176,10 @@ def test_the_figures_of_the_pieces_add_up_to_those_of_the_update(name, data, tok
 
 def test_without_an_auxiliary_loss_no_token_is_predicted():
     model = TaskModel(TASK_GPT, Head(16, 3, each=False)).eval()
-    encoded = [Encoded([[VOCABULARY, 3, VOCABULARY + 2]])]
+    encoded = [EncodedExample([[VOCABULARY, 3, VOCABULARY + 2]])]
     losses = l3(model, Classes(("a", "b", "c")).loss, 0.0, collate(encoded, [0], torch.tensor([1]), CPU))
-    assert set(losses.parts) == {"loss", "task_loss"}
-    assert losses.parts["loss"] == losses.parts["task_loss"]
+    assert set(losses.metrics) == {"loss", "task_loss"}
+    assert losses.metrics["loss"] == losses.metrics["task_loss"]
 
 
 # ---- L2 over cached features
@@ -184,10 +188,12 @@ def test_without_an_auxiliary_loss_no_token_is_predicted():
 @pytest.mark.parametrize("name", TASKS)
 @settings(max_examples=12)
 @given(data=st.data())
-def test_l2_over_features_computed_once_is_l3_without_the_auxiliary_loss(name, data):
-    model, target, encoded, targets = data.draw(updates(name))
+def test_l2_over_features_computed_once_is_l3_without_the_auxiliary_loss(name, official_data):
+    model, target, encoded, targets = official_data.draw(updates(name))
     batch = collate(encoded, range(len(encoded)), targets, CPU, len(encoded), 1)
-    features = Features(model.features(batch.ids, batch.packing).detach(), batch.example, targets, len(encoded))
+    features = FeatureMicroBatch(
+        model.features(batch.ids, batch.packing).detach(), batch.example_index, targets, len(encoded)
+    )
     assert l2(model.head, target.loss, features).total.item() == pytest.approx(
         l3(model, target.loss, 0.0, batch).total.item(), abs=1e-6
     )
@@ -200,9 +206,9 @@ def test_l2_over_features_computed_once_is_l3_without_the_auxiliary_loss(name, d
 @pytest.mark.parametrize("name", TASKS)
 @settings(max_examples=6)
 @given(data=st.data(), lm_coef=st.sampled_from([0.0, 0.5]))
-def test_l3_and_its_gradient_never_look_at_the_numbers_on_the_device(name, dtype, data, lm_coef):
+def test_l3_and_its_gradient_never_look_at_the_numbers_on_the_device(name, dtype, official_data, lm_coef):
     """On a GPU each look would make the processor wait. The device "meta" has shapes and no numbers: a look fails."""
-    model, target, encoded, targets = data.draw(updates(name))
+    model, target, encoded, targets = official_data.draw(updates(name))
     with torch.device("meta"):
         there = TaskModel(GPT(replace(model.gpt.config, dropout=0.1)), Head(16, target.outputs, model.head.each))
     there.train().gpt.activation_dtype = dtype
@@ -219,5 +225,5 @@ def test_l1_and_its_gradient_never_look_at_the_numbers_on_the_device(dtype):
         there = GPT(replace(GPT_1.config, dropout=0.1)).train()
         windows = torch.zeros(3, CONTEXT + 1, dtype=torch.int64)
     there.activation_dtype = dtype
-    l1(there, Windows(windows, 3 * CONTEXT)).total.backward()
+    l1(there, PretrainMicroBatch(windows, 3 * CONTEXT)).total.backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for p in there.parameters())

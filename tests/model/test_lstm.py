@@ -63,7 +63,7 @@ def test_its_own_steps_are_torchs_which_a_gpu_takes() -> None:
     before = (torch.randn(3, 32, dtype=torch.float64), torch.randn(3, 32, dtype=torch.float64))
     weights = (x, layer.weight_in, layer.weight_state, layer.bias)
     for start in (None, before):
-        (ours, cell), (theirs, their_cell) = (steps(x, start) for steps in (layer.steps, layer.fused_steps))
+        (ours, cell), (theirs, their_cell) = (steps(x, start) for steps in (layer.run_recurrence, layer.run_fused))
         torch.testing.assert_close((ours, cell), (theirs, their_cell))
         gradients = [torch.autograd.grad(y.square().sum(), weights) for y in (ours, theirs)]
         torch.testing.assert_close(*gradients)
@@ -132,8 +132,10 @@ def test_pre_training_goes_on_from_it_and_keeps_its_shape(run: Path, corpus: Pat
         pretrain(corpus, from_=run, out=tmp_path / "other", lstm_units=64)
 
 
-def test_a_model_folder_from_before_there_were_two_architectures_still_loads(pretrained: Path, tmp_path: Path) -> None:
-    model = GPT.from_pretrained(pretrained / "model")
+def test_a_model_folder_from_before_there_were_two_architectures_still_loads(
+    pretrained_run: Path, tmp_path: Path
+) -> None:
+    model = GPT.from_pretrained(pretrained_run / "model")
     model.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     del config["architecture"], config["lstm_units"]

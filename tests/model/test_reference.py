@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpt1.config import GPTConfig
 from gpt1.model.gpt import GPT
-from gpt1.model.losses import Windows, l1
+from gpt1.model.losses import PretrainMicroBatch, l1
 
 CONFIG = GPTConfig(vocab_size=50, n_layer=3, n_head=4, n_embd=32, context=24, dropout=0.0)
 SHAPE = (CONFIG.n_layer, CONFIG.n_head)
@@ -27,8 +27,8 @@ def model() -> GPT:
 
 
 @given(data=st.data(), batch=st.integers(1, 3), time=st.integers(1, 24))
-def test_the_logits_are_equation_2(model: GPT, data: st.DataObject, batch: int, time: int):
-    ids = torch.tensor(data.draw(st.lists(st.integers(0, 49), min_size=batch * time, max_size=batch * time)))
+def test_the_logits_are_equation_2(model: GPT, official_data: st.DataObject, batch: int, time: int):
+    ids = torch.tensor(official_data.draw(st.lists(st.integers(0, 49), min_size=batch * time, max_size=batch * time)))
     ids = ids.view(batch, time)
     with torch.no_grad():
         expected = reference.logits(ids, *SHAPE, model.state_dict())
@@ -41,7 +41,7 @@ def test_the_loss_and_all_its_gradients_are_those_of_equation_1(model: GPT):
     expected = reference.l1_loss(ids, *SHAPE, weights)
     expected.backward()  # type: ignore[no-untyped-call]
     model.zero_grad()
-    loss = l1(model, Windows(ids, ids[:, 1:].numel())).total
+    loss = l1(model, PretrainMicroBatch(ids, ids[:, 1:].numel())).total
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for name, p in model.named_parameters():

@@ -18,7 +18,7 @@ from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
-from gpt1.model.weights import read_head, shapes_of
+from gpt1.model.weights import read_head, tensor_shapes
 
 CONFIG = GPTConfig(vocab_size=30, n_layer=2, n_head=2, n_embd=128, context=10)
 IDS = torch.randint(0, 30, (2, 10), generator=torch.Generator().manual_seed(0))
@@ -61,10 +61,11 @@ def test_more_than_ten_arrays_keep_their_order(model: GPT, tmp_path: Path):
     assert torch.equal(GPT.from_pretrained(tmp_path)(IDS), model(IDS))
 
 
-def test_the_releases_own_list_of_shapes_is_that_of_the_papers_model(shared: Path):
-    shapes = json.loads((shared / "openai" / "params_shapes.json").read_text())
+def test_the_releases_own_list_of_shapes_is_that_of_the_papers_model(shared_data: Path):
+    shapes = json.loads((shared_data / "openai" / "params_shapes.json").read_text())
     ours = [
-        shape[::-1] if len(shape) == 2 and "blocks" in name else shape for name, shape in shapes_of(GPTConfig()).items()
+        shape[::-1] if len(shape) == 2 and "blocks" in name else shape
+        for name, shape in tensor_shapes(GPTConfig()).items()
     ]
     assert sorted(tuple(shape[-2:]) for shape in shapes) == sorted(map(tuple, ours))
     assert sum(int(np.prod(shape)) for shape in shapes) == GPTConfig().n_parameters

@@ -13,20 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_runs import (
-    FILES,
-    NASTY,
-    WITHOUT_SHRINKING,
-    Reader,
-    finetuning_run,
-    pretraining_run,
-    scoring_run,
-    write_lines,
+    HOSTILE_TEXT,
+    PHASES_WITHOUT_SHRINK,
+    RUN_FILES,
+    PageParser,
+    write_finetuning_run,
+    write_jsonl,
+    write_pretraining_run,
+    write_regression_run,
 )
 
 from gpt1.report import Cell, Page, write_report
-from gpt1.report.charts import chart, style
+from gpt1.report.charts import chart_style, new_chart
 
-RUNS = {"pretraining": pretraining_run, "finetuning": finetuning_run, "scoring": scoring_run}
+RUNS = {"pretraining": write_pretraining_run, "finetuning": write_finetuning_run, "scoring": write_regression_run}
 
 
 @pytest.fixture(params=RUNS)
@@ -36,7 +36,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_the_page_needs_nothing_but_itself_and_runs_nothing(run: Path) -> None:
-    page = Reader(write_report(run))
+    page = PageParser(write_report(run))
     for tag, attributes in page.elements:
         assert tag not in ("script", "link", "iframe", "img", "object", "embed", "base")
         assert not {"src", "srcset", "action", "onclick", "onload", "onerror"} & set(attributes)
@@ -56,30 +56,33 @@ def test_the_page_needs_nothing_but_itself_and_runs_nothing(run: Path) -> None:
 def plain_shapes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """The elements of both pages where every text is one letter."""
     return (
-        Reader(write_report(finetuning_run(tmp_path_factory.mktemp("run"), "x"))).shape,
-        Reader(write_report(pretraining_run(tmp_path_factory.mktemp("run"), "x"))).shape,
+        PageParser(write_report(write_finetuning_run(tmp_path_factory.mktemp("run"), "x"))).structure,
+        PageParser(write_report(write_pretraining_run(tmp_path_factory.mktemp("run"), "x"))).structure,
     )
 
 
-@settings(max_examples=10, phases=WITHOUT_SHRINKING)
-@given(text=st.text(max_size=80) | st.sampled_from([NASTY, "</style>", "]]>", "-->", "\ud800", "\x00\x1b[31m"]))
+@settings(max_examples=10, phases=PHASES_WITHOUT_SHRINK)
+@given(text=st.text(max_size=80) | st.sampled_from([HOSTILE_TEXT, "</style>", "]]>", "-->", "\ud800", "\x00\x1b[31m"]))
 def test_no_text_changes_the_shape_of_the_page(
     text: str, plain_shapes: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    finetuned = finetuning_run(tmp_path_factory.mktemp("run"), text, (f"0{text}".strip(), f"1{text}".strip()))
-    pretrained = pretraining_run(tmp_path_factory.mktemp("run"), text + "x")
-    assert (Reader(write_report(finetuned)).shape, Reader(write_report(pretrained)).shape) == plain_shapes
+    finetuned = write_finetuning_run(tmp_path_factory.mktemp("run"), text, (f"0{text}".strip(), f"1{text}".strip()))
+    pretrained = write_pretraining_run(tmp_path_factory.mktemp("run"), text + "x")
+    assert (
+        PageParser(write_report(finetuned)).structure,
+        PageParser(write_report(pretrained)).structure,
+    ) == plain_shapes
 
 
 def test_texts_are_shown_as_they_are(tmp_path: Path) -> None:
-    page = Reader(write_report(finetuning_run(tmp_path, NASTY, ("neg", NASTY))))
-    assert page.text.count(NASTY) > 3
-    page = Reader(write_report(pretraining_run(tmp_path, NASTY)))
-    assert NASTY in page.text
+    page = PageParser(write_report(write_finetuning_run(tmp_path, HOSTILE_TEXT, ("neg", HOSTILE_TEXT))))
+    assert page.text.count(HOSTILE_TEXT) > 3
+    page = PageParser(write_report(write_pretraining_run(tmp_path, HOSTILE_TEXT)))
+    assert HOSTILE_TEXT in page.text
 
 
 def test_a_finished_pretraining_run_shows_its_parts_and_the_numbers_of_its_files(tmp_path: Path) -> None:
-    page = Reader(write_report(pretraining_run(tmp_path)))
+    page = PageParser(write_report(write_pretraining_run(tmp_path)))
     assert page.headings == [
         "Held-out perplexity 20.2 after 40 updates; a unigram model has 812",
         "Result", "Curves", "What it writes", "The data", "Settings", "How to go on",
@@ -93,7 +96,7 @@ def test_a_finished_pretraining_run_shows_its_parts_and_the_numbers_of_its_files
 
 
 def test_a_finished_finetuning_run_shows_its_parts_and_the_numbers_of_its_files(tmp_path: Path) -> None:
-    page = Reader(write_report(finetuning_run(tmp_path)))
+    page = PageParser(write_report(write_finetuning_run(tmp_path)))
     assert page.headings == [
         "Accuracy 0.750 [0.406,\xa00.938] on 8 held-out rows; always saying ‘neg’ would have 0.500",
         "Result", "Curves", "Confusion matrix", "How far to trust the probabilities", "The 2 worst mistakes",
@@ -110,7 +113,7 @@ def test_a_finished_finetuning_run_shows_its_parts_and_the_numbers_of_its_files(
 
 
 def test_the_confusion_matrix_counts_every_held_out_row(tmp_path: Path) -> None:
-    write_report(finetuning_run(tmp_path))
+    write_report(write_finetuning_run(tmp_path))
     matrix = re.search(r'<table class="matrix">(.*?)</table>', (tmp_path / "report.html").read_text(), re.DOTALL)
     assert matrix is not None
     counts = [int(n) for n in re.findall(r'<data value="(\d+)">', matrix[1])]
@@ -118,18 +121,18 @@ def test_the_confusion_matrix_counts_every_held_out_row(tmp_path: Path) -> None:
 
 
 def test_a_score_is_drawn_against_its_label_and_the_furthest_rows_stand_first(tmp_path: Path) -> None:
-    page = Reader(write_report(scoring_run(tmp_path)))
+    page = PageParser(write_report(write_regression_run(tmp_path)))
     assert page.headings[0] == "Pearson 0.875 on 11 held-out rows"
     assert "Predicted and labelled" in page.headings
     assert "Confusion matrix" not in page.headings
     assert page.text.index("text 10") < page.text.index("text 9")
 
 
-@pytest.mark.parametrize("absent", [(name,) for name in FILES] + [FILES, FILES[1:], FILES[2:]])
+@pytest.mark.parametrize("absent", [(name,) for name in RUN_FILES] + [RUN_FILES, RUN_FILES[1:], RUN_FILES[2:]])
 def test_a_run_without_some_of_its_files_still_gets_a_page(run: Path, absent: tuple[str, ...]) -> None:
     for name in absent:
         (run / name).unlink(missing_ok=True)
-    page = Reader(write_report(run))
+    page = PageParser(write_report(run))
     assert "could not be drawn" not in page.text
     for name in {"config.yaml", "metrics.jsonl", "results.json"} & set(absent):
         assert f"{name} is not there" in page.text
@@ -137,9 +140,9 @@ def test_a_run_without_some_of_its_files_still_gets_a_page(run: Path, absent: tu
         assert "not finished" in page.text
 
 
-@settings(max_examples=15, phases=WITHOUT_SHRINKING)
+@settings(max_examples=15, phases=PHASES_WITHOUT_SHRINK)
 @given(
-    name=st.sampled_from(FILES),
+    name=st.sampled_from(RUN_FILES),
     share=st.floats(0, 1),
     rest=st.sampled_from([b"", b"\n5\n[1]\nnull\n{}\n\xff\xfe\x00"]),
     kind=st.sampled_from(list(RUNS)),
@@ -151,13 +154,13 @@ def test_a_file_that_ends_anywhere_or_in_rubbish_still_gives_a_page(
     if (folder / name).exists():
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: int(share * len(content))] + rest)
-    assert "could not be drawn" not in Reader(write_report(folder)).text
+    assert "could not be drawn" not in PageParser(write_report(folder)).text
 
 
 def test_the_axis_of_a_score_ends_at_one(tmp_path: Path) -> None:
-    finetuning_run(tmp_path)
+    write_finetuning_run(tmp_path)
     lines = [{"step": 10 * n, "epoch": n, "split": "validation", "accuracy": 1 - 0.01 * (n == 1)} for n in (1, 2)]
-    write_lines(tmp_path / "metrics.jsonl", lines)
+    write_jsonl(tmp_path / "metrics.jsonl", lines)
     drawing = re.findall(r"<svg.*?</svg>", write_report(tmp_path).read_text(), re.DOTALL)[1]
     ticks = [float(text) for text in re.findall(r">([01]\.\d+)</text>", drawing)]
     assert max(ticks) == 1
@@ -165,7 +168,7 @@ def test_the_axis_of_a_score_ends_at_one(tmp_path: Path) -> None:
 
 
 def test_a_long_label_does_not_push_the_counts_of_the_matrix_away(tmp_path: Path) -> None:
-    finetuning_run(tmp_path, labels=("neg", "p" * 500))
+    write_finetuning_run(tmp_path, labels=("neg", "p" * 500))
     html = write_report(tmp_path).read_text()
     matrix = html[html.index('<table class="matrix">') : html.index('<section id="how-far')]
     assert matrix.count("p" * 500) == matrix.count(f'title="{"p" * 500}"') * 2 == 4
@@ -173,12 +176,12 @@ def test_a_long_label_does_not_push_the_counts_of_the_matrix_away(tmp_path: Path
 
 
 def test_a_finished_run_that_held_nothing_out_waits_for_nothing(tmp_path: Path) -> None:
-    finetuning_run(tmp_path)
+    write_finetuning_run(tmp_path)
     (tmp_path / "predictions.jsonl").unlink()
-    write_lines(tmp_path / "metrics.jsonl", [{"step": 3, "split": "train", "loss": 0.835, "lr": 1e-3}])
+    write_jsonl(tmp_path / "metrics.jsonl", [{"step": 3, "split": "train", "loss": 0.835, "lr": 1e-3}])
     results = json.loads((tmp_path / "results.json").read_text()) | {"validation": {}, "calibration": {}}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    page = Reader(write_report(tmp_path))
+    page = PageParser(write_report(tmp_path))
     assert page.headings[0] == "Training loss 0.835 after 3 updates; nothing was held out"
     shown = page.text[: page.text.index("Settings")]
     assert "best epoch" not in shown
@@ -189,38 +192,38 @@ def test_a_finished_run_that_held_nothing_out_waits_for_nothing(tmp_path: Path) 
 
 
 def test_shares_are_percents_up_to_all(tmp_path: Path) -> None:
-    finetuning_run(tmp_path)
+    write_finetuning_run(tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     results["data"] = {"unknown": 0.123, "cut": 1.0}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    text = Reader(write_report(tmp_path)).text
+    text = PageParser(write_report(tmp_path)).text
     assert "12.3 %" in text
     assert "100 %" in text
 
 
 def test_an_update_that_was_told_twice_counts_once(tmp_path: Path) -> None:
-    pretraining_run(tmp_path)
+    write_pretraining_run(tmp_path)
     (tmp_path / "results.json").unlink()
     with (tmp_path / "metrics.jsonl").open("a") as file:  # what a run killed and resumed at update 30 tells again
         file.write('{"step": 40, "split": "validation", "loss": 5.0, "perplexity": 17.5}\n')
-    assert Reader(write_report(tmp_path)).headings[0].startswith("Held-out perplexity 17.5 so far")
+    assert PageParser(write_report(tmp_path)).headings[0].startswith("Held-out perplexity 17.5 so far")
 
 
 def test_a_part_that_cannot_be_drawn_is_named_and_the_rest_stands(tmp_path: Path) -> None:
-    pretraining_run(tmp_path)
+    write_pretraining_run(tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps({**results, "samples": 5}))
-    page = Reader(write_report(tmp_path))
+    page = PageParser(write_report(tmp_path))
     assert "'samples' could not be drawn" in page.text
     assert "Settings" in page.headings
 
 
 def test_a_long_run_does_not_make_a_large_page(tmp_path: Path) -> None:
-    pretraining_run(tmp_path)
+    write_pretraining_run(tmp_path)
     small = write_report(tmp_path).stat().st_size
     noise = random.Random(0)
     lines = [{"step": s, "split": "train", "loss": noise.gauss(5, 0.1), "lr": 1e-3} for s in range(50_000)]
-    write_lines(tmp_path / "metrics.jsonl", lines)
+    write_jsonl(tmp_path / "metrics.jsonl", lines)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where a drawing has lost its shape
         assert write_report(tmp_path).stat().st_size < small + 15_000
@@ -228,8 +231,8 @@ def test_a_long_run_does_not_make_a_large_page(tmp_path: Path) -> None:
 
 def test_a_drawing_takes_its_colours_from_the_page_and_its_labels_as_text(tmp_path: Path) -> None:
     page = Page("title")
-    with style():
-        figure, axes = chart("cost in $", "labels <b>")
+    with chart_style():
+        figure, axes = new_chart("cost in $", "labels <b>")
         axes.plot([1, 2], [1, 2], label="from $5 to $6")
         axes.legend()
         page.svg(figure, "caption")
@@ -249,7 +252,7 @@ def test_a_table_says_every_number_exactly_and_sets_it_off(tmp_path: Path) -> No
     page.heading("Beside the paper", "Median of 3 seeds.")
     rows = [["CoLA", 45.4, Cell(31.23456, note="[30.1–32.9]"), None], ["a <i>task</i>", 1000, 2, "none"]]
     page.table(["task", "paper", "ours", "why"], rows)
-    reader = Reader(page.write(tmp_path / "page.html"))
+    reader = PageParser(page.write(tmp_path / "page.html"))
     assert reader.numbers == [45.4, 31.23456, 1000, 2]
     assert "31.2 [30.1–32.9]" in reader.text
     numeric = [attributes.get("class") for tag, attributes in reader.elements if tag == "th"][:4]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from report_runs import Reader, finetuning_run, pretraining_run, scoring_run
+from report_runs import PageParser, write_finetuning_run, write_pretraining_run, write_regression_run
 
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.report import write_report
@@ -16,7 +16,7 @@ from gpt1.runs import folder as runs
 
 
 def test_only_settings_that_differ_stand_in_the_open(tmp_path: Path) -> None:
-    write_report(finetuning_run(tmp_path))
+    write_report(write_finetuning_run(tmp_path))
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     in_the_open, folded = html.split('<details class="folded">')
     assert ">seed<" in in_the_open
@@ -37,7 +37,7 @@ def test_only_settings_that_differ_stand_in_the_open(tmp_path: Path) -> None:
 )
 def test_what_a_recipe_or_a_size_brings_is_no_choice_of_the_user(config: Any, given: dict[str, Any], tmp_path: Path):
     stage = "pretrain" if config is PretrainConfig else "finetune"
-    settings = asdict(runs.settings_of(config, None, given))
+    settings = asdict(runs.resolve_settings(config, None, given))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"stage": stage, "command": {}, **settings}))
     in_the_open, folded = write_report(tmp_path).read_text().split('<details class="folded">')
     assert {name for name in settings if f">{name}<" in in_the_open} == {*given}
@@ -45,15 +45,15 @@ def test_what_a_recipe_or_a_size_brings_is_no_choice_of_the_user(config: Any, gi
 
 
 def test_an_unfinished_run_is_told_how_to_go_on(tmp_path: Path) -> None:
-    pretraining_run(tmp_path)
+    write_pretraining_run(tmp_path)
     (tmp_path / "results.json").unlink()
-    page = Reader(write_report(tmp_path))
+    page = PageParser(write_report(tmp_path))
     assert page.headings[0] == "Held-out perplexity 20.0 so far, after 40 updates"
     assert f"gpt1 pretrain 'corpus/my books' --out {tmp_path} --resume" in page.text
 
 
 def test_an_unfinished_run_is_resumed_with_all_that_it_was_started_with(tmp_path: Path) -> None:
-    scoring_run(tmp_path)
+    write_regression_run(tmp_path)
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     config["command"] = {
         "train": "my pairs.tsv", "from": "runs/books", "valid": None, "kind": "similarity", "score": True,
@@ -64,4 +64,4 @@ def test_an_unfinished_run_is_resumed_with_all_that_it_was_started_with(tmp_path
     assert (
         f"gpt1 finetune 'my pairs.tsv' --out {tmp_path} --from runs/books --kind similarity --score --data-dir tasks "
         "--text-a a --text-b b --resume"
-    ) in Reader(write_report(tmp_path)).text
+    ) in PageParser(write_report(tmp_path)).text

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.tables.facts import describe, plain_text
+from gpt1.tables.facts import describe_table, normalize_text
 from gpt1.tables.table import Table, read_table
 
 texts = st.text(alphabet="aA b.!ß굳ㅋ_", max_size=6)
@@ -19,7 +19,7 @@ def table(rows: list[dict], name: str = "reviews.csv") -> Table:
 
 @given(rows=st.lists(st.tuples(texts, st.sampled_from(["pos", "neg"])), min_size=1, max_size=30))
 def test_rows_labels_lengths_and_repeats_are_those_of_a_plain_count(rows):
-    facts = describe(table([{"text": text, "label": label} for text, label in rows]), texts=["text"])
+    facts = describe_table(table([{"text": text, "label": label} for text, label in rows]), texts=["text"])
     lengths = sorted(len(text) for text, _ in rows)
     assert facts["rows"] == len(rows)
     assert facts["labels"] == Counter(label for _, label in rows)
@@ -34,47 +34,47 @@ def test_rows_labels_lengths_and_repeats_are_those_of_a_plain_count(rows):
 
 @given(here=st.lists(texts, min_size=1, max_size=10), there=st.lists(texts, min_size=1, max_size=10))
 def test_rows_that_another_split_holds_too_are_found_whatever_their_case_and_signs(here, there):
-    facts = describe(
-        table([{"text": text} for text in here]), others={"dev": table([{"text": f" {t.upper()}? "} for t in there])}
+    facts = describe_table(
+        table([{"text": text} for text in here]), other_splits={"dev": table([{"text": f" {t.upper()}? "} for t in there])}
         , texts=["text"],
     )  # fmt: skip
-    signed = {plain_text(f" {text.upper()}? ") for text in there}
-    assert facts["also_in"] == {"dev": sum(plain_text(text) in signed for text in here)}
+    signed = {normalize_text(f" {text.upper()}? ") for text in there}
+    assert facts["also_in"] == {"dev": sum(normalize_text(text) in signed for text in here)}
 
 
 @given(text=st.text(max_size=20))
 def test_texts_are_compared_by_their_letters_and_digits_alone_in_every_script(text):
     letters = "".join(c for c in text.lower() if c.isalnum())
-    kept = "".join(c for c in plain_text(text) if c.isalnum())
+    kept = "".join(c for c in normalize_text(text) if c.isalnum())
     assert kept == letters
-    assert plain_text(text) == text if not letters else True
-    assert plain_text("Don't — stop, 굳!") == plain_text("dont stop 굳")
+    assert normalize_text(text) == text if not letters else True
+    assert normalize_text("Don't — stop, 굳!") == normalize_text("dont stop 굳")
 
 
 def test_a_table_of_any_columns_shows_its_texts_and_passes_over_its_numbers(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("id,title,stars,body\n1,Good,5,I like it.\n2,Bad,1,\n3,2012,3,Fine.\n")
-    facts = describe(read_table(path))
+    facts = describe_table(read_table(path))
     assert list(facts["texts"]) == ["title", "body"]
     assert "labels" not in facts
     assert facts["odd"] == ["1 row has no text in 'body'."]
 
 
 def test_scores_are_summed_up_and_not_counted():
-    facts = describe(table([{"text": f"t{i}", "label": i / 10} for i in range(101)]))
+    facts = describe_table(table([{"text": f"t{i}", "label": i / 10} for i in range(101)]))
     assert facts["scores"] == {"least": 0.0, "mean": 5.0, "greatest": 10.0}
     assert "labels" not in facts
 
 
 def test_what_is_no_finite_number_is_left_out_of_the_scores():
     stars = ["nan", "inf", *map(str, range(60))]
-    facts = describe(table([{"text": f"t{i}", "stars": star} for i, star in enumerate(stars)]), "stars")
+    facts = describe_table(table([{"text": f"t{i}", "stars": star} for i, star in enumerate(stars)]), "stars")
     assert facts["scores"] == {"least": 0, "mean": 29.5, "greatest": 59}
-    assert "scores" not in describe(table([{"text": "t", "stars": f"{i}e999"} for i in range(1, 60)]), "stars")
+    assert "scores" not in describe_table(table([{"text": "t", "stars": f"{i}e999"} for i in range(1, 60)]), "stars")
 
 
 def test_a_list_of_answers_is_a_text_like_any_other():
-    facts = describe(table([{"context": "c", "choices": ["aa", "bb"], "label": 0}] * 2))
+    facts = describe_table(table([{"context": "c", "choices": ["aa", "bb"], "label": 0}] * 2))
     assert facts["texts"]["choices"]["greatest"] == 5
     assert facts["duplicates"] == 1
 
@@ -82,14 +82,14 @@ def test_a_list_of_answers_is_a_text_like_any_other():
 def test_what_is_odd_is_said_in_sentences():
     rows = [{"text": f"t{i}", "label": "yes"} for i in range(41)]
     rows += [{"text": "t0", "label": "no"}, {"text": "t1", "label": "yes"}]
-    facts = describe(table(rows), others={"dev": table([{"text": "T2!"}])})
+    facts = describe_table(table(rows), other_splits={"dev": table([{"text": "T2!"}])})
     assert facts["odd"] == [
         "2 rows have the same texts as an earlier one.",
         "1 row has the same texts as an earlier one and another label.",
         "label 'no' has 1 row, 'yes' 42: accuracy says little here.",
         "1 row has the same texts as one in dev, but perhaps for case, spaces and signs.",
     ]
-    assert describe(table([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]))["odd"] == [
+    assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]))["odd"] == [
         "all rows have the same label, 'x': there is nothing to learn from."
     ]
-    assert describe(table([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]))["odd"] == []
+    assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]))["odd"] == []

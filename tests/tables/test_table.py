@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.errors import ResourceError, UserError
-from gpt1.tables.table import no_column, read_table, write_table
+from gpt1.tables.table import missing_column_error, read_table, write_table
 
 COMPRESSIONS = ["", ".gz", ".xz", ".zst"]
 characters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
@@ -101,9 +101,12 @@ def test_a_row_knows_where_it_stands(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('\ufefftext,label\n"two\nlines",x\n\nlast,y\n', encoding="utf-8")
     table = read_table(tmp_path / "a.csv")
     assert table.columns == ["text", "label"]
-    assert [table.where(i) for i in range(len(table))] == [f"{tmp_path}/a.csv, line 2", f"{tmp_path}/a.csv, line 5"]
+    assert [table.locate_row(i) for i in range(len(table))] == [
+        f"{tmp_path}/a.csv, line 2",
+        f"{tmp_path}/a.csv, line 5",
+    ]
     write_table(tmp_path / "a.parquet", table.rows)
-    assert read_table(tmp_path / "a.parquet").where(1) == f"{tmp_path}/a.parquet, row 2"
+    assert read_table(tmp_path / "a.parquet").locate_row(1) == f"{tmp_path}/a.parquet, row 2"
 
 
 def test_lines_may_end_as_on_any_system(tmp_path: Path) -> None:
@@ -121,12 +124,12 @@ def test_quotes_are_text_in_tsv_and_quoting_in_csv(tmp_path: Path) -> None:
 
 def test_names_stand_for_a_missing_header_and_a_kind_for_a_misleading_ending(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('x\t3.5\t"one\nx\t1\ttwo\tmore\tand more\n')
-    table = read_table(tmp_path / "a.csv", names=["genre", "score", "text"], kind="tsv")
+    table = read_table(tmp_path / "a.csv", column_names=["genre", "score", "text"], format="tsv")
     assert table.columns == ["genre", "score", "text"]
     assert [row["text"] for row in table.rows] == ['"one', "two"]
-    assert table.where(0).endswith("line 1")
+    assert table.locate_row(0).endswith("line 1")
     with pytest.raises(UserError, match="line 1 has 3 cells, but the header has 4"):
-        read_table(tmp_path / "a.csv", names=["genre", "score", "text", "other"], kind="tsv")
+        read_table(tmp_path / "a.csv", column_names=["genre", "score", "text", "other"], format="tsv")
 
 
 def test_a_field_that_only_some_objects_have_is_none_in_the_others(tmp_path: Path) -> None:
@@ -181,14 +184,17 @@ def test_a_table_that_is_not_there_is_named_with_its_neighbour(tmp_path: Path) -
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are() -> None:
-    assert str(no_column("reviews.csv", "labels", ["text", "label", "stars"], "--label")) == (
+    assert str(missing_column_error("reviews.csv", "labels", ["text", "label", "stars"], "--label")) == (
         "reviews.csv has no column 'labels'; it has: text, label, stars.\nDid you mean --label label?"
     )
-    assert no_column("r.csv", "x", ["text", "stars"], "--label").fix == "Name the one that is meant with --label."
+    assert (
+        missing_column_error("r.csv", "x", ["text", "stars"], "--label").fix
+        == "Name the one that is meant with --label."
+    )
 
 
 def test_a_column_whose_name_misleads_is_shown_in_quotes_and_suggested_as_it_is_typed() -> None:
-    assert str(no_column("r.csv", "label", ["a text", " label ", "x,y"], "--label")) == (
+    assert str(missing_column_error("r.csv", "label", ["a text", " label ", "x,y"], "--label")) == (
         "r.csv has no column 'label'; it has: a text, ' label ', 'x,y'.\nDid you mean --label ' label '?"
     )
 
@@ -224,7 +230,7 @@ def test_a_folder_is_told_by_whether_it_holds_tables(tmp_path: Path) -> None:
 def test_standard_output_gets_the_format_of_the_input_never_compressed(
     capfdbinary: pytest.CaptureFixture[bytes], like: str, expected: str
 ) -> None:
-    write_table(None, [{"text": "a, b", "list": ["é", 1]}, {"text": "c", "n": np.float32(0.5)}], like=like)
+    write_table(None, [{"text": "a, b", "list": ["é", 1]}, {"text": "c", "n": np.float32(0.5)}], format_of=like)
     assert capfdbinary.readouterr().out.decode("utf-8") == expected
 
 
@@ -289,9 +295,9 @@ OFFICIAL = [
 
 @pytest.mark.parametrize(("name", "how", "rows", "columns"), OFFICIAL, ids=[name for name, *_ in OFFICIAL])
 def test_official_files_have_their_official_rows(
-    shared: Path, name: str, how: dict[str, Any], rows: int, columns: list[str] | None
+    shared_data: Path, name: str, how: dict[str, Any], rows: int, columns: list[str] | None
 ) -> None:
-    table = read_table(shared / "data" / "tasks" / name, **how)
+    table = read_table(shared_data / "data" / "tasks" / name, **how)
     assert len(table) == rows
     assert table.columns == (columns or how["names"])
     assert json.loads(json.dumps(table.rows[-1]))

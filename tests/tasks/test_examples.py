@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from gpt1.errors import UserError
 from gpt1.tasks.examples import (
+    answer_index,
     check_columns,
-    deduplicated,
-    encoded_labels,
-    fit,
+    deduplicate,
+    encode_labels,
     hold_out,
     read_examples,
-    right_answer,
+    target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example
-from gpt1.tasks.targets import Bins, Classes, Number
+from gpt1.tasks.targets import Classes, OrdinalBins, StandardizedNumber
 
 CHOICE = KINDS["choice"]
 
@@ -108,12 +108,12 @@ def test_every_column_of_the_answers_has_to_be_there():
     ],
 )
 def test_the_right_answer_is_named_by_column_by_text_or_by_number(label: Any, answer: int):
-    assert right_answer(label, ["red", "green", "blue"], ["A1", "A2", "A3"], "here") == answer
+    assert answer_index(label, ["red", "green", "blue"], ["A1", "A2", "A3"], "here") == answer
 
 
 def test_a_columns_name_goes_before_a_text_and_a_number():
-    assert right_answer("1", ["1", "b"], ["0", "1"], "here") == 1
-    assert right_answer("b", ["b", "a"], ["a", "b"], "here") == 1
+    assert answer_index("1", ["1", "b"], ["0", "1"], "here") == 1
+    assert answer_index("b", ["b", "a"], ["a", "b"], "here") == 1
 
 
 @pytest.mark.parametrize(
@@ -126,17 +126,17 @@ def test_a_columns_name_goes_before_a_text_and_a_number():
 )
 def test_a_label_that_could_mean_two_answers_is_refused(label: str, answers: list[str]):
     with pytest.raises(UserError, match=r"t.csv, line 7: label '\w+' could mean the answers number \d and \d"):
-        right_answer(label, answers, [], "t.csv, line 7")
+        answer_index(label, answers, [], "t.csv, line 7")
 
 
 def test_a_label_that_means_one_answer_in_two_ways_is_no_riddle():
-    assert right_answer("1", ["0", "1"], [], "here") == 1
+    assert answer_index("1", ["0", "1"], [], "here") == 1
 
 
 @pytest.mark.parametrize("label", ["purple", 3, -1, 0.5, "nan", "inf", None, "", float("nan")])
 def test_a_label_that_means_no_answer_is_refused(label: Any):
     with pytest.raises(UserError, match=r"t.csv, line 7: label '.*' is none of the 3 answers") as refused:
-        right_answer(label, ["red", "green", "blue"], ["A1", "A2", "A3"], "t.csv, line 7")
+        answer_index(label, ["red", "green", "blue"], ["A1", "A2", "A3"], "t.csv, line 7")
     assert "A1, A2, A3" in refused.value.fix
     assert "from 0 to 2" in refused.value.fix
 
@@ -179,20 +179,20 @@ def test_rows_to_predict_need_no_label():
 def test_a_label_that_breaks_its_rule_is_named_with_its_row(kind: str, score: bool, label: Any, rule: str):
     examples = [Example(("a",), label="1"), Example(("b",), label="2"), Example(("c",), label=label)]
     with pytest.raises(UserError, match=f"t.csv, line 4: .*{rule}"):
-        fit(KINDS[kind], score, examples, where, "t.csv")
+        target_from_examples(KINDS[kind], score, examples, where, "t.csv")
 
 
 def test_a_label_that_training_never_saw_is_named_with_its_row():
     target = Classes(("no", "yes"))
     with pytest.raises(UserError, match=r"t.csv, line 3: unknown label 'perhaps'"):
-        encoded_labels(target, [Example(("a",), label="no"), Example(("b",), label="perhaps")], where)
+        encode_labels(target, [Example(("a",), label="no"), Example(("b",), label="perhaps")], where)
 
 
 def test_the_target_is_the_kinds_or_bins_where_a_score_is_asked_for():
     examples = [Example(("a", "b"), label=label) for label in (0, 5)]
-    assert fit(KINDS["similarity"], False, examples, where, "t.csv") == Classes(("0", "5"))
-    assert fit(KINDS["similarity"], True, examples, where, "t.csv") == Bins(0, 5)
-    assert isinstance(fit(KINDS["regression"], False, examples, where, "t.csv"), Number)
+    assert target_from_examples(KINDS["similarity"], False, examples, where, "t.csv") == Classes(("0", "5"))
+    assert target_from_examples(KINDS["similarity"], True, examples, where, "t.csv") == OrdinalBins(0, 5)
+    assert isinstance(target_from_examples(KINDS["regression"], False, examples, where, "t.csv"), StandardizedNumber)
 
 
 def test_a_question_with_fewer_answers_leaves_its_last_columns_empty():
@@ -210,13 +210,13 @@ def test_a_question_with_fewer_answers_leaves_its_last_columns_empty():
 @pytest.mark.parametrize("kind", ["classification", "entailment", "regression", "choice"])
 def test_a_score_is_refused_for_what_is_not_similarity(kind: str):
     with pytest.raises(UserError, match=f"--score goes with --kind similarity, not {kind}"):
-        fit(KINDS[kind], True, [Example(("a",), label=0)], where, "t.csv")
+        target_from_examples(KINDS[kind], True, [Example(("a",), label=0)], where, "t.csv")
 
 
 def test_a_choice_has_as_many_labels_as_the_most_answers_of_a_row():
     """Not only as many as happen to be right somewhere."""
     examples = [Example(("p", ""), ("a", "b", "c"), 0), Example(("p", ""), ("a", "b"), 1)]
-    assert fit(CHOICE, False, examples, where, "t.csv").most == 3
+    assert target_from_examples(CHOICE, False, examples, where, "t.csv").most == 3
 
 
 # ---- what is left out
@@ -224,16 +224,16 @@ def test_a_choice_has_as_many_labels_as_the_most_answers_of_a_row():
 
 def test_a_row_that_repeats_another_one_is_left_out_whatever_its_label():
     a, b = Example(("a",), label="x"), Example(("b",), label="x")
-    assert deduplicated([a, b, Example(("a",), label="y"), b]) == ([0, 1], 2, 0)
+    assert deduplicate([a, b, Example(("a",), label="y"), b]) == ([0, 1], 2, 0)
 
 
 def test_a_row_that_also_stands_elsewhere_is_left_out_and_counted_apart():
     a, b, c = (Example((text,)) for text in "abc")
-    assert deduplicated([a, b, a, c, c], elsewhere=[Example(("a",), label="x")]) == ([1, 3], 1, 2)
+    assert deduplicate([a, b, a, c, c], held_out=[Example(("a",), label="x")]) == ([1, 3], 1, 2)
 
 
 def test_rows_with_the_same_texts_in_other_fields_are_not_repeats():
-    assert deduplicated([Example(("a", "b")), Example(("b", "a")), Example(("a",), ("b",))]) == ([0, 1, 2], 0, 0)
+    assert deduplicate([Example(("a", "b")), Example(("b", "a")), Example(("a",), ("b",))]) == ([0, 1, 2], 0, 0)
 
 
 rows = st.lists(st.sampled_from("abcd"), min_size=1, max_size=80)
@@ -259,7 +259,7 @@ def test_the_held_out_share_is_met_and_no_label_is_held_out_whole(labels, fracti
 
 @given(n=st.integers(2, 60), fraction=fractions, seed=st.integers(0, 2**31 - 1))
 def test_rows_with_numbers_are_held_out_alike(n, fraction, seed):
-    train, valid = hold_out([Example(("",), label=i) for i in range(n)], Number(0, 1), fraction, seed)
+    train, valid = hold_out([Example(("",), label=i) for i in range(n)], StandardizedNumber(0, 1), fraction, seed)
     assert sorted(train + valid) == list(range(n))
     assert len(valid) == int(fraction * n + 1e-9)
 

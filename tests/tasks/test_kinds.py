@@ -11,7 +11,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt1.errors import UserError
-from gpt1.tasks.kinds import KINDS, Encoded, Example, Kind, cut_longest, encode, fixed_shares, texts_of, told_of_length
+from gpt1.tasks.kinds import (
+    KINDS,
+    EncodedExample,
+    Example,
+    Kind,
+    encode_examples,
+    example_texts,
+    fixed_share_limits,
+    longest_first_limits,
+    truncation_warning,
+)
 from gpt1.tokenization.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 VOCABULARY = 200
@@ -28,9 +38,9 @@ contexts = st.integers(6, 80)
 
 def coded(
     kind: Kind, fields: list[list[int]], answers: list[list[int]], context: int, cut: str, long: str = "cut"
-) -> Encoded:
+) -> EncodedExample:
     example = Example(("",) * len(fields), ("",) * len(answers))
-    (found,) = encode(kind, [example], [*fields, *answers], VOCABULARY, context, cut, long)
+    (found,) = encode_examples(kind, [example], [*fields, *answers], VOCABULARY, context, cut, long)
     return found
 
 
@@ -40,7 +50,7 @@ def examples(draw: st.DrawFn) -> tuple[Kind, list[list[int]], list[list[int]]]:
     kind = draw(kinds)
     n_fields = sum(role != "choices" for role in kind.columns)
     fields = [draw(texts) for _ in range(n_fields)]
-    return kind, fields, draw(st.lists(texts, min_size=2, max_size=5)) if kind.each else []
+    return kind, fields, draw(st.lists(texts, min_size=2, max_size=5)) if kind.multiple_choice else []
 
 
 @pytest.mark.parametrize(
@@ -54,7 +64,7 @@ def examples(draw: st.DrawFn) -> tuple[Kind, list[list[int]], list[list[int]]]:
     ],
 )
 def test_each_kind_is_laid_out_as_in_figure_1(kind, fields, answers, sequences):
-    assert coded(KINDS[kind], fields, answers, 20, "longest") == Encoded(sequences, cut=False)
+    assert coded(KINDS[kind], fields, answers, 20, "longest") == EncodedExample(sequences, is_truncated=False)
 
 
 @given(drawn=examples(), context=contexts, rule=rules)
@@ -91,25 +101,25 @@ def test_an_example_is_said_to_be_cut_exactly_when_a_token_is_missing(drawn, con
     kind, fields, answers = drawn
     found = coded(kind, fields, answers, context, cut)
     whole = coded(kind, fields, answers, 1000, "longest")
-    assert not whole.cut
-    assert found.cut == (found.sequences != whole.sequences)
+    assert not whole.is_truncated
+    assert found.is_truncated == (found.sequences != whole.sequences)
 
 
 @given(a=texts, b=texts, context=contexts, rule=rules)
 @example(a=[1] * 30, b=[2] * 30, context=20, rule=("longest", "cut"))  # 17 tokens for both: one is odd
 def test_similarity_sees_the_same_two_sequences_whichever_text_is_named_first(a, b, context, rule):
-    one = coded(KINDS["similarity"], [a, b], [], context, *rule).apart()
-    other = coded(KINDS["similarity"], [b, a], [], context, *rule).apart()
+    one = coded(KINDS["similarity"], [a, b], [], context, *rule).split_windows()
+    other = coded(KINDS["similarity"], [b, a], [], context, *rule).split_windows()
     assert [window.sequences for window in one] == [window.sequences[::-1] for window in other]
 
 
 @given(drawn=examples(), context=contexts, rule=rules, data=st.data())
-def test_the_order_of_the_answers_only_orders_the_sequences(drawn, context, rule, data):
+def test_the_order_of_the_answers_only_orders_the_sequences(drawn, context, rule, official_data):
     kind, fields, answers = drawn
-    order = data.draw(st.permutations(range(len(answers))))
-    straight = coded(kind, fields, answers, context, *rule).apart()
-    if kind.each:
-        moved = coded(kind, fields, [answers[i] for i in order], context, *rule).apart()
+    order = official_data.draw(st.permutations(range(len(answers))))
+    straight = coded(kind, fields, answers, context, *rule).split_windows()
+    if kind.multiple_choice:
+        moved = coded(kind, fields, [answers[i] for i in order], context, *rule).split_windows()
         assert [w.sequences for w in moved] == [[w.sequences[i] for i in order] for w in straight]
 
 
@@ -121,13 +131,19 @@ def lengthy(draw: st.DrawFn) -> tuple[Kind, list[list[int]], list[list[int]]]:
     """(kind, fields, answers) where every token occurs once, so that it can be told which ones are there."""
     kind = draw(kinds)
     n_fields = sum(role != "choices" for role in kind.columns)
-    lengths = draw(st.lists(st.integers(0, 30), min_size=n_fields + 3 * kind.each, max_size=n_fields + 3 * kind.each))
+    lengths = draw(
+        st.lists(
+            st.integers(0, 30),
+            min_size=n_fields + 3 * kind.multiple_choice,
+            max_size=n_fields + 3 * kind.multiple_choice,
+        )
+    )
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     found = [list(range(start, start + length)) for start, length in zip(starts, lengths, strict=True)]
     return kind, found[:n_fields], found[n_fields:]
 
 
-def seen(window: Encoded, text: list[int]) -> list[int]:
+def seen(window: EncodedExample, text: list[int]) -> list[int]:
     """The tokens of a text in the first sequence that has some of it."""
     own = set(text)
     return next((kept for sequence in window.sequences if (kept := [id for id in sequence if id in own])), [])
@@ -136,7 +152,7 @@ def seen(window: Encoded, text: list[int]) -> list[int]:
 @given(drawn=lengthy(), context=contexts)
 def test_in_windows_no_token_is_lost_and_a_text_is_read_on_in_each(drawn, context):
     kind, fields, answers = drawn
-    windows = coded(kind, fields, answers, context, "longest", "windows").apart()
+    windows = coded(kind, fields, answers, context, "longest", "windows").split_windows()
     cut = coded(kind, fields, answers, context, "longest")
     for text in (*fields, *answers):
         parts = [seen(window, text) for window in windows]
@@ -170,7 +186,7 @@ def test_head_and_tail_are_as_long_as_a_cut_text_and_hold_its_first_and_last_tok
     kind, fields, answers = drawn
     found = coded(kind, fields, answers, context, cut, "head-tail")
     shortened = coded(kind, fields, answers, context, cut)
-    assert found.cut == shortened.cut
+    assert found.is_truncated == shortened.is_truncated
     for text in (*fields, *answers):
         kept, limit = seen(found, text), len(seen(shortened, text))
         assert len(kept) == limit
@@ -183,7 +199,7 @@ def test_head_and_tail_are_as_long_as_a_cut_text_and_hold_its_first_and_last_tok
 def test_what_fits_is_the_same_under_every_rule(drawn, context):
     kind, fields, answers = drawn
     whole = coded(kind, fields, answers, context, "longest")
-    if not whole.cut:
+    if not whole.is_truncated:
         for long in ("head-tail", "windows"):
             assert coded(kind, fields, answers, context, "longest", long) == whole
 
@@ -192,7 +208,7 @@ def test_what_fits_is_the_same_under_every_rule(drawn, context):
 def test_windows_apart_are_the_sequences_of_the_example(drawn, context, rule):
     kind, fields, answers = drawn
     found = coded(kind, fields, answers, context, *rule)
-    windows = found.apart()
+    windows = found.split_windows()
     assert len(windows) == found.windows
     assert [sequence for window in windows for sequence in window.sequences] == found.sequences
     assert all(len(window.sequences) == kind.sequences * max(1, len(answers)) for window in windows)
@@ -200,15 +216,15 @@ def test_windows_apart_are_the_sequences_of_the_example(drawn, context, rule):
 
 @given(drawn=examples(), context=contexts, rule=rules)
 def test_the_rows_of_an_example_hold_its_sequences_and_those_of_its_windows(drawn, context, rule):
-    found = replace(coded(*drawn, context, *rule), alike=drawn[0].each)
+    found = replace(coded(*drawn, context, *rule), shared_prefix=drawn[0].multiple_choice)
     sequences = []
-    for ids, row in found.rows:
-        ends = [row.shared + sum(row.rests[:k]) for k in range(len(row.rests) + 1)]
-        sequences += [ids[: row.shared] + ids[a:b] for a, b in pairwise(ends)]
+    for ids, row in found.packed_rows:
+        ends = [row.prefix + sum(row.suffixes[:k]) for k in range(len(row.suffixes) + 1)]
+        sequences += [ids[: row.prefix] + ids[a:b] for a, b in pairwise(ends)]
         assert len(ids) == row.tokens == ends[-1]
     assert sequences == found.sequences
-    assert [row for window in found.apart() for row in window.rows] == found.rows
-    assert found.longest == max(window.longest for window in found.apart())
+    assert [row for window in found.split_windows() for row in window.packed_rows] == found.packed_rows
+    assert found.max_row_tokens == max(window.max_row_tokens for window in found.split_windows())
 
 
 @pytest.mark.parametrize(
@@ -217,18 +233,23 @@ def test_the_rows_of_an_example_hold_its_sequences_and_those_of_its_windows(draw
 )
 def test_answers_are_computed_together_where_that_is_less_work(context, answers, rows):
     texts = [[k] * length for k, length in enumerate(answers)]
-    (found,) = encode(
-        KINDS["choice"], [Example(("", ""), ("",) * len(answers))], [[7] * context, [], *texts], 60, 512, alike=True
+    (found,) = encode_examples(
+        KINDS["choice"],
+        [Example(("", ""), ("",) * len(answers))],
+        [[7] * context, [], *texts],
+        60,
+        512,
+        shared_prefix=True,
     )
-    assert len(found.rows) == rows
+    assert len(found.packed_rows) == rows
 
 
 def test_what_became_of_long_texts_is_told():
     texts = [[1] * 30, [1] * 5, [1] * 5, [1] * 5]
     told = []
     for long in ("cut", "head-tail", "windows"):
-        found = encode(KINDS["classification"], [Example(("",))] * 4, texts, VOCABULARY, 20, long=long)
-        told.append(told_of_length(found, 20, long))
+        found = encode_examples(KINDS["classification"], [Example(("",))] * 4, texts, VOCABULARY, 20, long=long)
+        told.append(truncation_warning(found, 20, long))
     assert told == [
         "25.0% of the texts cut at 20 tokens",
         "25.0% of the texts cut at 20 tokens, head and tail kept",
@@ -241,7 +262,7 @@ lengths = st.lists(st.integers(0, 50), min_size=1, max_size=6)
 
 @given(lengths=lengths, budget=st.integers(0, 200))
 def test_nothing_is_cut_that_fits_and_what_does_not_fit_fits_afterwards(lengths, budget):
-    limits = cut_longest(lengths, budget)
+    limits = longest_first_limits(lengths, budget)
     assert all(0 <= limit <= length for limit, length in zip(limits, lengths, strict=True))
     if sum(lengths) <= budget:
         assert limits == lengths
@@ -251,7 +272,7 @@ def test_nothing_is_cut_that_fits_and_what_does_not_fit_fits_afterwards(lengths,
 
 @given(lengths=lengths, budget=st.integers(0, 200))
 def test_the_longest_is_cut_first_and_equals_alike(lengths, budget):
-    limits = cut_longest(lengths, budget)
+    limits = longest_first_limits(lengths, budget)
     for limit, length in zip(limits, lengths, strict=True):
         if limit < length:
             assert limit == max(limits)
@@ -259,7 +280,7 @@ def test_the_longest_is_cut_first_and_equals_alike(lengths, budget):
 
 @given(lengths=st.lists(st.integers(0, 50), min_size=4, max_size=4), share=st.integers(0, 60))
 def test_in_fixed_shares_each_group_has_its_own_and_its_first_field_comes_first(lengths, share):
-    limits = fixed_shares(((0, 1), (2, 3)), lengths, share)
+    limits = fixed_share_limits(((0, 1), (2, 3)), lengths, share)
     for first, second in ((0, 1), (2, 3)):
         assert limits[first] == min(lengths[first], share)
         assert limits[second] == min(lengths[second], share - limits[first])
@@ -274,7 +295,7 @@ def test_a_context_that_holds_little_more_than_special_tokens_is_refused(kind: K
     groups = kind.layout[0]
     shortest = len(groups) + 1 + sum(map(len, groups))  # the special tokens, and a token of each text
     fields = [[1]] * sum(role != "choices" for role in kind.columns)
-    answers = [[1], [2]] if kind.each else []
+    answers = [[1], [2]] if kind.multiple_choice else []
     with pytest.raises(UserError, match=f"{shortest - 1} tokens is too short for {kind.name}"):
         coded(kind, fields, answers, shortest - 1, "longest")
     coded(kind, fields, answers, shortest, "longest")
@@ -282,8 +303,8 @@ def test_a_context_that_holds_little_more_than_special_tokens_is_refused(kind: K
 
 def test_the_texts_of_examples_stand_in_the_order_in_which_encode_takes_them():
     examples = [Example(("a", "b"), ("c", "d")), Example(("e", "f"), ("g",))]
-    ids = {text: [number] for number, text in enumerate(texts_of(examples))}
-    found = encode(KINDS["choice"], examples, [ids[text] for text in texts_of(examples)], VOCABULARY, 9)
+    ids = {text: [number] for number, text in enumerate(example_texts(examples))}
+    found = encode_examples(KINDS["choice"], examples, [ids[text] for text in example_texts(examples)], VOCABULARY, 9)
     assert [e.sequences for e in found] == [[[S, 0, 1, D, 2, E], [S, 0, 1, D, 3, E]], [[S, 4, 5, D, 6, E]]]
 
 

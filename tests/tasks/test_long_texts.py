@@ -10,11 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from finetuned import FAST, KINDS, TEXT, changed, head, results, stopped_after, weights
+from finetune_helpers import (
+    FAST_SETTINGS,
+    KIND_OPTIONS,
+    TEXT_OPTIONS,
+    changed_tensors,
+    copy_until_checkpoint,
+    load_head,
+    load_weights,
+    read_results,
+)
 from torch import Tensor
 
 from gpt1.inference.evaluate import evaluate
-from gpt1.inference.predictor import load_task
+from gpt1.inference.predictor import load_task_predictor
 from gpt1.model.gpt import GPT
 from gpt1.tables.table import Table
 from gpt1.training import finetune as finetuning
@@ -24,7 +33,7 @@ from gpt1.training.finetune import finetune
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page that every run leaves has tests of its own."""
-    monkeypatch.setattr(finetuning, "reported", lambda run: nullcontext())
+    monkeypatch.setattr(finetuning, "report_on_exit", lambda run: nullcontext())
 
 
 @pytest.fixture(scope="module")
@@ -35,39 +44,49 @@ def long_rows(table: Table) -> Table:
 
 
 @pytest.mark.parametrize("long", ["head-tail", "windows"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", KIND_OPTIONS)
 def test_every_kind_trains_and_predicts_on_long_rows_as_its_folder_says(
-    name: str, long: str, long_rows: Table, pretrained: Path, tmp_path: Path
+    name: str, long: str, long_rows: Table, pretrained_run: Path, tmp_path: Path
 ):
-    run = finetune(long_rows, from_=pretrained, out=tmp_path / "run", long=long, **KINDS[name], **FAST)
+    run = finetune(
+        long_rows, from_=pretrained_run, out=tmp_path / "run", long=long, **KIND_OPTIONS[name], **FAST_SETTINGS
+    )
     assert json.loads((run / "model" / "task.json").read_text())["long"] == long
-    data = results(run)["data"]
+    data = read_results(run)["data"]
     share = data["cut" if long == "head-tail" else "read_in_windows"]
     assert share >= 0.25
     assert long == "head-tail" or data["cut"] == 0
-    model = load_task(run)
+    model = load_task_predictor(run)
     model.predict(long_rows.rows)
-    (example,) = model.encode(model.examples(long_rows.rows[:1]))
+    (example,) = model.encode(model.read_rows(long_rows.rows[:1]))
     assert (example.windows > 1) == (long == "windows")
     assert evaluate(run, long_rows)["metrics"]
 
 
 @pytest.mark.parametrize("train", ["all", "head"])
 def test_a_run_in_windows_resumed_after_any_checkpoint_gives_the_same_bits(
-    train: str, long_rows: Table, pretrained: Path, tmp_path: Path
+    train: str, long_rows: Table, pretrained_run: Path, tmp_path: Path
 ):
-    settings = {**TEXT, **FAST, "epochs": 3, "long": "windows", "train": train, "checkpoint_every": 1, "keep": 99}
-    whole = finetune(long_rows, from_=pretrained, out=tmp_path / "whole", **settings)
+    settings = {
+        **TEXT_OPTIONS,
+        **FAST_SETTINGS,
+        "epochs": 3,
+        "long": "windows",
+        "train": train,
+        "checkpoint_every": 1,
+        "keep": 99,
+    }
+    whole = finetune(long_rows, from_=pretrained_run, out=tmp_path / "whole", **settings)
     for step in (2, 5):
-        run = stopped_after(step, whole, tmp_path / f"from {step}")
-        finetune(long_rows, from_=pretrained, out=run, resume=True, **TEXT)
-        assert changed(weights(run), weights(whole)) == set()
-        assert all(torch.equal(tensor, head(whole)[name]) for name, tensor in head(run).items())
-        assert results(run) == results(whole)
+        run = copy_until_checkpoint(step, whole, tmp_path / f"from {step}")
+        finetune(long_rows, from_=pretrained_run, out=run, resume=True, **TEXT_OPTIONS)
+        assert changed_tensors(load_weights(run), load_weights(whole)) == set()
+        assert all(torch.equal(tensor, load_head(whole)[name]) for name, tensor in load_head(run).items())
+        assert read_results(run) == read_results(whole)
 
 
 def test_training_sees_all_of_a_long_row_an_epoch_a_window(
-    long_rows: Table, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    long_rows: Table, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     trained_on: set[tuple[int, ...]] = set()
     states = GPT.hidden_states
@@ -79,24 +98,32 @@ def test_training_sees_all_of_a_long_row_an_epoch_a_window(
 
     monkeypatch.setattr(GPT, "hidden_states", kept)
     rows = replace(long_rows, rows=[long_rows.rows[0], {**long_rows.rows[0], "label": "no"}])
-    settings = {**TEXT, **FAST, "valid_fraction": 0, "deduplicate": False, "long": "windows"}
-    run = finetune(rows, from_=pretrained, out=tmp_path / "run", **{**settings, "epochs": 20})
-    model = load_task(run)
-    (example, _) = model.encode(model.examples(rows.rows))
+    settings = {**TEXT_OPTIONS, **FAST_SETTINGS, "valid_fraction": 0, "deduplicate": False, "long": "windows"}
+    run = finetune(rows, from_=pretrained_run, out=tmp_path / "run", **{**settings, "epochs": 20})
+    model = load_task_predictor(run)
+    (example, _) = model.encode(model.read_rows(rows.rows))
     assert 1 < example.windows < 20
     assert trained_on == {tuple(sequence) for sequence in example.sequences}
 
 
 def test_the_head_on_features_of_windows_is_the_head_through_the_frozen_backbone(
-    long_rows: Table, pretrained: Path, tmp_path: Path
+    long_rows: Table, pretrained_run: Path, tmp_path: Path
 ):
-    settings = {**TEXT, **FAST, "epochs": 2, "dropout": 0, "head_dropout": 0, "lm_coef": 0, "optimizer": "sgd"}
+    settings = {
+        **TEXT_OPTIONS,
+        **FAST_SETTINGS,
+        "epochs": 2,
+        "dropout": 0,
+        "head_dropout": 0,
+        "lm_coef": 0,
+        "optimizer": "sgd",
+    }
     shared = {"peak_lr": 1e-2, "warmup": 0, "weight_decay": 0, "clip_norm": 0, "long": "windows"}
-    features = finetune(long_rows, from_=pretrained, out=tmp_path / "head", train="head", **settings, **shared)
+    features = finetune(long_rows, from_=pretrained_run, out=tmp_path / "head", train="head", **settings, **shared)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetuning, "freeze", lambda model, train: model.gpt.requires_grad_(False))
-        through = finetune(long_rows, from_=pretrained, out=tmp_path / "all", train="all", **settings, **shared)
-    for name, value in head(features).items():
-        torch.testing.assert_close(value, head(through)[name], rtol=0, atol=1e-5)
-    ours, theirs = (results(run)["validation"]["metrics"]["loss"] for run in (features, through))
+        through = finetune(long_rows, from_=pretrained_run, out=tmp_path / "all", train="all", **settings, **shared)
+    for name, value in load_head(features).items():
+        torch.testing.assert_close(value, load_head(through)[name], rtol=0, atol=1e-5)
+    ours, theirs = (read_results(run)["validation"]["metrics"]["loss"] for run in (features, through))
     assert ours == pytest.approx(theirs, abs=1e-5)

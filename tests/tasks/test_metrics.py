@@ -88,7 +88,7 @@ def test_constant_predictions_correlate_with_nothing_and_warn_of_nothing():
         warnings.simplefilter("error")
         assert metrics.number_scores([1, 2, 3], [0.1, 0.1, 0.1]) == {"pearson": 0.0, "spearman": 0.0}
         assert metrics.number_scores([2.5], [0.1]) == {"pearson": 0.0, "spearman": 0.0}
-        assert metrics.interval("pearson", [1, 2, 3], [7, 7, 7]) == (0.0, 0.0)
+        assert metrics.confidence_interval("pearson", [1, 2, 3], [7, 7, 7]) == (0.0, 0.0)
 
 
 def test_chosen_answers_are_scored_by_their_number():
@@ -100,7 +100,7 @@ def test_nothing_to_score_is_said_in_words():
         lambda: metrics.class_scores([], [], ["0", "1"]),
         lambda: metrics.number_scores([], []),
         lambda: metrics.choice_scores([], []),
-        lambda: metrics.interval("f1", [], [], ["0", "1"]),
+        lambda: metrics.confidence_interval("f1", [], [], ["0", "1"]),
     ):
         with pytest.raises(UserError, match="no labelled rows"):
             score()
@@ -109,7 +109,7 @@ def test_nothing_to_score_is_said_in_words():
 @given(n=st.integers(1, 400), share=st.floats(0, 1))
 def test_the_interval_of_accuracy_is_wilsons(n, share):
     right = round(share * n)
-    low, high = metrics.interval("accuracy", ["a"] * n, ["a"] * right + ["b"] * (n - right))
+    low, high = metrics.confidence_interval("accuracy", ["a"] * n, ["a"] * right + ["b"] * (n - right))
     p, z = right / n, 1.959963984540054
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -135,7 +135,7 @@ def plain_bootstrap(score, gold, predicted):
 def test_intervals_of_class_scores_agree_with_a_plain_bootstrap_of_the_rows(metric, labels, score):
     gold, predicted = drawn_classes(300, labels, right=0.6)
     expected = plain_bootstrap(score, gold, predicted)
-    assert metrics.interval(metric, gold, predicted, labels) == pytest.approx(expected, abs=0.02)
+    assert metrics.confidence_interval(metric, gold, predicted, labels) == pytest.approx(expected, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -146,24 +146,28 @@ def test_intervals_of_correlations_agree_with_a_plain_bootstrap_of_the_rows(metr
     random = np.random.default_rng(0)
     gold = random.integers(0, 6, 200).astype(float)  # with ties
     predicted = gold + random.normal(size=200) * 3
-    assert metrics.interval(metric, gold, predicted) == pytest.approx(plain_bootstrap(score, gold, predicted), abs=0.02)
+    assert metrics.confidence_interval(metric, gold, predicted) == pytest.approx(
+        plain_bootstrap(score, gold, predicted), abs=0.02
+    )
 
 
 def test_an_interval_is_the_same_each_time_and_does_not_touch_the_global_generator():
     gold, predicted = drawn_classes(100, ["0", "1"], right=0.5)
     before = np.random.get_state()[1].tolist()
-    assert metrics.interval("f1", gold, predicted, ["0", "1"]) == metrics.interval("f1", gold, predicted, ["0", "1"])
+    assert metrics.confidence_interval("f1", gold, predicted, ["0", "1"]) == metrics.confidence_interval(
+        "f1", gold, predicted, ["0", "1"]
+    )
     assert np.random.get_state()[1].tolist() == before
 
 
 def test_intervals_of_correlations_are_computed_in_pieces_of_bounded_memory(monkeypatch):
     random = np.random.default_rng(0)
     x = random.normal(size=50)
-    whole = metrics.interval("pearson", x, x + random.normal(size=50))
-    monkeypatch.setattr(metrics, "ELEMENTS", 500)
+    whole = metrics.confidence_interval("pearson", x, x + random.normal(size=50))
+    monkeypatch.setattr(metrics, "MAX_BOOTSTRAP_ELEMENTS", 500)
     random = np.random.default_rng(0)
     x = random.normal(size=50)
-    assert metrics.interval("pearson", x, x + random.normal(size=50)) == pytest.approx(whole)
+    assert metrics.confidence_interval("pearson", x, x + random.normal(size=50)) == pytest.approx(whole)
 
 
 def drawn_logits(seed: int, n: int = 500, k: int = 3):

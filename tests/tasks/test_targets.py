@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from gpt1.errors import UserError
 from gpt1.files.foreign import Fields
 from gpt1.tasks.kinds import KINDS
-from gpt1.tasks.targets import TARGETS, Answers, Bins, Classes, Number, natural, target_from_json, target_to_json
+from gpt1.tasks.targets import (
+    TARGET_TYPES,
+    Answers,
+    Classes,
+    OrdinalBins,
+    StandardizedNumber,
+    label_sort_key,
+    target_from_json,
+    target_to_json,
+)
 
 numbers = st.floats(-1e6, 1e6)
 
@@ -25,22 +34,22 @@ def softmax(row: np.ndarray) -> np.ndarray:
 
 
 def test_labels_are_sorted_as_people_sort_them():
-    assert Classes.fit(["b", "10", "a", "2", "b"]).labels == ("2", "10", "a", "b")
+    assert Classes.from_labels(["b", "10", "a", "2", "b"]).labels == ("2", "10", "a", "b")
 
 
 @given(order=st.permutations(["3", "nan", "10", "-inf", "b", "NaN"]))
 def test_a_label_that_reads_nan_is_a_word_and_disturbs_no_order(order: list[str]):
-    assert sorted(order, key=natural) == ["-inf", "3", "10", "NaN", "b", "nan"]
+    assert sorted(order, key=label_sort_key) == ["-inf", "3", "10", "NaN", "b", "nan"]
 
 
 def test_a_label_is_the_same_as_text_as_number_and_with_spaces():
-    target = Classes.fit(["0", "1"])
+    target = Classes.from_labels(["0", "1"])
     assert [int(target.encode(label)) for label in (1, 1.0, "1", " 1 ")] == [1, 1, 1, 1]
 
 
 def test_a_label_that_is_not_known_is_refused_with_the_closest_one():
     with pytest.raises(UserError) as refused:
-        Classes.fit(["positive", "negative"]).encode("postive")
+        Classes.from_labels(["positive", "negative"]).encode("postive")
     assert "'postive'" in refused.value.problem
     assert "Did you mean positive?" in refused.value.problem
     assert "negative, positive" in refused.value.fix
@@ -49,24 +58,24 @@ def test_a_label_that_is_not_known_is_refused_with_the_closest_one():
 @pytest.mark.parametrize("empty", ["", "  ", None, float("nan")])
 def test_an_empty_label_is_refused(empty: object):
     with pytest.raises(UserError, match="label is empty"):
-        Classes.fit(["a", "b", empty])
+        Classes.from_labels(["a", "b", empty])
 
 
 def test_a_single_label_is_refused():
     with pytest.raises(UserError, match=r"same label \('yes'\)"):
-        Classes.fit(["yes", "yes"])
+        Classes.from_labels(["yes", "yes"])
 
 
 def test_a_column_of_thousands_of_values_is_no_label():
     with pytest.raises(UserError, match="1,001 different values"):
-        Classes.fit(range(1001))
-    assert Classes.fit(range(1000)).outputs == 1000
+        Classes.from_labels(range(1001))
+    assert Classes.from_labels(range(1000)).outputs == 1000
 
 
 @given(st.lists(st.lists(st.floats(-20, 20), min_size=3, max_size=3), min_size=1, max_size=5), st.data())
-def test_the_loss_of_classes_is_the_surprise_at_the_right_one(rows, data):
+def test_the_loss_of_classes_is_the_surprise_at_the_right_one(rows, official_data):
     target = Classes(("a", "b", "c"))
-    labels = [data.draw(st.sampled_from(target.labels)) for _ in rows]
+    labels = [official_data.draw(st.sampled_from(target.labels)) for _ in rows]
     expected = [-math.log(softmax(np.array(row))["abc".index(label)]) for row, label in zip(rows, labels, strict=True)]
     found = target.loss(torch.tensor(rows), torch.stack([target.encode(label) for label in labels]))
     assert found.tolist() == pytest.approx(expected, abs=1e-4)
@@ -74,7 +83,7 @@ def test_the_loss_of_classes_is_the_surprise_at_the_right_one(rows, data):
 
 @given(st.lists(st.floats(-20, 20), min_size=3, max_size=3))
 def test_the_predicted_class_is_the_likeliest_and_probabilities_are_named_by_label(row):
-    (found,) = Classes(("a", "b", "c")).read(torch.tensor([row]))
+    (found,) = Classes(("a", "b", "c")).decode(torch.tensor([row]))
     p = softmax(np.array(row))
     assert list(found) == ["prediction", "probability_a", "probability_b", "probability_c"]
     assert [found[f"probability_{label}"] for label in "abc"] == pytest.approx(p, abs=1e-5)
@@ -84,7 +93,7 @@ def test_the_predicted_class_is_the_likeliest_and_probabilities_are_named_by_lab
 
 def test_the_predicted_answer_is_its_number_and_every_answer_has_a_probability():
     rows = torch.tensor([[1.0, 3.0, -math.inf], [500.0, -500.0, 0.0]])
-    two, three = Answers(3).read(rows)
+    two, three = Answers(3).decode(rows)
     assert (two["prediction"], three["prediction"]) == (1, 0)
     assert list(two) == ["prediction", "probability_0", "probability_1"]  # the row has two answers
     assert list(three) == ["prediction", "probability_0", "probability_1", "probability_2"]  # one has all, still three
@@ -97,42 +106,42 @@ def test_the_loss_of_answers_leaves_out_those_that_a_row_has_not():
 
 
 def test_a_score_between_two_bins_is_shared_by_how_near_it_is():
-    assert Bins(0, 5).encode(3.4).tolist() == pytest.approx([0, 0, 0, 0.6, 0.4, 0])
+    assert OrdinalBins(0, 5).encode(3.4).tolist() == pytest.approx([0, 0, 0, 0.6, 0.4, 0])
 
 
 @given(low=st.integers(-50, 50), width=st.integers(1, 100), share=st.floats(0, 1))
 def test_the_bins_of_a_score_are_a_distribution_whose_expectation_is_the_score(low, width, share):
-    target = Bins(low, low + width)
+    target = OrdinalBins(low, low + width)
     score = low + share * width
     encoded = target.encode(score)
     assert (encoded >= 0).all()
     assert float(encoded.sum()) == pytest.approx(1, abs=1e-5)
     assert (encoded > 0).sum() <= 2
-    (read,) = target.read(encoded.clamp_min(1e-30).log()[None])
+    (read,) = target.decode(encoded.clamp_min(1e-30).log()[None])
     assert list(read) == ["score"]
     assert read["score"] == pytest.approx(score, abs=1e-3)
 
 
 def test_a_score_beyond_the_trained_range_counts_as_its_end():
-    assert Bins(0, 5).encode(7.2).tolist() == Bins(0, 5).encode(5).tolist() == [0, 0, 0, 0, 0, 1]
-    assert Bins(0, 5).encode(-1).tolist() == [1, 0, 0, 0, 0, 0]
+    assert OrdinalBins(0, 5).encode(7.2).tolist() == OrdinalBins(0, 5).encode(5).tolist() == [0, 0, 0, 0, 0, 1]
+    assert OrdinalBins(0, 5).encode(-1).tolist() == [1, 0, 0, 0, 0, 0]
 
 
 def test_bins_span_the_training_scores():
-    assert Bins.fit([0.2, "3", 4.1]) == Bins(0, 5)
+    assert OrdinalBins.from_labels([0.2, "3", 4.1]) == OrdinalBins(0, 5)
 
 
 @pytest.mark.parametrize(("scores", "rule"), [([2, 2.0], "same score"), ([0, 500], "more than 100 whole steps")])
 def test_scores_that_no_bins_can_hold_are_refused(scores: list[float], rule: str):
     with pytest.raises(UserError, match=rule):
-        Bins.fit(scores)
+        OrdinalBins.from_labels(scores)
 
 
 def test_the_loss_of_bins_is_cross_entropy_with_the_shared_target():
     logits = np.array([0.3, -1.0, 2.0])
-    encoded = Bins(0, 2).encode(1.25)
+    encoded = OrdinalBins(0, 2).encode(1.25)
     expected = -(np.array([0, 0.75, 0.25]) * np.log(softmax(logits))).sum()
-    assert float(Bins(0, 2).loss(torch.from_numpy(logits).float()[None], encoded[None])) == pytest.approx(
+    assert float(OrdinalBins(0, 2).loss(torch.from_numpy(logits).float()[None], encoded[None])) == pytest.approx(
         expected, rel=1e-5
     )
 
@@ -141,14 +150,14 @@ def test_the_loss_of_bins_is_cross_entropy_with_the_shared_target():
 def test_a_number_comes_back_as_it_went_in(values, value):
     if np.std(values) < 1e-3:
         return
-    target = Number.fit(values)
-    (read,) = target.read(target.encode(value)[None, None])
+    target = StandardizedNumber.from_labels(values)
+    (read,) = target.decode(target.encode(value)[None, None])
     assert read == {"score": pytest.approx(value, abs=1e-2, rel=1e-4)}
 
 
 def test_training_numbers_are_standardised():
     values = [3.0, 5.0, 10.0, -2.0]
-    target = Number.fit(values)
+    target = StandardizedNumber.from_labels(values)
     encoded = torch.stack([target.encode(value) for value in values])
     assert float(encoded.mean()) == pytest.approx(0, abs=1e-6)
     assert float(encoded.std(unbiased=False)) == pytest.approx(1, abs=1e-6)
@@ -157,34 +166,38 @@ def test_training_numbers_are_standardised():
 
 def test_numbers_that_are_all_the_same_are_refused():
     with pytest.raises(UserError, match=r"same number \(4\)"):
-        Number.fit([4, 4, 4])
+        StandardizedNumber.from_labels([4, 4, 4])
     with pytest.raises(UserError, match=r"same number \(0.1\)"):
-        Number.fit([0.1] * 10)  # their mean is not quite 0.1
+        StandardizedNumber.from_labels([0.1] * 10)  # their mean is not quite 0.1
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e200])
 def test_numbers_whose_deviation_cannot_be_computed_are_refused(scale: float):
     with pytest.raises(UserError, match="cannot hold"):
-        Number.fit([scale, 2 * scale, 5 * scale])
+        StandardizedNumber.from_labels([scale, 2 * scale, 5 * scale])
 
 
 @given(low=st.integers(-(10**12), 10**12), share=st.floats(0, 1))
 def test_a_large_mean_takes_nothing_from_the_scores(low: int, share: float):
     value = low + 3 * share
-    (number,) = Number.fit([low, low + 1, low + 3]).read(Number.fit([low, low + 1, low + 3]).encode(value)[None, None])
-    (binned,) = Bins(low, low + 3).read(Bins(low, low + 3).encode(value).clamp_min(1e-30).log()[None])
+    (number,) = StandardizedNumber.from_labels([low, low + 1, low + 3]).decode(
+        StandardizedNumber.from_labels([low, low + 1, low + 3]).encode(value)[None, None]
+    )
+    (binned,) = OrdinalBins(low, low + 3).decode(OrdinalBins(low, low + 3).encode(value).clamp_min(1e-30).log()[None])
     assert number["score"] - low == pytest.approx(3 * share, abs=1e-3)
     assert binned["score"] - low == pytest.approx(3 * share, abs=1e-3)
 
 
-@pytest.mark.parametrize("target", [Number, Bins])
+@pytest.mark.parametrize("target", [StandardizedNumber, OrdinalBins])
 @pytest.mark.parametrize("value", ["four", "", None, "nan", "inf", float("nan")])
-def test_what_is_no_number_is_refused_where_a_score_belongs(target: type[Number | Bins], value: object):
+def test_what_is_no_number_is_refused_where_a_score_belongs(
+    target: type[StandardizedNumber | OrdinalBins], value: object
+):
     with pytest.raises(UserError, match="finite number"):
-        target.fit([1, 2, value])
+        target.from_labels([1, 2, value])
 
 
-@pytest.mark.parametrize("target", [Classes(("a", "ü")), Answers(4), Bins(-1, 5), Number(1.5, 0.1)])
+@pytest.mark.parametrize("target", [Classes(("a", "ü")), Answers(4), OrdinalBins(-1, 5), StandardizedNumber(1.5, 0.1)])
 def test_a_target_survives_being_written_down(target):
     assert target_from_json(Fields(json.loads(json.dumps(target_to_json(target))), "task.json")) == target
 
@@ -217,5 +230,5 @@ def test_a_target_that_no_training_writes_is_refused_with_its_file(stored, probl
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_target_of_a_kind_can_be_written_down_and_knows_its_metrics(kind):
     for target in filter(None, (kind.target, kind.score_target)):
-        assert target in TARGETS.values()
-        assert target.main in target.metrics
+        assert target in TARGET_TYPES.values()
+        assert target.primary_metric in target.metrics

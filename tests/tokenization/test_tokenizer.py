@@ -14,16 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import ftfy
 import pytest
-from drawn_texts import EXAMPLES, PROSE, texts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference_tokenizer import ReferenceTokenizer
+from text_strategies import MAX_EXAMPLES, PROSE, mixed_texts
 
 from gpt1.errors import UserError
 from gpt1.tokenization import standardise as fast
-from gpt1.tokenization.pipelines import Original
-from gpt1.tokenization.tokenizer import OUR_FILES, RELEASED_FILES, Tokenizer
-from gpt1.tokenization.words import EnglishWords
+from gpt1.tokenization.pipelines import OriginalPipeline
+from gpt1.tokenization.tokenizer import GPT1_FILES, OPENAI_FILES, Tokenizer
+from gpt1.tokenization.words import EnglishWordSplitter
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +44,23 @@ def lossless() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def released(shared) -> Tokenizer:
-    return Tokenizer.load(shared / "openai")
+def released(shared_data) -> Tokenizer:
+    return Tokenizer.load(shared_data / "openai")
 
 
 # ---- the original's ids ----------------------------------------------------------------------------------------------
 
 
-def test_the_released_vocabulary_gives_the_ids_of_the_released_encoder(released, shared):
-    golden = [json.loads(line) for line in (shared / "openai/golden_ids.jsonl").open(encoding="utf-8")]
+def test_the_released_vocabulary_gives_the_ids_of_the_released_encoder(released, shared_data):
+    golden = [json.loads(line) for line in (shared_data / "openai/golden_ids.jsonl").open(encoding="utf-8")]
     assert len(golden) == 298
     assert [row["text"] for row in golden if released.encode(row["text"]) != row["ids"]] == []
     assert released.encode_batch(row["text"] for row in golden) == [row["ids"] for row in golden]
     assert (released.vocab_size, released.unknown_id, released.newline_id) == (40478, 0, 40477)
 
 
-@settings(max_examples=EXAMPLES)
-@given(text=texts)
+@settings(max_examples=MAX_EXAMPLES)
+@given(text=mixed_texts)
 @example("' ''b")  # spaCy joins the quotes within the chunk unless the quote before comes first
 @example("a'' '")
 @example("said: ''Tis\n''Tis 'em.' so")
@@ -75,18 +75,18 @@ def test_any_text_gets_the_ids_of_the_plain_algorithm(trained, reference, text):
 
 
 @settings(max_examples=60)
-@given(batch=st.lists(texts, max_size=6))
+@given(batch=st.lists(mixed_texts, max_size=6))
 def test_a_text_has_the_same_ids_alone_in_a_batch_and_with_caches_of_any_size(trained, batch):
     alone = [trained.encode(text) for text in batch]
     assert trained.encode_batch(batch) == alone
-    forgetful = Original(trained._vocabulary, trained._merges)
+    forgetful = OriginalPipeline(trained._vocabulary, trained._merges)
     forgetful.CACHE = 3
     assert [forgetful.encode_batch([text])[0].tolist() for text in batch] == alone
 
 
-def test_lines_of_novels_get_the_ids_of_the_plain_algorithm(released, shared):
-    plain = ReferenceTokenizer.load(shared / "openai")
-    with lzma.open(shared / "data/books/train-00.jsonl.xz", "rt", encoding="utf-8") as books:
+def test_lines_of_novels_get_the_ids_of_the_plain_algorithm(released, shared_data):
+    plain = ReferenceTokenizer.load(shared_data / "openai")
+    with lzma.open(shared_data / "data/books/train-00.jsonl.xz", "rt", encoding="utf-8") as books:
         text = json.loads(next(itertools.islice(books, 3, None)))["text"][:300_000]
     with_quotes = text.replace(' "', " “").replace('" ', "” ").replace("'", "’").replace("--", "—")
     for novel in (text, with_quotes):
@@ -104,7 +104,7 @@ def test_threads_get_the_same_ids(trained):
 def test_an_interrupt_while_new_words_are_learned_leaves_no_wrong_ids(trained, monkeypatch):
     fresh = pickle.loads(pickle.dumps(trained))
     with monkeypatch.context() as patch:
-        patch.setattr(EnglishWords, "cut", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(EnglishWordSplitter, "split_chunks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fresh.encode("interrupted learning")
     assert fresh.encode("interrupted learning") == trained.encode("interrupted learning")
@@ -113,18 +113,18 @@ def test_an_interrupt_while_new_words_are_learned_leaves_no_wrong_ids(trained, m
 @pytest.fixture(scope="module")
 def english_of_another_version():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpt1.tokenization.words.PROVED_FOR", "another")
-        return EnglishWords()
+        patch.setattr("gpt1.tokenization.words.VERIFIED_SPACY_VERSION", "another")
+        return EnglishWordSplitter()
 
 
-@given(text=texts)
+@given(text=mixed_texts)
 def test_other_versions_of_ftfy_and_spacy_get_whatever_only_they_can_tell(
     trained, reference, english_of_another_version, text
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpt1.tokenization.standardise.PROVED_FOR", "another")
-        patch.setattr("gpt1.tokenization.pipelines.english", lambda: english_of_another_version)
-        assert fast.fix(text) == ftfy.fix_text(text)
+        patch.setattr("gpt1.tokenization.standardise.VERIFIED_FTFY_VERSION", "another")
+        patch.setattr("gpt1.tokenization.pipelines.english_words", lambda: english_of_another_version)
+        assert fast.fix_text(text) == ftfy.fix_text(text)
         assert pickle.loads(pickle.dumps(trained)).encode(text) == reference.encode(text)
 
 
@@ -154,7 +154,7 @@ def test_a_vocabulary_has_the_size_that_was_asked_for(pipeline, size):
 @pytest.mark.parametrize("pipeline", ["original", "lossless"])
 def test_texts_that_hold_too_little_give_a_smaller_vocabulary_that_tells_its_size(pipeline):
     tokenizer = Tokenizer.train(["ab ab abc\n"], 5000, pipeline)
-    assert tokenizer.vocab_size == len({tokenizer.token(id) for id in range(tokenizer.vocab_size)}) < 300
+    assert tokenizer.vocab_size == len({tokenizer.display_token(id) for id in range(tokenizer.vocab_size)}) < 300
     assert tokenizer.decode(tokenizer.encode("abc ab")) == "abc ab"
 
 
@@ -199,8 +199,8 @@ def test_a_pipeline_that_does_not_exist_is_refused_with_the_nearest():
 anything = st.text(st.one_of(st.characters(), st.sampled_from("\r\n\0\t \x85\ud83d\ude00\ud800각ㄱ😀")))
 
 
-@settings(max_examples=EXAMPLES)
-@given(text=st.one_of(anything, texts))
+@settings(max_examples=MAX_EXAMPLES)
+@given(text=st.one_of(anything, mixed_texts))
 def test_the_lossless_pipeline_gives_back_any_text(lossless, text):
     ids = lossless.encode(text)
     assert lossless.decode(ids) == text
@@ -217,8 +217,8 @@ def test_any_ids_decode_in_the_lossless_pipeline(lossless, ids):
 # ---- ids ↔ people ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=EXAMPLES)
-@given(text=texts)
+@settings(max_examples=MAX_EXAMPLES)
+@given(text=mixed_texts)
 def test_no_text_gives_a_special_token(trained, lossless, text):
     for tokenizer in (trained, lossless):
         assert all(0 <= id < tokenizer.vocab_size for id in tokenizer.encode(text))
@@ -231,7 +231,7 @@ def test_texts_that_look_like_tokens_are_text(trained):
         assert max(ids, default=0) < trained.vocab_size
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=MAX_EXAMPLES)
 @given(lines=st.lists(st.lists(st.from_regex("[A-Za-z]{1,9}", fullmatch=True), min_size=1), min_size=1))
 def test_decoding_gives_the_lower_cased_words_and_the_line_breaks(trained, reference, lines):
     text = "\n".join(map(" ".join, lines))
@@ -242,22 +242,22 @@ def test_decoding_gives_the_lower_cased_words_and_the_line_breaks(trained, refer
 def test_decoding_leaves_special_tokens_out_and_refuses_ids_that_do_not_exist(trained):
     ids, size = trained.encode("one word"), trained.vocab_size
     assert trained.decode([size, *ids, size + 1, size + 2]) == "one word"
-    assert [trained.token(size + k) for k in range(3)] == ["<start>", "<delimiter>", "<extract>"]
+    assert [trained.display_token(size + k) for k in range(3)] == ["<start>", "<delimiter>", "<extract>"]
     for id in (-1, size + 3):
         with pytest.raises(ValueError, match=str(id)):
             trained.decode([id])
         with pytest.raises(ValueError, match=str(id)):
-            trained.token(id)
+            trained.display_token(id)
 
 
 def test_a_token_shows_whether_it_ends_a_word(trained, lossless):
     (word,) = trained.encode("the")
-    assert trained.token(word) == "the"
+    assert trained.display_token(word) == "the"
     pieces = trained.encode("zqxthe")
-    assert [trained.token(id).endswith("…") for id in pieces] == [True] * (len(pieces) - 1) + [False]
-    assert trained.token(trained.newline_id) == lossless.token(lossless.newline_id) == "\\n"
-    assert trained.token(0) == "<unk>"
-    assert lossless.token(lossless.encode("각")[0]) == "<0xEA>"
+    assert [trained.display_token(id).endswith("…") for id in pieces] == [True] * (len(pieces) - 1) + [False]
+    assert trained.display_token(trained.newline_id) == lossless.display_token(lossless.newline_id) == "\\n"
+    assert trained.display_token(0) == "<unk>"
+    assert lossless.display_token(lossless.encode("각")[0]) == "<0xEA>"
 
 
 @pytest.mark.parametrize("name", ["trained", "lossless"])
@@ -281,7 +281,7 @@ def test_a_saved_tokenizer_comes_back_the_same(name, request, tmp_path):
         tokenizer.vocab_size,
     )
     assert again.encode_batch(PROSE[:10]) == tokenizer.encode_batch(PROSE[:10])
-    assert sorted(os.listdir(tmp_path / "a/b")) == sorted(Tokenizer.files(tmp_path / "a/b")) == sorted(OUR_FILES)
+    assert sorted(os.listdir(tmp_path / "a/b")) == sorted(Tokenizer.find_files(tmp_path / "a/b")) == sorted(GPT1_FILES)
     assert Tokenizer.load((tmp_path / "a/b").as_uri()).fingerprint == tokenizer.fingerprint
 
 
@@ -289,9 +289,9 @@ def name_of(fixture):
     return "original" if fixture == "trained" else fixture
 
 
-def test_openais_files_and_hugging_faces_copy_are_the_same_tokenizer(released, shared, tmp_path):
-    for name, source in (("vocab.json", RELEASED_FILES[0]), ("merges.txt", RELEASED_FILES[1])):
-        (tmp_path / name).write_bytes((shared / "openai" / source).read_bytes())
+def test_openais_files_and_hugging_faces_copy_are_the_same_tokenizer(released, shared_data, tmp_path):
+    for name, source in (("vocab.json", OPENAI_FILES[0]), ("merges.txt", OPENAI_FILES[1])):
+        (tmp_path / name).write_bytes((shared_data / "openai" / source).read_bytes())
     (tmp_path / "config.json").write_text("{}")
     assert Tokenizer.load(tmp_path).fingerprint == released.fingerprint
     released.save(tmp_path / "saved")
@@ -315,7 +315,7 @@ def test_folders_that_hold_no_tokenizer_are_refused_by_what_they_hold(trained, t
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match=r"it holds notes\.txt") as refused:
         Tokenizer.load(tmp_path)
-    assert RELEASED_FILES[0] in refused.value.fix
+    assert OPENAI_FILES[0] in refused.value.fix
     with pytest.raises(UserError, match="is a file"):
         Tokenizer.load(tmp_path / "notes.txt")
     trained.save(tmp_path)
@@ -324,7 +324,7 @@ def test_folders_that_hold_no_tokenizer_are_refused_by_what_they_hold(trained, t
         Tokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", OUR_FILES)
+@pytest.mark.parametrize("name", GPT1_FILES)
 def test_no_changed_byte_is_loaded(trained, tmp_path, name):
     trained.save(tmp_path)
     whole = (tmp_path / name).read_bytes()
@@ -343,7 +343,7 @@ def test_no_changed_byte_is_loaded(trained, tmp_path, name):
 
 def test_a_vocabulary_of_another_kind_is_refused(lossless, trained, tmp_path):
     lossless.save(tmp_path)
-    (tmp_path / OUR_FILES[0]).unlink()  # what is left looks like GPT-2's folder
+    (tmp_path / GPT1_FILES[0]).unlink()  # what is left looks like GPT-2's folder
     with pytest.raises(UserError, match="has no token '<unk>'"):
         Tokenizer.load(tmp_path)
     (tmp_path / "vocab.json").write_text(json.dumps({"<unk>": 0, "\n</w>": 1}))
@@ -373,7 +373,7 @@ def test_merges_without_a_header_are_all_read_and_those_that_are_cut_short_are_r
     header, *lines = (tmp_path / "merges.txt").read_text("utf-8").split("\n")
     (tmp_path / "merges.txt").write_text("\n".join(lines), "utf-8")
     assert Tokenizer.load(tmp_path).fingerprint == trained.fingerprint
-    (tmp_path / OUR_FILES[0]).unlink()  # as Hugging Face hands it out, without a fingerprint
+    (tmp_path / GPT1_FILES[0]).unlink()  # as Hugging Face hands it out, without a fingerprint
     for kept in (0, len(lines) // 2):
         (tmp_path / "merges.txt").write_text("\n".join([header, *lines[:kept]]), "utf-8")
         with pytest.raises(UserError, match=r"does not fit its merges: none of them makes '.*</w>'"):
@@ -381,12 +381,12 @@ def test_merges_without_a_header_are_all_read_and_those_that_are_cut_short_are_r
 
 
 def test_other_versions_of_spacy_or_ftfy_are_told(trained, tmp_path):
-    assert trained.note() is None
+    assert trained.version_warning() is None
     trained.save(tmp_path)
-    about = json.loads((tmp_path / OUR_FILES[0]).read_text())
+    about = json.loads((tmp_path / GPT1_FILES[0]).read_text())
     about["made_with"]["spacy"] = "2.0.11"
-    (tmp_path / OUR_FILES[0]).write_text(json.dumps(about))
-    assert "spacy 2.0.11, here is " in Tokenizer.load(tmp_path).note()
+    (tmp_path / GPT1_FILES[0]).write_text(json.dumps(about))
+    assert "spacy 2.0.11, here is " in Tokenizer.load(tmp_path).version_warning()
 
 
 @pytest.mark.parametrize(

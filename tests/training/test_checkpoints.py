@@ -23,7 +23,7 @@ FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.j
 
 
 def save(folder: Path, step: int) -> Path:
-    return checkpoints.save(folder, step, WEIGHTS, OPTIMIZER, STATE)
+    return checkpoints.save_checkpoint(folder, step, WEIGHTS, OPTIMIZER, STATE)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_was_saved_is_loaded_bit_for_bit(checkpoint: Path):
-    loaded = checkpoints.load(checkpoint)
+    loaded = checkpoints.load_checkpoint(checkpoint)
     for found, expected in ((loaded.weights, WEIGHTS), (loaded.optimizer, OPTIMIZER)):
         assert set(found) == set(expected)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -57,7 +57,7 @@ def test_a_flipped_bit_is_refused_by_the_name_of_its_file(checkpoint, tmp_path_f
     content[int(place * len(content))] ^= 1 << bit
     (damaged / name).write_bytes(content)
     with pytest.raises(UserError) as refused:
-        checkpoints.load(damaged)
+        checkpoints.load_checkpoint(damaged)
     assert str(damaged / name) in refused.value.problem
     assert "SHA-256 differs" in refused.value.problem
 
@@ -70,7 +70,7 @@ def test_a_flipped_bit_of_the_manifest_is_refused(checkpoint, tmp_path_factory, 
     content[int(place * len(content))] ^= 1 << bit
     (damaged / "manifest.json").write_bytes(content)
     with pytest.raises(UserError, match=r"manifest\.json"):
-        checkpoints.load(damaged)
+        checkpoints.load_checkpoint(damaged)
 
 
 def test_a_checkpoint_whose_manifest_has_no_sum_of_its_own_loads(checkpoint: Path, tmp_path: Path):
@@ -78,11 +78,11 @@ def test_a_checkpoint_whose_manifest_has_no_sum_of_its_own_loads(checkpoint: Pat
     manifest = json.loads((older / "manifest.json").read_text())
     del manifest["sha256"]
     (older / "manifest.json").write_text(json.dumps(manifest))
-    assert checkpoints.load(older).state == {**STATE, "step": 7}
+    assert checkpoints.load_checkpoint(older).state == {**STATE, "step": 7}
     del manifest["files"]["state.json"]
     (older / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"state\.json is not in the folder's manifest\.json"):
-        checkpoints.load(older)
+        checkpoints.load_checkpoint(older)
 
 
 @pytest.mark.parametrize("state", ["[]", "[" * 2000, '{"step": "7"}', '{"step": 8}', "{}"])
@@ -91,7 +91,7 @@ def test_a_state_of_another_shape_is_refused_by_name_though_its_sum_is_right(che
     (damaged / "state.json").write_text(state)
     write_manifest(damaged, checkpoints.FORMAT)
     with pytest.raises(UserError, match=r"state\.json"):
-        checkpoints.load(damaged)
+        checkpoints.load_checkpoint(damaged)
 
 
 def test_a_manifest_that_names_a_file_elsewhere_is_refused(checkpoint: Path, tmp_path: Path):
@@ -99,7 +99,7 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(checkpoint: Path, tmp
     (tmp_path / "outside").write_text("secret")
     write_manifest(damaged, checkpoints.FORMAT, [*FILES[:3], "../outside"])
     with pytest.raises(UserError, match="names a file that is not inside its folder"):
-        checkpoints.load(damaged)
+        checkpoints.load_checkpoint(damaged)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -108,7 +108,7 @@ def test_a_missing_file_is_refused_by_name(checkpoint: Path, tmp_path: Path, nam
     shutil.copytree(checkpoint, damaged)
     (damaged / name).unlink()
     with pytest.raises(UserError, match=name):
-        checkpoints.load(damaged)
+        checkpoints.load_checkpoint(damaged)
 
 
 @pytest.mark.parametrize(
@@ -127,17 +127,17 @@ def test_an_error_while_saving_leaves_the_earlier_ones_and_nothing_else(
     with pytest.raises(ResourceError, match="the disk is full"):
         save(tmp_path, 2)
     monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.at(tmp_path, 1).name]
-    checkpoints.load(checkpoints.at(tmp_path, 1))
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.checkpoint_path(tmp_path, 1).name]
+    checkpoints.load_checkpoint(checkpoints.checkpoint_path(tmp_path, 1))
 
 
 @pytest.mark.parametrize("step", [2, 5])
 def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_goes_with_the_next(tmp_path: Path, step: int):
-    half = tmp_path / f".{checkpoints.at(tmp_path, 2).name}.tmp"
+    half = tmp_path / f".{checkpoints.checkpoint_path(tmp_path, 2).name}.tmp"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
-    assert checkpoints.steps(tmp_path) == []
-    checkpoints.load(save(tmp_path, step))
+    assert checkpoints.list_steps(tmp_path) == []
+    checkpoints.load_checkpoint(save(tmp_path, step))
     assert not half.exists()
 
 
@@ -145,25 +145,25 @@ def test_a_copy_under_a_name_of_its_own_is_no_checkpoint(tmp_path: Path):
     path = save(tmp_path, 7)
     for name in (f"{path.name}.bak", f"{path.name} (copy)", "step-7", "step-last"):
         shutil.copytree(path, tmp_path / name)
-    assert checkpoints.steps(tmp_path) == [7]
-    checkpoints.forget(tmp_path, 1, 7)
+    assert checkpoints.list_steps(tmp_path) == [7]
+    checkpoints.prune(tmp_path, 1, 7)
     assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_a_step_that_is_saved_again_is_the_new_one(tmp_path: Path):
     save(tmp_path, 3)
-    path = checkpoints.save(tmp_path, 3, WEIGHTS, OPTIMIZER, {"outcome": "new"})
-    assert checkpoints.steps(tmp_path) == [3]
-    assert checkpoints.load(path).state["outcome"] == "new"
+    path = checkpoints.save_checkpoint(tmp_path, 3, WEIGHTS, OPTIMIZER, {"outcome": "new"})
+    assert checkpoints.list_steps(tmp_path) == [3]
+    assert checkpoints.load_checkpoint(path).state["outcome"] == "new"
 
 
 @given(saved=st.sets(st.integers(1, 10**6), min_size=1, max_size=8), keep=st.integers(1, 4), best=st.integers(1, 10**6))
 def test_the_newest_and_the_best_stay(tmp_path_factory, saved, keep, best):
     folder = tmp_path_factory.mktemp("many")
     for step in saved | {best}:
-        checkpoints.at(folder, step).mkdir()
-    assert checkpoints.steps(folder) == sorted(saved | {best})
+        checkpoints.checkpoint_path(folder, step).mkdir()
+    assert checkpoints.list_steps(folder) == sorted(saved | {best})
     now = sorted(saved)[len(saved) // 2]  # what comes later was skipped by a resumed run
-    checkpoints.forget(folder, keep, now, best)
+    checkpoints.prune(folder, keep, now, best)
     earlier = [step for step in sorted(saved | {best}) if step <= now]
-    assert checkpoints.steps(folder) == sorted({*earlier[-keep:], best})
+    assert checkpoints.list_steps(folder) == sorted({*earlier[-keep:], best})

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from gpt1.config import GPTConfig
-from gpt1.kernels.attention import by_head
+from gpt1.kernels.attention import split_heads
 from gpt1.model.gpt import GPT
-from gpt1.model.losses import Windows, l1
-from gpt1.progress import Silent
-from gpt1.training.compiling import compiled
+from gpt1.model.losses import PretrainMicroBatch, l1
+from gpt1.progress import NullProgress
+from gpt1.training.compiling import compile_blocks
 from gpt1.training.pretrain import pretrain
 
 IDS = torch.randint(0, 40, (6, 17), generator=torch.Generator().manual_seed(0))
@@ -29,7 +29,7 @@ IDS = torch.randint(0, 40, (6, 17), generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def kernels_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def attention(qkv: Tensor, n_head: int, p: float = 0.0) -> Tensor:
-        q, k, v = by_head(qkv, 3, n_head)
+        q, k, v = split_heads(qkv, 3, n_head)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p).transpose(1, 2).flatten(2)
 
     monkeypatch.setattr("gpt1.model.gpt.causal_attention", attention)
@@ -46,7 +46,7 @@ def tiny() -> GPT:
 
 
 def loss_of(model: GPT, ids: Tensor = IDS) -> Tensor:
-    return l1(model, Windows(ids, ids[:, 1:].numel())).total
+    return l1(model, PretrainMicroBatch(ids, ids[:, 1:].numel())).total
 
 
 def loss_and_gradients(model: GPT) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ def test_a_compiled_model_has_the_same_names_the_same_loss_and_the_same_gradient
     model, said = tiny(), list[str]()
     model.activation_checkpointing = recompute
     expected, names = loss_and_gradients(model), list(model.state_dict())
-    with compiled(model, lambda: loss_of(model), said.append, backend="aot_eager"):
+    with compile_blocks(model, lambda: loss_of(model), said.append, backend="aot_eager"):
         assert list(model.state_dict()) == names
         assert all(p.grad is None for p in model.parameters())
         found = loss_and_gradients(model.train())
@@ -76,7 +76,7 @@ def test_a_compiled_model_has_the_same_names_the_same_loss_and_the_same_gradient
 
 def test_the_blocks_are_compiled_once_for_all_and_afterwards_run_as_they_are(kernels_of_a_gpu: None):
     model = tiny()
-    with compiled(model, lambda: loss_of(model), lambda line: None, backend="eager"):
+    with compile_blocks(model, lambda: loss_of(model), lambda line: None, backend="eager"):
         model.train()
         loss_of(model)
         model.eval()
@@ -95,7 +95,7 @@ def test_the_models_of_one_process_are_compiled_however_many_they_are(kernels_of
     for width in (8, 16, 24, 32, 40, 48):
         counters.clear()
         model = GPT(GPTConfig(40, n_layer=1, n_head=2, n_embd=width, context=16, dropout=0.0))
-        with compiled(model, lambda model=model: loss_of(model), lambda line: None, backend="eager"):
+        with compile_blocks(model, lambda model=model: loss_of(model), lambda line: None, backend="eager"):
             assert counters["stats"]["unique_graphs"] == 2, width
 
 
@@ -112,7 +112,7 @@ def test_a_block_that_cannot_be_compiled_runs_as_it_is_and_a_line_says_so():
     """For real: the kernels for a CPU."""
     model, said = tiny(), list[str]()
     expected = loss_and_gradients(model)
-    with compiled(model, lambda: loss_of(model), said.append, backend="aot_eager"):
+    with compile_blocks(model, lambda: loss_of(model), said.append, backend="aot_eager"):
         found = loss_and_gradients(model.train())
     assert said[1].startswith("torch.compile does not work here, the run goes on without it (BackendCompilerFailed")
     assert len(said) == 2
@@ -128,7 +128,7 @@ def test_without_a_compiler_on_the_machine_the_run_goes_on(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model, said = tiny(), list[str]()
     without = config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True})
-    with without, compiled(model, lambda: loss_of(model), said.append):
+    with without, compile_blocks(model, lambda: loss_of(model), said.append):
         assert torch.isfinite(loss_of(model))
     assert "does not work here" in said[1]
     assert "no-such-compiler" in said[1]
@@ -136,14 +136,14 @@ def test_without_a_compiler_on_the_machine_the_run_goes_on(
 
 
 def test_on_a_cpu_a_line_says_that_nothing_is_compiled_and_the_run_is_the_same(
-    corpus: Path, pretrained: Path, shape: dict[str, Any], tmp_path: Path
+    corpus: Path, pretrained_run: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
-    class Listening(Silent):
+    class Listening(NullProgress):
         def say(self, line: str) -> None:
             said.append(line)
 
     said: list[str] = []
-    run = pretrain(corpus, out=tmp_path / "run", compile=True, progress=Listening(), **shape)
+    run = pretrain(corpus, out=tmp_path / "run", compile=True, progress=Listening(), **tiny_pretrain_settings)
     assert any("--compile changes nothing on a CPU" in line for line in said)
     weights = "model/model.safetensors"
-    assert (run / weights).read_bytes() == (pretrained / weights).read_bytes()
+    assert (run / weights).read_bytes() == (pretrained_run / weights).read_bytes()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from gpt1.cli.main import main
 from gpt1.corpus.corpus import Corpus
-from gpt1.corpus.windows import split
+from gpt1.corpus.windows import split_corpus
 from gpt1.errors import GPT1Error
 from gpt1.model.gpt import GPT
 from gpt1.training import checkpoints
@@ -60,16 +60,21 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 @given(st.integers(0, 40), st.integers(1, 12))
 def test_every_sample_is_one_processes_share(n: int, count: int):
     samples = np.arange(2 * n).reshape(n, 2)
-    shares = [Processes(rank, count).share(samples) for rank in range(count)]
+    shares = [Processes(rank, count).shard_samples(samples) for rank in range(count)]
     assert sorted(map(tuple, np.concatenate(shares).tolist())) == list(map(tuple, samples.tolist()))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_a_process_that_is_alone_is_the_first_and_changes_nothing():
     alone, tensor = Processes(), torch.arange(3.0)
-    alone.add_up([tensor])
-    alone.wait()
-    assert (alone.first, alone.any(True), alone.any(False), alone.of_first(lambda: "a")) == (True, True, False, "a")
+    alone.all_reduce([tensor])
+    alone.barrier()
+    assert (alone.is_rank0, alone.any_rank(True), alone.any_rank(False), alone.broadcast_from_rank0(lambda: "a")) == (
+        True,
+        True,
+        False,
+        "a",
+    )
     assert torch.equal(tensor, torch.arange(3.0))
 
 
@@ -91,16 +96,16 @@ def test_a_process_that_lacks_memory_does_not_say_that_another_has_gone(
 
     monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
     with pytest.raises(told) as raised:
-        Processes(0, 2).add_up([torch.zeros(1)])
+        Processes(0, 2).all_reduce([torch.zeros(1)])
     assert raised.type is told
 
 
 @pytest.mark.slow
-def test_several_processes_learn_what_one_learns(corpus: Path, shape: dict[str, Any], tmp_path: Path):
+def test_several_processes_learn_what_one_learns(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path):
     """Three of them; an update has 2 windows at the end of an epoch, so that one process has none of it."""
-    windows = split(Corpus.open(corpus), shape["context"], 0.01)[0].n
+    windows = split_corpus(Corpus.open(corpus), tiny_pretrain_settings["context"], 0.01)[0].n
     batch = next(size for size in range(8, windows) if windows % size == 2)
-    settings = shape | {"batch_size": batch, "steps": math.ceil(windows / batch) + 3, "eval_every": 5}
+    settings = tiny_pretrain_settings | {"batch_size": batch, "steps": math.ceil(windows / batch) + 3, "eval_every": 5}
     plain = pretrain(corpus, out=tmp_path / "one", **settings)
     done = run(3, corpus, tmp_path / "three", **settings)
     assert done.returncode == 0, done.stderr
@@ -116,9 +121,9 @@ def test_several_processes_learn_what_one_learns(corpus: Path, shape: dict[str, 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which process is which")
 def test_processes_that_are_stopped_or_killed_go_on_to_the_same_bits(
-    corpus: Path, shape: dict[str, Any], tmp_path: Path
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
-    settings = shape | {"steps": 400, "dropout": 0.1, "checkpoint_every": 50, "eval_every": 0}
+    settings = tiny_pretrain_settings | {"steps": 400, "dropout": 0.1, "checkpoint_every": 50, "eval_every": 0}
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     done = run(2, corpus, unbroken, **settings)
     assert done.returncode == 0, done.stderr
@@ -126,12 +131,12 @@ def test_processes_that_are_stopped_or_killed_go_on_to_the_same_bits(
     stopped = start(2, corpus, broken, **settings)
     stopped.send_signal(signal.SIGTERM)
     said, _ = stopped.communicate(timeout=120)
-    saved = checkpoints.steps(broken / "checkpoints")
+    saved = checkpoints.list_steps(broken / "checkpoints")
     assert 0 < saved[-1] < settings["steps"], said
     assert said.count("the state is saved") == 1, said
 
     killed = start(2, corpus, broken, "--resume", **settings)
-    while checkpoints.steps(broken / "checkpoints")[-1] <= saved[-1]:
+    while checkpoints.list_steps(broken / "checkpoints")[-1] <= saved[-1]:
         time.sleep(0.05)
     second = next(pid for pid in children(killed.pid) if b"RANK=1" in environment(pid))
     os.kill(second, signal.SIGKILL)
@@ -153,13 +158,15 @@ def environment(pid: int) -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_a_run_of_several_goes_on_in_one_and_sees_the_same_samples(corpus: Path, shape: dict[str, Any], tmp_path: Path):
+def test_a_run_of_several_goes_on_in_one_and_sees_the_same_samples(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+):
     """Without dropout the same model comes out, up to the order of sums."""
-    settings = shape | {"steps": 40, "checkpoint_every": 20, "eval_every": 0}
+    settings = tiny_pretrain_settings | {"steps": 40, "checkpoint_every": 20, "eval_every": 0}
     plain = pretrain(corpus, out=tmp_path / "one", **settings)
     assert run(2, corpus, tmp_path / "two", **settings).returncode == 0
     (tmp_path / "two" / "results.json").unlink()
-    shutil.rmtree(checkpoints.at(tmp_path / "two" / "checkpoints", 40))
+    shutil.rmtree(checkpoints.checkpoint_path(tmp_path / "two" / "checkpoints", 40))
     pretrain(corpus, out=tmp_path / "two", resume=True, **settings)
     expected, found = weights(plain), weights(tmp_path / "two")
     for name in expected:
@@ -167,20 +174,22 @@ def test_a_run_of_several_goes_on_in_one_and_sees_the_same_samples(corpus: Path,
 
 
 @pytest.mark.slow
-def test_an_update_with_fewer_windows_than_processes_is_refused(corpus: Path, shape: dict[str, Any], tmp_path: Path):
-    done = run(2, corpus, tmp_path / "run", **shape | {"batch_size": 1})
+def test_an_update_with_fewer_windows_than_processes_is_refused(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+):
+    done = run(2, corpus, tmp_path / "run", **tiny_pretrain_settings | {"batch_size": 1})
     assert done.returncode != 0
     assert "--batch-size 1: an update has fewer windows than there are processes (2)." in done.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_fine_tuning_by_several_processes_is_refused(
-    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")
     (tmp_path / "rows.csv").write_text("text,label\ngood,yes\nbad,no\n")
     with pytest.raises(SystemExit) as ended:
-        main(["finetune", str(tmp_path / "rows.csv"), "--from", str(pretrained), "--out", str(tmp_path / "run")])
+        main(["finetune", str(tmp_path / "rows.csv"), "--from", str(pretrained_run), "--out", str(tmp_path / "run")])
     assert ended.value.code == 2
     assert "torchrun started 2" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

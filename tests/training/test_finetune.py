@@ -12,49 +12,66 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from finetuned import FAST, KINDS, TEXT, changed, head, lines, results, special_tokens, stopped_after, weights
+from finetune_helpers import (
+    FAST_SETTINGS,
+    KIND_OPTIONS,
+    TEXT_OPTIONS,
+    changed_tensors,
+    copy_until_checkpoint,
+    load_head,
+    load_weights,
+    read_metrics,
+    read_results,
+    special_token_embeddings,
+)
 
 from gpt1.errors import UserError
-from gpt1.inference.predictor import load_task
+from gpt1.inference.predictor import load_task_predictor
 from gpt1.model.gpt import GPT
 from gpt1.model.weights import read_safetensors
 from gpt1.tables.table import Table, write_table
 from gpt1.training import finetune as finetuning
-from gpt1.training.finetune import finetune, suited
+from gpt1.training.finetune import finetune, model_dependent_defaults
 
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page that every run leaves has tests of its own."""
-    monkeypatch.setattr(finetuning, "reported", lambda run: nullcontext())
+    monkeypatch.setattr(finetuning, "report_on_exit", lambda run: nullcontext())
 
 
 # ---- what is trained
 
 
-def test_head_only_training_leaves_every_backbone_weight_bit_identical(table: Table, pretrained: Path, tmp_path: Path):
-    run = finetune(table, from_=pretrained, out=tmp_path / "run", train="head", **TEXT, **FAST)
-    assert changed(weights(run), weights(pretrained)) == set()
-    assert results(run)["parameters_trained"] == 32 * 2 + 2
-    before = finetune(table, from_=pretrained, out=tmp_path / "start", train="head", peak_lr=0, **TEXT, **FAST)
-    assert not torch.equal(head(run)["linear.weight"], head(before)["linear.weight"])
-    assert torch.equal(special_tokens(run), special_tokens(before))  # they stay at their random start
+def test_head_only_training_leaves_every_backbone_weight_bit_identical(
+    table: Table, pretrained_run: Path, tmp_path: Path
+):
+    run = finetune(table, from_=pretrained_run, out=tmp_path / "run", train="head", **TEXT_OPTIONS, **FAST_SETTINGS)
+    assert changed_tensors(load_weights(run), load_weights(pretrained_run)) == set()
+    assert read_results(run)["parameters_trained"] == 32 * 2 + 2
+    before = finetune(
+        table, from_=pretrained_run, out=tmp_path / "start", train="head", peak_lr=0, **TEXT_OPTIONS, **FAST_SETTINGS
+    )
+    assert not torch.equal(load_head(run)["linear.weight"], load_head(before)["linear.weight"])
+    assert torch.equal(
+        special_token_embeddings(run), special_token_embeddings(before)
+    )  # they stay at their random start
 
 
-def test_training_the_last_block_leaves_all_but_it_bit_identical(table: Table, pretrained: Path, tmp_path: Path):
-    run = finetune(table, from_=pretrained, out=tmp_path / "run", train="last:1", **TEXT, **FAST)
-    own = {name for name in weights(pretrained) if name.startswith("blocks.1.")}
-    assert changed(weights(run), weights(pretrained)) == own
+def test_training_the_last_block_leaves_all_but_it_bit_identical(table: Table, pretrained_run: Path, tmp_path: Path):
+    run = finetune(table, from_=pretrained_run, out=tmp_path / "run", train="last:1", **TEXT_OPTIONS, **FAST_SETTINGS)
+    own = {name for name in load_weights(pretrained_run) if name.startswith("blocks.1.")}
+    assert changed_tensors(load_weights(run), load_weights(pretrained_run)) == own
 
 
-def test_training_all_changes_every_weight(table: Table, pretrained: Path, tmp_path: Path):
-    run = finetune(table, from_=pretrained, out=tmp_path / "run", **TEXT, **FAST)
-    assert changed(weights(run), weights(pretrained)) == set(weights(pretrained))
+def test_training_all_changes_every_weight(table: Table, pretrained_run: Path, tmp_path: Path):
+    run = finetune(table, from_=pretrained_run, out=tmp_path / "run", **TEXT_OPTIONS, **FAST_SETTINGS)
+    assert changed_tensors(load_weights(run), load_weights(pretrained_run)) == set(load_weights(pretrained_run))
 
 
-def test_what_is_transferred_is_what_was_asked_for(table: Table, pretrained: Path, tmp_path: Path):
+def test_what_is_transferred_is_what_was_asked_for(table: Table, pretrained_run: Path, tmp_path: Path):
     """At a rate of 0 a run ends with the weights that it began with."""
-    begun = weights(pretrained)
+    begun = load_weights(pretrained_run)
     block_0 = {name for name in begun if name.startswith("blocks.0.")}
     block_1 = {name for name in begun if name.startswith("blocks.1.")}
     matrices = {name for name, tensor in begun.items() if tensor.dim() > 1}  # fresh gains and biases are 1 and 0
@@ -65,31 +82,46 @@ def test_what_is_transferred_is_what_was_asked_for(table: Table, pretrained: Pat
         ({"from_scratch": True}, set(begun)),
     ]:
         out = tmp_path / str(len(fresh))
-        run = finetune(table, from_=pretrained, out=out, peak_lr=0, **settings, **TEXT, **FAST)
-        assert changed(weights(run), begun) & matrices == fresh & matrices
+        run = finetune(table, from_=pretrained_run, out=out, peak_lr=0, **settings, **TEXT_OPTIONS, **FAST_SETTINGS)
+        assert changed_tensors(load_weights(run), begun) & matrices == fresh & matrices
 
 
 def test_training_on_cached_features_is_training_through_the_frozen_backbone(
-    table: Table, pretrained: Path, tmp_path: Path
+    table: Table, pretrained_run: Path, tmp_path: Path
 ):
     """The head's gradient is the same whichever way its features came: `last:K` with a rate of 0 for the block."""
-    settings = {**TEXT, **FAST, "epochs": 2, "dropout": 0, "head_dropout": 0, "lm_coef": 0, "optimizer": "sgd"}
+    settings = {
+        **TEXT_OPTIONS,
+        **FAST_SETTINGS,
+        "epochs": 2,
+        "dropout": 0,
+        "head_dropout": 0,
+        "lm_coef": 0,
+        "optimizer": "sgd",
+    }
     shared = {"peak_lr": 1e-2, "warmup": 0, "weight_decay": 0, "clip_norm": 0, "valid_fraction": 0}
-    cached = finetune(table, from_=pretrained, out=tmp_path / "head", train="head", **settings, **shared)
+    cached = finetune(table, from_=pretrained_run, out=tmp_path / "head", train="head", **settings, **shared)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetuning, "freeze", lambda model, train: model.gpt.requires_grad_(False))
-        through = finetune(table, from_=pretrained, out=tmp_path / "all", train="all", **settings, **shared)
-    for name, value in head(cached).items():
-        torch.testing.assert_close(value, head(through)[name], rtol=0, atol=1e-5)
+        through = finetune(table, from_=pretrained_run, out=tmp_path / "all", train="all", **settings, **shared)
+    for name, value in load_head(cached).items():
+        torch.testing.assert_close(value, load_head(through)[name], rtol=0, atol=1e-5)
 
 
-def test_pieces_and_a_context_computed_once_give_the_same_update(table: Table, pretrained: Path, tmp_path: Path):
-    settings = {**KINDS["choice"], **FAST, "dropout": 0, "head_dropout": 0, "optimizer": "sgd", "peak_lr": 0.1}
+def test_pieces_and_a_context_computed_once_give_the_same_update(table: Table, pretrained_run: Path, tmp_path: Path):
+    settings = {
+        **KIND_OPTIONS["choice"],
+        **FAST_SETTINGS,
+        "dropout": 0,
+        "head_dropout": 0,
+        "optimizer": "sgd",
+        "peak_lr": 0.1,
+    }
     found = []
     for micro_batch, shared_context in ((0, False), (0, True), (1, True), (2, False), (5, True)):
         own: dict[str, Any] = {"micro_batch": micro_batch, "shared_context": shared_context}
-        run = finetune(table, from_=pretrained, out=tmp_path / str(len(found)), **own, **settings)
-        found.append({**weights(run), **head(run)})
+        run = finetune(table, from_=pretrained_run, out=tmp_path / str(len(found)), **own, **settings)
+        found.append({**load_weights(run), **load_head(run)})
     for other in found[1:]:
         for name, value in other.items():
             torch.testing.assert_close(value, found[0][name], rtol=0, atol=1e-5, msg=name)
@@ -98,13 +130,13 @@ def test_pieces_and_a_context_computed_once_give_the_same_update(table: Table, p
 # ---- every kind
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", KIND_OPTIONS)
 def test_every_kind_trains_and_predicts_and_keeps_its_documented_keys(
-    name: str, table: Table, pretrained: Path, tmp_path: Path
+    name: str, table: Table, pretrained_run: Path, tmp_path: Path
 ):
-    run = finetune(table, from_=pretrained, out=tmp_path / "run", **KINDS[name], **FAST)
-    found = results(run)
-    model = load_task(run)
+    run = finetune(table, from_=pretrained_run, out=tmp_path / "run", **KIND_OPTIONS[name], **FAST_SETTINGS)
+    found = read_results(run)
+    model = load_task_predictor(run)
     predictions = model.predict(table.rows[:6])
     if "score" in name or name == "regression":
         assert all(set(row) == {"score"} for row in predictions)
@@ -123,19 +155,27 @@ def test_every_kind_trains_and_predicts_and_keeps_its_documented_keys(
     records = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert len(records) == found["validation"]["rows"] == found["data"]["validation"]
     assert all(({"prediction", "probabilities"} <= set(record)) != ("score" in record) for record in records)
-    assert {"loss", "task_loss", "lm_loss"} <= set(lines(run)[0])
+    assert {"loss", "task_loss", "lm_loss"} <= set(read_metrics(run)[0])
 
 
 # ---- a run
 
 
 @pytest.fixture(scope="module")
-def whole(table: Table, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def whole(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three epochs with dropout and a checkpoint after each update, one run of all weights, one of the head."""
     folder = tmp_path_factory.mktemp("runs")
-    settings = {**TEXT, **FAST, "epochs": 3, "dropout": 0.2, "head_dropout": 0.2, "checkpoint_every": 1, "keep": 99}
+    settings = {
+        **TEXT_OPTIONS,
+        **FAST_SETTINGS,
+        "epochs": 3,
+        "dropout": 0.2,
+        "head_dropout": 0.2,
+        "checkpoint_every": 1,
+        "keep": 99,
+    }
     return {
-        train: finetune(table, from_=pretrained, out=folder / train, train=train, **settings)
+        train: finetune(table, from_=pretrained_run, out=folder / train, train=train, **settings)
         for train in ("all", "head", "last:1")
     }
 
@@ -144,32 +184,32 @@ def whole(table: Table, pretrained: Path, tmp_path_factory: pytest.TempPathFacto
     ("train", "step"), [("all", 0), ("all", 1), ("all", 4), ("all", 11), ("all", 12), ("head", 5), ("last:1", 7)]
 )
 def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_metrics_and_results(
-    train: str, step: int, whole: dict[str, Path], table: Table, pretrained: Path, tmp_path: Path
+    train: str, step: int, whole: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path
 ):
-    run = stopped_after(step, whole[train], tmp_path / "run")
-    finetune(table, from_=pretrained, out=run, resume=True, **TEXT)
+    run = copy_until_checkpoint(step, whole[train], tmp_path / "run")
+    finetune(table, from_=pretrained_run, out=run, resume=True, **TEXT_OPTIONS)
     found, expected = (read_safetensors(r / "model" / "model.safetensors") for r in (run, whole[train]))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
-    assert lines(run) == lines(whole[train])
-    assert results(run) == results(whole[train])
+    assert read_metrics(run) == read_metrics(whole[train])
+    assert read_results(run) == read_results(whole[train])
 
 
-def test_a_run_is_not_resumed_on_other_rows(whole: dict[str, Path], table: Table, pretrained: Path, tmp_path: Path):
-    run = stopped_after(4, whole["all"], tmp_path / "run")
+def test_a_run_is_not_resumed_on_other_rows(whole: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path):
+    run = copy_until_checkpoint(4, whole["all"], tmp_path / "run")
     other = replace(table, rows=[*table.rows[:-1], {**table.rows[-1], "label": "yes"}])
     with pytest.raises(UserError, match="was trained with another data"):
-        finetune(other, from_=pretrained, out=run, resume=True, **TEXT)
+        finetune(other, from_=pretrained_run, out=run, resume=True, **TEXT_OPTIONS)
 
 
 def test_a_run_is_not_resumed_from_another_model(
-    whole: dict[str, Path], table: Table, pretrained: Path, tmp_path: Path
+    whole: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path
 ):
-    run = stopped_after(4, whole["all"], tmp_path / "run")
+    run = copy_until_checkpoint(4, whole["all"], tmp_path / "run")
     other = tmp_path / "other"
-    shutil.copytree(pretrained, other)
+    shutil.copytree(pretrained_run, other)
     with pytest.raises(UserError, match="was started with from"):
-        finetune(table, from_=other, out=run, resume=True, **TEXT)
+        finetune(table, from_=other, out=run, resume=True, **TEXT_OPTIONS)
     model = GPT.from_pretrained(other / "model")
     with torch.no_grad():
         model.positions.weight[0, 0] += 1
@@ -178,32 +218,32 @@ def test_a_run_is_not_resumed_from_another_model(
     settings["command"]["from"] = str(other)
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(UserError, match="was trained with another model"):
-        finetune(table, from_=other, out=run, resume=True, **TEXT)
+        finetune(table, from_=other, out=run, resume=True, **TEXT_OPTIONS)
 
 
-def test_the_best_epoch_is_kept(table: Table, pretrained: Path, tmp_path: Path):
-    settings = {**TEXT, **FAST, "epochs": 6, "peak_lr": 2e-2, "valid_fraction": 0.25, "keep": 1}
-    found = results(finetune(table, from_=pretrained, out=tmp_path / "run", **settings))
+def test_the_best_epoch_is_kept(table: Table, pretrained_run: Path, tmp_path: Path):
+    settings = {**TEXT_OPTIONS, **FAST_SETTINGS, "epochs": 6, "peak_lr": 2e-2, "valid_fraction": 0.25, "keep": 1}
+    found = read_results(finetune(table, from_=pretrained_run, out=tmp_path / "run", **settings))
     best = max(found["history"], key=lambda record: (record["accuracy"], -record["loss"]))
     assert len(found["history"]) == 6
     assert found["best_epoch"] == best["epoch"]
     assert found["validation"]["metrics"]["accuracy"] == best["accuracy"]
 
 
-def test_the_seed_decides_the_run(table: Table, pretrained: Path, tmp_path: Path):
+def test_the_seed_decides_the_run(table: Table, pretrained_run: Path, tmp_path: Path):
     runs = [
-        finetune(table, from_=pretrained, out=tmp_path / str(i), seed=seed, **TEXT, **FAST)
+        finetune(table, from_=pretrained_run, out=tmp_path / str(i), seed=seed, **TEXT_OPTIONS, **FAST_SETTINGS)
         for i, seed in enumerate((1, 1, 2))
     ]
-    assert changed(weights(runs[0]), weights(runs[1])) == set()
-    assert changed(weights(runs[0]), weights(runs[2]))
+    assert changed_tensors(load_weights(runs[0]), load_weights(runs[1])) == set()
+    assert changed_tensors(load_weights(runs[0]), load_weights(runs[2]))
 
 
 def test_the_temperature_is_fitted_on_the_validation_rows_saved_and_used(whole: dict[str, Path], table: Table):
-    calibration = results(whole["all"])["calibration"]
-    model = load_task(whole["all"])
+    calibration = read_results(whole["all"])["calibration"]
+    model = load_task_predictor(whole["all"])
     assert model.temperature == calibration["temperature"] != 1
-    logits = model.logits(model.examples(table.rows[:5]))
+    logits = model.logits(model.read_rows(table.rows[:5]))
     expected = (logits / calibration["temperature"]).softmax(-1)
     for row, p in zip(model.predict(table.rows[:5]), expected.tolist(), strict=True):
         assert [row["probability_no"], row["probability_yes"]] == pytest.approx(p, abs=1e-5)
@@ -214,7 +254,7 @@ def test_the_temperature_is_fitted_on_the_validation_rows_saved_and_used(whole: 
 
 
 def test_the_validation_loss_after_calibration_is_no_higher_than_before(whole: dict[str, Path]):
-    found = results(whole["all"])
+    found = read_results(whole["all"])
     before = next(h["loss"] for h in found["history"] if h["epoch"] == found["best_epoch"])
     assert found["validation"]["metrics"]["loss"] <= before + 1e-6
 
@@ -222,49 +262,57 @@ def test_the_validation_loss_after_calibration_is_no_higher_than_before(whole: d
 # ---- rows
 
 
-def test_a_file_a_table_and_its_compressed_file_train_the_same(table: Table, pretrained: Path, tmp_path: Path):
+def test_a_file_a_table_and_its_compressed_file_train_the_same(table: Table, pretrained_run: Path, tmp_path: Path):
     rows = [{"text": row["text"], "label": row["label"]} for row in table.rows]
     found = []
     for name in ("rows.csv", "rows.jsonl.gz"):
         write_table(tmp_path / name, rows)
-        run = finetune(str(tmp_path / name), from_=pretrained, out=tmp_path / f"run {name}", **TEXT, **FAST)
-        found.append(weights(run))
-    direct = finetune(table, from_=pretrained, out=tmp_path / "run", **TEXT, **FAST)
-    assert all(changed(other, weights(direct)) == set() for other in found)
+        run = finetune(
+            str(tmp_path / name), from_=pretrained_run, out=tmp_path / f"run {name}", **TEXT_OPTIONS, **FAST_SETTINGS
+        )
+        found.append(load_weights(run))
+    direct = finetune(table, from_=pretrained_run, out=tmp_path / "run", **TEXT_OPTIONS, **FAST_SETTINGS)
+    assert all(changed_tensors(other, load_weights(direct)) == set() for other in found)
 
 
-def test_repeated_and_leaked_rows_are_left_out_and_counted(table: Table, pretrained: Path, tmp_path: Path):
+def test_repeated_and_leaked_rows_are_left_out_and_counted(table: Table, pretrained_run: Path, tmp_path: Path):
     repeated = replace(table, rows=[*table.rows, *table.rows[:3]])
     valid = replace(table, rows=table.rows[10:15])
     out = tmp_path / "run"
-    data = results(finetune(repeated, from_=pretrained, out=out, valid=valid, **TEXT, **FAST))["data"]
+    data = read_results(
+        finetune(repeated, from_=pretrained_run, out=out, valid=valid, **TEXT_OPTIONS, **FAST_SETTINGS)
+    )["data"]
     assert (data["rows"], data["duplicates"], data["leaked"]) == (67, 3, 5)
     assert (data["train"], data["validation"]) == (59, 5)
 
 
-def test_repeated_rows_stay_where_that_is_asked_for(table: Table, pretrained: Path, tmp_path: Path):
+def test_repeated_rows_stay_where_that_is_asked_for(table: Table, pretrained_run: Path, tmp_path: Path):
     repeated = replace(table, rows=[*table.rows, *table.rows[:3]])
     settings = {"deduplicate": False, "valid_fraction": 0}
-    data = results(finetune(repeated, from_=pretrained, out=tmp_path / "run", **settings, **TEXT, **FAST))["data"]
+    data = read_results(
+        finetune(repeated, from_=pretrained_run, out=tmp_path / "run", **settings, **TEXT_OPTIONS, **FAST_SETTINGS)
+    )["data"]
     assert (data["train"], data["duplicates"]) == (67, 0)
 
 
-def test_texts_that_are_too_long_are_cut_and_counted(table: Table, pretrained: Path, tmp_path: Path):
+def test_texts_that_are_too_long_are_cut_and_counted(table: Table, pretrained_run: Path, tmp_path: Path):
     long = replace(
         table, rows=[{**row, "text": row["text"] * (1 + 9 * (i % 4 == 0))} for i, row in enumerate(table.rows)]
     )
-    found = results(finetune(long, from_=pretrained, out=tmp_path / "run", **TEXT, **FAST))
+    found = read_results(finetune(long, from_=pretrained_run, out=tmp_path / "run", **TEXT_OPTIONS, **FAST_SETTINGS))
     assert found["data"]["cut"] >= 0.25
 
 
 # ---- settings
 
 
-def test_the_recipe_paper_in_a_file_is_the_recipe_paper_as_a_flag(table: Table, pretrained: Path, tmp_path: Path):
+def test_the_recipe_paper_in_a_file_is_the_recipe_paper_as_a_flag(table: Table, pretrained_run: Path, tmp_path: Path):
     (tmp_path / "paper.yaml").write_text("recipe: paper\nepochs: 1\nprecision: fp32\n")
     given = {"recipe": "paper", "epochs": 1, "precision": "fp32"}
-    by_file = finetune(table, from_=pretrained, out=tmp_path / "file", config=tmp_path / "paper.yaml", **TEXT)
-    by_flag = finetune(table, from_=pretrained, out=tmp_path / "flag", **given, **TEXT)
+    by_file = finetune(
+        table, from_=pretrained_run, out=tmp_path / "file", config=tmp_path / "paper.yaml", **TEXT_OPTIONS
+    )
+    by_flag = finetune(table, from_=pretrained_run, out=tmp_path / "flag", **given, **TEXT_OPTIONS)
     settings = [yaml.safe_load((run / "config.yaml").read_text()) for run in (by_file, by_flag)]
     assert settings[0] == settings[1]
     assert settings[0]["peak_lr"] == 6.25e-5
@@ -272,13 +320,13 @@ def test_the_recipe_paper_in_a_file_is_the_recipe_paper_as_a_flag(table: Table, 
 
 @pytest.mark.parametrize(("width", "rate"), [(768, 6.25e-5), (384, 2.5e-4), (128, 3.75e-4), (16, 3.75e-4)])
 def test_narrow_models_are_fine_tuned_with_a_larger_rate(width: int, rate: float):
-    assert suited(width, {}) == {"peak_lr": pytest.approx(rate)}
-    assert suited(width, {"recipe": "paper"}) == {}
+    assert model_dependent_defaults(width, {}) == {"peak_lr": pytest.approx(rate)}
+    assert model_dependent_defaults(width, {"recipe": "paper"}) == {}
 
 
-def test_head_only_in_a_file_takes_the_settings_of_a_head(table: Table, pretrained: Path, tmp_path: Path):
+def test_head_only_in_a_file_takes_the_settings_of_a_head(table: Table, pretrained_run: Path, tmp_path: Path):
     (tmp_path / "head.yaml").write_text("train: head\n")
-    run = finetune(table, from_=pretrained, out=tmp_path / "run", config=tmp_path / "head.yaml", **TEXT)
+    run = finetune(table, from_=pretrained_run, out=tmp_path / "run", config=tmp_path / "head.yaml", **TEXT_OPTIONS)
     assert yaml.safe_load((run / "config.yaml").read_text())["lm_coef"] == 0
 
 
@@ -305,24 +353,24 @@ def test_head_only_in_a_file_takes_the_settings_of_a_head(table: Table, pretrain
     ],
 )
 def test_what_cannot_be_learnt_is_refused_and_leaves_nothing(
-    table: Table, pretrained: Path, tmp_path: Path, settings: dict[str, Any], problem: str
+    table: Table, pretrained_run: Path, tmp_path: Path, settings: dict[str, Any], problem: str
 ):
     with pytest.raises(UserError, match=problem):
-        finetune(table, from_=pretrained, out=tmp_path / "run", **{**TEXT, **settings})
+        finetune(table, from_=pretrained_run, out=tmp_path / "run", **{**TEXT_OPTIONS, **settings})
     assert not (tmp_path / "run").exists()
 
 
-def test_rows_of_one_label_are_refused(table: Table, pretrained: Path, tmp_path: Path):
+def test_rows_of_one_label_are_refused(table: Table, pretrained_run: Path, tmp_path: Path):
     same = replace(table, rows=[{**row, "label": "yes"} for row in table.rows])
     with pytest.raises(UserError, match=r"same label \('yes'\)"):
-        finetune(same, from_=pretrained, out=tmp_path / "run", **TEXT)
+        finetune(same, from_=pretrained_run, out=tmp_path / "run", **TEXT_OPTIONS)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_validation_label_that_training_has_not_is_refused_with_its_row(
-    table: Table, pretrained: Path, tmp_path: Path
+    table: Table, pretrained_run: Path, tmp_path: Path
 ):
     valid = replace(table, name="valid.csv", rows=[table.rows[0], {**table.rows[1], "label": "perhaps"}])
     with pytest.raises(UserError, match=r"valid.csv, row 2: unknown label 'perhaps'"):
-        finetune(table, from_=pretrained, out=tmp_path / "run", valid=valid, **TEXT)
+        finetune(table, from_=pretrained_run, out=tmp_path / "run", valid=valid, **TEXT_OPTIONS)
     assert not (tmp_path / "run").exists()

@@ -12,22 +12,32 @@ from typing import Any
 
 import pytest
 import torch
-from linear_stage import CONFIG, STEPS, Noted, assert_same_outcome, lines, run, same, stage, stopped_after
+from linear_stage import (
+    CONFIG,
+    STEPS,
+    RecordingProgress,
+    assert_same_outcome,
+    copy_until_checkpoint,
+    equal_tensors,
+    make_stage,
+    read_metrics,
+    run_stage,
+)
 from torch import Tensor
 
 from gpt1.errors import Diverged, Interrupted
 from gpt1.model.losses import Losses
 from gpt1.training import checkpoints
 from gpt1.training.guard import MAX_SKIPPED
-from gpt1.training.loop import Stage, Update
+from gpt1.training.loop import Stage, StepBatch
 
 
 def broken_at(values: Mapping[int, float], **changes: Any) -> Stage:
     """A stage whose loss in training is multiplied by a value at some steps (from 1), at each visit of that step."""
-    made = stage(**changes)
-    update, objective, factor = made.update, made.objective, [1.0]
+    made = make_stage(**changes)
+    update, objective, factor = made.step_batch, made.loss_fn, [1.0]
 
-    def noting(step: int) -> Update:
+    def noting(step: int) -> StepBatch:
         factor[0] = values.get(step + 1, 1.0)
         return update(step)
 
@@ -36,11 +46,11 @@ def broken_at(values: Mapping[int, float], **changes: Any) -> Stage:
         total = losses.total * (factor[0] if made.model.training else 1.0)
         return Losses(total, {"loss": total.detach()})
 
-    return replace(made, update=noting, objective=breaking)
+    return replace(made, step_batch=noting, loss_fn=breaking)
 
 
 def state(folder: Path, step: int) -> dict[str, Tensor]:
-    loaded = checkpoints.load(checkpoints.at(folder / "checkpoints", step))
+    loaded = checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder / "checkpoints", step))
     return loaded.weights | loaded.optimizer
 
 
@@ -48,45 +58,45 @@ def state(folder: Path, step: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_a_step_that_is_not_finite_changes_nothing_and_the_run_goes_on(value: float, optimizer: str, tmp_path: Path):
     config = replace(CONFIG, optimizer=optimizer)
-    outcome, _, progress = run(broken_at({7: value, 8: value, 13: value}), tmp_path, config=config)
+    outcome, _, progress = run_stage(broken_at({7: value, 8: value, 13: value}), tmp_path, config=config)
     assert (outcome.step, outcome.skipped, outcome.skipped_in_row) == (STEPS, 3, 0)
-    assert same(state(tmp_path, 6), state(tmp_path, 8))
-    assert same(state(tmp_path, 12), state(tmp_path, 13))
-    assert not same(state(tmp_path, 8), state(tmp_path, 9))
-    assert [line.get("skipped_steps") for line in lines(tmp_path) if line["split"] == "train"] == [2, 3, 3]
-    assert all(math.isfinite(line["loss"]) for line in lines(tmp_path))
-    assert [line.split(" is ")[0] for line in progress.said] == ["step 7", "step 13"]
+    assert equal_tensors(state(tmp_path, 6), state(tmp_path, 8))
+    assert equal_tensors(state(tmp_path, 12), state(tmp_path, 13))
+    assert not equal_tensors(state(tmp_path, 8), state(tmp_path, 9))
+    assert [line.get("skipped_steps") for line in read_metrics(tmp_path) if line["split"] == "train"] == [2, 3, 3]
+    assert all(math.isfinite(line["loss"]) for line in read_metrics(tmp_path))
+    assert [line.split(" is ")[0] for line in progress.messages] == ["step 7", "step 13"]
 
 
 def test_a_run_with_skipped_steps_resumes_to_the_same_bits_from_any_checkpoint(tmp_path: Path):
     values = {2: math.nan, 9: math.nan, 10: math.inf, 11: math.nan, 23: math.nan}
-    outcome, weights, _ = run(broken_at(values), tmp_path / "whole")
+    outcome, weights, _ = run_stage(broken_at(values), tmp_path / "whole")
     for step in range(STEPS):
-        folder = stopped_after(step, tmp_path / "whole", tmp_path / str(step))
-        resumed, found, _ = run(broken_at(values), folder, resume=True)
-        assert same(found, weights)
-        assert lines(folder) == lines(tmp_path / "whole")
+        folder = copy_until_checkpoint(step, tmp_path / "whole", tmp_path / str(step))
+        resumed, found, _ = run_stage(broken_at(values), folder, resume=True)
+        assert equal_tensors(found, weights)
+        assert read_metrics(folder) == read_metrics(tmp_path / "whole")
         assert_same_outcome(resumed, outcome)
 
 
 def test_too_many_in_a_row_stop_the_run_also_when_it_was_resumed_between_them(tmp_path: Path):
     values = dict.fromkeys(range(8, 8 + MAX_SKIPPED), math.nan)
     with pytest.raises(Diverged, match=f"loss is nan at step 12, the {MAX_SKIPPED}th such step") as ended:
-        run(broken_at(values), tmp_path)
+        run_stage(broken_at(values), tmp_path)
     for part in ("--peak-lr (now 0.05)", "--warmup (now 3)", "step-00000011", "--resume"):
         assert part in ended.value.fix
-    assert checkpoints.steps(tmp_path / "checkpoints")[-1] == 11
-    assert same(state(tmp_path, 7), state(tmp_path, 11))
+    assert checkpoints.list_steps(tmp_path / "checkpoints")[-1] == 11
+    assert equal_tensors(state(tmp_path, 7), state(tmp_path, 11))
     with pytest.raises(Diverged) as again:
-        run(broken_at(values), tmp_path, resume=True)
+        run_stage(broken_at(values), tmp_path, resume=True)
     assert str(again.value) == str(ended.value)
-    assert run(broken_at(dict.fromkeys(range(8, 7 + MAX_SKIPPED), math.nan)), tmp_path / "fewer")[0].skipped == 4
+    assert run_stage(broken_at(dict.fromkeys(range(8, 7 + MAX_SKIPPED), math.nan)), tmp_path / "fewer")[0].skipped == 4
 
 
 def test_a_run_of_which_no_step_is_finite_stops_with_advice(tmp_path: Path):
-    made = broken_at(dict.fromkeys(range(1, 4), math.nan), steps=3)
+    made = broken_at(dict.fromkeys(range(1, 4), math.nan), total_steps=3)
     with pytest.raises(Diverged, match="no step up to step 3 had a finite loss") as ended:
-        run(made, tmp_path, config=replace(CONFIG, checkpoint_every=0))
+        run_stage(made, tmp_path, config=replace(CONFIG, checkpoint_every=0))
     assert "No checkpoint was written" in ended.value.fix
 
 
@@ -96,47 +106,52 @@ def test_weights_that_give_no_finite_loss_are_not_saved_although_they_are_finite
             with torch.no_grad():
                 made.model[1].weight.fill_(1e30)  # type: ignore[index, union-attr, operator]
 
-    made = stage(evaluate_after=lambda done: False)
+    made = make_stage(should_evaluate=lambda done: False)
     with pytest.raises(Diverged, match="such step in a row") as ended:
-        run(made, tmp_path, progress=Noted(huge), config=replace(CONFIG, clip_norm=0.0))
-    assert checkpoints.steps(tmp_path / "checkpoints")[-1] == 9
+        run_stage(made, tmp_path, progress=RecordingProgress(huge), config=replace(CONFIG, clip_norm=0.0))
+    assert checkpoints.list_steps(tmp_path / "checkpoints")[-1] == 9
     assert "step-00000009" in ended.value.fix
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_validation_loss_that_is_not_finite_stops_the_run_before_it_is_saved(value: float, tmp_path: Path):
     figures = iter([1.0, value])
-    made = stage(evaluate=lambda: {"loss": next(figures)})
+    made = make_stage(evaluate=lambda: {"loss": next(figures)})
     with pytest.raises(Diverged, match=f"validation loss is {value} at step 10") as ended:
-        run(made, tmp_path)
-    assert checkpoints.steps(tmp_path / "checkpoints")[-1] == 9
+        run_stage(made, tmp_path)
+    assert checkpoints.list_steps(tmp_path / "checkpoints")[-1] == 9
     assert "step-00000009" in ended.value.fix
 
 
 @pytest.mark.parametrize("where", ["weights", "optimizer"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_checkpoint_of_an_earlier_version_that_is_not_finite_is_passed_over(where: str, value: float, tmp_path: Path):
-    outcome, weights, _ = run(stage(), tmp_path)
-    folder = stopped_after(12, tmp_path, tmp_path / "stopped") / "checkpoints"
-    found = checkpoints.load(checkpoints.at(folder, 12))
+    outcome, weights, _ = run_stage(make_stage(), tmp_path)
+    folder = copy_until_checkpoint(12, tmp_path, tmp_path / "stopped") / "checkpoints"
+    found = checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, 12))
     next(iter(getattr(found, where).values())).view(-1)[0] = value
-    checkpoints.save(folder, 12, found.weights, found.optimizer, found.state)
-    resumed, trained, progress = run(stage(), tmp_path / "stopped", resume=True)
+    checkpoints.save_checkpoint(folder, 12, found.weights, found.optimizer, found.state)
+    resumed, trained, progress = run_stage(make_stage(), tmp_path / "stopped", resume=True)
     file = {"weights": "model", "optimizer": "optimizer"}[where]
-    assert f"step-00000012/{file}.safetensors contains NaN or infinite values" in progress.said[0]
-    assert progress.said[1] == "resuming after update 11"
-    assert same(trained, weights)
+    assert f"step-00000012/{file}.safetensors contains NaN or infinite values" in progress.messages[0]
+    assert progress.messages[1] == "resuming after update 11"
+    assert equal_tensors(trained, weights)
     assert_same_outcome(resumed, outcome)
 
 
 def test_ctrl_c_after_a_skipped_step_saves_the_state_and_goes_on_to_the_same_bits(tmp_path: Path):
     values = {10: math.nan, 11: math.nan}
-    _, weights, _ = run(broken_at(values), tmp_path / "whole")
+    _, weights, _ = run_stage(broken_at(values), tmp_path / "whole")
 
     def stop(record: dict[str, Any]) -> None:
         if record["split"] == "train" and record["step"] == 10:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted, match="stopped after update 10"):
-        run(broken_at(values), tmp_path / "stopped", progress=Noted(stop), config=replace(CONFIG, checkpoint_every=0))
-    assert same(run(broken_at(values), tmp_path / "stopped", resume=True)[1], weights)
+        run_stage(
+            broken_at(values),
+            tmp_path / "stopped",
+            progress=RecordingProgress(stop),
+            config=replace(CONFIG, checkpoint_every=0),
+        )
+    assert equal_tensors(run_stage(broken_at(values), tmp_path / "stopped", resume=True)[1], weights)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from finetuned import FAST as ANY
-from finetuned import TEXT, lines, results, stopped_after
+from finetune_helpers import FAST_SETTINGS as ANY
+from finetune_helpers import TEXT_OPTIONS, copy_until_checkpoint, read_metrics, read_results
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,9 +23,9 @@ from gpt1.errors import ResourceError, UserError
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.weights import read_safetensors
-from gpt1.progress import Silent
+from gpt1.progress import NullProgress
 from gpt1.tables.table import Table
-from gpt1.tasks.kinds import Encoded
+from gpt1.tasks.kinds import EncodedExample
 from gpt1.training import finetune as finetuning
 from gpt1.training import head_only as features
 from gpt1.training.finetune import finetune
@@ -33,13 +33,13 @@ from gpt1.training.finetune import finetune
 FAST = {**ANY, "train": "head", "epochs": 2}
 
 
-class Said(Silent):
+class Said(NullProgress):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
 
     def __contains__(self, words: str) -> bool:
@@ -49,7 +49,7 @@ class Said(Silent):
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page that every run leaves has tests of its own."""
-    monkeypatch.setattr(finetuning, "reported", lambda run: nullcontext())
+    monkeypatch.setattr(finetuning, "report_on_exit", lambda run: nullcontext())
 
 
 @pytest.fixture(autouse=True)
@@ -81,32 +81,32 @@ def assert_alike(run: Path, other: Path) -> None:
     found, expected = (read_safetensors(r / "model" / "model.safetensors") for r in (run, other))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
-    assert lines(run) == lines(other)
-    assert results(run) == results(other)
+    assert read_metrics(run) == read_metrics(other)
+    assert read_results(run) == read_results(other)
 
 
 # ---- runs
 
 
 def test_the_backbone_runs_once_over_every_example_however_many_the_epochs(
-    table: Table, pretrained: Path, tmp_path: Path, seen: list[int]
+    table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int]
 ):
     for epochs in (1, 10):
         seen.clear()
-        given = {**TEXT, **FAST, "epochs": epochs, "cache_features": False}
-        finetune(table, from_=pretrained, out=tmp_path / str(epochs), **given)
+        given = {**TEXT_OPTIONS, **FAST, "epochs": epochs, "cache_features": False}
+        finetune(table, from_=pretrained_run, out=tmp_path / str(epochs), **given)
         assert sum(seen) == 64
 
 
 def test_a_second_run_on_the_same_rows_never_runs_the_backbone_and_says_so(
-    table: Table, pretrained: Path, tmp_path: Path, seen: list[int], cache: Path
+    table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path
 ):
-    finetune(table, from_=pretrained, out=tmp_path / "first", **TEXT, **FAST)
+    finetune(table, from_=pretrained_run, out=tmp_path / "first", **TEXT_OPTIONS, **FAST)
     (kept,) = files(cache)
     seen.clear()
     said = Said()
-    other = {**TEXT, **FAST, "peak_lr": 0.1, "epochs": 3, "head_dropout": 0.0, "dropout": 0.3}
-    finetune(table, from_=pretrained, out=tmp_path / "second", progress=said, **other)
+    other = {**TEXT_OPTIONS, **FAST, "peak_lr": 0.1, "epochs": 3, "head_dropout": 0.0, "dropout": 0.3}
+    finetune(table, from_=pretrained_run, out=tmp_path / "second", progress=said, **other)
     assert seen == []
     assert f"features of 64 examples taken from {kept.parent}" in said
     assert files(cache) == [kept]
@@ -114,12 +114,12 @@ def test_a_second_run_on_the_same_rows_never_runs_the_backbone_and_says_so(
 
 @pytest.mark.parametrize("kind", ["similarity", "choice"])
 def test_features_from_disk_give_the_same_bits_metrics_and_results_as_fresh_ones(
-    kind: str, table: Table, pretrained: Path, tmp_path: Path
+    kind: str, table: Table, pretrained_run: Path, tmp_path: Path
 ):
     columns = {"similarity": {"text_a": "text", "text_b": "other"}}.get(kind)
     columns = columns or {"context": "text", "choices": "answers", "label": "right"}
     runs = [
-        finetune(table, from_=pretrained, out=tmp_path / name, kind=kind, cache_features=cached, **columns, **FAST)
+        finetune(table, from_=pretrained_run, out=tmp_path / name, kind=kind, cache_features=cached, **columns, **FAST)
         for name, cached in (("without", False), ("writes", True), ("reads", True))
     ]
     assert_alike(runs[0], runs[1])
@@ -127,37 +127,37 @@ def test_features_from_disk_give_the_same_bits_metrics_and_results_as_fresh_ones
 
 
 def test_a_killed_run_goes_on_without_the_backbone_and_gives_the_same_bits(
-    table: Table, pretrained: Path, tmp_path: Path, seen: list[int]
+    table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int]
 ):
-    settings = {**TEXT, **FAST, "head_dropout": 0.2, "checkpoint_every": 1, "keep": 99}
-    whole = finetune(table, from_=pretrained, out=tmp_path / "whole", **settings)
-    run = stopped_after(3, whole, tmp_path / "run")
+    settings = {**TEXT_OPTIONS, **FAST, "head_dropout": 0.2, "checkpoint_every": 1, "keep": 99}
+    whole = finetune(table, from_=pretrained_run, out=tmp_path / "whole", **settings)
+    run = copy_until_checkpoint(3, whole, tmp_path / "run")
     seen.clear()
-    finetune(table, from_=pretrained, out=run, resume=True, **TEXT)
+    finetune(table, from_=pretrained_run, out=run, resume=True, **TEXT_OPTIONS)
     assert seen == []
     assert_alike(run, whole)
 
 
 def test_whatever_decides_the_features_is_asked_for(
-    table: Table, pretrained: Path, tmp_path: Path, seen: list[int], cache: Path
+    table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path
 ):
     """Each of these runs would be wrong with the features of another."""
     long = replace(table, rows=[{**row, "text": row["text"] * 3} for row in table.rows])
-    shutil.copytree(pretrained, tmp_path / "other")
+    shutil.copytree(pretrained_run, tmp_path / "other")
     model = GPT.from_pretrained(tmp_path / "other/model")
     with torch.no_grad():
         model.blocks[1].mlp.narrow.bias[0] += 1e-3
     model.save(tmp_path / "other/model")
     runs = [
-        (long, pretrained, {}),
-        (replace(long, rows=[{**long.rows[0], "text": "another text"}, *long.rows[1:]]), pretrained, {}),
+        (long, pretrained_run, {}),
+        (replace(long, rows=[{**long.rows[0], "text": "another text"}, *long.rows[1:]]), pretrained_run, {}),
         (long, tmp_path / "other", {}),
-        (long, pretrained, {"seed": 1}),  # other special tokens
-        (long, pretrained, {"precision": "bf16"}),
-        (long, pretrained, {"transfer_layers": 1}),
-        (long, pretrained, {"from_scratch": True}),
-        (long, pretrained, {"cut": "shares"}),
-        (long, pretrained, {"long": "head-tail"}),
+        (long, pretrained_run, {"seed": 1}),  # other special tokens
+        (long, pretrained_run, {"precision": "bf16"}),
+        (long, pretrained_run, {"transfer_layers": 1}),
+        (long, pretrained_run, {"from_scratch": True}),
+        (long, pretrained_run, {"cut": "shares"}),
+        (long, pretrained_run, {"long": "head-tail"}),
     ]
     for number, (rows, start, settings) in enumerate(runs, 1):
         seen.clear()
@@ -172,9 +172,9 @@ def test_whatever_decides_the_features_is_asked_for(
 
 @pytest.mark.parametrize("damage", ["cut short", "emptied", "changed", "of another shape"])
 def test_a_damaged_file_is_told_computed_again_and_mended(
-    damage: str, table: Table, pretrained: Path, tmp_path: Path, seen: list[int], cache: Path
+    damage: str, table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path
 ):
-    first = finetune(table, from_=pretrained, out=tmp_path / "first", **TEXT, **FAST)
+    first = finetune(table, from_=pretrained_run, out=tmp_path / "first", **TEXT_OPTIONS, **FAST)
     (kept,) = files(cache)
     whole = kept.read_bytes()
     changes = {"cut short": whole[:-7], "emptied": b"", "changed": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]}
@@ -182,7 +182,7 @@ def test_a_damaged_file_is_told_computed_again_and_mended(
     assert kept.read_bytes() != whole
     seen.clear()
     said = Said()
-    again = finetune(table, from_=pretrained, out=tmp_path / "again", progress=said, **TEXT, **FAST)
+    again = finetune(table, from_=pretrained_run, out=tmp_path / "again", progress=said, **TEXT_OPTIONS, **FAST)
     assert sum(seen) == 64
     assert f"{kept} is damaged" in said
     assert_alike(first, again)
@@ -190,16 +190,16 @@ def test_a_damaged_file_is_told_computed_again_and_mended(
 
 
 def test_a_folder_that_cannot_be_written_costs_a_line_and_not_the_run(
-    table: Table, pretrained: Path, tmp_path: Path, cache: Path
+    table: Table, pretrained_run: Path, tmp_path: Path, cache: Path
 ):
     cache.write_text("a file stands where the folder would be made")
     said = Said()
-    finetune(table, from_=pretrained, out=tmp_path / "run", progress=said, **TEXT, **FAST)
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=said, **TEXT_OPTIONS, **FAST)
     assert f"the features are not kept in {cache / 'features'}" in said
 
 
 def test_a_folder_that_may_not_be_read_costs_a_line_and_not_the_run(
-    table: Table, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     exists = Path.exists
 
@@ -210,18 +210,18 @@ def test_a_folder_that_may_not_be_read_costs_a_line_and_not_the_run(
 
     monkeypatch.setattr(Path, "exists", denied)
     said = Said()
-    finetune(table, from_=pretrained, out=tmp_path / "run", progress=said, **TEXT, **FAST)
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=said, **TEXT_OPTIONS, **FAST)
     assert "cannot be read (Permission denied)" in said
 
 
 def test_a_cache_in_the_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GPT1_CACHE", "~no-such-user/cache")
     with pytest.raises(UserError, match="GPT1_CACHE ~no-such-user/cache"):
-        features.cache_folder()
+        features.cache_dir()
 
 
 def test_a_full_disk_leaves_nothing_half_written(
-    table: Table, pretrained: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table, pretrained_run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def full(tensors: Any, path: Path, metadata: Any) -> None:
         path.write_bytes(b"the first bytes")
@@ -229,26 +229,26 @@ def test_a_full_disk_leaves_nothing_half_written(
 
     monkeypatch.setattr(features, "save_file", full)
     said = Said()
-    finetune(table, from_=pretrained, out=tmp_path / "run", progress=said, **TEXT, **FAST)
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=said, **TEXT_OPTIONS, **FAST)
     assert "No space left on device" in said
     assert files(cache) == []
 
 
 def test_no_more_is_kept_than_the_limit_and_what_was_used_last_stays(
-    table: Table, pretrained: Path, tmp_path: Path, seen: list[int], cache: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def run(seed: int) -> bool:
         """Whether the features had to be computed."""
         number = len(list(tmp_path.glob("run*")))
         seen.clear()
-        finetune(table, from_=pretrained, out=tmp_path / f"run{number}", seed=seed, **TEXT, **FAST)
+        finetune(table, from_=pretrained_run, out=tmp_path / f"run{number}", seed=seed, **TEXT_OPTIONS, **FAST)
         for age, path in enumerate(sorted(files(cache), key=lambda path: -path.stat().st_mtime)):
             os.utime(path, (path.stat().st_mtime - 10 * age,) * 2)  # clocks of disks are coarse
         return sum(seen) > 0
 
     assert run(0)
     size = files(cache)[0].stat().st_size
-    monkeypatch.setattr(features, "MOST_BYTES", 2.5 * size)
+    monkeypatch.setattr(features, "MAX_CACHE_BYTES", 2.5 * size)
     abandoned = cache / "features" / ".half.1.tmp"
     abandoned.write_bytes(b"what a killed process left")
     os.utime(abandoned, (0, 0))
@@ -262,22 +262,22 @@ def test_no_more_is_kept_than_the_limit_and_what_was_used_last_stays(
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right there")
 def test_a_file_that_another_process_removes_meanwhile_costs_nothing(
-    table: Table, pretrained: Path, tmp_path: Path, cache: Path
+    table: Table, pretrained_run: Path, tmp_path: Path, cache: Path
 ):
     (cache / "features").mkdir(parents=True)
     for name in ("gone.safetensors", ".gone.1.tmp"):
         (cache / "features" / name).symlink_to("removed")  # listed, and no longer there when it is looked at
     said = Said()
-    finetune(table, from_=pretrained, out=tmp_path / "run", progress=said, **TEXT, **FAST)
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=said, **TEXT_OPTIONS, **FAST)
     assert "not kept" not in said
 
 
 def test_features_larger_than_the_limit_are_not_kept(
-    table: Table, pretrained: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table, pretrained_run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(features, "MOST_BYTES", 100)
+    monkeypatch.setattr(features, "MAX_CACHE_BYTES", 100)
     said = Said()
-    finetune(table, from_=pretrained, out=tmp_path / "run", progress=said, **TEXT, **FAST)
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=said, **TEXT_OPTIONS, **FAST)
     assert "the features are not kept on disk" in said
     assert files(cache) == []
 
@@ -302,24 +302,24 @@ def test_the_cache_lies_where_the_system_keeps_caches_or_where_gpt1_cache_says(
         monkeypatch.setenv(name, str(tmp_path / folder))
     monkeypatch.setattr(features.sys, "platform", platform)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert features.cache_folder() == tmp_path / expected
+    assert features.cache_dir() == tmp_path / expected
 
 
 # ---- states
 
 
 @pytest.fixture(scope="module")
-def model(pretrained: Path) -> TaskModel:
-    gpt = GPT.from_pretrained(pretrained / "model")
+def model(pretrained_run: Path) -> TaskModel:
+    gpt = GPT.from_pretrained(pretrained_run / "model")
     return TaskModel(gpt, Head(gpt.config.n_embd, 2, each=False)).eval()
 
 
 sequences = st.lists(st.integers(0, 299), min_size=1, max_size=32)
 
 
-@given(coded=st.lists(st.lists(sequences, min_size=1, max_size=3).map(Encoded), min_size=1, max_size=8))
-def test_the_features_are_the_last_states_of_each_sequence_in_order(model: TaskModel, coded: list[Encoded]):
-    found = features.extract(model, coded, Silent())
+@given(coded=st.lists(st.lists(sequences, min_size=1, max_size=3).map(EncodedExample), min_size=1, max_size=8))
+def test_the_features_are_the_last_states_of_each_sequence_in_order(model: TaskModel, coded: list[EncodedExample]):
+    found = features.extract_features(model, coded, NullProgress())
     with torch.no_grad():
         expected = [
             model.gpt.hidden_states(torch.tensor([ids]))[0, -1] for example in coded for ids in example.sequences
@@ -328,11 +328,11 @@ def test_the_features_are_the_last_states_of_each_sequence_in_order(model: TaskM
 
 
 @given(
-    coded=st.lists(st.lists(sequences, min_size=1, max_size=3).map(Encoded), min_size=1, max_size=8),
+    coded=st.lists(st.lists(sequences, min_size=1, max_size=3).map(EncodedExample), min_size=1, max_size=8),
     micro_batch=st.integers(1, 4),
 )
 def test_a_pass_takes_no_more_than_the_micro_batch_and_the_features_stay_the_same(
-    model: TaskModel, coded: list[Encoded], micro_batch: int
+    model: TaskModel, coded: list[EncodedExample], micro_batch: int
 ):
     passes: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -343,10 +343,12 @@ def test_a_pass_takes_no_more_than_the_micro_batch_and_the_features_stay_the_sam
             return states(self, ids, kv_cache=kv_cache, packing=packing)
 
         patch.setattr(GPT, "hidden_states", counted)
-        found = features.extract(model, coded, Silent(), micro_batch)
+        found = features.extract_features(model, coded, NullProgress(), micro_batch)
     one_at_least = max(example.tokens for example in coded)
-    assert max(passes) <= max(one_at_least, micro_batch * max(example.longest for example in coded))
-    torch.testing.assert_close(found.clone(), features.extract(model, coded, Silent()).clone(), rtol=0, atol=1e-5)
+    assert max(passes) <= max(one_at_least, micro_batch * max(example.max_row_tokens for example in coded))
+    torch.testing.assert_close(
+        found.clone(), features.extract_features(model, coded, NullProgress()).clone(), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("rows", "advice"), [(6, "--micro-batch 3 (now 6)"), (1, "a smaller model")])
@@ -358,17 +360,17 @@ def test_out_of_memory_names_the_setting_and_the_size_to_try(
 
     monkeypatch.setattr(TaskModel, "features", full)
     with pytest.raises(ResourceError, match="out of memory") as ended:
-        features.extract(model, [Encoded([[1, 2, 3]])] * rows, Silent())
+        features.extract_features(model, [EncodedExample([[1, 2, 3]])] * rows, NullProgress())
     assert advice in ended.value.fix
 
 
 def test_out_of_memory_while_the_head_learns_names_no_setting_that_would_not_help(
-    table: Table, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(features, "l2", full)
     with pytest.raises(ResourceError, match="out of memory") as ended:
-        finetune(table, from_=pretrained, out=tmp_path / "run", **TEXT, **FAST, cache_features=False)
+        finetune(table, from_=pretrained_run, out=tmp_path / "run", **TEXT_OPTIONS, **FAST, cache_features=False)
     assert ended.value.fix == "Close other programs."

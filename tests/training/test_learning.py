@@ -57,9 +57,9 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def taught(corpus: Path, shape: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def taught(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows more than how often words are: its rate rises slowly, without which a post-LN model stalls."""
-    settings = {**shape, "steps": 600, "batch_size": 16, "peak_lr": 5e-3, "warmup": 0.15}
+    settings = {**tiny_pretrain_settings, "steps": 600, "batch_size": 16, "peak_lr": 5e-3, "warmup": 0.15}
     return pretrain(corpus, out=tmp_path_factory.mktemp("runs") / "taught", **settings)
 
 
@@ -97,7 +97,9 @@ def test_pre_training_learns_more_than_how_often_words_are(taught: Path):
     assert results["validation"]["loss"] < results["unigram"]["loss"] - 0.5
 
 
-def test_a_model_trained_on_one_sentence_knows_it(tokenizer: Any, shape: dict[str, Any], tmp_path: Path):
+def test_a_model_trained_on_one_sentence_knows_it(
+    tokenizer: Any, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+):
     from gpt1.corpus.corpus import write_corpus
     from gpt1.inference.predictor import load
 
@@ -105,6 +107,8 @@ def test_a_model_trained_on_one_sentence_knows_it(tokenizer: Any, shape: dict[st
     (tmp_path / "one.txt").write_text(sentence * 100, encoding="utf-8")
     write_corpus([str(tmp_path / "one.txt")], tmp_path / "corpus", tokenizer)
     run = pretrain(
-        tmp_path / "corpus", out=tmp_path / "run", **{**shape, "steps": 300, "peak_lr": 5e-3, "warmup": 0.15}
+        tmp_path / "corpus",
+        out=tmp_path / "run",
+        **{**tiny_pretrain_settings, "steps": 300, "peak_lr": 5e-3, "warmup": 0.15},
     )
     assert load(run).generate("a corpus of one", max_tokens=24, temperature=0).startswith(sentence[:40])

@@ -10,41 +10,45 @@ from typing import Any
 
 import pytest
 import torch
-from linear_stage import CONFIG, STEPS, lines, run, same, stage
+from linear_stage import CONFIG, STEPS, equal_tensors, make_stage, read_metrics, run_stage
 from torch import Tensor
 
 from gpt1.errors import ResourceError, UserError
 from gpt1.model.losses import Losses
 from gpt1.training import checkpoints
-from gpt1.training.loop import Update
+from gpt1.training.loop import StepBatch
 
 
 def test_the_best_checkpoint_stays_and_its_weights_are_the_result(tmp_path: Path):
     scores = iter([0.1, 0.7, 0.3, 0.7, 0.2])
-    made = stage(evaluate=lambda: {"score": next(scores), "loss": 1.0}, main="score")
-    outcome, weights, _ = run(made, tmp_path, config=replace(CONFIG, keep=1, checkpoint_every=0))
+    made = make_stage(evaluate=lambda: {"score": next(scores), "loss": 1.0}, main_metric="score")
+    outcome, weights, _ = run_stage(made, tmp_path, config=replace(CONFIG, keep=1, checkpoint_every=0))
     assert (outcome.best, outcome.best_value) == (10, 0.7)
     assert [round(record["score"], 1) for record in outcome.history] == [0.1, 0.7, 0.3, 0.7, 0.2]
-    assert checkpoints.steps(tmp_path / "checkpoints") == [10, STEPS]
-    assert same(weights, checkpoints.load(checkpoints.at(tmp_path / "checkpoints", 10)).weights)
+    assert checkpoints.list_steps(tmp_path / "checkpoints") == [10, STEPS]
+    assert equal_tensors(
+        weights, checkpoints.load_checkpoint(checkpoints.checkpoint_path(tmp_path / "checkpoints", 10)).weights
+    )
 
 
 def test_of_equal_scores_the_one_with_the_lower_loss_is_the_best(tmp_path: Path):
     figures = iter([(0.7, 2.0), (0.7, 1.0), (0.7, 1.5), (0.6, 0.1), (0.7, 1.0)])
-    made = stage(evaluate=lambda: dict(zip(("score", "loss"), next(figures), strict=True)), main="score")
-    assert run(made, tmp_path)[0].best == 10
+    made = make_stage(evaluate=lambda: dict(zip(("score", "loss"), next(figures), strict=True)), main_metric="score")
+    assert run_stage(made, tmp_path)[0].best == 10
 
 
 def test_without_a_held_out_figure_to_choose_by_the_last_weights_are_the_result(tmp_path: Path):
-    outcome, weights, _ = run(stage(), tmp_path)
+    outcome, weights, _ = run_stage(make_stage(), tmp_path)
     assert outcome.best == 0
-    assert same(weights, checkpoints.load(checkpoints.at(tmp_path / "checkpoints", STEPS)).weights)
+    assert equal_tensors(
+        weights, checkpoints.load_checkpoint(checkpoints.checkpoint_path(tmp_path / "checkpoints", STEPS)).weights
+    )
 
 
 def test_held_out_figures_are_measured_without_dropout_and_training_goes_on_with_it(tmp_path: Path):
     modes: list[tuple[str, bool]] = []
-    made = stage()
-    evaluate, objective = made.evaluate, made.objective
+    made = make_stage()
+    evaluate, objective = made.evaluate, made.loss_fn
 
     def watched_evaluate() -> dict[str, float]:
         modes.append(("evaluate", made.model.training))
@@ -54,8 +58,8 @@ def test_held_out_figures_are_measured_without_dropout_and_training_goes_on_with
         modes.append(("objective", made.model.training))
         return objective(rows)
 
-    watched = replace(made, evaluate=watched_evaluate, objective=watched_objective)
-    run(watched, tmp_path, config=replace(CONFIG, checkpoint_every=0))
+    watched = replace(made, evaluate=watched_evaluate, loss_fn=watched_objective)
+    run_stage(watched, tmp_path, config=replace(CONFIG, checkpoint_every=0))
     assert set(modes) == {("evaluate", False), ("objective", True)}
     assert not made.model.training
 
@@ -63,15 +67,17 @@ def test_held_out_figures_are_measured_without_dropout_and_training_goes_on_with
 def test_an_update_in_pieces_is_the_update_in_one(tmp_path: Path):
     found = []
     for size in (1, 3, 8):
-        made = stage()
+        made = make_stage()
         made.model[0].p = 0.0  # type: ignore[index, operator, union-attr]
-        update = made.update
+        update = made.step_batch
 
-        def cut(step: int, size: int = size, update: Any = update) -> Update:
-            rows = torch.cat(list(update(step).pieces))
-            return Update(0, torch.split(rows, size), 8)
+        def cut(step: int, size: int = size, update: Any = update) -> StepBatch:
+            rows = torch.cat(list(update(step).micro_batches))
+            return StepBatch(0, torch.split(rows, size), 8)
 
-        found.append(run(replace(made, update=cut), tmp_path / str(size), config=replace(CONFIG, optimizer="sgd"))[1])
+        found.append(
+            run_stage(replace(made, step_batch=cut), tmp_path / str(size), config=replace(CONFIG, optimizer="sgd"))[1]
+        )
     for weights in found[1:]:
         for name, value in weights.items():
             torch.testing.assert_close(value, found[0][name], rtol=0, atol=1e-5)
@@ -84,22 +90,22 @@ def test_a_line_of_metrics_is_the_mean_over_the_updates_since_the_last(tmp_path:
         loss = made.model[1].bias.sum() * 0 + next(value) / 2  # type: ignore[index, union-attr, operator]
         return Losses(loss, {"loss": loss.detach()})
 
-    made = stage()
-    made = replace(made, objective=objective)
-    outcome, _, _ = run(made, tmp_path, config=replace(CONFIG, checkpoint_every=0))
-    means = [(line["step"], line["loss"]) for line in lines(tmp_path) if line["split"] == "train"]
+    made = make_stage()
+    made = replace(made, loss_fn=objective)
+    outcome, _, _ = run_stage(made, tmp_path, config=replace(CONFIG, checkpoint_every=0))
+    means = [(line["step"], line["loss"]) for line in read_metrics(tmp_path) if line["split"] == "train"]
     # Update i adds the pieces 2i + 1 and 2i + 2, halved: 2i + 1.5.
     assert means == [(10, 10.5), (20, 30.5), (23, 43.5)]
     assert outcome.train_loss == 43.5
 
 
 def test_frozen_weights_are_neither_trained_nor_stored(tmp_path: Path):
-    made = stage()
+    made = make_stage()
     made.model[1].bias.requires_grad_(False)  # type: ignore[index, union-attr]
     before = made.model[1].bias.clone()  # type: ignore[index, union-attr, operator]
-    _, weights, _ = run(made, tmp_path)
+    _, weights, _ = run_stage(made, tmp_path)
     assert torch.equal(weights["1.bias"], before)
-    stored = checkpoints.load(checkpoints.at(tmp_path / "checkpoints", STEPS))
+    stored = checkpoints.load_checkpoint(checkpoints.checkpoint_path(tmp_path / "checkpoints", STEPS))
     assert set(stored.weights) == {"1.weight"}
 
 
@@ -132,7 +138,11 @@ def test_out_of_memory_names_the_setting_and_the_size_to_try(
         raise error
 
     with pytest.raises(ResourceError, match="out of memory") as ended:
-        run(stage(objective=objective, together=together), tmp_path, config=replace(CONFIG, recompute=recompute))
+        run_stage(
+            make_stage(loss_fn=objective, micro_batch_size=together),
+            tmp_path,
+            config=replace(CONFIG, recompute=recompute),
+        )
     assert advice in ended.value.fix
     assert not (recompute and "--recompute" in ended.value.fix)
     assert ended.value.exit_code == 1
@@ -143,35 +153,35 @@ def test_another_error_stays_what_it_is(tmp_path: Path):
         raise RuntimeError("a mistake in the code")
 
     with pytest.raises(RuntimeError, match="a mistake in the code"):
-        run(stage(objective=objective), tmp_path)
+        run_stage(make_stage(loss_fn=objective), tmp_path)
 
 
 def test_a_full_disk_is_told_and_the_checkpoints_before_it_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    original = checkpoints.save
+    original = checkpoints.save_checkpoint
 
     def save(folder: Path, step: int, *rest: Any) -> Path:
         if step == 4:
             raise OSError(errno.ENOSPC, "No space left on device", str(folder))
         return original(folder, step, *rest)
 
-    monkeypatch.setattr(checkpoints, "save", save)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", save)
     with pytest.raises(ResourceError, match="the disk is full") as ended:
-        run(stage(), tmp_path)
+        run_stage(make_stage(), tmp_path)
     assert "--resume" in ended.value.fix
-    assert checkpoints.steps(tmp_path / "checkpoints") == [1, 2, 3]
+    assert checkpoints.list_steps(tmp_path / "checkpoints") == [1, 2, 3]
 
 
 @pytest.mark.parametrize("when", [9, 10, 14])
 def test_a_run_folder_that_is_deleted_during_training_is_named_and_stays_away(when: int, tmp_path: Path):
-    made = stage()
-    update = made.update
+    made = make_stage()
+    update = made.step_batch
 
-    def deleting(step: int) -> Update:
+    def deleting(step: int) -> StepBatch:
         if step == when:
             shutil.rmtree(tmp_path / "run")
         return update(step)
 
     with pytest.raises(UserError, match="does not exist any more") as ended:
-        run(replace(made, update=deleting), tmp_path / "run", config=replace(CONFIG, checkpoint_every=2))
+        run_stage(replace(made, step_batch=deleting), tmp_path / "run", config=replace(CONFIG, checkpoint_every=2))
     assert str(tmp_path / "run") in str(ended.value)
     assert list(tmp_path.iterdir()) == []

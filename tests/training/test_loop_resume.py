@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from linear_stage import CONFIG, STEPS, Noted, assert_same_outcome, lines, run, same, stage, stopped_after
+from linear_stage import (
+    CONFIG,
+    STEPS,
+    RecordingProgress,
+    assert_same_outcome,
+    copy_until_checkpoint,
+    equal_tensors,
+    make_stage,
+    read_metrics,
+    run_stage,
+)
 from torch import Tensor
 
 from gpt1.errors import Interrupted, ResourceError, UserError
@@ -23,36 +33,36 @@ from gpt1.training.loop import Outcome, Stage
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, dict[str, Tensor]]:
     folder = tmp_path_factory.mktemp("whole")
-    outcome, weights, _ = run(stage(), folder)
+    outcome, weights, _ = run_stage(make_stage(), folder)
     return folder, outcome, weights
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_and_the_same_metrics(step: int, whole, tmp_path: Path):
     folder, outcome, weights = whole
-    resumed, found, progress = run(stage(), stopped_after(step, folder, tmp_path), resume=True)
-    assert progress.said == [f"resuming after update {step:,}"]
-    assert same(found, weights)
-    assert lines(tmp_path) == lines(folder)
+    resumed, found, progress = run_stage(make_stage(), copy_until_checkpoint(step, folder, tmp_path), resume=True)
+    assert progress.messages == [f"resuming after update {step:,}"]
+    assert equal_tensors(found, weights)
+    assert read_metrics(tmp_path) == read_metrics(folder)
     assert_same_outcome(resumed, outcome)
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(whole, tmp_path: Path):
     folder, outcome, weights = whole
-    resumed, found, _ = run(stage(), stopped_after(0, folder, tmp_path), resume=True)
-    assert same(found, weights)
-    assert lines(tmp_path) == lines(folder)
+    resumed, found, _ = run_stage(make_stage(), copy_until_checkpoint(0, folder, tmp_path), resume=True)
+    assert equal_tensors(found, weights)
+    assert read_metrics(tmp_path) == read_metrics(folder)
     assert_same_outcome(resumed, outcome)
 
 
 @pytest.mark.parametrize("damage", [b"", b"12\n[]\n", b"\0\0\0", b"\xff\xfe"])
 def test_a_line_that_a_killed_process_was_writing_is_dropped(damage: bytes, whole, tmp_path: Path):
     folder, _, _ = whole
-    stopped_after(12, folder, tmp_path)
+    copy_until_checkpoint(12, folder, tmp_path)
     content = (tmp_path / "metrics.jsonl").read_bytes()
     (tmp_path / "metrics.jsonl").write_bytes(content[: len(content) // 2] + damage)
-    run(stage(), tmp_path, resume=True)
-    assert lines(tmp_path)[-3:] == lines(folder)[-3:]
+    run_stage(make_stage(), tmp_path, resume=True)
+    assert read_metrics(tmp_path)[-3:] == read_metrics(folder)[-3:]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -66,17 +76,17 @@ def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bits(number: int, when: 
 
     before = signal.getsignal(number)
     config = replace(CONFIG, checkpoint_every=0)  # only what the signal asks for
-    never = {"evaluate_after": lambda done: done == STEPS}
+    never = {"should_evaluate": lambda done: done == STEPS}
     with pytest.raises(Interrupted, match=f"stopped after update {when} of {STEPS}") as stopped:
-        run(stage(**never), tmp_path, progress=Noted(stop), config=config)
+        run_stage(make_stage(**never), tmp_path, progress=RecordingProgress(stop), config=config)
     assert stopped.value.exit_code == 130
     assert "--resume" in stopped.value.fix
     assert signal.getsignal(number) is before
-    assert checkpoints.steps(tmp_path / "checkpoints") == [when]
-    _, found, _ = run(stage(**never), tmp_path, resume=True, config=config)
-    assert same(found, weights)
-    assert [line for line in lines(tmp_path) if line["split"] == "train"] == [
-        line for line in lines(folder) if line["split"] == "train"
+    assert checkpoints.list_steps(tmp_path / "checkpoints") == [when]
+    _, found, _ = run_stage(make_stage(**never), tmp_path, resume=True, config=config)
+    assert equal_tensors(found, weights)
+    assert [line for line in read_metrics(tmp_path) if line["split"] == "train"] == [
+        line for line in read_metrics(folder) if line["split"] == "train"
     ]
 
 
@@ -90,12 +100,17 @@ def test_a_terminal_that_closes_stops_the_run_however_often_it_says_so(whole, tm
     before = signal.signal(signal.SIGHUP, lambda *_: pytest.fail("the run did not listen"))
     try:
         with pytest.raises(Interrupted, match="stopped after update 10"):
-            run(stage(), tmp_path, progress=Noted(hang_up))
+            run_stage(make_stage(), tmp_path, progress=RecordingProgress(hang_up))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        _, found, _ = run(stage(), tmp_path, resume=True, progress=Noted(lambda _: os.kill(os.getpid(), signal.SIGHUP)))
+        _, found, _ = run_stage(
+            make_stage(),
+            tmp_path,
+            resume=True,
+            progress=RecordingProgress(lambda _: os.kill(os.getpid(), signal.SIGHUP)),
+        )
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert same(found, whole[2])
+    assert equal_tensors(found, whole[2])
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path):
@@ -105,11 +120,11 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path):
         raise AssertionError("went on")
 
     with pytest.raises(KeyboardInterrupt):
-        run(stage(objective=stop_twice), tmp_path)
+        run_stage(make_stage(loss_fn=stop_twice), tmp_path)
 
 
 def damage(folder: Path, step: int) -> Path:
-    damaged = checkpoints.at(folder / "checkpoints", step) / "optimizer.safetensors"
+    damaged = checkpoints.checkpoint_path(folder / "checkpoints", step) / "optimizer.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-3] ^= 4
     damaged.write_bytes(content)
@@ -118,21 +133,21 @@ def damage(folder: Path, step: int) -> Path:
 
 def test_the_newest_checkpoint_is_refused_by_name_when_damaged_and_the_one_before_is_taken(whole, tmp_path: Path):
     folder, outcome, weights = whole
-    stopped_after(12, folder, tmp_path)
+    copy_until_checkpoint(12, folder, tmp_path)
     damaged = damage(tmp_path, 12)
-    resumed, found, progress = run(stage(), tmp_path, resume=True)
-    assert str(damaged) in progress.said[0]
-    assert progress.said[1] == "resuming after update 11"
-    assert same(found, weights)
+    resumed, found, progress = run_stage(make_stage(), tmp_path, resume=True)
+    assert str(damaged) in progress.messages[0]
+    assert progress.messages[1] == "resuming after update 11"
+    assert equal_tensors(found, weights)
     assert_same_outcome(resumed, outcome)
 
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_damaged_checkpoints_push_no_whole_one_out(keep: int, whole, tmp_path: Path):
-    stopped_after(20, whole[0], tmp_path)
-    for step in checkpoints.steps(tmp_path / "checkpoints"):
+    copy_until_checkpoint(20, whole[0], tmp_path)
+    for step in checkpoints.list_steps(tmp_path / "checkpoints"):
         if step not in (8, 19, 20):
-            shutil.rmtree(checkpoints.at(tmp_path / "checkpoints", step))
+            shutil.rmtree(checkpoints.checkpoint_path(tmp_path / "checkpoints", step))
     damage(tmp_path, 19)
     damage(tmp_path, 20)
     config = replace(CONFIG, checkpoint_every=0, keep=keep)
@@ -142,31 +157,34 @@ def test_damaged_checkpoints_push_no_whole_one_out(keep: int, whole, tmp_path: P
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):
-        run(stage(), tmp_path, resume=True, progress=Noted(stop), config=config)
-    _, _, progress = run(stage(), tmp_path, resume=True, config=config)
-    assert progress.said == ["resuming after update 10"]
+        run_stage(make_stage(), tmp_path, resume=True, progress=RecordingProgress(stop), config=config)
+    _, _, progress = run_stage(make_stage(), tmp_path, resume=True, config=config)
+    assert progress.messages == ["resuming after update 10"]
 
 
 def test_a_run_whose_best_checkpoint_is_damaged_makes_it_again(tmp_path: Path):
     def made() -> Stage:
-        plain = stage()
+        plain = make_stage()
         scores = {5: 0.1, 10: 0.7, 15: 0.3, 20: 0.2, STEPS: 0.2}
-        asked = {"evaluate_after": lambda done: done in scores and bool(now.append(done) or True), "main": "score"}
+        asked = {
+            "should_evaluate": lambda done: done in scores and bool(now.append(done) or True),
+            "main_metric": "score",
+        }
         now: list[int] = []
         return replace(plain, **asked, evaluate=lambda: {"score": scores[now[-1]], "loss": plain.evaluate()["loss"]})
 
-    outcome, weights, _ = run(made(), tmp_path)
+    outcome, weights, _ = run_stage(made(), tmp_path)
     assert outcome.best == 10
     damaged = damage(tmp_path, 10)
-    again, found, progress = run(made(), tmp_path, resume=True)
-    assert str(damaged) in progress.said[0]
-    assert progress.said[-1] == "resuming after update 9"
-    assert same(found, weights)
+    again, found, progress = run_stage(made(), tmp_path, resume=True)
+    assert str(damaged) in progress.messages[0]
+    assert progress.messages[-1] == "resuming after update 9"
+    assert equal_tensors(found, weights)
     assert_same_outcome(again, outcome)
 
 
 def test_a_full_disk_takes_no_line_of_the_measurements(whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    stopped_after(12, whole[0], tmp_path)
+    copy_until_checkpoint(12, whole[0], tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
 
     def full(*_: object) -> None:
@@ -174,15 +192,15 @@ def test_a_full_disk_takes_no_line_of_the_measurements(whole, tmp_path: Path, mo
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResourceError, match="disk is full"):
-        run(stage(), tmp_path, resume=True)
+        run_stage(make_stage(), tmp_path, resume=True)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["corpus", "tokenizer"])
 def test_a_run_is_not_resumed_with_another_corpus_or_tokenizer(name: str, whole, tmp_path: Path):
-    stopped_after(12, whole[0], tmp_path)
+    copy_until_checkpoint(12, whole[0], tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    other = stage(fingerprints={"corpus": "c", "tokenizer": "t"} | {name: "other"})
+    other = make_stage(fingerprints={"corpus": "c", "tokenizer": "t"} | {name: "other"})
     with pytest.raises(UserError, match=f"was trained with another {name}"):
-        run(other, tmp_path, resume=True)
+        run_stage(other, tmp_path, resume=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gpt1.config import FinetuneConfig
 from gpt1.training import optimizers
-from gpt1.training.optimizers import OPTIMIZERS, SGD, AdamW, Optimizer, ReleasedAdam, clipping, global_norm
-from gpt1.training.schedules import rate
+from gpt1.training.optimizers import OPTIMIZERS, SGD, AdamW, Optimizer, ReleasedAdam, clip_coefficient, global_norm
+from gpt1.training.schedules import lr_factor
 
 SHAPES = {"tokens.weight": (50, 8), "linear.weight": (8, 24), "linear.bias": (24,), "norm.weight": (8,)}
 UPDATES = 10
@@ -37,7 +37,7 @@ def gradients(update: int) -> dict[str, Tensor]:
 
 
 def lr(update: int) -> float:
-    return 1e-2 * rate("linear", 3, update, UPDATES)
+    return 1e-2 * lr_factor("linear", 3, update, UPDATES)
 
 
 def ours(kind: Any, config: FinetuneConfig, updates: range = range(UPDATES)) -> dict[str, Tensor]:
@@ -143,9 +143,9 @@ def test_an_optimiser_that_is_stored_and_loaded_goes_on_with_the_same_bits(name:
     optimizer = OPTIMIZERS[name](list(parameters.items()), config)
     for update in range(UPDATES):
         if update == cut:
-            stored = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+            stored = {name: tensor.clone() for name, tensor in optimizer.state_tensors().items()}
             optimizer = OPTIMIZERS[name](list(parameters.items()), config)
-            optimizer.load(stored, update)
+            optimizer.load_state_tensors(stored, update)
         give(parameters, gradients(update))
         optimizer.step(lr(update))
     assert all(torch.equal(parameters[name], expected[name]) for name in SHAPES)
@@ -158,7 +158,7 @@ def test_clipping_keeps_the_direction_and_bounds_the_norm(largest: float):
     before = torch.cat([g.flatten() for g in gradients(0).values()])
     norm = global_norm(parameters.values())
     torch.testing.assert_close(norm, before.norm())
-    torch.testing.assert_close(clipping(norm, largest), torch.tensor(min(1.0, largest / float(before.norm()))))
+    torch.testing.assert_close(clip_coefficient(norm, largest), torch.tensor(min(1.0, largest / float(before.norm()))))
 
 
 def test_the_norm_of_many_gradients_is_close_to_the_exact_one():
@@ -170,7 +170,7 @@ def test_the_norm_of_many_gradients_is_close_to_the_exact_one():
 
 
 def test_clipping_at_0_leaves_the_gradients_alone():
-    assert clipping(torch.tensor(100.0), 0) is None
+    assert clip_coefficient(torch.tensor(100.0), 0) is None
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -194,11 +194,11 @@ def test_a_skipped_step_keeps_every_bit_and_counts(kind: type[Optimizer]):
     optimizer = kind(list(parameters.items()), FinetuneConfig(weight_decay=0.1))
     give(parameters, gradients(0))
     optimizer.step(0.01, torch.tensor(0.5), torch.tensor(True))
-    before = {name: tensor.clone() for name, tensor in (parameters | optimizer.tensors()).items()}
+    before = {name: tensor.clone() for name, tensor in (parameters | optimizer.state_tensors()).items()}
     give(parameters, {name: tensor * math.nan for name, tensor in gradients(1).items()})
     optimizer.step(0.01, torch.tensor(math.nan), torch.tensor(False))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in (parameters | optimizer.tensors()).items())
-    assert optimizer.updates == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in (parameters | optimizer.state_tensors()).items())
+    assert optimizer.steps_taken == 2
 
 
 @pytest.mark.parametrize("in_kernel", [True, False], ids=["found_inf", "torch.where"])
@@ -208,7 +208,7 @@ def test_the_choice_made_on_a_device_gives_the_bits_of_a_step_or_of_none(
     kind: type[Optimizer], finite: bool, in_kernel: bool, monkeypatch: pytest.MonkeyPatch
 ):
     if not in_kernel:  # as on an Apple GPU
-        monkeypatch.setattr(optimizers, "DIVIDING", ())
+        monkeypatch.setattr(optimizers, "GRAD_SCALE_DEVICES", ())
     found = []
     for on_device in (True, False):
         parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
@@ -216,9 +216,9 @@ def test_the_choice_made_on_a_device_gives_the_bits_of_a_step_or_of_none(
         give(parameters, gradients(0))
         optimizer.step(0.01)
         give(parameters, {name: tensor if finite else tensor * math.nan for name, tensor in gradients(1).items()})
-        optimizer.updates += 1
+        optimizer.steps_taken += 1
         if on_device or finite:
             shrink = torch.tensor(0.5 if finite else math.nan)
             optimizer.update_all(0.01, shrink, torch.tensor(finite) if on_device else None)
-        found.append({name: tensor.detach() for name, tensor in (parameters | optimizer.tensors()).items()})
+        found.append({name: tensor.detach() for name, tensor in (parameters | optimizer.state_tensors()).items()})
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())

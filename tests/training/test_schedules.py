@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.training.schedules import rate
+from gpt1.training.schedules import lr_factor
 
 runs = st.tuples(st.integers(1, 500), st.integers(0, 499)).filter(lambda run: run[1] < run[0])
 warmups = st.integers(0, 600) | st.floats(0, 0.999)
@@ -25,7 +25,7 @@ def test_linear_is_the_released_warmup_linear(run, warmup):
     x, w = step / steps, fraction(warmup, steps)
     s = 1.0 if x <= w else 0.0
     expected = (s * (x / w if w else 1.0) + (1 - s)) * (1 - x)
-    assert rate("linear", warmup, step, steps) == pytest.approx(expected)
+    assert lr_factor("linear", warmup, step, steps) == pytest.approx(expected)
 
 
 @given(run=runs, warmup=st.integers(1, 600))
@@ -35,31 +35,31 @@ def test_cosine_rises_for_the_warm_up_and_falls_to_nothing_over_the_rest(run, wa
         expected = step / min(warmup, steps) if warmup < steps else step / steps
     else:
         expected = math.cos(math.pi / 2 * (step - warmup) / (steps - warmup)) ** 2  # = (1 + cos) / 2
-    assert rate("cosine", warmup, step, steps) == pytest.approx(expected)
+    assert lr_factor("cosine", warmup, step, steps) == pytest.approx(expected)
 
 
 @given(run=runs, warmup=warmups)
 def test_constant_stays_at_the_peak_once_it_is_reached(run, warmup):
     steps, step = run
     w = fraction(warmup, steps) * steps
-    assert rate("constant", warmup, step, steps) == pytest.approx(min(1.0, step / w) if w else 1.0)
+    assert lr_factor("constant", warmup, step, steps) == pytest.approx(min(1.0, step / w) if w else 1.0)
 
 
 @given(schedule=schedules, run=runs, warmup=warmups)
 def test_a_rate_is_a_share_of_the_peak(schedule, run, warmup):
     steps, step = run
-    assert 0 <= rate(schedule, warmup, step, steps) <= 1
+    assert 0 <= lr_factor(schedule, warmup, step, steps) <= 1
 
 
 @given(schedule=schedules, steps=st.integers(1, 10_000), warmup=warmups.filter(lambda w: w > 0))
 def test_the_first_update_has_rate_0(schedule, steps, warmup):
-    assert rate(schedule, warmup, 0, steps) == 0
+    assert lr_factor(schedule, warmup, 0, steps) == 0
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("warmup", [0.1, 100, 0])
 def test_no_rate_is_higher_than_the_one_before_it_after_warm_up(schedule: str, warmup: float):
-    rates = [rate(schedule, warmup, step, 1000) for step in range(100, 1001)]
+    rates = [lr_factor(schedule, warmup, step, 1000) for step in range(100, 1001)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(0)
 
@@ -68,5 +68,5 @@ def test_no_rate_is_higher_than_the_one_before_it_after_warm_up(schedule: str, w
 def test_warm_up_may_be_given_as_updates_or_as_their_share(run, schedule, updates):
     steps, step = run
     if updates < steps:
-        as_share = rate(schedule, updates / steps, step, steps)
-        assert rate(schedule, updates, step, steps) == pytest.approx(as_share)
+        as_share = lr_factor(schedule, updates / steps, step, steps)
+        assert lr_factor(schedule, updates, step, steps) == pytest.approx(as_share)

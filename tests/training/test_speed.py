@@ -11,13 +11,13 @@ from gpt1.config import GPTConfig
 from gpt1.kernels.lm_loss import PIECE_BYTES
 from gpt1.model.gpt import GPT
 from gpt1.training import speed
-from gpt1.training.speed import flops_a_token, peak_flops, tokens_at_a_time
+from gpt1.training.speed import flops_per_token, micro_batch_tokens, peak_flops
 
 CUDA, BF16 = torch.device("cuda"), torch.bfloat16
 
 
 def test_the_papers_model_takes_three_quarters_of_a_gigaflop_a_token():
-    assert flops_a_token(GPTConfig()) == pytest.approx(0.753e9, rel=1e-3)
+    assert flops_per_token(GPTConfig()) == pytest.approx(0.753e9, rel=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["transformer", "lstm"])
@@ -25,7 +25,7 @@ def test_it_is_six_for_every_weight_and_what_attention_takes(architecture: str):
     config = GPTConfig(50, n_layer=2, n_head=2, n_embd=8, context=16, architecture=architecture, lstm_units=12)
     weights = sum(p.numel() for name, p in GPT(config).named_parameters() if not name.startswith("positions"))
     attention = 0 if architecture == "lstm" else 2 * 2 * 2 * 3 * 16 * 8  # blocks · products · (2 · 3 passes) · time · n
-    assert flops_a_token(config) == 6 * weights + attention
+    assert flops_per_token(config) == 6 * weights + attention
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def pieces_of(config: GPTConfig, free: int, held: int = 0) -> int:
         patch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
         patch.setattr(torch.cuda, "memory_reserved", lambda device: held + 1000)
         patch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
-        return tokens_at_a_time(config, CUDA, BF16)
+        return micro_batch_tokens(config, CUDA, BF16)
 
 
 @given(free=st.integers(10**8, 10**12), layers=st.integers(1, 48), width=st.sampled_from([64, 768, 1600]))
@@ -71,7 +71,7 @@ def test_pieces_of_a_gpu_fit_what_weights_and_logits_leave_of_its_memory_and_hol
     config = GPTConfig(40000, n_layer=layers, n_head=2, n_embd=width, context=128)
     tokens = pieces_of(config, free)
     weights = (4 + 4 + 4 + 2) * config.n_parameters  # gradient, two moments, in bf16
-    kept = tokens * speed.BYTES * layers * width
+    kept = tokens * speed.ACTIVATION_BYTES * layers * width
     assert tokens >= config.context
     assert tokens == config.context or weights + kept + 2 * PIECE_BYTES <= free
 
@@ -91,7 +91,7 @@ def test_memory_that_an_earlier_run_left_with_torch_is_free(free: int, held: int
 
 def test_an_lstm_reads_whole_windows_side_by_side():
     config = GPTConfig(50, n_layer=1, n_head=1, n_embd=8, context=16, architecture="lstm")
-    assert tokens_at_a_time(config, torch.device("cpu"), BF16) == 32 * 16
+    assert micro_batch_tokens(config, torch.device("cpu"), BF16) == 32 * 16
 
 
 def test_what_a_block_keeps_is_no_more_than_what_is_planned_for():
@@ -108,4 +108,4 @@ def test_what_a_block_keeps_is_no_more_than_what_is_planned_for():
     ids = torch.randint(0, 100, (8, 64))
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         model.hidden_states(ids)
-    assert kept / ids.numel() <= 2 * speed.BYTES * config.n_layer * config.n_embd
+    assert kept / ids.numel() <= 2 * speed.ACTIVATION_BYTES * config.n_layer * config.n_embd

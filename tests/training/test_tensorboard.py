@@ -47,7 +47,7 @@ def test_updates_that_a_resumed_run_does_again_are_told_once(tmp_path: Path) -> 
 
 def test_nothing_is_written_before_the_first_measurement(tmp_path: Path) -> None:
     board = TensorBoard(tmp_path / "events", pytest.fail)
-    board.say("hello")
+    board.log("hello")
     board.begin("training", 5)
     board.advance(1, loss=2.0)
     board.end()

@@ -6,52 +6,52 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """A column of one of the paper's tables.
 
     task: the name of the data set here. subset: the part of its evaluation split; empty: all of it.
-    gpt1: the paper's own result. before: the best one that the paper compares it with. None: it has none.
+    gpt1: the paper's own result. previous_best: the best one that the paper compares it with. None: it has none.
     """
 
     task: str
     title: str
     metric: str
     gpt1: float | None = None
-    before: float | None = None
+    previous_best: float | None = None
     subset: str = ""
 
 
-TABLES: dict[str, tuple[Published, ...]] = {
+TABLES: dict[str, tuple[PublishedResult, ...]] = {
     "table2": (
-        Published("mnli", "MNLI m", "accuracy", 82.1, 80.6, "m"),
-        Published("mnli", "MNLI mm", "accuracy", 81.4, 80.1, "mm"),
-        Published("snli", "SNLI", "accuracy", 89.9, 89.3),
-        Published("scitail", "SciTail", "accuracy", 88.3, 83.3),
-        Published("qnli", "QNLI", "accuracy", 88.1, 82.3),
-        Published("rte", "RTE", "accuracy", 56.0, 61.7),
+        PublishedResult("mnli", "MNLI m", "accuracy", 82.1, 80.6, "m"),
+        PublishedResult("mnli", "MNLI mm", "accuracy", 81.4, 80.1, "mm"),
+        PublishedResult("snli", "SNLI", "accuracy", 89.9, 89.3),
+        PublishedResult("scitail", "SciTail", "accuracy", 88.3, 83.3),
+        PublishedResult("qnli", "QNLI", "accuracy", 88.1, 82.3),
+        PublishedResult("rte", "RTE", "accuracy", 56.0, 61.7),
     ),
     "table3": (
-        Published("storycloze", "Story Cloze", "accuracy", 86.5, 77.6),
-        Published("race", "RACE m", "accuracy", 62.9, 60.2, "middle"),
-        Published("race", "RACE h", "accuracy", 57.4, 50.3, "high"),
-        Published("race", "RACE", "accuracy", 59.0, 53.3),
+        PublishedResult("storycloze", "Story Cloze", "accuracy", 86.5, 77.6),
+        PublishedResult("race", "RACE m", "accuracy", 62.9, 60.2, "middle"),
+        PublishedResult("race", "RACE h", "accuracy", 57.4, 50.3, "high"),
+        PublishedResult("race", "RACE", "accuracy", 59.0, 53.3),
     ),
     "table4": (
-        Published("cola", "CoLA", "matthews", 45.4, 35.0),
-        Published("sst2", "SST-2", "accuracy", 91.3, 93.2),
-        Published("mrpc", "MRPC", "f1", 82.3, 86.0),
-        Published("stsb", "STS-B", "pearson", 82.0, 81.0),
-        Published("qqp", "QQP", "f1", 70.3, 66.1),
+        PublishedResult("cola", "CoLA", "matthews", 45.4, 35.0),
+        PublishedResult("sst2", "SST-2", "accuracy", 91.3, 93.2),
+        PublishedResult("mrpc", "MRPC", "f1", 82.3, 86.0),
+        PublishedResult("stsb", "STS-B", "pearson", 82.0, 81.0),
+        PublishedResult("qqp", "QQP", "f1", 70.3, 66.1),
     ),
 }
-ABOUT = {
+TITLES = {
     "table2": "natural language inference",
     "table3": "question answering and commonsense reasoning",
     "table4": "similarity and classification",
     "table5": "what each part is worth",
     "figure2": "transferred layers, and zero-shot behaviour",
 }
-GLUE, GLUE_BEFORE = 72.8, 68.9
+GLUE_SCORE, PREVIOUS_GLUE_SCORE = 72.8, 68.9
 
 ABLATION_COLUMNS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 ABLATIONS: dict[str, tuple[float, ...]] = {  # table 5: a row of ABLATION_COLUMNS for each of our methods
@@ -67,22 +67,22 @@ ZERO_SHOT_TASKS = ("cola", "sst2", "race", "winograd")
 """Figure 2, right."""
 
 
-def columns() -> list[Published]:
+def all_columns() -> list[PublishedResult]:
     return [column for table in ("table2", "table3", "table4") for column in TABLES[table]]
 
 
-def whole(task: str) -> Published | None:
+def full_split_column(task: str) -> PublishedResult | None:
     """The column of a task's whole evaluation split."""
-    return next((column for column in columns() if column.task == task and not column.subset), None)
+    return next((column for column in all_columns() if column.task == task and not column.subset), None)
 
 
-def ablation(method: str, task: str) -> float | None:
+def ablation_score(method: str, task: str) -> float | None:
     """A number of table 5."""
     row = ABLATIONS.get(method)
     return row[ABLATION_COLUMNS.index(task)] if row and task in ABLATION_COLUMNS else None
 
 
-def best_before(task: str) -> float | None:
+def previous_best_score(task: str) -> float | None:
     """What the right-hand figure puts at 1: the best result before the paper, in points of its metric."""
-    column = whole(task)
-    return column.before if column else None
+    column = full_split_column(task)
+    return column.previous_best if column else None

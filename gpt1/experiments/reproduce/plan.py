@@ -9,21 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import formatting
-from gpt1.config import FinetuneConfig, flag, flagged
+from gpt1.config import FinetuneConfig, flag_name, format_flag
 from gpt1.errors import UserError, did_you_mean
-from gpt1.experiments.cells import Cell, Kept, check_settings, finetuned, learnt_with, model_facts
-from gpt1.experiments.methods import METHODS, Method
-from gpt1.experiments.reproduce.tasks import LeftOut, PaperTask
-from gpt1.experiments.zeroshot.steps import Shot
+from gpt1.experiments.methods import ABLATION_METHODS, Method
+from gpt1.experiments.reproduce.paper_tasks import PaperTask, SkippedTask
+from gpt1.experiments.result_store import (
+    Job,
+    ResultStore,
+    check_same_settings,
+    finetune_or_resume,
+    model_facts,
+    resolve_training_settings,
+)
+from gpt1.experiments.zeroshot.over_training import ZeroShotRun
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tasks.tfidf import tfidf_scores
 
-WHAT = ("table2", "table3", "table4", "table5", "figure2")
+EXPERIMENTS = ("table2", "table3", "table4", "table5", "figure2")
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What a person asks for; the names are those of the flags.
 
     tasks: names of data sets, `name:split>split` to train and test on other splits; else the table's own. methods: of
@@ -53,18 +60,18 @@ class Asked:
             return ["left"]
         return [half for half in ("left", "right") if getattr(self, half)] or ["left", "right"]
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """UserError for what can be seen without reading a row."""
-        if self.what not in WHAT:
-            problem = f"there is no '{self.what}' to reproduce.{did_you_mean(self.what, WHAT)}"
-            raise UserError(problem, f"There are: {', '.join(WHAT)}.")
+        if self.what not in EXPERIMENTS:
+            problem = f"there is no '{self.what}' to reproduce.{did_you_mean(self.what, EXPERIMENTS)}"
+            raise UserError(problem, f"There are: {', '.join(EXPERIMENTS)}.")
         if self.what != "figure2" and (self.left or self.right):
             raise UserError(f"{self.what} has no left and right half.", "--left and --right are for figure2.")
-        check_model(self.from_, "--from")
+        check_pretrained_model(self.from_, "--from")
         if self.lstm is not None:
-            check_model(self.lstm, "--lstm")
+            check_pretrained_model(self.lstm, "--lstm")
 
-    def command(self) -> str:
+    def command_line(self) -> str:
         """The line for a shell."""
         limits = [
             ",".join(f"{name}={n}" if name else str(n) for name, n in some.items())
@@ -79,108 +86,115 @@ class Asked:
         words += [f"--{half}" for half in ("left", "right") if getattr(self, half)]
         for name, value in self.settings.items():
             if isinstance(value, bool):
-                words.append(flagged(name, value))
+                words.append(format_flag(name, value))
             else:
-                words += [flag(name), formatting.plain(value) if isinstance(value, int | float) else str(value)]
+                words += [
+                    flag_name(name),
+                    formatting.format_setting(value) if isinstance(value, int | float) else str(value),
+                ]
         return formatting.shell_join(["gpt1", "reproduce", self.what, *words])
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReproductionPlan:
     """What a table or figure is made of."""
 
-    asked: Asked
+    request: Request
     tasks: list[PaperTask]
-    left_out: list[LeftOut]
+    skipped_tasks: list[SkippedTask]
     methods: dict[str, Method]
-    shots: list[Shot] = field(default_factory=list)
+    zeroshot_runs: list[ZeroShotRun] = field(default_factory=list)
     """Figure 2, right."""
-    said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     """What the page should say of all this."""
 
     @cached_property
     def models(self) -> dict[str, dict[str, Any]]:
         """What each pre-trained model is: `from` and, where there is one, `lstm`."""
-        models = {"from": self.asked.from_, "lstm": self.asked.lstm}
+        models = {"from": self.request.from_, "lstm": self.request.lstm}
         return {name: model_facts(run) for name, run in models.items() if run}
 
-    def key(self, task: PaperTask, method: str, seed: int) -> str:
+    def job_key(self, task: PaperTask, method: str, seed: int) -> str:
         return f"{task.name.text}, {method}, seed {seed}"
 
-    def cells(self) -> list[Cell]:
+    def jobs(self) -> list[Job]:
         """Seeds in turn: a table that is stopped early is a whole one with fewer seeds."""
         tuned = [
-            self.cell(task, method, seed)
-            for seed in range(self.asked.seeds)
+            self.make_job(task, method, seed)
+            for seed in range(self.request.seeds)
             for task in self.tasks
             for method in self.methods
         ]
-        return [*(shot.cell() for shot in self.shots), *tuned]
+        return [*(shot.make_job() for shot in self.zeroshot_runs), *tuned]
 
-    def cell(self, task: PaperTask, method: str, seed: int) -> Cell:
+    def make_job(self, task: PaperTask, method: str, seed: int) -> Job:
         def work(scratch: Path, progress: Progress) -> dict[str, Any]:
-            return self.measure(task, method, seed, scratch, progress)
+            return self.run_job(task, method, seed, scratch, progress)
 
-        return Cell(self.key(task, method, seed), self.cost(task, method), work)
+        return Job(self.job_key(task, method, seed), self.cost(task, method), work)
 
     def cost(self, task: PaperTask, method: str) -> int:
         """kB of text through a model; what is learnt from counts three times (there and back)."""
-        training, test = task.sizes(self.models["from"]["config"]["context"])
+        training, test = task.text_sizes(self.models["from"]["config"]["context"])
         if method == "tfidf":
             return 1 + (training + test) // 50_000
         if method == "head":
             return 1 + (training + test) // 1000
-        epochs = self.asked.settings.get("epochs", FinetuneConfig.epochs)
+        epochs = self.request.settings.get("epochs", FinetuneConfig.epochs)
         return 1 + int(3 * epochs * training + test) // 1000
 
-    def settings_for(self, method: str, seed: int) -> dict[str, Any]:
-        return self.methods[method].finetune_settings(self.asked.settings, seed)
+    def run_settings(self, method: str, seed: int) -> dict[str, Any]:
+        return self.methods[method].finetune_settings(self.request.settings, seed)
 
-    def learnt_with(self, method: str) -> dict[str, Any]:
+    def training_settings(self, method: str) -> dict[str, Any]:
         if method == "tfidf":
             return {}
         width = self.models["lstm" if method == "lstm" else "from"]["config"]["n_embd"]
-        return learnt_with(width, self.settings_for(method, 0))
+        return resolve_training_settings(width, self.run_settings(method, 0))
 
-    def made_from(self, task: PaperTask, method: str) -> dict[str, Any]:
+    def provenance(self, task: PaperTask, method: str) -> dict[str, Any]:
         """What a kept result has to agree with: the rows, the weights and the settings."""
         weights = None if method == "tfidf" else self.models["lstm" if method == "lstm" else "from"]["weights"]
-        return {"rows": task.facts, "weights": weights, "settings": self.learnt_with(method)}
+        return {"rows": task.facts, "weights": weights, "settings": self.training_settings(method)}
 
-    def check(self, kept: Kept) -> None:
+    def check_stored_results(self, store: ResultStore) -> None:
         """UserError where a finished cell was made from other rows or another model than this plan says."""
-        for shot in self.shots:
-            if shot.key in kept.cells and kept.cells[shot.key]["made_from"] != shot.made_from:
+        for shot in self.zeroshot_runs:
+            if shot.job_key in store.results and store.results[shot.job_key]["made_from"] != shot.provenance:
                 raise UserError(
-                    f"{kept.folder} was begun with other rows or weights for: {shot.key}.", "Choose another --out."
+                    f"{store.folder} was begun with other rows or weights for: {shot.job_key}.", "Choose another --out."
                 )
         for task in self.tasks:
             for method in self.methods:
-                for seed in range(self.asked.seeds):
-                    key = self.key(task, method, seed)
-                    if cell := kept.cells.get(key):
-                        before, now = cell["made_from"], self.made_from(task, method)
-                        agree(kept.folder, task, method, before, now)
-                        check_settings(kept.folder, key, before.get("settings"), now["settings"])
+                for seed in range(self.request.seeds):
+                    key = self.job_key(task, method, seed)
+                    if cell := store.results.get(key):
+                        before, now = cell["made_from"], self.provenance(task, method)
+                        check_same_inputs(store.folder, task, method, before, now)
+                        check_same_settings(store.folder, key, before.get("settings"), now["settings"])
 
-    def measure(self, task: PaperTask, method: str, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
-        about = {"task": task.name.text, "method": method, "seed": seed, "made_from": self.made_from(task, method)}
+    def run_job(self, task: PaperTask, method: str, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
+        about = {"task": task.name.text, "method": method, "seed": seed, "made_from": self.provenance(task, method)}
         if method == "tfidf":
-            found = tfidf_scores(task.name.data.record, task.target, task.training.examples, task.test.examples, seed)
+            found = tfidf_scores(task.name.data.kind, task.target, task.training.examples, task.test.examples, seed)
             return {**about, "score": found[task.metric], "metrics": found, "subsets": {}}
-        from_ = self.asked.lstm if method == "lstm" else self.asked.from_
-        settings = self.settings_for(method, seed)
-        learnt = self.learnt_with(method)
-        run = finetuned(task.training.table, scratch, progress, learnt, from_=from_, **task.options, **settings)
+        from_ = self.request.lstm if method == "lstm" else self.request.from_
+        settings = self.run_settings(method, seed)
+        learnt = self.training_settings(method)
+        run = finetune_or_resume(
+            task.training.table, scratch, progress, learnt, from_=from_, **task.finetune_options, **settings
+        )
         fitted = runs.read_results(run)
-        scores = scored(run, task, self.asked.settings)
+        scores = evaluate_run(run, task, self.request.settings)
         return {**about, **scores, "cut": fitted["data"]["cut"], "seconds": fitted["seconds"]}
 
 
-def agree(folder: Path, task: PaperTask, method: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same_inputs(
+    folder: Path, task: PaperTask, method: str, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
     if before["weights"] != now["weights"]:
         raise UserError(
-            f"{folder} was begun with another model for {METHODS[method].title if method in METHODS else method}.",
+            f"{folder} was begun with another model for {ABLATION_METHODS[method].title if method in ABLATION_METHODS else method}.",
             "Choose another --out, or go on with the model that it was begun with.",
         )
     for limit, split in (("--rows", "train"), ("--test-rows", "test")):
@@ -197,21 +211,21 @@ def agree(folder: Path, task: PaperTask, method: str, before: Mapping[str, Any],
         )
 
 
-def scored(run: Path, task: PaperTask, settings: Mapping[str, Any]) -> dict[str, Any]:
+def evaluate_run(run: Path, task: PaperTask, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of a fine-tuned run on the test rows, all of them and each subset, out of one pass."""
-    from gpt1.devices import device_of
-    from gpt1.inference.evaluate import measured
-    from gpt1.inference.predictor import load_task
-    from gpt1.tasks.examples import encoded_labels
+    from gpt1.devices import resolve_device
+    from gpt1.inference.evaluate import compute_metrics
+    from gpt1.inference.predictor import load_task_predictor
+    from gpt1.tasks.examples import encode_labels
 
-    model = load_task(run, device_of(settings.get("device", "auto")))
-    examples, where = task.test.examples, task.test.table.where
-    targets = encoded_labels(model.target, examples, where)
+    model = load_task_predictor(run, resolve_device(settings.get("device", "auto")))
+    examples, where = task.test.examples, task.test.table.locate_row
+    targets = encode_labels(model.target, examples, where)
     logits = model.logits(examples)
 
     def of(rows: list[int]) -> dict[str, float]:
         labels = [examples[i].label for i in rows]
-        found = measured(model.target, logits[rows], targets[rows], labels, intervals=False)
+        found = compute_metrics(model.target, logits[rows], targets[rows], labels, with_intervals=False)
         return dict(found["metrics"])
 
     whole = of(list(range(len(examples))))
@@ -219,17 +233,17 @@ def scored(run: Path, task: PaperTask, settings: Mapping[str, Any]) -> dict[str,
     return {"score": whole[task.metric], "metrics": whole, "subsets": parts}
 
 
-def check_model(run: str | Path, given: str) -> None:
-    """UserError for what is no pre-trained model, or not the sort that belongs to the flag `given`."""
+def check_pretrained_model(run: str | Path, flag: str) -> None:
+    """UserError for what is no pre-trained model, or not the sort that belongs to the flag `flag`."""
     from gpt1.inference.task import TASK
 
-    folder = runs.model_folder(run)
+    folder = runs.find_model_folder(run)
     if (folder / TASK).exists():
         raise UserError(
-            f"{given} {run} is fine-tuned already.", "Name the pre-trained run that it was made from (gpt1 pretrain)."
+            f"{flag} {run} is fine-tuned already.", "Name the pre-trained run that it was made from (gpt1 pretrain)."
         )
     is_lstm = model_facts(run)["config"].get("architecture") == "lstm"
-    if given == "--lstm" and not is_lstm:
+    if flag == "--lstm" and not is_lstm:
         raise UserError(f"--lstm {run} is no LSTM.", "Pre-train one with: gpt1 pretrain CORPUS --model lstm --out NEW")
-    if given == "--from" and is_lstm:
+    if flag == "--from" and is_lstm:
         raise UserError(f"--from {run} is an LSTM.", f"Name a GPT there, and the LSTM beside it: --lstm {run}")

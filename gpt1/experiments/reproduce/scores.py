@@ -4,56 +4,58 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpt1.experiments.cells import Kept
-from gpt1.experiments.document import Spread
+from gpt1.experiments.experiment_report import SeedScores
 from gpt1.experiments.reproduce import paper
-from gpt1.experiments.reproduce.plan import Plan
-from gpt1.experiments.reproduce.tasks import PaperTask
+from gpt1.experiments.reproduce.paper_tasks import PaperTask
+from gpt1.experiments.reproduce.plan import ReproductionPlan
+from gpt1.experiments.result_store import ResultStore
 from gpt1.report import Cell
 
-NAMES = {"matthews": "Matthews", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman"}
+METRIC_NAMES = {"matthews": "Matthews", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman"}
 
 
-def whole_of(task: PaperTask) -> paper.Published:
-    return paper.Published(task.name.data.name, task.name.title, task.metric)
+def overall_column(task: PaperTask) -> paper.PublishedResult:
+    return paper.PublishedResult(task.name.data.name, task.name.title, task.metric)
 
 
-def spread_of(plan: Plan, kept: Kept, task: PaperTask, method: str, column: paper.Published) -> Spread | None:
+def collect_task_scores(
+    plan: ReproductionPlan, store: ResultStore, task: PaperTask, method: str, column: paper.PublishedResult
+) -> SeedScores | None:
     """The scores of the finished seeds."""
     found = []
-    for seed in range(plan.asked.seeds):
-        if cell := kept.cells.get(plan.key(task, method, seed)):
+    for seed in range(plan.request.seeds):
+        if cell := store.results.get(plan.job_key(task, method, seed)):
             scores = cell["subsets"].get(column.subset, {}) if column.subset else cell["metrics"]
             if column.metric in scores:
                 found.append(scores[column.metric])
-    return Spread.of(found)
+    return SeedScores.from_values(found)
 
 
-def points(value: float) -> Cell:
+def points_cell(value: float) -> Cell:
     """A number as the paper writes them."""
     return Cell(value, f"{round(value, 1) + 0.0:.1f}".replace("-", "−"))  # + 0.0: no −0.0
 
 
-def known(value: float | None) -> Cell | None:
-    return None if value is None else points(value)
+def optional_points_cell(value: float | None) -> Cell | None:
+    return None if value is None else points_cell(value)
 
 
-def signed(value: float | None) -> Cell | None:
+def signed_cell(value: float | None) -> Cell | None:
     """A difference."""
     return None if value is None else Cell(value, f"{round(value, 1) + 0.0:+.1f}".replace("-", "−"))
 
 
-def difference(ours: Spread | None, theirs: float | None) -> Cell | None:
-    return signed(100 * ours.median - theirs) if ours and theirs is not None else None
+def difference_cell(ours: SeedScores | None, theirs: float | None) -> Cell | None:
+    return signed_cell(100 * ours.median - theirs) if ours and theirs is not None else None
 
 
-def hundred(spread: Spread | None) -> dict[str, Any] | None:
-    return Spread(tuple(100 * value for value in spread.values)).json() if spread else None
+def percent_scores_json(spread: SeedScores | None) -> dict[str, Any] | None:
+    return SeedScores(tuple(100 * value for value in spread.values)).to_json() if spread else None
 
 
-def shown(spread: Spread) -> str:
-    return str(spread.cell(1, 100))
+def format_scores(spread: SeedScores) -> str:
+    return str(spread.to_cell(1, 100))
 
 
-def sentence(ours: Spread, theirs: float | None) -> str:
-    return shown(ours) + (f", the paper {theirs:.1f}" if theirs is not None else "")
+def comparison_sentence(ours: SeedScores, theirs: float | None) -> str:
+    return format_scores(ours) + (f", the paper {theirs:.1f}" if theirs is not None else "")

@@ -12,55 +12,57 @@ from pathlib import Path
 
 from gpt1.errors import UserError
 from gpt1.files.foreign import read_bounded
-from gpt1.files.reading import missing
+from gpt1.files.reading import not_found_error
 
-FILES = {"train": ("train.c.txt", "train.txt"), "test": ("test.c.txt", "test.txt")}
-FOLDERS = ("", "DPRD", "dprd", "DPR", "winograd", "dpr")
-HOME = "It is at https://www.hlt.utdallas.edu/~vince/data/emnlp12/ (train.c.txt and test.c.txt)."
+SCHEMA_FILES = {"train": ("train.c.txt", "train.txt"), "test": ("test.c.txt", "test.txt")}
+SCHEMA_FOLDERS = ("", "DPRD", "dprd", "DPR", "winograd", "dpr")
+DOWNLOAD_HINT = "It is at https://www.hlt.utdallas.edu/~vince/data/emnlp12/ (train.c.txt and test.c.txt)."
 
 
 @dataclass(frozen=True)
-class Schema:
-    """`before` pronoun `after`: which of `referents` does the pronoun stand for? `right` is its position."""
+class WinogradSchema:
+    """`before` pronoun `after`: which of `referents` does the pronoun stand for? `answer_index` is its position."""
 
     before: str
     pronoun: str
     after: str
     referents: tuple[str, str]
-    right: int
+    answer_index: int
 
 
 def find_schemas(data_dir: str | Path, split: str) -> Path:
     """The file of a split in a folder; UserError where it is not."""
-    for folder in FOLDERS:
-        for name in FILES[split]:
+    for folder in SCHEMA_FOLDERS:
+        for name in SCHEMA_FILES[split]:
             if (path := Path(data_dir) / folder / name).is_file():
                 return path
-    raise UserError(f"there are no Winograd schemas in {data_dir}: no {FILES[split][0]}.", HOME)
+    raise UserError(f"there are no Winograd schemas in {data_dir}: no {SCHEMA_FILES[split][0]}.", DOWNLOAD_HINT)
 
 
-def read_schemas(path: str | Path) -> list[Schema]:
+def read_schemas(path: str | Path) -> list[WinogradSchema]:
     """The schemas of a file. UserError with file and line for one that is not of the format."""
     try:
         if not Path(path).exists():
-            raise missing(path)
+            raise not_found_error(path)
         lines = read_bounded(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start:,}).", "Save it as UTF-8.") from None
-    found: list[Schema] = []
+    found: list[WinogradSchema] = []
     block: list[tuple[int, str]] = []
     for number, line in [*enumerate(lines, 1), (len(lines) + 1, "")]:
         if line.strip():
             block.append((number, line.strip()))
         elif block:
-            found.append(schema(path, block))
+            found.append(parse_schema(path, block))
             block = []
     if not found:
-        raise UserError(f"{path} holds no schemas.", "It needs four lines each, with blank lines between. " + HOME)
+        raise UserError(
+            f"{path} holds no schemas.", "It needs four lines each, with blank lines between. " + DOWNLOAD_HINT
+        )
     return found
 
 
-def schema(path: str | Path, block: list[tuple[int, str]]) -> Schema:
+def parse_schema(path: str | Path, block: list[tuple[int, str]]) -> WinogradSchema:
     where = f"{path}, line {block[0][0]:,}"
     if len(block) != 4:
         raise UserError(
@@ -73,14 +75,14 @@ def schema(path: str | Path, block: list[tuple[int, str]]) -> Schema:
     lowered = [referent.lower() for referent in referents]
     if answer.lower() not in lowered:
         raise UserError(f"{path}, line {block[3][0]:,}: '{answer}' is none of: {pair}.", "Mend the line.")
-    start = place(sentence, pronoun, referents)
+    start = find_pronoun(sentence, pronoun, referents)
     if start is None:
         raise UserError(f"{where}: the sentence has no word '{pronoun}'.", "Mend the sentence or its second line.")
     before, after = sentence[:start].rstrip(), sentence[start + len(pronoun) :].strip()
-    return Schema(before, pronoun, after, (referents[0], referents[1]), lowered.index(answer.lower()))
+    return WinogradSchema(before, pronoun, after, (referents[0], referents[1]), lowered.index(answer.lower()))
 
 
-def place(sentence: str, pronoun: str, referents: Sequence[str]) -> int | None:
+def find_pronoun(sentence: str, pronoun: str, referents: Sequence[str]) -> int | None:
     """Where the pronoun stands: its first place behind both referents, else the last one."""
     named = [re.search(re.escape(referent), sentence, re.IGNORECASE) for referent in referents]
     ends = [match.end() for match in named if match]

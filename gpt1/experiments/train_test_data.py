@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from gpt1.corpus.order import mixed
+from gpt1.corpus.order import derive_seed
 from gpt1.datasets import DataSet, KnownTable
-from gpt1.datasets.dataset import select
+from gpt1.datasets.dataset import select_rows
 from gpt1.datasets.labelled import training_rows
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import deduplicated, fit
+from gpt1.tasks.examples import deduplicate, target_from_examples
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import Answers, Classes, Target, as_label
 
-HELD_OUT = 0.2
+TEST_FRACTION = 0.2
 """Share of the rows that becomes the test table where the user has none."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class ExampleSet:
     """A table and its rows as examples."""
 
     table: Table
@@ -32,41 +32,41 @@ class Rows:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def part(self, positions: Sequence[int], name: str) -> Rows:
+    def subset(self, positions: Sequence[int], name: str) -> ExampleSet:
         table, examples = self.table, [self.examples[i] for i in positions]
         if isinstance(table, KnownTable):  # whose rows know their subset
-            return Rows(replace(select(table, positions), name=name), examples)
-        return Rows(Table(name, table.columns, [table.rows[i] for i in positions]), examples)
+            return ExampleSet(replace(select_rows(table, positions), name=name), examples)
+        return ExampleSet(Table(name, table.columns, [table.rows[i] for i in positions]), examples)
 
-    def sample(self, n: int, target: Target) -> Rows:
+    def sample(self, n: int, target: Target) -> ExampleSet:
         """`n` rows, always the same ones, in their order; every label keeps its share."""
-        positions = sorted(stratified(self.examples, target, -1)[:n])
-        return self.part(positions, f"{self.table.name} ({n:,} rows of {len(self):,})")
+        positions = sorted(stratified_order(self.examples, target, -1)[:n])
+        return self.subset(positions, f"{self.table.name} ({n:,} rows of {len(self):,})")
 
 
 @dataclass(frozen=True)
-class Labels:
+class TrainTestData:
     """A task as measurements need it: rows to learn from, without repeats, and the fixed rows of the test."""
 
     kind: Kind
     columns: dict[str, str]
     score: bool
     target: Target
-    main: str
-    training: Rows
-    test: Rows
+    main_metric: str
+    training: ExampleSet
+    test: ExampleSet
     notes: list[str] = field(default_factory=list)
 
     @property
-    def options(self) -> dict[str, Any]:
+    def finetune_options(self) -> dict[str, Any]:
         """Keywords of `finetune`, for tables of these rows."""
         return {"kind": self.kind.name, "score": self.score, **self.columns}
 
-    def draw(self, n: int, seed: int, name: str) -> Rows:
-        return self.training.part(stratified(self.training.examples, self.target, seed)[:n], name)
+    def draw_train_set(self, n: int, seed: int, name: str) -> ExampleSet:
+        return self.training.subset(stratified_order(self.training.examples, self.target, seed)[:n], name)
 
 
-def read_labels(
+def read_train_test(
     train: str | Path | Table,
     test: str | Path | Table | None,
     kind_name: str | None,
@@ -74,7 +74,7 @@ def read_labels(
     score: bool,
     data_dir: str | Path | None,
     test_rows: int = 0,
-) -> Labels:
+) -> TrainTestData:
     """Training rows without repeats and without what the test has; the test rows, at most `test_rows` (0: all).
 
     Without `test`: the evaluation split of a known data set, or a fifth of the user's rows. UserError for what is wrong
@@ -82,44 +82,46 @@ def read_labels(
     """
     source = training_rows(train, kind_name, columns, score, data_dir)
     name, target, known = source.rows.table.name, source.target, source.rows.data_set
-    training = Rows(source.rows.table, source.examples)
+    training = ExampleSet(source.rows.table, source.examples)
     notes = list(source.rows.notes)
 
     if test is None and known:
         test = known.name
     if test is None:
-        kept, repeated, leaked = deduplicated(training.examples)
-        training = training.part(kept, name)
-        order = stratified(training.examples, target, -1)
-        held = sorted(order[: max(1, round(HELD_OUT * len(order)))])
+        kept, repeated, leaked = deduplicate(training.examples)
+        training = training.subset(kept, name)
+        order = stratified_order(training.examples, target, -1)
+        held = sorted(order[: max(1, round(TEST_FRACTION * len(order)))])
         rest = sorted(set(order) - set(held))
-        training, tested = training.part(rest, name), training.part(held, f"{name}, held out")
+        training, tested = training.subset(rest, name), training.subset(held, f"{name}, held out")
     else:
         there, examples = source.evaluation_rows(test, data_dir)
-        tested = Rows(there.table, examples)
-        kept, repeated, leaked = deduplicated(training.examples, tested.examples)
-        training = training.part(kept, name)
+        tested = ExampleSet(there.table, examples)
+        kept, repeated, leaked = deduplicate(training.examples, tested.examples)
+        training = training.subset(kept, name)
         notes += there.notes
     if repeated or leaked:
         notes.append(f"{name}: {repeated:,} repeats and {leaked:,} rows of the test are left out")
     if 0 < test_rows < len(tested):
         tested = tested.sample(test_rows, target)
     main = source.main_metric(target)
-    return Labels(source.kind, source.columns, source.score, target, main, training, tested, notes)
+    return TrainTestData(source.kind, source.columns, source.score, target, main, training, tested, notes)
 
 
-def limited(rows: Rows, kind: Kind, data: DataSet | None, most: int) -> Rows:
+def limited(rows: ExampleSet, kind: Kind, data: DataSet | None, most: int) -> ExampleSet:
     """At most `most` rows (0: all), always the same ones."""
     if not 0 < most < len(rows):
         return rows
-    target = fit(kind, bool(data and data.score), rows.examples, rows.table.where, rows.table.name)
+    target = target_from_examples(
+        kind, bool(data and data.score), rows.examples, rows.table.locate_row, rows.table.name
+    )
     return rows.sample(most, target)
 
 
-def stratified(examples: Sequence[Example], target: Target, seed: int) -> list[int]:
+def stratified_order(examples: Sequence[Example], target: Target, seed: int) -> list[int]:
     """All positions in an order of which every beginning is a stratified sample: one row of each label first, then so
     that each label keeps its share. Longer samples of a seed hold its shorter ones."""
-    generator = np.random.Generator(np.random.Philox(mixed(seed, 2**34)))
+    generator = np.random.Generator(np.random.Philox(derive_seed(seed, 2**34)))
     groups: dict[Any, list[int]] = {}
     for i, example in enumerate(examples):
         key = as_label(example.label) if isinstance(target, Classes) else ""
@@ -135,6 +137,6 @@ def stratified(examples: Sequence[Example], target: Target, seed: int) -> list[i
     return [position for _, _, position in sorted(places)]
 
 
-def fewest(target: Target) -> int:
+def min_labels(target: Target) -> int:
     """Labels without which there is nothing to learn from: one row of each label, or a few numbers."""
     return len(target.labels) if isinstance(target, Classes) else 2 if isinstance(target, Answers) else 4

@@ -11,29 +11,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Work
+from benchmarks.measure import Workload
 from gpt1.config import GPTConfig
 from gpt1.model.gpt import GPT
 from gpt1.model.weights import BLOCK_NAMES
 
 
-def shape(quick: bool) -> GPTConfig:
+def model_config(quick: bool) -> GPTConfig:
     """The paper's 117M model, or a tiny one with its vocabulary."""
     return GPTConfig(n_layer=2, n_head=2, n_embd=32, context=64) if quick else GPTConfig()
 
 
-def gpt(quick: bool) -> GPT:
+def random_model(quick: bool) -> GPT:
     """With random weights."""
     torch.manual_seed(0)
-    return GPT(shape(quick))
+    return GPT(model_config(quick))
 
 
-def device() -> torch.device:
+def benchmark_device() -> torch.device:
     """A CUDA GPU where there is one, else the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def called(config: GPTConfig) -> str:
+def describe_size(config: GPTConfig) -> str:
     return f"{config.n_parameters / 1e6:.0f}M weights"
 
 
@@ -45,12 +45,12 @@ def openai_config(ours: GPTConfig, dropout: float = 0.1, **more: Any) -> Any:
     from transformers import OpenAIGPTConfig
 
     sizes: Any = {"n_embd": ours.n_embd, "n_layer": ours.n_layer, "n_head": ours.n_head}
-    sizes |= {"n_positions": ours.context, "vocab_size": ours.rows}
+    sizes |= {"n_positions": ours.context, "vocab_size": ours.embedding_rows}
     return OpenAIGPTConfig(**sizes, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, **more)
 
 
 @torch.no_grad()
-def alike(ours: GPT, theirs: Any) -> None:
+def copy_weights(ours: GPT, theirs: Any) -> None:
     """Give transformers' OpenAIGPTModel the weights of ours; its dense ones are [in, out]."""
     theirs.tokens_embed.weight.copy_(ours.tokens.weight)
     theirs.positions_embed.weight.copy_(ours.positions.weight)
@@ -62,7 +62,7 @@ def alike(ours: GPT, theirs: Any) -> None:
             b.bias.copy_(a.bias)
 
 
-def trainer(model: nn.Module, bf16: bool = True, lr: float = 1e-5) -> Any:
+def transformers_step(model: nn.Module, bf16: bool = True, lr: float = 1e-5) -> Any:
     """An update as transformers' Trainer makes it: autocast, gradients clipped at 1, fused AdamW. (The Trainer itself
     needs accelerate, which gpt1 does not install; its data loader and logging are left out.)"""
     where = next(model.parameters()).device.type
@@ -80,10 +80,10 @@ def trainer(model: nn.Module, bf16: bool = True, lr: float = 1e-5) -> Any:
     return update
 
 
-def repeated(work: Work, times: int) -> Work:
+def repeat(workload: Workload, times: int) -> Workload:
     def run() -> None:
         for _ in range(times):
-            work()
+            workload()
 
     return run
 
@@ -92,29 +92,31 @@ def repeated(work: Work, times: int) -> Work:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenizedRows:
     ids: list[list[int]]  # without special tokens
     labels: list[str]
     source: str
 
 
-def data(*needed: str) -> Path | None:
+def find_data_dir(*needed: str) -> Path | None:
     """GPT1_DATA, or without it the folder `shared` beside the checkout; None where that lacks something needed."""
     folder = Path(os.environ.get("GPT1_DATA") or Path(__file__).parents[2] / "shared")
     return folder if all((folder / path).exists() for path in needed) else None
 
 
-def sst2(n: int) -> Rows:
+def sst2_rows(n: int) -> TokenizedRows:
     """`n` training rows of SST-2, drawn at random; without the data, random tokens in lengths drawn like its rows'."""
-    folder = data("data/tasks/SST-2/train.tsv", "openai")
+    folder = find_data_dir("data/tasks/SST-2/train.tsv", "openai")
     draw = random.Random(0)
     if folder is None:  # the logarithms of the lengths of 4,000 rows: mean 1.98, deviation 0.90, longest 59
         lengths = [min(59, max(1, round(draw.lognormvariate(1.98, 0.9)))) for _ in range(n)]
         ids = [[draw.randrange(1, 40478) for _ in range(length)] for length in lengths]
-        return Rows(ids, [str(i % 2) for i in range(n)], "random tokens in lengths drawn like those of SST-2's rows")
+        return TokenizedRows(
+            ids, [str(i % 2) for i in range(n)], "random tokens in lengths drawn like those of SST-2's rows"
+        )
     from gpt1.tables.table import read_table
     from gpt1.tokenization.tokenizer import Tokenizer
 
     rows = draw.sample(read_table(folder / "data/tasks/SST-2/train.tsv").rows, n)
     ids = Tokenizer.load(folder / "openai").encode_batch([row["sentence"] for row in rows])
-    return Rows(ids, [row["label"] for row in rows], "training rows of SST-2")
+    return TokenizedRows(ids, [row["label"] for row in rows], "training rows of SST-2")

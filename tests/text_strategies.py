@@ -8,8 +8,8 @@ import spacy
 from hypothesis import strategies as st
 
 PROSE = list(topics.values())  # English that every Python has
-SPECIAL_CASES = sorted(spacy.blank("en").tokenizer.rules)
-EXAMPLES = 400
+SPACY_SPECIAL_CASES = sorted(spacy.blank("en").tokenizer.rules)
+MAX_EXAMPLES = 400
 
 # What the fast path could get wrong: each fragment is there because one of the steps treats it in its own way.
 FRAGMENTS = [
@@ -28,10 +28,10 @@ FRAGMENTS = [
 ]
 FRAGMENTS += [" ", "  ", " \n ", "Ã ", "Â ", "<br />"]
 
-texts = st.lists(
+mixed_texts = st.lists(
     st.one_of(
         st.sampled_from(FRAGMENTS),
-        st.sampled_from(SPECIAL_CASES),
+        st.sampled_from(SPACY_SPECIAL_CASES),
         st.text("aeIsSdD'.:,-\"<>=3poOx()_ \n“’é", max_size=6),
         st.text(max_size=3),
     ),

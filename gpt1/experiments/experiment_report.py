@@ -18,17 +18,17 @@ from gpt1.version import __version__
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HTML, MARKDOWN, JSON = "report.html", "results.md", "results.json"
+HTML_FILE, MARKDOWN_FILE, JSON_FILE = "report.html", "results.md", "results.json"
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedScores:
     """A number over seeds."""
 
     values: tuple[float, ...]
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Spread | None:
+    def from_values(cls, values: Iterable[float]) -> SeedScores | None:
         """None where there is no value yet."""
         found = tuple(values)
         return cls(found) if found else None
@@ -37,10 +37,10 @@ class Spread:
     def median(self) -> float:
         return median(self.values)
 
-    def json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {"median": self.median, "min": min(self.values), "max": max(self.values), "values": list(self.values)}
 
-    def cell(self, digits: int = 3, scale: float = 1.0) -> Cell:
+    def to_cell(self, digits: int = 3, scale: float = 1.0) -> Cell:
         """`0.871 [0.860–0.880]`; `scale` 100 shows per cent."""
         ends = (self.median, min(self.values), max(self.values))
         value, low, high = (f"{round(scale * v, digits) + 0.0:.{digits}f}".replace("-", "−") for v in ends)
@@ -48,80 +48,80 @@ class Spread:
         return Cell(scale * self.median, value, f"[{low}{dash}{high}]" if len(self.values) > 1 else "")
 
 
-class Document:
+class ExperimentReport:
     """The page and the Markdown in the making: what is added goes to both."""
 
     def __init__(self, title: str, kicker: str, lead: str = "") -> None:
         self.page = Page(title, kicker=kicker, lead=lead)
-        self.lines = [f"# {title}", *([lead] if lead else [])]
-        self.drawings: dict[str, str] = {}
+        self.markdown_blocks = [f"# {title}", *([lead] if lead else [])]
+        self.svgs: dict[str, str] = {}
 
     def heading(self, text: str) -> None:
         self.page.heading(text)
-        self.lines.append(f"## {text}")
+        self.markdown_blocks.append(f"## {text}")
 
     def paragraph(self, text: str) -> None:
         self.page.paragraph(text)
-        self.lines.append(text)
+        self.markdown_blocks.append(text)
 
-    def points(self, texts: Iterable[str]) -> None:
+    def add_bullets(self, texts: Iterable[str]) -> None:
         texts = list(texts)
         for text in texts:
             self.page.paragraph(text)
         if texts:
-            self.lines.append("\n".join(f"- {text}" for text in texts))
+            self.markdown_blocks.append("\n".join(f"- {text}" for text in texts))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> None:
         rows = [list(row) for row in rows]
         self.page.table(columns, rows, caption=caption)
-        cells = [[plain(value) for value in row] for row in rows]
+        cells = [[markdown_cell(value) for value in row] for row in rows]
         lines = [columns, ["---"] * len(columns), *cells]
-        self.lines.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        self.markdown_blocks.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
 
     def figure(self, name: str, figure: Figure, caption: str) -> None:
         """A drawing in the page; beside the Markdown it lies as `name`.svg."""
         self.page.svg(figure, caption)
-        self.drawings[f"{name}.svg"] = to_svg(figure, caption)
-        self.lines.append(f"![{caption}]({name}.svg)")
+        self.svgs[f"{name}.svg"] = to_svg(figure, caption)
+        self.markdown_blocks.append(f"![{caption}]({name}.svg)")
 
     def how_it_was_made(self, notes: Iterable[str], failed: Iterable[str], facts: Mapping[str, Any]) -> None:
         """What a person should know, what is not finished, and what it was made with, one line each."""
         self.heading("How it was made")
-        self.points([*notes, *(f"Not finished: {line}" for line in failed)])
-        self.table(["made with", ""], [(name, Cell(None, shown(value))) for name, value in facts.items()])
+        self.add_bullets([*notes, *(f"Not finished: {line}" for line in failed)])
+        self.table(["made with", ""], [(name, Cell(None, format_fact(value))) for name, value in facts.items()])
 
     def code(self, text: str, explanation: str) -> None:
         self.page.code(text, explanation)
-        self.lines += [explanation, f"```\n{text}\n```"]
+        self.markdown_blocks += [explanation, f"```\n{text}\n```"]
 
     def write(self, folder: Path, results: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, svg in self.drawings.items():
-            write_text(folder / name, svg + "\n")
-        write_text(folder / MARKDOWN, formatting.printable("\n\n".join(self.lines)) + "\n")
-        write_json(folder / JSON, {"version": __version__, **results})
-        self.page.write(folder / HTML)
+        for name, svg in self.svgs.items():
+            atomic_write_text(folder / name, svg + "\n")
+        atomic_write_text(folder / MARKDOWN_FILE, formatting.escape_controls("\n\n".join(self.markdown_blocks)) + "\n")
+        write_json(folder / JSON_FILE, {"version": __version__, **results})
+        self.page.write(folder / HTML_FILE)
 
 
-def plain(value: Any) -> str:
+def markdown_cell(value: Any) -> str:
     """A cell of a Markdown table."""
     return str(value if isinstance(value, Cell) else Cell(value)).replace("|", "\\|").replace("\n", " ")
 
 
-def write_text(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     with atomic_file(path) as file:
         file.write(text.encode("utf-8", "replace"))
 
 
-def shown(value: Any) -> str:
+def format_fact(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return formatting.plain(value)
+        return formatting.format_setting(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {shown(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {format_fact(one)}" for name, one in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(shown(one) for one in value)
+        return ", ".join(format_fact(one) for one in value)
     return str(value)

@@ -14,11 +14,11 @@ from gpt1.model.gpt import GPT
 from gpt1.model.weights import read_head
 from gpt1.training import checkpoints
 
-TEXT = {"kind": "classification", "text": "text"}
-VOCABULARY = 300  # more than the rows of any other tensor here but tokens
-FAST = {"epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu"}
-KINDS: dict[str, dict[str, Any]] = {
-    "classification": TEXT,
+TEXT_OPTIONS = {"kind": "classification", "text": "text"}
+VOCAB_SIZE = 300  # more than the rows of any other tensor here but tokens
+FAST_SETTINGS = {"epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu"}
+KIND_OPTIONS: dict[str, dict[str, Any]] = {
+    "classification": TEXT_OPTIONS,
     "regression": {"kind": "regression", "text": "text", "label": "stars"},
     "entailment": {"kind": "entailment", "premise": "text", "hypothesis": "other"},
     "similarity": {"kind": "similarity", "text_a": "text", "text_b": "other"},
@@ -33,39 +33,39 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def weights(run: Path) -> dict[str, Tensor]:
+def load_weights(run: Path) -> dict[str, Tensor]:
     return GPT.from_pretrained(run / "model").state_dict()
 
 
-def changed(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:
+def changed_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:
     """Names of the tensors that are not the same bit for bit; special tokens, which only one may have, left out."""
-    return {name for name, tensor in a.items() if not torch.equal(tensor[:VOCABULARY], b[name][:VOCABULARY])}
+    return {name for name, tensor in a.items() if not torch.equal(tensor[:VOCAB_SIZE], b[name][:VOCAB_SIZE])}
 
 
-def results(run: Path) -> dict[str, Any]:
+def read_results(run: Path) -> dict[str, Any]:
     found = json.loads((run / "results.json").read_text())
     return {name: value for name, value in found.items() if name != "seconds"}
 
 
-def lines(run: Path) -> list[dict[str, Any]]:
+def read_metrics(run: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in found]
 
 
-def head(run: Path) -> dict[str, Tensor]:
+def load_head(run: Path) -> dict[str, Tensor]:
     return read_head(run / "model")
 
 
-def special_tokens(run: Path) -> Tensor:
-    return weights(run)["tokens.weight"][-3:]
+def special_token_embeddings(run: Path) -> Tensor:
+    return load_weights(run)["tokens.weight"][-3:]
 
 
-def stopped_after(step: int, run: Path, folder: Path) -> Path:
+def copy_until_checkpoint(step: int, run: Path, folder: Path) -> Path:
     """A copy of a run as it was when it was killed after this checkpoint, before the next one."""
     shutil.copytree(run, folder)
     shutil.rmtree(folder / "model")
     (folder / "results.json").unlink()
-    for other in checkpoints.steps(folder / "checkpoints"):
+    for other in checkpoints.list_steps(folder / "checkpoints"):
         if other > step:
-            shutil.rmtree(checkpoints.at(folder / "checkpoints", other))
+            shutil.rmtree(checkpoints.checkpoint_path(folder / "checkpoints", other))
     return folder

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt1.formatting import shell_quote
 
-METHODS: dict[str, dict[str, Any]] = {
+DEMO_METHODS: dict[str, dict[str, Any]] = {
     "from scratch, all weights": {
         "from_scratch": True,
         "epochs": 20.0,
@@ -23,7 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "pre-trained, head only": {"train": "head"},
     "pre-trained, all weights": {"epochs": 8.0, "batch_size": 8, "peak_lr": 5e-4, "lm_coef": 0.0},
 }
-SCRATCH, HEAD, ALL = METHODS
+SCRATCH, HEAD, ALL = DEMO_METHODS
 TF_IDF, MAJORITY = "TF-IDF and logistic regression", "the most frequent label, always"
 
 PROMPTS = ("Returns the number of", "If the file does not exist,")
@@ -31,7 +31,7 @@ PROMPTS = ("Returns the number of", "If the file does not exist,")
 
 
 @dataclass
-class Story:
+class DemoResults:
     """What was done and measured; `demo.json` holds it."""
 
     gathered: dict[str, Any] = field(default_factory=dict)
@@ -47,48 +47,48 @@ class Story:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
+    def time_stage(self, stage: str) -> Iterator[None]:
         start = time.monotonic()
         yield
-        self.seconds[part] = time.monotonic() - start
+        self.seconds[stage] = time.monotonic() - start
 
 
-def table_rows(story: Story) -> list[list[str]]:
+def accuracy_rows(story: DemoResults) -> list[list[str]]:
     return [
-        [method, percent(median(story.accuracy[method])), spread(story.accuracy[method])]
-        for method in (MAJORITY, TF_IDF, *METHODS)
+        [method, format_percent(median(story.accuracy[method])), format_range(story.accuracy[method])]
+        for method in (MAJORITY, TF_IDF, *DEMO_METHODS)
     ]
 
 
-def gains(story: Story) -> list[float]:
+def accuracy_gains(story: DemoResults) -> list[float]:
     """What pre-training adds to each seed's accuracy, in points."""
     pairs = zip(story.accuracy[ALL], story.accuracy[SCRATCH], strict=True)
     return [100 * (pre_trained - scratch) for pre_trained, scratch in pairs]
 
 
-def verdict(story: Story) -> str:
+def pretraining_verdict(story: DemoResults) -> str:
     """One sentence on what pre-training did, from the figures."""
-    points = median(gains(story))
-    each = ", ".join(f"{gain:+.1f}" for gain in gains(story))
+    points = median(accuracy_gains(story))
+    each = ", ".join(f"{gain:+.1f}" for gain in accuracy_gains(story))
     if points < 5:
         return f"Pre-training makes no clear difference here: {points:+.1f} points (each seed: {each})."
     return f"Pre-training is worth {points:.1f} points of accuracy here (each seed: {each})."
 
 
-def percent(value: float) -> str:
+def format_percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def spread(values: Sequence[float]) -> str:
+def format_range(values: Sequence[float]) -> str:
     return f"[{100 * min(values):.1f} – {100 * max(values):.1f}]" if min(values) < max(values) else ""
 
 
-def spark(values: Sequence[float]) -> str:
+def sparkline(values: Sequence[float]) -> str:
     """A curve in one line, from 0 to the largest value."""
     return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * value / max(max(values), 1e-9)))] for value in values)
 
 
-def commands(out: Path) -> list[tuple[str, str]]:
+def follow_up_commands(out: Path) -> list[tuple[str, str]]:
     """(command, what it is for): the same with one's own files."""
     return [
         ("gpt1 tokenize my_texts/ --out corpus", "folders and files: .txt .md .jsonl .csv .parquet"),

@@ -36,7 +36,7 @@ def test_arrays_of_the_same_size_come_back_without_page_faults(keep: str, mib: i
 
 LEFT_BETWEEN_ARRAYS_IN_USE = """
 import numpy as np
-from gpt1.kernels.memory import keep_some_freed_memory
+from gpt1.kernels.malloc import keep_some_freed_memory
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096 >> 20

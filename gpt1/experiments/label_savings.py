@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-Curve = Mapping[int, float]
+ScoreCurve = Mapping[int, float]
 """Labels → score (a median over seeds)."""
 
 
-def labels_for(score: float, curve: Curve) -> float | None:
+def labels_to_reach(score: float, curve: ScoreCurve) -> float | None:
     """The labels at which `curve` first reaches `score`, between two sizes by a straight line over log(labels).
 
     The first crossing favours the curve: noise that lifts it once makes pre-training look worth less, not more.
@@ -28,27 +28,27 @@ def labels_for(score: float, curve: Curve) -> float | None:
 
 
 @dataclass(frozen=True)
-class Worth:
-    """At `labels`, the better curve has `score`; the other needs `needed` labels for it (None: more than `most`)."""
+class LabelSaving:
+    """At `labels`, the better curve has `score`; the other needs `labels_needed` labels for it (None: more than `max_labels`)."""
 
     labels: int
     score: float
-    needed: float | None
-    most: int
+    labels_needed: float | None
+    max_labels: int
     gap: float
 
     @property
-    def saved(self) -> int | None:
+    def labels_saved(self) -> int | None:
         """Labels that need not be made, in two digits; None where the other curve never gets there."""
-        return None if self.needed is None else round_to_two_digits(self.needed - self.labels)
+        return None if self.labels_needed is None else round_to_two_digits(self.labels_needed - self.labels)
 
 
-def worth(with_it: Curve, without: Curve) -> list[Worth]:
+def compare_curves(pretrained: ScoreCurve, scratch: ScoreCurve) -> list[LabelSaving]:
     """At each size that both curves have."""
-    most = max(without)
+    most = max(scratch)
     return [
-        Worth(n, with_it[n], labels_for(with_it[n], without), most, with_it[n] - without[n])
-        for n in sorted(set(with_it) & set(without))
+        LabelSaving(n, pretrained[n], labels_to_reach(pretrained[n], scratch), most, pretrained[n] - scratch[n])
+        for n in sorted(set(pretrained) & set(scratch))
     ]
 
 
@@ -59,46 +59,50 @@ def round_to_two_digits(value: float) -> int:
     return int(round(value, -digits)) if digits > 0 else round(value)
 
 
-def verdict(pretrained: Curve, scratch: Curve | None, tfidf: Curve | None, metric: str) -> list[str]:
+def curve_verdict(
+    pretrained: ScoreCurve, scratch: ScoreCurve | None, tfidf: ScoreCurve | None, metric: str
+) -> list[str]:
     """What the curves say, first what pre-training is worth, then how the best pre-trained score stands to TF-IDF's."""
     said = []
     if scratch and set(pretrained) & set(scratch):
-        said.append(against_scratch(pretrained, scratch, metric))
+        said.append(compare_with_scratch(pretrained, scratch, metric))
     if tfidf and set(pretrained) & set(tfidf):
-        said.append(against_tfidf(pretrained, tfidf))
+        said.append(compare_with_tfidf(pretrained, tfidf))
     return said
 
 
-def against_scratch(pretrained: Curve, scratch: Curve, metric: str) -> str:
+def compare_with_scratch(pretrained: ScoreCurve, scratch: ScoreCurve, metric: str) -> str:
     """One sentence, told where the gap is widest; every size stands in the table."""
-    points = worth(pretrained, scratch)
+    points = compare_curves(pretrained, scratch)
     ahead = [point for point in points if point.gap > 0]
     below = [point.labels for point in points if point.gap <= 0]
     if not ahead:
         return "Pre-training is worth nothing here: from scratch is as good at every number of labels."
-    saving = [point for point in ahead if point.saved is None or point.saved > 0]
+    saving = [point for point in ahead if point.labels_saved is None or point.labels_saved > 0]
     if not saving:  # from scratch was as good with fewer labels, and lost it again: noise
         return (
-            f"Pre-training saves no labels here: it is ahead at {listed([point.labels for point in ahead])} labels, "
+            f"Pre-training saves no labels here: it is ahead at {join_numbers([point.labels for point in ahead])} labels, "
             "but training from scratch was as good with no more."
         )
     widest = max(saving, key=lambda point: point.gap)
     here = f"with {widest.labels:,} labels the pre-trained model has {metric} {widest.score:.3f}"
-    if widest.needed is None:
-        sentence = f"Pre-training is worth more than {widest.most - widest.labels:,} labels here: {here}, which "
-        sentence += f"training from scratch does not reach with {widest.most:,}."
-        if widest.most == widest.labels:
+    if widest.labels_needed is None:
+        sentence = f"Pre-training is worth more than {widest.max_labels - widest.labels:,} labels here: {here}, which "
+        sentence += f"training from scratch does not reach with {widest.max_labels:,}."
+        if widest.max_labels == widest.labels:
             sentence = f"Pre-training is worth more labels than were tried: {here}, from scratch "
             sentence += f"{widest.score - widest.gap:.3f}."
     else:
-        sentence = f"Pre-training is worth about {widest.saved:,} labels here: {here}, for which training from scratch "
-        sentence += f"needs about {round_to_two_digits(widest.needed):,}."
+        sentence = (
+            f"Pre-training is worth about {widest.labels_saved:,} labels here: {here}, for which training from scratch "
+        )
+        sentence += f"needs about {round_to_two_digits(widest.labels_needed):,}."
     if below:
-        sentence += f" It does not help at {listed(below)} labels."
+        sentence += f" It does not help at {join_numbers(below)} labels."
     return sentence
 
 
-def against_tfidf(pretrained: Curve, tfidf: Curve) -> str:
+def compare_with_tfidf(pretrained: ScoreCurve, tfidf: ScoreCurve) -> str:
     sizes = sorted(set(pretrained) & set(tfidf))
     wins = [n for n in sizes if tfidf[n] > pretrained[n]]
     name = "TF-IDF with a linear model"
@@ -107,9 +111,9 @@ def against_tfidf(pretrained: Curve, tfidf: Curve) -> str:
         return f"The pre-trained model is {ahead} {name} at every number of labels."
     if len(wins) == len(sizes):
         return f"{name} is better than the pre-trained model at every number of labels."
-    return f"{name} is better than the pre-trained model at {listed(wins)} labels."
+    return f"{name} is better than the pre-trained model at {join_numbers(wins)} labels."
 
 
-def listed(numbers: Sequence[int]) -> str:
+def join_numbers(numbers: Sequence[int]) -> str:
     said = [f"{n:,}" for n in numbers]
     return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"

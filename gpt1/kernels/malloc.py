@@ -6,8 +6,8 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # from glibc's malloc.h
-LARGE = 32 << 20  # bytes: the largest array that glibc lets lie beside the others
-SOME = 512 << 20
+MMAP_THRESHOLD_BYTES = 32 << 20  # bytes: the largest array that glibc lets lie beside the others
+TRIM_THRESHOLD_BYTES = 512 << 20
 
 
 def keep_freed_memory() -> bool:
@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     page, filled with zeros first: 7 % of a pre-training step of the 117M model. The process then holds its peak. For
     steps that always want the same sizes: with changing ones, what is kept has the wrong size and the peak grows.
     """
-    return told((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
+    return set_malloc_options((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def keep_some_freed_memory() -> bool:
@@ -27,13 +27,13 @@ def keep_some_freed_memory() -> bool:
     not do by itself. Some of it adds up all the same, run after run in one process: oneDNN keeps up to 1,024 compiled
     products, and they lie in between.
     """
-    heard = told((M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, SOME))
+    heard = set_malloc_options((M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES), (M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES))
     if heard:
         ctypes.CDLL(None).malloc_trim(0)
     return heard
 
 
-def told(*settings: tuple[int, int]) -> bool:
+def set_malloc_options(*settings: tuple[int, int]) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

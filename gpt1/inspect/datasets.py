@@ -6,26 +6,26 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gpt1.datasets import DataSet, KnownTable, MissingSplit, Named
+from gpt1.datasets import DataSet, DataSetSplit, KnownTable, MissingSplit
 from gpt1.errors import UserError
 from gpt1.formatting import shell_quote
-from gpt1.inspect.guessing import Guess
-from gpt1.inspect.tables import of_table
+from gpt1.inspect.tables import inspect_table
+from gpt1.inspect.task_guess import TaskGuess
 from gpt1.progress import Progress
 
 Facts = dict[str, Any]
 
 
-def of_data_set(
-    named: Named, name: str, data_dir: str | Path | None, from_: str | Path | None, progress: Progress
+def inspect_dataset(
+    named: DataSetSplit, name: str, data_dir: str | Path | None, from_: str | Path | None, progress: Progress
 ) -> Facts:
     """Facts about a data set, or about the part of it that `name` names."""
     data = named.data
-    task = Guess(data.kind, dict(data.columns), data.score)
+    task = TaskGuess(data.kind_name, dict(data.columns), data.score)
     where = f" --data-dir {shell_quote(str(data_dir))}" if data_dir else ""
     train = f"gpt1 finetune {name}{where} --from {shell_quote(str(from_ or 'RUN'))} --out runs/{data.name}"
     if named.split or named.subset:
-        facts = of_table(named.evaluation_table(data_dir), from_, progress, task)
+        facts = inspect_table(named.evaluation_table(data_dir), from_, progress, task)
         unlabelled = "label" not in facts["task"]["columns"]
         test = f"gpt1 predict RUN {name}{where} --out F" if unlabelled else f"gpt1 evaluate RUN {name}{where}"
         return {**facts, "name": name, "next": [train if named.split == data.train_split else test]}
@@ -38,8 +38,8 @@ def of_data_set(
         "what": "data set",
         "name": data.name,
         "title": data.title,
-        "home": data.home,
-        "task": {"kind": data.kind, "columns": task.columns, "score": data.score, "flags": task.flags},
+        "home": data.download_hint,
+        "task": {"kind": data.kind_name, "columns": task.columns, "score": data.score, "flags": task.flags},
         "metrics": list(data.metrics),
         "splits": {split: {"official": data.official_count(split), **splits.get(split, {})} for split in data.splits},
     }
@@ -47,7 +47,7 @@ def of_data_set(
         reasons = odd or [split["missing"] for split in splits.values()] or ["no folder with its files is named."]
         return {**facts, "odd": reasons[:1], "next": [f"gpt1 inspect {name} --data-dir DIR", *hub]}
     looked_at = data.train_split if data.train_split in tables else next(iter(tables))
-    table = of_table(tables[looked_at], from_, progress, task)
+    table = inspect_table(tables[looked_at], from_, progress, task)
     next_steps = []
     if data.train_split in tables:
         odd += data.train_table(data_dir)[1]
@@ -67,7 +67,7 @@ def read_splits(
     for number, split in enumerate(data.splits, 1):
         try:
             tables[split] = data.read(split, data_dir)
-            splits[split] = {"rows": len(tables[split]), "official": tables[split].official}
+            splits[split] = {"rows": len(tables[split]), "official": tables[split].official_rows}
         except UserError as error:
             what = "missing" if isinstance(error, MissingSplit) else "broken"
             splits[split] = {what: f"{split}: {error.problem} {error.fix}".strip()}

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from gpt1.config import (
-    HEAD_ONLY,
+    HEAD_ONLY_DEFAULTS,
     FinetuneConfig,
     PretrainConfig,
-    default,
+    default_value,
     descriptions,
-    flag,
-    laid,
+    flag_name,
+    recipe_defaults,
 )
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular, parse_json, read_json_object, read_yaml
@@ -53,7 +53,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """Rows whose predictions were given about the same probability."""
 
     rows: int
@@ -75,10 +75,10 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> Run:
         run = cls(folder)
-        run.settings = run._settings()
-        run.results = run._results()
-        run.metrics = list(run._lines("metrics.jsonl"))
-        run.predictions = [_prediction(row) for row in run._lines("predictions.jsonl")]
+        run.settings = run._read_settings()
+        run.results = run._read_results()
+        run.metrics = list(run._read_jsonl("metrics.jsonl"))
+        run.predictions = [_parse_prediction(row) for row in run._read_jsonl("predictions.jsonl")]
         return run
 
     @property
@@ -95,7 +95,7 @@ class Run:
         return "finetune" if self.predictions or any("epoch" in line for line in self.metrics) else "pretrain"
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return bool(self.results)
 
     @property
@@ -109,41 +109,43 @@ class Run:
         return [str(label) for label in labels] if isinstance(labels, list) else []
 
     @property
-    def config(self) -> Any:
+    def config_class(self) -> Any:
         """The class of its settings."""
         return FinetuneConfig if self.stage == "finetune" else PretrainConfig
 
     @cached_property
-    def usual(self) -> dict[str, Any]:
+    def default_settings(self) -> dict[str, Any]:
         """What the settings are where none is given, with the recipe, size or part of the model that this run has:
         what `--help` tells."""
         recipe = str(self.settings.get("recipe"))
-        usual = laid(self.config, recipe, str(self.settings.get("model")))
+        usual = recipe_defaults(self.config_class, recipe, str(self.settings.get("model")))
         if self.stage == "finetune" and self.settings.get("train") == "head" and recipe != "paper":
-            usual |= HEAD_ONLY
-        return {name: usual.get(name, default(self.config, name)) for name in descriptions(self.config)}
+            usual |= HEAD_ONLY_DEFAULTS
+        return {
+            name: usual.get(name, default_value(self.config_class, name)) for name in descriptions(self.config_class)
+        }
 
     @property
     def resume_command(self) -> str:
         """The command line that goes on with this run, as far as its config.yaml tells; the settings stand there."""
-        command = mapping(self.settings.get("command"))
+        command = as_dict(self.settings.get("command"))
         source = command.get("corpus") or command.get("train")
         if not source:
             return ""
         given = {name: value for name, value in command.items() if name not in ("corpus", "train", "columns")}
         words = ["gpt1", self.stage, str(source), "--out", self.name]
-        for name, value in {**given, **mapping(command.get("columns"))}.items():
-            words += [flag(name)] if value is True else [flag(name), str(value)] if value else []
+        for name, value in {**given, **as_dict(command.get("columns"))}.items():
+            words += [flag_name(name)] if value is True else [flag_name(name), str(value)] if value else []
         return shell_join([*words, "--resume"])
 
-    def bins(self, name: str) -> list[Bin]:
+    def reliability_bins(self, name: str) -> list[ReliabilityBin]:
         """A reliability diagram of results.json (`bins_before` calibration, `bins` after it)."""
-        lines = mapping(self.results.get("calibration")).get(name)
+        lines = as_dict(self.results.get("calibration")).get(name)
         found = []
-        for line in map(mapping, lines if isinstance(lines, list) else []):
+        for line in map(as_dict, lines if isinstance(lines, list) else []):
             rows, confidence, accuracy = line.get("count"), line.get("confidence"), line.get("accuracy")
             if is_number(rows) and is_number(confidence) and is_number(accuracy) and rows:
-                found.append(Bin(int(rows), confidence, accuracy))
+                found.append(ReliabilityBin(int(rows), confidence, accuracy))
         return found
 
     def series(self, split: str, name: str, x: str = "step") -> tuple[list[float], list[float]]:
@@ -155,11 +157,11 @@ class Run:
         }
         return sorted(found), [found[key] for key in sorted(found)]
 
-    def last(self, split: str, name: str) -> float | None:
+    def last_value(self, split: str, name: str) -> float | None:
         _, values = self.series(split, name)
         return values[-1] if values else None
 
-    def _settings(self) -> dict[str, Any]:
+    def _read_settings(self) -> dict[str, Any]:
         path = self.folder / "config.yaml"
         if not path.exists():
             self.problems.append("config.yaml is not there.")
@@ -170,7 +172,7 @@ class Run:
             self.problems.append(f"config.yaml cannot be read: {self.reason(error)}")
             return {}
 
-    def _results(self) -> dict[str, Any]:
+    def _read_results(self) -> dict[str, Any]:
         path = self.folder / "results.json"
         if not path.exists():
             self.problems.append("results.json is not there: the run is still going, or it was stopped.")
@@ -185,7 +187,7 @@ class Run:
         """What is wrong with a file, without its folder, which the page names."""
         return error.problem.replace(f"{self.folder}{os.sep}", "")
 
-    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+    def _read_jsonl(self, name: str) -> Iterator[dict[str, Any]]:
         path, broken = self.folder / name, 0
         if not path.exists():
             if name == "metrics.jsonl":
@@ -210,20 +212,20 @@ class Run:
             self.problems.append(f"{name}: {broken} line{'s' * (broken > 1)} could not be read.")
 
 
-def _prediction(row: dict[str, Any]) -> Prediction:
-    fields, label = mapping(row.get("fields")), row.get("label")
+def _parse_prediction(row: dict[str, Any]) -> Prediction:
+    fields, label = as_dict(row.get("fields")), row.get("label")
     if "score" in row:
-        return Prediction(fields, _float(label), _float(row["score"]))
-    probabilities = {str(name): p for name, p in mapping(row.get("probabilities")).items() if is_number(p)}
-    return Prediction(fields, _label(label), _label(row.get("prediction")), probabilities)
+        return Prediction(fields, _to_float(label), _to_float(row["score"]))
+    probabilities = {str(name): p for name, p in as_dict(row.get("probabilities")).items() if is_number(p)}
+    return Prediction(fields, _normalise_label(label), _normalise_label(row.get("prediction")), probabilities)
 
 
-def _label(value: Any) -> str:
+def _normalise_label(value: Any) -> str:
     """As training reads labels: without outer spaces, and 1.0 is 1."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
-def _float(value: Any) -> float:
+def _to_float(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -234,6 +236,6 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def as_dict(value: Any) -> dict[str, Any]:
     """`value` where it is a mapping, else an empty one."""
     return dict(value) if isinstance(value, Mapping) else {}

@@ -12,40 +12,40 @@ from typing import Any
 
 import numpy as np
 
-from gpt1.datasets import DataSet, KnownTable, MissingSplit, known, names
-from gpt1.datasets.dataset import Named
-from gpt1.datasets.labelled import Labelled, examples_of
+from gpt1.datasets import DataSet, KnownTable, MissingSplit, data_set_names, require_data_set
+from gpt1.datasets.dataset import DataSetSplit
+from gpt1.datasets.labelled import LabelledTable, examples_from_table
 from gpt1.errors import UserError, did_you_mean
-from gpt1.experiments.cells import digest
 from gpt1.experiments.reproduce import paper
-from gpt1.experiments.samples import Rows, limited
-from gpt1.inference.evaluate import parts_of
+from gpt1.experiments.result_store import rows_fingerprint
+from gpt1.experiments.train_test_data import ExampleSet, limited
+from gpt1.inference.evaluate import subset_rows
 from gpt1.tasks import metrics
-from gpt1.tasks.examples import deduplicated, encoded_labels, fit
+from gpt1.tasks.examples import deduplicate, encode_labels, target_from_examples
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Answers, Classes, Target, as_label
 
 
 @dataclass(frozen=True)
-class Name:
+class TaskName:
     """A task as it is asked for: `rte` (its official splits), or `snli:dev>test` (trained on one, tested on the
     other)."""
 
     text: str
     data: DataSet
-    train: Named
-    test: Named
+    train: DataSetSplit
+    test: DataSetSplit
     title: str
 
     @classmethod
-    def parse(cls, text: str) -> Name:
+    def parse(cls, text: str) -> TaskName:
         """UserError for what is no known data set, for a split that it does not have, or one that would test itself."""
         before, _, splits = text.partition(":")
-        data = task_named(before).data
-        column = paper.whole(data.name)
+        data = parse_task_name(before).data
+        column = paper.full_split_column(data.name)
         title = column.title if column else data.title
         if not splits:
-            return cls(data.name, data, Named(data, data.train_split), Named(data), title)
+            return cls(data.name, data, DataSetSplit(data, data.train_split), DataSetSplit(data), title)
         train, arrow, test = (part.strip() for part in splits.partition(">"))
         if arrow and train == test:
             raise UserError(f"--tasks {text}: it would be tested on what it learns.", "Name two different splits.")
@@ -56,34 +56,41 @@ class Name:
                 "other (in quotation marks: a shell reads > as its own).",
             )
         title += f" (trained on {train}, tested on {test})"
-        return cls(f"{data.name}:{train}>{test}", data, known(f"{before}:{train}"), known(f"{before}:{test}"), title)
+        return cls(
+            f"{data.name}:{train}>{test}",
+            data,
+            require_data_set(f"{before}:{train}"),
+            require_data_set(f"{before}:{test}"),
+            title,
+        )
 
 
-def task_named(name: str) -> Named:
+def parse_task_name(name: str) -> DataSetSplit:
     try:
-        return known(name)
+        return require_data_set(name)
     except UserError:
         raise UserError(
-            f"--tasks {name}: there is no such task.{did_you_mean(name, names())}", f"Tasks: {', '.join(names())}."
+            f"--tasks {name}: there is no such task.{did_you_mean(name, data_set_names())}",
+            f"Tasks: {', '.join(data_set_names())}.",
         ) from None
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedTask:
     """A task that cannot be measured here, and why, in words."""
 
-    name: Name
-    why: str
+    name: TaskName
+    reason: str
 
 
 @dataclass(frozen=True)
 class PaperTask:
     """A task with its rows."""
 
-    name: Name
-    training: Rows
-    test: Rows
-    of: tuple[int, int]
+    name: TaskName
+    training: ExampleSet
+    test: ExampleSet
+    total_rows: tuple[int, int]
     """Rows of training and test before --rows and --test-rows."""
     notes: list[str]
 
@@ -92,14 +99,14 @@ class PaperTask:
         return self.name.data.metrics[0]
 
     @property
-    def options(self) -> dict[str, Any]:
+    def finetune_options(self) -> dict[str, Any]:
         """Keywords of `finetune`, for tables of these rows."""
-        return {"kind": self.name.data.kind, "score": self.name.data.score, **self.name.data.columns}
+        return {"kind": self.name.data.kind_name, "score": self.name.data.score, **self.name.data.columns}
 
     @cached_property
     def target(self) -> Target:
         data, table = self.name.data, self.training.table
-        return fit(data.record, data.score, self.training.examples, table.where, table.name)
+        return target_from_examples(data.kind, data.score, self.training.examples, table.locate_row, table.name)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -107,21 +114,23 @@ class PaperTask:
         return {
             "train": len(self.training),
             "test": len(self.test),
-            "sha256": digest([{"train": len(self.training)}, *self.training.table.rows, *self.test.table.rows]),
+            "sha256": rows_fingerprint(
+                [{"train": len(self.training)}, *self.training.table.rows, *self.test.table.rows]
+            ),
         }
 
     @property
     def subsets(self) -> dict[str, list[int]]:
         """Positions of the test rows of each subset."""
-        return parts_of(self.test.table)
+        return subset_rows(self.test.table)
 
-    def trained_on(self) -> str:
-        return told(len(self.training), self.of[0])
+    def describe_train_rows(self) -> str:
+        return format_row_count(len(self.training), self.total_rows[0])
 
-    def tested_on(self) -> str:
-        return told(len(self.test), self.of[1])
+    def describe_test_rows(self) -> str:
+        return format_row_count(len(self.test), self.total_rows[1])
 
-    def guess(self, metric: str, subset: str = "") -> float:
+    def baseline_score(self, metric: str, subset: str = "") -> float:
         """`metric` without a look at the text: of the commonest training label, of a random answer; 0 for a number."""
         rows = self.subsets[subset] if subset in self.subsets else range(len(self.test))
         if isinstance(self.target, Answers):
@@ -133,47 +142,47 @@ class PaperTask:
         gold = [as_label(self.test.examples[i].label) for i in rows]
         return float(metrics.class_scores(gold, [commonest] * len(gold), self.target.labels)[metric])
 
-    def sizes(self, context: int) -> tuple[int, int]:
+    def text_sizes(self, context: int) -> tuple[int, int]:
         """Characters of training and test that go through a model, a token counting as four of them."""
-        sequences = self.name.data.record.sequences
+        sequences = self.name.data.kind.sequences
         return (
-            sequences * sum(length(example, 4 * context) for example in self.training.examples),
-            sequences * sum(length(example, 4 * context) for example in self.test.examples),
+            sequences * sum(sequence_chars(example, 4 * context) for example in self.training.examples),
+            sequences * sum(sequence_chars(example, 4 * context) for example in self.test.examples),
         )
 
 
-def told(rows: int, of: int) -> str:
-    return f"{rows:,} of {of:,}" if rows < of else f"{rows:,}"
+def format_row_count(rows: int, total: int) -> str:
+    return f"{rows:,} of {total:,}" if rows < total else f"{rows:,}"
 
 
-def length(example: Example, most: int) -> int:
-    """Characters of an example's sequences, each cut at `most`."""
+def sequence_chars(example: Example, max_chars: int) -> int:
+    """Characters of an example's sequences, each cut at `max_chars`."""
     fields = sum(map(len, example.fields))
-    return sum(min(most, fields + len(answer)) for answer in example.answers or ("",))
+    return sum(min(max_chars, fields + len(answer)) for answer in example.answers or ("",))
 
 
 def read_tasks(
-    wanted: Sequence[Name],
+    wanted: Sequence[TaskName],
     data_dir: str | Path | None,
     rows: Mapping[str, int],
     test_rows: Mapping[str, int],
     keep_duplicates: bool,
-) -> tuple[list[PaperTask], list[LeftOut]]:
+) -> tuple[list[PaperTask], list[SkippedTask]]:
     """(tasks with their rows, tasks whose files are missing). UserError for a folder that is not there, for broken
     files, and for rows that cannot be learnt from or tested; rows and test_rows: at most so many, by task's name, `""`
     for all others."""
     found: list[PaperTask] = []
-    left_out: list[LeftOut] = []
+    left_out: list[SkippedTask] = []
     for name in wanted:
-        task = read_task(name, data_dir, most_of(name, rows), most_of(name, test_rows), keep_duplicates)
-        if isinstance(task, LeftOut):
+        task = read_paper_task(name, data_dir, row_limit(name, rows), row_limit(name, test_rows), keep_duplicates)
+        if isinstance(task, SkippedTask):
             left_out.append(task)
         else:
             found.append(task)
     return found, left_out
 
 
-def check_limits(flag: str, limits: Mapping[str, int], names: Sequence[str]) -> None:
+def check_row_limits(flag: str, limits: Mapping[str, int], names: Sequence[str]) -> None:
     """UserError for a limit of a task that nobody asked for."""
     for name in limits:
         if name and name not in names:
@@ -183,14 +192,14 @@ def check_limits(flag: str, limits: Mapping[str, int], names: Sequence[str]) -> 
             )
 
 
-def most_of(name: Name, limits: Mapping[str, int]) -> int:
+def row_limit(name: TaskName, limits: Mapping[str, int]) -> int:
     """The limit of a task; 0 for none."""
     return limits.get(name.text, limits.get(name.data.name, limits.get("", 0)))
 
 
-def read_task(
-    name: Name, data_dir: str | Path | None, rows: int, test_rows: int, keep_duplicates: bool
-) -> PaperTask | LeftOut:
+def read_paper_task(
+    name: TaskName, data_dir: str | Path | None, rows: int, test_rows: int, keep_duplicates: bool
+) -> PaperTask | SkippedTask:
     where = data_dir or os.environ.get("GPT1_DATA") or "the hub"
     training = test = None
     with suppress(MissingSplit):
@@ -198,21 +207,21 @@ def read_task(
     with suppress(MissingSplit):
         training, notes = name.train.train_table(data_dir, keep_duplicates=keep_duplicates)
     if training is None:
-        return LeftOut(name, f"no training split in {where}" if test else f"none of its files are in {where}")
+        return SkippedTask(name, f"no training split in {where}" if test else f"none of its files are in {where}")
     if test is None or "label" not in test.columns:
         what = "split" if test is None else "labels in the split"
-        return LeftOut(name, f"no {what} '{name.test.split or name.data.evaluation_split}' to test on in {where}")
+        return SkippedTask(name, f"no {what} '{name.test.split or name.data.evaluation_split}' to test on in {where}")
     name = replace(name, test=replace(name.test, split=test.split))
-    drawn = [drawn_rows(name.data, table, most) for table, most in ((training, rows), (test, test_rows))]
-    if not keep_duplicates and (repeated := deduplicated(drawn[0].examples)[1]):
+    drawn = [draw_rows(name.data, table, most) for table, most in ((training, rows), (test, test_rows))]
+    if not keep_duplicates and (repeated := deduplicate(drawn[0].examples)[1]):
         again = f"{repeated:,} of {len(drawn[0]):,} training rows repeat another one"
         notes.append(f"{training.name}: {again}: a network learns from each text once.")
     task = PaperTask(name, drawn[0], drawn[1], (len(training), len(test)), [*notes, *test.notes])
-    encoded_labels(task.target, task.test.examples, task.test.table.where)  # few rows may lack a label of the test
+    encode_labels(task.target, task.test.examples, task.test.table.locate_row)  # few rows may lack a label of the test
     return task
 
 
-def drawn_rows(data: DataSet, table: KnownTable, most: int) -> Rows:
-    """At most `most` rows (0: all), always the same ones."""
-    examples = examples_of(Labelled(table, data), data.record, data.columns)
-    return limited(Rows(table, examples), data.record, data, most)
+def draw_rows(data: DataSet, table: KnownTable, max_rows: int) -> ExampleSet:
+    """At most `max_rows` rows (0: all), always the same ones."""
+    examples = examples_from_table(LabelledTable(table, data), data.kind, data.columns)
+    return limited(ExampleSet(table, examples), data.kind, data, max_rows)

@@ -13,27 +13,29 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt1.kernels.buffers import cast, gradient_array
+from gpt1.kernels.buffers import cast_weight, gradient_buffer
 from gpt1.kernels.linear import weight_and_bias_gradients
 
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 
 
-def recurrence(gates: Tensor, weight: Tensor, before: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+def lstm_recurrence(
+    gates: Tensor, weight: Tensor, initial_state: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """All states, and the last cell, of an LSTM: what the inputs give to the gates is added up already.
 
     gates [time, batch, 4 · units] (input, forget, cell, output), weight [4 · units, units], before: state and cell
     [batch, units] to go on from, else zeros → [time, batch, units] in the type of the gates, [batch, units]. Gradients
     reach the gates and the weight, not what was before.
     """
-    return Recurrence.apply(gates, weight, before)  # type: ignore[no-untyped-call]
+    return LSTMFunction.apply(gates, weight, initial_state)  # type: ignore[no-untyped-call]
 
 
-class Recurrence(torch.autograd.Function):
+class LSTMFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gates: Tensor, weight: Tensor, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         time, batch, _ = gates.shape
-        same, units = cast(weight, gates.dtype), weight.shape[1]
+        same, units = cast_weight(weight, gates.dtype), weight.shape[1]
         exact = torch.promote_types(gates.dtype, torch.float32)  # what is added up over many steps is not rounded
         opened = torch.empty_like(gates)
         states = gates.new_empty(time + 1, batch, units)
@@ -77,6 +79,6 @@ class Recurrence(torch.autograd.Function):
             dcell *= forget
         dweight = None
         if ctx.needs_input_grad[1]:
-            dweight = gradient_array(ctx.weight)
+            dweight = gradient_buffer(ctx.weight)
             weight_and_bias_gradients(dgates.flatten(0, 1), states[:-1].flatten(0, 1), dweight)
         return dgates, dweight, None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpt1.kernels.recurrence import recurrence
+from gpt1.kernels.lstm_recurrence import lstm_recurrence
 
 
 def torchs(gates: Tensor, weight: Tensor, state: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,7 @@ def test_values_and_gradients_are_torchs(time, batch, units, fresh):
     gates, weight, *before = drawn(time, batch, units)
     if fresh:
         before = [torch.zeros_like(one) for one in before]
-    states, last = recurrence(gates, weight, None if fresh else tuple(before))
+    states, last = lstm_recurrence(gates, weight, None if fresh else tuple(before))
     expected, expected_last = torchs(gates, weight, *before)
     torch.testing.assert_close((states, last), (expected, expected_last))
     dy = torch.randn_like(states)
@@ -42,7 +42,7 @@ def test_in_bfloat16_it_is_the_exact_one_up_to_rounding_also_after_many_steps():
     torch.manual_seed(0)
     gates, weight, *_ = drawn(100, 8, 32, torch.bfloat16)
     weight.data.mul_(0.1)
-    states, _ = recurrence(gates, weight)
+    states, _ = lstm_recurrence(gates, weight)
     wide = [one.detach().bfloat16().double().requires_grad_() for one in (gates, weight)]
     expected, _ = torchs(*wide, *torch.zeros(2, 8, 32, dtype=torch.float64))
     assert states.dtype == torch.bfloat16
@@ -58,11 +58,11 @@ def test_only_what_is_trained_gets_a_gradient(trained):
     gates, weight, *_ = drawn(3, 2, 4)
     for one, needed in zip((gates, weight), trained, strict=True):
         one.requires_grad_(needed)
-    recurrence(gates, weight)[0].sum().backward()
+    lstm_recurrence(gates, weight)[0].sum().backward()
     assert (gates.grad is not None, weight.grad is not None) == trained
 
 
 def test_no_gradient_is_asked_of_the_last_cell_which_has_none_to_give():
-    states, last = recurrence(*drawn(3, 2, 4)[:2])
+    states, last = lstm_recurrence(*drawn(3, 2, 4)[:2])
     assert states.requires_grad
     assert not last.requires_grad

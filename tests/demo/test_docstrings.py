@@ -7,13 +7,13 @@ import inspect
 from pathlib import Path
 
 import pytest
-from demo_documents import SIZES, documents_of
+from demo_documents import DOCUMENT_COUNTS, make_documents
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.demo import material
-from gpt1.demo.material import Document, Task
-from gpt1.demo.prose import prose
+from gpt1.demo import docstrings
+from gpt1.demo.docstrings import DocstringDocument, LibraryTask
+from gpt1.demo.prose import extract_prose
 
 NUMPYDOC = """
     Return the eigenvalues of a general matrix in the order in which they were found.
@@ -54,17 +54,19 @@ GOOGLE = """Copy the file to the place that is given by its second argument.
 
 
 def test_tables_code_doctests_and_markup_are_left_out() -> None:
-    assert list(prose(inspect.cleandoc(NUMPYDOC))) == [
+    assert list(extract_prose(inspect.cleandoc(NUMPYDOC))) == [
         "Return the eigenvalues of a general matrix in the order in which they were found.",
         "The matrix must not be empty, see numpy.linalg.eigh for the symmetric case.",
         "The order of the eigenvalues may be another one on the next machine.",
     ]
-    assert list(prose(inspect.cleandoc(GOOGLE))) == ["Copy the file to the place that is given by its second argument."]
+    assert list(extract_prose(inspect.cleandoc(GOOGLE))) == [
+        "Copy the file to the place that is given by its second argument."
+    ]
 
 
 @given(st.text(max_size=400))
 def test_any_docstring_is_read_and_every_paragraph_is_a_line_that_ends(docstring: str) -> None:
-    for paragraph in prose(docstring):
+    for paragraph in extract_prose(docstring):
         assert "\n" not in paragraph
         assert paragraph[-1] in ".!?"
 
@@ -81,7 +83,7 @@ def test_any_docstring_is_read_and_every_paragraph_is_a_line_that_ends(docstring
     ],
 )
 def test_names_of_libraries_and_code_are_masked_and_words_are_not(text: str, masked: str) -> None:
-    assert material.mask(text) == masked
+    assert docstrings.mask_names(text) == masked
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +106,14 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def two_packages(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(material, "libraries", lambda: iter([("one", packages / "one"), ("two", packages / "two")]))
+    monkeypatch.setattr(
+        docstrings, "find_libraries", lambda: iter([("one", packages / "one"), ("two", packages / "two")])
+    )
 
 
 @pytest.mark.usefixtures("two_packages")
 def test_files_are_parsed_and_repeated_paragraphs_are_kept_once() -> None:
-    documents = material.gather()
+    documents = docstrings.collect_documents()
     assert [(d.library, d.name) for d in documents] == [
         ("one", "one/main.py:"),
         ("one", "one/main.py:C"),
@@ -124,60 +128,70 @@ def test_files_are_parsed_and_repeated_paragraphs_are_kept_once() -> None:
 
 @pytest.mark.usefixtures("two_packages")
 def test_gathering_twice_gives_the_same_in_the_same_order() -> None:
-    assert material.gather() == material.gather()
+    assert docstrings.collect_documents() == docstrings.collect_documents()
 
 
 @pytest.fixture(scope="module")
-def documents() -> list[Document]:
-    return documents_of(SIZES)
+def documents() -> list[DocstringDocument]:
+    return make_documents(DOCUMENT_COUNTS)
 
 
 @pytest.fixture(scope="module")
-def task(documents: list[Document]) -> Task:
-    return material.labelled(documents)
+def task(documents: list[DocstringDocument]) -> LibraryTask:
+    return docstrings.build_task(documents)
 
 
-def test_every_library_has_its_share_of_every_split(task: Task) -> None:
+def test_every_library_has_its_share_of_every_split(task: LibraryTask) -> None:
     for rows, each in (
-        (task.test, material.TEST),
-        (task.validation, material.VALIDATION),
-        (task.train(0), material.TRAIN),
+        (task.test, docstrings.TEST_ROWS),
+        (task.validation, docstrings.VALIDATION_ROWS),
+        (task.draw_train_rows(0), docstrings.TRAIN_ROWS),
     ):
-        assert {library: len(own) for library, own in material.grouped(rows).items()} == dict.fromkeys(SIZES, each)
+        assert {library: len(own) for library, own in docstrings.group_by_library(rows).items()} == dict.fromkeys(
+            DOCUMENT_COUNTS, each
+        )
 
 
-def test_no_document_stands_in_two_splits_and_no_two_rows_nearly_agree(task: Task) -> None:
+def test_no_document_stands_in_two_splits_and_no_two_rows_nearly_agree(task: LibraryTask) -> None:
     rows = [*task.pool, *task.validation, *task.test]
     assert len({row.document for row in rows}) == len(rows)
     seen: set[int] = set()
     for row in sorted(rows, key=lambda row: hashlib.sha256(row.text.encode()).digest()):
-        runs = material.fives(row.text)
-        assert len(runs & seen) <= material.NEAR * len(runs)
+        runs = docstrings.five_gram_hashes(row.text)
+        assert len(runs & seen) <= docstrings.NEAR_DUPLICATE_SHARE * len(runs)
         seen |= runs
 
 
-def test_a_seed_draws_its_own_rows_and_always_the_same(task: Task) -> None:
-    assert task.train(1) == task.train(1)
-    assert set(task.train(1)) != set(task.train(2))
-    assert set(task.train(1)) <= set(task.pool)
+def test_a_seed_draws_its_own_rows_and_always_the_same(task: LibraryTask) -> None:
+    assert task.draw_train_rows(1) == task.draw_train_rows(1)
+    assert set(task.draw_train_rows(1)) != set(task.draw_train_rows(2))
+    assert set(task.draw_train_rows(1)) <= set(task.pool)
 
 
-def test_the_split_of_a_row_does_not_hang_on_the_order_of_the_documents(documents: list[Document], task: Task) -> None:
-    assert material.labelled(documents[::-1]) == task
+def test_the_split_of_a_row_does_not_hang_on_the_order_of_the_documents(
+    documents: list[DocstringDocument], task: LibraryTask
+) -> None:
+    assert docstrings.build_task(documents[::-1]) == task
 
 
 def test_a_library_with_too_few_rows_is_left_out() -> None:
-    few = material.labelled(documents_of({"numpy": 100, "torch": 250, "sympy": 250}))
+    few = docstrings.build_task(make_documents({"numpy": 100, "torch": 250, "sympy": 250}))
     assert {row.library for row in few.test} == {"torch", "sympy"}
 
 
-def test_nothing_of_a_test_or_validation_row_is_pre_trained_on(documents: list[Document], task: Task) -> None:
-    texts = material.unlabelled(documents, task)
+def test_nothing_of_a_test_or_validation_row_is_pre_trained_on(
+    documents: list[DocstringDocument], task: LibraryTask
+) -> None:
+    texts = docstrings.select_pretraining_documents(documents, task)
     held_out = {row.document for row in (*task.test, *task.validation)}
     assert held_out.isdisjoint(texts)
-    forbidden = set().union(*(material.fives(p) for document in held_out for p in document.paragraphs))
+    forbidden = set().union(*(docstrings.five_gram_hashes(p) for document in held_out for p in document.paragraphs))
     kept = [paragraph for document in texts for paragraph in document.paragraphs]
-    assert all(len(material.fives(p) & forbidden) <= material.NEAR * len(material.fives(p)) for p in kept)
+    assert all(
+        len(docstrings.five_gram_hashes(p) & forbidden)
+        <= docstrings.NEAR_DUPLICATE_SHARE * len(docstrings.five_gram_hashes(p))
+        for p in kept
+    )
     untouched = [d for d in documents if d not in held_out]
     assert len(kept) < sum(len(d.paragraphs) for d in untouched), "near duplicates were there and have gone"
     assert {d.name for d in texts} == {d.name for d in untouched}, "and only they"
@@ -185,12 +199,12 @@ def test_nothing_of_a_test_or_validation_row_is_pre_trained_on(documents: list[D
 
 @pytest.mark.slow
 def test_the_real_material_is_large_enough_and_names_no_library_in_its_rows() -> None:
-    documents = material.gather()
-    task = material.labelled(documents)
+    documents = docstrings.collect_documents()
+    task = docstrings.build_task(documents)
     assert sum(len(p) for d in documents for p in d.paragraphs) > 3e6
-    assert {row.library for row in task.test} == set(material.LIBRARIES)
+    assert {row.library for row in task.test} == set(docstrings.LIBRARIES)
     rows = [*task.pool, *task.validation, *task.test]
-    named = [row.text for row in rows if any(name in row.text.lower() for name in material.LIBRARIES)]
+    named = [row.text for row in rows if any(name in row.text.lower() for name in docstrings.LIBRARIES)]
     assert not named
     assert not [row for row in rows if set("_=\\") & set(row.text)]
     assert len({row.text for row in rows}) == len(rows)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-class Words:
+class HashTokenizer:
     """A tokenizer whose ids are hashes of the words: all of 0 … vocab_size - 1, text for text, without any state."""
 
     newline_id = 1
@@ -25,7 +25,7 @@ class Words:
         self.fingerprint = hashlib.sha256(str(vocab_size).encode()).hexdigest()
 
     @classmethod
-    def load(cls, folder: Any) -> Words:
+    def load(cls, folder: Any) -> HashTokenizer:
         return cls(json.loads(Path(folder, "words.json").read_text()))
 
     def save(self, folder: Any) -> None:
@@ -44,19 +44,19 @@ class Words:
         return [np.array(self.encode(text), np.uint32) for text in texts]
 
 
-class LastId(Words):
+class LastIdTokenizer(HashTokenizer):
     def encode(self, text: str) -> list[int]:
         return [self.vocab_size - 1] * len(text.split())
 
 
-class Dying(Words):
+class CrashingTokenizer(HashTokenizer):
     """Its worker processes end at their first text, as when the system takes their memory back."""
 
     def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
         os._exit(9)
 
 
-class Endless(Words):
+class HangingTokenizer(HashTokenizer):
     """Every process that works with it holds the lock `working` in the folder HELD, and never comes to an end."""
 
     def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
@@ -69,17 +69,17 @@ class Endless(Words):
         return []
 
 
-class Watcher:
+class InterruptingProgress:
     """A progress that keeps what it is told, and may stop everything at the first step."""
 
     def __init__(self, stop: BaseException | None = None) -> None:
         self.stop = stop
         self.total = 0
-        self.done: list[int] = []
-        self.said: list[str] = []
+        self.advances: list[int] = []
+        self.messages: list[str] = []
 
     def say(self, line: str) -> None:
-        self.said.append(line)
+        self.messages.append(line)
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
         self.total = total
@@ -87,6 +87,6 @@ class Watcher:
     def advance(self, done: int, **values: float) -> None:
         if self.stop:
             raise self.stop
-        self.done.append(done)
+        self.advances.append(done)
 
     def end(self) -> None: ...

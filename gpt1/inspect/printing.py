@@ -1,0 +1,252 @@
+"""What `gpt1 inspect` found, for a person who is tired: what it is, how much, what is odd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gpt1 import formatting
+from gpt1.console import Console
+from gpt1.formatting import count_noun
+
+Facts = Mapping[str, Any]
+MAX_LABELS_SHOWN = 20
+LONG_TEXT_DESCRIPTIONS = {
+    "cut": "cut at the context",
+    "head-tail": "head and tail kept",
+    "windows": "read in windows, predictions averaged",
+}
+SPLIT_STATUS = {"missing": "not here", "broken": "broken", "not_read": "not read"}
+
+
+def print_facts(facts: Facts) -> None:
+    """Print facts on standard output; their `next` is for the caller to say."""
+    console = Console()
+    PRINTERS[facts["what"]](facts, console)
+    odd = facts["odd"]
+    if odd:
+        console.print_result("odd:")
+        for sentence in odd:
+            console.print_result(f"  {sentence}")
+    else:
+        console.print_result("nothing odd")
+
+
+def print_table(facts: Facts, console: Console) -> None:
+    console.print_result(
+        f"{facts['name']}: a table, {count_noun(facts['rows'], 'row')}, {count_noun(len(facts['columns']), 'column')}"
+    )
+    rows = [
+        [name, column["holds"], column["empty"], column["different"], column["example"]]
+        for name, column in facts["columns"].items()
+    ]
+    console.print_table(["column", "holds", "empty", "different", "for example"], rows)
+    print_task(facts, console)
+    print_label_facts(facts, console)
+
+
+def print_task(facts: Facts, console: Console) -> None:
+    console.print_result(f"it looks like: {facts['task']['flags']}")
+
+
+def print_label_facts(facts: Facts, console: Console) -> None:
+    """Labels, lengths, tokens, repeats."""
+    labels: Mapping[str, int] = facts.get("labels", {})
+    rows = facts["rows"]
+    if labels:
+        shown = [[name, n, f"{n / rows:.1%}"] for name, n in list(labels.items())[:MAX_LABELS_SHOWN]]
+        if len(labels) > MAX_LABELS_SHOWN:
+            shown.append(
+                [f"and {len(labels) - MAX_LABELS_SHOWN:,} more", sum(list(labels.values())[MAX_LABELS_SHOWN:]), ""]
+            )
+        console.print_table(["label", "rows", "share"], shown)
+    if scores := facts.get("scores"):
+        numbers = (f"{name} {formatting.format_number(value)}" for name, value in scores.items())
+        console.print_result(f"scores: {', '.join(numbers)}")
+    if texts := facts["texts"]:
+        names = [name for name in next(iter(texts.values())) if name != "empty"]
+        console.print_table(
+            ["characters of", *names], [[name, *(of_column[key] for key in names)] for name, of_column in texts.items()]
+        )
+    if tokens := facts.get("tokens"):
+        print_token_facts(tokens, console)
+    other = f", {facts['contradictions']:,} of them with another label" if facts["contradictions"] else ""
+    console.print_result(
+        f"{count_noun(facts['duplicates'], 'duplicate')}{other}" if facts["duplicates"] else "no duplicates"
+    )
+
+
+def print_token_facts(tokens: Facts, console: Console) -> None:
+    if not tokens["rows"]:
+        return
+    spread = ", ".join(f"{name} {tokens[name]:,}" for name in ("least", "median", "95 %", "greatest"))
+    console.print_result(f"tokens a row, for {tokens['model']} ({tokens['rows']:,} rows counted): {spread}")
+    console.print_result(f"{tokens['unknown']:.2%} of the tokens unknown; {format_truncation(tokens)}")
+
+
+def format_truncation(tokens: Facts) -> str:
+    context = tokens["context"]
+    if tokens["long"] == "windows":
+        return f"{tokens['in_windows']:.1%} of the rows read in windows of its context of {context}"
+    kept = ", head and tail kept" if tokens["long"] == "head-tail" else ""
+    return f"{tokens['cut']:.1%} of the rows cut at its context of {context}{kept}"
+
+
+def print_dataset(facts: Facts, console: Console) -> None:
+    score = " (a score)" if facts["task"]["score"] else ""
+    console.print_result(
+        f"{facts['title']}: {facts['task']['kind']}{score}, measured by {' and '.join(facts['metrics'])}"
+    )
+    rows = []
+    for name, split in facts["splits"].items():
+        here, official = split.get("rows"), split["official"]
+        verdict = next((said for key, said in SPLIT_STATUS.items() if key in split), "")
+        if here and official:
+            verdict = "as it should be" if here == official else "another number"
+        rows.append([name, here, official, verdict])
+    console.print_table(["split", "rows", "official", ""], rows)
+    console.print_result(facts["home"])
+    if inner := facts.get("table"):
+        console.print_result(f"of {inner['name']}:")
+        print_label_facts(inner, console)
+
+
+def print_corpus(facts: Facts, console: Console) -> None:
+    lengths = facts["document_tokens"]
+    console.print_result(f"{facts['name']}: a corpus, every file as its manifest says (SHA-256)")
+    print_key_values(
+        console,
+        [
+            ("tokens", f"{facts['tokens']:,}"),
+            ("documents", f"{facts['documents']:,} from {count_noun(facts['sources'], 'file')}"),
+            ("tokens a document", f"{lengths['least']:,} to {lengths['greatest']:,}, median {lengths['median']:,}"),
+            ("text", f"{facts['bytes'] / 1e6:,.1f} MB, {facts['bytes_a_token']:.2f} bytes a token"),
+            ("unknown", f"{facts['unknown']:.3%} of the tokens"),
+            ("tokenizer", format_tokenizer(facts["tokenizer"])),
+            *[("same tokenizer as", run) for run, same in facts.get("same_tokenizer_as", {}).items() if same],
+        ],
+    )
+
+
+def print_run(facts: Facts, console: Console) -> None:
+    stage = "pre-training" if facts["stage"] == "pretrain" else "fine-tuning"
+    state = "finished" if facts["finished"] else "not finished"
+    console.print_result(f"{facts['name']}: a {stage} run, {state}, {facts['updates']:,} updates")
+    lines = [(name, str(value)) for name, value in flatten_command(facts["command"]).items() if value]
+    lines.append(
+        ("settings", ", ".join(f"{name} {format_setting(value)}" for name, value in facts["settings"].items()))
+    )
+    if facts["precision"]:
+        lines.append(("precision", facts["precision"]))
+    if facts["train_loss"] is not None:
+        lines.append(("training loss", formatting.format_number(facts["train_loss"])))
+    results = facts["results"]
+    metrics = (results.get("validation") or {}).get("metrics")
+    if metrics:  # of the epoch that was kept, calibrated
+        lines.append(("held out", f"{format_metrics(metrics)} (epoch {results.get('best_epoch')}, the best)"))
+    elif held_out := format_metrics(facts["validation"]):
+        lines.append(("held out", held_out))
+    if unigram := results.get("unigram"):
+        lines.append(("a unigram model", format_metrics(unigram)))
+    if results.get("seconds"):
+        lines.append(("time", formatting.format_duration(results["seconds"])))
+    steps = facts["checkpoints"]
+    whole = facts["newest_whole_checkpoint"]
+    said = ", ".join(f"{step} (whole)" if step == whole else str(step) for step in steps)
+    lines.append(("checkpoints", f"after update {said}" if steps else "none"))
+    if facts["report"]:
+        lines.append(("report", facts["report"]))
+    print_key_values(console, lines)
+
+
+def print_runs(facts: Facts, console: Console) -> None:
+    console.print_result(f"{facts['name']}: {count_noun(len(facts['runs']), 'run')}")
+    rows = []
+    for one in facts["runs"]:
+        state = "" if one["finished"] else "not finished"
+        kept = (one["results"].get("validation") or {}).get("metrics")
+        rows.append([one["name"], one["stage"], one["updates"], state, format_metrics(kept or one["validation"])])
+    console.print_table(["run", "stage", "updates", "", "held out"], rows)
+
+
+def print_model(facts: Facts, console: Console) -> None:
+    shape = facts["shape"]
+    task = facts.get("task")
+    what = f"a model fine-tuned for {task['kind']}" if task else "a pre-trained model"
+    home = {"huggingface": " of Hugging Face", "openai": " of OpenAI's release"}.get(facts.get("home", ""), "")
+    console.print_result(f"{facts['name']}: {what}{home}")
+    lines = [
+        ("shape", f"{shape['n_layer']} blocks, {shape['n_head']} heads, {shape['n_embd']} wide"),
+        ("context", f"{shape['context']:,} tokens"),
+        ("weights", f"{formatting.format_large_count(facts['parameters'])} ({facts['bytes'] / 1e6:,.1f} MB on disk)"),
+        ("vocabulary", f"{shape['vocab_size']:,} tokens"),
+    ]
+    if "tokenizer" in facts:
+        lines[-1] = ("tokenizer", format_tokenizer(facts["tokenizer"]))
+    if task:
+        lines.append(("columns", ", ".join(f"{role} = {name}" for role, name in task["columns"].items())))
+        if task["labels"]:
+            lines.append(("labels", format_labels(task["labels"])))
+        lines.append(("trained", str(task["trained"])))
+        lines.append(("long texts", LONG_TEXT_DESCRIPTIONS[task["long"]]))
+        if task["temperature"] != 1:
+            lines.append(("calibrated", f"temperature {formatting.format_number(task['temperature'])}"))
+    print_key_values(console, lines)
+
+
+def print_tokenizer(facts: Facts, console: Console) -> None:
+    console.print_result(f"{facts['name']}: a tokenizer, {format_tokenizer(facts['tokenizer'])}")
+
+
+def print_texts(facts: Facts, console: Console) -> None:
+    formats = ", ".join(f"{n:,} .{kind}" for kind, n in facts["formats"].items())
+    console.print_result(
+        f"{facts['name']}: {count_noun(facts['files'], 'file')} of text ({formats}), {facts['bytes'] / 1e6:,.1f} MB"
+    )
+
+
+PRINTERS: dict[str, Callable[[Facts, Console], None]] = {
+    "table": print_table,
+    "data set": print_dataset,
+    "corpus": print_corpus,
+    "run": print_run,
+    "model": print_model,
+    "tokenizer": print_tokenizer,
+    "texts": print_texts,
+    "runs": print_runs,
+}
+
+
+def print_key_values(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        console.print_result(f"  {name:<{width}}  {value}")
+
+
+def flatten_command(command: Facts) -> dict[str, Any]:
+    return {
+        name: ", ".join(f"{role} = {column}" for role, column in value.items()) if isinstance(value, Mapping) else value
+        for name, value in command.items()
+    }
+
+
+def format_metrics(metrics: Facts) -> str:
+    left_out = ("split", "seconds", "step", "epoch")
+    return ", ".join(
+        formatting.format_metric(name, value)
+        for name, value in metrics.items()
+        if name not in left_out and isinstance(value, int | float)
+    )
+
+
+def format_tokenizer(tokenizer: Facts) -> str:
+    return f"{tokenizer['vocab_size']:,} tokens, {tokenizer['pipeline']} pipeline, {tokenizer['fingerprint'][:12]}…"
+
+
+def format_labels(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:MAX_LABELS_SHOWN])
+    return shown if len(labels) <= MAX_LABELS_SHOWN else f"{shown} … ({len(labels):,} in all)"
+
+
+def format_setting(value: Any) -> str:
+    return formatting.format_setting(value) if isinstance(value, float) else str(value)
