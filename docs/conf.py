@@ -44,7 +44,7 @@ html_js_files = [
     ("equations.js", {"defer": "defer"}),
 ]
 html_math_renderer = "katex"
-html_show_sourcelink = False
+html_copy_source = False
 default_role = "literal"  # docstrings write `names` as Markdown does
 suppress_warnings = ["myst.header"]  # a page may begin with another heading level
 
