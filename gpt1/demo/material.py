@@ -33,28 +33,10 @@ PACKAGES = (  # what gpt1 needs, and what that needs, where it holds prose: pres
     *("mpmath", "werkzeug", "setuptools", "PIL", "fsspec", "pyparsing", "click", "jinja2", "pyarrow", "absl"),
     *("packaging", "joblib", "urllib3", "markdown", "dateutil", "requests", "thinc"),
 )
-NOT_PROSE_HERE = frozenset(  # folders with tests, generated code, or other packages' code
-    [
-        "test",
-        "tests",
-        "testing",
-        "_testing",
-        "__pycache__",
-        "site-packages",
-        "dist-packages",
-        "_vendor",
-        "vendored",
-        "externals",
-        "extern",
-        "_external",
-        "idlelib",
-        "lib2to3",
-        "turtledemo",
-        "ensurepip",
-        "distutils",
-        "conformance",
-    ]
-)
+NOT_PROSE_HERE = {  # folders with tests, generated code, or other packages' code
+    *("test", "tests", "testing", "_testing", "__pycache__", "site-packages", "dist-packages", "_vendor", "vendored"),
+    *("externals", "extern", "_external", "idlelib", "lib2to3", "turtledemo", "ensurepip", "distutils", "conformance"),
+}
 
 
 @dataclass(frozen=True)

@@ -39,15 +39,7 @@ def write_page(out: Path, story: Story) -> Path:
     page.heading(
         "Which library does a docstring come from?", f"One of {libraries}; their names and all code are masked."
     )
-    seeds = len(story.accuracy[told.ALL])
-    page.table(
-        [
-            f"{story.labelled['test']} test rows",
-            "accuracy, median",
-            f"[min – max] of {formatting.counted(seeds, 'seed')}",
-        ],
-        told.table_rows(story),
-    )
+    page.table(*told.accuracy_table(story))
     with charts.style():
         figure, axes = charts.chart("perplexity", "updates")
         perplexity(axes, out, story)

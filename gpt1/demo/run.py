@@ -26,10 +26,10 @@ from gpt1.demo.story import (
     SCRATCH,
     TF_IDF,
     Story,
+    accuracy_table,
     commands,
     percent,
     spark,
-    table_rows,
     verdict,
 )
 from gpt1.errors import Interrupted, UserError
@@ -236,15 +236,7 @@ def tell(out: Path, story: Story) -> None:
     from gpt1.demo.page import write_page
 
     results = Console()
-    seeds = len(story.accuracy[ALL])
-    results.table(
-        [
-            f"accuracy on {story.labelled['test']} test rows",
-            "median",
-            f"[min – max] of {formatting.counted(seeds, 'seed')}",
-        ],
-        table_rows(story),
-    )
+    results.table(*accuracy_table(story))
     results.show_text(verdict(story) + "\n")
     results.show("accuracy on the validation rows, epoch by epoch (median of the seeds)")
     for method, runs in story.curves.items():

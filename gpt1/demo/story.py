@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gpt1 import formatting
 from gpt1.formatting import shell_quote
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -53,8 +54,11 @@ class Story:
         self.seconds[part] = time.monotonic() - start
 
 
-def table_rows(story: Story) -> list[list[str]]:
-    return [
+def accuracy_table(story: Story) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows)."""
+    seeds = formatting.counted(len(story.accuracy[ALL]), "seed")
+    columns = [f"accuracy on {story.labelled['test']} test rows", "median", f"[min – max] of {seeds}"]
+    return columns, [
         [method, percent(median(story.accuracy[method])), spread(story.accuracy[method])]
         for method in (MAJORITY, TF_IDF, *METHODS)
     ]

@@ -151,16 +151,9 @@ def run_missing(title: str, cells: Sequence[Cell], kept: Kept, progress: Progres
 
 
 def run_and_write(
-    title: str,
-    cells: Sequence[Cell],
-    kept: Kept,
-    progress: Progress,
-    told: str,
-    write: Callable[[list[str]], list[str]],
-    unit: str = "rows",
+    title: str, cells: Sequence[Cell], kept: Kept, progress: Progress, told: str, write: Write, unit: str = "rows"
 ) -> Path:
-    """`run_cells`, then the page: `write` takes the lines of what failed and returns what to say. After Ctrl-C the page
-    shows what there is. Returns the folder."""
+    """`run_cells`, then the page; after Ctrl-C the page shows what there is. Returns the folder."""
     try:
         failed = run_cells(title, cells, kept, progress, told, unit)
     except Interrupted:
@@ -169,6 +162,10 @@ def run_and_write(
     for line in write(failed):
         progress.say(line)
     return kept.folder
+
+
+Write = Callable[[list[str]], list[str]]
+"""Makes the page, from the lines of what failed; returns what to say."""
 
 
 class Inside(Silent):

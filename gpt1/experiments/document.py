@@ -12,6 +12,7 @@ from gpt1 import formatting
 from gpt1.files.atomic import atomic_file
 from gpt1.report import Cell, Page
 from gpt1.report.charts import to_svg
+from gpt1.report.page import as_cell
 from gpt1.runs.folder import write_json
 from gpt1.version import __version__
 
@@ -105,7 +106,7 @@ class Document:
 
 def plain(value: Any) -> str:
     """A cell of a Markdown table."""
-    return str(value if isinstance(value, Cell) else Cell(value)).replace("|", "\\|").replace("\n", " ")
+    return str(as_cell(value)).replace("|", "\\|").replace("\n", " ")
 
 
 def write_text(path: Path, text: str) -> None:

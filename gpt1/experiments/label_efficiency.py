@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +53,12 @@ class Plan:
     def key(self, method: str, size: int, seed: int) -> str:
         return f"{CURVE_METHODS[method].title}, {size:,} labels, seed {seed}"
 
-    def cells(self) -> list[Cell]:
+    def runs(self) -> list[tuple[str, int, int]]:
         """Seeds in turn, small sizes first: a curve that is stopped early is a whole one with fewer seeds."""
-        return [
-            self.cell(method, size, seed)
-            for seed in range(self.seeds)
-            for size in self.sizes
-            for method in self.methods
-        ]
+        return [(m, size, seed) for seed in range(self.seeds) for size in self.sizes for m in self.methods]
 
-    def cell(self, method: str, size: int, seed: int) -> Cell:
-        def work(scratch: Path, progress: Progress) -> dict[str, Any]:
-            return self.measure(method, size, seed, scratch, progress)
-
-        return Cell(self.key(method, size, seed), self.cost(method, size), work)
+    def cells(self) -> list[Cell]:
+        return [Cell(self.key(*run), self.cost(*run[:2]), partial(self.measure, *run)) for run in self.runs()]
 
     def cost(self, method: str, size: int) -> int:
         """Rows through the model, a row that is learnt from counting three times (there and back)."""
@@ -99,13 +92,11 @@ class Plan:
 
     def check(self, kept: Kept) -> None:
         """UserError where a finished cell was made with other settings than it would be now."""
-        for seed in range(self.seeds):
-            for size in self.sizes:
-                for method in self.methods:
-                    key = self.key(method, size, seed)
-                    if method != "tfidf" and key in kept.cells:
-                        now = learnt_with(self.n_embd, self.settings_for(method, size, seed))
-                        check_settings(kept.folder, key, kept.cells[key].get("settings"), now)
+        for method, size, seed in self.runs():
+            key = self.key(method, size, seed)
+            if method != "tfidf" and key in kept.cells:
+                now = learnt_with(self.n_embd, self.settings_for(method, size, seed))
+                check_settings(kept.folder, key, kept.cells[key].get("settings"), now)
 
 
 def curve(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from gpt1.corpus.order import mixed
-from gpt1.datasets import DataSet, KnownTable
+from gpt1.datasets import KnownTable
 from gpt1.datasets.dataset import select
-from gpt1.datasets.labelled import training_rows
+from gpt1.datasets.labelled import Labelled, examples_of, training_rows
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import deduplicated, fit
 from gpt1.tasks.kinds import Example, Kind
@@ -108,12 +108,12 @@ def read_labels(
     return Labels(source.kind, source.columns, source.score, target, main, training, tested, notes)
 
 
-def limited(rows: Rows, kind: Kind, data: DataSet | None, most: int) -> Rows:
-    """At most `most` rows (0: all), always the same ones."""
+def read_rows(source: Labelled, kind: Kind, columns: Mapping[str, str], most: int = 0) -> Rows:
+    """The rows of `source`, at most `most` of them (0: all), always the same ones."""
+    rows, table, data = Rows(source.table, examples_of(source, kind, columns)), source.table, source.data_set
     if not 0 < most < len(rows):
         return rows
-    target = fit(kind, bool(data and data.score), rows.examples, rows.table.where, rows.table.name)
-    return rows.sample(most, target)
+    return rows.sample(most, fit(kind, bool(data and data.score), rows.examples, table.where, table.name))
 
 
 def stratified(examples: Sequence[Example], target: Target, seed: int) -> list[int]:

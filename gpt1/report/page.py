@@ -102,7 +102,7 @@ class Page:
 
     def facts(self, facts: Mapping[str, Any]) -> None:
         """A few figures side by side, each under its name."""
-        self._add("facts", facts=[(name, _cell(value)) for name, value in facts.items()])
+        self._add("facts", facts=[(name, as_cell(value)) for name, value in facts.items()])
 
     def table(
         self,
@@ -184,12 +184,13 @@ class Page:
         self.sections[-1].blocks.append({"kind": kind, **values})
 
 
-def _cell(value: Any) -> Cell:
+def as_cell(value: Any) -> Cell:
+    """`value`, which may be a cell already."""
     return value if isinstance(value, Cell) else Cell(value)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[as_cell(value) for value in row] for row in rows]
     is_number = []
     for column in range(len(columns)):
         filled = [row[column].is_number for row in cells if row[column].value not in (None, "")]

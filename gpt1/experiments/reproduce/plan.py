@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -107,21 +107,13 @@ class Plan:
     def key(self, task: PaperTask, method: str, seed: int) -> str:
         return f"{task.name.text}, {method}, seed {seed}"
 
-    def cells(self) -> list[Cell]:
+    def runs(self) -> list[tuple[PaperTask, str, int]]:
         """Seeds in turn: a table that is stopped early is a whole one with fewer seeds."""
-        tuned = [
-            self.cell(task, method, seed)
-            for seed in range(self.asked.seeds)
-            for task in self.tasks
-            for method in self.methods
-        ]
+        return [(task, m, seed) for seed in range(self.asked.seeds) for task in self.tasks for m in self.methods]
+
+    def cells(self) -> list[Cell]:
+        tuned = [Cell(self.key(*run), self.cost(*run[:2]), partial(self.measure, *run)) for run in self.runs()]
         return [*(shot.cell() for shot in self.shots), *tuned]
-
-    def cell(self, task: PaperTask, method: str, seed: int) -> Cell:
-        def work(scratch: Path, progress: Progress) -> dict[str, Any]:
-            return self.measure(task, method, seed, scratch, progress)
-
-        return Cell(self.key(task, method, seed), self.cost(task, method), work)
 
     def cost(self, task: PaperTask, method: str) -> int:
         """kB of text through a model; what is learnt from counts three times (there and back)."""
@@ -154,14 +146,12 @@ class Plan:
                 raise UserError(
                     f"{kept.folder} was begun with other rows or weights for: {shot.key}.", "Choose another --out."
                 )
-        for task in self.tasks:
-            for method in self.methods:
-                for seed in range(self.asked.seeds):
-                    key = self.key(task, method, seed)
-                    if cell := kept.cells.get(key):
-                        before, now = cell["made_from"], self.made_from(task, method)
-                        agree(kept.folder, task, method, before, now)
-                        check_settings(kept.folder, key, before.get("settings"), now["settings"])
+        for task, method, seed in self.runs():
+            key = self.key(task, method, seed)
+            if cell := kept.cells.get(key):
+                before, now = cell["made_from"], self.made_from(task, method)
+                agree(kept.folder, task, method, before, now)
+                check_settings(kept.folder, key, before.get("settings"), now["settings"])
 
     def measure(self, task: PaperTask, method: str, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         about = {"task": task.name.text, "method": method, "seed": seed, "made_from": self.made_from(task, method)}

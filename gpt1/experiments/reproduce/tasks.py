@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from gpt1.datasets import DataSet, KnownTable, MissingSplit, known, names
+from gpt1.datasets import DataSet, MissingSplit, known, names
 from gpt1.datasets.dataset import Named
-from gpt1.datasets.labelled import Labelled, examples_of
+from gpt1.datasets.labelled import Labelled
 from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.cells import digest
 from gpt1.experiments.reproduce import paper
-from gpt1.experiments.samples import Rows, limited
+from gpt1.experiments.samples import Rows, read_rows
 from gpt1.inference.evaluate import parts_of
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import deduplicated, encoded_labels, fit
@@ -203,16 +203,12 @@ def read_task(
         what = "split" if test is None else "labels in the split"
         return LeftOut(name, f"no {what} '{name.test.split or name.data.evaluation_split}' to test on in {where}")
     name = replace(name, test=replace(name.test, split=test.split))
-    drawn = [drawn_rows(name.data, table, most) for table, most in ((training, rows), (test, test_rows))]
+    data = name.data
+    sources = ((Labelled(training, data), rows), (Labelled(test, data), test_rows))
+    drawn = [read_rows(source, data.record, data.columns, most) for source, most in sources]
     if not keep_duplicates and (repeated := deduplicated(drawn[0].examples)[1]):
         again = f"{repeated:,} of {len(drawn[0]):,} training rows repeat another one"
         notes.append(f"{training.name}: {again}: a network learns from each text once.")
     task = PaperTask(name, drawn[0], drawn[1], (len(training), len(test)), [*notes, *test.notes])
     encoded_labels(task.target, task.test.examples, task.test.table.where)  # few rows may lack a label of the test
     return task
-
-
-def drawn_rows(data: DataSet, table: KnownTable, most: int) -> Rows:
-    """At most `most` rows (0: all), always the same ones."""
-    examples = examples_of(Labelled(table, data), data.record, data.columns)
-    return limited(Rows(table, examples), data.record, data, most)

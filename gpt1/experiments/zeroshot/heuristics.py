@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from gpt1.datasets import DataSet
-from gpt1.datasets.labelled import examples_of, labelled_rows
+from gpt1.datasets.labelled import Labelled, labelled_rows
 from gpt1.errors import UserError
 from gpt1.experiments.reserved import refuse_reserved
-from gpt1.experiments.samples import Rows, limited
+from gpt1.experiments.samples import Rows, read_rows
 from gpt1.experiments.zeroshot.scoring import Question, begun, following, log_probabilities, mean
 from gpt1.experiments.zeroshot.winograd import HOME, Schema, find_schemas, read_schemas
 from gpt1.inference.predictor import LanguageModel, load
@@ -90,7 +90,7 @@ def trial_of(
     source = labelled_rows(what, "evaluation", data_dir)
     data = source.data_set
     record, named = source.kind_and_columns(kind, named)
-    chosen = limited(Rows(source.table, examples_of(source, record, named)), record, data, rows)
+    chosen = read_rows(source, record, named, rows)
     for note in source.notes:
         progress.say(note)
     if data and data.name == "cola":
@@ -113,10 +113,7 @@ def trial_of(
 
 def acceptability(rows: Rows, data: DataSet, data_dir: str | Path | None) -> Trial:
     training, _ = data.train_table(data_dir)
-    source = limited(
-        Rows(training, [Example((row["text"],), label=row["label"]) for row in training.rows]),
-        data.record, data, THRESHOLD_ROWS,
-    )  # fmt: skip
+    source = read_rows(Labelled(training, data), data.record, data.columns, THRESHOLD_ROWS)
     labelled = [as_label(example.label) for example in source.examples]
 
     def predict(model: LanguageModel, progress: Progress) -> list[str]:
