@@ -9,21 +9,38 @@ from gpt1.version import __version__
 
 if TYPE_CHECKING:
     from gpt1.config import GPTConfig
+    from gpt1.corpus.tokenize import tokenize
+    from gpt1.experiments.zeroshot.heuristics import zeroshot
+    from gpt1.inference.evaluate import evaluate
     from gpt1.inference.predictor import load
     from gpt1.model.gpt import GPT
     from gpt1.tokenization.tokenizer import Tokenizer
     from gpt1.training.finetune import finetune
     from gpt1.training.pretrain import pretrain
 
-__all__ = ["GPT", "GPTConfig", "Tokenizer", "__version__", "finetune", "load", "pretrain"]
+__all__ = [
+    "GPT",
+    "GPTConfig",
+    "Tokenizer",
+    "__version__",
+    "evaluate",
+    "finetune",
+    "load",
+    "pretrain",
+    "tokenize",
+    "zeroshot",
+]
 
 _LAZY_IMPORTS = {
     "GPT": "gpt1.model.gpt",
     "GPTConfig": "gpt1.config",
     "Tokenizer": "gpt1.tokenization.tokenizer",
+    "evaluate": "gpt1.inference.evaluate",
     "finetune": "gpt1.training.finetune",
     "load": "gpt1.inference.predictor",
     "pretrain": "gpt1.training.pretrain",
+    "tokenize": "gpt1.corpus.tokenize",
+    "zeroshot": "gpt1.experiments.zeroshot.heuristics",
 }
 
 

@@ -161,5 +161,5 @@ def reseal(folder: Path) -> None:
         if "sha256" in manifest:
             manifest = seal(manifest)
         path.write_text(json.dumps(manifest))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the manifest itself was mutated
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # itself mutated
         return

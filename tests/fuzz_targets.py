@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -250,15 +251,14 @@ def read_page(folder: Path) -> None:
 
 def make_race(folder: Path) -> None:
     passage = {"article": "a text", "questions": ["q?"], "options": [["a", "b", "c", "d"]], "answers": ["B"]}
-    written(folder / "RACE/test/high/1.txt", json.dumps(passage).encode())
+    for part in ("high", "middle"):
+        written(folder / f"RACE/test/{part}/1.txt", json.dumps(passage).encode())
 
 
 def read_race(folder: Path) -> None:
-    from gpt1.datasets.files import document_rows, read_document_folders
+    from gpt1.datasets import find_data_set
 
-    for name, texts in read_document_folders([("test/high", folder / "RACE/test/high")]):
-        for _ in document_rows("race", name, texts):
-            pass
+    find_data_set("race").read("test", folder)
 
 
 def make_archive(folder: Path) -> None:
@@ -266,15 +266,8 @@ def make_archive(folder: Path) -> None:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:gz") as archive:
         archive.add(folder / "RACE", "RACE")
+    shutil.rmtree(folder / "RACE")
     written(folder / "RACE.tar.gz", data.getvalue())
-
-
-def read_archive(folder: Path) -> None:
-    from gpt1.datasets.files import document_rows, read_document_folders
-
-    for name, texts in read_document_folders([("test/high", folder / "RACE.tar.gz")]):
-        for _ in document_rows("race", name, texts):
-            pass
 
 
 def read_schemas(folder: Path) -> None:
@@ -342,7 +335,7 @@ def targets() -> Iterator[tuple[str, Target]]:
     yield "page finetune", Target(lambda folder: make_run(folder, "finetuning_run"), read_page, rows, 1)
     yield "page scores", Target(lambda folder: make_run(folder, "scoring_run"), read_page, rows, 1)
     yield "race", Target(make_race, read_race, {"RACE/test/high/1.txt": "json"})
-    yield "archive", Target(make_archive, read_archive, {"RACE.tar.gz": "binary"})
+    yield "archive", Target(make_archive, read_race, {"RACE.tar.gz": "binary"})
     schemas = b"The cat saw the dog and it ran.\nit\nThe cat,the dog\nThe cat\n\n"
     yield (
         "schemas",

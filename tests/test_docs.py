@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import csv
+import inspect
 import json
+import pydoc
 import re
 import runpy
 import shlex
@@ -23,7 +25,7 @@ from gpt1.config import FinetuneConfig, PretrainConfig, field_name, merge_settin
 from gpt1.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("README*.md"), ROOT / "ARCHITECTURE.md", *ROOT.glob("docs/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 MACHINE = re.compile(r"(?<![\w.])/(work|tmp|home|root|Users|mnt)/\w|\bvenv/bin\b|[A-Z]:\\")
 
@@ -171,6 +173,24 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", heading).strip().lower()).replace(" ", "-")
 
 
+def symbols(path: Path) -> set[str]:
+    """What a file defines: functions, classes, `Class.method`, constants, `Class.field`."""
+    found: set[str] = set()
+
+    def visit(body: list[ast.stmt], within: str) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef):
+                visit(node.body, f"{within}{node.name}.")
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                found.add(within + node.name)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found.update(within + target.id for target in targets if isinstance(target, ast.Name))
+
+    visit(ast.parse(path.read_text("utf-8")).body, "")
+    return found
+
+
 @each_page
 def test_every_link_inside_the_project_leads_somewhere(page: Path):
     for target in re.findall(r"\]\(([^)\s]+)\)", blocks_and_prose(page)[1]):
@@ -179,7 +199,9 @@ def test_every_link_inside_the_project_leads_somewhere(page: Path):
         name, _, anchor = target.partition("#")
         there = (page.parent / name).resolve() if name else page
         assert there.exists(), f"{page.name}: {target} does not exist"
-        if anchor:
+        if there.suffix == ".py":  # `file.py#Class.method` names what the file defines
+            assert not anchor or anchor in symbols(there), f"{page.name}: {name} defines no '{anchor}'"
+        elif anchor:
             headings = re.findall(r"^#+ (.+)$", blocks_and_prose(there)[1], re.MULTILINE)
             assert anchor in map(slug, headings), f"{page.name}: {target} has no such heading"
 
@@ -191,7 +213,70 @@ def test_no_page_names_a_place_on_somebodys_machine(page: Path):
 
 def test_the_index_names_every_page():
     index = (ROOT / "docs" / "index.md").read_text("utf-8")
-    assert {page.name for page in ROOT.glob("docs/*.md")} - {"index.md"} <= set(re.findall(r"\]\((\S+?)\)", index))
+    pages = {page.name for page in [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/*.ipynb")]} - {"index.md"}
+    pages |= {f"../{page.name}" for page in ROOT.glob("*.md")}
+    assert pages <= set(re.findall(r"\]\((\S+?)\)", index))
+
+
+PAPER = [
+    *(f"Equation {n}" for n in range(1, 6)),
+    *(f"Figure {n}" for n in (1, 2)),
+    *(f"Table {n}" for n in range(1, 6)),
+    *(f"Section {n}" for n in ("3.1", "3.2", "3.3", "4.1", "5")),
+]
+
+
+def test_the_page_of_the_paper_leads_from_each_equation_figure_table_and_section_to_code():
+    page = (ROOT / "docs" / "paper.md").read_text("utf-8")
+    top, *parts = re.split(r"^## ", page, flags=re.MULTILINE)
+    by_title = {part.partition(":")[0]: part for part in parts}
+    assert list(by_title) == PAPER
+    for title, part in by_title.items():
+        links = re.findall(r"\[`([\w.]+)`\]\(\.\./gpt1/\S+\.py#([\w.]+)\)", part)
+        assert links, f"{title} leads to no code"
+        assert all(text == anchor for text, anchor in links), links
+        assert title.startswith(("Figure", "Table", "Section")) or "```math" in part
+        assert f"(#{slug(part.splitlines()[0])})" in top, f"{title} is not in the table at the top"
+
+
+def test_the_page_of_the_api_names_all_that_gpt1_exports():
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    assert {f"gpt1.{name}" for name in gpt1.__all__ if name != "__version__"} <= set(re.findall(r":: (\S+)", page))
+    blocks = re.split(r"^\.\. ", page, flags=re.MULTILINE)[1:]
+    for name, block in ((re.findall(r":: (\S+)", block)[0], block) for block in blocks):
+        documented = pydoc.locate(name)
+        assert documented is not None, f"there is no {name}"
+        for members in re.findall(r":members: (.+)", block):
+            assert all(hasattr(documented, member) for member in members.split(", ")), f"{name}: {members}"
+
+
+NOTEBOOKS = [pytest.param(path, id=path.name) for path in ROOT.glob("docs/*.ipynb")]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_a_notebook_holds_no_outputs_and_uses_names_that_exist(path: Path):
+    """`make docs` runs it."""
+    cells = [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert cells
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    tree = ast.parse("\n".join("".join(cell["source"]) for cell in cells))
+    modules: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpt1"):
+            for alias in node.names:
+                found = pydoc.locate(f"{node.module}.{alias.name}")
+                assert found is not None, f"{node.module} has no {alias.name}"
+                modules[alias.asname or alias.name] = found
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert hasattr(modules[node.value.id], node.attr), f"{node.value.id} has no {node.attr}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("pretrain", "finetune"):
+            given = {keyword.arg for keyword in node.keywords} - signature_of(modules[node.func.id]) - {"text", "label"}
+            assert given <= CONFIGS[node.func.id].__dataclass_fields__.keys(), given
+
+
+def signature_of(function: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(function).parameters)
 
 
 def test_the_ratios_of_the_readme_are_those_that_the_benchmarks_expect():

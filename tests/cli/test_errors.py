@@ -66,7 +66,7 @@ REFUSED = {
         "corpus --out r --config broken.yaml": ["broken.yaml", "line 1", "name: value"],
         "corpus --out r --config blank.yaml": ["blank.yaml", "no settings"],
         "corpus --out r --config nowhere.yaml": ["nowhere.yaml does not exist"],
-        "corpus --out r --config full": ["full", "directory"],
+        "corpus --out r --config full": ["full", "a folder, not a file"],
         "corpus --out r --from nowhere": ["nowhere does not exist"],
         "corpus --out r --from full": ["full is no model folder"],
         "corpus --out r --from runs/books --context 64": ["--context 64", "32 positions of runs/books"],

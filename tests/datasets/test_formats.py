@@ -267,7 +267,8 @@ def test_scores_outside_the_scale_are_refused(tmp_path, score):
 @pytest.mark.parametrize(
     ("passage", "problem"),
     [
-        ("{", "1.txt is not a passage of RACE"),
+        ("{", "1.txt cannot be read as JSON"),
+        ("[]", "1.txt is not a passage of RACE"),
         (json.dumps({**RACE_PASSAGE, "answers": ["B"]}), "1.txt is not a passage of RACE"),
         (json.dumps({**RACE_PASSAGE, "answers": ["B", "E"]}), "1.txt, question 2: 'E' is no label of RACE"),
         (json.dumps({**RACE_PASSAGE, "options": [["a", "b"], ["a", "b"]]}), "question 2: 'C' is no label"),

@@ -106,7 +106,7 @@ def test_an_imported_model_is_asked_like_any_other(theirs: Any, english: Tokeniz
         (lambda folder: (folder / "merges.txt").unlink(), "neither vocab_40000.bpe nor merges.txt"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors does not exist"),
         (lambda folder: cut(folder / "model.safetensors"), "model.safetensors"),
-        (lambda folder: cut(folder / "vocab.json"), "broken/vocab.json is not JSON"),
+        (lambda folder: cut(folder / "vocab.json"), "broken/vocab.json cannot be read as JSON"),
         (
             lambda folder: shorten(folder / "merges.txt"),
             "broken/vocab.json does not fit its merges: none of them makes",

@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow
@@ -16,7 +17,7 @@ from pyarrow import parquet
 from gpt1.corpus.readers import read_documents
 from gpt1.errors import UserError
 from gpt1.tables.rows import MAX_COLUMNS
-from gpt1.tables.table import read_table
+from gpt1.tables.table import read_table, write_table
 
 COMPRESS = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress}
 
@@ -97,6 +98,32 @@ def test_a_parquet_file_of_many_empty_rows_is_refused(limit: int, tmp_path: Path
     parquet.write_table(pyarrow.table({"text": pyarrow.nulls(1_000_000, pyarrow.string())}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a.parquet holds [\d,]+ bytes when it is decoded"):
         next(read_documents([str(tmp_path / "a.parquet")]))
+
+
+def test_a_parquet_file_with_one_long_list_of_nothing_is_refused(limit: int, tmp_path: Path):
+    values = pyarrow.array([[None] * 1_000_000], pyarrow.list_(pyarrow.string()))
+    parquet.write_table(pyarrow.table({"text": values}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"a.parquet holds [\d,]+ bytes when it is decoded"):
+        read_table(tmp_path / "a.parquet")
+
+
+def test_a_flipped_bit_in_parquet_is_read_or_refused(tmp_path: Path):
+    """pyarrow ends the process where a column's metadata is asked for and its statistics are damaged (bit 3 of one
+    byte, found by fuzzing)."""
+    rows = [{"text": f"row {i}", "label": i % 2, "list": ["a", f"b{i}"]} for i in range(4)]
+    write_table(tmp_path / "a.parquet", rows)
+    data = (tmp_path / "a.parquet").read_bytes()
+    refused = 0
+    for at in range(len(data)):
+        flipped = bytearray(data)
+        flipped[at] ^= 8
+        (tmp_path / "b.parquet").write_bytes(flipped)
+        with suppress(UserError):
+            read_table(tmp_path / "b.parquet")
+            refused -= 1
+        refused += 1
+    assert refused > len(data) / 20
 
 
 def test_damaged_parquet_is_named_and_not_the_output(tmp_path: Path):
