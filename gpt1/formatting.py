@@ -90,7 +90,9 @@ def shell_quote(word: object) -> str:
         return shlex.quote(text)
 
     def escaped(match: re.Match[str]) -> str:
-        return "".join(f"\\{byte:03o}" for byte in match[0].encode("utf-8", "surrogateescape"))
+        # A byte of a file name that is not UTF-8, or half a character from JSON or YAML.
+        errors = "surrogateescape" if "\udc80" <= match[0] <= "\udcff" else "surrogatepass"
+        return "".join(f"\\{byte:03o}" for byte in match[0].encode("utf-8", errors))
 
     return "$'" + CONTROL.sub(escaped, text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 

@@ -146,20 +146,20 @@ MUTATIONS = {
 
 
 def reseal(folder: Path) -> None:
-    """Make the manifest of a folder fit its files again, so that a reader gets past the checksums."""
+    """Make the manifests below a folder fit their files again, so that a reader gets past the checksums."""
     from gpt1.corpus.shards import manifest_fingerprint
     from gpt1.files.manifest import seal
 
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text())
-        for name, entry in manifest["files"].items():
-            if (file := folder / name).is_file():
-                entry |= {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-        if "fingerprint" in manifest:
-            manifest["fingerprint"] = manifest_fingerprint(manifest)
-        if "sha256" in manifest:
-            manifest = seal(manifest)
-        path.write_text(json.dumps(manifest))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # itself mutated
-        return
+    for path in folder.rglob("manifest.json"):
+        try:
+            manifest = json.loads(path.read_text())
+            for name, entry in manifest["files"].items():
+                if (file := path.parent / name).is_file():
+                    entry |= {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+            if "fingerprint" in manifest:
+                manifest["fingerprint"] = manifest_fingerprint(manifest)
+            if "sha256" in manifest:
+                manifest = seal(manifest)
+            path.write_text(json.dumps(manifest))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # itself mutated
+            continue

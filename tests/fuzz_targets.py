@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from report_runs import write_finetuning_run, write_pretraining_run, write_regression_run
+
 ROWS = [{"text": f'row {i}, "quoted"\nand more', "label": i % 2, "list": ["a", f"b{i}"]} for i in range(4)]
 TEXTS = ["the low lower lowest newest widest", "over and over the river\n\nand through the woods", "a b c d e"] * 3
 
@@ -203,27 +205,22 @@ def read_corpus(folder: Path) -> None:
     corpus.count_bytes(0, min(64, corpus.tokens))
 
 
+STEP = "step-00000001"
+
+
 def make_checkpoint(folder: Path) -> None:
     from gpt1.training import checkpoints
 
     model = tiny_model(20)
     state = {"best": {"step": 1, "loss": 2.5}, "fingerprints": {"corpus": "0" * 64}, "precision": "fp32"}
     optimizer = {"moment": model.tokens.weight.detach()[:2].clone()}
-    saved = checkpoints.save_checkpoint(folder / "made", 1, model.state_dict(), optimizer, state)
-    for file in saved.iterdir():
-        file.rename(folder / file.name)
+    checkpoints.save_checkpoint(folder, 1, model.state_dict(), optimizer, state)
 
 
 def read_checkpoint(folder: Path) -> None:
     from gpt1.training import checkpoints
 
-    checkpoints.load_checkpoint(folder)
-
-
-def make_run(folder: Path, kind: str) -> None:
-    import report_runs
-
-    getattr(report_runs, kind)(folder)
+    checkpoints.load_checkpoint(folder / STEP)
 
 
 def read_settings(folder: Path) -> None:
@@ -323,17 +320,18 @@ def targets() -> Iterator[tuple[str, Target]]:
     yield "task", Target(make_task, read_task, {"task.json": "json", "model.safetensors": "binary"})
     corpus = {"manifest.json": "json", "shard-00000.npy": "binary", "documents.npy": "binary"}
     yield "corpus", Target(make_corpus, read_corpus, corpus | {"tokenizer/vocab.json": "json"})
-    checkpoint = {"manifest.json": "json", "state.json": "json", "model.safetensors": "binary"}
+    checkpoint = {f"{STEP}/{name}.json": "json" for name in ("manifest", "state")}
+    checkpoint[f"{STEP}/model.safetensors"] = "binary"
     yield "checkpoint", Target(make_checkpoint, read_checkpoint, checkpoint)
     settings = b"peak_lr: 1.0e-3\nn_layer: 2\nseed: 1\nrecipe: default\nmodel: tiny\ncompile: false\n"
     yield "settings", Target(lambda folder: written(folder / "c.yaml", settings), read_settings, {"c.yaml": "yaml"}, 8)
     run = {"config.yaml": "yaml", "results.json": "json", "metrics.jsonl": "lines"}
     rows = run | {"predictions.jsonl": "lines"}
-    yield "run pretrain", Target(lambda folder: make_run(folder, "pretraining_run"), read_run, run)
-    yield "run finetune", Target(lambda folder: make_run(folder, "finetuning_run"), read_run, rows)
-    yield "page pretrain", Target(lambda folder: make_run(folder, "pretraining_run"), read_page, run, 1)
-    yield "page finetune", Target(lambda folder: make_run(folder, "finetuning_run"), read_page, rows, 1)
-    yield "page scores", Target(lambda folder: make_run(folder, "scoring_run"), read_page, rows, 1)
+    yield "run pretrain", Target(write_pretraining_run, read_run, run)
+    yield "run finetune", Target(write_finetuning_run, read_run, rows)
+    yield "page pretrain", Target(write_pretraining_run, read_page, run, 1)
+    yield "page finetune", Target(write_finetuning_run, read_page, rows, 1)
+    yield "page scores", Target(write_regression_run, read_page, rows, 1)
     yield "race", Target(make_race, read_race, {"RACE/test/high/1.txt": "json"})
     yield "archive", Target(make_archive, read_race, {"RACE.tar.gz": "binary"})
     schemas = b"The cat saw the dog and it ran.\nit\nThe cat,the dog\nThe cat\n\n"

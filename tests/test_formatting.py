@@ -90,3 +90,8 @@ def test_printable_json_holds_no_control_characters_and_the_same_value(text: str
 
 def test_a_line_cannot_be_forged() -> None:
     assert formatting.printable_line("a\nnext: rm\t\r") == "a\\nnext: rm\\t\\r"
+
+
+@pytest.mark.parametrize(("word", "quoted"), [("a\ud800", "$'a\\355\\240\\200'"), ("a\udcff", "$'a\\377'")])
+def test_half_a_character_is_quoted_for_the_shell_by_its_bytes(word: str, quoted: str):
+    assert formatting.shell_quote(word) == quoted
