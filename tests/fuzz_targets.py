@@ -1,4 +1,4 @@
-"""Every reader of foreign files with a small valid example of what it reads."""
+"""Every reader of untrusted files with a small valid example of its input."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TEXTS = ["the low lower lowest newest widest", "over and over the river\n\nand t
 
 @dataclass(frozen=True)
 class Target:
-    """A reader. `files` are what may be mutated in the folder that `make` fills: its path below the folder, and how."""
+    """A reader. `files`: path below the folder that `make` fills → how to mutate the file."""
 
     make: Callable[[Path], None]
     read: Callable[[Path], object]
     files: dict[str, str]
     weight: int = 4
-    """How many inputs it gets beside the others."""
+    """Share of the inputs, relative to the other targets."""
 
 
 def table_target(ending: str) -> Target:
@@ -47,8 +47,8 @@ def table_target(ending: str) -> Target:
             for _ in islice(read_source(source), 1000):
                 pass
 
-    how = "binary" if compression or kind == "parquet" else "lines" if kind == "jsonl" else "text"
-    return Target(lambda folder: write_table(folder / name, rows if kind == "tsv" else ROWS), read, {name: how})
+    mutation = "binary" if compression or kind == "parquet" else "lines" if kind == "jsonl" else "text"
+    return Target(lambda folder: write_table(folder / name, rows if kind == "tsv" else ROWS), read, {name: mutation})
 
 
 def text_target(ending: str) -> Target:
@@ -63,10 +63,10 @@ def text_target(ending: str) -> Target:
             for _ in islice(read_source(source), 1000):
                 pass
 
-    return Target(lambda folder: written(folder / name, zipped), read, {name: "binary"})
+    return Target(lambda folder: write_bytes(folder / name, zipped), read, {name: "binary"})
 
 
-def written(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
@@ -181,14 +181,14 @@ def read_task(folder: Path) -> None:
     from gpt1.inference.predictor import load
 
     model = load(folder)
-    model.predict([{"text": "over the river"}] if type(model).__name__ == "Model" else [])
+    model.predict([{"text": "over the river"}] if type(model).__name__ == "TaskPredictor" else [])
 
 
 def make_corpus(folder: Path) -> None:
     from gpt1.corpus.corpus import write_corpus
 
     source = folder.with_name(folder.name + "-source.jsonl")
-    written(source, "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode())
+    write_bytes(source, "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode())
     folder.rmdir()
     write_corpus([str(source)], folder, tokenizer("lossless"))
     source.unlink()
@@ -249,7 +249,7 @@ def read_page(folder: Path) -> None:
 def make_race(folder: Path) -> None:
     passage = {"article": "a text", "questions": ["q?"], "options": [["a", "b", "c", "d"]], "answers": ["B"]}
     for part in ("high", "middle"):
-        written(folder / f"RACE/test/{part}/1.txt", json.dumps(passage).encode())
+        write_bytes(folder / f"RACE/test/{part}/1.txt", json.dumps(passage).encode())
 
 
 def read_race(folder: Path) -> None:
@@ -264,7 +264,7 @@ def make_archive(folder: Path) -> None:
     with tarfile.open(fileobj=data, mode="w:gz") as archive:
         archive.add(folder / "RACE", "RACE")
     shutil.rmtree(folder / "RACE")
-    written(folder / "RACE.tar.gz", data.getvalue())
+    write_bytes(folder / "RACE.tar.gz", data.getvalue())
 
 
 def read_schemas(folder: Path) -> None:
@@ -324,7 +324,10 @@ def targets() -> Iterator[tuple[str, Target]]:
     checkpoint[f"{STEP}/model.safetensors"] = "binary"
     yield "checkpoint", Target(make_checkpoint, read_checkpoint, checkpoint)
     settings = b"peak_lr: 1.0e-3\nn_layer: 2\nseed: 1\nrecipe: default\nmodel: tiny\ncompile: false\n"
-    yield "settings", Target(lambda folder: written(folder / "c.yaml", settings), read_settings, {"c.yaml": "yaml"}, 8)
+    yield (
+        "settings",
+        Target(lambda folder: write_bytes(folder / "c.yaml", settings), read_settings, {"c.yaml": "yaml"}, 8),
+    )
     run = {"config.yaml": "yaml", "results.json": "json", "metrics.jsonl": "lines"}
     rows = run | {"predictions.jsonl": "lines"}
     yield "run pretrain", Target(write_pretraining_run, read_run, run)
@@ -337,7 +340,7 @@ def targets() -> Iterator[tuple[str, Target]]:
     schemas = b"The cat saw the dog and it ran.\nit\nThe cat,the dog\nThe cat\n\n"
     yield (
         "schemas",
-        Target(lambda folder: written(folder / "test.c.txt", schemas), read_schemas, {"test.c.txt": "text"}),
+        Target(lambda folder: write_bytes(folder / "test.c.txt", schemas), read_schemas, {"test.c.txt": "text"}),
     )
     yield "features", Target(make_features, read_features, {"f.safetensors": "binary"})
     yield "cells", Target(make_cells, read_cells, {"cells.json": "json"})
