@@ -84,7 +84,7 @@ class FunctionShims(TorchFunctionMode):
             return func(*args, **kwargs).to(device)
         if func is torch.Tensor.tolist and isinstance(args[0], FakeGpuTensor):
             record_sync()
-            return args[0].here.tolist()
+            return args[0].cpu_tensor.tolist()
         return func(*args, **kwargs)
 
 

@@ -249,7 +249,7 @@ def test_a_finished_run_is_not_run_again(workspace: Path, tmp_path: Path, ask: A
     for how in (absolute, CLASSIFICATION_FLAGS):
         answer = ask(*f"finetune {workspace / 'reviews.csv'} {how} --out runs/reviews --resume".split())
         assert answer.exit_code == 0, answer.stderr
-        assert "is finished; nothing is left to do" in answer.stderr
+        assert "is already finished" in answer.stderr
     assert list_files(workspace / "runs/reviews") == before
 
 

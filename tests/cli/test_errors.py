@@ -68,7 +68,7 @@ REFUSED = {
         "corpus --out r --config nowhere.yaml": ["nowhere.yaml does not exist"],
         "corpus --out r --config full": ["full", "a folder, not a file"],
         "corpus --out r --from nowhere": ["nowhere does not exist"],
-        "corpus --out r --from full": ["full is no model folder"],
+        "corpus --out r --from full": ["full is not a model folder"],
         "corpus --out r --from runs/books --context 64": ["--context 64", "32 positions of runs/books"],
         "corpus --out r --from runs/books --n-layer 3": ["--n-layer 3", "runs/books has 2"],
         "other --out r --from runs/books": ["another tokenizer", "--tokenizer runs/books"],
@@ -143,7 +143,7 @@ REFUSED = {
             "--resume",
         ],
         "reviews.csv --out r --kind classification --text text --from broken/swapped": ["270 tokens", "300"],
-        "reviews.csv --out r --kind classification --text text --from corpus": ["corpus is no model folder"],
+        "reviews.csv --out r --kind classification --text text --from corpus": ["corpus is not a model folder"],
         **{
             f"{name}.jsonl --out r --from runs/books --kind {kind} --label s": [
                 f"{name}.jsonl, line 2",
@@ -176,7 +176,7 @@ REFUSED = {
     "next": {
         "runs/nowhere hi": ["runs/nowhere does not exist"],
         "runs/boks hi": ["Did you mean runs/books?"],
-        "corpus hi": ["corpus is no model folder"],
+        "corpus hi": ["corpus is not a model folder"],
         "broken/no-model hi": ["no finished model"],
         "broken/cut-weights hi": ["model.safetensors", "damaged"],
         "broken/swapped hi": ["270 tokens", "300"],

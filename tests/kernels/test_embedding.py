@@ -14,10 +14,10 @@ from gpt1.kernels.lm_loss import lm_loss
 
 
 @given(shape=st.lists(st.integers(1, 6), min_size=1, max_size=2), rows=st.integers(1, 9), width=st.integers(1, 5))
-def test_values_and_gradients_are_torchs(tiny_pretrain_settings, rows, width):
-    ids = torch.randint(0, rows, tiny_pretrain_settings)
+def test_values_and_gradients_equal_torchs(shape, rows, width):
+    ids = torch.randint(0, rows, shape)
     weight = torch.randn(rows, width, dtype=torch.float64, requires_grad=True)
-    dy = torch.randn(*tiny_pretrain_settings, width, dtype=torch.float64)
+    dy = torch.randn(*shape, width, dtype=torch.float64)
     y, expected = embedding(ids, weight), F.embedding(ids, weight)
     assert torch.equal(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, weight, dy)[0] for out in (y, expected)))
@@ -34,7 +34,7 @@ def both_uses(weight, ids, plainly):
 
 @pytest.mark.parametrize("times", [1.0, 3.0])
 @pytest.mark.parametrize("kept", [False, True])
-def test_the_matrix_of_both_ends_gets_the_sum_of_both_gradients_over_pieces_and_updates(times, kept):
+def test_a_tied_matrix_gets_the_sum_of_both_gradients_over_micro_batches_and_steps(times, kept):
     ids = torch.randint(0, 9, (3, 2, 7))  # updates, pieces, tokens
     weight, reference = (torch.nn.Linear(4, 9, bias=False, dtype=torch.float64) for _ in range(2))
     reference.load_state_dict(weight.state_dict())
@@ -49,7 +49,7 @@ def test_the_matrix_of_both_ends_gets_the_sum_of_both_gradients_over_pieces_and_
             refresh_buffers(weight.parameters())
 
 
-def test_what_another_backward_pass_has_sent_is_left_alone():
+def test_gradients_of_another_backward_pass_are_not_changed():
     weight, sent = torch.randn(9, 4, requires_grad=True), torch.ones(9, 4)
     offer_gradient(weight, sent)
     embedding(torch.tensor([1, 1]), weight).sum().backward()

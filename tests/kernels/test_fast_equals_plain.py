@@ -101,7 +101,7 @@ def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activations", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_two_hundred_updates_have_the_losses_of_the_plain_path(
+def test_two_hundred_steps_have_the_losses_of_the_plain_path(
     activations: torch.dtype, expected: Tensor, corpus: Path, tmp_path: Path
 ):
     found = curves(lambda folder, seed: fast(folder, seed, activations), corpus, tmp_path)

@@ -26,7 +26,7 @@ def drawn(time: int, batch: int, units: int, dtype: torch.dtype = torch.float64)
 
 
 @given(time=st.integers(1, 7), batch=st.integers(1, 4), units=st.integers(1, 6), fresh=st.booleans())
-def test_values_and_gradients_are_torchs(time, batch, units, fresh):
+def test_values_and_gradients_equal_torchs(time, batch, units, fresh):
     gates, weight, *before = drawn(time, batch, units)
     if fresh:
         before = [torch.zeros_like(one) for one in before]
@@ -38,7 +38,7 @@ def test_values_and_gradients_are_torchs(time, batch, units, fresh):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_in_bfloat16_it_is_the_exact_one_up_to_rounding_also_after_many_steps():
+def test_in_bfloat16_it_is_exact_up_to_rounding_even_after_many_steps():
     torch.manual_seed(0)
     gates, weight, *_ = drawn(100, 8, 32, torch.bfloat16)
     weight.data.mul_(0.1)
@@ -54,7 +54,7 @@ def test_in_bfloat16_it_is_the_exact_one_up_to_rounding_also_after_many_steps():
 
 
 @pytest.mark.parametrize("trained", [(True, False), (False, True)])
-def test_only_what_is_trained_gets_a_gradient(trained):
+def test_only_trainable_inputs_get_a_gradient(trained):
     gates, weight, *_ = drawn(3, 2, 4)
     for one, needed in zip((gates, weight), trained, strict=True):
         one.requires_grad_(needed)
@@ -62,7 +62,7 @@ def test_only_what_is_trained_gets_a_gradient(trained):
     assert (gates.grad is not None, weight.grad is not None) == trained
 
 
-def test_no_gradient_is_asked_of_the_last_cell_which_has_none_to_give():
+def test_the_last_cell_has_no_gradient():
     states, last = lstm_recurrence(*drawn(3, 2, 4)[:2])
     assert states.requires_grad
     assert not last.requires_grad

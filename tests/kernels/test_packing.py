@@ -65,7 +65,7 @@ def gradients(model: GPT, states: Tensor, weights: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("model", MODELS, ids=["transformer", "lstm"])
 @given(lengths=lengths, spare=spare, share=share, recompute=st.booleans())
-def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, spare, share, recompute):
+def test_states_and_gradients_equal_those_of_each_sequence_alone(model, lengths, spare, share, recompute):
     sequences = [torch.randint(0, 20, (length,)) for length in lengths]
     weights = torch.randn(sum(lengths), 8, dtype=torch.float64)
     model.activation_checkpointing = recompute
@@ -79,7 +79,7 @@ def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, s
 
 
 @given(lengths=lengths, spare=spare, share=share)
-def test_every_sequence_is_in_one_group_and_padding_stays_within_its_bounds(lengths, spare, share):
+def test_every_sequence_is_in_one_group_and_padding_is_bounded(lengths, spare, share):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_PADDING", spare)
         patch.setattr(module, "MAX_PADDING_SHARE", share)
@@ -93,9 +93,7 @@ def test_every_sequence_is_in_one_group_and_padding_stays_within_its_bounds(leng
 
 
 @given(rows=rows, spare=spare, share=share, recompute=st.booleans(), train=st.booleans())
-def test_what_sequences_share_is_computed_once_and_gives_each_what_it_gives_it_alone(
-    rows, spare, share, recompute, train
-):
+def test_sequences_with_a_shared_prefix_give_the_same_as_alone(rows, spare, share, recompute, train):
     model = MODELS[0].train(train)
     ids = torch.randint(0, 20, (sum(row.tokens for row in rows),))
     model.activation_checkpointing = recompute
@@ -112,7 +110,7 @@ def test_what_sequences_share_is_computed_once_and_gives_each_what_it_gives_it_a
 
 
 @given(rows=rows)
-def test_a_packing_knows_where_each_token_stands(rows):
+def test_a_packing_knows_the_position_of_each_token(rows):
     packing = Packing(rows)
     number = torch.arange(packing.tokens)
     sequences = sequences_of(rows, number)
