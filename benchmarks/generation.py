@@ -3,8 +3,8 @@ whose GPT-1 has no KV cache. A second table has a batch of 8 prompts and 64 new 
 decoding before, as by `gpt1.load`.
 
 On a CPU, gpt1 decodes a single text speculatively. With random weights all draft tokens are accepted, with a trained
-model some are not. So a share of them is made wrong, as large as with a trained model. With GPT1_RUN=runs/NAME a third table
-shows this share for the model of that run.
+model some are not. So a share of them is made wrong, as large as with a trained model. With GPT1_RUN=runs/NAME a third
+table shows this share for the model of that run.
 """
 
 from __future__ import annotations

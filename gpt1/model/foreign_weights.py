@@ -202,8 +202,8 @@ def read_openai_shapes(path: Path) -> list[list[int]]:
         )
     shapes = parse_json(read_bounded(path, MAX_CONFIG_BYTES), path)
     ranks = []
-    if isinstance(shapes, list) and all(isinstance(shape, list) for shape in shapes):
-        ranks = [len(shape) for shape in shapes if all(type(n) is int and n > 0 for n in shape)]
+    if isinstance(shapes, list) and all(is_shape(shape) for shape in shapes):
+        ranks = list(map(len, shapes))
     if len(ranks) < 14 or ranks != [2, 2, *BLOCK_RANKS * ((len(shapes) - 2) // len(BLOCK_RANKS))]:
         raise UserError(
             f"{path} is not the list of shapes of the release: positions [512, 768], tokens [40478, 768], then twelve "
@@ -216,6 +216,10 @@ def read_openai_shapes(path: Path) -> list[list[int]]:
             "Copy the files of the release again.",
         )
     return cast(list[list[int]], shapes)
+
+
+def is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and n > 0 for n in value)
 
 
 def read_array(path: Path) -> NDArray[Any]:

@@ -54,7 +54,8 @@ def _add_section(section: Callable[[Page, Run], None], page: Page, run: Run) -> 
     try:
         section(page, run)
     except Exception as error:
-        page.paragraph(f"The part '{section.__name__.replace('_', ' ')}' could not be drawn: {error!r}")
+        name = section.__name__.removeprefix("add_").replace("_", " ")
+        page.paragraph(f"The part '{name}' could not be drawn: {error!r}")
 
 
 # The head of the page

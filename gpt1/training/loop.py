@@ -107,7 +107,7 @@ def train(
             finite. No checkpoint ever contains such values.
         ResourceError: Out of memory, or the disk is full.
     """
-    with translate_resource_errors(oom_advice(stage, config.recompute)), stop_on_signal() as stop:
+    with translate_resource_errors(oom_advice(stage, config.activation_checkpointing)), stop_on_signal() as stop:
         optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
         folder, meter = run / "checkpoints", Meter()
         outcome = resume_from_checkpoint(stage, optimizer, meter, folder, progress) if resume else Outcome()
@@ -165,13 +165,13 @@ def oom_advice(stage: Stage, activation_checkpointing: bool) -> str:
     size = stage.micro_batch_size
     if size > 1:
         halve = f"Use --micro-batch {size // 2} (now {size}) to halve the memory of activations"
-        keep_less = "" if activation_checkpointing else ", or --recompute to keep a fraction of them"
+        keep_less = "" if activation_checkpointing else ", or --activation-checkpointing to keep a fraction of them"
         return f"{halve}{keep_less}: the step stays the same."
     if not size:
         return "Close other programs."
     if activation_checkpointing:
         return "Use a smaller model, or shorter texts."
-    return "Use --recompute: the step stays the same. Otherwise use a smaller model, or shorter texts."
+    return "Use --activation-checkpointing: the step stays the same. Otherwise use a smaller model, or shorter texts."
 
 
 def train_step(

@@ -80,7 +80,7 @@ def test_an_imported_hugging_face_model_gives_its_logits(theirs: Any, english: T
 
 def test_an_imported_release_gives_its_logits(released: Any, english: Tokenizer, tmp_path: Path, ask: Any):
     folder, model = released
-    assert ask("import", "openai", str(folder), "--out", str(tmp_path / "m")).code == 0
+    assert ask("import", "openai", str(folder), "--out", str(tmp_path / "m")).exit_code == 0
     ids = torch.tensor([english.encode(TEXT)[:16]])
     with torch.no_grad():
         torch.testing.assert_close(load(tmp_path / "m").gpt(ids), model(ids), atol=1e-6, rtol=0)
@@ -88,7 +88,7 @@ def test_an_imported_release_gives_its_logits(released: Any, english: Tokenizer,
 
 def test_an_imported_model_is_asked_like_any_other(theirs: Any, english: Tokenizer, tmp_path: Path, ask: Any):
     folder, model = theirs
-    assert ask("import", "huggingface", str(folder), "--out", str(tmp_path / "m")).code == 0
+    assert ask("import", "huggingface", str(folder), "--out", str(tmp_path / "m")).exit_code == 0
     answer = ask("next", str(tmp_path / "m"), TEXT, "--top", "3", "--json")
     with torch.no_grad():
         probabilities = model(torch.tensor([english.encode(TEXT)])).logits[0, -1].softmax(-1)

@@ -192,7 +192,7 @@ def test_the_table_of_results_shows_a_subset_beside_the_whole(folder: Any, race:
     found = evaluate(folder("choice"), "race", data_dir=race)
     print_metrics(found)
     head, *lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert re.split(" {2,}", head) == ["6 rows", "95 % interval", "middle, 4 rows", "high, 2 rows"]
+    assert re.split(" {2,}", head) == ["6 rows", "95% confidence interval", "middle, 4 rows", "high, 2 rows"]
     (accuracy,) = (line for line in lines if line.startswith("accuracy"))
     shown = [format_number(found["subsets"][name]["metrics"]["accuracy"]) for name in ("middle", "high")]
     assert accuracy.split()[-2:] == shown

@@ -329,7 +329,7 @@ def test_in_bf16_predictions_are_those_of_fp32_within_its_precision(make: Make, 
 
 
 def test_a_precision_that_does_not_exist_is_refused(pretrained_run: Path):
-    with pytest.raises(UserError, match="--precision fp31: there is no such choice"):
+    with pytest.raises(UserError, match="--precision fp31 is not a valid choice"):
         load(pretrained_run, precision="fp31")
 
 

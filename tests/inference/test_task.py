@@ -88,7 +88,7 @@ def test_a_flipped_bit_in_any_file_of_a_finished_run_is_refused_by_name_wherever
 def test_settings_edited_after_the_run_are_refused_with_the_way_out(run: Path):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 1"))
-    with pytest.raises(UserError, match=r"config\.yaml is not what its manifest says") as refused:
+    with pytest.raises(UserError, match=r"config\.yaml does not match its manifest") as refused:
         load(run)
     assert "start a new run: --config FILE --out NEW" in refused.value.fix
     assert f"delete {run / 'manifest.json'}" in refused.value.fix
@@ -126,7 +126,7 @@ def test_a_folder_without_a_manifest_loads_and_a_changed_one_loads_without_the_c
     assert (refused.code, refused.out) == (2, "")
     assert "task.json has" in refused.err
     assert "--no-verify" in refused.err
-    assert ask("predict", str(model), new, "--no-verify").code == 0
+    assert ask("predict", str(model), new, "--no-verify").exit_code == 0
     assert isinstance(load(model, verify=False), TaskPredictor)
     (model / "manifest.json").unlink()
     assert load_task_predictor(model).temperature == 2
@@ -168,7 +168,7 @@ def test_an_exported_model_is_checked_too(workspace: Path, tmp_path: Path):
     out = export_model("huggingface", workspace / "runs/books", tmp_path / "out")
     GPT.from_pretrained(out)
     flip(out / "model.safetensors", out.joinpath("model.safetensors").stat().st_size * 8 - 1)
-    with pytest.raises(UserError, match=r"model\.safetensors is not what its manifest says"):
+    with pytest.raises(UserError, match=r"model\.safetensors does not match its manifest"):
         GPT.from_pretrained(out)
 
 
@@ -190,7 +190,7 @@ def test_an_exported_model_is_checked_too(workspace: Path, tmp_path: Path):
         ("columns", {"text": 7}, "'text' must be a text"),
         ("target", None, "'target' must be an object"),
         ("target", {"name": "classes", "labels": ["a", "a"]}, "its labels must be different texts"),
-        *((key, ..., f"it has no '{key}'") for key in ("kind", "columns", "target")),
+        *((key, ..., f"'{key}' is missing") for key in ("kind", "columns", "target")),
     ],
 )
 def test_a_task_that_no_training_writes_is_refused_with_its_file(model: Path, key: str, value: Any, problem: str):

@@ -102,7 +102,7 @@ def test_the_command_that_is_suggested_runs(
     written(tmp_path, columns)
     suggested = inspect("t.jsonl", from_=pretrained_run)["next"][-1]
     assert suggested.startswith("gpt1 finetune t.jsonl --kind " + kind)
-    assert ask(*shlex.split(suggested)[1:], "--epochs", "1", "--device", "cpu").code == 0
+    assert ask(*shlex.split(suggested)[1:], "--epochs", "1", "--device", "cpu").exit_code == 0
 
 
 def test_without_a_model_no_tokens_are_told_but_how_to_get_them(table: Table, tmp_path: Path):
@@ -333,7 +333,7 @@ def test_everything_is_shown_in_words_and_in_json(
     assert answer.exit_code == 0
     assert "next: gpt1 " in answer.stderr
     assert answer.stdout.strip()
-    assert json.loads(ask("inspect", what, "--json").out)["what"] == inspect(what)["what"]
+    assert json.loads(ask("inspect", what, "--json").stdout)["what"] == inspect(what)["what"]
 
 
 def test_a_cell_cannot_move_the_cursor(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -36,7 +36,7 @@ def test_a_run_that_was_stopped_is_told_with_the_command_that_goes_on(
     found = inspect(run)
     assert not found["finished"]
     assert found["odd"] == []
-    assert ask(*shlex.split(found["next"][0])[1:]).code == 0
+    assert ask(*shlex.split(found["next"][0])[1:]).exit_code == 0
     assert inspect(run)["finished"]
 
 

@@ -39,7 +39,7 @@ TASK_GPT.add_special_tokens()
 
 
 def loss_and_gradients(model: nn.Module, losses: Callable[[], Sequence[Tensor]]) -> tuple[float, dict[str, Tensor]]:
-    """(sum of the losses, its gradient by name); each loss is loss_and_gradients on its own, as in an update of pieces."""
+    """(sum of the losses, its gradient by name); each loss is differentiated separately."""
     model.zero_grad()
     total = 0.0
     for loss in losses():

@@ -150,6 +150,15 @@ def test_a_damaged_list_of_shapes_is_an_error_that_names_it(model: GPT, tmp_path
         GPT.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("extra", [["a", 2], [None, 3], None])
+def test_a_list_of_shapes_with_an_invalid_one_is_an_error_that_names_it(model: GPT, tmp_path: Path, extra: Any):
+    write_release(model, tmp_path)
+    path = tmp_path / "params_shapes.json"
+    path.write_text(json.dumps([*json.loads(path.read_text()), extra]))
+    with pytest.raises(UserError, match=r"params_shapes.json is not the list of shapes of the release"):
+        GPT.from_pretrained(tmp_path)
+
+
 def test_a_truncated_list_of_shapes_is_an_error_that_names_it(model: GPT, tmp_path: Path):
     write_release(model, tmp_path)
     (tmp_path / "params_shapes.json").write_text("[[1,")

@@ -57,10 +57,12 @@ def loss_and_gradients(model: GPT) -> dict[str, Tensor]:
     return found | {"loss": loss.detach()}
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_a_compiled_model_has_the_same_names_the_same_loss_and_the_same_gradients(recompute: bool, gpu_kernels: None):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_compiled_model_has_the_same_names_the_same_loss_and_the_same_gradients(
+    checkpointing: bool, gpu_kernels: None
+):
     model, messages = tiny(), list[str]()
-    model.activation_checkpointing = recompute
+    model.activation_checkpointing = checkpointing
     expected, names = loss_and_gradients(model), list(model.state_dict())
     with compile_blocks(model, lambda: loss_of(model), messages.append, backend="aot_eager"):
         assert list(model.state_dict()) == names
