@@ -74,15 +74,14 @@ def finetune(
         train_on: Table or table file to train on, or the name of a known data set, which sets kind and columns.
         from_: Run or model folder of the pre-trained model.
         out: Run folder to create.
-        kind: Kind of task: classification, regression, entailment, similarity or choice.
+        kind: classification, regression, entailment, similarity or choice.
         score: Predict similarity as a number instead of two classes.
         valid: Table, file or data set for validation, instead of a share of `train_on`.
         data_dir: Folder of the known data sets.
         resume: Resume the run `out` from its newest checkpoint.
         config: YAML file with settings.
         progress: Receives messages, progress and metrics; by default they are discarded.
-        **settings: Columns (text, premise, hypothesis, text_a, text_b, context, question, choices, label) and fields of
-            FinetuneConfig, which override those of `config`.
+        **settings: The columns (see COLUMN_ROLES) and fields of FinetuneConfig, which override those of `config`.
 
     Returns:
         The run folder `out`.
@@ -90,20 +89,13 @@ def finetune(
     Raises:
         UserError: A setting or an input is invalid. It is raised before anything is written.
         Interrupted: After Ctrl-C; the state is saved.
-        Diverged: Training diverged.
     """
     require_single_process("gpt1 finetune")
     progress = progress or NullProgress()
     columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
     settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
-    facts: dict[str, Any] = {
-        "train": source_name(train_on),
-        "from": str(from_),
-        "valid": source_name(valid),
-        "kind": kind,
-        "score": score,
-    }
-    facts |= {"columns": columns, "data_dir": str(data_dir) if data_dir else None}
+    facts: dict[str, Any] = {"train": source_name(train_on), "from": str(from_), "valid": source_name(valid)}
+    facts |= {"kind": kind, "score": score, "columns": columns, "data_dir": str(data_dir) if data_dir else None}
     gpt, tokenizer = load_model_and_tokenizer(from_)
     requested = runs.user_settings(FinetuneConfig, config, settings)
     if resume:
@@ -120,6 +112,12 @@ def finetune(
     if not resume:
         resolved = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
         run = runs.create_run(out, resolved, facts, setup.precision)
+    run_training(setup, cfg, run, progress, resume)
+    return run
+
+
+def run_training(setup: FinetuneSetup, cfg: FinetuneConfig, run: Path, progress: Progress, resume: bool) -> None:
+    """Train, and write the model, the results and the report."""
     if setup.device.type == "cpu":
         keep_some_freed_memory()
     with open_run(run, progress) as (run_progress, metrics):
@@ -127,7 +125,6 @@ def finetune(
         with reuse_buffers(setup.model):
             outcome = train(setup.make_stage(cfg, source), cfg, run, run_progress, metrics, resume)
         finish_finetuning(run, setup, source, outcome, cfg, progress)
-    return run
 
 
 def source_name(source: str | Path | Table | None) -> str | None:

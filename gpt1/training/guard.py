@@ -74,7 +74,11 @@ class Meter:
 
 @dataclass
 class Guard:
-    """Counts skipped steps, evaluates, saves finite states only, and stops a run that has diverged."""
+    """Counts skipped steps, evaluates, saves finite states only, and stops a run that has diverged.
+
+    A run has diverged after MAX_SKIPPED skipped steps in a row, or if the validation loss or the final weights are not
+    finite.
+    """
 
     stage: Stage
     config: TrainingConfig

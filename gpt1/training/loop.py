@@ -85,17 +85,14 @@ class Outcome:
 def train(
     stage: Stage, config: TrainingConfig, run: Path, progress: Progress, metrics: MetricsFile | None, resume: bool
 ) -> Outcome:
-    """Train `stage.model` until `stage.total_steps`.
-
-    A step whose loss or gradient norm is NaN or infinite is skipped: it counts as a step and its data is used up, but
-    weights and optimizer state do not change. With several processes, rank 0 writes checkpoints and all read them.
+    """Train `stage.model`. A step whose loss or gradient norm is not finite is skipped: it changes no weights.
 
     Args:
         stage: Model, data and evaluation.
         config: Settings of the run.
         run: The run folder; checkpoints go to `run`/checkpoints.
-        progress: Receives the metrics, log lines and progress.
-        metrics: The metrics file, if any: the lines of steps that a resumed run repeats are removed from it.
+        progress: Receives messages, progress and metrics.
+        metrics: The metrics file, if any; a resumed run removes the lines of the steps that it repeats.
         resume: Continue from the newest valid checkpoint.
 
     Returns:
@@ -103,8 +100,7 @@ def train(
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM; the state is saved.
-        Diverged: After guard.MAX_SKIPPED skipped steps in a row, or if the validation loss or the final weights are not
-            finite. No checkpoint ever contains such values.
+        Diverged: See `Guard`.
         ResourceError: Out of memory, or the disk is full.
     """
     with translate_resource_errors(oom_advice(stage, config.activation_checkpointing)), stop_on_signal() as stop:
@@ -131,17 +127,19 @@ def train(
                 record_training_metrics(stage, guard, outcome, lr, progress)
             stopping = stage.processes.any_rank(stop.is_set())  # read once: a later signal waits for the next step
             evaluating = stage.should_evaluate(outcome.step)
-            save_due |= evaluating or stopping
             save_due |= bool(config.checkpoint_every and outcome.step % config.checkpoint_every == 0)
+            save_due |= evaluating or stopping
             if save_due:
                 guard.count_skipped()
                 proven = evaluating and guard.evaluate(batch.epoch)
                 save_due = not guard.save(batch.micro_batches[0], proven)
             if stopping and not save_due and outcome.step < stage.total_steps:
                 progress.end()
+                problem = (
+                    f"stopped after step {outcome.step:,} of {stage.total_steps:,}; the state is saved in {folder}."
+                )
                 raise Interrupted(
-                    f"stopped after step {outcome.step:,} of {stage.total_steps:,}; the state is saved in {folder}.",
-                    "Resume with the same command and --resume.",
+                    f"{stopped}; the state is saved in {folder}.", "Resume with the same command and --resume."
                 )
         progress.end()
         if outcome.best and outcome.best != outcome.step:

@@ -1,4 +1,4 @@
-"""Prompts of unlike length side by side, each continued as it would be alone; and one with the guesses of a draft."""
+"""Decoding: batches of prompts of different lengths, and speculative decoding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VOCABULARY = 40
 
 
 def tiny(context: int, architecture: Any = "transformer") -> GPT:
-    """Weights large enough that every part of the model shows in what comes out."""
+    """A model with weights so large that every part of it affects the output."""
     torch.manual_seed(3)
     config = GPTConfig(VOCABULARY, 2, 2, 16, context, 0.0, architecture=architecture, lstm_units=24)
     model = GPT(config)
@@ -40,9 +40,9 @@ def tiny(context: int, architecture: Any = "transformer") -> GPT:
 MODELS = {(context, "transformer"): tiny(context) for context in (1, 2, 5, 12)} | {(12, "lstm"): tiny(12, "lstm")}
 
 
-def prompts(most: int) -> st.SearchStrategy[list[list[int]]]:
-    """One to five prompts of 1 to `most` tokens."""
-    prompt = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=most)
+def prompts(max_length: int) -> st.SearchStrategy[list[list[int]]]:
+    """One to five prompts of 1 to `max_length` tokens."""
+    prompt = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=max_length)
     return st.lists(prompt, min_size=1, max_size=5)
 
 
@@ -68,11 +68,11 @@ def test_a_row_samples_from_its_own_generator_the_same_text_as_alone(given_promp
         assert together[i].tolist() == alone(model, prompt, 20, *narrow, torch.Generator().manual_seed(seed + i))
 
 
-# ---- a draft that guesses
+# ---- speculative decoding
 
 
-class Counted:
-    """A model whose passes are counted."""
+class PassCounter:
+    """Counts the passes of a model."""
 
     def __init__(self, model: GPT) -> None:
         self.passes = 0
@@ -89,13 +89,13 @@ class Counted:
         return self.model.hidden_states(*given, **named)
 
 
-def other(model: GPT, scale: float) -> GPT:
-    """A model like this one, its weights moved by noise of that scale: at 0 its guesses are right, at 1 seldom."""
-    guesser = tiny(model.config.context)
+def noisy(model: GPT, scale: float) -> GPT:
+    """A draft model: the weights with noise of that scale. At 0 its tokens are always correct, at 1 rarely."""
+    draft = tiny(model.config.context)
     with torch.no_grad():
-        for p in guesser.parameters():
+        for p in draft.parameters():
             p.add_(torch.randn_like(p) * scale)
-    return guesser
+    return draft
 
 
 @pytest.mark.parametrize("context", [1, 2, 5, 12])
@@ -111,7 +111,7 @@ def test_the_text_is_that_of_the_model_for_any_draft_tokens(context, data, new, 
     ids = torch.tensor([data.draw(prompts(2 * context + 1))[0]])
     written = [
         decode(model, ids, new, Sampler(*way, torch.Generator().manual_seed(seed)), draft)
-        for draft in (None, other(model, scale))
+        for draft in (None, noisy(model, scale))
     ]
     assert torch.equal(*written)
 
@@ -123,12 +123,12 @@ def test_correct_draft_tokens_save_passes_and_wrong_ones_cost_none():
         if passes is None:
             with torch.no_grad():
                 draft.tokens.weight.neg_()  # type: ignore[union-attr]
-        counted = Counted(model)
+        counted = PassCounter(model)
         decode(counted, ids, new, Sampler(0), draft)
         assert counted.passes == passes if passes else DRAFT_TOKENS < counted.passes <= new
 
 
-@pytest.mark.skipif(not int4_is_supported([]), reason="no products of four bits on this processor")
+@pytest.mark.skipif(not int4_is_supported([]), reason="this CPU has no 4-bit products")
 @pytest.mark.parametrize(
     ("dtype", "way"),
     [(torch.float32, (0.0, 0, 1.0)), (torch.float32, (1.0, 20, 0.9)), (torch.bfloat16, (0.0, 0, 1.0))],
@@ -150,8 +150,8 @@ def test_a_large_model_generates_the_same_text_with_and_without_a_draft(dtype, w
     with torch.inference_mode():
         logits = writer(expected)[0]
         assert torch.cosine_similarity(logits, draft(expected)[0], dim=-1).mean() > 0.9
-    for place in (written != expected)[0].nonzero()[:1, 0]:  # the first token that is another one
-        # bfloat16: a product with several positions rounds otherwise, two tokens nearly alike may change places
+    for place in (written != expected)[0].nonzero()[:1, 0]:  # the first token that differs
+        # in bfloat16, products over several positions round differently, and nearly equal tokens may be exchanged
         assert dtype == torch.bfloat16
         assert logits[place - 1, expected[0, place]] - logits[place - 1, written[0, place]] < 0.05 * logits.std()
 
@@ -179,21 +179,21 @@ def test_logits_that_are_not_finite_are_an_error():
             model.generate(torch.tensor([[1]]), 2, temperature)
 
 
-# ---- reading a prompt
+# ---- prefill
 
 
-class Watched(GPT):
-    """A model that keeps how many tokens it has been given."""
+class RecordingGPT(GPT):
+    """Records the number of tokens of each pass."""
 
     def hidden_states(self, ids: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
         self.read = [*vars(self).get("read", []), ids.shape[1]]
         return super().hidden_states(ids, *given, **named)
 
 
-def watched(dtype: torch.dtype, architecture: Any = "transformer") -> Watched:
+def recording_model(dtype: torch.dtype, architecture: Any = "transformer") -> RecordingGPT:
     torch.manual_seed(3)
     config = GPTConfig(VOCABULARY, 2, 2, 16, 150, 0.0, architecture=architecture, lstm_units=24)
-    model = Watched(config).to(dtype).eval()
+    model = RecordingGPT(config).to(dtype).eval()
     model.activation_dtype = dtype
     return model
 
@@ -201,7 +201,7 @@ def watched(dtype: torch.dtype, architecture: Any = "transformer") -> Watched:
 @torch.inference_mode()
 @pytest.mark.parametrize("how", ["alone", "cached", "side by side"])
 def test_prefill_in_bfloat16_has_few_different_lengths(how: str):
-    model, lengths = watched(torch.bfloat16), (1, 32, 33, 34, 64, 65, 66, 97, 98, 130, 149, 150)
+    model, lengths = recording_model(torch.bfloat16), (1, 32, 33, 34, 64, 65, 66, 97, 98, 130, 149, 150)
     for length in lengths:
         ids = torch.arange(length)[None] % VOCABULARY
         expected = GPT.hidden_states(model, ids)
@@ -222,7 +222,7 @@ def test_prefill_in_bfloat16_has_few_different_lengths(how: str):
     ("dtype", "architecture"), [(torch.float32, "transformer"), (torch.bfloat16, "lstm")], ids=["fp32", "lstm"]
 )
 def test_prefill_elsewhere_has_no_padding(dtype: torch.dtype, architecture: str):
-    model = watched(dtype, architecture)
+    model = recording_model(dtype, architecture)
     prefill(model, torch.zeros(1, 41, dtype=torch.int64), model.new_kv_cache(1))
     assert model.read == [41]
 
@@ -238,7 +238,7 @@ def language_model(pretrained_run: Path) -> LanguageModel:
 TEXTS = ["return the", "", "a", "a long text " * 30, "return the", "the file is not"]
 
 
-@pytest.mark.parametrize("how", [{"temperature": 0}, {"seed": 5, "top_k": 20}], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("how", [{"temperature": 0}, {"seed": 5, "top_k": 20}], ids=["greedy", "sampled"])
 def test_a_list_of_texts_gives_the_same_as_each_alone_with_its_seed(how: Any, language_model: LanguageModel):
     together = language_model.generate(TEXTS, max_tokens=50, **how)
     own = [how | {"seed": how["seed"] + i} if "seed" in how else how for i in range(len(TEXTS))]
@@ -303,7 +303,7 @@ def test_prompts_can_come_from_standard_input(workspace: Path, ask: Any, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "error"),
     [
         ([], "there is no TEXT to continue"),
         (["--prompts", "missing.txt"], "missing.txt does not exist"),
@@ -313,12 +313,12 @@ def test_prompts_can_come_from_standard_input(workspace: Path, ask: Any, monkeyp
     ],
 )
 def test_prompts_that_cannot_be_read_are_an_error(
-    words: list[str], said: str, workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    words: list[str], error: str, workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(workspace)
     answer = ask("generate", "runs/books", *words)
     assert (answer.exit_code, answer.stdout) == (2, "")
-    assert said in answer.stderr
+    assert error in answer.stderr
 
 
 def test_weights_cast_once_give_the_same_as_weights_cast_for_each_token():

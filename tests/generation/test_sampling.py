@@ -1,4 +1,4 @@
-"""Which token comes next."""
+"""Sampling of the next token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -8.0]])
         ((1.0, 99, 1.0), 6),
         ((1.0, 0, 0.8), 3),  # 0.54, 0.20, 0.12: three are the first to reach 0.8
         ((2.0, 4, 0.6), 2),
-        ((1.0, 0, 1e-300), 1),  # 0 in the type of the probabilities
+        ((1.0, 0, 1e-300), 1),  # 0 in the dtype of the probabilities
     ],
 )
 def test_token_frequencies_follow_temperature_top_k_and_top_p(settings: tuple[float, int, float], kept: int):
@@ -81,10 +81,10 @@ def test_random_numbers_of_discarded_tokens_are_not_kept():
 def test_a_token_of_probability_0_is_never_sampled_even_if_the_device_samples_zeros(
     zero: float, monkeypatch: pytest.MonkeyPatch
 ):
-    drawn = torch.Tensor.exponential_
+    exponential = torch.Tensor.exponential_
 
     def with_zeros(x: torch.Tensor, **how: torch.Generator) -> torch.Tensor:
-        drawn(x, **how)[:, 3:] = zero
+        exponential(x, **how)[:, 3:] = zero
         return x
 
     monkeypatch.setattr(torch.Tensor, "exponential_", with_zeros)

@@ -1,4 +1,4 @@
-"""Attention: equal to the plain formula under the same mask, in value and gradient, for every shape."""
+"""Attention equals the plain formula with the same dropout mask, in values and gradients, for all shapes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def plain(qkv: Tensor, n_head: int, keep: Tensor) -> Tensor:
     return y.transpose(1, 2).reshape(batch, time, width // 3)
 
 
-def drawn(batch: int, time: int, n_head: int, p: float, dtype: torch.dtype, seed: int) -> Tensor:
-    """What causal_attention will multiply the probabilities with: its mask / (1 - p)."""
+def dropout_mask(batch: int, time: int, n_head: int, p: float, dtype: torch.dtype, seed: int) -> Tensor:
+    """The dropout mask / (1 − p) that causal_attention will use for this seed."""
     torch.manual_seed(seed)
     keep = torch.ones(batch * n_head, time, time, dtype=dtype)
     at_a_time = sequences_at_a_time(n_head, time)
@@ -50,8 +50,8 @@ def test_values_and_gradients_equal_the_plain_formula(shape, p, seed, scores):
     qkv = torch.randn(batch, time, 3 * n_head * head_width, dtype=torch.float64, requires_grad=True)
     dy = torch.randn(batch, time, n_head * head_width, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MAX_SCORES", scores)  # sequences at a time: one, some, all
-        expected = plain(qkv, n_head, drawn(batch, time, n_head, p, qkv.dtype, seed))
+        patch.setattr(module, "MAX_SCORES", scores)  # one, some or all sequences at a time
+        expected = plain(qkv, n_head, dropout_mask(batch, time, n_head, p, qkv.dtype, seed))
         y = causal_attention(qkv, n_head, p)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, qkv, dy)[0] for out in (y, expected)))
@@ -63,7 +63,7 @@ def test_in_lower_precision_it_equals_the_formula_up_to_rounding(p, dtype, toler
     torch.manual_seed(0)
     qkv = torch.randn(2, 300, 3 * 2 * 64).to(dtype).requires_grad_()
     dy = torch.randn(2, 300, 2 * 64).to(dtype)
-    keep = drawn(2, 300, 2, p, dtype, seed=1).double()
+    keep = dropout_mask(2, 300, 2, p, dtype, seed=1).double()
     y = causal_attention(qkv, 2, p)
     exact = qkv.detach().double().requires_grad_()
     expected = plain(exact, 2, keep)

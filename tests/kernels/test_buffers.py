@@ -1,4 +1,4 @@
-"""What is kept between updates changes no number: copies follow the weights, gradients start anew."""
+"""Reused buffers change no number: copies follow the weights, gradients start from 0."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from gpt1.training.optimizers import OPTIMIZERS
 CONFIG = GPTConfig(50, n_layer=2, n_head=2, n_embd=16, context=12)
 
 
-def trained(keep: bool, pieces: int) -> tuple[dict[str, Tensor], list[float]]:
-    """The weights and losses of five updates in bf16, each of some pieces."""
+def train(reuse: bool, micro_batches: int) -> tuple[dict[str, Tensor], list[float]]:
+    """Weights and losses of five steps in bf16 with some micro-batches each."""
     torch.manual_seed(0)
     model = GPT(CONFIG).train()
     model.activation_dtype = torch.bfloat16
     optimizer = OPTIMIZERS["adamw"](list(model.named_parameters()), PretrainConfig())
     losses = []
 
-    def updates() -> None:
+    def run_steps() -> None:
         for step in range(5):
             torch.manual_seed(step)
             ids = torch.randint(0, 50, (4, 13))
-            for piece in torch.chunk(ids, pieces):
-                loss = l1(model, PretrainMicroBatch(piece, 48)).total
+            for part in torch.chunk(ids, micro_batches):
+                loss = l1(model, PretrainMicroBatch(part, 48)).total
                 loss.backward()
                 losses.append(loss.item())
             optimizer.step(0.01)
             refresh_buffers(model.parameters())
 
-    if keep:
+    if reuse:
         with reuse_buffers(model):
-            updates()
+            run_steps()
     else:
-        updates()
+        run_steps()
     return {name: p.detach() for name, p in model.named_parameters()}, losses
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_training_with_reused_buffers_gives_the_same_bits(pieces):
-    (mine, mine_losses), (plain, plain_losses) = trained(True, pieces), trained(False, pieces)
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_training_with_reused_buffers_gives_the_same_bits(micro_batches):
+    (mine, mine_losses), (plain, plain_losses) = train(True, micro_batches), train(False, micro_batches)
     assert mine_losses == plain_losses
     assert all(torch.equal(mine[name], plain[name]) for name in plain)
 

@@ -1,4 +1,4 @@
-"""Dropout: the distribution of torch's, from random bits of torch's generator, and the gradient of its own mask."""
+"""Dropout: the distribution of its masks, and gradients with the same mask."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ probabilities = st.sampled_from([0.001, 0.1, 0.25, 0.5, 0.9])
 shapes = st.lists(st.integers(1, 40), min_size=1, max_size=3)
 
 
-def kept(shape: list[int], p: float, dtype: torch.dtype, seed: int) -> torch.Tensor:
-    """The mask that the next call will draw, as numbers."""
+def next_mask(shape: list[int], p: float, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """The mask of the next call as numbers."""
     torch.manual_seed(seed)
     mask = keep_mask(shape, p, dtype).to(dtype)
     torch.manual_seed(seed)
@@ -29,14 +29,14 @@ def kept(shape: list[int], p: float, dtype: torch.dtype, seed: int) -> torch.Ten
 @given(shape=shapes, p=probabilities, dtype=dtypes, seed=st.integers(0, 1000))
 def test_kept_elements_are_scaled_and_the_rest_is_zero(shape, p, dtype, seed):
     x = torch.randn(shape, dtype=dtype)
-    mask = kept(shape, p, dtype, seed)
+    mask = next_mask(shape, p, dtype, seed)
     assert torch.equal(dropout(x, p), x * mask * (1 / (1 - p)))
 
 
 @given(shape=shapes, p=probabilities, seed=st.integers(0, 1000))
 def test_the_residual_sum_is_x_plus_dropout_of_y(shape, p, seed):
     x, y = torch.randn(2, *shape, dtype=torch.float64)
-    mask = kept(shape, p, y.dtype, seed)
+    mask = next_mask(shape, p, y.dtype, seed)
     torch.testing.assert_close(residual_dropout(x, y, p), x + y * mask / (1 - p))
 
 
@@ -126,7 +126,7 @@ def test_counts_per_row_and_column_are_binomial():
 
 
 def test_three_and_four_elements_are_dropped_jointly_as_often_as_independent_ones():
-    """Pairs could be independent and triples not. These sit on the faces' own lines, where dependence would show."""
+    """Pairs could be independent and triples not. These lags are along the faces, where dependence would be visible."""
     torch.manual_seed(0)
     p, n = 0.25, 1 << 22
     dropped = 1 - keep_mask([n], p, torch.bfloat16).double()

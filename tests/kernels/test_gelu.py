@@ -1,4 +1,4 @@
-"""GELU: torch's tanh form in value and derivative, whatever the type, the shape and the strides."""
+"""GELU: equal to torch's tanh form in value and derivative for all dtypes, shapes and strides."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gpt1.kernels import gelu as module
 from gpt1.kernels.gelu import gelu
 
 
-@given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), piece=st.integers(1, 70))
-def test_values_and_derivatives_equal_torchs_for_any_chunk_size(shape, piece):
+@given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), chunk=st.integers(1, 70))
+def test_values_and_derivatives_equal_torchs_for_any_chunk_size(shape, chunk):
     x = (3 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
     dy = torch.randn(shape, dtype=torch.float64)
     expected = F.gelu(x, approximate="tanh")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK_ELEMENTS", piece)
+        patch.setattr(module, "CHUNK_ELEMENTS", chunk)
         y = gelu(x)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, x, dy)[0] for out in (y, expected)))

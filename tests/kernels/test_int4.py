@@ -1,4 +1,4 @@
-"""Weights rounded to four bits an entry, against the plain rule."""
+"""4-bit weights against the plain rounding rule."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gpt1.kernels.int4 import QUANTIZE_ROWS, Int4Linear, int4_group_size, int4_is_supported
 
-pytestmark = pytest.mark.skipif(not int4_is_supported([]), reason="no products of four bits on this processor")
+pytestmark = pytest.mark.skipif(not int4_is_supported([]), reason="this CPU has no 4-bit products")
 
 
-def plainly(weight: Tensor) -> Tensor:
-    """Each entry as the nearest of sixteen values from its group's least to its greatest, in float64."""
+def round_plainly(weight: Tensor) -> Tensor:
+    """Each entry rounded to the nearest of sixteen values from its group's min to its max, in float64."""
     result = torch.empty(weight.shape, dtype=torch.float64)
     group = int4_group_size(weight.shape[1])
     for row, entries in enumerate(weight.float()):
@@ -43,7 +43,7 @@ def test_a_product_equals_that_with_the_plainly_rounded_weight(batch, n_in, n_ou
     x, weight = torch.randn(*batch, n_in).bfloat16(), torch.randn(n_out, n_in)
     bias = torch.randn(n_out).bfloat16() if with_bias else None
     y = Int4Linear(weight, bias)(x)
-    expected = x.double() @ plainly(weight).T + (bias.double() if bias is not None else 0)
+    expected = x.double() @ round_plainly(weight).T + (bias.double() if bias is not None else 0)
     assert y.shape == (*batch, n_out)
     assert y.dtype == torch.bfloat16
     assert relative(y, expected) < 2**-6

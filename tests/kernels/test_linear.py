@@ -1,4 +1,4 @@
-"""The linear layer: its three gradients in bfloat16 are the exact ones up to the rounding of that type."""
+"""The linear layer: values and gradients in bfloat16 are exact up to rounding."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_only_trainable_inputs_get_a_gradient():
     assert bias.grad is None
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2**-8), (torch.float32, 1e-6)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-8), (torch.float32, 1e-6)], ids=str)
 @given(batch=st.lists(st.integers(1, 5), max_size=2), n_in=widths, n_out=widths, with_bias=st.booleans())
-def test_a_packed_weight_is_exact_up_to_rounding_and_unpacks_to_itself(dtype, most, batch, n_in, n_out, with_bias):
+def test_a_packed_weight_is_exact_up_to_rounding_and_unpacks_to_itself(dtype, tolerance, batch, n_in, n_out, with_bias):
     x, weight = torch.randn(*batch, n_in, dtype=dtype), torch.randn(n_out, n_in, dtype=dtype)
     bias = torch.randn(n_out, dtype=dtype) if with_bias else None
     again = pack_weight(weight)
@@ -70,7 +70,7 @@ def test_a_packed_weight_is_exact_up_to_rounding_and_unpacks_to_itself(dtype, mo
         expected = F.linear(x.double(), weight.double(), bias.double() if bias is not None else None)
     assert y.shape == expected.shape
     assert y.dtype == dtype
-    assert relative(y, expected) < most
+    assert relative(y, expected) < tolerance
     assert torch.equal(again.to_dense(), weight)
 
 

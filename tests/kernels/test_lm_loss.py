@@ -1,4 +1,4 @@
-"""The loss with its head in pieces: the plain cross-entropy and its gradients, for pieces and blocks of any size."""
+"""The chunked loss equals the plain cross-entropy and its gradients, for chunks of any size."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_in_bfloat16_they_agree_within_its_rounding():
 
 
 def test_a_common_weight_scales_gradients_in_bfloat16_without_a_bias():
-    """1 / 1234 is 0.2 % off in bfloat16: were weights rounded to it, every gradient would be."""
+    """1 / 1234 is off by 0.2% in bfloat16, and so would every gradient be if weights were rounded to it."""
     torch.manual_seed(0)
     states, embedding, targets, _ = example(200, 16, 50, 1.0, torch.float32)
     states = states.detach().bfloat16().requires_grad_()
@@ -123,7 +123,7 @@ def test_a_second_backward_pass_over_a_kept_graph_gives_the_same():
 
 
 def test_the_logits_of_all_rows_never_exist_at_once(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * 11 * 16)  # 16 rows of float32 logits over 11 words
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * 11 * 16)  # 16 rows of float32 logits over 11 tokens
     largest = []
     softmax = torch.softmax
 

@@ -1,4 +1,4 @@
-"""Freed memory is kept: a step's arrays cost no page fault the second time."""
+"""Freed memory is reused: the arrays of a second step cause no page faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only for glibc")
 @pytest.mark.parametrize(("keep", "mib"), [("keep_freed_memory", 128), ("keep_some_freed_memory", 16)])
 def test_arrays_of_the_same_size_are_reused_without_page_faults(keep: str, mib: int):
     def faults(*arguments: str) -> int:
@@ -52,7 +52,7 @@ print(before - resident())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only for glibc")
 def test_free_memory_between_arrays_in_use_is_returned():
     command = [sys.executable, "-c", LEFT_BETWEEN_ARRAYS_IN_USE]
     mib = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

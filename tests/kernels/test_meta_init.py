@@ -1,4 +1,4 @@
-"""Weights that are only places for others: nothing is drawn for them, and loading a model imports no compiler."""
+"""Modules without data: no random numbers are used, and loading a model imports no compiler."""
 
 from __future__ import annotations
 

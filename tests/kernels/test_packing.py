@@ -1,4 +1,4 @@
-"""Packed sequences: what a layer gives for each of them is what it gives for that one alone."""
+"""Packed sequences give the same results as each sequence alone."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def sequences_of(rows: list[PackedRow], x: Tensor) -> list[Tensor]:
     """x [tokens, …] of packed rows, sequence by sequence."""
     found = []
     for row, own in zip(rows, torch.split(x, [row.tokens for row in rows]), strict=True):
-        shared, *rests = torch.split(own, [row.prefix, *row.suffixes])
-        found += [torch.cat([shared, rest]) for rest in rests]
+        prefix, *suffixes = torch.split(own, [row.prefix, *row.suffixes])
+        found += [torch.cat([prefix, suffix]) for suffix in suffixes]
     return found
 
 
@@ -105,7 +105,7 @@ def test_sequences_with_a_shared_prefix_give_the_same_as_alone(rows, spare, shar
     torch.testing.assert_close(packed, each)
     weights = torch.randn_like(each)
     torch.testing.assert_close(gradients(model, packed, weights), gradients(model, each, weights))
-    with torch.no_grad():  # another path through attention
+    with torch.no_grad():  # attention has another path without gradients
         torch.testing.assert_close(torch.cat(sequences_of(rows, model.hidden_states(ids, packing=Packing(rows)))), each)
 
 

@@ -1,4 +1,4 @@
-"""A tensor that was moved is the same one, wherever it went."""
+"""Copies to a device keep values, shape and dtype."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_shape_and_dtype_are_kept_on_meta():
 
 @pytest.mark.parametrize("x", [X, X.T, X[:, ::2], X[1::2]])
 def test_a_copy_to_a_gpu_uses_contiguous_pinned_memory(x: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
-    """Pinned with gaps it would be copied once more, to memory that is not pinned."""
+    """A tensor with gaps would be copied once more, to memory that is not pinned."""
     pinned: list[torch.Tensor] = []
 
     def pin(tensor: torch.Tensor) -> torch.Tensor:

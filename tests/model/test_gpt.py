@@ -1,4 +1,4 @@
-"""Equation 2: against the model of `transformers` with the same weights, and the laws that hold for any weights."""
+"""Equation 2: against `transformers` with the same weights, and properties that hold for any weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOCABULARY, CONTEXT = 40, 12
 
 
 def tiny(seed: int = 0, dropout: float = 0.0, context: int = CONTEXT, n_layer: int = 2) -> GPT:
-    """A model with weights large enough that every part of it shows in what comes out."""
+    """A model with weights so large that every part of it affects the output."""
     torch.manual_seed(seed)
     model = GPT(GPTConfig(VOCABULARY, n_layer, 2, 16, context, dropout))
     with torch.no_grad():
@@ -36,8 +36,10 @@ MODEL = tiny()
 
 
 @st.composite
-def token_ids(draw: st.DrawFn, most: int = CONTEXT, least: int = 1, rows: int = 0) -> Tensor:  # → [batch, time]
-    batch, time = rows or draw(st.integers(1, 3)), draw(st.integers(least, most))
+def token_ids(
+    draw: st.DrawFn, max_length: int = CONTEXT, min_length: int = 1, rows: int = 0
+) -> Tensor:  # → [batch, time]
+    batch, time = rows or draw(st.integers(1, 3)), draw(st.integers(min_length, max_length))
     return torch.tensor([[draw(st.integers(0, VOCABULARY - 1)) for _ in range(time)] for _ in range(batch)])
 
 
@@ -56,7 +58,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.manual_seed(0)
     model = OpenAIGPTLMHeadModel(OpenAIGPTConfig()).eval()
     assert sum(p.numel() for p in model.parameters()) == 116_534_784
-    with torch.no_grad():  # gains of 1 and biases of 0 would hide where they go
+    with torch.no_grad():  # LayerNorm weights of 1 and biases of 0 would hide errors
         for p in model.parameters():
             if p.dim() == 1:
                 p.add_(0.1 * torch.randn_like(p))
@@ -104,7 +106,7 @@ def test_at_full_size_logits_loss_and_gradients_equal_those_of_transformers(thei
 def test_a_later_token_never_changes_an_earlier_prediction(training, ids, data):
     t = data.draw(st.integers(0, ids.shape[1] - 1))
     changed = ids.clone()
-    changed[:, t:] = data.draw(token_ids(rows=len(ids), least=CONTEXT))[:, : ids.shape[1] - t]
+    changed[:, t:] = data.draw(token_ids(rows=len(ids), min_length=CONTEXT))[:, : ids.shape[1] - t]
     with torch.set_grad_enabled(training):
         torch.testing.assert_close(MODEL(ids)[:, :t], MODEL(changed)[:, :t], rtol=0, atol=1e-6)
 
@@ -117,7 +119,7 @@ def test_every_earlier_token_changes_a_prediction():
         assert ((MODEL(ids) - MODEL(changed))[0, t:].abs().amax(-1) > 1e-6).all()
 
 
-@given(ids=token_ids(most=8), padding=token_ids(most=4, rows=3))
+@given(ids=token_ids(max_length=8), padding=token_ids(max_length=4, rows=3))
 def test_padding_on_the_right_changes_nothing(ids, padding):
     padded = torch.cat([ids, padding[: len(ids)]], dim=1)
     with torch.no_grad():
@@ -184,7 +186,7 @@ def test_dropout_acts_in_training_only():
 
 
 def test_dropout_does_not_change_the_mean_gradient():
-    """Small dropout is small noise: over many draws the gradients point where those without dropout do."""
+    """Small dropout is small noise: the mean gradient over many masks has the direction of that without dropout."""
     model = tiny(dropout=0.02).train()
     torch.manual_seed(0)
     for _ in range(60):
@@ -217,7 +219,7 @@ def test_bf16_activations_give_the_loss_and_the_gradients_of_fp32_within_their_p
 
 
 def generate_plainly(model: GPT, ids: list[int], n: int) -> list[int]:
-    """Greedy, every token computed from nothing. Beyond the context the model goes on from the last half of it."""
+    """Greedy decoding without a cache. When the context is full, it continues from its last half."""
     context, ids = model.config.context, list(ids)
     first = max(0, len(ids) - context)
     for _ in range(n):
@@ -233,7 +235,7 @@ def generate_plainly(model: GPT, ids: list[int], n: int) -> list[int]:
 @given(data=st.data(), new=st.integers(0, 30))
 def test_generation_with_a_cache_equals_recomputation_even_beyond_the_context(context, data, new):
     model = tiny(seed=3, context=context)
-    ids = data.draw(token_ids(most=2 * context, rows=1))
+    ids = data.draw(token_ids(max_length=2 * context, rows=1))
     assert model.generate(ids, new, temperature=0)[0].tolist() == generate_plainly(model, ids[0].tolist(), new)
 
 
@@ -261,7 +263,7 @@ def test_a_special_token_is_never_generated():
     model = tiny()
     model.add_special_tokens()
     with torch.no_grad():
-        model.tokens.weight[VOCABULARY:] *= 100  # their logits are now the largest, one way or the other
+        model.tokens.weight[VOCABULARY:] *= 100  # makes their logits the largest
     ids = torch.arange(8)[:, None]
     assert model(ids).argmax(-1).max() >= VOCABULARY
     for temperature in (0.0, 1.0, 3.0):
@@ -294,7 +296,7 @@ def test_special_tokens_add_three_rows_and_change_nothing_else():
     assert torch.equal(after[..., :VOCABULARY], before)
     added = model.tokens.weight.clone()
     model.add_special_tokens()
-    assert torch.equal(model.tokens.weight, added)  # once is enough
+    assert torch.equal(model.tokens.weight, added)  # the second call does nothing
 
 
 @given(counts=st.lists(st.integers(2, 5), min_size=1, max_size=4), data=st.data())
@@ -311,7 +313,7 @@ def test_probabilities_of_answers_follow_their_order(counts, data):
         straight, shuffled = head(states, example).softmax(-1), head(states[order], example).softmax(-1)
     first = 0
     for n, count in enumerate(counts):
-        assert straight[n, count:].sum() == 0  # no probability for answers that are not there
+        assert straight[n, count:].sum() == 0  # no probability for missing answers
         moved = straight[n, [i - first for i in order[first : first + count]]]
         torch.testing.assert_close(shuffled[n, :count], moved)
         first += count
@@ -350,7 +352,7 @@ def test_head_dropout_acts_in_training_only():
     assert torch.equal(head(states, example), head(states, example))
 
 
-@given(ids=token_ids(rows=3, most=8), data=st.data())
+@given(ids=token_ids(rows=3, max_length=8), data=st.data())
 def test_a_task_model_uses_the_hidden_state_at_the_last_token_of_each_sequence(ids, data):
     model = TaskModel(MODEL, Head(16, 2, each=False)).eval()
     lengths = [data.draw(st.integers(1, ids.shape[1])) for _ in ids]

@@ -1,4 +1,4 @@
-"""L1, L2, L3: the pieces of an update add up to the plain loss of the paper, computed naively with all logits."""
+"""L1, L2, L3: micro-batches add up to the loss of the paper, computed plainly from all logits."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ texts = st.lists(st.integers(0, VOCABULARY - 1), max_size=8)
 
 
 @st.composite
-def updates(draw: st.DrawFn, name: str) -> tuple[TaskModel, Target, list[EncodedExample], Tensor]:
+def step_data(draw: st.DrawFn, name: str) -> tuple[TaskModel, Target, list[EncodedExample], Tensor]:
     kind, target, labels = with_labels(name)
     examples, ids, targets = [], [], []
     for _ in range(draw(st.integers(1, 4))):
@@ -135,8 +135,7 @@ def micro_batch_losses(
 def plain_l3(
     model: TaskModel, target: Target, encoded: list[EncodedExample], targets: Tensor, lm_coef: float
 ) -> Tensor:
-    """L2 + λ · L1, each sequence on its own, no padding: L2 a mean over examples, L1 over the tokens of a sequence and
-    then over sequences."""
+    """L2 + λ · L1, sequence by sequence: L2 is a mean over examples, L1 over tokens, then over sequences."""
     task, lm = [], []
     for example, own in zip(encoded, targets, strict=True):
         sequences = [torch.tensor(sequence) for sequence in example.sequences]
@@ -154,7 +153,7 @@ def plain_l3(
 @settings(max_examples=12)
 @given(data=st.data(), tokens=st.integers(1, 200), lm_coef=st.sampled_from([0.0, 0.5, 2.0]))
 def test_l3_of_any_micro_batches_is_the_plain_l3(name, data, tokens, lm_coef):
-    model, target, encoded, targets = data.draw(updates(name))
+    model, target, encoded, targets = data.draw(step_data(name))
     found = loss_and_gradients(
         model, lambda: [losses.total for losses in micro_batch_losses(model, target, encoded, targets, lm_coef, tokens)]
     )
@@ -166,7 +165,7 @@ def test_l3_of_any_micro_batches_is_the_plain_l3(name, data, tokens, lm_coef):
 @settings(max_examples=12)
 @given(data=st.data(), tokens=st.integers(1, 200))
 def test_the_metrics_of_micro_batches_add_up_to_those_of_the_step(name, data, tokens):
-    model, target, encoded, targets = data.draw(updates(name))
+    model, target, encoded, targets = data.draw(step_data(name))
     parts = [losses.metrics for losses in micro_batch_losses(model, target, encoded, targets, 0.5, tokens)]
     sums = {part: sum(own[part].item() for own in parts) for part in ("loss", "task_loss", "lm_loss")}
     assert sums["loss"] == pytest.approx(sums["task_loss"] + 0.5 * sums["lm_loss"], abs=1e-5)
@@ -189,7 +188,7 @@ def test_without_an_auxiliary_loss_no_language_model_loss_is_computed():
 @settings(max_examples=12)
 @given(data=st.data())
 def test_l2_over_cached_features_is_l3_without_the_auxiliary_loss(name, data):
-    model, target, encoded, targets = data.draw(updates(name))
+    model, target, encoded, targets = data.draw(step_data(name))
     batch = collate(encoded, range(len(encoded)), targets, CPU, len(encoded), 1)
     features = FeatureMicroBatch(
         model.features(batch.ids, batch.packing).detach(), batch.example_index, targets, len(encoded)
@@ -199,7 +198,7 @@ def test_l2_over_cached_features_is_l3_without_the_auxiliary_loss(name, data):
     )
 
 
-# ---- on a device, nothing waits for numbers
+# ---- on a GPU, nothing waits for the device
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -207,8 +206,8 @@ def test_l2_over_cached_features_is_l3_without_the_auxiliary_loss(name, data):
 @settings(max_examples=6)
 @given(data=st.data(), lm_coef=st.sampled_from([0.0, 0.5]))
 def test_l3_and_its_gradient_never_wait_for_the_device(name, dtype, data, lm_coef):
-    """On a GPU each look would make the processor wait. The device "meta" has shapes and no numbers: a look fails."""
-    model, target, encoded, targets = data.draw(updates(name))
+    """The device "meta" has shapes and no data: reading a value, which would make the host wait on a GPU, fails."""
+    model, target, encoded, targets = data.draw(step_data(name))
     with torch.device("meta"):
         there = TaskModel(GPT(replace(model.gpt.config, dropout=0.1)), Head(16, target.outputs, model.head.each))
     there.train().gpt.activation_dtype = dtype

@@ -1,4 +1,4 @@
-"""The LSTM of table 5: torch's own layer, behind the face that the Transformer has, through both stages."""
+"""The LSTM of table 5: equal to torch's layer, with the interface of the Transformer, in both stages."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_one_cache_can_be_continued_in_several_ways(config: GPTConfig, ids: Tens
 
 def test_it_learns_in_stage_one_and_goes_through_stage_two(run: Path, table: Table, tmp_path: Path) -> None:
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    assert results["validation"]["loss"] < 0.95 * math.log(300)  # that of a fresh model
+    assert results["validation"]["loss"] < 0.95 * math.log(300)  # that of an untrained model
     task: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label", "epochs": 1.0}
     for train in ("all", "head"):
         tuned = finetune(table, from_=run, out=tmp_path / train, train=train, precision="fp32", **task)

@@ -20,7 +20,7 @@ SHAPE = (CONFIG.n_layer, CONFIG.n_head)
 def model() -> GPT:
     torch.manual_seed(0)
     model = GPT(CONFIG)
-    with torch.no_grad():  # biases and gains too: at their start an error in them would not show
+    with torch.no_grad():  # biases and LayerNorm weights too: their initial values would hide errors
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     return model

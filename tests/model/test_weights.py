@@ -1,4 +1,4 @@
-"""Folders of weights: OpenAI's, Hugging Face's and our own give the same model; what does not fit is refused."""
+"""Model folders: OpenAI's, Hugging Face's and gpt1's give the same model; invalid ones are errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model() -> GPT:
 
 
 def write_release(model: GPT, folder: Path, arrays: int = 10) -> None:
-    """The format of the release, written from its description: positions, tokens, then per block c_attn, c_proj, ln_1,
+    """Write the format of the release from its description: positions, tokens, then per block c_attn, c_proj, ln_1,
     c_fc, c_proj, ln_2, each weight and bias, dense ones [1, in, out]; all concatenated and cut into ten arrays."""
     tensors = [model.positions.weight, model.tokens.weight]
     for block in model.blocks:
@@ -88,7 +88,7 @@ def test_arrays_without_their_shapes_are_an_error(model: GPT, tmp_path: Path):
 
 
 class Trap:
-    """Unpickling this makes a folder."""
+    """Unpickling this creates a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -246,7 +246,7 @@ def test_a_missing_dimension_is_an_error_that_names_it(huggingface: Path):
         GPT.from_pretrained(huggingface)
 
 
-# ---- our own
+# ---- gpt1
 
 
 def test_a_fine_tuned_model_is_saved_with_its_special_tokens_and_head(model: GPT, tmp_path: Path):

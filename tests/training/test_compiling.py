@@ -58,9 +58,7 @@ def loss_and_gradients(model: GPT) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_compiled_model_has_the_same_names_the_same_loss_and_the_same_gradients(
-    checkpointing: bool, gpu_kernels: None
-):
+def test_a_compiled_model_has_the_same_names_loss_and_gradients(checkpointing: bool, gpu_kernels: None):
     model, messages = tiny(), list[str]()
     model.activation_checkpointing = checkpointing
     expected, names = loss_and_gradients(model), list(model.state_dict())
