@@ -1,4 +1,4 @@
-"""Measure gpt1 and its peers in turn on the same work; without a NAME all of it, each in a process of its own.
+"""Benchmark gpt1 against its peers, in turn and on the same work. Without NAME, run all, each in its own process.
 
 step        pre-training step of the 117M model
 finetuning  fine-tuning the 117M model on SST-2 rows
@@ -6,10 +6,10 @@ choice      fine-tuning the 117M model on questions of RACE
 head        training the head only
 generation  16 + 256 tokens, greedy
 memory      peak memory of a pre-training step, start-up
-sizes       tokens a second and memory of pre-training, by named size
-scaling     a step against context, width, layers, batch; opening a corpus
+sizes       tokens per second and memory of pre-training, by model size
+scaling     a step by context, width, layers and batch; opening a corpus
 tokenizing  novels (needs the public data: GPT1_DATA)
-kernels     each kernel against the plain line it replaces
+kernels     each kernel against the line of PyTorch that it replaces
 profile     where the time of a pre-training step goes
 """
 
@@ -50,22 +50,24 @@ RESULTS_DIR = Path(__file__).parent / "results"
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("names", metavar="NAME", nargs="*", help="what to measure")
-    parser.add_argument("--rounds", type=int, help="rounds that count, instead of each benchmark's own number")
-    parser.add_argument("--quick", action="store_true", help="tiny models, one round: does it run? No figures")
-    parser.add_argument("--check", action="store_true", help="compare the ratios with expected.json; 1 if one is short")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="benchmarks to run")
+    parser.add_argument("--rounds", type=int, help="measured rounds, instead of each benchmark's default")
+    parser.add_argument("--quick", action="store_true", help="tiny models, one round: only tests that it runs")
+    parser.add_argument(
+        "--check", action="store_true", help="compare the ratios with expected.json; exit code 1 if one is too small"
+    )
     parser.add_argument("--out", type=Path, help="folder for NAME.json (benchmarks/results; its quick/ with --quick)")
     options = parser.parse_args(arguments)
     options.out = options.out or (RESULTS_DIR / "quick" if options.quick else RESULTS_DIR)
     names = options.names or BENCHMARKS
     for name in names:
         if name not in BENCHMARKS:
-            parser.error(f"there is no benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")
+            parser.error(f"unknown benchmark '{name}'. Choices: {', '.join(BENCHMARKS)}")
     if options.rounds is not None and options.rounds < 1:
-        parser.error(f"--rounds {options.rounds} is out of range: it has to be at least 1")
+        parser.error(f"--rounds {options.rounds} is out of range: use at least 1")
     if options.quick and options.check:
-        parser.error("--quick gives no figures that could be checked; leave one of the two out")
-    try:  # before the minutes that the measuring takes
+        parser.error("--quick and --check cannot be combined: quick runs are not measurements")
+    try:  # before the benchmarks, which take minutes
         options.out.mkdir(parents=True, exist_ok=True)
         expected = read_expected_ratios() if options.check else None
     except (OSError, ValueError) as error:
@@ -75,27 +77,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = ["--out", str(options.out)] + ["--rounds", str(options.rounds)] * bool(options.rounds)
     flags += ["--quick"] * options.quick + ["--check"] * options.check
     codes = [subprocess.run([sys.executable, "-m", "benchmarks", name, *flags]).returncode for name in names]
-    return max(map(abs, codes))  # that of a killed process is negative
+    return max(map(abs, codes))  # a killed process has a negative code
 
 
 def run_benchmark(name: str, options: argparse.Namespace, expected: Mapping[str, Any] | None) -> int:
-    """Run a benchmark, print its tables, write its JSON; where ratios are expected, 1 if one is short."""
+    """Run a benchmark, print its tables and write its JSON; 1 if a ratio is below the expected one."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    where = machine_facts()  # before: the load is that of other programs
+    machine = machine_facts()  # first, so that the load is that of other programs
     module = importlib.import_module(f"benchmarks.{name}")
-    lacking = module.lacking() if hasattr(module, "lacking") else ""
+    missing = module.missing_requirement() if hasattr(module, "missing_requirement") else ""
     if name not in WITHOUT_PEER and not importlib.util.find_spec("transformers"):
-        lacking = "its peer is not installed: python -m pip install transformers"
-    if lacking:
-        print(f"## {name}: left out, {lacking}\n", flush=True)
+        missing = "its peer is not installed: python -m pip install transformers"
+    if missing:
+        print(f"## {name}: skipped, {missing}\n", flush=True)
         return report_check(name, {}, {}, expected)
     result = module.run(options.rounds or (1 if options.quick else module.ROUNDS), options.quick)
-    print(f"## {name}{' (quick: no figures)' if options.quick else ''}\n\n{describe_machine(where)}\n")
+    print(f"## {name}{' (quick: not a measurement)' if options.quick else ''}\n\n{describe_machine(machine)}\n")
     for table in result.tables:
         print(f"{table}\n")
     for what, same in result.same_work.items():
         print(f"same work: {what}: {'yes' if same else 'NO'}")
-    content = {"name": name, "quick": options.quick, "machine": where, **asdict(result)}
+    content = {"name": name, "quick": options.quick, "machine": machine, **asdict(result)}
     path = options.out / f"{name}.json"
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"→ {os.path.relpath(path)}\n", flush=True)
@@ -105,39 +107,39 @@ def run_benchmark(name: str, options: argparse.Namespace, expected: Mapping[str,
 def report_check(
     name: str, ratios: Mapping[str, Ratio], same_work: Mapping[str, bool], expected: Mapping[str, Any] | None
 ) -> int:
-    """Tell what falls short of what is expected; 1 if anything does."""
+    """Print the ratios that are too small, and what was not the same work; 1 if there is anything."""
     if expected is None:
         return 0
     short = find_shortfalls(name, ratios, expected)
     short += [f"{name}: not the same work: {what}" for what, same in same_work.items() if not same]
     if short:
-        short.append(f"{name}: expected is what was measured on: {expected['machine']}")
-    well = "all ratios as expected" if name in expected["ratios"] else "no ratio is expected of it"
-    print("\n".join(short) or f"{name}: {well}", flush=True)
+        short.append(f"{name}: the expected ratios were measured on: {expected['machine']}")
+    passed = "all ratios as expected" if name in expected["ratios"] else "has no expected ratios"
+    print("\n".join(short) or f"{name}: {passed}", flush=True)
     return int(bool(short))
 
 
 def read_expected_ratios() -> dict[str, Any]:
-    """expected.json; ValueError where it does not hold what is looked up there."""
+    """The content of expected.json. Raises ValueError if it is invalid."""
     try:
         found = json.loads(EXPECTED_FILE.read_text(encoding="utf-8"))
         ratios = {name: {what: float(ratio) for what, ratio in of.items()} for name, of in found["ratios"].items()}
         return {"tolerance": float(found["tolerance"]), "machine": str(found.get("machine", "?")), "ratios": ratios}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{EXPECTED_FILE} is damaged ({type(error).__name__}: {error}); it holds a tolerance and, by benchmark, ratios"
+            f"{EXPECTED_FILE} is damaged ({type(error).__name__}: {error}): it needs a tolerance and ratios"
         ) from None
 
 
 def find_shortfalls(name: str, ratios: Mapping[str, Ratio], expected: Mapping[str, Any]) -> list[str]:
-    """A line for each ratio of this benchmark that is smaller than expected by more than the tolerance."""
+    """A line for each ratio of this benchmark that is below the expected one by more than the tolerance."""
     lines = []
     for what, wanted in expected["ratios"].get(name, {}).items():
-        least = wanted * (1 - expected["tolerance"])
+        minimum = wanted * (1 - expected["tolerance"])
         if what not in ratios:
             lines.append(f"{name}: {what}: expected {wanted}, not measured")
-        elif ratios[what].median < least:
-            lines.append(f"{name}: {what}: {ratios[what]}, expected {wanted} (at least {least:.2f})")
+        elif ratios[what].median < minimum:
+            lines.append(f"{name}: {what}: {ratios[what]}, expected {wanted} (at least {minimum:.2f})")
     return lines
 
 

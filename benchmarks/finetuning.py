@@ -1,5 +1,5 @@
-"""Fine-tuning on rows of SST-2, batch 32: gpt1's training loop, with and without the auxiliary language model, and
-transformers' OpenAIGPTForSequenceClassification as its Trainer trains it (bf16, each batch padded to its longest row).
+"""Fine-tuning on rows of SST-2, batch 32: gpt1's training loop, with and without the auxiliary loss, against
+transformers' OpenAIGPTForSequenceClassification as in its Trainer (bf16, each batch padded to its longest row).
 """
 
 from __future__ import annotations
@@ -34,28 +34,30 @@ from gpt1.model.losses import l3
 from gpt1.progress import NullProgress
 from gpt1.tasks.kinds import KINDS, Example, Kind, encode_examples
 from gpt1.tasks.targets import Classes, Target
-from gpt1.training.finetune import FinetuneSetup as Finetuning
-from gpt1.training.finetune import freeze
+from gpt1.training.finetune import FinetuneSetup
 from gpt1.training.loop import train_step
 from gpt1.training.optimizers import OPTIMIZERS
+from gpt1.training.train_scope import freeze
 
 BATCH, ROUNDS = 32, 3
 
 
 def run(rounds: int, quick: bool) -> BenchmarkResult:
-    updates = 1 if quick else 4  # of a round
+    steps = 1 if quick else 4  # per round
     rows = sst2_rows(64 if quick else 2048)
     work = sst2_setup(rows, quick)
-    title = f"batch {BATCH}, {rows.source} (transformers knows only λ = 0)"
-    return compare_finetuning(work, transformers_classifier(work), BATCH, updates, rounds, title, "rows")
+    title = f"batch {BATCH}, {rows.source} (transformers supports only λ = 0)"
+    return compare_finetuning(work, transformers_classifier(work), BATCH, steps, rounds, title, "rows")
 
 
 def compare_finetuning(
-    setup: Finetuning, peer: Any, batch: int, updates: int, rounds: int, title: str, unit: str
+    setup: FinetuneSetup, peer: Any, batch: int, steps: int, rounds: int, title: str, unit: str
 ) -> BenchmarkResult:
-    """Updates of `batch` examples, `updates` a round: ours with and without the auxiliary language model, and the
-    peer's, whose forward takes what `padded` gives and returns a loss."""
-    same = {"transformers' loss on the first update is ours, fp32, λ = 0": losses_agree(setup, peer, batch)}
+    """Steps of `batch` examples, `steps` per round: gpt1 with and without the auxiliary loss, and the peer.
+
+    The peer's forward takes the output of `pad_batch` and returns a loss.
+    """
+    same = {"transformers' loss in the first step is ours, fp32, λ = 0": losses_agree(setup, peer, batch)}
     works = {
         "gpt1 bf16, λ = 0": gpt1_workload(setup, 0.0, batch),
         "gpt1 bf16, λ = 0.5": gpt1_workload(setup, 0.5, batch),
@@ -64,13 +66,13 @@ def compare_finetuning(
     prepare_model(setup.model, setup.device, torch.bfloat16)
     setup.model.train()
     with reuse_buffers(setup.model):  # as the training loop does
-        seconds = interleave({name: repeat(one, updates) for name, one in works.items()}, rounds, warm_up=works)
+        seconds = interleave({name: repeat(one, steps) for name, one in works.items()}, rounds, warm_up=works)
     title = f"Fine-tuning, {describe_size(setup.model.gpt.config)}, {title}"
-    table, ratios = comparison_table(title, seconds, list(works)[:2], updates * batch, unit)
+    table, ratios = comparison_table(title, seconds, list(works)[:2], steps * batch, unit)
     return BenchmarkResult([table], ratios, same)
 
 
-def sst2_setup(rows: TokenizedRows, quick: bool, train: str = "all") -> Finetuning:
+def sst2_setup(rows: TokenizedRows, quick: bool, train: str = "all") -> FinetuneSetup:
     model = random_model(quick)
     model.add_special_tokens()
     kind, target = KINDS["classification"], Classes.from_labels(rows.labels)
@@ -80,9 +82,8 @@ def sst2_setup(rows: TokenizedRows, quick: bool, train: str = "all") -> Finetuni
 
 def make_setup(
     model: GPT, kind: Kind, target: Target, examples: list[Example], ids: list[list[int]], train: str = "all"
-) -> Finetuning:
-    """What `gpt1 finetune` has in its hands once its rows, here tokens already, are read. The C library is told what it
-    tells it, for all competitors."""
+) -> FinetuneSetup:
+    """The set-up of `gpt1 finetune` for tokenized rows; its malloc settings then hold for all competitors."""
     if benchmark_device().type == "cpu":
         keep_some_freed_memory()
     coded = encode_examples(kind, examples, ids, model.config.vocab_size, model.config.context, shared_prefix=True)
@@ -92,11 +93,11 @@ def make_setup(
     )
     freeze(task_model, train)
     tokenizer: Any = None
-    return Finetuning(task_model, tokenizer, task, coded, [], benchmark_device(), "", {}, {})
+    return FinetuneSetup(task_model, tokenizer, task, coded, [], benchmark_device(), "", {}, {})
 
 
-def gpt1_workload(setup: Finetuning, lm_coef: float, batch: int) -> Workload:
-    """The training loop's updates 0, 1, 2, …: rows drawn, cut into pieces, L3, clip, optimiser."""
+def gpt1_workload(setup: FinetuneSetup, lm_coef: float, batch: int) -> Workload:
+    """Steps 0, 1, 2, … of the training loop: sampling, micro-batches, L3, clipping, optimizer."""
     config = merge_settings(FinetuneConfig, {"lm_coef": lm_coef, "batch_size": batch, "peak_lr": 1e-5})
     stage = setup.make_stage(config, setup.make_source(config, NullProgress()))
     optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
@@ -109,7 +110,7 @@ def gpt1_workload(setup: Finetuning, lm_coef: float, batch: int) -> Workload:
     return update
 
 
-def transformers_classifier(setup: Finetuning, dropout: float = 0.1) -> Any:
+def transformers_classifier(setup: FinetuneSetup, dropout: float = 0.1) -> Any:
     """transformers' classifier with our weights; its output layer has no bias."""
     from transformers import OpenAIGPTForSequenceClassification
 
@@ -122,16 +123,16 @@ def transformers_classifier(setup: Finetuning, dropout: float = 0.1) -> Any:
     return peer.to(benchmark_device())
 
 
-def transformers_workload(setup: Finetuning, peer: Any, batch: int) -> Workload:
-    """The same examples in the same updates."""
+def transformers_workload(setup: FinetuneSetup, peer: Any, batch: int) -> Workload:
+    """The same examples in the same steps."""
     update, steps = transformers_step(peer), count()
     return lambda: update(
         **pad_batch(setup, batch_indices(next(steps), len(setup.train_examples), batch, 0)[1].tolist())
     )
 
 
-def pad_batch(setup: Finetuning, indices: list[int]) -> dict[str, Tensor]:
-    """Sequences as DataCollatorWithPadding lays them out, in the order in which they were drawn."""
+def pad_batch(setup: FinetuneSetup, indices: list[int]) -> dict[str, Tensor]:
+    """Sequences padded as by DataCollatorWithPadding, in the order of sampling."""
     rows = [torch.tensor(sequence) for i in indices for sequence in setup.train_examples[i].sequences]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
@@ -141,7 +142,7 @@ def pad_batch(setup: Finetuning, indices: list[int]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def losses_agree(setup: Finetuning, peer: Any, batch: int) -> bool:
+def losses_agree(setup: FinetuneSetup, peer: Any, batch: int) -> bool:
     setup.model.eval(), peer.eval()
     config = merge_settings(FinetuneConfig, {"batch_size": batch})
     update = setup.make_source(config, NullProgress()).step_batch(0)

@@ -1,7 +1,7 @@
-"""Training the head only, 3 epochs: gpt1 runs the backbone once, then trains on what it gave; the peer is transformers'
+"""Training the head only, 3 epochs: gpt1 runs the backbone once and trains on the features. The peer is transformers'
 classifier with a frozen backbone, which its Trainer runs again in every epoch.
 
-The yardstick is one forward pass over the rows, as `gpt1 predict` makes it.
+The reference is one forward pass over the rows, as in `gpt1 predict`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gpt1.corpus.order import batch_indices, steps_per_epoch
 from gpt1.devices import prepare_model
 from gpt1.inference.predictor import compute_task_logits
 from gpt1.progress import NullProgress
-from gpt1.training.finetune import FinetuneSetup as Finetuning
+from gpt1.training.finetune import FinetuneSetup
 from gpt1.training.head_only import HeadOnlySource
 from gpt1.training.loop import train_step
 from gpt1.training.optimizers import OPTIMIZERS
@@ -57,20 +57,20 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
         "gpt1, on the features": lambda: train_head(work, features, config),
         "scikit-learn on the features": sklearn_workload(features),
     }
-    title = "The head's part alone (scikit-learn's LogisticRegression runs until it converges)"
+    title = "Training the head alone (scikit-learn's LogisticRegression runs until it converges)"
     part_table, part_ratios = comparison_table(title, interleave(part, rounds), ["gpt1, on the features"])
     return BenchmarkResult([table, part_table], ratios | part_ratios, same)
 
 
-def build_head_source(setup: Finetuning, config: FinetuneConfig) -> HeadOnlySource:
-    """The states of every row at its extract token: the backbone's one pass."""
+def build_head_source(setup: FinetuneSetup, config: FinetuneConfig) -> HeadOnlySource:
+    """One pass of the backbone: the features of all rows."""
     source = setup.make_source(config, NullProgress())
     assert isinstance(source, HeadOnlySource)
     return source
 
 
-def train_head(setup: Finetuning, features: HeadOnlySource, config: FinetuneConfig) -> None:
-    """All updates, as the training loop makes them."""
+def train_head(setup: FinetuneSetup, features: HeadOnlySource, config: FinetuneConfig) -> None:
+    """All steps, as in the training loop."""
     stage = setup.make_stage(config, features)
     optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
     stage.model.train()
@@ -78,14 +78,14 @@ def train_head(setup: Finetuning, features: HeadOnlySource, config: FinetuneConf
         train_step(stage, optimizer, config, stage.step_batch(step), step, config.peak_lr)
 
 
-def transformers_workload(setup: Finetuning, peer: Any, steps: int | None = None) -> Workload:
+def transformers_workload(setup: FinetuneSetup, peer: Any, steps: int | None = None) -> Workload:
     peer.transformer.requires_grad_(False)
-    update = transformers_step(peer, lr=HEAD_ONLY_DEFAULTS["peak_lr"])
+    step_fn = transformers_step(peer, lr=HEAD_ONLY_DEFAULTS["peak_lr"])
     n = len(setup.train_examples)
 
     def epochs() -> None:
         for step in range(steps or EPOCHS * steps_per_epoch(n, BATCH)):
-            update(**pad_batch(setup, batch_indices(step, n, BATCH, 0)[1].tolist()))
+            step_fn(**pad_batch(setup, batch_indices(step, n, BATCH, 0)[1].tolist()))
 
     return epochs
 
@@ -98,7 +98,7 @@ def sklearn_workload(features: HeadOnlySource) -> Workload:
 
 
 @torch.no_grad()
-def states_agree(setup: Finetuning, features: HeadOnlySource, peer: Any) -> bool:
+def states_agree(setup: FinetuneSetup, features: HeadOnlySource, peer: Any) -> bool:
     """On the first 32 rows, in fp32."""
     peer.eval()
     batch = pad_batch(setup, list(range(BATCH)))

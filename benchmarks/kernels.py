@@ -1,5 +1,7 @@
-"""Each kernel against the plain line of PyTorch it replaces: forward and backward, bf16, shapes of the 117M model. And
-the products with few vectors that generation makes, with all of its matrices in turn, as each token has them."""
+"""Each kernel against the line of PyTorch that it replaces: forward and backward, bf16, shapes of the 117M model.
+
+And products with few vectors, as in decoding, with all matrices of the model in turn.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import BenchmarkResult, ResultTable, Workload, interleave, speed_ratio, summarise_rounds
+from benchmarks.measure import BenchmarkResult, ResultTable, Workload, interleave, speed_ratio, summarize_rounds
 from gpt1.kernels.attention import causal_attention
 from gpt1.kernels.dropout import dropout, residual_dropout
 from gpt1.kernels.gelu import gelu
@@ -32,9 +34,9 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
     for name, (ours, plain, inputs) in kernel_cases(1 if quick else 4, 64 if quick else 512).items():
         seconds = interleave({"gpt1": forward_backward(ours, inputs), "plain": forward_backward(plain, inputs)}, rounds)
         ratios[f"{name} / plain"] = speed_ratio(seconds["gpt1"], seconds["plain"])
-        milliseconds = [summarise_rounds(1e3 * s for s in values) for values in seconds.values()]
+        milliseconds = [summarize_rounds(1e3 * s for s in values) for values in seconds.values()]
         rows.append([name, *milliseconds, ratios[f"{name} / plain"]])
-        if "dropout" not in name:  # two draws of the same distribution are not the same
+        if "dropout" not in name:  # two random masks are not the same
             same[name] = outputs_agree(ours(*inputs), plain(*inputs))
     title = "Forward and backward, bf16, " + ("64 positions" if quick else "4 × 512 positions")
     tables = [
@@ -46,14 +48,14 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
 
 @torch.inference_mode()
 def compare_small_products(rounds: int, blocks: int, width: int) -> ResultTable:
-    """A product with every matrix of a model, `linear` with packed weights and with four bits against F.linear."""
+    """Products with every matrix of a model: packed and 4-bit weights against F.linear."""
     shapes = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] * blocks + [(VOCAB, width)]
     weights = [0.02 * torch.randn(shape) for shape in shapes]
     ways: dict[str, tuple[int, torch.dtype, Callable[[Tensor], Function]]] = {
         "packed, bf16, 1 vector": (1, torch.bfloat16, lambda weight: partial(linear, weight=pack_weight(weight))),
         "packed, bf16, 9 vectors": (9, torch.bfloat16, lambda weight: partial(linear, weight=pack_weight(weight))),
         "packed, fp32, 9 vectors": (9, torch.float32, lambda weight: partial(linear, weight=pack_weight(weight))),
-        "four bits, bf16, 1 vector": (1, torch.bfloat16, Int4Linear),
+        "4 bits, bf16, 1 vector": (1, torch.bfloat16, Int4Linear),
     }
     rows = []
     for name, (n, dtype, product) in ways.items():
@@ -61,7 +63,7 @@ def compare_small_products(rounds: int, blocks: int, width: int) -> ResultTable:
         plain = [partial(F.linear, weight=weight.to(dtype)) for weight in weights]
         ours = [product(weight.to(dtype)) for weight in weights]
         seconds = interleave({"gpt1": partial(apply_all, ours, x), "plain": partial(apply_all, plain, x)}, rounds)
-        milliseconds = [summarise_rounds(1e3 * s for s in values) for values in seconds.values()]
+        milliseconds = [summarize_rounds(1e3 * s for s in values) for values in seconds.values()]
         rows.append([name, *milliseconds, speed_ratio(seconds["gpt1"], seconds["plain"])])
     return ResultTable(f"Products with few vectors, {len(weights)} matrices in turn, forward", COLUMNS, rows)
 
@@ -72,7 +74,7 @@ def apply_all(products: Sequence[Function], x: Sequence[Tensor]) -> None:
 
 
 def kernel_cases(batch: int, time: int) -> dict[str, tuple[Function, Function, tuple[Tensor, ...]]]:
-    """(ours, plain, what both take) by name."""
+    """(ours, plain, inputs) by name."""
 
     def draw(*shape: int, dtype: torch.dtype = torch.bfloat16, std: float = 1.0) -> Tensor:
         return (std * torch.randn(shape)).to(dtype).requires_grad_()
@@ -99,7 +101,7 @@ def kernel_cases(batch: int, time: int) -> dict[str, tuple[Function, Function, t
         ),
         "linear, 768 → 3072": (linear, plain_linear, (x, weight(4 * WIDTH, WIDTH), weight(4 * WIDTH))),
         "linear, 3072 → 768": (linear, plain_linear, (wide, weight(WIDTH, 4 * WIDTH), weight(WIDTH))),
-        "loss with its head": (lm_loss, plain_loss, head),
+        "loss with the output head": (lm_loss, plain_loss, head),
     }
 
 
@@ -120,7 +122,7 @@ def plain_loss(states: Tensor, embedding: Tensor, targets: Tensor, weights: Tens
 
 
 def forward_backward(function: Function, inputs: tuple[Tensor, ...]) -> Workload:
-    """A call and its gradients with respect to every input that has one."""
+    """A call and its gradients with respect to all inputs that require one."""
     leaves = [x for x in inputs if x.requires_grad]
     y = function(*inputs)
     dy = torch.ones_like(y) if y.dim() == 0 else torch.randn_like(y)
@@ -128,6 +130,6 @@ def forward_backward(function: Function, inputs: tuple[Tensor, ...]) -> Workload
 
 
 def outputs_agree(ours: Tensor, plain: Tensor) -> bool:
-    """Within what bf16 rounds off."""
+    """Whether they are equal up to the rounding of bf16."""
     difference = (ours - plain).float().norm() / plain.float().norm()
     return bool(difference < 0.01)

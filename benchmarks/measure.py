@@ -1,4 +1,4 @@
-"""What every benchmark shares: competitors take turns, ratios by round, peaks of memory, the machine, tables.
+"""Shared code of the benchmarks: interleaved rounds, ratios per round, peak memory, the machine, tables.
 
 A ratio is always "times as good as the peer": larger is better.
 """
@@ -30,7 +30,7 @@ SecondsByRound = dict[str, list[float]]  # by competitor, round by round
 
 @dataclass(frozen=True)
 class Measurement:
-    """The median of the rounds, and the least and the greatest of them."""
+    """The median, min and max of the rounds."""
 
     median: float
     low: float
@@ -43,7 +43,7 @@ class Measurement:
 
 
 class Ratio(Measurement):
-    """Ours against a peer, round by round."""
+    """gpt1 against a peer, per round."""
 
     suffix: ClassVar[str] = " ×"
 
@@ -62,7 +62,7 @@ class ResultTable:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What a benchmark found. `ratios` are named "ours / peer"; `same_work` says what was found equal."""
+    """Result of a benchmark. `ratios` are named "ours / peer"; `same_work` says whether results were equal."""
 
     tables: list[ResultTable]
     ratios: dict[str, Ratio] = field(default_factory=dict)
@@ -78,9 +78,18 @@ def interleave(
     clock: Callable[[], float] | None = None,
     warmup_rounds: int = 1,
 ) -> SecondsByRound:
-    """Seconds of every competitor in every round: A B A B …, after `warmup_rounds` warm-ups of each that do not count.
+    """Measure the workloads in turn: A B A B …, after some warm-up rounds.
 
-    warm_up: what to run instead of the work itself to warm up. setup: what to run before each round, not measured.
+    Args:
+        workloads: By competitor.
+        rounds: Measured rounds.
+        warm_up: What to run for warm-up, instead of the workload.
+        setup: What to run before each round, not measured.
+        clock: Returns seconds; by default wall-clock time after GPU synchronization.
+        warmup_rounds: Warm-up rounds of each workload.
+
+    Returns:
+        Seconds by competitor, per round.
     """
     for _ in range(warmup_rounds):
         for name, work in workloads.items():
@@ -101,20 +110,20 @@ def no_op() -> None:
 
 
 def synchronized_time() -> float:
-    """The clock, once a GPU has done what it was given."""
+    """Wall-clock time after GPU synchronization."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def summarise_rounds(values: Iterable[float]) -> Measurement:
+def summarize_rounds(values: Iterable[float]) -> Measurement:
     rounds = list(values)
     return Measurement(median(rounds), min(rounds), max(rounds))
 
 
 def speed_ratio(ours: Sequence[float], peer: Sequence[float], scale: float = 1.0) -> Ratio:
-    """Of seconds (or bytes) in the same rounds: how many times the peer needs what we need."""
+    """Ratio of seconds (or bytes) in the same rounds: how many times as much the peer needs."""
     ratios = [scale * b / a for a, b in zip(ours, peer, strict=True)]
     return Ratio(median(ratios), min(ratios), max(ratios))
 
@@ -122,14 +131,16 @@ def speed_ratio(ours: Sequence[float], peer: Sequence[float], scale: float = 1.0
 def comparison_table(
     title: str, seconds: SecondsByRound, ours: Sequence[str], amount: float | None = None, unit: str = "s"
 ) -> tuple[ResultTable, dict[str, Ratio]]:
-    """A row for each competitor, and the ratio of each of `ours` to every peer (what is not called gpt1 …). `amount` of
-    `unit` is what one round does; without it the table holds seconds."""
+    """A row for each competitor, and the ratio of each of `ours` to every peer (names that do not begin with gpt1).
+
+    One round processes `amount` of `unit`; without it the table has seconds.
+    """
     peers = [name for name in seconds if not name.startswith("gpt1")]
     ratios = {f"{mine} / {peer}": speed_ratio(seconds[mine], seconds[peer]) for peer in peers for mine in ours}
     rows = [
         [
             name,
-            summarise_rounds(amount / s if amount else s for s in values),
+            summarize_rounds(amount / s if amount else s for s in values),
             *(ratios.get(f"{mine} / {name}") for mine in ours),
         ]
         for name, values in seconds.items()
@@ -143,8 +154,8 @@ def comparison_table(
 
 
 def run_in_subprocess(function: str, **arguments: Any) -> tuple[Any, int]:
-    """What `function` ("benchmarks.memory.ours") returns in a process of its own, and that process's peak in bytes."""
-    code = "import sys; from benchmarks.measure import answer; answer(*sys.argv[1:])"
+    """The result of `function` ("benchmarks.memory.ours") in its own process, and its peak memory in bytes."""
+    code = "import sys; from benchmarks.measure import subprocess_main; subprocess_main(*sys.argv[1:])"
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-c", code, function, json.dumps(arguments)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, stdout=subprocess.PIPE)
@@ -159,8 +170,8 @@ def subprocess_main(function: str, arguments: str) -> None:
 
 
 def peak_memory() -> int:
-    """The most bytes of this process that were resident at once."""
-    try:  # of this program alone; getrusage starts at what the program had that started this one
+    """Peak resident memory of this process in bytes."""
+    try:  # of this process alone; getrusage starts at the memory of its parent
         status = Path("/proc/self/status").read_text()
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
     except (OSError, StopIteration):
@@ -172,13 +183,13 @@ def peak_memory() -> int:
 
 
 def machine_facts() -> dict[str, Any]:
-    """Where, when and with what the figures were measured."""
+    """The machine, versions and time of the measurements."""
     import torch
 
-    processor, flags = cpu_facts()
+    cpu, flags = cpu_facts()
     cuda = range(torch.cuda.device_count())
     return {
-        "processor": processor,
+        "processor": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "flags": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags],
@@ -201,7 +212,7 @@ def describe_machine(machine: Mapping[str, Any]) -> str:
 
 
 def cpu_facts() -> tuple[str, set[str]]:
-    """(model, flags); the flags are known on Linux only."""
+    """(model, flags); the flags only on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -218,7 +229,7 @@ def package_version(package: str) -> str:
 
 
 def git_commit() -> str:
-    """The commit of the checkout, with a + where files of the package differ from it."""
+    """The commit of the checkout, with a + if files of the package were changed."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -233,7 +244,7 @@ def git_commit() -> str:
 
 
 def format_number(number: float) -> str:
-    """Three digits that count: 0.0123, 1.23, 12.3, 123, 1,234."""
+    """Three significant digits: 0.0123, 1.23, 12.3, 123, 1,234."""
     if number == 0:
         return "0"
     if abs(number) >= 100:

@@ -1,4 +1,4 @@
-"""The models and the rows that the benchmarks share: ours, transformers' with the same weights, SST-2."""
+"""Models and data of the benchmarks: gpt1's model, transformers' with the same weights, rows of SST-2."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Workload
 from gpt1.config import GPTConfig
+from gpt1.model.foreign_weights import BLOCK_NAMES
 from gpt1.model.gpt import GPT
-from gpt1.model.weights import BLOCK_NAMES
 
 
 def model_config(quick: bool) -> GPTConfig:
@@ -23,25 +23,25 @@ def model_config(quick: bool) -> GPTConfig:
 
 
 def random_model(quick: bool) -> GPT:
-    """With random weights."""
+    """A model with random weights."""
     torch.manual_seed(0)
     return GPT(model_config(quick))
 
 
 def benchmark_device() -> torch.device:
-    """A CUDA GPU where there is one, else the processor."""
+    """A CUDA GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def describe_size(config: GPTConfig) -> str:
-    return f"{config.n_parameters / 1e6:.0f}M weights"
+    return f"{config.n_parameters / 1e6:.0f}M parameters"
 
 
 # ---- transformers
 
 
 def openai_config(ours: GPTConfig, dropout: float = 0.1, **more: Any) -> Any:
-    """Our config as transformers' OpenAIGPTConfig."""
+    """The config as transformers' OpenAIGPTConfig."""
     from transformers import OpenAIGPTConfig
 
     sizes: Any = {"n_embd": ours.n_embd, "n_layer": ours.n_layer, "n_head": ours.n_head}
@@ -51,7 +51,7 @@ def openai_config(ours: GPTConfig, dropout: float = 0.1, **more: Any) -> Any:
 
 @torch.no_grad()
 def copy_weights(ours: GPT, theirs: Any) -> None:
-    """Give transformers' OpenAIGPTModel the weights of ours; its dense ones are [in, out]."""
+    """Copy the weights into transformers' OpenAIGPTModel, whose dense ones are [in, out]."""
     theirs.tokens_embed.weight.copy_(ours.tokens.weight)
     theirs.positions_embed.weight.copy_(ours.positions.weight)
     for our_block, their_block in zip(ours.blocks, theirs.h, strict=True):
@@ -63,13 +63,15 @@ def copy_weights(ours: GPT, theirs: Any) -> None:
 
 
 def transformers_step(model: nn.Module, bf16: bool = True, lr: float = 1e-5) -> Any:
-    """An update as transformers' Trainer makes it: autocast, gradients clipped at 1, fused AdamW. (The Trainer itself
-    needs accelerate, which gpt1 does not install; its data loader and logging are left out.)"""
-    where = next(model.parameters()).device.type
+    """A step of transformers' Trainer: autocast, gradient clipping at 1, fused AdamW.
+
+    The Trainer itself needs accelerate, which gpt1 does not install, so its data loader and logging are not measured.
+    """
+    device_type = next(model.parameters()).device.type
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr, weight_decay=0.0, fused=True)
 
-    def update(**inputs: Tensor) -> None:
-        with torch.autocast(where, torch.bfloat16, enabled=bf16):
+    def step(**inputs: Tensor) -> None:
+        with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
             loss = model(**inputs).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -77,7 +79,7 @@ def transformers_step(model: nn.Module, bf16: bool = True, lr: float = 1e-5) -> 
         model.zero_grad()
 
     model.train()
-    return update
+    return step
 
 
 def repeat(workload: Workload, times: int) -> Workload:
@@ -99,20 +101,20 @@ class TokenizedRows:
 
 
 def find_data_dir(*needed: str) -> Path | None:
-    """GPT1_DATA, or without it the folder `shared` beside the checkout; None where that lacks something needed."""
+    """GPT1_DATA, by default the folder `shared` beside the checkout; None if it lacks a needed file."""
     folder = Path(os.environ.get("GPT1_DATA") or Path(__file__).parents[2] / "shared")
     return folder if all((folder / path).exists() for path in needed) else None
 
 
 def sst2_rows(n: int) -> TokenizedRows:
-    """`n` training rows of SST-2, drawn at random; without the data, random tokens in lengths drawn like its rows'."""
+    """`n` random training rows of SST-2; without the data, random tokens with the same distribution of lengths."""
     folder = find_data_dir("data/tasks/SST-2/train.tsv", "openai")
     draw = random.Random(0)
     if folder is None:  # the logarithms of the lengths of 4,000 rows: mean 1.98, deviation 0.90, longest 59
         lengths = [min(59, max(1, round(draw.lognormvariate(1.98, 0.9)))) for _ in range(n)]
         ids = [[draw.randrange(1, 40478) for _ in range(length)] for length in lengths]
         return TokenizedRows(
-            ids, [str(i % 2) for i in range(n)], "random tokens in lengths drawn like those of SST-2's rows"
+            ids, [str(i % 2) for i in range(n)], "rows of random tokens with lengths like those of SST-2"
         )
     from gpt1.tables.table import read_table
     from gpt1.tokenization.tokenizer import Tokenizer

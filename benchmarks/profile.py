@@ -1,6 +1,4 @@
-"""Where the time of a pre-training step goes, batch 4 × 512, dropout 0.1: the shares of the kinds of operation, as
-torch's profiler counts them.
-"""
+"""Time of a pre-training step by kind of operation (torch's profiler), batch 4 × 512, dropout 0.1."""
 
 from __future__ import annotations
 
@@ -15,32 +13,32 @@ from benchmarks.models_and_data import benchmark_device, describe_size, random_m
 from benchmarks.step import BATCH, gpt1_workload
 
 ROUNDS, WARMUP_STEPS = 3, 4
-OPERATION_KINDS = {  # torch's operations of each
-    "products with weights": "mm addmm",
-    "attention's own products": "bmm baddbmm_",
+OPERATION_KINDS = {  # names of torch's operations
+    "matrix products with weights": "mm addmm",
+    "matrix products of attention": "bmm baddbmm_",
     "copies": "copy_ index_select",
-    "element by element": "mul mul_ add add_ addcmul addcmul_ sigmoid sum bitwise_xor_ ge_",
+    "elementwise": "mul mul_ add add_ addcmul addcmul_ sigmoid sum bitwise_xor_ ge_",
     "softmax": "_softmax _softmax_backward_data",
-    "Adam and the norm of the gradient": "_fused_adamw_ dot",
+    "Adam and gradient norm": "_fused_adamw_ dot",
     "LayerNorm": "native_layer_norm native_layer_norm_backward",
 }
-OTHER_OPERATIONS = "the rest: hundreds of small operations, Python"
+OTHER_OPERATIONS = "other: hundreds of small operations, Python"
 
 
 def missing_requirement() -> str:
-    return "its kinds of operation are those of a processor" if benchmark_device().type == "cuda" else ""
+    return "it knows the operations of a CPU only" if benchmark_device().type == "cuda" else ""
 
 
 def run(rounds: int, quick: bool) -> BenchmarkResult:
     model = random_model(quick)
     ids = torch.randint(model.config.vocab_size, (BATCH, model.config.context + 1))
-    update = gpt1_workload(model, ids)
-    looked_at = schedule(wait=0, warmup=WARMUP_STEPS, active=rounds)  # the first updates ask for memory anew
-    with profile(activities=[ProfilerActivity.CPU], schedule=looked_at, acc_events=True) as seen:
+    step = gpt1_workload(model, ids)
+    profiled = schedule(wait=0, warmup=WARMUP_STEPS, active=rounds)  # the first steps allocate memory
+    with profile(activities=[ProfilerActivity.CPU], schedule=profiled, acc_events=True) as profiler:
         for _ in range(WARMUP_STEPS + rounds):
-            update()
-            seen.step()
-    found = time_by_kind({event.key: event.self_cpu_time_total for event in seen.key_averages()})
+            step()
+            profiler.step()
+    found = time_by_kind({event.key: event.self_cpu_time_total for event in profiler.key_averages()})
     total = found.total()
     rows = [
         [kind, found[kind] / rounds / 1e3, f"{100 * found[kind] / total:.0f} %"]
@@ -53,7 +51,7 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
 
 
 def time_by_kind(times: Mapping[str, float]) -> Counter[str]:
-    """The time in every operation itself, under its kind."""
+    """Sum the times of the operations by kind."""
     kinds = {
         f"aten::{operation}": kind for kind, operations in OPERATION_KINDS.items() for operation in operations.split()
     }

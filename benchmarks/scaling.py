@@ -1,5 +1,5 @@
-"""How cost grows: time and memory of a pre-training step against context, width, layers and batch, one at a time, and
-opening a corpus against its size; with the exponents of the lines fitted to the logarithms.
+"""Scaling: time and memory of a pre-training step by context, width, layers and batch, one at a time, and the time to
+open a corpus by its size; with the exponents of power laws fitted to them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import BenchmarkResult, ResultTable, interleave, run_in_subprocess, summarise_rounds
+from benchmarks.measure import BenchmarkResult, ResultTable, interleave, run_in_subprocess, summarize_rounds
 from benchmarks.step import WARMUP_STEPS, gpt1_workload
 from gpt1.config import GPTConfig
 from gpt1.corpus.corpus import Corpus
@@ -28,12 +28,12 @@ BASE = {"context": 512, "n_embd": 768, "n_layer": 12, "batch": 4}
 AXES = {"context": [64, 128, 256, 512], "n_embd": [128, 256, 512, 768], "n_layer": [2, 4, 8, 12], "batch": [1, 2, 4, 8]}
 QUICK_BASE = {"context": 32, "n_embd": 64, "n_layer": 1, "batch": 1}
 QUICK_AXES = {"context": [16, 32], "batch": [1, 2]}
-CORPUS_SIZES = [2**20, 2**22, 2**24, 2**26]  # of a corpus
+CORPUS_SIZES = [2**20, 2**22, 2**24, 2**26]  # tokens
 
 
 def run(rounds: int, quick: bool) -> BenchmarkResult:
     base, axes = (QUICK_BASE, QUICK_AXES) if quick else (BASE, AXES)
-    measured: dict[tuple[Any, ...], tuple[float, int]] = {}  # the base belongs to every axis and is measured once
+    measured: dict[tuple[Any, ...], tuple[float, int]] = {}  # the base is on every axis and measured once
     rows, fits = [], []
     for axis, values in axes.items():
         costs = []
@@ -52,27 +52,27 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
         title + ", ".join(f"{axis} {value}" for axis, value in base.items()), ["", "s", "peak GB"], rows
     )
     opening, open_fits = opening_times([1000, 2000] if quick else CORPUS_SIZES, max(rounds, 5))
-    columns = ["cost ~ size to the power of", "time", "time, last two", "memory", "memory, last two"]
-    title = "Exponents, over all sizes and over the last two (a step's cost has parts that do not grow)"
+    columns = ["exponent of", "time", "time, last two", "memory", "memory, last two"]
+    title = "Exponents, over all sizes and over the last two (a part of a step's cost is constant)"
     return BenchmarkResult([steps, opening, ResultTable(title, columns, fits + open_fits)])
 
 
 def fit_exponents(sizes: Sequence[float], costs: Sequence[float]) -> list[float]:
-    """Slopes of log cost over log size: through all points, and through the last two."""
+    """Slopes of log cost over log size: over all points, and over the last two."""
     x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(costs, float))
     return [float(np.polyfit(x, y, 1)[0]), float(np.polyfit(x[-2:], y[-2:], 1)[0])]
 
 
 def step_seconds(context: int, n_embd: int, n_layer: int, batch: int, rounds: int) -> float:
-    """Seconds of a step, in a process of its own."""
+    """Seconds of a step."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(context=context, n_embd=n_embd, n_layer=n_layer, n_head=n_embd // 64))
-    update = gpt1_workload(model, torch.randint(model.config.vocab_size, (batch, context + 1)))
-    return median(interleave({"step": update}, rounds, warmup_rounds=WARMUP_STEPS)["step"])
+    step = gpt1_workload(model, torch.randint(model.config.vocab_size, (batch, context + 1)))
+    return median(interleave({"step": step}, rounds, warmup_rounds=WARMUP_STEPS)["step"])
 
 
 def opening_times(sizes: Sequence[int], rounds: int) -> tuple[ResultTable, list[list[Any]]]:
-    """Opening a corpus, and its first window, before which the shard that holds it is checked against its SHA-256."""
+    """Time to open a corpus, and to read its first window, which includes the SHA-256 check of its shard."""
     rows, opens, windows = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
@@ -87,8 +87,8 @@ def opening_times(sizes: Sequence[int], rounds: int) -> tuple[ResultTable, list[
             rows.append(
                 [
                     f"{size:,} tokens",
-                    summarise_rounds(1e3 * s for s in seconds),
-                    summarise_rounds(1e3 * s for s in first),
+                    summarize_rounds(1e3 * s for s in seconds),
+                    summarize_rounds(1e3 * s for s in first),
                 ]
             )
             opens.append(median(seconds))
@@ -99,7 +99,7 @@ def opening_times(sizes: Sequence[int], rounds: int) -> tuple[ResultTable, list[
 
 
 def write_random_corpus(path: Path, tokens: int) -> None:
-    """A corpus of random tokens, in shards as large as usual."""
+    """A corpus of random tokens, in shards of the usual size."""
     (path / TOKENIZER_FOLDER).mkdir(parents=True)
     tokenizer: Any = SimpleNamespace(vocab_size=40478, newline_id=0, fingerprint="none")
     writer = ShardWriter(path, tokenizer, shard_tokens=2**24)

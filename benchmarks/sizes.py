@@ -1,4 +1,4 @@
-"""Pre-training by named size: tokens a second and peak memory, with settings and pieces of `gpt1 pretrain`."""
+"""Pre-training by model size: tokens per second and peak memory, with the defaults of `gpt1 pretrain`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt1.model.gpt import GPT
 from gpt1.training.speed import micro_batch_tokens
 
 ROUNDS = 3
-VOCAB_SIZE = 8000  # of a corpus of one's own; the paper's size has the paper's
+VOCAB_SIZE = 8000  # except for size gpt1, which has the paper's
 
 
 def run(rounds: int, quick: bool) -> BenchmarkResult:
@@ -25,9 +25,9 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
         rows.append(
             [size, config.n_parameters / 1e6, config.context, tokens_per_micro_batch(config) / seconds, peak / 1e9]
         )
-    columns = ["", "million weights", "context", "tokens/s", "peak GB"]
+    columns = ["", "million parameters", "context", "tokens/s", "peak GB"]
     return BenchmarkResult(
-        [ResultTable("A piece of a pre-training update and the optimiser's pass, bf16, dropout 0.1", columns, rows)]
+        [ResultTable("A micro-batch of pre-training and the optimizer step, bf16, dropout 0.1", columns, rows)]
     )
 
 
@@ -37,14 +37,14 @@ def size_config(size: str) -> GPTConfig:
 
 
 def tokens_per_micro_batch(config: GPTConfig) -> int:
-    """Of a piece, as `gpt1 pretrain` cuts it."""
+    """Tokens per micro-batch of `gpt1 pretrain`."""
     return micro_batch_tokens(config, benchmark_device(), torch.bfloat16) // config.context * config.context
 
 
 def step_seconds(size: str, rounds: int) -> float:
-    """Seconds of a step, in a process of its own."""
+    """Seconds of a step."""
     torch.manual_seed(0)
     config = size_config(size)
     ids = torch.randint(config.vocab_size, (tokens_per_micro_batch(config) // config.context, config.context + 1))
-    update = gpt1_workload(GPT(config).to(benchmark_device()), ids.to(benchmark_device()))
-    return median(interleave({"step": update}, rounds, warmup_rounds=WARMUP_STEPS)["step"])
+    step = gpt1_workload(GPT(config).to(benchmark_device()), ids.to(benchmark_device()))
+    return median(interleave({"step": step}, rounds, warmup_rounds=WARMUP_STEPS)["step"])

@@ -1,6 +1,6 @@
 """A pre-training step, batch 4 × 512, dropout 0.1: gpt1, transformers' OpenAIGPT, and its GPT-2 of the same size.
 
-Beside them the matrix products of a step alone: what a step would take if nothing else cost time.
+Also the matrix products of a step alone, which bound its speed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.measure import (
     comparison_table,
     interleave,
     speed_ratio,
-    summarise_rounds,
+    summarize_rounds,
 )
 from benchmarks.models_and_data import (
     benchmark_device,
@@ -40,7 +40,7 @@ from gpt1.training.speed import flops_per_token, peak_flops
 
 BATCH, GPU_BATCH, ROUNDS = 4, 64, 5
 WARMUP_STEPS = 2
-"""Updates before the first that is measured: until then they ask for memory anew, and take a third longer."""
+"""Unmeasured steps: the first ones allocate memory, and take a third longer."""
 
 
 def run(rounds: int, quick: bool) -> BenchmarkResult:
@@ -78,47 +78,47 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
 def ceiling_table(
     config: GPTConfig, tokens: int, seconds: SecondsByRound, alone: list[float], operations: float
 ) -> tuple[ResultTable, dict[str, Ratio]]:
-    """What our steps reach of what the matrix products of a step reach alone, and of what the card's maker says."""
+    """The speed of a step as a share of that of its matrix products alone, and of the GPU's peak."""
     counted = flops_per_token(config) * tokens
     peak = peak_flops(benchmark_device(), torch.bfloat16)
     rows, shares = [], {}
     for name in ("gpt1 bf16", "gpt1 bf16, no dropout"):
         share = shares[f"{name} / matrix ceiling"] = speed_ratio(seconds[name], alone, counted / operations)
-        speed = summarise_rounds(counted / s / 1e9 for s in seconds[name])
+        speed = summarize_rounds(counted / s / 1e9 for s in seconds[name])
         rows.append(
             [name, speed, Measurement(share.median, share.low, share.high), 1e9 * speed.median / peak if peak else None]
         )
-    rows.append(["matrix products alone", summarise_rounds(operations / s / 1e9 for s in alone), None, None])
-    title = f"At {flops_per_token(config) / 1e9:.3f} GFLOP a token, beside the bf16 matrix products of a step alone"
-    return ResultTable(title, ["", "GFLOP/s", "of the ceiling", "MFU (cards that are known)"], rows), shares
+    rows.append(["matrix products alone", summarize_rounds(operations / s / 1e9 for s in alone), None, None])
+    title = f"At {flops_per_token(config) / 1e9:.3f} GFLOP per token, against the bf16 matrix products of a step alone"
+    return ResultTable(title, ["", "GFLOP/s", "of the ceiling", "MFU (known GPUs)"], rows), shares
 
 
 def gpt1_workload(
     model: GPT, ids: Tensor, dropout: float = 0.1, activation_checkpointing: bool = False
 ) -> Workload:  # ids [batch, context + 1]
-    """An update of the training loop. The C library is told what `gpt1 pretrain` tells it, for all competitors."""
+    """A step of the training loop, with the malloc settings of `gpt1 pretrain`, which then hold for all competitors."""
     keep_freed_memory()
     config = PretrainConfig(peak_lr=1e-5)
-    stage = Stage("", model, lambda piece: l1(model, piece), no_step_batch, 0, dict, bool, {})
+    stage = Stage("", model, lambda micro_batch: l1(model, micro_batch), no_step_batch, 0, dict, bool, {})
     optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
-    update = StepBatch(0, [PretrainMicroBatch(ids, ids[:, 1:].numel())], ids[:, 1:].numel())
+    batch = StepBatch(0, [PretrainMicroBatch(ids, ids[:, 1:].numel())], ids[:, 1:].numel())
 
     def step() -> None:
         model.set_dropout(dropout)
         model.activation_dtype, model.activation_checkpointing = torch.bfloat16, activation_checkpointing
-        train_step(stage, optimizer, config, update, 0, config.peak_lr)
+        train_step(stage, optimizer, config, batch, 0, config.peak_lr)
 
     model.train()
     return step
 
 
 def no_step_batch(step: int) -> StepBatch:
-    raise RuntimeError(f"update {step}: the work has one update and repeats it")
+    raise RuntimeError(f"step {step}: the workload repeats one batch")
 
 
 def transformers_workload(model: Any, ids: Tensor, bf16: bool) -> Workload:
-    update = transformers_step(model, bf16)
-    return lambda: update(input_ids=ids[:, :-1], labels=ids[:, :-1])
+    step = transformers_step(model, bf16)
+    return lambda: step(input_ids=ids[:, :-1], labels=ids[:, :-1])
 
 
 @torch.no_grad()
@@ -130,8 +130,10 @@ def losses_agree(model: GPT, openai: Any, ids: Tensor) -> bool:
 
 
 def matrix_products(config: GPTConfig, tokens: int) -> tuple[Workload, float]:
-    """The bf16 products of a step that involve a weight, forward and both gradients, and how many operations they are.
-    Factors are laid out straight, and each block reuses the same ones: nothing but the products takes time."""
+    """The bf16 products of a step with weights, forward and both gradients, and their number of FLOPs.
+
+    Factors are contiguous, and all blocks use the same ones, so that only the products take time.
+    """
     d = config.n_embd
     shapes = [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)]
     factors = []
@@ -143,8 +145,8 @@ def matrix_products(config: GPTConfig, tokens: int) -> tuple[Workload, float]:
         factors.append((x, weight, dy, dy.T.contiguous(), times))
 
     def products() -> None:
-        for x, weight, dy, turned, times in factors:
+        for x, weight, dy, transposed, times in factors:
             for _ in range(times):
-                x @ weight.T, dy @ weight, turned @ x
+                x @ weight.T, dy @ weight, transposed @ x
 
     return products, sum(6.0 * tokens * weight.numel() * times for _, weight, _, _, times in factors)

@@ -1,7 +1,7 @@
-"""Tokenizing novels, the released vocabulary: gpt1, OpenAI's algorithm written plainly, and transformers' tokenizer.
+"""Tokenizing novels with the released vocabulary: gpt1, a plain version of OpenAI's algorithm, transformers' tokenizer.
 
-Every round gives each of them the same books and a tokenizer object that has seen no text. Loading is not measured.
-One thread each: what is compared is processor time.
+In every round each gets the same books and a new tokenizer object with an empty cache. Loading is not measured. Each
+uses one thread, and CPU time is compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def missing_requirement() -> str:
     return (
         ""
         if find_data_dir(BOOKS, "openai")
-        else f"it needs {BOOKS} and openai/ of the public data: GPT1_DATA is its folder"
+        else f"it needs {BOOKS} and openai/ of the public data: set GPT1_DATA to its folder"
     )
 
 
@@ -45,14 +45,14 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
     fresh = {name: one.reset for name, one in cold.items()}
     seconds = interleave(cold, rounds, warm_up=fresh, setup=fresh, clock=time.process_time)
     table, ratios = comparison_table(
-        f"{format_number(megabytes)} MB of novels, processor time", seconds, ["gpt1"], megabytes, "MB"
+        f"{format_number(megabytes)} MB of novels, CPU time", seconds, ["gpt1"], megabytes, "MB"
     )
     same = cold["gpt1"].ids == cold["released algorithm"].ids
-    return BenchmarkResult([table], ratios, {"gpt1's ids are those of the released algorithm": same})
+    return BenchmarkResult([table], ratios, {"gpt1's ids equal those of the released algorithm": same})
 
 
 class ColdTokenizer:
-    """A tokenizer that `reset` makes anew; calling it tokenizes the texts."""
+    """Tokenizes the texts with a tokenizer that `reset` creates again."""
 
     def __init__(self, make: Callable[[Path], Encode], texts: list[str]) -> None:
         self.make, self.texts = make, texts
@@ -68,7 +68,7 @@ class ColdTokenizer:
 
 
 def read_books(megabytes: float) -> list[str]:
-    """The first books of train-01, the last one cut, in all `megabytes` of UTF-8."""
+    """The first `megabytes` of UTF-8 of train-01."""
     folder = find_data_dir()
     assert folder
     texts: list[str] = []
@@ -90,7 +90,7 @@ def gpt1_encoder(folder: Path) -> Encode:
 
 
 def reference_encoder(folder: Path) -> Encode:
-    tests = str(Path(__file__).parents[1] / "tests")  # the reference is the tests' own
+    tests = str(Path(__file__).parents[1] / "tests")  # the reference is in the tests
     if tests not in sys.path:
         sys.path.append(tests)
     from reference_tokenizer import ReferenceTokenizer
@@ -101,7 +101,7 @@ def reference_encoder(folder: Path) -> Encode:
 
 
 def transformers_encoder(folder: Path) -> Encode:
-    """By lines, which it takes faster than whole books; it drops the line breaks, as it would in the book."""
+    """Line by line, which is faster than whole books; the line breaks are dropped in both cases."""
     from transformers import OpenAIGPTTokenizer
 
     with tempfile.TemporaryDirectory() as copy:

@@ -130,7 +130,7 @@ def read_model(folder: Path) -> None:
 
 
 def make_huggingface(folder: Path) -> None:
-    from gpt1.model.weights import write_huggingface
+    from gpt1.model.foreign_weights import write_huggingface
 
     own = tokenizer("original")
     model = tiny_model(own.vocab_size)
@@ -142,7 +142,7 @@ def make_huggingface(folder: Path) -> None:
 def make_openai(folder: Path) -> None:
     import numpy as np
 
-    from gpt1.model.weights import BLOCK_NAMES
+    from gpt1.model.foreign_weights import BLOCK_NAMES
 
     n, context, vocabulary = 64, 8, 20
     shapes = [[context, n], [vocabulary, n]]

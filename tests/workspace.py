@@ -129,7 +129,7 @@ def write_huggingface_folder(folder: Path, prose: list[str]) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from gpt1.model.weights import BLOCK_NAMES
+    from gpt1.model.foreign_weights import BLOCK_NAMES
     from gpt1.tokenization.tokenizer import Tokenizer
 
     n, layers, context = 32, 2, 16

@@ -1,1 +1,1 @@
-"""How a model continues texts."""
+"""Text generation: decoding, sampling, and models prepared for inference."""

@@ -1,4 +1,4 @@
-"""A model made ready for inference: weights cast once, packed for products with few vectors, or rounded to a draft."""
+"""Models prepared for inference: weights cast once, packed for decoding, or quantized for a draft model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gpt1.kernels.meta_init import meta_init
 from gpt1.model.gpt import GPT, Linear
 
 M = TypeVar("M", bound=GPT)
-MEMORY_BOUND_WEIGHTS = 20_000_000  # from here on, a pass over few tokens is bound by reading the weights
+MEMORY_BOUND_WEIGHTS = 20_000_000  # from here on, decoding is bound by reading the weights
 
 
 class InferenceGPT(GPT):
-    """A GPT whose tied output matrix lies otherwise than its embedding. Made by the functions below."""
+    """A GPT whose output matrix is stored in another form than its embedding. Created by the functions below."""
 
     output: nn.Module
 
@@ -38,10 +38,10 @@ class PackedOutput(nn.Module):
 
 
 def for_inference(model: GPT) -> GPT:
-    """The model with its weights in the type of its activations, which otherwise every token would cast again.
+    """The model in eval mode, with its weights cast to the dtype of its activations once.
 
     Returns:
-        The model itself where it has that type and is not in training.
+        `model` itself if its weights have that dtype and it is in eval mode.
     """
     if model.tokens.weight.dtype != model.activation_dtype:
         return pack_weights(model)
@@ -49,9 +49,9 @@ def for_inference(model: GPT) -> GPT:
 
 
 def pack_weights(model: GPT) -> GPT:
-    """The model in the type of its activations, its matrices packed for products with few vectors.
+    """The model in the dtype of its activations, with its matrices packed for products with few vectors.
 
-    What has that type already and is not a matrix is shared with `model`.
+    Vectors that already have that dtype are shared with `model`.
     """
     if isinstance(model, InferenceGPT):
         return model
@@ -65,7 +65,7 @@ def pack_weights(model: GPT) -> GPT:
 
 
 def quantize_int4(model: GPT) -> GPT:
-    """The model with its matrices rounded to four bits an entry, activations in bfloat16: a draft model."""
+    """A draft model: the model with 4-bit matrices and activations in bfloat16."""
     weights = {name: w.bfloat16() if w.dim() == 1 else w for name, w in model.state_dict().items()}
     draft = with_weights(model, weights, InferenceGPT)
     for parent in [*draft.modules()]:
@@ -77,10 +77,13 @@ def quantize_int4(model: GPT) -> GPT:
 
 
 def prepare_for_decoding(model: GPT, draft: bool = True) -> tuple[GPT, GPT | None]:
-    """(the model for decoding, a draft model for it or None).
+    """Prepare a model for decoding.
 
-    Where a token is bound by reading the weights: the packed model and, with `draft`, a copy in four bits, which nearly
-    always chooses the same token. Otherwise the model alone.
+    If decoding is bound by reading the weights, this is the packed model and, with `draft`, a 4-bit copy, which nearly
+    always chooses the same token. Otherwise it is `for_inference(model)` alone.
+
+    Returns:
+        (model for decoding, draft model or None).
     """
     matrices = [w for w in model.parameters() if w.dim() == 2]
     if model.recurrent or sum(w.numel() for w in matrices) < MEMORY_BOUND_WEIGHTS or not int4_is_supported(matrices):
@@ -89,7 +92,7 @@ def prepare_for_decoding(model: GPT, draft: bool = True) -> tuple[GPT, GPT | Non
 
 
 def with_weights(model: GPT, weights: Mapping[str, Tensor], model_class: type[M] = GPT) -> M:  # type: ignore[assignment]
-    """A model for inference like `model`, with other weights, which are not copied."""
+    """A model for inference with the shape of `model` and the given weights, which are not copied."""
     with meta_init():
         ready = model_class(model.config)
     ready.load_state_dict(weights, assign=True)

@@ -1,4 +1,4 @@
-"""Which token comes next: the most likely, or one drawn among the more likely ones."""
+"""Sampling of the next token with temperature, top-k and top-p."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from gpt1.errors import UserError
 
-COLD = 1e-9  # a temperature below it is 0: logits divided by it would leave the range of their type
-SOON = 2**-25  # a waiting time for one of 0, which an Apple GPU draws once in 30 million times (pytorch issue 192577)
+MIN_TEMPERATURE = 1e-9  # lower ones count as 0: logits divided by them would overflow
+MIN_EXPONENTIAL = 2**-25  # replaces 0, which an Apple GPU samples once in 30 million times (PyTorch issue 192577)
 
 
 def check_finite(logits: Tensor) -> None:
-    """UserError for logits that give no probabilities; some that are −inf (what cannot be) do."""
+    """Raise UserError if the softmax of the logits is not finite. Single logits of −inf (probability 0) are allowed."""
     require_finite(all_finite(logits))
 
 
@@ -20,14 +20,27 @@ def all_finite(logits: Tensor) -> Tensor:  # → a scalar
     return logits.amax(-1).isfinite().all()
 
 
-def require_finite(numbers: Tensor) -> None:
-    if not bool(numbers):
-        raise UserError("the model's logits are not all numbers.", "Its weights are damaged, or they diverged.")
+def require_finite(finite: Tensor) -> None:
+    if not bool(finite):
+        problem = "the model's logits are not finite."
+        raise UserError(problem, "Its weights are damaged, or training diverged. Use another model or checkpoint.")
 
 
 class Sampler:
-    """How the new tokens of a text are chosen. The random numbers of each are drawn once, in the tokens' order: a token
-    that is asked for again, of the same logits, comes out the same. That makes guesses exact (`GPT.generate`)."""
+    """Samples the new tokens of a text.
+
+    The random numbers of each token are sampled once, in the order of the tokens, so that sampling a token again from
+    the same logits gives the same token. This makes speculative decoding exact.
+
+    Args:
+        temperature: Divides the logits; 0 always takes the most likely token.
+        top_k: Sample from the k most likely tokens; 0: from all.
+        top_p: Sample from the smallest set of most likely tokens with at least this total probability.
+        generator: Random generator on the device of the logits; by default torch's own.
+
+    Raises:
+        UserError: A setting is out of range.
+    """
 
     def __init__(
         self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, generator: torch.Generator | None = None
@@ -35,53 +48,52 @@ class Sampler:
         if not (temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
             raise UserError(
                 f"temperature {temperature}, top_k {top_k}, top_p {top_p} leave no token to choose.",
-                "The first two have to be at least 0, top_p above 0 and at most 1.",
+                "Use temperature and top_k of at least 0, and top_p above 0 and at most 1.",
             )
         self.temperature, self.top_k, self.top_p, self.generator = temperature, top_k, top_p, generator
-        self.random_numbers: list[Tensor] = []  # each [batch, vocab], of the new tokens from number `first_kept` on
-        self.first_kept = 0
-        self.finite: Tensor | None = None  # whether the logits since the last `check` were numbers
+        self.random_numbers: list[Tensor] = []  # each [batch, vocab], for new tokens from number `first_number` on
+        self.first_number = 0
+        self.finite: Tensor | None = None  # whether the logits since the last `check` are finite
 
     def __call__(self, logits: Tensor, first: int) -> Tensor:
-        """New tokens number first, first + 1, …: logits [batch, time, vocab] → [batch, time]."""
+        """Sample the new tokens number `first`, `first` + 1, …: logits [batch, time, vocab] → [batch, time]."""
         self.observe(logits)
-        if self.temperature < COLD:
+        if self.temperature < MIN_TEMPERATURE:
             return logits.argmax(-1)
-        begin, end = first - self.first_kept, first - self.first_kept + logits.shape[1]
+        begin, end = first - self.first_number, first - self.first_number + logits.shape[1]
         while len(self.random_numbers) < end:
-            drawn = torch.empty_like(logits[:, 0]).exponential_(generator=self.generator)
-            self.random_numbers.append(drawn.masked_fill_(drawn == 0, SOON))  # by 0, what cannot be would be no number
-        # of waiting times, exponential with rates p, the k-th is the shortest with probability p_k
+            numbers = torch.empty_like(logits[:, 0]).exponential_(generator=self.generator)
+            self.random_numbers.append(numbers.masked_fill_(numbers == 0, MIN_EXPONENTIAL))
+        # of exponential random numbers with rates p, the k-th is the smallest with probability p_k
         return (self.probabilities(logits) / torch.stack(self.random_numbers[begin:end], dim=1)).argmax(-1)
 
     def observe(self, logits: Tensor) -> None:
-        """Refuse logits that are no numbers: on a CPU at once; elsewhere at the next `check`, since each look makes the
-        processor wait for the device."""
+        """Check that logits are finite: on a CPU now, on other devices in `check`, so that the host does not wait."""
         finite = all_finite(logits)
         self.finite = finite if self.finite is None else self.finite & finite
         if logits.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
-        """To be called when a text is written."""
+        """Raise UserError if logits were not finite. Call it when a text is finished."""
         if self.finite is not None:
             require_finite(self.finite)
         self.finite = None
 
-    def discard_before(self, place: int) -> None:
-        """The new tokens before number `place` will not be asked for again."""
-        self.random_numbers, self.first_kept = self.random_numbers[place - self.first_kept :], place
+    def discard_before(self, number: int) -> None:
+        """Free the random numbers of the new tokens before `number`, which will not be sampled again."""
+        self.random_numbers, self.first_number = self.random_numbers[number - self.first_number :], number
 
     def probabilities(self, logits: Tensor) -> Tensor:  # [..., vocab] → the same
-        """What is drawn from: the top k and the top share p, at the temperature."""
+        """The probabilities after temperature, top-k and top-p."""
         logits = logits / self.temperature
         if self.top_k:
-            smallest_kept = logits.topk(min(self.top_k, logits.shape[-1])).values[..., -1:]
-            logits = logits.masked_fill(logits < smallest_kept, -torch.inf)
+            threshold = logits.topk(min(self.top_k, logits.shape[-1])).values[..., -1:]
+            logits = logits.masked_fill(logits < threshold, -torch.inf)
         probabilities = logits.softmax(-1)
         if self.top_p < 1:
             ordered, index = probabilities.sort(descending=True)
-            before = ordered.cumsum(-1) - ordered  # probability of everything more likely
-            kept = ordered.masked_fill((before >= self.top_p) & (before > 0), 0.0)  # the most likely one always
-            probabilities = torch.zeros_like(probabilities).scatter(-1, index, kept)
+            before = ordered.cumsum(-1) - ordered  # total probability of more likely tokens
+            top = ordered.masked_fill((before >= self.top_p) & (before > 0), 0.0)  # always keeps the first
+            probabilities = torch.zeros_like(probabilities).scatter(-1, index, top)
         return probabilities

@@ -15,8 +15,9 @@ from gpt1.files.reading import not_found_error
 from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.inference.task import TASK, save_model
+from gpt1.model.foreign_weights import write_huggingface
 from gpt1.model.gpt import GPT
-from gpt1.model.weights import MODEL_CONFIG_FILE, MODEL_FILES, write_huggingface
+from gpt1.model.weights import MODEL_CONFIG_FILE, MODEL_FILES
 from gpt1.progress import NullProgress, Progress
 from gpt1.runs import folder as runs
 from gpt1.tokenization.bpe import UNKNOWN

@@ -1,1 +1,1 @@
-"""Fast forms of what `model/` states plainly: one function a file, each tested against its plain form."""
+"""Fast implementations of the equations of `model/`: one function per file, each tested against its plain form."""

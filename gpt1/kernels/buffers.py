@@ -1,7 +1,7 @@
-"""Arrays as large as the weights that every update needs again: the gradients, and the weights in bfloat16.
+"""Reuse of weight-sized arrays between steps: the gradients, and the weights in bfloat16.
 
-Freed and asked for anew, they cost more than what is done with them: the system hands memory out page by page, each
-filled with zeros first.
+Allocating them again costs more than computing with them, because the system hands out memory page by page, filled with
+zeros.
 """
 
 from __future__ import annotations
@@ -16,60 +16,60 @@ from torch import Tensor, nn
 
 @dataclass
 class WeightBuffers:
-    """What hangs on a weight while it is trained."""
+    """Arrays attached to a weight while it is trained."""
 
-    cast_copy: Tensor | None = None  # in the type of the activations, brought up to date after every update
-    gradient: Tensor | None = None  # of the update before, between that update and the next backward pass
+    cast_copy: Tensor | None = None  # in the dtype of the activations, refreshed after every step
+    gradient: Tensor | None = None  # that of the previous step, until the next backward pass takes it
 
 
 @contextmanager
 def reuse_buffers(model: nn.Module) -> Iterator[None]:
-    """While it lasts each update finds the arrays of the one before; `settle` has to be told of each.
+    """Reuse the arrays of the previous step inside this context; `refresh_buffers` must be called after every step.
 
-    For weights on a CPU: a GPU's memory is kept by torch. For small updates: in a large one the gradients would come on
-    top of the activations, and `memory.keep_freed_memory` serves it better.
+    Only for weights on a CPU, since torch caches GPU memory. For small batches: in large ones the gradients would
+    add to the peak of the activations, and `malloc.keep_freed_memory` is better.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu":
-            setattr(parameter, "kept", WeightBuffers())  # noqa: B010 (a Parameter knows of no such attribute)
+            setattr(parameter, "gpt1_buffers", WeightBuffers())  # noqa: B010 (not an attribute of Parameter)
     try:
         yield
     finally:
         for parameter in model.parameters():
-            vars(parameter).pop("kept", None)
+            vars(parameter).pop("gpt1_buffers", None)
 
 
 def get_buffers(weight: Tensor) -> WeightBuffers | None:
-    return getattr(weight, "kept", None)
+    return getattr(weight, "gpt1_buffers", None)
 
 
 @torch.no_grad()
 def refresh_buffers(parameters: Iterable[Tensor]) -> None:
-    """After an update: the gradients are used up, the weights are others."""
+    """Call after every optimizer step: frees the gradients for reuse and updates the cast copies."""
     for parameter in parameters:
-        if kept := get_buffers(parameter):
-            kept.gradient = parameter.grad
-            if kept.cast_copy is not None:
-                kept.cast_copy.copy_(parameter)
+        if buffers := get_buffers(parameter):
+            buffers.gradient = parameter.grad
+            if buffers.cast_copy is not None:
+                buffers.cast_copy.copy_(parameter)
         parameter.grad = None
 
 
 def cast_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in `dtype`."""
-    kept = get_buffers(weight)
-    if weight.dtype == dtype or kept is None:
+    """The weight in `dtype`, from its buffer if it has one."""
+    buffers = get_buffers(weight)
+    if weight.dtype == dtype or buffers is None:
         return weight.to(dtype)
-    if kept.cast_copy is None or kept.cast_copy.dtype != dtype:
-        if torch.is_inference_mode_enabled():  # what is made here could not be used in training
+    if buffers.cast_copy is None or buffers.cast_copy.dtype != dtype:
+        if torch.is_inference_mode_enabled():  # tensors created here cannot be used in training
             return weight.to(dtype)
-        kept.cast_copy = weight.detach().to(dtype)
-    return kept.cast_copy
+        buffers.cast_copy = weight.detach().to(dtype)
+    return buffers.cast_copy
 
 
 def gradient_buffer(weight: Tensor) -> Tensor:
-    """An array for the gradient of `weight`; what it holds is to be overwritten."""
-    kept = get_buffers(weight)
-    if kept is None or kept.gradient is None:
+    """An uninitialized array for the gradient of `weight`."""
+    buffers = get_buffers(weight)
+    if buffers is None or buffers.gradient is None:
         return torch.empty_like(weight, requires_grad=False)
-    array, kept.gradient = kept.gradient, None  # given out once: from here on it is the gradient
+    array, buffers.gradient = buffers.gradient, None  # handed out once per step
     return array

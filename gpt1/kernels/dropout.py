@@ -1,4 +1,4 @@
-"""Dropout and the residual sum that follows it."""
+"""Dropout, alone and with the residual sum that follows it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpt1.kernels.random_bits import apply_mask, keep_mask
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """x with every element kept with probability 1 - p and scaled by 1 / (1 - p), else 0. For training only."""
+    """Each element of x is zeroed with probability p and scaled by 1 / (1 − p) otherwise. For training only."""
     if not p:
         return x
     if x.device.type != "cpu":
@@ -22,7 +22,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 
 def residual_dropout(x: Tensor, y: Tensor, p: float) -> Tensor:
-    """x + dropout(y, p), in one pass less over the memory."""
+    """x + dropout(y, p), with one pass less over memory."""
     if not p or x.device.type != "cpu":
         return x + dropout(y, p)
     return ResidualDropoutFunction.apply(x, y, p)  # type: ignore[no-untyped-call]
@@ -48,8 +48,8 @@ class ResidualDropoutFunction(torch.autograd.Function):
         mask = keep_mask(y.shape, p, y.dtype)
         ctx.save_for_backward(mask)
         ctx.scale = 1 / (1 - p)
-        kept = apply_mask(y, mask)
-        return torch.add(x, kept, alpha=ctx.scale, out=kept)
+        masked = apply_mask(y, mask)
+        return torch.add(x, masked, alpha=ctx.scale, out=masked)
 
     @staticmethod
     @once_differentiable

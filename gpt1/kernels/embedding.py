@@ -1,6 +1,6 @@
-"""Rows of a matrix by number, whose gradient is added to the one that the tied softmax has made of the same matrix.
+"""Embedding lookup whose gradient is added in place to that of the tied output matrix.
 
-torch's backward pass makes a second one of the matrix's size for every update, and then adds the two.
+torch's backward pass allocates a second gradient of the matrix's size in every step, and then adds the two.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gpt1.kernels.buffers import gradient_buffer
+from gpt1.kernels.torch_private import backward_pass_id
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:  # [...], [rows, width] → [..., width]
@@ -32,24 +33,26 @@ class EmbeddingFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor | None]:
         (ids,) = ctx.saved_tensors
-        first = take_pending_gradient(ctx.weight)
-        total = gradient_buffer(ctx.weight).zero_() if first is None else first
+        pending = take_pending_gradient(ctx.weight)
+        total = gradient_buffer(ctx.weight).zero_() if pending is None else pending
         total.index_add_(0, ids.flatten(), dy.reshape(-1, dy.shape[-1]).to(total.dtype))
-        return None, total if first is None else None
+        return None, total if pending is None else None
 
 
 def offer_gradient(weight: Tensor, gradient: Tensor) -> None:
-    """To be called in a backward pass that returns `gradient` of the matrix `weight`: until the pass reaches the
-    weight itself, more may be added to it in place. Of several in one pass, which torch adds up, none takes more."""
-    task = torch._C._current_graph_task_id()
-    again = vars(weight).get("on_its_way", (None, None))[0] == task
-    setattr(weight, "on_its_way", (task, None if again else gradient))  # noqa: B010
+    """Let `take_pending_gradient` add to `gradient` in place; called by a backward pass that returns it for `weight`.
+
+    If one pass returns several gradients, which torch adds up, none of them is shared.
+    """
+    task = backward_pass_id()
+    repeated = vars(weight).get("pending_gradient", (None, None))[0] == task
+    setattr(weight, "pending_gradient", (task, None if repeated else gradient))  # noqa: B010
 
 
 def take_pending_gradient(weight: Tensor) -> Tensor | None:
-    """A gradient of the matrix that this backward pass has made before; given out once."""
-    task, gradient = vars(weight).pop("on_its_way", (None, None))
-    if task != torch._C._current_graph_task_id():
+    """The gradient that this backward pass has offered for `weight`, once; else None."""
+    task, gradient = vars(weight).pop("pending_gradient", (None, None))
+    if task != backward_pass_id():
         return None
-    setattr(weight, "on_its_way", (task, None))  # noqa: B010
+    setattr(weight, "pending_gradient", (task, None))  # noqa: B010
     return gradient

@@ -1,8 +1,8 @@
 """GELU in its tanh form: x · sigmoid(2 √(2/π) (x + 0.044715 x³)).
 
-torch computes a tanh forward and again backward, which on a CPU takes longer than the matrix products beside it (five
-times longer still where the argument is large). Here the array is cut into pieces that stay in the cache, and the
-derivative is computed along with the value: the backward pass is one product.
+torch computes a tanh in the forward and the backward pass, which takes longer on a CPU than the matrix products beside
+it (for large arguments, five times longer still). Here the array is processed in chunks that fit the cache, and the
+derivative is computed together with the value, so that the backward pass is one product.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch.autograd.function import once_differentiable
 
 LINEAR = 2 * math.sqrt(2 / math.pi)
 CUBIC = 0.044715 * LINEAR
-SMALL_ELEMENTS = 1 << 15  # elements: for less, and no derivative, one call is faster than several on a smaller part
-CHUNK_ELEMENTS = 1 << 16  # elements a thread: 256 KiB an array in float32, four arrays
+SMALL_ELEMENTS = 1 << 15  # up to here, without a derivative, one call of torch is faster
+CHUNK_ELEMENTS = 1 << 16  # per thread: four arrays of 256 KiB in float32
 
 
 def gelu(x: Tensor) -> Tensor:
-    """0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), element by element."""
+    """0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), elementwise."""
     if x.device.type != "cpu" or (x.numel() <= SMALL_ELEMENTS and not (torch.is_grad_enabled() and x.requires_grad)):
         return F.gelu(x, approximate="tanh")
     return GELUFunction.apply(x)  # type: ignore[no-untyped-call]
@@ -46,7 +46,7 @@ class GELUFunction(torch.autograd.Function):
 
 
 def value_and_derivative(x: Tensor, y: Tensor, dydx: Tensor | None) -> None:
-    """Fill y [n], and dydx [n] if it is given, from x [n]; in float32 whatever the arrays hold (float64 stays)."""
+    """Fill y [n], and dydx [n] if given, from x [n]; computes in float32 (float64 for float64 arrays)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     step = max(1, min(CHUNK_ELEMENTS * torch.get_num_threads(), len(x)))
     scratch = torch.empty(4, step, dtype=wide)

@@ -1,8 +1,7 @@
-"""A product with a weight of four bits an entry: an eighth of the bytes of float32, for guesses that exact products
-check (`GPT.writer`).
+"""Linear layer with 4-bit weights, an eighth of the bytes of float32, for draft models (generation/inference_model.py).
 
-Each row of the weight is taken in groups of neighbours; sixteen steps from a group's least entry to its greatest are
-what its entries are rounded to.
+Each row of the weight is split into groups of neighboring entries, which are rounded to sixteen evenly spaced values
+from the group's min to its max.
 """
 
 from __future__ import annotations
@@ -13,17 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUPS = (64, 32)  # entries that share a scale; larger is less to read
-STEPS = 16
+from gpt1.kernels import torch_private
+
+GROUPS = (64, 32)  # entries that share a scale; larger groups mean fewer bytes to read
+LEVELS = 16
 KERNEL_ROWS = 16  # the kernel takes whole blocks of rows
-QUANTIZE_ROWS = (
-    1024  # rows rounded at a time, so that what they need in between stays small; a multiple of the kernel's 64
-)
-TINY = 1e-30  # the least step: a group of equal entries has none
+QUANTIZE_ROWS = 1024  # rows rounded at a time, which limits temporary memory; a multiple of the kernel's 64
+MIN_STEP = 1e-30  # between levels; a group of equal entries would have 0
 
 
 class Int4Linear(nn.Module):
-    """x Wᵀ + b, W [n_out, n_in] rounded: x [..., n_in] in bfloat16 → [..., n_out]."""
+    """x Wᵀ + b with W rounded to 4 bits: x [..., n_in] in bfloat16 → [..., n_out].
+
+    Args:
+        weight: [n_out, n_in]; n_in must be a multiple of a group size.
+        bias: [n_out] in bfloat16.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -36,32 +40,32 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).contiguous()
-        y = torch._weight_int4pack_mm_for_cpu(flat, self.packed, self.group_size, self.scales)
+        y = torch_private.int4_matmul(flat, self.packed, self.group_size, self.scales)
         y = y[:, : self.n_out].view(*x.shape[:-1], self.n_out)
         return y if self.bias is None else y + self.bias
 
 
 def quantize_weight(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """The entries of weight [n_out, n_in] as the kernel reads them, two a byte, and each group's step and middle."""
+    """The entries of weight [n_out, n_in] packed for the kernel, and the scale and offset of each group."""
     n_in = weight.shape[1]
     whole = F.pad(weight.float(), (0, 0, 0, -len(weight) % KERNEL_ROWS)).view(-1, n_in // group_size, group_size)
-    least, most = whole.aminmax(dim=-1, keepdim=True)  # [rows, groups, 1]
-    # in bfloat16, as the kernel reads them, before anything is rounded with them
-    step = ((most - least) / (STEPS - 1)).clamp(min=TINY).bfloat16().float()
-    middle = (least + STEPS // 2 * step).bfloat16().float()
-    entries = ((whole - middle) / step).round_().add_(STEPS // 2).clamp_(0, STEPS - 1).int()
+    low, high = whole.aminmax(dim=-1, keepdim=True)  # [rows, groups, 1]
+    # rounded to bfloat16 first, as the kernel reads them
+    step = ((high - low) / (LEVELS - 1)).clamp(min=MIN_STEP).bfloat16().float()
+    middle = (low + LEVELS // 2 * step).bfloat16().float()
+    entries = ((whole - middle) / step).round_().add_(LEVELS // 2).clamp_(0, LEVELS - 1).int()
     scales = torch.cat([step, middle], dim=-1).bfloat16().transpose(0, 1)
-    return torch._convert_weight_to_int4pack_for_cpu(entries.view(-1, n_in), 1), scales
+    return torch_private.int4_pack(entries.view(-1, n_in), 1), scales
 
 
 def int4_group_size(n_in: int) -> int:
-    """How many entries of a row share a scale; 0 where the kernel has no such group."""
+    """Entries of a row that share a scale; 0 if the kernel does not support this width."""
     return next((group for group in GROUPS if n_in % group == 0), 0)
 
 
 def int4_is_supported(matrices: Iterable[Tensor]) -> bool:
-    """Whether weights [n_out, n_in] can be rounded, and products with them are fast: x86 with vector instructions."""
+    """Whether weights [n_out, n_in] can be rounded to 4 bits with fast products: on x86 with AVX."""
     has_avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    if not has_avx or not hasattr(torch, "_weight_int4pack_mm_for_cpu"):
-        return False
-    return all(w.device.type == "cpu" and int4_group_size(w.shape[1]) for w in matrices)
+    return (has_avx and torch_private.HAS_INT4) and all(
+        w.device.type == "cpu" and int4_group_size(w.shape[1]) for w in matrices
+    )

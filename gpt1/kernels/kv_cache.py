@@ -1,4 +1,4 @@
-"""Keys and values of the positions read so far, and self-attention of new positions over them: decoding and scoring."""
+"""KV cache, and causal self-attention of new positions over it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from gpt1.config import GPTConfig
 
 
 class KVCache:
-    """Keys and values of the positions read so far, one pair of buffers a block, filled from the left.
-
-    For an LSTM it holds each layer's state and cell instead.
+    """Keys and values of past positions, a pair of buffers per block; for an LSTM, the state and cell of each layer.
 
     Args:
-        config: The model's.
-        batch: Sequences.
+        config: The model's config.
+        batch: Number of sequences.
         like: A tensor with the device and the dtype of the buffers.
-        size: Positions there is room for; by default the context.
+        size: Number of positions; by default the context.
     """
 
     def __init__(self, config: GPTConfig, batch: int, like: Tensor, size: int | None = None) -> None:
@@ -30,13 +28,13 @@ class KVCache:
         self.values = [like.new_empty(shape) for _ in range(blocks)]
         self.recurrent_states: list[tuple[Tensor, Tensor]] = []
         self.length = 0
-        """Positions that are filled; the most of all rows where `row_lengths` is set."""
+        """Filled positions; the maximum over the rows if `row_lengths` is set."""
         self.row_lengths: Tensor | None = None
-        """[batch, 1]: positions filled in each row, where rows differ."""
+        """[batch, 1], the filled positions of each row, if rows differ."""
 
     @property
     def size(self) -> int:
-        """Positions there is room for."""
+        """Number of positions that fit."""
         return self.keys[0].shape[2]
 
     def layer(self, index: int) -> LayerCache:
@@ -44,7 +42,7 @@ class KVCache:
         return LayerCache(self, index)
 
     def repeat(self, n: int, dtype: torch.dtype | None = None) -> KVCache:
-        """`n` copies of a cache of one sequence, side by side: what was read once is continued in n ways."""
+        """`n` copies of a cache of one sequence, to continue it in n ways."""
         copy = KVCache.__new__(KVCache)
         copy.keys = [keys.repeat(n, 1, 1, 1).to(dtype or keys.dtype) for keys in self.keys]
         copy.values = [values.repeat(n, 1, 1, 1).to(dtype or values.dtype) for values in self.values]
@@ -75,8 +73,8 @@ def cached_attention(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
 
     Args:
         qkv: [batch, time, 3 · n_embd], queries, keys and values of the positions that follow the cached ones.
-        n_head: Heads.
-        kv_cache: Where the new keys and values are written. Where its rows are filled unlike, time is 1.
+        n_head: Number of heads.
+        kv_cache: Receives the new keys and values. If its rows have different lengths, time must be 1.
 
     Returns:
         [batch, time, n_embd].
@@ -91,10 +89,10 @@ def cached_attention(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
         keys[:, :, past:end] = k
         values[:, :, past:end] = v
     else:
-        rows, place = torch.arange(batch, device=qkv.device), row_lengths[:, 0]
-        keys[rows, :, place], values[rows, :, place] = k[:, :, 0], v[:, :, 0]
+        rows, positions = torch.arange(batch, device=qkv.device), row_lengths[:, 0]
+        keys[rows, :, positions], values[rows, :, positions] = k[:, :, 0], v[:, :, 0]
         visible = (torch.arange(end, device=qkv.device) <= row_lengths)[:, None, None]  # [batch, 1, 1, end]
-    if past and time > 1:  # position past + i sees everything up to itself
+    if past and time > 1:  # position past + i attends to all positions up to itself
         visible = torch.ones(time, end, dtype=torch.bool, device=qkv.device).tril(past)
     y = F.scaled_dot_product_attention(
         q, keys[:, :, :end], values[:, :, :end], attn_mask=visible, is_causal=past == 0 and time > 1

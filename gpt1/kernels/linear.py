@@ -1,14 +1,13 @@
-"""A linear layer whose weight gradient is as fast as its other two products, and few vectors as fast as memory allows.
+"""Linear layer with a fast weight gradient in bfloat16, and packed weights for products with few vectors.
 
-dW = dyᵀ x multiplies a transposed matrix. In bfloat16 on a CPU that costs up to twice as much as the same product with
-its left factor laid out straight. Where dy is the narrower one, it is laid out; where x is, and has many rows, dWᵀ = xᵀ
-dy is computed instead.
+dW = dyᵀ x has a transposed left factor, which in bfloat16 on a CPU costs up to twice as much as a contiguous one. If
+dy is narrower than x, dyᵀ is made contiguous; if x is narrower and has many rows, dWᵀ = xᵀ dy is computed instead.
 
-A product with few vectors (the newest tokens of some texts) is bound by the reading of W, and torch lays W out anew for
-each: in bfloat16 always, in float32 from four vectors on. Packed once, it is read as it lies, in about half the time.
+A product with few vectors (the newest tokens in decoding) is bound by reading W, and torch repacks W for each: in
+bfloat16 always, in float32 from four vectors on. With W packed once, it takes about half the time.
 
-oneDNN, which multiplies bfloat16, compiles a product for every number of rows that it has not met yet. `pad_rows`
-lets numbers of rows repeat.
+oneDNN, which multiplies bfloat16 matrices, compiles a kernel for every new number of rows. `pad_rows` limits how many
+there are.
 """
 
 from __future__ import annotations
@@ -20,53 +19,57 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gpt1.kernels import torch_private
 from gpt1.kernels.buffers import cast_weight, gradient_buffer
 
-MANY_ROWS = 1536  # rows: from here on it pays to turn the wide product instead of its wide factor
-PACKED_VECTORS = {torch.bfloat16: 1, torch.float32: 8}  # vectors that a weight is laid out for
-PADDED_ROWS = 32  # rows more or less that are not worth another product: compiling a layer's three takes 15 ms
-TRANSPOSE_ROWS = 128  # rows turned at a time, which lets torch use its threads
+MANY_ROWS = 1536  # from here on, transposing the product is faster than transposing its wide factor
+PACKED_VECTORS = {torch.bfloat16: 1, torch.float32: 8}  # number of vectors that a weight is packed for
+PADDED_ROWS = 32  # numbers of rows are multiples of this: compiling the three products of a layer takes 15 ms
+TRANSPOSE_ROWS = 128  # rows transposed at a time, so that torch uses its threads
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weightᵀ + bias in the type of x: x [..., n_in], weight [n_out, n_in], bias [n_out] → [..., n_out]."""
+    """x weightᵀ + bias in the dtype of x: x [..., n_in], weight [n_out, n_in], bias [n_out] → [..., n_out]."""
     if weight.is_mkldnn:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return torch_private.packed_linear(x, weight, bias, "none", [], "")
     if x.device.type == "cpu" and x.dtype == torch.bfloat16 and bias is not None and torch.is_grad_enabled():
         return LinearFunction.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return F.linear(x, cast_weight(weight, x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def pad_rows(n: int) -> int:
-    """How many rows of zeros to add to n so that products of this size will have been met before."""
+    """Rows of zeros to add to n rows, so that oneDNN has few sizes to compile."""
     return -n % PADDED_ROWS
 
 
-def pack_weight(weight: Tensor) -> Tensor:  # [n_out, n_in] → the same, laid out otherwise
-    """A weight as oneDNN's products with few vectors read it, for `linear` without gradients; where it has none, as it
-    is. `dense` gives it back."""
+def pack_weight(weight: Tensor) -> Tensor:
+    """Pack a weight [n_out, n_in] for oneDNN's products with few vectors; only for `linear` without gradients.
+
+    Returns:
+        The packed weight, or `weight` itself if packing is not supported for its device and dtype.
+    """
     if weight.device.type != "cpu" or weight.dtype not in PACKED_VECTORS or not packing_is_supported(weight.dtype):
         return weight
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_VECTORS[weight.dtype])
+    return torch_private.pack_linear_weight(weight.detach(), PACKED_VECTORS[weight.dtype])
 
 
 def unpack_weight(weight: Tensor) -> Tensor:
-    """A weight, packed or not, as it is without."""
+    """The dense form of a weight that may be packed."""
     return weight.to_dense() if weight.is_mkldnn else weight
 
 
 def packing_is_supported(dtype: torch.dtype) -> bool:
-    ops = torch.ops.mkldnn
-    return hasattr(ops, "_linear_pointwise") and (dtype == torch.float32 or bool(ops._is_mkldnn_bf16_supported()))
+    bf16 = dtype != torch.float32
+    return torch_private.HAS_PACKED_LINEAR and not (bf16 and not torch_private.mkldnn_bf16_is_supported())
 
 
 class LinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        same = cast_weight(weight, x.dtype)
-        ctx.save_for_backward(x, same)
+        cast = cast_weight(weight, x.dtype)
+        ctx.save_for_backward(x, cast)
         ctx.weight, ctx.bias_type = weight, bias.dtype
-        return F.linear(x, same, bias.to(x.dtype))
+        return F.linear(x, cast, bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -84,12 +87,12 @@ class LinearFunction(torch.autograd.Function):
 
 
 def weight_and_bias_gradients(dy: Tensor, x: Tensor, dweight: Tensor) -> Tensor:
-    """Fill dweight [n_out, n_in] with dyᵀ x → [n_out], the sum of dy's rows: dy [n, n_out], x [n, n_in]."""
+    """Fill dweight [n_out, n_in] with dyᵀ x, and return the bias gradient [n_out]: dy [n, n_out], x [n, n_in]."""
     n_out, n_in = dweight.shape
     if n_out < n_in:
-        turned = transpose_into(dy, dy.new_empty(n_out, len(dy)))
-        dweight.copy_(turned @ x)
-        return turned.sum(1)
+        transposed = transpose_into(dy, dy.new_empty(n_out, len(dy)))
+        dweight.copy_(transposed @ x)
+        return transposed.sum(1)
     if n_out > n_in and len(x) >= MANY_ROWS:
         dweight.copy_((transpose_into(x, x.new_empty(n_in, len(x))) @ dy).T)
     else:
@@ -98,7 +101,7 @@ def weight_and_bias_gradients(dy: Tensor, x: Tensor, dweight: Tensor) -> Tensor:
 
 
 def transpose_into(x: Tensor, out: Tensor) -> Tensor:
-    """xᵀ into `out`."""
+    """Write xᵀ into `out`, and return it."""
     for rows, columns in zip(torch.split(x, TRANSPOSE_ROWS), torch.split(out, TRANSPOSE_ROWS, dim=1), strict=True):
         columns.copy_(rows.T)
     return out

@@ -1,4 +1,4 @@
-"""The language-modelling loss together with the output head, in pieces of rows: all logits at once never exist."""
+"""Language-modeling loss fused with the output matrix, in chunks of rows, so that not all logits exist at once."""
 
 from __future__ import annotations
 
@@ -13,33 +13,38 @@ from gpt1.kernels.buffers import cast_weight, gradient_buffer
 from gpt1.kernels.embedding import offer_gradient
 from gpt1.kernels.linear import pad_rows, transpose_into
 
-PIECE_BYTES = 192 << 20  # of logits at a time; every further piece costs a pass over the embedding's gradient
-VOCAB_CHUNK = 2048  # CPU: logits of so many words at a time; a width that divides well makes the product faster
-GRADIENT_ROWS = (
-    1536  # CPU: words of the embedding's gradient at a time, added up in the cache; two threads share fewer badly
-)
-ALIGNED = 64  # GPU: the head gets rows of zeros up to a multiple of this, without which its products are slow
+CHUNK_BYTES = 192 << 20  # of logits at a time; each further chunk costs a pass over the embedding's gradient
+VOCAB_CHUNK = 2048  # CPU: tokens per product; a round width makes it faster
+GRADIENT_ROWS = 1536  # CPU: rows of the embedding's gradient added at a time, which fit the cache; fewer scale badly
+ALIGNED = 64  # GPU: the output matrix is padded to a multiple of this, because its products are slow otherwise
 
 
 def lm_loss(hidden_states: Tensor, embedding: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """sum_i weights_i · -log softmax(states_i @ embeddingᵀ)[targets_i], a scalar in float32.
+    """Weighted cross-entropy of the next tokens: Σ_i weights_i · −log softmax(hidden_states_i embeddingᵀ)[targets_i].
 
-    states [n, n_embd], embedding [vocab, n_embd], targets [n] int64, weights [n] float32, 0 for rows left out.
+    Args:
+        hidden_states: [n, n_embd].
+        embedding: [vocab, n_embd], the tied output matrix.
+        targets: [n], int64.
+        weights: [n], float32; 0 for rows without a target.
+
+    Returns:
+        A float32 scalar.
     """
-    if on_cpu(hidden_states):  # elsewhere the look would make the processor wait for the device
+    if on_cpu(hidden_states):  # on other devices, `nonzero` would make the host wait
         counted = weights.nonzero()[:, 0]
-        if len(counted) < 0.9 * len(weights):  # fewer are not worth the copy
+        if len(counted) < 0.9 * len(weights):  # otherwise the copy does not pay
             hidden_states, targets, weights = hidden_states[counted], targets[counted], weights[counted]
-        if spare := pad_rows(len(weights)):
-            hidden_states = F.pad(hidden_states, (0, 0, 0, spare))
-            targets, weights = F.pad(targets, (0, spare)), F.pad(weights, (0, spare))
+        if padding := pad_rows(len(weights)):
+            hidden_states = F.pad(hidden_states, (0, 0, 0, padding))
+            targets, weights = F.pad(targets, (0, padding)), F.pad(weights, (0, padding))
     return LMLossFunction.apply(hidden_states, embedding, targets, weights)  # type: ignore[no-untyped-call]
 
 
 class LMLossFunction(torch.autograd.Function):
-    """The gradients are made along with the loss, while the probabilities P of a piece of rows are at hand:
+    """Computes the gradients together with the loss, while the probabilities P of a chunk exist:
 
-    dstates = w (P - onehot) embedding,   dembedding = (P - onehot)ᵀ (w states)
+    dstates = w (P − onehot) embedding,   dembedding = (P − onehot)ᵀ (w states)
     """
 
     @staticmethod
@@ -47,11 +52,11 @@ class LMLossFunction(torch.autograd.Function):
         needs_states, needs_embedding = ctx.needs_input_grad[:2]
         head = output_matrix(embedding, states)
         weights = weights.to(torch.promote_types(states.dtype, torch.float32))
-        weighted = (states * weights[:, None]).to(states.dtype)  # weights in bfloat16 would be off by up to 0.4 %
+        weighted = (states * weights[:, None]).to(states.dtype)  # weights in bfloat16 would be off by up to 0.4%
         dstates = torch.empty_like(states) if needs_states else None
         dembedding = gradient_buffer(embedding) if needs_embedding else None
         loss = weights.new_zeros(())
-        step = max(1, PIECE_BYTES // (len(head) * states.element_size()))
+        step = max(1, CHUNK_BYTES // (len(head) * states.element_size()))
         for start in range(0, len(states), step):
             x, target, weight = (t[start : start + step] for t in (states, targets, weights))
             p = token_probabilities(x, head, len(embedding))
@@ -84,7 +89,7 @@ def on_cpu(x: Tensor) -> bool:
 
 
 def output_matrix(embedding: Tensor, states: Tensor) -> Tensor:
-    """The embedding in the type of the states [vocab, n_embd], on a GPU with rows of zeros up to an aligned number."""
+    """The embedding [vocab, n_embd] in the dtype of the states, on a GPU padded to an aligned number of rows."""
     if on_cpu(states):
         return cast_weight(embedding, states.dtype)
     head = states.new_zeros(-(-len(embedding) // ALIGNED) * ALIGNED, embedding.shape[1])
@@ -93,45 +98,46 @@ def output_matrix(embedding: Tensor, states: Tensor) -> Tensor:
 
 
 def token_probabilities(states: Tensor, head: Tensor, vocab: int) -> Tensor:
-    """softmax(states @ headᵀ) over the first `vocab` words, 0 elsewhere: states [rows, n_embd] → [rows, len(head)]."""
+    """softmax(states headᵀ) over the first `vocab` tokens, 0 elsewhere: states [rows, n_embd] → [rows, len(head)]."""
     if not on_cpu(states):
         logits = states @ head.T
         logits[:, vocab:] = -torch.inf
         return torch.softmax(logits, -1)
     logits = states.new_empty(len(states), len(head))
     for start in range(0, len(head), VOCAB_CHUNK):
-        words = slice(start, start + VOCAB_CHUNK)
-        torch.mm(states, head[words].T, out=logits[:, words])
+        chunk = slice(start, start + VOCAB_CHUNK)
+        torch.mm(states, head[chunk].T, out=logits[:, chunk])
     return torch.softmax(logits, -1, out=logits)
 
 
 def add_transposed_product(p: Tensor, states: Tensor, total: Tensor, overwrite: bool) -> None:
-    """total += pᵀ states, or = if it is the first: p [rows, words], states [rows, n_embd], total [vocab, n_embd].
+    """total += pᵀ states, or = with `overwrite`: p [rows, tokens], states [rows, n_embd], total [vocab, n_embd].
 
-    On a CPU as (statesᵀ p)ᵀ, block by block: a product with its wide factor transposed takes twice as long.
+    On a CPU it is computed as (statesᵀ p)ᵀ, block by block: transposing the wide factor takes twice as long.
     """
     if not on_cpu(p):
         product = (p.T @ states)[: len(total)]
         total.copy_(product) if overwrite else total.add_(product)
         return
-    turned = transpose_into(states, states.new_empty(states.shape[1], len(states)))
+    transposed = transpose_into(states, states.new_empty(states.shape[1], len(states)))
     for start in range(0, len(total), GRADIENT_ROWS):
-        words = slice(start, start + GRADIENT_ROWS)
-        block = (turned @ p[:, words]).T
-        total[words].copy_(block) if overwrite else total[words].add_(block)
+        rows = slice(start, start + GRADIENT_ROWS)
+        block = (transposed @ p[:, rows]).T
+        total[rows].copy_(block) if overwrite else total[rows].add_(block)
 
 
 def negative_log_prob(p: Tensor, states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """-log p[i, targets_i] in float32 or better, right also where that probability is too small for its type.
+    """−log p[i, targets_i] in float32 or better, also if the probability underflows.
 
-    p [rows, words] = softmax(states @ headᵀ). There -log p_target = -log p_r + logit_r - logit_target, r the likeliest.
+    p [rows, tokens] is softmax(states headᵀ). For an underflow, −log p_target = −log p_r + logit_r − logit_target with
+    the most likely token r.
     """
     wide = torch.promote_types(p.dtype, torch.float32)
     at_target = p.gather(1, targets[:, None])[:, 0].to(wide)
     result = -at_target.log()
-    lost = at_target < 1e-30
-    if not on_cpu(p) or bool(lost.any()):
+    underflow = at_target < 1e-30
+    if not on_cpu(p) or bool(underflow.any()):
         best, r = p.max(-1)
         gap = (states.to(wide) * (head[r].to(wide) - head[targets].to(wide))).sum(-1)
-        result = torch.where(lost, gap - best.to(wide).log(), result)
+        result = torch.where(underflow, gap - best.to(wide).log(), result)
     return result

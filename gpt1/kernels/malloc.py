@@ -1,4 +1,4 @@
-"""Memory that one step frees serves the next one."""
+"""Settings of glibc's malloc, so that memory freed by one step is reused by the next."""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # from glibc's malloc.h
-MMAP_THRESHOLD_BYTES = 32 << 20  # bytes: the largest array that glibc lets lie beside the others
+MMAP_THRESHOLD_BYTES = 32 << 20  # the largest value that glibc accepts
 TRIM_THRESHOLD_BYTES = 512 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep what this process frees; whether it could be told (glibc only).
+    """Keep all memory that this process frees, for steps that always allocate the same sizes.
 
-    Otherwise it gives arrays of 32 MiB and more back to the system at once, and every step gets them anew, page by
-    page, filled with zeros first: 7 % of a pre-training step of the 117M model. The process then holds its peak. For
-    steps that always want the same sizes: with changing ones, what is kept has the wrong size and the peak grows.
+    By default, glibc returns arrays of 32 MiB and more to the system immediately, and every step gets them again page
+    by page, filled with zeros: 7% of a pre-training step of the 117M model. The process keeps its peak memory. With
+    changing sizes the kept memory does not fit, and the peak grows.
+
+    Returns:
+        Whether the setting was applied (glibc only).
     """
     return set_malloc_options((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def keep_some_freed_memory() -> bool:
-    """The same for steps of changing sizes: at most half a GiB, and no array of 32 MiB or more.
+    """Keep at most 512 MiB of freed memory, and no array of 32 MiB or more, for steps of changing sizes.
 
-    What runs before this one left between arrays that are still in use is given back first, which the C library does
-    not do by itself. Some of it adds up all the same, run after run in one process: oneDNN keeps up to 1,024 compiled
-    products, and they lie in between.
+    First returns the memory of earlier runs that is free between arrays in use, which glibc does not do by itself. Some
+    still accumulates over runs in one process, because oneDNN keeps up to 1,024 compiled kernels.
+
+    Returns:
+        Whether the setting was applied (glibc only).
     """
-    heard = set_malloc_options((M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES), (M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES))
-    if heard:
+    applied = set_malloc_options((M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES), (M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES))
+    if applied:
         ctypes.CDLL(None).malloc_trim(0)
-    return heard
+    return applied
 
 
 def set_malloc_options(*settings: tuple[int, int]) -> bool:

@@ -1,4 +1,4 @@
-"""Modules whose weights have shapes and no numbers, for those of a folder or of another model to be put in."""
+"""Modules without weight data, to be filled with the weights of a folder or of another model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def meta_init() -> Iterator[None]:
-    """Modules made here have their parameters on the device `meta`."""
+    """Create modules with their parameters on the device `meta`, without random initialization."""
     with torch.device("meta"), SkipWeightInit():
         yield
 
 
 class SkipWeightInit(TorchFunctionMode):
-    """Leaves out the random start of weights: there is nothing to fill, and torch imports its whole compiler for it,
-    which takes longer than all the rest of `gpt1 next`."""
+    """Skips nn.init.normal_: on `meta` there is nothing to fill, and torch would import its compiler for it, which
+    takes longer than the rest of `gpt1 next`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}

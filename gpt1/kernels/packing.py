@@ -1,10 +1,10 @@
-"""Sequences of different lengths one after another, so that no layer computes padding.
+"""Packing: sequences of different lengths are concatenated, so that no layer computes padding.
 
-A layer that looks at one position at a time (all but attention) does not care where a sequence ends. Attention gets
-rows of like length side by side, padded on the right, and its padding is thrown away.
+Layers that work position by position (all but attention) do not need to know where a sequence ends. Attention gets
+groups of rows of similar length, padded on the right, and its padding is discarded.
 
-A row is one sequence, or several that begin alike: what they share stands first, the rest of each follows, and
-attention hides the rests from one another. So a passage is computed once for all of its answers.
+A row is one sequence, or several with a common prefix: the prefix comes first, then the suffix of each, and attention
+masks the suffixes from one another. So a passage is computed once for all of its answers.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from torch.autograd.function import once_differentiable
 from gpt1.kernels.linear import pad_rows
 from gpt1.kernels.to_device import to_device
 
-MAX_PADDING = 256  # padding that costs attention less than another call of it
-MAX_PADDING_SHARE = 0.5  # of the real tokens: padding beyond it costs more
+MAX_PADDING = 256  # padding tokens that cost less than another call of attention
+MAX_PADDING_SHARE = 0.5  # padding per real token; more costs more than another call
 
 
 @dataclass(frozen=True)
 class AttentionGroup:
-    """Rows that attention sees together: `tokens` of the packed ones, as `batch` rows padded to `time`."""
+    """Rows that one call of attention processes: `tokens` packed tokens as `batch` rows, padded to `time`."""
 
     tokens: int
     batch: int
     time: int
     padded_index: Tensor | None
-    """Where in [batch · time] each token stands; None where nothing is padded."""
+    """Index of each token in [batch · time]; None without padding."""
     masked_out: Tensor | None = None
-    """[batch, time, time]: True where a position must not see an earlier one; None where it may see all of them."""
+    """[batch, time, time], True where a position must not attend to an earlier one; None if it may attend to all."""
 
 
 class PackedRow(NamedTuple):
-    """Tokens that one or more sequences consist of."""
+    """Lengths of one or more sequences with a common prefix."""
 
-    prefix: int  # the tokens with which all of them begin; 0 for one sequence
-    suffixes: tuple[int, ...]  # how many more each has, one after another
+    prefix: int  # tokens of the common prefix; 0 for a single sequence
+    suffixes: tuple[int, ...]  # further tokens of each sequence
 
     @property
     def tokens(self) -> int:
@@ -53,31 +53,40 @@ class PackedRow(NamedTuple):
 class Packing:
     """Where the sequences of packed tokens begin and end.
 
-    lengths [sequences]; position [tokens]: the place of a token in its sequence; last [sequences]: the last token of
-    each. All on the device.
+    Args:
+        rows: The packed rows, in order.
+        device: Where the index tensors are needed.
+
+    Attributes:
+        lengths: [sequences], tokens of each sequence.
+        positions: [tokens], position of each token in its sequence.
+        last_index: [sequences], index of the last token of each sequence.
+        tokens: Number of packed tokens.
+        max_length: Length of the longest sequence.
     """
 
     def __init__(self, rows: Sequence[PackedRow], device: torch.device | str = "cpu") -> None:
         self.rows, self.device = rows, device
         self.tokens = sum(row.tokens for row in rows)
         self.padding = pad_rows(self.tokens)
-        lengths = torch.tensor([length for row in rows for length in (row.prefix, *row.suffixes)])  # [parts]
+        lengths = torch.tensor(
+            [length for row in rows for length in (row.prefix, *row.suffixes)]
+        )  # [parts]: prefixes and suffixes
         counts = torch.tensor([1 + len(row.suffixes) for row in rows])  # [rows]: parts of each
-        shared = (counts.cumsum(0) - counts).repeat_interleave(counts)  # [parts]: the first part of the row
-        rest = torch.arange(len(lengths)) != shared
-        before = torch.where(rest, lengths[shared], 0)  # [parts]: tokens that a sequence has before this part of it
+        prefix = (counts.cumsum(0) - counts).repeat_interleave(counts)  # [parts]: index of the row's prefix
+        is_suffix = torch.arange(len(lengths)) != prefix
+        before = torch.where(is_suffix, lengths[prefix], 0)  # [parts]: tokens of the sequence before this part
         part = torch.arange(len(lengths)).repeat_interleave(lengths)  # [tokens]
         ends = lengths.cumsum(0)
-        place = torch.arange(self.tokens) - (ends - lengths - before)[part]
+        positions = torch.arange(self.tokens) - (ends - lengths - before)[part]
         self.parts, self.max_length = len(lengths), int((lengths + before).max())
-        self.positions, self.part_index = to_device(place, device), to_device(part, device)
-        self.lengths, self.last_index = to_device((lengths + before)[rest], device), to_device((ends - 1)[rest], device)
-        self.prefix_index, self.suffix_index = (
-            to_device(shared[rest], device),
-            to_device(rest.nonzero()[:, 0], device),
-        )  # [sequences]: parts
-        found = split_groups([row.tokens for row in rows])
-        self.groups = [group_to_device(make_group(rows[first:stop]), device) for first, stop in found]
+        self.positions, self.part_index = to_device(positions, device), to_device(part, device)
+        self.lengths = to_device((lengths + before)[is_suffix], device)
+        self.last_index = to_device((ends - 1)[is_suffix], device)
+        self.prefix_index = to_device(prefix[is_suffix], device)  # [sequences]: part
+        self.suffix_index = to_device(is_suffix.nonzero()[:, 0], device)  # [sequences]: part
+        bounds = split_groups([row.tokens for row in rows])
+        self.groups = [group_to_device(make_group(rows[first:stop]), device) for first, stop in bounds]
 
     @cached_property
     def single_group(self) -> AttentionGroup:
@@ -85,37 +94,35 @@ class Packing:
         return self.groups[0] if len(self.groups) == 1 else group_to_device(make_group(self.rows), self.device)
 
     def to_tokens(self, per_sequence: Tensor) -> Tensor:  # [sequences] → [tokens]
-        """What belongs to each sequence, at each of its tokens; added up where sequences share a token."""
-        parts = per_sequence.new_zeros(self.parts)
-        return parts.index_add_(0, self.suffix_index, per_sequence).index_add_(0, self.prefix_index, per_sequence)[
-            self.part_index
-        ]
+        """Copy the value of each sequence to its tokens; the values of sequences that share a token are added."""
+        parts = per_sequence.new_zeros(self.parts).index_add_(0, self.suffix_index, per_sequence)
+        return parts.index_add_(0, self.prefix_index, per_sequence)[self.part_index]
 
     def pad(self, x: Tensor) -> Tensor:
-        """[tokens, n] → [tokens + spare, n]: what `grouped` and `together` take and give."""
+        """[tokens, n] → [tokens + padding, n], the form that `apply_by_group` and `apply_to_all` take and return."""
         return F.pad(x, (0, 0, 0, self.padding)) if self.padding else x
 
-    def unpad(self, x: Tensor) -> Tensor:  # [tokens + spare, n] → [tokens, n]
+    def unpad(self, x: Tensor) -> Tensor:  # [tokens + padding, n] → [tokens, n]
         return x[: self.tokens]
 
-    def apply_by_group(self, layer: Callable[..., Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
-        """`layer` ([batch, time, n] and what is hidden → [batch, time, m]) on every group of rows of like length."""
+    def apply_by_group(self, layer: Callable[..., Tensor], x: Tensor) -> Tensor:  # [tokens + padding, n] → […, m]
+        """Apply `layer` ([batch, time, n], masked_out= → [batch, time, m]) to each group of rows."""
         parts = torch.split(self.unpad(x), [group.tokens for group in self.groups])
-        found = [
-            apply_padded(partial(layer, hidden=group.masked_out), part, group)
+        outputs = [
+            apply_padded(partial(layer, masked_out=group.masked_out), part, group)
             for part, group in zip(parts, self.groups, strict=True)
         ]
         if self.padding:
-            found.append(x.new_zeros(self.padding, found[0].shape[1]))
-        return found[0] if len(found) == 1 else torch.cat(found)
+            outputs.append(x.new_zeros(self.padding, outputs[0].shape[1]))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def apply_to_all(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # [tokens + spare, n] → […, m]
-        """`layer` on all the rows at once, each a sequence, padded to the longest."""
+    def apply_to_all(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # [tokens + padding, n] → […, m]
+        """Apply `layer` to all rows at once, each a sequence, padded to the longest."""
         return self.pad(apply_padded(layer, self.unpad(x), self.single_group))
 
 
 def split_groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(first row, row after the last one) of each group: neighbours, with little padding."""
+    """(first row, row after the last one) of each group: consecutive rows with little padding."""
     first = real = width = 0
     for i, length in enumerate(lengths):
         wider = max(width, length)
@@ -130,18 +137,18 @@ def split_groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 def make_group(rows: Sequence[PackedRow]) -> AttentionGroup:
     lengths = [row.tokens for row in rows]
     time, tokens = max(lengths), sum(lengths)
-    hidden = cross_sequence_mask(rows, time) if any(len(row.suffixes) > 1 for row in rows) else None
+    masked_out = cross_sequence_mask(rows, time) if any(len(row.suffixes) > 1 for row in rows) else None
     if min(lengths) == time:
-        return AttentionGroup(tokens, len(rows), time, None, hidden)
+        return AttentionGroup(tokens, len(rows), time, None, masked_out)
     counts = torch.tensor(lengths)
     row = torch.arange(len(rows)).repeat_interleave(counts)
-    places = row * time + torch.arange(tokens) - (counts.cumsum(0) - counts)[row]
-    return AttentionGroup(tokens, len(rows), time, places, hidden)
+    padded_index = row * time + torch.arange(tokens) - (counts.cumsum(0) - counts)[row]
+    return AttentionGroup(tokens, len(rows), time, padded_index, masked_out)
 
 
 def cross_sequence_mask(rows: Sequence[PackedRow], time: int) -> Tensor:
-    """[rows, time, time]: True where one position is in the rest of one sequence and the other in that of another."""
-    part = torch.zeros(len(rows), time, dtype=torch.int64)  # 0: shared
+    """[rows, time, time], True where two positions are in the suffixes of different sequences."""
+    part = torch.zeros(len(rows), time, dtype=torch.int64)  # 0: the prefix
     for own, row in zip(part, rows, strict=True):
         counts = torch.tensor([row.prefix, *row.suffixes])
         own[: row.tokens] = torch.arange(len(counts)).repeat_interleave(counts)
@@ -149,20 +156,20 @@ def cross_sequence_mask(rows: Sequence[PackedRow], time: int) -> Tensor:
 
 
 def group_to_device(group: AttentionGroup, device: torch.device | str) -> AttentionGroup:
-    places, hidden = (None if one is None else to_device(one, device) for one in (group.padded_index, group.masked_out))
-    return replace(group, padded_index=places, masked_out=hidden)
+    index, mask = (None if x is None else to_device(x, device) for x in (group.padded_index, group.masked_out))
+    return replace(group, padded_index=index, masked_out=mask)
 
 
 def apply_padded(layer: Callable[[Tensor], Tensor], x: Tensor, group: AttentionGroup) -> Tensor:
     if group.padded_index is None:
         return layer(x.view(group.batch, group.time, -1)).flatten(0, 1)
-    spread = ScatterRows.apply(x, group.padded_index, group.batch * group.time)  # type: ignore[no-untyped-call]
-    y = layer(spread.view(group.batch, group.time, -1)).flatten(0, 1)
+    padded = ScatterRows.apply(x, group.padded_index, group.batch * group.time)  # type: ignore[no-untyped-call]
+    y = layer(padded.view(group.batch, group.time, -1)).flatten(0, 1)
     return GatherRows.apply(y, group.padded_index)  # type: ignore[no-untyped-call]
 
 
 class ScatterRows(torch.autograd.Function):
-    """Rows of x to the places `rows` of n rows of zeros. Each is taken once, which torch's indexing cannot know."""
+    """Copy the rows of x to the indices `rows` of n rows of zeros. Indices are unique, which torch cannot know."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, n: int) -> Tensor:
@@ -177,7 +184,7 @@ class ScatterRows(torch.autograd.Function):
 
 
 class GatherRows(torch.autograd.Function):
-    """The rows `rows` of x."""
+    """The rows `rows` of x; indices are unique."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random masks, ten times as fast as torch's dropout on a CPU (which draws one number an element, in one thread)."""
+"""Random masks, ten times as fast as torch's dropout on a CPU, which draws a number per element in one thread."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ INTEGER_DTYPES = {
     torch.float32: torch.int32,
     torch.float64: torch.int64,
 }
-"""Integers as wide as a number: a number times 0 or 1 is then one product of integers on its bits."""
+"""Integers of the same width: multiplying a number by 0 or 1 is an integer product on its bits."""
 
 
 def random_words(n: int) -> Tensor:  # → [n] int64
-    """Uniform 64-bit words, any seven of them independent, from few draws of torch's generator.
+    """Uniform 64-bit words, any seven of them independent, from few numbers of torch's generator.
 
-    Word (a, b, c) of a box mixes an entry of each of its three faces, which the generator filled: (x[a,b] + y[b,c]) xor
-    z[a,c]. Words that depend on each other hold every face entry at least twice: a whole small box, eight of them.
+    The words form a box; word (a, b, c) combines a random entry of each of its three faces: (x[a,b] + y[b,c]) xor
+    z[a,c]. A dependent set of words contains each face entry at least twice, so it has at least eight words.
     """
     c = min(256, max(1, n))
     a = max(1, math.isqrt(n // c))
@@ -33,12 +33,12 @@ def random_words(n: int) -> Tensor:  # → [n] int64
 
 
 def keep_mask(shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
-    """0 with probability p, else 1, independently, in integers as wide as `dtype` (p is met within 2⁻¹⁷)."""
+    """0 with probability p, else 1, independently, in integers of the width of `dtype` (p is exact within 2⁻¹⁷)."""
     n, bits = math.prod(shape), 8 * dtype.itemsize
     lanes = random_words(-(-n * bits // 64)).view(INTEGER_DTYPES[dtype])[:n]
     return lanes.ge_(round(p * 2**bits) - 2 ** (bits - 1)).view(tuple(shape))
 
 
 def apply_mask(x: Tensor, mask: Tensor) -> Tensor:
-    """x where `mask` is 1, zero elsewhere."""
+    """x where `mask` is 1, 0 elsewhere."""
     return (x.view(mask.dtype) * mask).view(x.dtype)

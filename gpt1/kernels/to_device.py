@@ -1,4 +1,4 @@
-"""Tensors on their way to a device, without the processor waiting for it."""
+"""Asynchronous copies to a device."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from torch import Tensor
 
 
 def to_device(x: Tensor, device: torch.device | str) -> Tensor:
-    """`x` on `device`. To a GPU it goes from pinned memory, beside what the GPU still has to do; from elsewhere than
-    the processor's memory, and to other devices, as torch does it.
+    """Copy `x` to `device`; from the CPU to a GPU through pinned memory, so that the host does not wait.
 
-    What has gaps (every second window, say) is closed up first: pinned with them, torch would close it up in memory
-    that is not pinned, and wait."""
+    A tensor with gaps is made contiguous first: otherwise torch would do so in memory that is not pinned, and wait.
+    """
     device = torch.device(device)
     if device.type == "cuda" and x.device.type == "cpu":
         return x.contiguous().pin_memory().to(device, non_blocking=True)

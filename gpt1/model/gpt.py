@@ -2,8 +2,8 @@
 
     h_0 = U W_e + W_p;   h_l = block(h_{l-1}), l = 1..n;   P(u) = softmax(h_n W_eᵀ)
 
-Weights are float32. Activations have the type `GPT.activation_dtype` (float32 or bfloat16): each layer casts its
-weights to the type of its input, so there is no autocast and every line says what it computes in.
+Weights are float32. Activations have the dtype `GPT.activation_dtype` (float32 or bfloat16). Each layer casts its
+weights to the dtype of its input, so there is no autocast.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from gpt1.kernels.kv_cache import KVCache, LayerCache, cached_attention
 from gpt1.kernels.linear import linear, unpack_weight
 from gpt1.kernels.meta_init import meta_init
 from gpt1.kernels.packing import Packing
+from gpt1.model.foreign_weights import read_any_model
 from gpt1.model.lstm import LSTM
-from gpt1.model.weights import read_model, verify_model, write_model
+from gpt1.model.weights import verify_model, write_model
 
 if TYPE_CHECKING:
     from gpt1.model.head import Head
 
-INIT_STD = 0.02  # N(0, 0.02) for every weight except biases and LayerNorm parameters (paper 4.1)
+INIT_STD = 0.02  # N(0, 0.02) for all weights except biases and LayerNorm parameters (paper, section 4.1)
 
 
 class Linear(nn.Module):
-    """x Wᵀ + b in the type of x."""
+    """x Wᵀ + b in the dtype of x."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class Linear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x − mean) / √(variance + 1e-5) · gain + bias over the last dimension."""
+    """(x − mean) / √(variance + 1e-5) · weight + bias over the last dimension."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -63,19 +64,19 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention: softmax(q kᵀ / √(head width) + mask) v, the mask −∞ on later positions."""
+    """Causal multi-head self-attention: softmax(q kᵀ / √(head width) + mask) v; the mask is −∞ at later positions."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.p = config.dropout
+        self.dropout_p = config.dropout
         self.qkv = Linear(config.n_embd, 3 * config.n_embd)
         self.out = Linear(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, *, kv_cache: LayerCache | None = None, packing: Packing | None = None) -> Tensor:
         """[batch, time, n_embd] → the same; with a packing [tokens, n_embd]."""
         qkv = self.qkv(x)  # [batch, time, 3 · n_embd]: q, k and v of all heads side by side
-        attention = partial(causal_attention, n_head=self.n_head, dropout_p=self.p if self.training else 0.0)
+        attention = partial(causal_attention, n_head=self.n_head, dropout_p=self.dropout_p if self.training else 0.0)
         if kv_cache:
             y = cached_attention(qkv, self.n_head, kv_cache)
         elif packing:
@@ -86,7 +87,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Position-wise feed-forward layer: GELU(x W_1 + b_1) W_2 + b_2, four times as wide inside, tanh form of GELU."""
+    """Position-wise feed-forward layer: GELU(x W_1 + b_1) W_2 + b_2, hidden width 4 · n_embd, tanh form of GELU."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -98,14 +99,14 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A Transformer block with LayerNorm after each residual sum (post-LN, as in the paper; GPT-2 moved it before).
+    """Transformer block with LayerNorm after each residual sum (post-LN, as in the paper; GPT-2 is pre-LN).
 
     x ← LN(x + Attention(x));  x ← LN(x + MLP(x))                                   paper, eq. 2
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.p = config.dropout
+        self.dropout_p = config.dropout
         self.attention = Attention(config)
         self.norm_1 = LayerNorm(config.n_embd)
         self.mlp = MLP(config)
@@ -113,13 +114,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *, kv_cache: LayerCache | None = None, packing: Packing | None = None) -> Tensor:
         """[batch, time, n_embd] → the same; with a packing [tokens, n_embd]."""
-        p = self.p if self.training else 0.0
+        p = self.dropout_p if self.training else 0.0
         x = self.norm_1(residual_dropout(x, self.attention(x, kv_cache=kv_cache, packing=packing), p))
         return self.norm_2(residual_dropout(x, self.mlp(x), p))
 
 
 class GPT(nn.Module):
-    """The decoder-only Transformer, or the LSTM of table 5. The output matrix is the token embedding (tied).
+    """The decoder-only Transformer, or the LSTM of table 5 of the paper. The output matrix is the token embedding.
 
     >>> GPT(GPTConfig(100, n_layer=2, n_head=2, n_embd=32, context=16))(torch.zeros(1, 8, dtype=torch.long)).shape
     torch.Size([1, 8, 100])
@@ -136,31 +137,31 @@ class GPT(nn.Module):
             nn.init.normal_(self.positions.weight, std=INIT_STD)
         self.blocks = nn.ModuleList((LSTM if self.recurrent else Block)(config) for _ in range(config.n_layer))
         self.activation_dtype = torch.float32
-        self.activation_checkpointing = False  # keep each block's input only, compute the rest again when needed
+        self.activation_checkpointing = False  # keep only the input of each block for the backward pass
 
     def forward(self, ids: Tensor) -> Tensor:  # [batch, time] → [batch, time, rows]
-        """Logits of the token that follows each position, float32."""
+        """Logits of the next token at each position, float32."""
         return self.logits(self.hidden_states(ids))
 
     def hidden_states(self, ids: Tensor, *, kv_cache: KVCache | None = None, packing: Packing | None = None) -> Tensor:
         """h_n, the last block's output (paper, eq. 2).
 
         Args:
-            ids: [batch, time]; with a packing [tokens], sequences one after another without padding.
-            kv_cache: What precedes `ids`; they are added to it.
-            packing: Where the sequences of packed `ids` begin and end.
+            ids: [batch, time]; with `packing` [tokens], the packed sequences.
+            kv_cache: Keys and values of the positions before `ids`; those of `ids` are appended.
+            packing: Where the packed sequences begin and end.
 
         Returns:
-            [batch, time, n_embd], or [tokens, n_embd].
+            [batch, time, n_embd], or [tokens, n_embd] with `packing`.
 
         Raises:
-            UserError: for more tokens than the model has positions.
+            UserError: There are more tokens than the model has positions.
         """
         past, time = (kv_cache.length if kv_cache else 0), (packing.max_length if packing else ids.shape[1])
         if past + time > self.config.context:
             raise UserError(
-                f"{past + time} tokens are more than the {self.config.context} positions of the model.",
-                "Cut the text, or pre-train with a longer --context.",
+                f"{past + time} tokens exceed the {self.config.context} positions of the model.",
+                "Use a shorter text, or pre-train with a larger --context.",
             )
         h = embedding(ids, self.tokens.weight)  # U W_e
         if not self.recurrent:
@@ -171,17 +172,17 @@ class GPT(nn.Module):
         if packing:
             h = packing.pad(h)
         for index, block in enumerate(self.blocks):
-            run = partial(block, kv_cache=kv_cache.layer(index) if kv_cache else None, packing=packing)
+            run_block = partial(block, kv_cache=kv_cache.layer(index) if kv_cache else None, packing=packing)
             if self.activation_checkpointing and self.training:
-                h = checkpoint(run, h, use_reentrant=False)
+                h = checkpoint(run_block, h, use_reentrant=False)
             else:
-                h = run(h)
+                h = run_block(h)
         if kv_cache:
             kv_cache.length += time
         return packing.unpad(h) if packing else h
 
     def position_embeddings(self, past: int, time: int, kv_cache: KVCache | None, packing: Packing | None) -> Tensor:
-        """W_p at the positions of the tokens: [time, n_embd], [batch, 1, n_embd] or [tokens, n_embd]."""
+        """Rows of W_p for the tokens: [time, n_embd], [batch, 1, n_embd] or [tokens, n_embd]."""
         positions = packing.positions if packing else kv_cache.row_lengths if kv_cache else None
         if positions is None:
             return self.positions.weight[past : past + time]
@@ -200,17 +201,17 @@ class GPT(nn.Module):
         top_p: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Continue ids [batch, time] → [batch, time + max_new_tokens]: see `gpt1.generation.decoding.generate`."""
-        from gpt1.generation.decoding import generate  # the one call upward: the public name is the model's
+        """Generate text after ids [batch, time] → [batch, time + max_new_tokens]; see generation.decoding.generate."""
+        from gpt1.generation.decoding import generate  # an import at the top would be circular
 
         return generate(self, ids, max_new_tokens, temperature, top_k, top_p, generator)
 
     def new_kv_cache(self, batch: int, size: int | None = None) -> KVCache:
-        """An empty cache of `size` positions, by default the context."""
+        """An empty KV cache for `batch` sequences of `size` positions (by default the context)."""
         return KVCache(self.config, batch, self.tokens.weight, size)
 
     def add_special_tokens(self) -> None:
-        """Append the rows of start, delimiter and extract, N(0, 0.02), unless the model has them."""
+        """Add the embeddings of the start, delimiter and extract tokens, N(0, 0.02), unless the model has them."""
         if self.config.special_tokens:
             return
         new = torch.empty(3, self.config.n_embd, device=self.tokens.weight.device).normal_(std=INIT_STD)
@@ -226,24 +227,22 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, verify: bool = True) -> GPT:
-        """A model folder of ours, a Hugging Face openai-gpt folder, or OpenAI's params_*.npy; in eval mode.
+        """Load a gpt1 or Hugging Face openai-gpt folder, or OpenAI's params_*.npy, in eval mode.
 
-        `verify` compares the folder with the SHA-256 sums in its manifest.json, if it has one.
+        `verify` compares the files with the SHA-256 in manifest.json, if any. Raises UserError for invalid folders.
         """
         if verify:
             verify_model(Path(folder))
-        config, weights = read_model(Path(folder))
+        config, weights = read_any_model(Path(folder))
         with meta_init():
             model = cls(config)
         model.load_state_dict(weights, assign=True)
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
-        return model.eval()
+        return model.requires_grad_(True).eval()
 
     def save(self, folder: str | Path, head: Head | None = None, tokenizer: str | None = None) -> None:
-        """Write config.json and model.safetensors into `folder`, with the head of a fine-tuned model.
+        """Write config.json and model.safetensors, with the head of a fine-tuned model.
 
-        `tokenizer` is the fingerprint of the one that the model was trained with; loading refuses another one.
+        `tokenizer` is the fingerprint of the tokenizer that the model was trained with; loading checks it.
         """
         weights = {name: unpack_weight(w) for name, w in self.state_dict().items()}
         write_model(Path(folder), self.config, weights, head.state_dict() if head else None, tokenizer)

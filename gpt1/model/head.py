@@ -1,4 +1,4 @@
-"""Stage 2: the one new layer, and the model with it."""
+"""The head of fine-tuning, and a GPT with a head."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gpt1.model.gpt import GPT, Linear
 
 
 class Head(nn.Module):
-    """P(y | x_1..x_m) = softmax(h_l^m W_y): dropout and a linear map of the state at the extract token (paper, eq. 3).
+    """P(y | x_1..x_m) = softmax(h_l^m W_y): dropout and a linear map of the hidden state at the extract token (eq. 3).
 
     Args:
-        n_embd: Width of the states.
-        outputs: Numbers per example, or per sequence if `each` is set.
-        each: Multiple choice: one output for each sequence, the sequences of an example side by side. Otherwise the
-            states of an example's sequences (one, or both orders of a pair) are added and mapped to `outputs`.
-        p: Dropout on the states.
+        n_embd: Width of the hidden states.
+        outputs: Outputs per example, or per sequence if `each` is set.
+        each: Multiple choice: every sequence of an example gets its own logit. Otherwise the states of an example's
+            sequences (one, or both orders of a pair) are added and mapped to `outputs`.
+        p: Dropout probability.
     """
 
     def __init__(self, n_embd: int, outputs: int, each: bool, p: float = 0.1) -> None:
@@ -28,33 +28,33 @@ class Head(nn.Module):
         self.p = p
         self.linear = Linear(n_embd, outputs)
 
-    def forward(self, states: Tensor, example: Tensor) -> Tensor:
+    def forward(self, states: Tensor, example_index: Tensor) -> Tensor:
         """Logits of each example.
 
         Args:
             states: [sequences, n_embd].
-            example: [sequences], the example of each sequence, ascending from 0. Shapes are taken from it: on the CPU,
-                so that nothing has to wait for a GPU's states.
+            example_index: [sequences], the example of each sequence, ascending from 0. On the CPU, so that shapes are
+                known without waiting for a GPU.
 
         Returns:
-            [examples, outputs]; with `each` [examples, most answers], −∞ where an example has fewer.
+            [examples, outputs]; with `each` [examples, max answers], −∞ if an example has fewer.
         """
         states = states.float()
-        counts = torch.bincount(example)  # sequences of each example
-        n, place = len(counts), to_device(example, states.device)
+        counts = torch.bincount(example_index)  # sequences of each example
+        n, index = len(counts), to_device(example_index, states.device)
         if self.each:
-            if self.training and self.p:  # one mask for all the answers of an example, as in the release
-                states = states * dropout(states.new_ones(n, states.shape[1]), self.p)[place]
+            if self.training and self.p:  # one mask for all answers of an example, as in the release
+                states = states * dropout(states.new_ones(n, states.shape[1]), self.p)[index]
             first = counts.cumsum(0) - counts
-            answer = torch.arange(len(example), device=example.device) - first[example]
+            answer = torch.arange(len(example_index), device=example_index.device) - first[example_index]
             logits = states.new_full((n, int(counts.max())), -torch.inf)
-            return logits.index_put((place, to_device(answer, states.device)), self.linear(states)[:, 0])
-        summed = states.new_zeros(n, states.shape[1]).index_add(0, place, states)
+            return logits.index_put((index, to_device(answer, states.device)), self.linear(states)[:, 0])
+        summed = states.new_zeros(n, states.shape[1]).index_add(0, index, states)
         return self.linear(dropout(summed, self.p) if self.training else summed)
 
 
 class TaskModel(nn.Module):
-    """A GPT and a head."""
+    """A GPT with a head."""
 
     def __init__(self, gpt: GPT, head: Head) -> None:
         super().__init__()
@@ -62,8 +62,9 @@ class TaskModel(nn.Module):
         self.head = head
 
     def features(self, ids: Tensor, packing: Packing) -> Tensor:  # [tokens] → [sequences, n_embd]
-        """h_l^m: the states at the extract tokens, the last of each sequence."""
+        """h_l^m, the hidden states at the extract tokens (the last of each sequence)."""
         return self.gpt.hidden_states(ids, packing=packing)[packing.last_index]
 
-    def forward(self, ids: Tensor, packing: Packing, example: Tensor) -> Tensor:  # → as the head
-        return self.head(self.features(ids, packing), example)
+    def forward(self, ids: Tensor, packing: Packing, example_index: Tensor) -> Tensor:
+        """Logits of each example, as `Head` returns them."""
+        return self.head(self.features(ids, packing), example_index)

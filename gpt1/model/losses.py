@@ -1,4 +1,4 @@
-"""L1, L2 and L3 of the paper, as sums whose weights make the pieces of an update add up to exactly the plain loss."""
+"""L1, L2 and L3 of the paper, weighted so that the losses of the micro-batches add up to exactly that of the step."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
-"""(logits [examples, ...], targets [examples, ...]) → the loss of each example [examples]."""
+"""(logits [examples, ...], targets [examples, ...]) → loss of each example [examples]."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """`total` is what is differentiated; `metrics` are the figures to show, already detached. All add up over pieces."""
+    """`total` is differentiated; `metrics` are detached, for reports. All of them add up over micro-batches."""
 
     total: Tensor
     metrics: dict[str, Tensor]
@@ -27,42 +27,36 @@ class Losses:
 
 @dataclass(frozen=True)
 class PretrainMicroBatch:
-    """A piece of a pre-training update: ids [windows, context + 1], and the predicted tokens of the whole update, of
-    which it is a share (infinite for a piece that counts nothing)."""
+    """A micro-batch of pre-training."""
 
-    ids: Tensor
-    step_tokens: float
+    ids: Tensor  # [windows, context + 1]
+    step_tokens: float  # predicted tokens of the whole step; infinite for a micro-batch with weight 0
 
 
 @dataclass(frozen=True)
 class FinetuneMicroBatch:
-    """A piece of a fine-tuning update.
+    """A micro-batch of fine-tuning."""
 
-    ids [tokens]: the sequences one after another, which `packing` tells apart; example [sequences]: the example of each
-    sequence, ascending from 0, in the processor's memory, where the head takes shapes from it; targets [examples, ...];
-    and the examples and sequences of the whole update.
-    """
-
-    ids: Tensor
+    ids: Tensor  # [tokens], packed sequences
     packing: Packing
-    example_index: Tensor
-    targets: Tensor
-    step_examples: int
-    step_sequences: int
+    example_index: Tensor  # [sequences], the example of each sequence, ascending from 0; on the CPU
+    targets: Tensor  # [examples, ...]
+    step_examples: int  # of the whole step
+    step_sequences: int  # of the whole step
 
 
 @dataclass(frozen=True)
 class FeatureMicroBatch:
-    """A piece of head-only training: states [sequences, n_embd] at the extract tokens, computed once."""
+    """A micro-batch of head-only training."""
 
-    features: Tensor
-    example_index: Tensor
-    targets: Tensor
-    step_examples: int
+    features: Tensor  # [sequences, n_embd], hidden states at the extract tokens
+    example_index: Tensor  # [sequences], as in FinetuneMicroBatch
+    targets: Tensor  # [examples, ...]
+    step_examples: int  # of the whole step
 
 
 def l1(model: GPT, micro_batch: PretrainMicroBatch) -> Losses:
-    """−L1 (paper, eq. 1), a mean over the update's predicted tokens."""
+    """−L1 (paper, eq. 1), the mean over the predicted tokens of the step."""
     states = model.hidden_states(micro_batch.ids[:, :-1])  # [windows, context, n_embd]
     targets = micro_batch.ids[:, 1:].reshape(-1)
     weights = torch.full(targets.shape, 1 / micro_batch.step_tokens, device=targets.device)
@@ -71,19 +65,17 @@ def l1(model: GPT, micro_batch: PretrainMicroBatch) -> Losses:
 
 
 def l2(head: Head, task_loss: TaskLoss, micro_batch: FeatureMicroBatch) -> Losses:
-    """−L2 (paper, eq. 4) over cached features, a mean over the update's examples."""
-    loss = (
-        task_loss(head(micro_batch.features, micro_batch.example_index), micro_batch.targets).sum()
-        / micro_batch.step_examples
-    )
+    """−L2 (paper, eq. 4) over cached features, the mean over the examples of the step."""
+    logits = head(micro_batch.features, micro_batch.example_index)
+    loss = task_loss(logits, micro_batch.targets).sum() / micro_batch.step_examples
     return Losses(loss, {"loss": loss.detach(), "task_loss": loss.detach()})
 
 
 def l3(model: TaskModel, task_loss: TaskLoss, lm_coef: float, micro_batch: FinetuneMicroBatch) -> Losses:
     """−L3 = −(L2 + λ · L1) (paper, eq. 5).
 
-    L1 as in the release: a mean over each sequence's own tokens (delimiter and extract are predicted too), then a mean
-    over sequences.
+    As in the release, L1 is a mean over the tokens of each sequence (including delimiter and extract), then a mean over
+    sequences.
     """
     packing = micro_batch.packing
     states = model.gpt.hidden_states(micro_batch.ids, packing=packing)  # [tokens, n_embd]
@@ -91,9 +83,9 @@ def l3(model: TaskModel, task_loss: TaskLoss, lm_coef: float, micro_batch: Finet
     task = task_loss(logits, micro_batch.targets).sum() / micro_batch.step_examples
     if not lm_coef:
         return Losses(task, {"loss": task.detach(), "task_loss": task.detach()})
-    predicted = packing.lengths - 1  # a sequence predicts all of its tokens but the first
-    each = lm_coef / (predicted * micro_batch.step_sequences)
-    weights = packing.to_tokens(each).index_fill(0, packing.last_index, 0.0)  # nothing follows the last one
+    predicted = packing.lengths - 1  # all tokens of a sequence but the first
+    per_token = lm_coef / (predicted * micro_batch.step_sequences)
+    weights = packing.to_tokens(per_token).index_fill(0, packing.last_index, 0.0)  # the last one has no next token
     lm = lm_loss(states, model.gpt.tokens.weight, micro_batch.ids.roll(-1), weights)  # λ · L1
     total = task + lm
     return Losses(total, {"loss": total.detach(), "task_loss": task.detach(), "lm_loss": lm.detach() / lm_coef})

@@ -1,4 +1,4 @@
-"""The recurrent layer that stands in for the Transformer blocks in table 5 of the paper: one LSTM of 2048 units."""
+"""The LSTM with 2048 units that replaces the Transformer blocks in table 5 of the paper."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from gpt1.kernels.linear import linear
 from gpt1.kernels.lstm_recurrence import lstm_recurrence
 from gpt1.kernels.packing import Packing
 
-INIT_STD = 0.02  # as the blocks have it
-FORGET_BIAS = 1.0  # a fresh LSTM remembers (Jozefowicz et al. 2015)
+INIT_STD = 0.02  # as in the blocks
+FORGET_BIAS = 1.0  # Jozefowicz et al. 2015
 
 
 class LSTM(nn.Module):
-    """An LSTM, and a linear map of its state to the embedding width, which the tied softmax needs.
+    """An LSTM and a linear map of its state to the embedding width, as the tied output matrix needs.
 
-    It has the same interface as Block, so that everything else stays the same. A recurrence knows its position: the
-    model adds no position embeddings.
+    Same interface as Block. The model adds no position embeddings to it.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -39,13 +38,13 @@ class LSTM(nn.Module):
             self.bias[units : 2 * units] = FORGET_BIAS
 
     def forward(self, x: Tensor, *, kv_cache: LayerCache | None = None, packing: Packing | None = None) -> Tensor:
-        """[batch, time, n_embd] → the same; with a packing [tokens, n_embd]. A cache holds the state and the cell."""
+        """[batch, time, n_embd] → the same; with a packing [tokens, n_embd]. The cache holds state and cell."""
         if packing:
             return packing.apply_to_all(self, x)
-        before = kv_cache.recurrent_state if kv_cache else None
+        initial_state = kv_cache.recurrent_state if kv_cache else None
         inputs = x.transpose(0, 1).contiguous()  # [time, batch, n_embd]
-        through = self.run_recurrence if x.device.type == "cpu" else self.run_fused
-        states, cell = through(inputs, before)  # [time, batch, units], [batch, units]
+        run = self.run_recurrence if x.device.type == "cpu" else self.run_fused
+        states, cell = run(inputs, initial_state)  # [time, batch, units], [batch, units]
         if kv_cache:
             kv_cache.set_recurrent_state(states[-1], cell)
         y = linear(states, self.out, self.out_bias)  # [time, batch, n_embd]
@@ -56,11 +55,9 @@ class LSTM(nn.Module):
         return lstm_recurrence(gates, self.weight_state, initial_state)
 
     def run_fused(self, x: Tensor, initial_state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """The same by torch's own, which has them in one call where there is a GPU."""
+        """The same with torch.lstm, one fused call on a GPU."""
         zeros = x.new_zeros(1, x.shape[1], self.units)
-        state, cell = (
-            (one.to(x.dtype)[None] for one in initial_state) if initial_state else (zeros, zeros)
-        )  # [layers, batch, units]
+        state, cell = (t.to(x.dtype)[None] for t in initial_state) if initial_state else (zeros, zeros)
         weights = [self.weight_in, self.weight_state, self.bias, torch.zeros_like(self.bias)]
         cast = [weight.to(x.dtype) for weight in weights]
         states, _, cell = torch.lstm(x, (state, cell), cast, True, 1, 0.0, self.training, False, False)

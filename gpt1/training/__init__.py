@@ -1,1 +1,1 @@
-"""One loop for both stages: pre-training and fine-tuning."""
+"""Pre-training and fine-tuning: one training loop for both stages."""

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder a step, written aside, flushed, renamed; safetensors and JSON; each file checked by SHA-256."""
+"""Checkpoints: one folder per step with safetensors and JSON, written atomically, each file checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from gpt1.model.weights import read_tensors, write_safetensors
 
 STATE_FILE, MODEL_FILE, OPTIMIZER_FILE = "state.json", "model.safetensors", "optimizer.safetensors"
 FORMAT = "gpt1-checkpoint-1"
-REMOVE = "Remove this checkpoint folder; --resume then takes the one before."
+REMOVE = "Delete this checkpoint folder; --resume then uses the one before it."
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on: weights, optimiser, and a state of plain JSON (step, best, fingerprints, …)."""
+    """Everything that a run needs to resume: weights, optimizer state, and JSON (step, best step, fingerprints, …)."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -36,12 +36,25 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> Path:
-    """Write `folder`/step-NNNNNN whole, or not at all: a process killed at any moment leaves the earlier ones as they
-    were."""
+    """Write the checkpoint `folder`/step-NNNNNNNN atomically: a process killed at any time leaves the others intact.
+
+    Args:
+        folder: The checkpoints folder of a run. The run folder must exist.
+        step: Steps done so far.
+        weights: The trainable parameters, by name.
+        optimizer: The optimizer's state tensors, by name.
+        state: JSON values to store beside them.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        ResourceError: The disk is full.
+    """
     ensure_exists(folder.parent)
     final = checkpoint_path(folder, step)
-    for half in [*folder.glob(".step-*.partial"), *folder.glob(".step-*.tmp")]:  # left by a process that was killed
-        shutil.rmtree(half, ignore_errors=True)
+    for partial in [*folder.glob(".step-*.partial"), *folder.glob(".step-*.tmp")]:  # left by a killed process
+        shutil.rmtree(partial, ignore_errors=True)
     folder.mkdir(exist_ok=True)
     try:
         with atomic_dir(final, replace=True) as partial:
@@ -50,16 +63,18 @@ def save_checkpoint(
             (partial / STATE_FILE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
             write_manifest(partial, FORMAT, (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE))
     except ResourceError as error:
-        raise ResourceError(error.problem, "Free some space, then run the same command with --resume.") from error
+        raise ResourceError(
+            error.problem, "Free some disk space, then resume with the same command and --resume."
+        ) from error
     return final
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint after its manifest is checked.
+    """Verify and load a checkpoint.
 
     Raises:
-        UserError: naming the file that is not what the manifest says, that does not hold what a checkpoint has, or that
-            contains NaN or infinite values (earlier versions wrote such).
+        UserError: A file does not match the manifest, has the wrong content, or contains NaN or infinite values
+            (earlier versions wrote those). The message names the file.
     """
     verify_checkpoint(path)
     state = read_json_object(path / STATE_FILE, fix=REMOVE, allow_nan=True)
@@ -74,25 +89,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no value is NaN or infinite. Min and max show it: one pass, no copy, one look at the device."""
-    ends = [end.float() for tensor in tensors if tensor.numel() for end in torch.aminmax(tensor.detach())]
-    return not ends or bool(torch.isfinite(torch.stack(ends)).all())
+    """Whether no value is NaN or infinite. Checks min and max: one pass, no copy, one device synchronization."""
+    extremes = [value.float() for tensor in tensors if tensor.numel() for value in torch.aminmax(tensor.detach())]
+    return not extremes or bool(torch.isfinite(torch.stack(extremes)).all())
 
 
 def verify_checkpoint(path: Path) -> dict[str, dict[str, Any]]:
-    """The manifest's entries of a checkpoint, each file compared with its own.
+    """Compare each file of a checkpoint with its manifest.
+
+    Returns:
+        The manifest's entries by file name.
 
     Raises:
-        UserError: naming the first file that is missing or changed.
+        UserError: A file is missing or changed; the message names the first one.
     """
-    read = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
-    return verify_folder(path, FORMAT, REMOVE, read=read, may_be_unsealed=True)
+    files = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
+    return verify_folder(path, FORMAT, REMOVE, read=files, may_be_unsealed=True)
 
 
 def list_steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, in order. A copy under a name of its own (step-00000500.bak) is none."""
-    found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in folder.glob("step-*") if path.is_dir())
-    return sorted(int(match[1]) for match in found if match)
+    """The steps that have a checkpoint, ascending. Copies with other names (step-00000500.bak) do not count."""
+    matches = (re.fullmatch(r"step-(\d{8,})", path.name) for path in folder.glob("step-*") if path.is_dir())
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -100,8 +118,10 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def prune(folder: Path, keep: int, current_step: int, best_step: int = 0) -> None:
-    """Remove all but the newest `keep` checkpoints up to the step `current_step`, and that of the step `best_step`. Later ones are
-    damaged, else the run would have gone on from them: they must not push out the whole ones."""
-    found = list_steps(folder)
-    for step in set(found) - {best_step, *[step for step in found if step <= current_step][-keep:]}:
+    """Delete all checkpoints except the newest `keep` up to `current_step` and that of `best_step`.
+
+    Checkpoints after `current_step` are damaged (the run would have resumed from them), so they do not count.
+    """
+    steps = list_steps(folder)
+    for step in set(steps) - {best_step, *[step for step in steps if step <= current_step][-keep:]}:
         shutil.rmtree(checkpoint_path(folder, step))

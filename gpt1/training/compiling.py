@@ -1,4 +1,4 @@
-"""torch.compile for the blocks of a model, tried before the run depends on it."""
+"""torch.compile for the blocks of a model, with a trial run before training."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from torch import Tensor
 
 from gpt1.model.gpt import GPT
 
-MAX_REASON_CHARS = 200  # characters of what a compiler says
+MAX_REASON_CHARS = 200  # printed of a compiler's error message
 
 
 @contextmanager
 def compile_blocks(
-    model: GPT, trial_loss: Callable[[], Tensor], say: Callable[[str], None], backend: str = "inductor"
+    model: GPT, trial_loss: Callable[[], Tensor], log: Callable[[str], None], backend: str = "inductor"
 ) -> Iterator[None]:
-    """While it lasts, the blocks run compiled: once for all of them, with the weights and the names that they have.
+    """Run the blocks compiled inside this context. They share one compiled function; parameter names do not change.
 
-    `trial_loss` is a forward pass. It is tried first, in training with its backward pass and as held-out figures are
-    measured: if that fails for any reason, a line says so and the blocks run as they are.
+    Args:
+        model: The model whose blocks are compiled.
+        trial_loss: Computes a loss. It is run first, in training mode with its backward pass and in evaluation mode.
+            If this fails for any reason, the blocks run uncompiled.
+        log: Receives a line when compiling begins, and one if it fails.
+        backend: Backend of torch.compile.
     """
-    say("compiling the blocks, which takes a minute or two")
+    log("compiling the blocks, which takes a minute or two")
     model.train()
     try:
         run = torch.compile(type(model.blocks[0]).forward, dynamic=False, backend=backend)
@@ -36,14 +40,14 @@ def compile_blocks(
     except Exception as error:
         uncompile_blocks(model)
         reason = " ".join(str(error).partition("\n\n")[0].split())[:MAX_REASON_CHARS]
-        say(f"torch.compile does not work here, the run goes on without it ({type(error).__name__}: {reason})")
+        log(f"torch.compile failed, continuing without it ({type(error).__name__}: {reason})")
     for parameter in model.parameters():
         parameter.grad = None
     try:
         yield
     finally:
         uncompile_blocks(model)
-        torch.compiler.reset()  # what is compiled of the next model counts from 0: torch stops at eight
+        torch.compiler.reset()  # torch compiles a function at most eight times: count the next model from 0
 
 
 def uncompile_blocks(model: GPT) -> None:

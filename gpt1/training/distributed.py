@@ -1,8 +1,8 @@
-"""One model trained by several processes: `torchrun … -m gpt1 pretrain …`, a process a card, on one machine or many.
+"""Data-parallel training: `torchrun … -m gpt1 pretrain …`, one process per GPU, on one machine or several.
 
-Each takes its share of every update's samples. The loss of a sample is weighted as a part of the whole update, so the
-gradients of all processes add up to exactly the plain gradient, and every process makes the same step with it. The
-first one writes and speaks.
+Each process takes its share of the samples of a step. The loss of a sample is weighted as a part of the whole step, so
+the gradients of all processes add up to exactly the gradient of one process, and all make the same optimizer step. Only
+rank 0 writes files and prints.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """This one and those beside it; by default it is alone, and nothing in here does anything."""
+    """This process and its peers. By default there is one process, and every method is a no-op."""
 
     rank: int = 0
     world_size: int = 1
@@ -34,19 +34,19 @@ class Processes:
     def is_rank0(self) -> bool:
         return self.rank == 0
 
-    def shard_samples(self, samples: NDArray[Any]) -> NDArray[Any]:  # [n, ...] → [n / count, ...]
-        """Every count-th sample; none where an update has fewer samples than there are processes."""
+    def shard_samples(self, samples: NDArray[Any]) -> NDArray[Any]:  # [n, ...] → [n / world_size, ...]
+        """Every world_size-th sample, from `rank` on; none if a step has fewer samples than there are processes."""
         return samples[self.rank :: self.world_size]
 
     def all_reduce(self, tensors: Iterable[Tensor]) -> None:
-        """Each tensor becomes the sum of those of all processes, to the same bits in all of them."""
+        """Replace each tensor by its sum over all processes, with identical bits in all of them."""
         if self.world_size > 1:
             with peer_errors():
-                for waiting in [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
-                    waiting.wait()
+                for work in [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                    work.wait()
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether any process says so. Asked in the processors' memory: no card is waited for."""
+        """Whether `flag` is set in any process. Uses a CPU tensor, so that no GPU is synchronized."""
         if self.world_size > 1:
             votes = torch.tensor(int(flag))
             self.all_reduce([votes])
@@ -54,16 +54,15 @@ class Processes:
         return flag
 
     def broadcast_from_rank0(self, compute: Callable[[], T]) -> T:
-        """What the first process finds: it may look at a folder that others do not see, or measure otherwise than they
-        would."""
-        found = [compute() if self.is_rank0 else None]
+        """The result of `compute` in rank 0, which may see other files or measure other values than its peers."""
+        result = [compute() if self.is_rank0 else None]
         if self.world_size > 1:
             with peer_errors():
-                torch.distributed.broadcast_object_list(found)
-        return cast(T, found[0])
+                torch.distributed.broadcast_object_list(result)
+        return cast(T, result[0])
 
     def barrier(self) -> None:
-        """Until all of them have come here."""
+        """Wait until all processes have reached this call."""
         self.any_rank(False)
 
 
@@ -72,20 +71,21 @@ SINGLE_PROCESS = Processes()
 
 @contextmanager
 def process_group() -> Iterator[Processes]:
-    """The processes that torchrun started, connected while it lasts; this one alone where it did not.
+    """Connect the processes that torchrun started; without torchrun, yield a single process.
 
-    A run that was stopped, or has diverged, is told by the first one only."""
+    If the run is stopped or diverges, only rank 0 reports it.
+    """
     if world_size() == 1:
         yield SINGLE_PROCESS
         return
-    mine = not torch.distributed.is_initialized()  # else a program that calls us has connected them
-    if mine and torch.cuda.is_available():
-        cards, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
-        if local >= cards:
-            problem = f"torchrun started more processes than this machine has GPUs ({cards})."
-            raise UserError(problem, f"Use --nproc-per-node {cards}; for processors alone hide the GPUs from it.")
-        torch.cuda.set_device(local)
-    if mine:
+    owns_group = not torch.distributed.is_initialized()  # otherwise the calling program has connected them
+    if owns_group and torch.cuda.is_available():
+        gpus, local_rank = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+        if local_rank >= gpus:
+            problem = f"torchrun started more processes than this machine has GPUs ({gpus})."
+            raise UserError(problem, f"Use --nproc-per-node {gpus}, or set CUDA_VISIBLE_DEVICES= to train on the CPU.")
+        torch.cuda.set_device(local_rank)
+    if owns_group:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     rank = torch.distributed.get_rank()
     try:
@@ -95,21 +95,19 @@ def process_group() -> Iterator[Processes]:
             raise SystemExit(stopped.exit_code) from None
         raise
     finally:
-        if mine:
+        if owns_group:
             torch.distributed.destroy_process_group()
 
 
 def is_rank0() -> bool:
-    """Whether this process is the one that speaks, also before and after they are connected."""
+    """Whether this process prints and writes; works also while the processes are not connected."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def require_single_process(command: str) -> None:
-    """Refuse to do the same work in several processes, into the same folder."""
+    """Raise UserError under torchrun: several processes would do the same work in the same folder."""
     if (count := world_size()) > 1:
-        raise UserError(
-            f"{command} is the work of one process, and torchrun started {count}.", "Start it without torchrun."
-        )
+        raise UserError(f"{command} runs in one process, but torchrun started {count}.", "Run it without torchrun.")
 
 
 @contextmanager
@@ -121,6 +119,6 @@ def peer_errors() -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0][:200]
         raise GPT1Error(
-            f"another process of this run has gone ({reason}).",
-            "See what it said; then start all of them again, with --resume if there is a checkpoint.",
+            f"another process of this run has failed ({reason}).",
+            "See its output. Then start all processes again, with --resume if there is a checkpoint.",
         ) from None

@@ -1,11 +1,10 @@
-"""Stage 2: put a linear layer on a pre-trained GPT and train it on labelled rows (L2, or L3 = L2 + λ · L1)."""
+"""Stage 2, fine-tuning: add a linear layer to a pre-trained GPT and train on labeled rows (L2, or L3 = L2 + λ · L1)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,7 @@ from gpt1.config import HEAD_ONLY_DEFAULTS, FinetuneConfig
 from gpt1.corpus.order import batch_indices, derive_seed, steps_per_epoch
 from gpt1.datasets.labelled import TaskData, load_task_data
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
-from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import atomic_file, lock_dir
+from gpt1.files.atomic import atomic_file
 from gpt1.files.manifest import file_entry
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
 from gpt1.inference.predictor import TaskPredictor, compute_task_logits, load_model_and_tokenizer
@@ -30,8 +28,7 @@ from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import Losses, l3
 from gpt1.model.weights import WEIGHTS_FILE
-from gpt1.progress import MetricsFile, MultiProgress, NullProgress, Progress
-from gpt1.report import report_on_exit
+from gpt1.progress import NullProgress, Progress
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 from gpt1.tasks.collate import collate, epoch_examples, micro_batches
@@ -49,10 +46,12 @@ from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training.distributed import require_single_process
 from gpt1.training.head_only import HeadOnlySource
 from gpt1.training.loop import Outcome, Stage, StepBatch, train
+from gpt1.training.run import open_run
 from gpt1.training.speed import micro_batch_tokens
-from gpt1.training.tensorboard import TensorBoard
+from gpt1.training.train_scope import check_train_scope, describe_trained, freeze
 
 COLUMN_ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
+MAX_DEFAULT_LR = 3.75e-4  # peak learning rate of fine-tuning, the best for `tiny`
 
 
 def finetune(
@@ -69,81 +68,90 @@ def finetune(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
-    """Fine-tune the model of `from_` (a run or model folder) on labelled rows; returns the run folder `out`.
+    """Fine-tune a pre-trained model on labeled rows.
 
-    train_on, valid: tables, or names of known data sets, which bring their kind and columns. kind: see inputs.KINDS.
-    score: similarity as a number instead of two classes. settings: the columns (text=, premise=, hypothesis=, text_a=,
-    text_b=, context=, question=, choices=, label=) and the fields of FinetuneConfig.
-    Raises UserError before anything is written.
+    Args:
+        train_on: Table or table file to train on, or the name of a known data set, which sets kind and columns.
+        from_: Run or model folder of the pre-trained model.
+        out: Run folder to create.
+        kind: classification, regression, entailment, similarity or choice.
+        score: Predict similarity as a number instead of two classes.
+        valid: Table, file or data set for validation, instead of a share of `train_on`.
+        data_dir: Folder of the known data sets.
+        resume: Resume the run `out` from its newest checkpoint.
+        config: YAML file with settings.
+        progress: Receives messages, progress and metrics; by default they are discarded.
+        **settings: The columns (see COLUMN_ROLES) and fields of FinetuneConfig, which override those of `config`.
+
+    Returns:
+        The run folder `out`.
+
+    Raises:
+        UserError: A setting or an input is invalid. It is raised before anything is written.
+        Interrupted: After Ctrl-C; the state is saved.
     """
     require_single_process("gpt1 finetune")
     progress = progress or NullProgress()
     columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
     settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
-    facts: dict[str, Any] = {
-        "train": source_name(train_on),
-        "from": str(from_),
-        "valid": source_name(valid),
-        "kind": kind,
-        "score": score,
-    }
-    facts |= {"columns": columns, "data_dir": str(data_dir) if data_dir else None}
+    facts: dict[str, Any] = {"train": source_name(train_on), "from": str(from_), "valid": source_name(valid)}
+    facts |= {"kind": kind, "score": score, "columns": columns, "data_dir": str(data_dir) if data_dir else None}
     gpt, tokenizer = load_model_and_tokenizer(from_)
-    asked = runs.user_settings(FinetuneConfig, config, settings)
+    requested = runs.user_settings(FinetuneConfig, config, settings)
     if resume:
-        run, cfg = runs.open_for_resume(out, FinetuneConfig, asked, facts)
+        run, cfg = runs.open_for_resume(out, FinetuneConfig, requested, facts)
         if runs.is_finished(run):
-            progress.log(f"{run} is finished; nothing is left to do")
+            progress.log(f"{run} is already finished")
             return run
     else:
         runs.check_new_folder(out)
-        cfg = resolve_finetune_settings(gpt.config.n_embd, asked)
+        cfg = resolve_finetune_settings(gpt.config.n_embd, requested)
     check_train_scope(cfg, gpt.config.n_layer)
     task = load_task_data(train_on, valid, kind, columns, score, data_dir, cfg, progress)
-    work = prepare_finetuning(cfg, gpt, tokenizer, runs.find_model_folder(from_), task, progress)
+    setup = prepare_finetuning(cfg, gpt, tokenizer, runs.find_model_folder(from_), task, progress)
     if not resume:
-        run = runs.create_run(
-            out, replace(cfg, precision=precision_name(work.model.gpt.activation_dtype)), facts, work.computes_in
-        )
-    kept = MultiProgress(
-        [progress, metrics := MetricsFile(run / runs.METRICS_FILE), TensorBoard(run / "events", progress.log)]
-    )
-    if work.device.type == "cpu":
-        keep_some_freed_memory()
-    with lock_dir(run), report_on_exit(run):
-        source = work.make_source(cfg, progress)
-        with reuse_buffers(work.model):
-            outcome = train(work.make_stage(cfg, source), cfg, run, kept, metrics, resume)
-        finish_finetuning(run, work, source, outcome, cfg, progress)
+        resolved = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
+        run = runs.create_run(out, resolved, facts, setup.precision)
+    run_training(setup, cfg, run, progress, resume)
     return run
+
+
+def run_training(setup: FinetuneSetup, cfg: FinetuneConfig, run: Path, progress: Progress, resume: bool) -> None:
+    """Train, and write the model, the results and the report."""
+    if setup.device.type == "cpu":
+        keep_some_freed_memory()
+    with open_run(run, progress) as (run_progress, metrics):
+        source = setup.make_source(cfg, progress)
+        with reuse_buffers(setup.model):
+            outcome = train(setup.make_stage(cfg, source), cfg, run, run_progress, metrics, resume)
+        finish_finetuning(run, setup, source, outcome, cfg, progress)
 
 
 def source_name(source: str | Path | Table | None) -> str | None:
     return source.name if isinstance(source, Table) else str(source) if source is not None else None
 
 
-MAX_DEFAULT_LR = 3.75e-4  # of fine-tuning, what `tiny` wants
-
-
 def resolve_finetune_settings(n_embd: int, requested: Mapping[str, Any]) -> FinetuneConfig:
-    """Every setting of a run on a model of this width, from those that are asked for."""
+    """All settings of a run on a model of width `n_embd`."""
     return runs.resolve_settings(FinetuneConfig, None, requested, extra=model_dependent_defaults(n_embd, requested))
 
 
 def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings that depend on what is trained. The paper's rate belongs to a width of 768; narrower models want a
-    larger one, up to a limit (docs/lab-log.md)."""
-    head = settings.get("train") == "head"
+    """Defaults that depend on what is trained.
+
+    The paper's learning rate is for a width of 768. Narrower models need a larger one, up to a limit (docs/lab-log.md).
+    """
+    head_only = settings.get("train") == "head"
     if settings.get("recipe") == "paper":
-        return {"lm_coef": 0.0} if head else {}
-    if head:
+        return {"lm_coef": 0.0} if head_only else {}
+    if head_only:
         return HEAD_ONLY_DEFAULTS
     return {"peak_lr": min(FinetuneConfig.peak_lr * (768 / n_embd) ** 2, MAX_DEFAULT_LR)}
 
 
 @dataclass(frozen=True)
 class FinetuneSetup:
-    """What a fine-tuning run has in its hands."""
+    """Model and data of a fine-tuning run, checked and ready to train."""
 
     model: TaskModel
     tokenizer: Tokenizer
@@ -154,13 +162,13 @@ class FinetuneSetup:
     title: str
     fingerprints: dict[str, str]
     facts: dict[str, Any]
-    computes_in: str
+    precision: str = ""  # and why it was chosen
 
     def encode_targets(self, examples: Sequence[Example]) -> Tensor:
         return torch.stack([self.task.target.encode(example.label) for example in examples])
 
     def make_source(self, cfg: FinetuneConfig, progress: Progress) -> FullTrainingSource | HeadOnlySource:
-        """Where the updates come from, and what is trained on them."""
+        """The batches and the losses for what `--train` selects."""
         if cfg.train != "head":
             return FullTrainingSource(self, cfg)
         targets = self.encode_targets(self.task.training)
@@ -172,8 +180,8 @@ class FinetuneSetup:
         per_epoch = steps_per_epoch(len(self.train_examples), cfg.batch_size)
         steps = max(1, math.ceil(cfg.epochs * per_epoch))
 
-        def evaluate_after(done: int) -> bool:
-            # With nothing held out there is nothing to measure, and no checkpoint to choose, before the end.
+        def should_evaluate(done: int) -> bool:
+            # Without validation rows there is nothing to measure, and no checkpoint to choose, before the end.
             return done == steps or bool(self.validation_examples and done % per_epoch == 0)
 
         def evaluate() -> dict[str, float]:
@@ -181,30 +189,28 @@ class FinetuneSetup:
                 return {}
             targets = self.encode_targets(self.task.validation)
             labels = [example.label for example in self.task.validation]
-            figures: dict[str, float] = compute_metrics(
-                self.task.target, source.validation_logits(), targets, labels, with_intervals=False
+            logits = source.validation_logits()
+            metrics: dict[str, float] = compute_metrics(
+                self.task.target, logits, targets, labels, with_intervals=False
             )["metrics"]
-            return figures
+            return metrics
 
-        main = self.task.primary_metric if self.validation_examples else ""
-        model, objective, update = source.model, source.loss_fn, source.step_batch
-        together, prints = source.micro_batch_size, self.fingerprints
         return Stage(
-            self.title,
-            model,
-            objective,
-            update,
-            steps,
-            evaluate,
-            evaluate_after,
-            prints,
-            main,
-            micro_batch_size=together,
+            title=self.title,
+            model=source.model,
+            loss_fn=source.loss_fn,
+            step_batch=source.step_batch,
+            total_steps=steps,
+            evaluate=evaluate,
+            should_evaluate=should_evaluate,
+            fingerprints=self.fingerprints,
+            main_metric=self.task.primary_metric if self.validation_examples else "",
+            micro_batch_size=source.micro_batch_size,
         )
 
 
 class FullTrainingSource:
-    """`--train all` and `last:K`: L3 over token sequences, nothing padded."""
+    """Batches of `--train all` and `last:K`: L3 over packed token sequences, without padding."""
 
     def __init__(self, setup: FinetuneSetup, cfg: FinetuneConfig) -> None:
         self.setup, self.cfg = setup, cfg
@@ -221,14 +227,14 @@ class FullTrainingSource:
         seed = self.cfg.seed
         epoch, chosen = batch_indices(step, len(self.setup.train_examples), self.cfg.batch_size, seed)
         chosen.sort()
-        coded = epoch_examples(self.setup.train_examples, chosen.tolist(), seed, epoch)
+        examples = epoch_examples(self.setup.train_examples, chosen.tolist(), seed, epoch)
         targets = self.targets[torch.from_numpy(chosen)]
-        sequences = sum(len(example.sequences) for example in coded)
+        sequences = sum(len(example.sequences) for example in examples)
         batches = [
-            collate(coded, piece, targets, self.setup.device, len(coded), sequences)
-            for piece in micro_batches(coded, range(len(coded)), self.micro_batch_tokens)
+            collate(examples, indices, targets, self.setup.device, len(examples), sequences)
+            for indices in micro_batches(examples, range(len(examples)), self.micro_batch_tokens)
         ]
-        return StepBatch(epoch, batches, sum(example.tokens for example in coded))
+        return StepBatch(epoch, batches, sum(example.tokens for example in examples))
 
     def loss_fn(self, batch: Any) -> Losses:
         return l3(self.setup.model, self.setup.task.target.loss, self.cfg.lm_coef, batch)
@@ -240,8 +246,8 @@ class FullTrainingSource:
 def prepare_finetuning(
     cfg: FinetuneConfig, gpt: GPT, tokenizer: Tokenizer, folder: Path, task: TaskData, progress: Progress
 ) -> FinetuneSetup:
-    """The model as it will be trained and the examples as token sequences; nothing written yet."""
-    torch.manual_seed(derive_seed(cfg.seed, 2**32))  # apart from the seeds of the updates
+    """Build the model to train and encode the examples; nothing is written yet."""
+    torch.manual_seed(derive_seed(cfg.seed, 2**32))  # differs from the seeds of all steps
     gpt = transfer_weights(cfg, gpt)
     gpt.add_special_tokens()
     gpt.set_dropout(cfg.dropout)
@@ -254,78 +260,44 @@ def prepare_finetuning(
     config = gpt.config
     examples = [*task.training, *task.validation]
     ids = tokenizer.encode_batch(example_texts(examples))
-    alike = cfg.shared_context and not gpt.recurrent
-    coded = encode_examples(task.kind, examples, ids, config.vocab_size, config.context, cfg.cut, cfg.long, alike)
+    shared_prefix = cfg.shared_context and not gpt.recurrent
+    encoded = encode_examples(
+        task.kind, examples, ids, config.vocab_size, config.context, cfg.cut, cfg.long, shared_prefix
+    )
     tokens = sum(map(len, ids))
-    unknown = sum(tokenizer.count_unknown(one) for one in ids) / max(1, tokens)
-    progress.log(f"{unknown:.2%} of the tokens unknown; {truncation_warning(coded, config.context, cfg.long)}")
+    unknown = sum(tokenizer.count_unknown(sequence) for sequence in ids) / max(1, tokens)
+    progress.log(f"{unknown:.2%} of the tokens unknown; {truncation_warning(encoded, config.context, cfg.long)}")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    which = {"all": f"all {trained / 1e6:.1f} M weights", "head": f"the head ({trained:,} weights)"}
-    title = f"training {which.get(cfg.train, f'the {cfg.train} blocks ({trained / 1e6:.1f} M weights)')}"
-    title += f", λ {cfg.lm_coef:g}, {precision}"
-    prints = {
+    title = f"fine-tuning {describe_trained(cfg.train, trained)}, λ {cfg.lm_coef:g}, {precision}"
+    fingerprints = {
         "model": file_entry(folder / WEIGHTS_FILE)["sha256"] if (folder / WEIGHTS_FILE).exists() else str(folder),
         "tokenizer": tokenizer.fingerprint,
         "data": task_fingerprint(task),
         "precision": str(activations),
     }
-    facts = {**task.counts, "unknown": unknown, "cut": truncated_share(coded), "tokens": tokens, "trained": trained}
+    facts = {**task.counts, "unknown": unknown, "cut": truncated_share(encoded), "tokens": tokens, "trained": trained}
     if cfg.long == "windows":
-        facts["read_in_windows"] = windowed_share(coded)
+        facts["read_in_windows"] = windowed_share(encoded)
     n = len(task.training)
-    return FinetuneSetup(model, tokenizer, task, coded[:n], coded[n:], device, title, prints, facts, precision)
+    return FinetuneSetup(
+        model, tokenizer, task, encoded[:n], encoded[n:], device, title, fingerprints, facts, precision
+    )
 
 
 def transfer_weights(cfg: FinetuneConfig, gpt: GPT) -> GPT:
-    """The model to start from: all of the pre-trained one, its embeddings and first blocks, or only its shape."""
-    kept = cfg.transfer_layers
-    if not cfg.from_scratch and kept < 0:
+    """The initial model: the pre-trained one, its embeddings and first blocks only, or a new one of its shape."""
+    layers = cfg.transfer_layers
+    if not cfg.from_scratch and layers < 0:
         return gpt
-    fresh = GPT(gpt.config)
+    model = GPT(gpt.config)
     if not cfg.from_scratch:
         weights = {
             name: tensor
             for name, tensor in gpt.state_dict().items()
-            if not name.startswith("blocks.") or int(name.split(".")[1]) < kept
+            if not name.startswith("blocks.") or int(name.split(".")[1]) < layers
         }
-        fresh.load_state_dict(weights, strict=False)
-    return fresh
-
-
-def freeze(model: TaskModel, train: str) -> None:
-    """Leave trainable what `--train` names: all, the head, or the last K blocks and the head."""
-    if train == "all":
-        return
-    model.gpt.requires_grad_(False)
-    n_layer = model.gpt.config.n_layer
-    for block in model.gpt.blocks[n_layer - parse_last_blocks(train) :]:
-        block.requires_grad_(True)
-
-
-def parse_last_blocks(train: str) -> int:
-    """K of `last:K`; 0 for anything else."""
-    match = re.fullmatch(r"last:(\d+)", train)
-    return int(match[1]) if match else 0
-
-
-def check_train_scope(cfg: FinetuneConfig, n_layer: int) -> None:
-    """UserError for parts that the model does not have, before the rows are read."""
-    if cfg.train not in ("all", "head") and not 1 <= parse_last_blocks(cfg.train) <= n_layer:
-        problem = f"--train {cfg.train}: there is no such part.{did_you_mean(cfg.train, ('all', 'head', 'last:1'))}"
-        raise UserError(problem, f"Use all, head, or last:K with K from 1 to {n_layer}.")
-    if cfg.transfer_layers > n_layer:
-        problem = f"--transfer-layers {cfg.transfer_layers}: the model has {n_layer} blocks."
-        raise UserError(problem, f"Use 0 to {n_layer}; -1 keeps all of them.")
-    if cfg.long == "windows" and cfg.cut == "shares":
-        raise UserError(
-            "--long windows with --cut shares: a share is filled by its first field, and the next has no window.",
-            "Use --cut longest with --long windows.",
-        )
-    if cfg.train == "head" and cfg.lm_coef:
-        raise UserError(
-            f"--lm-coef {cfg.lm_coef:g} with --train head: nothing that predicts tokens is trained.",
-            "Leave --lm-coef out, or use --train all.",
-        )
+        model.load_state_dict(weights, strict=False)
+    return model
 
 
 def task_fingerprint(task: TaskData) -> str:
@@ -342,7 +314,7 @@ def finish_finetuning(
     cfg: FinetuneConfig,
     progress: Progress,
 ) -> None:
-    """The finished model folder, calibrated; results, predictions on the validation rows, report."""
+    """Calibrate, and write the model folder, the results and the predictions on the validation rows."""
     target, task = setup.task.target, setup.task
     calibration: dict[str, Any] = {}
     validation: dict[str, Any] = {}
@@ -352,7 +324,7 @@ def finish_finetuning(
         calibration = fit_calibration(target, logits, targets)
         logits = logits / calibration.get("temperature", 1.0)
         validation = {**compute_metrics(target, logits, targets, labels), "rows": len(labels)}
-    described = {
+    description = {
         "kind": task.kind.name,
         "columns": task.columns,
         "cut": cfg.cut,
@@ -361,9 +333,9 @@ def finish_finetuning(
         "train": cfg.train,
     }
     with runs.new_model(run) as folder:
-        save_task(folder, setup.model, setup.tokenizer, described, target)
+        save_task(folder, setup.model, setup.tokenizer, description, target)
     if task.validation:
-        model = TaskPredictor(setup.model, setup.tokenizer, described, target)
+        model = TaskPredictor(setup.model, setup.tokenizer, description, target)
         records = prediction_records(model, task.validation, logits)
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         with atomic_file(run / runs.PREDICTIONS) as file:
@@ -387,12 +359,7 @@ def finish_finetuning(
     runs.seal_run(run)
     if validation:
         low, high = validation["interval"][task.primary_metric]
-        ece = (
-            f", calibrated (ECE {calibration['ece_before']:.3f} → {calibration['ece_after']:.3f})"
-            if calibration
-            else ""
-        )
-        value = validation["metrics"][task.primary_metric]
-        progress.log(
-            f"best epoch {best.get('epoch', 0):g}: {task.primary_metric} {value:.3f} [{low:.3f}, {high:.3f}]{ece}"
-        )
+        metric = f"{task.primary_metric} {validation['metrics'][task.primary_metric]:.3f} [{low:.3f}, {high:.3f}]"
+        if calibration:
+            metric += f", calibrated (ECE {calibration['ece_before']:.3f} → {calibration['ece_after']:.3f})"
+        progress.log(f"best epoch {best.get('epoch', 0):g}: {metric}")

@@ -1,4 +1,4 @@
-"""What the loop looks at, and when it must not go on: losses read in groups, skipped steps, states worth saving."""
+"""Checks of a training run: skipped steps, divergence, and which states may be saved as a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,71 +22,79 @@ if TYPE_CHECKING:
     from gpt1.training.loop import Outcome, Stage
 
 MAX_SKIPPED = 5
-"""Steps skipped in a row before the run stops. A bad batch or an overflow costs a step or two; weights that have
-diverged give NaN at every step."""
-LOOKED_AT = ("loss", "gradient_norm")  # what has to be finite in a step
+"""Consecutive skipped steps after which the run stops. A bad batch or an overflow costs a step or two; diverged weights
+give NaN at every step."""
+CHECKED_METRICS = ("loss", "gradient_norm")  # must be finite in a step
 
 
 class Meter:
-    """Adds up losses without waiting for the device, and reads them once in a while."""
+    """Collects losses on the device, and reads them only once in a while, so that no step waits for the device."""
 
     def __init__(self) -> None:
-        self.unseen: list[tuple[int, dict[str, Tensor]]] = []  # (step, losses) since the last look
-        self.parts: list[dict[str, Tensor]] = []  # of the steps that were looked at and are finite
+        self.unchecked: list[tuple[int, dict[str, Tensor]]] = []  # (step, metrics) since the last check
+        self.finite: list[dict[str, Tensor]] = []  # metrics of checked, finite steps since the last read
         self.tokens = 0
-        self.since = time.perf_counter()
+        self.last_read = time.perf_counter()
 
-    def add(self, step: int, parts: dict[str, Tensor], tokens: int) -> None:
-        self.unseen.append((step, parts))
+    def add(self, step: int, metrics: dict[str, Tensor], tokens: int) -> None:
+        self.unchecked.append((step, metrics))
         self.tokens += tokens
 
-    def look(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """(step, loss and gradient norm) of each step since the last look. The finite ones count in the next means."""
-        unseen, self.unseen = self.unseen, []
-        read = {name: torch.stack([parts[name] for _, parts in unseen]).tolist() for name in LOOKED_AT if unseen}
-        for i, (step, parts) in enumerate(unseen):
-            values = {name: read[name][i] for name in LOOKED_AT}
+    def check(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """(step, loss and gradient norm) of each step since the last check. Finite steps count in the next means."""
+        steps, self.unchecked = self.unchecked, []
+        checked = {
+            name: torch.stack([metrics[name] for _, metrics in steps]).tolist() for name in CHECKED_METRICS if steps
+        }
+        for i, (step, metrics) in enumerate(steps):
+            values = {name: checked[name][i] for name in CHECKED_METRICS}
             if all(map(math.isfinite, values.values())):
-                self.parts.append(parts)
+                self.finite.append(metrics)
             yield step, values
 
     def unread(self) -> list[dict[str, float]]:
-        """The figures of the updates since the last reading, for a checkpoint between two of them."""
-        return [{name: float(value) for name, value in parts.items()} for parts in self.parts]
+        """The metrics of the steps since the last read, to be stored in a checkpoint."""
+        return [{name: float(value) for name, value in metrics.items()} for metrics in self.finite]
 
-    def take_up(self, unread: Sequence[Mapping[str, float]], device: torch.device) -> None:
-        """Go on with what a checkpoint had not read yet, so that a resumed run writes the same lines."""
-        finite = [parts for parts in unread if all(map(math.isfinite, parts.values()))]  # earlier versions kept others
-        self.parts = [{name: torch.tensor(value, device=device) for name, value in parts.items()} for parts in finite]
+    def restore_unread(self, unread: Sequence[Mapping[str, float]], device: torch.device) -> None:
+        """Restore the unread metrics of a checkpoint, so that a resumed run writes the same lines."""
+        finite = [
+            metrics for metrics in unread if all(map(math.isfinite, metrics.values()))
+        ]  # as earlier versions wrote
+        self.finite = [{name: torch.tensor(x, device=device) for name, x in metrics.items()} for metrics in finite]
 
     def read(self) -> dict[str, float]:
-        """Means over the finite steps since the last reading; there is one at least."""
-        figures = {name: float(torch.stack([parts[name] for parts in self.parts]).mean()) for name in self.parts[0]}
+        """Means over the finite steps since the last read; there must be at least one."""
+        means = {name: float(torch.stack([metrics[name] for metrics in self.finite]).mean()) for name in self.finite[0]}
         now = time.perf_counter()
-        figures["tokens_per_s"] = self.tokens / max(now - self.since, 1e-9)
-        self.parts, self.tokens, self.since = [], 0, now
-        return figures
+        means["tokens_per_s"] = self.tokens / max(now - self.last_read, 1e-9)
+        self.finite, self.tokens, self.last_read = [], 0, now
+        return means
 
 
 @dataclass
 class Guard:
-    """Counts skipped steps and lets no state be saved that is not finite; ends a run that has diverged."""
+    """Counts skipped steps, evaluates, saves finite states only, and stops a run that has diverged.
+
+    A run has diverged after MAX_SKIPPED skipped steps in a row, or if the validation loss or the final weights are not
+    finite.
+    """
 
     stage: Stage
     config: TrainingConfig
     optimizer: Any
     meter: Meter
     outcome: Outcome
-    folder: Path  # of the checkpoints
+    folder: Path  # where the checkpoints are
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.started, self.before = time.perf_counter(), self.outcome.seconds
-        self.last = self.outcome.step  # step of the last good checkpoint; 0: there is none
+        self.started, self.seconds_before = time.perf_counter(), self.outcome.seconds
+        self.last_saved = self.outcome.step  # step of the last good checkpoint; 0: none
 
     def count_skipped(self) -> None:
-        """Count the steps since the last look that were skipped; Diverged after MAX_SKIPPED in a row."""
-        for step, values in self.meter.look():
+        """Count the skipped steps since the last check. Raises Diverged after MAX_SKIPPED in a row."""
+        for step, values in self.meter.check():
             bad = [f"{name.replace('_', ' ')} is {x}" for name, x in values.items() if not math.isfinite(x)]
             if not bad:
                 self.outcome.skipped_in_row = 0
@@ -99,42 +107,48 @@ class Guard:
                 raise self.diverged(f"{bad[0]} at step {step:,}, the {MAX_SKIPPED}th such step in a row")
 
     def read(self) -> dict[str, float]:
-        """What the next line of metrics.jsonl says of the training steps."""
-        if not self.meter.parts:
+        """The training metrics for the next line of metrics.jsonl."""
+        if not self.meter.finite:
             raise self.diverged(f"no step up to step {self.outcome.step:,} had a finite loss and gradient")
         self.check_folder()
         skipped = {"skipped_steps": self.outcome.skipped} if self.outcome.skipped else {}
         return self.meter.read() | skipped
 
     def evaluate(self, epoch: int) -> bool:
-        """Measure the held-out figures, write them down, remember the best; whether they prove the weights good."""
+        """Compute and record the validation metrics, and remember the best; True if the validation loss is finite."""
         stage, outcome = self.stage, self.outcome
         stage.model.eval()
         with torch.inference_mode():
-            figures = stage.evaluate()
+            metrics = stage.evaluate()
         stage.model.train()
-        loss = figures.get("loss", math.nan)
-        if "loss" in figures and not math.isfinite(loss):
+        loss = metrics.get("loss", math.nan)
+        if "loss" in metrics and not math.isfinite(loss):
             raise self.diverged(f"validation loss is {loss} at step {outcome.step:,}")
         outcome.epoch = epoch + 1
-        record = {"step": outcome.step, "epoch": epoch + 1, **figures}
+        record = {"step": outcome.step, "epoch": epoch + 1, **metrics}
         outcome.history.append(record)
         self.check_folder()
         self.progress.record(split="validation", **record)
-        if (
-            stage.main_metric
-        ):  # a tie goes to the lower loss: on few rows the first of several equal epochs is the least sure
-            value = figures[stage.main_metric]
+        if stage.main_metric:  # ties go to the lower loss: on few rows, the first of equal epochs is the least certain
+            value = metrics[stage.main_metric]
             if (value, -loss) > (outcome.best_value, -outcome.best_loss):
                 outcome.best, outcome.best_value, outcome.best_loss = outcome.step, value, loss
         return math.isfinite(loss)
 
-    def save(self, piece: Any, proven: bool) -> bool:
-        """Write a checkpoint if weights and optimizer state are finite, and so is the loss of `piece` with the new
-        weights (`proven` where the validation loss was): weights of 1e30 are finite, and give NaN in the next step.
+    def save(self, micro_batch: Any, proven: bool) -> bool:
+        """Write a checkpoint if the weights, the optimizer state and the loss of `micro_batch` are finite.
+
+        The loss is checked because weights of 1e30 are finite and still give NaN in the next step.
+
+        Args:
+            micro_batch: A micro-batch of the step just done.
+            proven: The validation loss was finite, so the loss need not be computed.
 
         Returns:
-            Whether the checkpoint is written. At the last step Diverged is raised instead of False.
+            Whether the checkpoint was written.
+
+        Raises:
+            Diverged: The state after the last step is not finite.
         """
         stage, outcome = self.stage, self.outcome
         tensors = self.optimizer.state_tensors()
@@ -142,34 +156,32 @@ class Guard:
         if good and not proven:
             stage.model.eval()
             with torch.inference_mode():
-                good = bool(torch.isfinite(stage.loss_fn(piece).total))
+                good = bool(torch.isfinite(stage.loss_fn(micro_batch).total))
             stage.model.train()
         if stage.processes.any_rank(not good):
             if outcome.step == stage.total_steps:
-                raise self.diverged(f"the weights after the last step, {outcome.step:,}, give no finite loss")
+                raise self.diverged(f"the weights after the last step ({outcome.step:,}) give no finite loss")
             return False
         if stage.processes.is_rank0:
-            outcome.seconds = self.before + time.perf_counter() - self.started
-            about = {"outcome": vars(outcome), "unread": self.meter.unread(), "fingerprints": dict(stage.fingerprints)}
-            checkpoints.save_checkpoint(self.folder, outcome.step, dict(stage.trainable_parameters()), tensors, about)
+            outcome.seconds = self.seconds_before + time.perf_counter() - self.started
+            state = {"outcome": vars(outcome), "unread": self.meter.unread(), "fingerprints": dict(stage.fingerprints)}
+            checkpoints.save_checkpoint(self.folder, outcome.step, dict(stage.trainable_parameters()), tensors, state)
             checkpoints.prune(self.folder, self.config.keep, outcome.step, outcome.best)
-        self.last = outcome.step
+        self.last_saved = outcome.step
         return True
 
     def check_folder(self) -> None:
-        """A run folder that was deleted does not come back half."""
+        """Raise UserError if the run folder was deleted, instead of creating a part of it again."""
         if self.stage.processes.is_rank0:
             ensure_exists(self.folder.parent)
 
-    def diverged(self, what: str) -> Diverged:
+    def diverged(self, reason: str) -> Diverged:
         settings = f"smaller --peak-lr (now {self.config.peak_lr:g}) or a longer --warmup (now {self.config.warmup:g})"
-        kept = (
-            f"The last good checkpoint, {checkpoints.checkpoint_path(self.folder, self.last)}, is kept"
-            if self.last
-            else ""
-        )
+        saved = "No checkpoint was written"
+        if self.last_saved:
+            saved = f"The last good checkpoint, {checkpoints.checkpoint_path(self.folder, self.last_saved)}, is kept"
         return Diverged(
-            f"Training diverged: {what}.",
+            f"Training diverged: {reason}.",
             f"Start a new run (another --out) with a {settings}.\n"
-            f"{kept or 'No checkpoint was written'}; --resume with the same settings repeats the same steps.",
+            f"{saved}; --resume with the same settings repeats the same steps.",
         )

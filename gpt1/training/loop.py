@@ -1,4 +1,4 @@
-"""One loop for both stages: pieces of an update → loss → gradient → step, with held-out figures and checkpoints."""
+"""The training loop of both stages: micro-batches → loss → gradient → optimizer step, evaluation and checkpoints."""
 
 from __future__ import annotations
 
@@ -28,22 +28,24 @@ from gpt1.training.distributed import SINGLE_PROCESS, Processes
 from gpt1.training.guard import Guard, Meter
 from gpt1.training.optimizers import OPTIMIZERS, clip_coefficient, global_norm
 
-LOG_EVERY = 10  # updates that one line of metrics.jsonl stands for
+LOG_EVERY = 10  # steps per line of metrics.jsonl
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """One update: the epoch it belongs to, the pieces (forward passes) that this process does of it, and the tokens of
-    all of it, padding not counted."""
+    """The data of one step."""
 
-    epoch: int
-    micro_batches: Sequence[Any]
-    tokens: int
+    epoch: int  # from 0
+    micro_batches: Sequence[Any]  # of this process, one forward and backward pass each
+    tokens: int  # of the whole step in all processes, without padding
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage brings to the loop. `step_batch` is a pure function of the step, so a run can go on from any step."""
+    """What pre-training or fine-tuning provides to the loop.
+
+    `step_batch` is a pure function of the step, so that a run can be resumed at any step.
+    """
 
     title: str
     model: nn.Module
@@ -51,15 +53,13 @@ class Stage:
     step_batch: Callable[[int], StepBatch]
     total_steps: int
     evaluate: Callable[[], dict[str, float]]
-    should_evaluate: Callable[[int], bool]  # of the number of updates done
-    fingerprints: Mapping[str, str]  # of everything that a resumed run must find unchanged
-    main_metric: str = (
-        ""  # the held-out figure, larger is better, by which the best checkpoint is chosen; "": the last one
-    )
+    should_evaluate: Callable[[int], bool]  # given the number of steps done
+    fingerprints: Mapping[str, str]  # of the inputs that must be unchanged when the run is resumed
+    main_metric: str = ""  # validation metric, larger is better, that selects the best checkpoint; "": the last one
     processes: Processes = SINGLE_PROCESS
     flops_per_token: float = 0.0
-    peak_flops: float = 0.0  # of the card, 0 where it is not known
-    micro_batch_size: int = 1  # samples of the longest kind in one forward pass; 0 where no setting makes it smaller
+    peak_flops: float = 0.0  # of the GPUs, FLOP/s; 0 if unknown
+    micro_batch_size: int = 1  # longest samples per forward pass; 0 if no setting can reduce it
 
     def trainable_parameters(self) -> list[tuple[str, Tensor]]:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -67,10 +67,10 @@ class Stage:
 
 @dataclass
 class Outcome:
-    """What a finished run knows of itself; `best` is the step whose weights the model now has."""
+    """State and result of a run, stored in its checkpoints."""
 
-    step: int = 0
-    best: int = 0
+    step: int = 0  # steps done
+    best: int = 0  # step of the best checkpoint, whose weights the model has in the end; 0: the last one
     best_value: float = -math.inf
     best_loss: float = math.inf
     epoch: float = 0.0
@@ -78,23 +78,30 @@ class Outcome:
     tokens: int = 0
     train_loss: float = math.nan
     skipped: int = 0  # steps whose loss or gradient norm was NaN or infinite
-    skipped_in_row: int = 0  # of them, those since the last step that was not skipped
-    history: list[dict[str, float]] = field(default_factory=list)  # the held-out figures, in order
+    skipped_in_row: int = 0  # skipped steps since the last step that was not skipped
+    history: list[dict[str, float]] = field(default_factory=list)  # validation metrics, in order
 
 
 def train(
     stage: Stage, config: TrainingConfig, run: Path, progress: Progress, metrics: MetricsFile | None, resume: bool
 ) -> Outcome:
-    """Train `stage.model` to `stage.steps` updates, from the newest checkpoint of `run` where `resume` is set.
+    """Train `stage.model`. A step whose loss or gradient norm is not finite is skipped: it changes no weights.
 
-    `progress` is told everything; `metrics`, one of its listeners, forgets the updates that a resumed run does again.
-    Of several processes the first writes checkpoints; all read them.
+    Args:
+        stage: Model, data and evaluation.
+        config: Settings of the run.
+        run: The run folder; checkpoints go to `run`/checkpoints.
+        progress: Receives messages, progress and metrics.
+        metrics: The metrics file, if any; a resumed run removes the lines of the steps that it repeats.
+        resume: Continue from the newest valid checkpoint.
 
-    A step whose loss or gradient norm is NaN or infinite is skipped: it counts as a step and its data is used up, but
-    weights and optimizer state keep their bits.
+    Returns:
+        The outcome; the model has the weights of the best checkpoint, in eval mode.
 
-    Raises Interrupted after Ctrl-C (the state is saved), Diverged after guard.MAX_SKIPPED skipped steps in a row, and
-    where the validation loss or the final weights are not finite. No checkpoint ever holds such values.
+    Raises:
+        Interrupted: After Ctrl-C or SIGTERM; the state is saved.
+        Diverged: See `Guard`.
+        ResourceError: Out of memory, or the disk is full.
     """
     with translate_resource_errors(oom_advice(stage, config.activation_checkpointing)), stop_on_signal() as stop:
         optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
@@ -103,39 +110,36 @@ def train(
         if metrics:
             metrics.truncate_after(outcome.step)
         guard = Guard(stage, config, optimizer, meter, outcome, folder, progress)
-        on_cpu, due = stage.trainable_parameters()[0][1].device.type == "cpu", False
+        on_cpu, save_due = stage.trainable_parameters()[0][1].device.type == "cpu", False
         progress.begin(stage.title, stage.total_steps, outcome.step)
         stage.model.train()
         while outcome.step < stage.total_steps:
-            update = stage.step_batch(outcome.step)
+            batch = stage.step_batch(outcome.step)
             lr = config.peak_lr * schedules.lr_factor(config.schedule, config.warmup, outcome.step, stage.total_steps)
-            parts = train_step(stage, optimizer, config, update, outcome.step, lr)
+            step_metrics = train_step(stage, optimizer, config, batch, outcome.step, lr)
             outcome.step += 1
-            outcome.tokens += update.tokens
-            meter.add(outcome.step, parts, update.tokens)
-            recorded = outcome.step % LOG_EVERY == 0 or outcome.step == stage.total_steps
-            if on_cpu or recorded:  # on a GPU each look waits for it
+            outcome.tokens += batch.tokens
+            meter.add(outcome.step, step_metrics, batch.tokens)
+            log_due = outcome.step % LOG_EVERY == 0 or outcome.step == stage.total_steps
+            if on_cpu or log_due:  # on a GPU each check waits for the device
                 guard.count_skipped()
-            if recorded:
-                figures = guard.read()
-                outcome.train_loss = figures["loss"]
-                if stage.peak_flops:  # model FLOPs utilisation
-                    figures["mfu"] = figures["tokens_per_s"] * stage.flops_per_token / stage.peak_flops
-                progress.record(step=outcome.step, split="train", lr=lr, tokens=outcome.tokens, **figures)
-                progress.advance(outcome.step, **figures)
-            stopping = stage.processes.any_rank(stop.is_set())  # asked once: a later signal waits for the next update
+            if log_due:
+                record_training_metrics(stage, guard, outcome, lr, progress)
+            stopping = stage.processes.any_rank(stop.is_set())  # read once: a later signal waits for the next step
             evaluating = stage.should_evaluate(outcome.step)
-            due |= evaluating or stopping
-            due |= bool(config.checkpoint_every and outcome.step % config.checkpoint_every == 0)
-            if due:
+            save_due |= bool(config.checkpoint_every and outcome.step % config.checkpoint_every == 0)
+            save_due |= evaluating or stopping
+            if save_due:
                 guard.count_skipped()
-                proven = evaluating and guard.evaluate(update.epoch)
-                due = not guard.save(update.micro_batches[0], proven)
-            if stopping and not due and outcome.step < stage.total_steps:
+                proven = evaluating and guard.evaluate(batch.epoch)
+                save_due = not guard.save(batch.micro_batches[0], proven)
+            if stopping and not save_due and outcome.step < stage.total_steps:
                 progress.end()
+                problem = (
+                    f"stopped after step {outcome.step:,} of {stage.total_steps:,}; the state is saved in {folder}."
+                )
                 raise Interrupted(
-                    f"stopped after update {outcome.step:,} of {stage.total_steps:,}; the state is saved in {folder}.",
-                    "Go on with the same command and --resume.",
+                    f"{stopped}; the state is saved in {folder}.", "Resume with the same command and --resume."
                 )
         progress.end()
         if outcome.best and outcome.best != outcome.step:
@@ -144,70 +148,96 @@ def train(
         return outcome
 
 
+def record_training_metrics(stage: Stage, guard: Guard, outcome: Outcome, lr: float, progress: Progress) -> None:
+    """Record the mean metrics of the steps since the last record."""
+    means = guard.read()
+    outcome.train_loss = means["loss"]
+    if stage.peak_flops:  # model FLOPs utilization
+        means["mfu"] = means["tokens_per_s"] * stage.flops_per_token / stage.peak_flops
+    progress.record(step=outcome.step, split="train", lr=lr, tokens=outcome.tokens, **means)
+    progress.advance(outcome.step, **means)
+
+
 def oom_advice(stage: Stage, activation_checkpointing: bool) -> str:
-    """What to do where memory does not suffice."""
-    if stage.micro_batch_size > 1:
-        fits = f"--micro-batch {stage.micro_batch_size // 2} (now {stage.micro_batch_size}) keeps half as much for the backward pass"
-        return f"{fits}{'' if activation_checkpointing else ', --activation-checkpointing a fraction'}: the update stays the same."
-    if not stage.micro_batch_size:
+    """How to use less memory."""
+    size = stage.micro_batch_size
+    if size > 1:
+        halve = f"Use --micro-batch {size // 2} (now {size}) to halve the memory of activations"
+        keep_less = "" if activation_checkpointing else ", or --activation-checkpointing to keep a fraction of them"
+        return f"{halve}{keep_less}: the step stays the same."
+    if not size:
         return "Close other programs."
     if activation_checkpointing:
-        return "Take a smaller model, or shorter texts."
-    return "Set --activation-checkpointing: the update stays the same. Else a smaller model, or shorter texts."
+        return "Use a smaller model, or shorter texts."
+    return "Use --activation-checkpointing: the step stays the same. Otherwise use a smaller model, or shorter texts."
 
 
 def train_step(
     stage: Stage, optimizer: Any, config: TrainingConfig, batch: StepBatch, step: int, lr: float
 ) -> dict[str, Tensor]:
-    """Forward and backward over the pieces, clip, step; the figures to show, still on the device."""
-    torch.manual_seed(derive_seed(config.seed, step, stage.processes.rank))  # dropout: no hidden state to save
-    parts: dict[str, Tensor] = {}
-    for piece in batch.micro_batches:
-        losses = stage.loss_fn(piece)
+    """One step: forward and backward over the micro-batches, all-reduce, gradient clipping, optimizer step.
+
+    Args:
+        stage: Model and loss.
+        optimizer: Its `step` is skipped if the loss or the gradient norm is not finite.
+        config: Settings of the run.
+        batch: The data of the step.
+        step: The step, from 0; decides the dropout masks, together with the random seed and the rank.
+        lr: Learning rate of the step.
+
+    Returns:
+        The step's losses and its gradient norm, scalars on the device.
+    """
+    torch.manual_seed(derive_seed(config.seed, step, stage.processes.rank))  # dropout: no generator state to save
+    metrics: dict[str, Tensor] = {}
+    for micro_batch in batch.micro_batches:
+        losses = stage.loss_fn(micro_batch)
         losses.total.backward()  # type: ignore[no-untyped-call]
         for name, value in losses.metrics.items():
-            parts[name] = parts[name] + value if name in parts else value
-    stage.processes.all_reduce(
-        [*parts.values(), *(p.grad for _, p in stage.trainable_parameters() if p.grad is not None)]
-    )
-    parts["gradient_norm"] = norm = global_norm(p for _, p in stage.trainable_parameters())
-    finite = torch.isfinite(parts["loss"]) & torch.isfinite(norm)  # the same in all processes: both are of their sums
+            metrics[name] = metrics[name] + value if name in metrics else value
+    gradients = [p.grad for _, p in stage.trainable_parameters() if p.grad is not None]
+    stage.processes.all_reduce([*metrics.values(), *gradients])
+    metrics["gradient_norm"] = norm = global_norm(p for _, p in stage.trainable_parameters())
+    finite = torch.isfinite(metrics["loss"]) & torch.isfinite(norm)  # computed from sums, so equal in all processes
     optimizer.step(lr, clip_coefficient(norm, config.clip_norm), finite)
     refresh_buffers(p for _, p in stage.trainable_parameters())
-    return parts
+    return metrics
 
 
 def resume_from_checkpoint(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: Progress) -> Outcome:
-    """Put the newest whole checkpoint into model, optimiser, meter; a damaged one is told, the one before is taken.
-    So is one whose best checkpoint is damaged: going on from before that makes the best anew."""
+    """Restore model, optimizer and meter from the newest valid checkpoint; damaged ones are reported.
+
+    A checkpoint is also rejected if the best checkpoint that it refers to is damaged: the run is then resumed before
+    that one and creates it again.
+    """
     for step in reversed(checkpoints.list_steps(folder)):
         try:
-            checkpoint = checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, step))
-            outcome = read_outcome(checkpoint, at := checkpoints.checkpoint_path(folder, step))
+            path = checkpoints.checkpoint_path(folder, step)
+            outcome = read_outcome(checkpoint := checkpoints.load_checkpoint(path), path)
             if (best := outcome.best) not in (0, step):
                 checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, best))
         except UserError as error:
-            progress.log(f"{error.problem} Trying the checkpoint before it.")
+            progress.log(f"{error.problem} Trying the previous checkpoint.")
             continue
         for name, value in stage.fingerprints.items():
-            if checkpoint.state["fingerprints"].get(name, value) != value:  # earlier versions knew fewer
+            if checkpoint.state["fingerprints"].get(name, value) != value:  # earlier versions stored fewer
                 raise UserError(
-                    f"{folder.parent} was trained with another {name} than this one: it cannot be resumed.",
-                    "Resume with what it was started with, or start a new run with another --out.",
+                    f"{folder.parent} was trained with another {name}.",
+                    f"Use the same {name}, or start a new run with another --out.",
                 )
-        check_tensors(checkpoint.weights, dict(stage.trainable_parameters()), at / checkpoints.MODEL_FILE)
-        check_tensors(checkpoint.optimizer, optimizer.state_tensors(), at / checkpoints.OPTIMIZER_FILE)
+        check_tensors(checkpoint.weights, dict(stage.trainable_parameters()), path / checkpoints.MODEL_FILE)
+        check_tensors(checkpoint.optimizer, optimizer.state_tensors(), path / checkpoints.OPTIMIZER_FILE)
         load_weights(stage, checkpoint.weights)
         optimizer.load_state_tensors(checkpoint.optimizer, outcome.step)
-        meter.take_up(checkpoint.state["unread"], stage.trainable_parameters()[0][1].device)
-        progress.log(f"resuming after update {outcome.step:,}")
+        meter.restore_unread(checkpoint.state["unread"], stage.trainable_parameters()[0][1].device)
+        progress.log(f"resuming after step {outcome.step:,}")
         return outcome
-    progress.log("no whole checkpoint: starting from the beginning")
+    progress.log("no valid checkpoint: starting at step 1")
     return Outcome()
 
 
 def read_outcome(checkpoint: checkpoints.Checkpoint, path: Path) -> Outcome:
-    """The outcome in the state of the checkpoint `path`; UserError where a value of the state has another type."""
+    """The outcome stored in a checkpoint. Raises UserError if a value in its state has the wrong type."""
     state = Fields(checkpoint.state, path / checkpoints.STATE_FILE, checkpoints.REMOVE)
     stored, outcome = state.object("outcome"), Outcome()
     for name, default in vars(outcome).items():
@@ -219,17 +249,17 @@ def read_outcome(checkpoint: checkpoints.Checkpoint, path: Path) -> Outcome:
         Fields(record, state.where, state.fix).integer("step")
     unread = state.items("unread", dict)
     if any(record.keys() != unread[0].keys() or {*map(type, record.values())} - {int, float} for record in unread):
-        state.refuse("'unread' must be a list of records with the same names and numbers")
+        state.refuse("'unread' must be a list of records of numbers, all with the same names")
     state.object("fingerprints")
     return outcome
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """UserError unless `found` has every expected tensor in its shape."""
+    """Raise UserError unless `found` has every expected tensor, with the same shape."""
     for name, tensor in expected.items():
         if name not in found or found[name].shape != tensor.shape:
             shape = tuple(found[name].shape) if name in found else None
-            problem = f"{path}: tensor {name} has the shape {shape}, the model needs {tuple(tensor.shape)}."
+            problem = f"{path}: tensor {name} has shape {shape}, but the model needs {tuple(tensor.shape)}."
             raise UserError(problem, checkpoints.REMOVE)
 
 
@@ -241,28 +271,30 @@ def load_weights(stage: Stage, weights: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM or a terminal that closes sets, so that the update at hand ends and is saved; a
-    second Ctrl-C or SIGTERM ends at once. Under torchrun it does not: a process gets each signal twice there, from the
-    terminal and from torchrun, which kills the processes itself if they take longer than 30 seconds."""
+    """An event that Ctrl-C, SIGTERM or a closing terminal sets, so that the current step is finished and saved.
+
+    A second Ctrl-C or SIGTERM ends the process immediately, except under torchrun: there each process gets a signal
+    twice, from the terminal and from torchrun, which kills processes that take longer than 30 seconds.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    earlier = {}
+    previous_handlers = {}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number != hang_up and world_size() == 1:  # a terminal and its shell hang up once each
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and number != sighup and world_size() == 1:  # the terminal and the shell send SIGHUP each
             raise KeyboardInterrupt
         stop.set()
 
-    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
-    wanted = [signal.SIGINT, signal.SIGTERM]
-    if hang_up and signal.getsignal(hang_up) != signal.SIG_IGN:  # under nohup it is ignored
-        wanted.append(hang_up)
-    for number in wanted:
-        earlier[number] = signal.signal(number, ask)
+    sighup = getattr(signal, "SIGHUP", None)  # not on Windows
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if sighup and signal.getsignal(sighup) != signal.SIG_IGN:  # nohup ignores it
+        signals.append(sighup)
+    for number in signals:
+        previous_handlers[number] = signal.signal(number, handle)
     try:
         yield stop
     finally:
-        for number, handler in earlier.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)

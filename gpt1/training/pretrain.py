@@ -1,4 +1,4 @@
-"""Stage 1: train a GPT on unlabelled text to give every next token a probability (maximise L1)."""
+"""Stage 1, pre-training: train a GPT on unlabeled text to predict the next token (maximize L1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from gpt1.corpus.order import derive_seed
 from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
 from gpt1.errors import UserError
-from gpt1.files.atomic import lock_dir
 from gpt1.files.manifest import file_entry
 from gpt1.formatting import count_noun
 from gpt1.inference.predictor import LanguageModel, load_model_and_tokenizer
@@ -25,20 +24,18 @@ from gpt1.inference.task import save_model
 from gpt1.kernels.malloc import keep_freed_memory
 from gpt1.kernels.to_device import to_device
 from gpt1.model.gpt import GPT
-from gpt1.model.losses import PretrainMicroBatch as Piece
-from gpt1.model.losses import l1
+from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.model.weights import WEIGHTS_FILE
-from gpt1.progress import MetricsFile, MultiProgress, NullProgress, Progress
-from gpt1.report import report_on_exit
+from gpt1.progress import NullProgress, Progress
 from gpt1.runs import folder as runs
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training.compiling import compile_blocks
 from gpt1.training.distributed import Processes, process_group
 from gpt1.training.loop import Outcome, Stage, StepBatch, train
+from gpt1.training.run import open_run
 from gpt1.training.speed import flops_per_token, micro_batch_tokens, peak_flops
-from gpt1.training.tensorboard import TensorBoard
 
-SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "architecture", "lstm_units")  # what a model keeps when it is continued
+SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "architecture", "lstm_units")  # fixed by --from
 
 
 def pretrain(
@@ -52,43 +49,57 @@ def pretrain(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
-    """Train on the corpus folder `corpus` and leave the run folder `out`, which is returned.
+    """Pre-train a model on a corpus.
 
-    from_: a run or model folder to continue from. valid: another corpus folder for the held-out figures, instead of the
-    tail of this one. settings: fields of PretrainConfig. Raises UserError before anything is written.
+    Args:
+        corpus: Corpus folder, made by `tokenize`.
+        out: Run folder to create.
+        from_: Run or model folder whose model is trained further; by default a new model is initialized.
+        valid: Corpus folder for validation, instead of the last part of `corpus`.
+        resume: Resume the run `out` from its newest checkpoint.
+        config: YAML file with settings.
+        progress: Receives messages, progress and metrics; by default they are discarded.
+        **settings: Fields of PretrainConfig; they override those of `config`.
+
+    Returns:
+        The run folder `out`.
+
+    Raises:
+        UserError: A setting or an input is invalid. It is raised before anything is written.
+        Interrupted: After Ctrl-C; the state is saved.
+        Diverged: Training diverged.
     """
     facts = {"corpus": str(corpus), "from": str(from_) if from_ else None, "valid": str(valid) if valid else None}
-    asked = runs.user_settings(PretrainConfig, config, settings)
-    if asked.get("steps") and "epochs" in asked:
-        raise UserError("--steps and --epochs contradict each other.", "Give one of them.")
+    requested = runs.user_settings(PretrainConfig, config, settings)
+    if requested.get("steps") and "epochs" in requested:
+        raise UserError("--steps and --epochs contradict each other.", "Use one of them.")
     with process_group() as processes:
         progress = (progress if processes.is_rank0 else None) or NullProgress()
         run = Path(out)
         if resume:
-            run, cfg = processes.broadcast_from_rank0(lambda: runs.open_for_resume(out, PretrainConfig, asked, facts))
+            run, cfg = processes.broadcast_from_rank0(
+                lambda: runs.open_for_resume(out, PretrainConfig, requested, facts)
+            )
             if processes.broadcast_from_rank0(lambda: runs.is_finished(run)):
-                progress.log(f"{run} is finished; nothing is left to do")
+                progress.log(f"{run} is already finished")
                 return run
         else:
             processes.broadcast_from_rank0(lambda: runs.check_new_folder(out))
-            cfg = runs.resolve_settings(
-                PretrainConfig, None, asked, extra=inherited_shape(from_, asked) if from_ else {}
-            )
-        work = prepare_pretraining(
-            cfg, Corpus.open(corpus), from_, Corpus.open(valid) if valid else None, processes, progress
-        )
+            inherited = inherited_shape(from_, requested) if from_ else {}
+            cfg = runs.resolve_settings(PretrainConfig, None, requested, extra=inherited)
+        valid_corpus = Corpus.open(valid) if valid else None
+        setup = prepare_pretraining(cfg, Corpus.open(corpus), from_, valid_corpus, processes, progress)
         if processes.is_rank0 and not resume:
-            runs.create_run(
-                out, replace(cfg, precision=precision_name(work.model.activation_dtype)), facts, work.computes_in
-            )
-        run_training(work, cfg, run, progress, resume)
-        processes.barrier()  # the first one has the model yet to write
+            resolved = replace(cfg, precision=precision_name(setup.model.activation_dtype))
+            runs.create_run(out, resolved, facts, setup.precision)
+        run_training(setup, cfg, run, progress, resume)
+        processes.barrier()  # until rank 0 has written the model
     return run
 
 
 @dataclass(frozen=True)
 class PretrainSetup:
-    """What a pre-training run has in its hands."""
+    """Model and data of a pre-training run, checked and ready to train."""
 
     model: GPT
     tokenizer: Tokenizer
@@ -100,76 +111,65 @@ class PretrainSetup:
     fingerprints: dict[str, str]
     unigram_metrics: dict[str, float]
     processes: Processes
-    computes_in: str
+    precision: str  # and why it was chosen
 
     def make_stage(self, cfg: PretrainConfig) -> Stage:
         steps = cfg.steps or self.train_windows.count_steps(cfg.epochs, cfg.batch_size)
         activations = self.model.activation_dtype
-        piece = cfg.micro_batch or max(
-            1, micro_batch_tokens(self.model.config, self.device, activations) // cfg.context
-        )
+        default_size = micro_batch_tokens(self.model.config, self.device, activations) // cfg.context
+        micro_batch_size = cfg.micro_batch or max(1, default_size)  # windows
 
-        def update(step: int) -> StepBatch:
+        def step_batch(step: int) -> StepBatch:
             epoch, windows = self.train_windows.training_batch(step, cfg.batch_size, cfg.seed)
             tokens = len(windows) * cfg.context
             ids = to_device(torch.from_numpy(self.processes.shard_samples(windows)), self.device)
-            if not len(ids):  # the others have them all: a piece that counts nothing, since all add their gradients up
-                return StepBatch(
-                    epoch, [Piece(to_device(torch.from_numpy(windows[:1]), self.device), math.inf)], tokens
-                )
-            return StepBatch(epoch, [Piece(part, tokens) for part in torch.split(ids, piece)], tokens)
-
-        def evaluate_after(done: int) -> bool:
-            return done == steps or bool(cfg.eval_every and done % cfg.eval_every == 0)
-
-        def evaluate() -> dict[str, float]:
-            return self.validation_metrics(cfg, piece)
+            if not len(ids):  # no window for this process: use one with weight 0, since all processes add gradients
+                unweighted = PretrainMicroBatch(to_device(torch.from_numpy(windows[:1]), self.device), math.inf)
+                return StepBatch(epoch, [unweighted], tokens)
+            parts = [PretrainMicroBatch(part, tokens) for part in torch.split(ids, micro_batch_size)]
+            return StepBatch(epoch, parts, tokens)
 
         return Stage(
-            self.title,
-            self.model,
-            lambda piece: l1(self.model, piece),
-            update,
-            steps,
-            evaluate,
-            evaluate_after,
-            self.fingerprints,
+            title=self.title,
+            model=self.model,
+            loss_fn=lambda micro_batch: l1(self.model, micro_batch),
+            step_batch=step_batch,
+            total_steps=steps,
+            evaluate=lambda: self.validation_metrics(cfg, micro_batch_size),
+            should_evaluate=lambda done: done == steps or bool(cfg.eval_every and done % cfg.eval_every == 0),
+            fingerprints=self.fingerprints,
             processes=self.processes,
             flops_per_token=flops_per_token(self.model.config),
             peak_flops=peak_flops(self.device, activations) * self.processes.world_size,
-            micro_batch_size=min(piece, cfg.batch_size),
+            micro_batch_size=min(micro_batch_size, cfg.batch_size),
         )
 
     def validation_metrics(self, cfg: PretrainConfig, micro_batch_size: int) -> dict[str, float]:
-        """Loss, perplexity and bits per byte on the held-out windows; nothing where none are held out."""
+        """Loss, perplexity and bits per byte on the validation windows; empty if there are none."""
         if self.validation_windows is None:
             return {}
-        windows = torch.from_numpy(
-            self.validation_windows.read(self.validation_windows.evenly_spaced(cfg.eval_windows))
-        ).to(self.device)
-        total = windows[:, 1:].numel()
-        loss = sum(float(l1(self.model, Piece(part, total)).total) for part in torch.split(windows, micro_batch_size))
+        chosen = self.validation_windows.evenly_spaced(cfg.eval_windows)
+        windows = torch.from_numpy(self.validation_windows.read(chosen)).to(self.device)
+        tokens = windows[:, 1:].numel()
+        parts = torch.split(windows, micro_batch_size)
+        loss = sum(float(l1(self.model, PretrainMicroBatch(part, tokens)).total) for part in parts)
         return self.validation_windows.loss_metrics(loss)
 
 
 def run_training(setup: PretrainSetup, cfg: PretrainConfig, run: Path, progress: Progress, resume: bool) -> None:
-    """Train, and leave the model and the page of the run behind; of several processes the first one does."""
-    first = setup.processes.is_rank0
-    metrics = MetricsFile(run / runs.METRICS_FILE) if first else None
-    kept = MultiProgress([progress, metrics, TensorBoard(run / "events", progress.log)]) if metrics else progress
+    """Train; rank 0 then writes the model, the results and the report."""
     if setup.device.type == "cpu":
         keep_freed_memory()
-    stage, wanted = setup.make_stage(cfg), cfg.compile and setup.device.type != "cpu"
-    with lock_dir(run) if first else nullcontext(), report_on_exit(run) if first else nullcontext():
-        with compile_blocks(setup.model, lambda: first_batch_loss(stage), kept.log) if wanted else nullcontext():
-            outcome = train(stage, cfg, run, kept, metrics, resume)
-        if first:
+    stage, compiled = setup.make_stage(cfg), cfg.compile and setup.device.type != "cpu"
+
+    def trial_loss() -> Tensor:
+        return stage.loss_fn(stage.step_batch(0).micro_batches[0]).total
+
+    with open_run(run, progress, setup.processes.is_rank0) as (progress, metrics):
+        with compile_blocks(setup.model, trial_loss, progress.log) if compiled else nullcontext():
+            outcome = train(stage, cfg, run, progress, metrics, resume)
+        if setup.processes.is_rank0:
             finish_pretraining(run, setup, outcome, cfg)
-
-
-def first_batch_loss(stage: Stage) -> Tensor:
-    """The loss of the first piece, for a trial."""
-    return stage.loss_fn(stage.step_batch(0).micro_batches[0]).total
 
 
 def prepare_pretraining(
@@ -180,90 +180,106 @@ def prepare_pretraining(
     processes: Processes,
     progress: Progress,
 ) -> PretrainSetup:
-    """Everything checked and built, nothing written yet."""
+    """Check the inputs and build the model; nothing is written yet."""
     tokenizer = corpus.load_tokenizer()
-    training, held_out = split_corpus(corpus, cfg.context, 0.0 if valid else cfg.valid_fraction)
-    if valid:
-        if valid.tokenizer_fingerprint != corpus.tokenizer_fingerprint:
-            raise UserError("the --valid corpus was made with another tokenizer.", "Tokenize both with the same one.")
-        held_out = CorpusWindows(valid, 0, valid.tokens, cfg.context)
-        if valid.tokens <= cfg.context:
-            raise UserError(f"the --valid corpus has only {valid.tokens} tokens.", "It needs a window at least.")
+    training, validation = split_windows(cfg, corpus, valid)
     device = resolve_device(cfg.device)
     model = init_model(cfg, corpus, tokenizer, from_)
     activations, precision = processes.broadcast_from_rank0(lambda: resolve_precision(cfg.precision, device))
     prepare_model(model, device, activations, cfg.activation_checkpointing)
     if cfg.batch_size < processes.world_size:
         raise UserError(
-            f"--batch-size {cfg.batch_size}: an update has fewer windows than there are processes ({processes.world_size}).",
-            f"Start {cfg.batch_size} or fewer, or use --batch-size {processes.world_size}.",
+            f"--batch-size {cfg.batch_size} is smaller than the number of processes ({processes.world_size}).",
+            f"Start at most {cfg.batch_size} processes, or use --batch-size {processes.world_size}.",
         )
     if cfg.compile and device.type == "cpu":
-        progress.log("--compile changes nothing on a CPU: torch.compile cannot read the kernels that gpt1 has for it")
-    documents = count_noun(corpus.documents, "document")
-    progress.log(
-        f"{corpus.name}: {corpus.tokens:,} tokens, {documents}, {corpus.n_bytes / 1e6:,.1f} MB; "
-        f"{training.n:,} windows of {cfg.context}" + (f", {held_out.n:,} held out" if held_out else "")
-    )
-    unigram: dict[str, float] = {}
-    if held_out:
-        loss = unigram_loss(training, held_out, cfg.eval_windows, corpus.vocab_size)
-        unigram = held_out.loss_metrics(loss)
-        progress.log(
-            f"a unigram model has perplexity {unigram['perplexity']:,.0f} on the held-out windows "
-            f"({unigram['bits_per_byte']:.2f} bits per byte), a fresh one about {corpus.vocab_size:,}"
-        )
+        progress.log("--compile has no effect on a CPU: torch.compile cannot trace the CPU kernels of gpt1")
+    unigram = log_corpus(cfg, corpus, training, validation, progress)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    begun = f"from {from_}" if from_ else cfg.model
-    title = f"pre-training {begun}, {millions:.1f} M weights, {precision}"
+    title = f"pre-training {f'from {from_}' if from_ else cfg.model}, {millions:.1f}M parameters, {precision}"
     if processes.world_size > 1:
         title += f", {processes.world_size} processes"
-    prints = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint, "precision": str(activations)}
+    fingerprints = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint, "precision": str(activations)}
     if valid:
-        prints["--valid corpus"] = valid.fingerprint
+        fingerprints["--valid corpus"] = valid.fingerprint
     if from_ and (weights := runs.find_model_folder(from_) / WEIGHTS_FILE).exists():
-        prints["model"] = file_entry(weights)["sha256"]
+        fingerprints["model"] = file_entry(weights)["sha256"]
     return PretrainSetup(
-        model, tokenizer, corpus, training, held_out, device, title, prints, unigram, processes, precision
+        model, tokenizer, corpus, training, validation, device, title, fingerprints, unigram, processes, precision
     )
+
+
+def split_windows(
+    cfg: PretrainConfig, corpus: Corpus, valid: Corpus | None
+) -> tuple[CorpusWindows, CorpusWindows | None]:
+    """Training and validation windows; the latter are those of `valid`, if given."""
+    training, validation = split_corpus(corpus, cfg.context, 0.0 if valid else cfg.valid_fraction)
+    if valid:
+        if valid.tokenizer_fingerprint != corpus.tokenizer_fingerprint:
+            raise UserError(
+                "the --valid corpus was made with another tokenizer.", "Tokenize both with the same tokenizer."
+            )
+        validation = CorpusWindows(valid, 0, valid.tokens, cfg.context)
+        if valid.tokens <= cfg.context:
+            problem = f"the --valid corpus has only {valid.tokens} tokens."
+            raise UserError(problem, f"Use one with more than {cfg.context} tokens, which make one window.")
+    return training, validation
+
+
+def log_corpus(
+    cfg: PretrainConfig, corpus: Corpus, training: CorpusWindows, validation: CorpusWindows | None, progress: Progress
+) -> dict[str, float]:
+    """Print the sizes of the corpus and the unigram baseline, and return the baseline's metrics."""
+    size = f"{corpus.tokens:,} tokens in {count_noun(corpus.documents, 'document')}, {corpus.n_bytes / 1e6:,.1f} MB"
+    windows = f"{training.n:,} windows of {cfg.context}"
+    if not validation:
+        progress.log(f"{corpus.name}: {size}; {windows}")
+        return {}
+    progress.log(f"{corpus.name}: {size}; {windows}, {validation.n:,} validation windows")
+    unigram = validation.loss_metrics(unigram_loss(training, validation, cfg.eval_windows, corpus.vocab_size))
+    progress.log(
+        f"unigram baseline: perplexity {unigram['perplexity']:,.0f} on the validation windows "
+        f"({unigram['bits_per_byte']:.2f} bits per byte); an untrained model: about {corpus.vocab_size:,}"
+    )
+    return unigram
 
 
 def init_model(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_: str | Path | None) -> GPT:
-    """A fresh model of the configured size, or the one to continue from; with the run's dropout."""
+    """A new model of the configured size, or that of `from_`; with the run's dropout."""
     if from_ is None:
-        torch.manual_seed(derive_seed(cfg.seed, 2**32))  # apart from the seeds of the updates
+        torch.manual_seed(derive_seed(cfg.seed, 2**32))  # differs from the seeds of all steps
         shape = {name: getattr(cfg, name) for name in (*SHAPE_FIELDS, "context", "dropout")}
         return GPT(GPTConfig(corpus.vocab_size, **shape))
-    model, theirs = load_model_and_tokenizer(from_)
-    if theirs.fingerprint != tokenizer.fingerprint:
+    model, own_tokenizer = load_model_and_tokenizer(from_)
+    if own_tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(
-            f"the corpus was made with another tokenizer than {from_}.",
-            f"Make it again with: gpt1 tokenize TEXTS --out NEW --tokenizer {from_}",
+            f"the corpus was made with another tokenizer than that of {from_}.",
+            f"Create it again with: gpt1 tokenize TEXTS --out NEW --tokenizer {from_}",
         )
     if cfg.context > model.config.context:
         raise UserError(
-            f"--context {cfg.context} is longer than the {model.config.context} positions of {from_}.",
-            f"Use --context {model.config.context}, or pre-train with --context {cfg.context}.",
+            f"--context {cfg.context} exceeds the {model.config.context} positions of {from_}.",
+            f"Use --context {model.config.context}, or train a new model with --context {cfg.context}.",
         )
     model.set_dropout(cfg.dropout)
     return model
 
 
 def inherited_shape(from_: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The dimensions of the model to continue from, as settings; flags that contradict them are refused."""
+    """The shape of the model `from_` as settings. Raises UserError if `settings` contradicts it."""
     config = GPT.from_pretrained(runs.find_model_folder(from_)).config
     shape = {name: getattr(config, name) for name in SHAPE_FIELDS}
     for name, value in shape.items():
         if settings.get(name, value) != value:
             raise UserError(
                 f"--{name.replace('_', '-')} {settings[name]}: {from_} has {value}, and --from keeps its shape.",
-                "Leave the flag out.",
+                "Remove the flag.",
             )
     return {**shape, "context": config.context}
 
 
 def finish_pretraining(run: Path, setup: PretrainSetup, outcome: Outcome, cfg: PretrainConfig) -> None:
-    """The finished model folder, results and manifest of a run."""
+    """Write the model folder, the results and the manifest of a finished run."""
     with runs.new_model(run) as folder:
         save_model(folder, setup.model, setup.tokenizer)
     language_model = LanguageModel(setup.model, setup.tokenizer)
@@ -293,7 +309,7 @@ def finish_pretraining(run: Path, setup: PretrainSetup, outcome: Outcome, cfg: P
 
 
 def sample_prompts(setup: PretrainSetup, count: int = 3, length: int = 8) -> list[str]:
-    """Beginnings of held-out windows (of training ones where nothing is held out), for samples in the report."""
+    """The first tokens of some validation windows (or training windows), for the samples in the report."""
     windows = setup.validation_windows or setup.train_windows
-    some = windows.read(windows.evenly_spaced(count))[:, :length]
-    return [text for ids in some.tolist() if (text := setup.tokenizer.decode(ids).strip())]
+    starts = windows.read(windows.evenly_spaced(count))[:, :length]
+    return [text for ids in starts.tolist() if (text := setup.tokenizer.decode(ids).strip())]

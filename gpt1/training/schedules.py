@@ -1,4 +1,4 @@
-"""The learning rate of an update, as a share of its peak."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import math
 
 
 def lr_factor(schedule: str, warmup: float, step: int, total_steps: int) -> float:
-    """The share of the peak rate that update `step` (from 0) of `total_steps` takes.
+    """Learning rate of a step as a fraction of the peak.
 
-    Linear warm-up from 0 over `warmup` updates (below 1: that fraction of all), so the first update has rate 0, as in
-    the release. Then `linear` is 1 − t/T over the whole run (the released warmup_linear: (x/w while x ≤ w, else 1) ·
-    (1 − x)), and `cosine` falls from 1 to 0 between the end of warm-up and the end of the run (paper 4.1).
+    All schedules begin with a linear warm-up from 0, so step 0 has learning rate 0, as in the release. `linear` is the
+    released warmup_linear, (x/w while x ≤ w, else 1) · (1 − x) with x = step / total_steps. `cosine` falls from 1 to 0
+    between the end of the warm-up and the end of the run (paper, section 4.1). `constant` stays at 1.
+
+    Args:
+        schedule: `linear`, `cosine` or `constant`.
+        warmup: Steps of warm-up; below 1, a fraction of all steps.
+        step: The step, from 0.
+        total_steps: Steps of the run.
+
+    Returns:
+        A number from 0 to 1.
     """
     x = step / total_steps
     w = warmup if warmup < 1 else warmup / total_steps
     w = min(w, 1.0)
-    rising = x / w if w and x <= w else 1.0
+    warmup_factor = x / w if w and x <= w else 1.0
     if schedule == "constant":
-        return rising
+        return warmup_factor
     if schedule == "linear":
-        return rising * (1 - x)
-    return rising if x <= w else 0.5 * (1 + math.cos(math.pi * (x - w) / (1 - w)))
+        return warmup_factor * (1 - x)
+    return warmup_factor if x <= w else 0.5 * (1 + math.cos(math.pi * (x - w) / (1 - w)))

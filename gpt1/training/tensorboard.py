@@ -1,4 +1,4 @@
-"""Measurements as TensorBoard events: `tensorboard --logdir runs` shows every run beside the others."""
+"""Metrics as TensorBoard events: `tensorboard --logdir runs` compares runs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from gpt1.progress import NullProgress
 
 
 class TensorBoard(NullProgress):
-    """Writes each recorded number as `split/name` into `folder`; a file appears with the first of them.
+    """Writes each recorded number as `split/name`; the event file is created with the first one.
 
-    In the folder of an earlier try (a resumed run) TensorBoard is told to forget what that try wrote for the updates
-    that are done again.
+    In a resumed run, TensorBoard is told to discard the events of the steps that are repeated.
 
-    Events are written here and now: the writer of torch has a thread, and what it cannot write is a traceback of that
-    thread. Events that cannot be written end with one warning, and the work goes on.
+    Events are written synchronously: torch's SummaryWriter has a thread, and a write error there is only a traceback.
+    If events cannot be written, there is one warning and training continues.
 
     Args:
-        folder: Where the files go. The folder above it must exist: that of a deleted run does not come back.
-        warn: Gets the warning.
+        folder: Where the event files go. Its parent must exist, so that a deleted run folder is not created again.
+        warn: Receives the warning.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
@@ -52,23 +51,23 @@ class TensorBoard(NullProgress):
             self._file.flush()
         except OSError as error:
             self._failed = True
-            self.warn(f"warning: no more TensorBoard events, {self.folder} cannot be written: {error.strerror}")
+            self.warn(f"warning: no more TensorBoard events: {self.folder} cannot be written ({error.strerror})")
             self._close()
 
     def end(self) -> None:
-        """A later measurement opens another file."""
+        """Close the event file; a later record opens a new one."""
         self._close()
 
     def _begin(self, step: int) -> IO[bytes]:
         self.folder.mkdir(exist_ok=True)
-        for number in itertools.count():  # a file of this second may be there
+        for number in itertools.count():  # there may be a file of the same second
             name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{number}"
             if not (self.folder / name).exists():
                 break
-        file = open(self.folder / name, "xb")  # noqa: SIM115 (for as long as the run lasts)
+        file = open(self.folder / name, "xb")  # noqa: SIM115 (open until the run ends)
         self._write(file, file_version="brain.Event:2")
         if self._is_resumed:
-            self._write(file, step=step, session_log={"status": 1})  # START: forget what is at this step and later
+            self._write(file, step=step, session_log={"status": 1})  # START: discard events from this step on
         self._is_resumed = False
         return file
 
@@ -83,5 +82,5 @@ class TensorBoard(NullProgress):
         if file is not None:
             try:
                 file.close()
-            except OSError:  # what is still in memory; the warning is out
+            except OSError:  # buffered events are lost; the warning was given before
                 self._failed = True

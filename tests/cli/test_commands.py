@@ -256,7 +256,7 @@ def test_resuming_a_finished_run_changes_nothing(workspace: Path, tmp_path: Path
     for how in (absolute, CLASSIFICATION_FLAGS):
         answer = ask(*f"finetune {workspace / 'reviews.csv'} {how} --out runs/reviews --resume".split())
         assert answer.exit_code == 0, answer.stderr
-        assert "is finished; nothing is left to do" in answer.stderr
+        assert "is already finished" in answer.stderr
     assert list_files(workspace / "runs/reviews") == before
 
 

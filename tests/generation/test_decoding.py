@@ -1,4 +1,4 @@
-"""Prompts of unlike length side by side, each continued as it would be alone; and one with the guesses of a draft."""
+"""Decoding: batches of prompts of different lengths, and speculative decoding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VOCABULARY = 40
 
 
 def tiny(context: int, architecture: Any = "transformer") -> GPT:
-    """Weights large enough that every part of the model shows in what comes out."""
+    """A model with weights so large that every part of it affects the output."""
     torch.manual_seed(3)
     config = GPTConfig(VOCABULARY, 2, 2, 16, context, 0.0, architecture=architecture, lstm_units=24)
     model = GPT(config)
@@ -40,9 +40,9 @@ def tiny(context: int, architecture: Any = "transformer") -> GPT:
 MODELS = {(context, "transformer"): tiny(context) for context in (1, 2, 5, 12)} | {(12, "lstm"): tiny(12, "lstm")}
 
 
-def prompts(most: int) -> st.SearchStrategy[list[list[int]]]:
-    """One to five prompts of 1 to `most` tokens."""
-    prompt = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=most)
+def prompts(max_length: int) -> st.SearchStrategy[list[list[int]]]:
+    """One to five prompts of 1 to `max_length` tokens."""
+    prompt = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=max_length)
     return st.lists(prompt, min_size=1, max_size=5)
 
 
@@ -52,15 +52,15 @@ def alone(model: GPT, prompt: list[int], new: int, *rest: Any) -> list[int]:
 
 @pytest.mark.parametrize("which", MODELS, ids=str)
 @given(data=st.data(), new=st.integers(0, 30))
-def test_each_prompt_is_continued_as_alone_also_beyond_the_context(which: Any, official_data: Any, new: int):
+def test_a_batch_gives_each_prompt_the_same_text_as_alone_even_beyond_the_context(which: Any, data: Any, new: int):
     model = MODELS[which]
-    given_prompts = official_data.draw(prompts(2 * which[0] + 1))
+    given_prompts = data.draw(prompts(2 * which[0] + 1))
     together = decode_batch(model, given_prompts, new, [Sampler(0)] * len(given_prompts))
     assert together.tolist() == [alone(model, prompt, new, 0) for prompt in given_prompts]
 
 
 @given(given_prompts=prompts(15), seed=st.integers(0, 99), narrow=st.sampled_from([(1.0, 0, 1.0), (0.7, 5, 0.9)]))
-def test_a_row_draws_from_its_own_generator_what_it_would_draw_alone(given_prompts: Any, seed: int, narrow: Any):
+def test_a_row_samples_from_its_own_generator_the_same_text_as_alone(given_prompts: Any, seed: int, narrow: Any):
     model = MODELS[12, "transformer"]
     own = [Sampler(*narrow, torch.Generator().manual_seed(seed + i)) for i in range(len(given_prompts))]
     together = decode_batch(model, given_prompts, 20, own)
@@ -68,11 +68,11 @@ def test_a_row_draws_from_its_own_generator_what_it_would_draw_alone(given_promp
         assert together[i].tolist() == alone(model, prompt, 20, *narrow, torch.Generator().manual_seed(seed + i))
 
 
-# ---- a draft that guesses
+# ---- speculative decoding
 
 
-class Counted:
-    """A model whose passes are counted."""
+class PassCounter:
+    """Counts the passes of a model."""
 
     def __init__(self, model: GPT) -> None:
         self.passes = 0
@@ -89,13 +89,13 @@ class Counted:
         return self.model.hidden_states(*given, **named)
 
 
-def other(model: GPT, scale: float) -> GPT:
-    """A model like this one, its weights moved by noise of that scale: at 0 its guesses are right, at 1 seldom."""
-    guesser = tiny(model.config.context)
+def noisy(model: GPT, scale: float) -> GPT:
+    """A draft model: the weights with noise of that scale. At 0 its tokens are always correct, at 1 rarely."""
+    draft = tiny(model.config.context)
     with torch.no_grad():
-        for p in guesser.parameters():
+        for p in draft.parameters():
             p.add_(torch.randn_like(p) * scale)
-    return guesser
+    return draft
 
 
 @pytest.mark.parametrize("context", [1, 2, 5, 12])
@@ -106,35 +106,35 @@ def other(model: GPT, scale: float) -> GPT:
     seed=st.integers(0, 99),
     way=st.sampled_from([(0.0, 0, 1.0), (1.0, 0, 1.0), (0.7, 5, 0.9)]),
 )
-def test_whatever_a_draft_guesses_the_text_is_the_models_own(context, official_data, new, scale, seed, way):
+def test_the_text_is_that_of_the_model_for_any_draft_tokens(context, data, new, scale, seed, way):
     model = MODELS[context, "transformer"]
-    ids = torch.tensor([official_data.draw(prompts(2 * context + 1))[0]])
+    ids = torch.tensor([data.draw(prompts(2 * context + 1))[0]])
     written = [
         decode(model, ids, new, Sampler(*way, torch.Generator().manual_seed(seed)), draft)
-        for draft in (None, other(model, scale))
+        for draft in (None, noisy(model, scale))
     ]
     assert torch.equal(*written)
 
 
 @torch.inference_mode()
-def test_right_guesses_save_passes_and_wrong_ones_cost_none():
+def test_correct_draft_tokens_save_passes_and_wrong_ones_cost_none():
     model, ids, new = MODELS[12, "transformer"], torch.tensor([[1]]), 12
     for draft, passes in ((model, 1 + -(-(new - 1) // (DRAFT_TOKENS + 1))), (tiny(12), None), (None, new)):
         if passes is None:
             with torch.no_grad():
                 draft.tokens.weight.neg_()  # type: ignore[union-attr]
-        counted = Counted(model)
+        counted = PassCounter(model)
         decode(counted, ids, new, Sampler(0), draft)
         assert counted.passes == passes if passes else DRAFT_TOKENS < counted.passes <= new
 
 
-@pytest.mark.skipif(not int4_is_supported([]), reason="no products of four bits on this processor")
+@pytest.mark.skipif(not int4_is_supported([]), reason="this CPU has no 4-bit products")
 @pytest.mark.parametrize(
     ("dtype", "way"),
     [(torch.float32, (0.0, 0, 1.0)), (torch.float32, (1.0, 20, 0.9)), (torch.bfloat16, (0.0, 0, 1.0))],
     ids=str,
 )
-def test_a_model_with_many_weights_writes_with_a_draft_what_it_writes_without(dtype, way, monkeypatch):
+def test_a_large_model_generates_the_same_text_with_and_without_a_draft(dtype, way, monkeypatch):
     monkeypatch.setattr(inference_model, "MEMORY_BOUND_WEIGHTS", 1000)
     torch.manual_seed(0)
     model = GPT(GPTConfig(300, n_layer=2, n_head=2, n_embd=64, context=96)).eval()
@@ -150,13 +150,13 @@ def test_a_model_with_many_weights_writes_with_a_draft_what_it_writes_without(dt
     with torch.inference_mode():
         logits = writer(expected)[0]
         assert torch.cosine_similarity(logits, draft(expected)[0], dim=-1).mean() > 0.9
-    for place in (written != expected)[0].nonzero()[:1, 0]:  # the first token that is another one
-        # bfloat16: a product with several positions rounds otherwise, two tokens nearly alike may change places
+    for place in (written != expected)[0].nonzero()[:1, 0]:  # the first token that differs
+        # in bfloat16, products over several positions round differently, and nearly equal tokens may be exchanged
         assert dtype == torch.bfloat16
         assert logits[place - 1, expected[0, place]] - logits[place - 1, written[0, place]] < 0.05 * logits.std()
 
 
-def test_a_draft_is_only_made_where_it_can_be_and_pays(monkeypatch):
+def test_a_draft_model_is_created_only_where_it_is_supported_and_pays(monkeypatch):
     assert prepare_for_decoding(MODELS[12, "transformer"]) == (MODELS[12, "transformer"], None)
     monkeypatch.setattr(inference_model, "MEMORY_BOUND_WEIGHTS", 1)
     assert prepare_for_decoding(tiny(12))[1] is None  # 16 entries a row
@@ -166,42 +166,42 @@ def test_a_draft_is_only_made_where_it_can_be_and_pays(monkeypatch):
 @pytest.mark.parametrize(
     ("texts", "tokens", "worth"), [(1, 64, True), (1, 63, False), (2, 64, False), (3, 500, False), (4, 64, True)]
 )
-def test_weights_are_laid_out_for_much_to_write(texts: int, tokens: int, worth: bool):
+def test_weights_are_packed_only_for_enough_tokens(texts: int, tokens: int, worth: bool):
     assert pays_to_pack(texts, tokens) == worth
 
 
-def test_logits_that_are_no_numbers_are_refused():
+def test_logits_that_are_not_finite_are_an_error():
     model = tiny(12)
     with torch.no_grad():
         model.blocks[0].mlp.widen.bias.fill_(torch.nan)  # type: ignore[union-attr]
     for temperature in (0.0, 1.0):
-        with pytest.raises(UserError, match="not all numbers"):
+        with pytest.raises(UserError, match="logits are not finite"):
             model.generate(torch.tensor([[1]]), 2, temperature)
 
 
-# ---- reading a prompt
+# ---- prefill
 
 
-class Watched(GPT):
-    """A model that keeps how many tokens it has been given."""
+class RecordingGPT(GPT):
+    """Records the number of tokens of each pass."""
 
     def hidden_states(self, ids: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
         self.read = [*vars(self).get("read", []), ids.shape[1]]
         return super().hidden_states(ids, *given, **named)
 
 
-def watched(dtype: torch.dtype, architecture: Any = "transformer") -> Watched:
+def recording_model(dtype: torch.dtype, architecture: Any = "transformer") -> RecordingGPT:
     torch.manual_seed(3)
     config = GPTConfig(VOCABULARY, 2, 2, 16, 150, 0.0, architecture=architecture, lstm_units=24)
-    model = Watched(config).to(dtype).eval()
+    model = RecordingGPT(config).to(dtype).eval()
     model.activation_dtype = dtype
     return model
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("how", ["alone", "cached", "side by side"])
-def test_in_bfloat16_texts_of_all_lengths_are_read_in_few_sizes(how: str):
-    model, lengths = watched(torch.bfloat16), (1, 32, 33, 34, 64, 65, 66, 97, 98, 130, 149, 150)
+def test_prefill_in_bfloat16_has_few_different_lengths(how: str):
+    model, lengths = recording_model(torch.bfloat16), (1, 32, 33, 34, 64, 65, 66, 97, 98, 130, 149, 150)
     for length in lengths:
         ids = torch.arange(length)[None] % VOCABULARY
         expected = GPT.hidden_states(model, ids)
@@ -221,8 +221,8 @@ def test_in_bfloat16_texts_of_all_lengths_are_read_in_few_sizes(how: str):
 @pytest.mark.parametrize(
     ("dtype", "architecture"), [(torch.float32, "transformer"), (torch.bfloat16, "lstm")], ids=["fp32", "lstm"]
 )
-def test_elsewhere_nothing_is_read_but_the_text(dtype: torch.dtype, architecture: str):
-    model = watched(dtype, architecture)
+def test_prefill_elsewhere_has_no_padding(dtype: torch.dtype, architecture: str):
+    model = recording_model(dtype, architecture)
     prefill(model, torch.zeros(1, 41, dtype=torch.int64), model.new_kv_cache(1))
     assert model.read == [41]
 
@@ -238,8 +238,8 @@ def language_model(pretrained_run: Path) -> LanguageModel:
 TEXTS = ["return the", "", "a", "a long text " * 30, "return the", "the file is not"]
 
 
-@pytest.mark.parametrize("how", [{"temperature": 0}, {"seed": 5, "top_k": 20}], ids=["greedy", "drawn"])
-def test_a_list_of_texts_is_continued_as_each_is_alone_with_its_seed(how: Any, language_model: LanguageModel):
+@pytest.mark.parametrize("how", [{"temperature": 0}, {"seed": 5, "top_k": 20}], ids=["greedy", "sampled"])
+def test_a_list_of_texts_gives_the_same_as_each_alone_with_its_seed(how: Any, language_model: LanguageModel):
     together = language_model.generate(TEXTS, max_tokens=50, **how)
     own = [how | {"seed": how["seed"] + i} if "seed" in how else how for i in range(len(TEXTS))]
     assert together == [
@@ -248,9 +248,7 @@ def test_a_list_of_texts_is_continued_as_each_is_alone_with_its_seed(how: Any, l
     assert (together[0] == together[4]) == ("seed" not in how)
 
 
-def test_more_texts_than_are_continued_together_come_back_in_order(
-    language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-):
+def test_more_texts_than_fit_a_batch_come_back_in_order(language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     at_once = language_model.generate(TEXTS, max_tokens=8, seed=0)
     monkeypatch.setattr("gpt1.inference.predictor.MAX_PARALLEL_TEXTS", 2)
     assert language_model.generate(TEXTS, max_tokens=8, seed=0) == at_once
@@ -258,7 +256,7 @@ def test_more_texts_than_are_continued_together_come_back_in_order(
     assert language_model.generate(TEXTS[:1], max_tokens=8, seed=0) == at_once[:1]
 
 
-def test_generated_text_is_the_prompt_followed_by_what_the_model_writes(language_model: LanguageModel):
+def test_generated_text_is_the_prompt_followed_by_new_tokens(language_model: LanguageModel):
     ids = torch.tensor([language_model.tokenizer.encode("return the")])
     expected = language_model.gpt.generate(ids, 40, temperature=0)[0].tolist()
     assert language_model.generate("return the", max_tokens=40, temperature=0) == language_model.tokenizer.decode(
@@ -266,16 +264,16 @@ def test_generated_text_is_the_prompt_followed_by_what_the_model_writes(language
     )
 
 
-def test_the_same_seed_writes_the_same_text(language_model: LanguageModel):
+def test_the_same_seed_generates_the_same_text(language_model: LanguageModel):
     written = [language_model.generate("the", max_tokens=30, seed=seed) for seed in (1, 1, 2)]
     assert written[0] == written[1] != written[2]
 
 
-def test_no_tokens_asked_for_is_the_prompt(language_model: LanguageModel):
+def test_max_tokens_0_returns_the_prompt(language_model: LanguageModel):
     assert language_model.generate("Just this.", max_tokens=0) == "Just this."
 
 
-def test_the_original_pipeline_sets_a_space_between_prompt_and_words(pretrained_run: Path, prose: list[str]):
+def test_the_original_pipeline_puts_a_space_between_prompt_and_text(pretrained_run: Path, prose: list[str]):
     tokenizer = Tokenizer.train(prose, 300, "original")
     model = LanguageModel(GPT.from_pretrained(pretrained_run / "model"), tokenizer)
     assert model.generate("Return the", max_tokens=0) == "Return the"
@@ -287,7 +285,7 @@ def test_the_original_pipeline_sets_a_space_between_prompt_and_words(pretrained_
 # ---- the command
 
 
-def test_texts_of_the_command_line_and_of_a_file_are_shown_apart(workspace: Path, tmp_path: Path, ask: Any):
+def test_texts_from_the_command_line_and_a_file_are_printed_separately(workspace: Path, tmp_path: Path, ask: Any):
     run, how = str(workspace / "runs/books"), ["--max-tokens", "5", "--temperature", "0"]
     (tmp_path / "prompts.txt").write_text("the file\n\n  a list\n", encoding="utf-8")
     answer = ask("generate", run, "return", "--prompts", str(tmp_path / "prompts.txt"), *how)
@@ -297,7 +295,7 @@ def test_texts_of_the_command_line_and_of_a_file_are_shown_apart(workspace: Path
     assert [(one["prompt"], one["text"] + "\n") for one in found] == [("return", alone[0]), ("the file", alone[1])]
 
 
-def test_prompts_come_from_standard_input(workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_prompts_can_come_from_standard_input(workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
     given_lines = io.TextIOWrapper(io.BufferedReader(io.BytesIO("the file\r\n☃".encode())))  # type: ignore[arg-type]
     monkeypatch.setattr("sys.stdin", given_lines)
     answer = ask("generate", str(workspace / "runs/books"), "--prompts", "-", "--max-tokens", "1", "--json")
@@ -305,7 +303,7 @@ def test_prompts_come_from_standard_input(workspace: Path, ask: Any, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "error"),
     [
         ([], "there is no TEXT to continue"),
         (["--prompts", "missing.txt"], "missing.txt does not exist"),
@@ -314,16 +312,16 @@ def test_prompts_come_from_standard_input(workspace: Path, ask: Any, monkeypatch
         (["--prompts", "binary.txt"], "binary.txt is a binary file"),
     ],
 )
-def test_prompts_that_cannot_be_read_are_refused(
-    words: list[str], said: str, workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+def test_prompts_that_cannot_be_read_are_an_error(
+    words: list[str], error: str, workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(workspace)
     answer = ask("generate", "runs/books", *words)
     assert (answer.exit_code, answer.stdout) == (2, "")
-    assert said in answer.stderr
+    assert error in answer.stderr
 
 
-def test_weights_cast_once_give_what_weights_cast_at_every_token_give():
+def test_weights_cast_once_give_the_same_as_weights_cast_for_each_token():
     model = GPT(GPTConfig(50, n_layer=2, n_head=2, n_embd=16, context=12)).eval()
     assert for_inference(model) is model
     model.activation_dtype = torch.bfloat16
@@ -335,7 +333,7 @@ def test_weights_cast_once_give_what_weights_cast_at_every_token_give():
     assert all(weight.dtype == torch.float32 for weight in model.state_dict().values())
 
 
-def test_a_model_that_was_cast_is_saved_as_its_rounded_weights(tmp_path: Path):
+def test_a_cast_model_is_saved_with_its_rounded_weights(tmp_path: Path):
     model = tiny(12)
     model.activation_dtype = torch.bfloat16
     for_inference(model).save(tmp_path)

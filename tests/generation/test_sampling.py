@@ -1,4 +1,4 @@
-"""Which token comes next."""
+"""Sampling of the next token."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -8.0]])
         ((1.0, 99, 1.0), 6),
         ((1.0, 0, 0.8), 3),  # 0.54, 0.20, 0.12: three are the first to reach 0.8
         ((2.0, 4, 0.6), 2),
-        ((1.0, 0, 1e-300), 1),  # 0 in the type of the probabilities
+        ((1.0, 0, 1e-300), 1),  # 0 in the dtype of the probabilities
     ],
 )
-def test_tokens_are_drawn_as_often_as_temperature_top_k_and_top_p_say(settings: tuple[float, int, float], kept: int):
+def test_token_frequencies_follow_temperature_top_k_and_top_p(settings: tuple[float, int, float], kept: int):
     temperature, top_k, top_p = settings
     draws = 20_000
     generator = torch.Generator().manual_seed(0)
@@ -45,7 +45,7 @@ def logits(batch: int, time: int, seed: int) -> torch.Tensor:
 
 
 @given(way=WAYS, batch=st.integers(1, 3), time=st.integers(1, 6), seed=st.integers(0, 99))
-def test_a_token_comes_out_the_same_alone_with_others_and_asked_for_again(way, batch, time, seed):
+def test_a_token_is_the_same_alone_with_others_and_sampled_again(way, batch, time, seed):
     given_logits = logits(batch, time, seed)
     choice = Sampler(*way, torch.Generator().manual_seed(seed))
     alone = torch.cat([choice(given_logits[:, [place]], place) for place in range(time)], dim=1)
@@ -57,7 +57,7 @@ def test_a_token_comes_out_the_same_alone_with_others_and_asked_for_again(way, b
 
 
 @given(way=WAYS, seed=st.integers(0, 99))
-def test_what_is_drawn_is_what_torch_draws_of_the_same_probabilities_and_generator(way, seed):
+def test_sampling_equals_torch_multinomial_with_the_same_generator(way, seed):
     given_logits = logits(1, 1, seed)
     choice = Sampler(*way, torch.Generator().manual_seed(seed))
     if way[0]:
@@ -78,11 +78,13 @@ def test_random_numbers_of_discarded_tokens_are_not_kept():
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_a_token_that_cannot_be_is_not_drawn_where_a_device_draws_zeros(zero: float, monkeypatch: pytest.MonkeyPatch):
-    drawn = torch.Tensor.exponential_
+def test_a_token_of_probability_0_is_never_sampled_even_if_the_device_samples_zeros(
+    zero: float, monkeypatch: pytest.MonkeyPatch
+):
+    exponential = torch.Tensor.exponential_
 
     def with_zeros(x: torch.Tensor, **how: torch.Generator) -> torch.Tensor:
-        drawn(x, **how)[:, 3:] = zero
+        exponential(x, **how)[:, 3:] = zero
         return x
 
     monkeypatch.setattr(torch.Tensor, "exponential_", with_zeros)
@@ -91,16 +93,16 @@ def test_a_token_that_cannot_be_is_not_drawn_where_a_device_draws_zeros(zero: fl
 
 
 @given(row=st.lists(st.sampled_from([0.0, 1.0, torch.inf, -torch.inf, torch.nan]), min_size=1, max_size=4))
-def test_logits_are_refused_where_their_softmax_is_no_distribution(row: list[float]):
+def test_logits_without_a_finite_softmax_are_an_error(row: list[float]):
     rows = torch.tensor([[0.0] * len(row), row])
     if rows.softmax(-1).isfinite().all():
         check_finite(rows)
     else:
-        with pytest.raises(UserError, match="not all numbers"):
+        with pytest.raises(UserError, match="logits are not finite"):
             check_finite(rows)
 
 
 @pytest.mark.parametrize("way", [(-1.0, 0, 1.0), (float("nan"), 0, 1.0), (1.0, -1, 1.0), (1.0, 0, 0.0), (1.0, 0, 1.1)])
-def test_a_way_that_leaves_no_token_is_refused(way: tuple[float, int, float]):
+def test_settings_that_leave_no_token_are_an_error(way: tuple[float, int, float]):
     with pytest.raises(UserError, match="leave no token to choose"):
         Sampler(*way)

@@ -18,8 +18,8 @@ from gpt1.errors import ResourceError, UserError
 from gpt1.inference import convert as exchange
 from gpt1.inference.convert import export_model, import_model
 from gpt1.inference.predictor import load
+from gpt1.model.foreign_weights import BLOCK_NAMES
 from gpt1.model.gpt import GPT
-from gpt1.model.weights import BLOCK_NAMES
 from gpt1.tokenization.tokenizer import Tokenizer
 
 TEXT = "the file is opened and closed"
@@ -255,7 +255,7 @@ def test_the_command_says_what_it_wrote_and_that_their_tokenizer_differs(exporte
         ("huggingface", "reviews/model", "gpt1 export huggingface 'my runs/books' --out DIR"),
         ("huggingface", "alone", "gpt1 export huggingface RUN --out DIR"),
         ("huggingface", "revews", "revews does not exist. Did you mean reviews?"),
-        ("huggingface", "empty", "is no model folder"),
+        ("huggingface", "empty", "is not a model folder"),
         ("huggingface", "swapped", "the tokenizer has 300 tokens, the model 299"),
     ],
 )

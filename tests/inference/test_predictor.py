@@ -194,7 +194,7 @@ def test_logits_that_are_no_numbers_are_no_prediction(make: Make):
     nn.init.constant_(broken.task_model.gpt.blocks[0].mlp.widen.bias, float("nan"))
     table = Table("rows.csv", ["t"], [{"t": "some text"}])
     for ask in (broken.predict, broken.predict_proba, lambda _: broken.predict_table(table), broken.next_tokens):
-        with pytest.raises(UserError, match="not all numbers"):
+        with pytest.raises(UserError, match="logits are not finite"):
             ask("a" if ask == broken.next_tokens else ["a"])
 
 

@@ -160,7 +160,7 @@ def test_a_head_that_is_not_finite_is_refused(model: Path):
     weights = load_file(model / "model.safetensors")
     weights["head.linear.bias"] = torch.full_like(weights["head.linear.bias"], math.inf)
     save_file(weights, model / "model.safetensors")
-    with pytest.raises(UserError, match=r"tensor head.linear.bias holds NaN or infinity"):
+    with pytest.raises(UserError, match=r"tensor head.linear.bias contains NaN or infinity"):
         load(model, verify=False)
 
 

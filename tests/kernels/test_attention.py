@@ -1,4 +1,4 @@
-"""Attention: equal to the plain formula under the same mask, in value and gradient, for every shape."""
+"""Attention equals the plain formula with the same dropout mask, in values and gradients, for all shapes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def plain(qkv: Tensor, n_head: int, keep: Tensor) -> Tensor:
     return y.transpose(1, 2).reshape(batch, time, width // 3)
 
 
-def drawn(batch: int, time: int, n_head: int, p: float, dtype: torch.dtype, seed: int) -> Tensor:
-    """What causal_attention will multiply the probabilities with: its mask / (1 - p)."""
+def dropout_mask(batch: int, time: int, n_head: int, p: float, dtype: torch.dtype, seed: int) -> Tensor:
+    """The dropout mask / (1 − p) that causal_attention will use for this seed."""
     torch.manual_seed(seed)
     keep = torch.ones(batch * n_head, time, time, dtype=dtype)
     at_a_time = sequences_at_a_time(n_head, time)
@@ -45,13 +45,13 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 @given(shape=shapes, p=probabilities, seed=st.integers(0, 99), scores=st.integers(1, 1 << 18))
-def test_values_and_gradients_are_those_of_the_plain_formula(tiny_pretrain_settings, p, seed, scores):
-    batch, time, n_head, head_width = tiny_pretrain_settings
+def test_values_and_gradients_equal_the_plain_formula(shape, p, seed, scores):
+    batch, time, n_head, head_width = shape
     qkv = torch.randn(batch, time, 3 * n_head * head_width, dtype=torch.float64, requires_grad=True)
     dy = torch.randn(batch, time, n_head * head_width, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MAX_SCORES", scores)  # sequences at a time: one, some, all
-        expected = plain(qkv, n_head, drawn(batch, time, n_head, p, qkv.dtype, seed))
+        patch.setattr(module, "MAX_SCORES", scores)  # one, some or all sequences at a time
+        expected = plain(qkv, n_head, dropout_mask(batch, time, n_head, p, qkv.dtype, seed))
         y = causal_attention(qkv, n_head, p)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, qkv, dy)[0] for out in (y, expected)))
@@ -59,11 +59,11 @@ def test_values_and_gradients_are_those_of_the_plain_formula(tiny_pretrain_setti
 
 @pytest.mark.parametrize("p", [0.0, 0.1])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.01)])
-def test_in_narrower_types_it_is_the_formula_up_to_their_rounding(p, dtype, tolerance):
+def test_in_lower_precision_it_equals_the_formula_up_to_rounding(p, dtype, tolerance):
     torch.manual_seed(0)
     qkv = torch.randn(2, 300, 3 * 2 * 64).to(dtype).requires_grad_()
     dy = torch.randn(2, 300, 2 * 64).to(dtype)
-    keep = drawn(2, 300, 2, p, dtype, seed=1).double()
+    keep = dropout_mask(2, 300, 2, p, dtype, seed=1).double()
     y = causal_attention(qkv, 2, p)
     exact = qkv.detach().double().requires_grad_()
     expected = plain(exact, 2, keep)
@@ -74,8 +74,8 @@ def test_in_narrower_types_it_is_the_formula_up_to_their_rounding(p, dtype, tole
 
 
 @given(shape=shapes, p=probabilities)
-def test_a_later_position_changes_no_earlier_one(tiny_pretrain_settings, p):
-    batch, time, n_head, head_width = tiny_pretrain_settings
+def test_a_later_position_never_changes_an_earlier_one(shape, p):
+    batch, time, n_head, head_width = shape
     qkv = torch.randn(batch, time, 3 * n_head * head_width, requires_grad=True)
     cut = time // 2
     other = torch.cat([qkv[:, :cut], torch.randn_like(qkv[:, cut:])], dim=1)
@@ -87,14 +87,14 @@ def test_a_later_position_changes_no_earlier_one(tiny_pretrain_settings, p):
 
 
 @pytest.mark.parametrize("time", [1, 7, STRIP + 3])
-def test_without_gradients_and_dropout_torchs_own_kernel_gives_the_same(time):
+def test_torchs_kernel_gives_the_same_without_gradients_and_dropout(time):
     qkv = torch.randn(2, time, 3 * 32, requires_grad=True)
     with torch.no_grad():
         fused = causal_attention(qkv, 4)
     torch.testing.assert_close(fused, causal_attention(qkv, 4), rtol=1e-5, atol=1e-6)
 
 
-def test_dropout_leaves_the_mean_of_many_draws_at_the_output_without_it():
+def test_the_mean_over_many_dropout_masks_is_the_output_without_dropout():
     torch.manual_seed(0)
     qkv = torch.randn(1, 16, 3 * 8)
     y, many = causal_attention(qkv, 2), torch.stack([causal_attention(qkv, 2, 0.2) for _ in range(2000)])
@@ -102,7 +102,7 @@ def test_dropout_leaves_the_mean_of_many_draws_at_the_output_without_it():
     assert float(error.abs().max()) < 5
 
 
-def test_scores_far_apart_neither_overflow_nor_vanish():
+def test_extreme_scores_give_finite_values_and_gradients():
     qkv = 100 * torch.randn(1, 20, 3 * 8)
     qkv.requires_grad_()
     y = causal_attention(qkv, 1, 0.1)

@@ -1,4 +1,4 @@
-"""What is kept between updates changes no number: copies follow the weights, gradients start anew."""
+"""Reused buffers change no number: copies follow the weights, gradients start from 0."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from gpt1.training.optimizers import OPTIMIZERS
 CONFIG = GPTConfig(50, n_layer=2, n_head=2, n_embd=16, context=12)
 
 
-def trained(keep: bool, pieces: int) -> tuple[dict[str, Tensor], list[float]]:
-    """The weights and losses of five updates in bf16, each of some pieces."""
+def train(reuse: bool, micro_batches: int) -> tuple[dict[str, Tensor], list[float]]:
+    """Weights and losses of five steps in bf16 with some micro-batches each."""
     torch.manual_seed(0)
     model = GPT(CONFIG).train()
     model.activation_dtype = torch.bfloat16
     optimizer = OPTIMIZERS["adamw"](list(model.named_parameters()), PretrainConfig())
     losses = []
 
-    def updates() -> None:
+    def run_steps() -> None:
         for step in range(5):
             torch.manual_seed(step)
             ids = torch.randint(0, 50, (4, 13))
-            for piece in torch.chunk(ids, pieces):
-                loss = l1(model, PretrainMicroBatch(piece, 48)).total
+            for part in torch.chunk(ids, micro_batches):
+                loss = l1(model, PretrainMicroBatch(part, 48)).total
                 loss.backward()
                 losses.append(loss.item())
             optimizer.step(0.01)
             refresh_buffers(model.parameters())
 
-    if keep:
+    if reuse:
         with reuse_buffers(model):
-            updates()
+            run_steps()
     else:
-        updates()
+        run_steps()
     return {name: p.detach() for name, p in model.named_parameters()}, losses
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_training_with_kept_arrays_is_training_without_to_the_bit(pieces):
-    (mine, mine_losses), (plain, plain_losses) = trained(True, pieces), trained(False, pieces)
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_training_with_reused_buffers_gives_the_same_bits(micro_batches):
+    (mine, mine_losses), (plain, plain_losses) = train(True, micro_batches), train(False, micro_batches)
     assert mine_losses == plain_losses
     assert all(torch.equal(mine[name], plain[name]) for name in plain)
 
 
-def test_the_gradient_of_an_update_lies_where_that_of_the_update_before_lay():
+def test_gradients_reuse_the_memory_of_the_previous_step():
     model = GPT(CONFIG).train()
     model.activation_dtype = torch.bfloat16
     places = []
@@ -61,7 +61,7 @@ def test_the_gradient_of_an_update_lies_where_that_of_the_update_before_lay():
     assert places[0] == places[1] == places[2]
 
 
-def test_nothing_is_left_on_the_weights_afterwards_not_even_after_an_error():
+def test_no_buffers_are_left_afterwards_even_after_an_error():
     model = GPT(CONFIG)
 
     def stopped() -> None:
@@ -74,7 +74,7 @@ def test_nothing_is_left_on_the_weights_afterwards_not_even_after_an_error():
     assert not any(get_buffers(p) for p in model.parameters())
 
 
-def test_a_copy_is_made_once_and_follows_the_weight():
+def test_a_cast_copy_is_made_once_and_follows_the_weight():
     layer = torch.nn.Linear(3, 4)
     with reuse_buffers(layer):
         first = cast_weight(layer.weight, torch.bfloat16)
@@ -86,7 +86,7 @@ def test_a_copy_is_made_once_and_follows_the_weight():
         assert cast_weight(layer.weight, torch.float32) is layer.weight
 
 
-def test_what_inference_casts_is_not_kept_for_training():
+def test_copies_cast_in_inference_mode_are_not_reused_in_training():
     layer = torch.nn.Linear(3, 4)
     with reuse_buffers(layer):
         with torch.inference_mode():
@@ -94,7 +94,7 @@ def test_what_inference_casts_is_not_kept_for_training():
         assert not cast_weight(layer.weight, torch.bfloat16).is_inference()
 
 
-def test_a_gradient_array_is_given_out_once():
+def test_a_gradient_buffer_is_handed_out_once():
     layer = torch.nn.Linear(3, 4)
     with reuse_buffers(layer):
         layer.weight.grad = torch.ones(4, 3)

@@ -1,4 +1,4 @@
-"""Dropout: the distribution of torch's, from random bits of torch's generator, and the gradient of its own mask."""
+"""Dropout: the distribution of its masks, and gradients with the same mask."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ probabilities = st.sampled_from([0.001, 0.1, 0.25, 0.5, 0.9])
 shapes = st.lists(st.integers(1, 40), min_size=1, max_size=3)
 
 
-def kept(shape: list[int], p: float, dtype: torch.dtype, seed: int) -> torch.Tensor:
-    """The mask that the next call will draw, as numbers."""
+def next_mask(shape: list[int], p: float, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """The mask of the next call as numbers."""
     torch.manual_seed(seed)
     mask = keep_mask(shape, p, dtype).to(dtype)
     torch.manual_seed(seed)
@@ -27,21 +27,21 @@ def kept(shape: list[int], p: float, dtype: torch.dtype, seed: int) -> torch.Ten
 
 
 @given(shape=shapes, p=probabilities, dtype=dtypes, seed=st.integers(0, 1000))
-def test_what_is_kept_is_scaled_and_the_rest_is_zero(tiny_pretrain_settings, p, dtype, seed):
-    x = torch.randn(tiny_pretrain_settings, dtype=dtype)
-    mask = kept(tiny_pretrain_settings, p, dtype, seed)
+def test_kept_elements_are_scaled_and_the_rest_is_zero(shape, p, dtype, seed):
+    x = torch.randn(shape, dtype=dtype)
+    mask = next_mask(shape, p, dtype, seed)
     assert torch.equal(dropout(x, p), x * mask * (1 / (1 - p)))
 
 
 @given(shape=shapes, p=probabilities, seed=st.integers(0, 1000))
-def test_the_residual_sum_is_x_plus_dropout_of_y(tiny_pretrain_settings, p, seed):
-    x, y = torch.randn(2, *tiny_pretrain_settings, dtype=torch.float64)
-    mask = kept(tiny_pretrain_settings, p, y.dtype, seed)
+def test_the_residual_sum_is_x_plus_dropout_of_y(shape, p, seed):
+    x, y = torch.randn(2, *shape, dtype=torch.float64)
+    mask = next_mask(shape, p, y.dtype, seed)
     torch.testing.assert_close(residual_dropout(x, y, p), x + y * mask / (1 - p))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.6])
-def test_gradients_are_those_of_the_mask_that_was_drawn(p):
+def test_gradients_use_the_same_mask(p):
     x, y = (torch.randn(3, 17, dtype=torch.float64, requires_grad=True) for _ in range(2))
 
     def seeded(f):
@@ -55,7 +55,7 @@ def test_gradients_are_those_of_the_mask_that_was_drawn(p):
     assert torch.autograd.gradcheck(seeded(residual_dropout), (x, y))
 
 
-def test_a_gradient_that_is_not_contiguous_is_taken_as_it_is():
+def test_gradients_need_not_be_contiguous():
     x = torch.randn(6, 4, requires_grad=True)
     torch.manual_seed(1)
     y = dropout(x, 0.5)
@@ -66,13 +66,13 @@ def test_a_gradient_that_is_not_contiguous_is_taken_as_it_is():
     assert torch.equal(expanded, (y != 0) * 2.0)
 
 
-def test_without_dropout_the_input_itself_comes_back():
+def test_probability_0_returns_the_input_itself():
     x, y = torch.randn(2, 3)
     assert dropout(x, 0.0) is x
     assert torch.equal(residual_dropout(x, y, 0.0), x + y)
 
 
-def test_a_seed_decides_every_bit():
+def test_the_seed_determines_every_bit():
     torch.manual_seed(3)
     first = [keep_mask([100, 7], 0.3, torch.float32) for _ in range(3)]
     torch.manual_seed(3)
@@ -81,14 +81,14 @@ def test_a_seed_decides_every_bit():
 
 @pytest.mark.parametrize("p", [0.1, 0.37])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_share_of_what_is_dropped_is_p(p, dtype):
+def test_the_share_of_dropped_elements_is_p(p, dtype):
     torch.manual_seed(0)
     n = 1 << 22
     dropped = sum(float((keep_mask([n], p, dtype) == 0).double().mean()) for _ in range(4)) / 4
     assert abs(dropped - p) < 4 * math.sqrt(p * (1 - p) / (4 * n)) + 1e-5
 
 
-def test_dropout_keeps_the_mean_and_adds_the_variance_of_a_coin():
+def test_dropout_keeps_the_mean_and_adds_bernoulli_variance():
     torch.manual_seed(0)
     p, n = 0.1, 1 << 22
     y = dropout(torch.ones(n), p).double()
@@ -108,13 +108,13 @@ def test_masks_of_two_calls_are_independent():
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 5, 63, 64, 256, 257, 1023, 1024, 768, 768 * 2, 768 * 512])
-def test_elements_of_a_mask_are_independent_of_those_further_on(lag):
+def test_elements_of_a_mask_are_independent_of_later_ones(lag):
     torch.manual_seed(0)
     mask = keep_mask([2048, 768], 0.1, torch.bfloat16).view(-1)
     assert abs(correlation(mask[:-lag], mask[lag:])) < 5 / math.sqrt(mask.numel())
 
 
-def test_rows_and_columns_drop_as_many_as_coins_would():
+def test_counts_per_row_and_column_are_binomial():
     torch.manual_seed(0)
     p, mask = 0.1, keep_mask([2048, 768], 0.1, torch.bfloat16).double()
     for axis in (0, 1):
@@ -125,8 +125,8 @@ def test_rows_and_columns_drop_as_many_as_coins_would():
         assert float(spread.abs().max()) < 6
 
 
-def test_three_and_four_elements_are_dropped_together_as_often_as_coins():
-    """Pairs could be independent and triples not. These sit on the faces' own lines, where dependence would show."""
+def test_three_and_four_elements_are_dropped_jointly_as_often_as_independent_ones():
+    """Pairs could be independent and triples not. These lags are along the faces, where dependence would be visible."""
     torch.manual_seed(0)
     p, n = 0.25, 1 << 22
     dropped = 1 - keep_mask([n], p, torch.bfloat16).double()
@@ -147,5 +147,5 @@ def test_words_use_all_their_64_bits():
 
 
 @given(n=st.integers(0, 3000))
-def test_there_are_as_many_words_as_asked_for(n):
+def test_the_number_of_words_is_exact(n):
     assert random_words(n).shape == (n,)

@@ -1,4 +1,4 @@
-"""Rows by number: values and gradients are torch's."""
+"""Embedding lookup: values and gradients equal torch's."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gpt1.kernels.lm_loss import lm_loss
 
 
 @given(shape=st.lists(st.integers(1, 6), min_size=1, max_size=2), rows=st.integers(1, 9), width=st.integers(1, 5))
-def test_values_and_gradients_are_torchs(tiny_pretrain_settings, rows, width):
-    ids = torch.randint(0, rows, tiny_pretrain_settings)
+def test_values_and_gradients_equal_torchs(shape, rows, width):
+    ids = torch.randint(0, rows, shape)
     weight = torch.randn(rows, width, dtype=torch.float64, requires_grad=True)
-    dy = torch.randn(*tiny_pretrain_settings, width, dtype=torch.float64)
+    dy = torch.randn(*shape, width, dtype=torch.float64)
     y, expected = embedding(ids, weight), F.embedding(ids, weight)
     assert torch.equal(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, weight, dy)[0] for out in (y, expected)))
 
 
 def both_uses(weight, ids, plainly):
-    """One matrix that looks the tokens up and predicts them."""
+    """One matrix as embedding and output matrix."""
     rows, predicted = (F.embedding if plainly else embedding)(ids, weight), ids.roll(-1)
     states = rows.tanh()
     if plainly:
@@ -34,22 +34,22 @@ def both_uses(weight, ids, plainly):
 
 @pytest.mark.parametrize("times", [1.0, 3.0])
 @pytest.mark.parametrize("kept", [False, True])
-def test_the_matrix_of_both_ends_gets_the_sum_of_both_gradients_over_pieces_and_updates(times, kept):
-    ids = torch.randint(0, 9, (3, 2, 7))  # updates, pieces, tokens
+def test_a_tied_matrix_gets_the_sum_of_both_gradients_over_micro_batches_and_steps(times, kept):
+    ids = torch.randint(0, 9, (3, 2, 7))  # steps, micro-batches, tokens
     weight, reference = (torch.nn.Linear(4, 9, bias=False, dtype=torch.float64) for _ in range(2))
     reference.load_state_dict(weight.state_dict())
-    for update in ids:
+    for step_ids in ids:
         reference.zero_grad()
-        for piece in update:
-            (times * both_uses(reference.weight, piece, plainly=True)).backward()
+        for part in step_ids:
+            (times * both_uses(reference.weight, part, plainly=True)).backward()
         with reuse_buffers(weight if kept else torch.nn.Identity()):
-            for piece in update:
-                (times * both_uses(weight.weight, piece, plainly=False)).backward()
+            for part in step_ids:
+                (times * both_uses(weight.weight, part, plainly=False)).backward()
             torch.testing.assert_close(weight.weight.grad, reference.weight.grad)
             refresh_buffers(weight.parameters())
 
 
-def test_what_another_backward_pass_has_sent_is_left_alone():
+def test_gradients_of_another_backward_pass_are_not_changed():
     weight, sent = torch.randn(9, 4, requires_grad=True), torch.ones(9, 4)
     offer_gradient(weight, sent)
     embedding(torch.tensor([1, 1]), weight).sum().backward()
@@ -59,7 +59,7 @@ def test_what_another_backward_pass_has_sent_is_left_alone():
 
 @pytest.mark.parametrize("between", [False, True])
 def test_several_losses_in_one_pass_add_up(between):
-    """All over one look-up, or each over its own, as when two texts are compared."""
+    """All losses over one lookup, or each over its own."""
     ids = torch.randint(0, 9, (3, 7))
     weight, gradients = torch.randn(9, 4, dtype=torch.float64, requires_grad=True), []
     for plainly in (True, False):

@@ -1,5 +1,5 @@
-"""The fast path (bf16, cheap dropout, loss and head in pieces, a fused optimiser, the gradients of weights turned)
-against a plain one (transformers in float32, eager, torch's own dropout and AdamW): the same losses, within noise."""
+"""The fast path (bf16, fast dropout, chunked loss, fused optimizer, fast weight gradients) has the losses of a plain
+one (transformers in float32, eager, torch's dropout and AdamW), within noise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEEDS = range(3)
 
 
 def rate(step: int) -> float:
-    """Up over 50 updates, then constant: the curves are at their steepest here, where a difference would show."""
+    """Warm-up over 50 steps, then constant: the curves are steep here, where a difference would be visible."""
     return PEAK_LR * min(1.0, (step + 1) / 50)
 
 
@@ -74,7 +74,7 @@ def fast(folder: Path, seed: int, activations: torch.dtype) -> Callable[[Tensor,
 
 
 def start(folder: Path, vocab_size: int, seed: int) -> Path:
-    """The same fresh weights for everyone, in a folder of transformers."""
+    """The same initial weights for all, in a folder of transformers."""
     from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
     torch.manual_seed(seed)
@@ -85,7 +85,7 @@ def start(folder: Path, vocab_size: int, seed: int) -> Path:
 
 
 def curves(make: Callable[[Path, int], Callable[[Tensor, int], Tensor]], corpus: Path, folder: Path) -> Tensor:
-    """Losses [seeds, quarters of the updates], means."""
+    """Mean losses [seeds, quarters of the steps]."""
     found = []
     for seed in SEEDS:
         update = make(start(folder, Corpus.open(corpus).vocab_size, seed), seed)
@@ -101,16 +101,14 @@ def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activations", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_two_hundred_updates_have_the_losses_of_the_plain_path(
+def test_two_hundred_steps_have_the_losses_of_the_plain_path(
     activations: torch.dtype, expected: Tensor, corpus: Path, tmp_path: Path
 ):
     found = curves(lambda folder, seed: fast(folder, seed, activations), corpus, tmp_path)
-    assert (
-        expected[:, 0].mean() - expected[:, -1].mean() > 1.0
-    )  # something is learnt, so there is something to agree in
-    # The two draw other dropout masks from the same windows: a seed's two curves may differ by that, their mean less.
+    assert expected[:, 0].mean() - expected[:, -1].mean() > 1.0  # the model learns, so that the curves can differ
+    # Dropout masks differ, so the curves of a seed differ by noise, and their means by less.
     noise = (found - expected).std(0) / len(SEEDS) ** 0.5
     gap = (found.mean(0) - expected.mean(0)).abs()
-    # In the first quarter there is next to none: half the dropout would lie 0.005 apart.
+    # In the first quarter there is little noise: half the dropout would differ by 0.005.
     assert (gap <= 3 * noise + 0.003).all(), (gap, noise)
     assert (gap < 0.03).all(), gap

@@ -1,4 +1,4 @@
-"""GELU: torch's tanh form in value and derivative, whatever the type, the shape and the strides."""
+"""GELU: equal to torch's tanh form in value and derivative for all dtypes, shapes and strides."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from gpt1.kernels import gelu as module
 from gpt1.kernels.gelu import gelu
 
 
-@given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), piece=st.integers(1, 70))
-def test_values_and_derivatives_are_torchs_in_pieces_of_any_size(tiny_pretrain_settings, piece):
-    x = (3 * torch.randn(tiny_pretrain_settings, dtype=torch.float64)).requires_grad_()
-    dy = torch.randn(tiny_pretrain_settings, dtype=torch.float64)
+@given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), chunk=st.integers(1, 70))
+def test_values_and_derivatives_equal_torchs_for_any_chunk_size(shape, chunk):
+    x = (3 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
+    dy = torch.randn(shape, dtype=torch.float64)
     expected = F.gelu(x, approximate="tanh")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK_ELEMENTS", piece)
+        patch.setattr(module, "CHUNK_ELEMENTS", chunk)
         y = gelu(x)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, x, dy)[0] for out in (y, expected)))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
-def test_every_number_of_a_wide_range_is_right_up_to_rounding(dtype, tolerance):
+def test_every_number_of_a_wide_range_is_exact_up_to_rounding(dtype, tolerance):
     x = torch.linspace(-12, 12, 20_001).to(dtype).requires_grad_()
     exact = x.detach().double().requires_grad_()
     y, expected = gelu(x), F.gelu(exact, approximate="tanh")
@@ -40,5 +40,5 @@ def test_strides_do_not_matter():
     assert torch.equal(gelu(x[:, 1:4]), gelu(x)[:, 1:4])
 
 
-def test_it_is_nil_at_minus_and_the_identity_at_plus_infinity():
+def test_it_is_0_for_large_negative_and_the_identity_for_large_positive_numbers():
     assert gelu(torch.tensor([-1e4, 0.0, 1e4])).tolist() == [0.0, 0.0, 1e4]

@@ -1,4 +1,4 @@
-"""Weights rounded to four bits an entry, against the plain rule."""
+"""4-bit weights against the plain rounding rule."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gpt1.kernels.int4 import QUANTIZE_ROWS, Int4Linear, int4_group_size, int4_is_supported
 
-pytestmark = pytest.mark.skipif(not int4_is_supported([]), reason="no products of four bits on this processor")
+pytestmark = pytest.mark.skipif(not int4_is_supported([]), reason="this CPU has no 4-bit products")
 
 
-def plainly(weight: Tensor) -> Tensor:
-    """Each entry as the nearest of sixteen values from its group's least to its greatest, in float64."""
+def round_plainly(weight: Tensor) -> Tensor:
+    """Each entry rounded to the nearest of sixteen values from its group's min to its max, in float64."""
     result = torch.empty(weight.shape, dtype=torch.float64)
     group = int4_group_size(weight.shape[1])
     for row, entries in enumerate(weight.float()):
@@ -38,12 +38,12 @@ def relative(found: Tensor, expected: Tensor) -> float:
     with_bias=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_a_product_is_that_with_the_plainly_rounded_weight(batch, n_in, n_out, with_bias, seed):
+def test_a_product_equals_that_with_the_plainly_rounded_weight(batch, n_in, n_out, with_bias, seed):
     torch.manual_seed(seed)
     x, weight = torch.randn(*batch, n_in).bfloat16(), torch.randn(n_out, n_in)
     bias = torch.randn(n_out).bfloat16() if with_bias else None
     y = Int4Linear(weight, bias)(x)
-    expected = x.double() @ plainly(weight).T + (bias.double() if bias is not None else 0)
+    expected = x.double() @ round_plainly(weight).T + (bias.double() if bias is not None else 0)
     assert y.shape == (*batch, n_out)
     assert y.dtype == torch.bfloat16
     assert relative(y, expected) < 2**-6
@@ -51,7 +51,7 @@ def test_a_product_is_that_with_the_plainly_rounded_weight(batch, n_in, n_out, w
         assert torch.equal(Int4Linear(weight, bias)(x.mT.contiguous().mT), y)  # however it lies in memory
 
 
-def test_a_weight_of_many_rows_is_rounded_block_by_block_as_at_once():
+def test_rounding_block_by_block_equals_rounding_at_once():
     weight, x = torch.randn(2 * QUANTIZE_ROWS + 37, 64), torch.randn(3, 64).bfloat16()
     at_once = torch.cat([Int4Linear(rows)(x) for rows in torch.split(weight, 16 * 7)], dim=1)
     assert torch.equal(Int4Linear(weight)(x), at_once)
@@ -62,7 +62,7 @@ def test_a_group_of_equal_entries_keeps_their_value():
     torch.testing.assert_close(Int4Linear(weight)(torch.eye(64).bfloat16()), torch.full((64, 5), 0.75).bfloat16())
 
 
-def test_what_the_kernel_has_no_groups_for_does_not_fit():
+def test_unsupported_widths_and_devices_are_reported():
     assert int4_is_supported([torch.empty(3, 64), torch.empty(3, 32)])
     assert not int4_is_supported([torch.empty(3, 64), torch.empty(3, 48)])
     assert not int4_is_supported([torch.empty(3, 64, device="meta")])

@@ -1,4 +1,4 @@
-"""The linear layer: its three gradients in bfloat16 are the exact ones up to the rounding of that type."""
+"""The linear layer: values and gradients in bfloat16 are exact up to rounding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ widths = st.one_of(st.integers(1, 20), st.sampled_from([64, 769]))
     n_out=widths,
     many=st.sampled_from([1, module.MANY_ROWS]),
 )
-def test_values_and_gradients_are_the_exact_ones_up_to_rounding(batch, n_in, n_out, many):
+def test_values_and_gradients_are_exact_up_to_rounding(batch, n_in, n_out, many):
     x = torch.randn(*batch, n_in).bfloat16().requires_grad_()
     weight = torch.randn(n_out, n_in).bfloat16().float().requires_grad_()  # exact in bfloat16: only results are rounded
     bias = torch.randn(n_out).bfloat16().float().requires_grad_()
@@ -45,12 +45,12 @@ def test_values_and_gradients_are_the_exact_ones_up_to_rounding(batch, n_in, n_o
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_in_wider_types_it_is_torchs_own(dtype):
+def test_in_float32_and_float64_it_equals_torchs(dtype):
     x, weight, bias = torch.randn(2, 3, 4, dtype=dtype), torch.randn(5, 4), torch.randn(5)
     assert torch.equal(linear(x, weight, bias), F.linear(x, weight.to(dtype), bias.to(dtype)))
 
 
-def test_only_what_is_trained_gets_a_gradient():
+def test_only_trainable_inputs_get_a_gradient():
     x, bias = torch.randn(3, 4).bfloat16(), torch.randn(5)
     weight = torch.randn(5, 4, requires_grad=True)
     linear(x, weight, bias).sum().backward()
@@ -59,11 +59,9 @@ def test_only_what_is_trained_gets_a_gradient():
     assert bias.grad is None
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2**-8), (torch.float32, 1e-6)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-8), (torch.float32, 1e-6)], ids=str)
 @given(batch=st.lists(st.integers(1, 5), max_size=2), n_in=widths, n_out=widths, with_bias=st.booleans())
-def test_a_packed_weight_gives_the_exact_values_up_to_rounding_and_itself_back(
-    dtype, most, batch, n_in, n_out, with_bias
-):
+def test_a_packed_weight_is_exact_up_to_rounding_and_unpacks_to_itself(dtype, tolerance, batch, n_in, n_out, with_bias):
     x, weight = torch.randn(*batch, n_in, dtype=dtype), torch.randn(n_out, n_in, dtype=dtype)
     bias = torch.randn(n_out, dtype=dtype) if with_bias else None
     again = pack_weight(weight)
@@ -72,10 +70,10 @@ def test_a_packed_weight_gives_the_exact_values_up_to_rounding_and_itself_back(
         expected = F.linear(x.double(), weight.double(), bias.double() if bias is not None else None)
     assert y.shape == expected.shape
     assert y.dtype == dtype
-    assert relative(y, expected) < most
+    assert relative(y, expected) < tolerance
     assert torch.equal(again.to_dense(), weight)
 
 
-def test_a_type_without_packed_products_stays_as_it_is():
+def test_a_dtype_without_packed_products_is_not_packed():
     weight = torch.randn(3, 4, dtype=torch.float64)
     assert pack_weight(weight) is weight

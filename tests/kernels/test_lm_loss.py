@@ -1,4 +1,4 @@
-"""The loss with its head in pieces: the plain cross-entropy and its gradients, for pieces and blocks of any size."""
+"""The chunked loss equals the plain cross-entropy and its gradients, for chunks of any size."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def relative(a: Tensor, b: Tensor) -> float:
     sizes=st.tuples(st.integers(1, 2000), st.integers(1, 40), st.integers(1, 40), st.integers(1, 16)),
     as_on_gpu=st.booleans(),
 )
-def test_loss_and_gradients_are_those_of_the_plain_one_in_pieces_of_any_size(n, width, vocab, scale, sizes, as_on_gpu):
+def test_loss_and_gradients_equal_the_plain_ones_for_any_chunk_size(n, width, vocab, scale, sizes, as_on_gpu):
     inputs = example(n, width, vocab, scale, torch.float64)
     expected = plain(*inputs)
     with pytest.MonkeyPatch.context() as patch:
-        for name, size in zip(("PIECE_BYTES", "WORDS", "BLOCK", "ALIGNED"), sizes, strict=True):
+        for name, size in zip(("CHUNK_BYTES", "VOCAB_CHUNK", "GRADIENT_ROWS", "ALIGNED"), sizes, strict=True):
             patch.setattr(module, name, size)
         if as_on_gpu:
             patch.setattr(module, "on_cpu", lambda x: False)
@@ -71,7 +71,7 @@ def test_in_bfloat16_they_agree_within_its_rounding():
 
 
 def test_a_common_weight_scales_gradients_in_bfloat16_without_a_bias():
-    """1 / 1234 is 0.2 % off in bfloat16: were weights rounded to it, every gradient would be."""
+    """1 / 1234 is off by 0.2% in bfloat16, and so would every gradient be if weights were rounded to it."""
     torch.manual_seed(0)
     states, embedding, targets, _ = example(200, 16, 50, 1.0, torch.float32)
     states = states.detach().bfloat16().requires_grad_()
@@ -81,7 +81,7 @@ def test_a_common_weight_scales_gradients_in_bfloat16_without_a_bias():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_target_that_the_model_holds_impossible_costs_its_distance_not_infinity(dtype):
+def test_a_target_whose_probability_underflows_has_a_finite_loss(dtype):
     states = torch.tensor([[200.0, 0.0]], dtype=dtype, requires_grad=True)
     embedding = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], requires_grad=True)
     loss = lm_loss(states, embedding, torch.tensor([1]), torch.ones(1))
@@ -90,7 +90,7 @@ def test_a_target_that_the_model_holds_impossible_costs_its_distance_not_infinit
     assert embedding.grad.tolist() == [[200.0, 0.0], [-200.0, 0.0], [0.0, 0.0]]
 
 
-def test_rows_of_weight_0_count_for_nothing_even_if_they_are_not_numbers():
+def test_rows_with_weight_0_are_ignored_even_if_they_are_nan():
     torch.manual_seed(0)
     states, embedding, targets, weights = example(8, 4, 11, 1.0, torch.float64)
     weights = torch.where(torch.arange(8) < 5, weights + 0.1, 0.0)
@@ -98,7 +98,7 @@ def test_rows_of_weight_0_count_for_nothing_even_if_they_are_not_numbers():
     assert torch.equal(lm_loss(spoiled, embedding, targets, weights), lm_loss(states, embedding, targets, weights))
 
 
-def test_no_rows_at_all_lose_nothing_and_teach_nothing():
+def test_without_weighted_rows_loss_and_gradients_are_0():
     states, embedding, targets, weights = example(3, 4, 11, 1.0, torch.float32)
     loss = lm_loss(states, embedding, targets, 0 * weights)
     loss.backward()
@@ -107,7 +107,7 @@ def test_no_rows_at_all_lose_nothing_and_teach_nothing():
     assert not embedding.grad.any()
 
 
-def test_only_what_is_trained_gets_a_gradient():
+def test_only_trainable_inputs_get_a_gradient():
     states, embedding, targets, weights = example(3, 4, 11, 1.0, torch.float32)
     lm_loss(states, embedding.detach(), targets, weights).backward()
     assert states.grad is not None
@@ -122,8 +122,8 @@ def test_a_second_backward_pass_over_a_kept_graph_gives_the_same():
     torch.testing.assert_close(torch.autograd.grad(loss, (states, embedding)), first)
 
 
-def test_the_logits_of_all_rows_at_once_never_exist(monkeypatch):
-    monkeypatch.setattr(module, "PIECE_BYTES", 4 * 11 * 16)  # 16 rows of float32 logits over 11 words
+def test_the_logits_of_all_rows_never_exist_at_once(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * 11 * 16)  # 16 rows of float32 logits over 11 tokens
     largest = []
     softmax = torch.softmax
 

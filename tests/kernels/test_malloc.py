@@ -1,4 +1,4 @@
-"""Freed memory is kept: a step's arrays cost no page fault the second time."""
+"""Freed memory is reused: the arrays of a second step cause no page faults."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 FAULTS_THE_SECOND_TIME = """
 import resource, sys
 import numpy as np
-from gpt1.kernels import memory
+from gpt1.kernels import malloc
 size, *keep = sys.argv[1:]
 for name in keep:
-    assert getattr(memory, name)()
+    assert getattr(malloc, name)()
 def arrays():
     return [np.ones(int(size) << 17) for _ in range(128 // int(size))]  # 128 MiB, freed at once
 arrays()
@@ -24,9 +24,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only for glibc")
 @pytest.mark.parametrize(("keep", "mib"), [("keep_freed_memory", 128), ("keep_some_freed_memory", 16)])
-def test_arrays_of_the_same_size_come_back_without_page_faults(keep: str, mib: int):
+def test_arrays_of_the_same_size_are_reused_without_page_faults(keep: str, mib: int):
     def faults(*arguments: str) -> int:
         command = [sys.executable, "-c", FAULTS_THE_SECOND_TIME, str(mib), *arguments]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -52,8 +52,8 @@ print(before - resident())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
-def test_what_runs_before_left_between_arrays_in_use_is_given_back():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only for glibc")
+def test_free_memory_between_arrays_in_use_is_returned():
     command = [sys.executable, "-c", LEFT_BETWEEN_ARRAYS_IN_USE]
     mib = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert mib > 400  # of 512

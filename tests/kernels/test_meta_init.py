@@ -1,4 +1,4 @@
-"""Weights that are only places for others: nothing is drawn for them, and loading a model imports no compiler."""
+"""Modules without data: no random numbers are used, and loading a model imports no compiler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print({"torch._dynamo", "sympy"} & set(sys.modules))
 """
 
 
-def test_modules_have_shapes_and_no_numbers():
+def test_modules_have_shapes_and_no_data():
     before = torch.get_rng_state()
     with meta_init():
         model, head = GPT(CONFIG), Head(16, 3, each=False)
@@ -35,7 +35,7 @@ def test_modules_have_shapes_and_no_numbers():
     assert all(p.is_meta for p in [*model.parameters(), *head.parameters()])
 
 
-def test_modules_made_afterwards_are_drawn_as_ever():
+def test_later_modules_are_initialized_as_usual():
     torch.manual_seed(0)
     expected = GPT(CONFIG).state_dict()
     with meta_init():

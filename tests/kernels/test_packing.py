@@ -1,4 +1,4 @@
-"""Packed sequences: what a layer gives for each of them is what it gives for that one alone."""
+"""Packed sequences give the same results as each sequence alone."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def sequences_of(rows: list[PackedRow], x: Tensor) -> list[Tensor]:
     """x [tokens, …] of packed rows, sequence by sequence."""
     found = []
     for row, own in zip(rows, torch.split(x, [row.tokens for row in rows]), strict=True):
-        shared, *rests = torch.split(own, [row.prefix, *row.suffixes])
-        found += [torch.cat([shared, rest]) for rest in rests]
+        prefix, *suffixes = torch.split(own, [row.prefix, *row.suffixes])
+        found += [torch.cat([prefix, suffix]) for suffix in suffixes]
     return found
 
 
@@ -65,7 +65,7 @@ def gradients(model: GPT, states: Tensor, weights: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("model", MODELS, ids=["transformer", "lstm"])
 @given(lengths=lengths, spare=spare, share=share, checkpointing=st.booleans())
-def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, spare, share, checkpointing):
+def test_states_and_gradients_equal_those_of_each_sequence_alone(model, lengths, spare, share, checkpointing):
     sequences = [torch.randint(0, 20, (length,)) for length in lengths]
     weights = torch.randn(sum(lengths), 8, dtype=torch.float64)
     model.activation_checkpointing = checkpointing
@@ -79,7 +79,7 @@ def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, s
 
 
 @given(lengths=lengths, spare=spare, share=share)
-def test_every_sequence_is_in_one_group_and_padding_stays_within_its_bounds(lengths, spare, share):
+def test_every_sequence_is_in_one_group_and_padding_is_bounded(lengths, spare, share):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_PADDING", spare)
         patch.setattr(module, "MAX_PADDING_SHARE", share)
@@ -93,9 +93,7 @@ def test_every_sequence_is_in_one_group_and_padding_stays_within_its_bounds(leng
 
 
 @given(rows=rows, spare=spare, share=share, checkpointing=st.booleans(), train=st.booleans())
-def test_what_sequences_share_is_computed_once_and_gives_each_what_it_gives_it_alone(
-    rows, spare, share, checkpointing, train
-):
+def test_sequences_with_a_shared_prefix_give_the_same_as_alone(rows, spare, share, checkpointing, train):
     model = MODELS[0].train(train)
     ids = torch.randint(0, 20, (sum(row.tokens for row in rows),))
     model.activation_checkpointing = checkpointing
@@ -107,12 +105,12 @@ def test_what_sequences_share_is_computed_once_and_gives_each_what_it_gives_it_a
     torch.testing.assert_close(packed, each)
     weights = torch.randn_like(each)
     torch.testing.assert_close(gradients(model, packed, weights), gradients(model, each, weights))
-    with torch.no_grad():  # another path through attention
+    with torch.no_grad():  # attention has another path without gradients
         torch.testing.assert_close(torch.cat(sequences_of(rows, model.hidden_states(ids, packing=Packing(rows)))), each)
 
 
 @given(rows=rows)
-def test_a_packing_knows_where_each_token_stands(rows):
+def test_a_packing_knows_the_position_of_each_token(rows):
     packing = Packing(rows)
     number = torch.arange(packing.tokens)
     sequences = sequences_of(rows, number)

@@ -1,4 +1,4 @@
-"""A tensor that was moved is the same one, wherever it went."""
+"""Copies to a device keep values, shape and dtype."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from gpt1.kernels.to_device import to_device
 X = torch.arange(6).view(2, 3)
 
 
-def test_what_is_there_already_stays_as_it_is():
+def test_a_tensor_on_the_device_is_returned_unchanged():
     assert to_device(X, "cpu") is X
     assert to_device(X, torch.device("cpu")) is X
 
 
-def test_it_has_the_shape_and_the_type_where_there_are_no_numbers():
+def test_shape_and_dtype_are_kept_on_meta():
     there = to_device(X, "meta")
     assert (there.device.type, there.shape, there.dtype) == ("meta", X.shape, X.dtype)
 
 
 @pytest.mark.parametrize("x", [X, X.T, X[:, ::2], X[1::2]])
-def test_what_goes_to_a_gpu_lies_in_pinned_memory_without_gaps(x: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
-    """Pinned with gaps it would be copied once more, to memory that is not pinned."""
+def test_a_copy_to_a_gpu_uses_contiguous_pinned_memory(x: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
+    """A tensor with gaps would be copied once more, to memory that is not pinned."""
     pinned: list[torch.Tensor] = []
 
     def pin(tensor: torch.Tensor) -> torch.Tensor:
@@ -36,7 +36,7 @@ def test_what_goes_to_a_gpu_lies_in_pinned_memory_without_gaps(x: torch.Tensor, 
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_gets_the_same_numbers():
+def test_a_gpu_tensor_has_the_same_values():
     there = to_device(X, "cuda")
     assert there.device.type == "cuda"
     assert torch.equal(there.cpu(), X)

@@ -1,4 +1,4 @@
-"""Equation 2: against the model of `transformers` with the same weights, and the laws that hold for any weights."""
+"""Equation 2: against `transformers` with the same weights, and properties that hold for any weights."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.kernels.packing import PackedRow, Packing
+from gpt1.model.foreign_weights import BLOCK_NAMES
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import PretrainMicroBatch, l1
-from gpt1.model.weights import BLOCK_NAMES
 
 VOCABULARY, CONTEXT = 40, 12
 
 
 def tiny(seed: int = 0, dropout: float = 0.0, context: int = CONTEXT, n_layer: int = 2) -> GPT:
-    """A model with weights large enough that every part of it shows in what comes out."""
+    """A model with weights so large that every part of it affects the output."""
     torch.manual_seed(seed)
     model = GPT(GPTConfig(VOCABULARY, n_layer, 2, 16, context, dropout))
     with torch.no_grad():
@@ -36,8 +36,10 @@ MODEL = tiny()
 
 
 @st.composite
-def token_ids(draw: st.DrawFn, most: int = CONTEXT, least: int = 1, rows: int = 0) -> Tensor:  # → [batch, time]
-    batch, time = rows or draw(st.integers(1, 3)), draw(st.integers(least, most))
+def token_ids(
+    draw: st.DrawFn, max_length: int = CONTEXT, min_length: int = 1, rows: int = 0
+) -> Tensor:  # → [batch, time]
+    batch, time = rows or draw(st.integers(1, 3)), draw(st.integers(min_length, max_length))
     return torch.tensor([[draw(st.integers(0, VOCABULARY - 1)) for _ in range(time)] for _ in range(batch)])
 
 
@@ -56,7 +58,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.manual_seed(0)
     model = OpenAIGPTLMHeadModel(OpenAIGPTConfig()).eval()
     assert sum(p.numel() for p in model.parameters()) == 116_534_784
-    with torch.no_grad():  # gains of 1 and biases of 0 would hide where they go
+    with torch.no_grad():  # LayerNorm weights of 1 and biases of 0 would hide errors
         for p in model.parameters():
             if p.dim() == 1:
                 p.add_(0.1 * torch.randn_like(p))
@@ -82,7 +84,7 @@ def by_our_name(gradients: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]
 
 
 @pytest.mark.slow
-def test_at_full_size_logits_loss_and_gradients_are_those_of_transformers(theirs):
+def test_at_full_size_logits_loss_and_gradients_equal_those_of_transformers(theirs):
     model = GPT.from_pretrained(theirs["folder"])
     ids = theirs["ids"]
     with torch.no_grad():
@@ -101,10 +103,10 @@ def test_at_full_size_logits_loss_and_gradients_are_those_of_transformers(theirs
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "with gradients"])
 @given(ids=token_ids(), data=st.data())
-def test_a_later_token_never_changes_an_earlier_prediction(training, ids, official_data):
-    t = official_data.draw(st.integers(0, ids.shape[1] - 1))
+def test_a_later_token_never_changes_an_earlier_prediction(training, ids, data):
+    t = data.draw(st.integers(0, ids.shape[1] - 1))
     changed = ids.clone()
-    changed[:, t:] = official_data.draw(token_ids(rows=len(ids), least=CONTEXT))[:, : ids.shape[1] - t]
+    changed[:, t:] = data.draw(token_ids(rows=len(ids), min_length=CONTEXT))[:, : ids.shape[1] - t]
     with torch.set_grad_enabled(training):
         torch.testing.assert_close(MODEL(ids)[:, :t], MODEL(changed)[:, :t], rtol=0, atol=1e-6)
 
@@ -117,7 +119,7 @@ def test_every_earlier_token_changes_a_prediction():
         assert ((MODEL(ids) - MODEL(changed))[0, t:].abs().amax(-1) > 1e-6).all()
 
 
-@given(ids=token_ids(most=8), padding=token_ids(most=4, rows=3))
+@given(ids=token_ids(max_length=8), padding=token_ids(max_length=4, rows=3))
 def test_padding_on_the_right_changes_nothing(ids, padding):
     padded = torch.cat([ids, padding[: len(ids)]], dim=1)
     with torch.no_grad():
@@ -125,24 +127,24 @@ def test_padding_on_the_right_changes_nothing(ids, padding):
 
 
 @given(ids=token_ids(rows=3))
-def test_a_row_alone_and_in_a_batch_gives_the_same(ids):
+def test_a_row_gives_the_same_alone_and_in_a_batch(ids):
     with torch.no_grad():
         alone = torch.cat([MODEL(row[None]) for row in ids])
         torch.testing.assert_close(MODEL(ids), alone, rtol=0, atol=1e-5)
 
 
-def test_more_tokens_than_positions_are_refused():
-    with pytest.raises(UserError, match="13 tokens are more than the 12 positions"):
+def test_more_tokens_than_positions_are_an_error():
+    with pytest.raises(UserError, match="13 tokens exceed the 12 positions"):
         MODEL(torch.zeros(1, CONTEXT + 1, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("special_tokens", [0, 3])
-def test_the_number_of_weights_is_the_one_that_the_config_says(special_tokens: int):
+def test_the_config_knows_the_number_of_parameters(special_tokens: int):
     config = GPTConfig(VOCABULARY, 3, 2, 16, CONTEXT, special_tokens=special_tokens)
     assert sum(p.numel() for p in GPT(config).parameters()) == config.n_parameters
 
 
-def test_fresh_weights_are_drawn_as_in_the_paper():
+def test_new_weights_are_initialized_as_in_the_paper():
     torch.manual_seed(0)
     for name, p in GPT(GPTConfig(2000, 2, 4, 128, 128)).named_parameters():
         if p.dim() > 1:
@@ -162,7 +164,7 @@ def loss_of(model: GPT, ids: Tensor) -> Tensor:
 IDS = torch.randint(0, VOCABULARY, (6, CONTEXT + 1), generator=torch.Generator().manual_seed(0))
 
 
-def test_activations_computed_again_in_the_backward_pass_give_the_same_gradients():
+def test_activation_checkpointing_gives_the_same_gradients():
     found = []
     for checkpointing in (False, True):
         model = tiny(dropout=0.3).train()
@@ -183,8 +185,8 @@ def test_dropout_acts_in_training_only():
     torch.testing.assert_close(model(IDS[:, :-1]), model.eval()(IDS[:, :-1]))
 
 
-def test_dropout_leaves_the_mean_of_the_loss_gradient_where_it_was():
-    """Small dropout is small noise: over many draws the gradients point where those without dropout do."""
+def test_dropout_does_not_change_the_mean_gradient():
+    """Small dropout is small noise: the mean gradient over many masks has the direction of that without dropout."""
     model = tiny(dropout=0.02).train()
     torch.manual_seed(0)
     for _ in range(60):
@@ -216,8 +218,8 @@ def test_bf16_activations_give_the_loss_and_the_gradients_of_fp32_within_their_p
 # ---- generation
 
 
-def continued_plainly(model: GPT, ids: list[int], n: int) -> list[int]:
-    """Greedy, every token computed from nothing. Beyond the context the model goes on from the last half of it."""
+def generate_plainly(model: GPT, ids: list[int], n: int) -> list[int]:
+    """Greedy decoding without a cache. When the context is full, it continues from its last half."""
     context, ids = model.config.context, list(ids)
     first = max(0, len(ids) - context)
     for _ in range(n):
@@ -231,14 +233,14 @@ def continued_plainly(model: GPT, ids: list[int], n: int) -> list[int]:
 
 @pytest.mark.parametrize("context", [2, 5, CONTEXT])
 @given(data=st.data(), new=st.integers(0, 30))
-def test_generation_with_a_cache_is_plain_recomputation_also_beyond_the_context(context, official_data, new):
+def test_generation_with_a_cache_equals_recomputation_even_beyond_the_context(context, data, new):
     model = tiny(seed=3, context=context)
-    ids = official_data.draw(token_ids(most=2 * context, rows=1))
-    assert model.generate(ids, new, temperature=0)[0].tolist() == continued_plainly(model, ids[0].tolist(), new)
+    ids = data.draw(token_ids(max_length=2 * context, rows=1))
+    assert model.generate(ids, new, temperature=0)[0].tolist() == generate_plainly(model, ids[0].tolist(), new)
 
 
 @given(ids=token_ids(rows=3))
-def test_prompts_continued_together_continue_as_they_do_alone(ids):
+def test_prompts_generated_together_give_the_same_as_alone(ids):
     together = MODEL.generate(ids, 8, temperature=0)
     assert together.tolist() == [MODEL.generate(row[None], 8, temperature=0)[0].tolist() for row in ids]
 
@@ -246,12 +248,12 @@ def test_prompts_continued_together_continue_as_they_do_alone(ids):
 @pytest.mark.parametrize(
     "narrow", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}, {"temperature": 1e-39}]
 )
-def test_every_way_to_leave_one_choice_is_greedy(narrow: dict[str, float]):
+def test_every_setting_that_leaves_one_choice_is_greedy(narrow: dict[str, float]):
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(MODEL.generate(ids, 15, **narrow), MODEL.generate(ids, 15, temperature=0))  # type: ignore[arg-type]
 
 
-def test_the_same_generator_draws_the_same_text():
+def test_the_same_generator_samples_the_same_text():
     ids = torch.tensor([[1, 2, 3]])
     draws = [MODEL.generate(ids, 20, generator=torch.Generator().manual_seed(seed)).tolist() for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
@@ -261,14 +263,14 @@ def test_a_special_token_is_never_generated():
     model = tiny()
     model.add_special_tokens()
     with torch.no_grad():
-        model.tokens.weight[VOCABULARY:] *= 100  # their logits are now the largest, one way or the other
+        model.tokens.weight[VOCABULARY:] *= 100  # makes their logits the largest
     ids = torch.arange(8)[:, None]
     assert model(ids).argmax(-1).max() >= VOCABULARY
     for temperature in (0.0, 1.0, 3.0):
         assert model.generate(ids, 20, temperature=temperature).max() < VOCABULARY
 
 
-def test_a_model_in_training_writes_without_dropout_and_stays_in_training():
+def test_a_model_in_training_mode_generates_without_dropout_and_stays_in_training_mode():
     model, ids = tiny(), torch.tensor([[1, 2, 3]])
     expected = model.eval().generate(ids, 20, temperature=0)
     model.train().set_dropout(0.5)
@@ -277,7 +279,7 @@ def test_a_model_in_training_writes_without_dropout_and_stays_in_training():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_prompt_without_tokens_is_refused():
+def test_an_empty_prompt_is_an_error():
     with pytest.raises(UserError, match="prompt has no tokens"):
         MODEL.generate(torch.empty(1, 0, dtype=torch.int64), 3)
 
@@ -285,7 +287,7 @@ def test_a_prompt_without_tokens_is_refused():
 # ---- special tokens and heads
 
 
-def test_special_tokens_are_three_more_rows_and_leave_the_rest_alone():
+def test_special_tokens_add_three_rows_and_change_nothing_else():
     model = tiny()
     before = model(IDS[:, :-1])
     model.add_special_tokens()
@@ -294,24 +296,24 @@ def test_special_tokens_are_three_more_rows_and_leave_the_rest_alone():
     assert torch.equal(after[..., :VOCABULARY], before)
     added = model.tokens.weight.clone()
     model.add_special_tokens()
-    assert torch.equal(model.tokens.weight, added)  # once is enough
+    assert torch.equal(model.tokens.weight, added)  # the second call does nothing
 
 
 @given(counts=st.lists(st.integers(2, 5), min_size=1, max_size=4), data=st.data())
-def test_probabilities_of_answers_follow_their_order(counts, official_data):
+def test_probabilities_of_answers_follow_their_order(counts, data):
     torch.manual_seed(sum(counts))
     head = Head(8, 1, each=True).eval()
     example = torch.tensor([n for n, count in enumerate(counts) for _ in range(count)])
     states = torch.randn(len(example), 8)
     order, first = [], 0
     for count in counts:
-        order += [first + i for i in official_data.draw(st.permutations(range(count)))]
+        order += [first + i for i in data.draw(st.permutations(range(count)))]
         first += count
     with torch.no_grad():
         straight, shuffled = head(states, example).softmax(-1), head(states[order], example).softmax(-1)
     first = 0
     for n, count in enumerate(counts):
-        assert straight[n, count:].sum() == 0  # no probability for answers that are not there
+        assert straight[n, count:].sum() == 0  # no probability for missing answers
         moved = straight[n, [i - first for i in order[first : first + count]]]
         torch.testing.assert_close(shuffled[n, :count], moved)
         first += count
@@ -325,14 +327,14 @@ def test_a_head_adds_the_states_of_both_orders():
     torch.testing.assert_close(head(states, torch.tensor([0, 0, 1, 1])), expected)
 
 
-def test_a_fresh_head_is_drawn_as_in_the_release():
+def test_a_new_head_is_initialized_as_in_the_release():
     torch.manual_seed(0)
     head = Head(768, 20, each=False)
     assert head.linear.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert (head.linear.bias == 0).all()
 
 
-def test_head_dropout_takes_one_mask_for_all_the_answers_of_an_example():
+def test_head_dropout_uses_one_mask_for_all_answers_of_an_example():
     torch.manual_seed(0)
     head = Head(64, 1, each=True, p=0.5).train()
     states = torch.randn(1, 64).expand(6, -1)  # every answer has the same state
@@ -350,10 +352,10 @@ def test_head_dropout_acts_in_training_only():
     assert torch.equal(head(states, example), head(states, example))
 
 
-@given(ids=token_ids(rows=3, most=8), data=st.data())
-def test_a_task_model_reads_the_state_at_each_sequences_last_token(ids, official_data):
+@given(ids=token_ids(rows=3, max_length=8), data=st.data())
+def test_a_task_model_uses_the_hidden_state_at_the_last_token_of_each_sequence(ids, data):
     model = TaskModel(MODEL, Head(16, 2, each=False)).eval()
-    lengths = [official_data.draw(st.integers(1, ids.shape[1])) for _ in ids]
+    lengths = [data.draw(st.integers(1, ids.shape[1])) for _ in ids]
     packed = torch.cat([row[:length] for row, length in zip(ids, lengths, strict=True)])
     with torch.no_grad():
         found = model(packed, Packing([PackedRow(0, (length,)) for length in lengths]), torch.arange(3))
@@ -362,7 +364,7 @@ def test_a_task_model_reads_the_state_at_each_sequences_last_token(ids, official
             torch.testing.assert_close(logits, model.head.linear(state), rtol=0, atol=1e-5)
 
 
-def test_a_model_is_its_folder(tmp_path: Path):
+def test_a_saved_model_loads_as_the_same_model(tmp_path: Path):
     MODEL.save(tmp_path)
     again = GPT.from_pretrained(tmp_path)
     assert again.config == MODEL.config

@@ -1,4 +1,4 @@
-"""L1, L2, L3: the pieces of an update add up to the plain loss of the paper, computed naively with all logits."""
+"""L1, L2, L3: micro-batches add up to the loss of the paper, computed plainly from all logits."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ TASK_GPT = tiny()
 TASK_GPT.add_special_tokens()
 
 
-def differentiated(model: nn.Module, losses: Callable[[], Sequence[Tensor]]) -> tuple[float, dict[str, Tensor]]:
-    """(sum of the losses, its gradient by name); each loss is differentiated on its own, as in an update of pieces."""
+def loss_and_gradients(model: nn.Module, losses: Callable[[], Sequence[Tensor]]) -> tuple[float, dict[str, Tensor]]:
+    """(sum of the losses, its gradient by name); each loss is differentiated separately."""
     model.zero_grad()
     total = 0.0
     for loss in losses():
@@ -55,7 +55,7 @@ def assert_same(found: tuple[float, dict[str, Tensor]], expected: tuple[float, d
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def surprises(gpt: GPT, sequence: Tensor) -> Tensor:  # [time] → [time - 1]
+def token_losses(gpt: GPT, sequence: Tensor) -> Tensor:  # [time] → [time - 1]
     """−log P of every token after the first, from the full logits."""
     log_p = gpt(sequence[None])[0, :-1].log_softmax(-1)
     return -log_p[torch.arange(len(sequence) - 1), sequence[1:]]
@@ -65,7 +65,7 @@ def surprises(gpt: GPT, sequence: Tensor) -> Tensor:  # [time] → [time - 1]
 
 
 @given(rows=st.integers(1, 6), piece=st.integers(1, 6), time=st.integers(2, CONTEXT + 1), seed=st.integers(0, 99))
-def test_l1_of_an_update_cut_into_any_pieces_is_the_plain_mean_over_its_tokens(rows, piece, time, seed):
+def test_l1_of_any_micro_batches_is_the_mean_over_the_tokens_of_the_step(rows, piece, time, seed):
     ids = torch.randint(0, VOCABULARY, (rows, time), generator=torch.Generator().manual_seed(seed))
     tokens = rows * (time - 1)
 
@@ -73,12 +73,12 @@ def test_l1_of_an_update_cut_into_any_pieces_is_the_plain_mean_over_its_tokens(r
         return [l1(GPT_1, PretrainMicroBatch(part, tokens)).total for part in torch.split(ids, piece)]
 
     def plain() -> list[Tensor]:
-        return [torch.cat([surprises(GPT_1, row) for row in ids]).mean()]
+        return [torch.cat([token_losses(GPT_1, row) for row in ids]).mean()]
 
-    assert_same(differentiated(GPT_1, cut), differentiated(GPT_1, plain))
+    assert_same(loss_and_gradients(GPT_1, cut), loss_and_gradients(GPT_1, plain))
 
 
-def test_a_model_that_knows_nothing_loses_the_logarithm_of_its_vocabulary():
+def test_the_loss_of_uniform_predictions_is_the_logarithm_of_the_vocabulary_size():
     model = tiny()
     nn.init.zeros_(model.tokens.weight)
     ids = torch.randint(0, VOCABULARY, (2, CONTEXT))
@@ -106,7 +106,7 @@ texts = st.lists(st.integers(0, VOCABULARY - 1), max_size=8)
 
 
 @st.composite
-def updates(draw: st.DrawFn, name: str) -> tuple[TaskModel, Target, list[EncodedExample], Tensor]:
+def step_data(draw: st.DrawFn, name: str) -> tuple[TaskModel, Target, list[EncodedExample], Tensor]:
     kind, target, labels = with_labels(name)
     examples, ids, targets = [], [], []
     for _ in range(draw(st.integers(1, 4))):
@@ -122,7 +122,7 @@ def updates(draw: st.DrawFn, name: str) -> tuple[TaskModel, Target, list[Encoded
     return model, target, encoded, torch.stack(targets)
 
 
-def cut_up(
+def micro_batch_losses(
     model: TaskModel, target: Target, encoded: list[EncodedExample], targets: Tensor, lm_coef: float, tokens: int
 ) -> list[Losses]:
     sequences = sum(len(example.sequences) for example in encoded)
@@ -135,8 +135,7 @@ def cut_up(
 def plain_l3(
     model: TaskModel, target: Target, encoded: list[EncodedExample], targets: Tensor, lm_coef: float
 ) -> Tensor:
-    """L2 + λ · L1, each sequence on its own, no padding: L2 a mean over examples, L1 over the tokens of a sequence and
-    then over sequences."""
+    """L2 + λ · L1, sequence by sequence: L2 is a mean over examples, L1 over tokens, then over sequences."""
     task, lm = [], []
     for example, own in zip(encoded, targets, strict=True):
         sequences = [torch.tensor(sequence) for sequence in example.sequences]
@@ -146,35 +145,35 @@ def plain_l3(
         else:
             logits = model.head.linear(states.sum(0))
         task.append(target.loss(logits[None], own[None])[0])
-        lm += [surprises(model.gpt, sequence).mean() for sequence in sequences]
+        lm += [token_losses(model.gpt, sequence).mean() for sequence in sequences]
     return torch.stack(task).mean() + lm_coef * torch.stack(lm).mean()
 
 
 @pytest.mark.parametrize("name", TASKS)
 @settings(max_examples=12)
 @given(data=st.data(), tokens=st.integers(1, 200), lm_coef=st.sampled_from([0.0, 0.5, 2.0]))
-def test_l3_of_an_update_cut_into_any_pieces_is_the_plain_l3(name, official_data, tokens, lm_coef):
-    model, target, encoded, targets = official_data.draw(updates(name))
-    found = differentiated(
-        model, lambda: [losses.total for losses in cut_up(model, target, encoded, targets, lm_coef, tokens)]
+def test_l3_of_any_micro_batches_is_the_plain_l3(name, data, tokens, lm_coef):
+    model, target, encoded, targets = data.draw(step_data(name))
+    found = loss_and_gradients(
+        model, lambda: [losses.total for losses in micro_batch_losses(model, target, encoded, targets, lm_coef, tokens)]
     )
-    expected = differentiated(model, lambda: [plain_l3(model, target, encoded, targets, lm_coef)])
+    expected = loss_and_gradients(model, lambda: [plain_l3(model, target, encoded, targets, lm_coef)])
     assert_same(found, expected)
 
 
 @pytest.mark.parametrize("name", TASKS)
 @settings(max_examples=12)
 @given(data=st.data(), tokens=st.integers(1, 200))
-def test_the_figures_of_the_pieces_add_up_to_those_of_the_update(name, official_data, tokens):
-    model, target, encoded, targets = official_data.draw(updates(name))
-    parts = [losses.metrics for losses in cut_up(model, target, encoded, targets, 0.5, tokens)]
+def test_the_metrics_of_micro_batches_add_up_to_those_of_the_step(name, data, tokens):
+    model, target, encoded, targets = data.draw(step_data(name))
+    parts = [losses.metrics for losses in micro_batch_losses(model, target, encoded, targets, 0.5, tokens)]
     sums = {part: sum(own[part].item() for own in parts) for part in ("loss", "task_loss", "lm_loss")}
     assert sums["loss"] == pytest.approx(sums["task_loss"] + 0.5 * sums["lm_loss"], abs=1e-5)
     with torch.no_grad():
         assert sums["task_loss"] == pytest.approx(plain_l3(model, target, encoded, targets, 0.0).item(), abs=1e-5)
 
 
-def test_without_an_auxiliary_loss_no_token_is_predicted():
+def test_without_an_auxiliary_loss_no_language_model_loss_is_computed():
     model = TaskModel(TASK_GPT, Head(16, 3, each=False)).eval()
     encoded = [EncodedExample([[VOCABULARY, 3, VOCABULARY + 2]])]
     losses = l3(model, Classes(("a", "b", "c")).loss, 0.0, collate(encoded, [0], torch.tensor([1]), CPU))
@@ -188,8 +187,8 @@ def test_without_an_auxiliary_loss_no_token_is_predicted():
 @pytest.mark.parametrize("name", TASKS)
 @settings(max_examples=12)
 @given(data=st.data())
-def test_l2_over_features_computed_once_is_l3_without_the_auxiliary_loss(name, official_data):
-    model, target, encoded, targets = official_data.draw(updates(name))
+def test_l2_over_cached_features_is_l3_without_the_auxiliary_loss(name, data):
+    model, target, encoded, targets = data.draw(step_data(name))
     batch = collate(encoded, range(len(encoded)), targets, CPU, len(encoded), 1)
     features = FeatureMicroBatch(
         model.features(batch.ids, batch.packing).detach(), batch.example_index, targets, len(encoded)
@@ -199,16 +198,16 @@ def test_l2_over_features_computed_once_is_l3_without_the_auxiliary_loss(name, o
     )
 
 
-# ---- on a device, nothing waits for numbers
+# ---- on a GPU, nothing waits for the device
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", TASKS)
 @settings(max_examples=6)
 @given(data=st.data(), lm_coef=st.sampled_from([0.0, 0.5]))
-def test_l3_and_its_gradient_never_look_at_the_numbers_on_the_device(name, dtype, official_data, lm_coef):
-    """On a GPU each look would make the processor wait. The device "meta" has shapes and no numbers: a look fails."""
-    model, target, encoded, targets = official_data.draw(updates(name))
+def test_l3_and_its_gradient_never_wait_for_the_device(name, dtype, data, lm_coef):
+    """The device "meta" has shapes and no data: reading a value, which would make the host wait on a GPU, fails."""
+    model, target, encoded, targets = data.draw(step_data(name))
     with torch.device("meta"):
         there = TaskModel(GPT(replace(model.gpt.config, dropout=0.1)), Head(16, target.outputs, model.head.each))
     there.train().gpt.activation_dtype = dtype
@@ -220,7 +219,7 @@ def test_l3_and_its_gradient_never_look_at_the_numbers_on_the_device(name, dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_l1_and_its_gradient_never_look_at_the_numbers_on_the_device(dtype):
+def test_l1_and_its_gradient_never_wait_for_the_device(dtype):
     with torch.device("meta"):
         there = GPT(replace(GPT_1.config, dropout=0.1)).train()
         windows = torch.zeros(3, CONTEXT + 1, dtype=torch.int64)

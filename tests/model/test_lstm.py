@@ -1,4 +1,4 @@
-"""The LSTM of table 5: torch's own layer, behind the face that the Transformer has, through both stages."""
+"""The LSTM of table 5: equal to torch's layer, with the interface of the Transformer, in both stages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(corpus, out=tmp_path_factory.mktemp("lstm") / "run", steps=60, peak_lr=1e-2, **SMALL)
 
 
-def test_it_is_the_lstm_of_torch_with_a_projection_and_the_tied_softmax(model: GPT, ids: Tensor) -> None:
+def test_it_equals_torchs_lstm_with_a_projection_and_the_tied_output_matrix(model: GPT, ids: Tensor) -> None:
     ours: Any = model.blocks[0]
     reference = nn.LSTM(16, 32, batch_first=True)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_it_is_the_lstm_of_torch_with_a_projection_and_the_tied_softmax(model: G
         torch.testing.assert_close(model(ids), states @ model.tokens.weight.T, atol=1e-6, rtol=1e-5)
 
 
-def test_its_own_steps_are_torchs_which_a_gpu_takes() -> None:
+def test_its_cpu_recurrence_equals_torchs_lstm() -> None:
     layer: Any = GPT(CONFIG).double().blocks[0]
     x = torch.randn(7, 3, 16, dtype=torch.float64, requires_grad=True)
     before = (torch.randn(3, 32, dtype=torch.float64), torch.randn(3, 32, dtype=torch.float64))
@@ -69,7 +69,7 @@ def test_its_own_steps_are_torchs_which_a_gpu_takes() -> None:
         torch.testing.assert_close(*gradients)
 
 
-def test_the_paper_s_layer_has_2048_units_and_the_counted_weights() -> None:
+def test_the_papers_layer_has_2048_units_and_the_config_knows_its_parameters() -> None:
     with torch.device("meta"):
         model = GPT(GPTConfig(40478, 1, 1, 768, architecture="lstm"))
     assert model.blocks[0].weight_state.shape == (4 * 2048, 2048)
@@ -84,14 +84,14 @@ def test_a_later_token_changes_no_earlier_state(model: GPT, ids: Tensor) -> None
     assert difference[12:].min() > 0
 
 
-def test_reading_in_parts_is_reading_at_once(model: GPT, ids: Tensor) -> None:
+def test_prefill_in_parts_equals_prefill_at_once(model: GPT, ids: Tensor) -> None:
     cache = KVCache(CONFIG, len(ids), model.tokens.weight)
     parts = [model.hidden_states(part, kv_cache=cache) for part in torch.split(ids, 7, dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), model.hidden_states(ids), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", [CONFIG, GPTConfig(40, 2, 2, 16, context=24)], ids=["lstm", "transformer"])
-def test_one_cache_is_continued_in_several_ways(config: GPTConfig, ids: Tensor) -> None:
+def test_one_cache_can_be_continued_in_several_ways(config: GPTConfig, ids: Tensor) -> None:
     torch.manual_seed(0)
     model = GPT(config).eval()
     cache = KVCache(config, 1, model.tokens.weight)
@@ -104,7 +104,7 @@ def test_one_cache_is_continued_in_several_ways(config: GPTConfig, ids: Tensor) 
 
 def test_it_learns_in_stage_one_and_goes_through_stage_two(run: Path, table: Table, tmp_path: Path) -> None:
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    assert results["validation"]["loss"] < 0.95 * math.log(300)  # that of a fresh model
+    assert results["validation"]["loss"] < 0.95 * math.log(300)  # that of an untrained model
     task: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label", "epochs": 1.0}
     for train in ("all", "head"):
         tuned = finetune(table, from_=run, out=tmp_path / train, train=train, precision="fp32", **task)
@@ -114,27 +114,25 @@ def test_it_learns_in_stage_one_and_goes_through_stage_two(run: Path, table: Tab
     )
 
 
-def test_its_folder_is_read_as_it_was_written(run: Path, tmp_path: Path, ids: Tensor) -> None:
+def test_a_saved_lstm_loads_as_the_same_model(run: Path, tmp_path: Path, ids: Tensor) -> None:
     model = GPT.from_pretrained(run / "model")
     assert model.config.architecture == "lstm"
     model.save(tmp_path / "copy")
     assert torch.equal(GPT.from_pretrained(tmp_path / "copy")(ids), model(ids))
     config = json.loads((tmp_path / "copy" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"lstm_units": 7}), encoding="utf-8")
-    with pytest.raises(UserError, match="weight_in has the shape"):
+    with pytest.raises(UserError, match="weight_in has shape"):
         GPT.from_pretrained(tmp_path / "copy")
 
 
-def test_pre_training_goes_on_from_it_and_keeps_its_shape(run: Path, corpus: Path, tmp_path: Path) -> None:
+def test_pre_training_can_start_from_it_and_keeps_its_shape(run: Path, corpus: Path, tmp_path: Path) -> None:
     further = pretrain(corpus, from_=run, out=tmp_path / "more", steps=1, eval_windows=8, precision="fp32")
     assert GPT.from_pretrained(further / "model").config.lstm_units == 48
     with pytest.raises(UserError, match="keeps its shape"):
         pretrain(corpus, from_=run, out=tmp_path / "other", lstm_units=64)
 
 
-def test_a_model_folder_from_before_there_were_two_architectures_still_loads(
-    pretrained_run: Path, tmp_path: Path
-) -> None:
+def test_a_model_folder_without_an_architecture_still_loads(pretrained_run: Path, tmp_path: Path) -> None:
     model = GPT.from_pretrained(pretrained_run / "model")
     model.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))

@@ -20,22 +20,22 @@ SHAPE = (CONFIG.n_layer, CONFIG.n_head)
 def model() -> GPT:
     torch.manual_seed(0)
     model = GPT(CONFIG)
-    with torch.no_grad():  # biases and gains too: at their start an error in them would not show
+    with torch.no_grad():  # biases and LayerNorm weights too: their initial values would hide errors
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     return model
 
 
 @given(data=st.data(), batch=st.integers(1, 3), time=st.integers(1, 24))
-def test_the_logits_are_equation_2(model: GPT, official_data: st.DataObject, batch: int, time: int):
-    ids = torch.tensor(official_data.draw(st.lists(st.integers(0, 49), min_size=batch * time, max_size=batch * time)))
+def test_logits_equal_equation_2(model: GPT, data: st.DataObject, batch: int, time: int):
+    ids = torch.tensor(data.draw(st.lists(st.integers(0, 49), min_size=batch * time, max_size=batch * time)))
     ids = ids.view(batch, time)
     with torch.no_grad():
         expected = reference.logits(ids, *SHAPE, model.state_dict())
         torch.testing.assert_close(model(ids), expected, atol=2e-5, rtol=1e-4)
 
 
-def test_the_loss_and_all_its_gradients_are_those_of_equation_1(model: GPT):
+def test_the_loss_and_its_gradients_equal_equation_1(model: GPT):
     ids = torch.randint(50, (4, 24), generator=torch.Generator().manual_seed(1))
     weights = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
     expected = reference.l1_loss(ids, *SHAPE, weights)
@@ -49,7 +49,7 @@ def test_the_loss_and_all_its_gradients_are_those_of_equation_1(model: GPT):
 
 
 @given(prompt=st.lists(st.integers(0, 49), min_size=1, max_size=12))
-def test_greedy_decoding_is_the_most_likely_token_every_time(model: GPT, prompt: list[int]):
+def test_greedy_decoding_takes_the_most_likely_token_every_time(model: GPT, prompt: list[int]):
     ids, ready = torch.tensor([prompt]), model.eval()
     expected = reference.generate(ids, 12, *SHAPE, model.state_dict())
     assert torch.equal(ready.generate(ids, 12, temperature=0), expected)

@@ -33,7 +33,7 @@ from gpt1.training.finetune import finetune
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page that every run leaves has tests of its own."""
-    monkeypatch.setattr(finetuning, "report_on_exit", lambda run: nullcontext())
+    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
 
 
 @pytest.fixture(scope="module")

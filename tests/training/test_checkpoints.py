@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, and never loaded when a byte of them changed."""
+"""Checkpoints are written atomically, and never loaded after a byte has changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("checkpoints"), 7)
 
 
-def test_what_was_saved_is_loaded_bit_for_bit(checkpoint: Path):
+def test_a_checkpoint_loads_bit_for_bit(checkpoint: Path):
     loaded = checkpoints.load_checkpoint(checkpoint)
     for found, expected in ((loaded.weights, WEIGHTS), (loaded.optimizer, OPTIMIZER)):
         assert set(found) == set(expected)
@@ -50,7 +50,7 @@ def test_a_checkpoint_is_safetensors_and_json(checkpoint: Path):
 
 
 @given(name=st.sampled_from(FILES[:3]), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_refused_by_the_name_of_its_file(checkpoint, tmp_path_factory, name, place, bit):
+def test_a_flipped_bit_is_an_error_that_names_its_file(checkpoint, tmp_path_factory, name, place, bit):
     damaged = tmp_path_factory.mktemp("damaged") / checkpoint.name
     shutil.copytree(checkpoint, damaged)
     content = bytearray((damaged / name).read_bytes())
@@ -63,7 +63,7 @@ def test_a_flipped_bit_is_refused_by_the_name_of_its_file(checkpoint, tmp_path_f
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_of_the_manifest_is_refused(checkpoint, tmp_path_factory, place, bit):
+def test_a_flipped_bit_in_the_manifest_is_an_error(checkpoint, tmp_path_factory, place, bit):
     damaged = tmp_path_factory.mktemp("damaged") / checkpoint.name
     shutil.copytree(checkpoint, damaged)
     content = bytearray((damaged / "manifest.json").read_bytes())
@@ -73,7 +73,7 @@ def test_a_flipped_bit_of_the_manifest_is_refused(checkpoint, tmp_path_factory, 
         checkpoints.load_checkpoint(damaged)
 
 
-def test_a_checkpoint_whose_manifest_has_no_sum_of_its_own_loads(checkpoint: Path, tmp_path: Path):
+def test_a_checkpoint_with_a_manifest_without_its_own_sha256_loads(checkpoint: Path, tmp_path: Path):
     older = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
     manifest = json.loads((older / "manifest.json").read_text())
     del manifest["sha256"]
@@ -86,7 +86,7 @@ def test_a_checkpoint_whose_manifest_has_no_sum_of_its_own_loads(checkpoint: Pat
 
 
 @pytest.mark.parametrize("state", ["[]", "[" * 2000, '{"step": "7"}', '{"step": 8}', "{}"])
-def test_a_state_of_another_shape_is_refused_by_name_though_its_sum_is_right(checkpoint, tmp_path: Path, state: str):
+def test_an_invalid_state_with_a_correct_sha256_is_an_error_that_names_it(checkpoint, tmp_path: Path, state: str):
     damaged = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
     (damaged / "state.json").write_text(state)
     write_manifest(damaged, checkpoints.FORMAT)
@@ -94,7 +94,7 @@ def test_a_state_of_another_shape_is_refused_by_name_though_its_sum_is_right(che
         checkpoints.load_checkpoint(damaged)
 
 
-def test_a_manifest_that_names_a_file_elsewhere_is_refused(checkpoint: Path, tmp_path: Path):
+def test_a_manifest_that_lists_a_file_outside_its_folder_is_an_error(checkpoint: Path, tmp_path: Path):
     damaged = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
     (tmp_path / "outside").write_text("secret")
     write_manifest(damaged, checkpoints.FORMAT, [*FILES[:3], "../outside"])
@@ -103,7 +103,7 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(checkpoint: Path, tmp
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_refused_by_name(checkpoint: Path, tmp_path: Path, name: str):
+def test_a_missing_file_is_an_error_that_names_it(checkpoint: Path, tmp_path: Path, name: str):
     damaged = tmp_path / checkpoint.name
     shutil.copytree(checkpoint, damaged)
     (damaged / name).unlink()
@@ -115,7 +115,7 @@ def test_a_missing_file_is_refused_by_name(checkpoint: Path, tmp_path: Path, nam
     "stage",
     ["training.checkpoints.write_safetensors", "training.checkpoints.write_manifest", "files.atomic.fsync_file"],
 )
-def test_an_error_while_saving_leaves_the_earlier_ones_and_nothing_else(
+def test_an_error_while_saving_leaves_only_the_earlier_checkpoints(
     tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ):
     save(tmp_path, 1)
@@ -132,7 +132,7 @@ def test_an_error_while_saving_leaves_the_earlier_ones_and_nothing_else(
 
 
 @pytest.mark.parametrize("step", [2, 5])
-def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_goes_with_the_next(tmp_path: Path, step: int):
+def test_a_partial_checkpoint_of_a_killed_process_is_ignored_and_deleted_by_the_next_save(tmp_path: Path, step: int):
     half = tmp_path / f".{checkpoints.checkpoint_path(tmp_path, 2).name}.tmp"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
@@ -141,7 +141,7 @@ def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_goes_with_
     assert not half.exists()
 
 
-def test_a_copy_under_a_name_of_its_own_is_no_checkpoint(tmp_path: Path):
+def test_a_copy_with_another_name_is_not_a_checkpoint(tmp_path: Path):
     path = save(tmp_path, 7)
     for name in (f"{path.name}.bak", f"{path.name} (copy)", "step-7", "step-last"):
         shutil.copytree(path, tmp_path / name)
@@ -150,7 +150,7 @@ def test_a_copy_under_a_name_of_its_own_is_no_checkpoint(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_a_step_that_is_saved_again_is_the_new_one(tmp_path: Path):
+def test_saving_a_step_again_replaces_its_checkpoint(tmp_path: Path):
     save(tmp_path, 3)
     path = checkpoints.save_checkpoint(tmp_path, 3, WEIGHTS, OPTIMIZER, {"outcome": "new"})
     assert checkpoints.list_steps(tmp_path) == [3]
@@ -158,12 +158,12 @@ def test_a_step_that_is_saved_again_is_the_new_one(tmp_path: Path):
 
 
 @given(saved=st.sets(st.integers(1, 10**6), min_size=1, max_size=8), keep=st.integers(1, 4), best=st.integers(1, 10**6))
-def test_the_newest_and_the_best_stay(tmp_path_factory, saved, keep, best):
+def test_pruning_keeps_the_newest_and_the_best(tmp_path_factory, saved, keep, best):
     folder = tmp_path_factory.mktemp("many")
     for step in saved | {best}:
         checkpoints.checkpoint_path(folder, step).mkdir()
     assert checkpoints.list_steps(folder) == sorted(saved | {best})
-    now = sorted(saved)[len(saved) // 2]  # what comes later was skipped by a resumed run
+    now = sorted(saved)[len(saved) // 2]  # later ones were rejected by a resumed run
     checkpoints.prune(folder, keep, now, best)
     earlier = [step for step in sorted(saved | {best}) if step <= now]
     assert checkpoints.list_steps(folder) == sorted({*earlier[-keep:], best})

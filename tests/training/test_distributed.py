@@ -1,4 +1,4 @@
-"""Several processes that train one model: the samples they share, what comes out, and what a kill leaves."""
+"""Data-parallel training: shares of the samples, results, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(*args: Any, **settings: Any) -> subprocess.CompletedProcess[str]:
 
 
 def start(*args: Any, **settings: Any) -> subprocess.Popen[str]:
-    """A run that has written its first lines."""
+    """Start a run and wait for its first metrics."""
     process = subprocess.Popen(command(*args, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     metrics = args[2] / "metrics.jsonl"
     while not metrics.exists() and process.poll() is None:
@@ -58,14 +58,14 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 @given(st.integers(0, 40), st.integers(1, 12))
-def test_every_sample_is_one_processes_share(n: int, count: int):
+def test_each_sample_belongs_to_exactly_one_process(n: int, count: int):
     samples = np.arange(2 * n).reshape(n, 2)
     shares = [Processes(rank, count).shard_samples(samples) for rank in range(count)]
     assert sorted(map(tuple, np.concatenate(shares).tolist())) == list(map(tuple, samples.tolist()))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_process_that_is_alone_is_the_first_and_changes_nothing():
+def test_a_single_process_is_rank_0_and_changes_nothing():
     alone, tensor = Processes(), torch.arange(3.0)
     alone.all_reduce([tensor])
     alone.barrier()
@@ -79,7 +79,7 @@ def test_a_process_that_is_alone_is_the_first_and_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
+    ("reason", "expected"),
     [
         ("Connection closed by peer [127.0.0.1]:4711", GPT1Error),
         (
@@ -88,28 +88,28 @@ def test_a_process_that_is_alone_is_the_first_and_changes_nothing():
         ),
     ],
 )
-def test_a_process_that_lacks_memory_does_not_say_that_another_has_gone(
-    reason: str, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+def test_out_of_memory_is_not_reported_as_the_failure_of_another_process(
+    reason: str, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ):
     def reduce(*_: Any, **__: Any) -> None:
         raise RuntimeError(reason)
 
     monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
-    with pytest.raises(told) as raised:
+    with pytest.raises(expected) as raised:
         Processes(0, 2).all_reduce([torch.zeros(1)])
-    assert raised.type is told
+    assert raised.type is expected
 
 
 @pytest.mark.slow
-def test_several_processes_learn_what_one_learns(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path):
-    """Three of them; an update has 2 windows at the end of an epoch, so that one process has none of it."""
+def test_several_processes_learn_the_same_as_one(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path):
+    """Three processes; the last step of an epoch has 2 windows, so that one process has none."""
     windows = split_corpus(Corpus.open(corpus), tiny_pretrain_settings["context"], 0.01)[0].n
     batch = next(size for size in range(8, windows) if windows % size == 2)
     settings = tiny_pretrain_settings | {"batch_size": batch, "steps": math.ceil(windows / batch) + 3, "eval_every": 5}
     plain = pretrain(corpus, out=tmp_path / "one", **settings)
     done = run(3, corpus, tmp_path / "three", **settings)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("report.html") == 1  # one of them speaks
+    assert done.stderr.count("report.html") == 1  # only rank 0 prints
     expected, found = weights(plain), weights(tmp_path / "three")
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
@@ -120,7 +120,7 @@ def test_several_processes_learn_what_one_learns(corpus: Path, tiny_pretrain_set
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which process is which")
-def test_processes_that_are_stopped_or_killed_go_on_to_the_same_bits(
+def test_stopped_and_killed_processes_resume_to_the_same_bits(
     corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
     settings = tiny_pretrain_settings | {"steps": 400, "dropout": 0.1, "checkpoint_every": 50, "eval_every": 0}
@@ -158,10 +158,10 @@ def environment(pid: int) -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_a_run_of_several_goes_on_in_one_and_sees_the_same_samples(
+def test_a_run_of_two_processes_resumes_in_one_with_the_same_samples(
     corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
-    """Without dropout the same model comes out, up to the order of sums."""
+    """Without dropout the result is the same, up to the order of sums."""
     settings = tiny_pretrain_settings | {"steps": 40, "checkpoint_every": 20, "eval_every": 0}
     plain = pretrain(corpus, out=tmp_path / "one", **settings)
     assert run(2, corpus, tmp_path / "two", **settings).returncode == 0
@@ -174,16 +174,16 @@ def test_a_run_of_several_goes_on_in_one_and_sees_the_same_samples(
 
 
 @pytest.mark.slow
-def test_an_update_with_fewer_windows_than_processes_is_refused(
+def test_a_batch_with_fewer_windows_than_processes_is_an_error(
     corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
     done = run(2, corpus, tmp_path / "run", **tiny_pretrain_settings | {"batch_size": 1})
     assert done.returncode != 0
-    assert "--batch-size 1: an update has fewer windows than there are processes (2)." in done.stderr
+    assert "--batch-size 1 is smaller than the number of processes (2)." in done.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_fine_tuning_by_several_processes_is_refused(
+def test_fine_tuning_in_several_processes_is_an_error(
     pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -1,6 +1,6 @@
-"""What a GPU runs gives the numbers of the processor's own path, and no update waits for the device.
+"""The GPU code paths give the numbers of the CPU paths, and no step waits for the device.
 
-Pretended (see pretended_gpu.py), which says nothing of a card's own kernels; and on a real one, where there is one.
+On a fake GPU (see fake_gpu.py), which does not test the kernels of a GPU; and on a real one, if there is one.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def near(found: dict[str, Any]) -> float:
-    """How near fp32 figures have to be: a card adds up in another order."""
+    """Tolerance for fp32: a GPU sums in another order."""
     return 1e-6 if found["device"] == "gpu" else 1e-3
 
 
-def test_every_path_gives_the_losses_that_it_gives_on_a_processor(found: dict[str, Any]):
+def test_every_path_gives_the_losses_of_the_cpu(found: dict[str, Any]):
     here, there = found["here"], found["there"]
     assert list(here) == list(there)
     trained = [name for name in here if name.startswith(("pretrain", "finetune", "resumed"))]
@@ -51,7 +51,7 @@ def test_every_path_gives_the_losses_that_it_gives_on_a_processor(found: dict[st
         assert there[name] == pytest.approx(here[name], abs=tolerance), name
 
 
-def test_a_run_that_is_stopped_there_goes_on_to_the_same_losses(found: dict[str, Any]):
+def test_a_run_stopped_on_the_gpu_resumes_to_the_same_losses(found: dict[str, Any]):
     assert found["there"]["resumed"] == pytest.approx(found["there"]["pretrain fp32"], abs=near(found) / 10)
 
 
@@ -65,24 +65,24 @@ def test_predictions_and_probabilities_are_the_same(found: dict[str, Any]):
     assert there == pytest.approx(here, abs=near(found))
 
 
-def test_texts_are_the_same(found: dict[str, Any]):
+def test_generated_texts_are_the_same(found: dict[str, Any]):
     if found["device"] != "gpu":
-        pytest.skip("a card draws other random numbers, and rounds otherwise where two tokens are as likely")
+        pytest.skip("a GPU has other random numbers, and rounds differently between equally likely tokens")
     for name in ("generate", "drawn", "several"):
         assert found["there"][name] == found["here"][name]
 
 
-def test_no_update_waits_for_numbers_of_the_device(found: dict[str, Any]):
+def test_no_step_waits_for_the_device(found: dict[str, Any]):
     if found["device"] != "gpu":
-        pytest.skip("looks at a real card are not written down")
-    assert any("read" in look for look in found["looks"])  # every ten updates: that one is seen
-    assert not [look for look in found["looks"] if {"one_update", "update"} & set(look)]
+        pytest.skip("synchronizations of a real GPU are not recorded")
+    assert any("read" in look for look in found["looks"])  # every ten steps, which is allowed
+    assert not [look for look in found["looks"] if {"train_step", "step_batch"} & set(look)]
 
 
-def test_no_token_that_is_written_waits_for_numbers_of_the_device(found: dict[str, Any]):
+def test_no_generated_token_waits_for_the_device(found: dict[str, Any]):
     if found["device"] != "gpu":
-        pytest.skip("looks at a real card are not written down")
-    written = [look for look in found["looks"] if {"continued", "decode_batch"} & set(look)]
-    assert {look[-1] for look in written} == {"refuse_unless"}  # once a text, when it is written
+        pytest.skip("synchronizations of a real GPU are not recorded")
+    written = [look for look in found["looks"] if {"decode", "decode_batch"} & set(look)]
+    assert {look[-1] for look in written} == {"require_finite"}  # once per text, at its end
     by_place = Counter(look[0] for look in written)
     assert by_place["generate"] == 1 + 1 + 4

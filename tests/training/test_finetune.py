@@ -1,4 +1,4 @@
-"""Stage 2 from labelled rows to a model folder: what is trained and what is not, resumed runs, what is refused."""
+"""Fine-tuning from labeled rows to a model folder: what is trained, resuming, invalid inputs."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from gpt1.training.finetune import finetune, model_dependent_defaults
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page that every run leaves has tests of its own."""
-    monkeypatch.setattr(finetuning, "report_on_exit", lambda run: nullcontext())
+    """The report has its own tests."""
+    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
 
 
 # ---- what is trained
@@ -58,7 +58,9 @@ def test_head_only_training_leaves_every_backbone_weight_bit_identical(
     )  # they stay at their random start
 
 
-def test_training_the_last_block_leaves_all_but_it_bit_identical(table: Table, pretrained_run: Path, tmp_path: Path):
+def test_training_the_last_block_leaves_all_other_weights_bit_identical(
+    table: Table, pretrained_run: Path, tmp_path: Path
+):
     run = finetune(table, from_=pretrained_run, out=tmp_path / "run", train="last:1", **TEXT_OPTIONS, **FAST_SETTINGS)
     own = {name for name in load_weights(pretrained_run) if name.startswith("blocks.1.")}
     assert changed_tensors(load_weights(run), load_weights(pretrained_run)) == own
@@ -69,12 +71,14 @@ def test_training_all_changes_every_weight(table: Table, pretrained_run: Path, t
     assert changed_tensors(load_weights(run), load_weights(pretrained_run)) == set(load_weights(pretrained_run))
 
 
-def test_what_is_transferred_is_what_was_asked_for(table: Table, pretrained_run: Path, tmp_path: Path):
-    """At a rate of 0 a run ends with the weights that it began with."""
+def test_transfer_settings_decide_which_weights_are_transferred(table: Table, pretrained_run: Path, tmp_path: Path):
+    """With learning rate 0 a run ends with its initial weights."""
     begun = load_weights(pretrained_run)
     block_0 = {name for name in begun if name.startswith("blocks.0.")}
     block_1 = {name for name in begun if name.startswith("blocks.1.")}
-    matrices = {name for name, tensor in begun.items() if tensor.dim() > 1}  # fresh gains and biases are 1 and 0
+    matrices = {
+        name for name, tensor in begun.items() if tensor.dim() > 1
+    }  # new LayerNorm weights and biases are 1 and 0
     for settings, fresh in [
         ({}, set()),
         ({"transfer_layers": 1}, block_1),
@@ -86,10 +90,10 @@ def test_what_is_transferred_is_what_was_asked_for(table: Table, pretrained_run:
         assert changed_tensors(load_weights(run), begun) & matrices == fresh & matrices
 
 
-def test_training_on_cached_features_is_training_through_the_frozen_backbone(
+def test_training_on_cached_features_equals_training_through_the_frozen_backbone(
     table: Table, pretrained_run: Path, tmp_path: Path
 ):
-    """The head's gradient is the same whichever way its features came: `last:K` with a rate of 0 for the block."""
+    """The gradient of the head does not depend on where its features come from."""
     settings = {
         **TEXT_OPTIONS,
         **FAST_SETTINGS,
@@ -108,7 +112,7 @@ def test_training_on_cached_features_is_training_through_the_frozen_backbone(
         torch.testing.assert_close(value, load_head(through)[name], rtol=0, atol=1e-5)
 
 
-def test_pieces_and_a_context_computed_once_give_the_same_update(table: Table, pretrained_run: Path, tmp_path: Path):
+def test_micro_batches_and_shared_contexts_do_not_change_the_step(table: Table, pretrained_run: Path, tmp_path: Path):
     settings = {
         **KIND_OPTIONS["choice"],
         **FAST_SETTINGS,
@@ -131,7 +135,7 @@ def test_pieces_and_a_context_computed_once_give_the_same_update(table: Table, p
 
 
 @pytest.mark.parametrize("name", KIND_OPTIONS)
-def test_every_kind_trains_and_predicts_and_keeps_its_documented_keys(
+def test_every_kind_trains_and_predicts_with_its_documented_keys(
     name: str, table: Table, pretrained_run: Path, tmp_path: Path
 ):
     run = finetune(table, from_=pretrained_run, out=tmp_path / "run", **KIND_OPTIONS[name], **FAST_SETTINGS)
@@ -163,7 +167,7 @@ def test_every_kind_trains_and_predicts_and_keeps_its_documented_keys(
 
 @pytest.fixture(scope="module")
 def whole(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three epochs with dropout and a checkpoint after each update, one run of all weights, one of the head."""
+    """Three epochs with dropout and a checkpoint after each step: all weights, the head, the last block."""
     folder = tmp_path_factory.mktemp("runs")
     settings = {
         **TEXT_OPTIONS,
@@ -195,14 +199,16 @@ def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_metrics_and_resu
     assert read_results(run) == read_results(whole[train])
 
 
-def test_a_run_is_not_resumed_on_other_rows(whole: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path):
+def test_a_run_cannot_be_resumed_with_other_rows(
+    whole: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path
+):
     run = copy_until_checkpoint(4, whole["all"], tmp_path / "run")
     other = replace(table, rows=[*table.rows[:-1], {**table.rows[-1], "label": "yes"}])
     with pytest.raises(UserError, match="was trained with another data"):
         finetune(other, from_=pretrained_run, out=run, resume=True, **TEXT_OPTIONS)
 
 
-def test_a_run_is_not_resumed_from_another_model(
+def test_a_run_cannot_be_resumed_from_another_model(
     whole: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path
 ):
     run = copy_until_checkpoint(4, whole["all"], tmp_path / "run")
@@ -221,7 +227,7 @@ def test_a_run_is_not_resumed_from_another_model(
         finetune(table, from_=other, out=run, resume=True, **TEXT_OPTIONS)
 
 
-def test_the_best_epoch_is_kept(table: Table, pretrained_run: Path, tmp_path: Path):
+def test_the_model_has_the_weights_of_the_best_epoch(table: Table, pretrained_run: Path, tmp_path: Path):
     settings = {**TEXT_OPTIONS, **FAST_SETTINGS, "epochs": 6, "peak_lr": 2e-2, "valid_fraction": 0.25, "keep": 1}
     found = read_results(finetune(table, from_=pretrained_run, out=tmp_path / "run", **settings))
     best = max(found["history"], key=lambda record: (record["accuracy"], -record["loss"]))
@@ -230,7 +236,7 @@ def test_the_best_epoch_is_kept(table: Table, pretrained_run: Path, tmp_path: Pa
     assert found["validation"]["metrics"]["accuracy"] == best["accuracy"]
 
 
-def test_the_seed_decides_the_run(table: Table, pretrained_run: Path, tmp_path: Path):
+def test_the_seed_determines_the_run(table: Table, pretrained_run: Path, tmp_path: Path):
     runs = [
         finetune(table, from_=pretrained_run, out=tmp_path / str(i), seed=seed, **TEXT_OPTIONS, **FAST_SETTINGS)
         for i, seed in enumerate((1, 1, 2))
@@ -275,7 +281,7 @@ def test_a_file_a_table_and_its_compressed_file_train_the_same(table: Table, pre
     assert all(changed_tensors(other, load_weights(direct)) == set() for other in found)
 
 
-def test_repeated_and_leaked_rows_are_left_out_and_counted(table: Table, pretrained_run: Path, tmp_path: Path):
+def test_duplicate_and_leaked_rows_are_removed_and_counted(table: Table, pretrained_run: Path, tmp_path: Path):
     repeated = replace(table, rows=[*table.rows, *table.rows[:3]])
     valid = replace(table, rows=table.rows[10:15])
     out = tmp_path / "run"
@@ -286,7 +292,7 @@ def test_repeated_and_leaked_rows_are_left_out_and_counted(table: Table, pretrai
     assert (data["train"], data["validation"]) == (59, 5)
 
 
-def test_repeated_rows_stay_where_that_is_asked_for(table: Table, pretrained_run: Path, tmp_path: Path):
+def test_duplicate_rows_stay_without_deduplication(table: Table, pretrained_run: Path, tmp_path: Path):
     repeated = replace(table, rows=[*table.rows, *table.rows[:3]])
     settings = {"deduplicate": False, "valid_fraction": 0}
     data = read_results(
@@ -295,7 +301,7 @@ def test_repeated_rows_stay_where_that_is_asked_for(table: Table, pretrained_run
     assert (data["train"], data["duplicates"]) == (67, 0)
 
 
-def test_texts_that_are_too_long_are_cut_and_counted(table: Table, pretrained_run: Path, tmp_path: Path):
+def test_texts_that_are_too_long_are_truncated_and_counted(table: Table, pretrained_run: Path, tmp_path: Path):
     long = replace(
         table, rows=[{**row, "text": row["text"] * (1 + 9 * (i % 4 == 0))} for i, row in enumerate(table.rows)]
     )
@@ -306,7 +312,7 @@ def test_texts_that_are_too_long_are_cut_and_counted(table: Table, pretrained_ru
 # ---- settings
 
 
-def test_the_recipe_paper_in_a_file_is_the_recipe_paper_as_a_flag(table: Table, pretrained_run: Path, tmp_path: Path):
+def test_recipe_paper_in_a_config_file_equals_the_flag(table: Table, pretrained_run: Path, tmp_path: Path):
     (tmp_path / "paper.yaml").write_text("recipe: paper\nepochs: 1\nprecision: fp32\n")
     given = {"recipe": "paper", "epochs": 1, "precision": "fp32"}
     by_file = finetune(
@@ -319,12 +325,12 @@ def test_the_recipe_paper_in_a_file_is_the_recipe_paper_as_a_flag(table: Table, 
 
 
 @pytest.mark.parametrize(("width", "rate"), [(768, 6.25e-5), (384, 2.5e-4), (128, 3.75e-4), (16, 3.75e-4)])
-def test_narrow_models_are_fine_tuned_with_a_larger_rate(width: int, rate: float):
+def test_narrow_models_have_a_larger_default_learning_rate(width: int, rate: float):
     assert model_dependent_defaults(width, {}) == {"peak_lr": pytest.approx(rate)}
     assert model_dependent_defaults(width, {"recipe": "paper"}) == {}
 
 
-def test_head_only_in_a_file_takes_the_settings_of_a_head(table: Table, pretrained_run: Path, tmp_path: Path):
+def test_head_only_in_a_config_file_uses_the_head_only_defaults(table: Table, pretrained_run: Path, tmp_path: Path):
     (tmp_path / "head.yaml").write_text("train: head\n")
     run = finetune(table, from_=pretrained_run, out=tmp_path / "run", config=tmp_path / "head.yaml", **TEXT_OPTIONS)
     assert yaml.safe_load((run / "config.yaml").read_text())["lm_coef"] == 0

@@ -1,4 +1,4 @@
-"""Steps that are not finite: skipped, counted, never saved; a run that has diverged stops with its last good state."""
+"""Steps that are not finite are skipped, counted and never saved; a diverged run stops with its last good state."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def state(folder: Path, step: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30], ids=["NaN", "infinite", "infinite gradient norm"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_a_step_that_is_not_finite_changes_nothing_and_the_run_goes_on(value: float, optimizer: str, tmp_path: Path):
+def test_a_step_that_is_not_finite_changes_nothing_and_training_continues(value: float, optimizer: str, tmp_path: Path):
     config = replace(CONFIG, optimizer=optimizer)
     outcome, _, progress = run_stage(broken_at({7: value, 8: value, 13: value}), tmp_path, config=config)
     assert (outcome.step, outcome.skipped, outcome.skipped_in_row) == (STEPS, 3, 0)
@@ -79,7 +79,7 @@ def test_a_run_with_skipped_steps_resumes_to_the_same_bits_from_any_checkpoint(t
         assert_same_outcome(resumed, outcome)
 
 
-def test_too_many_in_a_row_stop_the_run_also_when_it_was_resumed_between_them(tmp_path: Path):
+def test_too_many_skipped_steps_in_a_row_stop_the_run_even_across_a_resume(tmp_path: Path):
     values = dict.fromkeys(range(8, 8 + MAX_SKIPPED), math.nan)
     with pytest.raises(Diverged, match=f"loss is nan at step 12, the {MAX_SKIPPED}th such step") as ended:
         run_stage(broken_at(values), tmp_path)
@@ -93,14 +93,14 @@ def test_too_many_in_a_row_stop_the_run_also_when_it_was_resumed_between_them(tm
     assert run_stage(broken_at(dict.fromkeys(range(8, 7 + MAX_SKIPPED), math.nan)), tmp_path / "fewer")[0].skipped == 4
 
 
-def test_a_run_of_which_no_step_is_finite_stops_with_advice(tmp_path: Path):
+def test_a_run_without_a_finite_step_stops_with_advice(tmp_path: Path):
     made = broken_at(dict.fromkeys(range(1, 4), math.nan), total_steps=3)
     with pytest.raises(Diverged, match="no step up to step 3 had a finite loss") as ended:
         run_stage(made, tmp_path, config=replace(CONFIG, checkpoint_every=0))
     assert "No checkpoint was written" in ended.value.fix
 
 
-def test_weights_that_give_no_finite_loss_are_not_saved_although_they_are_finite(tmp_path: Path):
+def test_finite_weights_without_a_finite_loss_are_not_saved(tmp_path: Path):
     def huge(record: dict[str, Any]) -> None:
         if record["split"] == "train" and record["step"] == 10:
             with torch.no_grad():
@@ -125,7 +125,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run_before_it_is_saved(v
 
 @pytest.mark.parametrize("where", ["weights", "optimizer"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_checkpoint_of_an_earlier_version_that_is_not_finite_is_passed_over(where: str, value: float, tmp_path: Path):
+def test_a_checkpoint_of_an_earlier_version_that_is_not_finite_is_skipped(where: str, value: float, tmp_path: Path):
     outcome, weights, _ = run_stage(make_stage(), tmp_path)
     folder = copy_until_checkpoint(12, tmp_path, tmp_path / "stopped") / "checkpoints"
     found = checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, 12))
@@ -134,12 +134,12 @@ def test_a_checkpoint_of_an_earlier_version_that_is_not_finite_is_passed_over(wh
     resumed, trained, progress = run_stage(make_stage(), tmp_path / "stopped", resume=True)
     file = {"weights": "model", "optimizer": "optimizer"}[where]
     assert f"step-00000012/{file}.safetensors contains NaN or infinite values" in progress.messages[0]
-    assert progress.messages[1] == "resuming after update 11"
+    assert progress.messages[1] == "resuming after step 11"
     assert equal_tensors(trained, weights)
     assert_same_outcome(resumed, outcome)
 
 
-def test_ctrl_c_after_a_skipped_step_saves_the_state_and_goes_on_to_the_same_bits(tmp_path: Path):
+def test_ctrl_c_after_a_skipped_step_saves_a_state_that_resumes_to_the_same_bits(tmp_path: Path):
     values = {10: math.nan, 11: math.nan}
     _, weights, _ = run_stage(broken_at(values), tmp_path / "whole")
 
@@ -147,7 +147,7 @@ def test_ctrl_c_after_a_skipped_step_saves_the_state_and_goes_on_to_the_same_bit
         if record["split"] == "train" and record["step"] == 10:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Interrupted, match="stopped after update 10"):
+    with pytest.raises(Interrupted, match="stopped after step 10"):
         run_stage(
             broken_at(values),
             tmp_path / "stopped",

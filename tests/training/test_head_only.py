@@ -1,5 +1,4 @@
-"""Head-only training: the backbone runs once over the rows, for all the runs on them; what is kept on disk is whole,
-right and bounded, or not there."""
+"""Head-only training: the backbone runs once over the rows, and the cached features are valid and bounded in size."""
 
 from __future__ import annotations
 
@@ -26,15 +25,14 @@ from gpt1.model.weights import read_safetensors
 from gpt1.progress import NullProgress
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import EncodedExample
-from gpt1.training import finetune as finetuning
 from gpt1.training import head_only as features
 from gpt1.training.finetune import finetune
 
 FAST = {**ANY, "train": "head", "epochs": 2}
 
 
-class Said(NullProgress):
-    """Keeps what it is told."""
+class Messages(NullProgress):
+    """Stores the messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -48,8 +46,8 @@ class Said(NullProgress):
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page that every run leaves has tests of its own."""
-    monkeypatch.setattr(finetuning, "report_on_exit", lambda run: nullcontext())
+    """The report has its own tests."""
+    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +58,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The sequences of every call of the backbone."""
+    """Number of sequences in each call of the backbone."""
     calls: list[int] = []
     states = GPT.hidden_states
 
@@ -77,7 +75,7 @@ def files(cache: Path) -> list[Path]:
 
 
 def assert_alike(run: Path, other: Path) -> None:
-    """The same weights bit for bit, the same figures."""
+    """The same weights bit for bit, and the same metrics."""
     found, expected = (read_safetensors(r / "model" / "model.safetensors") for r in (run, other))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
@@ -88,7 +86,7 @@ def assert_alike(run: Path, other: Path) -> None:
 # ---- runs
 
 
-def test_the_backbone_runs_once_over_every_example_however_many_the_epochs(
+def test_the_backbone_runs_once_over_each_example_for_any_number_of_epochs(
     table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int]
 ):
     for epochs in (1, 10):
@@ -98,22 +96,22 @@ def test_the_backbone_runs_once_over_every_example_however_many_the_epochs(
         assert sum(seen) == 64
 
 
-def test_a_second_run_on_the_same_rows_never_runs_the_backbone_and_says_so(
+def test_a_second_run_on_the_same_rows_loads_the_features_and_prints_it(
     table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path
 ):
     finetune(table, from_=pretrained_run, out=tmp_path / "first", **TEXT_OPTIONS, **FAST)
     (kept,) = files(cache)
     seen.clear()
-    said = Said()
+    messages = Messages()
     other = {**TEXT_OPTIONS, **FAST, "peak_lr": 0.1, "epochs": 3, "head_dropout": 0.0, "dropout": 0.3}
-    finetune(table, from_=pretrained_run, out=tmp_path / "second", progress=said, **other)
+    finetune(table, from_=pretrained_run, out=tmp_path / "second", progress=messages, **other)
     assert seen == []
-    assert f"features of 64 examples taken from {kept.parent}" in said
+    assert f"features of 64 examples loaded from {kept.parent}" in messages
     assert files(cache) == [kept]
 
 
 @pytest.mark.parametrize("kind", ["similarity", "choice"])
-def test_features_from_disk_give_the_same_bits_metrics_and_results_as_fresh_ones(
+def test_cached_features_give_the_same_bits_metrics_and_results_as_computed_ones(
     kind: str, table: Table, pretrained_run: Path, tmp_path: Path
 ):
     columns = {"similarity": {"text_a": "text", "text_b": "other"}}.get(kind)
@@ -126,7 +124,7 @@ def test_features_from_disk_give_the_same_bits_metrics_and_results_as_fresh_ones
     assert_alike(runs[0], runs[2])
 
 
-def test_a_killed_run_goes_on_without_the_backbone_and_gives_the_same_bits(
+def test_a_killed_run_resumes_without_the_backbone_to_the_same_bits(
     table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int]
 ):
     settings = {**TEXT_OPTIONS, **FAST, "head_dropout": 0.2, "checkpoint_every": 1, "keep": 99}
@@ -138,10 +136,10 @@ def test_a_killed_run_goes_on_without_the_backbone_and_gives_the_same_bits(
     assert_alike(run, whole)
 
 
-def test_whatever_decides_the_features_is_asked_for(
+def test_everything_that_affects_the_features_is_in_the_cache_key(
     table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path
 ):
-    """Each of these runs would be wrong with the features of another."""
+    """Each of these runs needs other features."""
     long = replace(table, rows=[{**row, "text": row["text"] * 3} for row in table.rows])
     shutil.copytree(pretrained_run, tmp_path / "other")
     model = GPT.from_pretrained(tmp_path / "other/model")
@@ -171,7 +169,7 @@ def test_whatever_decides_the_features_is_asked_for(
 
 
 @pytest.mark.parametrize("damage", ["cut short", "emptied", "changed", "of another shape"])
-def test_a_damaged_file_is_told_computed_again_and_mended(
+def test_a_damaged_file_is_reported_and_its_features_computed_again(
     damage: str, table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path
 ):
     first = finetune(table, from_=pretrained_run, out=tmp_path / "first", **TEXT_OPTIONS, **FAST)
@@ -181,24 +179,24 @@ def test_a_damaged_file_is_told_computed_again_and_mended(
     kept.write_bytes(changes.get(damage, whole.replace(b"[64,32]", b"[32,64]")))
     assert kept.read_bytes() != whole
     seen.clear()
-    said = Said()
-    again = finetune(table, from_=pretrained_run, out=tmp_path / "again", progress=said, **TEXT_OPTIONS, **FAST)
+    messages = Messages()
+    again = finetune(table, from_=pretrained_run, out=tmp_path / "again", progress=messages, **TEXT_OPTIONS, **FAST)
     assert sum(seen) == 64
-    assert f"{kept} is damaged" in said
+    assert f"{kept} is damaged" in messages
     assert_alike(first, again)
     assert kept.read_bytes() == whole
 
 
-def test_a_folder_that_cannot_be_written_costs_a_line_and_not_the_run(
+def test_a_cache_that_cannot_be_written_is_a_message_and_not_an_error(
     table: Table, pretrained_run: Path, tmp_path: Path, cache: Path
 ):
     cache.write_text("a file stands where the folder would be made")
-    said = Said()
-    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=said, **TEXT_OPTIONS, **FAST)
-    assert f"the features are not kept in {cache / 'features'}" in said
+    messages = Messages()
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
+    assert f"the features cannot be cached in {cache / 'features'}" in messages
 
 
-def test_a_folder_that_may_not_be_read_costs_a_line_and_not_the_run(
+def test_a_cache_that_cannot_be_read_is_a_message_and_not_an_error(
     table: Table, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     exists = Path.exists
@@ -209,18 +207,18 @@ def test_a_folder_that_may_not_be_read_costs_a_line_and_not_the_run(
         return exists(path)
 
     monkeypatch.setattr(Path, "exists", denied)
-    said = Said()
-    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=said, **TEXT_OPTIONS, **FAST)
-    assert "cannot be read (Permission denied)" in said
+    messages = Messages()
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
+    assert "cannot be read (Permission denied)" in messages
 
 
-def test_a_cache_in_the_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_a_cache_in_the_home_of_an_unknown_user_is_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GPT1_CACHE", "~no-such-user/cache")
     with pytest.raises(UserError, match="GPT1_CACHE ~no-such-user/cache"):
         features.cache_dir()
 
 
-def test_a_full_disk_leaves_nothing_half_written(
+def test_a_full_disk_leaves_no_partial_file(
     table: Table, pretrained_run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def full(tensors: Any, path: Path, metadata: Any) -> None:
@@ -228,13 +226,13 @@ def test_a_full_disk_leaves_nothing_half_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(features, "save_file", full)
-    said = Said()
-    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=said, **TEXT_OPTIONS, **FAST)
-    assert "No space left on device" in said
+    messages = Messages()
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
+    assert "No space left on device" in messages
     assert files(cache) == []
 
 
-def test_no_more_is_kept_than_the_limit_and_what_was_used_last_stays(
+def test_the_cache_keeps_the_last_used_files_within_its_limit(
     table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def run(seed: int) -> bool:
@@ -257,28 +255,28 @@ def test_no_more_is_kept_than_the_limit_and_what_was_used_last_stays(
     assert run(2)
     assert len(files(cache)) == 2
     assert not run(0)
-    assert run(1)  # the one used least recently had gone
+    assert run(1)  # the least recently used one was deleted
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right there")
-def test_a_file_that_another_process_removes_meanwhile_costs_nothing(
+def test_a_file_that_another_process_deletes_is_no_error(
     table: Table, pretrained_run: Path, tmp_path: Path, cache: Path
 ):
     (cache / "features").mkdir(parents=True)
     for name in ("gone.safetensors", ".gone.1.tmp"):
         (cache / "features" / name).symlink_to("removed")  # listed, and no longer there when it is looked at
-    said = Said()
-    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=said, **TEXT_OPTIONS, **FAST)
-    assert "not kept" not in said
+    messages = Messages()
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
+    assert "cached" not in messages
 
 
-def test_features_larger_than_the_limit_are_not_kept(
+def test_features_larger_than_the_limit_are_not_cached(
     table: Table, pretrained_run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(features, "MAX_CACHE_BYTES", 100)
-    said = Said()
-    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=said, **TEXT_OPTIONS, **FAST)
-    assert "the features are not kept on disk" in said
+    messages = Messages()
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
+    assert "the features are not cached" in messages
     assert files(cache) == []
 
 
@@ -293,7 +291,7 @@ def test_features_larger_than_the_limit_are_not_kept(
         ("linux", {"GPT1_CACHE": "mine", "XDG_CACHE_HOME": "elsewhere"}, "mine"),
     ],
 )
-def test_the_cache_lies_where_the_system_keeps_caches_or_where_gpt1_cache_says(
+def test_the_cache_is_in_the_systems_cache_folder_or_gpt1_cache(
     platform: str, variables: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("GPT1_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
@@ -318,7 +316,7 @@ sequences = st.lists(st.integers(0, 299), min_size=1, max_size=32)
 
 
 @given(coded=st.lists(st.lists(sequences, min_size=1, max_size=3).map(EncodedExample), min_size=1, max_size=8))
-def test_the_features_are_the_last_states_of_each_sequence_in_order(model: TaskModel, coded: list[EncodedExample]):
+def test_features_are_the_last_hidden_states_of_each_sequence_in_order(model: TaskModel, coded: list[EncodedExample]):
     found = features.extract_features(model, coded, NullProgress())
     with torch.no_grad():
         expected = [
@@ -331,7 +329,7 @@ def test_the_features_are_the_last_states_of_each_sequence_in_order(model: TaskM
     coded=st.lists(st.lists(sequences, min_size=1, max_size=3).map(EncodedExample), min_size=1, max_size=8),
     micro_batch=st.integers(1, 4),
 )
-def test_a_pass_takes_no_more_than_the_micro_batch_and_the_features_stay_the_same(
+def test_micro_batch_limits_a_pass_and_does_not_change_the_features(
     model: TaskModel, coded: list[EncodedExample], micro_batch: int
 ):
     passes: list[int] = []
@@ -344,15 +342,15 @@ def test_a_pass_takes_no_more_than_the_micro_batch_and_the_features_stay_the_sam
 
         patch.setattr(GPT, "hidden_states", counted)
         found = features.extract_features(model, coded, NullProgress(), micro_batch)
-    one_at_least = max(example.tokens for example in coded)
-    assert max(passes) <= max(one_at_least, micro_batch * max(example.max_row_tokens for example in coded))
+    largest_example = max(example.tokens for example in coded)
+    assert max(passes) <= max(largest_example, micro_batch * max(example.max_row_tokens for example in coded))
     torch.testing.assert_close(
         found.clone(), features.extract_features(model, coded, NullProgress()).clone(), rtol=0, atol=1e-5
     )
 
 
 @pytest.mark.parametrize(("rows", "advice"), [(6, "--micro-batch 3 (now 6)"), (1, "a smaller model")])
-def test_out_of_memory_names_the_setting_and_the_size_to_try(
+def test_out_of_memory_suggests_a_setting_and_a_value(
     rows: int, advice: str, model: TaskModel, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_: Any) -> Tensor:
@@ -364,7 +362,7 @@ def test_out_of_memory_names_the_setting_and_the_size_to_try(
     assert advice in ended.value.fix
 
 
-def test_out_of_memory_while_the_head_learns_names_no_setting_that_would_not_help(
+def test_out_of_memory_while_the_head_trains_suggests_no_useless_setting(
     table: Table, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""That the two stages learn: what the paper promises, on tasks so plain that a model of 30,000 weights solves them."""
+"""Both stages learn, on tasks so simple that a model of 30,000 parameters solves them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ THINGS = ("file", "list", "number", "logger", "option", "string", "path", "name"
 PLACES = ("module", "class", "method", "function", "argument", "value", "key", "line")
 
 
-def told(seed: int, rows: int = 240) -> list[dict[str, Any]]:
-    """Sentences in which one word tells the label; everything else is drawn without a look at it."""
+def make_rows(seed: int, rows: int = 240) -> list[dict[str, Any]]:
+    """Sentences in which one word determines the label; everything else is random."""
     draw = random.Random(seed)
     found = []
     for _ in range(rows):
@@ -43,7 +43,7 @@ def told(seed: int, rows: int = 240) -> list[dict[str, Any]]:
 
 
 def table(name: str, seed: int) -> Table:
-    rows = told(seed)
+    rows = make_rows(seed)
     return Table(name, list(rows[0]), rows)
 
 
@@ -58,13 +58,13 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def taught(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows more than how often words are: its rate rises slowly, without which a post-LN model stalls."""
+    """A model that has learned more than word frequencies; without a slow warm-up, a post-LN model stalls."""
     settings = {**tiny_pretrain_settings, "steps": 600, "batch_size": 16, "peak_lr": 5e-3, "warmup": 0.15}
     return pretrain(corpus, out=tmp_path_factory.mktemp("runs") / "taught", **settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fine_tuning_learns_what_one_word_says(kind: str, taught: Path, tmp_path: Path):
+def test_fine_tuning_learns_a_label_that_depends_on_one_word(kind: str, taught: Path, tmp_path: Path):
     columns, metric, enough = KINDS[kind]
     run = finetune(table("train", 0), from_=taught, out=tmp_path / "run", kind=kind, **columns, **SETTINGS)
     found = evaluate(run, table("test", 1))
@@ -78,8 +78,8 @@ def test_a_head_alone_learns_more_than_the_majority(taught: Path, tmp_path: Path
     assert evaluate(run, table("test", 1))["metrics"]["accuracy"] > 0.6
 
 
-def test_labels_drawn_without_a_look_at_the_text_are_not_learnt(taught: Path, tmp_path: Path):
-    """The score of a task that cannot be learnt is chance: nothing leaks from the labels of the test rows."""
+def test_random_labels_cannot_be_learned(taught: Path, tmp_path: Path):
+    """The accuracy is that of chance: nothing leaks from the labels of the test rows."""
     draw = random.Random(2)
     tables = [table("train", 0), table("test", 1)]
     for one in tables:
@@ -92,12 +92,12 @@ def test_labels_drawn_without_a_look_at_the_text_are_not_learnt(taught: Path, tm
     assert 0.35 < evaluate(run, tables[1])["metrics"]["accuracy"] < 0.65
 
 
-def test_pre_training_learns_more_than_how_often_words_are(taught: Path):
+def test_pre_training_learns_more_than_word_frequencies(taught: Path):
     results = json.loads((taught / "results.json").read_text())
     assert results["validation"]["loss"] < results["unigram"]["loss"] - 0.5
 
 
-def test_a_model_trained_on_one_sentence_knows_it(
+def test_a_model_trained_on_one_sentence_repeats_it(
     tokenizer: Any, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
     from gpt1.corpus.corpus import write_corpus

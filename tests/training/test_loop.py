@@ -1,4 +1,4 @@
-"""The loop of both stages, on a model of one layer: choosing the best, pieces, measurements, running out of things."""
+"""The training loop on a linear model: best checkpoint, micro-batches, metrics, out of memory, full disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpt1.training import checkpoints
 from gpt1.training.loop import StepBatch
 
 
-def test_the_best_checkpoint_stays_and_its_weights_are_the_result(tmp_path: Path):
+def test_the_best_checkpoint_is_kept_and_its_weights_are_the_result(tmp_path: Path):
     scores = iter([0.1, 0.7, 0.3, 0.7, 0.2])
     made = make_stage(evaluate=lambda: {"score": next(scores), "loss": 1.0}, main_metric="score")
     outcome, weights, _ = run_stage(made, tmp_path, config=replace(CONFIG, keep=1, checkpoint_every=0))
@@ -31,13 +31,13 @@ def test_the_best_checkpoint_stays_and_its_weights_are_the_result(tmp_path: Path
     )
 
 
-def test_of_equal_scores_the_one_with_the_lower_loss_is_the_best(tmp_path: Path):
-    figures = iter([(0.7, 2.0), (0.7, 1.0), (0.7, 1.5), (0.6, 0.1), (0.7, 1.0)])
-    made = make_stage(evaluate=lambda: dict(zip(("score", "loss"), next(figures), strict=True)), main_metric="score")
+def test_of_equal_scores_the_one_with_the_lower_loss_is_best(tmp_path: Path):
+    metrics = iter([(0.7, 2.0), (0.7, 1.0), (0.7, 1.5), (0.6, 0.1), (0.7, 1.0)])
+    made = make_stage(evaluate=lambda: dict(zip(("score", "loss"), next(metrics), strict=True)), main_metric="score")
     assert run_stage(made, tmp_path)[0].best == 10
 
 
-def test_without_a_held_out_figure_to_choose_by_the_last_weights_are_the_result(tmp_path: Path):
+def test_without_a_main_metric_the_last_weights_are_the_result(tmp_path: Path):
     outcome, weights, _ = run_stage(make_stage(), tmp_path)
     assert outcome.best == 0
     assert equal_tensors(
@@ -45,7 +45,7 @@ def test_without_a_held_out_figure_to_choose_by_the_last_weights_are_the_result(
     )
 
 
-def test_held_out_figures_are_measured_without_dropout_and_training_goes_on_with_it(tmp_path: Path):
+def test_evaluation_is_without_dropout_and_training_continues_with_it(tmp_path: Path):
     modes: list[tuple[str, bool]] = []
     made = make_stage()
     evaluate, objective = made.evaluate, made.loss_fn
@@ -64,7 +64,7 @@ def test_held_out_figures_are_measured_without_dropout_and_training_goes_on_with
     assert not made.model.training
 
 
-def test_an_update_in_pieces_is_the_update_in_one(tmp_path: Path):
+def test_a_step_of_micro_batches_equals_the_step_of_one_batch(tmp_path: Path):
     found = []
     for size in (1, 3, 8):
         made = make_stage()
@@ -83,7 +83,7 @@ def test_an_update_in_pieces_is_the_update_in_one(tmp_path: Path):
             torch.testing.assert_close(value, found[0][name], rtol=0, atol=1e-5)
 
 
-def test_a_line_of_metrics_is_the_mean_over_the_updates_since_the_last(tmp_path: Path):
+def test_a_line_of_metrics_is_the_mean_over_the_steps_since_the_last_line(tmp_path: Path):
     value = iter(range(1, 100))
 
     def objective(rows: Tensor) -> Losses:
@@ -94,7 +94,7 @@ def test_a_line_of_metrics_is_the_mean_over_the_updates_since_the_last(tmp_path:
     made = replace(made, loss_fn=objective)
     outcome, _, _ = run_stage(made, tmp_path, config=replace(CONFIG, checkpoint_every=0))
     means = [(line["step"], line["loss"]) for line in read_metrics(tmp_path) if line["split"] == "train"]
-    # Update i adds the pieces 2i + 1 and 2i + 2, halved: 2i + 1.5.
+    # Step i adds the micro-batches 2i + 1 and 2i + 2, halved: 2i + 1.5.
     assert means == [(10, 10.5), (20, 30.5), (23, 43.5)]
     assert outcome.train_loss == 43.5
 
@@ -131,7 +131,7 @@ def test_frozen_weights_are_neither_trained_nor_stored(tmp_path: Path):
         (0, True, "other programs"),
     ],
 )
-def test_out_of_memory_names_the_setting_and_the_size_to_try(
+def test_out_of_memory_suggests_a_setting_and_a_value(
     error: BaseException, together: int, checkpointing: bool, advice: str, tmp_path: Path
 ):
     def objective(rows: Tensor) -> Losses:
@@ -148,7 +148,7 @@ def test_out_of_memory_names_the_setting_and_the_size_to_try(
     assert ended.value.exit_code == 1
 
 
-def test_another_error_stays_what_it_is(tmp_path: Path):
+def test_other_errors_are_not_translated(tmp_path: Path):
     def objective(rows: Tensor) -> Losses:
         raise RuntimeError("a mistake in the code")
 
@@ -156,7 +156,7 @@ def test_another_error_stays_what_it_is(tmp_path: Path):
         run_stage(make_stage(loss_fn=objective), tmp_path)
 
 
-def test_a_full_disk_is_told_and_the_checkpoints_before_it_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_reported_and_earlier_checkpoints_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     original = checkpoints.save_checkpoint
 
     def save(folder: Path, step: int, *rest: Any) -> Path:
@@ -172,7 +172,7 @@ def test_a_full_disk_is_told_and_the_checkpoints_before_it_stay(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("when", [9, 10, 14])
-def test_a_run_folder_that_is_deleted_during_training_is_named_and_stays_away(when: int, tmp_path: Path):
+def test_a_run_folder_deleted_during_training_is_an_error_and_not_created_again(when: int, tmp_path: Path):
     made = make_stage()
     update = made.step_batch
 

@@ -1,4 +1,4 @@
-"""The loop stopped, killed and resumed: the same bits, and no checkpoint lost."""
+"""Stopped, killed and resumed training gives the same bits, and loses no checkpoint."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, dict
 def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_and_the_same_metrics(step: int, whole, tmp_path: Path):
     folder, outcome, weights = whole
     resumed, found, progress = run_stage(make_stage(), copy_until_checkpoint(step, folder, tmp_path), resume=True)
-    assert progress.messages == [f"resuming after update {step:,}"]
+    assert progress.messages == [f"resuming after step {step:,}"]
     assert equal_tensors(found, weights)
     assert read_metrics(tmp_path) == read_metrics(folder)
     assert_same_outcome(resumed, outcome)
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(whole, tmp_path: Path):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(whole, tmp_path: Path):
     folder, outcome, weights = whole
     resumed, found, _ = run_stage(make_stage(), copy_until_checkpoint(0, folder, tmp_path), resume=True)
     assert equal_tensors(found, weights)
@@ -56,7 +56,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(whole, t
 
 
 @pytest.mark.parametrize("damage", [b"", b"12\n[]\n", b"\0\0\0", b"\xff\xfe"])
-def test_a_line_that_a_killed_process_was_writing_is_dropped(damage: bytes, whole, tmp_path: Path):
+def test_a_partial_line_of_a_killed_process_is_dropped(damage: bytes, whole, tmp_path: Path):
     folder, _, _ = whole
     copy_until_checkpoint(12, folder, tmp_path)
     content = (tmp_path / "metrics.jsonl").read_bytes()
@@ -67,7 +67,7 @@ def test_a_line_that_a_killed_process_was_writing_is_dropped(damage: bytes, whol
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("when", [10, 20])
-def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bits(number: int, when: int, whole, tmp_path: Path):
+def test_a_stopped_run_is_saved_and_resumes_to_the_same_bits(number: int, when: int, whole, tmp_path: Path):
     folder, _, weights = whole
 
     def stop(record: dict[str, Any]) -> None:
@@ -75,9 +75,9 @@ def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bits(number: int, when: 
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    config = replace(CONFIG, checkpoint_every=0)  # only what the signal asks for
+    config = replace(CONFIG, checkpoint_every=0)  # only the one that the signal causes
     never = {"should_evaluate": lambda done: done == STEPS}
-    with pytest.raises(Interrupted, match=f"stopped after update {when} of {STEPS}") as stopped:
+    with pytest.raises(Interrupted, match=f"stopped after step {when} of {STEPS}") as stopped:
         run_stage(make_stage(**never), tmp_path, progress=RecordingProgress(stop), config=config)
     assert stopped.value.exit_code == 130
     assert "--resume" in stopped.value.fix
@@ -91,15 +91,15 @@ def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bits(number: int, when: 
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
-def test_a_terminal_that_closes_stops_the_run_however_often_it_says_so(whole, tmp_path: Path):
+def test_a_closing_terminal_stops_the_run_even_with_repeated_signals(whole, tmp_path: Path):
     def hang_up(record: dict[str, Any]) -> None:
         if record["split"] == "train" and record["step"] == 10:
             os.kill(os.getpid(), signal.SIGHUP)  # from the terminal
             os.kill(os.getpid(), signal.SIGHUP)  # from its shell
 
-    before = signal.signal(signal.SIGHUP, lambda *_: pytest.fail("the run did not listen"))
+    before = signal.signal(signal.SIGHUP, lambda *_: pytest.fail("the run did not handle the signal"))
     try:
-        with pytest.raises(Interrupted, match="stopped after update 10"):
+        with pytest.raises(Interrupted, match="stopped after step 10"):
             run_stage(make_stage(), tmp_path, progress=RecordingProgress(hang_up))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         _, found, _ = run_stage(
@@ -113,7 +113,7 @@ def test_a_terminal_that_closes_stops_the_run_however_often_it_says_so(whole, tm
     assert equal_tensors(found, whole[2])
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path: Path):
+def test_a_second_ctrl_c_ends_immediately(tmp_path: Path):
     def stop_twice(rows: Tensor) -> Losses:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -131,19 +131,19 @@ def damage(folder: Path, step: int) -> Path:
     return damaged
 
 
-def test_the_newest_checkpoint_is_refused_by_name_when_damaged_and_the_one_before_is_taken(whole, tmp_path: Path):
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(whole, tmp_path: Path):
     folder, outcome, weights = whole
     copy_until_checkpoint(12, folder, tmp_path)
     damaged = damage(tmp_path, 12)
     resumed, found, progress = run_stage(make_stage(), tmp_path, resume=True)
     assert str(damaged) in progress.messages[0]
-    assert progress.messages[1] == "resuming after update 11"
+    assert progress.messages[1] == "resuming after step 11"
     assert equal_tensors(found, weights)
     assert_same_outcome(resumed, outcome)
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_damaged_checkpoints_push_no_whole_one_out(keep: int, whole, tmp_path: Path):
+def test_damaged_checkpoints_do_not_displace_valid_ones(keep: int, whole, tmp_path: Path):
     copy_until_checkpoint(20, whole[0], tmp_path)
     for step in checkpoints.list_steps(tmp_path / "checkpoints"):
         if step not in (8, 19, 20):
@@ -159,31 +159,31 @@ def test_damaged_checkpoints_push_no_whole_one_out(keep: int, whole, tmp_path: P
     with pytest.raises(Interrupted):
         run_stage(make_stage(), tmp_path, resume=True, progress=RecordingProgress(stop), config=config)
     _, _, progress = run_stage(make_stage(), tmp_path, resume=True, config=config)
-    assert progress.messages == ["resuming after update 10"]
+    assert progress.messages == ["resuming after step 10"]
 
 
-def test_a_run_whose_best_checkpoint_is_damaged_makes_it_again(tmp_path: Path):
+def test_a_run_with_a_damaged_best_checkpoint_creates_it_again(tmp_path: Path):
     def made() -> Stage:
         plain = make_stage()
         scores = {5: 0.1, 10: 0.7, 15: 0.3, 20: 0.2, STEPS: 0.2}
-        asked = {
+        schedule = {
             "should_evaluate": lambda done: done in scores and bool(now.append(done) or True),
             "main_metric": "score",
         }
         now: list[int] = []
-        return replace(plain, **asked, evaluate=lambda: {"score": scores[now[-1]], "loss": plain.evaluate()["loss"]})
+        return replace(plain, **schedule, evaluate=lambda: {"score": scores[now[-1]], "loss": plain.evaluate()["loss"]})
 
     outcome, weights, _ = run_stage(made(), tmp_path)
     assert outcome.best == 10
     damaged = damage(tmp_path, 10)
     again, found, progress = run_stage(made(), tmp_path, resume=True)
     assert str(damaged) in progress.messages[0]
-    assert progress.messages[-1] == "resuming after update 9"
+    assert progress.messages[-1] == "resuming after step 9"
     assert equal_tensors(found, weights)
     assert_same_outcome(again, outcome)
 
 
-def test_a_full_disk_takes_no_line_of_the_measurements(whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_loses_no_line_of_metrics(whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     copy_until_checkpoint(12, whole[0], tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
 
@@ -197,7 +197,7 @@ def test_a_full_disk_takes_no_line_of_the_measurements(whole, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", ["corpus", "tokenizer"])
-def test_a_run_is_not_resumed_with_another_corpus_or_tokenizer(name: str, whole, tmp_path: Path):
+def test_a_run_cannot_be_resumed_with_another_corpus_or_tokenizer(name: str, whole, tmp_path: Path):
     copy_until_checkpoint(12, whole[0], tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = make_stage(fingerprints={"corpus": "c", "tokenizer": "t"} | {name: "other"})

@@ -1,4 +1,4 @@
-"""The optimisers against independent ones that are fed the same gradients."""
+"""The optimizers against independent implementations with the same gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpt1.training.optimizers import OPTIMIZERS, SGD, AdamW, Optimizer, Released
 from gpt1.training.schedules import lr_factor
 
 SHAPES = {"tokens.weight": (50, 8), "linear.weight": (8, 24), "linear.bias": (24,), "norm.weight": (8,)}
-UPDATES = 10
+STEPS = 10
 
 
 def start() -> dict[str, Tensor]:
@@ -26,9 +26,9 @@ def start() -> dict[str, Tensor]:
     return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
 
 
-def gradients(update: int) -> dict[str, Tensor]:
-    """Of very different sizes, some of them zero."""
-    generator = torch.Generator().manual_seed(1 + update)
+def gradients(step: int) -> dict[str, Tensor]:
+    """Gradients of very different magnitudes, some of them zero."""
+    generator = torch.Generator().manual_seed(1 + step)
     found = {}
     for i, (name, shape) in enumerate(SHAPES.items()):
         found[name] = torch.randn(shape, generator=generator) * 10.0 ** (-2 * i)
@@ -36,16 +36,16 @@ def gradients(update: int) -> dict[str, Tensor]:
     return found
 
 
-def lr(update: int) -> float:
-    return 1e-2 * lr_factor("linear", 3, update, UPDATES)
+def lr(step: int) -> float:
+    return 1e-2 * lr_factor("linear", 3, step, STEPS)
 
 
-def ours(kind: Any, config: FinetuneConfig, updates: range = range(UPDATES)) -> dict[str, Tensor]:
+def ours(kind: Any, config: FinetuneConfig, steps: range = range(STEPS)) -> dict[str, Tensor]:
     parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
     optimizer = kind(list(parameters.items()), config)
-    for update in updates:
-        give(parameters, gradients(update))
-        optimizer.step(lr(update))
+    for step in steps:
+        give(parameters, gradients(step))
+        optimizer.step(lr(step))
     return {name: p.detach() for name, p in parameters.items()}
 
 
@@ -58,10 +58,10 @@ def theirs(kind: Any, decay: float, **settings: Any) -> dict[str, Tensor]:
         {"params": list(spared.values()), "weight_decay": 0.0},
     ]
     optimizer = kind(groups, lr=1.0, **settings)
-    for update in range(UPDATES):
-        give(parameters, gradients(update))
+    for step in range(STEPS):
+        give(parameters, gradients(step))
         for group in optimizer.param_groups:
-            group["lr"] = lr(update)
+            group["lr"] = lr(step)
         optimizer.step()
     return {name: p.detach() for name, p in parameters.items()}
 
@@ -76,23 +76,23 @@ def released_adam_in_numpy(decay: float, beta1: float, beta2: float, eps: float)
     parameters = {name: tensor.double().numpy().copy() for name, tensor in start().items()}
     m = {name: np.zeros_like(p) for name, p in parameters.items()}
     v = {name: np.zeros_like(p) for name, p in parameters.items()}
-    for update in range(UPDATES):
-        t = update + 1
-        lr_t = lr(update) * np.sqrt(1 - beta2**t) / (1 - beta1**t)
-        for name, g in gradients(update).items():
+    for step in range(STEPS):
+        t = step + 1
+        lr_t = lr(step) * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+        for name, g in gradients(step).items():
             g = g.double().numpy()
             m[name] = beta1 * m[name] + (1 - beta1) * g
             v[name] = beta2 * v[name] + (1 - beta2) * g * g
-            step = m[name] / (np.sqrt(v[name]) + eps)
+            change = m[name] / (np.sqrt(v[name]) + eps)
             if parameters[name].ndim > 1:
-                step = step + decay * parameters[name]
-            parameters[name] = parameters[name] - lr_t * step
+                change = change + decay * parameters[name]
+            parameters[name] = parameters[name] - lr_t * change
     return parameters
 
 
 @pytest.mark.parametrize("decay", [0.01, 0.3])
 @pytest.mark.parametrize("eps", [1e-8, 1e-3])
-def test_ten_updates_match_the_released_adam_written_in_numpy(decay: float, eps: float):
+def test_ten_steps_match_the_released_adam_written_in_numpy(decay: float, eps: float):
     config = FinetuneConfig(weight_decay=decay, eps=eps)
     expected = released_adam_in_numpy(decay, config.beta1, config.beta2, eps)
     for name, p in ours(ReleasedAdam, config).items():
@@ -106,7 +106,7 @@ def test_the_released_adam_is_not_adamw():
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_adamw_is_torchs(decay: float):
+def test_adamw_equals_torchs(decay: float):
     expected = theirs(torch.optim.AdamW, decay, betas=(0.8, 0.95), eps=1e-6)
     found = ours(AdamW, FinetuneConfig(weight_decay=decay, beta1=0.8, beta2=0.95, eps=1e-6))
     for name in SHAPES:
@@ -114,7 +114,7 @@ def test_adamw_is_torchs(decay: float):
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_sgd_is_torchs(momentum: float):
+def test_sgd_equals_torchs(momentum: float):
     expected = theirs(torch.optim.SGD, 0.3, momentum=momentum)
     found = ours(SGD, FinetuneConfig(weight_decay=0.3, beta1=momentum))
     for name in SHAPES:
@@ -122,7 +122,7 @@ def test_sgd_is_torchs(momentum: float):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_decay_shrinks_matrices_and_spares_gains_and_biases(name: str):
+def test_decay_applies_to_matrices_and_not_to_layer_norm_and_biases(name: str):
     parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
     give(parameters, {name: torch.zeros(shape) for name, shape in SHAPES.items()})
     OPTIMIZERS[name](list(parameters.items()), FinetuneConfig(weight_decay=0.1)).step(0.1)
@@ -136,18 +136,18 @@ def test_decay_shrinks_matrices_and_spares_gains_and_biases(name: str):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("cut", [1, 5, 9])
-def test_an_optimiser_that_is_stored_and_loaded_goes_on_with_the_same_bits(name: str, cut: int):
+def test_a_saved_and_loaded_optimizer_continues_with_the_same_bits(name: str, cut: int):
     config = FinetuneConfig(weight_decay=0.1)
     expected = ours(OPTIMIZERS[name], config)
     parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
     optimizer = OPTIMIZERS[name](list(parameters.items()), config)
-    for update in range(UPDATES):
-        if update == cut:
+    for step in range(STEPS):
+        if step == cut:
             stored = {name: tensor.clone() for name, tensor in optimizer.state_tensors().items()}
             optimizer = OPTIMIZERS[name](list(parameters.items()), config)
-            optimizer.load_state_tensors(stored, update)
-        give(parameters, gradients(update))
-        optimizer.step(lr(update))
+            optimizer.load_state_tensors(stored, step)
+        give(parameters, gradients(step))
+        optimizer.step(lr(step))
     assert all(torch.equal(parameters[name], expected[name]) for name in SHAPES)
 
 
@@ -169,27 +169,27 @@ def test_the_norm_of_many_gradients_is_close_to_the_exact_one():
     assert abs(float(global_norm(parameters)) - float(exact)) < 1e-5 * float(exact)
 
 
-def test_clipping_at_0_leaves_the_gradients_alone():
+def test_a_clip_norm_of_0_does_not_clip():
     assert clip_coefficient(torch.tensor(100.0), 0) is None
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @given(shrink=st.floats(1e-3, 1))
-def test_a_step_with_shrunk_gradients_is_the_step_with_those(name: str, shrink: float):
+def test_a_clip_coefficient_equals_scaled_gradients(name: str, shrink: float):
     found = []
     for before, after in ((shrink, None), (1.0, torch.tensor(shrink))):
         parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
         optimizer = OPTIMIZERS[name](list(parameters.items()), FinetuneConfig(weight_decay=0.1))
-        for update in range(3):
-            give(parameters, {key: g * before for key, g in gradients(update).items()})
-            optimizer.step(lr(update), after)
+        for step in range(3):
+            give(parameters, {key: g * before for key, g in gradients(step).items()})
+            optimizer.step(lr(step), after)
         found.append(parameters)
     for key in SHAPES:
         torch.testing.assert_close(*(parameters[key].detach() for parameters in found))
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_skipped_step_keeps_every_bit_and_counts(kind: type[Optimizer]):
+def test_a_skipped_step_changes_no_bit_and_is_counted(kind: type[Optimizer]):
     parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
     optimizer = kind(list(parameters.items()), FinetuneConfig(weight_decay=0.1))
     give(parameters, gradients(0))
@@ -204,7 +204,7 @@ def test_a_skipped_step_keeps_every_bit_and_counts(kind: type[Optimizer]):
 @pytest.mark.parametrize("in_kernel", [True, False], ids=["found_inf", "torch.where"])
 @pytest.mark.parametrize("finite", [True, False])
 @pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_the_choice_made_on_a_device_gives_the_bits_of_a_step_or_of_none(
+def test_skipping_on_the_device_gives_the_bits_of_a_step_or_of_none(
     kind: type[Optimizer], finite: bool, in_kernel: bool, monkeypatch: pytest.MonkeyPatch
 ):
     if not in_kernel:  # as on an Apple GPU

@@ -1,4 +1,4 @@
-"""The learning rate of every update, against the formulas."""
+"""The learning rate of each step, against the formulas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fraction(warmup: float, steps: int) -> float:
 
 
 @given(run=runs, warmup=warmups)
-def test_linear_is_the_released_warmup_linear(run, warmup):
+def test_linear_equals_the_released_warmup_linear(run, warmup):
     steps, step = run
     x, w = step / steps, fraction(warmup, steps)
     s = 1.0 if x <= w else 0.0
@@ -29,7 +29,7 @@ def test_linear_is_the_released_warmup_linear(run, warmup):
 
 
 @given(run=runs, warmup=st.integers(1, 600))
-def test_cosine_rises_for_the_warm_up_and_falls_to_nothing_over_the_rest(run, warmup):
+def test_cosine_rises_during_warm_up_and_falls_to_0_afterwards(run, warmup):
     steps, step = run
     if step <= warmup:
         expected = step / min(warmup, steps) if warmup < steps else step / steps
@@ -39,33 +39,33 @@ def test_cosine_rises_for_the_warm_up_and_falls_to_nothing_over_the_rest(run, wa
 
 
 @given(run=runs, warmup=warmups)
-def test_constant_stays_at_the_peak_once_it_is_reached(run, warmup):
+def test_constant_stays_at_the_peak_after_warm_up(run, warmup):
     steps, step = run
     w = fraction(warmup, steps) * steps
     assert lr_factor("constant", warmup, step, steps) == pytest.approx(min(1.0, step / w) if w else 1.0)
 
 
 @given(schedule=schedules, run=runs, warmup=warmups)
-def test_a_rate_is_a_share_of_the_peak(schedule, run, warmup):
+def test_the_factor_is_between_0_and_1(schedule, run, warmup):
     steps, step = run
     assert 0 <= lr_factor(schedule, warmup, step, steps) <= 1
 
 
 @given(schedule=schedules, steps=st.integers(1, 10_000), warmup=warmups.filter(lambda w: w > 0))
-def test_the_first_update_has_rate_0(schedule, steps, warmup):
+def test_the_first_step_has_learning_rate_0(schedule, steps, warmup):
     assert lr_factor(schedule, warmup, 0, steps) == 0
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("warmup", [0.1, 100, 0])
-def test_no_rate_is_higher_than_the_one_before_it_after_warm_up(schedule: str, warmup: float):
+def test_the_learning_rate_never_rises_after_warm_up(schedule: str, warmup: float):
     rates = [lr_factor(schedule, warmup, step, 1000) for step in range(100, 1001)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(0)
 
 
 @given(run=runs, schedule=schedules, updates=st.integers(2, 400))
-def test_warm_up_may_be_given_as_updates_or_as_their_share(run, schedule, updates):
+def test_warm_up_can_be_steps_or_a_fraction_of_them(run, schedule, updates):
     steps, step = run
     if updates < steps:
         as_share = lr_factor(schedule, updates / steps, step, steps)

@@ -1,4 +1,4 @@
-"""Measurements as TensorBoard reads them."""
+"""Metrics as TensorBoard reads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_every_number_is_found_under_its_split_and_name(tmp_path: Path) -> None:
+def test_every_number_is_stored_as_split_and_name(tmp_path: Path) -> None:
     board = TensorBoard(tmp_path / "events", pytest.fail)
     board.begin("training", 20)
     board.record(step=10, split="train", loss=4.5, lr=0.25, note="text", broken=float("nan"))
@@ -36,7 +36,7 @@ def test_every_number_is_found_under_its_split_and_name(tmp_path: Path) -> None:
     }
 
 
-def test_updates_that_a_resumed_run_does_again_are_told_once(tmp_path: Path) -> None:
+def test_steps_that_a_resumed_run_repeats_appear_once(tmp_path: Path) -> None:
     for steps in ((10, 20, 30), (20, 30, 40)):  # killed after 30, resumed from a checkpoint at 10
         board = TensorBoard(tmp_path, pytest.fail)
         for step in steps:
@@ -45,7 +45,7 @@ def test_updates_that_a_resumed_run_does_again_are_told_once(tmp_path: Path) -> 
     assert read(tmp_path) == {"train/loss": [(10, 1.25), (20, 2.5), (30, 3.75), (40, 5.0)]}
 
 
-def test_nothing_is_written_before_the_first_measurement(tmp_path: Path) -> None:
+def test_nothing_is_written_before_the_first_record(tmp_path: Path) -> None:
     board = TensorBoard(tmp_path / "events", pytest.fail)
     board.log("hello")
     board.begin("training", 5)
@@ -59,29 +59,29 @@ def become_a_file(events: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [become_a_file, lambda events: shutil.rmtree(events.parent)], ids=["file", "gone"])
-def test_events_that_cannot_be_written_are_one_warning(spoil: Callable[[Path], None], tmp_path: Path) -> None:
-    events, said = tmp_path / "run" / "events", list[str]()
+def test_events_that_cannot_be_written_give_one_warning(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+    events, warnings = tmp_path / "run" / "events", list[str]()
     events.parent.mkdir()
     spoil(events)
-    board = TensorBoard(events, said.append)
+    board = TensorBoard(events, warnings.append)
     for step in (10, 20):
         board.record(step=step, split="train", loss=4.5)
         board.end()
-    assert len(said) == 1
-    assert str(events) in said[0]
+    assert len(warnings) == 1
+    assert str(events) in warnings[0]
     assert not events.is_dir()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_a_disk_that_fills_is_one_warning(tmp_path: Path) -> None:
-    said: list[str] = []
-    board = TensorBoard(tmp_path / "events", said.append)
+def test_a_full_disk_gives_one_warning(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    board = TensorBoard(tmp_path / "events", warnings.append)
     board.record(step=10, split="train", loss=4.5)
-    with open("/dev/full", "wb") as full:  # the open file now lies on a full disk
+    with open("/dev/full", "wb") as full:  # the open file is now on a full disk
         os.dup2(full.fileno(), board._file.fileno())  # type: ignore[union-attr]
         for step in (20, 30):
             board.record(step=step, split="train", loss=4.0)
         board.end()
-    assert [line for line in said if "No space left on device" in line] == said
-    assert len(said) == 1
+    assert [line for line in warnings if "No space left on device" in line] == warnings
+    assert len(warnings) == 1
     assert read(tmp_path / "events") == {"train/loss": [(10, 4.5)]}
