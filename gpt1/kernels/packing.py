@@ -102,7 +102,7 @@ class Packing:
         """`layer` ([batch, time, n] and what is hidden → [batch, time, m]) on every group of rows of like length."""
         parts = torch.split(self.unpad(x), [group.tokens for group in self.groups])
         found = [
-            apply_padded(partial(layer, hidden=group.masked_out), part, group)
+            apply_padded(partial(layer, masked_out=group.masked_out), part, group)
             for part, group in zip(parts, self.groups, strict=True)
         ]
         if self.padding:

@@ -22,8 +22,9 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_file, lock_dir
 from gpt1.files.manifest import file_entry
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
-from gpt1.inference.predictor import TaskPredictor, compute_task_logits, load_model_and_tokenizer
+from gpt1.inference.predictor import TaskPredictor, load_model_and_tokenizer
 from gpt1.inference.task import save_task
+from gpt1.inference.task_logits import compute_task_logits
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.model.gpt import GPT

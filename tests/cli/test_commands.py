@@ -138,7 +138,7 @@ def test_the_whole_path_from_text_to_predictions(workspace: Path, tmp_path: Path
     assert {"accuracy", "f1", "matthews", "loss"} <= set(result["metrics"])
     shown_to_people = ask("evaluate", "runs/reviews", "reviews.csv")
     assert "accuracy" in shown_to_people.out
-    assert "0.0% of the texts cut at 32 tokens" in shown_to_people.err
+    assert "0.0% of the texts truncated to 32 tokens" in shown_to_people.err
 
     answer = ask("predict", "runs/reviews", "new.csv", "--out", "deep/in/predictions.jsonl")
     assert (answer.exit_code, answer.stdout) == (0, "")
@@ -224,7 +224,7 @@ def test_what_a_model_does_not_see_of_a_prompt_is_told(workspace: Path, prose: l
     for command in (["next", str(model)], ["generate", str(model), "--max-tokens", "1"]):
         assert "unknown" not in ask(*command, "the file").err
         assert re.search(r"3 of \d tokens are unknown", ask(*command, "☃☃☃").err)
-        assert "are cut to the last 32" in ask(*command, "the file " * 100).err
+        assert "are truncated to the last 32" in ask(*command, "the file " * 100).err
         assert ask(*command, "").code == 0
 
 
