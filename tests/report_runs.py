@@ -69,8 +69,8 @@ def write_pretraining_run(folder: Path, text: str = "and then it was evening") -
     lines: list[dict[str, Any]] = []
     for step in range(10, 41, 10):
         lines.append({"step": step, "split": "train", "loss": 9 - step / 10, "lr": 1e-3, "tokens": step * 100})
-        held_out = {"loss": 9.1 - step / 10, "perplexity": 800.0 / step, "bits_per_byte": 2.5}
-        lines.append({"step": step, "split": "validation", **held_out})
+        validation = {"loss": 9.1 - step / 10, "perplexity": 800.0 / step, "bits_per_byte": 2.5}
+        lines.append({"step": step, "split": "validation", **validation})
     write_jsonl(folder / "metrics.jsonl", lines)
     results = {
         "stage": "pretrain", "steps": 40, "tokens_seen": 4000, "train_loss": 5.0, "parameters": 1_234_567,

@@ -293,7 +293,7 @@ def draw_score_curves(spreads: dict[str, dict[int, SeedScores]], metric: str) ->
     with charts.chart_style():
         figure, axes = charts.new_chart(metric, "labels, logarithmic", width=640, height=360)
         axes.set_xscale("log", base=2)
-        for colour, (method, by) in zip(charts.SERIES_COLOURS, spreads.items(), strict=False):
+        for colour, (method, by) in zip(charts.SERIES_COLORS, spreads.items(), strict=False):
             title, sizes = CURVE_METHODS[method].title, sorted(by)
             tips = [f"{title}, {n:,} labels: {by[n].median:.3f}" for n in sizes]
             charts.band(axes, sizes, [by[n].values for n in sizes], tips, color=colour, label=title)

@@ -84,7 +84,7 @@ def add_transfer_half(
 def draw_transfer(spreads: dict[str, list[SeedScores | None]]) -> Figure:
     with charts.chart_style():
         figure, axes = charts.new_chart("score × 100", "pre-trained layers", height=CHART_HEIGHT)
-        for colour, (title, one) in zip(charts.SERIES_COLOURS, spreads.items(), strict=False):
+        for colour, (title, one) in zip(charts.SERIES_COLORS, spreads.items(), strict=False):
             at = [(k, spread) for k, spread in enumerate(one) if spread]
             scores = [[100 * value for value in spread.values] for _, spread in at]
             tips = [f"{title}, {k} layers: {format_scores(spread)}" for k, spread in at]
@@ -173,7 +173,7 @@ def draw_zeroshot(curves: ZeroShotCurves) -> Figure:
         figure, axes = charts.new_chart(
             "zero-shot, 0 a guess, 1 the best before", "updates of pre-training", height=CHART_HEIGHT
         )
-        colours = dict(zip(dict.fromkeys(name for name, _ in curves), charts.SERIES_COLOURS, strict=False))
+        colours = dict(zip(dict.fromkeys(name for name, _ in curves), charts.SERIES_COLORS, strict=False))
         for (name, model), of in curves.items():
             steps = sorted(of)
             shares = [normalise_score(name, of[step]) or 0.0 for step in steps]
