@@ -1,4 +1,4 @@
-# Two commands on a bare machine: `make demo` and `make test`. Each makes .venv first if it has to.
+# `make demo` and `make test` work on a fresh checkout: they create .venv if needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,17 +26,17 @@ docs: $(VENV)/installed-docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . docs/_build/html
 	@echo docs/_build/html/index.html
 
-# PyPI's torch for Linux brings gigabytes of CUDA. Without an NVIDIA card the one without it is fetched first; where its
-# index cannot be reached, the next line takes PyPI's.
+# PyPI's torch for Linux includes gigabytes of CUDA. Without an NVIDIA GPU, install the CPU build first; if its index
+# cannot be reached, the next line installs PyPI's.
 ifeq ($(shell uname -s)$(shell command -v nvidia-smi 2>/dev/null),Linux)
-torch-without-cuda = $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --retries 0 --timeout 10 \
+install-cpu-torch = $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --retries 0 --timeout 10 \
 	--index-url https://download.pytorch.org/whl/cpu torch 2>/dev/null || true
 endif
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpt1 needs Python 3.11 or newer; try: make demo PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(torch-without-cuda)
+	$(install-cpu-torch)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 

@@ -27,8 +27,10 @@ WARM = 2  # updates: the first one makes the optimiser's state
 
 def run(rounds: int, quick: bool) -> BenchmarkResult:
     peaks = {
-        "gpt1 bf16": run_in_subprocess("benchmarks.memory.ours", quick=quick, recompute=False)[1],
-        "gpt1 bf16, recompute": run_in_subprocess("benchmarks.memory.ours", quick=quick, recompute=True)[1],
+        "gpt1 bf16": run_in_subprocess("benchmarks.memory.ours", quick=quick, checkpointing=False)[1],
+        "gpt1 bf16, activation checkpointing": run_in_subprocess(
+            "benchmarks.memory.ours", quick=quick, checkpointing=True
+        )[1],
         "transformers bf16": run_in_subprocess("benchmarks.memory.theirs", quick=quick)[1],
         "torch, imported": run_in_subprocess("benchmarks.memory.nobody")[1],
     }
@@ -62,10 +64,10 @@ def started(*words: str) -> Workload:
 # ---- what the processes run
 
 
-def ours(quick: bool, recompute: bool) -> None:
+def ours(quick: bool, checkpointing: bool) -> None:
     model = random_model(quick)
     ids = torch.randint(model.config.vocab_size, (step.BATCH, model.config.context + 1))
-    update = step.gpt1_workload(model, ids, activation_checkpointing=recompute)
+    update = step.gpt1_workload(model, ids, activation_checkpointing=checkpointing)
     for _ in range(WARM):
         update()
 

@@ -1,4 +1,4 @@
-"""GPT-1: pre-train a Transformer on unlabelled text (stage 1), fine-tune it on labels (stage 2), use it."""
+"""GPT-1: pre-train a Transformer on unlabeled text (stage 1), fine-tune it on labels (stage 2), use it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LAZY_IMPORTS = {
 }
 
 
-def __getattr__(name: str) -> Any:  # torch takes seconds to import: each name is fetched when it is first used
+def __getattr__(name: str) -> Any:  # lazy, because importing torch takes seconds
     if name in _LAZY_IMPORTS:
         return getattr(import_module(_LAZY_IMPORTS[name]), name)
     raise AttributeError(f"module 'gpt1' has no attribute '{name}'")

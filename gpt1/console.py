@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: talk and progress on standard error, results on standard output.
+"""Terminal output: messages and progress on standard error, results on standard output.
 
 In a pipe or a log there are no bars and no control characters, only a line now and then. NO_COLOR is respected.
 """
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.text import Text
 
-SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal: a line after both this time and this share of the work,
+SECONDS_BETWEEN_LINES = 10.0  # without a terminal: a line after both this time and this share of the work,
 SHARE_BETWEEN_LINES = 0.1
 MAX_SECONDS_BETWEEN_LINES = 300.0  # or after this time in any case
 BAR_WIDTH = 24
-COLUMNS_AFTER_TITLE = 70  # on a narrower terminal the title stands on a line of its own
-COLOUR = "cyan"
-NON_TTY_WIDTH = 10_000  # nothing is wrapped or cut where nobody's window has an edge
+COLUMNS_AFTER_TITLE = 70  # on a narrower terminal the title gets its own line
+COLOR = "cyan"
+NON_TTY_WIDTH = 10_000  # in files and pipes nothing is wrapped or truncated
 HIDDEN_METRICS = {"step", "epoch", "split", "lr", "tokens", "seconds", "gradient_norm"}
 
 
 class Console:
-    """A `Progress` for people. `talk` and `results` are the streams to write to."""
+    """A `Progress` that prints to `messages` (default: standard error); results go to `results` (standard output)."""
 
     def __init__(self, messages: IO[str] | None = None, results: IO[str] | None = None) -> None:
         self._messages = messages or sys.stderr
         self._results = results or sys.stdout
-        for stream in (self._messages, self._results):  # a terminal without λ shows \\u03bb, and the work goes on
+        for stream in (self._messages, self._results):  # a terminal that cannot encode λ shows \\u03bb
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         self._rich: dict[int, RichConsole] = {}
@@ -46,7 +46,7 @@ class Console:
     def log(self, line: str) -> None:
         self._print(self._messages, formatting.printable_line(line))
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None:
         self.end()
         title = formatting.printable_line(title)
         if self._messages.isatty() and not self._console(self._messages).is_dumb_terminal:
@@ -59,7 +59,7 @@ class Console:
             self._work.advance(done, values)
 
     def record(self, **values: float | int | str) -> None:
-        """Held-out measurements stay beside the bar until the next ones come."""
+        """Validation metrics stay next to the bar until the next ones come."""
         if self._work and values.get("split") == "validation":
             self._work.validation_metrics = _visible_metrics(values)
 
@@ -72,20 +72,20 @@ class Console:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end()  # an error or Ctrl-C must not leave the terminal without its cursor
+        self.end()  # after an error or Ctrl-C the terminal must show its cursor again
 
     # Results
 
     def print_result(self, line: str) -> None:
-        """One line of a result on standard output."""
+        """Print one line of a result on standard output."""
         self._print(self._results, formatting.printable_line(line))
 
     def show_text(self, text: str) -> None:
-        """A result that is text by nature, with its newlines and tabs, on standard output."""
+        """Print text with its newlines and tabs on standard output."""
         self._print(self._results, formatting.escape_controls(text))
 
     def print_table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-        """A table on standard output; numbers stand to the right, as `formatting.format_number` writes them."""
+        """Print a table on standard output; numbers are right-aligned, in the form of `formatting.format_number`."""
         from rich import box
         from rich.table import Table
 
@@ -95,7 +95,7 @@ class Console:
         for i, name in enumerate(columns):
             filled = [row[i] for row in cells if row[i] not in (None, "")]
             numeric = bool(filled) and all(isinstance(value, (int, float)) for value in filled)
-            justify: Any = "right" if numeric else "left"  # in a narrow terminal words are broken, and none is lost
+            justify: Any = "right" if numeric else "left"  # narrow terminals break words and lose none
             table.add_column(
                 _rich_text(formatting.printable_line(name)), justify=justify, no_wrap=numeric, overflow="fold"
             )
@@ -104,22 +104,24 @@ class Console:
         self._console(self._results).print(table)
 
     def print_probabilities(self, probabilities: Sequence[tuple[str, float]]) -> None:
-        """Tokens with their probabilities and a bar for each, on standard output; the longest bar is the likeliest."""
+        """Print tokens with their probabilities and a bar each on standard output."""
         from rich.bar import Bar
         from rich.cells import cell_len
         from rich.table import Table
 
         console = self._console(self._results)
-        most = max((p for _, p in probabilities), default=0.0) or 1.0
+        highest = max((p for _, p in probabilities), default=0.0) or 1.0
         longest = max((cell_len(_show_whitespace(token)) for token, _ in probabilities), default=0)
-        width = max(1, min(BAR_WIDTH, console.width - longest - len("  100.0 %  ")))  # a token is never cut for a bar
+        width = max(
+            1, min(BAR_WIDTH, console.width - longest - len("  100.0%  "))
+        )  # tokens are never truncated for a bar
         table = Table.grid(padding=(0, 2))
         for justify in ("left", "right", "left"):
             table.add_column(justify=justify, no_wrap=True)
         for token, p in probabilities:
-            ascii_bar = "#" * round(width * p / most)
-            bar = ascii_bar if console.options.ascii_only else Bar(1.0, 0, p / most, width=width, color=COLOUR)
-            table.add_row(_rich_text(_show_whitespace(token)), f"{100 * p:.1f} %", bar)
+            ascii_bar = "#" * round(width * p / highest)
+            bar = ascii_bar if console.options.ascii_only else Bar(1.0, 0, p / highest, width=width, color=COLOR)
+            table.add_row(_rich_text(_show_whitespace(token)), f"{100 * p:.1f}%", bar)
         console.print(table)
 
     # Streams
@@ -145,28 +147,27 @@ def print_probabilities(probabilities: Sequence[tuple[str, float]]) -> None:
 
 
 def print_metrics(result: Mapping[str, Any]) -> None:
-    """What `evaluate` returns, as a table on standard output: each metric, its 95 % interval, the number of rows, and
-    beside them the metrics of each subset."""
+    """Print the result of `evaluate` as a table: metrics, 95% confidence intervals, metrics of each subset."""
     subsets = result.get("subsets", {})
     number = formatting.format_number
     intervals = {
         name: f"[{number(low)}, {number(high)}]"
         for name, (low, high) in result.get("interval", {}).items()
-        if low == low  # of too few rows there is none
+        if low == low  # NaN: too few rows for an interval
     }
     rows = []
     for name, value in result["metrics"].items():
-        of = f" ({result['f1_of']})" if name == "f1" and result.get("f1_of") else ""
-        between = [intervals.get(name, "")] if intervals else []
-        rows.append([name + of, value, *between, *(part["metrics"][name] for part in subsets.values())])
+        average = f" ({result['f1_of']})" if name == "f1" and result.get("f1_of") else ""
+        interval = [intervals.get(name, "")] if intervals else []
+        rows.append([name + average, value, *interval, *(part["metrics"][name] for part in subsets.values())])
     unit = "windows" if "perplexity" in result["metrics"] else "rows"
-    columns = ["", f"{result['rows']:,} {unit}", *(["95 % interval"] if intervals else [])]
+    columns = ["", f"{result['rows']:,} {unit}", *(["95% confidence interval"] if intervals else [])]
     columns += [f"{name}, {part['rows']:,} rows" for name, part in subsets.items()]
     Console().print_table(columns, rows)
 
 
 class _ProgressState:
-    """What both ways of showing progress keep."""
+    """State of both ways to show progress."""
 
     def __init__(self, total: int, done: int) -> None:
         self.total, self.start, self.done = total, done, done
@@ -184,10 +185,10 @@ class _ProgressState:
 
     @property
     def time_left(self) -> str:
-        behind = self.done - self.start
-        return (
-            f"{formatting.format_duration(self.seconds * (self.total - self.done) / behind)} left" if behind > 0 else ""
-        )
+        finished = self.done - self.start
+        if finished <= 0:
+            return ""
+        return f"{formatting.format_duration(self.seconds * (self.total - self.done) / finished)} left"
 
     @property
     def percent(self) -> int:
@@ -195,16 +196,16 @@ class _ProgressState:
 
     @property
     def metric_texts(self) -> list[str]:
-        """The most telling first: loss, the held-out score, speed."""
-        said = [formatting.format_metric(name, value) for name, value in self.values.items()]
-        telling = [name for name in self.validation_metrics if name not in ("loss", "lm_loss", "bits_per_byte")]
-        for name in (telling or list(self.validation_metrics))[:1]:
-            said.insert(1, f"held-out {formatting.format_metric(name, self.validation_metrics[name])}")
-        return said
+        """Most important first: loss, validation score, speed."""
+        texts = [formatting.format_metric(name, value) for name, value in self.values.items()]
+        scores = [name for name in self.validation_metrics if name not in ("loss", "lm_loss", "bits_per_byte")]
+        for name in (scores or list(self.validation_metrics))[:1]:
+            texts.insert(1, f"validation {formatting.format_metric(name, self.validation_metrics[name])}")
+        return texts
 
 
 class _Bar(_ProgressState):
-    """A live line: title, bar, percent, position, time left (in the end: time taken), what was measured."""
+    """A live line: title, bar, percent, position, time left (at the end: time taken), metrics."""
 
     def __init__(self, console: RichConsole, title: str, total: int, done: int) -> None:
         from rich.live import Live
@@ -216,10 +217,10 @@ class _Bar(_ProgressState):
             self.title = ""
         self.live = Live(console=console, get_renderable=self._line, refresh_per_second=4)
         self.live.start()
-        atexit.register(self.live.stop)  # whatever ends the process, the terminal gets its cursor back
+        atexit.register(self.live.stop)  # the cursor comes back however the process ends
 
     def advance(self, done: int, values: Mapping[str, float]) -> None:
-        self.update(done, values)  # drawn four times a second by a thread of its own
+        self.update(done, values)  # a thread draws it four times a second
 
     def end(self) -> None:
         self.ended = True
@@ -227,33 +228,33 @@ class _Bar(_ProgressState):
         atexit.unregister(self.live.stop)
 
     def _line(self) -> Text:
-        """All of it in one line: where there is no room the last measurements go first, then the bar gets shorter."""
+        """One line of the terminal's width: first the last metrics are dropped, then the bar gets shorter."""
         from rich.cells import cell_len
         from rich.text import Text
 
-        position = f"{self.percent:3} %  {self.done:,}/{self.total:,}"
+        position = f"{self.percent:3}%  {self.done:,}/{self.total:,}"
         clock = formatting.format_duration(self.seconds) if self.ended else self.time_left
         left, right = [self.title] * bool(self.title), [position, *[clock] * bool(clock), *self.metric_texts]
         room = self.console.width - 1
 
-        def rest() -> int:
+        def free_columns() -> int:
             return room - cell_len("  ".join([*left, "", *right]))
 
-        while len(right) > 2 and rest() < BAR_WIDTH // 2:
+        while len(right) > 2 and free_columns() < BAR_WIDTH // 2:
             right.pop()
-        width = max(0, min(BAR_WIDTH, rest()))
+        width = max(0, min(BAR_WIDTH, free_columns()))
         full, half = divmod(int(2 * width * self.done / self.total) if self.total else 2 * width, 2)
         solid, halved = ("#", "") if self.console.options.ascii_only else ("━", "╸" * half)
-        bar = Text(solid * full + halved, style=COLOUR)
+        bar = Text(solid * full + halved, style=COLOR)
         bar.append(("-" if solid == "#" else "━") * (width - full - len(halved)), style="bright_black")
-        if self.console.no_color:  # the rest of the bar cannot be told by its colour
+        if self.console.no_color:  # without color the rest of the bar would look the same
             bar.truncate(full + len(halved))
             bar.pad_right(width - len(bar))
         return Text("  ").join([Text(part) for part in left] + [bar] + [Text(part) for part in right])
 
 
 class _Lines(_ProgressState):
-    """Where nothing can be drawn twice: a line now and then."""
+    """Progress without a terminal: a line now and then."""
 
     def __init__(self, stream: IO[str], title: str, total: int, done: int, unit: str) -> None:
         super().__init__(total, done)
@@ -263,11 +264,11 @@ class _Lines(_ProgressState):
 
     def advance(self, done: int, values: Mapping[str, float]) -> None:
         self.update(done, values)
-        silence = time.monotonic() - self.last_line_at
-        far = self.done - self.last_line_done >= SHARE_BETWEEN_LINES * self.total
-        if done == self.total:  # `end` tells it, with the time that was taken
+        waited = time.monotonic() - self.last_line_at
+        advanced = self.done - self.last_line_done >= SHARE_BETWEEN_LINES * self.total
+        if done == self.total:  # `end` prints it, with the time taken
             return
-        if (far and silence >= SECONDS_BETWEEN_LINES) or silence >= MAX_SECONDS_BETWEEN_LINES:
+        if (advanced and waited >= SECONDS_BETWEEN_LINES) or waited >= MAX_SECONDS_BETWEEN_LINES:
             self.last_line_at, self.last_line_done = time.monotonic(), done
             self._line(self._position(self.time_left))
 
@@ -275,7 +276,7 @@ class _Lines(_ProgressState):
         self._line(self._position(formatting.format_duration(self.seconds)))
 
     def _position(self, clock: str) -> str:
-        parts = [f"{self.percent} %", f"{self.done:,}/{self.total:,} {self.unit}", clock, *self.metric_texts]
+        parts = [f"{self.percent}%", f"{self.done:,}/{self.total:,} {self.unit}", clock, *self.metric_texts]
         return "  " + "  ".join(part for part in parts if part)
 
     def _line(self, text: str) -> None:
@@ -283,7 +284,7 @@ class _Lines(_ProgressState):
 
 
 def _visible_metrics(values: Mapping[str, Any]) -> dict[str, float]:
-    """Of a measurement, the numbers that help a person who waits."""
+    """The metrics that are worth showing next to a bar."""
     return {
         name: value if isinstance(value, int) else float(value)
         for name, value in values.items()
@@ -304,7 +305,7 @@ def _format_cell(value: Any) -> str:
 
 
 def _show_whitespace(token: str) -> str:
-    """A token with its outer spaces and its newlines to be seen."""
+    """A token with visible outer spaces and newlines."""
     text = formatting.printable_line(token)
     inner = text.strip(" ")
     before = len(text) - len(text.lstrip(" "))

@@ -1,4 +1,4 @@
-"""Where and in what type a run computes."""
+"""Device and precision of a run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def resolve_device(setting: str) -> torch.device:
-    """The device that `--device` names; `auto` is the GPU where there is one. An Apple GPU is for one process: torch
-    adds up no gradients there."""
-    several = world_size() > 1
+    """The device of `--device`; `auto` is the GPU if there is one.
+
+    Apple GPUs run a single process: torch has no all-reduce there.
+
+    Raises:
+        UserError: for a device that does not exist, cannot be used, or does not fit the processes of torchrun.
+    """
+    distributed = world_size() > 1
     if setting == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() and not several else "cpu")
-    if setting.partition(":")[0] not in DEVICES:  # torch knows a dozen more that nobody here has
-        problem = f"--device {setting}: there is no such device.{did_you_mean(setting, DEVICES)}"
+        return torch.device("mps" if torch.backends.mps.is_available() and not distributed else "cpu")
+    if setting.partition(":")[0] not in DEVICES:  # torch knows a dozen more, which are not supported here
+        problem = f"--device {setting} is not a valid device.{did_you_mean(setting, DEVICES)}"
         raise UserError(problem, "Use auto, cpu, cuda, cuda:1 (the second GPU) or mps.")
     try:
         device = torch.device(setting)
@@ -37,21 +42,19 @@ def resolve_device(setting: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {setting} cannot be used: {reason}", "Use --device cpu, or auto.") from None
-    if device.type == "mps" and several:
-        problem = (
-            f"--device {setting}: torchrun started {world_size()} processes, and torch adds up no gradients there."
-        )
-        raise UserError(problem, "Use --device cpu, or start it without torchrun.")
+    if device.type == "mps" and distributed:
+        problem = f"--device {setting} supports one process, but torchrun started {world_size()}."
+        raise UserError(problem, "Use --device cpu, or run it without torchrun.")
     if device.type == "cuda" and device.index is not None and (count := local_world_size()) > 1:
-        problem = f"--device {setting}: torchrun started {count} processes here, and each takes a GPU of its own."
+        problem = f"--device {setting} is one GPU, but torchrun started {count} processes here, and each needs its own."
         raise UserError(problem, "Use --device cuda.")
     return device
 
 
 def resolve_precision(precision: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """(type of the activations, what to tell the user) for `--precision`; `auto` is decided by the hardware alone."""
+    """(type of the activations, description) of `--precision`; `auto` depends only on the hardware."""
     if precision not in PRECISIONS:
-        problem = f"--precision {precision}: there is no such choice.{did_you_mean(precision, PRECISIONS)}"
+        problem = f"--precision {precision} is not a valid choice.{did_you_mean(precision, PRECISIONS)}"
         raise UserError(problem, f"Choices: {', '.join(PRECISIONS)}.")
     if precision == "fp32":
         return torch.float32, "fp32"
@@ -65,7 +68,7 @@ def resolve_precision(precision: str, device: torch.device) -> tuple[torch.dtype
 
 
 def precision_name(activation_dtype: torch.dtype) -> Precision:
-    """What `auto` has come to: a run goes on with it, also on a processor where it would come to something else."""
+    """The setting that stands for this type. Runs store it, so that --resume on other hardware does not change it."""
     return "bf16" if activation_dtype == torch.bfloat16 else "fp32"
 
 
@@ -84,29 +87,29 @@ def native_bf16(device: torch.device) -> tuple[bool, str]:
 
 
 NATIVE_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
-"""Names in Linux's /proc/cpuinfo of instructions for bf16 products; the last one is Arm's."""
+"""Names of bf16 matrix instructions in Linux's /proc/cpuinfo, best first; the last one is Arm's."""
 
 
 def bf16_feature(features: Collection[str]) -> str | None:
-    """The best instructions for bf16 products among the features of a CPU."""
+    """The best bf16 matrix instructions among the features of a CPU."""
     return next((name for name in NATIVE_BF16 if name in features), None)
 
 
 def cpu_features() -> frozenset[str]:
-    """The features of this CPU by their names in Linux's /proc/cpuinfo, of all that PyTorch can use.
+    """The features of this CPU that PyTorch can use, by their names in Linux's /proc/cpuinfo.
 
-    Without oneDNN (PyTorch for macOS) it has no bf16 products, whatever the CPU has.
+    Without oneDNN (PyTorch for macOS) there are none: PyTorch then has no bf16 matrix products on any CPU.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return frozenset()
     with suppress(OSError):
         return cpuinfo_features(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # Windows; from PyTorch 2.11 on
-    return frozenset(name for name, there in capabilities.items() if there is True)
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # Windows, with PyTorch 2.11 or newer
+    return frozenset(name for name, available in capabilities.items() if available is True)
 
 
 def cpuinfo_features(text: str) -> frozenset[str]:
-    """The features of the first CPU in /proc/cpuinfo: the line `flags` of x86, `Features` of Arm."""
+    """The features of the first CPU in /proc/cpuinfo: the line `flags` on x86, `Features` on Arm."""
     found = re.search(r"^(?:flags|Features)[ \t]*:(.*)$", text, re.MULTILINE)
     return frozenset(found[1].split()) if found else frozenset()
 
@@ -114,7 +117,7 @@ def cpuinfo_features(text: str) -> frozenset[str]:
 def prepare_model(
     model: nn.Module, device: torch.device, activation_dtype: torch.dtype, activation_checkpointing: bool = False
 ) -> None:
-    """Move a model, set the type of its activations, and whether the backward pass computes them again."""
+    """Move a model to a device; set the type of its activations and whether to use activation checkpointing."""
     for module in model.modules():
         if (
             activation_checkpointing
@@ -122,8 +125,8 @@ def prepare_model(
             and (config := getattr(module, "config", None))
             and config.dropout
         ):
-            # torch keeps the random numbers of a CPU and of CUDA for it, not those of an Apple GPU (issue 127676)
-            problem = f"--recompute with --dropout {config.dropout:g} on mps: the second pass would drop other numbers."
+            # torch restores the random state of a CPU and of CUDA, not that of an Apple GPU (issue 127676)
+            problem = f"--activation-checkpointing does not work with --dropout {config.dropout:g} on mps."
             raise UserError(problem, "Use --dropout 0 with it, or --micro-batch instead.")
     model.to(device)
     for module in model.modules():
@@ -134,7 +137,7 @@ def prepare_model(
 
 @contextmanager
 def translate_resource_errors(memory_advice: str) -> Iterator[None]:
-    """Out of memory and disk full as one line that says what to lower; `memory_advice` is that advice for memory."""
+    """Turn out-of-memory and disk-full errors into ResourceError; `memory_advice` is the fix for the former."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -149,16 +152,16 @@ def translate_resource_errors(memory_advice: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # Windows has no EDQUOT
             raise ResourceError(
                 f"the disk is full: {error.filename or 'no space left'}.",
-                "Make room and run the same command with --resume.",
+                "Free some space, then resume with the same command and --resume.",
             ) from None
         raise
 
 
 def world_size() -> int:
-    """How many processes torchrun started; 1 without it."""
+    """Number of processes that torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_world_size() -> int:
-    """How many of them on this machine."""
+    """Number of processes that torchrun started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,4 +1,4 @@
-"""The errors that a user can mend: the value, the rule, the fix. ending.py prints them, without a traceback."""
+"""User-facing errors: the problem and how to fix it. cli/exit.py prints them, without a traceback."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 OUT_OF_MEMORY = re.compile(
     "out of memory|allocate memory|not enough memory|failed to map segment|create a primitive$|_ALLOC_FAILED"
 )
-"""What torch, the system, its loader (of a library), oneDNN and cuBLAS say where memory does not suffice."""
+"""Messages of torch, the system, its library loader, oneDNN and cuBLAS when memory runs out."""
 
 
 class GPT1Error(Exception):
-    """Anything that gpt1 refuses. `problem` names the value and the rule, `fix` the way out."""
+    """Base class. `problem` names the value and the rule, `fix` says what to do."""
 
     exit_code = 1
 
@@ -24,31 +24,31 @@ class GPT1Error(Exception):
 
 
 class UserError(GPT1Error):
-    """Something that the user can mend: a missing file, a column that is not there, an impossible setting."""
+    """An error that the user can fix: a missing file, an unknown column, an invalid setting."""
 
     exit_code = 2
 
 
 class ResourceError(GPT1Error):
-    """The machine is at its limit (memory, disk): one line with the way out."""
+    """Out of memory or disk space."""
 
     exit_code = 1
 
 
 class Interrupted(GPT1Error):
-    """Ctrl-C or SIGTERM after the state was saved; `fix` says how to go on."""
+    """Ctrl-C or SIGTERM; `fix` says how to resume."""
 
     exit_code = 130
 
 
 class Diverged(GPT1Error):
-    """Training gives NaN or infinite values. Of several processes all raise it, at the same step."""
+    """Training gives NaN or infinite values. All processes raise it at the same step."""
 
     exit_code = 1
 
 
 def did_you_mean(value: str, options: Iterable[str]) -> str:
-    """` Did you mean X?` for the closest option, or nothing. The leading space lets it follow a sentence."""
+    """` Did you mean X?` for the closest option, or an empty text. The leading space lets it follow a sentence."""
     lowered = {option.lower(): option for option in options}
     close = difflib.get_close_matches(value.lower(), lowered, n=1, cutoff=0.6)
     return f" Did you mean {lowered[close[0]]}?" if close else ""

@@ -1,4 +1,4 @@
-"""How numbers, times and strange characters are shown to people: in the terminal and on pages alike."""
+"""Formatting of numbers, times and control characters, for the terminal and for report pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def format_number(value: float, digits: int = 3) -> str:
         return f"{value:,}"
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
-    if abs(value) >= 10 ** max(digits, 3) - 0.5:  # what rounds to it too
+    if abs(value) >= 10 ** max(digits, 3) - 0.5:  # including values that round up to it
         return f"{value:,.0f}"
     if value and abs(value) < 1e-3:
         return format_setting(float(f"{value:.{digits}g}"))
@@ -24,7 +24,7 @@ def format_number(value: float, digits: int = 3) -> str:
 
 
 def format_setting(value: float) -> str:
-    """A setting: as short as it can be written (0.1, 2000, 2.5e-4)."""
+    """A setting in its shortest form (0.1, 2000, 2.5e-4)."""
     text = f"{value:.12g}"
     if "e" not in text and value and abs(value) < 1e-3:
         text = f"{value:.12e}"
@@ -36,10 +36,10 @@ def format_setting(value: float) -> str:
 
 
 def format_large_count(value: float) -> str:
-    """A large count in two or three digits: 980, 16.4 k, 25.3 M, 1.20 G."""
-    for size, unit, least in ((1e9, "G", 0.9995e9), (1e6, "M", 0.9995e6), (1e3, "k", 1e4)):
-        if abs(value) >= least:
-            return f"{format_number(value / size)} {unit}"
+    """A large count in three digits: 980, 16.4k, 25.3M, 1.20G."""
+    for size, unit, threshold in ((1e9, "G", 0.9995e9), (1e6, "M", 0.9995e6), (1e3, "k", 1e4)):
+        if abs(value) >= threshold:
+            return f"{format_number(value / size)}{unit}"
     return f"{value:,.0f}"
 
 
@@ -49,7 +49,7 @@ def count_noun(n: int, what: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """1:52, or 2:03:00 from an hour on."""
+    """Minutes and seconds (1:52), from an hour on with hours (2:03:00)."""
     if not math.isfinite(seconds):
         return "?"
     whole = max(0, round(seconds))
@@ -58,39 +58,41 @@ def format_duration(seconds: float) -> str:
 
 
 def format_metric(name: str, value: float) -> str:
-    """What stands beside a bar: `loss 3.21`, `9,012 tokens/s`."""
-    said = name.replace("_per_s", "/s").replace("_", " ")
-    return f"{format_number(value)} {said}" if said.endswith("/s") else f"{said} {format_number(value)}"
+    """A metric for a progress line: `loss 3.21`, `9,012 tokens/s`."""
+    label = name.replace("_per_s", "/s").replace("_", " ")
+    return f"{format_number(value)} {label}" if label.endswith("/s") else f"{label} {format_number(value)}"
 
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that a terminal obeys instead of showing them (C0, DEL, C1), that reorder the text beside them (bidi
-embeddings, overrides and isolates), or that have no UTF-8 (surrogates: bytes of a file name that are not UTF-8)."""
+"""Characters that control a terminal (C0, DEL, C1), that reorder the text around them (bidi embeddings, overrides and
+isolates), or that have no UTF-8 form (surrogates: bytes of a file name that are not UTF-8)."""
 
 
 def escape_controls(text: str, keep: str = "\n\t") -> str:
-    r"""`text` with control characters escaped, as in \x1b; those in `keep` stay."""
+    r"""`text` with control characters escaped, for example as \x1b, except those in `keep`."""
     return CONTROL.sub(lambda match: match[0] if match[0] in keep else _code(match[0]), text)
 
 
 def printable_line(text: str) -> str:
-    r"""`text` as one line: newlines and tabs are escaped too, so that a name cannot forge a line of its own."""
+    r"""`text` as one line: newlines and tabs are escaped too, so that a file name cannot forge a line of output."""
     return escape_controls(text, keep="")
 
 
 def printable_json(text: str) -> str:
-    r"""JSON text with the control characters inside its strings as \uXXXX: safe in a terminal, and the same JSON."""
+    r"""JSON text with control characters as \uXXXX: safe in a terminal, and the same value."""
     return CONTROL.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
 def shell_quote(word: object) -> str:
-    r"""`word` as one word of a POSIX shell, on one line: $'a\012b' where it holds control characters."""
+    r"""`word` quoted for a POSIX shell, on one line: $'a\012b' if it contains control characters."""
     text = str(word)
     if not CONTROL.search(text):
         return shlex.quote(text)
 
     def escaped(match: re.Match[str]) -> str:
-        return "".join(f"\\{byte:03o}" for byte in match[0].encode("utf-8", "surrogateescape"))
+        # A byte of a file name that is not UTF-8, or half a character from JSON or YAML.
+        errors = "surrogateescape" if "\udc80" <= match[0] <= "\udcff" else "surrogatepass"
+        return "".join(f"\\{byte:03o}" for byte in match[0].encode("utf-8", errors))
 
     return "$'" + CONTROL.sub(escaped, text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 

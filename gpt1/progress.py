@@ -1,4 +1,4 @@
-"""How the verbs tell what they do: one small interface that a terminal, a log file or a page can show."""
+"""Progress of long operations: one small interface for the terminal, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from gpt1.files.atomic import atomic_file
 from gpt1.files.foreign import parse_json, read_bounded
 
 MAX_METRICS_BYTES = 2**28
-"""Largest metrics.jsonl: a million updates take 200 MB."""
+"""Largest metrics.jsonl: a million steps take 200 MB."""
 
 
 class Progress(Protocol):
-    """What a verb says while it works. Every method returns at once and never raises for what it is given."""
+    """Receiver of progress. Every method returns at once and raises for no value that it is given."""
 
     def log(self, line: str) -> None:
-        """A line for a person."""
+        """Print a line."""
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
-        """A piece of work of `total` units starts, `done` of them already behind it."""
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        """Start an operation of `total` units, of which `done` are already done."""
 
     def advance(self, done: int, **values: float) -> None:
-        """`done` units are behind; `values` (loss, tokens_per_s) stand beside the bar."""
+        """`done` units are done; `values` (loss, tokens_per_s) are shown next to the bar."""
 
     def record(self, **values: float | int | str) -> None:
-        """A measurement to keep: one line of metrics.jsonl."""
+        """Log metrics: one line of metrics.jsonl."""
 
     def end(self) -> None:
-        """The piece of work is over."""
+        """End the operation."""
 
 
 class NullProgress:
-    """Says nothing; what Python callers get unless they ask for more."""
+    """Shows nothing; the default in Python."""
 
     def log(self, line: str) -> None: ...
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None: ...
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None: ...
 
     def advance(self, done: int, **values: float) -> None: ...
 
@@ -49,7 +49,7 @@ class NullProgress:
 
 
 class MetricsFile(NullProgress):
-    """Keeps every measurement as a line of JSON."""
+    """Appends every record to metrics.jsonl, one line of JSON each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,42 +59,42 @@ class MetricsFile(NullProgress):
             file.write(json.dumps(values) + "\n")
 
     def truncate_after(self, step: int) -> None:
-        """Drop the lines of updates that a resumed run does again, so that no update is told twice."""
+        """Remove the lines of steps after `step`: a resumed run logs them again."""
         if not self.path.exists():
             return
-        kept = []
+        lines = []
         for line in read_bounded(self.path, MAX_METRICS_BYTES).decode("utf-8", "replace").splitlines():
             try:
                 if parse_json(line, self.path, allow_nan=True).get("step", 0) <= step:
-                    kept.append(line)
-            except (UserError, AttributeError, TypeError):  # the line that a killed process was writing
+                    lines.append(line)
+            except (UserError, AttributeError, TypeError):  # a line that a killed process was writing
                 continue
-        with atomic_file(self.path) as file:  # a kill or a full disk in here must not take the lines that are there
-            file.write("".join(line + "\n" for line in kept).encode())
+        with atomic_file(self.path) as file:  # a kill or a full disk must not lose the existing lines
+            file.write("".join(line + "\n" for line in lines).encode())
 
 
 class MultiProgress:
-    """Passes everything on to several."""
+    """Forwards everything to several receivers."""
 
     def __init__(self, targets: Sequence[Progress]) -> None:
         self.targets = targets
 
     def log(self, line: str) -> None:
-        for part in self.targets:
-            part.log(line)
+        for target in self.targets:
+            target.log(line)
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
-        for part in self.targets:
-            part.begin(title, total, done, unit)
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        for target in self.targets:
+            target.begin(title, total, done, unit)
 
     def advance(self, done: int, **values: float) -> None:
-        for part in self.targets:
-            part.advance(done, **values)
+        for target in self.targets:
+            target.advance(done, **values)
 
     def record(self, **values: float | int | str) -> None:
-        for part in self.targets:
-            part.record(**values)
+        for target in self.targets:
+            target.record(**values)
 
     def end(self) -> None:
-        for part in self.targets:
-            part.end()
+        for target in self.targets:
+            target.end()

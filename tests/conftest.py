@@ -1,4 +1,4 @@
-"""What the tests share: where the public data lies, and text, tokenizer, corpus and runs, all small."""
+"""Shared fixtures: the public data, and a small text, tokenizer, corpus and run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
-from reproduction_fixtures import executed_jobs, lstm_run, official_data, run_with_checkpoints  # noqa: F401 (of reproductions)
+from reproduction_fixtures import executed_jobs, lstm_run, official_data, run_with_checkpoints  # noqa: F401 (fixtures for reproductions)
 from workspace import ask, workspace  # noqa: F401 (fixtures for every test)
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 settings.register_profile("gpt1", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("gpt1")
 
-# Read for their docstrings: English prose that every Python has.
+# Their docstrings are English prose that every Python has.
 MODULES = ("argparse", "configparser", "difflib", "json", "logging", "random", "shutil", "statistics", "textwrap")
 
 
 def shared_folder() -> Path | None:
-    """GPT1_DATA, or the folder `shared` beside the checkout; None where there is neither."""
+    """GPT1_DATA, or the folder `shared` next to the checkout; None if there is neither."""
     for candidate in (os.environ.get("GPT1_DATA"), Path(__file__).parents[2] / "shared"):
         if candidate and Path(candidate).is_dir():
             return Path(candidate)
@@ -38,13 +38,13 @@ def shared_folder() -> Path | None:
 def shared_data() -> Path:
     folder = shared_folder()
     if folder is None:
-        pytest.skip("needs the public data: set GPT1_DATA, or put the folder `shared` beside the checkout")
+        pytest.skip("needs the public data: set GPT1_DATA, or put the folder `shared` next to the checkout")
     return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """The models here are tiny: more threads only wait for each other, and sums would depend on their number."""
+    """Tiny models gain nothing from more threads, and sums would depend on the number of threads."""
     import torch
 
     before = torch.get_num_threads()
@@ -55,7 +55,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Features that head-only runs keep stay out of the user's folder for caches."""
+    """Keep cached features of head-only runs out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPT1_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -63,7 +63,7 @@ def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def prose() -> list[str]:
-    """The docstrings of some modules and of what they define, about 300."""
+    """About 300 docstrings of standard modules and their members."""
     found: dict[str, None] = {}
     for name in MODULES:
         module = importlib.import_module(name)
@@ -77,7 +77,7 @@ def prose() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tokenizer(prose: list[str]) -> Tokenizer:
-    """300 tokens, lossless (its pipeline starts in no time)."""
+    """300 tokens, lossless (the pipeline that starts fast)."""
     from gpt1.tokenization.tokenizer import Tokenizer
 
     return Tokenizer.train(prose, vocab_size=300, pipeline="lossless")
@@ -117,7 +117,7 @@ def pretrained_run(
 
 @pytest.fixture(scope="session")
 def table() -> Table:
-    """64 rows with columns for every kind of task; what is right can be read off one word."""
+    """64 rows with columns for every kind of task; one word determines the answer."""
     from gpt1.tables.table import Table
 
     things = ["file", "list", "number", "logger", "option", "string", "path", "name"]

@@ -9,12 +9,12 @@ from gpt1.demo.docstrings import DocstringDocument
 
 
 def make_documents(sizes: dict[str, int]) -> list[DocstringDocument]:
-    """Documents of drawn words: a paragraph of their own, and one that every second shares with the one before it, but
-    for a word."""
-    draw = random.Random(0)
+    """Documents of random words with two paragraphs; every second document shares all but one word of its second
+    paragraph with the previous one."""
+    rng = random.Random(0)
 
     def words(n: int) -> list[str]:
-        return ["".join(draw.choices("abcdefghijklmnop", k=5)) for _ in range(n)]
+        return ["".join(rng.choices("abcdefghijklmnop", k=5)) for _ in range(n)]
 
     found = []
     shared: list[str] = []

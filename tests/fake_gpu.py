@@ -1,12 +1,12 @@
-"""A device that is none: its tensors lie in the processor's memory, but torch holds them for a GPU's.
+"""A fake GPU: its tensors are in CPU memory, but torch treats them as tensors of another device.
 
-So the paths that a GPU takes (torch's own kernels instead of gpt1's, tensors moved there and back) run where there is
-none, with numbers that can be compared. As on a GPU, tensors of both sides do not mix, and every look from one side at
-the numbers of the other is written down, with the functions it comes from: on a GPU the processor would have to wait.
-As on Apple's, there is no float64, and the fused AdamW takes no notice of `grad_scale`.
+So the code paths of a GPU (torch's kernels instead of gpt1's, tensors moved there and back) run without one, with
+results that can be compared. As on a GPU, tensors of both devices cannot be mixed, and every synchronization (the CPU
+reads values of the device) is recorded with the functions that called it: on a GPU the CPU would have to wait. As on
+Apple GPUs, there is no float64, and the fused AdamW ignores `grad_scale`.
 
-A device cannot be taken back, so this is for a process of its own: `python tests/fake_gpu.py FOLDER gpu`, or cuda
-for a real one, leaves in FOLDER what every path gave there and on the processor.
+A device cannot be unregistered, so this runs in its own process: `python tests/fake_gpu.py FOLDER gpu` (cuda for a real
+GPU) writes the results of every path on the device and on the CPU to FOLDER.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ PACKAGE = Path(gpt1.__file__).parent
 GPU = "gpu"
 ATEN = torch.ops.aten
 SYNC_STACKS: list[list[str]] = []
-"""For each look at numbers of the device: the functions of gpt1 that were running, outermost first."""
+"""For each synchronization: the running functions of gpt1, outermost first."""
 
 
 class FakeDeviceModule:
-    """What torch asks the module of a device for (as torch.cuda)."""
+    """The functions that torch expects of the module of a device (like torch.cuda)."""
 
     is_available = is_initialized = staticmethod(lambda: True)
     device_count = staticmethod(lambda: 1)
@@ -47,19 +47,20 @@ class FakeDeviceModule:
 
 
 class FakeGpuTensor(torch.Tensor):
-    """A tensor on the device; `cpu_tensor` are its numbers."""
+    """A tensor on the device; `cpu_tensor` has its values."""
 
     cpu_tensor: torch.Tensor
 
     @staticmethod
-    def __new__(cls, here: torch.Tensor) -> FakeGpuTensor:
-        layout = {"strides": here.stride(), "storage_offset": here.storage_offset(), "dtype": here.dtype}
-        there: FakeGpuTensor = torch.Tensor._make_wrapper_subclass(cls, here.shape, device=f"{GPU}:0", **layout)  # type: ignore[attr-defined]
-        there.cpu_tensor = here
-        return there
+    def __new__(cls, cpu_tensor: torch.Tensor) -> FakeGpuTensor:
+        layout = {"strides": cpu_tensor.stride(), "storage_offset": cpu_tensor.storage_offset()}
+        layout["dtype"] = cpu_tensor.dtype
+        tensor: FakeGpuTensor = torch.Tensor._make_wrapper_subclass(cls, cpu_tensor.shape, device=f"{GPU}:0", **layout)  # type: ignore[attr-defined]
+        tensor.cpu_tensor = cpu_tensor
+        return tensor
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"There({self.cpu_tensor})"
+        return f"FakeGpuTensor({self.cpu_tensor})"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -67,7 +68,7 @@ class FakeGpuTensor(torch.Tensor):
 
 
 class FactoryMode(TorchDispatchMode):
-    """Tensors that are made on the device, from no other that is there."""
+    """Handles functions that create tensors on the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -75,7 +76,7 @@ class FactoryMode(TorchDispatchMode):
 
 
 class FunctionShims(TorchFunctionMode):
-    """What torch does in C++ for its own devices only."""
+    """Replaces what torch does in C++ for its own devices only."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -84,7 +85,7 @@ class FunctionShims(TorchFunctionMode):
             return func(*args, **kwargs).to(device)
         if func is torch.Tensor.tolist and isinstance(args[0], FakeGpuTensor):
             record_sync()
-            return args[0].here.tolist()
+            return args[0].cpu_tensor.tolist()
         return func(*args, **kwargs)
 
 
@@ -107,39 +108,37 @@ def unwrap(t: FakeGpuTensor) -> torch.Tensor:
 
 
 def dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """The operation on the numbers here; its result is on the device where a factor was, or where it shall be."""
+    """Run the operation on the CPU values; the result is on the device of an input, or on `device`."""
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-    there = [t for t in tensors if isinstance(t, FakeGpuTensor)]
+    on_gpu = [t for t in tensors if isinstance(t, FakeGpuTensor)]
     device = kwargs.get("device")
-    comes_back = bool(there) and device is not None and not is_fake_gpu(device)
+    to_cpu = bool(on_gpu) and device is not None and not is_fake_gpu(device)
     if func is ATEN.copy_.default:
-        comes_back = not isinstance(args[0], FakeGpuTensor)
+        to_cpu = not isinstance(args[0], FakeGpuTensor)
     elif (
-        there
+        on_gpu
         and func is not ATEN._to_copy.default
         and any(t.dim() for t in tensors if not isinstance(t, FakeGpuTensor))
     ):
         raise RuntimeError(f"{func.name()}: Expected all tensors to be on the same device")
-    if comes_back or (there and func is ATEN._local_scalar_dense.default):
+    if to_cpu or (on_gpu and func is ATEN._local_scalar_dense.default):
         record_sync()
     if device is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    if there and func is ATEN._fused_adamw_.default:
+    if on_gpu and func is ATEN._fused_adamw_.default:
         kwargs = {**kwargs, "grad_scale": None}
     out = func(*tree_map_only(FakeGpuTensor, unwrap, args), **tree_map_only(FakeGpuTensor, unwrap, kwargs))
-    if comes_back or not (there or is_fake_gpu(device)):
+    if to_cpu or not (on_gpu or is_fake_gpu(device)):
         return out
     if any(t.dtype == torch.float64 for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
         raise TypeError(f"{func.name()}: this device has no float64")
-    known = {
-        id(t.cpu_tensor): t for t in there
-    }  # what an operation in place gives back is the tensor that it was given
+    known = {id(t.cpu_tensor): t for t in on_gpu}  # operations in place return their input
     return tree_map_only(torch.Tensor, lambda t: known[id(t)] if id(t) in known else FakeGpuTensor(t), out)
 
 
 @contextmanager
 def fake_gpu_backend() -> Iterator[None]:
-    """While it lasts, `--device gpu` is a device like another."""
+    """Makes `--device gpu` a valid device."""
     _setup_privateuseone_for_python_backend(GPU, FakeDeviceModule())
     with pytest.MonkeyPatch.context() as patch, FactoryMode(), FunctionShims():
         patch.setattr(torch, "inference_mode", torch.no_grad)  # its tensors cannot be wrapped
@@ -152,7 +151,7 @@ def fake_gpu_backend() -> Iterator[None]:
         yield
 
 
-# ---- what is run there and here
+# ---- the paths that run on both devices
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dogs", "ran", "far", "from", "it", "in", "rain", "good", "bad"]
 KIND_COLUMNS: dict[str, dict[str, str]] = {
@@ -166,7 +165,7 @@ TINY_SETTINGS = {"n_layer": 2, "n_embd": 32, "n_head": 2, "context": 32, "batch_
 
 
 class InterruptAfterStep:
-    """A progress that ends the process's work, as a kill would, after an update."""
+    """A progress that stops the run after a step, like a kill."""
 
     def __init__(self, after: int) -> None:
         self.after = after
@@ -180,13 +179,13 @@ class InterruptAfterStep:
 
 
 def make_rows(n: int) -> list[dict[str, Any]]:
-    draw = random.Random(0)
+    rng = random.Random(0)
 
-    def text(most: int) -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(2, most)))
+    def text(max_words: int) -> str:
+        return " ".join(rng.choices(WORDS, k=rng.randint(2, max_words)))
 
-    some = [{"text": text(12), "other": text(3), "third": text(3) + " it", "number": i % 2} for i in range(n)]
-    return [{**row, "label": "xy"[row["number"]]} for row in some]
+    rows = [{"text": text(12), "other": text(3), "third": text(3) + " it", "number": i % 2} for i in range(n)]
+    return [{**row, "label": "xy"[row["number"]]} for row in rows]
 
 
 def make_corpus(folder: Path) -> Path:
@@ -205,7 +204,7 @@ def read_losses(run: Path) -> list[float]:
 
 
 def run_all_paths(folder: Path, device: str, texts: Path) -> dict[str, Any]:
-    """Figures of every path, on one device."""
+    """Results of every path on one device."""
     from gpt1 import finetune, load, pretrain
 
     folder.mkdir()
@@ -246,11 +245,9 @@ def run_all_paths(folder: Path, device: str, texts: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place, device = Path(sys.argv[1]), sys.argv[2]
-    texts = make_corpus(place)
-    with (
-        fake_gpu_backend() if device == GPU else nullcontext()
-    ):  # first: torch counts the devices at the first gradient
-        there = run_all_paths(place / "there", device, texts)
-    here = run_all_paths(place / "here", "cpu", texts)
-    (place / "found.json").write_text(json.dumps({"here": here, "there": there, "looks": SYNC_STACKS}))
+    folder, device = Path(sys.argv[1]), sys.argv[2]
+    texts = make_corpus(folder)
+    with fake_gpu_backend() if device == GPU else nullcontext():  # first: torch counts devices at the first gradient
+        there = run_all_paths(folder / "there", device, texts)
+    here = run_all_paths(folder / "here", "cpu", texts)
+    (folder / "found.json").write_text(json.dumps({"here": here, "there": there, "looks": SYNC_STACKS}))

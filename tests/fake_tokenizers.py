@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 
 class HashTokenizer:
-    """A tokenizer whose ids are hashes of the words: all of 0 … vocab_size - 1, text for text, without any state."""
+    """A stateless tokenizer whose ids are hashes of the words, from 0 to vocab_size - 1."""
 
     newline_id = 1
     unknown_id = 0
@@ -50,14 +50,14 @@ class LastIdTokenizer(HashTokenizer):
 
 
 class CrashingTokenizer(HashTokenizer):
-    """Its worker processes end at their first text, as when the system takes their memory back."""
+    """Its worker processes exit at their first text, as if the system killed them."""
 
     def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
         os._exit(9)
 
 
 class HangingTokenizer(HashTokenizer):
-    """Every process that works with it holds the lock `working` in the folder HELD, and never comes to an end."""
+    """Every process that uses it holds the lock `working` in the folder HELD and never ends."""
 
     def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
         import fcntl
@@ -70,7 +70,7 @@ class HangingTokenizer(HashTokenizer):
 
 
 class InterruptingProgress:
-    """A progress that keeps what it is told, and may stop everything at the first step."""
+    """A progress that records its calls and may raise at the first step."""
 
     def __init__(self, stop: BaseException | None = None) -> None:
         self.stop = stop
@@ -78,10 +78,10 @@ class InterruptingProgress:
         self.advances: list[int] = []
         self.messages: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.messages.append(line)
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None:
         self.total = total
 
     def advance(self, done: int, **values: float) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of fine-tuned runs share: settings that take a second, and what a run left."""
+"""Helpers for tests of fine-tuning: settings that take a second, readers of runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpt1.model.weights import read_head
 from gpt1.training import checkpoints
 
 TEXT_OPTIONS = {"kind": "classification", "text": "text"}
-VOCAB_SIZE = 300  # more than the rows of any other tensor here but tokens
+VOCAB_SIZE = 300  # more than the rows of any tensor except the token embedding
 FAST_SETTINGS = {"epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu"}
 KIND_OPTIONS: dict[str, dict[str, Any]] = {
     "classification": TEXT_OPTIONS,
@@ -38,7 +38,7 @@ def load_weights(run: Path) -> dict[str, Tensor]:
 
 
 def changed_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:
-    """Names of the tensors that are not the same bit for bit; special tokens, which only one may have, left out."""
+    """Names of the tensors that differ in any bit; special tokens, which only one may have, are ignored."""
     return {name for name, tensor in a.items() if not torch.equal(tensor[:VOCAB_SIZE], b[name][:VOCAB_SIZE])}
 
 
@@ -61,7 +61,7 @@ def special_token_embeddings(run: Path) -> Tensor:
 
 
 def copy_until_checkpoint(step: int, run: Path, folder: Path) -> Path:
-    """A copy of a run as it was when it was killed after this checkpoint, before the next one."""
+    """A copy of a run as if it was killed after this checkpoint and before the next one."""
     shutil.copytree(run, folder)
     shutil.rmtree(folder / "model")
     (folder / "results.json").unlink()

@@ -1,10 +1,10 @@
-"""Mutated files through every reader: nothing but success or a clear error, in bounded time and memory.
+"""Mutated files through every reader: each is read or gives a clear error, in bounded time and memory.
 
     python tests/fuzz_foreign_files.py --count 100000             # a summary, and each finding with its number
     python tests/fuzz_foreign_files.py --first 4711 --count 1     # that finding again
 
-Input number i is a pure function of i: its target, the file that is mutated, the mutation. Inputs run in a child
-process with a limit of memory; a hang or a kill is a finding too, and the run goes on with the next input.
+Input number i (its target, mutated file and mutation) is a pure function of i. Inputs run in a child process with a
+memory limit; a hang or a kill is a finding too, and the run continues with the next input.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pathlib import Path
 from random import Random
 
 SECONDS = 10
-"""Processor time of one input. Real time would depend on what else the machine does."""
+"""CPU time per input. Real time would depend on the load of the machine."""
 MEMORY = 1536 * 2**20
-"""Bytes of address space beyond what the child has when all is imported."""
+"""Bytes of address space beyond what the child uses after all imports."""
 MAX_BYTES = 2**26
 """GPT1_MAX_BYTES in the child."""
 PENDING: tuple[str, ...] = ()
-"""Targets whose findings do not count yet."""
+"""Targets whose findings are not counted yet."""
 
 
 class Hang(BaseException):
@@ -46,8 +46,8 @@ def schedule(only: str) -> list[str]:
     return [name for name, target in targets() for _ in range(target.weight) if only in name]
 
 
-def child(first: int, count: int, only: str, place: Path) -> None:
-    """Run inputs first … first + count - 1; a line `number<TAB>outcome` each, a finding with its traceback."""
+def child(first: int, count: int, only: str, folder: Path) -> None:
+    """Run inputs first … first + count - 1. Prints one line each: number, target, file, outcome, separated by tabs."""
     import numpy  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import torch
@@ -58,12 +58,12 @@ def child(first: int, count: int, only: str, place: Path) -> None:
 
     torch.set_num_threads(1)
     every, names = dict(targets()), schedule(only)
-    examples = place / "valid"
+    examples = folder / "valid"
     for name in dict.fromkeys(names):
         if not (examples / name).exists():
             (examples / name).mkdir(parents=True)
             every[name].make(examples / name)
-            every[name].read(examples / name)  # what is valid is read; and what is imported, is imported now
+            every[name].read(examples / name)  # valid files are read; and all imports happen now
     used = (
         int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if os.path.exists("/proc") else 0
     )
@@ -74,19 +74,19 @@ def child(first: int, count: int, only: str, place: Path) -> None:
         random = Random(i)
         name = names[i % len(names)]
         target = every[name]
-        folder = place / "mutated"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(examples / name, folder)
+        mutated = folder / "mutated"
+        shutil.rmtree(mutated, ignore_errors=True)
+        shutil.copytree(examples / name, mutated)
         file = random.choice(list(target.files))
         data = (examples / name / file).read_bytes()
-        (folder / file).write_bytes(MUTATIONS[target.files[file]](data, random))
+        (mutated / file).write_bytes(MUTATIONS[target.files[file]](data, random))
         if random.random() < 0.7:
-            reseal(folder)
+            reseal(mutated)
         print(f"{i}\t{name}\t{file}", end="", flush=True)
         outcome = "refused"
         signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
         try:
-            target.read(folder)
+            target.read(mutated)
             outcome = "read"
         except GPT1Error as error:
             if not error.problem.strip() or len(str(error)) > 20_000:
@@ -103,7 +103,7 @@ def child(first: int, count: int, only: str, place: Path) -> None:
 
 
 def run(first: int, count: int, only: str = "") -> tuple[Counter[str], list[str]]:
-    """(how many inputs had which outcome, the findings)."""
+    """(outcome → number of inputs, findings)."""
     outcomes: Counter[str] = Counter()
     findings = []
     end = first + count
@@ -111,8 +111,8 @@ def run(first: int, count: int, only: str = "") -> tuple[Counter[str], list[str]
         while first < end:
             words = [sys.executable, __file__, "--child", place, "--first", str(first), "--count", str(end - first)]
             limits = {"GPT1_MAX_BYTES": str(MAX_BYTES), "OMP_NUM_THREADS": "1", "GPT1_CACHE": f"{place}/cache"}
-            here = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-            path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+            source = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+            path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
             with subprocess.Popen(
                 [*words, "--only", only],
                 stdout=subprocess.PIPE,
@@ -121,26 +121,26 @@ def run(first: int, count: int, only: str = "") -> tuple[Counter[str], list[str]
                 errors="replace",
                 env={**os.environ, **limits, "PYTHONPATH": path},
             ) as process:
-                begun = first
+                reached = first
                 for line in process.stdout or ():
                     number, name, file, *outcome = line.rstrip("\n").split("\t", 3)
-                    begun = int(number) + 1
+                    reached = int(number) + 1
                     if not outcome:
-                        findings.append(f"{number} {name} {file}: the process ended: {line}")
+                        findings.append(f"{number} {name} {file}: the process died: {line}")
                         outcomes["finding"] += 1
                     elif outcome[0].startswith("FINDING"):
                         findings.append(f"{number} {name} {file}\n{outcome[0]}".replace("\x1e", "\n"))
                         outcomes["finding"] += 1
                     else:
                         outcomes[outcome[0]] += 1
-            if process.returncode and begun == first:
+            if process.returncode and reached == first:
                 raise RuntimeError(f"the child ended with {process.returncode} before input {first}")
-            first = begun
+            first = reached
     return outcomes, findings
 
 
 def target_of(finding: str) -> str:
-    """The name of the target of a finding: `17 table csv rows.csv` is of `table csv`."""
+    """The target of a finding: `table csv` for `17 table csv rows.csv`."""
     first = finding.partition("\n")[0].partition(":")[0]
     return first.partition(" ")[2].rpartition(" ")[0]
 
@@ -148,14 +148,14 @@ def target_of(finding: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
-    parser.add_argument("--count", type=int, default=3000, help="how many inputs")
-    parser.add_argument("--only", default="", help="only targets with this in their name")
+    parser.add_argument("--count", type=int, default=3000, help="number of inputs")
+    parser.add_argument("--only", default="", help="only targets whose name contains this")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.child:
-        child(asked.first, asked.count, asked.only, asked.child)
+    args = parser.parse_args()
+    if args.child:
+        child(args.first, args.count, args.only, args.child)
         return
-    outcomes, findings = run(asked.first, asked.count, asked.only)
+    outcomes, findings = run(args.first, args.count, args.only)
     for finding in findings:
         print(finding)
     print(", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common()))

@@ -98,25 +98,25 @@ def mutate_yaml(data: bytes, random: Random) -> bytes:
     value = mutate_tree(yaml.safe_load(data), random)
     try:
         return yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "surrogatepass")
-    except (yaml.YAMLError, ValueError):  # numbers that YAML has no form for
+    except (yaml.YAMLError, ValueError):  # numbers that YAML cannot represent
         return mutate_text(data, random)
 
 
 def mutate_text(data: bytes, random: Random) -> bytes:
-    """Something inserted, removed, repeated or swapped at the places where a format has its signs."""
+    """Text inserted, removed or repeated, mostly next to the punctuation of a format."""
     text = data.decode("utf-8", "replace")
     for _ in range(random.choice((1, 1, 2, 4))):
         at = random.randrange(len(text) + 1)
-        signs = [i for i, c in enumerate(text[:4000]) if c in '\n,:"{}[]\t ']
-        if signs and random.random() < 0.7:
-            at = random.choice(signs) + random.randrange(2)
+        punctuation = [i for i, c in enumerate(text[:4000]) if c in '\n,:"{}[]\t ']
+        if punctuation and random.random() < 0.7:
+            at = random.choice(punctuation) + random.randrange(2)
         end = min(len(text), at + random.choice((0, 0, 1, 5, 40)))
         text = text[:at] + random.choice([*NASTY_TEXTS, "", text[at : at + 30] * 2]) + text[end:]
     return text.encode("utf-8", "surrogatepass")
 
 
 def mutate_bytes(data: bytes, random: Random) -> bytes:
-    """Bits flipped, bytes inserted, removed, zeroed or cut off. Half of the places are near the beginning or the end,
+    """Bits flipped, bytes inserted, removed, zeroed or truncated. Half of the places are near the beginning or the end,
     where formats have their headers."""
     changed = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 5))):
@@ -146,20 +146,20 @@ MUTATIONS = {
 
 
 def reseal(folder: Path) -> None:
-    """Make the manifest of a folder fit its files again, so that a reader gets past the checksums."""
+    """Make the manifests below a folder fit their files again, so that a reader gets past the checksums."""
     from gpt1.corpus.shards import manifest_fingerprint
     from gpt1.files.manifest import seal
 
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text())
-        for name, entry in manifest["files"].items():
-            if (file := folder / name).is_file():
-                entry |= {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-        if "fingerprint" in manifest:
-            manifest["fingerprint"] = manifest_fingerprint(manifest)
-        if "sha256" in manifest:
-            manifest = seal(manifest)
-        path.write_text(json.dumps(manifest))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # itself mutated
-        return
+    for path in folder.rglob("manifest.json"):
+        try:
+            manifest = json.loads(path.read_text())
+            for name, entry in manifest["files"].items():
+                if (file := path.parent / name).is_file():
+                    entry |= {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+            if "fingerprint" in manifest:
+                manifest["fingerprint"] = manifest_fingerprint(manifest)
+            if "sha256" in manifest:
+                manifest = seal(manifest)
+            path.write_text(json.dumps(manifest))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # itself mutated
+            continue

@@ -1,4 +1,4 @@
-"""Every reader of foreign files with a small valid example of what it reads."""
+"""Every reader of untrusted files with a small valid example of its input."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from report_runs import write_finetuning_run, write_pretraining_run, write_regression_run
+
 ROWS = [{"text": f'row {i}, "quoted"\nand more', "label": i % 2, "list": ["a", f"b{i}"]} for i in range(4)]
 TEXTS = ["the low lower lowest newest widest", "over and over the river\n\nand through the woods", "a b c d e"] * 3
 
 
 @dataclass(frozen=True)
 class Target:
-    """A reader. `files` are what may be mutated in the folder that `make` fills: its path below the folder, and how."""
+    """A reader. `files`: path below the folder that `make` fills → how to mutate the file."""
 
     make: Callable[[Path], None]
     read: Callable[[Path], object]
     files: dict[str, str]
     weight: int = 4
-    """How many inputs it gets beside the others."""
+    """Share of the inputs, relative to the other targets."""
 
 
 def table_target(ending: str) -> Target:
@@ -45,8 +47,8 @@ def table_target(ending: str) -> Target:
             for _ in islice(read_source(source), 1000):
                 pass
 
-    how = "binary" if compression or kind == "parquet" else "lines" if kind == "jsonl" else "text"
-    return Target(lambda folder: write_table(folder / name, rows if kind == "tsv" else ROWS), read, {name: how})
+    mutation = "binary" if compression or kind == "parquet" else "lines" if kind == "jsonl" else "text"
+    return Target(lambda folder: write_table(folder / name, rows if kind == "tsv" else ROWS), read, {name: mutation})
 
 
 def text_target(ending: str) -> Target:
@@ -61,10 +63,10 @@ def text_target(ending: str) -> Target:
             for _ in islice(read_source(source), 1000):
                 pass
 
-    return Target(lambda folder: written(folder / name, zipped), read, {name: "binary"})
+    return Target(lambda folder: write_bytes(folder / name, zipped), read, {name: "binary"})
 
 
-def written(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
@@ -179,14 +181,14 @@ def read_task(folder: Path) -> None:
     from gpt1.inference.predictor import load
 
     model = load(folder)
-    model.predict([{"text": "over the river"}] if type(model).__name__ == "Model" else [])
+    model.predict([{"text": "over the river"}] if type(model).__name__ == "TaskPredictor" else [])
 
 
 def make_corpus(folder: Path) -> None:
     from gpt1.corpus.corpus import write_corpus
 
     source = folder.with_name(folder.name + "-source.jsonl")
-    written(source, "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode())
+    write_bytes(source, "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode())
     folder.rmdir()
     write_corpus([str(source)], folder, tokenizer("lossless"))
     source.unlink()
@@ -203,27 +205,22 @@ def read_corpus(folder: Path) -> None:
     corpus.count_bytes(0, min(64, corpus.tokens))
 
 
+STEP = "step-00000001"
+
+
 def make_checkpoint(folder: Path) -> None:
     from gpt1.training import checkpoints
 
     model = tiny_model(20)
     state = {"best": {"step": 1, "loss": 2.5}, "fingerprints": {"corpus": "0" * 64}, "precision": "fp32"}
     optimizer = {"moment": model.tokens.weight.detach()[:2].clone()}
-    saved = checkpoints.save_checkpoint(folder / "made", 1, model.state_dict(), optimizer, state)
-    for file in saved.iterdir():
-        file.rename(folder / file.name)
+    checkpoints.save_checkpoint(folder, 1, model.state_dict(), optimizer, state)
 
 
 def read_checkpoint(folder: Path) -> None:
     from gpt1.training import checkpoints
 
-    checkpoints.load_checkpoint(folder)
-
-
-def make_run(folder: Path, kind: str) -> None:
-    import report_runs
-
-    getattr(report_runs, kind)(folder)
+    checkpoints.load_checkpoint(folder / STEP)
 
 
 def read_settings(folder: Path) -> None:
@@ -252,7 +249,7 @@ def read_page(folder: Path) -> None:
 def make_race(folder: Path) -> None:
     passage = {"article": "a text", "questions": ["q?"], "options": [["a", "b", "c", "d"]], "answers": ["B"]}
     for part in ("high", "middle"):
-        written(folder / f"RACE/test/{part}/1.txt", json.dumps(passage).encode())
+        write_bytes(folder / f"RACE/test/{part}/1.txt", json.dumps(passage).encode())
 
 
 def read_race(folder: Path) -> None:
@@ -267,7 +264,7 @@ def make_archive(folder: Path) -> None:
     with tarfile.open(fileobj=data, mode="w:gz") as archive:
         archive.add(folder / "RACE", "RACE")
     shutil.rmtree(folder / "RACE")
-    written(folder / "RACE.tar.gz", data.getvalue())
+    write_bytes(folder / "RACE.tar.gz", data.getvalue())
 
 
 def read_schemas(folder: Path) -> None:
@@ -323,23 +320,27 @@ def targets() -> Iterator[tuple[str, Target]]:
     yield "task", Target(make_task, read_task, {"task.json": "json", "model.safetensors": "binary"})
     corpus = {"manifest.json": "json", "shard-00000.npy": "binary", "documents.npy": "binary"}
     yield "corpus", Target(make_corpus, read_corpus, corpus | {"tokenizer/vocab.json": "json"})
-    checkpoint = {"manifest.json": "json", "state.json": "json", "model.safetensors": "binary"}
+    checkpoint = {f"{STEP}/{name}.json": "json" for name in ("manifest", "state")}
+    checkpoint[f"{STEP}/model.safetensors"] = "binary"
     yield "checkpoint", Target(make_checkpoint, read_checkpoint, checkpoint)
     settings = b"peak_lr: 1.0e-3\nn_layer: 2\nseed: 1\nrecipe: default\nmodel: tiny\ncompile: false\n"
-    yield "settings", Target(lambda folder: written(folder / "c.yaml", settings), read_settings, {"c.yaml": "yaml"}, 8)
+    yield (
+        "settings",
+        Target(lambda folder: write_bytes(folder / "c.yaml", settings), read_settings, {"c.yaml": "yaml"}, 8),
+    )
     run = {"config.yaml": "yaml", "results.json": "json", "metrics.jsonl": "lines"}
     rows = run | {"predictions.jsonl": "lines"}
-    yield "run pretrain", Target(lambda folder: make_run(folder, "pretraining_run"), read_run, run)
-    yield "run finetune", Target(lambda folder: make_run(folder, "finetuning_run"), read_run, rows)
-    yield "page pretrain", Target(lambda folder: make_run(folder, "pretraining_run"), read_page, run, 1)
-    yield "page finetune", Target(lambda folder: make_run(folder, "finetuning_run"), read_page, rows, 1)
-    yield "page scores", Target(lambda folder: make_run(folder, "scoring_run"), read_page, rows, 1)
+    yield "run pretrain", Target(write_pretraining_run, read_run, run)
+    yield "run finetune", Target(write_finetuning_run, read_run, rows)
+    yield "page pretrain", Target(write_pretraining_run, read_page, run, 1)
+    yield "page finetune", Target(write_finetuning_run, read_page, rows, 1)
+    yield "page scores", Target(write_regression_run, read_page, rows, 1)
     yield "race", Target(make_race, read_race, {"RACE/test/high/1.txt": "json"})
     yield "archive", Target(make_archive, read_race, {"RACE.tar.gz": "binary"})
     schemas = b"The cat saw the dog and it ran.\nit\nThe cat,the dog\nThe cat\n\n"
     yield (
         "schemas",
-        Target(lambda folder: written(folder / "test.c.txt", schemas), read_schemas, {"test.c.txt": "text"}),
+        Target(lambda folder: write_bytes(folder / "test.c.txt", schemas), read_schemas, {"test.c.txt": "text"}),
     )
     yield "features", Target(make_features, read_features, {"f.safetensors": "binary"})
     yield "cells", Target(make_cells, read_cells, {"cells.json": "json"})

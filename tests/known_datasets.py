@@ -1,4 +1,4 @@
-"""What the tests of known data sets share: no folder from outside, and official files of our own."""
+"""Helpers for tests of known data sets: small files in the official formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A linear model through points, for tests of the loop: it is trained, stopped and resumed in no time."""
+"""A linear model for tests of the training loop: training, stopping and resuming take no time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Y = X @ torch.randn(6, 1, generator=torch.Generator().manual_seed(1))
 
 
 class RecordingProgress(NullProgress):
-    """Remembers what it was told, and may act on a record."""
+    """Records its calls and may act on a record."""
 
     def __init__(self, act: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
         self.messages: list[str] = []
@@ -41,7 +41,7 @@ class RecordingProgress(NullProgress):
 
 
 def make_stage(**changes: Any) -> Stage:
-    """A linear model with dropout, two pieces an update, held-out figures every five updates."""
+    """A linear model with dropout, two micro-batches per step, an evaluation every five steps."""
     torch.manual_seed(3)
     model = nn.Sequential(nn.Dropout(0.2), nn.Linear(6, 1))
 
@@ -49,7 +49,7 @@ def make_stage(**changes: Any) -> Stage:
         loss = ((model(X[rows]) - Y[rows]) ** 2).sum() / 8
         return Losses(loss, {"loss": loss.detach()})
 
-    def update(step: int) -> StepBatch:
+    def step_batch(step: int) -> StepBatch:
         rows = (torch.arange(8) + 8 * step) % len(X)
         return StepBatch(step // 5, [rows[:5], rows[5:]], 8)
 
@@ -61,7 +61,7 @@ def make_stage(**changes: Any) -> Stage:
         title="a line through points",
         model=model,
         loss_fn=objective,
-        step_batch=update,
+        step_batch=step_batch,
         total_steps=STEPS,
         evaluate=evaluate,
         should_evaluate=lambda done: done % 5 == 0 or done == STEPS,
@@ -85,7 +85,7 @@ def run_stage(
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what a clock measured."""
+    """metrics.jsonl without measured times."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in found]
 
@@ -95,7 +95,7 @@ def equal_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def copy_until_checkpoint(step: int, source: Path, folder: Path) -> Path:
-    """The folder as a process left it that was killed after this checkpoint and before the next one."""
+    """A copy of the folder as if the process was killed after this checkpoint and before the next one."""
     shutil.copytree(source, folder, dirs_exist_ok=True)
     for other in checkpoints.list_steps(folder / "checkpoints"):
         if other > step:

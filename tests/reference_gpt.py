@@ -1,4 +1,4 @@
-"""GPT-1 in plain torch, straight from the paper: what the kernels, the losses and the decoding are compared with.
+"""GPT-1 in plain torch, straight from the paper: the reference for the kernels, the losses and the decoding.
 
 No kernels, no cache, no packing, no dropout; weights by the names of `gpt1.model.gpt.GPT.state_dict()`.
 """
@@ -15,7 +15,7 @@ Weights = Mapping[str, Tensor]
 
 
 def gelu(x: Tensor) -> Tensor:
-    """The tanh form, as the released code has it."""
+    """The tanh form, as in the released code."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -62,7 +62,7 @@ def l1_loss(ids: Tensor, n_layer: int, n_head: int, w: Weights) -> Tensor:
 
 
 def generate(ids: Tensor, max_new_tokens: int, n_layer: int, n_head: int, w: Weights) -> Tensor:
-    """Greedy, everything computed again for every token."""
+    """Greedy decoding; every token recomputes everything."""
     for _ in range(max_new_tokens):
         ids = torch.cat([ids, logits(ids, n_layer, n_head, w)[:, -1:].argmax(-1)], dim=1)
     return ids

@@ -1,4 +1,4 @@
-"""OpenAI's encoder of 2018, written plainly and apart from the package: slow, and what the fast one is held against."""
+"""OpenAI's encoder of 2018, written plainly and without the package: the slow reference for the fast tokenizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def standardise(text: str) -> str:
     return text.strip()
 
 
-def best_pairs_first(token: str, ranks: dict[tuple[str, str], int]) -> tuple[str, ...]:
+def merge_pairs(token: str, ranks: dict[tuple[str, str], int]) -> tuple[str, ...]:
     word = (*token[:-1], token[-1] + "</w>")
     while len(word) > 1:
         pair = min(pairwise(word), key=lambda pair: ranks.get(pair, float("inf")))
@@ -64,7 +64,7 @@ class ReferenceTokenizer:
 
     def bpe(self, token: str) -> str:
         if token not in self.cache:
-            parts = " ".join(best_pairs_first(token, self.ranks))
-            # spaCy gives a line break together with the space after it.
+            parts = " ".join(merge_pairs(token, self.ranks))
+            # spaCy returns a line break together with the space after it.
             self.cache[token] = "\n</w>" if parts == "\n  </w>" else parts
         return self.cache[token]

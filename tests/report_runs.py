@@ -1,4 +1,4 @@
-"""What the tests of report pages share: an HTML reader, and runs as they lie on disk."""
+"""Helpers for tests of report pages: an HTML parser, and run folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RUN_FILES = ("config.yaml", "metrics.jsonl", "results.json", "predictions.jsonl"
 
 
 class PageParser(HTMLParser):
-    """What a browser finds: elements with their attributes, numbers in <data>, the text between."""
+    """Parsed page: elements with their attributes, numbers in <data>, text."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -69,8 +69,8 @@ def write_pretraining_run(folder: Path, text: str = "and then it was evening") -
     lines: list[dict[str, Any]] = []
     for step in range(10, 41, 10):
         lines.append({"step": step, "split": "train", "loss": 9 - step / 10, "lr": 1e-3, "tokens": step * 100})
-        validation = {"loss": 9.1 - step / 10, "perplexity": 800.0 / step, "bits_per_byte": 2.5}
-        lines.append({"step": step, "split": "validation", **validation})
+        metrics = {"loss": 9.1 - step / 10, "perplexity": 800.0 / step, "bits_per_byte": 2.5}
+        lines.append({"step": step, "split": "validation", **metrics})
     write_jsonl(folder / "metrics.jsonl", lines)
     results = {
         "stage": "pretrain", "steps": 40, "tokens_seen": 4000, "train_loss": 5.0, "parameters": 1_234_567,
@@ -96,10 +96,10 @@ def write_finetuning_run(folder: Path, text: str = "a fine film", labels: tuple[
     rows = []
     for i in range(8):
         probability = 0.55 + 0.05 * i
-        label, said = labels[i % 2], labels[i % 2 if i < 6 else 1 - i % 2]
-        probabilities = {name: probability if name == said else 1 - probability for name in labels[:2]}
+        label, predicted = labels[i % 2], labels[i % 2 if i < 6 else 1 - i % 2]
+        probabilities = {name: probability if name == predicted else 1 - probability for name in labels[:2]}
         rows.append(
-            {"fields": {"text": f"{text} {i}"}, "label": label, "prediction": said, "probabilities": probabilities}
+            {"fields": {"text": f"{text} {i}"}, "label": label, "prediction": predicted, "probabilities": probabilities}
         )
     write_jsonl(folder / "predictions.jsonl", rows)
     bins = [{"low": 0.5, "high": 1.0, "confidence": 0.725, "accuracy": 0.75, "count": 8}]

@@ -1,4 +1,4 @@
-"""What the tests of reproductions share: official files in small, models that take a second, what a folder holds."""
+"""Fixtures for tests of reproductions: small files in the official formats, models that take a second, readers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 @pytest.fixture(scope="session")
 def official_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Official files in small: CoLA, RTE and RACE whole; SNLI without train; QNLI's dev alone."""
+    """Small files in the official formats: CoLA, RTE and RACE complete; SNLI without train; only dev of QNLI."""
     folder = tmp_path_factory.mktemp("official")
 
     def write(name: str, lines: list[str]) -> None:
@@ -59,7 +59,7 @@ def official_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_with_checkpoints(
     corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A pre-trained run of one block that kept its checkpoints."""
+    """A pre-trained run of one block with all its checkpoints."""
     from gpt1.training.pretrain import pretrain
 
     few = {"steps": 5, "checkpoint_every": 2, "keep": 100, "n_layer": 1, "n_embd": 16}
@@ -76,7 +76,7 @@ def lstm_run(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_fact
 
 @pytest.fixture
 def executed_jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Cells without their work: the keys of what would have been run, in order."""
+    """Replaces the jobs by constant results; the keys of the executed jobs, in order."""
     from gpt1.experiments.reproduce.plan import ReproductionPlan
 
     done: list[str] = []

@@ -1,4 +1,4 @@
-"""Benchmarks: every one runs, competitors do the same work in turn, ratios and counts are what they are said to be."""
+"""Benchmarks: each one runs, competitors do the same work in turn, ratios and counts are correct."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks lie beside the package, not in it
+sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are next to the package, not in it
 
 from benchmarks import __main__ as command
 from benchmarks import material, measure
@@ -25,7 +25,7 @@ from gpt1.config import GPTConfig
 from gpt1.kernels.int4 import int4_is_supported
 
 EXPECTED = json.loads(command.EXPECTED_FILE.read_text(encoding="utf-8"))
-SLOW = {"memory", "sizes", "scaling"}  # they start a process for every figure
+SLOW = {"memory", "sizes", "scaling"}  # they start a process per measurement
 positive = st.floats(0.01, 100)
 
 
@@ -42,7 +42,7 @@ def test_every_benchmark_runs_and_its_competitors_do_the_same_work(
     assert found["machine"]["processor"]
     assert found["machine"]["versions"]["torch"] == torch.__version__
     assert set(found["same_work"].values()) <= {True}
-    assert found["same_work"] or name in {*SLOW, "profile"}  # those compare nothing that could differ
+    assert found["same_work"] or name in {*SLOW, "profile"}  # those have no outputs to compare
     wanted = {ratio for ratio in EXPECTED["ratios"].get(name, {}) if int4_is_supported([]) or "guesses" not in ratio}
     assert wanted <= set(found["ratios"])
     assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found["ratios"].values())
@@ -57,10 +57,10 @@ def test_expected_ratios_belong_to_benchmarks_that_exist():
     assert 0 < EXPECTED["tolerance"] < 1
 
 
-# ---- the frame
+# ---- measuring and checking
 
 
-def test_competitors_take_turns_and_the_warm_up_does_not_count():
+def test_competitors_alternate_and_the_warm_up_is_not_measured():
     done: list[str] = []
     works = {name: lambda name=name: done.append(name) for name in "ab"}
     before = {name: lambda name=name: done.append(f"before {name}") for name in "b"}
@@ -69,7 +69,7 @@ def test_competitors_take_turns_and_the_warm_up_does_not_count():
     assert {name: len(rounds) for name, rounds in seconds.items()} == {"a": 2, "b": 2}
 
 
-def test_what_runs_before_a_round_is_not_measured():
+def test_the_setup_of_a_round_is_not_measured():
     now = [0.0]
 
     def pass_by(seconds: float) -> None:
@@ -80,13 +80,13 @@ def test_what_runs_before_a_round_is_not_measured():
 
 
 @given(ours=st.lists(positive, min_size=1, max_size=9), times=positive)
-def test_a_peer_that_always_needs_k_times_as_long_has_the_ratio_k(ours: list[float], times: float):
+def test_a_peer_that_takes_k_times_as_long_has_the_ratio_k(ours: list[float], times: float):
     found = speed_ratio(ours, [times * s for s in ours])
     assert [found.low, found.median, found.high] == pytest.approx([times] * 3)
 
 
 @given(wanted=positive, measured=positive)
-def test_a_ratio_falls_short_where_it_is_below_what_is_expected_less_the_tolerance(wanted: float, measured: float):
+def test_a_ratio_falls_short_if_it_is_below_the_expected_ratio_minus_the_tolerance(wanted: float, measured: float):
     expected = {"tolerance": 0.2, "ratios": {"step": {"a / b": wanted}, "head": {"a / b": 1e9}}}
     lines = command.find_shortfalls("step", {"a / b": Ratio(measured, 0.0, 1e9)}, expected)
     assert len(lines) == (measured < wanted * (1 - 0.2))
@@ -98,7 +98,7 @@ def test_an_expected_ratio_that_was_not_measured_falls_short():
 
 
 @pytest.mark.parametrize(("wanted", "same", "code"), [(2.0, True, 0), (3.0, True, 1), (2.0, False, 1)])
-def test_check_fails_for_a_shortfall_and_for_other_work(
+def test_check_fails_for_a_shortfall_and_for_different_results(
     wanted: float,
     same: bool,
     code: int,
@@ -116,7 +116,7 @@ def test_check_fails_for_a_shortfall_and_for_other_work(
     assert ("a desk calculator" in capsys.readouterr().out) == bool(code)
 
 
-def test_a_quick_run_leaves_the_figures_of_the_last_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_quick_run_keeps_the_results_of_the_last_full_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(command, "RESULTS_DIR", tmp_path)
     stub: Any = SimpleNamespace(ROUNDS=1, run=lambda rounds, quick: BenchmarkResult([]))
     monkeypatch.setitem(sys.modules, "benchmarks.step", stub)
@@ -126,7 +126,7 @@ def test_a_quick_run_leaves_the_figures_of_the_last_whole_one(tmp_path: Path, mo
     assert quick == {Path("step.json"): False, Path("quick/step.json"): True}
 
 
-def test_a_ratio_that_could_not_be_measured_falls_short_and_one_that_nobody_expects_does_not(
+def test_a_skipped_expected_ratio_falls_short_and_an_unexpected_ratio_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     left_out: Any = SimpleNamespace(lacking=lambda: "its data is not here")
@@ -140,7 +140,7 @@ def test_a_ratio_that_could_not_be_measured_falls_short_and_one_that_nobody_expe
 
 
 @pytest.mark.parametrize(("name", "lacking"), [("step", "peer"), ("tokenizing", "peer"), ("tokenizing", "books")])
-def test_a_benchmark_without_its_peer_or_its_data_is_left_out_in_a_line(
+def test_a_benchmark_without_its_peer_or_its_data_is_skipped_with_one_line(
     name: str, lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     if lacking == "peer":
@@ -148,17 +148,17 @@ def test_a_benchmark_without_its_peer_or_its_data_is_left_out_in_a_line(
     monkeypatch.setenv("GPT1_DATA", str(tmp_path))
     assert command.main([name, "--out", str(tmp_path)]) == 0
     assert command.main([name, "--check", "--out", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert said.startswith(f"## {name}: left out")
-    assert ("pip install" if lacking == "peer" else "GPT1_DATA") in said.partition("\n")[0]
-    assert said.count("not measured") == len(EXPECTED["ratios"][name])
+    output = capsys.readouterr().out
+    assert output.startswith(f"## {name}: left out")
+    assert ("pip install" if lacking == "peer" else "GPT1_DATA") in output.partition("\n")[0]
+    assert output.count("not measured") == len(EXPECTED["ratios"][name])
 
 
 @pytest.mark.parametrize(
     "content",
     ['{"ratios":', "[]", "{}", '{"ratios": {"step": {"a / b": 1}}}', '{"tolerance": 0, "ratios": {"step": ["a"]}}'],
 )
-def test_expectations_that_cannot_be_read_are_told_before_anything_is_measured(
+def test_a_damaged_expectations_file_is_refused_before_measuring(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "expected.json").write_text(content)
@@ -170,7 +170,7 @@ def test_expectations_that_cannot_be_read_are_told_before_anything_is_measured(
     assert f"{tmp_path / 'expected.json'} is damaged" in capsys.readouterr().err
 
 
-def test_a_benchmark_that_is_killed_fails_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_benchmark_fails_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def run(words: list[str]) -> Any:
         return SimpleNamespace(returncode=-9 if "head" in words else 0)
 
@@ -179,9 +179,7 @@ def test_a_benchmark_that_is_killed_fails_the_whole(tmp_path: Path, monkeypatch:
     assert command.main(["step", "head", "--out", str(tmp_path)]) != 0
 
 
-def test_results_that_have_no_place_are_told_before_anything_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_unusable_output_path_is_refused_before_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(command, "run_benchmark", None)
     with pytest.raises(SystemExit) as refused:
@@ -190,14 +188,14 @@ def test_results_that_have_no_place_are_told_before_anything_is_measured(
 
 
 @pytest.mark.parametrize("words", [["steps"], ["step", "--quick", "--check"], ["step", "--rounds", "0"]])
-def test_what_cannot_be_measured_is_refused(words: list[str], tmp_path: Path):
+def test_invalid_arguments_are_refused(words: list[str], tmp_path: Path):
     with pytest.raises(SystemExit) as refused:
         command.main([*words, "--out", str(tmp_path / "results")])
     assert refused.value.code == 2
     assert not (tmp_path / "results").exists()
 
 
-def test_a_peak_is_that_of_the_process_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_peak_memory_is_that_of_the_subprocess_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "holder.py").write_text("def hold(size):\n    return len(bytearray(b'1') * size)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     held = torch.ones(40_000_000)  # 160 MB of this process
@@ -207,10 +205,10 @@ def test_a_peak_is_that_of_the_process_alone(tmp_path: Path, monkeypatch: pytest
     assert small < held.nbytes < measure.peak_memory()
 
 
-# ---- what is counted
+# ---- counts
 
 
-def test_the_matrix_products_do_the_operations_that_they_are_divided_by():
+def test_the_counted_operations_are_those_of_the_matrix_products():
     products, operations = matrix_products(GPTConfig(vocab_size=100, n_layer=3, n_head=2, n_embd=16, context=12), 24)
     with FlopCounterMode(display=False) as counter:
         products()
@@ -218,13 +216,13 @@ def test_the_matrix_products_do_the_operations_that_they_are_divided_by():
 
 
 @given(st.dictionaries(st.sampled_from(["aten::mm", "aten::bmm", "aten::copy_", "GELU", "aten::new"]), positive))
-def test_a_profile_leaves_nothing_out_and_counts_nothing_twice(times: dict[str, float]):
+def test_a_profile_counts_every_operation_once(times: dict[str, float]):
     found = time_by_kind(times)
     assert found.total() == pytest.approx(sum(times.values()))
     assert found["products with weights"] == times.get("aten::mm", 0)
 
 
-def test_without_the_data_lengths_are_drawn_and_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_the_data_lengths_are_random_and_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GPT1_DATA", str(tmp_path))  # a folder with something else in it
     rows = material.sst2_rows(100)
     assert "random" in rows.source

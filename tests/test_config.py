@@ -1,4 +1,4 @@
-"""Settings: every one is described, checked and used; the recipe `paper` is the paper's."""
+"""Settings: each is described, checked and used; the recipe `paper` has the paper's settings."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def base_of(config: Any, name: str) -> Any:
     return base_type(field_types(config)[name])[0]
 
 
-def settings(kind: Callable[[Any, str], bool] = lambda config, name: True) -> pytest.MarkDecorator:
-    """One test for every setting of every config for which `kind` holds."""
-    chosen = [(config, name) for config, name in FIELDS if kind(config, name)]
+def settings(include: Callable[[Any, str], bool] = lambda config, name: True) -> pytest.MarkDecorator:
+    """One test for every setting of every config that `include` accepts."""
+    chosen = [(config, name) for config, name in FIELDS if include(config, name)]
     return pytest.mark.parametrize(("config", "name"), chosen, ids=[f"{c.__name__}.{n}" for c, n in chosen])
 
 
@@ -57,18 +57,18 @@ PAPER_OPTIMIZER = {
 
 
 def test_the_recipe_paper_pre_trains_with_exactly_the_papers_settings():
-    wanted = {
+    expected = {
         **PAPER_OPTIMIZER,
         **{"n_layer": 12, "n_embd": 768, "n_head": 12, "context": 512},
         **{"peak_lr": 2.5e-4, "warmup": 2000, "schedule": "cosine"},
         **{"epochs": 100, "steps": 0, "batch_size": 64, "clip_norm": 0},
     }
     config = resolve_settings(PretrainConfig, None, {"recipe": "paper"})
-    assert {name: getattr(config, name) for name in wanted} == wanted
+    assert {name: getattr(config, name) for name in expected} == expected
 
 
 def test_the_recipe_paper_fine_tunes_with_exactly_the_papers_settings():
-    wanted = {
+    expected = {
         **PAPER_OPTIMIZER,
         **{"peak_lr": 6.25e-5, "warmup": 0.002, "schedule": "linear"},
         **{"epochs": 3, "batch_size": 32, "clip_norm": 1},
@@ -76,17 +76,17 @@ def test_the_recipe_paper_fine_tunes_with_exactly_the_papers_settings():
         **{"transfer_layers": -1, "from_scratch": False},
     }
     config = resolve_settings(FinetuneConfig, None, {"recipe": "paper"})
-    assert {name: getattr(config, name) for name in wanted} == wanted
+    assert {name: getattr(config, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("size", MODEL_SIZES)
-def test_the_recipe_paper_keeps_its_rate_for_every_size_of_model(size: str):
+def test_the_recipe_paper_has_one_learning_rate_for_every_model_size(size: str):
     config = resolve_settings(PretrainConfig, None, {"recipe": "paper", "model": size})
     assert config.peak_lr == 2.5e-4
     assert config.n_embd == MODEL_SIZES[size]["n_embd"]
 
 
-def test_the_papers_model_has_the_releases_number_of_weights():
+def test_the_papers_model_has_as_many_parameters_as_the_release():
     assert GPTConfig().n_parameters == 116_534_784
 
 
@@ -108,14 +108,14 @@ def test_every_setting_has_a_description(config: Any, name: str):
 
 
 @settings()
-def test_every_setting_is_used_outside_the_place_that_defines_it(config: Any, name: str):
+def test_every_setting_is_used_outside_config(config: Any, name: str):
     package = Path(gpt1.__file__).parent
     code = "\n".join(path.read_text("utf-8") for path in package.rglob("*.py") if path.name != "config.py")
     assert re.search(rf"\b(cfg|config)\.{name}\b|[\"']{name}[\"']", code)
 
 
 @settings()
-def test_a_setting_may_be_given_as_text(config: Any, name: str):
+def test_a_setting_can_be_given_as_text(config: Any, name: str):
     value = default_value(config, name)
     changed = build(config, {name: str(value)})
     assert getattr(changed, name) == value
@@ -123,7 +123,7 @@ def test_a_setting_may_be_given_as_text(config: Any, name: str):
 
 
 @settings(has_range)
-def test_a_value_out_of_its_range_is_refused_and_the_rule_told(config: Any, name: str):
+def test_a_value_out_of_range_is_refused_with_the_range_and_the_default(config: Any, name: str):
     base, between = base_type(field_types(config)[name])
     outside = [end for end in (between.low - 1, between.high + 1) if math.isfinite(end)]
     assert outside
@@ -136,20 +136,20 @@ def test_a_value_out_of_its_range_is_refused_and_the_rule_told(config: Any, name
 
 
 @settings(lambda config, name: base_of(config, name) in (int, float))
-def test_a_value_that_is_no_number_is_refused_where_a_number_belongs(config: Any, name: str):
+def test_a_number_setting_refuses_other_values(config: Any, name: str):
     for value in ["many", "", None, "nan", "inf", float("inf"), True, [1]]:
         with pytest.raises(UserError, match="number"):
             build(config, {name: value})
 
 
 @settings(lambda config, name: base_of(config, name) is int)
-def test_a_fraction_is_refused_where_a_whole_number_belongs(config: Any, name: str):
+def test_an_integer_setting_refuses_a_fraction(config: Any, name: str):
     with pytest.raises(UserError, match="a whole number"):
         build(config, {name: 2.5})
 
 
 @settings(lambda config, name: get_origin(base_of(config, name)) is Literal)
-def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(config: Any, name: str):
+def test_an_unknown_choice_is_refused_with_the_valid_choices(config: Any, name: str):
     base = base_of(config, name)
     with pytest.raises(UserError) as refused:
         build(config, {name: get_args(base)[-1] + "x"})
@@ -158,28 +158,28 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(config: Any,
 
 
 @pytest.mark.parametrize(("text", "value"), [("yes", True), ("FALSE", False), ("1", True), ("no", False)])
-def test_a_switch_takes_words(text: str, value: bool):
+def test_a_switch_accepts_words(text: str, value: bool):
     assert build(FinetuneConfig, {"from_scratch": text}).from_scratch is value
 
 
 def test_a_switch_refuses_other_words():
-    with pytest.raises(UserError, match="--from-scratch maybe: this is not true or false"):
+    with pytest.raises(UserError, match="--from-scratch maybe is not true or false"):
         build(FinetuneConfig, {"from_scratch": "maybe"})
 
 
-def test_an_unknown_setting_is_refused_with_the_closest_one():
+def test_an_unknown_setting_is_refused_with_the_most_similar_one():
     with pytest.raises(UserError, match=r"no setting 'peek-lr'. Did you mean peak_lr\?"):
         merge_settings(PretrainConfig, {"peek-lr": 1e-3})
 
 
-def test_settings_may_be_spelt_as_flags_or_as_fields():
+def test_settings_can_be_named_as_flags_or_as_fields():
     assert merge_settings(PretrainConfig, {"peak-lr": 1e-3}) == merge_settings(PretrainConfig, {"peak_lr": 1e-3})
 
 
-def test_later_layers_win():
+def test_later_layers_override_earlier_ones():
     assert merge_settings(PretrainConfig, {"seed": 1, "keep": 7}, {"seed": 2}) == PretrainConfig(seed=2, keep=7)
 
 
-def test_heads_that_do_not_divide_the_width_are_refused():
+def test_a_width_that_is_not_a_multiple_of_the_heads_is_refused():
     with pytest.raises(UserError, match="--n-embd 30 is not a multiple of --n-head 4"):
         GPTConfig(n_embd=30, n_head=4)

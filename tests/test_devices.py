@@ -1,4 +1,4 @@
-"""The precision that `auto` comes to: decided by the features of the hardware, never by a measurement."""
+"""`--precision auto` depends on the features of the hardware, never on a measurement."""
 
 from __future__ import annotations
 
@@ -42,20 +42,18 @@ def test_auto_is_bf16_exactly_on_cpus_with_bf16_instructions(
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
-def test_a_gpu_computes_in_bf16_from_ampere_on(
-    capability: tuple[int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_auto_is_bf16_on_gpus_since_ampere(capability: tuple[int, int], dtype: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     major, minor = capability
     expected = f"{dtype} (auto: this GPU has compute capability {major}.{minor})"
     assert devices.resolve_precision("auto", torch.device("cuda"))[1] == expected
 
 
-def test_the_features_of_this_cpu_are_those_that_torch_sees():
-    if not (seen := getattr(torch.cpu, "get_capabilities", dict)()) or not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch does not say what the CPU can do")
+def test_the_features_of_this_cpu_agree_with_torch():
+    if not (capabilities := getattr(torch.cpu, "get_capabilities", dict)()) or not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch does not report CPU features")
     for name in ("amx_bf16", "avx512_bf16"):
-        assert (name in devices.cpu_features()) == bool(seen.get(name))
+        assert (name in devices.cpu_features()) == bool(capabilities.get(name))
 
 
 def test_bf16_is_correct_on_a_cpu_without_bf16_instructions():
@@ -67,7 +65,7 @@ torch.manual_seed(0)
 gpt = GPT(GPTConfig(vocab_size=64, context=16, n_layer=2, n_head=2, n_embd=32)).eval()
 ids = torch.randint(0, 64, (2, 16))
 exact = gpt(ids)
-gpt.activations = torch.bfloat16
+gpt.activation_dtype = torch.bfloat16
 print(float((gpt(ids).float() - exact).abs().max() / exact.abs().max()))
 """
     without = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}

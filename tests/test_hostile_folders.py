@@ -1,4 +1,4 @@
-"""A folder of what a stranger could send, walked by every command that takes a folder: one error, and nothing else."""
+"""Hostile folders in every command that takes a folder: each gives one error and changes nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import fuzz_targets as examples
 import pytest
+from report_runs import write_pretraining_run
 
-SECONDS = 20  # of processor time, for one command: none of them reads more than some KB
+SECONDS = 20  # CPU time of one command: none reads more than a few KB
 
 Damage = Callable[[Path], None]
 
@@ -65,32 +66,32 @@ RUNS: dict[str, Damage] = {
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """good/ holds valid examples, models/ and runs/ one damaged copy each, and texts/ files that never end."""
-    home = tmp_path_factory.mktemp("hostile")
-    good, corpus = home / "good", home / "corpus"
+    """good/ has valid examples, models/ and runs/ damaged copies, texts/ files that never end."""
+    root = tmp_path_factory.mktemp("hostile")
+    good, corpus = root / "good", root / "corpus"
     good.mkdir()
     corpus.mkdir()
     examples.make_model(good)
     examples.make_corpus(corpus)
     for name, damage in MODELS.items():
-        shutil.copytree(good, home / "models" / name)
-        damage(home / "models" / name)
+        shutil.copytree(good, root / "models" / name)
+        damage(root / "models" / name)
     for name, damage in RUNS.items():
         (home / "runs" / name).mkdir(parents=True)
         shutil.copytree(good, home / "runs" / name / "model")
-        examples.make_run(home / "runs" / name, "pretraining_run")
+        write_pretraining_run(home / "runs" / name)
         damage(home / "runs" / name)
     for name in ("fifo", "device"):
-        (home / "texts" / name).mkdir(parents=True)
-        {"fifo": fifo, "device": device}[name](home / "texts" / name / "a.txt")
-        {"fifo": fifo, "device": device}[name](home / f"{name}.csv")
-    (home / "rows.csv").write_text("text,label\n" + "".join(f"some words {i},{i % 2}\n" for i in range(8)))
-    return home
+        (root / "texts" / name).mkdir(parents=True)
+        {"fifo": fifo, "device": device}[name](root / "texts" / name / "a.txt")
+        {"fifo": fifo, "device": device}[name](root / f"{name}.csv")
+    (root / "rows.csv").write_text("text,label\n" + "".join(f"some words {i},{i % 2}\n" for i in range(8)))
+    return root
 
 
 @pytest.fixture(autouse=True)
 def bounded_time() -> Iterator[None]:
-    """Ends the test where a command hangs: a real alarm for what waits, far above what any of them takes."""
+    """Fail the test if a command hangs: an alarm in real time, far above what any command takes."""
 
     def end(signum: int, frame: object) -> None:
         pytest.fail("the command hangs")
@@ -102,22 +103,22 @@ def bounded_time() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def listing(home: Path) -> list[str]:
-    return sorted(str(path.relative_to(home)) for path in home.rglob("*"))
+def listing(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
-def refused(ask: Any, home: Path, *words: str) -> str:
-    before = listing(home)
+def refused(ask: Any, root: Path, *words: str) -> str:
+    before = listing(root)
     answer = ask(*words)
-    told = [line for line in answer.stderr.splitlines() if line.startswith("gpt1: ")]
+    errors = [line for line in answer.stderr.splitlines() if line.startswith("gpt1: ")]
     assert answer.exit_code in (1, 2), (words, answer)
-    assert len(told) == 1, (words, answer.stderr)
+    assert len(errors) == 1, (words, answer.stderr)
     assert "Traceback" not in answer.stderr
-    assert listing(home) == before, words
+    assert listing(root) == before, words
     return answer.stderr
 
 
-OF_MODELS = [
+MODEL_COMMANDS = [
     "next {} hello",
     "generate {} hello --max-tokens 2",
     "evaluate {} rows.csv",
@@ -134,12 +135,12 @@ OF_MODELS = [
 ]
 
 
-@pytest.mark.parametrize("command", OF_MODELS, ids=lambda command: " ".join(command.split()[:2]))
+@pytest.mark.parametrize("command", MODEL_COMMANDS, ids=lambda command: " ".join(command.split()[:2]))
 def test_a_hostile_model_is_one_error(command: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(hostile)
     for name in MODELS:
-        said = refused(ask, hostile, *command.format(f"models/{name}").split())
-        assert f"models/{name}" in said, said
+        message = refused(ask, hostile, *command.format(f"models/{name}").split())
+        assert f"models/{name}" in message, message
 
 
 @pytest.mark.parametrize("name", ["vocabulary-device", "merges-device", "merges-fifo", "vocabulary-deep"])
@@ -156,9 +157,7 @@ def test_hostile_settings_are_one_error(name: str, hostile: Path, ask: Any, monk
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_what_never_ends_among_texts_and_tables_is_one_error(
-    kind: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_endless_text_or_table_is_one_error(kind: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(hostile)
     refused(ask, hostile, "tokenize", f"texts/{kind}", "--out", "new", "--vocab-size", "300")
     refused(ask, hostile, "inspect", f"{kind}.csv")
@@ -172,5 +171,4 @@ def test_a_url_without_its_package_is_one_error_with_the_fix(hostile: Path, ask:
     commands = ["inspect {}/a.csv", "tokenize {}/a.txt --out new", "pretrain {}/corpus --out new"]
     for words in commands:
         words = words.format("http://localhost/x")
-        refused(ask, hostile, *words.split())
-        assert "pip install aiohttp" in ask(*words.split()).err
+        assert "pip install aiohttp" in refused(ask, hostile, *words.split())

@@ -1,4 +1,4 @@
-"""Texts to try a tokenizer with: prose that every Python has, and what the fast path could get wrong."""
+"""Texts for tests of tokenizers: prose that every Python has, and fragments that a fast path may get wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PROSE = list(topics.values())  # English that every Python has
 SPACY_SPECIAL_CASES = sorted(spacy.blank("en").tokenizer.rules)
 MAX_EXAMPLES = 400
 
-# What the fast path could get wrong: each fragment is there because one of the steps treats it in its own way.
+# Fragments that a fast path may get wrong: at least one step of the pipeline treats each in a special way.
 FRAGMENTS = [
     fragment
     for line in (

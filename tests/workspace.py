@@ -1,4 +1,4 @@
-"""A user's folder with good and bad things in it, and a way to run commands there. conftest.py hands both on."""
+"""Fixtures for the command line: a user's folder with valid and invalid files, and a way to run commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CommandResult(NamedTuple):
 
 @pytest.fixture
 def ask(capfd: pytest.CaptureFixture[str]):
-    """Run a command in this process; a traceback is a failed test."""
+    """Run a command in this process; an exception fails the test."""
 
     def run(*words: str) -> CommandResult:
         capfd.readouterr()
@@ -51,20 +51,20 @@ def workspace(
     prose: list[str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A folder with good and bad files, runs and corpora, as a user may have them."""
+    """A folder with valid and invalid files, runs and corpora."""
     from gpt1.training.finetune import finetune
 
-    desk = tmp_path_factory.mktemp("desk")
-    shutil.copytree(corpus, desk / "corpus")
-    shutil.copytree(pretrained_run, desk / "runs" / "books")
-    write_tables(desk, table)
-    write_corpora(desk, tokenizer)
-    write_broken_runs(desk)
-    write_huggingface_folder(desk / "theirs", prose)
-    settings = {"from_": desk / "runs/books", "epochs": 1, "precision": "fp32", "device": "cpu"}
+    folder = tmp_path_factory.mktemp("workspace")
+    shutil.copytree(corpus, folder / "corpus")
+    shutil.copytree(pretrained_run, folder / "runs" / "books")
+    write_tables(folder, table)
+    write_corpora(folder, tokenizer)
+    write_broken_runs(folder)
+    write_huggingface_folder(folder / "theirs", prose)
+    settings = {"from_": folder / "runs/books", "epochs": 1, "precision": "fp32", "device": "cpu"}
     train = {"kind": "classification", "text": "text", "label": "label"}
-    finetune(desk / "reviews.csv", out=desk / "runs/reviews", **train, **settings)
-    return desk
+    finetune(folder / "reviews.csv", out=folder / "runs/reviews", **train, **settings)
+    return folder
 
 
 def write_tables(workspace: Path, table: Table) -> None:
@@ -113,7 +113,7 @@ def write_corpora(workspace: Path, tokenizer: Any) -> None:
 
 
 def write_broken_runs(workspace: Path) -> None:
-    """Copies of a good run with something wrong each."""
+    """Copies of a valid run, each with one fault."""
     for name in ("swapped", "no-model", "no-task", "cut-weights"):
         shutil.copytree(workspace / "runs/books", workspace / "broken" / name)
         (workspace / "broken" / name / "model/manifest.json").unlink()

@@ -1,4 +1,4 @@
-"""How a command ends: one message and an exit code, never a traceback."""
+"""The end of a command: error messages, exit codes, signals and closed streams."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any, TextIO
 from gpt1.cli.output import echo
 from gpt1.errors import GPT1Error, ResourceError, UserError
 
-# What the user can mend by naming another place.
+# Errors that another path fixes.
 PATH_ERRNOS = ("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
 
 
 def translate_oserror(error: OSError) -> GPT1Error:
-    """What the operating system refused, by whose fault it is."""
-    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
+    """An error of the operating system as UserError, ResourceError or GPT1Error."""
+    if isinstance(error, BrokenPipeError):  # the reader of the output has ended, as `head` does
         exit_with(0)
     what = f"{error.filename or 'the output'}: {(error.strerror or str(error)).lower()}."
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
         return ResourceError(f"the disk is full. {what}", "Free some space, or write to another disk.")
     if error.errno in [getattr(errno, name) for name in PATH_ERRNOS]:
-        return UserError(what, "Name a place that is there and that you may read and write.")
-    return GPT1Error(what, "Mend that and run it again.")
+        return UserError(what, "Use a path that exists and that you may read and write.")
+    return GPT1Error(what, "Fix the cause and run the command again.")
 
 
 def report_and_exit(error: GPT1Error) -> None:
@@ -39,7 +39,7 @@ def report_and_exit(error: GPT1Error) -> None:
 
 
 def exit_with(code: int) -> None:
-    """Exit; output that can no longer be written is not tried again by the interpreter, which would complain."""
+    """Exit. Output that cannot be written is dropped, or the interpreter would print an error for it."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -48,8 +48,8 @@ def exit_with(code: int) -> None:
 
 
 class TolerantStderr:
-    """Standard error, for as long as somebody reads it: where the terminal is closed, or `2>&1 | tee log` has ended at
-    the same Ctrl-C, the work goes on (or is saved) in silence."""
+    """Standard error without write errors: if the terminal is closed, or `2>&1 | tee log` ends at the same Ctrl-C, the
+    command continues (or saves its state) silently."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -68,39 +68,40 @@ class TolerantStderr:
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM. After some of its own KeyboardInterrupts Python ends by the signal, whatever the exit code."""
+    """Ctrl-C or SIGTERM. A subclass, because Python may end by the signal after a plain KeyboardInterrupt."""
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise Stopped: what is half written is removed, and one line says so. The training loop has
-    its own way with both. Handlers that others have set stay, and what is ignored stays ignored.
+    """Ctrl-C and SIGTERM raise Stopped, so that unfinished files are removed. The training loop has its own handlers.
 
-    While a module is imported the signal waits: packages swallow the exception there, or are left half imported.
+    Handlers that others have set stay, and ignored signals stay ignored.
+
+    A signal waits until no module is being imported: packages swallow the exception there, or stay half imported.
     """
-    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    mine = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
+    defaults: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    handled = [number for number, handler in defaults.items() if signal.getsignal(number) is handler]
     if threading.current_thread() is not threading.main_thread():
-        mine = []
+        handled = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if not is_importing(frame):
             raise Stopped
-        again = threading.Timer(0.02, send_to_main, [number])
-        again.daemon = True
-        again.start()
+        retry = threading.Timer(0.02, send_to_main, [number])
+        retry.daemon = True
+        retry.start()
 
-    for number in mine:
+    for number in handled:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number in mine:
-            signal.signal(number, usual[number])
+        for number in handled:
+            signal.signal(number, defaults[number])
 
 
 def send_to_main(number: int) -> None:
-    """Sent to another thread, it would not end a sleep or a read of the main one."""
+    """Signal the main thread: sent to another one, a signal would not interrupt a sleep or a read."""
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:  # Windows
@@ -114,9 +115,9 @@ def is_importing(frame: FrameType | None) -> bool:
 
 
 def ensure_standard_streams() -> None:
-    """A program may be started without one of its three, or lose its standard error: what is written there is lost."""
+    """Replace missing standard streams by the null device, and make standard error tolerant of write errors."""
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:
-            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for as long as we run)
+            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open until the end)
     if not isinstance(sys.stderr, TolerantStderr):
         sys.stderr = TolerantStderr(sys.stderr)

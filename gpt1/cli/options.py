@@ -1,4 +1,4 @@
-"""Settings as flags: config.py's names, types, defaults and reasons in the words of a command line."""
+"""Options of the commands; the flags of settings are made from config.py."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gpt1.config import (
     HEAD_ONLY_DEFAULTS,
     MODEL_SIZES,
     RECIPES,
+    RENAMED_SETTINGS,
     FinetuneConfig,
     PretrainConfig,
     Range,
@@ -29,7 +30,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class RangedNumber(click.ParamType[float]):
-    """A number in a range; its error names the value, the rule and the fix, as those of the settings do."""
+    """A number in a range; its error names the value, the rule and the default, as for settings."""
 
     def __init__(
         self, base: type[int] | type[float], low: float = -math.inf, high: float = math.inf, above: bool = False
@@ -46,14 +47,18 @@ class RangedNumber(click.ParamType[float]):
             return number
         name = param.opts[0] if param else "the value"
         what = "a whole number" if self.number_type is int else "a number"
-        usual = param.default if param and isinstance(param.default, int | float) else None
-        used = f"Leave {name} out." if usual is None else f"Default: {name} {usual}"
-        raise UserError(f"{name} {value} is out of range: it has to be {what} {self.range}.", used)
+        default = param.default if param and isinstance(param.default, int | float) else None
+        fix = f"Omit {name} to use the default." if default is None else f"Default: {name} {default}"
+        raise UserError(f"{name} {value} is out of range: it must be {what} {self.range}.", fix)
 
 
 verify = click.option(
-    "--verify/--no-verify", default=True, show_default=True, help="Check the model's files by SHA-256 before use."
+    "--verify/--no-verify", default=True, show_default=True, help="Check the SHA-256 of the model's files before use."
 )
+
+DATA_DIR_HELP = "Folder with the files of known data sets."
+KIND_HELP = "classification, regression, entailment, similarity or choice."
+JSON_HELP = "Print one JSON object."
 
 COLUMN_HELP = {
     "text": "Column with the text (classification, regression).",
@@ -62,9 +67,9 @@ COLUMN_HELP = {
     "text_a": "Column with one text (similarity).",
     "text_b": "Column with the other text (similarity).",
     "context": "Column with the document (choice).",
-    "question": "Column with the question (choice; may be left out).",
-    "choices": "Columns with the answers, C1,C2,…, or the one that holds lists of them (choice).",
-    "label": "Column with the label; in choice the right answer's column, text or number (from 0).  [default: label]",
+    "question": "Column with the question (choice; optional).",
+    "choices": "Columns with the answers, C1,C2,…, or one column with lists of answers (choice).",
+    "label": "Column with the label; for choice the right answer's column, text or number (from 0).  [default: label]",
 }
 
 
@@ -75,41 +80,46 @@ def column_options(command: Command) -> Command:
 
 
 def setting_options(config_class: Any, *excluded: str) -> Callable[[Command], Command]:
-    """Every field of a config, but the `excluded` ones, as a flag, with its type, defaults and reason. What is given is
-    checked by config.py, so that a flag and a line of a YAML file are refused in the same words."""
+    """A flag for every field of a config except the `excluded` ones.
+
+    config.py checks the values, so that flags and lines of a YAML file give the same errors.
+    """
 
     def add(command: Command) -> Command:
-        for field in reversed(dataclasses.fields(config_class)):
-            if field.name in excluded:
-                continue
-            base, _ = base_type(field_types(config_class)[field.name])
-            text = f"{descriptions(config_class)[field.name]}  [default: {default_help(config_class, field.name)}]"
-            names = flag_name(field.name)
+        names = [field.name for field in dataclasses.fields(config_class) if field.name not in excluded]
+        for name in reversed(names):
+            base, _ = base_type(field_types(config_class)[name])
+            text = f"{descriptions(config_class)[name]}  [default: {default_help(config_class, name)}]"
             metavar = {int: "N", float: "X", bool: None}.get(base, "TEXT")
-            if base is bool:
-                names += f"/--no-{flag_name(field.name)[2:]}"
-            elif get_origin(base) is Literal:
+            if get_origin(base) is Literal:
                 metavar = "|".join(map(str, get_args(base)))
-            command = click.option(names, metavar=metavar, default=None, help=text)(command)
+            flag = switch(name) if base is bool else flag_name(name)
+            command = click.option(flag, metavar=metavar, default=None, help=text)(command)
+        for old, new in RENAMED_SETTINGS.items():  # all of them are switches
+            if new in names:
+                command = click.option(switch(old), default=None, hidden=True, help=f"Now {flag_name(new)}.")(command)
         return command
 
     return add
 
 
+def switch(name: str) -> str:
+    return f"{flag_name(name)}/--no-{flag_name(name)[2:]}"
+
+
 def default_help(config_class: Any, name: str) -> str:
-    """What a setting is where it is not given: by recipe, by model size, by what is trained."""
+    """The default of a setting, by recipe, model size and trained part."""
     recipes = RECIPES[config_class.__name__]
-    usual = recipes["default"].get(name, default_value(config_class, name))
+    default = recipes["default"].get(name, default_value(config_class, name))
     paper = recipes["paper"].get(name, default_value(config_class, name))
-    said = format_default(usual)
+    text = format_default(default)
     if config_class is PretrainConfig and name in MODEL_SIZES["tiny"]:
-        said = "by --model: " + ", ".join(
-            f"{size} {format_default(values[name])}" for size, values in MODEL_SIZES.items()
-        )
+        by_size = (f"{size} {format_default(values[name])}" for size, values in MODEL_SIZES.items())
+        text = f"by --model: {', '.join(by_size)}"
         paper = recipes["paper"].get(name, MODEL_SIZES[recipes["paper"]["model"]][name])
     if config_class is FinetuneConfig and name in HEAD_ONLY_DEFAULTS:
-        said += f"; --train head: {format_default(HEAD_ONLY_DEFAULTS[name])}"
-    return said if paper == usual and ":" not in said else f"{said}; paper: {format_default(paper)}"
+        text += f"; --train head: {format_default(HEAD_ONLY_DEFAULTS[name])}"
+    return text if paper == default and ":" not in text else f"{text}; paper: {format_default(paper)}"
 
 
 def format_default(value: Any) -> str:

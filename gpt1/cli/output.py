@@ -1,20 +1,40 @@
-"""What the commands print: nothing in it can give the terminal an order, wherever its words came from."""
+"""Output of the commands: every line is printable, so no text from outside can control the terminal."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
-from gpt1.formatting import printable_json, printable_line
+from gpt1.formatting import printable_json, printable_line, shell_quote
+
+
+def make_console() -> Any:
+    from gpt1.console import Console
+
+    return Console()
 
 
 def echo(line: str) -> None:
-    """One line on standard error: standard output holds results only."""
+    """Print one line on standard error: standard output is for results only."""
     click.echo(printable_line(line), err=True)
 
 
 def echo_json(value: Any) -> None:
-    """One line of JSON on standard output."""
+    """Print one line of JSON on standard output."""
     click.echo(printable_json(json.dumps(value, ensure_ascii=False, default=str)))
+
+
+def print_next_steps(*commands: str) -> None:
+    for command in commands:
+        echo(f"next: {command}")
+
+
+def pretrained_next_steps(folder: Path) -> tuple[str, str]:
+    run = shell_quote(folder)
+    return (
+        f'gpt1 next {run} "once upon a"',
+        f"gpt1 finetune TABLE --from {run} --out runs/NAME --kind classification --text COLUMN --label COLUMN",
+    )

@@ -15,6 +15,7 @@ import json
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -142,7 +143,7 @@ def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[
         shape, fortran_order, dtype = read(file)
         if fortran_order and len(shape) > 1:
             raise ValueError("the values are in Fortran order")
-    except (ValueError, TypeError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, KeyError, EOFError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         problem = f"{where} is not a .npy array: {str(error).splitlines()[0][:100] if str(error) else 'damaged'}."
         raise UserError(problem, DAMAGED) from None
     return shape, dtype, file.tell()

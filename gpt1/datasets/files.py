@@ -101,6 +101,9 @@ def read_document_folders(found: list[tuple[str, Path]]) -> Iterator[tuple[str, 
         yield folder, inside
 
 
+NUMBERS = (ValueError, OverflowError)  # a size in the header of a member that is none, or is larger than any file
+
+
 def read_archive(path: Path, folders: tuple[str, ...]) -> dict[str, bytes]:
     """The .txt files below `folders` in a tar archive."""
     texts: dict[str, bytes] = {}
@@ -118,7 +121,7 @@ def read_archive(path: Path, folders: tuple[str, ...]) -> dict[str, bytes]:
                 inside = member.name.endswith(".txt") and any(folder in f"/{member.name}" for folder in folders)
                 if inside and (file := archive.extractfile(member)):
                     texts[member.name] = file.read()
-    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, ValueError, KeyError) as error:
+    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, LookupError, *NUMBERS) as error:
         raise UserError(f"{path} is damaged or cut short ({error}).", "Copy or download it again.") from None
     return texts
 

@@ -176,8 +176,8 @@ class SingleBarProgress(NullProgress):
         self.progress, self.title = progress, title
         self.advance, self.record, self.end = progress.advance, progress.record, progress.end  # type: ignore[method-assign]
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
-        self.progress.begin(self.title if unit == "updates" else f"{self.title}, {title}", total, done, unit)
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        self.progress.begin(self.title if unit == "steps" else f"{self.title}, {title}", total, done, unit)
 
 
 def evaluate_methods(out: Path, seeds: int, story: DemoResults) -> None:

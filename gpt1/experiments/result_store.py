@@ -180,7 +180,7 @@ class JobProgress(NullProgress):
         self.outer, self.completed_cost, self.cost, self.total = outer, completed_cost, cost, 1
         self.fraction = 0.0
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None:
         self.total = max(1, total)
         self.advance(done)
 

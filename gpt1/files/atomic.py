@@ -1,4 +1,4 @@
-"""Writing: a file or a folder appears whole, or not at all."""
+"""Atomic writes: a file or a folder appears complete, or not at all."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from gpt1.errors import ResourceError, UserError
 
 
 def ensure_writable(path: str | Path) -> None:
-    """UserError unless something can be made at `path`. Asked before the work: at its end the answer comes too late."""
-    above = Path(path).absolute()
-    while not above.exists():
-        above = above.parent
-    if not above.is_dir():
-        raise UserError(f"{path} cannot be made: {above} is a file.", "Choose another place.")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{path} cannot be made: {above} may not be written to.", "Choose another place.")
+    """UserError unless `path` can be created. Check before the work: at its end the error comes too late."""
+    parent = Path(path).absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"{path} cannot be created: {parent} is a file.", "Choose another path.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be created: {parent} is not writable.", "Choose another path.")
 
 
 def ensure_exists(run: Path) -> None:
-    """UserError where the run folder was deleted during the work: it must not come back with half of its files."""
+    """UserError if the run folder was deleted during the run: writing would restore it with half of its files."""
     if not run.is_dir():
         raise UserError(
-            f"the run folder {run} does not exist any more: it was moved or deleted during the run.",
+            f"the run folder {run} no longer exists: it was moved or deleted during the run.",
             "Move it back and use --resume, or start a new run.",
         )
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write into that becomes `path` at the end, all at once.
+    """A file to write that becomes `path` at the end, atomically.
 
-    After an error `path` is as it was before. What a killed process left beside it is removed by the next writer.
+    After an error `path` is unchanged. The next writer removes temporary files of killed processes.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,18 +57,18 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_dir(path: Path, *, replace: bool = False, name: str | Path = "") -> Iterator[Path]:
-    """A folder to fill that becomes `path` at the end, all at once.
+    """A folder to fill that becomes `path` at the end, atomically.
 
-    After an error it is deleted; after a kill the next writer of the same `path` deletes it. Its files are on the disk
-    before they get their final name.
+    After an error it is deleted; after a kill the next writer of the same `path` deletes it. Its files are synced to
+    disk before the rename.
 
     Args:
-        path: The final place. It must be free or an empty folder, unless `replace` is set.
-        replace: Remove what lies at `path` just before the new folder takes its place.
-        name: How messages call it, for example `--out runs/a`; by default `path`.
+        path: The final path. It must not exist or be an empty folder, unless `replace` is set.
+        replace: Remove `path` just before the new folder replaces it.
+        name: Name in messages, for example `--out runs/a`; by default `path`.
 
     Raises:
-        UserError: where another process is writing the same folder.
+        UserError: if another process is writing the same folder.
     """
     folder = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
@@ -96,7 +96,7 @@ def glob_escape(name: str) -> str:
 
 
 def lock_file(file: IO[bytes]) -> None:
-    """Mark an open file as being written; the system removes the mark when the process ends, however that happens."""
+    """Lock an open file as being written; the system releases the lock however the process ends."""
     with suppress(ImportError, OSError):
         import fcntl
 
@@ -104,7 +104,7 @@ def lock_file(file: IO[bytes]) -> None:
 
 
 def remove_unlocked(path: Path) -> None:
-    """Delete a temporary file that no process is writing any more."""
+    """Delete a temporary file unless a process is writing it."""
     with suppress(ImportError, OSError):
         import fcntl
 
@@ -114,25 +114,27 @@ def remove_unlocked(path: Path) -> None:
 
 
 @contextmanager
-def lock_dir(folder: Path, named: str | Path = "") -> Iterator[None]:
-    """Holds `folder` for this process; UserError, with the name that the user gave it, where another one does. The
-    system lets go of it when the process ends, however that happens."""
+def lock_dir(folder: Path, name: str | Path = "") -> Iterator[None]:
+    """Lock `folder` for this process; UserError (which calls it `name`) if another process has locked it.
+
+    The system releases the lock however the process ends.
+    """
     try:
         import fcntl
-    except ImportError:  # Windows, where the files of a living process cannot be deleted anyway
+    except ImportError:  # Windows, where files of a running process cannot be deleted anyway
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())
+            locked = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())
         except BlockingIOError:
-            mine = False
-        except OSError:  # a file system without locks, as some network folders
-            mine = True
-        if not mine:  # also where the folder was given its final name between the two calls
-            raise UserError(f"{named or folder} is being written by another process.", "Wait for it to end.")
+            locked = False
+        except OSError:  # a file system without locks, such as some network folders
+            locked = True
+        if not locked:  # also if the folder was renamed to its final name in between
+            raise UserError(f"{name or folder} is being written by another process.", "Wait until it ends.")
         yield
     finally:
         os.close(handle)
@@ -140,7 +142,7 @@ def lock_dir(folder: Path, named: str | Path = "") -> Iterator[None]:
 
 @contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
-    """Errors of the file system as one line with the way out."""
+    """Turn errors of the file system into ResourceError and UserError."""
     try:
         yield
     except OSError as error:
@@ -149,18 +151,18 @@ def disk_errors(path: str | Path) -> Iterator[None]:
                 f"{path} could not be written: the disk is full.", "Free some space, or write to another disk."
             ) from error
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
-            raise UserError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from error
+            raise UserError(f"{path} cannot be written: {error.strerror}.", "Choose another path.") from error
         raise
 
 
 def fsync_file(file: IO[bytes]) -> None:
-    """Everything written to `file` is on the disk when this returns."""
+    """Write everything in `file` through to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def fsync_dir_content(folder: Path) -> None:
-    """The files in `folder` and their names are on the disk when this returns: a rename never outruns its bytes."""
+    """Write the files in `folder` and their names through to the disk: a rename must not precede the content."""
     for path in folder.iterdir():
         if path.is_file():
             with open(path, "rb+") as file:
@@ -169,7 +171,7 @@ def fsync_dir_content(folder: Path) -> None:
 
 
 def fsync_dir(folder: Path) -> None:
-    """The names in `folder` are on the disk when this returns. Windows cannot open folders and has no need to."""
+    """Write the names in `folder` through to the disk. Windows cannot open folders and does not need it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

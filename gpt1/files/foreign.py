@@ -1,4 +1,4 @@
-"""Files that came from elsewhere: names, sizes, types and depth are checked before anything is used.
+"""Readers of untrusted files: names, sizes, types and depth are checked before anything is used.
 
 Nothing here executes what it reads. Every problem is one `UserError` with the name of the file.
 """
@@ -16,13 +16,13 @@ from typing import Any, NoReturn, TypeVar
 from gpt1.errors import UserError
 
 MAX_JSON_BYTES = 64 * 2**20
-"""Largest JSON file; the vocabularies of large models stay below 20 MB."""
+"""Largest JSON file. Vocabularies of large models are below 20 MB."""
 MAX_YAML_BYTES = 2**18
-"""Largest YAML file: PyYAML needs a second for 100 KB."""
+"""Largest YAML file. PyYAML takes a second for 100 KB."""
 MAX_DEPTH = 32
-"""Nested lists and objects. gpt1's own files nest less than ten deep."""
+"""Maximum nesting of lists and objects. gpt1's own files stay below ten."""
 MAX_DIGITS = 40
-"""Digits of an integer: more than any count, and few enough to be a float."""
+"""Maximum digits of an integer: more than any count has, few enough for a float."""
 
 SPECIAL_FILES = {
     stat.S_IFIFO: "a pipe (FIFO)",
@@ -30,14 +30,13 @@ SPECIAL_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-DAMAGED = "The file is damaged or was made by another program: copy it again."
-
+DAMAGED = "The file is damaged or was written by another program: copy it again."
 
 T = TypeVar("T")
 
 
 def check_name(name: Any, where: str | Path) -> str:
-    """A name from the file `where` that will be used as a path below that file's folder.
+    """Check a name from the file `where` that is used as a path below that file's folder.
 
     Returns:
         The name: relative, POSIX, without `.`, `..`, drives, backslashes and control characters.
@@ -46,14 +45,14 @@ def check_name(name: Any, where: str | Path) -> str:
         UserError: for any other name.
     """
     parts = name.split("/") if isinstance(name, str) else []
-    bad = not parts or any(part in ("", ".", "..") or part.endswith((" ", ".")) for part in parts)
-    if bad or any(ord(c) < 32 or ord(c) == 127 or c in '\\:<>|?*"' for c in name) or len(name) > 1024:
+    invalid = not parts or any(part in ("", ".", "..") or part.endswith((" ", ".")) for part in parts)
+    if invalid or any(ord(c) < 32 or ord(c) == 127 or c in '\\:<>|?*"' for c in name) or len(name) > 1024:
         raise UserError(f"{where} names a file that is not inside its folder: {str(name)[:80]!r}.", DAMAGED)
     return str(PurePosixPath(name))
 
 
 def path_inside(folder: Path, name: Any, where: str | Path) -> Path:
-    """The path of the file `name` below `folder`, as the file `where` gives it; links out of the folder are refused."""
+    """The path of the file `name`, which the file `where` lists, below `folder`; UserError for a link out of it."""
     path = folder / check_name(name, where)
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{path} is a link out of its folder {folder}.", "Replace the link with the file itself.")
@@ -61,20 +60,18 @@ def path_inside(folder: Path, name: Any, where: str | Path) -> Path:
 
 
 def check_regular(path: str | Path) -> int:
-    """Size in bytes of a regular file.
-
-    A FIFO, socket or device would block or never end.
+    """Size in bytes of a regular file. Reading a FIFO, socket or device could block or never end.
 
     Raises:
         UserError: for anything that exists and is not a regular file.
-        OSError: where there is no file.
+        OSError: if there is no file.
     """
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
-        raise UserError(f"{path} is a folder, not a file.", "Name a file in it.")
+        raise UserError(f"{path} is a folder, not a file.", "Use a file in it.")
     if not stat.S_ISREG(status.st_mode):
         kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode), "a special file")
-        raise UserError(f"{path} is {kind}, not a regular file.", "Save its content to a file and name that.")
+        raise UserError(f"{path} is {kind}, not a regular file.", "Save its content to a file and use that.")
     return status.st_size
 
 
@@ -82,32 +79,38 @@ def read_bounded(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a regular file of at most `max_bytes`.
 
     Raises:
-        UserError: for a file that is missing, too large, not regular or may not be read.
+        UserError: for a file that is missing, too large, not regular or not readable.
     """
     try:
         size = check_regular(path)
         if size > max_bytes:
             raise UserError(
-                f"{path} has {size:,} bytes, more than the limit of {max_bytes:,}.",
-                "Is this the right file?",
+                f"{path} has {size:,} bytes; the limit is {max_bytes:,}.", "Check that it is the right file."
             )
         with open(path, "rb") as file:
             data = file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path} cannot be read: {reason.lower()}.", "Check the path.") from None
     if len(data) > max_bytes:
-        raise UserError(f"{path} grew while it was read.", "Wait until the program that writes it is done.")
+        raise UserError(f"{path} grew while it was read.", "Wait until the program that writes it has finished.")
     return data
 
 
 def parse_json(
     data: str | bytes, where: str | Path, *, fix: str = DAMAGED, max_digits: int = MAX_DIGITS, allow_nan: bool = False
 ) -> Any:
-    """JSON with bounds: depth, digits of a number, duplicate keys, and finite numbers unless `allow_nan`.
+    """Parse JSON within bounds: depth, digits of a number, no duplicate keys, finite numbers unless `allow_nan`.
+
+    Args:
+        data: Text, or UTF-8 bytes.
+        where: Name of the file in messages.
+        fix: The fix in messages.
+        max_digits: Maximum digits of an integer.
+        allow_nan: Allow NaN and infinite numbers.
 
     Raises:
-        UserError: naming `where`, with `fix`.
+        UserError: for anything else.
     """
 
     def refuse(problem: str) -> NoReturn:
@@ -132,7 +135,7 @@ def parse_json(
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            refuse(f"the key {short(repeated(key for key, _ in pairs))} is there twice")
+            refuse(f"the key {short(repeated(key for key, _ in pairs))} is repeated")
         return found
 
     try:
@@ -153,7 +156,7 @@ def parse_json(
 
 
 def repeated(keys: Iterable[Any]) -> Any:
-    """The first of `keys` that is there a second time, or None."""
+    """The first repeated key, or None."""
     seen = set()
     for key in keys:
         if key in seen:
@@ -163,7 +166,7 @@ def repeated(keys: Iterable[Any]) -> Any:
 
 
 def depth_at_most(value: Any, limit: int) -> None:
-    """RecursionError for lists and objects that nest deeper than `limit`. Iterative: depth cannot exhaust the stack."""
+    """RecursionError for lists and objects nested deeper than `limit`. Iterative: the stack stays small."""
     level = [value]
     for _ in range(limit + 1):
         level = [
@@ -178,29 +181,29 @@ def depth_at_most(value: Any, limit: int) -> None:
 
 
 def read_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, fix: str = DAMAGED, allow_nan: bool = False) -> Any:
-    """The content of a JSON file, read with all bounds of `parse_json`."""
+    """The content of a JSON file, within the bounds of `parse_json`."""
     return parse_json(read_bounded(path, max_bytes), path, fix=fix, allow_nan=allow_nan)
 
 
 def read_json_object(
     path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, fix: str = DAMAGED, allow_nan: bool = False
 ) -> dict[str, Any]:
-    """Like `read_json`, for a file that has to hold one JSON object."""
+    """Like `read_json`, for a file that must contain one JSON object."""
     content = read_json(path, max_bytes=max_bytes, fix=fix, allow_nan=allow_nan)
     if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold a JSON object.", fix)
+        raise UserError(f"{path} is not a JSON object.", fix)
     return content
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Settings from a YAML file: text keys; plain scalars, lists and mappings. No tags, anchors or aliases.
+    """Settings from a YAML file: text keys with scalars, lists and mappings. No tags, anchors or aliases.
 
     Raises:
         UserError: naming the file and the line.
     """
     import yaml
 
-    fix = "It needs lines of the form  name: value"
+    fix = "Use lines of the form  name: value"
     text = read_bounded(path, MAX_YAML_BYTES)
     try:
         depth = 0
@@ -221,14 +224,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read as YAML: {reason}.", fix) from None
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path} holds no settings.", fix)
+        raise UserError(f"{path} contains no settings.", fix)
     if wrong := [key for key in content if not isinstance(key, str)]:
         raise UserError(f"{path}: {str(wrong[0])[:40]!r} is not the name of a setting.", fix)
     return content
 
 
 def settings_loader() -> type[Any]:
-    """PyYAML's safe loader, without dates: 2024-01-01 stays text. A repeated key is an error, as in JSON."""
+    """PyYAML's safe loader without dates (2024-01-01 stays text), where a repeated key is an error."""
     import yaml
 
     class SettingsLoader(yaml.SafeLoader):
@@ -240,7 +243,7 @@ def settings_loader() -> type[Any]:
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             key = repeated(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
             if key is not None:
-                raise yaml.MarkedYAMLError(problem=f"the key {short(key)} is there twice", problem_mark=node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key {short(key)} is repeated", problem_mark=node.start_mark)
             return dict(super().construct_mapping(node, deep))
 
         def construct_yaml_int(self, node: Any) -> int:
@@ -256,7 +259,7 @@ def settings_loader() -> type[Any]:
 
 
 class Fields:
-    """Typed access to a mapping that came from the file `where`: a wrong type or a missing key is a UserError.
+    """Typed access to a mapping from the file `where`: a wrong type or a missing key is a UserError.
 
     >>> Fields({"tokens": 12}, "manifest.json").integer("tokens", low=0)
     12
@@ -274,7 +277,7 @@ class Fields:
     def get(self, name: str, expected: str, accept: Callable[[Any], bool], default: Any = ...) -> Any:
         if name not in self.values:
             if default is ...:
-                self.refuse(f"it has no {name!r}")
+                self.refuse(f"{name!r} is missing")
             return default
         value = self.values[name]
         if not accept(value):
@@ -305,7 +308,7 @@ class Fields:
         return self.get(name, "one of " + ", ".join(options), lambda value: value in options, default)
 
     def items(self, name: str, kind: type[T], default: Any = ...) -> list[T]:
-        """A list whose items are all of one type."""
+        """A list with items of one type."""
 
         def accept(value: Any) -> bool:
             return isinstance(value, list) and all(isinstance(item, kind) for item in value)
@@ -317,7 +320,7 @@ class Fields:
 
 
 def short(value: Any) -> str:
-    """A foreign value as a message may quote it."""
+    """An untrusted value, shortened for a message."""
     value = value[:40] if isinstance(value, str) else value
     text = repr(value) if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
     return text if len(text) <= 40 else text[:37] + "..."

@@ -1,6 +1,6 @@
-"""manifest.json of a folder: size and SHA-256 of every file in it, and of itself.
+"""manifest.json of a folder: size and SHA-256 of every file, and of the manifest itself.
 
-Neither safetensors nor JSON notices a flipped bit; only a checksum of our own does.
+safetensors and JSON do not detect flipped bits; the checksums do.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def file_entry(path: Path) -> dict[str, Any]:
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:
-    """`content` with the SHA-256 of its own canonical JSON, so that a manifest covers itself."""
+    """`content` with the SHA-256 of its own canonical JSON."""
     body = {key: value for key, value in content.items() if key != "sha256"}
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode("ascii")).hexdigest()
     return {**body, "sha256": digest}
 
 
 def write_manifest(folder: Path, format_name: str, names: Iterable[str] | None = None) -> None:
-    """Write manifest.json over the files `names` of `folder`, by default all that lie in it."""
+    """Write manifest.json for the files `names` of `folder`, by default all files in it."""
     if names is None:
         found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         names = [name for name in found if name != MANIFEST]
@@ -51,6 +51,9 @@ def read_manifest(
     """name → {"size", "sha256"} of a folder's manifest, checked against its own SHA-256.
 
     Args:
+        folder: The folder of the manifest.
+        format_name: The format that the manifest must have.
+        fix: The fix in messages.
         may_be_unsealed: Accept a manifest without a SHA-256 of its own, as earlier versions wrote.
 
     Raises:
@@ -63,27 +66,28 @@ def read_manifest(
         fields.refuse(f"its format is {short(content['format'])}, not {format_name}")
     unsealed = may_be_unsealed and set(content) == {"format", "files"}
     if not unsealed and seal(content)["sha256"] != fields.text("sha256"):
-        raise UserError(f"{path} is not what it was when it was written (SHA-256 differs): {CHANGED}.", fix)
+        raise UserError(f"{path} does not match its own SHA-256: {CHANGED}.", fix)
     files = fields.object("files")
     entries = {}
     for name in files.values:
         entry = files.object(name)
         entries[name] = {"size": entry.integer("size"), "sha256": entry.text("sha256")}
-        check_name(name, path)  # a link may lead elsewhere, as in Hugging Face's cache: the content decides
+        check_name(name, path)  # links may leave the folder, as in Hugging Face's cache: the checksum decides
     return entries
 
 
 def verify_folder(
     folder: Path, format_name: str, fix: str, *, read: Iterable[str] = (), may_be_unsealed: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Check every file that the manifest of `folder` names; returns what it says of them.
+    """Check every file in the manifest of `folder`; returns its entries.
 
     Args:
-        read: Names of files that the caller reads where they exist; one that the manifest does not name is refused.
+        folder, format_name, fix: As for `read_manifest`.
+        read: Names of files that the caller reads if they exist; they must be in the manifest.
         may_be_unsealed: As for `read_manifest`.
 
     Raises:
-        UserError: with the first file that is missing, unlisted, has another size or another SHA-256.
+        UserError: for the first file that is missing, unlisted, or has another size or SHA-256.
     """
     entries = read_manifest(folder, format_name, fix, may_be_unsealed=may_be_unsealed)
     for name in read:
@@ -96,11 +100,11 @@ def verify_folder(
 
 def verify_file(path: Path, expected: dict[str, Any], fix: str) -> None:
     try:
-        found = file_entry(path)
+        actual = file_entry(path)
     except OSError:
         raise UserError(f"{path} is missing.", fix) from None
-    if found["size"] != expected["size"]:
-        size, wanted = found["size"], expected["size"]
-        raise UserError(f"{path} has {size:,} bytes, its manifest says {wanted:,}: {CHANGED}.", fix)
-    if found["sha256"] != expected["sha256"]:
-        raise UserError(f"{path} is not what its manifest says (SHA-256 differs): {CHANGED}.", fix)
+    if actual["size"] != expected["size"]:
+        sizes = f"{actual['size']:,} bytes, not the {expected['size']:,} of its manifest"
+        raise UserError(f"{path} has {sizes}: {CHANGED}.", fix)
+    if actual["sha256"] != expected["sha256"]:
+        raise UserError(f"{path} does not match its manifest (SHA-256 differs): {CHANGED}.", fix)

@@ -1,4 +1,4 @@
-"""Files in, files out: one way to open what may be compressed or remote, one way to write with nothing half-written."""
+"""Opening input files, which may be compressed or remote, with bounds."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from gpt1.files.foreign import check_regular
 
 COMPRESSIONS = ("gz", "xz", "zst")
 MAX_LINE_BYTES = 2**26
-"""Bytes of the longest line, cell or row that is read; an unclosed quote or a binary file must not fill the memory."""
+"""Bytes of the longest line, cell or row: an unclosed quote or a binary file must not fill the memory."""
 MAX_BYTES = 2**32
-"""Memory that a table may take, and bytes that any compressed file may decompress to."""
+"""Maximum memory of a table, and bytes that a compressed file may decompress to."""
 MAX_BYTES_VARIABLE = "GPT1_MAX_BYTES"
 MAX_RATIO = 200
-"""A larger compressed file may also decompress to this many times its size: text is rarely above 20."""
+"""Large compressed files may decompress to this many times their size. Text is rarely above 20."""
 XZ_MEMORY = 2**28
-"""Bytes that decompressing .xz may take; `xz -9` needs 65 MB."""
+"""Maximum memory of the .xz decompressor, in bytes; `xz -9` needs 65 MB."""
 ZSTD_INPUT = 1024
-"""Bytes that are decompressed at a time: four bytes of zstd can stand for 128 KB."""
-# What a file is that begins with these bytes, and the ending that it should have.
+"""Bytes decompressed at a time: four bytes of zstd can decode to 128 KB."""
+# First bytes of a file → (its format, its extension).
 MAGIC = {
     b"\x1f\x8b": ("compressed by gzip", ".gz"),
     b"\xfd7zXZ\x00": ("compressed by xz", ".xz"),
@@ -37,11 +37,11 @@ MAGIC = {
 
 
 def file_format(path: str | Path) -> tuple[str, str]:
-    """(ending, compression) of a name, lower-case, no dots: `a.JSONL.xz` → ("jsonl", "xz"), `a.csv` → ("csv", "")."""
-    stem, dot, ending = Path(str(path)).name.lower().rpartition(".")
-    if ending in COMPRESSIONS and stem:
-        return stem.rpartition(".")[2] if "." in stem else "", ending
-    return (ending if dot else ""), ""
+    """(extension, compression), lower-case without dots: `a.JSONL.xz` → ("jsonl", "xz"), `a.csv` → ("csv", "")."""
+    stem, dot, extension = Path(str(path)).name.lower().rpartition(".")
+    if extension in COMPRESSIONS and stem:
+        return stem.rpartition(".")[2] if "." in stem else "", extension
+    return (extension if dot else ""), ""
 
 
 def is_url(path: str | Path) -> bool:
@@ -49,7 +49,7 @@ def is_url(path: str | Path) -> bool:
 
 
 def max_bytes() -> int:
-    """GPT1_MAX_BYTES where it is set, else MAX_BYTES."""
+    """GPT1_MAX_BYTES if it is set, else MAX_BYTES."""
     given = os.environ.get(MAX_BYTES_VARIABLE, "")
     try:
         limit = int(float(given)) if given else MAX_BYTES
@@ -57,28 +57,28 @@ def max_bytes() -> int:
         limit = 0
     if limit < 1:
         raise UserError(
-            f"{MAX_BYTES_VARIABLE}={given}: this is not a number of bytes.", f"For example: {MAX_BYTES_VARIABLE}=16e9"
+            f"{MAX_BYTES_VARIABLE}={given} is not a number of bytes.", f"For example: {MAX_BYTES_VARIABLE}=16e9"
         )
     return limit
 
 
 def raise_limit(limit: int) -> str:
-    """The fix for a file that needs more than the `limit` of `max_bytes`."""
-    return f"If you trust the file and have the memory, allow more: {MAX_BYTES_VARIABLE}={2 * limit}"
+    """The fix for a file that exceeds the `limit` of `max_bytes`."""
+    return f"If you trust the file and have enough memory, raise the limit: {MAX_BYTES_VARIABLE}={2 * limit}"
 
 
 def filesystem(url: str | Path) -> tuple[Any, str]:
     """(fsspec file system, path in it) of a URL.
 
     Raises:
-        UserError: for a protocol that is unknown, or whose package is not installed.
+        UserError: for an unknown protocol, or one whose package is not installed.
     """
     import fsspec
 
     try:
         system, path = fsspec.core.url_to_fs(str(url))
     except ImportError as error:
-        install = "pip install aiohttp requests" if str(url).startswith("http") else "the package that it names"
+        install = "pip install aiohttp requests" if str(url).startswith("http") else "the missing package"
         raise UserError(
             f"{url} cannot be read: {str(error).rstrip('.')}.", f"Install it ({install}), or download the file first."
         ) from None
@@ -88,7 +88,7 @@ def filesystem(url: str | Path) -> tuple[Any, str]:
 
 
 class InputFile:
-    """An input file being read: `stream` gives its decompressed bytes, `position()` how far the stored file is read."""
+    """An open input file: `stream` has its decompressed bytes, `position()` is the offset in the stored file."""
 
     def __init__(self, name: str, kind: str, raw: BinaryIO, stream: BinaryIO, size: int) -> None:
         self.name = name
@@ -96,33 +96,32 @@ class InputFile:
         self.raw = raw
         self.stream = stream
         self.size = size
-        self.bytes_done: int | None = None  # set by readers that do not go from the first byte to the last (Parquet)
+        self.bytes_done: int | None = None  # set by readers that do not read from start to end (Parquet)
         self.compressed = bool(file_format(name)[1])
 
     def position(self) -> int:
         return self.raw.tell() if self.bytes_done is None else self.bytes_done
 
     def peek(self) -> bytes:
-        """The next bytes, at most 8 KB, which stay to be read; none at the end of the file."""
+        """The next bytes, at most 8 KB, without consuming them; empty at the end of the file."""
         return cast(io.BufferedReader, self.stream).peek(8192)[:8192]
 
     def lines(self) -> Iterator[str]:
-        """The lines with their line ends; a byte order mark is dropped. UserError for what is not UTF-8 text."""
+        """The lines with their line ends, without a byte order mark. UserError unless it is UTF-8 text."""
         self.check_is_text()
         offset = 0
         number = 0
         while line := self.stream.readline(MAX_LINE_BYTES):
             number += 1
             if len(line) == MAX_LINE_BYTES:
-                raise UserError(
-                    f"{self.name}, line {number} is longer than {MAX_LINE_BYTES:,} bytes.", "Is this a text file?"
-                )
+                problem = f"{self.name}, line {number} is longer than {MAX_LINE_BYTES:,} bytes."
+                raise UserError(problem, "Check that it is a text file.")
             text = self.decode(line, number, offset)
             offset += len(line)
             yield text.removeprefix("\ufeff") if number == 1 else text
 
     def decode(self, data: bytes, line: int, offset: int) -> str:
-        """`data`, which begins in `line` at byte `offset` of the (decompressed) file, as text."""
+        """`data` as text; it starts in `line` at byte `offset` of the (decompressed) file."""
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -134,45 +133,50 @@ class InputFile:
             ) from None
 
     def check_is_text(self) -> None:
-        """UserError unless the beginning looks like UTF-8 text."""
+        """UserError unless the first bytes look like UTF-8 text."""
         head = self.peek()
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise UserError(f"{self.name} is UTF-16, not UTF-8.", "Save it as UTF-8.")
-        for magic, (what, ending) in MAGIC.items():
+        for magic, (what, extension) in MAGIC.items():
             if head.startswith(magic):
-                raise UserError(f"{self.name} is not text: it is {what}.", f"Give it a name that ends in {ending}.")
+                raise UserError(f"{self.name} is not text: it is {what}.", f"Rename it to end in {extension}.")
         if b"\0" in head:
             raise UserError(
                 f"{self.name} is a binary file, not text: byte {head.index(0) + 1:,} is 0.",
-                "Give a UTF-8 text file (.txt, .md, .jsonl, .csv, .tsv), or .parquet under that ending.",
+                "Use a UTF-8 text file (.txt, .md, .jsonl, .csv, .tsv), or a .parquet file with that extension.",
             )
 
 
 @contextmanager
 def open_input(path: str | Path, format: str | None = None) -> Iterator[InputFile]:
-    """A local path or fsspec URL, opened and decompressed by its ending; UserError for what is missing or damaged.
+    """Open and decompress a local file or fsspec URL.
 
-    `format` says how the file is read where its ending does not.
+    Args:
+        path: Path or URL; its extension gives the format and the compression.
+        format: The format, if it is not the extension.
+
+    Raises:
+        UserError: for a file that is missing or damaged.
     """
-    ending, compression = file_format(path)
+    extension, compression = file_format(path)
     with open_raw(path) as raw:
         size = int(getattr(raw, "size", None) or 0) if is_url(path) else os.fstat(raw.fileno()).st_size
-        # All streams can peek(); local files can do so already.
+        # Every stream needs peek(); local files have it already.
         plain = isinstance(raw, io.BufferedReader) and not compression
         inner = open_decompressor(raw, compression)
         bounded = BoundedReader(str(path), raw, inner, max_bytes()) if compression else inner
         stream = raw if plain else io.BufferedReader(cast(Any, bounded), 2**18)
         try:
-            yield InputFile(str(path), format or ending, raw, stream, size)
+            yield InputFile(str(path), format or extension, raw, stream, size)
         except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
             raise UserError(
-                f"{path} is damaged or cut short: its {compression} compression does not decode ({error}).",
+                f"{path} is damaged or truncated: its {compression} data cannot be decompressed ({error}).",
                 "Copy or download it again.",
             ) from None
 
 
 def open_raw(path: str | Path) -> BinaryIO:
-    """A local path or fsspec URL, opened. A FIFO or device is refused: it could block or never end."""
+    """Open a local file or fsspec URL. A FIFO or device is refused: it could block or never end."""
     try:
         if is_url(path):
             system, inner = filesystem(path)
@@ -184,24 +188,24 @@ def open_raw(path: str | Path) -> BinaryIO:
     except FileNotFoundError:
         raise not_found_error(path) from None
     except IsADirectoryError:
-        raise UserError(f"{path} is a folder, not a file.", "Name a file in it.") from None
+        raise UserError(f"{path} is a folder, not a file.", "Use a file in it.") from None
     except PermissionError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.", "Check its access rights.") from None
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
     except (ImportError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
 
 
 def not_found_error(path: str | Path) -> UserError:
-    """The error for a path that is not there, with the neighbour that was meant."""
+    """The error for a missing path, with the most similar name in its folder."""
     if is_url(path):
         return UserError(f"{path} does not exist.", "Check the address.")
     parent = Path(path).parent
     if not parent.is_dir():
-        return UserError(f"{path} does not exist: there is no folder {parent}.", "Check the path.")
-    meant = did_you_mean(Path(path).name, [entry.name for entry in parent.iterdir()])
+        return UserError(f"{path} does not exist: no folder {parent}.", "Check the path.")
+    hint = did_you_mean(Path(path).name, [entry.name for entry in parent.iterdir()])
     if parent != Path(".") and not parent.is_absolute():
-        meant = meant.replace("Did you mean ", f"Did you mean {parent}/")
-    return UserError(f"{path} does not exist.{meant}", "Check the path.")
+        hint = hint.replace("Did you mean ", f"Did you mean {parent}/")
+    return UserError(f"{path} does not exist.{hint}", "Check the path.")
 
 
 def open_decompressor(raw: BinaryIO, compression: str) -> io.BufferedIOBase | io.RawIOBase | BinaryIO:
@@ -215,7 +219,7 @@ def open_decompressor(raw: BinaryIO, compression: str) -> io.BufferedIOBase | io
 
 
 class XzReader(io.RawIOBase):
-    """Decompresses .xz, all streams of it, in bounded memory: lzma.LZMAFile takes up to 4 GB if a file asks for it."""
+    """Decompresses all streams of an .xz file in bounded memory; lzma.LZMAFile takes up to 4 GB."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self.raw = raw
@@ -232,7 +236,7 @@ class XzReader(io.RawIOBase):
             data = b""
             if self.stream.eof:
                 data = self.stream.unused_data
-                while not data.lstrip(b"\0"):  # zeros may stand between streams
+                while not data.lstrip(b"\0"):  # streams may be padded with zeros
                     if not (data := self.raw.read(2**17)):
                         return 0
                 data, self.stream = data.lstrip(b"\0"), self.start()
@@ -244,7 +248,7 @@ class XzReader(io.RawIOBase):
 
 
 class ZstdReader(io.RawIOBase):
-    """Decompresses .zst, all frames of it; EOFError where the file is cut short (zstandard's own ends silently)."""
+    """Decompresses all frames of a .zst file; EOFError if it is truncated (zstandard's own ends silently)."""
 
     def __init__(self, raw: BinaryIO) -> None:
         import zstandard
@@ -254,8 +258,8 @@ class ZstdReader(io.RawIOBase):
         self.error = zstandard.ZstdError
         self.frame = self.start()
         self.inside = False  # of a frame
-        self.left = memoryview(b"")  # decompressed and not yet handed out
-        self.stored, self.at = b"", 0  # bytes that were read; those before `at` are decompressed
+        self.left = memoryview(b"")  # decompressed, not yet returned
+        self.stored, self.at = b"", 0  # compressed bytes; those before `at` are decompressed
 
     def readable(self) -> bool:
         return True
@@ -285,10 +289,7 @@ class ZstdReader(io.RawIOBase):
 
 
 class BoundedReader(io.RawIOBase):
-    """Passes on what decompressing gives; UserError for a file that decompresses without end.
-
-    At most `limit` bytes, or MAX_RATIO times what was read of the stored file.
-    """
+    """Limits decompression: UserError beyond `limit` bytes and MAX_RATIO times the compressed bytes read so far."""
 
     def __init__(self, name: str, raw: BinaryIO, stream: Any, limit: int) -> None:
         self.name, self.raw, self.stream, self.limit, self.count = name, raw, stream, limit, 0
@@ -301,7 +302,7 @@ class BoundedReader(io.RawIOBase):
         self.count += n
         if self.count > self.limit and self.count > MAX_RATIO * self.raw.tell():
             raise UserError(
-                f"{self.name}: {self.raw.tell():,} compressed bytes give more than {self.limit:,} bytes.",
+                f"{self.name}: {self.raw.tell():,} compressed bytes decompress to more than {self.limit:,} bytes.",
                 raise_limit(self.limit),
             )
         return n

@@ -62,7 +62,7 @@ class LanguageModel:
         ids = self.tokenizer.encode(text)
         unknown, context = self.tokenizer.count_unknown(ids[-self.gpt.config.context :]), self.gpt.config.context
         warnings = [f"its {len(ids):,} tokens are truncated to the last {context}"] if len(ids) > context else []
-        warnings += [f"{unknown:,} of {min(len(ids), context):,} tokens are not in the vocabulary"] if unknown else []
+        warnings += [f"{unknown:,} of {min(len(ids), context):,} tokens are unknown"] if unknown else []
         return f"{name}: {'; '.join(warnings)}" if warnings else None
 
     @torch.inference_mode()

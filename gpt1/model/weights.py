@@ -295,8 +295,8 @@ def read_openai_shapes(path: Path) -> list[list[int]]:
         raise UserError(f"{path.parent} has no {path.name}.", "Copy it from the release; it stands beside the arrays.")
     shapes = parse_json(read_bounded(path, MAX_CONFIG_BYTES), path)
     ranks = []
-    if isinstance(shapes, list) and all(isinstance(shape, list) for shape in shapes):
-        ranks = [len(shape) for shape in shapes if all(type(n) is int and n > 0 for n in shape)]
+    if isinstance(shapes, list) and all(is_shape(shape) for shape in shapes):
+        ranks = list(map(len, shapes))
     if len(ranks) < 14 or ranks != [2, 2, *BLOCK_RANKS * ((len(shapes) - 2) // len(BLOCK_RANKS))]:
         raise UserError(
             f"{path} is no list of the release's shapes: positions [512, 768], tokens [40478, 768], then the twelve "
@@ -309,6 +309,10 @@ def read_openai_shapes(path: Path) -> list[list[int]]:
             "Is it a model of the release's format?",
         )
     return cast(list[list[int]], shapes)
+
+
+def is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and n > 0 for n in value)
 
 
 def tensor_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:

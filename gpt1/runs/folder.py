@@ -1,27 +1,31 @@
-"""Run folders: made, opened again, found; their config.yaml and results.json."""
+"""Run folders: create, resume, find; config.yaml and results.json."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from gpt1.config import (
+    RENAMED_SETTINGS,
     FinetuneConfig,
     TrainingConfig,
     field_name,
+    flag_name,
     format_flag,
     merge_settings,
     parse_value,
     recipe_defaults,
 )
+from gpt1.console import Console
 from gpt1.errors import UserError
 from gpt1.files import foreign
 from gpt1.files.atomic import atomic_dir, atomic_file, ensure_exists, ensure_writable, lock_dir
@@ -33,13 +37,13 @@ from gpt1.version import __version__
 RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, MODEL_FOLDER = "config.yaml", "results.json", "metrics.jsonl", "model"
 REPORT_FILE, PREDICTIONS = "report.html", "predictions.jsonl"
 RUN_FILES = "gpt1-run-files-1"
-"""Format of a finished run's manifest.json, which covers the files that are read later; model/ has its own."""
+"""Format of a finished run's manifest.json. It covers the files that are read later; model/ has its own manifest."""
 COVERED = (RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, PREDICTIONS)
 
-INPUTS = ("corpus", "valid", "from", "train")  # what a run is named by its place
+INPUTS = ("corpus", "valid", "from", "train")  # inputs of a command that are paths
 
-# What a resumed run may change: none of it changes what is learnt.
-RESUMABLE_FIELDS = {"keep", "checkpoint_every", "device", "micro_batch", "recompute", "cache_features"}
+# Settings that may change on --resume: none of them changes the trained weights.
+RESUMABLE_FIELDS = {"keep", "checkpoint_every", "device", "micro_batch", "activation_checkpointing", "cache_features"}
 
 AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
 
@@ -47,37 +51,61 @@ AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
 def resolve_settings(
     config_class: type[AnyConfig], file: str | Path | None, overrides: Mapping[str, Any], extra: Mapping[str, Any] = {}
 ) -> AnyConfig:
-    """Defaults < recipe < model size < `extra` < `--config` file < what was `overrides` as flags or keywords."""
+    """All settings of a run.
+
+    Args:
+        config_class: PretrainConfig or FinetuneConfig.
+        file: YAML file of `--config`.
+        overrides: Flags or keywords of the user; None means not given. They win over `file`.
+        extra: Defaults that depend on the model. They win over the recipe and the model size, and lose to `file`.
+
+    Raises:
+        UserError: for an unknown setting or a value that is not allowed.
+    """
     chosen = user_settings(config_class, file, overrides)
-    base = recipe_defaults(
-        config_class, chosen.get("recipe", "default"), chosen.get("model")
-    )  # resolve refuses unknown ones
+    base = recipe_defaults(config_class, chosen.get("recipe", "default"), chosen.get("model"))
     return merge_settings(config_class, base, extra, chosen)
 
 
 def user_settings(
     config_class: type[AnyConfig], file: str | Path | None, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the user asks for: the `--config` file, and over it what was `overrides`, each value as its setting's type."""
+    """The settings that the user chose: the `--config` file, overridden by `overrides`, converted to their types."""
     from_file = {name: value for name, value in (read_yaml(Path(file)) if file else {}).items() if name not in RUN_KEYS}
-    asked = [*from_file.items(), *((name, value) for name, value in overrides.items() if value is not None)]
-    return {(field := field_name(config_class, name)): parse_value(config_class, field, value) for name, value in asked}
+    chosen = [*from_file.items(), *((name, value) for name, value in overrides.items() if value is not None)]
+    warn_renamed(name for name, _ in chosen)
+    return {(key := field_name(config_class, name)): parse_value(config_class, key, value) for name, value in chosen}
 
 
 RUN_KEYS = ("stage", "version", "command", "computes_in")
 
 
+def warn_renamed(names: Iterable[str]) -> None:
+    for name in names:
+        if name.replace("-", "_") in RENAMED_SETTINGS and os.environ.get("RANK", "0") == "0":
+            log_once(f"{flag_name(name)} is now called {flag_name(RENAMED_SETTINGS[name.replace('-', '_')])}.")
+
+
+@cache
+def log_once(line: str) -> None:
+    Console().log(line)
+
+
 def create_run(out: str | Path, config: TrainingConfig, command: Mapping[str, Any], computes_in: str = "") -> Path:
-    """A new run folder with its config.yaml: every setting, resolved, the `command` of the command, the precision and why
-    it was chosen."""
+    """Create a run folder with its config.yaml.
+
+    Args:
+        out: The folder; it must not exist or be empty.
+        config: All settings.
+        command: Inputs of the command, such as {"corpus": "corpus", "from": None}.
+        computes_in: The precision and why it was chosen.
+    """
     run = check_new_folder(out)
     run.mkdir(parents=True, exist_ok=True)
     content = {"stage": stage_name(type(config)), "version": __version__, "command": dict(command)}
     content |= ({"computes_in": computes_in} if computes_in else {}) | asdict(config)
-    with (
-        lock_dir(run),
-        atomic_file(check_new_folder(run) / RUN_CONFIG_FILE) as file,
-    ):  # asked again: another process may be faster
+    # Checked again under the lock: another process may have created it in between.
+    with lock_dir(run), atomic_file(check_new_folder(run) / RUN_CONFIG_FILE) as file:
         file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
     return run
 
@@ -87,13 +115,13 @@ def stage_name(config_class: type[TrainingConfig]) -> str:
 
 
 def check_new_folder(out: str | Path) -> Path:
-    """`out`, which must not hold anything yet, except what a process left that was killed while it began a run."""
+    """`out`, if it is free or empty, except for leftovers of a process that was killed while it created a run."""
     folder = Path(out)
     if folder.is_file():
-        raise UserError(f"{folder} is a file; a folder is made there.", "Choose another --out.")
+        raise UserError(f"{folder} is a file, not a folder.", "Choose another --out.")
     if folder.is_dir() and any(not path.name.startswith(f".{RUN_CONFIG_FILE}.partial-") for path in folder.iterdir()):
-        resumable = " Go on with that run: --resume." if (folder / RUN_CONFIG_FILE).exists() else ""
-        raise UserError(f"{folder} exists and is not empty.", f"Choose another --out, or remove it.{resumable}")
+        resume = " To resume that run: --resume." if (folder / RUN_CONFIG_FILE).exists() else ""
+        raise UserError(f"{folder} exists and is not empty.", f"Choose another --out, or remove it.{resume}")
     ensure_writable(folder)
     return folder
 
@@ -101,51 +129,61 @@ def check_new_folder(out: str | Path) -> Path:
 def open_for_resume(
     out: str | Path, config_class: type[AnyConfig], overrides: Mapping[str, Any], command: Mapping[str, Any]
 ) -> tuple[Path, AnyConfig]:
-    """(folder, settings) of a run to go on with; a setting or file that would change its course is refused.
+    """(folder, settings) of a run to resume.
 
-    overrides: as `user_settings` gives them."""
+    Args:
+        out: The run folder.
+        config_class: PretrainConfig or FinetuneConfig.
+        overrides: The user's settings, as `user_settings` returns them.
+        command: The inputs of the command, as for `create_run`.
+
+    Raises:
+        UserError: for a setting or an input that differs from the run's and would change the trained weights.
+    """
     run = Path(out)
     verify_run(run)
     stored = read_run_config(run)
     stage = stage_name(config_class)
     if not isinstance(stored.get("command"), dict):
         raise UserError(
-            f"{run / RUN_CONFIG_FILE} was changed or damaged: it does not say with which command the run was started.",
+            f"{run / RUN_CONFIG_FILE} was changed or damaged: the command that started the run is missing.",
             "Copy it again, or start a new run with another --out.",
         )
     if stored.get("stage") != stage:
         raise UserError(
-            f"{run} is no run of gpt1 {stage}: its {RUN_CONFIG_FILE} says stage {stored.get('stage')}.",
+            f"{run} is not a run of gpt1 {stage}: its {RUN_CONFIG_FILE} says stage {stored.get('stage')}.",
             "Resume it with the command that started it.",
         )
-    settings = {name: value for name, value in stored.items() if name not in RUN_KEYS}
+    settings = {RENAMED_SETTINGS.get(name, name): value for name, value in stored.items() if name not in RUN_KEYS}
     for name, value in overrides.items():
-        if (name, value) == ("precision", "auto"):  # what it came to stands there
+        if (name, value) == ("precision", "auto"):  # the run has stored what it resolved to
             continue
         if name not in RESUMABLE_FIELDS and value != settings.get(name):
             raise UserError(
-                f"{format_flag(name, value)}: {run} was started with {format_flag(name, settings.get(name))}, "
-                "and --resume goes on as it began.",
-                "Leave it out, or start a new run with another --out.",
+                f"{format_flag(name, value)}: {run} was started with {format_flag(name, settings.get(name))}. "
+                "Settings cannot change on --resume.",
+                f"Omit {flag_name(name)}, or start a new run with another --out.",
             )
         settings[name] = value
     for name, value in command.items():
         if name != "data_dir" and not is_same_input(run, name, stored["command"].get(name), value):
             raise UserError(
                 f"{run} was started with {name} {stored['command'].get(name)}, not {value}.",
-                "Resume with what it was started with, or start a new run with another --out.",
+                f"Use the same {name}, or start a new run with another --out.",
             )
-    with lock_dir(run):  # nothing of a run that another process is in is touched
+    with lock_dir(run):  # change nothing in a run that another process is writing
         if is_finished(run):
             restore_report(run)
-        else:  # its model was deleted: the run goes on, and its files change
+        else:  # its model was deleted: training continues, and its files change
             (run / MANIFEST).unlink(missing_ok=True)
     return run, merge_settings(config_class, settings)
 
 
 def is_same_input(run: Path, name: str, before: Any, now: Any) -> bool:
-    """Whether an input is what the run began with, as far as that can be told before it is read: `corpus/` is `corpus`.
-    Of what has moved since, the fingerprints in the run's checkpoints decide."""
+    """Whether an input is the one that the run was started with, by its path: `corpus/` is `corpus`.
+
+    An input that was moved since is accepted here; the fingerprints in the run's checkpoints decide later.
+    """
     if before == now or name not in INPUTS or not (before and now):
         return bool(before == now)
     moved = not os.path.exists(before) and any((run / "checkpoints").glob("step-*"))
@@ -153,7 +191,7 @@ def is_same_input(run: Path, name: str, before: Any, now: Any) -> bool:
 
 
 def restore_report(run: Path) -> None:
-    """The manifest and the page of a finished run that was killed after its results, before these."""
+    """Write the manifest and the report of a finished run that was killed after its results were written."""
     if not (run / MANIFEST).exists():
         seal_run(run)
     page = run / REPORT_FILE
@@ -166,7 +204,7 @@ def restore_report(run: Path) -> None:
 def read_run_config(run: Path) -> dict[str, Any]:
     if not (run / RUN_CONFIG_FILE).exists():
         raise UserError(
-            f"{run} is no run folder: it has no {RUN_CONFIG_FILE}.", "Name a folder that pretrain or finetune made."
+            f"{run} is not a run folder: no {RUN_CONFIG_FILE} found.", "Use a folder that pretrain or finetune created."
         )
     return read_yaml(run / RUN_CONFIG_FILE)
 
@@ -178,7 +216,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def is_finished(run: Path) -> bool:
-    """Whether the run has its results and its model. A model that was deleted comes again from the last checkpoint."""
+    """Whether the run has its results and its model. --resume restores a deleted model from the last checkpoint."""
     return (run / RESULTS_FILE).exists() and (run / MODEL_FOLDER).is_dir()
 
 
@@ -188,7 +226,7 @@ def seal_run(run: Path) -> None:
 
 
 def verify_run(run: Path) -> None:
-    """Check a finished run against its manifest.json; an older run has none. Without results.json a run is unfinished.
+    """Check a finished run against its manifest.json. Older runs have none; unfinished ones are not checked.
 
     Raises:
         UserError: with the first file that is missing, changed or added.
@@ -202,33 +240,32 @@ def verify_run(run: Path) -> None:
 
 
 def read_results(run: Path) -> dict[str, Any]:
-    """results.json of a run, checked; {} where there is none."""
+    """Verified results.json of a run; {} if there is none."""
     verify_run(run)
     return read_json_object(run / RESULTS_FILE, allow_nan=True) if (run / RESULTS_FILE).exists() else {}
 
 
 @contextmanager
 def new_model(run: Path) -> Iterator[Path]:
-    """A folder to fill that becomes the model of the run; the results that follow call it finished, so it is on the
-    disk. Ctrl-C leaves none of it."""
+    """A folder to fill that becomes the model of the run, atomically; the results that follow mark it as finished."""
     ensure_exists(run)
-    shutil.rmtree(run / ".model.tmp", ignore_errors=True)  # of a run that an earlier version was killed in
-    with atomic_dir(run / MODEL_FOLDER, replace=True) as aside:
-        yield aside
+    shutil.rmtree(run / ".model.tmp", ignore_errors=True)  # left by an earlier version
+    with atomic_dir(run / MODEL_FOLDER, replace=True) as folder:
+        yield folder
 
 
 def find_model_folder(path: str | Path) -> Path:
-    """The model folder that `path`, a run or a model folder, stands for."""
+    """The model folder of `path`, a run folder or a model folder."""
     folder = Path(path)
     if (folder / RUN_CONFIG_FILE).exists():
         if not (folder / MODEL_FOLDER).is_dir():
             raise UserError(
                 f"{folder} has no finished model yet.",
-                "Finish the run first: the command that started it, with --resume.",
+                "Finish the run first: run its command again with --resume.",
             )
         return folder / MODEL_FOLDER
     if not folder.exists():
-        raise UserError(not_found_error(folder).problem, "Name a run folder or a model folder.")
+        raise UserError(not_found_error(folder).problem, "Use a run folder or a model folder.")
     return folder
 
 

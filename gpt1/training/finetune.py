@@ -250,7 +250,7 @@ def prepare_finetuning(
     freeze(model, cfg.train)
     device = resolve_device(cfg.device)
     activations, precision = resolve_precision(cfg.precision, device)
-    prepare_model(model, device, activations, cfg.recompute)
+    prepare_model(model, device, activations, cfg.activation_checkpointing)
 
     config = gpt.config
     examples = [*task.training, *task.validation]

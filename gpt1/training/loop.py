@@ -96,7 +96,7 @@ def train(
     Raises Interrupted after Ctrl-C (the state is saved), Diverged after guard.MAX_SKIPPED skipped steps in a row, and
     where the validation loss or the final weights are not finite. No checkpoint ever holds such values.
     """
-    with translate_resource_errors(oom_advice(stage, config.recompute)), stop_on_signal() as stop:
+    with translate_resource_errors(oom_advice(stage, config.activation_checkpointing)), stop_on_signal() as stop:
         optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
         folder, meter = run / "checkpoints", Meter()
         outcome = resume_from_checkpoint(stage, optimizer, meter, folder, progress) if resume else Outcome()
@@ -148,12 +148,12 @@ def oom_advice(stage: Stage, activation_checkpointing: bool) -> str:
     """What to do where memory does not suffice."""
     if stage.micro_batch_size > 1:
         fits = f"--micro-batch {stage.micro_batch_size // 2} (now {stage.micro_batch_size}) keeps half as much for the backward pass"
-        return f"{fits}{'' if activation_checkpointing else ', --recompute a fraction'}: the update stays the same."
+        return f"{fits}{'' if activation_checkpointing else ', --activation-checkpointing a fraction'}: the update stays the same."
     if not stage.micro_batch_size:
         return "Close other programs."
     if activation_checkpointing:
         return "Take a smaller model, or shorter texts."
-    return "Set --recompute: the update stays the same. Else a smaller model, or shorter texts."
+    return "Set --activation-checkpointing: the update stays the same. Else a smaller model, or shorter texts."
 
 
 def train_step(

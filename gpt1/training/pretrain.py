@@ -192,7 +192,7 @@ def prepare_pretraining(
     device = resolve_device(cfg.device)
     model = init_model(cfg, corpus, tokenizer, from_)
     activations, precision = processes.broadcast_from_rank0(lambda: resolve_precision(cfg.precision, device))
-    prepare_model(model, device, activations, cfg.recompute)
+    prepare_model(model, device, activations, cfg.activation_checkpointing)
     if cfg.batch_size < processes.world_size:
         raise UserError(
             f"--batch-size {cfg.batch_size}: an update has fewer windows than there are processes ({processes.world_size}).",

@@ -1,4 +1,4 @@
-"""The command line: its help, its settings, the whole path from text to predictions, odd but honest requests."""
+"""The command line: help, settings, the whole workflow from text to predictions, unusual but valid requests."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from workspace import CLASSIFICATION_FLAGS, TINY_FLAGS, list_files
 
 from gpt1.cli.main import cli
@@ -26,18 +27,18 @@ from gpt1.tables.table import read_table, write_table
 COMMANDS = sorted(cli.commands)
 
 
-def test_no_command_at_all_shows_the_help(ask: Any):
+def test_without_a_command_the_help_is_shown(ask: Any):
     assert ask() == ask("--help")
-    assert ask().code == 0
+    assert ask().exit_code == 0
 
 
-def test_help_starts_fast_and_imports_nothing_heavy():
+def test_help_is_fast_and_imports_no_large_package():
     code = """
 import sys
 from click.testing import CliRunner
-from gpt1.cli.main import gpt1
-for command in [[], *([name] for name in gpt1.commands)]:
-    result = CliRunner().invoke(gpt1, [*command, "--help"])
+from gpt1.cli.main import cli
+for command in [[], *([name] for name in cli.commands)]:
+    result = CliRunner().invoke(cli, [*command, "--help"])
     assert result.exit_code == 0, result.output
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
@@ -59,34 +60,42 @@ def test_every_command_has_help_with_an_example_of_itself(name: str, ask: Any):
     assert not undocumented
 
 
+def test_every_command_summary_fits_its_line_at_80_columns():
+    lines = CliRunner().invoke(cli, ["--help"], terminal_width=80).output.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == list(cli.commands)
+    assert not [line for line in lines if len(line) > 80 or line.endswith("...")]
+
+
 @pytest.mark.parametrize("config", [PretrainConfig, FinetuneConfig])
-def test_the_help_tells_what_a_setting_is_where_it_is_not_given(config: Any):
-    usual, paper = (runs.resolve_settings(config, None, {"recipe": recipe}) for recipe in ("default", "paper"))
-    for name in vars(usual):
-        said = default_help(config, name)
+def test_the_help_shows_the_default_of_every_setting_in_both_recipes(config: Any):
+    default, paper = (runs.resolve_settings(config, None, {"recipe": recipe}) for recipe in ("default", "paper"))
+    for name in vars(default):
+        text = default_help(config, name)
         if name != "recipe":
-            assert format_default(getattr(usual, name)) in said
-            assert said.rpartition("paper: ")[2].endswith(format_default(getattr(paper, name)))
+            assert format_default(getattr(default, name)) in text
+            assert text.rpartition("paper: ")[2].endswith(format_default(getattr(paper, name)))
 
 
-def test_the_help_tells_the_rate_of_every_model_size():
+def test_the_help_shows_the_learning_rate_of_every_model_size():
     for size in ("tiny", "mini", "small", "gpt1"):
-        rate = runs.resolve_settings(PretrainConfig, None, {"model": size}).peak_lr
-        assert f"{size} {format_default(rate)}" in default_help(PretrainConfig, "peak_lr")
+        learning_rate = runs.resolve_settings(PretrainConfig, None, {"model": size}).peak_lr
+        assert f"{size} {format_default(learning_rate)}" in default_help(PretrainConfig, "peak_lr")
 
 
-def test_flags_a_file_and_defaults_are_laid_over_each_other_in_that_order(workspace: Path, tmp_path: Path, ask: Any):
+def test_flags_override_the_config_file_which_overrides_the_defaults(workspace: Path, tmp_path: Path, ask: Any):
     (tmp_path / "f.yaml").write_text("peak_lr: 0.002\nwarmup: 3\n")
     words = (
         f"pretrain {workspace / 'corpus'} --out {tmp_path / 'r'} {TINY_FLAGS} --steps 1 --config {tmp_path / 'f.yaml'}"
     )
-    assert ask(*words.split(), "--warmup", "2").code == 0
+    assert ask(*words.split(), "--warmup", "2").exit_code == 0
     stored = runs.read_run_config(tmp_path / "r")
     assert (stored["peak_lr"], stored["warmup"], stored["beta1"]) == (0.002, 2, default_value(PretrainConfig, "beta1"))
 
 
-def test_a_yaml_file_gives_the_head_its_own_defaults(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
-    monkeypatch.setenv("GPT1_CACHE", str(tmp_path / "cache"))  # the features are not there yet
+def test_training_only_the_head_from_a_yaml_file_uses_the_defaults_of_the_head(
+    workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
+):
+    monkeypatch.setenv("GPT1_CACHE", str(tmp_path / "cache"))  # an empty cache of features
     monkeypatch.chdir(workspace)
     words = (
         f"finetune reviews.csv --out {tmp_path / 'r'} {CLASSIFICATION_FLAGS} --config head.yaml --epochs 1 --device cpu"
@@ -97,19 +106,19 @@ def test_a_yaml_file_gives_the_head_its_own_defaults(workspace: Path, tmp_path: 
     assert "features of every example: 64 examples" in answer.stderr
 
 
-def test_what_comes_next_can_be_typed_as_it_stands_whatever_folders_are_called(
+def test_the_printed_next_command_runs_as_printed_for_any_folder_name(
     workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(workspace / "runs/reviews", "my run's")
     shutil.copy(workspace / "reviews.csv", "my reviews.csv")
-    said = ask("evaluate", "my run's", "my reviews.csv").err.splitlines()[-1]
-    command = said.removeprefix("next: gpt1 ").partition("   (")[0]
-    assert ask(*shlex.split(command)).code == 0
+    hint = ask("evaluate", "my run's", "my reviews.csv").stderr.splitlines()[-1]
+    command = hint.removeprefix("next: gpt1 ").partition("   (")[0]
+    assert ask(*shlex.split(command)).exit_code == 0
     assert len(read_table("predictions.jsonl")) == len(read_table("my reviews.csv"))
 
 
-def test_the_whole_path_from_text_to_predictions(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
+def test_the_whole_workflow_from_text_to_predictions(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
     monkeypatch.chdir(tmp_path)
     for name in ("reviews.csv", "new.csv"):
         shutil.copy(workspace / name, name)
@@ -122,7 +131,7 @@ def test_the_whole_path_from_text_to_predictions(workspace: Path, tmp_path: Path
 
     answer = ask(*f"pretrain corpus --out runs/books {TINY_FLAGS} --steps 3 --valid-fraction 0.2".split())
     assert (answer.exit_code, answer.stdout) == (0, "")
-    assert "100 %  3/3 updates" in answer.stderr
+    assert "100%  3/3 steps" in answer.stderr
     assert "next: gpt1 finetune TABLE --from runs/books" in answer.stderr
 
     answer = ask(*f"finetune reviews.csv {CLASSIFICATION_FLAGS} --out runs/reviews --epochs 1 --device cpu".split())
@@ -136,9 +145,9 @@ def test_the_whole_path_from_text_to_predictions(workspace: Path, tmp_path: Path
     result = json.loads(answer.stdout)
     assert result["rows"] == 64
     assert {"accuracy", "f1", "matthews", "loss"} <= set(result["metrics"])
-    shown_to_people = ask("evaluate", "runs/reviews", "reviews.csv")
-    assert "accuracy" in shown_to_people.out
-    assert "0.0% of the texts truncated to 32 tokens" in shown_to_people.err
+    printed = ask("evaluate", "runs/reviews", "reviews.csv")
+    assert "accuracy" in printed.stdout
+    assert "0.0% of the texts truncated to 32 tokens" in printed.stderr
 
     answer = ask("predict", "runs/reviews", "new.csv", "--out", "deep/in/predictions.jsonl")
     assert (answer.exit_code, answer.stdout) == (0, "")
@@ -149,16 +158,14 @@ def test_the_whole_path_from_text_to_predictions(workspace: Path, tmp_path: Path
     answer = ask("next", "runs/books", "the", "--top", "4", "--json")
     tokens = json.loads(answer.stdout)
     assert [set(token) for token in tokens] == [{"token", "id", "probability"}] * 4
-    assert "█" in ask("next", "runs/books", "the").out
+    assert "█" in ask("next", "runs/books", "the").stdout
 
     answer = ask("generate", "runs/books", "the file", "--max-tokens", "5", "--seed", "1")
     assert answer.stdout.startswith("the file")
-    assert answer.stdout == ask("generate", "runs/books", "the file", "--max-tokens", "5", "--seed", "1").out
+    assert answer.stdout == ask("generate", "runs/books", "the file", "--max-tokens", "5", "--seed", "1").stdout
 
 
-def test_predictions_without_out_are_the_table_and_nothing_else_on_standard_output(
-    workspace: Path, ask: Any, monkeypatch: Any
-):
+def test_predict_without_out_prints_only_the_table_on_standard_output(workspace: Path, ask: Any, monkeypatch: Any):
     monkeypatch.chdir(workspace)
     answer = ask("predict", "runs/reviews", "new.csv")
     rows = list(csv.DictReader(answer.stdout.splitlines()))
@@ -166,32 +173,32 @@ def test_predictions_without_out_are_the_table_and_nothing_else_on_standard_outp
     assert list(rows[0]) == ["text", "prediction", "probability_no", "probability_yes"]
 
 
-def test_predicting_what_was_predicted_gives_the_same_columns(
+def test_predicting_a_table_of_predictions_gives_the_same_columns(
     workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
 ):
     monkeypatch.chdir(workspace)
     once, twice = tmp_path / "once.csv", tmp_path / "twice.csv"
-    assert ask("predict", "runs/reviews", "new.csv", "--out", str(once)).code == 0
-    assert ask("predict", "runs/reviews", str(once), "--out", str(twice)).code == 0
+    assert ask("predict", "runs/reviews", "new.csv", "--out", str(once)).exit_code == 0
+    assert ask("predict", "runs/reviews", str(once), "--out", str(twice)).exit_code == 0
     assert read_table(once).columns == read_table(twice).columns
     assert [row["prediction"] for row in read_table(once).rows] == [row["prediction"] for row in read_table(twice).rows]
 
 
 @pytest.mark.parametrize("labels", [["so, so", "très bien 좋아", '"=1+1"'], ["1", "0", "-1"], ["a b", "a_b", "A B"]])
-def test_labels_of_any_spelling_come_back_as_they_are(
+def test_labels_of_any_spelling_are_predicted_unchanged(
     labels: list[str], workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
 ):
     monkeypatch.chdir(workspace)
     write_table(tmp_path / "t.csv", [{"text": f"row {i}", "label": labels[i % 3]} for i in range(24)])
     words = f"finetune {tmp_path / 't.csv'} {CLASSIFICATION_FLAGS} --out {tmp_path / 'r'} --epochs 1 --device cpu"
-    assert ask(*words.split()).code == 0
-    assert ask("predict", str(tmp_path / "r"), "new.csv", "--out", str(tmp_path / "p.csv")).code == 0
+    assert ask(*words.split()).exit_code == 0
+    assert ask("predict", str(tmp_path / "r"), "new.csv", "--out", str(tmp_path / "p.csv")).exit_code == 0
     table = read_table(tmp_path / "p.csv")
     assert set(table.columns) == {"text", "prediction", *(f"probability_{label}" for label in labels)}
     assert {row["prediction"] for row in table.rows} <= set(labels)
 
 
-def test_a_label_that_is_a_number_is_the_same_in_every_notation(
+def test_equal_numbers_are_the_same_label_in_every_notation(
     workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
 ):
     monkeypatch.chdir(workspace)
@@ -202,7 +209,7 @@ def test_a_label_that_is_a_number_is_the_same_in_every_notation(
 
 
 @pytest.mark.parametrize("rows", [2, 3])
-def test_a_table_of_a_few_rows_is_trained_on_and_told_to_have_no_validation(
+def test_a_table_of_a_few_rows_is_trained_on_without_validation_and_says_so(
     rows: int, workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
 ):
     monkeypatch.chdir(workspace)
@@ -213,39 +220,39 @@ def test_a_table_of_a_few_rows_is_trained_on_and_told_to_have_no_validation(
     assert "no validation (too few rows" in answer.stderr
 
 
-def test_what_a_model_does_not_see_of_a_prompt_is_told(workspace: Path, prose: list[str], tmp_path: Path, ask: Any):
+def test_unknown_and_truncated_tokens_of_a_prompt_are_reported(
+    workspace: Path, prose: list[str], tmp_path: Path, ask: Any
+):
     from gpt1.model.gpt import GPT
     from gpt1.tokenization.tokenizer import Tokenizer
 
     model = tmp_path / "model"
-    English = Tokenizer.train(prose, vocab_size=300, pipeline="original")
-    GPT.from_pretrained(workspace / "runs/books/model").save(model, tokenizer=English.fingerprint)
-    English.save(model)
+    english = Tokenizer.train(prose, vocab_size=300, pipeline="original")
+    GPT.from_pretrained(workspace / "runs/books/model").save(model, tokenizer=english.fingerprint)
+    english.save(model)
     for command in (["next", str(model)], ["generate", str(model), "--max-tokens", "1"]):
-        assert "unknown" not in ask(*command, "the file").err
-        assert re.search(r"3 of \d tokens are unknown", ask(*command, "☃☃☃").err)
-        assert "are truncated to the last 32" in ask(*command, "the file " * 100).err
-        assert ask(*command, "").code == 0
+        assert "unknown" not in ask(*command, "the file").stderr
+        assert re.search(r"3 of \d tokens are unknown", ask(*command, "☃☃☃").stderr)
+        assert "are truncated to the last 32" in ask(*command, "the file " * 100).stderr
+        assert ask(*command, "").exit_code == 0
 
 
-def test_more_tokens_than_the_vocabulary_has_are_all_of_it(workspace: Path, ask: Any):
+def test_top_beyond_the_vocabulary_shows_the_whole_vocabulary(workspace: Path, ask: Any):
     answer = ask("next", str(workspace / "runs/books"), "the", "--top", "100000", "--json")
     assert sum(token["probability"] for token in json.loads(answer.stdout)) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("extreme", ["--temperature 0", "--temperature 1e-9", "--temperature 1e9", "--top-k 999999999"])
-def test_extreme_sampling_settings_write_text(extreme: str, workspace: Path, ask: Any):
+def test_extreme_sampling_settings_generate_text(extreme: str, workspace: Path, ask: Any):
     answer = ask("generate", str(workspace / "runs/books"), "the", "--max-tokens", "4", *extreme.split())
     assert answer.exit_code == 0
     assert answer.stdout.startswith("the")
 
 
-def test_a_finished_run_is_not_run_again(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
+def test_resuming_a_finished_run_changes_nothing(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
     monkeypatch.chdir(workspace)
     before = list_files(workspace / "runs/reviews")
-    absolute = CLASSIFICATION_FLAGS.replace(
-        "runs/books", str(workspace / "runs/books")
-    )  # as it was started; the other names the same
+    absolute = CLASSIFICATION_FLAGS.replace("runs/books", str(workspace / "runs/books"))
     for how in (absolute, CLASSIFICATION_FLAGS):
         answer = ask(*f"finetune {workspace / 'reviews.csv'} {how} --out runs/reviews --resume".split())
         assert answer.exit_code == 0, answer.stderr
@@ -253,11 +260,11 @@ def test_a_finished_run_is_not_run_again(workspace: Path, tmp_path: Path, ask: A
     assert list_files(workspace / "runs/reviews") == before
 
 
-def test_a_model_folder_that_was_deleted_comes_again_with_resume(workspace: Path, tmp_path: Path, ask: Any):
+def test_resume_restores_a_deleted_model_folder(workspace: Path, tmp_path: Path, ask: Any):
     words = f"pretrain {workspace / 'corpus'} --out {tmp_path / 'r'} {TINY_FLAGS} --steps 4".split()
-    assert ask(*words).code == 0
+    assert ask(*words).exit_code == 0
     weights = (tmp_path / "r/model/model.safetensors").read_bytes()
     shutil.rmtree(tmp_path / "r/model")
-    assert "--resume" in ask("next", str(tmp_path / "r"), "hi").err
-    assert ask(*words, "--resume").code == 0
+    assert "--resume" in ask("next", str(tmp_path / "r"), "hi").stderr
+    assert ask(*words, "--resume").exit_code == 0
     assert (tmp_path / "r/model/model.safetensors").read_bytes() == weights

@@ -1,4 +1,4 @@
-"""Bad input through the real command line: one message with value, rule and fix, exit code 2, nothing left behind."""
+"""Invalid input on the real command line: one message with value, rule and fix, exit code 2, no files left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from workspace import CLASSIFICATION_FLAGS, list_files
 
-# What a clumsy user types, and what the one message has to say.
+# Command → arguments → texts that the message must contain.
 REFUSED = {
     "tokenize": {
         "nowhere --out c": ["nowhere does not exist"],
@@ -43,7 +43,7 @@ REFUSED = {
         "cut --out r": ["cut/manifest.json", "damaged"],
         "corpus --out full": ["full exists and is not empty"],
         "corpus --out runs/books": ["runs/books exists and is not empty", "--resume"],
-        "corpus --out reviews.csv": ["reviews.csv is a file"],
+        "corpus --out reviews.csv": ["reviews.csv is a file, not a folder"],
         "corpus --out reviews.csv/r": ["reviews.csv is a file"],
         "corpus --out r --peek-lr 1": ["--peek-lr", "--peak-lr"],
         "corpus --out r --peak-lr fast": ["--peak-lr fast", "a number"],
@@ -64,22 +64,26 @@ REFUSED = {
         "corpus --out r --config far.yaml": ["--dropout 2.0", "between 0 and 0.99"],
         "corpus --out r --config listed.yaml": ["listed.yaml", "name: value"],
         "corpus --out r --config broken.yaml": ["broken.yaml", "line 1", "name: value"],
-        "corpus --out r --config blank.yaml": ["blank.yaml", "no settings"],
+        "corpus --out r --config blank.yaml": ["blank.yaml contains no settings"],
         "corpus --out r --config nowhere.yaml": ["nowhere.yaml does not exist"],
         "corpus --out r --config full": ["full", "a folder, not a file"],
         "corpus --out r --from nowhere": ["nowhere does not exist"],
-        "corpus --out r --from full": ["full is no model folder"],
+        "corpus --out r --from full": ["full is not a model folder"],
         "corpus --out r --from runs/books --context 64": ["--context 64", "32 positions of runs/books"],
         "corpus --out r --from runs/books --n-layer 3": ["--n-layer 3", "runs/books has 2"],
         "other --out r --from runs/books": ["another tokenizer", "--tokenizer runs/books"],
         "corpus --out r --valid other --model tiny --context 32": ["--valid corpus", "another tokenizer"],
         "corpus --out r --valid nowhere --model tiny --context 32": ["nowhere does not exist"],
-        "corpus --out r --resume": ["r is no run folder"],
-        "corpus --out full --resume": ["full is no run folder"],
-        "corpus --out runs/books --resume --peak-lr 1": ["--peak-lr 1.0", "was started with"],
+        "corpus --out r --resume": ["r is not a run folder"],
+        "corpus --out full --resume": ["full is not a run folder"],
+        "corpus --out runs/books --resume --peak-lr 1": [
+            "--peak-lr 1.0",
+            "was started with",
+            "Settings cannot change on --resume",
+        ],
         "corpus --out runs/books --resume --config far.yaml": ["--dropout 2.0", "was started with"],
-        "other --out runs/books --resume": ["corpus", "not other"],
-        "corpus --out runs/reviews --resume": ["runs/reviews is no run of gpt1 pretrain", "finetune"],
+        "other --out runs/books --resume": ["corpus", "not other", "Use the same corpus"],
+        "corpus --out runs/reviews --resume": ["runs/reviews is not a run of gpt1 pretrain", "finetune"],
     },
     "finetune": {
         f"nowhere.csv --out r {CLASSIFICATION_FLAGS}": ["nowhere.csv does not exist"],
@@ -137,13 +141,13 @@ REFUSED = {
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --transfer-layers 9": ["--transfer-layers 9", "2 blocks"],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --valid-fraction 0.9": ["--valid-fraction 0.9", "0.5"],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --epochs 0": ["--epochs 0.0", "above 0"],
-        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --resume": ["r is no run folder"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --resume": ["r is not a run folder"],
         "reviews.csv --out r --kind classification --text text --from broken/no-model": [
             "no finished model",
             "--resume",
         ],
         "reviews.csv --out r --kind classification --text text --from broken/swapped": ["270 tokens", "300"],
-        "reviews.csv --out r --kind classification --text text --from corpus": ["corpus is no model folder"],
+        "reviews.csv --out r --kind classification --text text --from corpus": ["corpus is not a model folder"],
         **{
             f"{name}.jsonl --out r --from runs/books --kind {kind} --label s": [
                 f"{name}.jsonl, line 2",
@@ -171,12 +175,12 @@ REFUSED = {
         "runs/reviews new.csv --out p.txt": ["p.txt has no ending of a table"],
         "runs/reviews new.csv --out full": ["full"],
         "runs/reviews new.csv --out reviews.csv/p.csv": ["reviews.csv is a file"],
-        "broken/no-task new.csv": ["task.json", "it has no 'kind'"],
+        "broken/no-task new.csv": ["task.json", "'kind' is missing"],
     },
     "next": {
         "runs/nowhere hi": ["runs/nowhere does not exist"],
         "runs/boks hi": ["Did you mean runs/books?"],
-        "corpus hi": ["corpus is no model folder"],
+        "corpus hi": ["corpus is not a model folder"],
         "broken/no-model hi": ["no finished model"],
         "broken/cut-weights hi": ["model.safetensors", "damaged"],
         "broken/swapped hi": ["270 tokens", "300"],
@@ -219,12 +223,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
-    [(f"{command} {rest}".strip(), said) for command, cases in REFUSED.items() for rest, said in cases.items()],
+    ("line", "fragments"),
+    [(f"{command} {rest}".strip(), texts) for command, cases in REFUSED.items() for rest, texts in cases.items()],
     ids=lambda value: value[:80] if isinstance(value, str) else "",
 )
-def test_bad_input_gets_one_message_with_value_rule_and_fix_and_leaves_nothing(
-    line: str, said: list[str], workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+def test_invalid_input_gives_one_message_with_value_rule_and_fix_and_leaves_no_files(
+    line: str, fragments: list[str], workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(workspace)
     monkeypatch.delenv("GPT1_DATA", raising=False)
@@ -233,9 +237,9 @@ def test_bad_input_gets_one_message_with_value_rule_and_fix_and_leaves_nothing(
     assert answer.exit_code == 2, answer.stderr
     message = answer.stderr[answer.stderr.index("gpt1: ") :].splitlines()
     assert len(message) >= 2, "the fix is missing"
-    assert all(further.startswith("      ") and further.strip() for further in message[1:])
+    assert all(line.startswith("      ") and line.strip() for line in message[1:])
     assert "Traceback" not in answer.stderr
-    for fragment in said:
+    for fragment in fragments:
         assert fragment in "\n".join(message)
     assert answer.stdout == ""
     assert list_files(workspace) == before

@@ -1,4 +1,4 @@
-"""What a machine does to a command: Ctrl-C, a full disk, a place that may not be written, a reader that has gone."""
+"""Limits of the machine: Ctrl-C, a full disk, a read-only path, closed streams, too little memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import pretrain as pretraining
 
 
-def test_ctrl_c_while_tokenizing_leaves_nothing(workspace: Path, tmp_path: Path):
+def test_ctrl_c_during_tokenize_leaves_no_files(workspace: Path, tmp_path: Path):
     (tmp_path / "long.txt").write_text("a line of some words, and of more\n" * 1_000_000)
     words = ["tokenize", "long.txt", "--out", "c", "--tokenizer", str(workspace / "corpus/tokenizer"), "--workers", "2"]
     process = subprocess.Popen(
@@ -28,12 +28,12 @@ def test_ctrl_c_while_tokenizing_leaves_nothing(workspace: Path, tmp_path: Path)
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests that run in the background ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # processes in the background ignore it
     )
     while process.poll() is None and not list(tmp_path.glob(".c.partial/tokenizer")):
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, err = process.communicate(timeout=60)  # ends when no worker holds the pipe any more
+    os.killpg(process.pid, signal.SIGINT)  # like a terminal, which signals the workers too
+    _, err = process.communicate(timeout=60)  # returns when every worker has closed the pipe
     assert process.returncode == 130, err
     assert "gpt1: stopped." in err
     assert "Traceback" not in err
@@ -41,11 +41,11 @@ def test_ctrl_c_while_tokenizing_leaves_nothing(workspace: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("where", ["unigram_loss", "put", "prompts"])
-def test_a_signal_before_or_after_the_loop_is_one_line_and_resume_goes_on(
+@pytest.mark.parametrize("where", ["unigram_loss", "save", "sample_prompts"])
+def test_a_signal_before_or_after_the_training_loop_prints_one_line_and_the_run_can_resume(
     where: str, number: int, workspace: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    """While the corpus is looked at; while the model is written; while samples are drawn."""
+    """While the unigram baseline is computed; while the model is written; while samples are generated."""
     words = f"pretrain {workspace / 'corpus'} --out {tmp_path / 'r'} {TINY_FLAGS} --steps 3".split()
 
     def stop(*_: Any, **__: Any) -> None:
@@ -53,7 +53,7 @@ def test_a_signal_before_or_after_the_loop_is_one_line_and_resume_goes_on(
 
     handler = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        if where == "put":
+        if where == "save":
             patch.setattr(Tokenizer, "save", stop)
         else:
             patch.setattr(pretraining, where, stop)
@@ -66,12 +66,12 @@ def test_a_signal_before_or_after_the_loop_is_one_line_and_resume_goes_on(
     assert not [name for name in left if "partial" in name or "tmp" in name]
     assert bool(left) == (where != "unigram_loss")
     again = ask(*words, *(["--resume"] if left else []))
-    assert again.code == 0, again.err
+    assert again.exit_code == 0, again.stderr
     assert (tmp_path / "r" / "results.json").exists()
 
 
-def test_a_signal_waits_until_a_module_is_imported(tmp_path: Path):
-    """Interrupted half-way, numpy is left in pieces, and what torch makes of that is no word about Ctrl-C."""
+def test_a_signal_waits_until_an_import_has_finished(tmp_path: Path):
+    """An interrupted import leaves numpy broken, and torch then fails with unrelated errors."""
     (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nwhole = True\n")
     lines = [
         "import time",
@@ -91,19 +91,19 @@ def test_a_signal_waits_until_a_module_is_imported(tmp_path: Path):
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
-def test_a_command_that_is_started_without_a_stream_works(closed: str, pretrained_run: Path) -> None:
+def test_a_command_works_without_a_standard_stream(closed: str, pretrained_run: Path) -> None:
     words = [sys.executable, "-m", "gpt1", "generate", str(pretrained_run), "the", "--max-tokens", "2"]
     done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *words], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("the") or closed == "1>&-"
 
 
-def on_a_small_disk(command: list[str], folder: Path, size: str) -> subprocess.CompletedProcess[str]:
-    """`command` where `folder` is a disk of that size, and what lies on it afterwards, as the last lines."""
+def run_on_small_disk(command: list[str], folder: Path, size: str) -> subprocess.CompletedProcess[str]:
+    """Run `command` with a disk of that size mounted at `folder`; the last lines list the files on it afterwards."""
     mount = f"mount -t tmpfs -o size={size} tmpfs {folder}"
     if subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("needs Linux and the right to mount a small disk (user namespaces)")
-    script = f'{mount}; "$@"; code=$?; cd {folder}; echo "left:"; find . -type f; exit $code'
+    script = f'{mount}; "$@"; code=$?; cd {folder}; echo "files:"; find . -type f; exit $code'
     words = ["unshare", "-Urm", "sh", "-c", script, "sh", sys.executable, "-m", "gpt1", *command]
     return subprocess.run(words, capture_output=True, text=True)
 
@@ -112,23 +112,23 @@ def on_a_small_disk(command: list[str], folder: Path, size: str) -> subprocess.C
 @pytest.mark.parametrize(
     ("command", "size"),
     [
-        ("tokenize {desk}/reviews.csv --out {disk}/c --tokenizer {desk}/corpus/tokenizer --workers 1", "16k"),
-        ("import huggingface {desk}/theirs --out {disk}/m", "60k"),
-        ("predict {desk}/runs/reviews {desk}/reviews.csv --out {disk}/p.csv", "4k"),
+        ("tokenize {workspace}/reviews.csv --out {disk}/c --tokenizer {workspace}/corpus/tokenizer --workers 1", "16k"),
+        ("import huggingface {workspace}/theirs --out {disk}/m", "60k"),
+        ("predict {workspace}/runs/reviews {workspace}/reviews.csv --out {disk}/p.csv", "4k"),
     ],
 )
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(command: str, size: str, workspace: Path, tmp_path: Path):
-    done = on_a_small_disk(command.format(desk=workspace, disk=tmp_path).split(), tmp_path, size)
+def test_a_full_disk_is_one_error_and_leaves_no_files(command: str, size: str, workspace: Path, tmp_path: Path):
+    done = run_on_small_disk(command.format(workspace=workspace, disk=tmp_path).split(), tmp_path, size)
     assert done.returncode == 1, done.stderr
     assert "disk is full" in done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stdout.endswith("left:\n")
+    assert done.stdout.endswith("files:\n")
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs Linux")
-def test_a_run_that_fills_the_disk_says_how_to_go_on(workspace: Path, tmp_path: Path):
+def test_a_run_that_fills_the_disk_says_how_to_resume(workspace: Path, tmp_path: Path):
     words = f"pretrain {workspace / 'corpus'} --out {tmp_path / 'r'} {TINY_FLAGS} --steps 20 --checkpoint-every 5"
-    done = on_a_small_disk(words.split(), tmp_path, "700k")
+    done = run_on_small_disk(words.split(), tmp_path, "700k")
     assert done.returncode == 1, done.stderr
     assert "disk is full" in done.stderr
     assert "--resume" in done.stderr
@@ -136,11 +136,9 @@ def test_a_run_that_fills_the_disk_says_how_to_go_on(workspace: Path, tmp_path: 
     assert ".tmp" not in done.stdout
 
 
-def test_a_place_that_may_not_be_written_is_refused_before_the_work(
-    workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
-):
+def test_a_read_only_path_is_refused_before_the_work(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
     monkeypatch.chdir(workspace)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as on a read-only disk; root may write anywhere else
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # like a read-only disk; root can write anywhere else
     for words in (
         f"tokenize reviews.csv --out {tmp_path}/c --tokenizer runs/books",
         f"pretrain corpus --out {tmp_path}/r {TINY_FLAGS} --steps 1",
@@ -150,11 +148,11 @@ def test_a_place_that_may_not_be_written_is_refused_before_the_work(
     ):
         answer = ask(*words.split())
         assert answer.exit_code == 2
-        assert "may not be written to" in answer.stderr
+        assert "is not writable" in answer.stderr
     assert list_files(tmp_path) == []
 
 
-def test_a_reader_that_has_gone_is_no_error(workspace: Path):
+def test_a_closed_pipe_is_not_an_error(workspace: Path):
     script = f"{sys.executable} -m gpt1 next {workspace / 'runs/books'} the --top 300 --json | head -c 5"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
@@ -162,16 +160,16 @@ def test_a_reader_that_has_gone_is_no_error(workspace: Path):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs a pipe")
-@pytest.mark.parametrize("words", ["pretrain {desk}/corpus --steps 20 {tiny}", "tokenize {desk}/reviews.csv"])
-def test_work_goes_on_when_nobody_reads_any_more_what_it_says(words: str, workspace: Path, tmp_path: Path):
-    command = f"{sys.executable} -m gpt1 {words.format(desk=workspace, tiny=TINY_FLAGS)} --out {tmp_path}/made"
+@pytest.mark.parametrize("words", ["pretrain {workspace}/corpus --steps 20 {tiny}", "tokenize {workspace}/reviews.csv"])
+def test_work_continues_when_its_messages_are_no_longer_read(words: str, workspace: Path, tmp_path: Path):
+    command = f"{sys.executable} -m gpt1 {words.format(workspace=workspace, tiny=TINY_FLAGS)} --out {tmp_path}/made"
     done = subprocess.run(["bash", "-c", f"{command} 2>&1 | head -c 5; exit ${{PIPESTATUS[0]}}"], capture_output=True)
     assert done.returncode == 0
     assert (tmp_path / "made" / ("model" if "pretrain" in words else "manifest.json")).exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_output_that_cannot_be_written_is_told(workspace: Path):
+def test_output_that_cannot_be_written_is_an_error(workspace: Path):
     with open("/dev/full", "w") as full:
         words = [sys.executable, "-m", "gpt1", "next", str(workspace / "runs/books"), "the", "--json"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -187,7 +185,7 @@ def test_output_that_cannot_be_written_is_told(workspace: Path):
         (["a", "--precision", "bf16"], ["a smaller model"]),
     ],
 )
-def test_too_little_memory_to_write_names_what_to_lower(
+def test_out_of_memory_during_generation_says_what_to_lower(
     words: list[str],
     advice: list[str],
     pretrained_run: Path,
@@ -201,6 +199,6 @@ def test_too_little_memory_to_write_names_what_to_lower(
     with pytest.raises(SystemExit) as ended:
         main(["generate", str(pretrained_run), *words])
     assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert all(part in said for part in ["gpt1: out of memory.", *advice])
-    assert ("--precision" in said) == ("--precision bf16" in advice)
+    message = capsys.readouterr().err
+    assert all(part in message for part in ["gpt1: out of memory.", *advice])
+    assert ("--precision" in message) == ("--precision bf16" in advice)

@@ -1,4 +1,4 @@
-"""Nothing that a stranger wrote gives the terminal an order: names, columns, labels and texts with escape sequences."""
+"""Untrusted text cannot control the terminal: names, columns, labels and texts with escape sequences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from gpt1.tables.table import read_table, write_table
 
 NASTY = "\x1b[45;93mX\x1b]0;title\x07\x9b2J\x08\r\n\u202e\u2066[red]"
 FILE = "\x1b[45;93mf\x07\r\nforged: line\u202e"
-NAMED = ["\x1b", "\x07", "\x9b", "\x08", "\r", "\u202e", "\u2066"]
 
 
 def assert_printable(text: str) -> None:
@@ -30,7 +29,7 @@ def assert_printable(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def nasty(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of which every name, and a table of which every name and cell, holds escape sequences."""
+    """A folder where every file name, column and cell contains escape sequences."""
     from gpt1.training.finetune import finetune
 
     folder = tmp_path_factory.mktemp("nasty") / FILE
@@ -47,7 +46,7 @@ def nasty(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 T, L = f"t{NASTY}", f"l{NASTY}"
-WALK = {
+COMMANDS = {
     "inspect a table": ["inspect", f"{FILE}.csv"],
     "inspect texts": ["inspect", f"{FILE}.txt"],
     "inspect a run": ["inspect", "run"],
@@ -91,38 +90,38 @@ WALK = {
 
 def test_no_command_prints_control_characters(nasty: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(nasty)
-    done = set()
-    for name, words in WALK.items():
+    succeeded = set()
+    for name, words in COMMANDS.items():
         answer = ask(*words)
         assert_printable(answer.stdout + answer.stderr)
         assert answer.stdout + answer.stderr, name
-        done |= {name} if answer.exit_code == 0 else set()
-    assert {"inspect a table", "pretrain", "finetune", "evaluate", "predict", "next", "generate"} <= done
-    assert read_table(f"p{FILE}.csv").rows[0][T] == f"{NASTY} 0"  # in files data stay as they came
+        succeeded |= {name} if answer.exit_code == 0 else set()
+    assert {"inspect a table", "pretrain", "finetune", "evaluate", "predict", "next", "generate"} <= succeeded
+    assert read_table(f"p{FILE}.csv").rows[0][T] == f"{NASTY} 0"  # files keep the data unchanged
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_rows_printed_to_a_terminal_are_escaped_and_to_a_pipe_exact(ending: str, nasty: Path):
+def test_rows_are_escaped_in_a_terminal_and_unchanged_in_a_pipe(ending: str, nasty: Path):
     command = [sys.executable, "-m", "gpt1", "predict", "run", f"{FILE}.{ending}"]
     piped = subprocess.run(command, cwd=nasty, capture_output=True, check=True)
-    write = nasty / f"piped.{ending}"
-    write.write_bytes(piped.stdout)
-    assert read_table(write).rows[0][T] == f"{NASTY} 0"
+    copy = nasty / f"piped.{ending}"
+    copy.write_bytes(piped.stdout)
+    assert read_table(copy).rows[0][T] == f"{NASTY} 0"
     assert_printable(piped.stderr.decode())
 
     out, err = pty.openpty(), pty.openpty()
     with subprocess.Popen(command, cwd=nasty, stdout=out[1], stderr=err[1], env={**os.environ, "TERM": "xterm"}) as run:
         os.close(out[1])
         os.close(err[1])
-        shown, drawn = read_all(out[0]), read_all(err[0])
+        printed, progress = read_all(out[0]), read_all(err[0])
     assert run.returncode == 0
-    assert_printable(shown.replace("\r\n", "\n"))  # a terminal's own line ends
-    assert "\\x1b[45;93mX" in shown or "\\u001b[45;93mX" in shown
-    assert "100 %" in drawn
-    for order in ("\x1b[45;93m", "\x1b]", "\x07", "\x9b", "\x08", "\u202e"):
-        assert order not in drawn
+    assert_printable(printed.replace("\r\n", "\n"))  # the terminal adds \r
+    assert "\\x1b[45;93mX" in printed or "\\u001b[45;93mX" in printed
+    assert "100%" in progress
+    for sequence in ("\x1b[45;93m", "\x1b]", "\x07", "\x9b", "\x08", "\u202e"):
+        assert sequence not in progress
     if ending == "jsonl":
-        assert json.loads(shown.splitlines()[0])[T] == f"{NASTY} 0"
+        assert json.loads(printed.splitlines()[0])[T] == f"{NASTY} 0"
 
 
 def read_all(handle: int) -> str:
@@ -130,7 +129,7 @@ def read_all(handle: int) -> str:
     while True:
         try:
             data = os.read(handle, 2**16)
-        except OSError:  # the other end has gone
+        except OSError:  # the other end is closed
             break
         if not data:
             break
@@ -140,18 +139,18 @@ def read_all(handle: int) -> str:
 
 
 @pytest.mark.parametrize("word", [FILE, NASTY, "it's \\x $HOME `x`\x1b1", "caf\udce9\n", "plain", "two words"])
-def test_a_command_to_paste_names_the_same_file_in_a_shell(word: str):
+def test_a_quoted_word_is_the_same_word_in_a_shell(word: str):
     assert_printable(shell_quote(word))
     assert "\n" not in shell_quote(word)
-    given = subprocess.run(["bash", "-c", f"printf %s {shell_quote(word)}"], capture_output=True, check=True).stdout
-    assert given == os.fsencode(word)
+    echoed = subprocess.run(["bash", "-c", f"printf %s {shell_quote(word)}"], capture_output=True, check=True).stdout
+    assert echoed == os.fsencode(word)
 
 
 PRINTERS = {"cli/output.py": {"echo"}, "console.py": {"print"}}
-"""Where something is printed; all of it went through formatting.printable. tables/writer.py writes bytes."""
+"""The only places that print, always escaped by gpt1.formatting. The table writer writes bytes."""
 
 
-def test_nothing_else_prints():
+def test_only_these_modules_print():
     package = Path(gpt1.__file__).parent
     for path in package.rglob("*.py"):
         found = set()

@@ -208,8 +208,8 @@ BAD_FILES = {
     "tabs.csv": (b"text\tlabel\na\t1\n", ["header is one cell", "tabs", ".tsv"]),
     "fake.parquet": (b"text\n", ["fake.parquet is not Parquet"]),
     "picture.png": (b"\x89PNG", ["picture.png has no known ending", ".txt"]),
-    "fake.txt.xz": (b"text", ["fake.txt.xz is damaged or cut short"]),
-    "fake.txt.zst": (b"text", ["fake.txt.zst is damaged or cut short"]),
+    "fake.txt.xz": (b"text", ["fake.txt.xz is damaged or truncated"]),
+    "fake.txt.zst": (b"text", ["fake.txt.zst is damaged or truncated"]),
 }
 
 
@@ -276,7 +276,7 @@ def test_a_compressed_file_that_was_cut_short_is_never_taken_for_a_shorter_one(
     whole = COMPRESS[ending](rows)
     path = place / f"cut.jsonl{ending}"
     path.write_bytes(whole[: official_data.draw(st.integers(1, len(whole) - 1))])
-    assert "damaged or cut short" in error_of(path)
+    assert "damaged or truncated" in error_of(path)
 
 
 @given(sizes=st.lists(st.integers(0, 5), min_size=2, max_size=4))

@@ -283,6 +283,22 @@ def test_a_broken_passage_is_refused_by_file_and_question(tmp_path, passage, pro
         find_data_set("race").read("test", tmp_path)
 
 
+def test_an_archive_whose_header_has_a_number_beyond_any_file_is_refused(tmp_path):
+    member = tarfile.TarInfo("RACE/test/middle/1.txt")
+    member.pax_headers = {"comment": "x"}
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member)
+    damaged = b"9" * 24 + b" a="
+    content = bytearray(data.getvalue())
+    record = content.index(b"13 comment=x")
+    content[record : record + len(damaged)] = damaged
+    with gzip.open(tmp_path / "RACE.tar.gz", "wb") as file:
+        file.write(content)
+    with pytest.raises(UserError, match="damaged or cut short"):
+        find_data_set("race").read("test", tmp_path)
+
+
 @pytest.mark.parametrize("ending", ["gz", "xz"])
 def test_an_archive_that_was_cut_short_is_refused(tmp_path, ending):
     data = io.BytesIO()

@@ -73,7 +73,7 @@ class Titles(NullProgress):
     def log(self, line: str) -> None:
         self.lines.append(line)
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None:
         self.lines.append(title)
 
 

@@ -1,4 +1,4 @@
-"""What is written appears whole or not at all, and nothing is left behind."""
+"""A file or folder appears complete or not at all, and no temporary files stay."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ with {call} as place:
 """
 
 
-def test_after_an_error_a_file_is_as_it_was(tmp_path: Path):
+def test_after_an_error_a_file_is_unchanged(tmp_path: Path):
     path = tmp_path / "a.json"
     path.write_text("before")
     with pytest.raises(TypeError), atomic_file(path) as file:
@@ -31,13 +31,13 @@ def test_after_an_error_a_file_is_as_it_was(tmp_path: Path):
     assert path.read_text() == "before"
 
 
-def test_after_an_error_there_is_no_folder(tmp_path: Path):
+def test_after_an_error_the_folder_does_not_exist(tmp_path: Path):
     with pytest.raises(UserError), atomic_dir(tmp_path / "a") as folder:
         [(folder / name).write_text("x") for name in ("x", "x/y")]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path):
+def test_the_next_writer_removes_what_a_killed_process_left(tmp_path: Path):
     file = KILLED.format(call="atomic_file(Path(sys.argv[1], 'a.json'))", write="place.write(b'half'); place.flush()")
     folder = KILLED.format(call="atomic_dir(Path(sys.argv[1], 'b'))", write="(place / 'x').write_text('half')")
     for code in (file, folder):
@@ -50,7 +50,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "b"]
 
 
-def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path):
+def test_a_folder_that_another_process_is_writing_is_refused(tmp_path: Path):
     with (
         atomic_dir(tmp_path / "a"),
         pytest.raises(UserError, match="is being written by another process"),
@@ -59,7 +59,7 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path):
         pass
 
 
-def test_a_folder_replaces_another_one_only_when_asked(tmp_path: Path):
+def test_a_folder_replaces_another_one_only_with_replace(tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old").touch()
     with pytest.raises(OSError, match="not empty"), atomic_dir(tmp_path / "a"):
@@ -69,12 +69,10 @@ def test_a_folder_replaces_another_one_only_when_asked(tmp_path: Path):
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["new"]
 
 
-def test_a_folder_gets_its_name_only_when_every_byte_of_it_is_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    flushed: list[int] = []
-    keep = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(os.fstat(handle).st_ino), keep(handle)))
+def test_a_folder_is_synced_to_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), fsync(handle)))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").touch()
     with atomic_dir(tmp_path / "model", replace=True) as folder:
@@ -83,4 +81,4 @@ def test_a_folder_gets_its_name_only_when_every_byte_of_it_is_on_the_disk(
         (folder / "model.safetensors").write_text("weights")
     model = tmp_path / "model"
     assert sorted(path.name for path in model.iterdir()) == ["inner", "model.safetensors"]
-    assert {path.stat().st_ino for path in [*model.rglob("*"), model, tmp_path]} <= set(flushed)
+    assert {path.stat().st_ino for path in [*model.rglob("*"), model, tmp_path]} <= set(synced)

@@ -291,9 +291,9 @@ def test_texts_of_the_command_line_and_of_a_file_are_shown_apart(workspace: Path
     run, how = str(workspace / "runs/books"), ["--max-tokens", "5", "--temperature", "0"]
     (tmp_path / "prompts.txt").write_text("the file\n\n  a list\n", encoding="utf-8")
     answer = ask("generate", run, "return", "--prompts", str(tmp_path / "prompts.txt"), *how)
-    alone = [ask("generate", run, text, *how).out for text in ("return", "the file", "  a list")]
+    alone = [ask("generate", run, text, *how).stdout for text in ("return", "the file", "  a list")]
     assert answer.stdout == "".join(f"--- text {i} of 3\n{text}" for i, text in enumerate(alone, 1))
-    found = json.loads(ask("generate", run, "return", "the file", *how, "--json").out)
+    found = json.loads(ask("generate", run, "return", "the file", *how, "--json").stdout)
     assert [(one["prompt"], one["text"] + "\n") for one in found] == [("return", alone[0]), ("the file", alone[1])]
 
 

@@ -191,7 +191,7 @@ def test_printed_metrics_have_a_column_per_subset(folder: Any, race: Path, capsy
     found = evaluate(folder("choice"), "race", data_dir=race)
     print_metrics(found)
     head, *lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert re.split(" {2,}", head) == ["6 rows", "95 % interval", "middle, 4 rows", "high, 2 rows"]
+    assert re.split(" {2,}", head) == ["6 rows", "95% confidence interval", "middle, 4 rows", "high, 2 rows"]
     (accuracy,) = (line for line in lines if line.startswith("accuracy"))
     shown = [format_number(found["subsets"][name]["metrics"]["accuracy"]) for name in ("middle", "high")]
     assert accuracy.split()[-2:] == shown

@@ -327,7 +327,7 @@ def test_bf16_predictions_are_close_to_fp32(make: Make, name: str, table, tmp_pa
 
 
 def test_an_unknown_precision_is_an_error(pretrained_run: Path):
-    with pytest.raises(UserError, match="--precision fp31: there is no such choice"):
+    with pytest.raises(UserError, match="--precision fp31 is not a valid choice"):
         load(pretrained_run, precision="fp31")
 
 

@@ -88,7 +88,7 @@ def test_a_flipped_bit_in_a_finished_run_is_an_error_of_every_use(run: Path, wor
 def test_settings_edited_after_the_run_are_an_error_with_fixes(run: Path):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 1"))
-    with pytest.raises(UserError, match=r"config\.yaml is not what its manifest says") as refused:
+    with pytest.raises(UserError, match=r"config\.yaml does not match its manifest") as refused:
         load(run)
     assert "start a new run: --config FILE --out NEW" in refused.value.fix
     assert f"delete {run / 'manifest.json'}" in refused.value.fix
@@ -166,7 +166,7 @@ def test_an_exported_model_is_verified(workspace: Path, tmp_path: Path):
     out = export_model("huggingface", workspace / "runs/books", tmp_path / "out")
     GPT.from_pretrained(out)
     flip(out / "model.safetensors", out.joinpath("model.safetensors").stat().st_size * 8 - 1)
-    with pytest.raises(UserError, match=r"model\.safetensors is not what its manifest says"):
+    with pytest.raises(UserError, match=r"model\.safetensors does not match its manifest"):
         GPT.from_pretrained(out)
 
 
@@ -188,7 +188,7 @@ def test_an_exported_model_is_verified(workspace: Path, tmp_path: Path):
         ("columns", {"text": 7}, "'text' must be a text"),
         ("target", None, "'target' must be an object"),
         ("target", {"name": "classes", "labels": ["a", "a"]}, "its labels must be different texts"),
-        *((key, ..., f"it has no '{key}'") for key in ("kind", "columns", "target")),
+        *((key, ..., f"'{key}' is missing") for key in ("kind", "columns", "target")),
     ],
 )
 def test_an_invalid_task_json_is_an_error_that_names_the_file(model: Path, key: str, value: Any, problem: str):

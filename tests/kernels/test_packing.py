@@ -64,11 +64,11 @@ def gradients(model: GPT, states: Tensor, weights: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("model", MODELS, ids=["transformer", "lstm"])
-@given(lengths=lengths, spare=spare, share=share, recompute=st.booleans())
-def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, spare, share, recompute):
+@given(lengths=lengths, spare=spare, share=share, checkpointing=st.booleans())
+def test_states_and_gradients_are_those_of_each_sequence_alone(model, lengths, spare, share, checkpointing):
     sequences = [torch.randint(0, 20, (length,)) for length in lengths]
     weights = torch.randn(sum(lengths), 8, dtype=torch.float64)
-    model.activation_checkpointing = recompute
+    model.activation_checkpointing = checkpointing
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_PADDING", spare)
         patch.setattr(module, "MAX_PADDING_SHARE", share)
@@ -92,13 +92,13 @@ def test_every_sequence_is_in_one_group_and_padding_stays_within_its_bounds(leng
         assert len(some) == 1 or len(some) * max(some) - sum(some) <= spare + share * sum(some)
 
 
-@given(rows=rows, spare=spare, share=share, recompute=st.booleans(), train=st.booleans())
+@given(rows=rows, spare=spare, share=share, checkpointing=st.booleans(), train=st.booleans())
 def test_what_sequences_share_is_computed_once_and_gives_each_what_it_gives_it_alone(
-    rows, spare, share, recompute, train
+    rows, spare, share, checkpointing, train
 ):
     model = MODELS[0].train(train)
     ids = torch.randint(0, 20, (sum(row.tokens for row in rows),))
-    model.activation_checkpointing = recompute
+    model.activation_checkpointing = checkpointing
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_PADDING", spare)
         patch.setattr(module, "MAX_PADDING_SHARE", share)

@@ -164,9 +164,9 @@ IDS = torch.randint(0, VOCABULARY, (6, CONTEXT + 1), generator=torch.Generator()
 
 def test_activations_computed_again_in_the_backward_pass_give_the_same_gradients():
     found = []
-    for recompute in (False, True):
+    for checkpointing in (False, True):
         model = tiny(dropout=0.3).train()
-        model.activation_checkpointing = recompute
+        model.activation_checkpointing = checkpointing
         torch.manual_seed(1)
         loss_of(model, IDS).backward()
         found.append(gradients_of(model))

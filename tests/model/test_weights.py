@@ -150,6 +150,15 @@ def test_a_damaged_list_of_shapes_is_refused_by_name(model: GPT, tmp_path: Path,
         GPT.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("extra", [["a", 2], [None, 3], None])
+def test_a_list_of_shapes_with_one_that_is_none_is_refused_by_name(model: GPT, tmp_path: Path, extra: Any):
+    write_release(model, tmp_path)
+    path = tmp_path / "params_shapes.json"
+    path.write_text(json.dumps([*json.loads(path.read_text()), extra]))
+    with pytest.raises(UserError, match=r"params_shapes.json is no list of the release's shapes"):
+        GPT.from_pretrained(tmp_path)
+
+
 def test_a_list_of_shapes_that_is_cut_short_is_refused_by_name(model: GPT, tmp_path: Path):
     write_release(model, tmp_path)
     (tmp_path / "params_shapes.json").write_text("[[1,")

@@ -22,7 +22,7 @@ def test_only_settings_that_differ_from_the_defaults_are_expanded(tmp_path: Path
     assert ">seed<" in expanded
     assert ">peak_lr<" not in expanded
     assert ">peak_lr<" in collapsed
-    assert "Everything random derives from it" in expanded  # its description
+    assert "Random seed of the initial weights" in expanded  # its description
 
 
 @pytest.mark.parametrize(

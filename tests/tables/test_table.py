@@ -159,7 +159,7 @@ BAD_TABLES = {
     "broken.jsonl": (b'{"a": 1}\n{"a": 1\n', ["broken.jsonl, line 2 cannot be read as JSON"]),
     "list.jsonl": (b"[1]\n", ["line 1 is a JSON list, not an object"]),
     "fake.parquet": (b"PAR1 no PAR1", ["fake.parquet is not Parquet"]),
-    "cut.csv.gz": (b"\x1f\x8b\x08\0", ["cut.csv.gz is damaged or cut short"]),
+    "cut.csv.gz": (b"\x1f\x8b\x08\0", ["cut.csv.gz is damaged or truncated"]),
     "table.xlsx": (b"PK", ["table.xlsx has no ending of a table", "as .csv (in Excel: CSV UTF-8)"]),
     "table.json": (b"[]", ["table.json has no ending of a table", "as .jsonl: one object a line"]),
     "table": (b"a,b", ["table has no ending of a table"]),

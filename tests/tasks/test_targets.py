@@ -208,7 +208,7 @@ def test_a_target_is_restored_from_json(target):
 @pytest.mark.parametrize(
     ("stored", "problem"),
     [
-        ({}, "it has no 'name'"),
+        ({}, "'name' is missing"),
         ({"name": "poem"}, "'name' must be one of classes, answers, bins, number"),
         ({"name": ["classes"]}, "'name' must be one of"),
         ({"name": "classes", "labels": "ab"}, "'labels' must be a list of str"),

@@ -57,12 +57,12 @@ def loss_and_gradients(model: GPT) -> dict[str, Tensor]:
     return found | {"loss": loss.detach()}
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_compiled_model_has_the_same_names_the_same_loss_and_the_same_gradients(
-    recompute: bool, kernels_of_a_gpu: None
+    checkpointing: bool, kernels_of_a_gpu: None
 ):
     model, said = tiny(), list[str]()
-    model.activation_checkpointing = recompute
+    model.activation_checkpointing = checkpointing
     expected, names = loss_and_gradients(model), list(model.state_dict())
     with compile_blocks(model, lambda: loss_of(model), said.append, backend="aot_eager"):
         assert list(model.state_dict()) == names

@@ -335,7 +335,7 @@ def test_head_only_in_a_file_takes_the_settings_of_a_head(table: Table, pretrain
     [
         ({"train": "head", "lm_coef": 0.5}, "--lm-coef 0.5 with --train head"),
         ({"recipe": "paper", "long": "windows"}, "--long windows with --cut shares"),
-        ({"long": "middle"}, "--long middle: there is no such choice"),
+        ({"long": "middle"}, "--long middle is not a valid choice"),
         ({"train": "last:3"}, "--train last:3: there is no such part"),
         ({"train": "last:0"}, "there is no such part"),
         ({"train": "everything"}, "there is no such part"),
@@ -349,7 +349,7 @@ def test_head_only_in_a_file_takes_the_settings_of_a_head(table: Table, pretrain
         ({"score": True}, "--score goes with --kind similarity"),
         ({"lm_coeff": 0.5}, "Did you mean lm_coef"),
         ({"epochs": -1}, "--epochs -1"),
-        ({"device": "abacus"}, "--device abacus: there is no such"),
+        ({"device": "abacus"}, "--device abacus is not a valid device"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused_and_leaves_nothing(

@@ -121,9 +121,9 @@ def test_frozen_weights_are_neither_trained_nor_stored(tmp_path: Path):
     ids=["cpu", "gpu", "python", "onednn", "loader"],
 )
 @pytest.mark.parametrize(
-    ("together", "recompute", "advice"),
+    ("together", "checkpointing", "advice"),
     [
-        (1, False, "--recompute"),
+        (1, False, "--activation-checkpointing"),
         (2, False, "--micro-batch 1 "),
         (9, False, "--micro-batch 4 "),
         (9, True, "--micro-batch 4 "),
@@ -132,7 +132,7 @@ def test_frozen_weights_are_neither_trained_nor_stored(tmp_path: Path):
     ],
 )
 def test_out_of_memory_names_the_setting_and_the_size_to_try(
-    error: BaseException, together: int, recompute: bool, advice: str, tmp_path: Path
+    error: BaseException, together: int, checkpointing: bool, advice: str, tmp_path: Path
 ):
     def objective(rows: Tensor) -> Losses:
         raise error
@@ -141,10 +141,10 @@ def test_out_of_memory_names_the_setting_and_the_size_to_try(
         run_stage(
             make_stage(loss_fn=objective, micro_batch_size=together),
             tmp_path,
-            config=replace(CONFIG, recompute=recompute),
+            config=replace(CONFIG, activation_checkpointing=checkpointing),
         )
     assert advice in ended.value.fix
-    assert not (recompute and "--recompute" in ended.value.fix)
+    assert not (checkpointing and "--activation-checkpointing" in ended.value.fix)
     assert ended.value.exit_code == 1
 
 
@@ -181,7 +181,7 @@ def test_a_run_folder_that_is_deleted_during_training_is_named_and_stays_away(wh
             shutil.rmtree(tmp_path / "run")
         return update(step)
 
-    with pytest.raises(UserError, match="does not exist any more") as ended:
+    with pytest.raises(UserError, match="no longer exists") as ended:
         run_stage(replace(made, step_batch=deleting), tmp_path / "run", config=replace(CONFIG, checkpoint_every=2))
     assert str(tmp_path / "run") in str(ended.value)
     assert list(tmp_path.iterdir()) == []

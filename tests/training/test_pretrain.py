@@ -146,7 +146,7 @@ def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_metrics_and_resu
 @pytest.mark.usefixtures("no_report")
 def test_a_resumed_run_may_use_less_memory_and_keep_fewer_checkpoints(whole: Path, corpus: Path, tmp_path: Path):
     run = copy_until_checkpoint(6, whole, tmp_path / "run")
-    pretrain(corpus, out=run, resume=True, keep=1, checkpoint_every=50, recompute=True)
+    pretrain(corpus, out=run, resume=True, keep=1, checkpoint_every=50, activation_checkpointing=True)
     assert checkpoints.list_steps(run / "checkpoints") == [13]
     assert same(weights(run), weights(whole))
 
@@ -302,7 +302,9 @@ def test_activations_computed_again_give_the_same_run(
     corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
     settings = {**tiny_pretrain_settings, "steps": 5, "dropout": 0.2}
-    kept, again = (pretrain(corpus, out=tmp_path / str(on), **settings, recompute=on) for on in (False, True))
+    kept, again = (
+        pretrain(corpus, out=tmp_path / str(on), **settings, activation_checkpointing=on) for on in (False, True)
+    )
     for name, value in weights(again).items():
         torch.testing.assert_close(value, weights(kept)[name], rtol=0, atol=1e-6, msg=name)
 
@@ -384,7 +386,7 @@ def test_a_run_may_hold_nothing_out(corpus: Path, tiny_pretrain_settings: dict[s
         ({"context": 200_000}, "fewer than one window"),
         ({"pek_lr": 1}, "Did you mean peak_lr"),
         ({"n_embd": 33}, "not a multiple"),
-        ({"device": "abacus"}, "--device abacus: there is no such device"),
+        ({"device": "abacus"}, "--device abacus is not a valid device"),
         ({"steps": 5, "epochs": 2}, "contradict each other"),
     ],
 )

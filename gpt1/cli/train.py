@@ -1,0 +1,128 @@
+"""Commands that train: demo, tokenize, pretrain, finetune. A command's code is imported only when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpt1.cli.options import DATA_DIR_HELP, KIND_HELP, RangedNumber, column_options, setting_options
+from gpt1.cli.output import echo, make_console, pretrained_next_steps, print_next_steps
+from gpt1.config import FinetuneConfig, PretrainConfig
+from gpt1.formatting import shell_quote
+
+
+@click.command(short_help="Run the whole method offline in a few minutes.")
+@click.option("--out", type=Path, default=Path("runs/demo"), show_default=True, help="Folder for the runs.")
+@click.option("--seeds", default=3, type=RangedNumber(int, 1), show_default=True, help="Random seeds per comparison.")
+def demo(out: Path, seeds: int) -> None:
+    """Run the whole method on this machine, offline, in a few minutes.
+
+    Collects the English prose of the installed Python, trains a tokenizer and a small GPT on it, fine-tunes the GPT on
+    a few hundred labeled rows (pre-trained and from scratch, all weights and only the head) and shows the results.
+
+    \b
+    gpt1 demo
+    gpt1 demo --out runs/demo2 --seeds 5
+    """
+    from gpt1.demo.run import run_demo
+
+    run_demo(out, seeds=seeds, progress=make_console())
+
+
+@click.command(short_help="Tokenize texts into a corpus folder for pretrain.")
+@click.argument("corpora", nargs=-1, required=True, metavar="CORPUS...")
+@click.option("--out", required=True, type=Path, help="Folder for the corpus; must be empty or not exist.")
+@click.option("--tokenizer", metavar="DIR", help="Folder with a tokenizer; can be a run or model folder.")
+@click.option("--vocab-size", type=RangedNumber(int, 1), help="Train a tokenizer of N tokens.  [default: 8000]")
+@click.option(
+    "--pipeline",
+    metavar="auto|original|lossless",
+    default="auto",
+    show_default=True,
+    help="Pipeline of a new tokenizer: the paper's (English), lossless (any language), or chosen from the texts.",
+)
+@click.option("--workers", type=RangedNumber(int, 1), help="Worker processes.  [default: the CPU cores, at most 8]")
+def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **options: Any) -> None:
+    """Tokenize texts into a corpus folder for pretrain.
+
+    CORPUS is a file, a folder or a URL with .txt, .md, .jsonl, .csv, .tsv or .parquet (also .gz, .xz, .zst).
+
+    \b
+    gpt1 tokenize books/ --out corpus
+    gpt1 tokenize a.txt b.jsonl.xz --out corpus --vocab-size 16000
+    gpt1 tokenize reviews.jsonl --out corpus2 --tokenizer runs/books
+    """
+    from gpt1.corpus.tokenize import tokenize as run
+
+    run(corpora, out=out, tokenizer=tokenizer, progress=make_console(), **options)
+    print_next_steps(f"gpt1 pretrain {shell_quote(out)} --out runs/NAME")
+
+
+@click.command(short_help="Stage 1: pre-train a GPT on a corpus folder.")
+@click.argument("corpus", metavar="DIR")
+@click.option("--out", required=True, type=Path, help="Run folder to create.")
+@click.option("--from", "from_", metavar="RUN", help="Continue from the model of a run or model folder.")
+@click.option("--valid", metavar="DIR", help="Corpus folder for validation, instead of the end of this one.")
+@click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
+@click.option("--resume", is_flag=True, help="Resume the run in --out.")
+@setting_options(PretrainConfig)
+def pretrain(corpus: str, out: Path, **options: Any) -> None:
+    """Stage 1: pre-train a GPT on a corpus folder (maximize L1, equation 1).
+
+    \b
+    gpt1 pretrain corpus --out runs/books
+    gpt1 pretrain corpus --out runs/books --model small --epochs 3
+    gpt1 pretrain corpus --out runs/books --resume
+    gpt1 pretrain corpus --out runs/paper --recipe paper
+    torchrun --nproc-per-node 8 -m gpt1 pretrain corpus --out runs/books     # on eight GPUs
+    """
+    from gpt1.training.distributed import is_rank0
+    from gpt1.training.pretrain import pretrain as run
+
+    folder = run(corpus, out=out, progress=make_console(), **options)
+    if is_rank0():
+        echo(f"{folder / 'report.html'}   curves, settings, samples")
+        print_next_steps(*pretrained_next_steps(folder))
+
+
+@click.command(short_help="Stage 2: fine-tune on labeled rows.")
+@click.argument("train_on", metavar="TRAIN")
+@click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder of the pre-trained model.")
+@click.option("--out", required=True, type=Path, help="Run folder to create.")
+@click.option("--kind", metavar="KIND", help=KIND_HELP)
+@column_options
+@click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
+@click.option("--valid", metavar="F", help="Validation table to choose the best epoch, instead of a share of TRAIN.")
+@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
+@click.option("--resume", is_flag=True, help="Resume the run in --out.")
+@setting_options(FinetuneConfig)
+def finetune(train_on: str, out: Path, data_dir: str | None, **options: Any) -> None:
+    """Stage 2: fine-tune on labeled rows (maximize L3 = L2 + λ·L1, equation 5).
+
+    Trains a new output layer and, by default, all pre-trained weights. TRAIN is a table (.csv, .tsv, .jsonl, .parquet,
+    also compressed) or the name of a known data set.
+
+    \b
+    gpt1 finetune reviews.csv --kind classification --text text --label label \\
+        --from runs/books --out runs/reviews
+    gpt1 finetune rte --data-dir glue/ --from runs/books --out runs/rte
+    gpt1 finetune pairs.tsv --kind similarity --text-a a --text-b b --label score --score \\
+        --from runs/books --out runs/pairs
+    gpt1 finetune quiz.jsonl --kind choice --context passage --question question \\
+        --choices answers --label right --from runs/books --out runs/quiz
+    gpt1 finetune reviews.csv --kind classification --text text --train head \\
+        --from runs/books --out runs/head
+    """
+    from gpt1.training.finetune import finetune as run
+
+    folder = run(train_on, out=out, data_dir=data_dir, progress=make_console(), **options)
+    content = "results, the worst mistakes" if (folder / "predictions.jsonl").exists() else "settings"
+    echo(f"{folder / 'report.html'}   curves, {content}")
+    quoted = shell_quote(folder)
+    print_next_steps(
+        f"gpt1 predict {quoted} new.csv --out predictions.csv",
+        f"gpt1 evaluate {quoted} TEST   (rows that were not in {train_on})",
+    )

@@ -1,0 +1,229 @@
+"""Commands that use models: evaluate, predict, next, generate, inspect, import, export.
+
+A command's code is imported only when it runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpt1.cli.options import DATA_DIR_HELP, JSON_HELP, RangedNumber, verify
+from gpt1.cli.output import echo, echo_json, make_console, pretrained_next_steps, print_next_steps
+from gpt1.errors import UserError
+from gpt1.formatting import shell_quote
+
+IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("huggingface",)
+
+
+@click.command(short_help="Evaluate a model on labeled rows or on a corpus.")
+@click.argument("run", metavar="RUN")
+@click.argument("test", metavar="TEST")
+@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+@verify
+def evaluate(run: str, test: str, data_dir: str | None, as_json: bool, verify: bool) -> None:
+    """Evaluate a fine-tuned model on labeled rows, or any model on a corpus (perplexity).
+
+    TEST is a table, the name of a known data set (its labeled evaluation split; NAME:SPLIT for another), or a corpus
+    folder.
+
+    \b
+    gpt1 evaluate runs/reviews test.csv
+    gpt1 evaluate runs/rte rte --data-dir glue/ --json
+    gpt1 evaluate runs/books corpus-of-other-books
+    """
+    from gpt1.inference.evaluate import evaluate as score
+
+    result = score(run, test, data_dir=data_dir, progress=make_console(), verify=verify)
+    if as_json:
+        echo_json(result)
+        return
+    from gpt1.console import print_metrics
+
+    print_metrics(result)
+    if "perplexity" not in result["metrics"]:
+        rows = shell_quote(test) + (f" --data-dir {shell_quote(data_dir)}" if data_dir else "")
+        command = f"gpt1 predict {shell_quote(run)} {rows} --out predictions.jsonl"
+        print_next_steps(f"{command}   (to see the predictions row by row)")
+
+
+@click.command(short_help="Add predictions and probabilities to a table.")
+@click.argument("run", metavar="RUN")
+@click.argument("rows", metavar="INPUT")
+@click.option("--out", metavar="F", help="Output file; its extension is the format.  [default: standard output]")
+@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@click.option("--excel-safe", is_flag=True, help="Put ' before cells that a spreadsheet would run as formulas.")
+@verify
+def predict(run: str, rows: str, out: str | None, **options: Any) -> None:
+    """Add predictions and probabilities to every row of a table.
+
+    New columns: prediction (a label; for choice the number of the answer, from 0) and one probability_ column for each
+    label or answer; or score.
+
+    INPUT is a table, or the name of a known data set (NAME:SPLIT). For the test split of a GLUE task and a folder as
+    --out, the files have the format of gluebenchmark.com.
+
+    \b
+    gpt1 predict runs/reviews new.csv --out predictions.csv
+    gpt1 predict runs/reviews new.jsonl > predictions.jsonl
+    gpt1 predict runs/rte rte:dev --data-dir glue/ --out rte-dev.tsv
+    gpt1 predict runs/rte rte:test --data-dir glue/ --out submission/
+    """
+    from gpt1.inference.predict import predict_into
+
+    if message := predict_into(run, rows, out, progress=make_console(), **options):
+        echo(message)
+
+
+@click.command(short_help="Show the most likely next tokens of a text.")
+@click.argument("run", metavar="RUN")
+@click.argument("text")
+@click.option("--top", default=10, show_default=True, type=RangedNumber(int, 1), help="Number of tokens to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@verify
+def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
+    """Show the most likely next tokens of a text with their probabilities.
+
+    \b
+    gpt1 next runs/books "it was a dark and stormy"
+    gpt1 next runs/books "it was a dark and stormy" --top 3 --json
+    """
+    from gpt1.inference.predictor import load
+
+    model = load(run, verify=verify)
+    if warning := model.truncation_warning(text):
+        echo(warning)
+    tokens = model.top_next_tokens(text, top)
+    if as_json:
+        echo_json([{"token": token, "id": i, "probability": p} for token, i, p in tokens])
+        return
+    from gpt1.console import print_probabilities
+
+    print_probabilities([(token, p) for token, _, p in tokens])
+
+
+@click.command(short_help="Generate text that continues one or more prompts.")
+@click.argument("run", metavar="RUN")
+@click.argument("texts", nargs=-1, metavar="TEXT...")
+@click.option("--prompts", default="", metavar="F", help="File with more prompts, one per line; - is standard input.")
+@click.option("--max-tokens", default=100, show_default=True, type=RangedNumber(int, 0), help="Tokens to generate.")
+@click.option(
+    "--temperature",
+    default=0.8,
+    show_default=True,
+    type=RangedNumber(float, 0),
+    help="0: always the most likely token.",
+)
+@click.option(
+    "--top-k", default=0, show_default=True, type=RangedNumber(int, 0), help="Sample from the K most likely; 0: all."
+)
+@click.option(
+    "--top-p",
+    default=1.0,
+    show_default=True,
+    type=RangedNumber(float, 0, 1, above=True),
+    help="Sample from the most likely tokens that make up the probability P.",
+)
+@click.option(
+    "--seed", type=RangedNumber(int, 0, 2**63 - 1), help="Random seed of the first text; the next texts use the next."
+)
+@click.option(
+    "--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16 is faster and less exact."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@verify
+def generate(
+    run: str, texts: tuple[str, ...], prompts: str, precision: str, as_json: bool, verify: bool, **options: Any
+) -> None:
+    """Generate text that continues one or more prompts.
+
+    \b
+    gpt1 generate runs/books "the captain said" --temperature 0.7 --seed 1
+    gpt1 generate runs/books "the captain said" --temperature 0 --max-tokens 40
+    gpt1 generate runs/books "the captain said" "at night" --json
+    gpt1 generate models/gpt1 --prompts prompts.txt --precision bf16
+    """
+    from gpt1.devices import resolve_precision, translate_resource_errors
+    from gpt1.inference.predictor import generation_oom_advice, load, read_prompts
+
+    texts += read_prompts(prompts) if prompts else ()
+    if not texts:
+        raise UserError("TEXT is missing.", "Give one or more texts, or a file of texts with --prompts.")
+    model = load(run, precision=precision, verify=verify)
+    if precision != "fp32":
+        echo(f"computing in {resolve_precision(precision, model.device)[1]}")
+    names = [f"text {i} of {len(texts)}" for i in range(1, len(texts) + 1)] if len(texts) > 1 else ["the text"]
+    for warning in filter(None, map(model.truncation_warning, texts, names)):
+        echo(warning)
+    with translate_resource_errors(generation_oom_advice(len(texts), precision)):
+        generated = model.generate(texts, **options, progress=make_console())
+    if as_json:
+        echo_json([{"prompt": prompt, "text": text} for prompt, text in zip(texts, generated, strict=True)])
+        return
+    for name, text in zip(names, generated, strict=True):
+        make_console().show_text(f"--- {name}\n{text}" if len(texts) > 1 else text)
+
+
+@click.command(short_help="Describe a table, data set, corpus, run or model.")
+@click.argument("what", metavar="PATH|NAME")
+@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@click.option("--from", "from_", metavar="RUN", help="Count unknown and truncated tokens for this model.")
+@click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+def inspect(what: str, data_dir: str | None, from_: str | None, as_json: bool) -> None:
+    """Describe a table, a known data set, a corpus, a run or a model, with warnings about likely problems.
+
+    \b
+    gpt1 inspect reviews.csv
+    gpt1 inspect reviews.csv --from runs/books
+    gpt1 inspect rte --data-dir glue/
+    gpt1 inspect corpus
+    gpt1 inspect runs/books
+    """
+    from gpt1.inspect import inspect as describe
+    from gpt1.inspect import print_facts
+
+    facts = describe(what, data_dir=data_dir, from_=from_, progress=make_console())
+    if as_json:
+        echo_json(facts)
+        return
+    print_facts(facts)
+    print_next_steps(*facts["next"])
+
+
+@click.command("import", short_help="Import GPT-1 weights from Hugging Face or OpenAI.")
+@click.argument("source", metavar="|".join(IMPORT_FORMATS))
+@click.argument("folder", metavar="SRC")
+@click.option("--out", required=True, type=Path, help="Model folder to create.")
+def import_(source: str, folder: str, out: Path) -> None:
+    """Import GPT-1 weights: Hugging Face's openai-gpt, or OpenAI's params_*.npy.
+
+    \b
+    gpt1 import huggingface openai-gpt/ --out models/gpt1
+    gpt1 import openai finetune-transformer-lm/model --out models/gpt1
+    """
+    from gpt1.inference.convert import import_model
+
+    import_model(source, folder, out, make_console())
+    print_next_steps(*pretrained_next_steps(out))
+
+
+@click.command(short_help="Export a pre-trained model to Hugging Face's format.")
+@click.argument("target", metavar="|".join(EXPORT_FORMATS))
+@click.argument("folder", metavar="SRC")
+@click.option("--out", required=True, type=Path, help="Folder to create.")
+@verify
+def export(target: str, folder: str, out: Path, verify: bool) -> None:
+    """Export a pre-trained Transformer to the openai-gpt format of Hugging Face transformers.
+
+    SRC is a run or model folder. In Python: OpenAIGPTLMHeadModel.from_pretrained(DIR). `gpt1 import` reads it back.
+
+    \b
+    gpt1 export huggingface runs/books --out books-hf
+    """
+    from gpt1.inference.convert import export_model
+
+    export_model(target, folder, out, make_console(), verify)
+    print_next_steps(f"in Python, transformers.OpenAIGPTLMHeadModel.from_pretrained({str(out)!r})")
