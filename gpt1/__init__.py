@@ -10,6 +10,8 @@ from gpt1.version import __version__
 if TYPE_CHECKING:
     from gpt1.config import GPTConfig
     from gpt1.corpus.tokenize import tokenize
+    from gpt1.experiments.label_efficiency import curve
+    from gpt1.experiments.reproduce.reproduce import reproduce
     from gpt1.experiments.zeroshot.heuristics import zeroshot
     from gpt1.inference.evaluate import evaluate
     from gpt1.inference.predictor import load
@@ -23,10 +25,12 @@ __all__ = [
     "GPTConfig",
     "Tokenizer",
     "__version__",
+    "curve",
     "evaluate",
     "finetune",
     "load",
     "pretrain",
+    "reproduce",
     "tokenize",
     "zeroshot",
 ]
@@ -35,10 +39,12 @@ _LAZY_IMPORTS = {
     "GPT": "gpt1.model.gpt",
     "GPTConfig": "gpt1.config",
     "Tokenizer": "gpt1.tokenization.tokenizer",
+    "curve": "gpt1.experiments.label_efficiency",
     "evaluate": "gpt1.inference.evaluate",
     "finetune": "gpt1.training.finetune",
     "load": "gpt1.inference.predictor",
     "pretrain": "gpt1.training.pretrain",
+    "reproduce": "gpt1.experiments.reproduce.reproduce",
     "tokenize": "gpt1.corpus.tokenize",
     "zeroshot": "gpt1.experiments.zeroshot.heuristics",
 }

@@ -63,7 +63,7 @@ def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **op
         --from runs/books --out runs/reviews-curve
     gpt1 curve imdb --data-dir data/ --from runs/books --out runs/imdb-curve --sizes 8,64,512,4096
     """
-    from gpt1.experiments.label_efficiency import measure_label_efficiency as measure
+    from gpt1.experiments.label_efficiency import curve as measure
     from gpt1.experiments.methods import CURVE_METHODS
 
     folder = measure(

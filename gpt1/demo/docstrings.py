@@ -1,11 +1,11 @@
-"""Real text that every machine with gpt1 has: the English prose in the installed Python and in gpt1's dependencies.
+"""Text that every machine with gpt1 has: the English prose in the installed Python and in gpt1's dependencies.
 
-    documents = gather()                        # one a docstring or a topic of `help()`, paragraphs of clean prose
-    task = labelled(documents)                  # "which library does this docstring come from?"
-    texts = unlabelled(documents, task)         # for pre-training, without anything that stands in the test rows
+    documents = collect_documents()             # one per docstring or topic of `help()`: paragraphs of prose
+    task = build_task(documents)                # "which library does this docstring come from?"
+    texts = select_pretraining_documents(documents, task)    # without the validation and test rows
 
-Source files are parsed, never imported. The same files give the same material, in the same order, byte for byte; other
-versions of the packages give slightly other material, so counts belong beside every result.
+Source files are parsed, never imported. The same files give the same documents in the same order. Other versions of
+the packages give slightly different ones, so results should state the counts.
 """
 
 from __future__ import annotations
@@ -24,36 +24,21 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from gpt1.demo.prose import extract_prose, normalise_words
+from gpt1.demo.prose import extract_prose, normalize_words
 from gpt1.progress import NullProgress, Progress
 
-STANDARD_LIBRARY = "python"  # the name of the standard library here
-PACKAGES = (  # what gpt1 needs, and what that needs, where it holds prose: present wherever gpt1 is installed
+STANDARD_LIBRARY = "python"  # label of the standard library
+PACKAGES = (  # dependencies of gpt1, direct and indirect, that have prose
     *("torch", "scipy", "sympy", "sklearn", "networkx", "numpy", "matplotlib", "fontTools", "tensorboard", "pydantic"),
     *("mpmath", "werkzeug", "setuptools", "PIL", "fsspec", "pyparsing", "click", "jinja2", "pyarrow", "absl"),
     *("packaging", "joblib", "urllib3", "markdown", "dateutil", "requests", "thinc"),
 )
-EXCLUDED_FOLDERS = frozenset(  # folders with tests, generated code, or other packages' code
-    [
-        "test",
-        "tests",
-        "testing",
-        "_testing",
-        "__pycache__",
-        "site-packages",
-        "dist-packages",
-        "_vendor",
-        "vendored",
-        "externals",
-        "extern",
-        "_external",
-        "idlelib",
-        "lib2to3",
-        "turtledemo",
-        "ensurepip",
-        "distutils",
-        "conformance",
-    ]
+EXCLUDED_FOLDERS = frozenset(  # tests, generated code, code of other packages
+    (
+        *("test", "tests", "testing", "_testing", "__pycache__", "site-packages", "dist-packages", "_vendor"),
+        *("vendored", "externals", "extern", "_external", "idlelib", "lib2to3", "turtledemo", "ensurepip"),
+        *("distutils", "conformance"),
+    )
 )
 
 
@@ -63,7 +48,7 @@ class DocstringDocument:
 
     library: str
     name: str
-    """Where it stands: `scipy/stats/_stats_py.py:ttest_ind`."""
+    """File and definition: `scipy/stats/_stats_py.py:ttest_ind`."""
     paragraphs: tuple[str, ...]
 
     @property
@@ -72,10 +57,10 @@ class DocstringDocument:
 
 
 def collect_documents(progress: Progress | None = None) -> list[DocstringDocument]:
-    """All documents, in the order of libraries, files and lines; a repeated paragraph stays where it came first."""
+    """All documents, in the order of libraries, files and lines. Only the first of equal paragraphs is kept."""
     progress = progress or NullProgress()
     files = [(library, root, path) for library, root in find_libraries() for path in list_python_files(root)]
-    progress.begin("gathering prose", len(files), unit="files")
+    progress.begin("collecting prose", len(files), unit="files")
     seen: set[str] = set()
     documents = []
     with pause_gc():
@@ -83,12 +68,12 @@ def collect_documents(progress: Progress | None = None) -> list[DocstringDocumen
             if done % 20 == 0:
                 progress.advance(done)
             for name, docstring in parse_docstrings(path):
-                place = f"{library}/{path.relative_to(root).as_posix()}:{name}"
+                full_name = f"{library}/{path.relative_to(root).as_posix()}:{name}"
                 paragraphs = {
-                    key: text for text in extract_prose(docstring) if (key := normalise_words(text)) not in seen
+                    key: text for text in extract_prose(docstring) if (key := normalize_words(text)) not in seen
                 }
                 if paragraphs:
-                    documents.append(DocstringDocument(library, place, tuple(paragraphs.values())))
+                    documents.append(DocstringDocument(library, full_name, tuple(paragraphs.values())))
                     seen.update(paragraphs)
     progress.advance(len(files))
     progress.end()
@@ -97,21 +82,21 @@ def collect_documents(progress: Progress | None = None) -> list[DocstringDocumen
 
 @contextmanager
 def pause_gc() -> Iterator[None]:
-    """Syntax trees hold no cycles; looking for some takes a quarter of the time that parsing takes."""
-    was_on = gc.isenabled()
+    """Turn the garbage collector off: syntax trees have no cycles, and looking for them takes a quarter of the time."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
+        if was_enabled:
             gc.enable()
 
 
 def find_libraries() -> Iterator[tuple[str, Path]]:
-    """(name, folder) of every library that is there."""
+    """(name, folder) of every installed library."""
     yield STANDARD_LIBRARY, Path(sysconfig.get_path("stdlib"))
     for name in PACKAGES:
-        spec = find_spec(name)  # looks the folder up and imports nothing
+        spec = find_spec(name)  # finds the folder without importing the package
         if spec and spec.submodule_search_locations:
             yield name, Path(next(iter(spec.submodule_search_locations)))
 
@@ -124,13 +109,13 @@ DefinitionNode = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunction
 
 
 def parse_docstrings(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, text) of every docstring in a source file, in its order; and of every text that is documentation by being
-    an argument (numpy's add_newdoc, torch's add_docstr) or an entry of `help()`'s topics."""
+    """(name, text) of every docstring in a source file, in order, including documentation that is passed to a function
+    (numpy's add_newdoc, torch's add_docstr) or is a topic of `help()`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about other people's "\d"
+            warnings.simplefilter("ignore")  # invalid escapes such as "\d"
             tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # a template, or Python of another version
+    except (SyntaxError, ValueError):  # a template, or another version of Python
         return
     yield from _walk_docstrings(tree, "")
 
@@ -156,14 +141,14 @@ def _long_strings(node: ast.expr) -> Iterator[tuple[str, str]]:
 
 LIBRARIES = ("matplotlib", "networkx", "numpy", STANDARD_LIBRARY, "scipy", "sklearn", "sympy", "torch")
 TEST_ROWS, VALIDATION_ROWS, TRAIN_ROWS = 100, 50, 25
-"""Rows of each library: held out for the end, held out to choose settings and epochs, and labelled for one run."""
+"""Rows of each library for the test, for validation, and for training a run."""
 MIN_WORDS, MAX_WORDS = 12, 60
-"""Words of a row; a longer docstring is cut after its last whole sentence."""
+"""Words of a row; a longer docstring is truncated after its last whole sentence."""
 NEAR_DUPLICATE_SHARE = 0.3
-"""Two texts are near duplicates when more than this share of the one's runs of five words stands in the other."""
+"""A text is a near duplicate if more than this share of its sequences of five words occurs in other texts."""
 
 LIBRARY_NAME = (
-    re.compile(  # a name of one of the libraries, with what it is part of: `torchvision`, `numpy.linalg.norm`, `np`
+    re.compile(  # a library's name, with the word that it is part of: `torchvision`, `numpy.linalg.norm`, `np`
         r"[\w.-]*(matplotlib|networkx|numpy|python|scipy|scikit|sklearn|sympy|torch|pylab|pyplot)([\w.-]*\w)?|"
         r"(?<![\w.])(np|nx|mpl|plt|sp|aten)(\.\w+)*(?!\w)",
         re.IGNORECASE,
@@ -175,7 +160,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[A-Z\"'(])")
 
 @dataclass(frozen=True)
 class LibraryExample:
-    """A labelled example: the masked beginning of a document, and the library that it comes from."""
+    """A labeled row: the masked beginning of a document, and its library."""
 
     text: str
     library: str
@@ -184,22 +169,22 @@ class LibraryExample:
 
 @dataclass(frozen=True)
 class LibraryTask:
-    """Which library does this docstring come from?"""
+    """The classification task: which library does a docstring come from?"""
 
     pool: tuple[LibraryExample, ...]
-    """What the labelled training rows of a seed are drawn from."""
+    """The training rows of a seed are sampled from these."""
     validation: tuple[LibraryExample, ...]
     test: tuple[LibraryExample, ...]
 
     def draw_train_rows(self, seed: int) -> list[LibraryExample]:
-        """TRAIN rows of each library, drawn by `seed`."""
-        draw = random.Random(seed)
+        """TRAIN_ROWS rows of each library, sampled with `seed`."""
+        generator = random.Random(seed)
         by_library = group_by_library(self.pool)
-        return [row for library in sorted(by_library) for row in draw.sample(by_library[library], TRAIN_ROWS)]
+        return [row for library in sorted(by_library) for row in generator.sample(by_library[library], TRAIN_ROWS)]
 
 
 def build_task(documents: Iterable[DocstringDocument]) -> LibraryTask:
-    """The task's rows without near duplicates, those of every split in an order that hangs on their text alone."""
+    """The task's rows, without near duplicates. Their split and order depend only on their text."""
     rows = [row for document in documents if document.library in LIBRARIES and (row := to_example(document))]
     rows.sort(key=lambda row: hashlib.sha256(row.text.encode()).digest())
     by_library = group_by_library(drop_near_duplicates(rows))
@@ -214,46 +199,44 @@ def build_task(documents: Iterable[DocstringDocument]) -> LibraryTask:
 
 
 def to_example(document: DocstringDocument) -> LibraryExample | None:
-    """The document's beginning, masked; None where it is too short or hardly more than masks."""
+    """The masked beginning of the document; None if it is too short or more than 20% masks."""
     text = mask_names(" ".join(document.paragraphs))
-    kept: list[str] = []
+    words: list[str] = []
     for sentence in SENTENCE_END.split(text):
-        words = sentence.split()
-        if len(kept) + len(words) > MAX_WORDS:
+        next_words = sentence.split()
+        if len(words) + len(next_words) > MAX_WORDS:
             break
-        kept += words
-    if len(kept) < MIN_WORDS or sum(
-        word.strip("\"'(),.;:!?") in (LIBRARY_MASK, CODE_MASK) for word in kept
-    ) > 0.2 * len(kept):
+        words += next_words
+    masks = sum(word.strip("\"'(),.;:!?") in (LIBRARY_MASK, CODE_MASK) for word in words)
+    if len(words) < MIN_WORDS or masks > 0.2 * len(words):
         return None
-    return LibraryExample(" ".join(kept), document.library, document)
+    return LibraryExample(" ".join(words), document.library, document)
 
 
 LIBRARY_MASK, CODE_MASK = "library", "name"
 
 
 def mask_names(text: str) -> str:
-    """`text` with every name of a library replaced by one word, and everything else that is written as code by another,
-    so that the label has to come from what is said."""
+    """Replace names of libraries and other code by one word each, so that the label depends on the prose alone."""
     return CODE_TOKEN.sub(CODE_MASK, LIBRARY_NAME.sub(LIBRARY_MASK, text))
 
 
 def drop_near_duplicates(rows: Iterable[LibraryExample]) -> list[LibraryExample]:
-    """The first of every group of rows that say nearly the same, whichever libraries they come from."""
+    """Keep the first of near-duplicate rows, also across libraries."""
     seen: set[int] = set()
     kept = []
     for row in rows:
-        runs = five_gram_hashes(row.text)
-        if len(runs & seen) <= NEAR_DUPLICATE_SHARE * len(runs):
+        hashes = five_gram_hashes(row.text)
+        if len(hashes & seen) <= NEAR_DUPLICATE_SHARE * len(hashes):
             kept.append(row)
-        seen |= runs
+        seen |= hashes
     return kept
 
 
 def five_gram_hashes(text: str) -> set[int]:
-    """The runs of five words in `text`, as hashes of what `normal` leaves of them."""
-    words = normalise_words(text).split()
-    return {hash(run) for run in zip(*(words[i:] for i in range(5)), strict=False)}
+    """Hashes of all sequences of five words in `text`, after `normalize_words`."""
+    words = normalize_words(text).split()
+    return {hash(five) for five in zip(*(words[i:] for i in range(5)), strict=False)}
 
 
 def group_by_library(rows: Iterable[LibraryExample]) -> dict[str, list[LibraryExample]]:
@@ -264,24 +247,24 @@ def group_by_library(rows: Iterable[LibraryExample]) -> dict[str, list[LibraryEx
 
 
 def select_pretraining_documents(documents: Iterable[DocstringDocument], task: LibraryTask) -> list[DocstringDocument]:
-    """What may be pre-trained on: no document of a validation or test row, and no paragraph that nearly repeats one.
+    """The pre-training text: without the documents of validation and test rows, and without near duplicates of them.
 
-    The files are shuffled, by a hash: the tail of a corpus, on which pre-training is measured, is a sample of it all.
-    What stands in one file stays together, so that there is something to be learnt from a long context.
+    Files are shuffled by a hash, because the end of the corpus is the validation set of pre-training. Documents of one
+    file stay together, for a long context.
     """
-    held_out = {row.document for row in (*task.validation, *task.test)}
+    excluded = {row.document for row in (*task.validation, *task.test)}
     forbidden: set[int] = set()
-    for document in held_out:
+    for document in excluded:
         for paragraph in document.paragraphs:
             forbidden |= five_gram_hashes(paragraph)
     kept = []
     for document in documents:
-        if document in held_out:
+        if document in excluded:
             continue
         paragraphs = tuple(
             p
             for p in document.paragraphs
-            if len((runs := five_gram_hashes(p)) & forbidden) <= NEAR_DUPLICATE_SHARE * len(runs)
+            if len((hashes := five_gram_hashes(p)) & forbidden) <= NEAR_DUPLICATE_SHARE * len(hashes)
         )
         if paragraphs:
             kept.append(DocstringDocument(document.library, document.name, paragraphs))

@@ -1,4 +1,4 @@
-"""The demo's page and picture: its story with the curves."""
+"""The demo's report.html and curves.svg."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
-from gpt1.demo import results as told
-from gpt1.demo.results import DemoResults
+from gpt1.demo.results import (
+    ALL,
+    MAJORITY,
+    PROMPTS,
+    SCRATCH,
+    DemoResults,
+    accuracy_rows,
+    follow_up_commands,
+    format_percent,
+    pretraining_verdict,
+)
 from gpt1.report import charts
 from gpt1.report.page import Cell, Page
 from gpt1.report.run_reader import Run
@@ -17,93 +26,95 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def write_page(out: Path, story: DemoResults) -> Path:
+def write_page(out: Path, results: DemoResults) -> Path:
     """Write report.html and curves.svg into `out`; returns the page."""
-    best, scratch = (median(story.accuracy[method]) for method in (told.ALL, told.SCRATCH))
+    pretrained, scratch = (median(results.accuracy[method]) for method in (ALL, SCRATCH))
     page = Page(
-        f"{told.format_percent(best)} with pre-training, {told.format_percent(scratch)} without",
+        f"{format_percent(pretrained)} with pre-training, {format_percent(scratch)} without",
         kicker=f"gpt1  ·  demo  ·  {out}",
-        lead=told.pretraining_verdict(story),
+        lead=pretraining_verdict(results),
     )
     page.facts(
         {
-            "documents": story.gathered["documents"],
-            "of clean prose": Cell(story.gathered["bytes"], f"{story.gathered['bytes'] / 1e6:.1f} MB"),
-            "tokens": Cell(story.corpus["tokens"], formatting.format_large_count(story.corpus["tokens"])),
-            "weights": Cell(
-                story.pretraining["parameters"], formatting.format_large_count(story.pretraining["parameters"])
+            "documents": results.gathered["documents"],
+            "of prose": Cell(results.gathered["bytes"], f"{results.gathered['bytes'] / 1e6:.1f} MB"),
+            "tokens": Cell(results.corpus["tokens"], formatting.format_large_count(results.corpus["tokens"])),
+            "parameters": Cell(
+                results.pretraining["parameters"], formatting.format_large_count(results.pretraining["parameters"])
             ),
-            "labelled rows": story.labelled["train"],
-            "minutes": Cell(sum(story.seconds.values()), formatting.format_duration(sum(story.seconds.values()))),
+            "labeled rows": results.labelled["train"],
+            "minutes": Cell(sum(results.seconds.values()), formatting.format_duration(sum(results.seconds.values()))),
         }
     )
-    libraries = ", ".join(story.labelled["libraries"])
+    libraries = ", ".join(results.labelled["libraries"])
     page.heading(
         "Which library does a docstring come from?", f"One of {libraries}; their names and all code are masked."
     )
-    seeds = len(story.accuracy[told.ALL])
+    seeds = len(results.accuracy[ALL])
     page.table(
         [
-            f"{story.labelled['test']} test rows",
+            f"{results.labelled['test']} test rows",
             "accuracy, median",
             f"[min – max] of {formatting.count_noun(seeds, 'seed')}",
         ],
-        told.accuracy_rows(story),
+        accuracy_rows(results),
     )
     with charts.chart_style():
-        figure, axes = charts.new_chart("perplexity", "updates")
-        plot_perplexity(axes, out, story)
-        page.svg(figure, "Pre-training: held-out perplexity falls below what word frequencies alone give.")
-        figure, axes = charts.new_chart("accuracy on validation rows", "share of the training, %")
-        plot_accuracy(axes, story)
-        page.svg(figure, "Fine-tuning: the median of the seeds and the range between them.")
-        (out / "curves.svg").write_text(draw_side_by_side(out, story), encoding="utf-8")
-    page.heading("What the pre-trained model says")
+        figure, axes = charts.new_chart("perplexity", "steps")
+        plot_perplexity(axes, out, results)
+        page.svg(figure, "Pre-training: validation perplexity, beside the unigram model (token frequencies alone).")
+        figure, axes = charts.new_chart("accuracy on validation rows", "training completed, %")
+        plot_accuracy(axes, results)
+        page.svg(figure, "Fine-tuning: median and range over the seeds.")
+        (out / "curves.svg").write_text(draw_side_by_side(out, results), encoding="utf-8")
+    page.heading("Predictions of the pre-trained model")
     page.table(
-        [f"after “{told.PROMPTS[0]}”", "probability"],
-        [[t, Cell(p, told.format_percent(p))] for t, p in story.next_tokens],
+        [f"after “{PROMPTS[0]}”", "probability"],
+        [[t, Cell(p, format_percent(p))] for t, p in results.next_tokens],
     )
-    page.texts([(told.PROMPTS[1], story.written)])
-    page.heading("Where the text comes from", "Source files of the installed packages, parsed and never imported.")
+    page.texts([(PROMPTS[1], results.written)])
+    page.heading(
+        "Where the text comes from", "Docstrings in the source files of installed packages, parsed and never imported."
+    )
     page.table(
         ["library", "kB of prose"],
-        [[name, Cell(n, f"{n / 1e3:,.0f}")] for name, n in story.gathered["by library"].items()],
-        summary="each library",
+        [[name, Cell(n, f"{n / 1e3:,.0f}")] for name, n in results.gathered["by library"].items()],
+        summary="libraries",
     )
     page.heading("The same with your own files")
-    for command, explanation in told.follow_up_commands(out):
+    for command, explanation in follow_up_commands(out):
         page.code(command, explanation)
     return page.write(out / "report.html")
 
 
-def draw_side_by_side(out: Path, story: DemoResults) -> str:
-    """Both charts side by side, as one drawing."""
-    figure, left = charts.new_chart("perplexity", "updates", width=2 * charts.WIDTH)
+def draw_side_by_side(out: Path, results: DemoResults) -> str:
+    """Both charts side by side, as one SVG."""
+    figure, left = charts.new_chart("perplexity", "steps", width=2 * charts.WIDTH)
     left.remove()
     left, right = figure.subplots(1, 2)
-    left.set(title="pre-training: perplexity", xlabel="updates")
-    right.set(title="fine-tuning: accuracy", xlabel="share of the training, %")
-    plot_perplexity(left, out, story)
-    plot_accuracy(right, story)
-    return charts.to_svg(figure, told.pretraining_verdict(story))
+    left.set(title="pre-training: perplexity", xlabel="steps")
+    right.set(title="fine-tuning: accuracy", xlabel="training completed, %")
+    plot_perplexity(left, out, results)
+    plot_accuracy(right, results)
+    return charts.to_svg(figure, pretraining_verdict(results))
 
 
-def plot_perplexity(axes: Axes, out: Path, story: DemoResults) -> None:
-    """Held-out perplexity over the updates, beside the unigram model's."""
+def plot_perplexity(axes: Axes, out: Path, results: DemoResults) -> None:
+    """Validation perplexity over the steps, beside the unigram model's."""
     axes.plot(*Run.open(out / "pretrained").series("validation", "perplexity"), marker="o", markersize=4)
-    charts.add_reference_line(axes, story.pretraining["unigram"]["perplexity"], "unigram model")
+    charts.add_reference_line(axes, results.pretraining["unigram"]["perplexity"], "unigram model")
     axes.set_ylim(0)
 
 
-def plot_accuracy(axes: Axes, story: DemoResults) -> None:
-    """Median over the seeds after each epoch, the range between them shaded."""
-    for method, runs in story.curves.items():
+def plot_accuracy(axes: Axes, results: DemoResults) -> None:
+    """Median over the seeds after each epoch, with their range shaded."""
+    for method, runs in results.curves.items():
         epochs: list[tuple[float, ...]] = list(zip(*runs, strict=True))
         x: list[Any] = [100 * (i + 1) / len(epochs) for i in range(len(epochs))]
         (line,) = axes.plot(x, [median(epoch) for epoch in epochs], label=method.removesuffix(" weights"))
         axes.fill_between(
             x, list(map(min, epochs)), list(map(max, epochs)), color=line.get_color(), alpha=0.15, linewidth=0
         )
-    charts.add_reference_line(axes, median(story.accuracy[told.MAJORITY]), "most frequent label")
+    charts.add_reference_line(axes, median(results.accuracy[MAJORITY]), "most frequent label")
     axes.set_ylim(0)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # below: nothing there to cover
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # below the axes, where it covers no curve

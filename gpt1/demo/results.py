@@ -1,4 +1,4 @@
-"""The demo's story: what it compares, what came out, and how that is said."""
+"""The demo's methods, its results, and how they are shown."""
 
 from __future__ import annotations
 
@@ -13,13 +13,9 @@ from typing import Any
 from gpt1.formatting import shell_quote
 
 DEMO_METHODS: dict[str, dict[str, Any]] = {
-    "from scratch, all weights": {
-        "from_scratch": True,
-        "epochs": 20.0,
-        "batch_size": 8,
-        "peak_lr": 1e-3,
-        "lm_coef": 0.0,
-    },
+    "from scratch, all weights": (
+        {"from_scratch": True, "epochs": 20.0, "batch_size": 8, "peak_lr": 1e-3, "lm_coef": 0.0}
+    ),
     "pre-trained, head only": {"train": "head"},
     "pre-trained, all weights": {"epochs": 8.0, "batch_size": 8, "peak_lr": 5e-4, "lm_coef": 0.0},
 }
@@ -27,21 +23,21 @@ SCRATCH, HEAD, ALL = DEMO_METHODS
 TF_IDF, MAJORITY = "TF-IDF and logistic regression", "the most frequent label, always"
 
 PROMPTS = ("Returns the number of", "If the file does not exist,")
-"""One to ask for the next token, one to continue."""
+"""For next-token probabilities, and for generation."""
 
 
 @dataclass
 class DemoResults:
-    """What was done and measured; `demo.json` holds it."""
+    """Counts, settings and measurements of the demo, as saved in `demo.json`."""
 
     gathered: dict[str, Any] = field(default_factory=dict)
     labelled: dict[str, Any] = field(default_factory=dict)
     corpus: dict[str, Any] = field(default_factory=dict)
     pretraining: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, list[float]] = field(default_factory=dict)
-    """On the test rows, of each method, one figure a seed."""
+    """Method → accuracy on the test rows, for each seed."""
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
-    """Accuracy on the validation rows after each epoch, of each method, one list a seed."""
+    """Method → accuracy on the validation rows after each epoch, for each seed."""
     next_tokens: list[tuple[str, float]] = field(default_factory=list)
     written: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -53,23 +49,23 @@ class DemoResults:
         self.seconds[stage] = time.monotonic() - start
 
 
-def accuracy_rows(story: DemoResults) -> list[list[str]]:
+def accuracy_rows(results: DemoResults) -> list[list[str]]:
     return [
-        [method, format_percent(median(story.accuracy[method])), format_range(story.accuracy[method])]
+        [method, format_percent(median(results.accuracy[method])), format_range(results.accuracy[method])]
         for method in (MAJORITY, TF_IDF, *DEMO_METHODS)
     ]
 
 
-def accuracy_gains(story: DemoResults) -> list[float]:
-    """What pre-training adds to each seed's accuracy, in points."""
-    pairs = zip(story.accuracy[ALL], story.accuracy[SCRATCH], strict=True)
-    return [100 * (pre_trained - scratch) for pre_trained, scratch in pairs]
+def accuracy_gains(results: DemoResults) -> list[float]:
+    """Accuracy gained by pre-training, in points, for each seed."""
+    pairs = zip(results.accuracy[ALL], results.accuracy[SCRATCH], strict=True)
+    return [100 * (pretrained - scratch) for pretrained, scratch in pairs]
 
 
-def pretraining_verdict(story: DemoResults) -> str:
-    """One sentence on what pre-training did, from the figures."""
-    points = median(accuracy_gains(story))
-    each = ", ".join(f"{gain:+.1f}" for gain in accuracy_gains(story))
+def pretraining_verdict(results: DemoResults) -> str:
+    """One sentence on the effect of pre-training."""
+    points = median(accuracy_gains(results))
+    each = ", ".join(f"{gain:+.1f}" for gain in accuracy_gains(results))
     if points < 5:
         return f"Pre-training makes no clear difference here: {points:+.1f} points (each seed: {each})."
     return f"Pre-training is worth {points:.1f} points of accuracy here (each seed: {each})."
@@ -84,22 +80,19 @@ def format_range(values: Sequence[float]) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A curve in one line, from 0 to the largest value."""
+    """A curve in one line of text, from 0 to the largest value."""
     return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * value / max(max(values), 1e-9)))] for value in values)
 
 
 def follow_up_commands(out: Path) -> list[tuple[str, str]]:
-    """(command, what it is for): the same with one's own files."""
+    """(command, explanation): the same with the user's own files."""
+    columns = "--kind classification --text COLUMN --label COLUMN"
     return [
         ("gpt1 tokenize my_texts/ --out corpus", "folders and files: .txt .md .jsonl .csv .parquet"),
         ("gpt1 pretrain corpus --out runs/mine --model tiny", "larger: mini, small, gpt1"),
-        ("gpt1 inspect labelled.csv", "columns, labels, lengths: is the table what you think?"),
-        (
-            "gpt1 finetune labelled.csv --kind classification --text COLUMN --label COLUMN"
-            " --from runs/mine --out runs/task",
-            "",
-        ),
-        ("gpt1 evaluate runs/task test.csv", "accuracy and its interval"),
-        ("gpt1 predict runs/task new.csv --out predictions.csv", "a prediction and probabilities for every row"),
-        (f'gpt1 next {shell_quote(str(out / "pretrained"))} "Raises an error if"', "ask this demo's model"),
+        ("gpt1 inspect labelled.csv", "columns, labels and lengths of a table"),
+        (f"gpt1 finetune labelled.csv {columns} --from runs/mine --out runs/task", ""),
+        ("gpt1 evaluate runs/task test.csv", "accuracy with its confidence interval"),
+        ("gpt1 predict runs/task new.csv --out predictions.csv", "a prediction and probabilities for each row"),
+        (f'gpt1 next {shell_quote(str(out / "pretrained"))} "Raises an error if"', "next tokens of this demo's model"),
     ]

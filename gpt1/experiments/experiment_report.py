@@ -1,4 +1,4 @@
-"""One result, three readers: report.html for a browser, results.md for a repository, results.json for programs."""
+"""The report of an experiment: report.html for a browser, results.md for a repository, results.json for programs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ HTML_FILE, MARKDOWN_FILE, JSON_FILE = "report.html", "results.md", "results.json
 
 @dataclass(frozen=True)
 class SeedScores:
-    """A number over seeds."""
+    """A score for each seed."""
 
     values: tuple[float, ...]
 
     @classmethod
     def from_values(cls, values: Iterable[float]) -> SeedScores | None:
-        """None where there is no value yet."""
-        found = tuple(values)
-        return cls(found) if found else None
+        """None if there are no values yet."""
+        scores = tuple(values)
+        return cls(scores) if scores else None
 
     @property
     def median(self) -> float:
@@ -41,15 +41,15 @@ class SeedScores:
         return {"median": self.median, "min": min(self.values), "max": max(self.values), "values": list(self.values)}
 
     def to_cell(self, digits: int = 3, scale: float = 1.0) -> Cell:
-        """`0.871 [0.860–0.880]`; `scale` 100 shows per cent."""
-        ends = (self.median, min(self.values), max(self.values))
-        value, low, high = (f"{round(scale * v, digits) + 0.0:.{digits}f}".replace("-", "−") for v in ends)
+        """Median and range: `0.871 [0.860–0.880]`; `scale` 100 shows percent."""
+        numbers = (self.median, min(self.values), max(self.values))
+        value, low, high = (f"{round(scale * v, digits) + 0.0:.{digits}f}".replace("-", "−") for v in numbers)
         dash = " – " if "−" in low else "–"
         return Cell(scale * self.median, value, f"[{low}{dash}{high}]" if len(self.values) > 1 else "")
 
 
 class ExperimentReport:
-    """The page and the Markdown in the making: what is added goes to both."""
+    """Builds the HTML page and the Markdown file: everything is added to both."""
 
     def __init__(self, title: str, kicker: str, lead: str = "") -> None:
         self.page = Page(title, kicker=kicker, lead=lead)
@@ -79,13 +79,13 @@ class ExperimentReport:
         self.markdown_blocks.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
 
     def figure(self, name: str, figure: Figure, caption: str) -> None:
-        """A drawing in the page; beside the Markdown it lies as `name`.svg."""
+        """A chart: inside the page, and as `name`.svg beside the Markdown file."""
         self.page.svg(figure, caption)
         self.svgs[f"{name}.svg"] = to_svg(figure, caption)
         self.markdown_blocks.append(f"![{caption}]({name}.svg)")
 
     def how_it_was_made(self, notes: Iterable[str], failed: Iterable[str], facts: Mapping[str, Any]) -> None:
-        """What a person should know, what is not finished, and what it was made with, one line each."""
+        """Notes, failed runs, and a table of `facts` (model, settings, …)."""
         self.heading("How it was made")
         self.add_bullets([*notes, *(f"Not finished: {line}" for line in failed)])
         self.table(["made with", ""], [(name, Cell(None, format_fact(value))) for name, value in facts.items()])
@@ -104,7 +104,6 @@ class ExperimentReport:
 
 
 def markdown_cell(value: Any) -> str:
-    """A cell of a Markdown table."""
     return str(value if isinstance(value, Cell) else Cell(value)).replace("|", "\\|").replace("\n", " ")
 
 
@@ -121,7 +120,7 @@ def format_fact(value: Any) -> str:
     if isinstance(value, float):
         return formatting.format_setting(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {format_fact(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {format_fact(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(format_fact(one) for one in value)
+        return ", ".join(format_fact(item) for item in value)
     return str(value)

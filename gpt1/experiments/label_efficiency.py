@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
 from gpt1.config import HEAD_ONLY_DEFAULTS, FinetuneConfig
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.errors import UserError
 from gpt1.experiments.experiment_report import ExperimentReport, SeedScores
-from gpt1.experiments.label_savings import compare_curves, curve_verdict, join_numbers, round_to_two_digits
+from gpt1.experiments.label_savings import (
+    LabelSaving,
+    compare_curves,
+    curve_verdict,
+    join_numbers,
+    round_to_two_digits,
+)
 from gpt1.experiments.methods import CURVE_METHODS, check_methods
 from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.result_store import (
@@ -33,12 +41,16 @@ from gpt1.tables.table import Table
 from gpt1.tasks.tfidf import tfidf_scores
 from gpt1.training.finetune import COLUMN_ROLES
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
 SMALLEST_SIZE = 8
 
 
 @dataclass(frozen=True)
 class CurvePlan:
-    """What a curve is made of."""
+    """The data, model, methods and settings of a label-efficiency curve."""
 
     data: TrainTestData
     from_: str
@@ -49,68 +61,67 @@ class CurvePlan:
     min_updates: int
     settings: dict[str, Any]
 
+    def runs(self) -> list[tuple[str, int, int]]:
+        """(method, labels, seed) of each run, seed by seed: a curve that is stopped early has fewer seeds, no gaps."""
+        return [(method, n, seed) for seed in range(self.seeds) for n in self.sizes for method in self.methods]
+
     def job_key(self, method: str, size: int, seed: int) -> str:
         return f"{CURVE_METHODS[method].title}, {size:,} labels, seed {seed}"
 
     def jobs(self) -> list[Job]:
-        """Seeds in turn, small sizes first: a curve that is stopped early is a whole one with fewer seeds."""
-        return [
-            self.make_job(method, size, seed)
-            for seed in range(self.seeds)
-            for size in self.sizes
-            for method in self.methods
-        ]
+        return [Job(self.job_key(*run), self.cost(*run), partial(self.run_job, *run)) for run in self.runs()]
 
-    def make_job(self, method: str, size: int, seed: int) -> Job:
-        def work(scratch: Path, progress: Progress) -> dict[str, Any]:
-            return self.run_job(method, size, seed, scratch, progress)
-
-        return Job(self.job_key(method, size, seed), self.cost(method, size), work)
-
-    def cost(self, method: str, size: int) -> int:
-        """Rows through the model, a row that is learnt from counting three times (there and back)."""
-        test = len(self.data.test)
+    def cost(self, method: str, size: int, seed: int) -> int:
+        """Rows through the model; a training row counts three times (forward and backward pass)."""
+        n_test = len(self.data.test)
         if method == "tfidf":
-            return (size + test) // 50 + 1
+            return (size + n_test) // 50 + 1
         if method == "head":
-            return size + 2 * test
-        return int(3 * self.run_settings(method, size, 0)["epochs"] * size) + test
+            return size + 2 * n_test
+        return int(3 * self.run_settings(method, size, seed)["epochs"] * size) + n_test
 
     def run_settings(self, method: str, size: int, seed: int) -> dict[str, Any]:
-        """All labels are learnt from, for a fixed number of updates: none is spent on choosing an epoch."""
-        given = CURVE_METHODS[method].finetune_settings(self.settings, seed)
-        epochs = given.get("epochs", HEAD_ONLY_DEFAULTS["epochs"] if method == "head" else FinetuneConfig.epochs)
-        per_epoch = steps_per_epoch(size, given.get("batch_size", FinetuneConfig.batch_size))
-        return {**given, "deduplicate": False, "epochs": max(epochs, self.min_updates / per_epoch)}
+        """The settings of `finetune`: all labels are used for training and the last epoch counts."""
+        settings = CURVE_METHODS[method].finetune_settings(self.settings, seed)
+        epochs = settings.get("epochs", HEAD_ONLY_DEFAULTS["epochs"] if method == "head" else FinetuneConfig.epochs)
+        per_epoch = steps_per_epoch(size, settings.get("batch_size", FinetuneConfig.batch_size))
+        return {**settings, "deduplicate": False, "epochs": max(epochs, self.min_updates / per_epoch)}
+
+    def training_settings(self, method: str, size: int) -> dict[str, Any]:
+        return resolve_training_settings(self.n_embd, self.run_settings(method, size, 0))
 
     def run_job(self, method: str, size: int, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         from gpt1.inference.evaluate import evaluate
 
-        labels = self.data
-        drawn = labels.draw_train_set(size, seed, f"{labels.training.table.name} ({size} labels, seed {seed})")
+        data, about = self.data, {"method": method, "labels": size, "seed": seed}
+        rows = data.draw_train_set(size, seed, f"{data.training.table.name} ({size} labels, seed {seed})")
         if method == "tfidf":
-            scores = tfidf_scores(labels.kind, labels.target, drawn.examples, labels.test.examples, seed)
-            return {"method": method, "labels": size, "seed": seed, **scores}
-        settings = self.run_settings(method, size, seed)
-        learnt = resolve_training_settings(self.n_embd, settings)
-        run = finetune_or_resume(
-            drawn.table, scratch, progress, learnt, from_=self.from_, **labels.finetune_options, **settings
-        )
-        scores = evaluate(run, labels.test.table)["metrics"]
-        return {"method": method, "labels": size, "seed": seed, "settings": learnt, **scores}
+            return {**about, **tfidf_scores(data.kind, data.target, rows.examples, data.test.examples, seed)}
+        options = data.finetune_options | self.run_settings(method, size, seed)
+        resolved = self.training_settings(method, size)
+        run = finetune_or_resume(rows.table, scratch, progress, resolved, from_=self.from_, **options)
+        return {**about, "settings": resolved, **evaluate(run, data.test.table)["metrics"]}
 
     def check_stored_settings(self, store: ResultStore) -> None:
-        """UserError where a finished cell was made with other settings than it would be now."""
-        for seed in range(self.seeds):
-            for size in self.sizes:
-                for method in self.methods:
-                    key = self.job_key(method, size, seed)
-                    if method != "tfidf" and key in store.results:
-                        now = resolve_training_settings(self.n_embd, self.run_settings(method, size, seed))
-                        check_same_settings(store.folder, key, store.results[key].get("settings"), now)
+        """UserError if a finished run used other settings than it would use now."""
+        for method, size, seed in self.runs():
+            key = self.job_key(method, size, seed)
+            if method != "tfidf" and key in store.results:
+                before, now = store.results[key].get("settings"), self.training_settings(method, size)
+                check_same_settings(store.folder, key, before, now)
+
+    def collect_scores(self, store: ResultStore) -> dict[str, dict[int, SeedScores]]:
+        """Method → labels → scores of the finished runs."""
+        scores: dict[str, dict[int, SeedScores]] = {}
+        metric = self.data.main_metric
+        for method, size in product(self.methods, self.sizes):
+            results = (store.results.get(self.job_key(method, size, seed), {}) for seed in range(self.seeds))
+            if found := SeedScores.from_values(float(one[metric]) for one in results if metric in one):
+                scores.setdefault(method, {})[size] = found
+        return scores
 
 
-def measure_label_efficiency(
+def curve(
     train: str | Path | Table,
     *,
     from_: str | Path,
@@ -128,176 +139,191 @@ def measure_label_efficiency(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
-    """Measure the score against the number of labels and leave it in the folder `out`, which is returned.
+    """Measure the score on fixed test rows against the number of labels. The same call resumes; more seeds are added.
 
-    A seed draws the labelled rows and the fresh weights. The same call goes on where an earlier one stopped; more seeds
-    or sizes add to it. sizes: numbers of labels, 0 for all; else 8, 16, 32, … all. test_rows: test rows at most, 0 for
-    all. min_updates: with few labels, updates at least (three epochs over eight rows teach nothing). settings: the
-    columns, and fields of FinetuneConfig, which hold for the pre-trained model and from scratch alike.
+    Args:
+        train: labeled rows: a file, a `Table` or the name of a data set.
+        from_: run or model folder of the pre-trained model.
+        out: folder for report.html, results.md, results.json and the finished runs (cells.json).
+        kind: kind of task; a data set has its own.
+        score: similarity as a number instead of two classes.
+        test, data_dir: test rows (default: the data set's, or a fifth of `train`); folder with files of data sets.
+        sizes: numbers of labels, 0 for all rows; by default 8, 16, 32, … and all.
+        seeds: number of random seeds; a seed samples the labeled rows and initializes the new weights.
+        methods: of "all", "head", "scratch" and "tfidf".
+        test_rows: maximum number of test rows, 0 for all.
+        min_updates: minimum number of training steps, for small numbers of labels.
+        config, progress: YAML file with settings of `finetune`; shows the progress (default: nothing is printed).
+        **settings: columns of the task, and settings of `finetune` for all methods that train the model.
+
+    Returns:
+        The folder `out`.
+
+    Raises:
+        UserError: an input is invalid, or `out` has results of another curve.
+        Interrupted: after Ctrl-C; finished runs are saved and the report shows them.
     """
     progress = progress or NullProgress()
     columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
-    asked = runs.user_settings(FinetuneConfig, config, {k: v for k, v in settings.items() if k not in COLUMN_ROLES})
-    refuse_reserved("curve", asked)
+    settings = runs.user_settings(FinetuneConfig, config, {k: v for k, v in settings.items() if k not in COLUMN_ROLES})
+    refuse_reserved("curve", settings)
     check_methods(methods, CURVE_METHODS)
-    labels = read_train_test(train, test, kind, columns, score, data_dir, test_rows)
+    data = read_train_test(train, test, kind, columns, score, data_dir, test_rows)
     model = model_facts(from_)
-    wanted = resolve_sizes(sizes, labels)
-    plan = CurvePlan(labels, str(from_), model["config"]["n_embd"], wanted, seeds, list(methods), min_updates, asked)
-    about = {
+    n_embd, chosen_sizes = model["config"]["n_embd"], resolve_sizes(sizes, data)
+    plan = CurvePlan(data, str(from_), n_embd, chosen_sizes, seeds, list(methods), min_updates, settings)
+    return execute(plan, ResultStore.open(out, experiment_facts(plan, model)), progress)
+
+
+def experiment_facts(plan: CurvePlan, model: dict[str, Any]) -> dict[str, Any]:
+    """All that the results depend on."""
+    train, test = plan.data.training.table, plan.data.test.table
+    return {
         "analysis": "curve",
-        "train": labels.training.table.name,
-        "test": labels.test.table.name,
-        "rows": {
-            "train": rows_fingerprint(labels.training.table.rows),
-            "test": rows_fingerprint(labels.test.table.rows),
-        },
-        "task": labels.finetune_options,
+        "train": train.name,
+        "test": test.name,
+        "rows": {"train": rows_fingerprint(train.rows), "test": rows_fingerprint(test.rows)},
+        "task": plan.data.finetune_options,
         "model": model,
-        "settings": {"min_updates": min_updates, **asked},
+        "settings": {"min_updates": plan.min_updates, **plan.settings},
     }
-    kept = ResultStore.open(out, about)
-    plan.check_stored_settings(kept)
-    for note in labels.notes:
+
+
+def execute(plan: CurvePlan, store: ResultStore, progress: Progress) -> Path:
+    """Run what is missing and write the report."""
+    data = plan.data
+    plan.check_stored_settings(store)
+    for note in data.notes:
         progress.log(note)
     progress.log(
-        f"{labels.training.table.name}: {len(labels.training):,} rows to draw from; test: {len(labels.test):,} rows of "
-        f"{labels.test.table.name}; {labels.main_metric} at {', '.join(f'{n:,}' for n in plan.sizes)} labels, {seeds} seeds"
+        f"{data.training.table.name}: {len(data.training):,} rows to sample from; test: {len(data.test):,} rows of "
+        f"{data.test.table.name}; {data.main_metric} at {', '.join(f'{n:,}' for n in plan.sizes)} labels, "
+        f"{formatting.count_noun(plan.seeds, 'seed')}"
     )
     return run_and_write(
-        "curve", plan.jobs(), kept, progress, labels.main_metric, lambda failed: write_curve_report(plan, kept, failed)
+        "curve", plan.jobs(), store, progress, data.main_metric, partial(write_curve_report, plan, store)
     )
 
 
-def resolve_sizes(sizes: Sequence[int] | None, labels: TrainTestData) -> list[int]:
-    """The numbers of labels, ascending; UserError for one that the rows do not have."""
-    most, least = len(labels.training), min_labels(labels.target)
+def resolve_sizes(sizes: Sequence[int] | None, data: TrainTestData) -> list[int]:
+    """The numbers of labels, ascending; UserError for one that the rows do not allow."""
+    fewest, most = min_labels(data.target), len(data.training)
     if sizes is None:
         doubled = [SMALLEST_SIZE * 2**k for k in range(40)]
-        return [*(n for n in doubled if least <= n < most), most]
+        return [*(n for n in doubled if fewest <= n < most), most]
     chosen = sorted({n or most for n in sizes})
     for n in chosen:
-        if not least <= n <= most:
+        if not fewest <= n <= most:
             raise UserError(
-                f"--sizes {n}: {labels.training.table.name} allows {least:,} to {most:,} labels.",
-                "Take other sizes; `all` stands for every row.",
+                f"--sizes {n} is out of range: {data.training.table.name} allows {fewest:,} to {most:,} labels.",
+                "Choose other sizes; `all` uses every row.",
             )
     return chosen
 
 
 def write_curve_report(plan: CurvePlan, store: ResultStore, failed: list[str]) -> list[str]:
-    """report.html, results.md, results.json from the finished cells; returns the verdict."""
-    main, spreads = plan.data.main_metric, collect_seed_scores(plan, store)
-    medians = {method: {n: spread.median for n, spread in by.items()} for method, by in spreads.items()}
-    said = summarise_curves(medians, main)
-    document = ExperimentReport(
-        said[0] if said else f"{main} against the number of labels",
+    """Write report.html, results.md and results.json from the finished runs; returns the verdict."""
+    metric, scores = plan.data.main_metric, plan.collect_scores(store)
+    medians = {method: {n: one.median for n, one in by_size.items()} for method, by_size in scores.items()}
+    verdict = summarize_curves(medians, metric)
+    report = ExperimentReport(
+        verdict[0] if verdict else f"{metric} against the number of labels",
         f"label efficiency · {plan.data.training.table.name}",
-        " ".join(said[1:]),
+        " ".join(verdict[1:]),
     )
-    caption = f"{main} on {len(plan.data.test):,} test rows: medians over seeds, bands from the least to the greatest."
-    document.figure("curve", draw_score_curves(spreads, main), caption)
-    add_score_table(document, plan, spreads)
-    worths = compare_curves(medians["all"], medians["scratch"]) if {"all", "scratch"} <= set(medians) else []
-    if worths:
-        document.heading("What pre-training is worth")
-        document.table(
-            ["labels", f"{main}, pre-trained", "labels that training from scratch needs for it"],
-            [
-                (w.labels, w.score, format_labels_needed(w.labels_needed, min(medians["scratch"]), w.max_labels))
-                for w in worths
-            ],
-        )
-        document.paragraph(
-            "Between two sizes, a straight line over the logarithm of the labels; where the curve crosses a score "
-            "twice, the first crossing counts, which favours training from scratch."
-        )
-    document.how_it_was_made(plan.data.notes, failed, curve_facts(plan, store))
+    caption = f"{metric} on {len(plan.data.test):,} test rows: medians over seeds; bands from minimum to maximum."
+    report.figure("curve", draw_score_curves(scores, metric), caption)
+    add_score_table(report, plan, scores)
+    savings = compare_curves(medians["all"], medians["scratch"]) if {"all", "scratch"} <= set(medians) else []
+    if savings:
+        add_savings_table(report, savings, min(medians["scratch"]), metric)
+    report.how_it_was_made(plan.data.notes, failed, curve_facts(plan, store))
     results = {
         "about": store.about,
-        "metric": main,
-        "verdict": said,
-        "curves": {CURVE_METHODS[m].title: {str(n): s.to_json() for n, s in by.items()} for m, by in spreads.items()},
+        "metric": metric,
+        "verdict": verdict,
+        "curves": {CURVE_METHODS[m].title: {str(n): s.to_json() for n, s in by.items()} for m, by in scores.items()},
         "worth": [
-            {"labels": w.labels, "score": w.score, "needed": w.labels_needed, "most": w.max_labels} for w in worths
+            {"labels": one.labels, "score": one.score, "needed": one.labels_needed, "most": one.max_labels}
+            for one in savings
         ],
         "failed": failed,
     }
-    document.write(store.folder, results)
-    return said
+    report.write(store.folder, results)
+    return verdict
 
 
-def collect_seed_scores(plan: CurvePlan, store: ResultStore) -> dict[str, dict[int, SeedScores]]:
-    """Method → labels → scores, of what is finished."""
-    spreads: dict[str, dict[int, SeedScores]] = {}
-    for method in plan.methods:
-        for size in plan.sizes:
-            keys = [plan.job_key(method, size, seed) for seed in range(plan.seeds)]
-            if spread := SeedScores.from_values(store.values(keys, plan.data.main_metric)):
-                spreads.setdefault(method, {})[size] = spread
-    return spreads
-
-
-def summarise_curves(medians: dict[str, dict[int, float]], metric: str) -> list[str]:
+def summarize_curves(medians: dict[str, dict[int, float]], metric: str) -> list[str]:
     """The verdict: pre-training against none, against TF-IDF, and where the head alone does better."""
     pretrained = medians.get("all") or medians.get("head")
     if not pretrained:
         return []
-    said = curve_verdict(pretrained, medians.get("scratch"), medians.get("tfidf"), metric)
-    head, whole = medians.get("head", {}), medians.get("all", {})
-    if wins := [n for n in sorted(set(head) & set(whole)) if head[n] > whole[n]]:
-        said.append(f"The head alone is better than all weights at {join_numbers(wins)} labels.")
-    return said
+    verdict = curve_verdict(pretrained, medians.get("scratch"), medians.get("tfidf"), metric)
+    head, all_weights = medians.get("head", {}), medians.get("all", {})
+    if wins := [n for n in sorted(set(head) & set(all_weights)) if head[n] > all_weights[n]]:
+        verdict.append(f"Training only the head is better than training all weights at {join_numbers(wins)} labels.")
+    return verdict
 
 
-def format_labels_needed(labels: float | None, min_labels: int, max_labels: int) -> str:
+def add_score_table(report: ExperimentReport, plan: CurvePlan, scores: dict[str, dict[int, SeedScores]]) -> None:
+    rows = [
+        [size, *(one.to_cell() if (one := by_size.get(size)) else None for by_size in scores.values())]
+        for size in plan.sizes
+    ]
+    caption = f"{plan.data.main_metric}: median over {format_seed_count(scores)} [min–max]"
+    report.table(["labels", *(CURVE_METHODS[method].title for method in scores)], rows, caption=caption)
+
+
+def add_savings_table(report: ExperimentReport, savings: list[LabelSaving], fewest: int, metric: str) -> None:
+    report.heading("What pre-training is worth")
+    report.table(
+        ["labels", f"{metric}, pre-trained", "labels that training from scratch needs for it"],
+        [(one.labels, one.score, format_labels_needed(one.labels_needed, fewest, one.max_labels)) for one in savings],
+    )
+    report.paragraph(
+        "Between two sizes the curve is a straight line over the logarithm of the labels. If it crosses a score "
+        "twice, the first crossing counts, which favors training from scratch."
+    )
+
+
+def format_labels_needed(labels: float | None, fewest: int, most: int) -> str:
     if labels is None:
-        return f"more than {max_labels:,}"
-    return f"{min_labels:,} or fewer" if labels <= min_labels else f"{round_to_two_digits(labels):,}"
+        return f"more than {most:,}"
+    return f"{fewest:,} or fewer" if labels <= fewest else f"{round_to_two_digits(labels):,}"
 
 
-def add_score_table(report: ExperimentReport, plan: CurvePlan, spreads: dict[str, dict[int, SeedScores]]) -> None:
-    methods = [method for method in plan.methods if method in spreads]
-    rows = []
-    for size in plan.sizes:
-        found = [spreads[method].get(size) for method in methods]
-        rows.append([size, *(spread.to_cell() if spread else None for spread in found)])
-    caption = f"{plan.data.main_metric}: median over {format_seed_count(spreads)} [least–greatest]"
-    report.table(["labels", *(CURVE_METHODS[method].title for method in methods)], rows, caption=caption)
-
-
-def format_seed_count(spreads: dict[str, dict[int, SeedScores]]) -> str:
-    """The seeds behind each number of the table: a curve that was stopped has fewer than were asked for."""
-    seeds = sorted({len(spread.values) for by in spreads.values() for spread in by.values()})
+def format_seed_count(scores: dict[str, dict[int, SeedScores]]) -> str:
+    """Finished seeds behind the numbers of the table; fewer than --seeds if the curve was stopped."""
+    seeds = sorted({len(one.values) for by_size in scores.values() for one in by_size.values()})
     return f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else formatting.count_noun(sum(seeds), "seed")
 
 
 def curve_facts(plan: CurvePlan, store: ResultStore) -> dict[str, Any]:
-    config, epochs = store.about["model"]["config"], plan.settings.get("epochs", FinetuneConfig.epochs)
+    model, epochs = store.about["model"], plan.settings.get("epochs", FinetuneConfig.epochs)
     return {
         "model": plan.from_,
-        "its shape": model_shape(config),
-        "its weights": f"SHA-256 {store.about['model']['weights'][:16]}…",
-        "rows to draw from": len(plan.data.training),
+        "shape": model_shape(model["config"]),
+        "weights": f"SHA-256 {model['weights'][:16]}…",
+        "rows to sample from": len(plan.data.training),
         "test rows": f"{len(plan.data.test):,} of {plan.data.test.table.name}",
         "seeds": plan.seeds,
-        "updates": f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}, {plan.min_updates} updates at least; "
-        "all labels are learnt from, none chooses an epoch",
+        "training": f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}, at least {plan.min_updates} steps; "
+        "all labels are used for training and the last epoch counts",
         "settings": plan.settings or "the defaults of gpt1 finetune",
     }
 
 
-def draw_score_curves(spreads: dict[str, dict[int, SeedScores]], metric: str) -> Any:
+def draw_score_curves(scores: dict[str, dict[int, SeedScores]], metric: str) -> Figure:
     from gpt1.report import charts
 
     with charts.chart_style():
         figure, axes = charts.new_chart(metric, "labels, logarithmic", width=640, height=360)
         axes.set_xscale("log", base=2)
-        for colour, (method, by) in zip(charts.SERIES_COLORS, spreads.items(), strict=False):
-            title, sizes = CURVE_METHODS[method].title, sorted(by)
-            tips = [f"{title}, {n:,} labels: {by[n].median:.3f}" for n in sizes]
-            charts.band(axes, sizes, [by[n].values for n in sizes], tips, color=colour, label=title)
-        sizes = sorted({n for by in spreads.values() for n in by})
+        for color, (method, by_size) in zip(charts.SERIES_COLORS, scores.items(), strict=False):
+            title, sizes = CURVE_METHODS[method].title, sorted(by_size)
+            tooltips = [f"{title}, {n:,} labels: {by_size[n].median:.3f}" for n in sizes]
+            charts.band(axes, sizes, [by_size[n].values for n in sizes], tooltips, color=color, label=title)
+        sizes = sorted({n for by_size in scores.values() for n in by_size})
         axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
         axes.minorticks_off()
         charts.legend_below(axes)

@@ -1,4 +1,4 @@
-"""How many labels pre-training is worth: the arithmetic between two curves of score against labels."""
+"""How many labels pre-training saves, from two curves of score against labels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ ScoreCurve = Mapping[int, float]
 
 
 def labels_to_reach(score: float, curve: ScoreCurve) -> float | None:
-    """The labels at which `curve` first reaches `score`, between two sizes by a straight line over log(labels).
+    """The number of labels at which `curve` first reaches `score`, interpolated linearly over log(labels).
 
-    The first crossing favours the curve: noise that lifts it once makes pre-training look worth less, not more.
-    Below the smallest size nothing was measured: the smallest size is the answer. None where it never gets there.
+    The first crossing favors the curve: a score that is high by chance makes pre-training look worth less, not more.
+
+    Returns:
+        At least the smallest size (nothing was measured below it); None if the curve never reaches the score.
     """
     sizes = sorted(curve)
     if curve[sizes[0]] >= score:
@@ -29,7 +31,15 @@ def labels_to_reach(score: float, curve: ScoreCurve) -> float | None:
 
 @dataclass(frozen=True)
 class LabelSaving:
-    """At `labels`, the better curve has `score`; the other needs `labels_needed` labels for it (None: more than `max_labels`)."""
+    """What pre-training saves at one number of labels.
+
+    Args:
+        labels: number of labels.
+        score: of the pre-trained model.
+        labels_needed: labels that training from scratch needs for this score; None for more than `max_labels`.
+        max_labels: the most labels that training from scratch was measured with.
+        gap: score of the pre-trained model minus that of training from scratch.
+    """
 
     labels: int
     score: float
@@ -39,12 +49,12 @@ class LabelSaving:
 
     @property
     def labels_saved(self) -> int | None:
-        """Labels that need not be made, in two digits; None where the other curve never gets there."""
+        """Labels saved, rounded to two digits; None if training from scratch never reaches the score."""
         return None if self.labels_needed is None else round_to_two_digits(self.labels_needed - self.labels)
 
 
 def compare_curves(pretrained: ScoreCurve, scratch: ScoreCurve) -> list[LabelSaving]:
-    """At each size that both curves have."""
+    """The saving at each size that both curves have."""
     most = max(scratch)
     return [
         LabelSaving(n, pretrained[n], labels_to_reach(pretrained[n], scratch), most, pretrained[n] - scratch[n])
@@ -62,41 +72,46 @@ def round_to_two_digits(value: float) -> int:
 def curve_verdict(
     pretrained: ScoreCurve, scratch: ScoreCurve | None, tfidf: ScoreCurve | None, metric: str
 ) -> list[str]:
-    """What the curves say, first what pre-training is worth, then how the best pre-trained score stands to TF-IDF's."""
-    said = []
+    """The verdict in sentences: what pre-training is worth, then the pre-trained model against TF-IDF."""
+    verdict = []
     if scratch and set(pretrained) & set(scratch):
-        said.append(compare_with_scratch(pretrained, scratch, metric))
+        verdict.append(compare_with_scratch(pretrained, scratch, metric))
     if tfidf and set(pretrained) & set(tfidf):
-        said.append(compare_with_tfidf(pretrained, tfidf))
-    return said
+        verdict.append(compare_with_tfidf(pretrained, tfidf))
+    return verdict
 
 
 def compare_with_scratch(pretrained: ScoreCurve, scratch: ScoreCurve, metric: str) -> str:
-    """One sentence, told where the gap is widest; every size stands in the table."""
+    """One sentence about the size with the widest gap; the table has every size."""
     points = compare_curves(pretrained, scratch)
     ahead = [point for point in points if point.gap > 0]
     below = [point.labels for point in points if point.gap <= 0]
     if not ahead:
-        return "Pre-training is worth nothing here: from scratch is as good at every number of labels."
+        return "Pre-training is worth nothing here: training from scratch is as good at every number of labels."
     saving = [point for point in ahead if point.labels_saved is None or point.labels_saved > 0]
-    if not saving:  # from scratch was as good with fewer labels, and lost it again: noise
+    if not saving:  # training from scratch was as good with fewer labels, then worse with more: noise
+        sizes = join_numbers([point.labels for point in ahead])
         return (
-            f"Pre-training saves no labels here: it is ahead at {join_numbers([point.labels for point in ahead])} labels, "
-            "but training from scratch was as good with no more."
+            f"Pre-training saves no labels here: it is ahead at {sizes} labels, but training from scratch reaches the "
+            "same score with no more labels."
         )
     widest = max(saving, key=lambda point: point.gap)
     here = f"with {widest.labels:,} labels the pre-trained model has {metric} {widest.score:.3f}"
     if widest.labels_needed is None:
-        sentence = f"Pre-training is worth more than {widest.max_labels - widest.labels:,} labels here: {here}, which "
-        sentence += f"training from scratch does not reach with {widest.max_labels:,}."
+        sentence = (
+            f"Pre-training is worth more than {widest.max_labels - widest.labels:,} labels here: {here}, which "
+            f"training from scratch does not reach with {widest.max_labels:,}."
+        )
         if widest.max_labels == widest.labels:
-            sentence = f"Pre-training is worth more labels than were tried: {here}, from scratch "
-            sentence += f"{widest.score - widest.gap:.3f}."
+            sentence = (
+                f"Pre-training is worth more labels than were tried: {here}, training from scratch "
+                f"{widest.score - widest.gap:.3f}."
+            )
     else:
         sentence = (
-            f"Pre-training is worth about {widest.labels_saved:,} labels here: {here}, for which training from scratch "
+            f"Pre-training is worth about {widest.labels_saved:,} labels here: {here}; training from scratch needs "
+            f"about {round_to_two_digits(widest.labels_needed):,} labels for this score."
         )
-        sentence += f"needs about {round_to_two_digits(widest.labels_needed):,}."
     if below:
         sentence += f" It does not help at {join_numbers(below)} labels."
     return sentence
@@ -115,5 +130,5 @@ def compare_with_tfidf(pretrained: ScoreCurve, tfidf: ScoreCurve) -> str:
 
 
 def join_numbers(numbers: Sequence[int]) -> str:
-    said = [f"{n:,}" for n in numbers]
-    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+    *first, last = [f"{n:,}" for n in numbers]
+    return f"{', '.join(first)} and {last}" if first else last

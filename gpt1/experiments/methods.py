@@ -1,4 +1,4 @@
-"""The methods that an analysis compares: the rows of table 5 with one's own beside them, the lines of a curve."""
+"""The methods that an experiment compares: the rows of table 5 (paper) and two baselines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpt1.experiments.result_store import model_facts
 
 @dataclass(frozen=True)
 class Method:
-    """What is compared, and the settings of fine-tuning that make it."""
+    """A method and its fine-tuning settings."""
 
     title: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -22,17 +22,18 @@ class Method:
     def is_head(self) -> bool:
         return self.settings.get("train") == "head"
 
-    def finetune_settings(self, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """All labels are learnt from and the last epoch counts, as in the paper: none is spent on choosing one."""
-        meant = {name: value for name, value in given.items() if not self.is_head or name in FOR_THE_HEAD}
-        return {**meant, "seed": seed, "valid_fraction": 0.0, "keep": 1, **self.settings}
+    def finetune_settings(self, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """The user's `settings` and the method's own. As in the paper, all rows are used for training and the last
+        epoch counts: no validation rows are split off."""
+        applicable = {name: value for name, value in settings.items() if not self.is_head or name in HEAD_SETTINGS}
+        return {**applicable, "seed": seed, "valid_fraction": 0.0, "keep": 1, **self.settings}
 
 
-FOR_THE_HEAD = {"recipe", "batch_size", "micro_batch", "precision", "device", "head_dropout", "cut", "long"} | {
-    "deduplicate",
+HEAD_SETTINGS = {
+    "recipe", "batch_size", "micro_batch", "precision", "device", "head_dropout", "cut", "long", "deduplicate",
     "cache_features",
-}
-"""Settings that mean the same for a head alone; its rate and epochs are its own."""
+}  # fmt: skip
+"""Settings that also apply to training the head alone; its learning rate and epochs are its own."""
 
 
 ABLATION_METHODS = {
@@ -50,44 +51,44 @@ CURVE_METHODS = {
     "tfidf": ABLATION_METHODS["tfidf"],
 }
 DEFAULT_METHODS = {"table5": ("full", "scratch", "no-aux", "lstm", "head")}
-"""Methods of a table where none are named; of the others the paper's own, `full`."""
+"""Methods of a table if none are named; `full` for the other tables."""
 
 
 def check_methods(names: Sequence[str], known: Mapping[str, Method]) -> None:
     for name in names:
         if name not in known:
             raise UserError(
-                f"--methods {name}: there is no such method.{did_you_mean(name, known)}",
+                f"--methods {name}: unknown method.{did_you_mean(name, known)}",
                 f"Methods: {', '.join(known)}.",
             )
 
 
 def select_methods(what: str, methods: Sequence[str], lstm: str | Path | None) -> tuple[dict[str, Method], list[str]]:
-    """(the methods by name, what to say of those that are left out)."""
+    """(the methods by name, a note on a method that is skipped)."""
     names = list(dict.fromkeys(methods or list(DEFAULT_METHODS.get(what, ("full",)))))
     check_methods(names, ABLATION_METHODS)
-    said = []
+    notes = []
     if lstm and "lstm" not in names:
         names.append("lstm")
     if needs_lstm_run(names, lstm):
         names.remove("lstm")
-        said.append(
-            "The LSTM's row is left out: it needs one that is pre-trained on the same corpus "
-            "(gpt1 pretrain CORPUS --model lstm --out RUN), given with --lstm RUN."
+        notes.append(
+            "The LSTM row is skipped. It needs an LSTM that is pre-trained on the same corpus "
+            "(gpt1 pretrain CORPUS --model lstm --out RUN): add --lstm RUN."
         )
     if not names:
-        raise UserError("--methods lstm needs a pre-trained LSTM.", "Give it with --lstm RUN.")
-    return {name: ABLATION_METHODS[name] for name in names}, said
+        raise UserError("--methods lstm needs a pre-trained LSTM.", "Add --lstm RUN.")
+    return {name: ABLATION_METHODS[name] for name in names}, notes
 
 
 def needs_lstm_run(methods: Sequence[str], lstm: str | Path | None) -> bool:
-    """Whether the LSTM of table 5 is asked for (as it is where no method is named), and none is given."""
+    """Whether table 5 has the LSTM (it does if no methods are named), but no --lstm."""
     return "lstm" in (methods or DEFAULT_METHODS["table5"]) and not lstm
 
 
 def transfer_methods(from_: str | Path, methods: Sequence[str]) -> dict[str, Method]:
-    """Figure 2, left: 0 to all of the model's blocks are kept."""
+    """Figure 2, left: 0 to all blocks of the pre-trained model are transferred."""
     if methods:
-        raise UserError(f"--methods {methods[0]}: figure2 has no methods.", "They are for the tables.")
+        raise UserError(f"--methods {methods[0]}: figure2 has no methods.", "Remove --methods, or reproduce a table.")
     blocks = model_facts(from_)["config"]["n_layer"]
     return {f"{k} layers": Method(f"{k} layers", {"transfer_layers": k}) for k in range(blocks + 1)}

@@ -1,4 +1,4 @@
-"""Settings that an experiment decides itself: its command has no flag for them, and its function refuses them."""
+"""Settings that an experiment sets itself: its command has no flag for them, and its function refuses them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ RESERVED = {
 
 
 def refuse_reserved(experiment: str, names: Iterable[str]) -> None:
-    """UserError for a setting among `names` that `experiment` would otherwise override or ignore silently."""
+    """UserError for a setting that `experiment` would otherwise override or ignore silently."""
     for name in names:
         if name in RESERVED[experiment]:
-            training = "a setting of training, and gpt1 zeroshot trains nothing"
-            why = training if experiment == "zeroshot" else "set by the analysis itself"
-            raise UserError(f"{flag_name(name)} is {why}.", f"Leave {flag_name(name)} out.")
+            why = "is a training setting, and gpt1 zeroshot trains nothing"
+            if experiment != "zeroshot":
+                why = f"is set by gpt1 {experiment} itself"
+            raise UserError(f"{flag_name(name)} {why}.", f"Remove {flag_name(name)}.")

@@ -1,4 +1,4 @@
-"""The runs that a curve or a table is made of: each is kept the moment it is finished, and none is done twice."""
+"""Runs of an experiment: each result is saved as soon as its run is finished, and no run is repeated."""
 
 from __future__ import annotations
 
@@ -23,8 +23,13 @@ STORE_FILE, SCRATCH_DIR = "cells.json", "scratch"
 
 @dataclass(frozen=True)
 class Job:
-    """One run. `key` names it for people and for the file of results; `cost` is its share of the whole, in rows or
-    another unit; `run` does it, with a folder of its own to work in, and returns what is to be kept."""
+    """One run of an experiment.
+
+    Args:
+        key: its name, for people and in cells.json.
+        cost: its share of the progress bar, in rows or another unit.
+        run: takes a scratch folder and a Progress, returns the result to save (a JSON object).
+    """
 
     key: str
     cost: int
@@ -33,7 +38,7 @@ class Job:
 
 @dataclass
 class ResultStore:
-    """The finished cells of a folder. `about` is all that they depend on, and may not change between two sittings."""
+    """The results in a folder. They all depend on `about`, which cannot change once the folder has results."""
 
     folder: Path
     about: dict[str, Any]
@@ -41,51 +46,50 @@ class ResultStore:
 
     @classmethod
     def open(cls, folder: str | Path, about: Mapping[str, Any]) -> ResultStore:
-        """The cells that `folder` holds; none where it is new. UserError for a folder of something else, or of cells
-        that were made from something else."""
+        """Read the results of `folder`, or prepare a new one.
+
+        Raises:
+            UserError: the folder has other files, a damaged cells.json, or results that depend on something else.
+        """
         folder = Path(folder)
-        about = dict(json.loads(json.dumps(about)))  # as it will be read again
+        about = dict(json.loads(json.dumps(about)))  # as it is after reading it from the file
         if not (folder / STORE_FILE).exists():
             if folder.exists() and not is_empty_or_unfinished(folder):
-                raise UserError(f"--out {folder} exists and holds something else.", "Choose another --out.")
+                raise UserError(f"--out {folder} exists and contains other files.", "Choose another --out.")
             ensure_writable(folder)
             return cls(folder, about)
         try:
             stored = read_json_object(folder / STORE_FILE, allow_nan=True)
-            before, cells = dict(stored["about"]), {key: dict(cell) for key, cell in stored["cells"].items()}
+            before, results = dict(stored["about"]), {key: dict(result) for key, result in stored["cells"].items()}
         except (UserError, AttributeError, ValueError, KeyError, TypeError):
             raise UserError(
-                f"{folder / STORE_FILE} cannot be read: the file is damaged.", "Remove it, or choose another --out."
+                f"{folder / STORE_FILE} cannot be read: the file is damaged.", "Delete it, or choose another --out."
             ) from None
         for name, value in about.items():
             if without_resumable_fields(before.get(name)) != without_resumable_fields(value):
                 raise UserError(
-                    f"{folder} was begun with {name} {abbreviate(before.get(name))}, not {abbreviate(value)}.",
-                    "Choose another --out, or go on with what it was begun with.",
+                    f"{folder} was started with {name} {abbreviate(before.get(name))}, not {abbreviate(value)}.",
+                    f"Choose another --out, or use the same {name}.",
                 )
-        return cls(folder, about, cells)
+        return cls(folder, about, results)
 
     def add(self, key: str, result: dict[str, Any]) -> None:
         self.results[key] = result
         self.write()
 
     def write(self) -> None:
-        """All the cells anew in one move: a process killed at any moment leaves every finished cell."""
+        """Replace the file in one move: a process killed at any moment keeps every finished result."""
         content = {"format": "gpt1-cells-1", "about": self.about, "cells": self.results}
         runs.write_json(self.folder / STORE_FILE, content)
 
-    def values(self, keys: Sequence[str], metric: str) -> list[float]:
-        """The number `metric` of the finished ones among `keys`."""
-        return [float(self.results[key][metric]) for key in keys if metric in self.results.get(key, {})]
-
 
 def without_resumable_fields(value: Any) -> Any:
-    """`value`, of settings without those that change nothing of what is learnt."""
+    """Settings without those that do not change what is learned (device, micro-batch, …); other values as they are."""
     return {k: v for k, v in value.items() if k not in runs.RESUMABLE_FIELDS} if isinstance(value, dict) else value
 
 
 def is_empty_or_unfinished(folder: Path) -> bool:
-    """Whether `folder` holds nothing, or what was being written when the process was killed."""
+    """Whether `folder` has only hidden files: a process that is killed while it writes leaves one."""
     return folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())
 
 
@@ -97,16 +101,26 @@ def abbreviate(value: Any) -> str:
 def run_jobs(
     title: str, jobs: Sequence[Job], store: ResultStore, progress: Progress, reported_metric: str, unit: str = "rows"
 ) -> list[str]:
-    """Do what is missing, in order, under one bar; returns a line for each cell that failed.
+    """Run the jobs that have no result yet, in order, under one progress bar.
 
-    reported_metric: the number of a result that is said when a cell is finished. unit: of the cells' costs. A run that diverges
-    fails alone: the others go on, and the next call tries it again. Raises Interrupted after Ctrl-C,
-    when everything finished is kept.
+    Args:
+        title: of the progress bar.
+        jobs: all jobs of the experiment.
+        store: receives the results.
+        progress: shows the bar, and a line for each finished job.
+        reported_metric: the number of a result that is shown in this line.
+        unit: of the jobs' costs.
+
+    Returns:
+        A line for each job that failed. A diverging run does not stop the others; the next call tries it again.
+
+    Raises:
+        Interrupted: after Ctrl-C; finished results are saved.
     """
     store.folder.mkdir(parents=True, exist_ok=True)
     with lock_dir(store.folder, f"--out {store.folder}"):
-        # each process writes all the cells that it knows of: what another one finished meanwhile is taken over, and the
-        # folder is known again before the first cell is
+        # Another process may have finished jobs since the store was opened: keep its results. Writing before the first
+        # job lets a later call recognize the folder.
         store.results |= ResultStore.open(store.folder, store.about).results
         store.write()
         return run_missing_jobs(title, jobs, store, progress, reported_metric, unit)
@@ -115,37 +129,36 @@ def run_jobs(
 def run_missing_jobs(
     title: str, jobs: Sequence[Job], store: ResultStore, progress: Progress, reported_metric: str, unit: str
 ) -> list[str]:
-    total = sum(cell.cost for cell in jobs)
-    behind = sum(cell.cost for cell in jobs if cell.key in store.results)
-    todo = [cell for cell in jobs if cell.key not in store.results]
-    if len(todo) < len(jobs):
-        progress.log(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")
+    todo = [job for job in jobs if job.key not in store.results]
+    n_finished, total = len(jobs) - len(todo), sum(job.cost for job in jobs)
+    completed_cost = total - sum(job.cost for job in todo)
     failed = []
+    if n_finished:
+        progress.log(f"{n_finished} of {len(jobs)} runs are finished already")
     if todo:
-        progress.begin(title, total, behind, unit)
-    for number, cell in enumerate(todo, len(jobs) - len(todo) + 1):
-        scratch = store.folder / SCRATCH_DIR / hashlib.sha256(cell.key.encode()).hexdigest()[:12]
+        progress.begin(title, total, completed_cost, unit)
+    for number, job in enumerate(todo, n_finished + 1):
+        scratch = store.folder / SCRATCH_DIR / hashlib.sha256(job.key.encode()).hexdigest()[:12]
         try:
-            result = cell.run(scratch, JobProgress(progress, behind, cell.cost))
+            result = job.run(scratch, JobProgress(progress, completed_cost, job.cost))
         except (Interrupted, KeyboardInterrupt):
             progress.end()
             raise Interrupted(
-                f"stopped in run {number} of {len(jobs)}; the finished ones are kept in {store.folder}.",
-                "The same command goes on from there.",
+                f"stopped in run {number} of {len(jobs)}; finished runs are saved in {store.folder}.",
+                "Resume with the same command.",
             ) from None
         except (UserError, ResourceError):
             progress.end()
             raise
         except GPT1Error as error:
-            failed.append(f"{cell.key}: {error.problem}")
+            failed.append(f"{job.key}: {error.problem}")
             progress.log(f"{number} of {len(jobs)}  {failed[-1]}")
-            result = None
-        if result is not None:
-            store.add(cell.key, result)
-            progress.log(f"{number} of {len(jobs)}  {cell.key}: {reported_metric} {result[reported_metric]:.3f}")
+        else:
+            store.add(job.key, result)
+            progress.log(f"{number} of {len(jobs)}  {job.key}: {reported_metric} {result[reported_metric]:.3f}")
         shutil.rmtree(scratch, ignore_errors=True)
-        behind += cell.cost
-        progress.advance(behind)
+        completed_cost += job.cost
+        progress.advance(completed_cost)
     if todo:
         progress.end()
     shutil.rmtree(store.folder / SCRATCH_DIR, ignore_errors=True)
@@ -154,27 +167,29 @@ def run_missing_jobs(
 
 def run_and_write(
     title: str,
-    cells: Sequence[Job],
-    kept: ResultStore,
+    jobs: Sequence[Job],
+    store: ResultStore,
     progress: Progress,
-    told: str,
-    write: Callable[[list[str]], list[str]],
+    reported_metric: str,
+    write_report: Callable[[list[str]], list[str]],
     unit: str = "rows",
 ) -> Path:
-    """`run_jobs`, then the page: `write` takes the lines of what failed and returns what to say. After Ctrl-C the page
-    shows what there is. Returns the folder."""
+    """`run_jobs`, then write the report, also after Ctrl-C. Returns the folder.
+
+    `write_report` takes the lines of the failed jobs and returns the lines to print.
+    """
     try:
-        failed = run_jobs(title, cells, kept, progress, told, unit)
+        failed = run_jobs(title, jobs, store, progress, reported_metric, unit)
     except Interrupted:
-        write([])
+        write_report([])
         raise
-    for line in write(failed):
+    for line in write_report(failed):
         progress.log(line)
-    return kept.folder
+    return store.folder
 
 
 class JobProgress(NullProgress):
-    """What a run inside a cell tells: only how far the whole is. Of several bars in a row the last is the long one."""
+    """Shows a job's progress as part of the experiment's bar. If a job has several bars, the last is the longest."""
 
     def __init__(self, outer: Progress, completed_cost: int, cost: int) -> None:
         self.outer, self.completed_cost, self.cost, self.total = outer, completed_cost, cost, 1
@@ -185,71 +200,75 @@ class JobProgress(NullProgress):
         self.advance(done)
 
     def advance(self, done: int, **values: float) -> None:
-        self.fraction = max(self.fraction, min(0.95, done / self.total))  # the last of it is the evaluation
+        self.fraction = max(self.fraction, min(0.95, done / self.total))  # the last 5% are the evaluation
         self.outer.advance(self.completed_cost + int(self.cost * self.fraction), **values)
 
 
 def finetune_or_resume(
     rows: str | Path | Table, scratch: Path, progress: Progress, training_settings: Mapping[str, Any], **options: Any
 ) -> Path:
-    """`finetune` on `rows` into the folder `scratch`, going on with what a killed process left there if it has been
-    `resolve_training_settings` the same."""
+    """`finetune` on `rows` into the folder `scratch`.
+
+    Resumes the run of a killed process if its settings are `training_settings` (of `resolve_training_settings`).
+    """
     from gpt1.training.finetune import finetune
 
     if is_resumable(scratch, training_settings):
         try:
             return finetune(rows, out=scratch, resume=True, progress=progress, **options)
-        except UserError:  # half made, or made otherwise: what the user has to mend is told below
+        except UserError:  # an unusable run; an error of the user's own is raised again by the call below
             pass
     shutil.rmtree(scratch, ignore_errors=True)
     return finetune(rows, out=scratch, progress=progress, **options)
 
 
 def is_resumable(scratch: Path, training_settings: Mapping[str, Any]) -> bool:
-    """Whether a run that learns with these settings has begun in `scratch`."""
+    """Whether `scratch` has a run that was started with these settings."""
     if not (scratch / runs.RUN_CONFIG_FILE).exists():
         return False
     try:
         before = runs.read_run_config(scratch)
     except UserError:  # killed while it was written
         return False
-    # The precision is written down as what `auto` came to.
+    # The file has the resolved precision, also if the setting is `auto`.
     return all(before.get(name) == value for name, value in training_settings.items() if name != "precision")
 
 
 def resolve_training_settings(n_embd: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides what a run on a model of this width learns from its rows, but for the seed."""
+    """All settings, with their defaults, that decide what a run learns from its rows; without the random seed."""
     from gpt1.training.finetune import resolve_finetune_settings
 
-    every = without_resumable_fields(asdict(resolve_finetune_settings(n_embd, settings)))
-    return {name: value for name, value in every.items() if name != "seed"}
+    resolved = without_resumable_fields(asdict(resolve_finetune_settings(n_embd, settings)))
+    return {name: value for name, value in resolved.items() if name != "seed"}
 
 
 def check_same_settings(folder: Path, job_key: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
-    """UserError where the finished `job_key` was made `before` with other settings: the defaults of another gpt1."""
+    """UserError if the finished `job_key` used other settings: the defaults of another version of gpt1."""
     for name, value in (before or {}).items():
         if now.get(name, value) != value:
             raise UserError(
-                f"{folder} has '{job_key}' with {format_flag(name, value)}; this gpt1 would take {now[name]}.",
-                "Choose another --out, or go on with the version of gpt1 that it was begun with.",
+                f"'{job_key}' in {folder} was run with {format_flag(name, value)}; this gpt1 would use {now[name]}.",
+                "Choose another --out, or use the version of gpt1 that started the folder.",
             )
 
 
 def rows_fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 over rows, in order."""
+    """SHA-256 of the rows, in order."""
     text = json.dumps([list(row.items()) for row in rows], ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def model_facts(from_: str | Path) -> dict[str, Any]:
-    """The model that a result depends on: where it stood, and the SHA-256 of its weights and tokenizer."""
+    """The model that a result depends on: SHA-256 of its weights, fingerprint of its tokenizer, its config."""
     from gpt1.files.manifest import file_entry
     from gpt1.model.weights import MODEL_FORMAT, WEIGHTS_FILE, check_own, read_config, read_header
     from gpt1.tokenization.tokenizer import Tokenizer
 
     folder = runs.find_model_folder(from_)
     if not (folder / WEIGHTS_FILE).exists():
-        raise UserError(f"{from_} is no model folder of gpt1.", "Bring it here first: gpt1 import --help")
+        raise UserError(
+            f"{from_} is not a model folder of gpt1: no {WEIGHTS_FILE} found.", "Import it first: gpt1 import --help"
+        )
     settings = read_config(folder)
     if settings.get("format") == MODEL_FORMAT:
         check_own(folder, settings)  # before anything is written
@@ -261,6 +280,6 @@ def model_facts(from_: str | Path) -> dict[str, Any]:
 
 
 def model_shape(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a person wants to know of a model's size."""
+    """The numbers of a model's config that reports show."""
     kind = ("n_layer", "lstm_units") if config.get("architecture") == "lstm" else ("n_layer", "n_head")
     return {name: config[name] for name in (*kind, "n_embd", "context", "vocab_size")}

@@ -1,4 +1,4 @@
-"""Labelled rows for measurements: read once, repeats out, drawn by a seed so that every label keeps its share."""
+"""Training and test rows of an experiment: duplicates removed, stratified samples for each seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import Answers, Classes, Target, as_label
 
 TEST_FRACTION = 0.2
-"""Share of the rows that becomes the test table where the user has none."""
+"""Share of the rows that is split off for the test if there are no test rows."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,19 @@ class ExampleSet:
 
     def subset(self, positions: Sequence[int], name: str) -> ExampleSet:
         table, examples = self.table, [self.examples[i] for i in positions]
-        if isinstance(table, KnownTable):  # whose rows know their subset
+        if isinstance(table, KnownTable):  # keeps the subset of each row
             return ExampleSet(replace(select_rows(table, positions), name=name), examples)
         return ExampleSet(Table(name, table.columns, [table.rows[i] for i in positions]), examples)
 
     def sample(self, n: int, target: Target) -> ExampleSet:
-        """`n` rows, always the same ones, in their order; every label keeps its share."""
+        """`n` rows, stratified by label, always the same ones, in their order."""
         positions = sorted(stratified_order(self.examples, target, -1)[:n])
         return self.subset(positions, f"{self.table.name} ({n:,} rows of {len(self):,})")
 
 
 @dataclass(frozen=True)
 class TrainTestData:
-    """A task as measurements need it: rows to learn from, without repeats, and the fixed rows of the test."""
+    """A task, its training rows without duplicates, and its fixed test rows."""
 
     kind: Kind
     columns: dict[str, str]
@@ -59,7 +59,7 @@ class TrainTestData:
 
     @property
     def finetune_options(self) -> dict[str, Any]:
-        """Keywords of `finetune`, for tables of these rows."""
+        """Keyword arguments of `finetune` for these rows."""
         return {"kind": self.kind.name, "score": self.score, **self.columns}
 
     def draw_train_set(self, n: int, seed: int, name: str) -> ExampleSet:
@@ -75,10 +75,12 @@ def read_train_test(
     data_dir: str | Path | None,
     test_rows: int = 0,
 ) -> TrainTestData:
-    """Training rows without repeats and without what the test has; the test rows, at most `test_rows` (0: all).
+    """Read the test rows, at most `test_rows` (0: all), and the training rows without duplicates and test rows.
 
-    Without `test`: the evaluation split of a known data set, or a fifth of the user's rows. UserError for what is wrong
-    with a file, a column or a row.
+    Without `test`, the test rows are the evaluation split of a data set, or a fifth of the user's rows.
+
+    Raises:
+        UserError: a file, a column or a row is invalid.
     """
     source = training_rows(train, kind_name, columns, score, data_dir)
     name, target, known = source.rows.table.name, source.target, source.rows.data_set
@@ -91,52 +93,52 @@ def read_train_test(
         kept, repeated, leaked = deduplicate(training.examples)
         training = training.subset(kept, name)
         order = stratified_order(training.examples, target, -1)
-        held = sorted(order[: max(1, round(TEST_FRACTION * len(order)))])
-        rest = sorted(set(order) - set(held))
-        training, tested = training.subset(rest, name), training.subset(held, f"{name}, held out")
+        n_test = max(1, round(TEST_FRACTION * len(order)))
+        tested = training.subset(sorted(order[:n_test]), f"{name}, held out")
+        training = training.subset(sorted(order[n_test:]), name)
     else:
-        there, examples = source.evaluation_rows(test, data_dir)
-        tested = ExampleSet(there.table, examples)
+        evaluation, examples = source.evaluation_rows(test, data_dir)
+        tested = ExampleSet(evaluation.table, examples)
         kept, repeated, leaked = deduplicate(training.examples, tested.examples)
         training = training.subset(kept, name)
-        notes += there.notes
+        notes += evaluation.notes
     if repeated or leaked:
-        notes.append(f"{name}: {repeated:,} repeats and {leaked:,} rows of the test are left out")
+        notes.append(f"{name}: {repeated:,} duplicates and {leaked:,} rows that are also test rows removed")
     if 0 < test_rows < len(tested):
         tested = tested.sample(test_rows, target)
     main = source.main_metric(target)
     return TrainTestData(source.kind, source.columns, source.score, target, main, training, tested, notes)
 
 
-def limited(rows: ExampleSet, kind: Kind, data: DataSet | None, most: int) -> ExampleSet:
-    """At most `most` rows (0: all), always the same ones."""
-    if not 0 < most < len(rows):
+def limit_rows(rows: ExampleSet, kind: Kind, data: DataSet | None, max_rows: int) -> ExampleSet:
+    """A stratified sample of at most `max_rows` rows (0: all), always the same ones."""
+    if not 0 < max_rows < len(rows):
         return rows
     target = target_from_examples(
         kind, bool(data and data.score), rows.examples, rows.table.locate_row, rows.table.name
     )
-    return rows.sample(most, target)
+    return rows.sample(max_rows, target)
 
 
 def stratified_order(examples: Sequence[Example], target: Target, seed: int) -> list[int]:
-    """All positions in an order of which every beginning is a stratified sample: one row of each label first, then so
-    that each label keeps its share. Longer samples of a seed hold its shorter ones."""
+    """All positions, in an order whose first n are a stratified sample for every n: one row of each label, then rows
+    in proportion to the labels. A larger sample contains the smaller ones of the same seed."""
     generator = np.random.Generator(np.random.Philox(derive_seed(seed, 2**34)))
     groups: dict[Any, list[int]] = {}
     for i, example in enumerate(examples):
         key = as_label(example.label) if isinstance(target, Classes) else ""
         groups.setdefault(key, []).append(i)
-    places: list[tuple[float, float, int]] = []
+    ranked: list[tuple[float, float, int]] = []
     for key in sorted(groups):
-        own = generator.permutation(groups[key]).tolist()
-        ties = generator.random(len(own))
-        places += [
-            ((rank + 0.5) / len(own) if rank else -1.0, tie, position)
-            for rank, (position, tie) in enumerate(zip(own, ties, strict=True))
+        members = generator.permutation(groups[key]).tolist()
+        ties = generator.random(len(members))
+        ranked += [
+            ((rank + 0.5) / len(members) if rank else -1.0, tie, position)
+            for rank, (position, tie) in enumerate(zip(members, ties, strict=True))
         ]
-    return [position for _, _, position in sorted(places)]
+    return [position for _, _, position in sorted(ranked)]
 
 
 def min_labels(target: Target) -> int:
-    """Labels without which there is nothing to learn from: one row of each label, or a few numbers."""
+    """The fewest labels to train on: one row of each label, 2 questions, or 4 numbers."""
     return len(target.labels) if isinstance(target, Classes) else 2 if isinstance(target, Answers) else 4

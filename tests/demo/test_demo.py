@@ -1,4 +1,4 @@
-"""Laws of the demo: the whole story is told from files that it leaves behind, and it never harms a folder."""
+"""Laws of the demo: it keeps all its files, no test row leaks, and it never changes a folder with other files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 from demo_documents import DOCUMENT_COUNTS, make_documents
 
-from gpt1.demo import docstrings as demo_material
-from gpt1.demo import results as demo_story
+from gpt1.demo import docstrings
 from gpt1.demo import run as demo
-from gpt1.demo.run import DemoResults
+from gpt1.demo.results import DemoResults, follow_up_commands
 from gpt1.errors import UserError
 from gpt1.progress import NullProgress
 
 
 @pytest.mark.parametrize(
-    ("gains", "said"),
+    ("gains", "verdict"),
     [
         ([0.20, 0.10, 0.30], "Pre-training is worth 20.0 points of accuracy here (each seed: +20.0, +10.0, +30.0)."),
         (
@@ -29,43 +28,43 @@ from gpt1.progress import NullProgress
         ([-0.1], "Pre-training makes no clear difference here: -10.0 points (each seed: -10.0)."),
     ],
 )
-def test_the_verdict_is_what_the_figures_say(gains: list[float], said: str) -> None:
-    story = DemoResults(accuracy={demo.SCRATCH: [0.3] * len(gains), demo.ALL: [0.3 + gain for gain in gains]})
-    assert demo.pretraining_verdict(story) == said
+def test_the_verdict_states_the_median_gain_and_every_seed(gains: list[float], verdict: str) -> None:
+    results = DemoResults(accuracy={demo.SCRATCH: [0.3] * len(gains), demo.ALL: [0.3 + gain for gain in gains]})
+    assert demo.pretraining_verdict(results) == verdict
 
 
-def test_a_curve_in_one_line_rises_with_its_values() -> None:
+def test_a_sparkline_rises_with_its_values() -> None:
     assert demo.sparkline([0.0, 0.25, 0.5, 1.0]) == "▁▃▅█"
     assert demo.sparkline([0.0, 0.0]) == "▁▁"
 
 
-def test_what_comes_after_the_demo_can_be_typed_as_it_stands() -> None:
-    command, _ = demo_story.follow_up_commands(Path("my demo"))[-1]
+def test_the_follow_up_commands_are_quoted_for_the_shell() -> None:
+    command, _ = follow_up_commands(Path("my demo"))[-1]
     assert shlex.split(command)[:3] == ["gpt1", "next", "my demo/pretrained"]
 
 
-def test_a_folder_with_other_things_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="exists and is not an empty folder"):
         demo.run_demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_no_seed_at_all_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_zero_seeds_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--seeds 0"):
         demo.run_demo(tmp_path / "demo", seeds=0)
     assert not (tmp_path / "demo").exists()
 
 
-def test_a_python_without_docstrings_gets_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_material, "collect_documents", lambda progress: [])
+def test_a_python_without_docstrings_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docstrings, "collect_documents", lambda progress: [])
     with pytest.raises(UserError, match="too few docstrings"):
         demo.run_demo(tmp_path / "demo")
     assert not (tmp_path / "demo").exists()
 
 
-class Titles(NullProgress):
-    """Keeps what a person would see."""
+class RecordedProgress(NullProgress):
+    """Records log lines and the titles of progress bars."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -78,11 +77,11 @@ class Titles(NullProgress):
 
 
 @pytest.mark.slow
-def test_the_whole_story_in_small(
+def test_the_whole_demo_on_a_small_scale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     documents = make_documents(dict(list(DOCUMENT_COUNTS.items())[:2]))
-    monkeypatch.setattr(demo_material, "collect_documents", lambda progress: documents)
+    monkeypatch.setattr(docstrings, "collect_documents", lambda progress: documents)
     monkeypatch.setattr(demo, "DEMO_VOCAB_SIZE", 200)
     small = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context": 32, "batch_size": 4, "steps": 20, "eval_every": 10}
     monkeypatch.setattr(demo, "PRETRAIN_SETTINGS", {**demo.PRETRAIN_SETTINGS, **small})
@@ -90,18 +89,18 @@ def test_the_whole_story_in_small(
     monkeypatch.setattr(
         demo, "DEMO_METHODS", {name: {**settings, **short} for name, settings in demo.DEMO_METHODS.items()}
     )
-    progress = Titles()
+    progress = RecordedProgress()
 
     out = demo.run_demo(tmp_path / "demo", seeds=2, progress=progress)
 
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for method in (demo.MAJORITY, demo.TF_IDF, *demo.DEMO_METHODS):
-        assert method in told
-    story = json.loads((out / "demo.json").read_text())
-    assert demo.pretraining_verdict(DemoResults(**story)) in told
-    assert {len(scores) for scores in story["accuracy"].values()} == {2}
-    assert story["accuracy"][demo.MAJORITY] == [0.5, 0.5]
-    assert [len(runs[0]) for runs in story["curves"].values()] == [2, 2, 2]
+        assert method in output
+    saved = json.loads((out / "demo.json").read_text())
+    assert demo.pretraining_verdict(DemoResults(**saved)) in output
+    assert {len(scores) for scores in saved["accuracy"].values()} == {2}
+    assert saved["accuracy"][demo.MAJORITY] == [0.5, 0.5]
+    assert [len(runs[0]) for runs in saved["curves"].values()] == [2, 2, 2]
     for run in ["pretrained", *(f"finetuned/{kind}-{seed}" for kind in ("scratch", "head", "all") for seed in (0, 1))]:
         assert (out / run / "report.html").exists()
         assert (out / run / "model" / "model.safetensors").exists()
@@ -110,17 +109,17 @@ def test_the_whole_story_in_small(
     assert demo.TF_IDF in page
     assert (out / "curves.svg").read_text().startswith("<svg")
     assert f"fine-tuning, seed 1: {demo.HEAD}" in progress.lines
-    nothing_leaks(out)
+    assert_no_leak(out)
     assert demo.choose_output_folder(out) == tmp_path / "demo-2"
 
 
-def nothing_leaks(out: Path) -> None:
-    """On disk as in memory: no test or validation document in the texts, no row in two tables."""
+def assert_no_leak(out: Path) -> None:
+    """No test or validation document is in the pre-training text or in the training rows."""
     tables = {path.stem: list(csv.DictReader(path.open(newline=""))) for path in (out / "labelled").iterdir()}
     held_out = {row["from"] for name in ("test", "validation") for row in tables[name]}
-    assert len(held_out) == 2 * (demo_material.TEST_ROWS + demo_material.VALIDATION_ROWS)
-    trained = {row["from"] for seed in (0, 1) for row in tables[f"train-{seed}"]}
-    read = {json.loads(line)["from"] for line in (out / "texts.jsonl").read_text().splitlines()}
-    assert held_out.isdisjoint(trained)
-    assert held_out.isdisjoint(read)
-    assert trained <= read, "labelled training rows are unlabelled text too"
+    assert len(held_out) == 2 * (docstrings.TEST_ROWS + docstrings.VALIDATION_ROWS)
+    trained_on = {row["from"] for seed in (0, 1) for row in tables[f"train-{seed}"]}
+    pretrained_on = {json.loads(line)["from"] for line in (out / "texts.jsonl").read_text().splitlines()}
+    assert held_out.isdisjoint(trained_on)
+    assert held_out.isdisjoint(pretrained_on)
+    assert trained_on <= pretrained_on, "labeled training rows are also pre-training text"

@@ -1,4 +1,4 @@
-"""Laws of the demo's material: prose and nothing else, the same every time, and no test row in what is learnt from."""
+"""Laws of the demo's text: prose only, always the same, and no test row in what is trained on."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ GOOGLE = """Copy the file to the place that is given by its second argument.
     """
 
 
-def test_tables_code_doctests_and_markup_are_left_out() -> None:
+def test_tables_code_doctests_and_markup_are_removed() -> None:
     assert list(extract_prose(inspect.cleandoc(NUMPYDOC))) == [
         "Return the eigenvalues of a general matrix in the order in which they were found.",
         "The matrix must not be empty, see numpy.linalg.eigh for the symmetric case.",
@@ -65,7 +65,7 @@ def test_tables_code_doctests_and_markup_are_left_out() -> None:
 
 
 @given(st.text(max_size=400))
-def test_any_docstring_is_read_and_every_paragraph_is_a_line_that_ends(docstring: str) -> None:
+def test_every_paragraph_is_one_line_that_ends_a_sentence(docstring: str) -> None:
     for paragraph in extract_prose(docstring):
         assert "\n" not in paragraph
         assert paragraph[-1] in ".!?"
@@ -82,13 +82,13 @@ def test_any_docstring_is_read_and_every_paragraph_is_a_line_that_ends(docstring
         ("The spline in between, anpother; it is done.", "The spline in between, anpother; it is done."),
     ],
 )
-def test_names_of_libraries_and_code_are_masked_and_words_are_not(text: str, masked: str) -> None:
+def test_only_library_names_and_code_are_masked(text: str, masked: str) -> None:
     assert docstrings.mask_names(text) == masked
 
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two packages of files that would fail if they were imported."""
+    """Two packages whose files fail if they are imported."""
     root = tmp_path_factory.mktemp("packages")
     for package, thing in (("one", "curve"), ("two", "graph")):
         (root / package / "tests").mkdir(parents=True)
@@ -112,7 +112,7 @@ def two_packages(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_packages")
-def test_files_are_parsed_and_repeated_paragraphs_are_kept_once() -> None:
+def test_files_are_parsed_and_equal_paragraphs_are_kept_once() -> None:
     documents = docstrings.collect_documents()
     assert [(d.library, d.name) for d in documents] == [
         ("one", "one/main.py:"),
@@ -127,7 +127,7 @@ def test_files_are_parsed_and_repeated_paragraphs_are_kept_once() -> None:
 
 
 @pytest.mark.usefixtures("two_packages")
-def test_gathering_twice_gives_the_same_in_the_same_order() -> None:
+def test_collecting_twice_gives_the_same_documents_in_the_same_order() -> None:
     assert docstrings.collect_documents() == docstrings.collect_documents()
 
 
@@ -141,7 +141,7 @@ def task(documents: list[DocstringDocument]) -> LibraryTask:
     return docstrings.build_task(documents)
 
 
-def test_every_library_has_its_share_of_every_split(task: LibraryTask) -> None:
+def test_every_split_has_the_same_number_of_rows_of_each_library(task: LibraryTask) -> None:
     for rows, each in (
         (task.test, docstrings.TEST_ROWS),
         (task.validation, docstrings.VALIDATION_ROWS),
@@ -152,29 +152,29 @@ def test_every_library_has_its_share_of_every_split(task: LibraryTask) -> None:
         )
 
 
-def test_no_document_stands_in_two_splits_and_no_two_rows_nearly_agree(task: LibraryTask) -> None:
+def test_no_document_is_in_two_splits_and_no_two_rows_are_near_duplicates(task: LibraryTask) -> None:
     rows = [*task.pool, *task.validation, *task.test]
     assert len({row.document for row in rows}) == len(rows)
     seen: set[int] = set()
     for row in sorted(rows, key=lambda row: hashlib.sha256(row.text.encode()).digest()):
-        runs = docstrings.five_gram_hashes(row.text)
-        assert len(runs & seen) <= docstrings.NEAR_DUPLICATE_SHARE * len(runs)
-        seen |= runs
+        hashes = docstrings.five_gram_hashes(row.text)
+        assert len(hashes & seen) <= docstrings.NEAR_DUPLICATE_SHARE * len(hashes)
+        seen |= hashes
 
 
-def test_a_seed_draws_its_own_rows_and_always_the_same(task: LibraryTask) -> None:
+def test_each_seed_samples_its_own_rows_and_always_the_same(task: LibraryTask) -> None:
     assert task.draw_train_rows(1) == task.draw_train_rows(1)
     assert set(task.draw_train_rows(1)) != set(task.draw_train_rows(2))
     assert set(task.draw_train_rows(1)) <= set(task.pool)
 
 
-def test_the_split_of_a_row_does_not_hang_on_the_order_of_the_documents(
+def test_the_split_of_a_row_does_not_depend_on_the_order_of_the_documents(
     documents: list[DocstringDocument], task: LibraryTask
 ) -> None:
     assert docstrings.build_task(documents[::-1]) == task
 
 
-def test_a_library_with_too_few_rows_is_left_out() -> None:
+def test_a_library_with_too_few_rows_is_excluded() -> None:
     few = docstrings.build_task(make_documents({"numpy": 100, "torch": 250, "sympy": 250}))
     assert {row.library for row in few.test} == {"torch", "sympy"}
 
@@ -193,12 +193,12 @@ def test_nothing_of_a_test_or_validation_row_is_pre_trained_on(
         for p in kept
     )
     untouched = [d for d in documents if d not in held_out]
-    assert len(kept) < sum(len(d.paragraphs) for d in untouched), "near duplicates were there and have gone"
-    assert {d.name for d in texts} == {d.name for d in untouched}, "and only they"
+    assert len(kept) < sum(len(d.paragraphs) for d in untouched), "near duplicates are removed"
+    assert {d.name for d in texts} == {d.name for d in untouched}, "and nothing else is"
 
 
 @pytest.mark.slow
-def test_the_real_material_is_large_enough_and_names_no_library_in_its_rows() -> None:
+def test_the_real_text_is_large_enough_and_its_rows_name_no_library() -> None:
     documents = docstrings.collect_documents()
     task = docstrings.build_task(documents)
     assert sum(len(p) for d in documents for p in d.paragraphs) > 3e6

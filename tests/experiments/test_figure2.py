@@ -1,4 +1,4 @@
-"""Figure 2: transferred layers on the left, zero-shot skill over pre-training on the right."""
+"""Figure 2: transferred layers on the left, zero-shot scores over pre-training on the right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpt1.experiments.zeroshot.over_training import list_checkpoint_models
 from gpt1.progress import NullProgress
 
 
-def test_the_last_dot_of_the_right_half_is_what_zeroshot_says_of_the_finished_model(
+def test_the_last_point_of_the_right_half_is_the_zeroshot_score_of_the_finished_model(
     run_with_checkpoints: Path, official_data: Path, tmp_path: Path
 ) -> None:
     out = reproduce(
@@ -28,22 +28,21 @@ def test_the_last_dot_of_the_right_half_is_what_zeroshot_says_of_the_finished_mo
         tasks=["cola", "race"],
         test_rows={"race": 12},
     )
-    assert [point.step for point in list_checkpoint_models(run_with_checkpoints)] == [2, 4, 5]
+    assert [model.step for model in list_checkpoint_models(run_with_checkpoints)] == [2, 4, 5]
     for line in read_results(out)["results"]:
         assert list(line["steps"]) == ["2", "4", "5"]
-        of_the_model = zeroshot(
+        expected = zeroshot(
             line["task"], run=run_with_checkpoints, data_dir=official_data, rows=12 if line["task"] == "race" else 0
         )
-        assert line["steps"]["5"]["score"] == pytest.approx(100 * of_the_model["metrics"][of_the_model["metric"]])
+        assert line["steps"]["5"]["score"] == pytest.approx(100 * expected["metrics"][expected["metric"]])
     markdown = (out / "results.md").read_text(encoding="utf-8")
-    assert not any(
-        word in markdown for word in ("| seeds |", "medians", "gpt1 finetune", "last epoch")
-    )  # nothing was fine-tuned
+    words_of_finetuning = ("| seeds |", "medians", "gpt1 finetune", "last epoch")
+    assert not any(words in markdown for words in words_of_finetuning)
     assert (out / "figure2-right.svg").exists()
     assert not (out / "figure2-left.svg").exists()
 
 
-def test_both_halves_stand_on_one_page_and_the_lstm_beside_the_transformer(
+def test_one_page_has_both_halves_and_both_models(
     run_with_checkpoints: Path, lstm_run: Path, official_data: Path, tmp_path: Path, executed_jobs: list[str]
 ) -> None:
     out = reproduce(
@@ -55,11 +54,11 @@ def test_both_halves_stand_on_one_page_and_the_lstm_beside_the_transformer(
     halves = [(line["half"], line["task"], line.get("model", "")) for line in results["results"]]
     assert halves == [("left", "race", "")] + [("right", t, m) for m in ("from", "lstm") for t in ("cola", "race")]
     markdown = (out / "results.md").read_text(encoding="utf-8")
-    assert "Zero-shot, winograd: left out" in markdown
+    assert "Zero-shot winograd skipped" in markdown
     assert "race, LSTM" in markdown
 
 
-def test_transferred_layers_are_what_the_left_half_varies(run_with_checkpoints: Path, official_data: Path) -> None:
+def test_the_left_half_varies_only_the_transferred_layers(run_with_checkpoints: Path, official_data: Path) -> None:
     plan = module.make_plan(
         Request("figure2", run_with_checkpoints, "out", official_data, tasks=["cola"], left=True),
         FinetuneConfig(),

@@ -1,4 +1,4 @@
-"""Reproduction: the paper's numbers, rows that stay the same, nothing done twice, a page that says what there is."""
+"""Reproduction: the paper's numbers, fixed rows, no run repeated, a report of the finished runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from gpt1.errors import GPT1Error, Interrupted
 from gpt1.experiments.experiment_report import SeedScores
 from gpt1.experiments.reproduce import paper, plan
 from gpt1.experiments.reproduce import reproduce as module
-from gpt1.experiments.reproduce.figure2 import normalise_score
+from gpt1.experiments.reproduce.figure2 import normalize_score
 from gpt1.experiments.reproduce.paper_tasks import PaperTask, TaskName, read_tasks
 from gpt1.experiments.reproduce.plan import ReproductionPlan, Request
 from gpt1.experiments.reproduce.reproduce import reproduce
@@ -45,7 +45,7 @@ from gpt1.training.finetune import finetune
 # --- the paper's numbers ---------------------------------------------------------------------------------------------
 
 
-def test_the_published_numbers_agree_with_one_another() -> None:
+def test_the_published_numbers_are_consistent() -> None:
     averages = {"full": 74.7, "scratch": 59.9, "no-aux": 75.0, "lstm": 69.1}  # table 5 prints them too
     assert paper.ABLATIONS.keys() == averages.keys()
     for method, row in paper.ABLATIONS.items():
@@ -58,7 +58,7 @@ def test_the_published_numbers_agree_with_one_another() -> None:
     assert weighted == pytest.approx(halves[""], abs=0.06)
 
 
-def test_every_published_number_is_of_a_known_data_set_its_metric_and_its_subset() -> None:
+def test_every_published_number_has_a_known_data_set_metric_and_subset() -> None:
     for column in paper.all_columns():
         data = find_data_set(column.task)
         assert data is not None
@@ -68,25 +68,25 @@ def test_every_published_number_is_of_a_known_data_set_its_metric_and_its_subset
 
 
 @given(task=st.sampled_from(["cola", "sst2", "race", "storycloze"]), guess=st.floats(0, 0.3))
-def test_a_guess_is_normalised_to_nought_and_the_best_before_to_one(task: str, guess: float) -> None:
+def test_a_random_guess_is_normalized_to_0_and_the_previous_best_to_1(task: str, guess: float) -> None:
     best = paper.previous_best_score(task)
     assert best is not None
-    assert normalise_score(task, {"score": guess, "guess": guess}) == 0
-    assert normalise_score(task, {"score": best / 100, "guess": guess}) == pytest.approx(1)
+    assert normalize_score(task, {"score": guess, "guess": guess}) == 0
+    assert normalize_score(task, {"score": best / 100, "guess": guess}) == pytest.approx(1)
 
 
 @given(value=st.floats(-200, 200))
-def test_no_number_is_shown_as_minus_nought(value: float) -> None:
-    for shown in (points_cell(value), signed_cell(value), SeedScores((value / 100,)).to_cell(1, 100)):
-        assert shown is not None
-        assert float(shown.text.replace("−", "-")) == pytest.approx(value, abs=0.051)
-        assert shown.text != "−0.0"
+def test_no_number_is_shown_as_minus_zero(value: float) -> None:
+    for cell in (points_cell(value), signed_cell(value), SeedScores((value / 100,)).to_cell(1, 100)):
+        assert cell is not None
+        assert float(cell.text.replace("−", "-")) == pytest.approx(value, abs=0.051)
+        assert cell.text != "−0.0"
 
 
 # --- the rows --------------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_drawn_once_and_told(official_data: Path) -> None:
+def test_rows_are_always_the_same_sample_and_their_counts_are_shown(official_data: Path) -> None:
     wanted = [TaskName.parse("cola"), TaskName.parse("rte")]
     (cola, rte), _ = read_tasks(wanted, official_data, {"cola": 8}, {"": 4}, False)
     (again, _), _ = read_tasks(wanted, official_data, {"cola": 8}, {"": 4}, False)
@@ -100,19 +100,17 @@ def test_rows_are_drawn_once_and_told(official_data: Path) -> None:
     assert sum(row["label"] == "1" for row in cola.training.table.rows) == 4
 
 
-def test_rows_that_repeat_another_one_are_told_where_fine_tuning_leaves_them_out(
-    official_data: Path, tmp_path: Path
-) -> None:
+def test_duplicates_are_noted_if_fine_tuning_removes_them(official_data: Path, tmp_path: Path) -> None:
     shutil.copytree(official_data / "CoLA", tmp_path / "CoLA")
     file = tmp_path / "CoLA/in_domain_train.tsv"
     file.write_text(file.read_text() + "".join(file.read_text().splitlines(keepends=True)[:3]))
-    for kept, told in ((False, True), (True, False)):
-        ((cola,), _) = read_tasks([TaskName.parse("cola")], tmp_path, {}, {}, kept)
-        said = "cola:train: 3 of 27 training rows repeat another one: a network learns from each text once."
-        assert (said in cola.notes) == told
+    note = "cola:train: 3 of 27 training rows are duplicates; fine-tuning uses each text once."
+    for keep_duplicates in (False, True):
+        ((cola,), _) = read_tasks([TaskName.parse("cola")], tmp_path, {}, {}, keep_duplicates)
+        assert (note in cola.notes) == (not keep_duplicates)
 
 
-def test_a_guess_is_the_commonest_training_label_or_a_random_answer(official_data: Path) -> None:
+def test_the_baseline_is_the_most_frequent_training_label_or_a_random_answer(official_data: Path) -> None:
     (cola, race, snli), _ = read_tasks(
         [*map(TaskName.parse, ("cola", "race", "snli:dev>test"))], official_data, {}, {}, False
     )
@@ -122,17 +120,17 @@ def test_a_guess_is_the_commonest_training_label_or_a_random_answer(official_dat
     assert snli.baseline_score("accuracy") == pytest.approx(1 / 3)
 
 
-def test_the_command_of_a_page_asks_for_the_same(tmp_path: Path) -> None:
-    asked = Request(
+def test_the_command_of_a_report_makes_the_same_request(tmp_path: Path) -> None:
+    request = Request(
         "table5", "runs/my books", tmp_path, "data", 4, ["snli:dev>test", "rte"], ["full"], {"rte": 7, "": 9}, {"": 3},
         settings={"peak_lr": 1e-4, "batch_size": 1000, "deduplicate": False},
     )  # fmt: skip
-    words = shlex.split(asked.command_line())
+    words = shlex.split(request.command_line())
     assert words[:2] == ["gpt1", "reproduce"]
     given = commands.reproduce.make_context("reproduce", words[2:]).params
-    assert commands.parse_names(given["tasks"]) == asked.tasks
-    assert commands.parse_row_limits(given["rows"], "--rows") == asked.rows
-    assert commands.parse_row_limits(given["test_rows"], "--test-rows") == asked.test_rows
+    assert commands.parse_names(given["tasks"]) == request.tasks
+    assert commands.parse_row_limits(given["rows"], "--rows") == request.rows
+    assert commands.parse_row_limits(given["test_rows"], "--test-rows") == request.test_rows
     assert [given[name] for name in ("what", "from_", "seeds", "deduplicate")] == ["table5", "runs/my books", 4, False]
     assert (float(given["peak_lr"]), int(given["batch_size"])) == (1e-4, 1000)
 
@@ -140,7 +138,7 @@ def test_the_command_of_a_page_asks_for_the_same(tmp_path: Path) -> None:
 # --- the runs --------------------------------------------------------------------------------------------------------
 
 
-def test_a_cell_is_what_finetune_and_evaluate_give_by_hand(
+def test_a_result_equals_that_of_finetune_and_evaluate(
     pretrained_run: Path, official_data: Path, tmp_path: Path
 ) -> None:
     options = {"from_": pretrained_run, "data_dir": official_data, **QUICK_SETTINGS}
@@ -153,12 +151,12 @@ def test_a_cell_is_what_finetune_and_evaluate_give_by_hand(
     assert cell["made_from"]["rows"]["test"] == by_hand["rows"]
 
 
-def test_table_5_lays_every_method_beside_the_paper_and_leaves_no_models(
+def test_table_5_has_every_method_beside_the_paper_and_leaves_no_models(
     pretrained_run: Path, lstm_run: Path, official_data: Path, tmp_path: Path
 ) -> None:
     out = reproduce(
-        "table5", from_=pretrained_run, lstm=lstm_run, out=tmp_path / "out", data_dir=official_data, tasks=["cola", "mnli"],
-        seeds=2, **QUICK_SETTINGS,
+        "table5", from_=pretrained_run, lstm=lstm_run, out=tmp_path / "out", data_dir=official_data,
+        tasks=["cola", "mnli"], seeds=2, **QUICK_SETTINGS,
     )  # fmt: skip
     results = read_results(out)
     assert results["left_out"] == {"mnli": f"none of its files are in {official_data}"}
@@ -170,11 +168,11 @@ def test_table_5_lays_every_method_beside_the_paper_and_leaves_no_models(
         assert spread["min"] <= spread["median"] <= spread["max"]
     assert not list(out.rglob("*.safetensors"))
     page = (out / "report.html").read_text(encoding="utf-8")
-    for said in ("LSTM with auxiliary LM", "head only", "no pre-training", "tokens seen", "MNLI: left out"):
-        assert said in page
+    for text in ("LSTM with auxiliary LM", "head only", "no pre-training", "tokens seen", "MNLI skipped"):
+        assert text in page
 
 
-def test_the_parts_of_a_split_add_up_to_the_whole(pretrained_run: Path, official_data: Path, tmp_path: Path) -> None:
+def test_the_subsets_of_a_split_average_to_the_whole(pretrained_run: Path, official_data: Path, tmp_path: Path) -> None:
     out = reproduce(
         "table3", from_=pretrained_run, out=tmp_path / "out", data_dir=official_data, seeds=1, **QUICK_SETTINGS
     )
@@ -187,7 +185,7 @@ def test_the_parts_of_a_split_add_up_to_the_whole(pretrained_run: Path, official
     )
 
 
-def test_seeds_come_in_turn_and_more_of_them_or_more_tasks_add_to_what_is_there(
+def test_runs_go_seed_by_seed_and_more_seeds_or_tasks_are_added(
     pretrained_run: Path, official_data: Path, tmp_path: Path, executed_jobs: list[str]
 ) -> None:
     options: dict[str, Any] = {"from_": pretrained_run, "out": tmp_path / "out", "data_dir": official_data}
@@ -200,7 +198,7 @@ def test_seeds_come_in_turn_and_more_of_them_or_more_tasks_add_to_what_is_there(
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_a_reproduction_that_is_interrupted_in_a_cell_goes_on_to_the_same_numbers(
+def test_an_interrupted_reproduction_resumes_to_the_same_numbers(
     at: int, pretrained_run: Path, official_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {
@@ -211,15 +209,15 @@ def test_a_reproduction_that_is_interrupted_in_a_cell_goes_on_to_the_same_number
         **QUICK_SETTINGS,
     }
     whole = read_stored_results(reproduce("table5", out=tmp_path / "whole", methods=["full", "scratch"], **options))
-    scored, calls = plan.evaluate_run, []
+    evaluate_run, calls = plan.evaluate_run, []
 
-    def once(*arguments: Any) -> dict[str, Any]:
+    def interrupt_once(*arguments: Any) -> dict[str, Any]:
         calls.append(arguments)
         if len(calls) == at:
             raise KeyboardInterrupt
-        return scored(*arguments)
+        return evaluate_run(*arguments)
 
-    monkeypatch.setattr(plan, "evaluate_run", once)
+    monkeypatch.setattr(plan, "evaluate_run", interrupt_once)
     with pytest.raises(Interrupted, match=f"stopped in run {at} of 4"):
         reproduce("table5", out=tmp_path / "out", methods=["full", "scratch"], **options)
     assert "cola" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
@@ -230,7 +228,7 @@ def test_a_reproduction_that_is_interrupted_in_a_cell_goes_on_to_the_same_number
     assert {key: cell["metrics"] for key, cell in found.items()} == {k: cell["metrics"] for k, cell in whole.items()}
 
 
-def test_the_glue_score_is_the_mean_of_its_eight_tasks_where_all_are_there(
+def test_the_glue_score_is_the_mean_of_its_eight_tasks_if_all_are_finished(
     pretrained_run: Path, official_data: Path, tmp_path: Path, executed_jobs: list[str]
 ) -> None:
     folder = Path(shutil.copytree(official_data, tmp_path / "data"))
@@ -258,7 +256,9 @@ def test_the_glue_score_is_the_mean_of_its_eight_tasks_where_all_are_there(
     reproduce("table4", tasks=eight[:-1], **options)
     assert "| GLUE | score | 68.9 | 72.8 | needs rte too | – | – |" in (out / "results.md").read_text("utf-8")
     assert len(executed_jobs) == 8 * 2
-    reproduce("table4", tasks=eight, methods=["full", "tfidf"], **options)  # whose MNLI is one number
+    reproduce(
+        "table4", tasks=eight, methods=["full", "tfidf"], **options
+    )  # TF-IDF has one score for MNLI, without subsets
     assert "| GLUE | score | 68.9 | 72.8 | 55.0 [50.0–60.0] | – | −17.8 | – |" in (out / "results.md").read_text(
         "utf-8"
     )
@@ -270,9 +270,7 @@ def test_the_glue_score_is_the_mean_of_its_eight_tasks_where_all_are_there(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_repeats_no_finished_run(
-    pretrained_run: Path, official_data: Path, tmp_path: Path
-) -> None:
+def test_a_killed_process_repeats_no_finished_run(pretrained_run: Path, official_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = (
         f"reproduce table5 --from {pretrained_run} --data-dir {official_data} --out {out} --tasks cola,rte --seeds 1"
@@ -300,36 +298,34 @@ def test_a_process_that_is_killed_repeats_no_finished_run(
 
 
 @pytest.mark.parametrize("setting", [{"deduplicate": False}, {"long": "head-tail"}, {"cut": "shares"}], ids=str)
-def test_what_decides_over_rows_and_texts_holds_for_the_head_alone_too(
+def test_settings_of_rows_and_texts_also_apply_to_the_head_alone(
     setting: dict[str, Any], pretrained_run: Path, official_data: Path
 ) -> None:
-    asked = Request(
+    request = Request(
         "table5", pretrained_run, "out", official_data, tasks=["cola"], settings={**setting, "peak_lr": 1.0}
     )
-    made = module.make_plan(asked, FinetuneConfig(**setting), NullProgress())
-    head, full = made.run_settings("head", 0), made.run_settings("full", 0)
+    plan_made = module.make_plan(request, FinetuneConfig(**setting), NullProgress())
+    head, full = plan_made.run_settings("head", 0), plan_made.run_settings("full", 0)
     assert setting.items() <= head.items()
     assert setting.items() <= full.items()
     assert ("peak_lr" in head, "peak_lr" in full) == (False, True)
 
 
-def test_a_run_that_diverges_is_told_and_leaves_the_others(
+def test_a_diverging_run_is_reported_and_stops_no_other(
     pretrained_run: Path, official_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executed_jobs: list[str]
 ) -> None:
     measure = ReproductionPlan.run_job
 
     def diverging(plan: Any, task: PaperTask, method: str, *rest: Any) -> dict[str, Any]:
         if method == "scratch":
-            raise GPT1Error("the loss is no number any more.")
+            raise GPT1Error("training diverged.")
         return measure(plan, task, method, *rest)
 
     monkeypatch.setattr(ReproductionPlan, "run_job", diverging)
     options: dict[str, Any] = {"from_": pretrained_run, "data_dir": official_data, "tasks": ["cola", "rte"], "seeds": 1}
     out = reproduce("table5", out=tmp_path / "out", **options)
-    assert read_results(out)["failed"] == [
-        f"{task}, scratch, seed 0: the loss is no number any more." for task in ("cola", "rte")
-    ]
+    assert read_results(out)["failed"] == [f"{task}, scratch, seed 0: training diverged." for task in ("cola", "rte")]
     assert len(read_stored_results(out)) == 2 * 3
     markdown = (out / "results.md").read_text(encoding="utf-8")
     assert "Not finished: cola, scratch" in markdown
-    assert "| LSTM with auxiliary LM | give --lstm RUN | – |" in markdown
+    assert "| LSTM with auxiliary LM | needs --lstm RUN | – |" in markdown

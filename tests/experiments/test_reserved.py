@@ -1,4 +1,4 @@
-"""A setting that an experiment decides itself is refused, never overridden silently."""
+"""A setting that an experiment sets itself is refused, never overridden silently."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import yaml
 
 from gpt1.config import FinetuneConfig, flag_name
 from gpt1.errors import UserError
-from gpt1.experiments.label_efficiency import measure_label_efficiency
+from gpt1.experiments.label_efficiency import curve
 from gpt1.experiments.reproduce.reproduce import reproduce
 from gpt1.experiments.reserved import RESERVED
 from gpt1.experiments.zeroshot.heuristics import zeroshot
 from gpt1.training.finetune import COLUMN_ROLES
 
 CALLS: dict[str, Any] = {
-    "curve": lambda out, **given: measure_label_efficiency("rows.csv", from_="model", out=out, **given),
+    "curve": lambda out, **given: curve("rows.csv", from_="model", out=out, **given),
     "reproduce": lambda out, **given: reproduce("table4", from_="model", out=out, **given),
     "zeroshot": lambda out, **given: zeroshot("winograd", run="model", **given),
 }
 
 
 @pytest.mark.parametrize(("experiment", "name"), [(one, name) for one in RESERVED for name in RESERVED[one]])
-def test_a_setting_that_the_experiment_decides_itself_is_refused(experiment: str, name: str, tmp_path: Path) -> None:
+def test_a_setting_that_the_experiment_sets_itself_is_refused(experiment: str, name: str, tmp_path: Path) -> None:
     given: dict[str, Any] = {name: getattr(FinetuneConfig(), name)}
     if experiment != "zeroshot":
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
         given = {"config": tmp_path / "mine.yaml"}
-    with pytest.raises(UserError, match=rf"^{flag_name(name)} is (set by the analysis itself|a setting of training)"):
+    with pytest.raises(UserError, match=rf"^{flag_name(name)} is (set by gpt1 {experiment} itself|a training setting)"):
         CALLS[experiment](tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("experiment", ["curve", "reproduce"])
-def test_a_keyword_is_held_to_the_same_as_a_file(experiment: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--keep is set by the analysis itself"):
+def test_keyword_arguments_follow_the_same_rule_as_a_file(experiment: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"--keep is set by gpt1 {experiment} itself"):
         CALLS[experiment](tmp_path / "out", keep=5)
 
 
-def test_a_column_is_no_setting() -> None:
+def test_no_column_is_a_setting() -> None:
     assert not {*COLUMN_ROLES} & {*RESERVED["zeroshot"]}

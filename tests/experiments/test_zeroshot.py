@@ -1,4 +1,4 @@
-"""Zero-shot: a passage is read once and scores as if it were read each time; the paper's heuristics; the schemas."""
+"""Zero-shot: scores with a shared prefix equal those of separate passes; the paper's heuristics; Winograd schemas."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from gpt1.tasks.metrics import class_scores
 
 VOCABULARY, CONTEXT = 40, 24
 ids = st.lists(st.integers(0, VOCABULARY - 1), max_size=30)
-questions = st.builds(
-    ScoringQuery, ids.filter(bool), st.lists(ids, min_size=1, max_size=4), given=st.integers(0, 3)
+queries = st.builds(
+    ScoringQuery, ids.filter(bool), st.lists(ids, min_size=1, max_size=4), n_unscored=st.integers(0, 3)
 )  # fmt: skip
 
 
-def model_of(architecture: Any) -> GPT:
+def make_model(architecture: Any) -> GPT:
     torch.manual_seed(0)
     shape = GPTConfig(VOCABULARY, 2, 2, 16, CONTEXT, special_tokens=3, architecture=architecture, lstm_units=16)
     return GPT(shape).eval()
 
 
-MODELS = {name: model_of(name) for name in ("transformer", "lstm")}
+MODELS = {name: make_model(name) for name in ("transformer", "lstm")}
 
 
-def plainly(gpt: GPT, question: ScoringQuery) -> list[list[float]]:
-    """Every continuation with all before it in one pass of its own."""
-    kept = [continuation[-(CONTEXT - 1) :] for continuation in question.continuations]
-    before = question.prefix[-(CONTEXT - max(map(len, kept))) :]
+def score_separately(gpt: GPT, query: ScoringQuery) -> list[list[float]]:
+    """Each continuation in its own forward pass, without a cache."""
+    kept = [continuation[-(CONTEXT - 1) :] for continuation in query.continuations]
+    before = query.prefix[-(CONTEXT - max(map(len, kept))) :]
     found = []
-    for whole, text in zip(question.continuations, kept, strict=True):
-        given = max(0, question.n_unscored - (len(whole) - len(text)))
+    for whole, text in zip(query.continuations, kept, strict=True):
+        given = max(0, query.n_unscored - (len(whole) - len(text)))
         with torch.inference_mode():
             logits = gpt(torch.tensor([before + text]))[0, :, :VOCABULARY].log_softmax(-1)
         scores = [float(logits[len(before) + i - 1, token]) for i, token in enumerate(text)]
@@ -53,43 +53,43 @@ def plainly(gpt: GPT, question: ScoringQuery) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("architecture", MODELS)
-@given(asked=st.lists(questions, min_size=1, max_size=5))
-def test_shared_and_batched_scores_are_the_plain_ones(architecture: str, asked: list[ScoringQuery]) -> None:
+@given(asked=st.lists(queries, min_size=1, max_size=5))
+def test_shared_prefixes_and_batches_do_not_change_scores(architecture: str, asked: list[ScoringQuery]) -> None:
     gpt = MODELS[architecture]
     scored = log_probabilities(gpt, asked)
-    for question, continuations in zip(asked, scored, strict=True):
-        for ours, plain in zip(continuations, plainly(gpt, question), strict=True):
-            assert ours.tolist() == pytest.approx(plain, abs=1e-4)
+    for query, continuations in zip(asked, scored, strict=True):
+        for ours, expected in zip(continuations, score_separately(gpt, query), strict=True):
+            assert ours.tolist() == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_passage_runs_once_for_all_its_questions_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_passage_is_computed_once_for_all_its_questions_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     gpt, seen = MODELS["transformer"], []
-    states = gpt.hidden_states
+    hidden_states = gpt.hidden_states
 
-    def counted(tokens: torch.Tensor, **rest: Any) -> torch.Tensor:
+    def record_shape(tokens: torch.Tensor, **rest: Any) -> torch.Tensor:
         seen.append(tuple(tokens.shape))
-        return states(tokens, **rest)
+        return hidden_states(tokens, **rest)
 
-    monkeypatch.setattr(gpt, "hidden_states", counted)
+    monkeypatch.setattr(gpt, "hidden_states", record_shape)
     passage = list(range(12))
     answers = [[1, 2, 3], [4], [5, 6], [7, 8]]
     log_probabilities(gpt, [ScoringQuery(passage, answers), ScoringQuery(passage, [[9, 3], [2]], n_unscored=1)])
     assert seen == [(1, 12), (6, 2)]
 
 
-def test_a_word_of_several_tokens_has_the_sum_and_a_text_the_mean() -> None:
+def test_the_mean_log_probability_is_the_sum_divided_by_the_tokens() -> None:
     (scores,) = log_probabilities(MODELS["transformer"], [ScoringQuery([1], [[2, 3], []])])
     assert mean_log_probability(scores[0]) == pytest.approx(float(scores[0].sum()) / 2)
     assert mean_log_probability(scores[1]) == -torch.inf
 
 
 @given(rows=st.lists(st.tuples(st.sampled_from([-3.0, -2.0, -1.5, -1.0, 0.0]), st.booleans()), min_size=2, max_size=30))
-def test_no_threshold_has_a_greater_matthews_correlation_than_the_chosen_one(rows: list[tuple[float, bool]]) -> None:
+def test_no_threshold_has_a_higher_matthews_correlation_than_the_chosen_one(rows: list[tuple[float, bool]]) -> None:
     scores, positive = [score for score, _ in rows], [is_positive for _, is_positive in rows]
 
     def matthews(threshold: float) -> float:
-        said = [str(int(score >= threshold)) for score in scores]
-        return float(class_scores([str(int(p)) for p in positive], said, ("0", "1"))["matthews"])
+        predicted = [str(int(score >= threshold)) for score in scores]
+        return float(class_scores([str(int(p)) for p in positive], predicted, ("0", "1"))["matthews"])
 
     chosen = matthews(best_threshold(scores, positive))
     assert chosen >= max(matthews(threshold) for threshold in np.arange(-3.25, 0.5, 0.25)) - 1e-9
@@ -121,7 +121,7 @@ def test_a_choice_is_the_answer_with_the_highest_mean_log_probability(pretrained
         assert chosen == int(np.argmax(means))
 
 
-def test_a_text_is_judged_by_the_word_that_follows_it(pretrained_run: Path, table: Table) -> None:
+def test_a_text_gets_the_label_of_its_most_likely_next_word(pretrained_run: Path, table: Table) -> None:
     options: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label", "append": "it is"}
     result = zeroshot(table, run=pretrained_run, words={"yes": "valid", "no": "broken"}, **options)
     assert set(result["metrics"]) == {"accuracy", "f1", "matthews"}
@@ -132,7 +132,7 @@ def test_a_text_is_judged_by_the_word_that_follows_it(pretrained_run: Path, tabl
         zeroshot(table, run=pretrained_run, **options)
 
 
-def test_cola_takes_its_threshold_from_train_and_knows_no_test_label(pretrained_run: Path, tmp_path: Path) -> None:
+def test_the_threshold_of_cola_depends_on_training_labels_only(pretrained_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "CoLA"
     folder.mkdir()
     lines = [f"src\t{i % 2}\t\tThe file number {i} is {'read' if i % 2 else 'is'} ." for i in range(30)]
@@ -162,7 +162,7 @@ Robert
 """
 
 
-def test_schemas_are_read_and_the_rest_of_the_sentence_is_compared(pretrained_run: Path, tmp_path: Path) -> None:
+def test_the_referent_that_makes_the_rest_more_likely_is_chosen(pretrained_run: Path, tmp_path: Path) -> None:
     (tmp_path / "test.c.txt").write_text(SCHEMAS, encoding="utf-8")
     first, second = read_schemas(tmp_path / "test.c.txt")
     assert (first.before, first.after) == ("The bee landed on the flower because", "had pollen.")
@@ -170,41 +170,41 @@ def test_schemas_are_read_and_the_rest_of_the_sentence_is_compared(pretrained_ru
     assert second.before.endswith("but")
     model = load(pretrained_run)
     (given, _) = referent_task("two", [first, second]).predict(model, NullProgress())
-    means = [rest_given(model, f"{first.before} {one}", " " + first.after) for one in first.referents]
+    means = [score_rest(model, f"{first.before} {one}", " " + first.after) for one in first.referents]
     assert given == int(means[1] > means[0])
     assert zeroshot("winograd", run=pretrained_run, data_dir=tmp_path)["rows"] == 2
     assert zeroshot(tmp_path / "test.c.txt", run=pretrained_run)["guess"] == 0.5
 
 
-def test_letters_whose_small_form_is_longer_do_not_move_the_pronoun(tmp_path: Path) -> None:
+def test_letters_with_a_longer_lower_case_form_do_not_move_the_pronoun(tmp_path: Path) -> None:
     (tmp_path / "test.c.txt").write_text("İpek saw İris because She ran.\nshe\nİpek,İris\nİris\n", encoding="utf-8")
     (schema,) = read_schemas(tmp_path / "test.c.txt")
     assert (schema.before, schema.after) == ("İpek saw İris because", "ran.")
 
 
-def rest_given(model: LanguageModel, before: str, rest: str) -> float:
+def score_rest(model: LanguageModel, before: str, rest: str) -> float:
     prompt, tokens = [model.tokenizer.newline_id, *model.tokenizer.encode(before)], model.tokenizer.encode(rest)
     return mean_log_probability(log_probabilities(model.gpt, [ScoringQuery(prompt, [tokens])])[0][0])
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("A saw B .\nhe\nA,B\n", "line 1: a schema of 3 lines"),
-        (SCHEMAS.replace("James,Robert", "James and Robert"), "line 8: 'James and Robert' is no pair"),
+        ("A saw B .\nhe\nA,B\n", "line 1: a schema with 3 lines"),
+        (SCHEMAS.replace("James,Robert", "James and Robert"), "line 8: 'James and Robert' is not a pair"),
         (SCHEMAS.replace("\nRobert\n", "\nRoger\n"), "line 9: 'Roger' is none of"),
         (SCHEMAS.replace("\nhe\n", "\nshe\n"), "line 6: the sentence has no word 'she'"),
-        ("\n\n", "holds no schemas"),
+        ("\n\n", "has no schemas"),
     ],
 )
-def test_a_broken_schema_is_named_by_its_line(text: str, said: str, tmp_path: Path) -> None:
+def test_the_error_of_an_invalid_schema_names_its_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "test.c.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_schemas(tmp_path / "test.c.txt")
 
 
-def test_schemas_that_are_nowhere_are_told_with_the_way_to_them(pretrained_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no folder with the Winograd schemas"):
+def test_missing_schemas_are_an_error(pretrained_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the folder of the Winograd schemas is unknown"):
         zeroshot("winograd", run=pretrained_run)
     with pytest.raises(UserError, match=r"no train\.c\.txt"):
         zeroshot("winograd:train", run=pretrained_run, data_dir=tmp_path)

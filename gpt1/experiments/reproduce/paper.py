@@ -1,4 +1,4 @@
-"""The paper's numbers (Radford et al. 2018, section 5), to lay our own beside them. All are 100 × the metric."""
+"""The paper's numbers (Radford et al. 2018, section 5). All are 100 × the metric."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from dataclasses import dataclass
 class PublishedResult:
     """A column of one of the paper's tables.
 
-    task: the name of the data set here. subset: the part of its evaluation split; empty: all of it.
-    gpt1: the paper's own result. previous_best: the best one that the paper compares it with. None: it has none.
+    Args:
+        task: name of the data set in gpt1.
+        title: of the column.
+        metric: name of the metric.
+        gpt1: the paper's own result; None if it has none.
+        previous_best: the best result that the paper compares with; None if it has none.
+        subset: part of the evaluation split; empty for all of it.
     """
 
     task: str
@@ -48,13 +53,13 @@ TITLES = {
     "table2": "natural language inference",
     "table3": "question answering and commonsense reasoning",
     "table4": "similarity and classification",
-    "table5": "what each part is worth",
+    "table5": "ablations",
     "figure2": "transferred layers, and zero-shot behaviour",
 }
 GLUE_SCORE, PREVIOUS_GLUE_SCORE = 72.8, 68.9
 
 ABLATION_COLUMNS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
-ABLATIONS: dict[str, tuple[float, ...]] = {  # table 5: a row of ABLATION_COLUMNS for each of our methods
+ABLATIONS: dict[str, tuple[float, ...]] = {  # table 5: method → score of each of ABLATION_COLUMNS
     "full": (45.4, 91.3, 82.3, 82.0, 70.3, 81.8, 88.1, 56.0),
     "scratch": (18.9, 84.0, 79.4, 30.9, 65.5, 75.7, 71.2, 53.8),
     "no-aux": (47.9, 92.0, 84.9, 83.2, 69.8, 81.1, 86.9, 54.4),
@@ -72,7 +77,7 @@ def all_columns() -> list[PublishedResult]:
 
 
 def full_split_column(task: str) -> PublishedResult | None:
-    """The column of a task's whole evaluation split."""
+    """The column of a task's whole evaluation split, if the paper has one."""
     return next((column for column in all_columns() if column.task == task and not column.subset), None)
 
 
@@ -83,6 +88,6 @@ def ablation_score(method: str, task: str) -> float | None:
 
 
 def previous_best_score(task: str) -> float | None:
-    """What the right-hand figure puts at 1: the best result before the paper, in points of its metric."""
+    """The best result before the paper, in points: 1 on the axis of figure 2, right."""
     column = full_split_column(task)
     return column.previous_best if column else None

@@ -1,4 +1,4 @@
-"""The rows of a reproduction: what is trained on and what is tested, the same for every method and seed."""
+"""The tasks of a reproduction and their rows, the same for every method and seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpt1.datasets.labelled import LabelledTable, examples_from_table
 from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.reproduce import paper
 from gpt1.experiments.result_store import rows_fingerprint
-from gpt1.experiments.train_test_data import ExampleSet, limited
+from gpt1.experiments.train_test_data import ExampleSet, limit_rows
 from gpt1.inference.evaluate import subset_rows
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import deduplicate, encode_labels, target_from_examples
@@ -28,8 +28,7 @@ from gpt1.tasks.targets import Answers, Classes, Target, as_label
 
 @dataclass(frozen=True)
 class TaskName:
-    """A task as it is asked for: `rte` (its official splits), or `snli:dev>test` (trained on one, tested on the
-    other)."""
+    """A task of --tasks: `rte` (official splits) or `snli:dev>test` (trained on dev, tested on test)."""
 
     text: str
     data: DataSet
@@ -39,7 +38,7 @@ class TaskName:
 
     @classmethod
     def parse(cls, text: str) -> TaskName:
-        """UserError for what is no known data set, for a split that it does not have, or one that would test itself."""
+        """UserError for an unknown data set, an unknown split, or the same split twice."""
         before, _, splits = text.partition(":")
         data = parse_task_name(before).data
         column = paper.full_split_column(data.name)
@@ -48,12 +47,12 @@ class TaskName:
             return cls(data.name, data, DataSetSplit(data, data.train_split), DataSetSplit(data), title)
         train, arrow, test = (part.strip() for part in splits.partition(">"))
         if arrow and train == test:
-            raise UserError(f"--tasks {text}: it would be tested on what it learns.", "Name two different splits.")
+            raise UserError(f"--tasks {text} would be tested on its training rows.", "Use two different splits.")
         if not (train and arrow and test):
             raise UserError(
-                f"--tasks {text}: this names no two splits.",
-                f"Write {data.name} for its official splits, or {data.name}:dev>test to train on one and test on the "
-                "other (in quotation marks: a shell reads > as its own).",
+                f"--tasks {text} does not name two splits.",
+                f'Use {data.name} for its official splits, or "{data.name}:dev>test" to train on dev and test on test. '
+                "The quotation marks protect > from the shell.",
             )
         title += f" (trained on {train}, tested on {test})"
         return cls(
@@ -70,28 +69,31 @@ def parse_task_name(name: str) -> DataSetSplit:
         return require_data_set(name)
     except UserError:
         raise UserError(
-            f"--tasks {name}: there is no such task.{did_you_mean(name, data_set_names())}",
+            f"--tasks {name}: unknown task.{did_you_mean(name, data_set_names())}",
             f"Tasks: {', '.join(data_set_names())}.",
         ) from None
 
 
 @dataclass(frozen=True)
 class SkippedTask:
-    """A task that cannot be measured here, and why, in words."""
+    """A task that cannot be measured, and why."""
 
     name: TaskName
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.name.title} skipped: {self.reason}"
+
 
 @dataclass(frozen=True)
 class PaperTask:
-    """A task with its rows."""
+    """A task with its training and test rows."""
 
     name: TaskName
     training: ExampleSet
     test: ExampleSet
     total_rows: tuple[int, int]
-    """Rows of training and test before --rows and --test-rows."""
+    """Training and test rows before --rows and --test-rows."""
     notes: list[str]
 
     @property
@@ -100,7 +102,7 @@ class PaperTask:
 
     @property
     def finetune_options(self) -> dict[str, Any]:
-        """Keywords of `finetune`, for tables of these rows."""
+        """Keyword arguments of `finetune` for these rows."""
         return {"kind": self.name.data.kind_name, "score": self.name.data.score, **self.name.data.columns}
 
     @cached_property
@@ -110,7 +112,7 @@ class PaperTask:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What a result on this task depends on."""
+        """The rows that a result depends on."""
         return {
             "train": len(self.training),
             "test": len(self.test),
@@ -121,7 +123,7 @@ class PaperTask:
 
     @property
     def subsets(self) -> dict[str, list[int]]:
-        """Positions of the test rows of each subset."""
+        """Subset → positions of its test rows."""
         return subset_rows(self.test.table)
 
     def describe_train_rows(self) -> str:
@@ -131,24 +133,25 @@ class PaperTask:
         return format_row_count(len(self.test), self.total_rows[1])
 
     def baseline_score(self, metric: str, subset: str = "") -> float:
-        """`metric` without a look at the text: of the commonest training label, of a random answer; 0 for a number."""
+        """`metric` of the most frequent training label or of a random answer; 0 for regression."""
         rows = self.subsets[subset] if subset in self.subsets else range(len(self.test))
         if isinstance(self.target, Answers):
             return float(np.mean([1 / len(self.test.examples[i].answers) for i in rows]))
         if not isinstance(self.target, Classes):
             return 0.0
         labels = [as_label(example.label) for example in self.training.examples]
-        commonest = max(self.target.labels, key=labels.count)
+        most_frequent = max(self.target.labels, key=labels.count)
         gold = [as_label(self.test.examples[i].label) for i in rows]
-        return float(metrics.class_scores(gold, [commonest] * len(gold), self.target.labels)[metric])
+        return float(metrics.class_scores(gold, [most_frequent] * len(gold), self.target.labels)[metric])
 
     def text_sizes(self, context: int) -> tuple[int, int]:
-        """Characters of training and test that go through a model, a token counting as four of them."""
+        """Characters of the training and test texts, truncated to the context (about four characters a token)."""
         sequences = self.name.data.kind.sequences
-        return (
-            sequences * sum(sequence_chars(example, 4 * context) for example in self.training.examples),
-            sequences * sum(sequence_chars(example, 4 * context) for example in self.test.examples),
+        training, test = (
+            sequences * sum(sequence_chars(example, 4 * context) for example in rows.examples)
+            for rows in (self.training, self.test)
         )
+        return training, test
 
 
 def format_row_count(rows: int, total: int) -> str:
@@ -156,39 +159,44 @@ def format_row_count(rows: int, total: int) -> str:
 
 
 def sequence_chars(example: Example, max_chars: int) -> int:
-    """Characters of an example's sequences, each cut at `max_chars`."""
+    """Characters of an example's sequences, each truncated to `max_chars`."""
     fields = sum(map(len, example.fields))
     return sum(min(max_chars, fields + len(answer)) for answer in example.answers or ("",))
 
 
 def read_tasks(
-    wanted: Sequence[TaskName],
+    names: Sequence[TaskName],
     data_dir: str | Path | None,
     rows: Mapping[str, int],
     test_rows: Mapping[str, int],
     keep_duplicates: bool,
 ) -> tuple[list[PaperTask], list[SkippedTask]]:
-    """(tasks with their rows, tasks whose files are missing). UserError for a folder that is not there, for broken
-    files, and for rows that cannot be learnt from or tested; rows and test_rows: at most so many, by task's name, `""`
-    for all others."""
-    found: list[PaperTask] = []
-    left_out: list[SkippedTask] = []
-    for name in wanted:
-        task = read_paper_task(name, data_dir, row_limit(name, rows), row_limit(name, test_rows), keep_duplicates)
-        if isinstance(task, SkippedTask):
-            left_out.append(task)
-        else:
-            found.append(task)
-    return found, left_out
+    """(tasks with their rows, tasks whose files are missing).
+
+    Args:
+        names: tasks to read.
+        data_dir: folder with the files of the data sets.
+        rows, test_rows: task → maximum number of rows, `""` for all other tasks.
+        keep_duplicates: keep duplicate training rows, and those that are also test rows.
+
+    Raises:
+        UserError: the folder does not exist, a file is damaged, or the rows cannot be trained on or scored.
+    """
+    tasks = [
+        read_paper_task(name, data_dir, row_limit(name, rows), row_limit(name, test_rows), keep_duplicates)
+        for name in names
+    ]
+    found = [task for task in tasks if isinstance(task, PaperTask)]
+    return found, [task for task in tasks if isinstance(task, SkippedTask)]
 
 
 def check_row_limits(flag: str, limits: Mapping[str, int], names: Sequence[str]) -> None:
-    """UserError for a limit of a task that nobody asked for."""
+    """UserError for a limit of a task that is not requested."""
     for name in limits:
         if name and name not in names:
             raise UserError(
-                f"{flag} {name}={limits[name]}: that task is not asked for.{did_you_mean(name, names)}",
-                f"Asked for are: {', '.join(dict.fromkeys(names))}.",
+                f"{flag} {name}={limits[name]}: this task is not requested.{did_you_mean(name, names)}",
+                f"Requested tasks: {', '.join(dict.fromkeys(names))}.",
             )
 
 
@@ -200,28 +208,27 @@ def row_limit(name: TaskName, limits: Mapping[str, int]) -> int:
 def read_paper_task(
     name: TaskName, data_dir: str | Path | None, rows: int, test_rows: int, keep_duplicates: bool
 ) -> PaperTask | SkippedTask:
-    where = data_dir or os.environ.get("GPT1_DATA") or "the hub"
+    place = data_dir or os.environ.get("GPT1_DATA") or "the hub"
     training = test = None
     with suppress(MissingSplit):
         test = name.test.evaluation_table(data_dir)
     with suppress(MissingSplit):
         training, notes = name.train.train_table(data_dir, keep_duplicates=keep_duplicates)
     if training is None:
-        return SkippedTask(name, f"no training split in {where}" if test else f"none of its files are in {where}")
+        return SkippedTask(name, f"no training split in {place}" if test else f"none of its files are in {place}")
     if test is None or "label" not in test.columns:
         what = "split" if test is None else "labels in the split"
-        return SkippedTask(name, f"no {what} '{name.test.split or name.data.evaluation_split}' to test on in {where}")
+        return SkippedTask(name, f"no {what} '{name.test.split or name.data.evaluation_split}' to test on in {place}")
     name = replace(name, test=replace(name.test, split=test.split))
-    drawn = [draw_rows(name.data, table, most) for table, most in ((training, rows), (test, test_rows))]
-    if not keep_duplicates and (repeated := deduplicate(drawn[0].examples)[1]):
-        again = f"{repeated:,} of {len(drawn[0]):,} training rows repeat another one"
-        notes.append(f"{training.name}: {again}: a network learns from each text once.")
-    task = PaperTask(name, drawn[0], drawn[1], (len(training), len(test)), [*notes, *test.notes])
-    encode_labels(task.target, task.test.examples, task.test.table.locate_row)  # few rows may lack a label of the test
+    train_set, test_set = draw_rows(name.data, training, rows), draw_rows(name.data, test, test_rows)
+    if not keep_duplicates and (repeated := deduplicate(train_set.examples)[1]):
+        count = f"{repeated:,} of {len(train_set):,}"
+        notes.append(f"{training.name}: {count} training rows are duplicates; fine-tuning uses each text once.")
+    task = PaperTask(name, train_set, test_set, (len(training), len(test)), [*notes, *test.notes])
+    encode_labels(task.target, test_set.examples, test_set.table.locate_row)  # raises if --rows leaves a label out
     return task
 
 
 def draw_rows(data: DataSet, table: KnownTable, max_rows: int) -> ExampleSet:
-    """At most `max_rows` rows (0: all), always the same ones."""
     examples = examples_from_table(LabelledTable(table, data), data.kind, data.columns)
-    return limited(ExampleSet(table, examples), data.kind, data, max_rows)
+    return limit_rows(ExampleSet(table, examples), data.kind, data, max_rows)

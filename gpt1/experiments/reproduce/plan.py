@@ -1,17 +1,17 @@
-"""What a reproduction is made of: what a person asked for, and the runs that it takes."""
+"""The plan of a reproduction: the request, and the runs that it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from gpt1 import formatting
 from gpt1.config import FinetuneConfig, flag_name, format_flag
 from gpt1.errors import UserError, did_you_mean
-from gpt1.experiments.methods import ABLATION_METHODS, Method
+from gpt1.experiments.methods import Method
 from gpt1.experiments.reproduce.paper_tasks import PaperTask, SkippedTask
 from gpt1.experiments.result_store import (
     Job,
@@ -31,12 +31,7 @@ EXPERIMENTS = ("table2", "table3", "table4", "table5", "figure2")
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asks for; the names are those of the flags.
-
-    tasks: names of data sets, `name:split>split` to train and test on other splits; else the table's own. methods: of
-    METHODS. rows, test_rows: rows at most, by task, `""` for all others. lstm: a pre-trained LSTM. left, right: one
-    half of figure 2 only.
-    """
+    """The arguments of `reproduce`."""
 
     what: str
     from_: str | Path
@@ -55,24 +50,24 @@ class Request:
 
     @property
     def halves(self) -> list[str]:
-        """Of figure 2; a table has none, and is all left."""
+        """The requested halves of figure 2. A table counts as a left half: it is fine-tuned too."""
         if self.what != "figure2":
             return ["left"]
         return [half for half in ("left", "right") if getattr(self, half)] or ["left", "right"]
 
     def validate(self) -> None:
-        """UserError for what can be seen without reading a row."""
+        """UserError for an invalid request, before any row is read."""
         if self.what not in EXPERIMENTS:
-            problem = f"there is no '{self.what}' to reproduce.{did_you_mean(self.what, EXPERIMENTS)}"
-            raise UserError(problem, f"There are: {', '.join(EXPERIMENTS)}.")
+            problem = f"unknown table or figure '{self.what}'.{did_you_mean(self.what, EXPERIMENTS)}"
+            raise UserError(problem, f"Choose one of: {', '.join(EXPERIMENTS)}.")
         if self.what != "figure2" and (self.left or self.right):
-            raise UserError(f"{self.what} has no left and right half.", "--left and --right are for figure2.")
+            raise UserError(f"{self.what} has no left and right half.", "Use --left and --right with figure2 only.")
         check_pretrained_model(self.from_, "--from")
         if self.lstm is not None:
             check_pretrained_model(self.lstm, "--lstm")
 
     def command_line(self) -> str:
-        """The line for a shell."""
+        """The shell command that makes this request."""
         limits = [
             ",".join(f"{name}={n}" if name else str(n) for name, n in some.items())
             for some in (self.rows, self.test_rows)
@@ -97,7 +92,7 @@ class Request:
 
 @dataclass(frozen=True)
 class ReproductionPlan:
-    """What a table or figure is made of."""
+    """The tasks, methods and runs of a table or figure."""
 
     request: Request
     tasks: list[PaperTask]
@@ -106,35 +101,28 @@ class ReproductionPlan:
     zeroshot_runs: list[ZeroShotRun] = field(default_factory=list)
     """Figure 2, right."""
     notes: list[str] = field(default_factory=list)
-    """What the page should say of all this."""
+    """Notes for the report."""
 
     @cached_property
     def models(self) -> dict[str, dict[str, Any]]:
-        """What each pre-trained model is: `from` and, where there is one, `lstm`."""
+        """The facts of the pre-trained models: `from` and, if given, `lstm`."""
         models = {"from": self.request.from_, "lstm": self.request.lstm}
         return {name: model_facts(run) for name, run in models.items() if run}
+
+    def runs(self) -> list[tuple[PaperTask, str, int]]:
+        """(task, method, seed) of each run, seed by seed: a table that is stopped early has fewer seeds, no gaps."""
+        seeds = range(self.request.seeds)
+        return [(task, method, seed) for seed in seeds for task in self.tasks for method in self.methods]
 
     def job_key(self, task: PaperTask, method: str, seed: int) -> str:
         return f"{task.name.text}, {method}, seed {seed}"
 
     def jobs(self) -> list[Job]:
-        """Seeds in turn: a table that is stopped early is a whole one with fewer seeds."""
-        tuned = [
-            self.make_job(task, method, seed)
-            for seed in range(self.request.seeds)
-            for task in self.tasks
-            for method in self.methods
-        ]
-        return [*(shot.make_job() for shot in self.zeroshot_runs), *tuned]
-
-    def make_job(self, task: PaperTask, method: str, seed: int) -> Job:
-        def work(scratch: Path, progress: Progress) -> dict[str, Any]:
-            return self.run_job(task, method, seed, scratch, progress)
-
-        return Job(self.job_key(task, method, seed), self.cost(task, method), work)
+        jobs = [Job(self.job_key(*run), self.cost(*run[:2]), partial(self.run_job, *run)) for run in self.runs()]
+        return [*(run.make_job() for run in self.zeroshot_runs), *jobs]
 
     def cost(self, task: PaperTask, method: str) -> int:
-        """kB of text through a model; what is learnt from counts three times (there and back)."""
+        """kB of text through the model; training text counts three times (forward and backward pass)."""
         training, test = task.text_sizes(self.models["from"]["config"]["context"])
         if method == "tfidf":
             return 1 + (training + test) // 50_000
@@ -142,6 +130,11 @@ class ReproductionPlan:
             return 1 + (training + test) // 1000
         epochs = self.request.settings.get("epochs", FinetuneConfig.epochs)
         return 1 + int(3 * epochs * training + test) // 1000
+
+    def finished(self, store: ResultStore, task: PaperTask, method: str) -> dict[int, dict[str, Any]]:
+        """Seed → result, of the finished runs."""
+        keys = {seed: self.job_key(task, method, seed) for seed in range(self.request.seeds)}
+        return {seed: store.results[key] for seed, key in keys.items() if key in store.results}
 
     def run_settings(self, method: str, seed: int) -> dict[str, Any]:
         return self.methods[method].finetune_settings(self.request.settings, seed)
@@ -153,97 +146,93 @@ class ReproductionPlan:
         return resolve_training_settings(width, self.run_settings(method, 0))
 
     def provenance(self, task: PaperTask, method: str) -> dict[str, Any]:
-        """What a kept result has to agree with: the rows, the weights and the settings."""
+        """What a result depends on: the rows, the weights and the settings."""
         weights = None if method == "tfidf" else self.models["lstm" if method == "lstm" else "from"]["weights"]
         return {"rows": task.facts, "weights": weights, "settings": self.training_settings(method)}
 
     def check_stored_results(self, store: ResultStore) -> None:
-        """UserError where a finished cell was made from other rows or another model than this plan says."""
-        for shot in self.zeroshot_runs:
-            if shot.job_key in store.results and store.results[shot.job_key]["made_from"] != shot.provenance:
+        """UserError if a finished run used other rows, another model or other settings than this plan."""
+        for run in self.zeroshot_runs:
+            if run.job_key in store.results and store.results[run.job_key]["made_from"] != run.provenance:
                 raise UserError(
-                    f"{store.folder} was begun with other rows or weights for: {shot.job_key}.", "Choose another --out."
+                    f"{store.folder} was started with other rows or weights for: {run.job_key}.",
+                    "Choose another --out.",
                 )
-        for task in self.tasks:
-            for method in self.methods:
-                for seed in range(self.request.seeds):
-                    key = self.job_key(task, method, seed)
-                    if cell := store.results.get(key):
-                        before, now = cell["made_from"], self.provenance(task, method)
-                        check_same_inputs(store.folder, task, method, before, now)
-                        check_same_settings(store.folder, key, before.get("settings"), now["settings"])
+        for task, method, seed in self.runs():
+            key = self.job_key(task, method, seed)
+            if result := store.results.get(key):
+                before, now = result["made_from"], self.provenance(task, method)
+                check_same_inputs(store.folder, task, self.methods[method].title, before, now)
+                check_same_settings(store.folder, key, before.get("settings"), now["settings"])
 
     def run_job(self, task: PaperTask, method: str, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         about = {"task": task.name.text, "method": method, "seed": seed, "made_from": self.provenance(task, method)}
         if method == "tfidf":
-            found = tfidf_scores(task.name.data.kind, task.target, task.training.examples, task.test.examples, seed)
-            return {**about, "score": found[task.metric], "metrics": found, "subsets": {}}
+            scores = tfidf_scores(task.name.data.kind, task.target, task.training.examples, task.test.examples, seed)
+            return {**about, "score": scores[task.metric], "metrics": scores, "subsets": {}}
         from_ = self.request.lstm if method == "lstm" else self.request.from_
-        settings = self.run_settings(method, seed)
-        learnt = self.training_settings(method)
-        run = finetune_or_resume(
-            task.training.table, scratch, progress, learnt, from_=from_, **task.finetune_options, **settings
-        )
-        fitted = runs.read_results(run)
+        options = task.finetune_options | self.run_settings(method, seed)
+        resolved = self.training_settings(method)
+        run = finetune_or_resume(task.training.table, scratch, progress, resolved, from_=from_, **options)
+        training = runs.read_results(run)
         scores = evaluate_run(run, task, self.request.settings)
-        return {**about, **scores, "cut": fitted["data"]["cut"], "seconds": fitted["seconds"]}
+        return {**about, **scores, "cut": training["data"]["cut"], "seconds": training["seconds"]}
 
 
 def check_same_inputs(
-    folder: Path, task: PaperTask, method: str, before: Mapping[str, Any], now: Mapping[str, Any]
+    folder: Path, task: PaperTask, method_title: str, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
     if before["weights"] != now["weights"]:
         raise UserError(
-            f"{folder} was begun with another model for {ABLATION_METHODS[method].title if method in ABLATION_METHODS else method}.",
-            "Choose another --out, or go on with the model that it was begun with.",
+            f"{folder} was started with another model for the method '{method_title}'.",
+            "Choose another --out, or use the same model.",
         )
-    for limit, split in (("--rows", "train"), ("--test-rows", "test")):
-        if before["rows"][split] != now["rows"][split]:
-            rows = before["rows"][split]
+    for flag, split in (("--rows", "train"), ("--test-rows", "test")):
+        n_before, n_now = before["rows"][split], now["rows"][split]
+        if n_before != n_now:
             raise UserError(
-                f"{folder} was begun with {rows:,} {split} rows of {task.name.text}, not {now['rows'][split]:,}.",
-                f"Go on with {limit} {task.name.data.name}={rows}, or choose another --out.",
+                f"{folder} was started with {n_before:,} {split} rows of {task.name.text}, not {n_now:,}.",
+                f"Use {flag} {task.name.data.name}={n_before}, or choose another --out.",
             )
     if before["rows"] != now["rows"]:
         raise UserError(
-            f"the rows of {task.name.text} are not those that {folder} was begun with: a file was changed.",
+            f"the rows of {task.name.text} are not those that {folder} was started with: a file has changed.",
             "Choose another --out.",
         )
 
 
 def evaluate_run(run: Path, task: PaperTask, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of a fine-tuned run on the test rows, all of them and each subset, out of one pass."""
+    """The metrics of a fine-tuned run on all test rows and on each subset, from one forward pass."""
     from gpt1.devices import resolve_device
     from gpt1.inference.evaluate import compute_metrics
     from gpt1.inference.predictor import load_task_predictor
     from gpt1.tasks.examples import encode_labels
 
     model = load_task_predictor(run, resolve_device(settings.get("device", "auto")))
-    examples, where = task.test.examples, task.test.table.locate_row
-    targets = encode_labels(model.target, examples, where)
+    examples = task.test.examples
+    targets = encode_labels(model.target, examples, task.test.table.locate_row)
     logits = model.logits(examples)
 
-    def of(rows: list[int]) -> dict[str, float]:
+    def score(rows: list[int]) -> dict[str, float]:
         labels = [examples[i].label for i in rows]
-        found = compute_metrics(model.target, logits[rows], targets[rows], labels, with_intervals=False)
-        return dict(found["metrics"])
+        return dict(compute_metrics(model.target, logits[rows], targets[rows], labels, with_intervals=False)["metrics"])
 
-    whole = of(list(range(len(examples))))
-    parts = {name: of(rows) for name, rows in task.subsets.items()}
-    return {"score": whole[task.metric], "metrics": whole, "subsets": parts}
+    metrics = score(list(range(len(examples))))
+    subsets = {name: score(rows) for name, rows in task.subsets.items()}
+    return {"score": metrics[task.metric], "metrics": metrics, "subsets": subsets}
 
 
 def check_pretrained_model(run: str | Path, flag: str) -> None:
-    """UserError for what is no pre-trained model, or not the sort that belongs to the flag `flag`."""
+    """UserError unless `run` is a pre-trained model of the architecture that `flag` needs."""
     from gpt1.inference.task import TASK
 
     folder = runs.find_model_folder(run)
     if (folder / TASK).exists():
-        raise UserError(
-            f"{flag} {run} is fine-tuned already.", "Name the pre-trained run that it was made from (gpt1 pretrain)."
-        )
+        raise UserError(f"{flag} {run} is already fine-tuned.", "Use the pre-trained run that it was fine-tuned from.")
     is_lstm = model_facts(run)["config"].get("architecture") == "lstm"
     if flag == "--lstm" and not is_lstm:
-        raise UserError(f"--lstm {run} is no LSTM.", "Pre-train one with: gpt1 pretrain CORPUS --model lstm --out NEW")
+        raise UserError(
+            f"--lstm {run} is not an LSTM.", "Pre-train one with: gpt1 pretrain CORPUS --model lstm --out NEW"
+        )
     if flag == "--from" and is_lstm:
-        raise UserError(f"--from {run} is an LSTM.", f"Name a GPT there, and the LSTM beside it: --lstm {run}")
+        raise UserError(f"--from {run} is an LSTM.", f"Use a Transformer for --from, and --lstm {run} for the LSTM.")

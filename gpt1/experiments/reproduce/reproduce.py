@@ -1,9 +1,9 @@
-"""The paper's tables and figure 2 from one's own runs: what is missing is run, and a page is laid beside the paper."""
+"""`gpt1 reproduce`: run what a table or figure of the paper needs, and compare with the paper in a report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,86 +25,109 @@ def reproduce(
     *,
     from_: str | Path,
     out: str | Path,
+    data_dir: str | Path | None = None,
+    seeds: int = 3,
+    tasks: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    rows: Mapping[str, int] | None = None,
+    test_rows: Mapping[str, int] | None = None,
+    lstm: str | Path | None = None,
+    left: bool = False,
+    right: bool = False,
     config: str | Path | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> Path:
-    """A table of the paper, or its figure 2, measured with the pre-trained model `from_`; returns the folder `out`.
+    """Measure a table or figure 2 of the paper with a pre-trained model. The same call resumes; seeds and tasks add up.
 
-    Finished runs lie in `out`, are never done again, and serve every table asked for there; more seeds or tasks add to
-    them. options: fields of `Request`, and settings of `finetune`, which hold for every run; None stands for none.
+    Args:
+        what: "table2" to "table5" or "figure2".
+        from_: run or model folder of the pre-trained Transformer.
+        out: folder for report.html, results.md, results.json and the finished runs, which all tables in it share.
+        data_dir: folder with the official files of the data sets.
+        seeds: number of random seeds of each run.
+        tasks: data sets, such as "rte" or "snli:dev>test" (train on dev, test on test); by default the paper's.
+        methods: of "full", "scratch", "no-aux", "lstm", "head", "tfidf"; by default "full", table 5: all but "tfidf".
+        rows, test_rows: maximum numbers of training and test rows by task, `""` for all other tasks.
+        lstm: run of a pre-trained LSTM, for table 5 and figure 2.
+        left, right: only one half of figure 2: transferred layers, or zero-shot scores over pre-training.
+        config, progress: YAML file with settings of `finetune`; shows the progress (default: nothing is printed).
+        **settings: settings of `finetune` for every run.
+
+    Returns:
+        The folder `out`.
+
+    Raises:
+        UserError: an input is invalid, or `out` has results of other inputs.
+        Interrupted: after Ctrl-C; finished runs are saved and the report shows them.
     """
     progress = progress or NullProgress()
-    names = {one.name for one in fields(Request)}
-    given = {name: value for name, value in options.items() if name in names and value is not None}
-    settings = {name: value for name, value in options.items() if name not in names}
-    chosen = runs.user_settings(FinetuneConfig, config, settings)
-    refuse_reserved("reproduce", chosen)
-    cfg = runs.resolve_settings(FinetuneConfig, None, chosen)  # refuses what is out of range
-    asked = Request(what, from_, out, **given, settings=chosen)
-    asked.validate()
-    kept = ResultStore.open(out, {"analysis": "reproduce", "model": model_facts(from_), "settings": chosen})
-    plan = make_plan(asked, cfg, progress)
-    plan.check_stored_results(kept)
+    given = runs.user_settings(FinetuneConfig, config, settings)
+    refuse_reserved("reproduce", given)
+    resolved = runs.resolve_settings(FinetuneConfig, None, given)  # checks the ranges
+    names, limits = (tasks or (), methods or ()), (rows or {}, test_rows or {})
+    request = Request(what, from_, out, data_dir, seeds, *names, *limits, lstm, left, right, given)
+    request.validate()
+    store = ResultStore.open(out, {"analysis": "reproduce", "model": model_facts(from_), "settings": given})
+    plan = make_plan(request, resolved, progress)
+    plan.check_stored_results(store)
     announce_plan(plan, progress)
-    return execute(plan, kept, progress)
+    return execute(plan, store, progress)
 
 
 def make_plan(request: Request, cfg: FinetuneConfig, progress: Progress) -> ReproductionPlan:
-    """Everything read and checked, nothing run."""
-    said: list[str] = []
-    shots: list[ZeroShotRun] = []
+    """Read and check all inputs; nothing is run."""
+    notes: list[str] = []
+    zeroshot_runs: list[ZeroShotRun] = []
     if request.what == "figure2":
         methods = transfer_methods(request.from_, request.methods)
     else:
-        methods, said = select_methods(request.what, request.methods, request.lstm)
+        methods, notes = select_methods(request.what, request.methods, request.lstm)
     trained = (request.tasks or default_tasks(request.what)) if "left" in request.halves else ()
+    # With both halves, --tasks names those of the left half.
     unseen = (() if trained else request.tasks) or paper.ZERO_SHOT_TASKS if "right" in request.halves else ()
-    wanted = [TaskName.parse(name) for name in dict.fromkeys(trained)]
-    names = [each for one in wanted for each in (one.text, one.data.name)]
-    check_row_limits("--rows", request.rows, names)
-    check_row_limits("--test-rows", request.test_rows, [*names, *unseen])
+    names = [TaskName.parse(name) for name in dict.fromkeys(trained)]
+    known = [text for name in names for text in (name.text, name.data.name)]
+    check_row_limits("--rows", request.rows, known)
+    check_row_limits("--test-rows", request.test_rows, [*known, *unseen])
     if unseen:
-        points = [
-            *list_checkpoint_models(request.from_),
-            *(list_checkpoint_models(request.lstm, "lstm") if request.lstm else []),
-        ]
-        shots, said = plan_zeroshot_runs(points, unseen, request.data_dir, request.test_rows, cfg.device, progress)
-    found, left_out = read_tasks(wanted, request.data_dir, request.rows, request.test_rows, not cfg.deduplicate)
-    if not found and not shots:
-        raise no_tasks_error(left_out)
-    return ReproductionPlan(request, found, left_out, methods, shots, said)
+        models = list_checkpoint_models(request.from_)
+        if request.lstm:
+            models += list_checkpoint_models(request.lstm, "lstm")
+        zeroshot_runs, notes = plan_zeroshot_runs(
+            models, unseen, request.data_dir, request.test_rows, cfg.device, progress
+        )
+    tasks, skipped = read_tasks(names, request.data_dir, request.rows, request.test_rows, not cfg.deduplicate)
+    if not tasks and not zeroshot_runs:
+        raise no_tasks_error(skipped)
+    return ReproductionPlan(request, tasks, skipped, methods, zeroshot_runs, notes)
 
 
-def no_tasks_error(left_out: Sequence[SkippedTask]) -> UserError:
+def no_tasks_error(skipped: Sequence[SkippedTask]) -> UserError:
     by_reason: dict[str, list[str]] = {}
-    for one in left_out:
-        by_reason.setdefault(one.reason, []).append(one.name.title)
+    for task in skipped:
+        by_reason.setdefault(task.reason, []).append(task.name.title)
     reasons = "; ".join(f"{', '.join(titles)}: {why}" for why, titles in by_reason.items())
-    return UserError(f"none of the tasks can be measured. {reasons}.", "Name the folder of the files: --data-dir DIR")
+    return UserError(f"none of the tasks can be measured. {reasons}.", "Choose the folder of the files: --data-dir DIR")
 
 
 def execute(plan: ReproductionPlan, store: ResultStore, progress: Progress) -> Path:
-    """Run what is missing; the page is written at the end, and after Ctrl-C with what there is."""
+    """Run what is missing and write the report."""
     from gpt1.experiments.reproduce.page import write_reproduction_report
 
-    return run_and_write(
-        f"reproduce {plan.request.what}", plan.jobs(), store, progress, "score",
-        lambda failed: write_reproduction_report(plan, store, failed), unit="kB of text",
-    )  # fmt: skip
+    title, write_report = f"reproduce {plan.request.what}", partial(write_reproduction_report, plan, store)
+    return run_and_write(title, plan.jobs(), store, progress, "score", write_report, unit="kB of text")
 
 
 def announce_plan(plan: ReproductionPlan, progress: Progress) -> None:
-    """What will be done."""
-    for one in plan.skipped_tasks:
-        progress.log(f"{one.name.title}: left out: {one.reason}")
-    for line in plan.notes:
+    for line in [*(str(task) for task in plan.skipped_tasks), *plan.notes]:
         progress.log(line)
     for task in plan.tasks:
         for note in task.notes:
             progress.log(note)
         progress.log(
-            f"{task.name.title}: trained on {task.describe_train_rows()} rows, tested on {task.describe_test_rows()}, {task.metric}"
+            f"{task.name.title}: trained on {task.describe_train_rows()} rows, tested on {task.describe_test_rows()}, "
+            f"{task.metric}"
         )
 
 

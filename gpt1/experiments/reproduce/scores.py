@@ -1,4 +1,4 @@
-"""Scores as a reproduction shows them: times 100, with one decimal, over the seeds that are finished."""
+"""Scores in the report of a reproduction: times 100, with one decimal, over the finished seeds."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ def overall_column(task: PaperTask) -> paper.PublishedResult:
 def collect_task_scores(
     plan: ReproductionPlan, store: ResultStore, task: PaperTask, method: str, column: paper.PublishedResult
 ) -> SeedScores | None:
-    """The scores of the finished seeds."""
-    found = []
-    for seed in range(plan.request.seeds):
-        if cell := store.results.get(plan.job_key(task, method, seed)):
-            scores = cell["subsets"].get(column.subset, {}) if column.subset else cell["metrics"]
-            if column.metric in scores:
-                found.append(scores[column.metric])
-    return SeedScores.from_values(found)
+    """The scores of the finished seeds; None if there are none."""
+    results = plan.finished(store, task, method).values()
+    scores = (one["subsets"].get(column.subset, {}) if column.subset else one["metrics"] for one in results)
+    return SeedScores.from_values(one[column.metric] for one in scores if column.metric in one)
+
+
+def scores_cell(scores: SeedScores | None) -> Cell | None:
+    """Median and range in points."""
+    return scores.to_cell(1, 100) if scores else None
 
 
 def points_cell(value: float) -> Cell:
-    """A number as the paper writes them."""
+    """A number with one decimal, as in the paper."""
     return Cell(value, f"{round(value, 1) + 0.0:.1f}".replace("-", "−"))  # + 0.0: no −0.0
 
 
@@ -41,7 +42,6 @@ def optional_points_cell(value: float | None) -> Cell | None:
 
 
 def signed_cell(value: float | None) -> Cell | None:
-    """A difference."""
     return None if value is None else Cell(value, f"{round(value, 1) + 0.0:+.1f}".replace("-", "−"))
 
 
@@ -49,12 +49,12 @@ def difference_cell(ours: SeedScores | None, theirs: float | None) -> Cell | Non
     return signed_cell(100 * ours.median - theirs) if ours and theirs is not None else None
 
 
-def percent_scores_json(spread: SeedScores | None) -> dict[str, Any] | None:
-    return SeedScores(tuple(100 * value for value in spread.values)).to_json() if spread else None
+def percent_scores_json(scores: SeedScores | None) -> dict[str, Any] | None:
+    return SeedScores(tuple(100 * value for value in scores.values)).to_json() if scores else None
 
 
-def format_scores(spread: SeedScores) -> str:
-    return str(spread.to_cell(1, 100))
+def format_scores(scores: SeedScores) -> str:
+    return str(scores.to_cell(1, 100))
 
 
 def comparison_sentence(ours: SeedScores, theirs: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Zero-shot: what a pre-trained model knows of a task that it was never trained on (paper, section 5, last part)."""
+"""Zero-shot scores: a pre-trained model on tasks that it was not trained on (paper, section 5, last part)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpt1.datasets import DataSet
 from gpt1.datasets.labelled import examples_from_table, load_labelled_table
 from gpt1.errors import UserError
 from gpt1.experiments.reserved import refuse_reserved
-from gpt1.experiments.train_test_data import ExampleSet, limited
+from gpt1.experiments.train_test_data import ExampleSet, limit_rows
 from gpt1.experiments.zeroshot.scoring import (
     ScoringQuery,
     encode_continuations,
@@ -32,12 +32,22 @@ from gpt1.tasks.targets import as_label
 SST2_WORDS = {"1": "positive", "0": "negative"}
 WINOGRAD = "winograd"
 THRESHOLD_ROWS = 2000
-"""Training sentences by which CoLA's threshold is chosen: more move it by less than its own noise."""
+"""Training sentences that choose CoLA's threshold; more change it by less than its noise."""
 
 
 @dataclass(frozen=True)
 class ZeroShotTask:
-    """Rows and a heuristic: `predict` gives every row's label from a model; `how` says in a sentence by what."""
+    """Rows and a heuristic.
+
+    Args:
+        name: of the rows.
+        how: the heuristic in a sentence.
+        metric: main metric.
+        gold: correct answers.
+        predict: returns the answer of a model to each row.
+        guess: the metric of a random guess.
+        labels: of a classification; empty for a choice.
+    """
 
     name: str
     how: str
@@ -45,30 +55,63 @@ class ZeroShotTask:
     gold: list[Any]
     predict: Callable[[LanguageModel, Progress], list[Any]]
     guess: float
-    """The metric of a random guess."""
     labels: tuple[str, ...] = ()
 
     def evaluate(self, model: LanguageModel, progress: Progress | None = None) -> dict[str, Any]:
-        """{"metrics": …, "interval": …, "rows": n, "metric": its main one, "guess": …, "how": …}"""
-        given = self.predict(model, progress or NullProgress())
-        told = {"task": self.name, "metric": self.metric, "guess": self.guess, "how": self.how}
+        """The result of `zeroshot`."""
+        answers = self.predict(model, progress or NullProgress())
+        result = {"task": self.name, "metric": self.metric, "guess": self.guess, "how": self.how}
         if self.labels:
-            scores = metrics.class_scores(self.gold, given, self.labels)
-            told["f1_of"] = scores.pop("f1_of")
+            scores = metrics.class_scores(self.gold, answers, self.labels)
+            result["f1_of"] = scores.pop("f1_of")
         else:
-            scores = metrics.choice_scores(self.gold, given)
-        between = {name: list(metrics.confidence_interval(name, self.gold, given, self.labels)) for name in scores}
-        return {**told, "metrics": scores, "interval": between, "rows": len(self.gold)}
+            scores = metrics.choice_scores(self.gold, answers)
+        intervals = {name: list(metrics.confidence_interval(name, self.gold, answers, self.labels)) for name in scores}
+        return {**result, "metrics": scores, "interval": intervals, "rows": len(self.gold)}
 
 
 def zeroshot(
-    what: str | Path | Table, *, run: str | Path, progress: Progress | None = None, **options: Any
+    what: str | Path | Table,
+    *,
+    run: str | Path,
+    data_dir: str | Path | None = None,
+    kind: str | None = None,
+    words: Mapping[str, str] | None = None,
+    append: str = "very",
+    rows: int = 0,
+    progress: Progress | None = None,
+    **columns: str | None,
 ) -> dict[str, Any]:
-    """Score the pre-trained model of `run` on `what` by the paper's heuristic for it. options: see `build_zeroshot_task`."""
+    """Score a pre-trained model on a task that it was not trained on (paper, section 5 and figure 2, right).
+
+    CoLA: the mean log-probability of the tokens against a threshold. SST-2 and other classifications: the most likely
+    of the labels' `words` after `append`. RACE, Story Cloze and other choices: the answer with the highest mean
+    log-probability of its tokens. Winograd schemas: the referent that gives the rest the highest one.
+
+    Args:
+        what: cola, sst2, race, storycloze or winograd; a file of Winograd schemas (.txt); or a table.
+        run: run or model folder of the pre-trained model.
+        data_dir: folder with the files of data sets.
+        kind: of a table: "choice", or "classification" with `words`.
+        words: label → the word that stands for it.
+        append: text between a row's text and the word.
+        rows: maximum number of rows, 0 for all; always the same sample.
+        progress: shows the progress; by default nothing is printed.
+        **columns: columns of a table, such as `text` and `label`.
+
+    Returns:
+        `metrics` and their 95% confidence intervals (`interval`), `rows`, the main `metric`, its value for a random
+        guess (`guess`), and the heuristic in a sentence (`how`).
+
+    Raises:
+        UserError: there is no heuristic for `what`, or an input is invalid.
+    """
     progress = progress or NullProgress()
-    trial = build_zeroshot_task(what, progress=progress, **options)
-    progress.log(f"{trial.name}: {len(trial.gold):,} rows; {trial.how}")
-    return trial.evaluate(load(run), progress)
+    task = build_zeroshot_task(
+        what, data_dir=data_dir, kind=kind, words=words, append=append, rows=rows, progress=progress, **columns
+    )
+    progress.log(f"{task.name}: {len(task.gold):,} rows; {task.how}")
+    return task.evaluate(load(run), progress)
 
 
 def build_zeroshot_task(
@@ -82,35 +125,32 @@ def build_zeroshot_task(
     progress: Progress | None = None,
     **columns: str | None,
 ) -> ZeroShotTask:
-    """The rows of `what`: cola, sst2, race, storycloze or winograd, a file of Winograd schemas (.txt), or a table.
-
-    A table of kind choice is answered as RACE is; one of kind classification as SST-2 is: `words` has for each label
-    the word that is expected after `append`. rows: at most so many, drawn once (0: all).
-    """
+    """The rows and the heuristic of `zeroshot`, with the same arguments."""
     progress = progress or NullProgress()
     refuse_reserved("zeroshot", columns)
-    named = {role: column for role, column in columns.items() if column is not None}
-    split = str(what).lower().partition(":")[2] or "test"
-    if str(what).lower().partition(":")[0] == WINOGRAD or str(what).endswith(".txt"):
-        return winograd_task(str(what), data_dir, split, rows)
+    given_columns = {role: column for role, column in columns.items() if column is not None}
+    name, _, split = str(what).lower().partition(":")
+    if name == WINOGRAD or str(what).endswith(".txt"):
+        return winograd_task(str(what), data_dir, split or "test", rows)
     source = load_labelled_table(what, "evaluation", data_dir)
     data = source.data_set
-    record, named = source.kind_and_columns(kind, named)
-    chosen = limited(ExampleSet(source.table, examples_from_table(source, record, named)), record, data, rows)
+    task_kind, all_columns = source.kind_and_columns(kind, given_columns)
+    examples = examples_from_table(source, task_kind, all_columns)
+    chosen = limit_rows(ExampleSet(source.table, examples), task_kind, data, rows)
     for note in source.notes:
         progress.log(note)
     if data and data.name == "cola":
         return cola_task(chosen, data, data_dir)
-    if record.multiple_choice:
+    if task_kind.multiple_choice:
         return choice_task(chosen)
     if words is None and data and data.name == "sst2":
         words = SST2_WORDS
-    if record.name == "classification" and words:
+    if task_kind.name == "classification" and words:
         return sentiment_task(chosen, words, append)
     raise UserError(
-        f"there is no zero-shot heuristic for {source.table.name} (kind {record.name}).",
-        "There are some for cola, sst2, race, storycloze, winograd, tables of kind choice, and tables of kind "
-        "classification with --words LABEL=WORD,LABEL=WORD.",
+        f"no zero-shot heuristic for {source.table.name} (kind {task_kind.name}).",
+        "Use cola, sst2, race, storycloze, winograd, a table of kind choice, or a table of kind classification with "
+        "--words LABEL=WORD,LABEL=WORD.",
     )
 
 
@@ -119,26 +159,22 @@ def build_zeroshot_task(
 
 def cola_task(rows: ExampleSet, data: DataSet, data_dir: str | Path | None) -> ZeroShotTask:
     training, _ = data.train_table(data_dir)
-    source = limited(
-        ExampleSet(training, [Example((row["text"],), label=row["label"]) for row in training.rows]),
-        data.kind, data, THRESHOLD_ROWS,
-    )  # fmt: skip
-    labelled = [as_label(example.label) for example in source.examples]
+    examples = [Example((row["text"],), label=row["label"]) for row in training.rows]
+    sample = limit_rows(ExampleSet(training, examples), data.kind, data, THRESHOLD_ROWS)
+    acceptable = [as_label(example.label) == "1" for example in sample.examples]
 
     def predict(model: LanguageModel, progress: Progress) -> list[str]:
-        threshold = best_threshold(
-            mean_log_probabilities(model, source.examples, progress), [label == "1" for label in labelled]
-        )
+        threshold = best_threshold(mean_log_probabilities(model, sample.examples, progress), acceptable)
         return ["1" if score >= threshold else "0" for score in mean_log_probabilities(model, rows.examples, progress)]
 
     how = "acceptable where the mean log-probability of its tokens is above a threshold, chosen on "
-    how += f"{len(source):,} training sentences"
+    how += f"{len(sample):,} training sentences"
     gold = [as_label(example.label) for example in rows.examples]
     return ZeroShotTask(rows.table.name, how, "matthews", gold, predict, 0.0, ("0", "1"))
 
 
 def mean_log_probabilities(model: LanguageModel, examples: Sequence[Example], progress: Progress) -> list[float]:
-    """The mean log-probability of each text's tokens, as a document's first."""
+    """The mean log-probability of each text's tokens, as the start of a document."""
     start = [model.tokenizer.newline_id]
     texts = model.tokenizer.encode_batch([example.fields[0] for example in examples])
     scored = log_probabilities(model.gpt, [ScoringQuery(start, [ids]) for ids in texts], progress)
@@ -146,18 +182,18 @@ def mean_log_probabilities(model: LanguageModel, examples: Sequence[Example], pr
 
 
 def best_threshold(scores: Sequence[float], is_positive: Sequence[bool]) -> float:
-    """The threshold with the greatest Matthews correlation of `score ≥ threshold` with `is_positive`, half-way between
-    two neighbouring scores."""
+    """The threshold with the highest Matthews correlation of `score ≥ threshold` with `is_positive`, midway between two
+    neighboring scores."""
     order = np.argsort(scores, kind="stable")[::-1]
     values = np.asarray(scores, dtype=np.float64)[order]
     positive = np.asarray(is_positive, dtype=np.float64)[order]
-    said = np.arange(1, len(values) + 1, dtype=np.float64)  # rows above a threshold below the k-th value
-    right, n, found = positive.cumsum(), float(len(values)), positive.sum()
-    covariance = n * right - said * found
-    spread = np.sqrt(said * (n - said) * found * (n - found))
+    predicted = np.arange(1, len(values) + 1, dtype=np.float64)  # rows predicted positive by the k-th threshold
+    true_positives, n, n_positive = positive.cumsum(), float(len(values)), positive.sum()
+    covariance = n * true_positives - predicted * n_positive
+    spread = np.sqrt(predicted * (n - predicted) * n_positive * (n - n_positive))
     matthews = np.divide(covariance, spread, out=np.zeros(len(values)), where=spread > 0)
-    between = np.append(values[:-1] != values[1:], True)  # equal scores stay together
-    k = int(np.where(between, matthews, -np.inf).argmax())
+    is_last = np.append(values[:-1] != values[1:], True)  # equal scores cannot be separated
+    k = int(np.where(is_last, matthews, -np.inf).argmax())
     return float((values[k] + values[min(k + 1, len(values) - 1)]) / 2)
 
 
@@ -167,18 +203,22 @@ def best_threshold(scores: Sequence[float], is_positive: Sequence[bool]) -> floa
 def sentiment_task(rows: ExampleSet, words: Mapping[str, str], append: str) -> ZeroShotTask:
     gold = [as_label(example.label) for example in rows.examples]
     if unknown := sorted(set(gold) - set(words)):
-        raise UserError(f"--words has no word for the label '{unknown[0]}'.", "Give one for each: --words 1=good,0=bad")
+        raise UserError(
+            f"--words has no word for the label '{unknown[0]}'.", "Add a word for each label: --words 1=good,0=bad"
+        )
     labels = tuple(words)
 
     def predict(model: LanguageModel, progress: Progress) -> list[str]:
         start = [model.tokenizer.newline_id]
         texts = model.tokenizer.encode_batch([f"{e.fields[0]} {append}".strip() for e in rows.examples])
         expected = encode_continuations(model, [words[label] for label in labels])
-        given = [text[-(model.gpt.config.context - 1 - max(map(len, expected))) :] for text in texts]
-        questions = [
-            ScoringQuery(start, [text + word for word in expected], n_unscored=len(text)) for text in given
-        ]  # the sentence stands in the continuation: sentences then run side by side
-        scored = log_probabilities(model.gpt, questions, progress)
+        room = model.gpt.config.context - 1 - max(map(len, expected))
+        # The sentence is part of the continuation, not of the prefix: sentences are then scored in one batch.
+        queries = [
+            ScoringQuery(start, [text[-room:] + word for word in expected], n_unscored=len(text[-room:]))
+            for text in texts
+        ]
+        scored = log_probabilities(model.gpt, queries, progress)
         return [labels[int(np.argmax([float(word.sum()) for word in one]))] for one in scored]
 
     how = f"after “{append}”, the likeliest of {', '.join(f'“{word}” ({label})' for label, word in words.items())}"
@@ -190,16 +230,15 @@ def sentiment_task(rows: ExampleSet, words: Mapping[str, str], append: str) -> Z
 
 def choice_task(rows: ExampleSet) -> ZeroShotTask:
     def predict(model: LanguageModel, progress: Progress) -> list[int]:
-        asked = encode_document_starts(model, [example.fields[0] for example in rows.examples])
-        question = encode_continuations(model, [example.fields[1] for example in rows.examples])
-        given = encode_continuations(model, [answer for example in rows.examples for answer in example.answers])
-        texts = iter(given)
-        questions = [
-            ScoringQuery(asked[i], [question[i] * bool(e.fields[1]) + next(texts) for _ in e.answers],
-                     n_unscored=len(question[i]) * bool(e.fields[1]))
-            for i, e in enumerate(rows.examples)
-        ]  # fmt: skip
-        scored = log_probabilities(model.gpt, questions, progress)
+        passages = encode_document_starts(model, [example.fields[0] for example in rows.examples])
+        questions = encode_continuations(model, [example.fields[1] for example in rows.examples])
+        answers = iter(encode_continuations(model, [answer for e in rows.examples for answer in e.answers]))
+        queries = []
+        for example, passage, encoded in zip(rows.examples, passages, questions, strict=True):
+            question = encoded if example.fields[1] else []
+            continuations = [question + next(answers) for _ in example.answers]
+            queries.append(ScoringQuery(passage, continuations, n_unscored=len(question)))
+        scored = log_probabilities(model.gpt, queries, progress)
         return [int(np.argmax([mean_log_probability(answer) for answer in one])) for one in scored]
 
     how = "the answer whose tokens have the highest mean log-probability after the text and the question"
@@ -216,7 +255,7 @@ def winograd_task(what: str, data_dir: str | Path | None, split: str, rows: int)
         path = Path(what)
     elif data_dir is None:
         raise UserError(
-            "no folder with the Winograd schemas is named.", f"{DOWNLOAD_HINT} Name its folder with --data-dir."
+            "the folder of the Winograd schemas is unknown.", f"{DOWNLOAD_HINT} Add --data-dir with their folder."
         )
     else:
         if split not in ("train", "test"):
@@ -232,10 +271,10 @@ def referent_task(name: str, schemas: Sequence[WinogradSchema]) -> ZeroShotTask:
         replaced = encode_document_starts(model, [f"{s.before} {one}".strip() for s in schemas for one in s.referents])
         rest = encode_continuations(model, [s.after for s in schemas])
         start = [model.tokenizer.newline_id]
-        questions = [
+        queries = [
             ScoringQuery(start, [text[1:] + rest[i // 2]], n_unscored=len(text) - 1) for i, text in enumerate(replaced)
         ]
-        scored = [mean_log_probability(one) for (one,) in log_probabilities(model.gpt, questions, progress)]
+        scored = [mean_log_probability(one) for (one,) in log_probabilities(model.gpt, queries, progress)]
         return [int(scored[2 * i + 1] > scored[2 * i]) for i in range(len(schemas))]
 
     how = "the referent that, put in place of the pronoun, gives the rest the highest mean log-probability"

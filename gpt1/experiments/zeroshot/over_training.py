@@ -1,4 +1,4 @@
-"""Figure 2, right: what the checkpoints of a pre-training run know of tasks that they were never trained on."""
+"""Figure 2, right: zero-shot scores of the checkpoints of a pre-training run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from gpt1.runs import folder as runs
 from gpt1.training import checkpoints
 
 KB_PER_ROW = {"cola": 0.15, "sst2": 0.2, "race": 2.5, "storycloze": 0.4, WINOGRAD: 0.2}
-"""Text of a row that goes through a model, about, for the time that is left."""
+"""Approximate text of a row, for the estimate of the remaining time."""
 MODEL_NAMES = {"from": "Transformer", "lstm": "LSTM"}
 
 
 @dataclass(frozen=True)
 class CheckpointModel:
-    """A model on its way: `weights` (a file) after `step` updates; `sha256` is theirs."""
+    """The model of `run` after `step` pre-training steps: its `weights` (a file) and their SHA-256."""
 
     model: str
     run: str
@@ -36,7 +36,7 @@ class CheckpointModel:
 
 @dataclass(frozen=True)
 class ZeroShotRun:
-    """One dot of the figure."""
+    """One point of the figure: a checkpoint on a task."""
 
     task: str
     checkpoint: CheckpointModel
@@ -44,14 +44,13 @@ class ZeroShotRun:
     device: str
 
     @property
-    def job_key(self) -> str:
+    def job_key(self) -> str:  # in cells.json: unchanged, so that older folders resume
         return f"zero-shot {self.task}, {MODEL_NAMES[self.checkpoint.model]}, {self.checkpoint.step} updates"
 
     @property
     def provenance(self) -> dict[str, Any]:
-        rows = rows_fingerprint(
-            [{"name": self.zeroshot_task.name, "how": self.zeroshot_task.how, "gold": self.zeroshot_task.gold}]
-        )
+        task = self.zeroshot_task
+        rows = rows_fingerprint([{"name": task.name, "how": task.how, "gold": task.gold}])
         return {"rows": rows, "weights": self.checkpoint.sha256}
 
     def make_job(self) -> Job:
@@ -65,36 +64,36 @@ class ZeroShotRun:
         gpt, tokenizer = load_model_and_tokenizer(self.checkpoint.run)
         gpt.load_state_dict(read_safetensors(self.checkpoint.weights))
         model = LanguageModel(gpt.eval().to(resolve_device(self.device)), tokenizer)
-        found = self.zeroshot_task.evaluate(model, progress)
+        result = self.zeroshot_task.evaluate(model, progress)
         about = {
             "task": self.task,
             "model": self.checkpoint.model,
             "step": self.checkpoint.step,
             "made_from": self.provenance,
         }
-        named = {name: found[name] for name in ("metric", "guess", "how", "metrics", "interval", "rows")}
-        return {**about, **named, "score": found["metrics"][found["metric"]]}
+        scores = {name: result[name] for name in ("metric", "guess", "how", "metrics", "interval", "rows")}
+        return {**about, **scores, "score": result["metrics"][result["metric"]]}
 
 
 def list_checkpoint_models(run: str | Path, model: str = "from") -> list[CheckpointModel]:
-    """The checkpoints of a run in order, and its finished model where that is not the last of them."""
+    """The checkpoints of a run in order, and its finished model if it is later than the last checkpoint."""
     folder = Path(run) / "checkpoints"
     steps = checkpoints.list_steps(folder) if folder.is_dir() else []
     if not steps:
         raise UserError(
-            f"{run} has no checkpoints to measure on the way.",
-            "Pre-train with --keep 100, which keeps them all; or make the left half alone: --left",
+            f"{run} has no checkpoints.",
+            "Pre-train with --keep 100 to keep up to 100 of them, or use --left for the left half only.",
         )
-    found = []
+    models = []
     for step in steps:
-        at = checkpoints.checkpoint_path(folder, step)
-        sha256 = checkpoints.verify_checkpoint(at)[checkpoints.MODEL_FILE]["sha256"]
-        found.append(CheckpointModel(model, str(run), step, at / checkpoints.MODEL_FILE, sha256))
-    end = Fields(runs.read_results(Path(run)), Path(run) / runs.RESULTS_FILE).integer("steps", default=0)
-    if end > steps[-1]:
+        checkpoint = checkpoints.checkpoint_path(folder, step)
+        sha256 = checkpoints.verify_checkpoint(checkpoint)[checkpoints.MODEL_FILE]["sha256"]
+        models.append(CheckpointModel(model, str(run), step, checkpoint / checkpoints.MODEL_FILE, sha256))
+    last_step = Fields(runs.read_results(Path(run)), Path(run) / runs.RESULTS_FILE).integer("steps", default=0)
+    if last_step > steps[-1]:
         weights = runs.find_model_folder(run) / checkpoints.MODEL_FILE
-        found.append(CheckpointModel(model, str(run), end, weights, file_entry(weights)["sha256"]))
-    return found
+        models.append(CheckpointModel(model, str(run), last_step, weights, file_entry(weights)["sha256"]))
+    return models
 
 
 def plan_zeroshot_runs(
@@ -105,32 +104,34 @@ def plan_zeroshot_runs(
     device: str,
     progress: Progress,
 ) -> tuple[list[ZeroShotRun], list[str]]:
-    """(a shot for every point and task, early updates first; what to say of tasks that are not in `data_dir`)."""
-    trials: dict[str, ZeroShotTask] = {}
-    said = []
+    """(a run for each model and task, notes on tasks whose files are not in `data_dir`)."""
+    found: dict[str, ZeroShotTask] = {}
+    notes = []
     for name in tasks:
         if name not in KB_PER_ROW:
             raise UserError(
-                f"--tasks {name}: there is no zero-shot heuristic for it.{did_you_mean(name, KB_PER_ROW)}",
-                f"There are some for: {', '.join(KB_PER_ROW)}.",
+                f"--tasks {name}: no zero-shot heuristic for this task.{did_you_mean(name, KB_PER_ROW)}",
+                f"Choose among: {', '.join(KB_PER_ROW)}.",
             )
         try:
             if name == WINOGRAD:
                 require_schemas(data_dir)
-            trials[name] = build_zeroshot_task(
+            found[name] = build_zeroshot_task(
                 name, data_dir=data_dir, rows=rows.get(name, rows.get("", 0)), progress=progress
             )
         except MissingSplit as error:
-            said.append(f"Zero-shot, {name}: left out: {error.problem}")
-    if not trials:
-        raise UserError(f"no task of the right-hand figure can be measured. {' '.join(said)}", "See --data-dir.")
-    return [ZeroShotRun(name, point, trial, device) for point in models for name, trial in trials.items()], said
+            notes.append(f"Zero-shot {name} skipped: {error.problem}")
+    if not found:
+        raise UserError(
+            f"no zero-shot task can be measured. {' '.join(notes)}", "Choose the folder of the files: --data-dir DIR"
+        )
+    return [ZeroShotRun(name, model, task, device) for model in models for name, task in found.items()], notes
 
 
 def require_schemas(data_dir: str | Path | None) -> None:
-    """MissingSplit where there are no Winograd schemas."""
+    """MissingSplit if there are no Winograd schemas."""
     if data_dir is None:
-        raise MissingSplit("no folder with Winograd schemas is named.")
+        raise MissingSplit("--data-dir is not set.")
     try:
         find_schemas(data_dir, "test")
     except UserError as error:
