@@ -16,7 +16,7 @@ from benchmarks.models_and_data import describe_size, sst2_rows, transformers_st
 from gpt1.config import HEAD_ONLY_DEFAULTS, FinetuneConfig, merge_settings
 from gpt1.corpus.order import batch_indices, steps_per_epoch
 from gpt1.devices import prepare_model
-from gpt1.inference.predictor import compute_task_logits
+from gpt1.inference.task_logits import compute_task_logits
 from gpt1.progress import NullProgress
 from gpt1.training.finetune import FinetuneSetup
 from gpt1.training.head_only import HeadOnlySource

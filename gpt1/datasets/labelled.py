@@ -22,8 +22,8 @@ from gpt1.tasks.examples import (
     contradictions,
     deduplicate,
     encode_labels,
-    hold_out,
     read_examples,
+    split_validation,
     target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
@@ -165,7 +165,7 @@ def load_task_data(
         what = f"{name}, without the {repeated + leaked:,} rows that repeat another one"
         target = target_from_examples(source.kind, source.score, examples, lambda i: what, what)
     if valid is None and cfg.valid_fraction:
-        training, held = hold_out(examples, target, cfg.valid_fraction, cfg.seed)
+        training, held = split_validation(examples, target, cfg.valid_fraction, cfg.seed)
         examples, validation = [examples[i] for i in training], [examples[i] for i in held]
 
     for note in source.rows.notes:

@@ -205,7 +205,7 @@ def tfidf_accuracy(out: Path, seed: int) -> float:
     from gpt1.tables.table import read_table
     from gpt1.tasks.examples import read_examples, target_from_examples
     from gpt1.tasks.kinds import KINDS, Example
-    from gpt1.tasks.tfidf import Features, problem_of
+    from gpt1.tasks.tfidf import Features, build_problem
 
     kind = KINDS["classification"]
 
@@ -215,7 +215,7 @@ def tfidf_accuracy(out: Path, seed: int) -> float:
 
     training, validation = read_split(f"train-{seed}"), read_split("validation")
     target = target_from_examples(kind, False, training, str, f"train-{seed}.csv")
-    problem = problem_of(target, training)
+    problem = build_problem(target, training)
     models = [
         problem.fit(Features(kind, {"ngram_range": (1, n)}), training, c=c) for n in (1, 2) for c in (1.0, 10.0, 100.0)
     ]

@@ -319,7 +319,7 @@ def draw_score_curves(scores: dict[str, dict[int, SeedScores]], metric: str) -> 
     with charts.chart_style():
         figure, axes = charts.new_chart(metric, "labels, logarithmic", width=640, height=360)
         axes.set_xscale("log", base=2)
-        for color, (method, by_size) in zip(charts.SERIES_COLOURS, scores.items(), strict=False):
+        for color, (method, by_size) in zip(charts.SERIES_COLORS, scores.items(), strict=False):
             title, sizes = CURVE_METHODS[method].title, sorted(by_size)
             tooltips = [f"{title}, {n:,} labels: {by_size[n].median:.3f}" for n in sizes]
             charts.band(axes, sizes, [by_size[n].values for n in sizes], tooltips, color=color, label=title)

@@ -1,1 +1,1 @@
-"""Using a model: predictions, evaluation, conversion."""
+"""Inference: predictions, evaluation, import and export of models."""

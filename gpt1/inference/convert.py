@@ -1,4 +1,4 @@
-"""Models from and for other homes: Hugging Face's openai-gpt both ways, OpenAI's release as a model folder of ours."""
+"""Import GPT-1 weights from Hugging Face or OpenAI; export a model for transformers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,26 @@ from gpt1.runs import folder as runs
 from gpt1.tokenization.bpe import UNKNOWN
 from gpt1.tokenization.tokenizer import HUGGING_FACE_FILES, Tokenizer
 
-# Hugging Face keeps the released vocabulary under other names.
 HUGGINGFACE_FILE_NAMES = {"encoder_bpe_40000.json": "vocab.json", "vocab_40000.bpe": "merges.txt"}
+"""File names of the release -> those of Hugging Face."""
 EXPORT_FORMATS = ("huggingface",)
 
 
 def import_model(format: str, source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
-    """Write `source` as the model folder `out`. format: `huggingface` (an openai-gpt folder of transformers) or `openai`
-    (the released folder of arrays). Raises UserError for anything else, and then nothing is written."""
+    """Import GPT-1 weights and tokenizer as a model folder.
+
+    Args:
+        format: `huggingface` (openai-gpt of transformers) or `openai` (params_*.npy of the release).
+        source: The folder to import.
+        out: The model folder to write.
+        progress: Receives messages.
+
+    Returns:
+        The path of the model folder.
+
+    Raises:
+        UserError: If `source` is not a model of this format; nothing is written then.
+    """
     progress = progress or NullProgress()
     source, target = Path(source), runs.check_new_folder(out)
     check_import_source(format, source)
@@ -38,7 +50,7 @@ def import_model(format: str, source: str | Path, out: str | Path, progress: Pro
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(
             f"{source}: the vocabulary has {tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}.",
-            "Model and tokenizer files are of two different models.",
+            "Use the model and tokenizer files of the same model.",
         )
     with atomic_dir(target) as folder:
         save_model(folder, model, tokenizer)
@@ -49,9 +61,23 @@ def import_model(format: str, source: str | Path, out: str | Path, progress: Pro
 def export_model(
     format: str, source: str | Path, out: str | Path, progress: Progress | None = None, verify: bool = True
 ) -> Path:
-    """Write the pre-trained Transformer of a run or model folder as the folder `out`, which transformers'
-    OpenAIGPTLMHeadModel opens and `import_model` brings back bit for bit. UserError for what has no place there: an
-    LSTM, a fine-tuned model; then nothing is written. verify: see `load`."""
+    """Export a pre-trained Transformer for transformers' OpenAIGPTLMHeadModel.
+
+    `import_model` restores an exported model bit for bit.
+
+    Args:
+        format: `huggingface`.
+        source: A run or model folder.
+        out: The folder to write.
+        progress: Receives messages.
+        verify: See `load`.
+
+    Returns:
+        The path of the written folder.
+
+    Raises:
+        UserError: For an LSTM or a fine-tuned model, which the format cannot represent; nothing is written then.
+    """
     progress = progress or NullProgress()
     check_format_name("export", format, EXPORT_FORMATS)
     target = runs.check_new_folder(out)
@@ -65,18 +91,18 @@ def export_model(
     progress.log(model_summary(target, model, tokenizer))
     if tokenizer.pipeline == "original":
         progress.log(
-            "transformers' OpenAIGPTTokenizer gives other ids for many texts (line breaks, accents, contractions); "
-            f"those that the model was trained with: gpt1.Tokenizer.load({str(target)!r}).encode(text)"
+            "transformers' OpenAIGPTTokenizer gives different ids for many texts (line breaks, accents, contractions); "
+            f"for the ids of training use gpt1.Tokenizer.load({str(target)!r}).encode(text)"
         )
     return target
 
 
 def model_summary(target: Path, model: GPT, tokenizer: Tokenizer) -> str:
-    return f"{target}: {sum(p.numel() for p in model.parameters()):,} weights, {tokenizer.vocab_size:,} tokens"
+    return f"{target}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.vocab_size:,} tokens"
 
 
 def check_exportable(source: Path, model: GPT) -> None:
-    """UserError for a model that is more, or other, than OpenAIGPTLMHeadModel can hold."""
+    """Raise UserError for a model that OpenAIGPTLMHeadModel cannot represent."""
     if model.recurrent:
         raise UserError(
             f"{source} is an LSTM; transformers' openai-gpt is a Transformer.",
@@ -85,26 +111,26 @@ def check_exportable(source: Path, model: GPT) -> None:
     if model.config.special_tokens or (runs.find_model_folder(source) / TASK).exists():
         origin = shell_quote(pretrained_source(source) or "RUN")
         raise UserError(
-            f"{source} is fine-tuned: its head, special tokens and calibration have no place in transformers' "
-            "openai-gpt.",
-            f"Export the pre-trained model that it came from: gpt1 export huggingface {origin} --out DIR",
+            f"{source} is fine-tuned: transformers' openai-gpt cannot store its head, special tokens and calibration.",
+            f"Export the pre-trained model instead: gpt1 export huggingface {origin} --out DIR",
         )
 
 
 def pretrained_source(source: Path) -> str | None:
-    """The --from of the run that the model `source` is in; None for a model folder that stands alone."""
+    """The --from of the fine-tuning run that `source` belongs to; None for a model folder outside a run."""
     run = source if (source / runs.RUN_CONFIG_FILE).exists() else source.parent
     command = runs.read_run_config(run).get("command") if (run / runs.RUN_CONFIG_FILE).exists() else None
     return (command.get("from") or None) if isinstance(command, dict) else None
 
 
 def write_huggingface_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
-    """What transformers' AutoTokenizer needs beside the vocabulary and merges that `tokenizer` has saved in `folder`.
+    """Add what transformers' AutoTokenizer needs to the vocabulary and merges that are already in `folder`.
 
-    original: their class for GPT-1, which comes near. lossless: tokenizer.json, which gives the same ids."""
-    about: dict[str, Any] = {"model_max_length": context}
+    original: OpenAIGPTTokenizer, same ids for most texts. lossless: tokenizer.json, same ids for all texts.
+    """
+    tokenizer_config: dict[str, Any] = {"model_max_length": context}
     if tokenizer.pipeline == "original":
-        about |= {"tokenizer_class": "OpenAIGPTTokenizer", "unk_token": UNKNOWN}
+        tokenizer_config |= {"tokenizer_class": "OpenAIGPTTokenizer", "unk_token": UNKNOWN}
     else:
         from tokenizers import Tokenizer as Library
         from tokenizers import decoders, models, pre_tokenizers
@@ -115,30 +141,30 @@ def write_huggingface_tokenizer(folder: Path, tokenizer: Tokenizer, context: int
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         library.decoder = decoders.ByteLevel()
         library.save(str(folder / "tokenizer.json"))
-        about |= {"tokenizer_class": "PreTrainedTokenizerFast"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        tokenizer_config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n", encoding="utf-8")
 
 
 def check_format_name(command: str, format: str, formats: Iterable[str]) -> None:
     if format not in formats:
         raise UserError(
-            f"{command} {format}: there is no such home.{did_you_mean(format, formats)}",
-            f"Homes: {', '.join(formats)}.",
+            f"{command} {format}: there is no such format.{did_you_mean(format, formats)}",
+            f"Formats: {', '.join(formats)}.",
         )
 
 
 def check_import_source(format: str, source: Path) -> None:
-    """UserError unless `source` is what `format` hands out."""
+    """Raise UserError unless `source` is a model folder of `format`."""
     check_format_name("import", format, IMPORT_FORMATS)
     if not source.exists():
         raise not_found_error(source)
-    found = next((name for name, of_home in IMPORT_FORMATS.items() if of_home(source)), None)
+    found = next((name for name, is_format in IMPORT_FORMATS.items() if is_format(source)), None)
     if found != format:
-        what = f"it is what gpt1 import {found} takes" if found else "it is neither Hugging Face's nor OpenAI's"
+        what = f"use gpt1 import {found}" if found else "it has neither Hugging Face's nor OpenAI's files"
         raise UserError(
-            f"{source} is no model of {format}: {what}.",
-            "huggingface: config.json (model_type openai-gpt), model.safetensors, vocab.json, merges.txt. "
-            "openai: params_0.npy …, params_shapes.json, encoder_bpe_40000.json, vocab_40000.bpe.",
+            f"{source} is not a model in the {format} format: {what}.",
+            "Files of huggingface: config.json (model_type openai-gpt), model.safetensors, vocab.json, merges.txt. "
+            "Files of openai: params_0.npy …, params_shapes.json, encoder_bpe_40000.json, vocab_40000.bpe.",
         )
 
 
@@ -156,10 +182,10 @@ IMPORT_FORMATS = {"huggingface": is_huggingface, "openai": is_openai}
 
 
 def load_tokenizer(source: Path) -> Tokenizer:
-    """The tokenizer beside the weights, under the release's names or Hugging Face's."""
-    for released, theirs in HUGGINGFACE_FILE_NAMES.items():
-        if not (source / released).exists() and not (source / theirs).exists():
+    """The tokenizer of a folder with the file names of the release or of Hugging Face."""
+    for released, huggingface in HUGGINGFACE_FILE_NAMES.items():
+        if not (source / released).exists() and not (source / huggingface).exists():
             raise UserError(
-                f"{source} has neither {released} nor {theirs}.", "Put the vocabulary files beside the weights."
+                f"{source} has neither {released} nor {huggingface}.", "Copy the vocabulary files into the same folder."
             )
     return Tokenizer.load(source)

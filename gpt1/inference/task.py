@@ -1,4 +1,4 @@
-"""Writing a model folder whole; task.json, which says what a fine-tuned model was trained to predict."""
+"""Write model folders; task.json describes what a fine-tuned model predicts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TASK, TASK_FORMAT = "task.json", "gpt1-task-1"
 def save_model(
     folder: Path, gpt: GPT, tokenizer: Tokenizer, head: Head | None = None, task: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a model folder: weights, tokenizer, task.json of a fine-tuned model, and last the manifest of all files."""
+    """Write a model folder: weights, tokenizer, task.json if fine-tuned, and finally the manifest."""
     gpt.save(folder, head, tokenizer.fingerprint)
     tokenizer.save(folder)
     if task is not None:
@@ -38,13 +38,16 @@ def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mappin
 
 
 def read_task(path: Path) -> tuple[dict[str, Any], Target]:
-    """The content of a task.json, and its target.
+    """Read and check a task.json.
+
+    Returns:
+        (content, target).
 
     Raises:
-        UserError: naming the file and the key, for a key that is missing, of another type or out of range.
+        UserError: For a key that is missing, of the wrong type or out of range, naming the file and the key.
     """
-    content = read_json_object(path, fix=COPY)
-    fields = Fields(content, path, COPY)
+    content = read_json_object(path, fix=COPY_FIX)
+    fields = Fields(content, path, COPY_FIX)
     fields.choice("format", (TASK_FORMAT,), TASK_FORMAT)
     kind = KINDS[fields.choice("kind", tuple(KINDS))]
     columns = fields.object("columns")
@@ -65,6 +68,6 @@ def read_task(path: Path) -> tuple[dict[str, Any], Target]:
     return content, target
 
 
-COPY = "Copy the model folder again."
+COPY_FIX = "Copy the model folder again."
 SMALLEST_TEMPERATURE = 1e-4
-"""Calibration finds temperatures from e⁻⁴·² to e⁴·²."""
+"""Calibration fits temperatures from e⁻⁴·² to e⁴·²."""

@@ -1,12 +1,12 @@
-"""`gpt1 inspect`: what a table, a known data set, a corpus, a run or a model is; what is odd about it; what next."""
+"""`gpt1 inspect`: facts and warnings about a table, data set, corpus, run or model, and the next commands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt1 import datasets as tasks
 from gpt1.corpus.readers import TEXT_FORMATS, is_corpus
+from gpt1.datasets import data_set_names, parse_data_set
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.reading import file_format, is_url, not_found_error
 from gpt1.inspect.datasets import inspect_dataset
@@ -34,22 +34,35 @@ def inspect(
     from_: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Facts:
-    """Facts about what is named, ready for JSON: `source` it is, its `name`, `odd` (sentences about what should be looked
-    at), `next` (commands to run), and what belongs to its kind.
+    """Inspect a table, data set, corpus, text folder, tokenizer, run or model.
 
-    data_dir: where the files of a known data set lie. from_: a run or model folder, whose tokenizer and context tell
-    the tokens, the unknown ones and the texts that would be cut. Raises UserError for what is missing or of no known
-    kind, and for files of a corpus or a model that are not what they were.
+    Args:
+        source: A path or URL, or the name of a known data set.
+        data_dir: Folder with the files of known data sets.
+        from_: A run or model folder: count tokens, unknown tokens and truncated texts with its tokenizer and context.
+        progress: Receives progress.
+
+    Returns:
+        Facts, ready for JSON: `what` it is, its `name`, `odd` (warnings, as sentences), `next` (commands to run), and
+        more, depending on `what`.
+
+    Raises:
+        UserError: If `source` does not exist or is not recognized, or if files of a corpus, run or model are damaged.
     """
     progress = progress or NullProgress()
-    path, named = Path(source), None if is_url(source) or Path(source).is_file() else tasks.parse_data_set(str(source))
-    if named and (data_dir or not path.exists()):  # with --data-dir a folder `rte` does not hide the data set
-        return inspect_dataset(named, str(source), data_dir, from_, progress)
+    path, data_set = (
+        Path(source),
+        None if is_url(source) or Path(source).is_file() else parse_data_set(str(source)),
+    )
+    if data_set and (
+        data_dir or not path.exists()
+    ):  # with --data-dir the data set takes precedence over a folder of the same name
+        return inspect_dataset(data_set, str(source), data_dir, from_, progress)
     if is_url(source):
-        table = file_format(source)[0] in TABLE_FORMATS
+        is_table = file_format(source)[0] in TABLE_FORMATS
         return (
             inspect_table(read_table(source), from_, progress)
-            if table
+            if is_table
             else inspect_corpus(str(source), from_, progress)
         )
     if path.is_dir():
@@ -60,24 +73,22 @@ def inspect(
         return inspect_table(read_table(path), from_, progress)
     problem = not_found_error(path).problem
     if len(path.parts) == 1 and "Did you mean" not in problem:
-        problem += did_you_mean(str(source), tasks.data_set_names())
-    raise UserError(
-        problem, f"Name a table, a corpus, a run, a model or a known data set: {', '.join(tasks.data_set_names())}."
-    )
+        problem += did_you_mean(str(source), data_set_names())
+    raise UserError(problem, f"Use a table, corpus, run, model or known data set: {', '.join(data_set_names())}.")
 
 
 def inspector_for(folder: Path) -> Callable[[str, str | Path | None, Progress], Facts]:
-    """What tells about a folder, by the files that it holds."""
-    held = {entry.name for entry in folder.iterdir()}
+    """The function that inspects this kind of folder."""
+    names = {entry.name for entry in folder.iterdir()}
     if is_corpus(folder):
         return inspect_corpus
-    if "config.yaml" in held:
+    if "config.yaml" in names:
         return inspect_run
-    if {"config.json", "params_0.npy"} & held:
+    if {"config.json", "params_0.npy"} & names:
         return inspect_model
-    if {"vocab.json", "vocab_40000.bpe"} & held:
+    if {"vocab.json", "vocab_40000.bpe"} & names:
         return inspect_tokenizer
-    if "state.json" in held:
+    if "state.json" in names:
         run = folder.resolve().parent.parent
         raise UserError(f"{folder} is a checkpoint of the run {run.name}.", f"See: gpt1 inspect {run}")
     return inspect_runs if any(folder.glob("*/config.yaml")) else inspect_texts

@@ -1,4 +1,4 @@
-"""What a known data set is: its splits beside the official counts, its labels, rows that stand in two splits."""
+"""Inspect a known data set: rows of its splits and official counts, labels, rows in several splits."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ Facts = dict[str, Any]
 
 
 def inspect_dataset(
-    named: DataSetSplit, name: str, data_dir: str | Path | None, from_: str | Path | None, progress: Progress
+    selection: DataSetSplit, name: str, data_dir: str | Path | None, from_: str | Path | None, progress: Progress
 ) -> Facts:
-    """Facts about a data set, or about the part of it that `name` names."""
-    data = named.data
+    """Facts about a data set, or about the split or subset `name` of it."""
+    data = selection.data
     task = TaskGuess(data.kind_name, dict(data.columns), data.score)
-    where = f" --data-dir {shell_quote(str(data_dir))}" if data_dir else ""
-    train = f"gpt1 finetune {name}{where} --from {shell_quote(str(from_ or 'RUN'))} --out runs/{data.name}"
-    if named.split or named.subset:
-        facts = inspect_table(named.evaluation_table(data_dir), from_, progress, task)
+    data_dir_flag = f" --data-dir {shell_quote(str(data_dir))}" if data_dir else ""
+    train = f"gpt1 finetune {name}{data_dir_flag} --from {shell_quote(str(from_ or 'RUN'))} --out runs/{data.name}"
+    if selection.split or selection.subset:
+        facts = inspect_table(selection.evaluation_table(data_dir), from_, progress, task)
         unlabelled = "label" not in facts["task"]["columns"]
-        test = f"gpt1 predict RUN {name}{where} --out F" if unlabelled else f"gpt1 evaluate RUN {name}{where}"
-        return {**facts, "name": name, "next": [train if named.split == data.train_split else test]}
-    here = data_dir or os.environ.get("GPT1_DATA")  # the hub is asked only by name: a look should not download
-    splits, tables = read_splits(data, here, progress) if here else ({}, {})
+        test = (
+            f"gpt1 predict RUN {name}{data_dir_flag} --out F"
+            if unlabelled
+            else f"gpt1 evaluate RUN {name}{data_dir_flag}"
+        )
+        return {**facts, "name": name, "next": [train if selection.split == data.train_split else test]}
+    location = data_dir or os.environ.get("GPT1_DATA")  # never the hub by default: inspecting must not download
+    splits, tables = read_splits(data, location, progress) if location else ({}, {})
     odd = [note for split, table in tables.items() if split != data.train_split for note in table.notes]
     odd += [split["broken"] for split in splits.values() if "broken" in split]
-    hub = [f"gpt1 inspect {name} --data-dir hub   (downloads it)"] if data.hub and not here else []
+    hub = [f"gpt1 inspect {name} --data-dir hub   (downloads it)"] if data.hub and not location else []
     facts = {
         "what": "data set",
         "name": data.name,
@@ -44,23 +48,23 @@ def inspect_dataset(
         "splits": {split: {"official": data.official_count(split), **splits.get(split, {})} for split in data.splits},
     }
     if not tables:
-        reasons = odd or [split["missing"] for split in splits.values()] or ["no folder with its files is named."]
+        reasons = odd or [split["missing"] for split in splits.values()] or ["no folder with its files was given."]
         return {**facts, "odd": reasons[:1], "next": [f"gpt1 inspect {name} --data-dir DIR", *hub]}
-    looked_at = data.train_split if data.train_split in tables else next(iter(tables))
-    table = inspect_table(tables[looked_at], from_, progress, task)
+    split = data.train_split if data.train_split in tables else next(iter(tables))
+    table = inspect_table(tables[split], from_, progress, task)
     next_steps = []
     if data.train_split in tables:
         odd += data.train_table(data_dir)[1]
         next_steps.append(train)
     if data.evaluation_split in tables:
-        next_steps.append(f"gpt1 evaluate runs/{data.name} {name}{where}")
+        next_steps.append(f"gpt1 evaluate runs/{data.name} {name}{data_dir_flag}")
     return {**facts, "table": table, "odd": [*odd, *table["odd"]], "next": next_steps}
 
 
 def read_splits(
     data: DataSet, data_dir: str | Path, progress: Progress
 ) -> tuple[dict[str, Facts], dict[str, KnownTable]]:
-    """(facts by split, tables by split): the rows of those that are there, why the others are not."""
+    """(facts by split, tables by split); for splits without a table, the facts contain the reason."""
     splits: dict[str, Facts] = {}
     tables: dict[str, KnownTable] = {}
     progress.begin("reading", len(data.splits), unit="splits")
@@ -69,9 +73,9 @@ def read_splits(
             tables[split] = data.read(split, data_dir)
             splits[split] = {"rows": len(tables[split]), "official": tables[split].official_rows}
         except UserError as error:
-            what = "missing" if isinstance(error, MissingSplit) else "broken"
-            splits[split] = {what: f"{split}: {error.problem} {error.fix}".strip()}
-            if what == "broken":  # a damaged file, or a hub that does not answer: the others would give no better news
+            status = "missing" if isinstance(error, MissingSplit) else "broken"
+            splits[split] = {status: f"{split}: {error.problem} {error.fix}".strip()}
+            if status == "broken":  # a damaged file, or no answer from the hub: do not try the other splits
                 splits |= {other: {"not_read": True} for other in data.splits[number:]}
                 break
         progress.advance(number)

@@ -1,4 +1,4 @@
-"""What a folder that gpt1 knows is: a corpus, a run, a model, a tokenizer, texts."""
+"""Inspect folders: corpora, runs, models, tokenizers, texts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from gpt1.training import checkpoints
 
 Facts = dict[str, Any]
 MAX_UNKNOWN_SHARE = 0.01
+"""Warn above this share of unknown tokens."""
 MIN_BYTES_PER_TOKEN = 2.0
-"""Bytes of text that a token stands for; fewer say that the vocabulary was learnt from another language."""
+"""Warn below this: the vocabulary was then probably trained on another language."""
 
 
 def inspect_texts(path: str, from_: str | Path | None, progress: Progress) -> Facts:
-    """Files of text that nobody has tokenized yet."""
+    """Facts about text files to tokenize."""
     sources = list_sources([path])
     largest = max(sources, key=lambda source: source.size)
     odd = []
@@ -36,11 +37,9 @@ def inspect_texts(path: str, from_: str | Path | None, progress: Progress) -> Fa
     others = sorted(path.name for path in files if not document_format(path.name))
     if others:
         shown = ", ".join(others[:5]) + (" …" if len(others) > 5 else "")
-        odd.append(
-            f"{count_noun(len(others), 'file')} would be passed over ({shown}): text is read from {DOCUMENT_EXTENSIONS}."
-        )
+        odd.append(f"{count_noun(len(others), 'file')} would be skipped ({shown}). Supported: {DOCUMENT_EXTENSIONS}.")
     if empty := sum(not source.size for source in sources):
-        odd.append(f"{count_noun(empty, 'file')} without a byte.")
+        odd.append(f"{count_noun(empty, 'empty file')}.")
     return {
         "what": "texts",
         "name": path,
@@ -56,15 +55,15 @@ def inspect_texts(path: str, from_: str | Path | None, progress: Progress) -> Fa
 
 
 def inspect_corpus(path: str, from_: str | Path | None, progress: Progress) -> Facts:
-    """What the manifest says, after every file has been found to be what it says (SHA-256)."""
+    """Facts about a corpus, after all its files were verified (SHA-256)."""
     corpus = Corpus.open(path)
     progress.begin("checking SHA-256", len(corpus.manifest["files"]), unit="files")
     corpus.verify(progress.advance)
     progress.end()
     tokenizer = corpus.load_tokenizer()
     starts = np.append(corpus.array(DOCUMENTS_FILE)[0], corpus.tokens + 1)
-    lengths = np.sort(np.diff(starts) - 1)  # a newline token stands between two documents
-    bytes_a_token = corpus.n_bytes / max(1, corpus.tokens)
+    lengths = np.sort(np.diff(starts) - 1)  # without the newline token between documents
+    bytes_per_token = corpus.n_bytes / max(1, corpus.tokens)
     facts: Facts = {
         "what": "corpus",
         "name": path,
@@ -72,7 +71,7 @@ def inspect_corpus(path: str, from_: str | Path | None, progress: Progress) -> F
         "documents": corpus.documents,
         "empty_documents": corpus.empty_documents,
         "bytes": corpus.n_bytes,
-        "bytes_a_token": bytes_a_token,
+        "bytes_a_token": bytes_per_token,
         "unknown": corpus.unknown / max(1, corpus.tokens),
         "document_tokens": {"least": int(lengths[0]), "median": int(np.median(lengths)), "greatest": int(lengths[-1])},
         "sources": len(corpus.sources),
@@ -82,45 +81,45 @@ def inspect_corpus(path: str, from_: str | Path | None, progress: Progress) -> F
     }
     odd = []
     if facts["unknown"] > MAX_UNKNOWN_SHARE:
-        odd.append(f"{facts['unknown']:.1%} of the tokens are unknown to the vocabulary: train one on these texts.")
-    if bytes_a_token < MIN_BYTES_PER_TOKEN:
-        odd.append(f"a token stands for {bytes_a_token:.1f} bytes of text: the vocabulary was learnt from other texts.")
+        odd.append(f"{facts['unknown']:.1%} of the tokens are unknown: train a vocabulary on these texts.")
+    if bytes_per_token < MIN_BYTES_PER_TOKEN:
+        odd.append(f"only {bytes_per_token:.1f} bytes per token: the vocabulary was probably trained on other texts.")
     if corpus.empty_documents:
-        odd.append(f"{count_noun(corpus.empty_documents, 'document')} without text left out.")
+        odd.append(f"{count_noun(corpus.empty_documents, 'empty document')} removed.")
     if corpus.tokens <= PretrainConfig.context:
-        odd.append(f"it is shorter than one window of --context {PretrainConfig.context}.")
+        odd.append(f"the corpus is shorter than one window of --context {PretrainConfig.context}.")
     if from_ is not None:
         same = Tokenizer.load(runs.find_model_folder(from_)).fingerprint == tokenizer.fingerprint
         facts["same_tokenizer_as"] = {str(from_): same}
         if not same:
-            odd.append(f"{from_} has another tokenizer: it cannot be trained further on this corpus.")
+            odd.append(f"{from_} has another tokenizer and cannot be trained on this corpus.")
     start = f" --from {shell_quote(from_)}" if from_ is not None and not odd else ""
     return {**facts, "odd": odd, "next": [f"gpt1 pretrain {shell_quote(path)} --out runs/NAME{start}"]}
 
 
 def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Facts:
-    """Stage, settings, how far it is, what came out."""
+    """Facts about a run: stage, settings, progress, results."""
     folder = Path(path)
     runs.verify_run(folder)
     run = Run.open(folder)
-    done = checkpoints.list_steps(folder / "checkpoints")
+    steps = checkpoints.list_steps(folder / "checkpoints")
     odd = [problem for problem in run.problems if run.is_finished or not problem.startswith("results.json")]
-    whole = None
-    for step in reversed(done):
+    verified = None
+    for step in reversed(steps):
         try:
             checkpoints.verify_checkpoint(checkpoints.checkpoint_path(folder / "checkpoints", step))
         except UserError as error:
             odd.append(error.problem)
             continue
-        whole = step
+        verified = step
         break
     unigram = as_dict(run.results.get("unigram")).get("loss")
-    held_out = as_dict(run.results.get("validation")).get("loss")
-    if is_number(unigram) and is_number(held_out) and held_out >= unigram:
-        odd.append("held out, it is no better than a unigram model: it knows no more than how frequent tokens are.")
+    validation_loss = as_dict(run.results.get("validation")).get("loss")
+    if is_number(unigram) and is_number(validation_loss) and validation_loss >= unigram:
+        odd.append("the validation loss is not below that of a unigram model: only token frequencies were learned.")
     has_model = (folder / runs.MODEL_FOLDER).is_dir()
     if run.is_finished and not has_model:
-        odd.append("its model folder is gone; the command that started it makes it again with --resume.")
+        odd.append("the model folder is missing. Restore it with the command of the run and --resume.")
     facts: Facts = {
         "what": "run",
         "name": path,
@@ -131,8 +130,8 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
         "precision": str(run.settings.get("computes_in") or run.settings.get("precision", "")),
         "finished": run.is_finished,
         "updates": run.last_step,
-        "checkpoints": done,
-        "newest_whole_checkpoint": whole,
+        "checkpoints": steps,
+        "newest_whole_checkpoint": verified,
         "train_loss": run.last_value("train", "loss"),
         "validation": next((line for line in reversed(run.metrics) if line.get("split") == "validation"), {}),
         "results": {name: value for name, value in run.results.items() if name not in OMITTED_RESULTS},
@@ -150,12 +149,12 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
 
 
 def inspect_runs(path: str, from_: str | Path | None, progress: Progress) -> Facts:
-    """A folder with runs in it."""
+    """Facts about a folder of runs."""
     folders = sorted(path.parent for path in Path(path).glob("*/config.yaml"))
-    found, damaged = [], []
+    inspected, damaged = [], []
     for folder in folders:
         try:
-            found.append(inspect_run(str(folder), None, progress))
+            inspected.append(inspect_run(str(folder), None, progress))
         except UserError as error:
             if len(folders) == 1:
                 raise
@@ -163,8 +162,8 @@ def inspect_runs(path: str, from_: str | Path | None, progress: Progress) -> Fac
     return {
         "what": "runs",
         "name": path,
-        "runs": found,
-        "odd": [*damaged, *(f"{one['name']}: {sentence}" for one in found for sentence in one["odd"])],
+        "runs": inspected,
+        "odd": [*damaged, *(f"{run['name']}: {sentence}" for run in inspected for sentence in run["odd"])],
         "next": [f"gpt1 inspect {shell_quote(folders[-1])}"],
     }
 
@@ -174,18 +173,18 @@ FINETUNE_COMMAND = "gpt1 finetune TABLE --from {} --out runs/NAME --kind classif
 
 
 def changed_settings(run: Run) -> Facts:
-    """The settings that are not what the recipe, the size or the trained part of the model would have given."""
-    shown = ("recipe", "model", "train")
+    """Settings that differ from the defaults with the recipe, --model and --train of the run."""
+    always_shown = ("recipe", "model", "train")
     return {
         name: value
         for name, value in run.settings.items()
         if name not in runs.RUN_KEYS
-        and (name in shown or name not in run.default_settings or run.default_settings[name] != value)
+        and (name in always_shown or name not in run.default_settings or run.default_settings[name] != value)
     }
 
 
 def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Facts:
-    """Shape, size, tokenizer and task of a model folder, after its weights have been read."""
+    """Facts about a model: shape, size, tokenizer, task. Also checks that its weights can be loaded."""
     from gpt1.inference.predictor import TaskPredictor, load
     from gpt1.model.gpt import GPT
 
@@ -199,8 +198,8 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
         "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
         "odd": [],
     }
-    if home := next((name for name, is_its in IMPORT_FORMATS.items() if is_its(folder)), None):
-        return {**facts, "home": home, "next": [f"gpt1 import {home} {shell_quote(path)} --out models/gpt1"]}
+    if format := next((name for name, is_format in IMPORT_FORMATS.items() if is_format(folder)), None):
+        return {**facts, "home": format, "next": [f"gpt1 import {format} {shell_quote(path)} --out models/gpt1"]}
     model = load(folder)
     facts["tokenizer"] = tokenizer_facts(model.tokenizer)
     if not isinstance(model, TaskPredictor):

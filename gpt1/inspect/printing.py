@@ -1,4 +1,4 @@
-"""What `gpt1 inspect` found, for a person who is tired: what it is, how much, what is odd."""
+"""Print the facts of `gpt1 inspect`."""
 
 from __future__ import annotations
 
@@ -12,24 +12,20 @@ from gpt1.formatting import count_noun
 Facts = Mapping[str, Any]
 MAX_LABELS_SHOWN = 20
 LONG_TEXT_DESCRIPTIONS = {
-    "cut": "cut at the context",
+    "cut": "truncated to the context",
     "head-tail": "head and tail kept",
     "windows": "read in windows, predictions averaged",
 }
-SPLIT_STATUS = {"missing": "not here", "broken": "broken", "not_read": "not read"}
+SPLIT_STATUS = {"missing": "missing", "broken": "broken", "not_read": "not read"}
 
 
 def print_facts(facts: Facts) -> None:
-    """Print facts on standard output; their `next` is for the caller to say."""
+    """Print facts on standard output, without `next`."""
     console = Console()
     PRINTERS[facts["what"]](facts, console)
-    odd = facts["odd"]
-    if odd:
-        console.print_result("odd:")
-        for sentence in odd:
-            console.print_result(f"  {sentence}")
-    else:
-        console.print_result("nothing odd")
+    console.print_result("warnings:" if facts["odd"] else "no warnings")
+    for sentence in facts["odd"]:
+        console.print_result(f"  {sentence}")
 
 
 def print_table(facts: Facts, console: Console) -> None:
@@ -40,17 +36,13 @@ def print_table(facts: Facts, console: Console) -> None:
         [name, column["holds"], column["empty"], column["different"], column["example"]]
         for name, column in facts["columns"].items()
     ]
-    console.print_table(["column", "holds", "empty", "different", "for example"], rows)
-    print_task(facts, console)
+    console.print_table(["column", "type", "empty", "distinct", "example"], rows)
+    console.print_result(f"likely task: {facts['task']['flags']}")
     print_label_facts(facts, console)
 
 
-def print_task(facts: Facts, console: Console) -> None:
-    console.print_result(f"it looks like: {facts['task']['flags']}")
-
-
 def print_label_facts(facts: Facts, console: Console) -> None:
-    """Labels, lengths, tokens, repeats."""
+    """Print labels, lengths, tokens and duplicates."""
     labels: Mapping[str, int] = facts.get("labels", {})
     rows = facts["rows"]
     if labels:
@@ -61,12 +53,13 @@ def print_label_facts(facts: Facts, console: Console) -> None:
             )
         console.print_table(["label", "rows", "share"], shown)
     if scores := facts.get("scores"):
-        numbers = (f"{name} {formatting.format_number(value)}" for name, value in scores.items())
+        numbers = (f"{display_name(name)} {formatting.format_number(value)}" for name, value in scores.items())
         console.print_result(f"scores: {', '.join(numbers)}")
     if texts := facts["texts"]:
         names = [name for name in next(iter(texts.values())) if name != "empty"]
         console.print_table(
-            ["characters of", *names], [[name, *(of_column[key] for key in names)] for name, of_column in texts.items()]
+            ["characters of", *map(display_name, names)],
+            [[name, *(lengths[key] for key in names)] for name, lengths in texts.items()],
         )
     if tokens := facts.get("tokens"):
         print_token_facts(tokens, console)
@@ -79,48 +72,50 @@ def print_label_facts(facts: Facts, console: Console) -> None:
 def print_token_facts(tokens: Facts, console: Console) -> None:
     if not tokens["rows"]:
         return
-    spread = ", ".join(f"{name} {tokens[name]:,}" for name in ("least", "median", "95 %", "greatest"))
-    console.print_result(f"tokens a row, for {tokens['model']} ({tokens['rows']:,} rows counted): {spread}")
+    lengths = ", ".join(f"{display_name(name)} {tokens[name]:,}" for name in ("least", "median", "95 %", "greatest"))
+    console.print_result(f"tokens per row with {tokens['model']} ({tokens['rows']:,} rows counted): {lengths}")
     console.print_result(f"{tokens['unknown']:.2%} of the tokens unknown; {format_truncation(tokens)}")
+
+
+def display_name(key: str) -> str:
+    return {"least": "min", "greatest": "max", "95 %": "95th percentile"}.get(key, key)
 
 
 def format_truncation(tokens: Facts) -> str:
     context = tokens["context"]
     if tokens["long"] == "windows":
-        return f"{tokens['in_windows']:.1%} of the rows read in windows of its context of {context}"
+        return f"{tokens['in_windows']:.1%} of the rows read in windows of {context} tokens"
     kept = ", head and tail kept" if tokens["long"] == "head-tail" else ""
-    return f"{tokens['cut']:.1%} of the rows cut at its context of {context}{kept}"
+    return f"{tokens['cut']:.1%} of the rows truncated to {context} tokens{kept}"
 
 
 def print_dataset(facts: Facts, console: Console) -> None:
     score = " (a score)" if facts["task"]["score"] else ""
-    console.print_result(
-        f"{facts['title']}: {facts['task']['kind']}{score}, measured by {' and '.join(facts['metrics'])}"
-    )
+    console.print_result(f"{facts['title']}: {facts['task']['kind']}{score}, metrics: {' and '.join(facts['metrics'])}")
     rows = []
     for name, split in facts["splits"].items():
-        here, official = split.get("rows"), split["official"]
-        verdict = next((said for key, said in SPLIT_STATUS.items() if key in split), "")
-        if here and official:
-            verdict = "as it should be" if here == official else "another number"
-        rows.append([name, here, official, verdict])
-    console.print_table(["split", "rows", "official", ""], rows)
+        count, official = split.get("rows"), split["official"]
+        status = next((text for key, text in SPLIT_STATUS.items() if key in split), "")
+        if count and official:
+            status = "complete" if count == official else "differs"
+        rows.append([name, count, official, status])
+    console.print_table(["split", "rows", "official", "status"], rows)
     console.print_result(facts["home"])
     if inner := facts.get("table"):
-        console.print_result(f"of {inner['name']}:")
+        console.print_result(f"{inner['name']}:")
         print_label_facts(inner, console)
 
 
 def print_corpus(facts: Facts, console: Console) -> None:
     lengths = facts["document_tokens"]
-    console.print_result(f"{facts['name']}: a corpus, every file as its manifest says (SHA-256)")
+    console.print_result(f"{facts['name']}: a corpus, all files match its manifest (SHA-256)")
     print_key_values(
         console,
         [
             ("tokens", f"{facts['tokens']:,}"),
             ("documents", f"{facts['documents']:,} from {count_noun(facts['sources'], 'file')}"),
-            ("tokens a document", f"{lengths['least']:,} to {lengths['greatest']:,}, median {lengths['median']:,}"),
-            ("text", f"{facts['bytes'] / 1e6:,.1f} MB, {facts['bytes_a_token']:.2f} bytes a token"),
+            ("tokens per document", f"{lengths['least']:,} to {lengths['greatest']:,}, median {lengths['median']:,}"),
+            ("text", f"{facts['bytes'] / 1e6:,.1f} MB, {facts['bytes_a_token']:.2f} bytes per token"),
             ("unknown", f"{facts['unknown']:.3%} of the tokens"),
             ("tokenizer", format_tokenizer(facts["tokenizer"])),
             *[("same tokenizer as", run) for run, same in facts.get("same_tokenizer_as", {}).items() if same],
@@ -131,7 +126,7 @@ def print_corpus(facts: Facts, console: Console) -> None:
 def print_run(facts: Facts, console: Console) -> None:
     stage = "pre-training" if facts["stage"] == "pretrain" else "fine-tuning"
     state = "finished" if facts["finished"] else "not finished"
-    console.print_result(f"{facts['name']}: a {stage} run, {state}, {facts['updates']:,} updates")
+    console.print_result(f"{facts['name']}: a {stage} run, {state}, {facts['updates']:,} steps")
     lines = [(name, str(value)) for name, value in flatten_command(facts["command"]).items() if value]
     lines.append(
         ("settings", ", ".join(f"{name} {format_setting(value)}" for name, value in facts["settings"].items()))
@@ -142,18 +137,18 @@ def print_run(facts: Facts, console: Console) -> None:
         lines.append(("training loss", formatting.format_number(facts["train_loss"])))
     results = facts["results"]
     metrics = (results.get("validation") or {}).get("metrics")
-    if metrics:  # of the epoch that was kept, calibrated
-        lines.append(("held out", f"{format_metrics(metrics)} (epoch {results.get('best_epoch')}, the best)"))
-    elif held_out := format_metrics(facts["validation"]):
-        lines.append(("held out", held_out))
+    if metrics:  # of the best epoch, calibrated
+        lines.append(("validation", f"{format_metrics(metrics)} (best epoch: {results.get('best_epoch')})"))
+    elif last_validation := format_metrics(facts["validation"]):
+        lines.append(("validation", last_validation))
     if unigram := results.get("unigram"):
-        lines.append(("a unigram model", format_metrics(unigram)))
+        lines.append(("unigram model", format_metrics(unigram)))
     if results.get("seconds"):
         lines.append(("time", formatting.format_duration(results["seconds"])))
     steps = facts["checkpoints"]
-    whole = facts["newest_whole_checkpoint"]
-    said = ", ".join(f"{step} (whole)" if step == whole else str(step) for step in steps)
-    lines.append(("checkpoints", f"after update {said}" if steps else "none"))
+    verified = facts["newest_whole_checkpoint"]
+    listed = ", ".join(f"{step} (verified)" if step == verified else str(step) for step in steps)
+    lines.append(("checkpoints", f"after step {listed}" if steps else "none"))
     if facts["report"]:
         lines.append(("report", facts["report"]))
     print_key_values(console, lines)
@@ -162,23 +157,26 @@ def print_run(facts: Facts, console: Console) -> None:
 def print_runs(facts: Facts, console: Console) -> None:
     console.print_result(f"{facts['name']}: {count_noun(len(facts['runs']), 'run')}")
     rows = []
-    for one in facts["runs"]:
-        state = "" if one["finished"] else "not finished"
-        kept = (one["results"].get("validation") or {}).get("metrics")
-        rows.append([one["name"], one["stage"], one["updates"], state, format_metrics(kept or one["validation"])])
-    console.print_table(["run", "stage", "updates", "", "held out"], rows)
+    for run in facts["runs"]:
+        state = "" if run["finished"] else "not finished"
+        best = (run["results"].get("validation") or {}).get("metrics")
+        rows.append([run["name"], run["stage"], run["updates"], state, format_metrics(best or run["validation"])])
+    console.print_table(["run", "stage", "steps", "", "validation"], rows)
 
 
 def print_model(facts: Facts, console: Console) -> None:
     shape = facts["shape"]
     task = facts.get("task")
     what = f"a model fine-tuned for {task['kind']}" if task else "a pre-trained model"
-    home = {"huggingface": " of Hugging Face", "openai": " of OpenAI's release"}.get(facts.get("home", ""), "")
-    console.print_result(f"{facts['name']}: {what}{home}")
+    source = {"huggingface": " from Hugging Face", "openai": " from OpenAI's release"}.get(facts.get("home", ""), "")
+    console.print_result(f"{facts['name']}: {what}{source}")
     lines = [
-        ("shape", f"{shape['n_layer']} blocks, {shape['n_head']} heads, {shape['n_embd']} wide"),
+        ("shape", f"{shape['n_layer']} blocks, {shape['n_head']} heads, width {shape['n_embd']}"),
         ("context", f"{shape['context']:,} tokens"),
-        ("weights", f"{formatting.format_large_count(facts['parameters'])} ({facts['bytes'] / 1e6:,.1f} MB on disk)"),
+        (
+            "parameters",
+            f"{formatting.format_large_count(facts['parameters'])} ({facts['bytes'] / 1e6:,.1f} MB on disk)",
+        ),
         ("vocabulary", f"{shape['vocab_size']:,} tokens"),
     ]
     if "tokenizer" in facts:
@@ -231,11 +229,11 @@ def flatten_command(command: Facts) -> dict[str, Any]:
 
 
 def format_metrics(metrics: Facts) -> str:
-    left_out = ("split", "seconds", "step", "epoch")
+    omitted = ("split", "seconds", "step", "epoch")
     return ", ".join(
         formatting.format_metric(name, value)
         for name, value in metrics.items()
-        if name not in left_out and isinstance(value, int | float)
+        if name not in omitted and isinstance(value, int | float)
     )
 
 
@@ -245,7 +243,7 @@ def format_tokenizer(tokenizer: Facts) -> str:
 
 def format_labels(labels: Sequence[str]) -> str:
     shown = ", ".join(labels[:MAX_LABELS_SHOWN])
-    return shown if len(labels) <= MAX_LABELS_SHOWN else f"{shown} … ({len(labels):,} in all)"
+    return shown if len(labels) <= MAX_LABELS_SHOWN else f"{shown} … ({len(labels):,} in total)"
 
 
 def format_setting(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a labelled table is: columns, a guess at the task, labels, lengths, tokens as a model sees them, oddities."""
+"""Inspect a labelled table: columns, likely task, labels, lengths, tokens, warnings."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ from gpt1.tasks.targets import as_label
 
 Facts = dict[str, Any]
 MAX_TOKENIZED_ROWS = 20_000
-"""Rows whose tokens are counted; of a larger table, so many at even distances."""
-EXAMPLE_CHARS = 40  # characters of a cell that are shown
+"""Most rows whose tokens are counted; evenly spaced in a larger table."""
+EXAMPLE_CHARS = 40
+"""Most characters of a cell that are shown."""
 MAJORITY_SHARE = 0.75
+"""Warn if a label has at least this share of the rows."""
 LEAK_SHARE, LEAK_RATIO = 0.3, 4.0
-"""A label that stands in this share of its own rows' texts, and so many times as often as in the others', is told."""
+"""Warn if a label occurs in this share of the texts of its rows, and this many times as often as in other texts."""
 
 
 def inspect_table(
     table: Table, from_: str | Path | None, progress: Progress, known_task: TaskGuess | None = None
 ) -> Facts:
-    """Facts about a table. known_task: what a known data set says of its columns; for other tables it is guessed."""
+    """Facts about a table; `known_task` is the task of a known data set, otherwise it is guessed."""
     task = known_task or guess_task(table)
-    if task.columns.get("label") not in table.columns:  # a test split whose labels are not handed out
+    if task.columns.get("label") not in table.columns:  # a test split without public labels
         task = replace(task, columns={role: name for role, name in task.columns.items() if role != "label"})
     texts = [column for role, column in task.columns.items() if role not in ("label", "choices")]
     texts += choice_columns(task.columns["choices"]) if "choices" in task.columns else []
     label = task.columns.get("label")
     facts = describe_table(table, label if task.kind != "choice" else None, texts or None)
-    examples, refused = try_read_examples(table, task)
+    examples, error = try_read_examples(table, task)
     labels = [example.label for example in examples if example.label is not None]
-    odd = [sentence for sentence in facts.pop("odd") if not (refused and sentence.startswith("all rows have the same"))]
+    odd = [sentence for sentence in facts.pop("odd") if not (error and sentence.startswith("all rows have the same"))]
     if task.kind == "choice" and labels:
         facts["labels"] = {f"answer {k}": n for k, n in sorted(Counter(labels).items())}
     if task.score:
@@ -56,23 +58,27 @@ def inspect_table(
         "columns": {name: column_facts([row.get(name) for row in table.rows]) for name in table.columns},
         "task": {"kind": task.kind, "columns": task.columns, "score": task.score, "flags": task.flags},
     }
-    odd += [refused] * bool(refused) + find_oddities(table, task, examples, facts)
+    odd += [error] * bool(error) + task_warnings(table, task, examples, facts)
     if from_ is not None:
         facts["tokens"] = token_facts(examples, task, from_, progress)
-    return {**facts, "odd": odd, "next": next_commands(table.name, task, from_, bool(refused))}
+    return {**facts, "odd": odd, "next": next_commands(table.name, task, from_, bool(error))}
 
 
-def next_commands(name: str, task: TaskGuess, from_: str | Path | None, is_refused: bool) -> list[str]:
+def next_commands(name: str, task: TaskGuess, from_: str | Path | None, has_error: bool) -> list[str]:
     run = shell_quote(str(from_ or "RUN"))
-    tokens = [] if from_ is not None else [f"gpt1 inspect {shell_quote(name)} --from RUN   (unknown and cut tokens)"]
+    tokens = (
+        []
+        if from_ is not None
+        else [f"gpt1 inspect {shell_quote(name)} --from RUN   (counts unknown and truncated tokens)"]
+    )
     if "label" not in task.columns:
         return [*tokens, f"gpt1 predict RUN {shell_quote(name)} --out predictions.csv"]
     train = f"gpt1 finetune {shell_quote(name)} {task.flags} --from {run} --out runs/NAME".replace("  ", " ")
-    return [*tokens, *[train] * (not is_refused)]
+    return [*tokens, *[train] * (not has_error)]
 
 
 def try_read_examples(table: Table, task: TaskGuess) -> tuple[list[Example], str]:
-    """(the rows as gpt1 finetune would read them, why it would refuse them)."""
+    """(rows as gpt1 finetune would read them, its error message or "")."""
     labelled = "label" in task.columns
     columns = dict(task.columns)
     kind = KINDS[task.kind]
@@ -82,29 +88,29 @@ def try_read_examples(table: Table, task: TaskGuess) -> tuple[list[Example], str
         examples = read_examples(table.rows, kind, columns, table.locate_row, labelled)
     except UserError as error:
         try:
-            return read_examples(table.rows, kind, columns, table.locate_row, labelled=False), refusal_message(error)
+            return read_examples(table.rows, kind, columns, table.locate_row, labelled=False), finetune_error(error)
         except UserError:
-            return [], refusal_message(error)
+            return [], finetune_error(error)
     try:
         if labelled:
             target_from_examples(kind, task.score, examples, table.locate_row, table.name)
     except UserError as error:
-        return examples, refusal_message(error)
+        return examples, finetune_error(error)
     return examples, ""
 
 
-def refusal_message(error: UserError) -> str:
-    return f"gpt1 finetune would refuse it: {error.problem} {error.fix}".strip()
+def finetune_error(error: UserError) -> str:
+    return f"gpt1 finetune would fail: {error.problem} {error.fix}".strip()
 
 
 def column_facts(cells: Sequence[Any]) -> Facts:
     filled = [cell for cell in cells if not is_empty(cell)]
-    shown = [parse_text(cell) if not isinstance(cell, list | dict) else str(cell) for cell in filled]
-    example = " ".join(shown[0].split()) if shown else ""
+    texts = [parse_text(cell) if not isinstance(cell, list | dict) else str(cell) for cell in filled]
+    example = " ".join(texts[0].split()) if texts else ""
     return {
         "holds": content_type(filled),
         "empty": len(cells) - len(filled),
-        "different": len(set(shown)),
+        "different": len(set(texts)),
         "example": example if len(example) <= EXAMPLE_CHARS else example[: EXAMPLE_CHARS - 1] + "…",
     }
 
@@ -115,13 +121,13 @@ def is_empty(cell: Any) -> bool:
 
 def content_type(cells: Sequence[Any]) -> str:
     if not cells:
-        return "nothing"
+        return "empty"
     if all(map(is_list, cells)):
         return "lists"
     if all(isinstance(cell, bool) for cell in cells):
-        return "truth values"
+        return "booleans"
     if all(map(is_numeric, cells)):
-        return "whole numbers" if all(float(cell).is_integer() for cell in cells) else "numbers"
+        return "integers" if all(float(cell).is_integer() for cell in cells) else "numbers"
     return "texts" if sum(len(str(cell).split()) for cell in cells) > 1.5 * len(cells) else "words"
 
 
@@ -130,46 +136,48 @@ def with_score_facts(facts: Facts, labels: Sequence[Any]) -> Facts:
 
 
 def count_labels(table: Table, label: str) -> dict[str, int]:
-    """Rows of each label, as training reads labels; empty ones are told elsewhere."""
+    """Number of rows of each label, as training reads labels, without empty ones."""
     cells = [row.get(label) for row in table.rows]
     readable = [cell for cell in cells if not is_empty(cell) and not isinstance(cell, list | tuple | dict)]
     return dict(Counter(map(as_label, readable)).most_common())
 
 
 def token_facts(examples: Sequence[Example], task: TaskGuess, from_: str | Path, progress: Progress) -> Facts:
-    """Tokens of each row as the model of `from_` would see them, the unknown ones, the rows that it would cut or read
-    in windows: by its own rule once it is fine-tuned, by that of `gpt1 finetune` before."""
+    """Tokens per row, unknown tokens, and truncated or windowed rows with the model `from_`.
+
+    Long texts are treated as in its fine-tuning, or by the defaults of `gpt1 finetune` if it is only pre-trained.
+    """
     model = load(from_)
     tokenizer, config = model.tokenizer, model.gpt.config
     cut, long = (
         (model.cut, model.long) if isinstance(model, TaskPredictor) else (FinetuneConfig.cut, FinetuneConfig.long)
     )
-    every = -(-len(examples) // MAX_TOKENIZED_ROWS)
-    some = list(examples[:: max(1, every)])
-    if not some:
+    stride = -(-len(examples) // MAX_TOKENIZED_ROWS)
+    sample = list(examples[:: max(1, stride)])
+    if not sample:
         return {"model": str(from_), "rows": 0}
-    progress.begin("counting tokens", len(some), unit="rows")
+    progress.begin("counting tokens", len(sample), unit="rows")
     ids: list[list[int]] = []
-    for first in range(0, len(some), 256):
-        ids += tokenizer.encode_batch(example_texts(some[first : first + 256]))
-        progress.advance(min(first + 256, len(some)))
-    coded = encode_examples(KINDS[task.kind], some, ids, config.vocab_size, config.context, cut, long)
+    for first in range(0, len(sample), 256):
+        ids += tokenizer.encode_batch(example_texts(sample[first : first + 256]))
+        progress.advance(min(first + 256, len(sample)))
+    encoded = encode_examples(KINDS[task.kind], sample, ids, config.vocab_size, config.context, cut, long)
     progress.end()
     parts = iter(ids)
-    lengths = sorted(sum(len(next(parts)) for _ in (*example.fields, *example.answers)) for example in some)
+    lengths = sorted(sum(len(next(parts)) for _ in (*example.fields, *example.answers)) for example in sample)
     tokens = sum(lengths)
     return {
         "model": str(from_),
-        "rows": len(some),
+        "rows": len(sample),
         "context": config.context,
         "least": lengths[0],
         "median": lengths[len(lengths) // 2],
         "95 %": lengths[round(0.95 * (len(lengths) - 1))],
         "greatest": lengths[-1],
-        "unknown": sum(tokenizer.count_unknown(one) for one in ids) / max(1, tokens),
-        "cut": truncated_share(coded),
+        "unknown": sum(tokenizer.count_unknown(text_ids) for text_ids in ids) / max(1, tokens),
+        "cut": truncated_share(encoded),
         "long": long,
-        "in_windows": windowed_share(coded),
+        "in_windows": windowed_share(encoded),
     }
 
 
@@ -178,23 +186,23 @@ DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 @dataclass(frozen=True)
 class DamagePattern:
-    """A pattern in texts that says something went wrong before gpt1 got them."""
+    """A pattern in texts that indicates damage."""
 
     pattern: re.Pattern[str]
     message: str
 
 
 DAMAGE_PATTERNS = [
-    DamagePattern(re.compile("\ufffd"), "hold �: characters were lost when the file was written."),
+    DamagePattern(re.compile("\ufffd"), "contain �: characters were lost when the file was written."),
     DamagePattern(re.compile(r"Ã[\x80-\xbf©¨¤¶¼]|â€"), "look like UTF-8 that was read as Latin-1 (Ã©, â€™)."),
     DamagePattern(
         re.compile(r"<(br|p|div|a|span|b|i|li)\b[^<>]*>", re.IGNORECASE),
-        "hold HTML tags, which the model reads as text.",
+        "contain HTML tags, which the model reads as text.",
     ),
 ]
 
 
-def find_oddities(table: Table, task: TaskGuess, examples: Sequence[Example], facts: Facts) -> list[str]:
+def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], facts: Facts) -> list[str]:
     odd = []
     rows = max(1, len(table))
     label = task.columns.get("label")
@@ -206,32 +214,34 @@ def find_oddities(table: Table, task: TaskGuess, examples: Sequence[Example], fa
     if len(counts) > 1:
         most = max(counts, key=counts.__getitem__)
         if counts[most] >= MAJORITY_SHARE * rows:
-            odd.append(f"always saying '{most}' is right in {counts[most]:,} of {rows:,} rows: that is what to beat.")
-        alike: dict[str, list[str]] = {}
+            odd.append(
+                f"always predicting '{most}' is right in {counts[most]:,} of {rows:,} rows: compare accuracy with that."
+            )
+        variants: dict[str, list[str]] = {}
         for name in counts:
             if not is_numeric(name):  # -1 and 1 are two labels
-                alike.setdefault(normalize_text(name.casefold()), []).append(f"'{name}'")
-        for same in alike.values():
-            if len(same) > 1:
-                odd.append(f"the labels {' and '.join(same)} differ in case, spaces or signs only.")
+                variants.setdefault(normalize_text(name.casefold()), []).append(f"'{name}'")
+        for group in variants.values():
+            if len(group) > 1:
+                odd.append(f"the labels {' and '.join(group)} differ only in case, spaces or punctuation.")
         once = [name for name, n in counts.items() if n == 1]
         if len(once) == 1:
-            odd.append(f"the label '{once[0]}' has a single row: nothing of it can be held out.")
+            odd.append(f"the label '{once[0]}' has a single row: none in the validation set.")
         elif once:
-            odd.append(f"{len(once):,} labels have a single row, '{once[0]}' for one: nothing of them can be held out.")
+            odd.append(f"{len(once):,} labels have a single row, '{once[0]}' for example: none in the validation set.")
         if decimals := [name for name in counts if DECIMAL_COMMA.fullmatch(name)]:
             point = decimals[0].replace(",", ".")
-            odd.append(f"'{decimals[0]}' is taken for a name: with a point ({point}) it would be a number to predict.")
+            odd.append(f"'{decimals[0]}' is read as a label: for numbers, write a decimal point ({point}).")
         odd += find_label_leaks(examples, counts)
     texts = [" ".join((*example.fields, *example.answers)) for example in examples]
-    for clue in DAMAGE_PATTERNS:
-        if n := sum(bool(clue.pattern.search(text)) for text in texts):
-            odd.append(f"{n:,} of {rows:,} rows {clue.message}")
+    for damage in DAMAGE_PATTERNS:
+        if n := sum(bool(damage.pattern.search(text)) for text in texts):
+            odd.append(f"{n:,} of {rows:,} rows {damage.message}")
     return odd
 
 
 def find_label_leaks(examples: Sequence[Example], counts: Mapping[str, int]) -> list[str]:
-    """Labels that stand, as a word, in the texts of their own rows far more often than in those of the others."""
+    """Warnings about labels that occur as words in the texts of their own rows much more often than in others."""
     odd = []
     rows = [(str(example.label).strip(), " ".join(example.fields).casefold()) for example in examples]
     for name, n in counts.items():
@@ -239,12 +249,12 @@ def find_label_leaks(examples: Sequence[Example], counts: Mapping[str, int]) -> 
             continue
         word = re.compile(rf"(?<!\w){re.escape(name.casefold())}(?!\w)")
         own = sum(label == name and bool(word.search(text)) for label, text in rows) / n
-        if own < LEAK_SHARE:  # as a rule; the other rows need not be searched
+        if own < LEAK_SHARE:  # the usual case: no need to search the other rows
             continue
         other = sum(label != name and bool(word.search(text)) for label, text in rows) / (len(rows) - n)
         if own > LEAK_RATIO * other:
             odd.append(
-                f"the label '{name}' stands in {own:.0%} of its own texts and in {other:.0%} of the others: "
-                "do the texts give it away?"
+                f"the label '{name}' occurs in {own:.0%} of its own texts and in {other:.0%} of the others: "
+                "check for label leakage."
             )
     return odd

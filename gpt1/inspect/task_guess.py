@@ -1,4 +1,4 @@
-"""Which task a table is made for, from the names and the cells of its columns. A guess, and shown as one."""
+"""Guess the task of a table from the names and cells of its columns."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ LABEL_COLUMN_NAMES = (
     *("label", "labels", "gold_label", "gold", "target", "class", "category", "sentiment", "topic", "score"),
     *("similarity", "rating", "stars", "answer", "correct", "right", "y", "prediction"),
 )
-"""Names of label columns, the likeliest first."""
+"""Names of label columns, most likely first."""
 NLI_LABELS = {"entailment", "neutral", "contradiction", "not_entailment", "entails"}
 ANSWER_COLUMN_PATTERN = re.compile(
     r"(choice|option|answer|end|ending|alternative|quiz)s?[_ ]?\(?([0-9]|[a-h])\)?", re.IGNORECASE
 )
 MAX_CLASSES = 20
-"""More whole numbers than these in a label column are a score, not classes."""
+"""A label column with more distinct integers is a score, not classes."""
 SAMPLE_ROWS = 2000
 
 
 @dataclass(frozen=True)
 class TaskGuess:
-    """The kind, its columns by role, and whether the label is a number."""
+    """A kind of task, its columns by role, and whether the label is a score."""
 
     kind: str
     columns: dict[str, str]
@@ -37,7 +37,7 @@ class TaskGuess:
 
     @property
     def flags(self) -> str:
-        """As `gpt1 finetune` takes them."""
+        """The flags of `gpt1 finetune`."""
         words = ["--kind", self.kind, *["--score"] * self.score]
         for role, column in self.columns.items():
             words += [flag_name(role), column]
@@ -45,7 +45,7 @@ class TaskGuess:
 
 
 def guess_task(table: Table) -> TaskGuess:
-    """The task that the table looks made for; without `label` where no column looks like one."""
+    """The most likely task of the table; without `label` if no column looks like one."""
     rows = table.rows[:SAMPLE_ROWS]
     cells = {name: [row[name] for row in rows if row.get(name) not in (None, "")] for name in table.columns}
     label = find_label_column(cells, len(rows))
@@ -54,13 +54,13 @@ def guess_task(table: Table) -> TaskGuess:
         (name for name in rest if mean_word_count(cells[name]) > 1.5), key=lambda name: -mean_word_count(cells[name])
     )
     texts = texts or [name for name in rest if cells[name] and not is_numeric(cells[name][0])][:1]
-    found = (
+    guess = (
         guess_choice(cells, rest, texts, label)
         or guess_pair(cells, texts, label)
         or guess_single_text(cells, texts, label)
     )
-    columns = {role: found.columns[role] for role in (*KINDS[found.kind].columns,) if role in found.columns}
-    return TaskGuess(found.kind, {**columns, **({"label": label} if label else {})}, found.score)
+    columns = {role: guess.columns[role] for role in (*KINDS[guess.kind].columns,) if role in guess.columns}
+    return TaskGuess(guess.kind, {**columns, **({"label": label} if label else {})}, guess.score)
 
 
 def find_label_column(cells: dict[str, list[Any]], rows: int) -> str | None:
@@ -70,7 +70,7 @@ def find_label_column(cells: dict[str, list[Any]], rows: int) -> str | None:
         None,
     ):
         return named
-    few = [
+    candidates = [
         name
         for name, values in cells.items()
         if values
@@ -78,7 +78,7 @@ def find_label_column(cells: dict[str, list[Any]], rows: int) -> str | None:
         and mean_word_count(values) <= 1.5
         and len(set(map(str, values))) * 3 <= max(rows, 6)
     ]
-    return few[-1] if few else None
+    return candidates[-1] if candidates else None
 
 
 def guess_choice(
@@ -100,11 +100,11 @@ def guess_choice(
 
 
 def columns_in_label(values: Sequence[Any], rest: Sequence[str]) -> list[str]:
-    """The columns that a label column names, with those that differ from one of them in the last sign only."""
-    named = {str(value).strip() for value in values}
-    if not named <= {*rest}:
+    """Columns that are values of the label column, and those that differ from one only in the last character."""
+    labels = {str(value).strip() for value in values}
+    if not labels <= {*rest}:
         return []
-    return [name for name in rest if name in named or any(differ_in_last_character(name, one) for one in named)]
+    return [name for name in rest if name in labels or any(differ_in_last_character(name, label) for label in labels)]
 
 
 def guess_pair(cells: dict[str, list[Any]], texts: Sequence[str], label: str | None) -> TaskGuess | None:
@@ -113,13 +113,13 @@ def guess_pair(cells: dict[str, list[Any]], texts: Sequence[str], label: str | N
     if "hypothesis" in by_name and len(texts) > 1:
         premise = by_name.get("premise") or next(name for name in texts if name != by_name["hypothesis"])
         return TaskGuess("entailment", {"premise": premise, "hypothesis": by_name["hypothesis"]})
-    two = sorted(texts[:2]) if len(texts) > 1 and differ_in_last_character(*sorted(texts[:2])) else []
-    if not two:
+    pair = sorted(texts[:2]) if len(texts) > 1 and differ_in_last_character(*sorted(texts[:2])) else []
+    if not pair:
         return None
     if values and values <= NLI_LABELS:
-        return TaskGuess("entailment", {"premise": two[0], "hypothesis": two[1]})
+        return TaskGuess("entailment", {"premise": pair[0], "hypothesis": pair[1]})
     return TaskGuess(
-        "similarity", {"text_a": two[0], "text_b": two[1]}, score=is_score_column(cells.get(label or "", []))
+        "similarity", {"text_a": pair[0], "text_b": pair[1]}, score=is_score_column(cells.get(label or "", []))
     )
 
 
@@ -129,12 +129,12 @@ def guess_single_text(cells: dict[str, list[Any]], texts: Sequence[str], label: 
 
 
 def differ_in_last_character(first: str, second: str) -> bool:
-    """Whether two names differ in their last sign only: sentence1 and sentence2, text_a and text_b, a and b."""
+    """Whether two names differ only in the last character: sentence1 and sentence2, text_a and text_b, a and b."""
     return first[:-1].lower() == second[:-1].lower() and first != second
 
 
 def is_score_column(values: Sequence[Any]) -> bool:
-    """Whether a label column holds numbers that measure something, not classes."""
+    """Whether a label column contains measurements instead of classes."""
     if not values or not all(map(is_numeric, values)):
         return False
     numbers = {float(value) for value in values}
@@ -150,7 +150,7 @@ def is_list(value: Any) -> bool:
 
 
 def mean_word_count(values: Sequence[Any]) -> float:
-    """Words of a cell, on average; none in numbers and lists."""
+    """Mean number of words per cell; 0 for numbers and lists."""
     if not values or is_list_column(values) or all(map(is_numeric, values)):
         return 0.0
     return sum(len(str(value).split()) for value in values) / len(values)

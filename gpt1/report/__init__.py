@@ -1,4 +1,4 @@
-"""The page that every run leaves behind, and the blocks that other pages are built from. Reads files, knows no verb."""
+"""report.html of runs, and the building blocks of all HTML reports. Reads files only."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Cell", "Mistake", "Page", "report_on_exit", "write_report"]
 
 @contextmanager
 def report_on_exit(run: Path) -> Iterator[None]:
-    """Leave the page of `run` behind however the work in here ends; an error of the work is what the caller sees."""
+    """Write the report of `run` on exit, also after an exception, which is raised again."""
     try:
         yield
     except BaseException:
         with suppress(Exception):
-            if run.is_dir():  # a folder that was deleted stays away
+            if run.is_dir():  # do not create a deleted folder again
                 write_report(run)
         raise
     write_report(run)

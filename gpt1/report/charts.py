@@ -1,12 +1,12 @@
-"""Drawings for pages: matplotlib figures in the page's own colours, as SVG that follows light and dark.
+"""Charts for reports: matplotlib figures as inline SVG that follows light and dark mode.
 
-    with style():
-        figure, axes = chart("accuracy", "epochs")
+    with chart_style():
+        figure, axes = new_chart("accuracy", "epochs")
         axes.plot(...)
-        page.svg(figure, "What it shows.")
+        page.svg(figure, "Caption.")
 
-The colours are those of the light page; `to_svg` writes each as `var(--name, #hex)`: the page decides, and a file that
-stands alone is right too.
+Figures are drawn in the colors of light mode; `to_svg` writes each as `var(--name, #hex)`, so that the page can
+override it and a separate SVG file has colors too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-COLOURS = {  # name in templates/page.css → its value on the light page; each value once, to be told apart
+COLORS = {  # name in templates/page.css → value in light mode; the values must be distinct
     "ink": "#22262a",
     "muted": "#6a6f76",
     "rule": "#dedcd5",
@@ -35,28 +35,28 @@ COLOURS = {  # name in templates/page.css → its value on the light page; each 
     "c4": "#86549f",
     "c5": "#8f7a1b",
 }
-SERIES_COLOURS = [COLOURS[name] for name in ("c1", "c2", "c3", "c4", "c5")]
+SERIES_COLORS = [COLORS[name] for name in ("c1", "c2", "c3", "c4", "c5")]
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-WIDTH, HEIGHT = 400, 270  # in CSS pixels: two stand side by side on a desk, one fills a phone, the text keeps its size
+WIDTH, HEIGHT = 400, 270  # CSS pixels: two fit side by side on a desktop, one on a phone
 
 
 @contextmanager
 def chart_style() -> Iterator[None]:
-    """matplotlib's settings while something is drawn: quiet axes, our colours, text that stays text."""
+    """matplotlib settings of all charts."""
     import matplotlib
     from cycler import cycler
 
-    ink, muted, rule = COLOURS["ink"], COLOURS["muted"], COLOURS["rule"]
+    ink, muted, rule = COLORS["ink"], COLORS["muted"], COLORS["rule"]
     settings: Any = {
         "font.size": 11, "axes.labelsize": 11, "axes.titlesize": 11, "legend.fontsize": 11,
         "text.color": ink, "axes.labelcolor": muted, "axes.titlecolor": muted, "axes.titlelocation": "left",
         "xtick.color": rule, "ytick.color": rule, "xtick.labelcolor": muted, "ytick.labelcolor": muted,
         "axes.edgecolor": rule, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
         "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": rule, "grid.linewidth": 0.8,
-        "ytick.major.size": 0, "axes.prop_cycle": cycler(color=SERIES_COLOURS), "lines.linewidth": 1.8,
+        "ytick.major.size": 0, "axes.prop_cycle": cycler(color=SERIES_COLORS), "lines.linewidth": 1.8,
         "lines.solid_capstyle": "round", "legend.frameon": False, "legend.handlelength": 1.2,
         "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-        "text.parse_math": False,  # a label such as `$5` is a label
+        "text.parse_math": False,  # "$5" in a label is not TeX
         "svg.fonttype": "none", "svg.hashsalt": "gpt1", "axes.unicode_minus": True, "path.simplify_threshold": 0.3,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
@@ -64,7 +64,7 @@ def chart_style() -> Iterator[None]:
 
 
 def new_chart(y_title: str, x_title: str, *, width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """An empty chart with the titles of its axes; sizes in CSS pixels."""
+    """Create a chart with titles of its axes; sizes in CSS pixels."""
     figure = _new_figure(width, height)
     axes = figure.add_subplot()
     axes.set_title(y_title)
@@ -73,7 +73,7 @@ def new_chart(y_title: str, x_title: str, *, width: float = WIDTH, height: float
 
 
 def new_chart_with_strip(y_title: str, strip_title: str, x_title: str) -> tuple[Figure, Axes, Axes]:
-    """As `chart`, with a low second panel under the first, over the same x."""
+    """As `new_chart`, with a lower second panel below that shares the x axis."""
     figure = _new_figure(WIDTH, HEIGHT)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.set_title(y_title)
@@ -91,23 +91,23 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def add_tooltip(artist: Artist, text: str) -> None:
-    """`text` appears when the pointer rests on `artist` (as SVG's own <title>: no script)."""
+    """Show `text` when the pointer is on `artist` (an SVG <title>, no script)."""
     artist.set_gid(f"tip:{text}")
 
 
 def add_reference_line(axes: Axes, y: float, name: str) -> None:
-    """A dashed line across the chart, to compare with; its name stands on the side where there is room."""
-    axes.axhline(y, color=COLOURS["muted"], linewidth=1, linestyle=(0, (3, 3)))
+    """Draw a dashed horizontal line; its name is above or below, where there is room."""
+    axes.axhline(y, color=COLORS["muted"], linewidth=1, linestyle=(0, (3, 3)))
     is_low = axes.transAxes.inverted().transform(axes.transData.transform((0, y)))[1] < 0.3
     label = axes.annotate(
         name, (1, y), (0, 4 if is_low else -13), xycoords=("axes fraction", "data"), textcoords="offset points",
-        ha="right", color=COLOURS["muted"],
+        ha="right", color=COLORS["muted"],
     )  # fmt: skip
     label.set_in_layout(False)
 
 
 def add_legend(axes: Axes) -> None:
-    """The names of the lines, on the line of the title: they can never cover a curve there."""
+    """Add a legend next to the title, where it cannot cover a curve."""
     columns = len(axes.get_legend_handles_labels()[0])
     axes.legend(
         loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, borderaxespad=0, borderpad=0.2, columnspacing=1.2
@@ -115,13 +115,13 @@ def add_legend(axes: Axes) -> None:
 
 
 def legend_below(axes: Axes) -> None:
-    """The names of the lines under the chart: they can be many."""
+    """Add a legend below the chart, with room for many lines."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, borderaxespad=0)
 
 
 def format_count_axis(axis: Axis) -> None:
-    """Few ticks, thousands set off."""
+    """Use few ticks and thousands separators."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
@@ -129,37 +129,43 @@ def format_count_axis(axis: Axis) -> None:
 
 
 def plot_points(axes: Axes, x: Sequence[float], y: Sequence[float], tooltips: Sequence[str], **options: Any) -> None:
-    """A dot for each measurement, with its numbers under the pointer."""
+    """Plot a dot per value, with a tooltip."""
     for x_, y_, text in zip(x, y, tooltips, strict=True):
         (dot,) = axes.plot([x_], [y_], "o", markersize=5, markeredgewidth=0, **options)
         add_tooltip(dot, text)
 
 
 def band(
-    axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], tips: Sequence[str], *, color: str, label: str
+    axes: Axes,
+    x: Sequence[float],
+    values: Sequence[Sequence[float]],
+    tooltips: Sequence[str],
+    *,
+    color: str,
+    label: str,
 ) -> None:
-    """The median of the `values` at each x as a line with dots, from the least to the greatest shaded."""
-    lows, medians, highs = ([f(some) for some in values] for f in (min, median, max))
+    """Plot the median of the `values` at each x as a line, and shade from min to max."""
+    lows, medians, highs = ([f(group) for group in values] for f in (min, median, max))
     axes.fill_between(x, lows, highs, color=color, alpha=0.13, linewidth=0)
     axes.plot(x, medians, color=color, label=label)
-    plot_points(axes, x, medians, tips, color=color)
+    plot_points(axes, x, medians, tooltips, color=color)
 
 
 def downsample(x: Sequence[float], y: Sequence[float], max_points: int = 400) -> tuple[list[float], list[float]]:
-    """At most `max_points` points, each the mean of its stretch: a page does not grow with the length of a run."""
+    """Average consecutive points to at most `max_points`: the report does not grow with the length of a run."""
     import numpy as np
 
     if len(x) <= max_points:
         return list(x), list(y)
-    stretches = np.array_split(np.arange(len(x)), max_points)
+    chunks = np.array_split(np.arange(len(x)), max_points)
     return (
-        [float(np.mean([x[i] for i in part])) for part in stretches],
-        [float(np.mean([y[i] for i in part])) for part in stretches],
+        [float(np.mean([x[i] for i in chunk])) for chunk in chunks],
+        [float(np.mean([y[i] for i in chunk])) for chunk in chunks],
     )
 
 
 def to_svg(figure: Figure | str, label: str = "") -> str:
-    """`figure` as an <svg> element to stand in a page: no fonts, ids or metadata, colours as CSS variables."""
+    """Render `figure` as an <svg> element without fonts, ids and metadata, with colors as CSS variables."""
     if isinstance(figure, str):
         return figure[figure.index("<svg") :]
     buffer = io.StringIO()
@@ -169,13 +175,13 @@ def to_svg(figure: Figure | str, label: str = "") -> str:
     _clean_svg(svg)
     svg.attrib = {"xmlns": SVG, "viewBox": svg.attrib["viewBox"], "role": "img", "aria-label": label}
     text = ElementTree.tostring(svg, encoding="unicode")
-    for name, value in COLOURS.items():
+    for name, value in COLORS.items():
         text = text.replace(value, f"var(--{name}, {value})")
     return text
 
 
 def _clean_svg(parent: ElementTree.Element) -> None:
-    """Take out, in place, what a page has no use for; a `tip` becomes a <title>."""
+    """Remove what a page does not need, in place; tooltips become <title>."""
     parent.tag = parent.tag.removeprefix(f"{{{SVG}}}")
     parent.text = parent.text if parent.tag == "text" else None
     for child in list(parent):
@@ -184,7 +190,7 @@ def _clean_svg(parent: ElementTree.Element) -> None:
         if child.tag in ("metadata", "style") or (child.tag in ("g", "defs") and not len(child)):
             parent.remove(child)
     attributes = parent.attrib
-    if parent.tag == "g":  # figure_1, axes_1, …: they would repeat within a page
+    if parent.tag == "g":  # figure_1, axes_1, … would repeat within a page
         gid = attributes.pop("id", "")
         if gid.startswith("tip:"):
             title = ElementTree.Element("title")
@@ -194,5 +200,5 @@ def _clean_svg(parent: ElementTree.Element) -> None:
         attributes["href"] = attributes.pop(f"{{{XLINK}}}href")
     if "d" in attributes:
         attributes["d"] = re.sub(r"\d+\.\d+", lambda n: f"{float(n[0]):.2f}", " ".join(attributes["d"].split()))
-    if "style" in attributes:  # the page chooses the typeface
+    if "style" in attributes:  # the page sets the font
         attributes["style"] = re.sub(r"font-family:[^;]*;? ?", "", attributes["style"])

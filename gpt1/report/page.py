@@ -1,12 +1,12 @@
-"""A page that needs nothing but a browser: building blocks for every report, result table and demo.
+"""A self-contained HTML page: building blocks of all reports, result tables and the demo.
 
     page = Page("CoLA: Matthews 0.31 [0.24, 0.38]", kicker="table 4")
-    page.heading("Beside the paper")
+    page.heading("Comparison with the paper")
     page.table(["task", "paper", "ours, median [min–max]", "difference"], rows)
     page.write(Path("report.html"))
 
-One file: the style is inside, nothing is loaded, nothing is scripted (the page's own content policy forbids both), and
-whatever is passed in is text: it is escaped, never read as HTML.
+One file with inline CSS; its content security policy forbids scripts and external resources. All text is escaped and
+never interpreted as HTML.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that says more than its value."""
+    """A table cell with formatting."""
 
     value: Any
     text: str = ""
-    """What is shown; empty: the value, as a measurement."""
+    """Displayed text; empty: the formatted value."""
     note: str = ""
-    """Small, behind the text: an interval, a share."""
+    """Small text after it: an interval, a share."""
     shade: float = 0.0
-    """Strength of the background, 0 to 1."""
+    """Opacity of the background, 0 to 1."""
     tone: Literal["good", "bad"] = "good"
 
     @property
@@ -53,13 +53,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A row that was predicted wrongly, with all that a reader needs to judge it."""
+    """A wrongly predicted row: texts, label, prediction, probabilities."""
 
     fields: Mapping[str, Any]
     label: str
     prediction: str
     loss: str = ""
-    """In words, as `loss 4.61`; how wrong the model was."""
+    """In words, such as `loss 4.61`."""
     probabilities: Sequence[tuple[str, float]] = ()
 
 
@@ -75,7 +75,7 @@ class Section:
 
 
 def format_value(value: Any) -> str:
-    """Any value as a table shows it: numbers as measurements, nothing as a dash."""
+    """A value as text for a table; missing values are a dash."""
     if value is None or value == "":
         return "–"
     if isinstance(value, (int, float)):
@@ -84,24 +84,24 @@ def format_value(value: Any) -> str:
 
 
 class Page:
-    """A page in the making: blocks are added from top to bottom, then it is written."""
+    """A page: add blocks from top to bottom, then `write` it."""
 
     def __init__(self, title: str, *, kicker: str = "", lead: str = "") -> None:
-        """`title` is the result in words, `kicker` stands small above it, `lead` is a sentence below it."""
+        """Start a page with the result as `title`, small text above it (`kicker`) and a sentence below (`lead`)."""
         self.title = title
         self.kicker = kicker
         self.lead = lead
         self.sections = [Section()]
 
     def heading(self, text: str, note: str = "") -> None:
-        """A new section; `note` says in a sentence what is to be seen there."""
+        """Start a new section; `note` is a sentence about it."""
         self.sections.append(Section(text, note))
 
     def paragraph(self, text: str) -> None:
         self._add("paragraph", text=text)
 
     def facts(self, facts: Mapping[str, Any]) -> None:
-        """A few figures side by side, each under its name."""
+        """Add a few values side by side, each below its name."""
         self._add("facts", facts=[(name, _to_cell(value)) for name, value in facts.items()])
 
     def table(
@@ -113,9 +113,14 @@ class Page:
         prose: bool = False,
         summary: str = "",
     ) -> None:
-        """Rows of values or `Cell`s.
+        """Add a table.
 
-        prose: the last column holds sentences (on a phone it moves below its row). summary: what opens the table.
+        Args:
+            columns: Names of the columns.
+            rows: Values or `Cell`s.
+            caption: Text above the table.
+            prose: Whether the last column contains sentences (on phones it is below its row).
+            summary: If set, the table is collapsed under this text.
         """
         self._add("table", **_table_block(columns, rows), caption=caption, prose=prose, folded=summary)
 
@@ -126,18 +131,18 @@ class Page:
         *,
         data_table: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None,
     ) -> None:
-        """A drawing with its caption; `data_table` (columns, rows) can be unfolded below it. Neighbours share a line."""
+        """Add a chart with a collapsed `data_table` (columns, rows) below it. Consecutive charts share a line."""
         from markupsafe import Markup
 
         blocks = self.sections[-1].blocks
         if not blocks or blocks[-1]["kind"] != "figures":
             self._add("figures", figures=[])
-        drawing = Markup(to_svg(figure, caption))  # drawn by us; its labels were escaped when it was written
+        chart = Markup(to_svg(figure, caption))  # safe: ElementTree escaped all labels
         table = _table_block(*data_table) if data_table else None
-        blocks[-1]["figures"].append({"svg": drawing, "caption": caption, "numbers": table})
+        blocks[-1]["figures"].append({"svg": chart, "caption": caption, "numbers": table})
 
     def matrix(self, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
-        """A confusion matrix: a row for each true label, a column for each predicted one."""
+        """Add a confusion matrix: a row for each true label, a column for each predicted one."""
         rows = []
         for i, (label, line) in enumerate(zip(labels, counts, strict=True)):
             total = sum(line)
@@ -150,32 +155,32 @@ class Page:
         self._add("matrix", labels=list(labels), rows=rows)
 
     def mistakes(self, mistakes: Sequence[Mistake]) -> None:
-        """Each row with its text, what was right, what was predicted."""
+        """Add wrongly predicted rows."""
         self._add("mistakes", mistakes=mistakes)
 
     def texts(self, texts: Iterable[tuple[str, str]]) -> None:
-        """(prompt, what the model wrote): the prompt is set off from its continuation."""
+        """Add generated texts, as (prompt, text); the prompt is in bold."""
         pairs = [(prompt, text.removeprefix(prompt)) for prompt, text in texts]
         self._add("texts", texts=pairs)
 
     def code(self, text: str, explanation: str = "") -> None:
-        """A command or a few lines of code, after what they are for."""
+        """Add a command or code, after its explanation."""
         self._add("code", text=text, explanation=explanation)
 
     def render(self) -> str:
         import jinja2
 
         environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("gpt1"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+            loader=jinja2.PackageLoader("gpt1.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
         )  # fmt: skip
         environment.filters["prose"] = _render_inline_code
         text = environment.get_template("page.html").render(page=self)
-        return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", text)  # no document may hold these
+        return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", text)  # not allowed in HTML
 
     def write(self, path: Path) -> Path:
-        """Write the page in one move: a reader never meets half of it."""
-        page = self.render().encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
+        """Write the page atomically."""
+        page = self.render().encode("utf-8", "replace")  # a lone surrogate has no UTF-8 encoding
         with atomic_file(path) as file:
             file.write(page)
         return path
@@ -198,7 +203,7 @@ def _table_block(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[
 
 
 def _render_inline_code(text: str) -> Markup:
-    """Escaped, with `this` set as code."""
+    """Escape `text`; text in backticks becomes <code>."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

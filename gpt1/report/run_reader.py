@@ -1,4 +1,4 @@
-"""What a run has left on disk, as far as it got: settings, measurements, results, predictions. All may be missing."""
+"""Read a run folder: settings, metrics, results, predictions. Each of them can be missing."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from gpt1.files.foreign import check_regular, parse_json, read_json_object, read
 from gpt1.formatting import shell_join
 
 MAX_LINES_BYTES = 2**28
-"""Largest metrics.jsonl or predictions.jsonl: a million updates take 200 MB."""
+"""Largest metrics.jsonl or predictions.jsonl that is read; a million steps take 200 MB."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A held-out row: its texts, what it was labelled, what the model said."""
+    """A validation row: its texts, its label, the prediction."""
 
     fields: dict[str, Any]
     label: Any
@@ -46,7 +46,7 @@ class Prediction:
 
     @property
     def loss(self) -> float:
-        """−log p(label); for scores the distance."""
+        """−log p(label); for scores the absolute error."""
         if self.is_score:
             return float(abs(self.prediction - self.label))
         return -math.log(max(self.probabilities.get(self.label, 0.0), 1e-30))
@@ -54,7 +54,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Rows whose predictions were given about the same probability."""
+    """Rows whose predictions have similar probabilities."""
 
     rows: int
     confidence: float
@@ -63,7 +63,7 @@ class ReliabilityBin:
 
 @dataclass
 class Run:
-    """A run folder. What is missing, half-written or of another shape leaves a gap and a line of `problems`."""
+    """A run folder. Files that are missing or damaged are listed in `problems` and otherwise ignored."""
 
     folder: Path
     problems: list[str] = field(default_factory=list)
@@ -83,15 +83,15 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder as one would type it."""
+        """The folder, relative if inside the current one."""
         relative = os.path.relpath(self.folder)
         return str(self.folder) if relative.startswith("..") else relative
 
     @cached_property
     def stage(self) -> str:
-        said = self.results.get("stage") or self.settings.get("stage")
-        if said in ("pretrain", "finetune"):
-            return str(said)
+        stage = self.results.get("stage") or self.settings.get("stage")
+        if stage in ("pretrain", "finetune"):
+            return str(stage)
         return "finetune" if self.predictions or any("epoch" in line for line in self.metrics) else "pretrain"
 
     @property
@@ -104,42 +104,40 @@ class Run:
 
     @property
     def labels(self) -> list[str]:
-        """The fixed set of labels, or nothing where every row has answers of its own."""
+        """The labels; empty for scores and multiple choice."""
         labels = self.results.get("labels")
         return [str(label) for label in labels] if isinstance(labels, list) else []
 
     @property
     def config_class(self) -> Any:
-        """The class of its settings."""
         return FinetuneConfig if self.stage == "finetune" else PretrainConfig
 
     @cached_property
     def default_settings(self) -> dict[str, Any]:
-        """What the settings are where none is given, with the recipe, size or part of the model that this run has:
-        what `--help` tells."""
+        """Defaults of the settings with the recipe, --model and --train of this run."""
         recipe = str(self.settings.get("recipe"))
-        usual = recipe_defaults(self.config_class, recipe, str(self.settings.get("model")))
+        defaults = recipe_defaults(self.config_class, recipe, str(self.settings.get("model")))
         if self.stage == "finetune" and self.settings.get("train") == "head" and recipe != "paper":
-            usual |= HEAD_ONLY_DEFAULTS
+            defaults |= HEAD_ONLY_DEFAULTS
         return {
-            name: usual.get(name, default_value(self.config_class, name)) for name in descriptions(self.config_class)
+            name: defaults.get(name, default_value(self.config_class, name)) for name in descriptions(self.config_class)
         }
 
     @property
     def resume_command(self) -> str:
-        """The command line that goes on with this run, as far as its config.yaml tells; the settings stand there."""
+        """The command that resumes this run (settings are read from its config.yaml), or an empty text."""
         command = as_dict(self.settings.get("command"))
         source = command.get("corpus") or command.get("train")
         if not source:
             return ""
-        given = {name: value for name, value in command.items() if name not in ("corpus", "train", "columns")}
+        options = {name: value for name, value in command.items() if name not in ("corpus", "train", "columns")}
         words = ["gpt1", self.stage, str(source), "--out", self.name]
-        for name, value in {**given, **as_dict(command.get("columns"))}.items():
+        for name, value in {**options, **as_dict(command.get("columns"))}.items():
             words += [flag_name(name)] if value is True else [flag_name(name), str(value)] if value else []
         return shell_join([*words, "--resume"])
 
     def reliability_bins(self, name: str) -> list[ReliabilityBin]:
-        """A reliability diagram of results.json (`bins_before` calibration, `bins` after it)."""
+        """Reliability diagram from results.json: `bins_before` or (after calibration) `bins`."""
         lines = as_dict(self.results.get("calibration")).get(name)
         found = []
         for line in map(as_dict, lines if isinstance(lines, list) else []):
@@ -149,7 +147,7 @@ class Run:
         return found
 
     def series(self, split: str, name: str, x: str = "step") -> tuple[list[float], list[float]]:
-        """(x, y) of a measurement in the order of x; where an update was told twice, the later line counts."""
+        """(x, y) of a metric, sorted by x; if a step was logged twice, the later line counts."""
         found = {
             line[x]: line[name]
             for line in self.metrics
@@ -164,7 +162,7 @@ class Run:
     def _read_settings(self) -> dict[str, Any]:
         path = self.folder / "config.yaml"
         if not path.exists():
-            self.problems.append("config.yaml is not there.")
+            self.problems.append("config.yaml is missing.")
             return {}
         try:
             return read_yaml(path)
@@ -175,7 +173,7 @@ class Run:
     def _read_results(self) -> dict[str, Any]:
         path = self.folder / "results.json"
         if not path.exists():
-            self.problems.append("results.json is not there: the run is still going, or it was stopped.")
+            self.problems.append("results.json is missing: the run has not finished.")
             return {}
         try:
             return read_json_object(path, allow_nan=True)
@@ -184,14 +182,14 @@ class Run:
             return {}
 
     def reason(self, error: UserError) -> str:
-        """What is wrong with a file, without its folder, which the page names."""
+        """The problem without the folder, which the page shows already."""
         return error.problem.replace(f"{self.folder}{os.sep}", "")
 
     def _read_jsonl(self, name: str) -> Iterator[dict[str, Any]]:
         path, broken = self.folder / name, 0
         if not path.exists():
             if name == "metrics.jsonl":
-                self.problems.append("metrics.jsonl is not there.")
+                self.problems.append("metrics.jsonl is missing.")
             return
         try:
             if check_regular(path) > MAX_LINES_BYTES:
@@ -217,11 +215,11 @@ def _parse_prediction(row: dict[str, Any]) -> Prediction:
     if "score" in row:
         return Prediction(fields, _to_float(label), _to_float(row["score"]))
     probabilities = {str(name): p for name, p in as_dict(row.get("probabilities")).items() if is_number(p)}
-    return Prediction(fields, _normalise_label(label), _normalise_label(row.get("prediction")), probabilities)
+    return Prediction(fields, _normalize_label(label), _normalize_label(row.get("prediction")), probabilities)
 
 
-def _normalise_label(value: Any) -> str:
-    """As training reads labels: without outer spaces, and 1.0 is 1."""
+def _normalize_label(value: Any) -> str:
+    """As training reads labels: stripped, and 1.0 is 1."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
@@ -237,5 +235,5 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def as_dict(value: Any) -> dict[str, Any]:
-    """`value` where it is a mapping, else an empty one."""
+    """`value` if it is a mapping, else an empty dict."""
     return dict(value) if isinstance(value, Mapping) else {}

@@ -1,1 +1,1 @@
-"""Figure 1: labelled rows as token sequences; labels, losses and metrics."""
+"""Tasks of the paper's figure 1: labelled rows as token sequences, targets, losses and metrics."""

@@ -1,4 +1,4 @@
-"""Rows of a table as examples of a task: which column is which field, what the label means, what is left out."""
+"""Table rows as examples of a task: columns and fields, meaning of labels, duplicates, validation split."""
 
 from __future__ import annotations
 
@@ -21,18 +21,29 @@ T = TypeVar("T")
 
 
 def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str], name: str) -> None:
-    """Every column that the kind needs is named and is there, and no other is named; UserError says which are."""
+    """Check that `columns` names every column that `kind` needs and that the table has them.
+
+    Args:
+        kind: The kind of task.
+        columns: Role (text, premise, ..., label) -> column name.
+        present: Columns of the table.
+        name: Name of the table, for errors.
+
+    Raises:
+        UserError: For a missing or surplus role, a column that the table does not have, or a label column that is
+            also an input.
+    """
     for role in columns:
         if role not in (*kind.columns, "label"):
             takes = ", ".join(f"--{r.replace('_', '-')}" for r in (*kind.columns, "label"))
-            raise UserError(f"--kind {kind.name} has no --{role.replace('_', '-')}.", f"It takes {takes}.")
+            raise UserError(f"--kind {kind.name} does not accept --{role.replace('_', '-')}.", f"Use {takes}.")
     for role in kind.columns:
         flag = "--" + role.replace("_", "-")
         if role not in columns:
             if role in kind.optional:
                 continue
             needed = " ".join(f"--{r.replace('_', '-')} COLUMN" for r in kind.columns if r not in kind.optional)
-            raise UserError(f"--kind {kind.name} needs {flag}.", f"It takes: {needed} --label COLUMN")
+            raise UserError(f"--kind {kind.name} needs {flag}.", f"Use: {needed} --label COLUMN")
     for role, column in columns.items():
         for part in choice_columns(column) if role == "choices" else [column]:
             if part not in present:
@@ -41,21 +52,34 @@ def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str]
     for role, column in texts.items():
         if columns.get("label") in (choice_columns(column) if role == "choices" else [column]):
             raise UserError(
-                f"--label {columns['label']} is a column of --{role.replace('_', '-')} too: there is nothing to learn.",
-                "Name the column that holds the label.",
+                f"--label {columns['label']} is also the column of --{role.replace('_', '-')}: nothing to learn.",
+                "Pass the column with the labels as --label.",
             )
 
 
 def choice_columns(choices: str) -> list[str]:
-    """The columns that `--choices C1, C2, …` names."""
+    """Column names of `--choices C1,C2,…`."""
     return [part.strip() for part in choices.split(",") if part.strip()] or [choices]
 
 
 def read_examples(
     rows: Sequence[TableRow], kind: Kind, columns: Mapping[str, str], where: RowLocator, labelled: bool = True
 ) -> list[Example]:
-    """One example a row; `columns` maps roles (text, premise, …, label) to column names. Labels stay as they stand,
-    except in multiple choice, where they become the 0-based number of the right answer."""
+    """Read table rows as examples.
+
+    Args:
+        rows: Rows by column name.
+        kind: The kind of task.
+        columns: Role (text, premise, ..., label) -> column name.
+        where: Row number (from 0) -> its place in the file, for errors.
+        labelled: False for rows without labels.
+
+    Returns:
+        One example per row. Labels are unchanged, except in multiple choice: the index (from 0) of the right answer.
+
+    Raises:
+        UserError: For a cell or label that cannot be read, naming the row.
+    """
     return [read_example(row, kind, columns, where(i), labelled) for i, row in enumerate(rows)]
 
 
@@ -72,33 +96,35 @@ def read_example(row: TableRow, kind: Kind, columns: Mapping[str, str], where: s
 
 
 def read_answers(row: TableRow, choices: str, where: str) -> tuple[list[str], list[str]]:
-    """(answers, their columns' names) from several columns, the last of which may be empty, or from one that holds a
-    list."""
+    """(answers, names of their columns), from several columns or from a list in one column."""
     names = choice_columns(choices)
     if len(names) > 1:
         answers = [parse_at(where, parse_text, row[name]) for name in names]
-        while answers and not answers[-1].strip():  # a question with fewer answers leaves its last cells empty
+        while answers and not answers[-1].strip():  # in a question with fewer answers the last cells are empty
             answers.pop()
         names = names[: len(answers)]
     else:
         cell = row[names[0]]
         if not isinstance(cell, list | tuple | np.ndarray):
             raise UserError(
-                f"{where}: column '{choices}' holds no list of answers but {str(cell)[:40]!r}.",
-                "Name the answers' columns: --choices C1,C2,… or keep a list in the column (.jsonl, .parquet).",
+                f"{where}: column '{choices}' must contain a list of answers, not {str(cell)[:40]!r}.",
+                "Use --choices C1,C2,… for one column per answer, or a list in one column (.jsonl, .parquet).",
             )
         answers, names = [parse_at(where, parse_text, answer) for answer in cell], []
     if len(answers) < 2:
         raise UserError(
-            f"{where}: {len(answers)} answer{'s' * (not answers)} to choose from.",
-            "A choice needs two answers at least.",
+            f"{where}: only {len(answers)} answer{'s' * (not answers)} to choose from.",
+            "Multiple choice needs at least two answers.",
         )
     return answers, names
 
 
 def answer_index(label: Any, answers: Sequence[str], names: Sequence[str], where: str) -> int:
-    """The answer that `label` means: a column's name, else an answer's exact text, else a 0-based number. Where two
-    readings give two different answers, the row is refused: a guess would teach the wrong one."""
+    """Index of the answer that `label` means: a column name, else the text of an answer or an index from 0.
+
+    Raises:
+        UserError: If it means no answer or could mean several. Guessing would train on wrong labels.
+    """
     if isinstance(label, str) and label in names:
         return names.index(label)
     text = parse_at(where, parse_text, label).strip()
@@ -110,13 +136,13 @@ def answer_index(label: Any, answers: Sequence[str], names: Sequence[str], where
         return readings.pop()
     if readings:
         raise UserError(
-            f"{where}: label '{text}' could mean the answers number {' and '.join(map(str, sorted(readings)))}.",
-            "Name the answer's column, or rename the answers so that one reading is left.",
+            f"{where}: label '{text}' is ambiguous: it could be answer {' or '.join(map(str, sorted(readings)))}.",
+            "Use the column name of the answer as the label.",
         )
     raise UserError(
-        f"{where}: label '{text}' is none of the {len(answers)} answers.",
-        f"It has to be {'a column (' + ', '.join(names) + '), ' if names else ''}an answer's text, "
-        f"or a number from 0 to {len(answers) - 1}.",
+        f"{where}: label '{text}' matches none of the {len(answers)} answers.",
+        f"Use {'a column name (' + ', '.join(names) + '), ' if names else ''}the text of an answer, "
+        f"or an index from 0 to {len(answers) - 1}.",
     )
 
 
@@ -129,72 +155,95 @@ def parse_integer(text: str) -> int | None:
 
 
 def parse_text(cell: Any) -> str:
-    """A cell as a text; nothing (None, NaN) is an empty one. UserError for what was never meant to be one."""
+    """A cell as text; None and NaN are empty texts.
+
+    Raises:
+        UserError: For a list, tuple, dict or array.
+    """
     if isinstance(cell, list | tuple | dict | np.ndarray):
-        raise UserError(
-            f"{str(cell)[:40]!r} stands where a text or a number belongs.", "Name another column, or mend the row."
-        )
+        raise UserError(f"{str(cell)[:40]!r} is not a text or a number.", "Choose another column, or fix the row.")
     return "" if cell is None or (isinstance(cell, float) and cell != cell) else str(cell)
 
 
 def target_from_examples(kind: Kind, score: bool, examples: Sequence[Example], where: RowLocator, name: str) -> Target:
-    """The target that the training labels span; a label that breaks its rule is named with its row, labels that teach
-    nothing with the table's `name`."""
+    """Build the target (set of labels, range of scores, ...) from the labels of the training rows.
+
+    Args:
+        kind: The kind of task.
+        score: Whether the label is a score (--score).
+        examples: The training examples.
+        where: Row number (from 0) -> its place in the file, for errors.
+        name: Name of the table, for errors.
+
+    Raises:
+        UserError: For an invalid label, naming the row; for labels that cannot be learned, e.g. all the same.
+    """
     if score and not kind.score_target:
-        raise UserError(f"--score goes with --kind similarity, not {kind.name}.", "For a number use --kind regression.")
+        raise UserError(
+            f"--score requires --kind similarity, not {kind.name}.", "To predict a number, use --kind regression."
+        )
     target = kind.score_target if score and kind.score_target else kind.target
     for i, example in enumerate(examples):
         parse_at(where(i), target.parse, example.label)
-    # Of a choice every answer is a label, also the one that is never right here.
+    # In multiple choice every answer is a label, even one that is never right in these rows.
     labels = [len(example.answers) - 1 if kind.multiple_choice else example.label for example in examples]
-    spanned: Callable[[Any], Target] = target.from_labels
-    return parse_at(name, spanned, labels)
+    from_labels: Callable[[Any], Target] = target.from_labels
+    return parse_at(name, from_labels, labels)
 
 
 def encode_labels(target: Target, examples: Sequence[Example], where: RowLocator) -> Tensor:  # → [examples, …]
-    """The labels as the target's numbers; one that the target does not know is named with its row."""
+    """Encode the labels with the target. A UserError for an unknown label names its row."""
     return torch.stack([parse_at(where(i), target.encode, example.label) for i, example in enumerate(examples)])
 
 
 def parse_at(where: str, parse: Callable[[Any], T], cell: Any) -> T:
-    """`parse(cell)`, its errors beginning with where the cell stands."""
+    """`parse(cell)`; an error starts with `where`."""
     try:
         return parse(cell)
     except UserError as error:
         raise UserError(f"{where}: {error.problem}", error.fix) from None
 
 
-def deduplicate(examples: Sequence[Example], held_out: Sequence[Example] = ()) -> tuple[list[int], int, int]:
-    """(positions that stay, repeats left out, rows left out because they also stand `held_out`): same texts count,
-    whatever their label."""
-    taken = {content_key(example) for example in held_out}
+def deduplicate(examples: Sequence[Example], validation: Sequence[Example] = ()) -> tuple[list[int], int, int]:
+    """Remove duplicate rows and rows that are also in the validation file. Texts are compared, not labels.
+
+    Returns:
+        (positions that remain, number of duplicates, number of rows also in `validation`).
+    """
+    reserved = {content_key(example) for example in validation}
     seen: set[tuple[Any, ...]] = set()
-    kept, repeated, leaked = [], 0, 0
+    kept, duplicates, leaked = [], 0, 0
     for i, example in enumerate(examples):
         key = content_key(example)
-        if key in taken:
+        if key in reserved:
             leaked += 1
         elif key in seen:
-            repeated += 1
+            duplicates += 1
         else:
             seen.add(key)
             kept.append(i)
-    return kept, repeated, leaked
+    return kept, duplicates, leaked
 
 
 def contradictions(examples: Sequence[Example], kept: Sequence[int], target: Target) -> int:
-    """How many examples repeat a kept one with another label."""
-    stays = {content_key(examples[i]): target.parse(examples[i].label) for i in kept}
-    both = [(stays.get(content_key(example)), target.parse(example.label)) for example in examples]
-    return sum(staying is not None and staying != label for staying, label in both)
+    """Number of examples with the texts of a kept one and another label."""
+    kept_labels = {content_key(examples[i]): target.parse(examples[i].label) for i in kept}
+    pairs = [(kept_labels.get(content_key(example)), target.parse(example.label)) for example in examples]
+    return sum(kept_label is not None and kept_label != label for kept_label, label in pairs)
 
 
 def content_key(example: Example) -> tuple[Any, ...]:
     return (*example.fields, example.answers)
 
 
-def hold_out(examples: Sequence[Example], target: Target, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """(training positions, validation positions), stratified by label where there are labels, drawn by the seed."""
+def split_validation(
+    examples: Sequence[Example], target: Target, fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Split off a random validation set, stratified by label if the target has classes.
+
+    Returns:
+        (positions of the training rows, positions of the validation rows).
+    """
     generator = np.random.Generator(np.random.Philox(derive_seed(seed, 2**33)))
     groups: dict[Any, list[int]] = {}
     for i, example in enumerate(examples):
@@ -202,7 +251,7 @@ def hold_out(examples: Sequence[Example], target: Target, fraction: float, seed:
         groups.setdefault(key, []).append(i)
     train: list[int] = []
     valid: list[int] = []
-    owed = 0.0  # fractions of a row that small groups could not give yet
+    owed = 0.0  # fractions of rows carried over from small labels to the next ones
     for key in sorted(groups):
         order = generator.permutation(groups[key]).tolist()
         owed += fraction * len(order)

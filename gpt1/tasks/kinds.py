@@ -1,10 +1,10 @@
-"""Figure 1 of the paper: each kind of task is one record, and any of them becomes token sequences for the same model.
+"""Input transformations of figure 1 of the paper: every kind of task as token sequences for one model.
 
 classification   <s> text <e>
 entailment       <s> premise $ hypothesis <e>
-similarity       <s> a $ b <e>  and  <s> b $ a <e>, their last states added
+similarity       <s> a $ b <e>  and  <s> b $ a <e>, their hidden states at <e> added
 choice           <s> context question $ answer_k <e> for every answer k
-regression       <s> text <e>, the head gives one number
+regression       <s> text <e>, the head outputs one number
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from gpt1.kernels.packing import PackedRow
 from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
 
 START, DELIMITER, EXTRACT = 0, 1, 2  # the special tokens, counted from the end of the vocabulary
-PAIRS_PER_TOKEN = (
-    1000  # of positions that attention compares: as many cost what a token does (600 to 2,000, by width and type)
-)
-OVERLAP_DIVISOR = (
-    4  # head and tail: a quarter is head, as the 128 of 510 tokens of Sun et al. 2019; windows share a quarter
-)
+PAIRS_PER_TOKEN = 1000
+"""Pairs of positions in attention that cost as much as one token (measured: 600 to 2,000, by width and type)."""
+OVERLAP_DIVISOR = 4
+"""head-tail: a quarter is head, as 128 of 510 tokens in Sun et al. 2019; windows: a quarter overlaps."""
 
 Layout = tuple[tuple[tuple[int, ...], ...], ...]
 
@@ -35,22 +33,26 @@ Layout = tuple[tuple[tuple[int, ...], ...], ...]
 class Kind:
     """A kind of task.
 
-    columns: the names of its columns on the command line, texts first; `optional` ones may be missing.
-    layout: its sequences; a sequence is groups of fields, the fields of a group stand side by side, a delimiter between
-        groups. Where `multiple_choice` is set, the last field takes every answer in turn and each gives a sequence.
+    Attributes:
+        columns: Roles of its columns on the command line, texts first.
+        layout: Its sequences. A sequence is groups of fields (by index): fields of a group are joined directly, groups
+            with a delimiter between them.
+        target: The type of its labels; with --score `score_target`.
+        multiple_choice: One sequence per answer, which takes the place of the last field.
+        optional: Roles that may be missing.
     """
 
     name: str
     columns: tuple[str, ...]
     layout: Layout
     target: type[Target]
-    score_target: type[Target] | None = None  # with --score
+    score_target: type[Target] | None = None
     multiple_choice: bool = False
     optional: tuple[str, ...] = ()
 
     @property
     def sequences(self) -> int:
-        """Sequences of an example (of an answer, where `each` is set)."""
+        """Sequences per example (per answer if `multiple_choice`)."""
         return len(self.layout)
 
 
@@ -75,7 +77,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled (or unlabelled) row: the texts of its fields, for multiple choice its answers, its label."""
+    """One row: the texts of its fields, its answers (multiple choice only) and its label (None if unlabelled)."""
 
     fields: tuple[str, ...]
     answers: tuple[str, ...] = ()
@@ -84,10 +86,13 @@ class Example:
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """An example as token sequences, special tokens in place.
+    """An example as token sequences with special tokens.
 
-    is_truncated: tokens are missing. windows: more than 1 where a text is read in windows; all sequences of the first window
-    stand first, then those of the second, … alike: its sequences may be computed together as far as they begin alike.
+    Attributes:
+        sequences: Token ids; all sequences of the first window, then those of the second, ...
+        is_truncated: Whether tokens are missing.
+        windows: Number of windows, more than 1 only with --long windows.
+        shared_prefix: Whether the common prefix of the sequences may be computed once.
     """
 
     sequences: list[list[int]]
@@ -97,21 +102,21 @@ class EncodedExample:
 
     @cached_property
     def packed_rows(self) -> list[tuple[list[int], PackedRow]]:
-        """The tokens that go through the model, in rows of one sequence or of several that begin alike."""
+        """Token ids per row of the packed batch: one sequence, or several that share a prefix."""
         if self.windows > 1:
             return [row for window in self.split_windows() for row in window.packed_rows]
         one_by_one = [(sequence, PackedRow(0, (len(sequence),))) for sequence in self.sequences]
         if not self.shared_prefix or len(self.sequences) == 1:
             return one_by_one
-        # The last of the common tokens stays with the rests: what follows it differs, and each predicts its own.
-        alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*self.sequences, strict=False))
-        shared = max(0, sum(1 for _ in alike) - 1)
-        rests = [sequence[shared:] for sequence in self.sequences]
-        ids = [*self.sequences[0][:shared], *chain.from_iterable(rests)]
-        saved = shared * (len(rests) - 1)
+        # The last common token belongs to the suffixes: each sequence predicts its own next token from it.
+        common = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*self.sequences, strict=False))
+        prefix = max(0, sum(1 for _ in common) - 1)
+        suffixes = [sequence[prefix:] for sequence in self.sequences]
+        ids = [*self.sequences[0][:prefix], *chain.from_iterable(suffixes)]
+        saved = prefix * (len(suffixes) - 1)
         if len(ids) ** 2 - sum(len(sequence) ** 2 for sequence in self.sequences) > PAIRS_PER_TOKEN * saved:
             return one_by_one
-        return [(ids, PackedRow(shared, tuple(map(len, rests))))]
+        return [(ids, PackedRow(prefix, tuple(map(len, suffixes))))]
 
     @property
     def max_row_tokens(self) -> int:
@@ -120,7 +125,7 @@ class EncodedExample:
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the model."""
+        """Tokens of all packed rows."""
         return sum(row.tokens for _, row in self.packed_rows)
 
     def split_windows(self) -> list[EncodedExample]:
@@ -135,7 +140,7 @@ class EncodedExample:
 
 
 def example_texts(examples: Sequence[Example]) -> list[str]:
-    """All the texts of the examples in the order in which `encode` takes their ids."""
+    """All texts of the examples, in the order in which `encode_examples` expects their ids."""
     return [text for example in examples for text in (*example.fields, *example.answers)]
 
 
@@ -149,18 +154,29 @@ def encode_examples(
     long: str = "cut",
     shared_prefix: bool = False,
 ) -> list[EncodedExample]:
-    """`ids`, the tokens of `example_texts(examples)`, laid out as figure 1 says, none longer than `context`.
+    """Build the token sequences of the examples (paper, figure 1), none longer than `context`.
 
-    The special tokens have the ids vocab_size (start), + 1 (delimiter), + 2 (extract), which no text can produce.
-    cut: which fields of an example that is too long give tokens (config.py). long: which of a field's tokens stay.
-    shared_prefix: the answers of an example may be computed together.
+    Special tokens have the ids vocab_size (start), + 1 (delimiter) and + 2 (extract), which no text can produce.
+
+    Args:
+        kind: The kind of task.
+        examples: The examples.
+        ids: Token ids of each text of `example_texts(examples)`.
+        vocab_size: Tokens of the vocabulary, without special tokens.
+        context: Most tokens of a sequence.
+        cut: Which fields of a too long example lose tokens: `longest` first, or fixed `shares`.
+        long: Which tokens of a too long text remain: its beginning (`cut`), `head-tail`, or all in `windows`.
+        shared_prefix: Whether the common prefix of an example's answers may be computed once.
+
+    Raises:
+        UserError: If `context` has no room for one token of each field.
     """
     groups = kind.layout[0]
     special = len(groups) + 1
-    if context < special + sum(map(len, groups)):  # a token of each field at least
+    if context < special + sum(map(len, groups)):  # at least one token of each field
         raise UserError(
             f"a context of {context} tokens is too short for {kind.name} ({special} are special tokens).",
-            "Take a model with a longer --context.",
+            "Use a model with a longer --context.",
         )
     parts = iter(ids)
     encoded = []
@@ -201,37 +217,37 @@ def build_sequences(
 
 
 def truncate_text(text: list[int], limit: int, long: str, window: int, windows: int) -> list[int]:
-    """What a sequence shows of a text that may take `limit` tokens there."""
+    """The tokens of a text that a sequence contains if it has room for `limit` of them."""
     if len(text) <= limit:
         return text
     if long == "head-tail":
         head = -(-limit // OVERLAP_DIVISOR)
         return text[:head] + text[len(text) - (limit - head) :]
-    first = window * (len(text) - limit) // max(1, windows - 1)  # spread evenly from the beginning to the end
+    first = window * (len(text) - limit) // max(1, windows - 1)  # spread evenly over the text
     return text[first : first + limit]
 
 
 def count_windows(length: int, limit: int) -> int:
-    """Windows of `limit` tokens that show all of `length` tokens, each at least a quarter of the one before it."""
+    """Fewest windows of `limit` tokens that cover `length` tokens with at least a quarter of overlap."""
     return 1 if length <= limit else 1 + -(-(length - limit) // (limit - limit // OVERLAP_DIVISOR))
 
 
 def truncation_warning(encoded: Sequence[EncodedExample], context: int, long: str) -> str:
-    """What became of the texts that are too long, for a person."""
-    return told_of_lengths(Counter((example.is_truncated, example.windows) for example in encoded), context, long)
+    """How many texts were too long and what was done with them, in words."""
+    return truncation_summary(Counter((example.is_truncated, example.windows) for example in encoded), context, long)
 
 
-def told_of_lengths(lengths: Counter[tuple[bool, int]], context: int, long: str) -> str:
-    """`truncation_warning` from how many examples there are of each (cut, windows)."""
-    all_of_them = max(1, lengths.total())
+def truncation_summary(lengths: Counter[tuple[bool, int]], context: int, long: str) -> str:
+    """As `truncation_warning`, from the number of examples of each (is_truncated, windows)."""
+    total = max(1, lengths.total())
     if long != "windows":
         kept = ", head and tail kept" if long == "head-tail" else ""
-        share = sum(n for (cut, _), n in lengths.items() if cut) / all_of_them
-        return f"{share:.1%} of the texts cut at {context} tokens{kept}"
-    several = [(windows, n) for (_, windows), n in lengths.items() if windows > 1]
-    texts = sum(n for _, n in several)
-    each = f" ({sum(windows * n for windows, n in several) / texts:.1f} each)" if texts else ""
-    return f"{texts / all_of_them:.1%} of the texts read in windows of {context} tokens{each}"
+        share = sum(n for (is_truncated, _), n in lengths.items() if is_truncated) / total
+        return f"{share:.1%} of the texts truncated to {context} tokens{kept}"
+    windowed = [(windows, n) for (_, windows), n in lengths.items() if windows > 1]
+    texts = sum(n for _, n in windowed)
+    each = f" ({sum(windows * n for windows, n in windowed) / texts:.1f} each)" if texts else ""
+    return f"{texts / total:.1%} of the texts read in windows of {context} tokens{each}"
 
 
 def truncated_share(encoded: Sequence[EncodedExample]) -> float:
@@ -243,23 +259,25 @@ def windowed_share(encoded: Sequence[EncodedExample]) -> float:
 
 
 def longest_first_limits(lengths: Sequence[int], budget: int) -> list[int]:
-    """Lengths that fit `budget` in all: the longest field gives first, equal ones give alike. An odd token goes too, so
-    that the order of two texts never decides what is left of them."""
+    """Lengths of the fields that sum to at most `budget`; the longest fields are shortened first, equal ones equally.
+
+    A remainder is dropped too, so that the order of two texts does not decide how many of their tokens remain.
+    """
     limits = list(lengths)
     excess = sum(limits) - budget
     while excess > 0:
         longest = max(limits)
-        tallest = [i for i, limit in enumerate(limits) if limit == longest]
+        longest_fields = [i for i, limit in enumerate(limits) if limit == longest]
         next_lower = max((limit for limit in limits if limit < longest), default=0)
-        drop = min(-(-excess // len(tallest)), longest - next_lower)  # of each
-        for i in tallest:
+        drop = min(-(-excess // len(longest_fields)), longest - next_lower)  # tokens of each
+        for i in longest_fields:
             limits[i] -= drop
-        excess -= drop * len(tallest)
+        excess -= drop * len(longest_fields)
     return limits
 
 
 def fixed_share_limits(groups: Sequence[Sequence[int]], lengths: Sequence[int], share: int) -> list[int]:
-    """Lengths where each group has at most `share` tokens, its first fields first: the release's rule."""
+    """Lengths of the fields if each group has at most `share` tokens, first fields first (rule of the release)."""
     limits = list(lengths)
     for group in groups:
         left = share

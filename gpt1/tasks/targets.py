@@ -1,4 +1,4 @@
-"""What a head's numbers mean: how labels become targets, the loss between them (L2), and how to read predictions."""
+"""Targets: labels as tensors, the task loss L2 (paper, eq. 4), and predictions from the head's logits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import Fields
 
-MOST_LABELS = 1000
-MOST_STEPS = 100
-"""Whole steps between the lowest and the highest score."""
+MAX_LABELS = 1000
+MAX_SCORE_RANGE = 100
+"""Largest difference between the highest and the lowest score."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,11 @@ class Classes:
         labels = sorted({as_label(value) for value in values}, key=label_sort_key)
         if len(labels) < 2:
             only = labels[0] if labels else "none"
+            raise UserError(f"all rows have the same label ('{only}').", "Use rows with at least two labels.")
+        if len(labels) > MAX_LABELS:
             raise UserError(
-                f"all rows have the same label ('{only}').", "Two labels at least are needed to learn from."
-            )
-        if len(labels) > MOST_LABELS:
-            raise UserError(
-                f"the label column has {len(labels):,} different values; at most 1,000 are taken for labels.",
-                "Is it the right column? For a number to predict use --kind regression.",
+                f"the label column has {len(labels):,} different values; at most 1,000 labels are supported.",
+                "Check the column. To predict a number, use --kind regression.",
             )
         return cls(tuple(labels))
 
@@ -56,7 +54,7 @@ class Classes:
         if label not in self.labels:
             raise UserError(
                 f"unknown label '{label}'.{did_you_mean(label, self.labels)}",
-                f"The labels are: {format_labels(self.labels)}.",
+                f"Labels: {format_labels(self.labels)}.",
             )
         return torch.tensor(self.labels.index(label))
 
@@ -64,7 +62,7 @@ class Classes:
         return F.cross_entropy(logits, targets, reduction="none")
 
     def decode(self, logits: Tensor) -> list[dict[str, Any]]:  # [n, labels]
-        rows = logits.double().softmax(-1).tolist()  # in float32 they sum to 1 within 1e-7: scikit-learn warns of it
+        rows = logits.double().softmax(-1).tolist()  # in float32 the sum differs from 1 by 1e-7, and scikit-learn warns
         return [
             {"prediction": self.labels[max(range(len(row)), key=row.__getitem__)], **self.probabilities(row)}
             for row in rows
@@ -82,7 +80,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Answers:
-    """Which of an example's answers is right; softmax over the answers (paper 3.3)."""
+    """Multiple choice: softmax over the answers of an example (paper, section 3.3)."""
 
     most: int
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
@@ -116,7 +114,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class OrdinalBins:
-    """A number as a distribution over the integers low..high; its expectation is the score (released helper, STS-B)."""
+    """A score as a distribution over the integers low..high; the prediction is its mean (as in the release, STS-B)."""
 
     low: int
     high: int
@@ -132,11 +130,11 @@ class OrdinalBins:
         numbers = [as_number(value) for value in values]
         low, high = math.floor(min(numbers)), math.ceil(max(numbers))
         if low == high:
-            raise UserError(f"all rows have the same score ({low}).", "Scores have to differ to be learnt from.")
-        if high - low > MOST_STEPS:
+            raise UserError(f"all rows have the same score ({low}).", "Use rows with different scores.")
+        if high - low > MAX_SCORE_RANGE:
             raise UserError(
-                f"the scores run from {low} to {high}: more than 100 whole steps.",
-                "Rescale them, or use --kind regression.",
+                f"the scores range from {low} to {high}; the range must be at most 100.",
+                "Rescale the scores, or use --kind regression.",
             )
         return cls(low, high)
 
@@ -165,7 +163,7 @@ class OrdinalBins:
 
 @dataclass(frozen=True)
 class StandardizedNumber:
-    """A number, standardised with the training rows' mean and deviation; squared error."""
+    """A number, standardized with the mean and standard deviation of the training rows; squared error."""
 
     mean: float
     deviation: float
@@ -181,17 +179,17 @@ class StandardizedNumber:
     def from_labels(cls, values: Sequence[Any]) -> StandardizedNumber:
         numbers = torch.tensor([as_number(value) for value in values], dtype=torch.float64)
         deviation = float(numbers.std(unbiased=False))
-        if numbers.min() == numbers.max():  # of equal numbers the deviation may be a rounding error
-            raise UserError(
-                f"all rows have the same number ({values[0]}).", "Numbers have to differ to be learnt from."
-            )
+        if numbers.min() == numbers.max():  # rounding can make the deviation of equal numbers positive
+            raise UserError(f"all rows have the same number ({values[0]}).", "Use rows with different numbers.")
         if not 0 < deviation < math.inf:
             span = f"{numbers.min():g} to {numbers.max():g}"
-            raise UserError(f"the numbers, {span}, have squares that a computer cannot hold.", "Rescale them.")
+            raise UserError(
+                f"the numbers ({span}) are too large or too small: their variance is not finite.", "Rescale them."
+            )
         return cls(float(numbers.mean()), deviation)
 
     def summary(self, values: Sequence[Any]) -> str:
-        return f"numbers with mean {self.mean:.3g} and deviation {self.deviation:.3g}"
+        return f"numbers with mean {self.mean:.3g} and standard deviation {self.deviation:.3g}"
 
     def encode(self, value: Any) -> Tensor:
         return torch.tensor((as_number(value) - self.mean) / self.deviation)
@@ -219,16 +217,16 @@ def target_to_json(target: Target) -> dict[str, Any]:
 
 
 def target_from_json(stored: Fields) -> Target:
-    """The target that `target_to_json` wrote.
+    """Read what `target_to_json` wrote.
 
     Raises:
-        UserError: for a field that is missing, of another type or out of range.
+        UserError: For a field that is missing, of the wrong type or out of range.
     """
     name = stored.choice("name", tuple(TARGET_TYPES))
     if name == "classes":
         labels = stored.items("labels", str)
-        if not 2 <= len(labels) <= MOST_LABELS:
-            stored.refuse(f"{len(labels):,} labels; a model has 2 to {MOST_LABELS:,}")
+        if not 2 <= len(labels) <= MAX_LABELS:
+            stored.refuse(f"it has {len(labels):,} labels instead of 2 to {MAX_LABELS:,}")
         if len({*labels}) < len(labels) or not all(label and label == label.strip() for label in labels):
             stored.refuse("its labels must be different texts without spaces around them")
         return Classes(tuple(labels))
@@ -236,7 +234,7 @@ def target_from_json(stored: Fields) -> Target:
         return Answers(stored.integer("most", 1, 10_000))
     if name == "bins":
         low = stored.integer("low", -(2**53), 2**53)
-        return OrdinalBins(low, stored.integer("high", low + 1, low + MOST_STEPS))
+        return OrdinalBins(low, stored.integer("high", low + 1, low + MAX_SCORE_RANGE))
     deviation = stored.number("deviation", 0)
     if not deviation:
         stored.refuse("'deviation' must be more than 0")
@@ -244,11 +242,11 @@ def target_from_json(stored: Fields) -> Target:
 
 
 def as_label(value: Any) -> str:
-    """A cell as a label: text without outer spaces; 1.0 and 1 are the same label."""
+    """A cell as a label: stripped text; 1.0 and 1 are the same label."""
     if value is None or (isinstance(value, float) and math.isnan(value)) or str(value).strip() == "":
-        raise UserError("the label is empty.", "Fill it in, or remove the row.")
+        raise UserError("the label is empty.", "Add a label, or remove the row.")
     if isinstance(value, list | tuple | dict):
-        raise UserError(f"{str(value)[:40]!r} stands where a label belongs.", "Name another column with --label.")
+        raise UserError(f"{str(value)[:40]!r} is not a label.", "Use another column as --label.")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()
@@ -260,12 +258,12 @@ def as_number(value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"'{value}' stands where a finite number belongs.", "Mend or remove the row.")
+        raise UserError(f"'{value}' is not a finite number.", "Fix or remove the row.")
     return number
 
 
 def label_sort_key(label: str) -> tuple[int, float, str]:
-    """Sort key: numbers by value, then words by letter; the word "nan" has no place among numbers."""
+    """Sort key: numbers by value, then other labels alphabetically; "nan" is not a number here."""
     try:
         number = float(label)
     except ValueError:
@@ -273,6 +271,6 @@ def label_sort_key(label: str) -> tuple[int, float, str]:
     return (1, 0.0, label) if math.isnan(number) else (0, number, label)
 
 
-def format_labels(labels: Sequence[str], max_shown: int = 10) -> str:
-    shown = ", ".join(labels[:max_shown])
-    return shown if len(labels) <= max_shown else f"{shown} … ({len(labels)} in all)"
+def format_labels(labels: Sequence[str], limit: int = 10) -> str:
+    text = ", ".join(labels[:limit])
+    return text if len(labels) <= limit else f"{text} … ({len(labels)} in total)"

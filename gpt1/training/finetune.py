@@ -20,8 +20,9 @@ from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_
 from gpt1.files.atomic import atomic_file
 from gpt1.files.manifest import file_entry
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
-from gpt1.inference.predictor import TaskPredictor, compute_task_logits, load_model_and_tokenizer
+from gpt1.inference.predictor import TaskPredictor, load_model_and_tokenizer
 from gpt1.inference.task import save_task
+from gpt1.inference.task_logits import compute_task_logits
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.model.gpt import GPT

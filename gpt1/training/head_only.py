@@ -25,7 +25,7 @@ from gpt1.devices import translate_resource_errors
 from gpt1.errors import UserError
 from gpt1.files.atomic import fsync_file
 from gpt1.files.foreign import check_regular
-from gpt1.inference.predictor import average_windows
+from gpt1.inference.task_logits import average_windows
 from gpt1.kernels.to_device import to_device
 from gpt1.model.head import TaskModel
 from gpt1.model.losses import FeatureMicroBatch, Losses, l2

@@ -147,7 +147,7 @@ def test_the_whole_workflow_from_text_to_predictions(workspace: Path, tmp_path: 
     assert {"accuracy", "f1", "matthews", "loss"} <= set(result["metrics"])
     printed = ask("evaluate", "runs/reviews", "reviews.csv")
     assert "accuracy" in printed.stdout
-    assert "0.0% of the texts cut at 32 tokens" in printed.stderr
+    assert "0.0% of the texts truncated to 32 tokens" in printed.stderr
 
     answer = ask("predict", "runs/reviews", "new.csv", "--out", "deep/in/predictions.jsonl")
     assert (answer.exit_code, answer.stdout) == (0, "")
@@ -233,7 +233,7 @@ def test_unknown_and_truncated_tokens_of_a_prompt_are_reported(
     for command in (["next", str(model)], ["generate", str(model), "--max-tokens", "1"]):
         assert "unknown" not in ask(*command, "the file").stderr
         assert re.search(r"3 of \d tokens are unknown", ask(*command, "☃☃☃").stderr)
-        assert "are cut to the last 32" in ask(*command, "the file " * 100).stderr
+        assert "are truncated to the last 32" in ask(*command, "the file " * 100).stderr
         assert ask(*command, "").exit_code == 0
 
 

@@ -214,8 +214,8 @@ REFUSED = {
     },
     "import": {
         "huggingface nowhere --out m": ["nowhere does not exist"],
-        "huggingface full --out m": ["full is no model of huggingface", "config.json"],
-        "openai runs/books/model --out m": ["no model of openai", "params_0.npy"],
+        "huggingface full --out m": ["full is not a model in the huggingface format", "config.json"],
+        "openai runs/books/model --out m": ["not a model in the openai format", "params_0.npy"],
         "hugging full --out m": ["Did you mean huggingface?"],
     },
     "": {"tokenise x": ["tokenise", "tokenize"], "--nonsense": ["--nonsense"]},

@@ -1,4 +1,4 @@
-"""Models of other homes, imported by the command and asked by the next one; ours, exported and opened there."""
+"""Imported models give the logits of their source, exported ones the same logits in transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gpt1.config import GPTConfig
 from gpt1.errors import ResourceError, UserError
-from gpt1.inference import convert as exchange
+from gpt1.inference import convert
 from gpt1.inference.convert import export_model, import_model
 from gpt1.inference.predictor import load
 from gpt1.model.foreign_weights import BLOCK_NAMES
@@ -32,7 +32,7 @@ def english(prose: list[str]) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def theirs(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(folder, model) that transformers wrote, with the vocabulary under the names that it uses."""
+    """(folder, model) written by transformers, with its file names of the vocabulary."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("theirs")
@@ -46,19 +46,19 @@ def theirs(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def released(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GPT]:
-    """(folder, model) in the format of the release: flat arrays in ten pieces, their shapes, the vocabulary."""
+    """(folder, model) in the format of the release: ten flat arrays, their shapes, the vocabulary."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("released")
     model = GPT(GPTConfig(vocab_size=english.vocab_size, n_layer=2, n_head=2, n_embd=128, context=16)).eval()
     weights = model.state_dict()
     arrays = [weights["positions.weight"], weights["tokens.weight"]]
     for layer in range(2):
-        for _, part in BLOCK_NAMES:
-            weight = weights[f"blocks.{layer}.{part}.weight"]
-            arrays += [weight.T[None] if weight.dim() == 2 else weight, weights[f"blocks.{layer}.{part}.bias"]]
+        for _, name in BLOCK_NAMES:
+            weight = weights[f"blocks.{layer}.{name}.weight"]
+            arrays += [weight.T[None] if weight.dim() == 2 else weight, weights[f"blocks.{layer}.{name}.bias"]]
     flat = np.concatenate([array.numpy().ravel() for array in arrays])
-    for i, piece in enumerate(np.array_split(flat, 10)):
-        np.save(folder / f"params_{i}.npy", piece)
+    for i, part in enumerate(np.array_split(flat, 10)):
+        np.save(folder / f"params_{i}.npy", part)
     (folder / "params_shapes.json").write_text(json.dumps([list(array.shape) for array in arrays]))
     english.save(folder)
     (folder / "gpt1_tokenizer.json").unlink()
@@ -67,18 +67,20 @@ def released(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tu
     return folder, model
 
 
-def test_an_imported_hugging_face_model_gives_its_logits(theirs: Any, english: Tokenizer, tmp_path: Path, ask: Any):
+def test_an_imported_hugging_face_model_gives_the_same_logits(
+    theirs: Any, english: Tokenizer, tmp_path: Path, ask: Any
+):
     folder, model = theirs
     answer = ask("import", "huggingface", str(folder), "--out", str(tmp_path / "m"))
     assert answer.exit_code == 0, answer.stderr
-    assert f"{sum(p.numel() for p in model.transformer.parameters()):,} weights" in answer.stderr
+    assert f"{sum(p.numel() for p in model.transformer.parameters()):,} parameters" in answer.stderr
     assert f"next: gpt1 next {tmp_path / 'm'}" in answer.stderr
     ids = torch.tensor([english.encode(TEXT)[:16]])
     with torch.no_grad():
         torch.testing.assert_close(load(tmp_path / "m").gpt(ids), model(ids).logits, atol=1e-4, rtol=0)
 
 
-def test_an_imported_release_gives_its_logits(released: Any, english: Tokenizer, tmp_path: Path, ask: Any):
+def test_the_imported_release_gives_the_same_logits(released: Any, english: Tokenizer, tmp_path: Path, ask: Any):
     folder, model = released
     assert ask("import", "openai", str(folder), "--out", str(tmp_path / "m")).exit_code == 0
     ids = torch.tensor([english.encode(TEXT)[:16]])
@@ -86,7 +88,7 @@ def test_an_imported_release_gives_its_logits(released: Any, english: Tokenizer,
         torch.testing.assert_close(load(tmp_path / "m").gpt(ids), model(ids), atol=1e-6, rtol=0)
 
 
-def test_an_imported_model_is_asked_like_any_other(theirs: Any, english: Tokenizer, tmp_path: Path, ask: Any):
+def test_an_imported_model_works_with_gpt1_next(theirs: Any, english: Tokenizer, tmp_path: Path, ask: Any):
     folder, model = theirs
     assert ask("import", "huggingface", str(folder), "--out", str(tmp_path / "m")).exit_code == 0
     answer = ask("next", str(tmp_path / "m"), TEXT, "--top", "3", "--json")
@@ -101,38 +103,38 @@ def test_an_imported_model_is_asked_like_any_other(theirs: Any, english: Tokeniz
 
 
 @pytest.mark.parametrize(
-    ("break_it", "said"),
+    ("damage", "problem"),
     [
         (lambda folder: (folder / "merges.txt").unlink(), "neither vocab_40000.bpe nor merges.txt"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors does not exist"),
-        (lambda folder: cut(folder / "model.safetensors"), "model.safetensors"),
-        (lambda folder: cut(folder / "vocab.json"), "broken/vocab.json cannot be read as JSON"),
+        (lambda folder: truncate(folder / "model.safetensors"), "model.safetensors"),
+        (lambda folder: truncate(folder / "vocab.json"), "broken/vocab.json cannot be read as JSON"),
         (
             lambda folder: shorten(folder / "merges.txt"),
             "broken/vocab.json does not fit its merges: none of them makes",
         ),
         (lambda folder: grow(folder / "vocab.json"), "301 tokens, the model 300"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
-        (lambda folder: (folder / "config.json").unlink(), "no model of huggingface"),
+        (lambda folder: (folder / "config.json").unlink(), "is not a model in the huggingface format"),
     ],
 )
-def test_a_broken_folder_is_refused_by_name_and_nothing_is_written(
-    break_it: Any, said: str, theirs: Any, tmp_path: Path
+def test_a_damaged_folder_is_an_error_that_names_the_file_and_nothing_is_written(
+    damage: Any, problem: str, theirs: Any, tmp_path: Path
 ):
     shutil.copytree(theirs[0], tmp_path / "broken")
-    break_it(tmp_path / "broken")
+    damage(tmp_path / "broken")
     with pytest.raises(UserError) as refused:
         import_model("huggingface", tmp_path / "broken", tmp_path / "m")
-    assert said in str(refused.value)
+    assert problem in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def shorten(path: Path) -> None:
-    """Cut at the end of a line, which leaves a file that can be read."""
+    """Truncate at the end of a line: the file remains readable."""
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[: len(lines) // 2]))
 
@@ -147,14 +149,14 @@ def grow(path: Path) -> None:
 
 @st.composite
 def shapes(draw: st.DrawFn) -> dict[str, Any]:
-    """Of a Transformer, small."""
+    """Shapes of small Transformers."""
     n_head = draw(st.integers(1, 3))
     shape = {"n_layer": draw(st.integers(1, 3)), "n_head": n_head, "n_embd": n_head * draw(st.integers(1, 8))}
     return {**shape, "context": draw(st.integers(1, 20)), "dropout": draw(st.sampled_from([0.0, 0.1, 0.25]))}
 
 
 def write_ours(folder: Path, tokenizer: Tokenizer, **shape: Any) -> GPT:
-    """A model folder with weights so large that a wrong activation, transpose or epsilon shows in the logits."""
+    """A model folder with large weights: a wrong activation, transpose or epsilon changes the logits."""
     torch.manual_seed(2)
     shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "context": 16, **shape}
     model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape)).eval()
@@ -168,35 +170,35 @@ def write_ours(folder: Path, tokenizer: Tokenizer, **shape: Any) -> GPT:
 @settings(max_examples=10)
 @given(shape=shapes())
 def test_transformers_gives_the_logits_of_an_exported_model(
-    tiny_pretrain_settings: dict[str, Any], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+    shape: dict[str, Any], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 ):
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("ours")
-    model = write_ours(folder / "model", tokenizer, **tiny_pretrain_settings)
+    model = write_ours(folder / "model", tokenizer, **shape)
     export_model("huggingface", folder / "model", folder / "theirs")
-    theirs, told = transformers.OpenAIGPTLMHeadModel.from_pretrained(folder / "theirs", output_loading_info=True)
-    assert not any(told.values()), told
+    theirs, loading_info = transformers.OpenAIGPTLMHeadModel.from_pretrained(
+        folder / "theirs", output_loading_info=True
+    )
+    assert not any(loading_info.values()), loading_info
     assert theirs.dtype == torch.float32
     assert theirs.lm_head.weight is theirs.transformer.tokens_embed.weight
-    assert {theirs.config.embd_pdrop, theirs.config.resid_pdrop, theirs.config.attn_pdrop} == {
-        tiny_pretrain_settings["dropout"]
-    }
-    ids = torch.randint(0, tokenizer.vocab_size, (3, tiny_pretrain_settings["context"]))
+    assert {theirs.config.embd_pdrop, theirs.config.resid_pdrop, theirs.config.attn_pdrop} == {shape["dropout"]}
+    ids = torch.randint(0, tokenizer.vocab_size, (3, shape["context"]))
     with torch.no_grad():
         torch.testing.assert_close(theirs.eval()(ids).logits, model(ids), atol=1e-5, rtol=1e-5)
 
 
 @settings(max_examples=10)
 @given(shape=shapes(), original=st.booleans())
-def test_an_exported_model_comes_back_bit_for_bit_with_its_tokenizer(
-    tiny_pretrain_settings: dict[str, Any],
+def test_export_then_import_restores_model_and_tokenizer_bit_for_bit(
+    shape: dict[str, Any],
     original: bool,
     english: Tokenizer,
     tokenizer: Tokenizer,
     tmp_path_factory: pytest.TempPathFactory,
 ):
     own, folder = english if original else tokenizer, tmp_path_factory.mktemp("ours")
-    model = write_ours(folder / "model", own, **tiny_pretrain_settings)
+    model = write_ours(folder / "model", own, **shape)
     export_model("huggingface", folder / "model", folder / "theirs")
     import_model("huggingface", folder / "theirs", folder / "back")
     for name in ("config.json", "model.safetensors", "gpt1_tokenizer.json", "vocab.json", "merges.txt"):
@@ -207,7 +209,7 @@ def test_an_exported_model_comes_back_bit_for_bit_with_its_tokenizer(
 
 @pytest.fixture(scope="module")
 def exported(tokenizer: Tokenizer, english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an exported model of either pipeline."""
+    """A folder with an exported model of each pipeline."""
     folder = tmp_path_factory.mktemp("exported")
     for own in (tokenizer, english):
         write_ours(folder / "ours" / own.pipeline, own)
@@ -217,7 +219,7 @@ def exported(tokenizer: Tokenizer, english: Tokenizer, tmp_path_factory: pytest.
 
 @given(text=st.text())
 @example(text=" Mr . O 'Neill did n't \n\n go , he 's  there !")
-def test_transformers_gives_any_text_the_ids_of_an_exported_lossless_model(
+def test_transformers_tokenizes_any_text_as_the_exported_lossless_tokenizer(
     text: str, exported: Path, tokenizer: Tokenizer
 ):
     transformers = pytest.importorskip("transformers")
@@ -226,7 +228,7 @@ def test_transformers_gives_any_text_the_ids_of_an_exported_lossless_model(
     assert theirs.decode(tokenizer.encode(text)) == text
 
 
-def test_transformers_opens_an_exported_original_tokenizer_as_that_of_gpt1(exported: Path, english: Tokenizer):
+def test_transformers_loads_an_exported_original_tokenizer_as_its_gpt1_tokenizer(exported: Path, english: Tokenizer):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(exported / "original")
     assert type(theirs).__name__.startswith("OpenAIGPTTokenizer")
@@ -235,21 +237,21 @@ def test_transformers_opens_an_exported_original_tokenizer_as_that_of_gpt1(expor
     assert (theirs.unk_token_id, theirs.model_max_length) == (english.unknown_id, 16)
 
 
-def test_the_command_says_what_it_wrote_and_that_their_tokenizer_differs(exported: Path, tmp_path: Path, ask: Any):
+def test_export_prints_a_summary_and_warns_of_the_different_tokenizer(exported: Path, tmp_path: Path, ask: Any):
     for pipeline, differs in [("original", True), ("lossless", False)]:
         out = tmp_path / pipeline
         answer = ask("export", "huggingface", str(exported / "ours" / pipeline), "--out", str(out))
         assert answer.exit_code == 0, answer.stderr
-        assert f"{out}: 11,616 weights, 300 tokens" in answer.stderr
-        assert ("gives other ids for many texts" in answer.stderr) == differs
+        assert f"{out}: 11,616 parameters, 300 tokens" in answer.stderr
+        assert ("gives different ids for many texts" in answer.stderr) == differs
         assert f"OpenAIGPTLMHeadModel.from_pretrained('{out}')" in answer.stderr
 
 
 @pytest.mark.parametrize(
-    ("home", "source", "said"),
+    ("format", "source", "problem"),
     [
-        ("hugingface", "lm", "there is no such home. Did you mean huggingface?"),
-        ("onnx", "lm", "Homes: huggingface."),
+        ("hugingface", "lm", "there is no such format. Did you mean huggingface?"),
+        ("onnx", "lm", "Formats: huggingface."),
         ("huggingface", "lstm", "is an LSTM; transformers' openai-gpt is a Transformer"),
         ("huggingface", "reviews", "gpt1 export huggingface 'my runs/books' --out DIR"),
         ("huggingface", "reviews/model", "gpt1 export huggingface 'my runs/books' --out DIR"),
@@ -259,8 +261,8 @@ def test_the_command_says_what_it_wrote_and_that_their_tokenizer_differs(exporte
         ("huggingface", "swapped", "the tokenizer has 300 tokens, the model 299"),
     ],
 )
-def test_what_has_no_place_in_hugging_faces_form_is_refused_and_nothing_is_written(
-    home: str, source: str, said: str, tokenizer: Tokenizer, tmp_path: Path
+def test_a_model_that_transformers_cannot_represent_is_an_error_and_nothing_is_written(
+    format: str, source: str, problem: str, tokenizer: Tokenizer, tmp_path: Path
 ):
     write_ours(tmp_path / "lm", tokenizer)
     write_ours(tmp_path / "lstm", tokenizer, architecture="lstm", lstm_units=4)
@@ -271,23 +273,23 @@ def test_what_has_no_place_in_hugging_faces_form_is_refused_and_nothing_is_writt
     GPT(GPTConfig(vocab_size=299, n_layer=1, n_head=1, n_embd=8, context=8)).save(tmp_path / "swapped")
     tokenizer.save(tmp_path / "swapped")
     with pytest.raises(UserError) as refused:
-        export_model(home, tmp_path / source, tmp_path / "new" / "out")
-    assert said in str(refused.value)
+        export_model(format, tmp_path / source, tmp_path / "new" / "out")
+    assert problem in str(refused.value)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_holds_something_is_not_written_into(exported: Path, tmp_path: Path):
+def test_a_folder_that_is_not_empty_is_not_written(exported: Path, tmp_path: Path):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UserError, match="exists and is not empty"):
         export_model("huggingface", exported / "ours/lossless", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_of_an_export_that_breaks_off_nothing_stays(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_export_leaves_nothing_behind(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exchange, "write_huggingface_tokenizer", full)
+    monkeypatch.setattr(convert, "write_huggingface_tokenizer", full)
     with pytest.raises(ResourceError, match="the disk is full"):
         export_model("huggingface", exported / "ours/lossless", tmp_path / "out")
     assert [*tmp_path.iterdir()] == []

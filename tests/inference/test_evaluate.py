@@ -1,4 +1,4 @@
-"""Scores on labelled rows: the same as counted by hand from the predictions."""
+"""Metrics on labelled rows match those computed from the predictions."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
 def folder(
     pretrained_run: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """The model folder of a kind, its head drawn at random."""
-
+    """The model folder of a kind, with a random head."""
     made: dict[str, Path] = {}
 
     def saved(name: str) -> Path:
@@ -65,7 +64,7 @@ def folder(
 
 
 @pytest.mark.parametrize("name", ["classification", "choice"])
-def test_accuracy_and_loss_are_those_of_the_calibrated_predictions(name: str, folder: Any, table: Table):
+def test_accuracy_and_loss_match_the_calibrated_predictions(name: str, folder: Any, table: Table):
     found = evaluate(folder(name), table)
     predictions = load_task_predictor(folder(name)).predict(table.rows)
     gold = [row["label" if name == "classification" else "right"] for row in table.rows]
@@ -79,7 +78,7 @@ def test_accuracy_and_loss_are_those_of_the_calibrated_predictions(name: str, fo
 
 
 @pytest.mark.parametrize("name", ["similarity", "regression"])
-def test_correlations_are_those_of_the_scores(name: str, folder: Any, table: Table):
+def test_correlations_match_the_predicted_scores(name: str, folder: Any, table: Table):
     found = evaluate(folder(name), table)
     scores = [row["score"] for row in load_task_predictor(folder(name)).predict(table.rows)]
     stars = [row["stars"] for row in table.rows]
@@ -87,18 +86,18 @@ def test_correlations_are_those_of_the_scores(name: str, folder: Any, table: Tab
     assert set(found["metrics"]) == {"pearson", "spearman", "loss"}
 
 
-def test_a_file_scores_as_its_table(folder: Any, table: Table, tmp_path: Path):
+def test_a_file_and_its_table_have_the_same_metrics(folder: Any, table: Table, tmp_path: Path):
     rows = [{"text": row["text"], "label": row["label"]} for row in table.rows]
     write_table(tmp_path / "rows.csv", rows)
     assert evaluate(folder("classification"), tmp_path / "rows.csv") == evaluate(folder("classification"), table)
 
 
-def test_texts_that_were_cut_are_counted(folder: Any, table: Table):
+def test_truncated_texts_are_counted(folder: Any, table: Table):
     long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
     assert evaluate(folder("classification"), long)["cut"] - evaluate(folder("classification"), table)["cut"] == 4
 
 
-def test_texts_that_were_read_in_windows_are_counted_and_not_said_to_be_cut(folder: Any, table: Table, tmp_path: Path):
+def test_windowed_texts_are_counted_and_not_as_truncated(folder: Any, table: Table, tmp_path: Path):
     model = load_task_predictor(folder("classification"))
     save_task(tmp_path, model.task_model, model.tokenizer, {**model.task, "long": "windows"}, model.target)
     long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
@@ -107,26 +106,26 @@ def test_texts_that_were_read_in_windows_are_counted_and_not_said_to_be_cut(fold
     assert found["read_in_windows"] - short["read_in_windows"] == 4
 
 
-class Listening(NullProgress):
-    """Keeps what is said."""
+class RecordingProgress(NullProgress):
+    """Records the log."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.lines: list[str] = []
 
     def log(self, line: str) -> None:
-        self.told.append(line)
+        self.lines.append(line)
 
 
-def test_the_calibration_error_of_the_tested_rows_is_told_with_the_temperature_and_without(folder: Any, table: Table):
-    model, listening = load_task_predictor(folder("classification")), Listening()
-    found = evaluate(folder("classification"), table, progress=listening)["calibration"]
+def test_the_calibration_error_is_reported_with_and_without_the_temperature(folder: Any, table: Table):
+    model, progress = load_task_predictor(folder("classification")), RecordingProgress()
+    found = evaluate(folder("classification"), table, progress=progress)["calibration"]
     logits = model.logits(model.read_rows(table.rows)).double()
     gold = np.array([model.labels.index(row["label"]) for row in table.rows])
     for name, temperature in (("ece_before", 1.0), ("ece_after", 2.5)):
         expected = calibration((logits / temperature).softmax(-1).numpy(), gold)["ece"]
         assert found[name] == pytest.approx(expected, abs=1e-6)
     assert found["temperature"] == 2.5
-    assert any("temperature 2.5" in line and f"{found['ece_after']:.3f}" in line for line in listening.told)
+    assert any("temperature 2.5" in line and f"{found['ece_after']:.3f}" in line for line in progress.lines)
     assert "calibration" not in evaluate(folder("regression"), table)
 
 
@@ -144,7 +143,7 @@ def test_a_folder_of_the_same_name_does_not_hide_a_data_set(
         evaluate(folder("choice"), "runs")
 
 
-def test_a_split_whose_labels_are_not_handed_out_trains_nothing(pretrained_run: Path, tmp_path: Path):
+def test_a_split_without_public_labels_is_an_error_of_zeroshot(pretrained_run: Path, tmp_path: Path):
     (tmp_path / "test.tsv").write_text("index\tsentence\n0\tgood\n")
     with pytest.raises(UserError, match="sst2:test has no labels: they are not handed out"):
         zeroshot("sst2:test", run=pretrained_run, data_dir=tmp_path)
@@ -170,7 +169,7 @@ def race(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_subset_of_a_known_data_set_is_scored_as_it_is_alone(folder: Any, race: Path):
+def test_each_subset_of_a_data_set_has_the_metrics_that_it_has_alone(folder: Any, race: Path):
     found = evaluate(folder("choice"), "race", data_dir=race)
     assert {name: part["rows"] for name, part in found["subsets"].items()} == {"middle": 4, "high": 2}
     for name, part in found["subsets"].items():
@@ -183,12 +182,12 @@ def test_each_subset_of_a_known_data_set_is_scored_as_it_is_alone(folder: Any, r
     assert json.loads(json.dumps(found)) == found
 
 
-def test_a_column_of_ones_own_table_makes_no_subsets(folder: Any, table: Table):
+def test_a_column_subset_of_a_user_table_makes_no_subsets(folder: Any, table: Table):
     rows = [{**row, "subset": str(i % 2)} for i, row in enumerate(table.rows)]
     assert "subsets" not in evaluate(folder("classification"), replace(table, rows=rows))
 
 
-def test_the_table_of_results_shows_a_subset_beside_the_whole(folder: Any, race: Path, capsys: Any):
+def test_printed_metrics_have_a_column_per_subset(folder: Any, race: Path, capsys: Any):
     found = evaluate(folder("choice"), "race", data_dir=race)
     print_metrics(found)
     head, *lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
@@ -205,49 +204,51 @@ def test_predictions_are_added_to_the_rows(folder: Any, table: Table):
         assert set(row) - set(given) == {"prediction", "probability_no", "probability_yes"}
 
 
-def test_columns_of_ones_own_that_predictions_replace_are_named(folder: Any, table: Table):
-    earlier, listening = predict(folder("regression"), table), Listening()
+def test_columns_that_predictions_replace_are_logged(folder: Any, table: Table):
+    earlier, progress = predict(folder("regression"), table), RecordingProgress()
     own = [{**row, "prediction": "mine"} for row in earlier]
     columns = list(own[0])
-    found = predict(folder("classification"), Table("own.csv", columns, own), progress=listening)
+    found = predict(folder("classification"), Table("own.csv", columns, own), progress=progress)
     assert found[0]["prediction"] != "mine"
     assert found[0]["score"] == earlier[0]["score"]
-    assert listening.told[-1] == "own.csv has columns of these names already, which are replaced: prediction"
-    again = Listening()
+    assert progress.lines[-1] == "own.csv: existing columns are replaced by predictions: prediction"
+    again = RecordingProgress()
     predict(folder("classification"), table, progress=again)
-    assert not any("replaced" in line for line in again.told)
+    assert not any("replaced" in line for line in again.lines)
 
 
-def test_the_rows_that_are_read_are_not_written_over(folder: Any, table: Table, tmp_path: Path):
+def test_the_input_table_is_not_overwritten(folder: Any, table: Table, tmp_path: Path):
     rows = tmp_path / "rows.jsonl"
     write_table(rows, table.rows)
     before = rows.read_bytes()
-    with pytest.raises(UserError, match="is the table that is read"):
+    with pytest.raises(UserError, match="is also the input table"):
         predict_into(folder("classification"), rows, tmp_path / "." / "rows.jsonl")
     assert rows.read_bytes() == before
 
 
 @pytest.fixture
 def scored(tmp_path: Path) -> Path:
-    """A folder with as many test rows of STS-B as GLUE has, and without their labels."""
+    """A folder with as many unlabelled test rows of STS-B as GLUE has."""
     header = "index\tgenre\tsentence1\tsentence2\n"
     (tmp_path / "STS-B").mkdir()
     (tmp_path / "STS-B" / "test.tsv").write_text(header + "".join(f"{i}\tg\ta {i}\tb\n" for i in range(1379)))
     return tmp_path
 
 
-def test_a_test_split_of_glue_goes_into_a_folder_as_glue_takes_it_and_into_a_file_as_a_table(folder: Any, scored: Path):
-    said = predict_into(folder("similarity"), "stsb:test", scored / "out", data_dir=scored)
-    assert said == f"{scored / 'out' / 'STS-B.tsv'}: 1,379 rows, as gluebenchmark.com takes them"
+def test_a_glue_test_split_is_written_as_a_submission_or_a_table(folder: Any, scored: Path):
+    summary = predict_into(folder("similarity"), "stsb:test", scored / "out", data_dir=scored)
+    assert summary == f"{scored / 'out' / 'STS-B.tsv'}: 1,379 rows, in the format of gluebenchmark.com"
     lines = (scored / "out" / "STS-B.tsv").read_text().splitlines()
     scores = [row["score"] for row in predict(folder("similarity"), "stsb:test", data_dir=scored)]
     assert lines == ["index\tprediction", *(f"{i}\t{min(max(s, 0), 5):.3f}" for i, s in enumerate(scores))]
-    said = predict_into(folder("similarity"), "stsb:test", scored / "p.tsv", data_dir=scored)
-    assert said == f"{scored / 'p.tsv'}: 1,379 rows; see the column score"
+    summary = predict_into(folder("similarity"), "stsb:test", scored / "p.tsv", data_dir=scored)
+    assert summary == f"{scored / 'p.tsv'}: 1,379 rows; see the column score"
     assert (scored / "p.tsv").read_text().startswith("text_a\ttext_b\tscore\n")
 
 
-def test_what_is_no_test_split_of_glue_needs_the_name_of_a_table(folder: Any, race: Path, table: Table, tmp_path: Path):
+def test_other_data_than_a_glue_test_split_needs_a_table_name_as_out(
+    folder: Any, race: Path, table: Table, tmp_path: Path
+):
     write_table(tmp_path / "rows.jsonl", table.rows)
     for rows in ("race:test", str(tmp_path / "rows.jsonl")):
         with pytest.raises(UserError, match="out has no ending of a table"):
@@ -255,13 +256,13 @@ def test_what_is_no_test_split_of_glue_needs_the_name_of_a_table(folder: Any, ra
     assert predict_into(folder("choice"), "race", tmp_path / "out.csv", data_dir=race).endswith("the column prediction")
 
 
-def test_an_unknown_label_is_refused_with_its_row(folder: Any, table: Table):
+def test_an_unknown_label_is_an_error_that_names_its_row(folder: Any, table: Table):
     other = replace(table, rows=[*table.rows[:5], {**table.rows[5], "label": "perhaps"}])
     with pytest.raises(UserError, match=r"rows.jsonl, row 6: unknown label 'perhaps'"):
         evaluate(folder("classification"), other)
 
 
-def test_rows_without_labels_are_refused_and_may_be_predicted(folder: Any, table: Table):
+def test_rows_without_labels_are_an_error_that_suggests_predict(folder: Any, table: Table):
     columns = ["text", "other"]
     bare = replace(table, columns=columns, rows=[{name: row[name] for name in columns} for row in table.rows])
     with pytest.raises(UserError, match="no column 'label'") as refused:
@@ -270,39 +271,39 @@ def test_rows_without_labels_are_refused_and_may_be_predicted(folder: Any, table
     assert len(predict(folder("classification"), bare)) == 64
 
 
-def test_a_label_column_of_nearly_the_name_is_asked_after(folder: Any, table: Table):
+def test_a_similar_label_column_is_suggested(folder: Any, table: Table):
     rows = [{"text": row["text"], "lable": row["label"]} for row in table.rows]
-    with pytest.raises(UserError, match=r"no column 'label'; it has: text, lable\. Did you mean lable\?"):
+    with pytest.raises(UserError, match=r"no column 'label'\. Columns: text, lable\. Did you mean lable\?"):
         evaluate(folder("classification"), Table("t.csv", ["text", "lable"], rows))
 
 
-def test_a_table_without_the_texts_column_is_refused(folder: Any, table: Table):
+def test_a_table_without_the_text_column_is_an_error(folder: Any, table: Table):
     other = replace(table, columns=["sentence", "label"], rows=[{"sentence": "x", "label": "no"}])
     with pytest.raises(UserError, match="no column 'text'; it has: sentence, label"):
         evaluate(folder("classification"), other)
 
 
-def test_no_rows_at_all_are_refused(folder: Any, table: Table):
-    with pytest.raises(UserError, match="no"):
+def test_a_table_without_rows_is_an_error(folder: Any, table: Table):
+    with pytest.raises(UserError, match="has no rows"):
         evaluate(folder("classification"), replace(table, rows=[]))
 
 
-def test_a_model_without_a_task_has_no_score(pretrained_run: Path, table: Table):
-    with pytest.raises(UserError, match="has learnt no task yet"):
+def test_a_pretrained_model_cannot_be_evaluated_on_a_table(pretrained_run: Path, table: Table):
+    with pytest.raises(UserError, match="is pre-trained but not fine-tuned"):
         evaluate(pretrained_run, table)
 
 
-def test_a_missing_table_is_refused(folder: Any):
+def test_a_missing_table_is_an_error(folder: Any):
     with pytest.raises(UserError, match=r"nowhere.csv"):
         evaluate(folder("classification"), "nowhere.csv")
 
 
-# ---- figures from logits
+# ---- metrics from logits
 
 LOGITS = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
 
 
-def test_scores_are_counted_from_the_logits():
+def test_metrics_are_computed_from_the_logits():
     found = compute_metrics(Classes(("0", "1")), LOGITS, torch.tensor([0, 1, 1, 1]), ["0", "1", "1", "1"])
     assert found["metrics"]["accuracy"] == 0.75
     assert found["f1_of"] == "label 1"
@@ -310,13 +311,13 @@ def test_scores_are_counted_from_the_logits():
     assert found["metrics"]["loss"] == pytest.approx(np.mean(np.log1p(np.exp([-2, 1, -3, -1]))), abs=1e-6)
 
 
-def test_f1_of_other_labels_is_the_mean_over_labels():
+def test_f1_of_labels_other_than_0_and_1_is_macro_averaged():
     found = compute_metrics(Classes(("a", "b")), LOGITS, torch.tensor([0, 1, 1, 1]), ["a", "b", "b", "b"])
     assert found["f1_of"] == "macro"
     assert found["metrics"]["f1"] == pytest.approx((2 / 3 + 0.8) / 2)
 
 
-def test_the_temperature_fitted_on_many_rows_has_the_least_loss():
+def test_the_temperature_fitted_on_many_rows_minimizes_the_loss():
     logits, targets = LOGITS.repeat(500, 1), torch.tensor([0, 1, 1, 0]).repeat(500)
     target = Classes(("a", "b"))
     temperature = fit_calibration(target, logits, targets)["temperature"]
@@ -327,5 +328,5 @@ def test_the_temperature_fitted_on_many_rows_has_the_least_loss():
     assert all(loss(temperature) <= loss(temperature * change) + 1e-6 for change in (0.5, 0.9, 1.1, 2))
 
 
-def test_numbers_are_not_calibrated():
+def test_scores_are_not_calibrated():
     assert fit_calibration(StandardizedNumber(0, 1), torch.zeros(3, 1), torch.zeros(3)) == {}

@@ -1,4 +1,4 @@
-"""Predictions by blocks: the same as all at once, in bounded memory, refused before the work or not at all."""
+"""gpt1 predict works in blocks: same predictions, bounded memory, all errors before predicting."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_ROWS", 7)
 
 
-class Listening(NullProgress):
+class RecordingProgress(NullProgress):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.steps: list[int] = []
@@ -72,26 +72,26 @@ class Listening(NullProgress):
 
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prediction is a failed test: what is refused has to be refused before."""
+    """Predicting fails the test: errors must come before."""
 
-    def predicted(*_: Any) -> Any:
-        raise AssertionError("the work has begun")
+    def fail(*_: Any) -> Any:
+        raise AssertionError("predictions were computed")
 
-    monkeypatch.setattr(TaskPredictor, "predict_examples", predicted)
+    monkeypatch.setattr(TaskPredictor, "predict_examples", fail)
 
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("source", ["jsonl", "jsonl.gz", "parquet", "parquet.zst", "csv", "tsv.xz"])
 @pytest.mark.parametrize("out", ["csv", "jsonl.zst", "parquet"])
-def test_rows_in_blocks_get_the_predictions_that_they_get_all_at_once(
+def test_blocks_give_the_predictions_of_all_rows_at_once(
     name: str, source: str, out: str, model_of: Any, table: Table, tmp_path: Path
 ):
     if name == "choice" and source[:3] in ("csv", "tsv"):
         pytest.skip("a list of answers needs a format with lists")
-    rows, written, listening = tmp_path / f"rows.{source}", tmp_path / f"out.{out}", Listening()
+    rows, written, progress = tmp_path / f"rows.{source}", tmp_path / f"out.{out}", RecordingProgress()
     write_table(rows, table.rows)
-    said = predict_into(model_of(name), rows, written, progress=listening)
+    said = predict_into(model_of(name), rows, written, progress=progress)
     expected = load_task_predictor(model_of(name)).predict(read_table(rows).rows)
     found = read_table(written).rows
     assert len(found) == len(expected) == 64
@@ -101,13 +101,13 @@ def test_rows_in_blocks_get_the_predictions_that_they_get_all_at_once(
             same = value if isinstance(value, str) else pytest.approx(value, abs=1e-5)
             assert (row[column] if isinstance(value, str) else float(row[column])) == same
     assert said.startswith(f"{written}: 64 rows; see the column ")
-    assert listening.steps == sorted(listening.steps)
-    assert listening.steps[-1] == 64
-    assert any("64 rows; " in line and "of the tokens unknown" in line for line in listening.lines)
+    assert progress.steps == sorted(progress.steps)
+    assert progress.steps[-1] == 64
+    assert any("64 rows; " in line and "of the tokens unknown" in line for line in progress.lines)
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_field_that_comes_late_is_a_column_of_every_row(model_of: Any, tmp_path: Path):
+def test_a_field_of_a_late_row_is_a_column_of_every_row(model_of: Any, tmp_path: Path):
     rows = [{"text": f"a {i}"} for i in range(20)] + [{"id": 3}, {"text": "b", "late": 1}]
     write_table(tmp_path / "rows.jsonl", rows)
     predict_into(model_of("classification"), tmp_path / "rows.jsonl", tmp_path / "out.csv")
@@ -120,20 +120,20 @@ def test_a_field_that_comes_late_is_a_column_of_every_row(model_of: Any, tmp_pat
 
 
 GOOD = [{"text": f"a text {i}", "id": i} for i in range(20)]
-REFUSED: dict[str, tuple[str, list[dict[str, Any]], str]] = {
+ERRORS: dict[str, tuple[str, list[dict[str, Any]], str]] = {
     "a line break in .tsv": ("out.tsv", [*GOOD, {"text": "two\nlines", "id": 1}], r"line 21 does not fit in \.tsv"),
     "a tab in the header of .tsv": ("out.tsv", [{"text": "a", "b\tc": 1}], r"the header does not fit in \.tsv"),
     "two types in .parquet": ("out.parquet", [*GOOD, {"text": "a", "id": "x"}], r"do not fit in \.parquet"),
-    "a list where a text belongs": ("out.csv", [*GOOD, {"text": ["a"], "id": 1}], "line 21: .* where a text"),
+    "a list instead of a text": ("out.csv", [*GOOD, {"text": ["a"], "id": 1}], "line 21: .* is not a text"),
     "no such column": ("out.csv", [{"txt": "a"}], "no column 'text'"),
     "an ending of no table": ("out.doc", GOOD, "no ending of a table"),
 }
 
 
 @pytest.mark.usefixtures("small_blocks", "no_work")
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_written_is_refused_before_the_work(case: str, model_of: Any, tmp_path: Path):
-    out, rows, problem = REFUSED[case]
+@pytest.mark.parametrize("case", ERRORS)
+def test_rows_that_cannot_be_written_are_an_error_before_predicting(case: str, model_of: Any, tmp_path: Path):
+    out, rows, problem = ERRORS[case]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=problem):
         predict_into(model_of("classification"), tmp_path / "rows.jsonl", tmp_path / out)
@@ -141,32 +141,32 @@ def test_what_cannot_be_written_is_refused_before_the_work(case: str, model_of: 
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_whole_numbers_and_others_in_one_column_fit_in_parquet(model_of: Any, tmp_path: Path):
+def test_integers_and_floats_in_one_column_fit_in_parquet(model_of: Any, tmp_path: Path):
     rows = [{"text": "a", "n": None}] * 7 + [{"text": "a", "n": 1}] * 7 + [{"text": "a", "n": 2.5}]
     write_table(tmp_path / "rows.jsonl", rows)
     predict_into(model_of("classification"), tmp_path / "rows.jsonl", tmp_path / "out.parquet")
     assert [row["n"] for row in read_table(tmp_path / "out.parquet").rows] == [None] * 7 + [1.0] * 7 + [2.5]
 
 
-def test_rows_that_change_between_checking_and_predicting_are_refused(
+def test_rows_that_change_between_checking_and_predicting_are_an_error(
     model_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     rows = tmp_path / "rows.csv"
     write_table(rows, GOOD)
     check = module.check_rows
 
-    def then_shorter(*given: Any) -> Any:
-        plan = check(*given)
+    def check_then_shorten(*args: Any) -> Any:
+        plan = check(*args)
         write_table(rows, GOOD[:5])
         return plan
 
-    monkeypatch.setattr(module, "check_rows", then_shorter)
-    with pytest.raises(UserError, match="was changed while it was read"):
+    monkeypatch.setattr(module, "check_rows", check_then_shorten)
+    with pytest.raises(UserError, match="changed while it was being read"):
         predict_into(model_of("classification"), rows, tmp_path / "out.csv")
     assert os.listdir(tmp_path) == ["rows.csv"]
 
 
-def test_a_killed_prediction_leaves_what_was_there(model_of: Any, tmp_path: Path):
+def test_a_killed_prediction_leaves_the_previous_file(model_of: Any, tmp_path: Path):
     write_table(tmp_path / "rows.csv", GOOD)
     (tmp_path / "out.csv").write_text("before")
     code = (
@@ -175,11 +175,11 @@ def test_a_killed_prediction_leaves_what_was_there(model_of: Any, tmp_path: Path
         "from gpt1.tables import table\n"
         "table.BLOCK_ROWS = 7\n"
         "blocks = []\n"
-        "class Killing(predict.Seen):\n"
-        "    def add(self, *given):\n"
-        "        super().add(*given); blocks.append(1)\n"
+        "class Killing(predict.InputStatistics):\n"
+        "    def add(self, *args):\n"
+        "        super().add(*args); blocks.append(1)\n"
         "        if len(blocks) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "predict.Seen = Killing\n"
+        "predict.InputStatistics = Killing\n"
         "predict.predict_into(*sys.argv[1:])\n"
     )
     words = [str(model_of("classification")), str(tmp_path / "rows.csv"), str(tmp_path / "out.csv")]
@@ -214,22 +214,22 @@ HARMLESS = ["-1", "+2.5e-3", "-.5", "text", " = ", "'=1", "-1,5", ""]
 
 
 @pytest.mark.parametrize("safe", [False, True])
-def test_formulas_are_counted_or_neutralised(safe: bool, model_of: Any, tmp_path: Path):
-    rows, listening = [{"text": "a", "=c": cell} for cell in [*FORMULAS, *HARMLESS]], Listening()
+def test_formulas_are_counted_or_escaped(safe: bool, model_of: Any, tmp_path: Path):
+    rows, progress = [{"text": "a", "=c": cell} for cell in [*FORMULAS, *HARMLESS]], RecordingProgress()
     write_table(tmp_path / "rows.jsonl", rows)
     out = tmp_path / "out.csv"
-    predict_into(model_of("classification"), tmp_path / "rows.jsonl", out, excel_safe=safe, progress=listening)
+    predict_into(model_of("classification"), tmp_path / "rows.jsonl", out, excel_safe=safe, progress=progress)
     found = read_table(out)
     mark = "'" if safe else ""
     assert found.columns[1] == f"{mark}=c"
     assert [row[f"{mark}=c"] for row in found.rows] == [mark + cell for cell in FORMULAS] + HARMLESS
     labels = sum(row["prediction"] == f"{mark}=no" for row in found.rows)
     assert {row["prediction"] for row in found.rows} <= {f"{mark}=no", "yes"}
-    noted = [line for line in listening.lines if "--excel-safe" in line]
+    noted = [line for line in progress.lines if "--excel-safe" in line]
     assert [line.split(" cells")[0] for line in noted] == ([] if safe else [str(len(FORMULAS) + 1 + labels)])
 
 
-def test_excel_safe_is_for_formats_that_spreadsheets_open(model_of: Any, tmp_path: Path):
+def test_excel_safe_requires_csv_or_tsv(model_of: Any, tmp_path: Path):
     write_table(tmp_path / "rows.csv", GOOD)
-    with pytest.raises(UserError, match=r"--excel-safe goes with \.csv and \.tsv"):
+    with pytest.raises(UserError, match=r"--excel-safe requires \.csv or \.tsv"):
         predict_into(model_of("classification"), tmp_path / "rows.csv", tmp_path / "o.jsonl", excel_safe=True)

@@ -1,4 +1,4 @@
-"""Model and run folders on disk: every file is what its manifest says, and task.json holds what training writes."""
+"""Model and run folders: every file is checked against the manifest, and task.json is validated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gpt1.model.gpt import GPT
 from gpt1.runs import folder as runs
 
 FLIPS = 12
-"""Bits of each file; their places are drawn from a fixed seed."""
+"""Bits of each file, sampled with a fixed seed."""
 
 
 @pytest.fixture
@@ -40,22 +40,22 @@ def run(workspace: Path, tmp_path: Path) -> Path:
 
 
 def flip(path: Path, number: int) -> None:
-    """Flip bit `number` of a file; the same again takes it back."""
+    """Flip bit `number` of a file; a second call restores it."""
     data = bytearray(path.read_bytes())
     data[number // 8] ^= 1 << number % 8
     path.write_bytes(data)
 
 
-def places(path: Path) -> list[int]:
-    drawn = random.Random(path.name)
-    return [drawn.randrange(path.stat().st_size * 8) for _ in range(FLIPS)]
+def sample_bits(path: Path) -> list[int]:
+    generator = random.Random(path.name)
+    return [generator.randrange(path.stat().st_size * 8) for _ in range(FLIPS)]
 
 
-def test_a_flipped_bit_in_any_file_of_a_model_is_refused_by_name(model: Path):
+def test_a_flipped_bit_in_a_model_is_an_error_that_names_the_file(model: Path):
     files = sorted(model.iterdir())
     assert {"config.json", "model.safetensors", "task.json", "vocab.json", "manifest.json"} <= {p.name for p in files}
     for path in files:
-        for number in places(path):
+        for number in sample_bits(path):
             flip(path, number)
             with pytest.raises(UserError) as refused:
                 load(model)
@@ -64,7 +64,7 @@ def test_a_flipped_bit_in_any_file_of_a_model_is_refused_by_name(model: Path):
     load(model)
 
 
-def test_a_flipped_bit_in_any_file_of_a_finished_run_is_refused_by_name_wherever_it_is_read(run: Path, workspace: Path):
+def test_a_flipped_bit_in_a_finished_run_is_an_error_of_every_use(run: Path, workspace: Path):
     manifest = json.loads((run / "manifest.json").read_text())
     assert sorted(manifest["files"]) == ["config.yaml", "metrics.jsonl", "predictions.jsonl", "results.json"]
     uses: list[Any] = [
@@ -74,7 +74,7 @@ def test_a_flipped_bit_in_any_file_of_a_finished_run_is_refused_by_name_wherever
         lambda: runs.read_results(run),
     ]
     for name in (*manifest["files"], "manifest.json"):
-        for number in places(run / name):
+        for number in sample_bits(run / name):
             flip(run / name, number)
             for use in uses:
                 with pytest.raises(UserError) as refused:
@@ -85,7 +85,7 @@ def test_a_flipped_bit_in_any_file_of_a_finished_run_is_refused_by_name_wherever
     inspect(run)
 
 
-def test_settings_edited_after_the_run_are_refused_with_the_way_out(run: Path):
+def test_settings_edited_after_the_run_are_an_error_with_fixes(run: Path):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 1"))
     with pytest.raises(UserError, match=r"config\.yaml does not match its manifest") as refused:
@@ -96,7 +96,7 @@ def test_settings_edited_after_the_run_are_refused_with_the_way_out(run: Path):
     load(run)
 
 
-def test_a_missing_and_an_added_file_are_refused_by_name(model: Path):
+def test_missing_and_added_files_are_errors_that_name_them(model: Path):
     (model / "merges.txt").rename(model / "elsewhere")
     with pytest.raises(UserError, match=r"merges\.txt is missing"):
         load(model)
@@ -108,7 +108,7 @@ def test_a_missing_and_an_added_file_are_refused_by_name(model: Path):
         load(model)
 
 
-def test_a_task_put_beside_a_pretrained_model_is_refused(workspace: Path, tmp_path: Path):
+def test_a_task_json_added_to_a_pretrained_model_is_an_error(workspace: Path, tmp_path: Path):
     model = Path(shutil.copytree(workspace / "runs/books/model", tmp_path / "model"))
     shutil.copy(workspace / "runs/reviews/model/task.json", model)
     for use in (load, GPT.from_pretrained, load_model_and_tokenizer, inspect):
@@ -116,29 +116,27 @@ def test_a_task_put_beside_a_pretrained_model_is_refused(workspace: Path, tmp_pa
             use(model)
 
 
-def test_a_folder_without_a_manifest_loads_and_a_changed_one_loads_without_the_check(
-    model: Path, ask: Any, workspace: Path
-):
+def test_a_folder_loads_without_a_manifest_and_a_changed_one_with_no_verify(model: Path, ask: Any, workspace: Path):
     task = json.loads((model / "task.json").read_text())
     (model / "task.json").write_text(json.dumps({**task, "temperature": 2.0}))
     new = str(workspace / "new.csv")
     refused = ask("predict", str(model), new)
-    assert (refused.code, refused.out) == (2, "")
-    assert "task.json has" in refused.err
-    assert "--no-verify" in refused.err
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "task.json has" in refused.stderr
+    assert "--no-verify" in refused.stderr
     assert ask("predict", str(model), new, "--no-verify").exit_code == 0
     assert isinstance(load(model, verify=False), TaskPredictor)
     (model / "manifest.json").unlink()
     assert load_task_predictor(model).temperature == 2
 
 
-def test_saving_over_a_model_removes_the_manifest_of_the_old_one(model: Path):
+def test_saving_over_a_model_removes_the_old_manifest(model: Path):
     gpt, _ = load_model_and_tokenizer(model)
     gpt.save(model)
     assert not (model / "manifest.json").exists()
 
 
-def test_weights_that_are_not_finite_are_refused_by_every_use(workspace: Path, tmp_path: Path):
+def test_weights_that_are_not_finite_are_an_error_of_every_use(workspace: Path, tmp_path: Path):
     model = Path(shutil.copytree(workspace / "runs/books/model", tmp_path / "model"))
     weights = load_file(model / "model.safetensors")
     weights["blocks.0.mlp.widen.weight"][1, 2] = math.nan
@@ -156,7 +154,7 @@ def test_weights_that_are_not_finite_are_refused_by_every_use(workspace: Path, t
     assert not (tmp_path / "out").exists()
 
 
-def test_a_head_that_is_not_finite_is_refused(model: Path):
+def test_a_head_that_is_not_finite_is_an_error(model: Path):
     weights = load_file(model / "model.safetensors")
     weights["head.linear.bias"] = torch.full_like(weights["head.linear.bias"], math.inf)
     save_file(weights, model / "model.safetensors")
@@ -164,7 +162,7 @@ def test_a_head_that_is_not_finite_is_refused(model: Path):
         load(model, verify=False)
 
 
-def test_an_exported_model_is_checked_too(workspace: Path, tmp_path: Path):
+def test_an_exported_model_is_verified(workspace: Path, tmp_path: Path):
     out = export_model("huggingface", workspace / "runs/books", tmp_path / "out")
     GPT.from_pretrained(out)
     flip(out / "model.safetensors", out.joinpath("model.safetensors").stat().st_size * 8 - 1)
@@ -193,7 +191,7 @@ def test_an_exported_model_is_checked_too(workspace: Path, tmp_path: Path):
         *((key, ..., f"'{key}' is missing") for key in ("kind", "columns", "target")),
     ],
 )
-def test_a_task_that_no_training_writes_is_refused_with_its_file(model: Path, key: str, value: Any, problem: str):
+def test_an_invalid_task_json_is_an_error_that_names_the_file(model: Path, key: str, value: Any, problem: str):
     task = json.loads((model / "task.json").read_text()) | {key: value}
     (model / "task.json").write_text(json.dumps({key: value for key, value in task.items() if value is not ...}))
     with pytest.raises(UserError) as refused:
@@ -202,7 +200,7 @@ def test_a_task_that_no_training_writes_is_refused_with_its_file(model: Path, ke
     assert problem in refused.value.problem
 
 
-def test_a_task_of_an_earlier_version_reads_with_defaults(model: Path):
+def test_missing_optional_keys_of_task_json_have_defaults(model: Path):
     task = json.loads((model / "task.json").read_text())
     for key in ("cut", "long", "temperature", "train", "format"):
         del task[key]
@@ -211,6 +209,6 @@ def test_a_task_of_an_earlier_version_reads_with_defaults(model: Path):
     assert load_task_predictor(model, verify=False).temperature == 1
 
 
-def test_a_model_folder_is_no_corpus(workspace: Path):
+def test_a_model_folder_is_not_a_corpus(workspace: Path):
     with pytest.raises(UserError, match="is not a corpus folder"):
         Corpus.open(workspace / "runs/books/model")

@@ -1,4 +1,4 @@
-"""`gpt1 inspect`: what it says is so, what it suggests runs, and what is odd about data is found."""
+"""`gpt1 inspect`: its facts are right, its suggested commands run, and it warns of problems in data."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ texts = st.lists(words, min_size=2, max_size=6).map(" ".join)
 
 def table_of(columns: dict[str, list[Any]]) -> Table:
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return Table("drawn", list(columns), rows)
+    return Table("table", list(columns), rows)
 
 
-def written(folder: Path, columns: dict[str, list[Any]], name: str = "t.jsonl") -> Path:
+def write(folder: Path, columns: dict[str, list[Any]], name: str = "t.jsonl") -> Path:
     write_table(folder / name, table_of(columns).rows)
     return folder / name
 
 
 @given(rows=st.lists(st.tuples(texts, st.sampled_from(["yes", "no", "so so"])), min_size=1, max_size=30))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_counts_of_a_table_are_those_of_its_rows(rows: list[tuple[str, str]], tmp_path: Path):
-    path = written(tmp_path, {"text": [text for text, _ in rows], "label": [label for _, label in rows]})
+def test_counts_of_a_table_match_its_rows(rows: list[tuple[str, str]], tmp_path: Path):
+    path = write(tmp_path, {"text": [text for text, _ in rows], "label": [label for _, label in rows]})
     found = inspect(path)
     assert found["rows"] == len(rows)
     assert found["labels"] == Counter(label for _, label in rows)
@@ -95,24 +95,24 @@ def test_the_task_of_a_table_is_guessed_from_its_columns(columns: Any, kind: str
 
 
 @pytest.mark.parametrize(("columns", "kind", "some"), [case for case in GUESSES if len(case[0]) > 1])
-def test_the_command_that_is_suggested_runs(
+def test_the_suggested_command_runs(
     columns: Any, kind: str, some: Any, pretrained_run: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    written(tmp_path, columns)
+    write(tmp_path, columns)
     suggested = inspect("t.jsonl", from_=pretrained_run)["next"][-1]
     assert suggested.startswith("gpt1 finetune t.jsonl --kind " + kind)
     assert ask(*shlex.split(suggested)[1:], "--epochs", "1", "--device", "cpu").exit_code == 0
 
 
-def test_without_a_model_no_tokens_are_told_but_how_to_get_them(table: Table, tmp_path: Path):
+def test_without_a_model_a_command_to_count_tokens_is_suggested(table: Table, tmp_path: Path):
     write_table(tmp_path / "t.jsonl", table.rows)
     found = inspect(tmp_path / "t.jsonl")
     assert "tokens" not in found
     assert any("--from RUN" in command for command in found["next"])
 
 
-def test_rates_of_unknown_and_cut_are_those_that_finetune_tells(prose: list[str], pretrained_run: Path, tmp_path: Path):
+def test_unknown_and_truncated_shares_match_those_of_finetune(prose: list[str], pretrained_run: Path, tmp_path: Path):
     from gpt1.model.gpt import GPT
     from gpt1.tokenization.tokenizer import Tokenizer
     from gpt1.training.finetune import finetune
@@ -122,7 +122,7 @@ def test_rates_of_unknown_and_cut_are_those_that_finetune_tells(prose: list[str]
     GPT.from_pretrained(tmp_path / "run/model").save(tmp_path / "run/model", tokenizer=tokenizer.fingerprint)
     tokenizer.save(tmp_path / "run/model")
     rows = {"text": [f"row {i} ☃ " + "of words " * i for i in range(40)], "label": ["a", "b"] * 20}
-    path = written(tmp_path, rows)
+    path = write(tmp_path, rows)
     tokens = inspect(path, from_=tmp_path / "run")["tokens"]
     run = finetune(
         path, from_=tmp_path / "run", out=tmp_path / "fine", kind="classification", text="text", epochs=1, device="cpu"
@@ -133,88 +133,88 @@ def test_rates_of_unknown_and_cut_are_those_that_finetune_tells(prose: list[str]
 
 
 @pytest.mark.parametrize(("long", "rate"), [("cut", "cut"), ("head-tail", "cut"), ("windows", "in_windows")])
-def test_long_rows_are_counted_by_the_rule_of_the_run(
+def test_long_rows_are_counted_with_the_long_option_of_the_run(
     long: str, rate: str, pretrained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     from gpt1.training.finetune import finetune
 
-    path = written(tmp_path, {"text": [f"row {i} " + "of words " * i for i in range(40)], "label": ["a", "b"] * 20})
+    path = write(tmp_path, {"text": [f"row {i} " + "of words " * i for i in range(40)], "label": ["a", "b"] * 20})
     task = {"kind": "classification", "text": "text", "epochs": 1, "device": "cpu"}
     run = finetune(path, from_=pretrained_run, out=tmp_path / "fine", long=long, **task)
     data = json.loads((run / "results.json").read_text())["data"]
     found = inspect(path, from_=run)
-    told = "read_in_windows" if long == "windows" else "cut"
-    assert 0 < found["tokens"][rate] == pytest.approx(data[told])
+    key = "read_in_windows" if long == "windows" else "cut"
+    assert 0 < found["tokens"][rate] == pytest.approx(data[key])
     assert found["tokens"]["cut" if long == "windows" else "in_windows"] == 0
     print_facts(found)
-    said = {"cut": "rows cut at its context of 32", "windows": "rows read in windows of its context of 32"}
-    assert said.get(long, "of the rows cut at its context of 32, head and tail kept") in capfd.readouterr().out
+    expected = {"cut": "rows truncated to 32 tokens\n", "windows": "rows read in windows of 32 tokens"}
+    assert expected.get(long, "of the rows truncated to 32 tokens, head and tail kept") in capfd.readouterr().out
     assert inspect(run / "model")["task"]["long"] == long
 
 
-ODD = {
+WARNINGS = {
     "rows repeat": ({"text": ["a b"] * 2 + LONG, "label": ["x", "x"] + ["x", "y"] * 6}, "same texts as an earlier one"),
     "labels contradict": ({"text": ["a b"] * 2 + LONG, "label": ["x", "y"] + ["x", "y"] * 6}, "and another label"),
     "a label dominates": (
         {"text": LONG, "label": ["x"] * 10 + ["y"] * 2},
-        "always saying 'x' is right in 10 of 12 rows",
+        "always predicting 'x' is right in 10 of 12 rows",
     ),
     "a label is rare": ({"text": LONG * 4, "label": ["x"] * 46 + ["y"] * 2}, "accuracy says little"),
     "one label": ({"text": LONG, "label": ["x"] * 12}, "same label ('x')"),
     "labels with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["q", "z"]}, "2 labels have a single row, 'q'"),
     "one label with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", "z"]}, "'z' has a single row"),
-    "decimal commas": ({"text": LONG, "label": ["1,5", "2", "0,5"] * 4}, "with a point (1.5) it would be a number"),
+    "decimal commas": ({"text": LONG, "label": ["1,5", "2", "0,5"] * 4}, "write a decimal point (1.5)"),
     "labels missing": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", ""]}, "1 of 12 rows have no label"),
-    "labels alike": ({"text": LONG, "label": ["Pos", "pos ", "neg"] * 4}, "'Pos' and 'pos' differ in case"),
+    "labels alike": ({"text": LONG, "label": ["Pos", "pos ", "neg"] * 4}, "'Pos' and 'pos' differ only in case"),
     "texts missing": ({"text": ["", *LONG[1:]], "label": ["x", "y"] * 6}, "no text in 'text'"),
     "label in the text": (
         {"text": [f"it was {'good' if i % 2 else 'bad'} {i}" for i in range(12)], "label": ["bad", "good"] * 6},
-        "'good' stands in 100% of its own texts",
+        "'good' occurs in 100% of its own texts",
     ),
     "lost characters": ({"text": ["caf\ufffd au lait", *LONG[1:]], "label": ["x", "y"] * 6}, "characters were lost"),
     "wrong decoding": ({"text": ["cafÃ© au lait", *LONG[1:]], "label": ["x", "y"] * 6}, "read as Latin-1"),
-    "markup": ({"text": ["so<br />good", *LONG[1:]], "label": ["x", "y"] * 6}, "hold HTML tags"),
-    "a score that is none": ({"a": LONG, "b": LONG, "score": [0.5] * 11 + [float("nan")]}, "line 12: 'nan'"),
+    "markup": ({"text": ["so<br />good", *LONG[1:]], "label": ["x", "y"] * 6}, "contain HTML tags"),
+    "a score that is NaN": ({"a": LONG, "b": LONG, "score": [0.5] * 11 + [float("nan")]}, "line 12: 'nan'"),
     "one answer": ({"context": LONG, "choices": [["x", "y"]] * 11 + [["x"]], "label": [0] * 12}, "1 answer"),
 }
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_what_is_odd_about_a_table_is_told(name: str, tmp_path: Path):
-    columns, said = ODD[name]
-    odd = inspect(written(tmp_path, columns))["odd"]
-    assert any(said in sentence for sentence in odd), odd
+@pytest.mark.parametrize("name", WARNINGS)
+def test_problems_of_a_table_are_warnings(name: str, tmp_path: Path):
+    columns, expected = WARNINGS[name]
+    odd = inspect(write(tmp_path, columns))["odd"]
+    assert any(expected in sentence for sentence in odd), odd
 
 
-def test_a_sign_makes_another_number(tmp_path: Path):
-    assert inspect(written(tmp_path, {"text": LONG, "label": ["1", "-1"] * 6}))["odd"] == []
+def test_labels_that_differ_in_sign_are_not_variants(tmp_path: Path):
+    assert inspect(write(tmp_path, {"text": LONG, "label": ["1", "-1"] * 6}))["odd"] == []
 
 
-def test_empty_labels_are_no_label_among_others(tmp_path: Path):
-    found = inspect(written(tmp_path, {"text": LONG * 4, "label": ["x", "y"] * 23 + ["", None]}))
+def test_empty_labels_are_not_counted_as_a_label(tmp_path: Path):
+    found = inspect(write(tmp_path, {"text": LONG * 4, "label": ["x", "y"] * 23 + ["", None]}))
     assert found["labels"] == {"x": 23, "y": 23}
     assert not any("''" in sentence or "accuracy says little" in sentence for sentence in found["odd"])
 
 
 def test_a_column_with_a_comma_in_its_name_is_one_column(tmp_path: Path):
-    found = inspect(written(tmp_path, {"text, clean": LONG, "label": [True, False] * 6}))
+    found = inspect(write(tmp_path, {"text, clean": LONG, "label": [True, False] * 6}))
     assert list(found["texts"]) == ["text, clean"]
-    assert found["columns"]["label"]["holds"] == "truth values"
+    assert found["columns"]["label"]["holds"] == "booleans"
     assert found["odd"] == []
 
 
-def test_nothing_is_odd_about_a_good_table(tmp_path: Path):
-    assert inspect(written(tmp_path, {"text": LONG, "label": ["a", "b"] * 6}))["odd"] == []
+def test_a_good_table_has_no_warnings(tmp_path: Path):
+    assert inspect(write(tmp_path, {"text": LONG, "label": ["a", "b"] * 6}))["odd"] == []
 
 
-@pytest.mark.parametrize("name", ["one label", "labels missing", "a score that is none", "one answer"])
-def test_a_table_that_finetune_would_refuse_is_not_suggested_to_it(name: str, tmp_path: Path):
-    found = inspect(written(tmp_path, ODD[name][0]))
-    assert any("gpt1 finetune would refuse it" in sentence for sentence in found["odd"])
+@pytest.mark.parametrize("name", ["one label", "labels missing", "a score that is NaN", "one answer"])
+def test_finetune_is_not_suggested_if_it_would_fail(name: str, tmp_path: Path):
+    found = inspect(write(tmp_path, WARNINGS[name][0]))
+    assert any("gpt1 finetune would fail" in sentence for sentence in found["odd"])
     assert not any(command.startswith("gpt1 finetune") for command in found["next"])
 
 
-def test_a_known_data_set_is_told_with_the_official_counts_and_what_repeats(tmp_path: Path):
+def test_a_data_set_has_official_counts_and_warnings_of_duplicates(tmp_path: Path):
     folder = tmp_path / "RTE"
     folder.mkdir()
     header = "index\tsentence1\tsentence2\tlabel\n"
@@ -232,14 +232,14 @@ def test_a_known_data_set_is_told_with_the_official_counts_and_what_repeats(tmp_
     assert found["next"][0].startswith("gpt1 finetune rte --data-dir")
 
 
-def test_a_known_data_set_that_is_not_here_is_told_from_the_registry(monkeypatch: pytest.MonkeyPatch):
+def test_a_data_set_without_files_is_described_from_the_registry(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("GPT1_DATA", raising=False)
     found = inspect("RACE")
     assert found["splits"]["train"] == {"official": 87_866}
     assert any("--data-dir DIR" in command for command in found["next"])
 
 
-def test_counts_are_those_of_the_layout_that_is_there_and_a_broken_split_is_not_said_to_be_missing(
+def test_official_counts_depend_on_the_layout_and_broken_splits_are_not_missing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     (tmp_path / "MRPC").mkdir()
@@ -254,7 +254,7 @@ def test_counts_are_those_of_the_layout_that_is_there_and_a_broken_split_is_not_
     assert "not read" in lines["dev"]
 
 
-def test_with_its_data_named_a_data_set_is_not_hidden_by_a_folder_of_its_name(
+def test_with_data_dir_a_data_set_takes_precedence_over_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretrained_run: Path
 ):
     (tmp_path / "RTE").mkdir()
@@ -265,14 +265,14 @@ def test_with_its_data_named_a_data_set_is_not_hidden_by_a_folder_of_its_name(
     assert inspect("rte")["what"] == "run"
 
 
-def test_a_split_without_labels_is_for_predict(tmp_path: Path):
+def test_predict_is_suggested_for_a_split_without_labels(tmp_path: Path):
     (tmp_path / "test.tsv").write_text("index\tsentence1\tsentence2\n0\tthe premise\tthe hypothesis\n")
     found = inspect("rte:test", data_dir=tmp_path)
     assert "label" not in found["task"]["columns"]
     assert found["next"][0].startswith("gpt1 predict RUN rte:test")
 
 
-def test_a_corpus_is_told_and_every_file_of_it_checked(corpus: Path, tmp_path: Path):
+def test_every_file_of_a_corpus_is_verified(corpus: Path, tmp_path: Path):
     found = inspect(corpus)
     opened = Corpus.open(corpus)
     assert (found["tokens"], found["documents"]) == (opened.tokens, opened.documents)
@@ -294,7 +294,7 @@ def test_a_corpus_is_compared_with_the_tokenizer_of_a_run(corpus: Path, pretrain
     assert "--from" not in found["next"][0]
 
 
-def test_models_are_told_by_shape_tokenizer_and_task(workspace: Path):
+def test_a_model_has_shape_tokenizer_and_task(workspace: Path):
     found = inspect(workspace / "runs/books/model")
     assert found["shape"] == {"n_layer": 2, "n_head": 2, "n_embd": 32, "context": 32, "vocab_size": 300}
     assert "task" not in found
@@ -305,17 +305,17 @@ def test_models_are_told_by_shape_tokenizer_and_task(workspace: Path):
     assert theirs["next"][0].startswith("gpt1 import huggingface")
 
 
-def test_files_that_tokenize_would_pass_over_are_told(tmp_path: Path):
+def test_files_that_tokenize_would_skip_are_a_warning(tmp_path: Path):
     (tmp_path / "deep").mkdir()
     for name, text in {"a.txt": "some text", "b.md": "", "deep/c.docx": "x", "deep/d.PDF": "x", ".e": "x"}.items():
         (tmp_path / name).write_text(text)
     found = inspect(tmp_path)
     assert found["files"] == 2
-    assert found["odd"][0].startswith("2 files would be passed over (c.docx, d.PDF): text is read from .txt")
-    assert found["odd"][1:] == ["1 file without a byte."]
+    assert found["odd"][0].startswith("2 files would be skipped (c.docx, d.PDF). Supported: .txt")
+    assert found["odd"][1:] == ["1 empty file."]
 
 
-def test_texts_and_tokenizers_are_told_too(workspace: Path):
+def test_texts_and_tokenizers_are_inspected(workspace: Path):
     assert inspect(workspace / "short.txt")["next"] == [f"gpt1 tokenize {workspace / 'short.txt'} --out corpus"]
     assert inspect(workspace / "corpus/tokenizer")["tokenizer"]["vocab_size"] == 300
 
@@ -324,7 +324,7 @@ def test_texts_and_tokenizers_are_told_too(workspace: Path):
     "what",
     ["reviews.csv", "short.txt", "corpus", "corpus/tokenizer", "runs", "runs/books", "runs/reviews/model", "race"],
 )
-def test_everything_is_shown_in_words_and_in_json(
+def test_every_kind_of_source_is_printed_as_text_and_json(
     what: str, workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(workspace)
@@ -336,6 +336,6 @@ def test_everything_is_shown_in_words_and_in_json(
     assert json.loads(ask("inspect", what, "--json").stdout)["what"] == inspect(what)["what"]
 
 
-def test_a_cell_cannot_move_the_cursor(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    print_facts(inspect(written(tmp_path, {"text": ["\x1b[2J so red", *LONG[1:]], "label": ["a\x07", "b"] * 6})))
+def test_control_characters_of_cells_are_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    print_facts(inspect(write(tmp_path, {"text": ["\x1b[2J so red", *LONG[1:]], "label": ["a\x07", "b"] * 6})))
     assert "\x1b" not in capfd.readouterr().out

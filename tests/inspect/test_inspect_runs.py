@@ -1,4 +1,4 @@
-"""gpt1 inspect: what a run is, how far it came, what it reached."""
+"""`gpt1 inspect` of runs: settings, progress, results, damaged checkpoints."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from gpt1.inspect import inspect, print_facts
 from gpt1.tables.table import Table
 
 
-def test_a_finished_run_is_told_with_its_results(pretrained_run: Path):
+def test_a_finished_run_has_its_results(pretrained_run: Path):
     found = inspect(pretrained_run)
     results = json.loads((pretrained_run / "results.json").read_text())
     assert found["finished"]
     assert found["updates"] == results["steps"] == found["newest_whole_checkpoint"]
     assert found["validation"]["loss"] == results["validation"]["loss"]
     assert found["settings"]["n_embd"] == 32
-    assert "beta1" not in found["settings"]  # what nobody changed is not told
+    assert "beta1" not in found["settings"]  # unchanged settings are not shown
     assert found["next"][0].startswith("gpt1 next")
 
 
-def test_a_run_that_was_stopped_is_told_with_the_command_that_goes_on(
+def test_the_suggested_command_resumes_a_stopped_run(
     corpus: Path, tiny_pretrain_settings: Any, tmp_path: Path, ask: Any
 ):
     from gpt1.training.pretrain import pretrain
@@ -40,7 +40,7 @@ def test_a_run_that_was_stopped_is_told_with_the_command_that_goes_on(
     assert inspect(run)["finished"]
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_named(
+def test_a_damaged_checkpoint_is_a_warning_and_the_previous_one_is_named(
     corpus: Path, tiny_pretrain_settings: Any, tmp_path: Path
 ):
     from gpt1.training.pretrain import pretrain
@@ -53,29 +53,31 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_named(
     assert "state.json" in " ".join(found["odd"])
 
 
-def test_a_run_without_validation_shows_what_it_has(table: Table, pretrained_run: Path, tmp_path: Path, capfd: Any):
+def test_a_run_without_validation_prints_no_validation_metrics(
+    table: Table, pretrained_run: Path, tmp_path: Path, capfd: Any
+):
     from gpt1.training.finetune import finetune
 
     task = {"kind": "classification", "text": "text", "train": "head", "epochs": 1, "valid_fraction": 0.0}
     print_facts(inspect(finetune(table, from_=pretrained_run, out=tmp_path / "r", device="cpu", **task)))
     out = capfd.readouterr().out
-    assert "held out" not in out
+    assert "validation  " not in out
     assert "valid_fraction 0" in out
-    for usual in ("peak_lr", "weight_decay", "lm_coef"):  # of the head alone
+    for usual in ("peak_lr", "weight_decay", "lm_coef"):  # defaults of --train head
         assert usual not in out
 
 
-def test_a_folder_of_runs_lists_them_with_what_the_kept_epoch_reached(
+def test_a_folder_of_runs_lists_them_with_the_metrics_of_the_best_epoch(
     workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     shutil.copytree(workspace / "runs", tmp_path / "runs")
     path = tmp_path / "runs/reviews/results.json"
     results = json.loads(path.read_text())
-    results["validation"]["metrics"] = {"accuracy": 0.625}  # the last epoch had another
+    results["validation"]["metrics"] = {"accuracy": 0.625}  # differs from the last epoch
     path.write_text(json.dumps(results))
     found = inspect(tmp_path / "runs")
     assert [Path(run["name"]).name for run in found["runs"]] == ["books"]
-    assert f"{path} has" in found["odd"][0]  # and the damaged run is named
+    assert f"{path} has" in found["odd"][0]  # warns of the damaged run
     (tmp_path / "runs/reviews/manifest.json").unlink()
     found = inspect(tmp_path / "runs")
     assert [Path(run["name"]).name for run in found["runs"]] == ["books", "reviews"]
@@ -83,4 +85,4 @@ def test_a_folder_of_runs_lists_them_with_what_the_kept_epoch_reached(
     (line,) = [line for line in capfd.readouterr().out.splitlines() if "finetune" in line]
     assert line.strip().endswith("accuracy 0.625")
     print_facts(inspect(tmp_path / "runs/reviews"))
-    assert "accuracy 0.625 (epoch 1, the best)" in capfd.readouterr().out
+    assert "accuracy 0.625 (best epoch: 1)" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""The page that a run leaves behind: whole by itself, true to the files, and safe whatever the texts say."""
+"""The report of a run is self-contained, shows the numbers of its files, and is safe for any text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return made
 
 
-def test_the_page_needs_nothing_but_itself_and_runs_nothing(run: Path) -> None:
+def test_the_page_loads_no_resources_and_runs_no_scripts(run: Path) -> None:
     page = PageParser(write_report(run))
     for tag, attributes in page.elements:
         assert tag not in ("script", "link", "iframe", "img", "object", "embed", "base")
@@ -54,7 +54,7 @@ def test_the_page_needs_nothing_but_itself_and_runs_nothing(run: Path) -> None:
 
 @pytest.fixture(scope="module")
 def plain_shapes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """The elements of both pages where every text is one letter."""
+    """The elements of both pages if every text is one letter."""
     return (
         PageParser(write_report(write_finetuning_run(tmp_path_factory.mktemp("run"), "x"))).structure,
         PageParser(write_report(write_pretraining_run(tmp_path_factory.mktemp("run"), "x"))).structure,
@@ -63,7 +63,7 @@ def plain_shapes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 @settings(max_examples=10, phases=PHASES_WITHOUT_SHRINK)
 @given(text=st.text(max_size=80) | st.sampled_from([HOSTILE_TEXT, "</style>", "]]>", "-->", "\ud800", "\x00\x1b[31m"]))
-def test_no_text_changes_the_shape_of_the_page(
+def test_no_text_changes_the_elements_of_the_page(
     text: str, plain_shapes: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     finetuned = write_finetuning_run(tmp_path_factory.mktemp("run"), text, (f"0{text}".strip(), f"1{text}".strip()))
@@ -74,18 +74,18 @@ def test_no_text_changes_the_shape_of_the_page(
     ) == plain_shapes
 
 
-def test_texts_are_shown_as_they_are(tmp_path: Path) -> None:
+def test_texts_are_shown_unchanged(tmp_path: Path) -> None:
     page = PageParser(write_report(write_finetuning_run(tmp_path, HOSTILE_TEXT, ("neg", HOSTILE_TEXT))))
     assert page.text.count(HOSTILE_TEXT) > 3
     page = PageParser(write_report(write_pretraining_run(tmp_path, HOSTILE_TEXT)))
     assert HOSTILE_TEXT in page.text
 
 
-def test_a_finished_pretraining_run_shows_its_parts_and_the_numbers_of_its_files(tmp_path: Path) -> None:
+def test_the_report_of_pretraining_has_its_sections_and_the_numbers_of_its_files(tmp_path: Path) -> None:
     page = PageParser(write_report(write_pretraining_run(tmp_path)))
     assert page.headings == [
-        "Held-out perplexity 20.2 after 40 updates; a unigram model has 812",
-        "Result", "Curves", "What it writes", "The data", "Settings", "How to go on",
+        "Validation perplexity 20.2 after 40 steps; a unigram model has 812",
+        "Results", "Curves", "Samples", "Data", "Settings", "Next steps",
     ]  # fmt: skip
     results = json.loads((tmp_path / "results.json").read_text())
     wanted = [*results["validation"].values(), *results["unigram"].values(), 1_234_567, 40, 4000, 61.0, 98_765, 12]
@@ -95,24 +95,24 @@ def test_a_finished_pretraining_run_shows_its_parts_and_the_numbers_of_its_files
     assert sum(tag == "svg" for tag, _ in page.elements) == 2
 
 
-def test_a_finished_finetuning_run_shows_its_parts_and_the_numbers_of_its_files(tmp_path: Path) -> None:
+def test_the_report_of_finetuning_has_its_sections_and_the_numbers_of_its_files(tmp_path: Path) -> None:
     page = PageParser(write_report(write_finetuning_run(tmp_path)))
     assert page.headings == [
-        "Accuracy 0.750 [0.406,\xa00.938] on 8 held-out rows; always saying ‘neg’ would have 0.500",
-        "Result", "Curves", "Confusion matrix", "How far to trust the probabilities", "The 2 worst mistakes",
-        "The data", "Settings", "How to go on",
+        "Accuracy 0.750 [0.406,\xa00.938] on 8 validation rows; always predicting ‘neg’ has 0.500",
+        "Results", "Curves", "Confusion matrix", "Calibration", "2 worst mistakes",
+        "Data", "Settings", "Next steps",
     ]  # fmt: skip
     assert {0.75, 0.7333, 0.5, 0.51, 7_654_321, 80, 3, 0.01, 0.02} <= set(page.numbers)
     assert "f1 (macro)" in page.text
     assert re.search(r"rows\s+r\.csv\s", page.text)
     assert "label = stars, text = review" in page.text
-    assert "from 0.125 to 0.031" in page.text
-    assert "2 of 8 held-out rows are predicted wrongly" in page.text
-    assert page.text.index("a fine film 7") < page.text.index("a fine film 6")  # the surest mistake first
+    assert "0.125 before, 0.031 after" in page.text
+    assert "2 of 8 validation rows are predicted wrongly" in page.text
+    assert page.text.index("a fine film 7") < page.text.index("a fine film 6")  # the most confident mistake first
     assert "a fine film 5" not in page.text
 
 
-def test_the_confusion_matrix_counts_every_held_out_row(tmp_path: Path) -> None:
+def test_the_confusion_matrix_counts_every_validation_row(tmp_path: Path) -> None:
     write_report(write_finetuning_run(tmp_path))
     matrix = re.search(r'<table class="matrix">(.*?)</table>', (tmp_path / "report.html").read_text(), re.DOTALL)
     assert matrix is not None
@@ -120,22 +120,22 @@ def test_the_confusion_matrix_counts_every_held_out_row(tmp_path: Path) -> None:
     assert counts == [3, 1, 1, 3]  # neg as neg, neg as pos, pos as neg, pos as pos
 
 
-def test_a_score_is_drawn_against_its_label_and_the_furthest_rows_stand_first(tmp_path: Path) -> None:
+def test_scores_have_a_scatter_plot_and_the_largest_errors_come_first(tmp_path: Path) -> None:
     page = PageParser(write_report(write_regression_run(tmp_path)))
-    assert page.headings[0] == "Pearson 0.875 on 11 held-out rows"
-    assert "Predicted and labelled" in page.headings
+    assert page.headings[0] == "Pearson 0.875 on 11 validation rows"
+    assert "Predicted and true scores" in page.headings
     assert "Confusion matrix" not in page.headings
     assert page.text.index("text 10") < page.text.index("text 9")
 
 
 @pytest.mark.parametrize("absent", [(name,) for name in RUN_FILES] + [RUN_FILES, RUN_FILES[1:], RUN_FILES[2:]])
-def test_a_run_without_some_of_its_files_still_gets_a_page(run: Path, absent: tuple[str, ...]) -> None:
+def test_a_run_with_missing_files_has_a_report(run: Path, absent: tuple[str, ...]) -> None:
     for name in absent:
         (run / name).unlink(missing_ok=True)
     page = PageParser(write_report(run))
-    assert "could not be drawn" not in page.text
+    assert "could not be rendered" not in page.text
     for name in {"config.yaml", "metrics.jsonl", "results.json"} & set(absent):
-        assert f"{name} is not there" in page.text
+        assert f"{name} is missing" in page.text
     if "results.json" in absent:
         assert "not finished" in page.text
 
@@ -147,51 +147,51 @@ def test_a_run_without_some_of_its_files_still_gets_a_page(run: Path, absent: tu
     rest=st.sampled_from([b"", b"\n5\n[1]\nnull\n{}\n\xff\xfe\x00"]),
     kind=st.sampled_from(list(RUNS)),
 )
-def test_a_file_that_ends_anywhere_or_in_rubbish_still_gives_a_page(
+def test_a_run_with_truncated_or_damaged_files_has_a_report(
     name: str, share: float, rest: bytes, kind: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = RUNS[kind](tmp_path_factory.mktemp("run"))
     if (folder / name).exists():
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: int(share * len(content))] + rest)
-    assert "could not be drawn" not in PageParser(write_report(folder)).text
+    assert "could not be rendered" not in PageParser(write_report(folder)).text
 
 
-def test_the_axis_of_a_score_ends_at_one(tmp_path: Path) -> None:
+def test_the_axis_of_a_metric_ends_at_1(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     lines = [{"step": 10 * n, "epoch": n, "split": "validation", "accuracy": 1 - 0.01 * (n == 1)} for n in (1, 2)]
     write_jsonl(tmp_path / "metrics.jsonl", lines)
-    drawing = re.findall(r"<svg.*?</svg>", write_report(tmp_path).read_text(), re.DOTALL)[1]
-    ticks = [float(text) for text in re.findall(r">([01]\.\d+)</text>", drawing)]
+    chart = re.findall(r"<svg.*?</svg>", write_report(tmp_path).read_text(), re.DOTALL)[1]
+    ticks = [float(text) for text in re.findall(r">([01]\.\d+)</text>", chart)]
     assert max(ticks) == 1
     assert min(ticks) < 1
 
 
-def test_a_long_label_does_not_push_the_counts_of_the_matrix_away(tmp_path: Path) -> None:
+def test_long_labels_are_shortened_in_the_confusion_matrix(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path, labels=("neg", "p" * 500))
     html = write_report(tmp_path).read_text()
-    matrix = html[html.index('<table class="matrix">') : html.index('<section id="how-far')]
+    matrix = html[html.index('<table class="matrix">') : html.index('<section id="calibration')]
     assert matrix.count("p" * 500) == matrix.count(f'title="{"p" * 500}"') * 2 == 4
     assert matrix.count('class="name"') == matrix.count('class="number name"') == 2
 
 
-def test_a_finished_run_that_held_nothing_out_waits_for_nothing(tmp_path: Path) -> None:
+def test_a_finished_run_without_validation_says_so(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     (tmp_path / "predictions.jsonl").unlink()
     write_jsonl(tmp_path / "metrics.jsonl", [{"step": 3, "split": "train", "loss": 0.835, "lr": 1e-3}])
     results = json.loads((tmp_path / "results.json").read_text()) | {"validation": {}, "calibration": {}}
     (tmp_path / "results.json").write_text(json.dumps(results))
     page = PageParser(write_report(tmp_path))
-    assert page.headings[0] == "Training loss 0.835 after 3 updates; nothing was held out"
+    assert page.headings[0] == "Training loss 0.835 after 3 steps; no validation set"
     shown = page.text[: page.text.index("Settings")]
     assert "best epoch" not in shown
-    assert "held-out rows" not in shown
-    (drawing,) = re.findall(r"<svg.*?</svg>", (tmp_path / "report.html").read_text(), re.DOTALL)
-    assert drawing.count(">3</text>") == 1  # no update is named twice
-    assert "fill: var(--c1" in drawing  # the one measurement is a dot
+    assert "validation rows" not in shown
+    (chart,) = re.findall(r"<svg.*?</svg>", (tmp_path / "report.html").read_text(), re.DOTALL)
+    assert chart.count(">3</text>") == 1  # no step occurs twice
+    assert "fill: var(--c1" in chart  # the single value is a dot
 
 
-def test_shares_are_percents_up_to_all(tmp_path: Path) -> None:
+def test_shares_up_to_1_are_percentages(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     results["data"] = {"unknown": 0.123, "cut": 1.0}
@@ -201,35 +201,35 @@ def test_shares_are_percents_up_to_all(tmp_path: Path) -> None:
     assert "100 %" in text
 
 
-def test_an_update_that_was_told_twice_counts_once(tmp_path: Path) -> None:
+def test_the_later_line_counts_if_a_step_was_logged_twice(tmp_path: Path) -> None:
     write_pretraining_run(tmp_path)
     (tmp_path / "results.json").unlink()
-    with (tmp_path / "metrics.jsonl").open("a") as file:  # what a run killed and resumed at update 30 tells again
+    with (tmp_path / "metrics.jsonl").open("a") as file:  # logged again by a run that was killed and resumed at step 30
         file.write('{"step": 40, "split": "validation", "loss": 5.0, "perplexity": 17.5}\n')
-    assert PageParser(write_report(tmp_path)).headings[0].startswith("Held-out perplexity 17.5 so far")
+    assert PageParser(write_report(tmp_path)).headings[0].startswith("Validation perplexity 17.5 so far")
 
 
-def test_a_part_that_cannot_be_drawn_is_named_and_the_rest_stands(tmp_path: Path) -> None:
+def test_a_section_that_cannot_be_rendered_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
     write_pretraining_run(tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps({**results, "samples": 5}))
     page = PageParser(write_report(tmp_path))
-    assert "'samples' could not be drawn" in page.text
+    assert "'samples' could not be rendered" in page.text
     assert "Settings" in page.headings
 
 
-def test_a_long_run_does_not_make_a_large_page(tmp_path: Path) -> None:
+def test_the_size_of_the_page_does_not_grow_with_the_length_of_a_run(tmp_path: Path) -> None:
     write_pretraining_run(tmp_path)
     small = write_report(tmp_path).stat().st_size
     noise = random.Random(0)
     lines = [{"step": s, "split": "train", "loss": noise.gauss(5, 0.1), "lr": 1e-3} for s in range(50_000)]
     write_jsonl(tmp_path / "metrics.jsonl", lines)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib warns where a drawing has lost its shape
+        warnings.simplefilter("error")  # matplotlib warns if a chart does not fit
         assert write_report(tmp_path).stat().st_size < small + 15_000
 
 
-def test_a_drawing_takes_its_colours_from_the_page_and_its_labels_as_text(tmp_path: Path) -> None:
+def test_a_chart_uses_the_colors_of_the_page_and_escapes_its_labels(tmp_path: Path) -> None:
     page = Page("title")
     with chart_style():
         figure, axes = new_chart("cost in $", "labels <b>")
@@ -244,12 +244,12 @@ def test_a_drawing_takes_its_colours_from_the_page_and_its_labels_as_text(tmp_pa
     assert set(re.findall(r"(?:stroke|fill): ([^;\"]+)", svg)) <= {
         "none", "var(--ink, #22262a)", "var(--muted, #6a6f76)", "var(--rule, #dedcd5)", "var(--c1, #2563a8)",
     }  # fmt: skip
-    assert html.count('<div class="figures">') == 1  # neighbours share a line
+    assert html.count('<div class="figures">') == 1  # consecutive charts share a line
 
 
-def test_a_table_says_every_number_exactly_and_sets_it_off(tmp_path: Path) -> None:
+def test_a_table_keeps_exact_numbers_and_aligns_them_right(tmp_path: Path) -> None:
     page = Page("Table 4", kicker="reproduce")
-    page.heading("Beside the paper", "Median of 3 seeds.")
+    page.heading("Comparison with the paper", "Median of 3 seeds.")
     rows = [["CoLA", 45.4, Cell(31.23456, note="[30.1–32.9]"), None], ["a <i>task</i>", 1000, 2, "none"]]
     page.table(["task", "paper", "ours", "why"], rows)
     reader = PageParser(page.write(tmp_path / "page.html"))

@@ -1,4 +1,4 @@
-"""The page of a run: what was chosen for it, and how it goes on."""
+"""The report of a run shows changed settings and how to resume."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from gpt1.report import write_report
 from gpt1.runs import folder as runs
 
 
-def test_only_settings_that_differ_stand_in_the_open(tmp_path: Path) -> None:
+def test_only_settings_that_differ_from_the_defaults_are_expanded(tmp_path: Path) -> None:
     write_report(write_finetuning_run(tmp_path))
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    in_the_open, folded = html.split('<details class="folded">')
-    assert ">seed<" in in_the_open
-    assert ">peak_lr<" not in in_the_open
-    assert ">peak_lr<" in folded
-    assert "Everything random derives from it" in in_the_open  # its description
+    expanded, collapsed = html.split('<details class="folded">')
+    assert ">seed<" in expanded
+    assert ">peak_lr<" not in expanded
+    assert ">peak_lr<" in collapsed
+    assert "Random seed of the initial weights" in expanded  # its description
 
 
 @pytest.mark.parametrize(
-    ("config", "given"),
+    ("config", "changed"),
     [
         (PretrainConfig, {"seed": 7}),
         (PretrainConfig, {"model": "tiny", "seed": 7}),
@@ -35,24 +35,24 @@ def test_only_settings_that_differ_stand_in_the_open(tmp_path: Path) -> None:
         (FinetuneConfig, {"recipe": "paper", "train": "head", "seed": 7}),
     ],
 )
-def test_what_a_recipe_or_a_size_brings_is_no_choice_of_the_user(config: Any, given: dict[str, Any], tmp_path: Path):
+def test_settings_of_a_recipe_or_size_are_defaults(config: Any, changed: dict[str, Any], tmp_path: Path):
     stage = "pretrain" if config is PretrainConfig else "finetune"
-    settings = asdict(runs.resolve_settings(config, None, given))
+    settings = asdict(runs.resolve_settings(config, None, changed))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"stage": stage, "command": {}, **settings}))
-    in_the_open, folded = write_report(tmp_path).read_text().split('<details class="folded">')
-    assert {name for name in settings if f">{name}<" in in_the_open} == {*given}
-    assert {name for name in settings if f">{name}<" in folded} == {*settings} - {*given}
+    expanded, collapsed = write_report(tmp_path).read_text().split('<details class="folded">')
+    assert {name for name in settings if f">{name}<" in expanded} == {*changed}
+    assert {name for name in settings if f">{name}<" in collapsed} == {*settings} - {*changed}
 
 
-def test_an_unfinished_run_is_told_how_to_go_on(tmp_path: Path) -> None:
+def test_the_report_of_an_unfinished_run_shows_the_resume_command(tmp_path: Path) -> None:
     write_pretraining_run(tmp_path)
     (tmp_path / "results.json").unlink()
     page = PageParser(write_report(tmp_path))
-    assert page.headings[0] == "Held-out perplexity 20.0 so far, after 40 updates"
+    assert page.headings[0] == "Validation perplexity 20.0 so far, after 40 steps"
     assert f"gpt1 pretrain 'corpus/my books' --out {tmp_path} --resume" in page.text
 
 
-def test_an_unfinished_run_is_resumed_with_all_that_it_was_started_with(tmp_path: Path) -> None:
+def test_the_resume_command_has_every_option_of_the_start(tmp_path: Path) -> None:
     write_regression_run(tmp_path)
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     config["command"] = {

@@ -1,4 +1,4 @@
-"""Figure 1: what the model sees of each kind of task, and what is cut when it is too long."""
+"""Input transformations of figure 1: the sequences of each kind of task, and how long texts are truncated."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def examples(draw: st.DrawFn) -> tuple[Kind, list[list[int]], list[list[int]]]:
         ("choice", [[1, 2], [3]], [[4], [5, 6]], [[S, 1, 2, 3, D, 4, E], [S, 1, 2, 3, D, 5, 6, E]]),
     ],
 )
-def test_each_kind_is_laid_out_as_in_figure_1(kind, fields, answers, sequences):
+def test_each_kind_has_the_sequences_of_figure_1(kind, fields, answers, sequences):
     assert coded(KINDS[kind], fields, answers, 20, "longest") == EncodedExample(sequences, is_truncated=False)
 
 
 @given(drawn=examples(), context=contexts, rule=rules)
-def test_no_sequence_is_longer_than_the_context_and_special_tokens_always_survive(drawn, context, rule):
+def test_no_sequence_exceeds_the_context_or_lacks_a_special_token(drawn, context, rule):
     kind, fields, answers = drawn
     for sequence in coded(kind, fields, answers, context, *rule).sequences:
         assert len(sequence) <= context
@@ -79,7 +79,7 @@ def test_no_sequence_is_longer_than_the_context_and_special_tokens_always_surviv
 
 
 @given(drawn=examples(), context=contexts, cut=cuts)
-def test_what_is_left_of_a_text_is_its_beginning(drawn, context, cut):
+def test_a_truncated_text_keeps_its_beginning(drawn, context, cut):
     kind, fields, answers = drawn
     sequences = iter(coded(kind, fields, answers, context, cut).sequences)
     for groups in kind.layout:
@@ -93,11 +93,11 @@ def test_what_is_left_of_a_text_is_its_beginning(drawn, context, cut):
                     same = next((i for i, (a, b) in enumerate(zip(own, text, strict=False)) if a != b), None)
                     kept = min(len(own), len(text)) if same is None else same
                     own = own[kept:]
-                assert not own  # nothing that is not of the fields, in their order
+                assert not own  # nothing but tokens of the fields, in their order
 
 
 @given(drawn=examples(), context=contexts, cut=cuts)
-def test_an_example_is_said_to_be_cut_exactly_when_a_token_is_missing(drawn, context, cut):
+def test_is_truncated_means_that_a_token_is_missing(drawn, context, cut):
     kind, fields, answers = drawn
     found = coded(kind, fields, answers, context, cut)
     whole = coded(kind, fields, answers, 1000, "longest")
@@ -106,29 +106,29 @@ def test_an_example_is_said_to_be_cut_exactly_when_a_token_is_missing(drawn, con
 
 
 @given(a=texts, b=texts, context=contexts, rule=rules)
-@example(a=[1] * 30, b=[2] * 30, context=20, rule=("longest", "cut"))  # 17 tokens for both: one is odd
-def test_similarity_sees_the_same_two_sequences_whichever_text_is_named_first(a, b, context, rule):
+@example(a=[1] * 30, b=[2] * 30, context=20, rule=("longest", "cut"))  # 17 tokens for both: odd
+def test_similarity_has_the_same_two_sequences_in_either_order_of_the_texts(a, b, context, rule):
     one = coded(KINDS["similarity"], [a, b], [], context, *rule).split_windows()
     other = coded(KINDS["similarity"], [b, a], [], context, *rule).split_windows()
     assert [window.sequences for window in one] == [window.sequences[::-1] for window in other]
 
 
 @given(drawn=examples(), context=contexts, rule=rules, data=st.data())
-def test_the_order_of_the_answers_only_orders_the_sequences(drawn, context, rule, official_data):
+def test_permuted_answers_give_permuted_sequences(drawn, context, rule, data):
     kind, fields, answers = drawn
-    order = official_data.draw(st.permutations(range(len(answers))))
-    straight = coded(kind, fields, answers, context, *rule).split_windows()
+    order = data.draw(st.permutations(range(len(answers))))
+    original = coded(kind, fields, answers, context, *rule).split_windows()
     if kind.multiple_choice:
-        moved = coded(kind, fields, [answers[i] for i in order], context, *rule).split_windows()
-        assert [w.sequences for w in moved] == [[w.sequences[i] for i in order] for w in straight]
+        permuted = coded(kind, fields, [answers[i] for i in order], context, *rule).split_windows()
+        assert [w.sequences for w in permuted] == [[w.sequences[i] for i in order] for w in original]
 
 
-# ---- too long: which tokens of a text stay
+# ---- long texts
 
 
 @st.composite
-def lengthy(draw: st.DrawFn) -> tuple[Kind, list[list[int]], list[list[int]]]:
-    """(kind, fields, answers) where every token occurs once, so that it can be told which ones are there."""
+def long_examples(draw: st.DrawFn) -> tuple[Kind, list[list[int]], list[list[int]]]:
+    """(kind, fields, answers) in which every token occurs once, so that each can be recognized."""
     kind = draw(kinds)
     n_fields = sum(role != "choices" for role in kind.columns)
     lengths = draw(
@@ -143,52 +143,52 @@ def lengthy(draw: st.DrawFn) -> tuple[Kind, list[list[int]], list[list[int]]]:
     return kind, found[:n_fields], found[n_fields:]
 
 
-def seen(window: EncodedExample, text: list[int]) -> list[int]:
-    """The tokens of a text in the first sequence that has some of it."""
+def tokens_of(window: EncodedExample, text: list[int]) -> list[int]:
+    """The tokens of a text in the first sequence that contains some of it."""
     own = set(text)
     return next((kept for sequence in window.sequences if (kept := [id for id in sequence if id in own])), [])
 
 
-@given(drawn=lengthy(), context=contexts)
-def test_in_windows_no_token_is_lost_and_a_text_is_read_on_in_each(drawn, context):
+@given(drawn=long_examples(), context=contexts)
+def test_windows_cover_every_token_and_overlap_by_a_quarter(drawn, context):
     kind, fields, answers = drawn
     windows = coded(kind, fields, answers, context, "longest", "windows").split_windows()
     cut = coded(kind, fields, answers, context, "longest")
     for text in (*fields, *answers):
-        parts = [seen(window, text) for window in windows]
-        limit = len(seen(cut, text))  # what would be left of it
+        parts = [tokens_of(window, text) for window in windows]
+        limit = len(tokens_of(cut, text))  # tokens left if it were truncated
         assert {id for part in parts for id in part} == set(text)
         assert all(len(part) == limit for part in parts)
         for part, following in pairwise(parts):
             assert part == list(range(part[0], part[0] + limit)) if part else not text
             if limit < len(text):
-                assert len(set(part) & set(following)) >= limit // 4  # neighbours share a quarter
+                assert len(set(part) & set(following)) >= limit // 4  # neighbors share a quarter
             else:
-                assert part == following == text  # what fits stands whole in each
+                assert part == following == text  # a text that fits is whole in every window
 
 
-@given(drawn=lengthy(), context=contexts)
+@given(drawn=long_examples(), context=contexts)
 def test_there_are_no_more_windows_than_the_longest_text_needs(drawn, context):
     kind, fields, answers = drawn
     windows = coded(kind, fields, answers, context, "longest", "windows").windows
     cut = coded(kind, fields, answers, context, "longest")
     needed = []
     for text in (*fields, *answers):
-        limit, count = len(seen(cut, text)), 1
+        limit, count = len(tokens_of(cut, text)), 1
         while limit < len(text) and limit + (count - 1) * (limit - limit // 4) < len(text):
             count += 1
         needed.append(count)
     assert windows == max(needed)
 
 
-@given(drawn=lengthy(), context=contexts, cut=cuts)
-def test_head_and_tail_are_as_long_as_a_cut_text_and_hold_its_first_and_last_tokens(drawn, context, cut):
+@given(drawn=long_examples(), context=contexts, cut=cuts)
+def test_head_and_tail_are_the_first_quarter_and_the_last_tokens_of_the_limit(drawn, context, cut):
     kind, fields, answers = drawn
     found = coded(kind, fields, answers, context, cut, "head-tail")
     shortened = coded(kind, fields, answers, context, cut)
     assert found.is_truncated == shortened.is_truncated
     for text in (*fields, *answers):
-        kept, limit = seen(found, text), len(seen(shortened, text))
+        kept, limit = tokens_of(found, text), len(tokens_of(shortened, text))
         assert len(kept) == limit
         if limit < len(text):
             head = math.ceil(limit / 4)
@@ -196,7 +196,7 @@ def test_head_and_tail_are_as_long_as_a_cut_text_and_hold_its_first_and_last_tok
 
 
 @given(drawn=examples(), context=contexts)
-def test_what_fits_is_the_same_under_every_rule(drawn, context):
+def test_an_example_that_fits_is_the_same_with_every_option_for_long_texts(drawn, context):
     kind, fields, answers = drawn
     whole = coded(kind, fields, answers, context, "longest")
     if not whole.is_truncated:
@@ -205,7 +205,7 @@ def test_what_fits_is_the_same_under_every_rule(drawn, context):
 
 
 @given(drawn=examples(), context=contexts, rule=rules)
-def test_windows_apart_are_the_sequences_of_the_example(drawn, context, rule):
+def test_the_split_windows_hold_the_sequences_of_the_example(drawn, context, rule):
     kind, fields, answers = drawn
     found = coded(kind, fields, answers, context, *rule)
     windows = found.split_windows()
@@ -215,7 +215,7 @@ def test_windows_apart_are_the_sequences_of_the_example(drawn, context, rule):
 
 
 @given(drawn=examples(), context=contexts, rule=rules)
-def test_the_rows_of_an_example_hold_its_sequences_and_those_of_its_windows(drawn, context, rule):
+def test_packed_rows_hold_the_sequences_of_the_example_and_of_its_windows(drawn, context, rule):
     found = replace(coded(*drawn, context, *rule), shared_prefix=drawn[0].multiple_choice)
     sequences = []
     for ids, row in found.packed_rows:
@@ -231,7 +231,7 @@ def test_the_rows_of_an_example_hold_its_sequences_and_those_of_its_windows(draw
     ("context", "answers", "rows"),
     [(400, [10] * 4, 1), (40, [30] * 4, 1), (100, [10] * 50, 1), (5, [400] * 20, 20), (0, [400] * 2, 2)],
 )
-def test_answers_are_computed_together_where_that_is_less_work(context, answers, rows):
+def test_answers_share_a_row_if_that_is_less_work(context, answers, rows):
     texts = [[k] * length for k, length in enumerate(answers)]
     (found,) = encode_examples(
         KINDS["choice"],
@@ -244,15 +244,15 @@ def test_answers_are_computed_together_where_that_is_less_work(context, answers,
     assert len(found.packed_rows) == rows
 
 
-def test_what_became_of_long_texts_is_told():
+def test_the_share_of_truncated_or_windowed_texts_is_reported():
     texts = [[1] * 30, [1] * 5, [1] * 5, [1] * 5]
-    told = []
+    reports = []
     for long in ("cut", "head-tail", "windows"):
         found = encode_examples(KINDS["classification"], [Example(("",))] * 4, texts, VOCABULARY, 20, long=long)
-        told.append(truncation_warning(found, 20, long))
-    assert told == [
-        "25.0% of the texts cut at 20 tokens",
-        "25.0% of the texts cut at 20 tokens, head and tail kept",
+        reports.append(truncation_warning(found, 20, long))
+    assert reports == [
+        "25.0% of the texts truncated to 20 tokens",
+        "25.0% of the texts truncated to 20 tokens, head and tail kept",
         "25.0% of the texts read in windows of 20 tokens (2.0 each)",
     ]
 
@@ -261,17 +261,17 @@ lengths = st.lists(st.integers(0, 50), min_size=1, max_size=6)
 
 
 @given(lengths=lengths, budget=st.integers(0, 200))
-def test_nothing_is_cut_that_fits_and_what_does_not_fit_fits_afterwards(lengths, budget):
+def test_lengths_within_the_budget_stay_and_others_are_reduced_to_it(lengths, budget):
     limits = longest_first_limits(lengths, budget)
     assert all(0 <= limit <= length for limit, length in zip(limits, lengths, strict=True))
     if sum(lengths) <= budget:
         assert limits == lengths
     else:
-        assert budget - len(lengths) < sum(limits) <= budget  # an odd token may be lost so that equals stay equal
+        assert budget - len(lengths) < sum(limits) <= budget  # a remainder may be lost so that equal fields stay equal
 
 
 @given(lengths=lengths, budget=st.integers(0, 200))
-def test_the_longest_is_cut_first_and_equals_alike(lengths, budget):
+def test_the_longest_fields_are_shortened_first_and_equally(lengths, budget):
     limits = longest_first_limits(lengths, budget)
     for limit, length in zip(limits, lengths, strict=True):
         if limit < length:
@@ -279,21 +279,21 @@ def test_the_longest_is_cut_first_and_equals_alike(lengths, budget):
 
 
 @given(lengths=st.lists(st.integers(0, 50), min_size=4, max_size=4), share=st.integers(0, 60))
-def test_in_fixed_shares_each_group_has_its_own_and_its_first_field_comes_first(lengths, share):
+def test_with_fixed_shares_the_first_field_of_a_group_comes_first(lengths, share):
     limits = fixed_share_limits(((0, 1), (2, 3)), lengths, share)
     for first, second in ((0, 1), (2, 3)):
         assert limits[first] == min(lengths[first], share)
         assert limits[second] == min(lengths[second], share - limits[first])
 
 
-def test_the_releases_share_of_two_fields_of_512_is_254():
+def test_the_fixed_share_of_two_fields_is_254_of_512_as_in_the_release():
     assert max(map(len, coded(KINDS["entailment"], [[1] * 999, [2]], [], 512, "shares").sequences)) == 254 + 1 + 3
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_a_context_that_holds_little_more_than_special_tokens_is_refused(kind: Kind):
+def test_a_context_without_room_for_every_field_is_an_error(kind: Kind):
     groups = kind.layout[0]
-    shortest = len(groups) + 1 + sum(map(len, groups))  # the special tokens, and a token of each text
+    shortest = len(groups) + 1 + sum(map(len, groups))  # the special tokens and one token of each text
     fields = [[1]] * sum(role != "choices" for role in kind.columns)
     answers = [[1], [2]] if kind.multiple_choice else []
     with pytest.raises(UserError, match=f"{shortest - 1} tokens is too short for {kind.name}"):
@@ -301,7 +301,7 @@ def test_a_context_that_holds_little_more_than_special_tokens_is_refused(kind: K
     coded(kind, fields, answers, shortest, "longest")
 
 
-def test_the_texts_of_examples_stand_in_the_order_in_which_encode_takes_them():
+def test_example_texts_have_the_order_that_encode_examples_expects():
     examples = [Example(("a", "b"), ("c", "d")), Example(("e", "f"), ("g",))]
     ids = {text: [number] for number, text in enumerate(example_texts(examples))}
     found = encode_examples(KINDS["choice"], examples, [ids[text] for text in example_texts(examples)], VOCABULARY, 9)

@@ -1,4 +1,4 @@
-"""Fine-tuning on rows longer than the context: what is trained on, predicted, saved and resumed under each `--long`."""
+"""Fine-tuning on rows longer than the context: training, prediction, saving and resuming with each `--long`."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from gpt1.training.finetune import finetune
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page that every run leaves has tests of its own."""
+    """Reports have their own tests."""
     monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
 
 
 @pytest.fixture(scope="module")
 def long_rows(table: Table) -> Table:
-    """Every fourth text takes several windows."""
+    """Every fourth text needs several windows."""
     rows = [{**row, "text": " ".join([row["text"]] * (1 + 4 * (i % 4 == 0)))} for i, row in enumerate(table.rows)]
     return replace(table, rows=rows)
 
 
 @pytest.mark.parametrize("long", ["head-tail", "windows"])
 @pytest.mark.parametrize("name", KIND_OPTIONS)
-def test_every_kind_trains_and_predicts_on_long_rows_as_its_folder_says(
+def test_every_kind_trains_and_predicts_with_the_saved_long_option(
     name: str, long: str, long_rows: Table, pretrained_run: Path, tmp_path: Path
 ):
     run = finetune(
@@ -64,7 +64,7 @@ def test_every_kind_trains_and_predicts_on_long_rows_as_its_folder_says(
 
 
 @pytest.mark.parametrize("train", ["all", "head"])
-def test_a_run_in_windows_resumed_after_any_checkpoint_gives_the_same_bits(
+def test_a_resumed_run_with_windows_is_bitwise_identical(
     train: str, long_rows: Table, pretrained_run: Path, tmp_path: Path
 ):
     settings = {
@@ -85,18 +85,18 @@ def test_a_run_in_windows_resumed_after_any_checkpoint_gives_the_same_bits(
         assert read_results(run) == read_results(whole)
 
 
-def test_training_sees_all_of_a_long_row_an_epoch_a_window(
+def test_training_sees_one_window_per_epoch_and_finally_all(
     long_rows: Table, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     trained_on: set[tuple[int, ...]] = set()
-    states = GPT.hidden_states
+    hidden_states = GPT.hidden_states
 
-    def kept(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
+    def recorded(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
         sequences = torch.split(ids, packing.lengths.tolist())
         trained_on.update(tuple(sequence.tolist()) for sequence in sequences if self.training)
-        return states(self, ids, kv_cache=kv_cache, packing=packing)
+        return hidden_states(self, ids, kv_cache=kv_cache, packing=packing)
 
-    monkeypatch.setattr(GPT, "hidden_states", kept)
+    monkeypatch.setattr(GPT, "hidden_states", recorded)
     rows = replace(long_rows, rows=[long_rows.rows[0], {**long_rows.rows[0], "label": "no"}])
     settings = {**TEXT_OPTIONS, **FAST_SETTINGS, "valid_fraction": 0, "deduplicate": False, "long": "windows"}
     run = finetune(rows, from_=pretrained_run, out=tmp_path / "run", **{**settings, "epochs": 20})
@@ -106,7 +106,7 @@ def test_training_sees_all_of_a_long_row_an_epoch_a_window(
     assert trained_on == {tuple(sequence) for sequence in example.sequences}
 
 
-def test_the_head_on_features_of_windows_is_the_head_through_the_frozen_backbone(
+def test_head_only_training_on_windows_equals_training_with_a_frozen_backbone(
     long_rows: Table, pretrained_run: Path, tmp_path: Path
 ):
     settings = {

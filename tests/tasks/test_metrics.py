@@ -1,4 +1,4 @@
-"""Scores against scikit-learn and SciPy, intervals against a plain bootstrap, calibration against its definition."""
+"""Metrics match scikit-learn and SciPy, intervals a plain bootstrap, calibration its definition."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from gpt1.errors import UserError
 from gpt1.tasks import metrics
 
-pytestmark = pytest.mark.filterwarnings("ignore:A single label was found")  # scikit-learn's, where the tests call it
+pytestmark = pytest.mark.filterwarnings("ignore:A single label was found")  # scikit-learn, called by the tests
 
 
 def labelled(labels: str):
     return st.lists(st.tuples(st.sampled_from(labels), st.sampled_from(labels)), min_size=1, max_size=40)
 
 
-def drawn_classes(n: int, labels: list[str], right: float, seed: int = 0):
+def sample_classes(n: int, labels: list[str], right: float, seed: int = 0):
     random = np.random.default_rng(seed)
     gold = random.choice(labels, n)
     return gold.tolist(), np.where(random.random(n) < right, gold, random.choice(labels, n)).tolist()
 
 
 @given(pairs=labelled("01"))
-def test_binary_scores_are_those_of_scikit_learn_with_label_1_positive(pairs):
+def test_binary_scores_match_scikit_learn_with_label_1_positive(pairs):
     gold, predicted = zip(*pairs, strict=True)
     found = metrics.class_scores(gold, predicted, ["0", "1"])
     assert found["f1_of"] == "label 1"
@@ -40,7 +40,7 @@ def test_binary_scores_are_those_of_scikit_learn_with_label_1_positive(pairs):
 
 
 @given(pairs=labelled("abc"))
-def test_scores_of_named_labels_are_macro_averages_over_the_labels_that_occur(pairs):
+def test_f1_of_named_labels_is_the_macro_average_over_labels_that_occur(pairs):
     gold, predicted = zip(*pairs, strict=True)
     found = metrics.class_scores(gold, predicted, ["a", "b", "c", "never seen"])
     assert found["f1_of"] == "macro"
@@ -57,12 +57,10 @@ def test_scores_of_named_labels_are_macro_averages_over_the_labels_that_occur(pa
         (["1", "0"], ["1", "0"], (1.0, 1.0, 1.0)),
         (["1", "0"], ["0", "1"], (0.0, 0.0, -1.0)),
         (["1", "0", "1"], ["1", "1", "1"], (2 / 3, 0.8, 0.0)),  # only one label predicted
-        (["0", "0"], ["0", "0"], (1.0, 0.0, 0.0)),  # label 1 nowhere
+        (["0", "0"], ["0", "0"], (1.0, 0.0, 0.0)),  # label 1 never occurs
     ],
 )
-def test_perfect_reversed_constant_and_one_sided_predictions_have_their_scores_without_a_warning(
-    gold, predicted, scores
-):
+def test_perfect_reversed_and_constant_predictions_are_scored_without_a_warning(gold, predicted, scores):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = metrics.class_scores(gold, predicted, ["0", "1"])
@@ -73,7 +71,7 @@ numbers = st.floats(-1e6, 1e6, allow_subnormal=False).map(lambda x: round(x, 3))
 
 
 @given(pairs=st.lists(st.tuples(numbers, numbers), min_size=3, max_size=40))
-def test_correlations_are_those_of_scipy(pairs):
+def test_correlations_match_scipy(pairs):
     gold, predicted = map(list, zip(*pairs, strict=True))
     found = metrics.number_scores(gold, predicted)
     if len(set(gold)) == 1 or len(set(predicted)) == 1:
@@ -83,7 +81,7 @@ def test_correlations_are_those_of_scipy(pairs):
         assert found["spearman"] == pytest.approx(spearmanr(gold, predicted).statistic, abs=1e-9)
 
 
-def test_constant_predictions_correlate_with_nothing_and_warn_of_nothing():
+def test_constant_predictions_have_correlation_0_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert metrics.number_scores([1, 2, 3], [0.1, 0.1, 0.1]) == {"pearson": 0.0, "spearman": 0.0}
@@ -91,11 +89,11 @@ def test_constant_predictions_correlate_with_nothing_and_warn_of_nothing():
         assert metrics.confidence_interval("pearson", [1, 2, 3], [7, 7, 7]) == (0.0, 0.0)
 
 
-def test_chosen_answers_are_scored_by_their_number():
+def test_multiple_choice_is_scored_by_accuracy():
     assert metrics.choice_scores([0, 3, 2, 1], [0, 3, 1, 1]) == {"accuracy": 0.75}
 
 
-def test_nothing_to_score_is_said_in_words():
+def test_no_rows_are_an_error():
     for score in (
         lambda: metrics.class_scores([], [], ["0", "1"]),
         lambda: metrics.number_scores([], []),
@@ -133,7 +131,7 @@ def plain_bootstrap(score, gold, predicted):
     ],
 )
 def test_intervals_of_class_scores_agree_with_a_plain_bootstrap_of_the_rows(metric, labels, score):
-    gold, predicted = drawn_classes(300, labels, right=0.6)
+    gold, predicted = sample_classes(300, labels, right=0.6)
     expected = plain_bootstrap(score, gold, predicted)
     assert metrics.confidence_interval(metric, gold, predicted, labels) == pytest.approx(expected, abs=0.02)
 
@@ -151,8 +149,8 @@ def test_intervals_of_correlations_agree_with_a_plain_bootstrap_of_the_rows(metr
     )
 
 
-def test_an_interval_is_the_same_each_time_and_does_not_touch_the_global_generator():
-    gold, predicted = drawn_classes(100, ["0", "1"], right=0.5)
+def test_intervals_are_deterministic_and_leave_the_global_generator_alone():
+    gold, predicted = sample_classes(100, ["0", "1"], right=0.5)
     before = np.random.get_state()[1].tolist()
     assert metrics.confidence_interval("f1", gold, predicted, ["0", "1"]) == metrics.confidence_interval(
         "f1", gold, predicted, ["0", "1"]
@@ -160,7 +158,7 @@ def test_an_interval_is_the_same_each_time_and_does_not_touch_the_global_generat
     assert np.random.get_state()[1].tolist() == before
 
 
-def test_intervals_of_correlations_are_computed_in_pieces_of_bounded_memory(monkeypatch):
+def test_blocks_of_bounded_memory_do_not_change_intervals_of_correlations(monkeypatch):
     random = np.random.default_rng(0)
     x = random.normal(size=50)
     whole = metrics.confidence_interval("pearson", x, x + random.normal(size=50))
@@ -170,8 +168,8 @@ def test_intervals_of_correlations_are_computed_in_pieces_of_bounded_memory(monk
     assert metrics.confidence_interval("pearson", x, x + random.normal(size=50)) == pytest.approx(whole)
 
 
-def drawn_logits(seed: int, n: int = 500, k: int = 3):
-    """Logits z and labels drawn from softmax(z): perfectly calibrated."""
+def sample_logits(seed: int, n: int = 500, k: int = 3):
+    """Logits z and labels sampled from softmax(z): perfectly calibrated."""
     random = np.random.default_rng(seed)
     z = random.normal(size=(n, k)) * 2
     gold = np.array([random.choice(k, p=row) for row in softmax(z, axis=1)])
@@ -183,37 +181,37 @@ def loss_at(temperature, z, gold):
 
 
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([0.3, 1.0, 4.0]), n=st.sampled_from([1, 5, 400]))
-def test_no_other_temperature_is_likelier_and_the_scale_that_spoilt_the_logits_is_found_again(seed, scale, n):
-    z, gold = drawn_logits(seed)
+def test_the_fitted_temperature_is_optimal_and_recovers_the_scale_of_the_logits(seed, scale, n):
+    z, gold = sample_logits(seed)
     z, gold = z[:n] * scale, gold[:n]
 
-    def unlikelihood(t):
+    def objective(t):
         return n * loss_at(t, z, gold) + math.log(t) ** 2 / 2
 
     fitted = metrics.fit_temperature(z, gold)
-    assert all(unlikelihood(fitted) <= unlikelihood(t) + 1e-4 for t in np.geomspace(0.03, 40, 50))
+    assert all(objective(fitted) <= objective(t) + 1e-4 for t in np.geomspace(0.03, 40, 50))
     if n == 400:
         assert fitted == pytest.approx(scale, rel=0.35)
 
 
-def test_answers_that_a_row_does_not_have_change_no_temperature():
-    z, gold = drawn_logits(0)
+def test_missing_answers_do_not_change_the_temperature():
+    z, gold = sample_logits(0)
     padded = np.concatenate([z, np.full((len(z), 2), -np.inf)], axis=1)
     assert metrics.fit_temperature(padded, gold) == pytest.approx(metrics.fit_temperature(z, gold))
 
 
-def test_few_rows_move_the_temperature_little_and_many_as_far_as_they_want():
+def test_the_prior_limits_the_temperature_on_few_rows_only():
     logits = np.eye(3)[[0, 1, 2, 0]] * 5
     right, one_wrong, wrong = [0, 1, 2, 0], [0, 1, 2, 1], [1, 2, 0, 1]
     few = [metrics.fit_temperature(logits, gold) for gold in (right, one_wrong, wrong)]
     assert 0.5 < few[0] < 1 < few[1] < few[2] < 10
-    often = [metrics.fit_temperature(np.tile(logits, (250, 1)), gold * 250) for gold in (right, one_wrong, wrong)]
-    assert often[0] < few[0]
-    assert often[1] == pytest.approx(5 / math.log(2 * 3), rel=0.01)  # three of four are right: p = 3/4, the others 1/8
-    assert often[2] > 2 * few[2]
+    many = [metrics.fit_temperature(np.tile(logits, (250, 1)), gold * 250) for gold in (right, one_wrong, wrong)]
+    assert many[0] < few[0]
+    assert many[1] == pytest.approx(5 / math.log(2 * 3), rel=0.01)  # three of four are right: p = 3/4, the others 1/8
+    assert many[2] > 2 * few[2]
 
 
-def test_logits_that_say_nothing_leave_the_temperature_as_it_is():
+def test_equal_logits_give_temperature_1():
     assert metrics.fit_temperature(np.zeros((4, 2)), [0, 1, 0, 1]) == pytest.approx(1.0, abs=0.01)
 
 
@@ -233,20 +231,20 @@ def test_the_calibration_error_is_the_weighted_gap_between_confidence_and_accura
     assert all(b["low"] <= b["confidence"] <= b["high"] for b in found["bins"])
 
 
-def test_a_sure_and_right_model_has_no_calibration_error_and_a_sure_and_wrong_one_all_of_it():
+def test_the_calibration_error_is_0_if_sure_and_right_and_1_if_sure_and_wrong():
     sure = np.eye(2)[[0, 1, 0]]
     assert metrics.calibration(sure, [0, 1, 0])["ece"] == 0.0
     assert metrics.calibration(sure, [1, 0, 1])["ece"] == 1.0
 
 
-def test_the_right_temperature_mends_calibration():
-    z, gold = drawn_logits(0, n=3000)
+def test_the_fitted_temperature_improves_calibration():
+    z, gold = sample_logits(0, n=3000)
     before = metrics.calibration(softmax(z * 4, axis=1), gold)["ece"]
     fitted = metrics.fit_temperature(z * 4, gold)
     assert metrics.calibration(softmax(z * 4 / fitted, axis=1), gold)["ece"] < 0.25 * before
 
 
-def test_the_papers_glue_score_is_the_mean_over_tasks_of_each_tasks_mean():
+def test_the_glue_score_of_the_paper_is_the_mean_over_tasks_of_each_mean():
     # The paper's own row on the leaderboard, with the second metric of the pairs and WNLI.
     scores = {
         "cola": [45.4], "sst2": [91.3], "mrpc": [82.3, 75.7], "stsb": [82.0, 80.0], "qqp": [70.3, 88.5],

@@ -1,4 +1,4 @@
-"""Labels become targets, the head's numbers become predictions, and the loss between them is the paper's."""
+"""Labels become targets, logits become predictions, and the loss is that of the paper."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def softmax(row: np.ndarray) -> np.ndarray:
     return e / e.sum()
 
 
-def test_labels_are_sorted_as_people_sort_them():
+def test_labels_are_sorted_by_number_then_alphabetically():
     assert Classes.from_labels(["b", "10", "a", "2", "b"]).labels == ("2", "10", "a", "b")
 
 
 @given(order=st.permutations(["3", "nan", "10", "-inf", "b", "NaN"]))
-def test_a_label_that_reads_nan_is_a_word_and_disturbs_no_order(order: list[str]):
+def test_the_label_nan_is_sorted_as_a_word(order: list[str]):
     assert sorted(order, key=label_sort_key) == ["-inf", "3", "10", "NaN", "b", "nan"]
 
 
-def test_a_label_is_the_same_as_text_as_number_and_with_spaces():
+def test_numbers_texts_and_spaces_give_the_same_label():
     target = Classes.from_labels(["0", "1"])
     assert [int(target.encode(label)) for label in (1, 1.0, "1", " 1 ")] == [1, 1, 1, 1]
 
 
-def test_a_label_that_is_not_known_is_refused_with_the_closest_one():
+def test_an_unknown_label_is_an_error_that_suggests_the_closest_one():
     with pytest.raises(UserError) as refused:
         Classes.from_labels(["positive", "negative"]).encode("postive")
     assert "'postive'" in refused.value.problem
@@ -56,33 +56,33 @@ def test_a_label_that_is_not_known_is_refused_with_the_closest_one():
 
 
 @pytest.mark.parametrize("empty", ["", "  ", None, float("nan")])
-def test_an_empty_label_is_refused(empty: object):
+def test_an_empty_label_is_an_error(empty: object):
     with pytest.raises(UserError, match="label is empty"):
         Classes.from_labels(["a", "b", empty])
 
 
-def test_a_single_label_is_refused():
+def test_a_single_label_is_an_error():
     with pytest.raises(UserError, match=r"same label \('yes'\)"):
         Classes.from_labels(["yes", "yes"])
 
 
-def test_a_column_of_thousands_of_values_is_no_label():
+def test_more_than_1000_labels_are_an_error():
     with pytest.raises(UserError, match="1,001 different values"):
         Classes.from_labels(range(1001))
     assert Classes.from_labels(range(1000)).outputs == 1000
 
 
 @given(st.lists(st.lists(st.floats(-20, 20), min_size=3, max_size=3), min_size=1, max_size=5), st.data())
-def test_the_loss_of_classes_is_the_surprise_at_the_right_one(rows, official_data):
+def test_the_loss_of_classes_is_cross_entropy(rows, data):
     target = Classes(("a", "b", "c"))
-    labels = [official_data.draw(st.sampled_from(target.labels)) for _ in rows]
+    labels = [data.draw(st.sampled_from(target.labels)) for _ in rows]
     expected = [-math.log(softmax(np.array(row))["abc".index(label)]) for row, label in zip(rows, labels, strict=True)]
     found = target.loss(torch.tensor(rows), torch.stack([target.encode(label) for label in labels]))
     assert found.tolist() == pytest.approx(expected, abs=1e-4)
 
 
 @given(st.lists(st.floats(-20, 20), min_size=3, max_size=3))
-def test_the_predicted_class_is_the_likeliest_and_probabilities_are_named_by_label(row):
+def test_the_most_likely_class_is_predicted_with_a_probability_per_label(row):
     (found,) = Classes(("a", "b", "c")).decode(torch.tensor([row]))
     p = softmax(np.array(row))
     assert list(found) == ["prediction", "probability_a", "probability_b", "probability_c"]
@@ -91,26 +91,31 @@ def test_the_predicted_class_is_the_likeliest_and_probabilities_are_named_by_lab
     assert math.fsum(found[f"probability_{label}"] for label in "abc") == pytest.approx(1, abs=1e-15)
 
 
-def test_the_predicted_answer_is_its_number_and_every_answer_has_a_probability():
+def test_the_predicted_answer_is_an_index_with_a_probability_per_answer():
     rows = torch.tensor([[1.0, 3.0, -math.inf], [500.0, -500.0, 0.0]])
     two, three = Answers(3).decode(rows)
     assert (two["prediction"], three["prediction"]) == (1, 0)
     assert list(two) == ["prediction", "probability_0", "probability_1"]  # the row has two answers
-    assert list(three) == ["prediction", "probability_0", "probability_1", "probability_2"]  # one has all, still three
+    assert list(three) == [
+        "prediction",
+        "probability_0",
+        "probability_1",
+        "probability_2",
+    ]  # three, even if one has all of the probability
     assert two["probability_1"] == pytest.approx(1 / (1 + math.exp(-2)), abs=1e-15)
 
 
-def test_the_loss_of_answers_leaves_out_those_that_a_row_has_not():
+def test_the_loss_of_answers_ignores_missing_answers():
     loss = Answers(3).loss(torch.tensor([[1.0, 3.0, -math.inf]]), torch.tensor([1]))
     assert float(loss) == pytest.approx(math.log(1 + math.exp(-2)))
 
 
-def test_a_score_between_two_bins_is_shared_by_how_near_it_is():
+def test_a_score_between_two_bins_is_interpolated():
     assert OrdinalBins(0, 5).encode(3.4).tolist() == pytest.approx([0, 0, 0, 0.6, 0.4, 0])
 
 
 @given(low=st.integers(-50, 50), width=st.integers(1, 100), share=st.floats(0, 1))
-def test_the_bins_of_a_score_are_a_distribution_whose_expectation_is_the_score(low, width, share):
+def test_an_encoded_score_is_a_distribution_whose_mean_is_the_score(low, width, share):
     target = OrdinalBins(low, low + width)
     score = low + share * width
     encoded = target.encode(score)
@@ -122,7 +127,7 @@ def test_the_bins_of_a_score_are_a_distribution_whose_expectation_is_the_score(l
     assert read["score"] == pytest.approx(score, abs=1e-3)
 
 
-def test_a_score_beyond_the_trained_range_counts_as_its_end():
+def test_a_score_outside_the_range_is_clipped():
     assert OrdinalBins(0, 5).encode(7.2).tolist() == OrdinalBins(0, 5).encode(5).tolist() == [0, 0, 0, 0, 0, 1]
     assert OrdinalBins(0, 5).encode(-1).tolist() == [1, 0, 0, 0, 0, 0]
 
@@ -131,13 +136,13 @@ def test_bins_span_the_training_scores():
     assert OrdinalBins.from_labels([0.2, "3", 4.1]) == OrdinalBins(0, 5)
 
 
-@pytest.mark.parametrize(("scores", "rule"), [([2, 2.0], "same score"), ([0, 500], "more than 100 whole steps")])
-def test_scores_that_no_bins_can_hold_are_refused(scores: list[float], rule: str):
+@pytest.mark.parametrize(("scores", "rule"), [([2, 2.0], "same score"), ([0, 500], "the range must be at most 100")])
+def test_scores_that_are_equal_or_too_far_apart_are_an_error(scores: list[float], rule: str):
     with pytest.raises(UserError, match=rule):
         OrdinalBins.from_labels(scores)
 
 
-def test_the_loss_of_bins_is_cross_entropy_with_the_shared_target():
+def test_the_loss_of_bins_is_cross_entropy_with_the_interpolated_target():
     logits = np.array([0.3, -1.0, 2.0])
     encoded = OrdinalBins(0, 2).encode(1.25)
     expected = -(np.array([0, 0.75, 0.25]) * np.log(softmax(logits))).sum()
@@ -147,7 +152,7 @@ def test_the_loss_of_bins_is_cross_entropy_with_the_shared_target():
 
 
 @given(values=st.lists(st.floats(-1000, 1000), min_size=2, max_size=20), value=st.floats(-1000, 1000))
-def test_a_number_comes_back_as_it_went_in(values, value):
+def test_decoding_an_encoded_number_returns_it(values, value):
     if np.std(values) < 1e-3:
         return
     target = StandardizedNumber.from_labels(values)
@@ -155,7 +160,7 @@ def test_a_number_comes_back_as_it_went_in(values, value):
     assert read == {"score": pytest.approx(value, abs=1e-2, rel=1e-4)}
 
 
-def test_training_numbers_are_standardised():
+def test_training_numbers_are_standardized():
     values = [3.0, 5.0, 10.0, -2.0]
     target = StandardizedNumber.from_labels(values)
     encoded = torch.stack([target.encode(value) for value in values])
@@ -164,7 +169,7 @@ def test_training_numbers_are_standardised():
     assert target.loss(torch.tensor([[2.0], [0.5]]), torch.tensor([0.5, 0.5])).tolist() == [2.25, 0]
 
 
-def test_numbers_that_are_all_the_same_are_refused():
+def test_equal_numbers_are_an_error():
     with pytest.raises(UserError, match=r"same number \(4\)"):
         StandardizedNumber.from_labels([4, 4, 4])
     with pytest.raises(UserError, match=r"same number \(0.1\)"):
@@ -172,13 +177,13 @@ def test_numbers_that_are_all_the_same_are_refused():
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e200])
-def test_numbers_whose_deviation_cannot_be_computed_are_refused(scale: float):
-    with pytest.raises(UserError, match="cannot hold"):
+def test_numbers_without_a_finite_variance_are_an_error(scale: float):
+    with pytest.raises(UserError, match="variance is not finite"):
         StandardizedNumber.from_labels([scale, 2 * scale, 5 * scale])
 
 
 @given(low=st.integers(-(10**12), 10**12), share=st.floats(0, 1))
-def test_a_large_mean_takes_nothing_from_the_scores(low: int, share: float):
+def test_a_large_mean_does_not_cost_precision(low: int, share: float):
     value = low + 3 * share
     (number,) = StandardizedNumber.from_labels([low, low + 1, low + 3]).decode(
         StandardizedNumber.from_labels([low, low + 1, low + 3]).encode(value)[None, None]
@@ -190,15 +195,13 @@ def test_a_large_mean_takes_nothing_from_the_scores(low: int, share: float):
 
 @pytest.mark.parametrize("target", [StandardizedNumber, OrdinalBins])
 @pytest.mark.parametrize("value", ["four", "", None, "nan", "inf", float("nan")])
-def test_what_is_no_number_is_refused_where_a_score_belongs(
-    target: type[StandardizedNumber | OrdinalBins], value: object
-):
+def test_a_score_must_be_a_finite_number(target: type[StandardizedNumber | OrdinalBins], value: object):
     with pytest.raises(UserError, match="finite number"):
         target.from_labels([1, 2, value])
 
 
 @pytest.mark.parametrize("target", [Classes(("a", "ü")), Answers(4), OrdinalBins(-1, 5), StandardizedNumber(1.5, 0.1)])
-def test_a_target_survives_being_written_down(target):
+def test_a_target_is_restored_from_json(target):
     assert target_from_json(Fields(json.loads(json.dumps(target_to_json(target))), "task.json")) == target
 
 
@@ -210,7 +213,7 @@ def test_a_target_survives_being_written_down(target):
         ({"name": ["classes"]}, "'name' must be one of"),
         ({"name": "classes", "labels": "ab"}, "'labels' must be a list of str"),
         ({"name": "classes", "labels": ["a", 1]}, "'labels' must be a list of str"),
-        ({"name": "classes", "labels": ["a"]}, "1 labels; a model has 2 to 1,000"),
+        ({"name": "classes", "labels": ["a"]}, "it has 1 labels instead of 2 to 1,000"),
         ({"name": "classes", "labels": ["a", "b", "a"]}, "its labels must be different texts"),
         ({"name": "classes", "labels": ["a", " b"]}, "its labels must be different texts"),
         ({"name": "answers", "most": 10**9}, "'most' must be an integer from 1 to 10000"),
@@ -220,7 +223,7 @@ def test_a_target_survives_being_written_down(target):
         ({"name": "number", "mean": 0, "deviation": -1}, "'deviation' must be a number from 0"),
     ],
 )
-def test_a_target_that_no_training_writes_is_refused_with_its_file(stored, problem: str):
+def test_an_invalid_stored_target_is_an_error_that_names_the_file(stored, problem: str):
     with pytest.raises(UserError) as refused:
         target_from_json(Fields(stored, "task.json"))
     assert refused.value.problem.startswith("task.json: ")
@@ -228,7 +231,7 @@ def test_a_target_that_no_training_writes_is_refused_with_its_file(stored, probl
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_every_target_of_a_kind_can_be_written_down_and_knows_its_metrics(kind):
+def test_every_target_of_a_kind_is_storable_and_has_metrics(kind):
     for target in filter(None, (kind.target, kind.score_target)):
         assert target in TARGET_TYPES.values()
         assert target.primary_metric in target.metrics

@@ -1,12 +1,12 @@
-"""The TF-IDF baseline finds what single words tell, for every kind of task, and chooses only where rows suffice."""
+"""The TF-IDF baseline learns from single words, for every kind of task; cross-validation needs enough rows."""
 
 from __future__ import annotations
 
 import pytest
 
-from gpt1.tasks.examples import fit
+from gpt1.tasks.examples import target_from_examples
 from gpt1.tasks.kinds import KINDS, Example
-from gpt1.tasks.tfidf import FEW, STRENGTHS, VECTORIZERS, Features, problem_of, tfidf_scores
+from gpt1.tasks.tfidf import C_VALUES, DEFAULT_CHOICE, VECTORIZERS, Features, build_problem, tfidf_scores
 
 THINGS = ("file", "list", "number", "logger", "option", "string", "path", "name")
 
@@ -27,26 +27,26 @@ def examples(kind: str, count: int) -> list[Example]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_word_that_tells_the_label_is_found(kind: str) -> None:
+def test_a_word_that_determines_the_label_is_learned(kind: str) -> None:
     rows = examples(kind, 48)
     training, test = rows[:32], rows[32:]
-    target = fit(KINDS[kind], False, training, str, "rows")
+    target = target_from_examples(KINDS[kind], False, training, str, "rows")
     found = tfidf_scores(KINDS[kind], target, training, test)
-    assert found[target.main] > 0.95
+    assert found[target.primary_metric] > 0.95
     assert found["features"] in VECTORIZERS
-    assert any(found["C"] == pytest.approx(c) for c in STRENGTHS)
+    assert any(found["C"] == pytest.approx(c) for c in C_VALUES)
 
 
-def test_with_too_few_rows_nothing_is_chosen() -> None:
+def test_too_few_rows_use_the_default_choice() -> None:
     rows = examples("classification", 8)
-    target = fit(KINDS["classification"], False, rows[:4], str, "rows")
+    target = target_from_examples(KINDS["classification"], False, rows[:4], str, "rows")
     found = tfidf_scores(KINDS["classification"], target, rows[:4], rows[4:])
-    assert {name: found[name] for name in FEW} == FEW
+    assert {name: found[name] for name in DEFAULT_CHOICE} == DEFAULT_CHOICE
 
 
-def test_a_strength_that_is_given_is_taken() -> None:
+def test_a_given_c_is_used() -> None:
     kind, rows = KINDS["classification"], examples("classification", 32)
-    problem = problem_of(fit(kind, False, rows, str, "rows"), rows)
+    problem = build_problem(target_from_examples(kind, False, rows, str, "rows"), rows)
     assert problem.enough
     fitted = problem.fit(Features(kind, VECTORIZERS["words"]), rows, c=3.0)
     assert fitted.model.C == fitted.c == 3.0

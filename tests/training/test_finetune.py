@@ -351,7 +351,7 @@ def test_head_only_in_a_config_file_uses_the_head_only_defaults(table: Table, pr
         ({"text": "txt"}, "no column 'txt'"),
         ({"label": "lable"}, "no column 'lable'"),
         ({"label": "answers"}, "rows.jsonl, row 1: .* where a label belongs"),
-        ({"kind": "regression"}, "rows.jsonl, row 1: 'yes' stands where a finite number belongs"),
+        ({"kind": "regression"}, "rows.jsonl, row 1: 'yes' is not a finite number"),
         ({"score": True}, "--score goes with --kind similarity"),
         ({"lm_coeff": 0.5}, "Did you mean lm_coef"),
         ({"epochs": -1}, "--epochs -1"),

@@ -89,7 +89,7 @@ def add_transfer_half(
 def draw_transfer(by_task: dict[str, list[SeedScores | None]]) -> Figure:
     with charts.chart_style():
         figure, axes = charts.new_chart("score × 100", "pre-trained layers", height=CHART_HEIGHT)
-        for color, (title, by_layers) in zip(charts.SERIES_COLOURS, by_task.items(), strict=False):
+        for color, (title, by_layers) in zip(charts.SERIES_COLORS, by_task.items(), strict=False):
             finished = {k: scores for k, scores in enumerate(by_layers) if scores}
             values = [[100 * value for value in scores.values] for scores in finished.values()]
             tooltips = [f"{title}, {k} layers: {format_scores(scores)}" for k, scores in finished.items()]
@@ -180,7 +180,7 @@ def zeroshot_cell(task: str, result: dict[str, Any] | None) -> Cell | None:
 def draw_zeroshot(curves: ZeroShotCurves) -> Figure:
     with charts.chart_style():
         figure, axes = charts.new_chart("normalized zero-shot score", "pre-training steps", height=CHART_HEIGHT)
-        colors = dict(zip(dict.fromkeys(task for task, _ in curves), charts.SERIES_COLOURS, strict=False))
+        colors = dict(zip(dict.fromkeys(task for task, _ in curves), charts.SERIES_COLORS, strict=False))
         for (task, model), curve in curves.items():
             steps = sorted(curve)
             shares = [normalize_score(task, curve[step]) or 0.0 for step in steps]

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt1.inference.predictor import PREDICTION_BATCH_TOKENS, LanguageModel
+from gpt1.inference.predictor import LanguageModel
+from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.kernels.kv_cache import KVCache
 from gpt1.model.gpt import GPT
 from gpt1.progress import NullProgress, Progress
