@@ -77,10 +77,10 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(good, root / "models" / name)
         damage(root / "models" / name)
     for name, damage in RUNS.items():
-        (home / "runs" / name).mkdir(parents=True)
-        shutil.copytree(good, home / "runs" / name / "model")
-        write_pretraining_run(home / "runs" / name)
-        damage(home / "runs" / name)
+        (root / "runs" / name).mkdir(parents=True)
+        shutil.copytree(good, root / "runs" / name / "model")
+        write_pretraining_run(root / "runs" / name)
+        damage(root / "runs" / name)
     for name in ("fifo", "device"):
         (root / "texts" / name).mkdir(parents=True)
         {"fifo": fifo, "device": device}[name](root / "texts" / name / "a.txt")

@@ -208,7 +208,8 @@ def opened_parquet(file: InputFile, seekable: IO[bytes]) -> Any:
     metadata = parquet.read_metadata(seekable)
     check_columns(file.name, metadata.num_columns)
     leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
-    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in TEXTS]
+    flat = [leaf for leaf in leaves if not leaf.max_repetition_level]  # pyarrow keeps no dictionaries inside lists
+    texts = [leaf.path for leaf in flat if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in TEXTS]
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     check_decoded(file, max([8 * metadata.num_rows, *(group.total_byte_size for group in groups)]))
     seekable.seek(0)
