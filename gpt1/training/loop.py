@@ -101,7 +101,7 @@ def train(
     Raises:
         Interrupted: After Ctrl-C or SIGTERM; the state is saved.
         Diverged: See `Guard`.
-        ResourceError: Out of memory, or the disk is full.
+        ResourceError: Out of memory or disk space.
     """
     with translate_resource_errors(oom_advice(stage, config.activation_checkpointing)), stop_on_signal() as stop:
         optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
@@ -127,25 +127,25 @@ def train(
                 record_training_metrics(stage, guard, outcome, lr, progress)
             stopping = stage.processes.any_rank(stop.is_set())  # read once: a later signal waits for the next step
             evaluating = stage.should_evaluate(outcome.step)
-            save_due |= bool(config.checkpoint_every and outcome.step % config.checkpoint_every == 0)
-            save_due |= evaluating or stopping
+            save_due |= evaluating or stopping or is_checkpoint_step(outcome.step, config)
             if save_due:
                 guard.count_skipped()
                 proven = evaluating and guard.evaluate(batch.epoch)
                 save_due = not guard.save(batch.micro_batches[0], proven)
             if stopping and not save_due and outcome.step < stage.total_steps:
                 progress.end()
-                problem = (
-                    f"stopped after step {outcome.step:,} of {stage.total_steps:,}; the state is saved in {folder}."
-                )
-                raise Interrupted(
-                    f"{stopped}; the state is saved in {folder}.", "Resume with the same command and --resume."
-                )
+                reached = f"step {outcome.step:,} of {stage.total_steps:,}"
+                problem = f"stopped after {reached}; the state is saved in {folder}."
+                raise Interrupted(problem, "Resume with the same command and --resume.")
         progress.end()
         if outcome.best and outcome.best != outcome.step:
             load_weights(stage, checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, outcome.best)).weights)
         stage.model.eval()
         return outcome
+
+
+def is_checkpoint_step(step: int, config: TrainingConfig) -> bool:
+    return bool(config.checkpoint_every and step % config.checkpoint_every == 0)
 
 
 def record_training_metrics(stage: Stage, guard: Guard, outcome: Outcome, lr: float, progress: Progress) -> None:

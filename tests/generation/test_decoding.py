@@ -305,9 +305,9 @@ def test_prompts_can_come_from_standard_input(workspace: Path, ask: Any, monkeyp
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ([], "there is no TEXT to continue"),
+        ([], "TEXT is missing"),
         (["--prompts", "missing.txt"], "missing.txt does not exist"),
-        (["--prompts", "empty.txt"], "there is no TEXT to continue"),
+        (["--prompts", "empty.txt"], "TEXT is missing"),
         (["--prompts", "latin.txt"], "latin.txt is not UTF-8"),
         (["--prompts", "binary.txt"], "binary.txt is a binary file"),
     ],
