@@ -137,7 +137,9 @@ REFUSED = {
         f"reviews.csv --out full {CLASSIFICATION_FLAGS}": ["full exists and is not empty"],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --train haed": ["--train haed", "Did you mean head?", "last:K"],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --train last:3": ["--train last:3", "1 to 2"],
-        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --train head --lm-coef 0.5": ["--lm-coef 0.5 with --train head"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --train head --lm-coef 0.5": [
+            "--lm-coef 0.5 has no effect with --train head"
+        ],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --transfer-layers 9": ["--transfer-layers 9", "2 blocks"],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --valid-fraction 0.9": ["--valid-fraction 0.9", "0.5"],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --epochs 0": ["--epochs 0.0", "above 0"],
