@@ -1,4 +1,4 @@
-"""Tokenizers without a vocabulary, and some that go wrong in worker processes."""
+"""Tokenizers without a vocabulary, some of which fail in worker processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 
 class HashTokenizer:
-    """A tokenizer whose ids are hashes of the words: all of 0 … vocab_size - 1, text for text, without any state."""
+    """A stateless tokenizer whose ids are hashes of the words, in 0 … vocab_size - 1."""
 
     newline_id = 1
     unknown_id = 0
@@ -33,7 +33,7 @@ class HashTokenizer:
         Path(folder, "words.json").write_text(json.dumps(self.vocab_size))
 
     def encode(self, text: str) -> list[int]:
-        """A line end between words is the newline token, as in both of the real pipelines."""
+        """A line break between words is the newline token, as in both real pipelines."""
         lines = [[zlib.crc32(word.encode()) % self.vocab_size for word in line.split()] for line in text.split("\n")]
         ids: list[int] = []
         for line in filter(None, lines):
@@ -50,14 +50,14 @@ class LastIdTokenizer(HashTokenizer):
 
 
 class CrashingTokenizer(HashTokenizer):
-    """Its worker processes end at their first text, as when the system takes their memory back."""
+    """Its worker processes exit at their first text, as if killed for memory."""
 
     def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
         os._exit(9)
 
 
 class HangingTokenizer(HashTokenizer):
-    """Every process that works with it holds the lock `working` in the folder HELD, and never comes to an end."""
+    """Every process that encodes with it locks the file `working` in the folder HELD and never finishes."""
 
     def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.uint32]]:
         import fcntl
@@ -70,7 +70,7 @@ class HangingTokenizer(HashTokenizer):
 
 
 class InterruptingProgress:
-    """A progress that keeps what it is told, and may stop everything at the first step."""
+    """Records messages and progress, and can raise an exception at the first step."""
 
     def __init__(self, stop: BaseException | None = None) -> None:
         self.stop = stop
@@ -78,10 +78,10 @@ class InterruptingProgress:
         self.advances: list[int] = []
         self.messages: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.messages.append(line)
 
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "updates") -> None:
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None:
         self.total = total
 
     def advance(self, done: int, **values: float) -> None:
