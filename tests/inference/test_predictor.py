@@ -250,7 +250,7 @@ def test_a_row_that_fits_is_predicted_alike_under_every_rule_for_long_ones(make:
 @pytest.mark.parametrize(
     ("name", "row", "problem"),
     [
-        ("classification", {"text": "x"}, "row 1 has no column 't'; it has: text"),
+        ("classification", {"text": "x"}, "row 1 has no column 't'. Columns: text"),
         ("entailment", {"t": "x"}, "row 1 has no column 'u'"),
         ("entailment", "a text", "row 1 is of type str"),
         ("classification", 3, "row 1 is of type int"),

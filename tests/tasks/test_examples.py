@@ -62,7 +62,7 @@ def test_a_missing_question_is_no_text():
 def test_a_column_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(UserError) as refused:
         check_columns(KINDS["classification"], {"text": "text", "label": "labels"}, ["text", "label"], "t.csv")
-    assert refused.value.problem == "t.csv has no column 'labels'; it has: text, label."
+    assert refused.value.problem == "t.csv has no column 'labels'. Columns: text, label."
     assert refused.value.fix == "Did you mean --label label?"
 
 
