@@ -1,4 +1,4 @@
-"""What the tests of known data sets share: no folder from outside, and official files of our own."""
+"""Shared by the tests of known data sets: no GPT1_DATA, and small files in the official formats."""
 
 from __future__ import annotations
 
