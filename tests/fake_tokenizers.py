@@ -1,4 +1,4 @@
-"""Tokenizers without a vocabulary, and some that go wrong in worker processes."""
+"""Tokenizers without a vocabulary, some of which fail in worker processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HashTokenizer:
         Path(folder, "words.json").write_text(json.dumps(self.vocab_size))
 
     def encode(self, text: str) -> list[int]:
-        """A line end between words is the newline token, as in both of the real pipelines."""
+        """A line break between words is the newline token, as in both real pipelines."""
         lines = [[zlib.crc32(word.encode()) % self.vocab_size for word in line.split()] for line in text.split("\n")]
         ids: list[int] = []
         for line in filter(None, lines):

@@ -14,7 +14,7 @@ import spacy
 PUNCTUATION = re.compile(r"""(-+|~+|!+|"+|;+|\?+|\++|,+|\)+|\(+|/+|\*+|\[+|\]+|}+|{+|\|+|_+)""")
 
 
-def standardise(text: str) -> str:
+def standardize(text: str) -> str:
     text = text.replace("—", "-").replace("–", "-").replace("―", "-").replace("…", "...").replace("´", "'")
     text = PUNCTUATION.sub(r" \1 ", text)
     text = re.sub(r"\s*\n\s*", " \n ", text)
@@ -57,7 +57,7 @@ class ReferenceTokenizer:
         return cls(json.loads((folder / vocabulary).read_text("utf-8")), pairs)  # type: ignore[arg-type]
 
     def words(self, text: str) -> list[str]:
-        return [token.text.lower() for token in self.nlp(standardise(ftfy.fix_text(text)))]
+        return [token.text.lower() for token in self.nlp(standardize(ftfy.fix_text(text)))]
 
     def encode(self, text: str) -> list[int]:
         return [self.vocabulary.get(part, 0) for word in self.words(text) for part in self.bpe(word).split(" ")]

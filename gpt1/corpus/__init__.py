@@ -1,1 +1,1 @@
-"""Text in, token shards and training windows out."""
+"""From text to token shards, and from token shards to training windows."""

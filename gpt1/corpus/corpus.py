@@ -1,4 +1,4 @@
-"""Corpus folders: text tokenised once, then read by position. shards.py says what such a folder holds."""
+"""Corpus folders: text tokenized once, then read by position. shards.py describes the files of the folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpt1.corpus.encoding import TokenizerLike, encode_batches, make_text_batches, smallest_id_dtype
+from gpt1.corpus.encoding import encode_batches, make_text_batches, smallest_id_dtype
 from gpt1.corpus.readers import list_sources
 from gpt1.corpus.shards import (
     CORPUS_FORMAT,
@@ -34,38 +34,42 @@ from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_dir, disk_errors, ensure_writable
 from gpt1.files.foreign import Fields, check_name, check_regular, parse_json, path_inside, short
 from gpt1.files.reading import filesystem, is_url, not_found_error
-from gpt1.formatting import shell_quote
+from gpt1.formatting import count_noun, shell_quote
 from gpt1.progress import Progress
+from gpt1.tokenization.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from gpt1.tokenization.tokenizer import Tokenizer
-
-
-MOST_MANIFEST_BYTES = 2**28
-"""Of a manifest.json; one of a million sources has about 2**27."""
+MAX_MANIFEST_BYTES = 2**28
+"""Maximum size of a manifest.json; with a million sources it has about 2**27."""
 MAX_MEMORY_MAPS = 100
-"""Files of a corpus that are mapped at a time: each map holds a file open, of which macOS allows a process 256."""
+"""Maximum number of mapped files: each map keeps a file open, and macOS allows 256 open files per process."""
 
 
 def write_corpus(
     corpora: Sequence[str],
     out: str | Path,
-    tokenizer: TokenizerLike,
+    tokenizer: Tokenizer,
     *,
     workers: int = 1,
     shard_tokens: int = 2**24,
     progress: Progress | None = None,
 ) -> Corpus:
-    """Tokenises CORPUS... into the new folder `out` and opens it.
+    """Tokenize texts into the new corpus folder `out` and open it.
 
-    The folder is the same, bit for bit, for any number of workers. It appears at the end, all at once: after an error,
-    Ctrl-C or a kill there is none, and what was begun beside it is removed, by the next run at the latest.
-    Raises UserError where readers.py does, and for an `out` that exists and is not empty.
+    The folder is bit-identical for any number of workers. It is created atomically at the end: an error, Ctrl-C or a
+    kill leaves no folder. Temporary files are removed by the next run at the latest.
+
+    Args:
+        corpora: Files, folders, glob patterns or URLs with text (readers.py).
+        out: A local folder that does not exist or is empty.
+        tokenizer: A copy of it is saved in the folder.
+        workers: Number of processes.
+        shard_tokens: Tokens per shard file.
+
+    Raises:
+        UserError: If a source cannot be read, or `out` exists and is not empty.
     """
     if workers < 1:
-        raise UserError(
-            f"--workers {workers} is out of range: it has to be at least 1.", "Leave it out to use all cores."
-        )
+        raise UserError(f"--workers {workers} is out of range: it must be at least 1.", "Omit it to use all cores.")
     target = resolve_output(out)
     sources = list_sources(corpora)
     start = time.monotonic()
@@ -75,8 +79,7 @@ def write_corpus(
     with atomic_dir(target, name=f"--out {target}") as folder:
         tokenizer.save(folder / TOKENIZER_FOLDER)
         writer = ShardWriter(folder, tokenizer, shard_tokens)
-        # closed at once after an error: its workers must not go on
-        with closing(
+        with closing(  # after an error: stops the workers at once
             encode_batches(make_text_batches(sources), tokenizer, folder / TOKENIZER_FOLDER, workers)
         ) as encoding:
             for batch, encoded in encoding:
@@ -85,28 +88,43 @@ def write_corpus(
                 if progress:
                     progress.advance(batch.bytes_read, MB_per_s=text_bytes / 1e6 / (time.monotonic() - start))
         if not writer.tokens:
-            raise UserError("the sources hold no text, only white space.", "Give files that hold text.")
+            raise UserError("the sources contain no text, only white space.", "Use files that contain text.")
         writer.finish(sources)
     if progress:
         progress.end()
         if writer.empty_documents:
-            progress.log(f"{writer.empty_documents:,} empty documents left out")
+            progress.log(f"{count_noun(writer.empty_documents, 'empty document')} skipped")
     return Corpus.open(out)
 
 
 def resolve_output(out: str | Path) -> Path:
+    """The absolute path of `out`; UserError unless a corpus folder can be created there."""
     if is_url(out):
-        raise UserError(f"--out {out}: a corpus is written to a local folder.", "Write it there, then copy it.")
+        raise UserError(f"--out {out} is a URL, not a local folder.", "Write to a local folder, then copy it.")
     target = Path(out).resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         what = "exists and is not empty" if target.is_dir() else "is a file"
-        raise UserError(f"--out {out} {what}.", "Choose another folder, or delete it first.")
+        raise UserError(f"--out {out} {what}.", "Choose another --out, or delete it first.")
     ensure_writable(target)
     return target
 
 
 class Corpus:
-    """A corpus folder, opened for reading. Nothing is read from a file before its SHA-256 has been found right."""
+    """A corpus folder, opened for reading. The SHA-256 of each file is checked before its first use.
+
+    Attributes:
+        tokens: Number of tokens, including the newline tokens between documents.
+        documents: Number of documents with at least one token.
+        empty_documents: Number of source documents without a token.
+        n_bytes: UTF-8 bytes of the documents, without the newlines between them.
+        unknown: Number of `<unk>` tokens.
+        vocab_size: Size of the tokenizer's vocabulary, without special tokens.
+        newline_id: Token between two documents.
+        tokenizer_fingerprint: SHA-256 of the tokenizer.
+        fingerprint: SHA-256 of the manifest's content: equal for equal folders at any location.
+        sources: Name and size of each source file.
+        shard_tokens: Tokens per shard file.
+    """
 
     def __init__(self, folder: str, manifest: dict[str, Any]) -> None:
         self.folder = folder
@@ -114,25 +132,23 @@ class Corpus:
         self.tokens: int = manifest["tokens"]
         self.documents: int = manifest["documents"]
         self.empty_documents: int = manifest["empty_documents"]
-        """Documents of the sources that gave no token; they are not counted in `documents`."""
         self.n_bytes: int = manifest["bytes"]
-        """UTF-8 bytes of the documents' texts, without the newlines that join them."""
         self.unknown: int = manifest["unknown"]
         self.vocab_size: int = manifest["vocab_size"]
         self.newline_id: int = manifest["newline_id"]
         self.tokenizer_fingerprint: str = manifest["tokenizer"]
         self.fingerprint: str = manifest["fingerprint"]
-        """SHA-256 of what the manifest says: equal folders have equal fingerprints, wherever they lie."""
         self.sources: list[dict[str, Any]] = manifest["sources"]
         self.shard_tokens: int = manifest["shard_tokens"]
-        self.arrays: dict[str, npt.NDArray[Any]] = {}  # verified, those used last at the end
-        self._verified_files: set[str] = set()  # names of the files whose SHA-256 was right
+        self.arrays: dict[str, npt.NDArray[Any]] = {}  # verified; least recently used first
+        self._verified_files: set[str] = set()
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
-        """Opens in constant time: reads the manifest and compares the sizes of the files with it.
+        """Open a corpus: read the manifest and compare the file sizes with it. The time does not depend on the tokens.
 
-        Raises UserError for a folder that is no corpus, and for every file that is not as the manifest says, by name.
+        Raises:
+            UserError: If the folder is not a corpus, or a file is missing or has another size.
         """
         corpus = cls(str(folder), read_manifest(str(folder)))
         for name, file in corpus.manifest["files"].items():
@@ -141,16 +157,16 @@ class Corpus:
                 raise UserError(f"{corpus.path(name)} is missing.", corpus.rebuild_hint())
             if size != file["size"]:
                 raise UserError(
-                    f"{corpus.path(name)} is not what its manifest says ({size:,} bytes instead of {file['size']:,}): "
+                    f"{corpus.path(name)} does not match its manifest ({size:,} bytes instead of {file['size']:,}): "
                     "the file was changed or damaged.",
                     corpus.rebuild_hint(),
                 )
         return corpus
 
-    def read(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """The ids of the tokens start … stop - 1, from as many shards as they stand in."""
+    def read(self, start: int, stop: int) -> npt.NDArray[np.int64]:  # → [stop - start]
+        """The ids of the tokens start … stop - 1, which may span several shards."""
         if not 0 <= start <= stop <= self.tokens:
-            raise IndexError(f"tokens {start} to {stop} of a corpus of {self.tokens}")
+            raise IndexError(f"tokens {start} to {stop} are out of range: the corpus has {self.tokens} tokens")
         ids = np.empty(stop - start, np.int64)
         for index in range(start // self.shard_tokens, -(-stop // self.shard_tokens)):
             first = index * self.shard_tokens
@@ -159,9 +175,10 @@ class Corpus:
         return ids
 
     def count_bytes(self, start: int, stop: int) -> float:
-        """UTF-8 bytes of the text that the tokens start … stop - 1 stand for, a newline between documents counted.
+        """UTF-8 bytes of the text of the tokens start … stop - 1, including the newlines between documents.
 
-        Exact where the range begins and ends with documents; a document that is cut counts by its share of tokens.
+        Exact if the range begins and ends at document boundaries. A document that is only partly inside the range
+        counts in proportion to its tokens inside.
         """
         if start >= stop:
             return 0.0
@@ -170,16 +187,14 @@ class Corpus:
         last = int(np.searchsorted(starts, stop, "left"))
         begin = starts[first:last]
         following = starts[last] if last < self.documents else self.tokens + 1
-        end = np.append(begin[1:], following) - 1  # a newline token stands there, but after the last document
+        end = np.append(begin[1:], following) - 1  # position of the newline token; none after the last document
         inside = np.minimum(end, stop) - np.maximum(begin, start)
         newlines = np.count_nonzero((end >= start) & (end < min(stop, self.tokens)))
         return float((n_bytes[first:last] * np.maximum(inside, 0) / (end - begin)).sum() + newlines)
 
     def load_tokenizer(self) -> Tokenizer:
-        """The tokenizer that made the ids, from the folder."""
-        from gpt1.tokenization.tokenizer import Tokenizer
-
-        # What is loaded is what was verified, from a URL too.
+        """The tokenizer of the folder, which produced the ids."""
+        # Load a verified copy: the original could change between check and use.
         with tempfile.TemporaryDirectory() as copy, disk_errors(copy):
             for name in self.manifest["files"]:
                 if name.startswith(TOKENIZER_FOLDER + "/"):
@@ -189,13 +204,16 @@ class Corpus:
             tokenizer = Tokenizer.load(Path(copy, TOKENIZER_FOLDER))
         if tokenizer.fingerprint != self.tokenizer_fingerprint:
             raise UserError(
-                f"{self.path(TOKENIZER_FOLDER)} is not the tokenizer that its manifest names.", self.rebuild_hint()
+                f"{self.path(TOKENIZER_FOLDER)} is not the tokenizer named in the manifest.", self.rebuild_hint()
             )
         return tokenizer
 
     def verify(self, advance: Callable[[int], None] | None = None) -> None:
-        """Every file against its SHA-256, now; `advance` is told how many are behind. Raises UserError with the first
-        one that differs."""
+        """Check every file against its SHA-256 now; UserError for the first that differs.
+
+        Args:
+            advance: Called with the number of files checked so far.
+        """
         for number, name in enumerate(self.manifest["files"], 1):
             if name.endswith(".npy"):
                 self.load_array(name, verified=False)
@@ -206,27 +224,27 @@ class Corpus:
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """A verified array: memory-mapped from a local file, in memory from a URL."""
-        found = self.arrays.pop(name, None)
-        if found is None:
+        values = self.arrays.pop(name, None)
+        if values is None:
             if len(self.arrays) >= MAX_MEMORY_MAPS and not is_url(self.folder):
                 del self.arrays[next(iter(self.arrays))]
-            found = self.load_array(name, name in self._verified_files)
+            values = self.load_array(name, name in self._verified_files)
             self._verified_files.add(name)
-        self.arrays[name] = found
-        return found
+        self.arrays[name] = values
+        return values
 
     def load_array(self, name: str, verified: bool) -> npt.NDArray[Any]:
-        """The array `name`, its SHA-256, type, shape and values checked unless it has been `verified`."""
+        """The array `name`. Type and shape are always checked; SHA-256 and values unless `verified`."""
         path, shape = self.path(name), array_shape(name, self.manifest)
         dtype = np.dtype(np.int64 if name == DOCUMENTS_FILE else smallest_id_dtype(self.vocab_size))
         data = self.read_verified(name) if is_url(self.folder) else None
         if data is None and not verified:
             self.check_digest(name, file_digest(path))
         with io.BytesIO(data) if data is not None else open(path, "rb") as file:
-            found_shape, found_type, offset = read_header(file, path)
+            actual_shape, actual_dtype, offset = read_header(file, path)
         size = self.manifest["files"][name]["size"]
-        if (found_shape, found_type) != (shape, dtype) or size != offset + math.prod(shape) * dtype.itemsize:
-            problem = f"{path} holds {found_type} {found_shape}; a corpus has {dtype} {shape} there."
+        if (actual_shape, actual_dtype) != (shape, dtype) or size != offset + math.prod(shape) * dtype.itemsize:
+            problem = f"{path} contains {actual_dtype} {actual_shape}, expected {dtype} {shape}."
             raise UserError(problem, self.rebuild_hint())
         if data is None:
             values: npt.NDArray[Any] = np.memmap(path, dtype, "r", offset, shape)
@@ -244,13 +262,13 @@ class Corpus:
     def check_digest(self, name: str, sha256: str) -> None:
         if sha256 != self.manifest["files"][name]["sha256"]:
             raise UserError(
-                f"{self.path(name)} is not what its manifest says (SHA-256 differs): the file was changed or damaged.",
+                f"{self.path(name)} does not match its manifest (SHA-256 differs): the file was changed or damaged.",
                 self.rebuild_hint(),
             )
 
     @property
     def name(self) -> str:
-        """What to call it in a sentence."""
+        """The corpus in messages."""
         return self.folder
 
     def path(self, name: str) -> str:
@@ -259,7 +277,7 @@ class Corpus:
         return str(path_inside(Path(self.folder), name, Path(self.folder, CORPUS_MANIFEST)))
 
     def rebuild_hint(self) -> str:
-        return f"Delete {self.folder} and make it again with: gpt1 tokenize CORPUS --out {self.folder}"
+        return f"Delete {self.folder} and create it again with: gpt1 tokenize CORPUS --out {self.folder}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "arrays": {}}  # another process maps the files itself
@@ -273,8 +291,9 @@ def join_path(folder: str, name: str) -> str:
 
 
 def read_manifest(folder: str) -> dict[str, Any]:
+    """The checked content of the folder's manifest.json; UserError if the folder is not a corpus."""
     path = join_path(folder, CORPUS_MANIFEST)
-    fix = f"Delete {folder} and make it again with: gpt1 tokenize CORPUS --out DIR"
+    fix = f"Delete {folder} and create it again with: gpt1 tokenize CORPUS --out DIR"
     try:
         size = file_size(path)
     except NotADirectoryError:
@@ -283,11 +302,11 @@ def read_manifest(folder: str) -> dict[str, Any]:
         if not is_url(folder) and not Path(folder).exists():
             raise not_found_error(folder)
         raise UserError(
-            f"{folder}: this is no corpus folder ({CORPUS_MANIFEST} is missing: the tokenizing did not finish).",
-            f"Make one with: gpt1 tokenize {shell_quote(folder)} --out DIR",
+            f"{folder} is not a corpus folder: no {CORPUS_MANIFEST} found.",
+            f"Create one with: gpt1 tokenize {shell_quote(folder)} --out DIR",
         )
-    if size > MOST_MANIFEST_BYTES:
-        raise UserError(f"{path} has {size:,} bytes, more than the limit of {MOST_MANIFEST_BYTES:,}.", fix)
+    if size > MAX_MANIFEST_BYTES:
+        raise UserError(f"{path} has {size:,} bytes, more than the limit of {MAX_MANIFEST_BYTES:,}.", fix)
     try:
         manifest = parse_json(read_bytes(path), path, fix=fix)
     except UserError as error:
@@ -296,11 +315,11 @@ def read_manifest(folder: str) -> dict[str, Any]:
         "format", "a number or a text", lambda value: isinstance(value, int | str)
     )
     if isinstance(version, str):
-        raise UserError(
-            f"{folder} is not a corpus folder: its {CORPUS_MANIFEST} is of the format {short(version)}.", fix
-        )
+        raise UserError(f"{folder} is not a corpus folder: its {CORPUS_MANIFEST} has format {short(version)}.", fix)
     if version != CORPUS_FORMAT:
-        raise UserError(f"{path} has format {version}; this gpt1 reads format {CORPUS_FORMAT}.", "Update gpt1.")
+        raise UserError(
+            f"{path} has format {version}; this version of gpt1 reads format {CORPUS_FORMAT}.", "Update gpt1."
+        )
     if manifest.get("fingerprint") != manifest_fingerprint(manifest):
         raise UserError(f"{path} was changed or damaged.", fix)
     check_manifest(manifest, path, fix)

@@ -1,4 +1,4 @@
-"""Texts → ids, on as many processes as are wanted. The ids depend on the texts and the vocabulary, on nothing else."""
+"""Texts → ids, in one or more processes. The ids depend only on the texts and the vocabulary."""
 
 from __future__ import annotations
 
@@ -7,46 +7,24 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpt1.corpus.readers import Boundary, Source, read_source
 from gpt1.errors import ResourceError
+from gpt1.tokenization.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 2**20
-"""What a worker gets at a time: long beside the cost of sending it, small in memory."""
+"""Characters sent to a worker at a time: encoding takes much longer than sending, and memory stays small."""
 TokenIds = npt.NDArray[np.unsignedinteger[Any]]
-
-
-class TokenizerLike(Protocol):
-    """What the data floor needs of gpt1.tokenization.tokenizer.Tokenizer."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def newline_id(self) -> int: ...
-
-    @property
-    def unknown_id(self) -> int | None: ...
-
-    @classmethod
-    def load(cls, folder: Any) -> Any: ...
-
-    def save(self, folder: Any) -> None: ...
-
-    def encode_arrays(self, texts: list[str]) -> Sequence[TokenIds]: ...
 
 
 def smallest_id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
@@ -56,18 +34,18 @@ def smallest_id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Documents as ids, on their way from a worker to the shards; documents without a token are in no array."""
+    """A batch of documents as ids. `document_starts` and `n_bytes` have no entry for documents without a token."""
 
-    ids: TokenIds  # with a newline token between the documents
-    document_starts: npt.NDArray[np.int64]  # [documents] where each begins in `ids`
-    n_bytes: npt.NDArray[np.int64]  # [documents] UTF-8 bytes of each
+    ids: TokenIds  # [tokens] with a newline token between the documents
+    document_starts: npt.NDArray[np.int64]  # [documents] position of the first token in `ids`
+    n_bytes: npt.NDArray[np.int64]  # [documents] UTF-8 bytes
     unknown: int
-    texts: int
-    text_bytes: int  # of all texts
+    texts: int  # number of all texts
+    text_bytes: int  # UTF-8 bytes of all texts
 
 
-def encode_texts(tokenizer: TokenizerLike, texts: list[str]) -> EncodedTexts:
-    """A pure function of the vocabulary and the texts: which process calls it, and when, changes nothing."""
+def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> EncodedTexts:
+    """A pure function of the vocabulary and the texts."""
     dtype = smallest_id_dtype(tokenizer.vocab_size)
     newline: TokenIds = np.array([tokenizer.newline_id], dtype)
     parts: list[TokenIds] = [newline[:0]]
@@ -97,14 +75,14 @@ class TextBatch:
 
     texts: list[str]
     boundary: Boundary
-    bytes_read: int  # bytes of all sources that were read to get here
+    bytes_read: int  # bytes of all sources read so far
 
 
 def make_text_batches(sources: Iterable[Source]) -> Iterator[TextBatch]:
-    """The texts of the sources in pieces of about BATCH_CHARACTERS, cut by nothing but the texts."""
+    """Batches of about BATCH_CHARACTERS. They depend only on the texts, not on the number of workers."""
     texts: list[str] = []
     length = 0
-    before = 0  # bytes of the sources before this one
+    before = 0  # bytes of the sources before the current one
     done = 0
     for source in sources:
         for document in read_source(source):
@@ -123,9 +101,9 @@ def make_text_batches(sources: Iterable[Source]) -> Iterator[TextBatch]:
 
 
 def encode_batches(
-    batches: Iterable[TextBatch], tokenizer: TokenizerLike, tokenizer_folder: Path, workers: int
+    batches: Iterable[TextBatch], tokenizer: Tokenizer, tokenizer_folder: Path, workers: int
 ) -> Generator[tuple[TextBatch, EncodedTexts], None, None]:
-    """Every batch with its ids, in order. `tokenizer_folder` is the tokenizer's folder, from which each worker loads its own."""
+    """Every batch with its ids, in order. Each worker process loads the tokenizer from `tokenizer_folder`."""
     if workers == 1:
         for batch in batches:
             yield batch, encode_texts(tokenizer, batch.texts)
@@ -137,30 +115,32 @@ def encode_batches(
     finished = False
     try:
         for batch in batches:
-            with signals_held():  # the first one starts the workers
+            with block_signals():  # the first call starts the worker processes
                 future = pool.submit(encode_in_worker, batch.texts)
             waiting.append((batch, future))
-            if len(waiting) > 2 * workers:  # bounds the memory, and keeps every worker busy
+            if len(waiting) > 2 * workers:  # limits memory and keeps every worker busy
                 yield next_result(waiting)
         while waiting:
             yield next_result(waiting)
         finished = True
     except BrokenProcessPool:
         raise ResourceError(
-            "a worker process ended before its work was done: its message stands above, or the memory ran out.",
+            "a worker process died: see its message above; without a message it probably ran out of memory.",
             f"Use fewer than --workers {workers}.",
         ) from None
     finally:
-        if not finished:  # after Ctrl-C or an error nobody wants what they are at, which takes many seconds
+        if not finished:  # after Ctrl-C or an error: the current batches would take many more seconds
             for worker in list((pool._processes or {}).values()):
                 worker.kill()
         pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait, in this process until the end of the block; those that are started in it never see
-    them. A terminal sends Ctrl-C to all, but it is the parent that ends its workers."""
+def block_signals() -> Iterator[None]:
+    """Delay Ctrl-C and SIGTERM in this process until the end of the block; processes started in it never get them.
+
+    A terminal sends Ctrl-C to all processes, but only the parent stops the workers.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -176,20 +156,20 @@ def next_result(waiting: deque[tuple[TextBatch, Future[EncodedTexts]]]) -> tuple
     return batch, future.result()
 
 
-worker_tokenizer: TokenizerLike | None = None
-"""The tokenizer of this process; set in worker processes only, once, before their first batch."""
+worker_tokenizer: Tokenizer | None = None
+"""Set once in each worker process, before its first batch."""
 
 
-def start_worker(tokenizer_class: type[TokenizerLike], tokenizer_folder: str) -> None:
+def start_worker(tokenizer_class: type[Tokenizer], tokenizer_folder: str) -> None:
     global worker_tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent stops its workers
     threading.Thread(target=exit_with_parent, daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread a worker
-    worker_tokenizer = cast(TokenizerLike, tokenizer_class.load(tokenizer_folder))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread per worker
+    worker_tokenizer = tokenizer_class.load(tokenizer_folder)
 
 
 def exit_with_parent() -> None:
-    """A killed parent cannot end its workers, and their pipe to it never closes: they hold its other end themselves."""
+    """Exit when the parent is killed. The pipe to it never closes, because the workers hold both of its ends."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

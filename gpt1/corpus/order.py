@@ -1,4 +1,4 @@
-"""The order of the samples: a pure function of (seed, epoch, position), so that a resumed run needs no memory of it."""
+"""The order of the samples: a pure function of (seed, epoch, position), so that a resumed run needs no saved state."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ FEISTEL_ROUNDS = 6
 
 
 def derive_seed(*numbers: int) -> int:
-    """63 bits that depend on all the numbers and on their order: the seed of one thing, say (seed, step, rank)."""
+    """A 63-bit seed that depends on all the numbers and their order, for example (seed, step, rank)."""
     return int(np.random.SeedSequence([n % 2**64 for n in numbers]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def shuffled_indices(positions: NDArray[np.int64], n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """What stands at `positions` of a shuffled 0..n-1. Takes no memory but that of `positions`, however large n is.
+    """The entries at `positions` of a random permutation of 0 … n - 1, without storing the permutation.
 
-    A Feistel network permutes the smallest even power of two that holds n; what lands beyond n is sent through again,
-    which ends because a permutation of the whole, restricted like this, is a permutation of the part.
+    A Feistel network permutes 0 … 2^(2k) - 1, the smallest such range that contains n values. Values of n or more are
+    permuted again until they are smaller than n (cycle walking), which gives a permutation of 0 … n - 1.
+
+    Args:
+        positions: Integers in 0 … n - 1, shape [count].
+
+    Returns:
+        Integers in 0 … n - 1, shape [count].
     """
-    half = max(1, ((n - 1).bit_length() + 1) // 2)  # bits of each half
+    half = max(1, ((n - 1).bit_length() + 1) // 2)  # k: bits of each half
     mask = np.uint64((1 << half) - 1)
     keys = np.random.SeedSequence([seed, epoch, n]).generate_state(FEISTEL_ROUNDS, np.uint64)
     values = positions.astype(np.uint64)
@@ -34,17 +40,16 @@ def shuffled_indices(positions: NDArray[np.int64], n: int, seed: int, epoch: int
 
 
 def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64: every input bit reaches every output bit."""
+    """The finalizer of SplitMix64: every input bit affects every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def batch_indices(step: int, n: int, batch_size: int, seed: int) -> tuple[int, NDArray[np.int64]]:
-    """(epoch, samples) of update `step`: every sample once an epoch, the last update of an epoch may be smaller."""
-    per_epoch = steps_per_epoch(n, batch_size)
-    epoch, update = divmod(step, per_epoch)
-    positions = np.arange(update * batch_size, min(n, (update + 1) * batch_size))
+    """(epoch, sample indices) of a step: each sample once per epoch; the last batch of an epoch may be smaller."""
+    epoch, batch = divmod(step, steps_per_epoch(n, batch_size))
+    positions = np.arange(batch * batch_size, min(n, (batch + 1) * batch_size))
     return epoch, shuffled_indices(positions, n, seed, epoch)
 
 

@@ -1,7 +1,7 @@
-"""CORPUS → documents: text out of files, folders, patterns and URLs, streamed, so that memory stays flat.
+"""CORPUS → documents: text from files, folders, glob patterns and URLs, streamed in constant memory.
 
-.txt and .md are one document a file; .jsonl, .csv, .tsv and .parquet one document a row, its field or column `text`.
-Each may be compressed (.gz, .xz, .zst). A document is kept as it stands in the file.
+A .txt or .md file is one document. In .jsonl, .csv, .tsv and .parquet each row is a document: its field or column
+`text`. Files may be compressed (.gz, .xz, .zst). The text of a document is not changed.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ TEXT_FORMATS = ("txt", "md")
 DOCUMENT_FORMATS = TEXT_FORMATS + TABLE_FORMATS
 DOCUMENT_EXTENSIONS = ", ".join(f".{kind}" for kind in DOCUMENT_FORMATS) + ", each also as .gz, .xz, .zst"
 MAX_PART_BYTES = 2**20
-"""Bytes. A longer document (War and Peace has 3.2 MB) is handed on in parts, so that any file fits in memory: while the
-ids of a part are made, they take some 200 times as much, in every process."""
+"""A longer document (War and Peace has 3.2 MB) is read in parts, so that any file fits in memory: encoding a part needs
+about 200 times its size, in every process."""
 
 Boundary: TypeAlias = Literal["document", "line", "word"]
 
 
 @dataclass(frozen=True)
 class DocumentPart:
-    """A text, or a part of a very long one."""
+    """A document, or a part of a long one."""
 
     text: str
     source: str
     boundary: Boundary = "document"
-    """What begins here. A part begins a `line` of the document before (the line end between the two is in neither) or,
-    in lines without an end, a `word` (nothing is left out)."""
+    """What begins here: a document, or a further part of one. If the part begins a `line`, the newline before it is in
+    neither part; if it begins a `word`, nothing is between the parts."""
     bytes_read: int = 0
-    """Bytes of the stored file that were read to get here."""
+    """Bytes of the stored file read so far."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +47,28 @@ class Source:
 
     path: str
     size: int
-    """Bytes as stored; 0 where a server does not tell."""
+    """Bytes as stored; 0 if a server does not report the size."""
     format: str
     name: str
-    """The path from the argument on: `books/a.txt` for the file found in the argument `/data/books`."""
+    """The path relative to the argument's parent: `books/a.txt` for a file in the argument `/data/books`."""
     is_explicit: bool
-    """Whether an argument names this very file; it must then hold text. Empty files inside folders are passed over."""
+    """Whether an argument names this file; it must then contain text. Empty files in folders are skipped."""
 
 
 def read_documents(corpora: Sequence[str]) -> Iterator[DocumentPart]:
-    """All documents of CORPUS..., in the order of the arguments and, in folders, of the names."""
+    """All documents of CORPUS..., in the order of the arguments; in folders, sorted by name."""
     for source in list_sources(corpora):
         yield from read_source(source)
 
 
 def list_sources(corpora: Sequence[str]) -> list[Source]:
-    """The files of CORPUS..., every one once. Raises UserError for what is missing, empty or of no known format."""
+    """The files of CORPUS..., each once; UserError for one that is missing, empty or of an unsupported format."""
     found: dict[str, Source] = {}
     for corpus in [corpora] if isinstance(corpora, str | Path) else corpora:
         for source in (remote_sources if is_url(corpus) else local_sources)(str(corpus)):
             found.setdefault(source.path if is_url(source.path) else os.path.realpath(source.path), source)
     if not found:
-        raise UserError("no CORPUS is given.", f"Give files, folders or URLs with {DOCUMENT_EXTENSIONS}.")
+        raise UserError("CORPUS is missing.", f"Use files, folders or URLs with {DOCUMENT_EXTENSIONS}.")
     return list(found.values())
 
 
@@ -78,7 +78,7 @@ def local_sources(corpus: str) -> list[Source]:
         try:
             return folder_sources(path)
         except OSError as error:
-            raise UserError(f"{error.filename} cannot be read: {error.strerror}.", "Check its access rights.") from None
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}.", "Check its permissions.") from None
     if path.exists():
         return [file_source(path)]
     if not glob.has_magic(corpus):
@@ -97,16 +97,16 @@ def local_sources(corpus: str) -> list[Source]:
 def file_source(path: Path) -> Source:
     kind = document_format(path.name)
     if kind is None:
-        raise UserError(f"{path} has no known ending.", f"Text is read from {DOCUMENT_EXTENSIONS}.")
+        raise UserError(f"{path} has no supported extension.", f"Supported: {DOCUMENT_EXTENSIONS}.")
     if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty.", "Give a file that holds text.")
+        raise UserError(f"{path} is empty.", "Use a file that contains text.")
     return Source(str(path), path.stat().st_size, kind, path.name, True)
 
 
 def folder_sources(folder: Path) -> list[Source]:
-    """The files below `folder` with a known ending, sorted by their path; names with a leading dot are passed over."""
+    """The files below `folder` with a supported extension, sorted by path; hidden files are skipped."""
     if is_corpus(folder):
-        raise UserError(f"{folder} is a corpus folder: it is tokenized already.", "Give the texts it was made from.")
+        raise UserError(f"{folder} is a corpus folder: it is already tokenized.", "Use the texts it was made from.")
     sources = []
     others = []
     for path in sorted(walk(folder, set()), key=lambda path: path.relative_to(folder).parts):
@@ -118,12 +118,12 @@ def folder_sources(folder: Path) -> list[Source]:
     if not sources:
         raise no_documents_error(folder, others)
     if not any(source.size for source in sources):
-        raise UserError(f"{folder}: all of its {len(sources):,} files are empty.", "Give files that hold text.")
+        raise UserError(f"{folder}: all text files are empty ({len(sources):,}).", "Use files that contain text.")
     return sources
 
 
 def walk(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """Every file below `folder`. Links are followed, but never in a circle."""
+    """Every file below `folder`. Links are followed; each folder is visited once."""
     if (real := os.path.realpath(folder)) in seen:
         return
     seen.add(real)
@@ -138,12 +138,12 @@ def walk(folder: Path, seen: set[str]) -> Iterator[Path]:
 
 
 def is_corpus(folder: Path) -> bool:
-    """Whether gpt1 made this folder: the merges.txt in it is no text to learn from."""
+    """Whether this is a corpus folder of gpt1: its merges.txt is not text to train on."""
     return (folder / "manifest.json").exists() and (folder / "documents.npy").exists()
 
 
 def remote_sources(url: str) -> list[Source]:
-    """The files behind an fsspec URL: of a file, a folder, or a pattern."""
+    """The files of an fsspec URL of a file, a folder or a glob pattern."""
     try:
         system, path = filesystem(url)
         if system.isdir(path):
@@ -154,7 +154,7 @@ def remote_sources(url: str) -> list[Source]:
     except FileNotFoundError:
         raise not_found_error(url) from None
     except (ImportError, ValueError, OSError) as error:
-        raise UserError(f"{url} cannot be read: {error}.", "Check the address and its access rights.") from None
+        raise UserError(f"{url} cannot be read: {error}.", "Check the URL and its permissions.") from None
     files = [(str(info["name"]), int(info.get("size") or 0)) for info in infos if info["type"] == "file"]
     sources = [
         Source(system.unstrip_protocol(name), size, kind, name.rpartition("/")[2], len(files) == 1)
@@ -173,20 +173,20 @@ def document_format(name: str) -> str | None:
 
 def no_documents_error(place: str | Path, names: Sequence[str]) -> UserError:
     if not names:
-        return UserError(f"{place} is empty.", f"Put text files into it: {DOCUMENT_EXTENSIONS}.")
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+        return UserError(f"{place} is empty.", f"Add text files: {DOCUMENT_EXTENSIONS}.")
+    first = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
     return UserError(
-        f"{place} has no file with a known ending; it has: {shown}.", f"Text is read from {DOCUMENT_EXTENSIONS}."
+        f"{place} has no file with a supported extension; found: {first}.", f"Supported: {DOCUMENT_EXTENSIONS}."
     )
 
 
 def read_source(source: Source) -> Iterator[DocumentPart]:
-    """The documents of one file. Raises UserError with file and line for what is not as its ending says."""
+    """The documents of one file; UserError with file and line for content that does not match its extension."""
     documents = 0
     with open_input(source.path) as file:
-        for text, begins in read_texts(file):
+        for text, boundary in read_texts(file):
             documents += 1
-            yield DocumentPart(text, source.path, begins, file.position())
+            yield DocumentPart(text, source.path, boundary, file.position())
     if source.is_explicit and not documents:
         raise UserError(f"{source.path} is empty: it has no {'text' if source.format in TEXT_FORMATS else 'rows'}.")
 
@@ -198,7 +198,7 @@ def read_texts(file: InputFile) -> Iterator[tuple[str, Boundary]]:
         return
     for number, row in stream_rows(file, column="text"):
         text = text_field(file, number, row)
-        if len(text) <= MAX_PART_BYTES // 4:  # at most four bytes a character
+        if len(text) <= MAX_PART_BYTES // 4:  # UTF-8: at most four bytes per character
             yield text, "document"
         else:
             yield from split_parts(io.BytesIO(text.encode("utf-8")).read, lambda data, *_: data.decode("utf-8"))
@@ -207,33 +207,33 @@ def read_texts(file: InputFile) -> Iterator[tuple[str, Boundary]]:
 def split_parts(
     read: Callable[[int], bytes], decode: Callable[[bytes, int, int], str], byte_order_mark: bool = False
 ) -> Iterator[tuple[str, Boundary]]:
-    """A text cut after at most LARGEST_PART bytes: at the last line end, else before the last space, else anywhere."""
-    begins: Boundary = "document"
-    line, offset = 1, 0  # where `block` begins
+    """Parts of at most MAX_PART_BYTES: split at the last newline, else before the last space, else anywhere."""
+    boundary: Boundary = "document"
+    line, offset = 1, 0  # position of `block` in the file
     block = b""
     while True:
         more = read(MAX_PART_BYTES + 1 - len(block))
         block += more
         if len(block) <= MAX_PART_BYTES and more:
-            continue  # a read may give less than was asked for
+            continue  # a read may return fewer bytes than requested
         if not block:
             return
-        end, begins_next, skip = find_cut(block) if more else (len(block), begins, 0)
+        end, next_boundary, skip = find_split(block) if more else (len(block), boundary, 0)
         text = decode(block[:end], line, offset)
-        yield text.removeprefix("\ufeff") if byte_order_mark and not offset else text, begins
+        yield text.removeprefix("\ufeff") if byte_order_mark and not offset else text, boundary
         line += block.count(b"\n", 0, end + skip)
         offset += end + skip
-        block, begins = block[end + skip :], begins_next
+        block, boundary = block[end + skip :], next_boundary
 
 
-def find_cut(block: bytes) -> tuple[int, Boundary, int]:
-    """(where the part ends, what begins after it, bytes between the two)."""
-    half = len(block) // 2  # no small parts
+def find_split(block: bytes) -> tuple[int, Boundary, int]:
+    """(end of the part, what begins after it, bytes between the two)."""
+    half = len(block) // 2  # avoids small parts
     if (end := block.rfind(b"\n", half)) > 0:
         return end, "line", 1
     if (end := block.rfind(b" ", half)) > 0:
         return end, "word", 0
     end = len(block) - 1
-    while end > 1 and block[end] & 0b1100_0000 == 0b1000_0000:  # inside of a character
+    while end > 1 and block[end] & 0b1100_0000 == 0b1000_0000:  # inside a UTF-8 character
         end -= 1
     return end, "word", 0

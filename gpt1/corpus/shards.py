@@ -1,11 +1,11 @@
-"""What a corpus folder holds, and how its shards are written.
+"""The files of a corpus folder, and how they are written.
 
-    shard-00000.npy, …   token ids, uint16 (uint32 past 65,536 ids); every shard but the last holds `shard_tokens`
-    documents.npy        int64 [2, documents]: the first token of each document, its UTF-8 bytes
-    tokenizer/           the tokenizer that made the ids
+    shard-00000.npy, …   token ids, uint16 (uint32 past 65,536 ids); `shard_tokens` each, fewer in the last
+    documents.npy        int64 [2, documents]: position of the first token of each document, its UTF-8 bytes
+    tokenizer/           the tokenizer of the ids
     manifest.json        counts, sources, and size and SHA-256 of every file above; written last
 
-One newline token stands between documents.
+There is one newline token between two documents.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from gpt1.corpus.encoding import EncodedTexts, TokenizerLike, smallest_id_dtype
+from gpt1.corpus.encoding import EncodedTexts, smallest_id_dtype
 from gpt1.corpus.readers import Boundary, Source
 from gpt1.errors import UserError
 from gpt1.files.atomic import fsync_dir, fsync_file
 from gpt1.files.foreign import DAMAGED, Fields, check_name
+from gpt1.tokenization.tokenizer import Tokenizer
 
 CORPUS_FORMAT = 1
 CORPUS_MANIFEST = "manifest.json"
@@ -38,18 +39,18 @@ def shard_name(index: int) -> str:
 
 
 class ShardWriter:
-    """Lays ids end to end and cuts them every `shard_tokens`, wherever that falls."""
+    """Concatenates ids and writes a shard file every `shard_tokens` ids."""
 
-    def __init__(self, folder: Path, tokenizer: TokenizerLike, shard_tokens: int) -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer, shard_tokens: int) -> None:
         self.folder = folder
         self.tokenizer = tokenizer
         self.shard = np.empty(shard_tokens, smallest_id_dtype(tokenizer.vocab_size))
-        self.filled = 0  # of this shard
+        self.filled = 0  # ids in the current shard
         self.shards = 0
         self.tokens = 0
         self.unknown = 0
-        self.n_documents_seen = 0  # documents, those without a token too
-        self.document_has_tokens = False  # whether the document that is being read has given a token yet
+        self.n_documents_seen = 0  # including documents without a token
+        self.document_has_tokens = False  # whether an earlier part of the current document had a token
         self.document_starts = array("q")
         self.n_bytes = array("q")
         self.files: dict[str, dict[str, int | str]] = {}
@@ -61,7 +62,7 @@ class ShardWriter:
         if not len(encoded.ids):
             return
         starts, n_bytes = encoded.document_starts, encoded.n_bytes
-        if self.document_has_tokens:  # a further part of a long document
+        if self.document_has_tokens:  # continues a long document
             if boundary == "line":
                 self.append(np.array([self.tokenizer.newline_id]))
                 self.n_bytes[-1] += 1
@@ -78,10 +79,10 @@ class ShardWriter:
     def append(self, ids: npt.NDArray[Any]) -> None:
         self.tokens += len(ids)
         while len(ids):
-            taken = ids[: len(self.shard) - self.filled]
-            self.shard[self.filled : self.filled + len(taken)] = taken
-            self.filled += len(taken)
-            ids = ids[len(taken) :]
+            head = ids[: len(self.shard) - self.filled]
+            self.shard[self.filled : self.filled + len(head)] = head
+            self.filled += len(head)
+            ids = ids[len(head) :]
             if self.filled == len(self.shard):
                 self.finish_shard()
 
@@ -102,7 +103,7 @@ class ShardWriter:
         return self.n_documents_seen - len(self.document_starts)
 
     def finish(self, sources: list[Source]) -> None:
-        """The last shard, the documents, and then the manifest over all files, those of the tokenizer too."""
+        """Write the last shard, documents.npy and the manifest of all files, including the tokenizer's."""
         if self.filled:
             self.finish_shard()
         self.write_array(DOCUMENTS_FILE, np.array([self.document_starts, self.n_bytes], np.int64).reshape(2, -1))
@@ -136,7 +137,7 @@ class ShardWriter:
 
 
 def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """(shape, type, where the values begin) of a .npy file in C order; UserError naming `where` for any other file."""
+    """(shape, dtype, offset of the values) of a .npy file in C order; UserError naming `where` for any other file."""
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -150,22 +151,24 @@ def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[
 
 
 def check_array(values: npt.NDArray[Any], name: str, manifest: Mapping[str, Any], where: str) -> None:
-    """UserError unless the values of the file `name` are such as a ShardWriter writes. Reads all of them once."""
+    """UserError unless the values of the file `name` are valid for a corpus. Reads all of them once."""
     if name != DOCUMENTS_FILE:
         if (largest := int(values.max())) >= manifest["vocab_size"]:
-            problem = f"{where} holds the token id {largest:,}; the vocabulary has {manifest['vocab_size']:,} tokens."
+            problem = (
+                f"{where} contains token id {largest:,}, but the vocabulary has {manifest['vocab_size']:,} tokens."
+            )
             raise UserError(problem, DAMAGED)
         return
     starts, n_bytes = values
-    apart = np.diff(starts, append=manifest["tokens"] + 1)  # a newline token stands between two documents
-    if starts[0] != 0 or apart.min() < 2 or (starts < 0).any():
-        raise UserError(f"{where} holds document starts that do not ascend.", DAMAGED)
+    distances = np.diff(starts, append=manifest["tokens"] + 1)  # at least one token and a newline token
+    if starts[0] != 0 or distances.min() < 2 or (starts < 0).any():
+        raise UserError(f"{where}: the document starts are not ascending.", DAMAGED)
     if n_bytes.min() < 0 or int(n_bytes.sum()) != manifest["bytes"]:
-        raise UserError(f"{where} holds other document sizes than the manifest says.", DAMAGED)
+        raise UserError(f"{where}: the document sizes do not match the manifest.", DAMAGED)
 
 
 def array_shape(name: str, manifest: Mapping[str, Any]) -> tuple[int, ...]:
-    """The shape that the array `name` of a corpus must have."""
+    """The shape that the array `name` must have."""
     if name == DOCUMENTS_FILE:
         return 2, manifest["documents"]
     rest = manifest["tokens"] - int(name.removeprefix("shard-").removesuffix(".npy")) * manifest["shard_tokens"]
@@ -173,7 +176,7 @@ def array_shape(name: str, manifest: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def check_manifest(manifest: Any, where: str, fix: str) -> None:
-    """UserError, naming the key, unless the content of the manifest `where` is such as a ShardWriter writes."""
+    """UserError naming the key unless the content of the manifest `where` is valid."""
     fields = Fields(manifest, where, fix)
     tokens = fields.integer("tokens", 1)
     fields.integer("documents", 1, tokens)
@@ -189,7 +192,7 @@ def check_manifest(manifest: Any, where: str, fix: str) -> None:
     files = fields.object("files")
     arrays = [name for name in files.values if not name.startswith(TOKENIZER_FOLDER + "/")]
     if len(arrays) != shards + 1 or {*arrays} != {DOCUMENTS_FILE, *map(shard_name, range(shards))}:
-        fields.refuse(f"'files' must be {DOCUMENTS_FILE}, {shards:,} shards and the files of the tokenizer")
+        fields.refuse(f"'files' must contain {DOCUMENTS_FILE}, {shards:,} shards and the tokenizer's files")
     for name in files.values:
         check_name(name, where)
         file = files.object(name)
@@ -198,13 +201,13 @@ def check_manifest(manifest: Any, where: str, fix: str) -> None:
 
 
 def manifest_fingerprint(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 over everything that a manifest says but its own fingerprint."""
-    said = {key: value for key, value in manifest.items() if key != "fingerprint"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("ascii")).hexdigest()
+    """SHA-256 of a manifest's content without the fingerprint itself."""
+    content = {key: value for key, value in manifest.items() if key != "fingerprint"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
 
 
 class HashingWriter:
-    """Hashes what is meant to be written, on its way: reading it back could hash what the disk made of it."""
+    """Hashes the data as it is written: reading the file back could hash data already damaged on the disk."""
 
     def __init__(self, file: Any) -> None:
         self.file = file

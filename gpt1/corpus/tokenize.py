@@ -1,4 +1,4 @@
-"""Texts in, a corpus folder out: with a given tokenizer, or with one trained on the same texts."""
+"""From texts to a corpus folder, with a given tokenizer or one trained on the same texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gpt1.runs.folder import find_model_folder
 from gpt1.tokenization.tokenizer import Tokenizer
 
 DEFAULT_VOCAB_SIZE = 8000
-SAMPLE_CHARACTERS = 50_000_000  # of the texts that a vocabulary is learnt from: more changes few merges and takes long
+SAMPLE_CHARACTERS = 50_000_000
+"""Characters that a vocabulary is trained on: more would take long and change few merges."""
 
 
 def tokenize(
@@ -28,51 +29,65 @@ def tokenize(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
-    """Tokenize files, folders or URLs into the corpus folder `out`.
+    """Tokenize texts into the corpus folder `out`.
 
-    tokenizer: a folder with one (a run or model folder serves). Otherwise one of `vocab_size` tokens is trained on up
-    to 50 M characters spread over the texts. workers: processes; as many as there are cores unless given.
-    Raises UserError for what cannot be read; then nothing is written.
+    Args:
+        corpora: Files, folders, glob patterns or URLs: .txt, .md, .csv, .tsv, .jsonl, .parquet, also compressed.
+        out: Folder to create.
+        tokenizer: Folder of a trained tokenizer, or of a run or model that contains one. Default: train a new one on up
+            to 50 million characters of the texts.
+        vocab_size: Number of tokens of a new vocabulary (default 8,000).
+        pipeline: Of a new tokenizer: "original" for English, "lossless" for anything else, or "auto".
+        workers: Number of processes (default: one per core, at most 8). The result does not depend on it.
+        progress: Receives messages and progress.
+
+    Returns:
+        The opened corpus.
+
+    Raises:
+        UserError: If a text cannot be read or a setting is invalid; then nothing is written.
     """
     progress = progress or NullProgress()
     if tokenizer is not None and vocab_size is not None:
-        raise UserError("--tokenizer and --vocab-size contradict each other.", "Give one of them.")
+        raise UserError("--tokenizer and --vocab-size cannot be combined.", "Use one of them.")
     resolve_output(out)
     sources = list_sources(corpora)
     if tokenizer is not None:
         chosen = Tokenizer.load(find_model_folder(tokenizer))
     else:
         size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
-        default = " (the default; --vocab-size changes it)" if vocab_size is None else ""
+        default = " (default; change it with --vocab-size)" if vocab_size is None else ""
         progress.log(f"training a vocabulary of {size:,} tokens{default}")
         chosen = Tokenizer.train(sample_texts(sources), size, pipeline)
         progress.log(f"vocabulary: {chosen.vocab_size:,} tokens, {chosen.pipeline} pipeline")
-    if note := chosen.version_warning():
-        progress.log(note)
+    if warning := chosen.version_warning():
+        progress.log(warning)
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     try:
         corpus = write_corpus(corpora, out, chosen, workers=workers, progress=progress)
     except MemoryError:
-        fewer = f"Use --workers {workers // 2} (now {workers}): the corpus stays the same."
+        fewer = f"Use --workers {workers // 2} (now {workers}); the corpus will be the same."
         raise ResourceError("out of memory.", fewer if workers > 1 else "Close other programs.") from None
     tokens, documents = max(1, corpus.tokens), count_noun(corpus.documents, "document")
     progress.log(
-        f"{out}: {corpus.tokens:,} tokens of {documents}, {corpus.n_bytes / 1e6:,.1f} MB "
-        f"({corpus.n_bytes / tokens:.2f} bytes a token), {corpus.unknown / tokens:.3%} unknown"
+        f"{out}: {corpus.tokens:,} tokens in {documents}, {corpus.n_bytes / 1e6:,.1f} MB "
+        f"({corpus.n_bytes / tokens:.2f} bytes per token), {corpus.unknown / tokens:.3%} unknown"
     )
     return corpus
 
 
 def sample_texts(sources: Sequence[Source]) -> Iterator[str]:
-    """Texts from every source, each giving an equal share of the characters, so that no file decides alone. What the
-    small ones do not fill is for the larger."""
-    left = SAMPLE_CHARACTERS
-    for number, source in enumerate(sorted(sources, key=lambda source: source.size)):
-        share, taken = left // (len(sources) - number), 0
+    """At most SAMPLE_CHARACTERS of text, in equal shares of all sources so that no file dominates.
+
+    What small files leave of their share goes to larger ones.
+    """
+    remaining = SAMPLE_CHARACTERS
+    for i, source in enumerate(sorted(sources, key=lambda source: source.size)):
+        share, used = remaining // (len(sources) - i), 0
         for document in read_source(source):
-            yield document.text[: share - taken]
-            taken += len(document.text)
-            if taken >= share:
+            yield document.text[: share - used]
+            used += len(document.text)
+            if used >= share:
                 break
-        left -= min(taken, share)
+        remaining -= min(used, share)

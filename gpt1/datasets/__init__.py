@@ -1,4 +1,4 @@
-"""The data sets of the paper by name: `find("rte").read("dev", data_dir)` is a table whose columns the kinds know."""
+"""The data sets of the paper by name: `find_data_set("rte").read("dev", data_dir)` is a table for a kind of task."""
 
 from gpt1.datasets.dataset import HUB, DataSet, DataSetSplit, KnownTable, MissingSplit
 from gpt1.datasets.registry import data_set_names, find_data_set, parse_data_set, require_data_set
@@ -13,6 +13,7 @@ __all__ = [
     "data_set_names",
     "find_data_set",
     "parse_data_set",
+    "plan_submission",
     "require_data_set",
+    "write_submission",
 ]
-__all__ += ["plan_submission", "write_submission"]

@@ -1,4 +1,4 @@
-"""The same data sets from the Hugging Face hub, where there is a network: `datasets`, pip install 'gpt1[hub]'."""
+"""The same data sets from the Hugging Face hub. Needs a network and `datasets`: pip install 'gpt1[hub]'."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from gpt1.errors import UserError
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where the hub has a data set.
+    """The location of a data set on the hub.
 
-    name: the repository, or a folder in its layout. splits: ours → `configuration/split` of theirs, several in order.
-    columns: our columns ← theirs.
+    Attributes:
+        name: The repository, or a local folder with the same layout.
+        splits: gpt1's split → `configuration/split` on the hub, several in order.
+        columns: gpt1's columns and those on the hub.
+        revision: Git revision of the repository.
+        counts: Rows of each split if they differ from the data set's.
     """
 
     name: str
@@ -24,19 +28,18 @@ class HubSource:
     columns: ColumnMap
     revision: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Rows of each split where they are not the data set's."""
 
     def check_installed(self, title: str, download_hint: str) -> None:
         if find_spec("datasets") is None:
             raise UserError(
-                f"no folder with the files of {title} is named, and the hub needs `datasets`, which is not installed.",
-                f"{download_hint} Name its folder with --data-dir (or GPT1_DATA), or: pip install 'gpt1[hub]'",
+                f"no folder with the files of {title} is set, and the hub needs `datasets`, which is not installed.",
+                f"{download_hint} Set its folder with --data-dir (or GPT1_DATA), or: pip install 'gpt1[hub]'",
             )
 
     def rows(self, part: str, labels: Sequence[str]) -> Iterator[LocatedRow]:
-        """(place, row) of `configuration/split`. A split whose labels are all −1 has none.
+        """(location, row) of `configuration/split`, without labels if all are −1 (hidden).
 
-        Classes are numbers there; they become their names where those are our `labels`.
+        Classes are numbers on the hub; they become class names if these are among `labels`.
         """
         table = self.load(part)
         label = self.columns["label"]
@@ -56,9 +59,9 @@ class HubSource:
         configuration, _, split = part.rpartition("/")
         try:
             return datasets.load_dataset(self.name, configuration or None, split=split, revision=self.revision)
-        except Exception as error:  # the package lets through whatever its many back ends raise
+        except Exception as error:  # the package passes on any exception of its backends
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
                 f"{self.name} could not be loaded from the Hugging Face hub: {reason}",
-                "Is there a network? Otherwise name a folder with the official files: --data-dir DIR (or GPT1_DATA).",
+                "Check the network, or set a folder with the official files: --data-dir DIR (or GPT1_DATA).",
             ) from None

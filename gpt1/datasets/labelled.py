@@ -1,4 +1,4 @@
-"""From labelled rows (a file, a Table, the name of a known data set) to a task: examples to train and to choose by."""
+"""From labelled rows (a file, a Table, the name of a known data set) to training and validation examples of a task."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 from gpt1.config import FinetuneConfig
 from gpt1.datasets import DataSet, data_set_names, parse_data_set
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.reading import file_format as file_ending
-from gpt1.files.reading import is_url, not_found_error
+from gpt1.files.reading import file_format, is_url, not_found_error
 from gpt1.formatting import count_noun
 from gpt1.progress import Progress
 from gpt1.tables.facts import count_rows_have
@@ -32,7 +31,7 @@ from gpt1.tasks.targets import Target
 
 @dataclass(frozen=True)
 class LabelledTable:
-    """Rows, and what a known data set says of them (None for the user's own tables)."""
+    """Rows, and the known data set that they are from (None for the user's own tables)."""
 
     table: Table
     data_set: DataSet | None = None
@@ -43,7 +42,7 @@ class LabelledTable:
         return dict(self.data_set.columns) if self.data_set else None
 
     def kind_and_columns(self, kind_name: str | None, columns: Mapping[str, str]) -> tuple[Kind, dict[str, str]]:
-        """What was asked for; a known data set brings what was not."""
+        """The given kind and columns, with the known data set's as defaults."""
         kind = resolve_kind(kind_name or (self.data_set.kind_name if self.data_set else None))
         chosen = dict(columns or self.columns or {})
         return kind, {**chosen, "label": chosen.get("label", "label")}
@@ -51,7 +50,7 @@ class LabelledTable:
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Labelled rows to learn from, and the task that their columns and labels make."""
+    """Labelled training rows and their task."""
 
     rows: LabelledTable
     kind: Kind
@@ -63,14 +62,14 @@ class TrainingRows:
     def evaluation_rows(
         self, source: str | Path | Table, data_dir: str | Path | None = None
     ) -> tuple[LabelledTable, list[Example]]:
-        """Rows of the same task to choose or to test by; UserError for a label that the training rows do not have."""
-        found = load_labelled_table(source, "evaluation", data_dir)
-        examples = examples_from_table(found, self.kind, self.columns)
-        encode_labels(self.target, examples, found.table.locate_row)
-        return found, examples
+        """Validation or test rows of the same task; UserError for a label that is not in the training rows."""
+        rows = load_labelled_table(source, "evaluation", data_dir)
+        examples = examples_from_table(rows, self.kind, self.columns)
+        encode_labels(self.target, examples, rows.table.locate_row)
+        return rows, examples
 
     def main_metric(self, target: Target) -> str:
-        """The paper's metric of a known data set, where `target` has it; else the target's own."""
+        """The paper's metric of a known data set if `target` has it; else the target's primary metric."""
         first = self.rows.data_set.metrics[0] if self.rows.data_set else target.primary_metric
         return first if first in target.metrics else target.primary_metric
 
@@ -83,7 +82,7 @@ def training_rows(
     data_dir: str | Path | None,
     keep_duplicates: bool = False,
 ) -> TrainingRows:
-    """Read and check all of `train`. A known data set brings its kind and columns."""
+    """Read and check all rows of `train`. A known data set defines defaults for the kind and columns."""
     source = load_labelled_table(train, "train", data_dir, keep_duplicates)
     kind, columns = source.kind_and_columns(kind_name, columns)
     score = score or bool(source.data_set and source.data_set.score)
@@ -95,10 +94,10 @@ def training_rows(
 def load_labelled_table(
     source: str | Path | Table, purpose: str, data_dir: str | Path | None = None, keep_duplicates: bool = False
 ) -> LabelledTable:
-    """`purpose` is `train` or `evaluation`: which split a data set's bare name stands for."""
+    """Read labelled rows. `purpose`, `train` or `evaluation`, is the split of a data set's name without a split."""
     if isinstance(source, Table):
         return LabelledTable(source)
-    named = None if Path(source).is_file() else parse_data_set(str(source))  # a folder `rte` does not hide the data set
+    named = None if Path(source).is_file() else parse_data_set(str(source))  # a data set's name wins over a folder's
     if named is None:
         if not Path(source).exists() and not is_url(source):
             raise unknown_table_error(str(source))
@@ -111,26 +110,24 @@ def load_labelled_table(
 
 
 def unknown_table_error(source: str) -> UserError:
-    """The error for what is neither a file nor a known name, with the neighbour of either sort that was meant."""
-    is_path = file_ending(source)[0] in TABLE_FORMATS or len(Path(source).parts) > 1
-    problem = (
-        not_found_error(source).problem
-        if is_path
-        else f"{source} does not exist.{did_you_mean(source, data_set_names())}"
-    )
-    return UserError(problem, f"Name a table, or a known data set: {', '.join(data_set_names())} (NAME:SPLIT).")
+    """The error for a name that is neither a file nor a known data set, with the closest file or data set."""
+    if file_format(source)[0] in TABLE_FORMATS or len(Path(source).parts) > 1:
+        problem = not_found_error(source).problem
+    else:
+        problem = f"{source} does not exist.{did_you_mean(source, data_set_names())}"
+    return UserError(problem, f"Use a table, or a known data set: {', '.join(data_set_names())} (NAME:SPLIT).")
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """What is to be learnt: the kind, its columns, the meaning of its labels, and the rows."""
+    """A task with its training and validation examples."""
 
     kind: Kind
     columns: dict[str, str]
     target: Target
     training: list[Example]
     validation: list[Example]
-    primary_metric: str  # the metric by which the best epoch is chosen
+    primary_metric: str  # selects the best epoch
     counts: dict[str, Any]
 
 
@@ -144,53 +141,54 @@ def load_task_data(
     cfg: FinetuneConfig,
     progress: Progress,
 ) -> TaskData:
-    """`training_rows`, deduplicated and split; every count is told."""
+    """Read the training rows, remove duplicates and split off validation rows if there are none; log all counts."""
     source = training_rows(train, kind_name, columns, score, data_dir, keep_duplicates=not cfg.deduplicate)
     examples, target, name = source.examples, source.target, source.rows.table.name
-    rows, told = len(examples), target.summary([example.label for example in examples])
+    rows, labels = len(examples), target.summary([example.label for example in examples])
 
     empty = sum(not any(text.strip() for text in (*example.fields, *example.answers)) for example in examples)
     validation: list[Example] = []
     if valid is not None:
-        held_out, validation = source.evaluation_rows(valid, data_dir)
-    repeated = leaked = contradicting = 0
+        valid_rows, validation = source.evaluation_rows(valid, data_dir)
+    duplicates = leaked = contradicting = 0
     if cfg.deduplicate:
-        kept, repeated, leaked = deduplicate(examples, validation)
+        kept, duplicates, leaked = deduplicate(examples, validation)
         contradicting = contradictions(examples, kept, target)
         examples = [examples[i] for i in kept]
     if not examples:
-        problem = f"{name}: all of its rows also stand in {held_out.table.name}."
-        raise UserError(problem, "Validate on other rows, or leave --valid out.")
-    if repeated or leaked:  # the rows that are left may have fewer labels
-        what = f"{name}, without the {repeated + leaked:,} rows that repeat another one"
-        target = target_from_examples(source.kind, source.score, examples, lambda i: what, what)
+        problem = f"{name}: all rows are also in {valid_rows.table.name}."
+        raise UserError(problem, "Use other validation rows, or omit --valid.")
+    if duplicates or leaked:  # the remaining rows may have fewer labels
+        remaining = f"{name}, without {count_noun(duplicates + leaked, 'repeated row')}"
+        target = target_from_examples(source.kind, source.score, examples, lambda i: remaining, remaining)
     if valid is None and cfg.valid_fraction:
-        training, held = split_validation(examples, target, cfg.valid_fraction, cfg.seed)
-        examples, validation = [examples[i] for i in training], [examples[i] for i in held]
+        train_indices, valid_indices = split_validation(examples, target, cfg.valid_fraction, cfg.seed)
+        examples, validation = [examples[i] for i in train_indices], [examples[i] for i in valid_indices]
 
     for note in source.rows.notes:
         progress.log(note)
-    other = f", {contradicting:,} of them with another label than the row that stays" if contradicting else ""
-    progress.log(f"{name}: {rows:,} rows, {told}; {count_noun(repeated, 'duplicate')} left out{other}")
+    other = f", {contradicting:,} of them with a different label" if contradicting else ""
+    progress.log(f"{name}: {rows:,} rows, {labels}; {count_noun(duplicates, 'duplicate')} removed{other}")
     if empty:
         progress.log(f"{count_rows_have(empty)} no text")
     if leaked:
-        progress.log(f"{count_noun(leaked, 'training row')} left out: also in {held_out.table.name}")
+        progress.log(f"{count_noun(leaked, 'training row')} removed: also in {valid_rows.table.name}")
     if validation:
-        whence = f"of {held_out.table.name}" if valid is not None else "held out (give --valid to use your own)"
-        progress.log(f"validation: {len(validation):,} rows {whence}")
+        origin = "split off from the training rows (use --valid for your own)"
+        origin = origin if valid is None else f"from {valid_rows.table.name}"
+        progress.log(f"validation: {len(validation):,} rows {origin}")
     else:
-        why = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
-        progress.log(f"no validation ({why}): the last epoch is kept, whether or not it is the best")
-    counts = {"rows": rows, "duplicates": repeated, "leaked": leaked}
+        reason = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
+        progress.log(f"no validation ({reason}): the last epoch is kept, which may not be the best")
+    counts = {"rows": rows, "duplicates": duplicates, "leaked": leaked}
     return TaskData(source.kind, source.columns, target, examples, validation, source.main_metric(target), counts)
 
 
 def resolve_kind(name: str | None) -> Kind:
     if name is None:
-        raise UserError("--kind is missing.", f"Kinds: {', '.join(KINDS)}. A guess comes from: gpt1 inspect TABLE")
+        raise UserError("--kind is missing.", f"Kinds: {', '.join(KINDS)}. For a suggestion run: gpt1 inspect TABLE")
     if name not in KINDS:
-        problem = f"--kind {name}: there is no such kind.{did_you_mean(name, KINDS)}"
+        problem = f"--kind {name} does not exist.{did_you_mean(name, KINDS)}"
         raise UserError(problem, f"Kinds: {', '.join(KINDS)}.")
     return KINDS[name]
 
@@ -198,6 +196,6 @@ def resolve_kind(name: str | None) -> Kind:
 def examples_from_table(source: LabelledTable, kind: Kind, columns: Mapping[str, str]) -> list[Example]:
     if source.data_set and "label" not in source.table.columns:
         name = source.data_set.name
-        raise UserError(f"{source.table.name} has no labels: they are not handed out.", f"See: gpt1 inspect {name}")
+        raise UserError(f"{source.table.name} has no labels: they are not public.", f"See: gpt1 inspect {name}")
     check_columns(kind, columns, source.table.columns, source.table.name)
     return read_examples(source.table.rows, kind, columns, source.table.locate_row)

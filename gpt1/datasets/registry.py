@@ -1,6 +1,6 @@
-"""The data sets of the paper (tables 2 to 4), and two more. Adding one is one entry here.
+"""The data sets of the paper (tables 2 to 4) and two more. To add one, add an entry here.
 
-Counts are those of the official splits, for GLUE of its present version (QNLI was cut anew after the paper).
+Counts are those of the official splits; for GLUE of its current version (QNLI was split again after the paper).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ JSONL = {"train": ("train.jsonl",), "dev": ("dev.jsonl",), "test": ("test.jsonl"
 BINARY = ("0", "1")
 NLI_LABELS = ("entailment", "neutral", "contradiction")
 GLUE_HOME = "It is part of GLUE: https://gluebenchmark.com/tasks."
-NOT_LABELLED = {"-": None, "-1": None}  # SNLI and MNLI: the annotators did not agree
+NO_GOLD_LABEL = {"-": None, "-1": None}  # SNLI and MNLI: the annotators did not agree
 PAIR = {"text_a": "sentence1", "text_b": "sentence2"}
+QUESTIONS = {"text_a": "question1", "text_b": "question2"}
+QNLI: ColumnMap = {"premise": "question", "hypothesis": "sentence", "label": "label"}
 ENTAILMENT = {"premise": "sentence1", "hypothesis": "sentence2"}
 COLA: ColumnMap = {"text": "sentence", "label": "label"}
 MSR: ColumnMap = {"text_a": "#1 String", "text_b": "#2 String", "label": "Quality"}
@@ -31,12 +33,12 @@ STORY: ColumnMap = {
 def hub_splits(
     configuration: str, train: str = "train", dev: str = "validation", test: str = "test"
 ) -> dict[str, tuple[str, ...]]:
-    """The three splits on the hub: `configuration/split`."""
+    """gpt1's splits → `configuration/split` on the hub."""
     return {split: (f"{configuration}/{theirs}",) for split, theirs in (("train", train), ("dev", dev), ("test", test))}
 
 
 def matched_and_mismatched(name: str) -> tuple[str, str]:
-    """MNLI's matched and mismatched half of a split."""
+    """The files of MNLI's matched and mismatched halves of a split."""
     return name.format("matched"), name.format("mismatched")
 
 
@@ -46,7 +48,7 @@ DATA_SETS = (
         files=(FileLayout(TSV, {"text": "sentence", "label": "label"}),),
         hub=HubSource("nyu-mll/glue", hub_splits("sst2"), {"text": "sentence", "label": "label"}),
         counts={"train": 67_349, "dev": 872, "test": 1_821},
-        labels=BINARY, unlabelled=("test",), glue=("SST-2.tsv",), download_hint=GLUE_HOME,
+        labels=BINARY, unlabeled_splits=("test",), glue=("SST-2.tsv",), download_hint=GLUE_HOME,
     ),
     DataSet(
         "cola", "CoLA", "classification", ("matthews",),
@@ -62,7 +64,8 @@ DATA_SETS = (
         ),
         hub=HubSource("nyu-mll/glue", hub_splits("cola"), COLA),
         counts={"train": 8_551, "dev": 1_043, "test": 1_063},
-        labels=BINARY, unlabelled=("test",), glue=("CoLA.tsv",), download_hint=GLUE_HOME, folders=("cola_public",),
+        labels=BINARY, unlabeled_splits=("test",), folders=("cola_public",), glue=("CoLA.tsv",),
+        download_hint=GLUE_HOME,
     ),
     DataSet(
         "mrpc", "MRPC", "similarity", ("f1", "accuracy"),
@@ -76,7 +79,7 @@ DATA_SETS = (
         ),
         hub=HubSource("nyu-mll/glue", hub_splits("mrpc"), {**PAIR, "label": "label"}),
         counts={"train": 3_668, "dev": 408, "test": 1_725}, evaluation_split="test",
-        labels=BINARY, unlabelled=("test",), glue=("MRPC.tsv",), download_hint=GLUE_HOME,
+        labels=BINARY, unlabeled_splits=("test",), glue=("MRPC.tsv",), download_hint=GLUE_HOME,
     ),
     DataSet(
         "stsb", "STS-B", "similarity", ("pearson", "spearman"),
@@ -90,20 +93,21 @@ DATA_SETS = (
         ),
         hub=HubSource("nyu-mll/glue", hub_splits("stsb"), {**PAIR, "label": "label"}),
         counts={"train": 5_749, "dev": 1_500, "test": 1_379},
-        score_range=(0, 5), unlabelled=("test",), glue=("STS-B.tsv",), download_hint=GLUE_HOME, folders=("stsbenchmark",),
+        score_range=(0, 5), unlabeled_splits=("test",), folders=("stsbenchmark",), glue=("STS-B.tsv",),
+        download_hint=GLUE_HOME,
     ),
     DataSet(
         "qqp", "QQP", "similarity", ("f1", "accuracy"),
-        files=(FileLayout(TSV, {"text_a": "question1", "text_b": "question2", "label": "is_duplicate"}, skip_ragged=True),),
-        hub=HubSource("nyu-mll/glue", hub_splits("qqp"), {"text_a": "question1", "text_b": "question2", "label": "label"}),
+        files=(FileLayout(TSV, {**QUESTIONS, "label": "is_duplicate"}, skip_ragged=True),),
+        hub=HubSource("nyu-mll/glue", hub_splits("qqp"), {**QUESTIONS, "label": "label"}),
         counts={"train": 363_846, "dev": 40_430, "test": 390_965},
-        labels=BINARY, unlabelled=("test",), glue=("QQP.tsv",), download_hint=GLUE_HOME,
+        labels=BINARY, unlabeled_splits=("test",), glue=("QQP.tsv",), download_hint=GLUE_HOME,
     ),
     DataSet(
         "mnli", "MNLI", "entailment", ("accuracy",),
         files=(
             FileLayout(
-                {"train": ("train.tsv",), "dev": matched_and_mismatched("dev_{}.tsv"), "test": matched_and_mismatched("test_{}.tsv")},
+                {**TSV, "dev": matched_and_mismatched("dev_{}.tsv"), "test": matched_and_mismatched("test_{}.tsv")},
                 {**ENTAILMENT, "label": "gold_label"},
             ),
             FileLayout(
@@ -113,26 +117,31 @@ DATA_SETS = (
         ),
         hub=HubSource(
             "nyu-mll/glue",
-            {"train": ("mnli/train",), "dev": matched_and_mismatched("mnli/validation_{}"), "test": matched_and_mismatched("mnli/test_{}")},
+            {
+                "train": ("mnli/train",),
+                "dev": matched_and_mismatched("mnli/validation_{}"),
+                "test": matched_and_mismatched("mnli/test_{}"),
+            },
             {"premise": "premise", "hypothesis": "hypothesis", "label": "label"},
         ),
         counts={"train": 392_702, "dev-m": 9_815, "dev-mm": 9_832, "test-m": 9_796, "test-mm": 9_847},
-        labels=NLI_LABELS, unlabelled=("test",), glue=("MNLI-m.tsv", "MNLI-mm.tsv"), download_hint=GLUE_HOME,
-        subsets=MNLI_FILES, label_map=NOT_LABELLED, folders=("MultiNLI",),
+        labels=NLI_LABELS, unlabeled_splits=("test",), glue=("MNLI-m.tsv", "MNLI-mm.tsv"), download_hint=GLUE_HOME,
+        subsets=MNLI_FILES, label_map=NO_GOLD_LABEL, folders=("MultiNLI",),
     ),
     DataSet(
         "qnli", "QNLI", "entailment", ("accuracy",),
-        files=(FileLayout(TSV, {"premise": "question", "hypothesis": "sentence", "label": "label"}),),
-        hub=HubSource("nyu-mll/glue", hub_splits("qnli"), {"premise": "question", "hypothesis": "sentence", "label": "label"}),
+        files=(FileLayout(TSV, QNLI),),
+        hub=HubSource("nyu-mll/glue", hub_splits("qnli"), QNLI),
         counts={"train": 104_743, "dev": 5_463, "test": 5_463},
-        labels=("entailment", "not_entailment"), unlabelled=("test",), glue=("QNLI.tsv",), download_hint=GLUE_HOME,
+        labels=("entailment", "not_entailment"), unlabeled_splits=("test",), glue=("QNLI.tsv",),
+        download_hint=GLUE_HOME,
     ),
     DataSet(
         "rte", "RTE", "entailment", ("accuracy",),
         files=(FileLayout(TSV, {**ENTAILMENT, "label": "label"}),),
         hub=HubSource("nyu-mll/glue", hub_splits("rte"), {**ENTAILMENT, "label": "label"}),
         counts={"train": 2_490, "dev": 277, "test": 3_000},
-        labels=("entailment", "not_entailment"), unlabelled=("test",), glue=("RTE.tsv",), download_hint=GLUE_HOME,
+        labels=("entailment", "not_entailment"), unlabeled_splits=("test",), glue=("RTE.tsv",), download_hint=GLUE_HOME,
     ),
     DataSet(
         "snli", "SNLI", "entailment", ("accuracy",),
@@ -147,7 +156,7 @@ DATA_SETS = (
             {"premise": "premise", "hypothesis": "hypothesis", "label": "label"},
         ),
         counts={"train": 549_367, "dev": 9_842, "test": 9_824}, evaluation_split="test",
-        labels=NLI_LABELS, label_map=NOT_LABELLED, download_hint="It is at https://nlp.stanford.edu/projects/snli/.",
+        labels=NLI_LABELS, label_map=NO_GOLD_LABEL, download_hint="It is at https://nlp.stanford.edu/projects/snli/.",
     ),
     DataSet(
         "scitail", "SciTail", "entailment", ("accuracy",),
@@ -194,7 +203,7 @@ DATA_SETS = (
         },
         evaluation_split="test", subsets={"middle": "middle", "high": "high"},
         label_map={letter: number for number, letter in enumerate("ABCD")},
-        download_hint="It is handed out for research at https://www.cs.cmu.edu/~glai1/data/race/.",
+        download_hint="It is available for research at https://www.cs.cmu.edu/~glai1/data/race/.",
     ),
     DataSet(
         "storycloze", "Story Cloze", "choice", ("accuracy",),
@@ -215,9 +224,9 @@ DATA_SETS = (
             ),
         ),
         hub=None,
-        counts={"dev": 1_871, "test": 1_871}, train_split="dev", evaluation_split="test", unlabelled=("test",),
+        counts={"dev": 1_871, "test": 1_871}, train_split="dev", evaluation_split="test", unlabeled_splits=("test",),
         label_map={"1": 0, "2": 1}, folders=("rocstories", "story_cloze"),
-        download_hint="Its authors hand it out on request: https://cs.rochester.edu/nlp/rocstories/.",
+        download_hint="Its authors provide it on request: https://cs.rochester.edu/nlp/rocstories/.",
     ),
     DataSet(
         "imdb", "IMDB", "classification", ("accuracy",),
@@ -226,7 +235,9 @@ DATA_SETS = (
                 {"train": ("train/neg", "train/pos"), "test": ("test/neg", "test/pos")},
                 {"text": "text", "label": "folder"}, format="reviews", archives=("aclImdb_v1.tar.gz",),
             ),
-            FileLayout({"unlabeled": ("train/unsup",)}, {"text": "text"}, format="reviews", archives=("aclImdb_v1.tar.gz",)),
+            FileLayout(
+                {"unlabeled": ("train/unsup",)}, {"text": "text"}, format="reviews", archives=("aclImdb_v1.tar.gz",)
+            ),
             FileLayout(
                 {s: (f"{s}.jsonl",) for s in ("train", "test", "unlabeled")}, {"text": "text", "label": "label"}
             ),
@@ -237,7 +248,7 @@ DATA_SETS = (
             {"text": "text", "label": "label"},
         ),
         counts={"train": 25_000, "test": 25_000, "unlabeled": 50_000}, evaluation_split="test",
-        labels=("neg", "pos"), unlabelled=("unlabeled",), folders=("aclImdb",),
+        labels=("neg", "pos"), unlabeled_splits=("unlabeled",), folders=("aclImdb",),
         download_hint="It is at https://ai.stanford.edu/~amaas/data/sentiment/.",
     ),
     DataSet(
@@ -253,10 +264,10 @@ DATA_SETS = (
         ),
         hub=HubSource(
             "e9t/nsmc", {"train": ("train",), "test": ("test",)}, {"text": "document", "label": "label"},
-            revision="refs/convert/parquet",  # the repository itself holds a script, which `datasets` no longer runs
+            revision="refs/convert/parquet",  # the main branch has a script, which `datasets` no longer runs
         ),
         counts={"train": 150_000, "test": 50_000}, evaluation_split="test",
-        labels=BINARY, unlabelled=("unlabeled",), download_hint="It is at https://github.com/e9t/nsmc.",
+        labels=BINARY, unlabeled_splits=("unlabeled",), download_hint="It is at https://github.com/e9t/nsmc.",
     ),
 )  # fmt: skip
 
@@ -266,24 +277,30 @@ def data_set_names() -> list[str]:
 
 
 def find_data_set(name: str) -> DataSet | None:
-    """The data set of that name, however it is written (sst2, SST-2), or None."""
-    plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
-    return next((data for data in DATA_SETS if plain in (data.name, normalize_name(data.title))), None)
+    """The data set of that name in any spelling (sst2, SST-2), or None."""
+    key = name.lower().replace("-", "").replace("_", "").replace(" ", "")
+    return next((data for data in DATA_SETS if key in (data.name, normalize_name(data.title))), None)
 
 
 def parse_data_set(name: str) -> DataSetSplit | None:
-    """What `rte`, `rte:dev`, `mnli:mm`, `race:test-high` or `snli:dev` means; None for what does not begin with a known
-    name (a path). UserError for a split that the data set does not have."""
+    """Parse a name such as `rte`, `rte:dev`, `mnli:mm` or `race:test-high`.
+
+    Returns:
+        The split, or None if `name` does not begin with a known data set (it may be a path).
+
+    Raises:
+        UserError: If the data set does not have the split.
+    """
     before, _, part = name.partition(":")
     data = find_data_set(before)
     return resolve_split(data, part) if data else None
 
 
 def require_data_set(name: str) -> DataSetSplit:
-    """`parse` where only a known name will do."""
-    if (found := parse_data_set(name)) is None:
+    """Like `parse_data_set`; UserError for an unknown name."""
+    if (split := parse_data_set(name)) is None:
         raise UserError(
-            f"there is no known data set '{name}'.{did_you_mean(name, data_set_names())}",
-            f"Known are: {', '.join(data_set_names())}.",
+            f"unknown data set '{name}'.{did_you_mean(name, data_set_names())}",
+            f"Known data sets: {', '.join(data_set_names())}.",
         )
-    return found
+    return split

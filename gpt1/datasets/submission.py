@@ -1,4 +1,4 @@
-"""Predictions for GLUE's test splits, in the files that gluebenchmark.com takes."""
+"""Predictions for GLUE's test splits, in the file format of gluebenchmark.com."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from gpt1.files.atomic import atomic_file
 
 
 def write_submission(data: DataSet, predictions: Sequence[Any], path: str | Path) -> list[Path]:
-    """Writes `predictions`, one for each row of the test split in its order, and returns the files.
+    """Write a submission file for GLUE and return the paths.
 
-    path: a folder, where the files get the names that GLUE wants (RTE.tsv; MNLI-m.tsv and MNLI-mm.tsv), or a .tsv file.
-    Labels are written as they are, scores (STS-B) with three decimals within 0 to 5.
+    Args:
+        predictions: One per row of the test split, in order. Scores (STS-B) are clipped to 0 … 5 and written with three
+            decimals.
+        path: A folder, for files with GLUE's names (RTE.tsv; MNLI-m.tsv and MNLI-mm.tsv), or a .tsv file.
+
+    Raises:
+        UserError: If the number of predictions or a label is wrong, or the data set is not part of GLUE.
     """
     files = plan_submission(data, len(predictions), path)
     lines = [format_prediction(data, prediction, i) for i, prediction in enumerate(predictions)]
     for file, size in files.items():
-        text = "".join(f"{i}\t{shown}\n" for i, shown in enumerate(lines[:size]))
+        text = "".join(f"{i}\t{line}\n" for i, line in enumerate(lines[:size]))
         with atomic_file(file) as stream:
             stream.write(f"index\tprediction\n{text}".encode())
         lines = lines[size:]
@@ -28,8 +33,10 @@ def write_submission(data: DataSet, predictions: Sequence[Any], path: str | Path
 
 
 def plan_submission(data: DataSet, rows: int, path: str | Path) -> dict[Path, int]:
-    """The files of a submission with their rows; UserError where `rows` predictions do not make one. To be asked before
-    the work whose result it takes."""
+    """The files of a submission and their numbers of rows; UserError if `rows` predictions are not a submission.
+
+    Call it before computing the predictions.
+    """
     sizes = [n for name, n in data.counts.items() if name.startswith("test")]
     if not data.glue:
         raise UserError(
@@ -38,13 +45,13 @@ def plan_submission(data: DataSet, rows: int, path: str | Path) -> dict[Path, in
     if rows != sum(sizes):
         raise UserError(
             f"there are {rows:,} predictions, but the test split of {data.title} has {sum(sizes):,} rows.",
-            f"Predict {data.name}:test, all of it and in its order.",
+            f"Predict all rows of {data.name}:test, in order.",
         )
     path = Path(path)
     if path.suffix != ".tsv":
         return dict(zip([path / name for name in data.glue], sizes, strict=True))
     if len(data.glue) > 1:
-        raise UserError(f"{path} is one file; {data.title} needs {' and '.join(data.glue)}.", "Name a folder.")
+        raise UserError(f"{path} is one file, but {data.title} needs {' and '.join(data.glue)}.", "Use a folder.")
     return {path: rows}
 
 
@@ -54,6 +61,6 @@ def format_prediction(data: DataSet, prediction: Any, i: int) -> str:
         return f"{min(max(float(prediction), low), high):.3f}"
     if str(prediction) not in data.labels:
         raise UserError(
-            f"prediction {i + 1:,} is '{prediction}'.", f"The labels of {data.title} are: {', '.join(data.labels)}."
+            f"prediction {i + 1:,} is '{prediction}'.", f"Labels of {data.title}: {', '.join(data.labels)}."
         )
     return str(prediction)

@@ -22,8 +22,8 @@ from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task_logits import InputStatistics
 from gpt1.progress import NullProgress, Progress
 from gpt1.tables.rows import TABLE_FORMATS
-from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, padded, read_blocks
-from gpt1.tables.writer import cell, not_in_tsv, output_kind, table_writer, widened
+from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, fill_missing, read_blocks
+from gpt1.tables.writer import format_cell, merge_schema, output_kind, table_writer, tsv_error
 from gpt1.tasks.examples import check_columns, choice_columns, read_examples
 
 PROGRESS_MIN_BYTES = 2**24
@@ -140,14 +140,14 @@ def check_rows(model: TaskPredictor, source: RowSource, kind: str, progress: Pro
         progress.begin(f"checking {source.name}", source.size, unit="bytes")
     for block in source.blocks(progress.advance if show else None):
         columns |= dict.fromkeys(block.columns)
-        block = padded(block, columns)
+        block = fill_missing(block, columns)
         examples = read_examples(block.rows, model.kind, source.columns, block.locate_row, labelled=False)
         answers = max(answers, *(len(example.answers) for example in examples))
         rows += len(block)
         if kind == "tsv":
             check_tsv(block)
         elif kind == "parquet":
-            schema = widened(schema, block.columns, block.rows)
+            schema = merge_schema(schema, block.columns, block.rows)
     if show:
         progress.end()
     # Decode one row of zeros for the names and types of the added columns.
@@ -155,10 +155,10 @@ def check_rows(model: TaskPredictor, source: RowSource, kind: str, progress: Pro
     if kind == "tsv":
         for label in model.labels:
             if has_break(label):
-                raise not_in_tsv(f"the label {label!r}", "it contains a tab or a line break")
+                raise tsv_error(f"the label {label!r}", "it contains a tab or a line break")
     if schema is not None:
         kept = [field.name for field in schema if field.name not in sample]
-        added = widened(None, list(sample), [sample])
+        added = merge_schema(None, list(sample), [sample])
         schema = join_schemas(schema, kept, added, list(dict.fromkeys([*columns, *sample])))
     return OutputPlan(list(columns), list(sample), rows, schema)
 
@@ -179,10 +179,10 @@ def has_break(text: str) -> bool:
 
 def check_tsv(block: Table) -> None:
     if any(map(has_break, block.columns)):
-        raise not_in_tsv("the header", "a cell contains a tab or a line break")
+        raise tsv_error("the header", "a cell contains a tab or a line break")
     for i, row in enumerate(block.rows):
-        if any(has_break(cell(value)) for value in row.values()):
-            raise not_in_tsv(block.locate_row(i), "a cell contains a tab or a line break")
+        if any(has_break(format_cell(value)) for value in row.values()):
+            raise tsv_error(block.locate_row(i), "a cell contains a tab or a line break")
 
 
 def join_schemas(rows: Any, kept: Sequence[str], added: Any, order: Sequence[str]) -> Any:
@@ -200,7 +200,7 @@ def predict_blocks(
     statistics, done = InputStatistics(), 0
     progress.begin("predicting", plan.rows, unit="rows")
     for block in source.blocks(None):
-        block = padded(block, plan.columns)
+        block = fill_missing(block, plan.columns)
         if done + len(block) > plan.rows or any(name not in plan.columns for name in block.columns):
             raise input_changed_error(source.name)
         examples = read_examples(block.rows, model.kind, source.columns, block.locate_row, labelled=False)

@@ -1,4 +1,4 @@
-"""What a labelled table is like and what is odd about it: any table, known data set or not. For `gpt1 inspect`."""
+"""Statistics of a labelled table and warnings about it, for `gpt1 inspect`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from gpt1.formatting import count_noun
 from gpt1.tables.table import Table
 
 MAX_CLASS_LABELS = 50
-"""A label column with more different values than this, all of them numbers, holds scores and not classes."""
+"""A label column with more distinct values, all of them numbers, is a score and not a class."""
 PUNCTUATION_RUN = re.compile(r"[\W_]+")
 ASCII_PUNCTUATION = bytes(code for code in range(128) if not chr(code).isalnum())
 
 
 def normalize_text(text: str) -> str:
-    """The letters and digits of `text`, lower-case: texts that agree in them count as the same. A text without any, as
-    ":-)", stands for itself."""
-    if text.isascii():  # the same, ten times as fast
+    """The letters and digits of `text`, lower-cased, for comparing texts; `text` itself if it has none, as ":-)"."""
+    if text.isascii():  # same result, ten times as fast
         return text.lower().encode().translate(None, delete=ASCII_PUNCTUATION).decode() or text
     return PUNCTUATION_RUN.sub("", text.lower()) or text
 
@@ -31,20 +30,22 @@ def describe_table(
     texts: Sequence[str] | None = None,
     other_splits: Mapping[str, Table] | None = None,
 ) -> dict[str, Any]:
-    """Facts about a table, ready for JSON.
+    """Statistics of a table as JSON values.
 
-    label: the column of labels, where there is one.
-    texts: the columns that hold texts; None takes every column but the label that has a value that is no number.
-    other_splits: more splits of the same data, to be searched for the same rows.
+    Args:
+        label: The label column, if there is one.
+        texts: The text columns. Default: every column except the label that contains a non-numeric value.
+        other_splits: Other splits of the same data, by name, to search for the same rows.
 
-    rows, columns
-    texts         column → least, median, 95 % and greatest length in characters, empty texts
-    labels        label → rows, empty ones left out; or
-    scores        least, mean and greatest of a label that is a number
-    duplicates    rows whose texts repeat an earlier row's
-    contradictions  of these, rows with another label than the earlier one
-    also_in       name of the other split → rows of this one that it holds too
-    odd           sentences about what should be looked at
+    Returns:
+        rows, columns: Counts and names.
+        texts: By column: minimum ("least"), median, 95 % quantile and maximum ("greatest") of the lengths in
+            characters, and the number of empty texts.
+        labels: Rows by label, without empty labels; or scores: minimum, mean and maximum of numeric labels.
+        duplicates: Rows with the same texts as an earlier row.
+        contradictions: Duplicates with another label than the earlier row.
+        also_in: By other split: the rows that are also in it, compared with `normalize_text`.
+        odd: Warnings, as sentences.
     """
     label = label if label in table.columns else None
     if texts is None:
@@ -61,8 +62,8 @@ def describe_table(
     }
     facts["also_in"] = {}
     for name, other in (other_splits or {}).items():
-        there = {normalized_key(tuple(stringify_cell(row.get(column)) for column in texts)) for row in other.rows}
-        facts["also_in"][name] = sum(normalized_key(row) in there for row in rows)
+        other_keys = {normalized_key(tuple(stringify_cell(row.get(column)) for column in texts)) for row in other.rows}
+        facts["also_in"][name] = sum(normalized_key(row) in other_keys for row in rows)
     facts["odd"] = table_warnings(facts)
     return facts
 
@@ -90,10 +91,10 @@ def normalized_key(row: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def lengths(texts: Sequence[str]) -> dict[str, int]:
-    """Quantiles of the lengths in characters, each the length of a text that is there."""
+    """Quantiles of the lengths in characters (without interpolation) and the number of empty texts."""
     ordered = sorted(map(len, texts)) or [0]
-    found = {name: ordered[round(q * (len(ordered) - 1))] for name, q in QUANTILES.items()}
-    return {**found, "empty": sum(not text.strip() for text in texts)}
+    quantiles = {name: ordered[round(q * (len(ordered) - 1))] for name, q in QUANTILES.items()}
+    return {**quantiles, "empty": sum(not text.strip() for text in texts)}
 
 
 QUANTILES = {"least": 0.0, "median": 0.5, "95 %": 0.95, "greatest": 1.0}
@@ -107,7 +108,7 @@ def label_facts(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def score_summary(numbers: Sequence[Any]) -> dict[str, Any]:
-    """`scores` of those that are finite numbers, where there are any."""
+    """`scores` of the finite numbers, if there are any."""
     finite = [float(number) for number in numbers if is_numeric(number) and math.isfinite(float(number))]
     if not finite:
         return {}
@@ -127,27 +128,27 @@ def count_repeats(rows: Sequence[tuple[str, ...]], labels: Sequence[str | None])
 
 
 def table_warnings(facts: Mapping[str, Any]) -> list[str]:
-    found = []
+    warnings = []
     if facts["duplicates"]:
-        found.append(f"{count_rows_have(facts['duplicates'])} the same texts as an earlier one.")
+        warnings.append(f"{count_rows_have(facts['duplicates'])} the same text as an earlier row.")
     if facts["contradictions"]:
-        found.append(f"{count_rows_have(facts['contradictions'])} the same texts as an earlier one and another label.")
-    for name, of_column in facts["texts"].items():
-        if of_column["empty"]:
-            found.append(f"{count_rows_have(of_column['empty'])} no text in '{name}'.")
+        warnings.append(
+            f"{count_rows_have(facts['contradictions'])} the same text as an earlier row but a different label."
+        )
+    for name, column in facts["texts"].items():
+        if column["empty"]:
+            warnings.append(f"{count_rows_have(column['empty'])} no text in '{name}'.")
     labels = facts.get("labels", {})
     if len(labels) == 1:
-        found.append(f"all rows have the same label, '{next(iter(labels))}': there is nothing to learn from.")
+        warnings.append(f"all rows have the same label, '{next(iter(labels))}': there is nothing to learn.")
     elif labels and min(labels.values()) * 20 < max(labels.values()):
         rare, often = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
         rows = count_noun(labels[rare], "row")
-        found.append(f"label '{rare}' has {rows}, '{often}' {labels[often]:,}: accuracy says little here.")
+        warnings.append(f"label '{rare}' has {rows}, '{often}' {labels[often]:,}: accuracy is not a useful metric.")
     for name, n in facts["also_in"].items():
         if n:
-            found.append(
-                f"{count_rows_have(n)} the same texts as one in {name}, but perhaps for case, spaces and signs."
-            )
-    return found
+            warnings.append(f"{count_rows_have(n)} the same text as a row in {name}, ignoring case and punctuation.")
+    return warnings
 
 
 def count_rows_have(n: int) -> str:

@@ -1,6 +1,6 @@
-"""Labelled tables: .csv, .tsv, .jsonl and .parquet in and out, each also compressed. rows.py says how each is read.
+"""Labelled tables: read and write .csv, .tsv, .jsonl and .parquet, also compressed. rows.py describes the formats.
 
-A `ResultTable` is held in memory: labelled sets are small beside corpora. `read_blocks` is for those of any length.
+A `Table` is in memory, because labelled data is small compared to corpora. `read_blocks` reads tables of any length.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import ensure_writable
 from gpt1.files.reading import file_format, max_bytes, open_input, raise_limit
 from gpt1.formatting import shell_quote
-from gpt1.tables.rows import TABLE_FORMATS, check_columns, row_unit, size_of, stream_rows
+from gpt1.tables.rows import TABLE_FORMATS, check_columns, row_memory, row_unit, stream_rows
 from gpt1.tables.writer import table_writer
 
 TABLE_EXTENSIONS = ", ".join(f".{kind}" for kind in TABLE_FORMATS) + ", each also as .gz, .xz, .zst"
 
-CONVERSION_HINTS = dict.fromkeys(("xlsx", "xls", "ods"), "Save it from the spreadsheet as .csv (in Excel: CSV UTF-8).")
-CONVERSION_HINTS["json"] = "Write it as .jsonl: one object a line."
+CONVERSION_HINTS = dict.fromkeys(("xlsx", "xls", "ods"), "Export it from the spreadsheet as .csv (Excel: CSV UTF-8).")
+CONVERSION_HINTS["json"] = "Convert it to .jsonl: one object per line."
 BLOCK_ROWS, BLOCK_BYTES = 4096, 2**23
-"""A block of rows ends with the first of these that is reached."""
+"""A block of rows ends when it reaches one of these."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Table:
     columns: list[str]
     rows: list[dict[str, Any]]
     row_numbers: list[int] = field(default_factory=list, repr=False)
-    """Where each row stands in its file."""
+    """Number of each row in its file, counted in `unit`s."""
     unit: str = "row"
 
     def locate_row(self, i: int) -> str:
-        """`reviews.csv, line 12` for row i."""
+        """The place of row i in its file, such as `reviews.csv, line 12`."""
         return f"{self.name}, {self.unit} {self.row_numbers[i] if self.row_numbers else i + 1:,}"
 
     def __len__(self) -> int:
@@ -45,117 +45,130 @@ class Table:
 
 
 def read_table(path: str | Path, *, column_names: Sequence[str] | None = None, format: str | None = None) -> Table:
-    """The table in a file.
+    """Read a table into memory.
 
-    `column_names` are the columns of a .csv or .tsv file that has no header; cells beyond them are left out.
-    `format` says how the file is read where its ending does not (GLUE has tab-separated files named .txt and .csv).
-    In .jsonl the columns are all fields that occur; a row that lacks one has None there.
-    Raises UserError for a file that is missing, empty, not UTF-8 or not of its kind, and for a broken row by its line.
+    Args:
+        path: A file or fsspec URL. In .jsonl the columns are all fields that occur; missing values become None.
+        column_names: Columns of a .csv or .tsv file without a header; additional cells are ignored.
+        format: csv, tsv, jsonl or parquet. Default: by the extension (some of GLUE's .txt and .csv files are
+            tab-separated).
+
+    Raises:
+        UserError: If the file is missing, empty, too large, not UTF-8 or not in its format, or a row is invalid.
     """
-    format = table_kind(path, format)
+    format = table_format(path, format)
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
     columns: dict[str, None] = {}
     size, limit = 0, max_bytes()
-    for block in read_blocks(path, names=column_names, kind=format):
+    for block in read_blocks(path, column_names=column_names, format=format):
         columns |= dict.fromkeys(block.columns)
         check_columns(str(path), len(columns))
-        size += sum(map(size_of, block.rows))
+        size += sum(map(row_memory, block.rows))
         rows += block.rows
         numbers += block.row_numbers
-        if size > limit or 64 * len(rows) * len(columns) > limit:  # a field that a row lacks is None there
-            raise too_large(path, numbers[-1], format, limit)
-    return padded(Table(str(path), list(columns), rows, numbers, row_unit(format)), columns)
+        if size > limit or 64 * len(rows) * len(columns) > limit:  # missing fields become None
+            raise table_too_large_error(path, numbers[-1], format, limit)
+    return fill_missing(Table(str(path), list(columns), rows, numbers, row_unit(format)), columns)
 
 
-def table_kind(path: str | Path, kind: str | None = None) -> str:
-    """How the table at `path` is read: as `kind`, or by its ending; UserError where that is none of a table."""
-    kind = kind or file_format(path)[0]
-    if kind not in TABLE_FORMATS:
+def table_format(path: str | Path, format: str | None = None) -> str:
+    """`format`, or the format by the extension of `path`; UserError if it is not a table format."""
+    format = format or file_format(path)[0]
+    if format not in TABLE_FORMATS:
         if Path(path).is_dir():
-            held = any(file_format(entry)[0] in TABLE_FORMATS for entry in Path(path).iterdir())
-            texts = "Write its texts into one, a row each with its label: .csv, .jsonl."
-            raise UserError(
-                f"{path} is a folder, not a table.", f"Name a file in it: {TABLE_EXTENSIONS}." if held else texts
-            )
-        fix = CONVERSION_HINTS.get(kind, f"Tables are read from {TABLE_EXTENSIONS}.")
-        raise UserError(f"{path} has no ending of a table.", fix)
-    return kind
+            has_tables = any(file_format(entry)[0] in TABLE_FORMATS for entry in Path(path).iterdir())
+            fix = f"Use a file in it: {TABLE_EXTENSIONS}."
+            if not has_tables:
+                fix = "Write its texts to a .csv or .jsonl file with one row per text and a label column."
+            raise UserError(f"{path} is a folder, not a table.", fix)
+        fix = CONVERSION_HINTS.get(format, f"Supported: {TABLE_EXTENSIONS}.")
+        raise UserError(f"{path} has no supported table extension.", fix)
+    return format
 
 
 def read_blocks(
     path: str | Path,
     *,
-    names: Sequence[str] | None = None,
-    kind: str | None = None,
+    column_names: Sequence[str] | None = None,
+    format: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Table]:
-    """The table in a file, in blocks that take bounded memory; otherwise as `read_table`.
+    """Read a table in blocks of bounded memory; otherwise like `read_table`.
 
-    In .jsonl the columns of a block are those that occur in it. `advance` gets the bytes of the file behind a block.
+    In .jsonl the columns of a block are those that occur in it.
+
+    Args:
+        advance: Called after each block with the bytes of the file read so far.
     """
-    kind = table_kind(path, kind)
-    with open_input(path, kind) as file:
+    format = table_format(path, format)
+    with open_input(path, format) as file:
         if not file.peek():
-            raise UserError(f"{path} is empty.", "Give a file with rows.")
+            raise UserError(f"{path} is empty.", "Use a file with rows.")
         rows: list[dict[str, Any]] = []
         numbers: list[int] = []
-        held, n = 0, 0
+        block_bytes, n = 0, 0
 
         def block() -> Table:
-            columns = list(dict.fromkeys(name for row in rows for name in row)) if kind == "jsonl" else list(rows[0])
-            return Table(str(path), columns, rows, numbers, row_unit(kind))
+            columns = list(dict.fromkeys(name for row in rows for name in row)) if format == "jsonl" else list(rows[0])
+            return Table(str(path), columns, rows, numbers, row_unit(format))
 
-        for number, row in stream_rows(file, names):
+        for number, row in stream_rows(file, column_names):
             rows.append(row)
             numbers.append(number)
-            held += size_of(row)
+            block_bytes += row_memory(row)
             n += 1
-            if len(rows) == BLOCK_ROWS or held >= BLOCK_BYTES:
+            if len(rows) == BLOCK_ROWS or block_bytes >= BLOCK_BYTES:
                 yield block()
-                rows, numbers, held = [], [], 0
+                rows, numbers, block_bytes = [], [], 0
                 if advance:
                     advance(file.position())
         if rows:
             yield block()
     if not n:
-        raise UserError(f"{path} has no rows.", "Give a file with rows below its header.")
+        raise UserError(f"{path} has no rows.", "Use a file with rows below its header.")
 
 
-def padded(table: Table, columns: Iterable[str]) -> Table:
-    """`table` with all of `columns` in every row, None where a row has nothing there."""
+def fill_missing(table: Table, columns: Iterable[str]) -> Table:
+    """`table` with all of `columns` in every row; missing values are None."""
     full = dict.fromkeys(columns)
     if all(len(row) == len(full) for row in table.rows):
         return table
     return replace(table, columns=list(full), rows=[full | row for row in table.rows])
 
 
-def too_large(path: str | Path, number: int, kind: str, limit: int) -> UserError:
-    """The error for a table that needs more memory than the limit when row `number` is read."""
+def table_too_large_error(path: str | Path, number: int, format: str, limit: int) -> UserError:
+    """The error for a table that exceeds the memory limit at row `number`."""
     return UserError(
-        f"{path}, {row_unit(kind)} {number:,}: the rows up to here need more than {limit:,} bytes of memory.",
+        f"{path}, {row_unit(format)} {number:,}: the rows up to here need more than {limit:,} bytes of memory.",
         f"{raise_limit(limit)}\nOr split the table.",
     )
 
 
 def missing_column_error(table: str, name: str, columns: Sequence[str], flag: str) -> UserError:
-    """The error for a column that is not there: those that are, and the one that was meant. Names that cannot be read
-    off a list (outer spaces, commas) are shown in quotes."""
-    shown = [repr(one) if one != one.strip() or "," in one else one for one in columns]
-    meant = did_you_mean(name, columns).removeprefix(" Did you mean ").removesuffix("?")
+    """The error for a missing column, with the existing ones and the closest one.
+
+    Names that would be ambiguous in a list (outer spaces, commas) are in quotes.
+    """
+    names = [repr(column) if column != column.strip() or "," in column else column for column in columns]
+    closest = did_you_mean(name, columns).removeprefix(" Did you mean ").removesuffix("?")
     return UserError(
-        f"{table} has no column '{name}'; it has: {', '.join(shown)}.",
-        f"Did you mean {flag} {shell_quote(meant)}?" if meant else f"Name the one that is meant with {flag}.",
+        f"{table} has no column '{name}'. Columns: {', '.join(names)}.",
+        f"Did you mean {flag} {shell_quote(closest)}?" if closest else f"Choose one of them with {flag}.",
     )
 
 
 def write_table(
     path: str | Path | None, rows: Sequence[Mapping[str, Any]], *, format_of: str | Path | None = None
 ) -> None:
-    """Writes rows to a file, in the format of its ending, all at once; or to standard output, in the format of `format_of`.
+    """Write rows to a file atomically, or to standard output.
 
-    The columns are all that occur, in the order in which they do. In .csv and .tsv, None is an empty cell and lists are
-    JSON. Standard output is never compressed, and is JSON lines where `format_of` is Parquet.
+    The columns are those that occur in the rows, in order of appearance. In .csv and .tsv, None is an empty cell and
+    lists are JSON.
+
+    Args:
+        path: The file; its extension is the format. None: standard output, not compressed.
+        format_of: For standard output: the name of a file in the format to use; Parquet becomes JSON lines.
     """
     if path is not None:
         check_table_output(path)
@@ -165,9 +178,9 @@ def write_table(
 
 
 def check_table_output(path: str | Path) -> None:
-    """UserError unless `write_table` can write to `path`; to be asked before the work whose result it takes."""
+    """UserError unless `write_table` can write to `path`. Call it before the work whose result is written."""
     if file_format(path)[0] not in TABLE_FORMATS:
-        raise UserError(f"{path} has no ending of a table.", f"Tables are written to {TABLE_EXTENSIONS}.")
+        raise UserError(f"{path} has no supported table extension.", f"Supported: {TABLE_EXTENSIONS}.")
     if Path(path).is_dir():
-        raise UserError(f"{path} is a folder.", "Name a file in it.")
+        raise UserError(f"{path} is a folder.", "Use the name of a file in it.")
     ensure_writable(Path(path).absolute().parent)

@@ -1,4 +1,4 @@
-"""Tables out: rows are written in blocks, so that a table of any length takes the memory of one block."""
+"""Write tables in blocks, so that a table of any length needs the memory of one block."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gpt1.files.reading import file_format
 from gpt1.formatting import escape_controls, printable_json
 from gpt1.tables.rows import TABLE_FORMATS
 
-QUOTED = re.compile('[",;\r\n]')
-FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-"""What a cell begins with that a spreadsheet takes for a formula (OWASP, CSV injection)."""
+NEEDS_QUOTES = re.compile('[",;\r\n]')
+FORMULA_START = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+"""First characters of cells that a spreadsheet interprets as formulas (OWASP, CSV injection)."""
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def output_kind(path: str | Path | None, like: str | Path | None = None) -> str:
-    """The format of a file by its ending; of standard output that of `like`, JSON lines where it is Parquet."""
+    """The format of a file by its extension; for standard output that of `like`, or JSON lines if that is Parquet."""
     if path is not None:
         return file_format(path)[0]
     kind = file_format(like or "rows.csv")[0]
@@ -43,13 +43,13 @@ def table_writer(
     excel_safe: bool = False,
     schema: Any = None,
 ) -> Iterator[TableWriter]:
-    """A writer into a file, which appears whole at the end; or to standard output, block by block.
+    """A writer to a file, which is created atomically at the end, or to standard output, block by block.
 
     Args:
-        path: The file; its ending is the format. None: standard output, in the format of `like`, never compressed.
+        path: The file; its extension is the format. None: standard output, in the format of `like`, not compressed.
         columns: The columns of .csv, .tsv and .parquet, in this order.
-        excel_safe: Put an apostrophe before cells of .csv and .tsv that a spreadsheet would take for formulas.
-        schema: Of .parquet; by default that of the first rows.
+        excel_safe: Put an apostrophe before cells of .csv and .tsv that a spreadsheet would interpret as formulas.
+        schema: Parquet schema; by default that of the first rows.
     """
     kind = output_kind(path, like)
     if path is None:
@@ -60,7 +60,7 @@ def table_writer(
         return
     with (
         atomic_file(Path(path)) as file,
-        compressed(file, file_format(path)[1]) as stream,
+        compress_stream(file, file_format(path)[1]) as stream,
         TableWriter(stream, kind, columns, excel_safe, schema) as writer,
     ):
         yield writer
@@ -70,7 +70,7 @@ class TableWriter:
     """Writes rows to a stream. In .csv and .tsv, None is an empty cell and lists are JSON.
 
     Attributes:
-        formulas: Cells written so far that a spreadsheet would take for formulas.
+        formulas: Number of cells written so far that a spreadsheet would interpret as formulas.
     """
 
     def __init__(
@@ -100,12 +100,13 @@ class TableWriter:
         if self.kind == "parquet":
             self.write_parquet(rows)
         elif self.kind == "jsonl":
-            self.write_text("".join(json.dumps(dict(row), ensure_ascii=False, default=plain) + "\n" for row in rows))
+            lines = [json.dumps(dict(row), ensure_ascii=False, default=to_json_value) + "\n" for row in rows]
+            self.write_text("".join(lines))
         else:
             lines = []
             for row in rows:
                 self.rows += 1
-                lines.append(self.line([cell(row.get(name)) for name in self.columns]))
+                lines.append(self.line([format_cell(row.get(name)) for name in self.columns]))
             self.write_text("".join(lines))
 
     def line(self, cells: Sequence[str]) -> str:
@@ -116,7 +117,7 @@ class TableWriter:
         return csv_line(cells) if self.kind == "csv" else tsv_line(cells, self.rows)
 
     def write_text(self, text: str) -> None:
-        if self.terminal:  # a cell must not give it orders
+        if self.terminal:  # cells must not send escape sequences
             text = printable_json(text) if self.kind == "jsonl" else escape_controls(text)
         self.stream.write(text.encode())
         if self.terminal:
@@ -143,31 +144,31 @@ def parquet_errors() -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OverflowError) as error:
         raise UserError(
-            f"the rows do not fit in .parquet: {str(error).splitlines()[0]}.", "Write .jsonl instead."
+            f"the rows cannot be written as .parquet: {str(error).splitlines()[0]}.", "Use .jsonl instead."
         ) from None
 
 
-def widened(schema: Any, columns: Sequence[str], rows: Rows) -> Any:
-    """The Parquet schema that holds both what `schema` (None: nothing yet) describes and these rows.
+def merge_schema(schema: Any, columns: Sequence[str], rows: Rows) -> Any:
+    """The Parquet schema for both `schema` (None: nothing yet) and these rows.
 
     Raises:
-        UserError: for a column that holds values of types that do not go together.
+        UserError: If a column has values of incompatible types.
     """
     import pyarrow
 
     with parquet_errors():
-        own = pyarrow.table({name: [row.get(name) for row in rows] for name in columns}).schema
-        return own if schema is None else pyarrow.unify_schemas([schema, own], promote_options="permissive")
+        new = pyarrow.table({name: [row.get(name) for row in rows] for name in columns}).schema
+        return new if schema is None else pyarrow.unify_schemas([schema, new], promote_options="permissive")
 
 
 @contextmanager
-def compressed(file: IO[bytes], compression: str) -> Iterator[IO[bytes]]:
+def compress_stream(file: IO[bytes], compression: str) -> Iterator[IO[bytes]]:
     if compression == "zst":
         import zstandard
 
         with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as stream:
             yield stream
-    elif compression == "gz":  # no name and no time inside: the same rows give the same bytes
+    elif compression == "gz":  # no file name or time in the header: the same rows give the same bytes
         with gzip.GzipFile("", "wb", fileobj=cast(Any, file), mtime=0) as stream:
             yield cast(IO[bytes], stream)
     elif compression == "xz":
@@ -179,38 +180,40 @@ def compressed(file: IO[bytes], compression: str) -> Iterator[IO[bytes]]:
 
 
 def is_formula(text: str) -> bool:
-    """Whether a spreadsheet may take a cell for a formula; numbers are only numbers."""
-    return bool(FORMULA.match(text)) and not NUMBER.fullmatch(text)
+    """Whether a spreadsheet could interpret a cell as a formula. Numbers such as -1 are not formulas."""
+    return bool(FORMULA_START.match(text)) and not NUMBER.fullmatch(text)
 
 
-def cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, default=plain) if isinstance(value, list | dict) else str(plain(value))
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=to_json_value)
+    return str(to_json_value(value))
 
 
-def plain(value: Any) -> Any:
-    """A NumPy number as Python's, anything else (dates out of Parquet) as text."""
+def to_json_value(value: Any) -> Any:
+    """A NumPy number as a Python number; other types (dates from Parquet) as text."""
     if hasattr(value, "item"):
         return value.item()
     return value if isinstance(value, int | float) else str(value)
 
 
 def csv_line(cells: Sequence[str]) -> str:
-    """Not csv.writer: Python 3.11's leaves a lone carriage return unquoted, and its reader then refuses the line."""
-    quoted = ['"' + text.replace('"', '""') + '"' if QUOTED.search(text) else text for text in cells]
-    return (",".join(quoted) or '""') + "\n"  # a line without a character would be no row
+    """Not csv.writer: in Python 3.11 it does not quote a lone carriage return, which csv.reader then rejects."""
+    quoted = ['"' + text.replace('"', '""') + '"' if NEEDS_QUOTES.search(text) else text for text in cells]
+    return (",".join(quoted) or '""') + "\n"  # an empty line would be skipped when reading
 
 
 def tsv_line(cells: Sequence[str], i: int) -> str:
     line = "\t".join(cells)
     if "\n" in line or "\r" in line or line.count("\t") >= len(cells) or not line:
-        rule = "a cell holds a tab or a line break" if line else "it is empty"
-        raise not_in_tsv(f"row {i:,}" if i else "the header", rule)
+        reason = "a cell contains a tab or a line break" if line else "it is empty"
+        raise tsv_error(f"row {i:,}" if i else "the header", reason)
     return line + "\n"
 
 
-def not_in_tsv(what: str, rule: str) -> UserError:
-    return UserError(f"{what} does not fit in .tsv: {rule}.", "Write .csv or .jsonl instead.")
+def tsv_error(what: str, reason: str) -> UserError:
+    return UserError(f"{what} cannot be written as .tsv: {reason}.", "Use .csv or .jsonl instead.")

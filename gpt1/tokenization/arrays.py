@@ -1,6 +1,6 @@
-"""Every different chunk of a text is looked up once; from there to the ids of the text, whole arrays are worked on.
+"""Array operations for encoding: each distinct chunk of a text is looked up once, then ids are gathered as arrays.
 
-numpy and pyarrow are for what encodes. A tokenizer that is only loaded does without them, and without this file.
+Only encoding imports this module, and with it numpy and pyarrow; loading a tokenizer does not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ IdArray = npt.NDArray[np.uint32]
 
 
 def ids_from_bytes(ids: bytes) -> IdArray:
-    """What bpe.packed packed."""
+    """The inverse of bpe.ids_to_bytes."""
     return np.frombuffer(ids, np.uint32)
 
 
@@ -25,11 +25,15 @@ def concat_ids(parts: Sequence[IdArray]) -> IdArray:
 
 
 def unique_chunks(blocks: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """The different chunks of the blocks; which of them each chunk is [chunks]; after how many chunks each block ends.
+    """The distinct chunks of all blocks; like `block.split()`, four times as fast.
 
-    A block is text without white space at its ends; its chunks are what `block.split()` gives, four times as fast.
+    Args:
+        blocks: Texts without white space at their ends.
+
+    Returns:
+        (distinct chunks, index of each chunk into them [chunks], number of chunks up to the end of each block [blocks])
     """
-    pool = pyarrow.system_memory_pool()  # as fast here as pyarrow's own, and it holds no memory back: 30 MB a process
+    pool = pyarrow.system_memory_pool()  # as fast as pyarrow's own, and returns its memory (30 MB per process)
     split = pyarrow.compute.utf8_split_whitespace(to_arrow_strings(blocks), memory_pool=pool)
     encoded = pyarrow.compute.dictionary_encode(split.values, memory_pool=pool)
     ends = arrow_to_numpy(split.offsets)[1:].astype(np.int64)
@@ -37,7 +41,7 @@ def unique_chunks(blocks: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int3
 
 
 def to_arrow_strings(texts: Sequence[str]) -> pyarrow.LargeStringArray:
-    """As pyarrow.array, which would import pandas where there is one."""
+    """Like pyarrow.array, which would import pandas if it is installed."""
     data = [text.encode() for text in texts]
     starts = np.cumsum([0, *map(len, data)], dtype=np.int64)
     return pyarrow.LargeStringArray.from_buffers(
@@ -46,15 +50,15 @@ def to_arrow_strings(texts: Sequence[str]) -> pyarrow.LargeStringArray:
 
 
 def arrow_to_numpy(array: pyarrow.Int32Array) -> npt.NDArray[np.int32]:
-    """As array.to_numpy(), which would import pandas, too."""
+    """Like array.to_numpy(), which would also import pandas."""
     return np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array)]
 
 
 def gather_ids(table: Sequence[bytes], indices: npt.NDArray[np.int32]) -> tuple[IdArray, npt.NDArray[np.int64]]:
-    """The ids of row `indices[0]` of a table of packed ids, then of row `indices[1]` and so on; where each of them ends."""
+    """Concatenate the rows `indices` of a table of packed ids; also returns the end of each row in the result."""
     ids = ids_from_bytes(b"".join(table))
     sizes = np.fromiter(map(len, table), np.int64, len(table)) // ids.itemsize
     n = sizes[indices]
     ends = n.cumsum()
-    shift = (sizes.cumsum() - sizes)[indices] - (ends - n)  # from its place in the result to that in the table
+    shift = (sizes.cumsum() - sizes)[indices] - (ends - n)  # from a position in the result to that in the table
     return ids[np.arange(ends[-1]) + shift.repeat(n)], ends

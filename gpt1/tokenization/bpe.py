@@ -1,7 +1,7 @@
-"""Byte-pair encoding over characters: which pairs to merge, and a word cut into tokens by merging them.
+"""Byte-pair encoding over characters: learning merges from words, and splitting words into tokens by merging.
 
-A word is its characters, the last one marked as the end: `low` → `l o w</w>`. The pair that was learned first is merged
-wherever it stands, then the next, until no pair of neighbours is one that was learned.
+A word is a sequence of characters, the last one with an end-of-word mark: `low` → `l o w</w>`. The adjacent pair that
+was learned first is merged at all its positions, then the next, until no adjacent pair is among the learned merges.
 """
 
 from __future__ import annotations
@@ -24,87 +24,89 @@ def word_symbols(word: str) -> list[str]:
 
 
 def merge_pair(symbols: list[str], pair: Pair) -> list[str]:
-    """`symbols` with every occurrence of `pair` joined, from the left."""
+    """`symbols` with every occurrence of `pair` merged, from the left."""
     first, second = pair
-    joined, at, end = [], 0, len(symbols)
-    while at < end:
-        if at + 1 < end and symbols[at] == first and symbols[at + 1] == second:
-            joined.append(first + second)
-            at += 2
+    merged, i, end = [], 0, len(symbols)
+    while i < end:
+        if i + 1 < end and symbols[i] == first and symbols[i + 1] == second:
+            merged.append(first + second)
+            i += 2
         else:
-            joined.append(symbols[at])
-            at += 1
-    return joined
+            merged.append(symbols[i])
+            i += 1
+    return merged
 
 
 def learn_merges(counts: Mapping[str, int], limit: int) -> list[Pair]:
-    """At most `limit` pairs, each the most frequent at its time, the first in code point order where several are.
+    """Learn at most `limit` merges: repeatedly the most frequent pair; ties go to the first in code point order.
 
-    `counts`: how often each word occurs. A pair whose token another pair makes already is passed over, so that each
-    merge brings a new token.
+    A pair that would produce an existing token is skipped, so that every merge adds a token.
+
+    Args:
+        counts: Number of occurrences of each word.
     """
     words = [word_symbols(word) for word in sorted(counts)]
-    times = [counts[word] for word in sorted(counts)]
-    total: Counter[Pair] = Counter()  # pair → how often it stands in the words
-    places: defaultdict[Pair, set[int]] = defaultdict(set)  # pair → words it stands in, or stood in once
-    for number, symbols in enumerate(words):
+    word_counts = [counts[word] for word in sorted(counts)]
+    pair_counts: Counter[Pair] = Counter()
+    pair_words: defaultdict[Pair, set[int]] = defaultdict(set)  # pair → words that contain it, or did earlier
+    for i, symbols in enumerate(words):
         for pair in pairwise(symbols):
-            total[pair] += times[number]
-            places[pair].add(number)
-    queue = [(-count, pair) for pair, count in total.items()]
+            pair_counts[pair] += word_counts[i]
+            pair_words[pair].add(i)
+    queue = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(queue)
     merges: dict[str, Pair] = {}
     while queue and len(merges) < limit:
         count, pair = heapq.heappop(queue)
-        if total[pair] != -count or "".join(pair) in merges:
-            continue  # counted again since, or nothing new
+        if pair_counts[pair] != -count or "".join(pair) in merges:
+            continue  # an outdated entry, or not a new token
         merges["".join(pair)] = pair
         changed: set[Pair] = set()
-        for number in places.pop(pair):
-            old, new = words[number], merge_pair(words[number], pair)
+        for i in pair_words.pop(pair):
+            old, new = words[i], merge_pair(words[i], pair)
             if len(new) == len(old):
                 continue
-            words[number] = new
-            for gone in pairwise(old):
-                total[gone] -= times[number]
-                changed.add(gone)
-            for came in pairwise(new):
-                total[came] += times[number]
-                places[came].add(number)
-                changed.add(came)
+            words[i] = new
+            for removed in pairwise(old):
+                pair_counts[removed] -= word_counts[i]
+                changed.add(removed)
+            for added in pairwise(new):
+                pair_counts[added] += word_counts[i]
+                pair_words[added].add(i)
+                changed.add(added)
         for pair in changed:
-            if total[pair] > 0:
-                heapq.heappush(queue, (-total[pair], pair))
+            if pair_counts[pair] > 0:
+                heapq.heappush(queue, (-pair_counts[pair], pair))
     return list(merges.values())
 
 
 def ids_to_bytes(ids: Iterable[int]) -> bytes:
-    """Ids as 32-bit numbers in a row: small, fast to join, and nothing that the garbage collector has to walk over."""
+    """Ids packed as 32-bit integers: small, fast to concatenate, and no work for the garbage collector."""
     return array("I", ids).tobytes()
 
 
 class WordEncoder:
-    """Words to packed ids; what is not in the vocabulary is `unknown`. Remembers up to LIMIT words."""
+    """Words to packed ids; symbols outside the vocabulary become `unknown_id`. Caches up to MAX_CACHED_WORDS words."""
 
     MAX_CACHED_WORDS = 1 << 18
 
     def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[Pair], unknown_id: int) -> None:
         self._vocabulary = vocabulary
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
-        self._unknown = unknown_id
-        self._library = _in_rust(vocabulary, merges) if merges_are_ordered(merges) else None
+        self._unknown_id = unknown_id
+        self._library = _rust_bpe(vocabulary, merges) if merges_are_ordered(merges) else None
         self._ids: dict[str, bytes] = {}
 
     def __call__(self, words: Iterable[str]) -> dict[str, bytes]:
-        """ids of every word, by word; may hold more words than were asked for."""
+        """The packed ids by word; the result may contain other words as well."""
         if len(self._ids) > self.MAX_CACHED_WORDS:
             self._ids = {}
         new = list(set(words).difference(self._ids))
         if self._library is None:
             self._ids.update((word, ids_to_bytes(self._merge(word))) for word in new)
         else:
-            cut = self._library.tokenize
-            self._ids.update((word, ids_to_bytes([token.id for token in cut(word)])) for word in new)
+            encode = self._library.tokenize
+            self._ids.update((word, ids_to_bytes([token.id for token in encode(word)])) for word in new)
         return self._ids
 
     def _merge(self, word: str) -> list[int]:
@@ -114,27 +116,27 @@ class WordEncoder:
             if pair not in self._ranks:
                 break
             symbols = merge_pair(symbols, pair)
-        return [self._vocabulary.get(symbol, self._unknown) for symbol in symbols]
+        return [self._vocabulary.get(symbol, self._unknown_id) for symbol in symbols]
 
 
 def merges_are_ordered(merges: Sequence[Pair]) -> bool:
-    """Whether every merge makes a new token, out of characters or tokens of earlier merges.
+    """Whether every merge produces a new token from characters or tokens of earlier merges.
 
-    Then no merge can give rise to a pair that comes before it, and the `tokenizers` library, which merges one place at
-    a time, agrees with merging everywhere at once.
+    Then no merge creates a pair with a lower rank, and the `tokenizers` library, which merges one position at a time,
+    gives the same result as merging all positions at once.
     """
-    made: set[str] = set()
+    tokens: set[str] = set()
     for first, second in merges:
         for part in (first, second):
-            if len(part.removesuffix(END_OF_WORD)) > 1 and part not in made:
+            if len(part.removesuffix(END_OF_WORD)) > 1 and part not in tokens:
                 return False
-        if first + second in made:
+        if first + second in tokens:
             return False
-        made.add(first + second)
+        tokens.add(first + second)
     return True
 
 
-def _in_rust(vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> Any:
+def _rust_bpe(vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> Any:
     from tokenizers.models import BPE
 
     return BPE(
@@ -143,5 +145,5 @@ def _in_rust(vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> Any:
         unk_token=UNKNOWN,
         end_of_word_suffix=END_OF_WORD,
         fuse_unk=False,
-        cache_capacity=0,  # no word is asked for twice
+        cache_capacity=0,  # WordEncoder has its own cache
     )

@@ -1,9 +1,9 @@
-"""From a text to ids and back: the original's way, and a way that loses nothing.
+"""The two pipelines from text to ids and back.
 
-original   ftfy, standardisation, spaCy, lower case, BPE over characters: the released encoder's ids, made for English.
-lossless   BPE over the bytes of the text as it is: any text in any language comes back exactly.
+original   ftfy, normalization, spaCy, lower case, BPE over characters: the ids of the released encoder, for English.
+lossless   BPE over the bytes of the unmodified text: decoding gives back any text in any language exactly.
 
-Both are made of a vocabulary and merges, both can learn them from texts.
+Both have a vocabulary and merges, and can learn them from texts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gpt1.errors import UserError
 from gpt1.tokenization.bpe import END_OF_WORD, UNKNOWN, Pair, WordEncoder, ids_to_bytes, learn_merges
-from gpt1.tokenization.standardise import NEWLINE, separate_punctuation, split_blocks
+from gpt1.tokenization.standardize import NEWLINE, separate_punctuation, split_blocks
 from gpt1.tokenization.words import EnglishWordSplitter
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 LINE_BREAK = "\n" + END_OF_WORD
 ENCODE_CHARACTERS = 1 << 20
-"""Characters that are encoded at a time: enough to learn the new chunks together, few enough to keep memory flat."""
+"""Characters encoded at a time: enough to process new chunks in batches, few enough to limit memory."""
 MAX_ALPHABET_SIZE = 256
-"""Characters that a learned vocabulary of the original pipeline knows at most (the released one: 238)."""
+"""Maximum number of characters in a trained vocabulary of the original pipeline (the released one has 238)."""
 MIN_CHARACTER_SHARE = 1e-5
-"""A character that makes up less than this share of the words becomes <unk>."""
+"""A character with a smaller share of all characters becomes <unk>."""
 MAX_WORD_CHARACTERS = 100
-"""Longer words (encoded pictures, rows of dots) teach nothing about language and are left out of learning."""
+"""Longer words (encoded images, rows of dots) are not language and are skipped in training."""
 DETECTION_CHARACTERS = 1_000_000
-"""Characters that `choose` looks at."""
+"""Characters that `detect_pipeline` looks at."""
 SURROGATE = re.compile("([\ud800-\udfff])")
 
 VocabularyAndMerges = tuple[dict[str, int], list[Pair]]
@@ -53,11 +53,11 @@ class Pipeline(Protocol):
 
 
 class OriginalPipeline:
-    """The released encoder. Chunks between white space repeat, so their ids are remembered, up to CACHE of them."""
+    """The released encoder. The ids of chunks (text between white space) are cached, because chunks repeat."""
 
-    CACHE = 1 << 19
+    MAX_CACHED_CHUNKS = 1 << 19
     CONTEXT_DEPENDENT = 0xFFFFFFFF
-    """Stands where an id depends on the rest of the line (see words.py)."""
+    """Placeholder id of a chunk whose ids depend on the rest of the line (see words.py)."""
 
     def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> None:
         self.unknown_id: int | None = vocabulary[UNKNOWN]
@@ -74,53 +74,54 @@ class OriginalPipeline:
         from gpt1.tokenization.arrays import concat_ids
 
         encoded: list[list[IdArray]] = []
-        waiting: list[tuple[list[IdArray], str]] = []  # (where the ids go, a block of text)
+        pending: list[tuple[list[IdArray], str]] = []  # (list that receives the ids, block of text)
         size = 0
         for text in texts:
             encoded.append([])
             for block in split_blocks(text):
-                waiting.append((encoded[-1], block))
+                pending.append((encoded[-1], block))
                 size += len(block)
                 if size >= ENCODE_CHARACTERS:
-                    self._encode(waiting)
-                    waiting, size = [], 0
-        if waiting:
-            self._encode(waiting)
+                    self._encode(pending)
+                    pending, size = [], 0
+        if pending:
+            self._encode(pending)
         return [concat_ids(parts) for parts in encoded]
 
-    def _encode(self, waiting: list[tuple[list[IdArray], str]]) -> None:
+    def _encode(self, blocks: list[tuple[list[IdArray], str]]) -> None:
         from gpt1.tokenization.arrays import gather_ids, unique_chunks
 
-        chunks, which, chunk_ends = unique_chunks([block for _, block in waiting])
+        chunks, indices, chunk_ends = unique_chunks([block for _, block in blocks])
         with self._lock:
-            if len(self._chunks) > self.CACHE:
+            if len(self._chunks) > self.MAX_CACHED_CHUNKS:
                 self._reset_cache()
             self._cache_chunks([chunk for chunk in chunks if chunk not in self._chunks])
-            all_ids, ends = gather_ids([self._chunks[chunk] for chunk in chunks], which)
-            some_depend = self.CONTEXT_DEPENDENT in all_ids
+            all_ids, ends = gather_ids([self._chunks[chunk] for chunk in chunks], indices)
+            any_dependent = self.CONTEXT_DEPENDENT in all_ids
             start = 0
-            for (parts, block), end in zip(waiting, ends[chunk_ends - 1].tolist(), strict=True):
+            for (parts, block), end in zip(blocks, ends[chunk_ends - 1].tolist(), strict=True):
                 ids = all_ids[start:end]
-                parts.append(self._by_line(block) if some_depend and self.CONTEXT_DEPENDENT in ids else ids)
+                dependent = any_dependent and self.CONTEXT_DEPENDENT in ids
+                parts.append(self._encode_by_line(block) if dependent else ids)
                 start = end
 
     def _cache_chunks(self, new: list[str]) -> None:
-        """Put the ids of chunks that are not known to those that are."""
-        known = self._chunks
+        """Add the ids of new chunks to the cache."""
+        cache = self._chunks
         separated = separate_punctuation(new)
-        unseen = list(set(" ".join(separated).split()).difference(known))
-        cut = english_words().split_chunks(unseen)
-        words = [(words or "").lower() for words in cut]
-        word_ids = self._word_ids(" ".join(words).split())
-        for piece, lowered, dependent in zip(unseen, words, cut, strict=True):
-            ids = word_ids.get(lowered) or b"".join(map(word_ids.__getitem__, lowered.split()))
-            known[piece] = ids_to_bytes([self.CONTEXT_DEPENDENT]) if dependent is None else ids
-        for chunk, pieces in zip(new, separated, strict=True):
-            if chunk != pieces:  # else it was its own only piece
-                known[chunk] = b"".join(map(known.__getitem__, pieces.split()))
+        unseen = list(set(" ".join(separated).split()).difference(cache))
+        split = english_words().split_chunks(unseen)
+        lowered = [(words or "").lower() for words in split]
+        word_ids = self._word_ids(" ".join(lowered).split())
+        for part, words, original in zip(unseen, lowered, split, strict=True):
+            ids = word_ids.get(words) or b"".join(map(word_ids.__getitem__, words.split()))
+            cache[part] = ids_to_bytes([self.CONTEXT_DEPENDENT]) if original is None else ids
+        for chunk, parts in zip(new, separated, strict=True):
+            if chunk != parts:  # otherwise the chunk is its only part
+                cache[chunk] = b"".join(map(cache.__getitem__, parts.split()))
 
-    def _by_line(self, block: str) -> IdArray:
-        """The ids of a block, cutting a line that holds a dependent chunk as a whole."""
+    def _encode_by_line(self, block: str) -> IdArray:
+        """The ids of a block; a line with a context-dependent chunk is split into words as a whole."""
         from gpt1.tokenization.arrays import ids_from_bytes
 
         dependent = ids_to_bytes([self.CONTEXT_DEPENDENT])
@@ -128,15 +129,15 @@ class OriginalPipeline:
         for _, line in groupby(block.split(), NEWLINE.__eq__):
             chunks = list(line)
             ids = b"".join(map(self._chunks.__getitem__, chunks))
-            if dependent in ids:  # no ids look like it, at any byte
-                standardised = " ".join(" ".join(separate_punctuation(chunks)).split())
-                words = english_words().split_line(standardised).lower().split()
+            if dependent in ids:  # cannot occur in other ids, at any byte offset
+                text = " ".join(" ".join(separate_punctuation(chunks)).split())
+                words = english_words().split_line(text).lower().split()
                 ids = b"".join(map(self._word_ids(words).__getitem__, words))
             lines.append(ids)
         return ids_from_bytes(b"".join(lines))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The lower-cased words, one space between them; newline tokens as line breaks."""
+        """The lower-cased words with a space between them, and line breaks."""
         text = "".join(self._tokens.get(id, "") for id in ids).replace(END_OF_WORD, " ")
         return re.sub(" ?\n ?", "\n", text.removesuffix(" "))
 
@@ -159,52 +160,50 @@ class OriginalPipeline:
 
     @staticmethod
     def learn(texts: Iterable[str], vocab_size: int) -> VocabularyAndMerges:
-        """<unk>; each character within a word and at its end; one token for each merge; the line break."""
-        counts = count_words(texts)
-        letters: Counter[str] = Counter()
-        for word, count in counts.items():
-            for letter in word:
-                letters[letter] += count
-        rare = MIN_CHARACTER_SHARE * letters.total()
-        alphabet = [
-            letter for letter, count in sorted(letters.items(), key=lambda item: (-item[1], item[0])) if count >= rare
-        ]
-        alphabet = alphabet[:MAX_ALPHABET_SIZE]
-        tokens = [UNKNOWN, *alphabet, *(letter + END_OF_WORD for letter in alphabet)]
-        free = vocab_size - len(tokens) - 1
-        if free < 0:
+        """Vocabulary: <unk>; each character within a word and at its end; a token per merge; the line break."""
+        word_counts = count_words(texts)
+        counts: Counter[str] = Counter()
+        for word, count in word_counts.items():
+            for char in word:
+                counts[char] += count
+        min_count = MIN_CHARACTER_SHARE * counts.total()
+        by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        alphabet = [char for char, count in by_count if count >= min_count][:MAX_ALPHABET_SIZE]
+        tokens = [UNKNOWN, *alphabet, *(char + END_OF_WORD for char in alphabet)]
+        n_merges = vocab_size - len(tokens) - 1
+        if n_merges < 0:
             raise UserError(
                 f"vocab_size {vocab_size} is too small: the {len(alphabet)} characters of these texts need two tokens "
-                "each, <unk> and the line break one.",
+                "each, <unk> and the line break need one each.",
                 f"Use vocab_size {len(tokens) + 1} or more.",
             )
         known = set(alphabet)
         usable = {
             word: n
-            for word, n in counts.items()
+            for word, n in word_counts.items()
             if len(word) <= MAX_WORD_CHARACTERS
             and known.issuperset(word)
-            and UNKNOWN not in word  # no merge makes that token
+            and UNKNOWN not in word  # merges must not produce that token
         }
-        merges = learn_merges(usable, free)
+        merges = learn_merges(usable, n_merges)
         tokens += ["".join(pair) for pair in merges]
         return {token: id for id, token in enumerate([*tokens, LINE_BREAK])}, merges
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """How often each lower-cased word stands in the texts."""
+    """Number of occurrences of each lower-cased word."""
     chunks: Counter[str] = Counter()
     for text in texts:
         for block in split_blocks(text):
             chunks.update(block.split())
     del chunks[NEWLINE]
-    pieces: Counter[str] = Counter()
+    parts: Counter[str] = Counter()
     for separated, count in zip(separate_punctuation(list(chunks)), chunks.values(), strict=True):
-        for piece in separated.split():
-            pieces[piece] += count
+        for part in separated.split():
+            parts[part] += count
     words: Counter[str] = Counter()
-    for (piece, count), cut in zip(pieces.items(), english_words().split_chunks(list(pieces)), strict=True):
-        for word in (english_words().split_line(piece) if cut is None else cut).lower().split():
+    for (part, count), split in zip(parts.items(), english_words().split_chunks(list(parts)), strict=True):
+        for word in (english_words().split_line(part) if split is None else split).lower().split():
             words[word] += count
     return words
 
@@ -215,7 +214,7 @@ def english_words() -> EnglishWordSplitter:
 
 
 class LosslessPipeline:
-    """BPE over UTF-8 bytes, as in GPT-2: every byte is a token, so that nothing is unknown and nothing is changed."""
+    """BPE over UTF-8 bytes, as in GPT-2: every byte is a token, so no token is unknown and no text is changed."""
 
     unknown_id: int | None = None
 
@@ -241,14 +240,14 @@ class LosslessPipeline:
             return list(self._library.encode(text, add_special_tokens=False).ids)
         ids: list[int] = []
         for part in SURROGATE.split(text):
-            if SURROGATE.fullmatch(part):  # UTF-8 has no place for half a pair: its three bytes, one by one
+            if SURROGATE.fullmatch(part):  # not valid in UTF-8: encode its three bytes one by one
                 ids += [self._byte_ids[byte] for byte in part.encode("utf-8", "surrogatepass")]
             else:
                 ids += self._encode(part)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text; bytes that are no UTF-8 (a model may write such) as U+FFFD."""
+        """The text; invalid UTF-8, which a model may generate, becomes U+FFFD."""
         data = b"".join(self._bytes.get(id, b"") for id in ids)
         try:
             return data.decode("utf-8", "surrogatepass")
@@ -256,7 +255,7 @@ class LosslessPipeline:
             return data.decode("utf-8", "replace")
 
     def display_token(self, id: int) -> str:
-        """The token's text; bytes that are a part of a character as `<0xE2>`."""
+        """The token's text; bytes of an incomplete character as `<0xE2>`."""
         try:
             return self._bytes[id].decode("utf-8").replace("\n", "\\n")
         except UnicodeDecodeError:
@@ -292,10 +291,10 @@ class LosslessPipeline:
 
 @cache
 def byte_characters() -> list[str]:
-    """The character that stands for each byte in a vocabulary file, as GPT-2 chose: itself where it has a shape."""
-    shaped = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    """The character for each byte in a vocabulary file, as in GPT-2: itself if it is visible, else from U+0100 on."""
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))
-    return [chr(byte if byte in shaped else next(others)) for byte in range(256)]
+    return [chr(byte if byte in visible else next(others)) for byte in range(256)]
 
 
 PIPELINES: dict[str, type[OriginalPipeline] | type[LosslessPipeline]] = {
@@ -305,7 +304,7 @@ PIPELINES: dict[str, type[OriginalPipeline] | type[LosslessPipeline]] = {
 
 
 def detect_pipeline(texts: Iterable[str]) -> tuple[str, Iterable[str]]:
-    """(pipeline, texts): "original" where nine letters in ten of the first SAMPLE characters are basic Latin."""
+    """(pipeline, texts): "original" if at least 90 % of the letters at the beginning of the texts are basic Latin."""
     remaining = iter(texts)
     sample: list[str] = []
     size = 0

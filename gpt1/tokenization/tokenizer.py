@@ -1,11 +1,11 @@
-"""Text ↔ ids: the released GPT-1 vocabulary, or one learned from your texts.
+"""Text ↔ ids, with the released GPT-1 vocabulary or one trained on your texts.
 
     tokenizer = Tokenizer.load("openai/")                       # or Tokenizer.train(texts, vocab_size=8000)
     tokenizer.encode("Hello, World!")                           # [3570, 240, 1276, 267] with the released vocabulary
     tokenizer.decode([3570, 240, 1276, 267])                    # "hello , world !"
 
-A tokenizer is a vocabulary (token → id), an ordered list of merges and a pipeline (tokens/pipelines.py). The three
-special tokens of fine-tuning are no part of it: they take the ids from vocab_size on, and no text encodes to them.
+A tokenizer is a vocabulary (token → id), an ordered list of merges and a pipeline (pipelines.py). The three special
+tokens of fine-tuning are not part of it: their ids start at vocab_size, and no text is encoded to them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_file
@@ -30,18 +30,23 @@ if TYPE_CHECKING:
     from gpt1.tokenization.pipelines import Pipeline
 
 GPT1_FILES = ("gpt1_tokenizer.json", "vocab.json", "merges.txt")
-"""What `save` writes: what this is, token → id, and one merge a line, first learned first."""
+"""Files that `save` writes: pipeline and versions, token → id, and one merge per line in the order of training."""
 OPENAI_FILES = ("encoder_bpe_40000.json", "vocab_40000.bpe")
-"""What OpenAI released."""
+"""Files of OpenAI's release: token → id, and merges."""
 HUGGING_FACE_FILES = ("vocab.json", "merges.txt")
-"""The same two under the names that Hugging Face gave them."""
+"""The same files as named by Hugging Face."""
 SPECIAL_TOKENS = ("<start>", "<delimiter>", "<extract>")
 VERIFIED_VERSIONS = {"spacy": "3.8.18", "ftfy": "6.3.1"}
-"""Versions for which the ids are known to be the released encoder's."""
+"""Library versions with which the ids were verified to be those of the released encoder."""
 
 
 class Tokenizer:
-    """Attributes: `vocab_size` (without special tokens), `pipeline` ("original" or "lossless")."""
+    """Encodes text to token ids and decodes ids to text.
+
+    Attributes:
+        vocab_size: Number of tokens, without the three special tokens.
+        pipeline: "original" or "lossless" (pipelines.py).
+    """
 
     def __init__(
         self,
@@ -59,37 +64,45 @@ class Tokenizer:
     # ---- text ↔ ids
 
     def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special tokens."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """As `encode` for each text, faster for many short ones."""
+        """Like `encode` for each text; faster for many short texts."""
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Iterable[str]) -> list[IdArray]:
-        """As `encode_batch`, each text's ids as an array of uint32: faster still, and a tenth of the memory."""
+        """Like `encode_batch`, with the ids of each text as a uint32 array: faster, and a tenth of the memory."""
         return self._pipeline.encode_batch(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The lower-cased words, one space between them (lossless: the exact text). Special tokens are left out."""
+        """The text of the ids, without special tokens.
+
+        The lossless pipeline gives the exact text, the original one lower-cased words with a space between them.
+
+        Raises:
+            ValueError: If an id does not exist.
+        """
         return self._pipeline.decode(map(self._check_id, ids))
 
     def display_token(self, id: int) -> str:
-        """One token as people may read it: line breaks as \\n, and `th…` for an unfinished word (original pipeline)."""
+        """A readable form of one token: line breaks as \\n, and `th…` for an incomplete word (original pipeline)."""
         if self._check_id(id) >= self.vocab_size:
             return SPECIAL_TOKENS[id - self.vocab_size]
         return self._pipeline.display_token(int(id))
 
     def count_unknown(self, ids: Iterable[int]) -> int:
-        """How many of the ids are <unk>; none in the lossless pipeline."""
+        """The number of <unk> ids; always 0 in the lossless pipeline."""
         return 0 if self.unknown_id is None else sum(id == self.unknown_id for id in ids)
 
     @property
     def unknown_id(self) -> int | None:
+        """The id of <unk>; None in the lossless pipeline."""
         return self._pipeline.unknown_id
 
     @property
     def newline_id(self) -> int:
-        """The token of a line break; one stands between two documents of a corpus."""
+        """The token of a line break, which also separates the documents of a corpus."""
         return self._pipeline.newline_id
 
     @cached_property
@@ -101,41 +114,49 @@ class Tokenizer:
     def _check_id(self, id: int) -> int:
         if not 0 <= id < self.vocab_size + len(SPECIAL_TOKENS):
             raise ValueError(
-                f"there is no token {id}: ids run from 0 to {self.vocab_size - 1}, special tokens to 3 more"
+                f"token id {id} does not exist: ids are 0 to {self.vocab_size - 1}, and special tokens the next 3"
             )
         return int(id)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Caches stay here when a tokenizer is sent to another process."""
+        """Without the caches when a tokenizer is sent to another process."""
         return {name: value for name, value in self.__dict__.items() if name != "_pipeline"}
 
-    # ---- what it is
+    # ---- identity
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over all that decides the ids. Two tokenizers with the same one give the same ids."""
-        what = [self.pipeline, sorted(self._vocabulary.items()), self._merges]
-        return hashlib.sha256(json.dumps(what, separators=(",", ":")).encode()).hexdigest()
+        """SHA-256 of the pipeline, vocabulary and merges. Tokenizers with the same fingerprint give the same ids."""
+        content = [self.pipeline, sorted(self._vocabulary.items()), self._merges]
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
     def version_warning(self) -> str | None:
-        """A line to show where the ids could differ from those of the tokenizer's maker, else None."""
+        """A warning if other library versions are installed than the tokenizer was made with, else None."""
         if self.pipeline != "original":
             return None
-        other = [
-            f"{name} {made}, here is {here}"
-            for name, made in self._made_with.items()
-            if (here := _version(name)) != made
+        differences = [
+            f"{name} {made_with} ({installed} is installed)"
+            for name, made_with in self._made_with.items()
+            if (installed := _version(name)) != made_with
         ]
-        return f"the tokenizer was made with {'; '.join(other)}: a few texts may get other ids" if other else None
+        if not differences:
+            return None
+        return f"the tokenizer was made with {' and '.join(differences)}: the ids of a few texts may differ"
 
-    # ---- learning
+    # ---- training
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, pipeline: str = "auto") -> Tokenizer:
-        """A vocabulary of `vocab_size` tokens (fewer where the texts hold no more) learned from the texts.
+        """Train a tokenizer. The same texts give the same vocabulary.
 
-        pipeline: "original" for English, "lossless" for anything else, "auto": original where nine letters in ten are
-        basic Latin (the attribute `pipeline` tells the choice). The same texts give the same vocabulary.
+        Args:
+            texts: Texts to learn the vocabulary from.
+            vocab_size: Number of tokens; the vocabulary is smaller if the texts do not contain enough words.
+            pipeline: "original" for English, "lossless" for anything else, or "auto": original if at least 90 % of the
+                letters are basic Latin.
+
+        Raises:
+            UserError: If `vocab_size` is too small for the characters of the texts, or the pipeline does not exist.
         """
         from gpt1.tokenization.pipelines import PIPELINES, detect_pipeline
 
@@ -156,20 +177,27 @@ class Tokenizer:
 
     @staticmethod
     def find_files(folder: str | Path) -> tuple[str, ...]:
-        """The names of the files that make up the tokenizer in this folder; UserError where there is none."""
+        """The names of the tokenizer's files in a folder; UserError if it contains no tokenizer."""
         names = _list_folder(folder)
         for files in (GPT1_FILES, OPENAI_FILES, HUGGING_FACE_FILES):
             if names.issuperset(files):
                 return files
-        held = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
+        found = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "") if names else "no files"
         raise UserError(
-            f"{folder} holds no tokenizer; it holds {held}.",
+            f"{folder} contains no tokenizer; found: {found}.",
             f"A tokenizer is {', '.join(GPT1_FILES)} (gpt1), or {' and '.join(OPENAI_FILES)} (OpenAI's release).",
         )
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """The tokenizer of a folder or fsspec URL: what `save` wrote, OpenAI's release, or Hugging Face's copy."""
+        """Load a tokenizer from a folder or fsspec URL.
+
+        Args:
+            folder: Folder with the files of `save`, of OpenAI's release, or of Hugging Face's copy of it.
+
+        Raises:
+            UserError: If the folder contains no tokenizer, or a file was changed or damaged.
+        """
         files = cls.find_files(folder)
         about = _read_json_object(folder, files[0]) if files is GPT1_FILES else {}
         vocabulary = _read_json_object(folder, files[-2])
@@ -184,13 +212,13 @@ class Tokenizer:
         tokenizer = cls(vocabulary, merges, pipeline, {name: made_with[name] for name in VERIFIED_VERSIONS})
         if about.get("fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
             raise UserError(
-                f"the tokenizer in {folder} is not the one that was saved there (SHA-256 differs): a file was changed.",
+                f"the tokenizer in {folder} does not match its fingerprint (SHA-256 differs): a file was changed.",
                 "Copy the folder again, or train the tokenizer again.",
             )
         return tokenizer
 
     def save(self, folder: str | Path) -> None:
-        """Write OUR_FILES; the one that names the others comes last, so that a half-written folder is no tokenizer."""
+        """Write GPT1_FILES to a folder, gpt1_tokenizer.json last, so that an incomplete folder is not a tokenizer."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         about = {
@@ -209,39 +237,34 @@ class Tokenizer:
 def validate_vocabulary(
     vocabulary: Mapping[str, Any], merges: Sequence[tuple[str, str]], pipeline: str, where: str
 ) -> None:
-    """UserError where the files are no vocabulary of this pipeline."""
+    """UserError unless the vocabulary and merges are valid for the pipeline."""
     from gpt1.tokenization.pipelines import PIPELINES, SURROGATE
 
+    def refuse(problem: str) -> NoReturn:
+        raise UserError(f"{where} {problem}.", TOKENIZER_HINT)
+
     if pipeline not in PIPELINES:
-        raise UserError(
-            f"{where}: made for the pipeline {short(pipeline)}, which this gpt1 does not know.",
-            "Use a newer version of gpt1.",
-        )
+        raise UserError(f"{where}: unknown pipeline {short(pipeline)}.", "Use a newer version of gpt1.")
     ids = [id for id in vocabulary.values() if type(id) is int]
     if len(ids) < len(vocabulary) or sorted(ids) != list(range(len(ids))):
-        raise UserError(f"{where} is no vocabulary: it has to map tokens to the ids 0, 1, 2 and so on.", TOKENIZER_HINT)
+        refuse("is not a vocabulary: it must map tokens to the ids 0, 1, 2 and so on")
     missing = [token for token in PIPELINES[pipeline].required_tokens() if token not in vocabulary]
     if missing:
-        raise UserError(
-            f"{where} is no vocabulary of the {pipeline} pipeline: it has no token {missing[0]!r}.", TOKENIZER_HINT
-        )
+        refuse(f"is not a vocabulary of the {pipeline} pipeline: token {missing[0]!r} is missing")
     for first, second in merges:
         if not (first in vocabulary and second in vocabulary and first + second in vocabulary):
-            pair = f"{short(first)} and {short(second)}"
-            raise UserError(f"{where} does not fit its merges: they join {pair}.", TOKENIZER_HINT)
+            refuse(f"does not match its merges, which join {short(first)} and {short(second)}")
     known = PIPELINES[pipeline].characters()
     for token in vocabulary:
         if (known and not known.issuperset(token)) or SURROGATE.search(token):
-            raise UserError(
-                f"{where} is no vocabulary: the token {short(token)} cannot stand in a text.", TOKENIZER_HINT
-            )
-    made = {first + second for first, second in merges}
+            refuse(f"is not a vocabulary: token {short(token)} cannot occur in a text")
+    merged = {first + second for first, second in merges}
     words = (token for token in vocabulary if token.endswith(END_OF_WORD) and len(token) > 1 + len(END_OF_WORD))
-    if pipeline == "original" and (lost := next((word for word in words if word not in made), None)):
-        raise UserError(f"{where} does not fit its merges: none of them makes {short(lost)}.", TOKENIZER_HINT)
+    if pipeline == "original" and (missing_word := next((word for word in words if word not in merged), None)):
+        refuse(f"does not match its merges: none of them produces {short(missing_word)}")
 
 
-TOKENIZER_HINT = f"Use a folder that gpt1 wrote, or OpenAI's {' and '.join(OPENAI_FILES)}."
+TOKENIZER_HINT = f"Use a folder written by gpt1, or OpenAI's {' and '.join(OPENAI_FILES)}."
 
 
 def _version(package: str) -> str:
@@ -252,16 +275,16 @@ def _version(package: str) -> str:
 
 
 def _list_folder(folder: str | Path) -> set[str]:
-    """The names of what lies in a folder or under a URL."""
+    """The names of the files in a folder or below a URL."""
     try:
         if is_url(folder):
             system, path = filesystem(folder)
             return {name.rstrip("/").rsplit("/", 1)[-1] for name in system.ls(path, detail=False)}
         return set(os.listdir(folder))
     except FileNotFoundError as error:
-        raise UserError(f"there is no folder {folder}.", TOKENIZER_HINT) from error
+        raise UserError(f"the folder {folder} does not exist.", TOKENIZER_HINT) from error
     except NotADirectoryError as error:
-        raise UserError(f"{folder} is a file; a tokenizer is a folder.", TOKENIZER_HINT) from error
+        raise UserError(f"{folder} is a file, but a tokenizer is a folder.", TOKENIZER_HINT) from error
 
 
 def _read_text(folder: str | Path, name: str) -> str:
@@ -271,7 +294,7 @@ def _read_text(folder: str | Path, name: str) -> str:
         with system.open(path, "rb") as file:
             data = bytes(file.read(MAX_JSON_BYTES + 1))
         if len(data) > MAX_JSON_BYTES:
-            raise UserError(f"{where} has more than {MAX_JSON_BYTES:,} bytes.", "Is this the right file?")
+            raise UserError(f"{where} has more than {MAX_JSON_BYTES:,} bytes.", "Check that this is the right file.")
     else:
         data = read_bounded(Path(folder) / name)
     try:
@@ -283,24 +306,23 @@ def _read_text(folder: str | Path, name: str) -> str:
 def _read_json_object(folder: str | Path, name: str) -> dict[str, Any]:
     content = parse_json(_read_text(folder, name), f"{folder}/{name}", fix=TOKENIZER_HINT)
     if not isinstance(content, dict):
-        raise UserError(f"{folder}/{name} holds no JSON object.", TOKENIZER_HINT)
+        raise UserError(f"{folder}/{name} does not contain a JSON object.", TOKENIZER_HINT)
     return content
 
 
 def _read_merges(folder: str | Path, name: str) -> list[tuple[str, str]]:
-    """One pair a line, behind a header."""
+    """One pair per line, after an optional header."""
     merges = []
     for number, line in enumerate(_read_text(folder, name).rstrip("\n").split("\n"), start=1):
         if number == 1 and line.startswith("#version"):
             continue
         first, separator, second = line.partition(" ")
         if not separator or not first or not second or " " in second:
-            raise UserError(f"{folder}/{name}, line {number}: {short(line)} is no pair of tokens.", TOKENIZER_HINT)
+            raise UserError(f"{folder}/{name}, line {number}: {short(line)} is not a pair of tokens.", TOKENIZER_HINT)
         merges.append((first, second))
     return merges
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    """All of the file or nothing of it."""
     with atomic_file(path) as file:
         file.write(text.encode())

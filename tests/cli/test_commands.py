@@ -136,7 +136,7 @@ def test_the_whole_workflow_from_text_to_predictions(workspace: Path, tmp_path: 
 
     answer = ask(*f"finetune reviews.csv {CLASSIFICATION_FLAGS} --out runs/reviews --epochs 1 --device cpu".split())
     assert (answer.exit_code, answer.stdout) == (0, "")
-    assert "reviews.csv: 64 rows, 2 labels (no 32, yes 32); 0 duplicates left out" in answer.stderr
+    assert "reviews.csv: 64 rows, 2 labels (no 32, yes 32); 0 duplicates removed" in answer.stderr
     assert "runs/reviews/report.html" in answer.stderr
     assert "next: gpt1 predict runs/reviews new.csv --out predictions.csv" in answer.stderr
 

@@ -1,4 +1,4 @@
-"""A corpus from a stranger: whatever its manifest and arrays say, it writes and reads nothing outside its folder."""
+"""An untrusted corpus: whatever its manifest and arrays contain, nothing outside its folder is read or written."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def corpus(good: Path, tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
-    """Change a manifest as a forger would: its fingerprint is right again. `...` removes a key."""
+    """Change a manifest and recompute its fingerprint, as an attacker would. `...` removes a key."""
     manifest = json.loads((folder / "manifest.json").read_text()) | changes
     manifest = {name: value for name, value in manifest.items() if value is not ...}
     (folder / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": manifest_fingerprint(manifest)}))
 
 
 def put(folder: Path, name: str, data: bytes, place: str | None = None) -> None:
-    """Put a file into a corpus under the name `name` of its manifest, with the right size and SHA-256."""
+    """Replace the file `name` of a corpus and update its size and SHA-256 in the manifest."""
     (folder / (place or name)).write_bytes(data)
     files = json.loads((folder / "manifest.json").read_text())["files"]
     files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -58,7 +58,7 @@ def put_array(folder: Path, name: str, values: Any) -> None:
 
 
 def read_all(folder: Path, url: bool) -> Corpus:
-    """Open a corpus and read all of it, from the disk or from a URL."""
+    """Open a corpus by its path or by a URL and read all of it."""
     corpus = Corpus.open(f"file://{folder}" if url else folder)
     corpus.read(0, corpus.tokens)
     corpus.count_bytes(0, corpus.tokens)
@@ -71,7 +71,7 @@ from_disk_and_url = pytest.mark.parametrize("url", [False, True], ids=["disk", "
 
 @from_disk_and_url
 @pytest.mark.parametrize("name", ["tokenizer/../../../escaped", "tokenizer/../escaped", "/escaped", "tokenizer/a\\b"])
-def test_a_name_that_leads_out_of_the_corpus_is_refused_and_nothing_is_written(corpus: Path, name: str, url: bool):
+def test_a_file_name_outside_the_corpus_is_an_error_and_writes_nothing(corpus: Path, name: str, url: bool):
     put(corpus, name, b"evil", place="tokenizer/harmless")
     before = sorted(corpus.parent.rglob("*"))
     with pytest.raises(UserError, match=r"manifest\.json"):
@@ -79,7 +79,7 @@ def test_a_name_that_leads_out_of_the_corpus_is_refused_and_nothing_is_written(c
     assert sorted(corpus.parent.rglob("*")) == before
 
 
-def test_a_link_out_of_the_corpus_is_refused(corpus: Path):
+def test_a_link_out_of_the_corpus_is_an_error(corpus: Path):
     (corpus.parent / "secret").write_bytes((corpus / "shard-00000.npy").read_bytes())
     (corpus / "shard-00000.npy").unlink()
     (corpus / "shard-00000.npy").symlink_to(corpus.parent / "secret")
@@ -89,14 +89,14 @@ def test_a_link_out_of_the_corpus_is_refused(corpus: Path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFO")
 @pytest.mark.parametrize("name", ["manifest.json", "shard-00000.npy", "tokenizer/vocab.json"])
-def test_a_pipe_among_the_files_is_refused_and_does_not_block(corpus: Path, name: str):
+def test_a_pipe_among_the_files_is_an_error_and_does_not_block(corpus: Path, name: str):
     (corpus / name).unlink()
     os.mkfifo(corpus / name)
     with pytest.raises(UserError, match="is a pipe"):
         Corpus.open(corpus)
 
 
-WRONG: list[tuple[str, Any]] = [
+INVALID_VALUES: list[tuple[str, Any]] = [
     *((name, value) for name in ("tokens", "documents", "vocab_size", "shard_tokens") for value in ("7", 0, 1.5, None)),
     *((name, value) for name in ("bytes", "unknown", "empty_documents", "newline_id") for value in ("7", -1, [])),
     *((name, ...) for name in ("tokens", "bytes", "files", "sources", "tokenizer", "newline_id", "shard_tokens")),
@@ -112,15 +112,15 @@ WRONG: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG)
-def test_a_value_that_no_corpus_has_is_refused_with_its_file(corpus: Path, name: str, value: Any):
+@pytest.mark.parametrize(("name", "value"), INVALID_VALUES)
+def test_an_invalid_value_in_the_manifest_is_an_error_that_names_the_file(corpus: Path, name: str, value: Any):
     rewrite(corpus, **{name: value})
     with pytest.raises(UserError, match=r"manifest\.json"):
         Corpus.open(corpus)
 
 
 @pytest.mark.parametrize("text", ["[" * 2000, "[]", "7", "{", "9" * 5000, '{"format": 1}', '{"format": 1e999}', "\xff"])
-def test_a_manifest_that_is_no_manifest_is_one_error_with_its_name(corpus: Path, text: str):
+def test_an_invalid_manifest_is_an_error_that_names_the_file(corpus: Path, text: str):
     (corpus / "manifest.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=r"manifest\.json"):
         Corpus.open(corpus)
@@ -142,48 +142,51 @@ def with_value(place: Any, value: int) -> Any:
     return change
 
 
-BAD_ARRAYS: dict[str, tuple[Any, str]] = {
-    "an id beyond the vocabulary": (shard(with_value(7, 300)), "holds the token id 300; the vocabulary has 300 tokens"),
-    "objects": (shard(lambda ids: np.array([None] * len(ids), object)), "shard-00000.npy holds object"),
-    "wider ids": (shard(lambda ids: ids.astype(np.uint32)), "shard-00000.npy holds uint32"),
-    "signed ids": (shard(lambda ids: ids.astype(np.int16)), "shard-00000.npy holds int16"),
-    "ids in another byte order": (shard(lambda ids: ids.astype(">u2")), "shard-00000.npy holds >u2"),
-    "fewer ids": (shard(lambda ids: ids[:-1]), r"shard-00000.npy holds uint16 \(49,\)"),
-    "ids in two dimensions": (shard(lambda ids: ids.reshape(2, -1)), r"shard-00000.npy holds uint16 \(2, 25\)"),
-    "documents as floats": (documents(lambda d: d.astype(np.float64)), "documents.npy holds float64"),
+INVALID_ARRAYS: dict[str, tuple[Any, str]] = {
+    "an id outside the vocabulary": (
+        shard(with_value(7, 300)),
+        "contains token id 300, but the vocabulary has 300 tokens",
+    ),
+    "objects": (shard(lambda ids: np.array([None] * len(ids), object)), "shard-00000.npy contains object"),
+    "wider ids": (shard(lambda ids: ids.astype(np.uint32)), "shard-00000.npy contains uint32"),
+    "signed ids": (shard(lambda ids: ids.astype(np.int16)), "shard-00000.npy contains int16"),
+    "ids in another byte order": (shard(lambda ids: ids.astype(">u2")), "shard-00000.npy contains >u2"),
+    "fewer ids": (shard(lambda ids: ids[:-1]), r"shard-00000.npy contains uint16 \(49,\)"),
+    "ids in two dimensions": (shard(lambda ids: ids.reshape(2, -1)), r"shard-00000.npy contains uint16 \(2, 25\)"),
+    "documents as floats": (documents(lambda d: d.astype(np.float64)), "documents.npy contains float64"),
     "documents in Fortran order": (documents(np.asfortranarray), "documents.npy is not a .npy array"),
-    "starts that do not ascend": (documents(lambda d: np.stack([d[0][::-1], d[1]])), "starts that do not ascend"),
-    "a start below zero": (documents(with_value((0, 0), -1)), "starts that do not ascend"),
-    "a start beyond the tokens": (documents(with_value((0, -1), 10**9)), "starts that do not ascend"),
-    "starts that overflow": (documents(with_value((0, 1), -(2**63))), "starts that do not ascend"),
-    "other sizes": (documents(with_value((1, 0), 10**9)), "holds other document sizes"),
+    "starts that do not ascend": (documents(lambda d: np.stack([d[0][::-1], d[1]])), "starts are not ascending"),
+    "a start below zero": (documents(with_value((0, 0), -1)), "starts are not ascending"),
+    "a start beyond the tokens": (documents(with_value((0, -1), 10**9)), "starts are not ascending"),
+    "starts that overflow": (documents(with_value((0, 1), -(2**63))), "starts are not ascending"),
+    "other sizes": (documents(with_value((1, 0), 10**9)), "document sizes do not match"),
     "a zip": (lambda folder: put(folder, "shard-00000.npy", b"PK\3\4" + bytes(200)), "is not a .npy array"),
-    "nothing": (lambda folder: put(folder, "shard-00000.npy", b""), "is not a .npy array"),
-    "a header alone": (
+    "an empty file": (lambda folder: put(folder, "shard-00000.npy", b""), "is not a .npy array"),
+    "only a header": (
         lambda folder: put(folder, "shard-00000.npy", (folder / "shard-00000.npy").read_bytes()[:128]),
-        "shard-00000.npy holds uint16",
+        "shard-00000.npy contains uint16",
     ),
 }
 
 
 @from_disk_and_url
-@pytest.mark.parametrize("kind", BAD_ARRAYS)
-def test_an_array_that_no_corpus_has_is_refused_by_name_though_its_sum_is_right(corpus: Path, kind: str, url: bool):
-    change, problem = BAD_ARRAYS[kind]
+@pytest.mark.parametrize("kind", INVALID_ARRAYS)
+def test_an_invalid_array_with_a_valid_checksum_is_an_error(corpus: Path, kind: str, url: bool):
+    change, problem = INVALID_ARRAYS[kind]
     change(corpus)
     with pytest.raises(UserError, match=problem):
         read_all(corpus, url)
 
 
-@pytest.mark.parametrize("kind", ["an id beyond the vocabulary", "starts that do not ascend"])
-def test_a_look_at_every_file_finds_bad_values_too(corpus: Path, kind: str):
-    change, problem = BAD_ARRAYS[kind]
+@pytest.mark.parametrize("kind", ["an id outside the vocabulary", "starts that do not ascend"])
+def test_verify_also_checks_the_values(corpus: Path, kind: str):
+    change, problem = INVALID_ARRAYS[kind]
     change(corpus)
     with pytest.raises(UserError, match=problem):
         Corpus.open(corpus).verify()
 
 
 @from_disk_and_url
-def test_a_changed_but_sound_corpus_is_read(corpus: Path, url: bool):
+def test_a_changed_but_valid_corpus_is_read(corpus: Path, url: bool):
     rewrite(corpus, unknown=1)
     assert read_all(corpus, url).unknown == 1

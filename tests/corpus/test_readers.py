@@ -1,4 +1,4 @@
-"""CORPUS → documents: every format gives the same texts, memory stays flat, and what is broken is named."""
+"""CORPUS → documents: all formats give the same texts in constant memory, and errors name the file and line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.compress,
     ".zst": zstandard.ZstdCompressor().compress,
 }
-# NUL is what tells a binary file; carriage returns and the rest are text like any other.
+# Without NUL, which marks a binary file; carriage returns and other control characters are text.
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
 
 
@@ -48,8 +48,8 @@ def error_of(*corpora: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for drawn files, overwritten by every example."""
-    return tmp_path_factory.mktemp("drawn")
+    """A folder for generated files, overwritten by every example."""
+    return tmp_path_factory.mktemp("generated")
 
 
 @given(texts=st.lists(texts, min_size=1, max_size=5), compression=st.sampled_from(sorted(COMPRESS)))
@@ -64,7 +64,7 @@ def test_a_row_is_a_document_in_every_format_and_compression(
 
 @given(text=texts.filter(bool), compression=st.sampled_from(sorted(COMPRESS)), mark=st.booleans())
 @pytest.mark.parametrize("kind", ["txt", "md"])
-def test_a_text_file_is_one_document_as_it_stands_but_for_a_byte_order_mark(
+def test_a_text_file_is_one_unchanged_document_without_its_byte_order_mark(
     place: Path, kind: str, text: str, compression: str, mark: bool
 ) -> None:
     path = place / f"text.{kind}{compression}"
@@ -72,12 +72,12 @@ def test_a_text_file_is_one_document_as_it_stands_but_for_a_byte_order_mark(
     assert texts_of(path) == [text if mark else text.removeprefix("\ufeff")]
 
 
-def test_cells_of_tsv_keep_their_quotes(tmp_path: Path) -> None:
+def test_quotes_in_tsv_cells_are_text(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text('text\tn\n"so" he said\t1\n"one quote\t2\r\n', encoding="utf-8")
     assert texts_of(tmp_path) == ['"so" he said', '"one quote']
 
 
-def test_a_cell_of_csv_may_be_far_longer_than_the_csv_module_allows_by_default(tmp_path: Path) -> None:
+def test_a_csv_cell_may_be_longer_than_the_default_limit_of_the_csv_module(tmp_path: Path) -> None:
     text = 'a "long"\nstory, ' * 20_000
     write_table(tmp_path / "a.csv", [{"text": text}])
     assert texts_of(tmp_path / "a.csv") == [text]
@@ -89,7 +89,7 @@ long_texts = st.sampled_from(["ab é한🙂\n", "ab é", "é한🙂"]).flatmap(
 
 
 @given(text=long_texts, kind=st.sampled_from(["txt", "jsonl"]))
-def test_a_long_document_comes_in_short_parts_that_give_it_back(place: Path, text: str, kind: str) -> None:
+def test_the_parts_of_a_long_document_are_short_and_join_to_the_document(place: Path, text: str, kind: str) -> None:
     path = place / f"long.{kind}"
     path.write_text(json.dumps({"text": text}) if kind == "jsonl" else text, encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +101,7 @@ def test_a_long_document_comes_in_short_parts_that_give_it_back(place: Path, tex
     assert all(len(document.text.encode("utf-8")) <= 32 for document in documents)
 
 
-def test_a_large_file_is_never_in_memory_whole(tmp_path: Path) -> None:
+def test_a_large_file_is_read_in_constant_memory(tmp_path: Path) -> None:
     line = json.dumps({"text": "word " * 2_000}).encode() + b"\n"
     path = tmp_path / "large.jsonl.xz"
     path.write_bytes(lzma.compress(line * 4_000, preset=0))  # 40 MB of text
@@ -113,7 +113,7 @@ def test_a_large_file_is_never_in_memory_whole(tmp_path: Path) -> None:
     assert peak < 4e6
 
 
-def test_the_position_rises_to_the_size_of_the_file(tmp_path: Path) -> None:
+def test_the_position_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
     rows = [{"text": f"{i} " * 500} for i in range(600)]
     for name in ("a.jsonl", "a.jsonl.gz", "a.csv.zst", "a.parquet"):
         write_table(tmp_path / name, rows)
@@ -122,22 +122,22 @@ def test_the_position_rises_to_the_size_of_the_file(tmp_path: Path) -> None:
         assert positions[-1] == (tmp_path / name).stat().st_size
 
 
-def test_folders_are_read_to_the_bottom_in_the_order_of_names_without_hidden_files(tmp_path: Path) -> None:
+def test_folders_are_read_recursively_sorted_by_name_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b/1.txt", "a.txt", "b/10.md", "b/.hidden.txt", ".git/c.txt", "b-c.jsonl", "picture.png"):
         (tmp_path / "books" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "books" / name).write_text('{"text": "x"}')
     assert names_of(tmp_path / "books") == ["books/a.txt", "books/b/1.txt", "books/b/10.md", "books/b-c.jsonl"]
 
 
-def test_a_corpus_is_no_text(tmp_path: Path) -> None:
+def test_a_corpus_folder_is_not_read_as_text(tmp_path: Path) -> None:
     for name in ("a.txt", "corpus/manifest.json", "corpus/documents.npy", "corpus/tokenizer/merges.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a")
     assert texts_of(tmp_path) == ["a"]
-    assert "is tokenized already" in error_of(tmp_path / "corpus")
+    assert "is already tokenized" in error_of(tmp_path / "corpus")
 
 
-def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
+def test_links_are_followed_but_cycles_are_not(tmp_path: Path) -> None:
     (tmp_path / "books").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a.txt").write_text("a")
@@ -146,13 +146,13 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
     assert names_of(tmp_path / "books") == ["books/linked/a.txt"]
 
 
-def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
+def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").write_text("b")
     assert texts_of(tmp_path / "b.txt", tmp_path, tmp_path / "*.txt") == ["b", "a"]
 
 
-def test_patterns_match_files_and_a_name_with_brackets_is_just_a_name(tmp_path: Path) -> None:
+def test_glob_patterns_match_files_and_an_existing_name_with_brackets_is_not_a_pattern(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "[b].txt").write_text("b")
     (tmp_path / "c.png").write_bytes(b"\0")
@@ -167,7 +167,7 @@ def memory() -> Iterator[fsspec.AbstractFileSystem]:
     system.store.clear()
 
 
-def test_urls_are_read_like_files_folders_and_patterns(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+def test_urls_may_be_files_folders_or_glob_patterns(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
     write_table(tmp_path / "rows.parquet", [{"text": "row"}])
     memory.pipe_file("/books/a.txt.gz", gzip.compress(b"a"))
     memory.pipe_file("/books/deep/rows.parquet", (tmp_path / "rows.parquet").read_bytes())
@@ -178,14 +178,14 @@ def test_urls_are_read_like_files_folders_and_patterns(memory: fsspec.AbstractFi
     assert "memory://nowhere.txt does not exist" in error_of("memory://nowhere.txt")
 
 
-def test_empty_files_in_a_folder_are_passed_over(tmp_path: Path) -> None:
+def test_empty_files_in_a_folder_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b""))
     (tmp_path / "c.txt").write_text("c")
     assert texts_of(tmp_path) == ["c"]
 
 
-BAD_FILES = {
+INVALID_FILES = {
     "nothing.txt": (b"", ["nothing.txt is empty"]),
     "nothing.jsonl.gz": (gzip.compress(b"\n"), ["nothing.jsonl.gz is empty"]),
     "header.csv": (b"text,label\n", ["header.csv is empty", "no rows"]),
@@ -196,26 +196,26 @@ BAD_FILES = {
     "zipped.txt": (gzip.compress(b"text"), ["gzip", ".gz"]),
     "broken.jsonl": (
         b'{"text": "a"}\n{"text": \n',
-        ["broken.jsonl, line 2 cannot be read as JSON", "one JSON object a line"],
+        ["broken.jsonl, line 2 cannot be read as JSON", "one JSON object per line"],
     ),
-    "list.jsonl": (b'["text"]\n', ["line 1 is a JSON list", "one object a line"]),
+    "list.jsonl": (b'["text"]\n', ["line 1 is a JSON list", "one object per line"]),
     "title.jsonl": (b'{"title": 1, "texts": "a"}\n', ["line 1", "'text'", "title, texts", "Did you mean texts?"]),
     "null.jsonl": (b'{"text": "a"}\n\n{"text": null}\n', ["line 3", "'text' is a null, not a string"]),
     "half.jsonl": (b'{"text": "\\ud83d"}\n', ["line 1", "half a character", "\\ud83d"]),
     "other.csv": (b"title,body\n1,2\n", ["column 'text'", "title, body"]),
     "open.csv": (b'text,n\nfine,1\n"never closed,2\n', ["open.csv, line 3 is not CSV"]),
     "cells.csv": (b"text,n\none,1,extra\n", ["line 2 has 3 cells", "header has 2"]),
-    "tabs.csv": (b"text\tlabel\na\t1\n", ["header is one cell", "tabs", ".tsv"]),
+    "tabs.csv": (b"text\tlabel\na\t1\n", ["header is one cell", "a tab", ".tsv"]),
     "fake.parquet": (b"text\n", ["fake.parquet is not Parquet"]),
-    "picture.png": (b"\x89PNG", ["picture.png has no known ending", ".txt"]),
+    "picture.png": (b"\x89PNG", ["picture.png has no supported extension", ".txt"]),
     "fake.txt.xz": (b"text", ["fake.txt.xz is damaged or truncated"]),
     "fake.txt.zst": (b"text", ["fake.txt.zst is damaged or truncated"]),
 }
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_file_is_named_with_the_place_the_rule_and_the_way_out(tmp_path: Path, name: str) -> None:
-    data, expected = BAD_FILES[name]
+@pytest.mark.parametrize("name", INVALID_FILES)
+def test_the_error_for_an_invalid_file_names_the_place_the_problem_and_the_fix(tmp_path: Path, name: str) -> None:
+    data, expected = INVALID_FILES[name]
     (tmp_path / name).write_bytes(data)
     message = error_of(tmp_path / name)
     assert all(part in message for part in expected), message
@@ -224,10 +224,10 @@ def test_a_bad_file_is_named_with_the_place_the_rule_and_the_way_out(tmp_path: P
 
 @given(text=st.text(st.sampled_from("ab é\n"), min_size=80, max_size=200), data=st.data())
 @pytest.mark.parametrize("kind", ["txt", "tsv"])
-def test_a_byte_that_is_not_utf_8_is_found_wherever_it_stands(
-    place: Path, text: str, official_data: st.DataObject, kind: str
+def test_an_invalid_utf_8_byte_is_located_anywhere_in_the_file(
+    place: Path, text: str, data: st.DataObject, kind: str
 ) -> None:
-    head = ("text\n" + text[: official_data.draw(st.integers(0, len(text)))]).encode()
+    head = ("text\n" + text[: data.draw(st.integers(0, len(text)))]).encode()
     path = place / f"bad.{kind}"
     path.write_bytes(head + b"\xff" + text.encode())
     with pytest.MonkeyPatch.context() as patch:
@@ -235,28 +235,28 @@ def test_a_byte_that_is_not_utf_8_is_found_wherever_it_stands(
         assert f"line {head.count(10) + 1}, byte {len(head) + 1} of the file, is 0xFF" in error_of(path)
 
 
-def test_a_path_that_is_not_there_is_named_with_its_neighbour(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_path_suggests_the_closest_name(tmp_path: Path) -> None:
     (tmp_path / "books.jsonl").write_text("{}")
     assert "Did you mean books.jsonl?" in error_of(tmp_path / "book.jsonl")
     assert f"no folder {tmp_path / 'nowhere'}" in error_of(tmp_path / "nowhere" / "book.jsonl")
     assert "no file matches" in error_of(tmp_path / "*.txt")
 
 
-def test_a_file_that_may_not_be_read_is_named_once_with_the_way_out(
+def test_the_error_for_a_file_without_read_permission_names_it_and_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(path: Path, mode: str) -> None:
+    def deny(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(files, "open", denied, raising=False)
+    monkeypatch.setattr(files, "open", deny, raising=False)
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as error:
         list(read_documents([str(tmp_path)]))
-    assert refused.value.problem == f"{tmp_path / 'a.txt'} cannot be read: Permission denied."
-    assert "access rights" in refused.value.fix
+    assert error.value.problem == f"{tmp_path / 'a.txt'} cannot be read: Permission denied."
+    assert "access rights" in error.value.fix
 
 
-def test_a_folder_without_text_is_refused_with_what_is_there(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_text_lists_its_files(tmp_path: Path) -> None:
     assert f"{tmp_path} is empty" in error_of(tmp_path)
     for i in range(7):
         (tmp_path / f"{i}.png").write_bytes(b"\0")
@@ -264,18 +264,16 @@ def test_a_folder_without_text_is_refused_with_what_is_there(tmp_path: Path) -> 
     assert "0.png" in message
     assert "2 more" in message
     (tmp_path / "a.txt").touch()
-    assert "all of its 1 files are empty" in error_of(tmp_path)
+    assert "all text files are empty (1)" in error_of(tmp_path)
 
 
 @given(data=st.data(), ending=st.sampled_from([".gz", ".xz", ".zst"]))
-def test_a_compressed_file_that_was_cut_short_is_never_taken_for_a_shorter_one(
-    place: Path, official_data: st.DataObject, ending: str
-) -> None:
+def test_a_truncated_compressed_file_is_an_error(place: Path, data: st.DataObject, ending: str) -> None:
     random = Random(0)
     rows = b"".join(b'{"text": "%s"}\n' % random.randbytes(20).hex().encode() for _ in range(20))
     whole = COMPRESS[ending](rows)
     path = place / f"cut.jsonl{ending}"
-    path.write_bytes(whole[: official_data.draw(st.integers(1, len(whole) - 1))])
+    path.write_bytes(whole[: data.draw(st.integers(1, len(whole) - 1))])
     assert "damaged or truncated" in error_of(path)
 
 

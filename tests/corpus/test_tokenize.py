@@ -1,4 +1,4 @@
-"""Texts into a corpus with a tokenizer of their own: what is asked for is what is done."""
+"""Tokenizing with a newly trained tokenizer: settings, errors, and the texts that it is trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpt1.errors import ResourceError, UserError
 
 
 @pytest.mark.parametrize("settings", [{"vocab_size": 0}, {"vocab_size": 60, "workers": 0}], ids=str)
-def test_nought_is_refused_and_not_taken_for_the_default(settings: dict[str, Any], tmp_path: Path):
+def test_zero_is_an_error_and_not_the_default(settings: dict[str, Any], tmp_path: Path):
     (tmp_path / "a.txt").write_text("some words, and some words more\n" * 20)
     with pytest.raises(UserError, match=r"(vocab_size|--workers) 0 is"):
         tokenize([str(tmp_path / "a.txt")], out=tmp_path / "corpus", **settings)
@@ -21,7 +21,7 @@ def test_nought_is_refused_and_not_taken_for_the_default(settings: dict[str, Any
 
 
 @pytest.mark.parametrize(("workers", "advice"), [(5, "--workers 2 (now 5)"), (1, "Close other programs")])
-def test_too_little_memory_names_the_workers_to_try(
+def test_the_out_of_memory_error_suggests_fewer_workers(
     workers: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def write(*_: Any, **__: Any) -> None:
@@ -29,24 +29,24 @@ def test_too_little_memory_names_the_workers_to_try(
 
     monkeypatch.setattr("gpt1.corpus.tokenize.write_corpus", write)
     (tmp_path / "a.txt").write_text("some words, and some words more\n" * 20)
-    with pytest.raises(ResourceError, match="out of memory") as ended:
+    with pytest.raises(ResourceError, match="out of memory") as error:
         tokenize([str(tmp_path / "a.txt")], out=tmp_path / "corpus", vocab_size=60, workers=workers)
-    assert advice in ended.value.fix
+    assert advice in error.value.fix
 
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        ([50, 50], [50, 50]),  # all of it, where there is no more than is wanted
+        ([50, 50], [50, 50]),  # all text if it is shorter than the limit
         ([900, 300, 900], [35, 35, 35]),
-        ([10, 900, 10, 10, 900], [10, 37, 10, 10, 38]),  # what the small files leave is for the large ones
+        ([10, 900, 10, 10, 900], [10, 37, 10, 10, 38]),  # the unused shares of small files go to large ones
     ],
 )
-def test_a_vocabulary_is_learnt_from_equal_shares_of_the_files(
+def test_a_vocabulary_is_trained_on_equal_shares_of_the_files(
     sizes: list[int], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("gpt1.corpus.tokenize.SAMPLE_CHARACTERS", 105)
     for letter, size in zip("abcde", sizes, strict=False):
         (tmp_path / f"{letter}.txt").write_text(letter * size)
-    taken = "".join(sample_texts(list_sources([str(tmp_path)])))
-    assert [taken.count(letter) for letter in "abcde"[: len(sizes)]] == expected
+    sample = "".join(sample_texts(list_sources([str(tmp_path)])))
+    assert [sample.count(letter) for letter in "abcde"[: len(sizes)]] == expected

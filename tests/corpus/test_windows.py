@@ -1,4 +1,4 @@
-"""Windows of a corpus: every one once an epoch, and never a held-out token in training."""
+"""Windows of a corpus: each once per epoch, and no validation token in training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpt1.errors import UserError
 
 
 class Numbered:
-    """A corpus whose tokens are their positions, and which refuses to read what it does not hold."""
+    """A corpus whose tokens equal their positions; reading out of range fails."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
@@ -34,7 +34,7 @@ def numbered(tokens: int) -> Corpus:
 
 @st.composite
 def sizes(draw: st.DrawFn) -> tuple[int, int]:
-    """(tokens, context) that hold one window at least, often with no token or one to spare."""
+    """(tokens, context) with at least one window, often with no or one token left over."""
     context = draw(st.integers(2, 20))
     spare = draw(st.sampled_from([0, 1, context - 1]))
     return draw(st.integers(1, 30)) * context + 1 + spare, context
@@ -44,62 +44,62 @@ fractions = st.floats(0, 0.5) | st.just(0.5)
 
 
 @given(size=sizes(), fraction=fractions, epoch=st.integers(0, 3))
-def test_every_window_of_an_epoch_is_read_once_and_none_overlap(size, fraction, epoch):
+def test_the_windows_of_an_epoch_are_adjacent_and_each_is_read_once(size, fraction, epoch):
     tokens, context = size
     train, _ = split_corpus(numbered(tokens), context, fraction)
     per_epoch = train.count_steps(1, 3)
-    updates = [train.training_batch(epoch * per_epoch + i, 3, seed=5) for i in range(per_epoch)]
-    windows = np.concatenate([ids for _, ids in updates])
-    assert {of for of, _ in updates} == {epoch}
+    batches = [train.training_batch(epoch * per_epoch + i, 3, seed=5) for i in range(per_epoch)]
+    windows = np.concatenate([ids for _, ids in batches])
+    assert {batch_epoch for batch_epoch, _ in batches} == {epoch}
     assert windows.shape == (train.n, context + 1)
     assert (np.diff(windows) == 1).all()  # contiguous text
     predicted = np.sort(windows[:, 1:].ravel())
-    assert (np.diff(predicted) == 1).all()  # side by side: no token is predicted twice, none between them is left out
+    assert (np.diff(predicted) == 1).all()  # adjacent: no token is predicted twice or skipped
 
 
 @given(size=sizes(), fraction=fractions, seed=st.integers(0, 2**31 - 1))
-def test_training_never_sees_a_held_out_token(size, fraction, seed):
+def test_training_never_reads_a_validation_token(size, fraction, seed):
     tokens, context = size
-    train, held_out = split_corpus(numbered(tokens), context, fraction)
+    train, validation = split_corpus(numbered(tokens), context, fraction)
     seen = {
         int(i) for step in range(3 * train.count_steps(1, 4)) for i in train.training_batch(step, 4, seed)[1].ravel()
     }
-    if held_out is None:
+    if validation is None:
         return
-    asked = {int(i) for i in held_out.read(np.arange(held_out.n)).ravel()}
-    assert not seen & asked
-    assert max(seen) < min(asked)
+    valid_tokens = {int(i) for i in validation.read(np.arange(validation.n)).ravel()}
+    assert not seen & valid_tokens
+    assert max(seen) < min(valid_tokens)
 
 
 @given(size=sizes(), fraction=st.floats(0.001, 0.5))
-def test_text_is_held_out_wherever_two_windows_fit(size, fraction):
+def test_a_positive_fraction_gives_validation_windows_if_two_windows_fit(size, fraction):
     tokens, context = size
-    _, held_out = split_corpus(numbered(tokens), context, fraction)
-    assert (held_out is not None) == (tokens >= 2 * context + 2)
+    _, validation = split_corpus(numbered(tokens), context, fraction)
+    assert (validation is not None) == (tokens >= 2 * context + 2)
 
 
 @given(tokens=st.integers(100, 600), context=st.integers(2, 8))
-def test_nothing_is_held_out_of_a_fraction_of_nothing(tokens, context):
-    train, held_out = split_corpus(numbered(tokens), context, 0.0)
-    assert held_out is None
+def test_a_fraction_of_zero_gives_no_validation_windows(tokens, context):
+    train, validation = split_corpus(numbered(tokens), context, 0.0)
+    assert validation is None
     assert train.stop == tokens
 
 
 @given(tokens=st.integers(400, 2000), context=st.integers(2, 8), fraction=st.floats(0.01, 0.5))
-def test_the_held_out_share_is_the_one_asked_for(tokens, context, fraction):
-    _, held_out = split_corpus(numbered(tokens), context, fraction)
-    assert held_out is not None
-    assert abs((held_out.stop - held_out.start) / tokens - fraction) <= (context + 2) / tokens + 1e-9
+def test_the_validation_share_is_the_requested_fraction(tokens, context, fraction):
+    _, validation = split_corpus(numbered(tokens), context, fraction)
+    assert validation is not None
+    assert abs((validation.stop - validation.start) / tokens - fraction) <= (context + 2) / tokens + 1e-9
 
 
-def test_the_windows_of_another_epoch_are_cut_at_other_places():
+def test_the_window_boundaries_differ_between_epochs():
     train, _ = split_corpus(numbered(1000), 16, 0.1)
     per_epoch = train.count_steps(1, 8)
     starts = {int(train.training_batch(epoch * per_epoch, 8, seed=0)[1][0, 0]) % 16 for epoch in range(20)}
     assert len(starts) > 5
 
 
-def test_an_update_is_a_pure_function_of_its_step():
+def test_a_batch_is_a_pure_function_of_its_step():
     train, _ = split_corpus(numbered(1000), 16, 0.1)
     again, _ = split_corpus(numbered(1000), 16, 0.1)
     forward = [train.training_batch(step, 8, seed=3)[1].tolist() for step in range(20)]
@@ -107,15 +107,15 @@ def test_an_update_is_a_pure_function_of_its_step():
     assert forward == backward[::-1]
 
 
-@pytest.mark.parametrize(("epochs", "updates"), [(1, 5), (2, 10), (0.5, 3), (0.01, 1)])
-def test_epochs_are_counted_in_updates(epochs: float, updates: int):
-    windows = CorpusWindows(numbered(8 * 20 + 1), 0, 8 * 20 + 1, 8)  # 19 windows, the 20th is what the grid moves in
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 5), (2, 10), (0.5, 3), (0.01, 1)])
+def test_epochs_are_converted_to_steps(epochs: float, steps: int):
+    windows = CorpusWindows(numbered(8 * 20 + 1), 0, 8 * 20 + 1, 8)  # 19 windows; the length of a 20th is slack
     assert windows.n == 19
-    assert windows.count_steps(epochs, 4) == updates
+    assert windows.count_steps(epochs, 4) == steps
 
 
 @given(n=st.integers(1, 200), count=st.integers(1, 300))
-def test_measured_windows_are_spread_evenly_over_all(n, count):
+def test_validation_windows_are_evenly_spaced(n, count):
     windows = CorpusWindows(numbered((n + 1) * 4 + 1), 0, (n + 1) * 4 + 1, 4)
     chosen = windows.evenly_spaced(count)
     assert len(chosen) == min(n, count) == len(set(chosen))
@@ -125,34 +125,34 @@ def test_measured_windows_are_spread_evenly_over_all(n, count):
     assert not len(gaps) or gaps.max() - gaps.min() <= 1
 
 
-def test_a_corpus_shorter_than_one_window_is_refused():
-    with pytest.raises(UserError) as refused:
+def test_a_corpus_shorter_than_one_window_is_an_error():
+    with pytest.raises(UserError) as error:
         split_corpus(numbered(64), 64, 0.1)
-    assert "64 tokens" in refused.value.problem
-    assert "--context 63" in refused.value.fix
+    assert "64 tokens" in error.value.problem
+    assert "--context 63" in error.value.fix
     assert split_corpus(numbered(64), 63, 0.1)[0].n == 1
 
 
 @given(st.integers(0, 9))
-def test_what_a_refused_corpus_is_advised_to_do_works(tokens):
-    with pytest.raises(UserError) as refused:
+def test_the_context_suggested_for_a_short_corpus_works(tokens):
+    with pytest.raises(UserError) as error:
         split_corpus(numbered(tokens), 64, 0.1)
-    advised = re.search(r"--context (\d+) or less", refused.value.fix)
-    assert bool(advised) == (tokens > 2)  # a context has two tokens at least
-    if advised:
-        assert split_corpus(numbered(tokens), int(advised[1]), 0.1)[0].n == 1
+    suggestion = re.search(r"--context (\d+) or less", error.value.fix)
+    assert bool(suggestion) == (tokens > 2)  # the minimum context is 2
+    if suggestion:
+        assert split_corpus(numbered(tokens), int(suggestion[1]), 0.1)[0].n == 1
 
 
-def test_the_unigram_loss_is_the_one_of_counted_words():
+def test_the_unigram_loss_equals_the_loss_of_counted_frequencies():
     tokens = np.random.default_rng(0).zipf(1.5, 500) % 30
 
     class Words(Numbered):
         def read(self, start: int, stop: int) -> Any:
             return tokens[start:stop]
 
-    train, held_out = split_corpus(cast(Corpus, Words(500)), 10, 0.2)
-    assert held_out is not None
+    train, validation = split_corpus(cast(Corpus, Words(500)), 10, 0.2)
+    assert validation is not None
     counts = Counter(tokens[: train.stop].tolist())
-    asked = [int(i) for w in range(held_out.n) for i in tokens[held_out.start + w * 10 :][1:11]]
-    expected = -sum(math.log((counts[i] + 1) / (train.stop + 30)) for i in asked) / len(asked)
-    assert unigram_loss(train, held_out, 100, vocab_size=30) == pytest.approx(expected, rel=1e-12)
+    predicted = [int(i) for w in range(validation.n) for i in tokens[validation.start + w * 10 :][1:11]]
+    expected = -sum(math.log((counts[i] + 1) / (train.stop + 30)) for i in predicted) / len(predicted)
+    assert unigram_loss(train, validation, 100, vocab_size=30) == pytest.approx(expected, rel=1e-12)

@@ -10,29 +10,27 @@ from gpt1.errors import UserError
 from gpt1.tasks.kinds import KINDS
 
 
-@pytest.subset_marker.parametrize("data", DATA_SETS, ids=data_set_names())
-def test_every_entry_is_whole(official_data):
-    kind = KINDS[official_data.kind_name]
+@pytest.mark.parametrize("data", DATA_SETS, ids=data_set_names())
+def test_every_registry_entry_is_complete(data):
+    kind = KINDS[data.kind_name]
     needed = {role for role in kind.columns if role not in kind.optional} | {"label"}
-    for files in official_data.files:
+    for files in data.files:
         assert needed - {"label"} <= set(files.columns) <= {*kind.columns, "label"}
-        assert set(files.splits) <= set(official_data.splits)
-    assert {official_data.train_split, official_data.evaluation_split, *official_data.unlabelled} <= set(
-        official_data.splits
-    )
-    assert official_data.evaluation_split not in official_data.unlabelled or official_data.name in (
+        assert set(files.splits) <= set(data.splits)
+    assert {data.train_split, data.evaluation_split, *data.unlabeled_splits} <= set(data.splits)
+    assert data.evaluation_split not in data.unlabeled_splits or data.name in (
         "mrpc",
         "storycloze",
     )
-    assert all(official_data.official_count(split) for split in official_data.splits if split != "unlabeled")
-    assert {name.partition("-")[2] for name in official_data.counts} - {""} == set(official_data.subsets)
-    assert official_data.labels or official_data.score_range or official_data.label_map
-    if official_data.hub:
-        assert set(official_data.hub.columns) == set(official_data.columns)
-    assert find_data_set(official_data.name) is find_data_set(official_data.title) is official_data
+    assert all(data.official_count(split) for split in data.splits if split != "unlabeled")
+    assert {name.partition("-")[2] for name in data.counts} - {""} == set(data.subsets)
+    assert data.labels or data.score_range or data.label_map
+    if data.hub:
+        assert set(data.hub.columns) == set(data.columns)
+    assert find_data_set(data.name) is find_data_set(data.title) is data
 
 
-@pytest.subset_marker.parametrize(
+@pytest.mark.parametrize(
     ("name", "data", "split", "subset"),
     [
         ("rte", "rte", None, None),
@@ -45,31 +43,31 @@ def test_every_entry_is_whole(official_data):
         ("imdb:unlabelled", "imdb", "unlabeled", None),
     ],
 )
-def test_a_name_means_a_data_set_a_split_and_a_part(name, official_data, split, subset):
+def test_a_name_selects_a_data_set_a_split_and_a_subset(name, data, split, subset):
     found = parse_data_set(name)
-    assert (found.data.name, found.split, found.subset) == (official_data, split, subset)
+    assert (found.data.name, found.split, found.subset) == (data, split, subset)
 
 
-@pytest.subset_marker.parametrize("name", ["rte.csv", "./rte", "data/rte", "reviews", "C:\\rte", "rte/", ""])
-def test_a_path_is_no_known_name(name):
+@pytest.mark.parametrize("name", ["rte.csv", "./rte", "data/rte", "reviews", "C:\\rte", "rte/", ""])
+def test_a_path_is_not_a_known_name(name):
     assert parse_data_set(name) is None
 
 
-@pytest.subset_marker.parametrize(
+@pytest.mark.parametrize(
     ("name", "problem"),
     [
         ("rte:devv", "rte has no split 'devv'. Did you mean dev?"),
         ("race:tset-high", "race has no split 'tset"),
         ("rte:dev-mm", "rte has no split 'dev-mm'"),
-        ("mnli:train-mm", "the train split of mnli has no part 'mm'"),
+        ("mnli:train-mm", "the train split of mnli has no subset 'mm'"),
     ],
 )
-def test_a_split_that_does_not_exist_is_refused_with_those_that_do(name, problem):
+def test_the_error_for_an_unknown_split_suggests_the_closest(name, problem):
     with pytest.raises(UserError, match=problem.replace("?", r"\?")):
         parse_data_set(name)
 
 
-def test_an_unknown_name_gets_the_closest_one():
-    with pytest.raises(UserError, match="no known data set 'scitial'") as caught:
+def test_the_error_for_an_unknown_name_suggests_the_closest():
+    with pytest.raises(UserError, match="unknown data set 'scitial'") as error:
         require_data_set("scitial")
-    assert "Did you mean scitail?" in caught.value.problem
+    assert "Did you mean scitail?" in error.value.problem

@@ -1,4 +1,4 @@
-"""Every format in which a known data set is handed out, with rows of our own; and what is wrong with a file."""
+"""Every official format of a known data set, with small files, and the errors for invalid files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpt1.errors import UserError
 
 
 @pytest.mark.parametrize("folder", ["", "data", "data/tasks", "data/tasks/RTE"])
-def test_the_folder_of_a_set_serves_as_well_as_any_above_it(tmp_path, monkeypatch, folder):
+def test_data_dir_may_be_the_folder_of_a_data_set_or_one_above_it(tmp_path, monkeypatch, folder):
     write_official_file(tmp_path, "data/tasks/RTE/dev.tsv", RTE_HEADER, "0\ta\tb\tentailment")
     write_official_file(tmp_path, "data/tasks/QNLI/dev.tsv", "another")
     expected = [{"premise": "a", "hypothesis": "b", "label": "entailment"}]
@@ -25,21 +25,21 @@ def test_the_folder_of_a_set_serves_as_well_as_any_above_it(tmp_path, monkeypatc
     assert find_data_set("rte").read().rows == expected
 
 
-def test_qqps_broken_lines_are_left_out_and_told(tmp_path):
+def test_malformed_lines_of_qqp_are_skipped_and_reported(tmp_path):
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
     write_official_file(
         tmp_path, "QQP/train.tsv", header, "1\t1\t2\tWhat is up?\tWhat's up?\t1", "2\t3\t4\tHow do", "I?\tb\t0"
     )
     table = find_data_set("qqp").read("train", tmp_path)
     assert table.rows == [{"text_a": "What is up?", "text_b": "What's up?", "label": "1"}]
-    assert table.notes[0] == "qqp:train: 2 rows are broken (a text with line breaks): left out."
+    assert table.notes[0] == "qqp:train: 2 rows are malformed (line breaks in a text): skipped."
     assert table.notes[1] == "qqp:train has 1 rows; the official split has 363,846."
 
 
 MNLI_HEADER = "index\tpromptID\tsentence1\tsentence2\tlabel1\tgold_label"
 
 
-def test_mnlis_two_halves_are_one_split_with_subsets(tmp_path):
+def test_the_two_halves_of_mnli_are_one_split_with_subsets(tmp_path):
     write_official_file(
         tmp_path, "MNLI/dev_matched.tsv", MNLI_HEADER, "0\t1\tIt rains.\tIt is wet.\tentailment\tentailment"
     )
@@ -56,18 +56,18 @@ def test_mnlis_two_halves_are_one_split_with_subsets(tmp_path):
     assert only.notes == ["mnli:dev-mm has 1 rows; the official split has 9,832."]
 
 
-def test_a_subset_needs_its_own_file_only(tmp_path):
+def test_a_subset_needs_only_its_own_file(tmp_path):
     write_official_file(
         tmp_path, "MNLI/dev_matched.tsv", MNLI_HEADER, "0\t1\tIt rains.\tIt is wet.\tentailment\tentailment"
     )
     assert len(parse_data_set("mnli:m").evaluation_table(tmp_path)) == 1
-    with pytest.raises(UserError, match=r"there is no dev_mismatched\.tsv, no multinli"):
+    with pytest.raises(UserError, match=r": no dev_mismatched\.tsv, no multinli"):
         parse_data_set("mnli:mm").evaluation_table(tmp_path)
-    with pytest.raises(UserError, match=r"there is no dev_matched\.tsv \+ dev_mismatched\.tsv"):
+    with pytest.raises(UserError, match=r": no dev_matched\.tsv \+ dev_mismatched\.tsv"):
         parse_data_set("mnli").evaluation_table(tmp_path)
 
 
-def test_rows_without_a_gold_label_are_left_out_and_told(tmp_path):
+def test_rows_without_a_gold_label_are_skipped_and_reported(tmp_path):
     rows = [
         {"gold_label": label, "sentence1": f"{label} 1", "sentence2": "b", "annotator_labels": []}
         for label in ("neutral", "-", "entailment", "-")
@@ -75,11 +75,11 @@ def test_rows_without_a_gold_label_are_left_out_and_told(tmp_path):
     write_official_file(tmp_path, "snli_1.0/snli_1.0_dev.jsonl", *map(json.dumps, rows))
     table = find_data_set("snli").read("dev", tmp_path)
     assert [row["label"] for row in table.rows] == ["neutral", "entailment"]
-    assert "snli:dev: 2 rows have no gold label: left out." in table.notes
+    assert "snli:dev: 2 rows have no gold label: skipped." in table.notes
     assert table.locate_row(1).endswith("snli_1.0_dev.jsonl, line 3")
 
 
-def test_snlis_tab_separated_files_and_mnlis_json_lines_serve_too(tmp_path):
+def test_snli_as_tsv_and_mnli_as_jsonl_are_read(tmp_path):
     header = "gold_label\tsentence1_binary_parse\tsentence1\tsentence2"
     write_official_file(tmp_path, "SNLI/original/snli_1.0_test.txt", header, 'neutral\t( a )\tA "dog\tA cat')
     assert find_data_set("snli").read("test", tmp_path).rows == [
@@ -92,7 +92,7 @@ def test_snlis_tab_separated_files_and_mnlis_json_lines_serve_too(tmp_path):
     ]
 
 
-def test_scitails_formats_give_the_same_rows(tmp_path):
+def test_all_formats_of_scitail_give_the_same_rows(tmp_path):
     expected = [{"premise": "Iron rusts.", "hypothesis": "Rust is iron.", "label": "entailment"}]
     row = {"gold_label": "entailment", "sentence1": "Iron rusts.", "sentence2": "Rust is iron."}
     write_official_file(tmp_path, "a/SciTailV1.1/snli_format/scitail_1.0_train.txt", json.dumps(row))
@@ -129,7 +129,7 @@ def test_story_cloze_is_a_choice_between_two_endings_and_trains_on_its_labelled_
     assert table.notes == ["storycloze:dev has 1 rows; the official split has 1,871."]
 
 
-def test_glues_own_files_of_cola_mrpc_and_stsb_serve_too(tmp_path):
+def test_the_glue_files_of_cola_mrpc_and_stsb_are_read(tmp_path):
     write_official_file(tmp_path, "CoLA/train.tsv", "gj04\t1\t\tHe ran.", "gj04\t0\t*\tRan he him.")
     write_official_file(tmp_path, "CoLA/test.tsv", "index\tsentence", "0\tBill died.")
     assert [row["label"] for row in find_data_set("cola").read("train", tmp_path).rows] == ["1", "0"]
@@ -143,7 +143,7 @@ def test_glues_own_files_of_cola_mrpc_and_stsb_serve_too(tmp_path):
     assert find_data_set("stsb").read("dev", tmp_path).rows == [{"text_a": "A", "text_b": "B", "label": 3.8}]
 
 
-def test_the_evaluation_split_is_one_with_labels_where_there_is_one(tmp_path):
+def test_the_evaluation_split_has_labels_if_any_split_does(tmp_path):
     for split, row in (("train", "1\t1\t2\tA\tB"), ("dev", "0\t1\t2\tC\tD"), ("test", "0\t1\t2\tE\tF")):
         header = MSR_HEADER.replace("Quality", "index") if split == "test" else MSR_HEADER
         write_official_file(tmp_path, f"MRPC/{split}.tsv", header, row)
@@ -155,7 +155,7 @@ def test_the_evaluation_split_is_one_with_labels_where_there_is_one(tmp_path):
     assert parse_data_set("mrpc").evaluation_table(tmp_path).rows[0]["text_a"] == "G"
 
 
-def test_race_is_read_out_of_its_archive_and_out_of_a_folder_alike(tmp_path):
+def test_race_has_the_same_rows_from_its_archive_and_from_a_folder(tmp_path):
     for level in ("middle", "high"):
         write_official_file(tmp_path, f"folder/RACE/test/{level}/1.txt", json.dumps(RACE_PASSAGE))
     (tmp_path / "archive").mkdir()
@@ -171,7 +171,7 @@ def test_race_is_read_out_of_its_archive_and_out_of_a_folder_alike(tmp_path):
     assert find_data_set("race").read("test", tmp_path / "folder/RACE").rows == table.rows
 
 
-def test_imdb_is_read_out_of_its_archive_and_out_of_a_folder_alike(tmp_path):
+def test_imdb_has_the_same_rows_from_its_archive_and_from_a_folder(tmp_path):
     for part, text in (("train/pos", "Great!"), ("train/neg", "Bad<br />"), ("train/unsup", "So so")):
         (tmp_path / "folder/aclImdb" / part).mkdir(parents=True)
         (tmp_path / "folder/aclImdb" / part / "0_1.txt").write_text(text)
@@ -186,7 +186,7 @@ def test_imdb_is_read_out_of_its_archive_and_out_of_a_folder_alike(tmp_path):
         assert find_data_set("imdb").read("unlabeled", tmp_path / folder).rows == [{"text": "So so"}]
 
 
-def test_nsmcs_official_file_has_quotes_that_are_text(tmp_path):
+def test_quotes_in_nsmc_are_text(tmp_path):
     write_official_file(tmp_path, "nsmc/ratings_train.txt", "id\tdocument\tlabel", '1\t"재밌다\t1', "2\t별로\t0")
     assert find_data_set("nsmc").read("train", tmp_path).rows == [
         {"text": '"재밌다', "label": "1"},
@@ -202,65 +202,62 @@ def test_official_files_may_be_compressed(tmp_path, ending, open_file):
     assert find_data_set("sst2").read("dev", tmp_path).rows == [{"text": "good ", "label": "1"}]
 
 
-def test_rows_that_agree_but_for_case_signs_and_the_order_of_a_pair_leave_train_too(tmp_path):
+def test_training_rows_in_test_are_removed_ignoring_case_punctuation_and_pair_order(tmp_path):
     train = ["1\t1\t2\tHe ran.\tHe sat", "0\t1\t2\the sat!\tHE RAN", "1\t1\t2\tHe ran.\tHe ate."]
     write_official_file(tmp_path, "MRPC/msr_paraphrase_train.txt", MSR_HEADER, *train)
     write_official_file(tmp_path, "MRPC/msr_paraphrase_test.txt", MSR_HEADER, "1\t1\t2\tHe ran.\tHe sat")
     table, notes = find_data_set("mrpc").train_table(tmp_path)
     assert [row["text_b"] for row in table.rows] == ["He ate."]
     assert table.locate_row(0).endswith("msr_paraphrase_train.txt, line 4")
-    assert (
-        "2 of 3 rows also stand in test (1 to the letter, 1 but for case, spaces, signs and order): left out."
-        in notes[-1]
-    )
+    assert "2 of 3 rows are also in test (1 identical, 1 ignoring case, punctuation and order): removed." in notes[-1]
 
 
-# What a user can mend
+# Errors
 
 
-def test_a_split_that_is_not_there_names_the_files_those_that_are_and_where_to_get_it(tmp_path):
+def test_the_error_for_a_missing_split_names_its_files_the_found_splits_and_the_source(tmp_path):
     write_official_file(
         tmp_path, "SNLI-devtest/dev.jsonl", json.dumps({"premise": "a", "hypothesis": "b", "label": "neutral"})
     )
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as error:
         find_data_set("snli").train_table(tmp_path)
-    assert "the train split of SNLI is not in" in caught.value.problem
-    assert "no snli_1.0_train.jsonl" in caught.value.problem
-    assert "There are: snli:dev." in caught.value.fix
-    assert "https://nlp.stanford.edu/projects/snli/" in caught.value.fix
+    assert "the train split of SNLI is not in" in error.value.problem
+    assert "no snli_1.0_train.jsonl" in error.value.problem
+    assert "Found: snli:dev." in error.value.fix
+    assert "https://nlp.stanford.edu/projects/snli/" in error.value.fix
     assert len(parse_data_set("snli:dev").train_table(tmp_path)[0]) == 1
 
 
-def test_an_archive_that_would_serve_is_named_too(tmp_path):
+def test_the_error_for_a_missing_split_names_its_archives(tmp_path):
     with pytest.raises(UserError, match=r"no test/middle \+ test/high, no RACE\.tar\.gz, no RACE\.tar\.xz"):
         find_data_set("race").read("test", tmp_path)
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere is no folder"):
+def test_the_error_for_a_missing_folder_names_it(tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         find_data_set("rte").read("dev", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        (["sentence\tlabel", "good\t1"], "dev.tsv, line 2: there is no column 'sentence1'; .*'sentence', 'label'"),
-        ([RTE_HEADER, "0\ta\tb\tentails"], "line 2: 'entails' is no label of RTE. Did you mean entailment?"),
+        (["sentence\tlabel", "good\t1"], "dev.tsv, line 2: no column 'sentence1'. Columns: 'sentence', 'label'"),
+        ([RTE_HEADER, "0\ta\tb\tentails"], "line 2: 'entails' is not a label of RTE. Did you mean entailment?"),
         ([RTE_HEADER, "0\ta\tb\tentailment", "1\ta\tb"], "dev.tsv, line 3 has 3 cells"),
         ([RTE_HEADER], "the dev split of RTE has no rows: .*RTE/dev.tsv"),
-        ([RTE_HEADER.removesuffix("\tlabel"), "0\ta\tb"], "there is no column 'label'"),
+        ([RTE_HEADER.removesuffix("\tlabel"), "0\ta\tb"], "line 2: no column 'label'"),
     ],
 )
-def test_files_that_are_not_as_they_should_be_are_refused_by_line_value_and_rule(tmp_path, lines, problem):
+def test_the_error_for_an_invalid_file_names_the_line_and_the_value(tmp_path, lines, problem):
     write_official_file(tmp_path, "RTE/dev.tsv", *lines)
     with pytest.raises(UserError, match=problem):
         find_data_set("rte").read("dev", tmp_path)
 
 
 @pytest.mark.parametrize("score", ["5.5", "-0.1", "nan", "high"])
-def test_scores_outside_the_scale_are_refused(tmp_path, score):
+def test_scores_outside_the_range_are_an_error(tmp_path, score):
     write_official_file(tmp_path, "sts-dev.csv", f"g\tf\t2012\t1\t{score}\tA\tB")
-    with pytest.raises(UserError, match=f"line 1: the score is '{score}'"):
+    with pytest.raises(UserError, match=f"line 1: '{score}' is not a score of STS-B"):
         find_data_set("stsb").read("dev", tmp_path)
 
 
@@ -270,13 +267,13 @@ def test_scores_outside_the_scale_are_refused(tmp_path, score):
         ("{", "1.txt cannot be read as JSON"),
         ("[]", "1.txt is not a passage of RACE"),
         (json.dumps({**RACE_PASSAGE, "answers": ["B"]}), "1.txt is not a passage of RACE"),
-        (json.dumps({**RACE_PASSAGE, "answers": ["B", "E"]}), "1.txt, question 2: 'E' is no label of RACE"),
-        (json.dumps({**RACE_PASSAGE, "options": [["a", "b"], ["a", "b"]]}), "question 2: 'C' is no label"),
-        (json.dumps({**RACE_PASSAGE, "options": ["ab", ["a", "b"]]}), "question 1: 'options' is no list"),
-        (json.dumps({**RACE_PASSAGE, "article": 5}), "question 1: 'article' is '5' and not a text"),
+        (json.dumps({**RACE_PASSAGE, "answers": ["B", "E"]}), "1.txt, question 2: 'E' is not a label of RACE"),
+        (json.dumps({**RACE_PASSAGE, "options": [["a", "b"], ["a", "b"]]}), "question 2: 'C' is not a label"),
+        (json.dumps({**RACE_PASSAGE, "options": ["ab", ["a", "b"]]}), "question 1: 'options' is not a list"),
+        (json.dumps({**RACE_PASSAGE, "article": 5}), "question 1: 'article' is '5', not a text"),
     ],
 )
-def test_a_broken_passage_is_refused_by_file_and_question(tmp_path, passage, problem):
+def test_the_error_for_an_invalid_passage_names_the_file_and_the_question(tmp_path, passage, problem):
     write_official_file(tmp_path, "RACE/test/middle/1.txt", passage)
     write_official_file(tmp_path, "RACE/test/high/1.txt", json.dumps(RACE_PASSAGE))
     with pytest.raises(UserError, match=problem):
@@ -300,7 +297,7 @@ def test_an_archive_whose_header_has_a_number_beyond_any_file_is_refused(tmp_pat
 
 
 @pytest.mark.parametrize("ending", ["gz", "xz"])
-def test_an_archive_that_was_cut_short_is_refused(tmp_path, ending):
+def test_a_truncated_archive_is_an_error(tmp_path, ending):
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode=f"w:{ending}") as archive:
         for number in range(50):
@@ -309,5 +306,5 @@ def test_an_archive_that_was_cut_short_is_refused(tmp_path, ending):
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
     (tmp_path / f"RACE.tar.{ending}").write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
-    with pytest.raises(UserError, match="damaged or cut short"):
+    with pytest.raises(UserError, match="damaged or truncated"):
         find_data_set("race").read("test", tmp_path)

@@ -1,4 +1,4 @@
-"""The same data sets from the Hugging Face hub, with a folder in its layout in place of a repository."""
+"""The same data sets from the Hugging Face hub, with a local folder in the hub's layout instead of a repository."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpt1.errors import UserError
 
 
 def on_local_hub(tmp_path: Path, name: str, parts: dict[str, tuple[list, dict]]):
-    """`name`, with a folder in the hub's layout in place of its repository: Parquet per configuration and split."""
+    """The data set `name` with a local folder as its repository: one Parquet file per configuration and split."""
     import datasets
 
     configurations: dict[str, list[str]] = {}
@@ -38,7 +38,7 @@ def hub(tmp_path, monkeypatch):
     return datasets
 
 
-def test_the_hubs_numbers_become_our_labels_and_hidden_ones_no_column(hub, tmp_path):
+def test_numeric_labels_become_class_names_and_hidden_labels_give_no_column(hub, tmp_path):
     classes = {
         "sentence1": hub.Value("string"), "sentence2": hub.Value("string"), "idx": hub.Value("int32"),
         "label": hub.ClassLabel(names=["entailment", "not_entailment"]),
@@ -52,13 +52,13 @@ def test_the_hubs_numbers_become_our_labels_and_hidden_ones_no_column(hub, tmp_p
     assert rte.read("test", "hub").rows == [{"premise": "a", "hypothesis": "b"}]
 
 
-def test_labels_that_are_numbers_in_glue_stay_numbers_from_the_hub(hub, tmp_path):
+def test_labels_that_are_numbers_in_glue_are_numbers_from_the_hub(hub, tmp_path):
     classes = {"sentence": hub.Value("string"), "label": hub.ClassLabel(names=["unacceptable", "acceptable"])}
     cola = on_local_hub(tmp_path, "cola", {"cola/validation": ([{"sentence": "He ran.", "label": 1}], classes)})
     assert cola.read("dev").rows == [{"text": "He ran.", "label": "1"}]
 
 
-def test_halves_levels_and_missing_gold_labels_come_from_the_hub_too(hub, tmp_path):
+def test_subsets_and_missing_gold_labels_are_read_from_the_hub(hub, tmp_path):
     options = {"article": "a", "question": "q", "options": ["a", "b", "c", "d"], "answer": "D", "example_id": "x"}
     race = on_local_hub(tmp_path, "race", {"middle/test": ([options], None), "high/test": ([options] * 2, None)})
     assert [row["subset"] for row in race.read("test").rows] == ["middle", "high", "high"]
@@ -71,28 +71,28 @@ def test_halves_levels_and_missing_gold_labels_come_from_the_hub_too(hub, tmp_pa
     snli = on_local_hub(tmp_path / "snli", "snli", {"plain_text/test": (rows, classes)})
     table = snli.read("test")
     assert [row["label"] for row in table.rows] == ["contradiction"]
-    assert "snli:test: 1 rows have no gold label: left out." in table.notes
+    assert "snli:test: 1 rows have no gold label: skipped." in table.notes
 
 
-def test_a_hub_that_cannot_be_reached_is_told_with_the_way_round(hub, tmp_path):
+def test_the_error_for_an_unreachable_hub_suggests_a_folder(hub, tmp_path):
     data = replace(
         find_data_set("rte"),
         hub=HubSource(str(tmp_path / "nothing"), find_data_set("rte").hub.splits, find_data_set("rte").hub.columns),
     )
-    with pytest.raises(UserError, match="could not be loaded from the Hugging Face hub") as caught:
+    with pytest.raises(UserError, match="could not be loaded from the Hugging Face hub") as error:
         data.read("dev")
-    assert "--data-dir" in caught.value.fix
+    assert "--data-dir" in error.value.fix
 
 
-def test_without_a_folder_and_without_the_package_both_ways_out_are_told(monkeypatch):
+def test_the_error_without_folder_and_package_names_both_fixes(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match="no folder with the files of RTE is named") as caught:
+    with pytest.raises(UserError, match="no folder with the files of RTE is set") as error:
         find_data_set("rte").read("dev")
-    assert "--data-dir" in caught.value.fix
-    assert "pip install 'gpt1[hub]'" in caught.value.fix
+    assert "--data-dir" in error.value.fix
+    assert "pip install 'gpt1[hub]'" in error.value.fix
 
 
-def test_what_the_hub_does_not_have_is_told_where_to_get(monkeypatch):
-    with pytest.raises(UserError, match="the hub does not have its test split") as caught:
+def test_the_error_for_a_data_set_outside_the_hub_names_its_source(monkeypatch):
+    with pytest.raises(UserError, match="the hub does not have its test split") as error:
         find_data_set("storycloze").read()
-    assert "https://cs.rochester.edu/nlp/rocstories/" in caught.value.fix
+    assert "https://cs.rochester.edu/nlp/rocstories/" in error.value.fix

@@ -1,4 +1,4 @@
-"""Predictions for GLUE's test splits become the files that GLUE takes."""
+"""Predictions for GLUE's test splits in the file format of gluebenchmark.com."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpt1.datasets import find_data_set, plan_submission, write_submission
 from gpt1.errors import UserError
 
 
-def test_predictions_become_glues_files(tmp_path):
+def test_predictions_are_written_in_the_format_of_glue(tmp_path):
     labels = ["entailment", "not_entailment"] * 1500
     (path,) = write_submission(find_data_set("rte"), labels, tmp_path)
     lines = path.read_text().splitlines()
@@ -19,7 +19,7 @@ def test_predictions_become_glues_files(tmp_path):
     assert path.read_text().splitlines()[1:4] == ["0\t5.000", "1\t0.000", "2\t2.346"]
 
 
-def test_mnlis_predictions_are_cut_into_its_two_halves(tmp_path):
+def test_predictions_for_mnli_are_split_into_its_two_halves(tmp_path):
     matched, mismatched = write_submission(
         find_data_set("mnli"), ["neutral"] * 9_796 + ["entailment"] * 9_847, tmp_path
     )
@@ -36,13 +36,13 @@ def test_mnlis_predictions_are_cut_into_its_two_halves(tmp_path):
         ("race", [], "RACE has no submission file"),
     ],
 )
-def test_predictions_that_glue_would_refuse_are_refused_here(tmp_path, name, predictions, problem):
+def test_predictions_that_glue_would_reject_are_an_error(tmp_path, name, predictions, problem):
     with pytest.raises(UserError, match=problem):
         write_submission(find_data_set(name), predictions, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_submission_that_cannot_be_is_known_before_the_work(tmp_path):
+def test_an_impossible_submission_is_an_error_before_predicting(tmp_path):
     assert plan_submission(find_data_set("mnli"), 9_796 + 9_847, tmp_path) == {
         tmp_path / "MNLI-m.tsv": 9_796,
         tmp_path / "MNLI-mm.tsv": 9_847,

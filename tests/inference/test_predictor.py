@@ -248,7 +248,7 @@ def test_a_row_that_fits_has_the_same_prediction_with_every_long_option(make: Ma
 @pytest.mark.parametrize(
     ("name", "row", "problem"),
     [
-        ("classification", {"text": "x"}, "row 1 has no column 't'; it has: text"),
+        ("classification", {"text": "x"}, "row 1 has no column 't'. Columns: text"),
         ("entailment", {"t": "x"}, "row 1 has no column 'u'"),
         ("entailment", "a text", "row 1 has the type str"),
         ("classification", 3, "row 1 has the type int"),

@@ -153,13 +153,13 @@ def test_long_rows_are_counted_with_the_long_option_of_the_run(
 
 
 WARNINGS = {
-    "rows repeat": ({"text": ["a b"] * 2 + LONG, "label": ["x", "x"] + ["x", "y"] * 6}, "same texts as an earlier one"),
-    "labels contradict": ({"text": ["a b"] * 2 + LONG, "label": ["x", "y"] + ["x", "y"] * 6}, "and another label"),
+    "rows repeat": ({"text": ["a b"] * 2 + LONG, "label": ["x", "x"] + ["x", "y"] * 6}, "same text as an earlier row"),
+    "labels contradict": ({"text": ["a b"] * 2 + LONG, "label": ["x", "y"] + ["x", "y"] * 6}, "but a different label"),
     "a label dominates": (
         {"text": LONG, "label": ["x"] * 10 + ["y"] * 2},
         "always predicting 'x' is right in 10 of 12 rows",
     ),
-    "a label is rare": ({"text": LONG * 4, "label": ["x"] * 46 + ["y"] * 2}, "accuracy says little"),
+    "a label is rare": ({"text": LONG * 4, "label": ["x"] * 46 + ["y"] * 2}, "accuracy is not a useful metric"),
     "one label": ({"text": LONG, "label": ["x"] * 12}, "same label ('x')"),
     "labels with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["q", "z"]}, "2 labels have a single row, 'q'"),
     "one label with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", "z"]}, "'z' has a single row"),
@@ -193,7 +193,7 @@ def test_labels_that_differ_in_sign_are_not_variants(tmp_path: Path):
 def test_empty_labels_are_not_counted_as_a_label(tmp_path: Path):
     found = inspect(write(tmp_path, {"text": LONG * 4, "label": ["x", "y"] * 23 + ["", None]}))
     assert found["labels"] == {"x": 23, "y": 23}
-    assert not any("''" in sentence or "accuracy says little" in sentence for sentence in found["odd"])
+    assert not any("''" in sentence or "accuracy is not a useful metric" in sentence for sentence in found["odd"])
 
 
 def test_a_column_with_a_comma_in_its_name_is_one_column(tmp_path: Path):
@@ -228,7 +228,7 @@ def test_a_data_set_has_official_counts_and_warnings_of_duplicates(tmp_path: Pat
     assert "missing" in splits["test"]
     odd = " ".join(found["odd"])
     assert "rte:train has 6 rows; the official split has 2,490" in odd
-    assert "1 of 6 rows also stand in dev" in odd
+    assert "1 of 6 rows are also in dev" in odd
     assert found["next"][0].startswith("gpt1 finetune rte --data-dir")
 
 

@@ -1,4 +1,4 @@
-"""Facts about a table: counts and lengths as a plain count gives them, and what is odd in words."""
+"""Statistics of a table: counts and lengths equal a plain count, and warnings are sentences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def table(rows: list[dict], name: str = "reviews.csv") -> Table:
 
 
 @given(rows=st.lists(st.tuples(texts, st.sampled_from(["pos", "neg"])), min_size=1, max_size=30))
-def test_rows_labels_lengths_and_repeats_are_those_of_a_plain_count(rows):
+def test_row_label_length_and_duplicate_counts_equal_a_plain_count(rows):
     facts = describe_table(table([{"text": text, "label": label} for text, label in rows]), texts=["text"])
     lengths = sorted(len(text) for text, _ in rows)
     assert facts["rows"] == len(rows)
@@ -33,17 +33,18 @@ def test_rows_labels_lengths_and_repeats_are_those_of_a_plain_count(rows):
 
 
 @given(here=st.lists(texts, min_size=1, max_size=10), there=st.lists(texts, min_size=1, max_size=10))
-def test_rows_that_another_split_holds_too_are_found_whatever_their_case_and_signs(here, there):
+def test_rows_of_another_split_are_found_ignoring_case_and_punctuation(here, there):
     facts = describe_table(
-        table([{"text": text} for text in here]), other_splits={"dev": table([{"text": f" {t.upper()}? "} for t in there])}
-        , texts=["text"],
-    )  # fmt: skip
-    signed = {normalize_text(f" {text.upper()}? ") for text in there}
-    assert facts["also_in"] == {"dev": sum(normalize_text(text) in signed for text in here)}
+        table([{"text": text} for text in here]),
+        texts=["text"],
+        other_splits={"dev": table([{"text": f" {text.upper()}? "} for text in there])},
+    )
+    normalized = {normalize_text(f" {text.upper()}? ") for text in there}
+    assert facts["also_in"] == {"dev": sum(normalize_text(text) in normalized for text in here)}
 
 
 @given(text=st.text(max_size=20))
-def test_texts_are_compared_by_their_letters_and_digits_alone_in_every_script(text):
+def test_texts_are_compared_by_their_letters_and_digits_in_every_script(text):
     letters = "".join(c for c in text.lower() if c.isalnum())
     kept = "".join(c for c in normalize_text(text) if c.isalnum())
     assert kept == letters
@@ -51,7 +52,7 @@ def test_texts_are_compared_by_their_letters_and_digits_alone_in_every_script(te
     assert normalize_text("Don't — stop, 굳!") == normalize_text("dont stop 굳")
 
 
-def test_a_table_of_any_columns_shows_its_texts_and_passes_over_its_numbers(tmp_path):
+def test_numeric_columns_are_not_text_columns(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("id,title,stars,body\n1,Good,5,I like it.\n2,Bad,1,\n3,2012,3,Fine.\n")
     facts = describe_table(read_table(path))
@@ -60,36 +61,36 @@ def test_a_table_of_any_columns_shows_its_texts_and_passes_over_its_numbers(tmp_
     assert facts["odd"] == ["1 row has no text in 'body'."]
 
 
-def test_scores_are_summed_up_and_not_counted():
+def test_scores_have_a_range_and_a_mean_instead_of_counts():
     facts = describe_table(table([{"text": f"t{i}", "label": i / 10} for i in range(101)]))
     assert facts["scores"] == {"least": 0.0, "mean": 5.0, "greatest": 10.0}
     assert "labels" not in facts
 
 
-def test_what_is_no_finite_number_is_left_out_of_the_scores():
+def test_score_statistics_ignore_nan_and_infinity():
     stars = ["nan", "inf", *map(str, range(60))]
     facts = describe_table(table([{"text": f"t{i}", "stars": star} for i, star in enumerate(stars)]), "stars")
     assert facts["scores"] == {"least": 0, "mean": 29.5, "greatest": 59}
     assert "scores" not in describe_table(table([{"text": "t", "stars": f"{i}e999"} for i in range(1, 60)]), "stars")
 
 
-def test_a_list_of_answers_is_a_text_like_any_other():
+def test_a_list_of_answers_is_a_text():
     facts = describe_table(table([{"context": "c", "choices": ["aa", "bb"], "label": 0}] * 2))
     assert facts["texts"]["choices"]["greatest"] == 5
     assert facts["duplicates"] == 1
 
 
-def test_what_is_odd_is_said_in_sentences():
+def test_the_warnings_are_sentences():
     rows = [{"text": f"t{i}", "label": "yes"} for i in range(41)]
     rows += [{"text": "t0", "label": "no"}, {"text": "t1", "label": "yes"}]
     facts = describe_table(table(rows), other_splits={"dev": table([{"text": "T2!"}])})
     assert facts["odd"] == [
-        "2 rows have the same texts as an earlier one.",
-        "1 row has the same texts as an earlier one and another label.",
-        "label 'no' has 1 row, 'yes' 42: accuracy says little here.",
-        "1 row has the same texts as one in dev, but perhaps for case, spaces and signs.",
+        "2 rows have the same text as an earlier row.",
+        "1 row has the same text as an earlier row but a different label.",
+        "label 'no' has 1 row, 'yes' 42: accuracy is not a useful metric.",
+        "1 row has the same text as a row in dev, ignoring case and punctuation.",
     ]
     assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]))["odd"] == [
-        "all rows have the same label, 'x': there is nothing to learn from."
+        "all rows have the same label, 'x': there is nothing to learn."
     ]
     assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]))["odd"] == []

@@ -62,7 +62,7 @@ def test_a_missing_question_is_an_empty_text():
 def test_a_missing_column_is_an_error_that_lists_the_columns():
     with pytest.raises(UserError) as refused:
         check_columns(KINDS["classification"], {"text": "text", "label": "labels"}, ["text", "label"], "t.csv")
-    assert refused.value.problem == "t.csv has no column 'labels'; it has: text, label."
+    assert refused.value.problem == "t.csv has no column 'labels'. Columns: text, label."
     assert refused.value.fix == "Did you mean --label label?"
 
 
