@@ -9,8 +9,9 @@ import torch
 from benchmarks.measure import BenchmarkResult, ResultTable, interleave, run_in_subprocess
 from benchmarks.models_and_data import benchmark_device
 from benchmarks.step import WARMUP_STEPS, gpt1_workload
-from gpt1.config import MODEL_SIZES, GPTConfig
+from gpt1.config import GPTConfig
 from gpt1.model.gpt import GPT
+from gpt1.recipes import MODEL_SIZES
 from gpt1.training.speed import micro_batch_tokens
 
 ROUNDS = 3

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from gpt1.config import (
-    HEAD_ONLY_DEFAULTS,
-    MODEL_SIZES,
     RENAMED_SETTINGS,
     FinetuneConfig,
     GPTConfig,
@@ -21,6 +19,7 @@ from gpt1.config import (
     flag_name,
 )
 from gpt1.formatting import format_setting
+from gpt1.recipes import HEAD_ONLY_DEFAULTS, MODEL_SIZES
 from gpt1.runs.folder import RESUMABLE_FIELDS, resolve_settings
 from gpt1.training.finetune import model_dependent_defaults
 

@@ -13,8 +13,6 @@ import pytest
 
 import gpt1
 from gpt1.config import (
-    MODEL_SIZES,
-    RECIPES,
     FinetuneConfig,
     GPTConfig,
     PretrainConfig,
@@ -26,6 +24,7 @@ from gpt1.config import (
     merge_settings,
 )
 from gpt1.errors import UserError
+from gpt1.recipes import MODEL_SIZES, RECIPES
 from gpt1.runs.folder import resolve_settings
 
 CONFIGS = [GPTConfig, PretrainConfig, FinetuneConfig]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt1.config import HEAD_ONLY_DEFAULTS, FinetuneConfig
+from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import batch_indices, derive_seed, steps_per_epoch
 from gpt1.datasets.labelled import TaskData, load_task_data
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
@@ -29,6 +29,7 @@ from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import Losses, l3
 from gpt1.model.weights import WEIGHTS_FILE
 from gpt1.progress import NullProgress, Progress
+from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 from gpt1.tasks.collate import collate, epoch_examples, micro_batches
