@@ -132,6 +132,9 @@ class TrainingConfig:
     """Adam's decay rate of the second moment."""
     eps: NotNegative = 1e-8
     """Adam's ε."""
+    init_std: NotNegative = 0.0
+    """Standard deviation of new weights and of the embeddings of special tokens. 0: by width, 0.02 · √(768 / n_embd),
+    which is the paper's 0.02 at its width (paper 4.1); an LSTM keeps 0.02."""
     clip_norm: NotNegative = 1.0
     """Maximum global norm of the gradient (released code: 1); 0: no clipping."""
     batch_size: Count = 32

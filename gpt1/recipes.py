@@ -21,11 +21,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "default": {"warmup": 0.15, "dropout": 0.0, "beta2": 0.99, "weight_decay": 0.1},
         # The paper mentions no clipping in stage 1.
         "paper": {"model": "gpt1", "optimizer": "adam", "peak_lr": 2.5e-4, "batch_size": 64, "epochs": 100.0}
-        | {"clip_norm": 0.0},
+        | {"clip_norm": 0.0, "init_std": 0.02},
     },
     "FinetuneConfig": {
         "default": {"warmup": 0.1},
-        "paper": {"cut": "shares", "deduplicate": False, "shared_context": False},
+        "paper": {"cut": "shares", "deduplicate": False, "shared_context": False, "init_std": 0.02},
     },
 }
 

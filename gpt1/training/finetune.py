@@ -250,7 +250,7 @@ def prepare_finetuning(
     """Build the model to train and encode the examples; nothing is written yet."""
     torch.manual_seed(derive_seed(cfg.seed, 2**32))  # differs from the seeds of all steps
     gpt = transfer_weights(cfg, gpt)
-    gpt.add_special_tokens()
+    gpt.add_special_tokens(cfg.init_std)
     gpt.set_dropout(cfg.dropout)
     model = TaskModel(gpt, Head(gpt.config.n_embd, task.target.outputs, task.kind.multiple_choice, cfg.head_dropout))
     freeze(model, cfg.train)
@@ -290,7 +290,7 @@ def transfer_weights(cfg: FinetuneConfig, gpt: GPT) -> GPT:
     layers = cfg.transfer_layers
     if not cfg.from_scratch and layers < 0:
         return gpt
-    model = GPT(gpt.config)
+    model = GPT(gpt.config, cfg.init_std)
     if not cfg.from_scratch:
         weights = {
             name: tensor

@@ -249,7 +249,7 @@ def init_model(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_:
     if from_ is None:
         torch.manual_seed(derive_seed(cfg.seed, 2**32))  # differs from the seeds of all steps
         shape = {name: getattr(cfg, name) for name in (*SHAPE_FIELDS, "context", "dropout")}
-        return GPT(GPTConfig(corpus.vocab_size, **shape))
+        return GPT(GPTConfig(corpus.vocab_size, **shape), cfg.init_std)
     model, own_tokenizer = load_model_and_tokenizer(from_)
     if own_tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(
