@@ -51,7 +51,7 @@ Probability = Annotated[float, Range(0, 0.99)]
 Decay = Annotated[float, Range(0, 0.99999)]  # at 1 the bias correction would divide by 0
 NotNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, exclude_low=True)]
-OptimizerName = Literal["adam", "adamw", "sgd"]
+OptimizerName = Literal["adam", "adamw", "muon", "sgd"]
 Precision = Literal["auto", "bf16", "fp32"]
 Recipe = Literal["default", "paper"]
 Cut = Literal["longest", "shares"]
@@ -117,7 +117,8 @@ class TrainingConfig:
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Random seed of the initial weights, the order of the samples and dropout."""
     optimizer: OptimizerName = "adamw"
-    """`adam` is the released code's Adam (weight decay and bias correction are coupled); `sgd` has momentum."""
+    """`adam` is the released code's Adam (weight decay and bias correction are coupled); `muon` orthogonalizes the
+    updates of the matrices of the blocks, and is AdamW for the other parameters; `sgd` has momentum."""
     peak_lr: NotNegative = 2.5e-4
     """Learning rate after warm-up (paper 4.1). A higher value needs a longer warm-up, or post-LN models diverge."""
     warmup: NotNegative = 2000

@@ -110,9 +110,9 @@ def finetune(
     check_train_scope(cfg, gpt.config.n_layer)
     task = load_task_data(train_on, valid, kind, columns, score, data_dir, cfg, progress)
     setup = prepare_finetuning(cfg, gpt, tokenizer, runs.find_model_folder(from_), task, progress)
+    cfg = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
     if not resume:
-        resolved = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
-        run = runs.create_run(out, resolved, facts, setup.precision)
+        run = runs.create_run(out, cfg, facts, setup.precision)
     run_training(setup, cfg, run, progress, resume)
     return run
 

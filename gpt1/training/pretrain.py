@@ -89,9 +89,9 @@ def pretrain(
             cfg = runs.resolve_settings(PretrainConfig, None, requested, extra=inherited)
         valid_corpus = Corpus.open(valid) if valid else None
         setup = prepare_pretraining(cfg, Corpus.open(corpus), from_, valid_corpus, processes, progress)
+        cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
         if processes.is_rank0 and not resume:
-            resolved = replace(cfg, precision=precision_name(setup.model.activation_dtype))
-            runs.create_run(out, resolved, facts, setup.precision)
+            runs.create_run(out, cfg, facts, setup.precision)
         run_training(setup, cfg, run, progress, resume)
         processes.barrier()  # until rank 0 has written the model
     return run
