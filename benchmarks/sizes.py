@@ -33,7 +33,8 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
 
 
 def size_config(size: str) -> GPTConfig:
-    dimensions = {name: value for name, value in MODEL_SIZES[size].items() if name != "peak_lr"}
+    training = ("peak_lr", "optimizer")
+    dimensions = {name: value for name, value in MODEL_SIZES[size].items() if name not in training}
     return GPTConfig(vocab_size=GPTConfig.vocab_size if size == "gpt1" else VOCAB_SIZE, **dimensions)
 
 

@@ -107,7 +107,7 @@ def sizes_table() -> str:
     rows = []
     for name, size in MODEL_SIZES.items():
         shape = {key: size[key] for key in ("n_layer", "n_head", "n_embd", "context")}
-        config = {key: value for key, value in size.items() if key != "peak_lr"}
+        config = {key: value for key, value in size.items() if key not in ("peak_lr", "optimizer")}
         learning_rates = [size["peak_lr"], model_dependent_defaults(size["n_embd"], {})["peak_lr"]]
         parameters = [f"{GPTConfig(vocab_size=n, **config).n_parameters / 1e6:.1f}M" for n in (8000, 40478)]
         rows.append([f"`{name}`", *map(shown, shape.values()), *parameters, *map(shown, learning_rates)])
