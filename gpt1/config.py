@@ -52,6 +52,7 @@ Decay = Annotated[float, Range(0, 0.99999)]  # at 1 the bias correction would di
 NotNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, exclude_low=True)]
 OptimizerName = Literal["adam", "adamw", "muon", "sgd"]
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Precision = Literal["auto", "bf16", "fp32"]
 Recipe = Literal["default", "paper"]
 Cut = Literal["longest", "shares"]
@@ -123,8 +124,9 @@ class TrainingConfig:
     """Learning rate after warm-up (paper 4.1). A higher value needs a longer warm-up, or post-LN models diverge."""
     warmup: NotNegative = 2000
     """Linear warm-up from 0: a number of steps or, below 1, a fraction of all steps (paper 4.1: 2000 and 0.002)."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning rate after warm-up: falls to 0 as a cosine or a line, or stays constant."""
+    schedule: Schedule = "cosine"
+    """Learning rate after warm-up: falls to 0 as a cosine or a line, stays constant, or (`wsd`: warm-up, stable, decay)
+    stays constant and falls to 0 as a line over the last fifth of the steps."""
     weight_decay: NotNegative = 0.01
     """Weight decay, not applied to biases and LayerNorm parameters (paper 4.1)."""
     beta1: Decay = 0.9
@@ -198,7 +200,7 @@ class FinetuneConfig(TrainingConfig):
     """Learning rate after warm-up (paper 4.1, for a width of 768). The default recipe multiplies it by the square of
     768 / --n-embd of the model, up to 3.75e-4: narrow models need a higher one."""
     warmup: NotNegative = 0.002
-    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    schedule: Schedule = "linear"
     train: str = "all"
     """Trained part: `all` (the paper), `head` (only the new layer), `last:K` (the last K blocks and the head)."""
     lm_coef: NotNegative = 0.5
