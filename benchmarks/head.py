@@ -13,11 +13,12 @@ import torch
 from benchmarks.finetuning import BATCH, pad_batch, sst2_setup, transformers_classifier
 from benchmarks.measure import BenchmarkResult, Workload, comparison_table, interleave
 from benchmarks.models_and_data import describe_size, sst2_rows, transformers_step
-from gpt1.config import HEAD_ONLY_DEFAULTS, FinetuneConfig, merge_settings
+from gpt1.config import FinetuneConfig, merge_settings
 from gpt1.corpus.order import batch_indices, steps_per_epoch
 from gpt1.devices import prepare_model
 from gpt1.inference.task_logits import compute_task_logits
 from gpt1.progress import NullProgress
+from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.training.finetune import FinetuneSetup
 from gpt1.training.head_only import HeadOnlySource
 from gpt1.training.loop import train_step

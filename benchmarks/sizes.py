@@ -9,8 +9,9 @@ import torch
 from benchmarks.measure import BenchmarkResult, ResultTable, interleave, run_in_subprocess
 from benchmarks.models_and_data import benchmark_device
 from benchmarks.step import WARMUP_STEPS, gpt1_workload
-from gpt1.config import MODEL_SIZES, GPTConfig
+from gpt1.config import GPTConfig
 from gpt1.model.gpt import GPT
+from gpt1.recipes import MODEL_SIZES
 from gpt1.training.speed import micro_batch_tokens
 
 ROUNDS = 3
@@ -32,7 +33,8 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
 
 
 def size_config(size: str) -> GPTConfig:
-    dimensions = {name: value for name, value in MODEL_SIZES[size].items() if name != "peak_lr"}
+    training = ("peak_lr", "optimizer")
+    dimensions = {name: value for name, value in MODEL_SIZES[size].items() if name not in training}
     return GPTConfig(vocab_size=GPTConfig.vocab_size if size == "gpt1" else VOCAB_SIZE, **dimensions)
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from gpt1.config import (
-    HEAD_ONLY_DEFAULTS,
-    MODEL_SIZES,
     RENAMED_SETTINGS,
     FinetuneConfig,
     GPTConfig,
@@ -21,6 +19,7 @@ from gpt1.config import (
     flag_name,
 )
 from gpt1.formatting import format_setting
+from gpt1.recipes import HEAD_ONLY_DEFAULTS, MODEL_SIZES
 from gpt1.runs.folder import RESUMABLE_FIELDS, resolve_settings
 from gpt1.training.finetune import model_dependent_defaults
 
@@ -108,7 +107,7 @@ def sizes_table() -> str:
     rows = []
     for name, size in MODEL_SIZES.items():
         shape = {key: size[key] for key in ("n_layer", "n_head", "n_embd", "context")}
-        config = {key: value for key, value in size.items() if key != "peak_lr"}
+        config = {key: value for key, value in size.items() if key not in ("peak_lr", "optimizer")}
         learning_rates = [size["peak_lr"], model_dependent_defaults(size["n_embd"], {})["peak_lr"]]
         parameters = [f"{GPTConfig(vocab_size=n, **config).n_parameters / 1e6:.1f}M" for n in (8000, 40478)]
         rows.append([f"`{name}`", *map(shown, shape.values()), *parameters, *map(shown, learning_rates)])

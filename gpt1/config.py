@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from gpt1.errors import UserError, did_you_mean
+from gpt1.recipes import MODEL_SIZES, RECIPES
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ Probability = Annotated[float, Range(0, 0.99)]
 Decay = Annotated[float, Range(0, 0.99999)]  # at 1 the bias correction would divide by 0
 NotNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, exclude_low=True)]
-OptimizerName = Literal["adam", "adamw", "sgd"]
+OptimizerName = Literal["adam", "adamw", "muon", "sgd"]
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Precision = Literal["auto", "bf16", "fp32"]
 Recipe = Literal["default", "paper"]
 Cut = Literal["longest", "shares"]
@@ -104,17 +106,6 @@ class GPTConfig:
         return (self.embedding_rows + self.context) * self.n_embd + self.n_layer * block
 
 
-MODEL_SIZES: dict[str, dict[str, Any]] = {
-    # The default recipe takes peak_lr from here, the recipe `paper` does not. Narrow post-LN models need a higher
-    # learning rate, but only after a slow warm-up: if it is reached too early, they stay at the unigram loss
-    # (docs/lab-log.md).
-    "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "context": 128, "peak_lr": 1e-3},
-    "mini": {"n_layer": 6, "n_head": 6, "n_embd": 384, "context": 256, "peak_lr": 6e-4},
-    "small": {"n_layer": 8, "n_head": 8, "n_embd": 512, "context": 512, "peak_lr": 4e-4},
-    "gpt1": {"n_layer": 12, "n_head": 12, "n_embd": 768, "context": 512, "peak_lr": 2.5e-4},
-    # The LSTM of table 5, to compare with `mini`: same embedding and context, one layer of 2048 units.
-    "lstm": {"n_layer": 1, "n_head": 1, "n_embd": 384, "context": 256, "peak_lr": 1e-3, "architecture": "lstm"},
-}
 ModelSize = Literal["tiny", "mini", "small", "gpt1", "lstm"]
 
 
@@ -127,13 +118,15 @@ class TrainingConfig:
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Random seed of the initial weights, the order of the samples and dropout."""
     optimizer: OptimizerName = "adamw"
-    """`adam` is the released code's Adam (weight decay and bias correction are coupled); `sgd` has momentum."""
+    """`adam` is the released code's Adam (weight decay and bias correction are coupled); `muon` orthogonalizes the
+    updates of the matrices of the blocks, and is AdamW for the other parameters; `sgd` has momentum."""
     peak_lr: NotNegative = 2.5e-4
     """Learning rate after warm-up (paper 4.1). A higher value needs a longer warm-up, or post-LN models diverge."""
     warmup: NotNegative = 2000
     """Linear warm-up from 0: a number of steps or, below 1, a fraction of all steps (paper 4.1: 2000 and 0.002)."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning rate after warm-up: falls to 0 as a cosine or a line, or stays constant."""
+    schedule: Schedule = "cosine"
+    """Learning rate after warm-up: falls to 0 as a cosine or a line, stays constant, or (`wsd`: warm-up, stable, decay)
+    stays constant and falls to 0 as a line over the last fifth of the steps."""
     weight_decay: NotNegative = 0.01
     """Weight decay, not applied to biases and LayerNorm parameters (paper 4.1)."""
     beta1: Decay = 0.9
@@ -142,6 +135,9 @@ class TrainingConfig:
     """Adam's decay rate of the second moment."""
     eps: NotNegative = 1e-8
     """Adam's ε."""
+    init_std: NotNegative = 0.0
+    """Standard deviation of new weights and of the embeddings of special tokens. 0: by width, 0.02 · √(768 / n_embd),
+    which is the paper's 0.02 at its width (paper 4.1); an LSTM keeps 0.02."""
     clip_norm: NotNegative = 1.0
     """Maximum global norm of the gradient (released code: 1); 0: no clipping."""
     batch_size: Count = 32
@@ -204,7 +200,7 @@ class FinetuneConfig(TrainingConfig):
     """Learning rate after warm-up (paper 4.1, for a width of 768). The default recipe multiplies it by the square of
     768 / --n-embd of the model, up to 3.75e-4: narrow models need a higher one."""
     warmup: NotNegative = 0.002
-    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    schedule: Schedule = "linear"
     train: str = "all"
     """Trained part: `all` (the paper), `head` (only the new layer), `last:K` (the last K blocks and the head)."""
     lm_coef: NotNegative = 0.5
@@ -234,23 +230,7 @@ class FinetuneConfig(TrainingConfig):
     """With `--train head`: cache the features of every example on disk, for later runs on the same rows."""
 
 
-RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "PretrainConfig": {
-        "default": {"warmup": 0.15, "dropout": 0.0, "beta2": 0.99, "weight_decay": 0.1},
-        # The paper mentions no clipping in stage 1.
-        "paper": {"model": "gpt1", "optimizer": "adam", "peak_lr": 2.5e-4, "batch_size": 64, "epochs": 100.0}
-        | {"clip_norm": 0.0},
-    },
-    "FinetuneConfig": {
-        "default": {"warmup": 0.1},
-        "paper": {"cut": "shares", "deduplicate": False, "shared_context": False},
-    },
-}
-
 Config = TypeVar("Config")
-
-HEAD_ONLY_DEFAULTS: dict[str, Any] = {"lm_coef": 0.0, "peak_lr": 3e-3, "epochs": 30.0, "weight_decay": 0.0}
-"""The default recipe with `--train head`: a small convex problem, for a high learning rate and many cheap epochs."""
 
 RENAMED_SETTINGS = {"recompute": "activation_checkpointing"}
 """Former name → name of a setting. Flags, YAML keys and keywords with a former name still work."""

@@ -13,8 +13,6 @@ import pytest
 
 import gpt1
 from gpt1.config import (
-    MODEL_SIZES,
-    RECIPES,
     FinetuneConfig,
     GPTConfig,
     PretrainConfig,
@@ -26,6 +24,7 @@ from gpt1.config import (
     merge_settings,
 )
 from gpt1.errors import UserError
+from gpt1.recipes import MODEL_SIZES, RECIPES
 from gpt1.runs.folder import resolve_settings
 
 CONFIGS = [GPTConfig, PretrainConfig, FinetuneConfig]
@@ -61,7 +60,7 @@ def test_the_recipe_paper_pre_trains_with_exactly_the_papers_settings():
         **PAPER_OPTIMIZER,
         **{"n_layer": 12, "n_embd": 768, "n_head": 12, "context": 512},
         **{"peak_lr": 2.5e-4, "warmup": 2000, "schedule": "cosine"},
-        **{"epochs": 100, "steps": 0, "batch_size": 64, "clip_norm": 0},
+        **{"epochs": 100, "steps": 0, "batch_size": 64, "clip_norm": 0, "init_std": 0.02},
     }
     config = resolve_settings(PretrainConfig, None, {"recipe": "paper"})
     assert {name: getattr(config, name) for name in expected} == expected
@@ -71,7 +70,7 @@ def test_the_recipe_paper_fine_tunes_with_exactly_the_papers_settings():
     expected = {
         **PAPER_OPTIMIZER,
         **{"peak_lr": 6.25e-5, "warmup": 0.002, "schedule": "linear"},
-        **{"epochs": 3, "batch_size": 32, "clip_norm": 1},
+        **{"epochs": 3, "batch_size": 32, "clip_norm": 1, "init_std": 0.02},
         **{"lm_coef": 0.5, "head_dropout": 0.1, "train": "all", "cut": "shares", "deduplicate": False},
         **{"transfer_layers": -1, "from_scratch": False},
     }

@@ -10,9 +10,6 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 
 from gpt1.config import (
-    HEAD_ONLY_DEFAULTS,
-    MODEL_SIZES,
-    RECIPES,
     RENAMED_SETTINGS,
     FinetuneConfig,
     PretrainConfig,
@@ -25,6 +22,7 @@ from gpt1.config import (
 )
 from gpt1.errors import UserError
 from gpt1.formatting import format_setting
+from gpt1.recipes import HEAD_ONLY_DEFAULTS, MODEL_SIZES, RECIPES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -78,13 +78,17 @@ def pretrain(corpus: str, out: Path, **options: Any) -> None:
     gpt1 pretrain corpus --out runs/paper --recipe paper
     torchrun --nproc-per-node 8 -m gpt1 pretrain corpus --out runs/books     # on eight GPUs
     """
+    from gpt1.runs.folder import read_results
     from gpt1.training.distributed import is_rank0
+    from gpt1.training.pretrain import is_below_unigram
     from gpt1.training.pretrain import pretrain as run
 
     folder = run(corpus, out=out, progress=make_console(), **options)
     if is_rank0():
         echo(f"{folder / 'report.html'}   curves, settings, samples")
-        print_next_steps(*pretrained_next_steps(folder))
+        results = read_results(folder)
+        if is_below_unigram(results["unigram"], results["validation"]):
+            print_next_steps(*pretrained_next_steps(folder))
 
 
 @click.command(short_help="Stage 2: fine-tune on labeled rows.")

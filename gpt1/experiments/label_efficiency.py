@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
-from gpt1.config import HEAD_ONLY_DEFAULTS, FinetuneConfig
+from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.errors import UserError
 from gpt1.experiments.experiment_report import ExperimentReport, SeedScores
@@ -36,6 +36,7 @@ from gpt1.experiments.result_store import (
 )
 from gpt1.experiments.train_test_data import TrainTestData, min_labels, read_train_test
 from gpt1.progress import NullProgress, Progress
+from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 from gpt1.tasks.tfidf import tfidf_scores

@@ -29,13 +29,12 @@ from gpt1.kernels.linear import linear, unpack_weight
 from gpt1.kernels.meta_init import meta_init
 from gpt1.kernels.packing import Packing
 from gpt1.model.foreign_weights import read_any_model
+from gpt1.model.init import INIT_STD, rescale_weights, resolve_init_std
 from gpt1.model.lstm import LSTM
 from gpt1.model.weights import verify_model, write_model
 
 if TYPE_CHECKING:
     from gpt1.model.head import Head
-
-INIT_STD = 0.02  # N(0, 0.02) for all weights except biases and LayerNorm parameters (paper, section 4.1)
 
 
 class Linear(nn.Module):
@@ -126,7 +125,7 @@ class GPT(nn.Module):
     torch.Size([1, 8, 100])
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, init_std: float = INIT_STD) -> None:  # 0: by width, see model/init.py
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.embedding_rows, config.n_embd)  # W_e
@@ -136,6 +135,7 @@ class GPT(nn.Module):
             self.positions = nn.Embedding(config.context, config.n_embd)  # W_p
             nn.init.normal_(self.positions.weight, std=INIT_STD)
         self.blocks = nn.ModuleList((LSTM if self.recurrent else Block)(config) for _ in range(config.n_layer))
+        rescale_weights(self, resolve_init_std(config, init_std))
         self.activation_dtype = torch.float32
         self.activation_checkpointing = False  # keep only the input of each block for the backward pass
 
@@ -210,11 +210,12 @@ class GPT(nn.Module):
         """An empty KV cache for `batch` sequences of `size` positions (by default the context)."""
         return KVCache(self.config, batch, self.tokens.weight, size)
 
-    def add_special_tokens(self) -> None:
-        """Add the embeddings of the start, delimiter and extract tokens, N(0, 0.02), unless the model has them."""
+    def add_special_tokens(self, init_std: float = INIT_STD) -> None:
+        """Add the embeddings of the start, delimiter and extract tokens, N(0, init_std), unless the model has them."""
         if self.config.special_tokens:
             return
-        new = torch.empty(3, self.config.n_embd, device=self.tokens.weight.device).normal_(std=INIT_STD)
+        std = resolve_init_std(self.config, init_std)
+        new = torch.empty(3, self.config.n_embd, device=self.tokens.weight.device).normal_(std=std)
         self.config = replace(self.config, special_tokens=3)
         self.tokens.weight = nn.Parameter(torch.cat([self.tokens.weight.detach(), new]))
         self.tokens.num_embeddings = self.config.embedding_rows

@@ -11,8 +11,8 @@ from gpt1.kernels.kv_cache import LayerCache
 from gpt1.kernels.linear import linear
 from gpt1.kernels.lstm_recurrence import lstm_recurrence
 from gpt1.kernels.packing import Packing
+from gpt1.model.init import INIT_STD
 
-INIT_STD = 0.02  # as in the blocks
 FORGET_BIAS = 1.0  # Jozefowicz et al. 2015
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from gpt1.config import (
-    HEAD_ONLY_DEFAULTS,
     FinetuneConfig,
     PretrainConfig,
     default_value,
@@ -22,6 +21,7 @@ from gpt1.config import (
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular, parse_json, read_json_object, read_yaml
 from gpt1.formatting import shell_join
+from gpt1.recipes import HEAD_ONLY_DEFAULTS
 
 MAX_LINES_BYTES = 2**28
 """Largest metrics.jsonl or predictions.jsonl that is read; a million steps take 200 MB."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt1.config import HEAD_ONLY_DEFAULTS, FinetuneConfig
+from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import batch_indices, derive_seed, steps_per_epoch
 from gpt1.datasets.labelled import TaskData, load_task_data
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
@@ -30,6 +30,7 @@ from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import Losses, l3
 from gpt1.model.weights import WEIGHTS_FILE
 from gpt1.progress import NullProgress, Progress
+from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 from gpt1.tasks.collate import collate, epoch_examples, micro_batches
@@ -110,9 +111,9 @@ def finetune(
     check_train_scope(cfg, gpt.config.n_layer)
     task = load_task_data(train_on, valid, kind, columns, score, data_dir, cfg, progress)
     setup = prepare_finetuning(cfg, gpt, tokenizer, runs.find_model_folder(from_), task, progress)
+    cfg = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
     if not resume:
-        resolved = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
-        run = runs.create_run(out, resolved, facts, setup.precision)
+        run = runs.create_run(out, cfg, facts, setup.precision)
     run_training(setup, cfg, run, progress, resume)
     return run
 
@@ -250,7 +251,7 @@ def prepare_finetuning(
     """Build the model to train and encode the examples; nothing is written yet."""
     torch.manual_seed(derive_seed(cfg.seed, 2**32))  # differs from the seeds of all steps
     gpt = transfer_weights(cfg, gpt)
-    gpt.add_special_tokens()
+    gpt.add_special_tokens(cfg.init_std)
     gpt.set_dropout(cfg.dropout)
     model = TaskModel(gpt, Head(gpt.config.n_embd, task.target.outputs, task.kind.multiple_choice, cfg.head_dropout))
     freeze(model, cfg.train)
@@ -290,7 +291,7 @@ def transfer_weights(cfg: FinetuneConfig, gpt: GPT) -> GPT:
     layers = cfg.transfer_layers
     if not cfg.from_scratch and layers < 0:
         return gpt
-    model = GPT(gpt.config)
+    model = GPT(gpt.config, cfg.init_std)
     if not cfg.from_scratch:
         weights = {
             name: tensor

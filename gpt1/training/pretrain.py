@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from gpt1.kernels.to_device import to_device
 from gpt1.model.gpt import GPT
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.model.weights import WEIGHTS_FILE
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import MultiProgress, NullProgress, Progress
 from gpt1.runs import folder as runs
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training.compiling import compile_blocks
@@ -89,9 +90,9 @@ def pretrain(
             cfg = runs.resolve_settings(PretrainConfig, None, requested, extra=inherited)
         valid_corpus = Corpus.open(valid) if valid else None
         setup = prepare_pretraining(cfg, Corpus.open(corpus), from_, valid_corpus, processes, progress)
+        cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
         if processes.is_rank0 and not resume:
-            resolved = replace(cfg, precision=precision_name(setup.model.activation_dtype))
-            runs.create_run(out, resolved, facts, setup.precision)
+            runs.create_run(out, cfg, facts, setup.precision)
         run_training(setup, cfg, run, progress, resume)
         processes.barrier()  # until rank 0 has written the model
     return run
@@ -165,11 +166,50 @@ def run_training(setup: PretrainSetup, cfg: PretrainConfig, run: Path, progress:
     def trial_loss() -> Tensor:
         return stage.loss_fn(stage.step_batch(0).micro_batches[0]).total
 
-    with open_run(run, progress, setup.processes.is_rank0) as (progress, metrics):
+    watch = UnigramWatch(progress, setup.unigram_metrics.get("loss", math.inf))
+    with open_run(run, MultiProgress([progress, watch]), setup.processes.is_rank0) as (run_progress, metrics):
         with compile_blocks(setup.model, trial_loss, progress.log) if compiled else nullcontext():
-            outcome = train(stage, cfg, run, progress, metrics, resume)
+            outcome = train(stage, cfg, run, run_progress, metrics, resume)
         if setup.processes.is_rank0:
             finish_pretraining(run, setup, outcome, cfg)
+            if not is_below_unigram(setup.unigram_metrics, outcome.history[-1] if outcome.history else {}):
+                progress.log(f"warning: {NOT_BELOW_UNIGRAM}")
+
+
+NOT_BELOW_UNIGRAM = (
+    "the validation loss is not below the unigram loss: the model has learned only token frequencies. "
+    "Do not fine-tune it. Train for more steps (--epochs, --steps), or with a lower --peak-lr."
+)
+
+
+def is_below_unigram(unigram: Mapping[str, float], validation: Mapping[str, float]) -> bool:
+    """Whether the validation loss is below the unigram loss, so that the model uses the context; True if unknown."""
+    return validation.get("loss", -math.inf) < unigram.get("loss", math.inf)
+
+
+class UnigramWatch(NullProgress):
+    """Warns once, after a third of the run, if the validation loss is not below the unigram loss."""
+
+    def __init__(self, progress: Progress, unigram_loss: float) -> None:
+        self.progress = progress
+        self.unigram_loss = unigram_loss
+        self.total_steps = 0
+        self.warned = False
+
+    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        self.total_steps = total
+
+    def record(self, **values: Any) -> None:
+        if self.warned or values["split"] != "validation":
+            return
+        # Earlier, the warm-up explains a high loss. After the last step, `run_training` warns.
+        watched = self.total_steps / 3 <= values["step"] < self.total_steps
+        if watched and values.get("loss", -math.inf) >= self.unigram_loss:
+            self.warned = True
+            self.progress.log(
+                f"warning: step {values['step']:,}: the validation loss ({values['loss']:.3f}) is not below the "
+                f"unigram loss ({self.unigram_loss:.3f}). If it stays there, use a lower --peak-lr."
+            )
 
 
 def prepare_pretraining(
@@ -249,7 +289,7 @@ def init_model(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_:
     if from_ is None:
         torch.manual_seed(derive_seed(cfg.seed, 2**32))  # differs from the seeds of all steps
         shape = {name: getattr(cfg, name) for name in (*SHAPE_FIELDS, "context", "dropout")}
-        return GPT(GPTConfig(corpus.vocab_size, **shape))
+        return GPT(GPTConfig(corpus.vocab_size, **shape), cfg.init_std)
     model, own_tokenizer = load_model_and_tokenizer(from_)
     if own_tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpt1.config import GPTConfig
+from gpt1.config import Architecture, GPTConfig
 from gpt1.errors import UserError
 from gpt1.kernels.packing import PackedRow, Packing
 from gpt1.model.foreign_weights import BLOCK_NAMES
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
+from gpt1.model.init import resolve_init_std
 from gpt1.model.losses import PretrainMicroBatch, l1
 
 VOCABULARY, CONTEXT = 40, 12
@@ -152,6 +153,32 @@ def test_new_weights_are_initialized_as_in_the_paper():
             assert p.std().item() == pytest.approx(0.02, rel=0.03), name
         else:
             assert (p == (1 if "norm" in name and name.endswith("weight") else 0)).all(), name
+
+
+@pytest.mark.parametrize("architecture", ["transformer", "lstm"])
+def test_initial_weights_by_width_have_the_bits_of_the_papers_at_its_width(architecture: Architecture):
+    config = GPTConfig(50, 1, 12, 768, 8, architecture=architecture, lstm_units=32)
+    torch.manual_seed(0)
+    expected = GPT(config).state_dict()
+    torch.manual_seed(0)
+    found = GPT(config, 0.0).state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("init_std", "expected"), [(0.0, 0.02 * 6**0.5), (0.05, 0.05), (0.02, 0.02)])
+def test_a_narrower_model_starts_with_larger_weights_of_the_same_draws(init_std: float, expected: float):
+    config = GPTConfig(2000, 1, 4, 128, 128)
+    torch.manual_seed(0)
+    drawn = GPT(config).state_dict()
+    torch.manual_seed(0)
+    for name, p in GPT(config, init_std).named_parameters():
+        factor = expected / 0.02 if p.dim() > 1 else 1.0
+        torch.testing.assert_close(p.detach(), factor * drawn[name], rtol=1e-6, atol=0)
+
+
+def test_initial_weights_of_an_lstm_do_not_depend_on_the_width():
+    config = GPTConfig(50, 1, 4, 128, 8, architecture="lstm", lstm_units=32)
+    assert resolve_init_std(config, 0.0) == 0.02
 
 
 # ---- training
@@ -297,6 +324,13 @@ def test_special_tokens_add_three_rows_and_change_nothing_else():
     added = model.tokens.weight.clone()
     model.add_special_tokens()
     assert torch.equal(model.tokens.weight, added)  # the second call does nothing
+
+
+def test_embeddings_of_special_tokens_are_initialized_like_other_weights():
+    for init_std, expected in ((0.0, 0.02 * 3**0.5), (0.02, 0.02)):
+        model = GPT(GPTConfig(10, 1, 4, 256, 8))
+        model.add_special_tokens(init_std)
+        assert model.tokens.weight[10:].std().item() == pytest.approx(expected, rel=0.15)
 
 
 @given(counts=st.lists(st.integers(2, 5), min_size=1, max_size=4), data=st.data())

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt1.config import MODEL_SIZES, FinetuneConfig, PretrainConfig
+from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.errors import ResourceError, UserError
 from gpt1.files.atomic import lock_dir
+from gpt1.recipes import MODEL_SIZES
 from gpt1.runs import folder as runs
 
 COMMAND: dict[str, Any] = {"corpus": "corpus", "from": None, "valid": None}

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from gpt1.config import FinetuneConfig
 from gpt1.training import optimizers
-from gpt1.training.optimizers import OPTIMIZERS, SGD, AdamW, Optimizer, ReleasedAdam, clip_coefficient, global_norm
+from gpt1.training.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    AdamW,
+    Muon,
+    Optimizer,
+    ReleasedAdam,
+    clip_coefficient,
+    global_norm,
+    orthogonalize,
+)
 from gpt1.training.schedules import lr_factor
 
 SHAPES = {"tokens.weight": (50, 8), "linear.weight": (8, 24), "linear.bias": (24,), "norm.weight": (8,)}
@@ -119,6 +129,69 @@ def test_sgd_equals_torchs(momentum: float):
     found = ours(SGD, FinetuneConfig(weight_decay=0.3, beta1=momentum))
     for name in SHAPES:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-7)
+
+
+MATRICES = {"blocks.0.mlp.widen.weight": (96, 24), "blocks.0.mlp.narrow.weight": (24, 96)}
+QKV = "blocks.1.attention.qkv.weight"
+
+
+def block_weights() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    shapes = {**MATRICES, QKV: (72, 24), "tokens.weight": (50, 24)}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def test_muon_equals_torchs_on_the_matrices_of_blocks_and_adamw_elsewhere():
+    weights = block_weights()
+    found = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
+    muon = Muon([*found.items()], FinetuneConfig(weight_decay=0.3))
+    separate = [weights[name].clone() for name in MATRICES] + [*weights[QKV].clone().chunk(3)]
+    expected = [weight.clone().requires_grad_() for weight in separate]
+    tokens = weights["tokens.weight"].clone().requires_grad_()
+    settings: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.3}
+    theirs = torch.optim.Muon(expected, momentum=0.95, adjust_lr_fn="match_rms_adamw", **settings)
+    adamw = torch.optim.AdamW([tokens], **settings)
+    for _ in range(3):
+        drawn = {name: torch.randn_like(weight) for name, weight in weights.items()}
+        give(found, drawn)
+        for weight, gradient in zip(expected, [drawn[n] for n in MATRICES] + [*drawn[QKV].chunk(3)], strict=True):
+            weight.grad = gradient.clone()
+        tokens.grad = drawn["tokens.weight"].clone()
+        muon.step(0.01)
+        theirs.step()
+        adamw.step()
+    ours_ = [found[name] for name in MATRICES] + [*found[QKV].chunk(3)]
+    for weight, reference in zip(ours_, expected, strict=True):
+        torch.testing.assert_close(weight, reference, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found["tokens.weight"], tokens)
+    second_moments = [name for name in muon.state_tensors() if name.startswith("exp_avg_sq")]
+    assert second_moments == ["exp_avg_sq.tokens.weight"]
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_muon_skips_matrices_on_the_device_with_the_bits_of_a_step_or_of_none(finite: bool):
+    found = []
+    for on_device in (True, False):
+        parameters = {name: weight.requires_grad_() for name, weight in block_weights().items()}
+        muon = Muon([*parameters.items()], FinetuneConfig(weight_decay=0.3))
+        give(parameters, {name: torch.ones_like(p) for name, p in parameters.items()})
+        muon.step(0.01)
+        give(parameters, {name: p.detach() if finite else p.detach() * math.nan for name, p in parameters.items()})
+        muon.steps_taken += 1
+        if on_device or finite:
+            muon.update_all(0.01, torch.tensor(0.5), torch.tensor(finite) if on_device else None)
+        found.append({name: tensor.detach() for name, tensor in (parameters | muon.state_tensors()).items()})
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 64)])
+def test_an_orthogonalized_matrix_keeps_its_singular_vectors_and_evens_its_singular_values(shape: tuple[int, int]):
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    values = torch.linspace(1, 5, min(shape))
+    found = u.T @ orthogonalize((u * values @ v)[None].bfloat16())[0].float() @ v.T
+    assert ((found.diagonal() > 0.6) & (found.diagonal() < 1.3)).all()
+    assert (found - found.diagonal().diag()).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

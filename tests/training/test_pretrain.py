@@ -18,6 +18,7 @@ from gpt1.errors import Diverged, UserError
 from gpt1.files.atomic import lock_dir
 from gpt1.inference.predictor import load
 from gpt1.model.gpt import GPT
+from gpt1.progress import NullProgress
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import checkpoints
 from gpt1.training import pretrain as pretraining
@@ -49,6 +50,37 @@ def results(run: Path) -> dict[str, Any]:
 
 
 # ---- a run
+
+
+class Messages(NullProgress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_run_warns_while_its_loss_is_not_below_the_unigram_loss(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+):
+    messages = Messages()
+    settings = {**tiny_pretrain_settings, "steps": 10, "eval_every": 2, "peak_lr": 0.0}
+    found = results(pretrain(corpus, out=tmp_path / "r", progress=messages, **settings))
+    assert not pretraining.is_below_unigram(found["unigram"], found["validation"])
+    warnings = [line for line in messages.lines if line.startswith("warning")]
+    assert len(warnings) == 2
+    assert "step 4:" in warnings[0]
+    assert "Do not fine-tune it" in warnings[1]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_run_that_learns_does_not_warn(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path):
+    messages = Messages()
+    settings = {**tiny_pretrain_settings, "steps": 150, "eval_every": 0}
+    found = results(pretrain(corpus, out=tmp_path / "r", progress=messages, **settings))
+    assert pretraining.is_below_unigram(found["unigram"], found["validation"])
+    assert not any(line.startswith("warning") for line in messages.lines)
 
 
 def test_a_run_learns(pretrained_run: Path, tiny_pretrain_settings: dict[str, Any]):

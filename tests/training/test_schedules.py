@@ -12,7 +12,7 @@ from gpt1.training.schedules import lr_factor
 
 runs = st.tuples(st.integers(1, 500), st.integers(0, 499)).filter(lambda run: run[1] < run[0])
 warmups = st.integers(0, 600) | st.floats(0, 0.999, allow_subnormal=False)
-schedules = st.sampled_from(["cosine", "linear", "constant"])
+schedules = st.sampled_from(["cosine", "linear", "constant", "wsd"])
 
 
 def fraction(warmup: float, steps: int) -> float:
@@ -45,6 +45,16 @@ def test_constant_stays_at_the_peak_after_warm_up(run, warmup):
     assert lr_factor("constant", warmup, step, steps) == pytest.approx(min(1.0, step / w) if w else 1.0)
 
 
+@given(run=runs, warmup=st.floats(0, 0.7, allow_subnormal=False))
+def test_wsd_stays_at_the_peak_and_falls_as_a_line_over_the_last_fifth(run, warmup):
+    steps, step = run
+    if step / steps > 0.8:
+        expected = (1 - step / steps) / 0.2
+    else:
+        expected = lr_factor("constant", warmup, step, steps)
+    assert lr_factor("wsd", warmup, step, steps) == pytest.approx(expected)
+
+
 @given(schedule=schedules, run=runs, warmup=warmups)
 def test_the_factor_is_between_0_and_1(schedule, run, warmup):
     steps, step = run
@@ -56,7 +66,7 @@ def test_the_first_step_has_learning_rate_0(schedule, steps, warmup):
     assert lr_factor(schedule, warmup, 0, steps) == 0
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
 @pytest.mark.parametrize("warmup", [0.1, 100, 0])
 def test_the_learning_rate_never_rises_after_warm_up(schedule: str, warmup: float):
     rates = [lr_factor(schedule, warmup, step, 1000) for step in range(100, 1001)]

@@ -1,0 +1,33 @@
+"""Defaults of each recipe, of each model size and of `--train head`. They override the defaults in config.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MODEL_SIZES: dict[str, dict[str, Any]] = {
+    # The default recipe takes peak_lr from here, the recipe `paper` does not. The learning rates are for Muon: measured
+    # for tiny and mini (docs/lab-log.md), and chosen by the same rule, about 0.77 / n_embd, for small and gpt1.
+    "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "context": 128, "peak_lr": 5e-3},
+    "mini": {"n_layer": 6, "n_head": 6, "n_embd": 384, "context": 256, "peak_lr": 2e-3},
+    "small": {"n_layer": 8, "n_head": 8, "n_embd": 512, "context": 512, "peak_lr": 1.5e-3},
+    "gpt1": {"n_layer": 12, "n_head": 12, "n_embd": 768, "context": 512, "peak_lr": 1e-3},
+    # The LSTM of table 5, to compare with `mini`: same embedding and context, one layer of 2048 units.
+    "lstm": {"n_layer": 1, "n_head": 1, "n_embd": 384, "context": 256, "peak_lr": 1e-3, "architecture": "lstm"}
+    | {"optimizer": "adamw"},
+}
+
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "PretrainConfig": {
+        "default": {"optimizer": "muon", "warmup": 0.15, "dropout": 0.0, "beta2": 0.99, "weight_decay": 0.1},
+        # The paper mentions no clipping in stage 1.
+        "paper": {"model": "gpt1", "optimizer": "adam", "peak_lr": 2.5e-4, "batch_size": 64, "epochs": 100.0}
+        | {"clip_norm": 0.0, "init_std": 0.02},
+    },
+    "FinetuneConfig": {
+        "default": {"warmup": 0.1},
+        "paper": {"cut": "shares", "deduplicate": False, "shared_context": False, "init_std": 0.02},
+    },
+}
+
+HEAD_ONLY_DEFAULTS: dict[str, Any] = {"lm_coef": 0.0, "peak_lr": 3e-3, "epochs": 30.0, "weight_decay": 0.0}
+"""The default recipe with `--train head`: a small convex problem, for a high learning rate and many cheap epochs."""
