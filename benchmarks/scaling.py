@@ -106,4 +106,7 @@ def write_random_corpus(path: Path, tokens: int) -> None:
     draw = np.random.default_rng(0)
     for start in range(0, tokens, 2**20):
         writer.append(draw.integers(0, 40478, min(2**20, tokens - start), dtype=np.uint16))
+    writer.document_starts.append(0)  # one document
+    writer.n_bytes.append(4 * tokens)
+    writer.n_documents_seen = 1
     writer.finish([])
