@@ -111,20 +111,26 @@ REFUSED = {
         ],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --label zzz": ["no column 'zzz'", "text, label"],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --premise text": [
-            "classification has no --premise",
+            "classification does not accept --premise",
             "--text, --label",
         ],
-        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --score": ["--score goes with --kind similarity"],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --score": ["--score requires --kind similarity"],
         "reviews.csv --out r --from runs/books --kind entailment --premise text": ["needs --hypothesis"],
-        "reviews.csv --out r --from runs/books --kind choice --context text --choices stars": ["no list of answers"],
+        "reviews.csv --out r --from runs/books --kind choice --context text --choices stars": [
+            "must contain a list of answers"
+        ],
         "reviews.csv --out r --from runs/books --kind regression --text text": ["line 2", "finite number"],
         f"single.csv --out r {CLASSIFICATION_FLAGS}": ["single.csv", "same label ('yes')"],
         f"repeats.csv --out r {CLASSIFICATION_FLAGS}": ["repeats.csv", "2 repeated rows", "same label ('yes')"],
         f"gaps.csv --out r {CLASSIFICATION_FLAGS}": ["gaps.csv, line 3", "label is empty"],
-        f"lists.jsonl --out r {CLASSIFICATION_FLAGS}": ["lists.jsonl, line 1", "where a text"],
-        "one-answer.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": ["1 answer"],
+        f"lists.jsonl --out r {CLASSIFICATION_FLAGS}": ["lists.jsonl, line 1", "is not a text or a number"],
+        "one-answer.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": [
+            "1 answer",
+        ],
         "far-answer.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": ["label '2'"],
-        "two-readings.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": ["0 and 1"],
+        "two-readings.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": [
+            "answer 0 or 1"
+        ],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --valid unknown.csv": [
             "unknown.csv, line 3",
             "'perhaps'",

@@ -253,7 +253,7 @@ def test_the_error_for_a_file_without_read_permission_names_it_and_the_fix(
     with pytest.raises(UserError) as error:
         list(read_documents([str(tmp_path)]))
     assert error.value.problem == f"{tmp_path / 'a.txt'} cannot be read: Permission denied."
-    assert "access rights" in error.value.fix
+    assert "permissions" in error.value.fix
 
 
 def test_the_error_for_a_folder_without_text_lists_its_files(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_an_archive_whose_header_has_a_number_beyond_any_file_is_refused(tmp_pat
     content[record : record + len(damaged)] = damaged
     with gzip.open(tmp_path / "RACE.tar.gz", "wb") as file:
         file.write(content)
-    with pytest.raises(UserError, match="damaged or cut short"):
+    with pytest.raises(UserError, match="damaged or truncated"):
         find_data_set("race").read("test", tmp_path)
 
 

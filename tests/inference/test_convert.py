@@ -111,7 +111,7 @@ def test_an_imported_model_works_with_gpt1_next(theirs: Any, english: Tokenizer,
         (lambda folder: truncate(folder / "vocab.json"), "broken/vocab.json cannot be read as JSON"),
         (
             lambda folder: shorten(folder / "merges.txt"),
-            "broken/vocab.json does not fit its merges: none of them makes",
+            "broken/vocab.json does not match its merges: none of them produces",
         ),
         (lambda folder: grow(folder / "vocab.json"), "301 tokens, the model 300"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json"),

@@ -127,7 +127,7 @@ ERRORS: dict[str, tuple[str, list[dict[str, Any]], str]] = {
         r"line 21 cannot be written as",
     ),
     "a tab in the header of .tsv": ("out.tsv", [{"text": "a", "b\tc": 1}], r"the header cannot be written as \.tsv"),
-    "two types in .parquet": ("out.parquet", [*GOOD, {"text": "a", "id": "x"}], r"do not fit in \.parquet"),
+    "two types in .parquet": ("out.parquet", [*GOOD, {"text": "a", "id": "x"}], r"cannot be written as \.parquet"),
     "a list instead of a text": ("out.csv", [*GOOD, {"text": ["a"], "id": 1}], "line 21: .* is not a text"),
     "no such column": ("out.csv", [{"txt": "a"}], "no column 'text'"),
     "an ending of no table": ("out.doc", GOOD, "no supported table extension"),

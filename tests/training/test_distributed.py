@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from gpt1.cli.main import main
 from gpt1.corpus.corpus import Corpus
@@ -100,6 +101,15 @@ def test_out_of_memory_is_not_reported_as_the_failure_of_another_process(
     assert raised.type is expected
 
 
+def assert_same_up_to_rounding(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Except for the key biases: their gradient is 0, since softmax ignores a constant, and Adam scales up its noise."""
+    for name, wanted in expected.items():
+        ours = found[name]
+        if name.endswith("attention.qkv.bias"):
+            ours, wanted = (torch.cat([x.chunk(3)[0], x.chunk(3)[2]]) for x in (ours, wanted))
+        torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_several_processes_learn_the_same_as_one(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path):
     """Three processes; the last step of an epoch has 2 windows, so that one process has none."""
@@ -111,8 +121,7 @@ def test_several_processes_learn_the_same_as_one(corpus: Path, tiny_pretrain_set
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("report.html") == 1  # only rank 0 prints
     expected, found = weights(plain), weights(tmp_path / "three")
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
+    assert_same_up_to_rounding(found, expected)
     for mine, theirs in zip(lines(plain), lines(tmp_path / "three"), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert mine.get("tokens") == theirs.get("tokens")
@@ -169,8 +178,7 @@ def test_a_run_of_two_processes_resumes_in_one_with_the_same_samples(
     shutil.rmtree(checkpoints.checkpoint_path(tmp_path / "two" / "checkpoints", 40))
     pretrain(corpus, out=tmp_path / "two", resume=True, **settings)
     expected, found = weights(plain), weights(tmp_path / "two")
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
+    assert_same_up_to_rounding(found, expected)
 
 
 @pytest.mark.slow
