@@ -102,7 +102,7 @@ def test_out_of_memory_is_not_reported_as_the_failure_of_another_process(
 
 
 def assert_same_up_to_rounding(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Except for the key biases: their gradient is 0, since softmax ignores a constant, and Adam scales up its noise."""
+    """Except for key biases: their gradient is 0 (softmax ignores a constant), and Adam scales up its noise."""
     for name, wanted in expected.items():
         ours = found[name]
         if name.endswith("attention.qkv.bias"):
