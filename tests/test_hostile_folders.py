@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -12,10 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import fuzz_targets as examples
+import numpy as np
 import pytest
+import torch
+from fuzz_mutations import reseal
 from report_runs import write_pretraining_run
+from safetensors.torch import load_file, save_file
+
+from gpt1.corpus.shards import manifest_fingerprint
+from gpt1.files.manifest import write_manifest
 
 SECONDS = 20  # CPU time of one command: none reads more than a few KB
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # what changes a terminal
 
 Damage = Callable[[Path], None]
 
@@ -34,6 +44,58 @@ def device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
+def fill(path: Path, value: float, dtype: torch.dtype = torch.float32) -> None:
+    """One tensor of a weights file gets another value or type."""
+    tensors = load_file(path)
+    name = "blocks.0.mlp.widen.weight"
+    save_file({**tensors, name: torch.full(tensors[name].shape, value, dtype=dtype)}, path)
+
+
+def change_after_manifest(model: Path) -> None:
+    write_manifest(model, "gpt1-model-files-1")
+    edit(model / "config.json", dropout=0)
+
+
+def add_file(corpus: Path, name: str) -> None:
+    """The manifest names one more file of the tokenizer, and its checksums are right."""
+    path = corpus / "manifest.json"
+    manifest = json.loads(path.read_text())
+    content = b"escaped"
+    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest["files"][name] = entry
+    path.write_text(json.dumps({**manifest, "fingerprint": manifest_fingerprint(manifest)}))
+    target = Path(os.path.normpath(corpus / name))
+    if target.is_relative_to(corpus.parents[1]):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+def link_out(corpus: Path) -> None:
+    """A shard is a link to a file outside the folder."""
+    (corpus / "shard-00000.npy").rename(corpus.with_name("outside.npy"))
+    (corpus / "shard-00000.npy").symlink_to(corpus.with_name("outside.npy"))
+
+
+def replace_shard(corpus: Path, ids: Any) -> None:
+    np.save(corpus / "shard-00000.npy", ids, allow_pickle=True)
+    reseal(corpus)
+
+
+def shard(corpus: Path) -> Any:
+    return np.load(corpus / "shard-00000.npy")
+
+
+CORPORA: dict[str, Damage] = {
+    "name-leads-out": lambda f: add_file(f, "tokenizer/../../../escaped.txt"),
+    "name-is-absolute": lambda f: add_file(f, "/tmp/gpt1-hostile-corpus-escaped.txt"),
+    "name-recolors-the-terminal": lambda f: add_file(f, "tokenizer/\x1b[31mred"),
+    "shard-is-a-link": link_out,
+    "shard-is-a-fifo": lambda f: fifo(f / "shard-00000.npy"),
+    "shard-of-objects": lambda f: replace_shard(f, shard(f).astype(object)),
+    "ids-beyond-the-vocabulary": lambda f: replace_shard(f, np.full_like(shard(f), 60_000)),
+    "manifest-deep": lambda f: (f / "manifest.json").write_text("[" * 2000) and None,
+    "manifest-fifo": lambda f: fifo(f / "manifest.json"),
+}
 MODELS: dict[str, Damage] = {
     "a-billion-layers": lambda f: edit(f / "config.json", n_layer=10**9),
     "a-wide-model": lambda f: edit(f / "config.json", n_embd=10**7),
@@ -52,6 +114,11 @@ MODELS: dict[str, Damage] = {
     "merges-device": lambda f: device(f / "merges.txt"),
     "merges-fifo": lambda f: fifo(f / "merges.txt"),
     "vocabulary-deep": lambda f: (f / "vocab.json").write_text('{"a":' * 2000) and None,
+    "weights-nan": lambda f: fill(f / "model.safetensors", float("nan")),
+    "weights-infinite": lambda f: fill(f / "model.safetensors", float("inf")),
+    "weights-int8": lambda f: fill(f / "model.safetensors", 1, torch.int8),
+    "weights-complex": lambda f: fill(f / "model.safetensors", 1, torch.complex64),
+    "changed-after-its-manifest": change_after_manifest,
     "weights-cut": lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 100) and None,
 }
 RUNS: dict[str, Damage] = {
@@ -76,6 +143,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, damage in MODELS.items():
         shutil.copytree(good, root / "models" / name)
         damage(root / "models" / name)
+    for name, damage in CORPORA.items():
+        shutil.copytree(corpus, root / "corpora" / name)
+        damage(root / "corpora" / name)
     for name, damage in RUNS.items():
         (root / "runs" / name).mkdir(parents=True)
         shutil.copytree(good, root / "runs" / name / "model")
@@ -114,6 +184,7 @@ def refused(ask: Any, root: Path, *words: str) -> str:
     assert answer.exit_code in (1, 2), (words, answer)
     assert len(errors) == 1, (words, answer.stderr)
     assert "Traceback" not in answer.stderr
+    assert not CONTROL.search(answer.stderr + answer.stdout), words
     assert listing(root) == before, words
     return answer.stderr
 
@@ -141,6 +212,24 @@ def test_a_hostile_model_is_one_error(command: str, hostile: Path, ask: Any, mon
     for name in MODELS:
         message = refused(ask, hostile, *command.format(f"models/{name}").split())
         assert f"models/{name}" in message, message
+
+
+CORPUS_COMMANDS = [
+    "pretrain {} --out new --steps 1 --model tiny --context 8 --batch-size 2",
+    "pretrain corpus --valid {} --out new --steps 1 --model tiny --context 8 --batch-size 2",
+    "evaluate good {}",
+    "inspect {}",
+]
+
+
+@pytest.mark.parametrize("command", CORPUS_COMMANDS, ids=lambda command: " ".join(command.split()[:3]))
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_hostile_corpus_is_one_error(
+    command: str, name: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(hostile)
+    refused(ask, hostile, *command.format(f"corpora/{name}").split())
+    assert not Path("/tmp/gpt1-hostile-corpus-escaped.txt").exists()
 
 
 @pytest.mark.parametrize("name", ["vocabulary-device", "merges-device", "merges-fifo", "vocabulary-deep"])

@@ -261,7 +261,8 @@ def rows_fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
 def model_facts(from_: str | Path) -> dict[str, Any]:
     """The model that a result depends on: SHA-256 of its weights, fingerprint of its tokenizer, its config."""
     from gpt1.files.manifest import file_entry
-    from gpt1.model.weights import MODEL_FORMAT, WEIGHTS_FILE, check_own, read_config, read_header
+    from gpt1.model.gpt import GPT
+    from gpt1.model.weights import WEIGHTS_FILE, read_config
     from gpt1.tokenization.tokenizer import Tokenizer
 
     folder = runs.find_model_folder(from_)
@@ -270,10 +271,7 @@ def model_facts(from_: str | Path) -> dict[str, Any]:
             f"{from_} is not a model folder of gpt1: no {WEIGHTS_FILE} found.", "Import it first: gpt1 import --help"
         )
     settings = read_config(folder)
-    if settings.get("format") == MODEL_FORMAT:
-        check_own(folder, settings)  # before anything is written
-    else:
-        read_header(folder / WEIGHTS_FILE)
+    GPT.from_pretrained(folder)  # a model that cannot be used is an error before anything is written
     config = {name: value for name, value in settings.items() if name != "format"}
     weights, tokenizer = file_entry(folder / WEIGHTS_FILE)["sha256"], Tokenizer.load(folder).fingerprint
     return {"weights": weights, "tokenizer": tokenizer, "config": config}
