@@ -43,6 +43,11 @@ def format_large_count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def count_parameters(n: int) -> str:
+    """1.8M parameters, 28.9k parameters."""
+    return f"{f'{n / 1e6:.1f}M' if n >= 1e6 else format_large_count(n)} parameters"
+
+
 def count_noun(n: int, what: str) -> str:
     """1 document, 2,000 documents."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

@@ -98,3 +98,8 @@ def test_a_name_cannot_forge_a_line() -> None:
 @pytest.mark.parametrize(("word", "quoted"), [("a\ud800", "$'a\\355\\240\\200'"), ("a\udcff", "$'a\\377'")])
 def test_half_a_character_is_quoted_for_the_shell_by_its_bytes(word: str, quoted: str):
     assert formatting.shell_quote(word) == quoted
+
+
+@pytest.mark.parametrize(("n", "text"), [(28_928, "28.9k"), (1_800_000, "1.8M"), (116_534_784, "116.5M"), (770, "770")])
+def test_parameters_of_small_models_are_not_0_million(n: int, text: str):
+    assert formatting.count_parameters(n) == f"{text} parameters"

@@ -19,7 +19,7 @@ from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
 from gpt1.errors import UserError
 from gpt1.files.manifest import file_entry
-from gpt1.formatting import count_noun
+from gpt1.formatting import count_noun, count_parameters
 from gpt1.inference.predictor import LanguageModel, load_model_and_tokenizer
 from gpt1.inference.task import save_model
 from gpt1.kernels.malloc import keep_freed_memory
@@ -235,8 +235,8 @@ def prepare_pretraining(
     if cfg.compile and device.type == "cpu":
         progress.log("--compile has no effect on a CPU: torch.compile cannot trace the CPU kernels of gpt1")
     unigram = log_corpus(cfg, corpus, training, validation, progress)
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    title = f"pre-training {f'from {from_}' if from_ else cfg.model}, {millions:.1f}M parameters, {precision}"
+    count = count_parameters(sum(p.numel() for p in model.parameters()))
+    title = f"pre-training {f'from {from_}' if from_ else cfg.model}, {count}, {precision}"
     if processes.world_size > 1:
         title += f", {processes.world_size} processes"
     fingerprints = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint, "precision": str(activations)}

@@ -6,6 +6,7 @@ import re
 
 from gpt1.config import FinetuneConfig
 from gpt1.errors import UserError, did_you_mean
+from gpt1.formatting import count_parameters
 from gpt1.model.head import TaskModel
 
 
@@ -49,8 +50,8 @@ def describe_trained(train: str, parameters: int) -> str:
     """What `--train` selects, and how many parameters that is."""
     if train == "head":
         return f"the head ({parameters:,} parameters)"
-    millions = f"{parameters / 1e6:.1f}M parameters"
+    count = count_parameters(parameters)
     if train == "all":
-        return f"all {millions}"
+        return f"all {count}"
     blocks = parse_last_blocks(train)
-    return f"the last {f'{blocks} blocks' if blocks > 1 else 'block'} and the head ({millions})"
+    return f"the last {f'{blocks} blocks' if blocks > 1 else 'block'} and the head ({count})"
