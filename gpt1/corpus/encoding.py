@@ -139,16 +139,25 @@ def encode_batches(
 def block_signals() -> Iterator[None]:
     """Delay Ctrl-C and SIGTERM in this process until the end of the block; processes started in it never get them.
 
-    A terminal sends Ctrl-C to all processes, but only the parent stops the workers.
+    A terminal sends Ctrl-C to all processes, but only the parent stops the workers. The mask alone does not delay the
+    parent's handlers: a signal that another thread receives (a library's, started earlier) runs them in this one.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    received: list[int] = []
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    in_main_thread = threading.current_thread() is threading.main_thread()  # only there can handlers be set, and run
+    handlers = {n: signal.signal(n, lambda n, _: received.append(n)) for n in numbers if in_main_thread}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # a pending signal is received here
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
 
 
 def next_result(waiting: deque[tuple[TextBatch, Future[EncodedTexts]]]) -> tuple[TextBatch, EncodedTexts]:
