@@ -386,3 +386,16 @@ def test_the_python_of_using_runs(
     assert blocks
     for block in blocks:
         exec(compile("\n" * (block.line - 1) + "\n".join(block.lines), str(page), "exec"), namespace)
+
+
+def test_architecture_names_files_and_symbols_that_exist():
+    _, prose = blocks_and_prose(ROOT / "ARCHITECTURE.md")
+    files = [str(path.relative_to(ROOT)) for folder in ("gpt1", "tests") for path in (ROOT / folder).rglob("*.py")]
+    source = "\n".join(path.read_text("utf-8") for path in (ROOT / "gpt1").rglob("*.py"))
+    for span in spans(prose):
+        if re.fullmatch(r"[\w/]+\.py", span):
+            assert any(f"/{file}".endswith(f"/{span}") for file in files), span
+        elif re.fullmatch(r"[A-Za-z_]\w+(\.\w+)*(\(\w*\))?", span) and "." not in span.removesuffix(".json"):
+            assert re.search(rf"\b{re.escape(span.split('(')[0])}\b", source), span
+        elif re.fullmatch(r"[A-Za-z_]\w+(\.\w+)+", span) and not span.endswith((".html", ".yaml", ".jsonl", ".json")):
+            assert all(re.search(rf"\b{part}\b", source) for part in span.split(".")), span
