@@ -23,15 +23,18 @@ def test_a_signal_in_the_block_raises_after_it(number: signal.Signals, other_thr
         events.append("handler")
         raise KeyboardInterrupt
 
+    def receive() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        events.append("end of the block")
+
     done = threading.Event()
     before = signal.signal(number, stop)
     if other_thread:
         threading.Thread(target=done.wait, daemon=True).start()
     try:
         with pytest.raises(KeyboardInterrupt), block_signals():
-            os.kill(os.getpid(), number)
-            time.sleep(0.05)
-            events.append("end of the block")
+            receive()
         assert events == ["end of the block", "handler"]
         assert signal.getsignal(number) is stop
     finally:
