@@ -15,7 +15,7 @@ from gpt1.cli.output import echo, echo_json, make_console, pretrained_next_steps
 from gpt1.errors import UserError
 from gpt1.formatting import shell_quote
 
-IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("huggingface",)
+IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("huggingface", "onnx")
 
 
 @click.command(short_help="Evaluate a model on labeled rows or on a corpus.")
@@ -210,19 +210,30 @@ def import_(source: str, folder: str, out: Path) -> None:
     print_next_steps(*pretrained_next_steps(out))
 
 
-@click.command(short_help="Export a pre-trained model to Hugging Face's format.")
+@click.command(short_help="Export a model to Hugging Face's format or ONNX.")
 @click.argument("target", metavar="|".join(EXPORT_FORMATS))
 @click.argument("folder", metavar="SRC")
 @click.option("--out", required=True, type=Path, help="Folder to create.")
+@click.option("--int8", is_flag=True, help="onnx: store the weight matrices as 8-bit integers.")
 @verify
-def export(target: str, folder: str, out: Path, verify: bool) -> None:
-    """Export a pre-trained Transformer to the openai-gpt format of Hugging Face transformers.
+def export(target: str, folder: str, out: Path, int8: bool, verify: bool) -> None:
+    """Export a model. SRC is a run or model folder.
 
-    SRC is a run or model folder. In Python: OpenAIGPTLMHeadModel.from_pretrained(DIR). `gpt1 import` reads it back.
+    huggingface: a pre-trained Transformer as openai-gpt of transformers, for OpenAIGPTLMHeadModel.from_pretrained(DIR).
+    `gpt1 import` reads it back. onnx: a pre-trained or fine-tuned Transformer for ONNX Runtime; needs gpt1[onnx].
 
     \b
     gpt1 export huggingface runs/books --out books-hf
+    gpt1 export onnx runs/reviews --out reviews-onnx --int8
     """
+    if target == "onnx":
+        from gpt1.inference.onnx_model import export_onnx
+
+        export_onnx(folder, out, int8, make_console(), verify)
+        print_next_steps(f"in Python, onnxruntime.InferenceSession({str(out / 'model.onnx')!r})")
+        return
+    if int8:
+        raise UserError(f"--int8 is not for export {target}.", "Leave it out, or use: gpt1 export onnx … --int8")
     from gpt1.inference.convert import export_model
 
     export_model(target, folder, out, make_console(), verify)

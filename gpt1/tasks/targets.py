@@ -27,6 +27,7 @@ class Classes:
     labels: tuple[str, ...]
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
     primary_metric: ClassVar[str] = "accuracy"
+    activated_name: ClassVar[str] = "probabilities"
 
     @staticmethod
     def parse(value: Any) -> str:
@@ -61,8 +62,11 @@ class Classes:
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, labels], [n] → [n]
         return F.cross_entropy(logits, targets, reduction="none")
 
+    def activate(self, logits: Tensor) -> Tensor:  # [n, labels] → the same, probabilities (paper, eq. 3)
+        return logits.softmax(-1)
+
     def decode(self, logits: Tensor) -> list[dict[str, Any]]:  # [n, labels]
-        rows = logits.double().softmax(-1).tolist()  # in float32 the sum differs from 1 by 1e-7, and scikit-learn warns
+        rows = self.activate(logits.double()).tolist()  # in float32 the sum is off 1 by 1e-7, and scikit-learn warns
         return [
             {"prediction": self.labels[max(range(len(row)), key=row.__getitem__)], **self.probabilities(row)}
             for row in rows
@@ -85,6 +89,7 @@ class Answers:
     most: int
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     primary_metric: ClassVar[str] = "accuracy"
+    activated_name: ClassVar[str] = "probabilities"
     outputs: ClassVar[int] = 1
 
     @staticmethod
@@ -104,9 +109,12 @@ class Answers:
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, answers], [n] → [n]
         return F.cross_entropy(logits, targets, reduction="none")
 
+    def activate(self, logits: Tensor) -> Tensor:  # [n, answers] → the same, probabilities
+        return logits.softmax(-1)
+
     def decode(self, logits: Tensor) -> list[dict[str, Any]]:
         found = []
-        for row, exists in zip(logits.double().softmax(-1).tolist(), (logits > -torch.inf).tolist(), strict=True):
+        for row, exists in zip(self.activate(logits.double()).tolist(), (logits > -torch.inf).tolist(), strict=True):
             probabilities = {f"probability_{k}": p for k, p in enumerate(row) if exists[k]}
             found.append({"prediction": max(range(len(row)), key=row.__getitem__), **probabilities})
         return found
@@ -120,6 +128,7 @@ class OrdinalBins:
     high: int
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
     primary_metric: ClassVar[str] = "pearson"
+    activated_name: ClassVar[str] = "score"
 
     @staticmethod
     def parse(value: Any) -> float:
@@ -156,9 +165,11 @@ class OrdinalBins:
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, bins], [n, bins] → [n]
         return F.cross_entropy(logits, targets, reduction="none")
 
+    def activate(self, logits: Tensor) -> Tensor:  # [n, bins] → [n], the mean score
+        return logits.softmax(-1) @ torch.arange(self.low, self.high + 1, dtype=logits.dtype, device=logits.device)
+
     def decode(self, logits: Tensor) -> list[dict[str, Any]]:
-        values = torch.arange(self.low, self.high + 1, dtype=torch.float64, device=logits.device)
-        return [{"score": score} for score in (logits.double().softmax(-1) @ values).tolist()]
+        return [{"score": score} for score in self.activate(logits.double()).tolist()]
 
 
 @dataclass(frozen=True)
@@ -169,6 +180,7 @@ class StandardizedNumber:
     deviation: float
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
     primary_metric: ClassVar[str] = "pearson"
+    activated_name: ClassVar[str] = "score"
     outputs: ClassVar[int] = 1
 
     @staticmethod
@@ -197,9 +209,12 @@ class StandardizedNumber:
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, 1], [n] → [n]
         return (logits[:, 0] - targets) ** 2
 
+    def activate(self, logits: Tensor) -> Tensor:  # [n, 1] → [n], the number in its own unit
+        return logits[:, 0] * self.deviation + self.mean
+
     def decode(self, logits: Tensor) -> list[dict[str, Any]]:
         # in float32 a deviation of 2 around a mean of 10⁹ would be lost
-        return [{"score": score} for score in (logits[:, 0].double() * self.deviation + self.mean).tolist()]
+        return [{"score": score} for score in self.activate(logits.double()).tolist()]
 
 
 Target = Classes | Answers | OrdinalBins | StandardizedNumber
