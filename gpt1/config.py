@@ -58,6 +58,7 @@ Recipe = Literal["default", "paper"]
 Cut = Literal["longest", "shares"]
 LongTextStrategy = Literal["cut", "head-tail", "windows"]
 Architecture = Literal["transformer", "lstm"]
+ValidationSplit = Literal["documents", "end"]
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,11 @@ class PretrainConfig(TrainingConfig):
     steps: Annotated[int, Range(0)] = 0
     """Number of steps, instead of --epochs; 0: use --epochs."""
     valid_fraction: Annotated[float, Range(0, 0.5)] = 0.01
-    """Share of the corpus, split off its end, for validation. It is never trained on."""
+    """Share of the corpus for validation. It is never trained on."""
+    valid_split: ValidationSplit = "end"
+    """Where the validation text is: `documents` takes whole ones from everywhere in the corpus, the same for every run,
+    and pieces of documents that are longer than the share; `end` is the end of the corpus, as in earlier versions, so
+    that their runs can be resumed and compared."""
     eval_every: Annotated[int, Range(0)] = 250
     """Steps between two evaluations of the validation loss; 0: only at the end."""
     eval_windows: Count = 256

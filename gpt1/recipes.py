@@ -18,7 +18,8 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "PretrainConfig": {
-        "default": {"optimizer": "muon", "warmup": 0.15, "dropout": 0.0, "beta2": 0.99, "weight_decay": 0.1},
+        "default": {"optimizer": "muon", "warmup": 0.15, "dropout": 0.0, "beta2": 0.99, "weight_decay": 0.1}
+        | {"valid_split": "documents"},
         # The paper mentions no clipping in stage 1.
         "paper": {"model": "gpt1", "optimizer": "adam", "peak_lr": 2.5e-4, "batch_size": 64, "epochs": 100.0}
         | {"clip_norm": 0.0, "init_std": 0.02},

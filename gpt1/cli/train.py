@@ -64,7 +64,7 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
 @click.argument("corpus", metavar="DIR")
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
 @click.option("--from", "from_", metavar="RUN", help="Continue from the model of a run or model folder.")
-@click.option("--valid", metavar="DIR", help="Corpus folder for validation, instead of the end of this one.")
+@click.option("--valid", metavar="DIR", help="Corpus folder for validation, instead of a part of this one.")
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
 @setting_options(PretrainConfig)

@@ -174,6 +174,9 @@ class Corpus:
             ids[low - start : high - start] = self.array(shard_name(index))[low - first : high - first]
         return ids
 
+    def document_starts(self) -> npt.NDArray[np.int64]:  # → [documents], ascending from 0
+        return self.array(DOCUMENTS_FILE)[0]
+
     def count_bytes(self, start: int, stop: int) -> float:
         """UTF-8 bytes of the text of the tokens start … stop - 1, including the newlines between documents.
 

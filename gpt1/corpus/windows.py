@@ -1,4 +1,4 @@
-"""Pre-training batches: contiguous windows of a corpus in random order, each once per epoch; the end is validation."""
+"""Pre-training batches: contiguous windows of a text in random order, each once per epoch."""
 
 from __future__ import annotations
 
@@ -8,37 +8,40 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt1.config import ValidationSplit
 from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.order import batch_indices, derive_seed, steps_per_epoch
+from gpt1.corpus.split import CorpusPart, split_text
 from gpt1.errors import UserError
+
+UNIGRAM_BLOCK = 1_048_576  # tokens
 
 
 @dataclass(frozen=True)
 class CorpusWindows:
-    """Windows of `context` + 1 tokens over the tokens start … stop - 1 of a corpus; all but the first are predicted.
+    """Windows of `context` + 1 tokens over a part of a corpus; all but the first are predicted.
 
-    The windows leave about one window of text unused. Each epoch shifts them by a different number of tokens into that
-    slack, so that the window boundaries differ between epochs.
+    With `shifted`, they leave about one window of text unused. Each epoch shifts them by a different number of tokens
+    into that slack, so that the window boundaries differ between epochs.
     """
 
-    corpus: Corpus
-    start: int
-    stop: int
+    text: CorpusPart
     context: int
+    shifted: bool = True
 
     @property
     def n(self) -> int:
         """Number of windows."""
-        return max(1, (self.stop - self.start - 1) // self.context - 1)
+        return max(1, (self.text.tokens - 1) // self.context - (1 if self.shifted else 0))
 
     @property
     def slack(self) -> int:
         """Unused tokens: the largest shift."""
-        return self.stop - self.start - 1 - self.n * self.context
+        return self.text.tokens - 1 - self.n * self.context
 
     def read(self, windows: NDArray[np.int64], shift: int = 0) -> NDArray[np.int64]:  # → [windows, context + 1]
-        firsts = self.start + shift + windows * self.context
-        return np.stack([self.corpus.read(int(first), int(first) + self.context + 1) for first in firsts])
+        firsts = shift + windows * self.context
+        return np.stack([self.text.read(int(first), int(first) + self.context + 1) for first in firsts])
 
     def training_batch(self, step: int, batch_size: int, seed: int) -> tuple[int, NDArray[np.int64]]:
         """(epoch, ids [windows, context + 1]) of step `step`: a pure function of (seed, step)."""
@@ -50,21 +53,26 @@ class CorpusWindows:
 
     def loss_metrics(self, loss: float) -> dict[str, float]:
         """`loss` (nats per token), perplexity, and bits per byte of text, which is comparable across vocabularies."""
-        n_bytes = max(1.0, self.corpus.count_bytes(self.start, self.stop))
-        bits = loss / math.log(2) * (self.stop - self.start)
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": bits / n_bytes}
+        bits = loss / math.log(2) * self.text.tokens
+        perplexity = math.exp(min(loss, 700))
+        return {"loss": loss, "perplexity": perplexity, "bits_per_byte": bits / max(1.0, self.text.n_bytes)}
 
     def evenly_spaced(self, count: int) -> NDArray[np.int64]:
         """Indices of `count` windows (or all, if fewer) at even distances, for validation."""
-        return np.unique(np.linspace(0, self.n - 1, min(count, self.n)).round().astype(np.int64))
+        return evenly_spaced(count, self.n)
 
 
-def split_corpus(corpus: Corpus, context: int, valid_fraction: float) -> tuple[CorpusWindows, CorpusWindows | None]:
-    """Split a corpus into training windows and, from its end, validation windows.
+def split_corpus(
+    corpus: Corpus, context: int, valid_fraction: float, split: ValidationSplit = "documents"
+) -> tuple[CorpusWindows, CorpusWindows | None]:
+    """Split a corpus into training and validation windows.
 
     Args:
+        corpus: The corpus.
         context: Predicted tokens per window.
-        valid_fraction: Share of the windows for validation; if positive, at least one window if the corpus has two.
+        valid_fraction: Share of the corpus for validation; if positive, at least one window if the corpus has two.
+        split: Where the validation text is: in whole `documents` from everywhere, or at the `end`. Earlier versions had
+            only the `end`, and left its last window out; that is kept, so that their runs can be resumed and compared.
 
     Returns:
         (training windows, validation windows or None).
@@ -72,17 +80,14 @@ def split_corpus(corpus: Corpus, context: int, valid_fraction: float) -> tuple[C
     Raises:
         UserError: If the corpus is shorter than one window.
     """
-    possible = (corpus.tokens - 1) // context
-    if possible < 1:
+    if corpus.tokens <= context:
         raise UserError(
             f"the corpus has {corpus.tokens:,} tokens, but one window of --context {context} needs {context + 1:,}.",
             f"Add text, or use --context {corpus.tokens - 1} or less." if corpus.tokens > 2 else "Add text.",
         )
-    available = max(0, (corpus.tokens - 2) // context - 1)  # all but one window, which is left for training
-    n_valid = min(available, max(1, round(valid_fraction * possible))) if valid_fraction else 0
-    boundary = corpus.tokens - n_valid * context - (1 if n_valid else 0)
-    train = CorpusWindows(corpus, 0, boundary, context)
-    return train, (CorpusWindows(corpus, boundary, corpus.tokens, context) if n_valid else None)
+    training, validation = split_text(corpus, context, valid_fraction, split)
+    windows = CorpusWindows(validation, context, shifted=split == "end") if validation else None
+    return CorpusWindows(training, context), windows
 
 
 def unigram_loss(
@@ -91,12 +96,22 @@ def unigram_loss(
     """Validation loss (nats per token) of the unigram model with add-one smoothing: a baseline for any trained model.
 
     Args:
+        train: The windows whose text the frequencies are counted on.
+        validation: The windows to predict.
         count: Number of validation windows.
-        max_tokens: Training tokens that the frequencies are counted on.
+        vocab_size: Number of tokens in the vocabulary.
+        max_tokens: Training tokens that the frequencies are counted on, spread over the text.
     """
     frequencies = np.ones(vocab_size)
-    stop = min(train.stop, train.start + max_tokens)
-    for first in range(train.start, stop, 1_048_576):
-        frequencies += np.bincount(train.corpus.read(first, min(stop, first + 1_048_576)), minlength=vocab_size)
+    blocks = -(-train.text.tokens // UNIGRAM_BLOCK)
+    for block in evenly_spaced(-(-max_tokens // UNIGRAM_BLOCK), blocks):
+        first = int(block) * UNIGRAM_BLOCK
+        ids = train.text.read(first, min(train.text.tokens, first + UNIGRAM_BLOCK))
+        frequencies += np.bincount(ids, minlength=vocab_size)
     predicted = validation.read(validation.evenly_spaced(count))[:, 1:]
     return float(-np.log(frequencies / frequencies.sum())[predicted].mean())
+
+
+def evenly_spaced(count: int, n: int) -> NDArray[np.int64]:
+    """`count` of the numbers 0 … n - 1 (or all, if fewer) at even distances."""
+    return np.unique(np.linspace(0, n - 1, min(count, n)).round().astype(np.int64))

@@ -13,6 +13,7 @@ from torch import Tensor
 from gpt1 import formatting
 from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.shards import CORPUS_MANIFEST
+from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows
 from gpt1.datasets import KnownTable
 from gpt1.datasets.labelled import load_labelled_table
@@ -124,7 +125,7 @@ def evaluate_on_corpus(model: LanguageModel, corpus: Corpus, progress: Progress)
         raise UserError(
             f"{corpus.name} has {corpus.tokens:,} tokens: too few for a window of {context}.", "Use a larger corpus."
         )
-    windows = CorpusWindows(corpus, 0, corpus.tokens, context)
+    windows = CorpusWindows(CorpusPart.of_ranges(corpus, [(0, corpus.tokens)]), context, shifted=False)
     progress.begin(f"perplexity of {corpus.name}, {precision}", count, unit="windows")
     total, batch = 0.0, max(1, PREDICTION_BATCH_TOKENS // context)
     for first in range(0, count, batch):

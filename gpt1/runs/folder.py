@@ -18,6 +18,7 @@ from gpt1.config import (
     RENAMED_SETTINGS,
     FinetuneConfig,
     TrainingConfig,
+    default_value,
     field_name,
     flag_name,
     format_flag,
@@ -158,9 +159,10 @@ def open_for_resume(
     for name, value in overrides.items():
         if (name, value) == ("precision", "auto"):  # the run has stored what it resolved to
             continue
-        if name not in RESUMABLE_FIELDS and value != settings.get(name):
+        started_with = settings.get(name, default_value(config_class, name))  # a run of an earlier version has fewer
+        if name not in RESUMABLE_FIELDS and value != started_with:
             raise UserError(
-                f"{format_flag(name, value)}: {run} was started with {format_flag(name, settings.get(name))}. "
+                f"{format_flag(name, value)}: {run} was started with {format_flag(name, started_with)}. "
                 "Settings cannot change on --resume.",
                 f"Omit {flag_name(name)}, or start a new run with another --out.",
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 from gpt1.config import GPTConfig, PretrainConfig
 from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.order import derive_seed
+from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
 from gpt1.errors import UserError
@@ -56,7 +57,7 @@ def pretrain(
         corpus: Corpus folder, made by `tokenize`.
         out: Run folder to create.
         from_: Run or model folder whose model is trained further; by default a new model is initialized.
-        valid: Corpus folder for validation, instead of the last part of `corpus`.
+        valid: Corpus folder for validation, instead of a part of `corpus`.
         resume: Resume the run `out` from its newest checkpoint.
         config: YAML file with settings.
         progress: Receives messages, progress and metrics; by default they are discarded.
@@ -253,13 +254,14 @@ def split_windows(
     cfg: PretrainConfig, corpus: Corpus, valid: Corpus | None
 ) -> tuple[CorpusWindows, CorpusWindows | None]:
     """Training and validation windows; the latter are those of `valid`, if given."""
-    training, validation = split_corpus(corpus, cfg.context, 0.0 if valid else cfg.valid_fraction)
+    training, validation = split_corpus(corpus, cfg.context, 0.0 if valid else cfg.valid_fraction, cfg.valid_split)
     if valid:
         if valid.tokenizer_fingerprint != corpus.tokenizer_fingerprint:
             raise UserError(
                 "the --valid corpus was made with another tokenizer.", "Tokenize both with the same tokenizer."
             )
-        validation = CorpusWindows(valid, 0, valid.tokens, cfg.context)
+        whole = CorpusPart.of_ranges(valid, [(0, valid.tokens)])
+        validation = CorpusWindows(whole, cfg.context, shifted=cfg.valid_split == "end")
         if valid.tokens <= cfg.context:
             problem = f"the --valid corpus has only {valid.tokens} tokens."
             raise UserError(problem, f"Use one with more than {cfg.context} tokens, which make one window.")
@@ -275,7 +277,9 @@ def log_corpus(
     if not validation:
         progress.log(f"{corpus.name}: {size}; {windows}")
         return {}
-    progress.log(f"{corpus.name}: {size}; {windows}, {validation.n:,} validation windows")
+    places = len(validation.text.starts)
+    where = f" from {places:,} places in it" if places > 1 else ""
+    progress.log(f"{corpus.name}: {size}; {windows}, {count_noun(validation.n, 'validation window')}{where}")
     unigram = validation.loss_metrics(unigram_loss(training, validation, cfg.eval_windows, corpus.vocab_size))
     progress.log(
         f"unigram baseline: perplexity {unigram['perplexity']:,.0f} on the validation windows "

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus, write_corpus
 from gpt1.corpus.windows import split_corpus
 from gpt1.errors import Diverged, UserError
@@ -19,6 +20,7 @@ from gpt1.files.atomic import lock_dir
 from gpt1.inference.predictor import load
 from gpt1.model.gpt import GPT
 from gpt1.progress import NullProgress
+from gpt1.runs.folder import resolve_settings
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import checkpoints
 from gpt1.training import pretrain as pretraining
@@ -108,8 +110,8 @@ def test_perplexity_and_bits_per_byte_are_the_validation_loss_in_other_units(pre
     opened = Corpus.open(corpus)
     _, validation = split_corpus(opened, 32, 0.01)
     assert validation is not None
-    text = opened.load_tokenizer().decode(opened.read(validation.start, validation.stop).tolist())
-    tokens, n_bytes = validation.stop - validation.start, len(text.encode())
+    ids = validation.text.read(0, validation.text.tokens)
+    tokens, n_bytes = len(ids), len(opened.load_tokenizer().decode(ids.tolist()).encode())
     for found in (results(pretrained_run)["validation"], results(pretrained_run)["unigram"]):
         assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
         assert found["bits_per_byte"] == pytest.approx(found["loss"] / math.log(2) * tokens / n_bytes, rel=0.03)
@@ -242,6 +244,20 @@ def test_validation_can_use_another_corpus(
     expected = -log_p.gather(-1, ids[:, 1:, None]).mean().item()
     assert results(run)["validation"]["loss"] == pytest.approx(expected, abs=0.3)
     assert results(run)["tokens_seen"] == 2 * 8 * 32
+
+
+def test_the_validation_text_is_whole_documents_by_default_and_the_end_with_recipe_paper(corpus: Path):
+    opened = Corpus.open(corpus)
+    parts = {}
+    for recipe in ("default", "paper"):
+        cfg = resolve_settings(PretrainConfig, None, {"recipe": recipe, "context": 32, "valid_fraction": 0.1})
+        validation = pretraining.split_windows(cfg, opened, None)[1]
+        assert validation is not None
+        parts[recipe] = validation.text
+    assert set(parts["default"].starts.tolist()) <= set(opened.document_starts().tolist())
+    assert set(parts["default"].stops.tolist()) <= {*opened.document_starts().tolist(), opened.tokens}
+    assert len(parts["default"].starts) > 5
+    assert parts["paper"].stops.tolist() == [opened.tokens]
 
 
 @pytest.mark.usefixtures("no_report")

@@ -74,6 +74,24 @@ def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_metrics_and_resu
 
 
 @pytest.mark.usefixtures("no_report")
+def test_a_run_of_a_version_without_valid_split_resumes_with_its_split(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+):
+    settings = {**tiny_pretrain_settings, "valid_split": "end", "steps": 6, "checkpoint_every": 1, "keep": 9}
+    run = pretrain(corpus, out=tmp_path / "whole", **settings)
+    stopped = copy_until_checkpoint(3, run, tmp_path / "run")
+    stored = yaml.safe_load((stopped / "config.yaml").read_text())
+    del stored["valid_split"]
+    (stopped / "config.yaml").write_text(yaml.safe_dump(stored))
+    with pytest.raises(UserError, match="--valid-split documents: .* was started with --valid-split end"):
+        pretrain(corpus, out=stopped, resume=True, valid_split="documents")
+    pretrain(corpus, out=stopped, resume=True)
+    assert same(weights(stopped), weights(run))
+    assert lines(stopped) == lines(run)
+    assert results(stopped) == results(run)
+
+
+@pytest.mark.usefixtures("no_report")
 def test_memory_and_checkpoint_settings_may_change_on_resume(whole: Path, corpus: Path, tmp_path: Path):
     run = copy_until_checkpoint(6, whole, tmp_path / "run")
     pretrain(corpus, out=run, resume=True, keep=1, checkpoint_every=50, activation_checkpointing=True)
