@@ -155,6 +155,9 @@ class TrainingConfig:
     """`auto` (a GPU if available, else the CPU), cpu, cuda, cuda:1 or mps."""
     checkpoint_every: Annotated[int, Range(0)] = 500
     """Steps between two checkpoints; 0: only at evaluations and at the end."""
+    checkpoint_minutes: NotNegative = 5.0
+    """Minutes between two checkpoints, besides those of --checkpoint-every; the first comes after one minute. Saving
+    takes at most a fiftieth of the time. Each replaces the one before. 0: only those of --checkpoint-every."""
     keep: Count = 2
     """Checkpoints to keep on disk, besides the best one."""
 

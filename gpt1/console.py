@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 10.0  # without a terminal: a line after both this time and this share of the work,
 SHARE_BETWEEN_LINES = 0.1
 MAX_SECONDS_BETWEEN_LINES = 300.0  # or after this time in any case
+SECONDS_BEFORE_ESTIMATE, MIN_ESTIMATED_SECONDS = 2.0, 60.0  # without a terminal: the first line, if it takes long
 BAR_WIDTH = 24
 COLUMNS_AFTER_TITLE = 70  # on a narrower terminal the title gets its own line
 COLOR = "cyan"
@@ -184,11 +186,14 @@ class _ProgressState:
         return time.monotonic() - self.began
 
     @property
-    def time_left(self) -> str:
+    def seconds_left(self) -> float:
         finished = self.done - self.start
-        if finished <= 0:
-            return ""
-        return f"{formatting.format_duration(self.seconds * (self.total - self.done) / finished)} left"
+        return self.seconds * (self.total - self.done) / finished if finished > 0 else math.nan
+
+    @property
+    def time_left(self) -> str:
+        left = self.seconds_left
+        return "" if math.isnan(left) else f"{formatting.format_duration(left)} left"
 
     @property
     def percent(self) -> int:
@@ -259,7 +264,7 @@ class _Lines(_ProgressState):
     def __init__(self, stream: IO[str], title: str, total: int, done: int, unit: str) -> None:
         super().__init__(total, done)
         self.stream, self.unit = stream, unit
-        self.last_line_at, self.last_line_done = self.began, done
+        self.last_line_at, self.last_line_done, self.estimated = self.began, done, False
         self._line(f"{title}: {done:,}/{total:,} {unit}" if done else f"{title}: {total:,} {unit}")
 
     def advance(self, done: int, values: Mapping[str, float]) -> None:
@@ -268,6 +273,11 @@ class _Lines(_ProgressState):
         advanced = self.done - self.last_line_done >= SHARE_BETWEEN_LINES * self.total
         if done == self.total:  # `end` prints it, with the time taken
             return
+        if not self.estimated and self.seconds >= SECONDS_BEFORE_ESTIMATE:
+            self.estimated = True
+            if self.seconds_left >= MIN_ESTIMATED_SECONDS:
+                estimate = formatting.format_estimate(self.seconds_left)
+                self._line(f"  {done:,}/{self.total:,} {self.unit}: {estimate} on this machine")
         if (advanced and waited >= SECONDS_BETWEEN_LINES) or waited >= MAX_SECONDS_BETWEEN_LINES:
             self.last_line_at, self.last_line_done = time.monotonic(), done
             self._line(self._position(self.time_left))

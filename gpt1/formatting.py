@@ -62,6 +62,14 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
+def format_estimate(seconds: float) -> str:
+    """An estimated time in its largest fitting unit: about 40 s, about 47 min, about 5 h, about 12 days."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"about {seconds / size:,.0f} {unit}"
+    return f"about {seconds:.0f} s"
+
+
 def format_metric(name: str, value: float) -> str:
     """A metric for a progress line: `loss 3.21`, `9,012 tokens/s`."""
     label = name.replace("_per_s", "/s").replace("_", " ")

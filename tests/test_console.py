@@ -86,6 +86,25 @@ def test_without_a_terminal_lines_are_rare(
     assert low <= len(messages.getvalue().splitlines()) <= high
 
 
+def test_without_a_terminal_the_first_line_estimates_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, messages = Clock(monkeypatch), io.StringIO()
+    console = Console(messages)
+    console.begin("pre-training", 1000, done=100)
+    for step in (101, 102, 103):
+        clock.now += 3
+        console.advance(step)
+    assert messages.getvalue().splitlines()[1:] == ["  101/1,000 steps: about 45 min on this machine"]
+
+
+def test_without_a_terminal_a_short_operation_is_not_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, messages = Clock(monkeypatch), io.StringIO()
+    console = Console(messages)
+    console.begin("pre-training", 10)
+    clock.now += 3
+    console.advance(1)
+    assert len(messages.getvalue().splitlines()) == 1
+
+
 def test_the_time_left_of_a_resumed_run_counts_only_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, messages = Clock(monkeypatch), io.StringIO()
     console = Console(messages)

@@ -103,3 +103,12 @@ def test_half_a_character_is_quoted_for_the_shell_by_its_bytes(word: str, quoted
 @pytest.mark.parametrize(("n", "text"), [(28_928, "28.9k"), (1_800_000, "1.8M"), (116_534_784, "116.5M"), (770, "770")])
 def test_parameters_of_small_models_are_not_0_million(n: int, text: str):
     assert formatting.count_parameters(n) == f"{text} parameters"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(8.4, "8 s"), (119, "119 s"), (120, "2 min"), (2_820, "47 min"), (7_200, "2 h"), (170_000, "47 h")]
+    + [(1_040_000, "12 days")],
+)
+def test_an_estimate_has_its_largest_unit(seconds: float, text: str) -> None:
+    assert formatting.format_estimate(seconds) == f"about {text}"

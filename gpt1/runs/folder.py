@@ -44,7 +44,8 @@ COVERED = (RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, PREDICTIONS)
 INPUTS = ("corpus", "valid", "from", "train")  # inputs of a command that are paths
 
 # Settings that may change on --resume: none of them changes the trained weights.
-RESUMABLE_FIELDS = {"keep", "checkpoint_every", "device", "micro_batch", "activation_checkpointing", "cache_features"}
+RESUMABLE_FIELDS = {"keep", "checkpoint_every", "checkpoint_minutes", "device", "micro_batch"}
+RESUMABLE_FIELDS |= {"activation_checkpointing", "cache_features"}
 
 AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,35 @@ from gpt1.model.weights import read_tensors, write_safetensors
 
 STATE_FILE, MODEL_FILE, OPTIMIZER_FILE = "state.json", "model.safetensors", "optimizer.safetensors"
 FORMAT = "gpt1-checkpoint-1"
+FIRST_SECONDS = 60.0  # until the first checkpoint by time: a kill must not lose everything
+MAX_SAVING_SHARE = 0.02  # of the time
 REMOVE = "Delete this checkpoint folder; --resume then uses the one before it."
+
+
+class CheckpointTimer:
+    """Decides when time alone makes a checkpoint due: see `--checkpoint-minutes`.
+
+    Args:
+        minutes: Minutes between two checkpoints; 0: none is due by time.
+        is_first: Whether the run has no checkpoint yet.
+        clock: Seconds since some time.
+    """
+
+    def __init__(self, minutes: float, is_first: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self.is_first, self.clock = 60 * minutes, is_first, clock
+        self.last, self.cost = clock(), 0.0
+
+    def is_due(self) -> bool:
+        wait = min(self.seconds, FIRST_SECONDS) if self.is_first else self.seconds
+        return self.seconds > 0 and self.clock() - self.last >= max(wait, self.cost / MAX_SAVING_SHARE)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Measure how long a checkpoint takes to save."""
+        began = self.clock()
+        yield
+        self.last = self.clock()
+        self.cost, self.is_first = self.last - began, False
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,16 @@ class Processes:
                     work.wait()
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process. Uses a CPU tensor, so that no GPU is synchronized."""
+        """Whether `flag` is set in any process."""
+        return self.any_rank_each(flag)[0]
+
+    def any_rank_each(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set in any process. Uses a CPU tensor, so that no GPU is synchronized."""
         if self.world_size > 1:
-            votes = torch.tensor(int(flag))
+            votes = torch.tensor(flags, dtype=torch.int64)
             self.all_reduce([votes])
-            return bool(votes)
-        return flag
+            return [bool(vote) for vote in votes.tolist()]
+        return list(flags)
 
     def broadcast_from_rank0(self, compute: Callable[[], T]) -> T:
         """The result of `compute` in rank 0, which may see other files or measure other values than its peers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ class Guard:
     def __post_init__(self) -> None:
         self.started, self.seconds_before = time.perf_counter(), self.outcome.seconds
         self.last_saved = self.outcome.step  # step of the last good checkpoint; 0: none
+        self.timer = checkpoints.CheckpointTimer(self.config.checkpoint_minutes, not self.last_saved)
+        self.replaceable = 0  # step of the last checkpoint, if only the time made it due; else 0
 
     def count_skipped(self) -> None:
         """Count the skipped steps since the last check. Raises Diverged after MAX_SKIPPED in a row."""
@@ -135,7 +138,11 @@ class Guard:
                 outcome.best, outcome.best_value, outcome.best_loss = outcome.step, value, loss
         return math.isfinite(loss)
 
-    def save(self, micro_batch: Any, proven: bool) -> bool:
+    def is_checkpoint_time(self) -> bool:
+        """Whether the time makes a checkpoint due; rank 0 decides."""
+        return self.stage.processes.is_rank0 and self.timer.is_due()
+
+    def save(self, micro_batch: Any, proven: bool, only_by_time: bool = False) -> bool:
         """Write a checkpoint if the weights, the optimizer state and the loss of `micro_batch` are finite.
 
         The loss is checked because weights of 1e30 are finite and still give NaN in the next step.
@@ -143,6 +150,7 @@ class Guard:
         Args:
             micro_batch: A micro-batch of the step just done.
             proven: The validation loss was finite, so the loss need not be computed.
+            only_by_time: The next checkpoint replaces this one, so that `keep` others stay at their regular steps.
 
         Returns:
             Whether the checkpoint was written.
@@ -165,8 +173,13 @@ class Guard:
         if stage.processes.is_rank0:
             outcome.seconds = self.seconds_before + time.perf_counter() - self.started
             state = {"outcome": vars(outcome), "unread": self.meter.unread(), "fingerprints": dict(stage.fingerprints)}
-            checkpoints.save_checkpoint(self.folder, outcome.step, dict(stage.trainable_parameters()), tensors, state)
+            with self.timer.saving():
+                weights = dict(stage.trainable_parameters())
+                checkpoints.save_checkpoint(self.folder, outcome.step, weights, tensors, state)
+            if self.replaceable not in (0, outcome.best, outcome.step):
+                shutil.rmtree(checkpoints.checkpoint_path(self.folder, self.replaceable), ignore_errors=True)
             checkpoints.prune(self.folder, self.config.keep, outcome.step, outcome.best)
+        self.replaceable = outcome.step if only_by_time else 0
         self.last_saved = outcome.step
         return True
 

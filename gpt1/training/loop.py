@@ -103,7 +103,10 @@ def train(
         Diverged: See `Guard`.
         ResourceError: Out of memory or disk space.
     """
-    with translate_resource_errors(oom_advice(stage, config.activation_checkpointing)), stop_on_signal() as stop:
+    with (
+        translate_resource_errors(oom_advice(stage, config.activation_checkpointing)),
+        stop_on_signal(progress) as stop,
+    ):
         optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
         folder, meter = run / "checkpoints", Meter()
         outcome = resume_from_checkpoint(stage, optimizer, meter, folder, progress) if resume else Outcome()
@@ -111,8 +114,7 @@ def train(
             metrics.truncate_after(outcome.step)
         guard = Guard(stage, config, optimizer, meter, outcome, folder, progress)
         on_cpu, save_due = stage.trainable_parameters()[0][1].device.type == "cpu", False
-        progress.begin(stage.title, stage.total_steps, outcome.step)
-        stage.model.train()
+        begin(stage, config, outcome, progress)
         while outcome.step < stage.total_steps:
             batch = stage.step_batch(outcome.step)
             lr = config.peak_lr * schedules.lr_factor(config.schedule, config.warmup, outcome.step, stage.total_steps)
@@ -125,23 +127,39 @@ def train(
                 guard.count_skipped()
             if log_due:
                 record_training_metrics(stage, guard, outcome, lr, progress)
-            stopping = stage.processes.any_rank(stop.is_set())  # read once: a later signal waits for the next step
+            progress.advance(outcome.step)
+            # The signal is read once: a later one waits for the next step.
+            stopping, time_due = stage.processes.any_rank_each(stop.is_set(), guard.is_checkpoint_time())
             evaluating = stage.should_evaluate(outcome.step)
             save_due |= evaluating or stopping or is_checkpoint_step(outcome.step, config)
-            if save_due:
+            if save_due or time_due:
                 guard.count_skipped()
                 proven = evaluating and guard.evaluate(batch.epoch)
-                save_due = not guard.save(batch.micro_batches[0], proven)
+                save_due &= not guard.save(batch.micro_batches[0], proven, only_by_time=not save_due)
             if stopping and not save_due and outcome.step < stage.total_steps:
                 progress.end()
-                reached = f"step {outcome.step:,} of {stage.total_steps:,}"
-                problem = f"stopped after {reached}; the state is saved in {folder}."
-                raise Interrupted(problem, "Resume with the same command and --resume.")
+                raise interrupted(outcome.step, stage.total_steps, folder)
         progress.end()
         if outcome.best and outcome.best != outcome.step:
             load_weights(stage, checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, outcome.best)).weights)
         stage.model.eval()
         return outcome
+
+
+def begin(stage: Stage, config: TrainingConfig, outcome: Outcome, progress: Progress) -> None:
+    """Show what is trained, and prepare the model for it."""
+    if not outcome.step and schedules.never_decays(config.schedule, config.warmup, stage.total_steps):
+        progress.log(
+            f"warning: the warm-up of {config.warmup:,.0f} steps is as long as the run ({stage.total_steps:,} steps) or "
+            "longer: the learning rate never decays. Use --warmup 0.1, a share of the steps."
+        )
+    progress.begin(stage.title, stage.total_steps, outcome.step)
+    stage.model.train()
+
+
+def interrupted(step: int, total_steps: int, folder: Path) -> Interrupted:
+    problem = f"stopped after step {step:,} of {total_steps:,}; the state is saved in {folder}."
+    return Interrupted(problem, "Resume with the same command and --resume.")
 
 
 def is_checkpoint_step(step: int, config: TrainingConfig) -> bool:
@@ -270,13 +288,14 @@ def load_weights(stage: Stage, weights: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
+def stop_on_signal(progress: Progress) -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM or a closing terminal sets, so that the current step is finished and saved.
 
     A second Ctrl-C or SIGTERM ends the process immediately, except under torchrun: there each process gets a signal
     twice, from the terminal and from torchrun, which kills processes that take longer than 30 seconds.
     """
     stop = threading.Event()
+    answer = threading.Thread(target=progress.log, args=["Finishing this step…"], daemon=True)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -285,6 +304,8 @@ def stop_on_signal() -> Iterator[threading.Event]:
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number != sighup and world_size() == 1:  # the terminal and the shell send SIGHUP each
             raise KeyboardInterrupt
+        if not stop.is_set():
+            answer.start()  # not in this thread, which the signal may have interrupted while it printed
         stop.set()
 
     sighup = getattr(signal, "SIGHUP", None)  # not on Windows
@@ -298,3 +319,5 @@ def stop_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)
+        if stop.is_set():
+            answer.join()

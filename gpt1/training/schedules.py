@@ -35,3 +35,8 @@ def lr_factor(schedule: str, warmup: float, step: int, total_steps: int) -> floa
     if schedule == "linear":
         return warmup_factor * (1 - x)
     return warmup_factor if x <= w else 0.5 * (1 + math.cos(math.pi * (x - w) / (1 - w)))
+
+
+def never_decays(schedule: str, warmup: float, total_steps: int) -> bool:
+    """Whether the warm-up of a cosine takes the whole run, so that the learning rate only rises."""
+    return schedule == "cosine" and warmup >= max(1, total_steps)

@@ -167,3 +167,49 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path_factory, saved, keep, be
     checkpoints.prune(folder, keep, now, best)
     earlier = [step for step in sorted(saved | {best}) if step <= now]
     assert checkpoints.list_steps(folder) == sorted({*earlier[-keep:], best})
+
+
+# ---- checkpoints by time
+
+
+class Clock:
+    """Seconds that pass only when `now` is set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def due_times(minutes: float, is_first: bool, until: int, save_seconds: float = 1.0) -> list[int]:
+    """The seconds at which checkpoints are due, asked every second."""
+    clock = Clock()
+    timer = checkpoints.CheckpointTimer(minutes, is_first, clock)
+    found = []
+    for second in range(until):
+        clock.now = max(clock.now, second)
+        if timer.is_due():
+            found.append(second)
+            with timer.saving():
+                clock.now += save_seconds
+    return found
+
+
+def test_the_first_checkpoint_comes_after_a_minute_and_the_others_at_the_interval():
+    assert due_times(5, True, 1000) == [60, 361, 662, 963]
+
+
+def test_a_resumed_run_has_a_checkpoint_and_waits_for_the_whole_interval():
+    assert due_times(5, False, 700) == [300, 601]
+
+
+def test_an_interval_below_a_minute_holds_for_the_first_checkpoint_too():
+    assert due_times(0.5, True, 100, save_seconds=0.1)[:2] == [30, 61]
+
+
+def test_saving_takes_at_most_a_fiftieth_of_the_time():
+    assert due_times(5, True, 3000, save_seconds=20) == [60, 1080, 2100]
+
+
+def test_no_checkpoint_is_due_by_time_if_the_interval_is_0():
+    assert due_times(0, True, 10_000) == []

@@ -31,6 +31,56 @@ def test_the_best_checkpoint_is_kept_and_its_weights_are_the_result(tmp_path: Pa
     )
 
 
+ALWAYS_DUE = replace(CONFIG, checkpoint_every=0, checkpoint_minutes=1e-9)
+
+
+@pytest.fixture
+def saving_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of the linear model takes less time than a checkpoint; it may take all the time here."""
+    monkeypatch.setattr(checkpoints, "MAX_SAVING_SHARE", float("inf"))
+
+
+@pytest.mark.usefixtures("saving_is_free")
+def test_checkpoints_by_time_change_no_bit_and_are_replaced_by_the_next_one(tmp_path: Path):
+    weights = [
+        run_stage(make_stage(), tmp_path / name, config=config)[1]
+        for name, config in (("timed", ALWAYS_DUE), ("plain", replace(CONFIG, checkpoint_minutes=0)))
+    ]
+    assert equal_tensors(*weights)
+    assert read_metrics(tmp_path / "timed") == read_metrics(tmp_path / "plain")
+    assert checkpoints.list_steps(tmp_path / "timed" / "checkpoints") == [5, 10, 15, 20, STEPS]
+
+
+@pytest.mark.usefixtures("saving_is_free")
+def test_a_killed_run_has_a_checkpoint_by_time_beside_the_last_regular_one(tmp_path: Path):
+    made = make_stage()
+
+    def killed(step: int) -> StepBatch:
+        if step == 8:
+            raise MemoryError("out of memory")
+        return made.step_batch(step)
+
+    with pytest.raises(ResourceError):
+        run_stage(replace(made, step_batch=killed), tmp_path, config=ALWAYS_DUE)
+    assert checkpoints.list_steps(tmp_path / "checkpoints") == [5, 8]
+    _, resumed, _ = run_stage(make_stage(), tmp_path, resume=True, config=ALWAYS_DUE)
+    _, whole, _ = run_stage(make_stage(), tmp_path / "whole")
+    assert equal_tensors(resumed, whole)
+
+
+def test_without_the_interval_there_are_only_regular_checkpoints(tmp_path: Path):
+    made = make_stage(should_evaluate=lambda done: done == STEPS)
+    run_stage(made, tmp_path, config=replace(CONFIG, checkpoint_every=0, checkpoint_minutes=0))
+    assert checkpoints.list_steps(tmp_path / "checkpoints") == [STEPS]
+
+
+@pytest.mark.parametrize(("warmup", "warns"), [(2000, True), (STEPS, True), (STEPS - 1, False), (0.5, False)])
+def test_a_warm_up_that_takes_the_whole_run_is_announced(warmup: float, warns: bool, tmp_path: Path):
+    config = replace(CONFIG, warmup=warmup, schedule="cosine")
+    messages = run_stage(make_stage(), tmp_path, config=config)[2].messages
+    assert [f"as the run ({STEPS} steps)" in line for line in messages] == [True] * warns
+
+
 def test_of_equal_scores_the_one_with_the_lower_loss_is_best(tmp_path: Path):
     metrics = iter([(0.7, 2.0), (0.7, 1.0), (0.7, 1.5), (0.6, 0.1), (0.7, 1.0)])
     made = make_stage(evaluate=lambda: dict(zip(("score", "loss"), next(metrics), strict=True)), main_metric="score")

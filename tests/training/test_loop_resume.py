@@ -77,8 +77,10 @@ def test_a_stopped_run_is_saved_and_resumes_to_the_same_bits(number: int, when: 
     before = signal.getsignal(number)
     config = replace(CONFIG, checkpoint_every=0)  # only the one that the signal causes
     never = {"should_evaluate": lambda done: done == STEPS}
+    progress = RecordingProgress(stop)
     with pytest.raises(Interrupted, match=f"stopped after step {when} of {STEPS}") as stopped:
-        run_stage(make_stage(**never), tmp_path, progress=RecordingProgress(stop), config=config)
+        run_stage(make_stage(**never), tmp_path, progress=progress, config=config)
+    assert progress.messages == ["Finishing this step…"]
     assert stopped.value.exit_code == 130
     assert "--resume" in stopped.value.fix
     assert signal.getsignal(number) is before

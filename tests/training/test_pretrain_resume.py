@@ -83,7 +83,7 @@ def test_a_run_of_a_version_without_valid_split_resumes_with_its_split(
     stored = yaml.safe_load((stopped / "config.yaml").read_text())
     del stored["valid_split"]
     (stopped / "config.yaml").write_text(yaml.safe_dump(stored))
-    with pytest.raises(UserError, match="--valid-split documents: .* was started with --valid-split end"):
+    with pytest.raises(UserError, match=r"--valid-split documents: .* was started with --valid-split end"):
         pretrain(corpus, out=stopped, resume=True, valid_split="documents")
     pretrain(corpus, out=stopped, resume=True)
     assert same(weights(stopped), weights(run))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.training.schedules import lr_factor
+from gpt1.training.schedules import lr_factor, never_decays
 
 runs = st.tuples(st.integers(1, 500), st.integers(0, 499)).filter(lambda run: run[1] < run[0])
 warmups = st.integers(0, 600) | st.floats(0, 0.999, allow_subnormal=False)
@@ -80,3 +80,11 @@ def test_warm_up_can_be_steps_or_a_fraction_of_them(run, schedule, updates):
     if updates < steps:
         as_share = lr_factor(schedule, updates / steps, step, steps)
         assert lr_factor(schedule, updates, step, steps) == pytest.approx(as_share)
+
+
+@given(schedule=schedules, steps=st.integers(2, 300), warmup=st.floats(0.01, 0.9) | st.integers(1, 600))
+def test_a_schedule_that_never_decays_only_rises(schedule, steps, warmup):
+    rates = [lr_factor(schedule, warmup, step, steps) for step in range(steps)]
+    assert never_decays(schedule, warmup, steps) == (schedule == "cosine" and warmup >= steps)
+    if never_decays(schedule, warmup, steps):
+        assert rates == sorted(rates)
