@@ -61,20 +61,20 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
 
 
 @click.command(short_help="Stage 1: pre-train a GPT on a corpus folder.")
-@click.argument("corpus", metavar="DIR")
+@click.argument("corpus", metavar="DIR", required=False)
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
 @click.option("--from", "from_", metavar="RUN", help="Continue from the model of a run or model folder.")
 @click.option("--valid", metavar="DIR", help="Corpus folder for validation, instead of a part of this one.")
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
 @setting_options(PretrainConfig)
-def pretrain(corpus: str, out: Path, **options: Any) -> None:
+def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
     """Stage 1: pre-train a GPT on a corpus folder (maximize L1, equation 1).
 
     \b
     gpt1 pretrain corpus --out runs/books
     gpt1 pretrain corpus --out runs/books --model small --epochs 3
-    gpt1 pretrain corpus --out runs/books --resume
+    gpt1 pretrain --out runs/books --resume
     gpt1 pretrain corpus --out runs/paper --recipe paper
     torchrun --nproc-per-node 8 -m gpt1 pretrain corpus --out runs/books     # on eight GPUs
     """
@@ -92,8 +92,8 @@ def pretrain(corpus: str, out: Path, **options: Any) -> None:
 
 
 @click.command(short_help="Stage 2: fine-tune on labeled rows.")
-@click.argument("train_on", metavar="TRAIN")
-@click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder of the pre-trained model.")
+@click.argument("train_on", metavar="TRAIN", required=False)
+@click.option("--from", "from_", metavar="RUN", help="Run or model folder of the pre-trained model.")
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
 @click.option("--kind", metavar="KIND", help=KIND_HELP)
 @column_options
@@ -103,7 +103,7 @@ def pretrain(corpus: str, out: Path, **options: Any) -> None:
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
 @setting_options(FinetuneConfig)
-def finetune(train_on: str, out: Path, data_dir: str | None, **options: Any) -> None:
+def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: Any) -> None:
     """Stage 2: fine-tune on labeled rows (maximize L3 = L2 + λ·L1, equation 5).
 
     Trains a new output layer and, by default, all pre-trained weights. TRAIN is a table (.csv, .tsv, .jsonl, .parquet,
@@ -119,6 +119,7 @@ def finetune(train_on: str, out: Path, data_dir: str | None, **options: Any) -> 
         --choices answers --label right --from runs/books --out runs/quiz
     gpt1 finetune reviews.csv --kind classification --text text --train head \\
         --from runs/books --out runs/head
+    gpt1 finetune --out runs/reviews --resume
     """
     from gpt1.training.finetune import finetune as run
 
@@ -128,5 +129,5 @@ def finetune(train_on: str, out: Path, data_dir: str | None, **options: Any) -> 
     quoted = shell_quote(folder)
     print_next_steps(
         f"gpt1 predict {quoted} new.csv --out predictions.csv",
-        f"gpt1 evaluate {quoted} TEST   (rows that were not in {train_on})",
+        f"gpt1 evaluate {quoted} TEST   (rows that were not in {train_on or 'the training rows'})",
     )

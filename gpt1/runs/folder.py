@@ -137,7 +137,7 @@ def open_for_resume(
         out: The run folder.
         config_class: PretrainConfig or FinetuneConfig.
         overrides: The user's settings, as `user_settings` returns them.
-        command: The inputs of the command, as for `create_run`.
+        command: The inputs of the command, as for `create_run`; None, False and {} mean not given.
 
     Raises:
         UserError: for a setting or an input that differs from the run's and would change the trained weights.
@@ -169,7 +169,7 @@ def open_for_resume(
             )
         settings[name] = value
     for name, value in command.items():
-        if name != "data_dir" and not is_same_input(run, name, stored["command"].get(name), value):
+        if value and name != "data_dir" and not is_same_input(run, name, stored["command"].get(name), value):
             raise UserError(
                 f"{run} was started with {name} {stored['command'].get(name)}, not {value}.",
                 f"Use the same {name}, or start a new run with another --out.",
@@ -185,9 +185,12 @@ def open_for_resume(
 def is_same_input(run: Path, name: str, before: Any, now: Any) -> bool:
     """Whether an input is the one that the run was started with, by its path: `corpus/` is `corpus`.
 
+    Columns that are given must be the same; naming the default label column changes nothing.
     An input that was moved since is accepted here; the fingerprints in the run's checkpoints decide later.
     """
-    if before == now or name not in INPUTS or not (before and now):
+    if name == "columns" and isinstance(before, dict):
+        return all({"label": "label", **before}.get(role) == column for role, column in now.items())
+    if before == now or name not in INPUTS or not before:
         return bool(before == now)
     moved = not os.path.exists(before) and any((run / "checkpoints").glob("step-*"))
     return moved or os.path.realpath(before) == os.path.realpath(now)
@@ -210,6 +213,11 @@ def read_run_config(run: Path) -> dict[str, Any]:
             f"{run} is not a run folder: no {RUN_CONFIG_FILE} found.", "Use a folder that pretrain or finetune created."
         )
     return read_yaml(run / RUN_CONFIG_FILE)
+
+
+def complete_command(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of the command that started a run, with those `given` (not None), which may have moved since."""
+    return {**read_run_config(run)["command"], **{name: value for name, value in given.items() if value is not None}}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import batch_indices, derive_seed, steps_per_epoch
 from gpt1.datasets.labelled import TaskData, load_task_data
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
+from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
 from gpt1.files.manifest import file_entry
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
@@ -57,9 +58,9 @@ MAX_DEFAULT_LR = 3.75e-4  # peak learning rate of fine-tuning, the best for `tin
 
 
 def finetune(
-    train_on: str | Path | Table,
+    train_on: str | Path | Table | None = None,
     *,
-    from_: str | Path,
+    from_: str | Path | None = None,
     out: str | Path,
     kind: str | None = None,
     score: bool = False,
@@ -74,6 +75,7 @@ def finetune(
 
     Args:
         train_on: Table or table file to train on, or the name of a known data set, which sets kind and columns.
+            With `resume` it can be omitted, like every input and setting.
         from_: Run or model folder of the pre-trained model.
         out: Run folder to create.
         kind: classification, regression, entailment, similarity or choice.
@@ -93,24 +95,32 @@ def finetune(
         Interrupted: After Ctrl-C; the state is saved.
     """
     require_single_process("gpt1 finetune")
+    if not resume and (train_on is None or from_ is None):
+        missing = "--from" if from_ is None else "the table of training rows"
+        raise UserError(f"{missing} is missing.", "Use: gpt1 finetune TABLE --from RUN --out NEW --kind KIND COLUMNS")
     progress = progress or NullProgress()
     columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
     settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
-    facts: dict[str, Any] = {"train": source_name(train_on), "from": str(from_), "valid": source_name(valid)}
-    facts |= {"kind": kind, "score": score, "columns": columns, "data_dir": str(data_dir) if data_dir else None}
-    gpt, tokenizer = load_model_and_tokenizer(from_)
+    task_facts = {"kind": kind, "score": score, "columns": columns}
+    inputs: dict[str, Any] = {"train": train_on, "from": from_, "valid": valid, "data_dir": data_dir}
+    facts = {**{name: source_name(source) for name, source in inputs.items()}, **task_facts}
     requested = runs.user_settings(FinetuneConfig, config, settings)
     if resume:
         run, cfg = runs.open_for_resume(out, FinetuneConfig, requested, facts)
         if runs.is_finished(run):
             progress.log(f"{run} is already finished")
             return run
+        command = runs.complete_command(run, inputs)
     else:
         runs.check_new_folder(out)
+        command = {**inputs, **task_facts}
+    gpt, tokenizer = load_model_and_tokenizer(command["from"])
+    if not resume:
         cfg = resolve_finetune_settings(gpt.config.n_embd, requested)
     check_train_scope(cfg, gpt.config.n_layer)
-    task = load_task_data(train_on, valid, kind, columns, score, data_dir, cfg, progress)
-    setup = prepare_finetuning(cfg, gpt, tokenizer, runs.find_model_folder(from_), task, progress)
+    rows, columns = (command["train"], command["valid"]), command["columns"]
+    task = load_task_data(*rows, command["kind"], columns, command["score"], command["data_dir"], cfg, progress)
+    setup = prepare_finetuning(cfg, gpt, tokenizer, runs.find_model_folder(command["from"]), task, progress)
     cfg = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
     if not resume:
         run = runs.create_run(out, cfg, facts, setup.precision)

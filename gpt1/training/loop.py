@@ -104,7 +104,7 @@ def train(
         ResourceError: Out of memory or disk space.
     """
     with (
-        translate_resource_errors(oom_advice(stage, config.activation_checkpointing)),
+        translate_resource_errors(oom_advice(stage, config)),
         stop_on_signal(progress) as stop,
     ):
         optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
@@ -128,8 +128,8 @@ def train(
             if log_due:
                 record_training_metrics(stage, guard, outcome, lr, progress)
             progress.advance(outcome.step)
-            # The signal is read once: a later one waits for the next step.
-            stopping, time_due = stage.processes.any_rank_each(stop.is_set(), guard.is_checkpoint_time())
+            flags = stop.is_set(), guard.is_checkpoint_time()  # read once: a later signal waits for the next step
+            stopping, time_due = stage.processes.any_rank_each(*flags)
             evaluating = stage.should_evaluate(outcome.step)
             save_due |= evaluating or stopping or is_checkpoint_step(outcome.step, config)
             if save_due or time_due:
@@ -150,8 +150,8 @@ def begin(stage: Stage, config: TrainingConfig, outcome: Outcome, progress: Prog
     """Show what is trained, and prepare the model for it."""
     if not outcome.step and schedules.never_decays(config.schedule, config.warmup, stage.total_steps):
         progress.log(
-            f"warning: the warm-up of {config.warmup:,.0f} steps is as long as the run ({stage.total_steps:,} steps) or "
-            "longer: the learning rate never decays. Use --warmup 0.1, a share of the steps."
+            f"warning: the warm-up of {config.warmup:,.0f} steps is at least as long as the run ({stage.total_steps:,} "
+            "steps): the learning rate never decays. Use --warmup 0.1, a share of the steps."
         )
     progress.begin(stage.title, stage.total_steps, outcome.step)
     stage.model.train()
@@ -176,16 +176,17 @@ def record_training_metrics(stage: Stage, guard: Guard, outcome: Outcome, lr: fl
     progress.advance(outcome.step, **means)
 
 
-def oom_advice(stage: Stage, activation_checkpointing: bool) -> str:
+def oom_advice(stage: Stage, config: TrainingConfig) -> str:
     """How to use less memory."""
     size = stage.micro_batch_size
     if size > 1:
         halve = f"Use --micro-batch {size // 2} (now {size}) to halve the memory of activations"
-        keep_less = "" if activation_checkpointing else ", or --activation-checkpointing to keep a fraction of them"
-        return f"{halve}{keep_less}: the step stays the same."
+        if not config.activation_checkpointing:
+            halve += ", or --activation-checkpointing to keep a fraction of them"
+        return f"{halve}: the step stays the same."
     if not size:
         return "Close other programs."
-    if activation_checkpointing:
+    if config.activation_checkpointing:
         return "Use a smaller model, or shorter texts."
     return "Use --activation-checkpointing: the step stays the same. Otherwise use a smaller model, or shorter texts."
 

@@ -41,7 +41,7 @@ SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "architecture", "lstm_units")  # 
 
 
 def pretrain(
-    corpus: str | Path,
+    corpus: str | Path | None = None,
     *,
     out: str | Path,
     from_: str | Path | None = None,
@@ -54,7 +54,7 @@ def pretrain(
     """Pre-train a model on a corpus.
 
     Args:
-        corpus: Corpus folder, made by `tokenize`.
+        corpus: Corpus folder, made by `tokenize`. With `resume` it can be omitted, like every input and setting.
         out: Run folder to create.
         from_: Run or model folder whose model is trained further; by default a new model is initialized.
         valid: Corpus folder for validation, instead of a part of `corpus`.
@@ -71,7 +71,10 @@ def pretrain(
         Interrupted: After Ctrl-C; the state is saved.
         Diverged: Training diverged.
     """
-    facts = {"corpus": str(corpus), "from": str(from_) if from_ else None, "valid": str(valid) if valid else None}
+    if corpus is None and not resume:
+        raise UserError("the corpus is missing.", "Create one with: gpt1 tokenize TEXTS --out DIR")
+    inputs = {"corpus": corpus, "from": from_, "valid": valid}
+    facts = {name: str(path) if path else None for name, path in inputs.items()}
     requested = runs.user_settings(PretrainConfig, config, settings)
     if requested.get("steps") and "epochs" in requested:
         raise UserError("--steps and --epochs contradict each other.", "Use one of them.")
@@ -85,12 +88,14 @@ def pretrain(
             if processes.broadcast_from_rank0(lambda: runs.is_finished(run)):
                 progress.log(f"{run} is already finished")
                 return run
+            command = processes.broadcast_from_rank0(lambda: runs.complete_command(run, inputs))
+            corpus, from_, valid = (command[name] for name in inputs)
         else:
             processes.broadcast_from_rank0(lambda: runs.check_new_folder(out))
             inherited = inherited_shape(from_, requested) if from_ else {}
             cfg = runs.resolve_settings(PretrainConfig, None, requested, extra=inherited)
         valid_corpus = Corpus.open(valid) if valid else None
-        setup = prepare_pretraining(cfg, Corpus.open(corpus), from_, valid_corpus, processes, progress)
+        setup = prepare_pretraining(cfg, Corpus.open(str(corpus)), from_, valid_corpus, processes, progress)
         cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
         if processes.is_rank0 and not resume:
             runs.create_run(out, cfg, facts, setup.precision)

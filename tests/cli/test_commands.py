@@ -267,5 +267,5 @@ def test_resume_restores_a_deleted_model_folder(workspace: Path, tmp_path: Path,
     weights = (tmp_path / "r/model/model.safetensors").read_bytes()
     shutil.rmtree(tmp_path / "r/model")
     assert "--resume" in ask("next", str(tmp_path / "r"), "hi").stderr
-    assert ask(*words, "--resume").exit_code == 0
+    assert ask("pretrain", "--out", str(tmp_path / "r"), "--resume").exit_code == 0
     assert (tmp_path / "r/model/model.safetensors").read_bytes() == weights
