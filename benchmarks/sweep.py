@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.sweep", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("corpus", type=Path, nargs="+", help="corpus folders, one cell for each")
-    parser.add_argument("--valid", type=Path, help="corpus folder to validate on (default: the end of each corpus)")
+    parser.add_argument("--valid", type=Path, help="corpus folder to validate on (default: a part of each corpus)")
     parser.add_argument("--out", type=Path, required=True, help=f"folder for {CELLS_FILE} and {PAGE_FILE}")
     options, rest = parser.parse_known_args(arguments)
     try:

@@ -16,6 +16,13 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
     | {"optimizer": "adamw"},
 }
 
+
+def peak_lr_of_width(n_embd: int) -> float:
+    """Peak learning rate of the default recipe for a Transformer of this width: that of a size, or by their rule."""
+    by_width = {size["n_embd"]: size["peak_lr"] for name, size in MODEL_SIZES.items() if name != "lstm"}
+    return float(by_width.get(n_embd) or min(float(f"{0.77 / n_embd:.2g}"), MODEL_SIZES["tiny"]["peak_lr"]))
+
+
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "PretrainConfig": {
         "default": {"optimizer": "muon", "warmup": 0.15, "dropout": 0.0, "beta2": 0.99, "weight_decay": 0.1}

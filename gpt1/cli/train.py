@@ -65,6 +65,11 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
 @click.option("--from", "from_", metavar="RUN", help="Continue from the model of a run or model folder.")
 @click.option("--valid", metavar="DIR", help="Corpus folder for validation, instead of a part of this one.")
+@click.option(
+    "--minutes",
+    type=RangedNumber(float, 0, above=True),
+    help="Choose --steps, and --model if it is not given, for a run of about N minutes on this machine.",
+)
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
 @setting_options(PretrainConfig)
@@ -73,6 +78,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 
     \b
     gpt1 pretrain corpus --out runs/books
+    gpt1 pretrain corpus --out runs/books --minutes 10
     gpt1 pretrain corpus --out runs/books --model small --epochs 3
     gpt1 pretrain --out runs/books --resume
     gpt1 pretrain corpus --out runs/paper --recipe paper

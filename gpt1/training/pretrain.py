@@ -6,22 +6,22 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpt1.config import GPTConfig, PretrainConfig
+from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus
-from gpt1.corpus.order import derive_seed
 from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
 from gpt1.errors import UserError
 from gpt1.files.manifest import file_entry
-from gpt1.formatting import count_noun, count_parameters
-from gpt1.inference.predictor import LanguageModel, load_model_and_tokenizer
+from gpt1.formatting import count_noun, count_parameters, format_estimate, format_number
+from gpt1.inference.predictor import LanguageModel
 from gpt1.inference.task import save_model
 from gpt1.kernels.malloc import keep_freed_memory
 from gpt1.kernels.to_device import to_device
@@ -33,11 +33,11 @@ from gpt1.runs import folder as runs
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training.compiling import compile_blocks
 from gpt1.training.distributed import Processes, process_group
+from gpt1.training.initial_model import inherited_settings, init_model
 from gpt1.training.loop import Outcome, Stage, StepBatch, train
+from gpt1.training.plan import NEGLIGIBLE_FLOPS, measure_speed, plan_run
 from gpt1.training.run import open_run
 from gpt1.training.speed import flops_per_token, micro_batch_tokens, peak_flops
-
-SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "architecture", "lstm_units")  # fixed by --from
 
 
 def pretrain(
@@ -46,6 +46,7 @@ def pretrain(
     out: str | Path,
     from_: str | Path | None = None,
     valid: str | Path | None = None,
+    minutes: float | None = None,
     resume: bool = False,
     config: str | Path | None = None,
     progress: Progress | None = None,
@@ -58,6 +59,7 @@ def pretrain(
         out: Run folder to create.
         from_: Run or model folder whose model is trained further; by default a new model is initialized.
         valid: Corpus folder for validation, instead of a part of `corpus`.
+        minutes: Choose the number of steps, and the size if no setting does, so that the run takes about this time.
         resume: Resume the run `out` from its newest checkpoint.
         config: YAML file with settings.
         progress: Receives messages, progress and metrics; by default they are discarded.
@@ -74,7 +76,7 @@ def pretrain(
     if corpus is None and not resume:
         raise UserError("the corpus is missing.", "Create one with: gpt1 tokenize TEXTS --out DIR")
     inputs = {"corpus": corpus, "from": from_, "valid": valid}
-    facts = {name: str(path) if path else None for name, path in inputs.items()}
+    facts = {**{name: str(path) if path else None for name, path in inputs.items()}, "minutes": minutes}
     requested = runs.user_settings(PretrainConfig, config, settings)
     if requested.get("steps") and "epochs" in requested:
         raise UserError("--steps and --epochs contradict each other.", "Use one of them.")
@@ -92,16 +94,42 @@ def pretrain(
             corpus, from_, valid = (command[name] for name in inputs)
         else:
             processes.broadcast_from_rank0(lambda: runs.check_new_folder(out))
-            inherited = inherited_shape(from_, requested) if from_ else {}
-            cfg = runs.resolve_settings(PretrainConfig, None, requested, extra=inherited)
-        valid_corpus = Corpus.open(valid) if valid else None
-        setup = prepare_pretraining(cfg, Corpus.open(str(corpus)), from_, valid_corpus, processes, progress)
+        opened, valid_corpus = Corpus.open(str(corpus)), Corpus.open(valid) if valid else None
+        if not resume:
+            cfg = choose_settings(requested, minutes, from_, opened, processes, progress)
+        setup = prepare_pretraining(cfg, opened, from_, valid_corpus, processes, progress)
+        if not (resume or minutes):
+            setup.log_time(cfg, progress)
         cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
         if processes.is_rank0 and not resume:
             runs.create_run(out, cfg, facts, setup.precision)
         run_training(setup, cfg, run, progress, resume)
         processes.barrier()  # until rank 0 has written the model
     return run
+
+
+def choose_settings(
+    requested: Mapping[str, Any],
+    minutes: float | None,
+    from_: str | Path | None,
+    corpus: Corpus,
+    processes: Processes,
+    progress: Progress,
+) -> PretrainConfig:
+    """All settings of a new run; those of a plan for `minutes` are plain settings too."""
+    inherited = inherited_settings(from_, requested) if from_ else {}
+    if minutes is None:
+        return runs.resolve_settings(PretrainConfig, None, requested, extra=inherited)
+    measured = plan_run(minutes, requested, inherited, corpus, partial(measure_speed, world_size=processes.world_size))
+    plan = processes.broadcast_from_rank0(lambda: measured)
+    tokens = plan.cfg.batch_size * plan.cfg.context
+    size = f"from {from_}" if from_ else plan.cfg.model
+    epochs = format_number(plan.steps * tokens / corpus.tokens)
+    progress.log(
+        f"plan for {minutes:g} min: {size}, {plan.steps:,} steps of {tokens:,} tokens ({epochs} epochs), "
+        f"{format_estimate(plan.seconds)} on this machine"
+    )
+    return replace(plan.cfg, steps=plan.steps)
 
 
 @dataclass(frozen=True)
@@ -120,8 +148,22 @@ class PretrainSetup:
     processes: Processes
     precision: str  # and why it was chosen
 
+    def count_steps(self, cfg: PretrainConfig) -> int:
+        return cfg.steps or self.train_windows.count_steps(cfg.epochs, cfg.batch_size)
+
+    def log_time(self, cfg: PretrainConfig, progress: Progress) -> None:
+        """Measure this machine and print how long the run will take, unless it takes only seconds anywhere."""
+        steps, tokens = self.count_steps(cfg), cfg.batch_size * cfg.context
+        if steps * tokens * flops_per_token(self.model.config) < NEGLIGIBLE_FLOPS:
+            return
+        speed = measure_speed(cfg, self.corpus.vocab_size, self.processes.world_size)
+        estimate = format_estimate(speed.run_seconds(cfg, steps))
+        progress.log(
+            f"{steps:,} steps of {tokens:,} tokens: {estimate} on this machine (a run of another length: --minutes N)"
+        )
+
     def make_stage(self, cfg: PretrainConfig) -> Stage:
-        steps = cfg.steps or self.train_windows.count_steps(cfg.epochs, cfg.batch_size)
+        steps = self.count_steps(cfg)
         activations = self.model.activation_dtype
         default_size = micro_batch_tokens(self.model.config, self.device, activations) // cfg.context
         micro_batch_size = cfg.micro_batch or max(1, default_size)  # windows
@@ -291,40 +333,6 @@ def log_corpus(
         f"({unigram['bits_per_byte']:.2f} bits per byte); an untrained model: about {corpus.vocab_size:,}"
     )
     return unigram
-
-
-def init_model(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_: str | Path | None) -> GPT:
-    """A new model of the configured size, or that of `from_`; with the run's dropout."""
-    if from_ is None:
-        torch.manual_seed(derive_seed(cfg.seed, 2**32))  # differs from the seeds of all steps
-        shape = {name: getattr(cfg, name) for name in (*SHAPE_FIELDS, "context", "dropout")}
-        return GPT(GPTConfig(corpus.vocab_size, **shape), cfg.init_std)
-    model, own_tokenizer = load_model_and_tokenizer(from_)
-    if own_tokenizer.fingerprint != tokenizer.fingerprint:
-        raise UserError(
-            f"the corpus was made with another tokenizer than that of {from_}.",
-            f"Create it again with: gpt1 tokenize TEXTS --out NEW --tokenizer {from_}",
-        )
-    if cfg.context > model.config.context:
-        raise UserError(
-            f"--context {cfg.context} exceeds the {model.config.context} positions of {from_}.",
-            f"Use --context {model.config.context}, or train a new model with --context {cfg.context}.",
-        )
-    model.set_dropout(cfg.dropout)
-    return model
-
-
-def inherited_shape(from_: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The shape of the model `from_` as settings. Raises UserError if `settings` contradicts it."""
-    config = GPT.from_pretrained(runs.find_model_folder(from_)).config
-    shape = {name: getattr(config, name) for name in SHAPE_FIELDS}
-    for name, value in shape.items():
-        if settings.get(name, value) != value:
-            raise UserError(
-                f"--{name.replace('_', '-')} {settings[name]}: {from_} has {value}, and --from keeps its shape.",
-                "Remove the flag.",
-            )
-    return {**shape, "context": config.context}
 
 
 def finish_pretraining(run: Path, setup: PretrainSetup, outcome: Outcome, cfg: PretrainConfig) -> None:

@@ -1,0 +1,149 @@
+"""Plans for a given time, and estimates: they choose plain settings and change nothing else."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.config import PretrainConfig
+from gpt1.corpus.corpus import Corpus
+from gpt1.errors import UserError
+from gpt1.model.gpt import GPT
+from gpt1.progress import NullProgress
+from gpt1.training import pretrain as pretraining
+from gpt1.training.initial_model import model_shape
+from gpt1.training.plan import MAX_EPOCHS, PLANNED_SIZES, Plan, Speed, measure_speed, plan_run
+from gpt1.training.pretrain import pretrain
+from gpt1.training.speed import flops_per_token
+
+
+class Messages(NullProgress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report has its own tests."""
+    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
+
+
+class Sized:
+    """A corpus of a given length."""
+
+    vocab_size = 8000
+
+    def __init__(self, tokens: float) -> None:
+        self.tokens = int(tokens)
+
+
+def plan_on(flops_per_second: float, minutes: float, tokens: float = 1e9, **requested: Any) -> Plan:
+    """The plan for a machine that computes `flops_per_second` with every size."""
+
+    def measure(cfg: PretrainConfig, vocab_size: int) -> Speed:
+        return Speed(flops_per_token(model_shape(cfg, vocab_size)) / flops_per_second, 1e-3)
+
+    return plan_run(minutes, requested, {}, cast(Corpus, Sized(tokens)), measure)
+
+
+machines = st.floats(1e9, 1e15)
+
+
+@given(machine=machines, minutes=st.floats(1, 10_000))
+def test_a_plan_takes_at_most_the_time(machine: float, minutes: float):
+    plan = plan_on(machine, minutes)
+    assert plan.steps >= 1
+    assert plan.seconds <= 60 * minutes or plan.steps == 1
+    assert plan.steps * plan.cfg.batch_size * plan.cfg.context <= MAX_EPOCHS * 1e9
+
+
+@given(machine=machines, minutes=st.floats(1, 1000), more=st.floats(1, 100))
+def test_more_time_never_gives_a_smaller_model_or_a_higher_loss(machine: float, minutes: float, more: float):
+    short, long = plan_on(machine, minutes), plan_on(machine, minutes * more)
+    assert PLANNED_SIZES.index(short.cfg.model) <= PLANNED_SIZES.index(long.cfg.model)
+    assert long.expected_loss <= short.expected_loss
+
+
+def test_the_size_fits_the_machine_and_the_time():
+    """A laptop gets the smallest model in ten minutes, a GPU the paper's in a day."""
+    assert plan_on(2e11, 10).cfg.model == "tiny"
+    assert plan_on(2e11, 300).cfg.model == "mini"
+    assert plan_on(1e14, 24 * 60, tokens=1e10).cfg.model == "gpt1"
+
+
+def test_a_small_corpus_is_not_repeated_for_the_whole_time_but_gets_a_larger_model():
+    plan = plan_on(1e12, 60, tokens=1_000_000)
+    assert plan.steps * plan.cfg.batch_size * plan.cfg.context <= MAX_EPOCHS * 1_000_000
+    assert plan.seconds < 60 * 60
+    assert PLANNED_SIZES.index(plan.cfg.model) > PLANNED_SIZES.index(plan_on(1e12, 60).cfg.model)
+
+
+@pytest.mark.parametrize("shape", [{"model": "small"}, {"n_embd": 96}, {"context": 64}, {"recipe": "paper"}])
+def test_a_setting_of_the_shape_leaves_the_size_as_it_is(shape: dict[str, Any]):
+    plan = plan_on(1e11, 1, **shape)
+    for name, value in shape.items():
+        assert getattr(plan.cfg, name) == value
+    assert plan.cfg.model == {"small": "small", "paper": "gpt1"}.get(next(iter(shape.values())), "mini")
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("inf"), float("nan")])
+def test_an_invalid_time_is_an_error(minutes: float):
+    with pytest.raises(UserError, match=r"--minutes .* is out of range"):
+        plan_on(1e11, minutes)
+
+
+@pytest.mark.parametrize("other", [{"steps": 5}, {"epochs": 1.0}])
+def test_a_time_and_a_length_contradict_each_other(other: dict[str, Any]):
+    with pytest.raises(UserError, match="contradict each other"):
+        plan_on(1e11, 5, **other)
+
+
+def test_the_measured_speed_is_that_of_this_machine(tiny_pretrain_settings: dict[str, Any]):
+    cfg = PretrainConfig(**{**tiny_pretrain_settings, "steps": 0})
+    speed = measure_speed(cfg, 300, 1)
+    assert 0 < speed.token_seconds < 1
+    assert 0 < speed.update_seconds < 60
+    assert speed.run_seconds(cfg, 100) > 50 * speed.run_seconds(cfg, 1) > 0
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_planned_run_is_a_run_with_plain_settings(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+):
+    settings = {name: value for name, value in tiny_pretrain_settings.items() if name != "steps"}
+    messages = Messages()
+    run = pretrain(corpus, out=tmp_path / "planned", minutes=0.02, progress=messages, **settings)
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    assert "minutes" not in stored
+    assert stored["command"]["minutes"] == 0.02
+    assert messages.lines[0].startswith(f"plan for 0.02 min: tiny, {stored['steps']:,} steps of 256 tokens")
+    plain = pretrain(corpus, out=tmp_path / "plain", **{**settings, "steps": stored["steps"]})
+    found, expected = (GPT.from_pretrained(folder / "model").state_dict() for folder in (run, plain))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert pretrain(corpus, out=run, minutes=0.02, resume=True) == run
+    with pytest.raises(UserError, match=r"was started with minutes 0\.02, not 5"):
+        pretrain(corpus, out=run, minutes=5, resume=True)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_run_says_before_it_starts_how_long_it_takes_and_the_measurement_changes_no_bit(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = {**tiny_pretrain_settings, "steps": 5, "dropout": 0.1}
+    plain = pretrain(corpus, out=tmp_path / "plain", **settings)
+    monkeypatch.setattr(pretraining, "NEGLIGIBLE_FLOPS", 0)
+    messages = Messages()
+    measured = pretrain(corpus, out=tmp_path / "measured", progress=messages, **settings)
+    assert any(line.startswith("5 steps of 256 tokens: about ") for line in messages.lines)
+    found, expected = (GPT.from_pretrained(folder / "model").state_dict() for folder in (measured, plain))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
