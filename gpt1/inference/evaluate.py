@@ -23,6 +23,7 @@ from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_ta
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.progress import NullProgress, Progress
+from gpt1.runs.folder import RUN_CONFIG_FILE, read_run_config
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import check_columns, encode_labels, read_examples
@@ -56,7 +57,7 @@ def evaluate(
     """
     progress = progress or NullProgress()
     if not isinstance(test, Table) and (Path(test) / CORPUS_MANIFEST).exists():
-        return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress)
+        return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
     table, columns = load_labelled_rows(model, run, test, data_dir, progress)
     if columns["label"] not in table.columns:
@@ -108,16 +109,23 @@ def subset_rows(table: Table) -> dict[str, list[int]]:
     return found
 
 
+def precision_of_run(run: str | Path) -> str:
+    """`fp32` if the run was trained so; else `auto`, as a model folder does not say it."""
+    is_run = (Path(run) / RUN_CONFIG_FILE).exists()
+    return "fp32" if is_run and read_run_config(Path(run)).get("precision") == "fp32" else "auto"
+
+
 @torch.inference_mode()
-def evaluate_on_corpus(model: LanguageModel, corpus: Corpus, progress: Progress) -> dict[str, Any]:
+def evaluate_on_corpus(
+    model: LanguageModel, corpus: Corpus, progress: Progress, precision: str = "auto"
+) -> dict[str, Any]:
     """Loss, perplexity and bits per byte on non-overlapping windows over the whole corpus."""
     if corpus.tokenizer_fingerprint != model.tokenizer.fingerprint:
         raise UserError(
             f"{corpus.name} was made with another tokenizer than that of the model.",
             "Create it again with: gpt1 tokenize TEXTS --out NEW --tokenizer RUN",
         )
-    # As in training: the mean over a corpus hardly depends on the precision.
-    activations, precision = resolve_precision("auto", model.device)
+    activations, shown = resolve_precision(precision, model.device)
     prepare_model(model.gpt, model.device, activations)
     context = model.gpt.config.context
     count = (corpus.tokens - 1) // context
@@ -126,7 +134,7 @@ def evaluate_on_corpus(model: LanguageModel, corpus: Corpus, progress: Progress)
             f"{corpus.name} has {corpus.tokens:,} tokens: too few for a window of {context}.", "Use a larger corpus."
         )
     windows = CorpusWindows(CorpusPart.of_ranges(corpus, [(0, corpus.tokens)]), context, shifted=False)
-    progress.begin(f"perplexity of {corpus.name}, {precision}", count, unit="windows")
+    progress.begin(f"perplexity of {corpus.name}, {shown}", count, unit="windows")
     total, batch = 0.0, max(1, PREDICTION_BATCH_TOKENS // context)
     for first in range(0, count, batch):
         ids = torch.from_numpy(windows.read(np.arange(first, min(count, first + batch)))).to(model.device)

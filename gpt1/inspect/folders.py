@@ -20,6 +20,7 @@ from gpt1.report.run_reader import Run, as_dict, is_number
 from gpt1.runs import folder as runs
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import checkpoints
+from gpt1.training.pretrain import is_below_unigram
 
 Facts = dict[str, Any]
 MAX_UNKNOWN_SHARE = 0.01
@@ -113,9 +114,9 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
             continue
         verified = step
         break
-    unigram = as_dict(run.results.get("unigram")).get("loss")
-    validation_loss = as_dict(run.results.get("validation")).get("loss")
-    if is_number(unigram) and is_number(validation_loss) and validation_loss >= unigram:
+    losses = {name: as_dict(run.results.get(name)).get("loss") for name in ("unigram", "validation")}
+    known = {name: {"loss": loss} if is_number(loss) else {} for name, loss in losses.items()}
+    if not is_below_unigram(known["unigram"], known["validation"]):
         odd.append("the validation loss is not below that of a unigram model: only token frequencies were learned.")
     has_model = (folder / runs.MODEL_FOLDER).is_dir()
     if run.is_finished and not has_model:

@@ -225,14 +225,17 @@ def run_training(setup: PretrainSetup, cfg: PretrainConfig, run: Path, progress:
 
 
 NOT_BELOW_UNIGRAM = (
-    "the validation loss is not below the unigram loss: the model has learned only token frequencies. "
+    "the validation loss is not clearly below the unigram loss: the model has learned only token frequencies. "
     "Do not fine-tune it. Train for more steps (--epochs, --steps), or with a lower --peak-lr."
 )
+UNIGRAM_MARGIN = 0.01
+"""Share of the unigram loss by which a model that uses the context is below it. One that does not can still be better
+by a little, as it also learns where lines end."""
 
 
 def is_below_unigram(unigram: Mapping[str, float], validation: Mapping[str, float]) -> bool:
     """Whether the validation loss is below the unigram loss, so that the model uses the context; True if unknown."""
-    return validation.get("loss", -math.inf) < unigram.get("loss", math.inf)
+    return validation.get("loss", -math.inf) < (1 - UNIGRAM_MARGIN) * unigram.get("loss", math.inf)
 
 
 class UnigramWatch(NullProgress):
@@ -252,11 +255,11 @@ class UnigramWatch(NullProgress):
             return
         # Earlier, the warm-up explains a high loss. After the last step, `run_training` warns.
         watched = self.total_steps / 3 <= values["step"] < self.total_steps
-        if watched and values.get("loss", -math.inf) >= self.unigram_loss:
+        if watched and not is_below_unigram({"loss": self.unigram_loss}, values):
             self.warned = True
             self.progress.log(
-                f"warning: step {values['step']:,}: the validation loss ({values['loss']:.3f}) is not below the "
-                f"unigram loss ({self.unigram_loss:.3f}). If it stays there, use a lower --peak-lr."
+                f"warning: step {values['step']:,}: the validation loss ({values['loss']:.3f}) is not clearly below "
+                f"the unigram loss ({self.unigram_loss:.3f}). If it stays there, use a lower --peak-lr."
             )
 
 

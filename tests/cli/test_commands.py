@@ -261,6 +261,19 @@ def test_resuming_a_finished_run_changes_nothing(workspace: Path, tmp_path: Path
     assert list_files(workspace / "runs/reviews") == before
 
 
+@pytest.mark.parametrize("size", ["tiny", "mini", "lstm", pytest.param("small", marks=pytest.mark.slow)])
+def test_a_model_that_learned_only_frequencies_is_announced_and_not_suggested(
+    size: str, workspace: Path, tmp_path: Path, ask: Any
+):
+    short = "--peak-lr 0 --steps 4 --eval-every 2 --batch-size 2 --context 32 --eval-windows 8 --device cpu --keep 1"
+    answer = ask("pretrain", str(workspace / "corpus"), "--out", str(tmp_path / "r"), "--model", size, *short.split())
+    assert answer.exit_code == 0, answer.stderr
+    assert "warning: step 2: the validation loss" in answer.stderr
+    assert "Do not fine-tune it" in answer.stderr
+    assert "report.html" in answer.stderr
+    assert "next:" not in answer.stderr
+
+
 def test_resume_restores_a_deleted_model_folder(workspace: Path, tmp_path: Path, ask: Any):
     words = f"pretrain {workspace / 'corpus'} --out {tmp_path / 'r'} {TINY_FLAGS} --steps 4".split()
     assert ask(*words).exit_code == 0

@@ -67,13 +67,21 @@ def test_a_run_warns_while_its_loss_is_not_below_the_unigram_loss(
     corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
     messages = Messages()
-    settings = {**tiny_pretrain_settings, "steps": 10, "eval_every": 2, "peak_lr": 0.0}
+    settings = {**tiny_pretrain_settings, "steps": 10, "eval_every": 2, "peak_lr": 0.0, "warmup": 0}
     found = results(pretrain(corpus, out=tmp_path / "r", progress=messages, **settings))
     assert not pretraining.is_below_unigram(found["unigram"], found["validation"])
     warnings = [line for line in messages.lines if line.startswith("warning")]
     assert len(warnings) == 2
     assert "step 4:" in warnings[0]
     assert "Do not fine-tune it" in warnings[1]
+
+
+def test_a_loss_a_little_below_the_unigram_loss_is_that_of_a_model_without_context():
+    losses = {6.47: False, 6.445: False, 6.42: False, 6.3: True, 5.2: True}  # mini on books; unigram 6.445
+    found = {loss: pretraining.is_below_unigram({"loss": 6.445}, {"loss": loss}) for loss in losses}
+    assert found == losses
+    assert pretraining.is_below_unigram({}, {"loss": 7.0})
+    assert pretraining.is_below_unigram({"loss": 6.445}, {})
 
 
 @pytest.mark.usefixtures("no_report")
