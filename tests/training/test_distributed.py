@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -179,6 +180,20 @@ def test_a_run_of_two_processes_resumes_in_one_with_the_same_samples(
     pretrain(corpus, out=tmp_path / "two", resume=True, **settings)
     expected, found = weights(plain), weights(tmp_path / "two")
     assert_same_up_to_rounding(found, expected)
+
+
+@pytest.mark.slow
+def test_rank_0_decides_on_the_plan_and_on_checkpoints_by_time(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+):
+    settings = {name: value for name, value in tiny_pretrain_settings.items() if name != "steps"}
+    settings |= {"minutes": 0.05, "checkpoint_minutes": 1e-9, "checkpoint_every": 0, "eval_every": 0, "keep": 9}
+    done = run(2, corpus, tmp_path / "run", **settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("plan for 0.05 min: tiny") == 1
+    steps = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["steps"]
+    assert checkpoints.list_steps(tmp_path / "run" / "checkpoints") == [steps]  # those by time are replaced
+    assert lines(tmp_path / "run")[-1]["step"] == steps
 
 
 @pytest.mark.slow
