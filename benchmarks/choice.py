@@ -16,7 +16,7 @@ from benchmarks.measure import BenchmarkResult
 from benchmarks.models_and_data import find_data_dir, random_model
 from gpt1.tasks.kinds import KINDS, Example
 from gpt1.tasks.targets import Answers
-from gpt1.training.finetune import FinetuneSetup
+from gpt1.training.finetune_setup import FinetuneSetup
 
 BATCH, ANSWERS, ROUNDS = 2, 4, 3  # with 8 questions per step, transformers needs more than 16 GB
 

@@ -34,7 +34,7 @@ from gpt1.model.losses import l3
 from gpt1.progress import NullProgress
 from gpt1.tasks.kinds import KINDS, Example, Kind, encode_examples
 from gpt1.tasks.targets import Classes, Target
-from gpt1.training.finetune import FinetuneSetup
+from gpt1.training.finetune_setup import FinetuneSetup
 from gpt1.training.loop import train_step
 from gpt1.training.optimizers import OPTIMIZERS
 from gpt1.training.train_scope import freeze

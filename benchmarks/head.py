@@ -19,7 +19,7 @@ from gpt1.devices import prepare_model
 from gpt1.inference.task_logits import compute_task_logits
 from gpt1.progress import NullProgress
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
-from gpt1.training.finetune import FinetuneSetup
+from gpt1.training.finetune_setup import FinetuneSetup
 from gpt1.training.head_only import HeadOnlySource
 from gpt1.training.loop import train_step
 from gpt1.training.optimizers import OPTIMIZERS

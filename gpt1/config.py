@@ -59,6 +59,7 @@ Cut = Literal["longest", "shares"]
 LongTextStrategy = Literal["cut", "head-tail", "windows"]
 Architecture = Literal["transformer", "lstm"]
 ValidationSplit = Literal["documents", "end"]
+SelectionMetric = Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman", "rmse", "mae"]
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,9 @@ class FinetuneConfig(TrainingConfig):
     """Dropout on the hidden state that the new layer reads (paper 4.1)."""
     valid_fraction: Annotated[float, Range(0, 0.5)] = 0.1
     """Share of the training rows split off, stratified by label, to choose the best epoch; --valid gives your own."""
+    metric: SelectionMetric = "auto"
+    """Metric on the validation rows that chooses the best epoch. `auto`: the known data set's own, else accuracy, or
+    Pearson's correlation for scores."""
     cut: Cut = "longest"
     """Inputs that are too long: truncate the longest field first, or give every field a fixed share (released code)."""
     long: LongTextStrategy = "cut"

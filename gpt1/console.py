@@ -149,8 +149,8 @@ def print_probabilities(probabilities: Sequence[tuple[str, float]]) -> None:
 
 
 def print_metrics(result: Mapping[str, Any]) -> None:
-    """Print the result of `evaluate` as a table: metrics, 95% confidence intervals, metrics of each subset."""
-    subsets = result.get("subsets", {})
+    """Print the result of `evaluate` as a table: metrics, 95% confidence intervals, baselines, each subset."""
+    subsets, baselines = result.get("subsets", {}), [*result.get("baselines", {}).values()]
     number = formatting.format_number
     intervals = {
         name: f"[{number(low)}, {number(high)}]"
@@ -161,9 +161,11 @@ def print_metrics(result: Mapping[str, Any]) -> None:
     for name, value in result["metrics"].items():
         average = f" ({result['f1_of']})" if name == "f1" and result.get("f1_of") else ""
         interval = [intervals.get(name, "")] if intervals else []
-        rows.append([name + average, value, *interval, *(part["metrics"][name] for part in subsets.values())])
+        others = [one["metrics"].get(name, "") for one in baselines]
+        rows.append([name + average, value, *interval, *others, *(part["metrics"][name] for part in subsets.values())])
     unit = "windows" if "perplexity" in result["metrics"] else "rows"
     columns = ["", f"{result['rows']:,} {unit}", *(["95% confidence interval"] if intervals else [])]
+    columns += [one["name"] for one in baselines]
     columns += [f"{name}, {part['rows']:,} rows" for name, part in subsets.items()]
     Console().print_table(columns, rows)
 

@@ -22,9 +22,22 @@ IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("huggingface", "onn
 @click.argument("run", metavar="RUN")
 @click.argument("test", metavar="TEST")
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@click.option(
+    "--unseen",
+    metavar="wrong|refuse",
+    default="wrong",
+    show_default=True,
+    help="Rows with a label that was not in training: count them as mistakes, or stop.",
+)
+@click.option(
+    "--baselines/--no-baselines",
+    default=True,
+    show_default=True,
+    help="Score the trivial answer and TF-IDF on the same rows, where the training rows are at hand.",
+)
 @click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
 @verify
-def evaluate(run: str, test: str, data_dir: str | None, as_json: bool, verify: bool) -> None:
+def evaluate(run: str, test: str, data_dir: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate a fine-tuned model on labeled rows, or any model on a corpus (perplexity).
 
     TEST is a table, the name of a known data set (its labeled evaluation split; NAME:SPLIT for another), or a corpus
@@ -37,13 +50,15 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool, verify: b
     """
     from gpt1.inference.evaluate import evaluate as score
 
-    result = score(run, test, data_dir=data_dir, progress=make_console(), verify=verify)
+    result = score(run, test, data_dir=data_dir, progress=make_console(), **options)
     if as_json:
         echo_json(result)
         return
     from gpt1.console import print_metrics
 
     print_metrics(result)
+    if result.get("warning"):
+        echo(f"warning: {result['warning']}")
     if "perplexity" not in result["metrics"]:
         rows = shell_quote(test) + (f" --data-dir {shell_quote(data_dir)}" if data_dir else "")
         command = f"gpt1 predict {shell_quote(run)} {rows} --out predictions.jsonl"

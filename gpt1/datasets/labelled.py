@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,7 @@ from gpt1.tasks.examples import (
     target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
-from gpt1.tasks.targets import Target
+from gpt1.tasks.targets import Target, target_to_json
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,14 @@ class TrainingRows:
         encode_labels(self.target, examples, rows.table.locate_row)
         return rows, examples
 
-    def main_metric(self, target: Target) -> str:
-        """The paper's metric of a known data set if `target` has it; else the target's primary metric."""
+    def main_metric(self, target: Target, chosen: str = "auto") -> str:
+        """`chosen`; if that is `auto`, the paper's metric of a known data set if `target` has it, else the target's
+        primary metric. UserError if `target` does not have the chosen metric."""
+        if chosen != "auto":
+            if chosen not in target.metrics:
+                problem = f"--metric {chosen} does not apply to --kind {self.kind.name} with these labels."
+                raise UserError(problem, f"Use {', '.join(target.metrics)}.")
+            return chosen
         first = self.rows.data_set.metrics[0] if self.rows.data_set else target.primary_metric
         return first if first in target.metrics else target.primary_metric
 
@@ -130,6 +138,11 @@ class TaskData:
     primary_metric: str  # selects the best epoch
     counts: dict[str, Any]
 
+    def fingerprint(self) -> str:
+        """SHA-256 over the rows and their labels, in order."""
+        rows = [[*e.fields, *e.answers, str(e.label)] for e in [*self.training, *self.validation]]
+        return hashlib.sha256(json.dumps([rows, target_to_json(self.target)]).encode()).hexdigest()
+
 
 def load_task_data(
     train: str | Path | Table,
@@ -181,7 +194,8 @@ def load_task_data(
         reason = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
         progress.log(f"no validation ({reason}): the last epoch is kept, which may not be the best")
     counts = {"rows": rows, "duplicates": duplicates, "leaked": leaked}
-    return TaskData(source.kind, source.columns, target, examples, validation, source.main_metric(target), counts)
+    metric = source.main_metric(target, cfg.metric)
+    return TaskData(source.kind, source.columns, target, examples, validation, metric, counts)
 
 
 def resolve_kind(name: str | None) -> Kind:

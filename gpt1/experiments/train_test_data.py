@@ -7,16 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gpt1.corpus.order import derive_seed
 from gpt1.datasets import DataSet, KnownTable
 from gpt1.datasets.dataset import select_rows
 from gpt1.datasets.labelled import training_rows
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import deduplicate, target_from_examples
+from gpt1.tasks.examples import deduplicate, stratified_order, target_from_examples
 from gpt1.tasks.kinds import Example, Kind
-from gpt1.tasks.targets import Answers, Classes, Target, as_label
+from gpt1.tasks.targets import Answers, Classes, Target
 
 TEST_FRACTION = 0.2
 """Share of the rows that is split off for the test if there are no test rows."""
@@ -118,25 +115,6 @@ def limit_rows(rows: ExampleSet, kind: Kind, data: DataSet | None, max_rows: int
         kind, bool(data and data.score), rows.examples, rows.table.locate_row, rows.table.name
     )
     return rows.sample(max_rows, target)
-
-
-def stratified_order(examples: Sequence[Example], target: Target, seed: int) -> list[int]:
-    """All positions, in an order whose first n are a stratified sample for every n: one row of each label, then rows
-    in proportion to the labels. A larger sample contains the smaller ones of the same seed."""
-    generator = np.random.Generator(np.random.Philox(derive_seed(seed, 2**34)))
-    groups: dict[Any, list[int]] = {}
-    for i, example in enumerate(examples):
-        key = as_label(example.label) if isinstance(target, Classes) else ""
-        groups.setdefault(key, []).append(i)
-    ranked: list[tuple[float, float, int]] = []
-    for key in sorted(groups):
-        members = generator.permutation(groups[key]).tolist()
-        ties = generator.random(len(members))
-        ranked += [
-            ((rank + 0.5) / len(members) if rank else -1.0, tie, position)
-            for rank, (position, tie) in enumerate(zip(members, ties, strict=True))
-        ]
-    return [position for _, _, position in sorted(ranked)]
 
 
 def min_labels(target: Target) -> int:

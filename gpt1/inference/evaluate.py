@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,23 @@ from gpt1.datasets import KnownTable
 from gpt1.datasets.labelled import load_labelled_table
 from gpt1.devices import prepare_model, resolve_precision
 from gpt1.errors import UserError, did_you_mean
+from gpt1.formatting import escape_controls
+from gpt1.inference.baselines import baselines_on_test_rows
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_task_predictor
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.progress import NullProgress, Progress
 from gpt1.runs.folder import RUN_CONFIG_FILE, read_run_config
+from gpt1.tables.facts import count_rows_have
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
-from gpt1.tasks.examples import check_columns, encode_labels, read_examples
-from gpt1.tasks.targets import Answers, Classes, Target, as_number
+from gpt1.tasks.baselines import verdict
+from gpt1.tasks.examples import RowLocator, check_columns, encode_labels, parse_at, read_examples
+from gpt1.tasks.kinds import Example
+from gpt1.tasks.targets import Answers, Classes, Target
+
+MAX_UNSEEN_NAMED = 8
+TFIDF_ADVICE = "Try a model that is pre-trained on more text of this field, or more epochs."
 
 
 def evaluate(
@@ -35,6 +44,8 @@ def evaluate(
     test: str | Path | Table,
     *,
     data_dir: str | Path | None = None,
+    unseen: str = "wrong",
+    baselines: bool = True,
     progress: Progress | None = None,
     verify: bool = True,
 ) -> dict[str, Any]:
@@ -44,18 +55,26 @@ def evaluate(
         run: A run or model folder.
         test: A table with labels, a known data set (name or name:split), or a corpus folder.
         data_dir: Folder with the files of known data sets.
+        unseen: Rows with a label that was not in training: `wrong` counts them as mistakes (the loss leaves them out),
+            `refuse` is an error.
+        baselines: Score the trivial answer and, if the training rows are still there and unchanged, TF-IDF as well.
         progress: Receives messages and progress.
         verify: See `load`.
 
     Returns:
         `metrics`: {name: value}, `interval`: {name: [low, high]} (95% confidence), `f1_of`, `rows`, `cut` (truncated
-        rows); `calibration` of probabilities: temperature, expected calibration error before and after; `subsets`
-        (MNLI m and mm, RACE middle and high): the same per subset. For a corpus: loss, perplexity, bits per byte.
+        rows), `unseen` {label: rows}; `spread` of scores: the standard deviation of the predictions as a share of that
+        of the labels; `calibration` of probabilities: temperature, expected calibration error before and after;
+        `subsets` (MNLI m and mm, RACE middle and high): the same per subset; `baselines`: `trivial` and `tfidf`, each
+        with `name` and `metrics`; `warning`: if the model learned nothing or TF-IDF is better, else empty. For a
+        corpus: loss, perplexity, bits per byte.
 
     Raises:
-        UserError: For missing or unknown labels, naming the row.
+        UserError: For missing labels, and unknown ones where they are refused, naming the row.
     """
     progress = progress or NullProgress()
+    if unseen not in ("wrong", "refuse"):
+        raise UserError(f"--unseen {unseen} is not a valid choice.", "Choices: wrong, refuse.")
     if not isinstance(test, Table) and (Path(test) / CORPUS_MANIFEST).exists():
         return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
@@ -71,8 +90,47 @@ def evaluate(
     if not table.rows:
         raise UserError(f"{table.name} has no rows.", "Use a table with labelled rows.")
     examples = read_examples(table.rows, model.kind, columns, table.locate_row)
-    labels = [example.label for example in examples]
-    targets, encoded = encode_labels(model.target, examples, table.locate_row), model.encode(examples)
+    targets, unknown = encode_known_labels(model.target, examples, table.locate_row, unseen == "refuse")
+    found = {**score_rows(model, table, examples, targets, progress), "unseen": dict(unknown.most_common())}
+    if unknown:
+        names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
+        more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
+        rows = count_rows_have(unknown.total())
+        progress.log(f"{rows} a label that the model does not know, and count as wrong: {names}{more}")
+    if baselines:
+        found["baselines"] = baselines_on_test_rows(model, run, examples, progress)
+        found["warning"] = verdict(model.target, found, found["baselines"], main_metric(model), TFIDF_ADVICE)
+    return found
+
+
+def main_metric(model: TaskPredictor) -> str:
+    return str(model.task.get("metric") or model.target.primary_metric)
+
+
+def encode_known_labels(
+    target: Target, examples: Sequence[Example], where: RowLocator, refuse: bool
+) -> tuple[Tensor, Counter[str]]:
+    """(targets, −1 for a label that was not in training; how often each such label occurs).
+
+    Raises:
+        UserError: For an empty or invalid label; for a label that was not in training, if `refuse` is set or no label
+            was in training.
+    """
+    unknown: Counter[str] = Counter()
+    if isinstance(target, Classes) and not refuse:
+        labels = [parse_at(where(i), target.parse, example.label) for i, example in enumerate(examples)]
+        unknown = Counter(label for label in labels if label not in target.labels)
+        if unknown.total() < len(labels):
+            index = {label: i for i, label in enumerate(target.labels)}
+            return torch.tensor([index.get(label, -1) for label in labels]), unknown
+    return encode_labels(target, examples, where), Counter()
+
+
+def score_rows(
+    model: TaskPredictor, table: Table, examples: Sequence[Example], targets: Tensor, progress: Progress
+) -> dict[str, Any]:
+    """Metrics, calibration and counts of truncated rows, also by subset."""
+    labels, encoded = [example.label for example in examples], model.encode(examples)
     unscaled = model.logits_with_progress(encoded, table.name, progress)
     logits = unscaled / model.temperature
 
@@ -83,7 +141,6 @@ def evaluate(
     found = {**scores([*range(len(examples))]), "cut": sum(example.is_truncated for example in encoded)}
     if isinstance(model.target, Classes | Answers):
         found["calibration"] = calibration_metrics(model.temperature, unscaled, targets)
-        del found["calibration"]["bins_before"], found["calibration"]["bins"]  # for reports only
         progress.log(calibration_summary(found["calibration"]))
     if model.long == "windows":
         found["read_in_windows"] = sum(example.windows > 1 for example in encoded)
@@ -196,53 +253,41 @@ def compute_metrics(
     Args:
         target: The target of the task.
         logits: [examples, outputs], divided by the temperature.
-        targets: Encoded labels, [examples, ...].
-        labels: The labels as read, for scores.
+        targets: Encoded labels, [examples, ...]; -1 for a label that the target does not have.
+        labels: The labels as read.
         with_intervals: Whether to compute confidence intervals.
 
     Returns:
-        `metrics` (with the mean `loss`), `interval` and, for classes, `f1_of`.
+        `metrics` (with the mean `loss`), `interval`, `f1_of` (classes) and `spread` (scores; see `evaluate`).
     """
-    decoded = target.decode(logits)
-    names: Sequence[str] = ()
-    extra: dict[str, Any] = {}
-    gold: list[Any]
-    predicted: list[Any]
-    if isinstance(target, Classes):
-        names = target.labels
-        gold, predicted = [names[int(i)] for i in targets], [row["prediction"] for row in decoded]
-        scores = metrics.class_scores(gold, predicted, names)
-        extra["f1_of"] = scores.pop("f1_of")
-    elif isinstance(target, Answers):
-        gold, predicted = [int(i) for i in targets], [int(row["prediction"]) for row in decoded]
-        scores = metrics.choice_scores(gold, predicted)
-    else:
-        gold, predicted = [as_number(label) for label in labels], [row["score"] for row in decoded]
-        scores = metrics.number_scores(gold, predicted)
+    key = "prediction" if isinstance(target, Classes | Answers) else "score"
+    gold, predicted = metrics.gold_answers(target, labels), [row[key] for row in target.decode(logits)]
+    scores = metrics.target_scores(target, gold, predicted)
+    extra = {"f1_of": scores.pop("f1_of")} if "f1_of" in scores else {}
     if with_intervals:
+        names = target.labels if isinstance(target, Classes) else ()
         extra["interval"] = {name: list(metrics.confidence_interval(name, gold, predicted, names)) for name in scores}
+    if key == "score":
+        extra["spread"] = float(np.std(predicted) / np.std(gold)) if np.std(gold) else 0.0
+    elif known := (targets >= 0).tolist():
+        logits, targets = logits[known], targets[known]
     return {"metrics": {**scores, "loss": float(target.loss(logits, targets).mean())}, **extra}
 
 
 def fit_calibration(target: Target, logits: Tensor, targets: Tensor) -> dict[str, Any]:
-    """Fit the temperature on validation rows (see `calibration_metrics`); empty for scores."""
+    """Fit the temperature on validation rows (see `metrics.cross_fit_temperature`); empty for scores."""
     if not isinstance(target, Classes | Answers):
         return {}
-    return calibration_metrics(metrics.fit_temperature(logits.numpy(), targets.numpy()), logits, targets)
+    return metrics.cross_fit_temperature(logits.numpy(), targets.numpy())
 
 
-def calibration_metrics(temperature: float, logits: Tensor, targets: Tensor) -> dict[str, Any]:
-    """Expected calibration error and bins of logits [rows, outputs], at temperature 1 and at `temperature`."""
+def calibration_metrics(temperature: float, logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """Expected calibration error of logits [rows, outputs], at temperature 1 and at `temperature`."""
     before, after = (
-        metrics.calibration((logits.double() / t).softmax(-1).numpy(), targets.numpy()) for t in (1.0, temperature)
+        metrics.calibration((logits.double() / t).softmax(-1).numpy(), targets.numpy())["ece"]
+        for t in (1.0, temperature)
     )
-    return {
-        "temperature": temperature,
-        "ece_before": before["ece"],
-        "ece_after": after["ece"],
-        "bins_before": before["bins"],
-        "bins": after["bins"],
-    }
+    return {"temperature": temperature, "ece_before": before, "ece_after": after}
 
 
 def prediction_records(model: TaskPredictor, examples: Sequence[Any], logits: Tensor) -> list[dict[str, Any]]:

@@ -96,8 +96,9 @@ def _finetune_headline(run: Run) -> str:
         text += f" {_format_interval(low_high)}"
     rows = as_dict(run.results.get("validation")).get("rows")
     text += f" on {rows:,} validation rows" if is_number(rows) else ""
-    baseline = blind_baseline(run) if name == "accuracy" else None
-    return text + (f"; {baseline[0]} has {formatting.format_number(baseline[1])}" if baseline else "")
+    others = "; ".join(f"{who} has {formatting.format_number(other)}" for who, other in baseline_scores(run, name))
+    learned = "The model has learned nothing. " if "learned nothing" in str(run.results.get("warning")) else ""
+    return learned + text + (f"; {others}" if others else "")
 
 
 def _format_interval(interval: tuple[float, float]) -> str:
@@ -112,7 +113,8 @@ def kicker(run: Run) -> str:
 
 def lead_sentence(run: Run) -> str:
     if run.is_finished:
-        return " ".join(run.problems)
+        warning = str(run.results.get("warning") or "")
+        return " ".join([*([f"Warning: {warning}"] if warning else []), *run.problems])
     at = f"The last metrics are from step {run.last_step:,}." if run.last_step else ""
     return " ".join(["This run is not finished.", at, *run.problems]).replace("  ", " ")
 
@@ -160,6 +162,15 @@ def metric_interval(run: Run, name: str) -> tuple[float, float] | None:
     return None
 
 
+def baseline_scores(run: Run, metric: str) -> list[tuple[str, float]]:
+    """(name, value of `metric` on the validation rows) of TF-IDF and of the trivial answer."""
+    stored = [as_dict(one) for one in reversed([*as_dict(run.results.get("baselines")).values()])]
+    if not stored:  # runs of earlier versions
+        return [blind] if metric == "accuracy" and (blind := blind_baseline(run)) else []
+    values = [(str(one.get("name")), as_dict(one.get("metrics")).get(metric)) for one in stored]
+    return [(name, value) for name, value in values if is_number(value)]
+
+
 def blind_baseline(run: Run) -> tuple[str, float] | None:
     """(name, accuracy on the validation rows) of the best prediction without reading the texts."""
     rows = run.predictions
@@ -183,22 +194,26 @@ def add_results(page: Page, run: Run) -> None:
         _add_language_model_table(page, run, validation)
         return
     measured = as_dict(validation.get("metrics"))
-    baseline = blind_baseline(run)
-    rows = []
+    baselines = {name: dict(baseline_scores(run, name)) for name in measured}
+    titles = list(dict.fromkeys(title for found in baselines.values() for title in found))
+    rows: list[list[Any]] = []
     for name, value in measured.items():
         low_high = metric_interval(run, name)
         interval = _format_interval(low_high) if low_high else None
         average = f" ({validation['f1_of']})" if name == "f1" and validation.get("f1_of") else ""
-        rows.append([name + average, value, interval, baseline[1] if baseline and name == "accuracy" else None])
-    columns = ["", "this model", "95% confidence interval", baseline[0] if baseline else ""]
-    used = [i for i in range(4) if i < 2 or any(row[i] is not None for row in rows)]
+        rows.append([name + average, value, interval, *(baselines[name].get(title) for title in titles)])
+    columns = ["", "this model", "95% confidence interval", *titles]
+    used = [i for i in range(len(columns)) if i < 2 or any(row[i] is not None for row in rows)]
     page.table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
     calibration = as_dict(run.results.get("calibration"))
     temperature, before, after = (calibration.get(name) for name in ("temperature", "ece_before", "ece_after"))
-    if is_number(temperature) and is_number(before) and is_number(after):
+    if reason := calibration.get("reason"):
+        page.paragraph(f"Probabilities are not calibrated: {reason}. Expected calibration error: {before:.3f}.")
+    elif is_number(temperature) and is_number(before) and is_number(after):
         page.paragraph(
             f"Probabilities are calibrated on these rows (temperature {formatting.format_number(temperature)}). "
-            f"Expected calibration error: {before:.3f} before, {after:.3f} after."
+            f"Expected calibration error: {before:.3f} before, {after:.3f} after, each row with a temperature that was "
+            "fitted on other rows."
         )
 
 

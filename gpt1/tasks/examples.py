@@ -13,7 +13,7 @@ from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
 from gpt1.tables.table import missing_column_error
 from gpt1.tasks.kinds import Example, Kind
-from gpt1.tasks.targets import Classes, Target
+from gpt1.tasks.targets import Classes, Target, as_label
 
 TableRow = Mapping[str, Any]
 RowLocator = Callable[[int], str]
@@ -260,3 +260,22 @@ def split_validation(
         valid += order[:take]
         train += order[take:]
     return sorted(train), sorted(valid)
+
+
+def stratified_order(examples: Sequence[Example], target: Target, seed: int) -> list[int]:
+    """All positions, in an order whose first n are a stratified sample for every n: one row of each label, then rows
+    in proportion to the labels. A larger sample contains the smaller ones of the same seed."""
+    generator = np.random.Generator(np.random.Philox(derive_seed(seed, 2**34)))
+    groups: dict[Any, list[int]] = {}
+    for i, example in enumerate(examples):
+        key = as_label(example.label) if isinstance(target, Classes) else ""
+        groups.setdefault(key, []).append(i)
+    ranked: list[tuple[float, float, int]] = []
+    for key in sorted(groups):
+        members = generator.permutation(groups[key]).tolist()
+        ties = generator.random(len(members))
+        ranked += [
+            ((rank + 0.5) / len(members) if rank else -1.0, tie, position)
+            for rank, (position, tie) in enumerate(zip(members, ties, strict=True))
+        ]
+    return [position for _, _, position in sorted(ranked)]

@@ -12,11 +12,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt1.errors import UserError
+from gpt1.tasks.targets import Answers, Classes, Target, as_label, as_number
 
 BOOTSTRAP_SAMPLES = 1000
 """Bootstrap samples of a confidence interval; its ends are then accurate to about a tenth of its width."""
 MAX_BOOTSTRAP_ELEMENTS = 2_000_000
 """Most numbers that the bootstrap keeps in memory at once (16 MB)."""
+NUMBER_METRICS = ("pearson", "spearman", "rmse", "mae")
+LOWER_IS_BETTER = ("rmse", "mae", "loss")
+CALIBRATION_FOLDS = 5
+MAX_LOG_TEMPERATURE = 3.0
+"""Temperatures are searched from e⁻³ to e³ (1/20 to 20). One at the end of this range is not used."""
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -57,7 +63,7 @@ def choice_scores(gold: Sequence[int], predicted: Sequence[int]) -> dict[str, fl
 
 
 def number_scores(gold: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
-    """`pearson` and `spearman` correlation of scores; 0 if either side is constant."""
+    """`pearson` and `spearman` correlation of scores, 0 if either side is constant; `rmse` and `mae`, their errors."""
     from scipy.stats import rankdata
 
     x, y = np.asarray(gold, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
@@ -65,7 +71,32 @@ def number_scores(gold: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
     return {
         "pearson": float(correlation(x[None], y[None])[0]),
         "spearman": float(correlation(rankdata(x)[None], rankdata(y)[None])[0]),
+        "rmse": float(mean_error("rmse", x[None], y[None])[0]),
+        "mae": float(mean_error("mae", x[None], y[None])[0]),
     }
+
+
+def mean_error(metric: str, x: Floats, y: Floats) -> Floats:  # [samples, n], [samples, n] → [samples]
+    """Root mean squared error (`rmse`) or mean absolute error (`mae`) of each pair of rows."""
+    error = np.abs(x - y)
+    largest = error.max(1)  # scaled to 1: the squares of huge numbers would overflow
+    scaled = divide(error, largest[:, None])
+    return largest * (np.sqrt((scaled**2).mean(1)) if metric == "rmse" else scaled.mean(1))
+
+
+def gold_answers(target: Target, labels: Sequence[Any]) -> list[Any]:
+    """Labels as read from a table, in the form of predictions: label texts, answer numbers, or scores."""
+    read = as_label if isinstance(target, Classes) else int if isinstance(target, Answers) else as_number
+    return [read(label) for label in labels]
+
+
+def target_scores(target: Target, gold: Sequence[Any], predicted: Sequence[Any]) -> dict[str, Any]:
+    """The metrics of a target (and `f1_of` for classes); `gold` as from `gold_answers`."""
+    if isinstance(target, Classes):
+        return class_scores(gold, predicted, target.labels)
+    if isinstance(target, Answers):
+        return dict(choice_scores(gold, predicted))
+    return dict(number_scores(gold, predicted))
 
 
 def accuracy(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
@@ -89,7 +120,7 @@ def confidence_interval(
     With few rows the bootstrap interval is too narrow: resampling rows without mistakes never produces one.
 
     Args:
-        metric: `accuracy`, `f1`, `matthews`, `pearson` or `spearman`.
+        metric: `accuracy`, `f1`, `matthews`, `pearson`, `spearman`, `rmse` or `mae`.
         gold: Right label or score of each row.
         predicted: Predicted label or score of each row.
         labels: All labels of the task, for `f1`.
@@ -104,8 +135,8 @@ def confidence_interval(
         right = sum(g == p for g, p in zip(gold, predicted, strict=True))
         wilson = binomtest(right, len(gold)).proportion_ci(0.95, method="wilson")
         return float(wilson.low), float(wilson.high)
-    if metric in ("pearson", "spearman"):
-        resampled = bootstrap_correlations(np.asarray(gold, float), np.asarray(predicted, float), metric == "spearman")
+    if metric in NUMBER_METRICS:
+        resampled = bootstrap_numbers(metric, np.asarray(gold, float), np.asarray(predicted, float))
     else:
         resampled = bootstrap_classification(metric, gold, predicted, is_binary(labels))
     low, high = np.quantile(resampled, (0.025, 0.975))
@@ -132,7 +163,8 @@ def bootstrap_classification(metric: str, gold: Sequence[Any], predicted: Sequen
     return divide(covariance, np.sqrt((n**2 - (golds**2).sum(1)) * (n**2 - (predictions**2).sum(1))))
 
 
-def bootstrap_correlations(x: Floats, y: Floats, ranks: bool) -> Floats:
+def bootstrap_numbers(metric: str, x: Floats, y: Floats) -> Floats:
+    """`metric` of each bootstrap sample of the rows."""
     from scipy.stats import rankdata
 
     random = np.random.default_rng(0)
@@ -140,6 +172,10 @@ def bootstrap_correlations(x: Floats, y: Floats, ranks: bool) -> Floats:
     block = max(1, min(BOOTSTRAP_SAMPLES, MAX_BOOTSTRAP_ELEMENTS // len(x)))
     for first in range(0, BOOTSTRAP_SAMPLES, block):
         rows = random.integers(len(x), size=(min(block, BOOTSTRAP_SAMPLES - first), len(x)))  # [samples, n]
+        if metric in LOWER_IS_BETTER:
+            found.append(mean_error(metric, x[rows], y[rows]))
+            continue
+        ranks = metric == "spearman"
         pair = (rankdata(x[rows], axis=1), rankdata(y[rows], axis=1)) if ranks else (x[rows], y[rows])
         found.append(correlation(*pair))
     return np.concatenate(found)
@@ -163,12 +199,15 @@ def divide(a: Floats, b: Floats | NDArray[Any]) -> Floats:
 def fit_temperature(logits: ArrayLike, gold: ArrayLike) -> float:
     """Fit the temperature T of softmax(logits / T) (Guo et al. 2017), with a standard normal prior on log T.
 
-    The prior keeps T finite on few rows: if all were right or wrong, the most likely T would be 0 or infinity. Its
-    weight decreases with the number of rows.
+    The prior, log T ~ N(0, 1), is worth (log T)² / 2 nats, once: it keeps T finite on few rows, where T would otherwise
+    be 0 or infinite if all were right or wrong, and its weight decreases with the number of rows.
 
     Args:
         logits: [n, k]; -inf for an answer that a row does not have.
         gold: [n], right column of each row.
+
+    Returns:
+        T, between e^-MAX_LOG_TEMPERATURE and e^MAX_LOG_TEMPERATURE.
     """
     from scipy.optimize import minimize_scalar
 
@@ -177,9 +216,57 @@ def fit_temperature(logits: ArrayLike, gold: ArrayLike) -> float:
     def loss(log_t: float) -> float:
         return len(z) * negative_log_likelihood(z / np.exp(log_t), right) + log_t**2 / 2
 
-    steps = np.linspace(-4, 4, 41)  # several local minima are possible: search next to the best point of a grid
+    # several local minima are possible: search next to the best point of a grid
+    steps = np.linspace(-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE, 31)
     lowest = steps[np.argmin([loss(log_t) for log_t in steps])]
-    return float(np.exp(minimize_scalar(loss, bounds=(lowest - 0.2, lowest + 0.2), method="bounded").x))
+    bounds = max(-MAX_LOG_TEMPERATURE, lowest - 0.2), min(MAX_LOG_TEMPERATURE, lowest + 0.2)
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def cross_fit_temperature(logits: ArrayLike, gold: ArrayLike) -> dict[str, Any]:
+    """Whether a temperature helps on rows that it was not fitted on.
+
+    The rows are split into CALIBRATION_FOLDS folds (fixed seed); each fold is measured with the temperature of the
+    other rows. A temperature helps if it lowers the mean loss and does not raise the expected calibration error.
+
+    Args:
+        logits: [n, k]; -inf for an answer that a row does not have.
+        gold: [n], right column of each row.
+
+    Returns:
+        `fitted`: the temperature of all rows. `temperature`: the same if it helps, else 1. `reason`: why it is 1, else
+        empty. `ece_before`, `bins_before`, `ece_after`, `bins`: calibration (see `calibration`) at temperature 1, and
+        with the temperatures of the folds if it helps.
+    """
+    z, right = np.asarray(logits, dtype=np.float64), np.asarray(gold, dtype=np.int64)
+    fitted, n = fit_temperature(z, right), len(z)
+    scaled = z.copy()
+    if n > 1:
+        order = np.random.default_rng(0).permutation(n)
+        for fold in np.array_split(order, min(CALIBRATION_FOLDS, n)):
+            others = np.setdiff1d(order, fold)
+            scaled[fold] = z[fold] / fit_temperature(z[others], right[others])
+    before, after = (calibration(softmax(x), right) for x in (z, scaled))
+    reason = ""
+    if abs(np.log(fitted)) > MAX_LOG_TEMPERATURE - 0.01:
+        reason = f"the temperature is at the end of its range ({fitted:.3g})"
+    elif negative_log_likelihood(scaled, right) >= negative_log_likelihood(z, right) or after["ece"] > before["ece"]:
+        reason = "no temperature helps on rows that it was not fitted on"
+    after = before if reason else after
+    return {
+        "temperature": 1.0 if reason else fitted,
+        "fitted": fitted,
+        "reason": reason,
+        "ece_before": before["ece"],
+        "ece_after": after["ece"],
+        "bins_before": before["bins"],
+        "bins": after["bins"],
+    }
+
+
+def softmax(logits: Floats) -> Floats:  # [n, k]
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(1, keepdims=True))
 
 
 def negative_log_likelihood(logits: Floats, gold: Integers) -> float:  # [n, k], [n]

@@ -126,7 +126,7 @@ class OrdinalBins:
 
     low: int
     high: int
-    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse", "mae")
     primary_metric: ClassVar[str] = "pearson"
     activated_name: ClassVar[str] = "score"
 
@@ -178,7 +178,7 @@ class StandardizedNumber:
 
     mean: float
     deviation: float
-    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse", "mae")
     primary_metric: ClassVar[str] = "pearson"
     activated_name: ClassVar[str] = "score"
     outputs: ClassVar[int] = 1

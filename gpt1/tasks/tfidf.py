@@ -21,8 +21,8 @@ VECTORIZERS: dict[str, dict[str, Any]] = {
 C_VALUES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 """Values of C (inverse regularization strength) from which cross-validation chooses."""
 FOLDS = 5
-SINGLE_SPLIT_ROWS = 10_000
-"""With at least this many rows, one split of 90% and 10% replaces the folds."""
+SINGLE_SPLIT_ROWS, SINGLE_SPLIT_WORK = 10_000, 2_000_000
+"""With at least this many rows, or this much work (see `fitting_work`), one split of 90% and 10% replaces the folds."""
 DEFAULT_CHOICE: dict[str, Any] = {"features": "pieces", "C": 10.0}
 """Used if there are too few rows for cross-validation."""
 
@@ -92,15 +92,14 @@ class Fitted:
     def scores(self, target: Target, examples: Sequence[Example]) -> dict[str, Any]:
         """Metrics of the task on `examples`."""
         x = self.features.transform(examples)
-        if isinstance(target, Classes):
-            gold = [as_label(example.label) for example in examples]
-            found = metrics.class_scores(gold, self.model.predict(x).tolist(), target.labels)
-            return {name: value for name, value in found.items() if name != "f1_of"}
         if isinstance(target, Answers):
             ends = np.cumsum([len(example.answers) for example in examples])[:-1]
             predicted = [int(part.argmax()) for part in np.split(self.model.decision_function(x), ends)]
-            return metrics.choice_scores([int(example.label) for example in examples], predicted)
-        return metrics.number_scores([as_number(example.label) for example in examples], self.model.predict(x))
+        else:
+            predicted = self.model.predict(x).tolist()
+        gold = metrics.gold_answers(target, [example.label for example in examples])
+        found = metrics.target_scores(target, gold, predicted)
+        return {name: value for name, value in found.items() if name != "f1_of"}
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,14 @@ class Problem:
         groups: Group of each row that cross-validation must not split (the answers of an example), or None.
         enough: Whether there are enough rows for cross-validation.
         numbers: Whether this is regression.
+        work: See `fitting_work`.
     """
 
     y: list[Any]
     groups: Any
     enough: bool
     numbers: bool = False
+    work: int = 0
 
     def fit(self, features: Features, training: Sequence[Example], seed: int = 0, c: float | None = None) -> Fitted:
         """Train with C = `c`, or with the C that cross-validation chooses if there are enough rows."""
@@ -144,7 +145,7 @@ class Problem:
     def folds(self, seed: int) -> Any:
         from sklearn.model_selection import GroupKFold, GroupShuffleSplit, KFold, ShuffleSplit, StratifiedKFold
 
-        if len(self.y) >= SINGLE_SPLIT_ROWS:
+        if len(self.y) >= SINGLE_SPLIT_ROWS or self.work >= SINGLE_SPLIT_WORK:
             split = ShuffleSplit if self.groups is None else GroupShuffleSplit
             return split(1, test_size=0.1, random_state=seed)
         if self.groups is not None:
@@ -153,11 +154,19 @@ class Problem:
 
 
 def build_problem(target: Target, training: Sequence[Example]) -> Problem:
+    work = fitting_work(target, training)
     if isinstance(target, Classes):
         labels = [as_label(example.label) for example in training]
-        return Problem(labels, None, enough=min(Counter(labels).values()) >= FOLDS)
+        return Problem(labels, None, enough=min(Counter(labels).values()) >= FOLDS, work=work)
     if isinstance(target, Answers):
         right = [k == int(e.label) for e in training for k in range(len(e.answers))]
-        return Problem(right, answer_owners(training), enough=len(training) >= 4 * FOLDS)
+        return Problem(right, answer_owners(training), enough=len(training) >= 4 * FOLDS, work=work)
     y = [as_number(example.label) for example in training]
-    return Problem(y, None, enough=len(y) >= 2 * FOLDS, numbers=True)
+    return Problem(y, None, enough=len(y) >= 2 * FOLDS, numbers=True, work=work)
+
+
+def fitting_work(target: Target, training: Sequence[Example]) -> int:
+    """Work of training: characters × vectors of weights (one for two labels, else one for each label)."""
+    characters = sum(len(text) for example in training for text in (*example.fields, *example.answers))
+    vectors = len(target.labels) if isinstance(target, Classes) and len(target.labels) > 2 else 1
+    return characters * vectors

@@ -17,6 +17,7 @@ from gpt1.config import TrainingConfig
 from gpt1.errors import Diverged
 from gpt1.files.atomic import ensure_exists
 from gpt1.progress import Progress
+from gpt1.tasks.metrics import LOWER_IS_BETTER
 from gpt1.training import checkpoints
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Guard:
         self.check_folder()
         self.progress.record(split="validation", **record)
         if stage.main_metric:  # ties go to the lower loss: on few rows, the first of equal epochs is the least certain
-            value = metrics[stage.main_metric]
+            value = metrics[stage.main_metric] * (-1 if stage.main_metric in LOWER_IS_BETTER else 1)
             if (value, -loss) > (outcome.best_value, -outcome.best_loss):
                 outcome.best, outcome.best_value, outcome.best_loss = outcome.step, value, loss
         return math.isfinite(loss)

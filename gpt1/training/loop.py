@@ -55,7 +55,7 @@ class Stage:
     evaluate: Callable[[], dict[str, float]]
     should_evaluate: Callable[[int], bool]  # given the number of steps done
     fingerprints: Mapping[str, str]  # of the inputs that must be unchanged when the run is resumed
-    main_metric: str = ""  # validation metric, larger is better, that selects the best checkpoint; "": the last one
+    main_metric: str = ""  # validation metric that selects the best checkpoint; "": the last one
     processes: Processes = SINGLE_PROCESS
     flops_per_token: float = 0.0
     peak_flops: float = 0.0  # of the GPUs, FLOP/s; 0 if unknown
@@ -71,7 +71,7 @@ class Outcome:
 
     step: int = 0  # steps done
     best: int = 0  # step of the best checkpoint, whose weights the model has in the end; 0: the last one
-    best_value: float = -math.inf
+    best_value: float = -math.inf  # of the main metric; with the opposite sign if lower is better
     best_loss: float = math.inf
     epoch: float = 0.0
     seconds: float = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 import torch
 from torch import nn
 
+from gpt1.config import FinetuneConfig
 from gpt1.console import print_metrics
+from gpt1.datasets import labelled
 from gpt1.errors import UserError
 from gpt1.experiments.zeroshot.heuristics import zeroshot
 from gpt1.formatting import format_number
@@ -26,10 +29,13 @@ from gpt1.inference.task import save_task
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.progress import NullProgress
-from gpt1.tables.table import Table, write_table
+from gpt1.tables.table import Table, read_table, write_table
+from gpt1.tasks.baselines import trivial_answer
+from gpt1.tasks.examples import read_examples
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.metrics import calibration
 from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
+from gpt1.tasks.tfidf import tfidf_scores
 from gpt1.tokenization.tokenizer import Tokenizer
 
 TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
@@ -83,7 +89,9 @@ def test_correlations_match_the_predicted_scores(name: str, folder: Any, table: 
     scores = [row["score"] for row in load_task_predictor(folder(name)).predict(table.rows)]
     stars = [row["stars"] for row in table.rows]
     assert found["metrics"]["pearson"] == pytest.approx(np.corrcoef(scores, stars)[0, 1], abs=1e-4)
-    assert set(found["metrics"]) == {"pearson", "spearman", "loss"}
+    assert found["metrics"]["mae"] == pytest.approx(np.mean(np.abs(np.subtract(scores, stars))), abs=1e-4)
+    assert set(found["metrics"]) == {"pearson", "spearman", "rmse", "mae", "loss"}
+    assert found["spread"] == pytest.approx(np.std(scores) / np.std(stars), abs=1e-4)
 
 
 def test_a_file_and_its_table_have_the_same_metrics(folder: Any, table: Table, tmp_path: Path):
@@ -256,10 +264,86 @@ def test_other_data_than_a_glue_test_split_needs_a_table_name_as_out(
     assert predict_into(folder("choice"), "race", tmp_path / "out.csv", data_dir=race).endswith("the column prediction")
 
 
-def test_an_unknown_label_is_an_error_that_names_its_row(folder: Any, table: Table):
+def test_rows_with_an_unseen_label_count_as_wrong_and_are_named(folder: Any, table: Table):
+    progress = RecordingProgress()
+    other = replace(table, rows=[{**row, "label": "perhaps"} if i < 3 else row for i, row in enumerate(table.rows)])
+    found = evaluate(folder("classification"), other, progress=progress)
+    known = evaluate(folder("classification"), replace(table, rows=table.rows[3:]))
+    right = known["metrics"]["accuracy"] * known["rows"]
+    assert found["metrics"]["accuracy"] == pytest.approx(right / found["rows"])
+    assert found["metrics"]["loss"] == pytest.approx(known["metrics"]["loss"], abs=1e-5)
+    assert found["unseen"] == {"perhaps": 3}
+    assert any("3 rows have a label that the model does not know" in x and "perhaps (3)" in x for x in progress.lines)
+    assert known["unseen"] == {}
+
+
+def test_unseen_labels_are_refused_on_request_and_where_no_label_is_known(folder: Any, table: Table):
     other = replace(table, rows=[*table.rows[:5], {**table.rows[5], "label": "perhaps"}])
     with pytest.raises(UserError, match=r"rows.jsonl, row 6: unknown label 'perhaps'"):
-        evaluate(folder("classification"), other)
+        evaluate(folder("classification"), other, unseen="refuse")
+    strange = replace(table, rows=[{**row, "label": "perhaps"} for row in table.rows])
+    with pytest.raises(UserError, match=r"rows.jsonl, row 1: unknown label 'perhaps'"):
+        evaluate(folder("classification"), strange)
+    with pytest.raises(UserError, match="--unseen ignore is not a valid choice"):
+        evaluate(folder("classification"), table, unseen="ignore")
+
+
+# ---- baselines
+
+
+@pytest.fixture(scope="module")
+def finetuned(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.csv, test.csv and a run that was trained on the first."""
+    from gpt1.training.finetune import finetune
+
+    root = tmp_path_factory.mktemp("finetuned")
+    for name, rows in (("train", table.rows[:48]), ("test", table.rows[48:])):
+        write_table(root / f"{name}.csv", [{"text": row["text"], "label": row["label"]} for row in rows])
+    settings = {"kind": "classification", "text": "text", "epochs": 1, "precision": "fp32", "device": "cpu"}
+    finetune(root / "train.csv", from_=pretrained_run, out=root / "run", **settings)
+    return root
+
+
+def test_the_baselines_are_scored_on_the_test_rows(finetuned: Path, capsys: Any):
+    found = evaluate(finetuned / "run", finetuned / "test.csv")
+    data = labelled.load_task_data(
+        finetuned / "train.csv", None, "classification", {"text": "text"}, False, None, FinetuneConfig(), NullProgress()
+    )
+    test = read_examples(read_table(finetuned / "test.csv").rows, data.kind, {"text": "text", "label": "label"}, str)
+    expected = tfidf_scores(data.kind, data.target, data.training, test)
+    tfidf, trivial = found["baselines"]["tfidf"], found["baselines"]["trivial"]
+    assert tfidf["metrics"]["accuracy"] == expected["accuracy"]
+    counts, most = Counter(example.label for example in data.training), trivial["answer"]
+    assert counts[most] == max(counts.values())
+    assert trivial["metrics"]["accuracy"] == np.mean([example.label == most for example in test])
+    print_metrics(found)
+    head = next(line for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert re.split(" {2,}", head.strip())[-2:] == [f"always ‘{most}’", "TF-IDF"]
+
+
+def test_tf_idf_is_left_out_if_the_training_rows_are_gone_or_changed(finetuned: Path, tmp_path: Path):
+    evaluate(finetuned / "run", finetuned / "test.csv")
+    rows, progress = (finetuned / "train.csv").read_bytes(), RecordingProgress()
+    try:
+        (finetuned / "train.csv").write_bytes(rows + b"one more,yes\n")
+        found = evaluate(finetuned / "run", finetuned / "test.csv", progress=progress)
+    finally:
+        (finetuned / "train.csv").write_bytes(rows)
+    assert set(found["baselines"]) == {"trivial"}
+    assert any("no TF-IDF baseline" in line for line in progress.lines)
+    assert set(evaluate(finetuned / "run" / "model", finetuned / "test.csv")["baselines"]) == {"trivial"}
+    assert "baselines" not in evaluate(finetuned / "run", finetuned / "test.csv", baselines=False)
+
+
+@pytest.mark.parametrize("name", ["classification", "regression"])
+def test_a_model_that_learned_nothing_is_evaluated_with_a_warning(name: str, folder: Any, table: Table, tmp_path: Path):
+    model = load_task_predictor(folder(name))
+    nn.init.zeros_(model.task_model.head.linear.weight)
+    answer = trivial_answer(model.target, [row[TASKS[name][1]["label"]] for row in table.rows])
+    save_task(tmp_path, model.task_model, model.tokenizer, {**model.task, "trivial_answer": answer}, model.target)
+    warning = evaluate(tmp_path, table)["warning"]
+    assert "this model has learned nothing" in warning
+    assert ("always ‘" if name == "classification" else "hardly depend on the text") in warning
 
 
 def test_rows_without_labels_are_an_error_that_suggests_predict(folder: Any, table: Table):
@@ -320,7 +404,7 @@ def test_f1_of_labels_other_than_0_and_1_is_macro_averaged():
 def test_the_temperature_fitted_on_many_rows_minimizes_the_loss():
     logits, targets = LOGITS.repeat(500, 1), torch.tensor([0, 1, 1, 0]).repeat(500)
     target = Classes(("a", "b"))
-    temperature = fit_calibration(target, logits, targets)["temperature"]
+    temperature = fit_calibration(target, logits, targets)["fitted"]
 
     def loss(t: float) -> float:
         return float(target.loss(logits / t, targets).mean())

@@ -112,6 +112,28 @@ def test_the_report_of_finetuning_has_its_sections_and_the_numbers_of_its_files(
     assert "a fine film 5" not in page.text
 
 
+def test_the_baselines_and_the_warning_stand_in_the_head_and_the_table(tmp_path: Path) -> None:
+    write_finetuning_run(tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    results["baselines"] = {
+        "trivial": {"name": "always ‘pos’", "metrics": {"accuracy": 0.625, "f1": 0.385}},
+        "tfidf": {"name": "TF-IDF", "metrics": {"accuracy": 0.875, "f1": 0.871}},
+    }
+    results["warning"] = "TF-IDF is better (accuracy 0.875). Try --train head."
+    results["calibration"] |= {"temperature": 1.0, "reason": "no temperature helps"}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    page = PageParser(write_report(tmp_path))
+    assert page.headings[0] == (
+        "Accuracy 0.750 [0.406,\xa00.938] on 8 validation rows; TF-IDF has 0.875; always ‘pos’ has 0.625"
+    )
+    assert "Warning: TF-IDF is better (accuracy 0.875). Try --train head." in page.text
+    assert {0.871, 0.385, 0.875, 0.625} <= set(page.numbers)
+    assert "Probabilities are not calibrated: no temperature helps." in page.text
+    results["warning"] = "this model has learned nothing: accuracy 0.5."
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert PageParser(write_report(tmp_path)).headings[0].startswith("The model has learned nothing. Accuracy 0.750")
+
+
 def test_the_confusion_matrix_counts_every_validation_row(tmp_path: Path) -> None:
     write_report(write_finetuning_run(tmp_path))
     matrix = re.search(r'<table class="matrix">(.*?)</table>', (tmp_path / "report.html").read_text(), re.DOTALL)

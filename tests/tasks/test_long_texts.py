@@ -26,7 +26,7 @@ from gpt1.inference.evaluate import evaluate
 from gpt1.inference.predictor import load_task_predictor
 from gpt1.model.gpt import GPT
 from gpt1.tables.table import Table
-from gpt1.training import finetune as finetuning
+from gpt1.training import finetune_setup
 from gpt1.training.finetune import finetune
 
 
@@ -121,7 +121,7 @@ def test_head_only_training_on_windows_equals_training_with_a_frozen_backbone(
     shared = {"peak_lr": 1e-2, "warmup": 0, "weight_decay": 0, "clip_norm": 0, "long": "windows"}
     features = finetune(long_rows, from_=pretrained_run, out=tmp_path / "head", train="head", **settings, **shared)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetuning, "freeze", lambda model, train: model.gpt.requires_grad_(False))
+        patch.setattr(finetune_setup, "freeze", lambda model, train: model.gpt.requires_grad_(False))
         through = finetune(long_rows, from_=pretrained_run, out=tmp_path / "all", train="all", **settings, **shared)
     for name, value in load_head(features).items():
         torch.testing.assert_close(value, load_head(through)[name], rtol=0, atol=1e-5)

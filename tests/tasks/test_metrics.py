@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    matthews_corrcoef,
+    mean_absolute_error,
+    root_mean_squared_error,
+)
 
 from gpt1.errors import UserError
 from gpt1.tasks import metrics
@@ -75,7 +81,7 @@ def test_correlations_match_scipy(pairs):
     gold, predicted = map(list, zip(*pairs, strict=True))
     found = metrics.number_scores(gold, predicted)
     if len(set(gold)) == 1 or len(set(predicted)) == 1:
-        assert found == {"pearson": 0.0, "spearman": 0.0}
+        assert (found["pearson"], found["spearman"]) == (0.0, 0.0)
     else:
         assert found["pearson"] == pytest.approx(pearsonr(gold, predicted).statistic, abs=1e-6)
         assert found["spearman"] == pytest.approx(spearmanr(gold, predicted).statistic, abs=1e-9)
@@ -84,9 +90,24 @@ def test_correlations_match_scipy(pairs):
 def test_constant_predictions_have_correlation_0_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert metrics.number_scores([1, 2, 3], [0.1, 0.1, 0.1]) == {"pearson": 0.0, "spearman": 0.0}
-        assert metrics.number_scores([2.5], [0.1]) == {"pearson": 0.0, "spearman": 0.0}
+        for found in (metrics.number_scores([1, 2, 3], [0.1, 0.1, 0.1]), metrics.number_scores([2.5], [0.1])):
+            assert (found["pearson"], found["spearman"]) == (0.0, 0.0)
         assert metrics.confidence_interval("pearson", [1, 2, 3], [7, 7, 7]) == (0.0, 0.0)
+
+
+@given(pairs=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=40))
+def test_errors_match_scikit_learn(pairs):
+    gold, predicted = map(list, zip(*pairs, strict=True))
+    found = metrics.number_scores(gold, predicted)
+    assert found["rmse"] == pytest.approx(root_mean_squared_error(gold, predicted))
+    assert found["mae"] == pytest.approx(mean_absolute_error(gold, predicted))
+
+
+def test_errors_of_huge_and_tiny_scores_neither_overflow_nor_vanish():
+    for scale in (1e300, 1e-300):
+        found = metrics.number_scores([0.0, 0.0], [3 * scale, 4 * scale])
+        assert found["rmse"] == pytest.approx(math.sqrt(12.5) * scale)
+        assert found["mae"] == pytest.approx(3.5 * scale)
 
 
 def test_multiple_choice_is_scored_by_accuracy():
@@ -138,9 +159,14 @@ def test_intervals_of_class_scores_agree_with_a_plain_bootstrap_of_the_rows(metr
 
 @pytest.mark.parametrize(
     ("metric", "score"),
-    [("pearson", lambda g, p: pearsonr(g, p).statistic), ("spearman", lambda g, p: spearmanr(g, p).statistic)],
+    [
+        ("pearson", lambda g, p: pearsonr(g, p).statistic),
+        ("spearman", lambda g, p: spearmanr(g, p).statistic),
+        ("rmse", root_mean_squared_error),
+        ("mae", mean_absolute_error),
+    ],
 )
-def test_intervals_of_correlations_agree_with_a_plain_bootstrap_of_the_rows(metric, score):
+def test_intervals_of_scores_agree_with_a_plain_bootstrap_of_the_rows(metric, score):
     random = np.random.default_rng(0)
     gold = random.integers(0, 6, 200).astype(float)  # with ties
     predicted = gold + random.normal(size=200) * 3
@@ -189,7 +215,7 @@ def test_the_fitted_temperature_is_optimal_and_recovers_the_scale_of_the_logits(
         return n * loss_at(t, z, gold) + math.log(t) ** 2 / 2
 
     fitted = metrics.fit_temperature(z, gold)
-    assert all(objective(fitted) <= objective(t) + 1e-4 for t in np.geomspace(0.03, 40, 50))
+    assert all(objective(fitted) <= objective(t) + 1e-4 for t in np.geomspace(0.05, 20, 50))
     if n == 400:
         assert fitted == pytest.approx(scale, rel=0.35)
 
@@ -242,6 +268,51 @@ def test_the_fitted_temperature_improves_calibration():
     before = metrics.calibration(softmax(z * 4, axis=1), gold)["ece"]
     fitted = metrics.fit_temperature(z * 4, gold)
     assert metrics.calibration(softmax(z * 4 / fitted, axis=1), gold)["ece"] < 0.25 * before
+
+
+def test_a_temperature_is_used_only_if_it_helps_on_other_rows():
+    z, gold = sample_logits(0, n=3000)
+    overconfident = metrics.cross_fit_temperature(z * 4, gold)
+    assert overconfident["temperature"] == overconfident["fitted"] == metrics.fit_temperature(z * 4, gold)
+    assert overconfident["ece_after"] < 0.25 * overconfident["ece_before"]
+    right = metrics.cross_fit_temperature(z, gold)  # calibrated already: the labels are drawn from these logits
+    assert abs(math.log(right["temperature"])) < 0.1
+    few = [
+        metrics.cross_fit_temperature(*(part[first : first + 20] for part in (z, gold))) for first in range(0, 600, 20)
+    ]
+    unused = [found for found in few if found["temperature"] == 1]
+    assert 0 < len(unused) < len(few)
+    for found in unused:
+        assert "no temperature helps" in found["reason"]
+        assert found["ece_after"] == found["ece_before"]
+        assert found["bins"] == found["bins_before"]
+    for found in few:
+        assert found["ece_after"] <= found["ece_before"]
+
+
+def test_the_reported_calibration_is_that_of_temperatures_fitted_on_other_rows():
+    z, gold = sample_logits(3, n=200)
+    found = metrics.cross_fit_temperature(z * 4, gold)
+    order, scaled = np.random.default_rng(0).permutation(200), np.empty_like(z)
+    for fold in np.array_split(order, 5):
+        others = [i for i in range(200) if i not in fold]
+        scaled[fold] = z[fold] * 4 / metrics.fit_temperature(z[others] * 4, gold[others])
+    assert found["reason"] == ""
+    assert found["ece_after"] == pytest.approx(metrics.calibration(softmax(scaled, axis=1), gold)["ece"])
+
+
+def test_a_temperature_at_the_end_of_its_range_is_not_used():
+    sure = np.eye(3)[[0, 1, 2] * 300] * 1e-3
+    found = metrics.cross_fit_temperature(sure, [0, 1, 2] * 300)
+    assert found["fitted"] == pytest.approx(math.exp(-metrics.MAX_LOG_TEMPERATURE), rel=0.01)
+    assert found["temperature"] == 1
+    assert "at the end of its range" in found["reason"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_handful_of_rows_can_be_cross_fitted(n):
+    z, gold = sample_logits(1)
+    assert metrics.cross_fit_temperature(z[:n], gold[:n])["temperature"] > 0
 
 
 def test_the_glue_score_of_the_paper_is_the_mean_over_tasks_of_each_mean():

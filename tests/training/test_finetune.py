@@ -29,9 +29,20 @@ from gpt1.errors import UserError
 from gpt1.inference.predictor import load_task_predictor
 from gpt1.model.gpt import GPT
 from gpt1.model.weights import read_safetensors
+from gpt1.progress import NullProgress
 from gpt1.tables.table import Table, write_table
-from gpt1.training import finetune as finetuning
+from gpt1.training import finetune_setup
 from gpt1.training.finetune import finetune, model_dependent_defaults
+
+
+class RecordingProgress(NullProgress):
+    """Records the log."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +117,7 @@ def test_training_on_cached_features_equals_training_through_the_frozen_backbone
     shared = {"peak_lr": 1e-2, "warmup": 0, "weight_decay": 0, "clip_norm": 0, "valid_fraction": 0}
     cached = finetune(table, from_=pretrained_run, out=tmp_path / "head", train="head", **settings, **shared)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetuning, "freeze", lambda model, train: model.gpt.requires_grad_(False))
+        patch.setattr(finetune_setup, "freeze", lambda model, train: model.gpt.requires_grad_(False))
         through = finetune(table, from_=pretrained_run, out=tmp_path / "all", train="all", **settings, **shared)
     for name, value in load_head(cached).items():
         torch.testing.assert_close(value, load_head(through)[name], rtol=0, atol=1e-5)
@@ -245,24 +256,86 @@ def test_the_seed_determines_the_run(table: Table, pretrained_run: Path, tmp_pat
     assert changed_tensors(load_weights(runs[0]), load_weights(runs[2]))
 
 
-def test_the_temperature_is_fitted_on_the_validation_rows_saved_and_used(whole: dict[str, Path], table: Table):
-    calibration = read_results(whole["all"])["calibration"]
-    model = load_task_predictor(whole["all"])
-    assert model.temperature == calibration["temperature"] != 1
+def test_a_temperature_that_helps_is_saved_and_used(table: Table, pretrained_run: Path, tmp_path: Path):
+    """A model that is validated on its own training rows is not confident enough."""
+    settings = {"epochs": 3, "peak_lr": 2e-3, "dropout": 0, "head_dropout": 0, "lm_coef": 0, "deduplicate": False}
+    run = finetune(
+        table, from_=pretrained_run, out=tmp_path / "run", valid=table, **TEXT_OPTIONS, **{**FAST_SETTINGS, **settings}
+    )
+    found = read_results(run)
+    calibration, model = found["calibration"], load_task_predictor(run)
+    assert model.temperature == calibration["temperature"] == calibration["fitted"] != 1
+    before = next(h["loss"] for h in found["history"] if h["epoch"] == found["best_epoch"])
+    assert found["validation"]["metrics"]["loss"] < before
     logits = model.logits(model.read_rows(table.rows[:5]))
     expected = (logits / calibration["temperature"]).softmax(-1)
     for row, p in zip(model.predict(table.rows[:5]), expected.tolist(), strict=True):
         assert [row["probability_no"], row["probability_yes"]] == pytest.approx(p, abs=1e-5)
-    records = [json.loads(line) for line in (whole["all"] / "predictions.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     predicted = model.predict([record["fields"]["text"] for record in records])
     for record, row in zip(records, predicted, strict=True):
         assert record["probabilities"]["yes"] == pytest.approx(row["probability_yes"], abs=1e-5)
 
 
-def test_the_validation_loss_after_calibration_is_no_higher_than_before(whole: dict[str, Path]):
-    found = read_results(whole["all"])
-    before = next(h["loss"] for h in found["history"] if h["epoch"] == found["best_epoch"])
-    assert found["validation"]["metrics"]["loss"] <= before + 1e-6
+# ---- baselines
+
+
+@pytest.mark.parametrize("name", KIND_OPTIONS)
+def test_the_baselines_of_every_kind_stand_beside_the_model(
+    name: str, table: Table, pretrained_run: Path, tmp_path: Path
+):
+    progress = RecordingProgress()
+    run = finetune(
+        table, from_=pretrained_run, out=tmp_path / "run", progress=progress, **KIND_OPTIONS[name], **FAST_SETTINGS
+    )
+    found = read_results(run)
+    main = found["main"]
+    for one in (trivial := found["baselines"]["trivial"], tfidf := found["baselines"]["tfidf"]):
+        assert set(one["metrics"]) == set(found["validation"]["metrics"]) - {"loss"}
+    assert tfidf["rows"] == tfidf["of"] == found["data"]["train"]
+    line = next(line for line in progress.lines if line.startswith("best epoch"))
+    assert f"TF-IDF {tfidf['metrics'][main]:.3f}" in line
+    assert f"{trivial['name']} {trivial['metrics'][main]:.3f}" in line
+    assert load_task_predictor(run).task["trivial_answer"] == trivial["answer"]
+
+
+def test_without_validation_rows_there_are_no_baselines(table: Table, pretrained_run: Path, tmp_path: Path):
+    run = finetune(table, from_=pretrained_run, out=tmp_path / "run", valid_fraction=0, **TEXT_OPTIONS, **FAST_SETTINGS)
+    assert (read_results(run)["baselines"], read_results(run)["warning"]) == ({}, "")
+
+
+def test_a_model_that_learned_nothing_is_handed_over_with_a_warning(table: Table, pretrained_run: Path, tmp_path: Path):
+    for name in ("classification", "regression"):
+        progress = RecordingProgress()
+        settings = {**FAST_SETTINGS, "peak_lr": 0, "valid_fraction": 0.3}
+        run = finetune(
+            table, from_=pretrained_run, out=tmp_path / name, progress=progress, **KIND_OPTIONS[name], **settings
+        )
+        warning = read_results(run)["warning"]
+        assert "learned nothing" in warning or "TF-IDF is better" in warning
+        assert f"warning: {warning}" in progress.lines
+
+
+# ---- the metric that chooses the epoch
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "best"),
+    [("classification", "f1", max), ("classification", "matthews", max), ("regression", "rmse", min)],
+)
+def test_the_chosen_metric_selects_the_epoch(
+    name: str, metric: str, best: Any, table: Table, pretrained_run: Path, tmp_path: Path
+):
+    settings = {**FAST_SETTINGS, "epochs": 5, "peak_lr": 1e-2, "valid_fraction": 0.3, "metric": metric}
+    found = read_results(finetune(table, from_=pretrained_run, out=tmp_path / "run", **KIND_OPTIONS[name], **settings))
+    assert found["main"] == metric
+    assert found["validation"]["metrics"][metric] == pytest.approx(best(h[metric] for h in found["history"]))
+
+
+def test_a_metric_that_the_labels_do_not_have_is_refused(table: Table, pretrained_run: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"--metric pearson does not apply .*\n?.*accuracy, f1, matthews"):
+        finetune(table, from_=pretrained_run, out=tmp_path / "run", metric="pearson", **TEXT_OPTIONS)
+    assert not (tmp_path / "run").exists()
 
 
 # ---- rows

@@ -1,0 +1,129 @@
+"""What a fine-tuned model must beat: the trivial answer and the TF-IDF baseline; and a warning where it does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt1.formatting import escape_controls, format_number
+from gpt1.tasks import metrics
+from gpt1.tasks.examples import stratified_order
+from gpt1.tasks.kinds import Example, Kind
+from gpt1.tasks.targets import Answers, Classes, Target, as_label, as_number
+from gpt1.tasks.tfidf import fitting_work, tfidf_scores
+
+MAX_TFIDF_WORK = 12_000_000
+"""Most work (see `fitting_work`) of the TF-IDF baseline beside a fine-tuned model: about half a minute of one core. Of
+larger tables it gets a stratified sample of the rows."""
+MIN_SPREAD = 0.1
+"""Standard deviation of predicted scores, as a share of that of the labels, below which they hardly vary."""
+
+
+def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float:
+    """The best answer for a row that nobody reads: the most frequent label (or answer), or the mean score."""
+    if isinstance(target, Classes):
+        counts = Counter(map(as_label, labels))
+        return max(target.labels, key=lambda label: counts[label])
+    if isinstance(target, Answers):
+        return min(Counter(map(int, labels)).items(), key=lambda item: (-item[1], item[0]))[0]
+    return float(np.mean([as_number(label) for label in labels]))
+
+
+def trivial_name(answer: str | int | float) -> str:
+    if isinstance(answer, float):
+        return f"always the mean, {format_number(answer)}"
+    return f"always ‘{escape_controls(answer)}’" if isinstance(answer, str) else f"always answer {answer}"
+
+
+def trivial_baseline(target: Target, answer: str | int | float, labels: Sequence[Any]) -> dict[str, Any]:
+    """Metrics of the trivial answer on rows with these labels."""
+    gold = metrics.gold_answers(target, labels)
+    found = metrics.target_scores(target, gold, [answer] * len(gold))
+    scores = {name: value for name, value in found.items() if name != "f1_of"}
+    return {"name": trivial_name(answer), "answer": answer, "metrics": scores}
+
+
+def tfidf_baseline(
+    kind: Kind, target: Target, training: Sequence[Example], rows: Sequence[Example], seed: int
+) -> dict[str, Any]:
+    """Metrics on `rows` of a linear model on TF-IDF features of `training`, or of a sample of it (MAX_TFIDF_WORK).
+
+    Returns:
+        `metrics`; `rows` it was trained on, `of` all training rows; `features` and `C` (see `tfidf_scores`). Empty if
+        the texts have no words.
+    """
+    sample = training
+    if (work := fitting_work(target, training)) > MAX_TFIDF_WORK:
+        fewest = len(target.labels) if isinstance(target, Classes) else 2
+        n = max(fewest, int(len(training) * MAX_TFIDF_WORK / work))
+        sample = [training[i] for i in sorted(stratified_order(training, target, seed)[:n])]
+    if not any(text.strip() for example in sample for text in (*example.fields, *example.answers)):
+        return {}
+    found = tfidf_scores(kind, target, sample, rows, seed)
+    about = {name: found.pop(name) for name in ("features", "C")}
+    return {"name": "TF-IDF", "metrics": found, "rows": len(sample), "of": len(training), **about}
+
+
+def is_better(metric: str, a: float, b: float) -> bool:
+    return a < b if metric in metrics.LOWER_IS_BETTER else a > b
+
+
+def learned_nothing(target: Target, scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
+    """Why the model counts as one that learned nothing; empty if it learned something.
+
+    Args:
+        target: The target of the task.
+        scored: `metrics`, `interval` and, for scores, `spread` (see `compute_metrics`).
+        trivial: The trivial answer on the same rows.
+    """
+    own, interval = scored["metrics"], scored["interval"]
+    if isinstance(target, Classes | Answers):
+        value, other = own["accuracy"], trivial["metrics"]["accuracy"]
+        if value > other or interval.get("matthews", (0.0, 0.0))[0] > 0:
+            return ""
+        return f"accuracy {value:.3f} is not above that of the trivial answer ({trivial['name']}: {other:.3f})"
+    if scored["spread"] < MIN_SPREAD:
+        share = f"{100 * scored['spread']:.2g}%"
+        return f"its scores hardly depend on the text: their standard deviation is {share} of that of the labels"
+    low, high = interval["pearson"]
+    return f"the interval of its Pearson correlation, [{low:.3f}, {high:.3f}], includes 0" if low <= 0 else ""
+
+
+def verdict(
+    target: Target, scored: Mapping[str, Any], baselines: Mapping[str, Any], metric: str, advice: str = ""
+) -> str:
+    """A warning if the model learned nothing, or if TF-IDF is better; else empty.
+
+    Args:
+        target: The target of the task.
+        scored: The model's `metrics`, `interval` and `spread`.
+        baselines: `trivial` and, if it was fitted, `tfidf`, on the same rows.
+        metric: The metric to compare.
+        advice: What to try, for a model that is worse than TF-IDF.
+    """
+    trivial, tfidf = baselines.get("trivial"), baselines.get("tfidf")
+    if trivial and (reason := learned_nothing(target, scored, trivial)):
+        cause = "Likely causes: too few steps or rows, or a model that is pre-trained on too little text."
+        if tfidf and is_better(metric, tfidf["metrics"][metric], trivial["metrics"][metric]):
+            cause = f"TF-IDF learns from the same rows ({metric} {tfidf['metrics'][metric]:.3f}). {advice}"
+        elif tfidf:
+            cause = "TF-IDF learns nothing from them either: too few rows, or labels that the texts do not decide."
+        return f"this model has learned nothing: {reason}. {cause}".strip()
+    if tfidf and is_better(metric, tfidf["metrics"][metric], scored["metrics"][metric]):
+        return f"TF-IDF is better ({metric} {tfidf['metrics'][metric]:.3f}). {advice}".strip()
+    return ""
+
+
+def summary(baselines: Mapping[str, Any], metric: str) -> str:
+    """`TF-IDF 0.861, always ‘pos’ 0.506`."""
+    parts = [f"{one['name']} {describe_score(metric, one['metrics'])}" for one in reversed([*baselines.values()])]
+    return ", ".join(parts)
+
+
+def describe_score(metric: str, scores: Mapping[str, float]) -> str:
+    """The value of `metric`; of a correlation the RMSE too."""
+    rmse = f" (RMSE {format_number(scores['rmse'])})" if "rmse" in scores and metric != "rmse" else ""
+    return f"{scores[metric]:.3f}{rmse}"

@@ -1,0 +1,101 @@
+"""The trivial answer, the TF-IDF baseline within a limit of work, and the warnings about weak models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt1.tasks import baselines
+from gpt1.tasks.baselines import tfidf_baseline, trivial_answer, trivial_baseline, verdict
+from gpt1.tasks.kinds import KINDS, Example
+from gpt1.tasks.targets import Answers, Classes, StandardizedNumber
+
+CLASSES, NUMBERS = Classes(("no", "yes")), StandardizedNumber(2.0, 1.0)
+
+
+def test_the_trivial_answer_is_the_most_frequent_label_or_the_mean():
+    assert trivial_answer(CLASSES, ["yes", "no", " yes "]) == "yes"
+    assert trivial_answer(Answers(3), [2, 0, 2]) == 2
+    assert trivial_answer(NUMBERS, ["1", 2, 4.5]) == 2.5
+
+
+def test_the_trivial_answer_is_scored_as_a_constant_prediction():
+    assert trivial_baseline(CLASSES, "yes", ["yes", "no", "perhaps", "yes"])["metrics"]["accuracy"] == 0.5
+    scores = trivial_baseline(NUMBERS, 2.0, [1, 2, 6])["metrics"]
+    assert scores == {"pearson": 0, "spearman": 0, "rmse": pytest.approx(np.sqrt(17 / 3)), "mae": pytest.approx(5 / 3)}
+
+
+def rows(n: int) -> list[Example]:
+    return [Example((f"text {i} {'good' if i % 3 else 'bad'}",), label="yes" if i % 3 else "no") for i in range(n)]
+
+
+def test_tf_idf_learns_from_a_stratified_sample_of_more_rows_than_its_limit(monkeypatch: pytest.MonkeyPatch):
+    training, test = rows(300), rows(30)
+    whole = tfidf_baseline(KINDS["classification"], CLASSES, training, test, seed=0)
+    assert (whole["rows"], whole["of"], whole["metrics"]["accuracy"]) == (300, 300, 1.0)
+    seen: list[Example] = []
+    fit = baselines.tfidf_scores
+    monkeypatch.setattr(baselines, "tfidf_scores", lambda *args: (seen.extend(args[2]), fit(*args))[1])
+    monkeypatch.setattr(baselines, "MAX_TFIDF_WORK", 600)
+    sample = tfidf_baseline(KINDS["classification"], CLASSES, training, test, seed=0)
+    assert (sample["rows"], sample["of"]) == (len(seen), 300)
+    assert sum(len(example.fields[0]) for example in seen) <= 700
+    counts = Counter(example.label for example in seen)
+    assert counts["yes"] / len(seen) == pytest.approx(2 / 3, abs=0.05)
+
+
+def test_empty_texts_have_no_tf_idf():
+    training = [Example((" ",), label=label) for label in ("yes", "no")]
+    assert tfidf_baseline(KINDS["classification"], CLASSES, training, training, seed=0) == {}
+
+
+def scored(accuracy: float, low: float) -> dict[str, Any]:
+    return {"metrics": {"accuracy": accuracy}, "interval": {"matthews": [low, 0.5]}}
+
+
+def both(trivial: float, tfidf: float) -> dict[str, Any]:
+    return {
+        "trivial": {"name": "always ‘yes’", "metrics": {"accuracy": trivial}},
+        "tfidf": {"name": "TF-IDF", "metrics": {"accuracy": tfidf}},
+    }
+
+
+def test_a_classifier_that_is_not_above_the_most_frequent_label_has_learned_nothing():
+    found = verdict(CLASSES, scored(0.50, -0.1), both(0.52, 0.70), "accuracy", "Try this.")
+    assert found.startswith("this model has learned nothing: accuracy 0.500 is not above")
+    assert found.endswith("TF-IDF learns from the same rows (accuracy 0.700). Try this.")
+    assert "TF-IDF learns nothing from them either" in verdict(CLASSES, scored(0.5, -0.1), both(0.52, 0.5), "accuracy")
+    assert "Likely causes" in verdict(CLASSES, scored(0.5, -0.1), {"trivial": both(0.5, 0)["trivial"]}, "accuracy")
+
+
+def test_a_classifier_of_rare_labels_can_be_below_the_most_frequent_label_and_have_learned():
+    assert verdict(CLASSES, scored(0.94, 0.2), both(0.95, 0.9), "accuracy") == ""
+
+
+def test_a_better_tf_idf_is_a_warning():
+    assert verdict(CLASSES, scored(0.6, 0.2), both(0.5, 0.7), "accuracy", "Try this.") == (
+        "TF-IDF is better (accuracy 0.700). Try this."
+    )
+    assert verdict(CLASSES, scored(0.7, 0.2), both(0.5, 0.7), "accuracy") == ""
+
+
+@pytest.mark.parametrize(
+    ("spread", "low", "expected"),
+    [(0.05, 0.3, "hardly depend on the text"), (0.4, -0.1, "includes 0"), (0.4, 0.1, "")],
+)
+def test_scores_that_hardly_depend_on_the_text_count_as_nothing_learned(spread: float, low: float, expected: str):
+    own = {"metrics": {"pearson": 0.2, "rmse": 1.0}, "interval": {"pearson": [low, 0.5]}, "spread": spread}
+    trivial = {"trivial": {"name": "always the mean", "metrics": {"pearson": 0.0, "rmse": 1.0}}}
+    found = verdict(NUMBERS, own, trivial, "pearson")
+    assert expected in found
+    assert bool(found) == bool(expected)
+
+
+def test_of_errors_the_lower_is_better():
+    own = {"metrics": {"rmse": 1.0}, "interval": {"pearson": [0.1, 0.5]}, "spread": 0.5}
+    for rmse, expected in ((0.9, True), (1.1, False)):
+        others = {"tfidf": {"name": "TF-IDF", "metrics": {"rmse": rmse}}}
+        assert verdict(NUMBERS, own, others, "rmse").startswith("TF-IDF is better") == expected
