@@ -216,6 +216,9 @@ class FinetuneConfig(TrainingConfig):
     """λ, the weight of the auxiliary language-modeling loss (paper, eq. 5)."""
     epochs: Positive = 3.0
     """Passes over the training rows."""
+    keep_head: bool = False
+    """Go on with the output layer of a fine-tuned model instead of a new one. Its labels must contain those of the
+    rows."""
     head_dropout: Probability = 0.1
     """Dropout on the hidden state that the new layer reads (paper 4.1)."""
     valid_fraction: Annotated[float, Range(0, 0.5)] = 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from gpt1.tasks.examples import (
     target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
-from gpt1.tasks.targets import Target, target_to_json
+from gpt1.tasks.targets import Classes, OrdinalBins, Target, format_labels, target_to_json
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,12 @@ def load_task_data(
     data_dir: str | Path | None,
     cfg: FinetuneConfig,
     progress: Progress,
+    earlier: Target | None = None,
 ) -> TaskData:
-    """Read the training rows, remove duplicates and split off validation rows if there are none; log all counts."""
+    """Read the training rows, remove duplicates and split off validation rows if there are none; log all counts.
+
+    `earlier` is the target of the model, if its output layer is kept.
+    """
     source = training_rows(train, kind_name, columns, score, data_dir, keep_duplicates=not cfg.deduplicate)
     examples, target, name = source.examples, source.target, source.rows.table.name
     rows, labels = len(examples), target.summary([example.label for example in examples])
@@ -174,6 +178,10 @@ def load_task_data(
     if duplicates or leaked:  # the remaining rows may have fewer labels
         remaining = f"{name}, without {count_noun(duplicates + leaked, 'repeated row')}"
         target = target_from_examples(source.kind, source.score, examples, lambda i: remaining, remaining)
+        if valid is not None:
+            check_labels_remain(target, validation, valid_rows.table, name)
+    if earlier is not None:
+        target = check_earlier_target(earlier, target)
     if valid is None and cfg.valid_fraction:
         train_indices, valid_indices = split_validation(examples, target, cfg.valid_fraction, cfg.seed)
         examples, validation = [examples[i] for i in train_indices], [examples[i] for i in valid_indices]
@@ -196,6 +204,39 @@ def load_task_data(
     counts = {"rows": rows, "duplicates": duplicates, "leaked": leaked}
     metric = source.main_metric(target, cfg.metric)
     return TaskData(source.kind, source.columns, target, examples, validation, metric, counts)
+
+
+def check_labels_remain(target: Target, validation: Sequence[Example], valid: Table, name: str) -> None:
+    """UserError if a validation row has a label that training lost with the rows that both tables have."""
+    try:
+        encode_labels(target, validation, valid.locate_row)
+    except UserError as error:
+        raise UserError(
+            f"{error.problem} All rows of {name} with this label are also in {valid.name}, so training has none.",
+            f"Remove them from {valid.name}, or omit --valid. --no-deduplicate trains on the rows that both have.",
+        ) from None
+
+
+def check_earlier_target(earlier: Target, target: Target) -> Target:
+    """`earlier`, the target of a model whose output layer is kept; UserError if the rows do not fit it."""
+    fits = type(earlier) is type(target)
+    if isinstance(earlier, Classes) and isinstance(target, Classes):
+        fits = set(target.labels) <= set(earlier.labels)
+    if isinstance(earlier, OrdinalBins) and isinstance(target, OrdinalBins):
+        fits = earlier.low <= target.low and target.high <= earlier.high
+    if not fits:
+        ours, theirs = describe_target(target), describe_target(earlier)
+        raise UserError(
+            f"--keep-head: the rows have {ours}, the model was fine-tuned for {theirs}.",
+            "Remove --keep-head: a new output layer is then trained.",
+        )
+    return earlier
+
+
+def describe_target(target: Target) -> str:
+    if isinstance(target, Classes):
+        return f"the labels {format_labels(target.labels)}"
+    return f"scores from {target.low} to {target.high}" if isinstance(target, OrdinalBins) else target.summary([])
 
 
 def resolve_kind(name: str | None) -> Kind:

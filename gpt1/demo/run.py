@@ -197,7 +197,7 @@ def evaluate_methods(out: Path, seeds: int, results: DemoResults) -> None:
     results.accuracy[MAJORITY] = [max(labels.values()) / len(table)] * seeds
     results.accuracy[TF_IDF] = [tfidf_accuracy(out, seed) for seed in range(seeds)]
     for method in DEMO_METHODS:
-        scores = [evaluate(run_folder(out, method, seed), table)["metrics"] for seed in range(seeds)]
+        scores = [evaluate(run_folder(out, method, seed), table, baselines=False)["metrics"] for seed in range(seeds)]
         results.accuracy[method] = [score["accuracy"] for score in scores]
 
 

@@ -101,7 +101,7 @@ class CurvePlan:
         options = data.finetune_options | self.run_settings(method, size, seed)
         resolved = self.training_settings(method, size)
         run = finetune_or_resume(rows.table, scratch, progress, resolved, from_=self.from_, **options)
-        return {**about, "settings": resolved, **evaluate(run, data.test.table)["metrics"]}
+        return {**about, "settings": resolved, **evaluate(run, data.test.table, baselines=False)["metrics"]}
 
     def check_stored_settings(self, store: ResultStore) -> None:
         """UserError if a finished run used other settings than it would use now."""

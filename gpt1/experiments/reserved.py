@@ -9,8 +9,8 @@ from gpt1.config import FinetuneConfig, flag_name
 from gpt1.errors import UserError
 
 RESERVED = {
-    "curve": ("seed", "train", "from_scratch", "valid_fraction", "deduplicate", "keep"),
-    "reproduce": ("seed", "train", "from_scratch", "valid_fraction", "transfer_layers", "keep"),
+    "curve": ("seed", "train", "from_scratch", "valid_fraction", "deduplicate", "keep", "keep_head", "metric"),
+    "reproduce": ("seed", "train", "from_scratch", "valid_fraction", "transfer_layers", "keep", "keep_head", "metric"),
     "zeroshot": tuple(field.name for field in fields(FinetuneConfig)),
 }
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gpt1 import formatting
 from gpt1.datasets import DataSet, KnownTable
 from gpt1.datasets.dataset import select_rows
 from gpt1.datasets.labelled import training_rows
+from gpt1.errors import UserError
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import deduplicate, stratified_order, target_from_examples
 from gpt1.tasks.kinds import Example, Kind
-from gpt1.tasks.targets import Answers, Classes, Target
+from gpt1.tasks.targets import Answers, Classes, Target, as_label, format_labels
 
 TEST_FRACTION = 0.2
 """Share of the rows that is split off for the test if there are no test rows."""
@@ -89,10 +91,8 @@ def read_train_test(
     if test is None:
         kept, repeated, leaked = deduplicate(training.examples)
         training = training.subset(kept, name)
-        order = stratified_order(training.examples, target, -1)
-        n_test = max(1, round(TEST_FRACTION * len(order)))
-        tested = training.subset(sorted(order[:n_test]), f"{name}, held out")
-        training = training.subset(sorted(order[n_test:]), name)
+        training, tested, note = split_test(training, target, name)
+        notes += [note] if note else []
     else:
         evaluation, examples = source.evaluation_rows(test, data_dir)
         tested = ExampleSet(evaluation.table, examples)
@@ -105,6 +105,26 @@ def read_train_test(
         tested = tested.sample(test_rows, target)
     main = source.main_metric(target)
     return TrainTestData(source.kind, source.columns, source.score, target, main, training, tested, notes)
+
+
+def split_test(rows: ExampleSet, target: Target, name: str) -> tuple[ExampleSet, ExampleSet, str]:
+    """(training rows, test rows, a note): about a fifth of the rows for the test; every label keeps a training row."""
+    order = stratified_order(rows.examples, target, -1)  # begins with a row of each label
+    fewest = min_labels(target)
+    n_train = max(len(order) - max(1, round(TEST_FRACTION * len(order))), fewest)
+    if n_train >= len(order):
+        raise UserError(
+            f"{name}: {formatting.count_noun(len(order), 'row')} for {fewest} labels leave none for a test.",
+            "Use more rows, or test rows of your own: --test FILE.",
+        )
+    tested = rows.subset(sorted(order[n_train:]), f"{name}, held out")
+    note = ""
+    if isinstance(target, Classes):
+        in_test = {as_label(example.label) for example in tested.examples}
+        if untested := [label for label in target.labels if label not in in_test]:
+            note = f"too few rows to test, and only trained on: {formatting.count_noun(len(untested), 'label')} "
+            note = f"{name}: {note}({format_labels(untested, 8)})"
+    return rows.subset(sorted(order[:n_train]), name), tested, note
 
 
 def limit_rows(rows: ExampleSet, kind: Kind, data: DataSet | None, max_rows: int) -> ExampleSet:

@@ -17,7 +17,7 @@ from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
 from gpt1.inference.predictor import TaskPredictor, load_model_and_tokenizer
-from gpt1.inference.task import save_task
+from gpt1.inference.task import TASK, read_task, save_task
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.progress import NullProgress, Progress
@@ -25,6 +25,7 @@ from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
+from gpt1.tasks.targets import Target
 from gpt1.training.distributed import require_single_process
 from gpt1.training.finetune_setup import FinetuneSetup, FullTrainingSource, prepare_finetuning
 from gpt1.training.head_only import HeadOnlySource
@@ -98,14 +99,45 @@ def finetune(
     if not resume:
         cfg = resolve_finetune_settings(gpt.config.n_embd, requested)
     check_train_scope(cfg, gpt.config.n_layer)
-    rows, columns = (command["train"], command["valid"]), command["columns"]
-    task = load_task_data(*rows, command["kind"], columns, command["score"], command["data_dir"], cfg, progress)
-    setup = prepare_finetuning(cfg, gpt, tokenizer, runs.find_model_folder(command["from"]), task, progress)
+    origin, rows = command["from"], (command["train"], command["valid"])
+    folder = runs.find_model_folder(origin)
+    earlier = read_earlier_task(folder, origin, cfg)
+    kept = earlier[1] if earlier and cfg.keep_head else None
+    about = command["kind"], command["columns"], command["score"], command["data_dir"]
+    task = load_task_data(*rows, *about, cfg, progress, kept)
+    if earlier:
+        check_earlier_head(earlier, task, origin, cfg, progress)
+    setup = prepare_finetuning(cfg, gpt, tokenizer, folder, task, progress)
     cfg = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
     if not resume:
         run = runs.create_run(out, cfg, facts, setup.precision)
     run_training(setup, cfg, run, progress, resume)
     return run
+
+
+def read_earlier_task(folder: Path, from_: str | Path, cfg: FinetuneConfig) -> tuple[dict[str, Any], Target] | None:
+    """task.json and target of a model that is fine-tuned already; None for a pre-trained one."""
+    if (folder / TASK).exists():
+        return read_task(folder / TASK)
+    if cfg.keep_head:
+        raise UserError(f"--keep-head: {from_} is not fine-tuned: it has no output layer.", "Remove --keep-head.")
+    return None
+
+
+def check_earlier_head(
+    earlier: tuple[dict[str, Any], Target], task: TaskData, from_: str | Path, cfg: FinetuneConfig, progress: Progress
+) -> None:
+    """Say what happens to the output layer of a model that is fine-tuned already; UserError if it cannot be kept."""
+    kind, target = str(earlier[0]["kind"]), earlier[1]
+    if cfg.keep_head:
+        if kind != task.kind.name:
+            problem = f"--keep-head: {from_} was fine-tuned for {kind}, not {task.kind.name}."
+            raise UserError(problem, "Remove --keep-head: a new output layer is then trained.")
+        progress.log(f"{from_} is fine-tuned: training goes on with its output layer")
+        return
+    same = kind == task.kind.name and target == task.target
+    offer = "; its labels are the same: --keep-head goes on with it" if same else ""
+    progress.log(f"{from_} is fine-tuned: a new output layer replaces its own{offer}")
 
 
 def run_training(setup: FinetuneSetup, cfg: FinetuneConfig, run: Path, progress: Progress, resume: bool) -> None:

@@ -21,7 +21,7 @@ from gpt1.inference.task_logits import compute_task_logits
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import Losses, l3
-from gpt1.model.weights import WEIGHTS_FILE
+from gpt1.model.weights import WEIGHTS_FILE, read_head
 from gpt1.progress import Progress
 from gpt1.tasks.collate import collate, epoch_examples, micro_batches
 from gpt1.tasks.kinds import (
@@ -143,6 +143,8 @@ def prepare_finetuning(
     gpt.add_special_tokens(cfg.init_std)
     gpt.set_dropout(cfg.dropout)
     model = TaskModel(gpt, Head(gpt.config.n_embd, task.target.outputs, task.kind.multiple_choice, cfg.head_dropout))
+    if cfg.keep_head:
+        model.head.load_state_dict(read_head(folder))
     freeze(model, cfg.train)
     device = resolve_device(cfg.device)
     activations, precision = resolve_precision(cfg.precision, device)

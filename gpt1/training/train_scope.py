@@ -39,6 +39,9 @@ def check_train_scope(cfg: FinetuneConfig, n_layer: int) -> None:
             "--long windows with --cut shares is not supported: shares limit each field to one window.",
             "Use --cut longest with --long windows.",
         )
+    if cfg.keep_head and (cfg.from_scratch or cfg.transfer_layers >= 0):
+        flag = "--from-scratch" if cfg.from_scratch else "--transfer-layers"
+        raise UserError(f"--keep-head with {flag}: the output layer belongs to the weights.", f"Remove {flag}.")
     if cfg.train == "head" and cfg.lm_coef:
         raise UserError(
             f"--lm-coef {cfg.lm_coef:g} has no effect with --train head: the language model is not trained.",

@@ -18,7 +18,7 @@ from gpt1.experiments.result_store import Job, ResultStore, finetune_or_resume, 
 from gpt1.experiments.train_test_data import read_train_test, stratified_order
 from gpt1.progress import NullProgress
 from gpt1.runs import folder as runs
-from gpt1.tables.table import Table
+from gpt1.tables.table import Table, read_table
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Classes
 
@@ -122,6 +122,26 @@ def test_test_rows_are_fixed_and_no_training_row_is_among_them(table: Table) -> 
     assert len(training) == len(found.training)
     assert len(training) + len(test) == len(table)
     assert found.draw_train_set(8, 0, "").table.rows != found.draw_train_set(8, 1, "").table.rows
+
+
+def test_a_label_with_a_single_row_is_trained_on_and_named(
+    shared_data: Path, pretrained_run: Path, tmp_path: Path
+) -> None:
+    rows = read_table(shared_data / "cases" / "02-curve-single-row-label" / "t.csv")
+    found = read_train_test(rows, None, "classification", {"text": "text", "label": "label"}, False, None)
+    assert "rare" in {example.label for example in found.training.examples}
+    assert "rare" not in {example.label for example in found.test.examples}
+    assert any("only trained on: 1 label (rare)" in note for note in found.notes)
+    assert len(found.test) == round(0.2 * len(rows))
+    options: dict[str, Any] = {"sizes": [8], "seeds": 1, "methods": ["all", "tfidf"], "min_updates": 2, "epochs": 1.0}
+    curve(rows, from_=pretrained_run, out=tmp_path / "curve", precision="fp32", **options, **TASK)
+    assert len(json.loads((tmp_path / "curve" / "cells.json").read_text())["cells"]) == 2
+
+
+def test_a_table_with_one_row_per_label_leaves_none_for_the_test(shared_data: Path) -> None:
+    two = shared_data / "cases" / "02-curve-single-row-label" / "two.csv"
+    with pytest.raises(UserError, match=r"two.csv: 2 rows for 2 labels leave none for a test"):
+        read_train_test(two, None, "classification", {"text": "text", "label": "label"}, False, None)
 
 
 # --- the runs --------------------------------------------------------------------------------------------------------

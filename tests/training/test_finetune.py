@@ -453,3 +453,60 @@ def test_a_validation_label_that_training_has_not_is_refused_with_its_row(
     with pytest.raises(UserError, match=r"valid.csv, row 2: unknown label 'perhaps'"):
         finetune(table, from_=pretrained_run, out=tmp_path / "run", valid=valid, **TEXT_OPTIONS)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_label_that_training_loses_to_the_validation_rows_is_refused_before_anything_is_written(
+    shared_data: Path, pretrained_run: Path, tmp_path: Path
+):
+    case = shared_data / "cases" / "03-valid-takes-a-label-away"
+    options = {**TEXT_OPTIONS, **FAST_SETTINGS, "from_": pretrained_run, "valid": case / "valid.csv"}
+    with pytest.raises(UserError, match=r"valid.csv, line 2: unknown label 'z'.* also in .*valid.csv"):
+        finetune(case / "train.csv", out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+    run = finetune(case / "train.csv", out=tmp_path / "run", deduplicate=False, **options)
+    assert read_results(run)["labels"] == ["x", "y", "z"]
+
+
+# ---- a model that is fine-tuned already
+
+
+def test_the_head_of_a_finetuned_model_is_replaced_with_a_word_or_kept(
+    whole: dict[str, Path], table: Table, tmp_path: Path
+):
+    stay = {**FAST_SETTINGS, **TEXT_OPTIONS, "peak_lr": 0}
+    progress = RecordingProgress()
+    new = finetune(table, from_=whole["all"], out=tmp_path / "new", progress=progress, **stay)
+    assert any(
+        "a new output layer replaces its own" in x and "--keep-head goes on with it" in x for x in progress.lines
+    )
+    kept = finetune(table, from_=whole["all"], out=tmp_path / "kept", keep_head=True, **stay)
+    before = load_head(whole["all"])
+    assert not torch.equal(load_head(new)["linear.weight"], before["linear.weight"])
+    assert all(torch.equal(load_head(kept)[name], value) for name, value in before.items())
+    rows = table.rows[:5]
+    logits = [(model := load_task_predictor(run)).logits(model.read_rows(rows)) for run in (whole["all"], kept)]
+    torch.testing.assert_close(logits[0], logits[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "problem"),
+    [
+        ("regression", {}, "the rows have numbers"),
+        ("entailment", {}, "was fine-tuned for classification, not entailment"),
+        ("classification", {"label": "other"}, "the rows have the labels"),
+        ("classification", {"from_scratch": True}, "--keep-head with --from-scratch"),
+    ],
+)
+def test_a_head_that_does_not_fit_cannot_be_kept(
+    name: str, settings: dict[str, Any], problem: str, whole: dict[str, Path], table: Table, tmp_path: Path
+):
+    options = {**KIND_OPTIONS[name], **FAST_SETTINGS, **settings}
+    with pytest.raises(UserError, match=f"--keep-head.*{problem}|{problem}"):
+        finetune(table, from_=whole["all"], out=tmp_path / "run", keep_head=True, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pretrained_model_has_no_head_to_keep(table: Table, pretrained_run: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="is not fine-tuned: it has no output layer"):
+        finetune(table, from_=pretrained_run, out=tmp_path / "run", keep_head=True, **TEXT_OPTIONS)
+    assert not (tmp_path / "run").exists()
