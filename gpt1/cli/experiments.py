@@ -92,10 +92,12 @@ def zeroshot(what: str, words: str | None, as_json: bool, **options: Any) -> Non
 
     cola: mean log-probability of the tokens against a threshold. sst2: "positive" or "negative" after "very". race,
     storycloze and tables of kind choice: the answer with the highest mean log-probability of its tokens. winograd (or a
-    .txt file in the format of DPRD): the referent that makes the rest most likely.
+    .txt file in the format of DPRD): the referent that makes the rest most likely. blimp, which is not in the paper:
+    the sentence of a minimal pair with the higher log-probability, by phenomenon.
 
     \b
     gpt1 zeroshot race:test-middle --run runs/books --data-dir data/
+    gpt1 zeroshot blimp --run runs/books --data-dir data/ --rows 6700
     gpt1 zeroshot quiz.jsonl --run runs/books --kind choice --context passage --choices answers --label right
     gpt1 zeroshot reviews.csv --run runs/books --kind classification --text text \\
         --words pos=good,neg=bad --append "this was"
@@ -107,8 +109,28 @@ def zeroshot(what: str, words: str | None, as_json: bool, **options: Any) -> Non
     if as_json:
         echo_json(result)
         return
+    if "phenomena" in result:
+        print_minimal_pairs(result)
+        return
     print_metrics(result)
     echo(f"random guessing: {result['metric']} {result['guess']:.3g}")
+
+
+def print_minimal_pairs(result: dict[str, Any]) -> None:
+    """The accuracy of each phenomenon and of the whole, with the baselines beside it; published ones below."""
+    baselines = list(result["baselines"])
+    groups = {**result["phenomena"], "mean of the paradigms": {**result["metrics"], **result["baselines"]}}
+    groups["mean of the paradigms"] |= {"interval": result["interval"]["accuracy"], "rows": result["rows"]}
+    rows = [
+        [name, group["rows"], group["accuracy"], "[{:.3f}, {:.3f}]".format(*group["interval"])]
+        + [group[baseline] for baseline in baselines]
+        for name, group in groups.items()
+    ]
+    titles = {"shorter": "shorter sentence", "unigram": "unigram model"}
+    columns = ["", "pairs", "accuracy", "95% confidence interval", *(titles[name] for name in baselines)]
+    make_console().print_table(columns, rows)
+    published = ", ".join(f"{name} {score:.3f}" for name, score in result["published"].items())
+    echo(f"random guessing: {result['guess']:.3g}; published, all pairs (Warstadt et al. 2020): {published}")
 
 
 def parse_label_words(text: str | None) -> dict[str, str] | None:

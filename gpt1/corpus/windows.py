@@ -102,14 +102,20 @@ def unigram_loss(
         vocab_size: Number of tokens in the vocabulary.
         max_tokens: Training tokens that the frequencies are counted on, spread over the text.
     """
+    log_p = unigram_log_probabilities(train.text, vocab_size, max_tokens)
+    return float(-log_p[validation.read(validation.evenly_spaced(count))[:, 1:]].mean())
+
+
+def unigram_log_probabilities(
+    text: CorpusPart | Corpus, vocab_size: int, max_tokens: int = 16_777_216
+) -> NDArray[np.float64]:  # [vocab_size]
+    """log P of every token by its frequency, with add-one smoothing; `max_tokens` of the text are counted."""
     frequencies = np.ones(vocab_size)
-    blocks = -(-train.text.tokens // UNIGRAM_BLOCK)
+    blocks = -(-text.tokens // UNIGRAM_BLOCK)
     for block in evenly_spaced(-(-max_tokens // UNIGRAM_BLOCK), blocks):
         first = int(block) * UNIGRAM_BLOCK
-        ids = train.text.read(first, min(train.text.tokens, first + UNIGRAM_BLOCK))
-        frequencies += np.bincount(ids, minlength=vocab_size)
-    predicted = validation.read(validation.evenly_spaced(count))[:, 1:]
-    return float(-np.log(frequencies / frequencies.sum())[predicted].mean())
+        frequencies += np.bincount(text.read(first, min(text.tokens, first + UNIGRAM_BLOCK)), minlength=vocab_size)
+    return np.log(frequencies / frequencies.sum())
 
 
 def evenly_spaced(count: int, n: int) -> NDArray[np.int64]:

@@ -60,6 +60,7 @@ class DataSet:
         labels: The classes; empty if the label is a number or the index of an answer.
         score_range: Minimum and maximum of a label that is a number.
         unlabeled_splits: Splits without public labels.
+        train_split: Empty if the data set is for evaluation only.
         subsets: Subset → the part of the file name that identifies it.
         label_map: Labels in the files → gpt1's labels; None skips the row (no gold label).
         glue: GLUE's file names for predictions, in the order of the test split's files.
@@ -194,7 +195,7 @@ class DataSet:
             if files := layout.find(split, folders, marker):
                 return layout, files
         layouts = [layout for layout in self.files if split in layout.splits]
-        names = [" + ".join(name for name in layout.splits[split] if marker in name) for layout in layouts]
+        names = [describe_files([name for name in layout.splits[split] if marker in name]) for layout in layouts]
         names += dict.fromkeys(archive for layout in layouts for archive in layout.archives)
         others = [other for other in self.splits if any(layout.find(other, folders) for layout in self.files)]
         raise MissingSplit(
@@ -287,6 +288,11 @@ class DataSet:
         Returns:
             (table, messages for the user)
         """
+        if not (split or self.train_split):
+            raise UserError(
+                f"{self.title} has no training rows.",
+                f"Measure a pre-trained model: gpt1 zeroshot {self.name} --run RUN",
+            )
         table = self.read(split or self.train_split, data_dir, subset)
         notes = list(table.notes)
         for other in EVALUATION_SPLITS:
@@ -326,6 +332,11 @@ class DataSet:
     def is_symmetric(self) -> bool:
         """Whether the order of a pair has no meaning."""
         return self.kind.sequences > 1
+
+
+def describe_files(names: Sequence[str]) -> str:
+    shown = names if len(names) < 5 else [*names[:2], f"{len(names) - 2} more"]
+    return " + ".join(shown)
 
 
 def convert_cell(row: Mapping[str, Any], ours: str, theirs: str | tuple[str, ...], location: str) -> Any:

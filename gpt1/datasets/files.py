@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import tarfile
 import zlib
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import Fields, check_regular, parse_json, read_bounded
-from gpt1.files.reading import COMPRESSIONS, file_format, max_bytes, open_input, raise_limit
+from gpt1.files.reading import COMPRESSIONS, InputFile, file_format, max_bytes, open_input, raise_limit
 from gpt1.tables.rows import row_unit, stream_rows, tsv_cells
 
 LocatedRow: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -30,9 +31,10 @@ class FileLayout:
         columns: gpt1's columns and the official ones.
         header: Column names of files without a header.
         format: tsv, csv or jsonl if the extension is misleading, or a folder of documents: race, reviews.
-        archives: Archives that may contain the folders of documents.
+        archives: Archives that may contain the files or the folders of documents.
         skip_ragged: Skip (and count) lines with too few or too many cells, because the official files have some.
         counts: Rows of each split if they differ from the data set's.
+        constants: Official columns that the files lack: every row has the same value.
     """
 
     splits: Mapping[str, tuple[str, ...]]
@@ -42,6 +44,7 @@ class FileLayout:
     archives: tuple[str, ...] = ()
     skip_ragged: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, split: str, folders: list[Path], marker: str = "") -> list[tuple[str, Path]]:
         """(official name, path) of the split's files with `marker` in their names.
@@ -65,14 +68,21 @@ class FileLayout:
         """(official name, rows) of the files from `find`; skipped rows are counted in `dropped` by reason."""
         if self.format in DOCUMENT_PARSERS:
             return [(name, document_rows(self.format, name, texts)) for name, texts in read_document_folders(found)]
-        return [(name, self.rows(path, dropped)) for name, path in found]
+        archives = {path: [name for name, other in found if other == path] for _, path in found}
+        members = {path: read_files(path, names) for path, names in archives.items() if path.name in self.archives}
+        return [
+            (name, self.rows(members[path][name], dropped) if path in members else self.rows_at(path, dropped))
+            for name, path in found
+        ]
 
-    def rows(self, path: Path, dropped: dict[str, int]) -> Iterator[LocatedRow]:
-        kind = self.format or file_format(path)[0]
-        with open_input(path, kind) as file:
-            rows = skip_ragged_rows(tsv_cells(file), dropped) if self.skip_ragged else stream_rows(file, self.header)
-            for number, row in rows:
-                yield f"{path}, {row_unit(kind)} {number:,}", row
+    def rows_at(self, path: Path, dropped: dict[str, int]) -> Iterator[LocatedRow]:
+        with open_input(path, self.format or None) as file:
+            yield from self.rows(file, dropped)
+
+    def rows(self, file: InputFile, dropped: dict[str, int]) -> Iterator[LocatedRow]:
+        rows = skip_ragged_rows(tsv_cells(file), dropped) if self.skip_ragged else stream_rows(file, self.header)
+        for number, row in rows:
+            yield f"{file.name}, {row_unit(file.format)} {number:,}", {**row, **self.constants}
 
 
 def skip_ragged_rows(
@@ -95,7 +105,7 @@ def read_document_folders(found: list[tuple[str, Path]]) -> Iterator[tuple[str, 
             yield folder, {str(file): read_bounded(file) for file in sorted(path.iterdir()) if file.suffix == ".txt"}
             continue
         if path not in archives:
-            archives[path] = read_archive(path, tuple(f"/{name}/" for name, other in found if other == path))
+            archives[path] = read_archive(path, is_document_in([name for name, other in found if other == path]))
         texts = archives[path]
         inside = {f"{path}: {name}": texts[name] for name in sorted(texts) if f"/{folder}/" in f"/{name}"}
         if not inside:
@@ -103,11 +113,28 @@ def read_document_folders(found: list[tuple[str, Path]]) -> Iterator[tuple[str, 
         yield folder, inside
 
 
+def is_document_in(folders: list[str]) -> Callable[[str], bool]:
+    return lambda member: member.endswith(".txt") and any(f"/{folder}/" in member for folder in folders)
+
+
 NUMBERS = (ValueError, OverflowError)  # a size in the header of a member that is none, or is larger than any file
 
 
-def read_archive(path: Path, folders: tuple[str, ...]) -> dict[str, bytes]:
-    """The .txt files below `folders` in a tar archive."""
+def read_files(path: Path, names: list[str]) -> dict[str, InputFile]:
+    """The files of a tar archive by their official names."""
+    members = read_archive(path, lambda member: any(member.endswith(f"/{name}") for name in names))
+    files: dict[str, InputFile] = {}
+    for name in names:
+        member = next((member for member in members if f"/{member}".endswith(f"/{name}")), None)
+        if member is None:
+            raise UserError(f"{path} has no file {name}.", "Check that it is the official archive.")
+        stream = io.BufferedReader(io.BytesIO(members[member]))
+        files[name] = InputFile(f"{path}: {member}", file_format(member)[0], stream, stream, len(members[member]))
+    return files
+
+
+def read_archive(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """The files of a tar archive whose `/path/in/it` is wanted."""
     texts: dict[str, bytes] = {}
     size, limit = 0, max_bytes()
     check_regular(path)
@@ -120,8 +147,7 @@ def read_archive(path: Path, folders: tuple[str, ...]) -> dict[str, bytes]:
                         f"{path} contains more than {limit:,} bytes: the limit is reached at {member.name[:80]}.",
                         raise_limit(limit),
                     )
-                inside = member.name.endswith(".txt") and any(folder in f"/{member.name}" for folder in folders)
-                if inside and (file := archive.extractfile(member)):
+                if is_wanted(f"/{member.name}") and (file := archive.extractfile(member)):
                     texts[member.name] = file.read()
     except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, LookupError, *NUMBERS) as error:
         raise UserError(f"{path} is damaged or truncated ({error}).", "Copy or download it again.") from None

@@ -1,10 +1,11 @@
-"""The data sets of the paper (tables 2 to 4) and two more. To add one, add an entry here.
+"""The data sets of the paper (tables 2 to 4) and three more. To add one, add an entry here.
 
 Counts are those of the official splits; for GLUE of its current version (QNLI was split again after the paper).
 """
 
 from __future__ import annotations
 
+from gpt1.datasets.blimp import PARADIGM_FILES
 from gpt1.datasets.dataset import DataSet, DataSetSplit, resolve_split
 from gpt1.datasets.files import ColumnMap, FileLayout, normalize_name
 from gpt1.datasets.hub import HubSource
@@ -268,6 +269,20 @@ DATA_SETS = (
         ),
         counts={"train": 150_000, "test": 50_000}, evaluation_split="test",
         labels=BINARY, unlabeled_splits=("unlabeled",), download_hint="It is at https://github.com/e9t/nsmc.",
+    ),
+    DataSet(
+        "blimp", "BLiMP", "choice", ("accuracy",),
+        files=(
+            FileLayout(
+                {"test": tuple(PARADIGM_FILES.values())},
+                {"context": "context", "choices": ("sentence_good", "sentence_bad"), "label": "label"},
+                archives=("BLiMP.tar.xz", "BLiMP.tar.gz"), constants={"context": "", "label": "0"},
+            ),
+        ),
+        hub=None,
+        counts={f"test-{paradigm}": 1_000 for paradigm in PARADIGM_FILES}, train_split="", evaluation_split="test",
+        subsets=PARADIGM_FILES, label_map={"0": 0},
+        download_hint="It is at https://github.com/alexwarstadt/blimp.",
     ),
 )  # fmt: skip
 

@@ -32,7 +32,9 @@ def inspect_dataset(
             if unlabelled
             else f"gpt1 evaluate RUN {name}{data_dir_flag}"
         )
-        return {**facts, "name": name, "next": [train if selection.split == data.train_split else test]}
+        zeroshot = f"gpt1 zeroshot {name}{data_dir_flag} --run RUN"
+        step = zeroshot if not data.train_split else train if selection.split == data.train_split else test
+        return {**facts, "name": name, "next": [step]}
     location = data_dir or os.environ.get("GPT1_DATA")  # never the hub by default: inspecting must not download
     splits, tables = read_splits(data, location, progress) if location else ({}, {})
     odd = [note for split, table in tables.items() if split != data.train_split for note in table.notes]
@@ -56,7 +58,9 @@ def inspect_dataset(
     if data.train_split in tables:
         odd += data.train_table(data_dir)[1]
         next_steps.append(train)
-    if data.evaluation_split in tables:
+    if not data.train_split:
+        next_steps.append(f"gpt1 zeroshot {data.name}{data_dir_flag} --run RUN")
+    elif data.evaluation_split in tables:
         next_steps.append(f"gpt1 evaluate runs/{data.name} {name}{data_dir_flag}")
     return {**facts, "table": table, "odd": [*odd, *table["odd"]], "next": next_steps}
 

@@ -130,17 +130,34 @@ def confidence_interval(
     """
     require_rows(gold)
     if metric == "accuracy":
-        from scipy.stats import binomtest
-
-        right = sum(g == p for g, p in zip(gold, predicted, strict=True))
-        wilson = binomtest(right, len(gold)).proportion_ci(0.95, method="wilson")
-        return float(wilson.low), float(wilson.high)
+        return wilson_interval(sum(g == p for g, p in zip(gold, predicted, strict=True)), len(gold))
     if metric in NUMBER_METRICS:
         resampled = bootstrap_numbers(metric, np.asarray(gold, float), np.asarray(predicted, float))
     else:
         resampled = bootstrap_classification(metric, gold, predicted, is_binary(labels))
     low, high = np.quantile(resampled, (0.025, 0.975))
     return float(low), float(high)
+
+
+def wilson_interval(right: int, rows: int) -> tuple[float, float]:
+    """95% confidence interval of the accuracy right / rows."""
+    from scipy.stats import binomtest
+
+    wilson = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    return float(wilson.low), float(wilson.high)
+
+
+def mean_accuracy(right: Sequence[int], rows: Sequence[int]) -> tuple[float, tuple[float, float]]:
+    """The mean of the accuracies right / rows of several groups, and its 95% confidence interval.
+
+    The squared distances of the mean's ends are the mean squared distances of the groups' Wilson intervals, divided by
+    the number of groups (MOVER; Zou and Donner 2008). For one group it is Wilson's interval.
+    """
+    accuracies = np.asarray(right, dtype=np.float64) / np.asarray(rows)
+    low, high = np.transpose([wilson_interval(r, n) for r, n in zip(right, rows, strict=True)])
+    mean, groups = float(accuracies.mean()), len(accuracies)
+    below, above = (float(np.sqrt(((accuracies - end) ** 2).sum())) / groups for end in (low, high))
+    return mean, (mean - below, mean + above)
 
 
 def bootstrap_classification(metric: str, gold: Sequence[Any], predicted: Sequence[Any], binary: bool) -> Floats:

@@ -23,6 +23,7 @@ AVAILABLE = {  # rows of the splits in ../shared, from its README
     "race": {"train": 87_866, "dev": 4_887, "test": 4_934},
     "imdb": {"train": 25_000, "test": 25_000, "unlabeled": 50_000},
     "nsmc": {"train": 120_000, "test": 24_998, "unlabeled": 366_666},
+    "blimp": {"test": 67_000},
 }
 REMOVED = {  # training rows that are also in an evaluation split, for each split
     "sst2": (5, 10),

@@ -322,3 +322,14 @@ def test_the_glue_score_of_the_paper_is_the_mean_over_tasks_of_each_mean():
         "mnli": [82.1, 81.4], "qnli": [88.1], "rte": [56.0], "wnli": [53.4],
     }  # fmt: skip
     assert metrics.glue_score(scores) == pytest.approx(72.8, abs=0.05)
+
+
+def test_the_interval_of_a_mean_accuracy_is_that_of_resampled_groups():
+    right, rows = [600, 950, 300, 700], [1000, 1000, 400, 2000]
+    mean, (low, high) = metrics.mean_accuracy(right, rows)
+    assert mean == pytest.approx(np.mean(np.divide(right, rows)))
+    random = np.random.default_rng(0)
+    resampled = [random.binomial(n, r / n, 20_000) / n for r, n in zip(right, rows, strict=True)]
+    assert (low, high) == pytest.approx(tuple(np.quantile(np.mean(resampled, axis=0), (0.025, 0.975))), abs=0.001)
+    assert metrics.mean_accuracy([3], [7])[1] == pytest.approx(metrics.wilson_interval(3, 7))
+    assert 0 < metrics.mean_accuracy([5, 5], [5, 5])[1][0] < 1

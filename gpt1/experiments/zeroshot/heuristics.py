@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gpt1.datasets.labelled import examples_from_table, load_labelled_table
 from gpt1.errors import UserError
 from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.train_test_data import ExampleSet, limit_rows
+from gpt1.experiments.zeroshot.minimal_pairs import BLIMP, MinimalPairsTask, find_training_corpus, minimal_pairs_task
 from gpt1.experiments.zeroshot.scoring import (
     ScoringQuery,
     encode_continuations,
@@ -21,11 +22,11 @@ from gpt1.experiments.zeroshot.scoring import (
     log_probabilities,
     mean_log_probability,
 )
+from gpt1.experiments.zeroshot.task import ZeroShotTask
 from gpt1.experiments.zeroshot.winograd import DOWNLOAD_HINT, WinogradSchema, find_schemas, read_schemas
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.progress import NullProgress, Progress
 from gpt1.tables.table import Table
-from gpt1.tasks import metrics
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import as_label
 
@@ -33,41 +34,6 @@ SST2_WORDS = {"1": "positive", "0": "negative"}
 WINOGRAD = "winograd"
 THRESHOLD_ROWS = 2000
 """Training sentences that choose CoLA's threshold; more change it by less than its noise."""
-
-
-@dataclass(frozen=True)
-class ZeroShotTask:
-    """Rows and a heuristic.
-
-    Args:
-        name: of the rows.
-        how: the heuristic in a sentence.
-        metric: main metric.
-        gold: correct answers.
-        predict: returns the answer of a model to each row.
-        guess: the metric of a random guess.
-        labels: of a classification; empty for a choice.
-    """
-
-    name: str
-    how: str
-    metric: str
-    gold: list[Any]
-    predict: Callable[[LanguageModel, Progress], list[Any]]
-    guess: float
-    labels: tuple[str, ...] = ()
-
-    def evaluate(self, model: LanguageModel, progress: Progress | None = None) -> dict[str, Any]:
-        """The result of `zeroshot`."""
-        answers = self.predict(model, progress or NullProgress())
-        result = {"task": self.name, "metric": self.metric, "guess": self.guess, "how": self.how}
-        if self.labels:
-            scores = metrics.class_scores(self.gold, answers, self.labels)
-            result["f1_of"] = scores.pop("f1_of")
-        else:
-            scores = metrics.choice_scores(self.gold, answers)
-        intervals = {name: list(metrics.confidence_interval(name, self.gold, answers, self.labels)) for name in scores}
-        return {**result, "metrics": scores, "interval": intervals, "rows": len(self.gold)}
 
 
 def zeroshot(
@@ -86,22 +52,24 @@ def zeroshot(
 
     CoLA: the mean log-probability of the tokens against a threshold. SST-2 and other classifications: the most likely
     of the labels' `words` after `append`. RACE, Story Cloze and other choices: the answer with the highest mean
-    log-probability of its tokens. Winograd schemas: the referent that gives the rest the highest one.
+    log-probability of its tokens. Winograd schemas: the referent that gives the rest the highest one. BLiMP, which the
+    paper does not have: the sentence with the higher log-probability.
 
     Args:
-        what: cola, sst2, race, storycloze or winograd; a file of Winograd schemas (.txt); or a table.
+        what: cola, sst2, race, storycloze, winograd or blimp; a file of Winograd schemas (.txt); or a table.
         run: run or model folder of the pre-trained model.
         data_dir: folder with the files of data sets.
         kind: of a table: "choice", or "classification" with `words`.
         words: label → the word that stands for it.
         append: text between a row's text and the word.
-        rows: maximum number of rows, 0 for all; always the same sample.
+        rows: maximum number of rows, 0 for all; always the same sample. BLiMP: as many of each paradigm.
         progress: shows the progress; by default nothing is printed.
         **columns: columns of a table, such as `text` and `label`.
 
     Returns:
         `metrics` and their 95% confidence intervals (`interval`), `rows`, the main `metric`, its value for a random
-        guess (`guess`), and the heuristic in a sentence (`how`).
+        guess (`guess`), and the heuristic in a sentence (`how`). BLiMP: the mean over its paradigms, and the same for
+        each of its `phenomena` and `paradigms`; `baselines` and `published` scores.
 
     Raises:
         UserError: there is no heuristic for `what`, or an input is invalid.
@@ -111,7 +79,10 @@ def zeroshot(
         what, data_dir=data_dir, kind=kind, words=words, append=append, rows=rows, progress=progress, **columns
     )
     progress.log(f"{task.name}: {len(task.gold):,} rows; {task.how}")
-    return task.evaluate(load(run), progress)
+    model = load(run)
+    if isinstance(task, MinimalPairsTask):
+        task = replace(task, corpus=find_training_corpus(run, model.tokenizer))
+    return task.evaluate(model, progress)
 
 
 def build_zeroshot_task(
@@ -134,11 +105,13 @@ def build_zeroshot_task(
         return winograd_task(str(what), data_dir, split or "test", rows)
     source = load_labelled_table(what, "evaluation", data_dir)
     data = source.data_set
+    for note in source.notes:
+        progress.log(note)
+    if data and data.name == BLIMP:
+        return minimal_pairs_task(source.table, rows)
     task_kind, all_columns = source.kind_and_columns(kind, given_columns)
     examples = examples_from_table(source, task_kind, all_columns)
     chosen = limit_rows(ExampleSet(source.table, examples), task_kind, data, rows)
-    for note in source.notes:
-        progress.log(note)
     if data and data.name == "cola":
         return cola_task(chosen, data, data_dir)
     if task_kind.multiple_choice:
@@ -149,8 +122,8 @@ def build_zeroshot_task(
         return sentiment_task(chosen, words, append)
     raise UserError(
         f"no zero-shot heuristic for {source.table.name} (kind {task_kind.name}).",
-        "Use cola, sst2, race, storycloze, winograd, a table of kind choice, or a table of kind classification with "
-        "--words LABEL=WORD,LABEL=WORD.",
+        "Use cola, sst2, race, storycloze, winograd, blimp, a table of kind choice, or a table of kind classification "
+        "with --words LABEL=WORD,LABEL=WORD.",
     )
 
 

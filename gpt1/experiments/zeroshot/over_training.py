@@ -10,7 +10,8 @@ from typing import Any
 from gpt1.datasets import MissingSplit
 from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.result_store import Job, rows_fingerprint
-from gpt1.experiments.zeroshot.heuristics import WINOGRAD, ZeroShotTask, build_zeroshot_task
+from gpt1.experiments.zeroshot.heuristics import WINOGRAD, build_zeroshot_task
+from gpt1.experiments.zeroshot.task import ZeroShotTask
 from gpt1.experiments.zeroshot.winograd import find_schemas
 from gpt1.files.foreign import Fields
 from gpt1.files.manifest import file_entry
@@ -18,7 +19,7 @@ from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.training import checkpoints
 
-KB_PER_ROW = {"cola": 0.15, "sst2": 0.2, "race": 2.5, "storycloze": 0.4, WINOGRAD: 0.2}
+KB_PER_ROW = {"cola": 0.15, "sst2": 0.2, "race": 2.5, "storycloze": 0.4, WINOGRAD: 0.2, "blimp": 0.1}
 """Approximate text of a row, for the estimate of the remaining time."""
 MODEL_NAMES = {"from": "Transformer", "lstm": "LSTM"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,11 @@ from torch import Tensor
 from gpt1.inference.predictor import LanguageModel
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.kernels.kv_cache import KVCache
+from gpt1.kernels.packing import PackedRow, Packing
 from gpt1.model.gpt import GPT
 from gpt1.progress import NullProgress, Progress
+from gpt1.tasks.collate import micro_batches
+from gpt1.tasks.kinds import EncodedExample
 
 MAX_LOGIT_TOKENS = 1024  # compute the logits of this many tokens at a time, to bound memory
 
@@ -39,31 +42,84 @@ def log_probabilities(
     """log P of each scored token of each continuation, given all tokens before it.
 
     A prefix that exceeds the context is truncated at its start, in the same way for all continuations of a query.
-    Queries with the same truncated prefix share one forward pass over it (KV cache), and their continuations are
-    batched.
+    Queries with the same longer prefix share one forward pass over it (KV cache). After a prefix of one token, the
+    continuations of a query share what they have in common, and queries are packed without padding.
     """
     progress = progress or NullProgress()
     # Keep the last tokens of a continuation that leaves no room for one token of the prefix.
     texts = [[continuation[-(gpt.config.context - 1) :] for continuation in query.continuations] for query in queries]
-    groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}  # prefix → (query, continuation)
+    groups: dict[tuple[int, ...], list[int]] = {}  # prefix → queries
     for q, query in enumerate(queries):
         room = max(1, gpt.config.context - max(map(len, texts[q]), default=0))
-        groups.setdefault(tuple(query.prefix[-room:]), []).extend((q, k) for k in range(len(texts[q])))
+        groups.setdefault(tuple(query.prefix[-room:]), []).append(q)
     scores: list[list[Tensor]] = [[torch.empty(0)] * len(continuations) for continuations in texts]
-    done, total = 0, sum(map(len, groups.values()))
+    done, total = 0, sum(map(len, texts))
     progress.begin("scoring", total, unit="texts")
     for prefix, members in groups.items():
-        last_state, cache = prefill(gpt, prefix)
-        for positions in batch_by_length([len(texts[q][k]) for q, k in members], len(prefix)):
-            batch = [members[i] for i in positions]
-            rows = score_continuations(gpt, last_state, cache, [texts[q][k] for q, k in batch])
-            for (q, k), row in zip(batch, rows, strict=True):
-                n_truncated = len(queries[q].continuations[k]) - len(texts[q][k])
-                scores[q][k] = row[max(0, queries[q].n_unscored - n_truncated) :]
-            done += len(batch)
+        score = score_after_token if len(prefix) == 1 else score_after_prefix
+        for q, k, row in score(gpt, list(prefix), {q: texts[q] for q in members}):
+            n_truncated = len(queries[q].continuations[k]) - len(texts[q][k])
+            scores[q][k] = row[max(0, queries[q].n_unscored - n_truncated) :]
+            done += 1
             progress.advance(done)
     progress.end()
     return scores
+
+
+Scored = Iterator[tuple[int, int, Tensor]]
+"""(query, continuation, log P of its tokens)."""
+
+
+def score_after_token(gpt: GPT, prefix: list[int], texts: Mapping[int, list[list[int]]]) -> Scored:
+    """`texts` has the continuations of each query."""
+    numbers = [q for q, continuations in texts.items() if continuations]
+    encoded = [EncodedExample([prefix + text for text in texts[q]], shared_prefix=not gpt.recurrent) for q in numbers]
+    for batch in micro_batches(encoded, range(len(encoded)), PREDICTION_BATCH_TOKENS):
+        rows = iter(score_rows(gpt, [row for i in batch for row in encoded[i].packed_rows]))
+        for i in batch:
+            for k in range(len(encoded[i].sequences)):
+                yield numbers[i], k, next(rows)
+
+
+@torch.inference_mode()
+def score_rows(gpt: GPT, rows: Sequence[tuple[list[int], PackedRow]]) -> list[Tensor]:
+    """log P of every token but the first of each sequence of the packed rows."""
+    device = gpt.tokens.weight.device
+    packing = Packing([row for _, row in rows], device)
+    ids = torch.tensor([token for tokens, _ in rows for token in tokens], device=device)
+    states = gpt.hidden_states(ids, packing=packing)
+    scored = torch.ones(len(ids), dtype=torch.bool, device=device)
+    scored[packing.last_index] = False  # nothing follows the last token of a sequence
+    scores = torch.zeros(len(ids))
+    scores[scored.cpu()] = log_probability_of(gpt, states[scored], ids.roll(-1)[scored])
+    parts = iter(torch.split(scores, [n for _, row in rows for n in (row.prefix, *row.suffixes)]))
+    found = []
+    for _, row in rows:
+        common = next(parts)
+        found += [torch.cat([common, next(parts)[:-1]]) for _ in row.suffixes]
+    return found
+
+
+def log_probability_of(gpt: GPT, states: Tensor, targets: Tensor) -> Tensor:  # [tokens, n_embd], [tokens] → [tokens]
+    """log P of the tokens `targets`, each predicted from its hidden state."""
+    chunks = [
+        -F.cross_entropy(gpt.logits(chunk)[:, : gpt.config.vocab_size], next_tokens, reduction="none")
+        for chunk, next_tokens in zip(
+            torch.split(states, MAX_LOGIT_TOKENS), torch.split(targets, MAX_LOGIT_TOKENS), strict=True
+        )
+    ]
+    return torch.cat(chunks).float().cpu()
+
+
+def score_after_prefix(gpt: GPT, prefix: list[int], texts: Mapping[int, list[list[int]]]) -> Scored:
+    """As `score_after_token`; the prefix is computed once for all queries."""
+    members = [(q, k) for q, continuations in texts.items() for k in range(len(continuations))]
+    last_state, cache = prefill(gpt, prefix)
+    for positions in batch_by_length([len(texts[q][k]) for q, k in members], len(prefix)):
+        batch = [members[i] for i in positions]
+        rows = score_continuations(gpt, last_state, cache, [texts[q][k] for q, k in batch])
+        for (q, k), row in zip(batch, rows, strict=True):
+            yield q, k, row
 
 
 def batch_by_length(lengths: Sequence[int], prefix_length: int) -> list[list[int]]:
@@ -103,18 +159,33 @@ def score_continuations(gpt: GPT, last_state: Tensor, cache: KVCache, texts: Seq
         states = torch.cat([states, gpt.hidden_states(ids[:, :-1], kv_cache=cache.repeat(len(texts)))], dim=1)
     lengths = torch.tensor([len(text) for text in texts])
     is_token = (torch.arange(longest) < lengths[:, None]).to(device)  # [texts, longest], False for padding
-    chunks = [
-        -F.cross_entropy(gpt.logits(chunk)[:, : gpt.config.vocab_size], targets, reduction="none")
-        for chunk, targets in zip(
-            torch.split(states[is_token], MAX_LOGIT_TOKENS), torch.split(ids[is_token], MAX_LOGIT_TOKENS), strict=True
-        )
-    ]
-    return list(torch.split(torch.cat(chunks).float().cpu(), lengths.tolist()))
+    scores = log_probability_of(gpt, states[is_token], ids[is_token])
+    return list(torch.split(scores, lengths.tolist()))
 
 
 def mean_log_probability(scores: Tensor) -> float:
     """The mean log-probability of a text's tokens; −∞ for no tokens."""
     return float(scores.mean()) if len(scores) else -torch.inf
+
+
+def sentence_log_probabilities(
+    model: LanguageModel, groups: Sequence[Sequence[str]], progress: Progress | None = None
+) -> list[list[float]]:
+    """The summed log-probability of each sentence's tokens at the start of a document, after the newline.
+
+    The end of the sentence is not scored: what follows it in running text is the next sentence, not a new paragraph.
+
+    Args:
+        model: the model.
+        groups: sentences to compare; what those of a group have in common is computed once, and if all tokens of two
+            of them are equal, so are their scores.
+        progress: shows the progress.
+    """
+    start = [model.tokenizer.newline_id]
+    encoded = iter(model.tokenizer.encode_batch([sentence for group in groups for sentence in group]))
+    queries = [ScoringQuery(start, [next(encoded) for _ in group]) for group in groups]
+    scored = log_probabilities(model.gpt, queries, progress)
+    return [[float(scores.double().sum()) for scores in group] for group in scored]
 
 
 def encode_document_starts(model: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
