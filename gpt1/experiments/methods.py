@@ -1,4 +1,4 @@
-"""The methods that an experiment compares: the rows of table 5 (paper) and two baselines."""
+"""The methods that an experiment compares: the rows of table 5 (paper), head only, and two baselines."""
 
 from __future__ import annotations
 
@@ -43,15 +43,18 @@ ABLATION_METHODS = {
     "lstm": Method("LSTM with auxiliary LM"),
     "head": Method("head only", {"train": "head"}),
     "tfidf": Method("TF-IDF + linear model"),
+    "overlap": Method("word overlap + linear model"),
 }
+BASELINES = ("tfidf", "overlap")
+"""Methods without a neural network."""
 CURVE_METHODS = {
     "all": Method("pre-trained, all weights"),
     "head": Method("pre-trained, head only", ABLATION_METHODS["head"].settings),
     "scratch": Method("from scratch", ABLATION_METHODS["scratch"].settings),
     "tfidf": ABLATION_METHODS["tfidf"],
 }
-DEFAULT_METHODS = {"table5": ("full", "scratch", "no-aux", "lstm", "head")}
-"""Methods of a table if none are named; `full` for the other tables."""
+DEFAULT_METHODS = {"table5": ("full", "scratch", "no-aux", "lstm", "head", *BASELINES)}
+"""Methods of a table if none are named; `full` and the baselines for the other tables."""
 
 
 def check_methods(names: Sequence[str], known: Mapping[str, Method]) -> None:
@@ -65,7 +68,7 @@ def check_methods(names: Sequence[str], known: Mapping[str, Method]) -> None:
 
 def select_methods(what: str, methods: Sequence[str], lstm: str | Path | None) -> tuple[dict[str, Method], list[str]]:
     """(the methods by name, a note on a method that is skipped)."""
-    names = list(dict.fromkeys(methods or list(DEFAULT_METHODS.get(what, ("full",)))))
+    names = list(dict.fromkeys(methods or list(DEFAULT_METHODS.get(what, ("full", *BASELINES)))))
     check_methods(names, ABLATION_METHODS)
     notes = []
     if lstm and "lstm" not in names:

@@ -36,11 +36,16 @@ def tfidf_scores(
         The metrics of the task; `features` (a key of VECTORIZERS) and `C`, both chosen by cross-validation if each
         label has at least five rows.
     """
+    features, best = fit_tfidf(kind, target, training, seed)
+    return {**best.scores(target, test), "features": features, "C": best.c}
+
+
+def fit_tfidf(kind: Kind, target: Target, training: Sequence[Example], seed: int = 0) -> tuple[str, Fitted]:
+    """(key of VECTORIZERS, trained model) with the best score in cross-validation."""
     problem = build_problem(target, training)
     names = list(VECTORIZERS) if problem.enough else [DEFAULT_CHOICE["features"]]
     fitted = {name: problem.fit(Features(kind, VECTORIZERS[name]), training, seed) for name in names}
-    features, best = max(fitted.items(), key=lambda item: item[1].score)
-    return {**best.scores(target, test), "features": features, "C": best.c}
+    return max(fitted.items(), key=lambda item: item[1].score)
 
 
 class Features:

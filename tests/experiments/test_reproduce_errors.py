@@ -17,10 +17,11 @@ def test_a_task_without_files_has_a_row_with_the_reason_and_stops_no_other(
 ) -> None:
     tasks = ["mnli", "snli", "snli:dev>test", "qnli", "rte"]
     out = reproduce("table2", from_=pretrained_run, out=tmp_path / "out", data_dir=official_data, tasks=tasks, seeds=1)
-    assert executed_jobs == ["snli:dev>test, full, seed 0", "rte, full, seed 0"]
+    methods = ("full", "tfidf", "overlap")
+    assert executed_jobs == [f"{task}, {method}, seed 0" for task in ("snli:dev>test", "rte") for method in methods]
     lines = (out / "results.md").read_text(encoding="utf-8").splitlines()
-    assert f"| SNLI | accuracy | 89.3 | 89.9 | no training split in {official_data} | – | – |" in lines
-    assert f"| QNLI | accuracy | 82.3 | 88.1 | no training split in {official_data} | – | – |" in lines
+    assert f"| SNLI | accuracy | 89.3 | 89.9 | no training split in {official_data} | – | – | – | – |" in lines
+    assert f"| QNLI | accuracy | 82.3 | 88.1 | no training split in {official_data} | – | – | – | – |" in lines
     assert any(
         line.startswith("| SNLI (trained on dev, tested on test) | accuracy | 89.3 | 89.9 | 50.0") for line in lines
     )
@@ -42,7 +43,7 @@ def test_a_folder_resumes_only_with_the_same_rows_models_and_settings(
     dev.write_text(dev.read_text(encoding="utf-8").replace("valid", "sound"), encoding="utf-8")
     with pytest.raises(UserError, match="a file has changed"):
         reproduce("table4", from_=pretrained_run, rows={"": 8}, **options)
-    assert executed_jobs == ["cola, full, seed 0"]
+    assert executed_jobs == ["cola, full, seed 0", "cola, tfidf, seed 0"]
 
 
 def test_a_folder_does_not_resume_with_other_defaults(
@@ -54,7 +55,7 @@ def test_a_folder_does_not_resume_with_other_defaults(
     monkeypatch.setattr("gpt1.training.finetune.MAX_DEFAULT_LR", 1e-6)  # as in another version of gpt1
     with pytest.raises(UserError, match=r"with --peak-lr 0\.000375; this gpt1 would use 1e-06"):
         reproduce("table4", from_=pretrained_run, seeds=2, **options)
-    assert executed_jobs == ["cola, full, seed 0"]
+    assert executed_jobs == ["cola, full, seed 0", "cola, tfidf, seed 0"]
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [

@@ -11,7 +11,7 @@ from typing import Any
 from gpt1 import formatting
 from gpt1.config import FinetuneConfig, flag_name, format_flag
 from gpt1.errors import UserError, did_you_mean
-from gpt1.experiments.methods import Method
+from gpt1.experiments.methods import BASELINES, Method
 from gpt1.experiments.reproduce.paper_tasks import PaperTask, SkippedTask
 from gpt1.experiments.result_store import (
     Job,
@@ -24,7 +24,8 @@ from gpt1.experiments.result_store import (
 from gpt1.experiments.zeroshot.over_training import ZeroShotRun
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
-from gpt1.tasks.tfidf import tfidf_scores
+from gpt1.tasks.overlap import fit_overlap, has_pairs
+from gpt1.tasks.tfidf import fit_tfidf
 
 EXPERIMENTS = ("table2", "table3", "table4", "table5", "figure2")
 
@@ -112,7 +113,11 @@ class ReproductionPlan:
     def runs(self) -> list[tuple[PaperTask, str, int]]:
         """(task, method, seed) of each run, seed by seed: a table that is stopped early has fewer seeds, no gaps."""
         seeds = range(self.request.seeds)
-        return [(task, method, seed) for seed in seeds for task in self.tasks for method in self.methods]
+        return [(task, method, seed) for seed in seeds for task in self.tasks for method in self.methods_of(task)]
+
+    def methods_of(self, task: PaperTask) -> list[str]:
+        """The methods that apply to a task: a single text has no overlap."""
+        return [method for method in self.methods if method != "overlap" or has_pairs(task.name.data.kind)]
 
     def job_key(self, task: PaperTask, method: str, seed: int) -> str:
         return f"{task.name.text}, {method}, seed {seed}"
@@ -124,7 +129,7 @@ class ReproductionPlan:
     def cost(self, task: PaperTask, method: str) -> int:
         """kB of text through the model; training text counts three times (forward and backward pass)."""
         training, test = task.text_sizes(self.models["from"]["config"]["context"])
-        if method == "tfidf":
+        if method in BASELINES:
             return 1 + (training + test) // 50_000
         if method == "head":
             return 1 + (training + test) // 1000
@@ -140,14 +145,14 @@ class ReproductionPlan:
         return self.methods[method].finetune_settings(self.request.settings, seed)
 
     def training_settings(self, method: str) -> dict[str, Any]:
-        if method == "tfidf":
+        if method in BASELINES:
             return {}
         width = self.models["lstm" if method == "lstm" else "from"]["config"]["n_embd"]
         return resolve_training_settings(width, self.run_settings(method, 0))
 
     def provenance(self, task: PaperTask, method: str) -> dict[str, Any]:
         """What a result depends on: the rows, the weights and the settings."""
-        weights = None if method == "tfidf" else self.models["lstm" if method == "lstm" else "from"]["weights"]
+        weights = None if method in BASELINES else self.models["lstm" if method == "lstm" else "from"]["weights"]
         return {"rows": task.facts, "weights": weights, "settings": self.training_settings(method)}
 
     def check_stored_results(self, store: ResultStore) -> None:
@@ -167,9 +172,8 @@ class ReproductionPlan:
 
     def run_job(self, task: PaperTask, method: str, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         about = {"task": task.name.text, "method": method, "seed": seed, "made_from": self.provenance(task, method)}
-        if method == "tfidf":
-            scores = tfidf_scores(task.name.data.kind, task.target, task.training.examples, task.test.examples, seed)
-            return {**about, "score": scores[task.metric], "metrics": scores, "subsets": {}}
+        if method in BASELINES:
+            return {**about, **baseline_scores(task, method, seed)}
         from_ = self.request.lstm if method == "lstm" else self.request.from_
         options = task.finetune_options | self.run_settings(method, seed)
         resolved = self.training_settings(method)
@@ -177,6 +181,17 @@ class ReproductionPlan:
         training = runs.read_results(run)
         scores = evaluate_run(run, task, self.request.settings)
         return {**about, **scores, "cut": training["data"]["cut"], "seconds": training["seconds"]}
+
+
+def baseline_scores(task: PaperTask, method: str, seed: int) -> dict[str, Any]:
+    """The metrics of a baseline on all test rows and on each subset."""
+    data = (task.name.data.kind, task.target, task.training.examples, seed)
+    fitted = fit_overlap(*data) if method == "overlap" else fit_tfidf(*data)[1]
+    scores = fitted.scores(task.target, task.test.examples)
+    subsets = {
+        name: fitted.scores(task.target, [task.test.examples[i] for i in rows]) for name, rows in task.subsets.items()
+    }
+    return {"score": scores[task.metric], "metrics": scores, "subsets": subsets}
 
 
 def check_same_inputs(

@@ -47,8 +47,9 @@ class AblationTables:
 
     @cached_property
     def common_tasks(self) -> list[int]:
-        """The tasks that averages are over: finished with every method, and in the paper's table."""
-        rows = [*self.ours.values(), *self.published.values()]
+        """The tasks that averages are over: finished with every method that has all, and in the paper's table."""
+        for_all = [m for m in self.ours if all(m in self.plan.methods_of(task) for task in self.plan.tasks)]
+        rows = [*(self.ours[m] for m in for_all), *self.published.values()]
         return [i for i in range(len(self.plan.tasks)) if None not in [row[i] for row in rows]]
 
     def column_titles(self) -> list[str]:
@@ -67,7 +68,9 @@ class AblationTables:
         return [self.plan.methods[method].title, *average, *(cells if cells is not None else map(to_cell, row))]
 
     def average(self, row: ScoreRow) -> float | None:
-        return mean(value for i in self.common_tasks if (value := row[i]) is not None) if self.common_tasks else None
+        """The mean over the common tasks; None if `row` lacks one."""
+        values = [value for i in self.common_tasks if (value := row[i]) is not None]
+        return mean(values) if values and len(values) == len(self.common_tasks) else None
 
 
 def add_table5(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt1.experiments.experiment_report import ExperimentReport, SeedScores
+from gpt1.experiments.methods import BASELINES
 from gpt1.experiments.reproduce import paper
 from gpt1.experiments.reproduce.paper_tasks import TaskName
 from gpt1.experiments.reproduce.plan import ReproductionPlan
@@ -51,7 +52,8 @@ def add_tables(
             rows.append((position, [*row, Cell(None, skipped.reason), *[None] * (len(plan.methods) + 1)]))
     if plan.request.what == "table4":
         rows.append((LAST_POSITION, glue_row(plan, store)))
-    titles = ["ours"] if list(plan.methods) == ["full"] else [f"ours, {m.title}" for m in plan.methods.values()]
+    titles = [m.title if name in BASELINES else f"ours, {m.title}" for name, m in plan.methods.items()]
+    titles = ["ours" if title == "ours, full" else title for title in titles]
     report.heading("Beside the paper")
     rows.sort(key=lambda one: one[0])
     report.table(["task", "metric", "before", "GPT-1", *titles, "difference", "baseline"], [row for _, row in rows])
@@ -119,7 +121,7 @@ def glue_row(plan: ReproductionPlan, store: ResultStore) -> list[Any]:
 
 
 def seed_glue_score(results: dict[str, dict[str, Any] | None]) -> float | None:
-    """The GLUE score of one seed; None if a run is missing, or MNLI has no subsets (TF-IDF)."""
+    """The GLUE score of one seed; None if a run is missing (single texts have no overlap)."""
     scores: dict[str, list[float]] = {}
     for name, metrics in GLUE_METRICS.items():
         result = results[name]
