@@ -20,6 +20,7 @@ from torch import Tensor
 from gpt1.cli.exit import report_and_exit
 from gpt1.console import Console
 from gpt1.errors import GPT1Error, UserError
+from gpt1.experiments.zeroshot.scoring import MAX_LOGIT_TOKENS
 from gpt1.generation.decoding import decode_batch
 from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import MAX_PARALLEL_TEXTS, load
@@ -38,8 +39,6 @@ except ImportError:
         report_and_exit(missing)
     raise missing from None
 
-MAX_LOGIT_TOKENS = 1024
-"""Tokens whose logits are computed at a time, to bound memory."""
 DEFAULT_NEW_TOKENS = 256
 """lm-eval's own default of max_gen_toks."""
 Scored = tuple[float, bool]
