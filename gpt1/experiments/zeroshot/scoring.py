@@ -57,17 +57,18 @@ def log_probabilities(
     progress.begin("scoring", total, unit="texts")
     for prefix, members in groups.items():
         score = score_after_token if len(prefix) == 1 else score_after_prefix
-        for q, k, row in score(gpt, list(prefix), {q: texts[q] for q in members}):
-            n_truncated = len(queries[q].continuations[k]) - len(texts[q][k])
-            scores[q][k] = row[max(0, queries[q].n_unscored - n_truncated) :]
-            done += 1
+        for batch in score(gpt, list(prefix), {q: texts[q] for q in members}):
+            for q, k, row in batch:
+                n_truncated = len(queries[q].continuations[k]) - len(texts[q][k])
+                scores[q][k] = row[max(0, queries[q].n_unscored - n_truncated) :]
+            done += len(batch)
             progress.advance(done)
     progress.end()
     return scores
 
 
-Scored = Iterator[tuple[int, int, Tensor]]
-"""(query, continuation, log P of its tokens)."""
+Scored = Iterator[list[tuple[int, int, Tensor]]]
+"""Batches of (query, continuation, log P of its tokens)."""
 
 
 def score_after_token(gpt: GPT, prefix: list[int], texts: Mapping[int, list[list[int]]]) -> Scored:
@@ -76,9 +77,7 @@ def score_after_token(gpt: GPT, prefix: list[int], texts: Mapping[int, list[list
     encoded = [EncodedExample([prefix + text for text in texts[q]], shared_prefix=not gpt.recurrent) for q in numbers]
     for batch in micro_batches(encoded, range(len(encoded)), PREDICTION_BATCH_TOKENS):
         rows = iter(score_rows(gpt, [row for i in batch for row in encoded[i].packed_rows]))
-        for i in batch:
-            for k in range(len(encoded[i].sequences)):
-                yield numbers[i], k, next(rows)
+        yield [(numbers[i], k, next(rows)) for i in batch for k in range(len(encoded[i].sequences))]
 
 
 @torch.inference_mode()
@@ -118,8 +117,7 @@ def score_after_prefix(gpt: GPT, prefix: list[int], texts: Mapping[int, list[lis
     for positions in batch_by_length([len(texts[q][k]) for q, k in members], len(prefix)):
         batch = [members[i] for i in positions]
         rows = score_continuations(gpt, last_state, cache, [texts[q][k] for q, k in batch])
-        for (q, k), row in zip(batch, rows, strict=True):
-            yield q, k, row
+        yield [(q, k, row) for (q, k), row in zip(batch, rows, strict=True)]
 
 
 def batch_by_length(lengths: Sequence[int], prefix_length: int) -> list[list[int]]:
