@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpt1 import formatting
 from gpt1.demo.results import (
@@ -54,8 +54,8 @@ def write_page(out: Path, results: DemoResults) -> Path:
     page.table(
         [
             f"{results.labelled['test']} test rows",
-            "accuracy, median",
-            f"[min – max] of {formatting.count_noun(seeds, 'seed')}",
+            "accuracy, median" if seeds > 1 else "accuracy",
+            f"[min – max] of {seeds} seeds" if seeds > 1 else "one seed",
         ],
         accuracy_rows(results),
     )
@@ -65,7 +65,7 @@ def write_page(out: Path, results: DemoResults) -> Path:
         page.svg(figure, "Pre-training: validation perplexity, beside the unigram model (token frequencies alone).")
         figure, axes = charts.new_chart("accuracy on validation rows", "training completed, %")
         plot_accuracy(axes, results)
-        page.svg(figure, "Fine-tuning: median and range over the seeds.")
+        page.svg(figure, f"Fine-tuning: {'median and range over the seeds' if seeds > 1 else 'one seed'}.")
         (out / "curves.svg").write_text(draw_side_by_side(out, results), encoding="utf-8")
     page.heading("Predictions of the pre-trained model")
     page.table(
@@ -89,32 +89,33 @@ def write_page(out: Path, results: DemoResults) -> Path:
 
 def draw_side_by_side(out: Path, results: DemoResults) -> str:
     """Both charts side by side, as one SVG."""
-    figure, left = charts.new_chart("perplexity", "steps", width=2 * charts.WIDTH)
-    left.remove()
-    left, right = figure.subplots(1, 2)
-    left.set(title="pre-training: perplexity", xlabel="steps")
-    right.set(title="fine-tuning: accuracy", xlabel="training completed, %")
+    figure, left, right = charts.new_chart_pair(
+        "pre-training: perplexity", "fine-tuning: accuracy", ("steps", "training completed, %")
+    )
     plot_perplexity(left, out, results)
     plot_accuracy(right, results)
-    return charts.to_svg(figure, pretraining_verdict(results))
+    return charts.to_svg(figure, pretraining_verdict(results), size=charts.WIDE)
 
 
 def plot_perplexity(axes: Axes, out: Path, results: DemoResults) -> None:
     """Validation perplexity over the steps, beside the unigram model's."""
-    axes.plot(*Run.open(out / "pretrained").series("validation", "perplexity"), marker="o", markersize=4)
+    series = Run.open(out / "pretrained").series("validation", "perplexity")
+    axes.plot(*series, marker="o", markersize=4, label="validation")
     charts.add_reference_line(axes, results.pretraining["unigram"]["perplexity"], "unigram model")
     axes.set_ylim(0)
 
 
 def plot_accuracy(axes: Axes, results: DemoResults) -> None:
     """Median over the seeds after each epoch, with their range shaded."""
-    for method, runs in results.curves.items():
+    styles = zip(charts.SERIES_COLORS, charts.MARKERS, results.curves.items(), strict=False)
+    for color, marker, (method, runs) in styles:
         epochs: list[tuple[float, ...]] = list(zip(*runs, strict=True))
-        x: list[Any] = [100 * (i + 1) / len(epochs) for i in range(len(epochs))]
-        (line,) = axes.plot(x, [median(epoch) for epoch in epochs], label=method.removesuffix(" weights"))
-        axes.fill_between(
-            x, list(map(min, epochs)), list(map(max, epochs)), color=line.get_color(), alpha=0.15, linewidth=0
-        )
+        x = [100 * (i + 1) / len(epochs) for i in range(len(epochs))]
+        name = method.removesuffix(" weights")
+        tooltips = [
+            f"{name}, {done:.0f} %: {format_percent(median(epoch))}" for done, epoch in zip(x, epochs, strict=True)
+        ]
+        charts.band(axes, x, epochs, tooltips, color=color, marker=marker, label=name)
     charts.add_reference_line(axes, median(results.accuracy[MAJORITY]), "most frequent label")
     axes.set_ylim(0)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # below the axes, where it covers no curve
+    charts.add_legend(axes)

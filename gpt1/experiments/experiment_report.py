@@ -18,6 +18,8 @@ from gpt1.version import __version__
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FILE_SIZE = (640, 360)
+"""CSS pixels of a chart in a file of its own."""
 HTML_FILE, MARKDOWN_FILE, JSON_FILE = "report.html", "results.md", "results.json"
 
 
@@ -46,6 +48,14 @@ class SeedScores:
         value, low, high = (f"{round(scale * v, digits) + 0.0:.{digits}f}".replace("-", "−") for v in numbers)
         dash = " – " if "−" in low else "–"
         return Cell(scale * self.median, value, f"[{low}{dash}{high}]" if len(self.values) > 1 else "")
+
+
+def describe_spread(groups: Iterable[SeedScores]) -> str:
+    """What the points of a chart are: medians with bands, or the values of one seed, which has no spread."""
+    counts = sorted({len(group.values) for group in groups})
+    if counts[-1:] > [1]:
+        return "medians over seeds; bands from minimum to maximum" + (", where there are several" * (counts[0] == 1))
+    return "one seed, so the spread over seeds is unknown"
 
 
 class ExperimentReport:
@@ -81,7 +91,7 @@ class ExperimentReport:
     def figure(self, name: str, figure: Figure, caption: str) -> None:
         """A chart: inside the page, and as `name`.svg beside the Markdown file."""
         self.page.svg(figure, caption)
-        self.svgs[f"{name}.svg"] = to_svg(figure, caption)
+        self.svgs[f"{name}.svg"] = to_svg(figure, caption, size=FILE_SIZE)
         self.markdown_blocks.append(f"![{caption}]({name}.svg)")
 
     def how_it_was_made(self, notes: Iterable[str], failed: Iterable[str], facts: Mapping[str, Any]) -> None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
 from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.errors import UserError
-from gpt1.experiments.experiment_report import ExperimentReport, SeedScores
+from gpt1.experiments.experiment_report import ExperimentReport, SeedScores, describe_spread
 from gpt1.experiments.label_savings import (
     LabelSaving,
     compare_curves,
@@ -37,6 +38,7 @@ from gpt1.experiments.result_store import (
 from gpt1.experiments.train_test_data import TrainTestData, min_labels, read_train_test
 from gpt1.progress import NullProgress, Progress
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
+from gpt1.report.intervals import estimate_interval
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 from gpt1.tasks.tfidf import tfidf_scores
@@ -232,8 +234,8 @@ def write_curve_report(plan: CurvePlan, store: ResultStore, failed: list[str]) -
         f"label efficiency · {plan.data.training.table.name}",
         " ".join(verdict[1:]),
     )
-    caption = f"{metric} on {len(plan.data.test):,} test rows: medians over seeds; bands from minimum to maximum."
-    report.figure("curve", draw_score_curves(scores, metric), caption)
+    rows = len(plan.data.test)
+    report.figure("curve", draw_score_curves(scores, metric, rows), curve_caption(scores, metric, rows))
     add_score_table(report, plan, scores)
     savings = compare_curves(medians["all"], medians["scratch"]) if {"all", "scratch"} <= set(medians) else []
     if savings:
@@ -271,7 +273,7 @@ def add_score_table(report: ExperimentReport, plan: CurvePlan, scores: dict[str,
         [size, *(one.to_cell() if (one := by_size.get(size)) else None for by_size in scores.values())]
         for size in plan.sizes
     ]
-    caption = f"{plan.data.main_metric}: median over {format_seed_count(scores)} [min–max]"
+    caption = f"{plan.data.main_metric}: {format_seed_count(scores)}"
     report.table(["labels", *(CURVE_METHODS[method].title for method in scores)], rows, caption=caption)
 
 
@@ -296,7 +298,10 @@ def format_labels_needed(labels: float | None, fewest: int, most: int) -> str:
 def format_seed_count(scores: dict[str, dict[int, SeedScores]]) -> str:
     """Finished seeds behind the numbers of the table; fewer than --seeds if the curve was stopped."""
     seeds = sorted({len(one.values) for by_size in scores.values() for one in by_size.values()})
-    return f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else formatting.count_noun(sum(seeds), "seed")
+    if seeds[-1:] == [1]:
+        return "one seed"
+    count = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else formatting.count_noun(sum(seeds), "seed")
+    return f"median over {count} [min–max]"
 
 
 def curve_facts(plan: CurvePlan, store: ResultStore) -> dict[str, Any]:
@@ -314,18 +319,36 @@ def curve_facts(plan: CurvePlan, store: ResultStore) -> dict[str, Any]:
     }
 
 
-def draw_score_curves(scores: dict[str, dict[int, SeedScores]], metric: str) -> Figure:
+def curve_caption(scores: dict[str, dict[int, SeedScores]], metric: str, test_rows: int) -> str:
+    """What the chart shows, and how much the choice of the test rows alone could change it."""
+    groups = [one for by_size in scores.values() for one in by_size.values()]
+    caption = f"{metric} on {test_rows:,} test rows: {describe_spread(groups)}"
+    if interval := estimate_interval(metric, median(one.median for one in groups or [SeedScores((0.5,))]), test_rows):
+        what = "bars: 95% intervals" if any(len(one.values) == 1 for one in groups) else "a score has a 95% interval"
+        caption += f"; {what} of about ±{(interval[1] - interval[0]) / 2:.2f} from the number of test rows"
+    return caption + "."
+
+
+def draw_score_curves(scores: dict[str, dict[int, SeedScores]], metric: str, test_rows: int) -> Figure:
+    """A line per method over the number of labels; a point of one seed has the interval that the test rows leave."""
     from gpt1.report import charts
 
     with charts.chart_style():
-        figure, axes = charts.new_chart(metric, "labels, logarithmic", width=640, height=360)
+        figure, axes = charts.new_chart(metric, "labels, logarithmic")
         axes.set_xscale("log", base=2)
-        for color, (method, by_size) in zip(charts.SERIES_COLORS, scores.items(), strict=False):
+        styles = zip(charts.SERIES_COLORS, charts.MARKERS, scores.items(), strict=False)
+        for color, marker, (method, by_size) in styles:
             title, sizes = CURVE_METHODS[method].title, sorted(by_size)
-            tooltips = [f"{title}, {n:,} labels: {by_size[n].median:.3f}" for n in sizes]
-            charts.band(axes, sizes, [by_size[n].values for n in sizes], tooltips, color=color, label=title)
+            tooltips = [f"{title}, {n:,} labels: {by_size[n].to_cell()}" for n in sizes]
+            values = [by_size[n].values for n in sizes]
+            charts.band(axes, sizes, values, tooltips, color=color, marker=marker, label=title)
+            single = {n: by_size[n].median for n in sizes if len(by_size[n].values) == 1}
+            intervals = {
+                n: found for n, value in single.items() if (found := estimate_interval(metric, value, test_rows))
+            }
+            charts.plot_intervals(axes, list(intervals), list(intervals.values()), color)
         sizes = sorted({n for by_size in scores.values() for n in by_size})
         axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
         axes.minorticks_off()
-        charts.legend_below(axes)
+        charts.add_legend(axes)
     return figure

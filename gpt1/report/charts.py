@@ -6,7 +6,8 @@
         page.svg(figure, "Caption.")
 
 Figures are drawn in the colors of light mode; `to_svg` writes each as `var(--name, #hex)`, so that the page can
-override it and a separate SVG file has colors too.
+override it and a separate SVG file has colors too. Color never distinguishes alone: each series has a marker or a line
+style of its own, and every chart has a title and a description in words.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import TYPE_CHECKING, Any
+
+from gpt1 import formatting
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -37,7 +40,12 @@ COLORS = {  # name in templates/page.css → value in light mode; the values mus
 }
 SERIES_COLORS = [COLORS[name] for name in ("c1", "c2", "c3", "c4", "c5")]
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-WIDTH, HEIGHT = 400, 270  # CSS pixels: two fit side by side on a desktop, one on a phone
+MARKERS = ["o", "s", "^", "D", "v"]
+SVG_CLASSES = ("band", "interval")  # names that the groups of these artists keep in the SVG
+NARROW = (370, 260)
+"""CSS pixels: two fit side by side on a desktop, one on a phone."""
+WIDE = (816, 330)
+"""Size of a chart that has a whole line of a desktop page."""
 
 
 @contextmanager
@@ -48,7 +56,8 @@ def chart_style() -> Iterator[None]:
 
     ink, muted, rule = COLORS["ink"], COLORS["muted"], COLORS["rule"]
     settings: Any = {
-        "font.size": 11, "axes.labelsize": 11, "axes.titlesize": 11, "legend.fontsize": 11,
+        "font.size": 12, "axes.labelsize": 12, "axes.titlesize": 12, "legend.fontsize": 12, "xtick.labelsize": 12,
+        "ytick.labelsize": 12,
         "text.color": ink, "axes.labelcolor": muted, "axes.titlecolor": muted, "axes.titlelocation": "left",
         "xtick.color": rule, "ytick.color": rule, "xtick.labelcolor": muted, "ytick.labelcolor": muted,
         "axes.edgecolor": rule, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
@@ -63,9 +72,9 @@ def chart_style() -> Iterator[None]:
         yield
 
 
-def new_chart(y_title: str, x_title: str, *, width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """Create a chart with titles of its axes; sizes in CSS pixels."""
-    figure = _new_figure(width, height)
+def new_chart(y_title: str, x_title: str) -> tuple[Figure, Axes]:
+    """Create a chart with titles of its axes; `to_svg` sets its size."""
+    figure = _new_figure()
     axes = figure.add_subplot()
     axes.set_title(y_title)
     axes.set_xlabel(x_title)
@@ -74,7 +83,7 @@ def new_chart(y_title: str, x_title: str, *, width: float = WIDTH, height: float
 
 def new_chart_with_strip(y_title: str, strip_title: str, x_title: str) -> tuple[Figure, Axes, Axes]:
     """As `new_chart`, with a lower second panel below that shares the x axis."""
-    figure = _new_figure(WIDTH, HEIGHT)
+    figure = _new_figure()
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.set_title(y_title)
     upper.spines.bottom.set_visible(False)
@@ -84,10 +93,19 @@ def new_chart_with_strip(y_title: str, strip_title: str, x_title: str) -> tuple[
     return figure, upper, lower
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_chart_pair(left_title: str, right_title: str, x_titles: tuple[str, str]) -> tuple[Figure, Axes, Axes]:
+    """Create two charts side by side in one figure."""
+    figure = _new_figure()
+    left, right = figure.subplots(1, 2)
+    left.set(title=left_title, xlabel=x_titles[0])
+    right.set(title=right_title, xlabel=x_titles[1])
+    return figure, left, right
+
+
+def _new_figure() -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width / 72, height / 72), layout="constrained")
+    return Figure(figsize=(NARROW[0] / 72, NARROW[1] / 72), layout="constrained")
 
 
 def add_tooltip(artist: Artist, text: str) -> None:
@@ -107,17 +125,17 @@ def add_reference_line(axes: Axes, y: float, name: str) -> None:
 
 
 def add_legend(axes: Axes) -> None:
-    """Add a legend next to the title, where it cannot cover a curve."""
-    columns = len(axes.get_legend_handles_labels()[0])
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, borderaxespad=0, borderpad=0.2, columnspacing=1.2
-    )
-
-
-def legend_below(axes: Axes) -> None:
-    """Add a legend below the chart, with room for many lines."""
+    """Add a legend below the chart, where it cannot cover a curve; `to_svg` chooses how many names share a line."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, borderaxespad=0)
+        _place_legend(axes.figure, *axes.get_legend_handles_labels(), NARROW[0])
+
+
+def _place_legend(figure: Any, handles: Sequence[Any], names: Sequence[str], width: float) -> None:
+    """A legend with as many names side by side as fit."""
+    columns = max(1, min(len(names), int(width / (7.5 * max(map(len, names)) + 34))))
+    figure.legend(
+        handles, names, loc="outside lower left", ncols=columns, borderaxespad=0.2, borderpad=0.2, columnspacing=1.2
+    )
 
 
 def format_count_axis(axis: Axis) -> None:
@@ -131,8 +149,15 @@ def format_count_axis(axis: Axis) -> None:
 def plot_points(axes: Axes, x: Sequence[float], y: Sequence[float], tooltips: Sequence[str], **options: Any) -> None:
     """Plot a dot per value, with a tooltip."""
     for x_, y_, text in zip(x, y, tooltips, strict=True):
-        (dot,) = axes.plot([x_], [y_], "o", markersize=5, markeredgewidth=0, **options)
+        (dot,) = axes.plot([x_], [y_], **{"marker": "o", "markersize": 5, "markeredgewidth": 0, **options})
         add_tooltip(dot, text)
+
+
+def plot_intervals(axes: Axes, x: Sequence[float], intervals: Sequence[tuple[float, float]], color: str) -> None:
+    """Plot a bar with ends from low to high at each x."""
+    for x_, interval in zip(x, intervals, strict=True):
+        (bar,) = axes.plot([x_, x_], interval, color=color, linewidth=1.2, marker="_", markersize=7, alpha=0.75)
+        bar.set_gid("interval")
 
 
 def band(
@@ -142,13 +167,18 @@ def band(
     tooltips: Sequence[str],
     *,
     color: str,
+    marker: str,
     label: str,
 ) -> None:
-    """Plot the median of the `values` at each x as a line, and shade from min to max."""
-    lows, medians, highs = ([f(group) for group in values] for f in (min, median, max))
-    axes.fill_between(x, lows, highs, color=color, alpha=0.13, linewidth=0)
-    axes.plot(x, medians, color=color, label=label)
-    plot_points(axes, x, medians, tooltips, color=color)
+    """Plot the median of the `values` at each x as a line, and shade from min to max where there are several."""
+    medians = [median(group) for group in values]
+    if any(len(group) > 1 for group in values):
+        shaded = axes.fill_between(
+            x, list(map(min, values)), list(map(max, values)), color=color, alpha=0.13, linewidth=0
+        )
+        shaded.set_gid("band")
+    axes.plot(x, medians, color=color, label=label, marker=marker, markersize=5, markeredgewidth=0)
+    plot_points(axes, x, medians, tooltips, color=color, marker=marker)
 
 
 def downsample(x: Sequence[float], y: Sequence[float], max_points: int = 400) -> tuple[list[float], list[float]]:
@@ -164,20 +194,47 @@ def downsample(x: Sequence[float], y: Sequence[float], max_points: int = 400) ->
     )
 
 
-def to_svg(figure: Figure | str, label: str = "") -> str:
-    """Render `figure` as an <svg> element without fonts, ids and metadata, with colors as CSS variables."""
-    if isinstance(figure, str):
-        return figure[figure.index("<svg") :]
+def to_svg(figure: Figure, title: str = "", *, size: tuple[float, float] = NARROW) -> str:
+    """Render `figure` as an <svg> element without fonts, ids and metadata, with colors as CSS variables.
+
+    Args:
+        figure: The chart.
+        title: What it shows, for readers who do not see it; `describe` adds its values in words.
+        size: Width and height in CSS pixels.
+    """
     buffer = io.StringIO()
+    figure.set_size_inches(size[0] / 72, size[1] / 72)
     with chart_style():
+        for legend in list(figure.legends):
+            _place_legend(figure, legend.legend_handles, [text.get_text() for text in legend.get_texts()], size[0])
+            legend.remove()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = ElementTree.fromstring(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", "\ufffd", buffer.getvalue()))
     _clean_svg(svg)
-    svg.attrib = {"xmlns": SVG, "viewBox": svg.attrib["viewBox"], "role": "img", "aria-label": label}
+    svg.attrib = {"xmlns": SVG, "viewBox": svg.attrib["viewBox"], "role": "img"}
+    for place, (tag, content) in enumerate((("title", title), ("desc", describe(figure)))):
+        element = ElementTree.Element(tag)
+        element.text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", "\ufffd", content)
+        svg.insert(place, element)
     text = ElementTree.tostring(svg, encoding="unicode")
     for name, value in COLORS.items():
         text = text.replace(value, f"var(--{name}, {value})")
     return text
+
+
+def describe(figure: Figure) -> str:
+    """The named lines of a chart in words: where each begins and ends."""
+    sentences = []
+    for axes in figure.axes:
+        for line in axes.get_lines():
+            data: Any = line.get_xydata()
+            name, points = str(line.get_label()), data.tolist()
+            if name.startswith("_") or not points:
+                continue
+            ends = [f"{formatting.format_number(y)} at {x:.4g}" for x, y in (points[0], points[-1])]
+            what = ", then ".join(dict.fromkeys(ends))
+            sentences.append(f"{axes.get_title(loc='left')}, {name}: {what} ({axes.get_xlabel()}).")
+    return " ".join(sentences)
 
 
 def _clean_svg(parent: ElementTree.Element) -> None:
@@ -196,6 +253,8 @@ def _clean_svg(parent: ElementTree.Element) -> None:
             title = ElementTree.Element("title")
             title.text = gid.removeprefix("tip:")
             parent.insert(0, title)
+        elif gid in SVG_CLASSES:
+            attributes["class"] = gid
     if f"{{{XLINK}}}href" in attributes:
         attributes["href"] = attributes.pop(f"{{{XLINK}}}href")
     if "d" in attributes:

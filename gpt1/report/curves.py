@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from statistics import pstdev
 from typing import Any
 
 from gpt1 import formatting
 from gpt1.report import charts
+from gpt1.report.intervals import estimate_interval, format_interval, format_score, wilson_interval
 from gpt1.report.page import Cell, Page
 from gpt1.report.run_reader import Prediction, ReliabilityBin, Run, as_dict, is_number
 
 MAX_SCATTER_POINTS = 3000  # more make scrolling slow
 MAX_LINE_MARKERS = 60
+MIN_BIN_ROWS = 10
+SCORE_BINS = 20
 
 
 def draw_loss(page: Page, run: Run) -> None:
@@ -24,35 +28,29 @@ def draw_loss(page: Page, run: Run) -> None:
     training = task if task[0] else training
     if not training[0] and not validation[0]:
         return
-    if rates[0]:
+    if len(rates[0]) > 1:  # one value is no curve: its panel would be empty
         figure, axes, strip = charts.new_chart_with_strip("loss", "learning rate", "steps")
-        strip.plot(*charts.downsample(*rates), color=charts.COLORS["muted"], linewidth=1.3)
+        strip.plot(*charts.downsample(*rates), color=charts.COLORS["muted"], linewidth=1.3, label="learning rate")
         strip.set_yticks([0, max(rates[1])], ["0", formatting.format_setting(float(f"{max(rates[1]):.3g}"))])
         charts.format_count_axis(strip.xaxis)
     else:
         figure, axes = charts.new_chart("loss", "steps")
         charts.format_count_axis(axes.xaxis)
-    if max(len(training[0]), len(validation[0])) == 1:  # a line of one point is invisible
-        axes.plot(*training, "o", color=charts.SERIES_COLORS[0])
+    if max(len(training[0]), len(validation[0])) == 1:
         axes.set_xlim(0, 1.1 * max(training[0] + validation[0]))
     if training[0]:
-        axes.plot(
-            *charts.downsample(*training), color=charts.SERIES_COLORS[0], linewidth=1.2, alpha=0.85, label="training"
-        )
+        dot = {"marker": "o", "markersize": 5} if len(training[0]) == 1 else {}  # a line of one point is invisible
+        options: dict[str, Any] = {
+            "color": charts.SERIES_COLORS[0],
+            "linewidth": 1.2,
+            "alpha": 0.85,
+            "label": "training",
+            **dot,
+        }
+        axes.plot(*charts.downsample(*training), **options)
     if validation[0]:
-        axes.plot(*validation, color=charts.SERIES_COLORS[1], label="validation")
-    if len(validation[0]) <= MAX_LINE_MARKERS:
-        tooltips = [
-            f"step {x:,}: validation loss {formatting.format_number(y, 4)}" for x, y in zip(*validation, strict=True)
-        ]
-        charts.plot_points(axes, *validation, tooltips, color=charts.SERIES_COLORS[1])
-    unigram = as_dict(run.results.get("unigram")).get("loss")
-    lowest = min([*training[1], *validation[1]])
-    if is_number(unigram) and lowest < unigram:
-        above = unigram - lowest
-        highest = max([unigram + 0.35 * above, *validation[1]])  # crop the steep beginning
-        axes.set_ylim(top=max(min(axes.get_ylim()[1], highest), unigram + 0.1 * above))
-        charts.add_reference_line(axes, unigram, "unigram model")
+        _plot_validation(axes, validation, "validation loss", 4)
+    _mark_unigram_loss(axes, run, training[1], validation[1])
     charts.add_legend(axes)
     finetune = run.stage == "finetune"
     what = "Task loss (L2, without the auxiliary language-model loss)" if finetune else "Loss"
@@ -62,9 +60,29 @@ def draw_loss(page: Page, run: Run) -> None:
     page.svg(figure, f"{caption} data.", data_table=_validation_table(run))
 
 
+def _plot_validation(axes: Any, series: tuple[list[float], list[float]], name: str, digits: int) -> None:
+    """A dashed line; few points have markers with tooltips."""
+    color = charts.SERIES_COLORS[1]
+    marker = charts.MARKERS[1] if len(series[0]) <= MAX_LINE_MARKERS else ""
+    axes.plot(*series, color=color, linestyle=(0, (4, 1.5)), marker=marker, markersize=5, label="validation")
+    if marker:
+        tooltips = [f"step {x:,}: {name} {formatting.format_number(y, digits)}" for x, y in zip(*series, strict=True)]
+        charts.plot_points(axes, *series, tooltips, color=color, marker=marker)
+
+
+def _mark_unigram_loss(axes: Any, run: Run, training: list[float], validation: list[float]) -> None:
+    unigram = as_dict(run.results.get("unigram")).get("loss")
+    lowest = min([*training, *validation])
+    if is_number(unigram) and lowest < unigram:
+        above = unigram - lowest
+        highest = max([unigram + 0.35 * above, *validation])  # crop the steep beginning
+        axes.set_ylim(top=max(min(axes.get_ylim()[1], highest), unigram + 0.1 * above))
+        charts.add_reference_line(axes, unigram, "unigram model")
+
+
 def draw_perplexity(page: Page, run: Run) -> None:
     steps, values = run.series("validation", "perplexity")
-    if not steps:
+    if len(steps) < 2:  # the table above has it
         return
     unigram = as_dict(run.results.get("unigram")).get("perplexity")
     shown = [*values, unigram] if is_number(unigram) else values
@@ -76,10 +94,7 @@ def draw_perplexity(page: Page, run: Run) -> None:
     else:
         figure, axes = charts.new_chart("perplexity", "steps")
         axes.yaxis.set_major_locator(_locator(5))
-    axes.plot(steps, values, color=charts.SERIES_COLORS[1])
-    if len(steps) <= MAX_LINE_MARKERS:
-        tooltips = [f"step {x:,}: perplexity {formatting.format_number(y)}" for x, y in zip(steps, values, strict=True)]
-        charts.plot_points(axes, steps, values, tooltips, color=charts.SERIES_COLORS[1])
+    _plot_validation(axes, (steps, values), "perplexity", 3)
     axes.annotate(
         formatting.format_number(values[-1]), (steps[-1], values[-1]), (0, 9), textcoords="offset points", ha="center"
     )
@@ -90,6 +105,7 @@ def draw_perplexity(page: Page, run: Run) -> None:
 
 
 def draw_metric(page: Page, run: Run, name: str) -> None:
+    """The main metric after each epoch with its interval, so that chance does not look like a trend."""
     epochs, values = run.series("validation", name, x="epoch")
     if not epochs:
         return
@@ -98,30 +114,50 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
     axes.set_xlim(min(epochs) - 0.3, max(epochs) + 0.3)
     axes.yaxis.set_major_locator(_locator(5))
     axes.margins(y=0.2)
-    axes.plot(epochs, values, color=charts.SERIES_COLORS[1])
+    color = charts.SERIES_COLORS[1]
+    intervals = [point_interval(run, name, value) for value in values]
+    known = [interval for interval in intervals if interval]
+    if known:
+        charts.plot_intervals(axes, [x for x, one in zip(epochs, intervals, strict=True) if one], known, color)
+    elif name != "loss":
+        axes.set_ylim(min(0, *values), 1)  # without intervals, the whole range shows how small a difference is
+    axes.plot(epochs, values, color=color, label="validation")
+    tooltips = [
+        f"epoch {x:g}: {name} {format_score(y)}" + (f" {format_interval(interval)}" if interval else "")
+        for x, y, interval in zip(epochs, values, intervals, strict=True)
+    ]
+    charts.plot_points(axes, epochs, values, tooltips, color=color)
+    for x, y, following in zip(epochs, values, [*values[1:], 0.0], strict=True) if len(epochs) <= 10 else []:
+        place = (7, -13) if following > y else (7, 5)  # beside the line
+        axes.annotate(format_score(y), (x, y), place, textcoords="offset points", ha="left")
     if name != "loss":  # no ticks above 1, the maximum of a score
         low, high = axes.get_ylim()
         axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 1)])
-    tooltips = [f"epoch {x:g}: {name} {formatting.format_number(y)}" for x, y in zip(epochs, values, strict=True)]
-    charts.plot_points(axes, epochs, values, tooltips, color=charts.SERIES_COLORS[1])
-    for x, y in zip(epochs, values, strict=True) if len(epochs) <= 10 else []:
-        axes.annotate(formatting.format_number(y), (x, y), (0, 9), textcoords="offset points", ha="center")
     best = run.results.get("best_epoch")
     if best in epochs:
-        axes.plot(
-            [best], [values[epochs.index(best)]], "o", markersize=11, fillstyle="none", color=charts.SERIES_COLORS[1]
-        )
+        axes.plot([best], [values[epochs.index(best)]], "o", markersize=11, fillstyle="none", color=color)
+    notes = ["circle: best epoch"] * (best in epochs) + ["bars: 95% confidence intervals"] * bool(known)
     page.svg(
         figure,
-        f"{name.capitalize()} on validation rows after each epoch"
-        + (" (circle: best epoch)." if best in epochs else "."),
+        f"{name.capitalize()} on validation rows after each epoch" + (f" ({'; '.join(notes)})." if notes else "."),
     )
+
+
+def point_interval(run: Run, name: str, value: float) -> tuple[float, float] | None:
+    """The interval of a metric at any epoch: from the number of rows, or as wide as that of the final value."""
+    if interval := estimate_interval(name, value, run.measured_rows):
+        return interval
+    final, measured = run.interval(name), as_dict(as_dict(run.results.get("validation")).get("metrics")).get(name)
+    if not final or not is_number(measured):
+        return None
+    low, high = value + final[0] - measured, value + final[1] - measured
+    return (low, high) if name == "loss" else (max(-1.0, low), min(1.0, high))
 
 
 def _locator(bins: int, integer: bool = False) -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(nbins=bins, integer=integer)
+    return MaxNLocator(nbins=bins, integer=integer, steps=[1, 2, 2.5, 5, 10])
 
 
 def _validation_table(run: Run) -> tuple[list[str], list[list[Any]]] | None:
@@ -140,42 +176,95 @@ def _metric_cell(name: str, value: Any) -> Any:
     return Cell(value, formatting.format_setting(value) if name == "epoch" else formatting.format_number(value, 4))
 
 
-def draw_scatter(page: Page, rows: list[Prediction]) -> None:
-    """Predicted over true scores, for at most about MAX_SCATTER_POINTS evenly spaced rows."""
+def draw_scatter(page: Page, rows: list[Prediction], rows_name: str) -> None:
+    """Predicted over true scores, for at most about MAX_SCATTER_POINTS evenly spaced rows, and how both spread."""
     every = 1 + len(rows) // MAX_SCATTER_POINTS
-    all_rows, rows = rows, rows[::every]
     figure, axes = charts.new_chart("predicted score", "true score")
-    labels, predictions = [row.label for row in rows], [row.prediction for row in rows]
+    labels, predictions = [float(row.label) for row in rows], [float(row.prediction) for row in rows]
     low, high = min(*labels, *predictions), max(*labels, *predictions)
     axes.plot([low, high], [low, high], color=charts.COLORS["muted"], linewidth=1, linestyle=(0, (3, 3)))
     size = 18 if len(rows) <= 500 else 8
-    axes.scatter(labels, predictions, s=size, color=charts.SERIES_COLORS[0], alpha=0.45, linewidths=0)
-    which = f"{len(rows):,} validation rows" + (f", every {every}th of {len(all_rows):,}" if every > 1 else "")
+    shown = labels[::every], predictions[::every]
+    axes.scatter(*shown, s=size, color=charts.SERIES_COLORS[0], alpha=0.45, linewidths=0)
+    which = f"{len(shown[0]):,} {rows_name}" + (f", every {every}th of {len(rows):,}" if every > 1 else "")
     page.svg(figure, f"{which}; dashed line: the prediction equals the label.")
+    if low == high:
+        return
+    figure, axes = charts.new_chart("rows", "score")
+    edges = [low + (high - low) * i / SCORE_BINS for i in range(SCORE_BINS + 1)]
+    axes.hist(labels, edges, color=charts.COLORS["muted"], alpha=0.3, label="true")
+    axes.hist(predictions, edges, histtype="step", color=charts.SERIES_COLORS[0], linewidth=1.8, label="predicted")
+    axes.yaxis.set_major_locator(_locator(5, integer=True))
+    charts.add_legend(axes)
+    spread = [formatting.format_number(pstdev(values)) for values in (predictions, labels)]
+    page.svg(
+        figure,
+        f"Predictions have a standard deviation of {spread[0]}, the true scores of {spread[1]}: a narrow peak of "
+        "predictions means that the texts hardly change the answer.",
+    )
 
 
 def draw_reliability(page: Page, before: list[ReliabilityBin], after: list[ReliabilityBin]) -> None:
-    """Reliability diagram: accuracy over confidence, before and after calibration."""
+    """Reliability diagram: accuracy over confidence with intervals, before and after calibration; rows of each bin."""
     figure, axes = charts.new_chart("accuracy", "confidence")
     axes.plot([0, 1], [0, 1], color=charts.COLORS["muted"], linewidth=1, linestyle=(0, (3, 3)))
-    for bins, name, color in (
-        (before, "before", charts.SERIES_COLORS[1]),
-        (after, "after", charts.SERIES_COLORS[0]),
-    ):
-        if not bins:
-            continue
+    sets = [("before", before, 1), ("after", after, 0)] if before and after != before else [("", after or before, 0)]
+    span = [edge for b in [*before, *after] for edge in (b.low, b.high)]
+    limits = (max(0.0, min(span)) - 0.03, min(1.0, max(span)) + 0.03)
+    for name, all_bins, number in sets:
+        bins = merge_bins(all_bins)
         x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
-        axes.plot(x, y, color=color, linewidth=1.2, label=name)
-        tooltips = [f"{name}: {b.rows:,} rows, confidence {b.confidence:.2f}, accuracy {b.accuracy:.2f}" for b in bins]
-        charts.plot_points(axes, x, y, tooltips, color=color)
+        intervals = [wilson_interval(b.accuracy, b.rows) for b in bins]
+        tooltips = [
+            f"{name + ': ' if name else ''}{b.rows:,} rows, confidence {b.confidence:.2f}, accuracy {b.accuracy:.2f} "
+            f"{format_interval(interval)}"
+            for b, interval in zip(bins, intervals, strict=True)
+        ]
+        color, marker = charts.SERIES_COLORS[number], charts.MARKERS[number]
+        charts.plot_intervals(axes, x, intervals, color)
+        charts.plot_points(axes, x, y, tooltips, color=color, marker=marker, markersize=7)
+        if name:
+            axes.plot([], [], color=color, marker=marker, linestyle="", label=f"{name} calibration")
     charts.add_legend(axes)
-    axes.set(xlim=(min(0.5, *(b.confidence for b in [*before, *after])), 1.01), ylim=(0, 1.03))
-    columns = ["calibration", "rows", "confidence", "accuracy"]
+    axes.set(xlim=limits, ylim=(-0.03, 1.03))
+    columns = ["calibration", "rows", "confidence", "accuracy", "95% interval"]
     table = [
-        [name, b.rows, b.confidence, b.accuracy] for name, bins in (("before", before), ("after", after)) for b in bins
+        [name or "–", b.rows, b.confidence, b.accuracy, format_interval(wilson_interval(b.accuracy, b.rows))]
+        for name, bins, _ in sets
+        for b in bins
     ]
     page.svg(
         figure,
-        "Accuracy by predicted probability, before and after calibration; dashed line: perfect calibration.",
+        "Accuracy by predicted probability" + (", before and after calibration" if len(sets) > 1 else "")
+        + f"; bars: 95% intervals; dashed line: perfect calibration. Neighboring bins with fewer than {MIN_BIN_ROWS} "
+        "rows are merged.",
         data_table=(columns, table),
-    )
+    )  # fmt: skip
+    _draw_bin_rows(page, sets[-1][1], limits)
+
+
+def _draw_bin_rows(page: Page, bins: list[ReliabilityBin], limits: tuple[float, float]) -> None:
+    figure, axes = charts.new_chart("rows", "confidence")
+    for b in bins:
+        width = max(b.high - b.low, 0.01)
+        (bar,) = axes.bar([b.low], [b.rows], 0.92 * width, align="edge", color=charts.SERIES_COLORS[0])
+        charts.add_tooltip(bar, f"{b.rows:,} rows with confidence {b.low:.2f} to {b.high:.2f}")
+        axes.annotate(f"{b.rows:,}", (b.low + width / 2, b.rows), (0, 3), textcoords="offset points", ha="center",
+                      fontsize=10)  # fmt: skip
+    axes.set_xlim(*limits)
+    axes.margins(y=0.12)
+    axes.yaxis.set_major_locator(_locator(5, integer=True))
+    page.svg(figure, f"Rows by predicted probability, {sum(b.rows for b in bins):,} in all.")
+
+
+def merge_bins(bins: list[ReliabilityBin]) -> list[ReliabilityBin]:
+    """Neighboring bins joined until each has MIN_BIN_ROWS rows: the accuracy of two rows says nothing."""
+    merged: list[ReliabilityBin] = []
+    for one in sorted(bins, key=lambda b: b.confidence):
+        if merged and merged[-1].rows < MIN_BIN_ROWS:
+            merged[-1] = merged[-1] + one
+        else:
+            merged.append(one)
+    if len(merged) > 1 and merged[-1].rows < MIN_BIN_ROWS:
+        merged[-2:] = [merged[-2] + merged[-1]]
+    return merged

@@ -19,11 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpt1 import formatting
 from gpt1.files.atomic import atomic_file
-from gpt1.report.charts import to_svg
+from gpt1.report.charts import NARROW, WIDE, to_svg
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
+
+
+MAX_LEVEL_LABELS, MAX_LEVEL_CHARACTERS = 3, 10
+"""A confusion matrix with more or longer labels writes them vertically above its columns, which saves width."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,13 @@ def format_value(value: Any) -> str:
 class Page:
     """A page: add blocks from top to bottom, then `write` it."""
 
-    def __init__(self, title: str, *, kicker: str = "", lead: str = "") -> None:
-        """Start a page with the result as `title`, small text above it (`kicker`) and a sentence below (`lead`)."""
+    def __init__(self, title: str, *, kicker: str = "", lead: str = "", warning: str = "") -> None:
+        """Start a page with the result as `title`, small text above it (`kicker`), a sentence (`lead`) and a warning
+        below."""
         self.title = title
         self.kicker = kicker
         self.lead = lead
+        self.warning = warning
         self.sections = [Section()]
 
     def heading(self, text: str, note: str = "") -> None:
@@ -126,20 +132,22 @@ class Page:
 
     def svg(
         self,
-        figure: Figure | str,
+        figure: Figure,
         caption: str,
         *,
         data_table: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None,
     ) -> None:
-        """Add a chart with a collapsed `data_table` (columns, rows) below it. Consecutive charts share a line."""
+        """Add a chart with a collapsed `data_table` (columns, rows) below it.
+
+        Consecutive charts share a line; a chart that is alone has another drawing for wide pages."""
         from markupsafe import Markup
 
         blocks = self.sections[-1].blocks
         if not blocks or blocks[-1]["kind"] != "figures":
             self._add("figures", figures=[])
-        chart = Markup(to_svg(figure, caption))  # safe: ElementTree escaped all labels
+        charts = [Markup(to_svg(figure, caption, size=size)) for size in (NARROW, WIDE)]  # safe: labels are escaped
         table = _table_block(*data_table) if data_table else None
-        blocks[-1]["figures"].append({"svg": chart, "caption": caption, "numbers": table})
+        blocks[-1]["figures"].append({"narrow": charts[0], "wide": charts[1], "caption": caption, "numbers": table})
 
     def matrix(self, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
         """Add a confusion matrix: a row for each true label, a column for each predicted one."""
@@ -152,7 +160,8 @@ class Page:
             rows.append(
                 (label, [*cells, Cell(line[i] / total, f"{100 * line[i] / total:.0f} %") if total else Cell(None)])
             )
-        self._add("matrix", labels=list(labels), rows=rows)
+        tall = len(labels) > MAX_LEVEL_LABELS or max(map(len, labels)) > MAX_LEVEL_CHARACTERS
+        self._add("matrix", labels=list(labels), rows=rows, tall=tall)
 
     def mistakes(self, mistakes: Sequence[Mistake]) -> None:
         """Add wrongly predicted rows."""
@@ -186,7 +195,8 @@ class Page:
         return path
 
     def _add(self, kind: str, **values: Any) -> None:
-        self.sections[-1].blocks.append({"kind": kind, **values})
+        section = self.sections[-1]
+        section.blocks.append({"kind": kind, "about": section.heading or self.title, **values})
 
 
 def _to_cell(value: Any) -> Cell:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from gpt1 import formatting
 from gpt1.config import (
     FinetuneConfig,
     PretrainConfig,
@@ -20,7 +23,6 @@ from gpt1.config import (
 )
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular, parse_json, read_json_object, read_yaml
-from gpt1.formatting import shell_join
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
 
 MAX_LINES_BYTES = 2**28
@@ -53,12 +55,30 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Competitor:
+    """An answer to beat on the same rows: the trivial one, or TF-IDF with a linear model."""
+
+    name: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class ReliabilityBin:
     """Rows whose predictions have similar probabilities."""
 
     rows: int
     confidence: float
     accuracy: float
+    low: float
+    high: float
+
+    def __add__(self, other: ReliabilityBin) -> ReliabilityBin:
+        rows = self.rows + other.rows
+        confidence, accuracy = (
+            (self.rows * mine + other.rows * its) / rows
+            for mine, its in ((self.confidence, other.confidence), (self.accuracy, other.accuracy))
+        )
+        return ReliabilityBin(rows, confidence, accuracy, min(self.low, other.low), max(self.high, other.high))
 
 
 @dataclass
@@ -66,6 +86,8 @@ class Run:
     """A run folder. Files that are missing or damaged are listed in `problems` and otherwise ignored."""
 
     folder: Path
+    rows_name: str = "validation rows"
+    """What `predictions` and `results["validation"]` were measured on."""
     problems: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +100,7 @@ class Run:
         run.settings = run._read_settings()
         run.results = run._read_results()
         run.metrics = list(run._read_jsonl("metrics.jsonl"))
-        run.predictions = [_parse_prediction(row) for row in run._read_jsonl("predictions.jsonl")]
+        run.predictions = [run.parse_prediction(row) for row in run._read_jsonl("predictions.jsonl")]
         return run
 
     @property
@@ -108,6 +130,69 @@ class Run:
         labels = self.results.get("labels")
         return [str(label) for label in labels] if isinstance(labels, list) else []
 
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """The user's column of each role, such as `text`: of task.json, else of the command."""
+        found = as_dict(as_dict(self.settings.get("command")).get("columns"))
+        with suppress(UserError):
+            found |= as_dict(read_json_object(self.folder / "model" / "task.json").get("columns"))
+        return {role: str(column) for role, column in found.items() if column}
+
+    def answer_names(self, answers: int) -> list[str]:
+        """The columns of the answers of multiple choice; numbered where one column holds them all."""
+        columns = [name.strip() for name in self.columns.get("choices", "answer").split(",")]
+        return columns if len(columns) == answers else [f"{columns[0]} {k}" for k in range(answers)]
+
+    @cached_property
+    def competitors(self) -> list[Competitor]:
+        """The baselines in results.json; of an older run, the commonest label of the rows, or a guess."""
+        stored = [as_dict(one) for one in as_dict(self.results.get("baselines")).values()]
+        found = [
+            Competitor(str(one.get("name")), {k: v for k, v in as_dict(one.get("metrics")).items() if is_number(v)})
+            for one in stored
+        ]
+        rows = self.predictions
+        if found or not rows or any(not row.probabilities for row in rows):
+            return [one for one in found if one.metrics]
+        if not self.labels:
+            chance = sum(1 / len(row.probabilities) for row in rows) / len(rows)
+            return [Competitor("random guessing", {"accuracy": chance})]
+        label, count = Counter(row.label for row in rows).most_common(1)[0]
+        name = f"always ‘{formatting.escape_controls(str(label))}’ (commonest here)"
+        return [Competitor(name, {"accuracy": count / len(rows)})]
+
+    @property
+    def warning(self) -> str:
+        """Why the result is of no use, if it is not; empty otherwise."""
+        return str(self.results.get("warning") or "")
+
+    @property
+    def measured_rows(self) -> int:
+        """Number of rows behind the metrics; 0 if unknown."""
+        counts = (
+            as_dict(self.results.get("validation")).get("rows"),
+            as_dict(self.results.get("data")).get("validation"),
+        )
+        return next((int(n) for n in counts if is_number(n) and n > 0), len(self.predictions))
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """95% confidence interval of a metric."""
+        pair = as_dict(as_dict(self.results.get("validation")).get("interval")).get(name)
+        if isinstance(pair, list) and len(pair) == 2 and is_number(pair[0]) and is_number(pair[1]):
+            return pair[0], pair[1]
+        return None
+
+    def parse_prediction(self, row: dict[str, Any]) -> Prediction:
+        """A line of predictions.jsonl, its texts by the names of the user's columns."""
+        fields, label = as_dict(row.get("fields")), row.get("label")
+        answers = self.answer_names(sum(name.startswith("answer ") for name in fields))
+        names = {f"answer {k}": name for k, name in enumerate(answers)} | self.columns
+        texts = {names.get(role, role): text for role, text in fields.items()}
+        if "score" in row:
+            return Prediction(texts, _to_float(label), _to_float(row["score"]))
+        probabilities = {str(name): p for name, p in as_dict(row.get("probabilities")).items() if is_number(p)}
+        return Prediction(texts, _normalize_label(label), _normalize_label(row.get("prediction")), probabilities)
+
     @property
     def config_class(self) -> Any:
         return FinetuneConfig if self.stage == "finetune" else PretrainConfig
@@ -134,7 +219,7 @@ class Run:
         words = ["gpt1", self.stage, str(source), "--out", self.name]
         for name, value in {**options, **as_dict(command.get("columns"))}.items():
             words += [flag_name(name)] if value is True else [flag_name(name), str(value)] if value else []
-        return shell_join([*words, "--resume"])
+        return formatting.shell_join([*words, "--resume"])
 
     def reliability_bins(self, name: str) -> list[ReliabilityBin]:
         """Reliability diagram from results.json: `bins_before` or (after calibration) `bins`."""
@@ -143,7 +228,8 @@ class Run:
         for line in map(as_dict, lines if isinstance(lines, list) else []):
             rows, confidence, accuracy = line.get("count"), line.get("confidence"), line.get("accuracy")
             if is_number(rows) and is_number(confidence) and is_number(accuracy) and rows:
-                found.append(ReliabilityBin(int(rows), confidence, accuracy))
+                low, high = (edge if is_number(edge := line.get(name)) else confidence for name in ("low", "high"))
+                found.append(ReliabilityBin(int(rows), confidence, min(1.0, max(0.0, accuracy)), low, high))
         return found
 
     def series(self, split: str, name: str, x: str = "step") -> tuple[list[float], list[float]]:
@@ -208,14 +294,6 @@ class Run:
                     yield value
         if broken:
             self.problems.append(f"{name}: {broken} line{'s' * (broken > 1)} could not be read.")
-
-
-def _parse_prediction(row: dict[str, Any]) -> Prediction:
-    fields, label = as_dict(row.get("fields")), row.get("label")
-    if "score" in row:
-        return Prediction(fields, _to_float(label), _to_float(row["score"]))
-    probabilities = {str(name): p for name, p in as_dict(row.get("probabilities")).items() if is_number(p)}
-    return Prediction(fields, _normalize_label(label), _normalize_label(row.get("prediction")), probabilities)
 
 
 def _normalize_label(value: Any) -> str:

@@ -202,7 +202,11 @@ def test_an_interrupted_curve_has_a_report_of_the_finished_runs(
         curve(table, from_=pretrained_run, out=tmp_path / "curve", **QUICK, **TASK)
     results = json.loads((tmp_path / "curve" / "results.json").read_text(encoding="utf-8"))
     assert all(spread["values"] == [0.5] for by_size in results["curves"].values() for spread in by_size.values())
-    assert "median over 1 seed [" in (tmp_path / "curve" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "curve" / "report.html").read_text(encoding="utf-8")
+    assert "accuracy: one seed" in page
+    assert "so the spread over seeds is unknown; bars: 95% intervals" in page
+    assert 'class="band"' not in page
+    assert page.count('class="interval"') == 2 * sum(map(len, results["curves"].values()))  # narrow and wide
 
 
 def test_an_lstm_has_a_curve_too(lstm_run: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,15 +98,16 @@ def test_the_report_of_pretraining_has_its_sections_and_the_numbers_of_its_files
 def test_the_report_of_finetuning_has_its_sections_and_the_numbers_of_its_files(tmp_path: Path) -> None:
     page = PageParser(write_report(write_finetuning_run(tmp_path)))
     assert page.headings == [
-        "Accuracy 0.750 [0.406,\xa00.938] on 8 validation rows; always predicting ‘neg’ has 0.500",
-        "Results", "Curves", "Confusion matrix", "Calibration", "2 worst mistakes",
+        "Accuracy 0.750 [0.406,\xa00.938] on 8 validation rows",
+        "Results", "Curves", "Confusion matrix", "2 worst mistakes",
         "Data", "Settings", "Next steps",
     ]  # fmt: skip
     assert {0.75, 0.7333, 0.5, 0.51, 7_654_321, 80, 3, 0.01, 0.02} <= set(page.numbers)
     assert "f1 (macro)" in page.text
+    assert "Accuracy on the same rows: always ‘neg’ (commonest here) 0.500." in page.text
     assert re.search(r"rows\s+r\.csv\s", page.text)
     assert "label = stars, text = review" in page.text
-    assert "0.125 before, 0.031 after" in page.text
+    assert "0.125 before, 0.031 after." in page.text
     assert "2 of 8 validation rows are predicted wrongly" in page.text
     assert page.text.index("a fine film 7") < page.text.index("a fine film 6")  # the most confident mistake first
     assert "a fine film 5" not in page.text
@@ -192,7 +193,7 @@ def test_the_axis_of_a_metric_ends_at_1(tmp_path: Path) -> None:
 def test_long_labels_are_shortened_in_the_confusion_matrix(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path, labels=("neg", "p" * 500))
     html = write_report(tmp_path).read_text()
-    matrix = html[html.index('<table class="matrix">') : html.index('<section id="calibration')]
+    matrix = html[html.index('<table class="matrix tall">') : html.index('<section id="2-worst-mistakes')]
     assert matrix.count("p" * 500) == matrix.count(f'title="{"p" * 500}"') * 2 == 4
     assert matrix.count('class="name"') == matrix.count('class="number name"') == 2
 
@@ -208,8 +209,9 @@ def test_a_finished_run_without_validation_says_so(tmp_path: Path) -> None:
     shown = page.text[: page.text.index("Settings")]
     assert "best epoch" not in shown
     assert "validation rows" not in shown
-    (chart,) = re.findall(r"<svg.*?</svg>", (tmp_path / "report.html").read_text(), re.DOTALL)
+    chart, _ = re.findall(r"<svg.*?</svg>", (tmp_path / "report.html").read_text(), re.DOTALL)  # narrow and wide
     assert chart.count(">3</text>") == 1  # no step occurs twice
+    assert "learning rate" not in chart  # one value is no curve
     assert "fill: var(--c1" in chart  # the single value is a dot
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gpt1.experiments.experiment_report import ExperimentReport, SeedScores
+from gpt1.experiments.experiment_report import ExperimentReport, SeedScores, describe_spread
 from gpt1.experiments.reproduce import paper
 from gpt1.experiments.reproduce.plan import ReproductionPlan
 from gpt1.experiments.reproduce.scores import (
@@ -20,11 +20,11 @@ from gpt1.experiments.reproduce.scores import (
 from gpt1.experiments.result_store import ResultStore
 from gpt1.experiments.zeroshot.over_training import MODEL_NAMES
 from gpt1.report import Cell, charts
+from gpt1.report.run_reader import as_dict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHART_HEIGHT = 300
 ZeroShotCurve = dict[int, dict[str, Any]]
 """Pre-training steps → result."""
 ZeroShotCurves = dict[tuple[str, str], ZeroShotCurve]
@@ -60,8 +60,8 @@ def add_transfer_half(
         "figure2-left",
         draw_transfer(by_task),
         "Score against the number of pre-trained layers that fine-tuning starts from (the embeddings are always "
-        "pre-trained; the other layers start from random weights; all weights are trained): medians over seeds; bands "
-        "from minimum to maximum.",
+        "pre-trained; the other layers start from random weights; all weights are trained): "
+        f"{describe_spread(one for scores in by_task.values() for one in scores if one)}.",
     )
     report.table(
         ["layers", *(f"{task.name.title}, {METRIC_NAMES.get(task.metric, task.metric)}" for task in plan.tasks)],
@@ -88,14 +88,15 @@ def add_transfer_half(
 
 def draw_transfer(by_task: dict[str, list[SeedScores | None]]) -> Figure:
     with charts.chart_style():
-        figure, axes = charts.new_chart("score × 100", "pre-trained layers", height=CHART_HEIGHT)
-        for color, (title, by_layers) in zip(charts.SERIES_COLORS, by_task.items(), strict=False):
+        figure, axes = charts.new_chart("score × 100", "pre-trained layers")
+        styles = zip(charts.SERIES_COLORS, charts.MARKERS, by_task.items(), strict=False)
+        for color, marker, (title, by_layers) in styles:
             finished = {k: scores for k, scores in enumerate(by_layers) if scores}
             values = [[100 * value for value in scores.values] for scores in finished.values()]
             tooltips = [f"{title}, {k} layers: {format_scores(scores)}" for k, scores in finished.items()]
-            charts.band(axes, list(finished), values, tooltips, color=color, label=title)
+            charts.band(axes, list(finished), values, tooltips, color=color, marker=marker, label=title)
         charts.format_count_axis(axes.xaxis)
-        charts.legend_below(axes)
+        charts.add_legend(axes)
     return figure
 
 
@@ -111,7 +112,7 @@ def add_zeroshot_half(
         "figure2-right",
         draw_zeroshot({key: curve for key, curve in curves.items() if paper.previous_best_score(key[0])}),
         "Zero-shot scores over pre-training, by the paper's heuristics, between a random guess (0) and the best result "
-        "before the paper (1).",
+        "before the paper (1); bars: 95% intervals from the number of rows.",
     )
     report.table(*zeroshot_table(curves))
     report.add_bullets(
@@ -157,6 +158,13 @@ def normalize_score(task: str, result: dict[str, Any]) -> float | None:
     return float((result["score"] - result["guess"]) / (best / 100 - result["guess"]))
 
 
+def normalized_interval(task: str, result: dict[str, Any]) -> tuple[float, float] | None:
+    """The 95% interval of a score from the number of rows, on the scale of `normalize_score`."""
+    ends = as_dict(result.get("interval")).get(result["metric"])
+    low, high = (normalize_score(task, {**result, "score": end}) for end in ends) if ends else (None, None)
+    return None if low is None or high is None else (low, high)
+
+
 def zeroshot_table(curves: ZeroShotCurves) -> tuple[list[str], list[list[Any]]]:
     """Raw scores × 100, with the normalized ones as notes."""
     titles = [f"{task}{'' if model == 'from' else ', ' + MODEL_NAMES[model]}" for task, model in curves]
@@ -179,16 +187,21 @@ def zeroshot_cell(task: str, result: dict[str, Any] | None) -> Cell | None:
 
 def draw_zeroshot(curves: ZeroShotCurves) -> Figure:
     with charts.chart_style():
-        figure, axes = charts.new_chart("normalized zero-shot score", "pre-training steps", height=CHART_HEIGHT)
-        colors = dict(zip(dict.fromkeys(task for task, _ in curves), charts.SERIES_COLORS, strict=False))
+        figure, axes = charts.new_chart("normalized zero-shot score", "pre-training steps")
+        styles = zip(charts.SERIES_COLORS, charts.MARKERS, strict=True)
+        style = dict(zip(dict.fromkeys(task for task, _ in curves), styles, strict=False))
         for (task, model), curve in curves.items():
             steps = sorted(curve)
             shares = [normalize_score(task, curve[step]) or 0.0 for step in steps]
             label = task if model == "from" else f"{task}, {MODEL_NAMES[model]}"
-            axes.plot(steps, shares, color=colors[task], label=label, linestyle="-" if model == "from" else "--")
+            color, marker = style[task]
+            dashes = "-" if model == "from" else "--"
+            axes.plot(steps, shares, color=color, marker=marker, markersize=5, linestyle=dashes, label=label)
             tooltips = [f"{label}, {step:,} steps: {100 * curve[step]['score']:.1f}" for step in steps]
-            charts.plot_points(axes, steps, shares, tooltips, color=colors[task])
+            charts.plot_points(axes, steps, shares, tooltips, color=color, marker=marker)
+            intervals = {step: found for step in steps if (found := normalized_interval(task, curve[step]))}
+            charts.plot_intervals(axes, list(intervals), list(intervals.values()), color)
         charts.add_reference_line(axes, 0.0, "random guess")
         charts.format_count_axis(axes.xaxis)
-        charts.legend_below(axes)
+        charts.add_legend(axes)
     return figure
