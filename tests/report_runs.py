@@ -127,3 +127,38 @@ def write_regression_run(folder: Path) -> Path:
     results["validation"] = {"metrics": {"pearson": 0.875, "spearman": 0.5}, "rows": 11, "interval": {}}
     (folder / "results.json").write_text(json.dumps(results))
     return folder
+
+
+def write_many_labels_run(folder: Path, labels: int = 8) -> Path:
+    """A classification run with long names of labels."""
+    names = tuple(f"introduction to subject number {k}" for k in range(labels))
+    write_finetuning_run(folder, labels=names)
+    rows = [
+        {
+            "fields": {"text": "a text " * 40},
+            "label": names[i % labels],
+            "prediction": names[i * i % labels],
+            "probabilities": dict.fromkeys(names, 1 / labels),
+        }
+        for i in range(4 * labels)
+    ]
+    write_jsonl(folder / "predictions.jsonl", rows)
+    return folder
+
+
+def write_choice_run(folder: Path) -> Path:
+    """A multiple-choice run whose answers are in columns of their own."""
+    write_finetuning_run(folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["command"] |= {"kind": "choice"}
+    config["command"]["columns"] = {"context": "passage", "choices": "first,second", "label": "right"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    fields = {"context": "a long passage " * 60, "answer 0": "one answer", "answer 1": "another"}
+    rows = [
+        {"fields": fields, "label": i % 2, "prediction": k, "probabilities": {str(k): 0.75, str(1 - k): 0.25}}
+        for i, k in ((i, i // 2 % 2) for i in range(8))
+    ]
+    write_jsonl(folder / "predictions.jsonl", rows)
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"kind": "choice", "labels": []}))
+    return folder

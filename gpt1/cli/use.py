@@ -35,22 +35,23 @@ IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("huggingface", "onn
     show_default=True,
     help="Score the trivial answer and TF-IDF on the same rows, where the training rows are at hand.",
 )
+@click.option("--report", metavar="F.html", help="Write a page: confusion matrix, calibration, worst mistakes.")
 @click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
 @verify
-def evaluate(run: str, test: str, data_dir: str | None, as_json: bool, **options: Any) -> None:
+def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate a fine-tuned model on labeled rows, or any model on a corpus (perplexity).
 
     TEST is a table, the name of a known data set (its labeled evaluation split; NAME:SPLIT for another), or a corpus
     folder.
 
     \b
-    gpt1 evaluate runs/reviews test.csv
+    gpt1 evaluate runs/reviews test.csv --report test.html
     gpt1 evaluate runs/rte rte --data-dir glue/ --json
     gpt1 evaluate runs/books corpus-of-other-books
     """
     from gpt1.inference.evaluate import evaluate as score
 
-    result = score(run, test, data_dir=data_dir, progress=make_console(), **options)
+    result = score(run, test, data_dir=data_dir, report=report, progress=make_console(), **options)
     if as_json:
         echo_json(result)
         return
@@ -61,6 +62,11 @@ def evaluate(run: str, test: str, data_dir: str | None, as_json: bool, **options
         echo(f"warning: {result['warning']}")
     if "perplexity" not in result["metrics"]:
         rows = shell_quote(test) + (f" --data-dir {shell_quote(data_dir)}" if data_dir else "")
+        if report:
+            echo(f"{report}   confusion matrix or scatter plot, calibration, worst mistakes")
+        else:
+            page = f"gpt1 evaluate {shell_quote(run)} {rows} --report test.html"
+            print_next_steps(f"{page}   (a page with the worst mistakes)")
         command = f"gpt1 predict {shell_quote(run)} {rows} --out predictions.jsonl"
         print_next_steps(f"{command}   (to see the predictions row by row)")
 

@@ -26,6 +26,7 @@ from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_ta
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.progress import NullProgress, Progress
+from gpt1.report import check_report_path, write_evaluation_report
 from gpt1.runs.folder import RUN_CONFIG_FILE, read_run_config
 from gpt1.tables.facts import count_rows_have
 from gpt1.tables.table import Table
@@ -46,6 +47,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     unseen: str = "wrong",
     baselines: bool = True,
+    report: str | Path | None = None,
     progress: Progress | None = None,
     verify: bool = True,
 ) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def evaluate(
         unseen: Rows with a label that was not in training: `wrong` counts them as mistakes (the loss leaves them out),
             `refuse` is an error.
         baselines: Score the trivial answer and, if the training rows are still there and unchanged, TF-IDF as well.
+        report: HTML page to write: confusion matrix or scatter plot, calibration, the worst mistakes.
         progress: Receives messages and progress.
         verify: See `load`.
 
@@ -75,7 +78,11 @@ def evaluate(
     progress = progress or NullProgress()
     if unseen not in ("wrong", "refuse"):
         raise UserError(f"--unseen {unseen} is not a valid choice.", "Choices: wrong, refuse.")
+    if report:
+        check_report_path(Path(report))
     if not isinstance(test, Table) and (Path(test) / CORPUS_MANIFEST).exists():
+        if report:
+            raise UserError(f"--report: {test} is a corpus, which has no rows to show.", "Leave out --report.")
         return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
     table, columns = load_labelled_rows(model, run, test, data_dir, progress)
@@ -91,7 +98,8 @@ def evaluate(
         raise UserError(f"{table.name} has no rows.", "Use a table with labelled rows.")
     examples = read_examples(table.rows, model.kind, columns, table.locate_row)
     targets, unknown = encode_known_labels(model.target, examples, table.locate_row, unseen == "refuse")
-    found = {**score_rows(model, table, examples, targets, progress), "unseen": dict(unknown.most_common())}
+    found, logits = score_rows(model, table, examples, targets, progress)
+    found["unseen"] = dict(unknown.most_common())
     if unknown:
         names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
         more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
@@ -100,6 +108,20 @@ def evaluate(
     if baselines:
         found["baselines"] = baselines_on_test_rows(model, run, examples, progress)
         found["warning"] = verdict(model.target, found, found["baselines"], main_metric(model), TFIDF_ADVICE)
+    if report:
+        write_evaluation_report(
+            Path(report),
+            run=run,
+            test=table.name,
+            kind=model.kind.name,
+            columns=columns,
+            labels=getattr(model.target, "labels", []),
+            main=main_metric(model),
+            found=found,
+            records=prediction_records(model, examples, logits),
+        )
+    for name in ("bins_before", "bins"):  # for reports only
+        found.get("calibration", {}).pop(name, None)
     return found
 
 
@@ -128,8 +150,8 @@ def encode_known_labels(
 
 def score_rows(
     model: TaskPredictor, table: Table, examples: Sequence[Example], targets: Tensor, progress: Progress
-) -> dict[str, Any]:
-    """Metrics, calibration and counts of truncated rows, also by subset."""
+) -> tuple[dict[str, Any], Tensor]:
+    """(metrics, calibration and counts of truncated rows, also by subset; logits at the model's temperature)."""
     labels, encoded = [example.label for example in examples], model.encode(examples)
     unscaled = model.logits_with_progress(encoded, table.name, progress)
     logits = unscaled / model.temperature
@@ -146,7 +168,7 @@ def score_rows(
         found["read_in_windows"] = sum(example.windows > 1 for example in encoded)
     if len(subsets := subset_rows(table)) > 1:
         found["subsets"] = {name: scores(rows) for name, rows in subsets.items()}
-    return found
+    return found, logits
 
 
 def calibration_summary(calibration: Mapping[str, float]) -> str:

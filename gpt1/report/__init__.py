@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gpt1.report.evaluation import check_report_path, write_evaluation_report
 from gpt1.report.page import Cell, Mistake, Page
 from gpt1.report.sections import write_report
 
-__all__ = ["Cell", "Mistake", "Page", "report_on_exit", "write_report"]
+__all__ = ["Cell", "Mistake", "Page", "check_report_path", "report_on_exit", "write_evaluation_report", "write_report"]
 
 
 @contextmanager

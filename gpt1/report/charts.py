@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 COLORS = {  # name in templates/page.css → value in light mode; the values must be distinct
     "ink": "#22262a",
-    "muted": "#6a6f76",
+    "muted": "#666b72",
     "rule": "#dedcd5",
     "c1": "#2563a8",
-    "c2": "#c0571c",
+    "c2": "#ad4c16",
     "c3": "#2b8467",
     "c4": "#86549f",
     "c5": "#8f7a1b",
@@ -49,8 +49,8 @@ WIDE = (816, 330)
 
 
 @contextmanager
-def chart_style() -> Iterator[None]:
-    """matplotlib settings of all charts."""
+def chart_style(ids: str = "") -> Iterator[None]:
+    """matplotlib settings of all charts; the ids within an SVG are hashes of `ids` and what they name."""
     import matplotlib
     from cycler import cycler
 
@@ -66,7 +66,8 @@ def chart_style() -> Iterator[None]:
         "lines.solid_capstyle": "round", "legend.frameon": False, "legend.handlelength": 1.2,
         "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
         "text.parse_math": False,  # "$5" in a label is not TeX
-        "svg.fonttype": "none", "svg.hashsalt": "gpt1", "axes.unicode_minus": True, "path.simplify_threshold": 0.3,
+        "svg.fonttype": "none", "svg.hashsalt": f"gpt1 {ids}", "path.simplify_threshold": 0.3,
+        "axes.unicode_minus": True,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
         yield
@@ -204,7 +205,7 @@ def to_svg(figure: Figure, title: str = "", *, size: tuple[float, float] = NARRO
     """
     buffer = io.StringIO()
     figure.set_size_inches(size[0] / 72, size[1] / 72)
-    with chart_style():
+    with chart_style(ids=f"{title}, {size}"):
         for legend in list(figure.legends):
             _place_legend(figure, legend.legend_handles, [text.get_text() for text in legend.get_texts()], size[0])
             legend.remove()

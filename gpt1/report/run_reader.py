@@ -92,6 +92,8 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
+    """The user's column of each role, such as `text`: of task.json, else of the command."""
     predictions: list[Prediction] = field(default_factory=list)
 
     @classmethod
@@ -99,6 +101,7 @@ class Run:
         run = cls(folder)
         run.settings = run._read_settings()
         run.results = run._read_results()
+        run.columns = run._read_columns()
         run.metrics = list(run._read_jsonl("metrics.jsonl"))
         run.predictions = [run.parse_prediction(row) for row in run._read_jsonl("predictions.jsonl")]
         return run
@@ -130,9 +133,7 @@ class Run:
         labels = self.results.get("labels")
         return [str(label) for label in labels] if isinstance(labels, list) else []
 
-    @cached_property
-    def columns(self) -> dict[str, str]:
-        """The user's column of each role, such as `text`: of task.json, else of the command."""
+    def _read_columns(self) -> dict[str, str]:
         found = as_dict(as_dict(self.settings.get("command")).get("columns"))
         with suppress(UserError):
             found |= as_dict(read_json_object(self.folder / "model" / "task.json").get("columns"))

@@ -19,7 +19,7 @@ MAX_MISTAKES = 20
 MAX_CONFUSIONS = 12
 MAX_MATRIX_LABELS = 12  # for more labels, the most frequent confusions are listed
 DATA_DESCRIPTIONS = {  # keys of results.json that need an explanation
-    "rows": "rows of the table",
+    "rows": "rows",
     "duplicates": "duplicates removed",
     "leaked": "rows also in the validation file, removed",
     "unknown": "unknown tokens",
@@ -46,11 +46,11 @@ def write_report(run: Path) -> Path:
         add_settings,
         add_next_steps,
     ):
-        _add_section(section, page, contents)
+        add_section(section, page, contents)
     return page.write(Path(run) / "report.html")
 
 
-def _add_section(section: Callable[[Page, Run], None], page: Page, run: Run) -> None:
+def add_section(section: Callable[[Page, Run], None], page: Page, run: Run) -> None:
     """Add a section; an error in it must not fail the run, so the page shows the error instead."""
     try:
         section(page, run)
@@ -69,12 +69,16 @@ def add_results(page: Page, run: Run) -> None:
         _add_language_model_table(page, run, validation)
         return
     rows = []
+    subsets = {str(name): as_dict(part) for name, part in as_dict(validation.get("subsets")).items()}
     for name, value in as_dict(validation.get("metrics")).items():
         low_high = run.interval(name)
         interval = format_interval(low_high) if low_high else None
         average = f" ({validation['f1_of']})" if name == "f1" and validation.get("f1_of") else ""
-        rows.append([name + average, value, interval, *(one.metrics.get(name) for one in run.competitors)])
+        others = [one.metrics.get(name) for one in run.competitors]
+        others += [as_dict(part.get("metrics")).get(name) for part in subsets.values()]
+        rows.append([name + average, value, interval, *others])
     columns = ["metric", "this model", "95% confidence interval", *(one.name for one in run.competitors)]
+    columns += [f"{name}, {part.get('rows', 0):,} rows" for name, part in subsets.items()]
     used = [i for i in range(len(columns)) if i < 2 or any(row[i] is not None for row in rows)]
     page.table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
     _add_calibration_sentence(page, as_dict(run.results.get("calibration")), run.rows_name)

@@ -266,7 +266,7 @@ def test_a_chart_uses_the_colors_of_the_page_and_escapes_its_labels(tmp_path: Pa
     assert "labels &lt;b&gt;</text>" in html
     svg = html[html.index("<svg") : html.index("</svg>")]
     assert set(re.findall(r"(?:stroke|fill): ([^;\"]+)", svg)) <= {
-        "none", "var(--ink, #22262a)", "var(--muted, #6a6f76)", "var(--rule, #dedcd5)", "var(--c1, #2563a8)",
+        "none", "var(--ink, #22262a)", "var(--muted, #666b72)", "var(--rule, #dedcd5)", "var(--c1, #2563a8)",
     }  # fmt: skip
     assert html.count('<div class="figures">') == 1  # consecutive charts share a line
 

@@ -1,0 +1,72 @@
+"""The page of an evaluation: the metrics of a run on test rows, confusion matrix, calibration and worst mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt1 import formatting
+from gpt1.errors import UserError
+from gpt1.files.atomic import ensure_writable
+from gpt1.report.headline import competitors_sentence, headline
+from gpt1.report.page import Page
+from gpt1.report.run_reader import Run, as_dict
+from gpt1.report.sections import add_data, add_mistakes, add_predictions, add_results, add_section
+
+
+def check_report_path(path: Path) -> None:
+    """UserError unless a page can be written to `path`. Another kind of file is likely a mistake, such as the table."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--report {path}: the report is a page.", "Name a file that ends in .html.")
+    ensure_writable(path)
+
+
+def write_evaluation_report(
+    path: Path,
+    *,
+    run: str | Path,
+    test: str,
+    kind: str,
+    columns: Mapping[str, str],
+    labels: Iterable[str],
+    main: str,
+    found: Mapping[str, Any],
+    records: Iterable[dict[str, Any]],
+) -> Path:
+    """Write the page of an evaluation.
+
+    Args:
+        path: The page.
+        run: Name of the run or model.
+        test: Name of the test rows.
+        kind: Kind of task.
+        columns: The column of each role.
+        labels: The classes; none for scores and multiple choice.
+        main: The main metric.
+        found: The result of `evaluate`, with the bins of the calibration.
+        records: A record for each row, as in predictions.jsonl.
+    """
+    validation = {name: found.get(name) for name in ("metrics", "interval", "f1_of", "rows", "subsets")}
+    facts = {name: found[name] for name in ("rows", "cut", "read_in_windows") if name in found}
+    if unseen := as_dict(found.get("unseen")):
+        names = [f"{formatting.escape_controls(str(label))} ({rows:,})" for label, rows in unseen.items()]
+        facts["labels that were not in training, counted as wrong"] = ", ".join(names)
+    results = {
+        **{name: found[name] for name in ("calibration", "baselines", "warning") if name in found},
+        **{"stage": "finetune", "kind": kind, "labels": list(labels), "main": main, "validation": validation},
+        "data": facts,
+    }
+    contents = Run(Path(run), f"rows of {formatting.escape_controls(test)}", results=results, columns=dict(columns))
+    contents.predictions = [contents.parse_prediction(record) for record in records]
+    page = Page(
+        headline(contents),
+        kicker="  ·  ".join(["gpt1", "evaluation", kind, contents.name]),
+        lead=competitors_sentence(contents),
+        warning=contents.warning,
+    )
+    for section in (add_results, add_predictions, add_mistakes, add_data):
+        add_section(section, page, contents)
+    page.heading("Next steps")
+    page.code(formatting.shell_join(["gpt1", "predict", run, test, "--out", "predictions.csv"]), "Every row:")
+    return page.write(path)
