@@ -12,6 +12,7 @@ from gpt1 import formatting
 from gpt1.files.atomic import atomic_file
 from gpt1.report import Cell, Page
 from gpt1.report.charts import to_svg
+from gpt1.report.intervals import estimate_interval
 from gpt1.runs.folder import write_json
 from gpt1.version import __version__
 
@@ -48,6 +49,14 @@ class SeedScores:
         value, low, high = (f"{round(scale * v, digits) + 0.0:.{digits}f}".replace("-", "−") for v in numbers)
         dash = " – " if "−" in low else "–"
         return Cell(scale * self.median, value, f"[{low}{dash}{high}]" if len(self.values) > 1 else "")
+
+
+def single_seed_intervals(
+    groups: Iterable[SeedScores], metric: str, rows: int, scale: float = 1.0
+) -> list[tuple[float, float] | None]:
+    """The interval that the number of test rows leaves to each score of one seed; several seeds have a band."""
+    found = [estimate_interval(metric, one.median, rows) if len(one.values) == 1 else None for one in groups]
+    return [(scale * interval[0], scale * interval[1]) if interval else None for interval in found]
 
 
 def describe_spread(groups: Iterable[SeedScores]) -> str:
@@ -98,7 +107,7 @@ class ExperimentReport:
         """Notes, failed runs, and a table of `facts` (model, settings, …)."""
         self.heading("How it was made")
         self.add_bullets([*notes, *(f"Not finished: {line}" for line in failed)])
-        self.table(["made with", ""], [(name, Cell(None, format_fact(value))) for name, value in facts.items()])
+        self.table(["made with", "value"], [(name, Cell(None, format_fact(value))) for name, value in facts.items()])
 
     def code(self, text: str, explanation: str) -> None:
         self.page.code(text, explanation)

@@ -14,7 +14,12 @@ from gpt1 import formatting
 from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.errors import UserError
-from gpt1.experiments.experiment_report import ExperimentReport, SeedScores, describe_spread
+from gpt1.experiments.experiment_report import (
+    ExperimentReport,
+    SeedScores,
+    describe_spread,
+    single_seed_intervals,
+)
 from gpt1.experiments.label_savings import (
     LabelSaving,
     compare_curves,
@@ -341,12 +346,8 @@ def draw_score_curves(scores: dict[str, dict[int, SeedScores]], metric: str, tes
             title, sizes = CURVE_METHODS[method].title, sorted(by_size)
             tooltips = [f"{title}, {n:,} labels: {by_size[n].to_cell()}" for n in sizes]
             values = [by_size[n].values for n in sizes]
-            charts.band(axes, sizes, values, tooltips, color=color, marker=marker, label=title)
-            single = {n: by_size[n].median for n in sizes if len(by_size[n].values) == 1}
-            intervals = {
-                n: found for n, value in single.items() if (found := estimate_interval(metric, value, test_rows))
-            }
-            charts.plot_intervals(axes, list(intervals), list(intervals.values()), color)
+            intervals = single_seed_intervals((by_size[n] for n in sizes), metric, test_rows)
+            charts.band(axes, sizes, values, tooltips, color=color, marker=marker, label=title, intervals=intervals)
         sizes = sorted({n for by_size in scores.values() for n in by_size})
         axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
         axes.minorticks_off()

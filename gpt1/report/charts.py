@@ -154,9 +154,11 @@ def plot_points(axes: Axes, x: Sequence[float], y: Sequence[float], tooltips: Se
         add_tooltip(dot, text)
 
 
-def plot_intervals(axes: Axes, x: Sequence[float], intervals: Sequence[tuple[float, float]], color: str) -> None:
-    """Plot a bar with ends from low to high at each x."""
+def plot_intervals(axes: Axes, x: Sequence[float], intervals: Sequence[tuple[float, float] | None], color: str) -> None:
+    """Plot a bar with ends from low to high at each x that has an interval."""
     for x_, interval in zip(x, intervals, strict=True):
+        if interval is None:
+            continue
         (bar,) = axes.plot([x_, x_], interval, color=color, linewidth=1.2, marker="_", markersize=7, alpha=0.75)
         bar.set_gid("interval")
 
@@ -170,8 +172,10 @@ def band(
     color: str,
     marker: str,
     label: str,
+    intervals: Sequence[tuple[float, float] | None] = (),
 ) -> None:
-    """Plot the median of the `values` at each x as a line, and shade from min to max where there are several."""
+    """Plot the median of the `values` at each x as a line, with its interval if known, and shade from min to max where
+    there are several."""
     medians = [median(group) for group in values]
     if any(len(group) > 1 for group in values):
         shaded = axes.fill_between(
@@ -180,6 +184,7 @@ def band(
         shaded.set_gid("band")
     axes.plot(x, medians, color=color, label=label, marker=marker, markersize=5, markeredgewidth=0)
     plot_points(axes, x, medians, tooltips, color=color, marker=marker)
+    plot_intervals(axes, x, intervals or [None] * len(medians), color)
 
 
 def downsample(x: Sequence[float], y: Sequence[float], max_points: int = 400) -> tuple[list[float], list[float]]:

@@ -116,9 +116,9 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
     axes.margins(y=0.2)
     color = charts.SERIES_COLORS[1]
     intervals = [point_interval(run, name, value) for value in values]
-    known = [interval for interval in intervals if interval]
+    known = any(intervals)
     if known:
-        charts.plot_intervals(axes, [x for x, one in zip(epochs, intervals, strict=True) if one], known, color)
+        charts.plot_intervals(axes, epochs, intervals, color)
     elif name != "loss":
         axes.set_ylim(min(0, *values), 1)  # without intervals, the whole range shows how small a difference is
     axes.plot(epochs, values, color=color, label="validation")
@@ -136,7 +136,7 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
     best = run.results.get("best_epoch")
     if best in epochs:
         axes.plot([best], [values[epochs.index(best)]], "o", markersize=11, fillstyle="none", color=color)
-    notes = ["circle: best epoch"] * (best in epochs) + ["bars: 95% confidence intervals"] * bool(known)
+    notes = ["circle: best epoch"] * (best in epochs) + ["bars: 95% confidence intervals"] * known
     page.svg(
         figure,
         f"{name.capitalize()} on validation rows after each epoch" + (f" ({'; '.join(notes)})." if notes else "."),

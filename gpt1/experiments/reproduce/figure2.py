@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gpt1.experiments.experiment_report import ExperimentReport, SeedScores, describe_spread
+from gpt1.experiments.experiment_report import (
+    ExperimentReport,
+    SeedScores,
+    describe_spread,
+    single_seed_intervals,
+)
 from gpt1.experiments.reproduce import paper
 from gpt1.experiments.reproduce.plan import ReproductionPlan
 from gpt1.experiments.reproduce.scores import (
@@ -55,13 +60,18 @@ def add_transfer_half(
         for task in plan.tasks
     }
     n_layers = len(plan.methods) - 1
+    intervals = {
+        task.name.title: single_seed_intervals(filter(None, by_task[task.name.title]), task.metric, len(task.test), 100)
+        for task in plan.tasks
+    }
+    bars = "; bars: 95% intervals from the number of test rows" * any(map(any, intervals.values()))
     report.heading("Transferred layers")
     report.figure(
         "figure2-left",
-        draw_transfer(by_task),
+        draw_transfer(by_task, intervals),
         "Score against the number of pre-trained layers that fine-tuning starts from (the embeddings are always "
         "pre-trained; the other layers start from random weights; all weights are trained): "
-        f"{describe_spread(one for scores in by_task.values() for one in scores if one)}.",
+        f"{describe_spread(one for scores in by_task.values() for one in scores if one)}{bars}.",
     )
     report.table(
         ["layers", *(f"{task.name.title}, {METRIC_NAMES.get(task.metric, task.metric)}" for task in plan.tasks)],
@@ -86,7 +96,9 @@ def add_transfer_half(
     return sentences, results
 
 
-def draw_transfer(by_task: dict[str, list[SeedScores | None]]) -> Figure:
+def draw_transfer(
+    by_task: dict[str, list[SeedScores | None]], intervals: dict[str, list[tuple[float, float] | None]]
+) -> Figure:
     with charts.chart_style():
         figure, axes = charts.new_chart("score × 100", "pre-trained layers")
         styles = zip(charts.SERIES_COLORS, charts.MARKERS, by_task.items(), strict=False)
@@ -94,7 +106,10 @@ def draw_transfer(by_task: dict[str, list[SeedScores | None]]) -> Figure:
             finished = {k: scores for k, scores in enumerate(by_layers) if scores}
             values = [[100 * value for value in scores.values] for scores in finished.values()]
             tooltips = [f"{title}, {k} layers: {format_scores(scores)}" for k, scores in finished.items()]
-            charts.band(axes, list(finished), values, tooltips, color=color, marker=marker, label=title)
+            charts.band(
+                axes, list(finished), values, tooltips, color=color, marker=marker, label=title,
+                intervals=intervals[title],
+            )  # fmt: skip
         charts.format_count_axis(axes.xaxis)
         charts.add_legend(axes)
     return figure
@@ -195,12 +210,13 @@ def draw_zeroshot(curves: ZeroShotCurves) -> Figure:
             shares = [normalize_score(task, curve[step]) or 0.0 for step in steps]
             label = task if model == "from" else f"{task}, {MODEL_NAMES[model]}"
             color, marker = style[task]
-            dashes = "-" if model == "from" else "--"
-            axes.plot(steps, shares, color=color, marker=marker, markersize=5, linestyle=dashes, label=label)
+            look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5}
+            if model != "from":  # hollow
+                look |= {"linestyle": "--", "markerfacecolor": "none", "markeredgewidth": 1.4}
+            axes.plot(steps, shares, label=label, **look)
             tooltips = [f"{label}, {step:,} steps: {100 * curve[step]['score']:.1f}" for step in steps]
-            charts.plot_points(axes, steps, shares, tooltips, color=color, marker=marker)
-            intervals = {step: found for step in steps if (found := normalized_interval(task, curve[step]))}
-            charts.plot_intervals(axes, list(intervals), list(intervals.values()), color)
+            charts.plot_points(axes, steps, shares, tooltips, **look)
+            charts.plot_intervals(axes, steps, [normalized_interval(task, curve[step]) for step in steps], color)
         charts.add_reference_line(axes, 0.0, "random guess")
         charts.format_count_axis(axes.xaxis)
         charts.add_legend(axes)

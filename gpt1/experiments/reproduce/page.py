@@ -20,10 +20,11 @@ from gpt1.runs import folder as runs
 def write_reproduction_report(plan: ReproductionPlan, store: ResultStore, failed: Sequence[str]) -> list[str]:
     """Write report.html, results.md and results.json from the finished runs; returns the lines to print."""
     what = plan.request.what
+    ours = "medians over seeds [min–max]" if plan.request.seeds > 1 else "of one seed, so their spread is unknown"
     report = ExperimentReport(
         f"{'Figure 2' if what == 'figure2' else 'Table ' + what[-1]} beside the paper: {paper.TITLES[what]}",
         f"reproduce {what}",
-        "All scores are 100 × the metric" + ("; ours are medians over seeds [min–max]." if plan.tasks else "."),
+        "All scores are 100 × the metric" + (f"; ours are {ours}." if plan.tasks else "."),
     )
     add_results = {"table5": table5.add_table5, "figure2": figure2.add_figure2}.get(what, paper_tables.add_tables)
     sentences, results = add_results(report, plan, store)

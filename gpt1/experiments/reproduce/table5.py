@@ -54,7 +54,7 @@ class AblationTables:
 
     def column_titles(self) -> list[str]:
         average = [f"average of {len(self.common_tasks)}"] if self.common_tasks else []
-        return ["", *average, *(task.name.title for task in self.plan.tasks)]
+        return ["method", *average, *(task.name.title for task in self.plan.tasks)]
 
     def table_row(
         self,
