@@ -9,7 +9,7 @@ from typing import Any
 from gpt1 import formatting
 from gpt1.errors import UserError
 from gpt1.files.atomic import ensure_writable
-from gpt1.report.headline import competitors_sentence, headline
+from gpt1.report.headline import headline
 from gpt1.report.page import Page
 from gpt1.report.run_reader import Run, as_dict
 from gpt1.report.sections import add_data, add_mistakes, add_predictions, add_results, add_section
@@ -62,7 +62,6 @@ def write_evaluation_report(
     page = Page(
         headline(contents),
         kicker="  ·  ".join(["gpt1", "evaluation", kind, contents.name]),
-        lead=competitors_sentence(contents),
         warning=contents.warning,
     )
     for section in (add_results, add_predictions, add_mistakes, add_data):

@@ -49,18 +49,13 @@ def _finetune_headline(run: Run) -> str:
         text += f" {format_interval(low_high)}"
     rows = as_dict(run.results.get("validation")).get("rows")
     text += f" on {rows:,} {run.rows_name}" if is_number(rows) else ""
-    return text
-
-
-def competitors_sentence(run: Run) -> str:
-    """What a model must beat, in the main metric."""
-    name, value = main_metric(run)
     others = [
-        f"{one.name} {formatting.format_number(one.metrics[name])}"
+        f"{one.short_name} has {formatting.format_number(one.metrics[name])}"
         for one in run.competitors
         if name in one.metrics and (one.metrics[name] or name not in CORRELATIONS)  # of the mean it is 0 by definition
     ]
-    return f"{name.capitalize()} on the same rows: {'; '.join(others)}." if others and value is not None else ""
+    learned = "The model has learned nothing. " if "learned nothing" in run.warning else ""
+    return learned + "; ".join([text, *others])
 
 
 def kicker(run: Run) -> str:
@@ -71,7 +66,7 @@ def kicker(run: Run) -> str:
 
 def lead_sentence(run: Run) -> str:
     if run.is_finished:
-        return " ".join(filter(None, [competitors_sentence(run), *run.problems]))
+        return " ".join(run.problems)
     at = f"The last metrics are from step {run.last_step:,}." if run.last_step else ""
     return " ".join(["This run is not finished.", at, *run.problems]).replace("  ", " ")
 

@@ -61,6 +61,11 @@ class Competitor:
     name: str
     metrics: dict[str, float]
 
+    @property
+    def short_name(self) -> str:
+        """At most 60 characters: a label can be a sentence."""
+        return self.name if len(self.name) <= 60 else f"{self.name[:59]}…"
+
 
 @dataclass(frozen=True)
 class ReliabilityBin:
@@ -146,8 +151,8 @@ class Run:
 
     @cached_property
     def competitors(self) -> list[Competitor]:
-        """The baselines in results.json; of an older run, the commonest label of the rows, or a guess."""
-        stored = [as_dict(one) for one in as_dict(self.results.get("baselines")).values()]
+        """The baselines in results.json, TF-IDF first; of an older run the commonest label of the rows, or a guess."""
+        stored = [as_dict(one) for one in reversed([*as_dict(self.results.get("baselines")).values()])]
         found = [
             Competitor(str(one.get("name")), {k: v for k, v in as_dict(one.get("metrics")).items() if is_number(v)})
             for one in stored

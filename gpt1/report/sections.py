@@ -77,14 +77,14 @@ def add_results(page: Page, run: Run) -> None:
         others = [one.metrics.get(name) for one in run.competitors]
         others += [as_dict(part.get("metrics")).get(name) for part in subsets.values()]
         rows.append([name + average, value, interval, *others])
-    columns = ["metric", "this model", "95% confidence interval", *(one.name for one in run.competitors)]
+    columns = ["metric", "this model", "95% confidence interval", *(one.short_name for one in run.competitors)]
     columns += [f"{name}, {part.get('rows', 0):,} rows" for name, part in subsets.items()]
     used = [i for i in range(len(columns)) if i < 2 or any(row[i] is not None for row in rows)]
     page.table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
-    _add_calibration_sentence(page, as_dict(run.results.get("calibration")), run.rows_name)
+    _add_calibration_sentence(page, as_dict(run.results.get("calibration")))
 
 
-def _add_calibration_sentence(page: Page, calibration: dict[str, Any], rows_name: str) -> None:
+def _add_calibration_sentence(page: Page, calibration: dict[str, Any]) -> None:
     temperature, before, after = (calibration.get(name) for name in ("temperature", "ece_before", "ece_after"))
     if not (is_number(temperature) and is_number(before) and is_number(after)):
         return
@@ -94,9 +94,10 @@ def _add_calibration_sentence(page: Page, calibration: dict[str, Any], rows_name
             f"Probabilities are not calibrated{why}. Expected calibration error on these rows: {before:.3f}."
         )
         return
+    how = ", each row with a temperature that was fitted on other rows" if "reason" in calibration else ""
     page.paragraph(
-        f"Probabilities are calibrated with temperature {formatting.format_number(temperature)}. Their expected "
-        f"calibration error here: {before:.3f} before, {after:.3f} after{', which is worse' * (after > before)}."
+        f"Probabilities are calibrated with temperature {formatting.format_number(temperature)}. Expected calibration "
+        f"error on these rows: {before:.3f} before, {after:.3f} after{', which is worse' * (after > before)}{how}."
     )
 
 

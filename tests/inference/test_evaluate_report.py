@@ -55,7 +55,7 @@ def test_the_page_of_an_evaluation_has_the_numbers_of_the_result_and_the_names_o
     found = evaluate(folder(name), table, report=page)
     reader = PageParser(page)
     assert set(found["metrics"].values()) <= set(reader.numbers)
-    assert reader.headings[0].endswith(f" on {len(table.rows)} rows of {table.name}")
+    assert f" on {len(table.rows)} rows of {table.name}" in reader.headings[0]
     assert "validation" not in reader.text
     shown = re.findall("<dt>(.*?)</dt>", page.read_text(encoding="utf-8"))
     columns = {column for role, column in TASKS[name][1].items() if role not in ("label", "choices")}

@@ -230,12 +230,12 @@ BASELINES = {
 }
 
 
-def test_the_stored_baselines_stand_below_the_headline_and_in_the_table(tmp_path: Path) -> None:
+def test_the_stored_baselines_stand_in_the_head_and_in_the_table(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     edit_results(tmp_path, baselines=BASELINES, warning="TF-IDF is better (accuracy 0.875).")
     page = PageParser(write_report(tmp_path))
     head = page.text[: page.text.index("Results")]
-    assert "Accuracy on the same rows: always ‘pos’ 0.500; TF-IDF 0.875." in head
+    assert page.headings[0].endswith(" on 8 validation rows; TF-IDF has 0.875; always ‘pos’ has 0.500")
     assert "Warning: TF-IDF is better (accuracy 0.875)." in head
     assert "commonest here" not in page.text  # the commonest label of the training rows counts
     assert {0.333, 0.87} <= set(page.numbers)
@@ -245,8 +245,7 @@ def test_the_correlation_of_the_mean_is_not_held_against_a_model(tmp_path: Path)
     write_regression_run(tmp_path)
     mean = {"name": "always the mean, 2.50", "metrics": {"pearson": 0.0, "rmse": 1.5}}
     edit_results(tmp_path, baselines={"trivial": mean, "tfidf": {"name": "TF-IDF", "metrics": {"pearson": 0.3}}})
-    head = PageParser(write_report(tmp_path)).text.split("Results")[0]
-    assert "Pearson on the same rows: TF-IDF 0.300." in head
+    assert PageParser(write_report(tmp_path)).headings[0] == "Pearson 0.875 on 11 validation rows; TF-IDF has 0.300"
 
 
 @pytest.mark.parametrize("damaged", [5, [1], {"trivial": None}, {"trivial": {"name": 3, "metrics": [1]}}, {"a": {}}])
