@@ -170,7 +170,16 @@ class Run:
     @property
     def warning(self) -> str:
         """Why the result is of no use, if it is not; empty otherwise."""
-        return str(self.results.get("warning") or "")
+        if stored := self.results.get("warning"):
+            return str(stored)
+        loss, unigram = (as_dict(self.results.get(name)).get("loss") for name in ("validation", "unigram"))
+        if is_number(loss) and is_number(unigram) and loss >= unigram:
+            return (
+                f"this model has learned nothing: its loss of {loss:.2f} on held-out text is not below that of token "
+                f"frequencies alone ({unigram:.2f}). Likely causes: too few steps, a learning rate that is too high, "
+                "or too little text."
+            )
+        return ""
 
     @property
     def measured_rows(self) -> int:

@@ -248,6 +248,14 @@ def test_the_correlation_of_the_mean_is_not_held_against_a_model(tmp_path: Path)
     assert PageParser(write_report(tmp_path)).headings[0] == "Pearson 0.875 on 11 validation rows; TF-IDF has 0.300"
 
 
+def test_a_pretrained_model_no_better_than_token_frequencies_is_warned_of(tmp_path: Path) -> None:
+    write_pretraining_run(tmp_path)
+    assert "Warning" not in PageParser(write_report(tmp_path)).text
+    edit_results(tmp_path, validation={"loss": 6.8, "perplexity": 898.0, "bits_per_byte": 3.1})
+    text = PageParser(write_report(tmp_path)).text
+    assert "Warning: this model has learned nothing: its loss of 6.80 on held-out text is not below" in text
+
+
 @pytest.mark.parametrize("damaged", [5, [1], {"trivial": None}, {"trivial": {"name": 3, "metrics": [1]}}, {"a": {}}])
 def test_damaged_baselines_are_left_out(damaged: Any, tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
