@@ -19,7 +19,9 @@ def check_report_path(path: Path) -> None:
     """UserError unless a page can be written to `path`. Another kind of file is likely a mistake, such as the table."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--report {path}: the report is a page.", "Name a file that ends in .html.")
-    ensure_writable(path)
+    if path.is_dir():
+        raise UserError(f"--report {path} is a folder.", "Name a file that ends in .html.")
+    ensure_writable(path.parent)
 
 
 def write_evaluation_report(

@@ -66,8 +66,10 @@ def test_the_page_of_an_evaluation_has_the_numbers_of_the_result_and_the_names_o
 
 
 def test_the_page_changes_nothing_of_the_result(folder: RunFolder, table: Table, tmp_path: Path) -> None:
-    model = folder("classification")
-    assert evaluate(model, table, report=tmp_path / "test.html") == evaluate(model, table)
+    model, page = folder("classification"), tmp_path / "test.html"
+    page.write_text("an earlier page")
+    assert evaluate(model, table, report=page) == evaluate(model, table)
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_a_report_that_is_no_page_is_refused_before_the_work(folder: RunFolder, table: Table, tmp_path: Path) -> None:
@@ -76,6 +78,9 @@ def test_a_report_that_is_no_page_is_refused_before_the_work(folder: RunFolder, 
     with pytest.raises(UserError, match="the report is a page"):
         evaluate("no model", table, report=rows)
     assert rows.read_text() == "keep"
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        evaluate("no model", table, report=tmp_path / "folder.html")
     with pytest.raises(UserError, match="is a file"):
         evaluate("no model", table, report=rows / "test.html")
 

@@ -50,13 +50,13 @@ def charts_of(run: Path, heading: str) -> list[str]:
 # --- accessible ------------------------------------------------------------------------------------------------------
 
 
-def test_every_table_is_in_a_named_region_that_scrolls_and_takes_the_focus(page: PageParser) -> None:
+def test_every_table_is_in_a_named_group_that_scrolls_and_takes_the_focus(page: PageParser) -> None:
     previous: tuple[str, dict[str, str | None]] = ("", {})
     tables = 0
     for element in page.elements:
         if element[0] == "table":
             tag, attributes = previous
-            assert (tag, attributes["role"], attributes["tabindex"]) == ("div", "region", "0")
+            assert (tag, attributes["role"], attributes["tabindex"]) == ("div", "group", "0")
             assert "scroll" in (attributes["class"] or "").split()
             assert attributes["aria-label"]
             tables += 1
