@@ -183,7 +183,7 @@ class Page:
             loader=jinja2.PackageLoader("gpt1.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
         )  # fmt: skip
-        environment.filters["prose"] = _render_inline_code
+        environment.filters |= {"prose": _render_inline_code, "flags": _keep_flags_whole}
         text = environment.get_template("page.html").render(page=self)
         return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", text)  # not allowed in HTML
 
@@ -214,6 +214,13 @@ def _table_block(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[
 
 def _render_inline_code(text: str) -> Markup:
     """Escape `text`; text in backticks becomes <code>."""
+    from markupsafe import Markup
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", _keep_flags_whole(text)))
+
+
+def _keep_flags_whole(text: str) -> Markup:
+    """Escape `text`; no line breaks within a flag."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    return Markup(re.sub(r"--[a-z][a-z0-9-]*", r'<span class="flag">\g<0></span>', str(escape(text))))
