@@ -100,33 +100,43 @@ def evaluate(
     targets, unknown = encode_known_labels(model.target, examples, table.locate_row, unseen == "refuse")
     found, logits = score_rows(model, table, examples, targets, progress)
     found["unseen"] = dict(unknown.most_common())
-    if unknown:
-        names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
-        more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
-        rows = count_rows_have(unknown.total())
-        progress.log(f"{rows} a label that the model does not know, and count as wrong: {names}{more}")
+    log_unseen_labels(unknown, progress)
     if baselines:
         found["baselines"] = baselines_on_test_rows(model, run, examples, progress)
         found["warning"] = verdict(model.target, found, found["baselines"], main_metric(model), TFIDF_ADVICE)
     if report:
-        write_evaluation_report(
-            Path(report),
-            run=run,
-            test=table.name,
-            kind=model.kind.name,
-            columns=columns,
-            labels=getattr(model.target, "labels", []),
-            main=main_metric(model),
-            found=found,
-            records=prediction_records(model, examples, logits),
-        )
+        write_page(Path(report), run, table.name, model, columns, found, prediction_records(model, examples, logits))
     for name in ("bins_before", "bins"):  # for reports only
         found.get("calibration", {}).pop(name, None)
     return found
 
 
+def write_page(
+    path: Path,
+    run: str | Path,
+    test: str,
+    model: TaskPredictor,
+    columns: Mapping[str, str],
+    found: Mapping[str, Any],
+    records: Sequence[dict[str, Any]],
+) -> None:
+    labels, main = getattr(model.target, "labels", []), main_metric(model)
+    kind = model.kind.name
+    write_evaluation_report(
+        path, run=run, test=test, kind=kind, columns=columns, labels=labels, main=main, found=found, records=records
+    )
+
+
 def main_metric(model: TaskPredictor) -> str:
     return str(model.task.get("metric") or model.target.primary_metric)
+
+
+def log_unseen_labels(unknown: Counter[str], progress: Progress) -> None:
+    if unknown:
+        names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
+        more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
+        rows = count_rows_have(unknown.total())
+        progress.log(f"{rows} a label that the model does not know, and count as wrong: {names}{more}")
 
 
 def encode_known_labels(

@@ -129,7 +129,10 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
     charts.plot_points(axes, epochs, values, tooltips, color=color)
     for x, y, following in zip(epochs, values, [*values[1:], 0.0], strict=True) if len(epochs) <= 10 else []:
         place = (7, -13) if following > y else (7, 5)  # beside the line
-        axes.annotate(format_score(y), (x, y), place, textcoords="offset points", ha="left")
+        if x == epochs[-1] > epochs[0]:  # not beyond the right edge
+            place = (-8, 5 if y >= values[-2] else -13)
+        side = "left" if place[0] > 0 else "right"
+        axes.annotate(format_score(y), (x, y), place, textcoords="offset points", ha=side)
     if name != "loss":  # no ticks above 1, the maximum of a score
         low, high = axes.get_ylim()
         axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 1)])
