@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt1 import formatting
 from gpt1.report import charts
+from gpt1.report.headline import HEADLINE_METRICS
 from gpt1.report.intervals import estimate_interval, format_interval, format_score, wilson_interval
 from gpt1.report.page import Cell, Page
 from gpt1.report.run_reader import Prediction, ReliabilityBin, Run, as_dict, is_number
@@ -119,7 +120,7 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
     known = any(intervals)
     if known:
         charts.plot_intervals(axes, epochs, intervals, color)
-    elif name != "loss":
+    elif name in HEADLINE_METRICS:
         axes.set_ylim(min(0, *values), 1)  # without intervals, the whole range shows how small a difference is
     axes.plot(epochs, values, color=color, label="validation")
     tooltips = [
@@ -133,7 +134,7 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
             place = (-8, 5 if y >= values[-2] else -13)
         side = "left" if place[0] > 0 else "right"
         axes.annotate(format_score(y), (x, y), place, textcoords="offset points", ha=side)
-    if name != "loss":  # no ticks above 1, the maximum of a score
+    if name in HEADLINE_METRICS:  # no ticks above 1, the maximum of a score
         low, high = axes.get_ylim()
         axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 1)])
     best = run.results.get("best_epoch")
@@ -154,7 +155,7 @@ def point_interval(run: Run, name: str, value: float) -> tuple[float, float] | N
     if not final or not is_number(measured):
         return None
     low, high = value + final[0] - measured, value + final[1] - measured
-    return (low, high) if name == "loss" else (max(-1.0, low), min(1.0, high))
+    return (max(-1.0, low), min(1.0, high)) if name in HEADLINE_METRICS else (max(0.0, low), high)
 
 
 def _locator(bins: int, integer: bool = False) -> Any:

@@ -9,7 +9,8 @@ from gpt1.report.intervals import format_interval
 from gpt1.report.page import Cell
 from gpt1.report.run_reader import Run, as_dict, is_number
 
-HEADLINE_METRICS = ("accuracy", "matthews", "f1", "pearson", "spearman")  # the first one available is the headline
+HEADLINE_METRICS = ("accuracy", "matthews", "f1", "pearson", "spearman")
+"""Scores of at most 1; the first one available is the headline unless the run names another."""
 CORRELATIONS = ("matthews", "pearson", "spearman")
 
 

@@ -164,6 +164,18 @@ def test_without_intervals_the_axis_of_a_score_is_the_whole_range(tmp_path: Path
     assert {">0.0</text>", ">1.0</text>"} <= set(re.findall(r">[01]\.\d</text>", chart))
 
 
+def test_an_error_in_units_of_the_labels_has_an_axis_beyond_1(tmp_path: Path) -> None:
+    write_regression_run(tmp_path)
+    lines = [{"step": n, "epoch": n, "split": "validation", "rmse": 20.0 - n} for n in (1, 2)]
+    write_jsonl(tmp_path / "metrics.jsonl", lines)
+    edit_results(
+        tmp_path, main="rmse", validation={"metrics": {"rmse": 18.0}, "interval": {"rmse": [15, 21]}, "rows": 11}
+    )
+    (chart,) = charts_of(tmp_path, "Curves")
+    assert "<title>epoch 1: rmse 19.0 [16.0,\xa022.0]</title>" in chart
+    assert max(map(float, re.findall(r">(\d+\.?\d*)</text>", chart))) >= 20
+
+
 def test_a_band_needs_more_than_one_seed() -> None:
     for values, bands in (([[0.5], [0.6]], 0), ([[0.4, 0.5], [0.6]], 1)):
         with chart_style():
