@@ -31,8 +31,10 @@ from gpt1.model.weights import (
     read_header,
     read_model,
     read_safetensors,
+    weight_files,
     write_safetensors,
 )
+from gpt1.runs.folder import log_once
 
 # The layers of a block in the order of the release: their names in the release and Hugging Face, and in gpt1.
 # Dense weights are [in, out] there and [out, in] here.
@@ -47,6 +49,10 @@ BLOCK_NAMES = [
 BLOCK_RANKS = [3, 1, 3, 1, 1, 1, 3, 1, 3, 1, 1, 1]  # of their tensors in the release; dense weights are [1, in, out]
 HEAD_WIDTH = 64  # of the release, which does not store the number of heads
 LAYER_NORM_EPS = 1e-5
+MASK = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)")
+"""Names of the causal mask, a constant that old versions of transformers stored with the weights."""
+USED_ELSEWHERE = ("lm_head.weight", "score.weight")
+"""Tensors outside the Transformer: the output matrix, which is the embedding, and the head of a classifier."""
 SHAPE_NAMES = {n: n for n in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"n_positions": "context"}
 """Name of each dimension in Hugging Face's config.json → in GPTConfig."""
 
@@ -77,7 +83,7 @@ def read_any_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
 
 
 def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """Read a folder written by `OpenAIGPTLMHeadModel.save_pretrained`."""
+    """Read a folder written by `save_pretrained` of transformers' openai-gpt models, with or without a head."""
     if settings.get("afn", "gelu") not in ("gelu", "gelu_new"):
         problem = f"{folder / MODEL_CONFIG_FILE}: activation {short(settings['afn'])}; GPT-1 uses gelu."
         raise UserError(problem, "Use a model with activation gelu.")
@@ -91,13 +97,18 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
             raise UserError(f"{folder / MODEL_CONFIG_FILE} has no {name}.", "The model is incomplete: copy it again.")
     shape = {ours: settings[theirs] for theirs, ours in SHAPE_NAMES.items()}
     config = parse_model_config(folder / MODEL_CONFIG_FILE, {**shape, "dropout": settings.get("resid_pdrop", 0.1)})
-    if not (folder / WEIGHTS_FILE).exists() and (folder / "pytorch_model.bin").exists():
+    has_weights = any(path.exists() for path in weight_files(folder / WEIGHTS_FILE))
+    if not has_weights and (folder / "pytorch_model.bin").exists():
         raise UserError(
             f"{folder} has only pytorch_model.bin, a pickle, which can run code when loaded. gpt1 loads no pickles.",
             "Convert it with transformers: OpenAIGPTLMHeadModel.from_pretrained(...).save_pretrained(...).",
         )
-    for read in (read_header, read_safetensors):  # shapes first, so that weights of a wrong shape are not read
-        theirs = {name.removeprefix("transformer."): t for name, t in read(folder / WEIGHTS_FILE).items()}
+    for read in (read_header, read_floating):  # shapes first, so that weights of a wrong shape are not read
+        theirs = {
+            name.removeprefix("transformer."): tensor
+            for name, tensor in read(folder / WEIGHTS_FILE).items()
+            if not MASK.fullmatch(name)
+        }
         try:
             ours = {
                 our_name: transpose_dense(our_name, theirs[name])
@@ -109,6 +120,10 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
         check_shapes(folder / WEIGHTS_FILE, config, ours)
     check_unused_weights(folder, config, theirs)
     return config, ours
+
+
+def read_floating(path: Path) -> dict[str, Tensor]:
+    return read_safetensors(path, lambda name: not MASK.fullmatch(name))
 
 
 def write_huggingface(folder: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
@@ -149,7 +164,7 @@ def transpose_dense(our_name: str, tensor: Tensor) -> Tensor:
 
 
 def check_unused_weights(folder: Path, config: GPTConfig, theirs: Mapping[str, Tensor]) -> None:
-    """Raise UserError for weights that gpt1 would have to ignore."""
+    """Raise UserError for weights that change the model and that gpt1 would have to ignore; name all others."""
     if any(name.startswith(f"h.{config.n_layer}.") for name in theirs):
         raise UserError(
             f"{folder / WEIGHTS_FILE} has more blocks than the {config.n_layer} of {MODEL_CONFIG_FILE}.",
@@ -160,6 +175,8 @@ def check_unused_weights(folder: Path, config: GPTConfig, theirs: Mapping[str, T
             f"{folder / WEIGHTS_FILE}: lm_head.weight differs from the token embedding; GPT-1 ties the two.",
             "Use a model whose output matrix is tied to its embedding.",
         )
+    if unused := sorted(theirs.keys() - {*huggingface_names(config.n_layer).values(), *USED_ELSEWHERE}):
+        log_once(f"{folder / WEIGHTS_FILE}: not used, because GPT-1 has no such weights: {', '.join(unused)[:400]}")
 
 
 def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:

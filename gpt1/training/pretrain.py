@@ -19,7 +19,6 @@ from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
 from gpt1.errors import UserError
-from gpt1.files.manifest import file_entry
 from gpt1.formatting import count_noun, count_parameters, format_estimate, format_number
 from gpt1.inference.predictor import LanguageModel
 from gpt1.inference.task import save_model
@@ -27,7 +26,7 @@ from gpt1.kernels.malloc import keep_freed_memory
 from gpt1.kernels.to_device import to_device
 from gpt1.model.gpt import GPT
 from gpt1.model.losses import PretrainMicroBatch, l1
-from gpt1.model.weights import WEIGHTS_FILE
+from gpt1.model.weights import fingerprint_weights
 from gpt1.progress import MultiProgress, NullProgress, Progress
 from gpt1.runs import folder as runs
 from gpt1.tokenization.tokenizer import Tokenizer
@@ -293,8 +292,8 @@ def prepare_pretraining(
     fingerprints = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint, "precision": str(activations)}
     if valid:
         fingerprints["--valid corpus"] = valid.fingerprint
-    if from_ and (weights := runs.find_model_folder(from_) / WEIGHTS_FILE).exists():
-        fingerprints["model"] = file_entry(weights)["sha256"]
+    if from_:
+        fingerprints["model"] = fingerprint_weights(runs.find_model_folder(from_))
     return PretrainSetup(
         model, tokenizer, corpus, training, validation, device, title, fingerprints, unigram, processes, precision
     )
