@@ -15,7 +15,7 @@ from gpt1.cli.output import echo, echo_json, make_console, pretrained_next_steps
 from gpt1.errors import UserError
 from gpt1.formatting import shell_quote
 
-IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("huggingface", "onnx")
+IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("gpt1", "huggingface", "onnx")
 
 
 @click.command(short_help="Evaluate a model on labeled rows or on a corpus.")
@@ -231,31 +231,39 @@ def import_(source: str, folder: str, out: Path) -> None:
     print_next_steps(*pretrained_next_steps(out))
 
 
-@click.command(short_help="Export a model to Hugging Face's format or ONNX.")
+@click.command(short_help="Export a model to Hugging Face's format or ONNX, or as a folder of its own.")
 @click.argument("target", metavar="|".join(EXPORT_FORMATS))
-@click.argument("folder", metavar="SRC")
+@click.argument("run", metavar="RUN")
 @click.option("--out", required=True, type=Path, help="Folder to create.")
+@click.option("--dtype", metavar="fp32|bf16", default="fp32", show_default=True, help="bf16: half the size, rounded.")
 @click.option("--int8", is_flag=True, help="onnx: store the weight matrices as 8-bit integers.")
 @verify
-def export(target: str, folder: str, out: Path, int8: bool, verify: bool) -> None:
-    """Export a model. SRC is a run or model folder.
+def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: bool) -> None:
+    """Export a model for transformers or ONNX Runtime, or as a model folder.
 
-    huggingface: a pre-trained Transformer as openai-gpt of transformers, for OpenAIGPTLMHeadModel.from_pretrained(DIR).
-    `gpt1 import` reads it back. onnx: a pre-trained or fine-tuned Transformer for ONNX Runtime; needs gpt1[onnx].
+    gpt1: a folder with all that the model needs, to move or to publish. huggingface: openai-gpt of transformers, for
+    OpenAIGPTLMHeadModel.from_pretrained(DIR); `gpt1 import` reads it back. onnx: a pre-trained or fine-tuned
+    Transformer for ONNX Runtime; needs gpt1[onnx].
 
     \b
+    gpt1 export gpt1 runs/books --out models/books --dtype bf16
     gpt1 export huggingface runs/books --out books-hf
     gpt1 export onnx runs/reviews --out reviews-onnx --int8
     """
     if target == "onnx":
         from gpt1.inference.onnx_model import export_onnx
 
-        export_onnx(folder, out, int8, make_console(), verify)
+        if dtype != "fp32":
+            raise UserError("--dtype is not for export onnx.", "Leave it out, or use --int8.")
+        export_onnx(run, out, int8, make_console(), verify)
         print_next_steps(f"in Python, onnxruntime.InferenceSession({str(out / 'model.onnx')!r})")
         return
     if int8:
         raise UserError(f"--int8 is not for export {target}.", "Leave it out, or use: gpt1 export onnx … --int8")
     from gpt1.inference.convert import export_model
 
-    export_model(target, folder, out, make_console(), verify)
+    export_model(target, run, out, make_console(), verify, dtype)
+    if target == "gpt1":
+        print_next_steps(*pretrained_next_steps(out))
+        return
     print_next_steps(f"in Python, transformers.OpenAIGPTLMHeadModel.from_pretrained({str(out)!r})")

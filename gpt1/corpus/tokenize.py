@@ -11,7 +11,6 @@ from gpt1.corpus.readers import Source, list_sources, read_source
 from gpt1.errors import ResourceError, UserError
 from gpt1.formatting import count_noun
 from gpt1.progress import NullProgress, Progress
-from gpt1.runs.folder import find_model_folder
 from gpt1.tokenization.tokenizer import Tokenizer
 
 DEFAULT_VOCAB_SIZE = 8000
@@ -53,7 +52,7 @@ def tokenize(
     resolve_output(out)
     sources = list_sources(corpora)
     if tokenizer is not None:
-        chosen = Tokenizer.load(find_model_folder(tokenizer))
+        chosen = Tokenizer.load(tokenizer)
     else:
         size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
         default = " (default; change it with --vocab-size)" if vocab_size is None else ""

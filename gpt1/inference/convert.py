@@ -7,14 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_dir
-from gpt1.files.foreign import read_json_object
+from gpt1.files.foreign import read_json_object, short
 from gpt1.files.manifest import write_manifest
 from gpt1.files.reading import not_found_error
 from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import load_model_and_tokenizer
-from gpt1.inference.task import TASK, save_model
+from gpt1.inference.task import TASK, read_finetuned, save_model
 from gpt1.model.foreign_weights import write_huggingface
 from gpt1.model.gpt import GPT
 from gpt1.model.weights import MODEL_CONFIG_FILE, MODEL_FILES
@@ -25,7 +27,8 @@ from gpt1.tokenization.tokenizer import HUGGING_FACE_FILES, Tokenizer
 
 HUGGINGFACE_FILE_NAMES = {"encoder_bpe_40000.json": "vocab.json", "vocab_40000.bpe": "merges.txt"}
 """File names of the release -> those of Hugging Face."""
-EXPORT_FORMATS = ("huggingface",)
+EXPORT_FORMATS = ("gpt1", "huggingface")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def import_model(format: str, source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
@@ -59,18 +62,24 @@ def import_model(format: str, source: str | Path, out: str | Path, progress: Pro
 
 
 def export_model(
-    format: str, source: str | Path, out: str | Path, progress: Progress | None = None, verify: bool = True
+    format: str,
+    source: str | Path,
+    out: str | Path,
+    progress: Progress | None = None,
+    verify: bool = True,
+    dtype: str = "fp32",
 ) -> Path:
-    """Export a pre-trained Transformer for transformers' OpenAIGPTLMHeadModel.
+    """Export a model for transformers, or as a model folder of its own.
 
-    `import_model` restores an exported model bit for bit.
+    `import_model` restores what was exported for transformers in fp32 bit for bit.
 
     Args:
-        format: `huggingface`.
-        source: A run or model folder.
+        format: `huggingface` (OpenAIGPTLMHeadModel of transformers), or `gpt1` (a model folder with its model card).
+        source: A run or model folder, `starter`, or a name on the Hugging Face hub.
         out: The folder to write.
         progress: Receives messages.
         verify: See `load`.
+        dtype: `fp32`, or `bf16`: half the size; the weights are rounded, and load as fp32.
 
     Returns:
         The path of the written folder.
@@ -80,11 +89,18 @@ def export_model(
     """
     progress = progress or NullProgress()
     check_format_name("export", format, EXPORT_FORMATS)
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {short(dtype)} is not a type of weights.", f"Types: {', '.join(DTYPES)}.")
     target = runs.check_new_folder(out)
     model, tokenizer = load_model_and_tokenizer(source, verify)
+    if format == "gpt1":
+        with atomic_dir(target) as folder:
+            copy_model(runs.find_model_folder(source), folder, DTYPES[dtype])
+        progress.log(model_summary(target, model, tokenizer))
+        return target
     check_exportable(Path(source), model)
     with atomic_dir(target) as folder:
-        write_huggingface(folder, model.config, model.state_dict())
+        write_huggingface(folder, model.config, model.state_dict(), DTYPES[dtype])
         tokenizer.save(folder)
         write_huggingface_tokenizer(folder, tokenizer, model.config.context)
         write_manifest(folder, MODEL_FILES)
@@ -95,6 +111,12 @@ def export_model(
             f"for the ids of training use gpt1.Tokenizer.load({str(target)!r}).encode(text)"
         )
     return target
+
+
+def copy_model(source: Path, folder: Path, dtype: torch.dtype) -> None:
+    """Write the model folder `source`, of any format, as one of gpt1 with weights of this type."""
+    gpt, tokenizer, stored = GPT.from_pretrained(source), Tokenizer.load(source), read_finetuned(source)
+    save_model(folder, gpt.to(dtype), tokenizer, *((stored.head.to(dtype), stored.task) if stored else ()))
 
 
 def model_summary(target: Path, model: GPT, tokenizer: Tokenizer) -> str:

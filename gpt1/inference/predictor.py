@@ -19,11 +19,11 @@ from gpt1.files.reading import InputFile, open_input
 from gpt1.generation.decoding import decode, decode_batch, pays_to_pack, prefill
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler, check_finite
-from gpt1.inference.task import TASK, read_task
+from gpt1.inference.task import read_finetuned
 from gpt1.inference.task_logits import InputStatistics, compute_task_logits
 from gpt1.model.gpt import GPT
-from gpt1.model.head import Head, TaskModel
-from gpt1.model.weights import WEIGHTS_FILE, read_head, read_tokenizer_fingerprint
+from gpt1.model.head import TaskModel
+from gpt1.model.weights import read_tokenizer_fingerprint
 from gpt1.progress import NullProgress, Progress
 from gpt1.runs.folder import find_model_folder, verify_run
 from gpt1.tables.table import Table
@@ -296,7 +296,7 @@ def load(
     """Load the model of a run or model folder. No code from the folder is executed.
 
     Args:
-        folder: A run or model folder.
+        folder: A run or model folder, `starter`, or a name on the Hugging Face hub, `owner/name[@revision]`.
         device: `cpu`, `cuda`, ...; `auto`: a GPU if there is one.
         precision: `fp32`; `bf16` (half the memory, twice as fast if the device supports it natively); `auto`: bf16 if
             it is faster.
@@ -313,18 +313,9 @@ def load(
     device = resolve_device(str(device))
     gpt.activation_dtype, _ = resolve_precision(precision, device)
     gpt = for_inference(gpt.to(device))
-    if not (path / TASK).exists():
+    if (stored := read_finetuned(path)) is None:
         return LanguageModel(gpt, tokenizer)
-    task, target = read_task(path / TASK)
-    head = Head(gpt.config.n_embd, target.outputs, KINDS[task["kind"]].multiple_choice)
-    try:
-        head.load_state_dict(read_head(path))
-    except RuntimeError as error:
-        problem = (
-            f"{path / TASK} and {path / WEIGHTS_FILE} do not belong together: {str(error).splitlines()[-1].strip()}"
-        )
-        raise UserError(problem, "Copy the model folder again.") from None
-    return TaskPredictor(TaskModel(gpt, head).to(device).eval(), tokenizer, task, target)
+    return TaskPredictor(TaskModel(gpt, stored.head).to(device).eval(), tokenizer, stored.task, stored.target)
 
 
 def load_model_and_tokenizer(folder: str | Path, verify: bool = True) -> tuple[GPT, Tokenizer]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from gpt1.config import Cut, LongTextStrategy
+from gpt1.errors import UserError
 from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import write_manifest
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.model.weights import MODEL_FILES
+from gpt1.model.weights import MODEL_FILES, WEIGHTS_FILE, read_config, read_head
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.targets import Answers, Classes, Target, target_from_json, target_to_json
 from gpt1.tokenization.tokenizer import Tokenizer
@@ -35,6 +37,31 @@ def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mappin
     """Write the model folder of a fine-tuned model."""
     content = {"format": TASK_FORMAT, **task, "target": target_to_json(target)}
     save_model(folder, model.gpt, tokenizer, model.head, content)
+
+
+@dataclass(frozen=True)
+class StoredTask:
+    """What a model folder holds of a fine-tuned model beside the GPT: its head, task.json, and the target in it."""
+
+    head: Head
+    task: dict[str, Any]
+    target: Target
+
+
+def read_finetuned(folder: Path) -> StoredTask | None:
+    """Head and task of the model in a folder; None if it is not fine-tuned."""
+    if not (folder / TASK).exists():
+        return None
+    task, target = read_task(folder / TASK)
+    head = Head(read_config(folder)["n_embd"], target.outputs, KINDS[task["kind"]].multiple_choice)
+    try:
+        head.load_state_dict(read_head(folder))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"{folder / TASK} and {folder / WEIGHTS_FILE} do not belong together: {reason}", COPY_FIX
+        ) from None
+    return StoredTask(head, task, target)
 
 
 def read_task(path: Path) -> tuple[dict[str, Any], Target]:

@@ -22,6 +22,7 @@ from gpt1.inspect.folders import (
 from gpt1.inspect.printing import print_facts
 from gpt1.inspect.tables import inspect_table
 from gpt1.progress import NullProgress, Progress
+from gpt1.runs.folder import names_model
 from gpt1.tables.rows import TABLE_FORMATS
 from gpt1.tables.table import read_table
 
@@ -65,6 +66,8 @@ def inspect(
             if is_table
             else inspect_corpus(str(source), from_, progress)
         )
+    if names_model(path) and file_format(path)[0] not in {*TABLE_FORMATS, *TEXT_FORMATS}:
+        return inspect_model(str(source), from_, progress)
     if path.is_dir():
         return inspector_for(path)(str(source), from_, progress)
     if path.exists():

@@ -126,8 +126,10 @@ def read_floating(path: Path) -> dict[str, Tensor]:
     return read_safetensors(path, lambda name: not MASK.fullmatch(name))
 
 
-def write_huggingface(folder: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
-    """Write config.json and model.safetensors like `OpenAIGPTLMHeadModel.save_pretrained`.
+def write_huggingface(
+    folder: Path, config: GPTConfig, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+) -> None:
+    """Write config.json and model.safetensors like `OpenAIGPTLMHeadModel.save_pretrained`, with weights of `dtype`.
 
     lm_head.weight is omitted, as there, because it is the token embedding.
     """
@@ -142,7 +144,7 @@ def write_huggingface(folder: Path, config: GPTConfig, weights: Mapping[str, Ten
     }
     (folder / MODEL_CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     tensors = {
-        "transformer." + theirs: transpose_dense(ours, weights[ours])
+        "transformer." + theirs: transpose_dense(ours, weights[ours]).to(dtype)
         for ours, theirs in huggingface_names(config.n_layer).items()
     }
     write_safetensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})  # transformers 4.40 requires this metadata

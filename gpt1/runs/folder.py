@@ -33,10 +33,14 @@ from gpt1.files.atomic import atomic_dir, atomic_file, ensure_exists, ensure_wri
 from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import MANIFEST, verify_folder, write_manifest
 from gpt1.files.reading import not_found_error
+from gpt1.hub import download, is_hub_name
 from gpt1.version import __version__
 
 RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, MODEL_FOLDER = "config.yaml", "results.json", "metrics.jsonl", "model"
+MODEL_FILE = "model.safetensors"
 REPORT_FILE, PREDICTIONS = "report.html", "predictions.jsonl"
+STARTER, STARTER_FOLDER = "starter", Path(__file__).parents[1] / "starter"
+"""Name and folder of the model that comes with the package."""
 RUN_FILES = "gpt1-run-files-1"
 """Format of a finished run's manifest.json. It covers the files that are read later; model/ has its own manifest."""
 COVERED = (RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, PREDICTIONS)
@@ -265,9 +269,17 @@ def new_model(run: Path) -> Iterator[Path]:
         yield folder
 
 
-def find_model_folder(path: str | Path) -> Path:
-    """The model folder of `path`, a run folder or a model folder."""
-    folder = Path(path)
+def find_model_folder(name: str | Path) -> Path:
+    """The model folder that RUN names. Every command and every function that takes a model calls this.
+
+    Args:
+        name: A run folder, a model folder, `starter` (the model that comes with the package), or the name of a model
+            on the Hugging Face hub, `owner/name[@revision]`, which is downloaded into its cache. An existing path wins.
+
+    Raises:
+        UserError: There is no such folder, run or model.
+    """
+    folder = Path(name)
     if (folder / RUN_CONFIG_FILE).exists():
         if not (folder / MODEL_FOLDER).is_dir():
             raise UserError(
@@ -275,9 +287,23 @@ def find_model_folder(path: str | Path) -> Path:
                 "Finish the run first: run its command again with --resume.",
             )
         return folder / MODEL_FOLDER
-    if not folder.exists():
-        raise UserError(not_found_error(folder).problem, "Use a run folder or a model folder.")
-    return folder
+    if folder.exists():
+        return folder
+    if str(name) == STARTER:
+        if not (STARTER_FOLDER / MODEL_FILE).exists():
+            raise UserError(
+                f"this installation of gpt1 has no model {STARTER}: {STARTER_FOLDER / MODEL_FILE} does not exist.",
+                "Install a release of gpt1 that contains it, or use a model of your own: gpt1 pretrain --help",
+            )
+        return STARTER_FOLDER
+    if is_hub_name(str(name)):
+        return download(str(name))
+    raise UserError(not_found_error(folder).problem, "Use a run folder, a model folder, starter or owner/name.")
+
+
+def names_model(name: str | Path) -> bool:
+    """Whether a name that is no path is one of a model: `starter`, or a name on the hub."""
+    return not Path(name).exists() and (str(name) == STARTER or is_hub_name(str(name)))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

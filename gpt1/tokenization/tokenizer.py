@@ -23,6 +23,7 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_file
 from gpt1.files.foreign import MAX_JSON_BYTES, parse_json, read_bounded, short
 from gpt1.files.reading import filesystem, is_url
+from gpt1.runs.folder import find_model_folder
 from gpt1.tokenization.bpe import END_OF_WORD
 
 if TYPE_CHECKING:
@@ -193,11 +194,14 @@ class Tokenizer:
         """Load a tokenizer from a folder or fsspec URL.
 
         Args:
-            folder: Folder with the files of `save`, of OpenAI's release, or of Hugging Face's copy of it.
+            folder: Folder with the files of `save`, of OpenAI's release, or of Hugging Face's copy of it; or a run
+                folder, `starter`, or a name on the Hugging Face hub.
 
         Raises:
             UserError: If the folder contains no tokenizer, or a file was changed or damaged.
         """
+        if not is_url(folder):
+            folder = find_model_folder(folder)
         files = cls.find_files(folder)
         about = _read_json_object(folder, files[0]) if files is GPT1_FILES else {}
         vocabulary = _read_json_object(folder, files[-2])

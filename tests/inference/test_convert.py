@@ -251,7 +251,7 @@ def test_export_prints_a_summary_and_warns_of_the_different_tokenizer(exported: 
     ("format", "source", "problem"),
     [
         ("hugingface", "lm", "there is no such format. Did you mean huggingface?"),
-        ("onnx", "lm", "Formats: huggingface."),
+        ("onnx", "lm", "Formats: gpt1, huggingface."),
         ("huggingface", "lstm", "is an LSTM; transformers' openai-gpt is a Transformer"),
         ("huggingface", "reviews", "gpt1 export huggingface 'my runs/books' --out DIR"),
         ("huggingface", "reviews/model", "gpt1 export huggingface 'my runs/books' --out DIR"),

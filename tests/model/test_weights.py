@@ -312,7 +312,7 @@ def test_a_run_folder_is_an_error_that_suggests_its_model(model: GPT, tmp_path: 
 
 
 def test_a_missing_folder_and_missing_weights_are_errors(model: GPT, tmp_path: Path):
-    with pytest.raises(UserError, match="nowhere is not a folder"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         GPT.from_pretrained(tmp_path / "nowhere")
     model.save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
