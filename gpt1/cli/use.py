@@ -228,7 +228,7 @@ def import_(source: str, folder: str, out: Path) -> None:
     from gpt1.inference.convert import import_model
 
     import_model(source, folder, out, make_console())
-    print_next_steps(*pretrained_next_steps(out))
+    print_next_steps(*model_next_steps(out))
 
 
 @click.command(short_help="Export a model to Hugging Face's format or ONNX, or as a folder of its own.")
@@ -264,6 +264,13 @@ def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: boo
 
     export_model(target, run, out, make_console(), verify, dtype)
     if target == "gpt1":
-        print_next_steps(*pretrained_next_steps(out))
+        print_next_steps(*model_next_steps(out))
         return
-    print_next_steps(f"in Python, transformers.OpenAIGPTLMHeadModel.from_pretrained({str(out)!r})")
+    name = "OpenAIGPTForSequenceClassification" if (out / "head.safetensors").exists() else "OpenAIGPTLMHeadModel"
+    print_next_steps(f"in Python, transformers.{name}.from_pretrained({str(out)!r})")
+
+
+def model_next_steps(folder: Path) -> tuple[str, ...]:
+    if (folder / "task.json").exists():
+        return (f"gpt1 predict {shell_quote(folder)} INPUT --out predictions.csv",)
+    return pretrained_next_steps(folder)

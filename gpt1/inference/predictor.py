@@ -19,7 +19,7 @@ from gpt1.files.reading import InputFile, open_input
 from gpt1.generation.decoding import decode, decode_batch, pays_to_pack, prefill
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler, check_finite
-from gpt1.inference.task import read_finetuned
+from gpt1.inference.foreign_task import drop_padding_row, encode_plain, read_any_task
 from gpt1.inference.task_logits import InputStatistics, compute_task_logits
 from gpt1.model.gpt import GPT
 from gpt1.model.head import TaskModel
@@ -204,6 +204,8 @@ class TaskPredictor(LanguageModel):
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         ids = self.tokenizer.encode_batch(example_texts(examples))
         config = self.gpt.config
+        if not config.special_tokens:  # imported from transformers, whose classifier has none
+            return encode_plain(ids, config.context, self.tokenizer.newline_id, self.task.get("pad"))
         shared_prefix = not self.gpt.recurrent
         return encode_examples(
             self.kind, examples, ids, config.vocab_size, config.context, self.cut, self.long, shared_prefix
@@ -313,7 +315,7 @@ def load(
     device = resolve_device(str(device))
     gpt.activation_dtype, _ = resolve_precision(precision, device)
     gpt = for_inference(gpt.to(device))
-    if (stored := read_finetuned(path)) is None:
+    if (stored := read_any_task(path)) is None:
         return LanguageModel(gpt, tokenizer)
     return TaskPredictor(TaskModel(gpt, stored.head).to(device).eval(), tokenizer, stored.task, stored.target)
 
@@ -324,6 +326,7 @@ def load_model_and_tokenizer(folder: str | Path, verify: bool = True) -> tuple[G
     if verify and path != Path(folder):
         verify_run(Path(folder))
     gpt, tokenizer = GPT.from_pretrained(path, verify), Tokenizer.load(path)
+    drop_padding_row(path, gpt, tokenizer.vocab_size)
     if tokenizer.vocab_size != gpt.config.vocab_size:
         raise UserError(
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {gpt.config.vocab_size:,}.",

@@ -48,10 +48,8 @@ class StoredTask:
     target: Target
 
 
-def read_finetuned(folder: Path) -> StoredTask | None:
-    """Head and task of the model in a folder; None if it is not fine-tuned."""
-    if not (folder / TASK).exists():
-        return None
+def read_own_task(folder: Path) -> StoredTask:
+    """Head and task of the fine-tuned model in a folder of gpt1."""
     task, target = read_task(folder / TASK)
     head = Head(read_config(folder)["n_embd"], target.outputs, KINDS[task["kind"]].multiple_choice)
     try:
@@ -73,7 +71,11 @@ def read_task(path: Path) -> tuple[dict[str, Any], Target]:
     Raises:
         UserError: For a key that is missing, of the wrong type or out of range, naming the file and the key.
     """
-    content = read_json_object(path, fix=COPY_FIX)
+    return parse_task(read_json_object(path, fix=COPY_FIX), path)
+
+
+def parse_task(content: dict[str, Any], path: Path) -> tuple[dict[str, Any], Target]:
+    """As `read_task`, for the content of the file `path`."""
     fields = Fields(content, path, COPY_FIX)
     fields.choice("format", (TASK_FORMAT,), TASK_FORMAT)
     kind = KINDS[fields.choice("kind", tuple(KINDS))]
@@ -89,6 +91,7 @@ def read_task(path: Path) -> tuple[dict[str, Any], Target]:
     fields.choice("cut", get_args(Cut), "longest")
     fields.choice("long", get_args(LongTextStrategy), "cut")
     fields.text("train", "all")
+    fields.integer("pad", -1, default=None)
     target = target_from_json(fields.object("target"))
     fields.choice("metric", target.metrics, target.primary_metric)
     if (answer := content.get("trivial_answer")) is not None:

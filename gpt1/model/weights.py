@@ -27,15 +27,8 @@ MODEL_FILES = "gpt1-model-files-1"
 """Format of a model folder's manifest.json."""
 INDEX_FILE = "model.safetensors.index.json"
 """Which tensor is in which file, for weights in several files (shards), as Hugging Face writes them."""
-READ_FILES = [
-    MODEL_CONFIG_FILE,
-    WEIGHTS_FILE,
-    INDEX_FILE,
-    "task.json",
-    "gpt1_tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-]
+READ_FILES = [MODEL_CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "task.json", "head.safetensors"]
+READ_FILES += ["gpt1_tokenizer.json", "vocab.json", "merges.txt", "tokenizer.json"]
 READ_FILES += ["encoder_bpe_40000.json", "vocab_40000.bpe", "params_shapes.json", "params_0.npy"]
 """Files that gpt1 reads from a model folder if they exist; a manifest must list them."""
 FLOATING = ("F64", "F32", "F16", "BF16")
