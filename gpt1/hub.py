@@ -22,6 +22,7 @@ from gpt1.console import Console
 from gpt1.errors import UserError
 from gpt1.files.foreign import MAX_JSON_BYTES, read_json_object, short
 from gpt1.progress import NullProgress, Progress
+from gpt1.version import __version__
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 CONFIG_FILE = "config.json"
@@ -76,6 +77,27 @@ def download(name: str) -> Path:
             progress.advance(megabytes)
             progress.end()
     return folder
+
+
+def upload(folder: Path, name: str, private: bool) -> str:
+    """Commit the files of a folder to the repository `owner/name`, which is created; returns its address.
+
+    Files of an earlier model that this one does not have are deleted.
+
+    Raises:
+        UserError: The hub cannot be reached or refuses it.
+    """
+    hub = import_hub(name)
+    with translate_hub_errors(hub, name):
+        api = hub.HfApi()
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message=f"Model of gpt1 {__version__}",
+            delete_patterns=[*TEXT_FILES, "*.safetensors"],
+        )
+    return f"{hub.constants.ENDPOINT}/{name}"
 
 
 def import_hub(name: str) -> Any:

@@ -170,11 +170,11 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/api/validate-yaml":
             self.answer(200, {"errors": [], "warnings": []})
         elif path.endswith("/objects/batch"):
-            upload = {
-                item["oid"]: {"upload": {"href": f"{self.server.url}/objects/{item['oid']}"}}
+            objects = [
+                {**item, "actions": {"upload": {"href": f"{self.server.url}/objects/{item['oid']}"}}}
                 for item in json.loads(data)["objects"]
-            }
-            self.answer(200, {"transfer": "basic", "objects": [{"oid": k, "actions": v} for k, v in upload.items()]})
+            ]
+            self.answer(200, {"transfer": "basic", "objects": objects})
         elif "/preupload/" in path:
             files = [
                 {

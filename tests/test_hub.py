@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hub_server import TOKEN, HubServer, Repository, in_new_process, running_hub
 from safetensors.torch import load_file, save_file
 
@@ -243,3 +244,57 @@ def test_an_existing_path_wins_and_a_mistyped_one_is_no_request(hub: HubServer, 
     assert f"Did you mean {NAME}?" in mistyped.stderr
     assert hub.requests == []
     assert re.search("snapshots", find(hub, tmp_path, f"{NAME}@main").stdout)
+
+
+# ---- push
+
+
+@pytest.mark.slow
+def test_a_pushed_model_comes_back_bit_for_bit_with_its_card(hub: HubServer, workspace: Path, tmp_path: Path):
+    code = f"""
+from pathlib import Path
+from gpt1 import load
+from gpt1.hub import download
+from gpt1.inference.push import push
+run, tuned = Path({str(workspace)!r}, "runs/books"), Path({str(workspace)!r}, "runs/reviews")
+assert push(run, "alice/books", license="cc-by-4.0") == {hub.url!r} + "/alice/books"
+for name in ("config.json", "model.safetensors", "vocab.json", "gpt1_tokenizer.json"):
+    assert Path(download("alice/books"), name).read_bytes() == (run / "model" / name).read_bytes(), name
+push(tuned, "alice/reviews", private=True)
+ours, theirs = load(tuned), load("alice/reviews")
+assert theirs.predict(["one text"]) == ours.predict(["one text"])
+push("alice/books", "alice/reviews", dtype="bf16")  # replaces a fine-tuned model: its task.json goes
+download.cache_clear()
+assert type(load("alice/reviews@main")).__name__ == "LanguageModel"
+"""
+    answer = in_new_process(["-c", code], tmp_path / "hf", hub.url, tmp_path, HF_TOKEN=TOKEN)
+    assert answer.returncode == 0, answer.stderr
+    pushed = hub.repositories["alice/books"].files
+    card = pushed["README.md"].decode()
+    results = json.loads((workspace / "runs/books/results.json").read_text())
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == "cc-by-4.0"
+    assert f"| tokens | {results['corpus']['tokens']:,} |" in card
+    assert f"| loss | {results['validation']['loss']:.2f} |" in card
+    assert "| corpus |" in card
+    assert str(workspace) not in card
+    assert hub.repositories["alice/reviews"].refuses_with == "private"
+    assert "task.json" not in hub.repositories["alice/reviews"].files
+    assert len(hub.repositories["alice/reviews"].files["model.safetensors"]) < 0.6 * len(pushed["model.safetensors"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "token", "problem"),
+    [
+        ("alice/books", "", "refuses access to alice/books (status 401)"),
+        ("books", TOKEN, "books is not a name on the hub"),
+    ],
+)
+def test_a_push_that_the_hub_would_refuse_is_one_error(
+    name: str, token: str, problem: str, hub: HubServer, workspace: Path, tmp_path: Path
+):
+    answer = gpt1(hub, tmp_path, "push", str(workspace / "runs/books"), name, **({"HF_TOKEN": token} if token else {}))
+    assert answer.returncode == 2, answer.stderr
+    assert problem in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert "alice/books" not in hub.repositories

@@ -1,4 +1,4 @@
-"""Commands that use models: evaluate, predict, next, generate, inspect, import, export.
+"""Commands that use models: evaluate, predict, next, generate, inspect, import, export, push.
 
 A command's code is imported only when it runs.
 """
@@ -268,6 +268,28 @@ def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: boo
         return
     name = "OpenAIGPTForSequenceClassification" if (out / "head.safetensors").exists() else "OpenAIGPTLMHeadModel"
     print_next_steps(f"in Python, transformers.{name}.from_pretrained({str(out)!r})")
+
+
+@click.command(short_help="Publish a model on the Hugging Face hub.")
+@click.argument("run", metavar="RUN")
+@click.argument("name", metavar="OWNER/NAME")
+@click.option("--license", default="unknown", show_default=True, help="Identifier of the licence, such as cc-by-4.0.")
+@click.option("--private", is_flag=True, help="Create a private repository.")
+@click.option("--dtype", metavar="fp32|bf16", default="fp32", show_default=True, help="bf16: half the size, rounded.")
+@verify
+def push(run: str, name: str, **options: Any) -> None:
+    """Publish a model on the Hugging Face hub, with a model card: data, settings, metrics, licence.
+
+    Needs a token with write permission: `hf auth login`, or the variable HF_TOKEN.
+
+    \b
+    gpt1 push runs/reviews alice/reviews --license cc-by-4.0
+    gpt1 push runs/books alice/books --private --dtype bf16
+    """
+    from gpt1.inference.push import push as publish
+
+    echo(publish(run, name, progress=make_console(), **options))
+    print_next_steps(f"gpt1 inspect {shell_quote(name)}")
 
 
 def model_next_steps(folder: Path) -> tuple[str, ...]:

@@ -28,8 +28,10 @@ from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.inference.task import StoredTask, save_model
 from gpt1.model.foreign_weights import is_huggingface, write_huggingface
 from gpt1.model.gpt import GPT
+from gpt1.model.head import Head
 from gpt1.model.weights import MODEL_FILES
 from gpt1.progress import NullProgress, Progress
+from gpt1.report.card import write_card
 from gpt1.runs import folder as runs
 from gpt1.tasks.kinds import DELIMITER, KINDS
 from gpt1.tokenization.bpe import END_OF_WORD, UNKNOWN
@@ -68,7 +70,7 @@ def import_model(format: str, source: str | Path, out: str | Path, progress: Pro
         )
     stored = read_any_task(source)
     with atomic_dir(target) as folder:
-        save_model(folder, model, tokenizer, *((stored.head, stored.task) if stored else ()))
+        save_model(folder, model, tokenizer, *task_of(stored))
     progress.log(model_summary(target, model, tokenizer))
     return target
 
@@ -80,6 +82,8 @@ def export_model(
     progress: Progress | None = None,
     verify: bool = True,
     dtype: str = "fp32",
+    license: str = "unknown",
+    name: str | None = None,
 ) -> Path:
     """Export a model for transformers, or as a model folder of its own.
 
@@ -92,6 +96,7 @@ def export_model(
         progress: Receives messages.
         verify: See `load`.
         dtype: `fp32`, or `bf16`: half the size; the weights are rounded, and load as fp32.
+        license, name: For the model card: identifier of the licence, and name of the model (default: that of `out`).
 
     Returns:
         The path of the written folder.
@@ -106,8 +111,15 @@ def export_model(
     target = runs.check_new_folder(out)
     model, tokenizer = load_model_and_tokenizer(source, verify)
     if format == "gpt1":
+        stored = read_any_task(runs.find_model_folder(source))
         with atomic_dir(target) as folder:
-            copy_model(runs.find_model_folder(source), folder, DTYPES[dtype])
+            save_model(folder, model.to(DTYPES[dtype]), tokenizer, *task_of(stored, DTYPES[dtype]))
+            shape = {
+                key: getattr(model.config, key) for key in ("n_layer", "n_head", "n_embd", "context", "vocab_size")
+            }
+            shape |= {"parameters": sum(p.numel() for p in model.parameters()), "weights": dtype}
+            task = stored.task if stored else None
+            write_card(folder, name or target.name, run_of(Path(source)), shape, task, license)
         progress.log(model_summary(target, model, tokenizer))
         return target
     stored = read_any_task(runs.find_model_folder(source))
@@ -131,10 +143,9 @@ def export_model(
     return target
 
 
-def copy_model(source: Path, folder: Path, dtype: torch.dtype) -> None:
-    """Write the model folder `source`, of any format, as one of gpt1 with weights of this type."""
-    (gpt, tokenizer), stored = load_model_and_tokenizer(source), read_any_task(source)
-    save_model(folder, gpt.to(dtype), tokenizer, *((stored.head.to(dtype), stored.task) if stored else ()))
+def task_of(stored: StoredTask | None, dtype: torch.dtype = torch.float32) -> tuple[Head, dict[str, Any]] | tuple[()]:
+    """The last arguments of `save_model`: head and task of a fine-tuned model, nothing for another one."""
+    return (stored.head.to(dtype), stored.task) if stored else ()
 
 
 def model_summary(target: Path, model: GPT, tokenizer: Tokenizer) -> str:
@@ -160,10 +171,16 @@ def check_exportable(source: Path, model: GPT, stored: StoredTask | None) -> Non
         )
 
 
+def run_of(source: Path) -> Path | None:
+    """The run folder that is `source`, or whose model is `source`; None for a model folder outside a run."""
+    run = source.parent if source.name == runs.MODEL_FOLDER else source
+    return run if (run / runs.RUN_CONFIG_FILE).exists() else None
+
+
 def pretrained_source(source: Path) -> str | None:
     """The --from of the fine-tuning run that `source` belongs to; None for a model folder outside a run."""
-    run = source if (source / runs.RUN_CONFIG_FILE).exists() else source.parent
-    command = runs.read_run_config(run).get("command") if (run / runs.RUN_CONFIG_FILE).exists() else None
+    run = run_of(source)
+    command = runs.read_run_config(run).get("command") if run else None
     return (command.get("from") or None) if isinstance(command, dict) else None
 
 
