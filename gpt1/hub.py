@@ -90,6 +90,7 @@ def upload(folder: Path, name: str, private: bool) -> str:
     hub = import_hub(name)
     with translate_hub_errors(hub, name):
         api = hub.HfApi()
+        hub.utils.disable_progress_bars()  # they are not made for logs
         api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=name,
@@ -222,7 +223,7 @@ def as_user_error(hub: Any, name: str, error: Exception) -> UserError | None:
         return UserError(f"{host} refuses access to {name} (status {status}).", f"{token} that has this permission.")
     if isinstance(error, errors.HFValidationError):
         return UserError(f"{name} is neither a local folder nor a valid name: {first_line(error)}", "Check the name.")
-    if isinstance(error, errors.LocalEntryNotFoundError) and hub.constants.is_offline_mode():
+    if isinstance(error, errors.LocalEntryNotFoundError) and hub.constants.HF_HUB_OFFLINE:
         return UserError(
             f"{name} is neither a local folder nor in the cache of the hub, and HF_HUB_OFFLINE is set.",
             "Run the command once with a network and without HF_HUB_OFFLINE, or use the path of a model folder.",

@@ -102,6 +102,7 @@ name = {NAME!r}
 columns = dict(kind="classification", text="text", label="label", epochs=1, batch_size=8, precision="fp32")
 run = finetune("reviews.csv", from_=name, out="runs/r", **columns)
 assert load(run).predict(["the cat"])[0]["prediction"] in ("a", "b")
+assert f"starting_model: {{name}}" in (run / "config.yaml").read_text()
 assert inspect(name)["shape"]["n_embd"] == 32
 assert Tokenizer.load(name).vocab_size == 300
 assert load(name + "@main").gpt.config == GPT.from_pretrained(name).config

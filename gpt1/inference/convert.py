@@ -137,7 +137,7 @@ def export_model(
         progress.log(f"transformers truncates texts of more than {model.config.context} tokens; gpt1 does not")
     if tokenizer.pipeline == "original":
         progress.log(
-            "transformers' OpenAIGPTTokenizer gives different ids for many texts (line breaks, accents, contractions); "
+            "transformers' tokenizer of GPT-1 gives different ids for many texts (line breaks, accents, contractions); "
             f"for the ids of training use gpt1.Tokenizer.load({str(target)!r}).encode(text)"
         )
     return target

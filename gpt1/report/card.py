@@ -10,11 +10,20 @@ import yaml
 
 from gpt1.files.atomic import atomic_file
 from gpt1.formatting import format_number, format_setting, printable_line
-from gpt1.hub import is_hub_name
 from gpt1.report.run_reader import Run, as_dict, is_number
 from gpt1.version import __version__
 
 CARD_FILE = "README.md"
+FACT_NAMES = {
+    "train": "training rows",
+    "validation": "validation rows",
+    "rows": "rows read",
+    "duplicates": "duplicates dropped",
+    "leaked": "rows that are in both",
+    "unknown": "share of unknown tokens",
+    "cut": "share of truncated texts",
+}
+"""Names of the counts in results.json that do not explain themselves."""
 
 
 def write_card(
@@ -37,6 +46,8 @@ def write_card(
         "pipeline_tag": "text-classification" if task else "text-generation",
         "tags": ["gpt1", "gpt-1"],
     }
+    if "/" in (base := str(contents.settings.get("starting_model", ""))):
+        metadata["base_model"] = base.partition("@")[0]
     stage = f"fine-tuned for {task['kind']}" if task else "pre-trained"
     use = "predict([...])" if task else 'generate("...")'
     sections = [
@@ -57,11 +68,10 @@ def data_facts(run: Run, task: Mapping[str, Any] | None) -> list[tuple[str, Any]
     """What the model was trained on. Of paths only the last part: a card is public."""
     command = as_dict(run.settings.get("command"))
     inputs = [(name, Path(str(command[name])).name) for name in ("corpus", "train", "valid") if command.get(name)]
-    if source := command.get("from"):
-        is_public = source == "starter" or is_hub_name(str(source))
-        inputs.append(("starting model", str(source) if is_public else "another run"))
+    if command.get("from"):
+        inputs.append(("starting model", str(run.settings.get("starting_model", "another run"))))
     counts = as_dict(run.results.get("corpus")) | as_dict(run.results.get("data"))
-    facts = [(name.replace("_", " "), value) for name, value in counts.items() if is_number(value)]
+    facts = [(FACT_NAMES.get(name, name), value) for name, value in counts.items() if is_number(value)]
     labels = as_dict(task.get("target")).get("labels") if task else None
     return inputs + facts + ([("labels", ", ".join(map(str, labels)))] if isinstance(labels, list | tuple) else [])
 

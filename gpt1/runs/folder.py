@@ -83,7 +83,7 @@ def user_settings(
     return {(key := field_name(config_class, name)): parse_value(config_class, key, value) for name, value in chosen}
 
 
-RUN_KEYS = ("stage", "version", "command", "computes_in")
+RUN_KEYS = ("stage", "version", "command", "computes_in", "starting_model")
 
 
 def warn_renamed(names: Iterable[str]) -> None:
@@ -109,6 +109,8 @@ def create_run(out: str | Path, config: TrainingConfig, command: Mapping[str, An
     run = check_new_folder(out)
     run.mkdir(parents=True, exist_ok=True)
     content = {"stage": stage_name(type(config)), "version": __version__, "command": dict(command)}
+    if command.get("from") and names_model(command["from"]):  # a public name, which the model card may print
+        content["starting_model"] = command["from"]
     content |= ({"computes_in": computes_in} if computes_in else {}) | asdict(config)
     # Checked again under the lock: another process may have created it in between.
     with lock_dir(run), atomic_file(check_new_folder(run) / RUN_CONFIG_FILE) as file:

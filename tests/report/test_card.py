@@ -33,6 +33,7 @@ def test_the_card_of_a_fine_tuned_model_states_data_labels_metrics_with_interval
     assert "fine-tuned for classification" in card
     assert "| train | reviews.csv |" in card
     assert "| starting model | another run |" in card
+    assert "base_model" not in metadata(card)
     assert "| metric | value | 95% confidence interval |" in card
     assert all(f"| {name} |" in card for name in ("accuracy", "validation rows", "labels", "epochs", "seed", "recipe"))
     assert str(workspace) not in card
@@ -50,6 +51,16 @@ def test_a_model_without_a_run_has_a_card_without_the_tables_that_need_one(tmp_p
     assert "| parameters | 1,234,567 |" in card
     assert "## Metrics" not in card
     assert "## Settings" not in card
+
+
+def test_a_starting_model_on_the_hub_is_named(workspace: Path, tmp_path: Path):
+    run = Path(shutil.copytree(workspace / "runs/reviews", tmp_path / "run"))
+    with (run / "config.yaml").open("a") as file:
+        file.write("starting_model: openai-community/openai-gpt@main\n")
+    write_card(tmp_path, "n", run, SHAPE, None, "mit")
+    card = (tmp_path / "README.md").read_text("utf-8")
+    assert metadata(card)["base_model"] == "openai-community/openai-gpt"
+    assert "| starting model | openai-community/openai-gpt@main |" in card
 
 
 @pytest.mark.parametrize("name", ["</script><script>", "a|b", "x\n# heading", "`code`", "---"])
