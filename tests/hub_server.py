@@ -165,7 +165,8 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/api/repos/create":
             wanted = json.loads(data)
             name = f"{wanted['organization']}/{wanted['name']}"
-            self.server.repositories.setdefault(name, Repository({}, "private" if wanted.get("private") else ""))
+            private = wanted.get("private") or wanted.get("visibility") == "private"  # by version of the library
+            self.server.repositories.setdefault(name, Repository({}, "private" if private else ""))
             self.answer(200, {"url": f"{self.server.url}/{name}"})
         elif path == "/api/validate-yaml":
             self.answer(200, {"errors": [], "warnings": []})

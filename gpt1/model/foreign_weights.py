@@ -98,9 +98,9 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
         if name not in settings:
             raise UserError(f"{folder / MODEL_CONFIG_FILE} has no {name}.", "The model is incomplete: copy it again.")
     shape = {ours: settings[theirs] for theirs, ours in SHAPE_NAMES.items()}
-    own = Fields(settings, folder / MODEL_CONFIG_FILE).object(OWN_KEY, {})
-    if special := own.integer("special_tokens", 0, 3, default=0):  # their vocabulary contains them
-        shape |= {"vocab_size": shape["vocab_size"] - special, "special_tokens": special}
+    fields = Fields(settings, folder / MODEL_CONFIG_FILE)
+    if special := fields.object(OWN_KEY, {}).integer("special_tokens", 0, 3, default=0):  # their vocabulary has them
+        shape |= {"vocab_size": fields.integer("vocab_size", special) - special, "special_tokens": special}
     config = parse_model_config(folder / MODEL_CONFIG_FILE, {**shape, "dropout": settings.get("resid_pdrop", 0.1)})
     has_weights = any(path.exists() for path in weight_files(folder / WEIGHTS_FILE))
     if not has_weights and (folder / "pytorch_model.bin").exists():
