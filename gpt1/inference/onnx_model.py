@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from gpt1.files.atomic import atomic_dir
 from gpt1.files.manifest import write_manifest
 from gpt1.inference.convert import write_huggingface_tokenizer
 from gpt1.inference.predictor import TaskPredictor, load
-from gpt1.inference.task import TASK
+from gpt1.inference.task import write_task
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
 from gpt1.model.weights import MODEL_FILES
@@ -136,10 +137,9 @@ def export_onnx(
     with atomic_dir(target) as folder:
         difference = write_onnx(folder / ONNX_FILE, model, int8)
         model.tokenizer.save(folder)
-        write_huggingface_tokenizer(folder, model.tokenizer, model.gpt.config.context)
+        write_huggingface_tokenizer(folder, model.tokenizer, replace(model.gpt.config, special_tokens=0))
         if isinstance(model, TaskPredictor):
-            content = (runs.find_model_folder(source) / TASK).read_bytes()
-            (folder / TASK).write_bytes(content)
+            write_task(folder, model.task)
         write_manifest(folder, MODEL_FILES)
         size = (folder / ONNX_FILE).stat().st_size
     progress.log(f"{target}: {ONNX_FILE} {size / 1e6:,.1f} MB, opset {OPSET}{', int8 weights' if int8 else ''}")

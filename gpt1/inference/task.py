@@ -29,8 +29,12 @@ def save_model(
     gpt.save(folder, head, tokenizer.fingerprint)
     tokenizer.save(folder)
     if task is not None:
-        (folder / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_task(folder, task)
     write_manifest(folder, MODEL_FILES)
+
+
+def write_task(folder: Path, task: Mapping[str, Any]) -> None:
+    (folder / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any], target: Target) -> None:

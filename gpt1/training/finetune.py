@@ -16,8 +16,9 @@ from gpt1.devices import precision_name
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
+from gpt1.inference.foreign_task import read_any_task
 from gpt1.inference.predictor import TaskPredictor, load_model_and_tokenizer
-from gpt1.inference.task import TASK, read_task, save_task
+from gpt1.inference.task import save_task
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.progress import NullProgress, Progress
@@ -117,8 +118,8 @@ def finetune(
 
 def read_earlier_task(folder: Path, from_: str | Path, cfg: FinetuneConfig) -> tuple[dict[str, Any], Target] | None:
     """task.json and target of a model that is fine-tuned already; None for a pre-trained one."""
-    if (folder / TASK).exists():
-        return read_task(folder / TASK)
+    if stored := read_any_task(folder):
+        return stored.task, stored.target
     if cfg.keep_head:
         raise UserError(f"--keep-head: {from_} is not fine-tuned: it has no output layer.", "Remove --keep-head.")
     return None

@@ -15,13 +15,16 @@ from safetensors.torch import load_file, save_file
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.inference.convert import export_model, import_model
+from gpt1.inference.foreign_task import read_any_task
 from gpt1.inference.predictor import TaskPredictor, load, load_task_predictor
 from gpt1.inference.task import save_task
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
+from gpt1.tables.table import Table
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
 from gpt1.tokenization.tokenizer import Tokenizer
+from gpt1.training.finetune import finetune
 
 transformers = pytest.importorskip("transformers")
 TEXTS = ["the file is opened and closed", "a", "return the value of the <extract> object", "if not, raise an error!"]
@@ -335,3 +338,13 @@ def test_a_damaged_head_or_task_is_an_error_that_names_the_file(tokenizer: Token
     save_file({**tensors, "score.weight": torch.zeros(2, 15)}, copy("score") / "model.safetensors")
     with pytest.raises(UserError, match=r"score.weight has shape \(2, 15\)"):
         load(tmp_path / "score")
+
+
+def test_their_classifier_can_be_trained_further_with_its_head(english: Tokenizer, tmp_path: Path):
+    write_theirs(tmp_path / "theirs", english, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+    rows = [{"text": text, "label": label} for text, label in [("the file", "no"), ("a list", "yes")] * 20]
+    settings = {"kind": "classification", "text": "text", "keep_head": True, "deduplicate": False}
+    settings |= {"peak_lr": 0.0, "epochs": 1, "precision": "fp32", "device": "cpu"}
+    run = finetune(Table("rows", ["text", "label"], rows), from_=tmp_path / "theirs", out=tmp_path / "run", **settings)
+    head, before = read_any_task(run / "model").head, read_any_task(tmp_path / "theirs").head
+    assert torch.equal(head.linear.weight, before.linear.weight)
