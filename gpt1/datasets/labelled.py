@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.reading import file_format, is_url, not_found_error
 from gpt1.formatting import count_noun
 from gpt1.progress import Progress
-from gpt1.tables.facts import count_rows_have
+from gpt1.tables.facts import label_warnings
 from gpt1.tables.rows import TABLE_FORMATS
 from gpt1.tables.table import Table, read_table
 from gpt1.tasks.examples import (
@@ -161,22 +162,26 @@ def load_task_data(
     """
     source = training_rows(train, kind_name, columns, score, data_dir, keep_duplicates=not cfg.deduplicate)
     examples, target, name = source.examples, source.target, source.rows.table.name
-    rows, labels = len(examples), target.summary([example.label for example in examples])
-
-    empty = sum(not any(text.strip() for text in (*example.fields, *example.answers)) for example in examples)
+    given = [example.label for example in examples]
+    rows, labels = len(examples), target.summary(given)
+    examples = [example for example in examples if example.has_text]
+    empty = rows - len(examples)
     validation: list[Example] = []
     if valid is not None:
         valid_rows, validation = source.evaluation_rows(valid, data_dir)
+        validation = [example for example in validation if example.has_text]
     duplicates = leaked = contradicting = 0
     if cfg.deduplicate:
         kept, duplicates, leaked = deduplicate(examples, validation)
         contradicting = contradictions(examples, kept, target)
         examples = [examples[i] for i in kept]
+    if empty == rows:
+        raise UserError(f"{name}: no row has a text.", "Choose another column.")
     if not examples:
         problem = f"{name}: all rows are also in {valid_rows.table.name}."
         raise UserError(problem, "Use other validation rows, or omit --valid.")
-    if duplicates or leaked:  # the remaining rows may have fewer labels
-        remaining = f"{name}, without {count_noun(duplicates + leaked, 'repeated row')}"
+    if duplicates or leaked or empty:  # the remaining rows may have fewer labels
+        remaining = f"{name}, without {count_noun(duplicates + leaked + empty, 'repeated or empty row')}"
         target = target_from_examples(source.kind, source.score, examples, lambda i: remaining, remaining)
         if valid is not None:
             check_labels_remain(target, validation, valid_rows.table, name)
@@ -191,7 +196,10 @@ def load_task_data(
     other = f", {contradicting:,} of them with a different label" if contradicting else ""
     progress.log(f"{name}: {rows:,} rows, {labels}; {count_noun(duplicates, 'duplicate')} removed{other}")
     if empty:
-        progress.log(f"{count_rows_have(empty)} no text")
+        progress.log(f"{count_noun(empty, 'row')} without text left out")
+    if isinstance(target, Classes):
+        for warning in label_warnings(Counter(target.parse(label) for label in given)):
+            progress.log(f"warning: {warning}")
     if leaked:
         progress.log(f"{count_noun(leaked, 'training row')} removed: also in {valid_rows.table.name}")
     if validation:
@@ -201,7 +209,7 @@ def load_task_data(
     else:
         reason = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
         progress.log(f"no validation ({reason}): the last epoch is kept, which may not be the best")
-    counts = {"rows": rows, "duplicates": duplicates, "leaked": leaked}
+    counts = {"rows": rows, "duplicates": duplicates, "leaked": leaked, "empty": empty}
     metric = source.main_metric(target, cfg.metric)
     return TaskData(source.kind, source.columns, target, examples, validation, metric, counts)
 

@@ -23,7 +23,7 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.formatting import escape_controls
 from gpt1.inference.baselines import baselines_on_test_rows
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_task_predictor
-from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
+from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS, ignore_empty
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.progress import NullProgress, Progress
 from gpt1.report import check_report_path, write_evaluation_report
@@ -151,10 +151,10 @@ def encode_known_labels(
     unknown: Counter[str] = Counter()
     if isinstance(target, Classes) and not refuse:
         labels = [parse_at(where(i), target.parse, example.label) for i, example in enumerate(examples)]
-        unknown = Counter(label for label in labels if label not in target.labels)
+        indices = [target.index_of(example.label) for example in examples]
+        unknown = Counter(label for label, index in zip(labels, indices, strict=True) if index is None)
         if unknown.total() < len(labels):
-            index = {label: i for i, label in enumerate(target.labels)}
-            return torch.tensor([index.get(label, -1) for label in labels]), unknown
+            return torch.tensor([-1 if index is None else index for index in indices]), unknown
     return encode_labels(target, examples, where), Counter()
 
 
@@ -163,7 +163,9 @@ def score_rows(
 ) -> tuple[dict[str, Any], Tensor]:
     """(metrics, calibration and counts of truncated rows, also by subset; logits at the model's temperature)."""
     labels, encoded = [example.label for example in examples], model.encode(examples)
-    unscaled = model.logits_with_progress(encoded, table.name, progress)
+    unscaled = ignore_empty(examples, model.logits_with_progress(encoded, table.name, progress))
+    if empty := sum(not example.has_text for example in examples):
+        progress.log(f"{count_rows_have(empty)} no text: no prediction, so all labels count as equally probable there")
     logits = unscaled / model.temperature
 
     def scores(rows: list[int]) -> dict[str, Any]:

@@ -21,10 +21,12 @@ from gpt1.inference.evaluate import load_labelled_rows, predict
 from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task_logits import InputStatistics
 from gpt1.progress import NullProgress, Progress
+from gpt1.tables.facts import count_rows_have
 from gpt1.tables.rows import TABLE_FORMATS
 from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, fill_missing, read_blocks
-from gpt1.tables.writer import format_cell, merge_schema, output_kind, table_writer, tsv_error
+from gpt1.tables.writer import format_cell, has_lossy_bytes, merge_schema, output_kind, table_writer, tsv_error
 from gpt1.tasks.examples import check_columns, choice_columns, read_examples
+from gpt1.tasks.targets import decode_predictions
 
 PROGRESS_MIN_BYTES = 2**24
 """Smaller files are checked without a progress bar."""
@@ -146,14 +148,17 @@ def check_rows(model: TaskPredictor, source: RowSource, kind: str, progress: Pro
         rows += len(block)
         if kind == "tsv":
             check_tsv(block)
-        elif kind == "parquet":
+        if kind == "parquet":
             schema = merge_schema(schema, block.columns, block.rows)
+        else:
+            check_bytes(block, kind)
     if show:
         progress.end()
     # Decode one row of zeros for the names and types of the added columns.
-    (sample,) = model.target.decode(torch.zeros(1, answers if model.kind.multiple_choice else model.target.outputs))
+    outputs = answers if model.kind.multiple_choice else model.target.outputs
+    (sample,) = decode_predictions(model.target, torch.zeros(1, outputs))
     if kind == "tsv":
-        for label in model.labels:
+        for label in map(str, model.labels):
             if has_break(label):
                 raise tsv_error(f"the label {label!r}", "it contains a tab or a line break")
     if schema is not None:
@@ -185,6 +190,16 @@ def check_tsv(block: Table) -> None:
             raise tsv_error(block.locate_row(i), "a cell contains a tab or a line break")
 
 
+def check_bytes(block: Table, kind: str) -> None:
+    for i, row in enumerate(block.rows):
+        for column, value in row.items():
+            if has_lossy_bytes(value):
+                raise UserError(
+                    f"{block.locate_row(i)}, column '{column}': bytes that are not UTF-8 cannot be written as .{kind}.",
+                    "Use --out with .parquet, or remove the column.",
+                )
+
+
 def join_schemas(rows: Any, kept: Sequence[str], added: Any, order: Sequence[str]) -> Any:
     """Schema of the existing and the added columns, in output order."""
     import pyarrow
@@ -197,7 +212,7 @@ def predict_blocks(
     model: TaskPredictor, source: RowSource, plan: OutputPlan, progress: Progress
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows with their predictions, block by block; log statistics of the input at the end."""
-    statistics, done = InputStatistics(), 0
+    statistics, done, empty = InputStatistics(), 0, 0
     progress.begin("predicting", plan.rows, unit="rows")
     for block in source.blocks(None):
         block = fill_missing(block, plan.columns)
@@ -210,11 +225,14 @@ def predict_blocks(
 
         added = model.predict_examples(examples, statistics, advance)
         done += len(block)
+        empty += sum(not example.has_text for example in examples)
         yield [{**row, **new} for row, new in zip(block.rows, added, strict=True)]
     progress.end()
     if done < plan.rows:
         raise input_changed_error(source.name)
     progress.log(statistics.summary(source.name, model.gpt.config.context, model.long))
+    if empty:
+        progress.log(f"{count_rows_have(empty)} no text: their predictions are empty")
 
 
 def input_changed_error(name: str) -> UserError:

@@ -20,7 +20,7 @@ from gpt1.generation.decoding import decode, decode_batch, pays_to_pack, prefill
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler, check_finite
 from gpt1.inference.foreign_task import drop_padding_row, encode_plain, read_any_task
-from gpt1.inference.task_logits import InputStatistics, compute_task_logits
+from gpt1.inference.task_logits import InputStatistics, compute_task_logits, ignore_empty
 from gpt1.model.gpt import GPT
 from gpt1.model.head import TaskModel
 from gpt1.model.weights import read_tokenizer_fingerprint
@@ -29,7 +29,7 @@ from gpt1.runs.folder import find_model_folder, verify_run
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import check_columns, read_examples
 from gpt1.tasks.kinds import KINDS, EncodedExample, Example, encode_examples, example_texts
-from gpt1.tasks.targets import Answers, Classes, Target
+from gpt1.tasks.targets import Answers, Classes, LabelValue, Target, decode_predictions
 from gpt1.tokenization.tokenizer import Tokenizer
 
 MAX_PARALLEL_TEXTS = 32
@@ -174,10 +174,11 @@ class TaskPredictor(LanguageModel):
         self.cut, self.long = task.get("cut", "longest"), task.get("long", "cut")
 
     @property
-    def labels(self) -> list[str]:
-        """Labels of the columns of `predict_proba`; for multiple choice the indices of the answers, for scores none."""
+    def labels(self) -> list[LabelValue]:
+        """Labels of the columns of `predict_proba`, in the type that they had in the training rows; for multiple choice
+        the indices of the answers, for scores none."""
         if isinstance(self.target, Classes):
-            return list(self.target.labels)
+            return list(self.target.values or self.target.labels)
         return [str(k) for k in range(self.target.most)] if isinstance(self.target, Answers) else []
 
     @property
@@ -214,7 +215,12 @@ class TaskPredictor(LanguageModel):
     def logits(self, examples: Sequence[Example]) -> Tensor:  # → [examples, outputs], not divided by the temperature
         logits = compute_task_logits(self.task_model, self.encode(examples), self.device)
         check_finite(logits)
-        return logits
+        return ignore_empty(examples, logits)
+
+    def decode(self, examples: Sequence[Example], logits: Tensor) -> list[dict[str, Any]]:
+        """Predictions from logits that are not divided by the temperature; None for rows without text."""
+        rows = decode_predictions(self.target, logits / self.temperature)
+        return [row if example.has_text else dict.fromkeys(row) for example, row in zip(examples, rows, strict=True)]
 
     def predict(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
         """Predict rows.
@@ -223,13 +229,13 @@ class TaskPredictor(LanguageModel):
             rows: Dicts by column name, or plain strings if the task has one text.
 
         Returns:
-            For every row `prediction` and `probability_<label>`, or `score`.
+            For every row `prediction` and `probability_<label>`, or `score`; all None for a row without text.
 
         Raises:
             UserError: For a row that does not have the columns of the task.
         """
         examples = self.read_rows(rows)
-        return self.target.decode(self.logits(examples) / self.temperature) if examples else []
+        return self.decode(examples, self.logits(examples)) if examples else []
 
     def predict_table(
         self, table: Table, columns: Mapping[str, str] | None = None, progress: Progress | None = None
@@ -245,7 +251,7 @@ class TaskPredictor(LanguageModel):
         check_columns(self.kind, columns, table.columns, table.name)
         examples = read_examples(table.rows, self.kind, columns, table.locate_row, labelled=False)
         logits = self.logits_with_progress(self.encode(examples), table.name, progress or NullProgress())
-        return self.target.decode(logits / self.temperature)
+        return self.decode(examples, logits)
 
     def logits_with_progress(
         self, encoded: Sequence[EncodedExample], name: str, progress: Progress
@@ -268,7 +274,7 @@ class TaskPredictor(LanguageModel):
         statistics.add(encoded, self.tokenizer)
         logits = compute_task_logits(self.task_model, encoded, self.device, advance)
         check_finite(logits)
-        return self.target.decode(logits / self.temperature)
+        return self.decode(examples, logits)
 
     def predict_proba(self, rows: Sequence[Any]) -> NDArray[np.float64]:  # → [rows, labels]
         """Predict probabilities.
@@ -277,7 +283,8 @@ class TaskPredictor(LanguageModel):
             rows: As for `predict`.
 
         Returns:
-            [rows, labels], columns as in `labels`. For multiple choice, missing answers have probability 0, and rows
+            [rows, labels], columns as in `labels`; equal probabilities for a row without text. For multiple choice,
+            missing answers have probability 0, and rows
             with more answers than in training add columns.
 
         Raises:

@@ -213,7 +213,7 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
     facts["task"] = {
         "kind": model.kind.name,
         "columns": model.task["columns"],
-        "labels": model.labels if not model.kind.multiple_choice else [],
+        "labels": list(map(str, model.labels)) if not model.kind.multiple_choice else [],
         "trained": model.task.get("train"),
         "long": model.long,
         "temperature": model.temperature,

@@ -21,6 +21,7 @@ from typing import IO, Any, TypeAlias, cast
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import parse_json, repeated, short
 from gpt1.files.reading import MAX_LINE_BYTES, InputFile, max_bytes, raise_limit
+from gpt1.tables.cells import decode_bytes
 
 TABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 NumberedRow: TypeAlias = tuple[int, dict[str, Any]]
@@ -137,9 +138,13 @@ def validate_header(file: InputFile, cells: list[str]) -> list[str]:
             fix = "The first line must name every column."
             fix += " If pandas wrote its row numbers there, use to_csv(..., index=False)." if i == 0 else ""
             raise UserError(f"{file.name}: column {i + 1} of {len(cells)} has no name.", fix)
-    if (name := repeated(cells)) is not None:
-        raise UserError(f"{file.name}: two columns are named {short(name)}.", "Use a different name for each column.")
+    check_unique(file.name, cells)
     return cells
+
+
+def check_unique(name: str, columns: Sequence[str]) -> None:
+    if (column := repeated(columns)) is not None:
+        raise UserError(f"{name}: two columns are named {short(column)}.", "Use a different name for each column.")
 
 
 def jsonl_rows(file: InputFile) -> Iterator[NumberedRow]:
@@ -186,6 +191,7 @@ def parquet_rows(file: InputFile, only: str | None) -> Iterator[NumberedRow]:
         try:
             table = open_parquet(file, seekable)
             columns: list[str] = table.schema_arrow.names
+            check_unique(file.name, columns)
             if only is not None and only not in columns:
                 raise missing_field_error(f"{file.name} has no column '{only}'", only, columns)
             number = 0
@@ -240,13 +246,30 @@ def decoded_size(column: Any) -> int:
 
 
 def plain_columns(batch: Any) -> Any:
-    """The batch with decoded dictionaries, which converts to Python values many times faster."""
+    """The batch in types that convert to Python values fast and without loss (see `plain_column`)."""
     import pyarrow
 
-    columns = [
-        column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column for column in batch.columns
-    ]
-    return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
+    return pyarrow.RecordBatch.from_arrays(list(map(plain_column, batch.columns)), names=batch.schema.names)
+
+
+def plain_column(column: Any) -> Any:
+    """A column with decoded dictionaries, which converts many times faster; a float as its shortest decimal (0.1, not
+    0.10000000149); times in microseconds if they have no nanoseconds, else as text."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        return column.dictionary_decode()
+    if types.is_float32(column.type):
+        return column.cast(pyarrow.string()).cast(pyarrow.float64())
+    if types.is_timestamp(column.type) and column.type.unit == "ns":
+        try:
+            return column.cast(pyarrow.timestamp("us", column.type.tz))
+        except pyarrow.ArrowInvalid:
+            return column.cast(pyarrow.string())
+    if types.is_duration(column.type) and column.type.unit == "ns":
+        return column.cast(pyarrow.duration("us"), safe=False)
+    return column
 
 
 TEXT_TYPES = ("STRING", "NONE", "JSON", "ENUM")  # Parquet's logical types
@@ -280,6 +303,11 @@ def text_field(file: InputFile, number: int, row: dict[str, Any], field: str = "
         kind = "field" if file.format == "jsonl" else "column"
         raise missing_field_error(f"{where} has no {kind} '{field}'", field, list(row))
     value = row[field]
+    if isinstance(value, bytes):  # BINARY in Parquet
+        try:
+            return decode_bytes(value)
+        except UserError as error:
+            raise UserError(f"{where}, column '{field}': {error.problem}", error.fix) from None
     if not isinstance(value, str):
         raise UserError(f"{where}: '{field}' is a {json_type(value)}, not a string.", "Correct or remove the row.")
     return value

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
+from gpt1.tables.cells import cell_number, cell_text
 from gpt1.tables.table import missing_column_error
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import Classes, Target, as_label
@@ -85,7 +86,7 @@ def read_examples(
 
 def read_example(row: TableRow, kind: Kind, columns: Mapping[str, str], where: str, labelled: bool) -> Example:
     roles = [role for role in kind.columns if role != "choices"]
-    fields = tuple(parse_at(where, parse_text, row[columns[role]]) if role in columns else "" for role in roles)
+    fields = tuple(column_text(row, columns[role], where) if role in columns else "" for role in roles)
     label = row.get(columns["label"]) if labelled else None
     if not kind.multiple_choice:
         return Example(fields, label=label)
@@ -95,11 +96,15 @@ def read_example(row: TableRow, kind: Kind, columns: Mapping[str, str], where: s
     return Example(fields, tuple(answers), label)
 
 
+def column_text(row: TableRow, column: str, where: str) -> str:
+    return parse_at(f"{where}, column '{column}'", cell_text, row[column])
+
+
 def read_answers(row: TableRow, choices: str, where: str) -> tuple[list[str], list[str]]:
     """(answers, names of their columns), from several columns or from a list in one column."""
     names = choice_columns(choices)
     if len(names) > 1:
-        answers = [parse_at(where, parse_text, row[name]) for name in names]
+        answers = [column_text(row, name, where) for name in names]
         while answers and not answers[-1].strip():  # in a question with fewer answers the last cells are empty
             answers.pop()
         names = names[: len(answers)]
@@ -110,7 +115,7 @@ def read_answers(row: TableRow, choices: str, where: str) -> tuple[list[str], li
                 f"{where}: column '{choices}' must contain a list of answers, not {str(cell)[:40]!r}.",
                 "Use --choices C1,C2,… for one column per answer, or a list in one column (.jsonl, .parquet).",
             )
-        answers, names = [parse_at(where, parse_text, answer) for answer in cell], []
+        answers, names = [parse_at(f"{where}, column '{choices}'", cell_text, answer) for answer in cell], []
     if len(answers) < 2:
         raise UserError(
             f"{where}: only {len(answers)} answer{'s' * (not answers)} to choose from.",
@@ -127,7 +132,7 @@ def answer_index(label: Any, answers: Sequence[str], names: Sequence[str], where
     """
     if isinstance(label, str) and label in names:
         return names.index(label)
-    text = parse_at(where, parse_text, label).strip()
+    text = parse_at(where, cell_text, label).strip()
     readings = {i for i, answer in enumerate(answers) if isinstance(label, str) and answer.strip() == text}
     number = parse_integer(text)
     if number is not None and 0 <= number < len(answers):
@@ -147,22 +152,8 @@ def answer_index(label: Any, answers: Sequence[str], names: Sequence[str], where
 
 
 def parse_integer(text: str) -> int | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() else None
-
-
-def parse_text(cell: Any) -> str:
-    """A cell as text; None and NaN are empty texts.
-
-    Raises:
-        UserError: For a list, tuple, dict or array.
-    """
-    if isinstance(cell, list | tuple | dict | np.ndarray):
-        raise UserError(f"{str(cell)[:40]!r} is not a text or a number.", "Choose another column, or fix the row.")
-    return "" if cell is None or (isinstance(cell, float) and cell != cell) else str(cell)
+    number = cell_number(text)
+    return int(number) if number is not None and number.is_integer() else None
 
 
 def target_from_examples(kind: Kind, score: bool, examples: Sequence[Example], where: RowLocator, name: str) -> Target:

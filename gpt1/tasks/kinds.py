@@ -83,6 +83,10 @@ class Example:
     answers: tuple[str, ...] = ()
     label: Any = None
 
+    @property
+    def has_text(self) -> bool:
+        return any(text.strip() for text in (*self.fields, *self.answers))
+
 
 @dataclass(frozen=True)
 class EncodedExample:

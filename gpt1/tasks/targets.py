@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,9 @@ from torch import Tensor
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import Fields
+from gpt1.tables.cells import AMBIGUOUS_COMMA, cell_number, cell_text, cell_to_show, is_empty, is_missing, plain_value
 
+LabelValue: TypeAlias = str | int | float | bool
 MAX_LABELS = 1000
 MAX_SCORE_RANGE = 100
 """Largest difference between the highest and the lowest score."""
@@ -25,6 +29,8 @@ class Classes:
     """One of several labels; softmax and cross-entropy (paper, eq. 3 and 4)."""
 
     labels: tuple[str, ...]
+    values: tuple[LabelValue, ...] = ()
+    """What predictions return for each label, in the type that the labels had; empty: `labels`."""
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
     primary_metric: ClassVar[str] = "accuracy"
     activated_name: ClassVar[str] = "probabilities"
@@ -41,23 +47,34 @@ class Classes:
             raise UserError(f"all rows have the same label ('{only}').", "Use rows with at least two labels.")
         if len(labels) > MAX_LABELS:
             raise UserError(
-                f"the label column has {len(labels):,} different values; at most 1,000 labels are supported.",
+                f"the label column has {len(labels):,} different values; at most {MAX_LABELS:,} labels are supported.",
                 "Check the column. To predict a number, use --kind regression.",
             )
-        return cls(tuple(labels))
+        originals = original_values(labels, values)
+        return cls(tuple(labels), () if originals == labels else tuple(originals))
+
+    @cached_property
+    def indices(self) -> dict[str, int]:
+        """Position of each label, also in the spelling of older model folders (`true`, `1.0`)."""
+        return {as_label(label): i for i, label in enumerate(self.labels)} | {
+            label: i for i, label in enumerate(self.labels)
+        }
 
     @property
     def outputs(self) -> int:
         return len(self.labels)
 
+    def index_of(self, value: Any) -> int | None:
+        return self.indices.get(cell_text(value).strip(), self.indices.get(as_label(value)))
+
     def encode(self, value: Any) -> Tensor:
-        label = as_label(value)
-        if label not in self.labels:
+        label, index = as_label(value), self.index_of(value)
+        if index is None:
             raise UserError(
                 f"unknown label '{label}'.{did_you_mean(label, self.labels)}",
                 f"Labels: {format_labels(self.labels)}.",
             )
-        return torch.tensor(self.labels.index(label))
+        return torch.tensor(index)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, labels], [n] → [n]
         return F.cross_entropy(logits, targets, reduction="none")
@@ -65,21 +82,19 @@ class Classes:
     def activate(self, logits: Tensor) -> Tensor:  # [n, labels] → the same, probabilities (paper, eq. 3)
         return logits.softmax(-1)
 
-    def decode(self, logits: Tensor) -> list[dict[str, Any]]:  # [n, labels]
+    def decode(self, logits: Tensor, labels: Sequence[LabelValue] = ()) -> list[dict[str, Any]]:  # [n, labels]
+        labels = labels or self.labels
         rows = self.activate(logits.double()).tolist()  # in float32 the sum is off 1 by 1e-7, and scikit-learn warns
+        names = [f"probability_{label}" for label in labels]
         return [
-            {"prediction": self.labels[max(range(len(row)), key=row.__getitem__)], **self.probabilities(row)}
+            {"prediction": labels[max(range(len(row)), key=row.__getitem__)], **dict(zip(names, row, strict=True))}
             for row in rows
         ]
 
-    def probabilities(self, row: Sequence[float]) -> dict[str, float]:
-        return {f"probability_{label}": p for label, p in zip(self.labels, row, strict=True)}
-
     def summary(self, values: Sequence[Any]) -> str:
         counts = Counter(as_label(value) for value in values)
-        return (
-            f"{len(self.labels)} labels ({format_labels([f'{label} {counts[label]:,}' for label in self.labels], 8)})"
-        )
+        names = zip(self.labels, self.values or self.labels, strict=True)
+        return f"{len(self.labels)} labels ({format_labels([f'{name} {counts[label]:,}' for label, name in names], 8)})"
 
 
 @dataclass(frozen=True)
@@ -226,9 +241,14 @@ TARGET_TYPES: dict[str, type[Target]] = {
 }
 
 
+def decode_predictions(target: Target, logits: Tensor) -> list[dict[str, Any]]:
+    """As `target.decode`, with labels in the type and the spelling that they had in the training rows."""
+    return target.decode(logits, target.values) if isinstance(target, Classes) else target.decode(logits)
+
+
 def target_to_json(target: Target) -> dict[str, Any]:
     name = next(name for name, kind in TARGET_TYPES.items() if isinstance(target, kind))
-    return {"name": name, **asdict(target)}
+    return {"name": name, **{key: value for key, value in asdict(target).items() if value != ()}}
 
 
 def target_from_json(stored: Fields) -> Target:
@@ -244,7 +264,10 @@ def target_from_json(stored: Fields) -> Target:
             stored.refuse(f"it has {len(labels):,} labels instead of 2 to {MAX_LABELS:,}")
         if len({*labels}) < len(labels) or not all(label and label == label.strip() for label in labels):
             stored.refuse("its labels must be different texts without spaces around them")
-        return Classes(tuple(labels))
+        values: list[Any] = stored.items("values", object, [])
+        if values and [as_label(value) for value in values] != labels:
+            stored.refuse("'values' must be the labels, in another type or spelling")
+        return Classes(tuple(labels), tuple(values))
     if name == "answers":
         return Answers(stored.integer("most", 1, 10_000))
     if name == "bins":
@@ -257,33 +280,76 @@ def target_from_json(stored: Fields) -> Target:
 
 
 def as_label(value: Any) -> str:
-    """A cell as a label: stripped text; 1.0 and 1 are the same label."""
-    if value is None or (isinstance(value, float) and math.isnan(value)) or str(value).strip() == "":
+    """A cell as a label, the same in every format: stripped text; 1 and 1.0 are one label, true and True as well.
+
+    Other texts that are the same number (007 and 7, 1.5 and 1.50) are different labels.
+    """
+    if is_empty(value) and not isinstance(value, list | tuple):
         raise UserError("the label is empty.", "Add a label, or remove the row.")
-    if isinstance(value, list | tuple | dict):
-        raise UserError(f"{str(value)[:40]!r} is not a label.", "Use another column as --label.")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
+    original = label_value(value)
+    if isinstance(original, float) and original.is_integer():
+        return str(int(original))
+    text = str(original)
+    if text.casefold() in ("true", "false"):
+        return text.capitalize()
+    if INTEGRAL.fullmatch(text):
+        text = text.partition(".")[0]
+    return "0" if text == "-0" else text
+
+
+INTEGRAL = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
+
+
+def label_value(value: Any) -> LabelValue:
+    """A cell as predictions return it: numbers and booleans keep their type, the rest is stripped text."""
+    value = plain_value(value)
+    if isinstance(value, bool | int | float):
+        return value
+    try:
+        return cell_text(value).strip()
+    except UserError as error:
+        raise UserError(
+            f"{str(value)[:40]!r} is not a label: {error.problem}", "Use another column as --label."
+        ) from None
+
+
+def original_values(labels: Sequence[str], cells: Sequence[Any]) -> list[LabelValue]:
+    """What to return for each label: in the type of the cells if they have one, in their spelling if it is unique."""
+    spellings: dict[str, set[LabelValue]] = {}
+    types = set()
+    for cell in cells:
+        value = label_value(cell)
+        types.add(type(value))
+        spellings.setdefault(as_label(value), set()).add(value)
+    if types == {str}:
+        return [next(iter(spellings[label])) if len(spellings[label]) == 1 else label for label in labels]
+    if types == {bool}:
+        return [label == "True" for label in labels]
+    if types <= {int, float} and all(math.isfinite(float(label)) for label in labels):
+        whole = all(INTEGER.fullmatch(label) for label in labels) and int in types
+        return [int(label) if whole else float(label) for label in labels]
+    return list(labels)
+
+
+INTEGER = re.compile(r"-?[0-9]+")
 
 
 def as_number(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"'{value}' is not a finite number.", "Fix or remove the row.")
-    return number
+    """A cell as a finite number. `3,5` is 3.5; `3_5` and booleans are not numbers; `1,234` is ambiguous."""
+    number = None if isinstance(plain_value(value), bool) else cell_number(value)
+    if number is not None and math.isfinite(number):
+        return number
+    text = str(value) if is_missing(value) else cell_to_show(value).strip()[:40]
+    if AMBIGUOUS_COMMA.fullmatch(text):
+        point, digits = text.replace(",", "."), text.replace(",", "")
+        raise UserError(f"'{text}' can be {point} or {digits}.", "Write numbers with a decimal point.")
+    raise UserError(f"'{text}' is not a finite number.", "Fix or remove the row.")
 
 
 def label_sort_key(label: str) -> tuple[int, float, str]:
-    """Sort key: numbers by value, then other labels alphabetically; "nan" is not a number here."""
-    try:
-        number = float(label)
-    except ValueError:
-        number = math.nan
-    return (1, 0.0, label) if math.isnan(number) else (0, number, label)
+    """Sort key: numbers by value, then other labels alphabetically; "nan" is not a number here, nor is 3_5."""
+    number = cell_number(label)
+    return (1, 0.0, label) if number is None or math.isnan(number) else (0, number, label)
 
 
 def format_labels(labels: Sequence[str], limit: int = 10) -> str:

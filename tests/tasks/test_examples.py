@@ -192,7 +192,7 @@ def test_an_unknown_label_is_an_error_that_names_its_row():
 
 def test_the_target_is_that_of_the_kind_or_ordinal_bins_with_score():
     examples = [Example(("a", "b"), label=label) for label in (0, 5)]
-    assert target_from_examples(KINDS["similarity"], False, examples, where, "t.csv") == Classes(("0", "5"))
+    assert target_from_examples(KINDS["similarity"], False, examples, where, "t.csv") == Classes(("0", "5"), (0, 5))
     assert target_from_examples(KINDS["similarity"], True, examples, where, "t.csv") == OrdinalBins(0, 5)
     assert isinstance(target_from_examples(KINDS["regression"], False, examples, where, "t.csv"), StandardizedNumber)
 
