@@ -59,7 +59,7 @@ KIND_HELP = "classification, regression, entailment, similarity or choice."
 JSON_HELP = "Print one JSON object."
 
 COLUMN_HELP = {
-    "text": "Column with the text (classification, regression).",
+    "text": "Column with the text, or several to join: title,body (classification, regression).",
     "premise": "Column with the premise (entailment).",
     "hypothesis": "Column with the hypothesis (entailment).",
     "text_a": "Column with one text (similarity).",
@@ -67,14 +67,21 @@ COLUMN_HELP = {
     "context": "Column with the document (choice).",
     "question": "Column with the question (choice; optional).",
     "choices": "Columns with the answers, C1,C2,…, or one column with lists of answers (choice).",
-    "label": "Column with the label; for choice the right answer's column, text or number (from 0).  [default: label]",
+    "label": "Column with the label; for choice the right answer's column, text or number.  [default: label]",
 }
 
 
-def column_options(command: Command) -> Command:
-    for role, text in reversed(COLUMN_HELP.items()):
-        command = click.option(flag_name(role), metavar="COLUMN", help=text)(command)
-    return command
+def column_options(*excluded: str, suffix: str = "") -> Callable[[Command], Command]:
+    """A flag for every role of a column except the `excluded` ones."""
+
+    def add(command: Command) -> Command:
+        for role, text in reversed(COLUMN_HELP.items()):
+            if role not in excluded:
+                text = text.removesuffix("  [default: label]") + suffix if suffix else text
+                command = click.option(flag_name(role), metavar="COLUMN", help=text)(command)
+        return command
+
+    return add
 
 
 def setting_options(config_class: Any, *excluded: str) -> Callable[[Command], Command]:

@@ -102,7 +102,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @click.option("--from", "from_", metavar="RUN", help="Run or model folder of the pre-trained model.")
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
 @click.option("--kind", metavar="KIND", help=KIND_HELP)
-@column_options
+@column_options()
 @click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
 @click.option("--valid", metavar="F", help="Validation table to choose the best epoch, instead of a share of TRAIN.")
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)

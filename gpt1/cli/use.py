@@ -5,22 +5,26 @@ A command's code is imported only when it runs.
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gpt1.cli.options import DATA_DIR_HELP, JSON_HELP, RangedNumber, verify
+from gpt1.cli.options import COLUMN_HELP, DATA_DIR_HELP, JSON_HELP, RangedNumber, column_options, verify
 from gpt1.cli.output import echo, echo_json, make_console, pretrained_next_steps, print_next_steps
+from gpt1.config import flag_name
 from gpt1.errors import UserError
-from gpt1.formatting import shell_quote
+from gpt1.formatting import shell_join
 
 IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("gpt1", "huggingface", "onnx")
+AS_IN_TRAINING = "  [default: as in training]"
 
 
 @click.command(short_help="Evaluate a model on labeled rows or on a corpus.")
 @click.argument("run", metavar="RUN")
 @click.argument("test", metavar="TEST")
+@column_options(suffix=AS_IN_TRAINING)
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option(
     "--unseen",
@@ -46,6 +50,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
 
     \b
     gpt1 evaluate runs/reviews test.csv --report test.html
+    gpt1 evaluate runs/reviews test.csv --text review --label stars
     gpt1 evaluate runs/rte rte --data-dir glue/ --json
     gpt1 evaluate runs/books corpus-of-other-books
     """
@@ -61,13 +66,15 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
     if result.get("warning"):
         echo(f"warning: {result['warning']}")
     if "perplexity" not in result["metrics"]:
-        rows = shell_quote(test) + (f" --data-dir {shell_quote(data_dir)}" if data_dir else "")
+        given = {"data_dir": data_dir, **{role: options[role] for role in COLUMN_HELP}}
+        flags = {role: [flag_name(role), value] for role, value in given.items() if value}
         if report:
             echo(f"{report}   confusion matrix or scatter plot, calibration, worst mistakes")
         else:
-            page = f"gpt1 evaluate {shell_quote(run)} {rows} --report test.html"
+            page = shell_join(["gpt1", "evaluate", run, test, *chain(*flags.values()), "--report", "test.html"])
             print_next_steps(f"{page}   (a page with the worst mistakes)")
-        command = f"gpt1 predict {shell_quote(run)} {rows} --out predictions.jsonl"
+        flags.pop("label", None)
+        command = shell_join(["gpt1", "predict", run, test, *chain(*flags.values()), "--out", "predictions.jsonl"])
         print_next_steps(f"{command}   (to see the predictions row by row)")
 
 
@@ -75,6 +82,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
 @click.argument("run", metavar="RUN")
 @click.argument("rows", metavar="INPUT")
 @click.option("--out", metavar="F", help="Output file; its extension is the format.  [default: standard output]")
+@column_options("label", suffix=AS_IN_TRAINING)
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option("--excel-safe", is_flag=True, help="Put ' before cells that a spreadsheet would run as formulas.")
 @verify
@@ -89,7 +97,7 @@ def predict(run: str, rows: str, out: str | None, **options: Any) -> None:
 
     \b
     gpt1 predict runs/reviews new.csv --out predictions.csv
-    gpt1 predict runs/reviews new.jsonl > predictions.jsonl
+    gpt1 predict runs/reviews new.csv --text review > predictions.csv
     gpt1 predict runs/rte rte:dev --data-dir glue/ --out rte-dev.tsv
     gpt1 predict runs/rte rte:test --data-dir glue/ --out submission/
     """

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from gpt1.tasks.examples import (
     contradictions,
     deduplicate,
     encode_labels,
+    find_numbering,
+    numbering_notes,
     read_examples,
     split_validation,
     target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
-from gpt1.tasks.targets import Classes, OrdinalBins, Target, format_labels, target_to_json
+from gpt1.tasks.targets import Answers, Classes, Numbering, OrdinalBins, Target, format_labels, target_to_json
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,14 @@ class TrainingRows:
     score: bool
     examples: list[Example]
     target: Target
+    numbering: Numbering
 
     def evaluation_rows(
         self, source: str | Path | Table, data_dir: str | Path | None = None
     ) -> tuple[LabelledTable, list[Example]]:
         """Validation or test rows of the same task; UserError for a label that is not in the training rows."""
         rows = load_labelled_table(source, "evaluation", data_dir)
-        examples = examples_from_table(rows, self.kind, self.columns)
+        examples = examples_from_table(rows, self.kind, self.columns, self.numbering)
         encode_labels(self.target, examples, rows.table.locate_row)
         return rows, examples
 
@@ -95,9 +98,12 @@ def training_rows(
     source = load_labelled_table(train, "train", data_dir, keep_duplicates)
     kind, columns = source.kind_and_columns(kind_name, columns)
     score = score or bool(source.data_set and source.data_set.score)
-    examples = examples_from_table(source, kind, columns)
-    target = target_from_examples(kind, score, examples, source.table.locate_row, source.table.name)
-    return TrainingRows(source, kind, columns, score, examples, target)
+    numbering = find_numbering(source.table.rows, kind, columns)
+    examples = examples_from_table(source, kind, columns, numbering)
+    if kind.multiple_choice:
+        source.notes.extend(numbering_notes(numbering, examples))
+    target = target_from_examples(kind, score, examples, source.table.locate_row, source.table.name, numbering)
+    return TrainingRows(source, kind, columns, score, examples, target, numbering)
 
 
 def load_labelled_table(
@@ -182,7 +188,9 @@ def load_task_data(
         raise UserError(problem, "Use other validation rows, or omit --valid.")
     if duplicates or leaked or empty:  # the remaining rows may have fewer labels
         remaining = f"{name}, without {count_noun(duplicates + leaked + empty, 'repeated or empty row')}"
-        target = target_from_examples(source.kind, source.score, examples, lambda i: remaining, remaining)
+        target = target_from_examples(
+            source.kind, source.score, examples, lambda i: remaining, remaining, source.numbering
+        )
         if valid is not None:
             check_labels_remain(target, validation, valid_rows.table, name)
     if earlier is not None:
@@ -238,6 +246,8 @@ def check_earlier_target(earlier: Target, target: Target) -> Target:
             f"--keep-head: the rows have {ours}, the model was fine-tuned for {theirs}.",
             "Remove --keep-head: a new output layer is then trained.",
         )
+    if isinstance(earlier, Answers) and isinstance(target, Answers):
+        return replace(earlier, numbering=target.numbering)
     return earlier
 
 
@@ -256,9 +266,11 @@ def resolve_kind(name: str | None) -> Kind:
     return KINDS[name]
 
 
-def examples_from_table(source: LabelledTable, kind: Kind, columns: Mapping[str, str]) -> list[Example]:
+def examples_from_table(
+    source: LabelledTable, kind: Kind, columns: Mapping[str, str], numbering: Numbering = "0"
+) -> list[Example]:
     if source.data_set and "label" not in source.table.columns:
         name = source.data_set.name
         raise UserError(f"{source.table.name} has no labels: they are not public.", f"See: gpt1 inspect {name}")
     check_columns(kind, columns, source.table.columns, source.table.name)
-    return read_examples(source.table.rows, kind, columns, source.table.locate_row)
+    return read_examples(source.table.rows, kind, columns, source.table.locate_row, numbering=numbering)

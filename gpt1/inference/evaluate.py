@@ -50,6 +50,7 @@ def evaluate(
     report: str | Path | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    **columns: str | None,
 ) -> dict[str, Any]:
     """Evaluate a fine-tuned model on labelled rows, or a pre-trained one on a corpus.
 
@@ -63,6 +64,7 @@ def evaluate(
         report: HTML page to write: confusion matrix or scatter plot, calibration, the worst mistakes.
         progress: Receives messages and progress.
         verify: See `load`.
+        **columns: Columns that are not named as in training, by role: text="review", label="stars".
 
     Returns:
         `metrics`: {name: value}, `interval`: {name: [low, high]} (95% confidence), `f1_of`, `rows`, `cut` (truncated
@@ -85,18 +87,19 @@ def evaluate(
             raise UserError(f"--report: {test} is a corpus, which has no rows to show.", "Leave out --report.")
         return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
-    table, columns = load_labelled_rows(model, run, test, data_dir, progress)
-    if columns["label"] not in table.columns:
+    table, chosen = load_labelled_rows(model, run, test, data_dir, progress, given_columns(columns))
+    if (label := chosen["label"]) not in table.columns:
         command = formatting.shell_join(["gpt1", "predict", run, test])
         raise UserError(
-            f"{table.name} has no labels: no column '{columns['label']}'. Columns: {', '.join(table.columns)}."
-            + did_you_mean(columns["label"], table.columns),
-            f"Use labelled rows. To predict rows without labels: {command}",
+            f"{table.name} has no labels: no column '{label}'. Columns: {', '.join(table.columns)}."
+            + did_you_mean(label, table.columns),
+            f"Name the column with the labels: --label COLUMN. To predict rows without labels: {command}",
         )
-    check_columns(model.kind, columns, table.columns, table.name)
+    check_columns(model.kind, chosen, table.columns, table.name)
     if not table.rows:
         raise UserError(f"{table.name} has no rows.", "Use a table with labelled rows.")
-    examples = read_examples(table.rows, model.kind, columns, table.locate_row)
+    numbering = model.target.numbering if isinstance(model.target, Answers) else "0"
+    examples = read_examples(table.rows, model.kind, chosen, table.locate_row, numbering=numbering)
     targets, unknown = encode_known_labels(model.target, examples, table.locate_row, unseen == "refuse")
     found, logits = score_rows(model, table, examples, targets, progress)
     found["unseen"] = dict(unknown.most_common())
@@ -242,6 +245,7 @@ def predict(
     data_dir: str | Path | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    **columns: str | None,
 ) -> list[dict[str, Any]]:
     """Predict every row of a table.
 
@@ -251,23 +255,34 @@ def predict(
         data_dir: Folder with the files of known data sets.
         progress: Receives messages and progress.
         verify: See `load`.
+        **columns: As for `evaluate`.
 
     Returns:
         The rows with `prediction` and `probability_<label>`, or with `score`, added.
     """
     progress = progress or NullProgress()
     model = load_task_predictor(run, verify=verify)
-    table, columns = load_labelled_rows(model, run, rows, data_dir, progress)
-    added = model.predict_table(table, {role: name for role, name in columns.items() if role != "label"}, progress)
+    table, chosen = load_labelled_rows(model, run, rows, data_dir, progress, given_columns(columns))
+    added = model.predict_table(table, {role: name for role, name in chosen.items() if role != "label"}, progress)
     if replaced := [name for name in table.columns if any(name in new for new in added)]:
         progress.log(f"{table.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
     return [{**row, **new} for row, new in zip(table.rows, added, strict=True)]
 
 
+def given_columns(columns: Mapping[str, str | None]) -> dict[str, str]:
+    """The columns that the user has named, by role."""
+    return {role: column for role, column in columns.items() if column is not None}
+
+
 def load_labelled_rows(
-    model: TaskPredictor, run: str | Path, source: str | Path | Table, data_dir: str | Path | None, progress: Progress
+    model: TaskPredictor,
+    run: str | Path,
+    source: str | Path | Table,
+    data_dir: str | Path | None,
+    progress: Progress,
+    columns: Mapping[str, str],
 ) -> tuple[Table, dict[str, str]]:
-    """(rows, column by role): the columns of a known data set, else those of training."""
+    """(rows, column by role): the given columns, else those of a known data set, else those of training."""
     found = load_labelled_table(source, "evaluation", data_dir)
     for note in found.notes:
         progress.log(note)
@@ -276,7 +291,7 @@ def load_labelled_rows(
             f"{source} is a {found.data_set.kind_name} task; {run} was fine-tuned for {model.kind.name}.",
             "Use data of that kind, or fine-tune another model.",
         )
-    return found.table, {"label": "label", **(found.columns or model.task["columns"])}
+    return found.table, {"label": "label", **(found.columns or model.task["columns"]), **columns}
 
 
 def compute_metrics(

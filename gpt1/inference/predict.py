@@ -5,7 +5,7 @@ The rows are read twice: first to check all of them, then to predict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from gpt1.datasets import DataSet, parse_data_set, plan_submission, write_submis
 from gpt1.errors import UserError
 from gpt1.files.atomic import ensure_writable
 from gpt1.files.reading import file_format, is_url
-from gpt1.inference.evaluate import load_labelled_rows, predict
+from gpt1.inference.evaluate import given_columns, load_labelled_rows, predict
 from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task_logits import InputStatistics
 from gpt1.progress import NullProgress, Progress
@@ -25,7 +25,7 @@ from gpt1.tables.facts import count_rows_have
 from gpt1.tables.rows import TABLE_FORMATS
 from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, fill_missing, read_blocks
 from gpt1.tables.writer import format_cell, has_lossy_bytes, merge_schema, output_kind, table_writer, tsv_error
-from gpt1.tasks.examples import check_columns, choice_columns, read_examples
+from gpt1.tasks.examples import check_columns, column_names, read_examples
 from gpt1.tasks.targets import decode_predictions
 
 PROGRESS_MIN_BYTES = 2**24
@@ -41,6 +41,7 @@ def predict_into(
     excel_safe: bool = False,
     progress: Progress | None = None,
     verify: bool = True,
+    **columns: str | None,
 ) -> str:
     """Predict every row of a table and write the result while predicting.
 
@@ -53,6 +54,7 @@ def predict_into(
         excel_safe: Put an apostrophe before cells of .csv and .tsv that a spreadsheet would run as formulas.
         progress: Receives messages and progress.
         verify: See `load`.
+        **columns: Columns that are not named as in training, by role: text="review".
 
     Returns:
         A summary of what was written; empty for standard output.
@@ -71,12 +73,12 @@ def predict_into(
     if excel_safe and kind not in ("csv", "tsv"):
         raise UserError(f"--excel-safe requires .csv or .tsv, not .{kind}.", "Remove --excel-safe.")
     model = load_task_predictor(run, verify=verify)
-    source = open_source(model, run, rows, data_dir, progress)
+    source = open_source(model, run, rows, data_dir, progress, given_columns(columns))
     plan = check_rows(model, source, kind, progress)
     if replaced := [name for name in plan.columns if name in plan.added]:
         progress.log(f"{source.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
-    columns = list(dict.fromkeys([*plan.columns, *plan.added]))
-    with table_writer(out, columns, like=like, excel_safe=excel_safe, schema=plan.schema) as writer:
+    names = list(dict.fromkeys([*plan.columns, *plan.added]))
+    with table_writer(out, names, like=like, excel_safe=excel_safe, schema=plan.schema) as writer:
         for block in predict_blocks(model, source, plan, progress):
             writer.write(block)
     if writer.formulas and not excel_safe:
@@ -97,21 +99,26 @@ class RowSource:
     columns: dict[str, str]
     size: int = 0
 
-    @property
-    def needed(self) -> list[str]:
-        """Columns that every row needs."""
-        names = (choice_columns(name) if role == "choices" else [name] for role, name in self.columns.items())
-        return [name for group in names for name in group]
+    def lacks(self, present: Container[str]) -> bool:
+        """Whether a column that every row needs is not among `present`."""
+        names = (column_names(role, column, present) for role, column in self.columns.items())
+        return any(name not in present for group in names for name in group)
 
 
 def open_source(
-    model: TaskPredictor, run: str | Path, rows: str | Path, data_dir: str | Path | None, progress: Progress
+    model: TaskPredictor,
+    run: str | Path,
+    rows: str | Path,
+    data_dir: str | Path | None,
+    progress: Progress,
+    columns: Mapping[str, str],
 ) -> RowSource:
     """Files are read again each time; known data sets are small and stay in memory."""
     if Path(rows).is_file() or (is_url(rows) and parse_data_set(str(rows)) is None):
         size = Path(rows).stat().st_size if Path(rows).is_file() else 0
-        return RowSource(str(rows), lambda advance: read_blocks(rows, advance=advance), model.text_columns, size)
-    table, columns = load_labelled_rows(model, run, rows, data_dir, progress)
+        chosen = {**model.text_columns, **columns}
+        return RowSource(str(rows), lambda advance: read_blocks(rows, advance=advance), chosen, size)
+    table, chosen = load_labelled_rows(model, run, rows, data_dir, progress, columns)
 
     def blocks(advance: Callable[[int], None] | None) -> Iterator[Table]:
         for first in range(0, len(table), BLOCK_ROWS):
@@ -119,7 +126,7 @@ def open_source(
             block = table.rows[first : first + BLOCK_ROWS]
             yield Table(table.name, table.columns, block, list(numbers), table.unit)
 
-    return RowSource(table.name, blocks, {role: name for role, name in columns.items() if role != "label"})
+    return RowSource(table.name, blocks, {role: name for role, name in chosen.items() if role != "label"})
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,7 @@ def first_columns(source: RowSource) -> list[str]:
     found: dict[str, None] = {}
     for block in source.blocks(None):
         found |= dict.fromkeys(block.columns)
-        if all(name in found for name in source.needed):
+        if not source.lacks(found):
             break
     return list(found)
 

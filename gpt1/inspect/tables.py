@@ -20,7 +20,7 @@ from gpt1.progress import Progress
 from gpt1.tables.cells import DECIMAL_COMMA, cell_number, cell_to_show, is_empty
 from gpt1.tables.facts import describe_table, label_warnings, score_summary
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import choice_columns, read_examples, target_from_examples
+from gpt1.tasks.examples import choice_columns, find_numbering, numbering_notes, read_examples, target_from_examples
 from gpt1.tasks.kinds import KINDS, Example, encode_examples, example_texts, truncated_share, windowed_share
 from gpt1.tasks.targets import as_label
 
@@ -62,6 +62,8 @@ def inspect_table(
         "task": {"kind": task.kind, "columns": task.columns, "score": task.score, "flags": task.flags},
     }
     odd += [error] * bool(error) + task_warnings(table, task, examples, facts)
+    if task.kind == "choice" and labels:
+        odd += numbering_notes(find_numbering(table.rows, KINDS[task.kind], task.columns), examples)
     if from_ is not None:
         facts["tokens"] = token_facts(examples, task, from_, progress)
     return {**facts, "odd": odd, "next": next_commands(table.name, task, from_, bool(error))}
@@ -87,8 +89,9 @@ def try_read_examples(table: Table, task: TaskGuess) -> tuple[list[Example], str
     kind = KINDS[task.kind]
     if any(role not in columns for role in kind.columns if role not in kind.optional):
         return [], ""
+    numbering = find_numbering(table.rows, kind, columns) if labelled else "0"
     try:
-        examples = read_examples(table.rows, kind, columns, table.locate_row, labelled)
+        examples = read_examples(table.rows, kind, columns, table.locate_row, labelled, numbering)
     except UserError as error:
         try:
             return read_examples(table.rows, kind, columns, table.locate_row, labelled=False), finetune_error(error)

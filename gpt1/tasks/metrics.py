@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt1.errors import UserError
-from gpt1.tasks.targets import Answers, Classes, Target, as_label, as_number
+from gpt1.tasks.targets import Answers, Classes, Target, as_number
 
 BOOTSTRAP_SAMPLES = 1000
 """Bootstrap samples of a confidence interval; its ends are then accurate to about a tenth of its width."""
@@ -86,7 +86,7 @@ def mean_error(metric: str, x: Floats, y: Floats) -> Floats:  # [samples, n], [s
 
 def gold_answers(target: Target, labels: Sequence[Any]) -> list[Any]:
     """Labels as read from a table, in the form of predictions: label texts, answer numbers, or scores."""
-    read = as_label if isinstance(target, Classes) else int if isinstance(target, Answers) else as_number
+    read = target.name_of if isinstance(target, Classes) else int if isinstance(target, Answers) else as_number
     return [read(label) for label in labels]
 
 

@@ -6,9 +6,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from gpt1.files.foreign import Fields
 from gpt1.tables.cells import AMBIGUOUS_COMMA, cell_number, cell_text, cell_to_show, is_empty, is_missing, plain_value
 
 LabelValue: TypeAlias = str | int | float | bool
+Numbering: TypeAlias = Literal["0", "1", "A"]
 MAX_LABELS = 1000
 MAX_SCORE_RANGE = 100
 """Largest difference between the highest and the lowest score."""
@@ -67,6 +68,11 @@ class Classes:
     def index_of(self, value: Any) -> int | None:
         return self.indices.get(cell_text(value).strip(), self.indices.get(as_label(value)))
 
+    def name_of(self, value: Any) -> str:
+        """The label that a cell means, as in `labels`; of an unknown label, itself."""
+        index = self.index_of(value)
+        return as_label(value) if index is None else self.labels[index]
+
     def encode(self, value: Any) -> Tensor:
         label, index = as_label(value), self.index_of(value)
         if index is None:
@@ -102,6 +108,8 @@ class Answers:
     """Multiple choice: softmax over the answers of an example (paper, section 3.3)."""
 
     most: int
+    numbering: Numbering = "0"
+    """How labels count the answers: from 0, from 1 or from A. Predictions count from 0."""
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     primary_metric: ClassVar[str] = "accuracy"
     activated_name: ClassVar[str] = "probabilities"
@@ -248,7 +256,8 @@ def decode_predictions(target: Target, logits: Tensor) -> list[dict[str, Any]]:
 
 def target_to_json(target: Target) -> dict[str, Any]:
     name = next(name for name, kind in TARGET_TYPES.items() if isinstance(target, kind))
-    return {"name": name, **{key: value for key, value in asdict(target).items() if value != ()}}
+    optional = {field.name: field.default for field in fields(target)}
+    return {"name": name, **{key: value for key, value in asdict(target).items() if value != optional[key]}}
 
 
 def target_from_json(stored: Fields) -> Target:
@@ -269,7 +278,8 @@ def target_from_json(stored: Fields) -> Target:
             stored.refuse("'values' must be the labels, in another type or spelling")
         return Classes(tuple(labels), tuple(values))
     if name == "answers":
-        return Answers(stored.integer("most", 1, 10_000))
+        numbering = stored.choice("numbering", get_args(Numbering), "0")
+        return Answers(stored.integer("most", 1, 10_000), cast(Numbering, numbering))
     if name == "bins":
         low = stored.integer("low", -(2**53), 2**53)
         return OrdinalBins(low, stored.integer("high", low + 1, low + MAX_SCORE_RANGE))

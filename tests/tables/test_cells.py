@@ -106,13 +106,13 @@ def test_binary_and_text_columns_of_parquet_are_read_alike(tmp_path: Path):
 
 
 def test_a_corpus_of_binary_texts_is_decoded_or_refused_by_column(tmp_path: Path):
-    parquet.write_table(
-        pyarrow.table({"text": pyarrow.array(["좋다".encode()], pyarrow.binary())}), tmp_path / "a.parquet"
-    )
-    assert [part.text for part in read_documents([str(tmp_path / "a.parquet")])] == ["좋다"]
-    parquet.write_table(pyarrow.table({"text": bad}), tmp_path / "b.parquet")
-    with pytest.raises(UserError, match="b.parquet, row 1, column 'text': these bytes are not UTF-8"):
-        list(read_documents([str(tmp_path / "b.parquet")]))
+    for name, data in {"good": "좋다".encode(), "bad": b"\xff"}.items():
+        parquet.write_table(
+            pyarrow.table({"text": pyarrow.array([data], pyarrow.binary())}), tmp_path / f"{name}.parquet"
+        )
+    assert [part.text for part in read_documents([str(tmp_path / "good.parquet")])] == ["좋다"]
+    with pytest.raises(UserError, match=r"bad.parquet, row 1, column 'text': these bytes are not UTF-8"):
+        list(read_documents([str(tmp_path / "bad.parquet")]))
 
 
 def test_values_from_parquet_are_those_that_were_written(tmp_path: Path):
