@@ -45,8 +45,8 @@ AS_IN_TRAINING = "  [default: as in training]"
 def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate a fine-tuned model on labeled rows, or any model on a corpus (perplexity).
 
-    TEST is a table, the name of a known data set (its labeled evaluation split; NAME:SPLIT for another), or a corpus
-    folder.
+    TEST is a table (- is standard input), the name of a known data set (its labeled evaluation split; NAME:SPLIT for
+    another), or a corpus folder.
 
     \b
     gpt1 evaluate runs/reviews test.csv --report test.html
@@ -54,9 +54,15 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
     gpt1 evaluate runs/rte rte --data-dir glue/ --json
     gpt1 evaluate runs/books corpus-of-other-books
     """
+    from gpt1.files.reading import spool_standard_input
     from gpt1.inference.evaluate import evaluate as score
+    from gpt1.tables.table import read_table
 
-    result = score(run, test, data_dir=data_dir, report=report, progress=make_console(), **options)
+    rows: Any = test
+    if test == "-":
+        with spool_standard_input() as path:
+            rows = read_table(path, name="standard input")
+    result = score(run, rows, data_dir=data_dir, report=report, progress=make_console(), **options)
     if as_json:
         echo_json(result)
         return
@@ -65,7 +71,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
     print_metrics(result)
     if result.get("warning"):
         echo(f"warning: {result['warning']}")
-    if "perplexity" not in result["metrics"]:
+    if "perplexity" not in result["metrics"] and test != "-":
         given = {"data_dir": data_dir, **{role: options[role] for role in COLUMN_HELP}}
         flags = {role: [flag_name(role), value] for role, value in given.items() if value}
         if report:
@@ -92,12 +98,14 @@ def predict(run: str, rows: str, out: str | None, **options: Any) -> None:
     New columns: prediction (a label; for choice the number of the answer, from 0) and one probability_ column for each
     label or answer; or score.
 
-    INPUT is a table, or the name of a known data set (NAME:SPLIT). For the test split of a GLUE task and a folder as
-    --out, the files have the format of gluebenchmark.com.
+    INPUT is a table, - for a table on standard input, a text in quotes, or the name of a known data set (NAME:SPLIT).
+    For the test split of a GLUE task and a folder as --out, the files have the format of gluebenchmark.com.
 
     \b
     gpt1 predict runs/reviews new.csv --out predictions.csv
     gpt1 predict runs/reviews new.csv --text review > predictions.csv
+    gpt1 predict runs/reviews "two hours of my life"
+    zcat new.csv.gz | gpt1 predict runs/reviews - --out predictions.csv
     gpt1 predict runs/rte rte:dev --data-dir glue/ --out rte-dev.tsv
     gpt1 predict runs/rte rte:test --data-dir glue/ --out submission/
     """

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from gpt1.errors import UserError
+from gpt1.files.foreign import check_regular
 from gpt1.files.reading import InputFile, file_format, filesystem, is_url, not_found_error, open_input
 from gpt1.tables.rows import TABLE_FORMATS, stream_rows, text_field
 
@@ -95,6 +96,7 @@ def local_sources(corpus: str) -> list[Source]:
 
 
 def file_source(path: Path) -> Source:
+    check_regular(path)  # a pipe has no size, and reading it could block
     kind = document_format(path.name)
     if kind is None:
         raise UserError(f"{path} has no supported extension.", f"Supported: {DOCUMENT_EXTENSIONS}.")

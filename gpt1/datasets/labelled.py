@@ -17,7 +17,7 @@ from gpt1.files.reading import file_format, is_url, not_found_error
 from gpt1.formatting import count_noun
 from gpt1.progress import Progress
 from gpt1.tables.facts import label_warnings
-from gpt1.tables.rows import TABLE_FORMATS
+from gpt1.tables.rows import INPUT_FORMATS
 from gpt1.tables.table import Table, read_table
 from gpt1.tasks.examples import (
     check_columns,
@@ -126,7 +126,7 @@ def load_labelled_table(
 
 def unknown_table_error(source: str) -> UserError:
     """The error for a name that is neither a file nor a known data set, with the closest file or data set."""
-    if file_format(source)[0] in TABLE_FORMATS or len(Path(source).parts) > 1:
+    if file_format(source)[0] in INPUT_FORMATS or len(Path(source).parts) > 1:
         problem = not_found_error(source).problem
     else:
         problem = f"{source} does not exist.{did_you_mean(source, data_set_names())}"

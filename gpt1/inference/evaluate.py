@@ -108,7 +108,7 @@ def evaluate(
         found["baselines"] = baselines_on_test_rows(model, run, examples, progress)
         found["warning"] = verdict(model.target, found, found["baselines"], main_metric(model), TFIDF_ADVICE)
     if report:
-        write_page(Path(report), run, table.name, model, columns, found, prediction_records(model, examples, logits))
+        write_page(Path(report), run, table.name, model, chosen, found, prediction_records(model, examples, logits))
     for name in ("bins_before", "bins"):  # for reports only
         found.get("calibration", {}).pop(name, None)
     return found

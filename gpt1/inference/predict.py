@@ -5,7 +5,9 @@ The rows are read twice: first to check all of them, then to predict.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,13 @@ from gpt1 import formatting
 from gpt1.datasets import DataSet, parse_data_set, plan_submission, write_submission
 from gpt1.errors import UserError
 from gpt1.files.atomic import ensure_writable
-from gpt1.files.reading import file_format, is_url
+from gpt1.files.reading import file_format, is_url, spool_standard_input
 from gpt1.inference.evaluate import given_columns, load_labelled_rows, predict
 from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task_logits import InputStatistics
 from gpt1.progress import NullProgress, Progress
 from gpt1.tables.facts import count_rows_have
-from gpt1.tables.rows import TABLE_FORMATS
+from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS
 from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, fill_missing, read_blocks
 from gpt1.tables.writer import format_cell, has_lossy_bytes, merge_schema, output_kind, table_writer, tsv_error
 from gpt1.tasks.examples import check_columns, column_names, read_examples
@@ -47,7 +49,7 @@ def predict_into(
 
     Args:
         run: A run or model folder.
-        rows: A table, or the name of a known data set.
+        rows: A table, the name of a known data set, a text, or `-` for a table on standard input.
         out: The file to write; it appears when it is complete. None is standard output. For the test split of a GLUE
             task it can be a folder, for the files of a submission.
         data_dir: Folder with the files of known data sets.
@@ -67,18 +69,32 @@ def predict_into(
         return write_glue_submission(data, run, rows, Path(out), data_dir, progress)
     if out is not None:
         check_table_output(out)
-        if Path(out).exists() and Path(rows).exists() and Path(out).samefile(rows):
+        if os.path.exists(rows) and os.path.exists(out) and os.path.samefile(out, rows):
             raise UserError(f"--out {out} is also the input table.", "Choose another --out.")
-    kind = output_kind(out, like := rows if Path(rows).is_file() else "rows.jsonl")
-    if excel_safe and kind not in ("csv", "tsv"):
-        raise UserError(f"--excel-safe requires .csv or .tsv, not .{kind}.", "Remove --excel-safe.")
-    model = load_task_predictor(run, verify=verify)
-    source = open_source(model, run, rows, data_dir, progress, given_columns(columns))
+    with spool_standard_input() if str(rows) == "-" else nullcontext() as spooled:
+        like = spooled or (rows if os.path.isfile(rows) or is_url(rows) else "rows.jsonl")
+        kind = output_kind(out, like)
+        if excel_safe and kind not in ("csv", "tsv"):
+            raise UserError(f"--excel-safe requires .csv or .tsv, not .{kind}.", "Remove --excel-safe.")
+        model, chosen = load_task_predictor(run, verify=verify), given_columns(columns)
+        if spooled:
+            source = open_file(model, spooled, "standard input", chosen)
+        elif is_plain_text(rows):
+            source = open_text(model, str(rows), run)
+        else:
+            source = open_source(model, run, rows, data_dir, progress, chosen)
+        return write_predictions(model, source, out, kind, excel_safe, progress)
+
+
+def write_predictions(
+    model: TaskPredictor, source: RowSource, out: str | Path | None, kind: str, excel_safe: bool, progress: Progress
+) -> str:
+    """Check all rows, then predict and write them; returns the summary of `predict_into`."""
     plan = check_rows(model, source, kind, progress)
     if replaced := [name for name in plan.columns if name in plan.added]:
         progress.log(f"{source.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
     names = list(dict.fromkeys([*plan.columns, *plan.added]))
-    with table_writer(out, names, like=like, excel_safe=excel_safe, schema=plan.schema) as writer:
+    with table_writer(out, names, like=f"rows.{kind}", excel_safe=excel_safe, schema=plan.schema) as writer:
         for block in predict_blocks(model, source, plan, progress):
             writer.write(block)
     if writer.formulas and not excel_safe:
@@ -88,6 +104,15 @@ def predict_into(
         )
     answer = "score" if "score" in plan.added else "prediction"
     return f"{out}: {formatting.count_noun(plan.rows, 'row')}; see the column {answer}" if out is not None else ""
+
+
+def is_plain_text(rows: str | Path) -> bool:
+    """Whether INPUT is a text to predict and not the name of a file or a data set: it has spaces, or other letters than
+    ASCII, and no extension of a table."""
+    text = str(rows)
+    if os.path.exists(text) or is_url(text) or parse_data_set(text) is not None:
+        return False
+    return (not text.isascii() or any(map(str.isspace, text))) and file_format(text)[0] not in INPUT_FORMATS
 
 
 @dataclass(frozen=True)
@@ -114,10 +139,8 @@ def open_source(
     columns: Mapping[str, str],
 ) -> RowSource:
     """Files are read again each time; known data sets are small and stay in memory."""
-    if Path(rows).is_file() or (is_url(rows) and parse_data_set(str(rows)) is None):
-        size = Path(rows).stat().st_size if Path(rows).is_file() else 0
-        chosen = {**model.text_columns, **columns}
-        return RowSource(str(rows), lambda advance: read_blocks(rows, advance=advance), chosen, size)
+    if os.path.isfile(rows) or (is_url(rows) and parse_data_set(str(rows)) is None):
+        return open_file(model, rows, str(rows), columns)
     table, chosen = load_labelled_rows(model, run, rows, data_dir, progress, columns)
 
     def blocks(advance: Callable[[int], None] | None) -> Iterator[Table]:
@@ -127,6 +150,23 @@ def open_source(
             yield Table(table.name, table.columns, block, list(numbers), table.unit)
 
     return RowSource(table.name, blocks, {role: name for role, name in chosen.items() if role != "label"})
+
+
+def open_file(model: TaskPredictor, path: str | Path, name: str, columns: Mapping[str, str]) -> RowSource:
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
+    chosen = {**model.text_columns, **columns}
+    return RowSource(name, lambda advance: read_blocks(path, name=name, advance=advance), chosen, size)
+
+
+def open_text(model: TaskPredictor, text: str, run: str | Path) -> RowSource:
+    """One row with this text."""
+    if list(model.text_columns) != ["text"]:
+        problem = f"{run} needs {', '.join(model.text_columns.values())}, not one text."
+        raise UserError(problem, "Use a table with these columns.")
+    column = model.text_columns["text"]
+    return RowSource(
+        "the text", lambda advance: iter([Table("the text", [column], [{column: text}])]), {"text": column}
+    )
 
 
 @dataclass(frozen=True)

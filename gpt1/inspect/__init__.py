@@ -23,7 +23,7 @@ from gpt1.inspect.printing import print_facts
 from gpt1.inspect.tables import inspect_table
 from gpt1.progress import NullProgress, Progress
 from gpt1.runs.folder import names_model
-from gpt1.tables.rows import TABLE_FORMATS
+from gpt1.tables.rows import INPUT_FORMATS
 from gpt1.tables.table import read_table
 
 __all__ = ["inspect", "print_facts"]
@@ -60,13 +60,13 @@ def inspect(
     ):  # with --data-dir the data set takes precedence over a folder of the same name
         return inspect_dataset(data_set, str(source), data_dir, from_, progress)
     if is_url(source):
-        is_table = file_format(source)[0] in TABLE_FORMATS
+        is_table = file_format(source)[0] in INPUT_FORMATS
         return (
             inspect_table(read_table(source), from_, progress)
             if is_table
             else inspect_corpus(str(source), from_, progress)
         )
-    if names_model(path) and file_format(path)[0] not in {*TABLE_FORMATS, *TEXT_FORMATS}:
+    if names_model(path) and file_format(path)[0] not in {*INPUT_FORMATS, *TEXT_FORMATS}:
         return inspect_model(str(source), from_, progress)
     if path.is_dir():
         return inspector_for(path)(str(source), from_, progress)

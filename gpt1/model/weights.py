@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig, build, field_name, flag_name
 from gpt1.errors import UserError
-from gpt1.files.foreign import Fields, check_name, check_regular, read_json_object, short
+from gpt1.files.foreign import Fields, check_name, check_not_pointer, check_regular, read_json_object, short
 from gpt1.files.manifest import MANIFEST, file_entry, verify_folder
 
 MODEL_FORMAT = "gpt1-model-1"
@@ -237,6 +237,7 @@ def check_exists(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path} does not exist.", f"A model folder contains {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
     check_regular(path)
+    check_not_pointer(path)
 
 
 def read_safetensors(path: Path, select: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:

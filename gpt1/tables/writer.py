@@ -17,7 +17,6 @@ from gpt1.files.atomic import atomic_file
 from gpt1.files.reading import file_format
 from gpt1.formatting import escape_controls, printable_json
 from gpt1.tables.cells import cell_to_show, plain_value
-from gpt1.tables.rows import TABLE_FORMATS
 
 NEEDS_QUOTES = re.compile('[",;\r\n]')
 FORMULA_START = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -27,12 +26,14 @@ NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 Rows = Sequence[Mapping[str, Any]]
 
 
+PIPE_FORMATS = {"csv": "csv", "tsv": "tsv", "xlsx": "csv"}
+
+
 def output_kind(path: str | Path | None, like: str | Path | None = None) -> str:
-    """The format of a file by its extension; for standard output that of `like`, or JSON lines if that is Parquet."""
+    """The format of a file by its extension; for standard output that of `like`, or JSON lines if it has types."""
     if path is not None:
         return file_format(path)[0]
-    kind = file_format(like or "rows.csv")[0]
-    return "jsonl" if kind == "parquet" or kind not in TABLE_FORMATS else kind
+    return PIPE_FORMATS.get(file_format(like or "rows.csv")[0], "jsonl")
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from gpt1.tables.cells import AMBIGUOUS_COMMA, cell_number, cell_text, cell_to_s
 
 LabelValue: TypeAlias = str | int | float | bool
 Numbering: TypeAlias = Literal["0", "1", "A"]
-MAX_LABELS = 1000
+MAX_LABELS = 5000
+"""Every label is a column of the predictions, and a row and a column of the confusion matrix of the metrics."""
 MAX_SCORE_RANGE = 100
 """Largest difference between the highest and the lowest score."""
 
