@@ -54,6 +54,8 @@ verify = click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Check the SHA-256 of the model's files before use."
 )
 
+overwrite = click.option("--overwrite", is_flag=True, help="Replace what an earlier command wrote to --out.")
+
 DATA_DIR_HELP = "Folder with the files of known data sets."
 KIND_HELP = "classification, regression, entailment, similarity or choice."
 JSON_HELP = "Print one JSON object."

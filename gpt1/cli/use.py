@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from gpt1.cli.options import COLUMN_HELP, DATA_DIR_HELP, JSON_HELP, RangedNumber, column_options, verify
+from gpt1.cli.options import COLUMN_HELP, DATA_DIR_HELP, JSON_HELP, RangedNumber, column_options, overwrite, verify
 from gpt1.cli.output import echo, echo_json, make_console, pretrained_next_steps, print_next_steps
 from gpt1.config import flag_name
 from gpt1.errors import UserError
-from gpt1.formatting import shell_join
+from gpt1.formatting import shell_join, shell_quote
 
 IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("gpt1", "huggingface", "onnx")
 AS_IN_TRAINING = "  [default: as in training]"
@@ -89,6 +89,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
 @click.argument("rows", metavar="INPUT")
 @click.option("--out", metavar="F", help="Output file; its extension is the format.  [default: standard output]")
 @column_options("label", suffix=AS_IN_TRAINING)
+@overwrite
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option("--excel-safe", is_flag=True, help="Put ' before cells that a spreadsheet would run as formulas.")
 @verify
@@ -234,7 +235,8 @@ def inspect(what: str, data_dir: str | None, from_: str | None, as_json: bool) -
 @click.argument("source", metavar="|".join(IMPORT_FORMATS))
 @click.argument("folder", metavar="SRC")
 @click.option("--out", required=True, type=Path, help="Model folder to create.")
-def import_(source: str, folder: str, out: Path) -> None:
+@overwrite
+def import_(source: str, folder: str, out: Path, overwrite: bool) -> None:
     """Import GPT-1 weights: Hugging Face's openai-gpt, or OpenAI's params_*.npy.
 
     \b
@@ -243,7 +245,7 @@ def import_(source: str, folder: str, out: Path) -> None:
     """
     from gpt1.inference.convert import import_model
 
-    import_model(source, folder, out, make_console())
+    import_model(source, folder, out, make_console(), overwrite)
     print_next_steps(*model_next_steps(out))
 
 
@@ -253,8 +255,9 @@ def import_(source: str, folder: str, out: Path) -> None:
 @click.option("--out", required=True, type=Path, help="Folder to create.")
 @click.option("--dtype", metavar="fp32|bf16", default="fp32", show_default=True, help="bf16: half the size, rounded.")
 @click.option("--int8", is_flag=True, help="onnx: store the weight matrices as 8-bit integers.")
+@overwrite
 @verify
-def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: bool) -> None:
+def export(target: str, run: str, out: Path, dtype: str, int8: bool, **options: bool) -> None:
     """Export a model for transformers or ONNX Runtime, or as a model folder.
 
     gpt1: a folder with all that the model needs, to move or to publish. huggingface: openai-gpt of transformers, for
@@ -271,14 +274,14 @@ def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: boo
 
         if dtype != "fp32":
             raise UserError("--dtype is not for export onnx.", "Leave it out, or use --int8.")
-        export_onnx(run, out, int8, make_console(), verify)
+        export_onnx(run, out, int8, make_console(), **options)
         print_next_steps(f"in Python, onnxruntime.InferenceSession({str(out / 'model.onnx')!r})")
         return
     if int8:
         raise UserError(f"--int8 is not for export {target}.", "Leave it out, or use: gpt1 export onnx … --int8")
     from gpt1.inference.convert import export_model
 
-    export_model(target, run, out, make_console(), verify, dtype)
+    export_model(target, run, out, make_console(), dtype=dtype, **options)
     if target == "gpt1":
         print_next_steps(*model_next_steps(out))
         return

@@ -91,6 +91,14 @@ def atomic_dir(path: Path, *, replace: bool = False, name: str | Path = "") -> I
                 raise
 
 
+def delete_folder(folder: Path) -> None:
+    """Delete a folder that no process is writing; after a kill, what is left has another name."""
+    with disk_errors(folder), lock_dir(folder):
+        doomed = folder.with_name(f".{folder.name}.deleted-{os.getpid()}")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
 def glob_escape(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 

@@ -20,6 +20,31 @@ MANIFEST = "manifest.json"
 CHANGED = "the file was changed or damaged"
 
 
+def check_replaceable(folder: Path, inputs: Iterable[object] = ()) -> None:
+    """UserError unless --overwrite may delete `folder`: gpt1 wrote it, and it holds none of the command's `inputs`."""
+    if not is_written_by_gpt1(folder):
+        raise UserError(
+            f"--overwrite replaces only what gpt1 wrote, and {folder} is not a run, a model or a corpus.",
+            "Choose another --out.",
+        )
+    for path in inputs:
+        if (
+            isinstance(path, str | Path)
+            and os.path.exists(path)
+            and Path(path).resolve().is_relative_to(folder.resolve())
+        ):
+            raise UserError(f"--overwrite would delete {path}, which the command reads.", "Choose another --out.")
+
+
+def is_written_by_gpt1(folder: Path) -> bool:
+    config, manifest = folder / "config.yaml", folder / MANIFEST
+    if config.is_file() and config.read_bytes()[:20].startswith((b"stage: pretrain", b"stage: finetune")):
+        return True
+    if not manifest.is_file():
+        return False
+    return (folder / "documents.npy").is_file() or str(read_json_object(manifest).get("format")).startswith("gpt1-")
+
+
 def file_entry(path: Path) -> dict[str, Any]:
     """{"size": bytes, "sha256": hex digest} of a file."""
     check_regular(path)

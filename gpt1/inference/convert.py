@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gpt1.config import GPTConfig
+from gpt1.console import default_progress
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_dir
 from gpt1.files.foreign import short
@@ -30,7 +31,7 @@ from gpt1.model.foreign_weights import is_huggingface, write_huggingface
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
 from gpt1.model.weights import MODEL_FILES
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.report.card import write_card
 from gpt1.runs import folder as runs
 from gpt1.tasks.kinds import DELIMITER, KINDS
@@ -43,7 +44,9 @@ EXPORT_FORMATS = ("gpt1", "huggingface")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def import_model(format: str, source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
+def import_model(
+    format: str, source: str | Path, out: str | Path, progress: Progress | None = None, overwrite: bool = False
+) -> Path:
     """Import GPT-1 weights and tokenizer as a model folder.
 
     Args:
@@ -51,6 +54,7 @@ def import_model(format: str, source: str | Path, out: str | Path, progress: Pro
         source: The folder to import.
         out: The model folder to write.
         progress: Receives messages.
+        overwrite: Replace a model that is there.
 
     Returns:
         The path of the model folder.
@@ -58,8 +62,8 @@ def import_model(format: str, source: str | Path, out: str | Path, progress: Pro
     Raises:
         UserError: If `source` is not a model of this format; nothing is written then.
     """
-    progress = progress or NullProgress()
-    source, target = Path(source), runs.check_new_folder(out)
+    progress = progress or default_progress()
+    source, target = Path(source), runs.check_new_folder(out, overwrite, [source])
     check_import_source(format, source)
     model, tokenizer = GPT.from_pretrained(source), load_tokenizer(source)
     drop_padding_row(source, model, tokenizer.vocab_size)
@@ -69,7 +73,7 @@ def import_model(format: str, source: str | Path, out: str | Path, progress: Pro
             "Use the model and tokenizer files of the same model.",
         )
     stored = read_any_task(source)
-    with atomic_dir(target) as folder:
+    with atomic_dir(target, replace=overwrite) as folder:
         save_model(folder, model, tokenizer, *task_of(stored))
     progress.log(model_summary(target, model, tokenizer))
     return target
@@ -84,6 +88,7 @@ def export_model(
     dtype: str = "fp32",
     license: str = "unknown",
     name: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Export a model for transformers, or as a model folder of its own.
 
@@ -97,6 +102,7 @@ def export_model(
         verify: See `load`.
         dtype: `fp32`, or `bf16`: half the size; the weights are rounded, and load as fp32.
         license, name: For the model card: identifier of the licence, and name of the model (default: that of `out`).
+        overwrite: Replace a folder that gpt1 exported before.
 
     Returns:
         The path of the written folder.
@@ -104,15 +110,15 @@ def export_model(
     Raises:
         UserError: For an LSTM or a fine-tuned model, which the format cannot represent; nothing is written then.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     check_format_name("export", format, EXPORT_FORMATS)
     if dtype not in DTYPES:
         raise UserError(f"--dtype {short(dtype)} is not a type of weights.", f"Types: {', '.join(DTYPES)}.")
-    target = runs.check_new_folder(out)
+    target = runs.check_new_folder(out, overwrite, [source])
     model, tokenizer = load_model_and_tokenizer(source, verify)
     if format == "gpt1":
         stored = read_any_task(runs.find_model_folder(source))
-        with atomic_dir(target) as folder:
+        with atomic_dir(target, replace=overwrite) as folder:
             save_model(folder, model.to(DTYPES[dtype]), tokenizer, *task_of(stored, DTYPES[dtype]))
             shape = {
                 key: getattr(model.config, key) for key in ("n_layer", "n_head", "n_embd", "context", "vocab_size")
@@ -125,7 +131,7 @@ def export_model(
     stored = read_any_task(runs.find_model_folder(source))
     check_exportable(Path(source), model, stored)
     classifier = (classifier_settings(model, stored), score_of(str(source), model, stored)) if stored else ()
-    with atomic_dir(target) as folder:
+    with atomic_dir(target, replace=overwrite) as folder:
         write_huggingface(folder, model.config, model.state_dict(), DTYPES[dtype], *classifier)
         if stored and dtype == "fp32":
             write_head(folder, stored.head)

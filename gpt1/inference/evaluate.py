@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gpt1 import formatting
+from gpt1.console import default_progress
 from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.shards import CORPUS_MANIFEST
 from gpt1.corpus.split import CorpusPart
@@ -25,7 +26,7 @@ from gpt1.inference.baselines import baselines_on_test_rows
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_task_predictor
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS, ignore_empty
 from gpt1.model.losses import PretrainMicroBatch, l1
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.report import check_report_path, write_evaluation_report
 from gpt1.runs.folder import RUN_CONFIG_FILE, read_run_config
 from gpt1.tables.facts import count_rows_have
@@ -77,7 +78,7 @@ def evaluate(
     Raises:
         UserError: For missing labels, and unknown ones where they are refused, naming the row.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     if unseen not in ("wrong", "refuse"):
         raise UserError(f"--unseen {unseen} is not a valid choice.", "Choices: wrong, refuse.")
     if report:
@@ -260,7 +261,7 @@ def predict(
     Returns:
         The rows with `prediction` and `probability_<label>`, or with `score`, added.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     model = load_task_predictor(run, verify=verify)
     table, chosen = load_labelled_rows(model, run, rows, data_dir, progress, given_columns(columns))
     added = model.predict_table(table, {role: name for role, name in chosen.items() if role != "label"}, progress)

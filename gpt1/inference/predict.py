@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from gpt1 import formatting
+from gpt1.console import default_progress
 from gpt1.datasets import DataSet, parse_data_set, plan_submission, write_submission
 from gpt1.errors import UserError
 from gpt1.files.atomic import ensure_writable
@@ -22,7 +23,7 @@ from gpt1.files.reading import file_format, is_url, spool_standard_input
 from gpt1.inference.evaluate import given_columns, load_labelled_rows, predict
 from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task_logits import InputStatistics
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.tables.facts import count_rows_have
 from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS
 from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, fill_missing, read_blocks
@@ -41,6 +42,7 @@ def predict_into(
     *,
     data_dir: str | Path | None = None,
     excel_safe: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
     verify: bool = True,
     **columns: str | None,
@@ -54,6 +56,7 @@ def predict_into(
             task it can be a folder, for the files of a submission.
         data_dir: Folder with the files of known data sets.
         excel_safe: Put an apostrophe before cells of .csv and .tsv that a spreadsheet would run as formulas.
+        overwrite: Replace a file that is there.
         progress: Receives messages and progress.
         verify: See `load`.
         **columns: Columns that are not named as in training, by role: text="review".
@@ -64,13 +67,13 @@ def predict_into(
     Raises:
         UserError: Before predicting, for rows that cannot be predicted or that the format of `out` cannot store.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     if out is not None and file_format(out)[0] not in TABLE_FORMATS and (data := glue_task(rows)):
-        return write_glue_submission(data, run, rows, Path(out), data_dir, progress)
+        return write_glue_submission(data, run, rows, Path(out), data_dir, progress, overwrite)
     if out is not None:
-        check_table_output(out)
         if os.path.exists(rows) and os.path.exists(out) and os.path.samefile(out, rows):
             raise UserError(f"--out {out} is also the input table.", "Choose another --out.")
+        check_table_output(out, overwrite)
     with spool_standard_input() if str(rows) == "-" else nullcontext() as spooled:
         like = spooled or (rows if os.path.isfile(rows) or is_url(rows) else "rows.jsonl")
         kind = output_kind(out, like)
@@ -287,12 +290,14 @@ def input_changed_error(name: str) -> UserError:
 
 
 def write_glue_submission(
-    data: DataSet, run: str | Path, rows: str | Path, out: Path, data_dir: Any, progress: Progress
+    data: DataSet, run: str | Path, rows: str | Path, out: Path, data_dir: Any, progress: Progress, overwrite: bool
 ) -> str:
     """Write the predictions for a test split of GLUE as files for gluebenchmark.com."""
     table = data.read("test", data_dir)
     ensure_writable(out)
-    plan_submission(data, len(table), out)
+    for file in plan_submission(data, len(table), out):
+        if file.exists() and not overwrite:
+            raise UserError(f"{file} exists.", "Choose another --out, or replace it with --overwrite.")
     predicted = predict(run, rows, data_dir=data_dir, progress=progress)
     answers = [row["score" if data.score else "prediction"] for row in predicted]
     files = " and ".join(map(str, write_submission(data, answers, out)))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gpt1.console import default_progress
 from gpt1.devices import resolve_device, resolve_precision
 from gpt1.errors import UserError
 from gpt1.files.reading import InputFile, open_input
@@ -99,7 +100,7 @@ class LanguageModel:
         self,
         text: str | list[str] | tuple[str, ...],
         max_tokens: int = 100,
-        temperature: float = 1.0,
+        temperature: float = 0.8,
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int | None = None,
@@ -119,7 +120,7 @@ class LanguageModel:
         Returns:
             The prompt with its continuation, or a list of them.
         """
-        texts, progress = [text] if isinstance(text, str) else text, progress or NullProgress()
+        texts, progress = [text] if isinstance(text, str) else text, progress or default_progress()
         prompts = [self.encode_prompt(prompt) for prompt in texts]
         seeds = [
             None if seed is None else torch.Generator(self.device).manual_seed(seed + i) for i in range(len(texts))

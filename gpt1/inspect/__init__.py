@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from gpt1.console import default_progress
 from gpt1.corpus.readers import TEXT_FORMATS, is_corpus
 from gpt1.datasets import data_set_names, parse_data_set
 from gpt1.errors import UserError, did_you_mean
@@ -50,7 +51,7 @@ def inspect(
     Raises:
         UserError: If `source` does not exist or is not recognized, or if files of a corpus, run or model are damaged.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     path, data_set = (
         Path(source),
         None if is_url(source) or Path(source).is_file() else parse_data_set(str(source)),

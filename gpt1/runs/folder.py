@@ -29,9 +29,9 @@ from gpt1.config import (
 from gpt1.console import Console
 from gpt1.errors import UserError
 from gpt1.files import foreign
-from gpt1.files.atomic import atomic_dir, atomic_file, ensure_exists, ensure_writable, lock_dir
+from gpt1.files.atomic import atomic_dir, atomic_file, delete_folder, ensure_exists, ensure_writable, lock_dir
 from gpt1.files.foreign import read_json_object
-from gpt1.files.manifest import MANIFEST, verify_folder, write_manifest
+from gpt1.files.manifest import MANIFEST, check_replaceable, verify_folder, write_manifest
 from gpt1.files.reading import not_found_error
 from gpt1.hub import download, is_hub_name
 from gpt1.version import __version__
@@ -97,7 +97,13 @@ def log_once(line: str) -> None:
     Console().log(line)
 
 
-def create_run(out: str | Path, config: TrainingConfig, command: Mapping[str, Any], computes_in: str = "") -> Path:
+def create_run(
+    out: str | Path,
+    config: TrainingConfig,
+    command: Mapping[str, Any],
+    computes_in: str = "",
+    overwrite: bool = False,
+) -> Path:
     """Create a run folder with its config.yaml.
 
     Args:
@@ -105,8 +111,11 @@ def create_run(out: str | Path, config: TrainingConfig, command: Mapping[str, An
         config: All settings.
         command: Inputs of the command, such as {"corpus": "corpus", "from": None}.
         computes_in: The precision and why it was chosen.
+        overwrite: Delete a run that is there.
     """
-    run = check_new_folder(out)
+    run = check_new_folder(out, overwrite)
+    if overwrite and run.is_dir():
+        delete_folder(run)
     run.mkdir(parents=True, exist_ok=True)
     content = {"stage": stage_name(type(config)), "version": __version__, "command": dict(command)}
     if command.get("from") and names_model(command["from"]):  # a public name, which the model card may print
@@ -122,14 +131,25 @@ def stage_name(config_class: type[TrainingConfig]) -> str:
     return "finetune" if issubclass(config_class, FinetuneConfig) else "pretrain"
 
 
-def check_new_folder(out: str | Path) -> Path:
-    """`out`, if it is free or empty, except for leftovers of a process that was killed while it created a run."""
+def check_resume(resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite contradict each other.", "Use one of them.")
+
+
+def check_new_folder(out: str | Path, overwrite: bool = False, inputs: Iterable[object] = ()) -> Path:
+    """`out`, if it is free or empty, except for leftovers of a process that was killed while it created a run.
+
+    With `overwrite` it may also be a folder that gpt1 wrote and that holds none of the command's `inputs`.
+    """
     folder = Path(out)
     if folder.is_file():
         raise UserError(f"{folder} is a file, not a folder.", "Choose another --out.")
     if folder.is_dir() and any(not path.name.startswith(f".{RUN_CONFIG_FILE}.partial-") for path in folder.iterdir()):
         resume = " To resume that run: --resume." if (folder / RUN_CONFIG_FILE).exists() else ""
-        raise UserError(f"{folder} exists and is not empty.", f"Choose another --out, or remove it.{resume}")
+        if not overwrite:
+            fix = f"Choose another --out, or replace it with --overwrite.{resume}"
+            raise UserError(f"{folder} exists and is not empty.", fix)
+        check_replaceable(folder, inputs)
     ensure_writable(folder)
     return folder
 

@@ -370,7 +370,7 @@ def text_field(file: InputFile, number: int, row: dict[str, Any], field: str = "
 
 def missing_field_error(problem: str, field: str, available: Sequence[str]) -> UserError:
     names = ", ".join(available) if available else "none"
-    return UserError(f"{problem}. Found: {names}.{did_you_mean(field, available)}", f"Rename it to '{field}'.")
+    return UserError(f"{problem}. Found: {names}.{did_you_mean(field, available)}", "Name it with --text-field.")
 
 
 def json_type(value: Any) -> str:

@@ -192,10 +192,12 @@ def write_table(
         writer.write(rows)
 
 
-def check_table_output(path: str | Path) -> None:
+def check_table_output(path: str | Path, overwrite: bool = True) -> None:
     """UserError unless `write_table` can write to `path`. Call it before the work whose result is written."""
     if file_format(path)[0] not in TABLE_FORMATS:
         raise UserError(f"{path} has no supported table extension.", f"Supported: {OUTPUT_EXTENSIONS}.")
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder.", "Use the name of a file in it.")
+    if Path(path).exists() and not overwrite:
+        raise UserError(f"{path} exists.", "Choose another --out, or replace it with --overwrite.")
     ensure_writable(Path(path).absolute().parent)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from gpt1.config import FinetuneConfig
+from gpt1.console import default_progress
 from gpt1.datasets.labelled import TaskData, load_task_data
 from gpt1.devices import precision_name
 from gpt1.errors import UserError
@@ -21,7 +22,7 @@ from gpt1.inference.predictor import TaskPredictor, load_model_and_tokenizer
 from gpt1.inference.task import save_task
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
@@ -49,6 +50,7 @@ def finetune(
     valid: str | Path | Table | None = None,
     data_dir: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     config: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -65,8 +67,9 @@ def finetune(
         valid: Table, file or data set for validation, instead of a share of `train_on`.
         data_dir: Folder of the known data sets.
         resume: Resume the run `out` from its newest checkpoint.
+        overwrite: Replace a run that is there, once everything is checked.
         config: YAML file with settings.
-        progress: Receives messages, progress and metrics; by default they are discarded.
+        progress: Receives messages, progress and metrics; by default they are printed in a notebook, else discarded.
         **settings: The columns (see COLUMN_ROLES) and fields of FinetuneConfig, which override those of `config`.
 
     Returns:
@@ -80,7 +83,8 @@ def finetune(
     if not resume and (train_on is None or from_ is None):
         missing = "--from" if from_ is None else "the table of training rows"
         raise UserError(f"{missing} is missing.", "Use: gpt1 finetune TABLE --from RUN --out NEW --kind KIND COLUMNS")
-    progress = progress or NullProgress()
+    runs.check_resume(resume, overwrite)
+    progress = progress or default_progress()
     columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
     settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
     task_facts = {"kind": kind, "score": score, "columns": columns}
@@ -94,7 +98,7 @@ def finetune(
             return run
         command = runs.complete_command(run, inputs)
     else:
-        runs.check_new_folder(out)
+        runs.check_new_folder(out, overwrite, (train_on, from_, valid, config))
         command = {**inputs, **task_facts}
     gpt, tokenizer = load_model_and_tokenizer(command["from"])
     if not resume:
@@ -111,7 +115,7 @@ def finetune(
     setup = prepare_finetuning(cfg, gpt, tokenizer, folder, task, progress)
     cfg = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
     if not resume:
-        run = runs.create_run(out, cfg, facts, setup.precision)
+        run = runs.create_run(out, cfg, facts, setup.precision, overwrite)
     run_training(setup, cfg, run, progress, resume)
     return run
 
