@@ -32,7 +32,7 @@ from gpt1.corpus.shards import (
 )
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_dir, disk_errors, ensure_writable
-from gpt1.files.foreign import Fields, check_name, check_regular, parse_json, path_inside, short
+from gpt1.files.foreign import check_name, check_regular, parse_json, path_inside, short
 from gpt1.files.manifest import check_replaceable
 from gpt1.files.reading import filesystem, is_url, not_found_error
 from gpt1.formatting import count_noun, shell_quote
@@ -326,11 +326,13 @@ def read_manifest(folder: str) -> dict[str, Any]:
         manifest = parse_json(read_bytes(path), path, fix=fix)
     except UserError as error:
         raise UserError(f"{path} was changed or damaged: {error.problem}", fix) from None
-    version = Fields(manifest, path, fix).get(
-        "format", "a number or a text", lambda value: isinstance(value, int | str)
-    )
-    if isinstance(version, str):
-        raise UserError(f"{folder} is not a corpus folder: its {CORPUS_MANIFEST} has format {short(version)}.", fix)
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(version, bool) or not isinstance(version, int):  # of a run, a model or another program: not to delete
+        what = "is of another program" if version is None else f"has format {short(version)}"
+        raise UserError(
+            f"{folder} is not a corpus folder: its {CORPUS_MANIFEST} {what}.",
+            "Use a corpus folder, which this command creates: gpt1 tokenize CORPUS --out DIR",
+        )
     if version != CORPUS_FORMAT:
         raise UserError(
             f"{path} has format {version}; this version of gpt1 reads format {CORPUS_FORMAT}.", "Update gpt1."

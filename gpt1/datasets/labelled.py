@@ -187,7 +187,9 @@ def load_task_data(
         problem = f"{name}: all rows are also in {valid_rows.table.name}."
         raise UserError(problem, "Use other validation rows, or omit --valid.")
     if duplicates or leaked or empty:  # the remaining rows may have fewer labels
-        remaining = f"{name}, without {count_noun(duplicates + leaked + empty, 'repeated or empty row')}"
+        without = [count_noun(duplicates + leaked, "repeated row")] * bool(duplicates + leaked)
+        without += [count_noun(empty, "row") + " without text"] * bool(empty)
+        remaining = f"{name}, without {' and '.join(without)}"
         target = target_from_examples(
             source.kind, source.score, examples, lambda i: remaining, remaining, source.numbering
         )

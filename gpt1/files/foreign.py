@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
-from gpt1.errors import UserError
+from gpt1.errors import PATH_FIXES, UserError
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file. Vocabularies of large models are below 20 MB."""
@@ -104,7 +104,8 @@ def read_bounded(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
             data = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path} cannot be read: {reason.lower()}.", "Check the path.") from None
+        fix = PATH_FIXES.get(getattr(error, "errno", None) or 0, "Check the path.")
+        raise UserError(f"{path} cannot be read: {reason.lower()}.", fix) from None
     if data.startswith(LFS_POINTER):
         raise lfs_pointer_error(path)
     if len(data) > max_bytes:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt1.errors import UserError
+from gpt1.errors import PATH_FIXES, UserError, os_error_reason
 from gpt1.files.atomic import atomic_file
 from gpt1.files.foreign import Fields, check_name, check_regular, read_json_object, short
 
@@ -126,8 +126,12 @@ def verify_folder(
 def verify_file(path: Path, expected: dict[str, Any], fix: str) -> None:
     try:
         actual = file_entry(path)
-    except OSError:
+    except FileNotFoundError:
         raise UserError(f"{path} is missing.", fix) from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {os_error_reason(error)}.", PATH_FIXES.get(error.errno or 0, fix)
+        ) from None
     if actual["size"] != expected["size"]:
         sizes = f"{actual['size']:,} bytes, not the {expected['size']:,} of its manifest"
         raise UserError(f"{path} has {sizes}: {CHANGED}.", fix)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import PATH_FIXES, UserError, did_you_mean, os_error_reason
 from gpt1.files.foreign import LFS_POINTER, check_regular, lfs_pointer_error
 
 COMPRESSIONS = ("gz", "xz", "zst")
@@ -249,8 +249,10 @@ def open_raw(path: str | Path) -> BinaryIO:
         raise not_found_error(path) from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a file.", "Use a file in it.") from None
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
+    except OSError as error:
+        if error.errno not in PATH_FIXES:
+            raise
+        raise UserError(f"{path} cannot be read: {os_error_reason(error)}.", PATH_FIXES[error.errno]) from None
     except (ImportError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
 

@@ -157,9 +157,8 @@ class LanguageModel:
 
 
 def not_finetuned_error(name: str, run: str = "RUN") -> UserError:
-    return UserError(
-        f"{name} is pre-trained but not fine-tuned for a task.", f"Fine-tune it first: gpt1 finetune … --from {run}"
-    )
+    command = f"gpt1 finetune TABLE --from {run} --out runs/NAME --kind classification --text COLUMN --label COLUMN"
+    return UserError(f"{name} is pre-trained but not fine-tuned for a task.", f"Fine-tune it first: {command}")
 
 
 class TaskPredictor(LanguageModel):

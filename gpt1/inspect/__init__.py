@@ -90,7 +90,7 @@ def inspector_for(folder: Path) -> Callable[[str, str | Path | None, Progress], 
         return inspect_run
     if {"config.json", "params_0.npy"} & names:
         return inspect_model
-    if {"vocab.json", "vocab_40000.bpe"} & names:
+    if {"vocab.json", "vocab_40000.bpe", "tokenizer.json"} & names:
         return inspect_tokenizer
     if "state.json" in names:
         run = folder.resolve().parent.parent

@@ -88,7 +88,7 @@ def table_format(path: str | Path, format: str | None = None) -> str:
     format = format or file_format(path)[0]
     if format not in INPUT_FORMATS:
         if Path(path).is_dir():
-            has_tables = any(file_format(entry)[0] in INPUT_FORMATS for entry in Path(path).iterdir())
+            has_tables = any(file_format(entry)[0] in TABLE_FORMATS for entry in Path(path).iterdir())
             fix = f"Use a file in it: {TABLE_EXTENSIONS}."
             if not has_tables:
                 fix = "Write its texts to a .csv or .jsonl file with one row per text and a label column."

@@ -164,8 +164,13 @@ def find_numbering(rows: Sequence[TableRow], kind: Kind, columns: Mapping[str, s
     if labels and all(letter_index(label) is not None for label, _ in labels):
         return "A"
     numbers = [(parse_integer(label), answers) for label, answers in labels]
-    from_one = all(number for number, _ in numbers) and any(number == answers for number, answers in numbers)
+    many = len(numbers) >= MIN_ROWS_OF_COUNTING
+    from_one = many and all(number for number, _ in numbers) and any(number == answers for number, answers in numbers)
     return "1" if from_one else "0"
+
+
+MIN_ROWS_OF_COUNTING = 3
+"""In fewer rows, a number that is too large is an error rather than a way of counting."""
 
 
 def numbering_notes(numbering: Numbering, examples: Sequence[Example]) -> list[str]:

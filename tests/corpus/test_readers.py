@@ -205,7 +205,7 @@ INVALID_FILES = {
     "other.csv": (b"title,body\n1,2\n", ["column 'text'", "title, body"]),
     "open.csv": (b'text,n\nfine,1\n"never closed,2\n', ["open.csv, line 3 is not CSV"]),
     "cells.csv": (b"text,n\none,1,extra\n", ["line 2 has 3 cells", "header has 2"]),
-    "tabs.csv": (b"text\tlabel\na\t1\n", ["header is one cell", "a tab", ".tsv"]),
+    "commas.tsv": (b"text,label\na,1\n", ["header is one cell", "a comma", ".csv"]),
     "fake.parquet": (b"text\n", ["fake.parquet is not Parquet"]),
     "picture.png": (b"\x89PNG", ["picture.png has no supported extension", ".txt"]),
     "fake.txt.xz": (b"text", ["fake.txt.xz is damaged or truncated"]),
