@@ -13,12 +13,14 @@ from typing import Any
 
 from gpt1.config import FinetuneConfig
 from gpt1.errors import UserError
+from gpt1.files.reading import file_format
 from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import TaskPredictor, load
 from gpt1.inspect.task_guess import TaskGuess, guess_task, is_list
 from gpt1.progress import Progress
 from gpt1.tables.cells import DECIMAL_COMMA, cell_number, cell_to_show, is_empty
-from gpt1.tables.facts import describe_table, label_warnings, score_summary
+from gpt1.tables.facts import count_rows_have, describe_table, label_warnings, score_summary
+from gpt1.tables.rows import QUOTED_TSV_FIX
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import choice_columns, find_numbering, numbering_notes, read_examples, target_from_examples
 from gpt1.tasks.kinds import KINDS, Example, encode_examples, example_texts, truncated_share, windowed_share
@@ -244,6 +246,8 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
         reading = f"a label; to predict numbers, use --kind regression, which reads {point}" if counts else point
         odd.append(f"'{commas[0]}' has a decimal comma: it is read as {reading}.")
     texts = [" ".join((*example.fields, *example.answers)) for example in examples]
+    if file_format(table.name)[0] == "tsv" and (quoted := sum(map(is_quoted, texts))):
+        odd.append(f"{count_rows_have(quoted)} quotes around a text. {QUOTED_TSV_FIX}")
     for damage in DAMAGE_PATTERNS:
         if n := sum(bool(damage.pattern.search(text)) for text in texts):
             odd.append(f"{n:,} of {rows:,} rows {damage.message}")
@@ -261,6 +265,12 @@ def spelling_notes(table: Table, label: str) -> list[str]:
         for name, found in spellings.items()
         if len(found) > 1
     ]
+
+
+def is_quoted(text: str) -> bool:
+    """Whether a text looks like a cell that was quoted for a reason: with a quote inside that is doubled."""
+    inner = text[1:-1]
+    return len(text) > 2 and text[0] == text[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
 
 
 def find_label_leaks(examples: Sequence[Example], counts: Mapping[str, int]) -> list[str]:

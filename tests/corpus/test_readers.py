@@ -252,7 +252,7 @@ def test_the_error_for_a_file_without_read_permission_names_it_and_the_fix(
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(UserError) as error:
         list(read_documents([str(tmp_path)]))
-    assert error.value.problem == f"{tmp_path / 'a.txt'} cannot be read: Permission denied."
+    assert error.value.problem == f"{tmp_path / 'a.txt'} cannot be read: permission denied."
     assert "permissions" in error.value.fix
 
 

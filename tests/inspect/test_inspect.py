@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.errors import UserError
 from gpt1.inspect import inspect, print_facts
 from gpt1.inspect.task_guess import guess_task
-from gpt1.tables.table import Table, write_table
+from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.kinds import KINDS
 
 words = st.sampled_from(["good", "bad", "it is", "a file", "the list", "über", "좋아요 참"])
@@ -350,3 +351,15 @@ def test_every_kind_of_source_is_printed_as_text_and_json(
 def test_control_characters_of_cells_are_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     print_facts(inspect(write(tmp_path, {"text": ["\x1b[2J so red", *LONG[1:]], "label": ["a\x07", "b"] * 6})))
     assert "\x1b" not in capfd.readouterr().out
+
+
+def test_quoted_cells_in_tsv_are_a_warning(tmp_path: Path):
+    rows = [{"text": f'he said "{i}"', "label": "xy"[i % 2]} for i in range(8)]
+    pandas.DataFrame(rows).to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    (warning,) = [sentence for sentence in inspect(tmp_path / "t.tsv")["odd"] if "quotes" in sentence]
+    assert "8 rows have quotes around a text" in warning
+    (tmp_path / "t.tsv").rename(tmp_path / "t.csv")  # as the warning says
+    assert read_table(tmp_path / "t.csv").rows == rows
+    plain = "text\tlabel\n" + '"Great," he said\tx\n' * 2 + '"so"\ty\n' * 2
+    (tmp_path / "plain.tsv").write_text(plain)
+    assert not [sentence for sentence in inspect(tmp_path / "plain.tsv")["odd"] if "quotes" in sentence]
