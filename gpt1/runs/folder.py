@@ -33,6 +33,7 @@ from gpt1.files.atomic import atomic_dir, atomic_file, delete_folder, ensure_exi
 from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import MANIFEST, check_replaceable, verify_folder, write_manifest
 from gpt1.files.reading import not_found_error
+from gpt1.formatting import shell_join
 from gpt1.hub import download, is_hub_name
 from gpt1.version import __version__
 
@@ -304,10 +305,8 @@ def find_model_folder(name: str | Path) -> Path:
     folder = Path(name)
     if (folder / RUN_CONFIG_FILE).exists():
         if not (folder / MODEL_FOLDER).is_dir():
-            raise UserError(
-                f"{folder} has no finished model yet.",
-                "Finish the run first: run its command again with --resume.",
-            )
+            command = shell_join(["gpt1", read_run_config(folder).get("stage"), "--out", folder, "--resume"])
+            raise UserError(f"{folder} has no finished model yet.", f"Finish the run first: {command}")
         return folder / MODEL_FOLDER
     if folder.exists():
         return folder
