@@ -59,22 +59,9 @@ def test_every_make_target_that_is_named_exists(name: str):
 
 def test_every_package_that_the_project_asks_for_is_pinned():
     pinned = {normal(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text("utf-8").split()}
-<<<<<<< HEAD
-<<<<<<< HEAD
     table = project()["project"]
     groups = [table["dependencies"], *table["optional-dependencies"].values()]
     asked = {normal(re.split(r"[<>=[]", one)[0]) for group in groups for one in group} - {"gpt1"}  # its own extras
-=======
-    extras = project()["project"]["optional-dependencies"].values()
-    asked = {
-        normal(re.split(r"[<>=]", one)[0]) for group in [project()["project"]["dependencies"], *extras] for one in group
-    } - {one for group in extras for one in group if one.startswith("gpt1[")}
->>>>>>> abfa20f (runs: name the command that finishes an unfinished run)
-=======
-    table = project()["project"]
-    groups = [table["dependencies"], *table["optional-dependencies"].values()]
-    asked = {normal(re.split(r"[<>=[]", one)[0]) for group in groups for one in group} - {"gpt1"}  # its own extras
->>>>>>> bc2355d (tests: three numbers decide how the answers are counted)
     assert asked <= pinned, asked - pinned
 
 
