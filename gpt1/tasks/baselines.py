@@ -12,7 +12,7 @@ from gpt1.formatting import escape_controls, format_number
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import stratified_order
 from gpt1.tasks.kinds import Example, Kind
-from gpt1.tasks.targets import Answers, Classes, Target, as_label, as_number
+from gpt1.tasks.targets import Answers, Classes, Target, as_number
 from gpt1.tasks.tfidf import fitting_work, tfidf_scores
 
 MAX_TFIDF_WORK = 12_000_000
@@ -25,7 +25,7 @@ MIN_SPREAD = 0.1
 def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float:
     """The best answer for a row that nobody reads: the most frequent label (or answer), or the mean score."""
     if isinstance(target, Classes):
-        counts = Counter(map(as_label, labels))
+        counts = Counter(map(target.name_of, labels))
         return max(target.labels, key=lambda label: counts[label])
     if isinstance(target, Answers):
         return min(Counter(map(int, labels)).items(), key=lambda item: (-item[1], item[0]))[0]
