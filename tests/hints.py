@@ -15,9 +15,22 @@ PACKAGE = Path(__file__).parent.parent / "gpt1"
 COMMAND = re.compile(r"\bgpt1 ([a-z]+)\b([^)]*)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w-])")
 OTHER_PROGRAMS = re.compile(r"\b(pip|iconv|torchrun|git|zcat|huggingface-cli) .*")
-NOT_COMMANDS = set(
-    ["that", "does", "on", "reads", "wrote", "loads", "exported", "has", "is", "uses", "writes", "and", "with", "would"]
-)
+NOT_COMMANDS = {
+    "that",
+    "does",
+    "on",
+    "reads",
+    "wrote",
+    "loads",
+    "exported",
+    "has",
+    "is",
+    "uses",
+    "writes",
+    "and",
+    "with",
+    "would",
+}
 """Words after the name of the package in prose."""
 
 
