@@ -282,7 +282,7 @@ def predict_blocks(
         raise input_changed_error(source.name)
     progress.log(statistics.summary(source.name, model.gpt.config.context, model.long))
     if empty:
-        progress.log(f"{count_rows_have(empty)} no text: their predictions are empty")
+        progress.log(f"{count_rows_have(empty)} no text, so no prediction")
 
 
 def input_changed_error(name: str) -> UserError:

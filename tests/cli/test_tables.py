@@ -118,7 +118,7 @@ def test_standard_input_that_is_no_table_is_an_error(ask: Any, pipe: Any):
 def test_a_row_without_text_has_an_empty_prediction(ask: Any):
     write_table("gaps.jsonl", [{"text": "a film"}, {"text": " "}, {"text": None}])
     answer = ask("predict", "runs/reviews", "gaps.jsonl")
-    assert "2 rows have no text: their predictions are empty" in answer.stderr
+    assert "2 rows have no text, so no prediction" in answer.stderr
     rows = [json.loads(line) for line in answer.stdout.splitlines()]
     assert [row["prediction"] is None for row in rows] == [False, True, True]
     assert {rows[1][name] for name in rows[1] if name.startswith("probability_")} == {None}
