@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-import tokenizers
 from hints import PACKAGE, messages, wrong_advice
 
 from gpt1.cli.main import cli
 from gpt1.corpus.corpus import Corpus
 from gpt1.errors import UserError
-from gpt1.tokenization.tokenizer import Tokenizer
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -37,27 +34,6 @@ def test_every_example_in_the_help_of_a_command_parses():
     for name, command in cli.commands.items():
         for line in (command.help or "").replace("\\\n", " ").splitlines():
             assert not wrong_advice(line.strip(), name), line
-
-
-def test_the_advice_for_a_folder_with_only_tokenizer_json_works(tmp_path: Path):
-    folder = tmp_path / "theirs"
-    original = Tokenizer.train(["a few words of a text, a few more words"], vocab_size=300, pipeline="original")
-    write_huggingface_tokenizer(folder, original)
-    with pytest.raises(UserError, match=r"tokenizer.json, which gpt1 does not read") as refused:
-        Tokenizer.load(folder)
-    exec(refused.value.fix.partition("in Python: ")[2], {"tokenizers": tokenizers})
-    assert Tokenizer.load(folder).encode("a few words") == original.encode("a few words")
-
-
-def write_huggingface_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """tokenizer.json as Hugging Face writes it, without the other files."""
-    folder.mkdir()
-    tokenizer.save(folder / "own")
-    own = folder / "own"
-    merges = [tuple(line.split(" ")) for line in (own / "merges.txt").read_text().splitlines()[1:]]
-    model = tokenizers.models.BPE(json.loads((own / "vocab.json").read_text()), merges, end_of_word_suffix="</w>")
-    shutil.rmtree(own)
-    tokenizers.Tokenizer(model).save(str(folder / "tokenizer.json"))
 
 
 @pytest.mark.parametrize("format", [None, "gpt1-run-files-1"])

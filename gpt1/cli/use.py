@@ -257,7 +257,7 @@ def import_(source: str, folder: str, out: Path, overwrite: bool) -> None:
 @click.option("--int8", is_flag=True, help="onnx: store the weight matrices as 8-bit integers.")
 @overwrite
 @verify
-def export(target: str, run: str, out: Path, dtype: str, int8: bool, **options: bool) -> None:
+def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: bool, overwrite: bool) -> None:
     """Export a model for transformers or ONNX Runtime, or as a model folder.
 
     gpt1: a folder with all that the model needs, to move or to publish. huggingface: openai-gpt of transformers, for
@@ -274,14 +274,14 @@ def export(target: str, run: str, out: Path, dtype: str, int8: bool, **options: 
 
         if dtype != "fp32":
             raise UserError("--dtype is not for export onnx.", "Leave it out, or use --int8.")
-        export_onnx(run, out, int8, make_console(), **options)
+        export_onnx(run, out, int8, make_console(), verify, overwrite)
         print_next_steps(f"in Python, onnxruntime.InferenceSession({str(out / 'model.onnx')!r})")
         return
     if int8:
         raise UserError(f"--int8 is not for export {target}.", "Leave it out, or use: gpt1 export onnx … --int8")
     from gpt1.inference.convert import export_model
 
-    export_model(target, run, out, make_console(), dtype=dtype, **options)
+    export_model(target, run, out, make_console(), verify, dtype, overwrite=overwrite)
     if target == "gpt1":
         print_next_steps(*model_next_steps(out))
         return

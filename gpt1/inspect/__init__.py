@@ -22,7 +22,7 @@ from gpt1.inspect.folders import (
 )
 from gpt1.inspect.printing import print_facts
 from gpt1.inspect.tables import inspect_table
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.runs.folder import names_model
 from gpt1.tables.rows import INPUT_FORMATS
 from gpt1.tables.table import read_table

@@ -185,12 +185,6 @@ class Tokenizer:
         for files in (GPT1_FILES, OPENAI_FILES, HUGGING_FACE_FILES, (LIBRARY_FILE,)):
             if names.issuperset(files):
                 return files
-        if "tokenizer.json" in names:
-            code = f"tokenizers.Tokenizer.from_file({f'{folder}/tokenizer.json'!r}).model.save({str(folder)!r})"
-            raise UserError(
-                f"{folder} has its tokenizer in tokenizer.json, which gpt1 does not read.",
-                f"Write vocab.json and merges.txt in Python: {code}",
-            )
         found = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "") if names else "no files"
         raise UserError(
             f"{folder} contains no tokenizer; found: {found}.",
