@@ -216,6 +216,9 @@ class FinetuneConfig(TrainingConfig):
     """λ, the weight of the auxiliary language-modeling loss (paper, eq. 5)."""
     epochs: Positive = 3.0
     """Passes over the training rows."""
+    head_first: bool = False
+    """Before all weights are trained, fit the new layer to the features of the pre-trained model. It starts there
+    instead of at random weights."""
     keep_head: bool = False
     """Go on with the output layer of a fine-tuned model instead of a new one. Its labels must contain those of the
     rows."""

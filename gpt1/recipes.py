@@ -32,10 +32,16 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         | {"clip_norm": 0.0, "init_std": 0.02},
     },
     "FinetuneConfig": {
-        "default": {"warmup": 0.1},
+        "default": {"warmup": 0.1, "head_first": True},
         "paper": {"cut": "shares", "deduplicate": False, "shared_context": False, "init_std": 0.02},
     },
 }
 
 HEAD_ONLY_DEFAULTS: dict[str, Any] = {"lm_coef": 0.0, "peak_lr": 3e-3, "epochs": 30.0, "weight_decay": 0.0}
+HEAD_ONLY_DEFAULTS |= {"head_first": False}
 """The default recipe with `--train head`: a small convex problem, for a high learning rate and many cheap epochs."""
+
+MIN_FINETUNING_STEPS = 400
+"""The default recipe makes at least so many steps, with more epochs, unless --epochs is given (docs/lab-log.md)."""
+FINETUNING_BATCH_SIZES = ((250, 8), (2000, 16))
+"""(rows, batch size) of the default recipe for tables with fewer rows; else FinetuneConfig.batch_size."""

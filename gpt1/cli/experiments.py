@@ -153,7 +153,8 @@ def parse_label_words(text: str | None) -> dict[str, str] | None:
 @click.option(
     "--methods",
     metavar="M,M,…",
-    help="Some of full, scratch, no-aux, lstm, head, tfidf, overlap.  [default: full, tfidf, overlap; table5: all]",
+    help="Some of full, scratch, scratch-no-aux, no-aux, lstm, head, tfidf, overlap.  "
+    "[default: full, tfidf, overlap; table5: all]",
 )
 @click.option(
     "--rows", metavar="N|T=N,…", help="Maximum number of training rows, for all tasks or by task.  [default: all]"

@@ -43,7 +43,6 @@ from gpt1.experiments.result_store import (
 )
 from gpt1.experiments.train_test_data import TrainTestData, min_labels, read_train_test
 from gpt1.progress import Progress
-from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.report.intervals import estimate_interval
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
@@ -92,12 +91,12 @@ class CurvePlan:
     def run_settings(self, method: str, size: int, seed: int) -> dict[str, Any]:
         """The settings of `finetune`: all labels are used for training and the last epoch counts."""
         settings = CURVE_METHODS[method].finetune_settings(self.settings, seed)
-        epochs = settings.get("epochs", HEAD_ONLY_DEFAULTS["epochs"] if method == "head" else FinetuneConfig.epochs)
-        per_epoch = steps_per_epoch(size, settings.get("batch_size", FinetuneConfig.batch_size))
-        return {**settings, "deduplicate": False, "epochs": max(epochs, self.min_updates / per_epoch)}
+        resolved = resolve_training_settings(self.n_embd, {**settings, "deduplicate": False}, size)
+        per_epoch = steps_per_epoch(size, resolved["batch_size"])
+        return {**settings, "deduplicate": False, "epochs": max(resolved["epochs"], self.min_updates / per_epoch)}
 
     def training_settings(self, method: str, size: int) -> dict[str, Any]:
-        return resolve_training_settings(self.n_embd, self.run_settings(method, size, 0))
+        return resolve_training_settings(self.n_embd, self.run_settings(method, size, 0), size)
 
     def run_job(self, method: str, size: int, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         from gpt1.inference.evaluate import evaluate
@@ -311,7 +310,7 @@ def format_seed_count(scores: dict[str, dict[int, SeedScores]]) -> str:
 
 
 def curve_facts(plan: CurvePlan, store: ResultStore) -> dict[str, Any]:
-    model, epochs = store.about["model"], plan.settings.get("epochs", FinetuneConfig.epochs)
+    model = store.about["model"]
     return {
         "model": plan.from_,
         "shape": model_shape(model["config"]),
@@ -319,7 +318,7 @@ def curve_facts(plan: CurvePlan, store: ResultStore) -> dict[str, Any]:
         "rows to sample from": len(plan.data.training),
         "test rows": f"{len(plan.data.test):,} of {plan.data.test.table.name}",
         "seeds": plan.seeds,
-        "training": f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}, at least {plan.min_updates} steps; "
+        "training": f"epochs and batch size as gpt1 finetune chooses them, at least {plan.min_updates} steps; "
         "all labels are used for training and the last epoch counts",
         "settings": plan.settings or "the defaults of gpt1 finetune",
     }

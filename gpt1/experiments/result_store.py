@@ -234,11 +234,11 @@ def is_resumable(scratch: Path, training_settings: Mapping[str, Any]) -> bool:
     return all(before.get(name) == value for name, value in training_settings.items() if name != "precision")
 
 
-def resolve_training_settings(n_embd: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings, with their defaults, that decide what a run learns from its rows; without the random seed."""
+def resolve_training_settings(n_embd: int, settings: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """All settings, with their defaults, that decide what a run learns from its `rows`; without the random seed."""
     from gpt1.training.finetune import resolve_finetune_settings
 
-    resolved = without_resumable_fields(asdict(resolve_finetune_settings(n_embd, settings)))
+    resolved = without_resumable_fields(asdict(resolve_finetune_settings(n_embd, settings, rows)))
     return {name: value for name, value in resolved.items() if name != "seed"}
 
 

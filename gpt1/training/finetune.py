@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from gpt1.config import FinetuneConfig
 from gpt1.console import default_progress
+from gpt1.corpus.order import steps_per_epoch
 from gpt1.datasets.labelled import TaskData, load_task_data
 from gpt1.devices import precision_name
 from gpt1.errors import UserError
@@ -23,7 +25,7 @@ from gpt1.inference.task import save_task
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.progress import Progress
-from gpt1.recipes import HEAD_ONLY_DEFAULTS
+from gpt1.recipes import FINETUNING_BATCH_SIZES, HEAD_ONLY_DEFAULTS, MIN_FINETUNING_STEPS
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
@@ -110,6 +112,8 @@ def finetune(
     kept = earlier[1] if earlier and cfg.keep_head else None
     about = command["kind"], command["columns"], command["score"], command["data_dir"]
     task = load_task_data(*rows, *about, cfg, progress, kept)
+    if not resume:
+        cfg = resolve_finetune_settings(gpt.config.n_embd, requested, len(task.training))
     if earlier:
         check_earlier_head(earlier, task, origin, cfg, progress)
     setup = prepare_finetuning(cfg, gpt, tokenizer, folder, task, progress)
@@ -160,9 +164,13 @@ def source_name(source: str | Path | Table | None) -> str | None:
     return source.name if isinstance(source, Table) else str(source) if source is not None else None
 
 
-def resolve_finetune_settings(n_embd: int, requested: Mapping[str, Any]) -> FinetuneConfig:
-    """All settings of a run on a model of width `n_embd`."""
-    return runs.resolve_settings(FinetuneConfig, None, requested, extra=model_dependent_defaults(n_embd, requested))
+def resolve_finetune_settings(n_embd: int, requested: Mapping[str, Any], rows: int = 0) -> FinetuneConfig:
+    """All settings of a run on a model of width `n_embd`; those that depend on the table, if `rows` is given."""
+    extra = {
+        **model_dependent_defaults(n_embd, requested),
+        **(table_dependent_defaults(rows, requested) if rows else {}),
+    }
+    return runs.resolve_settings(FinetuneConfig, None, requested, extra=extra)
 
 
 def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -175,7 +183,20 @@ def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mappin
         return {"lm_coef": 0.0} if head_only else {}
     if head_only:
         return HEAD_ONLY_DEFAULTS
-    return {"peak_lr": min(FinetuneConfig.peak_lr * (768 / n_embd) ** 2, MAX_DEFAULT_LR)}
+    # Nothing is learned from the features of random weights, and a head that is kept is fitted already.
+    no_probe = settings.get("from_scratch") or settings.get("keep_head") or settings.get("transfer_layers", -1) >= 0
+    found = {"peak_lr": min(FinetuneConfig.peak_lr * (768 / n_embd) ** 2, MAX_DEFAULT_LR)}
+    return {**found, "head_first": False} if no_probe else found
+
+
+def table_dependent_defaults(rows: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Batch size and epochs of the default recipe, so that small tables have enough steps (docs/lab-log.md)."""
+    if settings.get("recipe") == "paper" or settings.get("train") == "head":
+        return {}
+    small = next((size for limit, size in FINETUNING_BATCH_SIZES if rows < limit), FinetuneConfig.batch_size)
+    per_epoch = steps_per_epoch(rows, settings.get("batch_size", small))
+    epochs = max(FinetuneConfig.epochs, math.ceil(MIN_FINETUNING_STEPS / per_epoch))
+    return {"batch_size": small, "epochs": float(epochs)}
 
 
 def finish_finetuning(

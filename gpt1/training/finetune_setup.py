@@ -15,9 +15,11 @@ from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import batch_indices, derive_seed, steps_per_epoch
 from gpt1.datasets.labelled import TaskData
 from gpt1.devices import prepare_model, resolve_device, resolve_precision
+from gpt1.formatting import count_noun
 from gpt1.inference.evaluate import compute_metrics
 from gpt1.inference.foreign_task import read_any_task
 from gpt1.inference.task_logits import compute_task_logits
+from gpt1.kernels.to_device import to_device
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import Losses, l3
@@ -34,10 +36,16 @@ from gpt1.tasks.kinds import (
     windowed_share,
 )
 from gpt1.tokenization.tokenizer import Tokenizer
-from gpt1.training.head_only import HeadOnlySource
+from gpt1.training.head_only import HeadOnlySource, load_or_extract_features
+from gpt1.training.linear_probe import fit_linear_probe
 from gpt1.training.loop import Stage, StepBatch
 from gpt1.training.speed import micro_batch_tokens
 from gpt1.training.train_scope import describe_trained, freeze
+
+MAX_EVALUATIONS = 20
+"""With more epochs, not each is evaluated: each evaluation writes a checkpoint of all weights."""
+MAX_PROBE_ROWS = 10_000
+"""Most rows that the head is fitted to before all weights are trained: it is only where they start."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +68,32 @@ class FinetuneSetup:
 
     def make_source(self, cfg: FinetuneConfig, progress: Progress) -> FullTrainingSource | HeadOnlySource:
         """The batches and the losses for what `--train` selects."""
-        if cfg.train != "head":
-            return FullTrainingSource(self, cfg)
         targets = self.encode_targets(self.task.training)
+        if cfg.train != "head":
+            if cfg.head_first:
+                self.fit_head(cfg, targets, progress)
+            return FullTrainingSource(self, cfg)
         return HeadOnlySource(
             self.model, self.task.target, targets, self.train_examples, self.validation_examples, cfg, progress
         )
 
+    def fit_head(self, cfg: FinetuneConfig, targets: Tensor, progress: Progress) -> None:
+        """Start the head as a linear probe on the features of the rows, at most MAX_PROBE_ROWS of them."""
+        examples = [example.split_windows()[0] for example in self.train_examples[:MAX_PROBE_ROWS]]
+        states = load_or_extract_features(self.model, examples, cfg, progress).float()
+        features = torch.split(states, [len(example.sequences) for example in examples])
+        own = to_device(targets[: len(examples)], states.device)
+        penalty = fit_linear_probe(self.model.head, features, own, self.task.target.loss)
+        progress.log(f"head first: fitted to the features of {count_noun(len(examples), 'row')}, penalty {penalty:g}")
+
     def make_stage(self, cfg: FinetuneConfig, source: FullTrainingSource | HeadOnlySource) -> Stage:
         per_epoch = steps_per_epoch(len(self.train_examples), cfg.batch_size)
         steps = max(1, math.ceil(cfg.epochs * per_epoch))
+        every = per_epoch if cfg.train == "head" else per_epoch * math.ceil(cfg.epochs / MAX_EVALUATIONS)
 
         def should_evaluate(done: int) -> bool:
             # Without validation rows there is nothing to measure, and no checkpoint to choose, before the end.
-            return done == steps or bool(self.validation_examples and done % per_epoch == 0)
+            return done == steps or bool(self.validation_examples and done % every == 0)
 
         def evaluate() -> dict[str, float]:
             if not self.validation_examples:
@@ -161,7 +181,8 @@ def prepare_finetuning(
     unknown = sum(tokenizer.count_unknown(sequence) for sequence in ids) / max(1, tokens)
     progress.log(f"{unknown:.2%} of the tokens unknown; {truncation_warning(encoded, config.context, cfg.long)}")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    title = f"fine-tuning {describe_trained(cfg.train, trained)}, λ {cfg.lm_coef:g}, {precision}"
+    title = f"fine-tuning {describe_trained(cfg.train, trained)}, λ {cfg.lm_coef:g}, "
+    title += f"{cfg.epochs:g} epochs, {cfg.batch_size} rows per step, {precision}"
     fingerprints = {
         "model": fingerprint_weights(folder),
         "tokenizer": tokenizer.fingerprint,

@@ -39,6 +39,9 @@ def check_train_scope(cfg: FinetuneConfig, n_layer: int) -> None:
             "--long windows with --cut shares is not supported: shares limit each field to one window.",
             "Use --cut longest with --long windows.",
         )
+    if cfg.head_first and (cfg.keep_head or cfg.train == "head"):
+        other = "--keep-head" if cfg.keep_head else "--train head"
+        raise UserError(f"--head-first has no effect with {other}.", "Remove --head-first.")
     if cfg.keep_head and (cfg.from_scratch or cfg.transfer_layers >= 0):
         flag = "--from-scratch" if cfg.from_scratch else "--transfer-layers"
         raise UserError(f"--keep-head with {flag}: the output layer belongs to the weights.", f"Remove {flag}.")

@@ -264,7 +264,7 @@ def test_an_unfinished_run_resumes_only_with_the_same_settings(
             table,
             tmp_path / "run",
             NullProgress(),
-            resolve_training_settings(16, own),
+            resolve_training_settings(16, own, len(table)),
             from_=pretrained_run,
             **own,
             **TASK,

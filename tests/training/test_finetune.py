@@ -25,14 +25,21 @@ from finetune_helpers import (
     special_token_embeddings,
 )
 
+from gpt1.corpus.order import steps_per_epoch
 from gpt1.errors import UserError
 from gpt1.inference.predictor import load_task_predictor
 from gpt1.model.gpt import GPT
 from gpt1.model.weights import read_safetensors
 from gpt1.progress import NullProgress
+from gpt1.recipes import MIN_FINETUNING_STEPS
 from gpt1.tables.table import Table, write_table
 from gpt1.training import finetune_setup
-from gpt1.training.finetune import finetune, model_dependent_defaults
+from gpt1.training.finetune import (
+    finetune,
+    model_dependent_defaults,
+    resolve_finetune_settings,
+    table_dependent_defaults,
+)
 
 
 class RecordingProgress(NullProgress):
@@ -118,7 +125,7 @@ def test_training_on_cached_features_equals_training_through_the_frozen_backbone
     cached = finetune(table, from_=pretrained_run, out=tmp_path / "head", train="head", **settings, **shared)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetune_setup, "freeze", lambda model, train: model.gpt.requires_grad_(False))
-        through = finetune(table, from_=pretrained_run, out=tmp_path / "all", train="all", **settings, **shared)
+        through = finetune(table, from_=pretrained_run, out=tmp_path / "all", head_first=False, **settings, **shared)
     for name, value in load_head(cached).items():
         torch.testing.assert_close(value, load_head(through)[name], rtol=0, atol=1e-5)
 
@@ -401,6 +408,33 @@ def test_recipe_paper_in_a_config_file_equals_the_flag(table: Table, pretrained_
 def test_narrow_models_have_a_larger_default_learning_rate(width: int, rate: float):
     assert model_dependent_defaults(width, {}) == {"peak_lr": pytest.approx(rate)}
     assert model_dependent_defaults(width, {"recipe": "paper"}) == {}
+
+
+def test_small_tables_have_small_batches_and_enough_steps():
+    for rows in (10, 100, 249, 250, 1000, 1999):
+        found = table_dependent_defaults(rows, {})
+        assert found["epochs"] * steps_per_epoch(rows, found["batch_size"]) >= MIN_FINETUNING_STEPS
+    assert [table_dependent_defaults(rows, {})["batch_size"] for rows in (249, 250, 2000)] == [8, 16, 32]
+    assert table_dependent_defaults(100_000, {}) == {"epochs": 3.0, "batch_size": 32}
+    for settings in ({"recipe": "paper"}, {"train": "head"}):
+        assert table_dependent_defaults(100, settings) == {}
+    own = resolve_finetune_settings(128, {"epochs": 2.0, "batch_size": 4}, rows=100)
+    assert (own.epochs, own.batch_size) == (2.0, 4)
+    larger = resolve_finetune_settings(128, {"batch_size": 50}, rows=100)
+    assert larger.epochs == MIN_FINETUNING_STEPS / 2
+
+
+def test_a_run_on_a_small_table_stores_its_epochs_and_evaluates_at_most_twenty_times(
+    table: Table, pretrained_run: Path, tmp_path: Path
+):
+    progress, few = RecordingProgress(), replace(table, rows=table.rows[:40])
+    run = finetune(few, from_=pretrained_run, out=tmp_path / "run", valid=table, precision="fp32", progress=progress,
+                   deduplicate=False, **TEXT_OPTIONS)  # fmt: skip
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert (settings["batch_size"], settings["epochs"]) == (8, MIN_FINETUNING_STEPS / 5)
+    history = read_results(run)["history"]
+    assert 10 <= len(history) <= 20
+    assert history[-1]["epoch"] == settings["epochs"]
 
 
 def test_head_only_in_a_config_file_uses_the_head_only_defaults(table: Table, pretrained_run: Path, tmp_path: Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import formatting
-from gpt1.config import FinetuneConfig, flag_name, format_flag
+from gpt1.config import flag_name, format_flag
 from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.methods import BASELINES, Method
 from gpt1.experiments.reproduce.paper_tasks import PaperTask, SkippedTask
@@ -133,7 +133,7 @@ class ReproductionPlan:
             return 1 + (training + test) // 50_000
         if method == "head":
             return 1 + (training + test) // 1000
-        epochs = self.request.settings.get("epochs", FinetuneConfig.epochs)
+        epochs = self.training_settings(task, method)["epochs"]
         return 1 + int(3 * epochs * training + test) // 1000
 
     def finished(self, store: ResultStore, task: PaperTask, method: str) -> dict[int, dict[str, Any]]:
@@ -144,16 +144,16 @@ class ReproductionPlan:
     def run_settings(self, method: str, seed: int) -> dict[str, Any]:
         return self.methods[method].finetune_settings(self.request.settings, seed)
 
-    def training_settings(self, method: str) -> dict[str, Any]:
+    def training_settings(self, task: PaperTask, method: str) -> dict[str, Any]:
         if method in BASELINES:
             return {}
         width = self.models["lstm" if method == "lstm" else "from"]["config"]["n_embd"]
-        return resolve_training_settings(width, self.run_settings(method, 0))
+        return resolve_training_settings(width, self.run_settings(method, 0), len(task.training))
 
     def provenance(self, task: PaperTask, method: str) -> dict[str, Any]:
         """What a result depends on: the rows, the weights and the settings."""
         weights = None if method in BASELINES else self.models["lstm" if method == "lstm" else "from"]["weights"]
-        return {"rows": task.facts, "weights": weights, "settings": self.training_settings(method)}
+        return {"rows": task.facts, "weights": weights, "settings": self.training_settings(task, method)}
 
     def check_stored_results(self, store: ResultStore) -> None:
         """UserError if a finished run used other rows, another model or other settings than this plan."""
@@ -176,7 +176,8 @@ class ReproductionPlan:
             return {**about, **baseline_scores(task, method, seed)}
         from_ = self.request.lstm if method == "lstm" else self.request.from_
         options = task.finetune_options | self.run_settings(method, seed)
-        resolved = self.training_settings(method)
+        resolved = self.training_settings(task, method)
+        options |= {name: resolved[name] for name in ("epochs", "batch_size")}  # finetune may remove duplicates first
         run = finetune_or_resume(task.training.table, scratch, progress, resolved, from_=from_, **options)
         training = runs.read_results(run)
         scores = evaluate_run(run, task, self.request.settings)

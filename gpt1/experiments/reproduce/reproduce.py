@@ -48,8 +48,8 @@ def reproduce(
         data_dir: folder with the official files of the data sets.
         seeds: number of random seeds of each run.
         tasks: data sets, such as "rte" or "snli:dev>test" (train on dev, test on test); by default the paper's.
-        methods: of "full", "scratch", "no-aux", "lstm", "head", "tfidf", "overlap"; by default "full" and the last two,
-            table 5: all.
+        methods: of "full", "scratch", "scratch-no-aux", "no-aux", "lstm", "head", "tfidf", "overlap"; by default "full"
+            and the last two, table 5: all.
         rows, test_rows: maximum numbers of training and test rows by task, `""` for all other tasks.
         lstm: run of a pre-trained LSTM, for table 5 and figure 2.
         left, right: only one half of figure 2: transferred layers, or zero-shot scores over pre-training.
