@@ -55,6 +55,12 @@ verify = click.option(
 )
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what an earlier command wrote to --out.")
+baselines = click.option(
+    "--baselines/--no-baselines",
+    default=True,
+    show_default=True,
+    help="Train TF-IDF with a linear model on the training rows, to compare.",
+)
 
 DATA_DIR_HELP = "Folder with the files of known data sets."
 KIND_HELP = "classification, regression, entailment, similarity or choice."

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from gpt1.cli.options import DATA_DIR_HELP, KIND_HELP, RangedNumber, column_options, overwrite, setting_options
+from gpt1.cli.options import (
+    DATA_DIR_HELP,
+    KIND_HELP,
+    RangedNumber,
+    baselines,
+    column_options,
+    overwrite,
+    setting_options,
+)
 from gpt1.cli.output import echo, make_console, pretrained_next_steps, print_next_steps
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.formatting import shell_quote
@@ -114,6 +122,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
 @overwrite
+@baselines
 @setting_options(FinetuneConfig)
 def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: Any) -> None:
     """Stage 2: fine-tune on labeled rows (maximize L3 = L2 + λ·L1, equation 5).

@@ -11,7 +11,16 @@ from typing import Any
 
 import click
 
-from gpt1.cli.options import COLUMN_HELP, DATA_DIR_HELP, JSON_HELP, RangedNumber, column_options, overwrite, verify
+from gpt1.cli.options import (
+    COLUMN_HELP,
+    DATA_DIR_HELP,
+    JSON_HELP,
+    RangedNumber,
+    baselines,
+    column_options,
+    overwrite,
+    verify,
+)
 from gpt1.cli.output import echo, echo_json, make_console, pretrained_next_steps, print_next_steps
 from gpt1.config import flag_name
 from gpt1.errors import UserError
@@ -33,12 +42,7 @@ AS_IN_TRAINING = "  [default: as in training]"
     show_default=True,
     help="Rows with a label that was not in training: count them as mistakes, or stop.",
 )
-@click.option(
-    "--baselines/--no-baselines",
-    default=True,
-    show_default=True,
-    help="Score the trivial answer and TF-IDF on the same rows, where the training rows are at hand.",
-)
+@baselines
 @click.option("--report", metavar="F.html", help="Write a page: confusion matrix, calibration, worst mistakes.")
 @click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
 @verify

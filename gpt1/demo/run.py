@@ -169,6 +169,7 @@ def finetune_methods(out: Path, seeds: int, results: DemoResults, progress: Prog
                 label="library",
                 valid=out / "labelled" / "validation.csv",
                 seed=seed,
+                baselines=False,  # the demo has its own
                 progress=SingleBarProgress(progress, f"fine-tuning, seed {seed}: {method}"),
                 **settings,
             )

@@ -54,6 +54,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     config: str | Path | None = None,
+    baselines: bool = True,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
@@ -71,6 +72,7 @@ def finetune(
         resume: Resume the run `out` from its newest checkpoint.
         overwrite: Replace a run that is there, once everything is checked.
         config: YAML file with settings.
+        baselines: Train TF-IDF with a linear model on the same rows, to compare.
         progress: Receives messages, progress and metrics; by default they are printed in a notebook, else discarded.
         **settings: The columns (see COLUMN_ROLES) and fields of FinetuneConfig, which override those of `config`.
 
@@ -120,7 +122,7 @@ def finetune(
     cfg = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
     if not resume:
         run = runs.create_run(out, cfg, facts, setup.precision, overwrite)
-    run_training(setup, cfg, run, progress, resume)
+    run_training(setup, cfg, run, progress, resume, baselines)
     return run
 
 
@@ -149,7 +151,9 @@ def check_earlier_head(
     progress.log(f"{from_} is fine-tuned: a new output layer replaces its own{offer}")
 
 
-def run_training(setup: FinetuneSetup, cfg: FinetuneConfig, run: Path, progress: Progress, resume: bool) -> None:
+def run_training(
+    setup: FinetuneSetup, cfg: FinetuneConfig, run: Path, progress: Progress, resume: bool, with_tfidf: bool
+) -> None:
     """Train, and write the model, the results and the report."""
     if setup.device.type == "cpu":
         keep_some_freed_memory()
@@ -157,7 +161,7 @@ def run_training(setup: FinetuneSetup, cfg: FinetuneConfig, run: Path, progress:
         source = setup.make_source(cfg, progress)
         with reuse_buffers(setup.model):
             outcome = train(setup.make_stage(cfg, source), cfg, run, run_progress, metrics, resume)
-        finish_finetuning(run, setup, source, outcome, cfg, progress)
+        finish_finetuning(run, setup, source, outcome, cfg, progress, with_tfidf)
 
 
 def source_name(source: str | Path | Table | None) -> str | None:
@@ -206,6 +210,7 @@ def finish_finetuning(
     outcome: Outcome,
     cfg: FinetuneConfig,
     progress: Progress,
+    with_tfidf: bool,
 ) -> None:
     """Calibrate, compare with the baselines, and write the model folder, the results and the validation predictions."""
     target, task = setup.task.target, setup.task
@@ -219,8 +224,8 @@ def finish_finetuning(
         logits = logits / calibration.get("temperature", 1.0)
         validation = {**compute_metrics(target, logits, targets, labels), "rows": len(labels)}
         baselines["trivial"] = trivial_baseline(target, answer, labels)
-        if tfidf := tfidf_baseline(task.kind, target, task.training, task.validation, cfg.seed):
-            baselines["tfidf"] = tfidf
+        if with_tfidf and (found := tfidf_baseline(task.kind, target, task.training, task.validation, cfg.seed)):
+            baselines["tfidf"] = found
         warning = verdict(target, validation, baselines, task.primary_metric, tfidf_advice(setup, cfg))
     description = {
         "kind": task.kind.name,

@@ -306,6 +306,11 @@ def test_the_baselines_of_every_kind_stand_beside_the_model(
     assert load_task_predictor(run).task["trivial_answer"] == trivial["answer"]
 
 
+def test_the_tf_idf_baseline_can_be_left_out(table: Table, pretrained_run: Path, tmp_path: Path):
+    run = finetune(table, from_=pretrained_run, out=tmp_path / "run", baselines=False, **TEXT_OPTIONS, **FAST_SETTINGS)
+    assert set(read_results(run)["baselines"]) == {"trivial"}
+
+
 def test_without_validation_rows_there_are_no_baselines(table: Table, pretrained_run: Path, tmp_path: Path):
     run = finetune(table, from_=pretrained_run, out=tmp_path / "run", valid_fraction=0, **TEXT_OPTIONS, **FAST_SETTINGS)
     assert (read_results(run)["baselines"], read_results(run)["warning"]) == ({}, "")
