@@ -207,7 +207,7 @@ class FinetuneConfig(TrainingConfig):
     optimizer: OptimizerName = "adam"
     peak_lr: NotNegative = 6.25e-5
     """Learning rate after warm-up (paper 4.1, for a width of 768). The default recipe multiplies it by the square of
-    768 / --n-embd of the model, up to 3.75e-4: narrow models need a higher one."""
+    768 / --n-embd of the model, up to 3.75e-4: narrow models need a higher one. --from-scratch: 8/3 of that."""
     warmup: NotNegative = 0.002
     schedule: Schedule = "linear"
     train: str = "all"

@@ -40,6 +40,7 @@ from gpt1.training.train_scope import check_train_scope
 COLUMN_ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
 WORTH_WINDOWS = 0.05  # share of truncated texts from which --long windows is suggested
 MAX_DEFAULT_LR = 3.75e-4  # peak learning rate of fine-tuning, the best for `tiny`
+SCRATCH_LR_FACTOR = 8 / 3  # new weights need a higher one: 1e-3 for `tiny`
 
 
 def finetune(
@@ -189,8 +190,10 @@ def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mappin
         return HEAD_ONLY_DEFAULTS
     # Nothing is learned from the features of random weights, and a head that is kept is fitted already.
     no_probe = settings.get("from_scratch") or settings.get("keep_head") or settings.get("transfer_layers", -1) >= 0
-    found = {"peak_lr": min(FinetuneConfig.peak_lr * (768 / n_embd) ** 2, MAX_DEFAULT_LR)}
-    return {**found, "head_first": False} if no_probe else found
+    peak_lr = min(FinetuneConfig.peak_lr * (768 / n_embd) ** 2, MAX_DEFAULT_LR)
+    if settings.get("from_scratch"):
+        peak_lr *= SCRATCH_LR_FACTOR
+    return {"peak_lr": peak_lr, "head_first": False} if no_probe else {"peak_lr": peak_lr}
 
 
 def table_dependent_defaults(rows: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:

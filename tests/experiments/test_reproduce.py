@@ -289,11 +289,11 @@ def test_a_killed_process_repeats_no_finished_run(pretrained_run: Path, official
         process.wait()
     before = (out / STORE_FILE).read_text(encoding="utf-8")
     finished = json.loads(before)["cells"]
-    assert 1 <= len(finished) < 11
+    assert 1 <= len(finished) < 13
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert f"{len(finished)} of 11 runs are finished already" in done.stderr
+    assert f"{len(finished)} of 13 runs are finished already" in done.stderr
     after = read_stored_results(out)
-    assert len(after) == 11
+    assert len(after) == 13
     assert {key: after[key] for key in finished} == finished
 
 
@@ -325,7 +325,7 @@ def test_a_diverging_run_is_reported_and_stops_no_other(
     options: dict[str, Any] = {"from_": pretrained_run, "data_dir": official_data, "tasks": ["cola", "rte"], "seeds": 1}
     out = reproduce("table5", out=tmp_path / "out", **options)
     assert read_results(out)["failed"] == [f"{task}, scratch, seed 0: training diverged." for task in ("cola", "rte")]
-    assert len(read_stored_results(out)) == 2 * 4 + 1
+    assert len(read_stored_results(out)) == 2 * 5 + 1
     markdown = (out / "results.md").read_text(encoding="utf-8")
     assert "Not finished: cola, scratch" in markdown
     assert "| LSTM with auxiliary LM | needs --lstm RUN | – |" in markdown

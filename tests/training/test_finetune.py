@@ -412,7 +412,10 @@ def test_recipe_paper_in_a_config_file_equals_the_flag(table: Table, pretrained_
 @pytest.mark.parametrize(("width", "rate"), [(768, 6.25e-5), (384, 2.5e-4), (128, 3.75e-4), (16, 3.75e-4)])
 def test_narrow_models_have_a_larger_default_learning_rate(width: int, rate: float):
     assert model_dependent_defaults(width, {}) == {"peak_lr": pytest.approx(rate)}
+    scratch = model_dependent_defaults(width, {"from_scratch": True})
+    assert scratch == {"peak_lr": pytest.approx(rate * 8 / 3), "head_first": False}
     assert model_dependent_defaults(width, {"recipe": "paper"}) == {}
+    assert model_dependent_defaults(width, {"recipe": "paper", "from_scratch": True}) == {}
 
 
 def test_small_tables_have_small_batches_and_enough_steps():
