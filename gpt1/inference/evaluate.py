@@ -139,8 +139,7 @@ def log_unseen_labels(unknown: Counter[str], progress: Progress) -> None:
     if unknown:
         names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
         more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
-        rows = count_rows_have(unknown.total())
-        progress.log(f"{rows} a label that the model does not know, and count as wrong: {names}{more}")
+        progress.log(f"{count_rows_have(unknown.total())} a label that was not in training (wrong): {names}{more}")
 
 
 def encode_known_labels(

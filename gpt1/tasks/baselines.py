@@ -18,6 +18,8 @@ from gpt1.tasks.tfidf import fitting_work, tfidf_scores
 MAX_TFIDF_WORK = 12_000_000
 """Most work (see `fitting_work`) of the TF-IDF baseline beside a fine-tuned model: about half a minute of one core. Of
 larger tables it gets a stratified sample of the rows."""
+MIN_ROWS = 10
+"""Fewest rows from which a model is said to have learned nothing."""
 MIN_SPREAD = 0.1
 """Standard deviation of predicted scores, as a share of that of the labels, below which they hardly vary."""
 
@@ -76,10 +78,12 @@ def learned_nothing(target: Target, scored: Mapping[str, Any], trivial: Mapping[
 
     Args:
         target: The target of the task.
-        scored: `metrics`, `interval` and, for scores, `spread` (see `compute_metrics`).
+        scored: `rows`, `metrics`, `interval` and, for scores, `spread` (see `compute_metrics`).
         trivial: The trivial answer on the same rows.
     """
     own, interval = scored["metrics"], scored["interval"]
+    if scored["rows"] < MIN_ROWS:
+        return ""
     if isinstance(target, Classes | Answers):
         value, other = own["accuracy"], trivial["metrics"]["accuracy"]
         if value > other or interval.get("matthews", (0.0, 0.0))[0] > 0:
@@ -99,7 +103,7 @@ def verdict(
 
     Args:
         target: The target of the task.
-        scored: The model's `metrics`, `interval` and `spread`.
+        scored: The model's `rows`, `metrics`, `interval` and `spread`.
         baselines: `trivial` and, if it was fitted, `tfidf`, on the same rows.
         metric: The metric to compare.
         advice: What to try, for a model that is worse than TF-IDF.

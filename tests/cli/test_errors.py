@@ -172,7 +172,7 @@ REFUSED = {
         "runs/nowhere reviews.csv": ["runs/nowhere does not exist"],
         "runs/reviews nowhere.csv": ["nowhere.csv does not exist"],
         "runs/reviews new.csv": ["new.csv has no labels", "gpt1 predict runs/reviews new.csv"],
-        "runs/reviews unknown.csv": ["unknown.csv, line 3", "'perhaps'", "no, yes"],
+        "runs/reviews unknown.csv --unseen refuse": ["unknown.csv, line 3", "'perhaps'", "no, yes"],
         "runs/reviews gaps.csv": ["gaps.csv, line 3", "label is empty"],
         "runs/reviews nan.jsonl": ["no labels"],
         "runs/reviews": ["TEST"],

@@ -273,7 +273,7 @@ def test_rows_with_an_unseen_label_count_as_wrong_and_are_named(folder: Any, tab
     assert found["metrics"]["accuracy"] == pytest.approx(right / found["rows"])
     assert found["metrics"]["loss"] == pytest.approx(known["metrics"]["loss"], abs=1e-5)
     assert found["unseen"] == {"perhaps": 3}
-    assert any("3 rows have a label that the model does not know" in x and "perhaps (3)" in x for x in progress.lines)
+    assert any("3 rows have a label that was not in training (wrong): perhaps (3)" in x for x in progress.lines)
     assert known["unseen"] == {}
 
 

@@ -53,7 +53,7 @@ def test_empty_texts_have_no_tf_idf():
 
 
 def scored(accuracy: float, low: float) -> dict[str, Any]:
-    return {"metrics": {"accuracy": accuracy}, "interval": {"matthews": [low, 0.5]}}
+    return {"rows": 50, "metrics": {"accuracy": accuracy}, "interval": {"matthews": [low, 0.5]}}
 
 
 def both(trivial: float, tfidf: float) -> dict[str, Any]:
@@ -69,6 +69,10 @@ def test_a_classifier_that_is_not_above_the_most_frequent_label_has_learned_noth
     assert found.endswith("TF-IDF learns from the same rows (accuracy 0.700). Try this.")
     assert "TF-IDF learns nothing from them either" in verdict(CLASSES, scored(0.5, -0.1), both(0.52, 0.5), "accuracy")
     assert "Likely causes" in verdict(CLASSES, scored(0.5, -0.1), {"trivial": both(0.5, 0)["trivial"]}, "accuracy")
+
+
+def test_a_handful_of_rows_shows_nothing():
+    assert verdict(CLASSES, {**scored(0.0, -0.1), "rows": 9}, {"trivial": both(0.0, 0)["trivial"]}, "accuracy") == ""
 
 
 def test_a_classifier_of_rare_labels_can_be_below_the_most_frequent_label_and_have_learned():
@@ -87,7 +91,7 @@ def test_a_better_tf_idf_is_a_warning():
     [(0.05, 0.3, "hardly depend on the text"), (0.4, -0.1, "includes 0"), (0.4, 0.1, "")],
 )
 def test_scores_that_hardly_depend_on_the_text_count_as_nothing_learned(spread: float, low: float, expected: str):
-    own = {"metrics": {"pearson": 0.2, "rmse": 1.0}, "interval": {"pearson": [low, 0.5]}, "spread": spread}
+    own = {"rows": 50, "metrics": {"pearson": 0.2, "rmse": 1.0}, "interval": {"pearson": [low, 0.5]}, "spread": spread}
     trivial = {"trivial": {"name": "always the mean", "metrics": {"pearson": 0.0, "rmse": 1.0}}}
     found = verdict(NUMBERS, own, trivial, "pearson")
     assert expected in found
@@ -95,7 +99,7 @@ def test_scores_that_hardly_depend_on_the_text_count_as_nothing_learned(spread: 
 
 
 def test_of_errors_the_lower_is_better():
-    own = {"metrics": {"rmse": 1.0}, "interval": {"pearson": [0.1, 0.5]}, "spread": 0.5}
+    own = {"rows": 50, "metrics": {"rmse": 1.0}, "interval": {"pearson": [0.1, 0.5]}, "spread": 0.5}
     for rmse, expected in ((0.9, True), (1.1, False)):
         others = {"tfidf": {"name": "TF-IDF", "metrics": {"rmse": rmse}}}
         assert verdict(NUMBERS, own, others, "rmse").startswith("TF-IDF is better") == expected
