@@ -32,7 +32,7 @@ def baselines_on_test_rows(
     if task := read_training_rows(Path(run)):
         progress.log(f"TF-IDF baseline: trained on the {len(task.training):,} training rows of this run")
         seed = int(runs.read_run_config(Path(run)).get("seed", 0))
-        if tfidf := tfidf_baseline(model.kind, model.target, task.training, examples, seed):
+        if tfidf := tfidf_baseline(model.kind, model.target, task.training, examples, seed, progress):
             found["tfidf"] = tfidf
     else:
         progress.log("no TF-IDF baseline: the training rows of this model are not at hand, or have changed")

@@ -227,7 +227,8 @@ def finish_finetuning(
         logits = logits / calibration.get("temperature", 1.0)
         validation = {**compute_metrics(target, logits, targets, labels), "rows": len(labels)}
         baselines["trivial"] = trivial_baseline(target, answer, labels)
-        if with_tfidf and (found := tfidf_baseline(task.kind, target, task.training, task.validation, cfg.seed)):
+        rows = task.training, task.validation
+        if with_tfidf and (found := tfidf_baseline(task.kind, target, *rows, cfg.seed, progress)):
             baselines["tfidf"] = found
         warning = verdict(target, validation, baselines, task.primary_metric, tfidf_advice(setup, cfg))
     description = {
@@ -287,7 +288,7 @@ def tfidf_advice(setup: FinetuneSetup, cfg: FinetuneConfig) -> str:
 
 def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> None:
     """The line of the best epoch, and the warning."""
-    validation, calibration, tfidf = results["validation"], results["calibration"], results["baselines"].get("tfidf")
+    validation, calibration = results["validation"], results["calibration"]
     low, high = validation["interval"][metric]
     parts = [f"{metric} {describe_score(metric, validation['metrics'])} [{low:.3f}, {high:.3f}]"]
     parts.append(summary(results["baselines"], metric))
@@ -297,7 +298,5 @@ def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> 
         if not calibration["reason"]:
             parts[-1] = f"calibrated (ECE {before:.3f} → {after:.3f}, cross-fitted)"
     progress.log(f"best epoch {results['best_epoch'] or 0:g}: {'; '.join(parts)}")
-    if tfidf and tfidf["rows"] < tfidf["of"]:
-        progress.log(f"TF-IDF was trained on {tfidf['rows']:,} of {tfidf['of']:,} rows, to limit its time")
     if results["warning"]:
         progress.log(f"warning: {results['warning']}")
