@@ -218,7 +218,7 @@ class FinetuneConfig(TrainingConfig):
     """Passes over the training rows."""
     head_first: bool = False
     """Before all weights are trained, fit the new layer to the features of the pre-trained model. It starts there
-    instead of at random weights."""
+    instead of at random weights. The default recipe does so below 2,000 rows."""
     keep_head: bool = False
     """Go on with the output layer of a fine-tuned model instead of a new one. Its labels must contain those of the
     rows."""

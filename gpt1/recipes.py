@@ -45,3 +45,5 @@ MIN_FINETUNING_STEPS = 400
 """The default recipe makes at least so many steps, with more epochs, unless --epochs is given (docs/lab-log.md)."""
 FINETUNING_BATCH_SIZES = ((250, 8), (2000, 16))
 """(rows, batch size) of the default recipe for tables with fewer rows; else FinetuneConfig.batch_size."""
+HEAD_FIRST_ROWS = 2000
+"""The default recipe fits the head first on tables with fewer rows. With more it made no difference."""

@@ -25,7 +25,7 @@ from gpt1.inference.task import save_task
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.progress import Progress
-from gpt1.recipes import FINETUNING_BATCH_SIZES, HEAD_ONLY_DEFAULTS, MIN_FINETUNING_STEPS
+from gpt1.recipes import FINETUNING_BATCH_SIZES, HEAD_FIRST_ROWS, HEAD_ONLY_DEFAULTS, MIN_FINETUNING_STEPS
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
@@ -196,14 +196,15 @@ def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mappin
     return {"peak_lr": peak_lr, "head_first": False} if no_probe else {"peak_lr": peak_lr}
 
 
-def table_dependent_defaults(rows: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Batch size and epochs of the default recipe, so that small tables have enough steps (docs/lab-log.md)."""
+def table_dependent_defaults(rows: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Batch size, epochs and --head-first of the default recipe: what small tables need (docs/lab-log.md)."""
     if settings.get("recipe") == "paper" or settings.get("train") == "head":
         return {}
     small = next((size for limit, size in FINETUNING_BATCH_SIZES if rows < limit), FinetuneConfig.batch_size)
     per_epoch = steps_per_epoch(rows, settings.get("batch_size", small))
     epochs = max(FinetuneConfig.epochs, math.ceil(MIN_FINETUNING_STEPS / per_epoch))
-    return {"batch_size": small, "epochs": float(epochs)}
+    found: dict[str, Any] = {"batch_size": small, "epochs": float(epochs)}
+    return found if rows < HEAD_FIRST_ROWS else {**found, "head_first": False}
 
 
 def finish_finetuning(

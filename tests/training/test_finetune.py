@@ -423,7 +423,9 @@ def test_small_tables_have_small_batches_and_enough_steps():
         found = table_dependent_defaults(rows, {})
         assert found["epochs"] * steps_per_epoch(rows, found["batch_size"]) >= MIN_FINETUNING_STEPS
     assert [table_dependent_defaults(rows, {})["batch_size"] for rows in (249, 250, 2000)] == [8, 16, 32]
-    assert table_dependent_defaults(100_000, {}) == {"epochs": 3.0, "batch_size": 32}
+    assert table_dependent_defaults(100_000, {}) == {"epochs": 3.0, "batch_size": 32, "head_first": False}
+    assert [resolve_finetune_settings(128, {}, rows).head_first for rows in (1999, 2000)] == [True, False]
+    assert resolve_finetune_settings(128, {"head_first": True}, 2000).head_first
     for settings in ({"recipe": "paper"}, {"train": "head"}):
         assert table_dependent_defaults(100, settings) == {}
     own = resolve_finetune_settings(128, {"epochs": 2.0, "batch_size": 4}, rows=100)
