@@ -28,6 +28,15 @@ def gelu(x: Tensor) -> Tensor:
     return GELUFunction.apply(x)  # type: ignore[no-untyped-call]
 
 
+def invariant_gelu(x: Tensor) -> Tensor:
+    """`gelu` without gradients whose result for an element does not depend on the size of x, bit by bit."""
+    if x.device.type != "cpu":
+        return F.gelu(x, approximate="tanh")
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    value_and_derivative(x.reshape(-1), y.view(-1), None)
+    return y
+
+
 class GELUFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.config import GPTConfig
+from gpt1.kernels.to_device import to_device
+
+
+class CachePart(NamedTuple):
+    """Consecutive new tokens of one sequence in a pass over several sequences."""
+
+    row: int  # of the cache
+    past: int  # filled positions of that row
+    time: int  # new tokens
 
 
 class KVCache:
@@ -31,11 +42,28 @@ class KVCache:
         """Filled positions; the maximum over the rows if `row_lengths` is set."""
         self.row_lengths: Tensor | None = None
         """[batch, 1], the filled positions of each row, if rows differ."""
+        self.parts: Sequence[CachePart] = ()
+        """Set by `begin_parts`: the sequences that the tokens of the next pass belong to."""
+        self.part_rows = self.part_positions = torch.empty(0, dtype=torch.long)
 
     @property
     def size(self) -> int:
         """Number of positions that fit."""
         return self.keys[0].shape[2]
+
+    def begin_parts(self, parts: Sequence[CachePart], tokens: int) -> None:
+        """Prepare a pass over new tokens [tokens, 1] of several sequences, those of `parts` one after another.
+
+        Tokens after those of the last part are padding: they see nothing and change nothing.
+        """
+        device = self.keys[0].device
+        rows = [part.row for part in parts for _ in range(part.time)]
+        positions = [position for part in parts for position in range(part.past, part.past + part.time)]
+        padded = positions + [0] * (tokens - len(positions))
+        self.parts, self.length = parts, 0
+        self.part_rows = to_device(torch.tensor(rows), device)
+        self.row_lengths = to_device(torch.tensor(padded)[:, None], device)
+        self.part_positions = self.row_lengths[: len(positions), 0]
 
     def layer(self, index: int) -> LayerCache:
         """The part that belongs to block `index`."""
@@ -47,7 +75,7 @@ class KVCache:
         copy.keys = [keys.repeat(n, 1, 1, 1).to(dtype or keys.dtype) for keys in self.keys]
         copy.values = [values.repeat(n, 1, 1, 1).to(dtype or values.dtype) for values in self.values]
         copy.recurrent_states = [(state.repeat(n, 1), cell.repeat(n, 1)) for state, cell in self.recurrent_states]
-        copy.length, copy.row_lengths = self.length, None
+        copy.length, copy.row_lengths, copy.parts = self.length, None, ()
         return copy
 
 
@@ -80,6 +108,8 @@ def cached_attention(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
         [batch, time, n_embd].
     """
     cache, index = kv_cache.cache, kv_cache.index
+    if cache.parts:
+        return attention_by_part(qkv, n_head, kv_cache)
     keys, values, past, row_lengths = cache.keys[index], cache.values[index], cache.length, cache.row_lengths
     batch, time, width = qkv.shape
     q, k, v = qkv.view(batch, time, 3, n_head, -1).permute(2, 0, 3, 1, 4)  # each [batch, n_head, time, head width]
@@ -98,3 +128,29 @@ def cached_attention(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
         q, keys[:, :, :end], values[:, :, :end], attn_mask=visible, is_causal=past == 0 and time > 1
     )
     return y.transpose(1, 2).reshape(batch, time, width // 3)
+
+
+def attention_by_part(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
+    """As `cached_attention`, for the parts of `KVCache.begin_parts`: qkv [tokens, 1, 3 · n_embd] → [tokens, 1, n_embd].
+
+    A part is computed alone, over its own keys only. So its result does not depend on the rest of the pass, bit by bit.
+    """
+    cache, index = kv_cache.cache, kv_cache.index
+    keys, values, used = cache.keys[index], cache.values[index], len(cache.part_rows)
+    tokens, _, width = qkv.shape
+    q, k, v = qkv.view(tokens, 3, n_head, -1).unbind(1)  # each [tokens, n_head, head width]
+    keys[cache.part_rows, :, cache.part_positions] = k[:used]
+    values[cache.part_rows, :, cache.part_positions] = v[:used]
+    y = qkv.new_zeros(tokens, n_head, width // 3 // n_head)
+    first = 0
+    for row, past, time in cache.parts:
+        end = past + time
+        visible = None
+        if past and time > 1:  # position past + i attends to all positions up to itself
+            visible = torch.ones(time, end, dtype=torch.bool, device=qkv.device).tril(past)
+        own_q = q[first : first + time].transpose(0, 1)[None]  # [1, n_head, time, head width]
+        own_k, own_v = keys[row, None, :, :end], values[row, None, :, :end]
+        own_y = F.scaled_dot_product_attention(own_q, own_k, own_v, visible, is_causal=not past and time > 1)
+        y[first : first + time] = own_y[0].transpose(0, 1)
+        first += time
+    return y.view(tokens, 1, width // 3)

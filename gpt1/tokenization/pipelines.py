@@ -51,6 +51,8 @@ class Pipeline(Protocol):
 
     def display_token(self, id: int) -> str: ...
 
+    def token_bytes(self, id: int) -> bytes: ...
+
 
 class OriginalPipeline:
     """The released encoder. The ids of chunks (text between white space) are cached, because chunks repeat."""
@@ -147,6 +149,10 @@ class OriginalPipeline:
         if token == UNKNOWN:
             return token
         return token.removesuffix(END_OF_WORD).replace("\n", "\\n") if token.endswith(END_OF_WORD) else token + "…"
+
+    def token_bytes(self, id: int) -> bytes:
+        """The token with a space after a complete word."""
+        return self._tokens[id].replace(END_OF_WORD, " ").encode("utf-8", "replace")
 
     @staticmethod
     def required_tokens() -> list[str]:
@@ -260,6 +266,9 @@ class LosslessPipeline:
             return self._bytes[id].decode("utf-8").replace("\n", "\\n")
         except UnicodeDecodeError:
             return "".join(f"<0x{byte:02X}>" for byte in self._bytes[id])
+
+    def token_bytes(self, id: int) -> bytes:
+        return self._bytes[id]
 
     @staticmethod
     def required_tokens() -> list[str]:

@@ -94,6 +94,10 @@ class Tokenizer:
             return SPECIAL_TOKENS[id - self.vocab_size]
         return self._pipeline.display_token(int(id))
 
+    def token_bytes(self, id: int) -> bytes:
+        """The UTF-8 bytes that one token of the vocabulary adds to a text; they may be a part of a character."""
+        return self._pipeline.token_bytes(int(id))
+
     def count_unknown(self, ids: Iterable[int]) -> int:
         """The number of <unk> ids; always 0 in the lossless pipeline."""
         return 0 if self.unknown_id is None else sum(id == self.unknown_id for id in ids)

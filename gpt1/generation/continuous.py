@@ -1,0 +1,386 @@
+"""Continuous batching: sequences join and leave a batch between tokens.
+
+A pass of the model computes some new tokens of several sequences: the newest token of each sequence that is being
+continued, and blocks of the prompts of others. The bits of a sequence's logits do not depend on what else is in the
+pass, so sampling with its own random numbers gives it the same tokens alone and in any company:
+
+- attention is computed sequence by sequence (kernels/kv_cache.py);
+- prompts are computed in blocks whose borders depend on the prompt only;
+- the number of rows of a pass is a multiple of 8, for which the products of a row do not depend on the other rows
+  (measured with oneDNN and MKL in float32 and bfloat16; tests/generation/test_continuous.py);
+- GELU uses one formula for every size.
+
+Whole blocks of prompts are shared: a block that another sequence has computed after the same tokens is copied.
+"""
+
+from __future__ import annotations
+
+import copy
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gpt1.errors import UserError
+from gpt1.generation.inference_model import pack_weights
+from gpt1.generation.sampling import Sampler
+from gpt1.kernels.gelu import invariant_gelu
+from gpt1.kernels.kv_cache import CachePart, KVCache
+from gpt1.kernels.to_device import to_device
+from gpt1.model.gpt import GPT, MLP
+
+M = TypeVar("M", bound=nn.Module)
+
+BLOCK = 64
+"""Tokens of a prompt that are computed, and shared, together."""
+ROWS, MANY_ROWS = 8, 16
+"""Passes have a multiple of `ROWS` rows, above 32 of `MANY_ROWS`: oneDNN compiles every new number of rows."""
+
+
+@dataclass(eq=False)
+class Continuation:
+    """A sequence to continue.
+
+    Args:
+        ids: The prompt, at least one token; new tokens are appended.
+        max_new_tokens: Number of tokens to generate; 0 only scores the prompt.
+        sampler: Its own sampler.
+        top_logprobs: Number of most likely tokens to report with each token; None: no log-probabilities.
+        score_prompt: Also report the log-probabilities of the tokens of the prompt, which must fit the context.
+    """
+
+    ids: list[int]
+    max_new_tokens: int
+    sampler: Sampler
+    top_logprobs: int | None = None
+    score_prompt: bool = False
+    new: int = 0
+    """Tokens generated so far."""
+    shared: int = 0
+    """Tokens of the prompt that were copied from other sequences."""
+    row: int = -1
+    start: int = 0
+    """Index in `ids` of position 0 of the cache."""
+    filled: int = 0
+    """Filled positions of the cache."""
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """A token with its log-probability (paper, eq. 2: at temperature 1) and the most likely tokens at its place."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
+    """1 for the most likely token; only for tokens of prompts."""
+
+
+@dataclass
+class StepResult:
+    """What a step has computed for one sequence."""
+
+    sequence: Continuation
+    prompt: list[TokenScore] = field(default_factory=list)
+    """Scores of the next tokens of the prompt, if `score_prompt` is set; the first token has no log-probability."""
+    token: TokenScore | None = None
+    """The new token."""
+    finished: bool = False
+    error: UserError | None = None
+
+
+class InvariantMLP(nn.Module):
+    """MLP whose GELU does not depend on the number of rows, bit by bit."""
+
+    def __init__(self, mlp: MLP) -> None:
+        super().__init__()
+        self.widen, self.narrow = mlp.widen, mlp.narrow
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(invariant_gelu(self.widen(x)))
+
+
+def batch_invariant(model: GPT) -> GPT:
+    """A model for `ContinuousBatch` that shares its vectors with `model` (its matrices are packed where that pays)."""
+    ready = shallow_copy(model if model.recurrent else pack_weights(model))
+    if not model.recurrent:
+        blocks = [shallow_copy(block) for block in ready.blocks]
+        for block in blocks:
+            mlp: Any = block.mlp
+            block.mlp = InvariantMLP(mlp)
+        ready.blocks = nn.ModuleList(blocks)
+    return ready.requires_grad_(False).eval()
+
+
+def shallow_copy(module: M) -> M:
+    new = copy.copy(module)
+    new._modules = dict(module._modules)
+    return new
+
+
+class Work(NamedTuple):
+    """Consecutive tokens of a sequence that a step computes."""
+
+    sequence: Continuation
+    past: int  # positions of the cache before them
+    time: int
+
+    @property
+    def end(self) -> int:
+        """Index in `sequence.ids` of the token after them."""
+        return self.sequence.start + self.past + self.time
+
+
+class ContinuousBatch:
+    """Continues sequences together, one token each per step.
+
+    Args:
+        model: Prepared by `batch_invariant`.
+        size: Most sequences at a time; each has a row of the KV cache.
+        step_tokens: Most tokens that a step computes, but at least one block: bounds the time between two tokens.
+    """
+
+    def __init__(self, model: GPT, size: int, step_tokens: int = 256) -> None:
+        self.model, self.size, self.step_tokens = model, size, step_tokens
+        self.context, self.device = model.config.context, model.tokens.weight.device
+        self.running: list[Continuation] = []
+        self.rows = CacheRows(size)
+        self.kv_cache = model.new_kv_cache(size)
+        self.recurrent_caches: dict[int, KVCache] = {}
+        """For an LSTM, whose sequences are computed one after another: the state of each row."""
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.running) >= self.size
+
+    def add(self, sequence: Continuation) -> None:
+        """Add a sequence; the next step computes it. The batch must not be full.
+
+        Raises:
+            UserError: The prompt is empty, or `score_prompt` is set and it does not fit the context.
+        """
+        if not sequence.ids:
+            raise UserError("the prompt has no tokens.", "Use a prompt of at least one word.")
+        sequence.start = max(0, len(sequence.ids) - self.context)
+        if sequence.start and sequence.score_prompt:
+            problem = f"{len(sequence.ids):,} tokens exceed the {self.context} positions of the model."
+            raise UserError(problem, "Score a shorter text.")
+        shareable = not (self.model.recurrent or sequence.score_prompt)
+        sequence.row, kept = self.rows.take(block_keys(sequence.ids[sequence.start :]) if shareable else [])
+        sequence.filled = sequence.shared = kept * BLOCK
+        self.recurrent_caches.pop(sequence.row, None)
+        self.running.append(sequence)
+
+    def remove(self, sequence: Continuation) -> None:
+        """Remove a sequence, finished or not. Its prompt stays in the cache for others until its row is needed."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self.rows.release(sequence.row)
+
+    @torch.inference_mode()
+    def step(self) -> list[StepResult]:
+        """Compute a part of the prompts, and the next token of every sequence whose prompt is done."""
+        work = self.plan()
+        if not work:
+            return []
+        run = self.recurrent_states if self.model.recurrent else self.hidden_states
+        try:
+            results = self.read_results(work, run(work))
+        except BaseException:  # out of memory: nobody may copy blocks that were not computed
+            for w in work:
+                self.rows.forget(w.sequence.row)
+            raise
+        for result in results:
+            if result.finished or result.error:
+                self.remove(result.sequence)
+        return results
+
+    def plan(self) -> list[Work]:
+        """What the next step computes, and copy the blocks that need no computing. A sequence may have several."""
+        for sequence in self.running:
+            if sequence.filled == self.context:  # continue from the last half, as `decode` does
+                sequence.start, sequence.filled = len(sequence.ids) - max(1, self.context // 2), 0
+                self.rows.forget(sequence.row)
+                self.recurrent_caches.pop(sequence.row, None)
+        prompts = [sequence for sequence in self.running if not sequence.filled or remaining(sequence) > 1]
+        work = [Work(sequence, sequence.filled, 1) for sequence in self.running if sequence not in prompts]
+        for sequence, _, _ in work:
+            sequence.filled += 1
+        budget, planned = self.step_tokens - len(work), set[bytes]()
+        for sequence in prompts:
+            while left := remaining(sequence):
+                past, time = sequence.filled, min(BLOCK - sequence.filled % BLOCK, left)
+                key = self.shared_key(sequence) if time == BLOCK < left else None
+                if key in planned:  # another sequence computes it in this step
+                    break
+                if key and (source := self.rows.find(key)) is not None:
+                    self.copy_block(source, sequence, key)
+                    continue
+                if time > budget and work:
+                    return work
+                if key:
+                    planned.add(key)
+                    self.rows.remember(sequence.row, key)
+                work.append(Work(sequence, past, time))
+                sequence.filled += time
+                budget -= time
+        return work
+
+    def shared_key(self, sequence: Continuation) -> bytes | None:
+        """The key of the next block of a prompt, unless its hidden states are needed or cannot be shared."""
+        if self.model.recurrent or sequence.score_prompt:
+            return None
+        return block_key(sequence.ids[sequence.start : sequence.start + sequence.filled + BLOCK])
+
+    def copy_block(self, source: int, sequence: Continuation, key: bytes) -> None:
+        """Copy the next block of a prompt from another row of the cache."""
+        positions = slice(sequence.filled, sequence.filled + BLOCK)
+        for buffer in self.kv_cache.keys + self.kv_cache.values:
+            buffer[sequence.row, :, positions] = buffer[source, :, positions]
+        self.rows.remember(sequence.row, key)
+        sequence.filled += BLOCK
+        sequence.shared += BLOCK
+
+    def hidden_states(self, work: Sequence[Work]) -> Tensor:  # → [rows, n_embd]
+        """Run the model on all of the work in one pass."""
+        ids = [token for w in work for token in w.sequence.ids[w.end - w.time : w.end]]
+        padded = torch.tensor(ids + [0] * (row_count(len(ids)) - len(ids)))[:, None]  # [rows, 1]
+        self.kv_cache.begin_parts([CachePart(w.sequence.row, w.past, w.time) for w in work], len(padded))
+        return self.model.hidden_states(to_device(padded, self.device), kv_cache=self.kv_cache)[:, 0]
+
+    def recurrent_states(self, work: Sequence[Work]) -> Tensor:  # → [tokens, n_embd]
+        """An LSTM: one sequence after another."""
+        states = []
+        for w in work:
+            cache = self.recurrent_caches.setdefault(w.sequence.row, self.model.new_kv_cache(1, 1))
+            ids = torch.tensor([w.sequence.ids[w.end - w.time : w.end]], device=self.device)
+            states.append(self.model.hidden_states(ids, kv_cache=cache)[0])
+        return torch.cat(states)
+
+    def read_results(self, work: Sequence[Work], states: Tensor) -> list[StepResult]:
+        """Score prompts and sample new tokens: states [rows, n_embd], of all the work one after another."""
+        wanted: list[int] = []  # rows whose logits are needed
+        parts: list[tuple[Work, int]] = []  # with the number of these rows
+        first = 0
+        for w in work:
+            at_end = w.end == len(w.sequence.ids)
+            needed = w.time if w.sequence.score_prompt and not w.sequence.new else int(at_end)
+            wanted += range(first + w.time - needed, first + w.time)
+            parts.append((w, needed))
+            first += w.time
+        if not wanted:
+            return []
+        index = torch.tensor(wanted + [0] * (row_count(len(wanted)) - len(wanted)))
+        logits = self.model.logits(states[to_device(index, self.device)])[:, : self.model.config.vocab_size]
+        results: dict[int, StepResult] = {}
+        first = 0
+        for w, needed in parts:
+            if needed:
+                result = results.setdefault(id(w.sequence), StepResult(w.sequence))
+                read_logits(result, logits[first : first + needed], w.end)
+            first += needed
+        return list(results.values())
+
+
+def read_logits(result: StepResult, logits: Tensor, end: int) -> None:
+    """Score and sample from logits [n, vocab], those of the tokens before the index `end` of the sequence's ids."""
+    sequence = result.sequence
+    if sequence.score_prompt and not sequence.new:
+        if end == len(logits):
+            result.prompt.append(TokenScore(sequence.ids[0]))
+        following = sequence.ids[end - len(logits) + 1 : end + 1]
+        result.prompt += score_tokens(logits[: len(following)], following, sequence.top_logprobs or 0)
+    if end < len(sequence.ids):
+        return
+    if sequence.new < sequence.max_new_tokens:
+        try:
+            sequence.sampler.discard_before(sequence.new)
+            chosen = int(sequence.sampler(logits[None, -1:], sequence.new))
+        except UserError as error:
+            result.error = error
+            return
+        sequence.ids.append(chosen)
+        sequence.new += 1
+        known = sequence.top_logprobs is not None
+        result.token = (
+            score_tokens(logits[-1:], [chosen], sequence.top_logprobs or 0)[0] if known else TokenScore(chosen)
+        )
+    result.finished = sequence.new == sequence.max_new_tokens
+
+
+def score_tokens(logits: Tensor, ids: Sequence[int], top: int) -> list[TokenScore]:
+    """Log-probability, rank and alternatives of the tokens that follow: logits [n, vocab], n ids."""
+    if not ids:
+        return []
+    logprobs = logits.float().log_softmax(-1)
+    own = logprobs.gather(1, torch.tensor(ids, device=logits.device)[:, None])  # [n, 1]
+    ranks = ((logprobs > own).sum(1) + 1).tolist()
+    best = logprobs.topk(min(top, logprobs.shape[1]))
+    tops = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [
+        TokenScore(token, logprob, tuple(zip(*pairs, strict=True)), rank)
+        for token, logprob, pairs, rank in zip(ids, own[:, 0].tolist(), tops, ranks, strict=True)
+    ]
+
+
+def remaining(sequence: Continuation) -> int:
+    """Tokens that are not in the cache yet."""
+    return len(sequence.ids) - sequence.start - sequence.filled
+
+
+def row_count(n: int) -> int:
+    """Rows of a pass or product for n tokens."""
+    multiple = ROWS if n <= 32 else MANY_ROWS
+    return -(-n // multiple) * multiple
+
+
+def block_key(ids: Sequence[int]) -> bytes:
+    """Identifies a block: all tokens up to its end."""
+    return array("I", ids).tobytes()
+
+
+def block_keys(ids: Sequence[int]) -> list[bytes]:
+    """The keys of the blocks of a prompt that can be shared: all but the last token, whose hidden state is needed."""
+    return [block_key(ids[:end]) for end in range(BLOCK, len(ids), BLOCK)]
+
+
+class CacheRows:
+    """Which rows of the cache are free, and which blocks of prompts they hold."""
+
+    def __init__(self, size: int) -> None:
+        self.free = list(range(size))  # least recently used first
+        self.keys: list[list[bytes]] = [[] for _ in range(size)]
+        self.row_of: dict[bytes, int] = {}
+
+    def take(self, keys: Sequence[bytes]) -> tuple[int, int]:
+        """(free row, number of its first blocks that are those of `keys`): the row with the most, then the oldest."""
+        kept = [common_prefix(self.keys[row], keys) for row in self.free]
+        best = max(range(len(kept)), key=kept.__getitem__)
+        row = self.free.pop(best)
+        self.forget(row, kept[best])
+        return row, kept[best]
+
+    def release(self, row: int) -> None:
+        self.free.append(row)
+
+    def find(self, key: bytes) -> int | None:
+        """A row that holds the block."""
+        return self.row_of.get(key)
+
+    def remember(self, row: int, key: bytes) -> None:
+        self.keys[row].append(key)
+        self.row_of[key] = row
+
+    def forget(self, row: int, kept: int = 0) -> None:
+        """The row will be overwritten after its first `kept` blocks."""
+        for key in self.keys[row][kept:]:
+            if self.row_of.get(key) == row:
+                del self.row_of[key]
+        del self.keys[row][kept:]
+
+
+def common_prefix(a: Sequence[bytes], b: Sequence[bytes]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

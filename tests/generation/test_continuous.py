@@ -1,0 +1,193 @@
+"""Continuous batching: a sequence has the same bits alone and in company, and whole blocks of prompts are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt1.config import GPTConfig
+from gpt1.errors import UserError
+from gpt1.generation.continuous import BLOCK, Continuation, ContinuousBatch, StepResult, TokenScore, batch_invariant
+from gpt1.generation.sampling import Sampler
+from gpt1.model.gpt import GPT
+
+VOCABULARY, CONTEXT = 60, 2 * BLOCK + 24
+PREFIX = [7 * i % VOCABULARY for i in range(2 * BLOCK)]
+
+
+def tiny(dtype: torch.dtype = torch.float32, architecture: Any = "transformer", context: int = CONTEXT) -> GPT:
+    """A model with weights so large that every part of it affects the output."""
+    torch.manual_seed(3)
+    model = GPT(GPTConfig(VOCABULARY, 2, 2, 32, context, 0.0, architecture=architecture, lstm_units=24))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.2)
+    model.activation_dtype = dtype
+    return model.eval()
+
+
+MODELS = {"fp32": tiny(), "bf16": tiny(torch.bfloat16), "lstm": tiny(architecture="lstm"), "short": tiny(context=5)}
+READY = {name: batch_invariant(model) for name, model in MODELS.items()}
+
+
+def continuation(prompt: Sequence[int], new: int, seed: int | None = None, **options: Any) -> Continuation:
+    """Greedy without a seed."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return Continuation(list(prompt), new, Sampler(0.0 if seed is None else 1.0, generator=generator), **options)
+
+
+def run(batch: ContinuousBatch, sequences: Sequence[Continuation]) -> dict[int, list[TokenScore]]:
+    """Continue all sequences, each as soon as there is room; the scores of each, by its position."""
+    scores: dict[int, list[TokenScore]] = {i: [] for i in range(len(sequences))}
+    waiting = list(sequences)
+    while waiting or batch.running:
+        while waiting and not batch.is_full:
+            batch.add(waiting.pop(0))
+        for result in batch.step():
+            assert result.error is None
+            scores[sequences.index(result.sequence)] += [*result.prompt, *([result.token] if result.token else [])]
+    return scores
+
+
+prompts = st.one_of(
+    st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12),
+    st.builds(lambda n, more: PREFIX[:n] + more, st.integers(1, 2 * BLOCK), st.lists(st.integers(0, 9), max_size=9)),
+)
+requests = st.lists(
+    st.fixed_dictionaries(
+        {"prompt": prompts, "new": st.integers(1, 12), "seed": st.none() | st.integers(0, 99)},
+        optional={"score_prompt": st.booleans()},
+    ),
+    min_size=2,
+    max_size=7,
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=15)
+@given(given_requests=requests, size=st.integers(1, 4), step_tokens=st.sampled_from([1, 70, 500]))
+def test_a_sequence_has_the_same_bits_alone_and_in_company(name: str, given_requests: Any, size: int, step_tokens: int):
+    if name == "short":
+        given_requests = [{**request, "score_prompt": False} for request in given_requests]
+
+    def made() -> list[Continuation]:
+        return [continuation(**request, top_logprobs=3) for request in given_requests]
+
+    together = run(ContinuousBatch(READY[name], size, step_tokens), made())
+    for i, sequence in enumerate(made()):
+        assert run(ContinuousBatch(READY[name], 1), [sequence])[0] == together[i]
+
+
+@pytest.mark.parametrize("name", ["fp32", "lstm", "short"])
+@settings(max_examples=15)
+@given(prompt=prompts, new=st.integers(1, 30), seed=st.none() | st.integers(0, 99))
+def test_the_tokens_are_those_of_generate_even_beyond_the_context(name: str, prompt: Any, new: int, seed: Any):
+    sequence = continuation(prompt, new, seed)
+    run(ContinuousBatch(READY[name], 2), [sequence])
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    temperature = 0.0 if seed is None else 1.0
+    expected = MODELS[name].generate(torch.tensor([prompt]), new, temperature, generator=generator)
+    assert sequence.ids == expected[0].tolist()
+
+
+@torch.no_grad()
+def test_log_probabilities_are_those_of_the_forward_pass():
+    model, prompt = MODELS["fp32"], PREFIX[:100]
+    sequence = continuation(prompt, 3, top_logprobs=4, score_prompt=True)
+    scores = run(ContinuousBatch(READY["fp32"], 2), [sequence])[0]
+    assert [score.id for score in scores] == sequence.ids
+    assert scores[0] == TokenScore(prompt[0])
+    expected = model(torch.tensor([sequence.ids[:-1]]))[0].log_softmax(-1)
+    for row, score in zip(expected, scores[1:], strict=True):
+        assert score.logprob == pytest.approx(float(row[score.id]), abs=1e-5)
+        best = row.topk(4)
+        assert [token for token, _ in score.top] == best.indices.tolist()
+        assert [logprob for _, logprob in score.top] == pytest.approx(best.values.tolist(), abs=1e-5)
+        assert score.rank == 1 + int((row > row[score.id]).sum())
+
+
+def test_a_common_prefix_is_computed_once():
+    batch = ContinuousBatch(READY["fp32"], 3)
+    first, second, other = (continuation([*PREFIX, i], 2) for i in range(3))
+    other.ids[0] += 1
+    run(batch, [first, second, other])
+    assert (first.shared, second.shared, other.shared) == (0, 2 * BLOCK, 0)
+    later = continuation([*PREFIX, 9, 9], 2)  # from the cache of sequences that are finished
+    run(batch, [later])
+    assert later.shared == 2 * BLOCK
+
+
+def test_blocks_are_not_shared_once_their_row_is_used_by_another_prompt():
+    batch = ContinuousBatch(READY["fp32"], 1)
+    run(batch, [continuation([*PREFIX, 1], 2)])
+    run(batch, [continuation([5] * 100, 2)])
+    again = continuation([*PREFIX, 1], 2)
+    run(batch, [again])
+    assert again.shared == 0
+
+
+def test_a_removed_sequence_gets_no_further_token_and_frees_its_place():
+    batch = ContinuousBatch(READY["fp32"], 2)
+    stays, leaves = continuation([1, 2], 9), continuation([3], 9)
+    batch.add(stays)
+    batch.add(leaves)
+    batch.step()
+    batch.remove(leaves)
+    assert not batch.is_full
+    while batch.running:
+        assert {id(result.sequence) for result in batch.step()} == {id(stays)}
+    assert (stays.new, leaves.new) == (9, 1)
+
+
+@given(lengths=st.lists(st.integers(1, CONTEXT), min_size=1, max_size=6), budget=st.integers(1, 300))
+def test_a_step_computes_at_most_its_budget_or_one_block(lengths: list[int], budget: int):
+    batch = ContinuousBatch(READY["fp32"], 6, budget)
+    for i, length in enumerate(lengths):
+        batch.add(continuation([i + 1] * length, 1))
+    computed = 0
+    while batch.running:
+        work = batch.plan()
+        assert sum(w.time for w in work) <= max(budget, BLOCK)
+        computed += sum(w.time for w in work)
+        for result in batch.read_results(work, batch.hidden_states(work)):
+            batch.remove(result.sequence)
+    assert computed <= sum(lengths)
+
+
+def test_a_prompt_that_cannot_be_scored_is_refused():
+    batch = ContinuousBatch(READY["fp32"], 1)
+    with pytest.raises(UserError, match="no tokens"):
+        batch.add(continuation([], 1))
+    with pytest.raises(UserError, match=f"{CONTEXT + 1} tokens exceed the {CONTEXT} positions"):
+        batch.add(continuation([1] * (CONTEXT + 1), 1, score_prompt=True))
+    assert not batch.running
+
+
+def test_logits_that_are_not_finite_end_their_sequence_with_an_error():
+    broken = tiny()
+    with torch.no_grad():
+        broken.tokens.weight[0] = float("nan")
+    batch = ContinuousBatch(batch_invariant(broken), 2)
+    batch.add(continuation([1], 3))
+    results: list[StepResult] = batch.step()
+    assert results[0].error is not None
+    assert results[0].token is None
+    assert not batch.running
+
+
+def test_a_step_that_fails_leaves_no_block_to_share(monkeypatch: pytest.MonkeyPatch):
+    batch = ContinuousBatch(READY["fp32"], 2)
+    batch.add(continuation([*PREFIX, 1], 1))
+
+    def out_of_memory(*given: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(batch, "read_results", out_of_memory)
+    with pytest.raises(MemoryError):
+        batch.step()
+    assert not batch.rows.row_of
