@@ -151,6 +151,8 @@ class ContinuousBatch:
         self.kv_cache = model.new_kv_cache(size)
         self.recurrent_caches: dict[int, KVCache] = {}
         """For an LSTM, whose sequences are computed one after another: the state of each row."""
+        self.computed_tokens = self.shared_tokens = 0
+        """Since the start."""
 
     @property
     def is_full(self) -> bool:
@@ -171,6 +173,7 @@ class ContinuousBatch:
         shareable = not (self.model.recurrent or sequence.score_prompt)
         sequence.row, kept = self.rows.take(block_keys(sequence.ids[sequence.start :]) if shareable else [])
         sequence.filled = sequence.shared = kept * BLOCK
+        self.shared_tokens += kept * BLOCK
         self.recurrent_caches.pop(sequence.row, None)
         self.running.append(sequence)
 
@@ -193,6 +196,7 @@ class ContinuousBatch:
             for w in work:
                 self.rows.forget(w.sequence.row)
             raise
+        self.computed_tokens += sum(w.time for w in work)
         for result in results:
             if result.finished or result.error:
                 self.remove(result.sequence)
@@ -243,6 +247,7 @@ class ContinuousBatch:
         self.rows.remember(sequence.row, key)
         sequence.filled += BLOCK
         sequence.shared += BLOCK
+        self.shared_tokens += BLOCK
 
     def hidden_states(self, work: Sequence[Work]) -> Tensor:  # → [rows, n_embd]
         """Run the model on all of the work in one pass."""
