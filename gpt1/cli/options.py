@@ -122,6 +122,8 @@ def switch(name: str) -> str:
 
 def default_help(config_class: Any, name: str) -> str:
     """The default of a setting, by recipe, model size and trained part."""
+    if config_class.__name__ not in RECIPES:
+        return format_default(default_value(config_class, name)) or "none"
     recipes = RECIPES[config_class.__name__]
     default = recipes["default"].get(name, default_value(config_class, name))
     paper = recipes["paper"].get(name, default_value(config_class, name))

@@ -1,0 +1,59 @@
+"""The command `serve`."""
+
+from __future__ import annotations
+
+import signal
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from gpt1.cli.options import setting_options, verify
+from gpt1.cli.output import echo
+from gpt1.errors import Interrupted, UserError
+from gpt1.serving.settings import ServeConfig, read_api_key, serve_settings
+
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+
+
+@click.command(short_help="Serve models: an OpenAI-compatible API and a page.")
+@click.argument("runs", nargs=-1, metavar="RUN...", required=True)
+@setting_options(ServeConfig)
+@verify
+def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
+    """Serve one or more models: an OpenAI-compatible API and a page to look into them.
+
+    RUN is a run folder, a model folder, or a folder of runs, whose models are loaded when they are first used. SIGTERM
+    or Ctrl-C ends the server after it has answered the requests that it has accepted.
+
+    \b
+    gpt1 serve runs/books
+    gpt1 serve runs/books runs/reviews --port 8080
+    gpt1 serve runs/books --host 0.0.0.0 --api-key-file key.txt
+    """
+    config = serve_settings(flags)
+    key = read_api_key(config)
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise UserError(f"gpt1 serve needs {', '.join(missing)}.", "Install them: pip install 'gpt1[serve]'")
+    from gpt1.serving.app import create_app
+    from gpt1.serving.metrics import Metrics
+    from gpt1.serving.models import ServedModels
+    from gpt1.serving.server import address, bind
+    from gpt1.serving.server import serve as run_server
+
+    listener = bind(config)
+    metrics = Metrics()
+    models = ServedModels(runs, config, metrics, verify)
+    gate = create_app(models, config, key, metrics, echo)
+    where = address(listener)
+
+    def started() -> None:
+        echo(f"serving {', '.join(models.models)} at {where}; API: {where}/docs; stop with Ctrl-C")
+
+    try:
+        ended_by = run_server(gate, config, listener, started)
+    finally:
+        models.close()
+    echo("stopped; accepted requests were answered")
+    if ended_by == signal.SIGINT:
+        raise Interrupted("stopped.", "")

@@ -1,0 +1,83 @@
+"""The documentation of the API as a plain page: made from its OpenAPI schema, without scripts and without a network."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jinja2
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ info.title }} API</title></head>
+<body>
+<h1>{{ info.title }} {{ info.version }}</h1>
+<p>{{ info.description }} The same as <a href="openapi.json">OpenAPI</a>.</p>
+{% for endpoint in endpoints %}
+<h2><code>{{ endpoint.method }} {{ endpoint.path }}</code></h2>
+<p>{{ endpoint.summary }}. {{ endpoint.description }}</p>
+{% if endpoint.fields %}
+<table>
+<thead><tr><th>field</th><th>type</th><th></th><th>description</th></tr></thead>
+<tbody>
+{% for field in endpoint.fields %}
+<tr><td><code>{{ field.name }}</code></td><td><code>{{ field.type }}</code></td>
+<td>{{ "required" if field.required }}</td><td>{{ field.description }}</td></tr>
+{% endfor %}
+</tbody></table>
+{% endif %}
+{% endfor %}
+</body></html>
+"""
+
+
+def api_page(schema: dict[str, Any]) -> str:
+    """The page of an OpenAPI schema."""
+    models = schema.get("components", {}).get("schemas", {})
+    endpoints = [
+        {
+            "method": method.upper(),
+            "path": path,
+            "summary": operation.get("summary", ""),
+            "description": operation_model(operation, models).get("description", ""),
+            "fields": fields_of(operation_model(operation, models)),
+        }
+        for path, operations in schema["paths"].items()
+        for method, operation in operations.items()
+    ]
+    return jinja2.Environment(autoescape=True).from_string(PAGE).render(info=schema["info"], endpoints=endpoints)
+
+
+def operation_model(operation: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
+    """The schema of the request of an operation; empty if it has none."""
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    model: dict[str, Any] = models.get(content.get("$ref", "").rpartition("/")[2], {})
+    return model
+
+
+def fields_of(model: dict[str, Any]) -> list[dict[str, Any]]:
+    required = model.get("required", [])
+    return [
+        {
+            "name": name,
+            "type": type_of(field),
+            "required": name in required,
+            "description": field.get("description", ""),
+        }
+        for name, field in model.get("properties", {}).items()
+    ]
+
+
+def type_of(field: dict[str, Any]) -> str:
+    """The type of a field in words."""
+    if "anyOf" in field:
+        return " | ".join(type_of(option) for option in field["anyOf"])
+    if "enum" in field:
+        return " | ".join(json.dumps(value) for value in field["enum"])
+    if "$ref" in field:
+        return str(field["$ref"]).rpartition("/")[2]
+    if field.get("type") == "array":
+        return f"[{type_of(field.get('items', {}))}]"
+    low, high = field.get("minimum", field.get("exclusiveMinimum", "")), field.get("maximum", "")
+    return str(field.get("type", "any")) + (f" {low}…{high}" if (low, high) != ("", "") else "")

@@ -1,0 +1,197 @@
+"""The application: routes, errors, documentation and static files."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.staticfiles import StaticFiles
+
+from gpt1.errors import GPT1Error, UserError
+from gpt1.files.foreign import parse_json
+from gpt1.serving import endpoints, schemas
+from gpt1.serving.api_page import api_page
+from gpt1.serving.completions import CompletionJob
+from gpt1.serving.errors import ApiError, api_error
+from gpt1.serving.gate import STACK, Gate
+from gpt1.serving.metrics import Metrics
+from gpt1.serving.models import ServedModels
+from gpt1.serving.run_list import run_list, run_report
+from gpt1.serving.settings import ServeConfig, split_list
+from gpt1.version import __version__
+
+STATIC = Path(__file__).parent / "static"
+"""The page: static files, if they are installed."""
+SLOW_JSON_BYTES = 2**16
+"""Larger requests are parsed in a thread, so that other requests need not wait."""
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.ErrorResponse} for status in (400, 401, 404, 408, 413, 429, 500, 503, 504)
+}
+
+
+class BoundedRequest(Request):
+    """A request whose JSON is read within bounds: depth, digits, no repeated keys."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        try:
+            if len(body) > SLOW_JSON_BYTES:
+                return await asyncio.to_thread(parse_json, body, "the request", fix="Send valid JSON.")
+            return parse_json(body, "the request", fix="Send valid JSON.")
+        except UserError as error:
+            raise ApiError(400, f"{error.problem} {error.fix}", "invalid_json") from None
+
+
+class BoundedRoute(APIRoute):
+    """Reads requests as `BoundedRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(BoundedRequest(request.scope, request.receive))
+
+        return handle
+
+
+def create_app(
+    models: ServedModels, config: ServeConfig, key: bytes | None, metrics: Metrics, log: Callable[[str], None]
+) -> Gate:
+    """The ASGI application of a server.
+
+    Args:
+        models: What is served.
+        config: The settings.
+        key: The API key; None: none is needed.
+        metrics: What is counted.
+        log: Receives one line of JSON for each request.
+    """
+    app = FastAPI(
+        title="gpt1",
+        version=__version__,
+        description="GPT-1 models: continue texts, label rows, score texts.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    for handled in (HTTPException, GPT1Error, Exception):
+        app.add_exception_handler(handled, answer_error)
+    app.add_exception_handler(RequestValidationError, answer_invalid)
+    gate = Gate(app, config, key, metrics, log)
+    app.include_router(model_routes(models, config, metrics))
+    app.include_router(server_routes(gate, models, metrics, app))
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=split_list(config.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    if (STATIC / "index.html").exists():
+        app.mount("/", StaticFiles(directory=STATIC, html=True))
+    return gate
+
+
+def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) -> APIRouter:
+    router = APIRouter(prefix="/v1", route_class=BoundedRoute, responses=ERRORS)
+
+    @router.post("/completions", response_model=schemas.CompletionResponse, summary="Continue texts")
+    async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
+        name, engine = await models.get(body.model)
+        job = CompletionJob(body, name, engine, config, metrics)
+        stack = request.scope[STACK]
+        stack.enter_context(engine.admit(job.choices))
+        await job.tokenize()
+        return job.stream(stack) if body.stream else await job.answer()
+
+    @router.post("/classify", response_model=schemas.ClassifyResponse, summary="Predict rows of a task")
+    async def classify(body: schemas.ClassifyRequest) -> Response:
+        return JSONResponse(await endpoints.classify(body, *await models.get(body.model), config))
+
+    @router.post("/next", response_model=schemas.NextResponse, summary="The most likely next tokens")
+    async def next_tokens(body: schemas.NextRequest) -> Response:
+        return JSONResponse(await endpoints.next_tokens(body, *await models.get(body.model), config))
+
+    @router.post("/score", response_model=schemas.ScoreResponse, summary="How likely texts are")
+    async def score(body: schemas.ScoreRequest) -> Response:
+        return JSONResponse(await endpoints.score(body, *await models.get(body.model), config))
+
+    @router.post("/attention", response_model=schemas.AttentionResponse, summary="Attention over a text")
+    async def attention(body: schemas.AttentionRequest) -> Response:
+        return JSONResponse(await endpoints.attention(body, *await models.get(body.model), config))
+
+    @router.post("/embeddings", response_model=schemas.EmbeddingResponse, summary="Vectors of texts")
+    async def embeddings(body: schemas.EmbeddingRequest) -> Response:
+        return JSONResponse(await endpoints.embeddings(body, *await models.get(body.model), config))
+
+    @router.get("/models", response_model=schemas.ModelList, summary="The models of this server")
+    async def list_models() -> Response:
+        return JSONResponse({"object": "list", "data": [served.info() for served in models.models.values()]})
+
+    @router.get("/models/{name}", response_model=schemas.ModelInfo, summary="A model and its task")
+    async def one_model(name: str) -> Response:
+        return JSONResponse(models.models[(await models.get(name))[0]].info())
+
+    @router.get("/runs", summary="The runs of this server and their results")
+    async def runs() -> Response:
+        return JSONResponse({"object": "list", "data": await asyncio.to_thread(run_list, models)})
+
+    @router.get("/runs/{name}/report", summary="The report page of a run", response_class=Response)
+    async def report(name: str) -> Response:
+        return await asyncio.to_thread(run_report, models, name)
+
+    return router
+
+
+def server_routes(gate: Gate, models: ServedModels, metrics: Metrics, app: FastAPI) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health/live", summary="Whether the server runs")
+    async def live() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/health/ready", summary="Whether the server takes requests", responses={503: {}})
+    async def ready() -> Response:
+        if gate.draining:
+            return JSONResponse({"status": "shutting down"}, 503)
+        return JSONResponse({"status": "ok", "models": len(models.models)})
+
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        return Response(metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(api_page(app.openapi()), media_type="text/html; charset=utf-8")
+
+    if not (STATIC / "index.html").exists():
+
+        @router.get("/", include_in_schema=False)
+        async def root() -> Response:
+            return RedirectResponse("/docs")
+
+    return router
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    return api_error(error).response()
+
+
+async def answer_invalid(request: Request, error: Exception) -> Response:
+    """The first problem of a request that does not fit its schema."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:] if re.fullmatch(r"\w+", str(part)))
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"there is no field '{place[:80]}'.", "unknown_field", place[:80]).response()
+    if not place:
+        return ApiError(400, "send a JSON object, with Content-Type: application/json.", "invalid_json").response()
+    return ApiError(400, f"{place[:80]}: {str(first['msg'])[:200]}.", first["type"], place[:80]).response()

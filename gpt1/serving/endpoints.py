@@ -1,0 +1,204 @@
+"""`/v1/classify`, `/v1/next`, `/v1/score`, `/v1/attention` and `/v1/embeddings`."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt1.errors import UserError
+from gpt1.generation.continuous import Continuation, TokenScore
+from gpt1.generation.sampling import Sampler
+from gpt1.inference.predictor import TaskPredictor
+from gpt1.kernels.attention import split_heads
+from gpt1.model.gpt import GPT, Block
+from gpt1.serving.completions import check_context, check_limit
+from gpt1.serving.engine import Engine
+from gpt1.serving.errors import ApiError
+from gpt1.serving.schemas import AttentionRequest, ClassifyRequest, EmbeddingRequest, NextRequest, ScoreRequest
+from gpt1.serving.settings import ServeConfig
+from gpt1.tasks.kinds import EncodedExample
+
+MAX_EXPLAINED_ROWS = 16
+
+
+def listed(name: str, data: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
+    usage = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
+    return {"object": "list", "model": name, "data": data, "usage": usage}
+
+
+def check_texts(param: str, texts: Sequence[str], config: ServeConfig) -> None:
+    check_limit(param, len(texts), config.max_texts, "texts")
+    check_limit(param, max(map(len, texts)), config.max_characters, "characters")
+
+
+# ---- rows
+
+
+async def classify(request: ClassifyRequest, name: str, engine: Engine, config: ServeConfig) -> dict[str, Any]:
+    """Predictions of rows."""
+    check_limit("rows", len(request.rows), config.max_texts, "rows")
+    check_limit("rows", max(map(count_characters, request.rows)), config.max_characters, "characters")
+    if request.explain:
+        check_limit("rows", len(request.rows), MAX_EXPLAINED_ROWS, "explained rows")
+    with engine.admit(len(request.rows)):
+        encoded = await engine.tokenize(engine.encode_rows, request.rows)
+        predictions = engine.decode_labels(await engine.label(encoded))
+        explain = getattr(engine.model, "explain", None)
+        if request.explain and explain is None:
+            raise ApiError(501, "this version of gpt1 cannot explain predictions.", "not_supported", "explain")
+        explanations = await engine.call(explain, request.rows) if request.explain and explain else None
+    data = []
+    for index, prediction in enumerate(predictions):
+        row = {"index": index, **prediction_json(prediction)}
+        if explanations:
+            row["explanation"] = explanations[index]
+        if request.layout:
+            row["layout"] = layout_of(engine.task, encoded[index])
+        data.append(row)
+    return listed(name, data, sum(example.tokens for example in encoded))
+
+
+def count_characters(value: Any) -> int:
+    """Characters of a row, in its keys and its values at any depth (the depth of a request is bounded)."""
+    if isinstance(value, dict):
+        return sum(map(count_characters, [*value, *value.values()]))
+    if isinstance(value, list):
+        return sum(map(count_characters, value)) + len(value)
+    return len(value) if isinstance(value, str) else 1
+
+
+def prediction_json(prediction: dict[str, Any]) -> dict[str, Any]:
+    """`probability_<label>` as `probabilities`."""
+    prefix = "probability_"
+    probabilities = {key.removeprefix(prefix): p for key, p in prediction.items() if key.startswith(prefix)}
+    rest = {key: value for key, value in prediction.items() if not key.startswith(prefix)}
+    return rest | ({"probabilities": probabilities} if probabilities else {})
+
+
+def layout_of(model: TaskPredictor, example: EncodedExample) -> list[list[str]]:
+    """The token sequences of a row as the model reads them (figure 1 of the paper)."""
+    return [[model.tokenizer.display_token(id) for id in sequence] for sequence in example.sequences]
+
+
+# ---- texts
+
+
+async def next_tokens(request: NextRequest, name: str, engine: Engine, config: ServeConfig) -> dict[str, Any]:
+    """The most likely next tokens of a text; its beginning may have been computed before."""
+    check_texts("text", [request.text], config)
+    with engine.admit(1):
+        ids = await engine.encode_prompt(request.text)
+        scores = await score_ids(engine, ids[-engine.model.gpt.config.context :], request.top, new=1)
+    show = engine.model.tokenizer.display_token
+    data = [{"token": show(id), "id": id, "probability": math.exp(logprob)} for id, logprob in scores[-1].top]
+    return listed(name, data, len(ids))
+
+
+async def score_ids(engine: Engine, ids: Sequence[int], top: int, new: int = 0) -> list[TokenScore]:
+    """The scores of a prompt's tokens, or with `new` of that many greedy tokens after it."""
+    stream = engine.stream(Continuation(list(ids), new, Sampler(0), top, score_prompt=not new))
+    return [score async for result in stream for score in [*result.prompt, *([result.token] if result.token else [])]]
+
+
+async def score(request: ScoreRequest, name: str, engine: Engine, config: ServeConfig) -> dict[str, Any]:
+    """Log-probability, rank and alternatives of each token of the texts."""
+    check_texts("texts", request.texts, config)
+    tokenizer = engine.model.tokenizer
+    with engine.admit(len(request.texts)):
+        encoded = await engine.tokenize(tokenizer.encode_batch, request.texts)
+        data = []
+        for index, (text, ids) in enumerate(zip(request.texts, encoded, strict=True)):
+            scores = await score_long(engine, [tokenizer.newline_id, *ids], request.top)
+            total = sum(token.logprob or 0.0 for token in scores)
+            size = len(text.encode("utf-8", "surrogatepass"))
+            row = {
+                "index": index,
+                "log_probability": total,
+                "perplexity": math.exp(min(-total / len(ids), 700)) if ids else None,
+                "bits_per_byte": -total / math.log(2) / size if size else None,
+                "tokens": [score_json(engine, token) for token in scores],
+            }
+            data.append(row)
+    return listed(name, data, sum(map(len, encoded)))
+
+
+async def score_long(engine: Engine, ids: Sequence[int], top: int) -> list[TokenScore]:
+    """The scores of all ids but the first. Texts longer than the context are read in windows that overlap by half."""
+    context = engine.model.gpt.config.context
+    found = (await score_ids(engine, ids[:context], top))[1:]
+    while (done := len(found) + 1) < len(ids):
+        end = min(len(ids), done + max(1, context // 2))
+        window = await score_ids(engine, ids[max(0, end - context) : end], top)
+        found += window[-(end - done) :]
+    return found
+
+
+def score_json(engine: Engine, token: TokenScore) -> dict[str, Any]:
+    show = engine.model.tokenizer.display_token
+    top = [{"token": show(id), "id": id, "log_probability": logprob} for id, logprob in token.top]
+    return {"token": show(token.id), "id": token.id, "log_probability": token.logprob, "rank": token.rank, "top": top}
+
+
+async def attention(request: AttentionRequest, name: str, engine: Engine, config: ServeConfig) -> dict[str, Any]:
+    """The attention probabilities of a head: a row for each token, over the tokens up to itself."""
+    check_texts("text", [request.text], config)
+    gpt = engine.model.gpt
+    if gpt.recurrent:
+        raise ApiError(400, f"{name} is an LSTM, which has no attention.", param="model")
+    check_limit("layer", request.layer + 1, gpt.config.n_layer, "layers")
+    check_limit("head", request.head + 1, gpt.config.n_head, "heads")
+    with engine.admit(1):
+        ids = await engine.encode_prompt(request.text)
+        check_context(len(ids), gpt.config.context, "text")
+        if request.token is not None:
+            check_limit("token", request.token + 1, len(ids), "tokens")
+        weights = await engine.call(attention_weights, gpt, ids, request.layer, request.head)
+    rows = [[round(p, 6) for p in row[: i + 1]] for i, row in enumerate(weights.tolist())]
+    rows = rows if request.token is None else [rows[request.token]]
+    tokens = [engine.model.tokenizer.display_token(id) for id in ids]
+    return {"model": name, "layer": request.layer, "head": request.head, "tokens": tokens, "weights": rows}
+
+
+@torch.inference_mode()
+def attention_weights(gpt: GPT, ids: Sequence[int], layer: int, head: int) -> Tensor:  # → [time, time]
+    """softmax(q kᵀ / √(head width) + mask) of one head (paper, eq. 2)."""
+    tokens = torch.tensor([ids], device=gpt.tokens.weight.device)
+    h = (gpt.tokens(tokens) + gpt.positions.weight[: len(ids)]).to(gpt.activation_dtype)
+    for block in gpt.blocks[:layer]:
+        h = block(h)
+    block = gpt.blocks[layer]
+    assert isinstance(block, Block)
+    q, k, _ = split_heads(block.attention.qkv(h), 3, gpt.config.n_head)[:, 0, head].float()  # each [time, head width]
+    scores = q @ k.T / math.sqrt(q.shape[-1])
+    return scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf).softmax(-1).cpu()
+
+
+async def embeddings(request: EmbeddingRequest, name: str, engine: Engine, config: ServeConfig) -> dict[str, Any]:
+    """A vector for each text, in OpenAI's shape."""
+    texts = [request.input] if isinstance(request.input, str) else request.input
+    check_texts("input", texts, config)
+    width = engine.model.gpt.config.n_embd
+    if request.dimensions not in (None, width):
+        raise ApiError(400, f"the vectors of {name} have {width} dimensions.", "unsupported_value", "dimensions")
+    features: Any = getattr(engine.model, "features", None)
+    if features is None:
+        raise UserError("this version of gpt1 has no features.", "Use a newer one.")
+    with engine.admit(len(texts)):
+        encoded = await engine.tokenize(engine.model.tokenizer.encode_batch, texts)
+        vectors = np.asarray(await engine.call(features, texts), dtype="<f4")
+    as_base64 = request.encoding_format == "base64"
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist(),
+        }
+        for index, vector in enumerate(vectors)
+    ]
+    return listed(name, data, sum(map(len, encoded)))

@@ -1,0 +1,139 @@
+"""The models of a server: runs and model folders by name, each with an engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt1.errors import UserError, did_you_mean
+from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
+from gpt1.model.weights import MODEL_CONFIG_FILE
+from gpt1.runs.folder import RUN_CONFIG_FILE, is_finished
+from gpt1.serving.engine import Engine
+from gpt1.serving.errors import ApiError
+from gpt1.serving.metrics import Metrics
+from gpt1.serving.model_thread import ModelThread
+from gpt1.serving.settings import ServeConfig
+
+OWNER = "gpt1"
+
+
+@dataclass(eq=False)
+class ServedModel:
+    """A model of the server."""
+
+    name: str
+    folder: Path
+    engine: Engine | None = None
+
+    @property
+    def created(self) -> int:
+        """When its folder was written, in seconds."""
+        return int(self.folder.stat().st_mtime)
+
+    def info(self) -> dict[str, Any]:
+        """OpenAI's description of a model, and what a client needs to know of it."""
+        known = {"id": self.name, "object": "model", "created": self.created, "owned_by": OWNER}
+        details = describe_model(self.engine.model) if self.engine else None
+        return known | {"loaded": self.engine is not None, "details": details}
+
+
+def describe_model(model: LanguageModel) -> dict[str, Any]:
+    config = model.gpt.config
+    found: dict[str, Any] = {
+        "parameters": config.n_parameters,
+        "architecture": config.architecture,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "context": config.context,
+        "vocab_size": config.vocab_size,
+        "pipeline": model.tokenizer.pipeline,
+        "task": None,
+    }
+    if isinstance(model, TaskPredictor):
+        found["task"] = {"kind": model.kind.name, "columns": model.text_columns, "labels": model.labels}
+    return found
+
+
+class ServedModels:
+    """The models by name. Those of a folder of runs are loaded when they are first asked for.
+
+    Args:
+        runs: Run folders, model folders, and folders of runs.
+        config: The settings.
+        metrics: Counts the steps of the models.
+        verify: Compare the files with their SHA-256.
+
+    Raises:
+        UserError: A folder holds no model, or two models have the same name.
+    """
+
+    def __init__(self, runs: Sequence[str | Path], config: ServeConfig, metrics: Metrics, verify: bool = True) -> None:
+        self.config, self.metrics, self.verify = config, metrics, verify
+        self.thread = ModelThread()
+        self.models: dict[str, ServedModel] = {}
+        self._loading = asyncio.Lock()
+        for run in runs:
+            folder = Path(run)
+            members = members_of(folder)
+            for member in members or [folder]:
+                self.add(ServedModel(member.resolve().name, member))
+            if not members:
+                served = self.models[folder.resolve().name]
+                served.engine = self.load(served)
+
+    def add(self, served: ServedModel) -> None:
+        if served.name in self.models:
+            first = self.models[served.name].folder
+            problem = f"{first} and {served.folder} would both be called '{served.name}'."
+            raise UserError(problem, "Rename one of the folders.")
+        self.models[served.name] = served
+
+    def load(self, served: ServedModel) -> Engine:
+        config = self.config
+        model = load(served.folder, config.device, config.precision, self.verify)
+        engine = Engine(
+            model,
+            max_batch=config.max_batch,
+            step_tokens=config.step_tokens,
+            max_queue=config.max_queue,
+            thread=self.thread,
+            observe=self.metrics.observer(served.name),
+        )
+        self.metrics.watch_queue(served.name, engine)
+        model.tokenizer.encode("the first call loads the language data")
+        return engine
+
+    async def get(self, name: str | None) -> tuple[str, Engine]:
+        """(name, engine) of a model; by default the first. Raises ApiError (404) for an unknown name."""
+        served = self.models.get(name) if name else next(iter(self.models.values()))
+        if served is None:
+            hint = did_you_mean(str(name), self.models)
+            raise ApiError(404, f"there is no model '{str(name)[:80]}'.{hint}", "model_not_found", "model")
+        if served.engine is None:
+            async with self._loading:
+                if served.engine is None:
+                    served.engine = await asyncio.to_thread(self.load, served)
+        return served.name, served.engine
+
+    def close(self) -> None:
+        """End the threads."""
+        self.thread.close()
+        for served in self.models.values():
+            if served.engine:
+                served.engine.close()
+
+
+def members_of(folder: Path) -> list[Path]:
+    """The finished runs and model folders in a folder of runs; none if it is itself a run or a model folder."""
+    if (folder / RUN_CONFIG_FILE).exists() or (folder / MODEL_CONFIG_FILE).exists() or not folder.is_dir():
+        return []
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    found = [path for path in inside if is_finished(path) or (path / MODEL_CONFIG_FILE).exists()]
+    if inside and not found:
+        raise UserError(f"{folder} has no finished run.", "Use a run folder, a model folder, or a folder of runs.")
+    return found

@@ -1,0 +1,260 @@
+"""Requests and responses of the API. Requests are strict: unknown fields and values of another type are errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+MAX_LOGPROBS = 20
+MAX_STOP_STRINGS, MAX_STOP_CHARACTERS = 16, 200
+MAX_SEED = 2**63 - 1
+MAX_NEXT_TOKENS = 100
+
+
+def whole(value: Any) -> Any:
+    """1.0 as 1: JSON does not distinguish them."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def check_prompt(value: Any) -> Any:
+    """A text, ids, or a list of either; errors name the first wrong item."""
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise ValueError("the list is empty")
+    if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        return [items]
+    for item in items:
+        ids = isinstance(item, list) and item and all(isinstance(i, int) and not isinstance(i, bool) for i in item)
+        if not isinstance(item, str) and not ids:
+            raise ValueError("use a text, a list of texts, a list of token ids, or a list of such lists")
+    return items
+
+
+Int = Annotated[int, BeforeValidator(whole)]
+Ids = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+Text = {"type": "string"}
+Prompts = Annotated[
+    list[Any],
+    BeforeValidator(check_prompt),
+    WithJsonSchema({"anyOf": [Text, Ids, *({"type": "array", "items": item, "minItems": 1} for item in (Text, Ids))]}),
+]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+StopStrings = Annotated[list[StopString], Field(fail_fast=True, max_length=MAX_STOP_STRINGS)]
+Texts = Annotated[list[str], Field(fail_fast=True, min_length=1)]
+
+
+class ApiRequest(BaseModel):
+    """A request names the model that answers it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    model: str | None = Field(None, description="Id of a model of /v1/models; by default the first.")
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's options of a stream."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    include_usage: bool = False
+
+
+class CompletionRequest(ApiRequest):
+    """Continue texts: OpenAI's completions, and `top_k`."""
+
+    prompt: Prompts
+    max_tokens: Annotated[Int, Field(ge=0)] | None = Field(None, description="Most new tokens. Default: 16.")
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description="0: greedy. Default: 1.")
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[Int, Field(ge=0)] | None = Field(None, description="Sample from the k most likely; 0: all.")
+    n: Annotated[Int, Field(ge=1)] | None = Field(None, description="Continuations of each prompt.")
+    seed: Annotated[Int, Field(ge=0, le=MAX_SEED)] | None = Field(None, description="Choice i uses seed + i.")
+    stop: StopString | StopStrings | None = Field(None, description="The text ends before the first of these.")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: bool | None = Field(None, description="Return the prompt, as the model reads it, before the continuation.")
+    best_of: Annotated[Int, Field(ge=1)] | None = Field(None, description="Only the value of `n`.")
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(None, description="Only 0.")
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(None, description="Only 0.")
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(None, description="Only empty.")
+    suffix: Annotated[str, Field(max_length=0)] | None = Field(None, description="Only empty.")
+    user: str | None = Field(None, description="Ignored.")
+
+    @property
+    def stop_strings(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+RowInput = Annotated[dict[str, Any] | str, WithJsonSchema({"anyOf": [{"type": "object"}, Text]})]
+
+
+class ClassifyRequest(ApiRequest):
+    """Predict rows of the task that a model was fine-tuned for."""
+
+    rows: Annotated[list[RowInput], Field(fail_fast=True, min_length=1)] = Field(
+        description="Rows as objects by column, or as texts if the task has one text column."
+    )
+    explain: bool = Field(False, description="Also what each word contributed (by occlusion).")
+    layout: bool = Field(False, description="Also the token sequences as the model reads them (figure 1).")
+
+
+class NextRequest(ApiRequest):
+    """The most likely next tokens of a text."""
+
+    text: str
+    top: Annotated[Int, Field(ge=1, le=MAX_NEXT_TOKENS)] = 10
+
+
+class ScoreRequest(ApiRequest):
+    """How likely texts are, token by token. Each is scored as a document of its own: after a newline."""
+
+    texts: Texts
+    top: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] = Field(0, description="Alternatives to report at each token.")
+
+
+class AttentionRequest(ApiRequest):
+    """The attention of a layer and head over a text."""
+
+    text: str
+    layer: Annotated[Int, Field(ge=0)] = 0
+    head: Annotated[Int, Field(ge=0)] = 0
+    token: Annotated[Int, Field(ge=0)] | None = Field(None, description="Only the row of this token.")
+
+
+class EmbeddingRequest(ApiRequest):
+    """A vector for each text, in OpenAI's shape."""
+
+    input: str | Texts
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[Int, Field(ge=1)] | None = Field(None, description="Only the width of the model.")
+    user: str | None = Field(None, description="Ignored.")
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int = 0
+    total_tokens: int
+
+
+class Logprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class Choice(BaseModel):
+    index: int
+    text: str
+    logprobs: Logprobs | None
+    finish_reason: Literal["length", "stop"] | None
+
+
+class CompletionResponse(BaseModel):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+class Classification(BaseModel):
+    index: int
+    prediction: str | int | None = None
+    probabilities: dict[str, float] | None = None
+    score: float | None = None
+    explanation: dict[str, Any] | None = None
+    layout: list[list[str]] | None = None
+
+
+class ClassifyResponse(BaseModel):
+    object: Literal["list"]
+    model: str
+    data: list[Classification]
+    usage: Usage
+
+
+class TokenProbability(BaseModel):
+    token: str
+    id: int
+    probability: float
+
+
+class NextResponse(BaseModel):
+    object: Literal["list"]
+    model: str
+    data: list[TokenProbability]
+    usage: Usage
+
+
+class TokenAlternative(BaseModel):
+    token: str
+    id: int
+    log_probability: float
+
+
+class ScoredToken(TokenAlternative):
+    rank: int
+    top: list[TokenAlternative]
+
+
+class TextScore(BaseModel):
+    index: int
+    log_probability: float
+    perplexity: float | None
+    bits_per_byte: float | None
+    tokens: list[ScoredToken]
+
+
+class ScoreResponse(BaseModel):
+    object: Literal["list"]
+    model: str
+    data: list[TextScore]
+    usage: Usage
+
+
+class AttentionResponse(BaseModel):
+    model: str
+    layer: int
+    head: int
+    tokens: list[str]
+    weights: list[list[float]]
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingResponse(BaseModel):
+    object: Literal["list"]
+    model: str
+    data: list[Embedding]
+    usage: Usage
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    error: ErrorDetail
+
+
+class ModelInfo(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    loaded: bool
+    details: dict[str, Any] | None = None
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelInfo]
