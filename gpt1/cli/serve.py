@@ -38,22 +38,21 @@ def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
     from gpt1.serving.app import create_app
     from gpt1.serving.metrics import Metrics
     from gpt1.serving.models import ServedModels
-    from gpt1.serving.server import address, bind
-    from gpt1.serving.server import serve as run_server
+    from gpt1.serving.server import address, bind, make_server, run_server
 
     listener = bind(config)
     metrics = Metrics()
     models = ServedModels(runs, config, metrics, verify)
-    gate = create_app(models, config, key, metrics, echo)
+    server = make_server(create_app(models, config, key, metrics, echo), config)
     where = address(listener)
 
     def started() -> None:
         echo(f"serving {', '.join(models.models)} at {where}; API: {where}/docs; stop with Ctrl-C")
 
     try:
-        ended_by = run_server(gate, config, listener, started)
+        run_server(server, listener, started)
     finally:
         models.close()
     echo("stopped; accepted requests were answered")
-    if ended_by == signal.SIGINT:
+    if server.signal == signal.SIGINT:
         raise Interrupted("stopped.", "")

@@ -102,7 +102,7 @@ class CompletionJob:
         """The parts of a choice, until it is finished."""
         request, prompt = self.request, self.prompts[index // self.n]
         scored = bool(request.echo) and request.logprobs is not None
-        text = ContinuationText(self.engine.model.tokenizer, prompt.ids, request.stop_strings, prompt.ends_with_space)
+        text = ContinuationText(self.engine.model.tokenizer, prompt.ids, request.stop or [], prompt.ends_with_space)
         if request.echo and not scored:
             yield ChoicePart(index, text.prompt_text if prompt.shown else "")
         if not self.max_tokens and not scored:
@@ -245,5 +245,5 @@ def check_limit(param: str, value: int, limit: int, what: str) -> None:
 
 def check_context(tokens: int, context: int, param: str) -> None:
     if tokens > context:
-        problem = f"the text has {tokens:,} tokens; the model reads at most {context:,}."
+        problem = f"the text has {tokens:,} tokens; the model's maximum context length is {context:,}."
         raise ApiError(400, problem, "context_length_exceeded", param)

@@ -181,7 +181,7 @@ def attention_weights(gpt: GPT, ids: Sequence[int], layer: int, head: int) -> Te
 
 async def embeddings(request: EmbeddingRequest, name: str, engine: Engine, config: ServeConfig) -> dict[str, Any]:
     """A vector for each text, in OpenAI's shape."""
-    texts = [request.input] if isinstance(request.input, str) else request.input
+    texts = request.input
     check_texts("input", texts, config)
     width = engine.model.gpt.config.n_embd
     if request.dimensions not in (None, width):

@@ -17,6 +17,11 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def listed(value: Any) -> Any:
+    """A single text as a list."""
+    return [value] if isinstance(value, str) else value
+
+
 def check_prompt(value: Any) -> Any:
     """A text, ids, or a list of either; errors name the first wrong item."""
     items = value if isinstance(value, list) else [value]
@@ -31,7 +36,7 @@ def check_prompt(value: Any) -> Any:
     return items
 
 
-Int = Annotated[int, BeforeValidator(whole)]
+WHOLE = BeforeValidator(whole)
 Ids = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 Text = {"type": "string"}
 Prompts = Annotated[
@@ -40,8 +45,19 @@ Prompts = Annotated[
     WithJsonSchema({"anyOf": [Text, Ids, *({"type": "array", "items": item, "minItems": 1} for item in (Text, Ids))]}),
 ]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-StopStrings = Annotated[list[StopString], Field(fail_fast=True, max_length=MAX_STOP_STRINGS)]
+StopSchema = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
+StopStrings = Annotated[
+    list[StopString],
+    Field(fail_fast=True, max_length=MAX_STOP_STRINGS),
+    BeforeValidator(listed),
+    WithJsonSchema({"anyOf": [StopSchema, {"type": "array", "items": StopSchema, "maxItems": MAX_STOP_STRINGS}]}),
+]
 Texts = Annotated[list[str], Field(fail_fast=True, min_length=1)]
+OneOrMoreTexts = Annotated[
+    Texts,
+    BeforeValidator(listed),
+    WithJsonSchema({"anyOf": [Text, {"type": "array", "items": Text, "minItems": 1}]}),
+]
 
 
 class ApiRequest(BaseModel):
@@ -62,27 +78,23 @@ class CompletionRequest(ApiRequest):
     """Continue texts: OpenAI's completions, and `top_k`."""
 
     prompt: Prompts
-    max_tokens: Annotated[Int, Field(ge=0)] | None = Field(None, description="Most new tokens. Default: 16.")
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Most new tokens. Default: 16.")
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description="0: greedy. Default: 1.")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[Int, Field(ge=0)] | None = Field(None, description="Sample from the k most likely; 0: all.")
-    n: Annotated[Int, Field(ge=1)] | None = Field(None, description="Continuations of each prompt.")
-    seed: Annotated[Int, Field(ge=0, le=MAX_SEED)] | None = Field(None, description="Choice i uses seed + i.")
-    stop: StopString | StopStrings | None = Field(None, description="The text ends before the first of these.")
+    top_k: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Sample from the k most likely; 0: all.")
+    n: Annotated[int, Field(ge=1), WHOLE] | None = Field(None, description="Continuations of each prompt.")
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE] | None = Field(None, description="Choice i uses seed + i.")
+    stop: StopStrings | None = Field(None, description="The text ends before the first of these.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logprobs: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     echo: bool | None = Field(None, description="Return the prompt, as the model reads it, before the continuation.")
-    best_of: Annotated[Int, Field(ge=1)] | None = Field(None, description="Only the value of `n`.")
+    best_of: Annotated[int, Field(ge=1), WHOLE] | None = Field(None, description="Only the value of `n`.")
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(None, description="Only 0.")
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(None, description="Only 0.")
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(None, description="Only empty.")
     suffix: Annotated[str, Field(max_length=0)] | None = Field(None, description="Only empty.")
     user: str | None = Field(None, description="Ignored.")
-
-    @property
-    def stop_strings(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
 RowInput = Annotated[dict[str, Any] | str, WithJsonSchema({"anyOf": [{"type": "object"}, Text]})]
@@ -102,31 +114,33 @@ class NextRequest(ApiRequest):
     """The most likely next tokens of a text."""
 
     text: str
-    top: Annotated[Int, Field(ge=1, le=MAX_NEXT_TOKENS)] = 10
+    top: Annotated[int, Field(ge=1, le=MAX_NEXT_TOKENS), WHOLE] = 10
 
 
 class ScoreRequest(ApiRequest):
     """How likely texts are, token by token. Each is scored as a document of its own: after a newline."""
 
     texts: Texts
-    top: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] = Field(0, description="Alternatives to report at each token.")
+    top: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] = Field(
+        0, description="Alternatives to report at each token."
+    )
 
 
 class AttentionRequest(ApiRequest):
     """The attention of a layer and head over a text."""
 
     text: str
-    layer: Annotated[Int, Field(ge=0)] = 0
-    head: Annotated[Int, Field(ge=0)] = 0
-    token: Annotated[Int, Field(ge=0)] | None = Field(None, description="Only the row of this token.")
+    layer: Annotated[int, Field(ge=0), WHOLE] = 0
+    head: Annotated[int, Field(ge=0), WHOLE] = 0
+    token: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Only the row of this token.")
 
 
 class EmbeddingRequest(ApiRequest):
     """A vector for each text, in OpenAI's shape."""
 
-    input: str | Texts
+    input: OneOrMoreTexts
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[Int, Field(ge=1)] | None = Field(None, description="Only the width of the model.")
+    dimensions: Annotated[int, Field(ge=1), WHOLE] | None = Field(None, description="Only the width of the model.")
     user: str | None = Field(None, description="Ignored.")
 
 

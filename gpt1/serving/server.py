@@ -130,18 +130,8 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(gate: Gate, config: ServeConfig, listener: socket.socket, started: Callable[[], None]) -> int | None:
-    """Serve until a signal comes and the accepted requests are answered.
-
-    Args:
-        gate: The application.
-        config: The settings.
-        listener: From `bind`.
-        started: Called when the server answers.
-
-    Returns:
-        The signal that ended it.
-    """
+def make_server(gate: Gate, config: ServeConfig) -> DrainingServer:
+    """The server of an application; see `run_server`."""
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # the gate logs, without texts
     protocol = type("TimedProtocol", (GuardedProtocol,), {"request_seconds": config.timeout})
     options = uvicorn.Config(
@@ -155,7 +145,17 @@ def serve(gate: Gate, config: ServeConfig, listener: socket.socket, started: Cal
         limit_concurrency=config.max_connections,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = DrainingServer(options, gate, config.drain_timeout)
+    return DrainingServer(options, gate, config.drain_timeout)
+
+
+def run_server(server: DrainingServer, listener: socket.socket, started: Callable[[], None]) -> None:
+    """Serve until a signal comes and the accepted requests are answered.
+
+    Args:
+        server: From `make_server`.
+        listener: From `bind`.
+        started: Called when the server answers.
+    """
 
     async def run() -> None:
         serving = asyncio.create_task(server.serve([listener]))
@@ -165,4 +165,3 @@ def serve(gate: Gate, config: ServeConfig, listener: socket.socket, started: Cal
         await serving
 
     asyncio.run(run())
-    return server.signal

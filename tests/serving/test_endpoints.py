@@ -1,0 +1,265 @@
+"""The other endpoints of the API: rows, next tokens, scores, attention, embeddings, models, runs, documentation."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+from served import Served, server_thread
+
+from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
+
+TEXT = "Return the first name of the list."
+
+
+@pytest.fixture(scope="module")
+def served(workspace: Path) -> Iterator[Served]:
+    with server_thread([workspace / "runs/books", workspace / "runs/reviews"]) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def model(workspace: Path) -> LanguageModel:
+    return load(workspace / "runs/books")
+
+
+@pytest.fixture(scope="module")
+def task(workspace: Path) -> TaskPredictor:
+    found = load(workspace / "runs/reviews")
+    assert isinstance(found, TaskPredictor)
+    return found
+
+
+def data(served: Served, path: str, content: Any) -> Any:
+    answer = served.ask(path, content)
+    assert answer.status == 200, answer.body
+    return answer.json["data"]
+
+
+# ---- rows
+
+
+def test_rows_get_the_predictions_of_predict(served: Served, task: TaskPredictor):
+    rows: list[Any] = ["the file is valid", {"text": "the list is broken"}, {"text": "x", "more": [1, {"a": None}]}]
+    found = data(served, "/v1/classify", {"model": "reviews", "rows": rows})
+    for index, (row, expected) in enumerate(zip(found, task.predict(rows), strict=True)):
+        assert (row["index"], row["prediction"]) == (index, expected["prediction"])
+        for label, probability in row["probabilities"].items():
+            assert probability == pytest.approx(expected[f"probability_{label}"], abs=1e-5)
+        assert sum(row["probabilities"].values()) == pytest.approx(1)
+
+
+def test_the_layout_is_that_of_figure_1(served: Served, task: TaskPredictor):
+    (row,) = data(served, "/v1/classify", {"model": "reviews", "rows": ["a file"], "layout": True})
+    (sequence,) = row["layout"]
+    assert (sequence[0], sequence[-1]) == ("<start>", "<extract>")
+    assert sequence[1:-1] == [task.tokenizer.display_token(id) for id in task.tokenizer.encode("a file")]
+
+
+@pytest.mark.skipif(not hasattr(LanguageModel, "features"), reason="the Python face has no explanations yet")
+def test_an_explanation_is_that_of_explain(served: Served, task: Any):
+    (row,) = data(served, "/v1/classify", {"model": "reviews", "rows": ["the file is valid"], "explain": True})
+    (expected,) = task.explain(["the file is valid"])
+    assert [word["word"] for word in row["explanation"]["words"]] == [word["word"] for word in expected["words"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"rows": ["a"]}, "not fine-tuned"),
+        ({"model": "reviews", "rows": [{"wrong": "a"}]}, "row 1"),
+        ({"model": "reviews", "rows": []}, "rows"),
+        ({"model": "reviews", "rows": ["a"] * 513}, "513 rows; the limit is 512"),
+        ({"model": "reviews", "rows": [["a"]]}, "rows.0"),
+        ({"model": "reviews", "rows": [{"text": "a" * 100_001}]}, "the limit is 100,000"),
+        ({"model": "reviews", "rows": ["a"] * 17, "explain": True}, "17 explained rows"),
+    ],
+)
+def test_a_wrong_row_is_one_error(served: Served, content: Any, words: str):
+    answer = served.ask("/v1/classify", content)
+    assert answer.status == 400
+    assert words in answer.error["message"]
+
+
+# ---- texts
+
+
+def test_next_tokens_are_those_of_the_model(served: Served, model: LanguageModel):
+    for text in (TEXT, "", TEXT * 10):
+        found = data(served, "/v1/next", {"text": text, "top": 5})
+        expected = model.top_next_tokens(text, 5)
+        assert [(row["token"], row["id"]) for row in found] == [(token, id) for token, id, _ in expected]
+        assert [row["probability"] for row in found] == pytest.approx([p for _, _, p in expected], abs=1e-5)
+
+
+@torch.no_grad()
+def test_scores_are_those_of_the_forward_pass(served: Served, model: LanguageModel):
+    first, empty = data(served, "/v1/score", {"texts": [TEXT, ""], "top": 2})
+    ids = [model.tokenizer.newline_id, *model.tokenizer.encode(TEXT)]
+    expected = model.gpt(torch.tensor([ids]))[0].log_softmax(-1)
+    own = [float(expected[i, id]) for i, id in enumerate(ids[1:])]
+    assert [token["log_probability"] for token in first["tokens"]] == pytest.approx(own, abs=1e-5)
+    assert first["log_probability"] == pytest.approx(sum(own), abs=1e-4)
+    assert first["perplexity"] == pytest.approx(math.exp(-sum(own) / len(own)), rel=1e-4)
+    assert first["bits_per_byte"] == pytest.approx(-sum(own) / math.log(2) / len(TEXT), rel=1e-4)
+    for i, token in enumerate(first["tokens"]):
+        assert token["rank"] == 1 + int((expected[i] > expected[i, ids[i + 1]]).sum())
+        assert [other["id"] for other in token["top"]] == expected[i].topk(2).indices.tolist()
+    assert (empty["log_probability"], empty["perplexity"], empty["tokens"]) == (0, None, [])
+
+
+@torch.no_grad()
+def test_each_token_of_a_long_text_is_scored_once_with_at_least_half_a_context(served: Served, model: LanguageModel):
+    text = TEXT * 9
+    (found,) = data(served, "/v1/score", {"texts": [text]})
+    ids, context = [model.tokenizer.newline_id, *model.tokenizer.encode(text)], model.gpt.config.context
+    assert [token["id"] for token in found["tokens"]] == ids[1:]
+    assert len(ids) > 3 * context
+    for i in range(1, len(ids)):
+        likely = [
+            float(model.gpt(torch.tensor([ids[start:i]]))[0, -1].log_softmax(-1)[ids[i]])
+            for start in ({max(0, i - n) for n in range(context // 2, context + 1)} if i >= context else {0})
+        ]
+        assert min(abs(found["tokens"][i - 1]["log_probability"] - p) for p in likely) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("layer", "head"), [(0, 1), (1, 0)])
+def test_attention_is_that_inside_the_model(served: Served, model: LanguageModel, layer: int, head: int):
+    seen: list[torch.Tensor] = []
+    block: Any = model.gpt.blocks[layer]
+    handle = block.attention.qkv.register_forward_hook(lambda module, given, out: seen.append(out))
+    ids = model.tokenizer.encode(TEXT)
+    model.gpt(torch.tensor([ids]))
+    handle.remove()
+    width = model.gpt.config.n_embd // model.gpt.config.n_head
+    q, k, _ = (part[0, :, head * width : (head + 1) * width] for part in seen[0].chunk(3, -1))
+    found = served.ask("/v1/attention", {"text": TEXT, "layer": layer, "head": head}).json
+    assert found["tokens"] == [model.tokenizer.display_token(id) for id in ids]
+    for i, row in enumerate(found["weights"]):
+        expected = (q[i] @ k[: i + 1].T / math.sqrt(width)).softmax(-1)
+        assert row == pytest.approx(expected.tolist(), abs=1e-5)
+    one = served.ask("/v1/attention", {"text": TEXT, "layer": layer, "head": head, "token": 4}).json
+    assert one["weights"] == [found["weights"][4]]
+    for wrong in ({"layer": 2}, {"head": 2}, {"token": 999}, {"text": TEXT * 20}):
+        assert served.ask("/v1/attention", {"text": TEXT, **wrong}).status == 400
+
+
+@pytest.mark.skipif(not hasattr(LanguageModel, "features"), reason="the Python face has no features yet")
+def test_embeddings_are_features_in_the_shape_of_openai(served: Served, model: Any):
+    texts = [TEXT, "a list"]
+    expected = model.features(texts)
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="unused")
+    found = client.embeddings.create(model="books", input=texts)  # base64
+    for row, vector in zip(found.data, expected, strict=True):
+        assert np.allclose(row.embedding, vector, atol=1e-5)
+    plain = data(served, "/v1/embeddings", {"input": TEXT, "encoding_format": "float"})
+    assert np.allclose(plain[0]["embedding"], expected[0], atol=1e-5)
+    encoded = data(served, "/v1/embeddings", {"input": TEXT, "encoding_format": "base64"})
+    assert np.allclose(np.frombuffer(base64.b64decode(encoded[0]["embedding"]), "<f4"), expected[0], atol=1e-5)
+    assert served.ask("/v1/embeddings", {"input": TEXT, "dimensions": 3}).error["code"] == "unsupported_value"
+
+
+# ---- what is served
+
+
+def test_models_are_listed_with_their_tasks(served: Served):
+    books, reviews = data(served, "/v1/models", None)
+    assert (books["id"], books["details"]["task"], books["details"]["context"]) == ("books", None, 32)
+    task = {"kind": "classification", "columns": {"text": "text"}, "labels": ["no", "yes"]}
+    assert reviews["details"]["task"] == task
+    assert served.ask("/v1/models/reviews").json == reviews
+    assert served.ask("/v1/models/nobody").status == 404
+
+
+def test_models_of_a_folder_of_runs_are_loaded_when_they_are_used(workspace: Path):
+    with server_thread([workspace / "runs"]) as served:
+        assert [model["loaded"] for model in data(served, "/v1/models", None)] == [False, False]
+        assert data(served, "/v1/classify", {"model": "reviews", "rows": ["a"]})
+        assert [model["loaded"] for model in data(served, "/v1/models", None)] == [False, True]
+
+
+def test_runs_are_listed_with_their_results_and_reports(served: Served):
+    books, reviews = data(served, "/v1/runs", None)
+    assert (books["id"], books["stage"], reviews["stage"]) == ("books", "pretrain", "finetune")
+    assert books["results"]["validation"]["loss"] > 0
+    assert books["report"]
+    page = served.ask("/v1/runs/books/report")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+    assert b"<html" in page.body
+    assert served.ask("/v1/runs/nobody/report").status == 404
+
+
+class PageReader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_documentation_needs_no_script_and_no_network_and_names_every_endpoint(served: Served):
+    page, schema = PageReader(), served.ask("/openapi.json").json
+    page.feed(served.ask("/docs").body.decode())
+    assert not page.tags & {"script", "style", "img", "link"}
+    assert not page.attributes & {"style", "onclick", "src"}
+    assert all(f"{method.upper()} {path}" in page.text for path, found in schema["paths"].items() for method in found)
+    assert "built-in" not in page.text
+    assert all(name in page.text for name in ("max_tokens", "logprobs", "integer 0…20"))
+
+
+def test_health_and_metrics(served: Served):
+    assert served.ask("/health/live").json == {"status": "ok"}
+    assert served.ask("/health/ready").json == {"status": "ok", "models": 2}
+    before = read_metrics(served)
+    data(served, "/v1/next", {"text": TEXT})
+    served.ask("/v1/completions", {"prompt": "a", "max_tokens": 7, "temperature": 0})
+    served.ask("/v1/classify", {"model": "reviews", "rows": ["a", "b"]})
+    after = read_metrics(served)
+
+    def gained(name: str, **labels: str) -> float:
+        key = (name, tuple(sorted(labels.items())))
+        return after.get(key, 0) - before.get(key, 0)
+
+    assert gained("gpt1_requests_total", endpoint="/v1/next", status="200") == 1
+    assert gained("gpt1_tokens_total", model="books", kind="generated") == 8
+    assert gained("gpt1_request_seconds_count", endpoint="/v1/completions") == 1
+    assert gained("gpt1_first_token_seconds_count", model="books") == 1
+    assert gained("gpt1_batch_size_sum", model="reviews") == 2
+    assert after["gpt1_queue", (("model", "books"),)] == 0
+
+
+def read_metrics(served: Served) -> dict[Any, float]:
+    families = text_string_to_metric_families(served.ask("/metrics").body.decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_the_log_has_a_line_for_each_request_and_none_of_their_texts(served: Served):
+    secret = "the-secret-of-the-user"
+    served.log.clear()
+    served.ask("/v1/completions", {"prompt": secret, "max_tokens": 1})
+    served.ask("/v1/next", {"text": secret, secret: 1})
+    served.ask(f"/{secret}?{secret}", headers={"User-Agent": secret})
+    assert len(served.log) == 3
+    assert secret not in "".join(served.log)
