@@ -79,5 +79,6 @@ def type_of(field: dict[str, Any]) -> str:
         return str(field["$ref"]).rpartition("/")[2]
     if field.get("type") == "array":
         return f"[{type_of(field.get('items', {}))}]"
-    low, high = field.get("minimum", field.get("exclusiveMinimum", "")), field.get("maximum", "")
-    return str(field.get("type", "any")) + (f" {low}…{high}" if (low, high) != ("", "") else "")
+    bounds = (field.get("minimum", field.get("exclusiveMinimum")), field.get("maximum"))
+    low, high = ("" if bound is None else f"{bound:.16g}" for bound in bounds)
+    return str(field.get("type", "any")) + (f" {low}…{high}" if low or high else "")

@@ -132,7 +132,7 @@ class CompletionJob:
         request = self.request
         temperature = 1.0 if request.temperature is None else request.temperature
         top_p = 1.0 if request.top_p is None else request.top_p
-        seed = None if request.seed is None else (request.seed + index) % 2**63
+        seed = None if request.seed is None else request.seed + index
         return self.engine.sampler(temperature, request.top_k or 0, top_p, seed)
 
     # ---- answers

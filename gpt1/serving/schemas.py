@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS, MAX_STOP_CHARACTERS = 16, 200
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**53 - 1
 MAX_NEXT_TOKENS = 100
 
 
