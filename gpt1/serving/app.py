@@ -33,6 +33,10 @@ STATIC = Path(__file__).parent / "static"
 """The page: static files, if they are installed."""
 SLOW_JSON_BYTES = 2**16
 """Larger requests are parsed in a thread, so that other requests need not wait."""
+JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: linear, also without a closing quote
+MAX_LISTS, MAX_VALUES = 20_000, 300_000
+MAX_FIELDS = 64
+"""Of a request: each unknown field would become an error of its own."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.ErrorResponse} for status in (400, 401, 404, 408, 413, 429, 500, 503, 504)
 }
@@ -43,12 +47,28 @@ class BoundedRequest(Request):
 
     async def json(self) -> Any:
         body = await self.body()
+        check_size(body)
         try:
             if len(body) > SLOW_JSON_BYTES:
-                return await asyncio.to_thread(parse_json, body, "the request", fix="Send valid JSON.")
-            return parse_json(body, "the request", fix="Send valid JSON.")
+                content = await asyncio.to_thread(parse_json, body, "the request", fix="Send valid JSON.")
+            else:
+                content = parse_json(body, "the request", fix="Send valid JSON.")
         except UserError as error:
             raise ApiError(400, f"{error.problem} {error.fix}", "invalid_json") from None
+        if isinstance(content, dict) and len(content) > MAX_FIELDS:
+            raise ApiError(400, f"{len(content):,} fields: no request has that many.", "unknown_field")
+        return content
+
+
+def check_size(body: bytes) -> None:
+    """Raise ApiError for JSON of too many lists or values, before anything is made of it."""
+    structure = JSON_STRING.sub(b"", body)
+    for what, count, limit in (
+        ("lists and objects", structure.count(b"[") + structure.count(b"{"), MAX_LISTS),
+        ("values", structure.count(b","), MAX_VALUES),
+    ):
+        if count > limit:
+            raise ApiError(400, f"{count:,} {what}; the limit is {limit:,}.", "limit_exceeded")
 
 
 class BoundedRoute(APIRoute):

@@ -108,6 +108,8 @@ class DrainingServer(uvicorn.Server):
         late = time.monotonic() - self.drain_since > self.drain_timeout
         if self.gate.draining and (late or not self.gate.in_flight):
             self.should_exit = True
+            if late:
+                self.config.timeout_graceful_shutdown = 1
         return await super().on_tick(counter)
 
 

@@ -1,0 +1,222 @@
+"""Who may ask, from where, and how long: key, Host, origins, deadlines; and the settings behind them."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import Served, read_all, request_bytes, server_thread
+
+from gpt1.errors import UserError
+from gpt1.serving import gate as gate_module
+from gpt1.serving import server as server_module
+from gpt1.serving.settings import KEY_VARIABLE, ServeConfig, read_api_key, serve_settings
+
+KEY = "sk-secret"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture(scope="module")
+def locked(workspace: Path) -> Iterator[Served]:
+    """A server with a key, and one origin."""
+    with server_thread([workspace / "runs/books"], KEY.encode(), cors_origins="https://page.example") as served:
+        yield served
+
+
+@pytest.mark.parametrize("given", [None, KEY, f"Bearer {KEY}x", f"Basic {KEY}", "Bearer "])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/completions", "/metrics", "/v1/nothing"])
+def test_without_the_key_nothing_is_told(locked: Served, path: str, given: str | None):
+    headers = {} if given is None else {"Authorization": given}
+    answer = locked.ask(path, {"prompt": "a"} if "comp" in path else None, headers=headers)
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.error["type"] == "authentication_error"
+    assert KEY not in answer.body.decode()
+
+
+def test_with_the_key_all_is_as_usual(locked: Served):
+    assert locked.ask("/v1/models", headers=BEARER).status == 200
+    assert locked.ask("/v1/models", headers={"Authorization": f"bearer {KEY}"}).status == 200
+    assert locked.ask("/v1/next", {"text": "a"}, headers=BEARER).status == 200
+    assert locked.ask("/metrics", headers=BEARER).status == 200
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/docs", "/openapi.json"])
+def test_health_and_documentation_need_no_key(locked: Served, path: str):
+    assert locked.ask(path).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil", "", "[::2]"]
+)
+def test_a_page_that_calls_the_server_by_another_name_is_refused(locked: Served, host: str):
+    """DNS rebinding: the browser of a victim sends the attacker's name."""
+    answer = locked.ask("/health/live", headers={"Host": host})
+    assert (answer.status, answer.error["code"]) == (400, "invalid_host")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:99", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
+def test_the_names_of_this_machine_are_accepted(locked: Served, host: str):
+    assert locked.ask("/health/live", headers={"Host": host}).status == 200
+
+
+def test_only_the_given_origin_may_call_from_a_browser(locked: Served):
+    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    allowed = locked.ask("/v1/next", method="OPTIONS", headers={"Origin": "https://page.example", **ask})
+    assert allowed.headers["access-control-allow-origin"] == "https://page.example"
+    refused = locked.ask("/v1/next", method="OPTIONS", headers={"Origin": "https://evil.example", **ask})
+    assert "access-control-allow-origin" not in refused.headers
+
+
+def test_no_origin_is_allowed_unless_asked_for(workspace: Path):
+    with server_thread([workspace / "runs/books"]) as served:
+        answer = served.ask("/v1/models", headers={"Origin": "http://localhost"})
+        assert answer.status == 200
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/v1/models", "/nothing", "/health/live"])
+def test_every_response_has_the_security_headers(locked: Served, path: str):
+    headers = locked.ask(path).headers
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "server" not in headers
+    assert headers["x-request-id"]
+
+
+def test_static_files_are_served_at_the_root_and_the_api_before_them(workspace: Path, tmp_path: Path, monkeypatch):
+    from gpt1.serving import app
+
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static/index.html").write_text("<p>the page</p>")
+    (tmp_path / "static/app.js").write_text("1")
+    (tmp_path / "secret").write_text("secret")
+    monkeypatch.setattr(app, "STATIC", tmp_path / "static")
+    with server_thread([workspace / "runs/books"]) as served:
+        assert served.ask("/").body == b"<p>the page</p>"
+        assert "javascript" in served.ask("/app.js").headers["content-type"]
+        assert served.ask("/v1/models").json["data"]
+        for path in ("/../secret", "/%2e%2e/secret", "/..%2fsecret", "/nothing"):
+            assert served.ask(path).status == 404
+
+
+# ---- time
+
+
+def test_a_request_that_does_not_arrive_is_given_up(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gate_module, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
+    with server_thread([workspace / "runs/books"]) as served:
+        head = request_bytes("/v1/next", {"text": "a"})[:-3]  # the body is not complete
+        assert b" 408 " in served.exchange(head)
+        assert served.exchange(b"GET / HTTP/1.1\r\n") == b""
+        assert served.exchange(b"") == b""
+
+
+def test_a_client_that_sends_on_after_a_refusal_is_cut_off(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
+    with server_thread([workspace / "runs/books"], max_body=1000) as served, served.connect() as connection:
+        connection.sendall(b"POST /v1/next HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with pytest.raises(OSError):
+            send_forever(connection)
+
+
+def send_forever(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
+
+
+def test_a_large_answer_reaches_a_slow_reader(workspace: Path):
+    with server_thread([workspace / "runs/books"]) as served, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", served.port))
+        connection.sendall(request_bytes("/v1/score", {"texts": ["a list of names " * 30] * 20, "top": 20}))
+        response = read_all(connection)
+    body = response.partition(b"\r\n\r\n")[2]
+    assert len(body) > 100_000
+    assert len(json.loads(body)["data"]) == 20
+
+
+def test_more_connections_than_allowed_get_503(workspace: Path):
+    with server_thread([workspace / "runs/books"], max_connections=3) as served:
+        held = [served.connect() for _ in range(3)]
+        assert served.ask("/health/live").status == 503
+        for connection in held:
+            connection.close()
+
+
+# ---- settings
+
+
+def test_the_key_comes_from_the_file_or_the_environment(tmp_path: Path):
+    path = tmp_path / "key"
+    path.write_text(f"{KEY}\n")
+    assert read_api_key(ServeConfig(api_key_file=str(path)), {KEY_VARIABLE: "other"}) == KEY.encode()
+    assert read_api_key(ServeConfig(), {KEY_VARIABLE: KEY}) == KEY.encode()
+    assert read_api_key(ServeConfig(), {}) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n", b"two words", b"k\xc3\xa9y", b"a\nb", b"a\0b", b"k" * 5000])
+def test_a_file_without_a_usable_key_is_an_error(tmp_path: Path, content: bytes):
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(UserError, match="key"):
+        read_api_key(ServeConfig(api_key_file=str(tmp_path / "key")), {})
+    with pytest.raises(UserError, match="missing"):
+        read_api_key(ServeConfig(api_key_file=str(tmp_path / "missing")), {})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_a_key_is_required_off_loopback(host: str):
+    with pytest.raises(UserError, match="no API key"):
+        read_api_key(ServeConfig(host=host), {})
+    assert read_api_key(ServeConfig(host=host), {KEY_VARIABLE: KEY}) == KEY.encode()
+
+
+@pytest.mark.parametrize(
+    ("settings", "hosts"),
+    [
+        ({}, {"localhost", "127.0.0.1", "[::1]"}),
+        ({"host": "::1"}, {"localhost", "127.0.0.1", "[::1]"}),
+        ({"host": "Box.local"}, {"localhost", "127.0.0.1", "[::1]", "box.local"}),
+        ({"host": "0.0.0.0"}, set()),
+        ({"host": "0.0.0.0", "allowed_hosts": "A.example, b.example,"}, {"a.example", "b.example"}),
+    ],
+)
+def test_the_allowed_hosts_follow_the_address(settings: dict[str, Any], hosts: set[str]):
+    assert ServeConfig(**settings).hosts == hosts
+
+
+@pytest.mark.parametrize("flags", [{"port": "70000"}, {"timeout": "0"}, {"max_batch": "0"}, {"precision": "fp8"}])
+def test_settings_out_of_range_are_errors(flags: dict[str, Any]):
+    with pytest.raises(UserError):
+        serve_settings(flags)
+
+
+# ---- the command
+
+
+def test_the_command_refuses_what_it_cannot_serve(ask, workspace: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(workspace)
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        wrong = {
+            "does not exist": ("runs/nobody",),
+            "would both be called 'books'": ("runs/books", "runs/books"),
+            "no finished run": (str(tmp_path),),
+            "no API key": ("runs/books", "--host", "0.0.0.0"),
+            "cannot be used: address already in use": ("runs/books", "--port", str(taken.getsockname()[1])),
+            "out of range": ("runs/books", "--max-batch", "0"),
+        }
+        (tmp_path / "unfinished").mkdir()
+        for words, arguments in wrong.items():
+            result = ask("serve", *(arguments if "--port" in arguments else (*arguments, "--port", "0")))
+            assert result.exit_code == 2, words
+            assert words in result.stderr
