@@ -5,6 +5,7 @@ finetuning  fine-tuning the 117M model on SST-2 rows
 choice      fine-tuning the 117M model on questions of RACE
 head        training the head only
 generation  16 + 256 tokens, greedy
+serving     many clients of a server on this machine
 memory      peak memory of a pre-training step, start-up
 sizes       tokens per second and memory of pre-training, by model size
 scaling     a step by context, width, layers and batch; opening a corpus
@@ -35,6 +36,7 @@ BENCHMARKS = (
     "choice",
     "head",
     "generation",
+    "serving",
     "memory",
     "sizes",
     "scaling",

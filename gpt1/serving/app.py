@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from gpt1.errors import GPT1Error, UserError
@@ -123,7 +123,9 @@ def create_app(
 def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) -> APIRouter:
     router = APIRouter(prefix="/v1", route_class=BoundedRoute, responses=ERRORS)
 
-    @router.post("/completions", response_model=schemas.CompletionResponse, summary="Continue texts")
+    stream: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+    @router.post("/completions", response_model=schemas.CompletionResponse, responses=stream, summary="Continue texts")
     async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
         name, engine = await models.get(body.model)
         job = CompletionJob(body, name, engine, config, metrics)
@@ -164,7 +166,7 @@ def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) ->
     async def runs() -> Response:
         return JSONResponse({"object": "list", "data": await asyncio.to_thread(run_list, models)})
 
-    @router.get("/runs/{name}/report", summary="The report page of a run", response_class=Response)
+    @router.get("/runs/{name}/report", summary="The report page of a run", response_class=HTMLResponse)
     async def report(name: str) -> Response:
         return await asyncio.to_thread(run_report, models, name)
 

@@ -27,7 +27,7 @@ def check_prompt(value: Any) -> Any:
     items = value if isinstance(value, list) else [value]
     if not items:
         raise ValueError("the list is empty")
-    if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+    if isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
         return [items]
     for item in items:
         ids = isinstance(item, list) and item and all(isinstance(i, int) and not isinstance(i, bool) for i in item)
@@ -37,7 +37,7 @@ def check_prompt(value: Any) -> Any:
 
 
 WHOLE = BeforeValidator(whole)
-Ids = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+Ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 Text = {"type": "string"}
 Prompts = Annotated[
     list[Any],
