@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from gpt1.errors import GPT1Error, UserError
@@ -37,7 +37,11 @@ JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: li
 MAX_LISTS, MAX_VALUES = 20_000, 300_000
 MAX_FIELDS = 64
 """Of a request: each unknown field would become an error of its own."""
-ERRORS: dict[int | str, dict[str, Any]] = {
+Responses = dict[int | str, dict[str, Any]]
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+STREAM: Responses = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}
+HTML: Responses = {200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
+ERRORS: Responses = {
     status: {"model": schemas.ErrorResponse} for status in (400, 401, 404, 408, 413, 429, 500, 503, 504)
 }
 
@@ -123,9 +127,7 @@ def create_app(
 def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) -> APIRouter:
     router = APIRouter(prefix="/v1", route_class=BoundedRoute, responses=ERRORS)
 
-    stream: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-
-    @router.post("/completions", response_model=schemas.CompletionResponse, responses=stream, summary="Continue texts")
+    @router.post("/completions", response_model=schemas.CompletionResponse, responses=STREAM, summary="Continue texts")
     async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
         name, engine = await models.get(body.model)
         job = CompletionJob(body, name, engine, config, metrics)
@@ -166,7 +168,7 @@ def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) ->
     async def runs() -> Response:
         return JSONResponse({"object": "list", "data": await asyncio.to_thread(run_list, models)})
 
-    @router.get("/runs/{name}/report", summary="The report page of a run", response_class=HTMLResponse)
+    @router.get("/runs/{name}/report", summary="The report page of a run", responses=HTML)
     async def report(name: str) -> Response:
         return await asyncio.to_thread(run_report, models, name)
 
