@@ -175,7 +175,7 @@ class CompletionResponse(BaseModel):
 
 class Classification(BaseModel):
     index: int
-    prediction: str | int | None = None
+    prediction: str | int | list[str] | None = None
     probabilities: dict[str, float] | None = None
     score: float | None = None
     explanation: dict[str, Any] | None = None

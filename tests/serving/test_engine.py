@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +14,11 @@ import torch
 
 from gpt1.errors import GPT1Error, ResourceError, UserError
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
+from gpt1.model.head import Head, TaskModel
 from gpt1.serving.engine import Engine, GeneratedToken, QueueFull
 from gpt1.serving.model_thread import ModelThread
+from gpt1.tasks.kinds import KINDS
+from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
 
 T = TypeVar("T")
 PROMPTS = ["the file", "a list of", "the", "return the first name of the", "option", "", "string " * 8]
@@ -194,6 +198,37 @@ def test_rows_have_the_predictions_of_the_model(task_engine: Engine, table: Any)
     assert [row["prediction"] for row in found] == [row["prediction"] for row in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours["probability_yes"] == pytest.approx(theirs["probability_yes"], abs=1e-5)
+
+
+KINDS_OF_TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
+    "classification": ("classification", {"text": "t", "label": "l"}, Classes(("a", "b", "c"))),
+    "entailment": ("entailment", {"premise": "t", "hypothesis": "u", "label": "l"}, Classes(("no", "yes"))),
+    "scored similarity": ("similarity", {"text_a": "t", "text_b": "u", "label": "l"}, OrdinalBins(0, 5)),
+    "choice": ("choice", {"context": "t", "choices": "a", "label": "l"}, Answers(3)),
+    "regression": ("regression", {"text": "t", "label": "l"}, StandardizedNumber(3.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", KINDS_OF_TASKS)
+def test_rows_of_every_kind_of_task_are_labelled_alike_in_any_company(model: LanguageModel, name: str):
+    kind, columns, target = KINDS_OF_TASKS[name]
+    torch.manual_seed(0)
+    gpt = deepcopy(model.gpt)
+    gpt.add_special_tokens()
+    head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].multiple_choice)
+    torch.nn.init.normal_(head.linear.weight, std=0.3)
+    task = {"kind": kind, "columns": columns, "temperature": 1.5}
+    engine = Engine(TaskPredictor(TaskModel(gpt, head).eval(), model.tokenizer, task, target), label_tokens=100)
+    rows = [{"t": f"the file {i}", "u": "a list", "a": ["one", "two", "none"][: 2 + i % 2]} for i in range(9)]
+
+    async def separate_requests() -> list[Any]:
+        return await asyncio.gather(*(engine.predict([row]) for row in rows))
+
+    found = [prediction for part in wait(separate_requests()) for prediction in part]
+    for ours, theirs in zip(found, engine.task.predict(rows), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=1e-5)
+    engine.close()
 
 
 def test_a_step_labels_rows_of_several_requests_and_at_most_its_tokens(task_engine: Engine):
