@@ -87,7 +87,12 @@ def read_all(connection: socket.socket) -> bytes:
 
 def request_bytes(path: str, content: Any, close: bool = True) -> bytes:
     body = json.dumps(content).encode()
-    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
     return "\r\n".join([*lines, *(["Connection: close"] if close else []), "", ""]).encode() + body
 
 
