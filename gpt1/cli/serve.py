@@ -23,8 +23,9 @@ PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
     """Serve one or more models: an OpenAI-compatible API and a page to look into them.
 
-    RUN is a run folder, a model folder, or a folder of runs, whose models are loaded when they are first used. SIGTERM
-    or Ctrl-C ends the server after it has answered the requests that it has accepted.
+    RUN is a run folder, a model folder, `starter`, a name on the Hugging Face hub, or a folder of runs, whose models
+    are loaded when they are first used. SIGTERM or Ctrl-C ends the server after it has answered the requests that it
+    has accepted.
 
     \b
     gpt1 serve runs/books

@@ -160,7 +160,7 @@ def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) ->
     async def list_models() -> Response:
         return JSONResponse({"object": "list", "data": [served.info() for served in models.models.values()]})
 
-    @router.get("/models/{name}", response_model=schemas.ModelInfo, summary="A model and its task")
+    @router.get("/models/{name:path}", response_model=schemas.ModelInfo, summary="A model and its task")
     async def one_model(name: str) -> Response:
         return JSONResponse(models.models[(await models.get(name))[0]].info())
 
@@ -168,7 +168,7 @@ def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) ->
     async def runs() -> Response:
         return JSONResponse({"object": "list", "data": await asyncio.to_thread(run_list, models)})
 
-    @router.get("/runs/{name}/report", summary="The report page of a run", responses=HTML)
+    @router.get("/runs/{name:path}/report", summary="The report page of a run", responses=HTML)
     async def report(name: str) -> Response:
         return await asyncio.to_thread(run_report, models, name)
 

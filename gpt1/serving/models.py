@@ -31,8 +31,8 @@ class ServedModel:
 
     @property
     def created(self) -> int:
-        """When its folder was written, in seconds."""
-        return int(self.folder.stat().st_mtime)
+        """When its folder was written, in seconds; 0 for a model that is named without its folder."""
+        return int(self.folder.stat().st_mtime) if self.folder.exists() else 0
 
     def info(self) -> dict[str, Any]:
         """OpenAI's description of a model, and what a client needs to know of it."""
@@ -63,7 +63,7 @@ class ServedModels:
     """The models by name. Those of a folder of runs are loaded when they are first asked for.
 
     Args:
-        runs: Run folders, model folders, and folders of runs.
+        runs: Run folders, model folders, folders of runs, `starter`, and names on the Hugging Face hub.
         config: The settings.
         metrics: Counts the steps of the models.
         verify: Compare the files with their SHA-256.
@@ -80,10 +80,11 @@ class ServedModels:
         for run in runs:
             folder = Path(run)
             members = members_of(folder)
-            for member in members or [folder]:
-                self.add(ServedModel(member.resolve().name, member))
+            for member in members:
+                self.add(ServedModel(member.name, member))
             if not members:
-                served = self.models[folder.resolve().name]
+                served = ServedModel(folder.resolve().name if folder.exists() else str(run), folder)
+                self.add(served)
                 served.engine = self.load(served)
 
     def add(self, served: ServedModel) -> None:
