@@ -9,6 +9,7 @@ import click
 
 from gpt1.cli.exit import ensure_standard_streams, exit_with, report_and_exit, stopped_by_signals, translate_oserror
 from gpt1.cli.experiments import curve, reproduce, zeroshot
+from gpt1.cli.texts import features, score
 from gpt1.cli.train import demo, finetune, pretrain, tokenize
 from gpt1.cli.use import evaluate, export, generate, import_, inspect, next, predict
 from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, ResourceError, UserError
@@ -37,7 +38,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, tokenize, pretrain, finetune, evaluate, predict, next, generate, inspect):
+for command in (demo, tokenize, pretrain, finetune, evaluate, predict, next, generate, score, features, inspect):
     cli.add_command(command)
 for command in (curve, zeroshot, reproduce, import_, export):
     cli.add_command(command)

@@ -108,6 +108,12 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
+@click.option(
+    "--time-limit",
+    metavar="MINUTES",
+    type=RangedNumber(float, 0, above=True),
+    help="Train as many epochs as fit into this time, which is measured before the run.",
+)
 @setting_options(FinetuneConfig)
 def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: Any) -> None:
     """Stage 2: fine-tune on labeled rows (maximize L3 = L2 + λ·L1, equation 5).

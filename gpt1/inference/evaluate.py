@@ -29,6 +29,7 @@ from gpt1.progress import NullProgress, Progress
 from gpt1.report import check_report_path, write_evaluation_report
 from gpt1.runs.folder import RUN_CONFIG_FILE, read_run_config
 from gpt1.tables.facts import count_rows_have
+from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
 from gpt1.tasks.baselines import verdict
@@ -42,7 +43,7 @@ TFIDF_ADVICE = "Try a model that is pre-trained on more text of this field, or m
 
 def evaluate(
     run: str | Path,
-    test: str | Path | Table,
+    test: Any,
     *,
     data_dir: str | Path | None = None,
     unseen: str = "wrong",
@@ -55,7 +56,8 @@ def evaluate(
 
     Args:
         run: A run or model folder.
-        test: A table with labels, a known data set (name or name:split), or a corpus folder.
+        test: A table file, DataFrame or list of rows (dicts) with labels, a known data set (name or name:split), or a
+            corpus folder.
         data_dir: Folder with the files of known data sets.
         unseen: Rows with a label that was not in training: `wrong` counts them as mistakes (the loss leaves them out),
             `refuse` is an error.
@@ -75,7 +77,7 @@ def evaluate(
     Raises:
         UserError: For missing labels, and unknown ones where they are refused, naming the row.
     """
-    progress = progress or NullProgress()
+    progress, test = progress or NullProgress(), to_table(test)
     if unseen not in ("wrong", "refuse"):
         raise UserError(f"--unseen {unseen} is not a valid choice.", "Choices: wrong, refuse.")
     if report:

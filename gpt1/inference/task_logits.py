@@ -79,6 +79,25 @@ def compute_task_logits(
     return average_windows(table, [example.windows for example in encoded])
 
 
+@torch.inference_mode()
+def compute_task_features(
+    model: TaskModel, encoded: Sequence[EncodedExample], device: torch.device
+) -> Tensor:  # → [examples, n_embd]
+    """What the head reads: the states at the extract tokens, added over the sequences of an example as in the head.
+
+    The states of the windows of a long text are averaged. float32, on the CPU, in the given order.
+    """
+    windows = [window for example in encoded for window in example.split_windows()]
+    states = torch.zeros(len(windows), model.gpt.config.n_embd)
+    for micro_batch in micro_batches(windows, range(len(windows)), PREDICTION_BATCH_TOKENS):
+        batch = collate(windows, micro_batch, None, device)
+        own = model.features(batch.ids, batch.packing).float().cpu()
+        states.index_add_(0, torch.tensor(micro_batch)[batch.example_index], own)
+    owner = torch.tensor([i for i, example in enumerate(encoded) for _ in range(example.windows)], dtype=torch.int64)
+    counts = torch.tensor([example.windows for example in encoded])[:, None]
+    return torch.zeros(len(encoded), states.shape[1]).index_add(0, owner, states) / counts
+
+
 def average_windows(
     logits: Tensor, window_counts: Sequence[int]
 ) -> Tensor:  # [windows of all examples, outputs] → [examples, …]

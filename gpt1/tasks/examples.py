@@ -57,6 +57,11 @@ def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str]
             )
 
 
+def required_columns(kind: Kind, columns: Mapping[str, str]) -> list[str]:
+    """The columns whose text may not be missing: all but those of answers and optional roles."""
+    return [column for role, column in columns.items() if role not in ("label", "choices", *kind.optional)]
+
+
 def choice_columns(choices: str) -> list[str]:
     """Column names of `--choices C1,C2,…`."""
     return [part.strip() for part in choices.split(",") if part.strip()] or [choices]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.progress import NullProgress, Progress
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.runs import folder as runs
+from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
 from gpt1.tasks.targets import Target
@@ -31,6 +33,7 @@ from gpt1.training.finetune_setup import FinetuneSetup, FullTrainingSource, prep
 from gpt1.training.head_only import HeadOnlySource
 from gpt1.training.loop import Outcome, train
 from gpt1.training.run import open_run
+from gpt1.training.time_limit import check_time_limit, plan_epochs
 from gpt1.training.train_scope import check_train_scope
 
 COLUMN_ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
@@ -39,15 +42,16 @@ MAX_DEFAULT_LR = 3.75e-4  # peak learning rate of fine-tuning, the best for `tin
 
 
 def finetune(
-    train_on: str | Path | Table | None = None,
+    train_on: Any = None,
     *,
     from_: str | Path | None = None,
     out: str | Path,
     kind: str | None = None,
     score: bool = False,
-    valid: str | Path | Table | None = None,
+    valid: Any = None,
     data_dir: str | Path | None = None,
     resume: bool = False,
+    time_limit: float | None = None,
     config: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -55,15 +59,16 @@ def finetune(
     """Fine-tune a pre-trained model on labeled rows.
 
     Args:
-        train_on: Table or table file to train on, or the name of a known data set, which sets kind and columns.
-            With `resume` it can be omitted, like every input and setting.
+        train_on: Table file, DataFrame, list of rows (dicts) or `Table` to train on, or the name of a known data set,
+            which sets kind and columns. With `resume` it can be omitted, like every input and setting.
         from_: Run or model folder of the pre-trained model.
         out: Run folder to create.
         kind: classification, regression, entailment, similarity or choice.
         score: Predict similarity as a number instead of two classes.
-        valid: Table, file or data set for validation, instead of a share of `train_on`.
+        valid: Rows for validation, as for `train_on`, instead of a share of them.
         data_dir: Folder of the known data sets.
         resume: Resume the run `out` from its newest checkpoint.
+        time_limit: Minutes: train as many epochs as fit. A resumed run keeps the number of epochs.
         config: YAML file with settings.
         progress: Receives messages, progress and metrics; by default they are discarded.
         **settings: The columns (see COLUMN_ROLES) and fields of FinetuneConfig, which override those of `config`.
@@ -79,9 +84,12 @@ def finetune(
     if not resume and (train_on is None or from_ is None):
         missing = "--from" if from_ is None else "the table of training rows"
         raise UserError(f"{missing} is missing.", "Use: gpt1 finetune TABLE --from RUN --out NEW --kind KIND COLUMNS")
-    progress = progress or NullProgress()
+    started, progress = time.monotonic(), progress or NullProgress()
     columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
     settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
+    texts = [column for role, column in columns.items() if role not in ("label", "choices", "question")]
+    train_on, valid = to_table(train_on, texts), to_table(valid, texts)
+    check_time_limit(time_limit, settings.get("epochs"))
     task_facts = {"kind": kind, "score": score, "columns": columns}
     inputs: dict[str, Any] = {"train": train_on, "from": from_, "valid": valid, "data_dir": data_dir}
     facts = {**{name: source_name(source) for name, source in inputs.items()}, **task_facts}
@@ -110,6 +118,10 @@ def finetune(
     setup = prepare_finetuning(cfg, gpt, tokenizer, folder, task, progress)
     cfg = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
     if not resume:
+        if time_limit is not None:
+            stage = setup.make_stage(cfg, setup.make_source(cfg, progress))
+            with reuse_buffers(setup.model):
+                cfg = plan_epochs(stage, cfg, len(setup.train_examples), time_limit, started, progress)
         run = runs.create_run(out, cfg, facts, setup.precision)
     run_training(setup, cfg, run, progress, resume)
     return run
