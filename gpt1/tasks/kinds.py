@@ -77,11 +77,12 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Example:
-    """One row: the texts of its fields, its answers (multiple choice only) and its label (None if unlabelled)."""
+    """One row: its texts, its answers (multiple choice only), its label (None if unlabelled), its weight."""
 
     fields: tuple[str, ...]
     answers: tuple[str, ...] = ()
     label: Any = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

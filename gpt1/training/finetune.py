@@ -28,6 +28,7 @@ from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
 from gpt1.tasks.targets import Target
+from gpt1.tasks.weights import format_class_weight
 from gpt1.training.distributed import require_single_process
 from gpt1.training.finetune_setup import FinetuneSetup, FullTrainingSource, prepare_finetuning
 from gpt1.training.head_only import HeadOnlySource
@@ -48,6 +49,7 @@ def finetune(
     out: str | Path,
     kind: str | None = None,
     score: bool = False,
+    weight: str | None = None,
     valid: Any = None,
     data_dir: str | Path | None = None,
     resume: bool = False,
@@ -65,6 +67,7 @@ def finetune(
         out: Run folder to create.
         kind: classification, regression, entailment, similarity or choice.
         score: Predict similarity as a number instead of two classes.
+        weight: Column with the weight of each row in the task loss.
         valid: Rows for validation, as for `train_on`, instead of a share of them.
         data_dir: Folder of the known data sets.
         resume: Resume the run `out` from its newest checkpoint.
@@ -87,10 +90,11 @@ def finetune(
     started, progress = time.monotonic(), progress or NullProgress()
     columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
     settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
+    settings |= {"class_weight": format_class_weight(settings["class_weight"])} if settings.get("class_weight") else {}
     texts = [column for role, column in columns.items() if role not in ("label", "choices", "question")]
     train_on, valid = to_table(train_on, texts), to_table(valid, texts)
     check_time_limit(time_limit, settings.get("epochs"))
-    task_facts = {"kind": kind, "score": score, "columns": columns}
+    task_facts = {"kind": kind, "score": score, "columns": columns} | ({"weight": weight} if weight else {})
     inputs: dict[str, Any] = {"train": train_on, "from": from_, "valid": valid, "data_dir": data_dir}
     facts = {**{name: source_name(source) for name, source in inputs.items()}, **task_facts}
     requested = runs.user_settings(FinetuneConfig, config, settings)
@@ -112,7 +116,7 @@ def finetune(
     earlier = read_earlier_task(folder, origin, cfg)
     kept = earlier[1] if earlier and cfg.keep_head else None
     about = command["kind"], command["columns"], command["score"], command["data_dir"]
-    task = load_task_data(*rows, *about, cfg, progress, kept)
+    task = load_task_data(*rows, *about, cfg, progress, kept, command.get("weight"))
     if earlier:
         check_earlier_head(earlier, task, origin, cfg, progress)
     setup = prepare_finetuning(cfg, gpt, tokenizer, folder, task, progress)

@@ -64,7 +64,14 @@ class FinetuneSetup:
             return FullTrainingSource(self, cfg)
         targets = self.encode_targets(self.task.training)
         return HeadOnlySource(
-            self.model, self.task.target, targets, self.train_examples, self.validation_examples, cfg, progress
+            self.model,
+            self.task.target,
+            targets,
+            self.train_examples,
+            self.validation_examples,
+            cfg,
+            progress,
+            self.task.weights,
         )
 
     def make_stage(self, cfg: FinetuneConfig, source: FullTrainingSource | HeadOnlySource) -> Stage:
@@ -120,9 +127,10 @@ class FullTrainingSource:
         chosen.sort()
         examples = epoch_examples(self.setup.train_examples, chosen.tolist(), seed, epoch)
         targets = self.targets[torch.from_numpy(chosen)]
+        weights = None if self.setup.task.weights is None else self.setup.task.weights[torch.from_numpy(chosen)]
         sequences = sum(len(example.sequences) for example in examples)
         batches = [
-            collate(examples, indices, targets, self.setup.device, len(examples), sequences)
+            collate(examples, indices, targets, self.setup.device, len(examples), sequences, weights)
             for indices in micro_batches(examples, range(len(examples)), self.micro_batch_tokens)
         ]
         return StepBatch(epoch, batches, sum(example.tokens for example in examples))
