@@ -14,6 +14,7 @@ from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.weights import MODEL_FILES
 from gpt1.tasks.kinds import KINDS
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, Target, target_from_json, target_to_json
 from gpt1.tokenization.tokenizer import Tokenizer
 
@@ -65,8 +66,14 @@ def read_task(path: Path) -> tuple[dict[str, Any], Target]:
     target = target_from_json(fields.object("target"))
     fields.choice("metric", target.metrics, target.primary_metric)
     if (answer := content.get("trivial_answer")) is not None:
-        expected = (str,) if isinstance(target, Classes) else (int,) if isinstance(target, Answers) else (int, float)
-        if type(answer) not in expected or (isinstance(target, Classes) and answer not in target.labels):
+        if isinstance(target, MultiLabel):
+            answer = fields.items("trivial_answer", str)
+            fits = all(label in target.labels for label in answer)
+        elif isinstance(target, Classes):
+            fits = answer in target.labels if isinstance(answer, str) else False
+        else:
+            fits = type(answer) in ((int,) if isinstance(target, Answers) else (int, float))
+        if not fits:
             fields.refuse("'trivial_answer' must be a label, the number of an answer or a mean score")
     if not isinstance(target, tuple(filter(None, (kind.target, kind.score_target)))):
         fields.refuse(f"its target does not belong to {kind.name}")

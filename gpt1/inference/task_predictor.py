@@ -20,7 +20,7 @@ from gpt1.tables.frames import frame_like, frame_table, is_frame, is_series, rec
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import check_columns, read_examples, required_columns
 from gpt1.tasks.kinds import KINDS, EncodedExample, Example, encode_examples, example_texts
-from gpt1.tasks.targets import Answers, Classes, Target
+from gpt1.tasks.targets import Answers, Target
 from gpt1.tokenization.tokenizer import Tokenizer
 
 
@@ -39,9 +39,9 @@ class TaskPredictor(LanguageModel):
     @property
     def labels(self) -> list[str]:
         """Labels of the columns of `predict_proba`; for multiple choice the indices of the answers, for scores none."""
-        if isinstance(self.target, Classes):
-            return list(self.target.labels)
-        return [str(k) for k in range(self.target.most)] if isinstance(self.target, Answers) else []
+        if isinstance(self.target, Answers):
+            return [str(k) for k in range(self.target.most)]
+        return list(getattr(self.target, "labels", []))
 
     @property
     def text_columns(self) -> dict[str, str]:
@@ -166,7 +166,7 @@ class TaskPredictor(LanguageModel):
     def probabilities(self, examples: Sequence[Example]) -> NDArray[np.float64]:  # → [examples, labels]
         if not examples:
             return np.zeros((0, len(self.labels)))
-        probabilities = (self.logits(examples) / self.temperature).double().softmax(-1).numpy()
+        probabilities = self.target.activate((self.logits(examples) / self.temperature).double()).numpy()
         missing = max(0, len(self.labels) - probabilities.shape[1])
         return np.pad(probabilities, ((0, 0), (0, missing)))
 

@@ -312,7 +312,9 @@ class Run:
 
 
 def _normalize_label(value: Any) -> str:
-    """As training reads labels: stripped, and 1.0 is 1."""
+    """As training reads labels: stripped, and 1.0 is 1; several labels as one text."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 

@@ -5,6 +5,7 @@ entailment       <s> premise $ hypothesis <e>
 similarity       <s> a $ b <e>  and  <s> b $ a <e>, their hidden states at <e> added
 choice           <s> context question $ answer_k <e> for every answer k
 regression       <s> text <e>, the head outputs one number
+multilabel       <s> text <e>, the head outputs a logit for each label
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from gpt1.errors import UserError
 from gpt1.kernels.packing import PackedRow
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
 
 START, DELIMITER, EXTRACT = 0, 1, 2  # the special tokens, counted from the end of the vocabulary
@@ -40,6 +42,7 @@ class Kind:
         target: The type of its labels; with --score `score_target`.
         multiple_choice: One sequence per answer, which takes the place of the last field.
         optional: Roles that may be missing.
+        several_labels: A row may have several labels, also in one 0/1 column for each label.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Kind:
     score_target: type[Target] | None = None
     multiple_choice: bool = False
     optional: tuple[str, ...] = ()
+    several_labels: bool = False
 
     @property
     def sequences(self) -> int:
@@ -60,6 +64,7 @@ KINDS = {
     kind.name: kind
     for kind in [
         Kind("classification", ("text",), (((0,),),), Classes),
+        Kind("multilabel", ("text",), (((0,),),), MultiLabel, several_labels=True),
         Kind("regression", ("text",), (((0,),),), StandardizedNumber),
         Kind("entailment", ("premise", "hypothesis"), (((0,), (1,)),), Classes),
         Kind("similarity", ("text_a", "text_b"), (((0,), (1,)), ((1,), (0,))), Classes, score_target=OrdinalBins),
@@ -172,6 +177,8 @@ def encode_examples(
     Raises:
         UserError: If `context` has no room for one token of each field.
     """
+    if kind.several_labels and long == "windows":  # the mean over windows is that of one distribution
+        raise UserError(f"--kind {kind.name} does not support --long windows.", "Use --long head-tail.")
     groups = kind.layout[0]
     special = len(groups) + 1
     if context < special + sum(map(len, groups)):  # at least one token of each field

@@ -14,6 +14,11 @@ from torch import Tensor
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import Fields
+from gpt1.tasks.labels import as_label as as_label
+from gpt1.tasks.labels import as_number as as_number
+from gpt1.tasks.labels import format_labels as format_labels
+from gpt1.tasks.labels import label_sort_key as label_sort_key
+from gpt1.tasks.multilabel import MultiLabel
 
 MAX_LABELS = 1000
 MAX_SCORE_RANGE = 100
@@ -217,13 +222,26 @@ class StandardizedNumber:
         return [{"score": score} for score in self.activate(logits.double()).tolist()]
 
 
-Target = Classes | Answers | OrdinalBins | StandardizedNumber
+Target = Classes | MultiLabel | Answers | OrdinalBins | StandardizedNumber
 TARGET_TYPES: dict[str, type[Target]] = {
     "classes": Classes,
+    "labels": MultiLabel,
     "answers": Answers,
     "bins": OrdinalBins,
     "number": StandardizedNumber,
 }
+
+
+def calibration_rows(target: Target, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(logits [n, k], right column [n]) on which a temperature is fitted; None for scores, which have none."""
+    if isinstance(target, MultiLabel):
+        return target.binary_rows(logits, targets)
+    return (logits, targets) if isinstance(target, Classes | Answers) else None
+
+
+def choose_thresholds(target: Target, logits: Tensor, targets: Tensor) -> Target:
+    """The target with the thresholds that are best on these rows, if it needs some and has none yet."""
+    return target.with_thresholds(logits, targets) if isinstance(target, MultiLabel) else target
 
 
 def target_to_json(target: Target) -> dict[str, Any]:
@@ -238,13 +256,13 @@ def target_from_json(stored: Fields) -> Target:
         UserError: For a field that is missing, of the wrong type or out of range.
     """
     name = stored.choice("name", tuple(TARGET_TYPES))
-    if name == "classes":
+    if name in ("classes", "labels"):
         labels = stored.items("labels", str)
         if not 2 <= len(labels) <= MAX_LABELS:
             stored.refuse(f"it has {len(labels):,} labels instead of 2 to {MAX_LABELS:,}")
         if len({*labels}) < len(labels) or not all(label and label == label.strip() for label in labels):
             stored.refuse("its labels must be different texts without spaces around them")
-        return Classes(tuple(labels))
+        return MultiLabel.from_json(stored, labels) if name == "labels" else Classes(tuple(labels))
     if name == "answers":
         return Answers(stored.integer("most", 1, 10_000))
     if name == "bins":
@@ -254,38 +272,3 @@ def target_from_json(stored: Fields) -> Target:
     if not deviation:
         stored.refuse("'deviation' must be more than 0")
     return StandardizedNumber(stored.number("mean"), deviation)
-
-
-def as_label(value: Any) -> str:
-    """A cell as a label: stripped text; 1.0 and 1 are the same label."""
-    if value is None or (isinstance(value, float) and math.isnan(value)) or str(value).strip() == "":
-        raise UserError("the label is empty.", "Add a label, or remove the row.")
-    if isinstance(value, list | tuple | dict):
-        raise UserError(f"{str(value)[:40]!r} is not a label.", "Use another column as --label.")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
-
-
-def as_number(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"'{value}' is not a finite number.", "Fix or remove the row.")
-    return number
-
-
-def label_sort_key(label: str) -> tuple[int, float, str]:
-    """Sort key: numbers by value, then other labels alphabetically; "nan" is not a number here."""
-    try:
-        number = float(label)
-    except ValueError:
-        number = math.nan
-    return (1, 0.0, label) if math.isnan(number) else (0, number, label)
-
-
-def format_labels(labels: Sequence[str], limit: int = 10) -> str:
-    text = ", ".join(labels[:limit])
-    return text if len(labels) <= limit else f"{text} … ({len(labels)} in total)"

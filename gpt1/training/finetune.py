@@ -27,7 +27,7 @@ from gpt1.runs import folder as runs
 from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
-from gpt1.tasks.targets import Target
+from gpt1.tasks.targets import Target, choose_thresholds
 from gpt1.tasks.weights import format_class_weight
 from gpt1.training.distributed import require_single_process
 from gpt1.training.finetune_setup import FinetuneSetup, FullTrainingSource, prepare_finetuning
@@ -65,7 +65,7 @@ def finetune(
             which sets kind and columns. With `resume` it can be omitted, like every input and setting.
         from_: Run or model folder of the pre-trained model.
         out: Run folder to create.
-        kind: classification, regression, entailment, similarity or choice.
+        kind: classification, multilabel, regression, entailment, similarity or choice.
         score: Predict similarity as a number instead of two classes.
         weight: Column with the weight of each row in the task loss.
         valid: Rows for validation, as for `train_on`, instead of a share of them.
@@ -207,6 +207,7 @@ def finish_finetuning(
         targets, labels = setup.encode_targets(task.validation), [example.label for example in task.validation]
         calibration = fit_calibration(target, logits, targets)
         logits = logits / calibration.get("temperature", 1.0)
+        target = choose_thresholds(target, logits, targets)
         validation = {**compute_metrics(target, logits, targets, labels), "rows": len(labels)}
         baselines["trivial"] = trivial_baseline(target, answer, labels)
         if tfidf := tfidf_baseline(task.kind, target, task.training, task.validation, cfg.seed):
