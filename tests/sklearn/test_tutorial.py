@@ -33,7 +33,7 @@ def test_the_tutorial_runs(pretrained_run: Path, tmp_path: Path, monkeypatch: py
     namespace: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
         exec(compile(block, str(PAGE), "exec"), namespace)
-    assert [name for name in namespace["scores"]] == ["TF-IDF", "GPT vectors", "fine-tuned GPT"]
+    assert list(namespace["scores"]) == ["TF-IDF", "GPT vectors", "fine-tuned GPT"]
     assert all(values.shape == (3,) and values.mean() > 0.2 for values in namespace["scores"].values())
     assert "TF-IDF          " in capsys.readouterr().out
     assert (tmp_path / "models" / "news" / "task.json").exists()
