@@ -244,6 +244,8 @@ class FinetuneConfig(TrainingConfig):
     probabilities are then those of the reweighted rows until calibration."""
     deduplicate: bool = True
     """Remove training rows that repeat another one or are also in the validation file."""
+    baselines: bool = True
+    """Train TF-IDF with a linear model on the same rows at the end, to compare with it."""
     cache_features: bool = True
     """With `--train head`: cache the features of every example on disk, for later runs on the same rows."""
 

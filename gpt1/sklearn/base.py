@@ -153,7 +153,15 @@ class FineTuned(ModelHolder):
             how["weight"] = WEIGHT
         chosen = {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        settings = {"deduplicate": False, "checkpoint_every": 0, **chosen, **how, "seed": seed, **(self.settings or {})}
+        settings = {
+            "deduplicate": False,
+            "checkpoint_every": 0,
+            "baselines": False,
+            **chosen,
+            **how,
+            "seed": seed,
+            **(self.settings or {}),
+        }
         with tempfile.TemporaryDirectory(prefix="gpt1-") as name:
             run = finetune(
                 Table(rows.name, [*rows.columns, WEIGHT], kept),

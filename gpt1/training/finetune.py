@@ -210,7 +210,7 @@ def finish_finetuning(
         target = choose_thresholds(target, logits, targets)
         validation = {**compute_metrics(target, logits, targets, labels), "rows": len(labels)}
         baselines["trivial"] = trivial_baseline(target, answer, labels)
-        if tfidf := tfidf_baseline(task.kind, target, task.training, task.validation, cfg.seed):
+        if cfg.baselines and (tfidf := tfidf_baseline(task.kind, target, task.training, task.validation, cfg.seed)):
             baselines["tfidf"] = tfidf
         warning = verdict(target, validation, baselines, task.primary_metric, tfidf_advice(setup, cfg))
     description = {

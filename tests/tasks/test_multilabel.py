@@ -214,7 +214,7 @@ def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("rows", "label", "options", "problem"),
     [
-        ([{"text": "x", "a": 1, "b": 0}, {"text": "y", "a": 2, "b": 1}], "a,b", {}, "row 2: column 'a' has 2"),
+        ([{"text": "x", "a": 1, "b": 0}, {"text": "y", "a": 2, "b": 1}], "a,b", {}, "row 2: column 'a' has '2'"),
         ([{"text": "x", "a": 1, "b": 0}], "a,c", {}, "has no column 'c'"),
         ([{"text": "x", "label": "a|b"}] * 9, "label", {"long": "windows"}, "does not support --long windows"),
         ([{"text": "x", "label": "a|b"}] * 9, "label", {"class_weight": "balanced"}, "needs labels that are classes"),
