@@ -88,9 +88,7 @@ def finetune(
         missing = "--from" if from_ is None else "the table of training rows"
         raise UserError(f"{missing} is missing.", "Use: gpt1 finetune TABLE --from RUN --out NEW --kind KIND COLUMNS")
     started, progress = time.monotonic(), progress or NullProgress()
-    columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
-    settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
-    settings |= {"class_weight": format_class_weight(settings["class_weight"])} if settings.get("class_weight") else {}
+    columns, settings = split_columns(settings)
     texts = [column for role, column in columns.items() if role not in ("label", "choices", "question")]
     train_on, valid = to_table(train_on, texts), to_table(valid, texts)
     check_time_limit(time_limit, settings.get("epochs"))
@@ -123,12 +121,28 @@ def finetune(
     cfg = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
     if not resume:
         if time_limit is not None:
-            stage = setup.make_stage(cfg, setup.make_source(cfg, progress))
-            with reuse_buffers(setup.model):
-                cfg = plan_epochs(stage, cfg, len(setup.train_examples), time_limit, started, progress)
+            cfg = fit_epochs(setup, cfg, time_limit, started, progress)
         run = runs.create_run(out, cfg, facts, setup.precision)
     run_training(setup, cfg, run, progress, resume)
     return run
+
+
+def split_columns(settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """(columns by role, settings) of the keywords of `finetune`."""
+    columns = {role: settings[role] for role in COLUMN_ROLES if settings.get(role) is not None}
+    settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
+    if settings.get("class_weight"):
+        settings["class_weight"] = format_class_weight(settings["class_weight"])
+    return columns, settings
+
+
+def fit_epochs(
+    setup: FinetuneSetup, cfg: FinetuneConfig, minutes: float, started: float, progress: Progress
+) -> FinetuneConfig:
+    """The settings with as many epochs as fit into the time limit."""
+    stage = setup.make_stage(cfg, setup.make_source(cfg, progress))
+    with reuse_buffers(setup.model):
+        return plan_epochs(stage, cfg, len(setup.train_examples), minutes, started, progress)
 
 
 def read_earlier_task(folder: Path, from_: str | Path, cfg: FinetuneConfig) -> tuple[dict[str, Any], Target] | None:
