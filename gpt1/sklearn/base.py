@@ -14,20 +14,24 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gpt1.console import Console
+from gpt1.files.atomic import atomic_dir
 from gpt1.inference.predictor import load
-from gpt1.runs.folder import find_model_folder
+from gpt1.runs.folder import check_new_folder, find_model_folder
 from gpt1.sklearn.inputs import text_rows
 from gpt1.tables.table import Table
 
 WEIGHT, LABEL = "gpt1 weight", "gpt1 label"
 SETTINGS = ("epochs", "train", "peak_lr", "batch_size", "long", "valid_fraction", "device", "precision")
+MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".bpe", ".npy")
+"""Files of a model folder, ours or a foreign one, that are read; other formats of the same weights are not kept."""
 
 
 class ModelHolder(BaseEstimator):
     """A model held by value: the files of its folder. The loaded model is not part of a pickle."""
 
     def _keep_model(self, folder: Path) -> None:
-        self.model_files_ = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
+        files = [file for file in sorted(folder.iterdir()) if file.suffix in MODEL_SUFFIXES and file.is_file()]
+        self.model_files_ = {file.name: file.read_bytes() for file in files}
         self._loaded = self._load()
 
     def _load(self) -> Any:
@@ -47,10 +51,10 @@ class ModelHolder(BaseEstimator):
     def save(self, folder: str | Path) -> Path:
         """Write the model as a model folder, for `gpt1.load` and the commands."""
         check_is_fitted(self, "model_files_")
-        path = Path(folder)
-        path.mkdir(parents=True)
-        for file, content in self.model_files_.items():
-            (path / file).write_bytes(content)
+        path = check_new_folder(folder)
+        with atomic_dir(path) as temporary:
+            for file, content in self.model_files_.items():
+                (temporary / file).write_bytes(content)
         return path
 
     def __getstate__(self) -> dict[str, Any]:
