@@ -50,7 +50,8 @@ def load(
     if not (path / TASK).exists():
         return LanguageModel(gpt, tokenizer)
     task, target = read_task(path / TASK)
-    head = Head(gpt.config.n_embd, target.outputs, KINDS[task["kind"]].multiple_choice)
+    kind = KINDS[task["kind"]]
+    head = Head(gpt.config.n_embd, target.outputs, kind.multiple_choice, independent=kind.several_labels)
     try:
         head.load_state_dict(read_head(path))
     except RuntimeError as error:

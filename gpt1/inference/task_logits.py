@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.formatting import count_noun
@@ -76,7 +77,7 @@ def compute_task_logits(
     for i, row in enumerate(rows):
         if row is not None:
             table[i, : len(row)] = row
-    return average_windows(table, [example.windows for example in encoded])
+    return average_windows(table, [example.windows for example in encoded], model.head.independent)
 
 
 @torch.inference_mode()
@@ -99,16 +100,19 @@ def compute_task_features(
 
 
 def average_windows(
-    logits: Tensor, window_counts: Sequence[int]
+    logits: Tensor, window_counts: Sequence[int], independent: bool = False
 ) -> Tensor:  # [windows of all examples, outputs] → [examples, …]
     """Combine the windows of each example: the mean of a number, or the logarithm of the mean probabilities.
 
-    These logarithms replace the logits in everything that follows (loss, temperature, prediction).
+    These logarithms replace the logits in everything that follows (loss, temperature, prediction). Of labels that are
+    `independent` it is the logit of the mean probability of each.
     """
     averaged = []
     for part in torch.split(logits, list(window_counts)):
         if len(part) > 1 and part.shape[1] == 1:
             part = part.mean(0, keepdim=True)
+        elif len(part) > 1 and independent:
+            part = F.logsigmoid(part).logsumexp(0, keepdim=True) - F.logsigmoid(-part).logsumexp(0, keepdim=True)
         elif len(part) > 1:
             part = part.log_softmax(-1).logsumexp(0, keepdim=True) - math.log(len(part))
         averaged.append(part)

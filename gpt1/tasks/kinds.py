@@ -177,8 +177,6 @@ def encode_examples(
     Raises:
         UserError: If `context` has no room for one token of each field.
     """
-    if kind.several_labels and long == "windows":  # the mean over windows is that of one distribution
-        raise UserError(f"--kind {kind.name} does not support --long windows.", "Use --long head-tail.")
     groups = kind.layout[0]
     special = len(groups) + 1
     if context < special + sum(map(len, groups)):  # at least one token of each field

@@ -150,7 +150,9 @@ def prepare_finetuning(
     gpt = transfer_weights(cfg, gpt)
     gpt.add_special_tokens(cfg.init_std)
     gpt.set_dropout(cfg.dropout)
-    model = TaskModel(gpt, Head(gpt.config.n_embd, task.target.outputs, task.kind.multiple_choice, cfg.head_dropout))
+    kind = task.kind
+    head = Head(gpt.config.n_embd, task.target.outputs, kind.multiple_choice, cfg.head_dropout, kind.several_labels)
+    model = TaskModel(gpt, head)
     if cfg.keep_head:
         model.head.load_state_dict(read_head(folder))
     freeze(model, cfg.train)

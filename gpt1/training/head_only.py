@@ -86,7 +86,7 @@ class HeadOnlySource:
 
     def validation_logits(self) -> Tensor:
         logits: Tensor = self.head(*concatenate_features(self.validation_features))
-        return average_windows(logits.detach().float().cpu(), self.validation_window_counts)
+        return average_windows(logits.detach().float().cpu(), self.validation_window_counts, self.head.independent)
 
 
 def concatenate_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from gpt1 import evaluate, load
 from gpt1.errors import UserError
 from gpt1.files.foreign import Fields
 from gpt1.inference.evaluate import compute_metrics, fit_calibration
+from gpt1.inference.task_logits import average_windows, compute_task_logits
 from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.metrics import confidence_interval
 from gpt1.tasks.multilabel import MultiLabel, best_threshold, indicator, multilabel_scores
@@ -112,6 +113,25 @@ def test_a_stored_target_is_the_same_and_a_damaged_one_is_refused():
     for damage in ({"thresholds": [0.5]}, {"thresholds": [0.5, 2.0, 0.1]}, {"separator": "/"}, {"labels": ["a"]}):
         with pytest.raises(UserError, match=r"task\.json"):
             target_from_json(Fields(json.loads(json.dumps(stored | damage)), "task.json", ""))
+
+
+def test_windows_are_averaged_as_probabilities_of_each_label():
+    logits = torch.tensor([[2.0, -30.0], [-1.0, -40.0], [0.5, 0.25]])
+    averaged = average_windows(logits, [2, 1], independent=True)
+    expected = torch.stack([logits[:2].double().sigmoid().mean(0), logits[2].double().sigmoid()])
+    torch.testing.assert_close(averaged.double().sigmoid(), expected, atol=1e-7, rtol=1e-5)
+
+
+def test_a_long_text_in_windows_is_the_mean_over_its_windows(pretrained_run: Path, tmp_path: Path):
+    path, label = table_of("text", tmp_path)
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "long": "windows"}
+    model = load(finetune(path, from_=pretrained_run, out=tmp_path / "run", **how))
+    (example,) = model.encode(model.read_rows(["the list of a file and its name, " * 9]))
+    assert example.windows > 2
+    each = compute_task_logits(model.task_model, example.split_windows(), model.device)
+    together = compute_task_logits(model.task_model, [example], model.device)
+    expected = each.sigmoid().mean(0)
+    torch.testing.assert_close(together[0].sigmoid(), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_the_temperature_is_that_of_the_binary_problems():
@@ -216,7 +236,6 @@ def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: P
     [
         ([{"text": "x", "a": 1, "b": 0}, {"text": "y", "a": 2, "b": 1}], "a,b", {}, "row 2: column 'a' has '2'"),
         ([{"text": "x", "a": 1, "b": 0}], "a,c", {}, "has no column 'c'"),
-        ([{"text": "x", "label": "a|b"}] * 9, "label", {"long": "windows"}, "does not support --long windows"),
         ([{"text": "x", "label": "a|b"}] * 9, "label", {"class_weight": "balanced"}, "needs labels that are classes"),
         ([{"text": "x", "label": "a|b"}] * 9, "text", {}, "nothing to learn"),
     ],
