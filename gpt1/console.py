@@ -6,6 +6,7 @@ In a pipe or a log there are no bars and no control characters, only a line now 
 from __future__ import annotations
 
 import atexit
+import builtins
 import io
 import math
 import sys
@@ -15,6 +16,7 @@ from numbers import Real
 from typing import IO, TYPE_CHECKING, Any
 
 from gpt1 import formatting
+from gpt1.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -31,6 +33,11 @@ NON_TTY_WIDTH = 10_000  # in files and pipes nothing is wrapped or truncated
 SURPRISE_STYLES = ((0.05, "bold red"), (0.15, "yellow"))
 """The share of most surprising words of a text that get each style."""
 HIDDEN_METRICS = {"step", "epoch", "split", "lr", "tokens", "seconds", "gradient_norm"}
+
+
+def default_progress() -> Progress:
+    """Where the Python functions report to if the caller names nothing: a Console in IPython and notebooks."""
+    return Console() if hasattr(builtins, "__IPYTHON__") else NullProgress()
 
 
 class Console:

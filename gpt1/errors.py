@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -45,6 +46,25 @@ class Diverged(GPT1Error):
     """Training gives NaN or infinite values. All processes raise it at the same step."""
 
     exit_code = 1
+
+
+PATH_FIXES = {
+    errno.EACCES: "Check its permissions, and those of its folders.",
+    errno.EPERM: "Check its permissions, and those of its folders.",
+    errno.EROFS: "Use a path on a disk that can be written.",
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "A part of the path is a file: check the path.",
+    errno.EISDIR: "Use the name of a file in it.",
+    errno.EEXIST: "Use another path.",
+    errno.ENOTEMPTY: "Use another path.",
+    errno.ENAMETOOLONG: "Use a shorter name.",
+    errno.ELOOP: "Remove the link that leads to itself.",
+}
+"""What helps against errors of the operating system that depend on the path."""
+
+
+def os_error_reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def did_you_mean(value: str, options: Iterable[str]) -> str:

@@ -184,6 +184,30 @@ def read_task(folder: Path) -> None:
     model.predict([{"text": "over the river"}] if type(model).__name__ == "TaskPredictor" else [])
 
 
+def make_classifier(folder: Path) -> None:
+    """A fine-tuned model as transformers' classifier, its tokenizer in one file, its weights in two."""
+    import torch
+
+    from gpt1.inference.convert import export_model
+    from gpt1.model.weights import read_tensors, write_safetensors
+
+    make_task(own := folder.with_name(folder.name + "-own"))
+    folder.rmdir()
+    weights = read_tensors(own / "model.safetensors")
+    weights["blocks.0.norm_2.bias"] = torch.linspace(-1, 2, 64)  # takes the place of the head's bias
+    write_safetensors(own / "model.safetensors", weights)
+    export_model("huggingface", own, folder, verify=False)
+    shutil.rmtree(own)
+    for name in ("manifest.json", "gpt1_tokenizer.json", "vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    tensors = read_tensors(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"model-{1 + name.startswith('transformer.h')}.safetensors" for name in tensors}
+    for file in sorted(set(places.values())):
+        write_safetensors(folder / file, {name: t for name, t in tensors.items() if places[name] == file})
+    write_bytes(folder / "model.safetensors.index.json", json.dumps({"weight_map": places}).encode())
+
+
 def make_corpus(folder: Path) -> None:
     from gpt1.corpus.corpus import write_corpus
 
@@ -318,6 +342,9 @@ def targets() -> Iterator[tuple[str, Target]]:
     arrays = {"params_0.npy": "binary", "params_1.npy": "binary", "params_shapes.json": "json"}
     yield "model openai", Target(make_openai, read_weights, arrays)
     yield "task", Target(make_task, read_task, {"task.json": "json", "model.safetensors": "binary"})
+    classifier = dict.fromkeys(("config.json", "model.safetensors.index.json", "tokenizer.json"), "json")
+    classifier |= dict.fromkeys(("model-1.safetensors", "model-2.safetensors", "head.safetensors"), "binary")
+    yield "classifier", Target(make_classifier, read_task, classifier, 8)
     corpus = {"manifest.json": "json", "shard-00000.npy": "binary", "documents.npy": "binary"}
     yield "corpus", Target(make_corpus, read_corpus, corpus | {"tokenizer/vocab.json": "json"})
     checkpoint = {f"{STEP}/{name}.json": "json" for name in ("manifest", "state")}

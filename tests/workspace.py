@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hints import wrong_advice
 
-from gpt1.cli.main import main
+from gpt1.cli.main import cli, main
 from gpt1.tables.table import Table, write_table
 
 TINY_FLAGS = "--model tiny --n-layer 2 --n-head 2 --n-embd 32 --context 32 --batch-size 8 --precision fp32 --device cpu"
@@ -24,7 +25,7 @@ class CommandResult(NamedTuple):
 
 @pytest.fixture
 def ask(capfd: pytest.CaptureFixture[str]):
-    """Run a command in this process; an exception fails the test."""
+    """Run a command in this process; an exception, or advice that the command does not have, fails the test."""
 
     def run(*words: str) -> CommandResult:
         capfd.readouterr()
@@ -33,7 +34,10 @@ def ask(capfd: pytest.CaptureFixture[str]):
             main(list(words))
         except SystemExit as stop:
             code = int(stop.code or 0)
-        return CommandResult(code, *capfd.readouterr())
+        result = CommandResult(code, *capfd.readouterr())
+        if words and words[0] in cli.commands:
+            assert not wrong_advice(result.stderr, words[0], words)
+        return result
 
     return run
 

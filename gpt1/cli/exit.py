@@ -13,21 +13,20 @@ from types import FrameType
 from typing import Any, TextIO
 
 from gpt1.cli.output import echo
-from gpt1.errors import GPT1Error, ResourceError, UserError
-
-# Errors that another path fixes.
-PATH_ERRNOS = ("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
+from gpt1.errors import PATH_FIXES, GPT1Error, ResourceError, UserError, os_error_reason
 
 
 def translate_oserror(error: OSError) -> GPT1Error:
     """An error of the operating system as UserError, ResourceError or GPT1Error."""
     if isinstance(error, BrokenPipeError):  # the reader of the output has ended, as `head` does
         exit_with(0)
-    what = f"{error.filename or 'the output'}: {(error.strerror or str(error)).lower()}."
+    # Only standard output has no name, and none of the errors of PATH_FIXES.
+    name = error.filename or ("a file" if error.errno in PATH_FIXES else "the output")
+    what = f"{name}: {os_error_reason(error)}."
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
         return ResourceError(f"the disk is full. {what}", "Free some space, or write to another disk.")
-    if error.errno in [getattr(errno, name) for name in PATH_ERRNOS]:
-        return UserError(what, "Use a path that exists and that you may read and write.")
+    if error.errno in PATH_FIXES:
+        return UserError(what, PATH_FIXES[error.errno])
     return GPT1Error(what, "Fix the cause and run the command again.")
 
 

@@ -33,7 +33,7 @@ def parse_names(text: str | None) -> list[str] | None:
 @click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder of the pre-trained model.")
 @click.option("--out", required=True, type=Path, help="Folder for the results; the same command resumes in it.")
 @click.option("--kind", metavar="KIND", help=KIND_HELP)
-@column_options
+@column_options()
 @click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
 @click.option("--test", metavar="F", help="Test table.  [default: the data set's test split, or a fifth of TRAIN]")
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
@@ -82,7 +82,7 @@ def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **op
 @click.option("--run", required=True, metavar="RUN", help="Run or model folder of a pre-trained model.")
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option("--kind", metavar="KIND", help="For a table: choice, or classification with --words.")
-@column_options
+@column_options()
 @click.option("--words", metavar="L=W,L=W", help="One word for each label of a table.")
 @click.option("--append", default="very", show_default=True, help="Text between a row and the word.")
 @click.option("--rows", default=0, show_default=True, type=RangedNumber(int, 0), help="Maximum; 0: all rows.")

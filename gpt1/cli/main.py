@@ -11,7 +11,7 @@ from gpt1.cli.exit import ensure_standard_streams, exit_with, report_and_exit, s
 from gpt1.cli.experiments import curve, reproduce, zeroshot
 from gpt1.cli.texts import features, score
 from gpt1.cli.train import demo, finetune, pretrain, tokenize
-from gpt1.cli.use import evaluate, export, generate, import_, inspect, next, predict
+from gpt1.cli.use import evaluate, export, generate, import_, inspect, next, predict, push
 from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, ResourceError, UserError
 from gpt1.version import __version__
 
@@ -40,7 +40,7 @@ def cli() -> None:
 
 for command in (demo, tokenize, pretrain, finetune, evaluate, predict, next, generate, score, features, inspect):
     cli.add_command(command)
-for command in (curve, zeroshot, reproduce, import_, export):
+for command in (curve, zeroshot, reproduce, import_, export, push):
     cli.add_command(command)
 
 

@@ -54,12 +54,14 @@ verify = click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Check the SHA-256 of the model's files before use."
 )
 
+overwrite = click.option("--overwrite", is_flag=True, help="Replace what an earlier command wrote to --out.")
+
 DATA_DIR_HELP = "Folder with the files of known data sets."
 KIND_HELP = "classification, multilabel, regression, entailment, similarity or choice."
 JSON_HELP = "Print one JSON object."
 
 COLUMN_HELP = {
-    "text": "Column with the text (classification, multilabel, regression).",
+    "text": "Column with the text, or several to join: title,body (classification, multilabel, regression).",
     "premise": "Column with the premise (entailment).",
     "hypothesis": "Column with the hypothesis (entailment).",
     "text_a": "Column with one text (similarity).",
@@ -67,16 +69,23 @@ COLUMN_HELP = {
     "context": "Column with the document (choice).",
     "question": "Column with the question (choice; optional).",
     "choices": "Columns with the answers, C1,C2,…, or one column with lists of answers (choice).",
-    "label": "Column with the label; for choice the right answer's column, text or number (from 0); for multilabel a "
+    "label": "Column with the label; for choice the right answer's column, text or number; for multilabel a "
     "column with lists or with labels separated by | ; or commas, or L1,L2,…: a 0/1 column for each label.  "
     "[default: label]",
 }
 
 
-def column_options(command: Command) -> Command:
-    for role, text in reversed(COLUMN_HELP.items()):
-        command = click.option(flag_name(role), metavar="COLUMN", help=text)(command)
-    return command
+def column_options(*excluded: str, suffix: str = "") -> Callable[[Command], Command]:
+    """A flag for every role of a column except the `excluded` ones."""
+
+    def add(command: Command) -> Command:
+        for role, text in reversed(COLUMN_HELP.items()):
+            if role not in excluded:
+                text = text.removesuffix("  [default: label]") + suffix if suffix else text
+                command = click.option(flag_name(role), metavar="COLUMN", help=text)(command)
+        return command
+
+    return add
 
 
 def setting_options(config_class: Any, *excluded: str) -> Callable[[Command], Command]:

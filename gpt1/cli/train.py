@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gpt1.cli.options import DATA_DIR_HELP, KIND_HELP, RangedNumber, column_options, setting_options
+from gpt1.cli.options import DATA_DIR_HELP, KIND_HELP, RangedNumber, column_options, overwrite, setting_options
 from gpt1.cli.output import echo, make_console, pretrained_next_steps, print_next_steps
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.formatting import shell_quote
@@ -43,7 +43,11 @@ def demo(out: Path, seeds: int) -> None:
     show_default=True,
     help="Pipeline of a new tokenizer: the paper's (English), lossless (any language), or chosen from the texts.",
 )
+@click.option(
+    "--text-field", default="text", show_default=True, metavar="NAME", help="Field or column of the texts in tables."
+)
 @click.option("--workers", type=RangedNumber(int, 1), help="Worker processes.  [default: the CPU cores, at most 8]")
+@overwrite
 def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **options: Any) -> None:
     """Tokenize texts into a corpus folder for pretrain.
 
@@ -52,7 +56,7 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
     \b
     gpt1 tokenize books/ --out corpus
     gpt1 tokenize a.txt b.jsonl.xz --out corpus --vocab-size 16000
-    gpt1 tokenize reviews.jsonl --out corpus2 --tokenizer runs/books
+    gpt1 tokenize reviews.jsonl --out corpus2 --tokenizer runs/books --text-field review
     """
     from gpt1.corpus.tokenize import tokenize as run
 
@@ -72,6 +76,7 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
 )
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
+@overwrite
 @setting_options(PretrainConfig)
 def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
     """Stage 1: pre-train a GPT on a corpus folder (maximize L1, equation 1).
@@ -102,7 +107,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @click.option("--from", "from_", metavar="RUN", help="Run or model folder of the pre-trained model.")
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
 @click.option("--kind", metavar="KIND", help=KIND_HELP)
-@column_options
+@column_options()
 @click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
 @click.option("--weight", metavar="COLUMN", help="Column with the weight of each row in the task loss.  [default: 1]")
 @click.option("--valid", metavar="F", help="Validation table to choose the best epoch, instead of a share of TRAIN.")
@@ -115,6 +120,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
     type=RangedNumber(float, 0, above=True),
     help="Train as many epochs as fit into this time, which is measured before the run.",
 )
+@overwrite
 @setting_options(FinetuneConfig)
 def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: Any) -> None:
     """Stage 2: fine-tune on labeled rows (maximize L3 = L2 + λ·L1, equation 5).

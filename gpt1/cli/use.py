@@ -1,4 +1,4 @@
-"""Commands that use models: evaluate, predict, next, generate, inspect, import, export.
+"""Commands that use models: evaluate, predict, next, generate, inspect, import, export, push.
 
 A command's code is imported only when it runs.
 """
@@ -11,17 +11,20 @@ from typing import Any
 
 import click
 
-from gpt1.cli.options import DATA_DIR_HELP, JSON_HELP, RangedNumber, verify
+from gpt1.cli.options import COLUMN_HELP, DATA_DIR_HELP, JSON_HELP, RangedNumber, column_options, overwrite, verify
 from gpt1.cli.output import echo, echo_json, make_console, pretrained_next_steps, print_next_steps
+from gpt1.config import flag_name
 from gpt1.errors import UserError
-from gpt1.formatting import shell_quote
+from gpt1.formatting import shell_join, shell_quote
 
-IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("huggingface", "onnx")
+IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("gpt1", "huggingface", "onnx")
+AS_IN_TRAINING = "  [default: as in training]"
 
 
 @click.command(short_help="Evaluate a model on labeled rows or on a corpus.")
 @click.argument("run", metavar="RUN")
 @click.argument("test", metavar="TEST")
+@column_options(suffix=AS_IN_TRAINING)
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option(
     "--unseen",
@@ -42,17 +45,24 @@ IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("huggingface", "onn
 def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate a fine-tuned model on labeled rows, or any model on a corpus (perplexity).
 
-    TEST is a table, the name of a known data set (its labeled evaluation split; NAME:SPLIT for another), or a corpus
-    folder.
+    TEST is a table (- is standard input), the name of a known data set (its labeled evaluation split; NAME:SPLIT for
+    another), or a corpus folder.
 
     \b
     gpt1 evaluate runs/reviews test.csv --report test.html
+    gpt1 evaluate runs/reviews test.csv --text review --label stars
     gpt1 evaluate runs/rte rte --data-dir glue/ --json
     gpt1 evaluate runs/books corpus-of-other-books
     """
+    from gpt1.files.reading import spool_standard_input
     from gpt1.inference.evaluate import evaluate as score
+    from gpt1.tables.table import read_table
 
-    result = score(run, test, data_dir=data_dir, report=report, progress=make_console(), **options)
+    rows: Any = test
+    if test == "-":
+        with spool_standard_input() as path:
+            rows = read_table(path, name="standard input")
+    result = score(run, rows, data_dir=data_dir, report=report, progress=make_console(), **options)
     if as_json:
         echo_json(result)
         return
@@ -61,14 +71,16 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
     print_metrics(result)
     if result.get("warning"):
         echo(f"warning: {result['warning']}")
-    if "perplexity" not in result["metrics"]:
-        rows = shell_quote(test) + (f" --data-dir {shell_quote(data_dir)}" if data_dir else "")
+    if "perplexity" not in result["metrics"] and test != "-":
+        given = {"data_dir": data_dir, **{role: options[role] for role in COLUMN_HELP}}
+        flags = {role: [flag_name(role), value] for role, value in given.items() if value}
         if report:
             echo(f"{report}   confusion matrix or scatter plot, calibration, worst mistakes")
         else:
-            page = f"gpt1 evaluate {shell_quote(run)} {rows} --report test.html"
+            page = shell_join(["gpt1", "evaluate", run, test, *chain(*flags.values()), "--report", "test.html"])
             print_next_steps(f"{page}   (a page with the worst mistakes)")
-        command = f"gpt1 predict {shell_quote(run)} {rows} --out predictions.jsonl"
+        flags.pop("label", None)
+        command = shell_join(["gpt1", "predict", run, test, *chain(*flags.values()), "--out", "predictions.jsonl"])
         print_next_steps(f"{command}   (to see the predictions row by row)")
 
 
@@ -76,6 +88,8 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
 @click.argument("run", metavar="RUN")
 @click.argument("rows", metavar="INPUT")
 @click.option("--out", metavar="F", help="Output file; its extension is the format.  [default: standard output]")
+@column_options("label", suffix=AS_IN_TRAINING)
+@overwrite
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option("--excel-safe", is_flag=True, help="Put ' before cells that a spreadsheet would run as formulas.")
 @verify
@@ -85,12 +99,14 @@ def predict(run: str, rows: str, out: str | None, **options: Any) -> None:
     New columns: prediction (a label; for choice the number of the answer, from 0) and one probability_ column for each
     label or answer; or score.
 
-    INPUT is a table, or the name of a known data set (NAME:SPLIT). For the test split of a GLUE task and a folder as
-    --out, the files have the format of gluebenchmark.com.
+    INPUT is a table, - for a table on standard input, a text in quotes, or the name of a known data set (NAME:SPLIT).
+    For the test split of a GLUE task and a folder as --out, the files have the format of gluebenchmark.com.
 
     \b
     gpt1 predict runs/reviews new.csv --out predictions.csv
-    gpt1 predict runs/reviews new.jsonl > predictions.jsonl
+    gpt1 predict runs/reviews new.csv --text review > predictions.csv
+    gpt1 predict runs/reviews "two hours of my life"
+    zcat new.csv.gz | gpt1 predict runs/reviews - --out predictions.csv
     gpt1 predict runs/rte rte:dev --data-dir glue/ --out rte-dev.tsv
     gpt1 predict runs/rte rte:test --data-dir glue/ --out submission/
     """
@@ -226,7 +242,8 @@ def inspect(what: str, data_dir: str | None, from_: str | None, as_json: bool) -
 @click.argument("source", metavar="|".join(IMPORT_FORMATS))
 @click.argument("folder", metavar="SRC")
 @click.option("--out", required=True, type=Path, help="Model folder to create.")
-def import_(source: str, folder: str, out: Path) -> None:
+@overwrite
+def import_(source: str, folder: str, out: Path, overwrite: bool) -> None:
     """Import GPT-1 weights: Hugging Face's openai-gpt, or OpenAI's params_*.npy.
 
     \b
@@ -235,35 +252,73 @@ def import_(source: str, folder: str, out: Path) -> None:
     """
     from gpt1.inference.convert import import_model
 
-    import_model(source, folder, out, make_console())
-    print_next_steps(*pretrained_next_steps(out))
+    import_model(source, folder, out, make_console(), overwrite)
+    print_next_steps(*model_next_steps(out))
 
 
-@click.command(short_help="Export a model to Hugging Face's format or ONNX.")
+@click.command(short_help="Export a model to Hugging Face's format or ONNX, or as a folder of its own.")
 @click.argument("target", metavar="|".join(EXPORT_FORMATS))
-@click.argument("folder", metavar="SRC")
+@click.argument("run", metavar="RUN")
 @click.option("--out", required=True, type=Path, help="Folder to create.")
+@click.option("--dtype", metavar="fp32|bf16", default="fp32", show_default=True, help="bf16: half the size, rounded.")
 @click.option("--int8", is_flag=True, help="onnx: store the weight matrices as 8-bit integers.")
+@overwrite
 @verify
-def export(target: str, folder: str, out: Path, int8: bool, verify: bool) -> None:
-    """Export a model. SRC is a run or model folder.
+def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: bool, overwrite: bool) -> None:
+    """Export a model for transformers or ONNX Runtime, or as a model folder.
 
-    huggingface: a pre-trained Transformer as openai-gpt of transformers, for OpenAIGPTLMHeadModel.from_pretrained(DIR).
-    `gpt1 import` reads it back. onnx: a pre-trained or fine-tuned Transformer for ONNX Runtime; needs gpt1[onnx].
+    gpt1: a folder with all that the model needs, to move or to publish. huggingface: openai-gpt of transformers, for
+    OpenAIGPTLMHeadModel.from_pretrained(DIR); `gpt1 import` reads it back. onnx: a pre-trained or fine-tuned
+    Transformer for ONNX Runtime; needs gpt1[onnx].
 
     \b
+    gpt1 export gpt1 runs/books --out models/books --dtype bf16
     gpt1 export huggingface runs/books --out books-hf
     gpt1 export onnx runs/reviews --out reviews-onnx --int8
     """
     if target == "onnx":
         from gpt1.inference.onnx_model import export_onnx
 
-        export_onnx(folder, out, int8, make_console(), verify)
+        if dtype != "fp32":
+            raise UserError("--dtype is not for export onnx.", "Leave it out, or use --int8.")
+        export_onnx(run, out, int8, make_console(), verify, overwrite)
         print_next_steps(f"in Python, onnxruntime.InferenceSession({str(out / 'model.onnx')!r})")
         return
     if int8:
         raise UserError(f"--int8 is not for export {target}.", "Leave it out, or use: gpt1 export onnx … --int8")
     from gpt1.inference.convert import export_model
 
-    export_model(target, folder, out, make_console(), verify)
-    print_next_steps(f"in Python, transformers.OpenAIGPTLMHeadModel.from_pretrained({str(out)!r})")
+    export_model(target, run, out, make_console(), verify, dtype, overwrite=overwrite)
+    if target == "gpt1":
+        print_next_steps(*model_next_steps(out))
+        return
+    name = "OpenAIGPTForSequenceClassification" if (out / "head.safetensors").exists() else "OpenAIGPTLMHeadModel"
+    print_next_steps(f"in Python, transformers.{name}.from_pretrained({str(out)!r})")
+
+
+@click.command(short_help="Publish a model on the Hugging Face hub.")
+@click.argument("run", metavar="RUN")
+@click.argument("name", metavar="OWNER/NAME")
+@click.option("--license", default="unknown", show_default=True, help="Identifier of the licence, such as cc-by-4.0.")
+@click.option("--private", is_flag=True, help="Create a private repository.")
+@click.option("--dtype", metavar="fp32|bf16", default="fp32", show_default=True, help="bf16: half the size, rounded.")
+@verify
+def push(run: str, name: str, **options: Any) -> None:
+    """Publish a model on the Hugging Face hub, with a model card: data, settings, metrics, licence.
+
+    Needs a token with write permission: `hf auth login`, or the variable HF_TOKEN.
+
+    \b
+    gpt1 push runs/reviews alice/reviews --license cc-by-4.0
+    gpt1 push runs/books alice/books --private --dtype bf16
+    """
+    from gpt1.inference.push import push as publish
+
+    echo(publish(run, name, progress=make_console(), **options))
+    print_next_steps(f"gpt1 inspect {shell_quote(name)}")
+
+
+def model_next_steps(folder: Path) -> tuple[str, ...]:
+    if (folder / "task.json").exists():
+        return (f"gpt1 predict {shell_quote(folder)} INPUT --out predictions.csv",)
+    return pretrained_next_steps(folder)

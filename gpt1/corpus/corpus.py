@@ -32,7 +32,8 @@ from gpt1.corpus.shards import (
 )
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_dir, disk_errors, ensure_writable
-from gpt1.files.foreign import Fields, check_name, check_regular, parse_json, path_inside, short
+from gpt1.files.foreign import check_name, check_regular, parse_json, path_inside, short
+from gpt1.files.manifest import check_replaceable
 from gpt1.files.reading import filesystem, is_url, not_found_error
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.progress import Progress
@@ -51,6 +52,8 @@ def write_corpus(
     *,
     workers: int = 1,
     shard_tokens: int = 2**24,
+    text_field: str = "text",
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Corpus:
     """Tokenize texts into the new corpus folder `out` and open it.
@@ -64,19 +67,21 @@ def write_corpus(
         tokenizer: A copy of it is saved in the folder.
         workers: Number of processes.
         shard_tokens: Tokens per shard file.
+        text_field: Field or column of the texts in .jsonl, .csv, .tsv and .parquet.
+        overwrite: Replace a corpus that is there.
 
     Raises:
         UserError: If a source cannot be read, or `out` exists and is not empty.
     """
     if workers < 1:
         raise UserError(f"--workers {workers} is out of range: it must be at least 1.", "Omit it to use all cores.")
-    target = resolve_output(out)
-    sources = list_sources(corpora)
+    target = resolve_output(out, overwrite, corpora)
+    sources = list_sources(corpora, text_field)
     start = time.monotonic()
     text_bytes = 0
     if progress:
         progress.begin("tokenizing", sum(source.size for source in sources), unit="bytes")
-    with atomic_dir(target, name=f"--out {target}") as folder:
+    with atomic_dir(target, replace=overwrite, name=f"--out {target}") as folder:
         tokenizer.save(folder / TOKENIZER_FOLDER)
         writer = ShardWriter(folder, tokenizer, shard_tokens)
         with closing(  # after an error: stops the workers at once
@@ -97,14 +102,21 @@ def write_corpus(
     return Corpus.open(out)
 
 
-def resolve_output(out: str | Path) -> Path:
-    """The absolute path of `out`; UserError unless a corpus folder can be created there."""
+def resolve_output(out: str | Path, overwrite: bool = False, inputs: Sequence[str | Path] = ()) -> Path:
+    """The absolute path of `out`; UserError unless a corpus folder can be created there.
+
+    With `overwrite` it may be a folder that gpt1 wrote and that holds none of `inputs`.
+    """
     if is_url(out):
         raise UserError(f"--out {out} is a URL, not a local folder.", "Write to a local folder, then copy it.")
     target = Path(out).resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        what = "exists and is not empty" if target.is_dir() else "is a file"
-        raise UserError(f"--out {out} {what}.", "Choose another --out, or delete it first.")
+        if not target.is_dir():
+            raise UserError(f"--out {out} is a file.", "Choose another --out.")
+        if not overwrite:
+            fix = "Choose another --out, or replace it with --overwrite."
+            raise UserError(f"--out {out} exists and is not empty.", fix)
+        check_replaceable(target, [inputs] if isinstance(inputs, str | Path) else inputs)
     ensure_writable(target)
     return target
 
@@ -314,11 +326,13 @@ def read_manifest(folder: str) -> dict[str, Any]:
         manifest = parse_json(read_bytes(path), path, fix=fix)
     except UserError as error:
         raise UserError(f"{path} was changed or damaged: {error.problem}", fix) from None
-    version = Fields(manifest, path, fix).get(
-        "format", "a number or a text", lambda value: isinstance(value, int | str)
-    )
-    if isinstance(version, str):
-        raise UserError(f"{folder} is not a corpus folder: its {CORPUS_MANIFEST} has format {short(version)}.", fix)
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(version, bool) or not isinstance(version, int):  # of a run, a model or another program: not to delete
+        what = "is of another program" if version is None else f"has format {short(version)}"
+        raise UserError(
+            f"{folder} is not a corpus folder: its {CORPUS_MANIFEST} {what}.",
+            "Use a corpus folder, which this command creates: gpt1 tokenize CORPUS --out DIR",
+        )
     if version != CORPUS_FORMAT:
         raise UserError(
             f"{path} has format {version}; this version of gpt1 reads format {CORPUS_FORMAT}.", "Update gpt1."

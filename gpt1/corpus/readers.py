@@ -1,7 +1,7 @@
 """CORPUS → documents: text from files, folders, glob patterns and URLs, streamed in constant memory.
 
 A .txt or .md file is one document. In .jsonl, .csv, .tsv and .parquet each row is a document: its field or column
-`text`. Files may be compressed (.gz, .xz, .zst). The text of a document is not changed.
+`text`, or another one. Files may be compressed (.gz, .xz, .zst). The text of a document is not changed.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import glob
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from gpt1.errors import UserError
+from gpt1.files.foreign import check_regular
 from gpt1.files.reading import InputFile, file_format, filesystem, is_url, not_found_error, open_input
 from gpt1.tables.rows import TABLE_FORMATS, stream_rows, text_field
 
@@ -53,6 +54,8 @@ class Source:
     """The path relative to the argument's parent: `books/a.txt` for a file in the argument `/data/books`."""
     is_explicit: bool
     """Whether an argument names this file; it must then contain text. Empty files in folders are skipped."""
+    text_field: str = "text"
+    """The field or column of the texts in a table."""
 
 
 def read_documents(corpora: Sequence[str]) -> Iterator[DocumentPart]:
@@ -61,12 +64,13 @@ def read_documents(corpora: Sequence[str]) -> Iterator[DocumentPart]:
         yield from read_source(source)
 
 
-def list_sources(corpora: Sequence[str]) -> list[Source]:
+def list_sources(corpora: Sequence[str], text_field: str = "text") -> list[Source]:
     """The files of CORPUS..., each once; UserError for one that is missing, empty or of an unsupported format."""
     found: dict[str, Source] = {}
     for corpus in [corpora] if isinstance(corpora, str | Path) else corpora:
         for source in (remote_sources if is_url(corpus) else local_sources)(str(corpus)):
-            found.setdefault(source.path if is_url(source.path) else os.path.realpath(source.path), source)
+            key = source.path if is_url(source.path) else os.path.realpath(source.path)
+            found.setdefault(key, replace(source, text_field=text_field))
     if not found:
         raise UserError("CORPUS is missing.", f"Use files, folders or URLs with {DOCUMENT_EXTENSIONS}.")
     return list(found.values())
@@ -95,6 +99,7 @@ def local_sources(corpus: str) -> list[Source]:
 
 
 def file_source(path: Path) -> Source:
+    check_regular(path)  # a pipe has no size, and reading it could block
     kind = document_format(path.name)
     if kind is None:
         raise UserError(f"{path} has no supported extension.", f"Supported: {DOCUMENT_EXTENSIONS}.")
@@ -184,20 +189,20 @@ def read_source(source: Source) -> Iterator[DocumentPart]:
     """The documents of one file; UserError with file and line for content that does not match its extension."""
     documents = 0
     with open_input(source.path) as file:
-        for text, boundary in read_texts(file):
+        for text, boundary in read_texts(file, source.text_field):
             documents += 1
             yield DocumentPart(text, source.path, boundary, file.position())
     if source.is_explicit and not documents:
         raise UserError(f"{source.path} is empty: it has no {'text' if source.format in TEXT_FORMATS else 'rows'}.")
 
 
-def read_texts(file: InputFile) -> Iterator[tuple[str, Boundary]]:
+def read_texts(file: InputFile, field: str) -> Iterator[tuple[str, Boundary]]:
     if file.format in TEXT_FORMATS:
         file.check_is_text()
         yield from split_parts(file.stream.read, file.decode, byte_order_mark=True)
         return
-    for number, row in stream_rows(file, column="text"):
-        text = text_field(file, number, row)
+    for number, row in stream_rows(file, column=field):
+        text = text_field(file, number, row, field)
         if len(text) <= MAX_PART_BYTES // 4:  # UTF-8: at most four bytes per character
             yield text, "document"
         else:

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gpt1.console import default_progress
 from gpt1.corpus.corpus import Corpus, resolve_output, write_corpus
 from gpt1.corpus.readers import Source, list_sources, read_source
 from gpt1.errors import ResourceError, UserError
 from gpt1.formatting import count_noun
-from gpt1.progress import NullProgress, Progress
-from gpt1.runs.folder import find_model_folder
+from gpt1.progress import Progress
 from gpt1.tokenization.tokenizer import Tokenizer
 
 DEFAULT_VOCAB_SIZE = 8000
@@ -27,6 +27,8 @@ def tokenize(
     vocab_size: int | None = None,
     pipeline: str = "auto",
     workers: int | None = None,
+    text_field: str = "text",
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Corpus:
     """Tokenize texts into the corpus folder `out`.
@@ -39,6 +41,8 @@ def tokenize(
         vocab_size: Number of tokens of a new vocabulary (default 8,000).
         pipeline: Of a new tokenizer: "original" for English, "lossless" for anything else, or "auto".
         workers: Number of processes (default: one per core, at most 8). The result does not depend on it.
+        text_field: Field or column of the texts in .jsonl, .csv, .tsv and .parquet.
+        overwrite: Replace a corpus that is there.
         progress: Receives messages and progress.
 
     Returns:
@@ -47,13 +51,13 @@ def tokenize(
     Raises:
         UserError: If a text cannot be read or a setting is invalid; then nothing is written.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     if tokenizer is not None and vocab_size is not None:
         raise UserError("--tokenizer and --vocab-size cannot be combined.", "Use one of them.")
-    resolve_output(out)
-    sources = list_sources(corpora)
+    resolve_output(out, overwrite, corpora)
+    sources = list_sources(corpora, text_field)
     if tokenizer is not None:
-        chosen = Tokenizer.load(find_model_folder(tokenizer))
+        chosen = Tokenizer.load(tokenizer)
     else:
         size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
         default = " (default; change it with --vocab-size)" if vocab_size is None else ""
@@ -65,7 +69,9 @@ def tokenize(
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     try:
-        corpus = write_corpus(corpora, out, chosen, workers=workers, progress=progress)
+        corpus = write_corpus(
+            corpora, out, chosen, workers=workers, text_field=text_field, overwrite=overwrite, progress=progress
+        )
     except MemoryError:
         fewer = f"Use --workers {workers // 2} (now {workers}); the corpus will be the same."
         raise ResourceError("out of memory.", fewer if workers > 1 else "Close other programs.") from None

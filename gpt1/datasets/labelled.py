@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,22 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.reading import file_format, is_url, not_found_error
 from gpt1.formatting import count_noun
 from gpt1.progress import Progress
-from gpt1.tables.facts import count_rows_have
-from gpt1.tables.rows import TABLE_FORMATS
+from gpt1.tables.facts import label_warnings
+from gpt1.tables.rows import INPUT_FORMATS
 from gpt1.tables.table import Table, read_table
 from gpt1.tasks.examples import (
     check_columns,
     contradictions,
     deduplicate,
     encode_labels,
+    find_numbering,
+    numbering_notes,
     read_examples,
     split_validation,
     target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
-from gpt1.tasks.targets import Classes, OrdinalBins, Target, format_labels, target_to_json
+from gpt1.tasks.targets import Answers, Classes, Numbering, OrdinalBins, Target, format_labels, target_to_json
 from gpt1.tasks.weights import add_row_weights, example_weights
 
 
@@ -63,13 +66,14 @@ class TrainingRows:
     score: bool
     examples: list[Example]
     target: Target
+    numbering: Numbering
 
     def evaluation_rows(
         self, source: str | Path | Table, data_dir: str | Path | None = None
     ) -> tuple[LabelledTable, list[Example]]:
         """Validation or test rows of the same task; UserError for a label that is not in the training rows."""
         rows = load_labelled_table(source, "evaluation", data_dir)
-        examples = examples_from_table(rows, self.kind, self.columns)
+        examples = examples_from_table(rows, self.kind, self.columns, self.numbering)
         encode_labels(self.target, examples, rows.table.locate_row)
         return rows, examples
 
@@ -101,9 +105,13 @@ def training_rows(
     source = load_labelled_table(train, "train", data_dir, keep_duplicates)
     kind, columns = source.kind_and_columns(kind_name, columns)
     score = score or bool(source.data_set and source.data_set.score)
-    examples = add_row_weights(examples_from_table(source, kind, columns), source.table, weight)
-    target = target_from_examples(kind, score, examples, source.table.locate_row, source.table.name)
-    return TrainingRows(source, kind, columns, score, examples, target)
+    numbering = find_numbering(source.table.rows, kind, columns)
+    examples = examples_from_table(source, kind, columns, numbering)
+    examples = add_row_weights(examples, source.table, weight)
+    if kind.multiple_choice:
+        source.notes.extend(numbering_notes(numbering, examples))
+    target = target_from_examples(kind, score, examples, source.table.locate_row, source.table.name, numbering)
+    return TrainingRows(source, kind, columns, score, examples, target, numbering)
 
 
 def load_labelled_table(
@@ -126,7 +134,7 @@ def load_labelled_table(
 
 def unknown_table_error(source: str) -> UserError:
     """The error for a name that is neither a file nor a known data set, with the closest file or data set."""
-    if file_format(source)[0] in TABLE_FORMATS or len(Path(source).parts) > 1:
+    if file_format(source)[0] in INPUT_FORMATS or len(Path(source).parts) > 1:
         problem = not_found_error(source).problem
     else:
         problem = f"{source} does not exist.{did_you_mean(source, data_set_names())}"
@@ -171,23 +179,31 @@ def load_task_data(
     """
     source = training_rows(train, kind_name, columns, score, data_dir, not cfg.deduplicate, weight)
     examples, target, name = source.examples, source.target, source.rows.table.name
-    rows, labels = len(examples), target.summary([example.label for example in examples])
-
-    empty = sum(not any(text.strip() for text in (*example.fields, *example.answers)) for example in examples)
+    given = [example.label for example in examples]
+    rows, labels = len(examples), target.summary(given)
+    examples = [example for example in examples if example.has_text]
+    empty = rows - len(examples)
     validation: list[Example] = []
     if valid is not None:
         valid_rows, validation = source.evaluation_rows(valid, data_dir)
+        validation = [example for example in validation if example.has_text]
     duplicates = leaked = contradicting = 0
     if cfg.deduplicate:
         kept, duplicates, leaked = deduplicate(examples, validation)
         contradicting = contradictions(examples, kept, target)
         examples = [examples[i] for i in kept]
+    if empty == rows:
+        raise UserError(f"{name}: no row has a text.", "Choose another column.")
     if not examples:
         problem = f"{name}: all rows are also in {valid_rows.table.name}."
         raise UserError(problem, "Use other validation rows, or omit --valid.")
-    if duplicates or leaked:  # the remaining rows may have fewer labels
-        remaining = f"{name}, without {count_noun(duplicates + leaked, 'repeated row')}"
-        target = target_from_examples(source.kind, source.score, examples, lambda i: remaining, remaining)
+    if duplicates or leaked or empty:  # the remaining rows may have fewer labels
+        without = [count_noun(duplicates + leaked, "repeated row")] * bool(duplicates + leaked)
+        without += [count_noun(empty, "row") + " without text"] * bool(empty)
+        remaining = f"{name}, without {' and '.join(without)}"
+        target = target_from_examples(
+            source.kind, source.score, examples, lambda i: remaining, remaining, source.numbering
+        )
         if valid is not None:
             check_labels_remain(target, validation, valid_rows.table, name)
     if earlier is not None:
@@ -201,7 +217,10 @@ def load_task_data(
     other = f", {contradicting:,} of them with a different label" if contradicting else ""
     progress.log(f"{name}: {rows:,} rows, {labels}; {count_noun(duplicates, 'duplicate')} removed{other}")
     if empty:
-        progress.log(f"{count_rows_have(empty)} no text")
+        progress.log(f"{count_noun(empty, 'row')} without text left out")
+    if isinstance(target, Classes):
+        for warning in label_warnings(Counter(target.parse(label) for label in given)):
+            progress.log(f"warning: {warning}")
     if leaked:
         progress.log(f"{count_noun(leaked, 'training row')} removed: also in {valid_rows.table.name}")
     if validation:
@@ -211,7 +230,7 @@ def load_task_data(
     else:
         reason = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
         progress.log(f"no validation ({reason}): the last epoch is kept, which may not be the best")
-    counts = {"rows": rows, "duplicates": duplicates, "leaked": leaked}
+    counts = {"rows": rows, "duplicates": duplicates, "leaked": leaked, "empty": empty}
     metric, weights = source.main_metric(target, cfg.metric), example_weights(examples, target, cfg.class_weight)
     return TaskData(source.kind, source.columns, target, examples, validation, metric, counts, weights)
 
@@ -240,6 +259,8 @@ def check_earlier_target(earlier: Target, target: Target) -> Target:
             f"--keep-head: the rows have {ours}, the model was fine-tuned for {theirs}.",
             "Remove --keep-head: a new output layer is then trained.",
         )
+    if isinstance(earlier, Answers) and isinstance(target, Answers):
+        return replace(earlier, numbering=target.numbering)
     return earlier
 
 
@@ -258,9 +279,11 @@ def resolve_kind(name: str | None) -> Kind:
     return KINDS[name]
 
 
-def examples_from_table(source: LabelledTable, kind: Kind, columns: Mapping[str, str]) -> list[Example]:
+def examples_from_table(
+    source: LabelledTable, kind: Kind, columns: Mapping[str, str], numbering: Numbering = "0"
+) -> list[Example]:
     if source.data_set and "label" not in source.table.columns:
         name = source.data_set.name
         raise UserError(f"{source.table.name} has no labels: they are not public.", f"See: gpt1 inspect {name}")
     check_columns(kind, columns, source.table.columns, source.table.name)
-    return read_examples(source.table.rows, kind, columns, source.table.locate_row)
+    return read_examples(source.table.rows, kind, columns, source.table.locate_row, numbering=numbering)

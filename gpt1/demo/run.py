@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from gpt1 import formatting
+from gpt1.console import default_progress
 from gpt1.demo import docstrings
 from gpt1.demo.results import (
     ALL,
@@ -57,7 +58,7 @@ def run_demo(out: Path, seeds: int = 3, progress: Progress | None = None) -> Pat
     Raises:
         UserError: `out` has other files, or this Python has no source files to take text from.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     if seeds < 1:
         raise UserError(f"--seeds {seeds} is out of range: at least 1.", "Default: --seeds 3")
     out = choose_output_folder(Path(out))

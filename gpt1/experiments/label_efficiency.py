@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
 from gpt1.config import FinetuneConfig
+from gpt1.console import default_progress
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.errors import UserError
 from gpt1.experiments.experiment_report import (
@@ -41,7 +42,7 @@ from gpt1.experiments.result_store import (
     run_and_write,
 )
 from gpt1.experiments.train_test_data import TrainTestData, min_labels, read_train_test
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.report.intervals import estimate_interval
 from gpt1.runs import folder as runs
@@ -171,7 +172,7 @@ def curve(
         UserError: an input is invalid, or `out` has results of another curve.
         Interrupted: after Ctrl-C; finished runs are saved and the report shows them.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
     settings = runs.user_settings(FinetuneConfig, config, {k: v for k, v in settings.items() if k not in COLUMN_ROLES})
     refuse_reserved("curve", settings)

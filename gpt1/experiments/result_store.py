@@ -260,21 +260,17 @@ def rows_fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def model_facts(from_: str | Path) -> dict[str, Any]:
     """The model that a result depends on: SHA-256 of its weights, fingerprint of its tokenizer, its config."""
-    from gpt1.files.manifest import file_entry
     from gpt1.model.gpt import GPT
-    from gpt1.model.weights import WEIGHTS_FILE, read_config
+    from gpt1.model.weights import MODEL_CONFIG_FILE, MODEL_FORMAT, fingerprint_weights, read_config
     from gpt1.tokenization.tokenizer import Tokenizer
 
     folder = runs.find_model_folder(from_)
-    if not (folder / WEIGHTS_FILE).exists():
-        raise UserError(
-            f"{from_} is not a model folder of gpt1: no {WEIGHTS_FILE} found.", "Import it first: gpt1 import --help"
-        )
-    settings = read_config(folder)
-    GPT.from_pretrained(folder)  # a model that cannot be used is an error before anything is written
-    config = {name: value for name, value in settings.items() if name != "format"}
-    weights, tokenizer = file_entry(folder / WEIGHTS_FILE)["sha256"], Tokenizer.load(folder).fingerprint
-    return {"weights": weights, "tokenizer": tokenizer, "config": config}
+    gpt = GPT.from_pretrained(folder)  # a model that cannot be used is an error before anything is written
+    config = read_config(folder) if (folder / MODEL_CONFIG_FILE).exists() else {}
+    if config.pop("format", None) != MODEL_FORMAT:  # a foreign format has other names
+        config = asdict(gpt.config)
+    tokenizer = Tokenizer.load(folder).fingerprint
+    return {"weights": fingerprint_weights(folder), "tokenizer": tokenizer, "config": config}
 
 
 def model_shape(config: Mapping[str, Any]) -> dict[str, Any]:

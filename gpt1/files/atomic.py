@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from gpt1.errors import ResourceError, UserError
+from gpt1.errors import PATH_FIXES, ResourceError, UserError, os_error_reason
 
 
 def ensure_writable(path: str | Path) -> None:
@@ -91,6 +91,14 @@ def atomic_dir(path: Path, *, replace: bool = False, name: str | Path = "") -> I
                 raise
 
 
+def delete_folder(folder: Path) -> None:
+    """Delete a folder that no process is writing; after a kill, what is left has another name."""
+    with disk_errors(folder), lock_dir(folder):
+        doomed = folder.with_name(f".{folder.name}.deleted-{os.getpid()}")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
 def glob_escape(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
@@ -150,9 +158,20 @@ def disk_errors(path: str | Path) -> Iterator[None]:
             raise ResourceError(
                 f"{path} could not be written: the disk is full.", "Free some space, or write to another disk."
             ) from error
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
-            raise UserError(f"{path} cannot be written: {error.strerror}.", "Choose another path.") from error
+        if error.errno in PATH_FIXES and concerns_output(error, Path(path)):
+            problem = f"{path} cannot be written: {os_error_reason(error)}."
+            raise UserError(problem, PATH_FIXES[error.errno]) from error
         raise
+
+
+def concerns_output(error: OSError, path: Path) -> bool:
+    """Whether an error is about `path`, its temporary files or its folder, and not about an input that was read."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return True
+    other, own = Path(os.path.abspath(error.filename)), Path(os.path.abspath(path))
+    parts = (other, *other.parents)
+    temporary = any(part.parent == own.parent and part.name.startswith(f".{own.name}.") for part in parts)
+    return temporary or other.is_relative_to(own) or own.is_relative_to(other)
 
 
 def fsync_file(file: IO[bytes]) -> None:

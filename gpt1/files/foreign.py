@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
-from gpt1.errors import UserError
+from gpt1.errors import PATH_FIXES, UserError
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file. Vocabularies of large models are below 20 MB."""
@@ -30,6 +30,8 @@ SPECIAL_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that Git LFS has not downloaded yet."""
 DAMAGED = "The file is damaged or was written by another program: copy it again."
 
 T = TypeVar("T")
@@ -75,6 +77,17 @@ def check_regular(path: str | Path) -> int:
     return status.st_size
 
 
+def lfs_pointer_error(path: str | Path) -> UserError:
+    problem = f"{path} is a Git LFS pointer: its content has not been downloaded."
+    return UserError(problem, "Download it in its repository: git lfs pull")
+
+
+def check_not_pointer(path: str | Path) -> None:
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise lfs_pointer_error(path)
+
+
 def read_bounded(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a regular file of at most `max_bytes`.
 
@@ -91,7 +104,10 @@ def read_bounded(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
             data = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path} cannot be read: {reason.lower()}.", "Check the path.") from None
+        fix = PATH_FIXES.get(getattr(error, "errno", None) or 0, "Check the path.")
+        raise UserError(f"{path} cannot be read: {reason.lower()}.", fix) from None
+    if data.startswith(LFS_POINTER):
+        raise lfs_pointer_error(path)
     if len(data) > max_bytes:
         raise UserError(f"{path} grew while it was read.", "Wait until the program that writes it has finished.")
     return data

@@ -6,16 +6,21 @@ import gzip
 import io
 import lzma
 import os
+import shutil
+import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from gpt1.errors import UserError, did_you_mean
-from gpt1.files.foreign import check_regular
+from gpt1.errors import PATH_FIXES, UserError, did_you_mean, os_error_reason
+from gpt1.files.foreign import LFS_POINTER, check_regular, lfs_pointer_error
 
 COMPRESSIONS = ("gz", "xz", "zst")
+SAME_FORMAT = {"ndjson": "jsonl"}
+"""Other extensions of a format."""
 MAX_LINE_BYTES = 2**26
 """Bytes of the longest line, cell or row: an unclosed quote or a binary file must not fill the memory."""
 MAX_BYTES = 2**32
@@ -38,10 +43,14 @@ MAGIC = {
 
 def file_format(path: str | Path) -> tuple[str, str]:
     """(extension, compression), lower-case without dots: `a.JSONL.xz` → ("jsonl", "xz"), `a.csv` → ("csv", "")."""
-    stem, dot, extension = Path(str(path)).name.lower().rpartition(".")
-    if extension in COMPRESSIONS and stem:
-        return stem.rpartition(".")[2] if "." in stem else "", extension
-    return (extension if dot else ""), ""
+    name = str(path).partition("?")[0] if str(path).startswith(("http://", "https://")) else str(path)
+    stem, dot, extension = Path(name).name.lower().rpartition(".")
+    compression = extension if extension in COMPRESSIONS and stem else ""
+    if compression:
+        extension = stem.rpartition(".")[2] if "." in stem else ""
+    elif not dot:
+        extension = ""
+    return SAME_FORMAT.get(extension, extension), compression
 
 
 def is_url(path: str | Path) -> bool:
@@ -90,14 +99,16 @@ def filesystem(url: str | Path) -> tuple[Any, str]:
 class InputFile:
     """An open input file: `stream` has its decompressed bytes, `position()` is the offset in the stored file."""
 
-    def __init__(self, name: str, kind: str, raw: BinaryIO, stream: BinaryIO, size: int) -> None:
+    def __init__(
+        self, name: str, kind: str, raw: BinaryIO, stream: BinaryIO, size: int, compressed: bool = False
+    ) -> None:
         self.name = name
         self.format = kind
         self.raw = raw
         self.stream = stream
         self.size = size
         self.bytes_done: int | None = None  # set by readers that do not read from start to end (Parquet)
-        self.compressed = bool(file_format(name)[1])
+        self.compressed = compressed
 
     def position(self) -> int:
         return self.raw.tell() if self.bytes_done is None else self.bytes_done
@@ -135,8 +146,11 @@ class InputFile:
     def check_is_text(self) -> None:
         """UserError unless the first bytes look like UTF-8 text."""
         head = self.peek()
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{self.name} is UTF-16, not UTF-8.", "Save it as UTF-8.")
+        if encoding := other_unicode(head):
+            convert = f"iconv -f {encoding} -t UTF-8 OLD > NEW"
+            raise UserError(f"{self.name} is {encoding}, not UTF-8.", f"Save it as UTF-8, for example with: {convert}")
+        if head.startswith(LFS_POINTER):
+            raise lfs_pointer_error(self.name)
         for magic, (what, extension) in MAGIC.items():
             if head.startswith(magic):
                 raise UserError(f"{self.name} is not text: it is {what}.", f"Rename it to end in {extension}.")
@@ -147,30 +161,76 @@ class InputFile:
             )
 
 
+def other_unicode(head: bytes) -> str:
+    """UTF-16 or UTF-32 if these first bytes of a file are, by their byte order mark or their zeros; else ""."""
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    for order in (0, 1):  # without a mark: every other byte of ASCII text is zero
+        zeros, others = head[order:64:2], head[1 - order : 64 : 2]
+        if len(head) >= 8 and not any(zeros) and all(others):
+            return "UTF-16BE" if order == 0 else "UTF-16LE"
+    return ""
+
+
 @contextmanager
-def open_input(path: str | Path, format: str | None = None) -> Iterator[InputFile]:
+def spool_standard_input() -> Iterator[Path]:
+    """Standard input as a temporary file, because tables are read twice; its extension is the format of its content."""
+    source = sys.stdin.buffer
+    head = source.peek(8192)[:8192] if isinstance(source, io.BufferedReader) else source.read()
+    if not head:
+        raise UserError("standard input is empty.", "Pipe a table into the command.")
+    for magic, (what, _) in MAGIC.items():
+        if head.startswith(magic) and magic != b"PAR1":
+            raise UserError(f"standard input is {what}.", "Decompress it first, for example with: zcat FILE | gpt1 ...")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"input.{content_format(head)}"
+        with open(path, "wb") as file:
+            if not isinstance(source, io.BufferedReader):
+                file.write(head)
+            shutil.copyfileobj(source, file)
+        yield path
+
+
+def content_format(head: bytes) -> str:
+    """The table format that the first bytes of a file look like."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    starts = {b"PAR1": "parquet", b"PK\x03\x04": "xlsx", b"{": "jsonl", b"[": "json"}
+    if found := next((kind for start, kind in starts.items() if text.startswith(start)), None):
+        return found
+    first = text.partition(b"\n")[0]
+    return "tsv" if b"\t" in first and b"," not in first else "csv"
+
+
+@contextmanager
+def open_input(path: str | Path, format: str | None = None, name: str | None = None) -> Iterator[InputFile]:
     """Open and decompress a local file or fsspec URL.
 
     Args:
         path: Path or URL; its extension gives the format and the compression.
         format: The format, if it is not the extension.
+        name: Its name in messages, if it is not the path.
 
     Raises:
         UserError: for a file that is missing or damaged.
     """
     extension, compression = file_format(path)
+    name = name or str(path)
     with open_raw(path) as raw:
         size = int(getattr(raw, "size", None) or 0) if is_url(path) else os.fstat(raw.fileno()).st_size
         # Every stream needs peek(); local files have it already.
         plain = isinstance(raw, io.BufferedReader) and not compression
+        if isinstance(raw, io.BufferedReader) and raw.peek(64).startswith(LFS_POINTER):
+            raise lfs_pointer_error(path)
         inner = open_decompressor(raw, compression)
         bounded = BoundedReader(str(path), raw, inner, max_bytes()) if compression else inner
         stream = raw if plain else io.BufferedReader(cast(Any, bounded), 2**18)
         try:
-            yield InputFile(str(path), format or extension, raw, stream, size)
+            yield InputFile(name, format or extension, raw, stream, size, bool(compression))
         except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
             raise UserError(
-                f"{path} is damaged or truncated: its {compression} data cannot be decompressed ({error}).",
+                f"{name} is damaged or truncated: its {compression} data cannot be decompressed ({error}).",
                 "Copy or download it again.",
             ) from None
 
@@ -189,8 +249,10 @@ def open_raw(path: str | Path) -> BinaryIO:
         raise not_found_error(path) from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a file.", "Use a file in it.") from None
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
+    except OSError as error:
+        if error.errno not in PATH_FIXES:
+            raise
+        raise UserError(f"{path} cannot be read: {os_error_reason(error)}.", PATH_FIXES[error.errno]) from None
     except (ImportError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
 

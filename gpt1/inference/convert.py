@@ -7,28 +7,46 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from gpt1.config import GPTConfig
+from gpt1.console import default_progress
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_dir
-from gpt1.files.foreign import read_json_object
+from gpt1.files.foreign import short
 from gpt1.files.manifest import write_manifest
 from gpt1.files.reading import not_found_error
 from gpt1.formatting import shell_quote
+from gpt1.inference.foreign_task import (
+    classifier_settings,
+    drop_padding_row,
+    is_exportable,
+    read_any_task,
+    score_of,
+    write_head,
+)
 from gpt1.inference.predictor import load_model_and_tokenizer
-from gpt1.inference.task import TASK, save_model
-from gpt1.model.foreign_weights import write_huggingface
+from gpt1.inference.task import StoredTask, save_model
+from gpt1.model.foreign_weights import is_huggingface, write_huggingface
 from gpt1.model.gpt import GPT
-from gpt1.model.weights import MODEL_CONFIG_FILE, MODEL_FILES
-from gpt1.progress import NullProgress, Progress
+from gpt1.model.head import Head
+from gpt1.model.weights import MODEL_FILES
+from gpt1.progress import Progress
+from gpt1.report.card import write_card
 from gpt1.runs import folder as runs
-from gpt1.tokenization.bpe import UNKNOWN
-from gpt1.tokenization.tokenizer import HUGGING_FACE_FILES, Tokenizer
+from gpt1.tasks.kinds import DELIMITER, KINDS
+from gpt1.tokenization.bpe import END_OF_WORD, UNKNOWN
+from gpt1.tokenization.tokenizer import HUGGING_FACE_FILES, LIBRARY_FILE, SPECIAL_TOKENS, Tokenizer
 
 HUGGINGFACE_FILE_NAMES = {"encoder_bpe_40000.json": "vocab.json", "vocab_40000.bpe": "merges.txt"}
 """File names of the release -> those of Hugging Face."""
-EXPORT_FORMATS = ("huggingface",)
+EXPORT_FORMATS = ("gpt1", "huggingface")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def import_model(format: str, source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
+def import_model(
+    format: str, source: str | Path, out: str | Path, progress: Progress | None = None, overwrite: bool = False
+) -> Path:
     """Import GPT-1 weights and tokenizer as a model folder.
 
     Args:
@@ -36,6 +54,7 @@ def import_model(format: str, source: str | Path, out: str | Path, progress: Pro
         source: The folder to import.
         out: The model folder to write.
         progress: Receives messages.
+        overwrite: Replace a model that is there.
 
     Returns:
         The path of the model folder.
@@ -43,34 +62,47 @@ def import_model(format: str, source: str | Path, out: str | Path, progress: Pro
     Raises:
         UserError: If `source` is not a model of this format; nothing is written then.
     """
-    progress = progress or NullProgress()
-    source, target = Path(source), runs.check_new_folder(out)
+    progress = progress or default_progress()
+    source, target = Path(source), runs.check_new_folder(out, overwrite, [source])
     check_import_source(format, source)
     model, tokenizer = GPT.from_pretrained(source), load_tokenizer(source)
+    drop_padding_row(source, model, tokenizer.vocab_size)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(
             f"{source}: the vocabulary has {tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}.",
             "Use the model and tokenizer files of the same model.",
         )
-    with atomic_dir(target) as folder:
-        save_model(folder, model, tokenizer)
+    stored = read_any_task(source)
+    with atomic_dir(target, replace=overwrite) as folder:
+        save_model(folder, model, tokenizer, *task_of(stored))
     progress.log(model_summary(target, model, tokenizer))
     return target
 
 
 def export_model(
-    format: str, source: str | Path, out: str | Path, progress: Progress | None = None, verify: bool = True
+    format: str,
+    source: str | Path,
+    out: str | Path,
+    progress: Progress | None = None,
+    verify: bool = True,
+    dtype: str = "fp32",
+    license: str = "unknown",
+    name: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Export a pre-trained Transformer for transformers' OpenAIGPTLMHeadModel.
+    """Export a model for transformers, or as a model folder of its own.
 
-    `import_model` restores an exported model bit for bit.
+    `import_model` restores what was exported for transformers in fp32 bit for bit.
 
     Args:
-        format: `huggingface`.
-        source: A run or model folder.
+        format: `huggingface` (OpenAIGPTLMHeadModel of transformers), or `gpt1` (a model folder with its model card).
+        source: A run or model folder, `starter`, or a name on the Hugging Face hub.
         out: The folder to write.
         progress: Receives messages.
         verify: See `load`.
+        dtype: `fp32`, or `bf16`: half the size; the weights are rounded, and load as fp32.
+        license, name: For the model card: identifier of the licence, and name of the model (default: that of `out`).
+        overwrite: Replace a folder that gpt1 exported before.
 
     Returns:
         The path of the written folder.
@@ -78,71 +110,140 @@ def export_model(
     Raises:
         UserError: For an LSTM or a fine-tuned model, which the format cannot represent; nothing is written then.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     check_format_name("export", format, EXPORT_FORMATS)
-    target = runs.check_new_folder(out)
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {short(dtype)} is not a type of weights.", f"Types: {', '.join(DTYPES)}.")
+    target = runs.check_new_folder(out, overwrite, [source])
     model, tokenizer = load_model_and_tokenizer(source, verify)
-    check_exportable(Path(source), model)
-    with atomic_dir(target) as folder:
-        write_huggingface(folder, model.config, model.state_dict())
+    if format == "gpt1":
+        stored = read_any_task(runs.find_model_folder(source))
+        with atomic_dir(target, replace=overwrite) as folder:
+            save_model(folder, model.to(DTYPES[dtype]), tokenizer, *task_of(stored, DTYPES[dtype]))
+            shape = {
+                key: getattr(model.config, key) for key in ("n_layer", "n_head", "n_embd", "context", "vocab_size")
+            }
+            shape |= {"parameters": sum(p.numel() for p in model.parameters()), "weights": dtype}
+            task = stored.task if stored else None
+            write_card(folder, name or target.name, run_of(Path(source)), shape, task, license)
+        progress.log(model_summary(target, model, tokenizer))
+        return target
+    stored = read_any_task(runs.find_model_folder(source))
+    check_exportable(Path(source), model, stored)
+    classifier = (classifier_settings(model, stored), score_of(str(source), model, stored)) if stored else ()
+    with atomic_dir(target, replace=overwrite) as folder:
+        write_huggingface(folder, model.config, model.state_dict(), DTYPES[dtype], *classifier)
+        if stored and dtype == "fp32":
+            write_head(folder, stored.head)
         tokenizer.save(folder)
-        write_huggingface_tokenizer(folder, tokenizer, model.config.context)
+        write_huggingface_tokenizer(folder, tokenizer, model.config)
         write_manifest(folder, MODEL_FILES)
     progress.log(model_summary(target, model, tokenizer))
+    if stored and stored.task.get("long", "cut") != "cut":
+        progress.log(f"transformers truncates texts of more than {model.config.context} tokens; gpt1 does not")
     if tokenizer.pipeline == "original":
         progress.log(
-            "transformers' OpenAIGPTTokenizer gives different ids for many texts (line breaks, accents, contractions); "
+            "transformers' tokenizer of GPT-1 gives different ids for many texts (line breaks, accents, contractions); "
             f"for the ids of training use gpt1.Tokenizer.load({str(target)!r}).encode(text)"
         )
     return target
+
+
+def task_of(stored: StoredTask | None, dtype: torch.dtype = torch.float32) -> tuple[Head, dict[str, Any]] | tuple[()]:
+    """The last arguments of `save_model`: head and task of a fine-tuned model, nothing for another one."""
+    return (stored.head.to(dtype), stored.task) if stored else ()
 
 
 def model_summary(target: Path, model: GPT, tokenizer: Tokenizer) -> str:
     return f"{target}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.vocab_size:,} tokens"
 
 
-def check_exportable(source: Path, model: GPT) -> None:
-    """Raise UserError for a model that OpenAIGPTLMHeadModel cannot represent."""
+def check_exportable(source: Path, model: GPT, stored: StoredTask | None) -> None:
+    """Raise UserError for a model that transformers' openai-gpt cannot represent."""
     if model.recurrent:
         raise UserError(
             f"{source} is an LSTM; transformers' openai-gpt is a Transformer.",
             "Export a model that was pre-trained without --architecture lstm.",
         )
-    if model.config.special_tokens or (runs.find_model_folder(source) / TASK).exists():
+    if stored is None and model.config.special_tokens:
+        problem = f"{source} has the special tokens of a fine-tuned model, but no task.json and no head."
+        raise UserError(problem, "Copy the model folder again.")
+    if stored and not is_exportable(kind := KINDS[stored.task["kind"]], stored.target):
         origin = shell_quote(pretrained_source(source) or "RUN")
+        what = "several sequences per row" if kind.sequences > 1 or kind.multiple_choice else "scores in bins"
         raise UserError(
-            f"{source} is fine-tuned: transformers' openai-gpt cannot store its head, special tokens and calibration.",
+            f"{source} is fine-tuned for {kind.name} ({what}), which transformers' classifier of openai-gpt cannot do.",
             f"Export the pre-trained model instead: gpt1 export huggingface {origin} --out DIR",
         )
 
 
+def run_of(source: Path) -> Path | None:
+    """The run folder that is `source`, or whose model is `source`; None for a model folder outside a run."""
+    run = source.parent if source.name == runs.MODEL_FOLDER else source
+    return run if (run / runs.RUN_CONFIG_FILE).exists() else None
+
+
 def pretrained_source(source: Path) -> str | None:
     """The --from of the fine-tuning run that `source` belongs to; None for a model folder outside a run."""
-    run = source if (source / runs.RUN_CONFIG_FILE).exists() else source.parent
-    command = runs.read_run_config(run).get("command") if (run / runs.RUN_CONFIG_FILE).exists() else None
+    run = run_of(source)
+    command = runs.read_run_config(run).get("command") if run else None
     return (command.get("from") or None) if isinstance(command, dict) else None
 
 
-def write_huggingface_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
+def write_huggingface_tokenizer(folder: Path, tokenizer: Tokenizer, config: GPTConfig) -> None:
     """Add what transformers' AutoTokenizer needs to the vocabulary and merges that are already in `folder`.
 
-    original: OpenAIGPTTokenizer, same ids for most texts. lossless: tokenizer.json, same ids for all texts.
+    original: same ids for most texts. lossless: same ids for all texts. With special tokens, it adds them to texts.
     """
-    tokenizer_config: dict[str, Any] = {"model_max_length": context}
+    tokenizer_config: dict[str, Any] = {"model_max_length": config.context}
     if tokenizer.pipeline == "original":
-        tokenizer_config |= {"tokenizer_class": "OpenAIGPTTokenizer", "unk_token": UNKNOWN}
+        tokenizer_config |= {"unk_token": UNKNOWN}
+    if tokenizer.pipeline == "original" and not config.special_tokens:
+        tokenizer_config |= {"tokenizer_class": "OpenAIGPTTokenizer"}
     else:
-        from tokenizers import Tokenizer as Library
-        from tokenizers import decoders, models, pre_tokenizers
+        library = library_tokenizer(folder, tokenizer.pipeline)
+        if config.special_tokens:
+            add_special_tokens(library, tokenizer.vocab_size)
+            # a text that contains the name of a special token must not become that token
+            tokenizer_config |= {"pad_token": SPECIAL_TOKENS[DELIMITER], "split_special_tokens": True}
+        library.save(str(folder / "tokenizer.json"))
+        # no token_type_ids, which transformers' GPT-1 would add to the embeddings
+        names = ["input_ids", "attention_mask"]
+        tokenizer_config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n", encoding="utf-8")
 
-        vocabulary, merges = ((folder / name).read_text(encoding="utf-8") for name in HUGGING_FACE_FILES)
-        pairs = (line.split(" ") for line in merges.rstrip("\n").split("\n")[1:])  # the first line is a header
-        library = Library(models.BPE(vocab=json.loads(vocabulary), merges=[(a, b) for a, b in pairs]))
+
+def library_tokenizer(folder: Path, pipeline: str) -> Any:
+    """The vocabulary and merges in `folder` as a tokenizer of the library `tokenizers`, as transformers uses it."""
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    vocabulary, merges = ((folder / name).read_text(encoding="utf-8") for name in HUGGING_FACE_FILES)
+    pairs = (line.split(" ") for line in merges.rstrip("\n").split("\n")[1:])  # the first line is a header
+    options = {"unk_token": UNKNOWN, "end_of_word_suffix": END_OF_WORD} if pipeline == "original" else {}
+    library = Library(models.BPE(vocab=json.loads(vocabulary), merges=[(a, b) for a, b in pairs], **options))
+    if pipeline == "original":  # as in transformers' OpenAIGPTTokenizer
+        library.normalizer = normalizers.BertNormalizer(lowercase=True)
+        library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        library.decoder = decoders.BPEDecoder(suffix=END_OF_WORD)
+    else:
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         library.decoder = decoders.ByteLevel()
-        library.save(str(folder / "tokenizer.json"))
-        tokenizer_config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n", encoding="utf-8")
+    return library
+
+
+def add_special_tokens(library: Any, vocab_size: int) -> None:
+    """Let a tokenizer of the library make the sequences of figure 1: <start> text <extract>, and of two texts."""
+    from tokenizers import AddedToken
+    from tokenizers.processors import TemplateProcessing
+
+    library.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])
+    start, delimiter, extract = SPECIAL_TOKENS
+    library.post_processor = TemplateProcessing(
+        single=f"{start} $A {extract}",
+        pair=f"{start} $A {delimiter} $B {extract}",
+        special_tokens=[(name, vocab_size + i) for i, name in enumerate(SPECIAL_TOKENS)],
+    )
 
 
 def check_format_name(command: str, format: str, formats: Iterable[str]) -> None:
@@ -168,12 +269,6 @@ def check_import_source(format: str, source: Path) -> None:
         )
 
 
-def is_huggingface(folder: Path) -> bool:
-    return (folder / MODEL_CONFIG_FILE).exists() and read_json_object(folder / MODEL_CONFIG_FILE).get(
-        "model_type"
-    ) == "openai-gpt"
-
-
 def is_openai(folder: Path) -> bool:
     return (folder / "params_0.npy").exists()
 
@@ -183,6 +278,8 @@ IMPORT_FORMATS = {"huggingface": is_huggingface, "openai": is_openai}
 
 def load_tokenizer(source: Path) -> Tokenizer:
     """The tokenizer of a folder with the file names of the release or of Hugging Face."""
+    if (source / LIBRARY_FILE).exists():
+        return Tokenizer.load(source)
     for released, huggingface in HUGGINGFACE_FILE_NAMES.items():
         if not (source / released).exists() and not (source / huggingface).exists():
             raise UserError(

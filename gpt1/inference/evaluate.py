@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gpt1 import formatting
+from gpt1.console import default_progress
 from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.shards import CORPUS_MANIFEST
 from gpt1.corpus.split import CorpusPart
@@ -23,9 +24,9 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.formatting import escape_controls
 from gpt1.inference.baselines import baselines_on_test_rows
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_task_predictor
-from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
+from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS, ignore_empty
 from gpt1.model.losses import PretrainMicroBatch, l1
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.report import check_report_path, write_evaluation_report
 from gpt1.runs.folder import RUN_CONFIG_FILE, read_run_config
 from gpt1.tables.facts import count_rows_have
@@ -35,7 +36,7 @@ from gpt1.tasks import metrics
 from gpt1.tasks.baselines import verdict
 from gpt1.tasks.examples import RowLocator, check_columns, encode_labels, label_columns, parse_at, read_examples
 from gpt1.tasks.kinds import Example
-from gpt1.tasks.targets import Classes, Target, calibration_rows, choose_thresholds
+from gpt1.tasks.targets import Answers, Classes, Target, calibration_rows, choose_thresholds
 
 MAX_UNSEEN_NAMED = 8
 TFIDF_ADVICE = "Try a model that is pre-trained on more text of this field, or more epochs."
@@ -51,6 +52,7 @@ def evaluate(
     report: str | Path | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    **columns: str | None,
 ) -> dict[str, Any]:
     """Evaluate a fine-tuned model on labelled rows, or a pre-trained one on a corpus.
 
@@ -65,6 +67,7 @@ def evaluate(
         report: HTML page to write: confusion matrix or scatter plot, calibration, the worst mistakes.
         progress: Receives messages and progress.
         verify: See `load`.
+        **columns: Columns that are not named as in training, by role: text="review", label="stars".
 
     Returns:
         `metrics`: {name: value}, `interval`: {name: [low, high]} (95% confidence), `f1_of`, `rows`, `cut` (truncated
@@ -77,7 +80,7 @@ def evaluate(
     Raises:
         UserError: For missing labels, and unknown ones where they are refused, naming the row.
     """
-    progress, test = progress or NullProgress(), to_table(test)
+    progress, test = progress or default_progress(), to_table(test)
     if unseen not in ("wrong", "refuse"):
         raise UserError(f"--unseen {unseen} is not a valid choice.", "Choices: wrong, refuse.")
     if report:
@@ -87,18 +90,20 @@ def evaluate(
             raise UserError(f"--report: {test} is a corpus, which has no rows to show.", "Leave out --report.")
         return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
-    table, columns = load_labelled_rows(model, run, test, data_dir, progress)
-    if not all(name in table.columns for name in label_columns(model.kind, columns["label"])):
+    table, chosen = load_labelled_rows(model, run, test, data_dir, progress, given_columns(columns))
+    label = chosen["label"]
+    if not all(name in table.columns for name in label_columns(model.kind, label)):
         command = formatting.shell_join(["gpt1", "predict", run, test])
         raise UserError(
-            f"{table.name} has no labels: no column '{columns['label']}'. Columns: {', '.join(table.columns)}."
-            + did_you_mean(columns["label"], table.columns),
-            f"Use labelled rows. To predict rows without labels: {command}",
+            f"{table.name} has no labels: no column '{label}'. Columns: {', '.join(table.columns)}."
+            + did_you_mean(label, table.columns),
+            f"Name the column with the labels: --label COLUMN. To predict rows without labels: {command}",
         )
-    check_columns(model.kind, columns, table.columns, table.name)
+    check_columns(model.kind, chosen, table.columns, table.name)
     if not table.rows:
         raise UserError(f"{table.name} has no rows.", "Use a table with labelled rows.")
-    examples = read_examples(table.rows, model.kind, columns, table.locate_row)
+    numbering = model.target.numbering if isinstance(model.target, Answers) else "0"
+    examples = read_examples(table.rows, model.kind, chosen, table.locate_row, numbering=numbering)
     targets, unknown = encode_known_labels(model.target, examples, table.locate_row, unseen == "refuse")
     found, logits = score_rows(model, table, examples, targets, progress)
     found["unseen"] = dict(unknown.most_common())
@@ -107,7 +112,7 @@ def evaluate(
         found["baselines"] = baselines_on_test_rows(model, run, examples, progress)
         found["warning"] = verdict(model.target, found, found["baselines"], main_metric(model), TFIDF_ADVICE)
     if report:
-        write_page(Path(report), run, table.name, model, columns, found, prediction_records(model, examples, logits))
+        write_page(Path(report), run, table.name, model, chosen, found, prediction_records(model, examples, logits))
     for name in ("bins_before", "bins"):  # for reports only
         found.get("calibration", {}).pop(name, None)
     return found
@@ -153,10 +158,10 @@ def encode_known_labels(
     unknown: Counter[str] = Counter()
     if isinstance(target, Classes) and not refuse:
         labels = [parse_at(where(i), target.parse, example.label) for i, example in enumerate(examples)]
-        unknown = Counter(label for label in labels if label not in target.labels)
+        indices = [target.index_of(example.label) for example in examples]
+        unknown = Counter(label for label, index in zip(labels, indices, strict=True) if index is None)
         if unknown.total() < len(labels):
-            index = {label: i for i, label in enumerate(target.labels)}
-            return torch.tensor([index.get(label, -1) for label in labels]), unknown
+            return torch.tensor([-1 if index is None else index for index in indices]), unknown
     return encode_labels(target, examples, where), Counter()
 
 
@@ -165,7 +170,9 @@ def score_rows(
 ) -> tuple[dict[str, Any], Tensor]:
     """(metrics, calibration and counts of truncated rows, also by subset; logits at the model's temperature)."""
     labels, encoded = [example.label for example in examples], model.encode(examples)
-    unscaled = model.logits_with_progress(encoded, table.name, progress)
+    unscaled = ignore_empty(examples, model.logits_with_progress(encoded, table.name, progress))
+    if empty := sum(not example.has_text for example in examples):
+        progress.log(f"{count_rows_have(empty)} no text: no prediction, so all labels count as equally probable there")
     logits = unscaled / model.temperature
 
     def scores(rows: list[int]) -> dict[str, Any]:
@@ -242,6 +249,7 @@ def predict(
     data_dir: str | Path | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    **columns: str | None,
 ) -> list[dict[str, Any]]:
     """Predict every row of a table.
 
@@ -251,23 +259,34 @@ def predict(
         data_dir: Folder with the files of known data sets.
         progress: Receives messages and progress.
         verify: See `load`.
+        **columns: As for `evaluate`.
 
     Returns:
         The rows with `prediction` and `probability_<label>`, or with `score`, added.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     model = load_task_predictor(run, verify=verify)
-    table, columns = load_labelled_rows(model, run, rows, data_dir, progress)
-    added = model.predict_table(table, {role: name for role, name in columns.items() if role != "label"}, progress)
+    table, chosen = load_labelled_rows(model, run, rows, data_dir, progress, given_columns(columns))
+    added = model.predict_table(table, {role: name for role, name in chosen.items() if role != "label"}, progress)
     if replaced := [name for name in table.columns if any(name in new for new in added)]:
         progress.log(f"{table.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
     return [{**row, **new} for row, new in zip(table.rows, added, strict=True)]
 
 
+def given_columns(columns: Mapping[str, str | None]) -> dict[str, str]:
+    """The columns that the user has named, by role."""
+    return {role: column for role, column in columns.items() if column is not None}
+
+
 def load_labelled_rows(
-    model: TaskPredictor, run: str | Path, source: str | Path | Table, data_dir: str | Path | None, progress: Progress
+    model: TaskPredictor,
+    run: str | Path,
+    source: str | Path | Table,
+    data_dir: str | Path | None,
+    progress: Progress,
+    columns: Mapping[str, str],
 ) -> tuple[Table, dict[str, str]]:
-    """(rows, column by role): the columns of a known data set, else those of training."""
+    """(rows, column by role): the given columns, else those of a known data set, else those of training."""
     found = load_labelled_table(source, "evaluation", data_dir)
     for note in found.notes:
         progress.log(note)
@@ -276,7 +295,7 @@ def load_labelled_rows(
             f"{source} is a {found.data_set.kind_name} task; {run} was fine-tuned for {model.kind.name}.",
             "Use data of that kind, or fine-tune another model.",
         )
-    return found.table, {"label": "label", **(found.columns or model.task["columns"])}
+    return found.table, {"label": "label", **(found.columns or model.task["columns"]), **columns}
 
 
 def compute_metrics(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpt1.errors import UserError, did_you_mean
 from gpt1.tasks.examples import choice_columns
 from gpt1.tasks.kinds import Example
+from gpt1.tasks.targets import decode_predictions
 
 if TYPE_CHECKING:
     from gpt1.inference.task_predictor import TaskPredictor
@@ -23,9 +24,10 @@ OCCLUDED_ROWS = 4096
 
 def explain_examples(model: TaskPredictor, examples: Sequence[Example], label: str | None) -> list[dict[str, Any]]:
     """See `TaskPredictor.explain`."""
-    if label is not None and label not in model.labels:
-        labels = ", ".join(model.labels) or "none: the model predicts a score"
-        raise UserError(f"unknown label '{label}'.{did_you_mean(label, model.labels)}", f"Labels: {labels}.")
+    names = list(map(str, model.labels))
+    if label is not None and str(label) not in names:
+        labels = ", ".join(names) or "none: the model predicts a score"
+        raise UserError(f"unknown label '{label}'.{did_you_mean(str(label), names)}", f"Labels: {labels}.")
     found: list[dict[str, Any]] = []
     pending: list[tuple[Example, list[dict[str, Any]], list[Example]]] = []
     for example in examples:
@@ -39,7 +41,10 @@ def explain_examples(model: TaskPredictor, examples: Sequence[Example], label: s
 def explain_block(
     model: TaskPredictor, rows: Sequence[tuple[Example, list[dict[str, Any]], list[Example]]], label: str | None
 ) -> list[dict[str, Any]]:
-    decoded = iter(model.decode_examples([e for example, _, without in rows for e in (example, *without)]))
+    examples = [one for example, _, without in rows for one in (example, *without)]
+    if not examples:
+        return []
+    decoded = iter(decode_predictions(model.target, model.logits(examples) / model.temperature))
     found = []
     for _, words, _ in rows:
         own = next(decoded)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt1.console import default_progress
 from gpt1.errors import UserError
 from gpt1.generation.decoding import decode, decode_batch_stream, decode_stream, pays_to_pack, prefill
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
@@ -16,7 +17,7 @@ from gpt1.generation.sampling import check_finite
 from gpt1.inference.scoring import check_stride, default_stride, mean_states, score_texts
 from gpt1.inference.streaming import RecordingSampler, TextStream, check_stop_strings, make_sampler, token_details
 from gpt1.model.gpt import GPT
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.tables.frames import frame_like, is_frame, is_series, records_like, series_texts
 from gpt1.tokenization.tokenizer import Tokenizer
 
@@ -81,7 +82,7 @@ class LanguageModel:
         self,
         text: str | list[str] | tuple[str, ...],
         max_tokens: int = 100,
-        temperature: float = 1.0,
+        temperature: float = 0.8,
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int | None = None,
@@ -129,7 +130,7 @@ class LanguageModel:
         if len(texts) == 1:
             results = [self.generate_one(texts[0], max_tokens, samplers[0], ends)]
         else:
-            results = self.generate_batches(texts, max_tokens, samplers, ends, progress or NullProgress())
+            results = self.generate_batches(texts, max_tokens, samplers, ends, progress or default_progress())
         answers = results if logprobs else [result["text"] for result in results]
         return answers[0] if isinstance(text, str) else answers
 
@@ -289,6 +290,5 @@ def features_like(texts: Any, states: Tensor) -> Any:
 
 
 def not_finetuned_error(name: str, run: str = "RUN") -> UserError:
-    return UserError(
-        f"{name} is pre-trained but not fine-tuned for a task.", f"Fine-tune it first: gpt1 finetune … --from {run}"
-    )
+    command = f"gpt1 finetune TABLE --from {run} --out runs/NAME --kind classification --text COLUMN --label COLUMN"
+    return UserError(f"{name} is pre-trained but not fine-tuned for a task.", f"Fine-tune it first: {command}")

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt1.console import default_progress
 from gpt1.errors import GPT1Error, UserError
 from gpt1.files.atomic import atomic_dir
 from gpt1.files.manifest import write_manifest
 from gpt1.inference.convert import write_huggingface_tokenizer
 from gpt1.inference.predictor import TaskPredictor, load
-from gpt1.inference.task import TASK
+from gpt1.inference.task import write_task
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
 from gpt1.model.weights import MODEL_FILES
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tasks.kinds import DELIMITER, EXTRACT, START
 from gpt1.tasks.targets import Target, target_to_json
@@ -104,7 +106,12 @@ class TaskGraph(nn.Module):
 
 
 def export_onnx(
-    source: str | Path, out: str | Path, int8: bool = False, progress: Progress | None = None, verify: bool = True
+    source: str | Path,
+    out: str | Path,
+    int8: bool = False,
+    progress: Progress | None = None,
+    verify: bool = True,
+    overwrite: bool = False,
 ) -> Path:
     """Export a model to ONNX (opset 20), with the tokenizer and, after fine-tuning, task.json.
 
@@ -118,6 +125,7 @@ def export_onnx(
         int8: Store the weight matrices as 8-bit integers (dynamic quantization, one scale per output).
         progress: Receives messages.
         verify: See `load`.
+        overwrite: Replace a folder that gpt1 exported before.
 
     Returns:
         The path of the written folder.
@@ -126,20 +134,19 @@ def export_onnx(
         UserError: For an LSTM, or if the packages of gpt1[onnx] are missing; nothing is written then.
         GPT1Error: If ONNX Runtime's output differs from the model's; nothing is written then.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
         raise UserError(f"export onnx needs the package {missing[0]}.", "pip install 'gpt1[onnx]'")
-    target = runs.check_new_folder(out)
+    target = runs.check_new_folder(out, overwrite, [source])
     model = load(source, device="cpu", verify=verify)
     if model.gpt.recurrent:
         raise UserError(f"{source} is an LSTM; only Transformers can be exported.", "Export another model.")
-    with atomic_dir(target) as folder:
+    with atomic_dir(target, replace=overwrite) as folder:
         difference = write_onnx(folder / ONNX_FILE, model, int8)
         model.tokenizer.save(folder)
-        write_huggingface_tokenizer(folder, model.tokenizer, model.gpt.config.context)
+        write_huggingface_tokenizer(folder, model.tokenizer, replace(model.gpt.config, special_tokens=0))
         if isinstance(model, TaskPredictor):
-            content = (runs.find_model_folder(source) / TASK).read_bytes()
-            (folder / TASK).write_bytes(content)
+            write_task(folder, model.task)
         write_manifest(folder, MODEL_FILES)
         size = (folder / ONNX_FILE).stat().st_size
     progress.log(f"{target}: {ONNX_FILE} {size / 1e6:,.1f} MB, opset {OPSET}{', int8 weights' if int8 else ''}")

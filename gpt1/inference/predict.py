@@ -5,7 +5,9 @@ The rows are read twice: first to check all of them, then to predict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,21 @@ from typing import Any
 import torch
 
 from gpt1 import formatting
+from gpt1.console import default_progress
 from gpt1.datasets import DataSet, parse_data_set, plan_submission, write_submission
 from gpt1.errors import UserError
 from gpt1.files.atomic import ensure_writable
-from gpt1.files.reading import file_format, is_url
-from gpt1.inference.evaluate import load_labelled_rows, predict
+from gpt1.files.reading import file_format, is_url, spool_standard_input
+from gpt1.inference.evaluate import given_columns, load_labelled_rows, predict
 from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task_logits import InputStatistics
-from gpt1.progress import NullProgress, Progress
-from gpt1.tables.rows import TABLE_FORMATS
+from gpt1.progress import Progress
+from gpt1.tables.facts import count_rows_have
+from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS
 from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, fill_missing, read_blocks
-from gpt1.tables.writer import format_cell, merge_schema, output_kind, table_writer, tsv_error
-from gpt1.tasks.examples import check_columns, choice_columns, read_examples
+from gpt1.tables.writer import format_cell, has_lossy_bytes, merge_schema, output_kind, table_writer, tsv_error
+from gpt1.tasks.examples import check_columns, column_names, read_examples
+from gpt1.tasks.targets import decode_predictions
 
 PROGRESS_MIN_BYTES = 2**24
 """Smaller files are checked without a progress bar."""
@@ -37,20 +42,24 @@ def predict_into(
     *,
     data_dir: str | Path | None = None,
     excel_safe: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
     verify: bool = True,
+    **columns: str | None,
 ) -> str:
     """Predict every row of a table and write the result while predicting.
 
     Args:
         run: A run or model folder.
-        rows: A table, or the name of a known data set.
+        rows: A table, the name of a known data set, a text, or `-` for a table on standard input.
         out: The file to write; it appears when it is complete. None is standard output. For the test split of a GLUE
             task it can be a folder, for the files of a submission.
         data_dir: Folder with the files of known data sets.
         excel_safe: Put an apostrophe before cells of .csv and .tsv that a spreadsheet would run as formulas.
+        overwrite: Replace a file that is there.
         progress: Receives messages and progress.
         verify: See `load`.
+        **columns: Columns that are not named as in training, by role: text="review".
 
     Returns:
         A summary of what was written; empty for standard output.
@@ -58,23 +67,37 @@ def predict_into(
     Raises:
         UserError: Before predicting, for rows that cannot be predicted or that the format of `out` cannot store.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     if out is not None and file_format(out)[0] not in TABLE_FORMATS and (data := glue_task(rows)):
-        return write_glue_submission(data, run, rows, Path(out), data_dir, progress)
+        return write_glue_submission(data, run, rows, Path(out), data_dir, progress, overwrite)
     if out is not None:
-        check_table_output(out)
-        if Path(out).exists() and Path(rows).exists() and Path(out).samefile(rows):
+        if os.path.exists(rows) and os.path.exists(out) and os.path.samefile(out, rows):
             raise UserError(f"--out {out} is also the input table.", "Choose another --out.")
-    kind = output_kind(out, like := rows if Path(rows).is_file() else "rows.jsonl")
-    if excel_safe and kind not in ("csv", "tsv"):
-        raise UserError(f"--excel-safe requires .csv or .tsv, not .{kind}.", "Remove --excel-safe.")
-    model = load_task_predictor(run, verify=verify)
-    source = open_source(model, run, rows, data_dir, progress)
+        check_table_output(out, overwrite)
+    with spool_standard_input() if str(rows) == "-" else nullcontext() as spooled:
+        like = spooled or (rows if os.path.isfile(rows) or is_url(rows) else "rows.jsonl")
+        kind = output_kind(out, like)
+        if excel_safe and kind not in ("csv", "tsv"):
+            raise UserError(f"--excel-safe requires .csv or .tsv, not .{kind}.", "Remove --excel-safe.")
+        model, chosen = load_task_predictor(run, verify=verify), given_columns(columns)
+        if spooled:
+            source = open_file(model, spooled, "standard input", chosen)
+        elif is_plain_text(rows):
+            source = open_text(model, str(rows), run)
+        else:
+            source = open_source(model, run, rows, data_dir, progress, chosen)
+        return write_predictions(model, source, out, kind, excel_safe, progress)
+
+
+def write_predictions(
+    model: TaskPredictor, source: RowSource, out: str | Path | None, kind: str, excel_safe: bool, progress: Progress
+) -> str:
+    """Check all rows, then predict and write them; returns the summary of `predict_into`."""
     plan = check_rows(model, source, kind, progress)
     if replaced := [name for name in plan.columns if name in plan.added]:
         progress.log(f"{source.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
-    columns = list(dict.fromkeys([*plan.columns, *plan.added]))
-    with table_writer(out, columns, like=like, excel_safe=excel_safe, schema=plan.schema) as writer:
+    names = list(dict.fromkeys([*plan.columns, *plan.added]))
+    with table_writer(out, names, like=f"rows.{kind}", excel_safe=excel_safe, schema=plan.schema) as writer:
         for block in predict_blocks(model, source, plan, progress):
             writer.write(block)
     if writer.formulas and not excel_safe:
@@ -86,6 +109,15 @@ def predict_into(
     return f"{out}: {formatting.count_noun(plan.rows, 'row')}; see the column {answer}" if out is not None else ""
 
 
+def is_plain_text(rows: str | Path) -> bool:
+    """Whether INPUT is a text to predict and not the name of a file or a data set: it has spaces, or other letters than
+    ASCII, and no extension of a table."""
+    text = str(rows)
+    if os.path.exists(text) or is_url(text) or parse_data_set(text) is not None:
+        return False
+    return (not text.isascii() or any(map(str.isspace, text))) and file_format(text)[0] not in INPUT_FORMATS
+
+
 @dataclass(frozen=True)
 class RowSource:
     """Rows that can be read repeatedly in blocks, and their text columns by role."""
@@ -95,21 +127,24 @@ class RowSource:
     columns: dict[str, str]
     size: int = 0
 
-    @property
-    def needed(self) -> list[str]:
-        """Columns that every row needs."""
-        names = (choice_columns(name) if role == "choices" else [name] for role, name in self.columns.items())
-        return [name for group in names for name in group]
+    def lacks(self, present: Container[str]) -> bool:
+        """Whether a column that every row needs is not among `present`."""
+        names = (column_names(role, column, present) for role, column in self.columns.items())
+        return any(name not in present for group in names for name in group)
 
 
 def open_source(
-    model: TaskPredictor, run: str | Path, rows: str | Path, data_dir: str | Path | None, progress: Progress
+    model: TaskPredictor,
+    run: str | Path,
+    rows: str | Path,
+    data_dir: str | Path | None,
+    progress: Progress,
+    columns: Mapping[str, str],
 ) -> RowSource:
     """Files are read again each time; known data sets are small and stay in memory."""
-    if Path(rows).is_file() or (is_url(rows) and parse_data_set(str(rows)) is None):
-        size = Path(rows).stat().st_size if Path(rows).is_file() else 0
-        return RowSource(str(rows), lambda advance: read_blocks(rows, advance=advance), model.text_columns, size)
-    table, columns = load_labelled_rows(model, run, rows, data_dir, progress)
+    if os.path.isfile(rows) or (is_url(rows) and parse_data_set(str(rows)) is None):
+        return open_file(model, rows, str(rows), columns)
+    table, chosen = load_labelled_rows(model, run, rows, data_dir, progress, columns)
 
     def blocks(advance: Callable[[int], None] | None) -> Iterator[Table]:
         for first in range(0, len(table), BLOCK_ROWS):
@@ -117,7 +152,24 @@ def open_source(
             block = table.rows[first : first + BLOCK_ROWS]
             yield Table(table.name, table.columns, block, list(numbers), table.unit)
 
-    return RowSource(table.name, blocks, {role: name for role, name in columns.items() if role != "label"})
+    return RowSource(table.name, blocks, {role: name for role, name in chosen.items() if role != "label"})
+
+
+def open_file(model: TaskPredictor, path: str | Path, name: str, columns: Mapping[str, str]) -> RowSource:
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
+    chosen = {**model.text_columns, **columns}
+    return RowSource(name, lambda advance: read_blocks(path, name=name, advance=advance), chosen, size)
+
+
+def open_text(model: TaskPredictor, text: str, run: str | Path) -> RowSource:
+    """One row with this text."""
+    if list(model.text_columns) != ["text"]:
+        problem = f"{run} needs {', '.join(model.text_columns.values())}, not one text."
+        raise UserError(problem, "Use a table with these columns.")
+    column = model.text_columns["text"]
+    return RowSource(
+        "the text", lambda advance: iter([Table("the text", [column], [{column: text}])]), {"text": column}
+    )
 
 
 @dataclass(frozen=True)
@@ -146,14 +198,17 @@ def check_rows(model: TaskPredictor, source: RowSource, kind: str, progress: Pro
         rows += len(block)
         if kind == "tsv":
             check_tsv(block)
-        elif kind == "parquet":
+        if kind == "parquet":
             schema = merge_schema(schema, block.columns, block.rows)
+        else:
+            check_bytes(block, kind)
     if show:
         progress.end()
     # Decode one row of zeros for the names and types of the added columns.
-    (sample,) = model.target.decode(torch.zeros(1, answers if model.kind.multiple_choice else model.target.outputs))
+    outputs = answers if model.kind.multiple_choice else model.target.outputs
+    (sample,) = decode_predictions(model.target, torch.zeros(1, outputs))
     if kind == "tsv":
-        for label in model.labels:
+        for label in map(str, model.labels):
             if has_break(label):
                 raise tsv_error(f"the label {label!r}", "it contains a tab or a line break")
     if schema is not None:
@@ -168,7 +223,7 @@ def first_columns(source: RowSource) -> list[str]:
     found: dict[str, None] = {}
     for block in source.blocks(None):
         found |= dict.fromkeys(block.columns)
-        if all(name in found for name in source.needed):
+        if not source.lacks(found):
             break
     return list(found)
 
@@ -185,6 +240,16 @@ def check_tsv(block: Table) -> None:
             raise tsv_error(block.locate_row(i), "a cell contains a tab or a line break")
 
 
+def check_bytes(block: Table, kind: str) -> None:
+    for i, row in enumerate(block.rows):
+        for column, value in row.items():
+            if has_lossy_bytes(value):
+                raise UserError(
+                    f"{block.locate_row(i)}, column '{column}': bytes that are not UTF-8 cannot be written as .{kind}.",
+                    "Use --out with .parquet, or remove the column.",
+                )
+
+
 def join_schemas(rows: Any, kept: Sequence[str], added: Any, order: Sequence[str]) -> Any:
     """Schema of the existing and the added columns, in output order."""
     import pyarrow
@@ -197,7 +262,7 @@ def predict_blocks(
     model: TaskPredictor, source: RowSource, plan: OutputPlan, progress: Progress
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows with their predictions, block by block; log statistics of the input at the end."""
-    statistics, done = InputStatistics(), 0
+    statistics, done, empty = InputStatistics(), 0, 0
     progress.begin("predicting", plan.rows, unit="rows")
     for block in source.blocks(None):
         block = fill_missing(block, plan.columns)
@@ -210,11 +275,14 @@ def predict_blocks(
 
         added = model.predict_examples(examples, statistics, advance)
         done += len(block)
+        empty += sum(not example.has_text for example in examples)
         yield [{**row, **new} for row, new in zip(block.rows, added, strict=True)]
     progress.end()
     if done < plan.rows:
         raise input_changed_error(source.name)
     progress.log(statistics.summary(source.name, model.gpt.config.context, model.long))
+    if empty:
+        progress.log(f"{count_rows_have(empty)} no text, so no prediction")
 
 
 def input_changed_error(name: str) -> UserError:
@@ -222,12 +290,14 @@ def input_changed_error(name: str) -> UserError:
 
 
 def write_glue_submission(
-    data: DataSet, run: str | Path, rows: str | Path, out: Path, data_dir: Any, progress: Progress
+    data: DataSet, run: str | Path, rows: str | Path, out: Path, data_dir: Any, progress: Progress, overwrite: bool
 ) -> str:
     """Write the predictions for a test split of GLUE as files for gluebenchmark.com."""
     table = data.read("test", data_dir)
     ensure_writable(out)
-    plan_submission(data, len(table), out)
+    for file in plan_submission(data, len(table), out):
+        if file.exists() and not overwrite:
+            raise UserError(f"{file} exists.", "Choose another --out, or replace it with --overwrite.")
     predicted = predict(run, rows, data_dir=data_dir, progress=progress)
     answers = [row["score" if data.score else "prediction"] for row in predicted]
     files = " and ".join(map(str, write_submission(data, answers, out)))

@@ -11,14 +11,13 @@ from gpt1.devices import resolve_device, resolve_precision
 from gpt1.errors import UserError
 from gpt1.files.reading import InputFile, open_input
 from gpt1.generation.inference_model import for_inference
+from gpt1.inference.foreign_task import drop_padding_row, read_any_task
 from gpt1.inference.language_model import MAX_PARALLEL_TEXTS, LanguageModel, not_finetuned_error
-from gpt1.inference.task import TASK, read_task
 from gpt1.inference.task_predictor import TaskPredictor
 from gpt1.model.gpt import GPT
-from gpt1.model.head import Head, TaskModel
-from gpt1.model.weights import WEIGHTS_FILE, read_head, read_tokenizer_fingerprint
+from gpt1.model.head import TaskModel
+from gpt1.model.weights import read_tokenizer_fingerprint
 from gpt1.runs.folder import find_model_folder, verify_run
-from gpt1.tasks.kinds import KINDS
 from gpt1.tokenization.tokenizer import Tokenizer
 
 __all__ = ["LanguageModel", "TaskPredictor", "load", "load_model_and_tokenizer", "load_task_predictor"]
@@ -30,7 +29,7 @@ def load(
     """Load the model of a run or model folder. No code from the folder is executed.
 
     Args:
-        folder: A run or model folder.
+        folder: A run or model folder, `starter`, or a name on the Hugging Face hub, `owner/name[@revision]`.
         device: `cpu`, `cuda`, ...; `auto`: a GPU if there is one.
         precision: `fp32`; `bf16` (half the memory, twice as fast if the device supports it natively); `auto`: bf16 if
             it is faster.
@@ -47,19 +46,9 @@ def load(
     device = resolve_device(str(device))
     gpt.activation_dtype, _ = resolve_precision(precision, device)
     gpt = for_inference(gpt.to(device))
-    if not (path / TASK).exists():
+    if (stored := read_any_task(path)) is None:
         return LanguageModel(gpt, tokenizer)
-    task, target = read_task(path / TASK)
-    kind = KINDS[task["kind"]]
-    head = Head(gpt.config.n_embd, target.outputs, kind.multiple_choice, independent=kind.several_labels)
-    try:
-        head.load_state_dict(read_head(path))
-    except RuntimeError as error:
-        problem = (
-            f"{path / TASK} and {path / WEIGHTS_FILE} do not belong together: {str(error).splitlines()[-1].strip()}"
-        )
-        raise UserError(problem, "Copy the model folder again.") from None
-    return TaskPredictor(TaskModel(gpt, head).to(device).eval(), tokenizer, task, target)
+    return TaskPredictor(TaskModel(gpt, stored.head).to(device).eval(), tokenizer, stored.task, stored.target)
 
 
 def load_model_and_tokenizer(folder: str | Path, verify: bool = True) -> tuple[GPT, Tokenizer]:
@@ -68,6 +57,7 @@ def load_model_and_tokenizer(folder: str | Path, verify: bool = True) -> tuple[G
     if verify and path != Path(folder):
         verify_run(Path(folder))
     gpt, tokenizer = GPT.from_pretrained(path, verify), Tokenizer.load(path)
+    drop_padding_row(path, gpt, tokenizer.vocab_size)
     if tokenizer.vocab_size != gpt.config.vocab_size:
         raise UserError(
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {gpt.config.vocab_size:,}.",

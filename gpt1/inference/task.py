@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from gpt1.config import Cut, LongTextStrategy
+from gpt1.errors import UserError
 from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import write_manifest
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.model.weights import MODEL_FILES
+from gpt1.model.weights import MODEL_FILES, WEIGHTS_FILE, read_config, read_head
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, Target, target_from_json, target_to_json
@@ -28,14 +30,43 @@ def save_model(
     gpt.save(folder, head, tokenizer.fingerprint)
     tokenizer.save(folder)
     if task is not None:
-        (folder / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_task(folder, task)
     write_manifest(folder, MODEL_FILES)
+
+
+def write_task(folder: Path, task: Mapping[str, Any]) -> None:
+    (folder / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any], target: Target) -> None:
     """Write the model folder of a fine-tuned model."""
     content = {"format": TASK_FORMAT, **task, "target": target_to_json(target)}
     save_model(folder, model.gpt, tokenizer, model.head, content)
+
+
+@dataclass(frozen=True)
+class StoredTask:
+    """What a model folder holds of a fine-tuned model beside the GPT: its head, task.json, and the target in it."""
+
+    head: Head
+    task: dict[str, Any]
+    target: Target
+
+
+def read_own_task(folder: Path) -> StoredTask:
+    """Head and task of the fine-tuned model in a folder of gpt1."""
+    task, target = read_task(folder / TASK)
+    kind = KINDS[task["kind"]]
+    width = read_config(folder)["n_embd"]
+    head = Head(width, target.outputs, kind.multiple_choice, independent=kind.several_labels)
+    try:
+        head.load_state_dict(read_head(folder))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"{folder / TASK} and {folder / WEIGHTS_FILE} do not belong together: {reason}", COPY_FIX
+        ) from None
+    return StoredTask(head, task, target)
 
 
 def read_task(path: Path) -> tuple[dict[str, Any], Target]:
@@ -47,7 +78,11 @@ def read_task(path: Path) -> tuple[dict[str, Any], Target]:
     Raises:
         UserError: For a key that is missing, of the wrong type or out of range, naming the file and the key.
     """
-    content = read_json_object(path, fix=COPY_FIX)
+    return parse_task(read_json_object(path, fix=COPY_FIX), path)
+
+
+def parse_task(content: dict[str, Any], path: Path) -> tuple[dict[str, Any], Target]:
+    """As `read_task`, for the content of the file `path`."""
     fields = Fields(content, path, COPY_FIX)
     fields.choice("format", (TASK_FORMAT,), TASK_FORMAT)
     kind = KINDS[fields.choice("kind", tuple(KINDS))]
@@ -63,6 +98,7 @@ def read_task(path: Path) -> tuple[dict[str, Any], Target]:
     fields.choice("cut", get_args(Cut), "longest")
     fields.choice("long", get_args(LongTextStrategy), "cut")
     fields.text("train", "all")
+    fields.integer("pad", -1, default=None)
     target = target_from_json(fields.object("target"))
     fields.choice("metric", target.metrics, target.primary_metric)
     if (answer := content.get("trivial_answer")) is not None:

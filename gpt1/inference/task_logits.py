@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt1.formatting import count_noun
 from gpt1.model.head import TaskModel
 from gpt1.tasks.collate import collate, micro_batches
-from gpt1.tasks.kinds import EncodedExample, truncation_summary
+from gpt1.tasks.kinds import EncodedExample, Example, truncation_summary
 from gpt1.tokenization.tokenizer import Tokenizer
 
 PREDICTION_BATCH_TOKENS = 8192
@@ -117,3 +117,9 @@ def average_windows(
             part = part.log_softmax(-1).logsumexp(0, keepdim=True) - math.log(len(part))
         averaged.append(part)
     return torch.cat(averaged) if averaged else logits
+
+
+def ignore_empty(examples: Sequence[Example], logits: Tensor) -> Tensor:
+    """Equal logits for rows without text: equal probabilities, or the mean of the training numbers."""
+    empty = torch.tensor([not example.has_text for example in examples], dtype=torch.bool)
+    return logits.masked_fill(empty[:, None] & logits.isfinite(), 0.0)

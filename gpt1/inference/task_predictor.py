@@ -12,15 +12,16 @@ from torch import Tensor
 from gpt1.errors import UserError
 from gpt1.generation.sampling import check_finite
 from gpt1.inference.explanation import explain_examples
+from gpt1.inference.foreign_task import encode_plain
 from gpt1.inference.language_model import LanguageModel, features_like
-from gpt1.inference.task_logits import InputStatistics, compute_task_features, compute_task_logits
+from gpt1.inference.task_logits import InputStatistics, compute_task_features, compute_task_logits, ignore_empty
 from gpt1.model.head import TaskModel
 from gpt1.progress import NullProgress, Progress
 from gpt1.tables.frames import frame_like, frame_table, is_frame, is_series, records_like, series_texts
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import check_columns, read_examples, required_columns
 from gpt1.tasks.kinds import KINDS, EncodedExample, Example, encode_examples, example_texts
-from gpt1.tasks.targets import Answers, Target
+from gpt1.tasks.targets import Answers, LabelValue, Target, decode_predictions
 from gpt1.tokenization.tokenizer import Tokenizer
 
 
@@ -37,11 +38,12 @@ class TaskPredictor(LanguageModel):
         self.cut, self.long = task.get("cut", "longest"), task.get("long", "cut")
 
     @property
-    def labels(self) -> list[str]:
-        """Labels of the columns of `predict_proba`; for multiple choice the indices of the answers, for scores none."""
+    def labels(self) -> list[LabelValue]:
+        """Labels of the columns of `predict_proba`, in the type that they had in the training rows; for multiple choice
+        the indices of the answers, for scores none."""
         if isinstance(self.target, Answers):
             return [str(k) for k in range(self.target.most)]
-        return list(getattr(self.target, "labels", []))
+        return list(getattr(self.target, "values", ()) or getattr(self.target, "labels", ()))
 
     @property
     def text_columns(self) -> dict[str, str]:
@@ -73,6 +75,8 @@ class TaskPredictor(LanguageModel):
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         ids = self.tokenizer.encode_batch(example_texts(examples))
         config = self.gpt.config
+        if not config.special_tokens:  # imported from transformers, whose classifier has none
+            return encode_plain(ids, config.context, self.tokenizer.newline_id, self.task.get("pad"))
         shared_prefix = not self.gpt.recurrent
         return encode_examples(
             self.kind, examples, ids, config.vocab_size, config.context, self.cut, self.long, shared_prefix
@@ -81,7 +85,12 @@ class TaskPredictor(LanguageModel):
     def logits(self, examples: Sequence[Example]) -> Tensor:  # → [examples, outputs], not divided by the temperature
         logits = compute_task_logits(self.task_model, self.encode(examples), self.device)
         check_finite(logits)
-        return logits
+        return ignore_empty(examples, logits)
+
+    def decode(self, examples: Sequence[Example], logits: Tensor) -> list[dict[str, Any]]:
+        """Predictions from logits that are not divided by the temperature; None for rows without text."""
+        rows = decode_predictions(self.target, logits / self.temperature)
+        return [row if example.has_text else dict.fromkeys(row) for example, row in zip(examples, rows, strict=True)]
 
     def predict(self, rows: Any) -> Any:
         """Predict rows.
@@ -100,7 +109,7 @@ class TaskPredictor(LanguageModel):
         return records_like(rows, found) if is_frame(rows) else found
 
     def decode_examples(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
-        return self.target.decode(self.logits(examples) / self.temperature) if examples else []
+        return self.decode(examples, self.logits(examples)) if examples else []
 
     def predict_table(
         self, table: Table, columns: Mapping[str, str] | None = None, progress: Progress | None = None
@@ -116,7 +125,7 @@ class TaskPredictor(LanguageModel):
         check_columns(self.kind, columns, table.columns, table.name)
         examples = read_examples(table.rows, self.kind, columns, table.locate_row, labelled=False)
         logits = self.logits_with_progress(self.encode(examples), table.name, progress or NullProgress())
-        return self.target.decode(logits / self.temperature)
+        return self.decode(examples, logits)
 
     def logits_with_progress(
         self, encoded: Sequence[EncodedExample], name: str, progress: Progress
@@ -139,7 +148,7 @@ class TaskPredictor(LanguageModel):
         statistics.add(encoded, self.tokenizer)
         logits = compute_task_logits(self.task_model, encoded, self.device, advance)
         check_finite(logits)
-        return self.target.decode(logits / self.temperature)
+        return self.decode(examples, logits)
 
     def predict_proba(self, rows: Any) -> Any:  # → [rows, labels]
         """Predict probabilities.
@@ -160,7 +169,7 @@ class TaskPredictor(LanguageModel):
         found = self.probabilities(self.read_rows(rows))
         if not is_frame(rows):
             return found
-        names = [*self.labels, *(str(k) for k in range(len(self.labels), found.shape[1]))]
+        names = [*map(str, self.labels), *(str(k) for k in range(len(self.labels), found.shape[1]))]
         return frame_like(rows, dict(zip(names, found.T.tolist(), strict=True)))
 
     def probabilities(self, examples: Sequence[Example]) -> NDArray[np.float64]:  # → [examples, labels]

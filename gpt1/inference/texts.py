@@ -15,7 +15,7 @@ from gpt1.inference.task_predictor import TaskPredictor
 from gpt1.progress import NullProgress, Progress
 from gpt1.tables.table import Table, check_table_output, fill_missing, missing_column_error, read_blocks
 from gpt1.tables.writer import merge_schema, output_kind, table_writer
-from gpt1.tasks.examples import parse_at, parse_text
+from gpt1.tasks.examples import column_text
 
 FEATURES = "features"
 """The column that is added; one of this name in the table is replaced."""
@@ -109,7 +109,7 @@ def scan_table(table: str | Path, column: str | None, parquet: bool) -> tuple[li
             schema = merge_schema(schema, [name for name in block.columns if name != FEATURES], block.rows)
         if column is not None and column in block.columns:
             for i, row in enumerate(block.rows):
-                parse_at(block.locate_row(i), parse_text, row.get(column))
+                column_text({column: row.get(column)}, column, block.locate_row(i))
     if column is not None and column not in names:
         raise missing_column_error(str(table), column, list(names), "--text")
     if parquet:
@@ -123,6 +123,6 @@ def block_rows(model: LanguageModel, block: Table, column: str | None) -> list[A
     """What `features` takes for the rows of a block."""
     if column is None:
         return list(block.rows)
-    texts = [parse_text(row[column]) for row in block.rows]
+    texts = [column_text(row, column, block.locate_row(i)) for i, row in enumerate(block.rows)]
     role = model.text_columns.get("text") if isinstance(model, TaskPredictor) else None
     return [{role: text} for text in texts] if role else texts

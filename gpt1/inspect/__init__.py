@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from gpt1.console import default_progress
 from gpt1.corpus.readers import TEXT_FORMATS, is_corpus
 from gpt1.datasets import data_set_names, parse_data_set
 from gpt1.errors import UserError, did_you_mean
@@ -21,8 +22,9 @@ from gpt1.inspect.folders import (
 )
 from gpt1.inspect.printing import print_facts
 from gpt1.inspect.tables import inspect_table
-from gpt1.progress import NullProgress, Progress
-from gpt1.tables.rows import TABLE_FORMATS
+from gpt1.progress import Progress
+from gpt1.runs.folder import names_model
+from gpt1.tables.rows import INPUT_FORMATS
 from gpt1.tables.table import read_table
 
 __all__ = ["inspect", "print_facts"]
@@ -49,7 +51,7 @@ def inspect(
     Raises:
         UserError: If `source` does not exist or is not recognized, or if files of a corpus, run or model are damaged.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     path, data_set = (
         Path(source),
         None if is_url(source) or Path(source).is_file() else parse_data_set(str(source)),
@@ -59,12 +61,14 @@ def inspect(
     ):  # with --data-dir the data set takes precedence over a folder of the same name
         return inspect_dataset(data_set, str(source), data_dir, from_, progress)
     if is_url(source):
-        is_table = file_format(source)[0] in TABLE_FORMATS
+        is_table = file_format(source)[0] in INPUT_FORMATS
         return (
             inspect_table(read_table(source), from_, progress)
             if is_table
             else inspect_corpus(str(source), from_, progress)
         )
+    if names_model(path) and file_format(path)[0] not in {*INPUT_FORMATS, *TEXT_FORMATS}:
+        return inspect_model(str(source), from_, progress)
     if path.is_dir():
         return inspector_for(path)(str(source), from_, progress)
     if path.exists():
@@ -86,7 +90,7 @@ def inspector_for(folder: Path) -> Callable[[str, str | Path | None, Progress], 
         return inspect_run
     if {"config.json", "params_0.npy"} & names:
         return inspect_model
-    if {"vocab.json", "vocab_40000.bpe"} & names:
+    if {"vocab.json", "vocab_40000.bpe", "tokenizer.json"} & names:
         return inspect_tokenizer
     if "state.json" in names:
         run = folder.resolve().parent.parent

@@ -189,7 +189,7 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
     from gpt1.inference.predictor import TaskPredictor, load
     from gpt1.model.gpt import GPT
 
-    folder = Path(path)
+    folder = runs.find_model_folder(path)
     gpt = GPT.from_pretrained(folder)
     facts: Facts = {
         "what": "model",
@@ -200,7 +200,9 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
         "odd": [],
     }
     if format := next((name for name, is_format in IMPORT_FORMATS.items() if is_format(folder)), None):
-        return {**facts, "home": format, "next": [f"gpt1 import {format} {shell_quote(path)} --out models/gpt1"]}
+        facts["home"] = format
+        if folder == Path(path):  # a name on the hub is used as it is
+            return {**facts, "next": [f"gpt1 import {format} {shell_quote(path)} --out models/gpt1"]}
     model = load(folder)
     facts["tokenizer"] = tokenizer_facts(model.tokenizer)
     if not isinstance(model, TaskPredictor):
@@ -211,7 +213,7 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
     facts["task"] = {
         "kind": model.kind.name,
         "columns": model.task["columns"],
-        "labels": model.labels if not model.kind.multiple_choice else [],
+        "labels": list(map(str, model.labels)) if not model.kind.multiple_choice else [],
         "trained": model.task.get("train"),
         "long": model.long,
         "temperature": model.temperature,

@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from gpt1.config import FinetuneConfig
 from gpt1.errors import UserError
+from gpt1.files.reading import file_format
 from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import TaskPredictor, load
 from gpt1.inspect.task_guess import TaskGuess, guess_task, is_list
 from gpt1.progress import Progress
-from gpt1.tables.facts import describe_table, is_numeric, normalize_text, score_summary
+from gpt1.tables.cells import DECIMAL_COMMA, cell_number, cell_to_show, is_empty
+from gpt1.tables.facts import count_rows_have, describe_table, label_warnings, score_summary
+from gpt1.tables.rows import QUOTED_TSV_FIX
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import choice_columns, parse_text, read_examples, target_from_examples
+from gpt1.tasks.examples import choice_columns, find_numbering, numbering_notes, read_examples, target_from_examples
 from gpt1.tasks.kinds import KINDS, Example, encode_examples, example_texts, truncated_share, windowed_share
 from gpt1.tasks.targets import as_label
 
@@ -59,6 +64,8 @@ def inspect_table(
         "task": {"kind": task.kind, "columns": task.columns, "score": task.score, "flags": task.flags},
     }
     odd += [error] * bool(error) + task_warnings(table, task, examples, facts)
+    if task.kind == "choice" and labels:
+        odd += numbering_notes(find_numbering(table.rows, KINDS[task.kind], task.columns), examples)
     if from_ is not None:
         facts["tokens"] = token_facts(examples, task, from_, progress)
     return {**facts, "odd": odd, "next": next_commands(table.name, task, from_, bool(error))}
@@ -84,8 +91,9 @@ def try_read_examples(table: Table, task: TaskGuess) -> tuple[list[Example], str
     kind = KINDS[task.kind]
     if any(role not in columns for role in kind.columns if role not in kind.optional):
         return [], ""
+    numbering = find_numbering(table.rows, kind, columns) if labelled else "0"
     try:
-        examples = read_examples(table.rows, kind, columns, table.locate_row, labelled)
+        examples = read_examples(table.rows, kind, columns, table.locate_row, labelled, numbering)
     except UserError as error:
         try:
             return read_examples(table.rows, kind, columns, table.locate_row, labelled=False), finetune_error(error)
@@ -105,7 +113,7 @@ def finetune_error(error: UserError) -> str:
 
 def column_facts(cells: Sequence[Any]) -> Facts:
     filled = [cell for cell in cells if not is_empty(cell)]
-    texts = [parse_text(cell) if not isinstance(cell, list | dict) else str(cell) for cell in filled]
+    texts = [str(cell) if isinstance(cell, list | tuple) else cell_to_show(cell) for cell in filled]
     example = " ".join(texts[0].split()) if texts else ""
     return {
         "holds": content_type(filled),
@@ -115,10 +123,6 @@ def column_facts(cells: Sequence[Any]) -> Facts:
     }
 
 
-def is_empty(cell: Any) -> bool:
-    return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()) or cell == []
-
-
 def content_type(cells: Sequence[Any]) -> str:
     if not cells:
         return "empty"
@@ -126,9 +130,22 @@ def content_type(cells: Sequence[Any]) -> str:
         return "lists"
     if all(isinstance(cell, bool) for cell in cells):
         return "booleans"
-    if all(map(is_numeric, cells)):
-        return "integers" if all(float(cell).is_integer() for cell in cells) else "numbers"
-    return "texts" if sum(len(str(cell).split()) for cell in cells) > 1.5 * len(cells) else "words"
+    if all(isinstance(cell, date) for cell in cells):
+        return "dates"
+    if all(isinstance(cell, bytes) for cell in cells) and not all(map(is_utf8, cells)):
+        return "bytes"
+    numbers = [cell_number(cell) for cell in cells]
+    if None not in numbers:
+        return "integers" if all(number is not None and number.is_integer() for number in numbers) else "numbers"
+    return "texts" if sum(len(cell_to_show(cell).split()) for cell in cells) > 1.5 * len(cells) else "words"
+
+
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def with_score_facts(facts: Facts, labels: Sequence[Any]) -> Facts:
@@ -138,8 +155,11 @@ def with_score_facts(facts: Facts, labels: Sequence[Any]) -> Facts:
 def count_labels(table: Table, label: str) -> dict[str, int]:
     """Number of rows of each label, as training reads labels, without empty ones."""
     cells = [row.get(label) for row in table.rows]
-    readable = [cell for cell in cells if not is_empty(cell) and not isinstance(cell, list | tuple | dict)]
-    return dict(Counter(map(as_label, readable)).most_common())
+    counts: Counter[str] = Counter()
+    for cell in cells:
+        with suppress(UserError):  # an empty or invalid label
+            counts[as_label(cell)] += 1
+    return dict(counts.most_common())
 
 
 def token_facts(examples: Sequence[Example], task: TaskGuess, from_: str | Path, progress: Progress) -> Facts:
@@ -181,9 +201,6 @@ def token_facts(examples: Sequence[Example], task: TaskGuess, from_: str | Path,
     }
 
 
-DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
-
-
 @dataclass(frozen=True)
 class DamagePattern:
     """A pattern in texts that indicates damage."""
@@ -217,27 +234,43 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
             odd.append(
                 f"always predicting '{most}' is right in {counts[most]:,} of {rows:,} rows: compare accuracy with that."
             )
-        variants: dict[str, list[str]] = {}
-        for name in counts:
-            if not is_numeric(name):  # -1 and 1 are two labels
-                variants.setdefault(normalize_text(name.casefold()), []).append(f"'{name}'")
-        for group in variants.values():
-            if len(group) > 1:
-                odd.append(f"the labels {' and '.join(group)} differ only in case, spaces or punctuation.")
+        odd += label_warnings(counts) + spelling_notes(table, task.columns["label"])
         once = [name for name, n in counts.items() if n == 1]
         if len(once) == 1:
             odd.append(f"the label '{once[0]}' has a single row: none in the validation set.")
         elif once:
             odd.append(f"{len(once):,} labels have a single row, '{once[0]}' for example: none in the validation set.")
-        if decimals := [name for name in counts if DECIMAL_COMMA.fullmatch(name)]:
-            point = decimals[0].replace(",", ".")
-            odd.append(f"'{decimals[0]}' is read as a label: for numbers, write a decimal point ({point}).")
         odd += find_label_leaks(examples, counts)
+    if label and (commas := [text for row in table.rows if DECIMAL_COMMA.fullmatch(text := cell_to_show(row[label]))]):
+        point = commas[0].replace(",", ".")
+        reading = f"a label; to predict numbers, use --kind regression, which reads {point}" if counts else point
+        odd.append(f"'{commas[0]}' has a decimal comma: it is read as {reading}.")
     texts = [" ".join((*example.fields, *example.answers)) for example in examples]
+    if file_format(table.name)[0] == "tsv" and (quoted := sum(map(is_quoted, texts))):
+        odd.append(f"{count_rows_have(quoted)} quotes around a text. {QUOTED_TSV_FIX}")
     for damage in DAMAGE_PATTERNS:
         if n := sum(bool(damage.pattern.search(text)) for text in texts):
             odd.append(f"{n:,} of {rows:,} rows {damage.message}")
     return odd
+
+
+def spelling_notes(table: Table, label: str) -> list[str]:
+    """Notes about cells of several spellings that are read as one label."""
+    spellings: dict[str, set[str]] = {}
+    for row in table.rows:
+        with suppress(UserError):
+            spellings.setdefault(as_label(row.get(label)), set()).add(cell_to_show(row[label]).strip())
+    return [
+        f"{' and '.join(map(repr, sorted(found)))} are read as one label, '{name}'."
+        for name, found in spellings.items()
+        if len(found) > 1
+    ]
+
+
+def is_quoted(text: str) -> bool:
+    """Whether a text looks like a cell that was quoted for a reason: with a quote inside that is doubled."""
+    inner = text[1:-1]
+    return len(text) > 2 and text[0] == text[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
 
 
 def find_label_leaks(examples: Sequence[Example], counts: Mapping[str, int]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt1.config import flag_name
 from gpt1.formatting import shell_join
-from gpt1.tables.facts import is_numeric
+from gpt1.tables.cells import cell_number, cell_to_show, is_empty, is_numeric
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import KINDS
 
@@ -47,7 +47,7 @@ class TaskGuess:
 def guess_task(table: Table) -> TaskGuess:
     """The most likely task of the table; without `label` if no column looks like one."""
     rows = table.rows[:SAMPLE_ROWS]
-    cells = {name: [row[name] for row in rows if row.get(name) not in (None, "")] for name in table.columns}
+    cells = {name: [row[name] for row in rows if not is_empty(row.get(name))] for name in table.columns}
     label = find_label_column(cells, len(rows))
     rest = [name for name in table.columns if name != label]
     texts = sorted(
@@ -76,7 +76,7 @@ def find_label_column(cells: dict[str, list[Any]], rows: int) -> str | None:
         if values
         and not is_list_column(values)
         and mean_word_count(values) <= 1.5
-        and len(set(map(str, values))) * 3 <= max(rows, 6)
+        and len(set(map(cell_to_show, values))) * 3 <= max(rows, 6)
     ]
     return candidates[-1] if candidates else None
 
@@ -101,7 +101,7 @@ def guess_choice(
 
 def columns_in_label(values: Sequence[Any], rest: Sequence[str]) -> list[str]:
     """Columns that are values of the label column, and those that differ from one only in the last character."""
-    labels = {str(value).strip() for value in values}
+    labels = {cell_to_show(value).strip() for value in values}
     if not labels <= {*rest}:
         return []
     return [name for name in rest if name in labels or any(differ_in_last_character(name, label) for label in labels)]
@@ -109,7 +109,7 @@ def columns_in_label(values: Sequence[Any], rest: Sequence[str]) -> list[str]:
 
 def guess_pair(cells: dict[str, list[Any]], texts: Sequence[str], label: str | None) -> TaskGuess | None:
     by_name = {name.lower(): name for name in texts}
-    values = {str(value).strip().lower() for value in cells.get(label or "", [])}
+    values = {cell_to_show(value).strip().lower() for value in cells.get(label or "", [])}
     if "hypothesis" in by_name and len(texts) > 1:
         premise = by_name.get("premise") or next(name for name in texts if name != by_name["hypothesis"])
         return TaskGuess("entailment", {"premise": premise, "hypothesis": by_name["hypothesis"]})
@@ -137,7 +137,7 @@ def is_score_column(values: Sequence[Any]) -> bool:
     """Whether a label column contains measurements instead of classes."""
     if not values or not all(map(is_numeric, values)):
         return False
-    numbers = {float(value) for value in values}
+    numbers = {cell_number(value) or 0.0 for value in values}
     return len(numbers) > MAX_CLASSES or any(not number.is_integer() for number in numbers)
 
 
@@ -153,4 +153,4 @@ def mean_word_count(values: Sequence[Any]) -> float:
     """Mean number of words per cell; 0 for numbers and lists."""
     if not values or is_list_column(values) or all(map(is_numeric, values)):
         return 0.0
-    return sum(len(str(value).split()) for value in values) / len(values)
+    return sum(len(cell_to_show(value).split()) for value in values) / len(values)

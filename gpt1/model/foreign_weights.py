@@ -6,7 +6,7 @@ import json
 import math
 import re
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 from zipfile import BadZipFile
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
-from gpt1.files.foreign import check_regular, parse_json, read_bounded, short
+from gpt1.files.foreign import Fields, check_regular, parse_json, read_bounded, short
 from gpt1.model.weights import (
     MAX_CONFIG_BYTES,
     MODEL_CONFIG_FILE,
@@ -31,8 +31,10 @@ from gpt1.model.weights import (
     read_header,
     read_model,
     read_safetensors,
+    weight_files,
     write_safetensors,
 )
+from gpt1.runs.folder import log_once
 
 # The layers of a block in the order of the release: their names in the release and Hugging Face, and in gpt1.
 # Dense weights are [in, out] there and [out, in] here.
@@ -47,6 +49,12 @@ BLOCK_NAMES = [
 BLOCK_RANKS = [3, 1, 3, 1, 1, 1, 3, 1, 3, 1, 1, 1]  # of their tensors in the release; dense weights are [1, in, out]
 HEAD_WIDTH = 64  # of the release, which does not store the number of heads
 LAYER_NORM_EPS = 1e-5
+MASK = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)")
+"""Names of the causal mask, a constant that old versions of transformers stored with the weights."""
+SCORE = "score.weight"
+"""The head of transformers' classifier; inference/foreign_task.py reads it."""
+OWN_KEY = "gpt1"
+"""Key of config.json with what our export keeps there: the number of special tokens, and the task."""
 SHAPE_NAMES = {n: n for n in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"n_positions": "context"}
 """Name of each dimension in Hugging Face's config.json → in GPTConfig."""
 
@@ -77,7 +85,7 @@ def read_any_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
 
 
 def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """Read a folder written by `OpenAIGPTLMHeadModel.save_pretrained`."""
+    """Read a folder written by `save_pretrained` of transformers' openai-gpt models, with or without a head."""
     if settings.get("afn", "gelu") not in ("gelu", "gelu_new"):
         problem = f"{folder / MODEL_CONFIG_FILE}: activation {short(settings['afn'])}; GPT-1 uses gelu."
         raise UserError(problem, "Use a model with activation gelu.")
@@ -90,14 +98,18 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
         if name not in settings:
             raise UserError(f"{folder / MODEL_CONFIG_FILE} has no {name}.", "The model is incomplete: copy it again.")
     shape = {ours: settings[theirs] for theirs, ours in SHAPE_NAMES.items()}
+    fields = Fields(settings, folder / MODEL_CONFIG_FILE)
+    if special := fields.object(OWN_KEY, {}).integer("special_tokens", 0, 3, default=0):  # their vocabulary has them
+        shape |= {"vocab_size": fields.integer("vocab_size", special) - special, "special_tokens": special}
     config = parse_model_config(folder / MODEL_CONFIG_FILE, {**shape, "dropout": settings.get("resid_pdrop", 0.1)})
-    if not (folder / WEIGHTS_FILE).exists() and (folder / "pytorch_model.bin").exists():
+    has_weights = any(path.exists() for path in weight_files(folder / WEIGHTS_FILE))
+    if not has_weights and (folder / "pytorch_model.bin").exists():
         raise UserError(
             f"{folder} has only pytorch_model.bin, a pickle, which can run code when loaded. gpt1 loads no pickles.",
             "Convert it with transformers: OpenAIGPTLMHeadModel.from_pretrained(...).save_pretrained(...).",
         )
-    for read in (read_header, read_safetensors):  # shapes first, so that weights of a wrong shape are not read
-        theirs = {name.removeprefix("transformer."): t for name, t in read(folder / WEIGHTS_FILE).items()}
+    for read in (read_header, read_floating):  # shapes first, so that weights of a wrong shape are not read
+        theirs = read_huggingface_tensors(folder, read)
         try:
             ours = {
                 our_name: transpose_dense(our_name, theirs[name])
@@ -111,9 +123,36 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
     return config, ours
 
 
-def write_huggingface(folder: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
-    """Write config.json and model.safetensors like `OpenAIGPTLMHeadModel.save_pretrained`.
+def is_huggingface(folder: Path) -> bool:
+    return (folder / MODEL_CONFIG_FILE).exists() and read_config(folder).get("model_type") == "openai-gpt"
 
+
+def read_huggingface_tensors(
+    folder: Path, read: Callable[[Path], dict[str, Tensor]] | None = None
+) -> dict[str, Tensor]:
+    """The tensors of a folder of transformers by their names without prefix, without the masks."""
+    return {
+        name.removeprefix("transformer."): tensor
+        for name, tensor in (read or read_floating)(folder / WEIGHTS_FILE).items()
+        if not MASK.fullmatch(name)
+    }
+
+
+def read_floating(path: Path) -> dict[str, Tensor]:
+    return read_safetensors(path, lambda name: not MASK.fullmatch(name))
+
+
+def write_huggingface(
+    folder: Path,
+    config: GPTConfig,
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+    classifier: Mapping[str, Any] = {},
+    score: Tensor | None = None,
+) -> None:
+    """Write config.json and model.safetensors like `save_pretrained` of transformers, with weights of `dtype`.
+
+    The model is an OpenAIGPTLMHeadModel, or a classifier with these settings and this `score` [outputs, n_embd].
     lm_head.weight is omitted, as there, because it is the token embedding.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,15 +160,17 @@ def write_huggingface(folder: Path, config: GPTConfig, weights: Mapping[str, Ten
         "architectures": ["OpenAIGPTLMHeadModel"],
         "model_type": "openai-gpt",
         **{theirs: getattr(config, ours) for theirs, ours in SHAPE_NAMES.items()},
+        "vocab_size": config.embedding_rows,
         "afn": "gelu",  # transformers' name of the tanh form in this model; it does not accept "gelu_new"
         "layer_norm_epsilon": LAYER_NORM_EPS,
         **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), config.dropout),
+        **classifier,
     }
     (folder / MODEL_CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     tensors = {
-        "transformer." + theirs: transpose_dense(ours, weights[ours])
+        "transformer." + theirs: transpose_dense(ours, weights[ours]).to(dtype)
         for ours, theirs in huggingface_names(config.n_layer).items()
-    }
+    } | ({} if score is None else {SCORE: score.to(dtype)})
     write_safetensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})  # transformers 4.40 requires this metadata
 
 
@@ -149,7 +190,7 @@ def transpose_dense(our_name: str, tensor: Tensor) -> Tensor:
 
 
 def check_unused_weights(folder: Path, config: GPTConfig, theirs: Mapping[str, Tensor]) -> None:
-    """Raise UserError for weights that gpt1 would have to ignore."""
+    """Raise UserError for weights that change the model and that gpt1 would have to ignore; name all others."""
     if any(name.startswith(f"h.{config.n_layer}.") for name in theirs):
         raise UserError(
             f"{folder / WEIGHTS_FILE} has more blocks than the {config.n_layer} of {MODEL_CONFIG_FILE}.",
@@ -160,6 +201,8 @@ def check_unused_weights(folder: Path, config: GPTConfig, theirs: Mapping[str, T
             f"{folder / WEIGHTS_FILE}: lm_head.weight differs from the token embedding; GPT-1 ties the two.",
             "Use a model whose output matrix is tied to its embedding.",
         )
+    if unused := sorted(theirs.keys() - {*huggingface_names(config.n_layer).values(), "lm_head.weight", SCORE}):
+        log_once(f"{folder / WEIGHTS_FILE}: not used, because GPT-1 has no such weights: {', '.join(unused)[:400]}")
 
 
 def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:

@@ -32,6 +32,7 @@ from gpt1.model.foreign_weights import read_any_model
 from gpt1.model.init import INIT_STD, rescale_weights, resolve_init_std
 from gpt1.model.lstm import LSTM
 from gpt1.model.weights import verify_model, write_model
+from gpt1.runs.folder import find_model_folder
 
 if TYPE_CHECKING:
     from gpt1.model.head import Head
@@ -230,11 +231,13 @@ class GPT(nn.Module):
     def from_pretrained(cls, folder: str | Path, verify: bool = True) -> GPT:
         """Load a gpt1 or Hugging Face openai-gpt folder, or OpenAI's params_*.npy, in eval mode.
 
-        `verify` compares the files with the SHA-256 in manifest.json, if any. Raises UserError for invalid folders.
+        `folder` may be any RUN of the commands. `verify` compares the files with the SHA-256 in manifest.json, if any.
+        Raises UserError for invalid folders.
         """
+        path = find_model_folder(folder)
         if verify:
-            verify_model(Path(folder))
-        config, weights = read_any_model(Path(folder))
+            verify_model(path)
+        config, weights = read_any_model(path)
         with meta_init():
             model = cls(config)
         model.load_state_dict(weights, assign=True)

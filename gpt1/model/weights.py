@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig, build, field_name, flag_name
 from gpt1.errors import UserError
-from gpt1.files.foreign import check_regular, read_json_object, short
-from gpt1.files.manifest import MANIFEST, verify_folder
+from gpt1.files.foreign import Fields, check_name, check_not_pointer, check_regular, read_json_object, short
+from gpt1.files.manifest import MANIFEST, file_entry, verify_folder
 
 MODEL_FORMAT = "gpt1-model-1"
 MODEL_CONFIG_FILE, WEIGHTS_FILE, HEAD_PREFIX, TOKENIZER_KEY = "config.json", "model.safetensors", "head.", "tokenizer"
 MODEL_FILES = "gpt1-model-files-1"
 """Format of a model folder's manifest.json."""
-READ_FILES = [MODEL_CONFIG_FILE, WEIGHTS_FILE, "task.json", "gpt1_tokenizer.json", "vocab.json", "merges.txt"]
+INDEX_FILE = "model.safetensors.index.json"
+"""Which tensor is in which file, for weights in several files (shards), as Hugging Face writes them."""
+READ_FILES = [MODEL_CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "task.json", "head.safetensors"]
+READ_FILES += ["gpt1_tokenizer.json", "vocab.json", "merges.txt", "tokenizer.json"]
 READ_FILES += ["encoder_bpe_40000.json", "vocab_40000.bpe", "params_shapes.json", "params_0.npy"]
 """Files that gpt1 reads from a model folder if they exist; a manifest must list them."""
 FLOATING = ("F64", "F32", "F16", "BF16")
@@ -43,7 +47,8 @@ def verify_model(folder: Path) -> None:
         (folder / MODEL_CONFIG_FILE).exists() or (folder / "params_0.npy").exists()
     ):
         fix = f"Copy the model folder again. If you changed it on purpose, delete {path}, or use --no-verify."
-        verify_folder(folder, MODEL_FILES, fix, read=READ_FILES)
+        shards = weight_files(folder / WEIGHTS_FILE) if (folder / INDEX_FILE).exists() else {}
+        verify_folder(folder, MODEL_FILES, fix, read=[*READ_FILES, *(path.name for path in shards)])
 
 
 def read_model(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Tensor]]:
@@ -167,11 +172,58 @@ def check_shapes(where: Path, config: GPTConfig, weights: Mapping[str, Tensor]) 
             )
 
 
+def weight_files(path: Path) -> dict[Path, set[str]]:
+    """The files of the weights `path`: the file itself, or its shards with the names of their tensors.
+
+    Raises:
+        UserError: The index of the shards is damaged, or names a file that is not beside it.
+    """
+    index = path.with_name(INDEX_FILE)
+    if path.exists() or not index.exists():
+        return {path: set()}
+    shards: dict[Path, set[str]] = {}
+    fields = Fields(read_json_object(index), index)
+    for tensor, name in fields.object("weight_map").values.items():
+        if "/" in check_name(name, index) or not name.endswith(".safetensors"):
+            fields.refuse(f"{short(name)} is not the name of a .safetensors file")
+        shards.setdefault(index.with_name(name), set()).add(tensor)
+    if not shards:
+        fields.refuse("'weight_map' is empty")
+    return shards
+
+
+def read_weight_files(
+    path: Path, read: Callable[[Path], dict[str, Tensor]], select: Callable[[str], bool] = lambda name: True
+) -> dict[str, Tensor]:
+    """The tensors that `read` finds in the files of the weights `path`; shards must hold what their index says."""
+    tensors: dict[str, Tensor] = {}
+    for file, names in weight_files(path).items():
+        part = read(file)
+        if file != path and (differ := sorted(part.keys() ^ set(filter(select, names)))):
+            raise UserError(
+                f"{file} and {INDEX_FILE} do not agree about the tensor {short(differ[0])}.",
+                "The files belong to different models: copy the folder again.",
+            )
+        tensors |= part
+    return tensors
+
+
+def fingerprint_weights(folder: Path) -> str:
+    """SHA-256 of the weights of a model folder in any format."""
+    files: Iterable[Path] = weight_files(folder / WEIGHTS_FILE)
+    if (folder / "params_0.npy").exists():
+        files = folder.glob("params_*.npy")
+    hashes = [file_entry(path)["sha256"] for path in sorted(files)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name, without data (device `meta`), read from its header."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist.", f"A model folder contains {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
-    check_regular(path)
+    """The tensors of the weights by name, without data (device `meta`), read from the headers of the files."""
+    return read_weight_files(path, read_file_header)
+
+
+def read_file_header(path: Path) -> dict[str, Tensor]:
+    check_exists(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
@@ -181,11 +233,18 @@ def read_header(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
+def check_exists(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path} does not exist.", f"A model folder contains {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
+    check_regular(path)
+    check_not_pointer(path)
+
+
 def read_safetensors(path: Path, select: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """The tensors of a safetensors file as float32.
+    """The tensors of a safetensors file, or of its shards, as float32.
 
     Args:
-        path: The file.
+        path: The file; if it does not exist, the shards of the index beside it.
         select: Whether to read the tensor of this name.
 
     Raises:
@@ -197,10 +256,12 @@ def read_safetensors(path: Path, select: Callable[[str], bool] = lambda name: Tr
 
 
 def read_tensors(path: Path, select: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """The tensors of a safetensors file with the dtypes of the file, which must be floating point."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist.", f"A model folder contains {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
-    check_regular(path)
+    """The tensors of the weights with the dtypes of the file, which must be floating point."""
+    return read_weight_files(path, lambda file: read_file_tensors(file, select), select)
+
+
+def read_file_tensors(path: Path, select: Callable[[str], bool]) -> dict[str, Tensor]:
+    check_exists(path)
     try:
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if select(name)]  # noqa: SIM118 (not a mapping)

@@ -29,14 +29,19 @@ from gpt1.config import (
 from gpt1.console import Console
 from gpt1.errors import UserError
 from gpt1.files import foreign
-from gpt1.files.atomic import atomic_dir, atomic_file, ensure_exists, ensure_writable, lock_dir
+from gpt1.files.atomic import atomic_dir, atomic_file, delete_folder, ensure_exists, ensure_writable, lock_dir
 from gpt1.files.foreign import read_json_object
-from gpt1.files.manifest import MANIFEST, verify_folder, write_manifest
+from gpt1.files.manifest import MANIFEST, check_replaceable, verify_folder, write_manifest
 from gpt1.files.reading import not_found_error
+from gpt1.formatting import shell_join
+from gpt1.hub import download, is_hub_name
 from gpt1.version import __version__
 
 RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, MODEL_FOLDER = "config.yaml", "results.json", "metrics.jsonl", "model"
+MODEL_FILE = "model.safetensors"
 REPORT_FILE, PREDICTIONS = "report.html", "predictions.jsonl"
+STARTER, STARTER_FOLDER = "starter", Path(__file__).parents[1] / "starter"
+"""Name and folder of the model that comes with the package."""
 RUN_FILES = "gpt1-run-files-1"
 """Format of a finished run's manifest.json. It covers the files that are read later; model/ has its own manifest."""
 COVERED = (RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, PREDICTIONS)
@@ -79,7 +84,7 @@ def user_settings(
     return {(key := field_name(config_class, name)): parse_value(config_class, key, value) for name, value in chosen}
 
 
-RUN_KEYS = ("stage", "version", "command", "computes_in")
+RUN_KEYS = ("stage", "version", "command", "computes_in", "starting_model")
 
 
 def warn_renamed(names: Iterable[str]) -> None:
@@ -93,7 +98,13 @@ def log_once(line: str) -> None:
     Console().log(line)
 
 
-def create_run(out: str | Path, config: TrainingConfig, command: Mapping[str, Any], computes_in: str = "") -> Path:
+def create_run(
+    out: str | Path,
+    config: TrainingConfig,
+    command: Mapping[str, Any],
+    computes_in: str = "",
+    overwrite: bool = False,
+) -> Path:
     """Create a run folder with its config.yaml.
 
     Args:
@@ -101,10 +112,15 @@ def create_run(out: str | Path, config: TrainingConfig, command: Mapping[str, An
         config: All settings.
         command: Inputs of the command, such as {"corpus": "corpus", "from": None}.
         computes_in: The precision and why it was chosen.
+        overwrite: Delete a run that is there.
     """
-    run = check_new_folder(out)
+    run = check_new_folder(out, overwrite)
+    if overwrite and run.is_dir():
+        delete_folder(run)
     run.mkdir(parents=True, exist_ok=True)
     content = {"stage": stage_name(type(config)), "version": __version__, "command": dict(command)}
+    if command.get("from") and names_model(command["from"]):  # a public name, which the model card may print
+        content["starting_model"] = command["from"]
     content |= ({"computes_in": computes_in} if computes_in else {}) | asdict(config)
     # Checked again under the lock: another process may have created it in between.
     with lock_dir(run), atomic_file(check_new_folder(run) / RUN_CONFIG_FILE) as file:
@@ -116,14 +132,25 @@ def stage_name(config_class: type[TrainingConfig]) -> str:
     return "finetune" if issubclass(config_class, FinetuneConfig) else "pretrain"
 
 
-def check_new_folder(out: str | Path) -> Path:
-    """`out`, if it is free or empty, except for leftovers of a process that was killed while it created a run."""
+def check_resume(resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite contradict each other.", "Use one of them.")
+
+
+def check_new_folder(out: str | Path, overwrite: bool = False, inputs: Iterable[object] = ()) -> Path:
+    """`out`, if it is free or empty, except for leftovers of a process that was killed while it created a run.
+
+    With `overwrite` it may also be a folder that gpt1 wrote and that holds none of the command's `inputs`.
+    """
     folder = Path(out)
     if folder.is_file():
         raise UserError(f"{folder} is a file, not a folder.", "Choose another --out.")
     if folder.is_dir() and any(not path.name.startswith(f".{RUN_CONFIG_FILE}.partial-") for path in folder.iterdir()):
         resume = " To resume that run: --resume." if (folder / RUN_CONFIG_FILE).exists() else ""
-        raise UserError(f"{folder} exists and is not empty.", f"Choose another --out, or remove it.{resume}")
+        if not overwrite:
+            fix = f"Choose another --out, or replace it with --overwrite.{resume}"
+            raise UserError(f"{folder} exists and is not empty.", fix)
+        check_replaceable(folder, inputs)
     ensure_writable(folder)
     return folder
 
@@ -265,19 +292,39 @@ def new_model(run: Path) -> Iterator[Path]:
         yield folder
 
 
-def find_model_folder(path: str | Path) -> Path:
-    """The model folder of `path`, a run folder or a model folder."""
-    folder = Path(path)
+def find_model_folder(name: str | Path) -> Path:
+    """The model folder that RUN names. Every command and every function that takes a model calls this.
+
+    Args:
+        name: A run folder, a model folder, `starter` (the model that comes with the package), or the name of a model
+            on the Hugging Face hub, `owner/name[@revision]`, which is downloaded into its cache. An existing path wins.
+
+    Raises:
+        UserError: There is no such folder, run or model.
+    """
+    folder = Path(name)
     if (folder / RUN_CONFIG_FILE).exists():
         if not (folder / MODEL_FOLDER).is_dir():
-            raise UserError(
-                f"{folder} has no finished model yet.",
-                "Finish the run first: run its command again with --resume.",
-            )
+            command = shell_join(["gpt1", read_run_config(folder).get("stage"), "--out", folder, "--resume"])
+            raise UserError(f"{folder} has no finished model yet.", f"Finish the run first: {command}")
         return folder / MODEL_FOLDER
-    if not folder.exists():
-        raise UserError(not_found_error(folder).problem, "Use a run folder or a model folder.")
-    return folder
+    if folder.exists():
+        return folder
+    if str(name) == STARTER:
+        if not (STARTER_FOLDER / MODEL_FILE).exists():
+            raise UserError(
+                f"this installation of gpt1 has no model {STARTER}: {STARTER_FOLDER / MODEL_FILE} does not exist.",
+                "Install a release of gpt1 that contains it, or use a model of your own: gpt1 pretrain --help",
+            )
+        return STARTER_FOLDER
+    if is_hub_name(str(name)):
+        return download(str(name))
+    raise UserError(not_found_error(folder).problem, "Use a run folder, a model folder, starter or owner/name.")
+
+
+def names_model(name: str | Path) -> bool:
+    """Whether a name that is no path is one of a model: `starter`, or a name on the hub."""
+    return not Path(name).exists() and (str(name) == STARTER or is_hub_name(str(name)))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

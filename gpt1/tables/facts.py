@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gpt1.formatting import count_noun
+from gpt1.tables.cells import cell_number, cell_to_show, is_empty, is_numeric
 from gpt1.tables.table import Table
 
 MAX_CLASS_LABELS = 50
@@ -50,8 +52,8 @@ def describe_table(
     label = label if label in table.columns else None
     if texts is None:
         texts = [name for name in table.columns if name != label and is_text_column(table, name)]
-    rows = [tuple(stringify_cell(row.get(name)) for name in texts) for row in table.rows]
-    labels = [None if label is None else stringify_cell(row.get(label)).strip() or None for row in table.rows]
+    rows = [tuple(cell_to_show(row.get(name)) for name in texts) for row in table.rows]
+    labels = [None if label is None else cell_to_show(row.get(label)).strip() or None for row in table.rows]
     facts: dict[str, Any] = {
         "name": table.name,
         "rows": len(rows),
@@ -62,28 +64,14 @@ def describe_table(
     }
     facts["also_in"] = {}
     for name, other in (other_splits or {}).items():
-        other_keys = {normalized_key(tuple(stringify_cell(row.get(column)) for column in texts)) for row in other.rows}
+        other_keys = {normalized_key(tuple(cell_to_show(row.get(column)) for column in texts)) for row in other.rows}
         facts["also_in"][name] = sum(normalized_key(row) in other_keys for row in rows)
     facts["odd"] = table_warnings(facts)
     return facts
 
 
 def is_text_column(table: Table, name: str) -> bool:
-    return any(not is_numeric(row.get(name)) for row in table.rows[:1000] if row.get(name) not in (None, ""))
-
-
-def is_numeric(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def stringify_cell(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "\n".join(map(str, value))
-    return "" if value is None or value != value else str(value)
+    return any(not is_numeric(row.get(name)) for row in table.rows[:1000] if not is_empty(row.get(name)))
 
 
 def normalized_key(row: tuple[str, ...]) -> tuple[str, ...]:
@@ -109,7 +97,8 @@ def label_facts(labels: Sequence[str]) -> dict[str, Any]:
 
 def score_summary(numbers: Sequence[Any]) -> dict[str, Any]:
     """`scores` of the finite numbers, if there are any."""
-    finite = [float(number) for number in numbers if is_numeric(number) and math.isfinite(float(number))]
+    values = [value for number in numbers if (value := cell_number(number)) is not None]
+    finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return {}
     return {"scores": {"least": min(finite), "mean": sum(finite) / len(finite), "greatest": max(finite)}}
@@ -148,6 +137,37 @@ def table_warnings(facts: Mapping[str, Any]) -> list[str]:
     for name, n in facts["also_in"].items():
         if n:
             warnings.append(f"{count_rows_have(n)} the same text as a row in {name}, ignoring case and punctuation.")
+    return warnings
+
+
+def folded_label(name: str) -> Any:
+    return cell_number(name) or normalize_text(name.casefold())  # -1 and 1 are two labels
+
+
+def label_warnings(labels: Mapping[str, int]) -> list[str]:
+    """Warnings about labels (rows by label) that are probably one label, or an identifier instead of a label."""
+    warnings = []
+    rows, single = sum(labels.values()), sum(n == 1 for n in labels.values())
+    if len(labels) > 2 and 2 * single >= rows:
+        warnings.append(
+            f"{len(labels):,} labels in {rows:,} rows, {single:,} of them with a single row, from which nothing can be "
+            "learned. Is the label column an identifier or a number?"
+        )
+    alike: tuple[tuple[str, Callable[[str], Any]], ...] = (
+        ("are the same number, but two labels", lambda name: cell_number(name) or name),
+        ("differ only in their Unicode form (NFC, NFD)", lambda name: unicodedata.normalize("NFC", name)),
+        ("differ only in case, spaces or punctuation", folded_label),
+    )
+    reported: set[str] = set()
+    for problem, key in alike:
+        groups: dict[Any, list[str]] = {}
+        for name in labels:
+            groups.setdefault(key(name), []).append(name)
+        for group in groups.values():
+            if len(group) > 1 and not reported.issuperset(group):
+                reported.update(group)
+                names = " and ".join(f"'{name}'" for name in group)
+                warnings.append(f"the labels {names} {problem}.")
     return warnings
 
 

@@ -1,10 +1,12 @@
 """Rows of .csv, .tsv, .jsonl and .parquet files, one at a time, for labelled tables and corpora.
 
 .csv      A header, then cells by RFC 4180: quoted if they contain a comma, a quote or a line break. If the header has
-          semicolons and no comma, the delimiter is the semicolon, as Excel writes in much of Europe.
+          no comma, the delimiter is the semicolon (as Excel writes in much of Europe) or the tab that it has; a first
+          line such as `sep=;` names it.
 .tsv      A header, then lines split at tabs only: quotes are plain text, as in GLUE's files.
-.jsonl    One JSON object per line; values keep their types.
+.jsonl    (also .ndjson) One JSON object per line; values keep their types.
 .parquet  Values keep their types.
+.json and .xlsx are in whole_files.py.
 Blank lines are skipped. Each row has a number: of its first line, or of the row in .parquet.
 """
 
@@ -13,22 +15,31 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, TypeAlias, cast
+from typing import IO, Any, cast
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import parse_json, repeated, short
 from gpt1.files.reading import MAX_LINE_BYTES, InputFile, max_bytes, raise_limit
+from gpt1.tables.cells import decode_bytes
+from gpt1.tables.whole_files import (
+    MAX_ROW_DIGITS,
+    NumberedRow,
+    is_json_list,
+    json_rows,
+    no_list_error,
+    seekable_stream,
+    sheet_header,
+    xlsx_rows,
+)
 
 TABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet")
-NumberedRow: TypeAlias = tuple[int, dict[str, Any]]
+INPUT_FORMATS = (*TABLE_FORMATS, "json", "xlsx")
+"""Formats of labelled tables. A folder of texts may hold .json files that are not texts."""
 PARQUET_BATCH = 256  # rows; a row may be a whole book
 MAX_COLUMNS = 16_384
 """Maximum number of columns, as in a spreadsheet."""
-MAX_ROW_DIGITS = 300
-"""Maximum digits of an integer in a row: identifiers may be long, and 300 digits still fit in a float."""
 
 
 def stream_rows(
@@ -40,38 +51,77 @@ def stream_rows(
         column_names: Columns of a .csv or .tsv file without a header; additional cells are ignored.
         column: Read only this column if the format supports it (.parquet).
     """
-    if file.format == "jsonl":
+    if file.format == "json" and is_json_list(file):
+        return json_rows(file)
+    if file.format in ("json", "jsonl"):
         return jsonl_rows(file)
+    if file.format == "xlsx":
+        return sheet_rows(file)
     if file.format == "parquet":
         return parquet_rows(file, column)
     return delimited_rows(file, column_names)
 
 
 def row_unit(kind: str) -> str:
-    return "row" if kind == "parquet" else "line"
+    return "line" if kind in ("csv", "tsv", "jsonl") else "row"
 
 
 def delimited_rows(file: InputFile, names: Sequence[str] | None) -> Iterator[NumberedRow]:
-    rows = csv_cells(file, detect_delimiter(file, names)) if file.format == "csv" else tsv_cells(file)
+    delimiter, in_first_line = detect_delimiter(file, names) if file.format == "csv" else ("\t", False)
+    rows = csv_cells(file, delimiter) if file.format == "csv" else tsv_cells(file)
     header = None if names is None else list(names)
     for number, cells in rows:
+        if in_first_line and number == 1:  # sep=;
+            continue
         if header is None:
             header = validate_header(file, cells)
             continue
         if len(cells) < len(header) or (len(cells) > len(header) and names is None):
-            raise UserError(
-                f"{file.name}, line {number:,} has {count_items(cells, 'cell')}, but the header has {len(header)}.",
-                'Quote cells that contain a comma, a quote or a line break: "so, ""this"" way".'
-                if file.format == "csv"
-                else "In .tsv every tab ends a cell and quotes are text. Use .csv or .jsonl for texts with tabs.",
-            )
+            raise cell_count_error(file, number, cells, header)
         yield number, dict(zip(header, cells, strict=False))
 
 
-def detect_delimiter(file: InputFile, names: Sequence[str] | None) -> str:
-    """The delimiter of a .csv file; without a header it is the comma."""
-    header = file.peek().partition(b"\n")[0]
-    return ";" if names is None and b";" in header and b"," not in header else ","
+def cell_count_error(file: InputFile, number: int, cells: Sequence[str], header: Sequence[str]) -> UserError:
+    problem = f"{file.name}, line {number:,} has {count_items(cells, 'cell')}, but the header has {len(header)}."
+    if header[0].startswith("#"):
+        return UserError(problem, f"The header, {short(header[0])}, looks like a comment: remove the comment lines.")
+    if cells[0].startswith("#"):
+        return UserError(problem, "It looks like a comment: remove the comment lines.")
+    if file.format == "csv":
+        return UserError(problem, 'Quote cells that contain a comma, a quote or a line break: "so, ""this"" way".')
+    if any(cell.startswith('"') for cell in cells):
+        return UserError(problem, QUOTED_TSV_FIX)
+    fix = "In .tsv every tab ends a cell and quotes are text. Use .csv or .jsonl for texts with tabs."
+    return UserError(problem, fix)
+
+
+QUOTED_TSV_FIX = "In .tsv quotes are text. If pandas or a spreadsheet quoted the cells, rename the file to end in .csv."
+
+
+def sheet_rows(file: InputFile) -> Iterator[NumberedRow]:
+    header: list[str] | None = None
+    for number, cells in xlsx_rows(file):
+        if header is None:
+            header = validate_header(file, sheet_header(cells))
+            continue
+        extra = [cell for cell in cells[len(header) :] if cell is not None]
+        if extra:
+            problem = f"{file.name}, row {number:,} has a cell outside the columns of the header: {short(extra[0])}."
+            raise UserError(problem, "Name its column in the first row, or remove the cell.")
+        yield number, dict(zip(header, [*cells, *[None] * len(header)], strict=False))
+
+
+def detect_delimiter(file: InputFile, names: Sequence[str] | None) -> tuple[str, bool]:
+    """(delimiter of a .csv file, whether its first line is Excel's `sep=;`); without a header it is the comma."""
+    first = file.peek().partition(b"\n")[0].removeprefix(b"\xef\xbb\xbf").strip(b"\r")
+    if names is None and (found := SEPARATOR_LINE.fullmatch(first)):
+        return found[1].decode(), True
+    if names is None and b"," not in first:
+        return (";" if b";" in first else "\t" if b"\t" in first else ","), False
+    return ",", False
+
+
+SEPARATOR_LINE = re.compile(rb'"?sep=([ -~\t])"?', re.IGNORECASE)
 
 
 def csv_cells(file: InputFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -126,20 +176,27 @@ def check_columns(name: str, columns: int) -> None:
 
 
 def validate_header(file: InputFile, cells: list[str]) -> list[str]:
-    delimiters = {"csv": {"\t": ("a tab", ".tsv")}, "tsv": {",": ("a comma", ".csv"), ";": ("a semicolon", ".csv")}}
-    for char, (delimiter, extension) in delimiters[file.format].items() if len(cells) == 1 else ():
+    delimiters = {",": "a comma", ";": "a semicolon"} if file.format == "tsv" and len(cells) == 1 else {}
+    for char, delimiter in delimiters.items():
         if char in cells[0]:
             problem = f"{file.name}: the header is one cell, {short(cells[0])}."
-            raise UserError(problem, f"If the delimiter is {delimiter}, rename the file to {extension}.")
+            raise UserError(problem, f"If the delimiter is {delimiter}, rename the file to end in .csv.")
+    if len(cells) == 1 and cells[0].startswith("#"):
+        problem = f"{file.name}: the first line, {short(cells[0])}, is a comment."
+        raise UserError(problem, "Remove the comment lines: the first line must name the columns.")
     check_columns(file.name, len(cells))
     for i, name in enumerate(cells):
         if not name.strip():
             fix = "The first line must name every column."
             fix += " If pandas wrote its row numbers there, use to_csv(..., index=False)." if i == 0 else ""
             raise UserError(f"{file.name}: column {i + 1} of {len(cells)} has no name.", fix)
-    if (name := repeated(cells)) is not None:
-        raise UserError(f"{file.name}: two columns are named {short(name)}.", "Use a different name for each column.")
+    check_unique(file.name, cells)
     return cells
+
+
+def check_unique(name: str, columns: Sequence[str]) -> None:
+    if (column := repeated(columns)) is not None:
+        raise UserError(f"{name}: two columns are named {short(column)}.", "Use a different name for each column.")
 
 
 def jsonl_rows(file: InputFile) -> Iterator[NumberedRow]:
@@ -147,15 +204,20 @@ def jsonl_rows(file: InputFile) -> Iterator[NumberedRow]:
         if not line.strip():
             continue
         where, fix = f"{file.name}, line {number:,}", "A .jsonl file contains one JSON object per line."
+        if line.lstrip().startswith(("#", "//")):
+            raise UserError(f"{where} is a comment, not JSON.", "Remove the comment lines. " + fix)
         try:
             row = parse_json(line, where, fix=fix, max_digits=MAX_ROW_DIGITS, allow_nan=True)
         except UserError as error:
+            fix = "Use a different name for each key." if error.problem.endswith("is repeated.") else fix
             raise UserError(error.problem.replace(": line 1, column", ": column"), fix) from None
         if not isinstance(row, dict):
             raise UserError(
                 f"{file.name}, line {number:,} is a JSON {json_type(row)}, not an object.",
                 'A .jsonl file contains one object per line, such as {"text": "..."}.',
             )
+        if file.format == "json" and row and all(isinstance(value, dict) for value in row.values()):
+            raise no_list_error(file, row)
         if SURROGATE_ESCAPE.search(line):
             check_surrogates(file, number, row)
         yield number, row
@@ -180,12 +242,11 @@ def parquet_rows(file: InputFile, only: str | None) -> Iterator[NumberedRow]:
     import pyarrow
 
     with tempfile.TemporaryFile() as copy:
-        seekable: IO[bytes] = copy if file.compressed else file.raw
-        if file.compressed:  # Parquet is read from its end, so it is decompressed to disk first
-            shutil.copyfileobj(file.stream, copy)
+        seekable = seekable_stream(file, copy)
         try:
             table = open_parquet(file, seekable)
             columns: list[str] = table.schema_arrow.names
+            check_unique(file.name, columns)
             if only is not None and only not in columns:
                 raise missing_field_error(f"{file.name} has no column '{only}'", only, columns)
             number = 0
@@ -240,13 +301,30 @@ def decoded_size(column: Any) -> int:
 
 
 def plain_columns(batch: Any) -> Any:
-    """The batch with decoded dictionaries, which converts to Python values many times faster."""
+    """The batch in types that convert to Python values fast and without loss (see `plain_column`)."""
     import pyarrow
 
-    columns = [
-        column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column for column in batch.columns
-    ]
-    return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
+    return pyarrow.RecordBatch.from_arrays(list(map(plain_column, batch.columns)), names=batch.schema.names)
+
+
+def plain_column(column: Any) -> Any:
+    """A column with decoded dictionaries, which converts many times faster; a float as its shortest decimal (0.1, not
+    0.10000000149); times in microseconds if they have no nanoseconds, else as text."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        return column.dictionary_decode()
+    if types.is_float32(column.type):
+        return column.cast(pyarrow.string()).cast(pyarrow.float64())
+    if types.is_timestamp(column.type) and column.type.unit == "ns":
+        try:
+            return column.cast(pyarrow.timestamp("us", column.type.tz))
+        except pyarrow.ArrowInvalid:
+            return column.cast(pyarrow.string())
+    if types.is_duration(column.type) and column.type.unit == "ns":
+        return column.cast(pyarrow.duration("us"), safe=False)
+    return column
 
 
 TEXT_TYPES = ("STRING", "NONE", "JSON", "ENUM")  # Parquet's logical types
@@ -280,6 +358,11 @@ def text_field(file: InputFile, number: int, row: dict[str, Any], field: str = "
         kind = "field" if file.format == "jsonl" else "column"
         raise missing_field_error(f"{where} has no {kind} '{field}'", field, list(row))
     value = row[field]
+    if isinstance(value, bytes):  # BINARY in Parquet
+        try:
+            return decode_bytes(value)
+        except UserError as error:
+            raise UserError(f"{where}, column '{field}': {error.problem}", error.fix) from None
     if not isinstance(value, str):
         raise UserError(f"{where}: '{field}' is a {json_type(value)}, not a string.", "Correct or remove the row.")
     return value
@@ -287,7 +370,7 @@ def text_field(file: InputFile, number: int, row: dict[str, Any], field: str = "
 
 def missing_field_error(problem: str, field: str, available: Sequence[str]) -> UserError:
     names = ", ".join(available) if available else "none"
-    return UserError(f"{problem}. Found: {names}.{did_you_mean(field, available)}", f"Rename it to '{field}'.")
+    return UserError(f"{problem}. Found: {names}.{did_you_mean(field, available)}", "Name it with --text-field.")
 
 
 def json_type(value: Any) -> str:

@@ -1,4 +1,6 @@
-"""Labelled tables: read and write .csv, .tsv, .jsonl and .parquet, also compressed. rows.py describes the formats.
+"""Labelled tables: read .csv, .tsv, .jsonl, .parquet, .json and .xlsx, also compressed; write the first four.
+
+rows.py and whole_files.py describe the formats.
 
 A `Table` is in memory, because labelled data is small compared to corpora. `read_blocks` reads tables of any length.
 """
@@ -12,15 +14,16 @@ from typing import Any
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import ensure_writable
-from gpt1.files.reading import file_format, max_bytes, open_input, raise_limit
+from gpt1.files.foreign import check_regular
+from gpt1.files.reading import file_format, is_url, max_bytes, open_input, raise_limit
 from gpt1.formatting import shell_quote
-from gpt1.tables.rows import TABLE_FORMATS, check_columns, row_memory, row_unit, stream_rows
+from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS, check_columns, row_memory, row_unit, stream_rows
 from gpt1.tables.writer import table_writer
 
-TABLE_EXTENSIONS = ", ".join(f".{kind}" for kind in TABLE_FORMATS) + ", each also as .gz, .xz, .zst"
+OUTPUT_EXTENSIONS = ", ".join(f".{kind}" for kind in TABLE_FORMATS) + ", each also as .gz, .xz, .zst"
+TABLE_EXTENSIONS = ", ".join(f".{kind}" for kind in INPUT_FORMATS) + ", each also as .gz, .xz, .zst"
 
-CONVERSION_HINTS = dict.fromkeys(("xlsx", "xls", "ods"), "Export it from the spreadsheet as .csv (Excel: CSV UTF-8).")
-CONVERSION_HINTS["json"] = "Convert it to .jsonl: one object per line."
+CONVERSION_HINTS = dict.fromkeys(("xls", "ods"), "Export it from the spreadsheet as .csv (Excel: CSV UTF-8).")
 BLOCK_ROWS, BLOCK_BYTES = 4096, 2**23
 """A block of rows ends when it reaches one of these."""
 
@@ -44,14 +47,21 @@ class Table:
         return len(self.rows)
 
 
-def read_table(path: str | Path, *, column_names: Sequence[str] | None = None, format: str | None = None) -> Table:
+def read_table(
+    path: str | Path,
+    *,
+    column_names: Sequence[str] | None = None,
+    format: str | None = None,
+    name: str | None = None,
+) -> Table:
     """Read a table into memory.
 
     Args:
         path: A file or fsspec URL. In .jsonl the columns are all fields that occur; missing values become None.
         column_names: Columns of a .csv or .tsv file without a header; additional cells are ignored.
-        format: csv, tsv, jsonl or parquet. Default: by the extension (some of GLUE's .txt and .csv files are
+        format: One of INPUT_FORMATS. Default: by the extension (some of GLUE's .txt and .csv files are
             tab-separated).
+        name: Its name in messages, if it is not the path.
 
     Raises:
         UserError: If the file is missing, empty, too large, not UTF-8 or not in its format, or a row is invalid.
@@ -61,27 +71,30 @@ def read_table(path: str | Path, *, column_names: Sequence[str] | None = None, f
     numbers: list[int] = []
     columns: dict[str, None] = {}
     size, limit = 0, max_bytes()
-    for block in read_blocks(path, column_names=column_names, format=format):
+    name = name or str(path)
+    for block in read_blocks(path, column_names=column_names, format=format, name=name):
         columns |= dict.fromkeys(block.columns)
-        check_columns(str(path), len(columns))
+        check_columns(name, len(columns))
         size += sum(map(row_memory, block.rows))
         rows += block.rows
         numbers += block.row_numbers
         if size > limit or 64 * len(rows) * len(columns) > limit:  # missing fields become None
-            raise table_too_large_error(path, numbers[-1], format, limit)
-    return fill_missing(Table(str(path), list(columns), rows, numbers, row_unit(format)), columns)
+            raise table_too_large_error(name, numbers[-1], format, limit)
+    return fill_missing(Table(name, list(columns), rows, numbers, row_unit(format)), columns)
 
 
 def table_format(path: str | Path, format: str | None = None) -> str:
     """`format`, or the format by the extension of `path`; UserError if it is not a table format."""
     format = format or file_format(path)[0]
-    if format not in TABLE_FORMATS:
+    if format not in INPUT_FORMATS:
         if Path(path).is_dir():
             has_tables = any(file_format(entry)[0] in TABLE_FORMATS for entry in Path(path).iterdir())
             fix = f"Use a file in it: {TABLE_EXTENSIONS}."
             if not has_tables:
                 fix = "Write its texts to a .csv or .jsonl file with one row per text and a label column."
             raise UserError(f"{path} is a folder, not a table.", fix)
+        if not is_url(path) and Path(path).exists():
+            check_regular(path)
         fix = CONVERSION_HINTS.get(format, f"Supported: {TABLE_EXTENSIONS}.")
         raise UserError(f"{path} has no supported table extension.", fix)
     return format
@@ -92,6 +105,7 @@ def read_blocks(
     *,
     column_names: Sequence[str] | None = None,
     format: str | None = None,
+    name: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Table]:
     """Read a table in blocks of bounded memory; otherwise like `read_table`.
@@ -101,17 +115,18 @@ def read_blocks(
     Args:
         advance: Called after each block with the bytes of the file read so far.
     """
-    format = table_format(path, format)
-    with open_input(path, format) as file:
+    format, name = table_format(path, format), name or str(path)
+    with open_input(path, format, name) as file:
         if not file.peek():
-            raise UserError(f"{path} is empty.", "Use a file with rows.")
+            raise UserError(f"{name} is empty.", "Use a file with rows.")
         rows: list[dict[str, Any]] = []
         numbers: list[int] = []
         block_bytes, n = 0, 0
 
         def block() -> Table:
-            columns = list(dict.fromkeys(name for row in rows for name in row)) if format == "jsonl" else list(rows[0])
-            return Table(str(path), columns, rows, numbers, row_unit(format))
+            names = (name for row in rows for name in row) if format in ("json", "jsonl") else rows[0]
+            columns = list(dict.fromkeys(names))
+            return Table(name, columns, rows, numbers, row_unit(format))
 
         for number, row in stream_rows(file, column_names):
             rows.append(row)
@@ -126,7 +141,7 @@ def read_blocks(
         if rows:
             yield block()
     if not n:
-        raise UserError(f"{path} has no rows.", "Use a file with rows below its header.")
+        raise UserError(f"{name} has no rows.", "Use a file with rows below its header.")
 
 
 def fill_missing(table: Table, columns: Iterable[str]) -> Table:
@@ -177,10 +192,12 @@ def write_table(
         writer.write(rows)
 
 
-def check_table_output(path: str | Path) -> None:
+def check_table_output(path: str | Path, overwrite: bool = True) -> None:
     """UserError unless `write_table` can write to `path`. Call it before the work whose result is written."""
     if file_format(path)[0] not in TABLE_FORMATS:
-        raise UserError(f"{path} has no supported table extension.", f"Supported: {TABLE_EXTENSIONS}.")
+        raise UserError(f"{path} has no supported table extension.", f"Supported: {OUTPUT_EXTENSIONS}.")
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder.", "Use the name of a file in it.")
+    if Path(path).exists() and not overwrite:
+        raise UserError(f"{path} exists.", "Choose another --out, or replace it with --overwrite.")
     ensure_writable(Path(path).absolute().parent)

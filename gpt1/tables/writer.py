@@ -16,7 +16,7 @@ from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
 from gpt1.files.reading import file_format
 from gpt1.formatting import escape_controls, printable_json
-from gpt1.tables.rows import TABLE_FORMATS
+from gpt1.tables.cells import cell_to_show, plain_value
 
 NEEDS_QUOTES = re.compile('[",;\r\n]')
 FORMULA_START = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -26,12 +26,14 @@ NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 Rows = Sequence[Mapping[str, Any]]
 
 
+PIPE_FORMATS = {"csv": "csv", "tsv": "tsv", "xlsx": "csv"}
+
+
 def output_kind(path: str | Path | None, like: str | Path | None = None) -> str:
-    """The format of a file by its extension; for standard output that of `like`, or JSON lines if that is Parquet."""
+    """The format of a file by its extension; for standard output that of `like`, or JSON lines if it has types."""
     if path is not None:
         return file_format(path)[0]
-    kind = file_format(like or "rows.csv")[0]
-    return "jsonl" if kind == "parquet" or kind not in TABLE_FORMATS else kind
+    return PIPE_FORMATS.get(file_format(like or "rows.csv")[0], "jsonl")
 
 
 @contextmanager
@@ -185,20 +187,24 @@ def is_formula(text: str) -> bool:
 
 
 def format_cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False, default=to_json_value)
-    return str(to_json_value(value))
+    return cell_to_show(value)
 
 
 def to_json_value(value: Any) -> Any:
-    """A NumPy number as a Python number; other types (dates from Parquet) as text."""
-    if hasattr(value, "item"):
-        return value.item()
-    return value if isinstance(value, int | float) else str(value)
+    """A NumPy number as a Python number; other types (dates and bytes from Parquet) as text."""
+    value = plain_value(value)
+    return value if isinstance(value, int | float | None) else cell_to_show(value)
+
+
+def has_lossy_bytes(value: Any) -> bool:
+    """Whether a cell holds bytes that are not UTF-8, which only .parquet can store."""
+    if isinstance(value, list | tuple):
+        return any(map(has_lossy_bytes, value))
+    if isinstance(value, dict):
+        return any(map(has_lossy_bytes, value.values()))
+    return isinstance(value, bytes) and cell_to_show(value) == str(value)
 
 
 def csv_line(cells: Sequence[str]) -> str:

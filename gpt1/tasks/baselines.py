@@ -13,7 +13,7 @@ from gpt1.tasks import metrics
 from gpt1.tasks.examples import stratified_order
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.multilabel import MultiLabel
-from gpt1.tasks.targets import Answers, Classes, Target, as_label, as_number
+from gpt1.tasks.targets import Answers, Classes, Target, as_number
 from gpt1.tasks.tfidf import fitting_work, tfidf_scores
 
 MAX_TFIDF_WORK = 12_000_000
@@ -34,7 +34,7 @@ def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float |
         frequent = target.names([2 * shares[label] >= len(rows) for label in target.labels])
         return frequent or [max(target.labels, key=lambda label: shares[label])]
     if isinstance(target, Classes):
-        counts = Counter(map(as_label, labels))
+        counts = Counter(map(target.name_of, labels))
         return max(target.labels, key=lambda label: counts[label])
     if isinstance(target, Answers):
         return min(Counter(map(int, labels)).items(), key=lambda item: (-item[1], item[0]))[0]

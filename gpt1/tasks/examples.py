@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
+from gpt1.tables.cells import cell_number, cell_text
 from gpt1.tables.table import missing_column_error
 from gpt1.tasks.kinds import Example, Kind
-from gpt1.tasks.targets import Classes, Target, as_label
+from gpt1.tasks.targets import Answers, Classes, Numbering, Target, as_label
 
 TableRow = Mapping[str, Any]
 RowLocator = Callable[[int], str]
@@ -36,21 +38,21 @@ def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str]
     for role in columns:
         if role not in (*kind.columns, "label"):
             takes = ", ".join(f"--{r.replace('_', '-')}" for r in (*kind.columns, "label"))
-            raise UserError(f"--kind {kind.name} does not accept --{role.replace('_', '-')}.", f"Use {takes}.")
+            raise UserError(f"{kind.name} does not accept --{role.replace('_', '-')}.", f"Use {takes}.")
     for role in kind.columns:
         flag = "--" + role.replace("_", "-")
         if role not in columns:
             if role in kind.optional:
                 continue
             needed = " ".join(f"--{r.replace('_', '-')} COLUMN" for r in kind.columns if r not in kind.optional)
-            raise UserError(f"--kind {kind.name} needs {flag}.", f"Use: {needed} --label COLUMN")
+            raise UserError(f"{kind.name} needs {flag}.", f"Use: {needed} --label COLUMN")
     for role, column in columns.items():
-        for part in role_columns(kind, role, column):
+        for part in role_columns(kind, role, column, present):
             if part not in present:
                 raise missing_column_error(name, part, present, "--" + role.replace("_", "-"))
     texts = {role: column for role, column in columns.items() if role != "label"}
     for role, column in texts.items():
-        if {*role_columns(kind, "label", columns.get("label", ""))} & {*role_columns(kind, role, column)}:
+        if {*label_columns(kind, columns.get("label", ""))} & {*column_names(role, column, present)}:
             raise UserError(
                 f"--label {columns['label']} is also the column of --{role.replace('_', '-')}: nothing to learn.",
                 "Pass the column with the labels as --label.",
@@ -62,9 +64,9 @@ def required_columns(kind: Kind, columns: Mapping[str, str]) -> list[str]:
     return [column for role, column in columns.items() if role not in ("label", "choices", *kind.optional)]
 
 
-def role_columns(kind: Kind, role: str, column: str) -> list[str]:
-    """The columns of a role: several for `--choices C1,C2,…`, and for labels with a column each."""
-    return choice_columns(column) if role == "choices" else label_columns(kind, column) if role == "label" else [column]
+def role_columns(kind: Kind, role: str, column: str, present: Container[str]) -> list[str]:
+    """As `column_names`; several for labels with a column each."""
+    return label_columns(kind, column) if role == "label" else column_names(role, column, present)
 
 
 def label_columns(kind: Kind, label: str) -> list[str]:
@@ -87,13 +89,25 @@ def read_label_columns(row: TableRow, names: Sequence[str], where: str) -> list[
 TRUE_CELLS, FALSE_CELLS = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
 
+def column_names(role: str, column: str, present: Container[str]) -> list[str]:
+    """The columns that a role names: one, the answers of `--choices C1,C2,…`, or texts to join, `--text title,body`."""
+    if role == "label" or (role != "choices" and column in present):
+        return [column]
+    return choice_columns(column)
+
+
 def choice_columns(choices: str) -> list[str]:
-    """Column names of `--choices C1,C2,…`."""
+    """Column names of a list such as `C1,C2,…`."""
     return [part.strip() for part in choices.split(",") if part.strip()] or [choices]
 
 
 def read_examples(
-    rows: Sequence[TableRow], kind: Kind, columns: Mapping[str, str], where: RowLocator, labelled: bool = True
+    rows: Sequence[TableRow],
+    kind: Kind,
+    columns: Mapping[str, str],
+    where: RowLocator,
+    labelled: bool = True,
+    numbering: Numbering = "0",
 ) -> list[Example]:
     """Read table rows as examples.
 
@@ -103,6 +117,7 @@ def read_examples(
         columns: Role (text, premise, ..., label) -> column name.
         where: Row number (from 0) -> its place in the file, for errors.
         labelled: False for rows without labels.
+        numbering: How labels of multiple choice count the answers (see `find_numbering`).
 
     Returns:
         One example per row. Labels are unchanged, except in multiple choice: the index (from 0) of the right answer.
@@ -110,27 +125,37 @@ def read_examples(
     Raises:
         UserError: For a cell or label that cannot be read, naming the row.
     """
-    return [read_example(row, kind, columns, where(i), labelled) for i, row in enumerate(rows)]
+    return [read_example(row, kind, columns, where(i), labelled, numbering) for i, row in enumerate(rows)]
 
 
-def read_example(row: TableRow, kind: Kind, columns: Mapping[str, str], where: str, labelled: bool) -> Example:
+def read_example(
+    row: TableRow, kind: Kind, columns: Mapping[str, str], where: str, labelled: bool, numbering: Numbering
+) -> Example:
     roles = [role for role in kind.columns if role != "choices"]
-    fields = tuple(parse_at(where, parse_text, row[columns[role]]) if role in columns else "" for role in roles)
+    fields = tuple(column_text(row, columns[role], where) if role in columns else "" for role in roles)
     names = label_columns(kind, columns["label"]) if labelled else []
     label = read_label_columns(row, names, where) if len(names) > 1 else row.get(columns["label"]) if labelled else None
     if not kind.multiple_choice:
         return Example(fields, label=label)
     answers, names = read_answers(row, columns["choices"], where)
     if labelled:
-        label = answer_index(label, answers, names, where)
+        label = answer_index(label, answers, names, where, numbering)
     return Example(fields, tuple(answers), label)
+
+
+def column_text(row: TableRow, column: str, where: str) -> str:
+    """The text of a column, or of several with a line break between them (`title,body`); empty ones are left out."""
+    if column in row:
+        return parse_at(f"{where}, column '{column}'", cell_text, row[column])
+    parts = (parse_at(f"{where}, column '{name}'", cell_text, row[name]) for name in choice_columns(column))
+    return "\n".join(part for part in parts if part.strip())
 
 
 def read_answers(row: TableRow, choices: str, where: str) -> tuple[list[str], list[str]]:
     """(answers, names of their columns), from several columns or from a list in one column."""
     names = choice_columns(choices)
     if len(names) > 1:
-        answers = [parse_at(where, parse_text, row[name]) for name in names]
+        answers = [column_text(row, name, where) for name in names]
         while answers and not answers[-1].strip():  # in a question with fewer answers the last cells are empty
             answers.pop()
         names = names[: len(answers)]
@@ -141,7 +166,7 @@ def read_answers(row: TableRow, choices: str, where: str) -> tuple[list[str], li
                 f"{where}: column '{choices}' must contain a list of answers, not {str(cell)[:40]!r}.",
                 "Use --choices C1,C2,… for one column per answer, or a list in one column (.jsonl, .parquet).",
             )
-        answers, names = [parse_at(where, parse_text, answer) for answer in cell], []
+        answers, names = [parse_at(f"{where}, column '{choices}'", cell_text, answer) for answer in cell], []
     if len(answers) < 2:
         raise UserError(
             f"{where}: only {len(answers)} answer{'s' * (not answers)} to choose from.",
@@ -150,19 +175,70 @@ def read_answers(row: TableRow, choices: str, where: str) -> tuple[list[str], li
     return answers, names
 
 
-def answer_index(label: Any, answers: Sequence[str], names: Sequence[str], where: str) -> int:
-    """Index of the answer that `label` means: a column name, else the text of an answer or an index from 0.
+def find_numbering(rows: Sequence[TableRow], kind: Kind, columns: Mapping[str, str]) -> Numbering:
+    """How the labels of multiple choice count the answers: from 0, from 1 or as letters from A.
+
+    They count from 1 if no label is 0 and one is the number of answers. Labels that are the name of a column or the
+    text of an answer say nothing about it.
+    """
+    if not kind.multiple_choice:
+        return "0"
+    labels = []
+    for row in rows:
+        try:
+            answers, names = read_answers(row, columns["choices"], "")
+            label = cell_text(row.get(columns["label"])).strip()
+        except UserError:  # `read_examples` reports it
+            continue
+        if label not in names and label not in (answer.strip() for answer in answers):
+            labels.append((label, len(answers)))
+    if labels and all(letter_index(label) is not None for label, _ in labels):
+        return "A"
+    numbers = [(parse_integer(label), answers) for label, answers in labels]
+    many = len(numbers) >= MIN_ROWS_OF_COUNTING
+    from_one = many and all(number for number, _ in numbers) and any(number == answers for number, answers in numbers)
+    return "1" if from_one else "0"
+
+
+MIN_ROWS_OF_COUNTING = 3
+"""In fewer rows, a number that is too large is an error rather than a way of counting."""
+
+
+def numbering_notes(numbering: Numbering, examples: Sequence[Example]) -> list[str]:
+    """What to say about how the labels of these examples count the answers; nothing if it is as usual."""
+    if numbering == "A":
+        return ["the labels are letters: A is the first answer"]
+    if numbering == "1":
+        return ["the labels count the answers from 1 (none is 0, and one is the number of answers)"]
+    if len(examples) >= MIN_ROWS_OF_FIRST_ANSWER and all(example.label for example in examples):
+        return ["warning: the first answer is never right. Labels that are numbers count the answers from 0"]
+    return []
+
+
+MIN_ROWS_OF_FIRST_ANSWER = 20
+"""In this many rows every answer is right at least once, unless the labels are read wrongly."""
+
+
+def letter_index(text: str) -> int | None:
+    """A or a → 0, B → 1, …"""
+    return ord(text.upper()) - ord("A") if len(text) == 1 and text.isascii() and text.isalpha() else None
+
+
+def answer_index(
+    label: Any, answers: Sequence[str], names: Sequence[str], where: str, numbering: Numbering = "0"
+) -> int:
+    """Index of the answer that `label` means: a column name, else the text of an answer or its number.
 
     Raises:
         UserError: If it means no answer or could mean several. Guessing would train on wrong labels.
     """
     if isinstance(label, str) and label in names:
         return names.index(label)
-    text = parse_at(where, parse_text, label).strip()
-    readings = {i for i, answer in enumerate(answers) if isinstance(label, str) and answer.strip() == text}
-    number = parse_integer(text)
-    if number is not None and 0 <= number < len(answers):
-        readings.add(number)
+    text = parse_at(where, cell_text, label).strip()
+    readings = {i for i, answer in enumerate(answers) if isinstance(label, str | bytes) and answer.strip() == text}
+    number = letter_index(text) if numbering == "A" else parse_integer(text)
+    if number is not None and 0 <= (index := number - (numbering == "1")) < len(answers):
+        readings.add(index)
     if len(readings) == 1:
         return readings.pop()
     if readings:
@@ -170,33 +246,22 @@ def answer_index(label: Any, answers: Sequence[str], names: Sequence[str], where
             f"{where}: label '{text}' is ambiguous: it could be answer {' or '.join(map(str, sorted(readings)))}.",
             "Use the column name of the answer as the label.",
         )
+    last = chr(ord("A") + len(answers) - 1) if numbering == "A" else len(answers) - (numbering == "0")
     raise UserError(
         f"{where}: label '{text}' matches none of the {len(answers)} answers.",
         f"Use {'a column name (' + ', '.join(names) + '), ' if names else ''}the text of an answer, "
-        f"or an index from 0 to {len(answers) - 1}.",
+        f"or {'a letter' if numbering == 'A' else 'an index'} from {numbering} to {last}.",
     )
 
 
 def parse_integer(text: str) -> int | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() else None
+    number = cell_number(text)
+    return int(number) if number is not None and number.is_integer() else None
 
 
-def parse_text(cell: Any) -> str:
-    """A cell as text; None and NaN are empty texts.
-
-    Raises:
-        UserError: For a list, tuple, dict or array.
-    """
-    if isinstance(cell, list | tuple | dict | np.ndarray):
-        raise UserError(f"{str(cell)[:40]!r} is not a text or a number.", "Choose another column, or fix the row.")
-    return "" if cell is None or (isinstance(cell, float) and cell != cell) else str(cell)
-
-
-def target_from_examples(kind: Kind, score: bool, examples: Sequence[Example], where: RowLocator, name: str) -> Target:
+def target_from_examples(
+    kind: Kind, score: bool, examples: Sequence[Example], where: RowLocator, name: str, numbering: Numbering = "0"
+) -> Target:
     """Build the target (set of labels, range of scores, ...) from the labels of the training rows.
 
     Args:
@@ -205,6 +270,7 @@ def target_from_examples(kind: Kind, score: bool, examples: Sequence[Example], w
         examples: The training examples.
         where: Row number (from 0) -> its place in the file, for errors.
         name: Name of the table, for errors.
+        numbering: As for `read_examples`.
 
     Raises:
         UserError: For an invalid label, naming the row; for labels that cannot be learned, e.g. all the same.
@@ -219,7 +285,8 @@ def target_from_examples(kind: Kind, score: bool, examples: Sequence[Example], w
     # In multiple choice every answer is a label, even one that is never right in these rows.
     labels = [len(example.answers) - 1 if kind.multiple_choice else example.label for example in examples]
     from_labels: Callable[[Any], Target] = target.from_labels
-    return parse_at(name, from_labels, labels)
+    found = parse_at(name, from_labels, labels)
+    return replace(found, numbering=numbering) if isinstance(found, Answers) else found
 
 
 def encode_labels(target: Target, examples: Sequence[Example], where: RowLocator) -> Tensor:  # → [examples, …]

@@ -89,6 +89,10 @@ class Example:
     label: Any = None
     weight: float = 1.0
 
+    @property
+    def has_text(self) -> bool:
+        return any(text.strip() for text in (*self.fields, *self.answers))
+
 
 @dataclass(frozen=True)
 class EncodedExample:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpt1.errors import UserError
 from gpt1.tasks.multilabel import MultiLabel, bootstrap_multilabel, multilabel_scores
-from gpt1.tasks.targets import Answers, Classes, Target, as_label, as_number
+from gpt1.tasks.targets import Answers, Classes, Target, as_number
 
 BOOTSTRAP_SAMPLES = 1000
 """Bootstrap samples of a confidence interval; its ends are then accurate to about a tenth of its width."""
@@ -89,7 +89,7 @@ def gold_answers(target: Target, labels: Sequence[Any]) -> list[Any]:
     """Labels as read from a table, in the form of predictions: label texts or lists, answer numbers, or scores."""
     if isinstance(target, MultiLabel):
         return [target.in_order(label) for label in labels]
-    read = as_label if isinstance(target, Classes) else int if isinstance(target, Answers) else as_number
+    read = target.name_of if isinstance(target, Classes) else int if isinstance(target, Answers) else as_number
     return [read(label) for label in labels]
 
 
@@ -175,17 +175,27 @@ def bootstrap_classification(metric: str, gold: Sequence[Any], predicted: Sequen
         cells[cell] = cells.get(cell, 0) + 1
     counts = np.array(list(cells.values()), dtype=np.float64)
     names = ["1"] if binary and metric == "f1" else sorted({name for cell in cells for name in cell})
-    is_gold = np.array([[g == name for name in names] for g, _ in cells], dtype=np.float64)  # [cells, labels]
-    is_predicted = np.array([[p == name for name in names] for _, p in cells], dtype=np.float64)
+    is_gold = one_hot([g for g, _ in cells], names)  # [cells, labels]
+    is_predicted = one_hot([p for _, p in cells], names)
     random = np.random.default_rng(0)
     sampled = random.multinomial(len(gold), counts / counts.sum(), BOOTSTRAP_SAMPLES)  # [samples, cells]
-    hits, golds, predictions = sampled @ (is_gold * is_predicted), sampled @ is_gold, sampled @ is_predicted
+    hits, golds, predictions = sampled @ is_gold.multiply(is_predicted), sampled @ is_gold, sampled @ is_predicted
     if metric == "f1":
         f1 = divide(2 * hits, golds + predictions)  # [samples, labels]
         return divide(f1.sum(1), (golds + predictions > 0).sum(1))
     n = float(len(gold))  # Matthews correlation for any number of labels (Gorodkin 2004)
     covariance = hits.sum(1) * n - (golds * predictions).sum(1)
     return divide(covariance, np.sqrt((n**2 - (golds**2).sum(1)) * (n**2 - (predictions**2).sum(1))))
+
+
+def one_hot(values: Sequence[str], names: Sequence[str]) -> Any:  # → sparse [values, names]
+    """1 where a value is a name. Sparse, because there can be thousands of labels."""
+    from scipy.sparse import csr_array
+
+    index = {name: i for i, name in enumerate(names)}
+    places = [(i, index[value]) for i, value in enumerate(values) if value in index]
+    rows, columns = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    return csr_array((np.ones(len(places)), (rows, columns)), shape=(len(values), len(names)))
 
 
 def bootstrap_numbers(metric: str, x: Floats, y: Floats) -> Floats:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,19 @@ from torch import Tensor
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import Fields
+from gpt1.tables.cells import cell_text
+from gpt1.tasks.labels import LabelValue as LabelValue
 from gpt1.tasks.labels import as_label as as_label
 from gpt1.tasks.labels import as_number as as_number
 from gpt1.tasks.labels import format_labels as format_labels
 from gpt1.tasks.labels import label_sort_key as label_sort_key
+from gpt1.tasks.labels import label_value as label_value
+from gpt1.tasks.labels import original_values as original_values
 from gpt1.tasks.multilabel import MultiLabel
 
-MAX_LABELS = 1000
+Numbering: TypeAlias = Literal["0", "1", "A"]
+MAX_LABELS = 5000
+"""Every label is a column of the predictions, and a row and a column of the confusion matrix of the metrics."""
 MAX_SCORE_RANGE = 100
 """Largest difference between the highest and the lowest score."""
 
@@ -30,6 +37,8 @@ class Classes:
     """One of several labels; softmax and cross-entropy (paper, eq. 3 and 4)."""
 
     labels: tuple[str, ...]
+    values: tuple[LabelValue, ...] = ()
+    """What predictions return for each label, in the type that the labels had; empty: `labels`."""
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
     primary_metric: ClassVar[str] = "accuracy"
     activated_name: ClassVar[str] = "probabilities"
@@ -46,23 +55,39 @@ class Classes:
             raise UserError(f"all rows have the same label ('{only}').", "Use rows with at least two labels.")
         if len(labels) > MAX_LABELS:
             raise UserError(
-                f"the label column has {len(labels):,} different values; at most 1,000 labels are supported.",
+                f"the label column has {len(labels):,} different values; at most {MAX_LABELS:,} labels are supported.",
                 "Check the column. To predict a number, use --kind regression.",
             )
-        return cls(tuple(labels))
+        originals = original_values(labels, values)
+        return cls(tuple(labels), () if originals == labels else tuple(originals))
+
+    @cached_property
+    def indices(self) -> dict[str, int]:
+        """Position of each label, also in the spelling of older model folders (`true`, `1.0`)."""
+        return {as_label(label): i for i, label in enumerate(self.labels)} | {
+            label: i for i, label in enumerate(self.labels)
+        }
 
     @property
     def outputs(self) -> int:
         return len(self.labels)
 
+    def index_of(self, value: Any) -> int | None:
+        return self.indices.get(cell_text(value).strip(), self.indices.get(as_label(value)))
+
+    def name_of(self, value: Any) -> str:
+        """The label that a cell means, as in `labels`; of an unknown label, itself."""
+        index = self.index_of(value)
+        return as_label(value) if index is None else self.labels[index]
+
     def encode(self, value: Any) -> Tensor:
-        label = as_label(value)
-        if label not in self.labels:
+        label, index = as_label(value), self.index_of(value)
+        if index is None:
             raise UserError(
                 f"unknown label '{label}'.{did_you_mean(label, self.labels)}",
                 f"Labels: {format_labels(self.labels)}.",
             )
-        return torch.tensor(self.labels.index(label))
+        return torch.tensor(index)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, labels], [n] → [n]
         return F.cross_entropy(logits, targets, reduction="none")
@@ -70,21 +95,19 @@ class Classes:
     def activate(self, logits: Tensor) -> Tensor:  # [n, labels] → the same, probabilities (paper, eq. 3)
         return logits.softmax(-1)
 
-    def decode(self, logits: Tensor) -> list[dict[str, Any]]:  # [n, labels]
+    def decode(self, logits: Tensor, labels: Sequence[LabelValue] = ()) -> list[dict[str, Any]]:  # [n, labels]
+        labels = labels or self.labels
         rows = self.activate(logits.double()).tolist()  # in float32 the sum is off 1 by 1e-7, and scikit-learn warns
+        names = [f"probability_{label}" for label in labels]
         return [
-            {"prediction": self.labels[max(range(len(row)), key=row.__getitem__)], **self.probabilities(row)}
+            {"prediction": labels[max(range(len(row)), key=row.__getitem__)], **dict(zip(names, row, strict=True))}
             for row in rows
         ]
 
-    def probabilities(self, row: Sequence[float]) -> dict[str, float]:
-        return {f"probability_{label}": p for label, p in zip(self.labels, row, strict=True)}
-
     def summary(self, values: Sequence[Any]) -> str:
         counts = Counter(as_label(value) for value in values)
-        return (
-            f"{len(self.labels)} labels ({format_labels([f'{label} {counts[label]:,}' for label in self.labels], 8)})"
-        )
+        names = zip(self.labels, self.values or self.labels, strict=True)
+        return f"{len(self.labels)} labels ({format_labels([f'{name} {counts[label]:,}' for label, name in names], 8)})"
 
 
 @dataclass(frozen=True)
@@ -92,6 +115,8 @@ class Answers:
     """Multiple choice: softmax over the answers of an example (paper, section 3.3)."""
 
     most: int
+    numbering: Numbering = "0"
+    """How labels count the answers: from 0, from 1 or from A. Predictions count from 0."""
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     primary_metric: ClassVar[str] = "accuracy"
     activated_name: ClassVar[str] = "probabilities"
@@ -244,9 +269,15 @@ def choose_thresholds(target: Target, logits: Tensor, targets: Tensor) -> Target
     return target.with_thresholds(logits, targets) if isinstance(target, MultiLabel) else target
 
 
+def decode_predictions(target: Target, logits: Tensor) -> list[dict[str, Any]]:
+    """As `target.decode`, with labels in the type and the spelling that they had in the training rows."""
+    return target.decode(logits, target.values) if isinstance(target, Classes) else target.decode(logits)
+
+
 def target_to_json(target: Target) -> dict[str, Any]:
     name = next(name for name, kind in TARGET_TYPES.items() if isinstance(target, kind))
-    return {"name": name, **asdict(target)}
+    optional = {field.name: field.default for field in fields(target)}
+    return {"name": name, **{key: value for key, value in asdict(target).items() if value != optional[key]}}
 
 
 def target_from_json(stored: Fields) -> Target:
@@ -262,9 +293,15 @@ def target_from_json(stored: Fields) -> Target:
             stored.refuse(f"it has {len(labels):,} labels instead of 2 to {MAX_LABELS:,}")
         if len({*labels}) < len(labels) or not all(label and label == label.strip() for label in labels):
             stored.refuse("its labels must be different texts without spaces around them")
-        return MultiLabel.from_json(stored, labels) if name == "labels" else Classes(tuple(labels))
+        if name == "labels":
+            return MultiLabel.from_json(stored, labels)
+        values: list[Any] = stored.items("values", object, [])
+        if values and [as_label(value) for value in values] != labels:
+            stored.refuse("'values' must be the labels, in another type or spelling")
+        return Classes(tuple(labels), tuple(values))
     if name == "answers":
-        return Answers(stored.integer("most", 1, 10_000))
+        numbering = stored.choice("numbering", get_args(Numbering), "0")
+        return Answers(stored.integer("most", 1, 10_000), cast(Numbering, numbering))
     if name == "bins":
         low = stored.integer("low", -(2**53), 2**53)
         return OrdinalBins(low, stored.integer("high", low + 1, low + MAX_SCORE_RANGE))

@@ -12,7 +12,7 @@ import numpy as np
 from gpt1.tasks import metrics
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.multilabel import MultiLabel
-from gpt1.tasks.targets import Answers, Classes, Target, as_label, as_number
+from gpt1.tasks.targets import Answers, Classes, Target, as_number
 
 VECTORIZERS: dict[str, dict[str, Any]] = {
     "words": {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b|\S"},
@@ -170,7 +170,7 @@ class Problem:
 def build_problem(target: Target, training: Sequence[Example]) -> Problem:
     work = fitting_work(target, training)
     if isinstance(target, Classes):
-        labels = [as_label(example.label) for example in training]
+        labels = [target.name_of(example.label) for example in training]
         return Problem(labels, None, enough=min(Counter(labels).values()) >= FOLDS, work=work)
     if isinstance(target, Answers):
         right = [k == int(e.label) for e in training for k in range(len(e.answers))]

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_file
-from gpt1.files.foreign import MAX_JSON_BYTES, parse_json, read_bounded, short
+from gpt1.files.foreign import MAX_JSON_BYTES, Fields, parse_json, read_bounded, short
 from gpt1.files.reading import filesystem, is_url
+from gpt1.runs.folder import find_model_folder
 from gpt1.tokenization.bpe import END_OF_WORD
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ OPENAI_FILES = ("encoder_bpe_40000.json", "vocab_40000.bpe")
 """Files of OpenAI's release: token → id, and merges."""
 HUGGING_FACE_FILES = ("vocab.json", "merges.txt")
 """The same files as named by Hugging Face."""
+LIBRARY_FILE = "tokenizer.json"
+"""All of it in one file, as the library `tokenizers` writes it; newer versions of transformers write no other."""
 SPECIAL_TOKENS = ("<start>", "<delimiter>", "<extract>")
 VERIFIED_VERSIONS = {"spacy": "3.8.18", "ftfy": "6.3.1"}
 """Library versions with which the ids were verified to be those of the released encoder."""
@@ -179,7 +182,7 @@ class Tokenizer:
     def find_files(folder: str | Path) -> tuple[str, ...]:
         """The names of the tokenizer's files in a folder; UserError if it contains no tokenizer."""
         names = _list_folder(folder)
-        for files in (GPT1_FILES, OPENAI_FILES, HUGGING_FACE_FILES):
+        for files in (GPT1_FILES, OPENAI_FILES, HUGGING_FACE_FILES, (LIBRARY_FILE,)):
             if names.issuperset(files):
                 return files
         found = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "") if names else "no files"
@@ -193,17 +196,23 @@ class Tokenizer:
         """Load a tokenizer from a folder or fsspec URL.
 
         Args:
-            folder: Folder with the files of `save`, of OpenAI's release, or of Hugging Face's copy of it.
+            folder: Folder with the files of `save`, of OpenAI's release, or of Hugging Face's copy of it; or a run
+                folder, `starter`, or a name on the Hugging Face hub.
 
         Raises:
             UserError: If the folder contains no tokenizer, or a file was changed or damaged.
         """
+        if not is_url(folder):
+            folder = find_model_folder(folder)
         files = cls.find_files(folder)
         about = _read_json_object(folder, files[0]) if files is GPT1_FILES else {}
-        vocabulary = _read_json_object(folder, files[-2])
-        merges = _read_merges(folder, files[-1])
-        pipeline = str(about.get("pipeline", "original"))
-        validate_vocabulary(vocabulary, merges, pipeline, f"{folder}/{files[-2]}")
+        if files == (LIBRARY_FILE,):
+            vocabulary, merges, pipeline = _read_library_file(folder)
+        else:
+            vocabulary = _read_json_object(folder, files[-2])
+            merges = _read_merges(folder, files[-1])
+            pipeline = str(about.get("pipeline", "original"))
+        validate_vocabulary(vocabulary, merges, pipeline, f"{folder}/{files[-2:][0]}")
         made_with = about.get("made_with")
         if not isinstance(made_with, dict) or not all(
             isinstance(made_with.get(name), str) for name in VERIFIED_VERSIONS
@@ -321,6 +330,23 @@ def _read_merges(folder: str | Path, name: str) -> list[tuple[str, str]]:
             raise UserError(f"{folder}/{name}, line {number}: {short(line)} is not a pair of tokens.", TOKENIZER_HINT)
         merges.append((first, second))
     return merges
+
+
+def _read_library_file(folder: str | Path) -> tuple[dict[str, Any], list[tuple[str, str]], str]:
+    """(vocabulary, merges, pipeline) of a tokenizer.json; UserError unless one of gpt1's pipelines reads texts so."""
+    content = Fields(_read_json_object(folder, LIBRARY_FILE), f"{folder}/{LIBRARY_FILE}", TOKENIZER_HINT)
+    model, splitter = content.object("model"), content.object("pre_tokenizer", {})
+    parts = (model.text("type", ""), model.values.get("end_of_word_suffix") or "", splitter.text("type", ""))
+    pipelines = {("BPE", END_OF_WORD, "BertPreTokenizer"): "original", ("BPE", "", "ByteLevel"): "lossless"}
+    if parts not in pipelines or (splitter.values.get("add_prefix_space") and parts[2] == "ByteLevel"):
+        content.refuse("gpt1 does not split texts in this way; it has the byte-level BPE and the one of GPT-1")
+    merges = []
+    for pair in model.items("merges", object):
+        pair = pair.split(" ") if isinstance(pair, str) else pair
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
+            content.refuse(f"{short(pair)} is not a pair of tokens")
+        merges.append((pair[0], pair[1]))
+    return dict(model.object("vocab").values), merges, pipelines[parts]
 
 
 def _write_atomically(path: Path, text: str) -> None:

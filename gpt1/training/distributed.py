@@ -87,7 +87,9 @@ def process_group() -> Iterator[Processes]:
         gpus, local_rank = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
         if local_rank >= gpus:
             problem = f"torchrun started more processes than this machine has GPUs ({gpus})."
-            raise UserError(problem, f"Use --nproc-per-node {gpus}, or set CUDA_VISIBLE_DEVICES= to train on the CPU.")
+            raise UserError(
+                problem, f"Use torchrun --nproc-per-node {gpus}, or set CUDA_VISIBLE_DEVICES= to train on the CPU."
+            )
         torch.cuda.set_device(local_rank)
     if owns_group:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")

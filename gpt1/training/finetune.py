@@ -12,16 +12,18 @@ from typing import Any
 from torch import Tensor
 
 from gpt1.config import FinetuneConfig
+from gpt1.console import default_progress
 from gpt1.datasets.labelled import TaskData, load_task_data
 from gpt1.devices import precision_name
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
+from gpt1.inference.foreign_task import read_any_task
 from gpt1.inference.predictor import TaskPredictor, load_model_and_tokenizer
-from gpt1.inference.task import TASK, read_task, save_task
+from gpt1.inference.task import save_task
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.runs import folder as runs
 from gpt1.tables.frames import to_table
@@ -54,6 +56,7 @@ def finetune(
     data_dir: str | Path | None = None,
     resume: bool = False,
     time_limit: float | None = None,
+    overwrite: bool = False,
     config: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -72,8 +75,9 @@ def finetune(
         data_dir: Folder of the known data sets.
         resume: Resume the run `out` from its newest checkpoint.
         time_limit: Minutes: train as many epochs as fit. A resumed run keeps the number of epochs.
+        overwrite: Replace a run that is there, once everything is checked.
         config: YAML file with settings.
-        progress: Receives messages, progress and metrics; by default they are discarded.
+        progress: Receives messages, progress and metrics; by default they are printed in a notebook, else discarded.
         **settings: The columns (see COLUMN_ROLES) and fields of FinetuneConfig, which override those of `config`.
 
     Returns:
@@ -87,7 +91,8 @@ def finetune(
     if not resume and (train_on is None or from_ is None):
         missing = "--from" if from_ is None else "the table of training rows"
         raise UserError(f"{missing} is missing.", "Use: gpt1 finetune TABLE --from RUN --out NEW --kind KIND COLUMNS")
-    started, progress = time.monotonic(), progress or NullProgress()
+    runs.check_resume(resume, overwrite)
+    started, progress = time.monotonic(), progress or default_progress()
     columns, settings = split_columns(settings)
     texts = [column for role, column in columns.items() if role not in ("label", "choices", "question")]
     train_on, valid = to_table(train_on, texts), to_table(valid, texts)
@@ -103,7 +108,7 @@ def finetune(
             return run
         command = runs.complete_command(run, inputs)
     else:
-        runs.check_new_folder(out)
+        runs.check_new_folder(out, overwrite, (train_on, from_, valid, config))
         command = {**inputs, **task_facts}
     gpt, tokenizer = load_model_and_tokenizer(command["from"])
     if not resume:
@@ -122,7 +127,7 @@ def finetune(
     if not resume:
         if time_limit is not None:
             cfg = fit_epochs(setup, cfg, time_limit, started, progress)
-        run = runs.create_run(out, cfg, facts, setup.precision)
+        run = runs.create_run(out, cfg, facts, setup.precision, overwrite)
     run_training(setup, cfg, run, progress, resume)
     return run
 
@@ -147,8 +152,8 @@ def fit_epochs(
 
 def read_earlier_task(folder: Path, from_: str | Path, cfg: FinetuneConfig) -> tuple[dict[str, Any], Target] | None:
     """task.json and target of a model that is fine-tuned already; None for a pre-trained one."""
-    if (folder / TASK).exists():
-        return read_task(folder / TASK)
+    if stored := read_any_task(folder):
+        return stored.task, stored.target
     if cfg.keep_head:
         raise UserError(f"--keep-head: {from_} is not fine-tuned: it has no output layer.", "Remove --keep-head.")
     return None

@@ -15,13 +15,13 @@ from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import batch_indices, derive_seed, steps_per_epoch
 from gpt1.datasets.labelled import TaskData
 from gpt1.devices import prepare_model, resolve_device, resolve_precision
-from gpt1.files.manifest import file_entry
 from gpt1.inference.evaluate import compute_metrics
+from gpt1.inference.foreign_task import read_any_task
 from gpt1.inference.task_logits import compute_task_logits
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import Losses, l3
-from gpt1.model.weights import WEIGHTS_FILE, read_head
+from gpt1.model.weights import fingerprint_weights
 from gpt1.progress import Progress
 from gpt1.tasks.collate import collate, epoch_examples, micro_batches
 from gpt1.tasks.kinds import (
@@ -153,8 +153,8 @@ def prepare_finetuning(
     kind = task.kind
     head = Head(gpt.config.n_embd, task.target.outputs, kind.multiple_choice, cfg.head_dropout, kind.several_labels)
     model = TaskModel(gpt, head)
-    if cfg.keep_head:
-        model.head.load_state_dict(read_head(folder))
+    if cfg.keep_head and (stored := read_any_task(folder)):
+        model.head.load_state_dict(stored.head.state_dict())
     freeze(model, cfg.train)
     device = resolve_device(cfg.device)
     activations, precision = resolve_precision(cfg.precision, device)
@@ -173,7 +173,7 @@ def prepare_finetuning(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     title = f"fine-tuning {describe_trained(cfg.train, trained)}, λ {cfg.lm_coef:g}, {precision}"
     fingerprints = {
-        "model": file_entry(folder / WEIGHTS_FILE)["sha256"] if (folder / WEIGHTS_FILE).exists() else str(folder),
+        "model": fingerprint_weights(folder),
         "tokenizer": tokenizer.fingerprint,
         "data": task.fingerprint(),
         "precision": str(activations),

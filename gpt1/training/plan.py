@@ -12,8 +12,8 @@ import torch
 
 from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus
-from gpt1.devices import prepare_model, resolve_device, resolve_precision
-from gpt1.errors import UserError
+from gpt1.devices import prepare_model, resolve_device, resolve_precision, translate_resource_errors
+from gpt1.errors import ResourceError, UserError
 from gpt1.kernels.malloc import keep_freed_memory
 from gpt1.model.gpt import GPT
 from gpt1.model.losses import PretrainMicroBatch, l1
@@ -75,11 +75,12 @@ def measure_speed(cfg: PretrainConfig, vocab_size: int, world_size: int) -> Spee
         return time.perf_counter() - started
 
     model.train()
-    seconds = seconds_of_pass()  # allocates memory, so it is slow
-    if seconds < 5:
-        seconds = seconds_of_pass()
-    seconds_of_update()
-    return Speed(seconds / (windows * cfg.context * world_size), seconds_of_update())
+    with translate_resource_errors("Use a smaller --model."):
+        seconds = seconds_of_pass()  # allocates memory, so it is slow
+        if seconds < 5:
+            seconds = seconds_of_pass()
+        seconds_of_update()
+        return Speed(seconds / (windows * cfg.context * world_size), seconds_of_update())
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,12 @@ def plan_run(
             hoped = make_plan(cfg, Speed(flops / flops_per_second / 2, 0.0), minutes, corpus)
             if hoped.expected_loss >= best.expected_loss or hoped.steps < MIN_STEPS:
                 break
-        speed = measure(cfg, corpus.vocab_size)
+        try:
+            speed = measure(cfg, corpus.vocab_size)
+        except ResourceError:
+            if best:
+                break
+            raise
         flops_per_second = flops / speed.token_seconds
         plan = make_plan(cfg, speed, minutes, corpus)
         if not best or (plan.expected_loss < best.expected_loss and plan.steps >= MIN_STEPS):

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from gpt1.config import PretrainConfig
+from gpt1.console import default_progress
 from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
 from gpt1.errors import UserError
-from gpt1.files.manifest import file_entry
 from gpt1.formatting import count_noun, count_parameters, format_estimate, format_number
 from gpt1.inference.predictor import LanguageModel
 from gpt1.inference.task import save_model
@@ -27,7 +27,7 @@ from gpt1.kernels.malloc import keep_freed_memory
 from gpt1.kernels.to_device import to_device
 from gpt1.model.gpt import GPT
 from gpt1.model.losses import PretrainMicroBatch, l1
-from gpt1.model.weights import WEIGHTS_FILE
+from gpt1.model.weights import fingerprint_weights
 from gpt1.progress import MultiProgress, NullProgress, Progress
 from gpt1.runs import folder as runs
 from gpt1.tokenization.tokenizer import Tokenizer
@@ -48,6 +48,7 @@ def pretrain(
     valid: str | Path | None = None,
     minutes: float | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     config: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -61,8 +62,9 @@ def pretrain(
         valid: Corpus folder for validation, instead of a part of `corpus`.
         minutes: Choose the number of steps, and the size if no setting does, so that the run takes about this time.
         resume: Resume the run `out` from its newest checkpoint.
+        overwrite: Replace a run that is there, once everything is checked.
         config: YAML file with settings.
-        progress: Receives messages, progress and metrics; by default they are discarded.
+        progress: Receives messages, progress and metrics; by default they are printed in a notebook, else discarded.
         **settings: Fields of PretrainConfig; they override those of `config`.
 
     Returns:
@@ -75,13 +77,14 @@ def pretrain(
     """
     if corpus is None and not resume:
         raise UserError("the corpus is missing.", "Create one with: gpt1 tokenize TEXTS --out DIR")
+    runs.check_resume(resume, overwrite)
     inputs = {"corpus": corpus, "from": from_, "valid": valid}
     facts = {**{name: str(path) if path else None for name, path in inputs.items()}, "minutes": minutes}
     requested = runs.user_settings(PretrainConfig, config, settings)
     if requested.get("steps") and "epochs" in requested:
         raise UserError("--steps and --epochs contradict each other.", "Use one of them.")
     with process_group() as processes:
-        progress = (progress if processes.is_rank0 else None) or NullProgress()
+        progress = progress or default_progress() if processes.is_rank0 else NullProgress()
         run = Path(out)
         if resume:
             run, cfg = processes.broadcast_from_rank0(
@@ -93,7 +96,8 @@ def pretrain(
             command = processes.broadcast_from_rank0(lambda: runs.complete_command(run, inputs))
             corpus, from_, valid = (command[name] for name in inputs)
         else:
-            processes.broadcast_from_rank0(lambda: runs.check_new_folder(out))
+            read = (corpus, from_, valid, config)
+            processes.broadcast_from_rank0(lambda: runs.check_new_folder(out, overwrite, read))
         opened, valid_corpus = Corpus.open(str(corpus)), Corpus.open(valid) if valid else None
         if not resume:
             cfg = choose_settings(requested, minutes, from_, opened, processes, progress)
@@ -102,7 +106,7 @@ def pretrain(
             setup.log_time(cfg, progress)
         cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
         if processes.is_rank0 and not resume:
-            runs.create_run(out, cfg, facts, setup.precision)
+            runs.create_run(out, cfg, facts, setup.precision, overwrite)
         run_training(setup, cfg, run, progress, resume)
         processes.barrier()  # until rank 0 has written the model
     return run
@@ -293,8 +297,8 @@ def prepare_pretraining(
     fingerprints = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint, "precision": str(activations)}
     if valid:
         fingerprints["--valid corpus"] = valid.fingerprint
-    if from_ and (weights := runs.find_model_folder(from_) / WEIGHTS_FILE).exists():
-        fingerprints["model"] = file_entry(weights)["sha256"]
+    if from_:
+        fingerprints["model"] = fingerprint_weights(runs.find_model_folder(from_))
     return PretrainSetup(
         model, tokenizer, corpus, training, validation, device, title, fingerprints, unigram, processes, precision
     )

@@ -205,7 +205,7 @@ INVALID_FILES = {
     "other.csv": (b"title,body\n1,2\n", ["column 'text'", "title, body"]),
     "open.csv": (b'text,n\nfine,1\n"never closed,2\n', ["open.csv, line 3 is not CSV"]),
     "cells.csv": (b"text,n\none,1,extra\n", ["line 2 has 3 cells", "header has 2"]),
-    "tabs.csv": (b"text\tlabel\na\t1\n", ["header is one cell", "a tab", ".tsv"]),
+    "commas.tsv": (b"text,label\na,1\n", ["header is one cell", "a comma", ".csv"]),
     "fake.parquet": (b"text\n", ["fake.parquet is not Parquet"]),
     "picture.png": (b"\x89PNG", ["picture.png has no supported extension", ".txt"]),
     "fake.txt.xz": (b"text", ["fake.txt.xz is damaged or truncated"]),
@@ -252,7 +252,7 @@ def test_the_error_for_a_file_without_read_permission_names_it_and_the_fix(
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(UserError) as error:
         list(read_documents([str(tmp_path)]))
-    assert error.value.problem == f"{tmp_path / 'a.txt'} cannot be read: Permission denied."
+    assert error.value.problem == f"{tmp_path / 'a.txt'} cannot be read: permission denied."
     assert "permissions" in error.value.fix
 
 

@@ -47,6 +47,6 @@ def test_messages_about_one_row_are_singular() -> None:
     progress = RecordingProgress()
     load_task_data(train, validation, "classification", {"text": "text"}, False, None, FinetuneConfig(), progress)
     assert progress.lines[0].endswith("; 1 duplicate removed")
-    assert progress.lines[1] == "1 row has no text"
+    assert progress.lines[1] == "1 row without text left out"
     assert progress.lines[2] == "1 training row removed: also in v"
     assert progress.lines[3] == "validation: 2 rows from v"

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gpt1.cli.exit import translate_oserror
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_dir, atomic_file
+from gpt1.files.foreign import read_json
+from gpt1.files.manifest import file_entry, verify_file, write_manifest
+from gpt1.tables.table import read_table
 
 KILLED = """
 import os, signal, sys
@@ -62,7 +71,7 @@ def test_a_folder_that_another_process_is_writing_is_refused(tmp_path: Path):
 def test_a_folder_replaces_another_one_only_with_replace(tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old").touch()
-    with pytest.raises(OSError, match="not empty"), atomic_dir(tmp_path / "a"):
+    with pytest.raises(UserError, match="not empty"), atomic_dir(tmp_path / "a"):
         pass
     with atomic_dir(tmp_path / "a", replace=True) as folder:
         (folder / "new").touch()
@@ -82,3 +91,78 @@ def test_a_folder_is_synced_to_disk_before_it_is_renamed(tmp_path: Path, monkeyp
     model = tmp_path / "model"
     assert sorted(path.name for path in model.iterdir()) == ["inner", "model.safetensors"]
     assert {path.stat().st_ino for path in [*model.rglob("*"), model, tmp_path]} <= set(synced)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everyone can enter, as tests that drop the privileges of root need."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def as_a_user() -> Iterator[None]:
+    """Root may read and write everything; nobody may not."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the permissions of POSIX")
+def test_a_path_without_permission_is_named_with_what_was_tried(open_folder: Path):
+    (open_folder / "closed.csv").write_text("text\na\n")
+    (open_folder / "closed.json").write_text("{}")
+    (open_folder / "read-only").mkdir()
+    write_manifest(open_folder, "test-1")
+    entry = file_entry(open_folder / "closed.csv")
+    for name in ("closed.csv", "closed.json"):
+        (open_folder / name).chmod(0)
+    readers: dict[str, Callable[[Path], Any]] = {
+        "closed.csv": read_table,
+        "closed.json": read_json,
+    }
+    with as_a_user():
+        for name, read in readers.items():
+            with pytest.raises(UserError, match=f"{name} cannot be read: permission denied") as refused:
+                read(open_folder / name)
+            assert "permissions" in refused.value.fix
+        with pytest.raises(UserError, match=r"closed.csv cannot be read: permission denied"):
+            verify_file(open_folder / "closed.csv", entry, "Copy it again.")
+        with (
+            pytest.raises(UserError, match=r"read-only/a.txt cannot be written: permission denied") as refused,
+            atomic_file(open_folder / "read-only" / "a.txt"),
+        ):
+            pass
+        assert "permissions" in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "fix"),
+    [
+        ("folder", "is a directory", "Use the name of a file in it."),
+        ("file/a.txt", "(not a directory|file exists)", ""),
+        ("x" * 300, "file name too long", "Use a shorter name."),
+    ],
+)
+def test_a_path_that_cannot_be_a_file_is_called_by_its_name(name: str, reason: str, fix: str, tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=f"{name} cannot be written: {reason}") as refused, atomic_file(tmp_path / name):
+        pass
+    assert fix in refused.value.fix
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_an_input_that_vanishes_while_an_output_is_written_is_not_blamed_on_the_output(tmp_path: Path):
+    with pytest.raises(FileNotFoundError) as missing, atomic_file(tmp_path / "out.txt"):
+        (tmp_path / "input.txt").read_text()
+    error = translate_oserror(missing.value)
+    assert error.problem == f"{tmp_path / 'input.txt'}: no such file or directory."
+    assert error.fix == "Check the path."

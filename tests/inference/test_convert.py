@@ -18,8 +18,11 @@ from gpt1.errors import ResourceError, UserError
 from gpt1.inference import convert
 from gpt1.inference.convert import export_model, import_model
 from gpt1.inference.predictor import load
+from gpt1.inference.task import save_task
 from gpt1.model.foreign_weights import BLOCK_NAMES
 from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
+from gpt1.tasks.targets import Answers
 from gpt1.tokenization.tokenizer import Tokenizer
 
 TEXT = "the file is opened and closed"
@@ -251,11 +254,12 @@ def test_export_prints_a_summary_and_warns_of_the_different_tokenizer(exported: 
     ("format", "source", "problem"),
     [
         ("hugingface", "lm", "there is no such format. Did you mean huggingface?"),
-        ("onnx", "lm", "Formats: huggingface."),
+        ("onnx", "lm", "Formats: gpt1, huggingface."),
         ("huggingface", "lstm", "is an LSTM; transformers' openai-gpt is a Transformer"),
         ("huggingface", "reviews", "gpt1 export huggingface 'my runs/books' --out DIR"),
         ("huggingface", "reviews/model", "gpt1 export huggingface 'my runs/books' --out DIR"),
         ("huggingface", "alone", "gpt1 export huggingface RUN --out DIR"),
+        ("huggingface", "no-task", "the special tokens of a fine-tuned model, but no task.json"),
         ("huggingface", "revews", "revews does not exist. Did you mean reviews?"),
         ("huggingface", "empty", "is not a model folder"),
         ("huggingface", "swapped", "the tokenizer has 300 tokens, the model 299"),
@@ -266,8 +270,12 @@ def test_a_model_that_transformers_cannot_represent_is_an_error_and_nothing_is_w
 ):
     write_ours(tmp_path / "lm", tokenizer)
     write_ours(tmp_path / "lstm", tokenizer, architecture="lstm", lstm_units=4)
-    for folder in ("alone", "reviews/model"):
-        write_ours(tmp_path / folder, tokenizer, special_tokens=3)
+    for folder in ("alone", "reviews/model", "no-task"):
+        model = TaskModel(write_ours(tmp_path / folder, tokenizer, special_tokens=3), Head(16, 1, each=True))
+        columns = {"context": "c", "choices": "x"}
+        save_task(tmp_path / folder, model, tokenizer, {"kind": "choice", "columns": columns}, Answers(2))
+    for name in ("task.json", "manifest.json"):
+        (tmp_path / "no-task" / name).unlink()
     (tmp_path / "reviews/config.yaml").write_text("stage: finetune\ncommand:\n  from: my runs/books\n")
     (tmp_path / "empty").mkdir()
     GPT(GPTConfig(vocab_size=299, n_layer=1, n_head=1, n_embd=8, context=8)).save(tmp_path / "swapped")

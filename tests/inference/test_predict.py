@@ -128,7 +128,11 @@ ERRORS: dict[str, tuple[str, list[dict[str, Any]], str]] = {
     ),
     "a tab in the header of .tsv": ("out.tsv", [{"text": "a", "b\tc": 1}], r"the header cannot be written as \.tsv"),
     "two types in .parquet": ("out.parquet", [*GOOD, {"text": "a", "id": "x"}], r"cannot be written as \.parquet"),
-    "a list instead of a text": ("out.csv", [*GOOD, {"text": ["a"], "id": 1}], "line 21: .* is not a text"),
+    "a list instead of a text": (
+        "out.csv",
+        [*GOOD, {"text": ["a"], "id": 1}],
+        "line 21, column 'text': .* is not a text",
+    ),
     "no such column": ("out.csv", [{"txt": "a"}], "no column 'text'"),
     "an ending of no table": ("out.doc", GOOD, "no supported table extension"),
 }
@@ -184,12 +188,12 @@ def test_a_killed_prediction_leaves_the_previous_file(model_of: Any, tmp_path: P
         "        super().add(*args); blocks.append(1)\n"
         "        if len(blocks) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "predict.InputStatistics = Killing\n"
-        "predict.predict_into(*sys.argv[1:])\n"
+        "predict.predict_into(*sys.argv[1:], overwrite=True)\n"
     )
     words = [str(model_of("classification")), str(tmp_path / "rows.csv"), str(tmp_path / "out.csv")]
     assert subprocess.run([sys.executable, "-c", code, *words]).returncode == -signal.SIGKILL
     assert (tmp_path / "out.csv").read_text() == "before"
-    predict_into(*words)
+    predict_into(*words, overwrite=True)
     assert len(read_table(tmp_path / "out.csv")) == 20
     assert sorted(os.listdir(tmp_path)) == ["out.csv", "rows.csv"]
 

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.errors import UserError
 from gpt1.inspect import inspect, print_facts
 from gpt1.inspect.task_guess import guess_task
-from gpt1.tables.table import Table, write_table
+from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.kinds import KINDS
 
 words = st.sampled_from(["good", "bad", "it is", "a file", "the list", "über", "좋아요 참"])
@@ -163,7 +164,18 @@ WARNINGS = {
     "one label": ({"text": LONG, "label": ["x"] * 12}, "same label ('x')"),
     "labels with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["q", "z"]}, "2 labels have a single row, 'q'"),
     "one label with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", "z"]}, "'z' has a single row"),
-    "decimal commas": ({"text": LONG, "label": ["1,5", "2", "0,5"] * 4}, "write a decimal point (1.5)"),
+    "decimal commas": ({"text": LONG, "label": ["1,5", "2", "0,5"] * 4}, "it is read as 1.5"),
+    "the same number": ({"text": LONG, "label": ["007", "7", "x"] * 4}, "'007' and '7' are the same number, but two"),
+    "spellings of a number": (
+        {"text": LONG, "label": ["1.0", "1", "2"] * 4},
+        "'1' and '1.0' are read as one label, '1'",
+    ),
+    "spellings of a boolean": ({"text": LONG, "label": ["true", True, False] * 4}, "'True' and 'true' are read as one"),
+    "Unicode forms": (
+        {"text": LONG, "label": ["caf\u00e9", "cafe\u0301", "x"] * 4},
+        "differ only in their Unicode form",
+    ),
+    "a label for every row": ({"text": LONG, "label": [f"id{i}" for i in range(12)]}, "12 labels in 12 rows"),
     "labels missing": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", ""]}, "1 of 12 rows have no label"),
     "labels alike": ({"text": LONG, "label": ["Pos", "pos ", "neg"] * 4}, "'Pos' and 'pos' differ only in case"),
     "texts missing": ({"text": ["", *LONG[1:]], "label": ["x", "y"] * 6}, "no text in 'text'"),
@@ -339,3 +351,15 @@ def test_every_kind_of_source_is_printed_as_text_and_json(
 def test_control_characters_of_cells_are_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     print_facts(inspect(write(tmp_path, {"text": ["\x1b[2J so red", *LONG[1:]], "label": ["a\x07", "b"] * 6})))
     assert "\x1b" not in capfd.readouterr().out
+
+
+def test_quoted_cells_in_tsv_are_a_warning(tmp_path: Path):
+    rows = [{"text": f'he said "{i}"', "label": "xy"[i % 2]} for i in range(8)]
+    pandas.DataFrame(rows).to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    (warning,) = [sentence for sentence in inspect(tmp_path / "t.tsv")["odd"] if "quotes" in sentence]
+    assert "8 rows have quotes around a text" in warning
+    (tmp_path / "t.tsv").rename(tmp_path / "t.csv")  # as the warning says
+    assert read_table(tmp_path / "t.csv").rows == rows
+    plain = "text\tlabel\n" + '"Great," he said\tx\n' * 2 + '"so"\ty\n' * 2
+    (tmp_path / "plain.tsv").write_text(plain)
+    assert not [sentence for sentence in inspect(tmp_path / "plain.tsv")["odd"] if "quotes" in sentence]

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
+from gpt1.files.manifest import write_manifest
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
-from gpt1.model.weights import read_head, tensor_shapes
+from gpt1.model.weights import MODEL_FILES, fingerprint_weights, read_head, tensor_shapes
 
 CONFIG = GPTConfig(vocab_size=30, n_layer=2, n_head=2, n_embd=128, context=10)
 IDS = torch.randint(0, 30, (2, 10), generator=torch.Generator().manual_seed(0))
@@ -311,7 +312,7 @@ def test_a_run_folder_is_an_error_that_suggests_its_model(model: GPT, tmp_path: 
 
 
 def test_a_missing_folder_and_missing_weights_are_errors(model: GPT, tmp_path: Path):
-    with pytest.raises(UserError, match="nowhere is not a folder"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         GPT.from_pretrained(tmp_path / "nowhere")
     model.save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
@@ -371,3 +372,99 @@ def test_weight_files_have_the_mode_of_other_files(model: GPT, tmp_path: Path):
         "config.json": 0o640,
         "model.safetensors": 0o640,
     }
+
+
+# ---- weights in several files
+
+
+def write_shards(folder: Path) -> dict[str, str]:
+    """Replace model.safetensors by two files and their index, as Hugging Face does for large models."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    files = {name: f"model-0000{1 + (i >= len(names) // 2)}-of-00002.safetensors" for i, name in enumerate(names)}
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in names if files[name] == file}, folder / file)
+    (folder / "model.safetensors").unlink()
+    write_index(folder, files)
+    return files
+
+
+def write_index(folder: Path, weight_map: Any) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def test_weights_in_several_files_are_the_same_model_in_both_formats(model: GPT, huggingface: Path, tmp_path: Path):
+    model.save(tmp_path / "ours")
+    for folder in (tmp_path / "ours", huggingface):
+        whole = GPT.from_pretrained(folder)(IDS)
+        write_shards(folder)
+        assert torch.equal(GPT.from_pretrained(folder)(IDS), whole)
+
+
+def test_the_fingerprint_of_weights_depends_on_every_file(model: GPT, tmp_path: Path):
+    model.save(tmp_path)
+    seen = {fingerprint_weights(tmp_path)}
+    files = write_shards(tmp_path)
+    seen.add(fingerprint_weights(tmp_path))
+    for file in sorted(set(files.values())):
+        tensors = load_file(tmp_path / file)
+        save_file({name: tensor + 1 for name, tensor in tensors.items()}, tmp_path / file)
+        seen.add(fingerprint_weights(tmp_path))
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("change_index", "problem"),
+    [
+        (lambda files: {**files, "tokens.weight": "../secret.safetensors"}, "a file that is not inside its folder"),
+        (lambda files: {**files, "tokens.weight": "/etc/secret.safetensors"}, "a file that is not inside its folder"),
+        (lambda files: {**files, "tokens.weight": "config.json"}, "is not the name of a .safetensors file"),
+        (lambda files: {**files, "tokens.weight": 3}, "a file that is not inside its folder"),
+        (lambda files: {**files, "tokens.weight": files["blocks.0.norm_1.bias"]}, "do not agree about the tensor"),
+        (lambda files: {name: f for name, f in files.items() if "norm" not in name}, "do not agree about the tensor"),
+        (lambda files: {**files, "tokens.weight": "model-00003-of-00003.safetensors"}, "do not agree|does not exist"),
+        (lambda files: {}, "'weight_map' is empty"),
+        (lambda files: [], "'weight_map' must be an object"),
+    ],
+)
+def test_an_index_that_does_not_describe_its_files_is_an_error(
+    change_index: Any, problem: str, model: GPT, tmp_path: Path
+):
+    model.save(tmp_path)
+    write_index(tmp_path, change_index(write_shards(tmp_path)))
+    with pytest.raises(UserError, match=problem):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_a_manifest_covers_the_index_and_every_file_that_it_names(model: GPT, tmp_path: Path):
+    model.save(tmp_path)
+    files = write_shards(tmp_path)
+    listed = ["config.json", "model.safetensors.index.json", *set(files.values())]
+    for missing in listed[1:]:
+        write_manifest(tmp_path, MODEL_FILES, [name for name in listed if name != missing])
+        with pytest.raises(UserError, match=f"{missing} is not in the folder's manifest.json"):
+            GPT.from_pretrained(tmp_path)
+    write_manifest(tmp_path, MODEL_FILES, listed)
+    assert torch.equal(GPT.from_pretrained(tmp_path)(IDS), model(IDS))
+
+
+# ---- what a foreign folder holds beside the model
+
+
+def test_stored_causal_masks_are_no_weights_whatever_their_type(huggingface: Path):
+    tensors = load_file(huggingface / "model.safetensors")
+    expected = GPT.from_pretrained(huggingface)(IDS)
+    for mask in (torch.ones(1, 1, 10, 10).tril(), torch.ones(1, 1, 10, 10, dtype=torch.bool).tril()):
+        masks = {f"h.{layer}.attn.bias": mask.clone() for layer in range(2)}
+        save_file({**tensors, **masks}, huggingface / "model.safetensors")
+        assert torch.equal(GPT.from_pretrained(huggingface)(IDS), expected)
+
+
+def test_a_tensor_that_is_not_used_is_named(huggingface: Path, capsys: pytest.CaptureFixture[str]):
+    tensors = load_file(huggingface / "model.safetensors")
+    extra = {"multiple_choice_head.summary.weight": torch.ones(1, 128), "adapter.down": torch.ones(3)}
+    save_file({**tensors, **extra}, huggingface / "model.safetensors")
+    GPT.from_pretrained(huggingface)
+    message = capsys.readouterr().err
+    assert "not used" in message
+    assert "adapter.down, multiple_choice_head.summary.weight" in message

@@ -148,10 +148,13 @@ INVALID_TABLES = {
     "quote.csv": (b'text,label\n"a" b,1\n', ["quote.csv, line 2 is not CSV"]),
     "open.csv": (b'text,label\na,1\n"b,2\nc,3\n', ["open.csv, line 3 is not CSV"]),
     "mac.csv": (b"text,label\ra,1\rb,2\r", ["mac.csv, line 1 is not CSV: a carriage return", "line endings of Unix"]),
-    "commas.tsv": (b"text,label\na,1\n", ["the header is one cell, 'text,label'", "a comma, rename the file to .csv"]),
+    "commas.tsv": (
+        b"text,label\na,1\n",
+        ["the header is one cell, 'text,label'", "a comma, rename the file to end in .csv"],
+    ),
     "semicolons.tsv": (
         b"text;label\na;1\n",
-        ["the header is one cell, 'text;label'", "a semicolon, rename the file to .csv"],
+        ["the header is one cell, 'text;label'", "a semicolon, rename the file to end in .csv"],
     ),
     "twice.csv": (b"text,text\na,1\n", ["two columns are named 'text'"]),
     "nameless.csv": (b",text\n0,a\n", ["column 1 of 2 has no name", "index=False"]),
@@ -163,8 +166,8 @@ INVALID_TABLES = {
     "list.jsonl": (b"[1]\n", ["line 1 is a JSON list, not an object"]),
     "fake.parquet": (b"PAR1 no PAR1", ["fake.parquet is not Parquet"]),
     "cut.csv.gz": (b"\x1f\x8b\x08\0", ["cut.csv.gz is damaged or truncated"]),
-    "table.xlsx": (b"PK", ["table.xlsx has no supported table extension", "as .csv (Excel: CSV UTF-8)"]),
-    "table.json": (b"[]", ["table.json has no supported table extension", "to .jsonl: one object per line"]),
+    "table.xlsx": (b"PK", ["table.xlsx is not .xlsx, or is damaged", "as .csv (Excel: CSV UTF-8)"]),
+    "table.json": (b"[]", ["table.json has no rows"]),
     "table": (b"a,b", ["table has no supported table extension"]),
 }
 

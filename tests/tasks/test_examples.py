@@ -12,17 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.errors import UserError
+from gpt1.files.foreign import Fields
 from gpt1.tasks.examples import (
     answer_index,
     check_columns,
     deduplicate,
     encode_labels,
+    find_numbering,
+    numbering_notes,
     read_examples,
     split_validation,
     target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example
-from gpt1.tasks.targets import Classes, OrdinalBins, StandardizedNumber
+from gpt1.tasks.targets import (
+    Answers,
+    Classes,
+    OrdinalBins,
+    StandardizedNumber,
+    target_from_json,
+    target_to_json,
+)
 
 CHOICE = KINDS["choice"]
 
@@ -69,7 +79,7 @@ def test_a_missing_column_is_an_error_that_lists_the_columns():
 def test_a_role_that_the_kind_needs_must_be_given():
     with pytest.raises(UserError) as refused:
         check_columns(KINDS["entailment"], {"premise": "a", "label": "l"}, ["a", "b", "l"], "t.csv")
-    assert refused.value.problem == "--kind entailment needs --hypothesis."
+    assert refused.value.problem == "entailment needs --hypothesis."
     assert "--premise COLUMN --hypothesis COLUMN --label COLUMN" in refused.value.fix
 
 
@@ -192,7 +202,7 @@ def test_an_unknown_label_is_an_error_that_names_its_row():
 
 def test_the_target_is_that_of_the_kind_or_ordinal_bins_with_score():
     examples = [Example(("a", "b"), label=label) for label in (0, 5)]
-    assert target_from_examples(KINDS["similarity"], False, examples, where, "t.csv") == Classes(("0", "5"))
+    assert target_from_examples(KINDS["similarity"], False, examples, where, "t.csv") == Classes(("0", "5"), (0, 5))
     assert target_from_examples(KINDS["similarity"], True, examples, where, "t.csv") == OrdinalBins(0, 5)
     assert isinstance(target_from_examples(KINDS["regression"], False, examples, where, "t.csv"), StandardizedNumber)
 
@@ -277,3 +287,68 @@ def test_the_validation_rows_depend_on_the_seed():
 
 def classes(labels: Any) -> Classes:
     return Classes(tuple(sorted(set(labels))))
+
+
+def choice_labels(labels: list[Any], answers: int = 4) -> tuple[str, list[int]]:
+    """(numbering, right answers) of rows with these labels."""
+    rows = [{"c": "x", "a": [f"answer {k}" for k in range(answers)], "l": label} for label in labels]
+    columns = {"context": "c", "choices": "a", "label": "l"}
+    numbering = find_numbering(rows, CHOICE, columns)
+    return numbering, [example.label for example in read_examples(rows, CHOICE, columns, where, numbering=numbering)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbering", "right"),
+    [
+        (["A", "d", "B"], "A", [0, 3, 1]),
+        ([1, 4, "2"], "1", [0, 3, 1]),
+        ([1, 4.0, 2, "answer 2"], "1", [0, 3, 1, 2]),
+        ([1, 2, "answer 2"], "0", [1, 2, 2]),
+        ([0, 3, "2"], "0", [0, 3, 2]),
+        ([1, 3, 2], "0", [1, 3, 2]),
+        (["answer 0", "answer 3"], "0", [0, 3]),
+    ],
+)
+def test_labels_of_multiple_choice_count_from_0_from_1_or_from_a(labels: list[Any], numbering: str, right: list[int]):
+    assert choice_labels(labels) == (numbering, right)
+
+
+@pytest.mark.parametrize("labels", [[0, 4], ["A", "E"], ["A", 1], [1, 5], ["3_0", 1]])
+def test_labels_that_do_not_fit_one_way_of_counting_are_an_error(labels: list[Any]):
+    with pytest.raises(UserError, match="matches none of the 4 answers"):
+        choice_labels(labels)
+
+
+def test_another_way_of_counting_is_said_and_so_is_a_first_answer_that_is_never_right():
+    examples = [Example(("x",), ("a", "b", "c"), label=1 + i % 2) for i in range(20)]
+    assert "from 1" in numbering_notes("1", examples)[0]
+    assert "A is the first answer" in numbering_notes("A", examples)[0]
+    assert "the first answer is never right" in numbering_notes("0", examples)[0]
+    assert numbering_notes("0", examples[:19]) == []
+    assert numbering_notes("0", [*examples, Example(("x",), ("a", "b"), label=0)]) == []
+
+
+def test_the_way_of_counting_is_part_of_the_target():
+    examples = [Example(("x",), ("a", "b"), label=0)]
+    target = target_from_examples(CHOICE, False, examples, where, "t", "1")
+    assert target == Answers(2, "1")
+    assert target_from_json(Fields(target_to_json(target), "task.json")) == target
+
+
+def test_several_text_columns_are_joined_without_the_empty_ones():
+    rows = [{"title": "A", "body": "b c"}, {"title": None, "body": "d"}, {"title": "E", "body": " "}]
+    columns = {"text": "title, body"}
+    check_columns(KINDS["classification"], columns, ["title", "body"], "t.csv")
+    examples = read_examples(rows, KINDS["classification"], columns, where, labelled=False)
+    assert [example.fields for example in examples] == [("A\nb c",), ("d",), ("E",)]
+
+
+def test_a_column_whose_name_has_a_comma_is_that_column():
+    (example,) = read_examples([{"a,b": "x"}], KINDS["classification"], {"text": "a,b"}, where, labelled=False)
+    assert example.fields == ("x",)
+
+
+def test_a_missing_part_of_joined_columns_is_named():
+    with pytest.raises(UserError, match=r"t.csv has no column 'bdy'") as refused:
+        check_columns(KINDS["classification"], {"text": "title,bdy"}, ["title", "body"], "t.csv")
+    assert "--text body" in refused.value.fix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from gpt1.tasks.targets import (
     Classes,
     OrdinalBins,
     StandardizedNumber,
+    as_label,
+    decode_predictions,
     label_sort_key,
     target_from_json,
     target_to_json,
@@ -66,10 +69,10 @@ def test_a_single_label_is_an_error():
         Classes.from_labels(["yes", "yes"])
 
 
-def test_more_than_1000_labels_are_an_error():
-    with pytest.raises(UserError, match="1,001 different values"):
-        Classes.from_labels(range(1001))
-    assert Classes.from_labels(range(1000)).outputs == 1000
+def test_more_than_5000_labels_are_an_error():
+    with pytest.raises(UserError, match="5,001 different values"):
+        Classes.from_labels(range(5001))
+    assert Classes.from_labels(range(5000)).outputs == 5000
 
 
 @given(st.lists(st.lists(st.floats(-20, 20), min_size=3, max_size=3), min_size=1, max_size=5), st.data())
@@ -213,9 +216,11 @@ def test_a_target_is_restored_from_json(target):
         ({"name": ["classes"]}, "'name' must be one of"),
         ({"name": "classes", "labels": "ab"}, "'labels' must be a list of str"),
         ({"name": "classes", "labels": ["a", 1]}, "'labels' must be a list of str"),
-        ({"name": "classes", "labels": ["a"]}, "it has 1 labels instead of 2 to 1,000"),
+        ({"name": "classes", "labels": ["a"]}, "it has 1 labels instead of 2 to 5,000"),
         ({"name": "classes", "labels": ["a", "b", "a"]}, "its labels must be different texts"),
         ({"name": "classes", "labels": ["a", " b"]}, "its labels must be different texts"),
+        ({"name": "classes", "labels": ["0", "1"], "values": [1, 0]}, "'values' must be the labels"),
+        ({"name": "classes", "labels": ["0", "1"], "values": [0]}, "'values' must be the labels"),
         ({"name": "answers", "most": 10**9}, "'most' must be an integer from 1 to 10000"),
         ({"name": "bins", "low": 3, "high": 3}, "'high' must be an integer from 4 to 103"),
         ({"name": "number", "mean": math.nan, "deviation": 1}, "'mean' must be a number"),
@@ -235,3 +240,69 @@ def test_every_target_of_a_kind_is_storable_and_has_metrics(kind):
     for target in filter(None, (kind.target, kind.score_target)):
         assert target in TARGET_TYPES.values()
         assert target.primary_metric in target.metrics
+
+
+SAME_LABELS: dict[str, list[object]] = {
+    "1": [1, 1.0, "1", "1.0", " 1.00 ", b"1", np.float32(1), np.int64(1), Decimal("1.0")],
+    "0": [0, 0.0, -0.0, "0", "-0.0", "0.0"],
+    "2.5": [2.5, "2.5", np.float32(2.5)],
+    "True": [True, "true", "True", "TRUE", np.bool_(True)],
+    "False": [False, "false", "FALSE"],
+}
+
+
+@pytest.mark.parametrize("label", SAME_LABELS)
+def test_a_label_is_the_same_in_every_format(label: str):
+    assert {as_label(value) for value in SAME_LABELS[label]} == {label}
+    target = Classes.from_labels(["x", *SAME_LABELS[label]])
+    assert {int(target.encode(value)) for value in SAME_LABELS[label]} == {target.labels.index(label)}
+
+
+def test_texts_that_are_the_same_number_stay_different_labels():
+    assert Classes.from_labels(["007", "7", "3.1", "3.10"]).labels == ("3.1", "3.10", "007", "7")
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        ([1, 0, 1], [0, 1]),
+        ([1.0, 0.0], [0.0, 1.0]),
+        ([1, 2.5], [1.0, 2.5]),
+        ([2, 1.0], [1, 2]),
+        ([True, False], [False, True]),
+        (["true", "false"], ["false", "true"]),
+        (["1.0", "0.0"], ["0.0", "1.0"]),
+        (["1.0", "1", "0"], ["0", "1"]),
+        ([True, "false"], ["False", "True"]),
+        ([1, "0"], ["0", "1"]),
+        (["b", "a"], ["a", "b"]),
+        ([np.int64(3), np.int64(4)], [3, 4]),
+    ],
+)
+def test_predictions_have_the_type_and_spelling_of_the_labels(cells: list[object], values: list[object]):
+    target = Classes.from_labels(cells)
+    restored = target_from_json(Fields(json.loads(json.dumps(target_to_json(target))), "task.json"))
+    for own in (target, restored):
+        rows = decode_predictions(own, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        found = [row["prediction"] for row in rows]
+        assert found == values
+        assert [type(value) for value in found] == [type(value) for value in values]
+        assert list(rows[0]) == ["prediction", *(f"probability_{value}" for value in values)]
+
+
+def test_a_model_folder_of_an_earlier_version_keeps_its_labels():
+    target = target_from_json(Fields({"name": "classes", "labels": ["1.0", "true"]}, "task.json"))
+    assert [int(target.encode(label)) for label in ("1.0", 1, 1.0, "true", True)] == [0, 0, 0, 1, 1]
+    assert [row["prediction"] for row in decode_predictions(target, torch.eye(2))] == ["1.0", "true"]
+
+
+@pytest.mark.parametrize("value", ["3_5", True, "1.234,5"])
+def test_what_is_no_number_is_never_read_as_one(value: object):
+    with pytest.raises(UserError, match="is not a finite number"):
+        StandardizedNumber.from_labels([1, 2, value])
+
+
+def test_a_comma_that_has_two_readings_is_an_error():
+    assert StandardizedNumber.parse("3,5") == 3.5
+    with pytest.raises(UserError, match=r"'1,234' can be 1.234 or 1234"):
+        StandardizedNumber.parse("1,234")

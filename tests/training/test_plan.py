@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus
-from gpt1.errors import UserError
+from gpt1.errors import ResourceError, UserError
 from gpt1.model.gpt import GPT
 from gpt1.progress import NullProgress
 from gpt1.training import pretrain as pretraining
@@ -86,6 +86,17 @@ def test_a_small_corpus_is_not_repeated_for_the_whole_time_but_gets_a_larger_mod
     assert plan.steps * plan.cfg.batch_size * plan.cfg.context <= MAX_EPOCHS * 1_000_000
     assert plan.seconds < 60 * 60
     assert PLANNED_SIZES.index(plan.cfg.model) > PLANNED_SIZES.index(plan_on(1e12, 60).cfg.model)
+
+
+def test_a_size_that_does_not_fit_into_memory_is_not_planned():
+    def measure(cfg: PretrainConfig, vocab_size: int) -> Speed:
+        if cfg.model != "tiny":
+            raise ResourceError("out of memory.")
+        return Speed(1e-9, 1e-3)
+
+    assert plan_run(600, {}, {}, cast(Corpus, Sized(1e9)), measure).cfg.model == "tiny"
+    with pytest.raises(ResourceError, match="out of memory"):
+        plan_run(600, {"model": "gpt1"}, {}, cast(Corpus, Sized(1e9)), measure)
 
 
 @pytest.mark.parametrize("shape", [{"model": "small"}, {"n_embd": 96}, {"context": 64}, {"recipe": "paper"}])

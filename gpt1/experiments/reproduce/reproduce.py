@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import FinetuneConfig
+from gpt1.console import default_progress
 from gpt1.errors import UserError
 from gpt1.experiments.methods import select_methods, transfer_methods
 from gpt1.experiments.reproduce import paper
@@ -16,7 +17,7 @@ from gpt1.experiments.reproduce.plan import ReproductionPlan, Request
 from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.result_store import ResultStore, model_facts, run_and_write
 from gpt1.experiments.zeroshot.over_training import ZeroShotRun, list_checkpoint_models, plan_zeroshot_runs
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 
 
@@ -62,7 +63,7 @@ def reproduce(
         UserError: an input is invalid, or `out` has results of other inputs.
         Interrupted: after Ctrl-C; finished runs are saved and the report shows them.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     given = runs.user_settings(FinetuneConfig, config, settings)
     refuse_reserved("reproduce", given)
     resolved = runs.resolve_settings(FinetuneConfig, None, given)  # checks the ranges

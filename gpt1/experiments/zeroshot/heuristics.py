@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt1.console import default_progress
 from gpt1.datasets import DataSet
 from gpt1.datasets.labelled import examples_from_table, load_labelled_table
 from gpt1.errors import UserError
@@ -25,7 +26,7 @@ from gpt1.experiments.zeroshot.scoring import (
 from gpt1.experiments.zeroshot.task import ZeroShotTask
 from gpt1.experiments.zeroshot.winograd import DOWNLOAD_HINT, WinogradSchema, find_schemas, read_schemas
 from gpt1.inference.predictor import LanguageModel, load
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import as_label
@@ -74,7 +75,7 @@ def zeroshot(
     Raises:
         UserError: there is no heuristic for `what`, or an input is invalid.
     """
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     task = build_zeroshot_task(
         what, data_dir=data_dir, kind=kind, words=words, append=append, rows=rows, progress=progress, **columns
     )
@@ -97,7 +98,7 @@ def build_zeroshot_task(
     **columns: str | None,
 ) -> ZeroShotTask:
     """The rows and the heuristic of `zeroshot`, with the same arguments."""
-    progress = progress or NullProgress()
+    progress = progress or default_progress()
     refuse_reserved("zeroshot", columns)
     given_columns = {role: column for role, column in columns.items() if column is not None}
     name, _, split = str(what).lower().partition(":")

@@ -1,0 +1,245 @@
+"""Models on the Hugging Face hub: `owner/name[@revision]` becomes a folder in its cache, a folder a repository.
+
+Cache, token, address and offline use are those of `huggingface_hub`: HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
+Only safetensors, JSON and text are fetched, by name.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gpt1.console import Console
+from gpt1.errors import UserError
+from gpt1.files.foreign import MAX_JSON_BYTES, read_json_object, short
+from gpt1.progress import NullProgress, Progress
+from gpt1.version import __version__
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
+CONFIG_FILE = "config.json"
+TEXT_FILES = [CONFIG_FILE, "model.safetensors.index.json", "task.json", "manifest.json", "gpt1_tokenizer.json"]
+TEXT_FILES += ["vocab.json", "merges.txt", "encoder_bpe_40000.json", "vocab_40000.bpe"]
+TEXT_FILES += ["tokenizer.json", "tokenizer_config.json"]
+WHOLE, SHARDS, HEAD = "model.safetensors", "model-*-of-*.safetensors", "head.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+MODEL_TYPES = ("openai-gpt", "gpt1-model-1")
+"""`model_type` or `format` in the config.json of the models that gpt1 reads."""
+INSTALL = "pip install 'gpt1[hub]'"
+WEIGHTS_HINT = "A model has config.json, model.safetensors, vocab.json and merges.txt."
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name that is no path has the form `owner/name[@revision]`.
+
+    If the folder `owner` exists, `owner/name` is a mistyped path; `owner/name@main` is not.
+    """
+    return bool(HUB_NAME.fullmatch(name)) and ("@" in name or not Path(name).parent.is_dir())
+
+
+@cache  # all parts of a command use the same state of a repository
+def download(name: str) -> Path:
+    """The folder in the hub's cache with the model `owner/name[@revision]`; what is missing is downloaded.
+
+    Raises:
+        UserError: The model does not exist, needs a token, is not a GPT-1, has no safetensors, or cannot be reached
+            and is not in the cache.
+    """
+    hub = import_hub(name)
+    repository, _, revision = name.partition("@")
+    fetch = partial(hub.snapshot_download, repository, ignore_patterns=["*/*"])
+    progress = Console() if os.environ.get("RANK", "0") == "0" else NullProgress()
+    with translate_hub_errors(hub, name):
+        sizes = list_files(hub, repository, revision, progress)
+        fetch = fetch if sizes is not None else partial(fetch, local_files_only=True)
+        check_listing(name, sizes or {})
+        folder = Path(fetch(revision=revision or None, allow_patterns=TEXT_FILES, tqdm_class=byte_bar()))
+        check_config(name, folder)
+        wanted = [HEAD, WHOLE if sizes is None or WHOLE in sizes else SHARDS]
+        missing = {
+            file: size
+            for file, size in (sizes or {}).items()
+            if any(fnmatch(file, pattern) for pattern in wanted) and not (folder / file).exists()
+        }
+        if missing:
+            megabytes = -(-sum(missing.values()) // 10**6)
+            progress.begin(f"downloading {name}", megabytes, unit="MB")
+            bar = byte_bar(lambda done: progress.advance(min(megabytes, done // 10**6)))
+            fetch(revision=folder.name, allow_patterns=wanted, tqdm_class=bar)
+            progress.advance(megabytes)
+            progress.end()
+    return folder
+
+
+def upload(folder: Path, name: str, private: bool) -> str:
+    """Commit the files of a folder to the repository `owner/name`, which is created; returns its address.
+
+    Files of an earlier model that this one does not have are deleted.
+
+    Raises:
+        UserError: The hub cannot be reached or refuses it.
+    """
+    hub = import_hub(name)
+    with translate_hub_errors(hub, name):
+        api = hub.HfApi()
+        hub.utils.disable_progress_bars()  # they are not made for logs
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message=f"Model of gpt1 {__version__}",
+            delete_patterns=[*TEXT_FILES, "*.safetensors"],
+        )
+    return f"{hub.constants.ENDPOINT}/{name}"
+
+
+def import_hub(name: str) -> Any:
+    if find_spec("huggingface_hub") is None:
+        raise UserError(
+            f"{name} is not a local folder, and models on the Hugging Face hub need `huggingface_hub`, which is not "
+            "installed.",
+            f"Check the path, or: {INSTALL}",
+        )
+    return import_module("huggingface_hub")
+
+
+def list_files(hub: Any, repository: str, revision: str, progress: Progress) -> dict[str, int] | None:
+    """Size of each file of a repository in its root folder by name; None if the hub cannot be reached."""
+    try:
+        info = hub.HfApi().model_info(repository, revision=revision or None, files_metadata=True)
+    except Exception as error:
+        if not is_unreachable(error):
+            raise
+        if not isinstance(error, hub.errors.OfflineModeIsEnabled):
+            progress.log(f"the Hugging Face hub cannot be reached; looking for {repository} in its cache")
+        return None
+    return {file.rfilename: int(file.size or 0) for file in info.siblings or [] if "/" not in file.rfilename}
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether an error of the library means that no answer came from the hub, or only that it is out of order."""
+    if status := getattr(getattr(error, "response", None), "status_code", 0):
+        return int(status) >= 500
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("httpx")
+
+
+def check_listing(name: str, sizes: dict[str, int]) -> None:
+    """Raise UserError for a repository whose files gpt1 cannot use, before anything is downloaded."""
+    if not sizes:
+        return
+    if not any(fnmatch(file, pattern) for file in sizes for pattern in (WHOLE, SHARDS)):
+        if pickles := [file for file in sizes if file.endswith(PICKLES)]:
+            raise UserError(
+                f"{name} has no safetensors, only pickles ({short(pickles[0])}), which can run code when loaded. "
+                "gpt1 loads no pickles.",
+                "Convert it with transformers: OpenAIGPTLMHeadModel.from_pretrained(...).save_pretrained(...).",
+            )
+        raise UserError(f"{name} has no {WHOLE}.", WEIGHTS_HINT)
+    if CONFIG_FILE not in sizes:
+        raise UserError(f"{name} has no {CONFIG_FILE}.", WEIGHTS_HINT)
+    for file in TEXT_FILES:
+        if sizes.get(file, 0) > MAX_JSON_BYTES:
+            raise UserError(
+                f"{name}: {file} has {sizes[file]:,} bytes; the limit is {MAX_JSON_BYTES:,}.",
+                "Check that it is the right model.",
+            )
+
+
+def check_config(name: str, folder: Path) -> None:
+    """Raise UserError for a model that is not a GPT-1, before its weights are downloaded."""
+    if not (folder / CONFIG_FILE).exists():
+        raise UserError(
+            f"{name} is not complete in the cache: no {CONFIG_FILE} found.",
+            "Run the command again with a network.",
+        )
+    config = read_json_object(folder / CONFIG_FILE)
+    kind = config.get("model_type") or config.get("format")
+    if kind not in MODEL_TYPES:
+        raise UserError(
+            f"{name} is not a GPT-1: its {CONFIG_FILE} describes a model of the type {short(kind)}.",
+            "Use a model of the type openai-gpt, such as openai-community/openai-gpt, or one that gpt1 push wrote.",
+        )
+
+
+def byte_bar(advance: Callable[[int], None] = lambda done: None) -> type[Any]:
+    """A class with the interface of tqdm that shows nothing and calls `advance` with the number of bytes done."""
+    from tqdm import tqdm
+
+    class ByteBar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **kwargs | {"file": io.StringIO(), "disable": False})
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            """Nothing: `advance` shows it."""
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if self.unit == "B":
+                advance(int(self.n))
+            return shown
+
+    return ByteBar
+
+
+@contextmanager
+def translate_hub_errors(hub: Any, name: str) -> Iterator[None]:
+    """Errors of the library as one UserError each, with the way out."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise as_user_error(hub, name, error) or error from None
+
+
+def as_user_error(hub: Any, name: str, error: Exception) -> UserError | None:
+    """The UserError for an error of the library; None for one that is about something else, such as a full disk."""
+    errors, host = hub.errors, hub.constants.ENDPOINT
+    repository = name.partition("@")[0]
+    token = "Log in with `hf auth login`, or set HF_TOKEN to a token of huggingface.co/settings/tokens"
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if isinstance(error, errors.GatedRepoError):
+        return UserError(
+            f"{name} is gated: its owners give access to accounts that accepted their conditions.",
+            f"Accept them on {host}/{repository}. {token}.",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UserError(f"{repository} has no revision {name.partition('@')[2]}.", f"See {host}/{repository}.")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return UserError(
+            f"{name} is neither a local folder nor a model on {host}, or it is private.",
+            f"Check the path or the name. {token} that may read it.",
+        )
+    if status in (401, 403):
+        return UserError(f"{host} refuses access to {name} (status {status}).", f"{token} that has this permission.")
+    if isinstance(error, errors.HFValidationError):
+        return UserError(f"{name} is neither a local folder nor a valid name: {first_line(error)}", "Check the name.")
+    if isinstance(error, errors.LocalEntryNotFoundError) and hub.constants.HF_HUB_OFFLINE:
+        return UserError(
+            f"{name} is neither a local folder nor in the cache of the hub, and HF_HUB_OFFLINE is set.",
+            "Run the command once with a network and without HF_HUB_OFFLINE, or use the path of a model folder.",
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return UserError(
+            f"{name} is neither a local folder nor in the cache of the hub, and {host} cannot be reached.",
+            "Check the path and the network. With a proxy, set HTTPS_PROXY.",
+        )
+    if is_unreachable(error) or status or (isinstance(error, OSError) and error.errno is None):
+        return UserError(
+            f"the transfer of {name} was cut off: {first_line(error)}",
+            "Run the command again: it keeps the files that are complete.",
+        )
+    return None
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,124 @@
+"""README.md of a model folder: its model card, with the metadata that the Hugging Face hub reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gpt1.files.atomic import atomic_file
+from gpt1.formatting import format_number, format_setting, printable_line
+from gpt1.report.run_reader import Run, as_dict, is_number
+from gpt1.version import __version__
+
+CARD_FILE = "README.md"
+FACT_NAMES = {
+    "train": "training rows",
+    "validation": "validation rows",
+    "rows": "rows read",
+    "duplicates": "duplicates dropped",
+    "leaked": "rows that are in both",
+    "unknown": "share of unknown tokens",
+    "cut": "share of truncated texts",
+}
+"""Names of the counts in results.json that do not explain themselves."""
+
+
+def write_card(
+    folder: Path, name: str, run: Path | None, shape: Mapping[str, Any], task: Mapping[str, Any] | None, license: str
+) -> None:
+    """Write the model card of a model folder.
+
+    Args:
+        folder: The model folder.
+        name: What the model is called, such as `owner/name`.
+        run: The run folder that the model comes from, with its data, settings and metrics; None if it is unknown.
+        shape: Its dimensions and number of parameters.
+        task: Its task.json, if it is fine-tuned.
+        license: Identifier of its licence, such as `cc-by-4.0`.
+    """
+    contents = Run.open(run) if run else Run(folder)
+    metadata = {
+        "license": license,
+        "library_name": "gpt1",
+        "pipeline_tag": "text-classification" if task else "text-generation",
+        "tags": ["gpt1", "gpt-1"],
+    }
+    if "/" in (base := str(contents.settings.get("starting_model", ""))):
+        metadata["base_model"] = base.partition("@")[0]
+    stage = f"fine-tuned for {task['kind']}" if task else "pre-trained"
+    use = "predict([...])" if task else 'generate("...")'
+    sections = [
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n# {text(name)}\n",
+        f"A GPT-1 model, {stage} with gpt1 {__version__}.\n",
+        f"```python\nfrom gpt1 import load\n\nload({text(name)!r}).{use}\n```\n",
+        table("Model", ("", ""), shape.items()),
+        table("Data", ("", ""), data_facts(contents, task)),
+        metrics_table(contents),
+        table("Settings", ("setting", "value"), changed_settings(contents)),
+        f"## Licence\n\n{license}\n",
+    ]
+    with atomic_file(folder / CARD_FILE) as file:
+        file.write("\n".join(filter(None, sections)).encode())
+
+
+def data_facts(run: Run, task: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    """What the model was trained on. Of paths only the last part: a card is public."""
+    command = as_dict(run.settings.get("command"))
+    inputs = [(name, Path(str(command[name])).name) for name in ("corpus", "train", "valid") if command.get(name)]
+    if command.get("from"):
+        inputs.append(("starting model", str(run.settings.get("starting_model", "another run"))))
+    counts = as_dict(run.results.get("corpus")) | as_dict(run.results.get("data"))
+    facts = [(FACT_NAMES.get(name, name), value) for name, value in counts.items() if is_number(value)]
+    labels = as_dict(task.get("target")).get("labels") if task else None
+    return inputs + facts + ([("labels", ", ".join(map(str, labels)))] if isinstance(labels, list | tuple) else [])
+
+
+def metrics_table(run: Run) -> str:
+    """Metrics on validation rows with 95% confidence intervals, or on validation windows."""
+    validation = as_dict(run.results.get("validation"))
+    metrics = as_dict(validation.get("metrics")) or {
+        name: value for name, value in validation.items() if name in ("loss", "perplexity", "bits_per_byte")
+    }
+    intervals = as_dict(validation.get("interval"))
+    rows = []
+    for name, value in metrics.items():
+        bounds = intervals.get(name)
+        both = isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(is_number, bounds))
+        interval = f"[{format_number(bounds[0])}, {format_number(bounds[1])}]" if both and bounds else ""
+        if is_number(value):
+            rows.append((name.replace("_", " "), format_number(value), interval))
+    if is_number(validation.get("rows")):
+        rows.append(("validation rows", validation["rows"], ""))
+    return table("Metrics on validation data", ("metric", "value", "95% confidence interval"), rows)
+
+
+def changed_settings(run: Run) -> list[tuple[str, Any]]:
+    """The recipe, and each setting that is not a default of it."""
+    defaults = run.default_settings if run.settings else {}
+    always = ("recipe", "model", "epochs", "steps", "seed")
+    return [
+        (name, run.settings[name])
+        for name, default in defaults.items()
+        if name in run.settings and (name in always or run.settings[name] != default)
+    ]
+
+
+def table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    """A section with a Markdown table; an empty text without rows."""
+    lines = [f"| {' | '.join(map(cell, row))} |" for row in rows]
+    head = [f"## {title}\n", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def cell(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return text(str(value)).replace("|", "\\|")
+    return f"{value:,}" if isinstance(value, int) else format_setting(value)
+
+
+def text(value: str) -> str:
+    """Text from a run for Markdown: one line, no markup."""
+    return printable_line(value).replace("`", "'").replace("<", "&lt;")

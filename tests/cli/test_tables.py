@@ -1,0 +1,221 @@
+"""Tables of users on the command line: other column names, other formats, pipes, one text, a second run."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from workspace import CLASSIFICATION_FLAGS, list_files
+
+from gpt1.cli.main import cli
+from gpt1.console import Console, default_progress
+from gpt1.corpus.tokenize import tokenize
+from gpt1.experiments.label_efficiency import curve
+from gpt1.experiments.zeroshot.heuristics import zeroshot
+from gpt1.inference.convert import export_model, import_model
+from gpt1.inference.evaluate import evaluate
+from gpt1.inference.predict import predict_into
+from gpt1.inference.predictor import LanguageModel
+from gpt1.progress import NullProgress
+from gpt1.tables.table import read_table, write_table
+from gpt1.training.finetune import finetune
+from gpt1.training.pretrain import pretrain
+
+FAST = "--epochs 1 --batch-size 16 --precision fp32 --device cpu"
+
+
+@pytest.fixture(autouse=True)
+def in_workspace(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    def give(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
+
+    return give
+
+
+def predictions(ask: Any, *words: str) -> list[dict[str, Any]]:
+    answer = ask("predict", "runs/reviews", *words)
+    assert answer.exit_code == 0, answer.stderr
+    path = Path("answer.jsonl" if answer.stdout.startswith("{") else "answer.csv")
+    path.write_text(answer.stdout)
+    return read_table(path).rows
+
+
+def test_columns_of_other_names_are_named_by_flags(ask: Any):
+    rows = read_table("reviews.csv").rows[:8]
+    write_table("other.csv", [{"review": row["text"], "stars": row["label"]} for row in rows])
+    write_table("same.csv", [{"text": row["text"], "label": row["label"]} for row in rows])
+    refused = ask("predict", "runs/reviews", "other.csv")
+    assert (refused.exit_code, "--text" in refused.stderr) == (2, True)
+    own = [row["prediction"] for row in predictions(ask, "same.csv")]
+    assert [row["prediction"] for row in predictions(ask, "other.csv", "--text", "review")] == own
+    refused = ask("evaluate", "runs/reviews", "other.csv", "--text", "review")
+    assert "--label" in refused.stderr
+    found = ask("evaluate", "runs/reviews", "other.csv", "--text", "review", "--label", "stars", "--json")
+    expected = ask("evaluate", "runs/reviews", "same.csv", "--json")
+    assert json.loads(found.stdout)["metrics"] == json.loads(expected.stdout)["metrics"]
+    next_step = ask("evaluate", "runs/reviews", "other.csv", "--text", "review", "--label", "stars").stderr
+    assert "gpt1 predict runs/reviews other.csv --text review --out" in next_step
+
+
+def test_text_columns_can_be_joined_for_a_prediction(ask: Any):
+    write_table("parts.csv", [{"title": "good", "body": "film"}])
+    write_table("whole.csv", [{"text": "good\nfilm"}])
+    (joined,), (whole,) = predictions(ask, "parts.csv", "--text", "title,body"), predictions(ask, "whole.csv")
+    assert joined["probability_yes"] == whole["probability_yes"]
+
+
+def test_a_text_is_predicted_as_a_row_with_it(ask: Any):
+    write_table("whole.jsonl", [{"text": "what a film"}])
+    assert predictions(ask, "what a film") == predictions(ask, "whole.jsonl")
+
+
+@pytest.mark.parametrize("word", ["new.cvs", "nowhere", "my new.csv"])
+def test_a_misspelt_file_is_not_taken_for_a_text(word: str, ask: Any):
+    refused = ask("predict", "runs/reviews", word)
+    assert refused.exit_code == 2
+    assert f"{word} does not exist" in refused.stderr
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_a_table_on_standard_input_gives_the_rows_of_the_file(kind: str, ask: Any, pipe: Any):
+    rows = [{"text": row["text"], "id": i} for i, row in enumerate(read_table("new.csv").rows)]
+    path = Path(f"piped.{kind}")
+    if kind == "json":
+        path.write_text(json.dumps(rows))
+    else:
+        write_table(path, rows)
+    pipe(path.read_bytes())
+    answer = ask("predict", "runs/reviews", "-")
+    assert answer.exit_code == 0, answer.stderr
+    assert "standard input: 5 rows" in answer.stderr
+    assert answer.stdout == ask("predict", "runs/reviews", str(path)).stdout
+    pipe(Path("reviews.csv").read_bytes())
+    expected = ask("evaluate", "runs/reviews", "reviews.csv", "--json").stdout
+    assert ask("evaluate", "runs/reviews", "-", "--json").stdout == expected
+
+
+def test_standard_input_that_is_no_table_is_an_error(ask: Any, pipe: Any):
+    pipe(b"")
+    assert "standard input is empty" in ask("predict", "runs/reviews", "-").stderr
+    pipe(b"\x1f\x8b\x08")
+    assert "zcat" in ask("predict", "runs/reviews", "-").stderr
+    pipe(b"a,b\n1,2\n")
+    assert "standard input has no column 'text'" in ask("predict", "runs/reviews", "-").stderr
+
+
+def test_a_row_without_text_has_an_empty_prediction(ask: Any):
+    write_table("gaps.jsonl", [{"text": "a film"}, {"text": " "}, {"text": None}])
+    answer = ask("predict", "runs/reviews", "gaps.jsonl")
+    assert "2 rows have no text, so no prediction" in answer.stderr
+    rows = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert [row["prediction"] is None for row in rows] == [False, True, True]
+    assert {rows[1][name] for name in rows[1] if name.startswith("probability_")} == {None}
+
+
+def test_predictions_have_the_type_of_the_labels(ask: Any):
+    rows = read_table("reviews.csv").rows[:40]
+    for name, labels in {"ints": [0, 1], "bools": [False, True], "floats": [0.5, 2.0]}.items():
+        table = [{"text": row["text"], "label": labels[i % 2]} for i, row in enumerate(rows)]
+        write_table(f"{name}.jsonl", table)
+        command = f"finetune {name}.jsonl --out runs/{name} {CLASSIFICATION_FLAGS} {FAST} --train head --overwrite"
+        assert ask(*command.split()).exit_code == 0
+        for out in ("typed.jsonl", "typed.parquet"):
+            assert ask("predict", f"runs/{name}", f"{name}.jsonl", "--out", out, "--overwrite").exit_code == 0
+            found = read_table(out).rows
+            assert {type(row["prediction"]) for row in found} == {type(labels[0])}
+            assert {row["prediction"] for row in found} <= {*labels}
+            assert f"probability_{labels[1]}" in found[0]
+
+
+def test_the_text_field_of_a_corpus_can_have_any_name(ask: Any):
+    write_table("reviews-only.jsonl", [{"review": "good film"}, {"review": "bad film"}])
+    refused = ask("tokenize", "reviews-only.jsonl", "--out", "c1", "--tokenizer", "runs/books")
+    assert "--text-field" in refused.stderr
+    made = ask("tokenize", "reviews-only.jsonl", "--out", "c1", "--tokenizer", "runs/books", "--text-field", "review")
+    assert made.exit_code == 0, made.stderr
+    assert "in 2 documents" in made.stderr
+
+
+WRITERS = {
+    "corpus2": "tokenize short.txt --tokenizer runs/books",
+    "runs/again": f"finetune reviews.csv {CLASSIFICATION_FLAGS} {FAST} --train head",
+    "export": "export huggingface runs/books",
+    "again.csv": "predict runs/reviews new.csv",
+}
+
+
+def content(path: Path) -> list[str] | str:
+    if path.is_file():
+        return path.read_text()
+    return [name for name in list_files(path) if not name.startswith("events/")]  # their names have the time
+
+
+@pytest.mark.parametrize("out", WRITERS)
+def test_every_writer_refuses_what_exists_and_replaces_it_with_overwrite(out: str, ask: Any):
+    command = [*WRITERS[out].split(), "--out", out]
+    assert ask(*command).exit_code == 0
+    before = content(Path(out))
+    refused = ask(*command)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    again = ask(*command, "--overwrite")
+    assert again.exit_code == 0, again.stderr
+    assert before == content(Path(out))
+    assert not [path for path in Path(out).parent.iterdir() if ".deleted-" in path.name or ".partial" in path.name]
+
+
+def test_overwrite_never_deletes_other_files_or_its_own_input(ask: Any):
+    Path("project").mkdir(exist_ok=True)
+    Path("project/config.yaml").write_text("stage: production\n")
+    refused = ask(*f"finetune reviews.csv --out project {CLASSIFICATION_FLAGS} --overwrite".split())
+    assert "replaces only what gpt1 wrote" in refused.stderr
+    refused = ask(*f"finetune reviews.csv --out runs/books {CLASSIFICATION_FLAGS} --overwrite".split())
+    assert "would delete runs/books, which the command reads" in refused.stderr
+    both = ask(*f"finetune reviews.csv --out runs/reviews {CLASSIFICATION_FLAGS} --overwrite --resume".split())
+    assert "--resume and --overwrite" in both.stderr
+    wrong = ask(*f"finetune single.csv --out runs/reviews {CLASSIFICATION_FLAGS} --overwrite".split())
+    assert "same label" in wrong.stderr
+    assert Path("project/config.yaml").exists()
+    assert Path("runs/reviews/model").is_dir()  # an error comes before anything is deleted
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "tokenize": tokenize,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "predict": predict_into,
+    "generate": LanguageModel.generate,
+    "import": import_model,
+    "export": export_model,
+    "curve": curve,
+    "zeroshot": zeroshot,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_command_and_the_function_have_the_same_defaults(name: str):
+    defaults = {key: value.default for key, value in inspect.signature(FUNCTIONS[name]).parameters.items()}
+    for option in cli.commands[name].params:
+        own = defaults.get(option.name or "", inspect.Parameter.empty)
+        if isinstance(option, click.Option) and not option.required and isinstance(own, str | int | float | None):
+            default = option.default if isinstance(option.default, str | int | float) else None
+            assert (default or None) == (own or None), option.name
+
+
+def test_functions_print_their_progress_in_a_notebook(monkeypatch: pytest.MonkeyPatch):
+    assert isinstance(default_progress(), NullProgress)
+    monkeypatch.setattr("builtins.__IPYTHON__", True, raising=False)
+    assert isinstance(default_progress(), Console)
