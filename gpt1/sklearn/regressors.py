@@ -43,8 +43,6 @@ class GPTPairRegressor(RegressorMixin, FineTuned):
         """Fine-tune the model on pairs X and numbers y; rows of weight 0 are left out."""
         texts, numbers, weights = regression_rows(X, y, sample_weight, len(self.columns))
         self.low_, self.high_ = float(numbers.min()), float(numbers.max())
-        if self.low_ == self.high_:
-            raise ValueError(f"all numbers are {self.low_:g}: there is nothing to learn.")
         scores = (numbers - self.low_) / (self.high_ - self.low_) * SCORE_STEPS
         columns = {name: name for name in self.columns}
         self._finetune(self._training_table(texts, scores.tolist()), "similarity", columns, weights, score=True)
@@ -64,5 +62,9 @@ def regression_rows(
     check_consistent_length(texts, numbers)
     if not np.isfinite(numbers).all():
         raise ValueError("y contains NaN or infinity.")
+    if len(numbers) < 2:
+        raise ValueError(f"X has n_samples = {len(numbers)}; a regressor needs at least two rows.")
+    if numbers.min() == numbers.max():
+        raise ValueError(f"all numbers are {numbers[0]:g}: there is nothing to learn.")
     weights = row_weights(sample_weight, len(texts))
     return texts, numbers, weights
