@@ -16,7 +16,7 @@ from gpt1.inference import explanation
 
 ROWS = [
     {"t": "one two three", "u": "four, five", "a": ["six seven", "eight"]},
-    {"t": "", "u": "nine", "a": ["ten", "eleven", "twelve"]},
+    {"t": "alpha beta", "u": "nine", "a": ["ten", "eleven", "twelve"]},
 ]
 every_task = pytest.mark.parametrize("name", TASKS)
 
