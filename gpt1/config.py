@@ -242,6 +242,9 @@ class FinetuneConfig(TrainingConfig):
     """Pre-trained blocks to transfer; the others start from scratch (paper, figure 2 left). -1: all."""
     from_scratch: bool = False
     """Use the shape and the tokenizer of the pre-trained model, but not its weights (paper, table 5)."""
+    class_weight: str = ""
+    """Weight of each label in the task loss: `balanced` (inverse to its frequency) or label=weight,…; ``: all 1. The
+    probabilities are then those of the reweighted rows until calibration."""
     deduplicate: bool = True
     """Remove training rows that repeat another one or are also in the validation file."""
     cache_features: bool = True

@@ -30,6 +30,8 @@ BAR_WIDTH = 24
 COLUMNS_AFTER_TITLE = 70  # on a narrower terminal the title gets its own line
 COLOR = "cyan"
 NON_TTY_WIDTH = 10_000  # in files and pipes nothing is wrapped or truncated
+SURPRISE_STYLES = ((0.05, "bold red"), (0.15, "yellow"))
+"""The share of most surprising words of a text that get each style."""
 HIDDEN_METRICS = {"step", "epoch", "split", "lr", "tokens", "seconds", "gradient_norm"}
 
 
@@ -92,6 +94,23 @@ class Console:
     def show_text(self, text: str) -> None:
         """Print text with its newlines and tabs on standard output."""
         self._print(self._results, formatting.escape_controls(text))
+
+    def write(self, text: str) -> None:
+        """Print a piece of text on standard output at once, without a newline after it."""
+        self._results.write(formatting.escape_controls(text))
+        self._results.flush()
+
+    def show_surprise(self, words: Sequence[tuple[str, float]]) -> None:
+        """Print the words of a text; in a terminal with color, the most surprising ones stand out."""
+        from rich.text import Text
+
+        ranked = sorted((bits for _, bits in words), reverse=True)
+        limits = [ranked[int(share * len(ranked))] for share, _ in SURPRISE_STYLES] if ranked else []
+        text = Text()
+        for word, bits in words:
+            styles = (style for limit, (_, style) in zip(limits, SURPRISE_STYLES, strict=True) if bits >= limit)
+            text.append(formatting.escape_controls(word), next(styles, ""))
+        self._console(self._results).print(text, soft_wrap=True)
 
     def print_table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
         """Print a table on standard output; numbers are right-aligned, in the form of `formatting.format_number`."""

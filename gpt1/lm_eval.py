@@ -23,7 +23,8 @@ from gpt1.errors import GPT1Error, UserError
 from gpt1.experiments.zeroshot.scoring import MAX_LOGIT_TOKENS
 from gpt1.generation.decoding import decode_batch
 from gpt1.generation.sampling import Sampler
-from gpt1.inference.predictor import MAX_PARALLEL_TEXTS, load
+from gpt1.inference.language_model import MAX_PARALLEL_TEXTS
+from gpt1.inference.predictor import load
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.kernels.packing import PackedRow, Packing
 from gpt1.tasks.collate import micro_batches

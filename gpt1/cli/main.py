@@ -10,6 +10,7 @@ import click
 from gpt1.cli.exit import ensure_standard_streams, exit_with, report_and_exit, stopped_by_signals, translate_oserror
 from gpt1.cli.experiments import curve, reproduce, zeroshot
 from gpt1.cli.serve import serve
+from gpt1.cli.texts import features, score
 from gpt1.cli.train import demo, finetune, pretrain, tokenize
 from gpt1.cli.use import evaluate, export, generate, import_, inspect, next, predict, push
 from gpt1.errors import OUT_OF_MEMORY, GPT1Error, Interrupted, ResourceError, UserError
@@ -38,7 +39,9 @@ def cli() -> None:
     """
 
 
-for command in (demo, tokenize, pretrain, finetune, evaluate, predict, next, generate, serve, inspect):
+for command in (demo, tokenize, pretrain, finetune, evaluate, predict, next, generate, score, features):
+    cli.add_command(command)
+for command in (serve, inspect):
     cli.add_command(command)
 for command in (curve, zeroshot, reproduce, import_, export, push):
     cli.add_command(command)

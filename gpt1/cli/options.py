@@ -63,11 +63,11 @@ baselines = click.option(
 )
 
 DATA_DIR_HELP = "Folder with the files of known data sets."
-KIND_HELP = "classification, regression, entailment, similarity or choice."
+KIND_HELP = "classification, multilabel, regression, entailment, similarity or choice."
 JSON_HELP = "Print one JSON object."
 
 COLUMN_HELP = {
-    "text": "Column with the text, or several to join: title,body (classification, regression).",
+    "text": "Column with the text, or several to join: title,body (classification, multilabel, regression).",
     "premise": "Column with the premise (entailment).",
     "hypothesis": "Column with the hypothesis (entailment).",
     "text_a": "Column with one text (similarity).",
@@ -75,7 +75,9 @@ COLUMN_HELP = {
     "context": "Column with the document (choice).",
     "question": "Column with the question (choice; optional).",
     "choices": "Columns with the answers, C1,C2,…, or one column with lists of answers (choice).",
-    "label": "Column with the label; for choice the right answer's column, text or number.  [default: label]",
+    "label": "Column with the label; for choice the right answer's column, text or number; for multilabel a "
+    "column with lists or with labels separated by | ; or commas, or L1,L2,…: a 0/1 column for each label.  "
+    "[default: label]",
 }
 
 

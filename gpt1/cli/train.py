@@ -117,10 +117,17 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @click.option("--kind", metavar="KIND", help=KIND_HELP)
 @column_options()
 @click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
+@click.option("--weight", metavar="COLUMN", help="Column with the weight of each row in the task loss.  [default: 1]")
 @click.option("--valid", metavar="F", help="Validation table to choose the best epoch, instead of a share of TRAIN.")
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
+@click.option(
+    "--time-limit",
+    metavar="MINUTES",
+    type=RangedNumber(float, 0, above=True),
+    help="Train as many epochs as fit into this time, which is measured before the run.",
+)
 @overwrite
 @baselines
 @setting_options(FinetuneConfig)

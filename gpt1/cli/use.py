@@ -172,6 +172,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
 @click.option(
     "--seed", type=RangedNumber(int, 0, 2**63 - 1), help="Random seed of the first text; the next texts use the next."
 )
+@click.option("--stop", multiple=True, metavar="S", help="End a text before this string; can be repeated.")
 @click.option(
     "--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16 is faster and less exact."
 )
@@ -180,10 +181,11 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
 def generate(
     run: str, texts: tuple[str, ...], prompts: str, precision: str, as_json: bool, verify: bool, **options: Any
 ) -> None:
-    """Generate text that continues one or more prompts.
+    """Generate text that continues one or more prompts. A single text is written while it is generated.
 
     \b
     gpt1 generate runs/books "the captain said" --temperature 0.7 --seed 1
+    gpt1 generate runs/books "the captain said" --stop . --stop "?"
     gpt1 generate runs/books "the captain said" --temperature 0 --max-tokens 40
     gpt1 generate runs/books "the captain said" "at night" --json
     gpt1 generate models/gpt1 --prompts prompts.txt --precision bf16
@@ -200,13 +202,18 @@ def generate(
     names = [f"text {i} of {len(texts)}" for i in range(1, len(texts) + 1)] if len(texts) > 1 else ["the text"]
     for warning in filter(None, map(model.truncation_warning, texts, names)):
         echo(warning)
+    console = make_console()
     with translate_resource_errors(generation_oom_advice(len(texts), precision)):
-        generated = model.generate(texts, **options, progress=make_console())
+        if len(texts) == 1 and not as_json:
+            for piece in chain(texts, model.generate(texts, stream=True, **options), ["\n"]):
+                console.write(piece)
+            return
+        generated = model.generate(texts, **options, progress=console)
     if as_json:
         echo_json([{"prompt": prompt, "text": text} for prompt, text in zip(texts, generated, strict=True)])
         return
     for name, text in zip(names, generated, strict=True):
-        make_console().show_text(f"--- {name}\n{text}" if len(texts) > 1 else text)
+        console.show_text(f"--- {name}\n{text}")
 
 
 @click.command(short_help="Describe a table, data set, corpus, run or model.")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gpt1.config import FinetuneConfig
 from gpt1.datasets import DataSet, data_set_names, parse_data_set
 from gpt1.errors import UserError, did_you_mean
@@ -32,6 +34,7 @@ from gpt1.tasks.examples import (
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
 from gpt1.tasks.targets import Answers, Classes, Numbering, OrdinalBins, Target, format_labels, target_to_json
+from gpt1.tasks.weights import add_row_weights, example_weights
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,18 @@ def training_rows(
     score: bool,
     data_dir: str | Path | None,
     keep_duplicates: bool = False,
+    weight: str | None = None,
 ) -> TrainingRows:
-    """Read and check all rows of `train`. A known data set defines defaults for the kind and columns."""
+    """Read and check all rows of `train`. A known data set defines defaults for the kind and columns.
+
+    `weight` is the column with the weight of each row.
+    """
     source = load_labelled_table(train, "train", data_dir, keep_duplicates)
     kind, columns = source.kind_and_columns(kind_name, columns)
     score = score or bool(source.data_set and source.data_set.score)
     numbering = find_numbering(source.table.rows, kind, columns)
     examples = examples_from_table(source, kind, columns, numbering)
+    examples = add_row_weights(examples, source.table, weight)
     if kind.multiple_choice:
         source.notes.extend(numbering_notes(numbering, examples))
     target = target_from_examples(kind, score, examples, source.table.locate_row, source.table.name, numbering)
@@ -144,10 +152,12 @@ class TaskData:
     validation: list[Example]
     primary_metric: str  # selects the best epoch
     counts: dict[str, Any]
+    weights: Tensor | None = None  # [training], in the task loss; None: all 1
 
     def fingerprint(self) -> str:
         """SHA-256 over the rows and their labels, in order."""
-        rows = [[*e.fields, *e.answers, str(e.label)] for e in [*self.training, *self.validation]]
+        examples = [*self.training, *self.validation]
+        rows = [[*e.fields, *e.answers, str(e.label), *[e.weight] * (e.weight != 1)] for e in examples]
         return hashlib.sha256(json.dumps([rows, target_to_json(self.target)]).encode()).hexdigest()
 
 
@@ -161,12 +171,13 @@ def load_task_data(
     cfg: FinetuneConfig,
     progress: Progress,
     earlier: Target | None = None,
+    weight: str | None = None,
 ) -> TaskData:
     """Read the training rows, remove duplicates and split off validation rows if there are none; log all counts.
 
-    `earlier` is the target of the model, if its output layer is kept.
+    `earlier` is the target of the model, if its output layer is kept; `weight` the column with the weight of each row.
     """
-    source = training_rows(train, kind_name, columns, score, data_dir, keep_duplicates=not cfg.deduplicate)
+    source = training_rows(train, kind_name, columns, score, data_dir, not cfg.deduplicate, weight)
     examples, target, name = source.examples, source.target, source.rows.table.name
     given = [example.label for example in examples]
     rows, labels = len(examples), target.summary(given)
@@ -220,8 +231,8 @@ def load_task_data(
         reason = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
         progress.log(f"no validation ({reason}): the last epoch is kept, which may not be the best")
     counts = {"rows": rows, "duplicates": duplicates, "leaked": leaked, "empty": empty}
-    metric = source.main_metric(target, cfg.metric)
-    return TaskData(source.kind, source.columns, target, examples, validation, metric, counts)
+    metric, weights = source.main_metric(target, cfg.metric), example_weights(examples, target, cfg.class_weight)
+    return TaskData(source.kind, source.columns, target, examples, validation, metric, counts, weights)
 
 
 def check_labels_remain(target: Target, validation: Sequence[Example], valid: Table, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -105,10 +105,17 @@ def prefill(model: GPT, ids: Tensor, kv_cache: KVCache | None = None) -> Tensor:
     return hidden_states[:, :time]
 
 
-@torch.inference_mode()
 def decode(
     model: GPT, ids: Tensor, max_new_tokens: int, sampler: Sampler, draft: GPT | None = None
 ) -> Tensor:  # [batch, time] → [batch, time + max_new_tokens]
+    """All tokens of `decode_stream`, after those of the prompt."""
+    return torch.cat([ids, *decode_stream(model, ids, max_new_tokens, sampler, draft)], dim=1)
+
+
+@torch.inference_mode()
+def decode_stream(
+    model: GPT, ids: Tensor, max_new_tokens: int, sampler: Sampler, draft: GPT | None = None
+) -> Iterator[Tensor]:
     """Decode texts of equal length; for a single text, speculatively with a draft model (Leviathan et al., 2023).
 
     The draft model decodes some tokens ahead. One pass of the model then gives its own tokens at these positions, which
@@ -122,8 +129,8 @@ def decode(
         sampler: Samples the tokens of both models, with the same random numbers.
         draft: The draft model; only for batch 1.
 
-    Returns:
-        [batch, time + max_new_tokens].
+    Yields:
+        [batch, new], one or more new tokens of each text.
     """
     context, prompt = model.config.context, ids.shape[1]
     start, end = max(0, prompt - context), prompt + max_new_tokens
@@ -145,20 +152,28 @@ def decode(
             elif draft:  # starts from the model's cache, since a draft model is slow in prefill
                 draft_state = DecodingState(draft, state.kv_cache.repeat(1, draft.activation_dtype), start)
             ids = torch.cat([ids, chosen], dim=1)
+            yield chosen
         start = ids.shape[1] - max(1, context // 2)
     sampler.check()
-    return ids
 
 
-@torch.inference_mode()
 def decode_batch(
     model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int, samplers: Sequence[Sampler]
 ) -> Tensor:  # → [prompts, max_new_tokens]
+    """All tokens of `decode_batch_stream`."""
+    empty = torch.empty(len(prompts), 0, dtype=torch.int64, device=model.tokens.weight.device)
+    return torch.cat([empty, *decode_batch_stream(model, prompts, max_new_tokens, samplers)], dim=1)
+
+
+@torch.inference_mode()
+def decode_batch_stream(
+    model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int, samplers: Sequence[Sampler]
+) -> Iterator[Tensor]:
     """Decode prompts of different lengths together; each gets the tokens that `decode` would give it alone.
 
     In bfloat16, tokens of nearly equal probability may be exchanged. In `ids` the prompts are aligned on the right, so
     that all rows grow; in the cache on the left, each row with its own length. A row whose context is full is prefilled
-    again from its last half, as in `decode`. An LSTM decodes one prompt after another.
+    again from its last half, as in `decode`. An LSTM decodes one prompt after another, and yields at the end.
 
     Args:
         model: Prepared for inference.
@@ -166,14 +181,15 @@ def decode_batch(
         max_new_tokens: Number of tokens to generate.
         samplers: One for each prompt.
 
-    Returns:
-        [prompts, max_new_tokens].
+    Yields:
+        [prompts, 1], the next token of each prompt (an LSTM: all tokens at once).
     """
     device, context, longest = model.tokens.weight.device, model.config.context, max(map(len, prompts))
     if model.recurrent:
         single = [torch.tensor([prompt], device=device) for prompt in prompts]
         rows = zip(single, samplers, strict=True)
-        return torch.cat([decode(model, row, max_new_tokens, sampler)[:, row.shape[1] :] for row, sampler in rows])
+        yield torch.cat([decode(model, row, max_new_tokens, sampler)[:, row.shape[1] :] for row, sampler in rows])
+        return
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     kv_cache = model.new_kv_cache(len(prompts), min(context, longest + max_new_tokens))
     for buffer in kv_cache.keys + kv_cache.values:
@@ -191,11 +207,12 @@ def decode_batch(
         for sampler in samplers:
             sampler.discard_before(step)
         chosen = [sampler(row, step) for row, sampler in zip(torch.split(logits, 1), samplers, strict=True)]
-        ids = torch.cat([ids, torch.cat(chosen)], dim=1)
+        new = torch.cat(chosen)
+        ids = torch.cat([ids, new], dim=1)
         lengths = [length + 1 for length in lengths]
+        yield new
     for sampler in samplers:
         sampler.check()
-    return ids[:, longest:]
 
 
 def prefill_row(model: GPT, ids: Tensor, kv_cache: KVCache, row: int) -> None:

@@ -30,12 +30,13 @@ from gpt1.progress import Progress
 from gpt1.report import check_report_path, write_evaluation_report
 from gpt1.runs.folder import RUN_CONFIG_FILE, read_run_config
 from gpt1.tables.facts import count_rows_have
+from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
 from gpt1.tasks.baselines import verdict
-from gpt1.tasks.examples import RowLocator, check_columns, encode_labels, parse_at, read_examples
+from gpt1.tasks.examples import RowLocator, check_columns, encode_labels, label_columns, parse_at, read_examples
 from gpt1.tasks.kinds import Example
-from gpt1.tasks.targets import Answers, Classes, Target
+from gpt1.tasks.targets import Answers, Classes, Target, calibration_rows, choose_thresholds
 
 MAX_UNSEEN_NAMED = 8
 TFIDF_ADVICE = "Try a model that is pre-trained on more text of this field, or more epochs."
@@ -43,7 +44,7 @@ TFIDF_ADVICE = "Try a model that is pre-trained on more text of this field, or m
 
 def evaluate(
     run: str | Path,
-    test: str | Path | Table,
+    test: Any,
     *,
     data_dir: str | Path | None = None,
     unseen: str = "wrong",
@@ -57,7 +58,8 @@ def evaluate(
 
     Args:
         run: A run or model folder.
-        test: A table with labels, a known data set (name or name:split), or a corpus folder.
+        test: A table file, DataFrame or list of rows (dicts) with labels, a known data set (name or name:split), or a
+            corpus folder.
         data_dir: Folder with the files of known data sets.
         unseen: Rows with a label that was not in training: `wrong` counts them as mistakes (the loss leaves them out),
             `refuse` is an error.
@@ -78,7 +80,7 @@ def evaluate(
     Raises:
         UserError: For missing labels, and unknown ones where they are refused, naming the row.
     """
-    progress = progress or default_progress()
+    progress, test = progress or default_progress(), to_table(test)
     if unseen not in ("wrong", "refuse"):
         raise UserError(f"--unseen {unseen} is not a valid choice.", "Choices: wrong, refuse.")
     if report:
@@ -89,7 +91,8 @@ def evaluate(
         return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
     table, chosen = load_labelled_rows(model, run, test, data_dir, progress, given_columns(columns))
-    if (label := chosen["label"]) not in table.columns:
+    label = chosen["label"]
+    if not all(name in table.columns for name in label_columns(model.kind, label)):
         command = formatting.shell_join(["gpt1", "predict", run, test])
         raise UserError(
             f"{table.name} has no labels: no column '{label}'. Columns: {', '.join(table.columns)}."
@@ -176,8 +179,8 @@ def score_rows(
         return {**own, "rows": len(rows)}
 
     found = {**scores([*range(len(examples))]), "cut": sum(example.is_truncated for example in encoded)}
-    if isinstance(model.target, Classes | Answers):
-        found["calibration"] = calibration_metrics(model.temperature, unscaled, targets)
+    if pairs := calibration_rows(model.target, unscaled, targets):
+        found["calibration"] = calibration_metrics(model.temperature, *pairs)
         progress.log(calibration_summary(found["calibration"]))
     if model.long == "windows":
         found["read_in_windows"] = sum(example.windows > 1 for example in encoded)
@@ -309,25 +312,25 @@ def compute_metrics(
     Returns:
         `metrics` (with the mean `loss`), `interval`, `f1_of` (classes) and `spread` (scores; see `evaluate`).
     """
-    key = "prediction" if isinstance(target, Classes | Answers) else "score"
+    key = "prediction" if target.activated_name == "probabilities" else "score"
+    target = choose_thresholds(target, logits, targets)
     gold, predicted = metrics.gold_answers(target, labels), [row[key] for row in target.decode(logits)]
     scores = metrics.target_scores(target, gold, predicted)
     extra = {"f1_of": scores.pop("f1_of")} if "f1_of" in scores else {}
     if with_intervals:
-        names = target.labels if isinstance(target, Classes) else ()
+        names = getattr(target, "labels", ())
         extra["interval"] = {name: list(metrics.confidence_interval(name, gold, predicted, names)) for name in scores}
     if key == "score":
         extra["spread"] = float(np.std(predicted) / np.std(gold)) if np.std(gold) else 0.0
-    elif known := (targets >= 0).tolist():
+    elif targets.dim() == 1 and any(known := (targets >= 0).tolist()):
         logits, targets = logits[known], targets[known]
     return {"metrics": {**scores, "loss": float(target.loss(logits, targets).mean())}, **extra}
 
 
 def fit_calibration(target: Target, logits: Tensor, targets: Tensor) -> dict[str, Any]:
     """Fit the temperature on validation rows (see `metrics.cross_fit_temperature`); empty for scores."""
-    if not isinstance(target, Classes | Answers):
-        return {}
-    return metrics.cross_fit_temperature(logits.numpy(), targets.numpy())
+    pairs = calibration_rows(target, logits, targets)
+    return metrics.cross_fit_temperature(pairs[0].numpy(), pairs[1].numpy()) if pairs else {}
 
 
 def calibration_metrics(temperature: float, logits: Tensor, targets: Tensor) -> dict[str, float]:
@@ -343,12 +346,13 @@ def prediction_records(model: TaskPredictor, examples: Sequence[Any], logits: Te
     """One record per row for predictions.jsonl: texts, label, prediction."""
     roles = [role for role in model.kind.columns if role != "choices"]
     records = []
-    for example, decoded in zip(examples, model.target.decode(logits), strict=True):
+    labels = metrics.gold_answers(model.target, [example.label for example in examples])
+    for example, decoded, gold in zip(examples, model.target.decode(logits), labels, strict=True):
         fields = {role: text for role, text in zip(roles, example.fields, strict=True) if text}
         if example.answers:
             fields |= {f"answer {k}": answer for k, answer in enumerate(example.answers)}
         probabilities = {k.removeprefix("probability_"): v for k, v in decoded.items() if k.startswith("probability_")}
-        record: dict[str, Any] = {"fields": fields, "label": model.target.parse(example.label)}
+        record: dict[str, Any] = {"fields": fields, "label": gold}
         if "score" in decoded:
             record["score"] = decoded["score"]
         else:

@@ -16,6 +16,7 @@ from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.weights import MODEL_FILES, WEIGHTS_FILE, read_config, read_head
 from gpt1.tasks.kinds import KINDS
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, Target, target_from_json, target_to_json
 from gpt1.tokenization.tokenizer import Tokenizer
 
@@ -55,7 +56,9 @@ class StoredTask:
 def read_own_task(folder: Path) -> StoredTask:
     """Head and task of the fine-tuned model in a folder of gpt1."""
     task, target = read_task(folder / TASK)
-    head = Head(read_config(folder)["n_embd"], target.outputs, KINDS[task["kind"]].multiple_choice)
+    kind = KINDS[task["kind"]]
+    width = read_config(folder)["n_embd"]
+    head = Head(width, target.outputs, kind.multiple_choice, independent=kind.several_labels)
     try:
         head.load_state_dict(read_head(folder))
     except RuntimeError as error:
@@ -99,8 +102,14 @@ def parse_task(content: dict[str, Any], path: Path) -> tuple[dict[str, Any], Tar
     target = target_from_json(fields.object("target"))
     fields.choice("metric", target.metrics, target.primary_metric)
     if (answer := content.get("trivial_answer")) is not None:
-        expected = (str,) if isinstance(target, Classes) else (int,) if isinstance(target, Answers) else (int, float)
-        if type(answer) not in expected or (isinstance(target, Classes) and answer not in target.labels):
+        if isinstance(target, MultiLabel):
+            answer = fields.items("trivial_answer", str)
+            fits = all(label in target.labels for label in answer)
+        elif isinstance(target, Classes):
+            fits = answer in target.labels if isinstance(answer, str) else False
+        else:
+            fits = type(answer) in ((int,) if isinstance(target, Answers) else (int, float))
+        if not fits:
             fields.refuse("'trivial_answer' must be a label, the number of an answer or a mean score")
     if not isinstance(target, tuple(filter(None, (kind.target, kind.score_target)))):
         fields.refuse(f"its target does not belong to {kind.name}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.formatting import count_noun
@@ -76,20 +77,42 @@ def compute_task_logits(
     for i, row in enumerate(rows):
         if row is not None:
             table[i, : len(row)] = row
-    return average_windows(table, [example.windows for example in encoded])
+    return average_windows(table, [example.windows for example in encoded], model.head.independent)
+
+
+@torch.inference_mode()
+def compute_task_features(
+    model: TaskModel, encoded: Sequence[EncodedExample], device: torch.device
+) -> Tensor:  # → [examples, n_embd]
+    """What the head reads: the states at the extract tokens, added over the sequences of an example as in the head.
+
+    The states of the windows of a long text are averaged. float32, on the CPU, in the given order.
+    """
+    windows = [window for example in encoded for window in example.split_windows()]
+    states = torch.zeros(len(windows), model.gpt.config.n_embd)
+    for micro_batch in micro_batches(windows, range(len(windows)), PREDICTION_BATCH_TOKENS):
+        batch = collate(windows, micro_batch, None, device)
+        own = model.features(batch.ids, batch.packing).float().cpu()
+        states.index_add_(0, torch.tensor(micro_batch)[batch.example_index], own)
+    owner = torch.tensor([i for i, example in enumerate(encoded) for _ in range(example.windows)], dtype=torch.int64)
+    counts = torch.tensor([example.windows for example in encoded])[:, None]
+    return torch.zeros(len(encoded), states.shape[1]).index_add(0, owner, states) / counts
 
 
 def average_windows(
-    logits: Tensor, window_counts: Sequence[int]
+    logits: Tensor, window_counts: Sequence[int], independent: bool = False
 ) -> Tensor:  # [windows of all examples, outputs] → [examples, …]
     """Combine the windows of each example: the mean of a number, or the logarithm of the mean probabilities.
 
-    These logarithms replace the logits in everything that follows (loss, temperature, prediction).
+    These logarithms replace the logits in everything that follows (loss, temperature, prediction). Of labels that are
+    `independent` it is the logit of the mean probability of each.
     """
     averaged = []
     for part in torch.split(logits, list(window_counts)):
         if len(part) > 1 and part.shape[1] == 1:
             part = part.mean(0, keepdim=True)
+        elif len(part) > 1 and independent:
+            part = F.logsigmoid(part).logsumexp(0, keepdim=True) - F.logsigmoid(-part).logsumexp(0, keepdim=True)
         elif len(part) > 1:
             part = part.log_softmax(-1).logsumexp(0, keepdim=True) - math.log(len(part))
         averaged.append(part)

@@ -43,6 +43,7 @@ class FinetuneMicroBatch:
     targets: Tensor  # [examples, ...]
     step_examples: int  # of the whole step
     step_sequences: int  # of the whole step
+    weights: Tensor | None = None  # [examples], in the task loss; None: all 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class FeatureMicroBatch:
     example_index: Tensor  # [sequences], as in FinetuneMicroBatch
     targets: Tensor  # [examples, ...]
     step_examples: int  # of the whole step
+    weights: Tensor | None = None  # [examples]; None: all 1
 
 
 def l1(model: GPT, micro_batch: PretrainMicroBatch) -> Losses:
@@ -67,8 +69,12 @@ def l1(model: GPT, micro_batch: PretrainMicroBatch) -> Losses:
 def l2(head: Head, task_loss: TaskLoss, micro_batch: FeatureMicroBatch) -> Losses:
     """−L2 (paper, eq. 4) over cached features, the mean over the examples of the step."""
     logits = head(micro_batch.features, micro_batch.example_index)
-    loss = task_loss(logits, micro_batch.targets).sum() / micro_batch.step_examples
+    loss = weighted_sum(task_loss(logits, micro_batch.targets), micro_batch.weights) / micro_batch.step_examples
     return Losses(loss, {"loss": loss.detach(), "task_loss": loss.detach()})
+
+
+def weighted_sum(losses: Tensor, weights: Tensor | None) -> Tensor:  # [examples], [examples] → scalar
+    return losses.sum() if weights is None else losses @ weights
 
 
 def l3(model: TaskModel, task_loss: TaskLoss, lm_coef: float, micro_batch: FinetuneMicroBatch) -> Losses:
@@ -80,7 +86,7 @@ def l3(model: TaskModel, task_loss: TaskLoss, lm_coef: float, micro_batch: Finet
     packing = micro_batch.packing
     states = model.gpt.hidden_states(micro_batch.ids, packing=packing)  # [tokens, n_embd]
     logits = model.head(states[packing.last_index], micro_batch.example_index)
-    task = task_loss(logits, micro_batch.targets).sum() / micro_batch.step_examples
+    task = weighted_sum(task_loss(logits, micro_batch.targets), micro_batch.weights) / micro_batch.step_examples
     if not lm_coef:
         return Losses(task, {"loss": task.detach(), "task_loss": task.detach()})
     predicted = packing.lengths - 1  # all tokens of a sequence but the first

@@ -37,6 +37,7 @@ class Prediction:
     label: Any
     prediction: Any
     probabilities: dict[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None  # of a row that may have several; `label` then lists them
 
     @property
     def is_score(self) -> bool:
@@ -48,9 +49,12 @@ class Prediction:
 
     @property
     def loss(self) -> float:
-        """−log p(label); for scores the absolute error."""
+        """−log p(label), or of all labels; for scores the absolute error."""
         if self.is_score:
             return float(abs(self.prediction - self.label))
+        if self.labels is not None:
+            right = [p if name in self.labels else 1 - p for name, p in self.probabilities.items()]
+            return -sum(math.log(max(p, 1e-30)) for p in right)
         return -math.log(max(self.probabilities.get(self.label, 0.0), 1e-30))
 
 
@@ -312,7 +316,9 @@ class Run:
 
 
 def _normalize_label(value: Any) -> str:
-    """As training reads labels: stripped, and 1.0 is 1."""
+    """As training reads labels: stripped, and 1.0 is 1; several labels as one text."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 

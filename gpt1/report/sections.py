@@ -135,7 +135,7 @@ def add_predictions(page: Page, run: Run) -> None:
         page.heading("Predicted and true scores")
         with charts.chart_style():
             curves.draw_scatter(page, scores, run.rows_name)
-    elif run.labels and run.predictions:
+    elif run.predictions and {row.label for row in run.predictions} <= {*run.labels}:  # not several labels each
         _add_confusion(page, run)
     if len(curves.merge_bins(after or before)) > 1:  # one point is no diagram
         page.heading("Calibration", "How often a prediction with a given probability is right.")

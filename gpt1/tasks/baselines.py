@@ -13,6 +13,7 @@ from gpt1.progress import Progress
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import stratified_order
 from gpt1.tasks.kinds import Example, Kind
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, Target, as_number
 from gpt1.tasks.tfidf import SINGLE_SPLIT_WORK, fitting_work, tfidf_scores
 
@@ -25,8 +26,16 @@ MIN_SPREAD = 0.1
 """Standard deviation of predicted scores, as a share of that of the labels, below which they hardly vary."""
 
 
-def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float:
-    """The best answer for a row that nobody reads: the most frequent label (or answer), or the mean score."""
+def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float | list[str]:
+    """The best answer for a row that nobody reads: the most frequent label (or answer), or the mean score.
+
+    For several labels: those that at least half of the rows have, or else the most frequent one.
+    """
+    if isinstance(target, MultiLabel):
+        rows = [target.in_order(label) for label in labels]
+        shares = Counter(label for row in rows for label in row)
+        frequent = target.names([2 * shares[label] >= len(rows) for label in target.labels])
+        return frequent or [max(target.labels, key=lambda label: shares[label])]
     if isinstance(target, Classes):
         counts = Counter(map(target.name_of, labels))
         return max(target.labels, key=lambda label: counts[label])
@@ -35,13 +44,15 @@ def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float:
     return float(np.mean([as_number(label) for label in labels]))
 
 
-def trivial_name(answer: str | int | float) -> str:
+def trivial_name(answer: str | int | float | list[str]) -> str:
+    if isinstance(answer, list):
+        return f"always ‘{escape_controls(', '.join(answer))}’"
     if isinstance(answer, float):
         return f"always the mean, {format_number(answer)}"
     return f"always ‘{escape_controls(answer)}’" if isinstance(answer, str) else f"always answer {answer}"
 
 
-def trivial_baseline(target: Target, answer: str | int | float, labels: Sequence[Any]) -> dict[str, Any]:
+def trivial_baseline(target: Target, answer: str | int | float | list[str], labels: Sequence[Any]) -> dict[str, Any]:
     """Metrics of the trivial answer on rows with these labels."""
     gold = metrics.gold_answers(target, labels)
     found = metrics.target_scores(target, gold, [answer] * len(gold))
@@ -88,6 +99,9 @@ def learned_nothing(target: Target, scored: Mapping[str, Any], trivial: Mapping[
     own, interval = scored["metrics"], scored["interval"]
     if scored["rows"] < MIN_ROWS:
         return ""
+    if isinstance(target, MultiLabel):
+        value, other = own["f1_micro"], trivial["metrics"]["f1_micro"]
+        return "" if value > other else f"F1 {value:.3f} is not above that of {trivial['name']} ({other:.3f})"
     if isinstance(target, Classes | Answers):
         value, other = own["accuracy"], trivial["metrics"]["accuracy"]
         if value > other or interval.get("matthews", (0.0, 0.0))[0] > 0:

@@ -63,6 +63,7 @@ def collate(
     device: torch.device,
     step_examples: int = 1,
     step_sequences: int = 1,
+    weights: Tensor | None = None,
 ) -> FinetuneMicroBatch:
     """Pack the examples at `indices` into one micro-batch, without padding.
 
@@ -73,12 +74,20 @@ def collate(
         device: Where the tensors go.
         step_examples: Examples of the whole step, over which the task loss is averaged.
         step_sequences: Sequences of the whole step, over which the language-model loss is averaged.
+        weights: Weights of all examples in the task loss, [examples]; None: all 1.
     """
     rows = [row for i in indices for row in encoded[i].packed_rows]
     ids = torch.tensor([token for tokens, _ in rows for token in tokens])
     packing = Packing([row for _, row in rows], device)
     example = torch.tensor([n for n, i in enumerate(indices) for _ in encoded[i].sequences])
     own_targets = torch.zeros(len(indices)) if targets is None else targets[torch.tensor(indices)]
+    own_weights = None if weights is None else to_device(weights[torch.tensor(indices)], device)
     return FinetuneMicroBatch(
-        to_device(ids, device), packing, example, to_device(own_targets, device), step_examples, step_sequences
+        to_device(ids, device),
+        packing,
+        example,
+        to_device(own_targets, device),
+        step_examples,
+        step_sequences,
+        own_weights,
     )

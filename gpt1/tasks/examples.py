@@ -47,16 +47,46 @@ def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str]
             needed = " ".join(f"--{r.replace('_', '-')} COLUMN" for r in kind.columns if r not in kind.optional)
             raise UserError(f"{kind.name} needs {flag}.", f"Use: {needed} --label COLUMN")
     for role, column in columns.items():
-        for part in column_names(role, column, present):
+        for part in role_columns(kind, role, column, present):
             if part not in present:
                 raise missing_column_error(name, part, present, "--" + role.replace("_", "-"))
     texts = {role: column for role, column in columns.items() if role != "label"}
     for role, column in texts.items():
-        if columns.get("label") in column_names(role, column, present):
+        if {*label_columns(kind, columns.get("label", ""))} & {*column_names(role, column, present)}:
             raise UserError(
                 f"--label {columns['label']} is also the column of --{role.replace('_', '-')}: nothing to learn.",
                 "Pass the column with the labels as --label.",
             )
+
+
+def required_columns(kind: Kind, columns: Mapping[str, str]) -> list[str]:
+    """The columns whose text may not be missing: all but those of answers and optional roles."""
+    return [column for role, column in columns.items() if role not in ("label", "choices", *kind.optional)]
+
+
+def role_columns(kind: Kind, role: str, column: str, present: Container[str]) -> list[str]:
+    """As `column_names`; several for labels with a column each."""
+    return label_columns(kind, column) if role == "label" else column_names(role, column, present)
+
+
+def label_columns(kind: Kind, label: str) -> list[str]:
+    """The column of `--label`; for several labels also `--label L1,L2,…`, one 0/1 column for each label."""
+    return choice_columns(label) if kind.several_labels else [label]
+
+
+def read_label_columns(row: TableRow, names: Sequence[str], where: str) -> list[str]:
+    """The labels of a row with a 0/1 column for each label."""
+    found = []
+    for name in names:
+        value = str(row[name]).strip().lower()
+        if value not in TRUE_CELLS + FALSE_CELLS:
+            problem = f"{where}: column '{name}' has {str(row[name])[:40]!r} instead of 0 or 1."
+            raise UserError(problem, "Use 0 or 1, true or false, in a column for each label.")
+        found += [name] if value in TRUE_CELLS else []
+    return found
+
+
+TRUE_CELLS, FALSE_CELLS = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
 
 def column_names(role: str, column: str, present: Container[str]) -> list[str]:
@@ -103,7 +133,8 @@ def read_example(
 ) -> Example:
     roles = [role for role in kind.columns if role != "choices"]
     fields = tuple(column_text(row, columns[role], where) if role in columns else "" for role in roles)
-    label = row.get(columns["label"]) if labelled else None
+    names = label_columns(kind, columns["label"]) if labelled else []
+    label = read_label_columns(row, names, where) if len(names) > 1 else row.get(columns["label"]) if labelled else None
     if not kind.multiple_choice:
         return Example(fields, label=label)
     answers, names = read_answers(row, columns["choices"], where)

@@ -5,6 +5,7 @@ entailment       <s> premise $ hypothesis <e>
 similarity       <s> a $ b <e>  and  <s> b $ a <e>, their hidden states at <e> added
 choice           <s> context question $ answer_k <e> for every answer k
 regression       <s> text <e>, the head outputs one number
+multilabel       <s> text <e>, the head outputs a logit for each label
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from gpt1.errors import UserError
 from gpt1.kernels.packing import PackedRow
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
 
 START, DELIMITER, EXTRACT = 0, 1, 2  # the special tokens, counted from the end of the vocabulary
@@ -40,6 +42,7 @@ class Kind:
         target: The type of its labels; with --score `score_target`.
         multiple_choice: One sequence per answer, which takes the place of the last field.
         optional: Roles that may be missing.
+        several_labels: A row may have several labels, also in one 0/1 column for each label.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Kind:
     score_target: type[Target] | None = None
     multiple_choice: bool = False
     optional: tuple[str, ...] = ()
+    several_labels: bool = False
 
     @property
     def sequences(self) -> int:
@@ -60,6 +64,7 @@ KINDS = {
     kind.name: kind
     for kind in [
         Kind("classification", ("text",), (((0,),),), Classes),
+        Kind("multilabel", ("text",), (((0,),),), MultiLabel, several_labels=True),
         Kind("regression", ("text",), (((0,),),), StandardizedNumber),
         Kind("entailment", ("premise", "hypothesis"), (((0,), (1,)),), Classes),
         Kind("similarity", ("text_a", "text_b"), (((0,), (1,)), ((1,), (0,))), Classes, score_target=OrdinalBins),
@@ -77,11 +82,12 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Example:
-    """One row: the texts of its fields, its answers (multiple choice only) and its label (None if unlabelled)."""
+    """One row: its texts, its answers (multiple choice only), its label (None if unlabelled), its weight."""
 
     fields: tuple[str, ...]
     answers: tuple[str, ...] = ()
     label: Any = None
+    weight: float = 1.0
 
     @property
     def has_text(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt1.errors import UserError
+from gpt1.tasks.multilabel import MultiLabel, bootstrap_multilabel, multilabel_scores
 from gpt1.tasks.targets import Answers, Classes, Target, as_number
 
 BOOTSTRAP_SAMPLES = 1000
@@ -85,7 +86,9 @@ def mean_error(metric: str, x: Floats, y: Floats) -> Floats:  # [samples, n], [s
 
 
 def gold_answers(target: Target, labels: Sequence[Any]) -> list[Any]:
-    """Labels as read from a table, in the form of predictions: label texts, answer numbers, or scores."""
+    """Labels as read from a table, in the form of predictions: label texts or lists, answer numbers, or scores."""
+    if isinstance(target, MultiLabel):
+        return [target.in_order(label) for label in labels]
     read = target.name_of if isinstance(target, Classes) else int if isinstance(target, Answers) else as_number
     return [read(label) for label in labels]
 
@@ -94,6 +97,9 @@ def target_scores(target: Target, gold: Sequence[Any], predicted: Sequence[Any])
     """The metrics of a target (and `f1_of` for classes); `gold` as from `gold_answers`."""
     if isinstance(target, Classes):
         return class_scores(gold, predicted, target.labels)
+    if isinstance(target, MultiLabel):
+        require_rows(gold)
+        return dict(multilabel_scores(gold, predicted, target.labels))
     if isinstance(target, Answers):
         return dict(choice_scores(gold, predicted))
     return dict(number_scores(gold, predicted))
@@ -120,10 +126,10 @@ def confidence_interval(
     With few rows the bootstrap interval is too narrow: resampling rows without mistakes never produces one.
 
     Args:
-        metric: `accuracy`, `f1`, `matthews`, `pearson`, `spearman`, `rmse` or `mae`.
+        metric: `accuracy`, `f1`, `f1_micro`, `f1_macro`, `matthews`, `pearson`, `spearman`, `rmse` or `mae`.
         gold: Right label or score of each row.
         predicted: Predicted label or score of each row.
-        labels: All labels of the task, for `f1`.
+        labels: All labels of the task, for F1.
 
     Returns:
         (low, high).
@@ -133,6 +139,8 @@ def confidence_interval(
         return wilson_interval(sum(g == p for g, p in zip(gold, predicted, strict=True)), len(gold))
     if metric in NUMBER_METRICS:
         resampled = bootstrap_numbers(metric, np.asarray(gold, float), np.asarray(predicted, float))
+    elif metric in MultiLabel.metrics:
+        resampled = bootstrap_multilabel(metric, gold, predicted, labels, BOOTSTRAP_SAMPLES)
     else:
         resampled = bootstrap_classification(metric, gold, predicted, is_binary(labels))
     low, high = np.quantile(resampled, (0.025, 0.975))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -16,9 +15,16 @@ from torch import Tensor
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import Fields
-from gpt1.tables.cells import AMBIGUOUS_COMMA, cell_number, cell_text, cell_to_show, is_empty, is_missing, plain_value
+from gpt1.tables.cells import cell_text
+from gpt1.tasks.labels import LabelValue as LabelValue
+from gpt1.tasks.labels import as_label as as_label
+from gpt1.tasks.labels import as_number as as_number
+from gpt1.tasks.labels import format_labels as format_labels
+from gpt1.tasks.labels import label_sort_key as label_sort_key
+from gpt1.tasks.labels import label_value as label_value
+from gpt1.tasks.labels import original_values as original_values
+from gpt1.tasks.multilabel import MultiLabel
 
-LabelValue: TypeAlias = str | int | float | bool
 Numbering: TypeAlias = Literal["0", "1", "A"]
 MAX_LABELS = 5000
 """Every label is a column of the predictions, and a row and a column of the confusion matrix of the metrics."""
@@ -241,13 +247,26 @@ class StandardizedNumber:
         return [{"score": score} for score in self.activate(logits.double()).tolist()]
 
 
-Target = Classes | Answers | OrdinalBins | StandardizedNumber
+Target = Classes | MultiLabel | Answers | OrdinalBins | StandardizedNumber
 TARGET_TYPES: dict[str, type[Target]] = {
     "classes": Classes,
+    "labels": MultiLabel,
     "answers": Answers,
     "bins": OrdinalBins,
     "number": StandardizedNumber,
 }
+
+
+def calibration_rows(target: Target, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(logits [n, k], right column [n]) on which a temperature is fitted; None for scores, which have none."""
+    if isinstance(target, MultiLabel):
+        return target.binary_rows(logits, targets)
+    return (logits, targets) if isinstance(target, Classes | Answers) else None
+
+
+def choose_thresholds(target: Target, logits: Tensor, targets: Tensor) -> Target:
+    """The target with the thresholds that are best on these rows, if it needs some and has none yet."""
+    return target.with_thresholds(logits, targets) if isinstance(target, MultiLabel) else target
 
 
 def decode_predictions(target: Target, logits: Tensor) -> list[dict[str, Any]]:
@@ -268,12 +287,14 @@ def target_from_json(stored: Fields) -> Target:
         UserError: For a field that is missing, of the wrong type or out of range.
     """
     name = stored.choice("name", tuple(TARGET_TYPES))
-    if name == "classes":
+    if name in ("classes", "labels"):
         labels = stored.items("labels", str)
         if not 2 <= len(labels) <= MAX_LABELS:
             stored.refuse(f"it has {len(labels):,} labels instead of 2 to {MAX_LABELS:,}")
         if len({*labels}) < len(labels) or not all(label and label == label.strip() for label in labels):
             stored.refuse("its labels must be different texts without spaces around them")
+        if name == "labels":
+            return MultiLabel.from_json(stored, labels)
         values: list[Any] = stored.items("values", object, [])
         if values and [as_label(value) for value in values] != labels:
             stored.refuse("'values' must be the labels, in another type or spelling")
@@ -288,81 +309,3 @@ def target_from_json(stored: Fields) -> Target:
     if not deviation:
         stored.refuse("'deviation' must be more than 0")
     return StandardizedNumber(stored.number("mean"), deviation)
-
-
-def as_label(value: Any) -> str:
-    """A cell as a label, the same in every format: stripped text; 1 and 1.0 are one label, true and True as well.
-
-    Other texts that are the same number (007 and 7, 1.5 and 1.50) are different labels.
-    """
-    if is_empty(value) and not isinstance(value, list | tuple):
-        raise UserError("the label is empty.", "Add a label, or remove the row.")
-    original = label_value(value)
-    if isinstance(original, float) and original.is_integer():
-        return str(int(original))
-    text = str(original)
-    if text.casefold() in ("true", "false"):
-        return text.capitalize()
-    if INTEGRAL.fullmatch(text):
-        text = text.partition(".")[0]
-    return "0" if text == "-0" else text
-
-
-INTEGRAL = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
-
-
-def label_value(value: Any) -> LabelValue:
-    """A cell as predictions return it: numbers and booleans keep their type, the rest is stripped text."""
-    value = plain_value(value)
-    if isinstance(value, bool | int | float):
-        return value
-    try:
-        return cell_text(value).strip()
-    except UserError as error:
-        raise UserError(
-            f"{str(value)[:40]!r} is not a label: {error.problem}", "Use another column as --label."
-        ) from None
-
-
-def original_values(labels: Sequence[str], cells: Sequence[Any]) -> list[LabelValue]:
-    """What to return for each label: in the type of the cells if they have one, in their spelling if it is unique."""
-    spellings: dict[str, set[LabelValue]] = {}
-    types = set()
-    for cell in cells:
-        value = label_value(cell)
-        types.add(type(value))
-        spellings.setdefault(as_label(value), set()).add(value)
-    if types == {str}:
-        return [next(iter(spellings[label])) if len(spellings[label]) == 1 else label for label in labels]
-    if types == {bool}:
-        return [label == "True" for label in labels]
-    if types <= {int, float} and all(math.isfinite(float(label)) for label in labels):
-        whole = all(INTEGER.fullmatch(label) for label in labels) and int in types
-        return [int(label) if whole else float(label) for label in labels]
-    return list(labels)
-
-
-INTEGER = re.compile(r"-?[0-9]+")
-
-
-def as_number(value: Any) -> float:
-    """A cell as a finite number. `3,5` is 3.5; `3_5` and booleans are not numbers; `1,234` is ambiguous."""
-    number = None if isinstance(plain_value(value), bool) else cell_number(value)
-    if number is not None and math.isfinite(number):
-        return number
-    text = str(value) if is_missing(value) else cell_to_show(value).strip()[:40]
-    if AMBIGUOUS_COMMA.fullmatch(text):
-        point, digits = text.replace(",", "."), text.replace(",", "")
-        raise UserError(f"'{text}' can be {point} or {digits}.", "Write numbers with a decimal point.")
-    raise UserError(f"'{text}' is not a finite number.", "Fix or remove the row.")
-
-
-def label_sort_key(label: str) -> tuple[int, float, str]:
-    """Sort key: numbers by value, then other labels alphabetically; "nan" is not a number here, nor is 3_5."""
-    number = cell_number(label)
-    return (1, 0.0, label) if number is None or math.isnan(number) else (0, number, label)
-
-
-def format_labels(labels: Sequence[str], limit: int = 10) -> str:
-    text = ", ".join(labels[:limit])
-    return text if len(labels) <= limit else f"{text} … ({len(labels)} in total)"

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt1.tasks import metrics
 from gpt1.tasks.kinds import Example, Kind
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, Target, as_number
 
 VECTORIZERS: dict[str, dict[str, Any]] = {
@@ -97,11 +98,14 @@ class Fitted:
     def scores(self, target: Target, examples: Sequence[Example]) -> dict[str, Any]:
         """Metrics of the task on `examples`."""
         x = self.features.transform(examples)
+        predicted: list[Any]
         if isinstance(target, Answers):
             ends = np.cumsum([len(example.answers) for example in examples])[:-1]
             predicted = [int(part.argmax()) for part in np.split(self.model.decision_function(x), ends)]
         else:
             predicted = self.model.predict(x).tolist()
+        if isinstance(target, MultiLabel):
+            predicted = [target.names(row) for row in predicted]
         gold = metrics.gold_answers(target, [example.label for example in examples])
         found = metrics.target_scores(target, gold, predicted)
         return {name: value for name, value in found.items() if name != "f1_of"}
@@ -117,6 +121,7 @@ class Problem:
         enough: Whether there are enough rows for cross-validation.
         numbers: Whether this is regression.
         work: See `fitting_work`.
+        several: Whether `y` has several labels for each row; C is then not chosen by cross-validation.
     """
 
     y: list[Any]
@@ -124,11 +129,13 @@ class Problem:
     enough: bool
     numbers: bool = False
     work: int = 0
+    several: bool = False
 
     def fit(self, features: Features, training: Sequence[Example], seed: int = 0, c: float | None = None) -> Fitted:
         """Train with C = `c`, or with the C that cross-validation chooses if there are enough rows."""
         from sklearn.linear_model import LogisticRegression, Ridge
         from sklearn.model_selection import GridSearchCV
+        from sklearn.multiclass import OneVsRestClassifier
 
         x = features.fit(training)
         if self.numbers:
@@ -137,11 +144,13 @@ class Problem:
         else:
             model, name, scoring = LogisticRegression(max_iter=2000, random_state=seed), "C", "neg_log_loss"
             values = list(C_VALUES)
+        if self.several:
+            model, name = OneVsRestClassifier(model), "estimator__C"
         if c is None and not self.enough:
             c = DEFAULT_CHOICE["C"]
         if c is not None:
             model.set_params(**{name: 1 / c if self.numbers else c})
-            return Fitted(features, model.fit(x, self.y), c, 0.0)
+            return Fitted(features, model.fit(x, np.array(self.y)), c, 0.0)
         found = GridSearchCV(model, {name: values}, cv=self.folds(seed), scoring=scoring)
         found.fit(x, self.y, groups=self.groups)
         value = float(found.best_params_[name])
@@ -166,6 +175,9 @@ def build_problem(target: Target, training: Sequence[Example]) -> Problem:
     if isinstance(target, Answers):
         right = [k == int(e.label) for e in training for k in range(len(e.answers))]
         return Problem(right, answer_owners(training), enough=len(training) >= 4 * FOLDS, work=work)
+    if isinstance(target, MultiLabel):
+        rows = [target.encode(example.label).int().tolist() for example in training]
+        return Problem(rows, None, enough=False, work=work, several=True)
     y = [as_number(example.label) for example in training]
     return Problem(y, None, enough=len(y) >= 2 * FOLDS, numbers=True, work=work)
 
@@ -173,5 +185,6 @@ def build_problem(target: Target, training: Sequence[Example]) -> Problem:
 def fitting_work(target: Target, training: Sequence[Example]) -> int:
     """Work of training: characters × vectors of weights (one for two labels, else one for each label)."""
     characters = sum(len(text) for example in training for text in (*example.fields, *example.answers))
-    vectors = len(target.labels) if isinstance(target, Classes) and len(target.labels) > 2 else 1
+    labels = len(getattr(target, "labels", ()))
+    vectors = labels if labels > 2 else 1
     return characters * vectors

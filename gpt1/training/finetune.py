@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +28,17 @@ from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.progress import Progress
 from gpt1.recipes import FINETUNING_BATCH_SIZES, HEAD_FIRST_ROWS, HEAD_ONLY_DEFAULTS, MIN_FINETUNING_STEPS
 from gpt1.runs import folder as runs
+from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
-from gpt1.tasks.targets import Target
+from gpt1.tasks.targets import Target, choose_thresholds
+from gpt1.tasks.weights import format_class_weight
 from gpt1.training.distributed import require_single_process
 from gpt1.training.finetune_setup import FinetuneSetup, FullTrainingSource, prepare_finetuning
 from gpt1.training.head_only import HeadOnlySource
 from gpt1.training.loop import Outcome, train
 from gpt1.training.run import open_run
+from gpt1.training.time_limit import check_time_limit, plan_epochs
 from gpt1.training.train_scope import check_train_scope
 
 COLUMN_ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
@@ -44,15 +48,17 @@ SCRATCH_LR_FACTOR = 8 / 3  # new weights need a higher one: 1e-3 for `tiny`
 
 
 def finetune(
-    train_on: str | Path | Table | None = None,
+    train_on: Any = None,
     *,
     from_: str | Path | None = None,
     out: str | Path,
     kind: str | None = None,
     score: bool = False,
-    valid: str | Path | Table | None = None,
+    weight: str | None = None,
+    valid: Any = None,
     data_dir: str | Path | None = None,
     resume: bool = False,
+    time_limit: float | None = None,
     overwrite: bool = False,
     config: str | Path | None = None,
     baselines: bool = True,
@@ -62,15 +68,17 @@ def finetune(
     """Fine-tune a pre-trained model on labeled rows.
 
     Args:
-        train_on: Table or table file to train on, or the name of a known data set, which sets kind and columns.
-            With `resume` it can be omitted, like every input and setting.
+        train_on: Table file, DataFrame, list of rows (dicts) or `Table` to train on, or the name of a known data set,
+            which sets kind and columns. With `resume` it can be omitted, like every input and setting.
         from_: Run or model folder of the pre-trained model.
         out: Run folder to create.
-        kind: classification, regression, entailment, similarity or choice.
+        kind: classification, multilabel, regression, entailment, similarity or choice.
         score: Predict similarity as a number instead of two classes.
-        valid: Table, file or data set for validation, instead of a share of `train_on`.
+        weight: Column with the weight of each row in the task loss.
+        valid: Rows for validation, as for `train_on`, instead of a share of them.
         data_dir: Folder of the known data sets.
         resume: Resume the run `out` from its newest checkpoint.
+        time_limit: Minutes: train as many epochs as fit. A resumed run keeps the number of epochs.
         overwrite: Replace a run that is there, once everything is checked.
         config: YAML file with settings.
         baselines: Train TF-IDF with a linear model on the same rows, to compare.
@@ -89,10 +97,12 @@ def finetune(
         missing = "--from" if from_ is None else "the table of training rows"
         raise UserError(f"{missing} is missing.", "Use: gpt1 finetune TABLE --from RUN --out NEW --kind KIND COLUMNS")
     runs.check_resume(resume, overwrite)
-    progress = progress or default_progress()
-    columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
-    settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
-    task_facts = {"kind": kind, "score": score, "columns": columns}
+    started, progress = time.monotonic(), progress or default_progress()
+    columns, settings = split_columns(settings)
+    texts = [column for role, column in columns.items() if role not in ("label", "choices", "question")]
+    train_on, valid = to_table(train_on, texts), to_table(valid, texts)
+    check_time_limit(time_limit, settings.get("epochs"))
+    task_facts = {"kind": kind, "score": score, "columns": columns} | ({"weight": weight} if weight else {})
     inputs: dict[str, Any] = {"train": train_on, "from": from_, "valid": valid, "data_dir": data_dir}
     facts = {**{name: source_name(source) for name, source in inputs.items()}, **task_facts}
     requested = runs.user_settings(FinetuneConfig, config, settings)
@@ -114,7 +124,7 @@ def finetune(
     earlier = read_earlier_task(folder, origin, cfg)
     kept = earlier[1] if earlier and cfg.keep_head else None
     about = command["kind"], command["columns"], command["score"], command["data_dir"]
-    task = load_task_data(*rows, *about, cfg, progress, kept)
+    task = load_task_data(*rows, *about, cfg, progress, kept, command.get("weight"))
     if not resume:
         cfg = resolve_finetune_settings(gpt.config.n_embd, requested, len(task.training))
     if earlier:
@@ -122,9 +132,29 @@ def finetune(
     setup = prepare_finetuning(cfg, gpt, tokenizer, folder, task, progress)
     cfg = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
     if not resume:
+        if time_limit is not None:
+            cfg = fit_epochs(setup, cfg, time_limit, started, progress)
         run = runs.create_run(out, cfg, facts, setup.precision, overwrite)
     run_training(setup, cfg, run, progress, resume, baselines)
     return run
+
+
+def split_columns(settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """(columns by role, settings) of the keywords of `finetune`."""
+    columns = {role: settings[role] for role in COLUMN_ROLES if settings.get(role) is not None}
+    settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
+    if settings.get("class_weight"):
+        settings["class_weight"] = format_class_weight(settings["class_weight"])
+    return columns, settings
+
+
+def fit_epochs(
+    setup: FinetuneSetup, cfg: FinetuneConfig, minutes: float, started: float, progress: Progress
+) -> FinetuneConfig:
+    """The settings with as many epochs as fit into the time limit."""
+    stage = setup.make_stage(cfg, setup.make_source(cfg, progress))
+    with reuse_buffers(setup.model):
+        return plan_epochs(stage, cfg, len(setup.train_examples), minutes, started, progress)
 
 
 def read_earlier_task(folder: Path, from_: str | Path, cfg: FinetuneConfig) -> tuple[dict[str, Any], Target] | None:
@@ -226,6 +256,7 @@ def finish_finetuning(
         targets, labels = setup.encode_targets(task.validation), [example.label for example in task.validation]
         calibration = fit_calibration(target, logits, targets)
         logits = logits / calibration.get("temperature", 1.0)
+        target = choose_thresholds(target, logits, targets)
         validation = {**compute_metrics(target, logits, targets, labels), "rows": len(labels)}
         baselines["trivial"] = trivial_baseline(target, answer, labels)
         rows = task.training, task.validation

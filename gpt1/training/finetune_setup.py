@@ -74,7 +74,14 @@ class FinetuneSetup:
                 self.fit_head(cfg, targets, progress)
             return FullTrainingSource(self, cfg)
         return HeadOnlySource(
-            self.model, self.task.target, targets, self.train_examples, self.validation_examples, cfg, progress
+            self.model,
+            self.task.target,
+            targets,
+            self.train_examples,
+            self.validation_examples,
+            cfg,
+            progress,
+            self.task.weights,
         )
 
     def fit_head(self, cfg: FinetuneConfig, targets: Tensor, progress: Progress) -> None:
@@ -140,9 +147,10 @@ class FullTrainingSource:
         chosen.sort()
         examples = epoch_examples(self.setup.train_examples, chosen.tolist(), seed, epoch)
         targets = self.targets[torch.from_numpy(chosen)]
+        weights = None if self.setup.task.weights is None else self.setup.task.weights[torch.from_numpy(chosen)]
         sequences = sum(len(example.sequences) for example in examples)
         batches = [
-            collate(examples, indices, targets, self.setup.device, len(examples), sequences)
+            collate(examples, indices, targets, self.setup.device, len(examples), sequences, weights)
             for indices in micro_batches(examples, range(len(examples)), self.micro_batch_tokens)
         ]
         return StepBatch(epoch, batches, sum(example.tokens for example in examples))
@@ -162,7 +170,9 @@ def prepare_finetuning(
     gpt = transfer_weights(cfg, gpt)
     gpt.add_special_tokens(cfg.init_std)
     gpt.set_dropout(cfg.dropout)
-    model = TaskModel(gpt, Head(gpt.config.n_embd, task.target.outputs, task.kind.multiple_choice, cfg.head_dropout))
+    kind = task.kind
+    head = Head(gpt.config.n_embd, task.target.outputs, kind.multiple_choice, cfg.head_dropout, kind.several_labels)
+    model = TaskModel(gpt, head)
     if cfg.keep_head and (stored := read_any_task(folder)):
         model.head.load_state_dict(stored.head.state_dict())
     freeze(model, cfg.train)

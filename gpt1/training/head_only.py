@@ -56,7 +56,9 @@ class HeadOnlySource:
         validation_examples: Sequence[EncodedExample],
         cfg: FinetuneConfig,
         progress: Progress,
+        weights: Tensor | None = None,
     ) -> None:
+        self.weights = weights
         self.head, self.target, self.targets, self.cfg = model.head, target, targets, cfg
         self.model: nn.Module = model.head
         examples = [*train_examples, *validation_examples]
@@ -75,7 +77,8 @@ class HeadOnlySource:
         windows = [self.first_window[i] + window_index(self.window_counts[i], seed, epoch, i) for i in chosen.tolist()]
         states, example_index = concatenate_features([self.features[i] for i in windows])
         targets = to_device(self.targets[torch.from_numpy(chosen)], states.device)
-        micro_batch = FeatureMicroBatch(states, example_index, targets, len(chosen))
+        weights = None if self.weights is None else to_device(self.weights[torch.from_numpy(chosen)], states.device)
+        micro_batch = FeatureMicroBatch(states, example_index, targets, len(chosen), weights)
         return StepBatch(epoch, [micro_batch], sum(self.window_tokens[i] for i in windows))
 
     def loss_fn(self, batch: Any) -> Losses:
@@ -83,7 +86,7 @@ class HeadOnlySource:
 
     def validation_logits(self) -> Tensor:
         logits: Tensor = self.head(*concatenate_features(self.validation_features))
-        return average_windows(logits.detach().float().cpu(), self.validation_window_counts)
+        return average_windows(logits.detach().float().cpu(), self.validation_window_counts, self.head.independent)
 
 
 def concatenate_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -206,6 +206,20 @@ REFUSED = {
         "runs/books hi --max-tokens x": ["--max-tokens x", "a whole number"],
         "runs/books hi --seed 99999999999999999999": ["--seed 99999999999999999999"],
     },
+    "score": {
+        "nowhere hi": ["nowhere does not exist"],
+        "runs/books hi --stride 0": ["--stride 0", "at least 1"],
+        "runs/books hi --stride 33": ["stride 33", "1 to 32"],
+        "runs/books missing.txt": ["missing.txt does not exist"],
+        "runs/books binary.txt": ["binary.txt is a binary file"],
+    },
+    "features": {
+        "runs/books new.csv --out f.parquet": ["Name the column with --text COLUMN"],
+        "runs/books new.csv --text texts --out f.parquet": ["new.csv has no column 'texts'", "--text text"],
+        "runs/books lists.jsonl --text text --out f.jsonl": ["lists.jsonl, line 1", "is not a text"],
+        "runs/books new.csv --text text --out new.csv": ["is also the input table"],
+        "runs/books new.csv --text text --out f.npy": ["no supported table extension"],
+    },
     "inspect": {
         "nowhere": ["nowhere does not exist", "rte"],
         "revews.csv": ["Did you mean reviews.csv?"],

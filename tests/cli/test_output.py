@@ -74,6 +74,11 @@ COMMANDS = {
     "next as json": ["next", "run", NASTY, "--json"],
     "generate": ["generate", "run", NASTY, f"2{NASTY}", "--max-tokens", "3"],
     "generate as json": ["generate", "run", NASTY, "--max-tokens", "3", "--json"],
+    "generate one text": ["generate", "run", NASTY, "--max-tokens", "3", "--stop", NASTY],
+    "score": ["score", "run", NASTY],
+    "score as json": ["score", "run", NASTY, "--json"],
+    "features": ["features", "run", f"{FILE}.csv", "--text", T, "--out", f"f{FILE}.jsonl"],
+    "features without a column": ["features", "run", f"{FILE}.csv", "--text", NASTY, "--out", f"f{FILE}.jsonl"],
     "zeroshot": [
         *["zeroshot", f"{FILE}.csv", "--run", "run", "--kind", "classification", "--text", T, "--label", L],
         *["--words", f"{NASTY}a=x,{NASTY}b=y"],
@@ -97,6 +102,7 @@ def test_no_command_prints_control_characters(nasty: Path, ask: Any, monkeypatch
         assert answer.stdout + answer.stderr, name
         succeeded |= {name} if answer.exit_code == 0 else set()
     assert {"inspect a table", "pretrain", "finetune", "evaluate", "predict", "next", "generate"} <= succeeded
+    assert {"generate one text", "score", "features"} <= succeeded
     assert read_table(f"p{FILE}.csv").rows[0][T] == f"{NASTY} 0"  # files keep the data unchanged
 
 

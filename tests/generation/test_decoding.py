@@ -250,7 +250,7 @@ def test_a_list_of_texts_gives_the_same_as_each_alone_with_its_seed(how: Any, la
 
 def test_more_texts_than_fit_a_batch_come_back_in_order(language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     at_once = language_model.generate(TEXTS, max_tokens=8, seed=0)
-    monkeypatch.setattr("gpt1.inference.predictor.MAX_PARALLEL_TEXTS", 2)
+    monkeypatch.setattr("gpt1.inference.language_model.MAX_PARALLEL_TEXTS", 2)
     assert language_model.generate(TEXTS, max_tokens=8, seed=0) == at_once
     assert language_model.generate([]) == []
     assert language_model.generate(TEXTS[:1], max_tokens=8, seed=0) == at_once[:1]

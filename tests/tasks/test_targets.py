@@ -212,7 +212,7 @@ def test_a_target_is_restored_from_json(target):
     ("stored", "problem"),
     [
         ({}, "'name' is missing"),
-        ({"name": "poem"}, "'name' must be one of classes, answers, bins, number"),
+        ({"name": "poem"}, "'name' must be one of classes, labels, answers, bins, number"),
         ({"name": ["classes"]}, "'name' must be one of"),
         ({"name": "classes", "labels": "ab"}, "'labels' must be a list of str"),
         ({"name": "classes", "labels": ["a", 1]}, "'labels' must be a list of str"),

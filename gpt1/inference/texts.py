@@ -1,0 +1,128 @@
+"""`gpt1 score` and `gpt1 features`: texts from files, read by a model in blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gpt1.corpus.readers import document_format, read_documents
+from gpt1.errors import UserError
+from gpt1.files.reading import is_url, not_found_error
+from gpt1.formatting import count_noun
+from gpt1.inference.language_model import LanguageModel
+from gpt1.inference.predictor import load
+from gpt1.inference.task_predictor import TaskPredictor
+from gpt1.progress import NullProgress, Progress
+from gpt1.tables.table import Table, check_table_output, fill_missing, missing_column_error, read_blocks
+from gpt1.tables.writer import merge_schema, output_kind, table_writer
+from gpt1.tasks.examples import column_text
+
+FEATURES = "features"
+"""The column that is added; one of this name in the table is replaced."""
+SCORED_AT_ONCE = 64
+"""Texts between two steps of the progress."""
+
+
+def read_texts_or_text(source: str) -> list[str]:
+    """The documents of a file, or `source` itself if it is not the name of a file; UserError for a missing file."""
+    if is_url(source) or (len(source) < 1000 and Path(source).exists()):
+        return [part.text for part in read_documents([source])]
+    if document_format(source) and not any(map(str.isspace, source)):
+        raise not_found_error(source)
+    return [source]
+
+
+def score_with_progress(
+    model: LanguageModel, texts: list[str], stride: int | None, progress: Progress
+) -> list[dict[str, Any]]:
+    """`LanguageModel.score` with a progress of texts."""
+    found: list[dict[str, Any]] = []
+    if len(texts) <= SCORED_AT_ONCE:
+        progress = NullProgress()
+    progress.begin("scoring", len(texts), unit="texts")
+    for first in range(0, len(texts), SCORED_AT_ONCE):
+        found += model.score(texts[first : first + SCORED_AT_ONCE], stride)
+        progress.advance(len(found))
+    progress.end()
+    return found
+
+
+def write_features(
+    run: str | Path,
+    table: str | Path,
+    out: str | Path,
+    *,
+    column: str | None = None,
+    progress: Progress | None = None,
+    verify: bool = True,
+) -> str:
+    """Write a table with the column `features` added: a vector for each row.
+
+    Args:
+        run: A run or model folder.
+        table: The table; it is read in blocks.
+        out: The file to write; it appears when it is complete.
+        column: Column with the text. Default: for a fine-tuned model, the columns of its task.
+        progress: Receives messages and progress.
+        verify: See `load`.
+
+    Returns:
+        A summary of what was written.
+
+    Raises:
+        UserError: For a column that is missing, or a pre-trained model without `column`.
+    """
+    progress = progress or NullProgress()
+    check_table_output(out)
+    if Path(out).exists() and Path(table).exists() and Path(out).samefile(table):
+        raise UserError(f"--out {out} is also the input table.", "Choose another --out.")
+    model = load(run, verify=verify)
+    names, total, schema = scan_table(table, column, output_kind(out) == "parquet")
+    if column is None and not isinstance(model, TaskPredictor):
+        raise UserError(f"{run} is not fine-tuned: it has no column of texts.", "Name the column with --text COLUMN.")
+    rows = 0
+    progress.begin("features", total, unit="rows")
+    with table_writer(out, [*names, FEATURES], schema=schema) as writer:
+        for block in read_blocks(table):
+            block = fill_missing(block, names)
+            vectors = model.features(block_rows(model, block, column)).tolist()
+            writer.write([{**row, FEATURES: vector} for row, vector in zip(block.rows, vectors, strict=True)])
+            rows += len(block)
+            progress.advance(rows)
+    progress.end()
+    return f"{out}: {count_noun(rows, 'row')}, vectors of {model.gpt.config.n_embd} numbers in the column '{FEATURES}'"
+
+
+def scan_table(table: str | Path, column: str | None, parquet: bool) -> tuple[list[str], int, Any]:
+    """(all columns, number of rows, Parquet schema of the output or None) of a table, which is checked on the way.
+
+    Raises:
+        UserError: For a row that cannot be read, or without the column.
+    """
+    names: dict[str, None] = {}
+    rows = 0
+    schema: Any = None
+    for block in read_blocks(table):
+        names |= dict.fromkeys(block.columns)
+        rows += len(block)
+        if parquet:
+            schema = merge_schema(schema, [name for name in block.columns if name != FEATURES], block.rows)
+        if column is not None and column in block.columns:
+            for i, row in enumerate(block.rows):
+                column_text({column: row.get(column)}, column, block.locate_row(i))
+    if column is not None and column not in names:
+        raise missing_column_error(str(table), column, list(names), "--text")
+    if parquet:
+        import pyarrow
+
+        schema = schema.append(pyarrow.field(FEATURES, pyarrow.list_(pyarrow.float32())))
+    return [name for name in names if name != FEATURES], rows, schema
+
+
+def block_rows(model: LanguageModel, block: Table, column: str | None) -> list[Any]:
+    """What `features` takes for the rows of a block."""
+    if column is None:
+        return list(block.rows)
+    texts = [column_text(row, column, block.locate_row(i)) for i, row in enumerate(block.rows)]
+    role = model.text_columns.get("text") if isinstance(model, TaskPredictor) else None
+    return [{role: text} for text in texts] if role else texts

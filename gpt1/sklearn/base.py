@@ -1,0 +1,187 @@
+"""What the estimators share: a model held by value, and fine-tuning on rows."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from gpt1.console import Console
+from gpt1.files.atomic import atomic_dir
+from gpt1.inference.predictor import load
+from gpt1.runs.folder import check_new_folder, find_model_folder
+from gpt1.sklearn.inputs import text_rows
+from gpt1.tables.table import Table
+
+WEIGHT, LABEL = "gpt1 weight", "gpt1 label"
+SETTINGS = ("epochs", "train", "peak_lr", "batch_size", "long", "valid_fraction", "device", "precision")
+MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".bpe", ".npy")
+"""Files of a model folder, ours or a foreign one, that are read; other formats of the same weights are not kept."""
+
+
+class ModelHolder(BaseEstimator):
+    """A model held by value: the files of its folder. The loaded model is not part of a pickle."""
+
+    def _keep_model(self, folder: Path) -> None:
+        files = [file for file in sorted(folder.iterdir()) if file.suffix in MODEL_SUFFIXES and file.is_file()]
+        self.model_files_ = {file.name: file.read_bytes() for file in files}
+        self._loaded = self._load()
+
+    def _load(self) -> Any:
+        with tempfile.TemporaryDirectory(prefix="gpt1-") as name:
+            for file, content in self.model_files_.items():
+                (Path(name) / file).write_bytes(content)
+            return load(name, self.device, "fp32" if self.precision == "auto" else self.precision, verify=False)
+
+    @property
+    def model_(self) -> Any:
+        """The model, as `gpt1.load` returns it: `explain`, `features`, `score`, … ."""
+        check_is_fitted(self, "model_files_")
+        if "_loaded" not in self.__dict__:  # after unpickling
+            self._loaded = self._load()
+        return self._loaded
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model as a model folder, for `gpt1.load` and the commands."""
+        check_is_fitted(self, "model_files_")
+        path = check_new_folder(folder)
+        with atomic_dir(path) as temporary:
+            for file, content in self.model_files_.items():
+                (temporary / file).write_bytes(content)
+        return path
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_loaded"}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+class FineTuned(ModelHolder):
+    """What the fine-tuned estimators share.
+
+    Args:
+        pretrained: The pre-trained model: a run or model folder, or another name that `gpt1 finetune --from` takes.
+        epochs: Passes over the training rows.
+        train: `all` weights, only the `head`, or `last:K` blocks and the head.
+        peak_lr: Learning rate after warm-up; None: by the width of the model.
+        batch_size: Rows per step.
+        long: Texts longer than the context: `cut`, `head-tail` or `windows`.
+        valid_fraction: Share of the rows that chooses the best epoch and calibrates the probabilities.
+        device: `auto`, `cpu`, `cuda`, …
+        precision: `auto`, `fp32` or `bf16`, of training; predictions are in fp32 unless this is `bf16`.
+        random_state: Seed of the head, the order of the rows, dropout and the validation split.
+        settings: Further settings of `gpt1 finetune`, by name.
+        verbose: Print the progress.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    """Names of the columns of X, which are also the roles of the kind."""
+
+    def __init__(
+        self,
+        pretrained: Any = "starter",
+        *,
+        epochs: float = 3.0,
+        train: str = "all",
+        peak_lr: float | None = None,
+        batch_size: int = 32,
+        long: str = "cut",
+        valid_fraction: float = 0.1,
+        device: str = "auto",
+        precision: str = "auto",
+        random_state: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.pretrained = pretrained
+        self.epochs = epochs
+        self.train = train
+        self.peak_lr = peak_lr
+        self.batch_size = batch_size
+        self.long = long
+        self.valid_fraction = valid_fraction
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+        self.settings = settings
+        self.verbose = verbose
+
+    def pretrain(
+        self, texts: Sequence[str], out: str | Path | None = None, *, vocab_size: int = 8000, **settings: Any
+    ) -> Any:
+        """Pre-train a model on texts, from which `fit` then starts: stage 1 of the paper.
+
+        Args:
+            texts: Unlabeled texts, the more the better.
+            out: Folder for the run; by default a new temporary one, which stays until you remove it.
+            vocab_size: Tokens of the new vocabulary.
+            **settings: Settings of `gpt1 pretrain`, such as `model="tiny"` and `epochs=2`.
+
+        Returns:
+            The estimator, whose `pretrained` is now the run folder.
+        """
+        from gpt1.corpus.tokenize import tokenize
+        from gpt1.training.pretrain import pretrain
+
+        progress = Console() if self.verbose else None
+        run = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gpt1-pretrained-")) / "run"
+        with tempfile.TemporaryDirectory(prefix="gpt1-") as name:
+            lines = "".join(json.dumps({"text": text}) + "\n" for text in text_rows(texts, 1)[:, 0])
+            (Path(name) / "texts.jsonl").write_text(lines, encoding="utf-8")
+            corpus = Path(name) / "corpus"
+            # One process: more would import the user's script again, which without a main guard starts them anew.
+            tokenize([str(Path(name) / "texts.jsonl")], out=corpus, vocab_size=vocab_size, workers=1, progress=progress)
+            pretrain(corpus, out=run, device=self.device, precision=self.precision, progress=progress, **settings)
+        self.pretrained = str(run)
+        return self
+
+    def _finetune(self, rows: Table, kind: str, columns: Mapping[str, str], weights: NDArray[Any], **how: Any) -> None:
+        """Fine-tune on rows, of which those with weight 0 are left out, and keep the model."""
+        from gpt1.training.finetune import finetune
+
+        if not weights.any():
+            raise ValueError("all sample weights are 0: there is nothing to learn.")
+        kept = [{**row, WEIGHT: w} for row, w in zip(rows.rows, weights.tolist(), strict=True) if w]
+        if weights.min() < weights.max():
+            how["weight"] = WEIGHT
+        chosen = {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        settings = {
+            "deduplicate": False,
+            "checkpoint_every": 0,
+            "baselines": False,
+            **chosen,
+            **how,
+            "seed": seed,
+            **(self.settings or {}),
+        }
+        with tempfile.TemporaryDirectory(prefix="gpt1-") as name:
+            run = finetune(
+                Table(rows.name, [*rows.columns, WEIGHT], kept),
+                from_=self.pretrained,
+                out=Path(name) / "run",
+                kind=kind,
+                label=LABEL,
+                progress=Console() if self.verbose else None,
+                **{**columns, **settings},
+            )
+            self._keep_model(find_model_folder(run))
+
+    def _rows(self, X: Any) -> list[dict[str, Any]]:
+        """X as rows for the model: the columns are those of `columns`, in this order."""
+        return [dict(zip(self.columns, row, strict=True)) for row in text_rows(X, len(self.columns)).tolist()]
+
+    def _training_table(self, X: Any, labels: Sequence[Any]) -> Table:
+        rows = [{**row, LABEL: label} for row, label in zip(self._rows(X), labels, strict=True)]
+        return Table("X", [*self.columns, LABEL], rows)

@@ -1,0 +1,52 @@
+"""X and sample weights of the estimators, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import _check_sample_weight
+
+from gpt1.tables.frames import is_frame, is_series, series_values
+
+
+def text_rows(X: Any, columns: int) -> NDArray[np.object_]:
+    """X as an array [rows, columns] of strings.
+
+    Raises:
+        ValueError: For another number of columns, or a text that is missing.
+        TypeError: For something that has no rows.
+    """
+    if isinstance(X, str | Mapping):
+        raise ValueError(f"X must be a list of texts, not a single {type(X).__name__}.")
+    if hasattr(X, "toarray"):
+        raise TypeError("X is a sparse matrix; texts are needed.")
+    rows = frame_rows(X) if is_frame(X) else list(X)
+    found = np.empty((len(rows), columns), dtype=object)
+    for i, row in enumerate(rows):
+        cells = [row] if isinstance(row, str) or not isinstance(row, Sequence | np.ndarray) else list(row)
+        if len(cells) != columns:
+            raise ValueError(f"X has {len(cells)} columns in row {i}; {columns} with texts are needed.")
+        for k, cell in enumerate(cells):
+            if cell is None or cell != cell:
+                raise ValueError(f"the text is missing (None or NaN) in row {i} of X.")
+            found[i, k] = str(cell)
+    return found
+
+
+def frame_rows(frame: Any) -> list[list[Any]]:
+    """The rows of a DataFrame or a Series, values in the order of its columns; missing ones are None."""
+    import narwhals as nw
+
+    if is_series(frame):
+        return [[value] for value in series_values(frame)]
+    columns = [series_values(column) for column in nw.from_native(frame, eager_only=True).iter_columns()]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def row_weights(sample_weight: ArrayLike | None, rows: int) -> NDArray[np.float64]:
+    """The weight of each row, 1 by default; ValueError for another number of them, or a negative one."""
+    checked = _check_sample_weight(sample_weight, np.empty((rows, 1)), dtype=np.float64, ensure_non_negative=True)
+    return np.asarray(checked)

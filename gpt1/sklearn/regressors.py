@@ -1,0 +1,70 @@
+"""Estimators for numbers: of texts, and of pairs of texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import RegressorMixin
+from sklearn.utils import check_consistent_length, column_or_1d
+
+from gpt1.sklearn.base import FineTuned
+from gpt1.sklearn.inputs import row_weights, text_rows
+
+SCORE_STEPS = 5
+"""`GPTPairRegressor` spreads the numbers over scores from 0 to this, the range of STS-B."""
+
+
+class GPTRegressor(RegressorMixin, FineTuned):
+    """Predict a number for each text. Parameters as in `FineTuned`."""
+
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
+        """Fine-tune the model on texts X and numbers y; rows of weight 0 are left out."""
+        texts, numbers, weights = regression_rows(X, y, sample_weight, len(self.columns))
+        self._finetune(self._training_table(texts, numbers.tolist()), "regression", {"text": "text"}, weights)
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """A number for each row."""
+        return np.array([row["score"] for row in self.model_.predict(self._rows(X))], dtype=np.float64)
+
+
+class GPTPairRegressor(RegressorMixin, FineTuned):
+    """Predict a number for each pair of texts, such as their similarity; their order does not matter.
+
+    The numbers are spread over scores from 0 to 5 and predicted as the mean of a distribution over these, as the
+    release did for STS-B: a prediction lies in the range of the training numbers. Parameters as in `FineTuned`.
+    """
+
+    columns = ("text_a", "text_b")
+
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
+        """Fine-tune the model on pairs X and numbers y; rows of weight 0 are left out."""
+        texts, numbers, weights = regression_rows(X, y, sample_weight, len(self.columns))
+        self.low_, self.high_ = float(numbers.min()), float(numbers.max())
+        scores = (numbers - self.low_) / (self.high_ - self.low_) * SCORE_STEPS
+        columns = {name: name for name in self.columns}
+        self._finetune(self._training_table(texts, scores.tolist()), "similarity", columns, weights, score=True)
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """A number for each pair."""
+        scores = np.array([row["score"] for row in self.model_.predict(self._rows(X))], dtype=np.float64)
+        return self.low_ + scores / SCORE_STEPS * (self.high_ - self.low_)
+
+
+def regression_rows(
+    X: Any, y: ArrayLike, sample_weight: ArrayLike | None, columns: int
+) -> tuple[NDArray[np.object_], NDArray[np.float64], NDArray[np.float64]]:
+    """(texts [rows, columns], numbers [rows], weights [rows]), checked."""
+    texts, numbers = text_rows(X, columns), np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
+    check_consistent_length(texts, numbers)
+    if not np.isfinite(numbers).all():
+        raise ValueError("y contains NaN or infinity.")
+    if len(numbers) < 2:
+        raise ValueError(f"X has n_samples = {len(numbers)}; a regressor needs at least two rows.")
+    if numbers.min() == numbers.max():
+        raise ValueError(f"all numbers are {numbers[0]:g}: there is nothing to learn.")
+    weights = row_weights(sample_weight, len(texts))
+    return texts, numbers, weights

@@ -1,0 +1,47 @@
+"""A transformer from texts to vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+
+from gpt1.runs.folder import find_model_folder
+from gpt1.sklearn.base import ModelHolder
+from gpt1.sklearn.inputs import text_rows
+
+
+class GPTFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ModelHolder):
+    """Turn texts into vectors, for any other estimator: the mean state of a pre-trained model over the tokens.
+
+    Of a fine-tuned model, it is the state that its output layer reads. `fit` trains nothing.
+
+    Args:
+        pretrained: A run or model folder, or another name that `gpt1.load` takes.
+        device: `auto`, `cpu`, `cuda`, …
+        precision: `auto`, `fp32` or `bf16`.
+    """
+
+    def __init__(self, pretrained: Any = "starter", *, device: str = "auto", precision: str = "auto") -> None:
+        self.pretrained = pretrained
+        self.device = device
+        self.precision = precision
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Load the model."""
+        text_rows(X, 1)
+        self._keep_model(find_model_folder(self.pretrained))
+        self._n_features_out = self.model_.gpt.config.n_embd
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Vectors [texts, n_embd]."""
+        return np.asarray(self.model_.features(text_rows(X, 1)[:, 0].tolist()))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        tags.requires_fit = True
+        return tags

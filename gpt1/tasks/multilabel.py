@@ -1,0 +1,195 @@
+"""Several labels for one text: one logistic regression for each label, with a threshold of its own."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpt1.errors import UserError, did_you_mean
+from gpt1.files.foreign import Fields
+from gpt1.tasks.labels import as_label, format_labels, label_sort_key
+
+SEPARATORS = ("|", ";", ",")
+"""What may separate the labels of a cell; the first of them that occurs in the training rows does."""
+MAX_LABELS = 1000
+DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class MultiLabel:
+    """Any number of labels for each row: sigmoid and binary cross-entropy, added over the labels.
+
+    Attributes:
+        labels: All labels, sorted.
+        separator: Between the labels of a cell; empty for cells with lists, or with one label each.
+        thresholds: Probability from which a label is predicted, for each label; empty: 0.5 for all.
+    """
+
+    labels: tuple[str, ...]
+    separator: str = ""
+    thresholds: tuple[float, ...] = ()
+    metrics: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_macro", "accuracy")
+    primary_metric: ClassVar[str] = "f1_micro"
+    activated_name: ClassVar[str] = "probabilities"
+
+    @staticmethod
+    def parse(value: Any) -> list[str] | str:
+        """The labels of a list, or the text of a cell."""
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return []
+        if isinstance(value, list | tuple | np.ndarray):
+            return [as_label(label) for label in value]
+        return as_label(value) if str(value).strip() else []
+
+    @classmethod
+    def from_labels(cls, values: Sequence[Any]) -> MultiLabel:
+        cells = [cls.parse(value) for value in values]
+        texts = [cell for cell in cells if isinstance(cell, str)]
+        separator = next((char for char in SEPARATORS if any(char in text for text in texts)), "")
+        unnamed = cls((), separator)
+        labels = sorted({label for cell in cells for label in unnamed.split(cell)}, key=label_sort_key)
+        if len(labels) < 2:
+            found = f"only the label '{labels[0]}'" if labels else "no labels"
+            raise UserError(f"the rows have {found}.", "Use rows with at least two labels.")
+        if len(labels) > MAX_LABELS:
+            raise UserError(
+                f"the label column has {len(labels):,} different labels; at most {MAX_LABELS:,} are supported.",
+                "Check the column, and what separates its labels: | or ; or a comma.",
+            )
+        return cls(tuple(labels), separator)
+
+    def split(self, value: Any) -> list[str]:
+        """The different labels of a cell, in order of appearance."""
+        cell = self.parse(value)
+        parts = cell if isinstance(cell, list) else cell.split(self.separator) if self.separator else [cell]
+        return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+    @property
+    def outputs(self) -> int:
+        return len(self.labels)
+
+    def encode(self, value: Any) -> Tensor:  # → [labels], 1 for each label of the row
+        encoded = torch.zeros(len(self.labels))
+        for label in self.split(value):
+            if label not in self.labels:
+                raise UserError(
+                    f"unknown label '{label}'.{did_you_mean(label, self.labels)}",
+                    f"Labels: {format_labels(self.labels)}.",
+                )
+            encoded[self.labels.index(label)] = 1.0
+        return encoded
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, labels], [n, labels] → [n]
+        """-log P(labels), which are independent of one another given the text."""
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1)
+
+    def activate(self, logits: Tensor) -> Tensor:  # [n, labels] → the same, the probability of each label
+        return logits.sigmoid()
+
+    def decode(self, logits: Tensor) -> list[dict[str, Any]]:  # [n, labels]
+        thresholds = self.thresholds or (DEFAULT_THRESHOLD,) * len(self.labels)
+        found = []
+        for row in self.activate(logits.double()).tolist():
+            chosen = self.names([p >= threshold for p, threshold in zip(row, thresholds, strict=True)])
+            probabilities = {f"probability_{label}": p for label, p in zip(self.labels, row, strict=True)}
+            found.append({"prediction": chosen, **probabilities})
+        return found
+
+    def names(self, has: Sequence[Any]) -> list[str]:
+        """The labels that a row has, from one truth value for each label."""
+        return [label for label, one in zip(self.labels, has, strict=True) if one]
+
+    def in_order(self, value: Any) -> list[str]:
+        """The labels of a cell in the order of `labels`, unknown ones last: the form of a prediction."""
+        found = self.split(value)
+        known = self.names([label in found for label in self.labels])
+        return known + [label for label in found if label not in known]
+
+    def summary(self, values: Sequence[Any]) -> str:
+        rows = [self.split(value) for value in values]
+        counts = Counter(label for row in rows for label in row)
+        listed = format_labels([f"{label} {counts[label]:,}" for label in self.labels], 8)
+        mean = sum(map(len, rows)) / max(1, len(rows))
+        return f"{len(self.labels)} labels ({listed}), {mean:.2g} of them each"
+
+    def binary_rows(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Each label of each row as a row of two classes: (logits [n · labels, 2], right column [n · labels])."""
+        flat = logits.flatten()
+        return torch.stack([torch.zeros_like(flat), flat], dim=1), targets.flatten().long()
+
+    def with_thresholds(self, logits: Tensor, targets: Tensor) -> MultiLabel:
+        """With the threshold of each label that has the highest F1 on these rows, unless it has thresholds."""
+        if self.thresholds:
+            return self
+        columns = zip(self.activate(logits.double()).numpy().T, targets.numpy().T, strict=True)
+        return replace(self, thresholds=tuple(best_threshold(p, gold) for p, gold in columns))
+
+    @classmethod
+    def from_json(cls, stored: Fields, labels: Sequence[str]) -> MultiLabel:
+        thresholds = tuple(stored.items("thresholds", float)) if stored.values.get("thresholds") else ()
+        if thresholds and (len(thresholds) != len(labels) or not all(0 <= t <= 1 for t in thresholds)):
+            stored.refuse("'thresholds' must be a probability for each label")
+        return cls(tuple(labels), stored.choice("separator", ("", *SEPARATORS), ""), thresholds)
+
+
+def best_threshold(probabilities: NDArray[np.float64], gold: NDArray[Any]) -> float:
+    """The threshold with the highest F1, in the middle between two rows; of equal ones that nearest to 0.5.
+
+    A label that no row has keeps 0.5.
+    """
+    if not gold.any():
+        return DEFAULT_THRESHOLD
+    order = np.argsort(-probabilities, kind="stable")
+    p, hits = probabilities[order], np.cumsum(gold[order])
+    f1 = 2 * hits / (np.arange(1, len(p) + 1) + gold.sum())
+    last_of_equal = np.append(p[:-1] != p[1:], True)  # a threshold cannot part rows of the same probability
+    middles = (p + np.append(p[1:], 0.0)) / 2
+    best = np.flatnonzero(last_of_equal & (f1 == f1[last_of_equal].max()))
+    return float(min(middles[best], key=lambda threshold: abs(threshold - DEFAULT_THRESHOLD)))
+
+
+def multilabel_scores(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str]
+) -> dict[str, float]:
+    """`f1_micro` (over all pairs of row and label), `f1_macro` (mean over labels), `accuracy` (all labels right)."""
+    g, p = indicator(gold, labels), indicator(predicted, labels)
+    hits, golds, predictions = (g * p).sum(0), g.sum(0), p.sum(0)
+    return {
+        "f1_micro": float(f1_of_counts("f1_micro", hits, golds, predictions)),
+        "f1_macro": float(f1_of_counts("f1_macro", hits, golds, predictions)),
+        "accuracy": float((g == p).all(1).mean()),
+    }
+
+
+def indicator(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> NDArray[np.float64]:  # → [rows, labels]
+    return np.array([[label in row for label in labels] for row in rows], dtype=np.float64)
+
+
+def f1_of_counts(metric: str, hits: Any, golds: Any, predictions: Any) -> Any:  # each [..., labels] → [...]
+    """F1 from counts per label; 0 where a label is neither right nor predicted anywhere, as in scikit-learn."""
+    if metric == "f1_micro":
+        hits, golds, predictions = (np.sum(counts, axis=-1, keepdims=True) for counts in (hits, golds, predictions))
+    total = np.asarray(golds + predictions)
+    return np.divide(2 * hits, total, out=np.zeros(total.shape), where=total > 0).mean(-1)
+
+
+def bootstrap_multilabel(
+    metric: str, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str], samples: int
+) -> NDArray[np.float64]:  # → [samples]
+    """F1 of each bootstrap sample of rows."""
+    g, p = indicator(gold, labels), indicator(predicted, labels)
+    random, n = np.random.default_rng(0), len(g)
+    found = []
+    for _ in range(samples):
+        counts = np.bincount(random.integers(n, size=n), minlength=n).astype(np.float64)
+        found.append(f1_of_counts(metric, counts @ (g * p), counts @ g, counts @ p))
+    return np.array(found)

@@ -1,0 +1,56 @@
+"""The commands that read and write texts: score, features, generate with stop strings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt1 import load
+from gpt1.tables.table import read_table
+
+
+def test_score_prints_numbers_of_a_text_and_of_each_document_of_a_file(workspace: Path, ask: Any, tmp_path: Path):
+    run = str(workspace / "runs/books")
+    (score,) = json.loads(ask("score", run, "the file is a list", "--json").stdout)
+    assert score["text"] == "the file is a list"
+    assert score["log_probability"] == pytest.approx(sum(token["log_probability"] for token in score["tokens"]))
+    (tmp_path / "texts.jsonl").write_text('{"text": "the file is a list"}\n{"text": "zebra"}\n')
+    scores = json.loads(ask("score", run, str(tmp_path / "texts.jsonl"), "--json").stdout)
+    assert scores[0]["log_probability"] == pytest.approx(score["log_probability"], abs=1e-5)
+    assert [one["text"] for one in scores] == ["the file is a list", "zebra"]
+    answer = ask("score", run, str(tmp_path / "texts.jsonl"))
+    assert answer.exit_code == 0
+    assert "bits per byte" in answer.stdout
+    assert "most surprising: " in answer.stderr
+    assert "\x1b" not in answer.stdout
+
+
+def test_score_of_a_file_that_is_missing_is_an_error_and_not_the_score_of_its_name(workspace: Path, ask: Any):
+    answer = ask("score", str(workspace / "runs/books"), "missing.txt")
+    assert (answer.exit_code, answer.stdout) == (2, "")
+    assert "missing.txt does not exist" in answer.stderr
+
+
+@pytest.mark.parametrize("name", ["f.parquet", "f.jsonl", "f.csv"])
+def test_features_adds_a_vector_to_every_row(workspace: Path, ask: Any, tmp_path: Path, name: str):
+    for run, columns in (("runs/books", ["--text", "text"]), ("runs/reviews", [])):
+        out = tmp_path / run.replace("/", "-") / name
+        answer = ask("features", str(workspace / run), str(workspace / "new.csv"), *columns, "--out", str(out))
+        assert answer.exit_code == 0, answer.stderr
+        assert "5 rows, vectors of 32 numbers" in answer.stderr
+        rows = read_table(out).rows
+        expected = load(workspace / run).features([row["text"] for row in rows])
+        found = [json.loads(v) if isinstance(v := row["features"], str) else v for row in rows]
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_generate_ends_before_a_stop_string(workspace: Path, ask: Any):
+    words = ["generate", str(workspace / "runs/books"), "the", "--seed", "1", "--max-tokens", "40"]
+    whole = ask(*words).stdout.removesuffix("\n")
+    stop = whole[12:15]
+    expected = "the" + whole[3 : 3 + whole[3:].find(stop)]
+    assert ask(*words, "--stop", stop).stdout == expected + "\n"
+    assert json.loads(ask(*words, "--stop", stop, "--json").stdout)[0]["text"] == expected

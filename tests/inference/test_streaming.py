@@ -1,0 +1,152 @@
+"""The pieces of a stream add up to the text, and stop strings end it wherever tokens begin."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.errors import UserError
+from gpt1.inference.language_model import LanguageModel
+from gpt1.inference.predictor import load
+from gpt1.inference.streaming import TextStream
+from gpt1.model.gpt import GPT
+from gpt1.tokenization.tokenizer import Tokenizer
+
+HOWS: list[dict[str, Any]] = [{"temperature": 0}, {"seed": 3, "temperature": 1.5}]
+every_how = pytest.mark.parametrize("how", HOWS, ids=["greedy", "sampled"])
+bytes_of_text = st.binary(max_size=12) | st.text("aλ☃é\n ", max_size=8).map(str.encode)
+
+
+@pytest.fixture(scope="module")
+def model(pretrained_run: Path) -> LanguageModel:
+    return load(pretrained_run)
+
+
+def decode_bytes(ids: list[int]) -> str:
+    return bytes(ids).decode("utf-8", "replace")
+
+
+@given(data=bytes_of_text, stop=st.lists(st.text("aλ☃\n ", min_size=1, max_size=3), max_size=2))
+def test_pieces_add_up_to_the_text_before_the_first_stop_string(data: bytes, stop: list[str]):
+    stream = TextStream(decode_bytes, stop)
+    pieces = [stream.add(byte) for byte in data] + [stream.finish()]
+    text = decode_bytes(list(data))
+    positions = [text.find(string) for string in stop if string in text]
+    assert "".join(pieces) == text[: min(positions, default=len(text))]
+    assert stream.stopped == bool(positions)
+
+
+@given(data=st.text("ab", max_size=12), stop=st.text("ab", min_size=1, max_size=4))
+def test_no_piece_is_taken_back(data: str, stop: str):
+    stream, told = TextStream(lambda ids: "".join(map(chr, ids)), [stop]), ""
+    for character in data:
+        told += stream.add(ord(character))
+        assert data.startswith(told)
+        assert stop not in told
+
+
+@every_how
+def test_a_stream_is_the_text_without_the_prompt(model: LanguageModel, how: dict[str, Any]):
+    whole = model.generate("return the", max_tokens=70, **how)  # more than fit into the context
+    pieces = list(model.generate("return the", max_tokens=70, stream=True, **how))
+    assert "return the" + "".join(pieces) == whole
+    assert len(pieces) > 10
+
+
+@every_how
+@pytest.mark.parametrize("pipeline", ["lossless", "original"])
+def test_text_ends_before_the_stop_string_however_it_is_tokenized(
+    model: LanguageModel, prose: list[str], how: dict[str, Any], pipeline: str
+):
+    if pipeline == "original":
+        model = LanguageModel(model.gpt, Tokenizer.train(prose, 300, "original"))
+    prompt = "return the"
+    whole = model.generate(prompt, max_tokens=40, **how)
+    written = whole.removeprefix(prompt)
+    for begin, end in pairwise(range(3, len(written), 4)):  # pieces of four characters span tokens
+        stop = written[begin:end]
+        expected = prompt + written[: written.find(stop)]
+        assert model.generate(prompt, max_tokens=40, stop=[stop], **how) == expected
+        assert prompt + "".join(model.generate(prompt, max_tokens=40, stop=stop, stream=True, **how)) == expected
+
+
+def test_every_text_of_a_batch_ends_at_its_own_stop_string(model: LanguageModel):
+    prompts = ["return the", "a list", "", "the file is not"]
+    how: dict[str, Any] = {"max_tokens": 30, "temperature": 1.5, "seed": 1}
+    whole = model.generate(prompts, **how)
+    stop = ["a", "e"]
+    expected = []
+    for prompt, text in zip(prompts, whole, strict=True):
+        new = text.removeprefix(prompt)
+        expected.append(prompt + new[: min([new.find(string) for string in stop if string in new] or [len(new)])])
+    assert model.generate(prompts, stop=stop, **how) == expected
+    assert expected != whole
+
+
+@every_how
+def test_log_probabilities_are_those_of_the_forward_pass(model: LanguageModel, how: dict[str, Any]):
+    found = model.generate("return the", max_tokens=12, logprobs=3, **how)
+    prompt = model.tokenizer.encode("return the")
+    new = [token["id"] for token in found["tokens"]]
+    with torch.no_grad():
+        logits = model.gpt(torch.tensor([prompt + new]))[0, len(prompt) - 1 : -1].log_softmax(-1)
+    assert [token["log_probability"] for token in found["tokens"]] == pytest.approx(
+        logits.gather(1, torch.tensor(new)[:, None])[:, 0].tolist(), abs=1e-4
+    )
+    for token, row in zip(found["tokens"], logits, strict=True):
+        assert [one["id"] for one in token["top"]] == row.topk(3).indices.tolist()
+        assert [one["log_probability"] for one in token["top"]] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
+    assert found["text"] == model.generate("return the", max_tokens=12, **how)
+    pieces = list(model.generate("return the", max_tokens=12, logprobs=3, stream=True, **how))
+    assert [token for piece in pieces for token in piece["tokens"]] == found["tokens"]
+    batch = model.generate(["return the", "a"], max_tokens=12, logprobs=3, **how)
+    assert batch[0]["text"] == found["text"]
+    assert [token["id"] for token in batch[0]["tokens"]] == new
+
+
+def test_tokens_from_the_stop_string_on_have_no_log_probabilities(model: LanguageModel):
+    whole = model.generate("return the", max_tokens=30, temperature=0, logprobs=1)
+    stop = whole["text"].removeprefix("return the")[8:10]
+    cut = model.generate("return the", max_tokens=30, temperature=0, logprobs=1, stop=stop)
+    kept = [token["id"] for token in cut["tokens"]]
+    assert kept == [token["id"] for token in whole["tokens"]][: len(kept)]
+    assert model.tokenizer.decode(kept).startswith(cut["text"].removeprefix("return the"))
+    assert len(kept) < 30
+
+
+def test_a_draft_model_changes_neither_text_nor_log_probabilities(model: LanguageModel, monkeypatch: Any):
+    drafted = LanguageModel(model.gpt, model.tokenizer)
+    draft = GPT(model.gpt.config).eval()  # an untrained one, which is nearly always wrong
+    monkeypatch.setitem(drafted.__dict__, "decoding_models", (model.gpt, draft))
+    how: dict[str, Any] = {"max_tokens": 64, "seed": 1, "logprobs": 2}
+    one, other = model.generate("the", **how), drafted.generate("the", **how)
+    assert one["text"] == other["text"]
+    for a, b in zip(one["tokens"], other["tokens"], strict=True):
+        assert a["log_probability"] == pytest.approx(b["log_probability"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"stop": [""]}, "the stop string ''"),
+        ({"stop": [3]}, "the stop string 3"),
+        ({"logprobs": -1}, "logprobs -1"),
+        ({"temperature": -1}, "temperature -1"),
+    ],
+)
+def test_settings_out_of_range_are_an_error_before_anything_is_generated(
+    model: LanguageModel, options: Any, problem: str
+):
+    with pytest.raises(UserError, match=problem):
+        model.generate("a", stream=True, **options)
+
+
+def test_a_stream_of_two_prompts_is_an_error(model: LanguageModel):
+    with pytest.raises(UserError, match="one prompt, not 2"):
+        model.generate(["a", "b"], stream=True)

@@ -1,0 +1,251 @@
+"""Several labels for one row: how they are read, and numbers that agree with scikit-learn's."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from finetune_helpers import FAST_SETTINGS, read_results
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_curve
+
+from gpt1 import evaluate, load
+from gpt1.errors import UserError
+from gpt1.files.foreign import Fields
+from gpt1.inference.evaluate import compute_metrics, fit_calibration
+from gpt1.inference.task_logits import average_windows, compute_task_logits
+from gpt1.tables.table import Table, read_table, write_table
+from gpt1.tasks.metrics import confidence_interval
+from gpt1.tasks.multilabel import MultiLabel, best_threshold, indicator, multilabel_scores
+from gpt1.tasks.targets import target_from_json, target_to_json
+from gpt1.training.finetune import finetune
+
+LABELS = ("a", "b", "c")
+rows_of_labels = st.lists(st.lists(st.sampled_from(LABELS), max_size=3, unique=True), min_size=2, max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator", "labels"),
+    [
+        ([["b", "a"], [], ["c"]], "", LABELS),
+        (["b|a", "", "c"], "|", LABELS),
+        (["b; a", None, "c"], ";", LABELS),
+        (["b, a", float("nan"), "c"], ",", LABELS),
+        (["b c|a", "x, y"], "|", ("a", "b c", "x, y")),
+        (["10|9", "9"], "|", ("9", "10")),
+        (["a", "b", "c"], "", LABELS),
+        ([np.array(["a", "b"]), ("c",)], "", LABELS),
+    ],
+)
+def test_labels_are_read_from_lists_and_separated_text(cells: list[Any], separator: str, labels: tuple[str, ...]):
+    target = MultiLabel.from_labels(cells)
+    assert (target.separator, target.labels) == (separator, labels)
+    encoded = torch.stack([target.encode(cell) for cell in cells])
+    assert int(encoded.sum()) == sum(len(target.split(cell)) for cell in cells)
+    assert encoded.amax() == 1
+
+
+@pytest.mark.parametrize("cells", [[], [[], []], ["a", "a"], [None]])
+def test_fewer_than_two_labels_are_an_error(cells: list[Any]):
+    with pytest.raises(UserError, match="the rows have"):
+        MultiLabel.from_labels(cells)
+
+
+def test_an_unknown_label_is_an_error_that_suggests_the_closest_one():
+    with pytest.raises(UserError, match=r"unknown label 'bb'"):
+        MultiLabel(LABELS, "|").encode("a|bb")
+
+
+@given(rows=rows_of_labels, data=st.data())
+def test_loss_and_scores_are_those_of_scikit_learn(rows: list[list[str]], data: Any):
+    target = MultiLabel(LABELS)
+    gold = torch.stack([target.encode(row) for row in rows])
+    logits = torch.tensor(data.draw(st.lists(st.floats(-3, 3), min_size=3 * len(rows), max_size=3 * len(rows))))
+    logits = logits.reshape(len(rows), 3).double()
+    losses = [log_loss(gold[:, k], logits[:, k].sigmoid(), labels=[0, 1]) for k in range(3)]
+    assert float(target.loss(logits, gold.double()).mean()) == pytest.approx(sum(losses))
+    predicted = [row["prediction"] for row in target.decode(logits)]
+    own, theirs = multilabel_scores(rows, predicted, LABELS), indicator(predicted, LABELS)
+    assert own["f1_micro"] == pytest.approx(f1_score(gold, theirs, average="micro", zero_division=0))
+    assert own["f1_macro"] == pytest.approx(f1_score(gold, theirs, average="macro", zero_division=0))
+    assert own["accuracy"] == pytest.approx(accuracy_score(gold, theirs))
+
+
+@given(data=st.data(), n=st.integers(1, 15))
+def test_a_threshold_has_the_highest_f1_of_all(data: Any, n: int):
+    p = np.array(
+        data.draw(st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.7, 1.0]) | st.floats(0, 1), min_size=n, max_size=n))
+    )
+    gold = np.array(data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
+    threshold = best_threshold(p, gold)
+    assert 0 <= threshold <= 1
+    if not gold.any():
+        assert threshold == 0.5
+        return
+    precision, recall, _ = precision_recall_curve(gold, p)
+    with np.errstate(invalid="ignore"):
+        best = np.nanmax(2 * precision * recall / (precision + recall))
+    assert f1_score(gold, p >= threshold) == pytest.approx(best)
+
+
+def test_thresholds_decide_and_are_chosen_once():
+    logits = torch.tensor([[2.0, -2.0], [1.0, -1.0], [-1.0, -3.0]])
+    gold = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    target = MultiLabel(("a", "b")).with_thresholds(logits, gold)
+    assert [row["prediction"] for row in target.decode(logits)] == [["a"], ["b"], []]
+    assert target.with_thresholds(-logits, gold) is target
+    assert target.thresholds[0] > 0.7
+    assert target.thresholds[1] < 0.3
+    assert [row["prediction"] for row in MultiLabel(("a", "b")).decode(logits)] == [["a"], ["a"], []]
+
+
+def test_a_stored_target_is_the_same_and_a_damaged_one_is_refused():
+    for target in (MultiLabel(LABELS), MultiLabel(LABELS, "|", (0.1, 0.5, 1.0))):
+        stored = json.loads(json.dumps(target_to_json(target)))
+        assert target_from_json(Fields(stored, "task.json", "")) == target
+    stored = target_to_json(MultiLabel(LABELS, "|", (0.1, 0.5, 1.0)))
+    for damage in ({"thresholds": [0.5]}, {"thresholds": [0.5, 2.0, 0.1]}, {"separator": "/"}, {"labels": ["a"]}):
+        with pytest.raises(UserError, match=r"task\.json"):
+            target_from_json(Fields(json.loads(json.dumps(stored | damage)), "task.json", ""))
+
+
+def test_windows_are_averaged_as_probabilities_of_each_label():
+    logits = torch.tensor([[2.0, -30.0], [-1.0, -40.0], [0.5, 0.25]])
+    averaged = average_windows(logits, [2, 1], independent=True)
+    expected = torch.stack([logits[:2].double().sigmoid().mean(0), logits[2].double().sigmoid()])
+    torch.testing.assert_close(averaged.double().sigmoid(), expected, atol=1e-7, rtol=1e-5)
+
+
+def test_a_long_text_in_windows_is_the_mean_over_its_windows(pretrained_run: Path, tmp_path: Path):
+    path, label = table_of("text", tmp_path)
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "long": "windows"}
+    model = load(finetune(path, from_=pretrained_run, out=tmp_path / "run", **how))
+    (example,) = model.encode(model.read_rows(["the list of a file and its name, " * 9]))
+    assert example.windows > 2
+    each = compute_task_logits(model.task_model, example.split_windows(), model.device)
+    together = compute_task_logits(model.task_model, [example], model.device)
+    expected = each.sigmoid().mean(0)
+    torch.testing.assert_close(together[0].sigmoid(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_temperature_is_that_of_the_binary_problems():
+    torch.manual_seed(0)
+    logits = torch.randn(400, 3)
+    gold = torch.bernoulli((logits / 3).sigmoid())  # three times too sure
+    found = fit_calibration(MultiLabel(LABELS), logits, gold)
+    assert found["fitted"] == pytest.approx(3, rel=0.25)
+    assert found["ece_after"] < found["ece_before"]
+
+
+def test_intervals_contain_the_score_and_shrink_with_the_rows():
+    random = np.random.default_rng(0)
+    widths = []
+    for n in (40, 400):
+        gold = [[label for label in LABELS if random.random() < 0.4] for _ in range(n)]
+        predicted = [[label for label in LABELS if (label in row) != (random.random() < 0.2)] for row in gold]
+        for name, value in multilabel_scores(gold, predicted, LABELS).items():
+            low, high = confidence_interval(name, gold, predicted, LABELS)
+            assert low < value < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_metrics_of_rows_choose_thresholds_until_training_has_chosen_them():
+    logits, gold = torch.tensor([[-1.0, -4.0], [-2.0, -3.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    labels = [["a"], ["b"]]
+    assert compute_metrics(MultiLabel(("a", "b")), logits, gold, labels)["metrics"]["f1_micro"] == 1
+    fixed = MultiLabel(("a", "b"), "", (0.5, 0.5))
+    assert compute_metrics(fixed, logits, gold, labels)["metrics"]["f1_micro"] == 0
+
+
+# ---- training
+
+
+def table_of(form: str, folder: Path) -> tuple[Path, str]:
+    """(table, --label): texts whose words are their labels, in three forms."""
+    words = ["file", "list", "name"]
+    rows: list[dict[str, Any]] = []
+    for i in range(72):
+        has = [word for k, word in enumerate(words) if i >> k & 1]
+        row: dict[str, Any] = {"text": f"number {i} " + " and ".join(has)}
+        forms = {"list": {"label": has}, "text": {"label": "|".join(has)}}
+        forms["columns"] = {word: int(word in has) for word in words}
+        rows.append(row | forms[form])
+    path = folder / ("rows.jsonl" if form == "list" else "rows.csv")
+    write_table(path, rows)
+    return path, ",".join(words) if form == "columns" else "label"
+
+
+@pytest.mark.parametrize("train", ["all", "head"])
+def test_the_three_forms_of_labels_train_the_same_model(pretrained_run: Path, tmp_path: Path, train: str):
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "from_": pretrained_run, "train": train}
+    probabilities = []
+    for form in ("list", "text", "columns"):
+        path, label = table_of(form, tmp_path)
+        run = finetune(path, out=tmp_path / f"{form} {train}", label=label, **how)
+        model = load(run)
+        assert model.labels == ["file", "list", "name"]
+        probabilities.append(model.predict_proba(["the list", "a name"]))
+        found = evaluate(run, path)
+        assert found["metrics"].keys() == {"f1_micro", "f1_macro", "accuracy", "loss"}
+        assert found["calibration"]["ece_after"] < 0.5
+        results = read_results(run)
+        assert len(load(run).target.thresholds) == 3
+        assert (
+            results["validation"]["metrics"]["f1_micro"] >= results["baselines"]["trivial"]["metrics"]["f1_micro"] - 1
+        )
+        assert math.isfinite(results["validation"]["interval"]["f1_micro"][0])
+        assert (run / "report.html").exists()
+    np.testing.assert_allclose(probabilities[0], probabilities[1], atol=1e-6)
+    np.testing.assert_allclose(probabilities[0], probabilities[2], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_words_that_are_labels_are_learned(pretrained_run: Path, tmp_path: Path):
+    path, label = table_of("text", tmp_path)
+    how = {**FAST_SETTINGS, "epochs": 40, "peak_lr": 5e-3, "dropout": 0.0, "valid_fraction": 0.2}
+    run = finetune(path, from_=pretrained_run, out=tmp_path / "run", kind="multilabel", text="text", label=label, **how)
+    assert evaluate(run, path)["metrics"]["f1_micro"] > 0.8
+    model = load(run)
+    (explained,) = model.explain(["number 3 file and list"], label="file")
+    assert max(explained["words"], key=lambda word: word["contribution"])["word"] == "file"
+
+
+def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: Path, ask: Any):
+    path, label = table_of("columns", tmp_path)
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label}
+    run = finetune(path, from_=pretrained_run, out=tmp_path / "run", **how)
+    expected = [row["prediction"] for row in load(run).predict([row["text"] for row in read_table(path).rows])]
+    for name in ("p.csv", "p.jsonl", "p.parquet"):
+        answer = ask("predict", str(run), str(path), "--out", str(tmp_path / name))
+        assert answer.exit_code == 0, answer.stderr
+        found = [row["prediction"] for row in read_table(tmp_path / name).rows]
+        assert [json.loads(cell) if isinstance(cell, str) else cell for cell in found] == expected
+    answer = ask("evaluate", str(run), str(path))
+    assert "f1_micro" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "label", "options", "problem"),
+    [
+        ([{"text": "x", "a": 1, "b": 0}, {"text": "y", "a": 2, "b": 1}], "a,b", {}, "row 2: column 'a' has '2'"),
+        ([{"text": "x", "a": 1, "b": 0}], "a,c", {}, "has no column 'c'"),
+        ([{"text": "x", "label": "a|b"}] * 9, "label", {"class_weight": "balanced"}, "needs labels that are classes"),
+        ([{"text": "x", "label": "a|b"}] * 9, "text", {}, "nothing to learn"),
+    ],
+)
+def test_rows_that_cannot_be_learned_are_an_error(
+    rows: list[dict[str, Any]], label: str, options: dict[str, Any], problem: str, pretrained_run: Path, tmp_path: Path
+):
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "deduplicate": False}
+    with pytest.raises(UserError, match=problem):
+        finetune(
+            Table("rows", list(rows[0]), rows), from_=pretrained_run, out=tmp_path / "r", label=label, **how, **options
+        )
+    assert not (tmp_path / "r").exists()

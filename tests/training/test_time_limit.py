@@ -1,0 +1,84 @@
+"""A time limit becomes a number of epochs before the run, which then is a run like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from finetune_helpers import FAST_SETTINGS, TEXT_OPTIONS, load_weights, read_results
+
+from gpt1 import evaluate
+from gpt1.errors import UserError
+from gpt1.runs.folder import read_run_config
+from gpt1.tables.table import Table
+from gpt1.training import time_limit
+from gpt1.training.finetune import finetune
+
+SETTINGS: dict[str, Any] = {**TEXT_OPTIONS, **FAST_SETTINGS}
+
+
+def test_the_run_is_the_one_with_the_planned_number_of_epochs(
+    table: Table, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(time_limit, "measure_step", lambda *_: 2.0)  # 4 steps an epoch
+    how = {name: value for name, value in SETTINGS.items() if name != "epochs"}
+    run = finetune(table, from_=pretrained_run, out=tmp_path / "limited", time_limit=1, **how)
+    epochs = read_run_config(run)["epochs"]
+    assert 1 <= epochs <= 6  # 60 s, less what is spent and reserved, at 8 s an epoch and its evaluation
+    assert epochs == int(epochs)
+    plain = finetune(table, from_=pretrained_run, out=tmp_path / "plain", **{**how, "epochs": epochs})
+    first, second = load_weights(run), load_weights(plain)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert finetune(table, from_=pretrained_run, out=run, resume=True, time_limit=1, **how) == run
+
+
+@pytest.mark.parametrize("train", ["all", "head"])
+def test_a_limit_that_is_too_short_still_trains_a_step(table: Table, pretrained_run: Path, tmp_path: Path, train: str):
+    how = {name: value for name, value in SETTINGS.items() if name != "epochs"}
+    run = finetune(table, from_=pretrained_run, out=tmp_path / "run", time_limit=1e-6, train=train, **how)
+    assert read_run_config(run)["epochs"] == 0.25
+    assert read_results(run)["history"][-1]["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({"time_limit": 0.0}, "--time-limit 0"), ({"time_limit": 1, "epochs": 2}, "decides the number of epochs")],
+)
+def test_a_limit_that_cannot_be_kept_is_an_error(
+    table: Table, pretrained_run: Path, tmp_path: Path, options: dict[str, Any], problem: str
+):
+    how = {name: value for name, value in SETTINGS.items() if name != "epochs"}
+    with pytest.raises(UserError, match=problem):
+        finetune(table, from_=pretrained_run, out=tmp_path / "run", **how, **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, list], ids=["pandas", "polars", "rows"])
+def test_a_frame_trains_the_same_model_as_its_table(table: Table, pretrained_run: Path, tmp_path: Path, make: Any):
+    rows = [{"text": row["text"], "label": row["label"]} for row in table.rows]
+    run = finetune(make(rows), from_=pretrained_run, out=tmp_path / "frame", **SETTINGS)
+    other = finetune(Table("t", ["text", "label"], rows), from_=pretrained_run, out=tmp_path / "table", **SETTINGS)
+    first, second = load_weights(run), load_weights(other)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert finetune(make(rows), from_=pretrained_run, out=run, resume=True, **SETTINGS) == run
+    assert evaluate(run, make(rows)) == evaluate(run, Table("t", ["text", "label"], rows))
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (pd.DataFrame({"texts": ["a", "b"], "label": ["x", "y"]}), "the DataFrame has no column 'text'"),
+        (pd.DataFrame([["a", "b", "x"]], columns=["text", "text", "label"]), "two columns named 'text'"),
+        (pd.DataFrame({"text": ["a", None], "label": ["x", "y"]}), "column 'text': the text is missing"),
+        (pl.DataFrame({"text": ["a", "b"], "label": ["x", None]}), "the DataFrame, row 2: the label is empty"),
+        (pd.Series(["a"]), "a Series has no columns"),
+    ],
+)
+def test_a_frame_that_cannot_be_trained_on_is_an_error(rows: Any, problem: str, pretrained_run: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=problem):
+        finetune(rows, from_=pretrained_run, out=tmp_path / "run", **SETTINGS)
+    assert not (tmp_path / "run").exists()
