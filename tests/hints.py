@@ -15,23 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "gpt1"
 COMMAND = re.compile(r"\bgpt1 ([a-z]+)\b([^)]*)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w-])")
 OTHER_PROGRAMS = re.compile(r"\b(pip|iconv|torchrun|git|zcat|huggingface-cli) .*")
-NOT_COMMANDS = {
-    "that",
-    "does",
-    "on",
-    "reads",
-    "wrote",
-    "loads",
-    "exported",
-    "has",
-    "is",
-    "uses",
-    "writes",
-    "and",
-    "with",
-    "would",
-}
-"""Words after the name of the package in prose."""
+ARGUMENTS = re.compile(r" (--[a-z]|[A-Z]{2,}\b|X\b|[a-z-]+/)")
+"""What follows a command, and no verb in prose such as \"gpt1 needs no padding\"."""
 
 
 def flags_of(command: str) -> set[str]:
@@ -70,7 +55,7 @@ def wrong_advice(text: str, command: str | None = None, typed: Sequence[str] = (
             if name in cli.commands:
                 wrong += wrong_values(name, rest)
                 wrong += [f"gpt1 {name} has no {flag}" for flag in FLAG.findall(rest) if flag not in flags_of(name)]
-            elif name not in NOT_COMMANDS:
+            elif ARGUMENTS.match(rest):
                 wrong.append(f"there is no gpt1 {name}")
         whose = f"gpt1 {command}" if command else "no command"
         wrong += [

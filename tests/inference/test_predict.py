@@ -241,3 +241,16 @@ def test_excel_safe_requires_csv_or_tsv(model_of: Any, tmp_path: Path):
     write_table(tmp_path / "rows.csv", GOOD)
     with pytest.raises(UserError, match=r"--excel-safe requires \.csv or \.tsv"):
         predict_into(model_of("classification"), tmp_path / "rows.csv", tmp_path / "o.jsonl", excel_safe=True)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_row_without_text_has_no_prediction_and_equal_probabilities(name: str, model_of: Any):
+    model = load_task_predictor(model_of(name))
+    rows = [{"text": " ", "answers": ["", None]}, {"text": "a film", "answers": ["good", "bad"]}]
+    empty, full = model.predict(rows)
+    assert list(empty) == list(full)
+    assert {*empty.values()} == {None}
+    assert None not in full.values()
+    if model.labels:
+        probabilities = model.predict_proba(rows)[0]
+        assert {*probabilities[probabilities > 0]} == {0.5}

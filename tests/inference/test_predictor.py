@@ -49,18 +49,6 @@ def test_a_row_has_the_same_prediction_alone_and_in_a_batch(make: Make, name: st
         assert numbers(alone) == pytest.approx(numbers(expected), abs=1e-5, rel=1e-5)
 
 
-@every_task
-def test_a_row_without_text_has_no_prediction_and_equal_probabilities(make: Make, name: str):
-    model = make(name)
-    empty, full = model.predict([{"t": " ", "u": None, "a": ["", ""]}, {"t": "a", "u": "b", "a": ["c", "d"]}])
-    assert list(empty) == list(full)
-    assert {*empty.values()} == {None}
-    assert None not in full.values()
-    if model.labels:
-        probabilities = model.predict_proba([{"t": "", "u": "", "a": [" ", ""]}])[0]
-        assert {*probabilities[probabilities > 0]} == {1 / (2 if name == "choice" else len(model.labels))}
-
-
 @pytest.mark.parametrize("name", ["similarity", "scored similarity"])
 @every_rule
 @few
