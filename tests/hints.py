@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "gpt1"
 COMMAND = re.compile(r"\bgpt1 ([a-z]+)\b([^)]*)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w-])")
 OTHER_PROGRAMS = re.compile(r"\b(pip|iconv|torchrun|git|zcat|huggingface-cli) .*")
-ARGUMENTS = re.compile(r" (--[a-z]|[A-Z]{2,}\b|X\b|[a-z-]+/)")
+ARGUMENTS = re.compile(r" (--[a-z]|[A-Z]{2,}\b|[a-z-]+/)")
 """What follows a command, and no verb in prose such as \"gpt1 needs no padding\"."""
 
 
