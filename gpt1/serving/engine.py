@@ -30,6 +30,7 @@ from gpt1.serving.label_queue import LabelQueue, pad_logits
 from gpt1.serving.model_thread import Calls, ModelThread
 from gpt1.serving.text_queue import StepFacts, TextQueue
 from gpt1.tasks.kinds import EncodedExample
+from gpt1.tasks.targets import decode_predictions
 
 T = TypeVar("T")
 
@@ -213,4 +214,4 @@ class Engine:
 
     def decode_labels(self, logits: Tensor) -> list[dict[str, Any]]:
         """Predictions of logits [rows, outputs]."""
-        return self.task.target.decode(logits / self.task.temperature) if len(logits) else []
+        return decode_predictions(self.task.target, logits / self.task.temperature) if len(logits) else []
