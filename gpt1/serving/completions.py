@@ -92,8 +92,7 @@ class CompletionJob:
                 shown = bool(ids)
                 found = PromptTokens(ids or [tokenizer.newline_id], shown, prompt[-1:].isspace())
             else:
-                if not all(0 <= id < tokenizer.vocab_size for id in prompt):
-                    raise ApiError(400, f"token ids are 0 to {tokenizer.vocab_size - 1}.", "invalid_token", "prompt")
+                check_ids(tokenizer, prompt, "prompt")
                 found = PromptTokens(prompt)
             check_context(len(found.ids), context, "prompt")
             self.prompts.append(found)
@@ -241,6 +240,11 @@ def event(content: dict[str, Any]) -> bytes:
 def check_limit(param: str, value: int, limit: int, what: str) -> None:
     if value > limit:
         raise ApiError(400, f"{value:,} {what}; the limit is {limit:,}.", "limit_exceeded", param)
+
+
+def check_ids(tokenizer: Tokenizer, ids: Sequence[int], param: str) -> None:
+    if not all(0 <= id < tokenizer.vocab_size for id in ids):
+        raise ApiError(400, f"token ids are 0 to {tokenizer.vocab_size - 1}.", "invalid_token", param)
 
 
 def check_context(tokens: int, context: int, param: str) -> None:

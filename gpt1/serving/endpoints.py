@@ -17,7 +17,8 @@ from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import TaskPredictor
 from gpt1.kernels.attention import split_heads
 from gpt1.model.gpt import GPT, Block
-from gpt1.serving.completions import check_context, check_limit
+from gpt1.serving.completions import check_context, check_ids, check_limit
+from gpt1.serving.continuation_text import ContinuationText
 from gpt1.serving.engine import Engine
 from gpt1.serving.errors import ApiError
 from gpt1.serving.schemas import AttentionRequest, ClassifyRequest, EmbeddingRequest, NextRequest, ScoreRequest
@@ -90,14 +91,20 @@ def layout_of(model: TaskPredictor, example: EncodedExample) -> list[list[str]]:
 
 
 async def next_tokens(request: NextRequest, name: str, engine: Engine, config: ServeConfig) -> dict[str, Any]:
-    """The most likely next tokens of a text; its beginning may have been computed before."""
+    """The most likely next tokens of a text, and `ids` as text; the beginning may have been computed before."""
     check_texts("text", [request.text], config)
+    check_limit("ids", len(request.ids), config.max_characters, "ids")
+    check_ids(engine.model.tokenizer, request.ids, "ids")
     with engine.admit(1):
-        ids = await engine.encode_prompt(request.text)
+        start = await engine.encode_prompt(request.text)
+        ids = [*start, *request.ids]
         scores = await score_ids(engine, ids[-engine.model.gpt.config.context :], request.top, new=1)
     show = engine.model.tokenizer.display_token
     data = [{"token": show(id), "id": id, "probability": math.exp(logprob)} for id, logprob in scores[-1].top]
-    return listed(name, data, len(ids))
+    added = ContinuationText(engine.model.tokenizer, start, ends_with_space=request.text[-1:].isspace())
+    text = "".join(added.push(TokenScore(id, None)).text for id in request.ids)
+    continuation = {"text": text, "tokens": [show(id) for id in request.ids]}
+    return listed(name, data, len(ids)) | {"continuation": continuation}
 
 
 async def score_ids(engine: Engine, ids: Sequence[int], top: int, new: int = 0) -> list[TokenScore]:

@@ -114,6 +114,9 @@ class NextRequest(ApiRequest):
     """The most likely next tokens of a text."""
 
     text: str
+    ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)] = Field(
+        [], description="Tokens after the text, such as those chosen so far: as ids, they need not end a word."
+    )
     top: Annotated[int, Field(ge=1, le=MAX_NEXT_TOKENS), WHOLE] = 10
 
 
@@ -195,10 +198,16 @@ class TokenProbability(BaseModel):
     probability: float
 
 
+class Continued(BaseModel):
+    text: str
+    tokens: list[str]
+
+
 class NextResponse(BaseModel):
     object: Literal["list"]
     model: str
     data: list[TokenProbability]
+    continuation: Continued
     usage: Usage
 
 

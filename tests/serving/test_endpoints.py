@@ -102,6 +102,21 @@ def test_next_tokens_are_those_of_the_model(served: Served, model: LanguageModel
 
 
 @torch.no_grad()
+def test_ids_follow_the_text_and_come_back_as_text(served: Served, model: LanguageModel):
+    ids = model.tokenizer.encode(TEXT)
+    for split in (1, 3, len(ids)):
+        text = model.tokenizer.decode(ids[:split])
+        assert model.tokenizer.encode(text) == ids[:split]
+        found = served.ask("/v1/next", {"text": text, "ids": ids[split:], "top": 3}).json
+        assert text + found["continuation"]["text"] == model.tokenizer.decode(ids)
+        assert found["continuation"]["tokens"] == [model.tokenizer.display_token(id) for id in ids[split:]]
+        expected = model.gpt(torch.tensor([ids]))[0, -1].log_softmax(-1).topk(3).indices.tolist()
+        assert [row["id"] for row in found["data"]] == expected
+    wrong = served.ask("/v1/next", {"text": "a", "ids": [model.tokenizer.vocab_size]})
+    assert (wrong.status, wrong.error["code"], wrong.error["param"]) == (400, "invalid_token", "ids")
+
+
+@torch.no_grad()
 def test_scores_are_those_of_the_forward_pass(served: Served, model: LanguageModel):
     first, empty = data(served, "/v1/score", {"texts": [TEXT, ""], "top": 2})
     ids = [model.tokenizer.newline_id, *model.tokenizer.encode(TEXT)]
