@@ -1,0 +1,121 @@
+// Next token: what the model expects after a text, and the ways that were taken from there.
+
+import { ask, Latest } from './api.js';
+import { Bars, Component, html, percent, Status, visible } from './parts.js';
+
+const EXAMPLE = 'She opened the door and';
+const WAIT = 30;
+const TOP = 10;
+
+const newTree = () => ({ children: [] });
+
+export class Next extends Component {
+  latest = new Latest();
+
+  constructor(props) {
+    super(props);
+    const ids = (props.params.ids ?? '').split(',').filter(Boolean).map(Number);
+    const tree = newTree();
+    const path = [];
+    for (const id of ids) path.push(addChild(path.at(-1) ?? tree, { id, token: '…' }));
+    this.state = { text: props.params.text ?? EXAMPLE, added: '', tree, path, rows: [], spoken: '', problem: '' };
+  }
+
+  componentDidMount() {
+    this.ask(0);
+  }
+
+  componentWillUnmount() {
+    this.latest.cancel();
+    clearTimeout(this.speaking);
+  }
+
+  ask(wait) {
+    const { text, path } = this.state;
+    const ids = path.map((node) => node.id);
+    this.props.save({ text, ids: ids.join(',') });
+    const body = { model: this.props.model.id, text, ids, top: TOP };
+    this.latest.run(wait, async (signal) => {
+      const { data, continuation } = await ask('v1/next', body, signal);
+      path.forEach((node, i) => { node.token = continuation.tokens[i]; });
+      this.setState({ rows: data, added: continuation.text, problem: '' });
+      this.speak(data);
+    }, (error) => this.setState({ problem: error.message, rows: [] }));
+  }
+
+  /** Read the first tokens aloud, once typing has paused. */
+  speak(rows) {
+    clearTimeout(this.speaking);
+    const words = rows.slice(0, 3).map((row) => `${visible(row.token)} ${percent(row.probability)}`).join(', ');
+    this.speaking = setTimeout(() => this.setState({ spoken: `Most likely: ${words}` }), 700);
+  }
+
+  write(text) {
+    this.setState({ text, added: '', tree: newTree(), path: [] }, () => this.ask(WAIT));
+  }
+
+  go(path) {
+    this.setState({ path }, () => this.ask(0));
+  }
+
+  choose(row) {
+    const { tree, path } = this.state;
+    this.go([...path, addChild(path.at(-1) ?? tree, row)]);
+  }
+
+  render(props, { text, added, tree, path, rows, spoken, problem }) {
+    const rest = Math.max(0, 1 - rows.reduce((sum, row) => sum + row.probability, 0));
+    const bars = rows.map((row) => ({ ...row, name: row.token, key: row.id }));
+    return html`<section>
+      <h1>What comes next?</h1>
+      <p class="lead">The model gives every possible next token a probability. Type, or choose a token to go on with it.</p>
+      <label for="next-text">Text</label>
+      <textarea id="next-text" rows="2" spellcheck=${false} value=${text + (path.length ? added : '')}
+        onInput=${(event) => this.write(event.target.value)}></textarea>
+      <div class="row">
+        <button type="button" disabled=${!path.length} onClick=${() => this.go(path.slice(0, -1))}>Undo</button>
+        <button type="button" disabled=${!rows.length} onClick=${() => this.choose(rows[0])}>Take the most likely</button>
+      </div>
+      <div class="columns">
+        <div>
+          <h2>Next token</h2>
+          <${Bars} rows=${bars} choose=${(row) => this.choose(row)} label="Choose one to go on with it" />
+          ${rows.length > 0 && html`<p class="quiet">All other tokens together: ${percent(rest)}</p>`}
+          <${Status} problem=${problem} />
+          <p class="hidden" role="status">${spoken}</p>
+        </div>
+        <div>
+          <h2>Ways taken</h2>
+          ${tree.children.length
+            ? html`<nav aria-label="Ways taken"><${Ways} nodes=${tree.children} above=${[]} path=${path} go=${(to) => this.go(to)} /></nav>`
+            : html`<p class="quiet">The tokens that you choose become a tree. Go back in it, and choose others.</p>`}
+        </div>
+      </div>
+    </section>`;
+  }
+}
+
+function addChild(parent, { id, token, probability }) {
+  let node = parent.children.find((child) => child.id === id);
+  if (!node) parent.children.push((node = { id, token, probability, children: [] }));
+  return node;
+}
+
+/** A way without branches is one line; each branch is a list of its own. */
+function Ways({ nodes, above, path, go }) {
+  return html`<ul class="ways">${nodes.map((first) => {
+    const line = [first];
+    while (line.at(-1).children.length === 1) line.push(line.at(-1).children[0]);
+    const branches = line.at(-1).children;
+    return html`<li key=${first.id}>
+      ${line.map((node, i) => {
+        const to = [...above, ...line.slice(0, i + 1)];
+        const taken = path[to.length - 1] === node;
+        const chance = node.probability === undefined ? undefined : percent(node.probability);
+        return html`<button type="button" class=${taken ? 'way taken' : 'way'} title=${chance}
+          aria-current=${path.at(-1) === node ? 'step' : undefined} onClick=${() => go(to)}>${visible(node.token)}</button>`;
+      })}
+      ${branches.length > 0 && html`<${Ways} nodes=${branches} above=${[...above, ...line]} path=${path} go=${go} />`}
+    </li>`;
+  })}</ul>`;
+}

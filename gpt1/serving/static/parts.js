@@ -1,0 +1,84 @@
+// What several views share: numbers, tokens and bars.
+
+import { Component, h } from './vendor/preact.js';
+import htm from './vendor/htm.js';
+
+export { Component, render } from './vendor/preact.js';
+export const html = htm.bind(h);
+
+export function percent(p) {
+  if (p > 0.9995) return '> 99.9 %';
+  if (p < 0.0001) return '< 0.01 %';
+  return `${(100 * p).toPrecision(p < 0.001 ? 1 : p < 0.01 ? 2 : 3)} %`;
+}
+
+/** A probability in words. */
+export function inWords(p) {
+  const words = [[0.9, 'almost certain'], [0.4, 'likely'], [0.1, 'plausible'], [0.01, 'unlikely'], [0.0005, 'surprising']];
+  return (words.find(([least]) => p >= least) ?? [0, 'very surprising'])[1];
+}
+
+export const round = (value, digits = 3) => (value === null ? '–' : Number(value.toPrecision(digits)).toLocaleString('en'));
+
+/** A token to look at: spaces at its ends as ␣. */
+export const visible = (token) => token.replace(/^ +| +$/g, (spaces) => '␣'.repeat(spaces.length)) || '(empty)';
+
+/** A message of the view, read aloud when it changes. */
+export const Status = ({ text, problem }) => html`
+  <p class=${problem ? 'status problem' : 'status'} role="status">${problem || text}</p>`;
+
+/** Rows of name, bar and probability. With `choose`, each is a button. */
+export function Bars({ rows, choose, label }) {
+  const most = Math.max(...rows.map((row) => row.probability), 1e-9);
+  return html`<ol class="bars" aria-label=${label}>${rows.map((row) => {
+    const inside = html`
+      <span class="bar-name">${visible(row.name)}</span>${' '}
+      <span class="bar-track" aria-hidden="true"><span class="bar" style=${{ width: `${(100 * row.probability) / most}%` }}></span></span>
+      <span class="bar-value">${percent(row.probability)}</span>`;
+    return html`<li key=${row.key ?? row.name}>${choose
+      ? html`<button type="button" class="bar-row" onClick=${() => choose(row)}>${inside}</button>`
+      : html`<span class="bar-row">${inside}</span>`}</li>`;
+  })}</ol>`;
+}
+
+/**
+ * Tokens of a text, one of which can be selected. One stop of the Tab key; the arrow keys move.
+ * Each has `text`, `label` (what is read aloud), and `look`, the class of its colour.
+ */
+export class Tokens extends Component {
+  move(event) {
+    const { tokens, selected, select } = this.props;
+    const last = tokens.length - 1;
+    const at = selected ?? 0;
+    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: last }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    select(Math.min(Math.max(to, 0), last));
+    requestAnimationFrame(() => this.base.querySelector('[aria-selected=true]')?.focus());
+  }
+
+  render({ tokens, selected, select, label }) {
+    return html`<div class="tokens" role="listbox" aria-label=${label} aria-orientation="horizontal"
+        onKeyDown=${(event) => this.move(event)}>
+      ${tokens.map((token, i) => html`<span key=${i} role="option" class=${`token ${token.look ?? ''}`}
+        aria-label=${token.label} aria-selected=${i === selected ? 'true' : 'false'}
+        tabindex=${i === (selected ?? 0) ? 0 : -1}
+        onFocus=${() => i === selected || select(i)} onClick=${() => select(i)}>${token.text}</span>`)}
+    </div>`;
+  }
+}
+
+/** The text that a token adds, with its line breaks to be seen. `pipeline` is that of the tokenizer. */
+export function piece(token, pipeline) {
+  const text = token.replaceAll('\\n', '↵\n');
+  if (pipeline !== 'original') return text;
+  if (text.endsWith('…')) return text.slice(0, -1);
+  return text.endsWith('\n') ? text : `${text} `;
+}
+
+/** Log-probabilities as colours 0 (expected) to 8 (surprising), clamped at mean ± 2.5 standard deviations. */
+export function surpriseLevels(logs) {
+  const mean = logs.reduce((sum, x) => sum + x, 0) / logs.length;
+  const deviation = Math.sqrt(logs.reduce((sum, x) => sum + (x - mean) ** 2, 0) / logs.length) || 1;
+  return logs.map((x) => Math.round(4 - 4 * Math.min(Math.max((x - mean) / deviation / 2.5, -1), 1)));
+}
