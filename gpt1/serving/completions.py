@@ -65,6 +65,7 @@ class CompletionJob:
         self.n = request.n or 1
         self.max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         self.prompts: list[PromptTokens] = []
+        self.prompts_sent: set[int] = set()
         self.check_limits()
 
     @property
@@ -204,7 +205,13 @@ class CompletionJob:
         logprobs = None
         if self.request.logprobs is not None:
             logprobs = logprobs_json(self.engine.model.tokenizer, part.tokens)
-        return {"index": part.index, "text": part.text, "logprobs": logprobs, "finish_reason": part.finish_reason}
+        choice = {"index": part.index, "text": part.text, "logprobs": logprobs, "finish_reason": part.finish_reason}
+        if self.request.return_token_ids:
+            prompt = self.prompts[part.index // self.n].ids
+            choice["prompt_token_ids"] = None if part.index in self.prompts_sent else prompt
+            self.prompts_sent.add(part.index)
+            choice["token_ids"] = [token.score.id for token in part.tokens]
+        return choice
 
     def usage(self, new_tokens: int) -> dict[str, int]:
         prompt = sum(len(prompt.ids) for prompt in self.prompts)

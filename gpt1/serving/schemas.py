@@ -89,6 +89,7 @@ class CompletionRequest(ApiRequest):
     stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     echo: bool | None = Field(None, description="Return the prompt, as the model reads it, before the continuation.")
+    return_token_ids: bool | None = Field(None, description="Also the ids: the prompt's come first.")
     best_of: Annotated[int, Field(ge=1), WHOLE] | None = Field(None, description="Only the value of `n`.")
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(None, description="Only 0.")
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(None, description="Only 0.")
@@ -165,6 +166,8 @@ class Choice(BaseModel):
     text: str
     logprobs: Logprobs | None
     finish_reason: Literal["length", "stop"] | None
+    prompt_token_ids: list[int] | None = None
+    token_ids: list[int] | None = None
 
 
 class CompletionResponse(BaseModel):

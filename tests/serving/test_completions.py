@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,18 @@ def test_a_text_is_continued_as_by_generate(client: openai.OpenAI, model: Langua
     prompt = len(model.tokenizer.encode("the file"))
     usage = found.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (prompt, 10, prompt + 10)
+
+
+def test_token_ids_continue_the_text_where_it_was_cut(served: Served, model: LanguageModel):
+    request = {"model": "books", "prompt": "the file", "max_tokens": 8, "temperature": 0, "return_token_ids": True}
+    (whole,) = served.ask("/v1/completions", request).json["choices"]
+    assert whole["prompt_token_ids"] == model.tokenizer.encode("the file")
+    assert "the file" + whole["text"] == model.tokenizer.decode(whole["prompt_token_ids"] + whole["token_ids"])
+    rest = {**request, "prompt": whole["prompt_token_ids"] + whole["token_ids"][:3], "max_tokens": 5, "stream": True}
+    lines = served.ask("/v1/completions", rest).body.decode().split("\n\n")
+    parts = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines if line and "[DONE]" not in line]
+    assert [id for part in parts for id in part["token_ids"]] == whole["token_ids"][3:]
+    assert [part["prompt_token_ids"] for part in parts] == [rest["prompt"]] + [None] * (len(parts) - 1)
 
 
 def test_choice_i_uses_seed_plus_i_as_in_generate(client: openai.OpenAI, model: LanguageModel):
