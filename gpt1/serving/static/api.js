@@ -29,7 +29,8 @@ async function send(path, body, signal) {
 
 async function messageOf(response) {
   try {
-    return (await response.json()).error.message;
+    const { message } = (await response.json()).error;
+    return message[0].toUpperCase() + message.slice(1);
   } catch {
     return `The server answers with status ${response.status}.`;
   }

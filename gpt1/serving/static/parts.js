@@ -1,6 +1,6 @@
 // What several views share: numbers, tokens and bars.
 
-import { Component, h } from './vendor/preact.js';
+import { Component, Fragment, h } from './vendor/preact.js';
 import htm from './vendor/htm.js';
 
 export { Component, render } from './vendor/preact.js';
@@ -20,16 +20,16 @@ export function inWords(p) {
 
 export const round = (value, digits = 3) => (value === null ? '–' : Number(value.toPrecision(digits)).toLocaleString('en'));
 
-/** A token to look at: spaces at its ends as ␣. */
-export const visible = (token) => token.replace(/^ +| +$/g, (spaces) => '␣'.repeat(spaces.length)) || '(empty)';
+/** A token to look at: line breaks as ↵, spaces at its ends as ␣. */
+export const visible = (token) => token.replaceAll('\\n', '↵').replace(/^ +| +$/g, (spaces) => '␣'.repeat(spaces.length)) || '(empty)';
 
 /** A message of the view, read aloud when it changes. */
 export const Status = ({ text, problem }) => html`
   <p class=${problem ? 'status problem' : 'status'} role="status">${problem || text}</p>`;
 
-/** Rows of name, bar and probability. With `choose`, each is a button. */
-export function Bars({ rows, choose, label }) {
-  const most = Math.max(...rows.map((row) => row.probability), 1e-9);
+/** Rows of name, bar and probability. With `choose`, each is a button. `full`: the probability of a full bar. */
+export function Bars({ rows, choose, label, full }) {
+  const most = full ?? Math.max(...rows.map((row) => row.probability), 1e-9);
   return html`<ol class="bars" aria-label=${label}>${rows.map((row) => {
     const inside = html`
       <span class="bar-name">${visible(row.name)}</span>${' '}
@@ -54,19 +54,25 @@ export class Tokens extends Component {
     if (to === undefined) return;
     event.preventDefault();
     select(Math.min(Math.max(to, 0), last));
-    requestAnimationFrame(() => this.base.querySelector('[aria-selected=true]')?.focus());
+    requestAnimationFrame(() => this.list.querySelector('[aria-selected=true]')?.focus());
   }
 
   render({ tokens, selected, select, label }) {
     return html`<div class="tokens" role="listbox" aria-label=${label} aria-orientation="horizontal"
-        onKeyDown=${(event) => this.move(event)}>
-      ${tokens.map((token, i) => html`<span key=${i} role="option" class=${`token ${token.look ?? ''}`}
-        aria-label=${token.label} aria-selected=${i === selected ? 'true' : 'false'}
-        tabindex=${i === (selected ?? 0) ? 0 : -1}
-        onFocus=${() => i === selected || select(i)} onClick=${() => select(i)}>${token.text}</span>`)}
+        ref=${(list) => { this.list = list; }} onKeyDown=${(event) => this.move(event)}>
+      ${tokens.map((token, i) => {
+        const [before, text, after] = cutSpaces(token.text);
+        return html`<${Fragment} key=${i}>${before}<span role="option" class=${`token ${token.look ?? ''}`}
+          aria-label=${token.label} aria-selected=${i === selected ? 'true' : 'false'}
+          tabindex=${i === (selected ?? 0) ? 0 : -1}
+          onFocus=${() => i === selected || select(i)} onClick=${() => select(i)}>${text}</span>${after}<//>`;
+      })}
     </div>`;
   }
 }
+
+/** A text in three: the spaces around it have no colour, unless there is nothing else. */
+const cutSpaces = (text) => (text.trim() ? text.match(/^(\s*)(.*?)(\s*)$/s).slice(1) : ['', text || '\u200b', '']);
 
 /** The text that a token adds, with its line breaks to be seen. `pipeline` is that of the tokenizer. */
 export function piece(token, pipeline) {

@@ -81,7 +81,7 @@ export class Task extends Component {
         <div>
           ${this.fields.map(({ column, title }, i) => html`
             <label for=${`field-${i}`}>${title}</label>
-            <textarea id=${`field-${i}`} rows="3" value=${values[column] ?? ''}
+            <textarea id=${`field-${i}`} rows="2" value=${values[column] ?? ''}
               onInput=${(event) => this.write(column, event.target.value)}></textarea>`)}
           <div class="row"><button type="button" disabled=${!found} onClick=${() => this.predict(0, true)}>
             Which words mattered?</button></div>
@@ -89,7 +89,7 @@ export class Task extends Component {
         <div>
           <h2>Prediction</h2>
           <${Status} text=${status || 'Fill in the form to see the prediction.'} problem=${problem} />
-          ${bars && html`<${Bars} rows=${bars} label="Probability of each label" />`}
+          ${bars && html`<${Bars} rows=${bars} label="Probability of each label" full=${1} />`}
           ${bars && html`<p class="quiet">Of predictions at 80 %, about 80 % should be right: fine-tuning calibrates
             the probabilities where rows for it allow it.</p>`}
         </div>

@@ -1,0 +1,148 @@
+// Reading: how surprising each token of a text was, and where a head of the model looks.
+
+import { ask, Latest } from './api.js';
+import { Bars, Component, html, inWords, percent, piece, round, Status, surpriseLevels, Tokens, visible } from './parts.js';
+
+const EXAMPLE = 'The sun is a star. It gives us light and heat, and all the planets move around the cheese.';
+const WAIT = 300;
+const TOP = 5;
+
+export class Reading extends Component {
+  latest = new Latest();
+
+  constructor(props) {
+    super(props);
+    const { text, token } = props.params;
+    this.state = { text: text ?? EXAMPLE, selected: token === undefined ? null : Number(token), score: null, problem: '', status: '' };
+  }
+
+  componentDidMount() {
+    this.read(0);
+  }
+
+  componentWillUnmount() {
+    this.latest.cancel();
+  }
+
+  save() {
+    const { text, selected } = this.state;
+    this.props.save({ text, token: selected ?? undefined });
+  }
+
+  read(wait) {
+    this.save();
+    const { text } = this.state;
+    const body = { model: this.props.model.id, texts: [text], top: TOP };
+    this.latest.run(wait, async (signal) => {
+      const [score] = (await ask('v1/score', body, signal)).data;
+      const selected = this.state.selected < score.tokens.length ? this.state.selected : null;
+      this.setState({ score, scored: text, selected, problem: '', status: `${score.tokens.length} tokens read.` });
+    }, (error) => this.setState({ problem: error.message }));
+  }
+
+  write(text) {
+    this.setState({ text, selected: null }, () => this.read(WAIT));
+  }
+
+  select(selected) {
+    this.setState({ selected }, () => this.save());
+  }
+
+  render({ model }, { text, score, scored, selected, problem, status }) {
+    const token = score?.tokens[selected];
+    return html`<section>
+      <h1>How surprising was each token?</h1>
+      <p class="lead">The model reads from left to right. A pale token is what it expected; a strong colour, with dots
+        beneath, is a surprise. Choose a token to see what was expected in its place.</p>
+      <label for="reading-text">Text</label>
+      <textarea id="reading-text" rows="2" value=${text} onInput=${(event) => this.write(event.target.value)}></textarea>
+      <${Status} text=${status} problem=${problem} />
+      ${score?.tokens.length > 0 && html`
+        <${Surprise} tokens=${score.tokens} pipeline=${model.details.pipeline} selected=${selected}
+          select=${(i) => this.select(i)} />
+        <div aria-live="polite">${token ? html`<${Place} token=${token} />`
+          : html`<p class="quiet">Choose a token, with the mouse or the arrow keys.</p>`}</div>
+        <dl class="figures">
+          <div><dt>tokens</dt><dd>${score.tokens.length}</dd></div>
+          <div><dt>perplexity</dt><dd>${round(score.perplexity)}</dd></div>
+          <div><dt>bits per byte</dt><dd>${round(score.bits_per_byte)}</dd></div>
+        </dl>
+        ${model.details.architecture !== 'lstm' && html`<${Attention} key=${scored} text=${scored} model=${model} selected=${selected} />`}`}
+    </section>`;
+  }
+}
+
+const describe = ({ token, log_probability: log, rank }) => `${visible(token)}: ${inWords(Math.exp(log))}, ${percent(Math.exp(log))}, rank ${rank}`;
+
+function Surprise({ tokens, pipeline, selected, select }) {
+  const levels = surpriseLevels(tokens.map((token) => token.log_probability));
+  const shown = tokens.map((token, i) => ({ text: piece(token.token, pipeline), label: describe(token), look: `s${levels[i]}` }));
+  return html`
+    <${Tokens} tokens=${shown} selected=${selected} select=${select} label="Tokens of the text" />
+    <p class="legend"><span>expected</span>${[0, 1, 2, 3, 4, 5, 6, 7, 8].map((i) => html`<i key=${i} class=${`s${i}`}></i>`)}
+      <span>surprising (log-probability, mean ± 2.5 standard deviations of this text)</span></p>`;
+}
+
+/** What the model expected where a token stands. */
+function Place({ token }) {
+  const p = Math.exp(token.log_probability);
+  const bars = token.top.map((other) => ({ name: other.token, key: other.id, probability: Math.exp(other.log_probability) }));
+  return html`<div class="panel">
+    <h2>“${visible(token.token)}” was ${inWords(p)}</h2>
+    <p>Probability ${percent(p)}; rank ${token.rank.toLocaleString('en')}${token.rank === 1 ? ': the first choice of the model' : ''}.
+      The model expected:</p>
+    <${Bars} rows=${bars} label="What the model expected here" />
+  </div>`;
+}
+
+/** How much a head looks at each token before the selected one. */
+class Attention extends Component {
+  latest = new Latest();
+  state = { open: false, layer: 0, head: 0, tokens: [], weights: [], problem: '' };
+
+  componentDidUpdate(before) {
+    if (before.selected !== this.props.selected) this.ask();
+  }
+
+  componentWillUnmount() {
+    this.latest.cancel();
+  }
+
+  ask() {
+    if (!this.state.open) return;
+    const { text, model, selected } = this.props;
+    const { layer, head } = this.state;
+    const body = { model: model.id, text, layer, head, token: selected ?? undefined };
+    this.latest.run(60, async (signal) => {
+      const { tokens, weights } = await ask('v1/attention', body, signal);
+      this.setState({ tokens, weights: weights.at(-1), problem: '' });
+    }, (error) => this.setState({ problem: error.message, weights: [] }));
+  }
+
+  set(change) {
+    this.setState(change, () => this.ask());
+  }
+
+  render({ model }, { open, layer, head, tokens, weights, problem }) {
+    const { n_layer: layers, n_head: heads, pipeline } = model.details;
+    const most = Math.max(...weights, 1e-9);
+    const numbers = (n) => Array.from({ length: n }, (_, i) => html`<option key=${i} value=${i}>${i + 1}</option>`);
+    return html`<details open=${open} onToggle=${(event) => event.target.open !== open && this.set({ open: event.target.open })}>
+      <summary>Attention</summary>
+      <p class="quiet">How much a head looks at each token, at the place of the chosen token (else the last one).</p>
+      <div class="row">
+        <label for="layer">Layer</label>
+        <select id="layer" value=${layer} onChange=${(event) => this.set({ layer: Number(event.target.value) })}>${numbers(layers)}</select>
+        <label for="head">Head</label>
+        <select id="head" value=${head} onChange=${(event) => this.set({ head: Number(event.target.value) })}>${numbers(heads)}</select>
+      </div>
+      <${Status} problem=${problem} />
+      <p class="tokens">${weights.map((weight, i) => html`<span key=${i} class=${`token h${Math.round((8 * weight) / most)}`}
+        title=${percent(weight)}>${piece(tokens[i], pipeline)}</span>`)}</p>
+      ${weights.length > 0 && html`<p>Most: ${strongest(tokens, weights)}</p>`}
+    </details>`;
+  }
+}
+
+const strongest = (tokens, weights) => weights.map((weight, i) => ({ weight, i })).sort((a, b) => b.weight - a.weight).slice(0, 4)
+  .map(({ weight, i }) => `${visible(tokens[i])} (token ${i + 1}) ${percent(weight)}`).join(', ');

@@ -1,0 +1,97 @@
+// Runs: what the served models are and measured, their report pages, and two of them side by side.
+
+import { ask, download, hasKey } from './api.js';
+import { Component, html, round, Status } from './parts.js';
+
+export class Runs extends Component {
+  state = { runs: null, problem: '', left: this.props.params.left ?? '', right: this.props.params.right ?? '' };
+
+  async componentDidMount() {
+    this.save();
+    try {
+      this.setState({ runs: (await ask('v1/runs')).data });
+    } catch (error) {
+      this.setState({ problem: error.message });
+    }
+  }
+
+  save() {
+    this.props.save({ left: this.state.left, right: this.state.right });
+  }
+
+  set(change) {
+    this.setState(change, () => this.save());
+  }
+
+  render({ models }, { runs, problem, left, right }) {
+    const details = Object.fromEntries(models.map((model) => [model.id, model.details]));
+    return html`<section>
+      <h1>Runs of this server</h1>
+      <p class="lead">Each model, what it was trained for, and what was measured when its training ended.</p>
+      <${Status} problem=${problem} />
+      ${runs && html`<${RunTable} runs=${runs} details=${details} />`}
+      ${runs?.length > 1 && html`<${Comparison} runs=${runs} left=${left} right=${right} set=${(change) => this.set(change)} />`}
+    </section>`;
+  }
+}
+
+function RunTable({ runs, details }) {
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="List of runs"><table>
+    <thead><tr><th scope="col">model</th><th scope="col">stage</th><th scope="col" class="number">parameters</th>
+      <th scope="col">validation</th><th scope="col">report</th></tr></thead>
+    <tbody>${runs.map((run) => html`<tr key=${run.id}>
+      <th scope="row">${run.id}</th>
+      <td>${run.stage ?? '–'}</td>
+      <td class="number">${details[run.id]?.parameters ? round(details[run.id].parameters) : '–'}</td>
+      <td class="cell">${run.problem ?? headline(run.results)}</td>
+      <td>${run.report ? html`<${Report} id=${run.id} />` : '–'}</td>
+    </tr>`)}</tbody>
+  </table></div>`;
+}
+
+/** With an API key, a link cannot open the report: the page saves it as a file. */
+function Report({ id }) {
+  const path = `v1/runs/${encodeURIComponent(id)}/report`;
+  if (!hasKey()) return html`<a href=${path} aria-label=${`report of ${id}`}>report</a>`;
+  const save = async () => {
+    const link = document.createElement('a');
+    link.href = URL.createObjectURL(await download(path));
+    link.download = `${id}.html`;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  };
+  return html`<button type="button" aria-label=${`save report of ${id}`} onClick=${save}>save report</button>`;
+}
+
+const isFigure = (value) => typeof value === 'number' || typeof value === 'string' || typeof value === 'boolean';
+
+/** Nested results as [name, value]. Lists are left to the report. */
+export function flatten(results, above = '') {
+  return Object.entries(results ?? {}).flatMap(([name, value]) => {
+    if (isFigure(value)) return [[above + name, value]];
+    return value && typeof value === 'object' && !Array.isArray(value) ? flatten(value, `${above}${name} › `) : [];
+  });
+}
+
+const figure = (value) => (typeof value === 'number' ? round(value, 4) : String(value ?? '–'));
+
+function headline(results) {
+  const numbers = flatten(results?.validation?.metrics ?? results?.validation).filter(([name, value]) => typeof value === 'number' && !name.includes('›'));
+  return numbers.slice(0, 3).map(([name, value]) => `${name.replaceAll('_', ' ')} ${figure(value)}`).join(', ') || '–';
+}
+
+function Comparison({ runs, left, right, set }) {
+  const sides = [runs.find(({ id }) => id === left) ?? runs[0], runs.find(({ id }) => id === right) ?? runs[1]];
+  const [first, second] = sides.map((run) => Object.fromEntries(flatten(run.results)));
+  const names = [...new Set([...Object.keys(first), ...Object.keys(second)])];
+  const choice = (name, title, run) => html`<div><label for=${name}>${title}</label>
+    <select id=${name} value=${run.id} onChange=${(event) => set({ [name]: event.target.value })}>
+      ${runs.map(({ id }) => html`<option key=${id} value=${id} selected=${id === run.id}>${id}</option>`)}</select></div>`;
+  return html`<h2>Side by side</h2>
+    <div class="row">${choice('left', 'One run', sides[0])}${choice('right', 'Another run', sides[1])}</div>
+    ${names.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Results side by side"><table>
+      <thead><tr><th scope="col">result</th>${sides.map((run) => html`<th scope="col" class="number">${run.id}</th>`)}</tr></thead>
+      <tbody>${names.map((name) => html`<tr key=${name}><th scope="row">${name.replaceAll('_', ' ')}</th>
+        <td class="number">${figure(first[name])}</td><td class="number">${figure(second[name])}</td></tr>`)}</tbody>
+    </table></div>` : html`<p class="quiet">These two have no results.</p>`}`;
+}
