@@ -118,7 +118,8 @@ const ModelChoice = ({ models, model, choose }) => html`<div class="model">
 const KeyForm = ({ enter }) => html`<div class="key">
   <h1>API key</h1>
   <label for="key">This server needs a key. It is kept until this tab is closed.</label>
-  <input id="key" type="password" autocomplete="off" onKeyDown=${(event) => event.key === 'Enter' && enter(event.target.value)} />
+  <input id="key" type="password" autocomplete="off"
+    onKeyDown=${(event) => event.key === 'Enter' && enter(event.target.value)} />
   <button type="button" onClick=${() => enter(document.getElementById('key').value)}>Use the key</button>
 </div>`;
 

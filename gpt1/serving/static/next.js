@@ -4,7 +4,7 @@ import { ask, Latest } from './api.js';
 import { Bars, Component, html, percent, Status, visible } from './parts.js';
 
 const EXAMPLE = 'She opened the door and';
-const WAIT = 30;
+const WAIT = 15;
 const TOP = 10;
 
 const newTree = () => ({ children: [] });
@@ -18,7 +18,7 @@ export class Next extends Component {
     const tree = newTree();
     const path = [];
     for (const id of ids) path.push(addChild(path.at(-1) ?? tree, { id, token: '…' }));
-    this.state = { text: props.params.text ?? EXAMPLE, added: '', tree, path, rows: [], spoken: '', problem: '' };
+    this.state = { text: props.params.text ?? EXAMPLE, added: '', tree, path, rows: [], current: false, spoken: '', problem: '' };
   }
 
   componentDidMount() {
@@ -38,7 +38,7 @@ export class Next extends Component {
     this.latest.run(wait, async (signal) => {
       const { data, continuation } = await ask('v1/next', body, signal);
       path.forEach((node, i) => { node.token = continuation.tokens[i]; });
-      this.setState({ rows: data, added: continuation.text, problem: '' });
+      this.setState({ rows: data, current: true, added: continuation.text, problem: '' });
       this.speak(data);
     }, (error) => this.setState({ problem: error.message, rows: [] }));
   }
@@ -51,21 +51,22 @@ export class Next extends Component {
   }
 
   write(text) {
-    this.setState({ text, added: '', tree: newTree(), path: [] }, () => this.ask(WAIT));
+    this.setState({ text, added: '', tree: newTree(), path: [], current: false }, () => this.ask(WAIT));
   }
 
   go(path) {
-    this.setState({ path }, () => this.ask(0));
+    this.setState({ path, current: false }, () => this.ask(0));
   }
 
+  /** Go on with a token; not while the bars are still those of another text. */
   choose(row) {
-    const { tree, path } = this.state;
-    this.go([...path, addChild(path.at(-1) ?? tree, row)]);
+    const { tree, path, current } = this.state;
+    if (current) this.go([...path, addChild(path.at(-1) ?? tree, row)]);
   }
 
   render(props, { text, added, tree, path, rows, spoken, problem }) {
     const rest = Math.max(0, 1 - rows.reduce((sum, row) => sum + row.probability, 0));
-    const bars = rows.map((row) => ({ ...row, name: row.token, key: row.id }));
+    const bars = rows.map((row) => ({ ...row, name: row.token }));
     return html`<section>
       <h1>What comes next?</h1>
       <p class="lead">The model gives every possible next token a probability. Type, or choose a token to go on with it.</p>
@@ -87,7 +88,8 @@ export class Next extends Component {
         <div>
           <h2>Ways taken</h2>
           ${tree.children.length
-            ? html`<nav aria-label="Ways taken"><${Ways} nodes=${tree.children} above=${[]} path=${path} go=${(to) => this.go(to)} /></nav>`
+            ? html`<nav aria-label="Ways taken">
+                <${Ways} nodes=${tree.children} above=${[]} path=${path} go=${(to) => this.go(to)} /></nav>`
             : html`<p class="quiet">The tokens that you choose become a tree. Go back in it, and choose others.</p>`}
         </div>
       </div>

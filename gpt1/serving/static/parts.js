@@ -14,11 +14,14 @@ export function percent(p) {
 
 /** A probability in words. */
 export function inWords(p) {
-  const words = [[0.9, 'almost certain'], [0.4, 'likely'], [0.1, 'plausible'], [0.01, 'unlikely'], [0.0005, 'surprising']];
-  return (words.find(([least]) => p >= least) ?? [0, 'very surprising'])[1];
+  return (WORDS.find(([least]) => p >= least) ?? [0, 'very surprising'])[1];
 }
 
-export const round = (value, digits = 3) => (value === null ? '–' : Number(value.toPrecision(digits)).toLocaleString('en'));
+const WORDS = [[0.9, 'almost certain'], [0.4, 'likely'], [0.1, 'plausible'], [0.01, 'unlikely'], [0.0005, 'surprising']];
+
+export function round(value, digits = 3) {
+  return value === null ? '–' : Number(value.toPrecision(digits)).toLocaleString('en', { maximumFractionDigits: 8 });
+}
 
 /** A token to look at: line breaks as ↵, spaces at its ends as ␣. */
 export const visible = (token) => token.replaceAll('\\n', '↵').replace(/^ +| +$/g, (spaces) => '␣'.repeat(spaces.length)) || '(empty)';
@@ -30,12 +33,13 @@ export const Status = ({ text, problem }) => html`
 /** Rows of name, bar and probability. With `choose`, each is a button. `full`: the probability of a full bar. */
 export function Bars({ rows, choose, label, full }) {
   const most = full ?? Math.max(...rows.map((row) => row.probability), 1e-9);
-  return html`<ol class="bars" aria-label=${label}>${rows.map((row) => {
+  return html`<ol class="bars" aria-label=${label}>${rows.map((row, i) => {
     const inside = html`
       <span class="bar-name">${visible(row.name)}</span>${' '}
-      <span class="bar-track" aria-hidden="true"><span class="bar" style=${{ width: `${(100 * row.probability) / most}%` }}></span></span>
+      <span class="bar-track" aria-hidden="true">
+        <span class="bar" style=${{ width: `${(100 * row.probability) / most}%` }}></span></span>
       <span class="bar-value">${percent(row.probability)}</span>`;
-    return html`<li key=${row.key ?? row.name}>${choose
+    return html`<li key=${i}>${choose
       ? html`<button type="button" class="bar-row" onClick=${() => choose(row)}>${inside}</button>`
       : html`<span class="bar-row">${inside}</span>`}</li>`;
   })}</ol>`;
@@ -65,7 +69,7 @@ export class Tokens extends Component {
         return html`<${Fragment} key=${i}>${before}<span role="option" class=${`token ${token.look ?? ''}`}
           aria-label=${token.label} aria-selected=${i === selected ? 'true' : 'false'}
           tabindex=${i === (selected ?? 0) ? 0 : -1}
-          onFocus=${() => i === selected || select(i)} onClick=${() => select(i)}>${text}</span>${after}<//>`;
+          onFocus=${() => i === selected || select(i)} onClick=${() => i === selected || select(i)}>${text}</span>${after}<//>`;
       })}
     </div>`;
   }

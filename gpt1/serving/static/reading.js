@@ -13,7 +13,8 @@ export class Reading extends Component {
   constructor(props) {
     super(props);
     const { text, token } = props.params;
-    this.state = { text: text ?? EXAMPLE, selected: token === undefined ? null : Number(token), score: null, problem: '', status: '' };
+    const selected = token === undefined ? null : Number(token);
+    this.state = { text: text ?? EXAMPLE, selected, score: null, problem: '', status: '' };
   }
 
   componentDidMount() {
@@ -60,23 +61,28 @@ export class Reading extends Component {
       ${score?.tokens.length > 0 && html`
         <${Surprise} tokens=${score.tokens} pipeline=${model.details.pipeline} selected=${selected}
           select=${(i) => this.select(i)} />
-        <div aria-live="polite">${token ? html`<${Place} token=${token} />`
-          : html`<p class="quiet">Choose a token, with the mouse or the arrow keys.</p>`}</div>
+        ${token ? html`<${Place} token=${token} />`
+          : html`<p class="quiet">Choose a token, with the mouse or the arrow keys.</p>`}
         <dl class="figures">
           <div><dt>tokens</dt><dd>${score.tokens.length}</dd></div>
           <div><dt>perplexity</dt><dd>${round(score.perplexity)}</dd></div>
           <div><dt>bits per byte</dt><dd>${round(score.bits_per_byte)}</dd></div>
         </dl>
-        ${model.details.architecture !== 'lstm' && html`<${Attention} key=${scored} text=${scored} model=${model} selected=${selected} />`}`}
+        ${model.details.architecture !== 'lstm' && html`<${Attention} key=${scored} text=${scored} model=${model}
+          selected=${selected} fits=${score.tokens.length <= model.details.context} />`}`}
     </section>`;
   }
 }
 
-const describe = ({ token, log_probability: log, rank }) => `${visible(token)}: ${inWords(Math.exp(log))}, ${percent(Math.exp(log))}, rank ${rank}`;
+function describe({ token, log_probability: log, rank }) {
+  const p = Math.exp(log);
+  return `${visible(token)}: ${inWords(p)}, ${percent(p)}, rank ${rank}`;
+}
 
 function Surprise({ tokens, pipeline, selected, select }) {
   const levels = surpriseLevels(tokens.map((token) => token.log_probability));
-  const shown = tokens.map((token, i) => ({ text: piece(token.token, pipeline), label: describe(token), look: `s${levels[i]}` }));
+  const shown = tokens.map((token, i) => (
+    { text: piece(token.token, pipeline), label: describe(token), look: `s${levels[i]}` }));
   return html`
     <${Tokens} tokens=${shown} selected=${selected} select=${select} label="Tokens of the text" />
     <p class="legend"><span>expected</span>${[0, 1, 2, 3, 4, 5, 6, 7, 8].map((i) => html`<i key=${i} class=${`s${i}`}></i>`)}
@@ -86,11 +92,10 @@ function Surprise({ tokens, pipeline, selected, select }) {
 /** What the model expected where a token stands. */
 function Place({ token }) {
   const p = Math.exp(token.log_probability);
-  const bars = token.top.map((other) => ({ name: other.token, key: other.id, probability: Math.exp(other.log_probability) }));
+  const bars = token.top.map((other) => ({ name: other.token, probability: Math.exp(other.log_probability) }));
   return html`<div class="panel">
     <h2>“${visible(token.token)}” was ${inWords(p)}</h2>
-    <p>Probability ${percent(p)}; rank ${token.rank.toLocaleString('en')}${token.rank === 1 ? ': the first choice of the model' : ''}.
-      The model expected:</p>
+    <p>Probability ${percent(p)}; rank ${token.rank.toLocaleString('en')}${token.rank === 1 && ', the first choice'}. The model expected:</p>
     <${Bars} rows=${bars} label="What the model expected here" />
   </div>`;
 }
@@ -109,7 +114,7 @@ class Attention extends Component {
   }
 
   ask() {
-    if (!this.state.open) return;
+    if (!this.state.open || !this.props.fits) return;
     const { text, model, selected } = this.props;
     const { layer, head } = this.state;
     const body = { model: model.id, text, layer, head, token: selected ?? undefined };
@@ -123,18 +128,23 @@ class Attention extends Component {
     this.setState(change, () => this.ask());
   }
 
-  render({ model }, { open, layer, head, tokens, weights, problem }) {
+  render({ model, fits }, { open, layer, head, tokens, weights, problem }) {
     const { n_layer: layers, n_head: heads, pipeline } = model.details;
     const most = Math.max(...weights, 1e-9);
     const numbers = (n) => Array.from({ length: n }, (_, i) => html`<option key=${i} value=${i}>${i + 1}</option>`);
-    return html`<details open=${open} onToggle=${(event) => event.target.open !== open && this.set({ open: event.target.open })}>
+    const toggle = ({ target }) => target.open !== open && this.set({ open: target.open });
+    return html`<details open=${open} onToggle=${toggle}>
       <summary>Attention</summary>
-      <p class="quiet">How much a head looks at each token, at the place of the chosen token (else the last one).</p>
+      <p class="quiet">${fits
+        ? 'How much a head looks at each token, at the place of the chosen token (else the last one).'
+        : `The text is longer than the ${model.details.context} tokens that the model reads at once: use a shorter one.`}</p>
       <div class="row">
         <label for="layer">Layer</label>
-        <select id="layer" value=${layer} onChange=${(event) => this.set({ layer: Number(event.target.value) })}>${numbers(layers)}</select>
+        <select id="layer" value=${layer} onChange=${(event) => this.set({ layer: Number(event.target.value) })}>
+          ${numbers(layers)}</select>
         <label for="head">Head</label>
-        <select id="head" value=${head} onChange=${(event) => this.set({ head: Number(event.target.value) })}>${numbers(heads)}</select>
+        <select id="head" value=${head} onChange=${(event) => this.set({ head: Number(event.target.value) })}>
+          ${numbers(heads)}</select>
       </div>
       <${Status} problem=${problem} />
       <p class="tokens">${weights.map((weight, i) => html`<span key=${i} class=${`token h${Math.round((8 * weight) / most)}`}
@@ -144,5 +154,7 @@ class Attention extends Component {
   }
 }
 
-const strongest = (tokens, weights) => weights.map((weight, i) => ({ weight, i })).sort((a, b) => b.weight - a.weight).slice(0, 4)
-  .map(({ weight, i }) => `${visible(tokens[i])} (token ${i + 1}) ${percent(weight)}`).join(', ');
+function strongest(tokens, weights) {
+  const sorted = weights.map((weight, i) => ({ weight, i })).sort((a, b) => b.weight - a.weight);
+  return sorted.slice(0, 4).map(({ weight, i }) => `${visible(tokens[i])} (token ${i + 1}) ${percent(weight)}`).join(', ');
+}

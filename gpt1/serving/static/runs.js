@@ -28,7 +28,7 @@ export class Runs extends Component {
     return html`<section>
       <h1>Runs of this server</h1>
       <p class="lead">Each model, what it was trained for, and what was measured when its training ended.</p>
-      <${Status} problem=${problem} />
+      ${problem && html`<${Status} problem=${problem} />`}
       ${runs && html`<${RunTable} runs=${runs} details=${details} />`}
       ${runs?.length > 1 && html`<${Comparison} runs=${runs} left=${left} right=${right} set=${(change) => this.set(change)} />`}
     </section>`;
@@ -63,26 +63,32 @@ function Report({ id }) {
   return html`<button type="button" aria-label=${`save report of ${id}`} onClick=${save}>save report</button>`;
 }
 
-const isFigure = (value) => typeof value === 'number' || typeof value === 'string' || typeof value === 'boolean';
-
-/** Nested results as [name, value]. Lists are left to the report. */
-export function flatten(results, above = '') {
+/** The numbers of nested results, as [name, value]. Lists and texts are left to the report. */
+function numbersOf(results, above = '') {
   return Object.entries(results ?? {}).flatMap(([name, value]) => {
-    if (isFigure(value)) return [[above + name, value]];
-    return value && typeof value === 'object' && !Array.isArray(value) ? flatten(value, `${above}${name} › `) : [];
+    if (typeof value === 'number') return [[above + words(name), value]];
+    const inside = name === 'metrics' ? above : `${above}${words(name)} › `;
+    return value && typeof value === 'object' && !Array.isArray(value) ? numbersOf(value, inside) : [];
   });
 }
 
-const figure = (value) => (typeof value === 'number' ? round(value, 4) : String(value ?? '–'));
+const words = (name) => name.replaceAll('_', ' ');
 
-function headline(results) {
-  const numbers = flatten(results?.validation?.metrics ?? results?.validation).filter(([name, value]) => typeof value === 'number' && !name.includes('›'));
-  return numbers.slice(0, 3).map(([name, value]) => `${name.replaceAll('_', ' ')} ${figure(value)}`).join(', ') || '–';
+const figure = (value) => (value === undefined ? '–' : round(value, 4));
+
+/** The main metric, and what the baselines reach in it. */
+function headline({ main, validation, baselines }) {
+  const metrics = validation?.metrics ?? validation ?? {};
+  const names = [main, 'perplexity', 'bits_per_byte', 'loss'].filter((name) => typeof metrics[name] === 'number');
+  const own = names.slice(0, main ? 1 : 2).map((name) => `${words(name)} ${figure(metrics[name])}`);
+  const compared = Object.values(baselines ?? {}).filter((found) => typeof found?.metrics?.[main] === 'number');
+  const others = compared.map((found) => `${found.name} ${figure(found.metrics[main])}`);
+  return [own.join(', ') || '–', others.length && `(${others.join(', ')})`].filter(Boolean).join(' ');
 }
 
 function Comparison({ runs, left, right, set }) {
   const sides = [runs.find(({ id }) => id === left) ?? runs[0], runs.find(({ id }) => id === right) ?? runs[1]];
-  const [first, second] = sides.map((run) => Object.fromEntries(flatten(run.results)));
+  const [first, second] = sides.map((run) => Object.fromEntries(numbersOf(run.results)));
   const names = [...new Set([...Object.keys(first), ...Object.keys(second)])];
   const choice = (name, title, run) => html`<div><label for=${name}>${title}</label>
     <select id=${name} value=${run.id} onChange=${(event) => set({ [name]: event.target.value })}>
@@ -91,7 +97,7 @@ function Comparison({ runs, left, right, set }) {
     <div class="row">${choice('left', 'One run', sides[0])}${choice('right', 'Another run', sides[1])}</div>
     ${names.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Results side by side"><table>
       <thead><tr><th scope="col">result</th>${sides.map((run) => html`<th scope="col" class="number">${run.id}</th>`)}</tr></thead>
-      <tbody>${names.map((name) => html`<tr key=${name}><th scope="row">${name.replaceAll('_', ' ')}</th>
+      <tbody>${names.map((name) => html`<tr key=${name}><th scope="row">${name}</th>
         <td class="number">${figure(first[name])}</td><td class="number">${figure(second[name])}</td></tr>`)}</tbody>
     </table></div>` : html`<p class="quiet">These two have no results.</p>`}`;
 }

@@ -48,6 +48,7 @@ export class Task extends Component {
 
   /** Predict the row; with `explain`, also what each word contributes. */
   predict(wait, explain = false) {
+    if (!this.fields.length) return;
     const row = readRow(this.fields, this.state.values);
     this.props.save(Object.fromEntries(Object.entries(this.state.values).map(([name, value]) => [`field.${name}`, value])));
     if (!row) {
@@ -107,7 +108,8 @@ function NoTask({ models, model, choose }) {
     <h1>What does it decide?</h1>
     <p>${model.id} is pre-trained but not fine-tuned for a task.</p>
     ${others.length > 0 && html`<p>Choose another model:</p>
-      <div class="row">${others.map(({ id }) => html`<button type="button" key=${id} onClick=${() => choose(id)}>${id}</button>`)}</div>`}
+      <div class="row">${others.map(({ id }) => html`
+        <button type="button" key=${id} onClick=${() => choose(id)}>${id}</button>`)}</div>`}
   </section>`;
 }
 
@@ -115,7 +117,7 @@ function NoTask({ models, model, choose }) {
 function Words({ why }) {
   const most = Math.max(...why.words.map((word) => Math.abs(word.contribution)), 1e-9);
   const score = why.explained === 'score';
-  const change = ({ contribution: c }) => `${c < 0 ? '−' : '+'}${score ? round(Math.abs(c)) : (100 * Math.abs(c)).toFixed(1)}`;
+  const change = ({ contribution: c }) => (c < 0 ? '−' : '+') + (score ? round(Math.abs(c)) : (100 * Math.abs(c)).toFixed(1));
   const strongest = [...why.words].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution)).slice(0, 5);
   return html`<div class="panel">
     <h2>Which words mattered</h2>
@@ -143,7 +145,8 @@ function Layout({ sequences }) {
 
 /** Rows of a pasted table: cells between tabs (as spreadsheets copy them), else CSV. */
 export function readTable(text, columns) {
-  const separator = text.includes('\t') || columns.length === 1 && !text.startsWith('"') ? '\t' : ',';
+  const tabs = text.includes('\t') || (columns.length === 1 && !text.startsWith('"'));
+  const separator = tabs ? '\t' : ',';
   const rows = [[]];
   for (const [, quoted, plain, end] of text.trim().matchAll(
     new RegExp(`(?:"((?:[^"]|"")*)"|([^${separator}\\r\\n]*))(${separator}|\\r?\\n|$)`, 'g'))) {
@@ -153,7 +156,8 @@ export function readTable(text, columns) {
   }
   const named = columns.every((column) => rows[0].includes(column));
   const places = columns.map((column, i) => (named ? rows[0].indexOf(column) : i));
-  return rows.slice(named ? 1 : 0).filter((cells) => cells.some(Boolean)).map((cells) => places.map((place) => cells[place] ?? ''));
+  const filled = rows.slice(named ? 1 : 0).filter((cells) => cells.some(Boolean));
+  return filled.map((cells) => places.map((place) => cells[place] ?? ''));
 }
 
 class Table extends Component {
@@ -171,7 +175,8 @@ class Table extends Component {
     const rows = values.map((row) => readRow(fields, row));
     const wrong = rows.indexOf(null);
     if (!rows.length || wrong >= 0) {
-      this.setState({ results: [], status: '', problem: rows.length ? `Row ${wrong + 1} has an empty field.` : 'Paste rows first.' });
+      const problem = rows.length ? `Row ${wrong + 1} has an empty field.` : 'Paste rows first.';
+      this.setState({ results: [], status: '', problem });
       return;
     }
     this.setState({ status: 'Predicting …', problem: '' });
@@ -192,8 +197,10 @@ class Table extends Component {
       <${Status} text=${status} problem=${problem} />
       ${results.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label="Predictions"><table>
         <thead><tr>${columns.map((column) => html`<th scope="col">${column}</th>`)}
-          <th scope="col">${numbers ? 'score' : 'prediction'}</th>${!numbers && html`<th scope="col" class="number">probability</th>`}</tr></thead>
-        <tbody>${results.map((result, i) => html`<tr key=${i}>${rows[i].map((cell) => html`<td class="cell">${cell}</td>`)}
+          <th scope="col">${numbers ? 'score' : 'prediction'}</th>
+          ${!numbers && html`<th scope="col" class="number">probability</th>`}</tr></thead>
+        <tbody>${results.map((result, i) => html`<tr key=${i}>
+          ${rows[i].map((cell) => html`<td class="cell">${cell}</td>`)}
           <td>${numbers ? round(result.score) : result.prediction}</td>
           ${!numbers && html`<td class="number">${percent(Math.max(...Object.values(result.probabilities)))}</td>`}</tr>`)}</tbody>
       </table></div>`}`;

@@ -6,11 +6,11 @@ import { Bars, Component, html, inWords, percent, Status, Tokens, visible } from
 const EXAMPLE = 'A long time ago, there was a';
 const MAX_SEED = 2 ** 53 - 1;
 const SETTINGS = [
-  { name: 'temperature', title: 'Temperature', hint: '0: always the most likely', first: '0.8', min: 0, max: 2, step: 0.1 },
-  { name: 'top_k', title: 'Top-k', hint: '0: all tokens', first: '0', min: 0, max: 100000, step: 1 },
-  { name: 'top_p', title: 'Top-p', hint: '1: all tokens', first: '1', min: 0.01, max: 1, step: 0.01 },
-  { name: 'max_tokens', title: 'Tokens', hint: 'at most', first: '80', min: 1, max: 1000, step: 1 },
-  { name: 'seed', title: 'Seed', hint: 'empty: a new one', first: '', min: 0, max: MAX_SEED, step: 1 },
+  { name: 'temperature', title: 'Temperature (0: greedy)', first: '0.8', min: 0, max: 2, step: 0.1 },
+  { name: 'top_k', title: 'Top-k (0: all)', first: '0', min: 0, max: 100000, step: 1 },
+  { name: 'top_p', title: 'Top-p (1: all)', first: '1', min: 0.01, max: 1, step: 0.01 },
+  { name: 'max_tokens', title: 'Tokens (at most)', first: '80', min: 1, max: 1000, step: 1 },
+  { name: 'seed', title: 'Seed (optional)', first: '', min: 0, max: MAX_SEED, step: 1 },
 ];
 
 export class Writing extends Component {
@@ -105,7 +105,8 @@ export class Writing extends Component {
   }
 
   render(props, { prompt, settings, asked, tokens, busy, status, problem, selected, others }) {
-    const shown = tokens.map(({ text, probability }) => ({ text, label: `${visible(text.trim())}: ${percent(probability)}` }));
+    const shown = tokens.map(({ text, probability }) => ({ text, label: `${bare(text)}: ${percent(probability)}` }));
+    const token = tokens[selected];
     return html`<section>
       <h1>Let it write</h1>
       <p class="lead">Each token is drawn from the probabilities, then the model reads on. Choose any token of the result
@@ -114,11 +115,11 @@ export class Writing extends Component {
       <textarea id="prompt" rows="2" value=${prompt} onInput=${(event) => this.set({ prompt: event.target.value })}></textarea>
       <fieldset class="settings">
         <legend class="hidden">How to draw</legend>
-        ${SETTINGS.map(({ name, title, hint, min, max, step }) => html`<div key=${name}>
-          <label for=${name}>${title} (${hint})</label>
+        ${SETTINGS.map(({ name, title, min, max, step }) => html`<div key=${name}>
+          <label for=${name}>${title}</label>
           <input id=${name} type="number" min=${min} max=${max} step=${step} value=${settings[name]}
             onInput=${(event) => this.set({ settings: { ...settings, [name]: event.target.value } })} /></div>`)}
-        <div><label for="stop">Stop text (written before it)</label>
+        <div><label for="stop">Stop text (optional)</label>
           <input id="stop" maxlength="200" value=${settings.stop}
             onInput=${(event) => this.set({ settings: { ...settings, stop: event.target.value } })} /></div>
       </fieldset>
@@ -131,16 +132,19 @@ export class Writing extends Component {
         <span class="given">${asked.prompt}</span>
         <${Tokens} tokens=${shown} selected=${selected} select=${(i) => this.select(i)} label="Tokens of the continuation" />
       </div>`}
-      <div aria-live="polite">${tokens[selected] && html`<div class="panel">
-        <h2>“${visible(tokens[selected].text)}” was ${inWords(tokens[selected].probability)} (${percent(tokens[selected].probability)})</h2>
+      ${token && html`<div class="panel">
+        <h2>“${bare(token.text)}” was ${inWords(token.probability)} (${percent(token.probability)})</h2>
         <div class="row"><button type="button" onClick=${() => this.again()}>Write again from here</button></div>
         <p>Or go on with another token:</p>
-        <${Bars} rows=${others.map((other) => ({ ...other, name: other.token, key: other.id }))}
+        <${Bars} rows=${others.map((other) => ({ ...other, name: other.token }))}
           choose=${(other) => this.replace(other)} label="Choose one to go on with it" />
-      </div>`}</div>
+      </div>`}
     </section>`;
   }
 }
+
+/** A token without the spaces around it. */
+const bare = (text) => text.trim() || visible(text).replaceAll('\n', '↵');
 
 /** Tokens with their texts: each begins at its offset, which counts characters, and ends where the next begins. */
 function placeTexts(tokens, text) {
