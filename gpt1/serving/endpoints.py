@@ -91,7 +91,7 @@ def layout_of(model: TaskPredictor, example: EncodedExample) -> list[list[str]]:
 
 
 async def next_tokens(request: NextRequest, name: str, engine: Engine, config: ServeConfig) -> dict[str, Any]:
-    """The most likely next tokens of a text, and `ids` as text; the beginning may have been computed before."""
+    """The most likely next tokens of a text and `ids`, and these ids as text. Its beginning may be in the cache."""
     check_texts("text", [request.text], config)
     check_limit("ids", len(request.ids), config.max_characters, "ids")
     check_ids(engine.model.tokenizer, request.ids, "ids")
@@ -101,10 +101,12 @@ async def next_tokens(request: NextRequest, name: str, engine: Engine, config: S
         scores = await score_ids(engine, ids[-engine.model.gpt.config.context :], request.top, new=1)
     show = engine.model.tokenizer.display_token
     data = [{"token": show(id), "id": id, "probability": math.exp(logprob)} for id, logprob in scores[-1].top]
+    answer = listed(name, data, len(ids))
+    if not request.ids:
+        return answer
     added = ContinuationText(engine.model.tokenizer, start, ends_with_space=request.text[-1:].isspace())
     text = "".join(added.push(TokenScore(id, None)).text for id in request.ids)
-    continuation = {"text": text, "tokens": [show(id) for id in request.ids]}
-    return listed(name, data, len(ids)) | {"continuation": continuation}
+    return answer | {"continuation": {"text": text, "tokens": [show(id) for id in request.ids]}}
 
 
 async def score_ids(engine: Engine, ids: Sequence[int], top: int, new: int = 0) -> list[TokenScore]:

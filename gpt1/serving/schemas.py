@@ -210,7 +210,7 @@ class NextResponse(BaseModel):
     object: Literal["list"]
     model: str
     data: list[TokenProbability]
-    continuation: Continued
+    continuation: Continued | None = None
     usage: Usage
 
 

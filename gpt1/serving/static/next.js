@@ -38,7 +38,7 @@ export class Next extends Component {
     this.latest.run(wait, async (signal) => {
       const { data, continuation } = await ask('v1/next', body, signal);
       path.forEach((node, i) => { node.token = continuation.tokens[i]; });
-      this.setState({ rows: data, current: true, added: continuation.text, problem: '' });
+      this.setState({ rows: data, current: true, added: continuation?.text ?? '', problem: '' });
       this.speak(data);
     }, (error) => this.setState({ problem: error.message, rows: [] }));
   }
