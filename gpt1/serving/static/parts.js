@@ -6,10 +6,12 @@ import htm from './vendor/htm.js';
 export { Component, render } from './vendor/preact.js';
 export const html = htm.bind(h);
 
+const UNIT = '\u00a0%'; // the number and its unit stay on one line
+
 export function percent(p) {
-  if (p > 0.9995) return '> 99.9 %';
-  if (p < 0.0001) return '< 0.01 %';
-  return `${(100 * p).toPrecision(p < 0.001 ? 1 : p < 0.01 ? 2 : 3)} %`;
+  if (p > 0.9995) return `> 99.9${UNIT}`;
+  if (p < 0.0001) return `< 0.01${UNIT}`;
+  return (100 * p).toPrecision(p < 0.001 ? 1 : p < 0.01 ? 2 : 3) + UNIT;
 }
 
 /** A probability in words. */
