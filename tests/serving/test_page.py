@@ -287,7 +287,7 @@ def test_a_task_predicts_the_form_and_a_pasted_table(open_page: Open, workspace:
     rows = ["the list is broken", SCRIPT]
     page.locator("#task-table").fill("\n".join(["text", *rows]))
     page.get_by_role("button", name="Predict the rows").click()
-    page.get_by_text("2 rows predicted").wait_for()
+    page.get_by_text("Rows predicted: 2").wait_for()
     found = [texts(row.locator("td"))[:2] for row in page.locator("tbody tr").all()]
     assert found == [[row, prediction["prediction"]] for row, prediction in zip(rows, task.predict(rows), strict=True)]
 

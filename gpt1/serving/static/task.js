@@ -6,17 +6,26 @@ import { Bars, Component, html, percent, round, Status } from './parts.js';
 const WAIT = 250;
 const MAX_ROWS = 100;
 
-/** The fields of a task: { column, title, many } for each column that a row needs. `many`: an answer a line. */
+/** The fields of a task: { column, title, answer, many } for each column that a row needs. `many`: an answer a line. */
 function fieldsOf({ columns }) {
   return Object.entries(columns).flatMap(([role, column]) => {
     const names = column.split(',').map((name) => name.trim()).filter(Boolean);
     if (role !== 'choices') return [{ column, title: role === column ? role : `${column} (${role.replaceAll('_', ' ')})` }];
-    if (names.length > 1) return names.map((name) => ({ column: name, title: `${name} (answer)` }));
-    return [{ column, title: `${column} (one answer a line)`, many: true }];
+    if (names.length > 1) return names.map((name) => ({ column: name, title: `${name} (answer)`, answer: true }));
+    return [{ column, title: `${column} (one answer a line)`, answer: true, many: true }];
   });
 }
 
 const lines = (text) => text.split('\n').map((line) => line.trim()).filter(Boolean);
+
+/** A label as it is shown: for multiple choice, labels are numbers of answers, and the answer is shown. */
+function labelName(label, fields, values) {
+  const answers = fields.filter((field) => field.answer);
+  const given = answers.flatMap(({ column, many }) => (many ? lines(values[column] ?? '') : [values[column] ?? '']));
+  return answers.length ? shorten(given[label] ?? String(label)) : String(label);
+}
+
+const shorten = (text) => (text.length > 60 ? `${text.slice(0, 59)}…` : text);
 
 /** A row as the server expects it; null while a field is empty. */
 function readRow(fields, values) {
@@ -60,7 +69,8 @@ export class Task extends Component {
     const body = { model: this.props.model.id, rows: [row], layout: true, explain };
     this.latest.run(wait, async (signal) => {
       const [found] = (await ask('v1/classify', body, signal)).data;
-      const status = `Prediction: ${found.prediction ?? round(found.score)}`;
+      const decided = found.prediction ?? null;
+      const status = `Prediction: ${decided === null ? round(found.score) : labelName(decided, this.fields, this.state.values)}`;
       this.setState({ found, why: found.explanation ?? null, status, problem: '' });
     }, (error) => this.setState({ status: '', problem: error.message }));
   }
@@ -73,11 +83,12 @@ export class Task extends Component {
     if (!this.fields.length) return html`<${NoTask} models=${models} model=${model} choose=${choose} />`;
     const { task } = model.details;
     const bars = found?.probabilities && Object.entries(found.probabilities)
-      .map(([name, probability]) => ({ name, probability })).sort((a, b) => b.probability - a.probability);
+      .map(([label, probability]) => ({ name: labelName(label, this.fields, values), probability })).sort((a, b) => b.probability - a.probability);
     return html`<section>
       <h1>What does it decide?</h1>
       <p class="lead">${model.id} is fine-tuned for ${task.kind}.
-        ${task.labels?.length ? ` Its labels: ${task.labels.join(', ')}.` : ' It predicts a number.'}</p>
+        ${this.fields.some((field) => field.answer) ? ' It chooses an answer.'
+          : task.labels?.length ? ` Its labels: ${task.labels.join(', ')}.` : ' It predicts a number.'}</p>
       <div class="columns">
         <div>
           ${this.fields.map(({ column, title }, i) => html`
@@ -91,8 +102,8 @@ export class Task extends Component {
           <h2>Prediction</h2>
           <${Status} text=${status || 'Fill in the form to see the prediction.'} problem=${problem} />
           ${bars && html`<${Bars} rows=${bars} label="Probability of each label" full=${1} />`}
-          ${bars && html`<p class="quiet">Of predictions at 80 %, about 80 % should be right: fine-tuning calibrates
-            the probabilities where rows for it allow it.</p>`}
+          ${bars && html`<p class="quiet">A calibrated model is right in 80 % of the cases where it says 80 %. The report
+            of the run shows how close this one is.</p>`}
         </div>
       </div>
       ${why && html`<${Words} why=${why} />`}
@@ -182,7 +193,7 @@ class Table extends Component {
     this.setState({ status: 'Predicting …', problem: '' });
     this.latest.run(0, async (signal) => {
       const { data } = await ask('v1/classify', { model: model.id, rows }, signal);
-      this.setState({ rows: cells, results: data, status: `${data.length} rows predicted.`, problem: '' });
+      this.setState({ rows: cells, values, results: data, status: `Rows predicted: ${data.length}.`, problem: '' });
     }, (error) => this.setState({ status: '', problem: error.message }));
   }
 
@@ -201,7 +212,7 @@ class Table extends Component {
           ${!numbers && html`<th scope="col" class="number">probability</th>`}</tr></thead>
         <tbody>${results.map((result, i) => html`<tr key=${i}>
           ${rows[i].map((cell) => html`<td class="cell">${cell}</td>`)}
-          <td>${numbers ? round(result.score) : result.prediction}</td>
+          <td>${numbers ? round(result.score) : labelName(result.prediction, fields, this.state.values[i])}</td>
           ${!numbers && html`<td class="number">${percent(Math.max(...Object.values(result.probabilities)))}</td>`}</tr>`)}</tbody>
       </table></div>`}`;
   }
