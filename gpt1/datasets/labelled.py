@@ -38,6 +38,19 @@ from gpt1.tasks.weights import add_row_weights, example_weights
 
 
 @dataclass(frozen=True)
+class TaskRequest:
+    """Which rows to train on, and what to predict from which columns, as the user says it."""
+
+    train: Any  # table file, `Table` or name of a known data set
+    valid: Any  # the same; None: split off from `train`
+    kind: str | None  # None, like {} for the columns: those of the known data set
+    columns: Mapping[str, str]
+    score: bool = False
+    data_dir: str | Path | None = None
+    weight: str | None = None  # column with the weight of each row
+
+
+@dataclass(frozen=True)
 class LabelledTable:
     """Rows, and the known data set that they are from (None for the user's own tables)."""
 
@@ -89,25 +102,14 @@ class TrainingRows:
         return first if first in target.metrics else target.primary_metric
 
 
-def training_rows(
-    train: str | Path | Table,
-    kind_name: str | None,
-    columns: Mapping[str, str],
-    score: bool,
-    data_dir: str | Path | None,
-    keep_duplicates: bool = False,
-    weight: str | None = None,
-) -> TrainingRows:
-    """Read and check all rows of `train`. A known data set defines defaults for the kind and columns.
-
-    `weight` is the column with the weight of each row.
-    """
-    source = load_labelled_table(train, "train", data_dir, keep_duplicates)
-    kind, columns = source.kind_and_columns(kind_name, columns)
-    score = score or bool(source.data_set and source.data_set.score)
+def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> TrainingRows:
+    """Read and check all training rows. A known data set defines defaults for the kind and columns."""
+    source = load_labelled_table(request.train, "train", request.data_dir, keep_duplicates)
+    kind, columns = source.kind_and_columns(request.kind, request.columns)
+    score = request.score or bool(source.data_set and source.data_set.score)
     numbering = find_numbering(source.table.rows, kind, columns)
     examples = examples_from_table(source, kind, columns, numbering)
-    examples = add_row_weights(examples, source.table, weight)
+    examples = add_row_weights(examples, source.table, request.weight)
     if kind.multiple_choice:
         source.notes.extend(numbering_notes(numbering, examples))
     target = target_from_examples(kind, score, examples, source.table.locate_row, source.table.name, numbering)
@@ -162,77 +164,115 @@ class TaskData:
 
 
 def load_task_data(
-    train: str | Path | Table,
-    valid: str | Path | Table | None,
-    kind_name: str | None,
-    columns: Mapping[str, str],
-    score: bool,
-    data_dir: str | Path | None,
-    cfg: FinetuneConfig,
-    progress: Progress,
-    earlier: Target | None = None,
-    weight: str | None = None,
+    request: TaskRequest, cfg: FinetuneConfig, progress: Progress, earlier: Target | None = None
 ) -> TaskData:
-    """Read the training rows, remove duplicates and split off validation rows if there are none; log all counts.
+    """Read the rows, remove duplicates, split off validation rows if none are given, and log all counts.
 
-    `earlier` is the target of the model, if its output layer is kept; `weight` the column with the weight of each row.
+    `earlier` is the target of the model, if its output layer is kept.
     """
-    source = training_rows(train, kind_name, columns, score, data_dir, not cfg.deduplicate, weight)
-    examples, target, name = source.examples, source.target, source.rows.table.name
-    given = [example.label for example in examples]
-    rows, labels = len(examples), target.summary(given)
-    examples = [example for example in examples if example.has_text]
-    empty = rows - len(examples)
-    validation: list[Example] = []
-    if valid is not None:
-        valid_rows, validation = source.evaluation_rows(valid, data_dir)
-        validation = [example for example in validation if example.has_text]
-    duplicates = leaked = contradicting = 0
-    if cfg.deduplicate:
-        kept, duplicates, leaked = deduplicate(examples, validation)
-        contradicting = contradictions(examples, kept, target)
-        examples = [examples[i] for i in kept]
-    if empty == rows:
-        raise UserError(f"{name}: no row has a text.", "Choose another column.")
-    if not examples:
-        problem = f"{name}: all rows are also in {valid_rows.table.name}."
-        raise UserError(problem, "Use other validation rows, or omit --valid.")
-    if duplicates or leaked or empty:  # the remaining rows may have fewer labels
-        without = [count_noun(duplicates + leaked, "repeated row")] * bool(duplicates + leaked)
-        without += [count_noun(empty, "row") + " without text"] * bool(empty)
-        remaining = f"{name}, without {' and '.join(without)}"
-        target = target_from_examples(
-            source.kind, source.score, examples, lambda i: remaining, remaining, source.numbering
-        )
-        if valid is not None:
-            check_labels_remain(target, validation, valid_rows.table, name)
+    source = training_rows(request, keep_duplicates=not cfg.deduplicate)
+    valid, validation = read_validation_rows(source, request)
+    clean = clean_rows(source, valid, validation, cfg)
+    training, target = clean.examples, clean.target
     if earlier is not None:
         target = check_earlier_target(earlier, target)
     if valid is None and cfg.valid_fraction:
-        train_indices, valid_indices = split_validation(examples, target, cfg.valid_fraction, cfg.seed)
-        examples, validation = [examples[i] for i in train_indices], [examples[i] for i in valid_indices]
+        train_indices, valid_indices = split_validation(training, target, cfg.valid_fraction, cfg.seed)
+        training, validation = [training[i] for i in train_indices], [training[i] for i in valid_indices]
+    log_training_rows(source, clean, valid, progress)
+    log_validation_rows(len(validation), valid, cfg, progress)
+    metric, weights = source.main_metric(target, cfg.metric), example_weights(training, target, cfg.class_weight)
+    return TaskData(source.kind, source.columns, target, training, validation, metric, clean.counts(), weights)
 
+
+def read_validation_rows(source: TrainingRows, request: TaskRequest) -> tuple[Table | None, list[Example]]:
+    """(table, examples with a text) of the validation rows; (None, []) if none are given."""
+    if request.valid is None:
+        return None, []
+    rows, examples = source.evaluation_rows(request.valid, request.data_dir)
+    return rows.table, [example for example in examples if example.has_text]
+
+
+@dataclass(frozen=True)
+class CleanRows:
+    """The training rows without empty and repeated ones, and how many of them were removed."""
+
+    examples: list[Example]
+    target: Target  # of these rows: it may have fewer labels than all rows
+    rows: int  # before cleaning
+    empty: int  # without text
+    duplicates: int
+    leaked: int  # also in the validation rows
+    contradicting: int  # repeated, with a different label
+
+    def counts(self) -> dict[str, int]:
+        return {"rows": self.rows, "duplicates": self.duplicates, "leaked": self.leaked, "empty": self.empty}
+
+
+def clean_rows(
+    source: TrainingRows, valid: Table | None, validation: Sequence[Example], cfg: FinetuneConfig
+) -> CleanRows:
+    """Remove rows without text and, with `cfg.deduplicate`, repeated rows and those that are also in `valid`.
+
+    Raises:
+        UserError: If no row remains, or none with the label of a validation row.
+    """
+    name, rows = source.rows.table.name, len(source.examples)
+    examples = [example for example in source.examples if example.has_text]
+    if not examples:
+        raise UserError(f"{name}: no row has a text.", "Choose another column.")
+    empty, duplicates, leaked, contradicting = rows - len(examples), 0, 0, 0
+    if cfg.deduplicate:
+        kept, duplicates, leaked = deduplicate(examples, validation)
+        contradicting = contradictions(examples, kept, source.target)
+        examples = [examples[i] for i in kept]
+    if valid is not None and not examples:
+        problem = f"{name}: all rows are also in {valid.name}."
+        raise UserError(problem, "Use other validation rows, or omit --valid.")
+    target = source.target
+    if len(examples) < rows:
+        target = target_of_remaining(source, examples, duplicates + leaked, empty)
+        if valid is not None:
+            check_labels_remain(target, validation, valid, name)
+    return CleanRows(examples, target, rows, empty, duplicates, leaked, contradicting)
+
+
+def target_of_remaining(source: TrainingRows, examples: Sequence[Example], repeated: int, empty: int) -> Target:
+    """The target of the rows that remain, which may have fewer labels. Its errors say what was removed."""
+    removed = [count_noun(repeated, "repeated row")] * bool(repeated)
+    removed += [count_noun(empty, "row") + " without text"] * bool(empty)
+    remaining = f"{source.rows.table.name}, without {' and '.join(removed)}"
+    return target_from_examples(source.kind, source.score, examples, lambda i: remaining, remaining, source.numbering)
+
+
+def log_training_rows(source: TrainingRows, clean: CleanRows, valid: Table | None, progress: Progress) -> None:
+    """Log how many rows there were, which labels they had, and what was removed."""
+    labels = [example.label for example in source.examples]
     for note in source.rows.notes:
         progress.log(note)
-    other = f", {contradicting:,} of them with a different label" if contradicting else ""
-    progress.log(f"{name}: {rows:,} rows, {labels}; {count_noun(duplicates, 'duplicate')} removed{other}")
-    if empty:
-        progress.log(f"{count_noun(empty, 'row')} without text left out")
-    if isinstance(target, Classes):
-        for warning in label_warnings(Counter(target.parse(label) for label in given)):
+    other = f", {clean.contradicting:,} of them with a different label" if clean.contradicting else ""
+    progress.log(
+        f"{source.rows.table.name}: {clean.rows:,} rows, {source.target.summary(labels)}; "
+        f"{count_noun(clean.duplicates, 'duplicate')} removed{other}"
+    )
+    if clean.empty:
+        progress.log(f"{count_noun(clean.empty, 'row')} without text left out")
+    if isinstance(clean.target, Classes):
+        for warning in label_warnings(Counter(clean.target.parse(label) for label in labels)):
             progress.log(f"warning: {warning}")
-    if leaked:
-        progress.log(f"{count_noun(leaked, 'training row')} removed: also in {valid_rows.table.name}")
-    if validation:
-        origin = "split off from the training rows (use --valid for your own)"
-        origin = origin if valid is None else f"from {valid_rows.table.name}"
-        progress.log(f"validation: {len(validation):,} rows {origin}")
-    else:
-        reason = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
-        progress.log(f"no validation ({reason}): the last epoch is kept, which may not be the best")
-    counts = {"rows": rows, "duplicates": duplicates, "leaked": leaked, "empty": empty}
-    metric, weights = source.main_metric(target, cfg.metric), example_weights(examples, target, cfg.class_weight)
-    return TaskData(source.kind, source.columns, target, examples, validation, metric, counts, weights)
+    if valid is not None and clean.leaked:
+        progress.log(f"{count_noun(clean.leaked, 'training row')} removed: also in {valid.name}")
+
+
+def log_validation_rows(rows: int, valid: Table | None, cfg: FinetuneConfig, progress: Progress) -> None:
+    """Log where the validation rows are from, or why there are none."""
+    if rows:
+        split_off = "split off from the training rows (use --valid for your own)"
+        origin = f"from {valid.name}" if valid is not None else split_off
+        progress.log(f"validation: {rows:,} rows {origin}")
+        return
+    reason = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
+    progress.log(f"no validation ({reason}): the last epoch is kept, which may not be the best")
 
 
 def check_labels_remain(target: Target, validation: Sequence[Example], valid: Table, name: str) -> None:

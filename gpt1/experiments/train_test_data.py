@@ -10,7 +10,7 @@ from typing import Any
 from gpt1 import formatting
 from gpt1.datasets import DataSet, KnownTable
 from gpt1.datasets.dataset import select_rows
-from gpt1.datasets.labelled import training_rows
+from gpt1.datasets.labelled import TaskRequest, training_rows
 from gpt1.errors import UserError
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import deduplicate, stratified_order, target_from_examples
@@ -81,7 +81,7 @@ def read_train_test(
     Raises:
         UserError: a file, a column or a row is invalid.
     """
-    source = training_rows(train, kind_name, columns, score, data_dir)
+    source = training_rows(TaskRequest(train, None, kind_name, columns, score, data_dir))
     name, target, known = source.rows.table.name, source.target, source.rows.data_set
     training = ExampleSet(source.rows.table, source.examples)
     notes = list(source.rows.notes)

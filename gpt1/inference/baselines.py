@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import FinetuneConfig, merge_settings
-from gpt1.datasets.labelled import TaskData, load_task_data
+from gpt1.datasets.labelled import TaskData, TaskRequest, load_task_data
 from gpt1.errors import UserError
 from gpt1.files.reading import is_url
 from gpt1.inference.predictor import TaskPredictor
@@ -50,16 +50,8 @@ def read_training_rows(run: Path) -> TaskData | None:
         if not fingerprint or not isinstance(command, dict) or not is_local(command):
             return None
         cfg = merge_settings(FinetuneConfig, {k: v for k, v in stored.items() if k not in runs.RUN_KEYS})
-        task = load_task_data(
-            command["train"],
-            command["valid"],
-            command["kind"],
-            command["columns"],
-            command["score"],
-            command["data_dir"],
-            cfg,
-            NullProgress(),
-        )
+        about = (command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir"))
+        task = load_task_data(TaskRequest(*about), cfg, NullProgress())
     except (UserError, KeyError, TypeError):  # moved, changed, or a table that existed in memory only
         return None
     return task if task.fingerprint() == fingerprint else None

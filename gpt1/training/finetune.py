@@ -15,7 +15,7 @@ from torch import Tensor
 from gpt1.config import FinetuneConfig
 from gpt1.console import default_progress
 from gpt1.corpus.order import steps_per_epoch
-from gpt1.datasets.labelled import TaskData, load_task_data
+from gpt1.datasets.labelled import TaskData, TaskRequest, load_task_data
 from gpt1.devices import precision_name
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
@@ -119,12 +119,12 @@ def finetune(
     if not resume:
         cfg = resolve_finetune_settings(gpt.config.n_embd, requested)
     check_train_scope(cfg, gpt.config.n_layer)
-    origin, rows = command["from"], (command["train"], command["valid"])
+    origin = command["from"]
     folder = runs.find_model_folder(origin)
     earlier = read_earlier_task(folder, origin, cfg)
     kept = earlier[1] if earlier and cfg.keep_head else None
-    about = command["kind"], command["columns"], command["score"], command["data_dir"]
-    task = load_task_data(*rows, *about, cfg, progress, kept, command.get("weight"))
+    about = {name: command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir")}
+    task = load_task_data(TaskRequest(**about, weight=command.get("weight")), cfg, progress, kept)
     if not resume:
         cfg = resolve_finetune_settings(gpt.config.n_embd, requested, len(task.training))
     if earlier:

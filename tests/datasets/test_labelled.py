@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gpt1.config import FinetuneConfig
-from gpt1.datasets.labelled import load_task_data
+from gpt1.datasets.labelled import TaskRequest, load_task_data
 from gpt1.progress import NullProgress
 from gpt1.tables.table import Table
 
@@ -32,7 +32,7 @@ def test_duplicates_and_contradicting_labels_are_counted(rows: list[tuple[str, s
     assume(len(set(first.values())) == 2)
     table = Table("t.csv", ["text", "label"], [{"text": text, "label": label} for text, label in rows])
     progress = RecordingProgress()
-    task = load_task_data(table, None, "classification", {"text": "text"}, False, None, FinetuneConfig(), progress)
+    task = load_task_data(TaskRequest(table, None, "classification", {"text": "text"}), FinetuneConfig(), progress)
     remaining = {example.fields[0]: example.label for example in (*task.training, *task.validation)}
     assert remaining == first
     duplicates, other = len(rows) - len(first), sum(first[text] != label for text, label in rows)
@@ -45,7 +45,7 @@ def test_messages_about_one_row_are_singular() -> None:
     valid = [{"text": "d", "label": "y"}, {"text": "e", "label": "x"}]
     train, validation = Table("t", ["text", "label"], rows), Table("v", ["text", "label"], valid)
     progress = RecordingProgress()
-    load_task_data(train, validation, "classification", {"text": "text"}, False, None, FinetuneConfig(), progress)
+    load_task_data(TaskRequest(train, validation, "classification", {"text": "text"}), FinetuneConfig(), progress)
     assert progress.lines[0].endswith("; 1 duplicate removed")
     assert progress.lines[1] == "1 row without text left out"
     assert progress.lines[2] == "1 training row removed: also in v"

@@ -306,9 +306,8 @@ def finetuned(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempP
 
 def test_the_baselines_are_scored_on_the_test_rows(finetuned: Path, capsys: Any):
     found = evaluate(finetuned / "run", finetuned / "test.csv")
-    data = labelled.load_task_data(
-        finetuned / "train.csv", None, "classification", {"text": "text"}, False, None, FinetuneConfig(), NullProgress()
-    )
+    request = labelled.TaskRequest(finetuned / "train.csv", None, "classification", {"text": "text"})
+    data = labelled.load_task_data(request, FinetuneConfig(), NullProgress())
     test = read_examples(read_table(finetuned / "test.csv").rows, data.kind, {"text": "text", "label": "label"}, str)
     expected = tfidf_scores(data.kind, data.target, data.training, test)
     tfidf, trivial = found["baselines"]["tfidf"], found["baselines"]["trivial"]
