@@ -80,35 +80,51 @@ def pretrain(
     runs.check_resume(resume, overwrite)
     inputs = {"corpus": corpus, "from": from_, "valid": valid}
     facts = {**{name: str(path) if path else None for name, path in inputs.items()}, "minutes": minutes}
+    requested = requested_settings(config, settings)
+    with process_group() as processes:
+        progress = progress or default_progress() if processes.is_rank0 else NullProgress()
+        if resume:
+            return resume_run(out, inputs, facts, requested, processes, progress)
+        processes.broadcast_from_rank0(lambda: runs.check_new_folder(out, overwrite, (corpus, from_, valid, config)))
+        opened, valid_corpus = Corpus.open(str(corpus)), Corpus.open(valid) if valid else None
+        cfg = choose_settings(requested, minutes, from_, opened, processes, progress)
+        setup = prepare_pretraining(cfg, opened, from_, valid_corpus, processes, progress)
+        if not minutes:
+            setup.log_time(cfg, progress)
+        cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
+        if processes.is_rank0:
+            runs.create_run(out, cfg, facts, setup.precision, overwrite)
+        run_training(setup, cfg, Path(out), progress, resume=False)
+    return Path(out)
+
+
+def requested_settings(config: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a YAML file and among the keywords of `pretrain`."""
     requested = runs.user_settings(PretrainConfig, config, settings)
     if requested.get("steps") and "epochs" in requested:
         raise UserError("--steps and --epochs contradict each other.", "Use one of them.")
-    with process_group() as processes:
-        progress = progress or default_progress() if processes.is_rank0 else NullProgress()
-        run = Path(out)
-        if resume:
-            run, cfg = processes.broadcast_from_rank0(
-                lambda: runs.open_for_resume(out, PretrainConfig, requested, facts)
-            )
-            if processes.broadcast_from_rank0(lambda: runs.is_finished(run)):
-                progress.log(f"{run} is already finished")
-                return run
-            command = processes.broadcast_from_rank0(lambda: runs.complete_command(run, inputs))
-            corpus, from_, valid = (command[name] for name in inputs)
-        else:
-            read = (corpus, from_, valid, config)
-            processes.broadcast_from_rank0(lambda: runs.check_new_folder(out, overwrite, read))
-        opened, valid_corpus = Corpus.open(str(corpus)), Corpus.open(valid) if valid else None
-        if not resume:
-            cfg = choose_settings(requested, minutes, from_, opened, processes, progress)
-        setup = prepare_pretraining(cfg, opened, from_, valid_corpus, processes, progress)
-        if not (resume or minutes):
-            setup.log_time(cfg, progress)
-        cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
-        if processes.is_rank0 and not resume:
-            runs.create_run(out, cfg, facts, setup.precision, overwrite)
-        run_training(setup, cfg, run, progress, resume)
-        processes.barrier()  # until rank 0 has written the model
+    return requested
+
+
+def resume_run(
+    out: str | Path,
+    inputs: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    requested: Mapping[str, Any],
+    processes: Processes,
+    progress: Progress,
+) -> Path:
+    """Train the run `out` to its end, unless it is finished. `inputs` that are None are those of the run."""
+    run, cfg = processes.broadcast_from_rank0(lambda: runs.open_for_resume(out, PretrainConfig, requested, facts))
+    if processes.broadcast_from_rank0(lambda: runs.is_finished(run)):
+        progress.log(f"{run} is already finished")
+        return run
+    command = processes.broadcast_from_rank0(lambda: runs.complete_command(run, inputs))
+    corpus, from_, valid = (command[name] for name in inputs)
+    opened, valid_corpus = Corpus.open(str(corpus)), Corpus.open(valid) if valid else None
+    setup = prepare_pretraining(cfg, opened, from_, valid_corpus, processes, progress)
+    cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
+    run_training(setup, cfg, run, progress, resume=True)
     return run
 
 
@@ -210,7 +226,7 @@ class PretrainSetup:
 
 
 def run_training(setup: PretrainSetup, cfg: PretrainConfig, run: Path, progress: Progress, resume: bool) -> None:
-    """Train; rank 0 then writes the model, the results and the report."""
+    """Train; rank 0 then writes the model, the results and the report, for which all processes wait."""
     if setup.device.type == "cpu":
         keep_freed_memory()
     stage, compiled = setup.make_stage(cfg), cfg.compile and setup.device.type != "cpu"
@@ -226,6 +242,7 @@ def run_training(setup: PretrainSetup, cfg: PretrainConfig, run: Path, progress:
             finish_pretraining(run, setup, outcome, cfg)
             if not is_below_unigram(setup.unigram_metrics, outcome.history[-1] if outcome.history else {}):
                 progress.log(f"warning: {NOT_BELOW_UNIGRAM}")
+    setup.processes.barrier()
 
 
 NOT_BELOW_UNIGRAM = (
