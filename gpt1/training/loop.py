@@ -103,10 +103,7 @@ def train(
         Diverged: See `Guard`.
         ResourceError: Out of memory or disk space.
     """
-    with (
-        translate_resource_errors(oom_advice(stage, config)),
-        stop_on_signal(progress) as stop,
-    ):
+    with translate_resource_errors(oom_advice(stage, config)), stop_on_signal(progress) as stop:
         optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
         folder, meter = run / "checkpoints", Meter()
         outcome = resume_from_checkpoint(stage, optimizer, meter, folder, progress) if resume else Outcome()
@@ -140,8 +137,7 @@ def train(
                 progress.end()
                 raise interrupted(outcome.step, stage.total_steps, folder)
         progress.end()
-        if outcome.best and outcome.best != outcome.step:
-            load_weights(stage, checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, outcome.best)).weights)
+        restore_best_weights(stage, outcome, folder)
         stage.model.eval()
         return outcome
 
@@ -155,6 +151,12 @@ def begin(stage: Stage, config: TrainingConfig, outcome: Outcome, progress: Prog
         )
     progress.begin(stage.title, stage.total_steps, outcome.step)
     stage.model.train()
+
+
+def restore_best_weights(stage: Stage, outcome: Outcome, folder: Path) -> None:
+    """Load the weights of the best checkpoint, unless the model has them."""
+    if outcome.best not in (0, outcome.step):
+        load_weights(stage, checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, outcome.best)).weights)
 
 
 def interrupted(step: int, total_steps: int, folder: Path) -> Interrupted:
