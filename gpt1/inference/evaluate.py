@@ -81,29 +81,13 @@ def evaluate(
         UserError: For missing labels, and unknown ones where they are refused, naming the row.
     """
     progress, test = progress or default_progress(), to_table(test)
-    if unseen not in ("wrong", "refuse"):
-        raise UserError(f"--unseen {unseen} is not a valid choice.", "Choices: wrong, refuse.")
-    if report:
-        check_report_path(Path(report))
-    if not isinstance(test, Table) and (Path(test) / CORPUS_MANIFEST).exists():
-        if report:
-            raise UserError(f"--report: {test} is a corpus, which has no rows to show.", "Leave out --report.")
+    check_options(test, unseen, report)
+    if is_corpus(test):
         return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
     table, chosen = load_labelled_rows(model, run, test, data_dir, progress, given_columns(columns))
-    label = chosen["label"]
-    if not all(name in table.columns for name in label_columns(model.kind, label)):
-        command = formatting.shell_join(["gpt1", "predict", run, test])
-        raise UserError(
-            f"{table.name} has no labels: no column '{label}'. Columns: {', '.join(table.columns)}."
-            + did_you_mean(label, table.columns),
-            f"Name the column with the labels: --label COLUMN. To predict rows without labels: {command}",
-        )
-    check_columns(model.kind, chosen, table.columns, table.name)
-    if not table.rows:
-        raise UserError(f"{table.name} has no rows.", "Use a table with labelled rows.")
-    numbering = model.target.numbering if isinstance(model.target, Answers) else "0"
-    examples = read_examples(table.rows, model.kind, chosen, table.locate_row, numbering=numbering)
+    check_has_labels(model, table, chosen["label"], run, test)
+    examples = read_test_examples(model, table, chosen)
     targets, unknown = encode_known_labels(model.target, examples, table.locate_row, unseen == "refuse")
     found, logits = score_rows(model, table, examples, targets, progress)
     found["unseen"] = dict(unknown.most_common())
@@ -116,6 +100,40 @@ def evaluate(
     for name in ("bins_before", "bins"):  # for reports only
         found.get("calibration", {}).pop(name, None)
     return found
+
+
+def is_corpus(test: str | Path | Table) -> bool:
+    return not isinstance(test, Table) and (Path(test) / CORPUS_MANIFEST).exists()
+
+
+def check_options(test: str | Path | Table, unseen: str, report: str | Path | None) -> None:
+    """UserError for an option of `evaluate` that is invalid, or does not apply to `test`."""
+    if unseen not in ("wrong", "refuse"):
+        raise UserError(f"--unseen {unseen} is not a valid choice.", "Choices: wrong, refuse.")
+    if report:
+        check_report_path(Path(report))
+        if is_corpus(test):
+            raise UserError(f"--report: {test} is a corpus, which has no rows to show.", "Leave out --report.")
+
+
+def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | Path, test: str | Path | Table) -> None:
+    """UserError for a table without the column of labels, which `predict` would take."""
+    if not all(name in table.columns for name in label_columns(model.kind, label)):
+        command = formatting.shell_join(["gpt1", "predict", run, test])
+        raise UserError(
+            f"{table.name} has no labels: no column '{label}'. Columns: {', '.join(table.columns)}."
+            + did_you_mean(label, table.columns),
+            f"Name the column with the labels: --label COLUMN. To predict rows without labels: {command}",
+        )
+
+
+def read_test_examples(model: TaskPredictor, table: Table, columns: Mapping[str, str]) -> list[Example]:
+    """The examples of a table; UserError for a missing column, no rows or an invalid row."""
+    check_columns(model.kind, columns, table.columns, table.name)
+    if not table.rows:
+        raise UserError(f"{table.name} has no rows.", "Use a table with labelled rows.")
+    numbering = model.target.numbering if isinstance(model.target, Answers) else "0"
+    return read_examples(table.rows, model.kind, columns, table.locate_row, numbering=numbering)
 
 
 def write_page(
