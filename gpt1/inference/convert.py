@@ -116,19 +116,14 @@ def export_model(
         raise UserError(f"--dtype {short(dtype)} is not a type of weights.", f"Types: {', '.join(DTYPES)}.")
     target = runs.check_new_folder(out, overwrite, [source])
     model, tokenizer = load_model_and_tokenizer(source, verify)
+    stored = read_any_task(runs.find_model_folder(source))
     if format == "gpt1":
-        stored = read_any_task(runs.find_model_folder(source))
         with atomic_dir(target, replace=overwrite) as folder:
             save_model(folder, model.to(DTYPES[dtype]), tokenizer, *task_of(stored, DTYPES[dtype]))
-            shape = {
-                key: getattr(model.config, key) for key in ("n_layer", "n_head", "n_embd", "context", "vocab_size")
-            }
-            shape |= {"parameters": sum(p.numel() for p in model.parameters()), "weights": dtype}
-            task = stored.task if stored else None
+            shape, task = model_shape(model) | {"weights": dtype}, stored.task if stored else None
             write_card(folder, name or target.name, run_of(Path(source)), shape, task, license)
         progress.log(model_summary(target, model, tokenizer))
         return target
-    stored = read_any_task(runs.find_model_folder(source))
     check_exportable(Path(source), model, stored)
     classifier = (classifier_settings(model, stored), score_of(str(source), model, stored)) if stored else ()
     with atomic_dir(target, replace=overwrite) as folder:
@@ -139,6 +134,14 @@ def export_model(
         write_huggingface_tokenizer(folder, tokenizer, model.config)
         write_manifest(folder, MODEL_FILES)
     progress.log(model_summary(target, model, tokenizer))
+    log_differences(target, model, tokenizer, stored, progress)
+    return target
+
+
+def log_differences(
+    target: Path, model: GPT, tokenizer: Tokenizer, stored: StoredTask | None, progress: Progress
+) -> None:
+    """Log what transformers computes otherwise than gpt1 with the exported model."""
     if stored and stored.task.get("long", "cut") != "cut":
         progress.log(f"transformers truncates texts of more than {model.config.context} tokens; gpt1 does not")
     if tokenizer.pipeline == "original":
@@ -146,12 +149,17 @@ def export_model(
             "transformers' tokenizer of GPT-1 gives different ids for many texts (line breaks, accents, contractions); "
             f"for the ids of training use gpt1.Tokenizer.load({str(target)!r}).encode(text)"
         )
-    return target
 
 
 def task_of(stored: StoredTask | None, dtype: torch.dtype = torch.float32) -> tuple[Head, dict[str, Any]] | tuple[()]:
     """The last arguments of `save_model`: head and task of a fine-tuned model, nothing for another one."""
     return (stored.head.to(dtype), stored.task) if stored else ()
+
+
+def model_shape(model: GPT) -> dict[str, int]:
+    """The sizes that a model card names."""
+    shape = {key: getattr(model.config, key) for key in ("n_layer", "n_head", "n_embd", "context", "vocab_size")}
+    return shape | {"parameters": sum(p.numel() for p in model.parameters())}
 
 
 def model_summary(target: Path, model: GPT, tokenizer: Tokenizer) -> str:
