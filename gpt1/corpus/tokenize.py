@@ -59,11 +59,7 @@ def tokenize(
     if tokenizer is not None:
         chosen = Tokenizer.load(tokenizer)
     else:
-        size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
-        default = " (default; change it with --vocab-size)" if vocab_size is None else ""
-        progress.log(f"training a vocabulary of {size:,} tokens{default}")
-        chosen = Tokenizer.train(sample_texts(sources), size, pipeline)
-        progress.log(f"vocabulary: {chosen.vocab_size:,} tokens, {chosen.pipeline} pipeline")
+        chosen = train_tokenizer(sources, vocab_size, pipeline, progress)
     if warning := chosen.version_warning():
         progress.log(warning)
     if workers is None:
@@ -81,6 +77,16 @@ def tokenize(
         f"({corpus.n_bytes / tokens:.2f} bytes per token), {corpus.unknown / tokens:.3%} unknown"
     )
     return corpus
+
+
+def train_tokenizer(sources: Sequence[Source], vocab_size: int | None, pipeline: str, progress: Progress) -> Tokenizer:
+    """A tokenizer trained on a sample of the texts."""
+    size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
+    default = " (default; change it with --vocab-size)" if vocab_size is None else ""
+    progress.log(f"training a vocabulary of {size:,} tokens{default}")
+    tokenizer = Tokenizer.train(sample_texts(sources), size, pipeline)
+    progress.log(f"vocabulary: {tokenizer.vocab_size:,} tokens, {tokenizer.pipeline} pipeline")
+    return tokenizer
 
 
 def sample_texts(sources: Sequence[Source]) -> Iterator[str]:
