@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from gpt1.config import FinetuneConfig
 from gpt1.console import default_progress
@@ -18,11 +15,8 @@ from gpt1.corpus.order import steps_per_epoch
 from gpt1.datasets.labelled import TaskData, TaskRequest, load_task_data
 from gpt1.devices import precision_name
 from gpt1.errors import UserError
-from gpt1.files.atomic import atomic_file
-from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
 from gpt1.inference.foreign_task import read_any_task
-from gpt1.inference.predictor import TaskPredictor, load_model_and_tokenizer
-from gpt1.inference.task import save_task
+from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.progress import Progress
@@ -30,19 +24,17 @@ from gpt1.recipes import FINETUNING_BATCH_SIZES, HEAD_FIRST_ROWS, HEAD_ONLY_DEFA
 from gpt1.runs import folder as runs
 from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
-from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
-from gpt1.tasks.targets import Target, choose_thresholds
+from gpt1.tasks.targets import Target
 from gpt1.tasks.weights import format_class_weight
 from gpt1.training.distributed import require_single_process
-from gpt1.training.finetune_setup import FinetuneSetup, FullTrainingSource, prepare_finetuning
-from gpt1.training.head_only import HeadOnlySource
-from gpt1.training.loop import Outcome, train
+from gpt1.training.finetune_results import finish_finetuning
+from gpt1.training.finetune_setup import FinetuneSetup, prepare_finetuning
+from gpt1.training.loop import train
 from gpt1.training.run import open_run
 from gpt1.training.time_limit import check_time_limit, plan_epochs
 from gpt1.training.train_scope import check_train_scope
 
 COLUMN_ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
-WORTH_WINDOWS = 0.05  # share of truncated texts from which --long windows is suggested
 MAX_DEFAULT_LR = 3.75e-4  # peak learning rate of fine-tuning, the best for `tiny`
 SCRATCH_LR_FACTOR = 8 / 3  # new weights need a higher one: 1e-3 for `tiny`
 
@@ -93,59 +85,103 @@ def finetune(
         Interrupted: After Ctrl-C; the state is saved.
     """
     require_single_process("gpt1 finetune")
+    check_inputs(train_on, from_, resume, overwrite)
+    check_time_limit(time_limit, settings.get("epochs"))
+    started, progress = time.monotonic(), progress or default_progress()
+    task = TaskRequest(train_on, valid, kind, named_columns(settings), score, data_dir, weight or None)
+    request = FinetuneRequest(tables_of(task), from_, requested_settings(config, settings))
+    if resume:
+        return resume_run(out, request, baselines, progress)
+    runs.check_new_folder(out, overwrite, (train_on, from_, valid, config))
+    setup, cfg = prepare(request, None, progress)
+    if time_limit is not None:
+        cfg = fit_epochs(setup, cfg, time_limit, started, progress)
+    run = runs.create_run(out, cfg, request.command, setup.precision, overwrite)
+    run_training(setup, cfg, run, progress, resume=False, with_tfidf=baselines)
+    return run
+
+
+@dataclass(frozen=True)
+class FinetuneRequest:
+    """What `finetune` was asked to train: the task, the model to start from, and the settings that were given."""
+
+    task: TaskRequest
+    from_: Any  # name or folder of a model; None, like the rows, on --resume: that of the run
+    settings: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {"train": self.task.train, "from": self.from_, "valid": self.task.valid, "data_dir": self.task.data_dir}
+
+    @property
+    def command(self) -> dict[str, Any]:
+        """The inputs and the task, as config.yaml stores them."""
+        task = self.task
+        weight = {"weight": task.weight} if task.weight else {}
+        names = {name: source_name(source) for name, source in self.inputs.items()}
+        return {**names, "kind": task.kind, "score": task.score, "columns": task.columns, **weight}
+
+    def completed(self, run: Path) -> FinetuneRequest:
+        """The request that started `run`, with the inputs that were given now, which may have moved since."""
+        command = runs.complete_command(run, self.inputs)
+        about = {name: command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir")}
+        return replace(self, task=TaskRequest(**about, weight=command.get("weight")), from_=command["from"])
+
+
+def check_inputs(train_on: Any, from_: str | Path | None, resume: bool, overwrite: bool) -> None:
+    """UserError for a missing input, which only a resumed run has stored, or for --resume with --overwrite."""
     if not resume and (train_on is None or from_ is None):
         missing = "--from" if from_ is None else "the table of training rows"
         raise UserError(f"{missing} is missing.", "Use: gpt1 finetune TABLE --from RUN --out NEW --kind KIND COLUMNS")
     runs.check_resume(resume, overwrite)
-    started, progress = time.monotonic(), progress or default_progress()
-    columns, settings = split_columns(settings)
-    texts = [column for role, column in columns.items() if role not in ("label", "choices", "question")]
-    train_on, valid = to_table(train_on, texts), to_table(valid, texts)
-    check_time_limit(time_limit, settings.get("epochs"))
-    task_facts = {"kind": kind, "score": score, "columns": columns} | ({"weight": weight} if weight else {})
-    inputs: dict[str, Any] = {"train": train_on, "from": from_, "valid": valid, "data_dir": data_dir}
-    facts = {**{name: source_name(source) for name, source in inputs.items()}, **task_facts}
-    requested = runs.user_settings(FinetuneConfig, config, settings)
-    if resume:
-        run, cfg = runs.open_for_resume(out, FinetuneConfig, requested, facts)
-        if runs.is_finished(run):
-            progress.log(f"{run} is already finished")
-            return run
-        command = runs.complete_command(run, inputs)
-    else:
-        runs.check_new_folder(out, overwrite, (train_on, from_, valid, config))
-        command = {**inputs, **task_facts}
-    gpt, tokenizer = load_model_and_tokenizer(command["from"])
-    if not resume:
-        cfg = resolve_finetune_settings(gpt.config.n_embd, requested)
-    check_train_scope(cfg, gpt.config.n_layer)
-    origin = command["from"]
-    folder = runs.find_model_folder(origin)
-    earlier = read_earlier_task(folder, origin, cfg)
-    kept = earlier[1] if earlier and cfg.keep_head else None
-    about = {name: command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir")}
-    task = load_task_data(TaskRequest(**about, weight=command.get("weight")), cfg, progress, kept)
-    if not resume:
-        cfg = resolve_finetune_settings(gpt.config.n_embd, requested, len(task.training))
-    if earlier:
-        check_earlier_head(earlier, task, origin, cfg, progress)
-    setup = prepare_finetuning(cfg, gpt, tokenizer, folder, task, progress)
-    cfg = replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
-    if not resume:
-        if time_limit is not None:
-            cfg = fit_epochs(setup, cfg, time_limit, started, progress)
-        run = runs.create_run(out, cfg, facts, setup.precision, overwrite)
-    run_training(setup, cfg, run, progress, resume, baselines)
+
+
+def named_columns(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The columns among the keywords of `finetune`, by role."""
+    return {role: settings[role] for role in COLUMN_ROLES if settings.get(role) is not None}
+
+
+def requested_settings(config: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a YAML file and among the keywords of `finetune`: those that are not columns."""
+    given = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
+    if given.get("class_weight"):
+        given["class_weight"] = format_class_weight(given["class_weight"])
+    return runs.user_settings(FinetuneConfig, config, given)
+
+
+def tables_of(task: TaskRequest) -> TaskRequest:
+    """The request with DataFrames and lists of rows as tables."""
+    texts = [column for role, column in task.columns.items() if role not in ("label", "choices", "question")]
+    return replace(task, train=to_table(task.train, texts), valid=to_table(task.valid, texts))
+
+
+def resume_run(out: str | Path, request: FinetuneRequest, with_tfidf: bool, progress: Progress) -> Path:
+    """Train the run `out` to its end, unless it is finished."""
+    run, stored = runs.open_for_resume(out, FinetuneConfig, request.settings, request.command)
+    if runs.is_finished(run):
+        progress.log(f"{run} is already finished")
+        return run
+    setup, cfg = prepare(request.completed(run), stored, progress)
+    run_training(setup, cfg, run, progress, resume=True, with_tfidf=with_tfidf)
     return run
 
 
-def split_columns(settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """(columns by role, settings) of the keywords of `finetune`."""
-    columns = {role: settings[role] for role in COLUMN_ROLES if settings.get(role) is not None}
-    settings = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
-    if settings.get("class_weight"):
-        settings["class_weight"] = format_class_weight(settings["class_weight"])
-    return columns, settings
+def prepare(
+    request: FinetuneRequest, stored: FinetuneConfig | None, progress: Progress
+) -> tuple[FinetuneSetup, FinetuneConfig]:
+    """(model and rows, all settings) of a run; a resumed run has its settings `stored`. Nothing is written yet."""
+    origin = request.from_
+    gpt, tokenizer = load_model_and_tokenizer(origin)
+    width, folder = gpt.config.n_embd, runs.find_model_folder(origin)
+    cfg = stored or resolve_finetune_settings(width, request.settings)
+    check_train_scope(cfg, gpt.config.n_layer)
+    earlier = read_earlier_task(folder, origin, cfg)
+    task = load_task_data(request.task, cfg, progress, earlier[1] if earlier and cfg.keep_head else None)
+    cfg = stored or resolve_finetune_settings(width, request.settings, len(task.training))
+    if earlier:
+        check_earlier_head(earlier, task, origin, cfg, progress)
+    setup = prepare_finetuning(cfg, gpt, tokenizer, folder, task, progress)
+    return setup, replace(cfg, precision=precision_name(setup.model.gpt.activation_dtype))
 
 
 def fit_epochs(
@@ -235,100 +271,3 @@ def table_dependent_defaults(rows: int, settings: Mapping[str, Any]) -> dict[str
     epochs = max(FinetuneConfig.epochs, math.ceil(MIN_FINETUNING_STEPS / per_epoch))
     found: dict[str, Any] = {"batch_size": small, "epochs": float(epochs)}
     return found if rows < HEAD_FIRST_ROWS else {**found, "head_first": False}
-
-
-def finish_finetuning(
-    run: Path,
-    setup: FinetuneSetup,
-    source: FullTrainingSource | HeadOnlySource,
-    outcome: Outcome,
-    cfg: FinetuneConfig,
-    progress: Progress,
-    with_tfidf: bool,
-) -> None:
-    """Calibrate, compare with the baselines, and write the model folder, the results and the validation predictions."""
-    target, task = setup.task.target, setup.task
-    calibration, validation, baselines = {}, {}, {}
-    answer = trivial_answer(target, [example.label for example in task.training])
-    warning = ""
-    if task.validation:
-        logits = source.validation_logits()
-        targets, labels = setup.encode_targets(task.validation), [example.label for example in task.validation]
-        calibration = fit_calibration(target, logits, targets)
-        logits = logits / calibration.get("temperature", 1.0)
-        target = choose_thresholds(target, logits, targets)
-        validation = {**compute_metrics(target, logits, targets, labels), "rows": len(labels)}
-        baselines["trivial"] = trivial_baseline(target, answer, labels)
-        rows = task.training, task.validation
-        if with_tfidf and (found := tfidf_baseline(task.kind, target, *rows, cfg.seed, progress)):
-            baselines["tfidf"] = found
-        warning = verdict(target, validation, baselines, task.primary_metric, tfidf_advice(setup, cfg))
-    description = {
-        "kind": task.kind.name,
-        "columns": task.columns,
-        "cut": cfg.cut,
-        "long": cfg.long,
-        "temperature": calibration.get("temperature", 1.0),
-        "train": cfg.train,
-        "metric": task.primary_metric,
-        "trivial_answer": answer,
-    }
-    with runs.new_model(run) as folder:
-        save_task(folder, setup.model, setup.tokenizer, description, target)
-    if task.validation:
-        write_predictions(run, TaskPredictor(setup.model, setup.tokenizer, description, target), task, logits)
-    best = next((h for h in outcome.history if h["step"] == (outcome.best or outcome.step)), {})
-    results = {
-        "stage": "finetune",
-        "kind": task.kind.name,
-        "labels": list(getattr(target, "labels", [])),
-        "main": task.primary_metric,
-        "best_epoch": best.get("epoch"),
-        "validation": validation,
-        "baselines": baselines,
-        "warning": warning,
-        "calibration": calibration,
-        "parameters_trained": setup.facts["trained"],
-        "data": {name: fact for name, fact in setup.facts.items() if name != "trained"}
-        | {"train": len(task.training), "validation": len(task.validation)},
-        "rows_fingerprint": task.fingerprint(),
-        "seconds": outcome.seconds,
-        "history": outcome.history,
-    }
-    runs.write_json(run / runs.RESULTS_FILE, results)
-    runs.seal_run(run)
-    if validation:
-        log_results(results, task.primary_metric, progress)
-
-
-def write_predictions(run: Path, model: TaskPredictor, task: TaskData, logits: Tensor) -> None:
-    records = prediction_records(model, task.validation, logits)
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    with atomic_file(run / runs.PREDICTIONS) as file:
-        file.write(lines.encode())
-
-
-def tfidf_advice(setup: FinetuneSetup, cfg: FinetuneConfig) -> str:
-    """What to try when TF-IDF is better than the model."""
-    ideas = ["a model that is pre-trained on more text of this field"]
-    if cfg.long != "windows" and setup.facts["cut"] > WORTH_WINDOWS:
-        ideas.append(f"--long windows ({setup.facts['cut']:.0%} of the texts are truncated)")
-    if cfg.train != "head":
-        ideas.append("--train head")
-    return f"Try {', or '.join([*ideas, 'more --epochs'])}."
-
-
-def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> None:
-    """The line of the best epoch, and the warning."""
-    validation, calibration = results["validation"], results["calibration"]
-    low, high = validation["interval"][metric]
-    parts = [f"{metric} {describe_score(metric, validation['metrics'])} [{low:.3f}, {high:.3f}]"]
-    parts.append(summary(results["baselines"], metric))
-    if calibration:
-        before, after = calibration["ece_before"], calibration["ece_after"]
-        parts.append(f"not calibrated (ECE {before:.3f}): {calibration['reason']}")
-        if not calibration["reason"]:
-            parts[-1] = f"calibrated (ECE {before:.3f} → {after:.3f}, cross-fitted)"
-    progress.log(f"best epoch {results['best_epoch'] or 0:g}: {'; '.join(parts)}")
-    if results["warning"]:
-        progress.log(f"warning: {results['warning']}")

@@ -1,0 +1,150 @@
+"""The end of a fine-tuning run: what the validation rows say about the model, and the files that the run leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gpt1.config import FinetuneConfig
+from gpt1.datasets.labelled import TaskData
+from gpt1.files.atomic import atomic_file
+from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
+from gpt1.inference.predictor import TaskPredictor
+from gpt1.inference.task import save_task
+from gpt1.progress import Progress
+from gpt1.runs import folder as runs
+from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
+from gpt1.tasks.targets import Target, choose_thresholds
+from gpt1.training.finetune_setup import FinetuneSetup, FullTrainingSource
+from gpt1.training.head_only import HeadOnlySource
+from gpt1.training.loop import Outcome
+
+WORTH_WINDOWS = 0.05  # share of truncated texts from which --long windows is suggested
+
+
+def finish_finetuning(
+    run: Path,
+    setup: FinetuneSetup,
+    source: FullTrainingSource | HeadOnlySource,
+    outcome: Outcome,
+    cfg: FinetuneConfig,
+    progress: Progress,
+    with_tfidf: bool,
+) -> None:
+    """Validate the trained model, and write the model folder, the results and the validation predictions."""
+    task = setup.task
+    answer = trivial_answer(task.target, [example.label for example in task.training])
+    validated = ValidatedModel(task.target)
+    if task.validation:
+        validated = validate(setup, source.validation_logits(), answer, cfg, progress, with_tfidf)
+    description = {
+        "kind": task.kind.name,
+        "columns": task.columns,
+        "cut": cfg.cut,
+        "long": cfg.long,
+        "temperature": validated.calibration.get("temperature", 1.0),
+        "train": cfg.train,
+        "metric": task.primary_metric,
+        "trivial_answer": answer,
+    }
+    with runs.new_model(run) as folder:
+        save_task(folder, setup.model, setup.tokenizer, description, validated.target)
+    if validated.logits is not None:
+        predictor = TaskPredictor(setup.model, setup.tokenizer, description, validated.target)
+        write_predictions(run, predictor, task, validated.logits)
+    results = finetuning_results(setup, validated, outcome)
+    runs.write_json(run / runs.RESULTS_FILE, results)
+    runs.seal_run(run)
+    if validated.metrics:
+        log_results(results, task.primary_metric, progress)
+
+
+@dataclass(frozen=True)
+class ValidatedModel:
+    """What the validation rows say about a trained model; without such rows, only the target."""
+
+    target: Target  # with the thresholds that they choose
+    logits: Tensor | None = None  # [validation rows, outputs], divided by the temperature
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    baselines: Mapping[str, Any] = field(default_factory=dict)
+    warning: str = ""  # nothing was learned, or TF-IDF is better
+
+
+def validate(
+    setup: FinetuneSetup, logits: Tensor, answer: Any, cfg: FinetuneConfig, progress: Progress, with_tfidf: bool
+) -> ValidatedModel:
+    """Calibrate on the validation rows, and compare with the baselines: the trivial answer and TF-IDF."""
+    task = setup.task
+    targets, labels = setup.encode_targets(task.validation), [example.label for example in task.validation]
+    calibration = fit_calibration(task.target, logits, targets)
+    logits = logits / calibration.get("temperature", 1.0)
+    target = choose_thresholds(task.target, logits, targets)
+    metrics = {**compute_metrics(target, logits, targets, labels), "rows": len(labels)}
+    baselines = {"trivial": trivial_baseline(target, answer, labels)}
+    rows = task.training, task.validation
+    if with_tfidf and (found := tfidf_baseline(task.kind, target, *rows, cfg.seed, progress)):
+        baselines["tfidf"] = found
+    warning = verdict(target, metrics, baselines, task.primary_metric, tfidf_advice(setup, cfg))
+    return ValidatedModel(target, logits, calibration, metrics, baselines, warning)
+
+
+def finetuning_results(setup: FinetuneSetup, validated: ValidatedModel, outcome: Outcome) -> dict[str, Any]:
+    """The content of results.json."""
+    task = setup.task
+    best = next((h for h in outcome.history if h["step"] == (outcome.best or outcome.step)), {})
+    return {
+        "stage": "finetune",
+        "kind": task.kind.name,
+        "labels": list(getattr(validated.target, "labels", [])),
+        "main": task.primary_metric,
+        "best_epoch": best.get("epoch"),
+        "validation": validated.metrics,
+        "baselines": validated.baselines,
+        "warning": validated.warning,
+        "calibration": validated.calibration,
+        "parameters_trained": setup.facts["trained"],
+        "data": {name: fact for name, fact in setup.facts.items() if name != "trained"}
+        | {"train": len(task.training), "validation": len(task.validation)},
+        "rows_fingerprint": task.fingerprint(),
+        "seconds": outcome.seconds,
+        "history": outcome.history,
+    }
+
+
+def write_predictions(run: Path, model: TaskPredictor, task: TaskData, logits: Tensor) -> None:
+    records = prediction_records(model, task.validation, logits)
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    with atomic_file(run / runs.PREDICTIONS) as file:
+        file.write(lines.encode())
+
+
+def tfidf_advice(setup: FinetuneSetup, cfg: FinetuneConfig) -> str:
+    """What to try when TF-IDF is better than the model."""
+    ideas = ["a model that is pre-trained on more text of this field"]
+    if cfg.long != "windows" and setup.facts["cut"] > WORTH_WINDOWS:
+        ideas.append(f"--long windows ({setup.facts['cut']:.0%} of the texts are truncated)")
+    if cfg.train != "head":
+        ideas.append("--train head")
+    return f"Try {', or '.join([*ideas, 'more --epochs'])}."
+
+
+def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> None:
+    """The line of the best epoch, and the warning."""
+    validation, calibration = results["validation"], results["calibration"]
+    low, high = validation["interval"][metric]
+    parts = [f"{metric} {describe_score(metric, validation['metrics'])} [{low:.3f}, {high:.3f}]"]
+    parts.append(summary(results["baselines"], metric))
+    if calibration:
+        before, after = calibration["ece_before"], calibration["ece_after"]
+        parts.append(f"not calibrated (ECE {before:.3f}): {calibration['reason']}")
+        if not calibration["reason"]:
+            parts[-1] = f"calibrated (ECE {before:.3f} → {after:.3f}, cross-fitted)"
+    progress.log(f"best epoch {results['best_epoch'] or 0:g}: {'; '.join(parts)}")
+    if results["warning"]:
+        progress.log(f"warning: {results['warning']}")
