@@ -36,7 +36,7 @@ def ask(capfd: pytest.CaptureFixture[str]):
             code = int(stop.code or 0)
         result = CommandResult(code, *capfd.readouterr())
         if words and words[0] in cli.commands:
-            assert not wrong_advice(result.stderr, words[0], words)
+            assert not (wrong := wrong_advice(result.stderr, words[0], words)), (wrong, result.stderr)
         return result
 
     return run

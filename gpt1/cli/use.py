@@ -260,7 +260,7 @@ def import_(source: str, folder: str, out: Path, overwrite: bool) -> None:
     print_next_steps(*model_next_steps(out))
 
 
-@click.command(short_help="Export a model to Hugging Face's format or ONNX, or as a folder of its own.")
+@click.command(short_help="Export a model to Hugging Face, ONNX or a model folder.")
 @click.argument("target", metavar="|".join(EXPORT_FORMATS))
 @click.argument("run", metavar="RUN")
 @click.option("--out", required=True, type=Path, help="Folder to create.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gpt1.console import default_progress
 from gpt1.errors import UserError
-from gpt1.generation.decoding import decode, decode_batch_stream, decode_stream, pays_to_pack, prefill
+from gpt1.generation.decoding import decode, decode_batch, decode_batch_stream, decode_stream, pays_to_pack, prefill
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import check_finite
 from gpt1.inference.scoring import check_stride, default_stride, mean_states, score_texts
@@ -196,8 +196,9 @@ class LanguageModel:
         progress.begin("generating", len(prompts), unit="texts")
         for start in range(0, len(prompts), MAX_PARALLEL_TEXTS):
             batch = by_length[start : start + MAX_PARALLEL_TEXTS]
-            new = decode_batch_stream(model, [ids[i] for i in batch], max_tokens, [samplers[i] for i in batch])
-            for chosen in new:
+            arguments = model, [ids[i] for i in batch], max_tokens, [samplers[i] for i in batch]
+            # Without stop strings nothing is read before the end: on a GPU every look at a token waits for it.
+            for chosen in decode_batch_stream(*arguments) if stop else [decode_batch(*arguments)]:
                 for i, row in zip(batch, chosen.tolist(), strict=True):
                     new_ids[i] += row
                     for id in row if stop else []:

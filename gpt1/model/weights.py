@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpt1.config import GPTConfig, build, field_name, flag_name
+from gpt1.config import GPTConfig, build, field_name
 from gpt1.errors import UserError
 from gpt1.files.foreign import Fields, check_name, check_not_pointer, check_regular, read_json_object, short
 from gpt1.files.manifest import MANIFEST, file_entry, verify_folder
@@ -46,7 +46,7 @@ def verify_model(folder: Path) -> None:
     if os.path.lexists(path := folder / MANIFEST) and (
         (folder / MODEL_CONFIG_FILE).exists() or (folder / "params_0.npy").exists()
     ):
-        fix = f"Copy the model folder again. If you changed it on purpose, delete {path}, or use --no-verify."
+        fix = f"Copy the model folder again. If you changed it on purpose, delete {path}."
         shards = weight_files(folder / WEIGHTS_FILE) if (folder / INDEX_FILE).exists() else {}
         verify_folder(folder, MODEL_FILES, fix, read=[*READ_FILES, *(path.name for path in shards)])
 
@@ -74,11 +74,11 @@ def parse_model_config(path: Path, values: Mapping[str, Any]) -> GPTConfig:
     try:
         for name, value in values.items():
             if isinstance(value, str) != isinstance(getattr(GPTConfig, field_name(GPTConfig, name)), str):
-                raise UserError(f"{flag_name(name)} {short(value)} has the wrong type.")
+                raise UserError(f"{name} {short(value)} has the wrong type.")
         return build(GPTConfig, {field_name(GPTConfig, name): value for name, value in values.items()})
     except UserError as error:
-        problem = f"{path} was changed or damaged: {error.problem}"
-        raise UserError(problem, "Copy the model folder again.") from None
+        problem = re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", "_"), error.problem)  # keys, not flags
+        raise UserError(f"{path} was changed or damaged: {problem}", "Copy the model folder again.") from None
 
 
 def read_head(folder: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gpt1.kernels.to_device import to_device
 from gpt1.model.head import Head
 from gpt1.model.losses import TaskLoss
 
@@ -38,7 +39,9 @@ def fit_linear_probe(head: Head, features: Sequence[Tensor], targets: Tensor, ta
         for penalty in PENALTIES:
             minimize(head, features, targets, others, task_loss, penalty)
             with torch.no_grad():
-                losses[penalty] += float(task_loss(head(*gather(features, fold)), targets[fold]).sum())
+                losses[penalty] += float(
+                    task_loss(head(*gather(features, fold)), targets[to_device(fold, targets.device)]).sum()
+                )
     best = min(PENALTIES, key=lambda penalty: (losses[penalty], -penalty))
     minimize(head, features, targets, examples, task_loss, best)
     head.zero_grad()
@@ -54,10 +57,11 @@ def minimize(
         torch.nn.init.zeros_(parameter)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
     states, index = gather(features, chosen)
+    wanted = targets[to_device(chosen, targets.device)]
 
     def objective() -> float:
         optimizer.zero_grad()
-        loss = task_loss(head(states, index), targets[chosen]).mean() + penalty * head.linear.weight.square().sum()
+        loss = task_loss(head(states, index), wanted).mean() + penalty * head.linear.weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 

@@ -70,7 +70,8 @@ def test_a_run_without_validation_prints_no_validation_metrics(
 def test_a_folder_of_runs_lists_them_with_the_metrics_of_the_best_epoch(
     workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    shutil.copytree(workspace / "runs", tmp_path / "runs")
+    for name in ("books", "reviews"):  # other tests add runs
+        shutil.copytree(workspace / "runs" / name, tmp_path / "runs" / name)
     path = tmp_path / "runs/reviews/results.json"
     results = json.loads(path.read_text())
     results["validation"]["metrics"] = {"accuracy": 0.625}  # differs from the last epoch

@@ -235,7 +235,7 @@ def test_an_untied_output_matrix_is_an_error_and_a_copy_of_the_embedding_is_not(
 @pytest.mark.parametrize("value", [None, "two", 0, 1.5, [2]])
 def test_an_invalid_dimension_is_an_error_that_names_its_file(huggingface: Path, value: Any):
     change(huggingface / "config.json", n_layer=value)
-    with pytest.raises(UserError, match=r"config.json was changed or damaged: --n-layer"):
+    with pytest.raises(UserError, match=r"config.json was changed or damaged: n_layer"):
         GPT.from_pretrained(huggingface)
 
 

@@ -63,4 +63,8 @@ def test_the_correlation_of_scores_is_that_of_the_untrained_cosine() -> None:
 
 
 def test_a_single_text_has_no_overlap() -> None:
-    assert {name for name, kind in KINDS.items() if not has_pairs(kind)} == {"classification", "regression"}
+    assert {name for name, kind in KINDS.items() if not has_pairs(kind)} == {
+        "classification",
+        "multilabel",
+        "regression",
+    }
