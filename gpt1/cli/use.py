@@ -290,8 +290,9 @@ def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: boo
         return
     if int8:
         raise UserError(f"--int8 is not for export {target}.", "Leave it out, or use: gpt1 export onnx … --int8")
-    from gpt1.inference.convert import export_model
+    from gpt1.inference.convert import check_format_name, export_model
 
+    check_format_name("export", target, EXPORT_FORMATS)
     export_model(target, run, out, make_console(), verify, dtype, overwrite=overwrite)
     if target == "gpt1":
         print_next_steps(*model_next_steps(out))

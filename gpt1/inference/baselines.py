@@ -14,6 +14,7 @@ from gpt1.inference.predictor import TaskPredictor
 from gpt1.progress import NullProgress, Progress
 from gpt1.runs import folder as runs
 from gpt1.tasks.baselines import tfidf_baseline, trivial_baseline
+from gpt1.tasks.examples import content_key
 from gpt1.tasks.kinds import Example
 
 
@@ -30,6 +31,12 @@ def baselines_on_test_rows(
     if (answer := model.task.get("trivial_answer")) is not None:
         found["trivial"] = trivial_baseline(model.target, answer, labels)
     if task := read_training_rows(Path(run)):
+        known = set(map(content_key, task.training))
+        if repeated := sum(content_key(example) in known for example in examples):
+            progress.log(
+                f"warning: {repeated:,} of these {len(examples):,} rows are training rows of this run: new rows will "
+                "have a lower score"
+            )
         progress.log(f"TF-IDF baseline: trained on the {len(task.training):,} training rows of this run")
         seed = int(runs.read_run_config(Path(run)).get("seed", 0))
         if tfidf := tfidf_baseline(model.kind, model.target, task.training, examples, seed, progress):
@@ -51,7 +58,7 @@ def read_training_rows(run: Path) -> TaskData | None:
             return None
         cfg = merge_settings(FinetuneConfig, {k: v for k, v in stored.items() if k not in runs.RUN_KEYS})
         about = (command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir"))
-        task = load_task_data(TaskRequest(*about), cfg, NullProgress())
+        task = load_task_data(TaskRequest(*about, command.get("weight")), cfg, NullProgress())
     except (UserError, KeyError, TypeError):  # moved, changed, or a table that existed in memory only
         return None
     return task if task.fingerprint() == fingerprint else None

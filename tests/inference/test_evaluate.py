@@ -320,6 +320,26 @@ def test_the_baselines_are_scored_on_the_test_rows(finetuned: Path, capsys: Any)
     assert re.split(" {2,}", head.strip())[-2:] == [f"always ‘{most}’", "TF-IDF"]
 
 
+def test_rows_that_the_model_was_trained_on_are_counted(finetuned: Path):
+    lines = {}
+    for name in ("train", "test"):
+        progress = RecordingProgress()
+        evaluate(finetuned / "run", finetuned / f"{name}.csv", progress=progress)
+        lines[name] = [line for line in progress.lines if "training rows of this run: new rows" in line]
+    assert len(lines["train"]) == 1
+    assert not lines["test"]
+
+
+def test_rows_with_weights_are_recognized_as_training_rows(finetuned: Path, pretrained_run: Path, tmp_path: Path):
+    from gpt1.training.finetune import finetune
+
+    rows = [{**row, "weight": 1 + i % 3} for i, row in enumerate(read_table(finetuned / "train.csv").rows)]
+    write_table(tmp_path / "train.csv", rows)
+    settings = {"kind": "classification", "text": "text", "epochs": 1, "precision": "fp32", "device": "cpu"}
+    run = finetune(tmp_path / "train.csv", from_=pretrained_run, out=tmp_path / "run", weight="weight", **settings)
+    assert "tfidf" in evaluate(run, finetuned / "test.csv")["baselines"]
+
+
 def test_tf_idf_is_left_out_if_the_training_rows_are_gone_or_changed(finetuned: Path, tmp_path: Path):
     evaluate(finetuned / "run", finetuned / "test.csv")
     rows, progress = (finetuned / "train.csv").read_bytes(), RecordingProgress()
