@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from gpt1.errors import GPT1Error, UserError
@@ -119,9 +120,15 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    if (STATIC / "index.html").exists():
-        app.mount("/", StaticFiles(directory=STATIC, html=True))
+    app.router.routes += page_routes()
     return gate
+
+
+def page_routes() -> list[Route]:
+    """One route for each file of the page, since a mount at / would also answer wrong methods of the API's paths."""
+    files = StaticFiles(directory=STATIC, html=True, check_dir=False)
+    names = {file.relative_to(STATIC).as_posix() for file in STATIC.rglob("*") if file.is_file()}
+    return [Route(f"/{name}", files) for name in sorted(names | ({""} if "index.html" in names else set()))]
 
 
 def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) -> APIRouter:
