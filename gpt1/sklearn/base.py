@@ -72,10 +72,10 @@ class FineTuned(ModelHolder):
 
     Args:
         pretrained: The pre-trained model: a run or model folder, or another name that `gpt1 finetune --from` takes.
-        epochs: Passes over the training rows.
+        epochs: Passes over the training rows; None: by their number, as in `gpt1 finetune`.
         train: `all` weights, only the `head`, or `last:K` blocks and the head.
         peak_lr: Learning rate after warm-up; None: by the width of the model.
-        batch_size: Rows per step.
+        batch_size: Rows per step; None: by their number.
         long: Texts longer than the context: `cut`, `head-tail` or `windows`.
         valid_fraction: Share of the rows that chooses the best epoch and calibrates the probabilities.
         device: `auto`, `cpu`, `cuda`, …
@@ -92,10 +92,10 @@ class FineTuned(ModelHolder):
         self,
         pretrained: Any = "starter",
         *,
-        epochs: float = 3.0,
+        epochs: float | None = None,
         train: str = "all",
         peak_lr: float | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         long: str = "cut",
         valid_fraction: float = 0.1,
         device: str = "auto",

@@ -62,6 +62,13 @@ def test_a_prediction_is_the_class_of_the_highest_probability(run: str, texts: l
     np.testing.assert_array_equal(model.predict(texts), model.classes_[probabilities.argmax(1)])
 
 
+def test_a_small_table_gets_the_batch_size_and_the_steps_of_gpt1_finetune(
+    run: str, texts: list[str], labels: list[str], capsys: Any
+):
+    GPTClassifier(run, device="cpu", precision="fp32", random_state=0, verbose=True).fit(texts, labels)
+    assert "50 epochs, 8 rows per step" in capsys.readouterr().err  # 57 rows: 8 steps per epoch, 400 steps
+
+
 def test_ten_classes_keep_their_columns(run: str, texts: list[str]):
     """Class codes 0 … 10 must not be sorted as words."""
     y = [f"class {i % 11:02}" for i in range(len(texts))]
