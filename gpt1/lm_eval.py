@@ -21,10 +21,10 @@ from gpt1.cli.exit import report_and_exit
 from gpt1.console import Console
 from gpt1.errors import GPT1Error, UserError
 from gpt1.experiments.zeroshot.scoring import MAX_LOGIT_TOKENS
-from gpt1.generation.decoding import decode_batch
-from gpt1.generation.sampling import Sampler
+from gpt1.generation.continuous import Continuation, ContinuousBatch, batch_invariant
 from gpt1.inference.language_model import MAX_PARALLEL_TEXTS
 from gpt1.inference.predictor import load
+from gpt1.inference.streaming import ContinuationText, continue_texts, make_sampler
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.kernels.packing import PackedRow, Packing
 from gpt1.tasks.collate import micro_batches
@@ -160,20 +160,20 @@ class GPT1LM(LM):  # type: ignore[misc]
         Settings: until, max_gen_toks, do_sample, temperature, top_k, top_p; greedy unless do_sample or a temperature is
         given. Sampling is reproducible.
         """
-        groups: dict[tuple[int, float, int, float], list[int]] = {}
+        sequences, texts = [], []
         for i, request in enumerate(requests):
-            groups.setdefault(decoding_settings(request.args[1]), []).append(i)
-        texts = [""] * len(requests)
-        for (max_tokens, *sampling), members in groups.items():
-            for first in range(0, len(members), MAX_PARALLEL_TEXTS):
-                batch = members[first : first + MAX_PARALLEL_TEXTS]
-                prompts = [self.encode_prompt(requests[i].args[0], max_tokens) for i in batch]
-                seeds = [torch.Generator(self._device).manual_seed(i) for i in batch]
-                samplers = [Sampler(sampling[0], int(sampling[1]), sampling[2], seed) for seed in seeds]
-                new_ids = decode_batch(self.gpt, prompts, max_tokens, samplers)
-                for i, ids in zip(batch, new_ids.tolist(), strict=True):
-                    texts[i] = cut_at_stop(self.tokenizer.decode(ids), requests[i].args[1].get("until", []))
-        return texts
+            context, given = request.args
+            max_tokens, temperature, top_k, top_p = decoding_settings(given)
+            sampler = make_sampler(temperature, top_k, top_p, i, self._device)
+            sequences.append(Continuation(self.encode_prompt(context, max_tokens), max_tokens, sampler))
+            until = given.get("until", [])
+            stop = [until] if isinstance(until, str) else until
+            texts.append(ContinuationText(self.tokenizer, [], [string for string in stop if string]))
+        batch = ContinuousBatch(batch_invariant(self.gpt), min(MAX_PARALLEL_TEXTS, max(1, len(requests))))
+        answers = [""] * len(requests)
+        for i, part, _ in continue_texts(batch, sequences, texts):
+            answers[i] += part.text
+        return answers
 
     def encode_prompt(self, context: str, max_tokens: int) -> list[int]:
         """Ids of the newline and the context; without its beginning, if there is no room for `max_tokens` more."""
@@ -190,13 +190,6 @@ def decoding_settings(given: dict[str, Any]) -> tuple[int, float, int, float]:
         temperature = 1.0
     new_tokens = int(given.get("max_gen_toks") or DEFAULT_NEW_TOKENS)
     return new_tokens, temperature, int(given.get("top_k") or 0), float(given.get("top_p") or 1.0)
-
-
-def cut_at_stop(text: str, until: str | Sequence[str]) -> str:
-    """The text before the first stop string."""
-    for stop in [until] if isinstance(until, str) else until:
-        text = text.partition(stop)[0] if stop else text
-    return text
 
 
 def main() -> None:

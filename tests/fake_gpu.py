@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 import gpt1
 
-PACKAGE = Path(gpt1.__file__).parent
+PACKAGE = f"{Path(gpt1.__file__).parent}{os.sep}"
 GPU = "gpu"
 ATEN = torch.ops.aten
 SYNC_STACKS: list[list[str]] = []
@@ -99,8 +100,12 @@ def is_fake_gpu(device: Any) -> bool:
 
 
 def record_sync() -> None:
-    frames = [frame for frame in inspect.stack(context=0) if PACKAGE in Path(frame.filename).parents]
-    SYNC_STACKS.append([frame.function for frame in reversed(frames)])
+    stack, frame = list[str](), inspect.currentframe()
+    while frame:
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            stack.insert(0, frame.f_code.co_name)
+        frame = frame.f_back
+    SYNC_STACKS.append(stack)
 
 
 def unwrap(t: FakeGpuTensor) -> torch.Tensor:
@@ -230,6 +235,10 @@ def run_all_paths(folder: Path, device: str, texts: Path) -> dict[str, Any]:
     for kind, columns in KIND_COLUMNS.items():
         for train in ("all", "head", "last:1"):
             settings = {"train": train, "precision": "fp32", "head_dropout": 0.0, "dropout": 0.0, "epochs": 2}
+            settings["head_first"] = (kind, train) == (
+                "classification",
+                "all",
+            )  # many small operations, alike each time
             out = folder / f"{kind}-{train.partition(':')[0]}"
             run = finetune(table, from_=base, out=out, kind=kind, device=device, **columns, **settings)
             found[f"finetune {kind} {train}"] = read_losses(run)

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import copy
 from array import array
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -149,6 +150,9 @@ class ContinuousBatch:
         self.running: list[Continuation] = []
         self.rows = CacheRows(size)
         self.kv_cache = model.new_kv_cache(size)
+        if self.device.type != "cpu":  # there, attention reads masked positions too, which must be finite
+            for buffer in self.kv_cache.keys + self.kv_cache.values:
+                buffer.zero_()
         self.recurrent_caches: dict[int, KVCache] = {}
         """For an LSTM, whose sequences are computed one after another: the state of each row."""
         self.computed_tokens = self.shared_tokens = 0
@@ -281,39 +285,66 @@ class ContinuousBatch:
         index = torch.tensor(wanted + [0] * (row_count(len(wanted)) - len(wanted)))
         logits = self.model.logits(states[to_device(index, self.device)])[:, : self.model.config.vocab_size]
         results: dict[int, StepResult] = {}
+        ready: list[tuple[StepResult, Tensor]] = []  # with logits [1, vocab]: sequences whose prompt is done
         first = 0
         for w, needed in parts:
             if needed:
                 result = results.setdefault(id(w.sequence), StepResult(w.sequence))
-                read_logits(result, logits[first : first + needed], w.end)
+                own = logits[first : first + needed]
+                if w.sequence.score_prompt and not w.sequence.new:
+                    result.prompt += score_prompt_tokens(w.sequence, own, w.end)
+                if w.end == len(w.sequence.ids):
+                    ready.append((result, own[-1:]))
             first += needed
+        append_tokens(ready)
         return list(results.values())
 
 
-def read_logits(result: StepResult, logits: Tensor, end: int) -> None:
-    """Score and sample from logits [n, vocab], those of the tokens before the index `end` of the sequence's ids."""
-    sequence = result.sequence
-    if sequence.score_prompt and not sequence.new:
-        if end == len(logits):
-            result.prompt.append(TokenScore(sequence.ids[0]))
-        following = sequence.ids[end - len(logits) + 1 : end + 1]
-        result.prompt += score_tokens(logits[: len(following)], following, sequence.top_logprobs or 0)
-    if end < len(sequence.ids):
-        return
-    if sequence.new < sequence.max_new_tokens:
+def continue_all(batch: ContinuousBatch, sequences: Iterable[Continuation]) -> Iterator[StepResult]:
+    """Continue sequences to their end, each as soon as there is room. The caller may remove any from the batch."""
+    waiting = deque(sequences)
+    while waiting or batch.running:
+        while waiting and not batch.is_full:
+            batch.add(waiting.popleft())
+        yield from batch.step()
+
+
+def append_tokens(ready: Sequence[tuple[StepResult, Tensor]]) -> None:
+    """Sample the next token of sequences from their logits, each [1, vocab].
+
+    All are read at once: on a GPU every read waits for it.
+    """
+    sampled: list[tuple[StepResult, Tensor, Tensor]] = []
+    for result, logits in ready:
+        sequence = result.sequence
+        if sequence.new == sequence.max_new_tokens:  # 0: it is only scored
+            result.finished = True
+            continue
         try:
             sequence.sampler.discard_before(sequence.new)
-            chosen = int(sequence.sampler(logits[None, -1:], sequence.new))
+            sampled.append((result, logits, sequence.sampler(logits[None], sequence.new)[0]))
         except UserError as error:
             result.error = error
-            return
-        sequence.ids.append(chosen)
+    tokens = torch.cat([token for *_, token in sampled]).tolist() if sampled else []
+    for (result, logits, _), token in zip(sampled, tokens, strict=True):
+        sequence = result.sequence
+        sequence.ids.append(token)
         sequence.new += 1
-        known = sequence.top_logprobs is not None
-        result.token = (
-            score_tokens(logits[-1:], [chosen], sequence.top_logprobs or 0)[0] if known else TokenScore(chosen)
-        )
-    result.finished = sequence.new == sequence.max_new_tokens
+        top = sequence.top_logprobs
+        result.token = TokenScore(token) if top is None else score_tokens(logits, [token], top)[0]
+        result.finished = sequence.new == sequence.max_new_tokens
+        if result.finished:
+            try:
+                sequence.sampler.check()
+            except UserError as error:
+                result.error = error
+
+
+def score_prompt_tokens(sequence: Continuation, logits: Tensor, end: int) -> list[TokenScore]:
+    """Scores of the tokens that follow: logits [n, vocab], those of the n tokens before the index `end` of the ids."""
+    first = [TokenScore(sequence.ids[0])] if end == len(logits) else []
+    following = sequence.ids[end - len(logits) + 1 : end + 1]
+    return first + score_tokens(logits[: len(following)], following, sequence.top_logprobs or 0)
 
 
 def score_tokens(logits: Tensor, ids: Sequence[int], top: int) -> list[TokenScore]:

@@ -1,8 +1,8 @@
-"""Decoding with a KV cache: speculative decoding of one text, and batches of texts of different lengths."""
+"""Decoding with a KV cache: one text, speculatively, or several of equal length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,11 @@ from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler
 from gpt1.kernels.kv_cache import KVCache
 from gpt1.kernels.linear import pad_rows
-from gpt1.kernels.to_device import to_device
 from gpt1.model.gpt import GPT
 
 DRAFT_TOKENS = 8  # tokens that the draft model decodes ahead
 MIN_NEW_TOKENS = 64  # from here on, packing and quantizing the weights pays
 LONG_PROMPT = 32  # tokens; longer prompts are padded in prefill
-MIN_BATCH = 4  # texts for which packing pays; it also pays for one, which has a draft model
 
 
 def generate(
@@ -54,16 +52,15 @@ def generate(
     if ids.shape[1] == 0:
         raise UserError("the prompt has no tokens.", "Use a prompt of at least one word.")
     sampler = Sampler(temperature, top_k, top_p, generator)
-    if pays_to_pack(len(ids), max_new_tokens):
-        ready, draft = prepare_for_decoding(model, draft=len(ids) == 1)
-    else:
-        ready, draft = for_inference(model), None
+    ready, draft = for_inference(model), None
+    if len(ids) == 1 and pays_to_pack(max_new_tokens):
+        ready, draft = prepare_for_decoding(model)
     return decode(ready, ids, max_new_tokens, sampler, draft)
 
 
-def pays_to_pack(texts: int, max_new_tokens: int) -> bool:
-    """Whether `prepare_for_decoding` saves more time than it takes."""
-    return max_new_tokens >= MIN_NEW_TOKENS and (texts == 1 or texts >= MIN_BATCH)
+def pays_to_pack(max_new_tokens: int) -> bool:
+    """Whether `prepare_for_decoding` saves more time than it takes, for one text."""
+    return max_new_tokens >= MIN_NEW_TOKENS
 
 
 class DecodingState:
@@ -155,71 +152,3 @@ def decode_stream(
             yield chosen
         start = ids.shape[1] - max(1, context // 2)
     sampler.check()
-
-
-def decode_batch(
-    model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int, samplers: Sequence[Sampler]
-) -> Tensor:  # → [prompts, max_new_tokens]
-    """All tokens of `decode_batch_stream`."""
-    empty = torch.empty(len(prompts), 0, dtype=torch.int64, device=model.tokens.weight.device)
-    return torch.cat([empty, *decode_batch_stream(model, prompts, max_new_tokens, samplers)], dim=1)
-
-
-@torch.inference_mode()
-def decode_batch_stream(
-    model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int, samplers: Sequence[Sampler]
-) -> Iterator[Tensor]:
-    """Decode prompts of different lengths together; each gets the tokens that `decode` would give it alone.
-
-    In bfloat16, tokens of nearly equal probability may be exchanged. In `ids` the prompts are aligned on the right, so
-    that all rows grow; in the cache on the left, each row with its own length. A row whose context is full is prefilled
-    again from its last half, as in `decode`. An LSTM decodes one prompt after another, and yields at the end.
-
-    Args:
-        model: Prepared for inference.
-        prompts: Token ids, at least one each.
-        max_new_tokens: Number of tokens to generate.
-        samplers: One for each prompt.
-
-    Yields:
-        [prompts, 1], the next token of each prompt (an LSTM: all tokens at once).
-    """
-    device, context, longest = model.tokens.weight.device, model.config.context, max(map(len, prompts))
-    if model.recurrent:
-        single = [torch.tensor([prompt], device=device) for prompt in prompts]
-        rows = zip(single, samplers, strict=True)
-        yield torch.cat([decode(model, row, max_new_tokens, sampler)[:, row.shape[1] :] for row, sampler in rows])
-        return
-    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    kv_cache = model.new_kv_cache(len(prompts), min(context, longest + max_new_tokens))
-    for buffer in kv_cache.keys + kv_cache.values:
-        buffer.zero_()  # masked positions must be finite
-    lengths = [0] * len(prompts)  # positions of each row in the cache
-    for step in range(max_new_tokens):
-        for row, length in enumerate(lengths):
-            if not step or length == context:  # all but the newest token, which is in the pass below
-                past = max(1, context // 2) if step else min(len(prompts[row]), context)
-                prefill_row(model, ids[row, None, -past:-1], kv_cache, row)
-                lengths[row] = past - 1
-        kv_cache.length, kv_cache.row_lengths = max(lengths), to_device(torch.tensor(lengths)[:, None], device)
-        hidden_states = model.hidden_states(ids[:, -1:], kv_cache=kv_cache)
-        logits = model.logits(hidden_states)[..., : model.config.vocab_size]
-        for sampler in samplers:
-            sampler.discard_before(step)
-        chosen = [sampler(row, step) for row, sampler in zip(torch.split(logits, 1), samplers, strict=True)]
-        new = torch.cat(chosen)
-        ids = torch.cat([ids, new], dim=1)
-        lengths = [length + 1 for length in lengths]
-        yield new
-    for sampler in samplers:
-        sampler.check()
-
-
-def prefill_row(model: GPT, ids: Tensor, kv_cache: KVCache, row: int) -> None:
-    """Fill row `row` of the cache with the keys and values of ids [1, time]."""
-    time = ids.shape[1]
-    if time:
-        row_cache = model.new_kv_cache(1)
-        prefill(model, ids, row_cache)
-        for buffer, filled in zip(kv_cache.keys + kv_cache.values, row_cache.keys + row_cache.values, strict=True):
-            buffer[row, :, :time] = filled[0, :, :time]

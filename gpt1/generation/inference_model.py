@@ -76,11 +76,11 @@ def quantize_int4(model: GPT) -> GPT:
     return draft
 
 
-def prepare_for_decoding(model: GPT, draft: bool = True) -> tuple[GPT, GPT | None]:
-    """Prepare a model for decoding.
+def prepare_for_decoding(model: GPT) -> tuple[GPT, GPT | None]:
+    """Prepare a model for decoding one text.
 
-    If decoding is bound by reading the weights, this is the packed model and, with `draft`, a 4-bit copy, which nearly
-    always chooses the same token. Otherwise it is `for_inference(model)` alone.
+    If decoding is bound by reading the weights, this is the packed model and a 4-bit copy, which nearly always chooses
+    the same token. Otherwise it is `for_inference(model)` alone.
 
     Returns:
         (model for decoding, draft model or None).
@@ -88,7 +88,7 @@ def prepare_for_decoding(model: GPT, draft: bool = True) -> tuple[GPT, GPT | Non
     matrices = [w for w in model.parameters() if w.dim() == 2]
     if model.recurrent or sum(w.numel() for w in matrices) < MEMORY_BOUND_WEIGHTS or not int4_is_supported(matrices):
         return for_inference(model), None
-    return pack_weights(model), quantize_int4(model) if draft else None
+    return pack_weights(model), quantize_int4(model)
 
 
 def with_weights(model: GPT, weights: Mapping[str, Tensor], model_class: type[M] = GPT) -> M:  # type: ignore[assignment]

@@ -57,8 +57,8 @@ def read_training_rows(run: Path) -> TaskData | None:
         if not fingerprint or not isinstance(command, dict) or not is_local(command):
             return None
         cfg = merge_settings(FinetuneConfig, {k: v for k, v in stored.items() if k not in runs.RUN_KEYS})
-        about = (command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir"))
-        task = load_task_data(TaskRequest(*about, command.get("weight")), cfg, NullProgress())
+        about = {name: command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir")}
+        task = load_task_data(TaskRequest(**about, weight=command.get("weight")), cfg, NullProgress())
     except (UserError, KeyError, TypeError):  # moved, changed, or a table that existed in memory only
         return None
     return task if task.fingerprint() == fingerprint else None

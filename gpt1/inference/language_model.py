@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +11,19 @@ from torch import Tensor
 
 from gpt1.console import default_progress
 from gpt1.errors import UserError
-from gpt1.generation.decoding import decode, decode_batch, decode_batch_stream, decode_stream, pays_to_pack, prefill
+from gpt1.generation.continuous import Continuation, ContinuousBatch, batch_invariant
+from gpt1.generation.decoding import decode, decode_stream, pays_to_pack, prefill
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
-from gpt1.generation.sampling import check_finite
+from gpt1.generation.sampling import Sampler, check_finite
 from gpt1.inference.scoring import check_stride, default_stride, mean_states, score_texts
-from gpt1.inference.streaming import RecordingSampler, TextStream, check_stop_strings, make_sampler, token_details
+from gpt1.inference.streaming import (
+    ContinuationText,
+    PlacedToken,
+    RecordingSampler,
+    check_stop_strings,
+    continue_texts,
+    make_sampler,
+)
 from gpt1.model.gpt import GPT
 from gpt1.progress import Progress
 from gpt1.tables.frames import frame_like, is_frame, is_series, records_like, series_texts
@@ -40,6 +48,11 @@ class LanguageModel:
     def decoding_models(self) -> tuple[GPT, GPT | None]:
         """(model with packed weights, draft model or None) for decoding long texts; prepared on first use."""
         return prepare_for_decoding(self.gpt)
+
+    @cached_property
+    def batch_model(self) -> GPT:
+        """The model for several texts at a time; prepared on first use."""
+        return batch_invariant(self.gpt)
 
     def encode_prompt(self, text: str) -> Tensor:  # → [1, time]
         """Ids of the last `context` tokens of the text; of an empty text, the newline between documents."""
@@ -118,8 +131,9 @@ class LanguageModel:
         ends = check_stop_strings(stop)
         if logprobs < 0:
             raise UserError(f"logprobs {logprobs} is out of range.", "Use 0 (none) or more.")
+        recorded = logprobs if len(texts) == 1 else 0  # `Continuation` scores the tokens of several texts itself
         samplers = [
-            make_sampler(temperature, top_k, top_p, None if seed is None else seed + i, self.device, logprobs)
+            make_sampler(temperature, top_k, top_p, None if seed is None else seed + i, self.device, recorded)
             for i in range(len(texts))
         ]
         if stream:
@@ -128,96 +142,85 @@ class LanguageModel:
             pieces = self.stream(texts[0], max_tokens, samplers[0], ends)
             return pieces if logprobs else (piece["text"] for piece in pieces)
         if len(texts) == 1:
-            results = [self.generate_one(texts[0], max_tokens, samplers[0], ends)]
+            parts = list(self.stream(texts[0], max_tokens, samplers[0], ends, at_once=not ends))
+            whole = texts[0] + "".join(part["text"] for part in parts)
+            results = [{"text": whole, "tokens": [token for part in parts for token in part["tokens"]]}]
         else:
-            results = self.generate_batches(texts, max_tokens, samplers, ends, progress or default_progress())
+            results = self.generate_batch(texts, max_tokens, samplers, ends, logprobs, progress or default_progress())
         answers = results if logprobs else [result["text"] for result in results]
         return answers[0] if isinstance(text, str) else answers
 
-    def generate_one(
-        self, prompt: str, max_tokens: int, sampler: RecordingSampler, stop: Sequence[str]
-    ) -> dict[str, Any]:
-        """`text` (the prompt with its continuation) and `tokens` of one prompt."""
-        if stop:
-            parts = list(self.stream(prompt, max_tokens, sampler, stop))
-            text = prompt + "".join(part["text"] for part in parts)
-            return {"text": text, "tokens": [token for part in parts for token in part["tokens"]]}
-        model, draft = self.models_for(max_tokens)
-        ids = self.encode_prompt(prompt)
-        new = decode(model, ids, max_tokens, sampler, draft)[0, ids.shape[1] :].tolist()
-        return {"text": self.join_continuation(prompt, new), "tokens": self.token_details(new, sampler)}
-
     def models_for(self, max_tokens: int) -> tuple[GPT, GPT | None]:
         """(model, draft model or None) that generate one text fastest."""
-        return self.decoding_models if pays_to_pack(1, max_tokens) else (for_inference(self.gpt), None)
+        return self.decoding_models if pays_to_pack(max_tokens) else (for_inference(self.gpt), None)
 
-    def text_stream(self, prompt: str, stop: Sequence[str]) -> TextStream:
-        return TextStream(lambda new: self.join_continuation(prompt, new)[len(prompt) :], stop)
+    def continuation_text(self, prompt: str, ids: list[int], stop: Sequence[str]) -> ContinuationText:
+        return ContinuationText(self.tokenizer, ids, stop, prompt[-1:].isspace())
 
-    def token_details(self, ids: Sequence[int], sampler: RecordingSampler, begin: int = 0) -> list[dict[str, Any]]:
-        """Log-probabilities of the new tokens from number `begin` on; empty if none were recorded."""
-        return token_details(ids, sampler.recorded, self.tokenizer.display_token, begin) if sampler.k else []
+    def token_details(self, tokens: Sequence[PlacedToken], logprobs: int) -> list[dict[str, Any]]:
+        """`token`, `id`, `log_probability` and `top` of new tokens; empty without `logprobs`."""
+        display = self.tokenizer.display_token
+        return [
+            {
+                "token": display(score.id),
+                "id": score.id,
+                "log_probability": score.logprob,
+                "top": [{"token": display(i), "id": i, "log_probability": p} for i, p in score.top],
+            }
+            for score, _ in (tokens if logprobs else ())
+        ]
 
     def stream(
-        self, prompt: str, max_tokens: int, sampler: RecordingSampler, stop: Sequence[str]
+        self, prompt: str, max_tokens: int, sampler: RecordingSampler, stop: Sequence[str], at_once: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """Generate one text: `text` and `tokens` (log-probabilities, if the sampler records them) of each piece."""
+        """Generate one text: `text` and `tokens` (log-probabilities, if the sampler records them) of each piece.
+
+        With `at_once` nothing is read before the end: on a GPU every look at a token waits for it.
+        """
         ids = self.encode_prompt(prompt)
+        given = ids, max_tokens, sampler
         model, draft = self.models_for(max_tokens)
-        text = self.text_stream(prompt, stop)
-        told = 0  # tokens whose log-probabilities were returned
-        for chosen in decode_stream(model, ids, max_tokens, sampler, draft):
-            piece = "".join(text.add(id) for id in chosen[0].tolist())
-            known = len(text.ids) if text.stopped else sum(start < text.written for start in text.starts)
-            if piece:
-                yield {"text": piece, "tokens": self.token_details(text.ids[told:known], sampler, told)}
-                told = max(told, known)
+        chunks: Iterable[Tensor] = (
+            [decode(model, *given, draft)[:, ids.shape[1] :]] if at_once else decode_stream(model, *given, draft)
+        )
+        text, number = self.continuation_text(prompt, ids[0].tolist(), stop), 0
+        for chunk in chunks:
+            piece, tokens = "", list[PlacedToken]()
+            for id in chunk[0].tolist():
+                part = text.push(sampler.score(number, id), last=number + 1 == max_tokens)
+                piece, number = piece + part.text, number + 1
+                tokens += part.tokens
+            if piece or tokens:
+                yield {"text": piece, "tokens": self.token_details(tokens, sampler.k)}
             if text.stopped:
                 return
-        rest = text.finish()
-        if rest or told < len(text.ids):
-            yield {"text": rest, "tokens": self.token_details(text.ids[told:], sampler, told)}
 
-    def generate_batches(
+    def generate_batch(
         self,
         prompts: Sequence[str],
         max_tokens: int,
-        samplers: Sequence[RecordingSampler],
+        samplers: Sequence[Sampler],
         stop: Sequence[str],
+        logprobs: int,
         progress: Progress,
     ) -> list[dict[str, Any]]:
-        """Generate several texts, in batches of prompts of similar length; a batch ends when all its texts have."""
+        """Generate several texts together: `text`, with the prompt, and `tokens` of each."""
         ids = [self.encode_prompt(prompt)[0].tolist() for prompt in prompts]
-        packed = pays_to_pack(len(prompts), max_tokens)
-        model = self.decoding_models[0] if packed else for_inference(self.gpt)
-        texts = [self.text_stream(prompt, stop) for prompt in prompts]
-        new_ids: list[list[int]] = [[] for _ in prompts]
-        by_length = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
+        texts = [self.continuation_text(prompt, own, stop) for prompt, own in zip(prompts, ids, strict=True)]
+        pairs = zip(ids, samplers, strict=True)
+        sequences = [Continuation(own, max_tokens, sampler, logprobs or None) for own, sampler in pairs]
+        batch = ContinuousBatch(self.batch_model, min(MAX_PARALLEL_TEXTS, max(1, len(prompts))))
+        found: list[dict[str, Any]] = [{"text": prompt, "tokens": []} for prompt in prompts]
+        done = 0
         progress.begin("generating", len(prompts), unit="texts")
-        for start in range(0, len(prompts), MAX_PARALLEL_TEXTS):
-            batch = by_length[start : start + MAX_PARALLEL_TEXTS]
-            arguments = model, [ids[i] for i in batch], max_tokens, [samplers[i] for i in batch]
-            # Without stop strings nothing is read before the end: on a GPU every look at a token waits for it.
-            for chosen in decode_batch_stream(*arguments) if stop else [decode_batch(*arguments)]:
-                for i, row in zip(batch, chosen.tolist(), strict=True):
-                    new_ids[i] += row
-                    for id in row if stop else []:
-                        texts[i].add(id)
-                if stop and all(texts[i].stopped for i in batch):
-                    break
-            progress.advance(start + len(batch))
+        for i, part, ended in continue_texts(batch, sequences, texts):
+            found[i]["text"] += part.text
+            found[i]["tokens"] += self.token_details(part.tokens, logprobs)
+            if ended:
+                done += 1
+                progress.advance(done)
         progress.end()
-        found = []
-        for prompt, text, ids_of_text, sampler in zip(prompts, texts, new_ids, samplers, strict=True):
-            kept = text.ids if stop else ids_of_text
-            whole = prompt + text.text if stop else self.join_continuation(prompt, kept)
-            found.append({"text": whole, "tokens": self.token_details(kept, sampler)})
         return found
-
-    def join_continuation(self, text: str, new_ids: list[int]) -> str:
-        """A prompt followed by the decoded new tokens."""
-        separator = " " if self.tokenizer.pipeline == "original" and new_ids and text and not text[-1].isspace() else ""
-        return text + separator + self.tokenizer.decode(new_ids)
 
     def score(self, texts: Any, stride: int | None = None) -> Any:
         """How likely the model finds texts. Each is scored as a document of its own: after a newline.

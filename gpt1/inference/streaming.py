@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gpt1.errors import UserError
+from gpt1.generation.continuous import Continuation, ContinuousBatch, TokenScore, continue_all
 from gpt1.generation.sampling import Sampler
-
-INCOMPLETE = "�"
-"""What a decoded text ends with if the bytes of its last character are not complete yet."""
+from gpt1.tokenization.incremental import IncrementalDecoder
+from gpt1.tokenization.tokenizer import Tokenizer
 
 
 class RecordingSampler(Sampler):
@@ -27,7 +27,7 @@ class RecordingSampler(Sampler):
     ) -> None:
         super().__init__(temperature, top_k, top_p, generator)
         self.k = k  # 0: nothing is recorded
-        self.recorded: dict[int, tuple[float, list[tuple[int, float]]]] = {}
+        self.recorded: dict[int, tuple[float, tuple[tuple[int, float], ...]]] = {}
 
     def __call__(self, logits: Tensor, first: int) -> Tensor:  # [1, time, vocab] → [1, time]
         chosen = super().__call__(logits, first)
@@ -37,8 +37,12 @@ class RecordingSampler(Sampler):
             values = log_probabilities.gather(1, chosen[0, :, None])[:, 0].tolist()
             rows = zip(values, top.indices.tolist(), top.values.tolist(), strict=True)
             for number, (value, ids, likely) in enumerate(rows, first):
-                self.recorded[number] = value, list(zip(ids, likely, strict=True))
+                self.recorded[number] = value, tuple(zip(ids, likely, strict=True))
         return chosen
+
+    def score(self, number: int, id: int) -> TokenScore:
+        """The new token number `number`, with what was recorded of it."""
+        return TokenScore(id, *self.recorded.pop(number)) if self.k else TokenScore(id)
 
 
 def check_stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
@@ -50,72 +54,111 @@ def check_stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     return strings
 
 
-class TextStream:
-    """Turns the tokens of a continuation into text as they come, up to the first stop string.
+class PlacedToken(NamedTuple):
+    """A token and the position of its text."""
 
-    Text is held back while it could still change: the beginning of a stop string, or a character whose bytes are
-    incomplete.
+    score: TokenScore
+    offset: int
+
+
+class TextPart(NamedTuple):
+    """What a token has made certain: text that cannot change any more, and the tokens that begin in it."""
+
+    text: str
+    tokens: list[PlacedToken]
+
+
+class ContinuationText:
+    """Collects the tokens of a prompt and its continuation as text.
+
+    Text is held back while it may be the beginning of a stop string. The text of the continuation follows that of the
+    prompt directly: prompt + continuation can be joined.
 
     Args:
-        decode: Token ids of the continuation → its text.
-        stop: Text at which the continuation ends; it is not part of it.
+        tokenizer: The tokenizer.
+        prompt: The ids of the prompt.
+        stop: The continuation ends before the first of these strings.
+        ends_with_space: The prompt was a text that ends with white space.
 
     Attributes:
-        ids: The tokens of the text, without those that begin at or after the stop string.
+        prompt_text: The decoded prompt.
         stopped: Whether a stop string was found.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
-        self.decode, self.stop = decode, stop
-        self.ids: list[int] = []
-        self.starts: list[int] = []  # position in the text at which each token begins
-        self.text = ""  # everything decoded so far
-        self.written = 0  # characters that `add` has returned
-        self.stopped = False
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = (), ends_with_space: bool = False
+    ) -> None:
+        self.decoder, self.stop, self.stopped = IncrementalDecoder(tokenizer), tuple(stop), False
+        pieces = [self.decoder.push(id) for id in prompt]
+        self.prompt_text = "".join(pieces)
+        self.prompt_offsets = offsets(pieces)
+        self.length = len(self.prompt_text)
+        """Characters so far, of prompt and continuation."""
+        if ends_with_space:
+            self.decoder.space = ""
+        self.held = ""
+        self.waiting: list[PlacedToken] = []
 
-    def add(self, id: int) -> str:
-        """The text that is certain after one more token and was not before; nothing after a stop string."""
+    def push(self, score: TokenScore, last: bool = False) -> TextPart:
+        """Add a new token; `last` if no other follows."""
         if self.stopped:
-            return ""
-        self.starts.append(len(self.text.rstrip(INCOMPLETE)))
-        self.ids.append(id)
-        self.text = self.decode(self.ids)
-        positions = [at for string in self.stop if (at := self.text.find(string, self.written)) >= 0]
-        if positions:
+            return TextPart("", [])
+        self.waiting.append(PlacedToken(score, self.length))
+        new = self.decoder.push(score.id) + (self.decoder.finish() if last else "")
+        self.length += len(new)
+        self.held += new
+        found = [at for string in self.stop if (at := self.held.find(string)) >= 0]
+        if found:
             self.stopped = True
-            self.text = self.text[: min(positions)]
-            self.ids = self.ids[: sum(start < len(self.text) for start in self.starts)]
-            return self.finish()
-        return self._write(len(self.text.rstrip(INCOMPLETE)) - self._possible_stop())
+            return self.release(min(found))
+        if last:
+            tokens, self.waiting = self.waiting, []
+            return TextPart(self.held, tokens)
+        return self.release(len(self.held) - self.possible_stop())
 
-    def finish(self) -> str:
-        """The text that was held back, once no more tokens come."""
-        return self._write(len(self.text))
+    def release(self, n: int) -> TextPart:
+        """The first `n` characters that were held back, and the tokens that begin in them."""
+        end = self.length - len(self.held) + n
+        text, self.held = self.held[:n], self.held[n:]
+        tokens = [token for token in self.waiting if token.offset < end]
+        self.waiting = self.waiting[len(tokens) :]
+        return TextPart(text, tokens)
 
-    def _write(self, end: int) -> str:
-        begin, self.written = self.written, max(self.written, end)
-        return self.text[begin : self.written]
-
-    def _possible_stop(self) -> int:
-        """Length of the longest end of the text that is the beginning of a stop string."""
-        text = self.text.rstrip(INCOMPLETE)
-        lengths = (n for string in self.stop for n in range(1, len(string)) if text.endswith(string[:n]))
+    def possible_stop(self) -> int:
+        """Length of the longest end of the held text that is the beginning of a stop string."""
+        lengths = (n for string in self.stop for n in range(1, len(string)) if self.held.endswith(string[:n]))
         return max(lengths, default=0)
 
 
-def token_details(
-    ids: Sequence[int],
-    recorded: dict[int, tuple[float, list[tuple[int, float]]]],
-    display: Callable[[int], str],
-    begin: int = 0,
-) -> list[dict[str, Any]]:
-    """`token`, `id`, `log_probability` and `top` (the most likely tokens) of the new tokens number `begin`, … ."""
-    details = []
-    for number, id in enumerate(ids, begin):
-        value, top = recorded[number]
-        likely = [{"token": display(i), "id": i, "log_probability": p} for i, p in top]
-        details.append({"token": display(id), "id": id, "log_probability": value, "top": likely})
-    return details
+def offsets(pieces: Sequence[str]) -> list[int]:
+    """Where each piece begins in the joined text."""
+    found, position = [], 0
+    for piece in pieces:
+        found.append(position)
+        position += len(piece)
+    return found
+
+
+def continue_texts(
+    batch: ContinuousBatch, sequences: Sequence[Continuation], texts: Sequence[ContinuationText]
+) -> Iterator[tuple[int, TextPart, bool]]:
+    """Continue sequences up to their stop strings.
+
+    Yields:
+        (index, what a new token of that sequence has made certain, whether it was the last).
+
+    Raises:
+        UserError: The model's logits are not finite.
+    """
+    index = {id(sequence): i for i, sequence in enumerate(sequences)}
+    for result in continue_all(batch, sequences):
+        if result.error:
+            raise result.error
+        i = index[id(result.sequence)]
+        part = texts[i].push(result.token, result.finished) if result.token else TextPart("", [])
+        if texts[i].stopped:
+            batch.remove(result.sequence)
+        yield i, part, texts[i].stopped or result.finished
 
 
 def make_sampler(

@@ -39,12 +39,12 @@ class KVCache:
         self.values = [like.new_empty(shape) for _ in range(blocks)]
         self.recurrent_states: list[tuple[Tensor, Tensor]] = []
         self.length = 0
-        """Filled positions; the maximum over the rows if `row_lengths` is set."""
-        self.row_lengths: Tensor | None = None
-        """[batch, 1], the filled positions of each row, if rows differ."""
+        """Filled positions."""
         self.parts: Sequence[CachePart] = ()
         """Set by `begin_parts`: the sequences that the tokens of the next pass belong to."""
-        self.part_rows = self.part_positions = torch.empty(0, dtype=torch.long)
+        self.part_rows = torch.empty(0, dtype=torch.long)
+        self.positions: Tensor | None = None
+        """[tokens, 1], set by `begin_parts`: the position of each token of the next pass."""
 
     @property
     def size(self) -> int:
@@ -62,8 +62,7 @@ class KVCache:
         padded = positions + [0] * (tokens - len(positions))
         self.parts, self.length = parts, 0
         self.part_rows = to_device(torch.tensor(rows), device)
-        self.row_lengths = to_device(torch.tensor(padded)[:, None], device)
-        self.part_positions = self.row_lengths[: len(positions), 0]
+        self.positions = to_device(torch.tensor(padded)[:, None], device)
 
     def layer(self, index: int) -> LayerCache:
         """The part that belongs to block `index`."""
@@ -75,7 +74,7 @@ class KVCache:
         copy.keys = [keys.repeat(n, 1, 1, 1).to(dtype or keys.dtype) for keys in self.keys]
         copy.values = [values.repeat(n, 1, 1, 1).to(dtype or values.dtype) for values in self.values]
         copy.recurrent_states = [(state.repeat(n, 1), cell.repeat(n, 1)) for state, cell in self.recurrent_states]
-        copy.length, copy.row_lengths, copy.parts = self.length, None, ()
+        copy.length, copy.positions, copy.parts = self.length, None, ()
         return copy
 
 
@@ -102,7 +101,7 @@ def cached_attention(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
     Args:
         qkv: [batch, time, 3 · n_embd], queries, keys and values of the positions that follow the cached ones.
         n_head: Number of heads.
-        kv_cache: Receives the new keys and values. If its rows have different lengths, time must be 1.
+        kv_cache: Receives the new keys and values.
 
     Returns:
         [batch, time, n_embd].
@@ -110,18 +109,13 @@ def cached_attention(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
     cache, index = kv_cache.cache, kv_cache.index
     if cache.parts:
         return attention_by_part(qkv, n_head, kv_cache)
-    keys, values, past, row_lengths = cache.keys[index], cache.values[index], cache.length, cache.row_lengths
+    keys, values, past = cache.keys[index], cache.values[index], cache.length
     batch, time, width = qkv.shape
     q, k, v = qkv.view(batch, time, 3, n_head, -1).permute(2, 0, 3, 1, 4)  # each [batch, n_head, time, head width]
     end = past + time
+    keys[:, :, past:end] = k
+    values[:, :, past:end] = v
     visible = None
-    if row_lengths is None:
-        keys[:, :, past:end] = k
-        values[:, :, past:end] = v
-    else:
-        rows, positions = torch.arange(batch, device=qkv.device), row_lengths[:, 0]
-        keys[rows, :, positions], values[rows, :, positions] = k[:, :, 0], v[:, :, 0]
-        visible = (torch.arange(end, device=qkv.device) <= row_lengths)[:, None, None]  # [batch, 1, 1, end]
     if past and time > 1:  # position past + i attends to all positions up to itself
         visible = torch.ones(time, end, dtype=torch.bool, device=qkv.device).tril(past)
     y = F.scaled_dot_product_attention(
@@ -133,17 +127,27 @@ def cached_attention(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
 def attention_by_part(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
     """As `cached_attention`, for the parts of `KVCache.begin_parts`: qkv [tokens, 1, 3 · n_embd] → [tokens, 1, n_embd].
 
-    A part is computed alone, over its own keys only. So its result does not depend on the rest of the pass, bit by bit.
+    On a CPU a part is computed alone, over its own keys only. So its result does not depend on the rest of the pass,
+    bit by bit. On other devices, where many small products are slow, the first parts of one token are computed
+    together.
     """
     cache, index = kv_cache.cache, kv_cache.index
     keys, values, used = cache.keys[index], cache.values[index], len(cache.part_rows)
+    assert cache.positions is not None  # as `begin_parts` left it
+    positions = cache.positions[:used, 0]
     tokens, _, width = qkv.shape
     q, k, v = qkv.view(tokens, 3, n_head, -1).unbind(1)  # each [tokens, n_head, head width]
-    keys[cache.part_rows, :, cache.part_positions] = k[:used]
-    values[cache.part_rows, :, cache.part_positions] = v[:used]
+    keys[cache.part_rows, :, positions] = k[:used]
+    values[cache.part_rows, :, positions] = v[:used]
     y = qkv.new_zeros(tokens, n_head, width // 3 // n_head)
-    first = 0
-    for row, past, time in cache.parts:
+    first, parts = 0, cache.parts
+    if qkv.device.type != "cpu":
+        first = next((i for i, part in enumerate(parts) if part.time > 1), len(parts))
+        if first:
+            end = 1 + max(part.past for part in parts[:first])
+            y[:first] = attention_of_newest(q[:first], keys, values, cache.part_rows[:first], positions[:first], end)
+        parts = parts[first:]
+    for row, past, time in parts:
         end = past + time
         visible = None
         if past and time > 1:  # position past + i attends to all positions up to itself
@@ -154,3 +158,21 @@ def attention_by_part(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
         y[first : first + time] = own_y[0].transpose(0, 1)
         first += time
     return y.view(tokens, 1, width // 3)
+
+
+def attention_of_newest(
+    q: Tensor, keys: Tensor, values: Tensor, rows: Tensor, positions: Tensor, end: int
+) -> Tensor:  # → [tokens, n_head, head width]
+    """Attention of one new token of each of several sequences, in one call.
+
+    Args:
+        q: [tokens, n_head, head width].
+        keys: [batch, n_head, positions, head width], finite also where nothing is cached yet.
+        values: The same.
+        rows: [tokens], the row of the cache of each token.
+        positions: [tokens], its position, up to which it attends.
+        end: One more than the largest position.
+    """
+    visible = (torch.arange(end, device=q.device) <= positions[:, None])[:, None, None]  # [tokens, 1, 1, end]
+    own_keys, own_values = keys[rows, :, :end], values[rows, :, :end]
+    return F.scaled_dot_product_attention(q[:, :, None], own_keys, own_values, visible)[:, :, 0]

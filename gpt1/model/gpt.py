@@ -184,7 +184,7 @@ class GPT(nn.Module):
 
     def position_embeddings(self, past: int, time: int, kv_cache: KVCache | None, packing: Packing | None) -> Tensor:
         """Rows of W_p for the tokens: [time, n_embd], [batch, 1, n_embd] or [tokens, n_embd]."""
-        positions = packing.positions if packing else kv_cache.row_lengths if kv_cache else None
+        positions = packing.positions if packing else kv_cache.positions if kv_cache else None
         if positions is None:
             return self.positions.weight[past : past + time]
         return embedding(positions, self.positions.weight)

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gpt1.generation.continuous import Continuation, TokenScore
-from gpt1.serving.continuation_text import ContinuationText, PlacedToken, token_string
+from gpt1.inference.streaming import ContinuationText, PlacedToken
 from gpt1.serving.engine import Engine
 from gpt1.serving.errors import ApiError, api_error
 from gpt1.serving.metrics import Metrics
@@ -238,6 +238,15 @@ def logprobs_json(tokenizer: Tokenizer, tokens: Sequence[PlacedToken]) -> dict[s
         "top_logprobs": [top(token.score) for token in tokens],
         "text_offset": [token.offset for token in tokens],
     }
+
+
+def token_string(tokenizer: Tokenizer, id: int) -> str:
+    """A token as OpenAI's API writes it: its text, or `bytes:\\xe2` if it is a part of a character."""
+    data = tokenizer.token_bytes(id)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def event(content: dict[str, Any]) -> bytes:

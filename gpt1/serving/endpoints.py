@@ -15,10 +15,10 @@ from gpt1.errors import UserError
 from gpt1.generation.continuous import Continuation, TokenScore
 from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import TaskPredictor
+from gpt1.inference.streaming import ContinuationText
 from gpt1.kernels.attention import split_heads
 from gpt1.model.gpt import GPT, Block
 from gpt1.serving.completions import check_context, check_ids, check_limit
-from gpt1.serving.continuation_text import ContinuationText
 from gpt1.serving.engine import Engine
 from gpt1.serving.errors import ApiError
 from gpt1.serving.schemas import AttentionRequest, ClassifyRequest, EmbeddingRequest, NextRequest, ScoreRequest

@@ -25,7 +25,7 @@ from gpt1.errors import ResourceError, UserError
 from gpt1.generation.continuous import Continuation, ContinuousBatch, StepResult, TokenScore, batch_invariant
 from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import LanguageModel, TaskPredictor
-from gpt1.serving.continuation_text import ContinuationText
+from gpt1.inference.streaming import ContinuationText
 from gpt1.serving.label_queue import LabelQueue, pad_logits
 from gpt1.serving.model_thread import Calls, ModelThread
 from gpt1.serving.text_queue import StepFacts, TextQueue

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
-from gpt1.generation.continuous import BLOCK, Continuation, ContinuousBatch, StepResult, TokenScore, batch_invariant
+from gpt1.generation.continuous import (
+    BLOCK,
+    Continuation,
+    ContinuousBatch,
+    StepResult,
+    TokenScore,
+    batch_invariant,
+    continue_all,
+)
 from gpt1.generation.sampling import Sampler
 from gpt1.model.gpt import GPT
 
@@ -44,13 +52,9 @@ def continuation(prompt: Sequence[int], new: int, seed: int | None = None, **opt
 def run(batch: ContinuousBatch, sequences: Sequence[Continuation]) -> dict[int, list[TokenScore]]:
     """Continue all sequences, each as soon as there is room; the scores of each, by its position."""
     scores: dict[int, list[TokenScore]] = {i: [] for i in range(len(sequences))}
-    waiting = list(sequences)
-    while waiting or batch.running:
-        while waiting and not batch.is_full:
-            batch.add(waiting.pop(0))
-        for result in batch.step():
-            assert result.error is None
-            scores[sequences.index(result.sequence)] += [*result.prompt, *([result.token] if result.token else [])]
+    for result in continue_all(batch, sequences):
+        assert result.error is None
+        scores[sequences.index(result.sequence)] += [*result.prompt, *([result.token] if result.token else [])]
     return scores
 
 

@@ -1,4 +1,4 @@
-"""Decoding: batches of prompts of different lengths, and speculative decoding."""
+"""Decoding of one text, alone and speculatively; several are in test_continuous.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.generation import inference_model
-from gpt1.generation.decoding import DRAFT_TOKENS, LONG_PROMPT, decode, decode_batch, pays_to_pack, prefill
+from gpt1.generation.decoding import DRAFT_TOKENS, LONG_PROMPT, decode, pays_to_pack, prefill
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import LanguageModel, load
@@ -48,24 +48,6 @@ def prompts(max_length: int) -> st.SearchStrategy[list[list[int]]]:
 
 def alone(model: GPT, prompt: list[int], new: int, *rest: Any) -> list[int]:
     return model.generate(torch.tensor([prompt]), new, *rest)[0, len(prompt) :].tolist()
-
-
-@pytest.mark.parametrize("which", MODELS, ids=str)
-@given(data=st.data(), new=st.integers(0, 30))
-def test_a_batch_gives_each_prompt_the_same_text_as_alone_even_beyond_the_context(which: Any, data: Any, new: int):
-    model = MODELS[which]
-    given_prompts = data.draw(prompts(2 * which[0] + 1))
-    together = decode_batch(model, given_prompts, new, [Sampler(0)] * len(given_prompts))
-    assert together.tolist() == [alone(model, prompt, new, 0) for prompt in given_prompts]
-
-
-@given(given_prompts=prompts(15), seed=st.integers(0, 99), narrow=st.sampled_from([(1.0, 0, 1.0), (0.7, 5, 0.9)]))
-def test_a_row_samples_from_its_own_generator_the_same_text_as_alone(given_prompts: Any, seed: int, narrow: Any):
-    model = MODELS[12, "transformer"]
-    own = [Sampler(*narrow, torch.Generator().manual_seed(seed + i)) for i in range(len(given_prompts))]
-    together = decode_batch(model, given_prompts, 20, own)
-    for i, prompt in enumerate(given_prompts):
-        assert together[i].tolist() == alone(model, prompt, 20, *narrow, torch.Generator().manual_seed(seed + i))
 
 
 # ---- speculative decoding
@@ -163,11 +145,9 @@ def test_a_draft_model_is_created_only_where_it_is_supported_and_pays(monkeypatc
     assert prepare_for_decoding(tiny(12, "lstm"))[1] is None
 
 
-@pytest.mark.parametrize(
-    ("texts", "tokens", "worth"), [(1, 64, True), (1, 63, False), (2, 64, False), (3, 500, False), (4, 64, True)]
-)
-def test_weights_are_packed_only_for_enough_tokens(texts: int, tokens: int, worth: bool):
-    assert pays_to_pack(texts, tokens) == worth
+@pytest.mark.parametrize(("tokens", "worth"), [(64, True), (63, False)])
+def test_weights_are_packed_only_for_enough_tokens(tokens: int, worth: bool):
+    assert pays_to_pack(tokens) == worth
 
 
 def test_logits_that_are_not_finite_are_an_error():
@@ -199,15 +179,12 @@ def recording_model(dtype: torch.dtype, architecture: Any = "transformer") -> Re
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("how", ["alone", "cached", "side by side"])
+@pytest.mark.parametrize("how", ["alone", "cached"])
 def test_prefill_in_bfloat16_has_few_different_lengths(how: str):
     model, lengths = recording_model(torch.bfloat16), (1, 32, 33, 34, 64, 65, 66, 97, 98, 130, 149, 150)
     for length in lengths:
         ids = torch.arange(length)[None] % VOCABULARY
         expected = GPT.hidden_states(model, ids)
-        if how == "side by side":
-            decode_batch(model, [ids[0].tolist()], 1, [Sampler(0)])
-            continue
         cache = model.new_kv_cache(1) if how == "cached" else None
         found = prefill(model, ids, cache)
         assert found.shape == expected.shape

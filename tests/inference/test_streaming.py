@@ -8,47 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gpt1.errors import UserError
 from gpt1.inference.language_model import LanguageModel
 from gpt1.inference.predictor import load
-from gpt1.inference.streaming import TextStream
 from gpt1.model.gpt import GPT
 from gpt1.tokenization.tokenizer import Tokenizer
 
 HOWS: list[dict[str, Any]] = [{"temperature": 0}, {"seed": 3, "temperature": 1.5}]
 every_how = pytest.mark.parametrize("how", HOWS, ids=["greedy", "sampled"])
-bytes_of_text = st.binary(max_size=12) | st.text("aλ☃é\n ", max_size=8).map(str.encode)
 
 
 @pytest.fixture(scope="module")
 def model(pretrained_run: Path) -> LanguageModel:
     return load(pretrained_run)
-
-
-def decode_bytes(ids: list[int]) -> str:
-    return bytes(ids).decode("utf-8", "replace")
-
-
-@given(data=bytes_of_text, stop=st.lists(st.text("aλ☃\n ", min_size=1, max_size=3), max_size=2))
-def test_pieces_add_up_to_the_text_before_the_first_stop_string(data: bytes, stop: list[str]):
-    stream = TextStream(decode_bytes, stop)
-    pieces = [stream.add(byte) for byte in data] + [stream.finish()]
-    text = decode_bytes(list(data))
-    positions = [text.find(string) for string in stop if string in text]
-    assert "".join(pieces) == text[: min(positions, default=len(text))]
-    assert stream.stopped == bool(positions)
-
-
-@given(data=st.text("ab", max_size=12), stop=st.text("ab", min_size=1, max_size=4))
-def test_no_piece_is_taken_back(data: str, stop: str):
-    stream, told = TextStream(lambda ids: "".join(map(chr, ids)), [stop]), ""
-    for character in data:
-        told += stream.add(ord(character))
-        assert data.startswith(told)
-        assert stop not in told
 
 
 @every_how

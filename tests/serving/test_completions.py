@@ -13,6 +13,8 @@ import torch
 from served import Served, server_thread
 
 from gpt1.inference.predictor import LanguageModel, load
+from gpt1.serving.completions import token_string
+from gpt1.tokenization.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +210,8 @@ def test_the_queue_recovers_when_clients_leave(served: Served, client: openai.Op
     while (answer := served.ask("/v1/completions", {"prompt": "a", "max_tokens": 1})).status == 429:
         continue
     assert answer.status == 200
+
+
+def test_every_token_of_the_lossless_vocabulary_has_a_name_of_its_own():
+    tokenizer = Tokenizer.train(["naïve café ☃ 한국어"], vocab_size=290, pipeline="lossless")
+    assert len({token_string(tokenizer, i) for i in range(tokenizer.vocab_size)}) == tokenizer.vocab_size

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.generation.continuous import TokenScore
-from gpt1.serving.continuation_text import ContinuationText, TextPart, token_string
+from gpt1.inference.streaming import ContinuationText, TextPart
 from gpt1.tokenization.tokenizer import Tokenizer
 
 TEXTS = ["the cat sat on the mat . \n it was warm , and the cat slept", "naïve café ☃ 한국어"]
@@ -56,11 +56,3 @@ def test_prompt_and_continuation_join_to_one_text():
         text = ContinuationText(original, prompt, (), ends_with_space)
         assert text.prompt_text == "the cat"
         assert "".join(part.text for part in push_all(text, more)) == expected
-
-
-@given(id=st.integers(0, 289))
-def test_every_token_of_the_lossless_vocabulary_has_a_name_of_its_own(id: int):
-    tokenizer = TOKENIZERS["lossless"]
-    names = {token_string(tokenizer, i) for i in range(tokenizer.vocab_size)}
-    assert len(names) == tokenizer.vocab_size
-    assert token_string(tokenizer, id) in names
