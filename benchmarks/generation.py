@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.measure import BenchmarkResult, Ratio, ResultTable, Workload, comparison_table, interleave
 from benchmarks.models_and_data import benchmark_device, copy_weights, describe_size, openai_config, random_model
+from gpt1.generation.continuous import Continuation, ContinuousBatch, batch_invariant, continue_all
 from gpt1.generation.decoding import decode
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding, quantize_int4
 from gpt1.generation.sampling import Sampler
@@ -96,15 +97,25 @@ def draft_acceptance(run_folder: str) -> ResultTable:
     return ResultTable(f"Draft tokens of {run_folder}", ["temperature", "tokens", "share that is correct"], rows)
 
 
+@torch.inference_mode()
+def continue_together(model: GPT, ids: Tensor, new: int) -> Tensor:  # → [prompts, time + new]
+    """Several texts as `LanguageModel.generate` and the server continue them."""
+    sequences = [Continuation(prompt, new, Sampler(0)) for prompt in ids.tolist()]
+    for _ in continue_all(ContinuousBatch(model, len(sequences)), sequences):
+        pass
+    return torch.tensor([sequence.ids for sequence in sequences], device=ids.device)
+
+
 def compare_generation(
     model: GPT, peer: Any, ids: Tensor, new: int, rounds: int, quick: bool
 ) -> tuple[ResultTable, dict[str, Ratio], bool]:  # ids [prompts, time]
     generated: dict[str, Tensor] = {}
     many = f", {len(ids)} prompts" if len(ids) > 1 else ""
 
-    ready = {}
+    ready, batch_models = {}, {}
     for dtype in (torch.float32, torch.bfloat16):
         model.activation_dtype = dtype
+        batch_models[dtype] = batch_invariant(model)
         decoder, draft = prepare_for_decoding(model)
         ready[dtype] = (
             decoder,
@@ -114,7 +125,10 @@ def compare_generation(
     def ours(dtype: torch.dtype) -> None:
         decoder, draft = ready[dtype]
         decoder.activation_dtype = dtype  # may be the model itself
-        generated[str(dtype)] = decode(decoder, ids, new, Sampler(0), draft if len(ids) == 1 else None)
+        if len(ids) == 1:
+            generated[str(dtype)] = decode(decoder, ids, new, Sampler(0), draft)
+        else:
+            generated[str(dtype)] = continue_together(batch_models[dtype], ids, new)
 
     def ours_noisy(dtype: torch.dtype, draft: GPT) -> None:
         generated[f"{dtype}, noisy"] = decode(ready[dtype][0], ids, new, Sampler(0), NoisyDraft(draft))
