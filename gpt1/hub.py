@@ -26,6 +26,7 @@ from gpt1.version import __version__
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 CONFIG_FILE = "config.json"
+NO_NETWORK = "The model starter (English) comes with gpt1 and needs no network."
 TEXT_FILES = [CONFIG_FILE, "model.safetensors.index.json", "task.json", "manifest.json", "gpt1_tokenizer.json"]
 TEXT_FILES += ["vocab.json", "merges.txt", "encoder_bpe_40000.json", "vocab_40000.bpe"]
 TEXT_FILES += ["tokenizer.json", "tokenizer_config.json"]
@@ -106,7 +107,7 @@ def import_hub(name: str) -> Any:
         raise UserError(
             f"{name} is not a local folder, and models on the Hugging Face hub need `huggingface_hub`, which is not "
             "installed.",
-            f"Check the path, or: {INSTALL}",
+            f"Check the path, or: {INSTALL}\n{NO_NETWORK}",
         )
     return import_module("huggingface_hub")
 
@@ -226,12 +227,13 @@ def as_user_error(hub: Any, name: str, error: Exception) -> UserError | None:
     if isinstance(error, errors.LocalEntryNotFoundError) and hub.constants.HF_HUB_OFFLINE:
         return UserError(
             f"{name} is neither a local folder nor in the cache of the hub, and HF_HUB_OFFLINE is set.",
-            "Run the command once with a network and without HF_HUB_OFFLINE, or use the path of a model folder.",
+            "Run the command once with a network and without HF_HUB_OFFLINE, or use the path of a model folder.\n"
+            f"{NO_NETWORK}",
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return UserError(
             f"{name} is neither a local folder nor in the cache of the hub, and {host} cannot be reached.",
-            "Check the path and the network. With a proxy, set HTTPS_PROXY.",
+            f"Check the path and the network. With a proxy, set HTTPS_PROXY.\n{NO_NETWORK}",
         )
     if is_unreachable(error) or status or (isinstance(error, OSError) and error.errno is None):
         return UserError(

@@ -30,7 +30,7 @@ def parse_names(text: str | None) -> list[str] | None:
 
 @click.command(short_help="Measure the score against the number of labels.")
 @click.argument("train_on", metavar="TRAIN")
-@click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder of the pre-trained model.")
+@click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder to start from, or starter.")
 @click.option("--out", required=True, type=Path, help="Folder for the results; the same command resumes in it.")
 @click.option("--kind", metavar="KIND", help=KIND_HELP)
 @column_options()
@@ -79,7 +79,7 @@ def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **op
 
 @click.command(short_help="Evaluate a pre-trained model on a task without training.")
 @click.argument("what", metavar="NAME|TABLE")
-@click.option("--run", required=True, metavar="RUN", help="Run or model folder of a pre-trained model.")
+@click.option("--run", required=True, metavar="RUN", help="Pre-trained model: run or model folder, or starter.")
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option("--kind", metavar="KIND", help="For a table: choice, or classification with --words.")
 @column_options()
@@ -145,7 +145,7 @@ def parse_label_words(text: str | None) -> dict[str, str] | None:
 
 @click.command(short_help="Reproduce the paper's tables and figure 2.")
 @click.argument("what", metavar="table2|table3|table4|table5|figure2")
-@click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder of the pre-trained model.")
+@click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder to start from, or starter.")
 @click.option("--out", required=True, type=Path, help="Folder for the results; the same command resumes in it.")
 @click.option("--data-dir", metavar="DIR", help="Folder with the official files of the data sets.")
 @click.option("--seeds", default=3, show_default=True, type=RangedNumber(int, 1), help="Random seeds per result.")

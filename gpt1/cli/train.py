@@ -75,7 +75,7 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
 @click.command(short_help="Stage 1: pre-train a GPT on a corpus folder.")
 @click.argument("corpus", metavar="DIR", required=False)
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
-@click.option("--from", "from_", metavar="RUN", help="Continue from the model of a run or model folder.")
+@click.option("--from", "from_", metavar="RUN", help="Continue from a model: run or model folder, or starter.")
 @click.option("--valid", metavar="DIR", help="Corpus folder for validation, instead of a part of this one.")
 @click.option(
     "--minutes",
@@ -112,7 +112,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 
 @click.command(short_help="Stage 2: fine-tune on labeled rows.")
 @click.argument("train_on", metavar="TRAIN", required=False)
-@click.option("--from", "from_", metavar="RUN", help="Run or model folder of the pre-trained model.")
+@click.option("--from", "from_", metavar="RUN", help="Pre-trained model: run or model folder, or starter (English).")
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
 @click.option("--kind", metavar="KIND", help=KIND_HELP)
 @column_options()

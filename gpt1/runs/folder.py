@@ -27,7 +27,7 @@ from gpt1.config import (
     recipe_defaults,
 )
 from gpt1.console import Console
-from gpt1.errors import UserError
+from gpt1.errors import UserError, did_you_mean
 from gpt1.files import foreign
 from gpt1.files.atomic import atomic_dir, atomic_file, delete_folder, ensure_exists, ensure_writable, lock_dir
 from gpt1.files.foreign import read_json_object
@@ -42,6 +42,7 @@ MODEL_FILE = "model.safetensors"
 REPORT_FILE, PREDICTIONS = "report.html", "predictions.jsonl"
 STARTER, STARTER_FOLDER = "starter", Path(__file__).parents[1] / "starter"
 """Name and folder of the model that comes with the package."""
+STARTER_HINT = f"--from {STARTER} is a pre-trained English model, which comes with gpt1."
 RUN_FILES = "gpt1-run-files-1"
 """Format of a finished run's manifest.json. It covers the files that are read later; model/ has its own manifest."""
 COVERED = (RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, PREDICTIONS)
@@ -297,12 +298,15 @@ def find_model_folder(name: str | Path) -> Path:
 
     Args:
         name: A run folder, a model folder, `starter` (the model that comes with the package), or the name of a model
-            on the Hugging Face hub, `owner/name[@revision]`, which is downloaded into its cache. An existing path wins.
+            on the Hugging Face hub, `owner/name[@revision]`, which is downloaded into its cache. An existing path wins;
+            of one called `starter`, a line says so.
 
     Raises:
         UserError: There is no such folder, run or model.
     """
     folder = Path(name)
+    if str(name) == STARTER and folder.exists():
+        check_hides_starter(folder)
     if (folder / RUN_CONFIG_FILE).exists():
         if not (folder / MODEL_FOLDER).is_dir():
             command = shell_join(["gpt1", read_run_config(folder).get("stage"), "--out", folder, "--resume"])
@@ -311,7 +315,7 @@ def find_model_folder(name: str | Path) -> Path:
     if folder.exists():
         return folder
     if str(name) == STARTER:
-        if not (STARTER_FOLDER / MODEL_FILE).exists():
+        if not has_starter():
             raise UserError(
                 f"this installation of gpt1 has no model {STARTER}: {STARTER_FOLDER / MODEL_FILE} does not exist.",
                 "Install a release of gpt1 that contains it, or use a model of your own: gpt1 pretrain --help",
@@ -319,7 +323,28 @@ def find_model_folder(name: str | Path) -> Path:
         return STARTER_FOLDER
     if is_hub_name(str(name)):
         return download(str(name))
-    raise UserError(not_found_error(folder).problem, "Use a run folder, a model folder, starter or owner/name.")
+    problem = not_found_error(folder).problem
+    if "Did you mean" not in problem:
+        problem += did_you_mean(str(name), (STARTER,))
+    fix = f"Use a run folder, a model folder, owner/name, or {STARTER}: the English model that comes with gpt1."
+    raise UserError(problem, fix)
+
+
+def has_starter() -> bool:
+    """Whether this installation holds the weights of `starter`; a checkout may not."""
+    return (STARTER_FOLDER / MODEL_FILE).exists()
+
+
+def check_hides_starter(path: Path) -> None:
+    """Say that a model in the current directory is used, not the package's; UserError if it is no model."""
+    if any((path / file).exists() for file in (RUN_CONFIG_FILE, "config.json", "params_0.npy")):
+        log_once(f"{STARTER}: the folder in the current directory, not the model that comes with gpt1")
+        return
+    what = "folder" if path.is_dir() else "file"
+    raise UserError(
+        f"the {what} {STARTER} in the current directory is not a model, and hides the model of this name.",
+        f"Rename the {what}, or run the command in another folder.",
+    )
 
 
 def names_model(name: str | Path) -> bool:

@@ -132,7 +132,8 @@ def check_inputs(train_on: Any, from_: str | Path | None, resume: bool, overwrit
     """UserError for a missing input, which only a resumed run has stored, or for --resume with --overwrite."""
     if not resume and (train_on is None or from_ is None):
         missing = "--from" if from_ is None else "the table of training rows"
-        raise UserError(f"{missing} is missing.", "Use: gpt1 finetune TABLE --from RUN --out NEW --kind KIND COLUMNS")
+        usage = "Use: gpt1 finetune TABLE --from RUN --out NEW --kind KIND COLUMNS"
+        raise UserError(f"{missing} is missing.", usage if from_ else f"{usage}\n{runs.STARTER_HINT}")
     runs.check_resume(resume, overwrite)
 
 
