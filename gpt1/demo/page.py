@@ -17,6 +17,7 @@ from gpt1.demo.results import (
     follow_up_commands,
     format_percent,
     pretraining_verdict,
+    starter_verdict,
 )
 from gpt1.report import charts
 from gpt1.report.page import Cell, Page
@@ -32,7 +33,7 @@ def write_page(out: Path, results: DemoResults) -> Path:
     page = Page(
         f"{format_percent(pretrained)} with pre-training, {format_percent(scratch)} without",
         kicker=f"gpt1  ·  demo  ·  {out}",
-        lead=pretraining_verdict(results),
+        lead=f"{pretraining_verdict(results)} {starter_verdict(results)}",
     )
     page.facts(
         {

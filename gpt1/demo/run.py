@@ -21,6 +21,7 @@ from gpt1.demo import docstrings
 from gpt1.demo.results import (
     ALL,
     DEMO_METHODS,
+    FROM_STARTER,
     HEAD,
     MAJORITY,
     PROMPTS,
@@ -32,11 +33,12 @@ from gpt1.demo.results import (
     format_percent,
     pretraining_verdict,
     sparkline,
+    starter_verdict,
 )
 from gpt1.errors import Interrupted, UserError
 from gpt1.progress import NullProgress, Progress
 from gpt1.report.run_reader import Run
-from gpt1.runs.folder import read_results, write_json
+from gpt1.runs import folder as runs
 
 DEMO_VOCAB_SIZE = 3000
 PRETRAIN_SETTINGS: dict[str, Any] = {"model": "tiny", "n_layer": 3, "context": 64, "batch_size": 16, "steps": 2400}
@@ -77,7 +79,7 @@ def run_demo(out: Path, seeds: int = 3, progress: Progress | None = None) -> Pat
     with results.time_stage("testing"):
         evaluate_methods(out, seeds, results)
         sample_model(out, results)
-    write_json(out / "demo.json", asdict(results))
+    runs.write_json(out / "demo.json", asdict(results))
     print_results(out, results)
     return out
 
@@ -144,7 +146,7 @@ def pretrain_model(out: Path, results: DemoResults, progress: Progress) -> None:
     from gpt1.training.pretrain import pretrain
 
     pretrain(out / "corpus", out=out / "pretrained", progress=progress, **PRETRAIN_SETTINGS)
-    saved = read_results(out / "pretrained")
+    saved = runs.read_results(out / "pretrained")
     names = ("steps", "tokens_seen", "parameters", "unigram", "validation")
     results.pretraining = {name: saved[name] for name in names} | {"settings": PRETRAIN_SETTINGS}
     ours, unigram = saved["validation"], saved["unigram"]
@@ -158,11 +160,13 @@ def finetune_methods(out: Path, seeds: int, results: DemoResults, progress: Prog
     """Fine-tune every method with every seed: it decides the labeled rows, the new weights and the order."""
     from gpt1.training.finetune import finetune
 
+    if not runs.has_starter():
+        progress.log(starter_verdict(results))
     for seed in range(seeds):
-        for method, settings in DEMO_METHODS.items():
+        for method, settings in available_methods().items():
             finetune(
                 out / "labelled" / f"train-{seed}.csv",
-                from_=out / "pretrained",
+                from_=runs.STARTER_FOLDER if method == FROM_STARTER else out / "pretrained",
                 out=run_folder(out, method, seed),
                 kind="classification",
                 text="text",
@@ -175,6 +179,12 @@ def finetune_methods(out: Path, seeds: int, results: DemoResults, progress: Prog
             )
             _, accuracy = Run.open(run_folder(out, method, seed)).series("validation", "accuracy")
             results.curves.setdefault(method, []).append(accuracy)
+
+
+def available_methods() -> dict[str, dict[str, Any]]:
+    """The methods, without that of a model which is not installed."""
+    installed = runs.has_starter()
+    return {method: settings for method, settings in DEMO_METHODS.items() if method != FROM_STARTER or installed}
 
 
 class SingleBarProgress(NullProgress):
@@ -198,7 +208,7 @@ def evaluate_methods(out: Path, seeds: int, results: DemoResults) -> None:
     labels = Counter(row["library"] for row in table.rows)
     results.accuracy[MAJORITY] = [max(labels.values()) / len(table)] * seeds
     results.accuracy[TF_IDF] = [tfidf_accuracy(out, seed) for seed in range(seeds)]
-    for method in DEMO_METHODS:
+    for method in available_methods():
         scores = [evaluate(run_folder(out, method, seed), table, baselines=False)["metrics"] for seed in range(seeds)]
         results.accuracy[method] = [score["accuracy"] for score in scores]
 
@@ -248,10 +258,10 @@ def print_results(out: Path, results: DemoResults) -> None:
     seeds = formatting.count_noun(len(results.accuracy[ALL]), "seed")
     titles = [f"accuracy on {results.labelled['test']} test rows", "median", f"[min – max] of {seeds}"]
     console.print_table(titles, accuracy_rows(results))
-    console.show_text(pretraining_verdict(results) + "\n")
+    console.show_text(f"{pretraining_verdict(results)}\n{starter_verdict(results)}\n")
     console.print_result("accuracy on the validation rows after each epoch (median over seeds)")
-    for method, runs in results.curves.items():
-        medians = [median(epoch) for epoch in zip(*runs, strict=True)]
+    for method, curves in results.curves.items():
+        medians = [median(epoch) for epoch in zip(*curves, strict=True)]
         console.print_result(
             f"  {method:27}{sparkline(medians)}  {format_percent(medians[0])} → {format_percent(max(medians))}"
         )
@@ -271,7 +281,7 @@ def print_results(out: Path, results: DemoResults) -> None:
 
 
 def run_folder(out: Path, method: str, seed: int) -> Path:
-    slug = {SCRATCH: "scratch", HEAD: "head", ALL: "all"}[method]
+    slug = {SCRATCH: "scratch", HEAD: "head", ALL: "all", FROM_STARTER: "starter"}[method]
     return out / "finetuned" / f"{slug}-{seed}"
 
 

@@ -12,9 +12,17 @@ from demo_documents import DOCUMENT_COUNTS, make_documents
 
 from gpt1.demo import docstrings
 from gpt1.demo import run as demo
-from gpt1.demo.results import DemoResults, follow_up_commands
+from gpt1.demo.results import (
+    DEMO_METHODS,
+    FROM_STARTER,
+    DemoResults,
+    accuracy_rows,
+    follow_up_commands,
+    starter_verdict,
+)
 from gpt1.errors import UserError
 from gpt1.progress import NullProgress
+from gpt1.runs import folder as runs
 
 
 @pytest.mark.parametrize(
@@ -31,6 +39,22 @@ from gpt1.progress import NullProgress
 def test_the_verdict_states_the_median_gain_and_every_seed(gains: list[float], verdict: str) -> None:
     results = DemoResults(accuracy={demo.SCRATCH: [0.3] * len(gains), demo.ALL: [0.3 + gain for gain in gains]})
     assert demo.pretraining_verdict(results) == verdict
+
+
+def test_the_sentence_on_starter_is_as_honest_about_a_loss_as_about_a_gain() -> None:
+    results = DemoResults(accuracy={demo.ALL: [0.5, 0.6, 0.5], FROM_STARTER: [0.45, 0.5, 0.52]})
+    assert starter_verdict(results).endswith("by -5.0 points (each seed: -5.0, -10.0, +2.0).")
+
+
+def test_without_the_weights_of_starter_the_demo_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "STARTER_FOLDER", tmp_path)
+    assert list(demo.available_methods()) == [demo.SCRATCH, demo.HEAD, demo.ALL]
+    results = DemoResults(accuracy={name: [0.5] for name in (demo.MAJORITY, demo.TF_IDF, *demo.available_methods())})
+    assert starter_verdict(results) == "This installation has no model starter, so the demo shows only its own."
+    assert FROM_STARTER not in [row[0] for row in accuracy_rows(results)]
+    assert not any("starter" in command for command, _ in follow_up_commands(tmp_path))
 
 
 def test_a_sparkline_rises_with_its_values() -> None:
@@ -78,8 +102,9 @@ class RecordedProgress(NullProgress):
 
 @pytest.mark.slow
 def test_the_whole_demo_on_a_small_scale(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(runs, "STARTER_FOLDER", pretrained_run / "model")
     documents = make_documents(dict(list(DOCUMENT_COUNTS.items())[:2]))
     monkeypatch.setattr(docstrings, "collect_documents", lambda progress: documents)
     monkeypatch.setattr(demo, "DEMO_VOCAB_SIZE", 200)
@@ -98,10 +123,14 @@ def test_the_whole_demo_on_a_small_scale(
         assert method in output
     saved = json.loads((out / "demo.json").read_text())
     assert demo.pretraining_verdict(DemoResults(**saved)) in output
+    assert starter_verdict(DemoResults(**saved)) in output
     assert {len(scores) for scores in saved["accuracy"].values()} == {2}
     assert saved["accuracy"][demo.MAJORITY] == [0.5, 0.5]
-    assert [len(runs[0]) for runs in saved["curves"].values()] == [2, 2, 2]
-    for run in ["pretrained", *(f"finetuned/{kind}-{seed}" for kind in ("scratch", "head", "all") for seed in (0, 1))]:
+    assert [len(runs[0]) for runs in saved["curves"].values()] == [2] * len(DEMO_METHODS)
+    for run in [
+        "pretrained",
+        *(f"finetuned/{kind}-{seed}" for kind in ("scratch", "head", "all", "starter") for seed in (0, 1)),
+    ]:
         assert (out / run / "report.html").exists()
         assert (out / run / "model" / "model.safetensors").exists()
     page = (out / "report.html").read_text()
