@@ -46,7 +46,7 @@ from gpt1.training.pretrain import pretrain
 ROOT = Path(__file__).parents[1]
 TRAINING_TEXTS = ("textbooks/train.jsonl.xz", "books/train-00.jsonl.xz", "books/train-01.jsonl.xz")
 TWICE = "textbooks/train.jsonl.xz"
-"""Read twice: the textbooks are modern English, and there is less of them than of the novels."""
+"""Read twice: of the two kinds of text, it is the one in modern English."""
 VALIDATION_TEXTS = {"textbooks": "textbooks/validation.jsonl.xz", "books": "books/validation.jsonl.xz"}
 VOCAB_SIZE = 8000
 SETTINGS: dict[str, Any] = {"model": "mini", "steps": 1650, "schedule": "wsd"}
@@ -69,6 +69,7 @@ class Making:
         run: Name of the run in `work`/runs.
         from_: Model to train further; None: a new one.
         table5: Folder of `gpt1 reproduce table5 --from starter`, to show its scores.
+        blimp_rows: Most pairs of BLiMP; 0: all.
     """
 
     data: Path
@@ -79,6 +80,7 @@ class Making:
     run: str = "starter"
     from_: str | None = None
     table5: Path | None = None
+    blimp_rows: int = 0
     vocab_size: int = VOCAB_SIZE
     settings: Mapping[str, Any] = field(default_factory=lambda: SETTINGS)
 
@@ -188,7 +190,7 @@ def stage_facts(making: Making) -> dict[str, Any]:
 
 
 def text_facts(making: Making) -> dict[str, Any]:
-    """Documents and bytes of each file; the books of the textbooks, the authors and years of the novels."""
+    """Documents and bytes of each file; the textbooks, or the number of authors."""
     names = {**{name: name for name in TRAINING_TEXTS}, **VALIDATION_TEXTS}
     return {name: one_text_facts(making.data / name) | {"times": 1 + (name == TWICE)} for name in names.values()}
 
@@ -199,12 +201,7 @@ def one_text_facts(path: Path) -> dict[str, Any]:
     facts["bytes"] = sum(len(document["text"].encode()) for document in documents)
     if all("book" in document for document in documents):
         return {**facts, "books": dict(sorted(Counter(document["book"] for document in documents).items()))}
-    years = [document["year"] for document in documents if document.get("year")]
-    return {
-        **facts,
-        "authors": len({document.get("author") for document in documents}),
-        "years": [min(years), max(years)],
-    }
+    return {**facts, "authors": len({document.get("author") for document in documents})}
 
 
 def read_documents(path: Path) -> Iterator[dict[str, Any]]:
@@ -217,7 +214,7 @@ def measurements(making: Making, progress: Progress) -> dict[str, Any]:
     corpus = Corpus.open(making.corpus)
 
     def blimp() -> dict[str, Any]:
-        task = build_zeroshot_task("blimp", data_dir=making.data / "tasks", progress=progress)
+        task = build_zeroshot_task("blimp", data_dir=making.data / "tasks", rows=making.blimp_rows, progress=progress)
         assert isinstance(task, MinimalPairsTask)
         found = replace(task, corpus=corpus).evaluate(language_model(making), progress)
         return {name: value for name, value in found.items() if name not in ("paradigms", "how")}
@@ -278,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--from", dest="from_", metavar="RUN", help="train a model further, such as starter")
     parser.add_argument("--steps", type=int, default=SETTINGS["steps"], help=f"default: {SETTINGS['steps']}")
     parser.add_argument("--table5", type=Path, metavar="DIR", help="results of gpt1 reproduce table5 --from starter")
+    parser.add_argument("--blimp-rows", type=int, default=0, help="most pairs of BLiMP; 0: all")
     given = vars(parser.parse_args(arguments))
     settings = {**SETTINGS, "steps": given.pop("steps")}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 
 from gpt1.errors import UserError
 from gpt1.experiments.methods import ABLATION_METHODS
-from gpt1.formatting import shell_join
+from gpt1.formatting import count_noun, shell_join
 from gpt1.report.card import cell
 
 BOOKS_SOURCE = "https://github.com/mlschmitt/classic-books-markdown"
@@ -46,13 +47,13 @@ TEXTBOOKS: dict[str, tuple[str, str]] = {
     "writing-guide": ("Writing Guide", "a6c9552839"),
 }
 """Repository openstax/osbooks-NAME → (title, commit). The licence at each commit was CC BY 4.0."""
-TITLES = {"textbooks": "two other textbooks", "books": "novels by other authors"}
+TITLES = {"textbooks": "two other textbooks", "books": "books by other authors"}
 
 INTRODUCTION = """\
 # starter
 
 A small GPT-1 for English that comes with the package gpt1: {parameters:.1f} million parameters, of the
-size `mini`, pre-trained on novels and college textbooks. It needs no network.
+size `mini`, pre-trained on old books and college textbooks. It needs no network.
 
 ```
 gpt1 finetune reviews.csv --kind classification --text text --label label --from starter --out runs/reviews
@@ -70,10 +71,11 @@ LIMITS = """\
 ## Limits
 
 - English only. The letters of other scripts are unknown tokens.
-- The texts are novels that were published before 1929 and college textbooks. Chat, reviews, code and
-  news are not among them. The novels have the prejudices of their time, and the model may repeat them.
-- It is small, and it has seen little text. Generated text is fluent for some words and is often
-  wrong. It is a start for fine-tuning, not a source of facts.
+- The texts are books from before 1929, many of them novels, and college textbooks. Chat, reviews, news
+  and code are not among them. The old books have the prejudices of their time, and the model may
+  repeat them.
+- It is small, and it has seen little text. It is a start for fine-tuning. What it generates is often
+  wrong and is not a source of facts.
 - Texts are lowercased, and are read in windows of {context} tokens.
 """
 
@@ -84,8 +86,9 @@ The weights and the vocabulary are under the [Creative Commons Attribution 4.0
 licence](https://creativecommons.org/licenses/by/4.0/) (CC BY 4.0). The code of gpt1 is under the MIT
 licence.
 
-**Novels**: {novels} books published before 1929, in the public domain, from
-[mlschmitt/classic-books-markdown]({source}). Headings and italics marks were removed.
+**Old books**: {books} books published before 1929, in the public domain, from
+[mlschmitt/classic-books-markdown]({source}).
+Headings and italics marks were removed.
 
 **Textbooks**: by OpenStax, each at a commit at which its licence was CC BY 4.0. Access for free at
 [openstax.org](https://openstax.org). Changes: paragraphs with formulas, exercises, tables,
@@ -130,13 +133,10 @@ def validation_section(record: Mapping[str, Any]) -> str:
         + [f"{one[who]['perplexity']:,.1f}" for who in ("model", "unigram")]
         for name, one in record["validation"].items()
     ]
-    columns = ["text", "tokens", "bits per byte", "unigram model", "perplexity", "unigram model"]
-    return f"""Text that it has not seen
-
-Whole validation texts, in windows of {record["model"]["context"]} tokens that do not overlap. The
-unigram model knows only the token frequencies of the training text.
-
-{table(columns, rows)}"""
+    columns = ["text", "tokens", "bits per byte", "of a unigram model", "perplexity", "of a unigram model"]
+    about = f"Whole validation texts, in windows of {record['model']['context']} tokens that do not overlap. "
+    about += "The unigram model knows only the token frequencies of the training text."
+    return f"Text that it has not seen\n\n{paragraph(about)}\n{table(columns, rows)}"
 
 
 def curve_section(record: Mapping[str, Any]) -> str:
@@ -167,12 +167,9 @@ def blimp_section(record: Mapping[str, Any]) -> str:
     titles = {"shorter": "shorter sentence", "unigram": "unigram model"}
     columns = ["phenomenon", "pairs", "accuracy", "95% confidence interval", *(titles[name] for name in names)]
     published = ", ".join(f"{name} {score:.3f}" for name, score in found["published"].items())
-    return f"""Grammar: BLiMP
-
-The share of minimal pairs whose acceptable sentence is the more likely one. Random guessing:
-{found["guess"]:g}. Published (Warstadt et al. 2020): {published}.
-
-{table(columns, rows)}"""
+    about = "The share of minimal pairs whose acceptable sentence is the more likely one. Random guessing: "
+    about += f"{found['guess']:g}. Published (Warstadt et al. 2020): {published}."
+    return f"Grammar: BLiMP\n\n{paragraph(about)}\n{table(columns, rows)}"
 
 
 def table5_section(tasks: Sequence[Mapping[str, Any]]) -> str:
@@ -201,19 +198,21 @@ def texts_section(record: Mapping[str, Any]) -> str:
     rows = []
     for name, one in record["texts"].items():
         if "books" in one:
-            what = f"{len(one['books'])} textbooks, {one['documents']:,} sections"
+            what = f"{count_noun(len(one['books']), 'textbook')}, {count_noun(one['documents'], 'section')}"
         else:
-            what = f"{one['documents']:,} novels by {one['authors']:,} authors, {one['years'][0]}–{one['years'][1]}"
+            what = f"{count_noun(one['documents'], 'book')} by {count_noun(one['authors'], 'author')}"
         use = "validation" if "validation" in name else "twice" if one["times"] == 2 else "once"
         rows.append([f"`{name}`", what, f"{one['bytes'] / 1e6:.1f} MB", use])
     corpus = record["corpus"]
     seen = sum(stage["tokens_seen"] for stage in record["stages"].values())
-    return f"""## Texts
-
-{table(["file", "what", "size", "in the corpus"], rows)}
-The corpus has {corpus["tokens"]:,} tokens ({corpus["bytes"] / corpus["tokens"]:.2f} bytes per token). The vocabulary of
-{record["model"]["vocab_size"]:,} tokens was trained on it. Pre-training has read {seen:,} tokens.
-"""
+    about = (
+        f"The corpus has {corpus['tokens']:,} tokens, {corpus['bytes'] / corpus['tokens']:.2f} bytes per token. Its "
+    )
+    about += (
+        f"vocabulary of {record['model']['vocab_size']:,} tokens was trained on the same text. Pre-training has read "
+    )
+    about += f"{seen:,} tokens."
+    return f"## Texts\n\n{table(['file', 'what', 'size', 'in the corpus'], rows)}\n{paragraph(about)}"
 
 
 def recipe_section(record: Mapping[str, Any]) -> str:
@@ -239,14 +238,18 @@ def pretrain_command(name: str, stage: Mapping[str, Any]) -> str:
 
 def licence_section(record: Mapping[str, Any]) -> str:
     training = [one for name, one in record["texts"].items() if "validation" not in name]
-    novels = sum(one["documents"] for one in training if "authors" in one)
+    books = sum(one["documents"] for one in training if "authors" in one)
     lines = []
     for book in sorted({book for one in training for book in one.get("books", ())}):
         if book not in TEXTBOOKS:
             raise UserError(f"the textbook {book} has no attribution.", "Add it to TEXTBOOKS in starter_card.py.")
         title, commit = TEXTBOOKS[book]
         lines.append(f"- {title}: [osbooks-{book}](https://github.com/openstax/osbooks-{book}/tree/{commit})\n")
-    return LICENCE.format(novels=novels, source=BOOKS_SOURCE) + "".join(lines)
+    return LICENCE.format(books=books, source=BOOKS_SOURCE) + "".join(lines)
+
+
+def paragraph(text: str) -> str:
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def last_stage(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def making(prose: list[str], tmp_path_factory: pytest.TempPathFactory) -> starte
     data = tmp_path / "data"
     for part, name in enumerate([*starter.TRAINING_TEXTS, *starter.VALIDATION_TEXTS.values()]):
         is_textbook = name.startswith("textbooks")
-        about = {"title": "t", "book": "physics"} if is_textbook else {"title": "t", "author": "a", "year": 1900 + part}
+        about = {"title": "t", "book": "physics"} if is_textbook else {"title": "t", "author": "a", "year": 1900}
         write_lines(data / name, [about | {"text": text} for text in prose[40 * part : 40 * part + 40]])
     (data / "tasks").mkdir()
     with tarfile.open(data / "tasks" / "BLiMP.tar.xz", "w:xz") as archive:

@@ -31,10 +31,12 @@ def cli() -> None:
 
     \b
     gpt1 demo                                              the whole method in a few minutes
+    gpt1 finetune reviews.csv --from starter --out runs/reviews \\
+        --kind classification --text text --label label    your table, from the English model of gpt1
     gpt1 tokenize books/ --out corpus                      text → tokens
     gpt1 pretrain corpus --out runs/books                  stage 1
     gpt1 finetune reviews.csv --from runs/books --out runs/reviews \\
-        --kind classification --text text --label label    stage 2
+        --kind classification --text text --label label    stage 2, from your own model
     gpt1 predict runs/reviews new.csv --out predictions.csv
     """
 

@@ -28,7 +28,8 @@ def demo(out: Path, seeds: int) -> None:
     """Run the whole method on this machine, offline, in a few minutes.
 
     Collects the English prose of the installed Python, trains a tokenizer and a small GPT on it, fine-tunes the GPT on
-    a few hundred labeled rows (pre-trained and from scratch, all weights and only the head) and shows the results.
+    a few hundred labeled rows (pre-trained and from scratch, all weights and only the head) and shows the results, also
+    those of starter, the model that comes with gpt1.
 
     \b
     gpt1 demo
@@ -138,6 +139,8 @@ def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: A
     also compressed) or the name of a known data set.
 
     \b
+    gpt1 finetune reviews.csv --kind classification --text text --label label \\
+        --from starter --out runs/reviews
     gpt1 finetune reviews.csv --kind classification --text text --label label \\
         --from runs/books --out runs/reviews
     gpt1 finetune rte --data-dir glue/ --from runs/books --out runs/rte

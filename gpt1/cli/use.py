@@ -130,6 +130,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
     """Show the most likely next tokens of a text with their probabilities.
 
     \b
+    gpt1 next starter "the cell membrane"
     gpt1 next runs/books "it was a dark and stormy"
     gpt1 next runs/books "it was a dark and stormy" --top 3 --json
     """

@@ -367,15 +367,6 @@ def test_starter_is_a_model_wherever_a_run_is(
     assert resumed == tuned
 
 
-def test_an_existing_folder_called_starter_wins(
-    exported_starter: Path, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(runs, "STARTER_FOLDER", exported_starter)
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(pretrained_run, "starter")
-    assert runs.find_model_folder("starter") == Path("starter/model")
-
-
 def test_bf16_weights_take_half_the_bytes_and_load_as_the_rounded_weights(
     exported_starter: Path, pretrained_run: Path, tmp_path: Path
 ):
