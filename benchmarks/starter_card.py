@@ -56,7 +56,7 @@ A small GPT-1 for English that comes with the package gpt1: {parameters:.1f} mil
 size `mini`, pre-trained on old books and college textbooks. It needs no network.
 
 ```
-gpt1 finetune reviews.csv --kind classification --text text --label label --from starter --out runs/reviews
+gpt1 finetune reviews.csv --label label --from starter --out runs/reviews
 gpt1 next starter "the cell membrane"
 ```
 

@@ -31,8 +31,7 @@ def cli() -> None:
 
     \b
     gpt1 demo                                              the whole method in a few minutes
-    gpt1 finetune reviews.csv --from starter --out runs/reviews \\
-        --kind classification --text text --label label    your table, from the English model of gpt1
+    gpt1 finetune reviews.csv --label label --from starter --out runs/reviews
     gpt1 tokenize books/ --out corpus                      text → tokens
     gpt1 pretrain corpus --out runs/books                  stage 1
     gpt1 finetune reviews.csv --from runs/books --out runs/reviews \\

@@ -115,7 +115,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @click.argument("train_on", metavar="TRAIN", required=False)
 @click.option("--from", "from_", metavar="RUN", help="Pre-trained model: run or model folder, or starter (English).")
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
-@click.option("--kind", metavar="KIND", help=KIND_HELP)
+@click.option("--kind", metavar="KIND", help=f"{KIND_HELP}  [default: guessed from TRAIN if --label is named]")
 @column_options()
 @click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
 @click.option("--weight", metavar="COLUMN", help="Column with the weight of each row in the task loss.  [default: 1]")
@@ -139,8 +139,7 @@ def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: A
     also compressed) or the name of a known data set.
 
     \b
-    gpt1 finetune reviews.csv --kind classification --text text --label label \\
-        --from starter --out runs/reviews
+    gpt1 finetune reviews.csv --label label --from starter --out runs/reviews
     gpt1 finetune reviews.csv --kind classification --text text --label label \\
         --from runs/books --out runs/reviews
     gpt1 finetune rte --data-dir glue/ --from runs/books --out runs/rte

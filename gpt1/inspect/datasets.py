@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.datasets import DataSet, DataSetSplit, KnownTable, MissingSplit
+from gpt1.datasets.task_guess import TaskGuess
 from gpt1.errors import UserError
 from gpt1.formatting import shell_quote
 from gpt1.inspect.tables import inspect_table
-from gpt1.inspect.task_guess import TaskGuess
 from gpt1.progress import Progress
 
 Facts = dict[str, Any]

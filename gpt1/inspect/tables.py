@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import FinetuneConfig
+from gpt1.datasets.task_guess import TaskGuess, guess_task, is_list
 from gpt1.errors import UserError
 from gpt1.files.reading import file_format
 from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import TaskPredictor, load
-from gpt1.inspect.task_guess import TaskGuess, guess_task, is_list
 from gpt1.progress import Progress
 from gpt1.tables.cells import DECIMAL_COMMA, cell_number, cell_to_show, is_empty
 from gpt1.tables.facts import count_rows_have, describe_table, label_warnings, score_summary

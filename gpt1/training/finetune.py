@@ -13,6 +13,7 @@ from gpt1.config import FinetuneConfig
 from gpt1.console import default_progress
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.datasets.labelled import TaskData, TaskRequest, load_task_data
+from gpt1.datasets.task_guess import complete_task
 from gpt1.devices import precision_name
 from gpt1.errors import UserError
 from gpt1.inference.foreign_task import read_any_task
@@ -64,7 +65,8 @@ def finetune(
             which sets kind and columns. With `resume` it can be omitted, like every input and setting.
         from_: Run or model folder of the pre-trained model.
         out: Run folder to create.
-        kind: classification, multilabel, regression, entailment, similarity or choice.
+        kind: classification, multilabel, regression, entailment, similarity or choice. If only `label` is named, the
+            kind and the other columns are guessed from the table, and logged.
         score: Predict similarity as a number instead of two classes.
         weight: Column with the weight of each row in the task loss.
         valid: Rows for validation, as for `train_on`, instead of a share of them.
@@ -93,6 +95,7 @@ def finetune(
     if resume:
         return resume_run(out, request, baselines, progress)
     runs.check_new_folder(out, overwrite, (train_on, from_, valid, config))
+    request = replace(request, task=complete_task(request.task, progress))
     setup, cfg = prepare(request, None, progress)
     if time_limit is not None:
         cfg = fit_epochs(setup, cfg, time_limit, started, progress)

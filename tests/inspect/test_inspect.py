@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt1.corpus.corpus import Corpus
+from gpt1.datasets.task_guess import guess_task
 from gpt1.errors import UserError
 from gpt1.inspect import inspect, print_facts
-from gpt1.inspect.task_guess import guess_task
 from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.kinds import KINDS
 

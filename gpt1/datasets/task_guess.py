@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from gpt1.config import flag_name
+from gpt1.datasets.labelled import TaskRequest
 from gpt1.formatting import shell_join
+from gpt1.progress import Progress
 from gpt1.tables.cells import cell_number, cell_to_show, is_empty, is_numeric
-from gpt1.tables.table import Table
+from gpt1.tables.table import Table, read_blocks
 from gpt1.tasks.kinds import KINDS
 
 LABEL_COLUMN_NAMES = (
@@ -44,11 +47,30 @@ class TaskGuess:
         return shell_join(words)
 
 
-def guess_task(table: Table) -> TaskGuess:
-    """The most likely task of the table; without `label` if no column looks like one."""
+def complete_task(task: TaskRequest, progress: Progress) -> TaskRequest:
+    """The request with kind and columns of the table's most likely task, if it names the label and no kind."""
+    label, train = task.columns.get("label"), task.train
+    if task.kind is not None or label is None:
+        return task
+    if not isinstance(train, Table):
+        if not Path(train).is_file():  # a known data set has a kind; a missing file is an error elsewhere
+            return task
+        train = next(read_blocks(train, name=str(train)))
+    if label not in train.columns or is_list_column([row[label] for row in train.rows if not is_empty(row.get(label))]):
+        return task  # several labels for one text, or a mistake
+    guess = guess_task(train, label)
+    if not guess.columns.keys() >= task.columns.keys():
+        return task  # columns of another kind are named
+    found = replace(guess, columns={**guess.columns, **task.columns})
+    progress.log(f"task, guessed from {train.name}: {found.flags}")
+    return replace(task, kind=found.kind, columns=found.columns, score=task.score or found.score)
+
+
+def guess_task(table: Table, label: str | None = None) -> TaskGuess:
+    """The most likely task of the table; without `label` if it is not given and no column looks like one."""
     rows = table.rows[:SAMPLE_ROWS]
     cells = {name: [row[name] for row in rows if not is_empty(row.get(name))] for name in table.columns}
-    label = find_label_column(cells, len(rows))
+    label = label or find_label_column(cells, len(rows))
     rest = [name for name in table.columns if name != label]
     texts = sorted(
         (name for name in rest if mean_word_count(cells[name]) > 1.5), key=lambda name: -mean_word_count(cells[name])
