@@ -171,7 +171,8 @@ def test_commands_that_use_a_model_take_starter(ask: Any, reviews: Path):
     ):
         answer = ask(*words.split())
         assert answer.exit_code == 0, (words, answer.stderr)
-    assert (Path("ours") / runs.MODEL_FILE).read_bytes() == (runs.STARTER_FOLDER / runs.MODEL_FILE).read_bytes()
+    for name in (runs.MODEL_FILE, "README.md"):  # the card has the attribution
+        assert (Path("ours") / name).read_bytes() == (runs.STARTER_FOLDER / name).read_bytes()
 
 
 @pytest.mark.slow
@@ -184,6 +185,9 @@ def test_both_stages_and_scikit_learn_start_from_starter(reviews: Path):
     )
     assert len(gpt1.load(run).predict(["good", "bad"])) == 2
     assert runs.read_run_config(run)["starting_model"] == "starter"
+    card = (export_model("gpt1", run, "exported") / "README.md").read_text("utf-8")
+    assert "trained further from `starter`" in card
+    assert "OpenStax" in card
     Path("text.txt").write_text("The cell membrane regulates which substances pass into the cell. " * 60)
     corpus = tokenize(["text.txt"], out="corpus", tokenizer="starter")
     further = gpt1.pretrain(

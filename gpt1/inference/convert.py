@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
 from gpt1.model.weights import MODEL_FILES
 from gpt1.progress import Progress
-from gpt1.report.card import write_card
+from gpt1.report.card import CARD_FILE, write_card
 from gpt1.runs import folder as runs
 from gpt1.tasks.kinds import DELIMITER, KINDS
 from gpt1.tokenization.bpe import END_OF_WORD, UNKNOWN
@@ -122,6 +123,8 @@ def export_model(
             save_model(folder, model.to(DTYPES[dtype]), tokenizer, *task_of(stored, DTYPES[dtype]))
             shape, task = model_shape(model) | {"weights": dtype}, stored.task if stored else None
             write_card(folder, name or target.name, run_of(Path(source)), shape, task, license)
+            if runs.find_model_folder(source) == runs.STARTER_FOLDER:  # its card has the attribution that must stay
+                shutil.copyfile(runs.STARTER_FOLDER / CARD_FILE, folder / CARD_FILE)
         progress.log(model_summary(target, model, tokenizer))
         return target
     check_exportable(Path(source), model, stored)

@@ -14,6 +14,10 @@ from gpt1.report.run_reader import Run, as_dict, is_number
 from gpt1.version import __version__
 
 CARD_FILE = "README.md"
+STARTER_CREDIT = """\
+It was trained further from `starter`, the model that comes with gpt1: CC BY 4.0, trained on OpenStax textbooks
+(CC BY 4.0) and books in the public domain. The card of `starter` names them.
+"""
 FACT_NAMES = {
     "train": "training rows",
     "validation": "validation rows",
@@ -59,6 +63,7 @@ def write_card(
         metrics_table(contents),
         table("Settings", ("setting", "value"), changed_settings(contents)),
         f"## Licence\n\n{license}\n",
+        STARTER_CREDIT if base == "starter" else "",
     ]
     with atomic_file(folder / CARD_FILE) as file:
         file.write("\n".join(filter(None, sections)).encode())
