@@ -98,6 +98,7 @@ class Making:
 
 def make_starter(making: Making, progress: Progress) -> dict[str, Any]:
     """Do what is not done yet; returns all figures, as in `making.record`."""
+    check_inputs(making)
     tokenize_texts(making, progress)
     pretrain_model(making, progress)
     record: dict[str, Any] = json.loads(making.record.read_text("utf-8")) if making.record.exists() else {}
@@ -119,6 +120,15 @@ def make_starter(making: Making, progress: Progress) -> dict[str, Any]:
     write_record(making.record, record)
     write_pages(making, record)
     return record
+
+
+def check_inputs(making: Making) -> None:
+    """UserError for a text that is missing, before anything is written, or a run that would hide the first one."""
+    for name in (*TRAINING_TEXTS, *VALIDATION_TEXTS.values()):
+        if not (making.data / name).is_file():
+            raise UserError(f"{making.data / name} does not exist.", "The texts are described in docs/starter.md.")
+    if making.from_ and making.run == Making.run:
+        raise UserError(f"--from {making.from_} needs a run of another name.", f"Add: --run {making.run}-2")
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

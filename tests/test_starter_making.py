@@ -129,6 +129,16 @@ def test_a_textbook_without_attribution_is_refused(record: dict[str, Any]):
         model_card({**record, "texts": texts})
 
 
+def test_missing_texts_and_a_run_of_the_same_name_are_refused_before_anything_is_written(
+    making: starter.Making, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert starter.main([str(tmp_path / "nowhere"), "--work", str(tmp_path / "work")]) == 2
+    assert "textbooks/train.jsonl.xz does not exist" in capsys.readouterr().err
+    assert starter.main([str(making.data), "--work", str(tmp_path / "work"), "--from", "starter"]) == 2
+    assert "--run starter-2" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
 def test_every_textbook_has_a_commit_at_which_its_licence_was_read():
     assert len(TEXTBOOKS) == 30
     assert all(re.fullmatch(r"[0-9a-f]{10}", commit) for _, commit in TEXTBOOKS.values())
