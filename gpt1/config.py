@@ -59,6 +59,7 @@ Cut = Literal["longest", "shares"]
 LongTextStrategy = Literal["cut", "head-tail", "windows"]
 Architecture = Literal["transformer", "lstm"]
 ValidationSplit = Literal["documents", "end"]
+TrackerName = Literal["none", "mlflow", "wandb"]
 SelectionMetric = Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman", "rmse", "mae"]
 
 
@@ -161,6 +162,9 @@ class TrainingConfig:
     takes at most a fiftieth of the time. Each replaces the one before. 0: only those of --checkpoint-every."""
     keep: Count = 2
     """Checkpoints to keep on disk, besides the best one."""
+    track: TrackerName = "none"
+    """Where else metrics go, besides metrics.jsonl and TensorBoard's events: `mlflow` (to MLFLOW_TRACKING_URI, or
+    ./mlflow.db) or `wandb` (into the run folder; WANDB_MODE=online also sends them)."""
 
 
 @dataclass(frozen=True)
@@ -376,15 +380,11 @@ def validate(config: Any) -> None:
         base, between = base_type(hint)
         if get_origin(base) is Literal and value not in get_args(base):
             choices = [str(choice) for choice in get_args(base)]
-            raise UserError(
-                f"{flag_name(name)} {brief(value)} is not a valid choice.{did_you_mean(brief(value), choices)}",
-                f"Choices: {', '.join(choices)}.",
-            )
+            problem = f"{flag_name(name)} {brief(value)} is not a valid choice.{did_you_mean(brief(value), choices)}"
+            raise UserError(problem, f"Choices: {', '.join(choices)}.")
         if between and value not in between:
-            raise UserError(
-                f"{flag_name(name)} {brief(value)} is out of range: it must be {between}.",
-                f"Default: {flag_name(name)} {default_value(config_class, name)}",
-            )
+            problem = f"{flag_name(name)} {brief(value)} is out of range: it must be {between}."
+            raise UserError(problem, f"Default: {flag_name(name)} {default_value(config_class, name)}")
 
 
 @cache

@@ -1,11 +1,12 @@
-"""Progress of long operations: one small interface for the terminal, metrics.jsonl and TensorBoard."""
+"""Progress of long operations: one small interface for the terminal, metrics.jsonl and trackers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
@@ -58,19 +59,26 @@ class MetricsFile(NullProgress):
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
+    def records(self) -> list[dict[str, Any]]:
+        """The records of the file."""
+        return [record for _, record in self._lines()]
+
     def truncate_after(self, step: int) -> None:
         """Remove the lines of steps after `step`: a resumed run logs them again."""
         if not self.path.exists():
             return
-        lines = []
-        for line in read_bounded(self.path, MAX_METRICS_BYTES).decode("utf-8", "replace").splitlines():
-            try:
-                if parse_json(line, self.path, allow_nan=True).get("step", 0) <= step:
-                    lines.append(line)
-            except (UserError, AttributeError, TypeError):  # a line that a killed process was writing
-                continue
+        lines = [line for line, record in self._lines() if record.get("step", 0) <= step]
         with atomic_file(self.path) as file:  # a kill or a full disk must not lose the existing lines
             file.write("".join(line + "\n" for line in lines).encode())
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each line and its record, without the line that a killed process was writing."""
+        content = read_bounded(self.path, MAX_METRICS_BYTES) if self.path.exists() else b""
+        for line in content.decode("utf-8", "replace").splitlines():
+            with suppress(UserError, TypeError):
+                record = parse_json(line, self.path, allow_nan=True)
+                if isinstance(record, dict) and isinstance(record.get("step", 0), int | float):
+                    yield line, record
 
 
 class MultiProgress:

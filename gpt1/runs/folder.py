@@ -51,7 +51,7 @@ INPUTS = ("corpus", "valid", "from", "train")  # inputs of a command that are pa
 
 # Settings that may change on --resume: none of them changes the trained weights.
 RESUMABLE_FIELDS = {"keep", "checkpoint_every", "checkpoint_minutes", "device", "micro_batch"}
-RESUMABLE_FIELDS |= {"activation_checkpointing", "cache_features"}
+RESUMABLE_FIELDS |= {"activation_checkpointing", "cache_features", "track"}
 
 AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
 

@@ -33,6 +33,7 @@ from gpt1.training.finetune_setup import FinetuneSetup, prepare_finetuning
 from gpt1.training.loop import train
 from gpt1.training.run import open_run
 from gpt1.training.time_limit import check_time_limit, plan_epochs
+from gpt1.training.tracking import check_tracker
 from gpt1.training.train_scope import check_train_scope
 
 COLUMN_ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
@@ -179,6 +180,7 @@ def prepare(
     width, folder = gpt.config.n_embd, runs.find_model_folder(origin)
     cfg = stored or resolve_finetune_settings(width, request.settings)
     check_train_scope(cfg, gpt.config.n_layer)
+    check_tracker(cfg.track)
     earlier = read_earlier_task(folder, origin, cfg)
     task = load_task_data(request.task, cfg, progress, earlier[1] if earlier and cfg.keep_head else None)
     cfg = stored or resolve_finetune_settings(width, request.settings, len(task.training))
@@ -228,7 +230,7 @@ def run_training(
     """Train, and write the model, the results and the report."""
     if setup.device.type == "cpu":
         keep_some_freed_memory()
-    with open_run(run, progress) as (run_progress, metrics):
+    with open_run(run, progress, cfg.track) as (run_progress, metrics):
         source = setup.make_source(cfg, progress)
         with reuse_buffers(setup.model):
             outcome = train(setup.make_stage(cfg, source), cfg, run, run_progress, metrics, resume)

@@ -38,6 +38,7 @@ from gpt1.training.loop import Outcome, Stage, StepBatch, train
 from gpt1.training.plan import NEGLIGIBLE_FLOPS, measure_speed, plan_run
 from gpt1.training.run import open_run
 from gpt1.training.speed import flops_per_token, micro_batch_tokens, peak_flops
+from gpt1.training.tracking import check_tracker
 
 
 def pretrain(
@@ -235,7 +236,8 @@ def run_training(setup: PretrainSetup, cfg: PretrainConfig, run: Path, progress:
         return stage.loss_fn(stage.step_batch(0).micro_batches[0]).total
 
     watch = UnigramWatch(progress, setup.unigram_metrics.get("loss", math.inf))
-    with open_run(run, MultiProgress([progress, watch]), setup.processes.is_rank0) as (run_progress, metrics):
+    listeners, is_rank0 = MultiProgress([progress, watch]), setup.processes.is_rank0
+    with open_run(run, listeners, cfg.track, is_rank0) as (run_progress, metrics):
         with compile_blocks(setup.model, trial_loss, progress.log) if compiled else nullcontext():
             outcome = train(stage, cfg, run, run_progress, metrics, resume)
         if setup.processes.is_rank0:
@@ -295,6 +297,7 @@ def prepare_pretraining(
     """Check the inputs and build the model; nothing is written yet."""
     tokenizer = corpus.load_tokenizer()
     training, validation = split_windows(cfg, corpus, valid)
+    check_tracker(cfg.track)
     device = resolve_device(cfg.device)
     model = init_model(cfg, corpus, tokenizer, from_)
     activations, precision = processes.broadcast_from_rank0(lambda: resolve_precision(cfg.precision, device))

@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gpt1.errors import Interrupted
 from gpt1.files.atomic import lock_dir
 from gpt1.progress import MetricsFile, MultiProgress, Progress
 from gpt1.report import report_on_exit
 from gpt1.runs import folder as runs
 from gpt1.training.tensorboard import TensorBoard
+from gpt1.training.tracking import TRACKERS, Tracker, start_tracker
 
 
 @contextmanager
-def open_run(run: Path, progress: Progress, is_rank0: bool = True) -> Iterator[tuple[Progress, MetricsFile | None]]:
+def open_run(
+    run: Path, progress: Progress, track: str = "none", is_rank0: bool = True
+) -> Iterator[tuple[Progress, MetricsFile | None]]:
     """Lock a run folder while it is trained, record its metrics, and write its report in the end.
 
     Args:
         run: The run folder.
         progress: Where messages and progress go.
+        track: A tracker besides TensorBoard: `mlflow`, `wandb` or `none`.
         is_rank0: Other processes do not touch the folder.
 
     Yields:
-        A progress that also writes metrics.jsonl and TensorBoard events; and the metrics file, or None.
+        A progress that also writes metrics.jsonl and the trackers; and the metrics file, or None.
+
+    Raises:
+        UserError: The run is in use, or the tracker cannot be reached.
     """
     if not is_rank0:
         yield progress, None
         return
     metrics = MetricsFile(run / runs.METRICS_FILE)
     with lock_dir(run), report_on_exit(run):
-        yield MultiProgress([progress, metrics, TensorBoard(run / "events", progress.log)]), metrics
+        trackers: list[Tracker] = [TensorBoard(run / "events", progress.log)]
+        if track in TRACKERS:
+            trackers.append(start_tracker(track, run, metrics.records(), progress.log))
+        with closed_at_the_end(trackers):
+            yield MultiProgress([progress, metrics, *trackers]), metrics
+
+
+@contextmanager
+def closed_at_the_end(trackers: Sequence[Tracker]) -> Iterator[None]:
+    """Say to the trackers how the run ended."""
+    status = "failed"
+    try:
+        yield
+        status = "finished"
+    except Interrupted:
+        status = "stopped"
+        raise
+    finally:
+        for tracker in trackers:
+            tracker.close(status)
