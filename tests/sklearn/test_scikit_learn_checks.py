@@ -47,7 +47,7 @@ class ReadsNumbers:
 
 class NumberClassifier(ReadsNumbers, GPTClassifier):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        X, y = validate_data(self, X, y)
+        X, y = validate_data(self, X, y, multi_output=True)  # an indicator matrix has several columns
         return super().fit(as_texts(X), y, sample_weight)
 
     def predict_proba(self, X: Any) -> Any:
