@@ -12,6 +12,7 @@ scaling     a step by context, width, layers and batch; opening a corpus
 tokenizing  novels (needs the public data: GPT1_DATA)
 kernels     each kernel against the line of PyTorch that it replaces
 profile     where the time of a pre-training step goes
+imbalance   class weights against the plain loss on rare positives (needs GPT1_DATA and a model, GPT1_MODEL)
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ BENCHMARKS = (
     "tokenizing",
     "kernels",
     "profile",
+    "imbalance",
 )
-WITHOUT_PEER = ("sizes", "scaling", "kernels", "profile")  # the others have transformers as a peer
+WITHOUT_PEER = ("sizes", "scaling", "kernels", "profile", "imbalance")  # the others have transformers as a peer
 EXPECTED_FILE = Path(__file__).parent / "expected.json"
 RESULTS_DIR = Path(__file__).parent / "results"
 
@@ -87,7 +89,7 @@ def run_benchmark(name: str, options: argparse.Namespace, expected: Mapping[str,
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     machine = machine_facts()  # first, so that the load is that of other programs
     module = importlib.import_module(f"benchmarks.{name}")
-    missing = module.missing_requirement() if hasattr(module, "missing_requirement") else ""
+    missing = module.missing_requirement(options.quick) if hasattr(module, "missing_requirement") else ""
     if name not in WITHOUT_PEER and not importlib.util.find_spec("transformers"):
         missing = "its peer is not installed: python -m pip install transformers"
     if missing:

@@ -25,7 +25,7 @@ OPERATION_KINDS = {  # names of torch's operations
 OTHER_OPERATIONS = "other: hundreds of small operations, Python"
 
 
-def missing_requirement() -> str:
+def missing_requirement(quick: bool) -> str:
     return "it knows the operations of a CPU only" if benchmark_device().type == "cuda" else ""
 
 

@@ -24,7 +24,7 @@ ROUNDS = 3
 BOOKS = "data/books/train-01.jsonl.xz"
 
 
-def missing_requirement() -> str:
+def missing_requirement(quick: bool) -> str:
     return (
         ""
         if find_data_dir(BOOKS, "openai")

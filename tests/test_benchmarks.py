@@ -130,7 +130,7 @@ def test_a_quick_run_keeps_the_results_of_the_last_full_run(tmp_path: Path, monk
 def test_a_skipped_expected_ratio_falls_short_and_an_unexpected_ratio_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    left_out: Any = SimpleNamespace(missing_requirement=lambda: "its data is not here")
+    left_out: Any = SimpleNamespace(missing_requirement=lambda quick: "its data is not here")
     monkeypatch.setitem(sys.modules, "benchmarks.tokenizing", left_out)
     assert command.main(["tokenizing", "--out", str(tmp_path)]) == 0
     assert command.main(["tokenizing", "--check", "--out", str(tmp_path)]) == 1
