@@ -16,7 +16,7 @@ import pytest
 from gpt1.version import __version__
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("gpt1", "tests", "docs", "benchmarks")
+COPIED = ("gpt1", "tests", "docs", "benchmarks", "deploy")
 NOT_SOURCE = shutil.ignore_patterns("__pycache__", "_build", "results")
 LOAD_EVERYTHING = """
 import importlib.resources, pkgutil, gpt1
