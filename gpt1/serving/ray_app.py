@@ -21,14 +21,19 @@ RETRY_SECONDS = 1
 
 
 def build(arguments: Mapping[str, Any]) -> Any:
-    """The application for Ray Serve, which calls this with the `args` of its config file.
+    """The application for Ray Serve, which calls this with the `args` of its config file; see `make_deployment`."""
+    return make_deployment(arguments).bind()
+
+
+def make_deployment(arguments: Mapping[str, Any]) -> Any:
+    """The server as a deployment of Ray Serve.
 
     Args:
         arguments: `runs`, a list as for `gpt1 serve`, and settings of `gpt1 serve` by name. Host and port are those of
             Ray Serve's proxy; `host: 0.0.0.0` says here that other machines reach it, so that an API key is needed.
 
     Returns:
-        A Ray Serve application: a deployment called `gpt1`, whose options the config file can override.
+        A deployment called `gpt1`, whose options the config file can override.
 
     Raises:
         UserError: A setting is not allowed, the runs are missing, or there is no API key where one is needed.
@@ -54,7 +59,7 @@ def build(arguments: Mapping[str, Any]) -> Any:
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_SECONDS),
         graceful_shutdown_timeout_s=config.drain_timeout,
     )
-    return deployment(ingress(type("Server", (), {}))).bind()
+    return deployment(ingress(type("Server", (), {})))
 
 
 def replica_app(runs: Sequence[str], settings: Mapping[str, Any]) -> Any:

@@ -18,13 +18,14 @@ from served import Answer, Served, wait_for
 import gpt1
 from gpt1.errors import UserError
 
-CLIENTS, REQUESTS = 8, 15
+CLIENTS, REQUESTS = 8, 12
 PATIENCE = 600
 """Seconds that Ray's processes may take to start where others use the CPUs."""
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no network
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PATIENCE),
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": str(PATIENCE),
+    "RAY_worker_niceness": "0",
     "OMP_NUM_THREADS": "1",
 }
 
@@ -66,11 +67,10 @@ def is_open(port: int) -> bool:
 def deploy(port: int, runs: list[Path], **options: Any) -> Served:
     from ray import serve
 
-    from gpt1.serving.ray_app import build
+    from gpt1.serving.ray_app import make_deployment
 
-    application = build({"runs": [str(run) for run in runs], "device": "cpu"})
-    deployment = application._bound_deployment.options(ray_actor_options={"num_cpus": 0.1}, **options)
-    serve.run(deployment.bind(), route_prefix="/")
+    deployment = make_deployment({"runs": [str(run) for run in runs], "device": "cpu"})
+    serve.run(deployment.options(ray_actor_options={"num_cpus": 0.1}, **options).bind(), route_prefix="/")
     return Served(port)
 
 
@@ -134,7 +134,7 @@ def test_no_request_is_lost_for_longer_than_one_retry_if_a_replica_is_killed(por
 
     def client(number: int) -> None:
         for i in range(REQUESTS):
-            content = {"prompt": f"the file {number} {i}", "max_tokens": 60}
+            content = {"prompt": f"the file {number} {i}", "max_tokens": 40}
             tries.append(ask_until_answered(served, content, tries=2))
 
     clients = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
@@ -144,7 +144,7 @@ def test_no_request_is_lost_for_longer_than_one_retry_if_a_replica_is_killed(por
     killed = replicas()[0]
     ray.kill(ray.get_actor(**killed))
     for one in clients:
-        one.join(240)
+        one.join(PATIENCE)
     assert len(tries) == CLIENTS * REQUESTS
     assert all(statuses[-1] == 200 for statuses in tries), Counter(map(tuple, tries))
     wait_for(lambda: killed not in replicas() and len(replicas()) == 2, PATIENCE)  # Ray Serve has started another one
