@@ -18,7 +18,7 @@ from served import Answer, Served, wait_for
 import gpt1
 from gpt1.errors import UserError
 
-CLIENTS, REQUESTS = 8, 12
+CLIENTS, REQUESTS = 8, 15
 PATIENCE = 600
 """Seconds that Ray's processes may take to start where others use the CPUs."""
 ENVIRONMENT = {
@@ -134,7 +134,7 @@ def test_no_request_is_lost_for_longer_than_one_retry_if_a_replica_is_killed(por
 
     def client(number: int) -> None:
         for i in range(REQUESTS):
-            content = {"prompt": f"the file {number} {i}", "max_tokens": 40}
+            content = {"prompt": f"the file {number} {i}", "max_tokens": 60}
             tries.append(ask_until_answered(served, content, tries=2))
 
     clients = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
