@@ -101,7 +101,8 @@ def test_the_config_yaml_of_a_run_is_a_settings_file(tmp_path: Path):
 def test_settings_that_do_not_affect_the_weights_may_change_on_resume(name: str, tmp_path: Path):
     config: Any = PretrainConfig if hasattr(PretrainConfig, name) else FinetuneConfig
     run = runs.create_run(tmp_path / "run", config(), COMMAND)
-    value = {"device": "cpu", "cache_features": False, "activation_checkpointing": True}.get(name, 7)
+    values = {"device": "cpu", "cache_features": False, "activation_checkpointing": True, "track": "wandb"}
+    value = values.get(name, 7)
     assert getattr(runs.open_for_resume(run, config, {name: value}, COMMAND)[1], name) == value
 
 
