@@ -77,7 +77,7 @@ class MetricsFile(NullProgress):
         for line in content.decode("utf-8", "replace").splitlines():
             with suppress(UserError, TypeError):
                 record = parse_json(line, self.path, allow_nan=True)
-                if isinstance(record, dict) and isinstance(record.get("step", 0), int | float):
+                if isinstance(record, dict) and isinstance(record.get("step", 0), int):
                     yield line, record
 
 
