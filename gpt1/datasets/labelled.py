@@ -292,7 +292,7 @@ def check_earlier_target(earlier: Target, target: Target) -> Target:
     if isinstance(earlier, Classes) and isinstance(target, Classes):
         fits = set(target.labels) <= set(earlier.labels)
     if isinstance(earlier, OrdinalBins) and isinstance(target, OrdinalBins):
-        fits = earlier.low <= target.low and target.high <= earlier.high
+        fits = earlier.covers(target)
     if not fits:
         ours, theirs = describe_target(target), describe_target(earlier)
         raise UserError(
@@ -307,7 +307,7 @@ def check_earlier_target(earlier: Target, target: Target) -> Target:
 def describe_target(target: Target) -> str:
     if isinstance(target, Classes):
         return f"the labels {format_labels(target.labels)}"
-    return f"scores from {target.low} to {target.high}" if isinstance(target, OrdinalBins) else target.summary([])
+    return target.summary([])
 
 
 def resolve_kind(name: str | None) -> Kind:

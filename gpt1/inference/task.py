@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ from gpt1.model.head import Head, TaskModel
 from gpt1.model.weights import MODEL_FILES, WEIGHTS_FILE, read_config, read_head
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.multilabel import MultiLabel
-from gpt1.tasks.targets import Answers, Classes, Target, target_from_json, target_to_json
+from gpt1.tasks.targets import Answers, Classes, OrdinalBins, Target, target_from_json, target_to_json
 from gpt1.tokenization.tokenizer import Tokenizer
 
 TASK, TASK_FORMAT = "task.json", "gpt1-task-1"
@@ -42,6 +42,17 @@ def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mappin
     """Write the model folder of a fine-tuned model."""
     content = {"format": TASK_FORMAT, **task, "target": target_to_json(target)}
     save_model(folder, model.gpt, tokenizer, model.head, content)
+
+
+def rescale_scores(folder: Path, origin: float, step: float) -> None:
+    """Make the model in a new folder, trained on scores x of OrdinalBins, predict `origin` + `step` · x instead."""
+    task, target = read_task(folder / TASK)
+    if not isinstance(target, OrdinalBins):
+        raise TypeError(f"{folder} does not predict scores as a distribution")
+    target = replace(target, origin=origin + step * target.origin, step=step * target.step)
+    trivial = {"trivial_answer": origin + step * task["trivial_answer"]} if "trivial_answer" in task else {}
+    write_task(folder, {**task, **trivial, "target": target_to_json(target)})
+    write_manifest(folder, MODEL_FILES)
 
 
 @dataclass(frozen=True)

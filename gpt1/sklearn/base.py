@@ -6,8 +6,9 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
@@ -17,10 +18,10 @@ from gpt1.console import Console
 from gpt1.files.atomic import atomic_dir
 from gpt1.inference.predictor import load
 from gpt1.runs.folder import check_new_folder, find_model_folder
-from gpt1.sklearn.inputs import text_rows
+from gpt1.sklearn.inputs import column_names, text_rows
 from gpt1.tables.table import Table
 
-WEIGHT, LABEL = "gpt1 weight", "gpt1 label"
+WEIGHT = "gpt1 weight"
 SETTINGS = ("epochs", "train", "peak_lr", "batch_size", "long", "valid_fraction", "device", "precision")
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".bpe", ".npy")
 """Files of a model folder, ours or a foreign one, that are read; other formats of the same weights are not kept."""
@@ -85,9 +86,6 @@ class FineTuned(ModelHolder):
         verbose: Print the progress.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("text",)
-    """Names of the columns of X, which are also the roles of the kind."""
-
     def __init__(
         self,
         pretrained: Any = "starter",
@@ -146,8 +144,15 @@ class FineTuned(ModelHolder):
         self.pretrained = str(run)
         return self
 
-    def _finetune(self, rows: Table, kind: str, columns: Mapping[str, str], weights: NDArray[Any], **how: Any) -> None:
-        """Fine-tune on rows, of which those with weight 0 are left out, and keep the model."""
+    def _roles(self) -> tuple[str, ...]:
+        """What the columns of X are to the kind of task, in order."""
+        return ("text",)
+
+    def _finetune(self, rows: Table, kind: str, weights: NDArray[Any], **how: Any) -> None:
+        """Fine-tune on rows, of which those with weight 0 are left out, and keep the model.
+
+        The columns of the table are those of `_roles`, then that of the labels.
+        """
         from gpt1.training.finetune import finetune
 
         if not weights.any():
@@ -172,16 +177,18 @@ class FineTuned(ModelHolder):
                 from_=self.pretrained,
                 out=Path(name) / "run",
                 kind=kind,
-                label=LABEL,
                 progress=Console() if self.verbose else None,
-                **{**columns, **settings},
+                **{**dict(zip((*self._roles(), "label"), rows.columns, strict=True)), **settings},
             )
             self._keep_model(find_model_folder(run))
 
     def _rows(self, X: Any) -> list[dict[str, Any]]:
-        """X as rows for the model: the columns are those of `columns`, in this order."""
-        return [dict(zip(self.columns, row, strict=True)) for row in text_rows(X, len(self.columns)).tolist()]
+        """X as rows for the model, with the names that the columns had in training."""
+        names = [self.model_.task["columns"][role] for role in self._roles()]
+        return [dict(zip(names, row, strict=True)) for row in text_rows(X, len(names)).tolist()]
 
-    def _training_table(self, X: Any, labels: Sequence[Any]) -> Table:
-        rows = [{**row, LABEL: label} for row, label in zip(self._rows(X), labels, strict=True)]
-        return Table("X", [*self.columns, LABEL], rows)
+    def _training_table(self, X: Any, y: Any, texts: NDArray[np.object_], labels: Sequence[Any]) -> Table:
+        """`texts` and `labels` of X and y, under the names that X and y have if they are DataFrames or Series."""
+        names = column_names(X, y, self._roles())
+        rows = [dict(zip(names, (*row, label), strict=True)) for row, label in zip(texts, labels, strict=True)]
+        return Table("X", names, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import check_consistent_length, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
+from gpt1.errors import UserError
 from gpt1.sklearn.base import FineTuned
 from gpt1.sklearn.inputs import row_weights, text_rows
 from gpt1.tasks.labels import as_label
@@ -91,20 +92,17 @@ class GPTClassifier(ClassifierMixin, FineTuned):
         self.multilabel_ = type_of_target(y, input_name="y") == "multilabel-indicator"
         if self.multilabel_:
             return self._fit_indicator(X, y, sample_weight)
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        texts = text_rows(X, len(self.columns))
-        check_consistent_length(texts, y)
+        labels: NDArray[Any] = column_or_1d(y, warn=True)
+        check_classification_targets(labels)
+        texts = text_rows(X, len(self._roles()))
+        check_consistent_length(texts, labels)
         weights = row_weights(sample_weight, len(texts))
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        present = np.unique(codes[weights > 0])
-        if len(present) < 2:
-            raise ValueError(f"the labels have {len(present)} class; a classifier needs at least two classes.")
-        if len(present) < len(self.classes_):  # of some classes all rows have weight 0
-            self.classes_, codes = self.classes_[present], np.searchsorted(present, codes)
-        weights = weights * compute_sample_weight(self.class_weight, y)
-        table = self._training_table(texts, codes.tolist())  # labels 0, 1, … sort as classes_ do
-        self._finetune(table, self._kind(), self._roles(), weights)
+        self.classes_ = np.unique(labels[weights > 0])  # not those of which all rows have weight 0
+        if len(self.classes_) < 2:
+            raise ValueError(f"the labels have {len(self.classes_)} class; a classifier needs at least two classes.")
+        check_distinct(self.classes_.tolist())
+        weights = weights * compute_sample_weight(self.class_weight, labels)
+        self._finetune(self._training_table(X, y, texts, labels.tolist()), self._kind(), weights)
         return self
 
     def _fit_indicator(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> Any:
@@ -113,7 +111,7 @@ class GPTClassifier(ClassifierMixin, FineTuned):
             what = "class_weight" if self.takes_indicator else type(self).__name__
             raise ValueError(f"{what} needs one label for each row; y is an indicator matrix of several.")
         indicator = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
-        texts = text_rows(X, len(self.columns))
+        texts = text_rows(X, len(self._roles()))
         check_consistent_length(texts, indicator)
         weights = row_weights(sample_weight, len(texts))
         self.classes_ = np.asarray(list(y.columns)) if hasattr(y, "columns") else np.arange(indicator.shape[1])
@@ -123,28 +121,23 @@ class GPTClassifier(ClassifierMixin, FineTuned):
         if (present := int(indicator[weights > 0].any(0).sum())) < 2:
             raise ValueError(f"the rows of y have {present} of its labels; at least two are needed.")
         self._dtype = indicator.dtype
-        table = self._training_table(texts, [[names[k] for k in np.flatnonzero(row)] for row in indicator])
-        self._finetune(table, "multilabel", self._roles(), weights)
+        labels = [[names[k] for k in np.flatnonzero(row)] for row in indicator]
+        self._finetune(self._training_table(X, None, texts, labels), "multilabel", weights)
         return self
 
     def _label_names(self) -> list[str]:
-        """The columns of y as labels of the model."""
+        """The classes as labels of the model."""
         return [as_label(name).strip() for name in self.classes_.tolist()]
 
     def _label_columns(self) -> list[int]:
         """The column in `classes_` of each label of the model."""
         names = self._label_names()
-        return [names.index(label) for label in self.model_.labels]
-
-    def _roles(self) -> dict[str, str]:
-        return {name: name for name in self.columns}
+        return [names.index(label) for label in self.model_.target.labels]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Calibrated probabilities [rows, classes], columns as in `classes_`; of several labels each row's own."""
         probabilities = np.asarray(self.model_.predict_proba(self._rows(X)))
-        if not self.multilabel_:
-            return probabilities
-        found = np.zeros((len(probabilities), len(self.classes_)))
+        found = np.zeros((len(probabilities), len(self.classes_)))  # 0 for a class of which no row had a text
         found[:, self._label_columns()] = probabilities
         return found
 
@@ -174,7 +167,6 @@ class GPTPairClassifier(GPTClassifier):
     All others as in `GPTClassifier`.
     """
 
-    columns = ("text_a", "text_b")
     takes_indicator = False
 
     def __init__(
@@ -215,6 +207,20 @@ class GPTPairClassifier(GPTClassifier):
     def _kind(self) -> str:
         return "similarity" if self.symmetric else "entailment"
 
-    def _roles(self) -> dict[str, str]:
-        roles = ("text_a", "text_b") if self.symmetric else ("premise", "hypothesis")
-        return dict(zip(roles, self.columns, strict=True))
+    def _roles(self) -> tuple[str, ...]:
+        return ("text_a", "text_b") if self.symmetric else ("premise", "hypothesis")
+
+
+def check_distinct(classes: Sequence[Any]) -> None:
+    """ValueError for classes that a table, from which a saved model may read labels, cannot tell apart."""
+    seen: dict[str, Any] = {}
+    for value in classes:
+        try:
+            label = as_label(value)
+        except UserError as error:
+            raise ValueError(f"y has the label {value!r}: {error.problem}") from None
+        if label in seen:
+            raise ValueError(
+                f"y has the labels {seen[label]!r} and {value!r}, which are the same in a table: rename one."
+            )
+        seen[label] = value

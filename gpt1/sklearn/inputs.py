@@ -46,6 +46,31 @@ def frame_rows(frame: Any) -> list[list[Any]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
+def column_names(X: Any, y: Any, roles: Sequence[str]) -> list[str]:
+    """Names of the columns of X, then of y, by which a saved model reads tables.
+
+    They are those of the DataFrames or Series; `roles` and `label` for what has no names, or names that a command could
+    not be given: of another type, repeated, or with commas.
+    """
+    names, label = own_names(X), own_names(y)
+    if len(names) != len(roles) or len(set(names)) < len(names):
+        names = list(roles)
+    spare = [*(name for name in label if len(label) == 1), "label", "gpt1 label"]
+    return [*names, next(name for name in spare if name not in names)]
+
+
+def own_names(data: Any) -> list[str]:
+    """The names of the columns of a DataFrame or a Series; none if one cannot be used."""
+    import narwhals as nw
+
+    if not is_frame(data):
+        return []
+    frame = nw.from_native(data, eager_only=True, allow_series=True)
+    names = [frame.name] if isinstance(frame, nw.Series) else frame.columns
+    usable = all(isinstance(name, str) and name and name == name.strip() and "," not in name for name in names)
+    return list(names) if usable else []
+
+
 def row_weights(sample_weight: ArrayLike | None, rows: int) -> NDArray[np.float64]:
     """The weight of each row, 1 by default; ValueError for another number of them, or a negative one."""
     checked = _check_sample_weight(sample_weight, np.empty((rows, 1)), dtype=np.float64, ensure_non_negative=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from sklearn.utils import check_consistent_length, column_or_1d
 
+from gpt1.inference.task import rescale_scores
 from gpt1.sklearn.base import FineTuned
 from gpt1.sklearn.inputs import row_weights, text_rows
 
@@ -21,8 +23,8 @@ class GPTRegressor(RegressorMixin, FineTuned):
 
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
         """Fine-tune the model on texts X and numbers y; rows of weight 0 are left out."""
-        texts, numbers, weights = regression_rows(X, y, sample_weight, len(self.columns))
-        self._finetune(self._training_table(texts, numbers.tolist()), "regression", {"text": "text"}, weights)
+        texts, numbers, weights = regression_rows(X, y, sample_weight, len(self._roles()))
+        self._finetune(self._training_table(X, y, texts, numbers.tolist()), "regression", weights)
         return self
 
     def predict(self, X: Any) -> NDArray[np.float64]:
@@ -37,21 +39,25 @@ class GPTPairRegressor(RegressorMixin, FineTuned):
     release did for STS-B: a prediction lies in the range of the training numbers. Parameters as in `FineTuned`.
     """
 
-    columns = ("text_a", "text_b")
+    def _roles(self) -> tuple[str, ...]:
+        return ("text_a", "text_b")
 
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
         """Fine-tune the model on pairs X and numbers y; rows of weight 0 are left out."""
-        texts, numbers, weights = regression_rows(X, y, sample_weight, len(self.columns))
+        texts, numbers, weights = regression_rows(X, y, sample_weight, len(self._roles()))
         self.low_, self.high_ = float(numbers.min()), float(numbers.max())
         scores = (numbers - self.low_) / (self.high_ - self.low_) * SCORE_STEPS
-        columns = {name: name for name in self.columns}
-        self._finetune(self._training_table(texts, scores.tolist()), "similarity", columns, weights, score=True)
+        self._finetune(self._training_table(X, y, texts, scores.tolist()), "similarity", weights, score=True)
         return self
+
+    def _keep_model(self, folder: Path) -> None:
+        """As in the base class; the kept model predicts numbers of y, not scores from 0 to 5."""
+        rescale_scores(folder, self.low_, (self.high_ - self.low_) / SCORE_STEPS)
+        super()._keep_model(folder)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """A number for each pair."""
-        scores = np.array([row["score"] for row in self.model_.predict(self._rows(X))], dtype=np.float64)
-        return self.low_ + scores / SCORE_STEPS * (self.high_ - self.low_)
+        return np.array([row["score"] for row in self.model_.predict(self._rows(X))], dtype=np.float64)
 
 
 def regression_rows(

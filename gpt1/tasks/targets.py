@@ -156,6 +156,10 @@ class OrdinalBins:
 
     low: int
     high: int
+    origin: float = 0.0
+    """The number of the user that score 0 stands for; 0 unless the numbers were rescaled to scores."""
+    step: float = 1.0
+    """The difference between two scores in the user's unit."""
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse", "mae")
     primary_metric: ClassVar[str] = "pearson"
     activated_name: ClassVar[str] = "score"
@@ -178,14 +182,20 @@ class OrdinalBins:
         return cls(low, high)
 
     def summary(self, values: Sequence[Any]) -> str:
-        return f"scores from {self.low} to {self.high}"
+        first, last = (f"{self.origin + self.step * score:g}" for score in (self.low, self.high))
+        return f"scores from {first} to {last}"
+
+    def covers(self, other: OrdinalBins) -> bool:
+        """Whether this target has all scores of `other`."""
+        same_unit = (self.origin, self.step) == (other.origin, other.step)
+        return same_unit and self.low <= other.low and other.high <= self.high
 
     @property
     def outputs(self) -> int:
         return self.high - self.low + 1
 
     def encode(self, value: Any) -> Tensor:  # 3.4 → 0.6 on 3 and 0.4 on 4
-        number = min(max(as_number(value), self.low), self.high)
+        number = min(max((as_number(value) - self.origin) / self.step, self.low), self.high)
         target = torch.zeros(self.outputs)
         below = min(math.floor(number), self.high - 1)
         target[below - self.low] = below + 1 - number
@@ -196,7 +206,8 @@ class OrdinalBins:
         return F.cross_entropy(logits, targets, reduction="none")
 
     def activate(self, logits: Tensor) -> Tensor:  # [n, bins] → [n], the mean score
-        return logits.softmax(-1) @ torch.arange(self.low, self.high + 1, dtype=logits.dtype, device=logits.device)
+        scores = torch.arange(self.low, self.high + 1, dtype=logits.dtype, device=logits.device)
+        return logits.softmax(-1) @ (self.origin + self.step * scores)
 
     def decode(self, logits: Tensor) -> list[dict[str, Any]]:
         return [{"score": score} for score in self.activate(logits.double()).tolist()]
@@ -304,8 +315,15 @@ def target_from_json(stored: Fields) -> Target:
         return Answers(stored.integer("most", 1, 10_000), cast(Numbering, numbering))
     if name == "bins":
         low = stored.integer("low", -(2**53), 2**53)
-        return OrdinalBins(low, stored.integer("high", low + 1, low + MAX_SCORE_RANGE))
-    deviation = stored.number("deviation", 0)
-    if not deviation:
-        stored.refuse("'deviation' must be more than 0")
+        high, origin = stored.integer("high", low + 1, low + MAX_SCORE_RANGE), stored.number("origin", default=0.0)
+        return OrdinalBins(low, high, origin, positive(stored, "step", 1.0))
+    deviation = positive(stored, "deviation")
     return StandardizedNumber(stored.number("mean"), deviation)
+
+
+def positive(stored: Fields, name: str, *default: float) -> float:
+    """A stored number above 0."""
+    number = stored.number(name, 0, math.inf, *default)
+    if not number:
+        stored.refuse(f"'{name}' must be more than 0")
+    return number

@@ -19,9 +19,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_s
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from gpt1 import load
+from gpt1 import evaluate, load
 from gpt1.errors import UserError
 from gpt1.sklearn import GPTChoice, GPTClassifier, GPTFeatures, GPTPairClassifier, GPTPairRegressor, GPTRegressor
+from gpt1.sklearn.inputs import column_names
 from gpt1.tables.table import Table
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "fp32", "random_state": 0}
@@ -281,3 +282,108 @@ def test_the_right_answer_is_chosen(run: str, table: Table):
         GPTChoice(run, **QUICK).fit(rows[:2], [2, 0])
     with pytest.raises(ValueError, match="row 0 of X is not"):
         model.predict(["a text"])
+
+
+# ---- saved models
+
+
+def saved_task(model: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The saved model as `gpt1.load` reads it, and its task.json."""
+    loaded = load(model.save(folder), device="cpu")
+    return loaded, loaded.task
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["no", "yes"], ["no", "yes"]),
+        ([True, False], [False, True]),
+        ([10, 9], [9, 10]),
+        ([2.0, -1.0], [-1.0, 2.0]),
+        (["10", "9"], ["9", "10"]),
+    ],
+    ids=["words", "bools", "integers", "floats", "numbers as words"],
+)
+def test_a_saved_classifier_has_the_labels_of_the_user(
+    run: str, texts: list[str], names: list[Any], labels: list[Any], tmp_path: Path
+):
+    y = pd.Series([names[i % 2] for i in range(len(texts))], name="verdict")
+    model = GPTClassifier(run, **QUICK).fit(pd.Series(texts, name="review"), y)
+    loaded, task = saved_task(model, tmp_path / "model")
+    assert [type(label) for label in loaded.labels] == [type(label) for label in labels]
+    assert list(loaded.labels) == labels == list(model.model_.labels)
+    assert task["columns"] == {"text": "review", "label": "verdict"}
+    own = loaded.predict([{"review": text} for text in texts])
+    assert [row["prediction"] for row in own] == model.predict(texts).tolist()
+    columns = [model.classes_.tolist().index(label) for label in labels]
+    np.testing.assert_allclose(loaded.predict_proba(texts), model.predict_proba(texts)[:, columns], atol=1e-6)
+    rows = [{"review": text, "verdict": label} for text, label in zip(texts, y, strict=True)]
+    found = evaluate(tmp_path / "model", rows)
+    assert found["metrics"]["accuracy"] == pytest.approx(model.score(texts, y))
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "columns"),
+    [
+        (["a"], ["b"], ["text", "label"]),
+        (pd.Series(["a"]), pd.Series(["b"], name="stars"), ["text", "stars"]),
+        (pd.DataFrame({"label": ["a"]}), pd.Series(["b"]), ["label", "gpt1 label"]),
+        (pd.DataFrame({"title,body": ["a"]}), pl.Series("y", ["b"]), ["text", "y"]),
+        (pd.DataFrame({0: ["a"]}), pd.DataFrame({"y": ["b"]}), ["text", "y"]),
+        (pl.DataFrame({"label": ["a"]}), pl.Series("label", ["b"]), ["label", "gpt1 label"]),
+    ],
+)
+def test_columns_have_the_names_of_frames_and_series(X: Any, y: Any, columns: list[str]):
+    assert column_names(X, y, ("text",)) == columns
+
+
+def test_every_saved_estimator_keeps_its_task(run: str, table: Table, tmp_path: Path):
+    pairs = pd.DataFrame({"q1": [row["text"] for row in table.rows], "q2": [row["other"] for row in table.rows]})
+    names = pd.Series([row["label"] for row in table.rows], name="same")
+    stars = pd.Series([1000 * row["stars"] - 7 for row in table.rows], name="stars")
+    for symmetric, roles in ((True, ("text_a", "text_b")), (False, ("premise", "hypothesis"))):
+        model = GPTPairClassifier(run, symmetric=symmetric, **QUICK).fit(pairs, names)
+        loaded, task = saved_task(model, tmp_path / f"pairs-{symmetric}")
+        assert task["columns"] == {roles[0]: "q1", roles[1]: "q2", "label": "same"}
+        assert list(loaded.labels) == sorted(set(names))
+    for number, regressor, X in (
+        (1, GPTRegressor, pairs["q1"]),
+        (2, GPTPairRegressor, pairs),
+    ):
+        model = regressor(run, **QUICK).fit(X, stars)
+        loaded, task = saved_task(model, tmp_path / f"numbers-{number}")
+        assert task["columns"]["label"] == "stars"
+        assert stars.min() <= task["trivial_answer"] <= stars.max()
+        np.testing.assert_allclose(loaded.predict(X)["score"], model.predict(X), rtol=1e-5)
+        np.testing.assert_allclose(
+            evaluate(tmp_path / f"numbers-{number}", pairs.assign(stars=stars))["metrics"]["rmse"],
+            np.sqrt(((model.predict(X) - stars) ** 2).mean()),
+            rtol=1e-5,
+        )
+
+
+def test_a_saved_choice_model_keeps_its_columns(run: str, table: Table, tmp_path: Path):
+    right = [row["right"] for row in table.rows]
+    frame = pd.DataFrame({"story": [row["text"] for row in table.rows], "ends": [row["answers"] for row in table.rows]})
+    loaded, task = saved_task(GPTChoice(run, **QUICK).fit(frame, right), tmp_path / "two")
+    assert task["columns"] == {"context": "story", "choices": "ends", "label": "label"}
+    assert len(loaded.predict(frame)) == len(frame)
+    frame.insert(1, "asked", "why")
+    model = GPTChoice(run, **QUICK).fit(frame, right)
+    loaded, task = saved_task(model, tmp_path / "three")
+    assert task["columns"] == {"context": "story", "question": "asked", "choices": "ends", "label": "label"}
+    np.testing.assert_array_equal(loaded.predict(frame)["prediction"], model.predict(frame))
+    with pytest.raises(ValueError, match="X in fit had none"):
+        GPTChoice(run, **QUICK).fit(frame[["story", "ends"]], right).predict(frame)
+
+
+@pytest.mark.parametrize(("names", "problem"), [(["a", " a"], "the same in a table"), (["", "a"], "is empty")])
+def test_labels_that_a_table_cannot_hold_are_a_value_error(run: str, names: list[str], problem: str):
+    with pytest.raises(ValueError, match=problem):
+        GPTClassifier(run, **QUICK).fit(["x", "y", "z", "w"], names * 2)
+
+
+def test_a_class_without_a_text_has_probability_0(run: str, texts: list[str], labels: list[str]):
+    model = GPTClassifier(run, **QUICK).fit([*texts, " "], [*labels, "mute"])
+    assert "mute" in model.classes_
+    assert (model.predict_proba(texts)[:, model.classes_.tolist().index("mute")] == 0).all()
