@@ -14,7 +14,11 @@ OUT_OF_MEMORY = re.compile(
 
 
 class GPT1Error(Exception):
-    """Base class. `problem` names the value and the rule, `fix` says what to do."""
+    """Base class. `problem` names the value and the rule, `fix` says what to do.
+
+    Both name settings as flags, as the command line prints them. Python users read `str(error)`, where `--label COLUMN`
+    is `label=COLUMN`; the server names fields (see `name_settings`).
+    """
 
     exit_code = 1
 
@@ -22,6 +26,9 @@ class GPT1Error(Exception):
         super().__init__(f"{problem}\n{fix}" if fix else problem)
         self.problem = problem
         self.fix = fix
+
+    def __str__(self) -> str:
+        return name_settings(super().__str__(), "{}=")
 
 
 class UserError(GPT1Error):
@@ -46,6 +53,40 @@ class Diverged(GPT1Error):
     """Training gives NaN or infinite values. All processes raise it at the same step."""
 
     exit_code = 1
+
+
+COMMAND = r"\b(?:(?:gpt1|pip|hf) [a-z]|torchrun -)[^)\n]*"
+VALUE = r"'[^']*'|[^\s;:)]*[^\s.,;:?)]"
+FLAG = re.compile(rf"{COMMAND}|(?<![\w-])--(?P<no>no-)?(?P<name>[a-z][a-z-]*[a-z])(?: (?P<value>{VALUE}))?")
+"""A command up to the end of its line, which stays as it is; or a flag, and what may be its value."""
+SWITCHES = (
+    *("overwrite", "resume", "score", "excel_safe", "activation_checkpointing", "compile", "head_first", "keep_head"),
+    *("shared_context", "from_scratch", "deduplicate", "cache_features"),
+)
+VERBS = (
+    "above also an and are as at below by can cannot contradict contradicts decides does exceeds exists for from goes "
+    "has have if in instead is it keeps must names needs of on only or replaces requires says than that the then to "
+    "trains uses was when where which with would"
+)
+AFTER_FLAG = frozenset(VERBS.split())
+"""Words of a sentence that follow a flag and are not its value."""
+
+
+def name_settings(text: str, bare: str) -> str:
+    """A message with settings instead of flags: `--label COLUMN` as `label=COLUMN`, and without a value as `bare`."""
+
+    def rename(match: re.Match[str]) -> str:
+        if not match["name"]:
+            return match[0]
+        name, value = match["name"].replace("-", "_"), match["value"] or ""
+        name = "from_" if name == "from" else name
+        if value in AFTER_FLAG or not value or value.startswith(("-", "(")):
+            named = f"{name}={not match['no']}" if match["no"] or name in SWITCHES else bare.format(name)
+            return f"{named} {value}".rstrip()
+        plain = re.fullmatch(r"[\d.,e+-]+|[A-Z]+", value) or value[0] in "'\""
+        return f"{name}={value}" if plain else f'{name}="{value}"'
+
+    return FLAG.sub(rename, text)
 
 
 PATH_FIXES = {

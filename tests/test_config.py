@@ -162,7 +162,7 @@ def test_a_switch_accepts_words(text: str, value: bool):
 
 
 def test_a_switch_refuses_other_words():
-    with pytest.raises(UserError, match="--from-scratch maybe is not true or false"):
+    with pytest.raises(UserError, match='from_scratch="maybe" is not true or false'):
         build(FinetuneConfig, {"from_scratch": "maybe"})
 
 
@@ -180,5 +180,5 @@ def test_later_layers_override_earlier_ones():
 
 
 def test_a_width_that_is_not_a_multiple_of_the_heads_is_refused():
-    with pytest.raises(UserError, match="--n-embd 30 is not a multiple of --n-head 4"):
+    with pytest.raises(UserError, match="n_embd=30 is not a multiple of n_head=4"):
         GPTConfig(n_embd=30, n_head=4)

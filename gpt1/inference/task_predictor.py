@@ -57,7 +57,7 @@ class TaskPredictor(LanguageModel):
             rows = series_texts(rows)
         elif is_frame(rows):
             table = frame_table(rows, required_columns(self.kind, columns))
-            check_columns(self.kind, columns, table.columns, table.name)
+            check_columns(self.kind, columns, table.columns, table.name, chosen=False)
             return read_examples(table.rows, self.kind, columns, table.locate_row, labelled=False)
         if isinstance(rows, str | Mapping):
             raise UserError("predict takes a list of rows, not a single row.", "Use predict([row]).")
@@ -68,9 +68,9 @@ class TaskPredictor(LanguageModel):
         for i, row in enumerate(rows):
             if not isinstance(row, Mapping):
                 wanted = ", ".join(columns.values())
-                raise UserError(f"row {i + 1} has the type {type(row).__name__}.", f"Use a dict with {wanted}.")
-            check_columns(self.kind, columns, list(row), f"row {i + 1}")
-        return read_examples(rows, self.kind, columns, lambda i: f"row {i + 1}", labelled=False)
+                raise UserError(f"rows[{i}] has the type {type(row).__name__}.", f"Use a dict with {wanted}.")
+            check_columns(self.kind, columns, list(row), f"rows[{i}]", chosen=False)
+        return read_examples(rows, self.kind, columns, lambda i: f"rows[{i}]", labelled=False)
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         ids = self.tokenizer.encode_batch(example_texts(examples))

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from gpt1.errors import GPT1Error, ResourceError, UserError
+from gpt1.errors import GPT1Error, ResourceError, UserError, name_settings
 from gpt1.serving.engine import QueueFull
 
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -57,12 +57,16 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, QueueFull):
         return ApiError(429, f"{error.problem} {error.fix}", "queue_full", headers={"Retry-After": RETRY_SECONDS})
     if isinstance(error, UserError):
-        return ApiError(400, f"{error.problem} {error.fix}".strip())
+        return ApiError(400, message_of(error))
     if isinstance(error, ResourceError):
-        problem = f"{error.problem} {error.fix}".strip()
-        return ApiError(503, problem, "overloaded", headers={"Retry-After": RETRY_SECONDS})
+        return ApiError(503, message_of(error), "overloaded", headers={"Retry-After": RETRY_SECONDS})
     if isinstance(error, TimeoutError):
         return ApiError(504, "the request took too long.", "timeout")
     if isinstance(error, GPT1Error):
         return ApiError(503, error.problem, "unavailable")
     return ApiError(500, "the server failed; its log says why.", "internal_error")
+
+
+def message_of(error: GPT1Error) -> str:
+    """The problem and the fix, in the words of a request: names of fields instead of flags."""
+    return name_settings(f"{error.problem} {error.fix}".strip(), "{}")

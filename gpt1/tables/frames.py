@@ -69,16 +69,16 @@ def frame_table(frame: Any, texts: Collection[str] = ()) -> Table:
             fix = f'df.dropna(subset=["{name}"]), or df.fillna({{"{name}": ""}})'
             check_no_missing(columns[name], f"{FRAME}, column '{name}'", fix)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return Table(FRAME, list(columns), rows)
+    return Table(FRAME, list(columns), rows, unit="position")
 
 
 def check_no_missing(values: Sequence[Any], where: str, fix: str) -> None:
     missing = [i for i, value in enumerate(values) if value is None]
     if missing:
-        rows = (
-            f"row {missing[0] + 1:,}" if len(missing) == 1 else f"{len(missing):,} rows, first row {missing[0] + 1:,}"
+        rows = "the row" if len(missing) == 1 else f"{len(missing):,} rows, the first"
+        raise UserError(
+            f"{where}: the text is missing (None or NaN) in {rows} at position {missing[0]:,}.", f"Use {fix}."
         )
-        raise UserError(f"{where}: the text is missing (None or NaN) in {rows}.", f"Use {fix}.")
 
 
 def to_table(source: Any, texts: Collection[str] = ()) -> Any:
@@ -89,7 +89,7 @@ def to_table(source: Any, texts: Collection[str] = ()) -> Any:
         if not source or not all(isinstance(row, Mapping) for row in source):
             raise UserError("the rows must be dicts by column, at least one.", 'Use [{"text": …, "label": …}, …].')
         names = dict.fromkeys(str(name) for row in source for name in row)
-        return Table("the rows", list(names), [dict.fromkeys(names) | dict(row) for row in source])
+        return Table("the rows", list(names), [dict.fromkeys(names) | dict(row) for row in source], unit="position")
     if is_series(source):
         raise UserError("a Series has no columns.", "Use a DataFrame with a column of texts and a column of labels.")
     if is_frame(source):

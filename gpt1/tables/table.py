@@ -36,12 +36,14 @@ class Table:
     columns: list[str]
     rows: list[dict[str, Any]]
     row_numbers: list[int] = field(default_factory=list, repr=False)
-    """Number of each row in its file, counted in `unit`s."""
+    """Number of each row in its file, counted in `unit`s. Empty: they count from 1, as a `position` from 0."""
     unit: str = "row"
 
     def locate_row(self, i: int) -> str:
         """The place of row i in its file, such as `reviews.csv, line 12`."""
-        return f"{self.name}, {self.unit} {self.row_numbers[i] if self.row_numbers else i + 1:,}"
+        return (
+            f"{self.name}, {self.unit} {self.row_numbers[i] if self.row_numbers else i + (self.unit != 'position'):,}"
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -163,10 +165,16 @@ def table_too_large_error(path: str | Path, number: int, format: str, limit: int
 def missing_column_error(table: str, name: str, columns: Sequence[str], flag: str) -> UserError:
     """The error for a missing column, with the existing ones and the closest one.
 
+    Without a `flag` that chooses another column, it has to be renamed.
+
     Names that would be ambiguous in a list (outer spaces, commas) are in quotes.
     """
     names = [repr(column) if column != column.strip() or "," in column else column for column in columns]
     closest = did_you_mean(name, columns).removeprefix(" Did you mean ").removesuffix("?")
+    if not flag:
+        other = closest or (columns[0] if len(columns) == 1 else "")
+        fix = f"Rename {other!r} to {name!r}." if other else f"Give the column with this input the name {name!r}."
+        return UserError(f"{table} has no column '{name}'. Columns: {', '.join(names)}.", fix)
     return UserError(
         f"{table} has no column '{name}'. Columns: {', '.join(names)}.",
         f"Did you mean {flag} {shell_quote(closest)}?" if closest else f"Choose one of them with {flag}.",

@@ -22,7 +22,9 @@ RowLocator = Callable[[int], str]
 T = TypeVar("T")
 
 
-def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str], name: str) -> None:
+def check_columns(
+    kind: Kind, columns: Mapping[str, str], present: Sequence[str], name: str, chosen: bool = True
+) -> None:
     """Check that `columns` names every column that `kind` needs and that the table has them.
 
     Args:
@@ -30,6 +32,7 @@ def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str]
         columns: Role (text, premise, ..., label) -> column name.
         present: Columns of the table.
         name: Name of the table, for errors.
+        chosen: Whether the caller chooses the columns. Otherwise they are those of a model.
 
     Raises:
         UserError: For a missing or surplus role, a column that the table does not have, or a label column that is
@@ -49,7 +52,7 @@ def check_columns(kind: Kind, columns: Mapping[str, str], present: Sequence[str]
     for role, column in columns.items():
         for part in role_columns(kind, role, column, present):
             if part not in present:
-                raise missing_column_error(name, part, present, "--" + role.replace("_", "-"))
+                raise missing_column_error(name, part, present, "--" + role.replace("_", "-") if chosen else "")
     texts = {role: column for role, column in columns.items() if role != "label"}
     for role, column in texts.items():
         if {*label_columns(kind, columns.get("label", ""))} & {*column_names(role, column, present)}:

@@ -332,12 +332,12 @@ def split_windows(
     if valid:
         if valid.tokenizer_fingerprint != corpus.tokenizer_fingerprint:
             raise UserError(
-                "the --valid corpus was made with another tokenizer.", "Tokenize both with the same tokenizer."
+                "the corpus of --valid was made with another tokenizer.", "Tokenize both with the same tokenizer."
             )
         whole = CorpusPart.of_ranges(valid, [(0, valid.tokens)])
         validation = CorpusWindows(whole, cfg.context, shifted=cfg.valid_split == "end")
         if valid.tokens <= cfg.context:
-            problem = f"the --valid corpus has only {valid.tokens} tokens."
+            problem = f"the corpus of --valid has only {valid.tokens} tokens."
             raise UserError(problem, f"Use one with more than {cfg.context} tokens, which make one window.")
     return training, validation
 

@@ -52,7 +52,7 @@ def test_text_of_only_white_space_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_crashed_worker_is_an_error_that_suggests_fewer_workers(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="Use fewer than --workers 2"):
+    with pytest.raises(ResourceError, match="Use fewer than workers=2"):
         write_corpus([str(write_books(tmp_path / "books"))], tmp_path / "corpus", CrashingTokenizer(), workers=2)
     assert os.listdir(tmp_path) == ["books"]
 

@@ -75,7 +75,7 @@ def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path: Path) ->
 
 
 def test_zero_seeds_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--seeds 0"):
+    with pytest.raises(UserError, match="seeds=0"):
         demo.run_demo(tmp_path / "demo", seeds=0)
     assert not (tmp_path / "demo").exists()
 

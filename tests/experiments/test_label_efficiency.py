@@ -246,7 +246,7 @@ def test_a_curve_does_not_resume_with_other_defaults(
     options: dict[str, Any] = {"from_": pretrained_run, "out": tmp_path / "curve", **QUICK, **TASK, "methods": ["all"]}
     before = (curve(table, **options) / "cells.json").read_bytes()
     monkeypatch.setattr("gpt1.training.finetune.MAX_DEFAULT_LR", 1e-6)  # as in another version of gpt1
-    with pytest.raises(UserError, match=r"with --peak-lr 0\.000375; this gpt1 would use 1e-06"):
+    with pytest.raises(UserError, match=r"with peak_lr=0\.000375; this gpt1 would use 1e-06"):
         curve(table, **options)
     assert (tmp_path / "curve" / "cells.json").read_bytes() == before
 

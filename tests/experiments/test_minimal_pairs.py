@@ -135,7 +135,7 @@ def test_rows_limits_the_pairs_equally_in_every_paradigm(pretrained_run: Path, b
     result = zeroshot("blimp", run=pretrained_run, data_dir=blimp, rows=140)
     assert {one["rows"] for one in result["paradigms"].values()} == {2}
     assert result["task"] == "blimp:test (134 rows of 200)"
-    with pytest.raises(UserError, match="--rows 66 is less than one pair of each of the 67 paradigms"):
+    with pytest.raises(UserError, match="rows=66 is less than one pair of each of the 67 paradigms"):
         zeroshot("blimp", run=pretrained_run, data_dir=blimp, rows=66)
 
 

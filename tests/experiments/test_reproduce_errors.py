@@ -53,7 +53,7 @@ def test_a_folder_does_not_resume_with_other_defaults(
     reproduce("table4", from_=pretrained_run, seeds=1, **options)
     reproduce("table4", from_=pretrained_run, seeds=1, **options)
     monkeypatch.setattr("gpt1.training.finetune.MAX_DEFAULT_LR", 1e-6)  # as in another version of gpt1
-    with pytest.raises(UserError, match=r"with --peak-lr 0\.000375; this gpt1 would use 1e-06"):
+    with pytest.raises(UserError, match=r"with peak_lr=0\.000375; this gpt1 would use 1e-06"):
         reproduce("table4", from_=pretrained_run, seeds=2, **options)
     assert executed_jobs == ["cola, full, seed 0", "cola, tfidf, seed 0"]
 
@@ -94,9 +94,9 @@ def test_a_model_of_the_wrong_kind_is_refused(
     options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": official_data}
     with pytest.raises(UserError, match="is already fine-tuned"):
         reproduce("table4", from_=tuned, **options)
-    with pytest.raises(UserError, match=r"--lstm .* is not an LSTM"):
+    with pytest.raises(UserError, match=r"lstm=.* is not an LSTM"):
         reproduce("table5", from_=pretrained_run, lstm=pretrained_run, **options)
-    with pytest.raises(UserError, match=r"--from .* is an LSTM"):
+    with pytest.raises(UserError, match=r"from_=.* is an LSTM"):
         reproduce("table5", from_=lstm_run, **options)
     with pytest.raises(UserError, match="has no checkpoints") as error:
         reproduce("figure2", from_=pretrained_run / "model", **options)

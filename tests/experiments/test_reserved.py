@@ -36,7 +36,7 @@ def test_a_setting_that_the_experiment_sets_itself_is_refused(experiment: str, n
 
 @pytest.mark.parametrize("experiment", ["curve", "reproduce"])
 def test_keyword_arguments_follow_the_same_rule_as_a_file(experiment: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"--keep is set by gpt1 {experiment} itself"):
+    with pytest.raises(UserError, match=f"keep= is set by gpt1 {experiment} itself"):
         CALLS[experiment](tmp_path / "out", keep=5)
 
 

@@ -284,7 +284,7 @@ def test_unseen_labels_are_refused_on_request_and_where_no_label_is_known(folder
     strange = replace(table, rows=[{**row, "label": "perhaps"} for row in table.rows])
     with pytest.raises(UserError, match=r"rows.jsonl, row 1: unknown label 'perhaps'"):
         evaluate(folder("classification"), strange)
-    with pytest.raises(UserError, match="--unseen ignore is not a valid choice"):
+    with pytest.raises(UserError, match='unseen="ignore" is not a valid choice'):
         evaluate(folder("classification"), table, unseen="ignore")
 
 

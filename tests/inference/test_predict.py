@@ -239,7 +239,7 @@ def test_formulas_are_counted_or_escaped(safe: bool, model_of: Any, tmp_path: Pa
 
 def test_excel_safe_requires_csv_or_tsv(model_of: Any, tmp_path: Path):
     write_table(tmp_path / "rows.csv", GOOD)
-    with pytest.raises(UserError, match=r"--excel-safe requires \.csv or \.tsv"):
+    with pytest.raises(UserError, match=r"excel_safe=True requires \.csv or \.tsv"):
         predict_into(model_of("classification"), tmp_path / "rows.csv", tmp_path / "o.jsonl", excel_safe=True)
 
 

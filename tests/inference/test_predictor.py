@@ -209,12 +209,12 @@ def test_a_row_that_fits_has_the_same_prediction_with_every_long_option(make: Ma
 @pytest.mark.parametrize(
     ("name", "row", "problem"),
     [
-        ("classification", {"text": "x"}, "row 1 has no column 't'. Columns: text"),
-        ("entailment", {"t": "x"}, "row 1 has no column 'u'"),
-        ("entailment", "a text", "row 1 has the type str"),
-        ("classification", 3, "row 1 has the type int"),
-        ("choice", {"t": "x", "u": "y", "a": ["only"]}, "row 1: only 1 answer to choose from"),
-        ("choice", {"t": "x", "u": "y", "a": "text"}, "row 1: column 'a' must contain a list"),
+        ("classification", {"text": "x"}, "rows[0] has no column 't'. Columns: text"),
+        ("entailment", {"t": "x"}, "rows[0] has no column 'u'"),
+        ("entailment", "a text", "rows[0] has the type str"),
+        ("classification", 3, "rows[0] has the type int"),
+        ("choice", {"t": "x", "u": "y", "a": ["only"]}, "rows[0]: only 1 answer to choose from"),
+        ("choice", {"t": "x", "u": "y", "a": "text"}, "rows[0]: column 'a' must contain a list"),
     ],
 )
 def test_a_row_that_does_not_fit_the_task_is_an_error_with_its_number(make: Make, name: str, row: Any, problem: str):
@@ -288,7 +288,7 @@ def test_bf16_predictions_are_close_to_fp32(make: Make, name: str, table, tmp_pa
 
 
 def test_an_unknown_precision_is_an_error(pretrained_run: Path):
-    with pytest.raises(UserError, match="--precision fp31 is not a valid choice"):
+    with pytest.raises(UserError, match='precision="fp31" is not a valid choice'):
         load(pretrained_run, precision="fp31")
 
 

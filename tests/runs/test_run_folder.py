@@ -138,19 +138,19 @@ def test_a_resumed_run_may_repeat_its_settings(tmp_path: Path):
 def test_precision_auto_on_resume_means_the_stored_precision(tmp_path: Path):
     run = runs.create_run(tmp_path / "run", PretrainConfig(precision="bf16"), COMMAND)
     assert runs.open_for_resume(run, PretrainConfig, {"precision": "auto"}, COMMAND)[1].precision == "bf16"
-    with pytest.raises(UserError, match=r"--precision fp32: .* was started with --precision bf16"):
+    with pytest.raises(UserError, match=r'precision="fp32": .* was started with precision="bf16"'):
         runs.open_for_resume(run, PretrainConfig, {"precision": "fp32"}, COMMAND)
 
 
 def test_a_switch_that_cannot_change_is_named_as_typed(tmp_path: Path):
     run = runs.create_run(tmp_path / "run", FinetuneConfig(), COMMAND)
-    with pytest.raises(UserError, match=r"--no-shared-context: .* was started with --shared-context\."):
+    with pytest.raises(UserError, match=r"shared_context=False: .* was started with shared_context=True\."):
         runs.open_for_resume(run, FinetuneConfig, {"shared_context": False}, COMMAND)
 
 
 def test_a_resumed_run_with_another_setting_is_refused(tmp_path: Path):
     run = runs.create_run(tmp_path / "run", PretrainConfig(), COMMAND)
-    with pytest.raises(UserError, match=r"--seed 5: .* was started with --seed 0"):
+    with pytest.raises(UserError, match=r"seed=5: .* was started with seed=0"):
         runs.open_for_resume(run, PretrainConfig, {"seed": 5}, COMMAND)
 
 

@@ -76,7 +76,7 @@ def test_an_explanation_is_that_of_explain(served: Served, task: Any):
     ("content", "words"),
     [
         ({"rows": ["a"]}, "not fine-tuned"),
-        ({"model": "reviews", "rows": [{"wrong": "a"}]}, "row 1"),
+        ({"model": "reviews", "rows": [{"wrong": "a"}]}, "rows[0]"),
         ({"model": "reviews", "rows": []}, "rows"),
         ({"model": "reviews", "rows": ["a"] * 513}, "513 rows; the limit is 512"),
         ({"model": "reviews", "rows": [["a"]]}, "rows.0"),

@@ -24,7 +24,7 @@ def test_a_frame_and_its_table_have_the_same_values(make: Any):
     table = frame_table(make(COLUMNS))
     assert table.columns == list(COLUMNS)
     assert table.rows == [dict(zip(COLUMNS, row, strict=True)) for row in zip(*COLUMNS.values(), strict=True)]
-    assert table.locate_row(1) == "the DataFrame, row 2"
+    assert table.locate_row(1) == "the DataFrame, position 1"
 
 
 @every_library
@@ -62,11 +62,13 @@ def test_what_is_a_frame():
 @pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
 def test_a_missing_text_is_an_error_with_its_row(library: Any):
     frame = library.DataFrame({"text": ["a", None, "c", None], "other": [None, "b", "c", "d"]})
-    with pytest.raises(UserError, match=r"column 'text': the text is missing .* in 2 rows, first row 2") as error:
+    with pytest.raises(
+        UserError, match=r"column 'text': the text is missing .* in 2 rows, the first at position 1"
+    ) as error:
         frame_table(frame, ["text"])
     assert 'df.dropna(subset=["text"])' in error.value.fix
     assert len(frame_table(frame[["other"]])) == 4
-    with pytest.raises(UserError, match=r"the Series: the text is missing .* in row 1"):
+    with pytest.raises(UserError, match=r"the Series: the text is missing .* in the row at position 0"):
         series_texts(frame["other"])
 
 

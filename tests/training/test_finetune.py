@@ -345,7 +345,7 @@ def test_the_chosen_metric_selects_the_epoch(
 
 
 def test_a_metric_that_the_labels_do_not_have_is_refused(table: Table, pretrained_run: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"--metric pearson does not apply .*\n?.*accuracy, f1, matthews"):
+    with pytest.raises(UserError, match=r'metric="pearson" does not apply .*\n?.*accuracy, f1, matthews'):
         finetune(table, from_=pretrained_run, out=tmp_path / "run", metric="pearson", **TEXT_OPTIONS)
     assert not (tmp_path / "run").exists()
 
@@ -538,14 +538,14 @@ def test_the_head_of_a_finetuned_model_is_replaced_with_a_word_or_kept(
         ("regression", {}, "the rows have numbers"),
         ("entailment", {}, "was fine-tuned for classification, not entailment"),
         ("classification", {"label": "other"}, "the rows have the labels"),
-        ("classification", {"from_scratch": True}, "--keep-head with --from-scratch"),
+        ("classification", {"from_scratch": True}, "keep_head=True with from_scratch=True"),
     ],
 )
 def test_a_head_that_does_not_fit_cannot_be_kept(
     name: str, settings: dict[str, Any], problem: str, whole: dict[str, Path], table: Table, tmp_path: Path
 ):
     options = {**KIND_OPTIONS[name], **FAST_SETTINGS, **settings}
-    with pytest.raises(UserError, match=f"--keep-head.*{problem}|{problem}"):
+    with pytest.raises(UserError, match=f"keep_head=True.*{problem}|{problem}"):
         finetune(table, from_=whole["all"], out=tmp_path / "run", keep_head=True, **options)
     assert not (tmp_path / "run").exists()
 

@@ -51,5 +51,5 @@ def test_the_learning_rate_of_a_width_is_that_of_the_sizes_and_never_above_that_
 def test_another_size_contradicts_from(tokenizer: Tokenizer, tmp_path: Path):
     folder = saved_model(tmp_path / "tiny", tokenizer, model="tiny")
     assert inherited_settings(folder, {"model": "tiny"})["model"] == "tiny"
-    with pytest.raises(UserError, match=r"--model mini: .* has the shape of tiny"):
+    with pytest.raises(UserError, match=r'model="mini": .* has the shape of tiny'):
         inherited_settings(folder, {"model": "mini"})

@@ -120,5 +120,5 @@ def test_the_recipe_paper_and_new_weights_have_no_probe(table: Table, pretrained
     for i, settings in enumerate(({"recipe": "paper"}, {"from_scratch": True}, {"transfer_layers": 1})):
         run = finetune(table, from_=pretrained_run, out=tmp_path / str(i), **settings, **TEXT_OPTIONS, **FAST_SETTINGS)
         assert "head_first: false" in (run / "config.yaml").read_text()
-    with pytest.raises(UserError, match="--head-first has no effect with --train head"):
+    with pytest.raises(UserError, match='head_first=True has no effect with train="head"'):
         finetune(table, from_=pretrained_run, out=tmp_path / "x", head_first=True, train="head", **TEXT_OPTIONS)

@@ -109,7 +109,7 @@ def test_a_setting_of_the_shape_leaves_the_size_as_it_is(shape: dict[str, Any]):
 
 @pytest.mark.parametrize("minutes", [0, -1, float("inf"), float("nan")])
 def test_an_invalid_time_is_an_error(minutes: float):
-    with pytest.raises(UserError, match=r"--minutes .* is out of range"):
+    with pytest.raises(UserError, match=r"minutes=.* is out of range"):
         plan_on(1e11, minutes)
 
 

@@ -221,9 +221,9 @@ def test_a_run_can_start_from_a_model(
 
 
 def test_a_model_cannot_be_trained_further_with_another_shape(pretrained_run: Path, corpus: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"--n-layer 4: .* has 2"):
+    with pytest.raises(UserError, match=r"n_layer=4: .* has 2"):
         pretrain(corpus, out=tmp_path / "run", from_=pretrained_run, n_layer=4)
-    with pytest.raises(UserError, match="--context 64 exceeds the 32 positions"):
+    with pytest.raises(UserError, match="context=64 exceeds the 32 positions"):
         pretrain(corpus, out=tmp_path / "run", from_=pretrained_run, context=64)
     assert not (tmp_path / "run").exists()
 

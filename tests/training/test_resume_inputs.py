@@ -92,6 +92,6 @@ def test_a_new_run_needs_its_inputs(corpus: Path, pretrained_run: Path, tmp_path
         pretrain(out=tmp_path / "run")
     with pytest.raises(UserError, match="the table of training rows is missing"):
         finetune(out=tmp_path / "run", from_=pretrained_run)
-    with pytest.raises(UserError, match="--from is missing"):
+    with pytest.raises(UserError, match="from_= is missing"):
         finetune("rows.csv", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

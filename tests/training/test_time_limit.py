@@ -74,7 +74,7 @@ def test_a_frame_trains_the_same_model_as_its_table(table: Table, pretrained_run
         (pd.DataFrame({"texts": ["a", "b"], "label": ["x", "y"]}), "the DataFrame has no column 'text'"),
         (pd.DataFrame([["a", "b", "x"]], columns=["text", "text", "label"]), "two columns named 'text'"),
         (pd.DataFrame({"text": ["a", None], "label": ["x", "y"]}), "column 'text': the text is missing"),
-        (pl.DataFrame({"text": ["a", "b"], "label": ["x", None]}), "the DataFrame, row 2: the label is empty"),
+        (pl.DataFrame({"text": ["a", "b"], "label": ["x", None]}), "the DataFrame, position 1: the label is empty"),
         (pd.Series(["a"]), "a Series has no columns"),
     ],
 )
