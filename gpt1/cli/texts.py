@@ -14,27 +14,31 @@ from gpt1.cli.output import echo, echo_json, make_console
 @click.argument("run", metavar="RUN")
 @click.argument("text", metavar="FILE|TEXT")
 @click.option(
+    "--text", "column", default="text", show_default=True, metavar="COLUMN", help="Column or field of tables."
+)
+@click.option(
     "--stride",
     type=RangedNumber(int, 1),
     help="Texts longer than the context: tokens by which a window moves on.  [default: half of the context]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, with the log-probability of each token.")
 @verify
-def score(run: str, text: str, stride: int | None, as_json: bool, verify: bool) -> None:
+def score(run: str, text: str, column: str, stride: int | None, as_json: bool, verify: bool) -> None:
     """Show how likely a model finds texts: log-probability, perplexity and bits per byte of each.
 
     FILE has the formats of a corpus: a .txt or .md file is one text, each row of .jsonl, .csv, .tsv and .parquet
-    another (its field or column text). In a terminal the most surprising words are colored.
+    another (its field or column text, or --text). In a terminal the most surprising words are colored.
 
     \b
     gpt1 score runs/books "it was a dark and stormy night"
     gpt1 score runs/books letters.jsonl --json
+    gpt1 score runs/books reviews.csv --text review
     """
     from gpt1.inference.predictor import load
     from gpt1.inference.scoring import surprising_words
     from gpt1.inference.texts import read_texts_or_text, score_with_progress
 
-    texts = read_texts_or_text(text)
+    texts = read_texts_or_text(text, column)
     model, console = load(run, verify=verify), make_console()
     scores = score_with_progress(model, texts, stride, console)
     if as_json:

@@ -58,9 +58,9 @@ class Source:
     """The field or column of the texts in a table."""
 
 
-def read_documents(corpora: Sequence[str]) -> Iterator[DocumentPart]:
+def read_documents(corpora: Sequence[str], text_field: str = "text") -> Iterator[DocumentPart]:
     """All documents of CORPUS..., in the order of the arguments; in folders, sorted by name."""
-    for source in list_sources(corpora):
+    for source in list_sources(corpora, text_field):
         yield from read_source(source)
 
 

@@ -23,10 +23,16 @@ SCORED_AT_ONCE = 64
 """Texts between two steps of the progress."""
 
 
-def read_texts_or_text(source: str) -> list[str]:
-    """The documents of a file, or `source` itself if it is not the name of a file; UserError for a missing file."""
+def read_texts_or_text(source: str, column: str = "text") -> list[str]:
+    """The documents of a file, or `source` itself if it is not the name of a file; UserError for a missing file.
+
+    `column` is that of the texts in a table.
+    """
     if is_url(source) or (len(source) < 1000 and Path(source).exists()):
-        return [part.text for part in read_documents([source])]
+        try:
+            return [part.text for part in read_documents([source], column)]
+        except UserError as error:
+            raise UserError(error.problem, error.fix.replace("--text-field", "--text COLUMN")) from None
     if document_format(source) and not any(map(str.isspace, source)):
         raise not_found_error(source)
     return [source]
