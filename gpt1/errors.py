@@ -56,7 +56,7 @@ class Diverged(GPT1Error):
 
 
 COMMAND = r"\b(?:(?:gpt1|pip|hf) [a-z]|torchrun -)[^)\n]*"
-VALUE = r"'[^']*'|[^\s;:)]*[^\s.,;:?)]"
+VALUE = r"'[^']*'|(?:[^\s;:)]|:(?=\S))*[^\s.,;:?)]"
 FLAG = re.compile(rf"{COMMAND}|(?<![\w-])--(?P<no>no-)?(?P<name>[a-z][a-z-]*[a-z])(?: (?P<value>{VALUE}))?")
 """A command up to the end of its line, which stays as it is; or a flag, and what may be its value."""
 SWITCHES = (
@@ -80,7 +80,7 @@ def name_settings(text: str, bare: str) -> str:
             return match[0]
         name, value = match["name"].replace("-", "_"), match["value"] or ""
         name = "from_" if name == "from" else name
-        if value in AFTER_FLAG or not value or value.startswith(("-", "(")):
+        if value in AFTER_FLAG or re.match(r"$|[(-](?!\d)", value):
             named = f"{name}={not match['no']}" if match["no"] or name in SWITCHES else bare.format(name)
             return f"{named} {value}".rstrip()
         plain = re.fullmatch(r"[\d.,e+-]+|[A-Z]+", value) or value[0] in "'\""

@@ -48,9 +48,10 @@ def count_parameters(n: int) -> str:
     return f"{f'{n / 1e6:.1f}M' if n >= 1e6 else format_large_count(n)} parameters"
 
 
-def count_noun(n: int, what: str) -> str:
-    """1 document, 2,000 documents."""
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+def count_noun(n: float, what: str, plural: str = "") -> str:
+    """1 document, 2,000 documents, 1.5 epochs; 2 indices with a `plural`."""
+    number = f"{n:,}" if isinstance(n, int) else f"{n:,.6g}"
+    return f"{number} {what}" if n == 1 else f"{number} {plural or what + 's'}"
 
 
 def format_duration(seconds: float) -> str:

@@ -55,8 +55,10 @@ def _finetune_headline(run: Run) -> str:
         for one in run.competitors
         if name in one.metrics and (one.metrics[name] or name not in CORRELATIONS)  # of the mean it is 0 by definition
     ]
-    learned = "The model has learned nothing. " if "learned nothing" in run.warning else ""
-    return learned + "; ".join([text, *others])
+    verdict = "The model has learned nothing. " if "learned nothing" in run.warning else ""
+    if run.warning.startswith("this model is worse than"):
+        verdict = "The model is worse than always the mean. "
+    return verdict + "; ".join([text, *others])
 
 
 def kicker(run: Run) -> str:

@@ -88,16 +88,19 @@ def _add_calibration_sentence(page: Page, calibration: dict[str, Any]) -> None:
     temperature, before, after = (calibration.get(name) for name in ("temperature", "ece_before", "ece_after"))
     if not (is_number(temperature) and is_number(before) and is_number(after)):
         return
+    few = calibration.get("ece_interval")
+    interval = f" {format_interval(tuple(few))}, as the rows are few" if isinstance(few, list) and len(few) == 2 else ""
     if temperature == 1:
         why = f": {calibration['reason']}" if calibration.get("reason") else ""
         page.paragraph(
-            f"Probabilities are not calibrated{why}. Expected calibration error on these rows: {before:.3f}."
+            f"Probabilities are not calibrated{why}. Expected calibration error on these rows: {before:.3f}{interval}."
         )
         return
     how = ", each row with a temperature that was fitted on other rows" if "reason" in calibration else ""
+    errors = f"{before:.3f} before, {after:.3f} after{interval}{', which is worse' * (after > before)}"
     page.paragraph(
         f"Probabilities are calibrated with temperature {formatting.format_number(temperature)}. Expected calibration "
-        f"error on these rows: {before:.3f} before, {after:.3f} after{', which is worse' * (after > before)}{how}."
+        f"error on these rows: {errors}{how}."
     )
 
 

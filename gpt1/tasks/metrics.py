@@ -22,6 +22,8 @@ MAX_BOOTSTRAP_ELEMENTS = 2_000_000
 NUMBER_METRICS = ("pearson", "spearman", "rmse", "mae")
 LOWER_IS_BETTER = ("rmse", "mae", "loss")
 CALIBRATION_FOLDS = 5
+FEW_CALIBRATION_ROWS = 200
+"""With fewer rows the expected calibration error is mostly chance: it gets an interval."""
 MAX_LOG_TEMPERATURE = 3.0
 """Temperatures are searched from e⁻³ to e³ (1/20 to 20). One at the end of this range is not used."""
 Floats = NDArray[np.float64]
@@ -271,7 +273,7 @@ def cross_fit_temperature(logits: ArrayLike, gold: ArrayLike) -> dict[str, Any]:
     Returns:
         `fitted`: the temperature of all rows. `temperature`: the same if it helps, else 1. `reason`: why it is 1, else
         empty. `ece_before`, `bins_before`, `ece_after`, `bins`: calibration (see `calibration`) at temperature 1, and
-        with the temperatures of the folds if it helps.
+        with the temperatures of the folds if it helps. `ece_interval` of `ece_after`, if there are few rows.
     """
     z, right = np.asarray(logits, dtype=np.float64), np.asarray(gold, dtype=np.int64)
     fitted, n = fit_temperature(z, right), len(z)
@@ -283,7 +285,9 @@ def cross_fit_temperature(logits: ArrayLike, gold: ArrayLike) -> dict[str, Any]:
             scaled[fold] = z[fold] / fit_temperature(z[others], right[others])
     before, after = (calibration(softmax(x), right) for x in (z, scaled))
     reason = ""
-    if abs(np.log(fitted)) > MAX_LOG_TEMPERATURE - 0.01:
+    if not (z.argmax(1) == right).any():
+        reason = "no prediction is right"
+    elif abs(np.log(fitted)) > MAX_LOG_TEMPERATURE - 0.01:
         reason = f"the temperature is at the end of its range ({fitted:.3g})"
     elif negative_log_likelihood(scaled, right) >= negative_log_likelihood(z, right) or after["ece"] > before["ece"]:
         reason = "no temperature helps on rows that it was not fitted on"
@@ -294,6 +298,7 @@ def cross_fit_temperature(logits: ArrayLike, gold: ArrayLike) -> dict[str, Any]:
         "reason": reason,
         "ece_before": before["ece"],
         "ece_after": after["ece"],
+        **calibration_interval(softmax(z if reason else scaled), right),
         "bins_before": before["bins"],
         "bins": after["bins"],
     }
@@ -340,6 +345,17 @@ def calibration(probabilities: ArrayLike, gold: ArrayLike, bins: int = 15) -> di
         )
     ece = sum(abs(bin["confidence"] - bin["accuracy"]) * bin["count"] for bin in found) / max(len(p), 1)
     return {"ece": float(ece), "bins": found}
+
+
+def calibration_interval(probabilities: ArrayLike, gold: ArrayLike) -> dict[str, list[float]]:
+    """`ece_interval`, the 95% bootstrap interval of the expected calibration error; nothing if the rows are many."""
+    p, right = np.asarray(probabilities, dtype=np.float64), np.asarray(gold, dtype=np.int64)
+    if not 0 < len(p) < FEW_CALIBRATION_ROWS:
+        return {}
+    random = np.random.default_rng(0)
+    samples = random.integers(len(p), size=(BOOTSTRAP_SAMPLES, len(p)))
+    errors = [calibration(p[rows], right[rows])["ece"] for rows in samples]
+    return {"ece_interval": [float(end) for end in np.quantile(errors, (0.025, 0.975))]}
 
 
 def glue_score(scores: Mapping[str, Sequence[float]]) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from gpt1.config import FinetuneConfig
 from gpt1.datasets.labelled import TaskData
 from gpt1.files.atomic import atomic_file
+from gpt1.formatting import count_noun
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
 from gpt1.inference.predictor import TaskPredictor
 from gpt1.inference.task import save_task
@@ -41,7 +42,8 @@ def finish_finetuning(
     answer = trivial_answer(task.target, [example.label for example in task.training])
     validated = ValidatedModel(task.target)
     if task.validation:
-        validated = validate(setup, source.validation_logits(), answer, cfg, progress, with_tfidf)
+        early = outcome.best not in (None, outcome.step)
+        validated = validate(setup, source.validation_logits(), answer, cfg, progress, with_tfidf, early)
     description = {
         "kind": task.kind.name,
         "columns": task.columns,
@@ -77,9 +79,18 @@ class ValidatedModel:
 
 
 def validate(
-    setup: FinetuneSetup, logits: Tensor, answer: Any, cfg: FinetuneConfig, progress: Progress, with_tfidf: bool
+    setup: FinetuneSetup,
+    logits: Tensor,
+    answer: Any,
+    cfg: FinetuneConfig,
+    progress: Progress,
+    with_tfidf: bool,
+    early: bool,
 ) -> ValidatedModel:
-    """Calibrate on the validation rows, and compare with the baselines: the trivial answer and TF-IDF."""
+    """Calibrate on the validation rows, and compare with the baselines: the trivial answer and TF-IDF.
+
+    `early`: the best epoch was not the last one.
+    """
     task = setup.task
     targets, labels = setup.encode_targets(task.validation), [example.label for example in task.validation]
     calibration = fit_calibration(task.target, logits, targets)
@@ -90,7 +101,7 @@ def validate(
     rows = task.training, task.validation
     if with_tfidf and (found := tfidf_baseline(task.kind, target, *rows, cfg.seed, progress)):
         baselines["tfidf"] = found
-    warning = verdict(target, metrics, baselines, task.primary_metric, tfidf_advice(setup, cfg))
+    warning = verdict(target, metrics, baselines, task.primary_metric, tfidf_advice(setup, cfg, early))
     return ValidatedModel(target, logits, calibration, metrics, baselines, warning)
 
 
@@ -124,27 +135,35 @@ def write_predictions(run: Path, model: TaskPredictor, task: TaskData, logits: T
         file.write(lines.encode())
 
 
-def tfidf_advice(setup: FinetuneSetup, cfg: FinetuneConfig) -> str:
-    """What to try when TF-IDF is better than the model."""
+def tfidf_advice(setup: FinetuneSetup, cfg: FinetuneConfig, early: bool) -> str:
+    """What to try when TF-IDF is better than the model: more epochs only if the last one was the best."""
     ideas = ["a model that is pre-trained on more text of this field"]
     if cfg.long != "windows" and setup.facts["cut"] > WORTH_WINDOWS:
         ideas.append(f"--long windows ({setup.facts['cut']:.0%} of the texts are truncated)")
     if cfg.train != "head":
         ideas.append("--train head")
-    return f"Try {', or '.join([*ideas, 'more --epochs'])}."
+    if not early:
+        ideas.append("more --epochs")
+    return f"Try {', or '.join(ideas)}."
+
+
+def describe_calibration(calibration: Mapping[str, Any], rows: int) -> str:
+    """Whether the probabilities are calibrated, and their error; where the rows are few, with their number."""
+    before, after = calibration["ece_before"], calibration["ece_after"]
+    few = f" on {count_noun(rows, 'row')}" if "ece_interval" in calibration else ""
+    if calibration["reason"]:
+        return f"not calibrated (ECE {before:.3f}{few}): {calibration['reason']}"
+    return f"calibrated (ECE {before:.3f} → {after:.3f}{few}, cross-fitted)"
 
 
 def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> None:
     """The line of the best epoch, and the warning."""
     validation, calibration = results["validation"], results["calibration"]
     low, high = validation["interval"][metric]
-    parts = [f"{metric} {describe_score(metric, validation['metrics'])} [{low:.3f}, {high:.3f}]"]
+    parts = [f"{metric} {describe_score(metric, validation['metrics'], f' [{low:.3f}, {high:.3f}]')}"]
     parts.append(summary(results["baselines"], metric))
     if calibration:
-        before, after = calibration["ece_before"], calibration["ece_after"]
-        parts.append(f"not calibrated (ECE {before:.3f}): {calibration['reason']}")
-        if not calibration["reason"]:
-            parts[-1] = f"calibrated (ECE {before:.3f} → {after:.3f}, cross-fitted)"
+        parts.append(describe_calibration(calibration, validation["rows"]))
     progress.log(f"best epoch {results['best_epoch'] or 0:g}: {'; '.join(parts)}")
     if results["warning"]:
         progress.log(f"warning: {results['warning']}")

@@ -58,13 +58,18 @@ class FinetuneSetup:
     train_examples: list[EncodedExample]
     validation_examples: list[EncodedExample]
     device: torch.device
-    title: str
     fingerprints: dict[str, str]
     facts: dict[str, Any]
     precision: str = ""  # and why it was chosen
 
     def encode_targets(self, examples: Sequence[Example]) -> Tensor:
         return torch.stack([self.task.target.encode(example.label) for example in examples])
+
+    def title(self, cfg: FinetuneConfig) -> str:
+        """What the run trains, and how long."""
+        how_long = f"{count_noun(cfg.epochs, 'epoch')}, {count_noun(cfg.batch_size, 'row')} per step"
+        what = describe_trained(cfg.train, self.facts["trained"])
+        return f"fine-tuning {what}, λ {cfg.lm_coef:g}, {how_long}, {self.precision}"
 
     def make_source(self, cfg: FinetuneConfig, progress: Progress) -> FullTrainingSource | HeadOnlySource:
         """The batches and the losses for what `--train` selects."""
@@ -114,7 +119,7 @@ class FinetuneSetup:
             return metrics
 
         return Stage(
-            title=self.title,
+            title=self.title(cfg),
             model=source.model,
             loss_fn=source.loss_fn,
             step_batch=source.step_batch,
@@ -191,8 +196,6 @@ def prepare_finetuning(
     unknown = sum(tokenizer.count_unknown(sequence) for sequence in ids) / max(1, tokens)
     progress.log(f"{unknown:.2%} of the tokens unknown; {truncation_warning(encoded, config.context, cfg.long)}")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    title = f"fine-tuning {describe_trained(cfg.train, trained)}, λ {cfg.lm_coef:g}, "
-    title += f"{cfg.epochs:g} epochs, {cfg.batch_size} rows per step, {precision}"
     fingerprints = {
         "model": fingerprint_weights(folder),
         "tokenizer": tokenizer.fingerprint,
@@ -203,9 +206,7 @@ def prepare_finetuning(
     if cfg.long == "windows":
         facts["read_in_windows"] = windowed_share(encoded)
     n = len(task.training)
-    return FinetuneSetup(
-        model, tokenizer, task, encoded[:n], encoded[n:], device, title, fingerprints, facts, precision
-    )
+    return FinetuneSetup(model, tokenizer, task, encoded[:n], encoded[n:], device, fingerprints, facts, precision)
 
 
 def transfer_weights(cfg: FinetuneConfig, gpt: GPT) -> GPT:

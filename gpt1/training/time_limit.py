@@ -13,7 +13,7 @@ from dataclasses import replace
 from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.errors import UserError
-from gpt1.formatting import format_duration
+from gpt1.formatting import count_noun, format_duration, format_number
 from gpt1.progress import Progress
 from gpt1.training.loop import Stage, train_step
 from gpt1.training.optimizers import OPTIMIZERS
@@ -56,10 +56,11 @@ def plan_epochs(
     left = (limit - (time.monotonic() - started)) * (1 - RESERVE) - evaluation  # the last one is at the end
     fitting = left / (per_epoch * step_seconds + evaluation)
     epochs = max(float(math.floor(fitting)) if fitting >= 1 else fitting, 1 / per_epoch)
-    seconds = format_duration(per_epoch * step_seconds + evaluation)
+    seconds = per_epoch * step_seconds + evaluation
+    takes = format_duration(seconds) if seconds >= 60 else f"{format_number(seconds, 2)} s"
     fits = "" if fitting > 0 else ", which does not fit"
-    count = f"{epochs:g} epochs" if epochs >= 1 else f"{100 * epochs:.0f}% of an epoch"
-    progress.log(f"time limit {minutes:g} min: {count} (an epoch takes about {seconds}{fits})")
+    count = count_noun(epochs, "epoch") if epochs >= 1 else f"{100 * epochs:.0f}% of an epoch"
+    progress.log(f"time limit {minutes:g} min: {count} (an epoch takes about {takes}{fits})")
     return replace(cfg, epochs=epochs)
 
 

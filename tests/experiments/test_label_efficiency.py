@@ -310,10 +310,10 @@ def test_a_folder_of_another_curve_is_refused_with_the_difference(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"sizes": [1]}, "--sizes 1 is out of range: "),
-        ({"sizes": [5000]}, "--sizes 5000 is out of range: "),
+        ({"sizes": [1]}, "sizes=1 is out of range: "),
+        ({"sizes": [5000]}, "sizes=5000 is out of range: "),
         ({"methods": ["heads"]}, "Did you mean head"),
-        ({"seed": 3}, "--seed is set by gpt1 curve itself"),
+        ({"seed": 3}, "seed= is set by gpt1 curve itself"),
         ({"peak_rl": 3}, "Did you mean peak_lr"),
     ],
 )

@@ -65,7 +65,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("table4", {"tasks": ["snli:dev>dev"]}, "would be tested on its training rows"),
     ("table4", {"tasks": ["snli:dve>test"]}, "Did you mean dev"),
     ("table4", {"methods": ["heads"]}, "Did you mean head"),
-    ("table4", {"rows": {"rte": 5}}, "--rows rte=5: this task is not requested"),
+    ("table4", {"rows": {"rte": 5}}, 'rows="rte=5": this task is not requested'),
     ("table4", {"tasks": ["cola"], "rows": {"cola": 1}}, "all rows have the same label"),
     ("table2", {"tasks": ["snli:dev>test"], "rows": {"": 2}}, "unknown label"),
     ("table4", {"peak_rl": 1.0}, "Did you mean peak_lr"),

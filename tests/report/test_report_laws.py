@@ -255,7 +255,7 @@ def test_the_stored_baselines_stand_in_the_head_and_in_the_table(tmp_path: Path)
 
 def test_the_correlation_of_the_mean_is_not_held_against_a_model(tmp_path: Path) -> None:
     write_regression_run(tmp_path)
-    mean = {"name": "always the mean, 2.50", "metrics": {"pearson": 0.0, "rmse": 1.5}}
+    mean = {"name": "always the mean (2.50)", "metrics": {"pearson": 0.0, "rmse": 1.5}}
     edit_results(tmp_path, baselines={"trivial": mean, "tfidf": {"name": "TF-IDF", "metrics": {"pearson": 0.3}}})
     assert PageParser(write_report(tmp_path)).headings[0] == "Pearson 0.875 on 11 validation rows; TF-IDF has 0.300"
 

@@ -63,7 +63,7 @@ def test_defaults_of_a_model_override_the_recipe_and_not_the_user():
     ("content", "problem"),
     [
         ("pek_lr: 1\n", r"Did you mean peak_lr\?"),
-        ("seed: many\n", "--seed many is not a whole number"),
+        ("seed: many\n", 'seed="many" is not a whole number'),
         ("seed: [1\n", "cannot be read as YAML"),
         ("just words\n", "contains no settings"),
         ("", "contains no settings"),

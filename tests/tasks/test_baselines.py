@@ -10,7 +10,7 @@ import pytest
 
 from gpt1.progress import NullProgress
 from gpt1.tasks import baselines
-from gpt1.tasks.baselines import tfidf_baseline, trivial_answer, trivial_baseline, verdict
+from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
 from gpt1.tasks.kinds import KINDS, Example
 from gpt1.tasks.targets import Answers, Classes, StandardizedNumber
 
@@ -104,3 +104,25 @@ def test_of_errors_the_lower_is_better():
     for rmse, expected in ((0.9, True), (1.1, False)):
         others = {"tfidf": {"name": "TF-IDF", "metrics": {"rmse": rmse}}}
         assert verdict(NUMBERS, own, others, "rmse").startswith("TF-IDF is better") == expected
+
+
+def test_scores_with_larger_errors_than_the_mean_are_a_warning():
+    own = {"rows": 50, "metrics": {"pearson": 0.6, "rmse": 1.3, "mae": 0.9}, "interval": {"pearson": [0.4, 0.7]}}
+    mean = {"name": "always the mean (3.02)", "metrics": {"pearson": 0.0, "rmse": 1.16, "mae": 1.0}}
+    found = verdict(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean}, "pearson", "Try this.")
+    assert found == "this model is worse than always the mean (3.02): RMSE 1.30 instead of 1.16. Try this."
+    tfidf = {"name": "TF-IDF", "metrics": {"pearson": 0.7, "rmse": 1.0, "mae": 0.8}}
+    found = verdict(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean, "tfidf": tfidf}, "pearson", "Try this.")
+    assert found.endswith("1.16. TF-IDF is better (pearson 0.700). Try this.")
+    better = {**own, "metrics": {"pearson": 0.6, "rmse": 1.1, "mae": 0.9}, "spread": 0.8}
+    assert verdict(NUMBERS, better, {"trivial": mean}, "pearson") == ""
+
+
+def test_the_summary_of_scores_names_each_number():
+    mean = {"name": "always the mean (3.02)", "metrics": {"pearson": 0.0, "rmse": 1.16}}
+    tfidf = {"name": "TF-IDF", "metrics": {"pearson": 0.7, "rmse": 1.0}}
+    both = {"trivial": mean, "tfidf": tfidf}
+    assert summary(both, "pearson") == "TF-IDF 0.700, RMSE 1.00; always the mean (3.02) RMSE 1.16"
+    assert summary(both, "rmse") == "TF-IDF 1.000; always the mean (3.02) 1.160"
+    assert describe_score("pearson", {"pearson": 0.0, "rmse": 1.0}, " [-0.1, 0.1]") == "0.000 [-0.1, 0.1], RMSE 1.00"
+    assert describe_score("accuracy", {"accuracy": 0.0}) == "0.000"

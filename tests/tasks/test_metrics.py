@@ -333,3 +333,18 @@ def test_the_interval_of_a_mean_accuracy_is_that_of_resampled_groups():
     assert (low, high) == pytest.approx(tuple(np.quantile(np.mean(resampled, axis=0), (0.025, 0.975))), abs=0.001)
     assert metrics.mean_accuracy([3], [7])[1] == pytest.approx(metrics.wilson_interval(3, 7))
     assert 0 < metrics.mean_accuracy([5, 5], [5, 5])[1][0] < 1
+
+
+def test_few_rows_have_an_interval_of_their_calibration_error():
+    z, gold = np.random.default_rng(0).normal(size=(100, 3)), [0, 1] * 50
+    low, high = metrics.calibration_interval(softmax(z, axis=1), gold)["ece_interval"]
+    assert low <= metrics.calibration(softmax(z, axis=1), gold)["ece"] <= high
+    assert low < high
+    many = np.random.default_rng(0).normal(size=(metrics.FEW_CALIBRATION_ROWS, 3))
+    assert metrics.calibration_interval(softmax(many, axis=1), [0] * len(many)) == {}
+    assert metrics.cross_fit_temperature(z, gold)["ece_interval"][0] >= 0
+
+
+def test_without_a_right_prediction_nothing_is_calibrated():
+    found = metrics.cross_fit_temperature(np.array([[5.0, 0.0]] * 30), [1] * 30)
+    assert (found["temperature"], found["reason"]) == (1.0, "no prediction is right")

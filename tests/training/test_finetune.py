@@ -456,10 +456,10 @@ def test_head_only_in_a_config_file_uses_the_head_only_defaults(table: Table, pr
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"train": "head", "lm_coef": 0.5}, "--lm-coef 0.5 has no effect with --train head"),
-        ({"recipe": "paper", "long": "windows"}, "--long windows with --cut shares"),
-        ({"long": "middle"}, "--long middle is not a valid choice"),
-        ({"train": "last:3"}, "--train last:3 is not a valid choice"),
+        ({"train": "head", "lm_coef": 0.5}, 'lm_coef=0.5 has no effect with train="head"'),
+        ({"recipe": "paper", "long": "windows"}, 'long="windows" with cut="shares"'),
+        ({"long": "middle"}, 'long="middle" is not a valid choice'),
+        ({"train": "last:3"}, 'train="last:3" is not a valid choice'),
         ({"train": "last:0"}, "is not a valid choice"),
         ({"train": "everything"}, "is not a valid choice"),
         ({"transfer_layers": 3}, "the model has 2 blocks"),
@@ -469,10 +469,10 @@ def test_head_only_in_a_config_file_uses_the_head_only_defaults(table: Table, pr
         ({"label": "lable"}, "no column 'lable'"),
         ({"label": "answers"}, "rows.jsonl, row 1: .* is not a label"),
         ({"kind": "regression"}, "rows.jsonl, row 1: 'yes' is not a finite number"),
-        ({"score": True}, "--score requires --kind similarity"),
+        ({"score": True}, 'score=True requires kind="similarity"'),
         ({"lm_coeff": 0.5}, "Did you mean lm_coef"),
-        ({"epochs": -1}, "--epochs -1"),
-        ({"device": "abacus"}, "--device abacus is not a valid device"),
+        ({"epochs": -1}, "epochs=-1"),
+        ({"device": "abacus"}, 'device="abacus" is not a valid device'),
     ],
 )
 def test_invalid_settings_are_an_error_and_leave_nothing(
