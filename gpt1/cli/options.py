@@ -62,6 +62,14 @@ baselines = click.option(
     help="Train TF-IDF with a linear model on the training rows, to compare.",
 )
 
+unlabeled = click.option(
+    "--unlabeled",
+    metavar="refuse|drop",
+    default="refuse",
+    show_default=True,
+    help="Rows without a label: an error that names the first, or leave them out.",
+)
+
 DATA_DIR_HELP = "Folder with the files of known data sets."
 KIND_HELP = "classification, multilabel, regression, entailment, similarity or choice."
 JSON_HELP = "Print one JSON object."

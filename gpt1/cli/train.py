@@ -15,6 +15,7 @@ from gpt1.cli.options import (
     column_options,
     overwrite,
     setting_options,
+    unlabeled,
 )
 from gpt1.cli.output import echo, make_console, pretrained_next_steps, print_next_steps
 from gpt1.config import FinetuneConfig, PretrainConfig
@@ -119,6 +120,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @column_options()
 @click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
 @click.option("--weight", metavar="COLUMN", help="Column with the weight of each row in the task loss.  [default: 1]")
+@unlabeled
 @click.option("--valid", metavar="F", help="Validation table to choose the best epoch, instead of a share of TRAIN.")
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")

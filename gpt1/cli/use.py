@@ -19,6 +19,7 @@ from gpt1.cli.options import (
     baselines,
     column_options,
     overwrite,
+    unlabeled,
     verify,
 )
 from gpt1.cli.output import echo, echo_json, make_console, pretrained_next_steps, print_next_steps
@@ -42,6 +43,7 @@ AS_IN_TRAINING = "  [default: as in training]"
     show_default=True,
     help="Rows with a label that was not in training: count them as mistakes, or stop.",
 )
+@unlabeled
 @baselines
 @click.option("--report", metavar="F.html", help="Write a page: confusion matrix, calibration, worst mistakes.")
 @click.option("--json", "as_json", is_flag=True, help=JSON_HELP)

@@ -18,6 +18,7 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.reading import file_format, is_url, not_found_error
 from gpt1.formatting import count_noun
 from gpt1.progress import Progress
+from gpt1.tables.cells import cell_number, cell_to_show, is_empty
 from gpt1.tables.facts import label_warnings
 from gpt1.tables.rows import INPUT_FORMATS
 from gpt1.tables.table import Table, read_table
@@ -48,6 +49,7 @@ class TaskRequest:
     score: bool = False
     data_dir: str | Path | None = None
     weight: str | None = None  # column with the weight of each row
+    unlabeled: str | None = None  # rows without a label: `refuse` or `drop`; None: refuse, and there is no such choice
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,27 @@ class LabelledTable:
     @property
     def columns(self) -> dict[str, str] | None:
         return dict(self.data_set.columns) if self.data_set else None
+
+    def with_labels(self, kind: Kind, label: str, unlabeled: str | None) -> LabelledTable:
+        """These rows without those that have no label, if `unlabeled` is `drop`; otherwise a UserError for them.
+
+        For several labels per text no label is a valid answer.
+        """
+        if unlabeled not in (None, "refuse", "drop"):
+            raise UserError(f"--unlabeled {unlabeled} is not a valid choice.", "Choices: refuse, drop.")
+        rows, table = self.table.rows, self.table
+        missing = [i for i, row in enumerate(rows) if is_empty(row.get(label))] if label in table.columns else []
+        if not missing or kind.several_labels or self.data_set:
+            return self
+        if unlabeled != "drop":
+            others = f", and so is that of {count_noun(len(missing) - 1, 'other row')}" if len(missing) > 1 else ""
+            fix = "" if unlabeled is None else ", or leave these rows out with --unlabeled drop"
+            problem = f"{table.locate_row(missing[0])}: the label is empty{others}."
+            raise UserError(problem, f"Add {'labels' if others else 'a label'}{fix or ', or remove the rows'}.")
+        if len(missing) == len(rows):
+            raise UserError(f"{table.name}: no row has a label.", "Choose another column with --label.")
+        note = f"{count_noun(len(missing), 'row')} without a label left out"
+        return replace(self, table=table.without(missing), notes=[*self.notes, note])
 
     def kind_and_columns(self, kind_name: str | None, columns: Mapping[str, str]) -> tuple[Kind, dict[str, str]]:
         """The given kind and columns, with the known data set's as defaults."""
@@ -80,12 +103,14 @@ class TrainingRows:
     examples: list[Example]
     target: Target
     numbering: Numbering
+    unlabeled: str | None = None  # as in `TaskRequest`
 
     def evaluation_rows(
         self, source: str | Path | Table, data_dir: str | Path | None = None
     ) -> tuple[LabelledTable, list[Example]]:
         """Validation or test rows of the same task; UserError for a label that is not in the training rows."""
         rows = load_labelled_table(source, "evaluation", data_dir)
+        rows = rows.with_labels(self.kind, self.columns["label"], self.unlabeled)
         examples = examples_from_table(rows, self.kind, self.columns, self.numbering)
         encode_labels(self.target, examples, rows.table.locate_row)
         return rows, examples
@@ -106,14 +131,32 @@ def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> Traini
     """Read and check all training rows. A known data set defines defaults for the kind and columns."""
     source = load_labelled_table(request.train, "train", request.data_dir, keep_duplicates)
     kind, columns = source.kind_and_columns(request.kind, request.columns)
+    source = source.with_labels(kind, columns["label"], request.unlabeled)
     score = request.score or bool(source.data_set and source.data_set.score)
     numbering = find_numbering(source.table.rows, kind, columns)
     examples = examples_from_table(source, kind, columns, numbering)
     examples = add_row_weights(examples, source.table, request.weight)
     if kind.multiple_choice:
         source.notes.extend(numbering_notes(numbering, examples))
+    if kind.predicts_number(score):
+        check_label_numbers(source.table, columns["label"], kind)
     target = target_from_examples(kind, score, examples, source.table.locate_row, source.table.name, numbering)
-    return TrainingRows(source, kind, columns, score, examples, target, numbering)
+    return TrainingRows(source, kind, columns, score, examples, target, numbering, request.unlabeled)
+
+
+def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
+    """UserError if most cells of the label column are words, so that no row is to be fixed."""
+    cells = [row.get(label) for row in table.rows]
+    words = [i for i, cell in enumerate(cells) if cell_number(cell) is None]
+    if 2 * len(words) > len(cells):
+        word = cell_to_show(cells[words[0]])[:40]
+        raise UserError(
+            f"{table.locate_row(words[0])}: '{word}' is not a finite number. Column '{label}' holds words.",
+            "Use another column as --label, or omit --score." if kind.score_target else WORDS_FIX,
+        )
+
+
+WORDS_FIX = "Use --kind classification, or another column as --label."
 
 
 def load_labelled_table(

@@ -58,7 +58,8 @@ def read_training_rows(run: Path) -> TaskData | None:
             return None
         cfg = merge_settings(FinetuneConfig, {k: v for k, v in stored.items() if k not in runs.RUN_KEYS})
         about = {name: command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir")}
-        task = load_task_data(TaskRequest(**about, weight=command.get("weight")), cfg, NullProgress())
+        about |= {"weight": command.get("weight"), "unlabeled": command.get("unlabeled")}
+        task = load_task_data(TaskRequest(**about), cfg, NullProgress())
     except (UserError, KeyError, TypeError):  # moved, changed, or a table that existed in memory only
         return None
     return task if task.fingerprint() == fingerprint else None

@@ -39,7 +39,7 @@ from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Answers, Classes, Target, calibration_rows, choose_thresholds
 
 MAX_UNSEEN_NAMED = 8
-TFIDF_ADVICE = "Try a model that is pre-trained on more text of this field, or more epochs."
+TFIDF_ADVICE = "Try a model that is pre-trained on more text of this field."
 
 
 def evaluate(
@@ -48,6 +48,7 @@ def evaluate(
     *,
     data_dir: str | Path | None = None,
     unseen: str = "wrong",
+    unlabeled: str = "refuse",
     baselines: bool = True,
     report: str | Path | None = None,
     progress: Progress | None = None,
@@ -63,6 +64,7 @@ def evaluate(
         data_dir: Folder with the files of known data sets.
         unseen: Rows with a label that was not in training: `wrong` counts them as mistakes (the loss leaves them out),
             `refuse` is an error.
+        unlabeled: Rows without a label: `refuse` is an error, `drop` leaves them out.
         baselines: Score the trivial answer and, if the training rows are still there and unchanged, TF-IDF as well.
         report: HTML page to write: confusion matrix or scatter plot, calibration, the worst mistakes.
         progress: Receives messages and progress.
@@ -85,7 +87,7 @@ def evaluate(
     if is_corpus(test):
         return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
-    table, chosen = load_labelled_rows(model, run, test, data_dir, progress, given_columns(columns))
+    table, chosen = load_labelled_rows(model, run, test, data_dir, progress, given_columns(columns), unlabeled)
     check_has_labels(model, table, chosen["label"], run, test)
     examples = read_test_examples(model, table, chosen)
     targets, unknown = encode_known_labels(model.target, examples, table.locate_row, unseen == "refuse")
@@ -207,12 +209,14 @@ def score_rows(
     return found, logits
 
 
-def calibration_summary(calibration: Mapping[str, float]) -> str:
-    before, after = calibration["ece_before"], calibration["ece_after"]
+def calibration_summary(calibration: Mapping[str, Any]) -> str:
+    before, after = calibration["ece_before"], f"{calibration['ece_after']:.3f}"
+    if interval := calibration.get("ece_interval"):
+        after += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
     if calibration["temperature"] == 1:
-        return f"probabilities: expected calibration error {after:.3f} (temperature 1)"
+        return f"probabilities: expected calibration error {after} (temperature 1)"
     t = formatting.format_number(calibration["temperature"])
-    return f"probabilities at temperature {t}: expected calibration error {after:.3f}, uncalibrated {before:.3f}"
+    return f"probabilities at temperature {t}: expected calibration error {after}, uncalibrated {before:.3f}"
 
 
 def subset_rows(table: Table) -> dict[str, list[int]]:
@@ -302,9 +306,16 @@ def load_labelled_rows(
     data_dir: str | Path | None,
     progress: Progress,
     columns: Mapping[str, str],
+    unlabeled: str = "",
 ) -> tuple[Table, dict[str, str]]:
-    """(rows, column by role): the given columns, else those of a known data set, else those of training."""
+    """(rows, column by role): the given columns, else those of a known data set, else those of training.
+
+    `unlabeled`: what to do with rows without a label, as in `evaluate`; nothing by default, to predict them.
+    """
     found = load_labelled_table(source, "evaluation", data_dir)
+    chosen = {"label": "label", **(found.columns or model.task["columns"]), **columns}
+    if unlabeled:
+        found = found.with_labels(model.kind, chosen["label"], unlabeled)
     for note in found.notes:
         progress.log(note)
     if found.data_set and found.data_set.kind_name != model.kind.name:
@@ -312,7 +323,7 @@ def load_labelled_rows(
             f"{source} is a {found.data_set.kind_name} task; {run} was fine-tuned for {model.kind.name}.",
             "Use data of that kind, or fine-tune another model.",
         )
-    return found.table, {"label": "label", **(found.columns or model.task["columns"]), **columns}
+    return found.table, chosen
 
 
 def compute_metrics(
@@ -351,13 +362,18 @@ def fit_calibration(target: Target, logits: Tensor, targets: Tensor) -> dict[str
     return metrics.cross_fit_temperature(pairs[0].numpy(), pairs[1].numpy()) if pairs else {}
 
 
-def calibration_metrics(temperature: float, logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """Expected calibration error of logits [rows, outputs], at temperature 1 and at `temperature`."""
-    before, after = (
-        metrics.calibration((logits.double() / t).softmax(-1).numpy(), targets.numpy())["ece"]
-        for t in (1.0, temperature)
-    )
-    return {"temperature": temperature, "ece_before": before, "ece_after": after}
+def calibration_metrics(temperature: float, logits: Tensor, targets: Tensor) -> dict[str, Any]:
+    """Expected calibration error of logits [rows, outputs], at temperature 1 and at `temperature`; its interval there,
+    if there are few rows."""
+    gold = targets.numpy()
+    p_before, p_after = ((logits.double() / t).softmax(-1).numpy() for t in (1.0, temperature))
+    before, after = (metrics.calibration(p, gold)["ece"] for p in (p_before, p_after))
+    return {
+        "temperature": temperature,
+        "ece_before": before,
+        "ece_after": after,
+        **metrics.calibration_interval(p_after, gold),
+    }
 
 
 def prediction_records(model: TaskPredictor, examples: Sequence[Any], logits: Tensor) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import FinetuneConfig
+from gpt1.datasets.labelled import LabelledTable
 from gpt1.datasets.task_guess import TaskGuess, guess_task, is_list
 from gpt1.errors import UserError
 from gpt1.files.reading import file_format
@@ -93,6 +94,8 @@ def try_read_examples(table: Table, task: TaskGuess) -> tuple[list[Example], str
         return [], ""
     numbering = find_numbering(table.rows, kind, columns) if labelled else "0"
     try:
+        if labelled:
+            LabelledTable(table).with_labels(kind, columns["label"], "refuse")
         examples = read_examples(table.rows, kind, columns, table.locate_row, labelled, numbering)
     except UserError as error:
         try:

@@ -15,6 +15,7 @@ from gpt1.tables.table import Table
 
 MAX_CLASS_LABELS = 50
 """A label column with more distinct values, all of them numbers, is a score and not a class."""
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
 PUNCTUATION_RUN = re.compile(r"[\W_]+")
 ASCII_PUNCTUATION = bytes(code for code in range(128) if not chr(code).isalnum())
 
@@ -44,7 +45,7 @@ def describe_table(
         texts: By column: minimum ("least"), median, 95 % quantile and maximum ("greatest") of the lengths in
             characters, and the number of empty texts.
         labels: Rows by label, without empty labels; or scores: minimum, mean and maximum of numeric labels.
-        duplicates: Rows with the same texts as an earlier row.
+        duplicates: Rows with the same texts as an earlier row; not those without text.
         contradictions: Duplicates with another label than the earlier row.
         also_in: By other split: the rows that are also in it, compared with `normalize_text`.
         odd: Warnings, as sentences.
@@ -108,6 +109,8 @@ def count_repeats(rows: Sequence[tuple[str, ...]], labels: Sequence[str | None])
     first: dict[tuple[str, ...], str | None] = {}
     duplicates = contradictions = 0
     for row, label in zip(rows, labels, strict=True):
+        if not any(text.strip() for text in row):  # rows without text are left out, not repeated
+            continue
         if row in first:
             duplicates += 1
             contradictions += label != first[row]
@@ -148,11 +151,13 @@ def label_warnings(labels: Mapping[str, int]) -> list[str]:
     """Warnings about labels (rows by label) that are probably one label, or an identifier instead of a label."""
     warnings = []
     rows, single = sum(labels.values()), sum(n == 1 for n in labels.values())
-    if len(labels) > 2 and 2 * single >= rows:
+    if len(labels) > 2 and (2 * single >= rows or 3 * len(labels) > rows >= 20):
+        alone = f", {single:,} of them with a single row, from which nothing can be learned" if single else ""
         warnings.append(
-            f"{len(labels):,} labels in {rows:,} rows, {single:,} of them with a single row, from which nothing can be "
-            "learned. Is the label column an identifier or a number?"
+            f"{len(labels):,} labels in {rows:,} rows{alone}. Is the label column an identifier, a date or a number?"
         )
+    elif len(labels) > 2 and all(map(DATE.match, labels)):
+        warnings.append(f"the {len(labels):,} labels are dates. Is it the right column?")
     alike: tuple[tuple[str, Callable[[str], Any]], ...] = (
         ("are the same number, but two labels", lambda name: cell_number(name) or name),
         ("differ only in their Unicode form (NFC, NFD)", lambda name: unicodedata.normalize("NFC", name)),

@@ -45,6 +45,14 @@ class Table:
             f"{self.name}, {self.unit} {self.row_numbers[i] if self.row_numbers else i + (self.unit != 'position'):,}"
         )
 
+    def without(self, positions: Iterable[int]) -> Table:
+        """The table without the rows at these positions; the others keep their numbers."""
+        left_out = set(positions)
+        kept = [i for i in range(len(self)) if i not in left_out]
+        first = 0 if self.unit == "position" else 1
+        numbers = [self.row_numbers[i] if self.row_numbers else first + i for i in kept]
+        return replace(self, rows=[self.rows[i] for i in kept], row_numbers=numbers)
+
     def __len__(self) -> int:
         return len(self.rows)
 

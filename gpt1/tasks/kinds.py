@@ -54,6 +54,11 @@ class Kind:
     optional: tuple[str, ...] = ()
     several_labels: bool = False
 
+    def predicts_number(self, score: bool) -> bool:
+        """Whether the label is a number, with or without --score."""
+        target = self.score_target if score and self.score_target else self.target
+        return target in (OrdinalBins, StandardizedNumber)
+
     @property
     def sequences(self) -> int:
         """Sequences per example (per answer if `multiple_choice`)."""

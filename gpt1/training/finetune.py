@@ -20,13 +20,14 @@ from gpt1.inference.foreign_task import read_any_task
 from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
-from gpt1.progress import Progress
+from gpt1.progress import NullProgress, Progress
 from gpt1.recipes import FINETUNING_BATCH_SIZES, HEAD_FIRST_ROWS, HEAD_ONLY_DEFAULTS, MIN_FINETUNING_STEPS
 from gpt1.runs import folder as runs
 from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks.targets import Target
 from gpt1.tasks.weights import format_class_weight
+from gpt1.training import checkpoints
 from gpt1.training.distributed import require_single_process
 from gpt1.training.finetune_results import finish_finetuning
 from gpt1.training.finetune_setup import FinetuneSetup, prepare_finetuning
@@ -49,6 +50,7 @@ def finetune(
     kind: str | None = None,
     score: bool = False,
     weight: str | None = None,
+    unlabeled: str = "refuse",
     valid: Any = None,
     data_dir: str | Path | None = None,
     resume: bool = False,
@@ -70,6 +72,7 @@ def finetune(
             kind and the other columns are guessed from the table, and logged.
         score: Predict similarity as a number instead of two classes.
         weight: Column with the weight of each row in the task loss.
+        unlabeled: Rows without a label: `refuse` is an error, `drop` leaves them out.
         valid: Rows for validation, as for `train_on`, instead of a share of them.
         data_dir: Folder of the known data sets.
         resume: Resume the run `out` from its newest checkpoint.
@@ -91,7 +94,7 @@ def finetune(
     check_inputs(train_on, from_, resume, overwrite)
     check_time_limit(time_limit, settings.get("epochs"))
     started, progress = time.monotonic(), progress or default_progress()
-    task = TaskRequest(train_on, valid, kind, named_columns(settings), score, data_dir, weight or None)
+    task = TaskRequest(train_on, valid, kind, named_columns(settings), score, data_dir, weight or None, unlabeled)
     request = FinetuneRequest(tables_of(task), from_, requested_settings(config, settings))
     if resume:
         return resume_run(out, request, baselines, progress)
@@ -121,15 +124,17 @@ class FinetuneRequest:
     def command(self) -> dict[str, Any]:
         """The inputs and the task, as config.yaml stores them."""
         task = self.task
-        weight = {"weight": task.weight} if task.weight else {}
+        more = {"weight": task.weight} if task.weight else {}
+        more |= {"unlabeled": task.unlabeled} if task.unlabeled and task.unlabeled != "refuse" else {}
         names = {name: source_name(source) for name, source in self.inputs.items()}
-        return {**names, "kind": task.kind, "score": task.score, "columns": task.columns, **weight}
+        return {**names, "kind": task.kind, "score": task.score, "columns": task.columns, **more}
 
     def completed(self, run: Path) -> FinetuneRequest:
         """The request that started `run`, with the inputs that were given now, which may have moved since."""
         command = runs.complete_command(run, self.inputs)
         about = {name: command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir")}
-        return replace(self, task=TaskRequest(**about, weight=command.get("weight")), from_=command["from"])
+        more = {"weight": command.get("weight"), "unlabeled": command.get("unlabeled", "refuse")}
+        return replace(self, task=TaskRequest(**about, **more), from_=command["from"])
 
 
 def check_inputs(train_on: Any, from_: str | Path | None, resume: bool, overwrite: bool) -> None:
@@ -231,7 +236,9 @@ def run_training(
     if setup.device.type == "cpu":
         keep_some_freed_memory()
     with open_run(run, progress, cfg.track) as (run_progress, metrics):
-        source = setup.make_source(cfg, progress)
+        # On --resume the weights of the checkpoint replace the head that is fitted first: no word of it.
+        continues = resume and cfg.train != "head" and bool(checkpoints.list_steps(run / "checkpoints"))
+        source = setup.make_source(cfg, NullProgress() if continues else progress)
         with reuse_buffers(setup.model):
             outcome = train(setup.make_stage(cfg, source), cfg, run, run_progress, metrics, resume)
         finish_finetuning(run, setup, source, outcome, cfg, progress, with_tfidf)

@@ -126,6 +126,7 @@ REFUSED = {
         f"single.csv --out r {CLASSIFICATION_FLAGS}": ["single.csv", "same label ('yes')"],
         f"repeats.csv --out r {CLASSIFICATION_FLAGS}": ["repeats.csv", "2 repeated rows", "same label ('yes')"],
         f"gaps.csv --out r {CLASSIFICATION_FLAGS}": ["gaps.csv, line 3", "label is empty"],
+        f"gaps.csv --out r {CLASSIFICATION_FLAGS} --unlabeled keep": ["--unlabeled keep", "refuse, drop"],
         f"lists.jsonl --out r {CLASSIFICATION_FLAGS}": ["lists.jsonl, line 1", "is not a text or a number"],
         "one-answer.jsonl --out r --from runs/books --kind choice --context p --choices c --label r": [
             "1 answer",
@@ -160,7 +161,7 @@ REFUSED = {
         **{
             f"{name}.jsonl --out r --from runs/books --kind {kind} --label s": [
                 f"{name}.jsonl, line 2",
-                "finite number",
+                "finite number" if name in ("words", "inf") else "the label is empty",
             ]
             for name in ("nan", "words", "none", "inf")
             for kind in ("regression --text a", "similarity --score --text-a a --text-b b")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gpt1.config import FinetuneConfig
 from gpt1.datasets.labelled import TaskRequest, load_task_data
+from gpt1.errors import UserError
 from gpt1.progress import NullProgress
 from gpt1.tables.table import Table
 
@@ -50,3 +52,41 @@ def test_messages_about_one_row_are_singular() -> None:
     assert progress.lines[1] == "1 row without text left out"
     assert progress.lines[2] == "1 training row removed: also in v"
     assert progress.lines[3] == "validation: 2 rows from v"
+
+
+GAPS = Table("t.csv", ["text", "label"], [{"text": f"t{i}", "label": "xy"[i % 2] if i % 4 else ""} for i in range(20)])
+
+
+def load(table: Table, kind: str = "classification", **request: str) -> list[str]:
+    progress = RecordingProgress()
+    asked = TaskRequest(table, None, kind, {"text": "text"}, unlabeled=request.get("unlabeled"))
+    task = load_task_data(asked, FinetuneConfig(), progress)
+    assert all(example.label for example in (*task.training, *task.validation))
+    return progress.lines
+
+
+def test_rows_without_a_label_are_refused_with_their_number_and_left_out_on_request() -> None:
+    with pytest.raises(
+        UserError, match=r"t.csv, row 1: the label is empty, and so is that of 4 other rows\."
+    ) as refused:
+        load(GAPS, unlabeled="refuse")
+    assert refused.value.fix == "Add labels, or leave these rows out with --unlabeled drop."
+    with pytest.raises(UserError) as refused:
+        load(GAPS)  # a command without this flag
+    assert refused.value.fix == "Add labels, or remove the rows."
+    assert "5 rows without a label left out" in load(GAPS, unlabeled="drop")
+    with pytest.raises(UserError, match="no row has a label"):
+        load(Table("t", ["text", "label"], [{"text": "a", "label": None}] * 3), unlabeled="drop")
+
+
+def test_errors_name_the_line_of_the_file_when_rows_are_left_out() -> None:
+    rows = [{"text": "a", "label": value} for value in (1, "", "high", 2)]
+    with pytest.raises(UserError, match=r"t.csv, row 3: 'high' is not a finite number"):
+        load(Table("t.csv", ["text", "label"], rows), "regression", unlabeled="drop")
+
+
+def test_a_column_of_words_is_not_a_column_of_numbers() -> None:
+    rows = [{"text": f"t{i}", "label": "xy"[i % 2]} for i in range(20)]
+    with pytest.raises(UserError, match=r"row 1: 'x' is not a finite number. Column 'label' holds words") as error:
+        load(Table("t.csv", ["text", "label"], rows), "regression")
+    assert error.value.fix == "Use --kind classification, or another column as --label."

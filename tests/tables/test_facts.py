@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.tables.facts import describe_table, normalize_text
+from gpt1.tables.facts import describe_table, label_warnings, normalize_text
 from gpt1.tables.table import Table, read_table
 
 texts = st.text(alphabet="aA b.!ß굳ㅋ_", max_size=6)
@@ -27,9 +28,10 @@ def test_row_label_length_and_duplicate_counts_equal_a_plain_count(rows):
     assert facts["texts"]["text"]["greatest"] == lengths[-1]
     assert lengths[(len(rows) - 1) // 2] <= facts["texts"]["text"]["median"] <= lengths[len(rows) // 2]
     assert facts["texts"]["text"]["empty"] == sum(not text.strip() for text, _ in rows)
-    assert facts["duplicates"] == len(rows) - len({text for text, _ in rows})
-    first = dict(reversed(rows))
-    assert facts["contradictions"] == sum(first[text] != label for text, label in rows)
+    filled = [(text, label) for text, label in rows if text.strip()]  # rows without text are no duplicates
+    assert facts["duplicates"] == len(filled) - len({text for text, _ in filled})
+    first = dict(reversed(filled))
+    assert facts["contradictions"] == sum(first[text] != label for text, label in filled)
 
 
 @given(here=st.lists(texts, min_size=1, max_size=10), there=st.lists(texts, min_size=1, max_size=10))
@@ -94,3 +96,18 @@ def test_the_warnings_are_sentences():
         "all rows have the same label, 'x': there is nothing to learn."
     ]
     assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]))["odd"] == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([f"u{i:03}" for i in range(40)], "40 of them with a single row"),
+        ([f"2024-01-{1 + i // 2:02}" for i in range(40)], "20 labels in 40 rows. Is the label column an identifier, a"),
+        ([f"2024-01-{1 + i // 8:02}" for i in range(40)], "the 5 labels are dates"),
+        (["a", "b", "c", "d"] * 10, ""),
+    ],
+)
+def test_identifiers_and_dates_as_labels_are_a_warning(labels: list[str], words: str):
+    found = label_warnings(Counter(labels))
+    assert bool(found) == bool(words)
+    assert words in " ".join(found)
