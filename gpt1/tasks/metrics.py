@@ -5,6 +5,7 @@ Input are NumPy arrays or lists; output are numbers and dicts, ready for JSON. S
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,13 +50,18 @@ def class_scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence
     require_rows(gold)
     gold, predicted = list(map(str, gold)), list(map(str, predicted))
     binary = is_binary(labels)
-    f1 = f1_score(gold, predicted, **({"labels": ["1"]} if binary else {}), average="macro", zero_division=0)
     several = len({*gold, *predicted}) > 1  # scikit-learn warns if there is one
+    matthews = 0.0
+    with warnings.catch_warnings():  # of scikit-learn, if there are almost as many labels as rows
+        warnings.simplefilter("ignore", UserWarning)
+        f1 = f1_score(gold, predicted, **({"labels": ["1"]} if binary else {}), average="macro", zero_division=0)
+        if several:
+            matthews = float(matthews_corrcoef(gold, predicted))
     return {
         "accuracy": accuracy(gold, predicted),
         "f1": float(f1),
         "f1_of": "label 1" if binary else "macro",
-        "matthews": float(matthews_corrcoef(gold, predicted)) if several else 0.0,
+        "matthews": matthews,
     }
 
 

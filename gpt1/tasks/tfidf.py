@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ def tfidf_scores(
         The metrics of the task; `features` (a key of VECTORIZERS) and `C`, both chosen by cross-validation if each
         label has at least five rows.
     """
-    features, best = fit_tfidf(kind, target, training, seed)
+    with warnings.catch_warnings():  # of scikit-learn, if there are almost as many labels as rows
+        warnings.simplefilter("ignore", UserWarning)
+        features, best = fit_tfidf(kind, target, training, seed)
     return {**best.scores(target, test), "features": features, "C": best.c}
 
 
