@@ -46,9 +46,10 @@ def explain_block(
         return []
     decoded = iter(decode_predictions(model.target, model.logits(examples) / model.temperature))
     found = []
-    for _, words, _ in rows:
+    for example, words, _ in rows:
         own = next(decoded)
         name = explained_number(own, label)
+        own = own if example.has_text else dict.fromkeys(own)
         values = [next(decoded)[name] for _ in words]
         contributions = [{**word, "contribution": own[name] - value} for word, value in zip(words, values, strict=True)]
         result: dict[str, Any] = {key: own[key] for key in ("prediction", "score") if key in own}

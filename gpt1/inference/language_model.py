@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -253,13 +254,12 @@ class LanguageModel:
             texts: A list of texts, or a Series.
 
         Returns:
-            [texts, n_embd], float32; for a Series a DataFrame with the columns `feature_0`, `feature_1`, …
+            [texts, n_embd], float32, NaN for empty texts; for a Series a DataFrame with the columns `feature_0`, …
         """
-        encoded = self.tokenizer.encode_batch(read_text_list(texts))
-        stride = default_stride(self.gpt.config.context)
-        return features_like(
-            texts, mean_states(self.gpt, [ids or [self.tokenizer.newline_id] for ids in encoded], stride)
-        )
+        read = read_text_list(texts)
+        stride, newline = default_stride(self.gpt.config.context), [self.tokenizer.newline_id]
+        states = mean_states(self.gpt, [ids or newline for ids in self.tokenizer.encode_batch(read)], stride)
+        return features_like(texts, states, [bool(text.strip()) for text in read])
 
     def predict(self, rows: Any) -> Any:
         """Only for fine-tuned models: see `TaskPredictor`."""
@@ -285,9 +285,10 @@ def read_text_list(texts: Any) -> list[str]:
     return found
 
 
-def features_like(texts: Any, states: Tensor) -> Any:
-    """[texts, n_embd] as an array, or as a DataFrame if `texts` is one."""
+def features_like(texts: Any, states: Tensor, has_text: Sequence[bool]) -> Any:
+    """[texts, n_embd] as an array, or as a DataFrame if `texts` is one; NaN for rows without text."""
     values = states.numpy()
+    values[~np.array(has_text, dtype=bool)] = np.nan
     if not is_frame(texts):
         return values
     return frame_like(texts, {f"feature_{i}": column for i, column in enumerate(values.T.tolist())})

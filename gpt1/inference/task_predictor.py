@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,18 +77,20 @@ class TaskPredictor(LanguageModel):
         ids = self.tokenizer.encode_batch(example_texts(examples))
         config = self.gpt.config
         if not config.special_tokens:  # imported from transformers, whose classifier has none
-            return encode_plain(ids, config.context, self.tokenizer.newline_id, self.task.get("pad"))
-        shared_prefix = not self.gpt.recurrent
-        return encode_examples(
-            self.kind, examples, ids, config.vocab_size, config.context, self.cut, self.long, shared_prefix
-        )
+            encoded = encode_plain(ids, config.context, self.tokenizer.newline_id, self.task.get("pad"))
+        else:
+            shared = not self.gpt.recurrent
+            sizes = config.vocab_size, config.context
+            encoded = encode_examples(self.kind, examples, ids, *sizes, self.cut, self.long, shared)
+        pairs = zip(encoded, examples, strict=True)
+        return [one if example.has_text else replace(one, has_text=False) for one, example in pairs]
 
     def logits(self, examples: Sequence[Example]) -> Tensor:  # → [examples, outputs], not divided by the temperature
         logits = compute_task_logits(self.task_model, self.encode(examples), self.device)
         check_finite(logits)
         return ignore_empty(examples, logits)
 
-    def decode(self, examples: Sequence[Example], logits: Tensor) -> list[dict[str, Any]]:
+    def decode(self, examples: Sequence[Example | EncodedExample], logits: Tensor) -> list[dict[str, Any]]:
         """Predictions from logits that are not divided by the temperature; None for rows without text."""
         rows = decode_predictions(self.target, logits / self.temperature)
         return [row if example.has_text else dict.fromkeys(row) for example, row in zip(examples, rows, strict=True)]
@@ -188,7 +191,8 @@ class TaskPredictor(LanguageModel):
             texts: Rows as for `predict`.
 
         Returns:
-            [rows, n_embd], float32; for a DataFrame or a Series a DataFrame with the columns `feature_0`, …
+            [rows, n_embd], float32, NaN for rows without text; for a DataFrame or a Series a DataFrame with the columns
+            `feature_0`, …
 
         Raises:
             UserError: For multiple choice, where each answer has a state of its own.
@@ -199,7 +203,8 @@ class TaskPredictor(LanguageModel):
             )
         examples = self.read_rows(texts)
         encoded = self.encode(examples)
-        return features_like(texts, compute_task_features(self.task_model, encoded, self.device))
+        states = compute_task_features(self.task_model, encoded, self.device)
+        return features_like(texts, states, [example.has_text for example in examples])
 
     def explain(self, rows: Any, label: str | None = None) -> list[dict[str, Any]]:
         """What each word contributes to a prediction, by occlusion: the prediction is made again without the word.
@@ -211,10 +216,10 @@ class TaskPredictor(LanguageModel):
             label: The label to explain; by default the most likely one of each row. None for scores.
 
         Returns:
-            For each row `prediction` (or `score`); `explained`, the name of the number that is explained; its `value`;
-            and `words`, in the order of the text: `column`, `word`, `start` and `end` in the text, and `contribution`,
-            the value minus the value without the word. For multiple choice, words of an answer also have its number,
-            `answer`.
+            For each row `prediction` (or `score`); `explained`, the name of the number that is explained; its `value`
+            (all None in a row without text); and `words`, in the order of the text: `column`, `word`, `start` and `end`
+            in the text, and `contribution`, the value minus the value without the word. For multiple choice, words of
+            an answer also have its number, `answer`.
 
         Raises:
             UserError: For a label that the model does not have.

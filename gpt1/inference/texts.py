@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gpt1.inference.language_model import LanguageModel
 from gpt1.inference.predictor import load
 from gpt1.inference.task_predictor import TaskPredictor
 from gpt1.progress import NullProgress, Progress
+from gpt1.tables.facts import count_rows_have
 from gpt1.tables.table import Table, check_table_output, fill_missing, missing_column_error, read_blocks
 from gpt1.tables.writer import merge_schema, output_kind, table_writer
 from gpt1.tasks.examples import column_text
@@ -62,7 +64,7 @@ def write_features(
     progress: Progress | None = None,
     verify: bool = True,
 ) -> str:
-    """Write a table with the column `features` added: a vector for each row.
+    """Write a table with the column `features` added: a vector for each row, empty for rows without text.
 
     Args:
         run: A run or model folder.
@@ -86,16 +88,19 @@ def write_features(
     names, total, schema = scan_table(table, column, output_kind(out) == "parquet")
     if column is None and not isinstance(model, TaskPredictor):
         raise UserError(f"{run} is not fine-tuned: it has no column of texts.", "Name the column with --text COLUMN.")
-    rows = 0
+    rows = empty = 0
     progress.begin("features", total, unit="rows")
     with table_writer(out, [*names, FEATURES], schema=schema) as writer:
         for block in read_blocks(table):
             block = fill_missing(block, names)
-            vectors = model.features(block_rows(model, block, column)).tolist()
+            found = model.features(block_rows(model, block, column))
+            vectors = [None if math.isnan(vector[0]) else vector for vector in found.tolist()]
             writer.write([{**row, FEATURES: vector} for row, vector in zip(block.rows, vectors, strict=True)])
-            rows += len(block)
+            rows, empty = rows + len(block), empty + vectors.count(None)
             progress.advance(rows)
     progress.end()
+    if empty:
+        progress.log(f"{count_rows_have(empty)} no text, so no vector")
     return f"{out}: {count_noun(rows, 'row')}, vectors of {model.gpt.config.n_embd} numbers in the column '{FEATURES}'"
 
 

@@ -49,7 +49,7 @@ async def classify(request: ClassifyRequest, name: str, engine: Engine, config: 
         check_limit("rows", len(request.rows), MAX_EXPLAINED_ROWS, "explained rows")
     with engine.admit(len(request.rows)):
         encoded = await engine.tokenize(engine.encode_rows, request.rows)
-        predictions = engine.decode_labels(await engine.label(encoded))
+        predictions = await engine.predict_encoded(encoded)
         explain = getattr(engine.model, "explain", None)
         if request.explain and explain is None:
             raise ApiError(501, "this version of gpt1 cannot explain predictions.", "not_supported", "explain")
@@ -75,11 +75,16 @@ def count_characters(value: Any) -> int:
 
 
 def prediction_json(prediction: dict[str, Any]) -> dict[str, Any]:
-    """`probability_<label>` as `probabilities`."""
+    """`probability_<label>` as `probabilities`; null and a note for a row without text."""
     prefix = "probability_"
-    probabilities = {key.removeprefix(prefix): p for key, p in prediction.items() if key.startswith(prefix)}
     rest = {key: value for key, value in prediction.items() if not key.startswith(prefix)}
+    if None in rest.values():
+        return {**rest, "note": NO_TEXT}
+    probabilities = {key.removeprefix(prefix): p for key, p in prediction.items() if key.startswith(prefix)}
     return rest | ({"probabilities": probabilities} if probabilities else {})
+
+
+NO_TEXT = "the row has no text, so no prediction"
 
 
 def layout_of(model: TaskPredictor, example: EncodedExample) -> list[list[str]]:
@@ -192,6 +197,8 @@ async def embeddings(request: EmbeddingRequest, name: str, engine: Engine, confi
     """A vector for each text, in OpenAI's shape."""
     texts = request.input
     check_texts("input", texts, config)
+    if empty := [i for i, text in enumerate(texts) if not text.strip()]:
+        raise ApiError(400, f"input[{empty[0]}] has no text.", "invalid_value", "input")
     width = engine.model.gpt.config.n_embd
     if request.dimensions not in (None, width):
         raise ApiError(400, f"the vectors of {name} have {width} dimensions.", "unsupported_value", "dimensions")

@@ -30,7 +30,6 @@ from gpt1.serving.label_queue import LabelQueue, pad_logits
 from gpt1.serving.model_thread import Calls, ModelThread
 from gpt1.serving.text_queue import StepFacts, TextQueue
 from gpt1.tasks.kinds import EncodedExample
-from gpt1.tasks.targets import decode_predictions
 
 T = TypeVar("T")
 
@@ -192,7 +191,7 @@ class Engine:
             UserError: A row does not have the columns of the task, or the model is not fine-tuned.
         """
         with self.admit(len(rows)):
-            return self.decode_labels(await self.label(await self.tokenize(self.encode_rows, rows)))
+            return await self.predict_encoded(await self.tokenize(self.encode_rows, rows))
 
     @property
     def task(self) -> TaskPredictor:
@@ -212,6 +211,6 @@ class Engine:
         logits = await self.labels.logits(rows)
         return pad_logits(logits) if logits else torch.zeros(0, 1)
 
-    def decode_labels(self, logits: Tensor) -> list[dict[str, Any]]:
-        """Predictions of logits [rows, outputs]."""
-        return decode_predictions(self.task.target, logits / self.task.temperature) if len(logits) else []
+    async def predict_encoded(self, rows: Sequence[EncodedExample]) -> list[dict[str, Any]]:
+        """Predictions of encoded rows; None for rows without text."""
+        return self.task.decode(rows, await self.label(rows)) if rows else []

@@ -181,7 +181,8 @@ class CompletionResponse(BaseModel):
 
 class Classification(BaseModel):
     index: int
-    prediction: str | int | list[str] | None = None
+    prediction: str | bool | int | float | list[str] | None = None
+    note: str | None = Field(None, description="Why there is no prediction: the row has no text.")
     probabilities: dict[str, float] | None = None
     score: float | None = None
     explanation: dict[str, Any] | None = None

@@ -108,12 +108,14 @@ class EncodedExample:
         is_truncated: Whether tokens are missing.
         windows: Number of windows, more than 1 only with --long windows.
         shared_prefix: Whether the common prefix of the sequences may be computed once.
+        has_text: Whether the row has a text; without one nothing is predicted.
     """
 
     sequences: list[list[int]]
     is_truncated: bool = False
     windows: int = 1
     shared_prefix: bool = False
+    has_text: bool = True
 
     @cached_property
     def packed_rows(self) -> list[tuple[list[int], PackedRow]]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpt1 import load
@@ -54,3 +55,24 @@ def test_generate_ends_before_a_stop_string(workspace: Path, ask: Any):
     expected = "the" + whole[3 : 3 + whole[3:].find(stop)]
     assert ask(*words, "--stop", stop).stdout == expected + "\n"
     assert json.loads(ask(*words, "--stop", stop, "--json").stdout)[0]["text"] == expected
+
+
+@pytest.mark.parametrize("name", ["f.parquet", "f.jsonl", "f.csv"])
+def test_rows_without_text_have_no_vector(workspace: Path, ask: Any, tmp_path: Path, name: str):
+    table, out = tmp_path / "gaps.jsonl", tmp_path / name
+    table.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a film", " ", None)))
+    answer = ask("features", str(workspace / "runs/books"), str(table), "--text", "text", "--out", str(out))
+    assert "2 rows have no text, so no vector" in answer.stderr
+    assert [bool(row["features"]) for row in read_table(out).rows] == [True, False, False]
+    found = load(workspace / "runs/reviews").features(["a film", " "])
+    assert np.isfinite(found[0]).all()
+    assert np.isnan(found[1]).all()
+
+
+def test_score_takes_the_column_of_the_texts(workspace: Path, ask: Any, tmp_path: Path):
+    (tmp_path / "t.csv").write_text("body\na film\na list\n")
+    answer = ask("score", str(workspace / "runs/books"), str(tmp_path / "t.csv"))
+    assert answer.exit_code == 2
+    assert "Name it with --text COLUMN." in answer.stderr
+    answer = ask("score", str(workspace / "runs/books"), str(tmp_path / "t.csv"), "--text", "body", "--json")
+    assert [row["text"] for row in json.loads(answer.stdout)] == ["a film", "a list"]

@@ -58,6 +58,18 @@ def test_rows_get_the_predictions_of_predict(served: Served, task: TaskPredictor
         assert sum(row["probabilities"].values()) == pytest.approx(1)
 
 
+def test_a_row_without_text_gets_no_prediction(served: Served, task: TaskPredictor):
+    found = data(served, "/v1/classify", {"model": "reviews", "rows": [" ", "a file", {"text": ""}], "explain": True})
+    assert [row["prediction"] is None for row in found] == [True, False, True]
+    assert found[0]["note"] == "the row has no text, so no prediction"
+    assert "probabilities" not in found[0]
+    assert (found[0]["explanation"]["prediction"], found[0]["explanation"]["words"]) == (None, [])
+    assert "note" not in found[1]
+    refused = served.ask("/v1/embeddings", {"input": ["a", " "]})
+    assert (refused.status, refused.error["param"]) == (400, "input")
+    assert refused.error["message"] == "input[1] has no text."
+
+
 def test_the_layout_is_that_of_figure_1(served: Served, task: TaskPredictor):
     (row,) = data(served, "/v1/classify", {"model": "reviews", "rows": ["a file"], "layout": True})
     (sequence,) = row["layout"]

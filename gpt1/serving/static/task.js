@@ -70,7 +70,7 @@ export class Task extends Component {
     this.latest.run(wait, async (signal) => {
       const [found] = (await ask('v1/classify', body, signal)).data;
       const decided = found.prediction ?? null;
-      const status = `Prediction: ${decided === null ? round(found.score) : labelName(decided, this.fields, this.state.values)}`;
+      const status = found.note ?? `Prediction: ${decided === null ? round(found.score) : labelName(decided, this.fields, this.state.values)}`;
       this.setState({ found, why: found.explanation ?? null, status, problem: '' });
     }, (error) => this.setState({ status: '', problem: error.message }));
   }
@@ -212,8 +212,8 @@ class Table extends Component {
           ${!numbers && html`<th scope="col" class="number">probability</th>`}</tr></thead>
         <tbody>${results.map((result, i) => html`<tr key=${i}>
           ${rows[i].map((cell) => html`<td class="cell">${cell}</td>`)}
-          <td>${numbers ? round(result.score) : labelName(result.prediction, fields, this.state.values[i])}</td>
-          ${!numbers && html`<td class="number">${percent(Math.max(...Object.values(result.probabilities)))}</td>`}</tr>`)}</tbody>
+          <td>${result.note ?? (numbers ? round(result.score) : labelName(result.prediction, fields, this.state.values[i]))}</td>
+          ${!numbers && html`<td class="number">${result.probabilities && percent(Math.max(...Object.values(result.probabilities)))}</td>`}</tr>`)}</tbody>
       </table></div>`}`;
   }
 }
