@@ -188,11 +188,12 @@ def print_metrics(result: Mapping[str, Any]) -> None:
         average = f" ({result['f1_of']})" if name == "f1" and result.get("f1_of") else ""
         interval = [intervals.get(name, "")] if intervals else []
         others = [one["metrics"].get(name, "") for one in baselines]
-        rows.append([name + average, value, *interval, *others, *(part["metrics"][name] for part in subsets.values())])
-    unit = "windows" if "perplexity" in result["metrics"] else "rows"
-    columns = ["", f"{result['rows']:,} {unit}", *(["95% confidence interval"] if intervals else [])]
+        own = [part["metrics"][name] for part in subsets.values()]
+        rows.append([name.replace("_", " ") + average, value, *interval, *others, *own])
+    unit = "window" if "perplexity" in result["metrics"] else "row"
+    columns = ["", formatting.count_noun(result["rows"], unit), *(["95% confidence interval"] if intervals else [])]
     columns += [one["name"] for one in baselines]
-    columns += [f"{name}, {part['rows']:,} rows" for name, part in subsets.items()]
+    columns += [f"{name}, {formatting.count_noun(part['rows'], 'row')}" for name, part in subsets.items()]
     Console().print_table(columns, rows)
 
 
@@ -293,7 +294,8 @@ class _Lines(_ProgressState):
         super().__init__(total, done)
         self.stream, self.unit = stream, unit
         self.last_line_at, self.last_line_done, self.estimated = self.began, done, False
-        self._line(f"{title}: {done:,}/{total:,} {unit}" if done else f"{title}: {total:,} {unit}")
+        whole = formatting.count_noun(total, unit.removesuffix("s")) if unit.endswith("s") else f"{total:,} {unit}"
+        self._line(f"{title}: {done:,}/{total:,} {unit}" if done else f"{title}: {whole}")
 
     def advance(self, done: int, values: Mapping[str, float]) -> None:
         self.update(done, values)

@@ -54,6 +54,13 @@ def count_noun(n: float, what: str, plural: str = "") -> str:
     return f"{number} {what}" if n == 1 else f"{number} {plural or what + 's'}"
 
 
+def format_size(size: float) -> str:
+    """A number of bytes: 812 bytes, 12.3 kB, 600.1 MB; from 100 kB on in MB."""
+    if size < 1000:
+        return count_noun(round(size), "byte")
+    return f"{size / 1e3:.1f} kB" if size < 1e5 else f"{size / 1e6:,.1f} MB"
+
+
 def format_duration(seconds: float) -> str:
     """Minutes and seconds (1:52), from an hour on with hours (2:03:00)."""
     if not math.isfinite(seconds):
@@ -73,6 +80,8 @@ def format_estimate(seconds: float) -> str:
 
 def format_metric(name: str, value: float) -> str:
     """A metric for a progress line: `loss 3.21`, `9,012 tokens/s`."""
+    if name == "MB_per_s" and value < 0.1:
+        return f"{format_size(1e6 * value)}/s"
     label = name.replace("_per_s", "/s").replace("_", " ")
     return f"{format_number(value)} {label}" if label.endswith("/s") else f"{label} {format_number(value)}"
 

@@ -111,3 +111,18 @@ def test_parameters_of_small_models_are_not_0_million(n: int, text: str):
 )
 def test_an_estimate_has_its_largest_unit(seconds: float, text: str) -> None:
     assert formatting.format_estimate(seconds) == f"about {text}"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(1, "1 byte"), (812, "812 bytes"), (12_345, "12.3 kB"), (600_019, "0.6 MB"), (10_100_000, "10.1 MB")],
+)
+def test_sizes_are_never_zero_megabytes(size: float, expected: str) -> None:
+    assert formatting.format_size(size) == expected
+
+
+def test_counts_of_one_are_singular_and_fractions_are_short() -> None:
+    assert formatting.count_noun(1.0, "epoch") == "1 epoch"
+    assert formatting.count_noun(0.5, "epoch") == "0.5 epochs"
+    assert formatting.format_metric("MB_per_s", 4.89e-4) == "489 bytes/s"
+    assert formatting.format_metric("MB_per_s", 9.0) == "9.00 MB/s"

@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         if os.environ.get("RANK", "0") != "0":  # of the processes of torchrun only rank 0 prints
             exit_with(Interrupted.exit_code)
-        report_and_exit(Interrupted("stopped.", "Run the command again; resume a run folder with --resume."))
+        report_and_exit(Interrupted("stopped.", "Run the command again."))
     except OSError as error:
         report_and_exit(translate_oserror(error))
     except (MemoryError, RuntimeError, ImportError) as error:

@@ -33,8 +33,10 @@ def print_next_steps(*commands: str) -> None:
 
 
 def pretrained_next_steps(folder: Path) -> tuple[str, str]:
+    from gpt1.runs.folder import example_prompt
+
     run = shell_quote(folder)
     return (
-        f'gpt1 next {run} "once upon a"',
+        f'gpt1 next {run} "{example_prompt(folder)}"',
         f"gpt1 finetune TABLE --from {run} --out runs/NAME --kind classification --text COLUMN --label COLUMN",
     )

@@ -44,7 +44,7 @@ def demo(out: Path, seeds: int) -> None:
 @click.command(short_help="Tokenize texts into a corpus folder for pretrain.")
 @click.argument("corpora", nargs=-1, required=True, metavar="CORPUS...")
 @click.option("--out", required=True, type=Path, help="Folder for the corpus; must be empty or not exist.")
-@click.option("--tokenizer", metavar="DIR", help="Folder with a tokenizer; can be a run or model folder.")
+@click.option("--tokenizer", metavar="DIR", help="Folder with a tokenizer; can be a run, model or corpus folder.")
 @click.option("--vocab-size", type=RangedNumber(int, 1), help="Train a tokenizer of N tokens.  [default: 8000]")
 @click.option(
     "--pipeline",
@@ -106,7 +106,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 
     folder = run(corpus, out=out, progress=make_console(), **options)
     if is_rank0():
-        echo(f"{folder / 'report.html'}   curves, settings, samples")
+        show_page(folder, "curves, settings, samples")
         results = read_results(folder)
         if is_below_unigram(results["unigram"], results["validation"]):
             print_next_steps(*pretrained_next_steps(folder))
@@ -157,9 +157,15 @@ def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: A
 
     folder = run(train_on, out=out, data_dir=data_dir, progress=make_console(), **options)
     content = "results, the worst mistakes" if (folder / "predictions.jsonl").exists() else "settings"
-    echo(f"{folder / 'report.html'}   curves, {content}")
+    show_page(folder, f"curves, {content}")
     quoted = shell_quote(folder)
     print_next_steps(
         f"gpt1 predict {quoted} new.csv --out predictions.csv",
         f"gpt1 evaluate {quoted} TEST   (rows that were not in {train_on or 'the training rows'})",
     )
+
+
+def show_page(run: Path, content: str) -> None:
+    """Name the report page of a run, if it could be written."""
+    if (run / "report.html").exists():
+        echo(f"{run / 'report.html'}   {content}")

@@ -46,6 +46,7 @@ AS_IN_TRAINING = "  [default: as in training]"
 @unlabeled
 @baselines
 @click.option("--report", metavar="F.html", help="Write a page: confusion matrix, calibration, worst mistakes.")
+@overwrite
 @click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
 @verify
 def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_json: bool, **options: Any) -> None:
@@ -175,7 +176,12 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
 @click.option(
     "--seed", type=RangedNumber(int, 0, 2**63 - 1), help="Random seed of the first text; the next texts use the next."
 )
-@click.option("--stop", multiple=True, metavar="S", help="End a text before this string; can be repeated.")
+@click.option(
+    "--stop",
+    multiple=True,
+    metavar="S",
+    help="End a text before this string; \\n is a line break; can be repeated.",
+)
 @click.option(
     "--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16 is faster and less exact."
 )
@@ -197,6 +203,7 @@ def generate(
     from gpt1.inference.predictor import generation_oom_advice, load, read_prompts
 
     texts += read_prompts(prompts) if prompts else ()
+    options["stop"] = [stop.replace("\\n", "\n").replace("\\t", "\t") for stop in options["stop"]]
     if not texts:
         raise UserError("TEXT is missing.", "Give one or more texts, or a file of texts with --prompts.")
     model = load(run, precision=precision, verify=verify)

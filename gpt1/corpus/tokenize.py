@@ -10,7 +10,7 @@ from gpt1.console import default_progress
 from gpt1.corpus.corpus import Corpus, resolve_output, write_corpus
 from gpt1.corpus.readers import Source, list_sources, read_source
 from gpt1.errors import ResourceError, UserError
-from gpt1.formatting import count_noun
+from gpt1.formatting import count_noun, format_size
 from gpt1.progress import Progress
 from gpt1.tokenization.tokenizer import Tokenizer
 
@@ -73,7 +73,7 @@ def tokenize(
         raise ResourceError("out of memory.", fewer if workers > 1 else "Close other programs.") from None
     tokens, documents = max(1, corpus.tokens), count_noun(corpus.documents, "document")
     progress.log(
-        f"{out}: {corpus.tokens:,} tokens in {documents}, {corpus.n_bytes / 1e6:,.1f} MB "
+        f"{out}: {corpus.tokens:,} tokens in {documents}, {format_size(corpus.n_bytes)} "
         f"({corpus.n_bytes / tokens:.2f} bytes per token), {corpus.unknown / tokens:.3%} unknown"
     )
     return corpus

@@ -20,6 +20,7 @@ from gpt1.datasets.files import (
 )
 from gpt1.datasets.hub import HubSource
 from gpt1.errors import UserError, did_you_mean
+from gpt1.formatting import count_noun
 from gpt1.tables.facts import normalize_text
 from gpt1.tables.table import Table
 
@@ -142,7 +143,7 @@ class DataSet:
                 "Copy or download it again.",
             )
         name = f"{self.name}:{split}" + (f"-{subset}" if subset else "")
-        notes = [f"{name}: {n:,} rows {reason}: skipped." for reason, n in dropped.items()]
+        notes = [f"{name}: {count_noun(n, 'row')} {reason}: skipped." for reason, n in dropped.items()]
         expected = source.counts.get(split) or self.official_count(split, subset)
         if expected and len(rows) != expected:
             notes.append(f"{name} has {len(rows):,} rows; the official split has {expected:,}.")

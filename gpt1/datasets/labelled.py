@@ -15,12 +15,11 @@ from torch import Tensor
 from gpt1.config import FinetuneConfig
 from gpt1.datasets import DataSet, data_set_names, parse_data_set
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.reading import file_format, is_url, not_found_error
+from gpt1.files.reading import is_url, not_found_error
 from gpt1.formatting import count_noun
 from gpt1.progress import Progress
 from gpt1.tables.cells import cell_number, cell_to_show, is_empty
 from gpt1.tables.facts import label_warnings
-from gpt1.tables.rows import INPUT_FORMATS
 from gpt1.tables.table import Table, read_table
 from gpt1.tasks.examples import (
     check_columns,
@@ -165,6 +164,8 @@ def load_labelled_table(
     """Read labelled rows. `purpose`, `train` or `evaluation`, is the split of a data set's name without a split."""
     if isinstance(source, Table):
         return LabelledTable(source)
+    if not str(source).strip():
+        raise UserError("the name of the table is empty.", "Use a table, or the name of a known data set.")
     named = None if Path(source).is_file() else parse_data_set(str(source))  # a data set's name wins over a folder's
     if named is None:
         if not Path(source).exists() and not is_url(source):
@@ -179,11 +180,13 @@ def load_labelled_table(
 
 def unknown_table_error(source: str) -> UserError:
     """The error for a name that is neither a file nor a known data set, with the closest file or data set."""
-    if file_format(source)[0] in INPUT_FORMATS or len(Path(source).parts) > 1:
-        problem = not_found_error(source).problem
-    else:
-        problem = f"{source} does not exist.{did_you_mean(source, data_set_names())}"
-    return UserError(problem, f"Use a table, or a known data set: {', '.join(data_set_names())} (NAME:SPLIT).")
+    problem = not_found_error(source).problem
+    if "Did you mean" not in problem and len(Path(source).parts) == 1:
+        problem += did_you_mean(source, data_set_names())
+    fix = f"Use a table, or a known data set: {', '.join(data_set_names())} (NAME:SPLIT)."
+    if source.isalpha():
+        fix += f"\nFor predict, a text of a single word ends with a space: '{source} '"
+    return UserError(problem, fix)
 
 
 @dataclass(frozen=True)
@@ -295,7 +298,7 @@ def log_training_rows(source: TrainingRows, clean: CleanRows, valid: Table | Non
         progress.log(note)
     other = f", {clean.contradicting:,} of them with a different label" if clean.contradicting else ""
     progress.log(
-        f"{source.rows.table.name}: {clean.rows:,} rows, {source.target.summary(labels)}; "
+        f"{source.rows.table.name}: {count_noun(clean.rows, 'row')}, {source.target.summary(labels)}; "
         f"{count_noun(clean.duplicates, 'duplicate')} removed{other}"
     )
     if clean.empty:
@@ -312,7 +315,7 @@ def log_validation_rows(rows: int, valid: Table | None, cfg: FinetuneConfig, pro
     if rows:
         split_off = "split off from the training rows (use --valid for your own)"
         origin = f"from {valid.name}" if valid is not None else split_off
-        progress.log(f"validation: {rows:,} rows {origin}")
+        progress.log(f"validation: {count_noun(rows, 'row')} {origin}")
         return
     reason = "too few rows for --valid-fraction" if cfg.valid_fraction else "--valid-fraction is 0"
     progress.log(f"no validation ({reason}): the last epoch is kept, which may not be the best")

@@ -25,6 +25,7 @@ NLI_LABELS = {"entailment", "neutral", "contradiction", "not_entailment", "entai
 ANSWER_COLUMN_PATTERN = re.compile(
     r"(choice|option|answer|end|ending|alternative|quiz)s?[_ ]?\(?([0-9]|[a-h])\)?", re.IGNORECASE
 )
+PROBABILITY = "probability_"
 MAX_CLASSES = 20
 """A label column with more distinct integers is a score, not classes."""
 SAMPLE_ROWS = 2000
@@ -69,9 +70,10 @@ def complete_task(task: TaskRequest, progress: Progress) -> TaskRequest:
 def guess_task(table: Table, label: str | None = None) -> TaskGuess:
     """The most likely task of the table; without `label` if it is not given and no column looks like one."""
     rows = table.rows[:SAMPLE_ROWS]
-    cells = {name: [row[name] for row in rows if not is_empty(row.get(name))] for name in table.columns}
+    names = [name for name in table.columns if name == label or not is_predicted(name, table.columns)]
+    cells = {name: [row[name] for row in rows if not is_empty(row.get(name))] for name in names}
     label = label or find_label_column(cells, len(rows))
-    rest = [name for name in table.columns if name != label]
+    rest = [name for name in names if name != label]
     texts = sorted(
         (name for name in rest if mean_word_count(cells[name]) > 1.5), key=lambda name: -mean_word_count(cells[name])
     )
@@ -83,6 +85,13 @@ def guess_task(table: Table, label: str | None = None) -> TaskGuess:
     )
     columns = {role: guess.columns[role] for role in (*KINDS[guess.kind].columns,) if role in guess.columns}
     return TaskGuess(guess.kind, {**columns, **({"label": label} if label else {})}, guess.score)
+
+
+def is_predicted(name: str, columns: Sequence[str]) -> bool:
+    """Whether `gpt1 predict` wrote this column: a prediction beside probabilities is no label."""
+    return (name == "prediction" and any(other.startswith(PROBABILITY) for other in columns)) or (
+        name.startswith(PROBABILITY) and "prediction" in columns
+    )
 
 
 def find_label_column(cells: dict[str, list[Any]], rows: int) -> str | None:

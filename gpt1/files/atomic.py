@@ -148,6 +148,25 @@ def lock_dir(folder: Path, name: str | Path = "") -> Iterator[None]:
         os.close(handle)
 
 
+def is_being_written(folder: Path) -> bool:
+    """Whether another process holds the lock of `folder`, as a run does while it trains."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 @contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
     """Turn errors of the file system into ResourceError and UserError."""

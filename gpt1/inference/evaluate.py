@@ -51,6 +51,7 @@ def evaluate(
     unlabeled: str = "refuse",
     baselines: bool = True,
     report: str | Path | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
     verify: bool = True,
     **columns: str | None,
@@ -67,6 +68,7 @@ def evaluate(
         unlabeled: Rows without a label: `refuse` is an error, `drop` leaves them out.
         baselines: Score the trivial answer and, if the training rows are still there and unchanged, TF-IDF as well.
         report: HTML page to write: confusion matrix or scatter plot, calibration, the worst mistakes.
+        overwrite: Replace a page that is there.
         progress: Receives messages and progress.
         verify: See `load`.
         **columns: Columns that are not named as in training, by role: text="review", label="stars".
@@ -83,7 +85,7 @@ def evaluate(
         UserError: For missing labels, and unknown ones where they are refused, naming the row.
     """
     progress, test = progress or default_progress(), to_table(test)
-    check_options(test, unseen, report)
+    check_options(test, unseen, report, overwrite)
     if is_corpus(test):
         return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
@@ -108,12 +110,12 @@ def is_corpus(test: str | Path | Table) -> bool:
     return not isinstance(test, Table) and (Path(test) / CORPUS_MANIFEST).exists()
 
 
-def check_options(test: str | Path | Table, unseen: str, report: str | Path | None) -> None:
+def check_options(test: str | Path | Table, unseen: str, report: str | Path | None, overwrite: bool) -> None:
     """UserError for an option of `evaluate` that is invalid, or does not apply to `test`."""
     if unseen not in ("wrong", "refuse"):
         raise UserError(f"--unseen {unseen} is not a valid choice.", "Choices: wrong, refuse.")
     if report:
-        check_report_path(Path(report))
+        check_report_path(Path(report), overwrite)
         if is_corpus(test):
             raise UserError(f"--report: {test} is a corpus, which has no rows to show.", "Leave out --report.")
 
@@ -122,6 +124,7 @@ def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | 
     """UserError for a table without the column of labels, which `predict` would take."""
     if not all(name in table.columns for name in label_columns(model.kind, label)):
         command = formatting.shell_join(["gpt1", "predict", run, test])
+        command = "load(run).predict(rows)" if isinstance(test, Table) else command
         raise UserError(
             f"{table.name} has no labels: no column '{label}'. Columns: {', '.join(table.columns)}."
             + did_you_mean(label, table.columns),

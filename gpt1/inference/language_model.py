@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gpt1.console import default_progress
 from gpt1.errors import UserError
+from gpt1.formatting import count_parameters
 from gpt1.generation.continuous import Continuation, ContinuousBatch, batch_invariant
 from gpt1.generation.decoding import decode, decode_stream, pays_to_pack, prefill
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
@@ -260,6 +261,14 @@ class LanguageModel:
         stride, newline = default_stride(self.gpt.config.context), [self.tokenizer.newline_id]
         states = mean_states(self.gpt, [ids or newline for ids in self.tokenizer.encode_batch(read)], stride)
         return features_like(texts, states, [bool(text.strip()) for text in read])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._description()})"
+
+    def _description(self) -> str:
+        config = self.gpt.config
+        size = count_parameters(sum(p.numel() for p in self.gpt.parameters()))
+        return f"{size}, context {config.context}, {config.vocab_size:,} tokens"
 
     def predict(self, rows: Any) -> Any:
         """Only for fine-tuned models: see `TaskPredictor`."""

@@ -21,6 +21,7 @@ from gpt1.console import default_progress
 from gpt1.errors import GPT1Error, UserError
 from gpt1.files.atomic import atomic_dir
 from gpt1.files.manifest import write_manifest
+from gpt1.formatting import format_size
 from gpt1.inference.convert import write_huggingface_tokenizer
 from gpt1.inference.predictor import TaskPredictor, load
 from gpt1.inference.task import write_task
@@ -149,7 +150,7 @@ def export_onnx(
             write_task(folder, model.task)
         write_manifest(folder, MODEL_FILES)
         size = (folder / ONNX_FILE).stat().st_size
-    progress.log(f"{target}: {ONNX_FILE} {size / 1e6:,.1f} MB, opset {OPSET}{', int8 weights' if int8 else ''}")
+    progress.log(f"{target}: {ONNX_FILE} {format_size(size)}, opset {OPSET}{', int8 weights' if int8 else ''}")
     progress.log(f"checked in ONNX Runtime: largest difference {difference:.1e}")
     return target
 

@@ -19,7 +19,7 @@ from gpt1.console import default_progress
 from gpt1.datasets import DataSet, parse_data_set, plan_submission, write_submission
 from gpt1.errors import UserError
 from gpt1.files.atomic import ensure_writable
-from gpt1.files.reading import file_format, is_url, spool_standard_input
+from gpt1.files.reading import file_format, is_url, open_input, spool_standard_input
 from gpt1.inference.evaluate import given_columns, load_labelled_rows, predict
 from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task_logits import InputStatistics
@@ -28,7 +28,7 @@ from gpt1.tables.facts import count_rows_have
 from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS
 from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, fill_missing, read_blocks
 from gpt1.tables.writer import format_cell, has_lossy_bytes, merge_schema, output_kind, table_writer, tsv_error
-from gpt1.tasks.examples import check_columns, column_names, read_examples
+from gpt1.tasks.examples import check_columns, choice_columns, column_names, read_examples
 from gpt1.tasks.targets import decode_predictions
 
 PROGRESS_MIN_BYTES = 2**24
@@ -68,6 +68,8 @@ def predict_into(
         UserError: Before predicting, for rows that cannot be predicted or that the format of `out` cannot store.
     """
     progress = progress or default_progress()
+    if not str(rows).strip():
+        raise UserError("INPUT is empty.", "Use a table, or a text of at least one word.")
     if out is not None and file_format(out)[0] not in TABLE_FORMATS and (data := glue_task(rows)):
         return write_glue_submission(data, run, rows, Path(out), data_dir, progress, overwrite)
     if out is not None:
@@ -81,6 +83,7 @@ def predict_into(
             raise UserError(f"--excel-safe requires .csv or .tsv, not .{kind}.", "Remove --excel-safe.")
         model, chosen = load_task_predictor(run, verify=verify), given_columns(columns)
         if spooled:
+            check_header(spooled, {**model.text_columns, **chosen})
             source = open_file(model, spooled, "standard input", chosen)
         elif is_plain_text(rows):
             source = open_text(model, str(rows), run)
@@ -159,6 +162,19 @@ def open_file(model: TaskPredictor, path: str | Path, name: str, columns: Mappin
     size = os.path.getsize(path) if os.path.isfile(path) else 0
     chosen = {**model.text_columns, **columns}
     return RowSource(name, lambda advance: read_blocks(path, name=name, advance=advance), chosen, size)
+
+
+def check_header(spooled: Path, columns: Mapping[str, str]) -> None:
+    """UserError for lines of text on standard input where a table is needed."""
+    if spooled.suffix not in (".csv", ".tsv"):
+        return
+    with open_input(spooled, name="standard input") as file:
+        first = next(iter(file.lines()), "").strip()
+    names = [name.strip().strip('"') for name in first.replace("\t", ",").split(",")]
+    needed = [part for column in columns.values() for part in choice_columns(column)]
+    if len(names) == 1 and len(columns) == 1 and names[0] not in needed:
+        fix = f"A table begins with the names of its columns: put a line before the texts that says {needed[0]}."
+        raise UserError(f"standard input has no column '{needed[0]}'; its first line is '{first[:40]}'.", fix)
 
 
 def open_text(model: TaskPredictor, text: str, run: str | Path) -> RowSource:

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from gpt1.errors import UserError
+from gpt1.formatting import format_size
 from gpt1.hub import HUB_NAME, import_hub, upload
 from gpt1.inference.convert import export_model
 from gpt1.progress import NullProgress, Progress
@@ -44,7 +45,7 @@ def push(
     with TemporaryDirectory() as temporary:
         folder = export_model("gpt1", source, Path(temporary, "model"), None, verify, dtype, license, name)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        progress.log(f"uploading {size / 1e6:,.1f} MB to {name}, {'bf16' if dtype == 'bf16' else 'fp32'}")
+        progress.log(f"uploading {format_size(size)} to {name}, {'bf16' if dtype == 'bf16' else 'fp32'}")
         address = upload(folder, name, private)
     if license == "unknown":
         progress.log("the model card names no licence, so others may not know what is allowed; add one with --license")

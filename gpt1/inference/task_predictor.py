@@ -22,7 +22,7 @@ from gpt1.tables.frames import frame_like, frame_table, is_frame, is_series, rec
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import check_columns, read_examples, required_columns
 from gpt1.tasks.kinds import KINDS, EncodedExample, Example, encode_examples, example_texts
-from gpt1.tasks.targets import Answers, LabelValue, Target, decode_predictions
+from gpt1.tasks.targets import Answers, LabelValue, Target, decode_predictions, format_labels
 from gpt1.tokenization.tokenizer import Tokenizer
 
 
@@ -45,6 +45,12 @@ class TaskPredictor(LanguageModel):
         if isinstance(self.target, Answers):
             return [str(k) for k in range(self.target.most)]
         return list(getattr(self.target, "values", ()) or getattr(self.target, "labels", ()))
+
+    def _description(self) -> str:
+        columns = ", ".join(f"{role}={name!r}" for role, name in self.task["columns"].items())
+        labels = [] if self.kind.multiple_choice else list(map(str, self.labels))
+        answers = f", labels {format_labels(labels)}" if labels else ""
+        return f"{self.kind.name}, {columns}{answers}; {super()._description()}"
 
     @property
     def text_columns(self) -> dict[str, str]:

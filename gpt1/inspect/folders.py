@@ -13,6 +13,7 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.readers import DOCUMENT_EXTENSIONS, document_format, list_sources, walk
 from gpt1.corpus.shards import DOCUMENTS_FILE
 from gpt1.errors import UserError
+from gpt1.files.atomic import is_being_written
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.inference.convert import IMPORT_FORMATS
 from gpt1.progress import Progress
@@ -130,6 +131,7 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
         "settings": changed_settings(run),
         "precision": str(run.settings.get("computes_in") or run.settings.get("precision", "")),
         "finished": run.is_finished,
+        "training": not run.is_finished and is_being_written(folder),
         "updates": run.last_step,
         "checkpoints": steps,
         "newest_whole_checkpoint": verified,
@@ -139,12 +141,14 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
         "report": str(folder / "report.html") if (folder / "report.html").exists() else None,
         "odd": odd,
     }
+    if facts["training"]:
+        return {**facts, "next": []}
     if not (run.is_finished and has_model):
         return {**facts, "next": [run.resume_command] * bool(run.resume_command)}
     if run.stage == "pretrain":
         return {
             **facts,
-            "next": [f'gpt1 next {shell_quote(path)} "once upon a"', FINETUNE_COMMAND.format(shell_quote(path))],
+            "next": pretrained_commands(path),
         }
     return {**facts, "next": [f"gpt1 predict {shell_quote(path)} new.csv --out predictions.csv"]}
 
@@ -171,6 +175,11 @@ def inspect_runs(path: str, from_: str | Path | None, progress: Progress) -> Fac
 
 OMITTED_RESULTS = ("samples", "history", "calibration")
 FINETUNE_COMMAND = "gpt1 finetune TABLE --from {} --out runs/NAME --kind classification --text COLUMN --label COLUMN"
+
+
+def pretrained_commands(path: str) -> list[str]:
+    quoted = shell_quote(path)
+    return [f'gpt1 next {quoted} "{runs.example_prompt(path)}"', FINETUNE_COMMAND.format(quoted)]
 
 
 def changed_settings(run: Run) -> Facts:
@@ -208,7 +217,7 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
     if not isinstance(model, TaskPredictor):
         return {
             **facts,
-            "next": [f'gpt1 next {shell_quote(path)} "once upon a"', FINETUNE_COMMAND.format(shell_quote(path))],
+            "next": pretrained_commands(path),
         }
     facts["task"] = {
         "kind": model.kind.name,

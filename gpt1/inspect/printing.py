@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt1 import formatting
 from gpt1.console import Console
-from gpt1.formatting import count_noun
+from gpt1.formatting import count_noun, format_size
 
 Facts = Mapping[str, Any]
 MAX_LABELS_SHOWN = 20
@@ -73,7 +73,8 @@ def print_token_facts(tokens: Facts, console: Console) -> None:
     if not tokens["rows"]:
         return
     lengths = ", ".join(f"{display_name(name)} {tokens[name]:,}" for name in ("least", "median", "95 %", "greatest"))
-    console.print_result(f"tokens per row with {tokens['model']} ({tokens['rows']:,} rows counted): {lengths}")
+    counted = count_noun(tokens["rows"], "row")
+    console.print_result(f"tokens per row with {tokens['model']} ({counted} counted): {lengths}")
     console.print_result(f"{tokens['unknown']:.2%} of the tokens unknown; {format_truncation(tokens)}")
 
 
@@ -115,7 +116,7 @@ def print_corpus(facts: Facts, console: Console) -> None:
             ("tokens", f"{facts['tokens']:,}"),
             ("documents", f"{facts['documents']:,} from {count_noun(facts['sources'], 'file')}"),
             ("tokens per document", f"{lengths['least']:,} to {lengths['greatest']:,}, median {lengths['median']:,}"),
-            ("text", f"{facts['bytes'] / 1e6:,.1f} MB, {facts['bytes_a_token']:.2f} bytes per token"),
+            ("text", f"{format_size(facts['bytes'])}, {facts['bytes_a_token']:.2f} bytes per token"),
             ("unknown", f"{facts['unknown']:.3%} of the tokens"),
             ("tokenizer", format_tokenizer(facts["tokenizer"])),
             *[("same tokenizer as", run) for run, same in facts.get("same_tokenizer_as", {}).items() if same],
@@ -125,7 +126,7 @@ def print_corpus(facts: Facts, console: Console) -> None:
 
 def print_run(facts: Facts, console: Console) -> None:
     stage = "pre-training" if facts["stage"] == "pretrain" else "fine-tuning"
-    state = "finished" if facts["finished"] else "not finished"
+    state = "finished" if facts["finished"] else "being trained now" if facts["training"] else "not finished"
     console.print_result(f"{facts['name']}: a {stage} run, {state}, {facts['updates']:,} steps")
     lines = [(name, str(value)) for name, value in flatten_command(facts["command"]).items() if value]
     lines.append(
@@ -160,7 +161,7 @@ def print_runs(facts: Facts, console: Console) -> None:
     console.print_result(f"{facts['name']}: {count_noun(len(facts['runs']), 'run')}")
     rows = []
     for run in facts["runs"]:
-        state = "" if run["finished"] else "not finished"
+        state = "" if run["finished"] else "being trained now" if run["training"] else "not finished"
         best = (run["results"].get("validation") or {}).get("metrics")
         rows.append([run["name"], run["stage"], run["updates"], state, format_metrics(best or run["validation"])])
     console.print_table(["run", "stage", "steps", "", "validation"], rows)
@@ -177,7 +178,7 @@ def print_model(facts: Facts, console: Console) -> None:
         ("context", f"{shape['context']:,} tokens"),
         (
             "parameters",
-            f"{formatting.format_large_count(facts['parameters'])} ({facts['bytes'] / 1e6:,.1f} MB on disk)",
+            f"{formatting.format_large_count(facts['parameters'])} ({format_size(facts['bytes'])} on disk)",
         ),
         ("vocabulary", f"{shape['vocab_size']:,} tokens"),
     ]
@@ -201,7 +202,7 @@ def print_tokenizer(facts: Facts, console: Console) -> None:
 def print_texts(facts: Facts, console: Console) -> None:
     formats = ", ".join(f"{n:,} .{kind}" for kind, n in facts["formats"].items())
     console.print_result(
-        f"{facts['name']}: {count_noun(facts['files'], 'file')} of text ({formats}), {facts['bytes'] / 1e6:,.1f} MB"
+        f"{facts['name']}: {count_noun(facts['files'], 'file')} of text ({formats}), {format_size(facts['bytes'])}"
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gpt1.console import Console
 from gpt1.report.evaluation import check_report_path, write_evaluation_report
 from gpt1.report.page import Cell, Mistake, Page
 from gpt1.report.sections import write_report
@@ -23,4 +24,10 @@ def report_on_exit(run: Path) -> Iterator[None]:
             if run.is_dir():  # do not create a deleted folder again
                 write_report(run)
         raise
-    write_report(run)
+    try:
+        write_report(run)
+    except Exception as error:  # the run is complete without its page, and says how to get it
+        Console().log(
+            f"warning: the page of {run} could not be written ({type(error).__name__}: {error}). The run is complete; "
+            "with the same command and --resume the page is written again"
+        )

@@ -220,8 +220,8 @@ def draw_reliability(page: Page, before: list[ReliabilityBin], after: list[Relia
         x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
         intervals = [wilson_interval(b.accuracy, b.rows) for b in bins]
         tooltips = [
-            f"{name + ': ' if name else ''}{b.rows:,} rows, confidence {b.confidence:.2f}, accuracy {b.accuracy:.2f} "
-            f"{format_interval(interval)}"
+            f"{name + ': ' if name else ''}{formatting.count_noun(b.rows, 'row')}, confidence {b.confidence:.2f}, "
+            f"accuracy {b.accuracy:.2f} {format_interval(interval)}"
             for b, interval in zip(bins, intervals, strict=True)
         ]
         color, marker = charts.SERIES_COLORS[number], charts.MARKERS[number]
@@ -252,7 +252,7 @@ def _draw_bin_rows(page: Page, bins: list[ReliabilityBin], limits: tuple[float, 
     for b in bins:
         width = max(b.high - b.low, 0.01)
         (bar,) = axes.bar([b.low], [b.rows], 0.92 * width, align="edge", color=charts.SERIES_COLORS[0])
-        charts.add_tooltip(bar, f"{b.rows:,} rows with confidence {b.low:.2f} to {b.high:.2f}")
+        charts.add_tooltip(bar, f"{formatting.count_noun(b.rows, 'row')} with confidence {b.low:.2f} to {b.high:.2f}")
         axes.annotate(f"{b.rows:,}", (b.low + width / 2, b.rows), (0, 3), textcoords="offset points", ha="center",
                       fontsize=10)  # fmt: skip
     axes.set_xlim(*limits)

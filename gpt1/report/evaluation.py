@@ -15,12 +15,14 @@ from gpt1.report.run_reader import Run, as_dict
 from gpt1.report.sections import add_data, add_mistakes, add_predictions, add_results, add_section
 
 
-def check_report_path(path: Path) -> None:
+def check_report_path(path: Path, overwrite: bool = False) -> None:
     """UserError unless a page can be written to `path`. Another kind of file is likely a mistake, such as the table."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--report {path}: the report is a page.", "Name a file that ends in .html.")
     if path.is_dir():
         raise UserError(f"--report {path} is a folder.", "Name a file that ends in .html.")
+    if path.exists() and not overwrite:
+        raise UserError(f"--report {path} exists.", "Choose another name, or replace it with --overwrite.")
     ensure_writable(path.parent)
 
 

@@ -78,7 +78,7 @@ def add_results(page: Page, run: Run) -> None:
         others += [as_dict(part.get("metrics")).get(name) for part in subsets.values()]
         rows.append([name + average, value, interval, *others])
     columns = ["metric", "this model", "95% confidence interval", *(one.short_name for one in run.competitors)]
-    columns += [f"{name}, {part.get('rows', 0):,} rows" for name, part in subsets.items()]
+    columns += [f"{name}, {formatting.count_noun(part.get('rows', 0), 'row')}" for name, part in subsets.items()]
     used = [i for i in range(len(columns)) if i < 2 or any(row[i] is not None for row in rows)]
     page.table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
     _add_calibration_sentence(page, as_dict(run.results.get("calibration")))

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,15 @@ from gpt1.config import (
 from gpt1.console import Console
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files import foreign
-from gpt1.files.atomic import atomic_dir, atomic_file, delete_folder, ensure_exists, ensure_writable, lock_dir
+from gpt1.files.atomic import (
+    atomic_dir,
+    atomic_file,
+    delete_folder,
+    ensure_exists,
+    ensure_writable,
+    is_being_written,
+    lock_dir,
+)
 from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import MANIFEST, check_replaceable, verify_folder, write_manifest
 from gpt1.files.reading import not_found_error
@@ -198,10 +206,10 @@ def open_for_resume(
         settings[name] = value
     for name, value in command.items():
         if value and name != "data_dir" and not is_same_input(run, name, stored["command"].get(name), value):
-            raise UserError(
-                f"{run} was started with {name} {stored['command'].get(name)}, not {value}.",
-                f"Use the same {name}, or start a new run with another --out.",
-            )
+            before, fix = stored["command"].get(name), "or start a new run with another --out."
+            if not before and name not in ("corpus", "train", "columns"):
+                raise UserError(f"{run} was started without {flag_name(name)}.", f"Omit {flag_name(name)}, {fix}")
+            raise UserError(f"{run} was started with {name} {before}, not {value}.", f"Use the same {name}, {fix}")
     with lock_dir(run):  # change nothing in a run that another process is writing
         if is_finished(run):
             restore_report(run)
@@ -307,7 +315,14 @@ def find_model_folder(name: str | Path) -> Path:
     folder = Path(name)
     if str(name) == STARTER and folder.exists():
         check_hides_starter(folder)
+    if not str(name).strip():
+        raise UserError("the name of the model is empty.", "Use a run folder, a model folder, starter or owner/name.")
+    if folder.is_file():
+        problem = f"{folder} is a file, not a run or model folder."
+        raise UserError(problem, "The run comes first, then the table or the text.")
     if (folder / RUN_CONFIG_FILE).exists():
+        if not (folder / MODEL_FOLDER).is_dir() and is_being_written(folder):
+            raise UserError(f"{folder} is being trained now: it has no finished model yet.", "Wait until it ends.")
         if not (folder / MODEL_FOLDER).is_dir():
             command = shell_join(["gpt1", read_run_config(folder).get("stage"), "--out", folder, "--resume"])
             raise UserError(f"{folder} has no finished model yet.", f"Finish the run first: {command}")
@@ -350,6 +365,16 @@ def check_hides_starter(path: Path) -> None:
 def names_model(name: str | Path) -> bool:
     """Whether a name that is no path is one of a model: `starter`, or a name on the hub."""
     return not Path(name).exists() and (str(name) == STARTER or is_hub_name(str(name)))
+
+
+def example_prompt(folder: str | Path) -> str:
+    """A prompt to try a pre-trained run with: in its own language if its samples show letters that English lacks."""
+    with suppress(UserError, OSError):
+        samples = read_json_object(Path(folder) / RESULTS_FILE, allow_nan=True).get("samples") or []
+        prompts = [str(one["prompt"]) for one in samples if isinstance(one, dict) and one.get("prompt")]
+        if prompts and any(letter.isalpha() and not letter.isascii() for letter in "".join(prompts)):
+            return " ".join(prompts[0].split()[:4])
+    return "once upon a"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -186,9 +186,8 @@ class Tokenizer:
     def find_files(folder: str | Path) -> tuple[str, ...]:
         """The names of the tokenizer's files in a folder; UserError if it contains no tokenizer."""
         names = _list_folder(folder)
-        for files in (GPT1_FILES, OPENAI_FILES, HUGGING_FACE_FILES, (LIBRARY_FILE,)):
-            if names.issuperset(files):
-                return files
+        if files := _known_files(names):
+            return files
         found = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "") if names else "no files"
         raise UserError(
             f"{folder} contains no tokenizer; found: {found}.",
@@ -200,14 +199,16 @@ class Tokenizer:
         """Load a tokenizer from a folder or fsspec URL.
 
         Args:
-            folder: Folder with the files of `save`, of OpenAI's release, or of Hugging Face's copy of it; or a run
-                folder, `starter`, or a name on the Hugging Face hub.
+            folder: Folder with the files of `save`, of OpenAI's release, or of Hugging Face's copy of it; or a run or
+                corpus folder, `starter`, or a name on the Hugging Face hub.
 
         Raises:
             UserError: If the folder contains no tokenizer, or a file was changed or damaged.
         """
         if not is_url(folder):
             folder = find_model_folder(folder)
+            inner = Path(folder) / "tokenizer"  # of a corpus folder
+            folder = inner if inner.is_dir() and not _known_files(_list_folder(folder)) else folder
         files = cls.find_files(folder)
         about = _read_json_object(folder, files[0]) if files is GPT1_FILES else {}
         if files == (LIBRARY_FILE,):
@@ -351,6 +352,12 @@ def _read_library_file(folder: str | Path) -> tuple[dict[str, Any], list[tuple[s
             content.refuse(f"{short(pair)} is not a pair of tokens")
         merges.append((pair[0], pair[1]))
     return dict(model.object("vocab").values), merges, pipelines[parts]
+
+
+def _known_files(names: set[str]) -> tuple[str, ...]:
+    """The files of a tokenizer among `names`; empty if they are not complete."""
+    formats = (GPT1_FILES, OPENAI_FILES, HUGGING_FACE_FILES, (LIBRARY_FILE,))
+    return next((files for files in formats if names.issuperset(files)), ())
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
 from gpt1.errors import UserError
-from gpt1.formatting import count_noun, count_parameters, format_estimate, format_number
+from gpt1.formatting import count_noun, count_parameters, format_estimate, format_number, format_size
 from gpt1.inference.predictor import LanguageModel
 from gpt1.inference.task import save_model
 from gpt1.kernels.malloc import keep_freed_memory
@@ -179,9 +179,8 @@ class PretrainSetup:
             return
         speed = measure_speed(cfg, self.corpus.vocab_size, self.processes.world_size)
         estimate = format_estimate(speed.run_seconds(cfg, steps))
-        progress.log(
-            f"{steps:,} steps of {tokens:,} tokens: {estimate} on this machine (a run of another length: --minutes N)"
-        )
+        length = f"{count_noun(steps, 'step')} of {tokens:,} tokens"
+        progress.log(f"{length}: {estimate} on this machine (a run of another length: --minutes N)")
 
     def make_stage(self, cfg: PretrainConfig) -> Stage:
         steps = self.count_steps(cfg)
@@ -346,13 +345,14 @@ def log_corpus(
     cfg: PretrainConfig, corpus: Corpus, training: CorpusWindows, validation: CorpusWindows | None, progress: Progress
 ) -> dict[str, float]:
     """Print the sizes of the corpus and the unigram baseline, and return the baseline's metrics."""
-    size = f"{corpus.tokens:,} tokens in {count_noun(corpus.documents, 'document')}, {corpus.n_bytes / 1e6:,.1f} MB"
+    size = f"{corpus.tokens:,} tokens in {count_noun(corpus.documents, 'document')}, {format_size(corpus.n_bytes)}"
     windows = f"{training.n:,} windows of {cfg.context}"
     if not validation:
         progress.log(f"{corpus.name}: {size}; {windows}")
         return {}
     places = len(validation.text.starts)
     where = f" from {places:,} places in it" if places > 1 else ""
+    where = where if places <= validation.n else f" (of {places:,} short texts in it)"
     progress.log(f"{corpus.name}: {size}; {windows}, {count_noun(validation.n, 'validation window')}{where}")
     unigram = validation.loss_metrics(unigram_loss(training, validation, cfg.eval_windows, corpus.vocab_size))
     progress.log(

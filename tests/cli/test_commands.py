@@ -282,3 +282,36 @@ def test_resume_restores_a_deleted_model_folder(workspace: Path, tmp_path: Path,
     assert "--resume" in ask("next", str(tmp_path / "r"), "hi").stderr
     assert ask("pretrain", "--out", str(tmp_path / "r"), "--resume").exit_code == 0
     assert (tmp_path / "r/model/model.safetensors").read_bytes() == weights
+
+
+def test_what_is_no_table_gets_a_hint_that_works(workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(workspace)
+    answer = ask("predict", "runs/reviews", "good")
+    assert "a text of a single word ends with a space: 'good '" in answer.stderr
+    assert ask("predict", "runs/reviews", "good ").exit_code == 0
+    assert "INPUT is empty" in ask("predict", "runs/reviews", "").stderr
+    assert "The run comes first" in ask("predict", "new.csv", "runs/reviews").stderr
+
+
+def test_a_page_is_replaced_only_on_request(workspace: Path, ask: Any, tmp_path: Path):
+    words = ["evaluate", str(workspace / "runs/reviews"), str(workspace / "reviews.csv"), "--no-baselines", "--report"]
+    page = str(tmp_path / "page.html")
+    assert ask(*words, page).exit_code == 0
+    answer = ask(*words, page)
+    assert (answer.exit_code, "--overwrite" in answer.stderr) == (2, True)
+    assert ask(*words, page, "--overwrite").exit_code == 0
+
+
+def test_a_corpus_is_a_source_of_a_tokenizer(workspace: Path, ask: Any, tmp_path: Path):
+    (tmp_path / "t.txt").write_text("some words to read")
+    out = tmp_path / "corpus"
+    answer = ask("tokenize", str(tmp_path / "t.txt"), "--out", str(out), "--tokenizer", str(workspace / "corpus"))
+    assert answer.exit_code == 0, answer.stderr
+    expected = (workspace / "corpus/tokenizer/vocab.json").read_bytes()
+    assert (out / "tokenizer/vocab.json").read_bytes() == expected
+
+
+def test_a_stop_string_can_be_a_line_break(workspace: Path, ask: Any):
+    words = ["generate", str(workspace / "runs/books"), "the", "--seed", "1", "--max-tokens", "40"]
+    whole = ask(*words).stdout.removesuffix("\n")
+    assert ask(*words, "--stop", "\\n").stdout == whole.partition("\n")[0] + "\n"

@@ -364,3 +364,10 @@ def test_quoted_cells_in_tsv_are_a_warning(tmp_path: Path):
     plain = "text\tlabel\n" + '"Great," he said\tx\n' * 2 + '"so"\ty\n' * 2
     (tmp_path / "plain.tsv").write_text(plain)
     assert not [sentence for sentence in inspect(tmp_path / "plain.tsv")["odd"] if "quotes" in sentence]
+
+
+def test_the_columns_of_predict_are_not_labels(tmp_path: Path):
+    columns = {"text": LONG, "prediction": ["a", "b"] * 6, "probability_a": [0.5] * 12, "probability_b": [0.5] * 12}
+    found = inspect(write(tmp_path, columns))
+    assert found["task"]["columns"] == {"text": "text"}
+    assert not any("finetune" in command for command in found["next"])

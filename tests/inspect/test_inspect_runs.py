@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gpt1.files.atomic import lock_dir
 from gpt1.inspect import inspect, print_facts
 from gpt1.tables.table import Table
 
@@ -87,3 +88,18 @@ def test_a_folder_of_runs_lists_them_with_the_metrics_of_the_best_epoch(
     assert line.strip().endswith("accuracy 0.625")
     print_facts(inspect(tmp_path / "runs/reviews"))
     assert "accuracy 0.625 (best epoch: 1)" in capfd.readouterr().out
+
+
+def test_a_run_that_is_being_trained_is_not_to_be_resumed(
+    pretrained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    pytest.importorskip("fcntl", reason="Windows")
+    run = shutil.copytree(pretrained_run, tmp_path / "run")
+    for name in ("results.json", "manifest.json"):
+        (run / name).unlink()
+    assert "--resume" in inspect(run)["next"][0]
+    with lock_dir(run):
+        found = inspect(run)
+    assert (found["training"], found["next"]) == (True, [])
+    print_facts(found)
+    assert "a pre-training run, being trained now" in capfd.readouterr().out

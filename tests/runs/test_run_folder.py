@@ -21,7 +21,7 @@ import gpt1
 from gpt1 import finetune
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.errors import ResourceError, UserError
-from gpt1.files.atomic import lock_dir
+from gpt1.files.atomic import is_being_written, lock_dir
 from gpt1.inference.convert import export_model
 from gpt1.recipes import MODEL_SIZES
 from gpt1.runs import folder as runs
@@ -197,7 +197,7 @@ def test_an_input_may_be_another_path_of_the_same_folder(tmp_path: Path, monkeyp
     for different in ("other", "missing"):
         with pytest.raises(UserError, match="was started with corpus corpus, not"):
             runs.open_for_resume(run, PretrainConfig, {}, {**COMMAND, "corpus": different})
-    with pytest.raises(UserError, match="was started with valid None, not other"):
+    with pytest.raises(UserError, match="was started without valid="):
         runs.open_for_resume(run, PretrainConfig, {}, {**COMMAND, "valid": "other"})
 
 
@@ -392,3 +392,41 @@ def test_the_manifest_covers_every_file_of_an_exported_model(exported_starter: P
         (copy / path.name).write_bytes(data)
         with pytest.raises(UserError, match=path.name):
             gpt1.load(copy)
+
+
+def test_a_run_that_is_being_trained_says_so(tmp_path: Path):
+    pytest.importorskip("fcntl", reason="Windows")
+    run = runs.create_run(tmp_path / "run", PretrainConfig(), {**COMMAND, "minutes": None})
+    with pytest.raises(UserError, match="has no finished model yet") as error:
+        runs.find_model_folder(run)
+    assert "--resume" in error.value.fix
+    with lock_dir(run):
+        assert is_being_written(run)
+        with pytest.raises(UserError, match="is being trained now") as error:
+            runs.find_model_folder(run)
+        assert error.value.fix == "Wait until it ends."
+    assert not is_being_written(run)
+    with pytest.raises(UserError, match="was started without minutes="):
+        runs.open_for_resume(run, PretrainConfig, {}, {"minutes": 5.0})
+
+
+def test_a_table_where_a_run_belongs_is_named(tmp_path: Path):
+    (tmp_path / "r.csv").write_text("text\na\n")
+    with pytest.raises(UserError, match=r"r\.csv is a file, not a run or model folder"):
+        runs.find_model_folder(tmp_path / "r.csv")
+    with pytest.raises(UserError, match="the name of the model is empty"):
+        runs.find_model_folder("")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        (["it was a night"], "once upon a"),
+        (["옛날 옛적에 한 마을에 살던", "그"], "옛날 옛적에 한 마을에"),
+        ([], "once upon a"),
+    ],
+)
+def test_the_prompt_to_try_is_in_the_language_of_the_run(prompts: list[str], expected: str, tmp_path: Path):
+    runs.write_json(tmp_path / "results.json", {"samples": [{"prompt": prompt, "text": ""} for prompt in prompts]})
+    assert runs.example_prompt(tmp_path) == expected
+    assert runs.example_prompt(tmp_path / "none") == "once upon a"

@@ -25,6 +25,7 @@ from gpt1.experiments.zeroshot.scoring import (
 )
 from gpt1.experiments.zeroshot.task import ZeroShotTask
 from gpt1.experiments.zeroshot.winograd import DOWNLOAD_HINT, WinogradSchema, find_schemas, read_schemas
+from gpt1.formatting import count_noun
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.progress import Progress
 from gpt1.tables.table import Table
@@ -79,7 +80,7 @@ def zeroshot(
     task = build_zeroshot_task(
         what, data_dir=data_dir, kind=kind, words=words, append=append, rows=rows, progress=progress, **columns
     )
-    progress.log(f"{task.name}: {len(task.gold):,} rows; {task.how}")
+    progress.log(f"{task.name}: {count_noun(len(task.gold), 'row')}; {task.how}")
     model = load(run)
     if isinstance(task, MinimalPairsTask):
         task = replace(task, corpus=find_training_corpus(run, model.tokenizer))
