@@ -101,8 +101,6 @@ def evaluate(
         found["warning"] = verdict(model.target, found, found["baselines"], main_metric(model), TFIDF_ADVICE)
     if report:
         write_page(Path(report), run, table.name, model, chosen, found, prediction_records(model, examples, logits))
-    for name in ("bins_before", "bins"):  # for reports only
-        found.get("calibration", {}).pop(name, None)
     return found
 
 

@@ -91,8 +91,7 @@ def finetune(
         Interrupted: After Ctrl-C; the state is saved.
     """
     require_single_process("gpt1 finetune")
-    check_inputs(train_on, from_, resume, overwrite)
-    check_time_limit(time_limit, settings.get("epochs"))
+    check_inputs(train_on, from_, resume, overwrite, time_limit, settings.get("epochs"))
     started, progress = time.monotonic(), progress or default_progress()
     task = TaskRequest(train_on, valid, kind, named_columns(settings), score, data_dir, weight or None, unlabeled)
     request = FinetuneRequest(tables_of(task), from_, requested_settings(config, settings))
@@ -101,8 +100,7 @@ def finetune(
     runs.check_new_folder(out, overwrite, (train_on, from_, valid, config))
     request = replace(request, task=complete_task(request.task, progress))
     setup, cfg = prepare(request, None, progress)
-    if time_limit is not None:
-        cfg = fit_epochs(setup, cfg, time_limit, started, progress)
+    cfg = fit_epochs(setup, cfg, time_limit, started, progress)
     run = runs.create_run(out, cfg, request.command, setup.precision, overwrite)
     run_training(setup, cfg, run, progress, resume=False, with_tfidf=baselines)
     return run
@@ -137,8 +135,11 @@ class FinetuneRequest:
         return replace(self, task=TaskRequest(**about, **more), from_=command["from"])
 
 
-def check_inputs(train_on: Any, from_: str | Path | None, resume: bool, overwrite: bool) -> None:
-    """UserError for a missing input, which only a resumed run has stored, or for --resume with --overwrite."""
+def check_inputs(
+    train_on: Any, from_: Any, resume: bool, overwrite: bool, time_limit: float | None, epochs: float | None
+) -> None:
+    """UserError for a missing input, which only a resumed run has stored, or inputs that contradict each other."""
+    check_time_limit(time_limit, epochs)
     if not resume and (train_on is None or from_ is None):
         missing = "--from" if from_ is None else "the table of training rows"
         usage = "Use: gpt1 finetune TABLE --from RUN --out NEW --kind KIND COLUMNS"
@@ -196,9 +197,11 @@ def prepare(
 
 
 def fit_epochs(
-    setup: FinetuneSetup, cfg: FinetuneConfig, minutes: float, started: float, progress: Progress
+    setup: FinetuneSetup, cfg: FinetuneConfig, minutes: float | None, started: float, progress: Progress
 ) -> FinetuneConfig:
-    """The settings with as many epochs as fit into the time limit."""
+    """The settings with as many epochs as fit into the time limit; unchanged without one."""
+    if minutes is None:
+        return cfg
     stage = setup.make_stage(cfg, setup.make_source(cfg, progress))
     with reuse_buffers(setup.model):
         return plan_epochs(stage, cfg, len(setup.train_examples), minutes, started, progress)
