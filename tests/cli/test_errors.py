@@ -75,7 +75,7 @@ REFUSED = {
         "corpus --out r --from runs/books --context 64": ["--context 64", "32 positions of runs/books"],
         "corpus --out r --from runs/books --n-layer 3": ["--n-layer 3", "runs/books has 2"],
         "other --out r --from runs/books": ["another tokenizer", "--tokenizer runs/books"],
-        "corpus --out r --valid other --model tiny --context 32": ["--valid corpus", "another tokenizer"],
+        "corpus --out r --valid other --model tiny --context 32": ["corpus of --valid", "another tokenizer"],
         "corpus --out r --valid nowhere --model tiny --context 32": ["nowhere does not exist"],
         "corpus --out r --resume": ["r is not a run folder"],
         "corpus --out full --resume": ["full is not a run folder"],

@@ -187,7 +187,10 @@ WARNINGS = {
     "lost characters": ({"text": ["caf\ufffd au lait", *LONG[1:]], "label": ["x", "y"] * 6}, "characters were lost"),
     "wrong decoding": ({"text": ["cafÃ© au lait", *LONG[1:]], "label": ["x", "y"] * 6}, "read as Latin-1"),
     "markup": ({"text": ["so<br />good", *LONG[1:]], "label": ["x", "y"] * 6}, "contain HTML tags"),
-    "a score that is NaN": ({"a": LONG, "b": LONG, "score": [0.5] * 11 + [float("nan")]}, "line 12: 'nan'"),
+    "a score that is NaN": (
+        {"a": LONG, "b": LONG, "score": [0.5] * 11 + [float("nan")]},
+        "line 12: the label is empty",
+    ),
     "one answer": ({"context": LONG, "choices": [["x", "y"]] * 11 + [["x"]], "label": [0] * 12}, "1 answer"),
 }
 
