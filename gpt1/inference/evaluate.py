@@ -121,8 +121,9 @@ def check_options(test: str | Path | Table, unseen: str, report: str | Path | No
 def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | Path, test: str | Path | Table) -> None:
     """UserError for a table without the column of labels, which `predict` would take."""
     if not all(name in table.columns for name in label_columns(model.kind, label)):
-        command = formatting.shell_join(["gpt1", "predict", run, test])
-        command = "load(run).predict(rows)" if isinstance(test, Table) else command
+        source = {"standard input": "-"}.get(table.name, table.name) if isinstance(test, Table) else test
+        command = formatting.shell_join(["gpt1", "predict", run, source])
+        command = "load(run).predict(rows)" if table.unit == "position" else command
         raise UserError(
             f"{table.name} has no labels: no column '{label}'. Columns: {', '.join(table.columns)}."
             + did_you_mean(label, table.columns),

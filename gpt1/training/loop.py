@@ -243,7 +243,7 @@ def resume_from_checkpoint(stage: Stage, optimizer: Any, meter: Meter, folder: P
         for name, value in stage.fingerprints.items():
             if checkpoint.state["fingerprints"].get(name, value) != value:  # earlier versions stored fewer
                 raise UserError(
-                    f"{folder.parent} was trained with another {name}.",
+                    f"{folder.parent} was trained with another {name.replace('--valid corpus', 'corpus of --valid')}.",
                     f"Use the same {name}, or start a new run with another --out.",
                 )
         check_tensors(checkpoint.weights, dict(stage.trainable_parameters()), path / checkpoints.MODEL_FILE)

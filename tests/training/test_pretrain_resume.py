@@ -158,7 +158,7 @@ def test_a_run_can_be_resumed_with_a_moved_corpus(
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("change", ["model", "--valid corpus"])
+@pytest.mark.parametrize("change", ["model", "corpus of valid="])
 def test_a_run_cannot_be_resumed_after_an_input_was_replaced(
     change: str,
     pretrained_run: Path,
