@@ -68,8 +68,7 @@ def finetune(
             which sets kind and columns. With `resume` it can be omitted, like every input and setting.
         from_: Run or model folder of the pre-trained model.
         out: Run folder to create.
-        kind: classification, multilabel, regression, entailment, similarity or choice. If only `label` is named, the
-            kind and the other columns are guessed from the table, and logged.
+        kind: One of `gpt1.tasks.kinds.KINDS`; if only `label` is named, guessed from the table with the other columns.
         score: Predict similarity as a number instead of two classes.
         weight: Column with the weight of each row in the task loss.
         unlabeled: Rows without a label: `refuse` is an error, `drop` leaves them out.
@@ -80,14 +79,14 @@ def finetune(
         overwrite: Replace a run that is there, once everything is checked.
         config: YAML file with settings.
         baselines: Train TF-IDF with a linear model on the same rows, to compare.
-        progress: Receives messages, progress and metrics; by default they are printed in a notebook, else discarded.
+        progress: Receives messages, progress and metrics; default: printed in a notebook, else discarded.
         **settings: The columns (see COLUMN_ROLES) and fields of FinetuneConfig, which override those of `config`.
 
     Returns:
         The run folder `out`.
 
     Raises:
-        UserError: A setting or an input is invalid. It is raised before anything is written.
+        UserError: A setting or an input is invalid; raised before anything is written.
         Interrupted: After Ctrl-C; the state is saved.
     """
     require_single_process("gpt1 finetune")
@@ -102,8 +101,7 @@ def finetune(
     setup, cfg = prepare(request, None, progress)
     cfg = fit_epochs(setup, cfg, time_limit, started, progress)
     run = runs.create_run(out, cfg, request.command, setup.precision, overwrite)
-    run_training(setup, cfg, run, progress, resume=False, with_tfidf=baselines)
-    return run
+    return run_training(setup, cfg, run, progress, resume=False, with_tfidf=baselines)
 
 
 @dataclass(frozen=True)
@@ -173,8 +171,7 @@ def resume_run(out: str | Path, request: FinetuneRequest, with_tfidf: bool, prog
         progress.log(f"{run} is already finished")
         return run
     setup, cfg = prepare(request.completed(run), stored, progress)
-    run_training(setup, cfg, run, progress, resume=True, with_tfidf=with_tfidf)
-    return run
+    return run_training(setup, cfg, run, progress, resume=True, with_tfidf=with_tfidf)
 
 
 def prepare(
@@ -234,8 +231,8 @@ def check_earlier_head(
 
 def run_training(
     setup: FinetuneSetup, cfg: FinetuneConfig, run: Path, progress: Progress, resume: bool, with_tfidf: bool
-) -> None:
-    """Train, and write the model, the results and the report."""
+) -> Path:
+    """Train, and write the model, the results and the report; returns the run."""
     if setup.device.type == "cpu":
         keep_some_freed_memory()
     with open_run(run, progress, cfg.track) as (run_progress, metrics):
@@ -245,6 +242,7 @@ def run_training(
         with reuse_buffers(setup.model):
             outcome = train(setup.make_stage(cfg, source), cfg, run, run_progress, metrics, resume)
         finish_finetuning(run, setup, source, outcome, cfg, progress, with_tfidf)
+    return run
 
 
 def source_name(source: str | Path | Table | None) -> str | None:

@@ -75,5 +75,5 @@ def test_a_guess_is_logged_as_flags_and_stored_with_the_run(pretrained_run: Path
     assert command["train"] == str(tmp_path / "reviews.csv")
     assert (command["kind"], command["columns"]) == ("classification", {"text": "review", "label": "label"})
     assert finetune(out=run, resume=True) == run
-    with pytest.raises(UserError, match="--kind is missing"):
+    with pytest.raises(UserError, match="kind= is missing"):
         finetune(tmp_path / "reviews.csv", out=tmp_path / "other", **settings)
