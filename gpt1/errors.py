@@ -57,7 +57,7 @@ class Diverged(GPT1Error):
 
 COMMAND = r"\b(?:(?:gpt1|pip|hf) [a-z]|torchrun -)[^)\n]*"
 VALUE = r"'[^']*'|(?:[^\s;:)]|:(?=\S))*[^\s.,;:?)]"
-FLAG = re.compile(rf"{COMMAND}|(?<![\w-])--(?P<no>no-)?(?P<name>[a-z][a-z-]*[a-z])(?: (?P<value>{VALUE}))?")
+FLAG = re.compile(rf"{COMMAND}|(?<![\w-])--(?P<no>no-)?(?P<name>[a-z][a-z0-9-]*[a-z0-9])(?: (?P<value>{VALUE}))?")
 """A command up to the end of its line, which stays as it is; or a flag, and what may be its value."""
 SWITCHES = (
     *("overwrite", "resume", "score", "excel_safe", "activation_checkpointing", "compile", "head_first", "keep_head"),

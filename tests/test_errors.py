@@ -22,6 +22,7 @@ MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "cli" not in path.p
         ("Did you mean --label 'my stars'?", "Did you mean label='my stars'?"),
         ("Use: --text COLUMN --label COLUMN", "Use: text=COLUMN label=COLUMN"),
         ("--from is missing.", "from_= is missing."),
+        ("--beta1 2 is out of range.", "beta1=2 is out of range."),
         ("Use --peak-lr 1e-4, or more --epochs.", "Use peak_lr=1e-4, or more epochs=."),
         (
             "Choose another --out, or replace it with --overwrite.",

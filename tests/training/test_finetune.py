@@ -464,7 +464,7 @@ def test_head_only_in_a_config_file_uses_the_head_only_defaults(table: Table, pr
         ({"train": "everything"}, "is not a valid choice"),
         ({"transfer_layers": 3}, "the model has 2 blocks"),
         ({"kind": "clasification"}, "Did you mean classification"),
-        ({"kind": "entailment"}, "entailment does not accept --text"),
+        ({"kind": "entailment"}, "entailment does not accept text="),
         ({"text": "txt"}, "no column 'txt'"),
         ({"label": "lable"}, "no column 'lable'"),
         ({"label": "answers"}, "rows.jsonl, row 1: .* is not a label"),

@@ -281,7 +281,7 @@ def test_a_run_can_have_no_validation_windows(corpus: Path, tiny_pretrain_settin
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"context": 200_000}, "one window of --context"),
+        ({"context": 200_000}, "one window of context="),
         ({"pek_lr": 1}, "Did you mean peak_lr"),
         ({"n_embd": 33}, "not a multiple"),
         ({"device": "abacus"}, 'device="abacus" is not a valid device'),
