@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
+from gpt1.generation.cache_rows import BLOCK
 from gpt1.generation.continuous import (
-    BLOCK,
     Continuation,
     ContinuousBatch,
     StepResult,
