@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ class ModelHolder(BaseEstimator):
         return tags
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class FineTuned(ModelHolder):
     """What the fine-tuned estimators share.
 
@@ -86,34 +88,18 @@ class FineTuned(ModelHolder):
         verbose: Print the progress.
     """
 
-    def __init__(
-        self,
-        pretrained: Any = "starter",
-        *,
-        epochs: float | None = None,
-        train: str = "all",
-        peak_lr: float | None = None,
-        batch_size: int | None = None,
-        long: str = "cut",
-        valid_fraction: float = 0.1,
-        device: str = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        settings: Mapping[str, Any] | None = None,
-        verbose: bool = False,
-    ) -> None:
-        self.pretrained = pretrained
-        self.epochs = epochs
-        self.train = train
-        self.peak_lr = peak_lr
-        self.batch_size = batch_size
-        self.long = long
-        self.valid_fraction = valid_fraction
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
-        self.settings = settings
-        self.verbose = verbose
+    pretrained: Any = field(default="starter", kw_only=False)
+    epochs: float | None = None
+    train: str = "all"
+    peak_lr: float | None = None
+    batch_size: int | None = None
+    long: str = "cut"
+    valid_fraction: float = 0.1
+    device: str = "auto"
+    precision: str = "auto"
+    random_state: Any = None
+    settings: Mapping[str, Any] | None = None
+    verbose: bool = False
 
     def pretrain(
         self, texts: Sequence[str], out: str | Path | None = None, *, vocab_size: int = 8000, **settings: Any

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from gpt1.tasks.labels import as_label
 from gpt1.tasks.multilabel import DEFAULT_THRESHOLD
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GPTClassifier(ClassifierMixin, FineTuned):
     """Classify texts with a fine-tuned GPT. X: texts; y: their labels, or an indicator matrix.
 
@@ -44,38 +46,7 @@ class GPTClassifier(ClassifierMixin, FineTuned):
     kind: ClassVar[str] = "classification"
     takes_indicator: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        pretrained: Any = "starter",
-        *,
-        epochs: float | None = None,
-        train: str = "all",
-        peak_lr: float | None = None,
-        batch_size: int | None = None,
-        long: str = "cut",
-        valid_fraction: float = 0.1,
-        class_weight: Any = None,
-        device: str = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        settings: Mapping[str, Any] | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            pretrained,
-            epochs=epochs,
-            train=train,
-            peak_lr=peak_lr,
-            batch_size=batch_size,
-            long=long,
-            valid_fraction=valid_fraction,
-            device=device,
-            precision=precision,
-            random_state=random_state,
-            settings=settings,
-            verbose=verbose,
-        )
-        self.class_weight = class_weight
+    class_weight: Any = None
 
     def _kind(self) -> str:
         return self.kind
@@ -156,6 +127,7 @@ class GPTClassifier(ClassifierMixin, FineTuned):
         return tags
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GPTPairClassifier(GPTClassifier):
     """Classify pairs of texts. X has two columns: a DataFrame, an array [rows, 2], or a list of pairs.
 
@@ -169,40 +141,7 @@ class GPTPairClassifier(GPTClassifier):
 
     takes_indicator = False
 
-    def __init__(
-        self,
-        pretrained: Any = "starter",
-        *,
-        symmetric: bool = False,
-        epochs: float | None = None,
-        train: str = "all",
-        peak_lr: float | None = None,
-        batch_size: int | None = None,
-        long: str = "cut",
-        valid_fraction: float = 0.1,
-        class_weight: Any = None,
-        device: str = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        settings: Mapping[str, Any] | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            pretrained,
-            epochs=epochs,
-            train=train,
-            peak_lr=peak_lr,
-            batch_size=batch_size,
-            long=long,
-            valid_fraction=valid_fraction,
-            class_weight=class_weight,
-            device=device,
-            precision=precision,
-            random_state=random_state,
-            settings=settings,
-            verbose=verbose,
-        )
-        self.symmetric = symmetric
+    symmetric: bool = False
 
     def _kind(self) -> str:
         return "similarity" if self.symmetric else "entailment"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from gpt1.sklearn.base import ModelHolder
 from gpt1.sklearn.inputs import text_rows
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GPTFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ModelHolder):
     """Turn texts into vectors, for any other estimator: the mean state of a pre-trained model over the tokens.
 
@@ -24,10 +26,9 @@ class GPTFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ModelHolder
         precision: `auto`, `fp32` or `bf16`.
     """
 
-    def __init__(self, pretrained: Any = "starter", *, device: str = "auto", precision: str = "auto") -> None:
-        self.pretrained = pretrained
-        self.device = device
-        self.precision = precision
+    pretrained: Any = field(default="starter", kw_only=False)
+    device: str = "auto"
+    precision: str = "auto"
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Load the model."""
