@@ -238,7 +238,7 @@ class DataSet:
                 if "label" in cells:
                     cells["label"] = self.convert_label(cells["label"], len(cells.get("choices", ())), location)
                     if cells["label"] is None:
-                        reason = "have no gold label"
+                        reason = "without a gold label"
                         dropped[reason] = dropped.get(reason, 0) + 1
                         continue
                 rows.append({**cells, **extra})

@@ -68,7 +68,7 @@ class FinetuneSetup:
     def title(self, cfg: FinetuneConfig) -> str:
         """What the run trains, and how long."""
         how_long = f"{count_noun(cfg.epochs, 'epoch')}, {count_noun(cfg.batch_size, 'row')} per step"
-        what = describe_trained(cfg.train, self.facts["trained"])
+        what = describe_trained(cfg.train, count_trained(self.model))
         return f"fine-tuning {what}, λ {cfg.lm_coef:g}, {how_long}, {self.precision}"
 
     def make_source(self, cfg: FinetuneConfig, progress: Progress) -> FullTrainingSource | HeadOnlySource:
@@ -195,18 +195,22 @@ def prepare_finetuning(
     tokens = sum(map(len, ids))
     unknown = sum(tokenizer.count_unknown(sequence) for sequence in ids) / max(1, tokens)
     progress.log(f"{unknown:.2%} of the tokens unknown; {truncation_warning(encoded, config.context, cfg.long)}")
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     fingerprints = {
         "model": fingerprint_weights(folder),
         "tokenizer": tokenizer.fingerprint,
         "data": task.fingerprint(),
         "precision": str(activations),
     }
-    facts = {**task.counts, "unknown": unknown, "cut": truncated_share(encoded), "tokens": tokens, "trained": trained}
+    facts = {**task.counts, "unknown": unknown, "cut": truncated_share(encoded), "tokens": tokens}
+    facts["trained"] = count_trained(model)
     if cfg.long == "windows":
         facts["read_in_windows"] = windowed_share(encoded)
     n = len(task.training)
     return FinetuneSetup(model, tokenizer, task, encoded[:n], encoded[n:], device, fingerprints, facts, precision)
+
+
+def count_trained(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def transfer_weights(cfg: FinetuneConfig, gpt: GPT) -> GPT:

@@ -75,7 +75,7 @@ def test_rows_without_a_gold_label_are_skipped_and_reported(tmp_path):
     write_official_file(tmp_path, "snli_1.0/snli_1.0_dev.jsonl", *map(json.dumps, rows))
     table = find_data_set("snli").read("dev", tmp_path)
     assert [row["label"] for row in table.rows] == ["neutral", "entailment"]
-    assert "snli:dev: 2 rows have no gold label: skipped." in table.notes
+    assert "snli:dev: 2 rows without a gold label: skipped." in table.notes
     assert table.locate_row(1).endswith("snli_1.0_dev.jsonl, line 3")
 
 

@@ -71,7 +71,7 @@ def test_subsets_and_missing_gold_labels_are_read_from_the_hub(hub, tmp_path):
     snli = on_local_hub(tmp_path / "snli", "snli", {"plain_text/test": (rows, classes)})
     table = snli.read("test")
     assert [row["label"] for row in table.rows] == ["contradiction"]
-    assert "snli:test: 1 rows have no gold label: skipped." in table.notes
+    assert "snli:test: 1 row without a gold label: skipped." in table.notes
 
 
 def test_the_error_for_an_unreachable_hub_suggests_a_folder(hub, tmp_path):

@@ -68,7 +68,7 @@ def test_the_page_of_an_evaluation_has_the_numbers_of_the_result_and_the_names_o
 def test_the_page_changes_nothing_of_the_result(folder: RunFolder, table: Table, tmp_path: Path) -> None:
     model, page = folder("classification"), tmp_path / "test.html"
     page.write_text("an earlier page")
-    assert evaluate(model, table, report=page) == evaluate(model, table)
+    assert evaluate(model, table, report=page, overwrite=True) == evaluate(model, table)
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 

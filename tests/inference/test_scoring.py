@@ -113,7 +113,10 @@ def test_features_of_a_pretrained_model_are_the_mean_of_the_states(model: Langua
     found = model.features(texts)
     assert found.dtype == np.float32
     for text, own in zip(texts, found, strict=True):
-        ids = model.tokenizer.encode(text) or [model.tokenizer.newline_id]
+        if not text.strip():
+            assert np.isnan(own).all()
+            continue
+        ids = model.tokenizer.encode(text)
         with torch.no_grad():
             expected = model.gpt.hidden_states(torch.tensor([ids]))[0].mean(0)
         np.testing.assert_allclose(own, expected, atol=1e-5)

@@ -72,7 +72,8 @@ class NumberFeatures(ReadsNumbers, GPTFeatures):
 
 
 def estimators(run: Path) -> list[Any]:
-    quick = {"epochs": 1, "device": "cpu", "precision": "fp32", "random_state": 0}
+    quick: dict[str, Any] = {"epochs": 1, "batch_size": 32, "settings": {"head_first": False}}
+    quick |= {"device": "cpu", "precision": "fp32", "random_state": 0}
     features = NumberFeatures(str(run), device="cpu", precision="fp32")
     return [NumberClassifier(str(run), **quick), NumberRegressor(str(run), **quick), features]
 

@@ -195,10 +195,10 @@ def test_a_missing_package_is_named_before_training_begins(
 
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     for name in TRACKERS:
-        with pytest.raises(UserError, match=f"--track {name} needs") as error:
+        with pytest.raises(UserError, match=f'track="{name}" needs') as error:
             check_tracker(name)
         assert "pip install 'gpt1[track]'" in error.value.fix
-    with pytest.raises(UserError, match="--track wandb needs wandb"):
+    with pytest.raises(UserError, match='track="wandb" needs wandb'):
         pretrain(corpus, out=tmp_path / "run", model="tiny", steps=1, device="cpu", track="wandb")
     assert not (tmp_path / "run").exists()
     check_tracker("none")
@@ -213,7 +213,7 @@ def test_importing_gpt1_imports_no_tracker():
 def test_a_store_that_cannot_be_opened_is_one_error(store: str, run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     with (
-        pytest.raises(UserError, match=r"--track mlflow cannot start a run: .+"),
+        pytest.raises(UserError, match='track="mlflow" cannot start a run: '),
         open_run(run, NullProgress(), "mlflow"),
     ):
         pass
@@ -226,7 +226,7 @@ def test_a_store_without_the_run_to_continue_is_an_error(
         pass
     shutil.copy(empty_store, tmp_path / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
-    expected = f"--track mlflow cannot continue run {read_id(run, 'mlflow')}"
+    expected = f'track="mlflow" cannot continue run {read_id(run, "mlflow")}'
     with pytest.raises(UserError, match=expected), open_run(run, NullProgress(), "mlflow"):
         pass
 
