@@ -48,7 +48,7 @@ class TaskRequest:
     score: bool = False
     data_dir: str | Path | None = None
     weight: str | None = None  # column with the weight of each row
-    unlabeled: str | None = None  # rows without a label: `refuse` or `drop`; None: refuse, and there is no such choice
+    unlabeled: str | None = None  # rows without a label: `refuse` or `drop`; None: refuse without offering drop
 
 
 @dataclass(frozen=True)

@@ -351,7 +351,7 @@ def has_starter() -> bool:
 
 
 def check_hides_starter(path: Path) -> None:
-    """Say that a model in the current directory is used, not the package's; UserError if it is no model."""
+    """Say that a model in the current directory is used, not the package's; UserError if it is not one."""
     if any((path / file).exists() for file in (RUN_CONFIG_FILE, "config.json", "params_0.npy")):
         log_once(f"{STARTER}: the folder in the current directory, not the model that comes with gpt1")
         return
