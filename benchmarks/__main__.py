@@ -1,5 +1,5 @@
-"""Benchmark gpt1 against its peers, in turn and on the same work. Without NAME, run all of them but the last, each in
-its own process.
+"""Benchmark gpt1 against its peers, in turn and on the same work. Without NAME, run all of them but the last two, each
+in its own process.
 
 step        pre-training step of the 117M model
 finetuning  fine-tuning the 117M model on SST-2 rows
@@ -7,6 +7,7 @@ choice      fine-tuning the 117M model on questions of RACE
 head        training the head only
 generation  16 + 256 tokens, greedy
 serving     many clients of a server on this machine
+load        200 clients for a minute, and more than the server accepts
 memory      peak memory of a pre-training step, start-up
 sizes       tokens per second and memory of pre-training, by model size
 scaling     a step by context, width, layers and batch; opening a corpus
@@ -14,6 +15,7 @@ tokenizing  novels (needs the public data: GPT1_DATA)
 kernels     each kernel against the line of PyTorch that it replaces
 profile     where the time of a pre-training step goes
 imbalance   class weights against the plain loss on rare positives (needs GPT1_DATA and a model, GPT1_MODEL)
+onnx        accuracy and speed in ONNX Runtime, 8-bit weights too (needs GPT1_DATA)
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ BENCHMARKS = (
     "head",
     "generation",
     "serving",
+    "load",
     "memory",
     "sizes",
     "scaling",
@@ -46,9 +49,18 @@ BENCHMARKS = (
     "kernels",
     "profile",
     "imbalance",
+    "onnx",
 )
-WITHOUT_PEER = ("sizes", "scaling", "kernels", "profile", "imbalance")  # the others have transformers as a peer
-ONLY_BY_NAME = ("imbalance",)  # it fine-tunes ten models
+WITHOUT_PEER = (
+    "load",
+    "sizes",
+    "scaling",
+    "kernels",
+    "profile",
+    "imbalance",
+    "onnx",
+)  # the others have transformers as a peer
+ONLY_BY_NAME = ("imbalance", "onnx")  # they fine-tune models
 EXPECTED_FILE = Path(__file__).parent / "expected.json"
 RESULTS_DIR = Path(__file__).parent / "results"
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +48,13 @@ class LoadResult:
 def run(rounds: int, quick: bool) -> BenchmarkResult:
     clients, new = (4, 4) if quick else (CLIENTS, NEW_TOKENS)
     torch.manual_seed(0)
-    prompts = torch.randint(model_config(quick).vocab_size, (clients, PROMPT_TOKENS)).tolist()
+    prompts = torch.randint(128, (clients, PROMPT_TOKENS)).tolist()  # bytes of ASCII: no prompt ends in mid-character
     texts = [{"prompt": prompt, "max_tokens": new, "temperature": 0, "stream": True} for prompt in prompts]
     rows = [{"model": "task", "rows": [" ".join(f"word{i * j}" for j in range(ROW_WORDS))]} for i in range(8 * clients)]
     result = BenchmarkResult([])
     with tempfile.TemporaryDirectory() as folder:
         size = write_models(Path(folder), quick)
-        with server(["gpt1", "serve", f"{folder}/model", f"{folder}/task", "--port", "0"]) as port:
+        with server(["gpt1", "serve", f"{folder}/model", f"{folder}/task", "--port", "0"]) as (port, _):
             loads: dict[str, Callable[[], LoadResult]] = {
                 "together": lambda: run_load(port, "/v1/completions", texts, clients),
                 "one at a time": lambda: run_load(port, "/v1/completions", texts, 1),
@@ -67,7 +67,7 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
                 },
                 rounds,
             )
-        with server(["benchmarks.serving_peer", f"{folder}/huggingface"]) as port:
+        with server(["benchmarks.serving_peer", f"{folder}/huggingface"]) as (port, _):
             peer = measure_loads({"transformers": lambda: run_load(port, "/v1/completions", texts, clients)}, rounds)
     title = f"Texts, {describe_size(size)}, {clients} clients, {PROMPT_TOKENS} + {new} tokens, greedy, fp32"
     result.tables.append(load_table(title, {**ours, **peer}, new, "tokens"))
@@ -89,7 +89,7 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
     return result
 
 
-def measure_loads(loads: dict[str, Callable[[], LoadResult]], rounds: int) -> dict[str, list[LoadResult]]:
+def measure_loads(loads: Mapping[str, Callable[[], LoadResult]], rounds: int) -> dict[str, list[LoadResult]]:
     """Each load in turn, after one round of warm-up."""
     found: dict[str, list[LoadResult]] = {name: [] for name in loads}
     for number in range(rounds + 1):
@@ -155,8 +155,8 @@ def text_of(answer: str) -> str:
 
 
 @contextmanager
-def server(words: Sequence[str]) -> Iterator[int]:
-    """The port of a server in a process of its own."""
+def server(words: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """The port of a server in a process of its own, and the id of the process."""
     process = subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -166,7 +166,7 @@ def server(words: Sequence[str]) -> Iterator[int]:
                 break
         port = int(line.partition("http://127.0.0.1:")[2].partition(";")[0])
         threading.Thread(target=lambda: [None for _ in process.stderr or []], daemon=True).start()
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait()
