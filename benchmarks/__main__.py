@@ -1,5 +1,5 @@
-"""Benchmark gpt1 against its peers, in turn and on the same work. Without NAME, run all of them but the last two, each
-in its own process.
+"""Benchmark gpt1 against its peers, in turn and on the same work. Without NAME, run all of them but the last three,
+each in its own process.
 
 step        pre-training step of the 117M model
 finetuning  fine-tuning the 117M model on SST-2 rows
@@ -15,6 +15,7 @@ tokenizing  novels (needs the public data: GPT1_DATA)
 kernels     each kernel against the line of PyTorch that it replaces
 profile     where the time of a pre-training step goes
 imbalance   class weights against the plain loss on rare positives (needs GPT1_DATA and a model, GPT1_MODEL)
+multilabel  several labels for one text against one class for each set of labels
 onnx        accuracy and speed in ONNX Runtime, 8-bit weights too (needs GPT1_DATA)
 """
 
@@ -49,6 +50,7 @@ BENCHMARKS = (
     "kernels",
     "profile",
     "imbalance",
+    "multilabel",
     "onnx",
 )
 WITHOUT_PEER = (
@@ -58,9 +60,10 @@ WITHOUT_PEER = (
     "kernels",
     "profile",
     "imbalance",
+    "multilabel",
     "onnx",
 )  # the others have transformers as a peer
-ONLY_BY_NAME = ("imbalance", "onnx")  # they fine-tune models
+ONLY_BY_NAME = ("imbalance", "multilabel", "onnx")  # they fine-tune models
 EXPECTED_FILE = Path(__file__).parent / "expected.json"
 RESULTS_DIR = Path(__file__).parent / "results"
 
