@@ -162,3 +162,24 @@ def write_choice_run(folder: Path) -> Path:
     results = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps(results | {"kind": "choice", "labels": []}))
     return folder
+
+
+def write_multilabel_run(folder: Path) -> Path:
+    """A run whose rows have several labels each, or none."""
+    write_finetuning_run(folder, labels=("anger", "joy", "love"))
+    rows = [(["joy", "love"], ["joy"]), ([], []), (["anger"], []), (["joy"], ["anger", "joy"]), (["love"], ["love"])]
+    lines = [
+        {
+            "fields": {"text": f"text {i}"},
+            "label": label,
+            "prediction": prediction,
+            "probabilities": {name: 0.75 if name in prediction else 0.25 for name in ("anger", "joy", "love")},
+        }
+        for i, (label, prediction) in enumerate(rows)
+    ]
+    write_jsonl(folder / "predictions.jsonl", lines)
+    results = json.loads((folder / "results.json").read_text())
+    results |= {"kind": "multilabel", "main": "f1_micro"}
+    results["validation"] |= {"metrics": {"f1_micro": 0.6, "f1_macro": 0.5, "accuracy": 0.4}, "rows": 5}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder

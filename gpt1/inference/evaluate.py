@@ -76,7 +76,7 @@ def evaluate(
     Returns:
         `metrics`: {name: value}, `interval`: {name: [low, high]} (95% confidence), `f1_of`, `rows`, `cut` (truncated
         rows), `unseen` {label: rows}; `spread` of scores: the standard deviation of the predictions as a share of that
-        of the labels; `calibration` of probabilities: temperature, expected calibration error before and after;
+        of the labels; `calibration` of probabilities: temperature, expected calibration error, bins, before and after;
         `subsets` (MNLI m and mm, RACE middle and high): the same per subset; `baselines`: `trivial` and `tfidf`, each
         with `name` and `metrics`; `warning`: if the model learned nothing or TF-IDF is better, else empty. For a
         corpus: loss, perplexity, bits per byte.
@@ -365,16 +365,18 @@ def fit_calibration(target: Target, logits: Tensor, targets: Tensor) -> dict[str
 
 
 def calibration_metrics(temperature: float, logits: Tensor, targets: Tensor) -> dict[str, Any]:
-    """Expected calibration error of logits [rows, outputs], at temperature 1 and at `temperature`; its interval there,
-    if there are few rows."""
+    """Calibration of logits [rows, outputs] at temperature 1 and at `temperature`, named as by
+    `metrics.cross_fit_temperature`."""
     gold = targets.numpy()
     p_before, p_after = ((logits.double() / t).softmax(-1).numpy() for t in (1.0, temperature))
-    before, after = (metrics.calibration(p, gold)["ece"] for p in (p_before, p_after))
+    before, after = (metrics.calibration(p, gold) for p in (p_before, p_after))
     return {
         "temperature": temperature,
-        "ece_before": before,
-        "ece_after": after,
+        "ece_before": before["ece"],
+        "ece_after": after["ece"],
         **metrics.calibration_interval(p_after, gold),
+        "bins_before": before["bins"],
+        "bins": after["bins"],
     }
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from gpt1 import formatting
 from gpt1.report import charts
-from gpt1.report.headline import HEADLINE_METRICS
+from gpt1.report.headline import HEADLINE_METRICS, metric_name, sentence_start
 from gpt1.report.intervals import estimate_interval, format_interval, format_score, wilson_interval
 from gpt1.report.page import Cell, Page
 from gpt1.report.run_reader import Prediction, ReliabilityBin, Run, as_dict, is_number
 
 MAX_SCATTER_POINTS = 3000  # more make scrolling slow
 MAX_LINE_MARKERS = 60
+MAX_LABELLED_EPOCHS, MAX_SPACED_EPOCHS = 4, 10  # beyond, a value would stand on the bar of another epoch
 MIN_BIN_ROWS = 10
 SCORE_BINS = 20
 
@@ -110,7 +111,7 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
     epochs, values = run.series("validation", name, x="epoch")
     if not epochs:
         return
-    figure, axes = charts.new_chart(name, "epochs")
+    figure, axes = charts.new_chart(metric_name(name), "epochs")
     axes.xaxis.set_major_locator(_locator(10, integer=True))
     axes.set_xlim(min(epochs) - 0.3, max(epochs) + 0.3)
     axes.yaxis.set_major_locator(_locator(5))
@@ -124,26 +125,29 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
         axes.set_ylim(min(0, *values), 1)  # without intervals, the whole range shows how small a difference is
     axes.plot(epochs, values, color=color, label="validation")
     tooltips = [
-        f"epoch {x:g}: {name} {format_score(y)}" + (f" {format_interval(interval)}" if interval else "")
+        f"epoch {x:g}: {metric_name(name)} {format_score(y)}" + (f" {format_interval(interval)}" if interval else "")
         for x, y, interval in zip(epochs, values, intervals, strict=True)
     ]
     charts.plot_points(axes, epochs, values, tooltips, color=color)
-    for x, y, following in zip(epochs, values, [*values[1:], 0.0], strict=True) if len(epochs) <= 10 else []:
-        place = (7, -13) if following > y else (7, 5)  # beside the line
-        if x == epochs[-1] > epochs[0]:  # not beyond the right edge
-            place = (-8, 5 if y >= values[-2] else -13)
-        side = "left" if place[0] > 0 else "right"
-        axes.annotate(format_score(y), (x, y), place, textcoords="offset points", ha=side)
+    best = run.results.get("best_epoch")
+    few = len(epochs) <= MAX_LABELLED_EPOCHS  # the names of more would overlap on a phone
+    for x, y, before, following in zip(epochs, values, [values[0], *values], [*values[1:], values[-1]], strict=False):
+        if few or (len(epochs) <= MAX_SPACED_EPOCHS and x in (best, epochs[-1])):
+            is_left = x > epochs[0] and (x == epochs[-1] or not few)  # the last one not beyond the right edge
+            is_below = y < before if is_left else following > y  # beside the line
+            place = -8 if is_left else 7, -13 if is_below else 5
+            side = "right" if is_left else "left"
+            axes.annotate(format_score(y), (x, y), place, textcoords="offset points", ha=side)
     if name in HEADLINE_METRICS:  # no ticks above 1, the maximum of a score
         low, high = axes.get_ylim()
         axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 1)])
-    best = run.results.get("best_epoch")
     if best in epochs:
         axes.plot([best], [values[epochs.index(best)]], "o", markersize=11, fillstyle="none", color=color)
     notes = ["circle: best epoch"] * (best in epochs) + ["bars: 95% confidence intervals"] * known
     page.svg(
         figure,
-        f"{name.capitalize()} on validation rows after each epoch" + (f" ({'; '.join(notes)})." if notes else "."),
+        f"{sentence_start(metric_name(name))} on validation rows after each epoch"
+        + (f" ({'; '.join(notes)})." if notes else "."),
     )
 
 
@@ -170,7 +174,7 @@ def _validation_table(run: Run) -> tuple[list[str], list[list[Any]]] | None:
     names = [name for name in dict.fromkeys(key for line in lines for key in line) if name != "split"]
     if not lines:
         return None
-    columns = [name.replace("_", " ") for name in names]
+    columns = [metric_name(name) for name in names]
     return columns, [[_metric_cell(name, line.get(name)) for name in names] for line in lines]
 
 
@@ -208,9 +212,10 @@ def draw_scatter(page: Page, rows: list[Prediction], rows_name: str) -> None:
     )
 
 
-def draw_reliability(page: Page, before: list[ReliabilityBin], after: list[ReliabilityBin]) -> None:
-    """Reliability diagram: accuracy over confidence with intervals, before and after calibration; rows of each bin."""
-    figure, axes = charts.new_chart("accuracy", "confidence")
+def draw_reliability(page: Page, before: list[ReliabilityBin], after: list[ReliabilityBin], unit: str = "row") -> None:
+    """Reliability diagram: accuracy over confidence with intervals, before and after calibration; rows (or another
+    `unit`) of each bin."""
+    figure, axes = charts.new_chart("accuracy", "predicted probability")
     axes.plot([0, 1], [0, 1], color=charts.COLORS["muted"], linewidth=1, linestyle=(0, (3, 3)))
     sets = [("before", before, 1), ("after", after, 0)] if before and after != before else [("", after or before, 0)]
     span = [edge for b in [*before, *after] for edge in (b.low, b.high)]
@@ -220,7 +225,7 @@ def draw_reliability(page: Page, before: list[ReliabilityBin], after: list[Relia
         x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
         intervals = [wilson_interval(b.accuracy, b.rows) for b in bins]
         tooltips = [
-            f"{name + ': ' if name else ''}{formatting.count_noun(b.rows, 'row')}, confidence {b.confidence:.2f}, "
+            f"{name + ': ' if name else ''}{formatting.count_noun(b.rows, unit)}, confidence {b.confidence:.2f}, "
             f"accuracy {b.accuracy:.2f} {format_interval(interval)}"
             for b, interval in zip(bins, intervals, strict=True)
         ]
@@ -231,7 +236,7 @@ def draw_reliability(page: Page, before: list[ReliabilityBin], after: list[Relia
             axes.plot([], [], color=color, marker=marker, linestyle="", label=f"{name} calibration")
     charts.add_legend(axes)
     axes.set(xlim=limits, ylim=(-0.03, 1.03))
-    columns = ["calibration", "rows", "confidence", "accuracy", "95% interval"]
+    columns = ["calibration", f"{unit}s", "confidence", "accuracy", "95% interval"]
     table = [
         [name or "–", b.rows, b.confidence, b.accuracy, format_interval(wilson_interval(b.accuracy, b.rows))]
         for name, bins, _ in sets
@@ -241,24 +246,24 @@ def draw_reliability(page: Page, before: list[ReliabilityBin], after: list[Relia
         figure,
         "Accuracy by predicted probability" + (", before and after calibration" if len(sets) > 1 else "")
         + f"; bars: 95% intervals; dashed line: perfect calibration. Neighboring bins with fewer than {MIN_BIN_ROWS} "
-        "rows are merged.",
+        f"{unit}s are merged.",
         data_table=(columns, table),
     )  # fmt: skip
-    _draw_bin_rows(page, sets[-1][1], limits)
+    _draw_bin_rows(page, sets[-1][1], limits, unit)
 
 
-def _draw_bin_rows(page: Page, bins: list[ReliabilityBin], limits: tuple[float, float]) -> None:
-    figure, axes = charts.new_chart("rows", "confidence")
+def _draw_bin_rows(page: Page, bins: list[ReliabilityBin], limits: tuple[float, float], unit: str) -> None:
+    figure, axes = charts.new_chart(f"{unit}s", "predicted probability")
     for b in bins:
         width = max(b.high - b.low, 0.01)
         (bar,) = axes.bar([b.low], [b.rows], 0.92 * width, align="edge", color=charts.SERIES_COLORS[0])
-        charts.add_tooltip(bar, f"{formatting.count_noun(b.rows, 'row')} with confidence {b.low:.2f} to {b.high:.2f}")
+        charts.add_tooltip(bar, f"{formatting.count_noun(b.rows, unit)} with confidence {b.low:.2f} to {b.high:.2f}")
         axes.annotate(f"{b.rows:,}", (b.low + width / 2, b.rows), (0, 3), textcoords="offset points", ha="center",
                       fontsize=10)  # fmt: skip
     axes.set_xlim(*limits)
     axes.margins(y=0.12)
     axes.yaxis.set_major_locator(_locator(5, integer=True))
-    page.svg(figure, f"Rows by predicted probability, {sum(b.rows for b in bins):,} in all.")
+    page.svg(figure, f"{unit.capitalize()}s by predicted probability, {sum(b.rows for b in bins):,} in all.")
 
 
 def merge_bins(bins: list[ReliabilityBin]) -> list[ReliabilityBin]:

@@ -9,9 +9,20 @@ from gpt1.report.intervals import format_interval
 from gpt1.report.page import Cell
 from gpt1.report.run_reader import Run, as_dict, is_number
 
-HEADLINE_METRICS = ("accuracy", "matthews", "f1", "pearson", "spearman")
+HEADLINE_METRICS = ("accuracy", "matthews", "f1", "pearson", "spearman", "f1_micro", "f1_macro")
 """Scores of at most 1; the first one available is the headline unless the run names another."""
 CORRELATIONS = ("matthews", "pearson", "spearman")
+METRIC_NAMES = {
+    "f1": "F1",
+    "f1_micro": "F1 (micro)",
+    "f1_macro": "F1 (macro)",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "rmse": "root mean squared error",
+    "mae": "mean absolute error",
+}
+"""What a page calls a metric, unless it is a word already."""
 
 
 def headline(run: Run) -> str:
@@ -42,7 +53,7 @@ def _finetune_headline(run: Run) -> str:
     name, value = main_metric(run)
     if value is None:
         return ""
-    text = f"{name.capitalize()} {formatting.format_number(value)}"
+    text = f"{sentence_start(metric_name(name))} {formatting.format_number(value)}"
     if not run.is_finished:
         return f"{text} so far, on {run.rows_name}"
     low_high = run.interval(name)
@@ -59,6 +70,15 @@ def _finetune_headline(run: Run) -> str:
     if run.warning.startswith("this model is worse than"):
         verdict = "The model is worse than always the mean. "
     return verdict + "; ".join([text, *others])
+
+
+def metric_name(name: str) -> str:
+    return METRIC_NAMES.get(name, name.replace("_", " "))
+
+
+def sentence_start(text: str) -> str:
+    """The text with a capital letter; `capitalize` would change the other letters as well."""
+    return text[:1].upper() + text[1:]
 
 
 def kicker(run: Run) -> str:
@@ -89,7 +109,7 @@ def key_facts(run: Run) -> dict[str, Any]:
         facts["best epoch" if results.get("validation") else "epochs"] = results["best_epoch"]
     seconds = results.get("seconds", run.last_value("train", "seconds"))
     if is_number(seconds):
-        facts["time"] = Cell(seconds, formatting.format_duration(seconds))
+        facts[f"time, {'h:' * (seconds >= 3599.5)}min:s"] = Cell(seconds, formatting.format_duration(seconds))
     if is_number(seconds) and is_number(tokens) and seconds:
         facts["tokens per second"] = Cell(tokens / seconds, formatting.format_number(round(tokens / seconds)))
     return facts

@@ -64,7 +64,8 @@ class Mistake:
     prediction: str
     loss: str = ""
     """In words, such as `loss 4.61`."""
-    probabilities: Sequence[tuple[str, float]] = ()
+    probabilities: Sequence[tuple[str, float, bool]] = ()
+    """(label, its probability, whether the row has it)."""
 
 
 @dataclass
@@ -216,7 +217,8 @@ def _render_inline_code(text: str) -> Markup:
     """Escape `text`; text in backticks becomes <code>."""
     from markupsafe import Markup
 
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", _keep_flags_whole(text)))
+    whole = str(_keep_flags_whole(text))  # of a Markup, Python 3.11 would escape <code> as well
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", whole))
 
 
 def _keep_flags_whole(text: str) -> Markup:

@@ -27,6 +27,8 @@ from gpt1.recipes import HEAD_ONLY_DEFAULTS
 
 MAX_LINES_BYTES = 2**28
 """Largest metrics.jsonl or predictions.jsonl that is read; a million steps take 200 MB."""
+NO_LABEL = "no label"
+"""What is shown for a row that may have several labels and has none."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Prediction:
     label: Any
     prediction: Any
     probabilities: dict[str, float] = field(default_factory=dict)
-    labels: tuple[str, ...] | None = None  # of a row that may have several; `label` then lists them
+    labels: tuple[str, ...] | None = None  # of a row that may have several; `label` is then their text
+    predicted: tuple[str, ...] = ()  # likewise of `prediction`
 
     @property
     def is_score(self) -> bool:
@@ -45,6 +48,8 @@ class Prediction:
 
     @property
     def is_wrong(self) -> bool:
+        if self.labels is not None:
+            return {*self.labels} != {*self.predicted}
         return bool(self.label != self.prediction)
 
     @property
@@ -210,7 +215,11 @@ class Run:
         if "score" in row:
             return Prediction(texts, _to_float(label), _to_float(row["score"]))
         probabilities = {str(name): p for name, p in as_dict(row.get("probabilities")).items() if is_number(p)}
-        return Prediction(texts, _normalize_label(label), _normalize_label(row.get("prediction")), probabilities)
+        predicted = row.get("prediction")
+        several = {}
+        if isinstance(label, list) and isinstance(predicted, list):
+            several = {"labels": tuple(map(str, label)), "predicted": tuple(map(str, predicted))}
+        return Prediction(texts, _normalize_label(label), _normalize_label(predicted), probabilities, **several)
 
     @property
     def config_class(self) -> Any:
@@ -318,7 +327,7 @@ class Run:
 def _normalize_label(value: Any) -> str:
     """As training reads labels: stripped, and 1.0 is 1; several labels as one text."""
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(map(str, value)) or NO_LABEL
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from gpt1 import formatting
 from gpt1.config import descriptions
 from gpt1.report import charts, curves
-from gpt1.report.headline import headline, key_facts, kicker, lead_sentence, main_metric
+from gpt1.report.headline import headline, key_facts, kicker, lead_sentence, main_metric, metric_name
 from gpt1.report.intervals import format_interval
 from gpt1.report.page import Cell, Mistake, Page
 from gpt1.report.run_reader import Prediction, Run, as_dict, is_number
@@ -21,6 +21,7 @@ MAX_MATRIX_LABELS = 12  # for more labels, the most frequent confusions are list
 DATA_DESCRIPTIONS = {  # keys of results.json that need an explanation
     "rows": "rows",
     "duplicates": "duplicates removed",
+    "empty": "rows without text",
     "leaked": "rows also in the validation file, removed",
     "unknown": "unknown tokens",
     "cut": "texts truncated to the context",
@@ -76,7 +77,7 @@ def add_results(page: Page, run: Run) -> None:
         average = f" ({validation['f1_of']})" if name == "f1" and validation.get("f1_of") else ""
         others = [one.metrics.get(name) for one in run.competitors]
         others += [as_dict(part.get("metrics")).get(name) for part in subsets.values()]
-        rows.append([name + average, value, interval, *others])
+        rows.append([metric_name(name) + average, value, interval, *others])
     columns = ["metric", "this model", "95% confidence interval", *(one.short_name for one in run.competitors)]
     columns += [f"{name}, {formatting.count_noun(part.get('rows', 0), 'row')}" for name, part in subsets.items()]
     used = [i for i in range(len(columns)) if i < 2 or any(row[i] is not None for row in rows)]
@@ -133,25 +134,52 @@ def add_curves(page: Page, run: Run) -> None:
 def add_predictions(page: Page, run: Run) -> None:
     """Confusion matrix, list of confusions, or scatter plot of scores; calibration."""
     scores = [row for row in run.predictions if row.is_score]
+    several = any(row.labels is not None for row in run.predictions)
     before, after = run.reliability_bins("bins_before"), run.reliability_bins("bins")
     if scores and not run.labels:
         page.heading("Predicted and true scores")
         with charts.chart_style():
             curves.draw_scatter(page, scores, run.rows_name)
-    elif run.predictions and {row.label for row in run.predictions} <= {*run.labels}:  # not several labels each
+    elif several:
+        _add_labels(page, run)
+    elif any(row.label in run.labels for row in run.predictions):
         _add_confusion(page, run)
     if len(curves.merge_bins(after or before)) > 1:  # one point is no diagram
-        page.heading("Calibration", "How often a prediction with a given probability is right.")
+        note = "How often a prediction with a given probability is right."
+        note += " A decision is whether one row has one label." * several
+        page.heading("Calibration", note)
         with charts.chart_style():
-            curves.draw_reliability(page, before, after)
+            curves.draw_reliability(page, before, after, "decision" if several else "row")
+
+
+def _add_labels(page: Page, run: Run) -> None:
+    """Precision and recall of each label, for rows with several labels each."""
+    pairs = [(row.labels or (), row.predicted) for row in run.predictions]
+    have, predicted = (Counter(label for pair in pairs for label in pair[side]) for side in (0, 1))
+    right = Counter(label for gold, found in pairs for label in found if label in gold)
+    rows = [
+        [
+            label,
+            have[label],
+            predicted[label],
+            right[label],
+            right[label] / predicted[label] if predicted[label] else None,
+            right[label] / have[label] if have[label] else None,
+        ]
+        for label in sorted(run.labels, key=lambda label: -have[label])
+    ]
+    without = sum(not found for _, found in pairs)
+    page.heading("Labels", f"No label is predicted in {without:,} of {len(pairs):,} {run.rows_name}.")
+    page.table(["label", "rows", "predicted", "right", "precision", "recall"], rows)
 
 
 def _add_confusion(page: Page, run: Run) -> None:
     counts = Counter((row.label, row.prediction) for row in run.predictions)
+    unseen = sum(row.label not in run.labels for row in run.predictions)
+    left_out = f" Rows with a label that was not in training are left out: {unseen:,}." if unseen else ""
     if len(run.labels) <= MAX_MATRIX_LABELS:
-        page.heading(
-            "Confusion matrix", "Each row is a label, each column a prediction; shading shows the share of the row."
-        )
+        note = "Each row is a label, each column a prediction; shading shows the share of the row."
+        page.heading("Confusion matrix", note + left_out)
         page.matrix(run.labels, [[counts[label, prediction] for prediction in run.labels] for label in run.labels])
         return
     rows_of = Counter(row.label for row in run.predictions)
@@ -186,8 +214,9 @@ def _to_mistake(run: Run, row: Prediction) -> Mistake:
         return Mistake(row.fields, *texts, loss=f"error {formatting.format_number(row.loss)}")
     names = {} if run.labels else {str(k): name for k, name in enumerate(run.answer_names(len(row.probabilities)))}
     ranked = sorted(row.probabilities.items(), key=lambda item: -item[1])
-    probabilities = ranked[:3] + [item for item in ranked[3:] if item[0] == row.label]
-    shown = [(names.get(name, name), p) for name, p in probabilities]
+    true_labels = (row.label,) if row.labels is None else row.labels
+    probabilities = ranked[:3] + [item for item in ranked[3:] if item[0] in true_labels]
+    shown = [(names.get(name, name), p, name in true_labels) for name, p in probabilities]
     label, prediction = (names.get(str(one), str(one)) for one in (row.label, row.prediction))
     loss = f"loss {formatting.format_number(row.loss)}" if row.probabilities else ""
     return Mistake(row.fields, label, prediction, loss, shown)
@@ -226,7 +255,7 @@ def add_settings(page: Page, run: Run) -> None:
     other_values |= as_dict(run.settings.get("command"))
     if "train" in other_values:
         other_values["rows"] = other_values.pop("train")  # the setting `train` selects the trained weights
-    others = [[name, _setting_cell(value)] for name, value in other_values.items() if value]
+    others = [[name.replace("_", " "), _setting_cell(value)] for name, value in other_values.items() if value]
     for name, value in run.settings.items():
         if name not in explanations:
             continue

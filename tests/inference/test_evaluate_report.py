@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from report_runs import PageParser
+from task_models import Make
 
 from gpt1.errors import UserError
 from gpt1.inference.evaluate import evaluate
@@ -63,6 +64,24 @@ def test_the_page_of_an_evaluation_has_the_numbers_of_the_result_and_the_names_o
     assert not {"text_a", "context"} & set(shown)
     wrong = {"classification": "Confusion matrix", "similarity": "Predicted and true scores", "choice": "Data"}
     assert wrong[name] in reader.headings
+
+
+def test_the_page_shows_the_bins_of_the_calibration_with_their_rows(
+    make: Make, tokenizer: Tokenizer, table: Table, tmp_path: Path
+) -> None:
+    model = make("entailment")
+    (tmp_path / "model").mkdir()
+    save_task(tmp_path / "model", model.task_model, tokenizer, model.task, model.target)
+    columns = {"premise": "text", "hypothesis": "other", "label": "label"}
+    calibration = evaluate(tmp_path / "model", table, report=tmp_path / "test.html", **columns)["calibration"]
+    assert calibration["bins"] != calibration["bins_before"]
+    for bins, error in (("bins_before", "ece_before"), ("bins", "ece_after")):
+        assert sum(one["count"] for one in calibration[bins]) == len(table.rows)
+        gaps = [one["count"] * abs(one["confidence"] - one["accuracy"]) for one in calibration[bins]]
+        assert sum(gaps) / len(table.rows) == pytest.approx(calibration[error])
+    page = PageParser(tmp_path / "test.html")
+    assert "Calibration" in page.headings
+    assert f"Rows by predicted probability, {len(table.rows):,} in all." in page.text
 
 
 def test_the_page_changes_nothing_of_the_result(folder: RunFolder, table: Table, tmp_path: Path) -> None:

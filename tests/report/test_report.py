@@ -144,7 +144,7 @@ def test_the_confusion_matrix_counts_every_validation_row(tmp_path: Path) -> Non
 
 def test_scores_have_a_scatter_plot_and_the_largest_errors_come_first(tmp_path: Path) -> None:
     page = PageParser(write_report(write_regression_run(tmp_path)))
-    assert page.headings[0] == "Pearson 0.875 on 11 validation rows"
+    assert page.headings[0] == "Pearson correlation 0.875 on 11 validation rows"
     assert "Predicted and true scores" in page.headings
     assert "Confusion matrix" not in page.headings
     assert page.text.index("text 10") < page.text.index("text 9")

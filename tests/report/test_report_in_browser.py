@@ -11,6 +11,7 @@ from report_runs import (
     write_choice_run,
     write_finetuning_run,
     write_many_labels_run,
+    write_multilabel_run,
     write_pretraining_run,
     write_regression_run,
 )
@@ -26,6 +27,7 @@ PAGES = {
     "scores": write_regression_run,
     "choice": write_choice_run,
     "labels": write_many_labels_run,
+    "several labels": write_multilabel_run,
 }
 OUTSIDE = """[...document.querySelectorAll('body *')].filter(e => {
   if (e.closest('.scroll') && !e.matches('.scroll')) return false;

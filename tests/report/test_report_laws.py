@@ -15,6 +15,7 @@ from report_runs import (
     write_finetuning_run,
     write_jsonl,
     write_many_labels_run,
+    write_multilabel_run,
     write_pretraining_run,
     write_regression_run,
 )
@@ -151,7 +152,7 @@ def test_a_metric_without_a_formula_has_an_interval_as_wide_as_that_of_the_best_
     validation = {"metrics": {"matthews": 0.4}, "interval": {"matthews": [0.2, 0.5]}, "rows": 8}
     edit_results(tmp_path, main="matthews", validation=validation)
     (chart,) = charts_of(tmp_path, "Curves")
-    assert "<title>epoch 1: matthews 0.300 [0.100,\xa00.400]</title>" in chart
+    assert "<title>epoch 1: Matthews correlation 0.300 [0.100,\xa00.400]</title>" in chart
 
 
 def test_without_intervals_the_axis_of_a_score_is_the_whole_range(tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_an_error_in_units_of_the_labels_has_an_axis_beyond_1(tmp_path: Path) ->
         tmp_path, main="rmse", validation={"metrics": {"rmse": 18.0}, "interval": {"rmse": [15, 21]}, "rows": 11}
     )
     (chart,) = charts_of(tmp_path, "Curves")
-    assert "<title>epoch 1: rmse 19.0 [16.0,\xa022.0]</title>" in chart
+    assert "<title>epoch 1: root mean squared error 19.0 [16.0,\xa022.0]</title>" in chart
     assert max(map(float, re.findall(r">(\d+\.?\d*)</text>", chart))) >= 20
 
 
@@ -209,6 +210,44 @@ def test_the_reliability_diagram_has_an_interval_and_the_rows_of_every_point(tmp
     assert "before: 40 rows, confidence 0.55, accuracy 0.50 [0.352,\xa00.648]" in diagram
     assert rows.count("<title>40 rows with confidence 0.") == 3
     assert "which is worse" not in PageParser(tmp_path / "report.html").text
+
+
+def test_rows_of_several_labels_show_precision_and_recall_of_each_label(tmp_path: Path) -> None:
+    page = PageParser(write_report(write_multilabel_run(tmp_path)))
+    assert "Confusion matrix" not in page.headings
+    assert "No label is predicted in 2 of 5 validation rows." in page.text
+    table = page.text[page.text.index("precision") :]
+    for label, *counts in (("joy", 2, 2, 2), ("love", 2, 1, 1), ("anger", 1, 1, 0)):
+        assert re.search(rf"{label}\s+" + r"\s+".join(map(str, counts)) + r"\s", table), table[:400]
+    wrong = [("joy, love", "joy"), ("anger", "no label"), ("joy", "anger, joy")]
+    verdicts = re.findall("labelled <b>(.*?)</b>.*?predicted <b .*?>(.*?)</b>", (tmp_path / "report.html").read_text())
+    assert sorted(verdicts) == sorted(wrong)
+    assert "loss 69" not in page.text  # -log(1e-30): a label that has no probability
+
+
+def test_the_code_in_descriptions_of_settings_is_code(tmp_path: Path) -> None:
+    page = write_report(write_finetuning_run(tmp_path)).read_text(encoding="utf-8")
+    assert "<code>bf16</code>" in page
+    assert "&lt;code&gt;" not in page
+
+
+def test_of_many_epochs_only_the_best_and_the_last_have_their_value_beside_them(tmp_path: Path) -> None:
+    for epochs, shown in ((3, 3), (6, 2)):
+        write_finetuning_run(tmp_path)
+        lines = [{"step": n, "epoch": n, "split": "validation", "accuracy": n / 8} for n in range(1, epochs + 1)]
+        write_jsonl(tmp_path / "metrics.jsonl", lines)
+        edit_results(tmp_path, best_epoch=2)
+        (chart,) = charts_of(tmp_path, "Curves")
+        assert sum(f">{n / 8:.3f}</text>" in chart for n in range(1, epochs + 1)) == shown
+
+
+def test_rows_with_an_unknown_label_are_named_beside_the_confusion_matrix(tmp_path: Path) -> None:
+    write_finetuning_run(tmp_path)
+    lines = (tmp_path / "predictions.jsonl").read_text().replace('"label": "pos"', '"label": "new"', 1)
+    (tmp_path / "predictions.jsonl").write_text(lines)
+    page = PageParser(write_report(tmp_path))
+    assert "Confusion matrix" in page.headings
+    assert "Rows with a label that was not in training are left out: 1." in page.text
 
 
 def test_a_temperature_of_1_is_not_called_calibrated(tmp_path: Path) -> None:
@@ -257,7 +296,10 @@ def test_the_correlation_of_the_mean_is_not_held_against_a_model(tmp_path: Path)
     write_regression_run(tmp_path)
     mean = {"name": "always the mean (2.50)", "metrics": {"pearson": 0.0, "rmse": 1.5}}
     edit_results(tmp_path, baselines={"trivial": mean, "tfidf": {"name": "TF-IDF", "metrics": {"pearson": 0.3}}})
-    assert PageParser(write_report(tmp_path)).headings[0] == "Pearson 0.875 on 11 validation rows; TF-IDF has 0.300"
+    assert (
+        PageParser(write_report(tmp_path)).headings[0]
+        == "Pearson correlation 0.875 on 11 validation rows; TF-IDF has 0.300"
+    )
 
 
 def test_a_pretrained_model_no_better_than_token_frequencies_is_warned_of(tmp_path: Path) -> None:
