@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are next to the package, not in it
 
 from benchmarks import __main__ as command
-from benchmarks import measure, models_and_data
+from benchmarks import measure, models_and_data, page
 from benchmarks.measure import BenchmarkResult, Ratio, ResultTable, interleave, speed_ratio
 from benchmarks.profile import time_by_kind
 from benchmarks.step import matrix_products
@@ -25,7 +25,7 @@ from gpt1.config import GPTConfig
 from gpt1.kernels.int4 import int4_is_supported
 
 EXPECTED = json.loads(command.EXPECTED_FILE.read_text(encoding="utf-8"))
-SLOW = {"load", "memory", "sizes", "scaling"}  # they start a process per measurement
+SLOW = {"load", "memory", "page", "sizes", "scaling"}  # they start other processes
 positive = st.floats(0.01, 100)
 
 
@@ -37,6 +37,8 @@ def test_every_benchmark_runs_and_its_competitors_do_the_same_work(
 ):
     if name == "tokenizing":
         request.getfixturevalue("shared_data")
+    if name == "page" and (missing := page.missing_requirement(True)):
+        pytest.skip(missing)
     assert command.main([name, "--quick", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert found["machine"]["processor"]

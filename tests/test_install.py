@@ -21,9 +21,10 @@ NOT_SOURCE = shutil.ignore_patterns("__pycache__", "_build", "results")
 LOAD_EVERYTHING = """
 import importlib.resources, pkgutil, gpt1
 from gpt1.report.page import Page
-from gpt1.serving.app import STATIC, page_routes
+from gpt1.serving.app import STATIC
+from gpt1.serving.page_files import page_routes
 assert "a title" in Page("a title").render()
-assert {route.path for route in page_routes()} >= {"/", "/app.js", "/vendor/vendor.json"}, page_routes()
+assert {route.path for route in page_routes(STATIC)} >= {"/", "/app.js", "/vendor/vendor.json"}, STATIC
 assert (importlib.resources.files("gpt1") / "py.typed").is_file()
 for module in pkgutil.walk_packages(gpt1.__path__, "gpt1."):
     importlib.import_module(module.name) if module.name != "gpt1.__main__" else None

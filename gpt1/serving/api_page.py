@@ -10,24 +10,29 @@ import jinja2
 PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ info.title }} API</title></head>
+<meta name="color-scheme" content="light dark">
+<title>{{ info.title }} API</title><link rel="icon" href="icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="style.css"></head>
 <body>
+<main>
 <h1>{{ info.title }} {{ info.version }}</h1>
-<p>{{ info.description }} The same as <a href="openapi.json">OpenAPI</a>.</p>
+<p>{{ info.description }} The same as <a href="openapi.json">OpenAPI</a>. <a href="./">To the page</a>.</p>
 {% for endpoint in endpoints %}
 <h2><code>{{ endpoint.method }} {{ endpoint.path }}</code></h2>
 <p>{{ endpoint.summary }}. {{ endpoint.description }}</p>
 {% if endpoint.fields %}
-<table>
-<thead><tr><th>field</th><th>type</th><th></th><th>description</th></tr></thead>
+<div class="scroll" tabindex="0" role="region" aria-label="Fields of {{ endpoint.path }}"><table class="stack">
+<thead><tr><th scope="col">field</th><th scope="col">type</th><th scope="col">needed</th>
+<th scope="col">description</th></tr></thead>
 <tbody>
 {% for field in endpoint.fields %}
-<tr><td><code>{{ field.name }}</code></td><td><code>{{ field.type }}</code></td>
-<td>{{ "required" if field.required }}</td><td>{{ field.description }}</td></tr>
+<tr><th scope="row"><code>{{ field.name }}</code></th><td data-name="type"><code>{{ field.type }}</code></td>
+<td data-name="needed">{{ "yes" if field.required else "no" }}</td><td>{{ field.description }}</td></tr>
 {% endfor %}
-</tbody></table>
+</tbody></table></div>
 {% endif %}
 {% endfor %}
+</main>
 </body></html>
 """
 

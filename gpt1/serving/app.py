@@ -14,8 +14,6 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
-from starlette.routing import Route
-from starlette.staticfiles import StaticFiles
 
 from gpt1.errors import GPT1Error, UserError
 from gpt1.files.foreign import parse_json
@@ -26,6 +24,7 @@ from gpt1.serving.errors import ApiError, api_error
 from gpt1.serving.gate import STACK, Gate
 from gpt1.serving.metrics import Metrics
 from gpt1.serving.models import ServedModels
+from gpt1.serving.page_files import page_routes
 from gpt1.serving.run_list import run_list, run_report
 from gpt1.serving.settings import ServeConfig, split_list
 from gpt1.version import __version__
@@ -120,15 +119,8 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.router.routes += page_routes()
+    app.router.routes += page_routes(STATIC)
     return gate
-
-
-def page_routes() -> list[Route]:
-    """One route for each file of the page, since a mount at / would also answer wrong methods of the API's paths."""
-    files = StaticFiles(directory=STATIC, html=True, check_dir=False)
-    names = {file.relative_to(STATIC).as_posix() for file in STATIC.rglob("*") if file.is_file()}
-    return [Route(f"/{name}", files) for name in sorted(names | ({""} if "index.html" in names else set()))]
 
 
 def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) -> APIRouter:

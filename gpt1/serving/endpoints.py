@@ -53,7 +53,7 @@ async def classify(request: ClassifyRequest, name: str, engine: Engine, config: 
         explain = getattr(engine.model, "explain", None)
         if request.explain and explain is None:
             raise ApiError(501, "this version of gpt1 cannot explain predictions.", "not_supported", "explain")
-        explanations = await engine.call(explain, request.rows) if request.explain and explain else None
+        explanations = await engine.call(explain, request.rows, request.label) if request.explain and explain else None
     data = []
     for index, prediction in enumerate(predictions):
         row = {"index": index, **prediction_json(prediction)}

@@ -55,7 +55,13 @@ def describe_model(model: LanguageModel) -> dict[str, Any]:
         "task": None,
     }
     if isinstance(model, TaskPredictor):
-        found["task"] = {"kind": model.kind.name, "columns": model.text_columns, "labels": model.labels}
+        thresholds = getattr(model.target, "label_thresholds", None)  # of rows that may have several labels
+        found["task"] = {
+            "kind": model.kind.name,
+            "columns": model.text_columns,
+            "labels": model.labels,
+            "thresholds": thresholds,
+        }
     return found
 
 

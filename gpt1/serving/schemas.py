@@ -108,6 +108,7 @@ class ClassifyRequest(ApiRequest):
         description="Rows as objects by column, or as texts if the task has one text column."
     )
     explain: bool = Field(False, description="Also what each word contributed (by occlusion).")
+    label: str | None = Field(None, description="The label to explain; by default the most likely one of each row.")
     layout: bool = Field(False, description="Also the token sequences as the model reads them (figure 1).")
 
 

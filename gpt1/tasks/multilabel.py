@@ -77,6 +77,11 @@ class MultiLabel:
     def outputs(self) -> int:
         return len(self.labels)
 
+    @property
+    def label_thresholds(self) -> dict[str, float]:
+        """The probability from which each label is predicted."""
+        return dict(zip(self.labels, self.thresholds or (DEFAULT_THRESHOLD,) * len(self.labels), strict=True))
+
     def encode(self, value: Any) -> Tensor:  # → [labels], 1 for each label of the row
         encoded = torch.zeros(len(self.labels))
         for label in self.split(value):
@@ -96,7 +101,7 @@ class MultiLabel:
         return logits.sigmoid()
 
     def decode(self, logits: Tensor) -> list[dict[str, Any]]:  # [n, labels]
-        thresholds = self.thresholds or (DEFAULT_THRESHOLD,) * len(self.labels)
+        thresholds = self.label_thresholds.values()
         found = []
         for row in self.activate(logits.double()).tolist():
             chosen = self.names([p >= threshold for p, threshold in zip(row, thresholds, strict=True)])

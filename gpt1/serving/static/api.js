@@ -1,6 +1,11 @@
 // Requests to the server of this page.
 
 const KEY = 'gpt1-key';
+const RETRIES = 3;
+const MAX_SECONDS = 5; // a longer wait is the decision of who waits
+
+let key = rememberedKey();
+let refused = () => {};
 
 export class ApiProblem extends Error {
   constructor(status, message) {
@@ -9,37 +14,80 @@ export class ApiProblem extends Error {
   }
 }
 
-export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
-export const setKey = (key) => sessionStorage.setItem(KEY, key);
-
-export const isAbort = (error) => error.name === 'AbortError';
-
-async function send(path, body, signal) {
-  const headers = body ? { 'Content-Type': 'application/json' } : {};
-  if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY)}`;
-  let response;
+/** The API key of this tab; a browser that keeps nothing forgets it with the page. */
+function rememberedKey() {
   try {
-    response = await fetch(path, { method: body ? 'POST' : 'GET', headers, body: body && JSON.stringify(body), signal });
-  } catch (error) {
-    throw isAbort(error) ? error : new ApiProblem(0, 'The server does not answer.');
+    return sessionStorage.getItem(KEY) ?? '';
+  } catch {
+    return '';
   }
-  if (!response.ok) throw new ApiProblem(response.status, await messageOf(response));
-  return response;
 }
 
-async function messageOf(response) {
+export const hasKey = () => key !== '';
+
+export function setKey(given) {
+  key = given;
+  try {
+    sessionStorage.setItem(KEY, key);
+  } catch { /* it holds until the page is loaded again */ }
+}
+
+/** Call `then()` whenever the server refuses the key, or asks for one. */
+export const whenKeyIsRefused = (then) => { refused = then; };
+
+/** The response to a request. One that is refused because the server is busy is sent again when the server says so. */
+async function send(path, body, signal) {
+  for (let tries = 0; ; tries += 1) {
+    const response = await request(path, body, signal);
+    if (response.ok) return response;
+    const seconds = Number(response.headers.get('Retry-After'));
+    if (!seconds || seconds > MAX_SECONDS || tries === RETRIES) throw await problemOf(response);
+    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+    signal?.throwIfAborted();
+  }
+}
+
+async function request(path, body, signal) {
+  const headers = body ? { 'Content-Type': 'application/json' } : {};
+  if (key) headers.Authorization = `Bearer ${key}`;
+  try {
+    return await fetch(path, { method: body ? 'POST' : 'GET', headers, body: body && JSON.stringify(body), signal });
+  } catch (error) {
+    throw lost(error, 'The server does not answer. It may have been stopped.');
+  }
+}
+
+/** An error of the connection in plain words; a request that was cancelled is no problem. */
+function lost(error, message = 'The connection to the server was lost. Try again.') {
+  return error.name === 'AbortError' ? error : new ApiProblem(0, message);
+}
+
+async function problemOf(response) {
+  if (response.status === 401) {
+    refused();
+    return new ApiProblem(401, key ? 'The server does not accept this key.' : 'The server needs an API key.');
+  }
   try {
     const { message } = (await response.json()).error;
-    return message[0].toUpperCase() + message.slice(1);
+    return new ApiProblem(response.status, message.charAt(0).toUpperCase() + message.slice(1));
   } catch {
-    return `The server answers with status ${response.status}.`;
+    return new ApiProblem(response.status, `The server answers with status ${response.status}.`);
+  }
+}
+
+async function read(path, body, signal, form) {
+  const response = await send(path, body, signal);
+  try {
+    return await response[form]();
+  } catch (error) {
+    throw lost(error);
   }
 }
 
 /** The JSON that answers a request. */
-export const ask = async (path, body, signal) => (await send(path, body, signal)).json();
+export const ask = (path, body, signal) => read(path, body, signal, 'json');
 
-export const download = async (path) => (await send(path)).blob();
+export const download = (path) => read(path, undefined, undefined, 'blob');
 
 /** The events of a stream, as they come. */
 export async function* events(path, body, signal) {
@@ -47,8 +95,8 @@ export async function* events(path, body, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (;;) {
-    const { done, value } = await reader.read();
-    if (done) throw new ApiProblem(0, 'The answer ended early.');
+    const { done, value } = await reader.read().catch((error) => { throw lost(error); });
+    if (done) throw lost(new Error('The stream ended without [DONE].'));
     const lines = (rest + value).split('\n\n');
     rest = lines.pop();
     for (const line of lines) {
@@ -63,19 +111,28 @@ export async function* events(path, body, signal) {
 
 /** Runs the newest task only: a new one cancels the one before, which may be waiting or on its way. */
 export class Latest {
+  /** Whether a task is waiting or on its way. */
+  get busy() {
+    return Boolean(this.controller);
+  }
+
   /** Run `task(signal)` after `wait` ms; `failed(error)` unless it was cancelled. */
   async run(wait, task, failed) {
     this.cancel();
-    const { signal } = (this.controller = new AbortController());
+    const controller = (this.controller = new AbortController());
+    const { signal } = controller;
     try {
-      await new Promise((resolve) => setTimeout(resolve, wait));
+      if (wait) await new Promise((resolve) => setTimeout(resolve, wait));
       if (!signal.aborted) await task(signal);
     } catch (error) {
       if (!signal.aborted) failed(error);
+    } finally {
+      if (this.controller === controller) this.controller = null;
     }
   }
 
   cancel() {
     this.controller?.abort();
+    this.controller = null;
   }
 }

@@ -1,7 +1,7 @@
 // The frame of the page: views, models, the API key, and the link that holds the state of a view.
 
-import { ask, hasKey, setKey } from './api.js';
-import { Component, html, render, Status } from './parts.js';
+import { ask, hasKey, setKey, whenKeyIsRefused } from './api.js';
+import { Component, html, render, shorten, Status } from './parts.js';
 
 const VIEWS = {
   next: { title: 'Next token', load: () => import('./next.js').then((module) => module.Next) },
@@ -11,64 +11,73 @@ const VIEWS = {
   runs: { title: 'Runs', load: () => import('./runs.js').then((module) => module.Runs) },
 };
 const MAX_LINK = 4000;
+const LINK_WAIT = 200; // browsers refuse to change the link many times a second
+const REST_WAIT = 1000;
 
 /** `#next?model=books&text=…` as { view, params }. */
 function readLink() {
   const [view, query] = location.hash.slice(1).split(/\?(.*)/s);
-  return { view: view in VIEWS ? view : 'next', params: Object.fromEntries(new URLSearchParams(query ?? '')) };
+  const params = Object.fromEntries(new URLSearchParams(query ?? ''));
+  return { view: Object.hasOwn(VIEWS, view) ? view : 'next', params };
 }
 
 class Page extends Component {
   drafts = {}; // the state of each view, for the way back to it
   visit = 0;
-  state = { models: null, loaded: null, model: null, problem: '', keyNeeded: false };
+  // `chosen`: the id of the model that is asked for; `model`: that of the view, with its details
+  state = { models: null, chosen: null, loaded: null, model: null, status: '', problem: '', keyNeeded: false };
 
   componentDidMount() {
     addEventListener('hashchange', () => this.open());
+    whenKeyIsRefused(() => this.setState({ keyNeeded: true }));
     this.start();
   }
 
+  componentDidCatch(error) {
+    this.setState({ loaded: null, status: '', problem: `This view failed (${error.message}).` });
+  }
+
   async start() {
+    this.setState({ problem: '' });
     try {
       const { data } = await ask('v1/models');
+      if (!data.length) throw new Error('This server has no models.');
       this.setState({ models: data, keyNeeded: false }, () => this.open());
     } catch (error) {
-      this.setState({ keyNeeded: error.status === 401, problem: error.status === 401 && !hasKey() ? '' : error.message });
+      this.setState({ problem: error.status === 401 && !hasKey() ? '' : error.message });
     }
   }
 
   /** Show what the link says. */
-  async open() {
-    const link = readLink();
-    const params = Object.keys(link.params).length ? link.params : this.drafts[link.view] ?? {};
-    const wanted = params.model ?? this.state.model?.id;
-    const visit = ++this.visit;
-    try {
-      const [View, model] = await Promise.all([VIEWS[link.view].load(), this.findModel(wanted)]);
-      if (visit !== this.visit) return;
-      document.title = `${VIEWS[link.view].title} · gpt1`;
-      this.setState({ view: link.view, params, loaded: View, model, problem: '', visit });
-    } catch (error) {
-      this.setState({ problem: error.message });
-    }
+  open() {
+    if (!this.state.models) return this.start();
+    const { view, params } = readLink();
+    const own = Object.keys(params).length ? params : this.drafts[view] ?? {};
+    return this.show(view, own, own.model ?? this.state.chosen);
   }
 
-  /** A model with its details, which the server knows once it is loaded. */
-  async findModel(id) {
-    const { models } = this.state;
-    const found = models.find((model) => model.id === id) ?? models[0];
-    if (!found.details) Object.assign(found, await ask(`v1/models/${encodeURIComponent(found.id)}`));
-    return found;
-  }
-
-  async choose(id) {
+  /** Show the view with another model. Ids of tokens mean others there. */
+  choose(id) {
     const { view } = this.state;
+    const { ids, token, ...params } = this.drafts[view] ?? {};
+    return this.show(view, params, id);
+  }
+
+  async show(view, params, id) {
+    clearTimeout(this.linking);
+    const { models } = this.state;
+    const model = models.find((one) => one.id === id) ?? models[0];
     const visit = ++this.visit;
+    const unknown = id && id !== model.id ? `This server has no model “${shorten(id)}”. This is ${model.id}.` : '';
+    this.setState({ view, chosen: model.id, status: model.details ? '' : `Loading ${model.id} …`, problem: '' });
     try {
-      const model = await this.findModel(id);
-      this.setState({ model, params: this.drafts[view] ?? {}, visit, problem: '' });
+      const [View] = await Promise.all([load(view), addDetails(model)]);
+      if (visit !== this.visit) return;
+      document.title = `${VIEWS[view].title} · gpt1`;
+      this.setState({ params, loaded: View, model, visit, status: unknown });
+      setTimeout(loadRest, REST_WAIT);
     } catch (error) {
-      this.setState({ problem: error.message });
+      if (visit === this.visit) this.setState({ loaded: null, status: '', problem: error.message });
     }
   }
 
@@ -78,7 +87,9 @@ class Page extends Component {
     this.drafts[view] = params;
     const given = Object.entries(params).filter(([, value]) => value !== '' && value !== undefined);
     const link = `#${view}?${new URLSearchParams([['model', model.id], ...given])}`;
-    history.replaceState(null, '', link.length <= MAX_LINK ? link : `#${view}`);
+    clearTimeout(this.linking);
+    this.linking = setTimeout(
+      () => history.replaceState(null, '', link.length <= MAX_LINK ? link : `#${view}`), LINK_WAIT);
   }
 
   render(props, state) {
@@ -89,12 +100,13 @@ class Page extends Component {
         <nav aria-label="Views">${Object.entries(VIEWS).map(([name, view]) => html`
           <a key=${name} href=${`#${name}`} aria-current=${name === state.view ? 'page' : undefined}>${view.title}</a>`)}
         </nav>
-        ${state.models && state.model && html`<${ModelChoice} models=${state.models} model=${state.model}
+        ${state.chosen && html`<${ModelChoice} models=${state.models} chosen=${state.chosen}
           choose=${(id) => this.choose(id)} />`}
       </header>
       <main id="main" tabindex="-1">
-        ${state.problem && html`<${Status} problem=${state.problem} />`}
+        <${Status} text=${state.status} problem=${state.problem} />
         ${state.keyNeeded && html`<${KeyForm} enter=${(key) => { setKey(key); this.start(); }} />`}
+        ${state.problem && !state.keyNeeded && html`<button type="button" onClick=${() => this.open()}>Try again</button>`}
         ${state.loaded && html`<${state.loaded} key=${state.visit} model=${state.model} models=${state.models}
           params=${state.params} save=${(params) => this.save(params)} choose=${(id) => this.choose(id)} />`}
       </main>
@@ -108,19 +120,51 @@ function skip(event) {
   document.getElementById('main').focus();
 }
 
-const ModelChoice = ({ models, model, choose }) => html`<div class="model">
+/** The component of a view. */
+async function load(view) {
+  try {
+    return await VIEWS[view].load();
+  } catch {
+    throw new Error('The server does not answer. Reload this page when it runs again.');
+  }
+}
+
+/** Load the other views, so that they are there when the server is not. */
+const loadRest = () => Object.values(VIEWS).forEach((view) => view.load().catch(() => {}));
+
+/** The details of a model, which the server knows once it is loaded. */
+async function addDetails(model) {
+  if (!model.details) Object.assign(model, await ask(`v1/models/${encodeURIComponent(model.id)}`));
+}
+
+const ModelChoice = ({ models, chosen, choose }) => html`<div class="model">
   <label for="model">Model</label>
-  <select id="model" value=${model.id} onChange=${(event) => choose(event.target.value)}>
-    ${models.map(({ id }) => html`<option key=${id} value=${id} selected=${id === model.id}>${id}</option>`)}
+  <select id="model" value=${chosen} onChange=${(event) => choose(event.target.value)}>
+    ${models.map(({ id }) => html`<option key=${id} value=${id} selected=${id === chosen}>${id}</option>`)}
   </select>
 </div>`;
 
-const KeyForm = ({ enter }) => html`<div class="key">
-  <h1>API key</h1>
-  <label for="key">This server needs a key. It is kept until this tab is closed.</label>
-  <input id="key" type="password" autocomplete="off"
-    onKeyDown=${(event) => event.key === 'Enter' && enter(event.target.value)} />
-  <button type="button" onClick=${() => enter(document.getElementById('key').value)}>Use the key</button>
-</div>`;
+class KeyForm extends Component {
+  state = { key: '', problem: '' };
+
+  use() {
+    const key = this.state.key.trim();
+    const problem = /^[\x21-\x7e]+$/.test(key) ? '' : 'A key has letters, digits and signs only, and no spaces.';
+    this.setState({ problem });
+    if (!problem) this.props.enter(key);
+  }
+
+  render(props, { key, problem }) {
+    return html`<div class="key">
+      <h1>API key</h1>
+      <label for="key">This server needs a key. It is kept until this tab is closed.</label>
+      <input id="key" type="password" autocomplete="off" value=${key}
+        onInput=${(event) => this.setState({ key: event.target.value })}
+        onKeyDown=${(event) => event.key === 'Enter' && this.use()} />
+      <button type="button" onClick=${() => this.use()}>Use the key</button>
+      <${Status} problem=${problem} />
+    </div>`;
+  }
+}
 
 render(html`<${Page} />`, document.getElementById('page'));

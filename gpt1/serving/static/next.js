@@ -1,10 +1,10 @@
 // Next token: what the model expects after a text, and the ways that were taken from there.
 
 import { ask, Latest } from './api.js';
-import { Bars, Component, html, percent, Status, visible } from './parts.js';
+import { Bars, Component, html, percent, Status, visible, wholeNumber } from './parts.js';
 
 const EXAMPLE = 'She opened the door and';
-const WAIT = 15;
+const WAIT = 30; // while an answer is on its way; else a keystroke is sent at once
 const TOP = 10;
 
 const newTree = () => ({ children: [] });
@@ -14,7 +14,7 @@ export class Next extends Component {
 
   constructor(props) {
     super(props);
-    const ids = (props.params.ids ?? '').split(',').filter(Boolean).map(Number);
+    const ids = (props.params.ids ?? '').split(',').map(wholeNumber).filter((id) => id !== undefined);
     const tree = newTree();
     const path = [];
     for (const id of ids) path.push(addChild(path.at(-1) ?? tree, { id, token: '…' }));
@@ -51,7 +51,7 @@ export class Next extends Component {
   }
 
   write(text) {
-    this.setState({ text, added: '', tree: newTree(), path: [], current: false }, () => this.ask(WAIT));
+    this.setState({ text, added: '', tree: newTree(), path: [], current: false }, () => this.ask(this.latest.busy ? WAIT : 0));
   }
 
   go(path) {
@@ -71,7 +71,7 @@ export class Next extends Component {
       <h1>What comes next?</h1>
       <p class="lead">The model gives every possible next token a probability. Type, or choose a token to go on with it.</p>
       <label for="next-text">Text</label>
-      <textarea id="next-text" rows="2" spellcheck=${false} value=${text + (path.length ? added : '')}
+      <textarea id="next-text" rows="2" dir="auto" spellcheck=${false} value=${text + (path.length ? added : '')}
         onInput=${(event) => this.write(event.target.value)}></textarea>
       <div class="row">
         <button type="button" disabled=${!path.length} onClick=${() => this.go(path.slice(0, -1))}>Undo</button>

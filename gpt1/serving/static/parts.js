@@ -25,6 +25,15 @@ export function round(value, digits = 3) {
   return value === null ? '–' : Number(value.toPrecision(digits)).toLocaleString('en', { maximumFractionDigits: 8 });
 }
 
+export const count = (n, noun) => `${n.toLocaleString('en')} ${noun}${n === 1 ? '' : 's'}`;
+
+export const capitalize = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+export const shorten = (text) => (text.length > 60 ? `${text.slice(0, 59)}…` : text);
+
+/** A whole number of a link; undefined if it is none. */
+export const wholeNumber = (text) => (/^\d{1,15}$/.test(text ?? '') ? Number(text) : undefined);
+
 /** A token to look at: line breaks as ↵, spaces at its ends as ␣. */
 export const visible = (token) => token.replaceAll('\\n', '↵').replace(/^ +| +$/g, (spaces) => '␣'.repeat(spaces.length)) || '(empty)';
 
@@ -32,19 +41,33 @@ export const visible = (token) => token.replaceAll('\\n', '↵').replace(/^ +| +
 export const Status = ({ text, problem }) => html`
   <p class=${problem ? 'status problem' : 'status'} role="status">${problem || text}</p>`;
 
-/** Rows of name, bar and probability. With `choose`, each is a button. `full`: the probability of a full bar. */
+/**
+ * Rows of `name`, bar and `probability`. With `choose`, each is a button. `full`: the probability of a full bar.
+ * A row with a `threshold` counts from this probability on.
+ */
 export function Bars({ rows, choose, label, full }) {
   const most = full ?? Math.max(...rows.map((row) => row.probability), 1e-9);
-  return html`<ol class="bars" aria-label=${label}>${rows.map((row, i) => {
-    const inside = html`
-      <span class="bar-name">${visible(row.name)}</span>${' '}
-      <span class="bar-track" aria-hidden="true">
-        <span class="bar" style=${{ width: `${(100 * row.probability) / most}%` }}></span></span>
-      <span class="bar-value">${percent(row.probability)}</span>`;
-    return html`<li key=${i}>${choose
-      ? html`<button type="button" class="bar-row" onClick=${() => choose(row)}>${inside}</button>`
-      : html`<span class="bar-row">${inside}</span>`}</li>`;
-  })}</ol>`;
+  const list = (shown, name) => html`<ol class="bars" aria-label=${name}>${shown.map((row, i) => html`<li key=${i}>${choose
+    ? html`<button type="button" class="bar-row" onClick=${() => choose(row)}><${Bar} row=${row} most=${most} /></button>`
+    : html`<span class="bar-row"><${Bar} row=${row} most=${most} /></span>`}</li>`)}</ol>`;
+  const more = rows.length - MOST_BARS;
+  return html`${list(rows.slice(0, MOST_BARS), label)}
+    ${more > 0 && html`<details><summary>${more.toLocaleString('en')} more</summary>
+      ${list(rows.slice(MOST_BARS), `${label}: the rest`)}</details>`}`;
+}
+
+const MOST_BARS = 20;
+
+function Bar({ row: { name, probability, threshold }, most }) {
+  const width = (p) => `${(100 * Math.min(p, most)) / most}%`;
+  const counts = threshold !== undefined && probability >= threshold;
+  return html`
+    <span class="bar-name" dir="auto">${counts && html`<span role="img" aria-label="predicted:">✓</span>${' '}`}${visible(name)}</span>${' '}
+    <span class="bar-track" aria-hidden="true">
+      <span class="bar" style=${{ width: width(probability) }}></span>
+      ${threshold !== undefined && html`<span class="mark" style=${{ left: width(threshold) }}></span>`}</span>
+    <span class="bar-value">${percent(probability)}
+      ${threshold !== undefined && html`<small> threshold ${percent(threshold)}</small>`}</span>`;
 }
 
 /**
@@ -56,7 +79,10 @@ export class Tokens extends Component {
     const { tokens, selected, select } = this.props;
     const last = tokens.length - 1;
     const at = selected ?? 0;
-    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: last }[event.key];
+    const right = getComputedStyle(this.list).direction === 'rtl' ? -1 : 1;
+    const to = {
+      ArrowRight: at + right, ArrowDown: at + 1, ArrowLeft: at - right, ArrowUp: at - 1, Home: 0, End: last,
+    }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     select(Math.min(Math.max(to, 0), last));
@@ -64,7 +90,7 @@ export class Tokens extends Component {
   }
 
   render({ tokens, selected, select, label }) {
-    return html`<div class="tokens" role="listbox" aria-label=${label} aria-orientation="horizontal"
+    return html`<div class="tokens" role="listbox" aria-label=${label} aria-orientation="horizontal" dir="auto"
         ref=${(list) => { this.list = list; }} onKeyDown=${(event) => this.move(event)}>
       ${tokens.map((token, i) => {
         const [before, text, after] = cutSpaces(token.text);

@@ -1,7 +1,9 @@
 // Reading: how surprising each token of a text was, and where a head of the model looks.
 
 import { ask, Latest } from './api.js';
-import { Bars, Component, html, inWords, percent, piece, round, Status, surpriseLevels, Tokens, visible } from './parts.js';
+import {
+  Bars, Component, count, html, inWords, percent, piece, round, Status, surpriseLevels, Tokens, visible, wholeNumber,
+} from './parts.js';
 
 const EXAMPLE = 'The sun is a star. It gives us light and heat, and all the planets move around the cheese.';
 const WAIT = 300;
@@ -13,8 +15,7 @@ export class Reading extends Component {
   constructor(props) {
     super(props);
     const { text, token } = props.params;
-    const selected = token === undefined ? null : Number(token);
-    this.state = { text: text ?? EXAMPLE, selected, score: null, problem: '', status: '' };
+    this.state = { text: text ?? EXAMPLE, selected: wholeNumber(token) ?? null, score: null, problem: '', status: '' };
   }
 
   componentDidMount() {
@@ -37,7 +38,8 @@ export class Reading extends Component {
     this.latest.run(wait, async (signal) => {
       const [score] = (await ask('v1/score', body, signal)).data;
       const selected = this.state.selected < score.tokens.length ? this.state.selected : null;
-      this.setState({ score, scored: text, selected, problem: '', status: `${score.tokens.length} tokens read.` });
+      const status = score.tokens.length ? `${count(score.tokens.length, 'token')} read.` : 'Type a text to read.';
+      this.setState({ score, scored: text, selected, problem: '', status });
     }, (error) => this.setState({ problem: error.message }));
   }
 
@@ -56,7 +58,7 @@ export class Reading extends Component {
       <p class="lead">The model reads from left to right. A pale token is what it expected; a strong colour, with dots
         beneath, is a surprise. Choose a token to see what was expected in its place.</p>
       <label for="reading-text">Text</label>
-      <textarea id="reading-text" rows="2" value=${text} onInput=${(event) => this.write(event.target.value)}></textarea>
+      <textarea id="reading-text" rows="2" dir="auto" value=${text} onInput=${(event) => this.write(event.target.value)}></textarea>
       <${Status} text=${status} problem=${problem} />
       ${score?.tokens.length > 0 && html`
         <${Surprise} tokens=${score.tokens} pipeline=${model.details.pipeline} selected=${selected}
@@ -138,16 +140,16 @@ class Attention extends Component {
       <p class="quiet">${fits
         ? 'How much a head looks at each token, at the place of the chosen token (else the last one).'
         : `The text is longer than the ${model.details.context} tokens that the model reads at once: use a shorter one.`}</p>
-      <div class="row">
+      ${fits && html`<div class="row">
         <label for="layer">Layer</label>
         <select id="layer" value=${layer} onChange=${(event) => this.set({ layer: Number(event.target.value) })}>
           ${numbers(layers)}</select>
         <label for="head">Head</label>
         <select id="head" value=${head} onChange=${(event) => this.set({ head: Number(event.target.value) })}>
           ${numbers(heads)}</select>
-      </div>
+      </div>`}
       <${Status} problem=${problem} />
-      <p class="tokens">${weights.map((weight, i) => html`<span key=${i} class=${`token h${Math.round((8 * weight) / most)}`}
+      <p class="tokens" dir="auto">${weights.map((weight, i) => html`<span key=${i} class=${`token h${Math.round((8 * weight) / most)}`}
         title=${percent(weight)}>${piece(tokens[i], pipeline)}</span>`)}</p>
       ${weights.length > 0 && html`<p>Most: ${strongest(tokens, weights)}</p>`}
     </details>`;

@@ -3,6 +3,18 @@
 import { ask, download, hasKey } from './api.js';
 import { Component, html, round, Status } from './parts.js';
 
+const STAGES = { pretrain: 'pre-training', finetune: 'fine-tuning' };
+const COMPACT = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 });
+const NAMES = {
+  f1: 'F1', f1_micro: 'F1 (micro)', f1_macro: 'F1 (macro)', matthews: 'Matthews correlation',
+  pearson: 'Pearson correlation', spearman: 'Spearman correlation', rmse: 'root mean squared error',
+  mae: 'mean absolute error', tfidf: 'TF-IDF', trivial: 'trivial answer', spread: 'spread of the predictions',
+  ece_before: 'expected error before', ece_after: 'expected error after', cut: 'share of truncated texts',
+  unknown: 'share of unknown tokens', train: 'training rows', duplicates: 'duplicates removed',
+  leaked: 'rows also in the validation file', empty: 'rows without text', seconds: 'time (s)',
+};
+const LEFT_OUT = ['answer', 'of', 'C', 'fitted']; // of baselines and calibration: how they were made
+
 export class Runs extends Component {
   state = { runs: null, problem: '', left: this.props.params.left ?? '', right: this.props.params.right ?? '' };
 
@@ -29,50 +41,51 @@ export class Runs extends Component {
       <h1>Runs of this server</h1>
       <p class="lead">Each model, what it was trained for, and what was measured when its training ended.</p>
       ${problem && html`<${Status} problem=${problem} />`}
-      ${runs && html`<${RunTable} runs=${runs} details=${details} />`}
+      ${runs && html`<${RunTable} runs=${runs} details=${details} fail=${(error) => this.setState({ problem: error.message })} />`}
       ${runs?.length > 1 && html`<${Comparison} runs=${runs} left=${left} right=${right} set=${(change) => this.set(change)} />`}
     </section>`;
   }
 }
 
-function RunTable({ runs, details }) {
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="List of runs"><table>
+function RunTable({ runs, details, fail }) {
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="List of runs"><table class="stack">
     <thead><tr><th scope="col">model</th><th scope="col">stage</th><th scope="col" class="number">parameters</th>
       <th scope="col">validation</th><th scope="col">report</th></tr></thead>
     <tbody>${runs.map((run) => html`<tr key=${run.id}>
       <th scope="row">${run.id}</th>
-      <td>${run.stage ?? '–'}</td>
-      <td class="number">${details[run.id]?.parameters ? round(details[run.id].parameters) : '–'}</td>
-      <td class="cell">${run.problem ?? headline(run.results)}</td>
-      <td>${run.report ? html`<${Report} id=${run.id} />` : '–'}</td>
+      <td data-name="stage">${STAGES[run.stage] ?? '–'}</td>
+      <td class="number" data-name="parameters">${details[run.id]?.parameters ? COMPACT.format(details[run.id].parameters) : '–'}</td>
+      <td class="cell" data-name="validation">${run.problem ?? headline(run.results)}</td>
+      <td data-name="report">${run.report ? html`<${Report} id=${run.id} fail=${fail} />` : '–'}</td>
     </tr>`)}</tbody>
   </table></div>`;
 }
 
 /** With an API key, a link cannot open the report: the page saves it as a file. */
-function Report({ id }) {
+function Report({ id, fail }) {
   const path = `v1/runs/${encodeURIComponent(id)}/report`;
   if (!hasKey()) return html`<a href=${path} aria-label=${`report of ${id}`}>report</a>`;
   const save = async () => {
     const link = document.createElement('a');
     link.href = URL.createObjectURL(await download(path));
-    link.download = `${id}.html`;
+    link.download = `${id.replaceAll('/', '-')}.html`;
     link.click();
     URL.revokeObjectURL(link.href);
   };
-  return html`<button type="button" aria-label=${`save report of ${id}`} onClick=${save}>save report</button>`;
+  return html`<button type="button" aria-label=${`save report of ${id}`} onClick=${() => save().catch(fail)}>save report</button>`;
 }
 
 /** The numbers of nested results, as [name, value]. Lists and texts are left to the report. */
 function numbersOf(results, above = '') {
   return Object.entries(results ?? {}).flatMap(([name, value]) => {
-    if (typeof value === 'number') return [[above + words(name), value]];
+    if (LEFT_OUT.includes(name)) return [];
+    if (typeof value === 'number') return [[above + (name === 'validation' ? 'validation rows' : words(name)), value]];
     const inside = name === 'metrics' ? above : `${above}${words(name)} › `;
     return value && typeof value === 'object' && !Array.isArray(value) ? numbersOf(value, inside) : [];
   });
 }
 
-const words = (name) => name.replaceAll('_', ' ');
+const words = (name) => (Object.hasOwn(NAMES, name) ? NAMES[name] : name.replaceAll('_', ' '));
 
 const figure = (value) => (value === undefined ? '–' : round(value, 4));
 

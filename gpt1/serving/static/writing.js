@@ -1,7 +1,7 @@
 // Writing: a continuation as it is drawn, token by token; any token can be drawn again.
 
 import { ask, events, Latest } from './api.js';
-import { Bars, Component, html, inWords, percent, Status, Tokens, visible } from './parts.js';
+import { Bars, Component, count, html, inWords, percent, Status, Tokens, visible } from './parts.js';
 
 const EXAMPLE = 'A long time ago, there was a';
 const MAX_SEED = 2 ** 53 - 1;
@@ -13,13 +13,19 @@ const SETTINGS = [
   { name: 'seed', title: 'Seed (optional)', first: '', min: 0, max: MAX_SEED, step: 1 },
 ];
 
+/** The setting of a link, if it is in its range. */
+function settingOf({ name, first, min, max }, params) {
+  const value = params[name] ?? '';
+  return value !== '' && Number(value) >= min && Number(value) <= max ? value : first;
+}
+
 export class Writing extends Component {
   writing = new Latest();
   looking = new Latest();
 
   constructor(props) {
     super(props);
-    const settings = Object.fromEntries(SETTINGS.map(({ name, first }) => [name, props.params[name] ?? first]));
+    const settings = Object.fromEntries(SETTINGS.map((setting) => [setting.name, settingOf(setting, props.params)]));
     settings.stop = props.params.stop ?? '';
     this.state = {
       prompt: props.params.text ?? EXAMPLE, settings, // what is asked for
@@ -39,7 +45,8 @@ export class Writing extends Component {
 
   options() {
     const { settings } = this.state;
-    const numbers = SETTINGS.filter(({ name }) => settings[name] !== '').map(({ name }) => [name, Number(settings[name])]);
+    const texts = SETTINGS.map(({ name, first }) => [name, settings[name] === '' ? first : settings[name]]);
+    const numbers = texts.filter(([, text]) => text !== '').map(([name, text]) => [name, Number(text)]);
     return { ...Object.fromEntries(numbers), stop: settings.stop ? [settings.stop] : undefined };
   }
 
@@ -68,13 +75,13 @@ export class Writing extends Component {
       }
       const speed = Math.round(tokens.length / ((performance.now() - start) / 1000));
       const end = reason === 'stop' ? 'The stop text came. ' : '';
-      this.setState({ busy: false, status: `${end}${tokens.length} tokens, ${speed} a second.` });
+      this.setState({ busy: false, status: `${end}${count(tokens.length, 'token')}, ${speed} per second.` });
     }, (error) => this.setState({ busy: false, status: '', problem: error.message }));
   }
 
   stop() {
     this.writing.cancel();
-    this.setState({ busy: false, status: `Stopped after ${this.state.tokens.length} tokens.` });
+    this.setState({ busy: false, status: `Stopped after ${count(this.state.tokens.length, 'token')}.` });
   }
 
   /** Show a token and what else could have come in its place. */
@@ -112,12 +119,12 @@ export class Writing extends Component {
       <p class="lead">Each token is drawn from the probabilities, then the model reads on. Choose any token of the result
         to see what else could have come, and to go on differently.</p>
       <label for="prompt">Beginning</label>
-      <textarea id="prompt" rows="2" value=${prompt} onInput=${(event) => this.set({ prompt: event.target.value })}></textarea>
+      <textarea id="prompt" rows="2" dir="auto" value=${prompt} onInput=${(event) => this.set({ prompt: event.target.value })}></textarea>
       <fieldset class="settings">
         <legend class="hidden">How to draw</legend>
-        ${SETTINGS.map(({ name, title, min, max, step }) => html`<div key=${name}>
+        ${SETTINGS.map(({ name, title, first, min, max, step }) => html`<div key=${name}>
           <label for=${name}>${title}</label>
-          <input id=${name} type="number" min=${min} max=${max} step=${step} value=${settings[name]}
+          <input id=${name} type="number" min=${min} max=${max} step=${step} placeholder=${first} value=${settings[name]}
             onInput=${(event) => this.set({ settings: { ...settings, [name]: event.target.value } })} /></div>`)}
         <div><label for="stop">Stop text (optional)</label>
           <input id="stop" maxlength="200" value=${settings.stop}
@@ -128,7 +135,7 @@ export class Writing extends Component {
         <button type="button" disabled=${!busy} onClick=${() => this.stop()}>Stop</button>
       </div>
       <${Status} text=${status} problem=${problem} />
-      ${asked && html`<div class="written">
+      ${asked && html`<div class="written" dir="auto">
         <span class="given">${asked.prompt}</span>
         <${Tokens} tokens=${shown} selected=${selected} select=${(i) => this.select(i)} label="Tokens of the continuation" />
       </div>`}
