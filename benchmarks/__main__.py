@@ -8,6 +8,7 @@ head        training the head only
 generation  16 + 256 tokens, greedy
 serving     many clients of a server on this machine
 load        200 clients for a minute, and more than the server accepts
+page        the page of a server in a browser (needs playwright and chromium)
 memory      peak memory of a pre-training step, start-up
 sizes       tokens per second and memory of pre-training, by model size
 scaling     a step by context, width, layers and batch; opening a corpus
@@ -43,6 +44,7 @@ BENCHMARKS = (
     "generation",
     "serving",
     "load",
+    "page",
     "memory",
     "sizes",
     "scaling",
@@ -55,6 +57,7 @@ BENCHMARKS = (
 )
 WITHOUT_PEER = (
     "load",
+    "page",
     "sizes",
     "scaling",
     "kernels",
