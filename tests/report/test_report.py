@@ -103,7 +103,7 @@ def test_the_report_of_finetuning_has_its_sections_and_the_numbers_of_its_files(
         "Data", "Settings", "Next steps",
     ]  # fmt: skip
     assert {0.75, 0.7333, 0.5, 0.51, 7_654_321, 80, 3, 0.01, 0.02} <= set(page.numbers)
-    assert "f1 (macro)" in page.text
+    assert "F1 (macro)" in page.text
     assert re.search(r"rows\s+r\.csv\s", page.text)
     assert "label = stars, text = review" in page.text
     assert "0.125 before, 0.031 after." in page.text

@@ -292,6 +292,9 @@ def test_axe_finds_nothing_and_a_phone_needs_no_sideways_scrolling(open_page: Op
         page = open_page(f"#{view}?model={model}", width=width, scheme=scheme)
         if view == "writing":
             page.get_by_role("button", name="Write", exact=True).click()
+        if view == "task":
+            page.get_by_role("button", name="Which words mattered?").click()
+            page.locator(".panel .token").first.click()
         page.wait_for_timeout(1000)
         if view in ("reading", "writing"):
             page.locator(".token[role=option]").first.click()
