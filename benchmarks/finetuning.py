@@ -31,7 +31,7 @@ from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.losses import l3
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.tasks.kinds import KINDS, Example, Kind, encode_examples
 from gpt1.tasks.targets import Classes, Target
 from gpt1.training.finetune_setup import FinetuneSetup
@@ -99,7 +99,7 @@ def make_setup(
 def gpt1_workload(setup: FinetuneSetup, lm_coef: float, batch: int) -> Workload:
     """Steps 0, 1, 2, … of the training loop: sampling, micro-batches, L3, clipping, optimizer."""
     config = merge_settings(FinetuneConfig, {"lm_coef": lm_coef, "batch_size": batch, "peak_lr": 1e-5})
-    stage = setup.make_stage(config, setup.make_source(config, NullProgress()))
+    stage = setup.make_stage(config, setup.make_source(config, Progress()))
     optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
     steps = count()
 
@@ -145,7 +145,7 @@ def pad_batch(setup: FinetuneSetup, indices: list[int]) -> dict[str, Tensor]:
 def losses_agree(setup: FinetuneSetup, peer: Any, batch: int) -> bool:
     setup.model.eval(), peer.eval()
     config = merge_settings(FinetuneConfig, {"batch_size": batch})
-    update = setup.make_source(config, NullProgress()).step_batch(0)
+    update = setup.make_source(config, Progress()).step_batch(0)
     mine = sum(l3(setup.model, setup.task.target.loss, 0.0, piece).total for piece in update.micro_batches)
     loss = peer(**pad_batch(setup, batch_indices(0, len(setup.train_examples), batch, config.seed)[1].tolist())).loss
     return bool(torch.isclose(torch.as_tensor(mine), loss, rtol=1e-4))

@@ -17,7 +17,7 @@ from gpt1.config import FinetuneConfig, merge_settings
 from gpt1.corpus.order import batch_indices, steps_per_epoch
 from gpt1.devices import prepare_model
 from gpt1.inference.task_logits import compute_task_logits
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.training.finetune_setup import FinetuneSetup
 from gpt1.training.head_only import HeadOnlySource
@@ -65,7 +65,7 @@ def run(rounds: int, quick: bool) -> BenchmarkResult:
 
 def build_head_source(setup: FinetuneSetup, config: FinetuneConfig) -> HeadOnlySource:
     """One pass of the backbone: the features of all rows."""
-    source = setup.make_source(config, NullProgress())
+    source = setup.make_source(config, Progress())
     assert isinstance(source, HeadOnlySource)
     return source
 

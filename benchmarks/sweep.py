@@ -26,14 +26,14 @@ from typing import Any
 from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus
 from gpt1.errors import GPT1Error, Interrupted, UserError
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.runs.folder import read_results, resolve_settings, user_settings
 from gpt1.training.pretrain import pretrain
 
 CELLS_FILE, PAGE_FILE = "cells.jsonl", "sweep.md"
 
 
-class LossCurve(NullProgress):
+class LossCurve(Progress):
     """The validation losses of a run, each with the seconds of training before it, without those of validation.
 
     Both wall-clock and CPU seconds: on a shared machine, only CPU seconds are comparable.

@@ -16,7 +16,7 @@ from numbers import Real
 from typing import IO, TYPE_CHECKING, Any
 
 from gpt1 import formatting
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -37,10 +37,10 @@ HIDDEN_METRICS = {"step", "epoch", "split", "lr", "tokens", "seconds", "gradient
 
 def default_progress() -> Progress:
     """Where the Python functions report to if the caller names nothing: a Console in IPython and notebooks."""
-    return Console() if hasattr(builtins, "__IPYTHON__") else NullProgress()
+    return Console() if hasattr(builtins, "__IPYTHON__") else Progress()
 
 
-class Console:
+class Console(Progress):
     """A `Progress` that prints to `messages` (default: standard error); results go to `results` (standard output)."""
 
     def __init__(self, messages: IO[str] | None = None, results: IO[str] | None = None) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from gpt1.console import Console
 from gpt1.errors import UserError
 from gpt1.files.foreign import MAX_JSON_BYTES, read_json_object, short
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.version import __version__
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
@@ -57,7 +57,7 @@ def download(name: str) -> Path:
     hub = import_hub(name)
     repository, _, revision = name.partition("@")
     fetch = partial(hub.snapshot_download, repository, ignore_patterns=["*/*"])
-    progress = Console() if os.environ.get("RANK", "0") == "0" else NullProgress()
+    progress = Console() if os.environ.get("RANK", "0") == "0" else Progress()
     with translate_hub_errors(hub, name):
         sizes = list_files(hub, repository, revision, progress)
         fetch = fetch if sizes is not None else partial(fetch, local_files_only=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_file
@@ -16,8 +16,11 @@ MAX_METRICS_BYTES = 2**28
 """Largest metrics.jsonl: a million steps take 200 MB."""
 
 
-class Progress(Protocol):
-    """Receiver of progress. Every method returns at once and raises for no value that it is given."""
+class Progress:
+    """Receiver of progress. This one shows nothing; it is the default in Python.
+
+    Every method returns at once and raises for no value that it is given.
+    """
 
     def log(self, line: str) -> None:
         """Print a line."""
@@ -35,21 +38,7 @@ class Progress(Protocol):
         """End the operation."""
 
 
-class NullProgress:
-    """Shows nothing; the default in Python."""
-
-    def log(self, line: str) -> None: ...
-
-    def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None: ...
-
-    def advance(self, done: int, **values: float) -> None: ...
-
-    def record(self, **values: float | int | str) -> None: ...
-
-    def end(self) -> None: ...
-
-
-class MetricsFile(NullProgress):
+class MetricsFile(Progress):
     """Appends every record to metrics.jsonl, one line of JSON each."""
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +70,7 @@ class MetricsFile(NullProgress):
                     yield line, record
 
 
-class MultiProgress:
+class MultiProgress(Progress):
     """Forwards everything to several receivers."""
 
     def __init__(self, targets: Sequence[Progress]) -> None:

@@ -256,10 +256,10 @@ def read_settings(folder: Path) -> None:
 
 def read_run(folder: Path) -> None:
     from gpt1.inspect.folders import inspect_run
-    from gpt1.progress import MetricsFile, NullProgress
+    from gpt1.progress import MetricsFile, Progress
     from gpt1.runs.folder import read_run_config
 
-    inspect_run(str(folder), None, NullProgress())
+    inspect_run(str(folder), None, Progress())
     MetricsFile(folder / "metrics.jsonl").truncate_after(10)
     read_run_config(folder)
 
@@ -300,17 +300,17 @@ def read_schemas(folder: Path) -> None:
 def make_features(folder: Path) -> None:
     import torch
 
-    from gpt1.progress import NullProgress
+    from gpt1.progress import Progress
     from gpt1.training.head_only import write_cached_features
 
-    write_cached_features(folder / "f.safetensors", torch.ones(4, 8), NullProgress())
+    write_cached_features(folder / "f.safetensors", torch.ones(4, 8), Progress())
 
 
 def read_features(folder: Path) -> None:
-    from gpt1.progress import NullProgress
+    from gpt1.progress import Progress
     from gpt1.training.head_only import read_cached_features
 
-    read_cached_features(folder / "f.safetensors", (4, 8), NullProgress())
+    read_cached_features(folder / "f.safetensors", (4, 8), Progress())
 
 
 def make_cells(folder: Path) -> None:

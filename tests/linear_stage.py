@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gpt1.config import FinetuneConfig, TrainingConfig
 from gpt1.model.losses import Losses
-from gpt1.progress import MetricsFile, MultiProgress, NullProgress
+from gpt1.progress import MetricsFile, MultiProgress, Progress
 from gpt1.training import checkpoints
 from gpt1.training.loop import Outcome, Stage, StepBatch, train
 
@@ -24,7 +24,7 @@ X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 Y = X @ torch.randn(6, 1, generator=torch.Generator().manual_seed(1))
 
 
-class RecordingProgress(NullProgress):
+class RecordingProgress(Progress):
     """Records its calls and may act on a record."""
 
     def __init__(self, act: Callable[[dict[str, Any]], None] = lambda record: None) -> None:

@@ -21,7 +21,7 @@ from benchmarks import starter
 from benchmarks.starter_card import TEXTBOOKS, figures, model_card
 from gpt1.datasets.blimp import PHENOMENA
 from gpt1.errors import UserError
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 
 SETTINGS = {"model": "tiny", "n_layer": 1, "n_head": 1, "n_embd": 16, "context": 16, "batch_size": 2}
 SETTINGS |= {"steps": 4, "eval_every": 2, "eval_windows": 4, "precision": "fp32", "device": "cpu"}
@@ -57,7 +57,7 @@ def making(prose: list[str], tmp_path_factory: pytest.TempPathFactory) -> starte
 
 @pytest.fixture(scope="module")
 def record(making: starter.Making) -> dict[str, Any]:
-    return starter.make_starter(making, NullProgress())
+    return starter.make_starter(making, Progress())
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_the_command_makes_the_model_its_card_and_the_figures_of_its_page(
     assert record["corpus"]["documents"] == 4 * 40, "the textbooks are in the corpus twice"
 
     before = (making.record.read_bytes(), (making.out / "model.safetensors").stat().st_mtime_ns)
-    starter.make_starter(making, NullProgress())
+    starter.make_starter(making, Progress())
     assert (making.record.read_bytes(), (making.out / "model.safetensors").stat().st_mtime_ns) == before
 
 
@@ -97,7 +97,7 @@ def test_training_further_keeps_the_first_curve_and_measures_again(
     for name, path in paths.items():
         (shutil.copytree if name == "out" else shutil.copyfile)(getattr(making, name), path)
     further = replace(making, **paths, run="starter-2", from_=str(making.out), settings=settings)
-    second = starter.make_starter(further, NullProgress())
+    second = starter.make_starter(further, Progress())
     assert list(second["stages"]) == ["starter", "starter-2"]
     assert second["stages"]["starter"] == record["stages"]["starter"]
     assert second["model"]["sha256"] != record["model"]["sha256"]
@@ -116,7 +116,7 @@ def test_scores_of_table_5_are_shown_where_they_are_given(
     rows = [{"task": "sst2", "metric": "accuracy", "guess": 50.9, "ours": {"full": scores, "head": None}, "paper": {}}]
     (tmp_path / "table5").mkdir()
     (tmp_path / "table5" / "results.json").write_text(json.dumps({"what": "table5", "results": rows}))
-    card = model_card(starter.make_starter(replace(making, table5=tmp_path / "table5"), NullProgress()))
+    card = model_card(starter.make_starter(replace(making, table5=tmp_path / "table5"), Progress()))
     assert "| full | 71.2 [70.0–72.0] |" in card
     with pytest.raises(UserError, match="no results of table 5"):
         starter.table5_facts(tmp_path / "work")

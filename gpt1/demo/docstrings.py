@@ -25,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gpt1.demo.prose import extract_prose, normalize_words
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 
 STANDARD_LIBRARY = "python"  # label of the standard library
 PACKAGES = (  # dependencies of gpt1, direct and indirect, that have prose
@@ -58,7 +58,7 @@ class DocstringDocument:
 
 def collect_documents(progress: Progress | None = None) -> list[DocstringDocument]:
     """All documents, in the order of libraries, files and lines. Only the first of equal paragraphs is kept."""
-    progress = progress or NullProgress()
+    progress = progress or Progress()
     files = [(library, root, path) for library, root in find_libraries() for path in list_python_files(root)]
     progress.begin("collecting prose", len(files), unit="files")
     seen: set[str] = set()

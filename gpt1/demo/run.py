@@ -36,7 +36,7 @@ from gpt1.demo.results import (
     starter_verdict,
 )
 from gpt1.errors import Interrupted, UserError
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.report.run_reader import Run
 from gpt1.runs import folder as runs
 
@@ -187,7 +187,7 @@ def available_methods() -> dict[str, dict[str, Any]]:
     return {method: settings for method, settings in DEMO_METHODS.items() if method != FROM_STARTER or installed}
 
 
-class SingleBarProgress(NullProgress):
+class SingleBarProgress(Progress):
     """Shows a run's progress bar under the given title and hides its log lines: there are many runs."""
 
     def __init__(self, progress: Progress, title: str) -> None:

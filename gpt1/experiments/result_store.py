@@ -14,7 +14,7 @@ from gpt1.config import format_flag
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
 from gpt1.files.atomic import ensure_writable, lock_dir
 from gpt1.files.foreign import read_json_object
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 
@@ -188,7 +188,7 @@ def run_and_write(
     return store.folder
 
 
-class JobProgress(NullProgress):
+class JobProgress(Progress):
     """Shows a job's progress as part of the experiment's bar. If a job has several bars, the last is the longest."""
 
     def __init__(self, outer: Progress, completed_cost: int, cost: int) -> None:

@@ -11,7 +11,7 @@ from gpt1.datasets.labelled import TaskData, TaskRequest, load_task_data
 from gpt1.errors import UserError
 from gpt1.files.reading import is_url
 from gpt1.inference.predictor import TaskPredictor
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tasks.baselines import tfidf_baseline, trivial_baseline
 from gpt1.tasks.examples import content_key
@@ -59,7 +59,7 @@ def read_training_rows(run: Path) -> TaskData | None:
         cfg = merge_settings(FinetuneConfig, {k: v for k, v in stored.items() if k not in runs.RUN_KEYS})
         about = {name: command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir")}
         about |= {"weight": command.get("weight"), "unlabeled": command.get("unlabeled")}
-        task = load_task_data(TaskRequest(**about), cfg, NullProgress())
+        task = load_task_data(TaskRequest(**about), cfg, Progress())
     except (UserError, KeyError, TypeError):  # moved, changed, or a table that existed in memory only
         return None
     return task if task.fingerprint() == fingerprint else None

@@ -9,7 +9,7 @@ from gpt1.errors import UserError
 from gpt1.formatting import format_size
 from gpt1.hub import HUB_NAME, import_hub, upload
 from gpt1.inference.convert import export_model
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 
 
 def push(
@@ -38,7 +38,7 @@ def push(
     Raises:
         UserError: The model or the name is invalid, or the hub refuses it.
     """
-    progress = progress or NullProgress()
+    progress = progress or Progress()
     if not HUB_NAME.fullmatch(name) or "@" in name:
         raise UserError(f"{name} is not a name on the hub.", "Use owner/name, such as alice/reviews.")
     import_hub(name)  # before the work

@@ -17,7 +17,7 @@ from gpt1.inference.foreign_task import encode_plain
 from gpt1.inference.language_model import LanguageModel, features_like
 from gpt1.inference.task_logits import InputStatistics, compute_task_features, compute_task_logits, ignore_empty
 from gpt1.model.head import TaskModel
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.tables.frames import frame_like, frame_table, is_frame, is_series, records_like, series_texts
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import check_columns, read_examples, required_columns
@@ -133,7 +133,7 @@ class TaskPredictor(LanguageModel):
         columns = columns or self.text_columns
         check_columns(self.kind, columns, table.columns, table.name)
         examples = read_examples(table.rows, self.kind, columns, table.locate_row, labelled=False)
-        logits = self.logits_with_progress(self.encode(examples), table.name, progress or NullProgress())
+        logits = self.logits_with_progress(self.encode(examples), table.name, progress or Progress())
         return self.decode(examples, logits)
 
     def logits_with_progress(

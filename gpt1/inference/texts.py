@@ -13,7 +13,7 @@ from gpt1.formatting import count_noun
 from gpt1.inference.language_model import LanguageModel
 from gpt1.inference.predictor import load
 from gpt1.inference.task_predictor import TaskPredictor
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.tables.facts import count_rows_have
 from gpt1.tables.table import Table, check_table_output, fill_missing, missing_column_error, read_blocks
 from gpt1.tables.writer import merge_schema, output_kind, table_writer
@@ -46,7 +46,7 @@ def score_with_progress(
     """`LanguageModel.score` with a progress of texts."""
     found: list[dict[str, Any]] = []
     if len(texts) <= SCORED_AT_ONCE:
-        progress = NullProgress()
+        progress = Progress()
     progress.begin("scoring", len(texts), unit="texts")
     for first in range(0, len(texts), SCORED_AT_ONCE):
         found += model.score(texts[first : first + SCORED_AT_ONCE], stride)
@@ -80,7 +80,7 @@ def write_features(
     Raises:
         UserError: For a column that is missing, or a pre-trained model without `column`.
     """
-    progress = progress or NullProgress()
+    progress = progress or Progress()
     check_table_output(out)
     if Path(out).exists() and Path(table).exists() and Path(out).samefile(table):
         raise UserError(f"--out {out} is also the input table.", "Choose another --out.")

@@ -20,7 +20,7 @@ from gpt1.inference.foreign_task import read_any_task
 from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.recipes import FINETUNING_BATCH_SIZES, HEAD_FIRST_ROWS, HEAD_ONLY_DEFAULTS, MIN_FINETUNING_STEPS
 from gpt1.runs import folder as runs
 from gpt1.tables.frames import to_table
@@ -238,7 +238,7 @@ def run_training(
     with open_run(run, progress, cfg.track) as (run_progress, metrics):
         # On --resume the weights of the checkpoint replace the head that is fitted first: no word of it.
         continues = resume and cfg.train != "head" and bool(checkpoints.list_steps(run / "checkpoints"))
-        source = setup.make_source(cfg, NullProgress() if continues else progress)
+        source = setup.make_source(cfg, Progress() if continues else progress)
         with reuse_buffers(setup.model):
             outcome = train(setup.make_stage(cfg, source), cfg, run, run_progress, metrics, resume)
         finish_finetuning(run, setup, source, outcome, cfg, progress, with_tfidf)

@@ -28,7 +28,7 @@ from gpt1.kernels.to_device import to_device
 from gpt1.model.gpt import GPT
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.model.weights import fingerprint_weights
-from gpt1.progress import MultiProgress, NullProgress, Progress
+from gpt1.progress import MultiProgress, Progress
 from gpt1.runs import folder as runs
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training.compiling import compile_blocks
@@ -83,7 +83,7 @@ def pretrain(
     facts = {**{name: str(path) if path else None for name, path in inputs.items()}, "minutes": minutes}
     requested = requested_settings(config, settings)
     with process_group() as processes:
-        progress = progress or default_progress() if processes.is_rank0 else NullProgress()
+        progress = progress or default_progress() if processes.is_rank0 else Progress()
         if resume:
             return resume_run(out, inputs, facts, requested, processes, progress)
         processes.broadcast_from_rank0(lambda: runs.check_new_folder(out, overwrite, (corpus, from_, valid, config)))
@@ -260,7 +260,7 @@ def is_below_unigram(unigram: Mapping[str, float], validation: Mapping[str, floa
     return validation.get("loss", -math.inf) < (1 - UNIGRAM_MARGIN) * unigram.get("loss", math.inf)
 
 
-class UnigramWatch(NullProgress):
+class UnigramWatch(Progress):
     """Warns once, after a third of the run, if the validation loss is not below the unigram loss."""
 
     def __init__(self, progress: Progress, unigram_loss: float) -> None:

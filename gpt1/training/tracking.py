@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from gpt1.errors import UserError
 from gpt1.files.foreign import read_json_object
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 
 TRACKING_FILE = "tracking.json"
@@ -34,7 +34,7 @@ WANDB_DEFAULTS = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
 MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
-class Tracker(NullProgress):
+class Tracker(Progress):
     """Keeps each recorded number as `split/name`. If it cannot, there is one warning and training continues.
 
     Args:

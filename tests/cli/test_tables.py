@@ -23,7 +23,7 @@ from gpt1.inference.convert import export_model, import_model
 from gpt1.inference.evaluate import evaluate
 from gpt1.inference.predict import predict_into
 from gpt1.inference.predictor import LanguageModel
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.tables.table import read_table, write_table
 from gpt1.training.finetune import finetune
 from gpt1.training.pretrain import pretrain
@@ -216,6 +216,6 @@ def test_the_command_and_the_function_have_the_same_defaults(name: str):
 
 
 def test_functions_print_their_progress_in_a_notebook(monkeypatch: pytest.MonkeyPatch):
-    assert isinstance(default_progress(), NullProgress)
+    assert type(default_progress()) is Progress
     monkeypatch.setattr("builtins.__IPYTHON__", True, raising=False)
     assert isinstance(default_progress(), Console)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from gpt1.config import FinetuneConfig
 from gpt1.datasets.labelled import TaskRequest, load_task_data
 from gpt1.errors import UserError
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.tables.table import Table
 
 
-class RecordingProgress(NullProgress):
+class RecordingProgress(Progress):
     """Records the logged messages."""
 
     def __init__(self) -> None:

@@ -10,13 +10,13 @@ import pytest
 from gpt1.datasets.labelled import TaskRequest
 from gpt1.datasets.task_guess import complete_task
 from gpt1.errors import UserError
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.runs.folder import read_run_config
 from gpt1.tables.table import Table
 from gpt1.training.finetune import finetune
 
 
-class Log(NullProgress):
+class Log(Progress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -30,7 +30,7 @@ TAGS = [{"review": "a good film", "tags": ["good", "film"]} for _ in range(9)]
 
 
 def complete(rows: list[dict[str, Any]], **columns: str) -> TaskRequest:
-    return complete_task(TaskRequest(Table("rows.csv", list(rows[0]), rows), None, None, columns), NullProgress())
+    return complete_task(TaskRequest(Table("rows.csv", list(rows[0]), rows), None, None, columns), Progress())
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from gpt1.demo.results import (
     starter_verdict,
 )
 from gpt1.errors import UserError
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 
 
@@ -87,7 +87,7 @@ def test_a_python_without_docstrings_is_an_error(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "demo").exists()
 
 
-class RecordedProgress(NullProgress):
+class RecordedProgress(Progress):
     """Records log lines and the titles of progress bars."""
 
     def __init__(self) -> None:

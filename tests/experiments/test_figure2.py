@@ -13,7 +13,7 @@ from gpt1.experiments.reproduce.plan import Request
 from gpt1.experiments.reproduce.reproduce import reproduce
 from gpt1.experiments.zeroshot.heuristics import zeroshot
 from gpt1.experiments.zeroshot.over_training import list_checkpoint_models
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 
 
 def test_the_last_point_of_the_right_half_is_the_zeroshot_score_of_the_finished_model(
@@ -62,7 +62,7 @@ def test_the_left_half_varies_only_the_transferred_layers(run_with_checkpoints: 
     plan = module.make_plan(
         Request("figure2", run_with_checkpoints, "out", official_data, tasks=["cola"], left=True),
         FinetuneConfig(),
-        NullProgress(),
+        Progress(),
     )
     assert [plan.run_settings(method, 3)["transfer_layers"] for method in plan.methods] == [0, 1]
     assert {plan.run_settings(method, 3)["seed"] for method in plan.methods} == {3}

@@ -16,7 +16,7 @@ from gpt1.experiments.label_efficiency import curve
 from gpt1.experiments.label_savings import compare_curves, curve_verdict, labels_to_reach
 from gpt1.experiments.result_store import Job, ResultStore, finetune_or_resume, resolve_training_settings, run_jobs
 from gpt1.experiments.train_test_data import read_train_test, stratified_order
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table, read_table
 from gpt1.tasks.kinds import Example
@@ -230,12 +230,12 @@ def test_two_processes_in_one_folder_lose_and_repeat_nothing(tmp_path: Path) -> 
     def run_another_process() -> None:
         other = ResultStore.open(tmp_path / "cells", {"of": "this"})
         with pytest.raises(UserError, match="is being written by another process"):
-            run_jobs("cells", [make_job("a"), make_job("b")], other, NullProgress(), "score")
+            run_jobs("cells", [make_job("a"), make_job("b")], other, Progress(), "score")
 
     early = ResultStore.open(tmp_path / "cells", {"of": "this"})
     first = ResultStore.open(tmp_path / "cells", {"of": "this"})
-    run_jobs("cells", [make_job("a", run_another_process)], first, NullProgress(), "score")
-    run_jobs("cells", [make_job("a"), make_job("b")], early, NullProgress(), "score")  # opened before `a` was finished
+    run_jobs("cells", [make_job("a", run_another_process)], first, Progress(), "score")
+    run_jobs("cells", [make_job("a"), make_job("b")], early, Progress(), "score")  # opened before `a` was finished
     assert tried == ["a", "b"]
     assert set(ResultStore.open(tmp_path / "cells", {"of": "this"}).results) == {"a", "b"}
 
@@ -263,7 +263,7 @@ def test_an_unfinished_run_resumes_only_with_the_same_settings(
         return finetune_or_resume(
             table,
             tmp_path / "run",
-            NullProgress(),
+            Progress(),
             resolve_training_settings(16, own, len(table)),
             from_=pretrained_run,
             **own,
@@ -339,11 +339,11 @@ def test_a_diverging_run_stops_no_other_and_is_tried_again(tmp_path: Path) -> No
 
     store = ResultStore.open(tmp_path / "cells", {"of": "this"})
     failed = run_jobs(
-        "cells", [make_job("a"), make_job("b", GPT1Error("diverged.")), make_job("c")], store, NullProgress(), "score"
+        "cells", [make_job("a"), make_job("b", GPT1Error("diverged.")), make_job("c")], store, Progress(), "score"
     )
     assert failed == ["b: diverged."]
     again = ResultStore.open(tmp_path / "cells", {"of": "this"})
-    assert run_jobs("cells", [make_job("a"), make_job("b"), make_job("c")], again, NullProgress(), "score") == []
+    assert run_jobs("cells", [make_job("a"), make_job("b"), make_job("c")], again, Progress(), "score") == []
     assert tried == ["a", "b", "c", "b"]
 
 

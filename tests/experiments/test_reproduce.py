@@ -39,7 +39,7 @@ from gpt1.experiments.reproduce.reproduce import reproduce
 from gpt1.experiments.reproduce.scores import points_cell, signed_cell
 from gpt1.experiments.result_store import STORE_FILE
 from gpt1.inference.evaluate import evaluate
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.training.finetune import finetune
 
 # --- the paper's numbers ---------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def test_settings_of_rows_and_texts_also_apply_to_the_head_alone(
     request = Request(
         "table5", pretrained_run, "out", official_data, tasks=["cola"], settings={**setting, "peak_lr": 1.0}
     )
-    plan_made = module.make_plan(request, FinetuneConfig(**setting), NullProgress())
+    plan_made = module.make_plan(request, FinetuneConfig(**setting), Progress())
     head, full = plan_made.run_settings("head", 0), plan_made.run_settings("full", 0)
     assert setting.items() <= head.items()
     assert setting.items() <= full.items()

@@ -18,7 +18,7 @@ from gpt1.experiments.zeroshot.scoring import ScoringQuery, log_probabilities, m
 from gpt1.experiments.zeroshot.winograd import read_schemas
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.model.gpt import GPT
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.tables.table import Table
 from gpt1.tasks.metrics import class_scores
 
@@ -104,7 +104,7 @@ def test_a_choice_is_the_answer_with_the_highest_mean_log_probability(pretrained
     assert result["rows"] == len(table)
     assert result["guess"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     model = load(pretrained_run)
-    given = build_zeroshot_task(table, **options).predict(model, NullProgress())
+    given = build_zeroshot_task(table, **options).predict(model, Progress())
     for row, chosen in list(zip(table.rows, given, strict=True))[:12]:
         encode = model.tokenizer.encode
         passage = [model.tokenizer.newline_id, *encode(row["text"])]
@@ -142,10 +142,10 @@ def test_the_threshold_of_cola_depends_on_training_labels_only(pretrained_run: P
     result = zeroshot("cola", run=pretrained_run, data_dir=tmp_path)
     assert result["metric"] == "matthews"
     assert result["rows"] == 10
-    given = build_zeroshot_task("cola", data_dir=tmp_path).predict(load(pretrained_run), NullProgress())
+    given = build_zeroshot_task("cola", data_dir=tmp_path).predict(load(pretrained_run), Progress())
     flipped = [line.replace("src\t0", "src\tX").replace("src\t1", "src\t0").replace("X", "1") for line in lines]
     (folder / "in_domain_dev.tsv").write_text("\n".join(flipped[20:26]) + "\n", encoding="utf-8")
-    assert build_zeroshot_task("cola", data_dir=tmp_path).predict(load(pretrained_run), NullProgress()) == given
+    assert build_zeroshot_task("cola", data_dir=tmp_path).predict(load(pretrained_run), Progress()) == given
 
 
 # --- Winograd schemas ------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_the_referent_that_makes_the_rest_more_likely_is_chosen(pretrained_run: 
     assert (first.referents, first.answer_index) == (("The bee", "the flower"), 1)
     assert second.before.endswith("but")
     model = load(pretrained_run)
-    (given, _) = referent_task("two", [first, second]).predict(model, NullProgress())
+    (given, _) = referent_task("two", [first, second]).predict(model, Progress())
     means = [score_rest(model, f"{first.before} {one}", " " + first.after) for one in first.referents]
     assert given == int(means[1] > means[0])
     assert zeroshot("winograd", run=pretrained_run, data_dir=tmp_path)["rows"] == 2

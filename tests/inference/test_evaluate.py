@@ -28,7 +28,7 @@ from gpt1.inference.predictor import load_task_predictor
 from gpt1.inference.task import save_task
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.baselines import trivial_answer
 from gpt1.tasks.examples import read_examples
@@ -114,7 +114,7 @@ def test_windowed_texts_are_counted_and_not_as_truncated(folder: Any, table: Tab
     assert found["read_in_windows"] - short["read_in_windows"] == 4
 
 
-class RecordingProgress(NullProgress):
+class RecordingProgress(Progress):
     """Records the log."""
 
     def __init__(self) -> None:
@@ -307,7 +307,7 @@ def finetuned(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempP
 def test_the_baselines_are_scored_on_the_test_rows(finetuned: Path, capsys: Any):
     found = evaluate(finetuned / "run", finetuned / "test.csv")
     request = labelled.TaskRequest(finetuned / "train.csv", None, "classification", {"text": "text"})
-    data = labelled.load_task_data(request, FinetuneConfig(), NullProgress())
+    data = labelled.load_task_data(request, FinetuneConfig(), Progress())
     test = read_examples(read_table(finetuned / "test.csv").rows, data.kind, {"text": "text", "label": "label"}, str)
     expected = tfidf_scores(data.kind, data.target, data.training, test)
     tfidf, trivial = found["baselines"]["tfidf"], found["baselines"]["trivial"]

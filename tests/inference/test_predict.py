@@ -20,7 +20,7 @@ from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task import save_task
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.tables import table as tables
 from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.kinds import KINDS
@@ -58,7 +58,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_ROWS", 7)
 
 
-class RecordingProgress(NullProgress):
+class RecordingProgress(Progress):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.steps: list[int] = []

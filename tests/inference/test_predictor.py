@@ -22,7 +22,7 @@ from gpt1.errors import UserError
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_task_predictor
 from gpt1.inference.task import save_task
 from gpt1.inference.task_logits import compute_task_logits
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.tables.table import Table
 from gpt1.tokenization.tokenizer import Tokenizer
 
@@ -101,7 +101,7 @@ def test_a_prediction_has_the_documented_keys(make: Make, name: str, keys: list[
 
 
 def test_the_share_of_unknown_tokens_is_logged(make: Make, monkeypatch: pytest.MonkeyPatch):
-    model, progress, lines = make("choice"), NullProgress(), list[str]()
+    model, progress, lines = make("choice"), Progress(), list[str]()
     monkeypatch.setattr(progress, "log", lines.append)
     monkeypatch.setattr(model.tokenizer, "count_unknown", len)
     rows = [{"t": "a context for all of the answers", "u": "", "a": ["b", "c", "d", "e"]}]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.tasks import baselines
 from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
 from gpt1.tasks.kinds import KINDS, Example
@@ -35,13 +35,13 @@ def rows(n: int) -> list[Example]:
 
 def test_tf_idf_learns_from_a_stratified_sample_of_more_rows_than_its_limit(monkeypatch: pytest.MonkeyPatch):
     training, test = rows(300), rows(30)
-    whole = tfidf_baseline(KINDS["classification"], CLASSES, training, test, seed=0, progress=NullProgress())
+    whole = tfidf_baseline(KINDS["classification"], CLASSES, training, test, seed=0, progress=Progress())
     assert (whole["rows"], whole["of"], whole["metrics"]["accuracy"]) == (300, 300, 1.0)
     seen: list[Example] = []
     fit = baselines.tfidf_scores
     monkeypatch.setattr(baselines, "tfidf_scores", lambda *args: (seen.extend(args[2]), fit(*args))[1])
     monkeypatch.setattr(baselines, "MAX_TFIDF_WORK", 600)
-    sample = tfidf_baseline(KINDS["classification"], CLASSES, training, test, seed=0, progress=NullProgress())
+    sample = tfidf_baseline(KINDS["classification"], CLASSES, training, test, seed=0, progress=Progress())
     assert (sample["rows"], sample["of"]) == (len(seen), 300)
     assert sum(len(example.fields[0]) for example in seen) <= 700
     counts = Counter(example.label for example in seen)
@@ -50,7 +50,7 @@ def test_tf_idf_learns_from_a_stratified_sample_of_more_rows_than_its_limit(monk
 
 def test_empty_texts_have_no_tf_idf():
     training = [Example((" ",), label=label) for label in ("yes", "no")]
-    assert tfidf_baseline(KINDS["classification"], CLASSES, training, training, seed=0, progress=NullProgress()) == {}
+    assert tfidf_baseline(KINDS["classification"], CLASSES, training, training, seed=0, progress=Progress()) == {}
 
 
 def scored(accuracy: float, low: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from gpt1.config import GPTConfig
 from gpt1.kernels.attention import split_heads
 from gpt1.model.gpt import GPT
 from gpt1.model.losses import PretrainMicroBatch, l1
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.training.compiling import compile_blocks
 from gpt1.training.pretrain import pretrain
 
@@ -136,7 +136,7 @@ def test_training_continues_without_a_compiler_on_the_machine(
 def test_on_a_cpu_a_message_says_that_compile_has_no_effect_and_the_run_is_the_same(
     corpus: Path, pretrained_run: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
-    class Listening(NullProgress):
+    class Listening(Progress):
         def log(self, line: str) -> None:
             messages.append(line)
 

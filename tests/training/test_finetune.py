@@ -30,7 +30,7 @@ from gpt1.errors import UserError
 from gpt1.inference.predictor import load_task_predictor
 from gpt1.model.gpt import GPT
 from gpt1.model.weights import read_safetensors
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.recipes import MIN_FINETUNING_STEPS
 from gpt1.tables.table import Table, write_table
 from gpt1.tasks.baselines import describe_score
@@ -43,7 +43,7 @@ from gpt1.training.finetune import (
 )
 
 
-class RecordingProgress(NullProgress):
+class RecordingProgress(Progress):
     """Records the log."""
 
     def __init__(self) -> None:

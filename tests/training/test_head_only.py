@@ -22,7 +22,7 @@ from gpt1.errors import ResourceError, UserError
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.model.weights import read_safetensors
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import EncodedExample
 from gpt1.training import head_only as features
@@ -31,7 +31,7 @@ from gpt1.training.finetune import finetune
 FAST = {**ANY, "train": "head", "epochs": 2}
 
 
-class Messages(NullProgress):
+class Messages(Progress):
     """Stores the messages."""
 
     def __init__(self) -> None:
@@ -317,7 +317,7 @@ sequences = st.lists(st.integers(0, 299), min_size=1, max_size=32)
 
 @given(coded=st.lists(st.lists(sequences, min_size=1, max_size=3).map(EncodedExample), min_size=1, max_size=8))
 def test_features_are_the_last_hidden_states_of_each_sequence_in_order(model: TaskModel, coded: list[EncodedExample]):
-    found = features.extract_features(model, coded, NullProgress())
+    found = features.extract_features(model, coded, Progress())
     with torch.no_grad():
         expected = [
             model.gpt.hidden_states(torch.tensor([ids]))[0, -1] for example in coded for ids in example.sequences
@@ -341,11 +341,11 @@ def test_micro_batch_limits_a_pass_and_does_not_change_the_features(
             return states(self, ids, kv_cache=kv_cache, packing=packing)
 
         patch.setattr(GPT, "hidden_states", counted)
-        found = features.extract_features(model, coded, NullProgress(), micro_batch)
+        found = features.extract_features(model, coded, Progress(), micro_batch)
     largest_example = max(example.tokens for example in coded)
     assert max(passes) <= max(largest_example, micro_batch * max(example.max_row_tokens for example in coded))
     torch.testing.assert_close(
-        found.clone(), features.extract_features(model, coded, NullProgress()).clone(), rtol=0, atol=1e-5
+        found.clone(), features.extract_features(model, coded, Progress()).clone(), rtol=0, atol=1e-5
     )
 
 
@@ -358,7 +358,7 @@ def test_out_of_memory_suggests_a_setting_and_a_value(
 
     monkeypatch.setattr(TaskModel, "features", full)
     with pytest.raises(ResourceError, match="out of memory") as ended:
-        features.extract_features(model, [EncodedExample([[1, 2, 3]])] * rows, NullProgress())
+        features.extract_features(model, [EncodedExample([[1, 2, 3]])] * rows, Progress())
     assert advice in ended.value.fix
 
 

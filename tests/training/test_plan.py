@@ -16,7 +16,7 @@ from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus
 from gpt1.errors import ResourceError, UserError
 from gpt1.model.gpt import GPT
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.training import pretrain as pretraining
 from gpt1.training.initial_model import model_shape
 from gpt1.training.plan import MAX_EPOCHS, PLANNED_SIZES, Plan, Speed, measure_speed, plan_run
@@ -24,7 +24,7 @@ from gpt1.training.pretrain import pretrain
 from gpt1.training.speed import flops_per_token
 
 
-class Messages(NullProgress):
+class Messages(Progress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 

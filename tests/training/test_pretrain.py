@@ -19,7 +19,7 @@ from gpt1.errors import Diverged, UserError
 from gpt1.files.atomic import lock_dir
 from gpt1.inference.predictor import load
 from gpt1.model.gpt import GPT
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.runs.folder import resolve_settings
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import checkpoints
@@ -54,7 +54,7 @@ def results(run: Path) -> dict[str, Any]:
 # ---- a run
 
 
-class Messages(NullProgress):
+class Messages(Progress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 

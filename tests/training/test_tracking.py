@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gpt1.errors import Interrupted, UserError
-from gpt1.progress import NullProgress
+from gpt1.progress import Progress
 from gpt1.training.finetune import finetune
 from gpt1.training.pretrain import pretrain
 from gpt1.training.run import open_run
@@ -123,7 +123,7 @@ def read_id(run: Path, name: str) -> str:
 
 @pytest.mark.parametrize("name", READERS)
 def test_every_number_is_kept_as_split_and_name(name: str, run: Path):
-    with open_run(run, NullProgress(), name) as (progress, _):
+    with open_run(run, Progress(), name) as (progress, _):
         for record in RECORDS:
             progress.record(**record)
     assert READERS[name](run) == TRACKED
@@ -133,7 +133,7 @@ def test_every_number_is_kept_as_split_and_name(name: str, run: Path):
 def test_a_resumed_run_continues_the_same_tracked_run_and_repeats_no_step(name: str, run: Path):
     ids: list[str] = []
     for steps in ((10, 20, 30), (20, 30, 40)):  # stopped after 30, resumed from a checkpoint at 10
-        with suppress(Interrupted), open_run(run, NullProgress(), name) as (progress, metrics):
+        with suppress(Interrupted), open_run(run, Progress(), name) as (progress, metrics):
             assert metrics is not None
             metrics.truncate_after(steps[0] - 10)
             for step in steps:
@@ -148,7 +148,7 @@ def test_a_resumed_run_continues_the_same_tracked_run_and_repeats_no_step(name: 
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_run_that_is_tracked_only_later_has_its_earlier_metrics_too(name: str, run: Path):
     for track, records in (("none", RECORDS[:2]), (name, RECORDS[2:])):
-        with open_run(run, NullProgress(), track) as (progress, _):
+        with open_run(run, Progress(), track) as (progress, _):
             for record in records:
                 progress.record(**record)
     assert READERS[name](run) == TRACKED
@@ -158,7 +158,7 @@ def test_a_run_that_is_tracked_only_later_has_its_earlier_metrics_too(name: str,
     ("error", "status"), [(None, "FINISHED"), (Interrupted("stopped."), "KILLED"), (OSError("broken"), "FAILED")]
 )
 def test_mlflow_knows_the_settings_and_how_the_run_ended(error: Exception | None, status: str, run: Path):
-    with suppress(OSError, Interrupted), open_run(run, NullProgress(), "mlflow"):
+    with suppress(OSError, Interrupted), open_run(run, Progress(), "mlflow"):
         if error:
             raise error
     _, found = mlflow_run(run)
@@ -214,7 +214,7 @@ def test_a_store_that_cannot_be_opened_is_one_error(store: str, run: Path, monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     with (
         pytest.raises(UserError, match='track="mlflow" cannot start a run: '),
-        open_run(run, NullProgress(), "mlflow"),
+        open_run(run, Progress(), "mlflow"),
     ):
         pass
 
@@ -222,19 +222,19 @@ def test_a_store_that_cannot_be_opened_is_one_error(store: str, run: Path, monke
 def test_a_store_without_the_run_to_continue_is_an_error(
     run: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with open_run(run, NullProgress(), "mlflow"):
+    with open_run(run, Progress(), "mlflow"):
         pass
     shutil.copy(empty_store, tmp_path / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
     expected = f'track="mlflow" cannot continue run {read_id(run, "mlflow")}'
-    with pytest.raises(UserError, match=expected), open_run(run, NullProgress(), "mlflow"):
+    with pytest.raises(UserError, match=expected), open_run(run, Progress(), "mlflow"):
         pass
 
 
 def test_a_store_that_breaks_while_training_gives_one_warning(run: Path, own_store: Path):
     lines: list[str] = []
 
-    class Listener(NullProgress):
+    class Listener(Progress):
         def log(self, line: str) -> None:
             lines.append(line)
 

@@ -17,7 +17,7 @@ from gpt1.errors import UserError
 from gpt1.experiments.zeroshot.scoring import sentence_log_probabilities
 from gpt1.experiments.zeroshot.task import ZeroShotTask
 from gpt1.inference.predictor import LanguageModel
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
@@ -53,7 +53,7 @@ class MinimalPairsTask(ZeroShotTask):
 
     def evaluate(self, model: LanguageModel, progress: Progress | None = None) -> dict[str, Any]:
         """The result of `zeroshot`: the whole, each phenomenon and each paradigm, with the baselines."""
-        answers = self.predict(model, progress or NullProgress())
+        answers = self.predict(model, progress or Progress())
         scores = {"accuracy": np.array([a == g for a, g in zip(answers, self.gold, strict=True)], dtype=np.float64)}
         scores |= self.baseline_scores(model)
         groups = {name: [p for p in group if p in self.pairs_by_paradigm] for name, group in PHENOMENA.items()}

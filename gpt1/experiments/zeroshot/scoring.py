@@ -14,7 +14,7 @@ from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.kernels.kv_cache import KVCache
 from gpt1.kernels.packing import PackedRow, Packing
 from gpt1.model.gpt import GPT
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.tasks.collate import micro_batches
 from gpt1.tasks.kinds import EncodedExample
 
@@ -45,7 +45,7 @@ def log_probabilities(
     Queries with the same longer prefix share one forward pass over it (KV cache). After a prefix of one token, the
     continuations of a query share what they have in common, and queries are packed without padding.
     """
-    progress = progress or NullProgress()
+    progress = progress or Progress()
     # Keep the last tokens of a continuation that leaves no room for one token of the prefix.
     texts = [[continuation[-(gpt.config.context - 1) :] for continuation in query.continuations] for query in queries]
     groups: dict[tuple[int, ...], list[int]] = {}  # prefix → queries

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt1.inference.predictor import LanguageModel
-from gpt1.progress import NullProgress, Progress
+from gpt1.progress import Progress
 from gpt1.tasks import metrics
 
 
@@ -35,7 +35,7 @@ class ZeroShotTask:
 
     def evaluate(self, model: LanguageModel, progress: Progress | None = None) -> dict[str, Any]:
         """The result of `zeroshot`."""
-        answers = self.predict(model, progress or NullProgress())
+        answers = self.predict(model, progress or Progress())
         result = {"task": self.name, "metric": self.metric, "guess": self.guess, "how": self.how}
         if self.labels:
             scores = metrics.class_scores(self.gold, answers, self.labels)
