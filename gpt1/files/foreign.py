@@ -196,16 +196,11 @@ def depth_at_most(value: Any, limit: int) -> None:
     raise RecursionError
 
 
-def read_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, fix: str = DAMAGED, allow_nan: bool = False) -> Any:
-    """The content of a JSON file, within the bounds of `parse_json`."""
-    return parse_json(read_bounded(path, max_bytes), path, fix=fix, allow_nan=allow_nan)
-
-
 def read_json_object(
     path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, fix: str = DAMAGED, allow_nan: bool = False
 ) -> dict[str, Any]:
-    """Like `read_json`, for a file that must contain one JSON object."""
-    content = read_json(path, max_bytes=max_bytes, fix=fix, allow_nan=allow_nan)
+    """The object in a JSON file, within the bounds of `parse_json`."""
+    content = parse_json(read_bounded(path, max_bytes), path, fix=fix, allow_nan=allow_nan)
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object.", fix)
     return content
@@ -316,9 +311,6 @@ class Fields:
 
     def text(self, name: str, default: Any = ...) -> str:
         return self.get(name, "a text", lambda value: isinstance(value, str), default)
-
-    def boolean(self, name: str, default: Any = ...) -> bool:
-        return self.get(name, "true or false", lambda value: isinstance(value, bool), default)
 
     def choice(self, name: str, options: tuple[str, ...], default: Any = ...) -> str:
         return self.get(name, "one of " + ", ".join(options), lambda value: value in options, default)

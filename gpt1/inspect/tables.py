@@ -60,7 +60,7 @@ def inspect_table(
         facts["labels"] = count_labels(table, task.columns["label"])
     facts = {
         "what": "table",
-        **{name: value for name, value in facts.items() if name != "also_in"},
+        **facts,
         "columns": {name: column_facts([row.get(name) for row in table.rows]) for name in table.columns},
         "task": {"kind": task.kind, "columns": task.columns, "score": task.score, "flags": task.flags},
     }

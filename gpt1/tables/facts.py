@@ -27,18 +27,12 @@ def normalize_text(text: str) -> str:
     return PUNCTUATION_RUN.sub("", text.lower()) or text
 
 
-def describe_table(
-    table: Table,
-    label: str | None = "label",
-    texts: Sequence[str] | None = None,
-    other_splits: Mapping[str, Table] | None = None,
-) -> dict[str, Any]:
+def describe_table(table: Table, label: str | None = "label", texts: Sequence[str] | None = None) -> dict[str, Any]:
     """Statistics of a table as JSON values.
 
     Args:
         label: The label column, if there is one.
         texts: The text columns. Default: every column except the label that contains a non-numeric value.
-        other_splits: Other splits of the same data, by name, to search for the same rows.
 
     Returns:
         rows, columns: Counts and names.
@@ -47,7 +41,6 @@ def describe_table(
         labels: Rows by label, without empty labels; or scores: minimum, mean and maximum of numeric labels.
         duplicates: Rows with the same texts as an earlier row; not those without text.
         contradictions: Duplicates with another label than the earlier row.
-        also_in: By other split: the rows that are also in it, compared with `normalize_text`.
         odd: Warnings, as sentences.
     """
     label = label if label in table.columns else None
@@ -63,20 +56,11 @@ def describe_table(
         **label_facts([value for value in labels if value is not None]),
         **count_repeats(rows, labels),
     }
-    facts["also_in"] = {}
-    for name, other in (other_splits or {}).items():
-        other_keys = {normalized_key(tuple(cell_to_show(row.get(column)) for column in texts)) for row in other.rows}
-        facts["also_in"][name] = sum(normalized_key(row) in other_keys for row in rows)
-    facts["odd"] = table_warnings(facts)
-    return facts
+    return {**facts, "odd": table_warnings(facts)}
 
 
 def is_text_column(table: Table, name: str) -> bool:
     return any(not is_numeric(row.get(name)) for row in table.rows[:1000] if not is_empty(row.get(name)))
-
-
-def normalized_key(row: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(map(normalize_text, row))
 
 
 def lengths(texts: Sequence[str]) -> dict[str, int]:
@@ -137,9 +121,6 @@ def table_warnings(facts: Mapping[str, Any]) -> list[str]:
         rare, often = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
         rows = count_noun(labels[rare], "row")
         warnings.append(f"label '{rare}' has {rows}, '{often}' {labels[often]:,}: accuracy is not a useful metric.")
-    for name, n in facts["also_in"].items():
-        if n:
-            warnings.append(f"{count_rows_have(n)} the same text as a row in {name}, ignoring case and punctuation.")
     return warnings
 
 

@@ -57,32 +57,23 @@ class Table:
         return len(self.rows)
 
 
-def read_table(
-    path: str | Path,
-    *,
-    column_names: Sequence[str] | None = None,
-    format: str | None = None,
-    name: str | None = None,
-) -> Table:
+def read_table(path: str | Path, *, name: str | None = None) -> Table:
     """Read a table into memory.
 
     Args:
         path: A file or fsspec URL. In .jsonl the columns are all fields that occur; missing values become None.
-        column_names: Columns of a .csv or .tsv file without a header; additional cells are ignored.
-        format: One of INPUT_FORMATS. Default: by the extension (some of GLUE's .txt and .csv files are
-            tab-separated).
         name: Its name in messages, if it is not the path.
 
     Raises:
         UserError: If the file is missing, empty, too large, not UTF-8 or not in its format, or a row is invalid.
     """
-    format = table_format(path, format)
+    format = table_format(path)
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
     columns: dict[str, None] = {}
     size, limit = 0, max_bytes()
     name = name or str(path)
-    for block in read_blocks(path, column_names=column_names, format=format, name=name):
+    for block in read_blocks(path, name=name):
         columns |= dict.fromkeys(block.columns)
         check_columns(name, len(columns))
         size += sum(map(row_memory, block.rows))
@@ -93,9 +84,9 @@ def read_table(
     return fill_missing(Table(name, list(columns), rows, numbers, row_unit(format)), columns)
 
 
-def table_format(path: str | Path, format: str | None = None) -> str:
-    """`format`, or the format by the extension of `path`; UserError if it is not a table format."""
-    format = format or file_format(path)[0]
+def table_format(path: str | Path) -> str:
+    """The format by the extension of `path`; UserError if it is not a table format."""
+    format = file_format(path)[0]
     if format not in INPUT_FORMATS:
         if Path(path).is_dir():
             has_tables = any(file_format(entry)[0] in TABLE_FORMATS for entry in Path(path).iterdir())
@@ -111,12 +102,7 @@ def table_format(path: str | Path, format: str | None = None) -> str:
 
 
 def read_blocks(
-    path: str | Path,
-    *,
-    column_names: Sequence[str] | None = None,
-    format: str | None = None,
-    name: str | None = None,
-    advance: Callable[[int], None] | None = None,
+    path: str | Path, *, name: str | None = None, advance: Callable[[int], None] | None = None
 ) -> Iterator[Table]:
     """Read a table in blocks of bounded memory; otherwise like `read_table`.
 
@@ -125,7 +111,7 @@ def read_blocks(
     Args:
         advance: Called after each block with the bytes of the file read so far.
     """
-    format, name = table_format(path, format), name or str(path)
+    format, name = table_format(path), name or str(path)
     with open_input(path, format, name) as file:
         if not file.peek():
             raise UserError(f"{name} is empty.", "Use a file with rows.")
@@ -138,7 +124,7 @@ def read_blocks(
             columns = list(dict.fromkeys(names))
             return Table(name, columns, rows, numbers, row_unit(format))
 
-        for number, row in stream_rows(file, column_names):
+        for number, row in stream_rows(file):
             rows.append(row)
             numbers.append(number)
             block_bytes += row_memory(row)
@@ -189,22 +175,15 @@ def missing_column_error(table: str, name: str, columns: Sequence[str], flag: st
     )
 
 
-def write_table(
-    path: str | Path | None, rows: Sequence[Mapping[str, Any]], *, format_of: str | Path | None = None
-) -> None:
-    """Write rows to a file atomically, or to standard output.
+def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows to a file atomically; its extension is the format.
 
     The columns are those that occur in the rows, in order of appearance. In .csv and .tsv, None is an empty cell and
     lists are JSON.
-
-    Args:
-        path: The file; its extension is the format. None: standard output, not compressed.
-        format_of: For standard output: the name of a file in the format to use; Parquet becomes JSON lines.
     """
-    if path is not None:
-        check_table_output(path)
+    check_table_output(path)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with table_writer(path, columns, like=format_of) as writer:
+    with table_writer(path, columns) as writer:
         writer.write(rows)
 
 

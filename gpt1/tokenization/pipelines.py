@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from gpt1.errors import UserError
 from gpt1.tokenization.bpe import END_OF_WORD, UNKNOWN, Pair, WordEncoder, ids_to_bytes, learn_merges
@@ -39,19 +39,6 @@ DETECTION_CHARACTERS = 1_000_000
 SURROGATE = re.compile("([\ud800-\udfff])")
 
 VocabularyAndMerges = tuple[dict[str, int], list[Pair]]
-
-
-class Pipeline(Protocol):
-    unknown_id: int | None
-    newline_id: int
-
-    def encode_batch(self, texts: Iterable[str]) -> list[IdArray]: ...
-
-    def decode(self, ids: Iterable[int]) -> str: ...
-
-    def display_token(self, id: int) -> str: ...
-
-    def token_bytes(self, id: int) -> bytes: ...
 
 
 class OriginalPipeline:
@@ -306,7 +293,8 @@ def byte_characters() -> list[str]:
     return [chr(byte if byte in visible else next(others)) for byte in range(256)]
 
 
-PIPELINES: dict[str, type[OriginalPipeline] | type[LosslessPipeline]] = {
+Pipeline: TypeAlias = OriginalPipeline | LosslessPipeline
+PIPELINES: dict[str, type[Pipeline]] = {
     "original": OriginalPipeline,
     "lossless": LosslessPipeline,
 }

@@ -17,7 +17,7 @@ import pytest
 from gpt1.cli.exit import translate_oserror
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_dir, atomic_file
-from gpt1.files.foreign import read_json
+from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import file_entry, verify_file, write_manifest
 from gpt1.tables.table import read_table
 
@@ -126,7 +126,7 @@ def test_a_path_without_permission_is_named_with_what_was_tried(open_folder: Pat
         (open_folder / name).chmod(0)
     readers: dict[str, Callable[[Path], Any]] = {
         "closed.csv": read_table,
-        "closed.json": read_json,
+        "closed.json": read_json_object,
     }
     with as_a_user():
         for name, read in readers.items():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.errors import UserError
-from gpt1.files.foreign import Fields, check_name, parse_json, path_inside, read_json, read_json_object, read_yaml
+from gpt1.files.foreign import Fields, check_name, parse_json, path_inside, read_json_object, read_yaml
 
 BAD_NAMES = [
     "..",
@@ -72,7 +72,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path):
 def test_json_outside_the_bounds_is_one_error_that_names_the_file(text: str, problem: str, tmp_path: Path):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match=rf"x\.json cannot be read as JSON: .*{problem}"):
-        read_json(tmp_path / "x.json")
+        read_json_object(tmp_path / "x.json")
 
 
 @given(
@@ -126,7 +126,7 @@ def test_a_file_that_would_block_or_never_end_is_refused(tmp_path: Path):
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name, kind in [("config.json", "a pipe"), ("zero", "a device")]:
         with pytest.raises(UserError, match=f"{name} is {kind}"):
-            read_json(tmp_path / name)
+            read_json_object(tmp_path / name)
 
 
 def test_a_file_that_is_too_large_is_refused_without_reading_it(tmp_path: Path):

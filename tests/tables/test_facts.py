@@ -34,17 +34,6 @@ def test_row_label_length_and_duplicate_counts_equal_a_plain_count(rows):
     assert facts["contradictions"] == sum(first[text] != label for text, label in filled)
 
 
-@given(here=st.lists(texts, min_size=1, max_size=10), there=st.lists(texts, min_size=1, max_size=10))
-def test_rows_of_another_split_are_found_ignoring_case_and_punctuation(here, there):
-    facts = describe_table(
-        table([{"text": text} for text in here]),
-        texts=["text"],
-        other_splits={"dev": table([{"text": f" {text.upper()}? "} for text in there])},
-    )
-    normalized = {normalize_text(f" {text.upper()}? ") for text in there}
-    assert facts["also_in"] == {"dev": sum(normalize_text(text) in normalized for text in here)}
-
-
 @given(text=st.text(max_size=20))
 def test_texts_are_compared_by_their_letters_and_digits_in_every_script(text):
     letters = "".join(c for c in text.lower() if c.isalnum())
@@ -85,12 +74,11 @@ def test_a_list_of_answers_is_a_text():
 def test_the_warnings_are_sentences():
     rows = [{"text": f"t{i}", "label": "yes"} for i in range(41)]
     rows += [{"text": "t0", "label": "no"}, {"text": "t1", "label": "yes"}]
-    facts = describe_table(table(rows), other_splits={"dev": table([{"text": "T2!"}])})
+    facts = describe_table(table(rows))
     assert facts["odd"] == [
         "2 rows have the same text as an earlier row.",
         "1 row has the same text as an earlier row but a different label.",
         "label 'no' has 1 row, 'yes' 42: accuracy is not a useful metric.",
-        "1 row has the same text as a row in dev, ignoring case and punctuation.",
     ]
     assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]))["odd"] == [
         "all rows have the same label, 'x': there is nothing to learn."
