@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.errors import UserError
-from gpt1.files.atomic import atomic_file
+from gpt1.files.atomic import atomic_write_text
 from gpt1.files.foreign import parse_json, read_bounded
 
 MAX_METRICS_BYTES = 2**28
@@ -57,8 +57,8 @@ class MetricsFile(Progress):
         if not self.path.exists():
             return
         lines = [line for line, record in self._lines() if record.get("step", 0) <= step]
-        with atomic_file(self.path) as file:  # a kill or a full disk must not lose the existing lines
-            file.write("".join(line + "\n" for line in lines).encode())
+        # A kill or a full disk must not lose the existing lines.
+        atomic_write_text(self.path, "".join(line + "\n" for line in lines))
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each line and its record, without the line that a killed process was writing."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt1.datasets.dataset import DataSet
 from gpt1.errors import UserError
-from gpt1.files.atomic import atomic_file
+from gpt1.files.atomic import atomic_write_text
 
 
 def write_submission(data: DataSet, predictions: Sequence[Any], path: str | Path) -> list[Path]:
@@ -26,8 +26,7 @@ def write_submission(data: DataSet, predictions: Sequence[Any], path: str | Path
     lines = [format_prediction(data, prediction, i) for i, prediction in enumerate(predictions)]
     for file, size in files.items():
         text = "".join(f"{i}\t{line}\n" for i, line in enumerate(lines[:size]))
-        with atomic_file(file) as stream:
-            stream.write(f"index\tprediction\n{text}".encode())
+        atomic_write_text(file, f"index\tprediction\n{text}")
         lines = lines[size:]
     return list(files)
 

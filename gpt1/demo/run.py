@@ -6,9 +6,7 @@ were chosen, on validation rows only.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -97,6 +95,8 @@ def choose_output_folder(out: Path) -> Path:
 
 def write_texts_and_tables(out: Path, seeds: int, results: DemoResults, progress: Progress) -> None:
     """Write the unlabelled texts and the labelled tables."""
+    from gpt1.tables.table import write_table
+
     documents = docstrings.collect_documents(progress)
     task = docstrings.build_task(documents)
     texts = docstrings.select_pretraining_documents(documents, task)
@@ -107,11 +107,12 @@ def write_texts_and_tables(out: Path, seeds: int, results: DemoResults, progress
             "Use a Python with its source files, or start with your own texts: gpt1 tokenize --help",
         )
     (out / "labelled").mkdir(parents=True)
-    write_jsonl(out / "texts.jsonl", ({"text": "\n".join(d.paragraphs), "from": d.name} for d in texts))
+    write_table(out / "texts.jsonl", [{"text": "\n".join(d.paragraphs), "from": d.name} for d in texts])
     tables = {f"train-{seed}": task.draw_train_rows(seed) for seed in range(seeds)}
     tables |= {"validation": list(task.validation), "test": list(task.test)}
     for name, rows in tables.items():
-        write_labelled_table(out / "labelled" / f"{name}.csv", rows)
+        examples = [{"text": row.text, "library": row.library, "from": row.document.name} for row in rows]
+        write_table(out / "labelled" / f"{name}.csv", examples)
 
     sizes: Counter[str] = Counter()
     for document in documents:
@@ -287,14 +288,3 @@ def run_folder(out: Path, method: str, seed: int) -> Path:
 
 def document_bytes(document: docstrings.DocstringDocument) -> int:
     return sum(len(paragraph.encode()) for paragraph in document.paragraphs)
-
-
-def write_labelled_table(path: Path, rows: Iterable[docstrings.LibraryExample]) -> None:
-    from gpt1.tables.table import write_table
-
-    write_table(path, [{"text": row.text, "library": row.library, "from": row.document.name} for row in rows])
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")

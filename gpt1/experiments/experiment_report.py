@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
-from gpt1.files.atomic import atomic_file
+from gpt1.files.atomic import atomic_write_text
 from gpt1.report import Cell, Page
 from gpt1.report.charts import to_svg
 from gpt1.report.intervals import estimate_interval
@@ -116,19 +116,15 @@ class ExperimentReport:
     def write(self, folder: Path, results: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, svg in self.svgs.items():
-            atomic_write_text(folder / name, svg + "\n")
-        atomic_write_text(folder / MARKDOWN_FILE, formatting.escape_controls("\n\n".join(self.markdown_blocks)) + "\n")
+            atomic_write_text(folder / name, svg + "\n", "replace")
+        markdown = formatting.escape_controls("\n\n".join(self.markdown_blocks))
+        atomic_write_text(folder / MARKDOWN_FILE, markdown + "\n", "replace")
         write_json(folder / JSON_FILE, {"version": __version__, **results})
         self.page.write(folder / HTML_FILE)
 
 
 def markdown_cell(value: Any) -> str:
     return str(value if isinstance(value, Cell) else Cell(value)).replace("|", "\\|").replace("\n", " ")
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    with atomic_file(path) as file:
-        file.write(text.encode("utf-8", "replace"))
 
 
 def format_fact(value: Any) -> str:

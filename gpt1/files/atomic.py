@@ -55,6 +55,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
+def atomic_write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a file atomically, in UTF-8."""
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8", errors))
+
+
 @contextmanager
 def atomic_dir(path: Path, *, replace: bool = False, name: str | Path = "") -> Iterator[Path]:
     """A folder to fill that becomes `path` at the end, atomically.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.errors import PATH_FIXES, UserError, os_error_reason
-from gpt1.files.atomic import atomic_file
+from gpt1.files.atomic import atomic_write_text
 from gpt1.files.foreign import Fields, check_name, check_regular, read_json_object, short
 
 MANIFEST = "manifest.json"
@@ -66,8 +66,7 @@ def write_manifest(folder: Path, format_name: str, names: Iterable[str] | None =
         names = [name for name in found if name != MANIFEST]
     files = {name: file_entry(folder / name) for name in sorted(names)}
     content = seal({"format": format_name, "files": files})
-    with atomic_file(folder / MANIFEST) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode("ascii"))
+    atomic_write_text(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
 def read_manifest(

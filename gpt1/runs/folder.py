@@ -31,7 +31,7 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files import foreign
 from gpt1.files.atomic import (
     atomic_dir,
-    atomic_file,
+    atomic_write_text,
     delete_folder,
     ensure_exists,
     ensure_writable,
@@ -132,8 +132,9 @@ def create_run(
         content["starting_model"] = command["from"]
     content |= ({"computes_in": computes_in} if computes_in else {}) | asdict(config)
     # Checked again under the lock: another process may have created it in between.
-    with lock_dir(run), atomic_file(check_new_folder(run) / RUN_CONFIG_FILE) as file:
-        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+    with lock_dir(run):
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        atomic_write_text(check_new_folder(run) / RUN_CONFIG_FILE, text)
     return run
 
 
@@ -378,5 +379,4 @@ def example_prompt(folder: str | Path) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_file(path) as file:
-        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

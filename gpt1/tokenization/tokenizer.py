@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import atomic_file
+from gpt1.files.atomic import atomic_write_text
 from gpt1.files.foreign import MAX_JSON_BYTES, Fields, parse_json, read_bounded, short
 from gpt1.files.reading import filesystem, is_url
 from gpt1.runs.folder import find_model_folder
@@ -243,9 +243,9 @@ class Tokenizer:
             "fingerprint": self.fingerprint,
         }
         merges = "".join(f"{first} {second}\n" for first, second in self._merges)
-        _write_atomically(path / GPT1_FILES[1], json.dumps(self._vocabulary, ensure_ascii=False, indent=0) + "\n")
-        _write_atomically(path / GPT1_FILES[2], "#version: 0.2\n" + merges)
-        _write_atomically(path / GPT1_FILES[0], json.dumps(about, indent=2) + "\n")
+        atomic_write_text(path / GPT1_FILES[1], json.dumps(self._vocabulary, ensure_ascii=False, indent=0) + "\n")
+        atomic_write_text(path / GPT1_FILES[2], "#version: 0.2\n" + merges)
+        atomic_write_text(path / GPT1_FILES[0], json.dumps(about, indent=2) + "\n")
 
 
 def validate_vocabulary(
@@ -358,8 +358,3 @@ def _known_files(names: set[str]) -> tuple[str, ...]:
     """The files of a tokenizer among `names`; empty if they are not complete."""
     formats = (GPT1_FILES, OPENAI_FILES, HUGGING_FACE_FILES, (LIBRARY_FILE,))
     return next((files for files in formats if names.issuperset(files)), ())
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    with atomic_file(path) as file:
-        file.write(text.encode())

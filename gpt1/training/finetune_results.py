@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpt1.config import FinetuneConfig
 from gpt1.datasets.labelled import TaskData
-from gpt1.files.atomic import atomic_file
+from gpt1.files.atomic import atomic_write_text
 from gpt1.formatting import count_noun
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
 from gpt1.inference.predictor import TaskPredictor
@@ -131,8 +131,7 @@ def finetuning_results(setup: FinetuneSetup, validated: ValidatedModel, outcome:
 def write_predictions(run: Path, model: TaskPredictor, task: TaskData, logits: Tensor) -> None:
     records = prediction_records(model, task.validation, logits)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    with atomic_file(run / runs.PREDICTIONS) as file:
-        file.write(lines.encode())
+    atomic_write_text(run / runs.PREDICTIONS, lines)
 
 
 def tfidf_advice(setup: FinetuneSetup, cfg: FinetuneConfig, early: bool) -> str:
