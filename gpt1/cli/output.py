@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from gpt1.formatting import printable_json, printable_line, shell_quote
+from gpt1.formatting import printable_json, printable_line
 
 
 def make_console() -> Any:
@@ -30,13 +29,3 @@ def echo_json(value: Any) -> None:
 def print_next_steps(*commands: str) -> None:
     for command in commands:
         echo(f"next: {command}")
-
-
-def pretrained_next_steps(folder: Path) -> tuple[str, str]:
-    from gpt1.runs.folder import example_prompt
-
-    run = shell_quote(folder)
-    return (
-        f'gpt1 next {run} "{example_prompt(folder)}"',
-        f"gpt1 finetune TABLE --from {run} --out runs/NAME --kind classification --text COLUMN --label COLUMN",
-    )

@@ -17,7 +17,7 @@ from gpt1.cli.options import (
     setting_options,
     unlabeled,
 )
-from gpt1.cli.output import echo, make_console, pretrained_next_steps, print_next_steps
+from gpt1.cli.output import echo, make_console, print_next_steps
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.formatting import shell_quote
 
@@ -99,7 +99,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
     gpt1 pretrain corpus --out runs/paper --recipe paper
     torchrun --nproc-per-node 8 -m gpt1 pretrain corpus --out runs/books     # on eight GPUs
     """
-    from gpt1.runs.folder import read_results
+    from gpt1.runs.folder import pretrained_commands, read_results
     from gpt1.training.distributed import is_rank0
     from gpt1.training.pretrain import is_below_unigram
     from gpt1.training.pretrain import pretrain as run
@@ -109,7 +109,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
         show_page(folder, "curves, settings, samples")
         results = read_results(folder)
         if is_below_unigram(results["unigram"], results["validation"]):
-            print_next_steps(*pretrained_next_steps(folder))
+            print_next_steps(*pretrained_commands(folder))
 
 
 @click.command(short_help="Stage 2: fine-tune on labeled rows.")

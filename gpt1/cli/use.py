@@ -22,7 +22,7 @@ from gpt1.cli.options import (
     unlabeled,
     verify,
 )
-from gpt1.cli.output import echo, echo_json, make_console, pretrained_next_steps, print_next_steps
+from gpt1.cli.output import echo, echo_json, make_console, print_next_steps
 from gpt1.config import flag_name
 from gpt1.errors import UserError
 from gpt1.formatting import shell_join, shell_quote
@@ -333,7 +333,9 @@ def push(run: str, name: str, **options: Any) -> None:
     print_next_steps(f"gpt1 inspect {shell_quote(name)}")
 
 
-def model_next_steps(folder: Path) -> tuple[str, ...]:
+def model_next_steps(folder: Path) -> list[str]:
+    from gpt1.runs.folder import pretrained_commands
+
     if (folder / "task.json").exists():
-        return (f"gpt1 predict {shell_quote(folder)} INPUT --out predictions.csv",)
-    return pretrained_next_steps(folder)
+        return [f"gpt1 predict {shell_quote(folder)} INPUT --out predictions.csv"]
+    return pretrained_commands(folder)

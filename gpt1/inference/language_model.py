@@ -28,6 +28,7 @@ from gpt1.inference.streaming import (
 )
 from gpt1.model.gpt import GPT
 from gpt1.progress import Progress
+from gpt1.runs.folder import FINETUNE_COMMAND
 from gpt1.tables.frames import frame_like, is_frame, is_series, records_like, series_texts
 from gpt1.tokenization.tokenizer import Tokenizer
 
@@ -304,5 +305,5 @@ def features_like(texts: Any, states: Tensor, has_text: Sequence[bool]) -> Any:
 
 
 def not_finetuned_error(name: str, run: str = "RUN") -> UserError:
-    command = f"gpt1 finetune TABLE --from {run} --out runs/NAME --kind classification --text COLUMN --label COLUMN"
-    return UserError(f"{name} is pre-trained but not fine-tuned for a task.", f"Fine-tune it first: {command}")
+    fix = f"Fine-tune it first: {FINETUNE_COMMAND.format(run)}"
+    return UserError(f"{name} is pre-trained but not fine-tuned for a task.", fix)

@@ -146,10 +146,7 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
     if not (run.is_finished and has_model):
         return {**facts, "next": [run.resume_command] * bool(run.resume_command)}
     if run.stage == "pretrain":
-        return {
-            **facts,
-            "next": pretrained_commands(path),
-        }
+        return {**facts, "next": runs.pretrained_commands(path)}
     return {**facts, "next": [f"gpt1 predict {shell_quote(path)} new.csv --out predictions.csv"]}
 
 
@@ -174,12 +171,6 @@ def inspect_runs(path: str, from_: str | Path | None, progress: Progress) -> Fac
 
 
 OMITTED_RESULTS = ("samples", "history", "calibration")
-FINETUNE_COMMAND = "gpt1 finetune TABLE --from {} --out runs/NAME --kind classification --text COLUMN --label COLUMN"
-
-
-def pretrained_commands(path: str) -> list[str]:
-    quoted = shell_quote(path)
-    return [f'gpt1 next {quoted} "{runs.example_prompt(path)}"', FINETUNE_COMMAND.format(quoted)]
 
 
 def changed_settings(run: Run) -> Facts:
@@ -215,10 +206,7 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
     model = load(folder)
     facts["tokenizer"] = tokenizer_facts(model.tokenizer)
     if not isinstance(model, TaskPredictor):
-        return {
-            **facts,
-            "next": pretrained_commands(path),
-        }
+        return {**facts, "next": runs.pretrained_commands(path)}
     facts["task"] = {
         "kind": model.kind.name,
         "columns": model.task["columns"],

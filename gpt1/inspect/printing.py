@@ -8,6 +8,7 @@ from typing import Any
 from gpt1 import formatting
 from gpt1.console import Console
 from gpt1.formatting import count_noun, format_size
+from gpt1.tasks.labels import format_labels
 
 Facts = Mapping[str, Any]
 MAX_LABELS_SHOWN = 20
@@ -187,7 +188,7 @@ def print_model(facts: Facts, console: Console) -> None:
     if task:
         lines.append(("columns", ", ".join(f"{role} = {name}" for role, name in task["columns"].items())))
         if task["labels"]:
-            lines.append(("labels", format_labels(task["labels"])))
+            lines.append(("labels", format_labels(task["labels"], MAX_LABELS_SHOWN)))
         lines.append(("trained", str(task["trained"])))
         lines.append(("long texts", LONG_TEXT_DESCRIPTIONS[task["long"]]))
         if task["temperature"] != 1:
@@ -242,11 +243,6 @@ def format_metrics(metrics: Facts) -> str:
 
 def format_tokenizer(tokenizer: Facts) -> str:
     return f"{tokenizer['vocab_size']:,} tokens, {tokenizer['pipeline']} pipeline, {tokenizer['fingerprint'][:12]}…"
-
-
-def format_labels(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:MAX_LABELS_SHOWN])
-    return shown if len(labels) <= MAX_LABELS_SHOWN else f"{shown} … ({len(labels):,} in total)"
 
 
 def format_setting(value: Any) -> str:

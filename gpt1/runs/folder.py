@@ -41,7 +41,7 @@ from gpt1.files.atomic import (
 from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import MANIFEST, check_replaceable, verify_folder, write_manifest
 from gpt1.files.reading import not_found_error
-from gpt1.formatting import shell_join
+from gpt1.formatting import shell_join, shell_quote
 from gpt1.hub import download, is_hub_name
 from gpt1.version import __version__
 
@@ -376,6 +376,15 @@ def example_prompt(folder: str | Path) -> str:
         if prompts and any(letter.isalpha() and not letter.isascii() for letter in "".join(prompts)):
             return " ".join(prompts[0].split()[:4])
     return "once upon a"
+
+
+FINETUNE_COMMAND = "gpt1 finetune TABLE --from {} --out runs/NAME --kind classification --text COLUMN --label COLUMN"
+
+
+def pretrained_commands(folder: str | Path) -> list[str]:
+    """What a user can run next with a pre-trained model."""
+    quoted = shell_quote(folder)
+    return [f'gpt1 next {quoted} "{example_prompt(folder)}"', FINETUNE_COMMAND.format(quoted)]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

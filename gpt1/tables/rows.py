@@ -22,6 +22,7 @@ from typing import IO, Any, cast
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import parse_json, repeated, short
 from gpt1.files.reading import MAX_LINE_BYTES, InputFile, max_bytes, raise_limit
+from gpt1.formatting import count_noun
 from gpt1.tables.cells import decode_bytes
 from gpt1.tables.whole_files import (
     MAX_ROW_DIGITS,
@@ -82,7 +83,7 @@ def delimited_rows(file: InputFile, names: Sequence[str] | None) -> Iterator[Num
 
 
 def cell_count_error(file: InputFile, number: int, cells: Sequence[str], header: Sequence[str]) -> UserError:
-    problem = f"{file.name}, line {number:,} has {count_items(cells, 'cell')}, but the header has {len(header)}."
+    problem = f"{file.name}, line {number:,} has {count_noun(len(cells), 'cell')}, but the header has {len(header)}."
     if header[0].startswith("#"):
         return UserError(problem, f"The header, {short(header[0])}, looks like a comment: remove the comment lines.")
     if cells[0].startswith("#"):
@@ -376,7 +377,3 @@ def missing_field_error(problem: str, field: str, available: Sequence[str]) -> U
 def json_type(value: Any) -> str:
     names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
-
-
-def count_items(items: Sequence[Any], noun: str) -> str:
-    return f"{len(items):,} {noun}" + ("" if len(items) == 1 else "s")

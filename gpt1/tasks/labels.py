@@ -88,4 +88,4 @@ def label_sort_key(label: str) -> tuple[int, float, str]:
 
 def format_labels(labels: Sequence[str], limit: int = 10) -> str:
     text = ", ".join(labels[:limit])
-    return text if len(labels) <= limit else f"{text} … ({len(labels)} in total)"
+    return text if len(labels) <= limit else f"{text} … ({len(labels):,} in total)"
