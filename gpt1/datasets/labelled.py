@@ -50,6 +50,13 @@ class TaskRequest:
     weight: str | None = None  # column with the weight of each row
     unlabeled: str | None = None  # rows without a label: `refuse` or `drop`; None: refuse without offering drop
 
+    @classmethod
+    def from_command(cls, command: Mapping[str, Any]) -> TaskRequest:
+        """The request of a run, from the command in its config.yaml."""
+        names = ("train", "valid", "kind", "columns", "score", "data_dir")
+        optional = command.get("weight"), command.get("unlabeled", "refuse")
+        return cls(*(command[name] for name in names), *optional)
+
 
 @dataclass(frozen=True)
 class LabelledTable:

@@ -57,9 +57,7 @@ def read_training_rows(run: Path) -> TaskData | None:
         if not fingerprint or not isinstance(command, dict) or not is_local(command):
             return None
         cfg = merge_settings(FinetuneConfig, {k: v for k, v in stored.items() if k not in runs.RUN_KEYS})
-        about = {name: command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir")}
-        about |= {"weight": command.get("weight"), "unlabeled": command.get("unlabeled")}
-        task = load_task_data(TaskRequest(**about), cfg, Progress())
+        task = load_task_data(TaskRequest.from_command(command), cfg, Progress())
     except (UserError, KeyError, TypeError):  # moved, changed, or a table that existed in memory only
         return None
     return task if task.fingerprint() == fingerprint else None

@@ -128,9 +128,7 @@ class FinetuneRequest:
     def completed(self, run: Path) -> FinetuneRequest:
         """The request that started `run`, with the inputs that were given now, which may have moved since."""
         command = runs.complete_command(run, self.inputs)
-        about = {name: command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir")}
-        more = {"weight": command.get("weight"), "unlabeled": command.get("unlabeled", "refuse")}
-        return replace(self, task=TaskRequest(**about, **more), from_=command["from"])
+        return replace(self, task=TaskRequest.from_command(command), from_=command["from"])
 
 
 def check_inputs(

@@ -91,28 +91,22 @@ class AdamW(Optimizer):
 
     slots = ("exp_avg", "exp_avg_sq")
 
+    def decay_and_eps(self, decay: float) -> tuple[float, float]:
+        """Weight decay and ε of the fused kernel."""
+        return decay, self.config.eps
+
     @torch.no_grad()
     def update_group(
         self, group: ParameterGroup, lr: float, decay: float, clip_coef: Tensor | None, finite: Tensor | None = None
-    ) -> None:
-        self.fused_adamw(group, lr, decay, clip_coef, self.config.eps, finite)
-
-    def fused_adamw(
-        self,
-        group: ParameterGroup,
-        lr: float,
-        decay: float,
-        clip_coef: Tensor | None,
-        eps: float,
-        finite: Tensor | None,
     ) -> None:
         """torch's fused kernel: one pass over memory instead of ten.
 
         It divides the gradients by `grad_scale`, and changes nothing if `found_inf` is 1.
         """
         if finite is not None and finite.device.type not in GRAD_SCALE_DEVICES:
-            update_if(finite, group, lambda one: self.fused_adamw(one, lr, decay, clip_coef, eps, None))
+            update_if(finite, group, lambda one: self.update_group(one, lr, decay, clip_coef))
             return
+        decay, eps = self.decay_and_eps(decay)
         exp_avg, exp_avg_sq = group.slots
         device = group.parameters[0].device
         if clip_coef is not None and device.type not in GRAD_SCALE_DEVICES:
@@ -147,13 +141,9 @@ class ReleasedAdam(AdamW):
     for ε' = ε / √(1 − β2^t) and decay' = decay · √(1 − β2^t) / (1 − β1^t).
     """
 
-    @torch.no_grad()
-    def update_group(
-        self, group: ParameterGroup, lr: float, decay: float, clip_coef: Tensor | None, finite: Tensor | None = None
-    ) -> None:
+    def decay_and_eps(self, decay: float) -> tuple[float, float]:
         root = math.sqrt(1 - self.config.beta2**self.steps_taken)
-        correction = root / (1 - self.config.beta1**self.steps_taken)
-        self.fused_adamw(group, lr, decay * correction, clip_coef, self.config.eps / root, finite)
+        return decay * (root / (1 - self.config.beta1**self.steps_taken)), self.config.eps / root
 
 
 class Muon(AdamW):
