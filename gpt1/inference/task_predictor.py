@@ -91,8 +91,17 @@ class TaskPredictor(LanguageModel):
         pairs = zip(encoded, examples, strict=True)
         return [one if example.has_text else replace(one, has_text=False) for one, example in pairs]
 
-    def logits(self, examples: Sequence[Example]) -> Tensor:  # → [examples, outputs], not divided by the temperature
-        logits = compute_task_logits(self.task_model, self.encode(examples), self.device)
+    def logits(
+        self,
+        examples: Sequence[Example],
+        statistics: InputStatistics | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Tensor:  # → [examples, outputs], not divided by the temperature
+        """The logits of a block of examples. Adds it to `statistics`; `advance` gets the number of examples done."""
+        encoded = self.encode(examples)
+        if statistics:
+            statistics.add(encoded, self.tokenizer)
+        logits = compute_task_logits(self.task_model, encoded, self.device, advance)
         check_finite(logits)
         return ignore_empty(examples, logits)
 
@@ -114,11 +123,9 @@ class TaskPredictor(LanguageModel):
         Raises:
             UserError: For a row that does not have the columns of the task, or a text that is missing.
         """
-        found = self.decode_examples(self.read_rows(rows))
+        examples = self.read_rows(rows)
+        found = self.decode(examples, self.logits(examples)) if examples else []
         return records_like(rows, found) if is_frame(rows) else found
-
-    def decode_examples(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
-        return self.decode(examples, self.logits(examples)) if examples else []
 
     def predict_table(
         self, table: Table, columns: Mapping[str, str] | None = None, progress: Progress | None = None
@@ -152,12 +159,7 @@ class TaskPredictor(LanguageModel):
     def predict_examples(
         self, examples: Sequence[Example], statistics: InputStatistics, advance: Callable[[int], None]
     ) -> list[dict[str, Any]]:
-        """Predict a block of examples, add it to `statistics`, and call `advance` with the number of examples done."""
-        encoded = self.encode(examples)
-        statistics.add(encoded, self.tokenizer)
-        logits = compute_task_logits(self.task_model, encoded, self.device, advance)
-        check_finite(logits)
-        return self.decode(examples, logits)
+        return self.decode(examples, self.logits(examples, statistics, advance))
 
     def predict_proba(self, rows: Any) -> Any:  # → [rows, labels]
         """Predict probabilities.

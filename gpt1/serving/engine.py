@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from gpt1.errors import ResourceError, UserError
 from gpt1.generation.continuous import Continuation, ContinuousBatch, StepResult, TokenScore, batch_invariant
@@ -204,13 +203,7 @@ class Engine:
         """Rows as token sequences; for `tokenize`."""
         return self.task.encode(self.task.read_rows(rows))
 
-    async def label(self, rows: Sequence[EncodedExample]) -> Tensor:  # → [rows, outputs]
-        """Logits of encoded rows, not divided by the temperature."""
-        if self.labels is None:
-            raise UserError("this model is pre-trained but not fine-tuned for a task.", "Use a fine-tuned model.")
-        logits = await self.labels.logits(rows)
-        return pad_logits(logits) if logits else torch.zeros(0, 1)
-
     async def predict_encoded(self, rows: Sequence[EncodedExample]) -> list[dict[str, Any]]:
         """Predictions of encoded rows; None for rows without text."""
-        return self.task.decode(rows, await self.label(rows)) if rows else []
+        task, labels = self.task, self.labels
+        return task.decode(rows, pad_logits(await labels.logits(rows))) if rows and labels else []

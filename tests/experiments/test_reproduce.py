@@ -36,7 +36,7 @@ from gpt1.experiments.reproduce.figure2 import normalize_score
 from gpt1.experiments.reproduce.paper_tasks import PaperTask, TaskName, read_tasks
 from gpt1.experiments.reproduce.plan import ReproductionPlan, Request
 from gpt1.experiments.reproduce.reproduce import reproduce
-from gpt1.experiments.reproduce.scores import points_cell, signed_cell
+from gpt1.experiments.reproduce.scores import points_cell
 from gpt1.experiments.result_store import STORE_FILE
 from gpt1.inference.evaluate import evaluate
 from gpt1.progress import Progress
@@ -77,7 +77,7 @@ def test_a_random_guess_is_normalized_to_0_and_the_previous_best_to_1(task: str,
 
 @given(value=st.floats(-200, 200))
 def test_no_number_is_shown_as_minus_zero(value: float) -> None:
-    for cell in (points_cell(value), signed_cell(value), SeedScores((value / 100,)).to_cell(1, 100)):
+    for cell in (points_cell(value), points_cell(value, "+"), SeedScores((value / 100,)).to_cell(1, 100)):
         assert cell is not None
         assert float(cell.text.replace("−", "-")) == pytest.approx(value, abs=0.051)
         assert cell.text != "−0.0"

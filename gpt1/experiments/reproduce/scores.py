@@ -32,21 +32,17 @@ def scores_cell(scores: SeedScores | None) -> Cell | None:
     return scores.to_cell(1, 100) if scores else None
 
 
-def points_cell(value: float) -> Cell:
-    """A number with one decimal, as in the paper."""
-    return Cell(value, f"{round(value, 1) + 0.0:.1f}".replace("-", "−"))  # + 0.0: no −0.0
+def points_cell(value: float, sign: str = "") -> Cell:
+    """A number with one decimal, as in the paper; positive ones have a sign if `sign` is "+"."""
+    return Cell(value, f"{round(value, 1) + 0.0:{sign}.1f}".replace("-", "−"))  # + 0.0: no −0.0
 
 
-def optional_points_cell(value: float | None) -> Cell | None:
-    return None if value is None else points_cell(value)
-
-
-def signed_cell(value: float | None) -> Cell | None:
-    return None if value is None else Cell(value, f"{round(value, 1) + 0.0:+.1f}".replace("-", "−"))
+def optional_points_cell(value: float | None, sign: str = "") -> Cell | None:
+    return None if value is None else points_cell(value, sign)
 
 
 def difference_cell(ours: SeedScores | None, theirs: float | None) -> Cell | None:
-    return signed_cell(100 * ours.median - theirs) if ours and theirs is not None else None
+    return points_cell(100 * ours.median - theirs, "+") if ours and theirs is not None else None
 
 
 def percent_scores_json(scores: SeedScores | None) -> dict[str, Any] | None:

@@ -19,7 +19,6 @@ from gpt1.experiments.reproduce.scores import (
     overall_column,
     percent_scores_json,
     scores_cell,
-    signed_cell,
 )
 from gpt1.experiments.result_store import ResultStore
 from gpt1.report import Cell
@@ -57,15 +56,12 @@ class AblationTables:
         return ["method", *average, *(task.name.title for task in self.plan.tasks)]
 
     def table_row(
-        self,
-        method: str,
-        row: ScoreRow,
-        cells: Sequence[Cell | None] | None = None,
-        to_cell: Any = optional_points_cell,
+        self, method: str, row: ScoreRow, cells: Sequence[Cell | None] | None = None, sign: str = ""
     ) -> list[Any]:
         """The method, the average of `row`, and its scores (or `cells` instead of them)."""
-        average = [to_cell(self.average(row))] if self.common_tasks else []
-        return [self.plan.methods[method].title, *average, *(cells if cells is not None else map(to_cell, row))]
+        average = [optional_points_cell(self.average(row), sign)] if self.common_tasks else []
+        scores = [optional_points_cell(score, sign) for score in row] if cells is None else cells
+        return [self.plan.methods[method].title, *average, *scores]
 
     def average(self, row: ScoreRow) -> float | None:
         """The mean over the common tasks; None if `row` lacks one."""
@@ -96,10 +92,7 @@ def add_table5(
     report.heading("Difference: ours minus the paper's")
     report.table(
         columns,
-        [
-            tables.table_row(m, subtract_rows(tables.ours[m], row), to_cell=signed_cell)
-            for m, row in tables.published.items()
-        ],
+        [tables.table_row(m, subtract_rows(tables.ours[m], row), sign="+") for m, row in tables.published.items()],
     )
     if "full" in plan.methods and len(plan.methods) > 1:
         report.heading("What each part is worth")
@@ -121,12 +114,10 @@ def add_table5(
 
 def change_row(tables: AblationTables, method: str) -> list[Any]:
     """The change from `full`, with the paper's change as a note."""
-    row = tables.table_row(method, subtract_rows(tables.ours[method], tables.ours["full"]), to_cell=signed_cell)
+    row = tables.table_row(method, subtract_rows(tables.ours[method], tables.ours["full"]), sign="+")
     if method not in tables.published:
         return row
-    theirs = tables.table_row(
-        method, subtract_rows(tables.published[method], tables.published["full"]), to_cell=signed_cell
-    )
+    theirs = tables.table_row(method, subtract_rows(tables.published[method], tables.published["full"]), sign="+")
     return [row[0], *(with_published_note(a, b) for a, b in zip(row[1:], theirs[1:], strict=True))]
 
 
