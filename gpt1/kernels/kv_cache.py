@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.config import GPTConfig
+from gpt1.kernels.attention import split_heads
 from gpt1.kernels.to_device import to_device
 
 
@@ -110,18 +111,19 @@ def cached_attention(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
     if cache.parts:
         return attention_by_part(qkv, n_head, kv_cache)
     keys, values, past = cache.keys[index], cache.values[index], cache.length
-    batch, time, width = qkv.shape
-    q, k, v = qkv.view(batch, time, 3, n_head, -1).permute(2, 0, 3, 1, 4)  # each [batch, n_head, time, head width]
-    end = past + time
+    q, k, v = split_heads(qkv, 3, n_head)  # each [batch, n_head, time, head width]
+    end = past + qkv.shape[1]
     keys[:, :, past:end] = k
     values[:, :, past:end] = v
-    visible = None
+    return attention_after(q, keys[:, :, :end], values[:, :, :end], past).transpose(1, 2).flatten(2)
+
+
+def attention_after(q: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
+    """Attention of the positions from `past` on: q [batch, n_head, time, head width] → the same."""
+    time, visible = q.shape[2], None
     if past and time > 1:  # position past + i attends to all positions up to itself
-        visible = torch.ones(time, end, dtype=torch.bool, device=qkv.device).tril(past)
-    y = F.scaled_dot_product_attention(
-        q, keys[:, :, :end], values[:, :, :end], attn_mask=visible, is_causal=past == 0 and time > 1
-    )
-    return y.transpose(1, 2).reshape(batch, time, width // 3)
+        visible = torch.ones(time, past + time, dtype=torch.bool, device=q.device).tril(past)
+    return F.scaled_dot_product_attention(q, keys, values, visible, is_causal=not past and time > 1)
 
 
 def attention_by_part(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
@@ -148,13 +150,9 @@ def attention_by_part(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
             y[:first] = attention_of_newest(q[:first], keys, values, cache.part_rows[:first], positions[:first], end)
         parts = parts[first:]
     for row, past, time in parts:
-        end = past + time
-        visible = None
-        if past and time > 1:  # position past + i attends to all positions up to itself
-            visible = torch.ones(time, end, dtype=torch.bool, device=qkv.device).tril(past)
         own_q = q[first : first + time].transpose(0, 1)[None]  # [1, n_head, time, head width]
-        own_k, own_v = keys[row, None, :, :end], values[row, None, :, :end]
-        own_y = F.scaled_dot_product_attention(own_q, own_k, own_v, visible, is_causal=not past and time > 1)
+        own_k, own_v = (cached[row, None, :, : past + time] for cached in (keys, values))
+        own_y = attention_after(own_q, own_k, own_v, past)
         y[first : first + time] = own_y[0].transpose(0, 1)
         first += time
     return y.view(tokens, 1, width // 3)

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gpt1.config import GPTConfig, build, field_name
 from gpt1.errors import UserError
 from gpt1.files.foreign import Fields, check_name, check_not_pointer, check_regular, read_json_object, short
 from gpt1.files.manifest import MANIFEST, file_entry, verify_folder
+from gpt1.kernels.meta_init import meta_init
 
 MODEL_FORMAT = "gpt1-model-1"
 MODEL_CONFIG_FILE, WEIGHTS_FILE, HEAD_PREFIX, TOKENIZER_KEY = "config.json", "model.safetensors", "head.", "tokenizer"
@@ -130,34 +132,13 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
         raise
 
 
+@cache
 def tensor_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of a model, by name."""
-    n = config.n_embd
-    shapes: dict[str, tuple[int, ...]] = {"tokens.weight": (config.embedding_rows, n)}
-    if config.architecture == "transformer":
-        shapes["positions.weight"] = (config.context, n)
-    for layer in range(config.n_layer):
-        block = f"blocks.{layer}."
-        if config.architecture == "lstm":
-            gates, units = 4 * config.lstm_units, config.lstm_units
-            shapes |= {
-                block + "weight_in": (gates, n),
-                block + "weight_state": (gates, units),
-                block + "bias": (gates,),
-            }
-            shapes |= {block + "out": (n, units), block + "out_bias": (n,)}
-            continue
-        dense = {
-            "attention.qkv": (3 * n, n),
-            "attention.out": (n, n),
-            "mlp.widen": (4 * n, n),
-            "mlp.narrow": (n, 4 * n),
-        }
-        for part, (n_out, n_in) in dense.items():
-            shapes[f"{block}{part}.weight"], shapes[f"{block}{part}.bias"] = (n_out, n_in), (n_out,)
-        for part in ("norm_1", "norm_2"):
-            shapes[f"{block}{part}.weight"], shapes[f"{block}{part}.bias"] = (n,), (n,)
-    return shapes
+    """The shape of each tensor of a model, by name. The meta device allocates no memory."""
+    from gpt1.model.gpt import GPT  # an import at the top would be circular
+
+    with meta_init():
+        return {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
 
 
 def check_shapes(where: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:

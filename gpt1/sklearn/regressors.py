@@ -28,11 +28,11 @@ class GPTRegressor(RegressorMixin, FineTuned):
         return self
 
     def predict(self, X: Any) -> NDArray[np.float64]:
-        """A number for each row."""
+        """A number for each text, or for each pair."""
         return np.array([row["score"] for row in self.model_.predict(self._rows(X))], dtype=np.float64)
 
 
-class GPTPairRegressor(RegressorMixin, FineTuned):
+class GPTPairRegressor(GPTRegressor):
     """Predict a number for each pair of texts, such as their similarity; their order does not matter.
 
     The numbers are spread over scores from 0 to 5 and predicted as the mean of a distribution over these, as the
@@ -54,10 +54,6 @@ class GPTPairRegressor(RegressorMixin, FineTuned):
         """As in the base class; the kept model predicts numbers of y, not scores from 0 to 5."""
         rescale_scores(folder, self.low_, (self.high_ - self.low_) / SCORE_STEPS)
         super()._keep_model(folder)
-
-    def predict(self, X: Any) -> NDArray[np.float64]:
-        """A number for each pair."""
-        return np.array([row["score"] for row in self.model_.predict(self._rows(X))], dtype=np.float64)
 
 
 def regression_rows(
