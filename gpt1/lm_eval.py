@@ -15,15 +15,14 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gpt1.cli.exit import report_and_exit
 from gpt1.console import Console
 from gpt1.errors import GPT1Error, UserError
-from gpt1.experiments.zeroshot.scoring import MAX_LOGIT_TOKENS
 from gpt1.generation.continuous import Continuation, ContinuousBatch, batch_invariant
 from gpt1.inference.language_model import MAX_PARALLEL_TEXTS
 from gpt1.inference.predictor import load
+from gpt1.inference.scoring import score_states
 from gpt1.inference.streaming import ContinuationText, continue_texts, make_sampler
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.kernels.packing import PackedRow, Packing
@@ -138,20 +137,9 @@ class GPT1LM(LM):  # type: ignore[misc]
             device=self._device,
         )
         states = self.gpt.hidden_states(inputs, packing=Packing(rows, self._device))[is_scored]
-        log_p, is_top = self.compare(states, targets[is_scored])
+        log_p, is_top = score_states(self.gpt, states, targets[is_scored])
         parts = zip(torch.split(log_p, list(scored)), torch.split(is_top, list(scored)), strict=True)
         return iter([(float(part.sum()), bool(top.all())) for part, top in parts])
-
-    def compare(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """(log P of each target in float64, whether it is the most likely token), on the CPU."""
-        log_p, is_top = [], []
-        for chunk, tokens in zip(
-            torch.split(states, MAX_LOGIT_TOKENS), torch.split(targets, MAX_LOGIT_TOKENS), strict=True
-        ):
-            logits = self.gpt.logits(chunk)[:, : self.gpt.config.vocab_size]
-            log_p.append(logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].cpu().double())
-            is_top.append((logits.argmax(-1) == tokens).cpu())
-        return torch.cat(log_p), torch.cat(is_top)
 
     @torch.inference_mode()
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:

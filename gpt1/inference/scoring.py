@@ -100,13 +100,28 @@ def token_log_probabilities(gpt: GPT, texts: Sequence[Sequence[int]], stride: in
     for n, first, states in read_texts(gpt, [inputs[i] for i in occupied], stride):
         i = occupied[n]
         targets = torch.tensor(texts[i][first + 1 : first + 1 + len(states)], device=states.device)
-        parts = []
-        for some, wanted in zip(torch.split(states, LOGIT_TOKENS), torch.split(targets, LOGIT_TOKENS), strict=True):
-            logits = gpt.logits(some)[:, : gpt.config.vocab_size]
-            check_finite(logits)
-            parts.append(logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0])
-        found[i][first : first + len(states)] = torch.cat(parts).double().cpu()
+        found[i][first : first + len(states)] = score_states(gpt, states, targets)[0]
     return found
+
+
+def score_states(gpt: GPT, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare the predictions of hidden states with the tokens that follow.
+
+    Args:
+        gpt: In eval mode. Probabilities are over its vocabulary, without special tokens.
+        states: [tokens, n_embd].
+        targets: [tokens], ids.
+
+    Returns:
+        log P of each target, float64, and whether it is the most likely token: each [tokens], on the CPU.
+    """
+    log_p, is_top = [], []
+    for some, wanted in zip(torch.split(states, LOGIT_TOKENS), torch.split(targets, LOGIT_TOKENS), strict=True):
+        logits = gpt.logits(some)[:, : gpt.config.vocab_size]
+        check_finite(logits)
+        log_p.append(logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0].double().cpu())
+        is_top.append((logits.argmax(-1) == wanted).cpu())
+    return torch.cat(log_p), torch.cat(is_top)
 
 
 def score_texts(gpt: GPT, tokenizer: Tokenizer, texts: Sequence[str], stride: int) -> list[dict[str, Any]]:

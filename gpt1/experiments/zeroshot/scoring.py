@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.inference.predictor import LanguageModel
+from gpt1.inference.scoring import score_states
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.kernels.kv_cache import KVCache
 from gpt1.kernels.packing import PackedRow, Packing
@@ -17,8 +17,6 @@ from gpt1.model.gpt import GPT
 from gpt1.progress import Progress
 from gpt1.tasks.collate import micro_batches
 from gpt1.tasks.kinds import EncodedExample
-
-MAX_LOGIT_TOKENS = 1024  # compute the logits of this many tokens at a time, to bound memory
 
 
 @dataclass(frozen=True)
@@ -90,24 +88,13 @@ def score_rows(gpt: GPT, rows: Sequence[tuple[list[int], PackedRow]]) -> list[Te
     scored = torch.ones(len(ids), dtype=torch.bool, device=device)
     scored[packing.last_index] = False  # nothing follows the last token of a sequence
     scores = torch.zeros(len(ids))
-    scores[scored.cpu()] = log_probability_of(gpt, states[scored], ids.roll(-1)[scored])
+    scores[scored.cpu()] = score_states(gpt, states[scored], ids.roll(-1)[scored])[0].float()
     parts = iter(torch.split(scores, [n for _, row in rows for n in (row.prefix, *row.suffixes)]))
     found = []
     for _, row in rows:
         common = next(parts)
         found += [torch.cat([common, next(parts)[:-1]]) for _ in row.suffixes]
     return found
-
-
-def log_probability_of(gpt: GPT, states: Tensor, targets: Tensor) -> Tensor:  # [tokens, n_embd], [tokens] → [tokens]
-    """log P of the tokens `targets`, each predicted from its hidden state."""
-    chunks = [
-        -F.cross_entropy(gpt.logits(chunk)[:, : gpt.config.vocab_size], next_tokens, reduction="none")
-        for chunk, next_tokens in zip(
-            torch.split(states, MAX_LOGIT_TOKENS), torch.split(targets, MAX_LOGIT_TOKENS), strict=True
-        )
-    ]
-    return torch.cat(chunks).float().cpu()
 
 
 def score_after_prefix(gpt: GPT, prefix: list[int], texts: Mapping[int, list[list[int]]]) -> Scored:
@@ -157,7 +144,7 @@ def score_continuations(gpt: GPT, last_state: Tensor, cache: KVCache, texts: Seq
         states = torch.cat([states, gpt.hidden_states(ids[:, :-1], kv_cache=cache.repeat(len(texts)))], dim=1)
     lengths = torch.tensor([len(text) for text in texts])
     is_token = (torch.arange(longest) < lengths[:, None]).to(device)  # [texts, longest], False for padding
-    scores = log_probability_of(gpt, states[is_token], ids[is_token])
+    scores = score_states(gpt, states[is_token], ids[is_token])[0].float()
     return list(torch.split(scores, lengths.tolist()))
 
 
