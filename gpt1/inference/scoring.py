@@ -132,16 +132,20 @@ def score_texts(gpt: GPT, tokenizer: Tokenizer, texts: Sequence[str], stride: in
 
 
 def text_score(text: str, ids: Sequence[int], log_probabilities: Tensor, tokenizer: Tokenizer) -> dict[str, Any]:
-    total, size = float(log_probabilities.sum()), len(text.encode("utf-8", "surrogatepass"))
     tokens = [
         {"token": tokenizer.display_token(id), "id": id, "log_probability": p}
         for id, p in zip(ids, log_probabilities.tolist(), strict=True)
     ]
+    return {**text_measures(text, len(ids), float(log_probabilities.sum())), "tokens": tokens}
+
+
+def text_measures(text: str, tokens: int, total: float) -> dict[str, float | None]:
+    """The measures of a text of so many tokens with the log-probability `total`."""
+    size = len(text.encode("utf-8", "surrogatepass"))
     return {
         "log_probability": total,
-        "perplexity": math.exp(min(-total / len(ids), 700)) if ids else None,  # e⁷⁰⁰ is the largest power of a float
+        "perplexity": math.exp(min(-total / tokens, 700)) if tokens else None,  # e⁷⁰⁰ is the largest power of a float
         "bits_per_byte": -total / math.log(2) / size if size else None,
-        "tokens": tokens,
     }
 
 

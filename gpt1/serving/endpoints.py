@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt1.errors import UserError
 from gpt1.generation.continuous import Continuation, TokenScore
 from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import TaskPredictor
+from gpt1.inference.scoring import text_measures
 from gpt1.inference.streaming import ContinuationText
 from gpt1.kernels.attention import split_heads
 from gpt1.model.gpt import GPT, Block
@@ -50,10 +50,7 @@ async def classify(request: ClassifyRequest, name: str, engine: Engine, config: 
     with engine.admit(len(request.rows)):
         encoded = await engine.tokenize(engine.encode_rows, request.rows)
         predictions = await engine.predict_encoded(encoded)
-        explain = getattr(engine.model, "explain", None)
-        if request.explain and explain is None:
-            raise ApiError(501, "this version of gpt1 cannot explain predictions.", "not_supported", "explain")
-        explanations = await engine.call(explain, request.rows, request.label) if request.explain and explain else None
+        explanations = await engine.call(engine.task.explain, request.rows, request.label) if request.explain else None
     data = []
     for index, prediction in enumerate(predictions):
         row = {"index": index, **prediction_json(prediction)}
@@ -129,16 +126,8 @@ async def score(request: ScoreRequest, name: str, engine: Engine, config: ServeC
         data = []
         for index, (text, ids) in enumerate(zip(request.texts, encoded, strict=True)):
             scores = await score_long(engine, [tokenizer.newline_id, *ids], request.top)
-            total = sum(token.logprob or 0.0 for token in scores)
-            size = len(text.encode("utf-8", "surrogatepass"))
-            row = {
-                "index": index,
-                "log_probability": total,
-                "perplexity": math.exp(min(-total / len(ids), 700)) if ids else None,
-                "bits_per_byte": -total / math.log(2) / size if size else None,
-                "tokens": [score_json(engine, token) for token in scores],
-            }
-            data.append(row)
+            measures = text_measures(text, len(ids), sum(token.logprob or 0.0 for token in scores))
+            data.append({"index": index, **measures, "tokens": [score_json(engine, token) for token in scores]})
     return listed(name, data, sum(map(len, encoded)))
 
 
@@ -202,12 +191,9 @@ async def embeddings(request: EmbeddingRequest, name: str, engine: Engine, confi
     width = engine.model.gpt.config.n_embd
     if request.dimensions not in (None, width):
         raise ApiError(400, f"the vectors of {name} have {width} dimensions.", "unsupported_value", "dimensions")
-    features: Any = getattr(engine.model, "features", None)
-    if features is None:
-        raise UserError("this version of gpt1 has no features.", "Use a newer one.")
     with engine.admit(len(texts)):
         encoded = await engine.tokenize(engine.model.tokenizer.encode_batch, texts)
-        vectors = np.asarray(await engine.call(features, texts), dtype="<f4")
+        vectors = np.asarray(await engine.call(engine.model.features, texts), dtype="<f4")
     as_base64 = request.encoding_format == "base64"
     data = [
         {

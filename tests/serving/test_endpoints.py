@@ -77,7 +77,6 @@ def test_the_layout_is_that_of_figure_1(served: Served, task: TaskPredictor):
     assert sequence[1:-1] == [task.tokenizer.display_token(id) for id in task.tokenizer.encode("a file")]
 
 
-@pytest.mark.skipif(not hasattr(LanguageModel, "features"), reason="the Python face has no explanations yet")
 def test_an_explanation_is_that_of_explain(served: Served, task: Any):
     (row,) = data(served, "/v1/classify", {"model": "reviews", "rows": ["the file is valid"], "explain": True})
     (expected,) = task.explain(["the file is valid"])
@@ -182,7 +181,6 @@ def test_attention_is_that_inside_the_model(served: Served, model: LanguageModel
         assert served.ask("/v1/attention", {"text": TEXT, **wrong}).status == 400
 
 
-@pytest.mark.skipif(not hasattr(LanguageModel, "features"), reason="the Python face has no features yet")
 def test_embeddings_are_features_in_the_shape_of_openai(served: Served, model: Any):
     texts = [TEXT, "a list"]
     expected = model.features(texts)
