@@ -1,4 +1,4 @@
-"""Helpers for tests of fine-tuning: settings that take a second, readers of runs."""
+"""Helpers for tests of training: settings that take a second, readers of runs."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ def load_weights(run: Path) -> dict[str, Tensor]:
 def changed_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:
     """Names of the tensors that differ in any bit; special tokens, which only one may have, are ignored."""
     return {name for name, tensor in a.items() if not torch.equal(tensor[:VOCAB_SIZE], b[name][:VOCAB_SIZE])}
+
+
+def equal_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def read_results(run: Path) -> dict[str, Any]:

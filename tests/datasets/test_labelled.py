@@ -7,23 +7,12 @@ import re
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from logged_lines import LoggedLines
 
 from gpt1.config import FinetuneConfig
 from gpt1.datasets.labelled import TaskRequest, load_task_data
 from gpt1.errors import UserError
-from gpt1.progress import Progress
 from gpt1.tables.table import Table
-
-
-class RecordingProgress(Progress):
-    """Records the logged messages."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def log(self, line: str) -> None:
-        self.lines.append(line)
-
 
 labelled_rows = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["yes", "no "])), min_size=2, max_size=30)
 
@@ -33,7 +22,7 @@ def test_duplicates_and_contradicting_labels_are_counted(rows: list[tuple[str, s
     first = dict(reversed(rows))
     assume(len(set(first.values())) == 2)
     table = Table("t.csv", ["text", "label"], [{"text": text, "label": label} for text, label in rows])
-    progress = RecordingProgress()
+    progress = LoggedLines()
     task = load_task_data(TaskRequest(table, None, "classification", {"text": "text"}), FinetuneConfig(), progress)
     remaining = {example.fields[0]: example.label for example in (*task.training, *task.validation)}
     assert remaining == first
@@ -46,7 +35,7 @@ def test_messages_about_one_row_are_singular() -> None:
     rows = [{"text": text, "label": label} for text, label in zip(["", "b", "c", "c", "d"], "xyxxy", strict=True)]
     valid = [{"text": "d", "label": "y"}, {"text": "e", "label": "x"}]
     train, validation = Table("t", ["text", "label"], rows), Table("v", ["text", "label"], valid)
-    progress = RecordingProgress()
+    progress = LoggedLines()
     load_task_data(TaskRequest(train, validation, "classification", {"text": "text"}), FinetuneConfig(), progress)
     assert progress.lines[0].endswith("; 1 duplicate removed")
     assert progress.lines[1] == "1 row without text left out"
@@ -58,7 +47,7 @@ GAPS = Table("t.csv", ["text", "label"], [{"text": f"t{i}", "label": "xy"[i % 2]
 
 
 def load(table: Table, kind: str = "classification", **request: str) -> list[str]:
-    progress = RecordingProgress()
+    progress = LoggedLines()
     asked = TaskRequest(table, None, kind, {"text": "text"}, unlabeled=request.get("unlabeled"))
     task = load_task_data(asked, FinetuneConfig(), progress)
     assert all(example.label for example in (*task.training, *task.validation))

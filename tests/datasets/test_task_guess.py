@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from logged_lines import LoggedLines
 
 from gpt1.datasets.labelled import TaskRequest
 from gpt1.datasets.task_guess import complete_task
@@ -14,15 +15,6 @@ from gpt1.progress import Progress
 from gpt1.runs.folder import read_run_config
 from gpt1.tables.table import Table
 from gpt1.training.finetune import finetune
-
-
-class Log(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def log(self, line: str) -> None:
-        self.lines.append(line)
-
 
 REVIEWS = [{"id": i, "review": f"the film number {i} is good", "stars": i % 3, "mood": "up"} for i in range(9)]
 PAIRS = [{"a": "it rains hard", "b": "it is wet now", "close": i / 4} for i in range(9)]
@@ -66,7 +58,7 @@ def test_what_leaves_a_doubt_is_not_guessed(rows: list[dict[str, Any]], named: d
 def test_a_guess_is_logged_as_flags_and_stored_with_the_run(pretrained_run: Path, tmp_path: Path):
     rows = "\n".join(f"the film {i} is {'good' if i % 2 else 'bad'},{'pos' if i % 2 else 'neg'}" for i in range(24))
     (tmp_path / "reviews.csv").write_text(f"review,label\n{rows}\n")
-    log = Log()
+    log = LoggedLines()
     settings: dict[str, Any] = {"from_": pretrained_run, "epochs": 1, "device": "cpu", "precision": "fp32"}
     run = finetune(tmp_path / "reviews.csv", out=tmp_path / "run", label="label", progress=log, **settings)
     flags = "--kind classification --text review --label label"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from logged_lines import LoggedLines
 from torch import nn
 
 from gpt1.config import FinetuneConfig
@@ -114,18 +115,8 @@ def test_windowed_texts_are_counted_and_not_as_truncated(folder: Any, table: Tab
     assert found["read_in_windows"] - short["read_in_windows"] == 4
 
 
-class RecordingProgress(Progress):
-    """Records the log."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def log(self, line: str) -> None:
-        self.lines.append(line)
-
-
 def test_the_calibration_error_is_reported_with_and_without_the_temperature(folder: Any, table: Table):
-    model, progress = load_task_predictor(folder("classification")), RecordingProgress()
+    model, progress = load_task_predictor(folder("classification")), LoggedLines()
     found = evaluate(folder("classification"), table, progress=progress)["calibration"]
     logits = model.logits(model.read_rows(table.rows)).double()
     gold = np.array([model.labels.index(row["label"]) for row in table.rows])
@@ -213,14 +204,14 @@ def test_predictions_are_added_to_the_rows(folder: Any, table: Table):
 
 
 def test_columns_that_predictions_replace_are_logged(folder: Any, table: Table):
-    earlier, progress = predict(folder("regression"), table), RecordingProgress()
+    earlier, progress = predict(folder("regression"), table), LoggedLines()
     own = [{**row, "prediction": "mine"} for row in earlier]
     columns = list(own[0])
     found = predict(folder("classification"), Table("own.csv", columns, own), progress=progress)
     assert found[0]["prediction"] != "mine"
     assert found[0]["score"] == earlier[0]["score"]
     assert progress.lines[-1] == "own.csv: existing columns are replaced by predictions: prediction"
-    again = RecordingProgress()
+    again = LoggedLines()
     predict(folder("classification"), table, progress=again)
     assert not any("replaced" in line for line in again.lines)
 
@@ -265,7 +256,7 @@ def test_other_data_than_a_glue_test_split_needs_a_table_name_as_out(
 
 
 def test_rows_with_an_unseen_label_count_as_wrong_and_are_named(folder: Any, table: Table):
-    progress = RecordingProgress()
+    progress = LoggedLines()
     other = replace(table, rows=[{**row, "label": "perhaps"} if i < 3 else row for i, row in enumerate(table.rows)])
     found = evaluate(folder("classification"), other, progress=progress)
     known = evaluate(folder("classification"), replace(table, rows=table.rows[3:]))
@@ -323,7 +314,7 @@ def test_the_baselines_are_scored_on_the_test_rows(finetuned: Path, capsys: Any)
 def test_rows_that_the_model_was_trained_on_are_counted(finetuned: Path):
     lines = {}
     for name in ("train", "test"):
-        progress = RecordingProgress()
+        progress = LoggedLines()
         evaluate(finetuned / "run", finetuned / f"{name}.csv", progress=progress)
         lines[name] = [line for line in progress.lines if "training rows of this run: new rows" in line]
     assert len(lines["train"]) == 1
@@ -342,7 +333,7 @@ def test_rows_with_weights_are_recognized_as_training_rows(finetuned: Path, pret
 
 def test_tf_idf_is_left_out_if_the_training_rows_are_gone_or_changed(finetuned: Path, tmp_path: Path):
     evaluate(finetuned / "run", finetuned / "test.csv")
-    rows, progress = (finetuned / "train.csv").read_bytes(), RecordingProgress()
+    rows, progress = (finetuned / "train.csv").read_bytes(), LoggedLines()
     try:
         (finetuned / "train.csv").write_bytes(rows + b"one more,yes\n")
         found = evaluate(finetuned / "run", finetuned / "test.csv", progress=progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,7 @@ from gpt1.tables.table import Table
 from gpt1.training import finetune_setup
 from gpt1.training.finetune import finetune
 
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have their own tests."""
-    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,13 @@ from finetune_helpers import (
     read_results,
     special_token_embeddings,
 )
+from logged_lines import LoggedLines
 
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.errors import UserError
 from gpt1.inference.predictor import load_task_predictor
 from gpt1.model.gpt import GPT
 from gpt1.model.weights import read_safetensors
-from gpt1.progress import Progress
 from gpt1.recipes import MIN_FINETUNING_STEPS
 from gpt1.tables.table import Table, write_table
 from gpt1.tasks.baselines import describe_score
@@ -42,21 +41,7 @@ from gpt1.training.finetune import (
     table_dependent_defaults,
 )
 
-
-class RecordingProgress(Progress):
-    """Records the log."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def log(self, line: str) -> None:
-        self.lines.append(line)
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report has its own tests."""
-    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 # ---- what is trained
@@ -292,7 +277,7 @@ def test_a_temperature_that_helps_is_saved_and_used(table: Table, pretrained_run
 def test_the_baselines_of_every_kind_stand_beside_the_model(
     name: str, table: Table, pretrained_run: Path, tmp_path: Path
 ):
-    progress = RecordingProgress()
+    progress = LoggedLines()
     run = finetune(
         table, from_=pretrained_run, out=tmp_path / "run", progress=progress, **KIND_OPTIONS[name], **FAST_SETTINGS
     )
@@ -319,7 +304,7 @@ def test_without_validation_rows_there_are_no_baselines(table: Table, pretrained
 
 def test_a_model_that_learned_nothing_is_handed_over_with_a_warning(table: Table, pretrained_run: Path, tmp_path: Path):
     for name in ("classification", "regression"):
-        progress = RecordingProgress()
+        progress = LoggedLines()
         settings = {**FAST_SETTINGS, "peak_lr": 0, "valid_fraction": 0.3}
         run = finetune(
             table, from_=pretrained_run, out=tmp_path / name, progress=progress, **KIND_OPTIONS[name], **settings
@@ -438,7 +423,7 @@ def test_small_tables_have_small_batches_and_enough_steps():
 def test_a_run_on_a_small_table_stores_its_epochs_and_evaluates_at_most_twenty_times(
     table: Table, pretrained_run: Path, tmp_path: Path
 ):
-    progress, few = RecordingProgress(), replace(table, rows=table.rows[:40])
+    progress, few = LoggedLines(), replace(table, rows=table.rows[:40])
     run = finetune(few, from_=pretrained_run, out=tmp_path / "run", valid=table, precision="fp32", progress=progress,
                    deduplicate=False, **TEXT_OPTIONS)  # fmt: skip
     settings = yaml.safe_load((run / "config.yaml").read_text())
@@ -519,7 +504,7 @@ def test_the_head_of_a_finetuned_model_is_replaced_with_a_word_or_kept(
     whole: dict[str, Path], table: Table, tmp_path: Path
 ):
     stay = {**FAST_SETTINGS, **TEXT_OPTIONS, "peak_lr": 0}
-    progress = RecordingProgress()
+    progress = LoggedLines()
     new = finetune(table, from_=whole["all"], out=tmp_path / "new", progress=progress, **stay)
     assert any(
         "a new output layer replaces its own" in x and "--keep-head goes on with it" in x for x in progress.lines

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from finetune_helpers import FAST_SETTINGS as ANY
 from finetune_helpers import TEXT_OPTIONS, copy_until_checkpoint, read_metrics, read_results
 from hypothesis import given
 from hypothesis import strategies as st
+from logged_lines import LoggedLines
 from torch import Tensor
 
 from gpt1.errors import ResourceError, UserError
@@ -28,26 +28,9 @@ from gpt1.tasks.kinds import EncodedExample
 from gpt1.training import head_only as features
 from gpt1.training.finetune import finetune
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 FAST = {**ANY, "train": "head", "epochs": 2}
-
-
-class Messages(Progress):
-    """Stores the messages."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def log(self, line: str) -> None:
-        self.lines.append(line)
-
-    def __contains__(self, words: str) -> bool:
-        return any(words in line for line in self.lines)
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report has its own tests."""
-    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +85,7 @@ def test_a_second_run_on_the_same_rows_loads_the_features_and_prints_it(
     finetune(table, from_=pretrained_run, out=tmp_path / "first", **TEXT_OPTIONS, **FAST)
     (kept,) = files(cache)
     seen.clear()
-    messages = Messages()
+    messages = LoggedLines()
     other = {**TEXT_OPTIONS, **FAST, "peak_lr": 0.1, "epochs": 3, "head_dropout": 0.0, "dropout": 0.3}
     finetune(table, from_=pretrained_run, out=tmp_path / "second", progress=messages, **other)
     assert seen == []
@@ -179,7 +162,7 @@ def test_a_damaged_file_is_reported_and_its_features_computed_again(
     kept.write_bytes(changes.get(damage, whole.replace(b"[64,32]", b"[32,64]")))
     assert kept.read_bytes() != whole
     seen.clear()
-    messages = Messages()
+    messages = LoggedLines()
     again = finetune(table, from_=pretrained_run, out=tmp_path / "again", progress=messages, **TEXT_OPTIONS, **FAST)
     assert sum(seen) == 64
     assert f"{kept} is damaged" in messages
@@ -191,7 +174,7 @@ def test_a_cache_that_cannot_be_written_is_a_message_and_not_an_error(
     table: Table, pretrained_run: Path, tmp_path: Path, cache: Path
 ):
     cache.write_text("a file stands where the folder would be made")
-    messages = Messages()
+    messages = LoggedLines()
     finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
     assert f"the features cannot be cached in {cache / 'features'}" in messages
 
@@ -207,7 +190,7 @@ def test_a_cache_that_cannot_be_read_is_a_message_and_not_an_error(
         return exists(path)
 
     monkeypatch.setattr(Path, "exists", denied)
-    messages = Messages()
+    messages = LoggedLines()
     finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
     assert "cannot be read (Permission denied)" in messages
 
@@ -226,7 +209,7 @@ def test_a_full_disk_leaves_no_partial_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(features, "save_file", full)
-    messages = Messages()
+    messages = LoggedLines()
     finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
     assert "No space left on device" in messages
     assert files(cache) == []
@@ -265,7 +248,7 @@ def test_a_file_that_another_process_deletes_is_no_error(
     (cache / "features").mkdir(parents=True)
     for name in ("gone.safetensors", ".gone.1.tmp"):
         (cache / "features" / name).symlink_to("removed")  # listed, and no longer there when it is looked at
-    messages = Messages()
+    messages = LoggedLines()
     finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
     assert "cached" not in messages
 
@@ -274,7 +257,7 @@ def test_features_larger_than_the_limit_are_not_cached(
     table: Table, pretrained_run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(features, "MAX_CACHE_BYTES", 100)
-    messages = Messages()
+    messages = LoggedLines()
     finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
     assert "the features are not cached" in messages
     assert files(cache) == []

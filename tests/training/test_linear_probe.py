@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,9 @@ from gpt1.training import linear_probe
 from gpt1.training.finetune import finetune
 from gpt1.training.linear_probe import fit_linear_probe
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 N = 60
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report has its own tests."""
-    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,31 +10,17 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from logged_lines import LoggedLines
 
 from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus
 from gpt1.errors import ResourceError, UserError
 from gpt1.model.gpt import GPT
-from gpt1.progress import Progress
 from gpt1.training import pretrain as pretraining
 from gpt1.training.initial_model import model_shape
 from gpt1.training.plan import MAX_EPOCHS, PLANNED_SIZES, Plan, Speed, measure_speed, plan_run
 from gpt1.training.pretrain import pretrain
 from gpt1.training.speed import flops_per_token
-
-
-class Messages(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def log(self, line: str) -> None:
-        self.lines.append(line)
-
-
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report has its own tests."""
-    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
 
 
 class Sized:
@@ -132,7 +117,7 @@ def test_a_planned_run_is_a_run_with_plain_settings(
     corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
     settings = {name: value for name, value in tiny_pretrain_settings.items() if name != "steps"}
-    messages = Messages()
+    messages = LoggedLines()
     run = pretrain(corpus, out=tmp_path / "planned", minutes=0.02, progress=messages, **settings)
     stored = yaml.safe_load((run / "config.yaml").read_text())
     assert "minutes" not in stored
@@ -153,7 +138,7 @@ def test_a_run_says_before_it_starts_how_long_it_takes_and_the_measurement_chang
     settings = {**tiny_pretrain_settings, "steps": 5, "dropout": 0.1}
     plain = pretrain(corpus, out=tmp_path / "plain", **settings)
     monkeypatch.setattr(pretraining, "NEGLIGIBLE_FLOPS", 0)
-    messages = Messages()
+    messages = LoggedLines()
     measured = pretrain(corpus, out=tmp_path / "measured", progress=messages, **settings)
     assert any(line.startswith("5 steps of 256 tokens: about ") for line in messages.lines)
     found, expected = (GPT.from_pretrained(folder / "model").state_dict() for folder in (measured, plain))

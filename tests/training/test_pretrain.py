@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from finetune_helpers import equal_weights, load_weights, read_metrics, read_results
+from logged_lines import LoggedLines
 
 from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus, write_corpus
@@ -19,56 +19,22 @@ from gpt1.errors import Diverged, UserError
 from gpt1.files.atomic import lock_dir
 from gpt1.inference.predictor import load
 from gpt1.model.gpt import GPT
-from gpt1.progress import Progress
 from gpt1.runs.folder import resolve_settings
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import checkpoints
 from gpt1.training import pretrain as pretraining
 from gpt1.training.pretrain import pretrain
 
-
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report has its own tests."""
-    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return GPT.from_pretrained(run / "model").state_dict()
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in found]
-
-
-def results(run: Path) -> dict[str, Any]:
-    found = json.loads((run / "results.json").read_text())
-    return {name: value for name, value in found.items() if name != "seconds"}
-
-
 # ---- a run
-
-
-class Messages(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def log(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @pytest.mark.usefixtures("no_report")
 def test_a_run_warns_while_its_loss_is_not_below_the_unigram_loss(
     corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
-    messages = Messages()
+    messages = LoggedLines()
     settings = {**tiny_pretrain_settings, "steps": 10, "eval_every": 2, "peak_lr": 0.0, "warmup": 0}
-    found = results(pretrain(corpus, out=tmp_path / "r", progress=messages, **settings))
+    found = read_results(pretrain(corpus, out=tmp_path / "r", progress=messages, **settings))
     assert not pretraining.is_below_unigram(found["unigram"], found["validation"])
     warnings = [line for line in messages.lines if line.startswith("warning")]
     assert len(warnings) == 2
@@ -86,22 +52,22 @@ def test_a_loss_a_little_below_the_unigram_loss_is_that_of_a_model_without_conte
 
 @pytest.mark.usefixtures("no_report")
 def test_a_run_that_learns_does_not_warn(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path):
-    messages = Messages()
+    messages = LoggedLines()
     settings = {**tiny_pretrain_settings, "steps": 150, "eval_every": 0}
-    found = results(pretrain(corpus, out=tmp_path / "r", progress=messages, **settings))
+    found = read_results(pretrain(corpus, out=tmp_path / "r", progress=messages, **settings))
     assert pretraining.is_below_unigram(found["unigram"], found["validation"])
     assert not any(line.startswith("warning") for line in messages.lines)
 
 
 def test_a_run_learns(pretrained_run: Path, tiny_pretrain_settings: dict[str, Any]):
-    found = results(pretrained_run)
+    found = read_results(pretrained_run)
     assert found["validation"]["loss"] < math.log(300) - 1  # less than an untrained model
-    assert lines(pretrained_run)[-2]["loss"] < lines(pretrained_run)[0]["loss"]
+    assert read_metrics(pretrained_run)[-2]["loss"] < read_metrics(pretrained_run)[0]["loss"]
     assert found["steps"] == found["validation"]["step"] == tiny_pretrain_settings["steps"]
 
 
 def test_a_run_counts_its_tokens(pretrained_run: Path, tiny_pretrain_settings: dict[str, Any], corpus: Path):
-    found, opened = results(pretrained_run), Corpus.open(corpus)
+    found, opened = read_results(pretrained_run), Corpus.open(corpus)
     assert (
         found["tokens_seen"]
         == tiny_pretrain_settings["steps"] * tiny_pretrain_settings["batch_size"] * tiny_pretrain_settings["context"]
@@ -120,7 +86,7 @@ def test_perplexity_and_bits_per_byte_are_the_validation_loss_in_other_units(pre
     assert validation is not None
     ids = validation.text.read(0, validation.text.tokens)
     tokens, n_bytes = len(ids), len(opened.load_tokenizer().decode(ids.tolist()).encode())
-    for found in (results(pretrained_run)["validation"], results(pretrained_run)["unigram"]):
+    for found in (read_results(pretrained_run)["validation"], read_results(pretrained_run)["unigram"]):
         assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
         assert found["bits_per_byte"] == pytest.approx(found["loss"] / math.log(2) * tokens / n_bytes, rel=0.03)
 
@@ -134,7 +100,7 @@ def test_the_validation_loss_is_that_of_the_finished_model_on_the_validation_win
     with torch.no_grad():
         log_p = GPT.from_pretrained(pretrained_run / "model")(ids[:, :-1]).log_softmax(-1)
     expected = -log_p.gather(-1, ids[:, 1:, None]).mean().item()
-    assert results(pretrained_run)["validation"]["loss"] == pytest.approx(expected, abs=1e-5)
+    assert read_results(pretrained_run)["validation"]["loss"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_run_writes_its_settings_its_model_and_its_report(
@@ -152,8 +118,8 @@ def test_a_run_writes_its_settings_its_model_and_its_report(
 def test_the_seed_determines_the_weights(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path):
     short = {**tiny_pretrain_settings, "steps": 3, "dropout": 0.1}
     runs = [pretrain(corpus, out=tmp_path / str(i), **short, seed=seed) for i, seed in enumerate((5, 5, 6))]
-    assert same(weights(runs[0]), weights(runs[1]))
-    assert not same(weights(runs[0]), weights(runs[2]))
+    assert equal_weights(load_weights(runs[0]), load_weights(runs[1]))
+    assert not equal_weights(load_weights(runs[0]), load_weights(runs[2]))
 
 
 # ---- the same step computed differently
@@ -174,8 +140,8 @@ def test_gradient_accumulation_over_micro_batches_gives_the_same_step(
     found = []
     for micro_batch in (0, 1, 2, 3, 8):
         run = pretrain(corpus, out=tmp_path / str(micro_batch), **settings, micro_batch=micro_batch)
-        found.append(weights(run))
-        assert lines(run)[-1]["loss"] == pytest.approx(lines(tmp_path / "0")[-1]["loss"], abs=1e-5)
+        found.append(load_weights(run))
+        assert read_metrics(run)[-1]["loss"] == pytest.approx(read_metrics(tmp_path / "0")[-1]["loss"], abs=1e-5)
     for other in found[1:]:
         for name, value in other.items():
             torch.testing.assert_close(value, found[0][name], rtol=0, atol=1e-5, msg=name)
@@ -189,20 +155,20 @@ def test_activation_checkpointing_gives_the_same_run(
     kept, again = (
         pretrain(corpus, out=tmp_path / str(on), **settings, activation_checkpointing=on) for on in (False, True)
     )
-    for name, value in weights(again).items():
-        torch.testing.assert_close(value, weights(kept)[name], rtol=0, atol=1e-6, msg=name)
+    for name, value in load_weights(again).items():
+        torch.testing.assert_close(value, load_weights(kept)[name], rtol=0, atol=1e-6, msg=name)
 
 
 @pytest.mark.usefixtures("no_report")
 def test_bf16_reaches_the_loss_of_fp32(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path):
     found = {
-        precision: results(
+        precision: read_results(
             pretrain(corpus, out=tmp_path / precision, **{**tiny_pretrain_settings, "precision": precision})
         )
         for precision in ("fp32", "bf16")
     }
     assert found["bf16"]["validation"]["loss"] == pytest.approx(found["fp32"]["validation"]["loss"], rel=0.02)
-    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "bf16").values())
+    assert all(tensor.dtype == torch.float32 for tensor in load_weights(tmp_path / "bf16").values())
 
 
 # ---- --from, --valid
@@ -214,10 +180,10 @@ def test_a_run_can_start_from_a_model(
 ):
     settings = {name: tiny_pretrain_settings[name] for name in ("batch_size", "precision", "device", "eval_windows")}
     still = pretrain(corpus, out=tmp_path / "still", from_=pretrained_run, steps=2, peak_lr=0, **settings)
-    assert same(weights(still), weights(pretrained_run))
+    assert equal_weights(load_weights(still), load_weights(pretrained_run))
     further = pretrain(corpus, out=tmp_path / "further", from_=pretrained_run, steps=40, peak_lr=3e-3, **settings)
     afresh = pretrain(corpus, out=tmp_path / "afresh", **{**tiny_pretrain_settings, "steps": 40, "peak_lr": 3e-3})
-    assert results(further)["validation"]["loss"] < results(afresh)["validation"]["loss"]
+    assert read_results(further)["validation"]["loss"] < read_results(afresh)["validation"]["loss"]
 
 
 def test_a_model_cannot_be_trained_further_with_another_shape(pretrained_run: Path, corpus: Path, tmp_path: Path):
@@ -250,8 +216,8 @@ def test_validation_can_use_another_corpus(
     with torch.no_grad():
         log_p = GPT.from_pretrained(run / "model")(ids[:, :-1]).log_softmax(-1)
     expected = -log_p.gather(-1, ids[:, 1:, None]).mean().item()
-    assert results(run)["validation"]["loss"] == pytest.approx(expected, abs=0.3)
-    assert results(run)["tokens_seen"] == 2 * 8 * 32
+    assert read_results(run)["validation"]["loss"] == pytest.approx(expected, abs=0.3)
+    assert read_results(run)["tokens_seen"] == 2 * 8 * 32
 
 
 def test_the_validation_text_is_whole_documents_by_default_and_the_end_with_recipe_paper(corpus: Path):
@@ -271,7 +237,7 @@ def test_the_validation_text_is_whole_documents_by_default_and_the_end_with_reci
 @pytest.mark.usefixtures("no_report")
 def test_a_run_can_have_no_validation_windows(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path):
     run = pretrain(corpus, out=tmp_path / "run", valid_fraction=0, **{**tiny_pretrain_settings, "steps": 2})
-    assert results(run)["unigram"] == {}
+    assert read_results(run)["unigram"] == {}
     assert (run / "model" / "model.safetensors").exists()
 
 

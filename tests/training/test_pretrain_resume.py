@@ -9,14 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from finetune_helpers import copy_until_checkpoint
+from finetune_helpers import copy_until_checkpoint, equal_weights, load_weights, read_metrics, read_results
 
 import gpt1
 from gpt1 import devices
@@ -24,34 +22,9 @@ from gpt1.cli.main import main
 from gpt1.corpus.corpus import write_corpus
 from gpt1.errors import UserError
 from gpt1.inspect import inspect
-from gpt1.model.gpt import GPT
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import checkpoints
 from gpt1.training.pretrain import pretrain
-
-
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report has its own tests."""
-    monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return GPT.from_pretrained(run / "model").state_dict()
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in found]
-
-
-def results(run: Path) -> dict[str, Any]:
-    found = json.loads((run / "results.json").read_text())
-    return {name: value for name, value in found.items() if name != "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +41,9 @@ def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_metrics_and_resu
     step: int, whole: Path, corpus: Path, tmp_path: Path
 ):
     resumed = pretrain(corpus, out=copy_until_checkpoint(step, whole, tmp_path / "run"), resume=True)
-    assert same(weights(resumed), weights(whole))
-    assert lines(resumed) == lines(whole)
-    assert results(resumed) == results(whole)
+    assert equal_weights(load_weights(resumed), load_weights(whole))
+    assert read_metrics(resumed) == read_metrics(whole)
+    assert read_results(resumed) == read_results(whole)
 
 
 @pytest.mark.usefixtures("no_report")
@@ -86,9 +59,9 @@ def test_a_run_of_a_version_without_valid_split_resumes_with_its_split(
     with pytest.raises(UserError, match=r'valid_split="documents": .* was started with valid_split="end"'):
         pretrain(corpus, out=stopped, resume=True, valid_split="documents")
     pretrain(corpus, out=stopped, resume=True)
-    assert same(weights(stopped), weights(run))
-    assert lines(stopped) == lines(run)
-    assert results(stopped) == results(run)
+    assert equal_weights(load_weights(stopped), load_weights(run))
+    assert read_metrics(stopped) == read_metrics(run)
+    assert read_results(stopped) == read_results(run)
 
 
 @pytest.mark.usefixtures("no_report")
@@ -96,7 +69,7 @@ def test_memory_and_checkpoint_settings_may_change_on_resume(whole: Path, corpus
     run = copy_until_checkpoint(6, whole, tmp_path / "run")
     pretrain(corpus, out=run, resume=True, keep=1, checkpoint_every=50, activation_checkpointing=True)
     assert checkpoints.list_steps(run / "checkpoints") == [13]
-    assert same(weights(run), weights(whole))
+    assert equal_weights(load_weights(run), load_weights(whole))
 
 
 @pytest.mark.usefixtures("no_report")
@@ -109,7 +82,7 @@ def test_a_resumed_run_keeps_the_precision_that_auto_chose(
     stopped = copy_until_checkpoint(2, run, tmp_path / "run")
     assert inspect(str(run))["precision"] == "bf16 (auto: this CPU has avx512_bf16)"
     monkeypatch.setattr(devices, "cpu_features", lambda: {"avx2"})  # as on another CPU
-    assert same(weights(pretrain(corpus, out=stopped, resume=True)), weights(run))
+    assert equal_weights(load_weights(pretrain(corpus, out=stopped, resume=True)), load_weights(run))
 
 
 @pytest.mark.parametrize("change", [{"peak_lr": 0.5}, {"seed": 9}, {"batch_size": 5}, {"n_layer": 3}])
@@ -152,7 +125,7 @@ def test_a_run_can_be_resumed_with_a_moved_corpus(
     run = pretrain(before, out=tmp_path / "whole", **settings)
     stopped = [copy_until_checkpoint(step, run, tmp_path / f"run{step}") for step in (0, 2)]
     before.rename(after)
-    assert same(weights(pretrain(after, out=stopped[1], resume=True)), weights(run))
+    assert equal_weights(load_weights(pretrain(after, out=stopped[1], resume=True)), load_weights(run))
     with pytest.raises(UserError, match="was started with corpus"):  # no checkpoint has its fingerprint
         pretrain(after, out=stopped[0], resume=True)
 
@@ -215,6 +188,6 @@ def test_ctrl_c_saves_and_exits_with_130_and_resume_gives_the_same_bits(
 
     main(["pretrain", str(corpus), "--out", str(run), "--resume"])
     uninterrupted = pretrain(corpus, out=tmp_path / "whole", **settings)
-    assert same(weights(run), weights(uninterrupted))
-    assert lines(run) == lines(uninterrupted)
-    assert results(run) == results(uninterrupted)
+    assert equal_weights(load_weights(run), load_weights(uninterrupted))
+    assert read_metrics(run) == read_metrics(uninterrupted)
+    assert read_results(run) == read_results(uninterrupted)
