@@ -70,6 +70,14 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
 
 
+@pytest.fixture(scope="module")
+def no_reports() -> Iterator[None]:
+    """The same for all tests of a module, and for the fixtures that they share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep cached features of head-only runs out of the user's cache."""

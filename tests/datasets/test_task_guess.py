@@ -16,6 +16,8 @@ from gpt1.runs.folder import read_run_config
 from gpt1.tables.table import Table
 from gpt1.training.finetune import finetune
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 REVIEWS = [{"id": i, "review": f"the film number {i} is good", "stars": i % 3, "mood": "up"} for i in range(9)]
 PAIRS = [{"a": "it rains hard", "b": "it is wet now", "close": i / 4} for i in range(9)]
 TAGS = [{"review": "a good film", "tags": ["good", "film"]} for _ in range(9)]

@@ -15,6 +15,8 @@ from gpt1.experiments.zeroshot.heuristics import zeroshot
 from gpt1.experiments.zeroshot.over_training import list_checkpoint_models
 from gpt1.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 
 def test_the_last_point_of_the_right_half_is_the_zeroshot_score_of_the_finished_model(
     run_with_checkpoints: Path, official_data: Path, tmp_path: Path

@@ -22,6 +22,8 @@ from gpt1.tables.table import Table, read_table
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Classes
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 TASK: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label"}
 QUICK: dict[str, Any] = {"sizes": [4, 16], "seeds": 2, "min_updates": 2, "epochs": 1.0, "precision": "fp32"}
 ONE: dict[str, Any] = {"sizes": [24], "seeds": 1, "methods": ["all", "tfidf"]}

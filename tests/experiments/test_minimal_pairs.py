@@ -24,6 +24,8 @@ from gpt1.experiments.zeroshot.scoring import sentence_log_probabilities
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.tasks.metrics import wilson_interval
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 THINGS = ("file", "list", "number", "logger", "option", "string", "path", "name")
 
 

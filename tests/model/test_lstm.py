@@ -21,6 +21,8 @@ from gpt1.tables.table import Table
 from gpt1.training.finetune import finetune
 from gpt1.training.pretrain import pretrain
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 CONFIG = GPTConfig(40, 1, 1, 16, context=24, dropout=0.0, architecture="lstm", lstm_units=32)
 SMALL: dict[str, Any] = {"model": "lstm", "n_embd": 32, "lstm_units": 48, "context": 32, "batch_size": 8} | {
     "precision": "fp32",

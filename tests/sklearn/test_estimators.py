@@ -25,6 +25,8 @@ from gpt1.sklearn import GPTChoice, GPTClassifier, GPTFeatures, GPTPairClassifie
 from gpt1.sklearn.inputs import column_names
 from gpt1.tables.table import Table
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "fp32", "random_state": 0}
 
 

@@ -17,6 +17,8 @@ from gpt1 import load
 from gpt1.sklearn import GPTClassifier, GPTPairClassifier
 from gpt1.tables.table import Table
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 HOW: dict[str, Any] = {"epochs": 20, "batch_size": 16, "device": "cpu", "precision": "fp32", "random_state": 0}
 LEARNS = {**HOW, "settings": {"peak_lr": 5e-3, "dropout": 0.0}}
 NAMES = ["zebra", "has a nine", "never"]

@@ -15,6 +15,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpt1.sklearn import GPTClassifier, GPTFeatures, GPTRegressor
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 FEWEST_CHECKS = {"NumberClassifier": 59, "NumberRegressor": 45, "NumberFeatures": 35}
 """Checks that must have run: scikit-learn leaves out those that the tags exclude."""
 SGD = "a step sees a batch: a row with weight 2 is not in two batches, as a repeated row is"

@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 PAGE = Path(__file__).parents[2] / "docs" / "sklearn.md"
 TOPICS = {
     "sport": ["the match was lost in the last minute", "the coach praised the team", "a record in the race"],

@@ -28,7 +28,7 @@ from gpt1.tables.table import Table
 from gpt1.training import finetune_setup
 from gpt1.training.finetune import finetune
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ from gpt1.tasks.targets import Classes, StandardizedNumber
 from gpt1.tasks.weights import add_row_weights, class_weights, example_weights, parse_class_weights
 from gpt1.training.finetune import finetune
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 some_labels = st.lists(st.sampled_from("abc"), min_size=2, max_size=30).filter(lambda labels: len({*labels}) > 1)
 
 

@@ -28,7 +28,7 @@ from gpt1.tasks.kinds import EncodedExample
 from gpt1.training import head_only as features
 from gpt1.training.finetune import finetune
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = pytest.mark.usefixtures("no_reports")
 
 FAST = {**ANY, "train": "head", "epochs": 2}
 

@@ -14,6 +14,8 @@ from gpt1.tables.table import Table
 from gpt1.training.finetune import finetune
 from gpt1.training.pretrain import pretrain
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 SETTINGS = {"peak_lr": 2e-3, "epochs": 12, "batch_size": 16, "precision": "fp32", "device": "cpu", "dropout": 0.0}
 THINGS = ("file", "list", "number", "logger", "option", "string", "path", "name")
 PLACES = ("module", "class", "method", "function", "argument", "value", "key", "line")

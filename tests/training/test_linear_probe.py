@@ -29,7 +29,7 @@ from gpt1.training import linear_probe
 from gpt1.training.finetune import finetune
 from gpt1.training.linear_probe import fit_linear_probe
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = pytest.mark.usefixtures("no_reports")
 
 N = 60
 

@@ -15,6 +15,8 @@ from gpt1.tables.table import Table, write_table
 from gpt1.training.finetune import finetune
 from gpt1.training.pretrain import pretrain
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 EVERY_STEP = {"checkpoint_every": 1, "keep": 99}
 
 

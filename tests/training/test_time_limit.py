@@ -18,6 +18,8 @@ from gpt1.tables.table import Table
 from gpt1.training import time_limit
 from gpt1.training.finetune import finetune
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 SETTINGS: dict[str, Any] = {**TEXT_OPTIONS, **FAST_SETTINGS}
 
 

@@ -23,6 +23,8 @@ from gpt1.training.pretrain import pretrain
 from gpt1.training.run import open_run
 from gpt1.training.tracking import MLFLOW_DEFAULTS, TRACKERS, TRACKING_FILE, WANDB_DEFAULTS, check_tracker
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 Metrics = dict[str, list[tuple[int, float]]]
 RECORDS = (
     {"step": 10, "split": "train", "loss": 4.5, "note": "text", "broken": float("nan")},

@@ -1,0 +1,86 @@
+"""The baselines of a model on test rows: the trivial answer, and TF-IDF on the training rows of the run."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from logged_lines import LoggedLines
+
+from gpt1.config import FinetuneConfig
+from gpt1.console import print_metrics
+from gpt1.datasets import labelled
+from gpt1.inference.evaluate import evaluate
+from gpt1.progress import Progress
+from gpt1.tables.table import Table, read_table, write_table
+from gpt1.tasks.examples import read_examples
+from gpt1.tasks.tfidf import tfidf_scores
+
+pytestmark = pytest.mark.usefixtures("no_reports")
+
+
+@pytest.fixture(scope="module")
+def finetuned(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.csv, test.csv and a run that was trained on the first."""
+    from gpt1.training.finetune import finetune
+
+    root = tmp_path_factory.mktemp("finetuned")
+    for name, rows in (("train", table.rows[:48]), ("test", table.rows[48:])):
+        write_table(root / f"{name}.csv", [{"text": row["text"], "label": row["label"]} for row in rows])
+    settings = {"kind": "classification", "text": "text", "epochs": 1, "precision": "fp32", "device": "cpu"}
+    finetune(root / "train.csv", from_=pretrained_run, out=root / "run", **settings)
+    return root
+
+
+def test_the_baselines_are_scored_on_the_test_rows(finetuned: Path, capsys: Any):
+    found = evaluate(finetuned / "run", finetuned / "test.csv")
+    request = labelled.TaskRequest(finetuned / "train.csv", None, "classification", {"text": "text"})
+    data = labelled.load_task_data(request, FinetuneConfig(), Progress())
+    test = read_examples(read_table(finetuned / "test.csv").rows, data.kind, {"text": "text", "label": "label"}, str)
+    expected = tfidf_scores(data.kind, data.target, data.training, test)
+    tfidf, trivial = found["baselines"]["tfidf"], found["baselines"]["trivial"]
+    assert tfidf["metrics"]["accuracy"] == expected["accuracy"]
+    counts, most = Counter(example.label for example in data.training), trivial["answer"]
+    assert counts[most] == max(counts.values())
+    assert trivial["metrics"]["accuracy"] == np.mean([example.label == most for example in test])
+    print_metrics(found)
+    head = next(line for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert re.split(" {2,}", head.strip())[-2:] == [f"always ‘{most}’", "TF-IDF"]
+
+
+def test_rows_that_the_model_was_trained_on_are_counted(finetuned: Path):
+    lines = {}
+    for name in ("train", "test"):
+        progress = LoggedLines()
+        evaluate(finetuned / "run", finetuned / f"{name}.csv", progress=progress)
+        lines[name] = [line for line in progress.lines if "training rows of this run: new rows" in line]
+    assert len(lines["train"]) == 1
+    assert not lines["test"]
+
+
+def test_rows_with_weights_are_recognized_as_training_rows(finetuned: Path, pretrained_run: Path, tmp_path: Path):
+    from gpt1.training.finetune import finetune
+
+    rows = [{**row, "weight": 1 + i % 3} for i, row in enumerate(read_table(finetuned / "train.csv").rows)]
+    write_table(tmp_path / "train.csv", rows)
+    settings = {"kind": "classification", "text": "text", "epochs": 1, "precision": "fp32", "device": "cpu"}
+    run = finetune(tmp_path / "train.csv", from_=pretrained_run, out=tmp_path / "run", weight="weight", **settings)
+    assert "tfidf" in evaluate(run, finetuned / "test.csv")["baselines"]
+
+
+def test_tf_idf_is_left_out_if_the_training_rows_are_gone_or_changed(finetuned: Path, tmp_path: Path):
+    evaluate(finetuned / "run", finetuned / "test.csv")
+    rows, progress = (finetuned / "train.csv").read_bytes(), LoggedLines()
+    try:
+        (finetuned / "train.csv").write_bytes(rows + b"one more,yes\n")
+        found = evaluate(finetuned / "run", finetuned / "test.csv", progress=progress)
+    finally:
+        (finetuned / "train.csv").write_bytes(rows)
+    assert set(found["baselines"]) == {"trivial"}
+    assert any("no TF-IDF baseline" in line for line in progress.lines)
+    assert set(evaluate(finetuned / "run" / "model", finetuned / "test.csv")["baselines"]) == {"trivial"}
+    assert "baselines" not in evaluate(finetuned / "run", finetuned / "test.csv", baselines=False)

@@ -1,0 +1,71 @@
+"""A model that is fine-tuned already: its output layer is replaced or kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_helpers import (
+    FAST_SETTINGS,
+    KIND_OPTIONS,
+    TEXT_OPTIONS,
+    load_head,
+)
+from logged_lines import LoggedLines
+
+from gpt1.errors import UserError
+from gpt1.inference.predictor import load_task_predictor
+from gpt1.tables.table import Table
+from gpt1.training.finetune import (
+    finetune,
+)
+
+pytestmark = pytest.mark.usefixtures("no_reports")
+
+
+@pytest.fixture(scope="module")
+def tuned(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tuned") / "run"
+    return finetune(table, from_=pretrained_run, out=out, **TEXT_OPTIONS, **FAST_SETTINGS)
+
+
+def test_the_head_of_a_finetuned_model_is_replaced_with_a_word_or_kept(tuned: Path, table: Table, tmp_path: Path):
+    stay = {**FAST_SETTINGS, **TEXT_OPTIONS, "peak_lr": 0}
+    progress = LoggedLines()
+    new = finetune(table, from_=tuned, out=tmp_path / "new", progress=progress, **stay)
+    assert any(
+        "a new output layer replaces its own" in x and "--keep-head goes on with it" in x for x in progress.lines
+    )
+    kept = finetune(table, from_=tuned, out=tmp_path / "kept", keep_head=True, **stay)
+    before = load_head(tuned)
+    assert not torch.equal(load_head(new)["linear.weight"], before["linear.weight"])
+    assert all(torch.equal(load_head(kept)[name], value) for name, value in before.items())
+    rows = table.rows[:5]
+    logits = [(model := load_task_predictor(run)).logits(model.read_rows(rows)) for run in (tuned, kept)]
+    torch.testing.assert_close(logits[0], logits[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "problem"),
+    [
+        ("regression", {}, "the rows have numbers"),
+        ("entailment", {}, "was fine-tuned for classification, not entailment"),
+        ("classification", {"label": "other"}, "the rows have the labels"),
+        ("classification", {"from_scratch": True}, "keep_head=True with from_scratch=True"),
+    ],
+)
+def test_a_head_that_does_not_fit_cannot_be_kept(
+    name: str, settings: dict[str, Any], problem: str, tuned: Path, table: Table, tmp_path: Path
+):
+    options = {**KIND_OPTIONS[name], **FAST_SETTINGS, **settings}
+    with pytest.raises(UserError, match=f"keep_head=True.*{problem}|{problem}"):
+        finetune(table, from_=tuned, out=tmp_path / "run", keep_head=True, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pretrained_model_has_no_head_to_keep(table: Table, pretrained_run: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="is not fine-tuned: it has no output layer"):
+        finetune(table, from_=pretrained_run, out=tmp_path / "run", keep_head=True, **TEXT_OPTIONS)
+    assert not (tmp_path / "run").exists()
