@@ -23,7 +23,7 @@ from gpt1.inference.predictor import load
 
 pytest.importorskip("lm_eval", reason="needs gpt1[eval]")
 
-from gpt1.lm_eval import GPT1LM, decoding_settings
+from gpt1.lm_eval import GPT1LM, decoding_settings, main
 
 PAIRS = [
     ("The file is the list.", "The file are the list."),
@@ -195,21 +195,27 @@ def test_text_is_greedy_unless_sampling_is_asked_for(given: dict[str, Any], expe
 
 @pytest.mark.slow
 def test_the_runner_evaluates_a_run_and_reports_a_wrong_one_in_one_line(
-    lm: GPT1LM, pretrained_run: Path, tmp_path: Path
+    lm: GPT1LM,
+    pretrained_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = write_task(tmp_path, PAIR_TASK, [{"sentence_good": good, "sentence_bad": bad} for good, bad in PAIRS])
-    words = [sys.executable, "-m", "gpt1.lm_eval", "--model", "gpt1", "--include_path", str(folder), "--tasks", "pairs"]
+    flags = ["--model", "gpt1", "--include_path", str(folder), "--tasks", "pairs", "--model_args"]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*words, "--model_args", f"path={pretrained_run}", "--output_path", str(tmp_path / "out")],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "gpt1.lm_eval", *flags, f"path={pretrained_run}"]
+    command += ["--output_path", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "out").rglob("results_*.json")
     found = json.loads(file.read_text(encoding="utf-8"))["results"]["pairs"]["acc,none"]
     expected = [good > bad for good, bad in sentence_log_probabilities(lm.model, PAIRS)]
     assert found == pytest.approx(sum(expected) / len(expected))
-    wrong = subprocess.run([*words, "--model_args", "path=nowhere"], capture_output=True, text=True, env=environment)
-    assert wrong.returncode == 2
-    assert "nowhere does not exist" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
+    monkeypatch.setattr(sys, "argv", ["lm-eval", *flags, "path=nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "nowhere does not exist" in said
+    assert "Traceback" not in said

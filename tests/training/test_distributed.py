@@ -30,6 +30,7 @@ from gpt1.training import checkpoints
 from gpt1.training.distributed import Processes
 from gpt1.training.pretrain import pretrain
 
+PROGRAM = Path(__file__).parents[1] / "two_processes.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
@@ -111,6 +112,27 @@ def assert_same_up_to_rounding(found: dict[str, Tensor], expected: dict[str, Ten
         torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-4)
 
 
+DROPOUT = {"steps": 400, "dropout": 0.1, "checkpoint_every": 50, "eval_every": 0}
+PLANNED = {"minutes": 0.05, "checkpoint_minutes": 1e-9, "checkpoint_every": 0, "eval_every": 0, "keep": 9}
+SHORT = {"steps": 40, "checkpoint_every": 20, "eval_every": 0}
+
+
+@pytest.fixture(scope="module")
+def pair(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """(the folder of runs that two processes trained, what they printed)."""
+    folder, free = tmp_path_factory.mktemp("pair"), dict(tiny_pretrain_settings)
+    del free["steps"]
+    settings = {"unbroken": tiny_pretrain_settings | DROPOUT, "two": tiny_pretrain_settings | SHORT}
+    settings |= {"planned": free | PLANNED, "small": tiny_pretrain_settings | {"batch_size": 1}}
+    words = [*TORCHRUN, "2", str(PROGRAM), str(corpus), str(folder), json.dumps(settings)]
+    environment = os.environ | {"PYTHONPATH": str(PROGRAM.parents[1])}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stderr
+
+
 @pytest.mark.slow
 def test_several_processes_learn_the_same_as_one(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path):
     """Three processes; the last step of an epoch has 2 windows, so that one process has none."""
@@ -131,13 +153,10 @@ def test_several_processes_learn_the_same_as_one(corpus: Path, tiny_pretrain_set
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which process is which")
 def test_stopped_and_killed_processes_resume_to_the_same_bits(
-    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+    pair: tuple[Path, str], corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
-    settings = tiny_pretrain_settings | {"steps": 400, "dropout": 0.1, "checkpoint_every": 50, "eval_every": 0}
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    done = run(2, corpus, unbroken, **settings)
-    assert done.returncode == 0, done.stderr
-
+    settings = tiny_pretrain_settings | DROPOUT
+    unbroken, broken = pair[0] / "unbroken", tmp_path / "broken"
     stopped = start(2, corpus, broken, **settings)
     stopped.send_signal(signal.SIGTERM)
     said, _ = stopped.communicate(timeout=120)
@@ -169,41 +188,34 @@ def environment(pid: int) -> list[bytes]:
 
 @pytest.mark.slow
 def test_a_run_of_two_processes_resumes_in_one_with_the_same_samples(
-    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+    pair: tuple[Path, str], corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
     """Without dropout the result is the same, up to the order of sums."""
-    settings = tiny_pretrain_settings | {"steps": 40, "checkpoint_every": 20, "eval_every": 0}
+    settings = tiny_pretrain_settings | SHORT
     plain = pretrain(corpus, out=tmp_path / "one", **settings)
-    assert run(2, corpus, tmp_path / "two", **settings).returncode == 0
-    (tmp_path / "two" / "results.json").unlink()
-    shutil.rmtree(checkpoints.checkpoint_path(tmp_path / "two" / "checkpoints", 40))
-    pretrain(corpus, out=tmp_path / "two", resume=True, **settings)
-    expected, found = weights(plain), weights(tmp_path / "two")
+    two = shutil.copytree(pair[0] / "two", tmp_path / "two")
+    (two / "results.json").unlink()
+    shutil.rmtree(checkpoints.checkpoint_path(two / "checkpoints", 40))
+    pretrain(corpus, out=two, resume=True, **settings)
+    expected, found = weights(plain), weights(two)
     assert_same_up_to_rounding(found, expected)
 
 
 @pytest.mark.slow
-def test_rank_0_decides_on_the_plan_and_on_checkpoints_by_time(
-    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
-):
-    settings = {name: value for name, value in tiny_pretrain_settings.items() if name != "steps"}
-    settings |= {"minutes": 0.05, "checkpoint_minutes": 1e-9, "checkpoint_every": 0, "eval_every": 0, "keep": 9}
-    done = run(2, corpus, tmp_path / "run", **settings)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("plan for 0.05 min: tiny") == 1
-    steps = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["steps"]
-    assert checkpoints.list_steps(tmp_path / "run" / "checkpoints") == [steps]  # those by time are replaced
-    assert lines(tmp_path / "run")[-1]["step"] == steps
+def test_rank_0_decides_on_the_plan_and_on_checkpoints_by_time(pair: tuple[Path, str]):
+    run, said = pair[0] / "planned", pair[1]
+    assert said.count("plan for 0.05 min: tiny") == 1  # only rank 0 prints
+    steps = yaml.safe_load((run / "config.yaml").read_text())["steps"]
+    assert checkpoints.list_steps(run / "checkpoints") == [steps]  # those by time are replaced
+    assert lines(run)[-1]["step"] == steps
 
 
 @pytest.mark.slow
-def test_a_batch_with_fewer_windows_than_processes_is_an_error(
-    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
-):
-    done = run(2, corpus, tmp_path / "run", **tiny_pretrain_settings | {"batch_size": 1})
-    assert done.returncode != 0
-    assert "--batch-size 1 is smaller than the number of processes (2)." in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_a_batch_with_fewer_windows_than_processes_is_an_error(pair: tuple[Path, str]):
+    for rank in (0, 1):
+        problem = (pair[0] / f"small.{rank}.txt").read_text()
+        assert problem == "--batch-size 1 is smaller than the number of processes (2)."
+    assert not (pair[0] / "small").exists()
 
 
 def test_fine_tuning_in_several_processes_is_an_error(
