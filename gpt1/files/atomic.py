@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{glob_escape(path.name)}.partial-*"):
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
             remove_unlocked(stale)
         temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
@@ -103,10 +104,6 @@ def delete_folder(folder: Path) -> None:
         doomed = folder.with_name(f".{folder.name}.deleted-{os.getpid()}")
         folder.rename(doomed)
         shutil.rmtree(doomed)
-
-
-def glob_escape(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def lock_file(file: IO[bytes]) -> None:
