@@ -108,7 +108,7 @@ def read_cells(out: Path) -> list[dict[str, Any]]:
 def run_cell(corpus: Path, valid: Path | None, settings: Mapping[str, Any], out: Path) -> None:
     """Pre-train with these settings and append the cell's line, unless it is there."""
     fingerprints = [Corpus.open(path).fingerprint for path in (corpus, valid) if path]
-    config = resolve_settings(PretrainConfig, None, settings)
+    config = resolve_settings(PretrainConfig, settings)
     key = {"corpus": corpus.name, "fingerprints": fingerprints, **asdict(config)}
     if any(cell["key"] == key for cell in read_cells(out)):
         return

@@ -92,7 +92,7 @@ def settings_table(names: Sequence[str], *stages: type[Any]) -> str:
     for stage in stages:
         label = {PretrainConfig: "pre-training", FinetuneConfig: "fine-tuning"}[stage] if len(stages) > 1 else ""
         heads += [f"{label} default".strip(), f"{label} `paper`".strip()]
-        configs += [resolve_settings(stage, None, {"recipe": recipe}) for recipe in ("default", "paper")]
+        configs += [resolve_settings(stage, {"recipe": recipe}) for recipe in ("default", "paper")]
     heads.append("description")
     rows = []
     for name in names:

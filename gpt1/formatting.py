@@ -48,10 +48,10 @@ def count_parameters(n: int) -> str:
     return f"{f'{n / 1e6:.1f}M' if n >= 1e6 else format_large_count(n)} parameters"
 
 
-def count_noun(n: float, what: str, plural: str = "") -> str:
-    """1 document, 2,000 documents, 1.5 epochs; 2 indices with a `plural`."""
+def count_noun(n: float, what: str) -> str:
+    """1 document, 2,000 documents, 1.5 epochs."""
     number = f"{n:,}" if isinstance(n, int) else f"{n:,.6g}"
-    return f"{number} {what}" if n == 1 else f"{number} {plural or what + 's'}"
+    return f"{number} {what}" if n == 1 else f"{number} {what}s"
 
 
 def format_size(size: float) -> str:

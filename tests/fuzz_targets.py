@@ -251,7 +251,7 @@ def read_settings(folder: Path) -> None:
     from gpt1.config import PretrainConfig
     from gpt1.runs import folder as runs
 
-    runs.resolve_settings(PretrainConfig, folder / "c.yaml", {})
+    runs.resolve_settings(PretrainConfig, runs.user_settings(PretrainConfig, folder / "c.yaml", {}))
 
 
 def read_run(folder: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_recipe_paper_pre_trains_with_exactly_the_papers_settings():
         **{"peak_lr": 2.5e-4, "warmup": 2000, "schedule": "cosine"},
         **{"epochs": 100, "steps": 0, "batch_size": 64, "clip_norm": 0, "init_std": 0.02},
     }
-    config = resolve_settings(PretrainConfig, None, {"recipe": "paper"})
+    config = resolve_settings(PretrainConfig, {"recipe": "paper"})
     assert {name: getattr(config, name) for name in expected} == expected
 
 
@@ -74,13 +74,13 @@ def test_the_recipe_paper_fine_tunes_with_exactly_the_papers_settings():
         **{"lm_coef": 0.5, "head_dropout": 0.1, "train": "all", "cut": "shares", "deduplicate": False},
         **{"transfer_layers": -1, "from_scratch": False},
     }
-    config = resolve_settings(FinetuneConfig, None, {"recipe": "paper"})
+    config = resolve_settings(FinetuneConfig, {"recipe": "paper"})
     assert {name: getattr(config, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("size", MODEL_SIZES)
 def test_the_recipe_paper_has_one_learning_rate_for_every_model_size(size: str):
-    config = resolve_settings(PretrainConfig, None, {"recipe": "paper", "model": size})
+    config = resolve_settings(PretrainConfig, {"recipe": "paper", "model": size})
     assert config.peak_lr == 2.5e-4
     assert config.n_embd == MODEL_SIZES[size]["n_embd"]
 
@@ -90,7 +90,7 @@ def test_the_papers_model_has_as_many_parameters_as_the_release():
 
 
 def test_the_defaults_of_pre_training_are_a_named_size():
-    config = resolve_settings(PretrainConfig, None, {})
+    config = resolve_settings(PretrainConfig, {})
     assert {name: getattr(config, name) for name in MODEL_SIZES[config.model]} == MODEL_SIZES[config.model]
 
 

@@ -24,8 +24,8 @@ import numpy.typing as npt
 from gpt1.corpus.encoding import EncodedTexts, smallest_id_dtype
 from gpt1.corpus.readers import Boundary, Source
 from gpt1.errors import UserError
-from gpt1.files.atomic import fsync_dir, fsync_file
 from gpt1.files.foreign import DAMAGED, Fields, check_name
+from gpt1.files.manifest import content_sha256, file_entry
 from gpt1.tokenization.tokenizer import Tokenizer
 
 CORPUS_FORMAT = 1
@@ -39,7 +39,7 @@ def shard_name(index: int) -> str:
 
 
 class ShardWriter:
-    """Concatenates ids and writes a shard file every `shard_tokens` ids."""
+    """Concatenates ids and writes a shard file every `shard_tokens` ids, into a folder of `atomic_dir`, which syncs."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, shard_tokens: int) -> None:
         self.folder = folder
@@ -95,7 +95,6 @@ class ShardWriter:
         with open(self.folder / name, "wb") as file:
             hashing = HashingWriter(file)
             np.save(hashing, values, allow_pickle=False)
-            fsync_file(file)
         self.files[name] = {"size": hashing.size, "sha256": hashing.sha256.hexdigest()}
 
     @property
@@ -109,12 +108,7 @@ class ShardWriter:
         self.write_array(DOCUMENTS_FILE, np.array([self.document_starts, self.n_bytes], np.int64).reshape(2, -1))
         for path in sorted((self.folder / TOKENIZER_FOLDER).rglob("*")):
             if path.is_file():
-                with open(path, "rb+") as file:
-                    fsync_file(file)
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                name = path.relative_to(self.folder).as_posix()
-                self.files[name] = {"size": path.stat().st_size, "sha256": digest}
-        fsync_dir(self.folder / TOKENIZER_FOLDER)
+                self.files[path.relative_to(self.folder).as_posix()] = file_entry(path)
         manifest = {
             "format": CORPUS_FORMAT,
             "tokens": self.tokens,
@@ -129,11 +123,8 @@ class ShardWriter:
             "files": self.files,
             "sources": [{"name": source.name, "size": source.size} for source in sources],
         }
-        with open(self.folder / CORPUS_MANIFEST, "wb") as file:
-            text = json.dumps({**manifest, "fingerprint": manifest_fingerprint(manifest)}, indent=1, ensure_ascii=False)
-            file.write(text.encode("utf-8"))
-            fsync_file(file)
-        fsync_dir(self.folder)
+        text = json.dumps({**manifest, "fingerprint": manifest_fingerprint(manifest)}, indent=1, ensure_ascii=False)
+        (self.folder / CORPUS_MANIFEST).write_bytes(text.encode("utf-8"))
 
 
 def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
@@ -202,8 +193,7 @@ def check_manifest(manifest: Any, where: str, fix: str) -> None:
 
 def manifest_fingerprint(manifest: Mapping[str, Any]) -> str:
     """SHA-256 of a manifest's content without the fingerprint itself."""
-    content = {key: value for key, value in manifest.items() if key != "fingerprint"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
+    return content_sha256({key: value for key, value in manifest.items() if key != "fingerprint"})
 
 
 class HashingWriter:

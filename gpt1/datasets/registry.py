@@ -31,11 +31,10 @@ STORY: ColumnMap = {
 }
 
 
-def hub_splits(
-    configuration: str, train: str = "train", dev: str = "validation", test: str = "test"
-) -> dict[str, tuple[str, ...]]:
-    """gpt1's splits → `configuration/split` on the hub."""
-    return {split: (f"{configuration}/{theirs}",) for split, theirs in (("train", train), ("dev", dev), ("test", test))}
+def hub_splits(*configurations: str) -> dict[str, tuple[str, ...]]:
+    """gpt1's splits → `configuration/split` on the hub, for each configuration."""
+    names = {"train": "train", "dev": "validation", "test": "test"}
+    return {ours: tuple(f"{one}/{theirs}" for one in configurations) for ours, theirs in names.items()}
 
 
 def matched_and_mismatched(name: str) -> tuple[str, str]:
@@ -194,8 +193,7 @@ DATA_SETS = (
             ),
         ),
         hub=HubSource(
-            "ehovy/race", {ours: (f"middle/{theirs}", f"high/{theirs}") for ours, theirs in
-                           (("train", "train"), ("dev", "validation"), ("test", "test"))},
+            "ehovy/race", hub_splits("middle", "high"),
             {"context": "article", "question": "question", "choices": "options", "label": "answer"},
         ),
         counts={

@@ -55,8 +55,12 @@ def file_entry(path: Path) -> dict[str, Any]:
 def seal(content: dict[str, Any]) -> dict[str, Any]:
     """`content` with the SHA-256 of its own canonical JSON."""
     body = {key: value for key, value in content.items() if key != "sha256"}
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode("ascii")).hexdigest()
-    return {**body, "sha256": digest}
+    return {**body, "sha256": content_sha256(body)}
+
+
+def content_sha256(content: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of `content`."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def write_manifest(folder: Path, format_name: str, names: Iterable[str] | None = None) -> None:

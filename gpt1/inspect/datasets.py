@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from gpt1.datasets import DataSet, DataSetSplit, KnownTable, MissingSplit
 from gpt1.datasets.task_guess import TaskGuess
 from gpt1.errors import UserError
 from gpt1.formatting import shell_quote
-from gpt1.inspect.tables import inspect_table
+from gpt1.inspect.tables import Facts, inspect_table
 from gpt1.progress import Progress
-
-Facts = dict[str, Any]
 
 
 def inspect_dataset(

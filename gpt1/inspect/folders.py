@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from gpt1.errors import UserError
 from gpt1.files.atomic import is_being_written
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.inference.convert import IMPORT_FORMATS
+from gpt1.inspect.tables import Facts
 from gpt1.progress import Progress
 from gpt1.report.run_reader import Run, as_dict, is_number
 from gpt1.runs import folder as runs
@@ -23,7 +23,6 @@ from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import checkpoints
 from gpt1.training.pretrain import is_below_unigram
 
-Facts = dict[str, Any]
 MAX_UNKNOWN_SHARE = 0.01
 """Warn above this share of unknown tokens."""
 MIN_BYTES_PER_TOKEN = 2.0

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ def inspect_table(
     if task.kind == "choice" and labels:
         facts["labels"] = {f"answer {k}": n for k, n in sorted(Counter(labels).items())}
     if task.score:
-        facts = with_score_facts(facts, labels)
+        facts.pop("labels", None)
+        facts |= score_summary(labels)
     elif "labels" in facts and task.kind != "choice":
         facts["labels"] = count_labels(table, task.columns["label"])
     facts = {
@@ -151,10 +152,6 @@ def is_utf8(data: bytes) -> bool:
     return True
 
 
-def with_score_facts(facts: Facts, labels: Sequence[Any]) -> Facts:
-    return {**{name: value for name, value in facts.items() if name != "labels"}, **score_summary(labels)}
-
-
 def count_labels(table: Table, label: str) -> dict[str, int]:
     """Number of rows of each label, as training reads labels, without empty ones."""
     cells = [row.get(label) for row in table.rows]
@@ -204,22 +201,14 @@ def token_facts(examples: Sequence[Example], task: TaskGuess, from_: str | Path,
     }
 
 
-@dataclass(frozen=True)
-class DamagePattern:
-    """A pattern in texts that indicates damage."""
-
-    pattern: re.Pattern[str]
-    message: str
-
-
-DAMAGE_PATTERNS = [
-    DamagePattern(re.compile("\ufffd"), "contain �: characters were lost when the file was written."),
-    DamagePattern(re.compile(r"Ã[\x80-\xbf©¨¤¶¼]|â€"), "look like UTF-8 that was read as Latin-1 (Ã©, â€™)."),
-    DamagePattern(
-        re.compile(r"<(br|p|div|a|span|b|i|li)\b[^<>]*>", re.IGNORECASE),
-        "contain HTML tags, which the model reads as text.",
+DAMAGE = {
+    "contain �: characters were lost when the file was written.": re.compile("\ufffd"),
+    "look like UTF-8 that was read as Latin-1 (Ã©, â€™).": re.compile(r"Ã[\x80-\xbf©¨¤¶¼]|â€"),
+    "contain HTML tags, which the model reads as text.": re.compile(
+        r"<(br|p|div|a|span|b|i|li)\b[^<>]*>", re.IGNORECASE
     ),
-]
+}
+"""What is wrong with texts → a pattern in them."""
 
 
 def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], facts: Facts) -> list[str]:
@@ -251,9 +240,9 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
     texts = [" ".join((*example.fields, *example.answers)) for example in examples]
     if file_format(table.name)[0] == "tsv" and (quoted := sum(map(is_quoted, texts))):
         odd.append(f"{count_rows_have(quoted)} quotes around a text. {QUOTED_TSV_FIX}")
-    for damage in DAMAGE_PATTERNS:
-        if n := sum(bool(damage.pattern.search(text)) for text in texts):
-            odd.append(f"{n:,} of {rows:,} rows {damage.message}")
+    for problem, pattern in DAMAGE.items():
+        if n := sum(bool(pattern.search(text)) for text in texts):
+            odd.append(f"{n:,} of {rows:,} rows {problem}")
     return odd
 
 

@@ -65,20 +65,18 @@ AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
 
 
 def resolve_settings(
-    config_class: type[AnyConfig], file: str | Path | None, overrides: Mapping[str, Any], extra: Mapping[str, Any] = {}
+    config_class: type[AnyConfig], chosen: Mapping[str, Any], extra: Mapping[str, Any] = {}
 ) -> AnyConfig:
     """All settings of a run.
 
     Args:
         config_class: PretrainConfig or FinetuneConfig.
-        file: YAML file of `--config`.
-        overrides: Flags or keywords of the user; None means not given. They win over `file`.
-        extra: Defaults that depend on the model. They win over the recipe and the model size, and lose to `file`.
+        chosen: What `user_settings` returns.
+        extra: Defaults that depend on the model. They win over the recipe and the model size, and lose to `chosen`.
 
     Raises:
-        UserError: for an unknown setting or a value that is not allowed.
+        UserError: for a value that is not allowed.
     """
-    chosen = user_settings(config_class, file, overrides)
     base = recipe_defaults(config_class, chosen.get("recipe", "default"), chosen.get("model"))
     return merge_settings(config_class, base, extra, chosen)
 

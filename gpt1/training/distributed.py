@@ -110,10 +110,10 @@ def is_rank0() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def require_single_process(command: str) -> None:
+def require_single_process() -> None:
     """Raise UserError under torchrun: several processes would do the same work in the same folder."""
     if (count := world_size()) > 1:
-        raise UserError(f"{command} runs in one process, but torchrun started {count}.", "Run it without torchrun.")
+        raise UserError(f"gpt1 finetune runs in one process, but torchrun started {count}.", "Run it without torchrun.")
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def finetune(
         UserError: A setting or an input is invalid; raised before anything is written.
         Interrupted: After Ctrl-C; the state is saved.
     """
-    require_single_process("gpt1 finetune")
+    require_single_process()
     check_inputs(train_on, from_, resume, overwrite, time_limit, settings.get("epochs"))
     started, progress = time.monotonic(), progress or default_progress()
     task = TaskRequest(train_on, valid, kind, named_columns(settings), score, data_dir, weight or None, unlabeled)
@@ -253,7 +253,7 @@ def resolve_finetune_settings(n_embd: int, requested: Mapping[str, Any], rows: i
         **model_dependent_defaults(n_embd, requested),
         **(table_dependent_defaults(rows, requested) if rows else {}),
     }
-    return runs.resolve_settings(FinetuneConfig, None, requested, extra=extra)
+    return runs.resolve_settings(FinetuneConfig, requested, extra=extra)
 
 
 def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:

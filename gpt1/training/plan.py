@@ -120,7 +120,7 @@ def plan_run(
     best: Plan | None = None
     flops_per_second = 0.0  # of the last size
     for size in (requested.get("model"),) if is_fixed else PLANNED_SIZES:
-        cfg = resolve_settings(PretrainConfig, None, {**requested, "model": size}, extra=inherited)
+        cfg = resolve_settings(PretrainConfig, {**requested, **({"model": size} if size else {})}, extra=inherited)
         flops = flops_per_token(model_shape(cfg, corpus.vocab_size))
         if best:  # a larger model uses the machine better, by less than a factor of 2
             hoped = make_plan(cfg, Speed(flops / flops_per_second / 2, 0.0), minutes, corpus)

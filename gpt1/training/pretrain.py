@@ -140,7 +140,7 @@ def choose_settings(
     """All settings of a new run; those of a plan for `minutes` are plain settings too."""
     inherited = inherited_settings(from_, requested) if from_ else {}
     if minutes is None:
-        return runs.resolve_settings(PretrainConfig, None, requested, extra=inherited)
+        return runs.resolve_settings(PretrainConfig, requested, extra=inherited)
     measured = plan_run(minutes, requested, inherited, corpus, partial(measure_speed, world_size=processes.world_size))
     plan = processes.broadcast_from_rank0(lambda: measured)
     tokens = plan.cfg.batch_size * plan.cfg.context

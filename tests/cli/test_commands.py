@@ -68,7 +68,7 @@ def test_every_command_summary_fits_its_line_at_80_columns():
 
 @pytest.mark.parametrize("config", [PretrainConfig, FinetuneConfig])
 def test_the_help_shows_the_default_of_every_setting_in_both_recipes(config: Any):
-    default, paper = (runs.resolve_settings(config, None, {"recipe": recipe}) for recipe in ("default", "paper"))
+    default, paper = (runs.resolve_settings(config, {"recipe": recipe}) for recipe in ("default", "paper"))
     for name in vars(default):
         text = default_help(config, name)
         if name != "recipe":
@@ -78,7 +78,7 @@ def test_the_help_shows_the_default_of_every_setting_in_both_recipes(config: Any
 
 def test_the_help_shows_the_learning_rate_of_every_model_size():
     for size in ("tiny", "mini", "small", "gpt1"):
-        learning_rate = runs.resolve_settings(PretrainConfig, None, {"model": size}).peak_lr
+        learning_rate = runs.resolve_settings(PretrainConfig, {"model": size}).peak_lr
         assert f"{size} {format_default(learning_rate)}" in default_help(PretrainConfig, "peak_lr")
 
 

@@ -78,7 +78,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_files(tmp_path: Path, monkeypatch
     def full(file: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gpt1.corpus.shards.fsync_file", full)
+    monkeypatch.setattr("gpt1.files.atomic.fsync_file", full)
     with pytest.raises(ResourceError, match="corpus could not be written: the disk is full"):
         write_corpus([str(write_books(tmp_path / "books"))], tmp_path / "corpus", HashTokenizer())
     assert os.listdir(tmp_path) == ["books"]

@@ -37,7 +37,7 @@ def test_only_settings_that_differ_from_the_defaults_are_expanded(tmp_path: Path
 )
 def test_settings_of_a_recipe_or_size_are_defaults(config: Any, changed: dict[str, Any], tmp_path: Path):
     stage = "pretrain" if config is PretrainConfig else "finetune"
-    settings = asdict(runs.resolve_settings(config, None, changed))
+    settings = asdict(runs.resolve_settings(config, changed))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"stage": stage, "command": {}, **settings}))
     expanded, collapsed = write_report(tmp_path).read_text().split('<details class="folded">')
     assert {name for name in settings if f">{name}<" in expanded} == {*changed}

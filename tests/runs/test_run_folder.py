@@ -30,9 +30,13 @@ def yaml_file(folder: Path, content: str) -> Path:
     return path
 
 
+def resolve(config: Any, file: Path | None, overrides: dict[str, Any] | None = None, **options: Any) -> Any:
+    return runs.resolve_settings(config, runs.user_settings(config, file, overrides or {}), **options)
+
+
 def test_flags_override_the_file_which_overrides_the_size_which_overrides_the_recipe(tmp_path: Path):
     file = yaml_file(tmp_path, "model: tiny\nn_layer: 3\nseed: 1\n")
-    config = runs.resolve_settings(PretrainConfig, file, {"seed": 2, "n_head": None})
+    config = resolve(PretrainConfig, file, {"seed": 2, "n_head": None})
     assert config.n_layer == 3  # the file
     assert config.n_embd == MODEL_SIZES["tiny"]["n_embd"]  # the size
     assert config.seed == 2  # the flag
@@ -42,14 +46,12 @@ def test_flags_override_the_file_which_overrides_the_size_which_overrides_the_re
 
 def test_the_file_can_choose_the_recipe(tmp_path: Path):
     file = yaml_file(tmp_path, "recipe: paper\n")
-    assert runs.resolve_settings(FinetuneConfig, file, {}) == runs.resolve_settings(
-        FinetuneConfig, None, {"recipe": "paper"}
-    )
+    assert resolve(FinetuneConfig, file) == resolve(FinetuneConfig, None, {"recipe": "paper"})
 
 
 def test_defaults_of_a_model_override_the_recipe_and_not_the_user():
     extra = {"peak_lr": 0.5, "epochs": 9.0}
-    config = runs.resolve_settings(FinetuneConfig, None, {"epochs": "2"}, extra=extra)
+    config = resolve(FinetuneConfig, None, {"epochs": "2"}, extra=extra)
     assert (config.peak_lr, config.epochs) == (0.5, 2)
 
 
@@ -67,12 +69,12 @@ def test_defaults_of_a_model_override_the_recipe_and_not_the_user():
 )
 def test_an_invalid_settings_file_is_refused(tmp_path: Path, content: str, problem: str):
     with pytest.raises(UserError, match=problem):
-        runs.resolve_settings(PretrainConfig, yaml_file(tmp_path, content), {})
+        resolve(PretrainConfig, yaml_file(tmp_path, content))
 
 
 def test_a_missing_settings_file_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"nothing.yaml"):
-        runs.resolve_settings(PretrainConfig, tmp_path / "nothing.yaml", {})
+        resolve(PretrainConfig, tmp_path / "nothing.yaml")
 
 
 @pytest.mark.parametrize("config", [PretrainConfig(seed=4, eps=1e-12), FinetuneConfig(train="last:2")])
@@ -88,7 +90,7 @@ def test_the_settings_of_a_run_are_read_back_unchanged(config: PretrainConfig | 
 def test_the_config_yaml_of_a_run_is_a_settings_file(tmp_path: Path):
     config = PretrainConfig(seed=4, n_layer=5)
     run = runs.create_run(tmp_path / "run", config, COMMAND)
-    assert runs.resolve_settings(PretrainConfig, run / "config.yaml", {}) == config
+    assert resolve(PretrainConfig, run / "config.yaml") == config
 
 
 @pytest.mark.parametrize("name", sorted(runs.RESUMABLE_FIELDS))
@@ -108,7 +110,7 @@ def test_a_former_name_of_a_setting_works_and_is_reported_once(
     file = yaml_file(tmp_path, "recompute: true\n") if source == "file" else None
     overrides = {"keyword": {"recompute": True}, "flag": {"recompute": "true"}, "file": {}}[source]
     for _ in range(2):
-        assert runs.resolve_settings(PretrainConfig, file, overrides).activation_checkpointing
+        assert resolve(PretrainConfig, file, overrides).activation_checkpointing
     assert capsys.readouterr().err == "--recompute is now called --activation-checkpointing.\n"
 
 

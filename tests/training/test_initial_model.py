@@ -18,7 +18,7 @@ from gpt1.training.initial_model import inherited_settings, model_shape
 
 
 def saved_model(folder: Path, tokenizer: Tokenizer, **settings: Any) -> Path:
-    cfg = resolve_settings(PretrainConfig, None, settings)
+    cfg = resolve_settings(PretrainConfig, settings)
     folder.mkdir()
     save_model(folder, GPT(model_shape(cfg, tokenizer.vocab_size)), tokenizer)
     return folder
@@ -27,17 +27,17 @@ def saved_model(folder: Path, tokenizer: Tokenizer, **settings: Any) -> Path:
 @pytest.mark.parametrize("size", ["tiny", "mini", "lstm"])
 def test_a_continued_model_has_the_defaults_of_its_size(size: str, tokenizer: Tokenizer, tmp_path: Path):
     folder = saved_model(tmp_path / size, tokenizer, model=size)
-    found = resolve_settings(PretrainConfig, None, {}, extra=inherited_settings(folder, {}))
-    assert found == resolve_settings(PretrainConfig, None, {"model": size})
+    found = resolve_settings(PretrainConfig, {}, extra=inherited_settings(folder, {}))
+    assert found == resolve_settings(PretrainConfig, {"model": size})
 
 
 def test_the_default_learning_rate_of_a_continued_model_is_that_of_its_width(tokenizer: Tokenizer, tmp_path: Path):
     folder = saved_model(tmp_path / "other", tokenizer, n_embd=256, n_head=4, n_layer=2)
     assert inherited_settings(folder, {})["peak_lr"] == 3e-3
     chosen = {"peak_lr": 1e-4}
-    assert resolve_settings(PretrainConfig, None, chosen, extra=inherited_settings(folder, chosen)).peak_lr == 1e-4
+    assert resolve_settings(PretrainConfig, chosen, extra=inherited_settings(folder, chosen)).peak_lr == 1e-4
     paper = {"recipe": "paper"}
-    assert resolve_settings(PretrainConfig, None, paper, extra=inherited_settings(folder, paper)).peak_lr == 2.5e-4
+    assert resolve_settings(PretrainConfig, paper, extra=inherited_settings(folder, paper)).peak_lr == 2.5e-4
 
 
 def test_the_learning_rate_of_a_width_is_that_of_the_sizes_and_never_above_that_of_the_smallest():

@@ -224,7 +224,7 @@ def test_the_validation_text_is_whole_documents_by_default_and_the_end_with_reci
     opened = Corpus.open(corpus)
     parts = {}
     for recipe in ("default", "paper"):
-        cfg = resolve_settings(PretrainConfig, None, {"recipe": recipe, "context": 32, "valid_fraction": 0.1})
+        cfg = resolve_settings(PretrainConfig, {"recipe": recipe, "context": 32, "valid_fraction": 0.1})
         validation = pretraining.split_windows(cfg, opened, None)[1]
         assert validation is not None
         parts[recipe] = validation.text

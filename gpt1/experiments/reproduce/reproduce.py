@@ -66,7 +66,7 @@ def reproduce(
     progress = progress or default_progress()
     given = runs.user_settings(FinetuneConfig, config, settings)
     refuse_reserved("reproduce", given)
-    resolved = runs.resolve_settings(FinetuneConfig, None, given)  # checks the ranges
+    resolved = runs.resolve_settings(FinetuneConfig, given)  # checks the ranges
     names, limits = (tasks or (), methods or ()), (rows or {}, test_rows or {})
     request = Request(what, from_, out, data_dir, seeds, *names, *limits, lstm, left, right, given)
     request.validate()
