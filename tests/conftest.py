@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 from page_browser import chromium, open_page  # noqa: F401 (fixtures for tests of the served page)
 from reproduction_fixtures import executed_jobs, lstm_run, official_data, run_with_checkpoints  # noqa: F401 (fixtures for reproductions)
-from task_models import make  # noqa: F401 (a fixture: fine-tuned models with random weights)
+from task_models import make, saved  # noqa: F401 (fixtures: fine-tuned models with random weights)
 from workspace import ask, workspace  # noqa: F401 (fixtures for every test)
 
 if TYPE_CHECKING:

@@ -52,6 +52,7 @@ def read_results(run: Path) -> dict[str, Any]:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without measured times."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in found]
 
@@ -66,9 +67,9 @@ def special_token_embeddings(run: Path) -> Tensor:
 
 def copy_until_checkpoint(step: int, run: Path, folder: Path) -> Path:
     """A copy of a run as if it was killed after this checkpoint and before the next one."""
-    shutil.copytree(run, folder)
-    shutil.rmtree(folder / "model")
-    (folder / "results.json").unlink()
+    shutil.copytree(run, folder, dirs_exist_ok=True)
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    (folder / "results.json").unlink(missing_ok=True)
     for other in checkpoints.list_steps(folder / "checkpoints"):
         if other > step:
             shutil.rmtree(checkpoints.checkpoint_path(folder / "checkpoints", other))

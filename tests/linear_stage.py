@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 from gpt1.config import FinetuneConfig, TrainingConfig
 from gpt1.model.losses import Losses
 from gpt1.progress import MetricsFile, MultiProgress, Progress
-from gpt1.training import checkpoints
 from gpt1.training.loop import Outcome, Stage, StepBatch, train
 
 STEPS = 23
@@ -82,25 +79,6 @@ def run_stage(
     metrics = MetricsFile(folder / "metrics.jsonl")
     outcome = train(stage, config, folder, MultiProgress([progress, metrics]), metrics, resume)
     return outcome, {name: p.detach().clone() for name, p in stage.model.named_parameters()}, progress
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without measured times."""
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in found]
-
-
-def equal_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def copy_until_checkpoint(step: int, source: Path, folder: Path) -> Path:
-    """A copy of the folder as if the process was killed after this checkpoint and before the next one."""
-    shutil.copytree(source, folder, dirs_exist_ok=True)
-    for other in checkpoints.list_steps(folder / "checkpoints"):
-        if other > step:
-            shutil.rmtree(checkpoints.checkpoint_path(folder / "checkpoints", other))
-    return folder
 
 
 def assert_same_outcome(found: Outcome, expected: Outcome) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_gpt import random_gpt
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
@@ -29,14 +30,9 @@ PREFIX = [7 * i % VOCABULARY for i in range(2 * BLOCK)]
 
 
 def tiny(dtype: torch.dtype = torch.float32, architecture: Any = "transformer", context: int = CONTEXT) -> GPT:
-    """A model with weights so large that every part of it affects the output."""
-    torch.manual_seed(3)
-    model = GPT(GPTConfig(VOCABULARY, 2, 2, 32, context, 0.0, architecture=architecture, lstm_units=24))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
+    model = random_gpt(GPTConfig(VOCABULARY, 2, 2, 32, context, 0.0, architecture=architecture, lstm_units=24), seed=3)
     model.activation_dtype = dtype
-    return model.eval()
+    return model
 
 
 MODELS = {"fp32": tiny(), "bf16": tiny(torch.bfloat16), "lstm": tiny(architecture="lstm"), "short": tiny(context=5)}

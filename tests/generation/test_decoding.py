@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from random_gpt import add_noise, random_gpt
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
@@ -27,14 +28,7 @@ VOCABULARY = 40
 
 
 def tiny(context: int, architecture: Any = "transformer") -> GPT:
-    """A model with weights so large that every part of it affects the output."""
-    torch.manual_seed(3)
-    config = GPTConfig(VOCABULARY, 2, 2, 16, context, 0.0, architecture=architecture, lstm_units=24)
-    model = GPT(config)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-    return model.eval()
+    return random_gpt(GPTConfig(VOCABULARY, 2, 2, 16, context, 0.0, architecture=architecture, lstm_units=24), seed=3)
 
 
 MODELS = {(context, "transformer"): tiny(context) for context in (1, 2, 5, 12)} | {(12, "lstm"): tiny(12, "lstm")}
@@ -73,11 +67,7 @@ class PassCounter:
 
 def noisy(model: GPT, scale: float) -> GPT:
     """A draft model: the weights with noise of that scale. At 0 its tokens are always correct, at 1 rarely."""
-    draft = tiny(model.config.context)
-    with torch.no_grad():
-        for p in draft.parameters():
-            p.add_(torch.randn_like(p) * scale)
-    return draft
+    return add_noise(tiny(model.config.context), scale)
 
 
 @pytest.mark.parametrize("context", [1, 2, 5, 12])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from logged_lines import LoggedLines
+from task_models import TABLE_TASKS
 from torch import nn
 
 from gpt1.console import print_metrics
@@ -24,50 +24,16 @@ from gpt1.inference.evaluate import compute_metrics, evaluate, fit_calibration, 
 from gpt1.inference.predict import predict_into
 from gpt1.inference.predictor import load_task_predictor
 from gpt1.inference.task import save_task
-from gpt1.model.gpt import GPT
-from gpt1.model.head import Head, TaskModel
 from gpt1.tables.table import Table, write_table
 from gpt1.tasks.baselines import trivial_answer
-from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.metrics import calibration
-from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
-from gpt1.tokenization.tokenizer import Tokenizer
-
-TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
-    "classification": ("classification", {"text": "text", "label": "label"}, Classes(("no", "yes"))),
-    "similarity": ("similarity", {"text_a": "text", "text_b": "other", "label": "stars"}, OrdinalBins(0, 5)),
-    "regression": ("regression", {"text": "text", "label": "stars"}, StandardizedNumber(2.0, 1.5)),
-    "choice": ("choice", {"context": "text", "choices": "answers", "label": "right"}, Answers(3)),
-}
-
-
-@pytest.fixture(scope="module")
-def folder(
-    pretrained_run: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """The model folder of a kind, with a random head."""
-    made: dict[str, Path] = {}
-
-    def saved(name: str) -> Path:
-        if name not in made:
-            kind, columns, target = TASKS[name]
-            gpt = GPT.from_pretrained(pretrained_run / "model")
-            torch.manual_seed(1)
-            gpt.add_special_tokens()
-            head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].multiple_choice)
-            nn.init.normal_(head.linear.weight, std=0.3)
-            made[name] = tmp_path_factory.mktemp("model")
-            task = {"kind": kind, "columns": columns, "temperature": 2.5}
-            save_task(made[name], TaskModel(gpt, head), tokenizer, task, target)
-        return made[name]
-
-    return saved
+from gpt1.tasks.targets import Classes, StandardizedNumber
 
 
 @pytest.mark.parametrize("name", ["classification", "choice"])
-def test_accuracy_and_loss_match_the_calibrated_predictions(name: str, folder: Any, table: Table):
-    found = evaluate(folder(name), table)
-    predictions = load_task_predictor(folder(name)).predict(table.rows)
+def test_accuracy_and_loss_match_the_calibrated_predictions(name: str, saved: Any, table: Table):
+    found = evaluate(saved(name), table)
+    predictions = load_task_predictor(saved(name)).predict(table.rows)
     gold = [row["label" if name == "classification" else "right"] for row in table.rows]
     right = [row["prediction"] == label for row, label in zip(predictions, gold, strict=True)]
     surprise = [-math.log(row[f"probability_{label}"]) for row, label in zip(predictions, gold, strict=True)]
@@ -79,9 +45,9 @@ def test_accuracy_and_loss_match_the_calibrated_predictions(name: str, folder: A
 
 
 @pytest.mark.parametrize("name", ["similarity", "regression"])
-def test_correlations_match_the_predicted_scores(name: str, folder: Any, table: Table):
-    found = evaluate(folder(name), table)
-    scores = [row["score"] for row in load_task_predictor(folder(name)).predict(table.rows)]
+def test_correlations_match_the_predicted_scores(name: str, saved: Any, table: Table):
+    found = evaluate(saved(name), table)
+    scores = [row["score"] for row in load_task_predictor(saved(name)).predict(table.rows)]
     stars = [row["stars"] for row in table.rows]
     assert found["metrics"]["pearson"] == pytest.approx(np.corrcoef(scores, stars)[0, 1], abs=1e-4)
     assert found["metrics"]["mae"] == pytest.approx(np.mean(np.abs(np.subtract(scores, stars))), abs=1e-4)
@@ -89,19 +55,19 @@ def test_correlations_match_the_predicted_scores(name: str, folder: Any, table: 
     assert found["spread"] == pytest.approx(np.std(scores) / np.std(stars), abs=1e-4)
 
 
-def test_a_file_and_its_table_have_the_same_metrics(folder: Any, table: Table, tmp_path: Path):
+def test_a_file_and_its_table_have_the_same_metrics(saved: Any, table: Table, tmp_path: Path):
     rows = [{"text": row["text"], "label": row["label"]} for row in table.rows]
     write_table(tmp_path / "rows.csv", rows)
-    assert evaluate(folder("classification"), tmp_path / "rows.csv") == evaluate(folder("classification"), table)
+    assert evaluate(saved("classification"), tmp_path / "rows.csv") == evaluate(saved("classification"), table)
 
 
-def test_truncated_texts_are_counted(folder: Any, table: Table):
+def test_truncated_texts_are_counted(saved: Any, table: Table):
     long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
-    assert evaluate(folder("classification"), long)["cut"] - evaluate(folder("classification"), table)["cut"] == 4
+    assert evaluate(saved("classification"), long)["cut"] - evaluate(saved("classification"), table)["cut"] == 4
 
 
-def test_windowed_texts_are_counted_and_not_as_truncated(folder: Any, table: Table, tmp_path: Path):
-    model = load_task_predictor(folder("classification"))
+def test_windowed_texts_are_counted_and_not_as_truncated(saved: Any, table: Table, tmp_path: Path):
+    model = load_task_predictor(saved("classification"))
     save_task(tmp_path, model.task_model, model.tokenizer, {**model.task, "long": "windows"}, model.target)
     long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
     found, short = evaluate(tmp_path, long), evaluate(tmp_path, table)
@@ -109,9 +75,9 @@ def test_windowed_texts_are_counted_and_not_as_truncated(folder: Any, table: Tab
     assert found["read_in_windows"] - short["read_in_windows"] == 4
 
 
-def test_the_calibration_error_is_reported_with_and_without_the_temperature(folder: Any, table: Table):
-    model, progress = load_task_predictor(folder("classification")), LoggedLines()
-    found = evaluate(folder("classification"), table, progress=progress)["calibration"]
+def test_the_calibration_error_is_reported_with_and_without_the_temperature(saved: Any, table: Table):
+    model, progress = load_task_predictor(saved("classification")), LoggedLines()
+    found = evaluate(saved("classification"), table, progress=progress)["calibration"]
     logits = model.logits(model.read_rows(table.rows)).double()
     gold = np.array([model.labels.index(row["label"]) for row in table.rows])
     for name, temperature in (("ece_before", 1.0), ("ece_after", 2.5)):
@@ -119,21 +85,21 @@ def test_the_calibration_error_is_reported_with_and_without_the_temperature(fold
         assert found[name] == pytest.approx(expected, abs=1e-6)
     assert found["temperature"] == 2.5
     assert any("temperature 2.5" in line and f"{found['ece_after']:.3f}" in line for line in progress.lines)
-    assert "calibration" not in evaluate(folder("regression"), table)
+    assert "calibration" not in evaluate(saved("regression"), table)
 
 
 # ---- known data sets
 
 
 def test_a_folder_of_the_same_name_does_not_hide_a_data_set(
-    folder: Any, race: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Any, race: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "race").mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    assert evaluate(folder("choice"), "race", data_dir=race)["rows"] == 6
+    assert evaluate(saved("choice"), "race", data_dir=race)["rows"] == 6
     (tmp_path / "runs").mkdir()
     with pytest.raises(UserError, match="runs is a folder, not a table"):
-        evaluate(folder("choice"), "runs")
+        evaluate(saved("choice"), "runs")
 
 
 def test_a_split_without_public_labels_is_an_error_of_zeroshot(pretrained_run: Path, tmp_path: Path):
@@ -162,11 +128,11 @@ def race(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_subset_of_a_data_set_has_the_metrics_that_it_has_alone(folder: Any, race: Path):
-    found = evaluate(folder("choice"), "race", data_dir=race)
+def test_each_subset_of_a_data_set_has_the_metrics_that_it_has_alone(saved: Any, race: Path):
+    found = evaluate(saved("choice"), "race", data_dir=race)
     assert {name: part["rows"] for name, part in found["subsets"].items()} == {"middle": 4, "high": 2}
     for name, part in found["subsets"].items():
-        alone = evaluate(folder("choice"), f"race:test-{name}", data_dir=race)
+        alone = evaluate(saved("choice"), f"race:test-{name}", data_dir=race)
         assert "subsets" not in alone
         assert part["metrics"] == pytest.approx(alone["metrics"], abs=1e-5)
         assert part["interval"] == alone["interval"]
@@ -175,13 +141,13 @@ def test_each_subset_of_a_data_set_has_the_metrics_that_it_has_alone(folder: Any
     assert json.loads(json.dumps(found)) == found
 
 
-def test_a_column_subset_of_a_user_table_makes_no_subsets(folder: Any, table: Table):
+def test_a_column_subset_of_a_user_table_makes_no_subsets(saved: Any, table: Table):
     rows = [{**row, "subset": str(i % 2)} for i, row in enumerate(table.rows)]
-    assert "subsets" not in evaluate(folder("classification"), replace(table, rows=rows))
+    assert "subsets" not in evaluate(saved("classification"), replace(table, rows=rows))
 
 
-def test_printed_metrics_have_a_column_per_subset(folder: Any, race: Path, capsys: Any):
-    found = evaluate(folder("choice"), "race", data_dir=race)
+def test_printed_metrics_have_a_column_per_subset(saved: Any, race: Path, capsys: Any):
+    found = evaluate(saved("choice"), "race", data_dir=race)
     print_metrics(found)
     head, *lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert re.split(" {2,}", head) == ["6 rows", "95% confidence interval", "middle, 4 rows", "high, 2 rows"]
@@ -190,32 +156,32 @@ def test_printed_metrics_have_a_column_per_subset(folder: Any, race: Path, capsy
     assert accuracy.split()[-2:] == shown
 
 
-def test_predictions_are_added_to_the_rows(folder: Any, table: Table):
-    found = predict(folder("classification"), table)
+def test_predictions_are_added_to_the_rows(saved: Any, table: Table):
+    found = predict(saved("classification"), table)
     for row, given in zip(found, table.rows, strict=True):
         assert given.items() <= row.items()
         assert set(row) - set(given) == {"prediction", "probability_no", "probability_yes"}
 
 
-def test_columns_that_predictions_replace_are_logged(folder: Any, table: Table):
-    earlier, progress = predict(folder("regression"), table), LoggedLines()
+def test_columns_that_predictions_replace_are_logged(saved: Any, table: Table):
+    earlier, progress = predict(saved("regression"), table), LoggedLines()
     own = [{**row, "prediction": "mine"} for row in earlier]
     columns = list(own[0])
-    found = predict(folder("classification"), Table("own.csv", columns, own), progress=progress)
+    found = predict(saved("classification"), Table("own.csv", columns, own), progress=progress)
     assert found[0]["prediction"] != "mine"
     assert found[0]["score"] == earlier[0]["score"]
     assert progress.lines[-1] == "own.csv: existing columns are replaced by predictions: prediction"
     again = LoggedLines()
-    predict(folder("classification"), table, progress=again)
+    predict(saved("classification"), table, progress=again)
     assert not any("replaced" in line for line in again.lines)
 
 
-def test_the_input_table_is_not_overwritten(folder: Any, table: Table, tmp_path: Path):
+def test_the_input_table_is_not_overwritten(saved: Any, table: Table, tmp_path: Path):
     rows = tmp_path / "rows.jsonl"
     write_table(rows, table.rows)
     before = rows.read_bytes()
     with pytest.raises(UserError, match="is also the input table"):
-        predict_into(folder("classification"), rows, tmp_path / "." / "rows.jsonl")
+        predict_into(saved("classification"), rows, tmp_path / "." / "rows.jsonl")
     assert rows.read_bytes() == before
 
 
@@ -228,32 +194,32 @@ def scored(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_glue_test_split_is_written_as_a_submission_or_a_table(folder: Any, scored: Path):
-    summary = predict_into(folder("similarity"), "stsb:test", scored / "out", data_dir=scored)
+def test_a_glue_test_split_is_written_as_a_submission_or_a_table(saved: Any, scored: Path):
+    summary = predict_into(saved("similarity"), "stsb:test", scored / "out", data_dir=scored)
     assert summary == f"{scored / 'out' / 'STS-B.tsv'}: 1,379 rows, in the format of gluebenchmark.com"
     lines = (scored / "out" / "STS-B.tsv").read_text().splitlines()
-    scores = [row["score"] for row in predict(folder("similarity"), "stsb:test", data_dir=scored)]
+    scores = [row["score"] for row in predict(saved("similarity"), "stsb:test", data_dir=scored)]
     assert lines == ["index\tprediction", *(f"{i}\t{min(max(s, 0), 5):.3f}" for i, s in enumerate(scores))]
-    summary = predict_into(folder("similarity"), "stsb:test", scored / "p.tsv", data_dir=scored)
+    summary = predict_into(saved("similarity"), "stsb:test", scored / "p.tsv", data_dir=scored)
     assert summary == f"{scored / 'p.tsv'}: 1,379 rows; see the column score"
     assert (scored / "p.tsv").read_text().startswith("text_a\ttext_b\tscore\n")
 
 
 def test_other_data_than_a_glue_test_split_needs_a_table_name_as_out(
-    folder: Any, race: Path, table: Table, tmp_path: Path
+    saved: Any, race: Path, table: Table, tmp_path: Path
 ):
     write_table(tmp_path / "rows.jsonl", table.rows)
     for rows in ("race:test", str(tmp_path / "rows.jsonl")):
         with pytest.raises(UserError, match="out has no supported table extension"):
-            predict_into(folder("choice"), rows, tmp_path / "out", data_dir=race)
-    assert predict_into(folder("choice"), "race", tmp_path / "out.csv", data_dir=race).endswith("the column prediction")
+            predict_into(saved("choice"), rows, tmp_path / "out", data_dir=race)
+    assert predict_into(saved("choice"), "race", tmp_path / "out.csv", data_dir=race).endswith("the column prediction")
 
 
-def test_rows_with_an_unseen_label_count_as_wrong_and_are_named(folder: Any, table: Table):
+def test_rows_with_an_unseen_label_count_as_wrong_and_are_named(saved: Any, table: Table):
     progress = LoggedLines()
     other = replace(table, rows=[{**row, "label": "perhaps"} if i < 3 else row for i, row in enumerate(table.rows)])
-    found = evaluate(folder("classification"), other, progress=progress)
-    known = evaluate(folder("classification"), replace(table, rows=table.rows[3:]))
+    found = evaluate(saved("classification"), other, progress=progress)
+    known = evaluate(saved("classification"), replace(table, rows=table.rows[3:]))
     right = known["metrics"]["accuracy"] * known["rows"]
     assert found["metrics"]["accuracy"] == pytest.approx(right / found["rows"])
     assert found["metrics"]["loss"] == pytest.approx(known["metrics"]["loss"], abs=1e-5)
@@ -262,55 +228,55 @@ def test_rows_with_an_unseen_label_count_as_wrong_and_are_named(folder: Any, tab
     assert known["unseen"] == {}
 
 
-def test_unseen_labels_are_refused_on_request_and_where_no_label_is_known(folder: Any, table: Table):
+def test_unseen_labels_are_refused_on_request_and_where_no_label_is_known(saved: Any, table: Table):
     other = replace(table, rows=[*table.rows[:5], {**table.rows[5], "label": "perhaps"}])
     with pytest.raises(UserError, match=r"rows.jsonl, row 6: unknown label 'perhaps'"):
-        evaluate(folder("classification"), other, unseen="refuse")
+        evaluate(saved("classification"), other, unseen="refuse")
     strange = replace(table, rows=[{**row, "label": "perhaps"} for row in table.rows])
     with pytest.raises(UserError, match=r"rows.jsonl, row 1: unknown label 'perhaps'"):
-        evaluate(folder("classification"), strange)
+        evaluate(saved("classification"), strange)
     with pytest.raises(UserError, match='unseen="ignore" is not a valid choice'):
-        evaluate(folder("classification"), table, unseen="ignore")
+        evaluate(saved("classification"), table, unseen="ignore")
 
 
 # ---- warnings and errors
 
 
 @pytest.mark.parametrize("name", ["classification", "regression"])
-def test_a_model_that_learned_nothing_is_evaluated_with_a_warning(name: str, folder: Any, table: Table, tmp_path: Path):
-    model = load_task_predictor(folder(name))
+def test_a_model_that_learned_nothing_is_evaluated_with_a_warning(name: str, saved: Any, table: Table, tmp_path: Path):
+    model = load_task_predictor(saved(name))
     nn.init.zeros_(model.task_model.head.linear.weight)
-    answer = trivial_answer(model.target, [row[TASKS[name][1]["label"]] for row in table.rows])
+    answer = trivial_answer(model.target, [row[TABLE_TASKS[name][1]["label"]] for row in table.rows])
     save_task(tmp_path, model.task_model, model.tokenizer, {**model.task, "trivial_answer": answer}, model.target)
     warning = evaluate(tmp_path, table)["warning"]
     assert "this model has learned nothing" in warning
     assert ("always ‘" if name == "classification" else "hardly depend on the text") in warning
 
 
-def test_rows_without_labels_are_an_error_that_suggests_predict(folder: Any, table: Table):
+def test_rows_without_labels_are_an_error_that_suggests_predict(saved: Any, table: Table):
     columns = ["text", "other"]
     bare = replace(table, columns=columns, rows=[{name: row[name] for name in columns} for row in table.rows])
     with pytest.raises(UserError, match="no column 'label'") as refused:
-        evaluate(folder("classification"), bare)
+        evaluate(saved("classification"), bare)
     assert "gpt1 predict" in refused.value.fix
-    assert len(predict(folder("classification"), bare)) == 64
+    assert len(predict(saved("classification"), bare)) == 64
 
 
-def test_a_similar_label_column_is_suggested(folder: Any, table: Table):
+def test_a_similar_label_column_is_suggested(saved: Any, table: Table):
     rows = [{"text": row["text"], "lable": row["label"]} for row in table.rows]
     with pytest.raises(UserError, match=r"no column 'label'\. Columns: text, lable\. Did you mean lable\?"):
-        evaluate(folder("classification"), Table("t.csv", ["text", "lable"], rows))
+        evaluate(saved("classification"), Table("t.csv", ["text", "lable"], rows))
 
 
-def test_a_table_without_the_text_column_is_an_error(folder: Any, table: Table):
+def test_a_table_without_the_text_column_is_an_error(saved: Any, table: Table):
     other = replace(table, columns=["sentence", "label"], rows=[{"sentence": "x", "label": "no"}])
     with pytest.raises(UserError, match=r"no column 'text'\. Columns: sentence, label"):
-        evaluate(folder("classification"), other)
+        evaluate(saved("classification"), other)
 
 
-def test_a_table_without_rows_is_an_error(folder: Any, table: Table):
+def test_a_table_without_rows_is_an_error(saved: Any, table: Table):
     with pytest.raises(UserError, match="has no rows"):
-        evaluate(folder("classification"), replace(table, rows=[]))
+        evaluate(saved("classification"), replace(table, rows=[]))
 
 
 def test_a_pretrained_model_cannot_be_evaluated_on_a_table(pretrained_run: Path, table: Table):
@@ -318,9 +284,9 @@ def test_a_pretrained_model_cannot_be_evaluated_on_a_table(pretrained_run: Path,
         evaluate(pretrained_run, table)
 
 
-def test_a_missing_table_is_an_error(folder: Any):
+def test_a_missing_table_is_an_error(saved: Any):
     with pytest.raises(UserError, match=r"nowhere.csv"):
-        evaluate(folder("classification"), "nowhere.csv")
+        evaluate(saved("classification"), "nowhere.csv")
 
 
 # ---- metrics from logits

@@ -8,58 +8,29 @@ from pathlib import Path
 
 import pytest
 from report_runs import PageParser
-from task_models import Make
+from task_models import TABLE_TASKS, Make
 
 from gpt1.errors import UserError
 from gpt1.inference.evaluate import evaluate
 from gpt1.inference.task import save_task
-from gpt1.model.gpt import GPT
-from gpt1.model.head import Head, TaskModel
 from gpt1.tables.table import Table
-from gpt1.tasks.kinds import KINDS
-from gpt1.tasks.targets import Answers, Classes, OrdinalBins, Target
 from gpt1.tokenization.tokenizer import Tokenizer
 
 RunFolder = Callable[[str], Path]
 
 
-TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
-    "classification": ("classification", {"text": "text", "label": "label"}, Classes(("no", "yes"))),
-    "similarity": ("similarity", {"text_a": "text", "text_b": "other", "label": "stars"}, OrdinalBins(0, 5)),
-    "choice": ("choice", {"context": "text", "choices": "answers", "label": "right"}, Answers(3)),
-}
-
-
-@pytest.fixture(scope="module")
-def folder(
-    pretrained_run: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """The model folder of a kind, with a random head."""
-
-    def saved(name: str) -> Path:
-        kind, columns, target = TASKS[name]
-        gpt = GPT.from_pretrained(pretrained_run / "model")
-        gpt.add_special_tokens()
-        head = Head(gpt.config.n_embd, target.outputs, KINDS[kind].multiple_choice)
-        made = tmp_path_factory.mktemp("model")
-        save_task(made, TaskModel(gpt, head), tokenizer, {"kind": kind, "columns": columns}, target)
-        return made
-
-    return saved
-
-
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["classification", "similarity", "choice"])
 def test_the_page_of_an_evaluation_has_the_numbers_of_the_result_and_the_names_of_the_columns(
-    name: str, folder: RunFolder, table: Table, tmp_path: Path
+    name: str, saved: RunFolder, table: Table, tmp_path: Path
 ) -> None:
     page = tmp_path / "new" / "test.html"
-    found = evaluate(folder(name), table, report=page)
+    found = evaluate(saved(name), table, report=page)
     reader = PageParser(page)
     assert set(found["metrics"].values()) <= set(reader.numbers)
     assert f" on {len(table.rows)} rows of {table.name}" in reader.headings[0]
     assert "validation" not in reader.text
     shown = re.findall("<dt>(.*?)</dt>", page.read_text(encoding="utf-8"))
-    columns = {column for role, column in TASKS[name][1].items() if role not in ("label", "choices")}
+    columns = {column for role, column in TABLE_TASKS[name][1].items() if role not in ("label", "choices")}
     assert columns <= set(shown)
     assert not {"text_a", "context"} & set(shown)
     wrong = {"classification": "Confusion matrix", "similarity": "Predicted and true scores", "choice": "Data"}
@@ -84,14 +55,14 @@ def test_the_page_shows_the_bins_of_the_calibration_with_their_rows(
     assert f"Rows by predicted probability, {len(table.rows):,} in all." in page.text
 
 
-def test_the_page_changes_nothing_of_the_result(folder: RunFolder, table: Table, tmp_path: Path) -> None:
-    model, page = folder("classification"), tmp_path / "test.html"
+def test_the_page_changes_nothing_of_the_result(saved: RunFolder, table: Table, tmp_path: Path) -> None:
+    model, page = saved("classification"), tmp_path / "test.html"
     page.write_text("an earlier page")
     assert evaluate(model, table, report=page, overwrite=True) == evaluate(model, table)
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_a_report_that_is_no_page_is_refused_before_the_work(folder: RunFolder, table: Table, tmp_path: Path) -> None:
+def test_a_report_that_is_no_page_is_refused_before_the_work(saved: RunFolder, table: Table, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("keep")
     with pytest.raises(UserError, match="the report is a page"):

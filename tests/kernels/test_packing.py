@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from random_gpt import add_noise
 from torch import Tensor
 
 from gpt1.config import GPTConfig
@@ -26,10 +27,7 @@ def models() -> list[GPT]:
     for architecture in ("transformer", "lstm"):
         model = GPT(GPTConfig(20, 2, 2, 8, 12, 0.0, architecture=architecture, lstm_units=6)).double()
         model.activation_dtype = torch.float64
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(torch.randn_like(p) * 0.3)
-        found.append(model)
+        found.append(add_noise(model, 0.3))
     return found
 
 

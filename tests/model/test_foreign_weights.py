@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_gpt import random_gpt
 from safetensors.torch import load_file, save_file
 
 from gpt1.config import GPTConfig
@@ -26,12 +27,7 @@ IDS = torch.randint(0, 30, (2, 10), generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture
 def model() -> GPT:
-    torch.manual_seed(0)
-    model = GPT(CONFIG).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.1)
-    return model
+    return random_gpt(CONFIG, noise=0.1)
 
 
 def write_release(model: GPT, folder: Path, arrays: int = 10) -> None:

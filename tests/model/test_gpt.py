@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from random_gpt import random_gpt
 from torch import Tensor
 
 from gpt1.config import Architecture, GPTConfig
@@ -24,13 +25,7 @@ VOCABULARY, CONTEXT = 40, 12
 
 
 def tiny(seed: int = 0, dropout: float = 0.0, context: int = CONTEXT, n_layer: int = 2) -> GPT:
-    """A model with weights so large that every part of it affects the output."""
-    torch.manual_seed(seed)
-    model = GPT(GPTConfig(VOCABULARY, n_layer, 2, 16, context, dropout))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-    return model.eval()
+    return random_gpt(GPTConfig(VOCABULARY, n_layer, 2, 16, context, dropout), seed)
 
 
 MODEL = tiny()

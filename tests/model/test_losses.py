@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_gpt import random_gpt
 from torch import Tensor, nn
 
 from gpt1.config import GPTConfig
@@ -24,17 +25,7 @@ VOCABULARY, CONTEXT = 30, 14
 CPU = torch.device("cpu")
 
 
-def tiny() -> GPT:
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(VOCABULARY, 2, 2, 16, CONTEXT, 0.0))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-    return model.eval()
-
-
-GPT_1 = tiny()
-TASK_GPT = tiny()
+GPT_1, TASK_GPT = (random_gpt(GPTConfig(VOCABULARY, 2, 2, 16, CONTEXT, 0.0)) for _ in range(2))
 TASK_GPT.add_special_tokens()
 
 
@@ -79,7 +70,7 @@ def test_l1_of_any_micro_batches_is_the_mean_over_the_tokens_of_the_step(rows, p
 
 
 def test_the_loss_of_uniform_predictions_is_the_logarithm_of_the_vocabulary_size():
-    model = tiny()
+    model = random_gpt(GPT_1.config)
     nn.init.zeros_(model.tokens.weight)
     ids = torch.randint(0, VOCABULARY, (2, CONTEXT))
     assert l1(model, PretrainMicroBatch(ids, ids[:, 1:].numel())).total.item() == pytest.approx(

@@ -7,6 +7,7 @@ import reference_gpt as reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from random_gpt import random_gpt
 
 from gpt1.config import GPTConfig
 from gpt1.model.gpt import GPT
@@ -18,12 +19,7 @@ SHAPE = (CONFIG.n_layer, CONFIG.n_head)
 
 @pytest.fixture(scope="module")
 def model() -> GPT:
-    torch.manual_seed(0)
-    model = GPT(CONFIG)
-    with torch.no_grad():  # biases and LayerNorm weights too: their initial values would hide errors
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.1)
-    return model
+    return random_gpt(CONFIG, noise=0.1)
 
 
 @given(data=st.data(), batch=st.integers(1, 3), time=st.integers(1, 24))

@@ -12,17 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from linear_stage import (
-    CONFIG,
-    STEPS,
-    RecordingProgress,
-    assert_same_outcome,
-    copy_until_checkpoint,
-    equal_tensors,
-    make_stage,
-    read_metrics,
-    run_stage,
-)
+from finetune_helpers import copy_until_checkpoint, equal_weights, read_metrics
+from linear_stage import CONFIG, STEPS, RecordingProgress, assert_same_outcome, make_stage, run_stage
 from torch import Tensor
 
 from gpt1.errors import Diverged, Interrupted
@@ -60,9 +51,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_training_continues(value:
     config = replace(CONFIG, optimizer=optimizer)
     outcome, _, progress = run_stage(broken_at({7: value, 8: value, 13: value}), tmp_path, config=config)
     assert (outcome.step, outcome.skipped, outcome.skipped_in_row) == (STEPS, 3, 0)
-    assert equal_tensors(state(tmp_path, 6), state(tmp_path, 8))
-    assert equal_tensors(state(tmp_path, 12), state(tmp_path, 13))
-    assert not equal_tensors(state(tmp_path, 8), state(tmp_path, 9))
+    assert equal_weights(state(tmp_path, 6), state(tmp_path, 8))
+    assert equal_weights(state(tmp_path, 12), state(tmp_path, 13))
+    assert not equal_weights(state(tmp_path, 8), state(tmp_path, 9))
     assert [line.get("skipped_steps") for line in read_metrics(tmp_path) if line["split"] == "train"] == [2, 3, 3]
     assert all(math.isfinite(line["loss"]) for line in read_metrics(tmp_path))
     assert [line.split(" is ")[0] for line in progress.messages] == ["step 7", "step 13"]
@@ -74,7 +65,7 @@ def test_a_run_with_skipped_steps_resumes_to_the_same_bits_from_any_checkpoint(t
     for step in range(STEPS):
         folder = copy_until_checkpoint(step, tmp_path / "whole", tmp_path / str(step))
         resumed, found, _ = run_stage(broken_at(values), folder, resume=True)
-        assert equal_tensors(found, weights)
+        assert equal_weights(found, weights)
         assert read_metrics(folder) == read_metrics(tmp_path / "whole")
         assert_same_outcome(resumed, outcome)
 
@@ -86,7 +77,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_even_across_a_resume(tmp_p
     for part in ("--peak-lr (now 0.05)", "--warmup (now 3)", "step-00000011", "--resume"):
         assert part in ended.value.fix
     assert checkpoints.list_steps(tmp_path / "checkpoints")[-1] == 11
-    assert equal_tensors(state(tmp_path, 7), state(tmp_path, 11))
+    assert equal_weights(state(tmp_path, 7), state(tmp_path, 11))
     with pytest.raises(Diverged) as again:
         run_stage(broken_at(values), tmp_path, resume=True)
     assert str(again.value) == str(ended.value)
@@ -135,7 +126,7 @@ def test_a_checkpoint_of_an_earlier_version_that_is_not_finite_is_skipped(where:
     file = {"weights": "model", "optimizer": "optimizer"}[where]
     assert f"step-00000012/{file}.safetensors contains NaN or infinite values" in progress.messages[0]
     assert progress.messages[1] == "resuming after step 11"
-    assert equal_tensors(trained, weights)
+    assert equal_weights(trained, weights)
     assert_same_outcome(resumed, outcome)
 
 
@@ -154,4 +145,4 @@ def test_ctrl_c_after_a_skipped_step_saves_a_state_that_resumes_to_the_same_bits
             progress=RecordingProgress(stop),
             config=replace(CONFIG, checkpoint_every=0),
         )
-    assert equal_tensors(run_stage(broken_at(values), tmp_path / "stopped", resume=True)[1], weights)
+    assert equal_weights(run_stage(broken_at(values), tmp_path / "stopped", resume=True)[1], weights)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from linear_stage import CONFIG, STEPS, equal_tensors, make_stage, read_metrics, run_stage
+from finetune_helpers import equal_weights, read_metrics
+from linear_stage import CONFIG, STEPS, make_stage, run_stage
 from torch import Tensor
 
 from gpt1.errors import ResourceError, UserError
@@ -26,7 +27,7 @@ def test_the_best_checkpoint_is_kept_and_its_weights_are_the_result(tmp_path: Pa
     assert (outcome.best, outcome.best_value) == (10, 0.7)
     assert [round(record["score"], 1) for record in outcome.history] == [0.1, 0.7, 0.3, 0.7, 0.2]
     assert checkpoints.list_steps(tmp_path / "checkpoints") == [10, STEPS]
-    assert equal_tensors(
+    assert equal_weights(
         weights, checkpoints.load_checkpoint(checkpoints.checkpoint_path(tmp_path / "checkpoints", 10)).weights
     )
 
@@ -46,7 +47,7 @@ def test_checkpoints_by_time_change_no_bit_and_are_replaced_by_the_next_one(tmp_
         run_stage(make_stage(), tmp_path / name, config=config)[1]
         for name, config in (("timed", ALWAYS_DUE), ("plain", replace(CONFIG, checkpoint_minutes=0)))
     ]
-    assert equal_tensors(*weights)
+    assert equal_weights(*weights)
     assert read_metrics(tmp_path / "timed") == read_metrics(tmp_path / "plain")
     assert checkpoints.list_steps(tmp_path / "timed" / "checkpoints") == [5, 10, 15, 20, STEPS]
 
@@ -65,7 +66,7 @@ def test_a_killed_run_has_a_checkpoint_by_time_beside_the_last_regular_one(tmp_p
     assert checkpoints.list_steps(tmp_path / "checkpoints") == [5, 8]
     _, resumed, _ = run_stage(make_stage(), tmp_path, resume=True, config=ALWAYS_DUE)
     _, whole, _ = run_stage(make_stage(), tmp_path / "whole")
-    assert equal_tensors(resumed, whole)
+    assert equal_weights(resumed, whole)
 
 
 def test_without_the_interval_there_are_only_regular_checkpoints(tmp_path: Path):
@@ -90,7 +91,7 @@ def test_of_equal_scores_the_one_with_the_lower_loss_is_best(tmp_path: Path):
 def test_without_a_main_metric_the_last_weights_are_the_result(tmp_path: Path):
     outcome, weights, _ = run_stage(make_stage(), tmp_path)
     assert outcome.best == 0
-    assert equal_tensors(
+    assert equal_weights(
         weights, checkpoints.load_checkpoint(checkpoints.checkpoint_path(tmp_path / "checkpoints", STEPS)).weights
     )
 

@@ -11,17 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from linear_stage import (
-    CONFIG,
-    STEPS,
-    RecordingProgress,
-    assert_same_outcome,
-    copy_until_checkpoint,
-    equal_tensors,
-    make_stage,
-    read_metrics,
-    run_stage,
-)
+from finetune_helpers import copy_until_checkpoint, equal_weights, read_metrics
+from linear_stage import CONFIG, STEPS, RecordingProgress, assert_same_outcome, make_stage, run_stage
 from torch import Tensor
 
 from gpt1.errors import Interrupted, ResourceError, UserError
@@ -42,7 +33,7 @@ def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_and_the_same_met
     folder, outcome, weights = whole
     resumed, found, progress = run_stage(make_stage(), copy_until_checkpoint(step, folder, tmp_path), resume=True)
     assert progress.messages == [f"resuming after step {step:,}"]
-    assert equal_tensors(found, weights)
+    assert equal_weights(found, weights)
     assert read_metrics(tmp_path) == read_metrics(folder)
     assert_same_outcome(resumed, outcome)
 
@@ -50,7 +41,7 @@ def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_and_the_same_met
 def test_a_run_killed_before_its_first_checkpoint_starts_again(whole, tmp_path: Path):
     folder, outcome, weights = whole
     resumed, found, _ = run_stage(make_stage(), copy_until_checkpoint(0, folder, tmp_path), resume=True)
-    assert equal_tensors(found, weights)
+    assert equal_weights(found, weights)
     assert read_metrics(tmp_path) == read_metrics(folder)
     assert_same_outcome(resumed, outcome)
 
@@ -86,7 +77,7 @@ def test_a_stopped_run_is_saved_and_resumes_to_the_same_bits(number: int, when: 
     assert signal.getsignal(number) is before
     assert checkpoints.list_steps(tmp_path / "checkpoints") == [when]
     _, found, _ = run_stage(make_stage(**never), tmp_path, resume=True, config=config)
-    assert equal_tensors(found, weights)
+    assert equal_weights(found, weights)
     assert [line for line in read_metrics(tmp_path) if line["split"] == "train"] == [
         line for line in read_metrics(folder) if line["split"] == "train"
     ]
@@ -112,7 +103,7 @@ def test_a_closing_terminal_stops_the_run_even_with_repeated_signals(whole, tmp_
         )
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert equal_tensors(found, whole[2])
+    assert equal_weights(found, whole[2])
 
 
 def test_a_second_ctrl_c_ends_immediately(tmp_path: Path):
@@ -140,7 +131,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(whol
     resumed, found, progress = run_stage(make_stage(), tmp_path, resume=True)
     assert str(damaged) in progress.messages[0]
     assert progress.messages[1] == "resuming after step 11"
-    assert equal_tensors(found, weights)
+    assert equal_weights(found, weights)
     assert_same_outcome(resumed, outcome)
 
 
@@ -181,7 +172,7 @@ def test_a_run_with_a_damaged_best_checkpoint_creates_it_again(tmp_path: Path):
     again, found, progress = run_stage(made(), tmp_path, resume=True)
     assert str(damaged) in progress.messages[0]
     assert progress.messages[-1] == "resuming after step 9"
-    assert equal_tensors(found, weights)
+    assert equal_weights(found, weights)
     assert_same_outcome(again, outcome)
 
 
