@@ -53,9 +53,8 @@ class TaskRequest:
     @classmethod
     def from_command(cls, command: Mapping[str, Any]) -> TaskRequest:
         """The request of a run, from the command in its config.yaml."""
-        names = ("train", "valid", "kind", "columns", "score", "data_dir")
-        optional = command.get("weight"), command.get("unlabeled", "refuse")
-        return cls(*(command[name] for name in names), *optional)
+        given = {name: command[name] for name in ("train", "valid", "kind", "columns", "score", "data_dir")}
+        return cls(**given, weight=command.get("weight"), unlabeled=command.get("unlabeled", "refuse"))
 
 
 @dataclass(frozen=True)

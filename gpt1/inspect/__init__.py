@@ -12,7 +12,6 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.reading import file_format, is_url, not_found_error
 from gpt1.inspect.datasets import inspect_dataset
 from gpt1.inspect.folders import (
-    Facts,
     inspect_corpus,
     inspect_model,
     inspect_run,
@@ -21,7 +20,7 @@ from gpt1.inspect.folders import (
     inspect_tokenizer,
 )
 from gpt1.inspect.printing import print_facts
-from gpt1.inspect.tables import inspect_table
+from gpt1.inspect.tables import Facts, inspect_table
 from gpt1.progress import Progress
 from gpt1.runs.folder import names_model
 from gpt1.tables.rows import INPUT_FORMATS
