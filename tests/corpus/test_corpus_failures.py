@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from corpus_helpers import content, write_books
 from fake_tokenizers import CrashingTokenizer, HangingTokenizer, HashTokenizer, InterruptingProgress
@@ -75,10 +76,10 @@ def test_ctrl_c_kills_workers_that_never_finish(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: Any) -> None:
+    def full(file: Any, values: Any, allow_pickle: bool) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gpt1.files.atomic.fsync_file", full)
+    monkeypatch.setattr(np, "save", full)
     with pytest.raises(ResourceError, match="corpus could not be written: the disk is full"):
         write_corpus([str(write_books(tmp_path / "books"))], tmp_path / "corpus", HashTokenizer())
     assert os.listdir(tmp_path) == ["books"]
