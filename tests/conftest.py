@@ -65,13 +65,13 @@ def ctrl_c_is_heard() -> None:
 
 
 @pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without their page, which has its own tests and takes longer than a tiny run."""
+def no_report(pretrained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without their page, which has its own tests and takes longer than a tiny run; `pretrained_run` has one."""
     monkeypatch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
 
 
 @pytest.fixture(scope="module")
-def no_reports() -> Iterator[None]:
+def no_reports(pretrained_run: Path) -> Iterator[None]:
     """The same for all tests of a module, and for the fixtures that they share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpt1.training.run.report_on_exit", lambda run: nullcontext())
