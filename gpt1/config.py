@@ -139,8 +139,8 @@ class TrainingConfig:
     eps: NotNegative = 1e-8
     """Adam's ε."""
     init_std: NotNegative = 0.0
-    """Standard deviation of new weights and of the embeddings of special tokens. 0: by width, 0.02 · √(768 / n_embd),
-    which is the paper's 0.02 at its width (paper 4.1); an LSTM keeps 0.02."""
+    """Standard deviation of new weights and of the embeddings of special tokens. 0: 0.02 · √(768 / n_embd), which is
+    the paper's 0.02 at its width of 768 (paper 4.1); for an LSTM 0.02."""
     clip_norm: NotNegative = 1.0
     """Maximum global norm of the gradient (released code: 1); 0: no clipping."""
     batch_size: Count = 32
@@ -158,13 +158,13 @@ class TrainingConfig:
     checkpoint_every: Annotated[int, Range(0)] = 500
     """Steps between two checkpoints; 0: only at evaluations and at the end."""
     checkpoint_minutes: NotNegative = 5.0
-    """Minutes between two checkpoints, besides those of --checkpoint-every; the first comes after one minute. Saving
-    takes at most a fiftieth of the time. Each replaces the one before. 0: only those of --checkpoint-every."""
+    """Minutes between additional checkpoints, each of which replaces the previous one; the first is written after one
+    minute. Saving takes at most 2% of the time. 0: only the checkpoints of --checkpoint-every."""
     keep: Count = 2
     """Checkpoints to keep on disk, besides the best one."""
     track: TrackerName = "none"
-    """Where else metrics go, besides metrics.jsonl and TensorBoard's events: `mlflow` (to MLFLOW_TRACKING_URI, or
-    ./mlflow.db) or `wandb` (into the run folder; WANDB_MODE=online also sends them)."""
+    """Experiment tracker that also receives the metrics: `mlflow` (MLFLOW_TRACKING_URI, or ./mlflow.db) or `wandb`
+    (offline in the run folder; WANDB_MODE=online also sends them)."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class PretrainConfig(TrainingConfig):
     """Settings of stage 1: maximize L1 over a corpus (paper, eq. 1)."""
 
     model: ModelSize = "mini"
-    """Model size; --n-layer, --n-head, --n-embd and --context change single dimensions of it."""
+    """Model size; --n-layer, --n-head, --n-embd and --context override single dimensions."""
     n_layer: Layers = 6
     """Transformer blocks."""
     n_head: Heads = 6
@@ -190,18 +190,18 @@ class PretrainConfig(TrainingConfig):
     steps: Annotated[int, Range(0)] = 0
     """Number of steps, instead of --epochs; 0: use --epochs."""
     valid_fraction: Annotated[float, Range(0, 0.5)] = 0.01
-    """Share of the corpus for validation. It is never trained on."""
+    """Share of the corpus for validation; it is never trained on."""
     valid_split: ValidationSplit = "end"
-    """Where the validation text is: `documents` takes whole ones from everywhere in the corpus, the same for every run,
-    and pieces of documents that are longer than the share; `end` is the end of the corpus, as in earlier versions, so
-    that their runs can be resumed and compared."""
+    """Which part of the corpus is the validation set. `documents`: whole documents from everywhere in the corpus, the
+    same for every run; if there are too few short ones, pieces of long ones. `end`: the end of the corpus, as in
+    earlier versions, so that their runs can be resumed and compared."""
     eval_every: Annotated[int, Range(0)] = 250
     """Steps between two evaluations of the validation loss; 0: only at the end."""
     eval_windows: Count = 256
     """Validation windows per evaluation."""
     compile: bool = False
-    """On a GPU: run the blocks through torch.compile, which takes a minute or two at the start and makes steps faster.
-    If it fails, the run warns and continues without it. Off by default: its benefit has not been measured yet."""
+    """On a GPU: compile the blocks with torch.compile, which takes a minute or two at the start. If it fails, the run
+    warns and continues without it. Off by default: its benefit has not been measured yet."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class FinetuneConfig(TrainingConfig):
     optimizer: OptimizerName = "adam"
     peak_lr: NotNegative = 6.25e-5
     """Learning rate after warm-up (paper 4.1, for a width of 768). The default recipe multiplies it by the square of
-    768 / --n-embd of the model, up to 3.75e-4: narrow models need a higher one. --from-scratch: 8/3 of that."""
+    768 / n_embd, up to 3.75e-4: narrow models need a higher one. --from-scratch: 8/3 of that."""
     warmup: NotNegative = 0.002
     schedule: Schedule = "linear"
     train: str = "all"
@@ -221,38 +221,38 @@ class FinetuneConfig(TrainingConfig):
     epochs: Positive = 3.0
     """Passes over the training rows."""
     head_first: bool = False
-    """Before all weights are trained, fit the new layer to the features of the pre-trained model. It starts there
-    instead of at random weights. The default recipe does so below 2,000 rows."""
+    """Initialize the new layer as a linear probe on the features of the pre-trained model, instead of randomly, before
+    all weights are trained. The default recipe does so for tables below 2,000 rows."""
     keep_head: bool = False
-    """Go on with the output layer of a fine-tuned model instead of a new one. Its labels must contain those of the
-    rows."""
+    """Keep the output layer of a fine-tuned model instead of adding a new one. The labels of the rows must be among
+    its labels."""
     head_dropout: Probability = 0.1
     """Dropout on the hidden state that the new layer reads (paper 4.1)."""
     valid_fraction: Annotated[float, Range(0, 0.5)] = 0.1
-    """Share of the training rows split off, stratified by label, to choose the best epoch; --valid gives your own."""
+    """Share of the training rows split off for validation, stratified by label; --valid uses your own rows instead."""
     metric: SelectionMetric = "auto"
-    """Metric on the validation rows that chooses the best epoch. `auto`: the known data set's own, else accuracy, or
-    Pearson's correlation for scores."""
+    """Validation metric that selects the best epoch. `auto`: the metric of a known data set, else accuracy, or Pearson
+    correlation for scores."""
     cut: Cut = "longest"
     """Inputs that are too long: truncate the longest field first, or give every field a fixed share (released code)."""
     long: LongTextStrategy = "cut"
     """Texts that are too long: keep the beginning (`cut`); fill a quarter of the room with the beginning and the rest
     with the end (`head-tail`); or average the predictions over overlapping windows of the whole text (`windows`)."""
     shared_context: bool = True
-    """Multiple choice: compute the context that the answers of a question share only once, if that is faster. Without
-    dropout the result is the same. With dropout all answers share one dropout mask of the context; the released code
-    samples one per answer."""
+    """Multiple choice: compute the context that all answers of a question share once, if that is faster. Without
+    dropout the result is the same. With dropout, all answers share the dropout mask of the context; the
+    released code samples one mask per answer."""
     transfer_layers: Annotated[int, Range(-1)] = -1
     """Pre-trained blocks to transfer; the others start from scratch (paper, figure 2 left). -1: all."""
     from_scratch: bool = False
     """Use the shape and the tokenizer of the pre-trained model, but not its weights (paper, table 5)."""
     class_weight: str = ""
-    """Weight of each label in the task loss: `balanced` (inverse to its frequency) or label=weight,…; ``: all 1. The
-    probabilities are then those of the reweighted rows until calibration."""
+    """Weight of each label in the task loss: `balanced` (inverse to its frequency) or label=weight,…; empty: all 1.
+    Before calibration, the probabilities are those of the reweighted rows."""
     deduplicate: bool = True
-    """Remove training rows that repeat another one or are also in the validation file."""
+    """Remove training rows that are duplicates or are also in the validation file."""
     cache_features: bool = True
-    """With `--train head`: cache the features of every example on disk, for later runs on the same rows."""
+    """With `--train head`: cache the features of all examples on disk, for later runs on the same rows."""
 
 
 Config = TypeVar("Config")

@@ -36,7 +36,7 @@ HIDDEN_METRICS = {"step", "epoch", "split", "lr", "tokens", "seconds", "gradient
 
 
 def default_progress() -> Progress:
-    """Where the Python functions report to if the caller names nothing: a Console in IPython and notebooks."""
+    """The default progress of the Python functions: a Console in IPython and notebooks, else none."""
     return Console() if hasattr(builtins, "__IPYTHON__") else Progress()
 
 

@@ -95,11 +95,11 @@ PATH_FIXES = {
     errno.EROFS: "Use a path on a disk that can be written.",
     errno.ENOENT: "Check the path.",
     errno.ENOTDIR: "A part of the path is a file: check the path.",
-    errno.EISDIR: "Use the name of a file in it.",
+    errno.EISDIR: "Use the path of a file in that folder.",
     errno.EEXIST: "Use another path.",
     errno.ENOTEMPTY: "Use another path.",
     errno.ENAMETOOLONG: "Use a shorter name.",
-    errno.ELOOP: "Remove the link that leads to itself.",
+    errno.ELOOP: "Remove the link, which points to itself.",
 }
 """What helps against errors of the operating system that depend on the path."""
 

@@ -120,13 +120,13 @@ def list_files(hub: Any, repository: str, revision: str, progress: Progress) -> 
         if not is_unreachable(error):
             raise
         if not isinstance(error, hub.errors.OfflineModeIsEnabled):
-            progress.log(f"the Hugging Face hub cannot be reached; looking for {repository} in its cache")
+            progress.log(f"the Hugging Face hub cannot be reached: looking for {repository} in the local cache")
         return None
     return {file.rfilename: int(file.size or 0) for file in info.siblings or [] if "/" not in file.rfilename}
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether an error of the library means that no answer came from the hub, or only that it is out of order."""
+    """Whether the hub did not answer, or answered with a server error."""
     if status := getattr(getattr(error, "response", None), "status_code", 0):
         return int(status) >= 500
     return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("httpx")
@@ -158,8 +158,8 @@ def check_config(name: str, folder: Path) -> None:
     """Raise UserError for a model that is not a GPT-1, before its weights are downloaded."""
     if not (folder / CONFIG_FILE).exists():
         raise UserError(
-            f"{name} is not complete in the cache: no {CONFIG_FILE} found.",
-            "Run the command again with a network.",
+            f"{name} is incomplete in the hub's cache: no {CONFIG_FILE} found.",
+            "Run the command again with a network connection.",
         )
     config = read_json_object(folder / CONFIG_FILE)
     kind = config.get("model_type") or config.get("format")
@@ -193,7 +193,7 @@ def byte_bar(advance: Callable[[int], None] = lambda done: None) -> type[Any]:
 
 @contextmanager
 def translate_hub_errors(hub: Any, name: str) -> Iterator[None]:
-    """Errors of the library as one UserError each, with the way out."""
+    """Turn errors of the library into UserErrors that say how to fix them."""
     try:
         yield
     except UserError:
@@ -203,42 +203,41 @@ def translate_hub_errors(hub: Any, name: str) -> Iterator[None]:
 
 
 def as_user_error(hub: Any, name: str, error: Exception) -> UserError | None:
-    """The UserError for an error of the library; None for one that is about something else, such as a full disk."""
+    """The UserError for an error of the library; None for unrelated errors, such as a full disk."""
     errors, host = hub.errors, hub.constants.ENDPOINT
     repository = name.partition("@")[0]
     token = "Log in with `hf auth login`, or set HF_TOKEN to a token of huggingface.co/settings/tokens"
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if isinstance(error, errors.GatedRepoError):
         return UserError(
-            f"{name} is gated: its owners give access to accounts that accepted their conditions.",
-            f"Accept them on {host}/{repository}. {token}.",
+            f"{name} is gated: access requires accepting its terms of use.",
+            f"Accept them at {host}/{repository}. {token}.",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{repository} has no revision {name.partition('@')[2]}.", f"See {host}/{repository}.")
     if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(
-            f"{name} is neither a local folder nor a model on {host}, or it is private.",
-            f"Check the path or the name. {token} that may read it.",
+            f"{name} is neither a local folder nor a public model on {host}.",
+            f"Check the path or the name. For a private model: {token} with read permission.",
         )
     if status in (401, 403):
-        return UserError(f"{host} refuses access to {name} (status {status}).", f"{token} that has this permission.")
+        return UserError(f"{host} refuses access to {name} (status {status}).", f"{token} with this permission.")
     if isinstance(error, errors.HFValidationError):
         return UserError(f"{name} is neither a local folder nor a valid name: {first_line(error)}", "Check the name.")
     if isinstance(error, errors.LocalEntryNotFoundError) and hub.constants.HF_HUB_OFFLINE:
         return UserError(
-            f"{name} is neither a local folder nor in the cache of the hub, and HF_HUB_OFFLINE is set.",
-            "Run the command once with a network and without HF_HUB_OFFLINE, or use the path of a model folder.\n"
-            f"{NO_NETWORK}",
+            f"{name} is neither a local folder nor in the hub's cache, and HF_HUB_OFFLINE is set.",
+            f"Run the command once online, without HF_HUB_OFFLINE, or use the path of a model folder.\n{NO_NETWORK}",
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return UserError(
-            f"{name} is neither a local folder nor in the cache of the hub, and {host} cannot be reached.",
+            f"{name} is neither a local folder nor in the hub's cache, and {host} cannot be reached.",
             f"Check the path and the network. With a proxy, set HTTPS_PROXY.\n{NO_NETWORK}",
         )
     if is_unreachable(error) or status or (isinstance(error, OSError) and error.errno is None):
         return UserError(
-            f"the transfer of {name} was cut off: {first_line(error)}",
-            "Run the command again: it keeps the files that are complete.",
+            f"the transfer of {name} was interrupted: {first_line(error)}",
+            "Run the command again: complete files are kept.",
         )
     return None
 

@@ -94,7 +94,7 @@ class GPT1LM(LM):  # type: ignore[misc]
         return [(ids[: len(first)], ids[len(first) :]) for first, ids in zip(contexts, whole, strict=True)]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """log P of each text after the newline, in windows of the whole context.
+        """Log-probability of each text after a newline, in windows of the full context.
 
         The windows do not overlap, except that the last one is filled with the tokens before it. `gpt1 evaluate` has
         the same windows for a corpus that is a newline and then a text of whole windows.

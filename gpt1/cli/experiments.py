@@ -48,7 +48,7 @@ def parse_names(text: str | None) -> list[str] | None:
     default=100,
     show_default=True,
     type=RangedNumber(int, 1),
-    help="Minimum number of steps, for few labels.",
+    help="Minimum number of training steps (matters with few labels).",
 )
 @click.option("--config", metavar="F.yaml", help="File with settings of finetune; flags override it.")
 @setting_options(FinetuneConfig, *RESERVED["curve"])
@@ -92,8 +92,8 @@ def zeroshot(what: str, words: str | None, as_json: bool, **options: Any) -> Non
 
     cola: mean log-probability of the tokens against a threshold. sst2: "positive" or "negative" after "very". race,
     storycloze and tables of kind choice: the answer with the highest mean log-probability of its tokens. winograd (or a
-    .txt file in the format of DPRD): the referent that makes the rest most likely. blimp, which is not in the paper:
-    the sentence of a minimal pair with the higher log-probability, by phenomenon.
+    .txt file in the format of DPRD): the referent that makes the rest most likely. blimp (not in the paper): the
+    sentence of each minimal pair with the higher log-probability, by phenomenon.
 
     \b
     gpt1 zeroshot race:test-middle --run runs/books --data-dir data/

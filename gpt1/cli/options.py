@@ -54,12 +54,12 @@ verify = click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Check the SHA-256 of the model's files before use."
 )
 
-overwrite = click.option("--overwrite", is_flag=True, help="Replace what an earlier command wrote there.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an earlier result of gpt1 in that place.")
 baselines = click.option(
     "--baselines/--no-baselines",
     default=True,
     show_default=True,
-    help="Train TF-IDF with a linear model on the training rows, to compare.",
+    help="Compare with TF-IDF and a linear model trained on the same rows.",
 )
 
 unlabeled = click.option(
@@ -67,7 +67,7 @@ unlabeled = click.option(
     metavar="refuse|drop",
     default="refuse",
     show_default=True,
-    help="Rows without a label: an error that names the first, or leave them out.",
+    help="What to do with rows without a label: stop with an error, or skip them.",
 )
 
 DATA_DIR_HELP = "Folder with the files of known data sets."

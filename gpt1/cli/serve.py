@@ -16,16 +16,16 @@ from gpt1.serving.settings import ServeConfig, read_api_key, serve_settings
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
 
-@click.command(short_help="Serve models: an OpenAI-compatible API and a page.")
+@click.command(short_help="Serve models: an OpenAI-compatible API and a web page.")
 @click.argument("runs", nargs=-1, metavar="RUN...", required=True)
 @setting_options(ServeConfig)
 @verify
 def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
-    """Serve one or more models: an OpenAI-compatible API and a page to look into them.
+    """Serve one or more models: an OpenAI-compatible API and a web page to explore them.
 
     RUN is a run folder, a model folder, `starter`, a name on the Hugging Face hub, or a folder of runs, whose models
-    are loaded when they are first used. SIGTERM or Ctrl-C ends the server after it has answered the requests that it
-    has accepted.
+    are loaded when they are first used. On SIGTERM or Ctrl-C, the server finishes the accepted requests
+    and exits.
 
     \b
     gpt1 serve runs/books

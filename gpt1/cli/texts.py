@@ -10,24 +10,24 @@ from gpt1.cli.options import RangedNumber, verify
 from gpt1.cli.output import echo, echo_json, make_console
 
 
-@click.command(short_help="Show how likely a model finds texts.")
+@click.command(short_help="Score texts: perplexity and bits per byte.")
 @click.argument("run", metavar="RUN")
 @click.argument("text", metavar="FILE|TEXT")
 @click.option(
-    "--text", "column", default="text", show_default=True, metavar="COLUMN", help="Column or field of tables."
+    "--text", "column", default="text", show_default=True, metavar="COLUMN", help="Field or column with the texts."
 )
 @click.option(
     "--stride",
     type=RangedNumber(int, 1),
-    help="Texts longer than the context: tokens by which a window moves on.  [default: half of the context]",
+    help="Stride of the windows that read texts longer than the context, in tokens.  [default: half of the context]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, with the log-probability of each token.")
 @verify
 def score(run: str, text: str, column: str, stride: int | None, as_json: bool, verify: bool) -> None:
-    """Show how likely a model finds texts: log-probability, perplexity and bits per byte of each.
+    """Score texts: log-probability, perplexity and bits per byte of each text.
 
-    FILE has the formats of a corpus: a .txt or .md file is one text, each row of .jsonl, .csv, .tsv and .parquet
-    another (its field or column text, or --text). In a terminal the most surprising words are colored.
+    FILE has one of the formats of a corpus. A .txt or .md file is one text; in .jsonl, .csv, .tsv and .parquet each
+    row is one text (in the field or column `text`, or --text). A terminal shows the most surprising words in color.
 
     \b
     gpt1 score runs/books "it was a dark and stormy night"
@@ -76,8 +76,8 @@ def score_columns(found: dict[str, Any]) -> list[Any]:
 def features(run: str, table: str, column: str | None, out: str, verify: bool) -> None:
     """Write a vector for each text of a table, for other programs to classify, search or cluster.
 
-    For a fine-tuned model it is the state that its output layer reads, for a pre-trained one the mean state over the
-    tokens. The output has the columns of the table and `features`, a list of numbers.
+    The vector is the input of the output layer of a fine-tuned model, or the mean hidden state over the tokens of a
+    pre-trained model. The output has the columns of the table and `features`, a list of numbers.
 
     \b
     gpt1 features runs/books reviews.csv --text text --out features.parquet

@@ -28,9 +28,9 @@ from gpt1.formatting import shell_quote
 def demo(out: Path, seeds: int) -> None:
     """Run the whole method on this machine, offline, in a few minutes.
 
-    Collects the English prose of the installed Python, trains a tokenizer and a small GPT on it, fine-tunes the GPT on
-    a few hundred labeled rows (pre-trained and from scratch, all weights and only the head) and shows the results, also
-    those of starter, the model that comes with gpt1.
+    Collects English prose from the docstrings of the installed Python packages, trains a tokenizer and a small GPT on
+    it, and fine-tunes the GPT on a few hundred labeled rows: pre-trained and from scratch, all weights and only the
+    head. Shows the results beside those of starter, the model that comes with gpt1.
 
     \b
     gpt1 demo
@@ -53,9 +53,7 @@ def demo(out: Path, seeds: int) -> None:
     show_default=True,
     help="Pipeline of a new tokenizer: the paper's (English), lossless (any language), or chosen from the texts.",
 )
-@click.option(
-    "--text-field", default="text", show_default=True, metavar="NAME", help="Field or column of the texts in tables."
-)
+@click.option("--text-field", default="text", show_default=True, metavar="NAME", help="Field or column with the texts.")
 @click.option("--workers", type=RangedNumber(int, 1), help="Worker processes.  [default: the CPU cores, at most 8]")
 @overwrite
 def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **options: Any) -> None:
@@ -82,7 +80,7 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
 @click.option(
     "--minutes",
     type=RangedNumber(float, 0, above=True),
-    help="Choose --steps, and --model if it is not given, for a run of about N minutes on this machine.",
+    help="Choose --steps (and --model, unless given) for a run of about N minutes on this machine.",
 )
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
@@ -116,12 +114,14 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @click.argument("train_on", metavar="TRAIN", required=False)
 @click.option("--from", "from_", metavar="RUN", help="Pre-trained model: run or model folder, or starter (English).")
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
-@click.option("--kind", metavar="KIND", help=f"{KIND_HELP}  [default: guessed from TRAIN if --label is named]")
+@click.option("--kind", metavar="KIND", help=f"{KIND_HELP}  [default: guessed from TRAIN if only --label is given]")
 @column_options()
 @click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
 @click.option("--weight", metavar="COLUMN", help="Column with the weight of each row in the task loss.  [default: 1]")
 @unlabeled
-@click.option("--valid", metavar="F", help="Validation table to choose the best epoch, instead of a share of TRAIN.")
+@click.option(
+    "--valid", metavar="F", help="Validation table, which selects the best epoch.  [default: a share of TRAIN]"
+)
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
@@ -129,7 +129,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
     "--time-limit",
     metavar="MINUTES",
     type=RangedNumber(float, 0, above=True),
-    help="Train as many epochs as fit into this time, which is measured before the run.",
+    help="Train as many epochs as fit into this time; the speed is measured before the run.",
 )
 @overwrite
 @baselines
@@ -161,7 +161,7 @@ def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: A
     quoted = shell_quote(folder)
     print_next_steps(
         f"gpt1 predict {quoted} new.csv --out predictions.csv",
-        f"gpt1 evaluate {quoted} TEST   (rows that were not in {train_on or 'the training rows'})",
+        f"gpt1 evaluate {quoted} TEST   (with rows that are not in {train_on or 'the training rows'})",
     )
 
 

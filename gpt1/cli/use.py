@@ -41,11 +41,11 @@ AS_IN_TRAINING = "  [default: as in training]"
     metavar="wrong|refuse",
     default="wrong",
     show_default=True,
-    help="Rows with a label that was not in training: count them as mistakes, or stop.",
+    help="What to do with rows whose label was not in training: count them as wrong, or stop with an error.",
 )
 @unlabeled
 @baselines
-@click.option("--report", metavar="F.html", help="Write a page: confusion matrix, calibration, worst mistakes.")
+@click.option("--report", metavar="F.html", help="Write an HTML page: confusion matrix, calibration, worst mistakes.")
 @overwrite
 @click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
 @verify
@@ -85,7 +85,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
             echo(f"{report}   confusion matrix or scatter plot, calibration, worst mistakes")
         else:
             page = shell_join(["gpt1", "evaluate", run, test, *chain(*flags.values()), "--report", "test.html"])
-            print_next_steps(f"{page}   (a page with the worst mistakes)")
+            print_next_steps(f"{page}   (writes a page with the worst mistakes)")
         flags.pop("label", None)
         command = shell_join(["gpt1", "predict", run, test, *chain(*flags.values()), "--out", "predictions.jsonl"])
         print_next_steps(f"{command}   (to see the predictions row by row)")
@@ -98,7 +98,9 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
 @column_options("label", suffix=AS_IN_TRAINING)
 @overwrite
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
-@click.option("--excel-safe", is_flag=True, help="Put ' before cells that a spreadsheet would run as formulas.")
+@click.option(
+    "--excel-safe", is_flag=True, help="Prefix cells that a spreadsheet would run as formulas with an apostrophe."
+)
 @verify
 def predict(run: str, rows: str, out: str | None, **options: Any) -> None:
     """Add predictions and probabilities to every row of a table.
@@ -164,17 +166,21 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
     help="0: always the most likely token.",
 )
 @click.option(
-    "--top-k", default=0, show_default=True, type=RangedNumber(int, 0), help="Sample from the K most likely; 0: all."
+    "--top-k",
+    default=0,
+    show_default=True,
+    type=RangedNumber(int, 0),
+    help="Sample from the K most likely tokens; 0: all.",
 )
 @click.option(
     "--top-p",
     default=1.0,
     show_default=True,
     type=RangedNumber(float, 0, 1, above=True),
-    help="Sample from the most likely tokens that make up the probability P.",
+    help="Sample from the smallest set of most likely tokens with total probability P.",
 )
 @click.option(
-    "--seed", type=RangedNumber(int, 0, 2**63 - 1), help="Random seed of the first text; the next texts use the next."
+    "--seed", type=RangedNumber(int, 0, 2**63 - 1), help="Random seed of the first text; text i uses seed + i."
 )
 @click.option(
     "--stop",
@@ -190,7 +196,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
 def generate(
     run: str, texts: tuple[str, ...], prompts: str, precision: str, as_json: bool, verify: bool, **options: Any
 ) -> None:
-    """Generate text that continues one or more prompts. A single text is written while it is generated.
+    """Generate text that continues one or more prompts. A single text is streamed.
 
     \b
     gpt1 generate runs/books "the captain said" --temperature 0.7 --seed 1
@@ -281,7 +287,7 @@ def import_(source: str, folder: str, out: Path, overwrite: bool) -> None:
 def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: bool, overwrite: bool) -> None:
     """Export a model for transformers or ONNX Runtime, or as a model folder.
 
-    gpt1: a folder with all that the model needs, to move or to publish. huggingface: openai-gpt of transformers, for
+    gpt1: a self-contained model folder, to move or to publish. huggingface: openai-gpt of transformers, for
     OpenAIGPTLMHeadModel.from_pretrained(DIR); `gpt1 import` reads it back. onnx: a pre-trained or fine-tuned
     Transformer for ONNX Runtime; needs gpt1[onnx].
 
@@ -294,12 +300,14 @@ def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: boo
         from gpt1.inference.onnx_model import export_onnx
 
         if dtype != "fp32":
-            raise UserError("--dtype is not for export onnx.", "Leave it out, or use --int8.")
+            raise UserError("--dtype does not apply to gpt1 export onnx.", "Omit --dtype, or use --int8.")
         export_onnx(run, out, int8, make_console(), verify, overwrite)
         print_next_steps(f"in Python, onnxruntime.InferenceSession({str(out / 'model.onnx')!r})")
         return
     if int8:
-        raise UserError(f"--int8 is not for export {target}.", "Leave it out, or use: gpt1 export onnx … --int8")
+        raise UserError(
+            f"--int8 does not apply to gpt1 export {target}.", "Omit --int8, or use: gpt1 export onnx … --int8"
+        )
     from gpt1.inference.convert import check_format_name, export_model
 
     check_format_name("export", target, EXPORT_FORMATS)
@@ -314,12 +322,12 @@ def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: boo
 @click.command(short_help="Publish a model on the Hugging Face hub.")
 @click.argument("run", metavar="RUN")
 @click.argument("name", metavar="OWNER/NAME")
-@click.option("--license", default="unknown", show_default=True, help="Identifier of the licence, such as cc-by-4.0.")
+@click.option("--license", default="unknown", show_default=True, help="Identifier of the license, such as cc-by-4.0.")
 @click.option("--private", is_flag=True, help="Create a private repository.")
 @click.option("--dtype", metavar="fp32|bf16", default="fp32", show_default=True, help="bf16: half the size, rounded.")
 @verify
 def push(run: str, name: str, **options: Any) -> None:
-    """Publish a model on the Hugging Face hub, with a model card: data, settings, metrics, licence.
+    """Publish a model on the Hugging Face hub, with a model card: data, settings, metrics, license.
 
     Needs a token with write permission: `hf auth login`, or the variable HF_TOKEN.
 

@@ -93,7 +93,7 @@ def write_corpus(
                 if progress:
                     progress.advance(batch.bytes_read, MB_per_s=text_bytes / 1e6 / (time.monotonic() - start))
         if not writer.tokens:
-            raise UserError("the sources contain no text, only white space.", "Use files that contain text.")
+            raise UserError("the sources contain only white space.", "Use files that contain text.")
         writer.finish(sources)
     if progress:
         progress.end()
@@ -328,10 +328,10 @@ def read_manifest(folder: str) -> dict[str, Any]:
         raise UserError(f"{path} was changed or damaged: {error.problem}", fix) from None
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if isinstance(version, bool) or not isinstance(version, int):  # of a run, a model or another program: not to delete
-        what = "is of another program" if version is None else f"has format {short(version)}"
+        what = "was written by another program" if version is None else f"has format {short(version)}"
         raise UserError(
             f"{folder} is not a corpus folder: its {CORPUS_MANIFEST} {what}.",
-            "Use a corpus folder, which this command creates: gpt1 tokenize CORPUS --out DIR",
+            "Use a corpus folder. To create one: gpt1 tokenize CORPUS --out DIR",
         )
     if version != CORPUS_FORMAT:
         raise UserError(

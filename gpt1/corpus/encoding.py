@@ -125,7 +125,7 @@ def encode_batches(
         finished = True
     except BrokenProcessPool:
         raise ResourceError(
-            "a worker process died: see its message above; without a message it probably ran out of memory.",
+            "a worker process died. See its message above; if there is none, it probably ran out of memory.",
             f"Use fewer than --workers {workers}.",
         ) from None
     finally:

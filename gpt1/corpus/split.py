@@ -1,4 +1,4 @@
-"""Which text of a corpus is for validation: whole documents from everywhere in it, or its end."""
+"""Split a corpus into training and validation text: whole documents from everywhere in it, or its end."""
 
 from __future__ import annotations
 

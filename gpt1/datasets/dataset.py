@@ -113,7 +113,7 @@ class DataSet:
         """Read a split from a folder or the Hugging Face hub.
 
         Args:
-            split: Default: the labelled evaluation split.
+            split: Default: the labeled evaluation split.
             data_dir: The data set's folder or one above it, or "hub". Default: GPT1_DATA, else the hub.
             subset: Read only this subset of the split.
 
@@ -372,7 +372,7 @@ class DataSetSplit:
     subset: str | None = None
 
     def evaluation_table(self, data_dir: str | Path | None = None) -> KnownTable:
-        """The named split; default: the labelled evaluation split."""
+        """The named split; default: the labeled evaluation split."""
         return self.data.read(self.split, data_dir, self.subset)
 
     def train_table(

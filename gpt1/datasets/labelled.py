@@ -39,7 +39,7 @@ from gpt1.tasks.weights import add_row_weights, example_weights
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """Which rows to train on, and what to predict from which columns, as the user says it."""
+    """The rows to train on, the task and its columns, as the user specified them."""
 
     train: Any  # table file, `Table` or name of a known data set
     valid: Any  # the same; None: split off from `train`
@@ -81,13 +81,13 @@ class LabelledTable:
         if not missing or kind.several_labels or self.data_set:
             return self
         if unlabeled != "drop":
-            others = f", and so is that of {count_noun(len(missing) - 1, 'other row')}" if len(missing) > 1 else ""
-            fix = "" if unlabeled is None else ", or leave these rows out with --unlabeled drop"
+            others = f" (also in {count_noun(len(missing) - 1, 'other row')})" if len(missing) > 1 else ""
+            fix = "" if unlabeled is None else ", or skip these rows with --unlabeled drop"
             problem = f"{table.locate_row(missing[0])}: the label is empty{others}."
             raise UserError(problem, f"Add {'labels' if others else 'a label'}{fix or ', or remove the rows'}.")
         if len(missing) == len(rows):
             raise UserError(f"{table.name}: no row has a label.", "Choose another column with --label.")
-        note = f"{count_noun(len(missing), 'row')} without a label left out"
+        note = f"{count_noun(len(missing), 'row')} without a label skipped"
         return replace(self, table=table.without(missing), notes=[*self.notes, note])
 
     def kind_and_columns(self, kind_name: str | None, columns: Mapping[str, str]) -> tuple[Kind, dict[str, str]]:
@@ -156,7 +156,7 @@ def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
     if 2 * len(words) > len(cells):
         word = cell_to_show(cells[words[0]])[:40]
         raise UserError(
-            f"{table.locate_row(words[0])}: '{word}' is not a finite number. Column '{label}' holds words.",
+            f"{table.locate_row(words[0])}: '{word}' is not a finite number. Column '{label}' contains words.",
             "Use another column as --label, or omit --score." if kind.score_target else WORDS_FIX,
         )
 
@@ -171,7 +171,7 @@ def load_labelled_table(
     if isinstance(source, Table):
         return LabelledTable(source)
     if not str(source).strip():
-        raise UserError("the name of the table is empty.", "Use a table, or the name of a known data set.")
+        raise UserError("the table's name is empty.", "Use a table, or the name of a known data set.")
     named = None if Path(source).is_file() else parse_data_set(str(source))  # a data set's name wins over a folder's
     if named is None:
         if not Path(source).exists() and not is_url(source):
@@ -191,7 +191,7 @@ def unknown_table_error(source: str) -> UserError:
         problem += did_you_mean(source, data_set_names())
     fix = f"Use a table, or a known data set: {', '.join(data_set_names())} (NAME:SPLIT)."
     if source.isalpha():
-        fix += f"\nFor predict, a text of a single word ends with a space: '{source} '"
+        fix += f"\nTo predict this single word as a text, add a space: '{source} '"
     return UserError(problem, fix)
 
 
@@ -308,7 +308,7 @@ def log_training_rows(source: TrainingRows, clean: CleanRows, valid: Table | Non
         f"{count_noun(clean.duplicates, 'duplicate')} removed{other}"
     )
     if clean.empty:
-        progress.log(f"{count_noun(clean.empty, 'row')} without text left out")
+        progress.log(f"{count_noun(clean.empty, 'row')} without text skipped")
     if isinstance(clean.target, Classes):
         for warning in label_warnings(Counter(clean.target.parse(label) for label in labels)):
             progress.log(f"warning: {warning}")
@@ -333,8 +333,9 @@ def check_labels_remain(target: Target, validation: Sequence[Example], valid: Ta
         encode_labels(target, validation, valid.locate_row)
     except UserError as error:
         raise UserError(
-            f"{error.problem} All rows of {name} with this label are also in {valid.name}, so training has none.",
-            f"Remove them from {valid.name}, or omit --valid. --no-deduplicate trains on the rows that both have.",
+            f"{error.problem} All rows of {name} with this label are also in {valid.name}, so they were removed from "
+            "training.",
+            f"Remove them from {valid.name}, omit --valid, or keep duplicates in training with --no-deduplicate.",
         ) from None
 
 
@@ -349,7 +350,7 @@ def check_earlier_target(earlier: Target, target: Target) -> Target:
         ours, theirs = describe_target(target), describe_target(earlier)
         raise UserError(
             f"--keep-head: the rows have {ours}, the model was fine-tuned for {theirs}.",
-            "Remove --keep-head: a new output layer is then trained.",
+            "Omit --keep-head to train a new output layer.",
         )
     if isinstance(earlier, Answers) and isinstance(target, Answers):
         return replace(earlier, numbering=target.numbering)
@@ -376,6 +377,6 @@ def examples_from_table(
 ) -> list[Example]:
     if source.data_set and "label" not in source.table.columns:
         name = source.data_set.name
-        raise UserError(f"{source.table.name} has no labels: they are not public.", f"See: gpt1 inspect {name}")
+        raise UserError(f"{source.table.name} has no public labels.", f"See: gpt1 inspect {name}")
     check_columns(kind, columns, source.table.columns, source.table.name)
     return read_examples(source.table.rows, kind, columns, source.table.locate_row, numbering=numbering)

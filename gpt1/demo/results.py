@@ -71,19 +71,19 @@ def pretraining_verdict(results: DemoResults) -> str:
     gains = accuracy_gains(results, ALL, SCRATCH)
     points, each = median(gains), ", ".join(f"{gain:+.1f}" for gain in gains)
     if points < 5:
-        return f"Pre-training makes no clear difference here: {points:+.1f} points (each seed: {each})."
-    return f"Pre-training is worth {points:.1f} points of accuracy here (each seed: {each})."
+        return f"Pre-training makes no clear difference here: {points:+.1f} points (by seed: {each})."
+    return f"Pre-training adds {points:.1f} points of accuracy here (by seed: {each})."
 
 
 def starter_verdict(results: DemoResults) -> str:
     """One sentence on the model that comes with gpt1, fine-tuned on the same rows."""
     if FROM_STARTER not in results.accuracy:
-        return f"This installation has no model {STARTER}, so the demo shows only its own."
+        return f"This installation does not include the model {STARTER}, so the demo skips it."
     gains = accuracy_gains(results, FROM_STARTER, ALL)
     each = ", ".join(f"{gain:+.1f}" for gain in gains)
     return (
         f"The model {STARTER}, which comes with gpt1, was pre-trained on books and textbooks, not on docstrings. "
-        f"On the same rows it differs from the demo's own by {median(gains):+.1f} points (each seed: {each})."
+        f"Difference to the demo's own model on the same rows: {median(gains):+.1f} points (by seed: {each})."
     )
 
 
@@ -103,13 +103,13 @@ def sparkline(values: Sequence[float]) -> str:
 def follow_up_commands(out: Path) -> list[tuple[str, str]]:
     """(command, explanation): the same with the user's own files."""
     columns = "--kind classification --text COLUMN --label COLUMN"
-    from_starter = f"gpt1 finetune labelled.csv {columns} --from {STARTER} --out runs/task"
+    from_starter = f"gpt1 finetune labeled.csv {columns} --from {STARTER} --out runs/task"
     return [
-        *[(from_starter, "English: no pre-training of your own")] * has_starter(),
+        *[(from_starter, "for English texts, without pre-training a model first")] * has_starter(),
         ("gpt1 tokenize my_texts/ --out corpus", "folders and files: .txt .md .jsonl .csv .parquet"),
         ("gpt1 pretrain corpus --out runs/mine --model tiny", "larger: mini, small, gpt1"),
-        ("gpt1 inspect labelled.csv", "columns, labels and lengths of a table"),
-        (f"gpt1 finetune labelled.csv {columns} --from runs/mine --out runs/task", ""),
+        ("gpt1 inspect labeled.csv", "columns, labels and lengths of a table"),
+        (f"gpt1 finetune labeled.csv {columns} --from runs/mine --out runs/task", ""),
         ("gpt1 evaluate runs/task test.csv", "accuracy with its confidence interval"),
         ("gpt1 predict runs/task new.csv --out predictions.csv", "a prediction and probabilities for each row"),
         (f'gpt1 next {shell_quote(str(out / "pretrained"))} "Raises an error if"', "next tokens of this demo's model"),

@@ -1,4 +1,4 @@
-"""`gpt1 demo`: the whole method on text that every machine has, from unlabelled text to predictions.
+"""`gpt1 demo`: the whole method on text that every machine has, from unlabeled text to predictions.
 
 The demo calls the same functions as the commands and keeps all their files. docs/demo.md describes how its settings
 were chosen, on validation rows only.

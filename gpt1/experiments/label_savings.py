@@ -87,13 +87,13 @@ def compare_with_scratch(pretrained: ScoreCurve, scratch: ScoreCurve, metric: st
     ahead = [point for point in points if point.gap > 0]
     below = [point.labels for point in points if point.gap <= 0]
     if not ahead:
-        return "Pre-training is worth nothing here: training from scratch is as good at every number of labels."
+        return "Pre-training brings no gain here: training from scratch is as good at every number of labels."
     saving = [point for point in ahead if point.labels_saved is None or point.labels_saved > 0]
     if not saving:  # training from scratch was as good with fewer labels, then worse with more: noise
         sizes = join_numbers([point.labels for point in ahead])
         return (
-            f"Pre-training saves no labels here: it is ahead at {sizes} labels, but training from scratch reaches the "
-            "same score with no more labels."
+            f"Pre-training saves no labels here: it scores higher at {sizes} labels, but training from scratch reaches "
+            "the same score with as few."
         )
     widest = max(saving, key=lambda point: point.gap)
     here = f"with {widest.labels:,} labels the pre-trained model has {metric} {widest.score:.3f}"

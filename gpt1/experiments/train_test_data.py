@@ -117,12 +117,12 @@ def split_test(rows: ExampleSet, target: Target, name: str) -> tuple[ExampleSet,
             f"{name}: {formatting.count_noun(len(order), 'row')} for {fewest} labels leave none for a test.",
             "Use more rows, or test rows of your own: --test FILE.",
         )
-    tested = rows.subset(sorted(order[n_train:]), f"{name}, held out")
+    tested = rows.subset(sorted(order[n_train:]), f"{name}, held-out rows")
     note = ""
     if isinstance(target, Classes):
         in_test = {as_label(example.label) for example in tested.examples}
         if untested := [label for label in target.labels if label not in in_test]:
-            note = f"too few rows to test, and only trained on: {formatting.count_noun(len(untested), 'label')} "
+            note = f"too few rows to test, used in training only: {formatting.count_noun(len(untested), 'label')} "
             note = f"{name}: {note}({format_labels(untested, 8)})"
     return rows.subset(sorted(order[:n_train]), name), tested, note
 

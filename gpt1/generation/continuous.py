@@ -2,7 +2,7 @@
 
 A pass of the model computes some new tokens of several sequences: the newest token of each sequence that is being
 continued, and blocks of the prompts of others. The bits of a sequence's logits do not depend on what else is in the
-pass, so sampling with its own random numbers gives it the same tokens alone and in any company:
+pass, so sampling with its own random numbers gives the same tokens alone and in any batch:
 
 - attention is computed sequence by sequence (kernels/kv_cache.py);
 - prompts are computed in blocks whose borders depend on the prompt only;

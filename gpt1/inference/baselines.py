@@ -34,15 +34,15 @@ def baselines_on_test_rows(
         known = set(map(content_key, task.training))
         if repeated := sum(content_key(example) in known for example in examples):
             progress.log(
-                f"warning: {repeated:,} of these {len(examples):,} rows are training rows of this run: new rows will "
-                "have a lower score"
+                f"warning: {repeated:,} of these {len(examples):,} rows were training rows of this run: expect lower "
+                "scores on new rows"
             )
         progress.log(f"TF-IDF baseline: trained on the {len(task.training):,} training rows of this run")
         seed = int(runs.read_run_config(Path(run)).get("seed", 0))
         if tfidf := tfidf_baseline(model.kind, model.target, task.training, examples, seed, progress):
             found["tfidf"] = tfidf
     else:
-        progress.log("no TF-IDF baseline: the training rows of this model are not at hand, or have changed")
+        progress.log("no TF-IDF baseline: the training rows of this model are not available, or have changed")
     return found
 
 

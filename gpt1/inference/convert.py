@@ -102,7 +102,7 @@ def export_model(
         progress: Receives messages.
         verify: See `load`.
         dtype: `fp32`, or `bf16`: half the size; the weights are rounded, and load as fp32.
-        license, name: For the model card: identifier of the licence, and name of the model (default: that of `out`).
+        license, name: For the model card: identifier of the license, and name of the model (default: that of `out`).
         overwrite: Replace a folder that gpt1 exported before.
 
     Returns:
@@ -177,13 +177,14 @@ def check_exportable(source: Path, model: GPT, stored: StoredTask | None) -> Non
             "Export a model that was pre-trained without --architecture lstm.",
         )
     if stored is None and model.config.special_tokens:
-        problem = f"{source} has the special tokens of a fine-tuned model, but no task.json and no head."
+        problem = f"{source} has a fine-tuned model's special tokens, but no task.json and no head."
         raise UserError(problem, "Copy the model folder again.")
     if stored and not is_exportable(kind := KINDS[stored.task["kind"]], stored.target):
         origin = shell_quote(pretrained_source(source) or "RUN")
         what = "several sequences per row" if kind.sequences > 1 or kind.multiple_choice else "scores in bins"
         raise UserError(
-            f"{source} is fine-tuned for {kind.name} ({what}), which transformers' classifier of openai-gpt cannot do.",
+            f"{source} is fine-tuned for {kind.name} ({what}). transformers' openai-gpt classifier cannot represent "
+            "that.",
             f"Export the pre-trained model instead: gpt1 export huggingface {origin} --out DIR",
         )
 
@@ -260,7 +261,7 @@ def add_special_tokens(library: Any, vocab_size: int) -> None:
 def check_format_name(command: str, format: str, formats: Iterable[str]) -> None:
     if format not in formats:
         raise UserError(
-            f"{command} {format}: there is no such format.{did_you_mean(format, formats)}",
+            f"{command} {format}: unknown format.{did_you_mean(format, formats)}",
             f"Formats: {', '.join(formats)}.",
         )
 

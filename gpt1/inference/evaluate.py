@@ -39,7 +39,7 @@ from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Answers, Classes, Target, calibration_rows, choose_thresholds
 
 MAX_UNSEEN_NAMED = 8
-TFIDF_ADVICE = "Try a model that is pre-trained on more text of this field."
+TFIDF_ADVICE = "Try a model pre-trained on more text from this domain."
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
     verify: bool = True,
     **columns: str | None,
 ) -> dict[str, Any]:
-    """Evaluate a fine-tuned model on labelled rows, or a pre-trained one on a corpus.
+    """Evaluate a fine-tuned model on labeled rows, or a pre-trained one on a corpus.
 
     Args:
         run: A run or model folder.
@@ -115,7 +115,9 @@ def check_options(test: str | Path | Table, unseen: str, report: str | Path | No
     if report:
         check_report_path(Path(report), overwrite)
         if is_corpus(test):
-            raise UserError(f"--report: {test} is a corpus, which has no rows to show.", "Leave out --report.")
+            raise UserError(
+                f"--report does not apply to a corpus ({test}), which has no rows to show.", "Omit --report."
+            )
 
 
 def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | Path, test: str | Path | Table) -> None:
@@ -135,7 +137,7 @@ def read_test_examples(model: TaskPredictor, table: Table, columns: Mapping[str,
     """The examples of a table; UserError for a missing column, no rows or an invalid row."""
     check_columns(model.kind, columns, table.columns, table.name)
     if not table.rows:
-        raise UserError(f"{table.name} has no rows.", "Use a table with labelled rows.")
+        raise UserError(f"{table.name} has no rows.", "Use a table with labeled rows.")
     numbering = model.target.numbering if isinstance(model.target, Answers) else "0"
     return read_examples(table.rows, model.kind, columns, table.locate_row, numbering=numbering)
 
@@ -164,7 +166,9 @@ def log_unseen_labels(unknown: Counter[str], progress: Progress) -> None:
     if unknown:
         names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
         more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
-        progress.log(f"{count_rows_have(unknown.total())} a label that was not in training (wrong): {names}{more}")
+        progress.log(
+            f"{count_rows_have(unknown.total())} a label that was not in training; counted as wrong: {names}{more}"
+        )
 
 
 def encode_known_labels(
@@ -193,7 +197,7 @@ def score_rows(
     labels, encoded = [example.label for example in examples], model.encode(examples)
     unscaled = ignore_empty(examples, model.logits_with_progress(encoded, table.name, progress))
     if empty := sum(not example.has_text for example in examples):
-        progress.log(f"{count_rows_have(empty)} no text: no prediction, so all labels count as equally probable there")
+        progress.log(f"{count_rows_have(empty)} no text, so no prediction; all labels count as equally likely there")
     logits = unscaled / model.temperature
 
     def scores(rows: list[int]) -> dict[str, Any]:
@@ -243,7 +247,7 @@ def evaluate_on_corpus(
     """Loss, perplexity and bits per byte on non-overlapping windows over the whole corpus."""
     if corpus.tokenizer_fingerprint != model.tokenizer.fingerprint:
         raise UserError(
-            f"{corpus.name} was made with another tokenizer than that of the model.",
+            f"{corpus.name} was created with a different tokenizer than the model.",
             "Create it again with: gpt1 tokenize TEXTS --out NEW --tokenizer RUN",
         )
     activations, shown = resolve_precision(precision, model.device)

@@ -1,4 +1,4 @@
-"""Which words decide a prediction? Occlusion (Zeiler and Fergus 2014): predict again without each word."""
+"""Explain predictions by occlusion (Zeiler and Fergus 2014): predict again without each word."""
 
 from __future__ import annotations
 

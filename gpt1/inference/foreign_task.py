@@ -68,7 +68,7 @@ def read_any_task(folder: Path) -> StoredTask | None:
         difference = (fold_head(stored, *norm) - score).abs().max()
         if difference <= TOLERANCE * score.abs().max():
             return stored
-        log_once(f"{folder / WEIGHTS_FILE}: {SCORE} was trained further, so {HEAD_FILE} is not used")
+        log_once(f"{folder / WEIGHTS_FILE}: {SCORE} has changed since the export, so {HEAD_FILE} is ignored")
     return read_their_task(folder, settings, score, own[0] if own else {})
 
 
@@ -96,8 +96,8 @@ def read_target(folder: Path, settings: Mapping[str, Any], outputs: int) -> Targ
         return StandardizedNumber(0.0, 1.0)
     if (problem := settings.get("problem_type")) not in (None, "single_label_classification"):
         raise UserError(
-            f"{where}: problem_type {short(problem)} with {outputs} outputs is not a task of gpt1.",
-            "Use a classifier that gives each text one label, or one number.",
+            f"{where}: problem_type {short(problem)} with {outputs} outputs is not supported by gpt1.",
+            "Use a classifier that predicts one label or one number per text.",
         )
     names = Fields(settings, where).object("id2label", {}).values
     labels = [names.get(str(i), f"LABEL_{i}") for i in range(outputs)]
@@ -121,7 +121,7 @@ def drop_padding_row(folder: Path, gpt: GPT, vocab_size: int) -> None:
     if config.vocab_size != vocab_size + 1 or config.special_tokens or not is_huggingface(folder):
         return
     if read_config(folder).get("pad_token_id") == vocab_size:
-        log_once(f"{folder}: the embedding of the padding token {vocab_size} is not used: gpt1 needs no padding")
+        log_once(f"{folder}: the embedding of the padding token {vocab_size} is ignored: gpt1 needs no padding")
         gpt.config = replace(config, vocab_size=vocab_size)
         gpt.tokens.weight = nn.Parameter(gpt.tokens.weight.detach()[:vocab_size].clone())
         gpt.tokens.num_embeddings = vocab_size
@@ -178,8 +178,8 @@ def score_of(source: str, gpt: GPT, stored: StoredTask) -> Tensor:  # → [outpu
     difference = (states @ score.T - expected).abs().max()
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):  # `not`, because it may be NaN
         raise UserError(
-            f"the head of {source} has a bias, which transformers' classifier does not have, and the last LayerNorm of "
-            "this model cannot take its place.",
+            f"the head of {source} has a bias. transformers' classifier has none, and this bias cannot be folded into "
+            "the last LayerNorm.",
             "Fine-tune it for more steps, or use it with gpt1.",
         )
     return score

@@ -226,7 +226,7 @@ class LanguageModel:
         return found
 
     def score(self, texts: Any, stride: int | None = None) -> Any:
-        """How likely the model finds texts. Each is scored as a document of its own: after a newline.
+        """Score texts. Each is scored as a separate document: after a newline.
 
         Args:
             texts: A list of texts, or a Series.

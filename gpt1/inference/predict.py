@@ -173,7 +173,7 @@ def check_header(spooled: Path, columns: Mapping[str, str]) -> None:
     names = [name.strip().strip('"') for name in first.replace("\t", ",").split(",")]
     needed = [part for column in columns.values() for part in choice_columns(column)]
     if len(names) == 1 and len(columns) == 1 and names[0] not in needed:
-        fix = f"A table begins with the names of its columns: put a line before the texts that says {needed[0]}."
+        fix = f"The first line of a table names its columns: add the line {needed[0]} before the texts."
         raise UserError(f"standard input has no column '{needed[0]}'; its first line is '{first[:40]}'.", fix)
 
 

@@ -26,7 +26,7 @@ def push(
     Args:
         source: A run or model folder.
         name: The repository, `owner/name`. It is created; if it exists, it gets a new commit.
-        license: Identifier of the licence, such as `mit` or `cc-by-4.0`.
+        license: Identifier of the license, such as `mit` or `cc-by-4.0`.
         private: Whether a new repository is private.
         dtype: `fp32`, or `bf16`, as for `export_model`.
         progress: Receives messages.
@@ -48,5 +48,5 @@ def push(
         progress.log(f"uploading {format_size(size)} to {name}, {'bf16' if dtype == 'bf16' else 'fp32'}")
         address = upload(folder, name, private)
     if license == "unknown":
-        progress.log("the model card names no licence, so others may not know what is allowed; add one with --license")
+        progress.log("the model card names no license, so others may not know what is allowed; add one with --license")
     return address

@@ -1,4 +1,4 @@
-"""How likely is a text? The log-probability of each of its tokens; and its features, the mean of its hidden states.
+"""Log-probabilities of the tokens of texts, and features: the mean of the hidden states.
 
 A text follows the newline that separates documents, so that its first token has a probability too. A text that is
 longer than the context is read in overlapping windows: each window moves on by `stride` tokens, and every token is

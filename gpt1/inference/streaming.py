@@ -1,4 +1,4 @@
-"""Text while it is generated: what is certain so far, stop strings, log-probabilities of the tokens."""
+"""Streaming of generated text: complete characters, stop strings, log-probabilities of the tokens."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class PlacedToken(NamedTuple):
 
 
 class TextPart(NamedTuple):
-    """What a token has made certain: text that cannot change any more, and the tokens that begin in it."""
+    """Text that a new token has completed and that cannot change any more, and the tokens that begin in it."""
 
     text: str
     tokens: list[PlacedToken]
@@ -164,6 +164,6 @@ def continue_texts(
 def make_sampler(
     temperature: float, top_k: int, top_p: float, seed: int | None, device: torch.device, logprobs: int = 0
 ) -> RecordingSampler:
-    """A sampler with a random generator of its own, or torch's if `seed` is None."""
+    """A sampler with its own random generator; torch's if `seed` is None."""
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     return RecordingSampler(temperature, top_k, top_p, generator, logprobs)

@@ -84,7 +84,7 @@ def compute_task_logits(
 def compute_task_features(
     model: TaskModel, encoded: Sequence[EncodedExample], device: torch.device
 ) -> Tensor:  # → [examples, n_embd]
-    """What the head reads: the states at the extract tokens, added over the sequences of an example as in the head.
+    """The input of the head: the states at the extract tokens, added over the sequences of an example.
 
     The states of the windows of a long text are averaged. float32, on the CPU, in the given order.
     """

@@ -93,7 +93,7 @@ def inspect_corpus(path: str, from_: str | Path | None, progress: Progress) -> F
         same = Tokenizer.load(runs.find_model_folder(from_)).fingerprint == tokenizer.fingerprint
         facts["same_tokenizer_as"] = {str(from_): same}
         if not same:
-            odd.append(f"{from_} has another tokenizer and cannot be trained on this corpus.")
+            odd.append(f"{from_} has a different tokenizer and cannot be trained on this corpus.")
     start = f" --from {shell_quote(from_)}" if from_ is not None and not odd else ""
     return {**facts, "odd": odd, "next": [f"gpt1 pretrain {shell_quote(path)} --out runs/NAME{start}"]}
 

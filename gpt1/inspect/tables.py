@@ -224,7 +224,8 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
         most = max(counts, key=counts.__getitem__)
         if counts[most] >= MAJORITY_SHARE * rows:
             odd.append(
-                f"always predicting '{most}' is right in {counts[most]:,} of {rows:,} rows: compare accuracy with that."
+                f"always predicting '{most}' is correct for {counts[most]:,} of {rows:,} rows: compare accuracy with "
+                "that."
             )
         odd += label_warnings(counts) + spelling_notes(table, task.columns["label"])
         once = [name for name, n in counts.items() if n == 1]
@@ -260,7 +261,7 @@ def spelling_notes(table: Table, label: str) -> list[str]:
 
 
 def is_quoted(text: str) -> bool:
-    """Whether a text looks like a cell that was quoted for a reason: with a quote inside that is doubled."""
+    """Whether a text looks like a quoted CSV cell: with doubled quotes inside."""
     inner = text[1:-1]
     return len(text) > 2 and text[0] == text[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
 

@@ -41,7 +41,7 @@ def write_card(
         run: The run folder that the model comes from, with its data, settings and metrics; None if it is unknown.
         shape: Its dimensions and number of parameters.
         task: Its task.json, if it is fine-tuned.
-        license: Identifier of its licence, such as `cc-by-4.0`.
+        license: Identifier of its license, such as `cc-by-4.0`.
     """
     contents = Run.open(run) if run else Run(folder)
     metadata = {

@@ -160,7 +160,7 @@ class Run:
 
     @cached_property
     def competitors(self) -> list[Competitor]:
-        """The baselines in results.json, TF-IDF first; of an older run the commonest label of the rows, or a guess."""
+        """The baselines in results.json, TF-IDF first; for older runs, the most frequent label or a random guess."""
         stored = [as_dict(one) for one in reversed([*as_dict(self.results.get("baselines")).values()])]
         found = [
             Competitor(str(one.get("name")), {k: v for k, v in as_dict(one.get("metrics")).items() if is_number(v)})
@@ -173,19 +173,19 @@ class Run:
             chance = sum(1 / len(row.probabilities) for row in rows) / len(rows)
             return [Competitor("random guessing", {"accuracy": chance})]
         label, count = Counter(row.label for row in rows).most_common(1)[0]
-        name = f"always ‘{formatting.escape_controls(str(label))}’ (commonest here)"
+        name = f"always ‘{formatting.escape_controls(str(label))}’ (most frequent label here)"
         return [Competitor(name, {"accuracy": count / len(rows)})]
 
     @property
     def warning(self) -> str:
-        """Why the result is of no use, if it is not; empty otherwise."""
+        """Why the result is not useful; empty if it is."""
         if stored := self.results.get("warning"):
             return str(stored)
         loss, unigram = (as_dict(self.results.get(name)).get("loss") for name in ("validation", "unigram"))
         if is_number(loss) and is_number(unigram) and loss >= unigram:
             return (
-                f"this model has learned nothing: its loss of {loss:.2f} on held-out text is not below that of token "
-                f"frequencies alone ({unigram:.2f}). Likely causes: too few steps, a learning rate that is too high, "
+                f"this model has learned nothing: its validation loss of {loss:.2f} is not below that of a "
+                f"unigram model ({unigram:.2f}). Likely causes: too few steps, a learning rate that is too high, "
                 "or too little text."
             )
         return ""

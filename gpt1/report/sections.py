@@ -299,7 +299,7 @@ def add_next_steps(page: Page, run: Run) -> None:
         page.code(f'gpt1 generate {folder} "once upon a time" --max-tokens 100')
         page.code(
             f"gpt1 finetune reviews.csv --kind classification --text text --label label --from {folder} --out runs/new",
-            "Fine-tune on your labelled rows:",
+            "Fine-tune on your labeled rows:",
         )
     else:
         page.code(f"gpt1 predict {folder} new.csv --out predictions.csv", "Predictions and probabilities for new rows:")

@@ -305,8 +305,8 @@ def find_model_folder(name: str | Path) -> Path:
 
     Args:
         name: A run folder, a model folder, `starter` (the model that comes with the package), or the name of a model
-            on the Hugging Face hub, `owner/name[@revision]`, which is downloaded into its cache. An existing path wins;
-            of one called `starter`, a line says so.
+            on the Hugging Face hub, `owner/name[@revision]`, which is downloaded into its cache. An existing path takes
+            precedence; if it is called `starter`, a message says so.
 
     Raises:
         UserError: There is no such folder, run or model.
@@ -318,10 +318,10 @@ def find_model_folder(name: str | Path) -> Path:
         raise UserError("the name of the model is empty.", "Use a run folder, a model folder, starter or owner/name.")
     if folder.is_file():
         problem = f"{folder} is a file, not a run or model folder."
-        raise UserError(problem, "The run comes first, then the table or the text.")
+        raise UserError(problem, "Order of the arguments: first the run, then the table or the text.")
     if (folder / RUN_CONFIG_FILE).exists():
         if not (folder / MODEL_FOLDER).is_dir() and is_being_written(folder):
-            raise UserError(f"{folder} is being trained now: it has no finished model yet.", "Wait until it ends.")
+            raise UserError(f"{folder} is still training: it has no finished model yet.", "Wait until it ends.")
         if not (folder / MODEL_FOLDER).is_dir():
             command = shell_join(["gpt1", read_run_config(folder).get("stage"), "--out", folder, "--resume"])
             raise UserError(f"{folder} has no finished model yet.", f"Finish the run first: {command}")
@@ -331,8 +331,8 @@ def find_model_folder(name: str | Path) -> Path:
     if str(name) == STARTER:
         if not has_starter():
             raise UserError(
-                f"this installation of gpt1 has no model {STARTER}: {STARTER_FOLDER / MODEL_FILE} does not exist.",
-                "Install a release of gpt1 that contains it, or use a model of your own: gpt1 pretrain --help",
+                f"this gpt1 installation does not include the model {STARTER}: no {STARTER_FOLDER / MODEL_FILE} found.",
+                "Install a release of gpt1 that includes it, or use your own model: gpt1 pretrain --help",
             )
         return STARTER_FOLDER
     if is_hub_name(str(name)):
@@ -350,13 +350,13 @@ def has_starter() -> bool:
 
 
 def check_hides_starter(path: Path) -> None:
-    """Say that a model in the current directory is used, not the package's; UserError if it is not one."""
+    """Log that a model in the current directory is used, not the package's; UserError if it is not a model."""
     if any((path / file).exists() for file in (RUN_CONFIG_FILE, "config.json", "params_0.npy")):
-        log_once(f"{STARTER}: the folder in the current directory, not the model that comes with gpt1")
+        log_once(f"{STARTER}: using the folder in the current directory, not the model that comes with gpt1")
         return
     what = "folder" if path.is_dir() else "file"
     raise UserError(
-        f"the {what} {STARTER} in the current directory is not a model, and hides the model of this name.",
+        f"the {what} {STARTER} in the current directory is not a model, but hides the built-in model of that name.",
         f"Rename the {what}, or run the command in another folder.",
     )
 

@@ -102,7 +102,7 @@ def create_app(
     app = FastAPI(
         title="gpt1",
         version=__version__,
-        description="GPT-1 models: continue texts, label rows, score texts.",
+        description="GPT-1 models: generate text, classify rows, score texts.",
         docs_url=None,
         redoc_url=None,
     )
@@ -143,15 +143,15 @@ def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) ->
     async def next_tokens(body: schemas.NextRequest) -> Response:
         return JSONResponse(await endpoints.next_tokens(body, *await models.get(body.model), config))
 
-    @router.post("/score", response_model=schemas.ScoreResponse, summary="How likely texts are")
+    @router.post("/score", response_model=schemas.ScoreResponse, summary="Score texts")
     async def score(body: schemas.ScoreRequest) -> Response:
         return JSONResponse(await endpoints.score(body, *await models.get(body.model), config))
 
-    @router.post("/attention", response_model=schemas.AttentionResponse, summary="Attention over a text")
+    @router.post("/attention", response_model=schemas.AttentionResponse, summary="Attention probabilities of a text")
     async def attention(body: schemas.AttentionRequest) -> Response:
         return JSONResponse(await endpoints.attention(body, *await models.get(body.model), config))
 
-    @router.post("/embeddings", response_model=schemas.EmbeddingResponse, summary="Vectors of texts")
+    @router.post("/embeddings", response_model=schemas.EmbeddingResponse, summary="Embed texts")
     async def embeddings(body: schemas.EmbeddingRequest) -> Response:
         return JSONResponse(await endpoints.embeddings(body, *await models.get(body.model), config))
 
@@ -177,11 +177,11 @@ def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) ->
 def server_routes(gate: Gate, models: ServedModels, metrics: Metrics, app: FastAPI) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health/live", summary="Whether the server runs")
+    @router.get("/health/live", summary="Liveness")
     async def live() -> Response:
         return JSONResponse({"status": "ok"})
 
-    @router.get("/health/ready", summary="Whether the server takes requests", responses={503: {}})
+    @router.get("/health/ready", summary="Readiness", responses={503: {}})
     async def ready() -> Response:
         if gate.draining:
             return JSONResponse({"status": "shutting down"}, 503)

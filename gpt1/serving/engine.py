@@ -4,8 +4,8 @@
     async for token in engine.generate("it was a dark and", max_tokens=50, seed=1):
         print(token.text, end="")
 
-Texts are continued together (generation/continuous.py), rows are labelled together. A text is the same alone and in
-company: greedy or with its own seed.
+Texts are continued together (generation/continuous.py), rows are labelled together. A text does not depend
+on the other texts in the batch, whether greedy or sampled with its own seed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class QueueFull(ResourceError):
-    """The engine has accepted as much as it may: try again later."""
+    """The queue of the engine is full: try again later."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class GeneratedToken:
 
     Attributes:
         id: The token.
-        text: The text that has become certain: empty while a character is incomplete or a stop string may begin.
+        text: The new text: empty while a character is incomplete or a stop string may have begun.
         score: Its log-probability and the most likely tokens, if they were asked for.
         finish_reason: `length` or `stop` with the last token.
     """
@@ -59,10 +59,10 @@ class Engine:
 
     Args:
         model: From `gpt1.load`.
-        max_batch: Most texts that are continued at a time; each has a row of the KV cache.
-        step_tokens: Most tokens of prompts and texts in a step: bounds the time between two tokens of a text.
-        label_tokens: Most tokens of rows that are labelled in a step.
-        max_queue: Most texts and rows that are accepted and not finished.
+        max_batch: Maximum number of texts that are continued at once; each takes a row of the KV cache.
+        step_tokens: Maximum number of tokens per step: bounds the time between two tokens of a text.
+        label_tokens: Maximum number of tokens per step of rows to label.
+        max_queue: Maximum number of accepted, unfinished texts and rows.
         thread: The model thread, to share it with other engines; by default a new one.
         observe: Called in the model thread with the facts of each step.
     """
@@ -91,14 +91,14 @@ class Engine:
         )
 
     def close(self) -> None:
-        """End the threads. What still waits fails."""
+        """Stop the threads. Waiting requests fail."""
         if self.owns_thread:
             self.thread.close()
         self.tokenizing.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
     def admit(self, n: int) -> Iterator[None]:
-        """Places for `n` texts or rows in the queue; everything beyond `max_queue` is refused.
+        """Reserve `n` places in the queue; requests beyond `max_queue` are refused.
 
         Raises:
             QueueFull: There are not enough places.

@@ -61,7 +61,7 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, ResourceError):
         return ApiError(503, message_of(error), "overloaded", headers={"Retry-After": RETRY_SECONDS})
     if isinstance(error, TimeoutError):
-        return ApiError(504, "the request took too long.", "timeout")
+        return ApiError(504, "the request exceeded the time limit.", "timeout")
     if isinstance(error, GPT1Error):
         return ApiError(503, error.problem, "unavailable")
     return ApiError(500, "the server failed; its log says why.", "internal_error")

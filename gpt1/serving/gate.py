@@ -1,4 +1,4 @@
-"""What every request passes before the application: host, key, limits, deadline; and what every response gets.
+"""Checks before the application (host, key, limits, deadline), and headers of every response.
 
 A pure ASGI middleware: it reads the body itself, so that no byte beyond the limit is kept, and it cancels the
 application when the client leaves or the time is over.
@@ -94,7 +94,7 @@ class Gate:
         host = headers.get(b"host", b"").decode("latin-1").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] if ":" in host else host
         if self.hosts and name not in self.hosts:
-            raise ApiError(400, f"the server is not called {name[:80]!r}; see --allowed-hosts.", "invalid_host")
+            raise ApiError(400, f"{name[:80]!r} is not an allowed host name; see --allowed-hosts.", "invalid_host")
         if not exchange.path.startswith(PROTECTED):
             return
         if self.key is not None and exchange.scope["method"] != "OPTIONS":

@@ -21,7 +21,7 @@ class WorkSource(Protocol):
         """Do a bounded part of the work."""
 
     def abort(self) -> None:
-        """The thread has ended: fail everything that still waits."""
+        """The thread has stopped: fail all waiting requests."""
 
 
 class ModelThread:
@@ -45,7 +45,7 @@ class ModelThread:
             self._condition.notify()
 
     def close(self) -> None:
-        """End the thread after its current step. What still waits fails."""
+        """Stop the thread after its current step. Waiting requests fail."""
         with self._condition:
             self._closed = True
             self._condition.notify()

@@ -1,4 +1,4 @@
-"""The models of a server: runs and model folders by name, each with an engine."""
+"""The models of a server by name, each with an engine."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class CompletionRequest(ApiRequest):
     """Continue texts: OpenAI's completions, and `top_k`."""
 
     prompt: Prompts
-    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Most new tokens. Default: 16.")
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Maximum of new tokens. Default: 16.")
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description="0: greedy. Default: 1.")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Sample from the k most likely; 0: all.")
@@ -123,7 +123,7 @@ class NextRequest(ApiRequest):
 
 
 class ScoreRequest(ApiRequest):
-    """How likely texts are, token by token. Each is scored as a document of its own: after a newline."""
+    """Log-probabilities of texts, token by token. Each is scored as a separate document: after a newline."""
 
     texts: Texts
     top: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] = Field(

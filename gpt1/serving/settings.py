@@ -23,41 +23,41 @@ class ServeConfig:
     """Settings of the server."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 is every network of this machine. Off loopback an API key is required."""
+    """Address to listen on; 0.0.0.0: all interfaces. Any address but loopback requires an API key."""
     port: Annotated[int, Range(0, 65535)] = 8000
-    """Port to listen on; 0: any free one."""
+    """Port to listen on; 0: any free port."""
     api_key_file: str = ""
-    """File with the API key that clients must send. Without it, the environment variable GPT1_API_KEY."""
+    """File with the API key that clients must send. Default: the environment variable GPT1_API_KEY."""
     allowed_hosts: str = ""
-    """Names that clients may call the server by (Host header), comma-separated. Default: the loopback names and --host;
-    if --host is every network, any."""
+    """Allowed names in the Host header, comma-separated. Default: the loopback names and --host; with --host 0.0.0.0,
+    any name."""
     cors_origins: str = ""
-    """Origins whose pages may call the server from a browser, comma-separated, such as https://example.org."""
+    """Origins of web pages that may call the server (CORS), comma-separated, such as https://example.org."""
     device: str = "auto"
     """`auto` (a GPU if available, else the CPU), cpu, cuda, cuda:1 or mps."""
     precision: Precision = "fp32"
     """Activation type: `fp32`, `bf16` (faster and less exact), or `auto` (bf16 if the device supports it natively)."""
     max_batch: Count = 32
-    """Most texts that a model continues at a time. Each has a row of the KV cache."""
+    """Maximum number of texts that a model continues at once. Each takes one row of the KV cache."""
     step_tokens: Count = 256
-    """Most tokens that a model computes at a time: a larger number reads prompts faster, a smaller one keeps the time
-    between two tokens of a text short."""
+    """Maximum number of tokens per forward pass. A larger value processes prompts faster; a smaller one shortens the
+    time between two tokens of a text."""
     max_queue: Count = 1024
-    """Texts and rows that a model has accepted and not finished. Requests beyond it get status 429."""
+    """Maximum number of unfinished texts and rows per model. Further requests get status 429."""
     max_connections: Count = 1000
-    """Open connections; further ones get status 503."""
+    """Maximum number of open connections. Further ones get status 503."""
     max_body: Count = 2**20
-    """Most bytes of a request."""
+    """Maximum size of a request in bytes."""
     max_texts: Count = 512
-    """Most texts or rows of a request; for completions prompts times n."""
+    """Maximum number of texts or rows per request; for completions, prompts times n."""
     max_characters: Count = 100_000
-    """Most characters of a text, checked before it is tokenized."""
+    """Maximum number of characters per text, checked before tokenization."""
     max_new_tokens: Count = 4096
-    """Most new tokens of a text."""
+    """Maximum number of new tokens per text."""
     timeout: Annotated[float, Range(0, exclude_low=True)] = 300.0
-    """Seconds until a request is cancelled."""
+    """Time limit of a request, in seconds."""
     drain_timeout: Annotated[float, Range(0)] = 60.0
-    """Seconds that accepted requests have after SIGTERM."""
+    """Time to finish accepted requests after SIGTERM, in seconds."""
 
     @property
     def is_loopback(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the estimators share: a model held by value, and fine-tuning on rows."""
+"""Base classes of the estimators: a model held by value, and fine-tuning on rows."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ModelHolder(BaseEstimator):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class FineTuned(ModelHolder):
-    """What the fine-tuned estimators share.
+    """Base class of the estimators that fine-tune a model.
 
     Args:
         pretrained: The pre-trained model: a run or model folder, or another name that `gpt1 finetune --from` takes.
@@ -131,7 +131,7 @@ class FineTuned(ModelHolder):
         return self
 
     def _roles(self) -> tuple[str, ...]:
-        """What the columns of X are to the kind of task, in order."""
+        """The roles of the columns of X in the kind of task, in order."""
         return ("text",)
 
     def _finetune(self, rows: Table, kind: str, weights: NDArray[Any], **how: Any) -> None:

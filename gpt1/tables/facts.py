@@ -133,7 +133,7 @@ def label_warnings(labels: Mapping[str, int]) -> list[str]:
     warnings = []
     rows, single = sum(labels.values()), sum(n == 1 for n in labels.values())
     if len(labels) > 2 and (2 * single >= rows or 3 * len(labels) > rows >= 20):
-        alone = f", {single:,} of them with a single row, from which nothing can be learned" if single else ""
+        alone = f", {single:,} of them with a single row, from which the model cannot learn" if single else ""
         warnings.append(
             f"{len(labels):,} labels in {rows:,} rows{alone}. Is the label column an identifier, a date or a number?"
         )

@@ -1,4 +1,4 @@
-"""What a fine-tuned model must beat: the trivial answer and the TF-IDF baseline; and a warning where it does not."""
+"""The baselines of a fine-tuned model (trivial answer, TF-IDF), and the warning if it does not beat them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MIN_SPREAD = 0.1
 
 
 def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float | list[str]:
-    """The best answer for a row that nobody reads: the most frequent label (or answer), or the mean score.
+    """The best constant prediction: the most frequent label (or answer), or the mean score.
 
     For several labels: those that at least half of the rows have, or else the most frequent one.
     """
@@ -89,7 +89,7 @@ def is_better(metric: str, a: float, b: float) -> bool:
 
 
 def learned_nothing(target: Target, scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
-    """Why the model counts as one that learned nothing; empty if it learned something.
+    """Why the model has learned nothing, by its metrics; empty if it has learned something.
 
     Args:
         target: The target of the task.
@@ -138,11 +138,11 @@ def verdict(
     """
     trivial, tfidf = baselines.get("trivial"), baselines.get("tfidf")
     if trivial and (reason := learned_nothing(target, scored, trivial)):
-        cause = "Likely causes: too few steps or rows, or a model that is pre-trained on too little text."
+        cause = "Likely causes: too few steps or rows, or a model pre-trained on too little text."
         if tfidf and is_better(metric, tfidf["metrics"][metric], trivial["metrics"][metric]):
             cause = f"TF-IDF learns from the same rows ({metric} {tfidf['metrics'][metric]:.3f}). {advice}"
         elif tfidf:
-            cause = "TF-IDF learns nothing from them either: too few rows, or labels that the texts do not decide."
+            cause = "TF-IDF learns nothing from them either: too few rows, or labels that do not depend on the texts."
         return f"this model has learned nothing: {reason}. {cause}".strip()
     warning = ""
     if trivial and (larger := errors_above_mean(scored, trivial)):

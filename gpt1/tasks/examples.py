@@ -208,13 +208,13 @@ MIN_ROWS_OF_COUNTING = 3
 
 
 def numbering_notes(numbering: Numbering, examples: Sequence[Example]) -> list[str]:
-    """What to say about how the labels of these examples count the answers; nothing if it is as usual."""
+    """Messages about how the labels of these examples count the answers; none if they count from 0."""
     if numbering == "A":
         return ["the labels are letters: A is the first answer"]
     if numbering == "1":
-        return ["the labels count the answers from 1 (none is 0, and one is the number of answers)"]
+        return ["the labels count the answers from 1 (no label is 0, and one equals the number of answers)"]
     if len(examples) >= MIN_ROWS_OF_FIRST_ANSWER and all(example.label for example in examples):
-        return ["warning: the first answer is never right. Labels that are numbers count the answers from 0"]
+        return ["warning: the first answer is never the right one. Numeric labels count the answers from 0"]
     return []
 
 

@@ -123,7 +123,7 @@ def is_binary(labels: Sequence[str]) -> bool:
 
 def require_rows(gold: Sequence[Any] | Floats) -> None:
     if not len(gold):
-        raise UserError("there are no labelled rows to evaluate.", "Use a file with at least one labelled row.")
+        raise UserError("there are no labeled rows to evaluate.", "Use a file with at least one labeled row.")
 
 
 def confidence_interval(
@@ -292,11 +292,11 @@ def cross_fit_temperature(logits: ArrayLike, gold: ArrayLike) -> dict[str, Any]:
     before, after = (calibration(softmax(x), right) for x in (z, scaled))
     reason = ""
     if not (z.argmax(1) == right).any():
-        reason = "no prediction is right"
+        reason = "no prediction is correct"
     elif abs(np.log(fitted)) > MAX_LOG_TEMPERATURE - 0.01:
-        reason = f"the temperature is at the end of its range ({fitted:.3g})"
+        reason = f"the temperature is at the limit of its range ({fitted:.3g})"
     elif negative_log_likelihood(scaled, right) >= negative_log_likelihood(z, right) or after["ece"] > before["ece"]:
-        reason = "no temperature helps on rows that it was not fitted on"
+        reason = "no temperature helps in cross-validation"
     after = before if reason else after
     return {
         "temperature": 1.0 if reason else fitted,

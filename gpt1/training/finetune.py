@@ -207,7 +207,7 @@ def read_earlier_task(folder: Path, from_: str | Path, cfg: FinetuneConfig) -> t
     if stored := read_any_task(folder):
         return stored.task, stored.target
     if cfg.keep_head:
-        raise UserError(f"--keep-head: {from_} is not fine-tuned: it has no output layer.", "Remove --keep-head.")
+        raise UserError(f"--keep-head requires a fine-tuned model; {from_} has no output layer.", "Remove --keep-head.")
     return None
 
 
@@ -219,12 +219,12 @@ def check_earlier_head(
     if cfg.keep_head:
         if kind != task.kind.name:
             problem = f"--keep-head: {from_} was fine-tuned for {kind}, not {task.kind.name}."
-            raise UserError(problem, "Remove --keep-head: a new output layer is then trained.")
-        progress.log(f"{from_} is fine-tuned: training goes on with its output layer")
+            raise UserError(problem, "Omit --keep-head to train a new output layer.")
+        progress.log(f"{from_} is already fine-tuned: its output layer is kept")
         return
     same = kind == task.kind.name and target == task.target
-    offer = "; its labels are the same: --keep-head goes on with it" if same else ""
-    progress.log(f"{from_} is fine-tuned: a new output layer replaces its own{offer}")
+    offer = " (same labels: use --keep-head to keep it)" if same else ""
+    progress.log(f"{from_} is already fine-tuned: a new output layer replaces its own{offer}")
 
 
 def run_training(

@@ -1,4 +1,4 @@
-"""The end of a fine-tuning run: what the validation rows say about the model, and the files that the run leaves."""
+"""The end of a fine-tuning run: evaluate on the validation rows, and write the files of the run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def finish_finetuning(
 
 @dataclass(frozen=True)
 class ValidatedModel:
-    """What the validation rows say about a trained model; without such rows, only the target."""
+    """Metrics and calibration of a trained model on the validation rows; without such rows, only the target."""
 
     target: Target  # with the thresholds that they choose
     logits: Tensor | None = None  # [validation rows, outputs], divided by the temperature
@@ -136,7 +136,7 @@ def write_predictions(run: Path, model: TaskPredictor, task: TaskData, logits: T
 
 def tfidf_advice(setup: FinetuneSetup, cfg: FinetuneConfig, early: bool) -> str:
     """What to try when TF-IDF is better than the model: more epochs only if the last one was the best."""
-    ideas = ["a model that is pre-trained on more text of this field"]
+    ideas = ["a model pre-trained on more text from this domain"]
     if cfg.long != "windows" and setup.facts["cut"] > WORTH_WINDOWS:
         ideas.append(f"--long windows ({setup.facts['cut']:.0%} of the texts are truncated)")
     if cfg.train != "head":

@@ -96,7 +96,9 @@ class FinetuneSetup:
         features = torch.split(states, [len(example.sequences) for example in examples])
         own = to_device(targets[: len(examples)], states.device)
         penalty = fit_linear_probe(self.model.head, features, own, self.task.target.loss)
-        progress.log(f"head first: fitted to the features of {count_noun(len(examples), 'row')}, penalty {penalty:g}")
+        progress.log(
+            f"head: initialized as a linear probe on {count_noun(len(examples), 'row')}, L2 penalty {penalty:g}"
+        )
 
     def make_stage(self, cfg: FinetuneConfig, source: FullTrainingSource | HeadOnlySource) -> Stage:
         per_epoch = steps_per_epoch(len(self.train_examples), cfg.batch_size)

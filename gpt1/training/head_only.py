@@ -139,7 +139,7 @@ def extract_features(
     counts = [len(window.sequences) for window in windows]
     first = np.cumsum([0, *counts])
     features = torch.empty(0)
-    progress.begin("features of every example", len(examples), unit="examples")
+    progress.begin("computing features", len(examples), unit="examples")
     done = 0
     with translate_resource_errors(feature_oom_advice(min(tokens // longest, len(windows)))):
         for indices in micro_batches(windows, range(len(windows)), tokens):

@@ -34,7 +34,7 @@ def init_model(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_:
     model, own_tokenizer = load_model_and_tokenizer(from_)
     if own_tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(
-            f"the corpus was made with another tokenizer than that of {from_}.",
+            f"the corpus was created with a different tokenizer than {from_}.",
             f"Create it again with: gpt1 tokenize TEXTS --out NEW --tokenizer {from_}",
         )
     if cfg.context > model.config.context:

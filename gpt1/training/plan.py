@@ -1,4 +1,4 @@
-"""How long a pre-training run takes on this machine, and which run makes the most of a given time."""
+"""Estimate the duration of a pre-training run on this machine, and plan a run for a given time."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class PretrainSetup:
         speed = measure_speed(cfg, self.corpus.vocab_size, self.processes.world_size)
         estimate = format_estimate(speed.run_seconds(cfg, steps))
         length = f"{count_noun(steps, 'step')} of {tokens:,} tokens"
-        progress.log(f"{length}: {estimate} on this machine (a run of another length: --minutes N)")
+        progress.log(f"{length}: {estimate} on this machine (for a run of N minutes: --minutes N)")
 
     def make_stage(self, cfg: PretrainConfig) -> Stage:
         steps = self.count_steps(cfg)
@@ -248,7 +248,7 @@ def run_training(setup: PretrainSetup, cfg: PretrainConfig, run: Path, progress:
 
 NOT_BELOW_UNIGRAM = (
     "the validation loss is not clearly below the unigram loss: the model has learned only token frequencies. "
-    "Do not fine-tune it. Train for more steps (--epochs, --steps), or with a lower --peak-lr."
+    "Do not fine-tune it: train for more steps (--epochs, --steps) or with a lower --peak-lr first."
 )
 UNIGRAM_MARGIN = 0.01
 """Share of the unigram loss by which a model that uses the context is below it. One that does not can still be better
@@ -331,7 +331,8 @@ def split_windows(
     if valid:
         if valid.tokenizer_fingerprint != corpus.tokenizer_fingerprint:
             raise UserError(
-                "the corpus of --valid was made with another tokenizer.", "Tokenize both with the same tokenizer."
+                "the corpus of --valid was created with a different tokenizer.",
+                "Tokenize both with the same tokenizer.",
             )
         whole = CorpusPart.of_ranges(valid, [(0, valid.tokens)])
         validation = CorpusWindows(whole, cfg.context, shifted=cfg.valid_split == "end")
@@ -351,8 +352,8 @@ def log_corpus(
         progress.log(f"{corpus.name}: {size}; {windows}")
         return {}
     places = len(validation.text.starts)
-    where = f" from {places:,} places in it" if places > 1 else ""
-    where = where if places <= validation.n else f" (of {places:,} short texts in it)"
+    where = f" from {places:,} places" if places > 1 else ""
+    where = where if places <= validation.n else f" ({places:,} short texts)"
     progress.log(f"{corpus.name}: {size}; {windows}, {count_noun(validation.n, 'validation window')}{where}")
     unigram = validation.loss_metrics(unigram_loss(training, validation, cfg.eval_windows, corpus.vocab_size))
     progress.log(

@@ -1,4 +1,4 @@
-"""What runs of both stages share while they train: the lock of the run folder, its metrics and its report."""
+"""Context of a training run of either stage: the lock of its folder, its metrics and its report."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_run(
 
 @contextmanager
 def closed_at_the_end(trackers: Sequence[Tracker]) -> Iterator[None]:
-    """Say to the trackers how the run ended."""
+    """Report to the trackers how the run ended."""
     status = "failed"
     try:
         yield

@@ -1,4 +1,4 @@
-"""Trackers: receivers of progress that keep metrics where people look at them. TensorBoard's is in tensorboard.py.
+"""Trackers: receivers of progress that log metrics to other tools. TensorBoard's is in tensorboard.py.
 
 `--track mlflow` and `--track wandb` add one. Its run is named in `tracking.json` of the run folder, so that a resumed
 run continues the same one.
@@ -35,7 +35,7 @@ MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"
 
 
 class Tracker(Progress):
-    """Keeps each recorded number as `split/name`. If it cannot, there is one warning and training continues.
+    """Logs each recorded number as `split/name`. An error gives one warning, and training continues.
 
     Args:
         place: Where the metrics go, for the warning.
@@ -75,16 +75,16 @@ class Tracker(Progress):
             self._fail(error)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Keep the numbers of a step."""
+        """Log the numbers of a step."""
         raise NotImplementedError
 
     def finish(self, status: str) -> None:
-        """Keep how the run ended."""
+        """Log how the run ended."""
 
     def _fail(self, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            self.warn(f"warning: no more {self.title}: {self.place} cannot be written ({reason(error)})")
+            self.warn(f"warning: logging to {self.title} stopped: {self.place} cannot be written ({reason(error)})")
 
 
 class MLflow(Tracker):

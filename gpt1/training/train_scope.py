@@ -1,4 +1,4 @@
-"""What `--train` selects: all parameters, the head, or the last K blocks and the head."""
+"""The trained part (`--train`): all parameters, the head, or the last K blocks and the head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpt1.model.head import TaskModel
 
 
 def freeze(model: TaskModel, train: str) -> None:
-    """Freeze all but what `--train` selects: everything, the head, or the last K blocks and the head."""
+    """Freeze all parameters except those that `--train` selects."""
     if train == "all":
         return
     model.gpt.requires_grad_(False)
@@ -27,7 +27,7 @@ def parse_last_blocks(train: str) -> int:
 
 
 def check_train_scope(cfg: FinetuneConfig, n_layer: int) -> None:
-    """Raise UserError if the settings do not fit each other or the model; runs before the rows are read."""
+    """Raise UserError if the settings contradict each other or the model; called before the rows are read."""
     if cfg.train not in ("all", "head") and not 1 <= parse_last_blocks(cfg.train) <= n_layer:
         problem = f"--train {cfg.train} is not a valid choice.{did_you_mean(cfg.train, ('all', 'head', 'last:1'))}"
         raise UserError(problem, f"Use all, head, or last:K with K from 1 to {n_layer}.")
@@ -53,7 +53,7 @@ def check_train_scope(cfg: FinetuneConfig, n_layer: int) -> None:
 
 
 def describe_trained(train: str, parameters: int) -> str:
-    """What `--train` selects, and how many parameters that is."""
+    """The trained part in words, with its number of parameters."""
     if train == "head":
         return f"the head ({parameters:,} parameters)"
     count = count_parameters(parameters)

@@ -98,7 +98,7 @@ def test_the_report_of_pretraining_has_its_sections_and_the_numbers_of_its_files
 def test_the_report_of_finetuning_has_its_sections_and_the_numbers_of_its_files(tmp_path: Path) -> None:
     page = PageParser(write_report(write_finetuning_run(tmp_path)))
     assert page.headings == [
-        "Accuracy 0.750 [0.406,\xa00.938] on 8 validation rows; always ‘neg’ (commonest here) has 0.500",
+        "Accuracy 0.750 [0.406,\xa00.938] on 8 validation rows; always ‘neg’ (most frequent label here) has 0.500",
         "Results", "Curves", "Confusion matrix", "2 worst mistakes",
         "Data", "Settings", "Next steps",
     ]  # fmt: skip

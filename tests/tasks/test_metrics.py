@@ -347,7 +347,7 @@ def test_few_rows_have_an_interval_of_their_calibration_error():
 
 def test_without_a_right_prediction_nothing_is_calibrated():
     found = metrics.cross_fit_temperature(np.array([[5.0, 0.0]] * 30), [1] * 30)
-    assert (found["temperature"], found["reason"]) == (1.0, "no prediction is right")
+    assert (found["temperature"], found["reason"]) == (1.0, "no prediction is correct")
 
 
 def test_as_many_labels_as_rows_print_no_warning_of_scikit_learn():

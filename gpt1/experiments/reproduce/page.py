@@ -20,7 +20,7 @@ from gpt1.runs import folder as runs
 def write_reproduction_report(plan: ReproductionPlan, store: ResultStore, failed: Sequence[str]) -> list[str]:
     """Write report.html, results.md and results.json from the finished runs; returns the lines to print."""
     what = plan.request.what
-    ours = "medians over seeds [min–max]" if plan.request.seeds > 1 else "of one seed, so their spread is unknown"
+    ours = "medians over seeds [min–max]" if plan.request.seeds > 1 else "of one seed, so the spread is unknown"
     report = ExperimentReport(
         f"{'Figure 2' if what == 'figure2' else 'Table ' + what[-1]} beside the paper: {paper.TITLES[what]}",
         f"reproduce {what}",

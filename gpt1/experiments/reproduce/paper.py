@@ -54,7 +54,7 @@ TITLES = {
     "table3": "question answering and commonsense reasoning",
     "table4": "similarity and classification",
     "table5": "ablations",
-    "figure2": "transferred layers, and zero-shot behaviour",
+    "figure2": "transferred layers, and zero-shot behavior",
 }
 GLUE_SCORE, PREVIOUS_GLUE_SCORE = 72.8, 68.9
 

@@ -142,7 +142,7 @@ def cola_task(rows: ExampleSet, data: DataSet, data_dir: str | Path | None) -> Z
         threshold = best_threshold(mean_log_probabilities(model, sample.examples, progress), acceptable)
         return ["1" if score >= threshold else "0" for score in mean_log_probabilities(model, rows.examples, progress)]
 
-    how = "acceptable where the mean log-probability of its tokens is above a threshold, chosen on "
+    how = "acceptable if the mean log-probability of the tokens is above a threshold chosen on "
     how += f"{len(sample):,} training sentences"
     gold = [as_label(example.label) for example in rows.examples]
     return ZeroShotTask(rows.table.name, how, "matthews", gold, predict, 0.0, ("0", "1"))
@@ -196,7 +196,7 @@ def sentiment_task(rows: ExampleSet, words: Mapping[str, str], append: str) -> Z
         scored = log_probabilities(model.gpt, queries, progress)
         return [labels[int(np.argmax([float(word.sum()) for word in one]))] for one in scored]
 
-    how = f"after “{append}”, the likeliest of {', '.join(f'“{word}” ({label})' for label, word in words.items())}"
+    how = f"after “{append}”, the most likely of {', '.join(f'“{word}” ({label})' for label, word in words.items())}"
     return ZeroShotTask(rows.table.name, how, "accuracy", gold, predict, 1 / len(labels), labels)
 
 
@@ -230,7 +230,7 @@ def winograd_task(what: str, data_dir: str | Path | None, split: str, rows: int)
         path = Path(what)
     elif data_dir is None:
         raise UserError(
-            "the folder of the Winograd schemas is unknown.", f"{DOWNLOAD_HINT} Add --data-dir with their folder."
+            "the folder with the Winograd schemas is missing.", f"{DOWNLOAD_HINT} Add --data-dir with their folder."
         )
     else:
         if split not in ("train", "test"):
@@ -252,5 +252,7 @@ def referent_task(name: str, schemas: Sequence[WinogradSchema]) -> ZeroShotTask:
         scored = [mean_log_probability(one) for (one,) in log_probabilities(model.gpt, queries, progress)]
         return [int(scored[2 * i + 1] > scored[2 * i]) for i in range(len(schemas))]
 
-    how = "the referent that, put in place of the pronoun, gives the rest the highest mean log-probability"
+    how = (
+        "the referent that gives the rest of the sentence the highest mean log-probability when it replaces the pronoun"
+    )
     return ZeroShotTask(name, how, "accuracy", [s.answer_index for s in schemas], predict, 0.5)

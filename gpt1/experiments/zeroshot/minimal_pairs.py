@@ -26,7 +26,7 @@ from gpt1.tokenization.tokenizer import Tokenizer
 BLIMP = "blimp"
 PUBLISHED = {"n-gram": 0.612, "LSTM": 0.698, "Transformer-XL": 0.696, "GPT-2": 0.815, "humans": 0.886}
 """Accuracies on the full set (Warstadt et al. 2020)."""
-HOW = "a pair counts if the acceptable sentence has the higher summed log-probability; the mean over the paradigms"
+HOW = "a pair is correct if the acceptable sentence has the higher summed log-probability; mean over the paradigms"
 
 
 @dataclass(frozen=True)
