@@ -284,10 +284,10 @@ def merge_settings(config_class: type[Config], *layers: Mapping[str, Any]) -> Co
         UserError: for an unknown setting, a value of a wrong type or a value out of its range.
     """
     pairs = [pair for layer in layers for pair in layer.items()]
-    return build(config_class, {field_name(config_class, name): value for name, value in pairs})
+    return build_config(config_class, {field_name(config_class, name): value for name, value in pairs})
 
 
-def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+def build_config(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     config = config_class(**{name: parse_value(config_class, name, value) for name, value in values.items()})
     validate(config)
     return config

@@ -230,7 +230,7 @@ class _ProgressState:
 
     @property
     def metric_texts(self) -> list[str]:
-        """Most important first: loss, validation score, speed."""
+        """The metrics in order of importance: loss, validation score, speed."""
         texts = [formatting.format_metric(name, value) for name, value in self.values.items()]
         scores = [name for name in self.validation_metrics if name not in ("loss", "lm_loss", "bits_per_byte")]
         for name in (scores or list(self.validation_metrics))[:1]:

@@ -39,7 +39,7 @@ WEIGHTS_HINT = "A model has config.json, model.safetensors, vocab.json and merge
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name that is no path has the form `owner/name[@revision]`.
+    """Whether a name, which is not a path, has the form `owner/name[@revision]`.
 
     If the folder `owner` exists, `owner/name` is a mistyped path; `owner/name@main` is not.
     """

@@ -4,8 +4,8 @@ python -m gpt1.lm_eval --model gpt1 --model_args path=runs/books --tasks blimp
 
 Versions of lm-eval that load plug-ins find the model by its entry point; then `lm-eval --model gpt1 …` works as well.
 
-Every request begins with the newline token, which stands between documents in training: it is lm-eval's prefix token,
-before a context as well as before a text without one.
+Every request begins with the newline token, which separates documents in training. It is lm-eval's prefix token, with
+or without a context.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ except ImportError:
 
 DEFAULT_NEW_TOKENS = 256
 """lm-eval's own default of max_gen_toks."""
-Scored = tuple[float, bool]
+LogLikelihood = tuple[float, bool]
 """Log-probability of a continuation, and whether greedy decoding would give it."""
 
 
@@ -52,7 +52,7 @@ class GPT1LM(LM):  # type: ignore[misc]
         path: The folder.
         device: As for `gpt1.load`; a CUDA device that is not there is the CPU, because lm-eval's default is cuda:0.
         precision: As for `gpt1.load`.
-        batch_size, max_batch_size: Not used: batches have a fixed number of tokens, whatever the lengths of the texts.
+        batch_size, max_batch_size: Ignored: batches have a fixed number of tokens, whatever the text lengths.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class GPT1LM(LM):  # type: ignore[misc]
     def tokenizer_name(self) -> str:
         return f"gpt1-{self.tokenizer.fingerprint[:16]}"
 
-    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[Scored]:
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[LogLikelihood]:
         """Scores of `(context, continuation)` requests; too long contexts lose their beginning."""
         pairs = self.encode_pairs([request.args for request in requests])
         return self.score([([self.prefix_token_id, *context], text) for context, text in pairs])
@@ -109,12 +109,12 @@ class GPT1LM(LM):  # type: ignore[misc]
         scores = iter(self.score(windows))
         return [sum(next(scores)[0] for _ in range(count)) for count in counts]
 
-    def score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Scored]:
+    def score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[LogLikelihood]:
         """Scores of continuations after their contexts (ids). At most `max_length` tokens are the model's input."""
         sequences = [[*context, *text][-self.max_length - 1 :] for context, text in pairs]
         scored = [min(len(text), len(ids) - 1) for (_, text), ids in zip(pairs, sequences, strict=True)]
         encoded = [EncodedExample([ids[:-1] if n else []]) for ids, n in zip(sequences, scored, strict=True)]
-        results: list[Scored] = [(0.0, True)] * len(pairs)
+        results: list[LogLikelihood] = [(0.0, True)] * len(pairs)
         todo = [i for i, n in enumerate(scored) if n]
         console, done = Console(), 0
         console.begin("scoring", len(todo), unit="texts")
@@ -127,7 +127,7 @@ class GPT1LM(LM):  # type: ignore[misc]
         return results
 
     @torch.inference_mode()
-    def score_batch(self, sequences: Sequence[list[int]], scored: Sequence[int]) -> Iterator[Scored]:
+    def score_batch(self, sequences: Sequence[list[int]], scored: Sequence[int]) -> Iterator[LogLikelihood]:
         """Scores of the last `scored` tokens of each sequence, packed without padding."""
         rows = [PackedRow(0, (len(ids) - 1,)) for ids in sequences]
         inputs = torch.tensor([token for ids in sequences for token in ids[:-1]], device=self._device)

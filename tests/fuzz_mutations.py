@@ -148,7 +148,7 @@ MUTATIONS = {
 def reseal(folder: Path) -> None:
     """Make the manifests below a folder fit their files again, so that a reader gets past the checksums."""
     from gpt1.corpus.shards import manifest_fingerprint
-    from gpt1.files.manifest import seal
+    from gpt1.files.manifest import add_checksum
 
     for path in folder.rglob("manifest.json"):
         try:
@@ -159,7 +159,7 @@ def reseal(folder: Path) -> None:
             if "fingerprint" in manifest:
                 manifest["fingerprint"] = manifest_fingerprint(manifest)
             if "sha256" in manifest:
-                manifest = seal(manifest)
+                manifest = add_checksum(manifest)
             path.write_text(json.dumps(manifest))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # itself mutated
             continue

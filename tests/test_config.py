@@ -17,7 +17,7 @@ from gpt1.config import (
     GPTConfig,
     PretrainConfig,
     base_type,
-    build,
+    build_config,
     default_value,
     descriptions,
     field_types,
@@ -116,7 +116,7 @@ def test_every_setting_is_used_outside_config(config: Any, name: str):
 @settings()
 def test_a_setting_can_be_given_as_text(config: Any, name: str):
     value = default_value(config, name)
-    changed = build(config, {name: str(value)})
+    changed = build_config(config, {name: str(value)})
     assert getattr(changed, name) == value
     assert type(getattr(changed, name)) is base_of(config, name) or get_origin(base_of(config, name)) is Literal
 
@@ -128,7 +128,7 @@ def test_a_value_out_of_range_is_refused_with_the_range_and_the_default(config: 
     assert outside
     for value in outside:
         with pytest.raises(UserError) as refused:
-            build(config, {name: value})
+            build_config(config, {name: value})
         assert f"--{name.replace('_', '-')} {base(value)}" in refused.value.problem
         assert str(between) in refused.value.problem
         assert f"{default_value(config, name)}" in refused.value.fix
@@ -138,32 +138,32 @@ def test_a_value_out_of_range_is_refused_with_the_range_and_the_default(config: 
 def test_a_number_setting_refuses_other_values(config: Any, name: str):
     for value in ["many", "", None, "nan", "inf", float("inf"), True, [1]]:
         with pytest.raises(UserError, match="number"):
-            build(config, {name: value})
+            build_config(config, {name: value})
 
 
 @settings(lambda config, name: base_of(config, name) is int)
 def test_an_integer_setting_refuses_a_fraction(config: Any, name: str):
     with pytest.raises(UserError, match="a whole number"):
-        build(config, {name: 2.5})
+        build_config(config, {name: 2.5})
 
 
 @settings(lambda config, name: get_origin(base_of(config, name)) is Literal)
 def test_an_unknown_choice_is_refused_with_the_valid_choices(config: Any, name: str):
     base = base_of(config, name)
     with pytest.raises(UserError) as refused:
-        build(config, {name: get_args(base)[-1] + "x"})
+        build_config(config, {name: get_args(base)[-1] + "x"})
     assert f"Did you mean {get_args(base)[-1]}?" in refused.value.problem
     assert all(str(choice) in refused.value.fix for choice in get_args(base))
 
 
 @pytest.mark.parametrize(("text", "value"), [("yes", True), ("FALSE", False), ("1", True), ("no", False)])
 def test_a_switch_accepts_words(text: str, value: bool):
-    assert build(FinetuneConfig, {"from_scratch": text}).from_scratch is value
+    assert build_config(FinetuneConfig, {"from_scratch": text}).from_scratch is value
 
 
 def test_a_switch_refuses_other_words():
     with pytest.raises(UserError, match='from_scratch="maybe" is not true or false'):
-        build(FinetuneConfig, {"from_scratch": "maybe"})
+        build_config(FinetuneConfig, {"from_scratch": "maybe"})
 
 
 def test_an_unknown_setting_is_refused_with_the_most_similar_one():

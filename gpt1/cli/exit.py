@@ -71,7 +71,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[None]:
+def raise_on_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM raise Stopped, so that unfinished files are removed. The training loop has its own handlers.
 
     Handlers that others have set stay, and ignored signals stay ignored.

@@ -117,7 +117,7 @@ def zeroshot(what: str, words: str | None, as_json: bool, **options: Any) -> Non
 
 
 def print_minimal_pairs(result: dict[str, Any]) -> None:
-    """The accuracy of each phenomenon and of the whole, with the baselines beside it; published ones below."""
+    """Print the accuracy of each phenomenon and of all pairs, next to the baselines; published scores below."""
     baselines = list(result["baselines"])
     groups = {**result["phenomena"], "mean of the paradigms": {**result["metrics"], **result["baselines"]}}
     groups["mean of the paradigms"] |= {"interval": result["interval"]["accuracy"], "rows": result["rows"]}

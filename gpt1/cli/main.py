@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from gpt1.cli.exit import ensure_standard_streams, exit_with, report_and_exit, stopped_by_signals, translate_oserror
+from gpt1.cli.exit import ensure_standard_streams, exit_with, raise_on_signals, report_and_exit, translate_oserror
 from gpt1.cli.experiments import curve, reproduce, zeroshot
 from gpt1.cli.serve import serve
 from gpt1.cli.texts import features, score
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     ensure_standard_streams()
     try:
-        with stopped_by_signals():
+        with raise_on_signals():
             cli.main(arguments or ["--help"], prog_name="gpt1", standalone_mode=False)
         sys.stdout.flush()  # write errors must appear here, not when the interpreter exits
     except click.ClickException as error:

@@ -13,7 +13,7 @@ from gpt1.cli.output import echo
 from gpt1.errors import Interrupted, UserError
 from gpt1.serving.settings import ServeConfig, read_api_key, serve_settings
 
-PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+SERVE_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
 
 @click.command(short_help="Serve models: an OpenAI-compatible API and a web page.")
@@ -34,7 +34,7 @@ def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
     """
     config = serve_settings(flags)
     key = read_api_key(config)
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+    if missing := [name for name in SERVE_PACKAGES if find_spec(name) is None]:
         raise UserError(f"gpt1 serve needs {', '.join(missing)}.", "Install them: pip install 'gpt1[serve]'")
     from gpt1.serving.app import create_app
     from gpt1.serving.metrics import Metrics

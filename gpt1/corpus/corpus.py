@@ -27,7 +27,7 @@ from gpt1.corpus.shards import (
     check_array,
     check_manifest,
     manifest_fingerprint,
-    read_header,
+    read_npy_header,
     shard_name,
 )
 from gpt1.errors import UserError
@@ -162,7 +162,7 @@ class Corpus:
         Raises:
             UserError: If the folder is not a corpus, or a file is missing or has another size.
         """
-        corpus = cls(str(folder), read_manifest(str(folder)))
+        corpus = cls(str(folder), read_corpus_manifest(str(folder)))
         for name, file in corpus.manifest["files"].items():
             size = file_size(corpus.path(name))
             if size is None:
@@ -256,7 +256,7 @@ class Corpus:
         if data is None and not verified:
             self.check_digest(name, file_digest(path))
         with io.BytesIO(data) if data is not None else open(path, "rb") as file:
-            actual_shape, actual_dtype, offset = read_header(file, path)
+            actual_shape, actual_dtype, offset = read_npy_header(file, path)
         size = self.manifest["files"][name]["size"]
         if (actual_shape, actual_dtype) != (shape, dtype) or size != offset + math.prod(shape) * dtype.itemsize:
             problem = f"{path} contains {actual_dtype} {actual_shape}, expected {dtype} {shape}."
@@ -305,7 +305,7 @@ def join_path(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder, name))
 
 
-def read_manifest(folder: str) -> dict[str, Any]:
+def read_corpus_manifest(folder: str) -> dict[str, Any]:
     """The checked content of the folder's manifest.json; UserError if the folder is not a corpus."""
     path = join_path(folder, CORPUS_MANIFEST)
     fix = f"Delete {folder} and create it again with: gpt1 tokenize CORPUS --out DIR"

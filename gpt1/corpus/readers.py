@@ -189,14 +189,14 @@ def read_source(source: Source) -> Iterator[DocumentPart]:
     """The documents of one file; UserError with file and line for content that does not match its extension."""
     documents = 0
     with open_input(source.path) as file:
-        for text, boundary in read_texts(file, source.text_field):
+        for text, boundary in stream_texts(file, source.text_field):
             documents += 1
             yield DocumentPart(text, source.path, boundary, file.position())
     if source.is_explicit and not documents:
         raise UserError(f"{source.path} is empty: it has no {'text' if source.format in TEXT_FORMATS else 'rows'}.")
 
 
-def read_texts(file: InputFile, field: str) -> Iterator[tuple[str, Boundary]]:
+def stream_texts(file: InputFile, field: str) -> Iterator[tuple[str, Boundary]]:
     if file.format in TEXT_FORMATS:
         file.check_is_text()
         yield from split_parts(file.stream.read, file.decode, byte_order_mark=True)

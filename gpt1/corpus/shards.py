@@ -127,7 +127,7 @@ class ShardWriter:
         (self.folder / CORPUS_MANIFEST).write_bytes(text.encode("utf-8"))
 
 
-def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+def read_npy_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """(shape, dtype, offset of the values) of a .npy file in C order; UserError naming `where` for any other file."""
     try:
         version = np.lib.format.read_magic(file)

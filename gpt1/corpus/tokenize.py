@@ -92,7 +92,7 @@ def train_tokenizer(sources: Sequence[Source], vocab_size: int | None, pipeline:
 def sample_texts(sources: Sequence[Source]) -> Iterator[str]:
     """At most SAMPLE_CHARACTERS of text, in equal shares of all sources so that no file dominates.
 
-    What small files leave of their share goes to larger ones.
+    Larger files get the share that small files leave unused.
     """
     remaining = SAMPLE_CHARACTERS
     for i, source in enumerate(sorted(sources, key=lambda source: source.size)):

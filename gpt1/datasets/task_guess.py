@@ -88,7 +88,7 @@ def guess_task(table: Table, label: str | None = None) -> TaskGuess:
 
 
 def is_predicted(name: str, columns: Sequence[str]) -> bool:
-    """Whether `gpt1 predict` wrote this column: a prediction beside probabilities is not a label."""
+    """Whether `gpt1 predict` wrote this column: a prediction next to probabilities is not a label."""
     return (name == "prediction" and any(other.startswith(PROBABILITY) for other in columns)) or (
         name.startswith(PROBABILITY) and "prediction" in columns
     )

@@ -28,7 +28,7 @@ from gpt1.demo.prose import extract_prose, normalize_words
 from gpt1.progress import Progress
 
 STANDARD_LIBRARY = "python"  # label of the standard library
-PACKAGES = (  # dependencies of gpt1, direct and indirect, that have prose
+TEXT_PACKAGES = (  # dependencies of gpt1, direct and indirect, that have prose
     *("torch", "scipy", "sympy", "sklearn", "networkx", "numpy", "matplotlib", "fontTools", "tensorboard", "pydantic"),
     *("mpmath", "werkzeug", "setuptools", "PIL", "fsspec", "pyparsing", "click", "jinja2", "pyarrow", "absl"),
     *("packaging", "joblib", "urllib3", "markdown", "dateutil", "requests", "thinc"),
@@ -95,7 +95,7 @@ def pause_gc() -> Iterator[None]:
 def find_libraries() -> Iterator[tuple[str, Path]]:
     """(name, folder) of every installed library."""
     yield STANDARD_LIBRARY, Path(sysconfig.get_path("stdlib"))
-    for name in PACKAGES:
+    for name in TEXT_PACKAGES:
         spec = find_spec(name)  # finds the folder without importing the package
         if spec and spec.submodule_search_locations:
             yield name, Path(next(iter(spec.submodule_search_locations)))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def write_page(out: Path, results: DemoResults) -> Path:
+def write_demo_page(out: Path, results: DemoResults) -> Path:
     """Write report.html and curves.svg into `out`; returns the page."""
     pretrained, scratch = (median(results.accuracy[method]) for method in (ALL, SCRATCH))
     page = Page(

@@ -219,7 +219,7 @@ def tfidf_accuracy(out: Path, seed: int) -> float:
     from gpt1.tables.table import read_table
     from gpt1.tasks.examples import read_examples, target_from_examples
     from gpt1.tasks.kinds import KINDS, Example
-    from gpt1.tasks.tfidf import Features, build_problem
+    from gpt1.tasks.tfidf import TfidfFeatures, build_problem
 
     kind = KINDS["classification"]
 
@@ -231,7 +231,9 @@ def tfidf_accuracy(out: Path, seed: int) -> float:
     target = target_from_examples(kind, False, training, str, f"train-{seed}.csv")
     problem = build_problem(target, training)
     models = [
-        problem.fit(Features(kind, {"ngram_range": (1, n)}), training, c=c) for n in (1, 2) for c in (1.0, 10.0, 100.0)
+        problem.fit(TfidfFeatures(kind, {"ngram_range": (1, n)}), training, c=c)
+        for n in (1, 2)
+        for c in (1.0, 10.0, 100.0)
     ]
     best = max(models, key=lambda one: one.scores(target, validation)["accuracy"])
     return float(best.scores(target, read_split("test"))["accuracy"])
@@ -253,7 +255,7 @@ def sample_model(out: Path, results: DemoResults) -> None:
 def print_results(out: Path, results: DemoResults) -> None:
     """Print the results; write curves.svg and report.html."""
     from gpt1.console import Console
-    from gpt1.demo.page import write_page
+    from gpt1.demo.page import write_demo_page
 
     console = Console()
     seeds = formatting.count_noun(len(results.accuracy[ALL]), "seed")
@@ -269,7 +271,7 @@ def print_results(out: Path, results: DemoResults) -> None:
     console.show_text(f"\nnext token after “{PROMPTS[0]}”")
     console.print_probabilities(results.next_tokens)
     console.show_text(f"\ngenerated text: {results.written}\n")
-    page = write_page(out, results)
+    page = write_demo_page(out, results)
     stages = ", ".join(f"{stage} {formatting.format_duration(seconds)}" for stage, seconds in results.seconds.items())
     console.print_result(f"{formatting.format_duration(sum(results.seconds.values()))} minutes in total: {stages}")
     console.show_text(f"{page}   these results with their curves; each run in {out} has its own report\n")

@@ -60,7 +60,7 @@ def single_seed_intervals(
 
 
 def describe_spread(groups: Iterable[SeedScores]) -> str:
-    """What the points of a chart are: medians with bands, or the values of one seed, which has no spread."""
+    """Describe the points of a chart: medians with bands, or the values of a single seed."""
     counts = sorted({len(group.values) for group in groups})
     if counts[-1:] > [1]:
         return "medians over seeds; bands from minimum to maximum" + (", where there are several" * (counts[0] == 1))

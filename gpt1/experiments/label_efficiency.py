@@ -34,9 +34,9 @@ from gpt1.experiments.result_store import (
     Job,
     ResultStore,
     check_same_settings,
+    config_dimensions,
     finetune_or_resume,
     model_facts,
-    model_shape,
     resolve_training_settings,
     rows_fingerprint,
     run_and_write,
@@ -180,11 +180,11 @@ def curve(
     model = model_facts(from_)
     n_embd, chosen_sizes = model["config"]["n_embd"], resolve_sizes(sizes, data)
     plan = CurvePlan(data, str(from_), n_embd, chosen_sizes, seeds, list(methods), min_updates, settings)
-    return execute(plan, ResultStore.open(out, experiment_facts(plan, model)), progress)
+    return run_curve(plan, ResultStore.open(out, experiment_facts(plan, model)), progress)
 
 
 def experiment_facts(plan: CurvePlan, model: dict[str, Any]) -> dict[str, Any]:
-    """All that the results depend on."""
+    """All inputs of the results."""
     train, test = plan.data.training.table, plan.data.test.table
     return {
         "analysis": "curve",
@@ -197,7 +197,7 @@ def experiment_facts(plan: CurvePlan, model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def execute(plan: CurvePlan, store: ResultStore, progress: Progress) -> Path:
+def run_curve(plan: CurvePlan, store: ResultStore, progress: Progress) -> Path:
     """Run what is missing and write the report."""
     data = plan.data
     plan.check_stored_settings(store)
@@ -313,7 +313,7 @@ def curve_facts(plan: CurvePlan, store: ResultStore) -> dict[str, Any]:
     model = store.about["model"]
     return {
         "model": plan.from_,
-        "shape": model_shape(model["config"]),
+        "shape": config_dimensions(model["config"]),
         "weights": f"SHA-256 {model['weights'][:16]}…",
         "rows to sample from": len(plan.data.training),
         "test rows": f"{len(plan.data.test):,} of {plan.data.test.table.name}",
@@ -325,7 +325,7 @@ def curve_facts(plan: CurvePlan, store: ResultStore) -> dict[str, Any]:
 
 
 def curve_caption(scores: dict[str, dict[int, SeedScores]], metric: str, test_rows: int) -> str:
-    """What the chart shows, and how much the choice of the test rows alone could change it."""
+    """Caption of the chart, with the uncertainty from the number of test rows."""
     groups = [one for by_size in scores.values() for one in by_size.values()]
     caption = f"{metric} on {test_rows:,} test rows: {describe_spread(groups)}"
     if interval := estimate_interval(metric, median(one.median for one in groups or [SeedScores((0.5,))]), test_rows):

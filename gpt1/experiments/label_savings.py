@@ -31,7 +31,7 @@ def labels_to_reach(score: float, curve: ScoreCurve) -> float | None:
 
 @dataclass(frozen=True)
 class LabelSaving:
-    """What pre-training saves at one number of labels.
+    """The labels that pre-training saves, at one number of labels.
 
     Args:
         labels: number of labels.

@@ -273,7 +273,7 @@ def model_facts(from_: str | Path) -> dict[str, Any]:
     return {"weights": fingerprint_weights(folder), "tokenizer": tokenizer, "config": config}
 
 
-def model_shape(config: Mapping[str, Any]) -> dict[str, Any]:
+def config_dimensions(config: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a model's config that reports show."""
     kind = ("n_layer", "lstm_units") if config.get("architecture") == "lstm" else ("n_layer", "n_head")
     return {name: config[name] for name in (*kind, "n_embd", "context", "vocab_size")}

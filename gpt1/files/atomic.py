@@ -180,13 +180,13 @@ def disk_errors(path: str | Path) -> Iterator[None]:
             raise ResourceError(
                 f"{path} could not be written: the disk is full.", "Free some space, or write to another disk."
             ) from error
-        if error.errno in PATH_FIXES and concerns_output(error, Path(path)):
+        if error.errno in PATH_FIXES and is_output_error(error, Path(path)):
             problem = f"{path} cannot be written: {os_error_reason(error)}."
             raise UserError(problem, PATH_FIXES[error.errno]) from error
         raise
 
 
-def concerns_output(error: OSError, path: Path) -> bool:
+def is_output_error(error: OSError, path: Path) -> bool:
     """Whether an error is about `path`, its temporary files or its folder, and not about an input that was read."""
     if not isinstance(error.filename, str | os.PathLike):
         return True

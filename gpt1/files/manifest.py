@@ -52,7 +52,7 @@ def file_entry(path: Path) -> dict[str, Any]:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def seal(content: dict[str, Any]) -> dict[str, Any]:
+def add_checksum(content: dict[str, Any]) -> dict[str, Any]:
     """`content` with the SHA-256 of its own canonical JSON."""
     body = {key: value for key, value in content.items() if key != "sha256"}
     return {**body, "sha256": content_sha256(body)}
@@ -69,7 +69,7 @@ def write_manifest(folder: Path, format_name: str, names: Iterable[str] | None =
         found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         names = [name for name in found if name != MANIFEST]
     files = {name: file_entry(folder / name) for name in sorted(names)}
-    content = seal({"format": format_name, "files": files})
+    content = add_checksum({"format": format_name, "files": files})
     atomic_write_text(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
@@ -93,7 +93,7 @@ def read_manifest(
     if fields.text("format") != format_name:
         fields.refuse(f"its format is {short(content['format'])}, not {format_name}")
     unsealed = may_be_unsealed and set(content) == {"format", "files"}
-    if not unsealed and seal(content)["sha256"] != fields.text("sha256"):
+    if not unsealed and add_checksum(content)["sha256"] != fields.text("sha256"):
         raise UserError(f"{path} does not match its own SHA-256: {CHANGED}.", fix)
     files = fields.object("files")
     entries = {}

@@ -80,7 +80,7 @@ class TokenScore:
 
 @dataclass
 class StepResult:
-    """What a step has computed for one sequence."""
+    """The result of a step for one sequence."""
 
     sequence: Continuation
     prompt: list[TokenScore] = field(default_factory=list)
@@ -120,7 +120,7 @@ def shallow_copy(module: M) -> M:
     return new
 
 
-class Work(NamedTuple):
+class TokenSpan(NamedTuple):
     """Consecutive tokens of a sequence that a step computes."""
 
     sequence: Continuation
@@ -138,8 +138,8 @@ class ContinuousBatch:
 
     Args:
         model: Prepared by `batch_invariant`.
-        size: Most sequences at a time; each has a row of the KV cache.
-        step_tokens: Most tokens that a step computes, but at least one block: bounds the time between two tokens.
+        size: Maximum number of sequences; each takes a row of the KV cache.
+        step_tokens: Maximum number of tokens per step, at least one block: bounds the time between two tokens.
     """
 
     def __init__(self, model: GPT, size: int, step_tokens: int = 256) -> None:
@@ -204,15 +204,15 @@ class ContinuousBatch:
                 self.remove(result.sequence)
         return results
 
-    def plan(self) -> list[Work]:
-        """What the next step computes, and copy the blocks that need no computing. A sequence may have several."""
+    def plan(self) -> list[TokenSpan]:
+        """Plan the next step, and copy the blocks that need no computing. A sequence may have several blocks."""
         for sequence in self.running:
             if sequence.filled == self.context:  # continue from the last half, as `decode` does
                 sequence.start, sequence.filled = len(sequence.ids) - max(1, self.context // 2), 0
                 self.rows.forget(sequence.row)
                 self.recurrent_caches.pop(sequence.row, None)
         prompts = [sequence for sequence in self.running if not sequence.filled or remaining(sequence) > 1]
-        work = [Work(sequence, sequence.filled, 1) for sequence in self.running if sequence not in prompts]
+        work = [TokenSpan(sequence, sequence.filled, 1) for sequence in self.running if sequence not in prompts]
         for sequence, _, _ in work:
             sequence.filled += 1
         budget, planned = self.step_tokens - len(work), set[bytes]()
@@ -230,7 +230,7 @@ class ContinuousBatch:
                 if key:
                     planned.add(key)
                     self.rows.remember(sequence.row, key)
-                work.append(Work(sequence, past, time))
+                work.append(TokenSpan(sequence, past, time))
                 sequence.filled += time
                 budget -= time
         return work
@@ -251,14 +251,14 @@ class ContinuousBatch:
         sequence.shared += BLOCK
         self.shared_tokens += BLOCK
 
-    def hidden_states(self, work: Sequence[Work]) -> Tensor:  # → [rows, n_embd]
+    def hidden_states(self, work: Sequence[TokenSpan]) -> Tensor:  # → [rows, n_embd]
         """Run the model on all of the work in one pass."""
         ids = [token for w in work for token in w.sequence.ids[w.end - w.time : w.end]]
         padded = torch.tensor(ids + [0] * (row_count(len(ids)) - len(ids)))[:, None]  # [rows, 1]
         self.kv_cache.begin_parts([CachePart(w.sequence.row, w.past, w.time) for w in work], len(padded))
         return self.model.hidden_states(to_device(padded, self.device), kv_cache=self.kv_cache)[:, 0]
 
-    def recurrent_states(self, work: Sequence[Work]) -> Tensor:  # → [tokens, n_embd]
+    def recurrent_states(self, work: Sequence[TokenSpan]) -> Tensor:  # → [tokens, n_embd]
         """An LSTM: one sequence after another."""
         states = []
         for w in work:
@@ -267,10 +267,10 @@ class ContinuousBatch:
             states.append(self.model.hidden_states(ids, kv_cache=cache)[0])
         return torch.cat(states)
 
-    def read_results(self, work: Sequence[Work], states: Tensor) -> list[StepResult]:
+    def read_results(self, work: Sequence[TokenSpan], states: Tensor) -> list[StepResult]:
         """Score prompts and sample new tokens: states [rows, n_embd], of all the work one after another."""
         wanted: list[int] = []  # rows whose logits are needed
-        parts: list[tuple[Work, int]] = []  # with the number of these rows
+        parts: list[tuple[TokenSpan, int]] = []  # with the number of these rows
         first = 0
         for w in work:
             at_end = w.end == len(w.sequence.ids)

@@ -11,12 +11,12 @@ MIN_TEMPERATURE = 1e-9  # lower ones count as 0: logits divided by them would ov
 MIN_EXPONENTIAL = 2**-25  # replaces 0, which an Apple GPU samples once in 30 million times (PyTorch issue 192577)
 
 
-def check_finite(logits: Tensor) -> None:
+def check_finite_logits(logits: Tensor) -> None:
     """Raise UserError if the softmax of the logits is not finite. Single logits of −inf (probability 0) are allowed."""
-    require_finite(all_finite(logits))
+    require_finite(logits_are_finite(logits))
 
 
-def all_finite(logits: Tensor) -> Tensor:  # → a scalar
+def logits_are_finite(logits: Tensor) -> Tensor:  # → a scalar
     return logits.amax(-1).isfinite().all()
 
 
@@ -69,7 +69,7 @@ class Sampler:
 
     def observe(self, logits: Tensor) -> None:
         """Check that logits are finite: on a CPU now, on other devices in `check`, so that the host does not wait."""
-        finite = all_finite(logits)
+        finite = logits_are_finite(logits)
         self.finite = finite if self.finite is None else self.finite & finite
         if logits.device.type == "cpu":
             self.check()

@@ -91,7 +91,7 @@ def export_model(
     name: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Export a model for transformers, or as a model folder of its own.
+    """Export a model for transformers, or as a self-contained model folder.
 
     `import_model` restores what was exported for transformers in fp32 bit for bit.
 
@@ -121,7 +121,7 @@ def export_model(
     if format == "gpt1":
         with atomic_dir(target, replace=overwrite) as folder:
             save_model(folder, model.to(DTYPES[dtype]), tokenizer, *task_of(stored, DTYPES[dtype]))
-            shape, task = model_shape(model) | {"weights": dtype}, stored.task if stored else None
+            shape, task = card_dimensions(model) | {"weights": dtype}, stored.task if stored else None
             write_card(folder, name or target.name, run_of(Path(source)), shape, task, license)
             if runs.find_model_folder(source) == runs.STARTER_FOLDER:  # its card has the attribution that must stay
                 shutil.copyfile(runs.STARTER_FOLDER / CARD_FILE, folder / CARD_FILE)
@@ -159,7 +159,7 @@ def task_of(stored: StoredTask | None, dtype: torch.dtype = torch.float32) -> tu
     return (stored.head.to(dtype), stored.task) if stored else ()
 
 
-def model_shape(model: GPT) -> dict[str, int]:
+def card_dimensions(model: GPT) -> dict[str, int]:
     """The sizes that a model card names."""
     shape = {key: getattr(model.config, key) for key in ("n_layer", "n_head", "n_embd", "context", "vocab_size")}
     return shape | {"parameters": sum(p.numel() for p in model.parameters())}

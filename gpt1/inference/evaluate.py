@@ -33,7 +33,7 @@ from gpt1.tables.facts import count_rows_have
 from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
-from gpt1.tasks.baselines import verdict
+from gpt1.tasks.baselines import quality_warning
 from gpt1.tasks.examples import RowLocator, check_columns, encode_labels, label_columns, parse_at, read_examples
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Answers, Classes, Target, calibration_rows, choose_thresholds
@@ -86,7 +86,7 @@ def evaluate(
     """
     progress, test = progress or default_progress(), to_table(test)
     check_options(test, unseen, report, overwrite)
-    if is_corpus(test):
+    if is_corpus_path(test):
         return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
     table, chosen = load_labelled_rows(model, run, test, data_dir, progress, given_columns(columns), unlabeled)
@@ -98,13 +98,13 @@ def evaluate(
     log_unseen_labels(unknown, progress)
     if baselines:
         found["baselines"] = baselines_on_test_rows(model, run, examples, progress)
-        found["warning"] = verdict(model.target, found, found["baselines"], main_metric(model), TFIDF_ADVICE)
+        found["warning"] = quality_warning(model.target, found, found["baselines"], model_metric(model), TFIDF_ADVICE)
     if report:
-        write_page(Path(report), run, table.name, model, chosen, found, prediction_records(model, examples, logits))
+        save_page(Path(report), run, table.name, model, chosen, found, prediction_records(model, examples, logits))
     return found
 
 
-def is_corpus(test: str | Path | Table) -> bool:
+def is_corpus_path(test: str | Path | Table) -> bool:
     return not isinstance(test, Table) and (Path(test) / CORPUS_MANIFEST).exists()
 
 
@@ -114,7 +114,7 @@ def check_options(test: str | Path | Table, unseen: str, report: str | Path | No
         raise UserError(f"--unseen {unseen} is not a valid choice.", "Choices: wrong, refuse.")
     if report:
         check_report_path(Path(report), overwrite)
-        if is_corpus(test):
+        if is_corpus_path(test):
             raise UserError(
                 f"--report does not apply to a corpus ({test}), which has no rows to show.", "Omit --report."
             )
@@ -142,7 +142,7 @@ def read_test_examples(model: TaskPredictor, table: Table, columns: Mapping[str,
     return read_examples(table.rows, model.kind, columns, table.locate_row, numbering=numbering)
 
 
-def write_page(
+def save_page(
     path: Path,
     run: str | Path,
     test: str,
@@ -151,14 +151,14 @@ def write_page(
     found: Mapping[str, Any],
     records: Sequence[dict[str, Any]],
 ) -> None:
-    labels, main = getattr(model.target, "labels", []), main_metric(model)
+    labels, main = getattr(model.target, "labels", []), model_metric(model)
     kind = model.kind.name
     write_evaluation_report(
         path, run=run, test=test, kind=kind, columns=columns, labels=labels, main=main, found=found, records=records
     )
 
 
-def main_metric(model: TaskPredictor) -> str:
+def model_metric(model: TaskPredictor) -> str:
     return str(model.task.get("metric") or model.target.primary_metric)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 UNSPACED = "぀-ヿ㐀-䶿一-鿿"
 """Kana and Chinese characters, which are written without spaces: each counts as a word."""
-WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+EXPLAINED_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 OCCLUDED_ROWS = 4096
 """Rows without a word that are in memory at a time."""
 
@@ -31,7 +31,7 @@ def explain_examples(model: TaskPredictor, examples: Sequence[Example], label: s
     found: list[dict[str, Any]] = []
     pending: list[tuple[Example, list[dict[str, Any]], list[Example]]] = []
     for example in examples:
-        pending.append((example, *occlude(example, column_names(model, example))))
+        pending.append((example, *occlude(example, text_sources(model, example))))
         if sum(len(without) for _, _, without in pending) >= OCCLUDED_ROWS:
             found += explain_block(model, pending, label)
             pending = []
@@ -66,7 +66,7 @@ def explained_number(decoded: dict[str, Any], label: str | None) -> str:
     return max((name for name in decoded if name.startswith("probability_")), key=decoded.__getitem__)
 
 
-def column_names(model: TaskPredictor, example: Example) -> list[tuple[str, int | None]]:
+def text_sources(model: TaskPredictor, example: Example) -> list[tuple[str, int | None]]:
     """(column, number of the answer or None) of each text of an example, fields first."""
     columns = model.text_columns
     fields = [(columns.get(role, role), None) for role in model.kind.columns if role != "choices"]
@@ -83,7 +83,7 @@ def occlude(example: Example, columns: Sequence[tuple[str, int | None]]) -> tupl
     without: list[Example] = []
     texts = [*example.fields, *example.answers]
     for i, (text, (column, answer)) in enumerate(zip(texts, columns, strict=True)):
-        for match in WORD.finditer(text):
+        for match in EXPLAINED_WORD.finditer(text):
             start, end = match.span()
             word = {"column": column, "word": match[0], "start": start, "end": end}
             words.append(word if answer is None else {**word, "answer": answer})

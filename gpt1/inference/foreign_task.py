@@ -31,8 +31,8 @@ from gpt1.model.weights import (
     MODEL_CONFIG_FILE,
     WEIGHTS_FILE,
     read_config,
-    read_header,
     read_safetensors,
+    read_tensor_headers,
     write_safetensors,
 )
 from gpt1.runs.folder import log_once
@@ -41,7 +41,7 @@ from gpt1.tasks.targets import Classes, StandardizedNumber, Target, target_from_
 
 HEAD_FILE = "head.safetensors"
 NORM = ("weight", "bias")
-TOLERANCE = 1e-5
+HEAD_TOLERANCE = 1e-5
 """Largest difference between the outputs of our head and of the matrix for it, relative to the largest output."""
 
 
@@ -49,7 +49,7 @@ def read_any_task(folder: Path) -> StoredTask | None:
     """Head and task of the fine-tuned model in a folder of any format; None if it is not fine-tuned."""
     if (folder / TASK).exists():
         return read_own_task(folder)
-    if not is_huggingface(folder) or SCORE not in read_header(folder / WEIGHTS_FILE):
+    if not is_huggingface(folder) or SCORE not in read_tensor_headers(folder / WEIGHTS_FILE):
         return None
     settings, weights = read_config(folder), read_huggingface_tensors(folder)
     score = weights[SCORE]
@@ -66,7 +66,7 @@ def read_any_task(folder: Path) -> StoredTask | None:
         stored = StoredTask(read_own_head(folder, score.shape), *own)
         norm = (weights[f"h.{settings['n_layer'] - 1}.ln_2.{kind}"] for kind in NORM)
         difference = (fold_head(stored, *norm) - score).abs().max()
-        if difference <= TOLERANCE * score.abs().max():
+        if difference <= HEAD_TOLERANCE * score.abs().max():
             return stored
         log_once(f"{folder / WEIGHTS_FILE}: {SCORE} has changed since the export, so {HEAD_FILE} is ignored")
     return read_their_task(folder, settings, score, own[0] if own else {})
@@ -90,7 +90,7 @@ def read_their_task(folder: Path, settings: Mapping[str, Any], score: Tensor, ow
 
 
 def read_target(folder: Path, settings: Mapping[str, Any], outputs: int) -> Target:
-    """What the outputs of their head mean, by the rules of transformers: one output is a number, more are classes."""
+    """The target of their head, by the rules of transformers: one output is a number, several are classes."""
     where = folder / MODEL_CONFIG_FILE
     if outputs == 1:
         return StandardizedNumber(0.0, 1.0)
@@ -105,7 +105,7 @@ def read_target(folder: Path, settings: Mapping[str, Any], outputs: int) -> Targ
 
 
 def read_own_head(folder: Path, shape: torch.Size) -> Head:
-    """The head that our export keeps beside the weights."""
+    """The head that our export stores next to the weights."""
     head = Head(shape[1], shape[0], each=False)
     try:
         head.load_state_dict(read_safetensors(folder / HEAD_FILE))
@@ -176,7 +176,7 @@ def score_of(source: str, gpt: GPT, stored: StoredTask) -> Tensor:  # → [outpu
     if isinstance(stored.target, StandardizedNumber):
         expected = expected * stored.target.deviation + stored.target.mean
     difference = (states @ score.T - expected).abs().max()
-    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):  # `not`, because it may be NaN
+    if not difference <= HEAD_TOLERANCE * max(1.0, float(expected.abs().max())):  # `not`, because it may be NaN
         raise UserError(
             f"the head of {source} has a bias. transformers' classifier has none, and this bias cannot be folded into "
             "the last LayerNorm.",
@@ -186,7 +186,7 @@ def score_of(source: str, gpt: GPT, stored: StoredTask) -> Tensor:  # → [outpu
 
 
 def classifier_settings(gpt: GPT, stored: StoredTask) -> dict[str, Any]:
-    """What config.json of a classifier has beside the shape: labels, padding token, and our task."""
+    """The keys of a classifier's config.json besides the shape: labels, padding token, and our task."""
     is_class = isinstance(stored.target, Classes)
     labels = stored.target.labels if isinstance(stored.target, Classes) else ("LABEL_0",)
     special = gpt.config.special_tokens

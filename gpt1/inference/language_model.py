@@ -16,7 +16,7 @@ from gpt1.formatting import count_parameters
 from gpt1.generation.continuous import Continuation, ContinuousBatch, batch_invariant
 from gpt1.generation.decoding import decode, decode_stream, pays_to_pack, prefill
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
-from gpt1.generation.sampling import Sampler, check_finite
+from gpt1.generation.sampling import Sampler, check_finite_logits
 from gpt1.inference.scoring import check_stride, default_stride, mean_states, score_texts
 from gpt1.inference.streaming import (
     ContinuationText,
@@ -88,7 +88,7 @@ class LanguageModel:
         """As `next_tokens`, with ids: (token, id, probability)."""
         states = prefill(self.gpt, self.encode_prompt(text))[:, -1]
         logits = self.gpt.logits(states)[0, : self.gpt.config.vocab_size]
-        check_finite(logits)
+        check_finite_logits(logits)
         probabilities = logits.softmax(-1)
         best = probabilities.topk(min(k, len(probabilities)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -111,7 +111,7 @@ class LanguageModel:
 
         Args:
             text: A prompt, or a list of prompts, which are continued in parallel.
-            max_tokens: Most new tokens.
+            max_tokens: Maximum number of new tokens.
             temperature: Divides the logits; 0 always takes the most likely token.
             top_k: Sample from the k most likely tokens; 0: all.
             top_p: Sample from the most likely tokens whose probabilities sum to at least this.
@@ -285,7 +285,7 @@ def read_text_list(texts: Any) -> list[str]:
             raise UserError("a DataFrame has several columns.", 'Choose one: df["text"].')
         return series_texts(texts)
     if isinstance(texts, str | Mapping):
-        raise UserError("a list of texts is needed, not a single one.", "Use [text].")
+        raise UserError("expected a list of texts, not a single text.", "Use [text].")
     found = list(texts)
     for i, text in enumerate(found):
         if not isinstance(text, str):

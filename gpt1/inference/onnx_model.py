@@ -36,7 +36,7 @@ from gpt1.tasks.targets import Target, target_to_json
 ONNX_FILE = "model.onnx"
 OPSET = 20
 """The first with GELU in its tanh form; ONNX Runtime 1.17 and newer."""
-TOLERANCE = 1e-4
+ONNX_TOLERANCE = 1e-4
 """Largest difference to the model's own output (relative to logits above 1), at the shortest and longest inputs."""
 INT8_TOLERANCE = 0.5
 """With int8 weights only gross errors are refused; what it costs on a task is measured (docs/onnx.md)."""
@@ -167,7 +167,7 @@ def write_onnx(path: Path, model: Any, int8: bool) -> float:
     add_metadata(path, metadata(model))
     if int8:
         quantize(path)
-    tolerance = INT8_TOLERANCE if int8 else TOLERANCE
+    tolerance = INT8_TOLERANCE if int8 else ONNX_TOLERANCE
     return check(graph_or_lm, path, model.gpt, sequences, many, tolerance)
 
 
@@ -204,7 +204,7 @@ def trace(graph: nn.Module, path: Path, output: str, inputs: tuple[Tensor, ...],
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """The exporter logs what it skips and warns of its own deprecated calls: nothing that a user can act on."""
+    """Silence the exporter, which logs skipped steps and warns about its own deprecated calls."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -216,7 +216,7 @@ def quiet_exporter() -> Iterator[None]:
 
 
 def metadata(model: Any) -> dict[str, Any]:
-    """What a client without gpt1 needs to build the inputs and to read the output."""
+    """Metadata with which a client without gpt1 can build the inputs and read the output."""
     config = model.gpt.config
     facts: dict[str, Any] = {"producer": "gpt1", "context": config.context, "vocab_size": config.vocab_size}
     if isinstance(model, TaskPredictor):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gpt1.errors import UserError
-from gpt1.generation.sampling import check_finite
+from gpt1.generation.sampling import check_finite_logits
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.kernels.packing import PackedRow, Packing
 from gpt1.kernels.to_device import to_device
@@ -52,7 +52,7 @@ def check_stride(stride: int | None, context: int) -> int:
 
 
 @torch.inference_mode()
-def read_texts(gpt: GPT, texts: Sequence[Sequence[int]], stride: int) -> Iterator[tuple[int, int, Tensor]]:
+def hidden_states_by_window(gpt: GPT, texts: Sequence[Sequence[int]], stride: int) -> Iterator[tuple[int, int, Tensor]]:
     """Run the model over texts in overlapping windows, packed without padding, batched by length.
 
     Args:
@@ -89,7 +89,7 @@ def token_log_probabilities(gpt: GPT, texts: Sequence[Sequence[int]], stride: in
     Args:
         gpt: In eval mode. Probabilities are over its vocabulary, without special tokens.
         texts: Token ids, at least one each.
-        stride: See `read_texts`.
+        stride: See `hidden_states_by_window`.
 
     Returns:
         For each text [tokens - 1], float64, on the CPU.
@@ -97,7 +97,7 @@ def token_log_probabilities(gpt: GPT, texts: Sequence[Sequence[int]], stride: in
     found = [torch.zeros(len(text) - 1, dtype=torch.float64) for text in texts]
     inputs = [list(text[:-1]) for text in texts]
     occupied = [i for i, text in enumerate(inputs) if text]
-    for n, first, states in read_texts(gpt, [inputs[i] for i in occupied], stride):
+    for n, first, states in hidden_states_by_window(gpt, [inputs[i] for i in occupied], stride):
         i = occupied[n]
         targets = torch.tensor(texts[i][first + 1 : first + 1 + len(states)], device=states.device)
         found[i][first : first + len(states)] = score_states(gpt, states, targets)[0]
@@ -118,7 +118,7 @@ def score_states(gpt: GPT, states: Tensor, targets: Tensor) -> tuple[Tensor, Ten
     log_p, is_top = [], []
     for some, wanted in zip(torch.split(states, LOGIT_TOKENS), torch.split(targets, LOGIT_TOKENS), strict=True):
         logits = gpt.logits(some)[:, : gpt.config.vocab_size]
-        check_finite(logits)
+        check_finite_logits(logits)
         log_p.append(logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0].double().cpu())
         is_top.append((logits.argmax(-1) == wanted).cpu())
     return torch.cat(log_p), torch.cat(is_top)
@@ -170,6 +170,6 @@ def surprising_words(score: dict[str, Any], tokenizer: Tokenizer) -> list[tuple[
 def mean_states(gpt: GPT, texts: Sequence[Sequence[int]], stride: int) -> Tensor:  # → [texts, n_embd]
     """The mean hidden state over the tokens of each text, float32 on the CPU."""
     sums = torch.zeros(len(texts), gpt.config.n_embd)
-    for i, _, states in read_texts(gpt, texts, stride):
+    for i, _, states in hidden_states_by_window(gpt, texts, stride):
         sums[i] += states.float().sum(0).cpu()
     return sums / torch.tensor([len(text) for text in texts])[:, None]

@@ -57,7 +57,7 @@ def rescale_scores(folder: Path, origin: float, step: float) -> None:
 
 @dataclass(frozen=True)
 class StoredTask:
-    """What a model folder holds of a fine-tuned model beside the GPT: its head, task.json, and the target in it."""
+    """The parts of a fine-tuned model besides the GPT: its head, task.json, and the target in it."""
 
     head: Head
     task: dict[str, Any]

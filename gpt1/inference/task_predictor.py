@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt1.errors import UserError
-from gpt1.generation.sampling import check_finite
+from gpt1.generation.sampling import check_finite_logits
 from gpt1.inference.explanation import explain_examples
 from gpt1.inference.foreign_task import encode_plain
 from gpt1.inference.language_model import LanguageModel, features_like
@@ -102,7 +102,7 @@ class TaskPredictor(LanguageModel):
         if statistics:
             statistics.add(encoded, self.tokenizer)
         logits = compute_task_logits(self.task_model, encoded, self.device, advance)
-        check_finite(logits)
+        check_finite_logits(logits)
         return ignore_empty(examples, logits)
 
     def decode(self, examples: Sequence[Example | EncodedExample], logits: Tensor) -> list[dict[str, Any]]:
@@ -153,7 +153,7 @@ class TaskPredictor(LanguageModel):
         progress.begin("predicting", len(encoded), unit="rows")
         logits = compute_task_logits(self.task_model, encoded, self.device, progress.advance)
         progress.end()
-        check_finite(logits)
+        check_finite_logits(logits)
         return logits
 
     def predict_examples(
@@ -203,19 +203,17 @@ class TaskPredictor(LanguageModel):
             `feature_0`, …
 
         Raises:
-            UserError: For multiple choice, where each answer has a state of its own.
+            UserError: For multiple choice, where each answer has a separate state.
         """
         if self.kind.multiple_choice:
-            raise UserError(
-                f"a {self.kind.name} model has one vector for each answer, not for each row.", "Use predict."
-            )
+            raise UserError(f"a {self.kind.name} model has one vector per answer, not per row.", "Use predict.")
         examples = self.read_rows(texts)
         encoded = self.encode(examples)
         states = compute_task_features(self.task_model, encoded, self.device)
         return features_like(texts, states, [example.has_text for example in examples])
 
     def explain(self, rows: Any, label: str | None = None) -> list[dict[str, Any]]:
-        """What each word contributes to a prediction, by occlusion: the prediction is made again without the word.
+        """Contribution of each word to a prediction, by occlusion: predict again without the word.
 
         This takes one forward pass per word, in batches.
 

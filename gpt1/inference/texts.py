@@ -26,7 +26,7 @@ SCORED_AT_ONCE = 64
 
 
 def read_texts_or_text(source: str, column: str = "text") -> list[str]:
-    """The documents of a file, or `source` itself if it is not the name of a file; UserError for a missing file.
+    """The documents of a file, or `source` itself if it is not a file name; UserError for a missing file.
 
     `column` is that of the texts in a table.
     """
@@ -131,7 +131,7 @@ def scan_table(table: str | Path, column: str | None, parquet: bool) -> tuple[li
 
 
 def block_rows(model: LanguageModel, block: Table, column: str | None) -> list[Any]:
-    """What `features` takes for the rows of a block."""
+    """The inputs of `features` for the rows of a block."""
     if column is None:
         return list(block.rows)
     texts = [column_text(row, column, block.locate_row(i)) for i, row in enumerate(block.rows)]

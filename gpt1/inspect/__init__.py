@@ -22,7 +22,7 @@ from gpt1.inspect.folders import (
 from gpt1.inspect.printing import print_facts
 from gpt1.inspect.tables import Facts, inspect_table
 from gpt1.progress import Progress
-from gpt1.runs.folder import names_model
+from gpt1.runs.folder import is_model_name
 from gpt1.tables.rows import INPUT_FORMATS
 from gpt1.tables.table import read_table
 
@@ -66,7 +66,7 @@ def inspect(
             if is_table
             else inspect_corpus(str(source), from_, progress)
         )
-    if names_model(path) and file_format(path)[0] not in {*INPUT_FORMATS, *TEXT_FORMATS}:
+    if is_model_name(path) and file_format(path)[0] not in {*INPUT_FORMATS, *TEXT_FORMATS}:
         return inspect_model(str(source), from_, progress)
     if path.is_dir():
         return inspector_for(path)(str(source), from_, progress)

@@ -127,7 +127,7 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
         "stage": run.stage,
         "version": run.settings.get("version"),
         "command": as_dict(run.settings.get("command")),
-        "settings": changed_settings(run),
+        "settings": non_default_settings(run),
         "precision": str(run.settings.get("computes_in") or run.settings.get("precision", "")),
         "finished": run.is_finished,
         "training": not run.is_finished and is_being_written(folder),
@@ -172,7 +172,7 @@ def inspect_runs(path: str, from_: str | Path | None, progress: Progress) -> Fac
 OMITTED_RESULTS = ("samples", "history", "calibration")
 
 
-def changed_settings(run: Run) -> Facts:
+def non_default_settings(run: Run) -> Facts:
     """Settings that differ from the defaults with the recipe, --model and --train of the run."""
     always_shown = ("recipe", "model", "train")
     return {

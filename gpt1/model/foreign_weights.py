@@ -24,13 +24,13 @@ from gpt1.model.weights import (
     MODEL_CONFIG_FILE,
     MODEL_FORMAT,
     WEIGHTS_FILE,
-    check_finite,
+    check_finite_weights,
     check_shapes,
     parse_model_config,
     read_config,
-    read_header,
     read_model,
     read_safetensors,
+    read_tensor_headers,
     weight_files,
     write_safetensors,
 )
@@ -108,7 +108,7 @@ def read_huggingface(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConf
             f"{folder} has only pytorch_model.bin, a pickle, which can run code when loaded. gpt1 loads no pickles.",
             "Convert it with transformers: OpenAIGPTLMHeadModel.from_pretrained(...).save_pretrained(...).",
         )
-    for read in (read_header, read_floating):  # shapes first, so that weights of a wrong shape are not read
+    for read in (read_tensor_headers, read_floating):  # shapes first, so that weights of a wrong shape are not read
         theirs = read_huggingface_tensors(folder, read)
         try:
             ours = {
@@ -233,7 +233,7 @@ def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
             ours[f"blocks.{layer}.{part}.weight"] = weight[0].T.contiguous() if dense else weight
             ours[f"blocks.{layer}.{part}.bias"] = next(tensors)
     check_shapes(folder, config, ours)
-    check_finite(folder, ours)
+    check_finite_weights(folder, ours)
     return config, ours
 
 
@@ -241,7 +241,7 @@ def read_openai_shapes(path: Path) -> list[list[int]]:
     """The shapes of the tensors of the release, in order: positions, tokens, then twelve per block."""
     if not path.exists():
         raise UserError(
-            f"{path.parent} has no {path.name}.", "Copy it from the release, where it is beside the arrays."
+            f"{path.parent} has no {path.name}.", "Copy it from the release, where it is next to the arrays."
         )
     shapes = parse_json(read_bounded(path, MAX_CONFIG_BYTES), path)
     ranks = []

@@ -20,7 +20,7 @@ class Head(nn.Module):
         each: Multiple choice: every sequence of an example gets its own logit. Otherwise the states of an example's
             sequences (one, or both orders of a pair) are added and mapped to `outputs`.
         p: Dropout probability.
-        independent: Every output is the logit of a label of its own, instead of one distribution over all of them.
+        independent: Every output is the logit of a separate label, instead of one distribution over all labels.
     """
 
     def __init__(self, n_embd: int, outputs: int, each: bool, p: float = 0.1, independent: bool = False) -> None:

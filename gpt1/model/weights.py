@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpt1.config import GPTConfig, build, field_name
+from gpt1.config import GPTConfig, build_config, field_name
 from gpt1.errors import UserError
 from gpt1.files.foreign import Fields, check_name, check_not_pointer, check_regular, read_json_object, short
 from gpt1.files.manifest import MANIFEST, file_entry, verify_folder
@@ -65,7 +65,7 @@ def check_own(folder: Path, settings: Mapping[str, Any]) -> GPTConfig:
     """The config of a gpt1 model folder, checked against the header of its weights. Reads no weights."""
     own = {name: value for name, value in settings.items() if name not in ("format", TOKENIZER_KEY)}
     config = parse_model_config(folder / MODEL_CONFIG_FILE, own)
-    header = read_header(folder / WEIGHTS_FILE)
+    header = read_tensor_headers(folder / WEIGHTS_FILE)
     gpt = {name: tensor for name, tensor in header.items() if not name.startswith(HEAD_PREFIX)}
     check_shapes(folder / WEIGHTS_FILE, config, gpt)
     return config
@@ -77,7 +77,7 @@ def parse_model_config(path: Path, values: Mapping[str, Any]) -> GPTConfig:
         for name, value in values.items():
             if isinstance(value, str) != isinstance(getattr(GPTConfig, field_name(GPTConfig, name)), str):
                 raise UserError(f"{name} {short(value)} has the wrong type.")
-        return build(GPTConfig, {field_name(GPTConfig, name): value for name, value in values.items()})
+        return build_config(GPTConfig, {field_name(GPTConfig, name): value for name, value in values.items()})
     except UserError as error:
         problem = re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", "_"), error.problem)  # keys, not flags
         raise UserError(f"{path} was changed or damaged: {problem}", "Copy the model folder again.") from None
@@ -198,7 +198,7 @@ def fingerprint_weights(folder: Path) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def read_header(path: Path) -> dict[str, Tensor]:
+def read_tensor_headers(path: Path) -> dict[str, Tensor]:
     """The tensors of the weights by name, without data (device `meta`), read from the headers of the files."""
     return read_weight_files(path, read_file_header)
 
@@ -232,7 +232,7 @@ def read_safetensors(path: Path, select: Callable[[str], bool] = lambda name: Tr
         UserError: The file is missing or damaged, or a tensor is not floating point or contains NaN or infinity.
     """
     tensors = {name: tensor.float() for name, tensor in read_tensors(path, select).items()}
-    check_finite(path, tensors)
+    check_finite_weights(path, tensors)
     return tensors
 
 
@@ -259,7 +259,7 @@ def read_file_tensors(path: Path, select: Callable[[str], bool]) -> dict[str, Te
         ) from None
 
 
-def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_finite_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise UserError if a tensor contains NaN or infinity."""
     for name, tensor in tensors.items():
         if not tensor.sum().isfinite() and not tensor.isfinite().all():  # the sum is fast, but may overflow

@@ -37,7 +37,7 @@ def write_card(
 
     Args:
         folder: The model folder.
-        name: What the model is called, such as `owner/name`.
+        name: Name of the model, such as `owner/name`.
         run: The run folder that the model comes from, with its data, settings and metrics; None if it is unknown.
         shape: Its dimensions and number of parameters.
         task: Its task.json, if it is fine-tuned.
@@ -70,7 +70,7 @@ def write_card(
 
 
 def data_facts(run: Run, task: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    """What the model was trained on. Of paths only the last part: a card is public."""
+    """The training data of the model. Paths are reduced to their last part, because a card is public."""
     command = as_dict(run.settings.get("command"))
     inputs = [(name, Path(str(command[name])).name) for name in ("corpus", "train", "valid") if command.get(name)]
     if command.get("from"):

@@ -87,14 +87,14 @@ def user_settings(
     """The settings that the user chose: the `--config` file, overridden by `overrides`, converted to their types."""
     from_file = {name: value for name, value in (read_yaml(Path(file)) if file else {}).items() if name not in RUN_KEYS}
     chosen = [*from_file.items(), *((name, value) for name, value in overrides.items() if value is not None)]
-    warn_renamed(name for name, _ in chosen)
+    warn_renamed_settings(name for name, _ in chosen)
     return {(key := field_name(config_class, name)): parse_value(config_class, key, value) for name, value in chosen}
 
 
 RUN_KEYS = ("stage", "version", "command", "computes_in", "starting_model")
 
 
-def warn_renamed(names: Iterable[str]) -> None:
+def warn_renamed_settings(names: Iterable[str]) -> None:
     for name in names:
         if name.replace("-", "_") in RENAMED_SETTINGS and os.environ.get("RANK", "0") == "0":
             log_once(f"{flag_name(name)} is now called {flag_name(RENAMED_SETTINGS[name.replace('-', '_')])}.")
@@ -126,7 +126,7 @@ def create_run(
         delete_folder(run)
     run.mkdir(parents=True, exist_ok=True)
     content = {"stage": stage_name(type(config)), "version": __version__, "command": dict(command)}
-    if command.get("from") and names_model(command["from"]):  # a public name, which the model card may print
+    if command.get("from") and is_model_name(command["from"]):  # a public name, which the model card may print
         content["starting_model"] = command["from"]
     content |= ({"computes_in": computes_in} if computes_in else {}) | asdict(config)
     # Checked again under the lock: another process may have created it in between.
@@ -234,7 +234,7 @@ def is_same_input(run: Path, name: str, before: Any, now: Any) -> bool:
 def restore_report(run: Path) -> None:
     """Write the manifest and the report of a finished run that was killed after its results were written."""
     if not (run / MANIFEST).exists():
-        seal_run(run)
+        write_run_manifest(run)
     page = run / REPORT_FILE
     if not page.exists() or page.stat().st_mtime_ns < (run / RESULTS_FILE).stat().st_mtime_ns:
         from gpt1.report import write_report
@@ -266,7 +266,7 @@ def is_finished(run: Path) -> bool:
     return (run / RESULTS_FILE).exists() and (run / MODEL_FOLDER).is_dir()
 
 
-def seal_run(run: Path) -> None:
+def write_run_manifest(run: Path) -> None:
     """Write the manifest.json of a finished run."""
     write_manifest(run, RUN_FILES, [name for name in COVERED if (run / name).exists()])
 
@@ -361,8 +361,8 @@ def check_hides_starter(path: Path) -> None:
     )
 
 
-def names_model(name: str | Path) -> bool:
-    """Whether a name that is no path is one of a model: `starter`, or a name on the hub."""
+def is_model_name(name: str | Path) -> bool:
+    """Whether a name, which is not a path, names a model: `starter`, or a name on the hub."""
     return not Path(name).exists() and (str(name) == STARTER or is_hub_name(str(name)))
 
 

@@ -93,10 +93,10 @@ def create_app(
     """The ASGI application of a server.
 
     Args:
-        models: What is served.
+        models: The served models.
         config: The settings.
         key: The API key; None: none is needed.
-        metrics: What is counted.
+        metrics: The metrics to update.
         log: Receives one line of JSON for each request.
     """
     app = FastAPI(

@@ -28,7 +28,7 @@ from gpt1.tasks.kinds import EncodedExample
 MAX_EXPLAINED_ROWS = 16
 
 
-def listed(name: str, data: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
+def list_response(name: str, data: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
     usage = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
     return {"object": "list", "model": name, "data": data, "usage": usage}
 
@@ -59,7 +59,7 @@ async def classify(request: ClassifyRequest, name: str, engine: Engine, config: 
         if request.layout:
             row["layout"] = layout_of(engine.task, encoded[index])
         data.append(row)
-    return listed(name, data, sum(example.tokens for example in encoded))
+    return list_response(name, data, sum(example.tokens for example in encoded))
 
 
 def count_characters(value: Any) -> int:
@@ -103,7 +103,7 @@ async def next_tokens(request: NextRequest, name: str, engine: Engine, config: S
         scores = await score_ids(engine, ids[-engine.model.gpt.config.context :], request.top, new=1)
     show = engine.model.tokenizer.display_token
     data = [{"token": show(id), "id": id, "probability": math.exp(logprob)} for id, logprob in scores[-1].top]
-    answer = listed(name, data, len(ids))
+    answer = list_response(name, data, len(ids))
     if not request.ids:
         return answer
     added = ContinuationText(engine.model.tokenizer, start, ends_with_space=request.text[-1:].isspace())
@@ -128,7 +128,7 @@ async def score(request: ScoreRequest, name: str, engine: Engine, config: ServeC
             scores = await score_long(engine, [tokenizer.newline_id, *ids], request.top)
             measures = text_measures(text, len(ids), sum(token.logprob or 0.0 for token in scores))
             data.append({"index": index, **measures, "tokens": [score_json(engine, token) for token in scores]})
-    return listed(name, data, sum(map(len, encoded)))
+    return list_response(name, data, sum(map(len, encoded)))
 
 
 async def score_long(engine: Engine, ids: Sequence[int], top: int) -> list[TokenScore]:
@@ -203,4 +203,4 @@ async def embeddings(request: EmbeddingRequest, name: str, engine: Engine, confi
         }
         for index, vector in enumerate(vectors)
     ]
-    return listed(name, data, sum(map(len, encoded)))
+    return list_response(name, data, sum(map(len, encoded)))

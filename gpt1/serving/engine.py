@@ -127,7 +127,7 @@ class Engine:
         return ids or [self.model.tokenizer.newline_id]
 
     async def stream(self, sequence: Continuation) -> AsyncIterator[StepResult]:
-        """What each step computes for a sequence."""
+        """Yield the result of each step for a sequence."""
         async for result in self.texts.stream(sequence):
             yield result
 
@@ -146,7 +146,7 @@ class Engine:
 
         Args:
             prompt: A text, or ids.
-            max_tokens: Most new tokens.
+            max_tokens: Maximum number of new tokens.
             temperature: Divides the logits; 0 always takes the most likely token.
             top_k: Sample from the k most likely tokens; 0: all.
             top_p: Sample from the most likely tokens whose probabilities sum to at least this.
@@ -176,7 +176,7 @@ class Engine:
                 await stream.aclose()  # type: ignore[attr-defined]
 
     def sampler(self, temperature: float, top_k: int, top_p: float, seed: int | None) -> Sampler:
-        """A sampler with a generator of its own; without a seed, a random one."""
+        """A sampler with its own generator, randomly seeded without a seed."""
         own = int.from_bytes(os.urandom(7), "big") if seed is None else seed
         return Sampler(temperature, top_k, top_p, torch.Generator(self.model.device).manual_seed(own))
 

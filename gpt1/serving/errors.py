@@ -47,7 +47,7 @@ class ApiError(HTTPException):
 
 
 def api_error(error: BaseException) -> ApiError:
-    """Any error as an ApiError. What a client must not see (paths, tracebacks) is left out."""
+    """Convert any error to an ApiError, without paths and tracebacks."""
     if isinstance(error, BaseExceptionGroup):  # of the tasks of a request
         return api_error(error.exceptions[0])
     if isinstance(error, ApiError):

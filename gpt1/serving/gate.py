@@ -107,7 +107,7 @@ class Gate:
             raise ApiError(503, "the server is shutting down.", "shutting_down", headers=later)
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > self.config.max_body:
-            raise too_large(self.config.max_body)
+            raise body_too_large_error(self.config.max_body)
 
     async def run(self, exchange: Exchange, receive: Receive, body: bytes) -> None:
         """Run the application until it has answered, the client has left, or the time is over."""
@@ -125,7 +125,7 @@ class Gate:
                 await asyncio.gather(app, left, return_exceptions=True)
         error: BaseException | None = TimeoutError()
         if not app.cancelled() and (error := app.exception()):
-            self.log(json.dumps({"request": exchange.id, "error": type(error).__name__, "at": where_raised(error)}))
+            self.log(json.dumps({"request": exchange.id, "error": type(error).__name__, "at": error_location(error)}))
         if exchange.complete:
             return
         if left in done:
@@ -152,7 +152,7 @@ class Gate:
         self.log(json.dumps(line))
 
 
-def where_raised(error: BaseException) -> str:
+def error_location(error: BaseException) -> str:
     """File and line, without the message, which may hold texts."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
@@ -213,12 +213,12 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:
-            raise too_large(limit)
+            raise body_too_large_error(limit)
         if not message.get("more_body", False):
             return b"".join(parts)
 
 
-def too_large(limit: int) -> ApiError:
+def body_too_large_error(limit: int) -> ApiError:
     return ApiError(413, f"the request is longer than {limit:,} bytes. Send less at a time.", "request_too_large")
 
 

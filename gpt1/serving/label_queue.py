@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gpt1.generation.sampling import check_finite
+from gpt1.generation.sampling import check_finite_logits
 from gpt1.inference.task_logits import compute_task_logits
 from gpt1.model.head import TaskModel
 from gpt1.serving.model_thread import ModelThread
@@ -38,7 +38,7 @@ class LabelQueue:
     Args:
         model: The fine-tuned model.
         thread: The model thread.
-        step_tokens: Most tokens of a step, but at least one row.
+        step_tokens: Maximum number of tokens per step, but at least one row.
         observe: Called in the model thread after each step.
     """
 
@@ -76,7 +76,7 @@ class LabelQueue:
         start = time.perf_counter()
         try:
             logits = compute_task_logits(self.model, rows, self.model.gpt.tokens.weight.device)
-            check_finite(logits)
+            check_finite_logits(logits)
         except BaseException as error:  # belongs to those who wait for these rows
             failed = translate_failure(error)
             for queued, _ in parts:

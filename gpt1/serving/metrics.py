@@ -1,4 +1,4 @@
-"""Prometheus metrics of a server, in a registry of its own."""
+"""Prometheus metrics of a server, in a separate registry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """What the server counts. Tokens per second are the rate of `gpt1_tokens_total`."""
+    """Metrics of the server. Tokens per second are the rate of `gpt1_tokens_total`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -37,11 +37,11 @@ class ServedModel:
     def info(self) -> dict[str, Any]:
         """OpenAI's description of a model, and what a client needs to know of it."""
         known = {"id": self.name, "object": "model", "created": self.created, "owned_by": OWNER}
-        details = describe_model(self.engine.model) if self.engine else None
+        details = model_capabilities(self.engine.model) if self.engine else None
         return known | {"loaded": self.engine is not None, "details": details}
 
 
-def describe_model(model: LanguageModel) -> dict[str, Any]:
+def model_capabilities(model: LanguageModel) -> dict[str, Any]:
     config = model.gpt.config
     found: dict[str, Any] = {
         "parameters": config.n_parameters,
@@ -85,7 +85,7 @@ class ServedModels:
         self._loading = asyncio.Lock()
         for run in runs:
             folder = Path(run)
-            members = members_of(folder)
+            members = find_models_in(folder)
             for member in members:
                 self.add(ServedModel(member.name, member))
             if not members:
@@ -135,7 +135,7 @@ class ServedModels:
                 served.engine.close()
 
 
-def members_of(folder: Path) -> list[Path]:
+def find_models_in(folder: Path) -> list[Path]:
     """The finished runs and model folders in a folder of runs; none if it is itself a run or a model folder."""
     if (folder / RUN_CONFIG_FILE).exists() or (folder / MODEL_CONFIG_FILE).exists() or not folder.is_dir():
         return []

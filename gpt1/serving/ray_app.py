@@ -2,8 +2,8 @@
 
     serve run deploy/ray.yaml
 
-The file names `gpt1.serving.ray_app:build` and gives it the runs and settings. Each replica is a process with its own
-models; Ray Serve's proxy distributes the requests, and refuses what no replica can take soon.
+The file names `gpt1.serving.ray_app:build_app` and gives it the runs and settings. Each replica is a process with its
+own models; Ray Serve's proxy distributes the requests, and refuses what no replica can take soon.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RETRY_SECONDS = 1
 """Of the `Retry-After` header of status 429."""
 
 
-def build(arguments: Mapping[str, Any]) -> Any:
+def build_app(arguments: Mapping[str, Any]) -> Any:
     """The application for Ray Serve, which calls this with the `args` of its config file; see `make_deployment`."""
     return make_deployment(arguments).bind()
 

@@ -12,12 +12,12 @@ MAX_SEED = 2**53 - 1
 MAX_NEXT_TOKENS = 100
 
 
-def whole(value: Any) -> Any:
+def float_to_int(value: Any) -> Any:
     """1.0 as 1: JSON does not distinguish them."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def listed(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     """A single text as a list."""
     return [value] if isinstance(value, str) else value
 
@@ -36,7 +36,7 @@ def check_prompt(value: Any) -> Any:
     return items
 
 
-WHOLE = BeforeValidator(whole)
+WHOLE = BeforeValidator(float_to_int)
 Ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 Text = {"type": "string"}
 Prompts = Annotated[
@@ -49,13 +49,13 @@ StopSchema = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS
 StopStrings = Annotated[
     list[StopString],
     Field(fail_fast=True, max_length=MAX_STOP_STRINGS),
-    BeforeValidator(listed),
+    BeforeValidator(as_list),
     WithJsonSchema({"anyOf": [StopSchema, {"type": "array", "items": StopSchema, "maxItems": MAX_STOP_STRINGS}]}),
 ]
 Texts = Annotated[list[str], Field(fail_fast=True, min_length=1)]
 OneOrMoreTexts = Annotated[
     Texts,
-    BeforeValidator(listed),
+    BeforeValidator(as_list),
     WithJsonSchema({"anyOf": [Text, {"type": "array", "items": Text, "minItems": 1}]}),
 ]
 
@@ -78,7 +78,9 @@ class CompletionRequest(ApiRequest):
     """Continue texts: OpenAI's completions, and `top_k`."""
 
     prompt: Prompts
-    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Maximum of new tokens. Default: 16.")
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(
+        None, description="Maximum number of tokens. Default: 16."
+    )
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description="0: greedy. Default: 1.")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Sample from the k most likely; 0: all.")

@@ -27,7 +27,7 @@ class QueuedText:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What a step of the model did, for metrics."""
+    """Counts and duration of a step, for metrics."""
 
     seconds: float
     sequences: int
@@ -54,7 +54,7 @@ class TextQueue:
         thread.add(self)
 
     async def stream(self, sequence: Continuation) -> AsyncIterator[StepResult]:
-        """What each step computes for the sequence. It leaves the batch when the iteration ends, at any point.
+        """Yield the result of each step for the sequence, which leaves the batch when the iteration ends.
 
         Raises:
             GPT1Error: The sequence cannot be computed.

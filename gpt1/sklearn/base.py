@@ -19,7 +19,7 @@ from gpt1.console import Console
 from gpt1.files.atomic import atomic_dir
 from gpt1.inference.predictor import load
 from gpt1.runs.folder import check_new_folder, find_model_folder
-from gpt1.sklearn.inputs import column_names, text_rows
+from gpt1.sklearn.inputs import text_rows, training_column_names
 from gpt1.tables.table import Table
 
 WEIGHT = "gpt1 weight"
@@ -175,6 +175,6 @@ class FineTuned(ModelHolder):
 
     def _training_table(self, X: Any, y: Any, texts: NDArray[np.object_], labels: Sequence[Any]) -> Table:
         """`texts` and `labels` of X and y, under the names that X and y have if they are DataFrames or Series."""
-        names = column_names(X, y, self._roles())
+        names = training_column_names(X, y, self._roles())
         rows = [dict(zip(names, (*row, label), strict=True)) for row, label in zip(texts, labels, strict=True)]
         return Table("X", names, rows)

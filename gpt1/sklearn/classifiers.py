@@ -88,7 +88,7 @@ class GPTClassifier(ClassifierMixin, FineTuned):
         self.classes_ = np.asarray(list(y.columns)) if hasattr(y, "columns") else np.arange(indicator.shape[1])
         names = self._label_names()
         if len({*names} - {""}) < len(names):
-            raise ValueError("each column of y needs a name of its own.")
+            raise ValueError("the column names of y must be unique.")
         if (present := int(indicator[weights > 0].any(0).sum())) < 2:
             raise ValueError(f"the rows of y have {present} of its labels; at least two are needed.")
         self._dtype = indicator.dtype

@@ -22,13 +22,13 @@ def text_rows(X: Any, columns: int) -> NDArray[np.object_]:
     if isinstance(X, str | Mapping):
         raise ValueError(f"X must be a list of texts, not a single {type(X).__name__}.")
     if hasattr(X, "toarray"):
-        raise TypeError("X is a sparse matrix; texts are needed.")
+        raise TypeError("X is a sparse matrix, but must contain texts.")
     rows = frame_rows(X) if is_frame(X) else list(X)
     found = np.empty((len(rows), columns), dtype=object)
     for i, row in enumerate(rows):
         cells = [row] if isinstance(row, str) or not isinstance(row, Sequence | np.ndarray) else list(row)
         if len(cells) != columns:
-            raise ValueError(f"X has {len(cells)} columns in row {i}; {columns} with texts are needed.")
+            raise ValueError(f"X has {len(cells)} columns in row {i}, but needs {columns} with texts.")
         for k, cell in enumerate(cells):
             if cell is None or cell != cell:
                 raise ValueError(f"the text is missing (None or NaN) in row {i} of X.")
@@ -46,20 +46,20 @@ def frame_rows(frame: Any) -> list[list[Any]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def column_names(X: Any, y: Any, roles: Sequence[str]) -> list[str]:
+def training_column_names(X: Any, y: Any, roles: Sequence[str]) -> list[str]:
     """Names of the columns of X, then of y, by which a saved model reads tables.
 
     They are those of the DataFrames or Series; `roles` and `label` for what has no names, or names that a command could
     not be given: of another type, repeated, or with commas.
     """
-    names, label = own_names(X), own_names(y)
+    names, label = usable_column_names(X), usable_column_names(y)
     if len(names) != len(roles) or len(set(names)) < len(names):
         names = list(roles)
     spare = [*(name for name in label if len(label) == 1), "label", "gpt1 label"]
     return [*names, next(name for name in spare if name not in names)]
 
 
-def own_names(data: Any) -> list[str]:
+def usable_column_names(data: Any) -> list[str]:
     """The names of the columns of a DataFrame or a Series; none if one cannot be used."""
     import narwhals as nw
 

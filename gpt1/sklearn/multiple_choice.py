@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import check_consistent_length, column_or_1d
 
 from gpt1.sklearn.base import FineTuned
-from gpt1.sklearn.inputs import column_names, frame_rows, row_weights
+from gpt1.sklearn.inputs import frame_rows, row_weights, training_column_names
 from gpt1.tables.frames import is_frame
 from gpt1.tables.table import Table
 
@@ -39,7 +39,7 @@ class GPTChoice(ClassifierMixin, FineTuned):
             if number not in range(len(answers)):
                 raise ValueError(f"y has the answer {number}, but its row has {len(answers)} answers (from 0).")
         self.roles_ = CHOICE if any(question is not None for _, question, _ in questions) else WITHOUT_QUESTION
-        names = column_names(X, y, self.roles_)
+        names = training_column_names(X, y, self.roles_)
         cells = [role_cells(question, self.roles_) for question in questions]
         rows = [dict(zip(names, (*row, n), strict=True)) for row, n in zip(cells, numbers.tolist(), strict=True)]
         self.classes_ = np.arange(max(len(answers) for *_, answers in questions))

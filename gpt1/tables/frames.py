@@ -1,6 +1,6 @@
 """DataFrames in and out: pandas, polars, pyarrow and what else narwhals reads. None of them is a dependency.
 
-A result has the kind of the DataFrame that was asked about and, for pandas, its index.
+A result is a DataFrame of the same library as the input and, for pandas, with its index.
 """
 
 from __future__ import annotations

@@ -164,11 +164,11 @@ def tsv_cells(file: InputFile) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(file.lines(), 1):
         line = line.removesuffix("\n").removesuffix("\r")
         if line:
-            check_columns(file.name, line.count("\t") + 1)
+            check_column_count(file.name, line.count("\t") + 1)
             yield number, line.split("\t")
 
 
-def check_columns(name: str, columns: int) -> None:
+def check_column_count(name: str, columns: int) -> None:
     if columns > MAX_COLUMNS:
         raise UserError(
             f"{name} has {columns:,} columns; the maximum is {MAX_COLUMNS:,}.",
@@ -185,7 +185,7 @@ def validate_header(file: InputFile, cells: list[str]) -> list[str]:
     if len(cells) == 1 and cells[0].startswith("#"):
         problem = f"{file.name}: the first line, {short(cells[0])}, is a comment."
         raise UserError(problem, "Remove the comment lines: the first line must name the columns.")
-    check_columns(file.name, len(cells))
+    check_column_count(file.name, len(cells))
     for i, name in enumerate(cells):
         if not name.strip():
             fix = "The first line must name every column."
@@ -271,7 +271,7 @@ def open_parquet(file: InputFile, seekable: IO[bytes]) -> Any:
     from pyarrow import parquet
 
     metadata = parquet.read_metadata(seekable)
-    check_columns(file.name, metadata.num_columns)
+    check_column_count(file.name, metadata.num_columns)
     leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
     flat = [leaf for leaf in leaves if not leaf.max_repetition_level]  # pyarrow keeps no dictionaries inside lists
     texts = [leaf.path for leaf in flat if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in TEXT_TYPES]

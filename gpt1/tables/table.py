@@ -17,7 +17,7 @@ from gpt1.files.atomic import ensure_writable
 from gpt1.files.foreign import check_regular
 from gpt1.files.reading import file_format, is_url, max_bytes, open_input, raise_limit
 from gpt1.formatting import shell_quote
-from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS, check_columns, row_memory, row_unit, stream_rows
+from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS, check_column_count, row_memory, row_unit, stream_rows
 from gpt1.tables.writer import table_writer
 
 OUTPUT_EXTENSIONS = ", ".join(f".{kind}" for kind in TABLE_FORMATS) + ", each also as .gz, .xz, .zst"
@@ -75,7 +75,7 @@ def read_table(path: str | Path, *, name: str | None = None) -> Table:
     name = name or str(path)
     for block in read_blocks(path, name=name):
         columns |= dict.fromkeys(block.columns)
-        check_columns(name, len(columns))
+        check_column_count(name, len(columns))
         size += sum(map(row_memory, block.rows))
         rows += block.rows
         numbers += block.row_numbers

@@ -88,7 +88,7 @@ def is_better(metric: str, a: float, b: float) -> bool:
     return a < b if metric in metrics.LOWER_IS_BETTER else a > b
 
 
-def learned_nothing(target: Target, scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
+def no_learning_reason(target: Target, scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
     """Why the model has learned nothing, by its metrics; empty if it has learned something.
 
     Args:
@@ -124,7 +124,7 @@ def errors_above_mean(scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> 
     )
 
 
-def verdict(
+def quality_warning(
     target: Target, scored: Mapping[str, Any], baselines: Mapping[str, Any], metric: str, advice: str = ""
 ) -> str:
     """A warning if the model learned nothing, is worse than the mean score, or if TF-IDF is better; else empty.
@@ -134,10 +134,10 @@ def verdict(
         scored: The model's `rows`, `metrics`, `interval` and `spread`.
         baselines: `trivial` and, if it was fitted, `tfidf`, on the same rows.
         metric: The metric to compare.
-        advice: What to try, for a model that is worse than TF-IDF.
+        advice: Advice for a model that is worse than TF-IDF.
     """
     trivial, tfidf = baselines.get("trivial"), baselines.get("tfidf")
-    if trivial and (reason := learned_nothing(target, scored, trivial)):
+    if trivial and (reason := no_learning_reason(target, scored, trivial)):
         cause = "Likely causes: too few steps or rows, or a model pre-trained on too little text."
         if tfidf and is_better(metric, tfidf["metrics"][metric], trivial["metrics"][metric]):
             cause = f"TF-IDF learns from the same rows ({metric} {tfidf['metrics'][metric]:.3f}). {advice}"
@@ -152,7 +152,7 @@ def verdict(
     return f"{warning}{advice}".strip() if warning else ""
 
 
-def summary(baselines: Mapping[str, Any], metric: str) -> str:
+def summarize_baselines(baselines: Mapping[str, Any], metric: str) -> str:
     """`TF-IDF 0.861, always ‘pos’ 0.506`; for scores `TF-IDF 0.808, RMSE 0.75; always the mean (3.11) RMSE 1.16`."""
     ordered = reversed([*baselines.values()])
     parts = [f"{one['name']} {describe_score(metric, one['metrics'])}" for one in ordered]
@@ -160,7 +160,7 @@ def summary(baselines: Mapping[str, Any], metric: str) -> str:
 
 
 def describe_score(metric: str, scores: Mapping[str, float], interval: str = "") -> str:
-    """The value of `metric` with its interval; beside a correlation the RMSE, alone for the mean, which has none."""
+    """The value of `metric` with its interval; for a correlation also the RMSE, alone if there is no correlation."""
     rmse = f"RMSE {format_number(scores['rmse'])}" if "rmse" in scores and metric not in ("rmse", "mae") else ""
     own = f"{scores[metric]:.3f}{interval}" if interval or scores[metric] or not rmse else ""
     return ", ".join(filter(None, (own, rmse)))

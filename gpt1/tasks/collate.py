@@ -23,7 +23,7 @@ def micro_batches(encoded: Sequence[EncodedExample], positions: Sequence[int], m
     Args:
         encoded: All examples.
         positions: Positions in `encoded` to batch, in any order.
-        max_tokens: Most tokens of a micro-batch.
+        max_tokens: Maximum number of tokens per micro-batch.
 
     Yields:
         Positions in `encoded` of each micro-batch.

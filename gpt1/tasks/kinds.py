@@ -146,7 +146,7 @@ class EncodedExample:
         return sum(row.tokens for _, row in self.packed_rows)
 
     def split_windows(self) -> list[EncodedExample]:
-        """Each window as an example of its own."""
+        """Each window as a separate example."""
         if self.windows == 1:
             return [self]
         each = len(self.sequences) // self.windows
@@ -180,7 +180,7 @@ def encode_examples(
         examples: The examples.
         ids: Token ids of each text of `example_texts(examples)`.
         vocab_size: Tokens of the vocabulary, without special tokens.
-        context: Most tokens of a sequence.
+        context: Maximum number of tokens per sequence.
         cut: Which fields of a too long example lose tokens: `longest` first, or fixed `shares`.
         long: Which tokens of a too long text remain: its beginning (`cut`), `head-tail`, or all in `windows`.
         shared_prefix: Whether the common prefix of an example's answers may be computed once.

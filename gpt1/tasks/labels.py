@@ -48,7 +48,7 @@ def label_value(value: Any) -> LabelValue:
 
 
 def original_values(labels: Sequence[str], cells: Sequence[Any]) -> list[LabelValue]:
-    """What to return for each label: in the type of the cells if they have one, in their spelling if it is unique."""
+    """The value to return for each label, in the type of the cells and, if it is unique, their spelling."""
     spellings: dict[str, set[LabelValue]] = {}
     types = set()
     for cell in cells:

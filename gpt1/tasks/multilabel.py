@@ -1,4 +1,4 @@
-"""Several labels for one text: one logistic regression for each label, with a threshold of its own."""
+"""Several labels for one text: one logistic regression with a separate threshold for each label."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class MultiLabel:
         if self.thresholds:
             return self
         columns = zip(self.activate(logits.double()).numpy().T, targets.numpy().T, strict=True)
-        return replace(self, thresholds=tuple(best_threshold(p, gold) for p, gold in columns))
+        return replace(self, thresholds=tuple(best_f1_threshold(p, gold) for p, gold in columns))
 
     @classmethod
     def from_json(cls, stored: Fields, labels: Sequence[str]) -> MultiLabel:
@@ -146,7 +146,7 @@ class MultiLabel:
         return cls(tuple(labels), stored.choice("separator", ("", *SEPARATORS), ""), thresholds)
 
 
-def best_threshold(probabilities: NDArray[np.float64], gold: NDArray[Any]) -> float:
+def best_f1_threshold(probabilities: NDArray[np.float64], gold: NDArray[Any]) -> float:
     """The threshold with the highest F1, in the middle between two rows; of equal ones that nearest to 0.5.
 
     A label that no row has keeps 0.5.

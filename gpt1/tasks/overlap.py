@@ -10,9 +10,9 @@ import numpy as np
 
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import OrdinalBins, StandardizedNumber, Target
-from gpt1.tasks.tfidf import Features, Fitted, build_problem
+from gpt1.tasks.tfidf import FittedLinearModel, TfidfFeatures, build_problem
 
-WORD = re.compile(r"\w+")
+OVERLAP_WORD = re.compile(r"\w+")
 
 
 def has_pairs(kind: Kind) -> bool:
@@ -20,7 +20,7 @@ def has_pairs(kind: Kind) -> bool:
     return len(kind.columns) > 1
 
 
-def fit_overlap(kind: Kind, target: Target, training: Sequence[Example], seed: int = 0) -> Fitted:
+def fit_overlap(kind: Kind, target: Target, training: Sequence[Example], seed: int = 0) -> FittedLinearModel:
     """Train a linear model on the overlap of the two texts of each example.
 
     Labels and answers: logistic regression on the shared words, as a share of the first text, of the second, and of
@@ -30,7 +30,7 @@ def fit_overlap(kind: Kind, target: Target, training: Sequence[Example], seed: i
     return build_problem(target, training).fit(OverlapFeatures(kind, is_score), training, seed)
 
 
-class OverlapFeatures(Features):
+class OverlapFeatures(TfidfFeatures):
     """Three shares of common words, or the cosine, of each pair of texts."""
 
     def __init__(self, kind: Kind, cosine: bool) -> None:
@@ -53,6 +53,6 @@ def text_pairs(kind: Kind, example: Example) -> list[tuple[str, str]]:
 
 def shared_words(first: str, second: str) -> tuple[float, float, float]:
     """The different words of both texts, as a share of those of the first, of the second, and of either."""
-    a, b = (set(WORD.findall(text.lower())) for text in (first, second))
+    a, b = (set(OVERLAP_WORD.findall(text.lower())) for text in (first, second))
     both = len(a & b)
     return both / max(1, len(a)), both / max(1, len(b)), both / max(1, len(a | b))

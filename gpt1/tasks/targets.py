@@ -316,12 +316,12 @@ def target_from_json(stored: Fields) -> Target:
     if name == "bins":
         low = stored.integer("low", -(2**53), 2**53)
         high, origin = stored.integer("high", low + 1, low + MAX_SCORE_RANGE), stored.number("origin", default=0.0)
-        return OrdinalBins(low, high, origin, positive(stored, "step", 1.0))
-    deviation = positive(stored, "deviation")
+        return OrdinalBins(low, high, origin, read_positive(stored, "step", 1.0))
+    deviation = read_positive(stored, "deviation")
     return StandardizedNumber(stored.number("mean"), deviation)
 
 
-def positive(stored: Fields, name: str, *default: float) -> float:
+def read_positive(stored: Fields, name: str, *default: float) -> float:
     """A stored number above 0."""
     number = stored.number(name, 0, math.inf, *default)
     if not number:

@@ -22,7 +22,7 @@ VECTORIZERS: dict[str, dict[str, Any]] = {
 """Settings of scikit-learn's TfidfVectorizer: unigrams and bigrams of words; character n-grams, for any language."""
 C_VALUES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 """Values of C (inverse regularization strength) from which cross-validation chooses."""
-FOLDS = 5
+TFIDF_FOLDS = 5
 SINGLE_SPLIT_ROWS, SINGLE_SPLIT_WORK = 10_000, 2_000_000
 """With at least this many rows, or this much work (see `fitting_work`), one split of 90% and 10% replaces the folds."""
 DEFAULT_CHOICE: dict[str, Any] = {"features": "pieces", "C": 10.0}
@@ -44,15 +44,15 @@ def tfidf_scores(
     return {**best.scores(target, test), "features": features, "C": best.c}
 
 
-def fit_tfidf(kind: Kind, target: Target, training: Sequence[Example], seed: int = 0) -> tuple[str, Fitted]:
+def fit_tfidf(kind: Kind, target: Target, training: Sequence[Example], seed: int = 0) -> tuple[str, FittedLinearModel]:
     """(key of VECTORIZERS, trained model) with the best score in cross-validation."""
     problem = build_problem(target, training)
     names = list(VECTORIZERS) if problem.enough else [DEFAULT_CHOICE["features"]]
-    fitted = {name: problem.fit(Features(kind, VECTORIZERS[name]), training, seed) for name in names}
+    fitted = {name: problem.fit(TfidfFeatures(kind, VECTORIZERS[name]), training, seed) for name in names}
     return max(fitted.items(), key=lambda item: item[1].score)
 
 
-class Features:
+class TfidfFeatures:
     """TF-IDF features of examples.
 
     One text: its vector. A pair: both vectors (their sum if the pair is unordered), distance and product. Multiple
@@ -90,10 +90,10 @@ def answer_owners(examples: Sequence[Example]) -> Any:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedLinearModel:
     """A trained linear model; `score` is its cross-validation score (0 if C was given)."""
 
-    features: Features
+    features: TfidfFeatures
     model: Any
     c: float
     score: float
@@ -115,7 +115,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Problem:
+class LinearProblem:
     """A classification or regression problem.
 
     Attributes:
@@ -134,7 +134,9 @@ class Problem:
     work: int = 0
     several: bool = False
 
-    def fit(self, features: Features, training: Sequence[Example], seed: int = 0, c: float | None = None) -> Fitted:
+    def fit(
+        self, features: TfidfFeatures, training: Sequence[Example], seed: int = 0, c: float | None = None
+    ) -> FittedLinearModel:
         """Train with C = `c`, or with the C that cross-validation chooses if there are enough rows."""
         from sklearn.linear_model import LogisticRegression, Ridge
         from sklearn.model_selection import GridSearchCV
@@ -153,11 +155,13 @@ class Problem:
             c = DEFAULT_CHOICE["C"]
         if c is not None:
             model.set_params(**{name: 1 / c if self.numbers else c})
-            return Fitted(features, model.fit(x, np.array(self.y)), c, 0.0)
+            return FittedLinearModel(features, model.fit(x, np.array(self.y)), c, 0.0)
         found = GridSearchCV(model, {name: values}, cv=self.folds(seed), scoring=scoring)
         found.fit(x, self.y, groups=self.groups)
         value = float(found.best_params_[name])
-        return Fitted(features, found.best_estimator_, 1 / value if self.numbers else value, float(found.best_score_))
+        return FittedLinearModel(
+            features, found.best_estimator_, 1 / value if self.numbers else value, float(found.best_score_)
+        )
 
     def folds(self, seed: int) -> Any:
         from sklearn.model_selection import GroupKFold, GroupShuffleSplit, KFold, ShuffleSplit, StratifiedKFold
@@ -166,23 +170,23 @@ class Problem:
             split = ShuffleSplit if self.groups is None else GroupShuffleSplit
             return split(1, test_size=0.1, random_state=seed)
         if self.groups is not None:
-            return GroupKFold(FOLDS)
-        return (KFold if self.numbers else StratifiedKFold)(FOLDS, shuffle=True, random_state=seed)
+            return GroupKFold(TFIDF_FOLDS)
+        return (KFold if self.numbers else StratifiedKFold)(TFIDF_FOLDS, shuffle=True, random_state=seed)
 
 
-def build_problem(target: Target, training: Sequence[Example]) -> Problem:
+def build_problem(target: Target, training: Sequence[Example]) -> LinearProblem:
     work = fitting_work(target, training)
     if isinstance(target, Classes):
         labels = [target.name_of(example.label) for example in training]
-        return Problem(labels, None, enough=min(Counter(labels).values()) >= FOLDS, work=work)
+        return LinearProblem(labels, None, enough=min(Counter(labels).values()) >= TFIDF_FOLDS, work=work)
     if isinstance(target, Answers):
         right = [k == int(e.label) for e in training for k in range(len(e.answers))]
-        return Problem(right, answer_owners(training), enough=len(training) >= 4 * FOLDS, work=work)
+        return LinearProblem(right, answer_owners(training), enough=len(training) >= 4 * TFIDF_FOLDS, work=work)
     if isinstance(target, MultiLabel):
         rows = [target.encode(example.label).int().tolist() for example in training]
-        return Problem(rows, None, enough=False, work=work, several=True)
+        return LinearProblem(rows, None, enough=False, work=work, several=True)
     y = [as_number(example.label) for example in training]
-    return Problem(y, None, enough=len(y) >= 2 * FOLDS, numbers=True, work=work)
+    return LinearProblem(y, None, enough=len(y) >= 2 * TFIDF_FOLDS, numbers=True, work=work)
 
 
 def fitting_work(target: Target, training: Sequence[Example]) -> int:

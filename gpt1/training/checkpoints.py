@@ -113,12 +113,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         fields.refuse(f"it is the state of step {state['step']:,}")
     weights, optimizer = read_tensors(path / MODEL_FILE), read_tensors(path / OPTIMIZER_FILE)
     for name, tensors in ((MODEL_FILE, weights), (OPTIMIZER_FILE, optimizer)):
-        if not all_finite(tensors.values()):
+        if not tensors_are_finite(tensors.values()):
             raise UserError(f"{path / name} contains NaN or infinite values: training had diverged.", REMOVE)
     return Checkpoint(weights, optimizer, state)
 
 
-def all_finite(tensors: Iterable[Tensor]) -> bool:
+def tensors_are_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no value is NaN or infinite. Checks min and max: one pass, no copy, one device synchronization."""
     extremes = [value.float() for tensor in tensors if tensor.numel() for value in torch.aminmax(tensor.detach())]
     return not extremes or bool(torch.isfinite(torch.stack(extremes)).all())

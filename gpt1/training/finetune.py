@@ -93,20 +93,20 @@ def finetune(
     check_inputs(train_on, from_, resume, overwrite, time_limit, settings.get("epochs"))
     started, progress = time.monotonic(), progress or default_progress()
     task = TaskRequest(train_on, valid, kind, named_columns(settings), score, data_dir, weight or None, unlabeled)
-    request = FinetuneRequest(tables_of(task), from_, requested_settings(config, settings))
+    request = FinetuneRequest(frames_to_tables(task), from_, requested_settings(config, settings))
     if resume:
-        return resume_run(out, request, baselines, progress)
+        return resume_finetuning(out, request, baselines, progress)
     runs.check_new_folder(out, overwrite, (train_on, from_, valid, config))
     request = replace(request, task=complete_task(request.task, progress))
     setup, cfg = prepare(request, None, progress)
     cfg = fit_epochs(setup, cfg, time_limit, started, progress)
     run = runs.create_run(out, cfg, request.command, setup.precision, overwrite)
-    return run_training(setup, cfg, run, progress, resume=False, with_tfidf=baselines)
+    return run_finetuning(setup, cfg, run, progress, resume=False, with_tfidf=baselines)
 
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """What `finetune` was asked to train: the task, the model to start from, and the settings that were given."""
+    """The arguments of `finetune`: the task, the model to start from, and the given settings."""
 
     task: TaskRequest
     from_: Any  # name or folder of a model; None, like the rows, on --resume: that of the run
@@ -156,20 +156,20 @@ def requested_settings(config: str | Path | None, settings: Mapping[str, Any]) -
     return runs.user_settings(FinetuneConfig, config, given)
 
 
-def tables_of(task: TaskRequest) -> TaskRequest:
+def frames_to_tables(task: TaskRequest) -> TaskRequest:
     """The request with DataFrames and lists of rows as tables."""
     texts = [column for role, column in task.columns.items() if role not in ("label", "choices", "question")]
     return replace(task, train=to_table(task.train, texts), valid=to_table(task.valid, texts))
 
 
-def resume_run(out: str | Path, request: FinetuneRequest, with_tfidf: bool, progress: Progress) -> Path:
+def resume_finetuning(out: str | Path, request: FinetuneRequest, with_tfidf: bool, progress: Progress) -> Path:
     """Train the run `out` to its end, unless it is finished."""
     run, stored = runs.open_for_resume(out, FinetuneConfig, request.settings, request.command)
     if runs.is_finished(run):
         progress.log(f"{run} is already finished")
         return run
     setup, cfg = prepare(request.completed(run), stored, progress)
-    return run_training(setup, cfg, run, progress, resume=True, with_tfidf=with_tfidf)
+    return run_finetuning(setup, cfg, run, progress, resume=True, with_tfidf=with_tfidf)
 
 
 def prepare(
@@ -227,7 +227,7 @@ def check_earlier_head(
     progress.log(f"{from_} is already fine-tuned: a new output layer replaces its own{offer}")
 
 
-def run_training(
+def run_finetuning(
     setup: FinetuneSetup, cfg: FinetuneConfig, run: Path, progress: Progress, resume: bool, with_tfidf: bool
 ) -> Path:
     """Train, and write the model, the results and the report; returns the run."""

@@ -19,7 +19,14 @@ from gpt1.inference.predictor import TaskPredictor
 from gpt1.inference.task import save_task
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
-from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
+from gpt1.tasks.baselines import (
+    describe_score,
+    quality_warning,
+    summarize_baselines,
+    tfidf_baseline,
+    trivial_answer,
+    trivial_baseline,
+)
 from gpt1.tasks.targets import Target, choose_thresholds
 from gpt1.training.finetune_setup import FinetuneSetup, FullTrainingSource
 from gpt1.training.head_only import HeadOnlySource
@@ -43,7 +50,7 @@ def finish_finetuning(
     validated = ValidatedModel(task.target)
     if task.validation:
         early = outcome.best not in (None, outcome.step)
-        validated = validate(setup, source.validation_logits(), answer, cfg, progress, with_tfidf, early)
+        validated = evaluate_trained_model(setup, source.validation_logits(), answer, cfg, progress, with_tfidf, early)
     description = {
         "kind": task.kind.name,
         "columns": task.columns,
@@ -58,10 +65,10 @@ def finish_finetuning(
         save_task(folder, setup.model, setup.tokenizer, description, validated.target)
     if validated.logits is not None:
         predictor = TaskPredictor(setup.model, setup.tokenizer, description, validated.target)
-        write_predictions(run, predictor, task, validated.logits)
+        write_validation_predictions(run, predictor, task, validated.logits)
     results = finetuning_results(setup, validated, outcome)
     runs.write_json(run / runs.RESULTS_FILE, results)
-    runs.seal_run(run)
+    runs.write_run_manifest(run)
     if validated.metrics:
         log_results(results, task.primary_metric, progress)
 
@@ -78,7 +85,7 @@ class ValidatedModel:
     warning: str = ""  # nothing was learned, or TF-IDF is better
 
 
-def validate(
+def evaluate_trained_model(
     setup: FinetuneSetup,
     logits: Tensor,
     answer: Any,
@@ -101,7 +108,7 @@ def validate(
     rows = task.training, task.validation
     if with_tfidf and (found := tfidf_baseline(task.kind, target, *rows, cfg.seed, progress)):
         baselines["tfidf"] = found
-    warning = verdict(target, metrics, baselines, task.primary_metric, tfidf_advice(setup, cfg, early))
+    warning = quality_warning(target, metrics, baselines, task.primary_metric, tfidf_advice(setup, cfg, early))
     return ValidatedModel(target, logits, calibration, metrics, baselines, warning)
 
 
@@ -128,14 +135,14 @@ def finetuning_results(setup: FinetuneSetup, validated: ValidatedModel, outcome:
     }
 
 
-def write_predictions(run: Path, model: TaskPredictor, task: TaskData, logits: Tensor) -> None:
+def write_validation_predictions(run: Path, model: TaskPredictor, task: TaskData, logits: Tensor) -> None:
     records = prediction_records(model, task.validation, logits)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     atomic_write_text(run / runs.PREDICTIONS, lines)
 
 
 def tfidf_advice(setup: FinetuneSetup, cfg: FinetuneConfig, early: bool) -> str:
-    """What to try when TF-IDF is better than the model: more epochs only if the last one was the best."""
+    """Advice if TF-IDF is better than the model; more epochs only if the last one was the best."""
     ideas = ["a model pre-trained on more text from this domain"]
     if cfg.long != "windows" and setup.facts["cut"] > WORTH_WINDOWS:
         ideas.append(f"--long windows ({setup.facts['cut']:.0%} of the texts are truncated)")
@@ -160,7 +167,7 @@ def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> 
     validation, calibration = results["validation"], results["calibration"]
     low, high = validation["interval"][metric]
     parts = [f"{metric} {describe_score(metric, validation['metrics'], f' [{low:.3f}, {high:.3f}]')}"]
-    parts.append(summary(results["baselines"], metric))
+    parts.append(summarize_baselines(results["baselines"], metric))
     if calibration:
         parts.append(describe_calibration(calibration, validation["rows"]))
     progress.log(f"best epoch {results['best_epoch'] or 0:g}: {'; '.join(parts)}")

@@ -66,7 +66,7 @@ class FinetuneSetup:
         return torch.stack([self.task.target.encode(example.label) for example in examples])
 
     def title(self, cfg: FinetuneConfig) -> str:
-        """What the run trains, and how long."""
+        """The trained part and the length of the run, in words."""
         how_long = f"{count_noun(cfg.epochs, 'epoch')}, {count_noun(cfg.batch_size, 'row')} per step"
         what = describe_trained(cfg.train, count_trained(self.model))
         return f"fine-tuning {what}, λ {cfg.lm_coef:g}, {how_long}, {self.precision}"

@@ -161,7 +161,7 @@ class Guard:
         """
         stage, outcome = self.stage, self.outcome
         tensors = self.optimizer.state_tensors()
-        good = checkpoints.all_finite([*(p for _, p in stage.trainable_parameters()), *tensors.values()])
+        good = checkpoints.tensors_are_finite([*(p for _, p in stage.trainable_parameters()), *tensors.values()])
         if good and not proven:
             stage.model.eval()
             with torch.inference_mode():

@@ -231,7 +231,7 @@ def read_cached_features(path: Path, shape: tuple[int, int], progress: Progress)
 
 
 def write_cached_features(path: Path, states: Tensor, progress: Progress) -> None:
-    """Write the file atomically. If that fails, a message says so and the run continues."""
+    """Write the file atomically. If that fails, log a message and continue."""
     if states.nbytes > MAX_CACHE_BYTES:
         size, limit = f"{states.nbytes / 1e9:.1f} GB", f"{MAX_CACHE_BYTES / 1e9:g} GB"
         progress.log(f"the features are not cached: {size} exceeds the limit of {limit}")

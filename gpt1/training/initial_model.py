@@ -21,7 +21,7 @@ from gpt1.tokenization.tokenizer import Tokenizer
 SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "architecture", "lstm_units")  # fixed by --from
 
 
-def model_shape(cfg: PretrainConfig, vocab_size: int) -> GPTConfig:
+def new_model_config(cfg: PretrainConfig, vocab_size: int) -> GPTConfig:
     """The shape of a new model, with the run's dropout."""
     return GPTConfig(vocab_size, **{name: getattr(cfg, name) for name in (*SHAPE_FIELDS, "context", "dropout")})
 
@@ -30,7 +30,7 @@ def init_model(cfg: PretrainConfig, corpus: Corpus, tokenizer: Tokenizer, from_:
     """A new model of the configured size, or that of `from_`; with the run's dropout."""
     if from_ is None:
         torch.manual_seed(derive_seed(cfg.seed, 2**32))  # differs from the seeds of all steps
-        return GPT(model_shape(cfg, corpus.vocab_size), cfg.init_std)
+        return GPT(new_model_config(cfg, corpus.vocab_size), cfg.init_std)
     model, own_tokenizer = load_model_and_tokenizer(from_)
     if own_tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(

@@ -13,7 +13,7 @@ from gpt1.model.losses import TaskLoss
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """Weights of the penalty ‖W‖² (added to the mean loss), from which cross-validation chooses."""
-FOLDS = 5
+PROBE_FOLDS = 5
 MAX_ITERATIONS = 100
 
 
@@ -32,7 +32,7 @@ def fit_linear_probe(head: Head, features: Sequence[Tensor], targets: Tensor, ta
         The penalty that has the lowest loss in cross-validation.
     """
     examples = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
-    folds = [fold for fold in examples.tensor_split(FOLDS) if len(fold)]
+    folds = [fold for fold in examples.tensor_split(PROBE_FOLDS) if len(fold)]
     losses = dict.fromkeys(PENALTIES, 0.0)
     for i, fold in enumerate(folds if len(folds) > 1 else ()):
         others = torch.cat([*folds[:i], *folds[i + 1 :]])

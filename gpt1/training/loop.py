@@ -42,7 +42,7 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class Stage:
-    """What pre-training or fine-tuning provides to the loop.
+    """The interface between the loop and pre-training or fine-tuning.
 
     `step_batch` is a pure function of the step, so that a run can be resumed at any step.
     """
@@ -135,7 +135,7 @@ def train(
                 save_due &= not guard.save(batch.micro_batches[0], proven, only_by_time=not save_due)
             if stopping and not save_due and outcome.step < stage.total_steps:
                 progress.end()
-                raise interrupted(outcome.step, stage.total_steps, folder)
+                raise interruption_error(outcome.step, stage.total_steps, folder)
         progress.end()
         restore_best_weights(stage, outcome, folder)
         stage.model.eval()
@@ -159,7 +159,7 @@ def restore_best_weights(stage: Stage, outcome: Outcome, folder: Path) -> None:
         load_weights(stage, checkpoints.load_checkpoint(checkpoints.checkpoint_path(folder, outcome.best)).weights)
 
 
-def interrupted(step: int, total_steps: int, folder: Path) -> Interrupted:
+def interruption_error(step: int, total_steps: int, folder: Path) -> Interrupted:
     problem = f"stopped after step {step:,} of {total_steps:,}; the state is saved in {folder}."
     return Interrupted(problem, "Resume with the same command and --resume.")
 

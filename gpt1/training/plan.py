@@ -18,7 +18,7 @@ from gpt1.kernels.malloc import keep_freed_memory
 from gpt1.model.gpt import GPT
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.runs.folder import resolve_settings
-from gpt1.training.initial_model import SHAPE_FIELDS, model_shape
+from gpt1.training.initial_model import SHAPE_FIELDS, new_model_config
 from gpt1.training.optimizers import OPTIMIZERS
 from gpt1.training.speed import flops_per_token, micro_batch_tokens
 
@@ -52,7 +52,7 @@ def measure_speed(cfg: PretrainConfig, vocab_size: int, world_size: int) -> Spee
     activations, _ = resolve_precision(cfg.precision, device)
     if device.type == "cpu":
         keep_freed_memory()  # as in the run
-    model = GPT(model_shape(cfg, vocab_size), cfg.init_std)
+    model = GPT(new_model_config(cfg, vocab_size), cfg.init_std)
     prepare_model(model, device, activations, cfg.activation_checkpointing)
     optimizer = OPTIMIZERS[cfg.optimizer](model.named_parameters(), cfg)
     share = -(-cfg.batch_size // world_size)
@@ -121,9 +121,9 @@ def plan_run(
     flops_per_second = 0.0  # of the last size
     for size in (requested.get("model"),) if is_fixed else PLANNED_SIZES:
         cfg = resolve_settings(PretrainConfig, {**requested, **({"model": size} if size else {})}, extra=inherited)
-        flops = flops_per_token(model_shape(cfg, corpus.vocab_size))
+        flops = flops_per_token(new_model_config(cfg, corpus.vocab_size))
         if best:  # a larger model uses the machine better, by less than a factor of 2
-            hoped = make_plan(cfg, Speed(flops / flops_per_second / 2, 0.0), minutes, corpus)
+            hoped = plan_for_time(cfg, Speed(flops / flops_per_second / 2, 0.0), minutes, corpus)
             if hoped.expected_loss >= best.expected_loss or hoped.steps < MIN_STEPS:
                 break
         try:
@@ -133,20 +133,20 @@ def plan_run(
                 break
             raise
         flops_per_second = flops / speed.token_seconds
-        plan = make_plan(cfg, speed, minutes, corpus)
+        plan = plan_for_time(cfg, speed, minutes, corpus)
         if not best or (plan.expected_loss < best.expected_loss and plan.steps >= MIN_STEPS):
             best = plan
     assert best
     return best
 
 
-def make_plan(cfg: PretrainConfig, speed: Speed, minutes: float, corpus: Corpus) -> Plan:
+def plan_for_time(cfg: PretrainConfig, speed: Speed, minutes: float, corpus: Corpus) -> Plan:
     """As many steps as fit into the time, but at most MAX_EPOCHS epochs."""
     tokens = cfg.batch_size * cfg.context
     fixed, with_one_step = speed.run_seconds(cfg, 0), speed.run_seconds(cfg, 1)
     fitting = (60 * minutes * (1 - RESERVED_SHARE) - fixed) / max(with_one_step - fixed, 1e-9)
     steps = max(1, int(min(fitting, MAX_EPOCHS * corpus.tokens * (1 - cfg.valid_fraction) / tokens)))
-    loss = expected_loss(model_shape(cfg, corpus.vocab_size).n_parameters, steps * tokens)
+    loss = expected_loss(new_model_config(cfg, corpus.vocab_size).n_parameters, steps * tokens)
     return Plan(cfg, steps, speed.run_seconds(cfg, steps), loss)
 
 

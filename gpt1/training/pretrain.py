@@ -85,7 +85,7 @@ def pretrain(
     with process_group() as processes:
         progress = progress or default_progress() if processes.is_rank0 else Progress()
         if resume:
-            return resume_run(out, inputs, facts, requested, processes, progress)
+            return resume_pretraining(out, inputs, facts, requested, processes, progress)
         processes.broadcast_from_rank0(lambda: runs.check_new_folder(out, overwrite, (corpus, from_, valid, config)))
         opened, valid_corpus = Corpus.open(str(corpus)), Corpus.open(valid) if valid else None
         cfg = choose_settings(requested, minutes, from_, opened, processes, progress)
@@ -95,7 +95,7 @@ def pretrain(
         cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
         if processes.is_rank0:
             runs.create_run(out, cfg, facts, setup.precision, overwrite)
-        run_training(setup, cfg, Path(out), progress, resume=False)
+        run_pretraining(setup, cfg, Path(out), progress, resume=False)
     return Path(out)
 
 
@@ -107,7 +107,7 @@ def requested_settings(config: str | Path | None, settings: Mapping[str, Any]) -
     return requested
 
 
-def resume_run(
+def resume_pretraining(
     out: str | Path,
     inputs: Mapping[str, Any],
     facts: Mapping[str, Any],
@@ -125,7 +125,7 @@ def resume_run(
     opened, valid_corpus = Corpus.open(str(corpus)), Corpus.open(valid) if valid else None
     setup = prepare_pretraining(cfg, opened, from_, valid_corpus, processes, progress)
     cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
-    run_training(setup, cfg, run, progress, resume=True)
+    run_pretraining(setup, cfg, run, progress, resume=True)
     return run
 
 
@@ -225,7 +225,7 @@ class PretrainSetup:
         return self.validation_windows.loss_metrics(loss)
 
 
-def run_training(setup: PretrainSetup, cfg: PretrainConfig, run: Path, progress: Progress, resume: bool) -> None:
+def run_pretraining(setup: PretrainSetup, cfg: PretrainConfig, run: Path, progress: Progress, resume: bool) -> None:
     """Train; rank 0 then writes the model, the results and the report, for which all processes wait."""
     if setup.device.type == "cpu":
         keep_freed_memory()
@@ -275,7 +275,7 @@ class UnigramWatch(Progress):
     def record(self, **values: Any) -> None:
         if self.warned or values["split"] != "validation":
             return
-        # Earlier, the warm-up explains a high loss. After the last step, `run_training` warns.
+        # Earlier, the warm-up explains a high loss. After the last step, `run_pretraining` warns.
         watched = self.total_steps / 3 <= values["step"] < self.total_steps
         if watched and not is_below_unigram({"loss": self.unigram_loss}, values):
             self.warned = True
@@ -390,7 +390,7 @@ def finish_pretraining(run: Path, setup: PretrainSetup, outcome: Outcome, cfg: P
         },
     }
     runs.write_json(run / runs.RESULTS_FILE, results)
-    runs.seal_run(run)
+    runs.write_run_manifest(run)
 
 
 def sample_prompts(setup: PretrainSetup, count: int = 3, length: int = 8) -> list[str]:

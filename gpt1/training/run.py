@@ -41,12 +41,12 @@ def open_run(
         trackers: list[Tracker] = [TensorBoard(run / "events", progress.log)]
         if track in TRACKERS:
             trackers.append(start_tracker(track, run, metrics.records(), progress.log))
-        with closed_at_the_end(trackers):
+        with close_trackers(trackers):
             yield MultiProgress([progress, metrics, *trackers]), metrics
 
 
 @contextmanager
-def closed_at_the_end(trackers: Sequence[Tracker]) -> Iterator[None]:
+def close_trackers(trackers: Sequence[Tracker]) -> Iterator[None]:
     """Report to the trackers how the run ended."""
     status = "failed"
     try:

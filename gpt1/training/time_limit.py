@@ -26,7 +26,7 @@ RESERVE = 0.1
 
 
 def check_time_limit(minutes: float | None, epochs: float | None) -> None:
-    """UserError for a limit that is not positive, or a number of epochs besides it."""
+    """UserError if the limit is not positive, or combined with a number of epochs."""
     if minutes is None:
         return
     if not 0 < minutes < math.inf:

@@ -61,7 +61,7 @@ def test_one_page_has_both_halves_and_both_models(
 
 
 def test_the_left_half_varies_only_the_transferred_layers(run_with_checkpoints: Path, official_data: Path) -> None:
-    plan = module.make_plan(
+    plan = module.plan_reproduction(
         Request("figure2", run_with_checkpoints, "out", official_data, tasks=["cola"], left=True),
         FinetuneConfig(),
         Progress(),

@@ -305,7 +305,7 @@ def test_settings_of_rows_and_texts_also_apply_to_the_head_alone(
     request = Request(
         "table5", pretrained_run, "out", official_data, tasks=["cola"], settings={**setting, "peak_lr": 1.0}
     )
-    plan_made = module.make_plan(request, FinetuneConfig(**setting), Progress())
+    plan_made = module.plan_reproduction(request, FinetuneConfig(**setting), Progress())
     head, full = plan_made.run_settings("head", 0), plan_made.run_settings("full", 0)
     assert setting.items() <= head.items()
     assert setting.items() <= full.items()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
-from gpt1.experiments.zeroshot.heuristics import best_threshold, build_zeroshot_task, referent_task, zeroshot
+from gpt1.experiments.zeroshot.heuristics import best_matthews_threshold, build_zeroshot_task, referent_task, zeroshot
 from gpt1.experiments.zeroshot.scoring import ScoringQuery, log_probabilities, mean_log_probability
 from gpt1.experiments.zeroshot.winograd import read_schemas
 from gpt1.inference.predictor import LanguageModel, load
@@ -91,7 +91,7 @@ def test_no_threshold_has_a_higher_matthews_correlation_than_the_chosen_one(rows
         predicted = [str(int(score >= threshold)) for score in scores]
         return float(class_scores([str(int(p)) for p in positive], predicted, ("0", "1"))["matthews"])
 
-    chosen = matthews(best_threshold(scores, positive))
+    chosen = matthews(best_matthews_threshold(scores, positive))
     assert chosen >= max(matthews(threshold) for threshold in np.arange(-3.25, 0.5, 0.25)) - 1e-9
 
 

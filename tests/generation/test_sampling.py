@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.errors import UserError
-from gpt1.generation.sampling import Sampler, check_finite
+from gpt1.generation.sampling import Sampler, check_finite_logits
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -8.0]])
 
@@ -96,10 +96,10 @@ def test_a_token_of_probability_0_is_never_sampled_even_if_the_device_samples_ze
 def test_logits_without_a_finite_softmax_are_an_error(row: list[float]):
     rows = torch.tensor([[0.0] * len(row), row])
     if rows.softmax(-1).isfinite().all():
-        check_finite(rows)
+        check_finite_logits(rows)
     else:
         with pytest.raises(UserError, match="logits are not finite"):
-            check_finite(rows)
+            check_finite_logits(rows)
 
 
 @pytest.mark.parametrize("way", [(-1.0, 0, 1.0), (float("nan"), 0, 1.0), (1.0, -1, 1.0), (1.0, 0, 0.0), (1.0, 0, 1.1)])

@@ -62,7 +62,7 @@ def test_a_label_can_be_chosen(make: Make):
 
 
 def test_characters_that_are_written_without_spaces_are_words():
-    assert explanation.WORD.findall("猫が go 東京, 안녕 하세요") == [
+    assert explanation.EXPLAINED_WORD.findall("猫が go 東京, 안녕 하세요") == [
         "猫",
         "が",
         "go",

@@ -163,8 +163,8 @@ def test_no_request_is_lost_for_longer_than_one_retry_if_a_replica_is_killed(por
 def test_wrong_arguments_are_refused_before_a_replica_starts(
     arguments: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch
 ):
-    from gpt1.serving.ray_app import build
+    from gpt1.serving.ray_app import build_app
 
     monkeypatch.delenv("GPT1_API_KEY", raising=False)
     with pytest.raises(UserError, match=problem):
-        build(arguments)
+        build_app(arguments)

@@ -22,7 +22,7 @@ from sklearn.preprocessing import OneHotEncoder
 from gpt1 import evaluate, load
 from gpt1.errors import UserError
 from gpt1.sklearn import GPTChoice, GPTClassifier, GPTFeatures, GPTPairClassifier, GPTPairRegressor, GPTRegressor
-from gpt1.sklearn.inputs import column_names
+from gpt1.sklearn.inputs import training_column_names
 from gpt1.tables.table import Table
 
 pytestmark = pytest.mark.usefixtures("no_reports")
@@ -336,7 +336,7 @@ def test_a_saved_classifier_has_the_labels_of_the_user(
     ],
 )
 def test_columns_have_the_names_of_frames_and_series(X: Any, y: Any, columns: list[str]):
-    assert column_names(X, y, ("text",)) == columns
+    assert training_column_names(X, y, ("text",)) == columns
 
 
 def test_every_saved_estimator_keeps_its_task(run: str, table: Table, tmp_path: Path):

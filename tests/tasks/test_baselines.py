@@ -10,7 +10,14 @@ import pytest
 
 from gpt1.progress import Progress
 from gpt1.tasks import baselines
-from gpt1.tasks.baselines import describe_score, summary, tfidf_baseline, trivial_answer, trivial_baseline, verdict
+from gpt1.tasks.baselines import (
+    describe_score,
+    quality_warning,
+    summarize_baselines,
+    tfidf_baseline,
+    trivial_answer,
+    trivial_baseline,
+)
 from gpt1.tasks.kinds import KINDS, Example
 from gpt1.tasks.targets import Answers, Classes, StandardizedNumber
 
@@ -65,26 +72,33 @@ def both(trivial: float, tfidf: float) -> dict[str, Any]:
 
 
 def test_a_classifier_that_is_not_above_the_most_frequent_label_has_learned_nothing():
-    found = verdict(CLASSES, scored(0.50, -0.1), both(0.52, 0.70), "accuracy", "Try this.")
+    found = quality_warning(CLASSES, scored(0.50, -0.1), both(0.52, 0.70), "accuracy", "Try this.")
     assert found.startswith("this model has learned nothing: accuracy 0.500 is not above")
     assert found.endswith("TF-IDF learns from the same rows (accuracy 0.700). Try this.")
-    assert "TF-IDF learns nothing from them either" in verdict(CLASSES, scored(0.5, -0.1), both(0.52, 0.5), "accuracy")
-    assert "Likely causes" in verdict(CLASSES, scored(0.5, -0.1), {"trivial": both(0.5, 0)["trivial"]}, "accuracy")
+    assert "TF-IDF learns nothing from them either" in quality_warning(
+        CLASSES, scored(0.5, -0.1), both(0.52, 0.5), "accuracy"
+    )
+    assert "Likely causes" in quality_warning(
+        CLASSES, scored(0.5, -0.1), {"trivial": both(0.5, 0)["trivial"]}, "accuracy"
+    )
 
 
 def test_a_handful_of_rows_shows_nothing():
-    assert verdict(CLASSES, {**scored(0.0, -0.1), "rows": 9}, {"trivial": both(0.0, 0)["trivial"]}, "accuracy") == ""
+    assert (
+        quality_warning(CLASSES, {**scored(0.0, -0.1), "rows": 9}, {"trivial": both(0.0, 0)["trivial"]}, "accuracy")
+        == ""
+    )
 
 
 def test_a_classifier_of_rare_labels_can_be_below_the_most_frequent_label_and_have_learned():
-    assert verdict(CLASSES, scored(0.94, 0.2), both(0.95, 0.9), "accuracy") == ""
+    assert quality_warning(CLASSES, scored(0.94, 0.2), both(0.95, 0.9), "accuracy") == ""
 
 
 def test_a_better_tf_idf_is_a_warning():
-    assert verdict(CLASSES, scored(0.6, 0.2), both(0.5, 0.7), "accuracy", "Try this.") == (
+    assert quality_warning(CLASSES, scored(0.6, 0.2), both(0.5, 0.7), "accuracy", "Try this.") == (
         "TF-IDF is better (accuracy 0.700). Try this."
     )
-    assert verdict(CLASSES, scored(0.7, 0.2), both(0.5, 0.7), "accuracy") == ""
+    assert quality_warning(CLASSES, scored(0.7, 0.2), both(0.5, 0.7), "accuracy") == ""
 
 
 @pytest.mark.parametrize(
@@ -94,7 +108,7 @@ def test_a_better_tf_idf_is_a_warning():
 def test_scores_that_hardly_depend_on_the_text_count_as_nothing_learned(spread: float, low: float, expected: str):
     own = {"rows": 50, "metrics": {"pearson": 0.2, "rmse": 1.0}, "interval": {"pearson": [low, 0.5]}, "spread": spread}
     trivial = {"trivial": {"name": "always the mean", "metrics": {"pearson": 0.0, "rmse": 1.0}}}
-    found = verdict(NUMBERS, own, trivial, "pearson")
+    found = quality_warning(NUMBERS, own, trivial, "pearson")
     assert expected in found
     assert bool(found) == bool(expected)
 
@@ -103,26 +117,26 @@ def test_of_errors_the_lower_is_better():
     own = {"rows": 50, "metrics": {"rmse": 1.0}, "interval": {"pearson": [0.1, 0.5]}, "spread": 0.5}
     for rmse, expected in ((0.9, True), (1.1, False)):
         others = {"tfidf": {"name": "TF-IDF", "metrics": {"rmse": rmse}}}
-        assert verdict(NUMBERS, own, others, "rmse").startswith("TF-IDF is better") == expected
+        assert quality_warning(NUMBERS, own, others, "rmse").startswith("TF-IDF is better") == expected
 
 
 def test_scores_with_larger_errors_than_the_mean_are_a_warning():
     own = {"rows": 50, "metrics": {"pearson": 0.6, "rmse": 1.3, "mae": 0.9}, "interval": {"pearson": [0.4, 0.7]}}
     mean = {"name": "always the mean (3.02)", "metrics": {"pearson": 0.0, "rmse": 1.16, "mae": 1.0}}
-    found = verdict(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean}, "pearson", "Try this.")
+    found = quality_warning(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean}, "pearson", "Try this.")
     assert found == "this model is worse than always the mean (3.02): RMSE 1.30 instead of 1.16. Try this."
     tfidf = {"name": "TF-IDF", "metrics": {"pearson": 0.7, "rmse": 1.0, "mae": 0.8}}
-    found = verdict(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean, "tfidf": tfidf}, "pearson", "Try this.")
+    found = quality_warning(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean, "tfidf": tfidf}, "pearson", "Try this.")
     assert found.endswith("1.16. TF-IDF is better (pearson 0.700). Try this.")
     better = {**own, "metrics": {"pearson": 0.6, "rmse": 1.1, "mae": 0.9}, "spread": 0.8}
-    assert verdict(NUMBERS, better, {"trivial": mean}, "pearson") == ""
+    assert quality_warning(NUMBERS, better, {"trivial": mean}, "pearson") == ""
 
 
 def test_the_summary_of_scores_names_each_number():
     mean = {"name": "always the mean (3.02)", "metrics": {"pearson": 0.0, "rmse": 1.16}}
     tfidf = {"name": "TF-IDF", "metrics": {"pearson": 0.7, "rmse": 1.0}}
     both = {"trivial": mean, "tfidf": tfidf}
-    assert summary(both, "pearson") == "TF-IDF 0.700, RMSE 1.00; always the mean (3.02) RMSE 1.16"
-    assert summary(both, "rmse") == "TF-IDF 1.000; always the mean (3.02) 1.160"
+    assert summarize_baselines(both, "pearson") == "TF-IDF 0.700, RMSE 1.00; always the mean (3.02) RMSE 1.16"
+    assert summarize_baselines(both, "rmse") == "TF-IDF 1.000; always the mean (3.02) 1.160"
     assert describe_score("pearson", {"pearson": 0.0, "rmse": 1.0}, " [-0.1, 0.1]") == "0.000 [-0.1, 0.1], RMSE 1.00"
     assert describe_score("accuracy", {"accuracy": 0.0}) == "0.000"

@@ -22,7 +22,7 @@ from gpt1.inference.evaluate import compute_metrics, fit_calibration
 from gpt1.inference.task_logits import average_windows, compute_task_logits
 from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.metrics import confidence_interval
-from gpt1.tasks.multilabel import MultiLabel, best_threshold, indicator, multilabel_scores
+from gpt1.tasks.multilabel import MultiLabel, best_f1_threshold, indicator, multilabel_scores
 from gpt1.tasks.targets import target_from_json, target_to_json
 from gpt1.training.finetune import finetune
 
@@ -83,7 +83,7 @@ def test_a_threshold_has_the_highest_f1_of_all(data: Any, n: int):
         data.draw(st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.7, 1.0]) | st.floats(0, 1), min_size=n, max_size=n))
     )
     gold = np.array(data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
-    threshold = best_threshold(p, gold)
+    threshold = best_f1_threshold(p, gold)
     assert 0 <= threshold <= 1
     if not gold.any():
         assert threshold == 0.5

@@ -6,7 +6,7 @@ import pytest
 
 from gpt1.tasks.examples import target_from_examples
 from gpt1.tasks.kinds import KINDS, Example
-from gpt1.tasks.tfidf import C_VALUES, DEFAULT_CHOICE, VECTORIZERS, Features, build_problem, tfidf_scores
+from gpt1.tasks.tfidf import C_VALUES, DEFAULT_CHOICE, VECTORIZERS, TfidfFeatures, build_problem, tfidf_scores
 
 THINGS = ("file", "list", "number", "logger", "option", "string", "path", "name")
 
@@ -48,5 +48,5 @@ def test_a_given_c_is_used() -> None:
     kind, rows = KINDS["classification"], examples("classification", 32)
     problem = build_problem(target_from_examples(kind, False, rows, str, "rows"), rows)
     assert problem.enough
-    fitted = problem.fit(Features(kind, VECTORIZERS["words"]), rows, c=3.0)
+    fitted = problem.fit(TfidfFeatures(kind, VECTORIZERS["words"]), rows, c=3.0)
     assert fitted.model.C == fitted.c == 3.0

@@ -14,13 +14,13 @@ from gpt1.model.gpt import GPT
 from gpt1.recipes import MODEL_SIZES, peak_lr_of_width
 from gpt1.runs.folder import resolve_settings
 from gpt1.tokenization.tokenizer import Tokenizer
-from gpt1.training.initial_model import inherited_settings, model_shape
+from gpt1.training.initial_model import inherited_settings, new_model_config
 
 
 def saved_model(folder: Path, tokenizer: Tokenizer, **settings: Any) -> Path:
     cfg = resolve_settings(PretrainConfig, settings)
     folder.mkdir()
-    save_model(folder, GPT(model_shape(cfg, tokenizer.vocab_size)), tokenizer)
+    save_model(folder, GPT(new_model_config(cfg, tokenizer.vocab_size)), tokenizer)
     return folder
 
 

@@ -17,7 +17,7 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.errors import ResourceError, UserError
 from gpt1.model.gpt import GPT
 from gpt1.training import pretrain as pretraining
-from gpt1.training.initial_model import model_shape
+from gpt1.training.initial_model import new_model_config
 from gpt1.training.plan import MAX_EPOCHS, PLANNED_SIZES, Plan, Speed, measure_speed, plan_run
 from gpt1.training.pretrain import pretrain
 from gpt1.training.speed import flops_per_token
@@ -36,7 +36,7 @@ def plan_on(flops_per_second: float, minutes: float, tokens: float = 1e9, **requ
     """The plan for a machine that computes `flops_per_second` with every size."""
 
     def measure(cfg: PretrainConfig, vocab_size: int) -> Speed:
-        return Speed(flops_per_token(model_shape(cfg, vocab_size)) / flops_per_second, 1e-3)
+        return Speed(flops_per_token(new_model_config(cfg, vocab_size)) / flops_per_second, 1e-3)
 
     return plan_run(minutes, requested, {}, cast(Corpus, Sized(tokens)), measure)
 

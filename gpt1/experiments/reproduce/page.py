@@ -12,7 +12,7 @@ from gpt1.experiments.reproduce import figure2, paper, table5
 from gpt1.experiments.reproduce import tables_2_to_4 as paper_tables
 from gpt1.experiments.reproduce.plan import ReproductionPlan
 from gpt1.experiments.reproduce.scores import METRIC_NAMES, points_cell
-from gpt1.experiments.result_store import ResultStore, model_shape
+from gpt1.experiments.result_store import ResultStore, config_dimensions
 from gpt1.report.run_reader import as_dict, is_number
 from gpt1.runs import folder as runs
 
@@ -22,7 +22,7 @@ def write_reproduction_report(plan: ReproductionPlan, store: ResultStore, failed
     what = plan.request.what
     ours = "medians over seeds [min–max]" if plan.request.seeds > 1 else "of one seed, so the spread is unknown"
     report = ExperimentReport(
-        f"{'Figure 2' if what == 'figure2' else 'Table ' + what[-1]} beside the paper: {paper.TITLES[what]}",
+        f"{'Figure 2' if what == 'figure2' else 'Table ' + what[-1]} compared with the paper: {paper.TITLES[what]}",
         f"reproduce {what}",
         "All scores are 100 × the metric" + (f"; ours are {ours}." if plan.tasks else "."),
     )
@@ -75,11 +75,11 @@ def add_rows_table(report: ExperimentReport, plan: ReproductionPlan, store: Resu
 def reproduction_facts(plan: ReproductionPlan) -> dict[str, Any]:
     """How the numbers were made, for the report."""
     facts = {
-        "model": f"{plan.request.from_}: {describe_model(plan.models['from'])}",
+        "model": f"{plan.request.from_}: {format_model_facts(plan.models['from'])}",
         "its pre-training": pretraining_facts(plan.request.from_),
     }
     if plan.request.lstm:
-        facts["LSTM"] = f"{plan.request.lstm}: {describe_model(plan.models['lstm'])}"
+        facts["LSTM"] = f"{plan.request.lstm}: {format_model_facts(plan.models['lstm'])}"
         facts["the LSTM's pre-training"] = pretraining_facts(plan.request.lstm)
     facts = {name: value for name, value in facts.items() if value}
     if not plan.tasks:  # nothing was fine-tuned
@@ -92,9 +92,9 @@ def reproduction_facts(plan: ReproductionPlan) -> dict[str, Any]:
     }
 
 
-def describe_model(facts: dict[str, Any]) -> str:
+def format_model_facts(facts: dict[str, Any]) -> str:
     """A model's shape, and the hash of its weights."""
-    return f"{format_fact(model_shape(facts['config']))}; weights SHA-256 {facts['weights'][:16]}…"
+    return f"{format_fact(config_dimensions(facts['config']))}; weights SHA-256 {facts['weights'][:16]}…"
 
 
 def pretraining_facts(run: str | Path) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class ReproductionPlan:
         return resolve_training_settings(width, self.run_settings(method, 0), len(task.training))
 
     def provenance(self, task: PaperTask, method: str) -> dict[str, Any]:
-        """What a result depends on: the rows, the weights and the settings."""
+        """The inputs of a result: the rows, the weights and the settings."""
         weights = None if method in BASELINES else self.models["lstm" if method == "lstm" else "from"]["weights"]
         return {"rows": task.facts, "weights": weights, "settings": self.training_settings(task, method)}
 

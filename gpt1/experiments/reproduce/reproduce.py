@@ -71,13 +71,13 @@ def reproduce(
     request = Request(what, from_, out, data_dir, seeds, *names, *limits, lstm, left, right, given)
     request.validate()
     store = ResultStore.open(out, {"analysis": "reproduce", "model": model_facts(from_), "settings": given})
-    plan = make_plan(request, resolved, progress)
+    plan = plan_reproduction(request, resolved, progress)
     plan.check_stored_results(store)
     announce_plan(plan, progress)
-    return execute(plan, store, progress)
+    return run_reproduction(plan, store, progress)
 
 
-def make_plan(request: Request, cfg: FinetuneConfig, progress: Progress) -> ReproductionPlan:
+def plan_reproduction(request: Request, cfg: FinetuneConfig, progress: Progress) -> ReproductionPlan:
     """Read and check all inputs; nothing is run."""
     notes: list[str] = []
     zeroshot_runs: list[ZeroShotRun] = []
@@ -113,7 +113,7 @@ def no_tasks_error(skipped: Sequence[SkippedTask]) -> UserError:
     return UserError(f"none of the tasks can be measured. {reasons}.", "Choose the folder of the files: --data-dir DIR")
 
 
-def execute(plan: ReproductionPlan, store: ResultStore, progress: Progress) -> Path:
+def run_reproduction(plan: ReproductionPlan, store: ResultStore, progress: Progress) -> Path:
     """Run what is missing and write the report."""
     from gpt1.experiments.reproduce.page import write_reproduction_report
 

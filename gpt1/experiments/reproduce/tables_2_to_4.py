@@ -1,4 +1,4 @@
-"""Tables 2 to 4 in the report: a row for each of the paper's numbers, with ours beside it."""
+"""Tables 2 to 4 in the report: a row for each of the paper's numbers, next to ours."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def add_tables(
         rows.append((LAST_POSITION, glue_row(plan, store)))
     titles = [m.title if name in BASELINES else f"ours, {m.title}" for name, m in plan.methods.items()]
     titles = ["ours" if title == "ours, full" else title for title in titles]
-    report.heading("Beside the paper")
+    report.heading("Comparison with the paper")
     rows.sort(key=lambda one: one[0])
     report.table(["task", "metric", "before", "GPT-1", *titles, "difference", "baseline"], [row for _, row in rows])
     report.paragraph(

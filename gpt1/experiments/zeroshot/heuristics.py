@@ -139,7 +139,7 @@ def cola_task(rows: ExampleSet, data: DataSet, data_dir: str | Path | None) -> Z
     acceptable = [as_label(example.label) == "1" for example in sample.examples]
 
     def predict(model: LanguageModel, progress: Progress) -> list[str]:
-        threshold = best_threshold(mean_log_probabilities(model, sample.examples, progress), acceptable)
+        threshold = best_matthews_threshold(mean_log_probabilities(model, sample.examples, progress), acceptable)
         return ["1" if score >= threshold else "0" for score in mean_log_probabilities(model, rows.examples, progress)]
 
     how = "acceptable if the mean log-probability of the tokens is above a threshold chosen on "
@@ -156,7 +156,7 @@ def mean_log_probabilities(model: LanguageModel, examples: Sequence[Example], pr
     return [mean_log_probability(one) for (one,) in scored]
 
 
-def best_threshold(scores: Sequence[float], is_positive: Sequence[bool]) -> float:
+def best_matthews_threshold(scores: Sequence[float], is_positive: Sequence[bool]) -> float:
     """The threshold with the highest Matthews correlation of `score ≥ threshold` with `is_positive`, midway between two
     neighboring scores."""
     order = np.argsort(scores, kind="stable")[::-1]

@@ -65,21 +65,21 @@ def log_probabilities(
     return scores
 
 
-Scored = Iterator[list[tuple[int, int, Tensor]]]
+ContinuationScores = Iterator[list[tuple[int, int, Tensor]]]
 """Batches of (query, continuation, log P of its tokens)."""
 
 
-def score_after_token(gpt: GPT, prefix: list[int], texts: Mapping[int, list[list[int]]]) -> Scored:
+def score_after_token(gpt: GPT, prefix: list[int], texts: Mapping[int, list[list[int]]]) -> ContinuationScores:
     """`texts` has the continuations of each query."""
     numbers = [q for q, continuations in texts.items() if continuations]
     encoded = [EncodedExample([prefix + text for text in texts[q]], shared_prefix=not gpt.recurrent) for q in numbers]
     for batch in micro_batches(encoded, range(len(encoded)), PREDICTION_BATCH_TOKENS):
-        rows = iter(score_rows(gpt, [row for i in batch for row in encoded[i].packed_rows]))
+        rows = iter(packed_log_probabilities(gpt, [row for i in batch for row in encoded[i].packed_rows]))
         yield [(numbers[i], k, next(rows)) for i in batch for k in range(len(encoded[i].sequences))]
 
 
 @torch.inference_mode()
-def score_rows(gpt: GPT, rows: Sequence[tuple[list[int], PackedRow]]) -> list[Tensor]:
+def packed_log_probabilities(gpt: GPT, rows: Sequence[tuple[list[int], PackedRow]]) -> list[Tensor]:
     """log P of every token but the first of each sequence of the packed rows."""
     device = gpt.tokens.weight.device
     packing = Packing([row for _, row in rows], device)
@@ -97,10 +97,10 @@ def score_rows(gpt: GPT, rows: Sequence[tuple[list[int], PackedRow]]) -> list[Te
     return found
 
 
-def score_after_prefix(gpt: GPT, prefix: list[int], texts: Mapping[int, list[list[int]]]) -> Scored:
+def score_after_prefix(gpt: GPT, prefix: list[int], texts: Mapping[int, list[list[int]]]) -> ContinuationScores:
     """As `score_after_token`; the prefix is computed once for all queries."""
     members = [(q, k) for q, continuations in texts.items() for k in range(len(continuations))]
-    last_state, cache = prefill(gpt, prefix)
+    last_state, cache = prefill_prefix(gpt, prefix)
     for positions in batch_by_length([len(texts[q][k]) for q, k in members], len(prefix)):
         batch = [members[i] for i in positions]
         rows = score_continuations(gpt, last_state, cache, [texts[q][k] for q, k in batch])
@@ -120,7 +120,7 @@ def batch_by_length(lengths: Sequence[int], prefix_length: int) -> list[list[int
 
 
 @torch.inference_mode()
-def prefill(gpt: GPT, prefix: Sequence[int]) -> tuple[Tensor, KVCache]:
+def prefill_prefix(gpt: GPT, prefix: Sequence[int]) -> tuple[Tensor, KVCache]:
     """(the hidden state at the end of `prefix` [1, n_embd], its KV cache)."""
     weight = gpt.tokens.weight
     cache = KVCache(gpt.config, 1, weight.to(gpt.activation_dtype))
