@@ -150,10 +150,10 @@ def change(hub: HubServer, **files: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "prepare", "problem", "fix"),
     [
-        ("nobody/nothing", lambda hub: None, "neither a local folder nor a model on", "Check the path or the name."),
+        ("nobody/nothing", lambda hub: None, "neither a local folder nor a public model on", "Check the path or the name."),
         (f"{NAME}@v7", lambda hub: None, f"{NAME} has no revision v7", f"/{NAME}"),
         (NAME, lambda hub: setattr(hub.repositories[NAME], "refuses_with", "gated"), "is gated", "HF_TOKEN"),
-        (NAME, lambda hub: setattr(hub.repositories[NAME], "refuses_with", "private"), "or it is private", "HF_TOKEN"),
+        (NAME, lambda hub: setattr(hub.repositories[NAME], "refuses_with", "private"), "nor a public model", "HF_TOKEN"),
         (
             NAME,
             lambda hub: change(hub, model_DOT_safetensors=None, pytorch_model_DOT_bin=pickle.dumps(1)),
@@ -195,7 +195,7 @@ def test_a_transfer_that_is_always_cut_off_is_an_error_and_the_next_try_succeeds
     hub.repositories[NAME].cut_off["model.safetensors"] = 10**6
     answer = find(hub, tmp_path, NAME, HF_HUB_DOWNLOAD_TIMEOUT="2")
     assert answer.returncode == 2, answer.stderr
-    assert f"the transfer of {NAME} was cut off" in answer.stderr
+    assert f"the transfer of {NAME} was interrupted" in answer.stderr
     assert "Run the command again" in answer.stderr
     hub.repositories[NAME].cut_off.clear()
     assert find(hub, tmp_path, NAME).returncode == 0

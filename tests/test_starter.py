@@ -105,7 +105,7 @@ def test_a_model_called_starter_in_the_current_folder_wins_and_a_line_says_so(
     runs.log_once.cache_clear()
     shutil.copytree(pretrained_run, "starter")
     assert find_model_folder("starter") == Path("starter/model")
-    assert "starter: the folder in the current directory, not the model that comes with gpt1" in capsys.readouterr().err
+    assert "starter: using the folder in the current directory, not the model that comes with gpt1" in capsys.readouterr().err
     assert find_model_folder("./starter") == Path("starter/model")
     assert not capsys.readouterr().err
 
@@ -116,7 +116,7 @@ def test_what_is_called_starter_and_is_no_model_is_an_error_that_says_what_it_hi
     with pytest.raises(UserError) as refused:
         find_model_folder("starter")
     assert str(refused.value) == (
-        f"the {kind} starter in the current directory is not a model, and hides the model of this name.\n"
+        f"the {kind} starter in the current directory is not a model, but hides the built-in model of that name.\n"
         f"Rename the {kind}, or run the command in another folder."
     )
 

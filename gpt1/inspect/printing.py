@@ -127,7 +127,7 @@ def print_corpus(facts: Facts, console: Console) -> None:
 
 def print_run(facts: Facts, console: Console) -> None:
     stage = "pre-training" if facts["stage"] == "pretrain" else "fine-tuning"
-    state = "finished" if facts["finished"] else "being trained now" if facts["training"] else "not finished"
+    state = "finished" if facts["finished"] else "in progress" if facts["training"] else "not finished"
     console.print_result(f"{facts['name']}: a {stage} run, {state}, {facts['updates']:,} steps")
     lines = [(name, str(value)) for name, value in flatten_command(facts["command"]).items() if value]
     lines.append(
@@ -162,7 +162,7 @@ def print_runs(facts: Facts, console: Console) -> None:
     console.print_result(f"{facts['name']}: {count_noun(len(facts['runs']), 'run')}")
     rows = []
     for run in facts["runs"]:
-        state = "" if run["finished"] else "being trained now" if run["training"] else "not finished"
+        state = "" if run["finished"] else "in progress" if run["training"] else "not finished"
         best = (run["results"].get("validation") or {}).get("metrics")
         rows.append([run["name"], run["stage"], run["updates"], state, format_metrics(best or run["validation"])])
     console.print_table(["run", "stage", "steps", "", "validation"], rows)

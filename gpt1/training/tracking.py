@@ -84,7 +84,7 @@ class Tracker(Progress):
     def _fail(self, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            self.warn(f"warning: logging to {self.title} stopped: {self.place} cannot be written ({reason(error)})")
+            self.warn(f"warning: logging of {self.title} stopped: {self.place} cannot be written ({reason(error)})")
 
 
 class MLflow(Tracker):

@@ -103,7 +103,7 @@ def test_training_only_the_head_from_a_yaml_file_uses_the_defaults_of_the_head(
     answer = ask(*words.split())
     assert answer.exit_code == 0, answer.stderr
     assert runs.read_run_config(tmp_path / "r")["lm_coef"] == 0
-    assert "features of every example: 64 examples" in answer.stderr
+    assert "computing features: 64 examples" in answer.stderr
 
 
 def test_the_printed_next_command_runs_as_printed_for_any_folder_name(
@@ -287,10 +287,10 @@ def test_resume_restores_a_deleted_model_folder(workspace: Path, tmp_path: Path,
 def test_what_is_no_table_gets_a_hint_that_works(workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(workspace)
     answer = ask("predict", "runs/reviews", "good")
-    assert "a text of a single word ends with a space: 'good '" in answer.stderr
+    assert "as a text, add a space: 'good '" in answer.stderr
     assert ask("predict", "runs/reviews", "good ").exit_code == 0
     assert "INPUT is empty" in ask("predict", "runs/reviews", "").stderr
-    assert "The run comes first" in ask("predict", "new.csv", "runs/reviews").stderr
+    assert "first the run" in ask("predict", "new.csv", "runs/reviews").stderr
 
 
 def test_a_page_is_replaced_only_on_request(workspace: Path, ask: Any, tmp_path: Path):

@@ -75,8 +75,8 @@ def test_a_signal_waits_until_an_import_has_finished(tmp_path: Path):
     (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nwhole = True\n")
     lines = [
         "import time",
-        "from gpt1.cli.exit import stopped_by_signals",
-        "with stopped_by_signals():",
+        "from gpt1.cli.exit import raise_on_signals",
+        "with raise_on_signals():",
         "    import slow",
         "    print(slow.whole)",
         "    time.sleep(20)",

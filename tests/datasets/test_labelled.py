@@ -38,7 +38,7 @@ def test_messages_about_one_row_are_singular() -> None:
     progress = LoggedLines()
     load_task_data(TaskRequest(train, validation, "classification", {"text": "text"}), FinetuneConfig(), progress)
     assert progress.lines[0].endswith("; 1 duplicate removed")
-    assert progress.lines[1] == "1 row without text left out"
+    assert progress.lines[1] == "1 row without text skipped"
     assert progress.lines[2] == "1 training row removed: also in v"
     assert progress.lines[3] == "validation: 2 rows from v"
 
@@ -56,14 +56,14 @@ def load(table: Table, kind: str = "classification", **request: str) -> list[str
 
 def test_rows_without_a_label_are_refused_with_their_number_and_left_out_on_request() -> None:
     with pytest.raises(
-        UserError, match=r"t.csv, row 1: the label is empty, and so is that of 4 other rows\."
+        UserError, match=r"t.csv, row 1: the label is empty \(also in 4 other rows\)\."
     ) as refused:
         load(GAPS, unlabeled="refuse")
-    assert refused.value.fix == "Add labels, or leave these rows out with --unlabeled drop."
+    assert refused.value.fix == "Add labels, or skip these rows with --unlabeled drop."
     with pytest.raises(UserError) as refused:
         load(GAPS)  # a command without this flag
     assert refused.value.fix == "Add labels, or remove the rows."
-    assert "5 rows without a label left out" in load(GAPS, unlabeled="drop")
+    assert "5 rows without a label skipped" in load(GAPS, unlabeled="drop")
     with pytest.raises(UserError, match="no row has a label"):
         load(Table("t", ["text", "label"], [{"text": "a", "label": None}] * 3), unlabeled="drop")
 
@@ -76,6 +76,6 @@ def test_errors_name_the_line_of_the_file_when_rows_are_left_out() -> None:
 
 def test_a_column_of_words_is_not_a_column_of_numbers() -> None:
     rows = [{"text": f"t{i}", "label": "xy"[i % 2]} for i in range(20)]
-    with pytest.raises(UserError, match=r"row 1: 'x' is not a finite number. Column 'label' holds words") as error:
+    with pytest.raises(UserError, match=r"row 1: 'x' is not a finite number. Column 'label' contains words") as error:
         load(Table("t.csv", ["text", "label"], rows), "regression")
     assert error.value.fix == "Use --kind classification, or another column as --label."

@@ -28,12 +28,12 @@ from gpt1.runs import folder as runs
 @pytest.mark.parametrize(
     ("gains", "verdict"),
     [
-        ([0.20, 0.10, 0.30], "Pre-training is worth 20.0 points of accuracy here (each seed: +20.0, +10.0, +30.0)."),
+        ([0.20, 0.10, 0.30], "Pre-training adds 20.0 points of accuracy here (by seed: +20.0, +10.0, +30.0)."),
         (
             [0.04, -0.02, 0.01],
-            "Pre-training makes no clear difference here: +1.0 points (each seed: +4.0, -2.0, +1.0).",
+            "Pre-training makes no clear difference here: +1.0 points (by seed: +4.0, -2.0, +1.0).",
         ),
-        ([-0.1], "Pre-training makes no clear difference here: -10.0 points (each seed: -10.0)."),
+        ([-0.1], "Pre-training makes no clear difference here: -10.0 points (by seed: -10.0)."),
     ],
 )
 def test_the_verdict_states_the_median_gain_and_every_seed(gains: list[float], verdict: str) -> None:
@@ -43,7 +43,7 @@ def test_the_verdict_states_the_median_gain_and_every_seed(gains: list[float], v
 
 def test_the_sentence_on_starter_is_as_honest_about_a_loss_as_about_a_gain() -> None:
     results = DemoResults(accuracy={demo.ALL: [0.5, 0.6, 0.5], FROM_STARTER: [0.45, 0.5, 0.52]})
-    assert starter_verdict(results).endswith("by -5.0 points (each seed: -5.0, -10.0, +2.0).")
+    assert starter_verdict(results).endswith("rows: -5.0 points (by seed: -5.0, -10.0, +2.0).")
 
 
 def test_without_the_weights_of_starter_the_demo_says_so_and_goes_on(
@@ -52,7 +52,7 @@ def test_without_the_weights_of_starter_the_demo_says_so_and_goes_on(
     monkeypatch.setattr(runs, "STARTER_FOLDER", tmp_path)
     assert list(demo.available_methods()) == [demo.SCRATCH, demo.HEAD, demo.ALL]
     results = DemoResults(accuracy={name: [0.5] for name in (demo.MAJORITY, demo.TF_IDF, *demo.available_methods())})
-    assert starter_verdict(results) == "This installation has no model starter, so the demo shows only its own."
+    assert starter_verdict(results) == "This installation does not include the model starter, so the demo skips it."
     assert FROM_STARTER not in [row[0] for row in accuracy_rows(results)]
     assert not any("starter" in command for command, _ in follow_up_commands(tmp_path))
 

@@ -79,14 +79,14 @@ def test_no_verdict_saves_zero_or_fewer_labels(pretrained: dict[int, float], scr
 
 def test_nothing_is_saved_if_scratch_reaches_the_score_with_fewer_labels() -> None:
     (sentence,) = curve_verdict({8: 0.5, 32: 0.8}, {8: 0.9, 32: 0.6}, None, "accuracy")
-    assert sentence.startswith("Pre-training saves no labels here: it is ahead at 32 labels, but")
+    assert sentence.startswith("Pre-training saves no labels here: it scores higher at 32 labels, but")
     assert [module.format_labels_needed(n, 8, 64) for n in (8.0, 20.4, None)] == ["8 or fewer", "20", "more than 64"]
 
 
 def test_the_verdict_names_the_sizes_where_pre_training_is_worse() -> None:
     scratch, pretrained = {8: 0.5, 64: 0.8}, {8: 0.5, 64: 0.7}
     verdict = curve_verdict(pretrained, scratch, {8: 0.6, 64: 0.6}, "accuracy")
-    assert "worth nothing" in verdict[0]
+    assert "no gain" in verdict[0]
     assert verdict[1] == "TF-IDF with a linear model is better than the pre-trained model at 8 labels."
     beyond = curve_verdict({8: 0.95, 64: 0.96}, scratch, {8: 0.9, 64: 0.96}, "accuracy")
     assert beyond[0].startswith("Pre-training is worth more than 56 labels here")
@@ -133,7 +133,7 @@ def test_a_label_with_a_single_row_is_trained_on_and_named(
     found = read_train_test(rows, None, "classification", {"text": "text", "label": "label"}, False, None)
     assert "rare" in {example.label for example in found.training.examples}
     assert "rare" not in {example.label for example in found.test.examples}
-    assert any("only trained on: 1 label (rare)" in note for note in found.notes)
+    assert any("in training only: 1 label (rare)" in note for note in found.notes)
     assert len(found.test) == round(0.2 * len(rows))
     options: dict[str, Any] = {"sizes": [8], "seeds": 1, "methods": ["all", "tfidf"], "min_updates": 2, "epochs": 1.0}
     curve(rows, from_=pretrained_run, out=tmp_path / "curve", precision="fp32", **options, **TASK)

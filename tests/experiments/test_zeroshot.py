@@ -204,7 +204,7 @@ def test_the_error_of_an_invalid_schema_names_its_line(text: str, message: str, 
 
 
 def test_missing_schemas_are_an_error(pretrained_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the folder of the Winograd schemas is unknown"):
+    with pytest.raises(UserError, match="the folder with the Winograd schemas is missing"):
         zeroshot("winograd", run=pretrained_run)
     with pytest.raises(UserError, match=r"no train\.c\.txt"):
         zeroshot("winograd:train", run=pretrained_run, data_dir=tmp_path)

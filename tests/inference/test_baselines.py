@@ -57,7 +57,7 @@ def test_rows_that_the_model_was_trained_on_are_counted(finetuned: Path):
     for name in ("train", "test"):
         progress = LoggedLines()
         evaluate(finetuned / "run", finetuned / f"{name}.csv", progress=progress)
-        lines[name] = [line for line in progress.lines if "training rows of this run: new rows" in line]
+        lines[name] = [line for line in progress.lines if "training rows of this run: expect lower" in line]
     assert len(lines["train"]) == 1
     assert not lines["test"]
 

@@ -253,13 +253,13 @@ def test_export_prints_a_summary_and_warns_of_the_different_tokenizer(exported: 
 @pytest.mark.parametrize(
     ("format", "source", "problem"),
     [
-        ("hugingface", "lm", "there is no such format. Did you mean huggingface?"),
+        ("hugingface", "lm", "unknown format. Did you mean huggingface?"),
         ("onnx", "lm", "Formats: gpt1, huggingface."),
         ("huggingface", "lstm", "is an LSTM; transformers' openai-gpt is a Transformer"),
         ("huggingface", "reviews", "gpt1 export huggingface 'my runs/books' --out DIR"),
         ("huggingface", "reviews/model", "gpt1 export huggingface 'my runs/books' --out DIR"),
         ("huggingface", "alone", "gpt1 export huggingface RUN --out DIR"),
-        ("huggingface", "no-task", "the special tokens of a fine-tuned model, but no task.json"),
+        ("huggingface", "no-task", "a fine-tuned model's special tokens, but no task.json"),
         ("huggingface", "revews", "revews does not exist. Did you mean reviews?"),
         ("huggingface", "empty", "is not a model folder"),
         ("huggingface", "swapped", "the tokenizer has 300 tokens, the model 299"),

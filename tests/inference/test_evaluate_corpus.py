@@ -42,7 +42,7 @@ def test_a_corpus_with_another_tokenizer_is_an_error(pretrained_run: Path, tmp_p
     (tmp_path / "text.txt").write_text("some other words and yet other ones " * 50)
     other = Tokenizer.train(["other words"], vocab_size=270, pipeline="lossless")
     write_corpus([str(tmp_path / "text.txt")], tmp_path / "other", other)
-    with pytest.raises(UserError, match="another tokenizer"):
+    with pytest.raises(UserError, match="different tokenizer"):
         evaluate(pretrained_run, tmp_path / "other")
 
 

@@ -76,6 +76,6 @@ def test_a_report_that_is_no_page_is_refused_before_the_work(saved: RunFolder, t
 
 
 def test_a_corpus_has_no_page(pretrained_run: Path, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a corpus, which has no rows to show"):
+    with pytest.raises(UserError, match="does not apply to a corpus"):
         evaluate(pretrained_run, corpus, report=tmp_path / "test.html")
     assert not (tmp_path / "test.html").exists()

@@ -100,7 +100,7 @@ def test_the_head_maps_the_features_to_the_logits(make: Make, name: str, long: s
 
 
 def test_multiple_choice_has_no_features(make: Make):
-    with pytest.raises(UserError, match="one vector for each answer"):
+    with pytest.raises(UserError, match="one vector per answer"):
         make("choice").features(ROWS)
 
 

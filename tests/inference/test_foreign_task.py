@@ -148,7 +148,7 @@ def test_a_classifier_that_transformers_trained_further_is_its_new_self(
     model.save_pretrained(tmp_path / "theirs")  # beside our head, which is now outdated
     (tmp_path / "theirs/manifest.json").unlink()
     import_model("huggingface", tmp_path / "theirs", tmp_path / "back")
-    assert "score.weight was trained further, so head.safetensors is not used" in capsys.readouterr().err
+    assert "score.weight has changed since the export, so head.safetensors is ignored" in capsys.readouterr().err
     back = load_task_predictor(tmp_path / "back")
     np.testing.assert_allclose(back.predict_proba(TEXTS), theirs, atol=1e-5)
     assert (back.labels, back.temperature) == (["no", "yes"], 1.0)
@@ -178,7 +178,7 @@ def test_a_head_whose_bias_nothing_can_stand_for_is_an_error(tokenizer: Tokenize
     torch.nn.init.ones_(head.linear.bias)
     content = {"kind": "classification", "columns": COLUMNS["classification"]}
     save_task(tmp_path / "ours", TaskModel(gpt, head), tokenizer, content, Classes(("no", "yes")))
-    with pytest.raises(UserError, match="has a bias, which transformers' classifier does not have"):
+    with pytest.raises(UserError, match="has a bias. transformers' classifier has none"):
         export_model("huggingface", tmp_path / "ours", tmp_path / "theirs")
 
 
@@ -253,7 +253,7 @@ def test_the_row_of_an_added_padding_token_is_named_and_left_out(
     size = english.vocab_size
     model = write_theirs(tmp_path / "theirs", english, extra_rows=1, pad_token_id=size)
     import_model("huggingface", tmp_path / "theirs", tmp_path / "ours")
-    assert f"the embedding of the padding token {size} is not used" in capsys.readouterr().err
+    assert f"the embedding of the padding token {size} is ignored" in capsys.readouterr().err
     expected = outputs_of(model, english, "the file").softmax(-1).numpy()
     np.testing.assert_allclose(
         load_task_predictor(tmp_path / "ours").predict_proba(["the file"])[0], expected, atol=1e-5

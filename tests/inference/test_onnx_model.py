@@ -117,7 +117,7 @@ def test_int8_is_smaller_and_close(pretrained_run: Path, exported_lm: Path, tmp_
 def test_a_graph_that_differs_from_the_model_is_not_kept(
     pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(onnx_model, "TOLERANCE", 0.0)
+    monkeypatch.setattr(onnx_model, "ONNX_TOLERANCE", 0.0)
     with pytest.raises(GPT1Error, match="differs by"):
         export_onnx(pretrained_run, tmp_path / "exported")
     assert not list(tmp_path.iterdir())
@@ -134,7 +134,7 @@ def test_an_lstm_an_existing_target_and_missing_packages_are_refused(
         export_onnx(pretrained_run, lstm)
     answer = ask("export", "huggingface", str(pretrained_run), "--out", str(tmp_path / "hf"), "--int8")
     assert answer.exit_code == 2
-    assert "--int8 is not for" in answer.stderr
+    assert "--int8 does not apply to" in answer.stderr
     monkeypatch.setattr(onnx_model, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package onnx"):
         export_onnx(pretrained_run, tmp_path / "exported")

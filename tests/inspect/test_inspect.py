@@ -159,7 +159,7 @@ WARNINGS = {
     "labels contradict": ({"text": ["a b"] * 2 + LONG, "label": ["x", "y"] + ["x", "y"] * 6}, "but a different label"),
     "a label dominates": (
         {"text": LONG, "label": ["x"] * 10 + ["y"] * 2},
-        "always predicting 'x' is right in 10 of 12 rows",
+        "always predicting 'x' is correct for 10 of 12 rows",
     ),
     "a label is rare": ({"text": LONG * 4, "label": ["x"] * 46 + ["y"] * 2}, "accuracy is not a useful metric"),
     "one label": ({"text": LONG, "label": ["x"] * 12}, "same label ('x')"),
@@ -306,7 +306,7 @@ def test_every_file_of_a_corpus_is_verified(corpus: Path, tmp_path: Path):
 def test_a_corpus_is_compared_with_the_tokenizer_of_a_run(corpus: Path, pretrained_run: Path, workspace: Path):
     assert inspect(corpus, from_=pretrained_run)["same_tokenizer_as"] == {str(pretrained_run): True}
     found = inspect(workspace / "other", from_=pretrained_run)
-    assert "another tokenizer" in " ".join(found["odd"])
+    assert "different tokenizer" in " ".join(found["odd"])
     assert "--from" not in found["next"][0]
 
 

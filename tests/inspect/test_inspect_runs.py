@@ -102,4 +102,4 @@ def test_a_run_that_is_being_trained_is_not_to_be_resumed(
         found = inspect(run)
     assert (found["training"], found["next"]) == (True, [])
     print_facts(found)
-    assert "a pre-training run, being trained now" in capfd.readouterr().out
+    assert "a pre-training run, in progress" in capfd.readouterr().out

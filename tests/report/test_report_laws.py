@@ -288,7 +288,7 @@ def test_the_stored_baselines_stand_in_the_head_and_in_the_table(tmp_path: Path)
     head = page.text[: page.text.index("Results")]
     assert page.headings[0].endswith(" on 8 validation rows; TF-IDF has 0.875; always ‘pos’ has 0.500")
     assert "Warning: TF-IDF is better (accuracy 0.875)." in head
-    assert "commonest here" not in page.text  # the commonest label of the training rows counts
+    assert "most frequent label here" not in page.text  # the most frequent label of the training rows counts
     assert {0.333, 0.87} <= set(page.numbers)
 
 
@@ -307,7 +307,7 @@ def test_a_pretrained_model_no_better_than_token_frequencies_is_warned_of(tmp_pa
     assert "Warning" not in PageParser(write_report(tmp_path)).text
     edit_results(tmp_path, validation={"loss": 6.8, "perplexity": 898.0, "bits_per_byte": 3.1})
     text = PageParser(write_report(tmp_path)).text
-    assert "Warning: this model has learned nothing: its loss of 6.80 on held-out text is not below" in text
+    assert "Warning: this model has learned nothing: its validation loss of 6.80 is not below" in text
 
 
 @pytest.mark.parametrize("damaged", [5, [1], {"trivial": None}, {"trivial": {"name": 3, "metrics": [1]}}, {"a": {}}])

@@ -320,7 +320,7 @@ def test_a_run_that_is_being_trained_says_so(tmp_path: Path):
     assert "--resume" in error.value.fix
     with lock_dir(run):
         assert is_being_written(run)
-        with pytest.raises(UserError, match="is being trained now") as error:
+        with pytest.raises(UserError, match="is still training") as error:
             runs.find_model_folder(run)
         assert error.value.fix == "Wait until it ends."
     assert not is_being_written(run)

@@ -30,7 +30,7 @@ def test_starter_is_a_model_folder_inside_the_package():
 
 def test_a_package_without_the_starter_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runs, "STARTER_FOLDER", tmp_path)
-    with pytest.raises(UserError, match="this installation of gpt1 has no model starter") as refused:
+    with pytest.raises(UserError, match="this gpt1 installation does not include the model starter") as refused:
         runs.find_model_folder("starter")
     assert "Install a release" in refused.value.fix
 

@@ -99,7 +99,7 @@ def test_sample_weights_of_zero_leave_rows_out(pretrained_run: Path, rows: Any):
         (
             lambda run: GPTClassifier(run),
             pd.DataFrame(np.eye(4, dtype=int), columns=["a", "b", "a ", "c"]),
-            "a name of its own",
+            "must be unique",
         ),
     ],
 )

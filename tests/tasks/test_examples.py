@@ -323,7 +323,7 @@ def test_another_way_of_counting_is_said_and_so_is_a_first_answer_that_is_never_
     examples = [Example(("x",), ("a", "b", "c"), label=1 + i % 2) for i in range(20)]
     assert "from 1" in numbering_notes("1", examples)[0]
     assert "A is the first answer" in numbering_notes("A", examples)[0]
-    assert "the first answer is never right" in numbering_notes("0", examples)[0]
+    assert "the first answer is never the right one" in numbering_notes("0", examples)[0]
     assert numbering_notes("0", examples[:19]) == []
     assert numbering_notes("0", [*examples, Example(("x",), ("a", "b"), label=0)]) == []
 

@@ -121,7 +121,7 @@ def test_no_rows_are_an_error():
         lambda: metrics.choice_scores([], []),
         lambda: metrics.confidence_interval("f1", [], [], ["0", "1"]),
     ):
-        with pytest.raises(UserError, match="no labelled rows"):
+        with pytest.raises(UserError, match="no labeled rows"):
             score()
 
 
@@ -306,7 +306,7 @@ def test_a_temperature_at_the_end_of_its_range_is_not_used():
     found = metrics.cross_fit_temperature(sure, [0, 1, 2] * 300)
     assert found["fitted"] == pytest.approx(math.exp(-metrics.MAX_LOG_TEMPERATURE), rel=0.01)
     assert found["temperature"] == 1
-    assert "at the end of its range" in found["reason"]
+    assert "at the limit of its range" in found["reason"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

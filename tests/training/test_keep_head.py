@@ -36,7 +36,7 @@ def test_the_head_of_a_finetuned_model_is_replaced_with_a_word_or_kept(tuned: Pa
     progress = LoggedLines()
     new = finetune(table, from_=tuned, out=tmp_path / "new", progress=progress, **stay)
     assert any(
-        "a new output layer replaces its own" in x and "--keep-head goes on with it" in x for x in progress.lines
+        "a new output layer replaces its own" in x and "use --keep-head to keep it" in x for x in progress.lines
     )
     kept = finetune(table, from_=tuned, out=tmp_path / "kept", keep_head=True, **stay)
     before = load_head(tuned)
@@ -66,6 +66,6 @@ def test_a_head_that_does_not_fit_cannot_be_kept(
 
 
 def test_a_pretrained_model_has_no_head_to_keep(table: Table, pretrained_run: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="is not fine-tuned: it has no output layer"):
+    with pytest.raises(UserError, match="has no output layer"):
         finetune(table, from_=pretrained_run, out=tmp_path / "run", keep_head=True, **TEXT_OPTIONS)
     assert not (tmp_path / "run").exists()

@@ -199,7 +199,7 @@ def test_a_model_cannot_be_trained_further_on_a_corpus_of_another_tokenizer(
 ):
     (tmp_path / "texts.txt").write_text("\n".join(prose[:50]))
     write_corpus([str(tmp_path / "texts.txt")], tmp_path / "other", Tokenizer.train(prose[:50], 290, "lossless"))
-    with pytest.raises(UserError, match="another tokenizer"):
+    with pytest.raises(UserError, match="different tokenizer"):
         pretrain(tmp_path / "other", out=tmp_path / "run", from_=pretrained_run)
     assert not (tmp_path / "run").exists()
 

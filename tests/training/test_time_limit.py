@@ -48,7 +48,7 @@ def test_a_limit_that_is_too_short_still_trains_a_step(table: Table, pretrained_
 
 @pytest.mark.parametrize(
     ("options", "problem"),
-    [({"time_limit": 0.0}, "time_limit=0"), ({"time_limit": 1, "epochs": 2}, "decides the number of epochs")],
+    [({"time_limit": 0.0}, "time_limit=0"), ({"time_limit": 1, "epochs": 2}, "sets the number of epochs")],
 )
 def test_a_limit_that_cannot_be_kept_is_an_error(
     table: Table, pretrained_run: Path, tmp_path: Path, options: dict[str, Any], problem: str

@@ -247,5 +247,5 @@ def test_a_store_that_breaks_while_training_gives_one_warning(run: Path, own_sto
         for record in RECORDS:
             progress.record(**record)
     assert len(lines) == 1
-    assert "no more MLflow metrics" in lines[0]
+    assert "logging of MLflow metrics stopped" in lines[0]
     assert len((run / "metrics.jsonl").read_text().splitlines()) == len(RECORDS)
