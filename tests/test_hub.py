@@ -153,7 +153,7 @@ def change(hub: HubServer, **files: Any) -> None:
         ("nobody/nothing", lambda hub: None, "neither a local folder nor a public model on", "Check the path or the name."),
         (f"{NAME}@v7", lambda hub: None, f"{NAME} has no revision v7", f"/{NAME}"),
         (NAME, lambda hub: setattr(hub.repositories[NAME], "refuses_with", "gated"), "is gated", "HF_TOKEN"),
-        (NAME, lambda hub: setattr(hub.repositories[NAME], "refuses_with", "private"), "nor a public model", "HF_TOKEN"),
+        (NAME, lambda hub: setattr(hub.repositories[NAME], "refuses_with", "private"), "nor a public", "HF_TOKEN"),
         (
             NAME,
             lambda hub: change(hub, model_DOT_safetensors=None, pytorch_model_DOT_bin=pickle.dumps(1)),

@@ -55,9 +55,7 @@ def load(table: Table, kind: str = "classification", **request: str) -> list[str
 
 
 def test_rows_without_a_label_are_refused_with_their_number_and_left_out_on_request() -> None:
-    with pytest.raises(
-        UserError, match=r"t.csv, row 1: the label is empty \(also in 4 other rows\)\."
-    ) as refused:
+    with pytest.raises(UserError, match=r"t.csv, row 1: the label is empty \(also in 4 other rows\)\.") as refused:
         load(GAPS, unlabeled="refuse")
     assert refused.value.fix == "Add labels, or skip these rows with --unlabeled drop."
     with pytest.raises(UserError) as refused:
