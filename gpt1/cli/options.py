@@ -54,7 +54,7 @@ verify = click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Check the SHA-256 of the model's files before use."
 )
 
-overwrite = click.option("--overwrite", is_flag=True, help="Replace an earlier result of gpt1 in that place.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing output that gpt1 wrote.")
 baselines = click.option(
     "--baselines/--no-baselines",
     default=True,

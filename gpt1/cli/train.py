@@ -30,7 +30,7 @@ def demo(out: Path, seeds: int) -> None:
 
     Collects English prose from the docstrings of the installed Python packages, trains a tokenizer and a small GPT on
     it, and fine-tunes the GPT on a few hundred labeled rows: pre-trained and from scratch, all weights and only the
-    head. Shows the results beside those of starter, the model that comes with gpt1.
+    head. Shows the results next to those of starter, the model that comes with gpt1.
 
     \b
     gpt1 demo

@@ -177,7 +177,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
     default=1.0,
     show_default=True,
     type=RangedNumber(float, 0, 1, above=True),
-    help="Sample from the smallest set of most likely tokens with total probability P.",
+    help="Sample from the smallest set of most likely tokens with a total probability of at least P.",
 )
 @click.option(
     "--seed", type=RangedNumber(int, 0, 2**63 - 1), help="Random seed of the first text; text i uses seed + i."
