@@ -150,7 +150,7 @@ def change(hub: HubServer, **files: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "prepare", "problem", "fix"),
     [
-        ("nobody/nothing", lambda hub: None, "neither a local folder nor a public model on", "Check the path or the name."),
+        ("nobody/nothing", lambda hub: None, "neither a local folder nor a public", "Check the path or the name."),
         (f"{NAME}@v7", lambda hub: None, f"{NAME} has no revision v7", f"/{NAME}"),
         (NAME, lambda hub: setattr(hub.repositories[NAME], "refuses_with", "gated"), "is gated", "HF_TOKEN"),
         (NAME, lambda hub: setattr(hub.repositories[NAME], "refuses_with", "private"), "nor a public", "HF_TOKEN"),

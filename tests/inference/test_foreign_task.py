@@ -178,7 +178,7 @@ def test_a_head_whose_bias_nothing_can_stand_for_is_an_error(tokenizer: Tokenize
     torch.nn.init.ones_(head.linear.bias)
     content = {"kind": "classification", "columns": COLUMNS["classification"]}
     save_task(tmp_path / "ours", TaskModel(gpt, head), tokenizer, content, Classes(("no", "yes")))
-    with pytest.raises(UserError, match="has a bias. transformers' classifier has none"):
+    with pytest.raises(UserError, match=r"has a bias\. transformers' classifier has none"):
         export_model("huggingface", tmp_path / "ours", tmp_path / "theirs")
 
 
