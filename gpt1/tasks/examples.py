@@ -57,7 +57,7 @@ def check_columns(
     for role, column in texts.items():
         if {*label_columns(kind, columns.get("label", ""))} & {*column_names(role, column, present)}:
             raise UserError(
-                f"--label {columns['label']} is also the column of --{role.replace('_', '-')}, so it is part of the input.",
+                f"--label {columns['label']} is also the input column of --{role.replace('_', '-')}.",
                 "Pass the column with the labels as --label.",
             )
 

@@ -92,7 +92,7 @@ def test_a_role_that_the_kind_needs_must_be_given():
     ],
 )
 def test_a_label_column_that_is_also_an_input_is_an_error(kind: str, columns: dict[str, str]):
-    with pytest.raises(UserError, match="is also the column of "):
+    with pytest.raises(UserError, match="is also the input column of "):
         check_columns(KINDS[kind], columns, ["a", "b", "c"], "t.csv")
 
 

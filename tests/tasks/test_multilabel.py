@@ -237,7 +237,7 @@ def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: P
         ([{"text": "x", "a": 1, "b": 0}, {"text": "y", "a": 2, "b": 1}], "a,b", {}, "row 2: column 'a' has '2'"),
         ([{"text": "x", "a": 1, "b": 0}], "a,c", {}, "has no column 'c'"),
         ([{"text": "x", "label": "a|b"}] * 9, "label", {"class_weight": "balanced"}, "needs labels that are classes"),
-        ([{"text": "x", "label": "a|b"}] * 9, "text", {}, "nothing to learn"),
+        ([{"text": "x", "label": "a|b"}] * 9, "text", {}, "is also the input column"),
     ],
 )
 def test_rows_that_cannot_be_learned_are_an_error(

@@ -35,9 +35,7 @@ def test_the_head_of_a_finetuned_model_is_replaced_with_a_word_or_kept(tuned: Pa
     stay = {**FAST_SETTINGS, **TEXT_OPTIONS, "peak_lr": 0}
     progress = LoggedLines()
     new = finetune(table, from_=tuned, out=tmp_path / "new", progress=progress, **stay)
-    assert any(
-        "a new output layer replaces its own" in x and "use --keep-head to keep it" in x for x in progress.lines
-    )
+    assert any("a new output layer replaces its own" in x and "use --keep-head to keep it" in x for x in progress.lines)
     kept = finetune(table, from_=tuned, out=tmp_path / "kept", keep_head=True, **stay)
     before = load_head(tuned)
     assert not torch.equal(load_head(new)["linear.weight"], before["linear.weight"])
