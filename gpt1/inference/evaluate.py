@@ -115,9 +115,7 @@ def check_options(test: str | Path | Table, unseen: str, report: str | Path | No
     if report:
         check_report_path(Path(report), overwrite)
         if is_corpus_path(test):
-            raise UserError(
-                f"--report does not apply to a corpus ({test}), which has no rows to show.", "Omit --report."
-            )
+            raise UserError(f"--report does not apply to a corpus ({test}): it has no rows.", "Omit --report.")
 
 
 def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | Path, test: str | Path | Table) -> None:

@@ -79,7 +79,7 @@ class CompletionRequest(ApiRequest):
 
     prompt: Prompts
     max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(
-        None, description="Maximum number of tokens. Default: 16."
+        None, description="Maximum number of new tokens. Default: 16."
     )
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description="0: greedy. Default: 1.")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
