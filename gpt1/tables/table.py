@@ -192,7 +192,7 @@ def check_table_output(path: str | Path, overwrite: bool = True) -> None:
     if file_format(path)[0] not in TABLE_FORMATS:
         raise UserError(f"{path} has no supported table extension.", f"Supported: {OUTPUT_EXTENSIONS}.")
     if Path(path).is_dir():
-        raise UserError(f"{path} is a folder.", "Use the name of a file in it.")
+        raise UserError(f"{path} is a folder.", "Use the path of a file in that folder.")
     if Path(path).exists() and not overwrite:
         raise UserError(f"{path} exists.", "Choose another --out, or replace it with --overwrite.")
     ensure_writable(Path(path).absolute().parent)

@@ -146,7 +146,7 @@ def test_a_path_without_permission_is_named_with_what_was_tried(open_folder: Pat
 @pytest.mark.parametrize(
     ("name", "reason", "fix"),
     [
-        ("folder", "is a directory", "Use the name of a file in it."),
+        ("folder", "is a directory", "Use the path of a file in that folder."),
         ("file/a.txt", "(not a directory|file exists)", ""),
         ("x" * 300, "file name too long", "Use a shorter name."),
     ],
