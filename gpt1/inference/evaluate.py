@@ -244,18 +244,15 @@ def evaluate_on_corpus(
 ) -> dict[str, Any]:
     """Loss, perplexity and bits per byte on non-overlapping windows over the whole corpus."""
     if corpus.tokenizer_fingerprint != model.tokenizer.fingerprint:
-        raise UserError(
-            f"{corpus.name} was created with a different tokenizer than the model.",
-            "Create it again with: gpt1 tokenize TEXTS --out NEW --tokenizer RUN",
-        )
+        problem = f"{corpus.name} was created with a different tokenizer than the model."
+        raise UserError(problem, "Create it again with: gpt1 tokenize TEXTS --out NEW --tokenizer RUN")
     activations, shown = resolve_precision(precision, model.device)
     prepare_model(model.gpt, model.device, activations)
     context = model.gpt.config.context
     count = (corpus.tokens - 1) // context
     if not count:
-        raise UserError(
-            f"{corpus.name} has {corpus.tokens:,} tokens: too few for a window of {context}.", "Use a larger corpus."
-        )
+        problem = f"{corpus.name} has {corpus.tokens:,} tokens: too few for a window of {context}."
+        raise UserError(problem, "Use a larger corpus.")
     windows = CorpusWindows(CorpusPart.of_ranges(corpus, [(0, corpus.tokens)]), context, shifted=False)
     progress.begin(f"perplexity of {corpus.name}, {shown}", count, unit="windows")
     total, batch = 0.0, max(1, PREDICTION_BATCH_TOKENS // context)
