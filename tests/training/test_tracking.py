@@ -9,6 +9,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -88,12 +89,23 @@ def read_mlflow(run: Path) -> Metrics:
 def read_wandb(run: Path) -> Metrics:
     found: Metrics = {}
     for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
-        for record in wandb_records(path.read_bytes()):
+        for record in finished_wandb_records(path):
             values = {item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
             for name, value in values.items():
                 if not name.startswith("_"):
                     found.setdefault(name, []).append((values["_step"], value))
     return found
+
+
+def finished_wandb_records(path: Path, seconds: float = 60) -> list[Any]:
+    """The records of a run that has ended. The process of wandb may write the last ones after `finish` has returned."""
+    end = time.monotonic() + seconds
+    while True:
+        records = list(wandb_records(path.read_bytes()))
+        if any(record.HasField("exit") for record in records):
+            return records
+        assert time.monotonic() < end, f"{path} has no end: {[record.WhichOneof('record_type') for record in records]}"
+        time.sleep(0.1)
 
 
 def wandb_records(content: bytes) -> Iterator[Any]:
