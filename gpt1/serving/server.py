@@ -22,7 +22,7 @@ HEAD_SECONDS = 15
 """Most time that a client may take to send the head of a request."""
 GRACE_SECONDS = 30
 """Most time that a client may take to read the last bytes, or to send the rest of a request that was refused."""
-PROBE_SECONDS = 1
+PROBE_SECONDS = 0.5
 """Time between two signs of life to a client that has closed its half of the connection."""
 
 
