@@ -8,9 +8,9 @@ from typing import Any
 from gpt1 import formatting
 from gpt1.console import Console
 from gpt1.formatting import count_noun, format_size
+from gpt1.inspect.tables import Facts
 from gpt1.tasks.labels import format_labels
 
-Facts = Mapping[str, Any]
 MAX_LABELS_SHOWN = 20
 LONG_TEXT_DESCRIPTIONS = {
     "cut": "truncated to the context",
@@ -131,7 +131,7 @@ def print_run(facts: Facts, console: Console) -> None:
     console.print_result(f"{facts['name']}: a {stage} run, {state}, {facts['updates']:,} steps")
     lines = [(name, str(value)) for name, value in flatten_command(facts["command"]).items() if value]
     lines.append(
-        ("settings", ", ".join(f"{name} {format_setting(value)}" for name, value in facts["settings"].items()))
+        ("settings", ", ".join(f"{name} {format_setting_or_text(value)}" for name, value in facts["settings"].items()))
     )
     if facts["precision"]:
         lines.append(("precision", facts["precision"]))
@@ -245,5 +245,5 @@ def format_tokenizer(tokenizer: Facts) -> str:
     return f"{tokenizer['vocab_size']:,} tokens, {tokenizer['pipeline']} pipeline, {tokenizer['fingerprint'][:12]}…"
 
 
-def format_setting(value: Any) -> str:
+def format_setting_or_text(value: Any) -> str:
     return formatting.format_setting(value) if isinstance(value, float) else str(value)

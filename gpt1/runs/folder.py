@@ -28,7 +28,6 @@ from gpt1.config import (
 )
 from gpt1.console import Console
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files import foreign
 from gpt1.files.atomic import (
     atomic_dir,
     atomic_write_text,
@@ -38,7 +37,7 @@ from gpt1.files.atomic import (
     is_being_written,
     lock_dir,
 )
-from gpt1.files.foreign import read_json_object
+from gpt1.files.foreign import read_json_object, read_yaml
 from gpt1.files.manifest import MANIFEST, check_replaceable, verify_folder, write_manifest
 from gpt1.files.reading import not_found_error
 from gpt1.formatting import shell_join, shell_quote
@@ -253,12 +252,6 @@ def read_run_config(run: Path) -> dict[str, Any]:
 def complete_command(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of the command that started a run, with those `given` (not None), which may have moved since."""
     return {**read_run_config(run)["command"], **{name: value for name, value in given.items() if value is not None}}
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise not_found_error(path)
-    return foreign.read_yaml(path)
 
 
 def is_finished(run: Path) -> bool:

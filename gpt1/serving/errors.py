@@ -12,7 +12,7 @@ from gpt1.errors import GPT1Error, ResourceError, UserError, name_settings
 from gpt1.serving.engine import QueueFull
 
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-RETRY_SECONDS = "1"
+RETRY_SECONDS = 1
 
 
 class ApiError(HTTPException):
@@ -55,11 +55,11 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
     if isinstance(error, QueueFull):
-        return ApiError(429, f"{error.problem} {error.fix}", "queue_full", headers={"Retry-After": RETRY_SECONDS})
+        return ApiError(429, f"{error.problem} {error.fix}", "queue_full", headers={"Retry-After": str(RETRY_SECONDS)})
     if isinstance(error, UserError):
         return ApiError(400, message_of(error))
     if isinstance(error, ResourceError):
-        return ApiError(503, message_of(error), "overloaded", headers={"Retry-After": RETRY_SECONDS})
+        return ApiError(503, message_of(error), "overloaded", headers={"Retry-After": str(RETRY_SECONDS)})
     if isinstance(error, TimeoutError):
         return ApiError(504, "the request exceeded the time limit.", "timeout")
     if isinstance(error, GPT1Error):

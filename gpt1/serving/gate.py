@@ -20,9 +20,9 @@ from gpt1.serving.errors import RETRY_SECONDS, ApiError, api_error
 from gpt1.serving.metrics import Metrics
 from gpt1.serving.settings import ServeConfig
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
 
 BODY_SECONDS = 30
 """Most time that a client may take to send its request."""
@@ -103,7 +103,7 @@ class Gate:
                 problem = "a valid API key is needed: Authorization: Bearer KEY."
                 raise ApiError(401, problem, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         if self.draining and exchange.path != "/metrics":
-            later = {"Retry-After": RETRY_SECONDS, "Connection": "close"}
+            later = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
             raise ApiError(503, "the server is shutting down.", "shutting_down", headers=later)
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > self.config.max_body:
@@ -176,7 +176,7 @@ class Exchange:
         route = self.scope.get("route")
         return str(getattr(route, "path", "") or "other")
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: AsgiMessage) -> None:
         """Send a message, with the headers that every response has."""
         if message["type"] == "http.response.start":
             self.started, self.status = True, message["status"]
@@ -226,14 +226,14 @@ def replay(body: bytes) -> Receive:
     """A `receive` that gives the body, and then nothing: the gate itself waits for the client to leave."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def receive() -> Message:
+    async def receive() -> AsgiMessage:
         return messages.pop() if messages else await no_message()
 
     return receive
 
 
-async def no_message() -> Message:
-    message: Message = await asyncio.get_running_loop().create_future()
+async def no_message() -> AsgiMessage:
+    message: AsgiMessage = await asyncio.get_running_loop().create_future()
     return message
 
 

@@ -19,15 +19,15 @@ MEDIA_TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 """Not from `mimetypes`, which reads the registry of the machine: on Windows it may call a script plain text."""
-INDEX_FILE = "index.html"
+PAGE_FILE = "index.html"
 
 
 def page_routes(folder: Path) -> list[Route]:
     """A route for each file, and for `/`. A mount at / would also answer wrong methods of the API's paths."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in MEDIA_TYPES)
     routes = {f"/{path.relative_to(folder).as_posix()}": PageFile(path) for path in files}
-    if f"/{INDEX_FILE}" in routes:
-        routes["/"] = routes[f"/{INDEX_FILE}"]
+    if f"/{PAGE_FILE}" in routes:
+        routes["/"] = routes[f"/{PAGE_FILE}"]
     return [Route(path, file.respond) for path, file in routes.items()]
 
 

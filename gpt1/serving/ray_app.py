@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt1.errors import UserError
+from gpt1.serving.errors import RETRY_SECONDS
 from gpt1.serving.settings import read_api_key, serve_settings
 
 NAME = "gpt1"
 MAX_ONGOING, MAX_QUEUED = 64, 256
-RETRY_SECONDS = 1
 """Of the `Retry-After` header of status 429."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt1.errors import UserError
+from gpt1.tasks.intervals import wilson_interval
 from gpt1.tasks.multilabel import MultiLabel, bootstrap_multilabel, multilabel_scores
 from gpt1.tasks.targets import Answers, Classes, Target, as_number
 
@@ -144,7 +145,7 @@ def confidence_interval(
     """
     require_rows(gold)
     if metric == "accuracy":
-        return wilson_interval(sum(g == p for g, p in zip(gold, predicted, strict=True)), len(gold))
+        return wilson_interval(float(np.mean([g == p for g, p in zip(gold, predicted, strict=True)])), len(gold))
     if metric in NUMBER_METRICS:
         resampled = bootstrap_numbers(metric, np.asarray(gold, float), np.asarray(predicted, float))
     elif metric in MultiLabel.metrics:
@@ -155,14 +156,6 @@ def confidence_interval(
     return float(low), float(high)
 
 
-def wilson_interval(right: int, rows: int) -> tuple[float, float]:
-    """95% confidence interval of the accuracy right / rows."""
-    from scipy.stats import binomtest
-
-    wilson = binomtest(right, rows).proportion_ci(0.95, method="wilson")
-    return float(wilson.low), float(wilson.high)
-
-
 def mean_accuracy(right: Sequence[int], rows: Sequence[int]) -> tuple[float, tuple[float, float]]:
     """The mean of the accuracies right / rows of several groups, and its 95% confidence interval.
 
@@ -170,7 +163,7 @@ def mean_accuracy(right: Sequence[int], rows: Sequence[int]) -> tuple[float, tup
     the number of groups (MOVER; Zou and Donner 2008). For one group it is Wilson's interval.
     """
     accuracies = np.asarray(right, dtype=np.float64) / np.asarray(rows)
-    low, high = np.transpose([wilson_interval(r, n) for r, n in zip(right, rows, strict=True)])
+    low, high = np.transpose([wilson_interval(r / n, n) for r, n in zip(right, rows, strict=True)])
     mean, groups = float(accuracies.mean()), len(accuracies)
     below, above = (float(np.sqrt(((accuracies - end) ** 2).sum())) / groups for end in (low, high))
     return mean, (mean - below, mean + above)

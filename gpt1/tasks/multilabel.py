@@ -20,7 +20,7 @@ from gpt1.tasks.labels import as_label, format_labels, label_sort_key
 
 SEPARATORS = ("|", ";", ",")
 """What may separate the labels of a cell; the first of them that occurs in the training rows does."""
-MAX_LABELS = 1000
+MAX_MULTILABEL = 1000
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -60,9 +60,9 @@ class MultiLabel:
         if len(labels) < 2:
             found = f"only the label '{labels[0]}'" if labels else "no labels"
             raise UserError(f"the rows have {found}.", "Use rows with at least two labels.")
-        if len(labels) > MAX_LABELS:
+        if len(labels) > MAX_MULTILABEL:
             raise UserError(
-                f"the label column has {len(labels):,} different labels; at most {MAX_LABELS:,} are supported.",
+                f"the label column has {len(labels):,} different labels; at most {MAX_MULTILABEL:,} are supported.",
                 "Check the column, and what separates its labels: | or ; or a comma.",
             )
         return cls(tuple(labels), separator)

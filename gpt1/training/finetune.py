@@ -93,7 +93,7 @@ def finetune(
     check_inputs(train_on, from_, resume, overwrite, time_limit, settings.get("epochs"))
     started, progress = time.monotonic(), progress or default_progress()
     task = TaskRequest(train_on, valid, kind, named_columns(settings), score, data_dir, weight or None, unlabeled)
-    request = FinetuneRequest(frames_to_tables(task), from_, requested_settings(config, settings))
+    request = FinetuneRequest(frames_to_tables(task), from_, requested_finetune_settings(config, settings))
     if resume:
         return resume_finetuning(out, request, baselines, progress)
     runs.check_new_folder(out, overwrite, (train_on, from_, valid, config))
@@ -148,7 +148,7 @@ def named_columns(settings: Mapping[str, Any]) -> dict[str, str]:
     return {role: settings[role] for role in COLUMN_ROLES if settings.get(role) is not None}
 
 
-def requested_settings(config: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+def requested_finetune_settings(config: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a YAML file and among the keywords of `finetune`: those that are not columns."""
     given = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
     if given.get("class_weight"):

@@ -81,7 +81,7 @@ def pretrain(
     runs.check_resume(resume, overwrite)
     inputs = {"corpus": corpus, "from": from_, "valid": valid}
     facts = {**{name: str(path) if path else None for name, path in inputs.items()}, "minutes": minutes}
-    requested = requested_settings(config, settings)
+    requested = requested_pretrain_settings(config, settings)
     with process_group() as processes:
         progress = progress or default_progress() if processes.is_rank0 else Progress()
         if resume:
@@ -99,7 +99,7 @@ def pretrain(
     return Path(out)
 
 
-def requested_settings(config: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+def requested_pretrain_settings(config: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a YAML file and among the keywords of `pretrain`."""
     requested = runs.user_settings(PretrainConfig, config, settings)
     if requested.get("steps") and "epochs" in requested:

@@ -22,7 +22,7 @@ from gpt1.experiments.reproduce.reproduce import reproduce
 from gpt1.experiments.zeroshot.heuristics import zeroshot
 from gpt1.experiments.zeroshot.scoring import sentence_log_probabilities
 from gpt1.inference.predictor import LanguageModel, load
-from gpt1.tasks.metrics import wilson_interval
+from gpt1.tasks.intervals import wilson_interval
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
@@ -93,7 +93,8 @@ def test_the_whole_is_the_mean_of_the_paradigms_whatever_their_sizes(pretrained_
         assert found["rows"] == sum(len(PAIRS[paradigm]) for paradigm in paradigms)
     assert result["metrics"]["accuracy"] == pytest.approx(mean([mean(right) for right in expected.values()]))
     right = expected["wh_island"]
-    assert result["paradigms"]["wh_island"]["interval"] == pytest.approx(wilson_interval(sum(right), len(right)))
+    expected_interval = wilson_interval(sum(right) / len(right), len(right))
+    assert result["paradigms"]["wh_island"]["interval"] == pytest.approx(expected_interval)
     low, high = result["interval"]["accuracy"]
     assert low < result["metrics"]["accuracy"] < high
 

@@ -21,6 +21,7 @@ from sklearn.metrics import (
 
 from gpt1.errors import UserError
 from gpt1.tasks import metrics
+from gpt1.tasks.intervals import wilson_interval
 
 pytestmark = pytest.mark.filterwarnings("ignore:A single label was found")  # scikit-learn, called by the tests
 
@@ -331,7 +332,7 @@ def test_the_interval_of_a_mean_accuracy_is_that_of_resampled_groups():
     random = np.random.default_rng(0)
     resampled = [random.binomial(n, r / n, 20_000) / n for r, n in zip(right, rows, strict=True)]
     assert (low, high) == pytest.approx(tuple(np.quantile(np.mean(resampled, axis=0), (0.025, 0.975))), abs=0.001)
-    assert metrics.mean_accuracy([3], [7])[1] == pytest.approx(metrics.wilson_interval(3, 7))
+    assert metrics.mean_accuracy([3], [7])[1] == pytest.approx(wilson_interval(3 / 7, 7))
     assert 0 < metrics.mean_accuracy([5, 5], [5, 5])[1][0] < 1
 
 

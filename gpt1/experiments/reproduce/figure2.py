@@ -14,7 +14,7 @@ from gpt1.experiments.experiment_report import (
 from gpt1.experiments.reproduce import paper
 from gpt1.experiments.reproduce.plan import ReproductionPlan
 from gpt1.experiments.reproduce.scores import (
-    METRIC_NAMES,
+    SCORE_NAMES,
     collect_task_scores,
     format_scores,
     overall_column,
@@ -74,7 +74,7 @@ def add_transfer_half(
         f"{describe_spread(one for scores in by_task.values() for one in scores if one)}{bars}.",
     )
     report.table(
-        ["layers", *(f"{task.name.title}, {METRIC_NAMES.get(task.metric, task.metric)}" for task in plan.tasks)],
+        ["layers", *(f"{task.name.title}, {SCORE_NAMES.get(task.metric, task.metric)}" for task in plan.tasks)],
         [[k, *(scores_cell(scores[k]) for scores in by_task.values())] for k in range(n_layers + 1)],
     )
     sentences = []

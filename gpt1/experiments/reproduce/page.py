@@ -11,7 +11,7 @@ from gpt1.experiments.experiment_report import ExperimentReport, format_fact
 from gpt1.experiments.reproduce import figure2, paper, table5
 from gpt1.experiments.reproduce import tables_2_to_4 as paper_tables
 from gpt1.experiments.reproduce.plan import ReproductionPlan
-from gpt1.experiments.reproduce.scores import METRIC_NAMES, points_cell
+from gpt1.experiments.reproduce.scores import SCORE_NAMES, points_cell
 from gpt1.experiments.result_store import ResultStore, config_dimensions
 from gpt1.report.run_reader import as_dict, is_number
 from gpt1.runs import folder as runs
@@ -56,7 +56,7 @@ def add_rows_table(report: ExperimentReport, plan: ReproductionPlan, store: Resu
         truncated = next((result["cut"] for result in results if "cut" in result), None)
         lines.append(
             [
-                task.name.title, METRIC_NAMES.get(task.metric, task.metric),
+                task.name.title, SCORE_NAMES.get(task.metric, task.metric),
                 points_cell(100 * task.baseline_score(task.metric)),
                 f"{task.describe_train_rows()} ({task.name.train.split})",
                 f"{task.describe_test_rows()} ({task.name.test.split})",

@@ -11,7 +11,7 @@ from gpt1.experiments.reproduce.plan import ReproductionPlan
 from gpt1.experiments.result_store import ResultStore
 from gpt1.report import Cell
 
-METRIC_NAMES = {"matthews": "Matthews", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman"}
+SCORE_NAMES = {"matthews": "Matthews", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman"}
 
 
 def overall_column(task: PaperTask) -> paper.PublishedResult:

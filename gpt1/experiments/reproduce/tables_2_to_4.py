@@ -10,7 +10,7 @@ from gpt1.experiments.reproduce import paper
 from gpt1.experiments.reproduce.paper_tasks import TaskName
 from gpt1.experiments.reproduce.plan import ReproductionPlan
 from gpt1.experiments.reproduce.scores import (
-    METRIC_NAMES,
+    SCORE_NAMES,
     collect_task_scores,
     comparison_sentence,
     difference_cell,
@@ -75,7 +75,7 @@ def start_row(name: TaskName, column: paper.PublishedResult) -> tuple[int, list[
     """(its position among the paper's columns, the first cells of its row)."""
     columns = paper.all_columns()
     title = name.title.replace(paper_title(name), column.title, 1)
-    metric = METRIC_NAMES.get(column.metric, column.metric)
+    metric = SCORE_NAMES.get(column.metric, column.metric)
     position = columns.index(column) if column in columns else LAST_POSITION
     return position, [title, metric, optional_points_cell(column.previous_best), optional_points_cell(column.gpt1)]
 
