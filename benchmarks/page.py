@@ -1,7 +1,7 @@
 """The page of a server in Chromium: what the first view transfers and when it is there, and the bars after a keystroke.
 
 The model is `starter`, of the size `mini`. Each view begins with an empty cache. Times end with the frame in which the
-bars are painted.
+bars of the whole text are painted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ BEGINNING, TYPED = "She opened the", " door and looked into the long dark garden
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 WATCH = """
 const painted = (then) => requestAnimationFrame(() => setTimeout(then));
-window.watched = { bars: 0, pressed: 0, delays: [] };
+window.watched = { bars: 0, pressed: 0, answered: '', delays: [] };
+const plainFetch = window.fetch;
+window.fetch = async (path, options) => {
+  const answer = await plainFetch(path, options);
+  if (String(path).endsWith('v1/next')) watched.answered = JSON.parse(options.body).text;
+  return answer;
+};
+const isAnswered = () => watched.answered === document.querySelector('#next-text').value;
 addEventListener('input', (event) => { watched.pressed = event.timeStamp; }, true);
 new MutationObserver((changes) => {
   const inBars = ({ target }) => (target.closest ? target : target.parentElement)?.closest('.bars, .columns');
@@ -28,7 +35,7 @@ new MutationObserver((changes) => {
   if (!watched.bars) {
     watched.bars = -1;
     painted(() => { watched.bars = performance.now(); });
-  } else if (watched.pressed) {
+  } else if (watched.pressed && isAnswered()) {
     const pressed = watched.pressed;
     watched.pressed = 0;
     painted(() => watched.delays.push(performance.now() - pressed));
