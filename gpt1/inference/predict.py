@@ -317,7 +317,7 @@ def write_glue_submission(
     predicted = predict(run, rows, data_dir=data_dir, progress=progress)
     answers = [row["score" if data.score else "prediction"] for row in predicted]
     files = " and ".join(map(str, write_submission(data, answers, out)))
-    return f"{files}: {len(predicted):,} rows, in the format of gluebenchmark.com"
+    return f"{files}: {formatting.count_noun(len(predicted), 'row')}, in the format of gluebenchmark.com"
 
 
 def glue_task(rows: str | Path) -> DataSet | None:

@@ -32,8 +32,9 @@ def headline(run: Run) -> str:
     loss = run.last_value("train", "loss")
     if loss is None:
         return "No metrics yet"
+    count = formatting.count_noun(run.last_step, "step")
     validation = "no validation set" if run.is_finished else "no validation yet"
-    return f"Training loss {formatting.format_number(loss)} after {run.last_step:,} steps; {validation}"
+    return f"Training loss {formatting.format_number(loss)} after {count}; {validation}"
 
 
 def _pretrain_headline(run: Run) -> str:
@@ -44,7 +45,8 @@ def _pretrain_headline(run: Run) -> str:
         if not values:
             return ""
         perplexity, steps, so_far = values[-1], at[-1], " so far,"
-    text = f"Validation perplexity {formatting.format_number(perplexity)}{so_far} after {steps:,} steps"
+    trained = f"{so_far} after {formatting.count_noun(int(steps), 'step')}"
+    text = f"Validation perplexity {formatting.format_number(perplexity)}{trained}"
     unigram = as_dict(run.results.get("unigram")).get("perplexity")
     return text + (f"; a unigram model has {formatting.format_number(unigram)}" if is_number(unigram) else "")
 
