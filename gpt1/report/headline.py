@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt1 import formatting
+from gpt1.formatting import metric_name
 from gpt1.report.intervals import format_interval
 from gpt1.report.page import Cell
 from gpt1.report.run_reader import Run, as_dict, is_number
@@ -12,17 +13,6 @@ from gpt1.report.run_reader import Run, as_dict, is_number
 HEADLINE_METRICS = ("accuracy", "matthews", "f1", "pearson", "spearman", "f1_micro", "f1_macro")
 """Scores of at most 1; the first one available is the headline unless the run names another."""
 CORRELATIONS = ("matthews", "pearson", "spearman")
-METRIC_NAMES = {
-    "f1": "F1",
-    "f1_micro": "F1 (micro)",
-    "f1_macro": "F1 (macro)",
-    "matthews": "Matthews correlation",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-    "rmse": "root mean squared error",
-    "mae": "mean absolute error",
-}
-"""What a page calls a metric, unless it is a word already."""
 
 
 def headline(run: Run) -> str:
@@ -72,10 +62,6 @@ def _finetune_headline(run: Run) -> str:
     if run.warning.startswith("this model is worse than"):
         verdict = "The model is worse than always the mean. "
     return verdict + "; ".join([text, *others])
-
-
-def metric_name(name: str) -> str:
-    return METRIC_NAMES.get(name, name.replace("_", " "))
 
 
 def sentence_start(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt1.formatting import escape_controls, format_number
+from gpt1.formatting import escape_controls, format_number, metric_name
 from gpt1.progress import Progress
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import stratified_order
@@ -85,7 +85,15 @@ def tfidf_baseline(
 
 
 def is_better(metric: str, a: float, b: float) -> bool:
+    """Whether `a` is better than `b`; values that look the same in print are equal."""
+    if format_value(metric, a) == format_value(metric, b):
+        return False
     return a < b if metric in metrics.LOWER_IS_BETTER else a > b
+
+
+def format_value(metric: str, value: float) -> str:
+    """A value as warnings print it: three decimals of a share or correlation, three digits of an error."""
+    return format_number(value) if metric in metrics.LOWER_IS_BETTER else f"{value:.3f}"
 
 
 def no_learning_reason(target: Target, scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
@@ -114,14 +122,16 @@ def no_learning_reason(target: Target, scored: Mapping[str, Any], trivial: Mappi
     return f"the interval of its Pearson correlation, [{low:.3f}, {high:.3f}], includes 0" if low <= 0 else ""
 
 
-def errors_above_mean(scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
-    """The errors of scores that are larger than those of the mean, as `RMSE 1.30 instead of 1.16`; else empty."""
-    pairs = {name: (scored["metrics"].get(name), trivial["metrics"].get(name)) for name in ("rmse", "mae")}
-    return ", ".join(
-        f"{name.upper()} {format_number(own)} instead of {format_number(other)}"
-        for name, (own, other) in pairs.items()
-        if scored["rows"] >= MIN_ROWS and own is not None and other is not None and own > other
-    )
+def error_above_mean(scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
+    """The error of scores if it is larger than that of the mean, as `RMSE 1.30 instead of 1.16`; else empty.
+
+    The RMSE is what the training minimizes and what the mean minimizes. The mean is no such answer for the MAE: scores
+    with a long tail have a smaller one at their median.
+    """
+    own, other = scored["metrics"].get("rmse"), trivial["metrics"].get("rmse")
+    if scored["rows"] < MIN_ROWS or own is None or other is None or not is_better("rmse", other, own):
+        return ""
+    return f"RMSE {format_number(own)} instead of {format_number(other)}"
 
 
 def quality_warning(
@@ -129,26 +139,29 @@ def quality_warning(
 ) -> str:
     """A warning if the model learned nothing, is worse than the mean score, or if TF-IDF is better; else empty.
 
+    The rule stands in docs/finetuning.md.
+
     Args:
         target: The target of the task.
         scored: The model's `rows`, `metrics`, `interval` and `spread`.
         baselines: `trivial` and, if it was fitted, `tfidf`, on the same rows.
         metric: The metric to compare.
-        advice: Advice for a model that is worse than TF-IDF.
+        advice: Advice for a model that is worse than TF-IDF or the mean (see `inference.advice`).
     """
-    trivial, tfidf = baselines.get("trivial"), baselines.get("tfidf")
+    trivial, tfidf, name = baselines.get("trivial"), baselines.get("tfidf"), metric_name(metric)
     if trivial and (reason := no_learning_reason(target, scored, trivial)):
         cause = "Likely causes: too few steps or rows, or a model pre-trained on too little text."
         if tfidf and is_better(metric, tfidf["metrics"][metric], trivial["metrics"][metric]):
-            cause = f"TF-IDF learns from the same rows ({metric} {tfidf['metrics'][metric]:.3f}). {advice}"
+            learned = format_value(metric, tfidf["metrics"][metric])
+            cause = f"TF-IDF learns from the same rows ({name} {learned}). {advice}"
         elif tfidf:
             cause = "TF-IDF learns nothing from them either: too few rows, or labels that do not depend on the texts."
         return f"this model has learned nothing: {reason}. {cause}".strip()
     warning = ""
-    if trivial and (larger := errors_above_mean(scored, trivial)):
+    if trivial and (larger := error_above_mean(scored, trivial)):
         warning = f"this model is worse than {trivial['name']}: {larger}. "
     if tfidf and is_better(metric, tfidf["metrics"][metric], scored["metrics"][metric]):
-        warning += f"TF-IDF is better ({metric} {tfidf['metrics'][metric]:.3f}). "
+        warning += f"TF-IDF is better ({name} {format_value(metric, tfidf['metrics'][metric])}). "
     return f"{warning}{advice}".strip() if warning else ""
 
 
