@@ -1,4 +1,4 @@
-"""What to do about a fine-tuned model that is worse than TF-IDF."""
+"""Advice for a fine-tuned model that is worse than TF-IDF."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt1.config import flag_name
+from gpt1.datasets import parse_data_set
 from gpt1.errors import UserError
 from gpt1.files.reading import is_url
 from gpt1.formatting import shell_join
@@ -19,7 +21,7 @@ MIN_CORPUS_TOKENS = 100_000
 
 
 def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> str:
-    """The one or two steps to take, in order. The commands of pre-training stand on a line each, and run when typed.
+    """What to do, and the commands for it, one on each line. They run when typed, with names in capitals filled in.
 
     Args:
         run: The run of the model.
@@ -31,20 +33,30 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> str
     if not isinstance(command, dict) or not command.get("from"):
         return "Use a model pre-trained on more text from this domain."
     if stored.get("from_scratch"):
-        return "Omit --from-scratch."
-    windows = stored.get("long") != "windows" and truncated >= WORTH_WINDOWS
-    first = f"Use --long windows ({truncated:.0%} of the texts are truncated), and continue" if windows else "Continue"
+        return "Fine-tune a pre-trained model, not one from scratch."
     base, origin = Path(run), command["from"]
     source = texts_of(command, read_tokens(base) if tokens is None else tokens)
     own = source != [TEXTS]
     texts = "these texts and others from their domain" if own else f"texts from this domain ({TEXTS}: their files)"
-    corpus, model = base.with_name(f"{base.name}-corpus"), base.with_name(f"{base.name}-pretrained")
-    tokenize = ["gpt1", "tokenize", *source, "--out", corpus, "--tokenizer", origin]
-    pretrain = ["gpt1", "pretrain", corpus, "--from", origin, "--out", model, *(["--epochs", 4] if own else [])]
-    return (
-        f"{first} pre-training on {texts}, without labels; then fine-tune {shell_join(['--from', model])}:"
-        f"\n  {shell_join(tokenize)}\n  {shell_join(pretrain)}"
-    )
+    corpus, model, again = (base.with_name(f"{base.name}-{name}") for name in ("corpus", "pretrained", "again"))
+    windows = stored.get("long") != "windows" and truncated >= WORTH_WINDOWS
+    split = f", with long texts as windows ({truncated:.0%} of them are truncated)" if windows else ""
+    commands = [
+        ["tokenize", *source, "--out", corpus, "--tokenizer", origin],
+        ["pretrain", corpus, "--from", origin, "--out", model, *(["--epochs", 4] if own else [])],
+        ["finetune", *task_arguments(command), "--from", model, "--out", again, *["--long", "windows"] * windows],
+    ]
+    lines = [f"Continue pre-training on {texts}, without labels, and fine-tune again{split}:"]
+    return "\n  ".join([*lines, *(shell_join(["gpt1", *words]) for words in commands)])
+
+
+def task_arguments(command: Mapping[str, Any]) -> list[Any]:
+    """Arguments of `finetune` for the rows and the task of a run; TABLE for rows that have no file any more."""
+    train, columns = command.get("train"), command.get("columns") or {}
+    known = isinstance(train, str) and (Path(train).is_file() or is_url(train) or parse_data_set(train))
+    given = {**{name: command.get(name) for name in ("kind", "weight", "unlabeled", "data_dir")}, **columns}
+    flags = [word for name, value in given.items() if value for word in (flag_name(name), value)]
+    return [train if known else "TABLE", *flags, *["--score"] * bool(command.get("score"))]
 
 
 def read_tokens(run: Path) -> float:
