@@ -39,6 +39,15 @@ def test_the_run_is_the_one_with_the_planned_number_of_epochs(
     assert finetune(table, from_=pretrained_run, out=run, resume=True, time_limit=1, **how) == run
 
 
+def test_the_fit_of_the_head_is_shown_once(table: Table, pretrained_run: Path, tmp_path: Path):
+    how = {name: value for name, value in SETTINGS.items() if name not in ("epochs", "head_first", "cache_features")}
+    messages = LoggedLines()
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", time_limit=0.001, progress=messages, **how)
+    shown = [line for line in messages.lines if line.startswith(("head: ", "features of "))]
+    assert shown
+    assert len(shown) == len(set(shown))
+
+
 @pytest.mark.parametrize("train", ["all", "head"])
 def test_a_limit_that_is_too_short_still_trains_a_step(table: Table, pretrained_run: Path, tmp_path: Path, train: str):
     how = {name: value for name, value in SETTINGS.items() if name != "epochs"}
