@@ -189,7 +189,7 @@ def print_metrics(result: Mapping[str, Any]) -> None:
         interval = [intervals.get(name, "")] if intervals else []
         others = [one["metrics"].get(name, "") for one in baselines]
         own = [part["metrics"][name] for part in subsets.values()]
-        rows.append([name.replace("_", " ") + average, value, *interval, *others, *own])
+        rows.append([formatting.metric_name(name) + average, value, *interval, *others, *own])
     unit = "window" if "perplexity" in result["metrics"] else "row"
     columns = ["", formatting.count_noun(result["rows"], unit), *(["95% confidence interval"] if intervals else [])]
     columns += [one["name"] for one in baselines]

@@ -78,11 +78,29 @@ def format_estimate(seconds: float) -> str:
     return f"about {seconds:.0f} s"
 
 
+METRIC_NAMES = {
+    "f1": "F1",
+    "f1_micro": "F1 (micro)",
+    "f1_macro": "F1 (macro)",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "rmse": "root mean squared error",
+    "mae": "mean absolute error",
+}
+"""What people call a metric, unless its name is a word already."""
+
+
+def metric_name(name: str) -> str:
+    """A metric in words, for the terminal and for pages: `Pearson correlation`, `validation loss`."""
+    return METRIC_NAMES.get(name, name.replace("_", " "))
+
+
 def format_metric(name: str, value: float) -> str:
     """A metric for a progress line: `loss 3.21`, `9,012 tokens/s`."""
     if name == "MB_per_s" and value < 0.1:
         return f"{format_size(1e6 * value)}/s"
-    label = name.replace("_per_s", "/s").replace("_", " ")
+    label = metric_name(name.replace("_per_s", "/s"))
     return f"{format_number(value)} {label}" if label.endswith("/s") else f"{label} {format_number(value)}"
 
 

@@ -209,7 +209,7 @@ def test_evaluation_results_are_printed_as_a_table(capsys: pytest.CaptureFixture
     module.print_metrics({"metrics": metrics, "interval": {"accuracy": [0.8, 0.9]}, "f1_of": "macro", "rows": 1234})
     out, err = capsys.readouterr()
     assert err == ""
-    for part in ("1,234 rows", "0.871", "95% confidence interval", "[0.800, 0.900]", "f1 (macro)", "0.400"):
+    for part in ("1,234 rows", "0.871", "95% confidence interval", "[0.800, 0.900]", "F1 (macro)", "0.400"):
         assert part in out
 
 

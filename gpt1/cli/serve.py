@@ -17,7 +17,7 @@ SERVE_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
 
 @click.command(short_help="Serve models: an OpenAI-compatible API and a web page.")
-@click.argument("runs", nargs=-1, metavar="RUN...", required=True)
+@click.argument("runs", nargs=-1, metavar="RUN...")
 @setting_options(ServeConfig)
 @verify
 def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
@@ -32,6 +32,10 @@ def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
     gpt1 serve runs/books runs/reviews --port 8080
     gpt1 serve runs/books --host 0.0.0.0 --api-key-file key.txt
     """
+    if not runs:
+        from gpt1.runs.nearby import describe_models_here
+
+        raise UserError("RUN is missing.", f"Models here: {describe_models_here() or 'none'}.\nSee: gpt1 serve --help")
     config = serve_settings(flags)
     key = read_api_key(config)
     if missing := [name for name in SERVE_PACKAGES if find_spec(name) is None]:
@@ -48,12 +52,13 @@ def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
     where = address(listener)
 
     def started() -> None:
-        echo(f"serving {', '.join(models.models)} at {where}; API: {where}/docs; stop with Ctrl-C")
+        echo(f"serving {', '.join(models.models)} at {where}; API documentation: {where}/docs; to stop, press Ctrl-C")
 
     try:
         run_server(server, listener, started)
     finally:
         models.close()
-    echo("stopped; accepted requests were answered")
+    message = "stopped; all accepted requests were answered"
     if server.signal == signal.SIGINT:
-        raise Interrupted("stopped.", "")
+        raise Interrupted(f"{message}.")
+    echo(message)

@@ -19,7 +19,7 @@ from gpt1.cli.options import (
 )
 from gpt1.cli.output import echo, make_console, print_next_steps
 from gpt1.config import FinetuneConfig, PretrainConfig
-from gpt1.formatting import shell_quote
+from gpt1.formatting import shell_join, shell_quote
 
 
 @click.command(short_help="Run the whole method offline in a few minutes.")
@@ -67,9 +67,11 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
     gpt1 tokenize reviews.jsonl --out corpus2 --tokenizer runs/books --text-field review
     """
     from gpt1.corpus.tokenize import tokenize as run
+    from gpt1.runs.folder import has_weights
 
     run(corpora, out=out, tokenizer=tokenizer, progress=make_console(), **options)
-    print_next_steps(f"gpt1 pretrain {shell_quote(out)} --out runs/NAME")
+    origin = ["--from", tokenizer] if tokenizer and has_weights(tokenizer) else []
+    print_next_steps(shell_join(["gpt1", "pretrain", out, *origin, "--out", "runs/NAME"]))
 
 
 @click.command(short_help="Stage 1: pre-train a GPT on a corpus folder.")

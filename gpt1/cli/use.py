@@ -77,7 +77,8 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
 
     print_metrics(result)
     if result.get("warning"):
-        echo(f"warning: {result['warning']}")
+        for line in f"warning: {result['warning']}".split("\n"):
+            echo(line)
     if "perplexity" not in result["metrics"] and test != "-":
         given = {"data_dir": data_dir, **{role: options[role] for role in COLUMN_HELP}}
         flags = {role: [flag_name(role), value] for role, value in given.items() if value}
@@ -98,6 +99,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
 @column_options("label", suffix=AS_IN_TRAINING)
 @overwrite
 @click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines, whatever the format of INPUT.")
 @click.option(
     "--excel-safe", is_flag=True, help="Prefix cells that a spreadsheet would run as formulas with an apostrophe."
 )
@@ -109,6 +111,7 @@ def predict(run: str, rows: str, out: str | None, **options: Any) -> None:
     label or answer; or score.
 
     INPUT is a table, - for a table on standard input, a text in quotes, or the name of a known data set (NAME:SPLIT).
+    In a terminal, the prediction of a text is a table; in a pipe, or with --json, it is JSON.
     For the test split of a GLUE task and a folder as --out, the files have the format of gluebenchmark.com.
 
     \b

@@ -13,6 +13,7 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.order import batch_indices, derive_seed, steps_per_epoch
 from gpt1.corpus.split import CorpusPart, split_text
 from gpt1.errors import UserError
+from gpt1.formatting import count_noun
 
 UNIGRAM_BLOCK = 1_048_576  # tokens
 
@@ -82,7 +83,8 @@ def split_corpus(
     """
     if corpus.tokens <= context:
         raise UserError(
-            f"the corpus has {corpus.tokens:,} tokens, but one window of --context {context} needs {context + 1:,}.",
+            f"the corpus has {count_noun(corpus.tokens, 'token')}, "
+            f"but one window of --context {context} needs {context + 1:,}.",
             f"Add text, or use --context {corpus.tokens - 1} or less." if corpus.tokens > 2 else "Add text.",
         )
     training, validation = split_text(corpus, context, valid_fraction, split)

@@ -146,7 +146,7 @@ class DataSet:
         notes = [f"{name}: {count_noun(n, 'row')} {reason}: skipped." for reason, n in dropped.items()]
         expected = source.counts.get(split) or self.official_count(split, subset)
         if expected and len(rows) != expected:
-            notes.append(f"{name} has {len(rows):,} rows; the official split has {expected:,}.")
+            notes.append(f"{name} has {count_noun(len(rows), 'row')}; the official split has {expected:,}.")
         return KnownTable(
             name, list(rows[0]), rows, row_locations=row_locations, notes=notes, split=split, official_rows=expected
         )

@@ -100,7 +100,10 @@ def read_train_test(
         training = training.subset(kept, name)
         notes += evaluation.notes
     if repeated or leaked:
-        notes.append(f"{name}: {repeated:,} duplicates and {leaked:,} rows that are also test rows removed")
+        notes.append(
+            f"{name}: {formatting.count_noun(repeated, 'duplicate')} and "
+            f"{formatting.count_noun(leaked, 'row')} of the test rows removed"
+        )
     if 0 < test_rows < len(tested):
         tested = tested.sample(test_rows, target)
     main = source.main_metric(target)

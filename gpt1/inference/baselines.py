@@ -10,6 +10,7 @@ from gpt1.config import FinetuneConfig, merge_settings
 from gpt1.datasets.labelled import TaskData, TaskRequest, load_task_data
 from gpt1.errors import UserError
 from gpt1.files.reading import is_url
+from gpt1.formatting import count_noun
 from gpt1.inference.predictor import TaskPredictor
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
@@ -34,16 +35,23 @@ def baselines_on_test_rows(
         known = set(map(content_key, task.training))
         if repeated := sum(content_key(example) in known for example in examples):
             progress.log(
-                f"warning: {repeated:,} of these {len(examples):,} rows were training rows of this run: expect lower "
-                "scores on new rows"
+                f"warning: {repeated:,} of {count_noun(len(examples), 'row')} were training rows of this run: "
+                "expect lower scores on new rows"
             )
-        progress.log(f"TF-IDF baseline: trained on the {len(task.training):,} training rows of this run")
         seed = int(runs.read_run_config(Path(run)).get("seed", 0))
-        if tfidf := tfidf_baseline(model.kind, model.target, task.training, examples, seed, progress):
+        chosen = stored_choice(Path(run))
+        if tfidf := tfidf_baseline(model.kind, model.target, task.training, examples, seed, progress, chosen):
             found["tfidf"] = tfidf
     else:
         progress.log("no TF-IDF baseline: the training rows of this model are not available, or have changed")
     return found
+
+
+def stored_choice(run: Path) -> Mapping[str, Any] | None:
+    """The TF-IDF baseline that `finetune` has stored, whose features and C cross-validation chose on the same rows."""
+    baselines = runs.read_results(run).get("baselines")
+    stored = baselines.get("tfidf") if isinstance(baselines, dict) else None
+    return stored if isinstance(stored, dict) else None
 
 
 def read_training_rows(run: Path) -> TaskData | None:

@@ -22,6 +22,7 @@ from gpt1.datasets.labelled import load_labelled_table
 from gpt1.devices import prepare_model, resolve_precision
 from gpt1.errors import UserError, did_you_mean
 from gpt1.formatting import escape_controls
+from gpt1.inference.advice import tfidf_advice
 from gpt1.inference.baselines import baselines_on_test_rows
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_task_predictor
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS, ignore_empty
@@ -39,7 +40,6 @@ from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Answers, Classes, Target, calibration_rows, choose_thresholds
 
 MAX_UNSEEN_NAMED = 8
-TFIDF_ADVICE = "Try a model pre-trained on more text from this domain."
 
 
 def evaluate(
@@ -98,7 +98,8 @@ def evaluate(
     log_unseen_labels(unknown, progress)
     if baselines:
         found["baselines"] = baselines_on_test_rows(model, run, examples, progress)
-        found["warning"] = quality_warning(model.target, found, found["baselines"], model_metric(model), TFIDF_ADVICE)
+        advice = tfidf_advice(run, None, found["cut"] / found["rows"])
+        found["warning"] = quality_warning(model.target, found, found["baselines"], model_metric(model), advice)
     if report:
         save_page(Path(report), run, table.name, model, chosen, found, prediction_records(model, examples, logits))
     return found

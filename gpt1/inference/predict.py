@@ -6,6 +6,7 @@ The rows are read twice: first to check all of them, then to predict.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from gpt1 import formatting
-from gpt1.console import default_progress
+from gpt1.console import Console, default_progress
 from gpt1.datasets import DataSet, parse_data_set, plan_submission, write_submission
 from gpt1.errors import UserError
 from gpt1.files.atomic import ensure_writable
@@ -43,6 +44,7 @@ def predict_into(
     data_dir: str | Path | None = None,
     excel_safe: bool = False,
     overwrite: bool = False,
+    as_json: bool = False,
     progress: Progress | None = None,
     verify: bool = True,
     **columns: str | None,
@@ -57,6 +59,7 @@ def predict_into(
         data_dir: Folder with the files of known data sets.
         excel_safe: Put an apostrophe before cells of .csv and .tsv that a spreadsheet would run as formulas.
         overwrite: Replace a file that is there.
+        as_json: Write JSON lines to standard output. Default: the format of `rows`; for a text in a terminal, a table.
         progress: Receives messages and progress.
         verify: See `load`.
         **columns: Columns that are not named as in training, by role: text="review".
@@ -75,9 +78,12 @@ def predict_into(
     if out is not None:
         if os.path.exists(rows) and os.path.exists(out) and os.path.samefile(out, rows):
             raise UserError(f"--out {out} is also the input table.", "Choose another --out.")
+        if as_json:
+            raise UserError("--json does not apply to --out.", "Omit --json: the extension of --out is the format.")
         check_table_output(out, overwrite)
     with spool_standard_input() if str(rows) == "-" else nullcontext() as spooled:
         like = spooled or (rows if os.path.isfile(rows) or is_url(rows) else "rows.jsonl")
+        like = "rows.jsonl" if as_json else like
         kind = output_kind(out, like)
         if excel_safe and kind not in ("csv", "tsv"):
             raise UserError(f"--excel-safe requires .csv or .tsv, not .{kind}.", "Remove --excel-safe.")
@@ -87,6 +93,9 @@ def predict_into(
             source = open_file(model, spooled, "standard input", chosen)
         elif is_plain_text(rows):
             source = open_text(model, str(rows), run)
+            if out is None and not as_json and sys.stdout.isatty():
+                print_prediction(model, source, progress)
+                return ""
         else:
             source = open_source(model, run, rows, data_dir, progress, chosen)
         return write_predictions(model, source, out, kind, excel_safe, progress)
@@ -110,6 +119,19 @@ def write_predictions(
         )
     answer = "score" if "score" in plan.added else "prediction"
     return f"{out}: {formatting.count_noun(plan.rows, 'row')}; see the column {answer}" if out is not None else ""
+
+
+def print_prediction(model: TaskPredictor, source: RowSource, progress: Progress) -> None:
+    """Print the prediction of a single row, and the probabilities of the labels, highest first."""
+    (block,) = predict_blocks(model, source, check_rows(model, source, "jsonl", progress), progress)
+    row, prefix, console = block[0], "probability_", Console()
+    found = {key.removeprefix(prefix): p for key, p in row.items() if key.startswith(prefix) and p is not None}
+    if "score" in row and row["score"] is not None:
+        console.print_result(f"score: {formatting.format_number(row['score'])}")
+    elif found:
+        labels = row["prediction"] if isinstance(row["prediction"], list) else [row["prediction"]]
+        console.print_result(f"prediction: {', '.join(map(str, labels)) or 'no label'}")
+        console.print_probabilities(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def is_plain_text(rows: str | Path) -> bool:
@@ -317,7 +339,7 @@ def write_glue_submission(
     predicted = predict(run, rows, data_dir=data_dir, progress=progress)
     answers = [row["score" if data.score else "prediction"] for row in predicted]
     files = " and ".join(map(str, write_submission(data, answers, out)))
-    return f"{files}: {len(predicted):,} rows, in the format of gluebenchmark.com"
+    return f"{files}: {formatting.count_noun(len(predicted), 'row')}, in the format of gluebenchmark.com"
 
 
 def glue_task(rows: str | Path) -> DataSet | None:

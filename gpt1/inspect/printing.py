@@ -128,7 +128,7 @@ def print_corpus(facts: Facts, console: Console) -> None:
 def print_run(facts: Facts, console: Console) -> None:
     stage = "pre-training" if facts["stage"] == "pretrain" else "fine-tuning"
     state = "finished" if facts["finished"] else "in progress" if facts["training"] else "not finished"
-    console.print_result(f"{facts['name']}: a {stage} run, {state}, {facts['updates']:,} steps")
+    console.print_result(f"{facts['name']}: a {stage} run, {state}, {count_noun(facts['updates'], 'step')}")
     lines = [(name, str(value)) for name, value in flatten_command(facts["command"]).items() if value]
     lines.append(
         ("settings", ", ".join(f"{name} {format_setting_or_text(value)}" for name, value in facts["settings"].items()))

@@ -6,8 +6,9 @@ from statistics import pstdev
 from typing import Any
 
 from gpt1 import formatting
+from gpt1.formatting import metric_name
 from gpt1.report import charts
-from gpt1.report.headline import HEADLINE_METRICS, metric_name, sentence_start
+from gpt1.report.headline import HEADLINE_METRICS, sentence_start
 from gpt1.report.intervals import format_interval, format_score
 from gpt1.report.page import Cell, Page
 from gpt1.report.run_reader import Prediction, ReliabilityBin, Run, as_dict, is_number

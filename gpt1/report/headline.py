@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt1 import formatting
+from gpt1.formatting import metric_name
 from gpt1.report.intervals import format_interval
 from gpt1.report.page import Cell
 from gpt1.report.run_reader import Run, as_dict, is_number
@@ -12,17 +13,6 @@ from gpt1.report.run_reader import Run, as_dict, is_number
 HEADLINE_METRICS = ("accuracy", "matthews", "f1", "pearson", "spearman", "f1_micro", "f1_macro")
 """Scores of at most 1; the first one available is the headline unless the run names another."""
 CORRELATIONS = ("matthews", "pearson", "spearman")
-METRIC_NAMES = {
-    "f1": "F1",
-    "f1_micro": "F1 (micro)",
-    "f1_macro": "F1 (macro)",
-    "matthews": "Matthews correlation",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-    "rmse": "root mean squared error",
-    "mae": "mean absolute error",
-}
-"""What a page calls a metric, unless it is a word already."""
 
 
 def headline(run: Run) -> str:
@@ -32,8 +22,9 @@ def headline(run: Run) -> str:
     loss = run.last_value("train", "loss")
     if loss is None:
         return "No metrics yet"
+    count = formatting.count_noun(run.last_step, "step")
     validation = "no validation set" if run.is_finished else "no validation yet"
-    return f"Training loss {formatting.format_number(loss)} after {run.last_step:,} steps; {validation}"
+    return f"Training loss {formatting.format_number(loss)} after {count}; {validation}"
 
 
 def _pretrain_headline(run: Run) -> str:
@@ -44,7 +35,8 @@ def _pretrain_headline(run: Run) -> str:
         if not values:
             return ""
         perplexity, steps, so_far = values[-1], at[-1], " so far,"
-    text = f"Validation perplexity {formatting.format_number(perplexity)}{so_far} after {steps:,} steps"
+    trained = f"{so_far} after {formatting.count_noun(int(steps), 'step')}"
+    text = f"Validation perplexity {formatting.format_number(perplexity)}{trained}"
     unigram = as_dict(run.results.get("unigram")).get("perplexity")
     return text + (f"; a unigram model has {formatting.format_number(unigram)}" if is_number(unigram) else "")
 
@@ -70,10 +62,6 @@ def _finetune_headline(run: Run) -> str:
     if run.warning.startswith("this model is worse than"):
         verdict = "The model is worse than always the mean. "
     return verdict + "; ".join([text, *others])
-
-
-def metric_name(name: str) -> str:
-    return METRIC_NAMES.get(name, name.replace("_", " "))
 
 
 def sentence_start(text: str) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from gpt1 import formatting
 from gpt1.config import descriptions
+from gpt1.formatting import metric_name
 from gpt1.report import charts, curves
-from gpt1.report.headline import headline, key_facts, kicker, lead_sentence, main_metric, metric_name
+from gpt1.report.headline import headline, key_facts, kicker, lead_sentence, main_metric
 from gpt1.report.intervals import format_interval
 from gpt1.report.page import Cell, Mistake, Page
 from gpt1.report.run_reader import Prediction, Run, as_dict, is_number

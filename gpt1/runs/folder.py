@@ -39,7 +39,7 @@ from gpt1.files.atomic import (
 )
 from gpt1.files.foreign import read_json_object, read_yaml
 from gpt1.files.manifest import MANIFEST, check_replaceable, verify_folder, write_manifest
-from gpt1.files.reading import not_found_error
+from gpt1.files.reading import is_url, not_found_error
 from gpt1.formatting import shell_join, shell_quote
 from gpt1.hub import download, is_hub_name
 from gpt1.version import __version__
@@ -335,6 +335,11 @@ def find_model_folder(name: str | Path) -> Path:
         problem += did_you_mean(str(name), (STARTER,))
     fix = f"Use a run folder, a model folder, owner/name, or {STARTER}: the English model that comes with gpt1."
     raise UserError(problem, fix)
+
+
+def has_weights(name: str) -> bool:
+    """Whether a name that may also be a tokenizer or a corpus is a model, so that --from can continue it."""
+    return not is_url(name) and (find_model_folder(name) / MODEL_FILE).exists()
 
 
 def has_starter() -> bool:

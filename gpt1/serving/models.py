@@ -11,7 +11,8 @@ from typing import Any
 from gpt1.errors import UserError, did_you_mean
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
 from gpt1.model.weights import MODEL_CONFIG_FILE
-from gpt1.runs.folder import RUN_CONFIG_FILE, is_finished
+from gpt1.runs.folder import RUN_CONFIG_FILE
+from gpt1.runs.nearby import list_models
 from gpt1.serving.engine import Engine
 from gpt1.serving.errors import ApiError
 from gpt1.serving.metrics import Metrics
@@ -96,7 +97,7 @@ class ServedModels:
     def add(self, served: ServedModel) -> None:
         if served.name in self.models:
             first = self.models[served.name].folder
-            problem = f"{first} and {served.folder} would both be called '{served.name}'."
+            problem = f"{first} and {served.folder} have the same name, '{served.name}'."
             raise UserError(problem, "Rename one of the folders.")
         self.models[served.name] = served
 
@@ -139,8 +140,7 @@ def find_models_in(folder: Path) -> list[Path]:
     """The finished runs and model folders in a folder of runs; none if it is itself a run or a model folder."""
     if (folder / RUN_CONFIG_FILE).exists() or (folder / MODEL_CONFIG_FILE).exists() or not folder.is_dir():
         return []
-    inside = sorted(path for path in folder.iterdir() if path.is_dir())
-    found = [path for path in inside if is_finished(path) or (path / MODEL_CONFIG_FILE).exists()]
-    if inside and not found:
+    found = list_models(folder)
+    if not found and any(path.is_dir() for path in folder.iterdir()):
         raise UserError(f"{folder} has no finished run.", "Use a run folder, a model folder, or a folder of runs.")
     return found

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt1.formatting import escape_controls, format_number
+from gpt1.formatting import count_noun, escape_controls, format_number, metric_name
 from gpt1.progress import Progress
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import stratified_order
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, Target, as_number
-from gpt1.tasks.tfidf import SINGLE_SPLIT_WORK, fitting_work, tfidf_scores
+from gpt1.tasks.tfidf import fitting_work, tfidf_scores
 
 MAX_TFIDF_WORK = 12_000_000
 """Most work (see `fitting_work`) of the TF-IDF baseline beside a fine-tuned model: up to 50 seconds of one core of an
@@ -61,9 +61,18 @@ def trivial_baseline(target: Target, answer: str | int | float | list[str], labe
 
 
 def tfidf_baseline(
-    kind: Kind, target: Target, training: Sequence[Example], rows: Sequence[Example], seed: int, progress: Progress
+    kind: Kind,
+    target: Target,
+    training: Sequence[Example],
+    rows: Sequence[Example],
+    seed: int,
+    progress: Progress,
+    chosen: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Metrics on `rows` of a linear model on TF-IDF features of `training`, or of a sample of it (MAX_TFIDF_WORK).
+
+    `chosen`: the baseline that an earlier call returned for the same `training`. Its features and C are used again:
+    one fit, where cross-validation takes 52.
 
     Returns:
         `metrics`; `rows` it was trained on, `of` all training rows; `features` and `C` (see `tfidf_scores`). Empty if
@@ -74,18 +83,27 @@ def tfidf_baseline(
         fewest = len(target.labels) if isinstance(target, Classes) else 2
         n = max(fewest, int(len(training) * MAX_TFIDF_WORK / work))
         sample = [training[i] for i in sorted(stratified_order(training, target, seed)[:n])]
-    if work > SINGLE_SPLIT_WORK:  # takes more than a few seconds
-        part = f"{len(sample):,} of {len(training):,} rows, to limit its time" if len(sample) < len(training) else ""
-        progress.log(f"TF-IDF baseline: training on {part or 'the same rows'}")
     if not any(text.strip() for example in sample for text in (*example.fields, *example.answers)):
         return {}
-    found = tfidf_scores(kind, target, sample, rows, seed)
+    part = f" of {len(training):,}, to limit its time" if len(sample) < len(training) else ""
+    progress.begin(f"TF-IDF baseline, trained on {count_noun(len(sample), 'row')}{part}", len(rows), unit="rows")
+    found = tfidf_scores(kind, target, sample, rows, seed, chosen)
+    progress.advance(len(rows))
+    progress.end()
     about = {name: found.pop(name) for name in ("features", "C")}
     return {"name": "TF-IDF", "metrics": found, "rows": len(sample), "of": len(training), **about}
 
 
 def is_better(metric: str, a: float, b: float) -> bool:
+    """Whether `a` is better than `b`; values that look the same in print are equal."""
+    if format_value(metric, a) == format_value(metric, b):
+        return False
     return a < b if metric in metrics.LOWER_IS_BETTER else a > b
+
+
+def format_value(metric: str, value: float) -> str:
+    """A value as warnings print it: three decimals of a share or correlation, three digits of an error."""
+    return format_number(value) if metric in metrics.LOWER_IS_BETTER else f"{value:.3f}"
 
 
 def no_learning_reason(target: Target, scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
@@ -114,14 +132,15 @@ def no_learning_reason(target: Target, scored: Mapping[str, Any], trivial: Mappi
     return f"the interval of its Pearson correlation, [{low:.3f}, {high:.3f}], includes 0" if low <= 0 else ""
 
 
-def errors_above_mean(scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
-    """The errors of scores that are larger than those of the mean, as `RMSE 1.30 instead of 1.16`; else empty."""
-    pairs = {name: (scored["metrics"].get(name), trivial["metrics"].get(name)) for name in ("rmse", "mae")}
-    return ", ".join(
-        f"{name.upper()} {format_number(own)} instead of {format_number(other)}"
-        for name, (own, other) in pairs.items()
-        if scored["rows"] >= MIN_ROWS and own is not None and other is not None and own > other
-    )
+def error_above_mean(scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
+    """The error of scores if it is larger than that of the mean, as `RMSE 1.30 instead of 1.16`; else empty.
+
+    Training minimizes the RMSE, and so does the mean. The MAE is not compared: the median minimizes it.
+    """
+    own, other = scored["metrics"].get("rmse"), trivial["metrics"].get("rmse")
+    if scored["rows"] < MIN_ROWS or own is None or other is None or not is_better("rmse", other, own):
+        return ""
+    return f"RMSE {format_number(own)} instead of {format_number(other)}"
 
 
 def quality_warning(
@@ -129,26 +148,29 @@ def quality_warning(
 ) -> str:
     """A warning if the model learned nothing, is worse than the mean score, or if TF-IDF is better; else empty.
 
+    The rule stands in docs/finetuning.md.
+
     Args:
         target: The target of the task.
         scored: The model's `rows`, `metrics`, `interval` and `spread`.
         baselines: `trivial` and, if it was fitted, `tfidf`, on the same rows.
         metric: The metric to compare.
-        advice: Advice for a model that is worse than TF-IDF.
+        advice: Advice for a model that is worse than TF-IDF or the mean (see `inference.advice`).
     """
-    trivial, tfidf = baselines.get("trivial"), baselines.get("tfidf")
+    trivial, tfidf, name = baselines.get("trivial"), baselines.get("tfidf"), metric_name(metric)
     if trivial and (reason := no_learning_reason(target, scored, trivial)):
         cause = "Likely causes: too few steps or rows, or a model pre-trained on too little text."
         if tfidf and is_better(metric, tfidf["metrics"][metric], trivial["metrics"][metric]):
-            cause = f"TF-IDF learns from the same rows ({metric} {tfidf['metrics'][metric]:.3f}). {advice}"
+            learned = format_value(metric, tfidf["metrics"][metric])
+            cause = f"TF-IDF learns from the same rows ({name} {learned}). {advice}"
         elif tfidf:
             cause = "TF-IDF learns nothing from them either: too few rows, or labels that do not depend on the texts."
         return f"this model has learned nothing: {reason}. {cause}".strip()
     warning = ""
-    if trivial and (larger := errors_above_mean(scored, trivial)):
+    if trivial and (larger := error_above_mean(scored, trivial)):
         warning = f"this model is worse than {trivial['name']}: {larger}. "
     if tfidf and is_better(metric, tfidf["metrics"][metric], scored["metrics"][metric]):
-        warning += f"TF-IDF is better ({metric} {tfidf['metrics'][metric]:.3f}). "
+        warning += f"TF-IDF is better ({name} {format_value(metric, tfidf['metrics'][metric])}). "
     return f"{warning}{advice}".strip() if warning else ""
 
 

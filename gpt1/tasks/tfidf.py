@@ -30,9 +30,17 @@ DEFAULT_CHOICE: dict[str, Any] = {"features": "pieces", "C": 10.0}
 
 
 def tfidf_scores(
-    kind: Kind, target: Target, training: Sequence[Example], test: Sequence[Example], seed: int = 0
+    kind: Kind,
+    target: Target,
+    training: Sequence[Example],
+    test: Sequence[Example],
+    seed: int = 0,
+    chosen: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a linear model on TF-IDF features of `training` and evaluate it on `test`.
+
+    `chosen`: `features` and `C` that an earlier call returned for the same `training`. They are used without
+    cross-validation, and give the same model.
 
     Returns:
         The metrics of the task; `features` (a key of VECTORIZERS) and `C`, both chosen by cross-validation if each
@@ -40,15 +48,19 @@ def tfidf_scores(
     """
     with warnings.catch_warnings():  # of scikit-learn, if there are almost as many labels as rows
         warnings.simplefilter("ignore", UserWarning)
-        features, best = fit_tfidf(kind, target, training, seed)
+        features, best = fit_tfidf(kind, target, training, seed, chosen)
     return {**best.scores(target, test), "features": features, "C": best.c}
 
 
-def fit_tfidf(kind: Kind, target: Target, training: Sequence[Example], seed: int = 0) -> tuple[str, FittedLinearModel]:
-    """(key of VECTORIZERS, trained model) with the best score in cross-validation."""
+def fit_tfidf(
+    kind: Kind, target: Target, training: Sequence[Example], seed: int = 0, chosen: Mapping[str, Any] | None = None
+) -> tuple[str, FittedLinearModel]:
+    """(key of VECTORIZERS, trained model) with the best score in cross-validation, or as `chosen` before."""
     problem = build_problem(target, training)
-    names = list(VECTORIZERS) if problem.enough else [DEFAULT_CHOICE["features"]]
-    fitted = {name: problem.fit(TfidfFeatures(kind, VECTORIZERS[name]), training, seed) for name in names}
+    names, c = (list(VECTORIZERS) if problem.enough else [DEFAULT_CHOICE["features"]]), None
+    if chosen and chosen.get("features") in VECTORIZERS and chosen.get("C") in C_VALUES:
+        names, c = [chosen["features"]], float(chosen["C"])
+    fitted = {name: problem.fit(TfidfFeatures(kind, VECTORIZERS[name]), training, seed, c) for name in names}
     return max(fitted.items(), key=lambda item: item[1].score)
 
 

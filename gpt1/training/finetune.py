@@ -101,7 +101,7 @@ def finetune(
     setup, cfg = prepare(request, None, progress)
     cfg = fit_epochs(setup, cfg, time_limit, started, progress)
     run = runs.create_run(out, cfg, request.command, setup.precision, overwrite)
-    return run_finetuning(setup, cfg, run, progress, resume=False, with_tfidf=baselines)
+    return run_finetuning(setup, cfg, run, progress, False, baselines, is_planned=time_limit is not None)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def resume_finetuning(out: str | Path, request: FinetuneRequest, with_tfidf: boo
         progress.log(f"{run} is already finished")
         return run
     setup, cfg = prepare(request.completed(run), stored, progress)
-    return run_finetuning(setup, cfg, run, progress, resume=True, with_tfidf=with_tfidf)
+    return run_finetuning(setup, cfg, run, progress, True, with_tfidf)
 
 
 def prepare(
@@ -228,15 +228,22 @@ def check_earlier_head(
 
 
 def run_finetuning(
-    setup: FinetuneSetup, cfg: FinetuneConfig, run: Path, progress: Progress, resume: bool, with_tfidf: bool
+    setup: FinetuneSetup,
+    cfg: FinetuneConfig,
+    run: Path,
+    progress: Progress,
+    resume: bool,
+    with_tfidf: bool,
+    is_planned: bool = False,
 ) -> Path:
     """Train, and write the model, the results and the report; returns the run."""
     if setup.device.type == "cpu":
         keep_some_freed_memory()
     with open_run(run, progress, cfg.track) as (run_progress, metrics):
-        # On --resume the weights of the checkpoint replace the head that is fitted first: no word of it.
+        # Nothing is shown of a head that a checkpoint replaces, or that the plan for a time limit has fitted already.
         continues = resume and cfg.train != "head" and bool(checkpoints.list_steps(run / "checkpoints"))
-        source = setup.make_source(cfg, Progress() if continues else progress)
+        is_known = continues or (is_planned and cfg.cache_features)
+        source = setup.make_source(cfg, Progress() if is_known else progress)
         with reuse_buffers(setup.model):
             outcome = train(setup.make_stage(cfg, source), cfg, run, run_progress, metrics, resume)
         finish_finetuning(run, setup, source, outcome, cfg, progress, with_tfidf)

@@ -13,7 +13,8 @@ from torch import Tensor
 from gpt1.config import FinetuneConfig
 from gpt1.datasets.labelled import TaskData
 from gpt1.files.atomic import atomic_write_text
-from gpt1.formatting import count_noun
+from gpt1.formatting import count_noun, metric_name
+from gpt1.inference.advice import tfidf_advice
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
 from gpt1.inference.predictor import TaskPredictor
 from gpt1.inference.task import save_task
@@ -32,8 +33,6 @@ from gpt1.training.finetune_setup import FinetuneSetup, FullTrainingSource
 from gpt1.training.head_only import HeadOnlySource
 from gpt1.training.loop import Outcome
 
-WORTH_WINDOWS = 0.05  # share of truncated texts from which --long windows is suggested
-
 
 def finish_finetuning(
     run: Path,
@@ -49,8 +48,8 @@ def finish_finetuning(
     answer = trivial_answer(task.target, [example.label for example in task.training])
     validated = ValidatedModel(task.target)
     if task.validation:
-        early = outcome.best not in (None, outcome.step)
-        validated = evaluate_trained_model(setup, source.validation_logits(), answer, cfg, progress, with_tfidf, early)
+        advice = tfidf_advice(run, setup.facts["tokens"], setup.facts["cut"])
+        validated = evaluate_trained_model(setup, source.validation_logits(), answer, cfg, progress, with_tfidf, advice)
     description = {
         "kind": task.kind.name,
         "columns": task.columns,
@@ -92,12 +91,9 @@ def evaluate_trained_model(
     cfg: FinetuneConfig,
     progress: Progress,
     with_tfidf: bool,
-    early: bool,
+    advice: str,
 ) -> ValidatedModel:
-    """Calibrate on the validation rows, and compare with the baselines: the trivial answer and TF-IDF.
-
-    `early`: the best epoch was not the last one.
-    """
+    """Calibrate on the validation rows, and compare with the baselines: the trivial answer and TF-IDF."""
     task = setup.task
     targets, labels = setup.encode_targets(task.validation), [example.label for example in task.validation]
     calibration = fit_calibration(task.target, logits, targets)
@@ -108,7 +104,7 @@ def evaluate_trained_model(
     rows = task.training, task.validation
     if with_tfidf and (found := tfidf_baseline(task.kind, target, *rows, cfg.seed, progress)):
         baselines["tfidf"] = found
-    warning = quality_warning(target, metrics, baselines, task.primary_metric, tfidf_advice(setup, cfg, early))
+    warning = quality_warning(target, metrics, baselines, task.primary_metric, advice)
     return ValidatedModel(target, logits, calibration, metrics, baselines, warning)
 
 
@@ -141,18 +137,6 @@ def write_validation_predictions(run: Path, model: TaskPredictor, task: TaskData
     atomic_write_text(run / runs.PREDICTIONS, lines)
 
 
-def tfidf_advice(setup: FinetuneSetup, cfg: FinetuneConfig, early: bool) -> str:
-    """Advice if TF-IDF is better than the model; more epochs only if the last one was the best."""
-    ideas = ["a model pre-trained on more text from this domain"]
-    if cfg.long != "windows" and setup.facts["cut"] > WORTH_WINDOWS:
-        ideas.append(f"--long windows ({setup.facts['cut']:.0%} of the texts are truncated)")
-    if cfg.train != "head":
-        ideas.append("--train head")
-    if not early:
-        ideas.append("more --epochs")
-    return f"Try {', or '.join(ideas)}."
-
-
 def describe_calibration(calibration: Mapping[str, Any], rows: int) -> str:
     """Whether the probabilities are calibrated, and their error; where the rows are few, with their number."""
     before, after = calibration["ece_before"], calibration["ece_after"]
@@ -166,10 +150,11 @@ def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> 
     """The line of the best epoch, and the warning."""
     validation, calibration = results["validation"], results["calibration"]
     low, high = validation["interval"][metric]
-    parts = [f"{metric} {describe_score(metric, validation['metrics'], f' [{low:.3f}, {high:.3f}]')}"]
+    parts = [f"{metric_name(metric)} {describe_score(metric, validation['metrics'], f' [{low:.3f}, {high:.3f}]')}"]
     parts.append(summarize_baselines(results["baselines"], metric))
     if calibration:
         parts.append(describe_calibration(calibration, validation["rows"]))
     progress.log(f"best epoch {results['best_epoch'] or 0:g}: {'; '.join(parts)}")
     if results["warning"]:
-        progress.log(f"warning: {results['warning']}")
+        for line in f"warning: {results['warning']}".split("\n"):
+            progress.log(line)

@@ -25,6 +25,7 @@ from gpt1.devices import translate_resource_errors
 from gpt1.errors import UserError
 from gpt1.files.atomic import fsync_file
 from gpt1.files.foreign import check_regular
+from gpt1.formatting import count_noun
 from gpt1.inference.task_logits import average_windows
 from gpt1.kernels.to_device import to_device
 from gpt1.model.head import TaskModel
@@ -109,7 +110,7 @@ def load_or_extract_features(
     shape = (sum(len(example.sequences) for example in examples), model.gpt.config.n_embd)
     states = read_cached_features(path, shape, progress)
     if states is not None:
-        progress.log(f"features of {len(examples):,} examples loaded from {path.parent}")
+        progress.log(f"features of {count_noun(len(examples), 'example')} loaded from {path.parent}")
         return states.to(model.gpt.tokens.weight.device)
     states = extract_features(model, examples, progress, cfg.micro_batch)
     write_cached_features(path, states, progress)

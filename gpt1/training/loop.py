@@ -20,6 +20,7 @@ from gpt1.corpus.order import derive_seed
 from gpt1.devices import translate_resource_errors, world_size
 from gpt1.errors import Interrupted, UserError
 from gpt1.files.foreign import Fields, short
+from gpt1.formatting import count_noun
 from gpt1.kernels.buffers import refresh_buffers
 from gpt1.model.losses import Losses
 from gpt1.progress import MetricsFile, Progress
@@ -146,8 +147,9 @@ def begin(stage: Stage, config: TrainingConfig, outcome: Outcome, progress: Prog
     """Show what is trained, and prepare the model for it."""
     if not outcome.step and schedules.never_decays(config.schedule, config.warmup, stage.total_steps):
         progress.log(
-            f"warning: the warm-up of {config.warmup:,.0f} steps is at least as long as the run ({stage.total_steps:,} "
-            "steps): the learning rate never decays. Use --warmup 0.1, a share of the steps."
+            f"warning: the warm-up of {count_noun(config.warmup, 'step')} is at least as long as the run "
+            f"({count_noun(stage.total_steps, 'step')}): the learning rate never decays. "
+            "Use --warmup 0.1, a share of the steps."
         )
     progress.begin(stage.title, stage.total_steps, outcome.step)
     stage.model.train()

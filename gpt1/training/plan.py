@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus
 from gpt1.devices import prepare_model, resolve_device, resolve_precision, translate_resource_errors
 from gpt1.errors import ResourceError, UserError
+from gpt1.formatting import count_noun, format_estimate, format_number
 from gpt1.kernels.malloc import keep_freed_memory
 from gpt1.model.gpt import GPT
 from gpt1.model.losses import PretrainMicroBatch, l1
@@ -27,6 +28,10 @@ MEASURED_FLOPS, MEASURED_FLOPS_ON_GPU = 4e11, 4e13  # of one pass: about a secon
 NEGLIGIBLE_FLOPS = 2e12  # a run that takes seconds needs no estimate
 RESERVED_SHARE = 0.05  # of the time of a planned run, for the samples, the report and checkpoints
 MIN_STEPS = 100  # of all sizes but the smallest
+MIN_PLANNED_STEPS = 50
+"""Fewest steps of a plan. The warm-up takes 7 of them. With fewer, training hardly changes a model, and a new
+one has learned only token frequencies."""
+MIN_PLANNED_BATCH = 8  # windows; below this the noise of the gradient costs more than further steps gain
 MAX_EPOCHS = 4.0
 """Most epochs of a planned run: up to four are worth almost as much as new text (Muennighoff et al., 2023)."""
 
@@ -110,7 +115,7 @@ def plan_run(
         measure: The speed of a model on this machine, given its settings and the size of the vocabulary.
 
     Raises:
-        UserError: `minutes` is not positive, or the number of steps is also given.
+        UserError: `minutes` is not positive, the number of steps is also given, or fewer than MIN_PLANNED_STEPS fit.
     """
     if not 0 < minutes < math.inf:
         raise UserError(f"--minutes {minutes:g} is out of range: it must be above 0.", "For example: --minutes 10")
@@ -118,6 +123,7 @@ def plan_run(
         raise UserError(f"--minutes and --{given[0]} contradict each other.", "Use one of them.")
     is_fixed = inherited or requested.get("recipe") == "paper" or requested.keys() & {"model", "context", *SHAPE_FIELDS}
     best: Plan | None = None
+    best_speed = Speed(0.0, 0.0)
     flops_per_second = 0.0  # of the last size
     for size in (requested.get("model"),) if is_fixed else PLANNED_SIZES:
         cfg = resolve_settings(PretrainConfig, {**requested, **({"model": size} if size else {})}, extra=inherited)
@@ -135,9 +141,54 @@ def plan_run(
         flops_per_second = flops / speed.token_seconds
         plan = plan_for_time(cfg, speed, minutes, corpus)
         if not best or (plan.expected_loss < best.expected_loss and plan.steps >= MIN_STEPS):
-            best = plan
+            best, best_speed = plan, speed
     assert best
-    return best
+    return with_enough_steps(best, best_speed, minutes, corpus, requested, bool(inherited))
+
+
+def with_enough_steps(
+    plan: Plan, speed: Speed, minutes: float, corpus: Corpus, requested: Mapping[str, Any], continues: bool
+) -> Plan:
+    """The plan, with smaller batches if it has fewer than MIN_PLANNED_STEPS; UserError if that is not enough.
+
+    A batch size that the user or the recipe `paper` sets stays. `continues`: the run has `--from`.
+    """
+    while plan.steps < MIN_PLANNED_STEPS and "batch_size" not in requested and requested.get("recipe") != "paper":
+        if plan.cfg.batch_size // 2 < MIN_PLANNED_BATCH:
+            break
+        plan = plan_for_time(replace(plan.cfg, batch_size=plan.cfg.batch_size // 2), speed, minutes, corpus)
+    if plan.steps >= MIN_PLANNED_STEPS:
+        return plan
+    cfg, least = plan.cfg, MIN_PLANNED_STEPS
+    if (most := max_steps(cfg, corpus)) < least:
+        raise UserError(
+            f"--minutes {minutes:g}: {MAX_EPOCHS:g} epochs of this corpus are only {count_noun(most, 'step')} of "
+            f"{cfg.batch_size * cfg.context:,} tokens. A plan has at least {least}.",
+            f"Use more text, or set the length of the run yourself, for example --steps {least}.",
+        )
+    needed = math.ceil(speed.run_seconds(cfg, least) / 60 / (1 - RESERVED_SHARE) * 1.05)  # the next measurement differs
+    smaller = "" if continues or cfg.model == PLANNED_SIZES[0] else f", or --model {PLANNED_SIZES[0]}"
+    raise UserError(
+        f"--minutes {minutes:g} is too short: {count_noun(plan.steps, 'step')} of {cfg.batch_size * cfg.context:,} "
+        f"tokens would fit on this machine, and a useful run has at least {least}.",
+        f"Use --minutes {needed}{smaller}.",
+    )
+
+
+def describe_plan(plan: Plan, minutes: float, corpus: Corpus, origin: str) -> str:
+    """The plan in a line; `origin`: the model of --from, or the size."""
+    tokens = plan.cfg.batch_size * plan.cfg.context
+    epochs = plan.steps * tokens / corpus.tokens
+    share = f"{format_number(epochs)} epochs" if epochs >= 1 else f"{format_number(100 * epochs, 2)}% of an epoch"
+    return (
+        f"plan for {minutes:g} min: {origin}, {count_noun(plan.steps, 'step')} of {tokens:,} tokens ({share}), "
+        f"{format_estimate(plan.seconds)} on this machine"
+    )
+
+
+def max_steps(cfg: PretrainConfig, corpus: Corpus) -> int:
+    """Steps of MAX_EPOCHS epochs."""
+    return int(MAX_EPOCHS * corpus.tokens * (1 - cfg.valid_fraction) / (cfg.batch_size * cfg.context))
 
 
 def plan_for_time(cfg: PretrainConfig, speed: Speed, minutes: float, corpus: Corpus) -> Plan:
@@ -145,7 +196,7 @@ def plan_for_time(cfg: PretrainConfig, speed: Speed, minutes: float, corpus: Cor
     tokens = cfg.batch_size * cfg.context
     fixed, with_one_step = speed.run_seconds(cfg, 0), speed.run_seconds(cfg, 1)
     fitting = (60 * minutes * (1 - RESERVED_SHARE) - fixed) / max(with_one_step - fixed, 1e-9)
-    steps = max(1, int(min(fitting, MAX_EPOCHS * corpus.tokens * (1 - cfg.valid_fraction) / tokens)))
+    steps = max(1, int(min(fitting, max_steps(cfg, corpus))))
     loss = expected_loss(new_model_config(cfg, corpus.vocab_size).n_parameters, steps * tokens)
     return Plan(cfg, steps, speed.run_seconds(cfg, steps), loss)
 

@@ -20,7 +20,7 @@ from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
 from gpt1.errors import UserError
-from gpt1.formatting import count_noun, count_parameters, format_estimate, format_number, format_size
+from gpt1.formatting import count_noun, count_parameters, format_estimate, format_size
 from gpt1.inference.predictor import LanguageModel
 from gpt1.inference.task import save_model
 from gpt1.kernels.malloc import keep_freed_memory
@@ -35,7 +35,7 @@ from gpt1.training.compiling import compile_blocks
 from gpt1.training.distributed import Processes, process_group
 from gpt1.training.initial_model import inherited_settings, init_model
 from gpt1.training.loop import Outcome, Stage, StepBatch, train
-from gpt1.training.plan import NEGLIGIBLE_FLOPS, measure_speed, plan_run
+from gpt1.training.plan import NEGLIGIBLE_FLOPS, describe_plan, measure_speed, plan_run
 from gpt1.training.run import open_run
 from gpt1.training.speed import flops_per_token, micro_batch_tokens, peak_flops
 from gpt1.training.tracking import check_tracker
@@ -143,13 +143,7 @@ def choose_settings(
         return runs.resolve_settings(PretrainConfig, requested, extra=inherited)
     measured = plan_run(minutes, requested, inherited, corpus, partial(measure_speed, world_size=processes.world_size))
     plan = processes.broadcast_from_rank0(lambda: measured)
-    tokens = plan.cfg.batch_size * plan.cfg.context
-    size = f"from {from_}" if from_ else plan.cfg.model
-    epochs = format_number(plan.steps * tokens / corpus.tokens)
-    progress.log(
-        f"plan for {minutes:g} min: {size}, {plan.steps:,} steps of {tokens:,} tokens ({epochs} epochs), "
-        f"{format_estimate(plan.seconds)} on this machine"
-    )
+    progress.log(describe_plan(plan, minutes, corpus, f"from {from_}" if from_ else plan.cfg.model))
     return replace(plan.cfg, steps=plan.steps)
 
 
@@ -337,7 +331,7 @@ def split_windows(
         whole = CorpusPart.of_ranges(valid, [(0, valid.tokens)])
         validation = CorpusWindows(whole, cfg.context, shifted=cfg.valid_split == "end")
         if valid.tokens <= cfg.context:
-            problem = f"the corpus of --valid has only {valid.tokens} tokens."
+            problem = f"the corpus of --valid has only {count_noun(valid.tokens, 'token')}."
             raise UserError(problem, f"Use one with more than {cfg.context} tokens, which make one window.")
     return training, validation
 
@@ -347,7 +341,7 @@ def log_corpus(
 ) -> dict[str, float]:
     """Print the sizes of the corpus and the unigram baseline, and return the baseline's metrics."""
     size = f"{corpus.tokens:,} tokens in {count_noun(corpus.documents, 'document')}, {format_size(corpus.n_bytes)}"
-    windows = f"{training.n:,} windows of {cfg.context}"
+    windows = f"{count_noun(training.n, 'window')} of {cfg.context}"
     if not validation:
         progress.log(f"{corpus.name}: {size}; {windows}")
         return {}

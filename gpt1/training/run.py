@@ -8,9 +8,11 @@ from pathlib import Path
 
 from gpt1.errors import Interrupted
 from gpt1.files.atomic import lock_dir
+from gpt1.formatting import shell_join
 from gpt1.progress import MetricsFile, MultiProgress, Progress
 from gpt1.report import report_on_exit
 from gpt1.runs import folder as runs
+from gpt1.training import checkpoints
 from gpt1.training.tensorboard import TensorBoard
 from gpt1.training.tracking import TRACKERS, Tracker, start_tracker
 
@@ -32,17 +34,36 @@ def open_run(
 
     Raises:
         UserError: The run is in use, or the tracker cannot be reached.
+        Interrupted: After Ctrl-C; its `fix` is the command that finishes the run.
     """
     if not is_rank0:
         yield progress, None
         return
     metrics = MetricsFile(run / runs.METRICS_FILE)
-    with lock_dir(run), report_on_exit(run):
-        trackers: list[Tracker] = [TensorBoard(run / "events", progress.log)]
-        if track in TRACKERS:
-            trackers.append(start_tracker(track, run, metrics.records(), progress.log))
-        with close_trackers(trackers):
-            yield MultiProgress([progress, metrics, *trackers]), metrics
+    try:
+        with lock_dir(run), report_on_exit(run):
+            trackers: list[Tracker] = [TensorBoard(run / "events", progress.log)]
+            if track in TRACKERS:
+                trackers.append(start_tracker(track, run, metrics.records(), progress.log))
+            with close_trackers(trackers):
+                yield MultiProgress([progress, metrics, *trackers]), metrics
+    except KeyboardInterrupt:  # before or after the steps: during them, the loop saves its state and raises Interrupted
+        progress.end()
+        raise unfinished_run_error(run) from None
+
+
+def unfinished_run_error(run: Path) -> Interrupted:
+    """What is there of a run that was stopped before its first or after its last step, and how to finish it."""
+    steps = checkpoints.list_steps(run / "checkpoints")
+    if runs.is_finished(run):
+        problem, rest = f"stopped. The model and the results of {run} are complete.", "Write its report page"
+    elif steps:
+        problem = f"stopped before the results of {run} were complete; the state after step {steps[-1]:,} is saved."
+        rest = "Continue from that step"
+    else:
+        problem, rest = f"stopped before the first checkpoint of {run}.", "Start its training again"
+    command = shell_join(["gpt1", runs.read_run_config(run)["stage"], "--out", run, "--resume"])
+    return Interrupted(problem, f"{rest}: {command}")
 
 
 @contextmanager
@@ -52,7 +73,7 @@ def close_trackers(trackers: Sequence[Tracker]) -> Iterator[None]:
     try:
         yield
         status = "finished"
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         status = "stopped"
         raise
     finally:

@@ -58,9 +58,15 @@ def plan_epochs(
     epochs = max(float(math.floor(fitting)) if fitting >= 1 else fitting, 1 / per_epoch)
     seconds = per_epoch * step_seconds + evaluation
     takes = format_duration(seconds) if seconds >= 60 else f"{format_number(seconds, 2)} s"
-    fits = "" if fitting > 0 else ", which does not fit"
-    count = count_noun(epochs, "epoch") if epochs >= 1 else f"{100 * epochs:.0f}% of an epoch"
-    progress.log(f"time limit {minutes:g} min: {count} (an epoch takes about {takes}{fits})")
+    planned = f"time limit {minutes:g} min: {count_noun(epochs, 'epoch')}"
+    if epochs < 1:
+        spent = time.monotonic() - started
+        needed = math.ceil(((seconds + evaluation) / (1 - RESERVE) + spent) / 60)
+        steps = count_noun(math.ceil(epochs * per_epoch), "step")
+        planned = f"warning: time limit {minutes:g} min: only {format_number(100 * epochs, 2)}% of an epoch, {steps}"
+        takes += f"; one fits with --time-limit {needed}"
+        takes += "" if cfg.train == "head" else "; --train head is faster"
+    progress.log(f"{planned} (an epoch takes about {takes})")
     return replace(cfg, epochs=epochs)
 
 

@@ -309,6 +309,33 @@ def test_a_corpus_is_a_source_of_a_tokenizer(workspace: Path, ask: Any, tmp_path
     assert answer.exit_code == 0, answer.stderr
     expected = (workspace / "corpus/tokenizer/vocab.json").read_bytes()
     assert (out / "tokenizer/vocab.json").read_bytes() == expected
+    assert answer.stderr.splitlines()[-1] == f"next: gpt1 pretrain {out} --out runs/NAME"
+
+
+def test_after_tokenize_with_the_tokenizer_of_a_model_the_next_step_continues_that_model(
+    workspace: Path, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("some words to read, " * 200)
+    for name in ("runs/books", "runs/books/model", "runs/reviews"):
+        model = str(workspace / name)
+        answer = ask("tokenize", "t.txt", "--out", "corpus", "--tokenizer", model, "--workers", "1", "--overwrite")
+        command = answer.stderr.splitlines()[-1].removeprefix("next: ")
+        assert command == f"gpt1 pretrain corpus --from {model} --out runs/NAME"
+        short = " --steps 1 --eval-windows 1 --batch-size 2 --device cpu --overwrite"
+        again = ask(*shlex.split(command + short)[1:])
+        assert again.exit_code == 0, again.stderr
+
+
+def test_serve_without_a_model_lists_those_here(workspace: Path, ask: Any, tmp_path: Path, monkeypatch: Any):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/books", "runs/reviews"):
+        (tmp_path / name).symlink_to(workspace / name)
+    answer = ask("serve")
+    assert answer.exit_code == 2
+    assert "RUN is missing" in answer.stderr
+    assert "Models here: runs/books, runs/reviews" in answer.stderr
 
 
 def test_a_stop_string_can_be_a_line_break(workspace: Path, ask: Any):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -60,14 +62,45 @@ def test_a_signal_before_or_after_the_training_loop_prints_one_line_and_the_run_
         answer = ask(*words)
     assert signal.getsignal(number) == handler
     assert answer.exit_code == 130
-    assert answer.stderr.count("gpt1: stopped.") == 1
+    assert answer.stderr.count("gpt1: stopped") == 1
     assert "Traceback" not in answer.stderr
     left = list_files(tmp_path)
     assert not [name for name in left if "partial" in name or "tmp" in name]
     assert bool(left) == (where != "unigram_loss")
-    again = ask(*words, *(["--resume"] if left else []))
+    again = ask(*(last_command(answer.stderr) if left else words))
     assert again.exit_code == 0, again.stderr
     assert (tmp_path / "r" / "results.json").exists()
+
+
+def last_command(message: str) -> list[str]:
+    """The words after `gpt1` of the command in the last line of a message."""
+    return shlex.split(message.splitlines()[-1].partition(": gpt1 ")[2])
+
+
+@pytest.mark.parametrize(
+    ("where", "there"),
+    [
+        ("gpt1.training.finetune_setup.fit_linear_probe", "stopped before the first checkpoint of r."),
+        ("gpt1.training.finetune_results.tfidf_baseline", "the results of r were complete; the state after step "),
+        ("gpt1.report.write_report", "The model and the results of r are complete."),
+    ],
+)
+def test_ctrl_c_before_or_after_fine_tuning_says_what_is_there_and_gives_the_command_that_finishes_it(
+    where: str, there: str, workspace: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("reviews.csv", "runs"):
+        (tmp_path / name).symlink_to(workspace / name)
+    words = f"finetune reviews.csv --out r {CLASSIFICATION_FLAGS} --precision fp32 --device cpu --epochs 1".split()
+    with monkeypatch.context() as patch:
+        patch.setattr(where, lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        answer = ask(*words)
+    assert answer.exit_code == 130
+    assert there in answer.stderr
+    again = ask(*last_command(answer.stderr))
+    assert again.exit_code == 0, again.stderr
+    assert "tfidf" in json.loads((tmp_path / "r/results.json").read_text())["baselines"]
+    assert (tmp_path / "r/report.html").exists()
 
 
 def test_a_signal_waits_until_an_import_has_finished(tmp_path: Path):

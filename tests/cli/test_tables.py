@@ -81,6 +81,21 @@ def test_a_text_is_predicted_as_a_row_with_it(ask: Any):
     assert predictions(ask, "what a film") == predictions(ask, "whole.jsonl")
 
 
+def test_in_a_terminal_the_prediction_of_a_text_is_a_table_and_json_on_request(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+):
+    (row,) = predictions(ask, "what a film")
+    assert ask("predict", "runs/reviews", "new.csv", "--json").stdout.startswith("{")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert json.loads(ask("predict", "runs/reviews", "what a film", "--json").stdout) == row
+    lines = ask("predict", "runs/reviews", "what a film").stdout.splitlines()
+    other = {"yes": "no", "no": "yes"}[row["prediction"]]
+    assert lines[0] == f"prediction: {row['prediction']}"
+    for line, label in zip(lines[1:], [row["prediction"], other], strict=True):
+        assert line.split()[:2] == [label, f"{100 * row[f'probability_{label}']:.1f}%"]
+    assert ask("predict", "runs/reviews", "what a film", "--json", "--out", "p.jsonl").exit_code == 2
+
+
 @pytest.mark.parametrize("word", ["new.cvs", "nowhere", "my new.csv"])
 def test_a_misspelt_file_is_not_taken_for_a_text(word: str, ask: Any):
     refused = ask("predict", "runs/reviews", word)

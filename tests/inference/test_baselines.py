@@ -16,9 +16,10 @@ from gpt1.console import print_metrics
 from gpt1.datasets import labelled
 from gpt1.inference.evaluate import evaluate
 from gpt1.progress import Progress
+from gpt1.runs.folder import read_results
 from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.examples import read_examples
-from gpt1.tasks.tfidf import tfidf_scores
+from gpt1.tasks.tfidf import LinearProblem, tfidf_scores
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
@@ -50,6 +51,13 @@ def test_the_baselines_are_scored_on_the_test_rows(finetuned: Path, capsys: Any)
     print_metrics(found)
     head = next(line for line in capsys.readouterr().out.splitlines() if line.strip())
     assert re.split(" {2,}", head.strip())[-2:] == [f"always ‘{most}’", "TF-IDF"]
+
+
+def test_the_tf_idf_settings_that_finetune_chose_are_used_again(finetuned: Path, monkeypatch: pytest.MonkeyPatch):
+    stored = read_results(finetuned / "run")["baselines"]["tfidf"]
+    monkeypatch.setattr(LinearProblem, "folds", lambda *_: pytest.fail("cross-validation"))
+    found = evaluate(finetuned / "run", finetuned / "test.csv")["baselines"]["tfidf"]
+    assert {**found, "metrics": 0} == {**stored, "metrics": 0}
 
 
 def test_rows_that_the_model_was_trained_on_are_counted(finetuned: Path):

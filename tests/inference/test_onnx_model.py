@@ -19,6 +19,7 @@ from gpt1.files.manifest import MANIFEST
 from gpt1.inference import onnx_model
 from gpt1.inference.onnx_model import ONNX_FILE, export_onnx, open_session
 from gpt1.inference.predictor import TaskPredictor, load
+from gpt1.runs.folder import has_starter
 from gpt1.tables.table import Table
 from gpt1.training.finetune import finetune
 from gpt1.training.pretrain import pretrain
@@ -141,23 +142,33 @@ def test_an_lstm_an_existing_target_and_missing_packages_are_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lstm"]
 
 
-def test_the_example_of_the_page_predicts_as_the_model_without_importing_gpt1(
-    pretrained_run: Path, table: Table, tmp_path: Path
-):
-    """The 20 lines of docs/onnx.md, run as they stand."""
-    out = tmp_path / "reviews"
-    settings = {"epochs": 1, "precision": "fp32", "device": "cpu"}
-    finetune(table, from_=pretrained_run, out=out, **TASKS["classification"], **settings)
-    export_onnx(out, tmp_path / "reviews-onnx")
+def run_example(modules: set[str], texts: list[str], folder: Path) -> list[dict[str, float]]:
+    """What the example of docs/onnx.md that imports these modules predicts, run as it stands."""
     page = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text("utf-8")
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "onnxruntime" in block]
-    modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
-               for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import | ast.ImportFrom)}  # fmt: skip
-    assert modules == {"json", "numpy", "onnxruntime", "tokenizers"}
-    texts = ["the file is valid", "the option is broken"]
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if imported_modules(block) == modules]
     script = f"{code}\nprint(json.dumps(predict({texts!r})))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+    found: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def imported_modules(code: str) -> set[str]:
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {str(node.module) if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes}
+
+
+@pytest.mark.parametrize(("start", "library"), [("books", "tokenizers"), ("starter", "gpt1")])
+def test_the_example_of_the_page_for_each_tokenizer_predicts_as_the_model(
+    start: str, library: str, pretrained_run: Path, table: Table, tmp_path: Path
+):
+    if start == "starter" and not has_starter():
+        pytest.skip("this checkout does not include starter")
+    out, origin = tmp_path / "reviews", start if start == "starter" else pretrained_run
+    settings = {"epochs": 1, "precision": "fp32", "device": "cpu", "train": "head", "cache_features": False}
+    finetune(table, from_=origin, out=out, baselines=False, **TASKS["classification"], **settings)
+    export_onnx(out, tmp_path / "reviews-onnx")
+    texts = ["the file is valid", "the option is broken"]
+    found = run_example({"json", "numpy", "onnxruntime", library}, texts, tmp_path)
     model = load(out)
     assert isinstance(model, TaskPredictor)
     for row, expected in zip(found, model.predict_proba(texts), strict=True):

@@ -209,7 +209,7 @@ def test_the_command_refuses_what_it_cannot_serve(ask, workspace: Path, tmp_path
         taken.listen()
         wrong = {
             "does not exist": ("runs/nobody",),
-            "would both be called 'books'": ("runs/books", "runs/books"),
+            "have the same name, 'books'": ("runs/books", "runs/books"),
             "no finished run": (str(tmp_path),),
             "no API key": ("runs/books", "--host", "0.0.0.0"),
             "cannot be used: address already in use": ("runs/books", "--port", str(taken.getsockname()[1])),

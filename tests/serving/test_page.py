@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from served import Served, server_thread, wait_for
 
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
 from gpt1.serving.app import STATIC
+from gpt1.tasks.targets import Classes
 
 VENDOR = STATIC / "vendor"
 FILES = sorted(path for path in STATIC.rglob("*") if path.is_file())
@@ -234,6 +235,18 @@ def test_a_task_shows_which_words_mattered(open_page: Open):
     page.get_by_role("button", name="Which words mattered?").click()
     page.get_by_role("heading", name="Which words mattered").wait_for()
     assert texts(page.locator(".panel .token")) == ["the", "file", "is", "valid"]
+
+
+@browser_test
+def test_booleans_have_one_form(open_page: Open, saved: Callable[..., Path]):
+    folder = saved("classification", Classes(("False", "True"), (False, True)))
+    with server_thread([folder]) as booleans:
+        page = open_page("#task?field.text=the+file+is+valid", server=booleans)
+        page.get_by_text("Its labels: false, true.").wait_for()
+        page.get_by_text(re.compile("Prediction: (false|true)")).wait_for()
+        assert {*bar_names(page)} == {"false", "true"}
+        page.get_by_role("button", name="Which words mattered?").click()
+        page.get_by_text(re.compile("The probability of “(false|true)” is")).wait_for()
 
 
 @browser_test

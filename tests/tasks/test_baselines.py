@@ -127,9 +127,20 @@ def test_scores_with_larger_errors_than_the_mean_are_a_warning():
     assert found == "this model is worse than always the mean (3.02): RMSE 1.30 instead of 1.16. Try this."
     tfidf = {"name": "TF-IDF", "metrics": {"pearson": 0.7, "rmse": 1.0, "mae": 0.8}}
     found = quality_warning(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean, "tfidf": tfidf}, "pearson", "Try this.")
-    assert found.endswith("1.16. TF-IDF is better (pearson 0.700). Try this.")
+    assert found.endswith("1.16. TF-IDF is better (Pearson correlation 0.700). Try this.")
     better = {**own, "metrics": {"pearson": 0.6, "rmse": 1.1, "mae": 0.9}, "spread": 0.8}
     assert quality_warning(NUMBERS, better, {"trivial": mean}, "pearson") == ""
+
+
+def test_the_error_that_the_mean_does_not_minimize_and_ties_in_print_are_no_warning():
+    """Prices with a long tail: the MAE of the mean is smaller than that of a model with Pearson 0.505."""
+    own = {"rows": 50, "metrics": {"pearson": 0.505, "rmse": 265.0, "mae": 157.0}, "interval": {"pearson": [0.3, 0.7]}}
+    mean = {"name": "always the mean (91)", "metrics": {"pearson": 0.0, "rmse": 284.0, "mae": 135.0}}
+    assert quality_warning(NUMBERS, {**own, "spread": 0.5}, {"trivial": mean}, "pearson") == ""
+    tied = {**own, "metrics": {"pearson": 0.505, "rmse": 12.749, "mae": 9.0}, "spread": 0.5}
+    mean = {**mean, "metrics": {"pearson": 0.0, "rmse": 12.7001, "mae": 9.0}}
+    tfidf = {"name": "TF-IDF", "metrics": {"pearson": 0.50502, "rmse": 12.0, "mae": 9.0}}
+    assert quality_warning(NUMBERS, tied, {"trivial": mean, "tfidf": tfidf}, "pearson") == ""
 
 
 def test_the_summary_of_scores_names_each_number():

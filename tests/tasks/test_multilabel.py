@@ -228,7 +228,7 @@ def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: P
         found = [row["prediction"] for row in read_table(tmp_path / name).rows]
         assert [json.loads(cell) if isinstance(cell, str) else cell for cell in found] == expected
     answer = ask("evaluate", str(run), str(path))
-    assert "f1 micro" in answer.stdout
+    assert "F1 (micro)" in answer.stdout
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,15 @@ import pytest
 
 from gpt1.tasks.examples import target_from_examples
 from gpt1.tasks.kinds import KINDS, Example
-from gpt1.tasks.tfidf import C_VALUES, DEFAULT_CHOICE, VECTORIZERS, TfidfFeatures, build_problem, tfidf_scores
+from gpt1.tasks.tfidf import (
+    C_VALUES,
+    DEFAULT_CHOICE,
+    VECTORIZERS,
+    LinearProblem,
+    TfidfFeatures,
+    build_problem,
+    tfidf_scores,
+)
 
 THINGS = ("file", "list", "number", "logger", "option", "string", "path", "name")
 
@@ -42,6 +50,16 @@ def test_too_few_rows_use_the_default_choice() -> None:
     target = target_from_examples(KINDS["classification"], False, rows[:4], str, "rows")
     found = tfidf_scores(KINDS["classification"], target, rows[:4], rows[4:])
     assert {name: found[name] for name in DEFAULT_CHOICE} == DEFAULT_CHOICE
+
+
+def test_a_choice_that_was_made_before_gives_the_same_model_without_cross_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = examples("classification", 48)
+    target = target_from_examples(KINDS["classification"], False, rows, str, "rows")
+    found = tfidf_scores(KINDS["classification"], target, rows[:32], rows[32:])
+    monkeypatch.setattr(LinearProblem, "folds", lambda *_: pytest.fail("cross-validation"))
+    assert tfidf_scores(KINDS["classification"], target, rows[:32], rows[32:], chosen=found) == found
 
 
 def test_a_given_c_is_used() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +20,17 @@ from gpt1.errors import ResourceError, UserError
 from gpt1.model.gpt import GPT
 from gpt1.training import pretrain as pretraining
 from gpt1.training.initial_model import new_model_config
-from gpt1.training.plan import MAX_EPOCHS, PLANNED_SIZES, Plan, Speed, measure_speed, plan_run
+from gpt1.training.plan import (
+    MAX_EPOCHS,
+    MIN_PLANNED_BATCH,
+    MIN_PLANNED_STEPS,
+    PLANNED_SIZES,
+    Plan,
+    Speed,
+    describe_plan,
+    measure_speed,
+    plan_run,
+)
 from gpt1.training.pretrain import pretrain
 from gpt1.training.speed import flops_per_token
 
@@ -46,13 +58,17 @@ machines = st.floats(1e9, 1e15)
 
 @given(machine=machines, minutes=st.floats(1, 10_000))
 def test_a_plan_takes_at_most_the_time(machine: float, minutes: float):
-    plan = plan_on(machine, minutes)
-    assert plan.steps >= 1
-    assert plan.seconds <= 60 * minutes or plan.steps == 1
+    try:
+        plan = plan_on(machine, minutes)
+    except UserError as error:  # the time that it names is enough
+        minutes = float(re.findall(r"--minutes (\d+)", error.fix)[0])
+        plan = plan_on(machine, minutes)
+    assert plan.steps >= MIN_PLANNED_STEPS
+    assert plan.seconds <= 60 * minutes
     assert plan.steps * plan.cfg.batch_size * plan.cfg.context <= MAX_EPOCHS * 1e9
 
 
-@given(machine=machines, minutes=st.floats(1, 1000), more=st.floats(1, 100))
+@given(machine=st.floats(1e11, 1e15), minutes=st.floats(1, 1000), more=st.floats(1, 100))
 def test_more_time_never_gives_a_smaller_model_or_a_higher_loss(machine: float, minutes: float, more: float):
     short, long = plan_on(machine, minutes), plan_on(machine, minutes * more)
     assert PLANNED_SIZES.index(short.cfg.model) <= PLANNED_SIZES.index(long.cfg.model)
@@ -86,7 +102,7 @@ def test_a_size_that_does_not_fit_into_memory_is_not_planned():
 
 @pytest.mark.parametrize("shape", [{"model": "small"}, {"n_embd": 96}, {"context": 64}, {"recipe": "paper"}])
 def test_a_setting_of_the_shape_leaves_the_size_as_it_is(shape: dict[str, Any]):
-    plan = plan_on(1e11, 1, **shape)
+    plan = plan_on(1e13, 1, **shape) if "recipe" not in shape else plan_on(1e15, 1, **shape)
     for name, value in shape.items():
         assert getattr(plan.cfg, name) == value
     assert plan.cfg.model == {"small": "small", "paper": "gpt1"}.get(next(iter(shape.values())), "mini")
@@ -104,6 +120,48 @@ def test_a_time_and_a_length_contradict_each_other(other: dict[str, Any]):
         plan_on(1e11, 5, **other)
 
 
+def test_a_plan_takes_smaller_batches_before_it_has_too_few_steps():
+    full = plan_on(1e11, 60, model="mini")
+    assert full.cfg.batch_size == PretrainConfig.batch_size
+    short = plan_on(1e11, 5, model="mini")
+    assert MIN_PLANNED_BATCH <= short.cfg.batch_size < PretrainConfig.batch_size
+    assert MIN_PLANNED_STEPS <= short.steps < full.steps
+
+
+@pytest.mark.parametrize("fixed", [{"batch_size": 32}, {"recipe": "paper"}])
+def test_a_batch_size_that_is_set_stays(fixed: dict[str, Any]):
+    with pytest.raises(UserError, match="is too short"):
+        plan_on(1e11, 2, **{"model": "mini", **fixed})
+
+
+def test_a_time_for_a_handful_of_steps_is_an_error_that_names_the_time_needed():
+    with pytest.raises(UserError, match=r"minutes=1 is too short: 1 step of 2,048 tokens would fit") as error:
+        plan_on(1e10, 1, model="mini")
+    assert re.fullmatch(r"Use --minutes \d+, or --model tiny\.", error.value.fix)
+
+    def slow(cfg: PretrainConfig, vocab_size: int) -> Speed:
+        return Speed(1e-2, 1e-3)
+
+    inherited = {"n_layer": 6, "n_head": 6, "n_embd": 384, "context": 256, "model": "mini"}
+    with pytest.raises(UserError) as error:
+        plan_run(4, {}, inherited, cast(Corpus, Sized(1e9)), slow)
+    assert re.fullmatch(r"Use --minutes \d+\.", error.value.fix)
+
+
+def test_a_corpus_that_is_too_small_for_a_plan_is_an_error():
+    with pytest.raises(UserError, match=r"minutes=5: 4 epochs of this corpus are only 3 steps of 1,024 tokens"):
+        plan_on(1e13, 5, tokens=1000)
+
+
+def test_a_plan_is_described_in_words():
+    corpus = cast(Corpus, Sized(1e6))
+    plan = Plan(PretrainConfig(batch_size=8, context=256), 1, 120.0, 3.0)
+    assert describe_plan(plan, 4, corpus, "from starter") == (
+        "plan for 4 min: from starter, 1 step of 2,048 tokens (0.20% of an epoch), about 2 min on this machine"
+    )
+    assert "(2.05 epochs)" in describe_plan(replace(plan, steps=1000), 4, corpus, "tiny")
+
+
 def test_the_measured_speed_is_that_of_this_machine(tiny_pretrain_settings: dict[str, Any]):
     cfg = PretrainConfig(**{**tiny_pretrain_settings, "steps": 0})
     speed = measure_speed(cfg, 300, 1)
@@ -114,8 +172,9 @@ def test_the_measured_speed_is_that_of_this_machine(tiny_pretrain_settings: dict
 
 @pytest.mark.usefixtures("no_report")
 def test_a_planned_run_is_a_run_with_plain_settings(
-    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(pretraining, "measure_speed", lambda *_, **__: Speed(4e-5, 1e-3))
     settings = {name: value for name, value in tiny_pretrain_settings.items() if name != "steps"}
     messages = LoggedLines()
     run = pretrain(corpus, out=tmp_path / "planned", minutes=0.02, progress=messages, **settings)

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from finetune_helpers import FAST_SETTINGS, TEXT_OPTIONS, load_weights, read_results
+from logged_lines import LoggedLines
 
 from gpt1 import evaluate
 from gpt1.errors import UserError
@@ -38,10 +39,25 @@ def test_the_run_is_the_one_with_the_planned_number_of_epochs(
     assert finetune(table, from_=pretrained_run, out=run, resume=True, time_limit=1, **how) == run
 
 
+def test_the_fit_of_the_head_is_shown_once(table: Table, pretrained_run: Path, tmp_path: Path):
+    how = {name: value for name, value in SETTINGS.items() if name not in ("epochs", "head_first", "cache_features")}
+    messages = LoggedLines()
+    finetune(table, from_=pretrained_run, out=tmp_path / "run", time_limit=0.001, progress=messages, **how)
+    shown = [line for line in messages.lines if line.startswith(("head: ", "features of "))]
+    assert shown
+    assert len(shown) == len(set(shown))
+
+
 @pytest.mark.parametrize("train", ["all", "head"])
 def test_a_limit_that_is_too_short_still_trains_a_step(table: Table, pretrained_run: Path, tmp_path: Path, train: str):
     how = {name: value for name, value in SETTINGS.items() if name != "epochs"}
-    run = finetune(table, from_=pretrained_run, out=tmp_path / "run", time_limit=1e-6, train=train, **how)
+    messages = LoggedLines()
+    run = finetune(
+        table, from_=pretrained_run, out=tmp_path / "run", time_limit=1e-6, train=train, progress=messages, **how
+    )
+    (warning,) = (line for line in messages.lines if "time limit" in line)
+    assert warning.startswith("warning: time limit 1e-06 min: only 25% of an epoch, 1 step (an epoch takes about ")
+    assert "; one fits with --time-limit 1" in warning
     assert read_run_config(run)["epochs"] == 0.25
     assert read_results(run)["history"][-1]["step"] == 1
 

@@ -24,6 +24,7 @@ from gpt1.experiments.reproduce.scores import (
 )
 from gpt1.experiments.result_store import ResultStore
 from gpt1.experiments.zeroshot.over_training import MODEL_NAMES
+from gpt1.formatting import count_noun
 from gpt1.report import Cell, charts
 from gpt1.report.run_reader import as_dict
 
@@ -160,8 +161,9 @@ def growth_sentence(task: str, model: str, curve: ZeroShotCurve) -> str:
     first, last = min(curve), max(curve)
     before, after = (points_cell(100 * curve[step]["score"]).text for step in (first, last))
     return (
-        f"zero-shot {task}{'' if model == 'from' else f' ({MODEL_NAMES[model]})'}: {before} after {first:,} steps, "
-        f"{after} after {last:,}; random guess {100 * curve[last]['guess']:.1f}"
+        f"zero-shot {task}{'' if model == 'from' else f' ({MODEL_NAMES[model]})'}: "
+        f"{before} after {count_noun(first, 'step')}, {after} after {last:,}; "
+        f"random guess {100 * curve[last]['guess']:.1f}"
     )
 
 
@@ -214,7 +216,7 @@ def draw_zeroshot(curves: ZeroShotCurves) -> Figure:
             if model != "from":  # hollow
                 look |= {"linestyle": "--", "markerfacecolor": "none", "markeredgewidth": 1.4}
             axes.plot(steps, shares, label=label, **look)
-            tooltips = [f"{label}, {step:,} steps: {100 * curve[step]['score']:.1f}" for step in steps]
+            tooltips = [f"{label}, {count_noun(step, 'step')}: {100 * curve[step]['score']:.1f}" for step in steps]
             charts.plot_points(axes, steps, shares, tooltips, **look)
             charts.plot_intervals(axes, steps, [normalized_interval(task, curve[step]) for step in steps], color)
         charts.add_reference_line(axes, 0.0, "random guess")

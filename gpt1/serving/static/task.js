@@ -90,7 +90,9 @@ export class Task extends Component {
   render({ model, models, choose }, { values, found, why, status, problem }) {
     if (!this.fields.length) return html`<${NoTask} models=${models} model=${model} choose=${choose} />`;
     const { task } = model.details;
-    const name = (label) => labelName(label, this.fields, values);
+    // Predictions have booleans as JSON has them, true; the names of their probabilities as Python has them, True.
+    const isBoolean = typeof task.labels?.[0] === 'boolean';
+    const name = (label) => labelName(isBoolean ? label.toLowerCase() : label, this.fields, values);
     return html`<section>
       <h1>What does it decide?</h1>
       <p class="lead">${model.id} is fine-tuned for ${KINDS[task.kind] ?? task.kind}.

@@ -1,0 +1,86 @@
+"""Advice for a fine-tuned model that is worse than TF-IDF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt1.config import flag_name
+from gpt1.datasets import parse_data_set
+from gpt1.errors import UserError
+from gpt1.files.reading import is_url
+from gpt1.formatting import shell_join
+from gpt1.runs import folder as runs
+
+TEXTS = "TEXTS"  # stands for files that the user has
+WORTH_WINDOWS = 0.2
+"""Share of truncated texts from which `--long windows` is advised: it multiplies the time, and changes only those."""
+MIN_CORPUS_TOKENS = 100_000
+"""Fewest tokens of a table whose texts are worth pre-training on alone: about 50 steps in four epochs."""
+
+
+def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> str:
+    """What to do, and the commands for it, one on each line. They run when typed, with names in capitals filled in.
+
+    Args:
+        run: The run of the model.
+        tokens: Tokens of its training table; by default those that the run has stored.
+        truncated: Share of its texts that are truncated.
+    """
+    stored = read_settings(Path(run))
+    command = stored.get("command")
+    if not isinstance(command, dict) or not command.get("from"):
+        return "Use a model pre-trained on more text from this domain."
+    if stored.get("from_scratch"):
+        return "Fine-tune a pre-trained model, not one from scratch."
+    base, origin = Path(run), command["from"]
+    source = texts_of(command, read_tokens(base) if tokens is None else tokens)
+    own = source != [TEXTS]
+    texts = "these texts and others from their domain" if own else f"texts from this domain ({TEXTS}: their files)"
+    corpus, model, again = (base.with_name(f"{base.name}-{name}") for name in ("corpus", "pretrained", "again"))
+    windows = stored.get("long") != "windows" and truncated >= WORTH_WINDOWS
+    split = f", with long texts as windows ({truncated:.0%} of them are truncated)" if windows else ""
+    commands = [
+        ["tokenize", *source, "--out", corpus, "--tokenizer", origin],
+        ["pretrain", corpus, "--from", origin, "--out", model, *(["--epochs", 4] if own else [])],
+        ["finetune", *task_arguments(command), "--from", model, "--out", again, *["--long", "windows"] * windows],
+    ]
+    lines = [f"Continue pre-training on {texts}, without labels, and fine-tune again{split}:"]
+    return "\n  ".join([*lines, *(shell_join(["gpt1", *words]) for words in commands)])
+
+
+def task_arguments(command: Mapping[str, Any]) -> list[Any]:
+    """Arguments of `finetune` for the rows and the task of a run; TABLE for rows that have no file any more."""
+    train, columns = command.get("train"), command.get("columns") or {}
+    known = isinstance(train, str) and (Path(train).is_file() or is_url(train) or parse_data_set(train))
+    given = {**{name: command.get(name) for name in ("kind", "weight", "unlabeled", "data_dir")}, **columns}
+    flags = [word for name, value in given.items() if value for word in (flag_name(name), value)]
+    return [train if known else "TABLE", *flags, *["--score"] * bool(command.get("score"))]
+
+
+def read_tokens(run: Path) -> float:
+    """Tokens of the training table of a run; 0 if unknown."""
+    try:
+        return float(runs.read_results(run)["data"]["tokens"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def read_settings(run: Path) -> Mapping[str, Any]:
+    """The stored settings of a run; empty for a model without them."""
+    try:
+        return runs.read_run_config(run) if (run / runs.RUN_CONFIG_FILE).exists() else {}
+    except UserError:
+        return {}
+
+
+def texts_of(command: Mapping[str, Any], tokens: float) -> list[str]:
+    """Arguments of `tokenize` for the training table of a run; TEXTS if it is small or has no file."""
+    train, columns = command.get("train"), command.get("columns")
+    if not isinstance(train, str) or not isinstance(columns, dict) or tokens < MIN_CORPUS_TOKENS:
+        return [TEXTS]
+    text = next((column for role, column in columns.items() if role not in ("label", "choices")), None)
+    if not text or is_url(train) or not Path(train).is_file():
+        return [TEXTS]
+    return [train, "--text-field", str(text)]

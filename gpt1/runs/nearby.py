@@ -1,0 +1,22 @@
+"""The models of a folder of runs, and those of the current directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpt1.runs.folder import STARTER, has_starter, is_finished
+
+MAX_LISTED_MODELS = 8
+
+
+def list_models(folder: Path) -> list[Path]:
+    """The finished runs and the model folders in `folder`, by name."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return [path for path in inside if is_finished(path) or (path / "config.json").exists()]
+
+
+def describe_models_here() -> str:
+    """The models in the current directory and in runs/, and `starter`; for a message about a missing RUN."""
+    found = [str(path) for folder in (Path("runs"), Path()) for path in list_models(folder)]
+    more = [f"{len(found) - MAX_LISTED_MODELS} more"] if len(found) > MAX_LISTED_MODELS else []
+    return ", ".join([*found[:MAX_LISTED_MODELS], *more, *([STARTER] if has_starter() else [])])
