@@ -378,5 +378,6 @@ def examples_from_table(
     if source.data_set and "label" not in source.table.columns:
         name = source.data_set.name
         raise UserError(f"{source.table.name} has no public labels.", f"See: gpt1 inspect {name}")
-    check_columns(kind, columns, source.table.columns, source.table.name)
-    return read_examples(source.table.rows, kind, columns, source.table.locate_row, numbering=numbering)
+    table = source.table
+    check_columns(kind, columns, table.columns, table.name, delimiter=table.delimiter)
+    return read_examples(table.rows, kind, columns, table.locate_row, numbering=numbering)

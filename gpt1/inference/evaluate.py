@@ -133,7 +133,7 @@ def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | 
 
 def read_test_examples(model: TaskPredictor, table: Table, columns: Mapping[str, str]) -> list[Example]:
     """The examples of a table; UserError for a missing column, no rows or an invalid row."""
-    check_columns(model.kind, columns, table.columns, table.name)
+    check_columns(model.kind, columns, table.columns, table.name, delimiter=table.delimiter)
     if not table.rows:
         raise UserError(f"{table.name} has no rows.", "Use a table with labeled rows.")
     numbering = model.target.numbering if isinstance(model.target, Answers) else "0"

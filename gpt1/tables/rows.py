@@ -1,8 +1,8 @@
 """Rows of .csv, .tsv, .jsonl and .parquet files, one at a time, for labelled tables and corpora.
 
 .csv      A header, then cells by RFC 4180: quoted if they contain a comma, a quote or a line break. If the header has
-          no comma, the delimiter is the semicolon (as Excel writes in much of Europe) or the tab that it has; a first
-          line such as `sep=;` names it.
+          more semicolons (as Excel writes in much of Europe) or tabs than commas outside quotes, they are the
+          delimiter; a first line such as `sep=;` names it.
 .tsv      A header, then lines split at tabs only: quotes are plain text, as in GLUE's files.
 .jsonl    (also .ndjson) One JSON object per line; values keep their types.
 .parquet  Values keep their types.
@@ -69,6 +69,7 @@ def row_unit(kind: str) -> str:
 
 def delimited_rows(file: InputFile, names: Sequence[str] | None) -> Iterator[NumberedRow]:
     delimiter, in_first_line = detect_delimiter(file, names) if file.format == "csv" else ("\t", False)
+    file.delimiter = delimiter
     rows = csv_cells(file, delimiter) if file.format == "csv" else tsv_cells(file)
     header = None if names is None else list(names)
     for number, cells in rows:
@@ -89,13 +90,16 @@ def cell_count_error(file: InputFile, number: int, cells: Sequence[str], header:
     if cells[0].startswith("#"):
         return UserError(problem, "It looks like a comment: remove the comment lines.")
     if file.format == "csv":
-        return UserError(problem, 'Quote cells that contain a comma, a quote or a line break: "so, ""this"" way".')
+        name = DELIMITER_NAMES.get(file.delimiter, file.delimiter)
+        fix = f'Quote cells that contain {name}, a quote or a line break: "so{file.delimiter} ""this"" way".'
+        return UserError(problem, fix)
     if any(cell.startswith('"') for cell in cells):
         return UserError(problem, QUOTED_TSV_FIX)
     fix = "In .tsv every tab ends a cell and quotes are text. Use .csv or .jsonl for texts with tabs."
     return UserError(problem, fix)
 
 
+DELIMITER_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 QUOTED_TSV_FIX = "In .tsv quotes are text. If pandas or a spreadsheet quoted the cells, rename the file to end in .csv."
 
 
@@ -117,11 +121,13 @@ def detect_delimiter(file: InputFile, names: Sequence[str] | None) -> tuple[str,
     first = file.peek().partition(b"\n")[0].removeprefix(b"\xef\xbb\xbf").strip(b"\r")
     if names is None and (found := SEPARATOR_LINE.fullmatch(first)):
         return found[1].decode(), True
-    if names is None and b"," not in first:
-        return (";" if b";" in first else "\t" if b"\t" in first else ","), False
-    return ",", False
+    if names is not None:
+        return ",", False
+    unquoted = QUOTED_CELL.sub(b"", first)
+    return max(",", ";", "\t", key=lambda char: unquoted.count(char.encode())), False
 
 
+QUOTED_CELL = re.compile(rb'"[^"]*("|$)')
 SEPARATOR_LINE = re.compile(rb'"?sep=([ -~\t])"?', re.IGNORECASE)
 
 

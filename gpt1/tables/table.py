@@ -38,6 +38,8 @@ class Table:
     row_numbers: list[int] = field(default_factory=list, repr=False)
     """Number of each row in its file, counted in `unit`s. Empty: they count from 1, as a `position` from 0."""
     unit: str = "row"
+    delimiter: str = ""
+    """Of the cells in its file, for .csv and .tsv."""
 
     def locate_row(self, i: int) -> str:
         """The place of row i in its file, such as `reviews.csv, line 12`."""
@@ -71,17 +73,17 @@ def read_table(path: str | Path, *, name: str | None = None) -> Table:
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
     columns: dict[str, None] = {}
-    size, limit = 0, max_bytes()
+    size, limit, delimiter = 0, max_bytes(), ""
     name = name or str(path)
     for block in read_blocks(path, name=name):
-        columns |= dict.fromkeys(block.columns)
+        columns, delimiter = columns | dict.fromkeys(block.columns), block.delimiter
         check_column_count(name, len(columns))
         size += sum(map(row_memory, block.rows))
         rows += block.rows
         numbers += block.row_numbers
         if size > limit or 64 * len(rows) * len(columns) > limit:  # missing fields become None
             raise table_too_large_error(name, numbers[-1], format, limit)
-    return fill_missing(Table(name, list(columns), rows, numbers, row_unit(format)), columns)
+    return fill_missing(Table(name, list(columns), rows, numbers, row_unit(format), delimiter), columns)
 
 
 def table_format(path: str | Path) -> str:
@@ -122,7 +124,7 @@ def read_blocks(
         def block() -> Table:
             names = (name for row in rows for name in row) if format in ("json", "jsonl") else rows[0]
             columns = list(dict.fromkeys(names))
-            return Table(name, columns, rows, numbers, row_unit(format))
+            return Table(name, columns, rows, numbers, row_unit(format), file.delimiter)
 
         for number, row in stream_rows(file):
             rows.append(row)
@@ -156,23 +158,47 @@ def table_too_large_error(path: str | Path, number: int, format: str, limit: int
     )
 
 
-def missing_column_error(table: str, name: str, columns: Sequence[str], flag: str) -> UserError:
-    """The error for a missing column, with the existing ones and the closest one.
+def missing_column_error(
+    table: str, name: str, columns: Sequence[str], flag: str, delimiter: str = "", likely: str = ""
+) -> UserError:
+    """`missing_columns_error` for one column."""
+    return missing_columns_error(table, {name: flag}, columns, delimiter, {flag: likely})
 
-    Without a `flag` that chooses another column, it has to be renamed.
 
-    Names that would be ambiguous in a list (outer spaces, commas) are in quotes.
+def missing_columns_error(
+    table: str,
+    missing: Mapping[str, str],
+    columns: Sequence[str],
+    delimiter: str = "",
+    likely: Mapping[str, str] | None = None,
+) -> UserError:
+    """The error for missing columns, with the existing ones and the closest ones.
+
+    Args:
+        table: Its name.
+        missing: Column -> the flag that chooses another one. Without a flag the column has to be renamed.
+        columns: The existing columns. Names that would be ambiguous in a list (outer spaces, commas) are in quotes.
+        delimiter: Of the cells in the file; named unless it is a comma between several columns.
+        likely: Flag -> the column that is probably meant, if no name is similar.
     """
     names = [repr(column) if column != column.strip() or "," in column else column for column in columns]
-    closest = did_you_mean(name, columns).removeprefix(" Did you mean ").removesuffix("?")
-    if not flag:
-        other = closest or (columns[0] if len(columns) == 1 else "")
-        fix = f"Rename {other!r} to {name!r}." if other else f"Give the column with this input the name {name!r}."
-        return UserError(f"{table} has no column '{name}'. Columns: {', '.join(names)}.", fix)
-    return UserError(
-        f"{table} has no column '{name}'. Columns: {', '.join(names)}.",
-        f"Did you mean {flag} {shell_quote(closest)}?" if closest else f"Choose one of them with {flag}.",
-    )
+    split = {"": "", "\t": " (delimiter: tab)"}.get(delimiter, f" (delimiter: {delimiter})")
+    split = "" if delimiter == "," and len(columns) > 1 else split
+    what = " and ".join(f"'{name}'" for name in missing)
+    problem = f"{table} has no column{'s' * (len(missing) > 1)} {what}. Columns{split}: {', '.join(names)}."
+    flags, others = [], []
+    for name, flag in missing.items():
+        closest = did_you_mean(name, columns).removeprefix(" Did you mean ").removesuffix("?")
+        if not flag:
+            other = closest or (columns[0] if len(columns) == 1 else "")
+            fix = f"Rename {other!r} to {name!r}." if other else f"Give the column with this input the name {name!r}."
+            return UserError(problem, fix)
+        if other := closest or (likely or {}).get(flag, ""):
+            flags.append(f"{flag} {shell_quote(other)}")
+        else:
+            others.append(flag)
+    fixes = [f"Did you mean {' '.join(flags)}?"] * bool(flags)
+    return UserError(problem, " ".join([*fixes, *(f"Choose one of them with {flag}." for flag in others)]))
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

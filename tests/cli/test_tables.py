@@ -113,6 +113,24 @@ def test_standard_input_that_is_no_table_is_an_error(ask: Any, pipe: Any):
     assert "zcat" in ask("predict", "runs/reviews", "-").stderr
     pipe(b"a,b\n1,2\n")
     assert "standard input has no column 'text'" in ask("predict", "runs/reviews", "-").stderr
+    for lines in (b"A good film.\nA bad one.\n", b"A good film, really; so good.\nA bad one.\n"):
+        pipe(lines)
+        assert "add the line text before the texts" in ask("predict", "runs/reviews", "-").stderr
+
+
+@pytest.mark.parametrize(("delimiter", "shown"), [(";", ";"), ("\t", "tab")])
+def test_a_pipe_and_a_file_have_the_same_delimiter(delimiter: str, shown: str, ask: Any, pipe: Any):
+    lines = delimiter.join(["nr", "text"]), delimiter.join(["1", "a film, so good"])
+    Path("piped.csv").write_text("\n".join(lines))
+    pipe(Path("piped.csv").read_bytes())
+    answer = ask("predict", "runs/reviews", "-")
+    assert answer.exit_code == 0, answer.stderr
+    assert "a film, so good" in answer.stdout
+    for given in ("piped.csv", "-"):
+        pipe(Path("piped.csv").read_bytes())
+        refused = ask("predict", "runs/reviews", given, "--text", "body")
+        assert f"has no column 'body'. Columns (delimiter: {shown}): nr, text." in refused.stderr
+        assert "add the line" not in refused.stderr
 
 
 def test_a_row_without_text_has_an_empty_prediction(ask: Any):

@@ -210,6 +210,11 @@ def test_csv_with_semicolons_reads_like_csv_with_commas(tmp_path: Path) -> None:
     table = read_table(tmp_path / "a.csv")
     assert table.columns == ["text", "score"]
     assert table.rows == [{"text": 'so; "this" way,\r\nor', "score": "3,5"}, {"text": "b,c", "score": "1"}]
+    (tmp_path / "d.csv").write_text('nr;"size, MB";note, more\n1;2,3;x\n')  # most of the header's cells
+    assert read_table(tmp_path / "d.csv").columns == ["nr", "size, MB", "note, more"]
+    (tmp_path / "e.csv").write_text("a;b\n1;2;3\n")
+    with pytest.raises(UserError, match="Quote cells that contain a semicolon"):
+        read_table(tmp_path / "e.csv")
     (tmp_path / "b.csv").write_text("a;b,c\n1;2,3\n")  # a comma in the header: the delimiter is the comma
     assert read_table(tmp_path / "b.csv").rows == [{"a;b": "1;2", "c": "3"}]
     round_trip(tmp_path / "c.csv", [{"a;b": "1;2"}, {"a;b": "1,2"}])
