@@ -28,7 +28,15 @@ from gpt1.progress import Progress
 from gpt1.tables.facts import count_rows_have
 from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS, detect_delimiter
 from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, fill_missing, read_blocks
-from gpt1.tables.writer import format_cell, has_lossy_bytes, merge_schema, output_kind, table_writer, tsv_error
+from gpt1.tables.writer import (
+    csv_delimiter,
+    format_cell,
+    has_lossy_bytes,
+    merge_schema,
+    output_kind,
+    table_writer,
+    tsv_error,
+)
 from gpt1.tasks.examples import check_columns, choice_columns, column_names, read_examples
 from gpt1.tasks.targets import decode_predictions
 
@@ -101,7 +109,8 @@ def write_predictions(
     if replaced := [name for name in plan.columns if name in plan.added]:
         progress.log(f"{source.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
     names = list(dict.fromkeys([*plan.columns, *plan.added]))
-    with table_writer(out, names, like=f"rows.{kind}", excel_safe=excel_safe, schema=plan.schema) as writer:
+    options = {"like": f"rows.{kind}", "excel_safe": excel_safe, "delimiter": plan.delimiter}
+    with table_writer(out, names, schema=plan.schema, **options) as writer:
         for block in predict_blocks(model, source, plan, progress):
             writer.write(block)
     if writer.formulas and not excel_safe:
@@ -193,12 +202,14 @@ def open_text(model: TaskPredictor, text: str, run: str | Path) -> RowSource:
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """Result of checking: columns of all rows, columns that predictions add, number of rows, schema for Parquet."""
+    """Result of checking: columns of all rows, columns that predictions add, number of rows, schema for Parquet,
+    delimiter for .csv."""
 
     columns: list[str]
     added: list[str]
     rows: int
     schema: Any = None
+    delimiter: str = ","
 
 
 def check_rows(model: TaskPredictor, source: RowSource, kind: str, progress: Progress) -> OutputPlan:
@@ -235,7 +246,7 @@ def check_rows(model: TaskPredictor, source: RowSource, kind: str, progress: Pro
         kept = [field.name for field in schema if field.name not in sample]
         added = merge_schema(None, list(sample), [sample])
         schema = join_schemas(schema, kept, added, list(dict.fromkeys([*columns, *sample])))
-    return OutputPlan(list(columns), list(sample), rows, schema)
+    return OutputPlan(list(columns), list(sample), rows, schema, csv_delimiter(source.name, delimiter))
 
 
 def first_columns(source: RowSource) -> tuple[list[str], str]:

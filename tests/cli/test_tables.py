@@ -133,6 +133,23 @@ def test_a_pipe_and_a_file_have_the_same_delimiter(delimiter: str, shown: str, a
         assert "add the line" not in refused.stderr
 
 
+def test_semicolons_stay_semicolons_in_the_output(ask: Any, pipe: Any):
+    rows = '"a;b";"text, more";text\n"1;\t2";3,5;a film\n'
+    Path("in.csv").write_text(rows)
+    pipe(rows.encode())
+    printed = ask("predict", "runs/reviews", "-").stdout
+    assert printed.splitlines()[0].startswith('"a;b";"text, more";text;prediction;probability_')
+    assert ask("predict", "runs/reviews", "in.csv", "--out", "out.csv").exit_code == 0
+    assert ask("features", "runs/reviews", "in.csv", "--out", "features.csv").exit_code == 0
+    assert Path("out.csv").read_text() == printed
+    expected = [{"a;b": "1;\t2", "text, more": "3,5", "text": "a film"}]
+    for name in ("out.csv", "features.csv"):
+        assert [{key: row[key] for key in expected[0]} for row in read_table(name).rows] == expected
+    Path("tabs.tsv").write_text("n\ttext\n1\ta film\n")
+    assert ask("predict", "runs/reviews", "tabs.tsv", "--out", "commas.csv").exit_code == 0
+    assert Path("commas.csv").read_text().startswith("n,text,")
+
+
 def test_a_row_without_text_has_an_empty_prediction(ask: Any):
     write_table("gaps.jsonl", [{"text": "a film"}, {"text": " "}, {"text": None}])
     answer = ask("predict", "runs/reviews", "gaps.jsonl")
