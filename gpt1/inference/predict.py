@@ -109,8 +109,9 @@ def write_predictions(
     if replaced := [name for name in plan.columns if name in plan.added]:
         progress.log(f"{source.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
     names = list(dict.fromkeys([*plan.columns, *plan.added]))
-    options = {"like": f"rows.{kind}", "excel_safe": excel_safe, "delimiter": plan.delimiter}
-    with table_writer(out, names, schema=plan.schema, **options) as writer:
+    with table_writer(
+        out, names, like=f"rows.{kind}", excel_safe=excel_safe, schema=plan.schema, delimiter=plan.delimiter
+    ) as writer:
         for block in predict_blocks(model, source, plan, progress):
             writer.write(block)
     if writer.formulas and not excel_safe:

@@ -34,7 +34,7 @@ def read_texts_or_text(source: str, column: str = "text") -> list[str]:
         try:
             return [part.text for part in read_documents([source], column)]
         except UserError as error:
-            raise UserError(error.problem, error.fix.replace("--text-field", "--text COLUMN")) from None
+            raise UserError(error.problem, error.fix.replace("--text-field", "--text")) from None
     if document_format(source) and not any(map(str.isspace, source)):
         raise not_found_error(source)
     return [source]
@@ -123,7 +123,7 @@ def scan_table(table: str | Path, column: str | None, parquet: bool) -> tuple[li
             for i, row in enumerate(block.rows):
                 column_text({column: row.get(column)}, column, block.locate_row(i))
     if column is not None and column not in names:
-        raise missing_column_error(str(table), column, list(names), "--text", delimiter)
+        raise missing_column_error(str(table), {column: "--text"}, list(names), delimiter)
     if parquet:
         import pyarrow
 

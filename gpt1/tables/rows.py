@@ -16,13 +16,13 @@ import csv
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError, closest_name
 from gpt1.files.foreign import parse_json, repeated, short
 from gpt1.files.reading import MAX_LINE_BYTES, InputFile, max_bytes, raise_limit
-from gpt1.formatting import count_noun
+from gpt1.formatting import count_noun, shell_quote
 from gpt1.tables.cells import decode_bytes
 from gpt1.tables.whole_files import (
     MAX_ROW_DIGITS,
@@ -38,6 +38,7 @@ from gpt1.tables.whole_files import (
 TABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 INPUT_FORMATS = (*TABLE_FORMATS, "json", "xlsx")
 """Formats of labelled tables. A folder of texts may hold .json files that are not texts."""
+SPREADSHEETS = ("xls", "xlsx", "ods")
 PARQUET_BATCH = 256  # rows; a row may be a whole book
 MAX_COLUMNS = 16_384
 """Maximum number of columns, as in a spreadsheet."""
@@ -254,8 +255,8 @@ def parquet_rows(file: InputFile, only: str | None) -> Iterator[NumberedRow]:
             table = open_parquet(file, seekable)
             columns: list[str] = table.schema_arrow.names
             check_unique(file.name, columns)
-            if only is not None and only not in columns:
-                raise missing_field_error(f"{file.name} has no column '{only}'", only, columns)
+            if only not in columns:  # `text_field` says so
+                only = None
             number = 0
             for batch in table.iter_batches(PARQUET_BATCH, columns=None if only is None else [only]):
                 check_decoded(file, sum(map(decoded_size, batch.columns)))
@@ -363,7 +364,7 @@ def text_field(file: InputFile, number: int, row: dict[str, Any], field: str = "
     where = f"{file.name}, {row_unit(file.format)} {number:,}"
     if field not in row:
         kind = "field" if file.format == "jsonl" else "column"
-        raise missing_field_error(f"{where} has no {kind} '{field}'", field, list(row))
+        raise missing_field_error(f"{where} has no {kind} '{field}'", field, row)
     value = row[field]
     if isinstance(value, bytes):  # BINARY in Parquet
         try:
@@ -375,9 +376,12 @@ def text_field(file: InputFile, number: int, row: dict[str, Any], field: str = "
     return value
 
 
-def missing_field_error(problem: str, field: str, available: Sequence[str]) -> UserError:
-    names = ", ".join(available) if available else "none"
-    return UserError(f"{problem}. Found: {names}.{did_you_mean(field, available)}", "Name it with --text-field.")
+def missing_field_error(problem: str, field: str, row: Mapping[str, Any]) -> UserError:
+    """The error for a row without the field of the texts; it suggests a similar name, or else the longest text."""
+    lengths = {name: len(cell) for name, cell in row.items() if isinstance(cell, str)}
+    closest = closest_name(field, row) or max(lengths, key=lengths.__getitem__, default="")
+    fix = f"Did you mean --text-field {shell_quote(closest)}?" if closest else "Name it with --text-field COLUMN."
+    return UserError(f"{problem}. Found: {', '.join(row) or 'none'}.", fix)
 
 
 def json_type(value: Any) -> str:

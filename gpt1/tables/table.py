@@ -12,18 +12,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError, closest_name
 from gpt1.files.atomic import ensure_writable
 from gpt1.files.foreign import check_regular
 from gpt1.files.reading import file_format, is_url, max_bytes, open_input, raise_limit
 from gpt1.formatting import shell_quote
-from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS, check_column_count, row_memory, row_unit, stream_rows
+from gpt1.tables.rows import (
+    INPUT_FORMATS,
+    SPREADSHEETS,
+    TABLE_FORMATS,
+    check_column_count,
+    row_memory,
+    row_unit,
+    stream_rows,
+)
 from gpt1.tables.writer import table_writer
 
 OUTPUT_EXTENSIONS = ", ".join(f".{kind}" for kind in TABLE_FORMATS) + ", each also as .gz, .xz, .zst"
 TABLE_EXTENSIONS = ", ".join(f".{kind}" for kind in INPUT_FORMATS) + ", each also as .gz, .xz, .zst"
 
-CONVERSION_HINTS = dict.fromkeys(("xls", "ods"), "Export it from the spreadsheet as .csv (Excel: CSV UTF-8).")
 BLOCK_ROWS, BLOCK_BYTES = 4096, 2**23
 """A block of rows ends when it reaches one of these."""
 
@@ -39,7 +46,7 @@ class Table:
     """Number of each row in its file, counted in `unit`s. Empty: they count from 1, as a `position` from 0."""
     unit: str = "row"
     delimiter: str = ""
-    """Of the cells in its file, for .csv and .tsv."""
+    """Delimiter of its file, for .csv and .tsv."""
 
     def locate_row(self, i: int) -> str:
         """The place of row i in its file, such as `reviews.csv, line 12`."""
@@ -98,7 +105,9 @@ def table_format(path: str | Path) -> str:
             raise UserError(f"{path} is a folder, not a table.", fix)
         if not is_url(path) and Path(path).exists():
             check_regular(path)
-        fix = CONVERSION_HINTS.get(format, f"Supported: {TABLE_EXTENSIONS}.")
+        fix = f"Supported: {TABLE_EXTENSIONS}."
+        if format in SPREADSHEETS:
+            fix = "Save it as .xlsx or .csv in the spreadsheet (Excel: CSV UTF-8)."
         raise UserError(f"{path} has no supported table extension.", fix)
     return format
 
@@ -159,13 +168,6 @@ def table_too_large_error(path: str | Path, number: int, format: str, limit: int
 
 
 def missing_column_error(
-    table: str, name: str, columns: Sequence[str], flag: str, delimiter: str = "", likely: str = ""
-) -> UserError:
-    """`missing_columns_error` for one column."""
-    return missing_columns_error(table, {name: flag}, columns, delimiter, {flag: likely})
-
-
-def missing_columns_error(
     table: str,
     missing: Mapping[str, str],
     columns: Sequence[str],
@@ -178,7 +180,7 @@ def missing_columns_error(
         table: Its name.
         missing: Column -> the flag that chooses another one. Without a flag the column has to be renamed.
         columns: The existing columns. Names that would be ambiguous in a list (outer spaces, commas) are in quotes.
-        delimiter: Of the cells in the file; named unless it is a comma between several columns.
+        delimiter: Delimiter of the file; shown unless it is a comma between several columns.
         likely: Flag -> the column that is probably meant, if no name is similar.
     """
     names = [repr(column) if column != column.strip() or "," in column else column for column in columns]
@@ -188,7 +190,7 @@ def missing_columns_error(
     problem = f"{table} has no column{'s' * (len(missing) > 1)} {what}. Columns{split}: {', '.join(names)}."
     flags, others = [], []
     for name, flag in missing.items():
-        closest = did_you_mean(name, columns).removeprefix(" Did you mean ").removesuffix("?")
+        closest = closest_name(name, columns)
         if not flag:
             other = closest or (columns[0] if len(columns) == 1 else "")
             fix = f"Rename {other!r} to {name!r}." if other else f"Give the column with this input the name {name!r}."

@@ -13,7 +13,7 @@ from torch import Tensor
 from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
 from gpt1.tables.cells import cell_number, cell_text
-from gpt1.tables.table import missing_columns_error
+from gpt1.tables.table import missing_column_error
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import Answers, Classes, Numbering, Target, as_label
 
@@ -33,7 +33,7 @@ def check_columns(
         present: Columns of the table.
         name: Name of the table, for errors.
         chosen: Whether the caller chooses the columns. Otherwise they are those of a model.
-        delimiter: Of the cells in its file, for errors.
+        delimiter: Delimiter of its file, for errors.
 
     Raises:
         UserError: For a missing or surplus role, a column that the table does not have, or a label column that is
@@ -57,7 +57,7 @@ def check_columns(
         if part not in present
     }
     if missing:
-        raise missing_columns_error(name, missing, present, delimiter)
+        raise missing_column_error(name, missing, present, delimiter)
     texts = {role: column for role, column in columns.items() if role != "label"}
     for role, column in texts.items():
         if {*label_columns(kind, columns.get("label", ""))} & {*column_names(role, column, present)}:

@@ -177,10 +177,32 @@ def test_predictions_have_the_type_of_the_labels(ask: Any):
 def test_the_text_field_of_a_corpus_can_have_any_name(ask: Any):
     write_table("reviews-only.jsonl", [{"review": "good film"}, {"review": "bad film"}])
     refused = ask("tokenize", "reviews-only.jsonl", "--out", "c1", "--tokenizer", "runs/books")
-    assert "--text-field" in refused.stderr
+    assert "Did you mean --text-field review?" in refused.stderr
     made = ask("tokenize", "reviews-only.jsonl", "--out", "c1", "--tokenizer", "runs/books", "--text-field", "review")
     assert made.exit_code == 0, made.stderr
     assert "in 2 documents" in made.stderr
+
+
+@pytest.mark.parametrize("name", ["score.csv", "score.tsv", "score.jsonl", "score.parquet"])
+def test_score_suggests_the_column_of_the_texts(name: str, ask: Any):
+    write_table(name, [{"id": "a7", "my review": "a good film"}, {"id": "a8", "my review": "a bad film"}])
+    refused = ask("score", "runs/books", name)
+    assert refused.exit_code == 2
+    assert "has no" in refused.stderr
+    assert "Found: id, my review." in " ".join(refused.stderr.split())
+    assert "Did you mean --text 'my review'?" in refused.stderr
+    assert ask("score", "runs/books", name, "--text", "my review").exit_code == 0
+
+
+def test_a_spreadsheet_of_another_format_is_to_be_saved_again(ask: Any):
+    Path("old.xls").write_bytes(b"\xd0\xcf\x11\xe0")
+    for command in (
+        "predict runs/reviews old.xls",
+        "inspect old.xls",
+        "finetune old.xls --from runs/books --out runs/x",
+    ):
+        assert "Save it as .xlsx or .csv in the spreadsheet" in ask(*command.split()).stderr
+    assert "Save it as .csv in the spreadsheet" in ask("score", "runs/books", "old.xls").stderr
 
 
 WRITERS = {

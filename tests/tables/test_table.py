@@ -193,14 +193,14 @@ def test_the_error_for_a_missing_table_suggests_the_closest_name(tmp_path: Path)
 
 
 def test_the_error_for_a_missing_column_lists_the_columns_and_suggests_the_closest() -> None:
-    assert str(missing_column_error("reviews.csv", "labels", ["text", "label", "stars"], "--label")) == (
+    assert str(missing_column_error("reviews.csv", {"labels": "--label"}, ["text", "label", "stars"])) == (
         "reviews.csv has no column 'labels'. Columns: text, label, stars.\nDid you mean label=\"label\"?"
     )
-    assert missing_column_error("r.csv", "x", ["text", "stars"], "--label").fix == "Choose one of them with --label."
+    assert missing_column_error("r.csv", {"x": "--label"}, ["text", "y"]).fix == "Choose one of them with --label."
 
 
 def test_ambiguous_column_names_are_quoted_in_the_error_and_in_the_suggestion() -> None:
-    assert str(missing_column_error("r.csv", "label", ["a text", " label ", "x,y"], "--label")) == (
+    assert str(missing_column_error("r.csv", {"label": "--label"}, ["a text", " label ", "x,y"])) == (
         "r.csv has no column 'label'. Columns: a text, ' label ', 'x,y'.\nDid you mean label=' label '?"
     )
 
