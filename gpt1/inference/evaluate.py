@@ -270,7 +270,7 @@ def load_labelled_rows(
     found = load_labelled_table(source, "evaluation", data_dir)
     chosen = {"label": "label", **(found.columns or model.task["columns"]), **columns}
     if unlabeled:
-        found = found.with_labels(model.kind, chosen["label"], unlabeled)
+        found = found.with_labels(model.kind, chosen["label"], unlabeled, model.target.activated_name == "score")
     for note in found.notes:
         progress.log(note)
     if found.data_set and found.data_set.kind_name != model.kind.name:

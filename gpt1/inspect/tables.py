@@ -96,7 +96,8 @@ def try_read_examples(table: Table, task: TaskGuess) -> tuple[list[Example], str
     numbering = find_numbering(table.rows, kind, columns) if labelled else "0"
     try:
         if labelled:
-            LabelledTable(table).with_labels(kind, columns["label"], "refuse")
+            numbers = kind.predicts_number(task.score)
+            table = LabelledTable(table).with_labels(kind, columns["label"], "refuse", numbers).table
         examples = read_examples(table.rows, kind, columns, table.locate_row, labelled, numbering)
     except UserError as error:
         try:

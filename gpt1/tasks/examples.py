@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
-from gpt1.tables.cells import cell_number, cell_text
-from gpt1.tables.table import missing_column_error
+from gpt1.tables.cells import cell_number, cell_text, resolve_thousands
+from gpt1.tables.table import Table, missing_column_error
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import Answers, Classes, Numbering, Target, as_label
 
@@ -134,6 +134,14 @@ def read_examples(
         UserError: For a cell or label that cannot be read, naming the row.
     """
     return [read_example(row, kind, columns, where(i), labelled, numbering) for i, row in enumerate(rows)]
+
+
+def resolve_number_labels(table: Table, label: str) -> Table:
+    """The table with the labels that could be two numbers as those that the column implies; see `resolve_thousands`."""
+    if label not in table.columns:
+        return table
+    labels = resolve_thousands([row.get(label) for row in table.rows])
+    return replace(table, rows=[{**row, label: value} for row, value in zip(table.rows, labels, strict=True)])
 
 
 def read_example(
