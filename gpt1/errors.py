@@ -110,6 +110,12 @@ def os_error_reason(error: OSError) -> str:
 
 def did_you_mean(value: str, options: Iterable[str]) -> str:
     """` Did you mean X?` for the closest option, or an empty text. The leading space lets it follow a sentence."""
+    closest = closest_name(value, options)
+    return f" Did you mean {closest}?" if closest else ""
+
+
+def closest_name(value: str, options: Iterable[str]) -> str:
+    """The option that is most similar to `value`, or an empty text."""
     lowered = {option.lower(): option for option in options}
     close = difflib.get_close_matches(value.lower(), lowered, n=1, cutoff=0.6)
-    return f" Did you mean {lowered[close[0]]}?" if close else ""
+    return lowered[close[0]] if close else ""

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from gpt1.cli.options import DATA_DIR_HELP, JSON_HELP, KIND_HELP, RangedNumber, column_options, setting_options
+from gpt1.cli.options import (
+    DATA_DIR_HELP,
+    GUESSED_KIND,
+    JSON_HELP,
+    KIND_HELP,
+    RangedNumber,
+    column_options,
+    setting_options,
+)
 from gpt1.cli.output import echo, echo_json, make_console
 from gpt1.config import FinetuneConfig, flag_name
 from gpt1.errors import UserError
@@ -32,7 +40,7 @@ def parse_names(text: str | None) -> list[str] | None:
 @click.argument("train_on", metavar="TRAIN")
 @click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder to start from, or starter.")
 @click.option("--out", required=True, type=Path, help="Folder for the results; the same command resumes in it.")
-@click.option("--kind", metavar="KIND", help=KIND_HELP)
+@click.option("--kind", metavar="KIND", help=f"{KIND_HELP}  {GUESSED_KIND}")
 @column_options()
 @click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
 @click.option("--test", metavar="F", help="Test table.  [default: the data set's test split, or a fifth of TRAIN]")
@@ -59,8 +67,7 @@ def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **op
     seeds. The same command resumes after a stop; more seeds or sizes extend the results.
 
     \b
-    gpt1 curve reviews.csv --kind classification --text text --label label \\
-        --from runs/books --out runs/reviews-curve
+    gpt1 curve reviews.csv --label label --from runs/books --out runs/reviews-curve
     gpt1 curve imdb --data-dir data/ --from runs/books --out runs/imdb-curve --sizes 8,64,512,4096
     """
     from gpt1.experiments.label_efficiency import curve as measure

@@ -72,6 +72,7 @@ unlabeled = click.option(
 
 DATA_DIR_HELP = "Folder with the files of known data sets."
 KIND_HELP = "classification, multilabel, regression, entailment, similarity or choice."
+GUESSED_KIND = "[default: guessed from TRAIN if only --label is given]"
 JSON_HELP = "Print one JSON object."
 
 COLUMN_HELP = {

@@ -9,6 +9,7 @@ import click
 
 from gpt1.cli.options import (
     DATA_DIR_HELP,
+    GUESSED_KIND,
     KIND_HELP,
     RangedNumber,
     baselines,
@@ -116,7 +117,7 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @click.argument("train_on", metavar="TRAIN", required=False)
 @click.option("--from", "from_", metavar="RUN", help="Pre-trained model: run or model folder, or starter (English).")
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
-@click.option("--kind", metavar="KIND", help=f"{KIND_HELP}  [default: guessed from TRAIN if only --label is given]")
+@click.option("--kind", metavar="KIND", help=f"{KIND_HELP}  {GUESSED_KIND}")
 @column_options()
 @click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
 @click.option("--weight", metavar="COLUMN", help="Column with the weight of each row in the task loss.  [default: 1]")
@@ -140,7 +141,7 @@ def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: A
     """Stage 2: fine-tune on labeled rows (maximize L3 = L2 + λ·L1, equation 5).
 
     Trains a new output layer and, by default, all pre-trained weights. TRAIN is a table (.csv, .tsv, .jsonl, .parquet,
-    also compressed) or the name of a known data set.
+    .json, .xlsx, also compressed) or the name of a known data set.
 
     \b
     gpt1 finetune reviews.csv --label label --from starter --out runs/reviews

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular
 from gpt1.files.reading import InputFile, file_format, filesystem, is_url, not_found_error, open_input
-from gpt1.tables.rows import TABLE_FORMATS, stream_rows, text_field
+from gpt1.tables.rows import SPREADSHEETS, TABLE_FORMATS, stream_rows, text_field
 
 TEXT_FORMATS = ("txt", "md")
 DOCUMENT_FORMATS = TEXT_FORMATS + TABLE_FORMATS
@@ -102,7 +102,10 @@ def file_source(path: Path) -> Source:
     check_regular(path)  # a pipe has no size, and reading it could block
     kind = document_format(path.name)
     if kind is None:
-        raise UserError(f"{path} has no supported extension.", f"Supported: {DOCUMENT_EXTENSIONS}.")
+        fix = f"Supported: {DOCUMENT_EXTENSIONS}."
+        if file_format(path)[0] in SPREADSHEETS:
+            fix = "Save it as .csv in the spreadsheet (Excel: CSV UTF-8)."
+        raise UserError(f"{path} has no supported extension.", fix)
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty.", "Use a file that contains text.")
     return Source(str(path), path.stat().st_size, kind, path.name, True)

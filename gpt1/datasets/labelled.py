@@ -29,6 +29,7 @@ from gpt1.tasks.examples import (
     find_numbering,
     numbering_notes,
     read_examples,
+    resolve_number_labels,
     split_validation,
     target_from_examples,
 )
@@ -69,11 +70,15 @@ class LabelledTable:
     def columns(self) -> dict[str, str] | None:
         return dict(self.data_set.columns) if self.data_set else None
 
-    def with_labels(self, kind: Kind, label: str, unlabeled: str | None) -> LabelledTable:
+    def with_labels(self, kind: Kind, label: str, unlabeled: str | None, numbers: bool) -> LabelledTable:
         """These rows without those that have no label, if `unlabeled` is `drop`; otherwise a UserError for them.
 
-        For several labels per text no label is a valid answer.
+        For several labels per text no label is a valid answer. With `numbers`, labels that could be two numbers become
+        the one that the column implies.
         """
+        if numbers:
+            table = resolve_number_labels(self.table, label)
+            return replace(self, table=table).with_labels(kind, label, unlabeled, False)
         if unlabeled not in (None, "refuse", "drop"):
             raise UserError(f"--unlabeled {unlabeled} is not a valid choice.", "Choices: refuse, drop.")
         rows, table = self.table.rows, self.table
@@ -115,7 +120,7 @@ class TrainingRows:
     ) -> tuple[LabelledTable, list[Example]]:
         """Validation or test rows of the same task; UserError for a label that is not in the training rows."""
         rows = load_labelled_table(source, "evaluation", data_dir)
-        rows = rows.with_labels(self.kind, self.columns["label"], self.unlabeled)
+        rows = rows.with_labels(self.kind, self.columns["label"], self.unlabeled, self.kind.predicts_number(self.score))
         examples = examples_from_table(rows, self.kind, self.columns, self.numbering)
         encode_labels(self.target, examples, rows.table.locate_row)
         return rows, examples
@@ -136,8 +141,8 @@ def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> Traini
     """Read and check all training rows. A known data set defines defaults for the kind and columns."""
     source = load_labelled_table(request.train, "train", request.data_dir, keep_duplicates)
     kind, columns = source.kind_and_columns(request.kind, request.columns)
-    source = source.with_labels(kind, columns["label"], request.unlabeled)
     score = request.score or bool(source.data_set and source.data_set.score)
+    source = source.with_labels(kind, columns["label"], request.unlabeled, kind.predicts_number(score))
     numbering = find_numbering(source.table.rows, kind, columns)
     examples = examples_from_table(source, kind, columns, numbering)
     examples = add_row_weights(examples, source.table, request.weight)
@@ -152,7 +157,7 @@ def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> Traini
 def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
     """UserError if most cells of the label column are words, so that no row is to be fixed."""
     cells = [row.get(label) for row in table.rows]
-    words = [i for i, cell in enumerate(cells) if cell_number(cell) is None]
+    words = [i for i, cell in enumerate(cells) if cell_number(cell) is None and has_letter(cell_to_show(cell))]
     if 2 * len(words) > len(cells):
         word = cell_to_show(cells[words[0]])[:40]
         raise UserError(
@@ -162,6 +167,10 @@ def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
 
 
 WORDS_FIX = "Use --kind classification, or another column as --label."
+
+
+def has_letter(text: str) -> bool:
+    return any(map(str.isalpha, text))
 
 
 def load_labelled_table(
@@ -378,5 +387,6 @@ def examples_from_table(
     if source.data_set and "label" not in source.table.columns:
         name = source.data_set.name
         raise UserError(f"{source.table.name} has no public labels.", f"See: gpt1 inspect {name}")
-    check_columns(kind, columns, source.table.columns, source.table.name)
-    return read_examples(source.table.rows, kind, columns, source.table.locate_row, numbering=numbering)
+    table = source.table
+    check_columns(kind, columns, table.columns, table.name, delimiter=table.delimiter)
+    return read_examples(table.rows, kind, columns, table.locate_row, numbering=numbering)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpt1.config import flag_name
 from gpt1.datasets.labelled import TaskRequest
+from gpt1.files.reading import is_url
 from gpt1.formatting import shell_join
 from gpt1.progress import Progress
-from gpt1.tables.cells import cell_number, cell_to_show, is_empty, is_numeric
-from gpt1.tables.table import Table, read_blocks
+from gpt1.tables.cells import cell_number, cell_to_show, is_empty, is_numeric, resolve_thousands
+from gpt1.tables.table import Table, missing_column_error, read_blocks, read_table
+from gpt1.tasks.examples import choice_columns
 from gpt1.tasks.kinds import KINDS
+from gpt1.tasks.multilabel import SEPARATORS
 
 LABEL_COLUMN_NAMES = (
     *("label", "labels", "gold_label", "gold", "target", "class", "category", "sentiment", "topic", "score"),
@@ -29,6 +33,13 @@ PROBABILITY = "probability_"
 MAX_CLASSES = 20
 """A label column with more distinct integers is a score, not classes."""
 SAMPLE_ROWS = 2000
+MIN_TEXT_WORDS = 4
+"""A column with fewer words per cell is not counted as another text: names, places."""
+RELATION = re.compile("same|differ|duplicat|match|paraphras|equivalen|identical|similar|related|entail|contradict")
+OTHER_RELATIONS = {"other", "none", "neutral", "unknown", "yes", "no", "true", "false", "0", "1"}
+"""Labels that can say how two texts relate, next to one that does."""
+MIN_SEVERAL, MIN_RECURRING, MAX_LABEL_WORDS = 0.02, 0.8, 3
+"""For several labels per cell: share of cells with more than one, share of labels that recur, mean words of a label."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,19 @@ class TaskGuess:
     kind: str
     columns: dict[str, str]
     score: bool = False
+    unused: tuple[str, ...] = ()
+    """Other columns of texts."""
+
+    @property
+    def unused_note(self) -> str:
+        """What to do with the other texts."""
+        text, other = self.columns["text"], self.unused[0]
+        more = shell_join(["--text", ",".join([*self.unused, text])])
+        pair = shell_join(["--kind", "entailment", "--premise", other, "--hypothesis", text])
+        return (
+            f"text columns that are not used: {', '.join(self.unused)}. To use them as well: {more}. "
+            f"If the label says how two texts relate: {pair}"
+        )
 
     @property
     def flags(self) -> str:
@@ -49,22 +73,49 @@ class TaskGuess:
 
 
 def complete_task(task: TaskRequest, progress: Progress) -> TaskRequest:
-    """The request with kind and columns of the table's most likely task, if it names the label and no kind."""
-    label, train = task.columns.get("label"), task.train
-    if task.kind is not None or label is None:
-        return task
+    """The request with kind and columns of the table's most likely task, if it names the label and no kind.
+
+    Raises:
+        UserError: For named columns that the table does not have, and without a column of labels.
+    """
+    train = task.train
     if not isinstance(train, Table):
-        if not Path(train).is_file():  # a known data set has a kind; a missing file is an error elsewhere
-            return task
+        if not Path(train).is_file() and not is_url(train):
+            return task  # a known data set has a kind; a missing file is an error elsewhere
         train = next(read_blocks(train, name=str(train)))
-    if label not in train.columns or is_list_column([row[label] for row in train.rows if not is_empty(row.get(label))]):
-        return task  # several labels for one text, or a mistake
+        if find_missing_columns(task, train) and train.unit != "row":  # in .jsonl a later row may have them
+            train = read_table(task.train)
+    check_named_columns(task, train)
+    label = task.columns.get("label")
+    if task.kind is not None or label not in train.columns:
+        return task
     guess = guess_task(train, label)
     if not guess.columns.keys() >= task.columns.keys():
         return task  # columns of another kind are named
     found = replace(guess, columns={**guess.columns, **task.columns})
     progress.log(f"task, guessed from {train.name}: {found.flags}")
+    if guess.unused and "text" not in task.columns:
+        progress.log(guess.unused_note)
     return replace(task, kind=found.kind, columns=found.columns, score=task.score or found.score)
+
+
+def find_missing_columns(task: TaskRequest, table: Table) -> dict[str, str]:
+    """Column that is named and not in the table -> its flag."""
+    missing: dict[str, str] = {}
+    present = {*table.columns}
+    for role, column in {"label": "label", **task.columns}.items():
+        parts = choice_columns(column)
+        if column in present or not present & {*parts}:
+            parts = [column]
+        missing |= {part: flag_name(role) for part in parts if part not in present}
+    return missing
+
+
+def check_named_columns(task: TaskRequest, table: Table) -> None:
+    """UserError for columns that the table does not have; it suggests those that look like them."""
+    if missing := find_missing_columns(task, table):
+        likely = {flag_name(role): column for role, column in guess_task(table).columns.items()}
+        raise missing_column_error(table.name, missing, table.columns, table.delimiter, likely)
 
 
 def guess_task(table: Table, label: str | None = None) -> TaskGuess:
@@ -75,16 +126,21 @@ def guess_task(table: Table, label: str | None = None) -> TaskGuess:
     label = label or find_label_column(cells, len(rows))
     rest = [name for name in names if name != label]
     texts = sorted(
-        (name for name in rest if mean_word_count(cells[name]) > 1.5), key=lambda name: -mean_word_count(cells[name])
+        (name for name in rest if mean_word_count(cells[name]) > 1.5 and not label_separator(cells[name])),
+        key=lambda name: -mean_word_count(cells[name]),
     )
     texts = texts or [name for name in rest if cells[name] and not is_numeric(cells[name][0])][:1]
     guess = (
-        guess_choice(cells, rest, texts, label)
+        guess_several_labels(cells, texts, label)
+        or guess_choice(cells, rest, texts, label)
         or guess_pair(cells, texts, label)
         or guess_single_text(cells, texts, label)
     )
     columns = {role: guess.columns[role] for role in (*KINDS[guess.kind].columns,) if role in guess.columns}
-    return TaskGuess(guess.kind, {**columns, **({"label": label} if label else {})}, guess.score)
+    columns |= {"label": label} if label else {}
+    used = [part for column in columns.values() for part in (column, *choice_columns(column))]
+    others = [name for name in names if name in long_texts(cells, texts) and name not in used]
+    return TaskGuess(guess.kind, columns, guess.score, tuple(others) if "text" in columns else ())
 
 
 def is_predicted(name: str, columns: Sequence[str]) -> bool:
@@ -104,12 +160,39 @@ def find_label_column(cells: dict[str, list[Any]], rows: int) -> str | None:
     candidates = [
         name
         for name, values in cells.items()
-        if values
-        and not is_list_column(values)
-        and mean_word_count(values) <= 1.5
-        and len(set(map(cell_to_show, values))) * 3 <= max(rows, 6)
+        if label_separator(values) or (values and not is_list_column(values) and looks_like_label(values, rows))
     ]
     return candidates[-1] if candidates else None
+
+
+def looks_like_label(values: Sequence[Any], rows: int) -> bool:
+    return mean_word_count(values) <= 1.5 and len(set(map(cell_to_show, values))) * 3 <= max(rows, 6)
+
+
+def guess_several_labels(cells: dict[str, list[Any]], texts: Sequence[str], label: str | None) -> TaskGuess | None:
+    values = cells.get(label or "", [])
+    if not texts or not (is_list_column(values) or label_separator(values)):
+        return None
+    return TaskGuess("multilabel", {"text": texts[0]})
+
+
+def label_separator(values: Sequence[Any]) -> str:
+    """What separates the labels of a cell, if cells have several of a few labels that recur; else empty."""
+    cells = [value for value in values if isinstance(value, str)]
+    separator = next((char for char in SEPARATORS if any(char in cell for cell in cells)), "")
+    if not separator or len(cells) < len(values):
+        return ""
+    rows = [[part.strip() for part in cell.split(separator) if part.strip()] for cell in cells]
+    counts = Counter(label for row in rows for label in row)
+    recurring = sum(n for n in counts.values() if n > 1)
+    found = (
+        2 * len(counts) <= len(set(cells))
+        and recurring >= MIN_RECURRING * counts.total()
+        and sum(len(row) > 1 for row in rows) >= MIN_SEVERAL * len(rows)
+        and sum(len(label.split()) for label in counts) <= MAX_LABEL_WORDS * len(counts)
+        and not all(map(is_numeric, counts))
+    )
+    return separator if found else ""
 
 
 def guess_choice(
@@ -145,13 +228,27 @@ def guess_pair(cells: dict[str, list[Any]], texts: Sequence[str], label: str | N
         premise = by_name.get("premise") or next(name for name in texts if name != by_name["hypothesis"])
         return TaskGuess("entailment", {"premise": premise, "hypothesis": by_name["hypothesis"]})
     pair = sorted(texts[:2]) if len(texts) > 1 and differ_in_last_character(*sorted(texts[:2])) else []
+    is_nli = bool(values) and values <= NLI_LABELS
     if not pair:
-        return None
-    if values and values <= NLI_LABELS:
+        pair = [name for name in cells if name in long_texts(cells, texts)]
+        if len(pair) != 2 or not (is_nli or is_relation(label or "", values)):
+            return None
+        is_nli = not all(map(is_numeric, values))
+    if is_nli:
         return TaskGuess("entailment", {"premise": pair[0], "hypothesis": pair[1]})
     return TaskGuess(
         "similarity", {"text_a": pair[0], "text_b": pair[1]}, score=is_score_column(cells.get(label or "", []))
     )
+
+
+def long_texts(cells: dict[str, list[Any]], texts: Sequence[str]) -> list[str]:
+    return [name for name in texts if mean_word_count(cells[name]) >= MIN_TEXT_WORDS]
+
+
+def is_relation(label: str, values: Collection[str]) -> bool:
+    """Whether a label column says how two texts relate, by its name or by its labels (in lower case)."""
+    named = [value for value in values if RELATION.search(value)]
+    return bool(RELATION.search(label.lower()) or (named and {*values} <= {*named} | OTHER_RELATIONS))
 
 
 def guess_single_text(cells: dict[str, list[Any]], texts: Sequence[str], label: str | None) -> TaskGuess:
@@ -166,6 +263,7 @@ def differ_in_last_character(first: str, second: str) -> bool:
 
 def is_score_column(values: Sequence[Any]) -> bool:
     """Whether a label column contains measurements instead of classes."""
+    values = resolve_thousands(values)
     if not values or not all(map(is_numeric, values)):
         return False
     numbers = {cell_number(value) or 0.0 for value in values}

@@ -14,6 +14,8 @@ from gpt1 import formatting
 from gpt1.config import FinetuneConfig
 from gpt1.console import default_progress
 from gpt1.corpus.order import steps_per_epoch
+from gpt1.datasets.labelled import TaskRequest
+from gpt1.datasets.task_guess import complete_task
 from gpt1.errors import UserError
 from gpt1.experiments.experiment_report import (
     ExperimentReport,
@@ -153,7 +155,7 @@ def curve(
         train: labeled rows: a file, a `Table` or the name of a data set.
         from_: run or model folder of the pre-trained model.
         out: folder for report.html, results.md, results.json and the finished runs (cells.json).
-        kind: kind of task; a data set has its own.
+        kind: kind of task; a data set has its own, and that of a table is guessed if its `label` is named.
         score: similarity as a number instead of two classes.
         test, data_dir: test rows (default: the data set's, or a fifth of `train`); folder with files of data sets.
         sizes: numbers of labels, 0 for all rows; by default 8, 16, 32, … and all.
@@ -176,7 +178,8 @@ def curve(
     settings = runs.user_settings(FinetuneConfig, config, {k: v for k, v in settings.items() if k not in COLUMN_ROLES})
     refuse_reserved("curve", settings)
     check_methods(methods, CURVE_METHODS)
-    data = read_train_test(train, test, kind, columns, score, data_dir, test_rows)
+    task = complete_task(TaskRequest(train, None, kind, columns, score, data_dir), progress)
+    data = read_train_test(train, test, task.kind, dict(task.columns), task.score, data_dir, test_rows)
     model = model_facts(from_)
     n_embd, chosen_sizes = model["config"]["n_embd"], resolve_sizes(sizes, data)
     plan = CurvePlan(data, str(from_), n_embd, chosen_sizes, seeds, list(methods), min_updates, settings)

@@ -109,6 +109,7 @@ class InputFile:
         self.size = size
         self.bytes_done: int | None = None  # set by readers that do not read from start to end (Parquet)
         self.compressed = compressed
+        self.delimiter = ""  # of a .csv or .tsv file, once its first row is read
 
     def position(self) -> int:
         return self.raw.tell() if self.bytes_done is None else self.bytes_done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,16 @@ from gpt1.corpus.windows import CorpusWindows
 from gpt1.datasets import KnownTable
 from gpt1.datasets.labelled import load_labelled_table
 from gpt1.devices import prepare_model, resolve_precision
-from gpt1.errors import UserError, did_you_mean
-from gpt1.formatting import escape_controls
+from gpt1.errors import UserError
 from gpt1.inference.advice import tfidf_advice
 from gpt1.inference.baselines import baselines_on_test_rows
+from gpt1.inference.label_checks import (
+    check_has_labels,
+    check_labels_match,
+    encode_known_labels,
+    log_unseen_labels,
+    read_test_examples,
+)
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_task_predictor
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS, ignore_empty
 from gpt1.model.losses import PretrainMicroBatch, l1
@@ -35,11 +40,8 @@ from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
 from gpt1.tasks.baselines import quality_warning
-from gpt1.tasks.examples import RowLocator, check_columns, encode_labels, label_columns, parse_at, read_examples
 from gpt1.tasks.kinds import Example
-from gpt1.tasks.targets import Answers, Classes, Target, calibration_rows, choose_thresholds
-
-MAX_UNSEEN_NAMED = 8
+from gpt1.tasks.targets import Target, calibration_rows, choose_thresholds
 
 
 def evaluate(
@@ -92,6 +94,7 @@ def evaluate(
     table, chosen = load_labelled_rows(model, run, test, data_dir, progress, given_columns(columns), unlabeled)
     check_has_labels(model, table, chosen["label"], run, test)
     examples = read_test_examples(model, table, chosen)
+    check_labels_match(model, table, chosen["label"])
     targets, unknown = encode_known_labels(model.target, examples, table.locate_row, unseen == "refuse")
     found, logits = score_rows(model, table, examples, targets, progress)
     found["unseen"] = dict(unknown.most_common())
@@ -119,28 +122,6 @@ def check_options(test: str | Path | Table, unseen: str, report: str | Path | No
             raise UserError(f"--report does not apply to a corpus ({test}): it has no rows.", "Omit --report.")
 
 
-def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | Path, test: str | Path | Table) -> None:
-    """UserError for a table without the column of labels, which `predict` would take."""
-    if not all(name in table.columns for name in label_columns(model.kind, label)):
-        source = {"standard input": "-"}.get(table.name, table.name) if isinstance(test, Table) else test
-        command = formatting.shell_join(["gpt1", "predict", run, source])
-        command = "load(run).predict(rows)" if table.unit == "position" else command
-        raise UserError(
-            f"{table.name} has no labels: no column '{label}'. Columns: {', '.join(table.columns)}."
-            + did_you_mean(label, table.columns),
-            f"Name the column with the labels: --label COLUMN. To predict rows without labels: {command}",
-        )
-
-
-def read_test_examples(model: TaskPredictor, table: Table, columns: Mapping[str, str]) -> list[Example]:
-    """The examples of a table; UserError for a missing column, no rows or an invalid row."""
-    check_columns(model.kind, columns, table.columns, table.name)
-    if not table.rows:
-        raise UserError(f"{table.name} has no rows.", "Use a table with labeled rows.")
-    numbering = model.target.numbering if isinstance(model.target, Answers) else "0"
-    return read_examples(table.rows, model.kind, columns, table.locate_row, numbering=numbering)
-
-
 def save_page(
     path: Path,
     run: str | Path,
@@ -159,34 +140,6 @@ def save_page(
 
 def model_metric(model: TaskPredictor) -> str:
     return str(model.task.get("metric") or model.target.primary_metric)
-
-
-def log_unseen_labels(unknown: Counter[str], progress: Progress) -> None:
-    if unknown:
-        names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
-        more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
-        progress.log(
-            f"{count_rows_have(unknown.total())} a label that was not in training; counted as wrong: {names}{more}"
-        )
-
-
-def encode_known_labels(
-    target: Target, examples: Sequence[Example], where: RowLocator, refuse: bool
-) -> tuple[Tensor, Counter[str]]:
-    """(targets, −1 for a label that was not in training; how often each such label occurs).
-
-    Raises:
-        UserError: For an empty or invalid label; for a label that was not in training, if `refuse` is set or no label
-            was in training.
-    """
-    unknown: Counter[str] = Counter()
-    if isinstance(target, Classes) and not refuse:
-        labels = [parse_at(where(i), target.parse, example.label) for i, example in enumerate(examples)]
-        indices = [target.index_of(example.label) for example in examples]
-        unknown = Counter(label for label, index in zip(labels, indices, strict=True) if index is None)
-        if unknown.total() < len(labels):
-            return torch.tensor([-1 if index is None else index for index in indices]), unknown
-    return encode_labels(target, examples, where), Counter()
 
 
 def score_rows(
@@ -317,7 +270,7 @@ def load_labelled_rows(
     found = load_labelled_table(source, "evaluation", data_dir)
     chosen = {"label": "label", **(found.columns or model.task["columns"]), **columns}
     if unlabeled:
-        found = found.with_labels(model.kind, chosen["label"], unlabeled)
+        found = found.with_labels(model.kind, chosen["label"], unlabeled, model.target.activated_name == "score")
     for note in found.notes:
         progress.log(note)
     if found.data_set and found.data_set.kind_name != model.kind.name:

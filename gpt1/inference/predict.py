@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,17 @@ from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task_logits import InputStatistics
 from gpt1.progress import Progress
 from gpt1.tables.facts import count_rows_have
-from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS
+from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS, detect_delimiter
 from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, fill_missing, read_blocks
-from gpt1.tables.writer import format_cell, has_lossy_bytes, merge_schema, output_kind, table_writer, tsv_error
+from gpt1.tables.writer import (
+    csv_delimiter,
+    format_cell,
+    has_lossy_bytes,
+    merge_schema,
+    output_kind,
+    table_writer,
+    tsv_error,
+)
 from gpt1.tasks.examples import check_columns, choice_columns, column_names, read_examples
 from gpt1.tasks.targets import decode_predictions
 
@@ -109,7 +118,9 @@ def write_predictions(
     if replaced := [name for name in plan.columns if name in plan.added]:
         progress.log(f"{source.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
     names = list(dict.fromkeys([*plan.columns, *plan.added]))
-    with table_writer(out, names, like=f"rows.{kind}", excel_safe=excel_safe, schema=plan.schema) as writer:
+    with table_writer(
+        out, names, like=f"rows.{kind}", excel_safe=excel_safe, schema=plan.schema, delimiter=plan.delimiter
+    ) as writer:
         for block in predict_blocks(model, source, plan, progress):
             writer.write(block)
     if writer.formulas and not excel_safe:
@@ -188,13 +199,15 @@ def open_file(model: TaskPredictor, path: str | Path, name: str, columns: Mappin
 
 def check_header(spooled: Path, columns: Mapping[str, str]) -> None:
     """UserError for lines of text on standard input where a table is needed."""
-    if spooled.suffix not in (".csv", ".tsv"):
+    if spooled.suffix != ".csv" or len(columns) > 1:
         return
     with open_input(spooled, name="standard input") as file:
-        first = next(iter(file.lines()), "").strip()
-    names = [name.strip().strip('"') for name in first.replace("\t", ",").split(",")]
+        delimiter, _ = detect_delimiter(file, None)
+        first, second = [*map(str.strip, islice(file.lines(), 2)), "", ""][:2]
     needed = [part for column in columns.values() for part in choice_columns(column)]
-    if len(names) == 1 and len(columns) == 1 and names[0] not in needed:
+    names = [name.strip().strip('"') for name in first.split(delimiter)]
+    is_prose = len(names) == 1 or ('"' not in first + second and second.count(delimiter) < len(names) - 1)
+    if is_prose and not {*names} & {*needed}:
         fix = f"The first line of a table names its columns: add the line {needed[0]} before the texts."
         raise UserError(f"standard input has no column '{needed[0]}'; its first line is '{first[:40]}'.", fix)
 
@@ -212,18 +225,21 @@ def open_text(model: TaskPredictor, text: str, run: str | Path) -> RowSource:
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """Result of checking: columns of all rows, columns that predictions add, number of rows, schema for Parquet."""
+    """Result of checking: columns of all rows, columns that predictions add, number of rows, schema for Parquet,
+    delimiter for .csv."""
 
     columns: list[str]
     added: list[str]
     rows: int
     schema: Any = None
+    delimiter: str = ","
 
 
 def check_rows(model: TaskPredictor, source: RowSource, kind: str, progress: Progress) -> OutputPlan:
     """Read all rows; raise UserError for one that cannot be predicted or stored in a file of this `kind`."""
-    columns = dict.fromkeys(first_columns(source))
-    check_columns(model.kind, source.columns, list(columns), source.name)
+    found, delimiter = first_columns(source)
+    columns = dict.fromkeys(found)
+    check_columns(model.kind, source.columns, found, source.name, delimiter=delimiter)
     rows, answers, schema = 0, 0, None
     show = source.size >= PROGRESS_MIN_BYTES
     if show:
@@ -253,17 +269,19 @@ def check_rows(model: TaskPredictor, source: RowSource, kind: str, progress: Pro
         kept = [field.name for field in schema if field.name not in sample]
         added = merge_schema(None, list(sample), [sample])
         schema = join_schemas(schema, kept, added, list(dict.fromkeys([*columns, *sample])))
-    return OutputPlan(list(columns), list(sample), rows, schema)
+    return OutputPlan(list(columns), list(sample), rows, schema, csv_delimiter(source.name, delimiter))
 
 
-def first_columns(source: RowSource) -> list[str]:
-    """Columns of the first block; of more blocks while a needed one is missing, as can happen in .jsonl."""
+def first_columns(source: RowSource) -> tuple[list[str], str]:
+    """(columns, delimiter) of the first block; of more blocks while a column is missing, as can happen in .jsonl."""
     found: dict[str, None] = {}
+    delimiter = ""
     for block in source.blocks(None):
+        delimiter = block.delimiter
         found |= dict.fromkeys(block.columns)
         if not source.lacks(found):
             break
-    return list(found)
+    return list(found), delimiter
 
 
 def has_break(text: str) -> bool:

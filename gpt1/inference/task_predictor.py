@@ -138,7 +138,7 @@ class TaskPredictor(LanguageModel):
             progress: Receives messages and progress.
         """
         columns = columns or self.text_columns
-        check_columns(self.kind, columns, table.columns, table.name)
+        check_columns(self.kind, columns, table.columns, table.name, delimiter=table.delimiter)
         examples = read_examples(table.rows, self.kind, columns, table.locate_row, labelled=False)
         logits = self.logits_with_progress(self.encode(examples), table.name, progress or Progress())
         return self.decode(examples, logits)

@@ -16,7 +16,7 @@ from gpt1.inference.task_predictor import TaskPredictor
 from gpt1.progress import Progress
 from gpt1.tables.facts import count_rows_have
 from gpt1.tables.table import Table, check_table_output, fill_missing, missing_column_error, read_blocks
-from gpt1.tables.writer import merge_schema, output_kind, table_writer
+from gpt1.tables.writer import csv_delimiter, merge_schema, output_kind, table_writer
 from gpt1.tasks.examples import column_text
 
 FEATURES = "features"
@@ -34,7 +34,7 @@ def read_texts_or_text(source: str, column: str = "text") -> list[str]:
         try:
             return [part.text for part in read_documents([source], column)]
         except UserError as error:
-            raise UserError(error.problem, error.fix.replace("--text-field", "--text COLUMN")) from None
+            raise UserError(error.problem, error.fix.replace("--text-field", "--text")) from None
     if document_format(source) and not any(map(str.isspace, source)):
         raise not_found_error(source)
     return [source]
@@ -85,12 +85,12 @@ def write_features(
     if Path(out).exists() and Path(table).exists() and Path(out).samefile(table):
         raise UserError(f"--out {out} is also the input table.", "Choose another --out.")
     model = load(run, verify=verify)
-    names, total, schema = scan_table(table, column, output_kind(out) == "parquet")
+    names, total, schema, delimiter = scan_table(table, column, output_kind(out) == "parquet")
     if column is None and not isinstance(model, TaskPredictor):
         raise UserError(f"{run} is not fine-tuned: it has no column of texts.", "Name the column with --text COLUMN.")
     rows = empty = 0
     progress.begin("features", total, unit="rows")
-    with table_writer(out, [*names, FEATURES], schema=schema) as writer:
+    with table_writer(out, [*names, FEATURES], schema=schema, delimiter=delimiter) as writer:
         for block in read_blocks(table):
             block = fill_missing(block, names)
             found = model.features(block_rows(model, block, column))
@@ -104,16 +104,17 @@ def write_features(
     return f"{out}: {count_noun(rows, 'row')}, vectors of {model.gpt.config.n_embd} numbers in the column '{FEATURES}'"
 
 
-def scan_table(table: str | Path, column: str | None, parquet: bool) -> tuple[list[str], int, Any]:
-    """(all columns, number of rows, Parquet schema of the output or None) of a table, which is checked on the way.
+def scan_table(table: str | Path, column: str | None, parquet: bool) -> tuple[list[str], int, Any, str]:
+    """(columns, number of rows, Parquet schema or None, delimiter for .csv) of a table, which is checked on the way.
 
     Raises:
         UserError: For a row that cannot be read, or without the column.
     """
     names: dict[str, None] = {}
-    rows = 0
+    rows, delimiter = 0, ""
     schema: Any = None
     for block in read_blocks(table):
+        delimiter = block.delimiter
         names |= dict.fromkeys(block.columns)
         rows += len(block)
         if parquet:
@@ -122,12 +123,12 @@ def scan_table(table: str | Path, column: str | None, parquet: bool) -> tuple[li
             for i, row in enumerate(block.rows):
                 column_text({column: row.get(column)}, column, block.locate_row(i))
     if column is not None and column not in names:
-        raise missing_column_error(str(table), column, list(names), "--text")
+        raise missing_column_error(str(table), {column: "--text"}, list(names), delimiter)
     if parquet:
         import pyarrow
 
         schema = schema.append(pyarrow.field(FEATURES, pyarrow.list_(pyarrow.float32())))
-    return [name for name in names if name != FEATURES], rows, schema
+    return [name for name in names if name != FEATURES], rows, schema, csv_delimiter(table, delimiter)
 
 
 def block_rows(model: LanguageModel, block: Table, column: str | None) -> list[Any]:

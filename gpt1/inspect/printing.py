@@ -9,6 +9,7 @@ from gpt1 import formatting
 from gpt1.console import Console
 from gpt1.formatting import count_noun, format_size
 from gpt1.inspect.tables import Facts
+from gpt1.tables.facts import count_rows_have
 from gpt1.tasks.labels import format_labels
 
 MAX_LABELS_SHOWN = 20
@@ -33,11 +34,11 @@ def print_table(facts: Facts, console: Console) -> None:
     console.print_result(
         f"{facts['name']}: a table, {count_noun(facts['rows'], 'row')}, {count_noun(len(facts['columns']), 'column')}"
     )
-    rows = [
-        [name, column["holds"], column["empty"], column["different"], column["example"]]
-        for name, column in facts["columns"].items()
-    ]
-    console.print_table(["column", "type", "empty", "distinct", "example"], rows)
+    shown = {"type": "holds", "empty": "empty", "distinct": "different", "mean": "mean", "example": "example"}
+    if not any("mean" in column for column in facts["columns"].values()):
+        del shown["mean"]
+    rows = [[name, *map(column.get, shown.values())] for name, column in facts["columns"].items()]
+    console.print_table(["column", *shown], rows)
     console.print_result(f"likely task: {facts['task']['flags']}")
     print_label_facts(facts, console)
 
@@ -66,7 +67,10 @@ def print_label_facts(facts: Facts, console: Console) -> None:
         print_token_facts(tokens, console)
     other = f", {facts['contradictions']:,} of them with another label" if facts["contradictions"] else ""
     console.print_result(
-        f"{count_noun(facts['duplicates'], 'duplicate')}{other}" if facts["duplicates"] else "no duplicates"
+        f"duplicates: {count_rows_have(facts['duplicates'])} the same text as an earlier row{other}; "
+        f"{count_rows_have(facts['duplicate_rows'])} the same cells in every column"
+        if facts["duplicates"] or facts["duplicate_rows"]
+        else "no duplicates"
     )
 
 

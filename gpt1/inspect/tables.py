@@ -19,13 +19,27 @@ from gpt1.files.reading import file_format
 from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import TaskPredictor, load
 from gpt1.progress import Progress
-from gpt1.tables.cells import DECIMAL_COMMA, cell_number, cell_to_show, is_empty
-from gpt1.tables.facts import count_rows_have, describe_table, label_warnings, score_summary
+from gpt1.tables.cells import cell_number, cell_to_show, is_empty, resolve_thousands
+from gpt1.tables.facts import (
+    DATE,
+    MAX_GROUPS_NAMED,
+    count_rows_have,
+    describe_table,
+    label_warnings,
+    score_summary,
+)
 from gpt1.tables.rows import QUOTED_TSV_FIX
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import choice_columns, find_numbering, numbering_notes, read_examples, target_from_examples
+from gpt1.tasks.examples import (
+    choice_columns,
+    find_numbering,
+    numbering_notes,
+    read_examples,
+    target_from_examples,
+)
 from gpt1.tasks.kinds import KINDS, Example, encode_examples, example_texts, truncated_share, windowed_share
-from gpt1.tasks.targets import as_label
+from gpt1.tasks.multilabel import MultiLabel
+from gpt1.tasks.targets import as_label, format_labels
 
 Facts = dict[str, Any]
 MAX_TOKENIZED_ROWS = 20_000
@@ -48,7 +62,8 @@ def inspect_table(
     texts = [column for role, column in task.columns.items() if role not in ("label", "choices")]
     texts += choice_columns(task.columns["choices"]) if "choices" in task.columns else []
     label = task.columns.get("label")
-    facts = describe_table(table, label if task.kind != "choice" else None, texts or None)
+    one_label = task.kind not in ("choice", "multilabel")
+    facts = describe_table(table, label if one_label else None, texts or None)
     examples, error = try_read_examples(table, task)
     labels = [example.label for example in examples if example.label is not None]
     odd = [sentence for sentence in facts.pop("odd") if not (error and sentence.startswith("all rows have the same"))]
@@ -57,7 +72,10 @@ def inspect_table(
     if task.score:
         facts.pop("labels", None)
         facts |= score_summary(labels)
-    elif "labels" in facts and task.kind != "choice":
+    elif task.kind == "multilabel" and labels and not error:
+        target = MultiLabel.from_labels(labels)
+        facts["labels"] = dict(Counter(name for value in labels for name in target.split(value)).most_common())
+    elif "labels" in facts and one_label:
         facts["labels"] = count_labels(table, task.columns["label"])
     facts = {
         "what": "table",
@@ -66,6 +84,8 @@ def inspect_table(
         "task": {"kind": task.kind, "columns": task.columns, "score": task.score, "flags": task.flags},
     }
     odd += [error] * bool(error) + task_warnings(table, task, examples, facts)
+    if task.unused:
+        odd.append(task.unused_note)
     if task.kind == "choice" and labels:
         odd += numbering_notes(find_numbering(table.rows, KINDS[task.kind], task.columns), examples)
     if from_ is not None:
@@ -96,7 +116,8 @@ def try_read_examples(table: Table, task: TaskGuess) -> tuple[list[Example], str
     numbering = find_numbering(table.rows, kind, columns) if labelled else "0"
     try:
         if labelled:
-            LabelledTable(table).with_labels(kind, columns["label"], "refuse")
+            numbers = kind.predicts_number(task.score)
+            table = LabelledTable(table).with_labels(kind, columns["label"], "refuse", numbers).table
         examples = read_examples(table.rows, kind, columns, table.locate_row, labelled, numbering)
     except UserError as error:
         try:
@@ -119,8 +140,12 @@ def column_facts(cells: Sequence[Any]) -> Facts:
     filled = [cell for cell in cells if not is_empty(cell)]
     texts = [str(cell) if isinstance(cell, list | tuple) else cell_to_show(cell) for cell in filled]
     example = " ".join(texts[0].split()) if texts else ""
+    filled = resolve_thousands(filled)
+    holds = content_type(filled)
+    mean = score_summary(filled).get("scores", {}).get("mean") if holds in ("integers", "numbers") else None
     return {
-        "holds": content_type(filled),
+        "holds": holds,
+        **({} if mean is None else {"mean": mean}),
         "empty": len(cells) - len(filled),
         "different": len(set(texts)),
         "example": example if len(example) <= EXAMPLE_CHARS else example[: EXAMPLE_CHARS - 1] + "…",
@@ -134,7 +159,7 @@ def content_type(cells: Sequence[Any]) -> str:
         return "lists"
     if all(isinstance(cell, bool) for cell in cells):
         return "booleans"
-    if all(isinstance(cell, date) for cell in cells):
+    if all(map(is_date, cells)):
         return "dates"
     if all(isinstance(cell, bytes) for cell in cells) and not all(map(is_utf8, cells)):
         return "bytes"
@@ -142,6 +167,11 @@ def content_type(cells: Sequence[Any]) -> str:
     if None not in numbers:
         return "integers" if all(number is not None and number.is_integer() for number in numbers) else "numbers"
     return "texts" if sum(len(cell_to_show(cell).split()) for cell in cells) > 1.5 * len(cells) else "words"
+
+
+def is_date(cell: Any) -> bool:
+    """Whether a cell is a date, perhaps with a time."""
+    return isinstance(cell, date) or (isinstance(cell, str) and bool(DATE.match(cell)) and len(cell.split()) <= 2)
 
 
 def is_utf8(data: bytes) -> bool:
@@ -216,7 +246,7 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
     rows = max(1, len(table))
     label = task.columns.get("label")
     counts: dict[str, int] = (
-        facts.get("labels", {}) if not (task.score or task.kind in ("choice", "regression")) else {}
+        facts.get("labels", {}) if not (task.score or task.kind in ("choice", "multilabel", "regression")) else {}
     )
     if label and (missing := sum(is_empty(row.get(label)) for row in table.rows)):
         odd.append(f"{missing:,} of {rows:,} rows have no label.")
@@ -234,10 +264,10 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
         elif once:
             odd.append(f"{len(once):,} labels have a single row, '{once[0]}' for example: none in the validation set.")
         odd += find_label_leaks(examples, counts)
-    if label and (commas := [text for row in table.rows if DECIMAL_COMMA.fullmatch(text := cell_to_show(row[label]))]):
-        point = commas[0].replace(",", ".")
-        reading = f"a label; to predict numbers, use --kind regression, which reads {point}" if counts else point
-        odd.append(f"'{commas[0]}' has a decimal comma: it is read as {reading}.")
+    if label and (number := first_number_with_comma([row.get(label) for row in table.rows])):
+        text, value = number
+        reading = f"a label; to predict numbers, use --kind regression, which reads {value}" if counts else value
+        odd.append(f"the number '{text}' is read as {reading}.")
     texts = [" ".join((*example.fields, *example.answers)) for example in examples]
     if file_format(table.name)[0] == "tsv" and (quoted := sum(map(is_quoted, texts))):
         odd.append(f"{count_rows_have(quoted)} quotes around a text. {QUOTED_TSV_FIX}")
@@ -247,17 +277,24 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
     return odd
 
 
+def first_number_with_comma(cells: Sequence[Any]) -> tuple[str, str] | None:
+    """(text, its number) of the first cell whose number depends on a comma, in it or in other cells of the column."""
+    for cell, resolved in zip(cells, resolve_thousands(cells), strict=True):
+        text, number = cell_to_show(cell).strip(), cell_number(resolved)
+        if number is not None and ("," in text or resolved is not cell):
+            return text, f"{number:.15g}"
+    return None
+
+
 def spelling_notes(table: Table, label: str) -> list[str]:
-    """Notes about cells of several spellings that are read as one label."""
+    """A note about cells of several spellings that are read as one label, if there are any."""
     spellings: dict[str, set[str]] = {}
     for row in table.rows:
         with suppress(UserError):
             spellings.setdefault(as_label(row.get(label)), set()).add(cell_to_show(row[label]).strip())
-    return [
-        f"{' and '.join(map(repr, sorted(found)))} are read as one label, '{name}'."
-        for name, found in spellings.items()
-        if len(found) > 1
-    ]
+    several = {name: sorted(found) for name, found in spellings.items() if len(found) > 1}
+    shown = [f"{' and '.join(map(repr, found))} as '{name}'" for name, found in several.items()]
+    return [f"several spellings are read as one label: {format_labels(shown, MAX_GROUPS_NAMED)}."] if shown else []
 
 
 def is_quoted(text: str) -> bool:

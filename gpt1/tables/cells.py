@@ -10,6 +10,7 @@ the rest    refused: lists, objects, durations, bytes that are not UTF-8
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import date, time
 from decimal import Decimal
 from typing import Any
@@ -23,7 +24,11 @@ MISSING_TYPES = ("NaTType", "NAType")
 """Types of missing values in pandas, which is not imported here; comparing NA gives NA."""
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 AMBIGUOUS_COMMA = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
-"""Either a decimal comma or a separator of thousands."""
+AMBIGUOUS_POINT = re.compile(r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}")
+"""Either a decimal separator or one of thousands. A point is a decimal point unless the column has decimal commas."""
+THOUSANDS_POINT = re.compile(r"[+-]?[0-9]{1,3}((\.[0-9]{3})+,[0-9]+|(\.[0-9]{3}){2,})")
+THOUSANDS_COMMA = re.compile(r"[+-]?[0-9]{1,3}((,[0-9]{3})+\.[0-9]+|(,[0-9]{3}){2,})")
+DECIMAL_POINT = re.compile(r"[+-]?[0-9]+\.[0-9]+")
 
 
 def plain_value(cell: Any) -> Any:
@@ -94,19 +99,56 @@ def cell_to_show(cell: Any) -> str:
 
 
 def cell_number(cell: Any) -> float | None:
-    """A cell as a number, or None: `3_5` is not one, `3,5` is 3.5, and `1,234` could be two."""
+    """A cell as a number, or None: `3_5` is not one, `3,5` is 3.5, `1.234,5` is 1234.5, and `1,234` could be two."""
     cell = plain_value(cell)
     if isinstance(cell, str | bytes):
         text = cell_to_show(cell).strip()
         if "_" in text or AMBIGUOUS_COMMA.fullmatch(text):
             return None
-        cell = text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text
+        if THOUSANDS_COMMA.fullmatch(text):
+            cell = text.replace(",", "")
+        elif THOUSANDS_POINT.fullmatch(text):
+            cell = text.replace(".", "").replace(",", ".")
+        else:
+            cell = text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text
     elif not isinstance(cell, int | float | Decimal):
         return None
     try:
         return float(cell)
     except (ValueError, OverflowError):
         return None
+
+
+def decimal_separators(cells: Sequence[Any]) -> set[str]:
+    """The decimal separators that a column of texts certainly has: `,` in 3,5 and 1.234,5, `.` in 3.5 and 1,234.5."""
+    found = set()
+    for cell in cells:
+        text = cell.strip() if isinstance(cell, str) else ""
+        if THOUSANDS_POINT.fullmatch(text) or (DECIMAL_COMMA.fullmatch(text) and not AMBIGUOUS_COMMA.fullmatch(text)):
+            found.add(",")
+        if THOUSANDS_COMMA.fullmatch(text) or (DECIMAL_POINT.fullmatch(text) and not AMBIGUOUS_POINT.fullmatch(text)):
+            found.add(".")
+    return found
+
+
+def resolve_thousands(cells: Sequence[Any]) -> list[Any]:
+    """The cells of a column; those that could be two numbers become the one that the other cells imply.
+
+    In a column with 3,5 or 1.234,5, 1.234 is 1234 and 1,234 is 1.234; in one with 3.5, 1,234 is 1234.
+    """
+    separators = decimal_separators(cells)
+    if len(separators) != 1:
+        return list(cells)
+    (decimal,) = separators
+    thousands = {",": ".", ".": ","}[decimal]
+
+    def resolved(cell: Any) -> Any:
+        text = cell.strip() if isinstance(cell, str) else ""
+        if AMBIGUOUS_COMMA.fullmatch(text) or AMBIGUOUS_POINT.fullmatch(text):
+            return float(text.replace(thousands, "").replace(decimal, "."))
+        return cell
+
+    return list(map(resolved, cells))
 
 
 def is_numeric(cell: Any) -> bool:

@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gpt1.formatting import count_noun
@@ -15,6 +15,8 @@ from gpt1.tables.table import Table
 
 MAX_CLASS_LABELS = 50
 """A label column with more distinct values, all of them numbers, is a score and not a class."""
+MAX_GROUPS_NAMED = 5
+"""Most groups of similar labels that a warning names."""
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
 PUNCTUATION_RUN = re.compile(r"[\W_]+")
 ASCII_PUNCTUATION = bytes(code for code in range(128) if not chr(code).isalnum())
@@ -40,6 +42,7 @@ def describe_table(table: Table, label: str | None = "label", texts: Sequence[st
             characters, and the number of empty texts.
         labels: Rows by label, without empty labels; or scores: minimum, mean and maximum of numeric labels.
         duplicates: Rows with the same texts as an earlier row; not those without text.
+        duplicate_rows: Rows that are the same as an earlier row in every column.
         contradictions: Duplicates with another label than the earlier row.
         odd: Warnings, as sentences.
     """
@@ -56,6 +59,8 @@ def describe_table(table: Table, label: str | None = "label", texts: Sequence[st
         **label_facts([value for value in labels if value is not None]),
         **count_repeats(rows, labels),
     }
+    whole = [tuple(cell_to_show(row.get(name)) for name in table.columns) for row in table.rows]
+    facts["duplicate_rows"] = len(whole) - len(set(whole))
     return {**facts, "odd": table_warnings(facts)}
 
 
@@ -139,22 +144,30 @@ def label_warnings(labels: Mapping[str, int]) -> list[str]:
         )
     elif len(labels) > 2 and all(map(DATE.match, labels)):
         warnings.append(f"the {len(labels):,} labels are dates. Is it the right column?")
-    alike: tuple[tuple[str, Callable[[str], Any]], ...] = (
-        ("are the same number, but two labels", lambda name: cell_number(name) or name),
-        ("differ only in their Unicode form (NFC, NFD)", lambda name: unicodedata.normalize("NFC", name)),
-        ("differ only in case, spaces or punctuation", folded_label),
-    )
+    if groups := similar_labels(labels):
+        more = f"; {len(groups) - MAX_GROUPS_NAMED:,} more" * (len(groups) > MAX_GROUPS_NAMED)
+        warnings.append(f"some labels differ only in spelling: {'; '.join(groups[:MAX_GROUPS_NAMED])}{more}.")
+    return warnings
+
+
+def similar_labels(labels: Iterable[str]) -> list[str]:
+    """Each group of labels that probably mean the same, and how they differ."""
+    differences: dict[str, Callable[[str], Any]] = {
+        "the same number": lambda name: cell_number(name) or name,
+        "Unicode form": lambda name: unicodedata.normalize("NFC", name),
+        "case, spaces or punctuation": folded_label,
+    }
+    described: list[str] = []
     reported: set[str] = set()
-    for problem, key in alike:
+    for difference, key in differences.items():
         groups: dict[Any, list[str]] = {}
         for name in labels:
             groups.setdefault(key(name), []).append(name)
         for group in groups.values():
             if len(group) > 1 and not reported.issuperset(group):
                 reported.update(group)
-                names = " and ".join(f"'{name}'" for name in group)
-                warnings.append(f"the labels {names} {problem}.")
-    return warnings
+                described.append(f"{' and '.join(map(repr, group))} ({difference})")
+    return described
 
 
 def count_rows_have(n: int) -> str:

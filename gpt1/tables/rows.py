@@ -1,8 +1,8 @@
 """Rows of .csv, .tsv, .jsonl and .parquet files, one at a time, for labelled tables and corpora.
 
 .csv      A header, then cells by RFC 4180: quoted if they contain a comma, a quote or a line break. If the header has
-          no comma, the delimiter is the semicolon (as Excel writes in much of Europe) or the tab that it has; a first
-          line such as `sep=;` names it.
+          more semicolons (as Excel writes in much of Europe) or tabs than commas outside quotes, they are the
+          delimiter; a first line such as `sep=;` names it.
 .tsv      A header, then lines split at tabs only: quotes are plain text, as in GLUE's files.
 .jsonl    (also .ndjson) One JSON object per line; values keep their types.
 .parquet  Values keep their types.
@@ -16,13 +16,13 @@ import csv
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError, closest_name
 from gpt1.files.foreign import parse_json, repeated, short
 from gpt1.files.reading import MAX_LINE_BYTES, InputFile, max_bytes, raise_limit
-from gpt1.formatting import count_noun
+from gpt1.formatting import count_noun, shell_quote
 from gpt1.tables.cells import decode_bytes
 from gpt1.tables.whole_files import (
     MAX_ROW_DIGITS,
@@ -38,6 +38,7 @@ from gpt1.tables.whole_files import (
 TABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 INPUT_FORMATS = (*TABLE_FORMATS, "json", "xlsx")
 """Formats of labelled tables. A folder of texts may hold .json files that are not texts."""
+SPREADSHEETS = ("xls", "xlsx", "ods")
 PARQUET_BATCH = 256  # rows; a row may be a whole book
 MAX_COLUMNS = 16_384
 """Maximum number of columns, as in a spreadsheet."""
@@ -69,6 +70,7 @@ def row_unit(kind: str) -> str:
 
 def delimited_rows(file: InputFile, names: Sequence[str] | None) -> Iterator[NumberedRow]:
     delimiter, in_first_line = detect_delimiter(file, names) if file.format == "csv" else ("\t", False)
+    file.delimiter = delimiter
     rows = csv_cells(file, delimiter) if file.format == "csv" else tsv_cells(file)
     header = None if names is None else list(names)
     for number, cells in rows:
@@ -89,13 +91,16 @@ def cell_count_error(file: InputFile, number: int, cells: Sequence[str], header:
     if cells[0].startswith("#"):
         return UserError(problem, "It looks like a comment: remove the comment lines.")
     if file.format == "csv":
-        return UserError(problem, 'Quote cells that contain a comma, a quote or a line break: "so, ""this"" way".')
+        name = DELIMITER_NAMES.get(file.delimiter, file.delimiter)
+        fix = f'Quote cells that contain {name}, a quote or a line break: "so{file.delimiter} ""this"" way".'
+        return UserError(problem, fix)
     if any(cell.startswith('"') for cell in cells):
         return UserError(problem, QUOTED_TSV_FIX)
     fix = "In .tsv every tab ends a cell and quotes are text. Use .csv or .jsonl for texts with tabs."
     return UserError(problem, fix)
 
 
+DELIMITER_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 QUOTED_TSV_FIX = "In .tsv quotes are text. If pandas or a spreadsheet quoted the cells, rename the file to end in .csv."
 
 
@@ -117,11 +122,13 @@ def detect_delimiter(file: InputFile, names: Sequence[str] | None) -> tuple[str,
     first = file.peek().partition(b"\n")[0].removeprefix(b"\xef\xbb\xbf").strip(b"\r")
     if names is None and (found := SEPARATOR_LINE.fullmatch(first)):
         return found[1].decode(), True
-    if names is None and b"," not in first:
-        return (";" if b";" in first else "\t" if b"\t" in first else ","), False
-    return ",", False
+    if names is not None:
+        return ",", False
+    unquoted = QUOTED_CELL.sub(b"", first)
+    return max(",", ";", "\t", key=lambda char: unquoted.count(char.encode())), False
 
 
+QUOTED_CELL = re.compile(rb'"[^"]*("|$)')
 SEPARATOR_LINE = re.compile(rb'"?sep=([ -~\t])"?', re.IGNORECASE)
 
 
@@ -248,8 +255,8 @@ def parquet_rows(file: InputFile, only: str | None) -> Iterator[NumberedRow]:
             table = open_parquet(file, seekable)
             columns: list[str] = table.schema_arrow.names
             check_unique(file.name, columns)
-            if only is not None and only not in columns:
-                raise missing_field_error(f"{file.name} has no column '{only}'", only, columns)
+            if only not in columns:  # `text_field` says so
+                only = None
             number = 0
             for batch in table.iter_batches(PARQUET_BATCH, columns=None if only is None else [only]):
                 check_decoded(file, sum(map(decoded_size, batch.columns)))
@@ -357,7 +364,7 @@ def text_field(file: InputFile, number: int, row: dict[str, Any], field: str = "
     where = f"{file.name}, {row_unit(file.format)} {number:,}"
     if field not in row:
         kind = "field" if file.format == "jsonl" else "column"
-        raise missing_field_error(f"{where} has no {kind} '{field}'", field, list(row))
+        raise missing_field_error(f"{where} has no {kind} '{field}'", field, row)
     value = row[field]
     if isinstance(value, bytes):  # BINARY in Parquet
         try:
@@ -369,9 +376,12 @@ def text_field(file: InputFile, number: int, row: dict[str, Any], field: str = "
     return value
 
 
-def missing_field_error(problem: str, field: str, available: Sequence[str]) -> UserError:
-    names = ", ".join(available) if available else "none"
-    return UserError(f"{problem}. Found: {names}.{did_you_mean(field, available)}", "Name it with --text-field.")
+def missing_field_error(problem: str, field: str, row: Mapping[str, Any]) -> UserError:
+    """The error for a row without the field of the texts; it suggests a similar name, or else the longest text."""
+    lengths = {name: len(cell) for name, cell in row.items() if isinstance(cell, str)}
+    closest = closest_name(field, row) or max(lengths, key=lengths.__getitem__, default="")
+    fix = f"Did you mean --text-field {shell_quote(closest)}?" if closest else "Name it with --text-field COLUMN."
+    return UserError(f"{problem}. Found: {', '.join(row) or 'none'}.", fix)
 
 
 def json_type(value: Any) -> str:

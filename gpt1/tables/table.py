@@ -12,18 +12,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError, closest_name
 from gpt1.files.atomic import ensure_writable
 from gpt1.files.foreign import check_regular
 from gpt1.files.reading import file_format, is_url, max_bytes, open_input, raise_limit
 from gpt1.formatting import shell_quote
-from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS, check_column_count, row_memory, row_unit, stream_rows
+from gpt1.tables.rows import (
+    INPUT_FORMATS,
+    SPREADSHEETS,
+    TABLE_FORMATS,
+    check_column_count,
+    row_memory,
+    row_unit,
+    stream_rows,
+)
 from gpt1.tables.writer import table_writer
 
 OUTPUT_EXTENSIONS = ", ".join(f".{kind}" for kind in TABLE_FORMATS) + ", each also as .gz, .xz, .zst"
 TABLE_EXTENSIONS = ", ".join(f".{kind}" for kind in INPUT_FORMATS) + ", each also as .gz, .xz, .zst"
 
-CONVERSION_HINTS = dict.fromkeys(("xls", "ods"), "Export it from the spreadsheet as .csv (Excel: CSV UTF-8).")
 BLOCK_ROWS, BLOCK_BYTES = 4096, 2**23
 """A block of rows ends when it reaches one of these."""
 
@@ -38,6 +45,8 @@ class Table:
     row_numbers: list[int] = field(default_factory=list, repr=False)
     """Number of each row in its file, counted in `unit`s. Empty: they count from 1, as a `position` from 0."""
     unit: str = "row"
+    delimiter: str = ""
+    """Delimiter of its file, for .csv and .tsv."""
 
     def locate_row(self, i: int) -> str:
         """The place of row i in its file, such as `reviews.csv, line 12`."""
@@ -71,17 +80,17 @@ def read_table(path: str | Path, *, name: str | None = None) -> Table:
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
     columns: dict[str, None] = {}
-    size, limit = 0, max_bytes()
+    size, limit, delimiter = 0, max_bytes(), ""
     name = name or str(path)
     for block in read_blocks(path, name=name):
-        columns |= dict.fromkeys(block.columns)
+        columns, delimiter = columns | dict.fromkeys(block.columns), block.delimiter
         check_column_count(name, len(columns))
         size += sum(map(row_memory, block.rows))
         rows += block.rows
         numbers += block.row_numbers
         if size > limit or 64 * len(rows) * len(columns) > limit:  # missing fields become None
             raise table_too_large_error(name, numbers[-1], format, limit)
-    return fill_missing(Table(name, list(columns), rows, numbers, row_unit(format)), columns)
+    return fill_missing(Table(name, list(columns), rows, numbers, row_unit(format), delimiter), columns)
 
 
 def table_format(path: str | Path) -> str:
@@ -96,7 +105,9 @@ def table_format(path: str | Path) -> str:
             raise UserError(f"{path} is a folder, not a table.", fix)
         if not is_url(path) and Path(path).exists():
             check_regular(path)
-        fix = CONVERSION_HINTS.get(format, f"Supported: {TABLE_EXTENSIONS}.")
+        fix = f"Supported: {TABLE_EXTENSIONS}."
+        if format in SPREADSHEETS:
+            fix = "Save it as .xlsx or .csv in the spreadsheet (Excel: CSV UTF-8)."
         raise UserError(f"{path} has no supported table extension.", fix)
     return format
 
@@ -122,7 +133,7 @@ def read_blocks(
         def block() -> Table:
             names = (name for row in rows for name in row) if format in ("json", "jsonl") else rows[0]
             columns = list(dict.fromkeys(names))
-            return Table(name, columns, rows, numbers, row_unit(format))
+            return Table(name, columns, rows, numbers, row_unit(format), file.delimiter)
 
         for number, row in stream_rows(file):
             rows.append(row)
@@ -156,23 +167,40 @@ def table_too_large_error(path: str | Path, number: int, format: str, limit: int
     )
 
 
-def missing_column_error(table: str, name: str, columns: Sequence[str], flag: str) -> UserError:
-    """The error for a missing column, with the existing ones and the closest one.
+def missing_column_error(
+    table: str,
+    missing: Mapping[str, str],
+    columns: Sequence[str],
+    delimiter: str = "",
+    likely: Mapping[str, str] | None = None,
+) -> UserError:
+    """The error for missing columns, with the existing ones and the closest ones.
 
-    Without a `flag` that chooses another column, it has to be renamed.
-
-    Names that would be ambiguous in a list (outer spaces, commas) are in quotes.
+    Args:
+        table: Its name.
+        missing: Column -> the flag that chooses another one. Without a flag the column has to be renamed.
+        columns: The existing columns. Names that would be ambiguous in a list (outer spaces, commas) are in quotes.
+        delimiter: Delimiter of the file; shown unless it is a comma between several columns.
+        likely: Flag -> the column that is probably meant, if no name is similar.
     """
     names = [repr(column) if column != column.strip() or "," in column else column for column in columns]
-    closest = did_you_mean(name, columns).removeprefix(" Did you mean ").removesuffix("?")
-    if not flag:
-        other = closest or (columns[0] if len(columns) == 1 else "")
-        fix = f"Rename {other!r} to {name!r}." if other else f"Give the column with this input the name {name!r}."
-        return UserError(f"{table} has no column '{name}'. Columns: {', '.join(names)}.", fix)
-    return UserError(
-        f"{table} has no column '{name}'. Columns: {', '.join(names)}.",
-        f"Did you mean {flag} {shell_quote(closest)}?" if closest else f"Choose one of them with {flag}.",
-    )
+    split = {"": "", "\t": " (delimiter: tab)"}.get(delimiter, f" (delimiter: {delimiter})")
+    split = "" if delimiter == "," and len(columns) > 1 else split
+    what = " and ".join(f"'{name}'" for name in missing)
+    problem = f"{table} has no column{'s' * (len(missing) > 1)} {what}. Columns{split}: {', '.join(names)}."
+    flags, others = [], []
+    for name, flag in missing.items():
+        closest = closest_name(name, columns)
+        if not flag:
+            other = closest or (columns[0] if len(columns) == 1 else "")
+            fix = f"Rename {other!r} to {name!r}." if other else f"Give the column with this input the name {name!r}."
+            return UserError(problem, fix)
+        if other := closest or (likely or {}).get(flag, ""):
+            flags.append(f"{flag} {shell_quote(other)}")
+        else:
+            others.append(flag)
+    fixes = [f"Did you mean {' '.join(flags)}?"] * bool(flags)
+    return UserError(problem, " ".join([*fixes, *(f"Choose one of them with {flag}." for flag in others)]))
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from gpt1.files.reading import file_format
 from gpt1.formatting import escape_controls, printable_json
 from gpt1.tables.cells import cell_to_show, plain_value
 
-NEEDS_QUOTES = re.compile('[",;\r\n]')
+NEEDS_QUOTES = re.compile('[",;\t\r\n]')
 FORMULA_START = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 """First characters of cells that a spreadsheet interprets as formulas (OWASP, CSV injection)."""
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
@@ -36,6 +36,11 @@ def output_kind(path: str | Path | None, like: str | Path | None = None) -> str:
     return PIPE_FORMATS.get(file_format(like or "rows.csv")[0], "jsonl")
 
 
+def csv_delimiter(source: str | Path, delimiter: str) -> str:
+    """The delimiter of a .csv file made from a table: that of the table, if it is one that is detected in .csv."""
+    return delimiter if delimiter == ";" or (delimiter == "\t" and file_format(source)[0] == "csv") else ","
+
+
 @contextmanager
 def table_writer(
     path: str | Path | None,
@@ -44,6 +49,7 @@ def table_writer(
     like: str | Path | None = None,
     excel_safe: bool = False,
     schema: Any = None,
+    delimiter: str = ",",
 ) -> Iterator[TableWriter]:
     """A writer to a file, which is created atomically at the end, or to standard output, block by block.
 
@@ -52,18 +58,21 @@ def table_writer(
         columns: The columns of .csv, .tsv and .parquet, in this order.
         excel_safe: Put an apostrophe before cells of .csv and .tsv that a spreadsheet would interpret as formulas.
         schema: Parquet schema; by default that of the first rows.
+        delimiter: Of .csv.
     """
     kind = output_kind(path, like)
     if path is None:
         sys.stdout.flush()
-        with TableWriter(sys.stdout.buffer, kind, columns, excel_safe, schema, sys.stdout.isatty()) as writer:
+        with TableWriter(
+            sys.stdout.buffer, kind, columns, excel_safe, schema, sys.stdout.isatty(), delimiter
+        ) as writer:
             yield writer
         sys.stdout.flush()
         return
     with (
         atomic_file(Path(path)) as file,
         compress_stream(file, file_format(path)[1]) as stream,
-        TableWriter(stream, kind, columns, excel_safe, schema) as writer,
+        TableWriter(stream, kind, columns, excel_safe, schema, delimiter=delimiter) as writer,
     ):
         yield writer
 
@@ -83,9 +92,10 @@ class TableWriter:
         excel_safe: bool = False,
         schema: Any = None,
         terminal: bool = False,
+        delimiter: str = ",",
     ) -> None:
         self.stream, self.kind, self.columns = stream, kind, list(columns)
-        self.excel_safe, self.schema, self.terminal = excel_safe, schema, terminal
+        self.excel_safe, self.schema, self.terminal, self.delimiter = excel_safe, schema, terminal, delimiter
         self.rows = self.formulas = 0
         self.parquet: Any = None
 
@@ -116,7 +126,7 @@ class TableWriter:
         self.formulas += len(formulas)
         if self.excel_safe and formulas:
             cells = [f"'{text}" if i in formulas else text for i, text in enumerate(cells)]
-        return csv_line(cells) if self.kind == "csv" else tsv_line(cells, self.rows)
+        return csv_line(cells, self.delimiter) if self.kind == "csv" else tsv_line(cells, self.rows)
 
     def write_text(self, text: str) -> None:
         if self.terminal:  # cells must not send escape sequences
@@ -207,10 +217,10 @@ def has_lossy_bytes(value: Any) -> bool:
     return isinstance(value, bytes) and cell_to_show(value) == str(value)
 
 
-def csv_line(cells: Sequence[str]) -> str:
+def csv_line(cells: Sequence[str], delimiter: str = ",") -> str:
     """Not csv.writer: in Python 3.11 it does not quote a lone carriage return, which csv.reader then rejects."""
     quoted = ['"' + text.replace('"', '""') + '"' if NEEDS_QUOTES.search(text) else text for text in cells]
-    return (",".join(quoted) or '""') + "\n"  # an empty line would be skipped when reading
+    return (delimiter.join(quoted) or '""') + "\n"  # an empty line would be skipped when reading
 
 
 def tsv_line(cells: Sequence[str], i: int) -> str:

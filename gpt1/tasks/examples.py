@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
-from gpt1.tables.cells import cell_number, cell_text
-from gpt1.tables.table import missing_column_error
+from gpt1.tables.cells import cell_number, cell_text, resolve_thousands
+from gpt1.tables.table import Table, missing_column_error
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import Answers, Classes, Numbering, Target, as_label
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def check_columns(
-    kind: Kind, columns: Mapping[str, str], present: Sequence[str], name: str, chosen: bool = True
+    kind: Kind, columns: Mapping[str, str], present: Sequence[str], name: str, chosen: bool = True, delimiter: str = ""
 ) -> None:
     """Check that `columns` names every column that `kind` needs and that the table has them.
 
@@ -33,6 +33,7 @@ def check_columns(
         present: Columns of the table.
         name: Name of the table, for errors.
         chosen: Whether the caller chooses the columns. Otherwise they are those of a model.
+        delimiter: Delimiter of its file, for errors.
 
     Raises:
         UserError: For a missing or surplus role, a column that the table does not have, or a label column that is
@@ -49,10 +50,14 @@ def check_columns(
                 continue
             needed = " ".join(f"--{r.replace('_', '-')} COLUMN" for r in kind.columns if r not in kind.optional)
             raise UserError(f"{kind.name} needs {flag}.", f"Use: {needed} --label COLUMN")
-    for role, column in columns.items():
-        for part in role_columns(kind, role, column, present):
-            if part not in present:
-                raise missing_column_error(name, part, present, "--" + role.replace("_", "-") if chosen else "")
+    missing = {
+        part: "--" + role.replace("_", "-") if chosen else ""
+        for role, column in columns.items()
+        for part in role_columns(kind, role, column, present)
+        if part not in present
+    }
+    if missing:
+        raise missing_column_error(name, missing, present, delimiter)
     texts = {role: column for role, column in columns.items() if role != "label"}
     for role, column in texts.items():
         if {*label_columns(kind, columns.get("label", ""))} & {*column_names(role, column, present)}:
@@ -129,6 +134,14 @@ def read_examples(
         UserError: For a cell or label that cannot be read, naming the row.
     """
     return [read_example(row, kind, columns, where(i), labelled, numbering) for i, row in enumerate(rows)]
+
+
+def resolve_number_labels(table: Table, label: str) -> Table:
+    """The table with the labels that could be two numbers as those that the column implies; see `resolve_thousands`."""
+    if label not in table.columns:
+        return table
+    labels = resolve_thousands([row.get(label) for row in table.rows])
+    return replace(table, rows=[{**row, label: value} for row, value in zip(table.rows, labels, strict=True)])
 
 
 def read_example(

@@ -26,7 +26,7 @@ def add_row_weights(examples: Sequence[Example], table: Table, column: str | Non
     if column is None:
         return list(examples)
     if column not in table.columns:
-        raise missing_column_error(table.name, column, table.columns, "--weight")
+        raise missing_column_error(table.name, {column: "--weight"}, table.columns, table.delimiter)
     weighted = []
     for i, (example, row) in enumerate(zip(examples, table.rows, strict=True)):
         try:

@@ -128,6 +128,41 @@ def test_standard_input_that_is_no_table_is_an_error(ask: Any, pipe: Any):
     assert "zcat" in ask("predict", "runs/reviews", "-").stderr
     pipe(b"a,b\n1,2\n")
     assert "standard input has no column 'text'" in ask("predict", "runs/reviews", "-").stderr
+    for lines in (b"A good film.\nA bad one.\n", b"A good film, really; so good.\nA bad one.\n"):
+        pipe(lines)
+        assert "add the line text before the texts" in ask("predict", "runs/reviews", "-").stderr
+
+
+@pytest.mark.parametrize(("delimiter", "shown"), [(";", ";"), ("\t", "tab")])
+def test_a_pipe_and_a_file_have_the_same_delimiter(delimiter: str, shown: str, ask: Any, pipe: Any):
+    lines = delimiter.join(["nr", "text"]), delimiter.join(["1", "a film, so good"])
+    Path("piped.csv").write_text("\n".join(lines))
+    pipe(Path("piped.csv").read_bytes())
+    answer = ask("predict", "runs/reviews", "-")
+    assert answer.exit_code == 0, answer.stderr
+    assert "a film, so good" in answer.stdout
+    for given in ("piped.csv", "-"):
+        pipe(Path("piped.csv").read_bytes())
+        refused = ask("predict", "runs/reviews", given, "--text", "body")
+        assert f"has no column 'body'. Columns (delimiter: {shown}): nr, text." in refused.stderr
+        assert "add the line" not in refused.stderr
+
+
+def test_semicolons_stay_semicolons_in_the_output(ask: Any, pipe: Any):
+    rows = '"a;b";"text, more";text\n"1;\t2";3,5;a film\n'
+    Path("in.csv").write_text(rows)
+    pipe(rows.encode())
+    printed = ask("predict", "runs/reviews", "-").stdout
+    assert printed.splitlines()[0].startswith('"a;b";"text, more";text;prediction;probability_')
+    assert ask("predict", "runs/reviews", "in.csv", "--out", "out.csv").exit_code == 0
+    assert ask("features", "runs/reviews", "in.csv", "--out", "features.csv").exit_code == 0
+    assert Path("out.csv").read_text() == printed
+    expected = [{"a;b": "1;\t2", "text, more": "3,5", "text": "a film"}]
+    for name in ("out.csv", "features.csv"):
+        assert [{key: row[key] for key in expected[0]} for row in read_table(name).rows] == expected
+    Path("tabs.tsv").write_text("n\ttext\n1\ta film\n")
+    assert ask("predict", "runs/reviews", "tabs.tsv", "--out", "commas.csv").exit_code == 0
+    assert Path("commas.csv").read_text().startswith("n,text,")
 
 
 def test_a_row_without_text_has_an_empty_prediction(ask: Any):
@@ -157,10 +192,32 @@ def test_predictions_have_the_type_of_the_labels(ask: Any):
 def test_the_text_field_of_a_corpus_can_have_any_name(ask: Any):
     write_table("reviews-only.jsonl", [{"review": "good film"}, {"review": "bad film"}])
     refused = ask("tokenize", "reviews-only.jsonl", "--out", "c1", "--tokenizer", "runs/books")
-    assert "--text-field" in refused.stderr
+    assert "Did you mean --text-field review?" in refused.stderr
     made = ask("tokenize", "reviews-only.jsonl", "--out", "c1", "--tokenizer", "runs/books", "--text-field", "review")
     assert made.exit_code == 0, made.stderr
     assert "in 2 documents" in made.stderr
+
+
+@pytest.mark.parametrize("name", ["score.csv", "score.tsv", "score.jsonl", "score.parquet"])
+def test_score_suggests_the_column_of_the_texts(name: str, ask: Any):
+    write_table(name, [{"id": "a7", "my review": "a good film"}, {"id": "a8", "my review": "a bad film"}])
+    refused = ask("score", "runs/books", name)
+    assert refused.exit_code == 2
+    assert "has no" in refused.stderr
+    assert "Found: id, my review." in " ".join(refused.stderr.split())
+    assert "Did you mean --text 'my review'?" in refused.stderr
+    assert ask("score", "runs/books", name, "--text", "my review").exit_code == 0
+
+
+def test_a_spreadsheet_of_another_format_is_to_be_saved_again(ask: Any):
+    Path("old.xls").write_bytes(b"\xd0\xcf\x11\xe0")
+    for command in (
+        "predict runs/reviews old.xls",
+        "inspect old.xls",
+        "finetune old.xls --from runs/books --out runs/x",
+    ):
+        assert "Save it as .xlsx or .csv in the spreadsheet" in ask(*command.split()).stderr
+    assert "Save it as .csv in the spreadsheet" in ask("score", "runs/books", "old.xls").stderr
 
 
 WRITERS = {

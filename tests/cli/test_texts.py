@@ -73,6 +73,6 @@ def test_score_takes_the_column_of_the_texts(workspace: Path, ask: Any, tmp_path
     (tmp_path / "t.csv").write_text("body\na film\na list\n")
     answer = ask("score", str(workspace / "runs/books"), str(tmp_path / "t.csv"))
     assert answer.exit_code == 2
-    assert "Name it with --text COLUMN." in answer.stderr
+    assert "Did you mean --text body?" in answer.stderr
     answer = ask("score", str(workspace / "runs/books"), str(tmp_path / "t.csv"), "--text", "body", "--json")
     assert [row["text"] for row in json.loads(answer.stdout)] == ["a film", "a list"]

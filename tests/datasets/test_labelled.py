@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from logged_lines import LoggedLines
 
 from gpt1.config import FinetuneConfig
-from gpt1.datasets.labelled import TaskRequest, load_task_data
+from gpt1.datasets.labelled import TaskRequest, load_task_data, training_rows
 from gpt1.errors import UserError
 from gpt1.tables.table import Table
 
@@ -77,3 +77,15 @@ def test_a_column_of_words_is_not_a_column_of_numbers() -> None:
     with pytest.raises(UserError, match=r"row 1: 'x' is not a finite number. Column 'label' contains words") as error:
         load(Table("t.csv", ["text", "label"], rows), "regression")
     assert error.value.fix == "Use --kind classification, or another column as --label."
+
+
+def test_numbers_with_decimal_commas_are_read_alike_in_all_rows() -> None:
+    columns = ["text", "label"]
+    table = Table("t.csv", columns, [{"text": f"t{i}", "label": ["1.234", "1.234,51", "2,5"][i % 3]} for i in range(9)])
+    rows = training_rows(TaskRequest(table, None, "regression", {"text": "text", "label": "label"}))
+    assert [rows.target.parse(example.label) for example in rows.examples[:3]] == [1234, 1234.51, 2.5]
+    read, _ = rows.evaluation_rows(table)
+    assert [row["label"] for row in read.table.rows[:2]] == [1234, "1.234,51"]
+    ambiguous = Table("t.csv", columns, [{"text": f"t{i}", "label": f"1,23{i}"} for i in range(9)])
+    with pytest.raises(UserError, match=r"row 1: '1,230' can be 1.230 or 1230"):
+        load(ambiguous, "regression")

@@ -9,7 +9,7 @@ import pytest
 from logged_lines import LoggedLines
 
 from gpt1.datasets.labelled import TaskRequest
-from gpt1.datasets.task_guess import complete_task
+from gpt1.datasets.task_guess import complete_task, label_separator
 from gpt1.errors import UserError
 from gpt1.progress import Progress
 from gpt1.runs.folder import read_run_config
@@ -21,6 +21,11 @@ pytestmark = pytest.mark.usefixtures("no_reports")
 REVIEWS = [{"id": i, "review": f"the film number {i} is good", "stars": i % 3, "mood": "up"} for i in range(9)]
 PAIRS = [{"a": "it rains hard", "b": "it is wet now", "close": i / 4} for i in range(9)]
 TAGS = [{"review": "a good film", "tags": ["good", "film"]} for _ in range(9)]
+GENRES = [{"review": "a good film", "genre": genre} for genre in ("a", "b", "c", "a, b", "a, c", "b, c") * 4]
+LONG = "a text of five words", "another text of five words"
+VERDICTS = [{"summary": LONG[0], "body": LONG[1], "verdict": ("same", "other")[i % 2]} for i in range(9)]
+DUPLICATES = [{"old": LONG[0], "new": LONG[1], "is_duplicate": str(i % 2)} for i in range(9)]
+ARTICLES = [{"title": LONG[0], "body": f"{LONG[1]} {i}", "topic": ("art", "war")[i % 2]} for i in range(9)]
 
 
 def complete(rows: list[dict[str, Any]], **columns: str) -> TaskRequest:
@@ -34,6 +39,17 @@ def complete(rows: list[dict[str, Any]], **columns: str) -> TaskRequest:
         (REVIEWS, {"label": "mood"}, "classification", {"text": "review", "label": "mood"}, False),
         (REVIEWS, {"label": "stars", "text": "mood"}, "classification", {"text": "mood", "label": "stars"}, False),
         (PAIRS, {"label": "close"}, "similarity", {"text_a": "a", "text_b": "b", "label": "close"}, True),
+        (TAGS, {"label": "tags"}, "multilabel", {"text": "review", "label": "tags"}, False),
+        (GENRES, {"label": "genre"}, "multilabel", {"text": "review", "label": "genre"}, False),
+        (
+            *(VERDICTS, {"label": "verdict"}, "entailment"),
+            *({"premise": "summary", "hypothesis": "body", "label": "verdict"}, False),
+        ),
+        (
+            *(DUPLICATES, {"label": "is_duplicate"}, "similarity"),
+            *({"text_a": "old", "text_b": "new", "label": "is_duplicate"}, False),
+        ),
+        (ARTICLES, {"label": "topic"}, "classification", {"text": "body", "label": "topic"}, False),
     ],
 )
 def test_a_named_label_is_enough(
@@ -46,15 +62,53 @@ def test_a_named_label_is_enough(
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
-        (REVIEWS, {}),  # nothing is named
-        (REVIEWS, {"text": "review"}),
-        (REVIEWS, {"label": "starz"}),
+        ([{**row, "label": "a"} for row in REVIEWS], {}),  # nothing is named
+        ([{**row, "label": "a"} for row in REVIEWS], {"text": "review"}),
         (REVIEWS, {"label": "stars", "premise": "review"}),  # of another kind
-        (TAGS, {"label": "tags"}),  # several labels for one text
     ],
 )
 def test_what_leaves_a_doubt_is_not_guessed(rows: list[dict[str, Any]], named: dict[str, str]):
     assert complete(rows, **named).kind is None
+
+
+@pytest.mark.parametrize("kind", [None, "classification"])
+def test_missing_columns_are_an_error_before_the_kind_is(kind: str | None):
+    table = Table("r.csv", list(REVIEWS[0]), [{**row, "mood": "up"} for row in REVIEWS], delimiter=";")
+    columns = "Columns (delimiter: ;): id, review, stars, mood."
+    cases: list[tuple[dict[str, str], str, str]] = [
+        ({}, "column 'label'", "--label stars"),
+        ({"label": "label"}, "column 'label'", "--label stars"),  # no similar name: the likely one
+        ({"label": "Stars"}, "column 'Stars'", "--label stars"),
+        ({"label": "starz", "text": "body"}, "columns 'starz' and 'body'", "--label stars --text review"),
+    ]
+    for named, missing, flags in cases:
+        with pytest.raises(UserError) as raised:
+            complete_task(TaskRequest(table, None, kind, named), Progress())
+        assert raised.value.problem == f"r.csv has no {missing}. {columns}"
+        assert raised.value.fix == f"Did you mean {flags}?"
+
+
+def test_a_column_may_begin_in_a_later_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gpt1.tables.table.BLOCK_ROWS", 2)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a b c"}\n' * 2 + '{"text": "a b c", "label": "x"}\n' * 2)
+    assert complete_task(TaskRequest(path, None, None, {"label": "label"}), Progress()).kind == "classification"
+
+
+def test_a_text_that_is_not_used_is_named():
+    log = LoggedLines()
+    request = TaskRequest(Table("rows.csv", list(ARTICLES[0]), ARTICLES), None, None, {"label": "topic"})
+    complete_task(request, log)
+    assert log.lines[1] == (
+        "text columns that are not used: title. To use them as well: --text title,body. "
+        "If the label says how two texts relate: --kind entailment --premise title --hypothesis body"
+    )
+    assert len(log.lines) == 2
+
+
+def test_prose_dates_and_numbers_are_not_several_labels():
+    for cells in (["so, it is", "no; yes, well"] * 9, ["1,5", "2,5", "1,2"] * 9, ["a,b"] * 9, ["x", "y"] * 9):
+        assert not label_separator(cells)
 
 
 def test_a_guess_is_logged_as_flags_and_stored_with_the_run(pretrained_run: Path, tmp_path: Path):

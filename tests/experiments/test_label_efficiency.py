@@ -149,6 +149,14 @@ def test_a_table_with_one_row_per_label_leaves_none_for_the_test(shared_data: Pa
 # --- the runs --------------------------------------------------------------------------------------------------------
 
 
+def test_the_kind_of_a_curve_is_guessed_as_by_finetune(pretrained_run: Path, table: Table, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"sizes": [8], "seeds": 1, "methods": ["tfidf"], "precision": "fp32"}
+    columns = ["text", "label"]
+    rows = Table("t.csv", columns, [{name: row[name] for name in columns} for row in table.rows])
+    out = curve(rows, from_=pretrained_run, out=tmp_path / "curve", label="label", **options)
+    assert json.loads((out / "cells.json").read_text())["about"]["task"]["kind"] == "classification"
+
+
 def test_a_curve_measures_every_method_size_and_seed_and_leaves_no_models(
     pretrained_run: Path, table: Table, tmp_path: Path
 ) -> None:

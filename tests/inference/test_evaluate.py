@@ -233,10 +233,24 @@ def test_unseen_labels_are_refused_on_request_and_where_no_label_is_known(saved:
     with pytest.raises(UserError, match=r"rows.jsonl, row 6: unknown label 'perhaps'"):
         evaluate(saved("classification"), other, unseen="refuse")
     strange = replace(table, rows=[{**row, "label": "perhaps"} for row in table.rows])
-    with pytest.raises(UserError, match=r"rows.jsonl, row 1: unknown label 'perhaps'"):
+    with pytest.raises(
+        UserError, match=r"no label in column 'label' \(perhaps\) was in training.*: no, yes\."
+    ) as refused:
         evaluate(saved("classification"), strange)
+    assert refused.value.fix == "Choose another column with --label."
     with pytest.raises(UserError, match='unseen="ignore" is not a valid choice'):
         evaluate(saved("classification"), table, unseen="ignore")
+
+
+def test_the_column_that_has_the_training_labels_is_suggested(saved: Any, table: Table):
+    rows = [{**row, "verdict": row["label"], "label": i} for i, row in enumerate(table.rows)]
+    renamed = replace(table, columns=[*table.columns, "verdict"], rows=rows)
+    with pytest.raises(UserError, match=r"no label in column 'label' \(0, 1, 2 … \(64 in total\)\)") as refused:
+        evaluate(saved("classification"), renamed)
+    assert refused.value.fix == "Did you mean --label verdict?"
+    with pytest.raises(UserError, match="no label in column 'text'") as refused:
+        evaluate(saved("classification"), table, label="text", text="other")
+    assert refused.value.fix == "Did you mean --label label?"
 
 
 # ---- warnings and errors

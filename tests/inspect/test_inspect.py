@@ -85,6 +85,16 @@ GUESSES = [
         {"context": "story", "choices": "a,b,c", "label": "right"},
     ),
     ({"text": LONG}, "classification", {"text": "text"}),
+    (
+        {"text": LONG, "tags": ["x|y", "y", "x", "z|x", "y|z", "z|y"] * 2},
+        "multilabel",
+        {"text": "text", "label": "tags"},
+    ),
+    (
+        {"question": LONG, "reply": LONG, "verdict": ["same", "different"] * 6},
+        "entailment",
+        {"premise": "question", "hypothesis": "reply", "label": "verdict"},
+    ),
 ]
 
 
@@ -165,20 +175,24 @@ WARNINGS = {
     "one label": ({"text": LONG, "label": ["x"] * 12}, "same label ('x')"),
     "labels with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["q", "z"]}, "2 labels have a single row, 'q'"),
     "one label with one row": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", "z"]}, "'z' has a single row"),
-    "decimal commas": ({"text": LONG, "label": ["1,5", "2", "0,5"] * 4}, "it is read as 1.5"),
-    "the same number": ({"text": LONG, "label": ["007", "7", "x"] * 4}, "'007' and '7' are the same number, but two"),
+    "decimal commas": ({"text": LONG, "label": ["1,5", "2", "0,5"] * 4}, "the number '1,5' is read as 1.5."),
+    "thousands": ({"text": LONG, "label": ["1.234", "1.000,5", "0,5"] * 4}, "the number '1.234' is read as 1234."),
+    "the same number": ({"text": LONG, "label": ["007", "7", "x"] * 4}, "'007' and '7' (the same number)"),
     "spellings of a number": (
         {"text": LONG, "label": ["1.0", "1", "2"] * 4},
-        "'1' and '1.0' are read as one label, '1'",
+        "several spellings are read as one label: '1' and '1.0' as '1'.",
     ),
-    "spellings of a boolean": ({"text": LONG, "label": ["true", True, False] * 4}, "'True' and 'true' are read as one"),
-    "Unicode forms": (
-        {"text": LONG, "label": ["caf\u00e9", "cafe\u0301", "x"] * 4},
-        "differ only in their Unicode form",
+    "spellings of booleans": (
+        {"text": LONG, "label": ["true", True, False, "false"] * 3},
+        "'True' and 'true' as 'True', 'False' and 'false' as 'False'.",
     ),
+    "Unicode forms": ({"text": LONG, "label": ["caf\u00e9", "cafe\u0301", "x"] * 4}, "(Unicode form)"),
     "a label for every row": ({"text": LONG, "label": [f"id{i}" for i in range(12)]}, "12 labels in 12 rows"),
     "labels missing": ({"text": LONG, "label": ["x", "y"] * 5 + ["x", ""]}, "1 of 12 rows have no label"),
-    "labels alike": ({"text": LONG, "label": ["Pos", "pos ", "neg"] * 4}, "'Pos' and 'pos' differ only in case"),
+    "labels alike": (
+        {"text": LONG, "label": ["Pos", "pos ", "neg", "NEG"] * 3},
+        "'Pos' and 'pos' (case, spaces or punctuation); 'neg' and 'NEG' (case, spaces or punctuation).",
+    ),
     "texts missing": ({"text": ["", *LONG[1:]], "label": ["x", "y"] * 6}, "no text in 'text'"),
     "label in the text": (
         {"text": [f"it was {'good' if i % 2 else 'bad'} {i}" for i in range(12)], "label": ["bad", "good"] * 6},

@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from gpt1.corpus.readers import read_documents
 from gpt1.errors import UserError
-from gpt1.tables.cells import cell_number, cell_text, is_missing
+from gpt1.tables.cells import cell_number, cell_text, is_missing, resolve_thousands
 from gpt1.tables.table import read_table, write_table
 from gpt1.tasks.examples import read_examples
 from gpt1.tasks.kinds import KINDS
@@ -83,7 +83,9 @@ def test_a_value_without_one_text_form_is_refused_by_row_and_column(cell: Any):
         ("1234,567", 1234.567),
         ("3_5", None),
         ("1,234", None),
-        ("1.234,5", None),
+        ("1.234,5", 1234.5),
+        ("1,234,567.5", 1234567.5),
+        ("1.2345,6", None),
         ("", None),
         ("four", None),
         ([3], None),
@@ -93,6 +95,25 @@ def test_a_value_without_one_text_form_is_refused_by_row_and_column(cell: Any):
 )
 def test_a_number_is_read_with_a_point_or_a_comma_and_without_underscores(cell: Any, number: float | None):
     assert cell_number(cell) == number
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["1.234", "3,5"], [1234, 3.5]),
+        (["1.234", "1.234,51"], [1234, 1234.51]),
+        (["1,234", "3,5"], [1.234, 3.5]),
+        (["1,234", "3.5"], [1234, 3.5]),
+        (["1,234", "1,234.5"], [1234, 1234.5]),
+        (["1.234", "3.5"], [1.234, 3.5]),
+        (["1.234", "1.500"], [1.234, 1.5]),
+        (["1,234", "1,500"], [None, None]),  # nothing decides
+        (["1,234", "3.5", "3,5"], [None, 3.5, 3.5]),  # the others disagree
+        ([1.234, "3,5"], [1.234, 3.5]),
+    ],
+)
+def test_the_other_numbers_of_a_column_decide_what_could_be_two(cells: list[Any], numbers: list[float | None]):
+    assert list(map(cell_number, resolve_thousands(cells))) == numbers
 
 
 def test_binary_and_text_columns_of_parquet_are_read_alike(tmp_path: Path):

@@ -86,6 +86,13 @@ def test_the_warnings_are_sentences():
     assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]))["odd"] == []
 
 
+def test_similar_labels_are_one_warning():
+    labels = [f"{name}{i}" for i in range(8) for name in ("a", "A")]
+    (warning,) = label_warnings(dict.fromkeys(labels, 9))
+    assert "'a0' and 'A0' (case, spaces or punctuation); 'a1' and 'A1'" in warning
+    assert warning.endswith("; 3 more.")
+
+
 @pytest.mark.parametrize(
     ("labels", "words"),
     [

@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[str, bytes, str, str]] = {
     ),
     "commas in .tsv": ("t.tsv", b"text,label\na,b\n", "the header is one cell", "rename the file to end in .csv"),
     "no sheet": ("t.xlsx", b"PK\x03\x04 no zip", "is not .xlsx, or is damaged", "export the sheet as .csv"),
-    "an old sheet": ("t.xls", b"\xd0\xcf\x11\xe0", "no supported table extension", "as .csv"),
+    "an old sheet": ("t.xls", b"\xd0\xcf\x11\xe0", "no supported table extension", "Save it as .xlsx or .csv"),
 }
 
 

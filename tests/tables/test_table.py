@@ -193,14 +193,14 @@ def test_the_error_for_a_missing_table_suggests_the_closest_name(tmp_path: Path)
 
 
 def test_the_error_for_a_missing_column_lists_the_columns_and_suggests_the_closest() -> None:
-    assert str(missing_column_error("reviews.csv", "labels", ["text", "label", "stars"], "--label")) == (
+    assert str(missing_column_error("reviews.csv", {"labels": "--label"}, ["text", "label", "stars"])) == (
         "reviews.csv has no column 'labels'. Columns: text, label, stars.\nDid you mean label=\"label\"?"
     )
-    assert missing_column_error("r.csv", "x", ["text", "stars"], "--label").fix == "Choose one of them with --label."
+    assert missing_column_error("r.csv", {"x": "--label"}, ["text", "y"]).fix == "Choose one of them with --label."
 
 
 def test_ambiguous_column_names_are_quoted_in_the_error_and_in_the_suggestion() -> None:
-    assert str(missing_column_error("r.csv", "label", ["a text", " label ", "x,y"], "--label")) == (
+    assert str(missing_column_error("r.csv", {"label": "--label"}, ["a text", " label ", "x,y"])) == (
         "r.csv has no column 'label'. Columns: a text, ' label ', 'x,y'.\nDid you mean label=' label '?"
     )
 
@@ -210,6 +210,11 @@ def test_csv_with_semicolons_reads_like_csv_with_commas(tmp_path: Path) -> None:
     table = read_table(tmp_path / "a.csv")
     assert table.columns == ["text", "score"]
     assert table.rows == [{"text": 'so; "this" way,\r\nor', "score": "3,5"}, {"text": "b,c", "score": "1"}]
+    (tmp_path / "d.csv").write_text('nr;"size, MB";note, more\n1;2,3;x\n')  # most of the header's cells
+    assert read_table(tmp_path / "d.csv").columns == ["nr", "size, MB", "note, more"]
+    (tmp_path / "e.csv").write_text("a;b\n1;2;3\n")
+    with pytest.raises(UserError, match="Quote cells that contain a semicolon"):
+        read_table(tmp_path / "e.csv")
     (tmp_path / "b.csv").write_text("a;b,c\n1;2,3\n")  # a comma in the header: the delimiter is the comma
     assert read_table(tmp_path / "b.csv").rows == [{"a;b": "1;2", "c": "3"}]
     round_trip(tmp_path / "c.csv", [{"a;b": "1;2"}, {"a;b": "1,2"}])

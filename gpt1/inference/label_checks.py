@@ -1,0 +1,104 @@
+"""Labels of the rows that `gpt1 evaluate` reads: the column that holds them, and those that were not in training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gpt1 import formatting
+from gpt1.errors import UserError, did_you_mean
+from gpt1.formatting import escape_controls, shell_quote
+from gpt1.inference.predictor import TaskPredictor
+from gpt1.progress import Progress
+from gpt1.tables.cells import cell_to_show, is_empty
+from gpt1.tables.facts import count_rows_have
+from gpt1.tables.table import Table
+from gpt1.tasks.examples import (
+    RowLocator,
+    check_columns,
+    encode_labels,
+    label_columns,
+    parse_at,
+    read_examples,
+)
+from gpt1.tasks.kinds import Example
+from gpt1.tasks.targets import Answers, Classes, Target, format_labels
+
+MAX_UNSEEN_NAMED = 8
+
+
+def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | Path, test: str | Path | Table) -> None:
+    """UserError for a table without the column of labels, which `predict` would take."""
+    if not all(name in table.columns for name in label_columns(model.kind, label)):
+        source = {"standard input": "-"}.get(table.name, table.name) if isinstance(test, Table) else test
+        command = formatting.shell_join(["gpt1", "predict", run, source])
+        command = "load(run).predict(rows)" if table.unit == "position" else command
+        raise UserError(
+            f"{table.name} has no labels: no column '{label}'. Columns: {', '.join(table.columns)}."
+            + did_you_mean(label, table.columns),
+            f"Name the column with the labels: --label COLUMN. To predict rows without labels: {command}",
+        )
+
+
+def read_test_examples(model: TaskPredictor, table: Table, columns: Mapping[str, str]) -> list[Example]:
+    """The examples of a table; UserError for a missing column, no rows or an invalid row."""
+    check_columns(model.kind, columns, table.columns, table.name, delimiter=table.delimiter)
+    if not table.rows:
+        raise UserError(f"{table.name} has no rows.", "Use a table with labeled rows.")
+    numbering = model.target.numbering if isinstance(model.target, Answers) else "0"
+    return read_examples(table.rows, model.kind, columns, table.locate_row, numbering=numbering)
+
+
+def check_labels_match(model: TaskPredictor, table: Table, column: str) -> None:
+    """UserError if none of the labels of a column was in training, with the column that probably has them."""
+    target = model.target
+    if not isinstance(target, Classes) or column not in table.columns or known_share(target, table, column):
+        return
+    cells = (cell_to_show(row[column]) for row in table.rows if not is_empty(row.get(column)))
+    found, trained = format_labels([*dict.fromkeys(cells)], 3), model.task["columns"].get("label", "label")
+    shares = {name: known_share(target, table, name) for name in table.columns}
+    best = max(shares, key=lambda name: (shares[name], name == trained))
+    raise UserError(
+        f"{table.name}: no label in column '{column}' ({found}) was in training. The model was trained on the labels "
+        f"of column '{trained}': {format_labels(target.labels)}.",
+        f"Did you mean --label {shell_quote(best)}?" if shares[best] >= 0.5 else "Choose another column with --label.",
+    )
+
+
+def known_share(target: Classes, table: Table, column: str) -> float:
+    """The share of the cells of a column that are labels of the target; of empty ones none is."""
+    known = 0
+    for row in table.rows:
+        with suppress(UserError):  # a cell that cannot be a label
+            known += target.index_of(row.get(column)) is not None
+    return known / max(1, len(table))
+
+
+def log_unseen_labels(unknown: Counter[str], progress: Progress) -> None:
+    if unknown:
+        names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
+        more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
+        progress.log(
+            f"{count_rows_have(unknown.total())} a label that was not in training; counted as wrong: {names}{more}"
+        )
+
+
+def encode_known_labels(
+    target: Target, examples: Sequence[Example], where: RowLocator, refuse: bool
+) -> tuple[Tensor, Counter[str]]:
+    """(targets, −1 for a label that was not in training; how often each such label occurs).
+
+    Raises:
+        UserError: For an empty or invalid label; for a label that was not in training, if `refuse` is set.
+    """
+    if refuse or not isinstance(target, Classes):
+        return encode_labels(target, examples, where), Counter()
+    labels = [parse_at(where(i), target.parse, example.label) for i, example in enumerate(examples)]
+    indices = [target.index_of(example.label) for example in examples]
+    unknown = Counter(label for label, index in zip(labels, indices, strict=True) if index is None)
+    return torch.tensor([-1 if index is None else index for index in indices]), unknown

@@ -1,0 +1,50 @@
+"""`gpt1 inspect` of a table: types and means of its columns, duplicates, texts that the likely task does not use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt1.inspect import inspect, print_facts
+from gpt1.tables.table import write_table
+
+LONG = [f"some words of row {i}" for i in range(12)]
+
+
+def write(folder: Path, columns: dict[str, list[Any]], name: str = "t.jsonl") -> Path:
+    write_table(folder / name, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+    return folder / name
+
+
+def test_texts_that_the_likely_task_does_not_use_are_named(tmp_path: Path):
+    columns = {"title": LONG, "body": [f"{text} and more" for text in LONG], "topic": ["art", "war"] * 6}
+    odd = inspect(write(tmp_path, columns))["odd"]
+    assert any("not used: title. To use them as well: --text title,body." in sentence for sentence in odd), odd
+
+
+def test_dates_and_means_of_numbers_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    columns = {
+        "text": LONG,
+        "day": ["2024-01-31", "31.01.2024", "2024-01-31 12:00"] * 4,
+        "price": ["1.234,50", "2,50", "1.000"] * 4,
+        "label": ["a", "b"] * 6,
+    }
+    found = inspect(write(tmp_path, columns, "t.csv"))
+    assert [found["columns"][name]["holds"] for name in columns] == ["texts", "dates", "numbers", "words"]
+    assert found["columns"]["price"]["mean"] == pytest.approx((1234.5 + 2.5 + 1000) / 3)
+    assert not any("mean" in found["columns"][name] for name in ("text", "day", "label"))
+    print_facts(found)
+    assert "746" in capfd.readouterr().out
+
+
+def test_duplicate_texts_and_duplicate_rows_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    columns = {"text": [*LONG[:9], LONG[0], LONG[0], LONG[1]], "label": ["a", "b"] * 6}
+    found = inspect(write(tmp_path, columns))
+    assert (found["duplicates"], found["contradictions"], found["duplicate_rows"]) == (3, 1, 2)
+    print_facts(found)
+    assert (
+        "duplicates: 3 rows have the same text as an earlier row, 1 of them with another label; "
+        "2 rows have the same cells in every column" in " ".join(capfd.readouterr().out.split())
+    )
