@@ -73,7 +73,7 @@ class TaskGuess:
 
 
 def complete_task(task: TaskRequest, progress: Progress) -> TaskRequest:
-    """The request with kind and columns of the table's most likely task, if it names the label and no kind.
+    """The request with the kind and the columns of the table's most likely task, where it names the label alone.
 
     Raises:
         UserError: For named columns that the table does not have, and without a column of labels.
@@ -87,11 +87,15 @@ def complete_task(task: TaskRequest, progress: Progress) -> TaskRequest:
             train = read_table(task.train)
     check_named_columns(task, train)
     label = task.columns.get("label")
-    if task.kind is not None or label not in train.columns:
+    if label not in train.columns:
         return task
     guess = guess_task(train, label)
-    if not guess.columns.keys() >= task.columns.keys():
+    if task.kind in KINDS and guess.columns.keys() == {*KINDS[task.kind].columns, "label"}:
+        guess = replace(guess, kind=task.kind, score=task.score)  # it has the same columns
+    if task.kind not in (None, guess.kind) or not guess.columns.keys() >= task.columns.keys():
         return task  # columns of another kind are named
+    if task.kind and task.columns.keys() == guess.columns.keys():
+        return task  # nothing is left to guess
     found = replace(guess, columns={**guess.columns, **task.columns})
     progress.log(f"task, guessed from {train.name}: {found.flags}")
     if guess.unused and "text" not in task.columns:

@@ -71,6 +71,20 @@ def test_what_leaves_a_doubt_is_not_guessed(rows: list[dict[str, Any]], named: d
     assert complete(rows, **named).kind is None
 
 
+def test_columns_are_guessed_for_a_named_kind_as_well():
+    def columns(kind: str, rows: list[dict[str, Any]], **named: str) -> dict[str, str]:
+        table = Table("rows.csv", list(rows[0]), rows)
+        task = complete_task(TaskRequest(table, None, kind, named), Progress())
+        assert task.kind == kind
+        return task.columns
+
+    assert columns("regression", REVIEWS, label="stars") == {"text": "review", "label": "stars"}
+    assert columns("similarity", PAIRS, label="close") == {"text_a": "a", "text_b": "b", "label": "close"}
+    assert columns("entailment", PAIRS, label="close") == {"label": "close"}  # which is the premise?
+    assert columns("regression", REVIEWS, label="stars", text="mood") == {"label": "stars", "text": "mood"}
+    assert columns("no such kind", REVIEWS, label="stars") == {"label": "stars"}
+
+
 @pytest.mark.parametrize("kind", [None, "classification"])
 def test_missing_columns_are_an_error_before_the_kind_is(kind: str | None):
     table = Table("r.csv", list(REVIEWS[0]), [{**row, "mood": "up"} for row in REVIEWS], delimiter=";")
