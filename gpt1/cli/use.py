@@ -77,8 +77,9 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
 
     print_metrics(result)
     if result.get("warning"):
-        for line in f"warning: {result['warning']}".split("\n"):
-            echo(line)
+        echo(f"warning: {result['warning']}")
+    for command in result.get("advice", ()):
+        echo(f"  {command}")
     if "perplexity" not in result["metrics"] and test != "-":
         given = {"data_dir": data_dir, **{role: options[role] for role in COLUMN_HELP}}
         flags = {role: [flag_name(role), value] for role, value in given.items() if value}

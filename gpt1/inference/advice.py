@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt1.config import flag_name
 from gpt1.datasets import parse_data_set
@@ -20,8 +20,15 @@ MIN_CORPUS_TOKENS = 100_000
 """Fewest tokens of a table whose texts are worth pre-training on alone: about 50 steps in four epochs."""
 
 
-def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> str:
-    """What to do, and the commands for it, one on each line. They run when typed, with names in capitals filled in.
+class Advice(NamedTuple):
+    """What to do, and the commands for it. They run when typed, with names in capitals filled in."""
+
+    sentence: str
+    commands: tuple[str, ...] = ()
+
+
+def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> Advice:
+    """What to do about a run that is worse than TF-IDF. The sentence does not depend on the names of folders.
 
     Args:
         run: The run of the model.
@@ -31,13 +38,13 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> str
     stored = read_settings(Path(run))
     command = stored.get("command")
     if not isinstance(command, dict) or not command.get("from"):
-        return "Use a model pre-trained on more text from this domain."
+        return Advice("Use a model pre-trained on more text from this domain.")
     if stored.get("from_scratch"):
-        return "Fine-tune a pre-trained model, not one from scratch."
+        return Advice("Fine-tune a pre-trained model, not one from scratch.")
     base, origin = Path(run), command["from"]
     source = texts_of(command, read_tokens(base) if tokens is None else tokens)
     own = source != [TEXTS]
-    texts = "these texts and others from their domain" if own else f"texts from this domain ({TEXTS}: their files)"
+    texts = "these texts and others from their domain" if own else "texts from this domain"
     corpus, model, again = (base.with_name(f"{base.name}-{name}") for name in ("corpus", "pretrained", "again"))
     windows = stored.get("long") != "windows" and truncated >= WORTH_WINDOWS
     split = f", with long texts as windows ({truncated:.0%} of them are truncated)" if windows else ""
@@ -46,8 +53,11 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> str
         ["pretrain", corpus, "--from", origin, "--out", model, *(["--epochs", 4] if own else [])],
         ["finetune", *task_arguments(command), "--from", model, "--out", again, *["--long", "windows"] * windows],
     ]
-    lines = [f"Continue pre-training on {texts}, without labels, and fine-tune again{split}:"]
-    return "\n  ".join([*lines, *(shell_join(["gpt1", *words]) for words in commands)])
+    lines = [shell_join(["gpt1", *words]) for words in commands]
+    if not own:
+        lines[0] += f"   # {TEXTS}: files with texts from this domain"
+    sentence = f"Continue pre-training on {texts}, without labels, and fine-tune again{split}."
+    return Advice(sentence, tuple(lines))
 
 
 def task_arguments(command: Mapping[str, Any]) -> list[Any]:

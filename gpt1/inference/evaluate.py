@@ -80,8 +80,8 @@ def evaluate(
         rows), `unseen` {label: rows}; `spread` of scores: the standard deviation of the predictions as a share of that
         of the labels; `calibration` of probabilities: temperature, expected calibration error, bins, before and after;
         `subsets` (MNLI m and mm, RACE middle and high): the same per subset; `baselines`: `trivial` and `tfidf`, each
-        with `name` and `metrics`; `warning`: if the model learned nothing or TF-IDF is better, else empty. For a
-        corpus: loss, perplexity, bits per byte.
+        with `name` and `metrics`; `warning`: if the model learned nothing or TF-IDF is better, else empty; `advice`:
+        commands for a better model. For a corpus: loss, perplexity, bits per byte.
 
     Raises:
         UserError: For missing labels, and unknown ones where they are refused, naming the row.
@@ -102,7 +102,9 @@ def evaluate(
     if baselines:
         found["baselines"] = baselines_on_test_rows(model, run, examples, progress)
         advice = tfidf_advice(run, None, found["cut"] / found["rows"])
-        found["warning"] = quality_warning(model.target, found, found["baselines"], model_metric(model), advice)
+        metric, others = model_metric(model), found["baselines"]
+        found["warning"] = quality_warning(model.target, found, others, metric, advice.sentence)
+        found["advice"] = list(advice.commands) if advice.sentence in found["warning"] else []
     if report:
         save_page(Path(report), run, table.name, model, chosen, found, prediction_records(model, examples, logits))
     return found

@@ -46,10 +46,11 @@ def finish_finetuning(
     """Validate the trained model, and write the model folder, the results and the validation predictions."""
     task = setup.task
     answer = trivial_answer(task.target, [example.label for example in task.training])
-    validated = ValidatedModel(task.target)
+    validated, advice = ValidatedModel(task.target), tfidf_advice(run, setup.facts["tokens"], setup.facts["cut"])
     if task.validation:
-        advice = tfidf_advice(run, setup.facts["tokens"], setup.facts["cut"])
-        validated = evaluate_trained_model(setup, source.validation_logits(), answer, cfg, progress, with_tfidf, advice)
+        validated = evaluate_trained_model(
+            setup, source.validation_logits(), answer, cfg, progress, with_tfidf, advice.sentence
+        )
     description = {
         "kind": task.kind.name,
         "columns": task.columns,
@@ -70,6 +71,9 @@ def finish_finetuning(
     runs.write_run_manifest(run)
     if validated.metrics:
         log_results(results, task.primary_metric, progress)
+    if advice.sentence in validated.warning:
+        for command in advice.commands:
+            progress.log(f"  {command}")
 
 
 @dataclass(frozen=True)
@@ -156,5 +160,4 @@ def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> 
         parts.append(describe_calibration(calibration, validation["rows"]))
     progress.log(f"best epoch {results['best_epoch'] or 0:g}: {'; '.join(parts)}")
     if results["warning"]:
-        for line in f"warning: {results['warning']}".split("\n"):
-            progress.log(line)
+        progress.log(f"warning: {results['warning']}")

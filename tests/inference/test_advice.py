@@ -25,11 +25,10 @@ def stored_run(folder: Path, **settings: Any) -> Path:
 
 def test_small_tables_need_other_texts(tmp_path: Path):
     run = stored_run(tmp_path)
-    reason, tokenize, pretrain, again = tfidf_advice(run, 100, 0.19).split("\n  ")
-    assert reason == (
-        "Continue pre-training on texts from this domain (TEXTS: their files), without labels, and fine-tune again:"
-    )
-    assert tokenize == f"gpt1 tokenize TEXTS --out {run}-corpus --tokenizer starter"
+    sentence, (tokenize, pretrain, again) = tfidf_advice(run, 100, 0.19)
+    assert sentence == "Continue pre-training on texts from this domain, without labels, and fine-tune again."
+    explained = "   # TEXTS: files with texts from this domain"
+    assert tokenize == f"gpt1 tokenize TEXTS --out {run}-corpus --tokenizer starter{explained}"
     assert pretrain == f"gpt1 pretrain {run}-corpus --from starter --out {run}-pretrained"
     columns = "--kind classification --text review --label stars"
     assert again == f"gpt1 finetune TABLE {columns} --from {run}-pretrained --out {run}-again"
@@ -37,20 +36,20 @@ def test_small_tables_need_other_texts(tmp_path: Path):
 
 def test_windows_are_advised_if_a_fifth_of_the_texts_is_truncated_and_only_once(tmp_path: Path):
     advice = tfidf_advice(stored_run(tmp_path), 100, 0.2)
-    assert ", with long texts as windows (20% of them are truncated):" in advice
-    assert advice.endswith(" --long windows")
+    assert advice.sentence.endswith(", with long texts as windows (20% of them are truncated).")
+    assert advice.commands[-1].endswith(" --long windows")
     (tmp_path / "other").mkdir()
-    assert "--long" not in tfidf_advice(stored_run(tmp_path / "other", long="windows"), 100, 0.9)
+    assert "--long" not in tfidf_advice(stored_run(tmp_path / "other", long="windows"), 100, 0.9).commands[-1]
 
 
 def test_the_commands_for_a_table_run_as_they_stand(tmp_path: Path, pretrained_run: Path, ask: Any):
     run = stored_run(tmp_path)
     rows = [{"review": f"the list {i} is sorted and the file is closed", "stars": i % 2} for i in range(40)]
     write_table(tmp_path / "my reviews.csv", rows)
-    advice = tfidf_advice(run, MIN_CORPUS_TOKENS, 0.5)
-    assert advice.startswith("Continue pre-training on these texts and others from their domain, without labels, and")
-    assert wrong_advice(advice, "evaluate") == []
-    commands = advice.replace("starter", shlex.quote(str(pretrained_run))).split("\n  ")[1:]
+    sentence, found = tfidf_advice(run, MIN_CORPUS_TOKENS, 0.5)
+    assert sentence.startswith("Continue pre-training on these texts and others from their domain, without labels, and")
+    assert wrong_advice("\n".join([sentence, *found]), "evaluate") == []
+    commands = [command.replace("starter", shlex.quote(str(pretrained_run))) for command in found]
     short = ["", " --steps 2 --eval-windows 1 --batch-size 2 --device cpu", " --device cpu"]
     for command, flags in zip(commands, short, strict=True):
         words = shlex.split(command.replace(" --epochs 4", "") + flags)
@@ -61,6 +60,6 @@ def test_the_commands_for_a_table_run_as_they_stand(tmp_path: Path, pretrained_r
 
 
 def test_a_model_without_a_run_gets_the_reason_only(tmp_path: Path):
-    assert tfidf_advice(tmp_path, None, 0.0) == "Use a model pre-trained on more text from this domain."
+    assert tfidf_advice(tmp_path, None, 0.0) == ("Use a model pre-trained on more text from this domain.", ())
     found = tfidf_advice(stored_run(tmp_path, from_scratch=True), 100, 0.5)
-    assert found == "Fine-tune a pre-trained model, not one from scratch."
+    assert found == ("Fine-tune a pre-trained model, not one from scratch.", ())
