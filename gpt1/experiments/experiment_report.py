@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
 from gpt1.files.atomic import atomic_write_text
+from gpt1.intervals import estimate_interval
 from gpt1.report import Cell, Page
 from gpt1.report.charts import to_svg
 from gpt1.runs.folder import write_json
-from gpt1.tasks.intervals import estimate_interval
 from gpt1.version import __version__
 
 if TYPE_CHECKING:

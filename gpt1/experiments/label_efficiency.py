@@ -44,10 +44,10 @@ from gpt1.experiments.result_store import (
     run_and_write,
 )
 from gpt1.experiments.train_test_data import TrainTestData, min_labels, read_train_test
+from gpt1.intervals import estimate_interval
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
-from gpt1.tasks.intervals import estimate_interval
 from gpt1.tasks.tfidf import tfidf_scores
 from gpt1.training.finetune import COLUMN_ROLES
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt1.errors import UserError
-from gpt1.tasks.intervals import wilson_interval
+from gpt1.intervals import wilson_interval
 from gpt1.tasks.multilabel import MultiLabel, bootstrap_multilabel, multilabel_scores
 from gpt1.tasks.targets import Answers, Classes, Target, as_number
 

@@ -22,7 +22,7 @@ from gpt1.experiments.reproduce.reproduce import reproduce
 from gpt1.experiments.zeroshot.heuristics import zeroshot
 from gpt1.experiments.zeroshot.scoring import sentence_log_probabilities
 from gpt1.inference.predictor import LanguageModel, load
-from gpt1.tasks.intervals import wilson_interval
+from gpt1.intervals import wilson_interval
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 

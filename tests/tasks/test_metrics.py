@@ -20,8 +20,8 @@ from sklearn.metrics import (
 )
 
 from gpt1.errors import UserError
+from gpt1.intervals import wilson_interval
 from gpt1.tasks import metrics
-from gpt1.tasks.intervals import wilson_interval
 
 pytestmark = pytest.mark.filterwarnings("ignore:A single label was found")  # scikit-learn, called by the tests
 

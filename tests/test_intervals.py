@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, pearsonr
 
-from gpt1.tasks.intervals import estimate_interval
+from gpt1.intervals import estimate_interval
 
 
 @given(rows=st.integers(1, 5000), share=st.floats(0, 1))
