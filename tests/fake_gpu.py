@@ -229,7 +229,7 @@ def run_all_paths(folder: Path, device: str, texts: Path) -> dict[str, Any]:
     try:
         resumed = dict(out=folder / "resumed", device=device, precision="fp32", checkpoint_every=5, **TINY_SETTINGS)
         pretrain(texts, progress=InterruptAfterStep(10), **resumed)  # type: ignore[arg-type]
-    except KeyboardInterrupt:
+    except gpt1.errors.Interrupted:
         pretrain(texts, resume=True, **resumed)  # type: ignore[arg-type]
         found["resumed"] = read_losses(folder / "resumed")
     table = folder / "rows.jsonl"

@@ -84,7 +84,9 @@ def user_settings(
     config_class: type[AnyConfig], file: str | Path | None, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The settings that the user chose: the `--config` file, overridden by `overrides`, converted to their types."""
-    from_file = {name: value for name, value in (read_yaml(Path(file)) if file else {}).items() if name not in RUN_KEYS}
+    if file and not Path(file).exists():
+        raise not_found_error(file)
+    from_file = {name: value for name, value in (read_yaml(file) if file else {}).items() if name not in RUN_KEYS}
     chosen = [*from_file.items(), *((name, value) for name, value in overrides.items() if value is not None)]
     warn_renamed_settings(name for name, _ in chosen)
     return {(key := field_name(config_class, name)): parse_value(config_class, key, value) for name, value in chosen}

@@ -199,7 +199,10 @@ INVALID_FILES = {
         ["broken.jsonl, line 2 cannot be read as JSON", "one JSON object per line"],
     ),
     "list.jsonl": (b'["text"]\n', ["line 1 is a JSON list", "one object per line"]),
-    "title.jsonl": (b'{"title": 1, "texts": "a"}\n', ["line 1", "'text'", "title, texts", "Did you mean texts?"]),
+    "title.jsonl": (
+        b'{"title": 1, "texts": "a"}\n',
+        ["line 1", "'text'", "title, texts", 'Did you mean text_field="texts"?'],
+    ),
     "null.jsonl": (b'{"text": "a"}\n\n{"text": null}\n', ["line 3", "'text' is a null, not a string"]),
     "half.jsonl": (b'{"text": "\\ud83d"}\n', ["line 1", "half a character", "\\ud83d"]),
     "other.csv": (b"title,body\n1,2\n", ["column 'text'", "title, body"]),

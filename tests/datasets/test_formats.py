@@ -33,7 +33,7 @@ def test_malformed_lines_of_qqp_are_skipped_and_reported(tmp_path):
     table = find_data_set("qqp").read("train", tmp_path)
     assert table.rows == [{"text_a": "What is up?", "text_b": "What's up?", "label": "1"}]
     assert table.notes[0] == "qqp:train: 2 rows are malformed (line breaks in a text): skipped."
-    assert table.notes[1] == "qqp:train has 1 rows; the official split has 363,846."
+    assert table.notes[1] == "qqp:train has 1 row; the official split has 363,846."
 
 
 MNLI_HEADER = "index\tpromptID\tsentence1\tsentence2\tlabel1\tgold_label"
@@ -53,7 +53,7 @@ def test_the_two_halves_of_mnli_are_one_split_with_subsets(tmp_path):
     ]
     only = parse_data_set("mnli:mm").evaluation_table(tmp_path)
     assert only.rows == table.rows[1:]
-    assert only.notes == ["mnli:dev-mm has 1 rows; the official split has 9,832."]
+    assert only.notes == ["mnli:dev-mm has 1 row; the official split has 9,832."]
 
 
 def test_a_subset_needs_only_its_own_file(tmp_path):
@@ -126,7 +126,7 @@ def test_story_cloze_is_a_choice_between_two_endings_and_trains_on_its_labelled_
         {"context": "Tom ran. He fell, hard. It hurt. He cried.", "choices": ["He got up.", "He flew."], "label": 0}
     ]
     assert data.read(data_dir=tmp_path).rows[0]["label"] == 1
-    assert table.notes == ["storycloze:dev has 1 rows; the official split has 1,871."]
+    assert table.notes == ["storycloze:dev has 1 row; the official split has 1,871."]
 
 
 def test_the_glue_files_of_cola_mrpc_and_stsb_are_read(tmp_path):

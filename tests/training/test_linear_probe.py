@@ -21,7 +21,7 @@ from finetune_helpers import (
 )
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from gpt1.errors import UserError
+from gpt1.errors import Interrupted, UserError
 from gpt1.model.head import Head
 from gpt1.tables.table import Table
 from gpt1.tasks.targets import Classes, StandardizedNumber
@@ -101,7 +101,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_resumes_to_the_same_b
 
     with monkeypatch.context() as patch:
         patch.setattr(linear_probe, "minimize", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted):
             finetune(table, out=tmp_path / "run", **options)
     for cached in (True, False):
         shutil.copytree(tmp_path / "run", again := tmp_path / f"cached {cached}")
