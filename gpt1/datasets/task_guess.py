@@ -14,7 +14,7 @@ from gpt1.datasets.labelled import TaskRequest
 from gpt1.files.reading import is_url
 from gpt1.formatting import shell_join
 from gpt1.progress import Progress
-from gpt1.tables.cells import cell_number, cell_to_show, is_empty, is_numeric, resolve_thousands
+from gpt1.tables.cells import cell_number, cell_to_show, is_date, is_empty, is_numeric, resolve_thousands
 from gpt1.tables.table import Table, missing_column_error, read_blocks, read_table
 from gpt1.tasks.examples import choice_columns
 from gpt1.tasks.kinds import KINDS
@@ -170,7 +170,8 @@ def find_label_column(cells: dict[str, list[Any]], rows: int) -> str | None:
 
 
 def looks_like_label(values: Sequence[Any], rows: int) -> bool:
-    return mean_word_count(values) <= 1.5 and len(set(map(cell_to_show, values))) * 3 <= max(rows, 6)
+    few = len(set(map(cell_to_show, values))) * 3 <= max(rows, 6)
+    return few and mean_word_count(values) <= 1.5 and not all(map(is_date, values))
 
 
 def guess_several_labels(cells: dict[str, list[Any]], texts: Sequence[str], label: str | None) -> TaskGuess | None:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from gpt1.files.reading import file_format
 from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import TaskPredictor, load
 from gpt1.progress import Progress
-from gpt1.tables.cells import cell_number, cell_to_show, is_empty, resolve_thousands
+from gpt1.tables.cells import cell_number, cell_to_show, is_date, is_empty, resolve_thousands
 from gpt1.tables.facts import (
-    DATE,
     MAX_GROUPS_NAMED,
     count_rows_have,
     describe_table,
@@ -167,11 +165,6 @@ def content_type(cells: Sequence[Any]) -> str:
     if None not in numbers:
         return "integers" if all(number is not None and number.is_integer() for number in numbers) else "numbers"
     return "texts" if sum(len(cell_to_show(cell).split()) for cell in cells) > 1.5 * len(cells) else "words"
-
-
-def is_date(cell: Any) -> bool:
-    """Whether a cell is a date, perhaps with a time."""
-    return isinstance(cell, date) or (isinstance(cell, str) and bool(DATE.match(cell)) and len(cell.split()) <= 2)
 
 
 def is_utf8(data: bytes) -> bool:

@@ -29,6 +29,7 @@ AMBIGUOUS_POINT = re.compile(r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}")
 THOUSANDS_POINT = re.compile(r"[+-]?[0-9]{1,3}((\.[0-9]{3})+,[0-9]+|(\.[0-9]{3}){2,})")
 THOUSANDS_COMMA = re.compile(r"[+-]?[0-9]{1,3}((,[0-9]{3})+\.[0-9]+|(,[0-9]{3}){2,})")
 DECIMAL_POINT = re.compile(r"[+-]?[0-9]+\.[0-9]+")
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
 
 
 def plain_value(cell: Any) -> Any:
@@ -153,3 +154,8 @@ def resolve_thousands(cells: Sequence[Any]) -> list[Any]:
 
 def is_numeric(cell: Any) -> bool:
     return cell_number(cell) is not None
+
+
+def is_date(cell: Any) -> bool:
+    """Whether a cell is a date, perhaps with a time."""
+    return isinstance(cell, date) or (isinstance(cell, str) and bool(DATE.match(cell)) and len(cell.split()) <= 2)

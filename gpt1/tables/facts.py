@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gpt1.formatting import count_noun
-from gpt1.tables.cells import cell_number, cell_to_show, is_empty, is_numeric
+from gpt1.tables.cells import cell_number, cell_to_show, is_date, is_empty, is_numeric
 from gpt1.tables.table import Table
 
 MAX_CLASS_LABELS = 50
 """A label column with more distinct values, all of them numbers, is a score and not a class."""
 MAX_GROUPS_NAMED = 5
 """Most groups of similar labels that a warning names."""
-DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
 PUNCTUATION_RUN = re.compile(r"[\W_]+")
 ASCII_PUNCTUATION = bytes(code for code in range(128) if not chr(code).isalnum())
 
@@ -142,7 +141,7 @@ def label_warnings(labels: Mapping[str, int]) -> list[str]:
         warnings.append(
             f"{len(labels):,} labels in {rows:,} rows{alone}. Is the label column an identifier, a date or a number?"
         )
-    elif len(labels) > 2 and all(map(DATE.match, labels)):
+    elif len(labels) > 2 and all(map(is_date, labels)):
         warnings.append(f"the {len(labels):,} labels are dates. Is it the right column?")
     if groups := similar_labels(labels):
         more = f"; {len(groups) - MAX_GROUPS_NAMED:,} more" * (len(groups) > MAX_GROUPS_NAMED)

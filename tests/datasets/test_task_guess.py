@@ -9,7 +9,7 @@ import pytest
 from logged_lines import LoggedLines
 
 from gpt1.datasets.labelled import TaskRequest
-from gpt1.datasets.task_guess import complete_task, label_separator
+from gpt1.datasets.task_guess import complete_task, guess_task, label_separator
 from gpt1.errors import UserError
 from gpt1.progress import Progress
 from gpt1.runs.folder import read_run_config
@@ -139,3 +139,8 @@ def test_a_guess_is_logged_as_flags_and_stored_with_the_run(pretrained_run: Path
     assert finetune(out=run, resume=True) == run
     with pytest.raises(UserError, match="kind= is missing"):
         finetune(tmp_path / "reviews.csv", out=tmp_path / "other", **settings)
+
+
+def test_dates_are_no_label():
+    rows = [{"page": f"a page number {i}", "section": "ab"[i % 2], "seen": f"0{1 + i % 2}.11.2026"} for i in range(12)]
+    assert guess_task(Table("pages.csv", list(rows[0]), rows)).columns == {"text": "page", "label": "section"}
