@@ -18,6 +18,7 @@ from gpt1.files.reading import file_format
 from gpt1.formatting import shell_quote
 from gpt1.inference.predictor import TaskPredictor, load
 from gpt1.progress import Progress
+from gpt1.runs.folder import STARTER, has_starter
 from gpt1.tables.cells import cell_number, cell_to_show, is_date, is_empty, resolve_thousands
 from gpt1.tables.facts import (
     MAX_GROUPS_NAMED,
@@ -46,6 +47,8 @@ EXAMPLE_CHARS = 40
 """Most characters of a cell that are shown."""
 MAJORITY_SHARE = 0.75
 """Warn if a label has at least this share of the rows."""
+ENGLISH_ROWS, ENGLISH_ASCII_SHARE = 200, 0.95
+"""Texts with fewer ASCII characters in the first rows are not English."""
 LEAK_SHARE, LEAK_RATIO = 0.3, 4.0
 """Warn if a label occurs in this share of the texts of its rows, and this many times as often as in other texts."""
 
@@ -88,20 +91,26 @@ def inspect_table(
         odd += numbering_notes(find_numbering(table.rows, KINDS[task.kind], task.columns), examples)
     if from_ is not None:
         facts["tokens"] = token_facts(examples, task, from_, progress)
-    return {**facts, "odd": odd, "next": next_commands(table.name, task, from_, bool(error))}
+    following = next_commands(table, task, texts, from_)
+    return {**facts, "odd": odd, "next": following[:-1] if error and label else following}
 
 
-def next_commands(name: str, task: TaskGuess, from_: str | Path | None, has_error: bool) -> list[str]:
-    run = shell_quote(str(from_ or "RUN"))
-    tokens = (
-        []
-        if from_ is not None
-        else [f"gpt1 inspect {shell_quote(name)} --from RUN   (counts unknown and truncated tokens)"]
-    )
+def next_commands(table: Table, task: TaskGuess, texts: Sequence[str], from_: str | Path | None) -> list[str]:
+    """The commands to type next. They name `starter`, if it is installed, for texts that may be English."""
+    name = shell_quote(table.name)
+    english = has_starter() and ascii_share(table, texts) > ENGLISH_ASCII_SHARE
+    model = shell_quote(str(from_ or (STARTER if english else "RUN")))
+    about = "   (starter: for English texts)" if from_ is None and english else ""
+    tokens = [f"gpt1 inspect {name} --from {model}   (counts unknown and truncated tokens)"] * (from_ is None)
     if "label" not in task.columns:
-        return [*tokens, f"gpt1 predict RUN {shell_quote(name)} --out predictions.csv"]
-    train = f"gpt1 finetune {shell_quote(name)} {task.flags} --from {run} --out runs/NAME".replace("  ", " ")
-    return [*tokens, *[train] * (not has_error)]
+        return [*tokens, f"gpt1 predict RUN {name} --out predictions.csv"]
+    return [*tokens, f"gpt1 finetune {name} {task.flags} --from {model} --out runs/NAME{about}"]
+
+
+def ascii_share(table: Table, texts: Sequence[str]) -> float:
+    """Share of ASCII characters in the texts of the first rows."""
+    sample = "".join(cell_to_show(row.get(name)) for row in table.rows[:ENGLISH_ROWS] for name in texts)
+    return sum(map(str.isascii, sample)) / max(1, len(sample))
 
 
 def try_read_examples(table: Table, task: TaskGuess) -> tuple[list[Example], str]:

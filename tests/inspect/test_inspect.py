@@ -117,11 +117,14 @@ def test_the_suggested_command_runs(
     assert ask(*shlex.split(suggested)[1:], "--epochs", "1", "--device", "cpu").exit_code == 0
 
 
-def test_without_a_model_a_command_to_count_tokens_is_suggested(table: Table, tmp_path: Path):
-    write_table(tmp_path / "t.jsonl", table.rows)
+@pytest.mark.parametrize(("text", "model"), [("it was a good film", "starter"), ("좋은 영화였다", "RUN")])
+def test_without_a_model_the_next_commands_name_starter_for_english(text: str, model: str, tmp_path: Path):
+    write_table(tmp_path / "t.jsonl", [{"text": f"{text} {i}", "label": i % 2} for i in range(20)])
     found = inspect(tmp_path / "t.jsonl")
     assert "tokens" not in found
-    assert any("--from RUN" in command for command in found["next"])
+    tokens, train = found["next"]
+    assert tokens.startswith(f"gpt1 inspect {tmp_path}/t.jsonl --from {model} ")
+    assert f" --from {model} --out runs/NAME" in train
 
 
 def test_unknown_and_truncated_shares_match_those_of_finetune(prose: list[str], pretrained_run: Path, tmp_path: Path):
