@@ -27,7 +27,7 @@ from gpt1.errors import UserError
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
-MACHINE = re.compile(r"(?<![\w.])/(work|tmp|home|root|Users|mnt)/\w|\bvenv/bin\b|[A-Z]:\\")
+MACHINE = re.compile(r"(?<![\w.])/(work|tmp|home|root|Users|mnt)/\w|\bvenv/bin\b(?!/activate)|[A-Z]:\\")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 
