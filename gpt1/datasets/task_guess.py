@@ -25,7 +25,7 @@ LABEL_COLUMN_NAMES = (
     *("similarity", "rating", "stars", "answer", "correct", "right", "y", "prediction"),
 )
 """Names of label columns, most likely first."""
-NLI_LABELS = {"entailment", "neutral", "contradiction", "not_entailment", "entails"}
+ENTAILMENT_LABELS = {"entailment", "neutral", "contradiction", "not_entailment", "entails"}
 ANSWER_COLUMN_PATTERN = re.compile(
     r"(choice|option|answer|end|ending|alternative|quiz)s?[_ ]?\(?([0-9]|[a-h])\)?", re.IGNORECASE
 )
@@ -233,7 +233,7 @@ def guess_pair(cells: dict[str, list[Any]], texts: Sequence[str], label: str | N
         premise = by_name.get("premise") or next(name for name in texts if name != by_name["hypothesis"])
         return TaskGuess("entailment", {"premise": premise, "hypothesis": by_name["hypothesis"]})
     pair = sorted(texts[:2]) if len(texts) > 1 and differ_in_last_character(*sorted(texts[:2])) else []
-    is_nli = bool(values) and values <= NLI_LABELS
+    is_nli = bool(values) and values <= ENTAILMENT_LABELS
     if not pair:
         pair = [name for name in cells if name in long_texts(cells, texts)]
         if len(pair) != 2 or not (is_nli or is_relation(label or "", values)):

@@ -100,14 +100,21 @@ def evaluate(
     found["unseen"] = dict(unknown.most_common())
     log_unseen_labels(unknown, progress)
     if baselines:
-        found["baselines"] = baselines_on_test_rows(model, run, examples, progress)
-        advice = tfidf_advice(run, None, found["cut"] / found["rows"])
-        metric, others = model_metric(model), found["baselines"]
-        found["warning"] = quality_warning(model.target, found, others, metric, advice.sentence)
-        found["advice"] = list(advice.commands) if advice.sentence in found["warning"] else []
+        found |= compare_with_baselines(model, run, examples, found, progress)
     if report:
         save_page(Path(report), run, table.name, model, chosen, found, prediction_records(model, examples, logits))
     return found
+
+
+def compare_with_baselines(
+    model: TaskPredictor, run: str | Path, examples: Sequence[Example], scored: Mapping[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """`baselines`, `warning` and `advice`; see `evaluate`."""
+    baselines = baselines_on_test_rows(model, run, examples, progress)
+    advice = tfidf_advice(run, None, scored["cut"] / scored["rows"])
+    warning = quality_warning(model.target, scored, baselines, model_metric(model), advice.sentence)
+    commands = list(advice.commands) if advice.sentence in warning else []
+    return {"baselines": baselines, "warning": warning, "advice": commands}
 
 
 def is_corpus_path(test: str | Path | Table) -> bool:

@@ -85,11 +85,7 @@ def predict_into(
     if out is not None and file_format(out)[0] not in TABLE_FORMATS and (data := glue_task(rows)):
         return write_glue_submission(data, run, rows, Path(out), data_dir, progress, overwrite)
     if out is not None:
-        if os.path.exists(rows) and os.path.exists(out) and os.path.samefile(out, rows):
-            raise UserError(f"--out {out} is also the input table.", "Choose another --out.")
-        if as_json:
-            raise UserError("--json does not apply to --out.", "Omit --json: the extension of --out is the format.")
-        check_table_output(out, overwrite)
+        check_output(out, rows, as_json, overwrite)
     with spool_standard_input() if str(rows) == "-" else nullcontext() as spooled:
         like = spooled or (rows if os.path.isfile(rows) or is_url(rows) else "rows.jsonl")
         like = "rows.jsonl" if as_json else like
@@ -108,6 +104,15 @@ def predict_into(
         else:
             source = open_source(model, run, rows, data_dir, progress, chosen)
         return write_predictions(model, source, out, kind, excel_safe, progress)
+
+
+def check_output(out: str | Path, rows: str | Path, as_json: bool, overwrite: bool) -> None:
+    """UserError for an output file that is the input, or that cannot be written."""
+    if os.path.exists(rows) and os.path.exists(out) and os.path.samefile(out, rows):
+        raise UserError(f"--out {out} is also the input table.", "Choose another --out.")
+    if as_json:
+        raise UserError("--json does not apply to --out.", "Omit --json: the extension of --out is the format.")
+    check_table_output(out, overwrite)
 
 
 def write_predictions(

@@ -96,12 +96,12 @@ def tfidf_baseline(
 
 def is_better(metric: str, a: float, b: float) -> bool:
     """Whether `a` is better than `b`; values that look the same in print are equal."""
-    if format_value(metric, a) == format_value(metric, b):
+    if format_compared(metric, a) == format_compared(metric, b):
         return False
     return a < b if metric in metrics.LOWER_IS_BETTER else a > b
 
 
-def format_value(metric: str, value: float) -> str:
+def format_compared(metric: str, value: float) -> str:
     """A value as warnings print it: three decimals of a share or correlation, three digits of an error."""
     return format_number(value) if metric in metrics.LOWER_IS_BETTER else f"{value:.3f}"
 
@@ -161,7 +161,7 @@ def quality_warning(
     if trivial and (reason := no_learning_reason(target, scored, trivial)):
         cause = "Likely causes: too few steps or rows, or a model pre-trained on too little text."
         if tfidf and is_better(metric, tfidf["metrics"][metric], trivial["metrics"][metric]):
-            learned = format_value(metric, tfidf["metrics"][metric])
+            learned = format_compared(metric, tfidf["metrics"][metric])
             cause = f"TF-IDF learns from the same rows ({name} {learned}). {advice}"
         elif tfidf:
             cause = "TF-IDF learns nothing from them either: too few rows, or labels that do not depend on the texts."
@@ -170,7 +170,7 @@ def quality_warning(
     if trivial and (larger := error_above_mean(scored, trivial)):
         warning = f"this model is worse than {trivial['name']}: {larger}. "
     if tfidf and is_better(metric, tfidf["metrics"][metric], scored["metrics"][metric]):
-        warning += f"TF-IDF is better ({name} {format_value(metric, tfidf['metrics'][metric])}). "
+        warning += f"TF-IDF is better ({name} {format_compared(metric, tfidf['metrics'][metric])}). "
     return f"{warning}{advice}".strip() if warning else ""
 
 
