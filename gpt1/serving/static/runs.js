@@ -108,7 +108,7 @@ function Comparison({ runs, left, right, set }) {
       ${runs.map(({ id }) => html`<option key=${id} value=${id} selected=${id === run.id}>${id}</option>`)}</select></div>`;
   return html`<h2>Side by side</h2>
     <div class="row">${choice('left', 'One run', sides[0])}${choice('right', 'Another run', sides[1])}</div>
-    ${names.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Results side by side"><table>
+    ${names.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Results side by side"><table class="compare">
       <thead><tr><th scope="col">result</th>${sides.map((run) => html`<th scope="col" class="number">${run.id}</th>`)}</tr></thead>
       <tbody>${names.map((name) => html`<tr key=${name}><th scope="row">${name}</th>
         <td class="number">${figure(first[name])}</td><td class="number">${figure(second[name])}</td></tr>`)}</tbody>
