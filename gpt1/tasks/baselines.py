@@ -182,7 +182,7 @@ def summarize_baselines(baselines: Mapping[str, Any], metric: str) -> str:
 
 
 def describe_score(metric: str, scores: Mapping[str, float], interval: str = "") -> str:
-    """The value of `metric` with its interval; for a correlation also the RMSE, alone if there is no correlation."""
+    """The value of `metric` with its interval; for a correlation also the RMSE, or only the RMSE if there is none."""
     rmse = f"RMSE {format_number(scores['rmse'])}" if "rmse" in scores and metric not in ("rmse", "mae") else ""
     own = f"{scores[metric]:.3f}{interval}" if interval or scores[metric] or not rmse else ""
     return ", ".join(filter(None, (own, rmse)))

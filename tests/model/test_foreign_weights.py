@@ -168,16 +168,6 @@ def test_a_release_with_an_unknown_number_of_heads_is_an_error(tmp_path: Path):
         GPT.from_pretrained(tmp_path)
 
 
-@pytest.fixture
-def huggingface(tmp_path: Path) -> Path:
-    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
-
-    torch.manual_seed(0)
-    shape = OpenAIGPTConfig(vocab_size=30, n_positions=10, n_embd=16, n_layer=2, n_head=2)
-    OpenAIGPTLMHeadModel(shape).save_pretrained(tmp_path)
-    return tmp_path
-
-
 def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 

@@ -29,16 +29,6 @@ def model() -> GPT:
     return random_gpt(CONFIG, noise=0.1)
 
 
-@pytest.fixture
-def huggingface(tmp_path: Path) -> Path:
-    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
-
-    torch.manual_seed(0)
-    shape = OpenAIGPTConfig(vocab_size=30, n_positions=10, n_embd=16, n_layer=2, n_head=2)
-    OpenAIGPTLMHeadModel(shape).save_pretrained(tmp_path)
-    return tmp_path
-
-
 def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
