@@ -63,10 +63,18 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> Adv
 def task_arguments(command: Mapping[str, Any]) -> list[Any]:
     """Arguments of `finetune` for the rows and the task of a run; TABLE for rows that have no file any more."""
     train, columns = command.get("train"), command.get("columns") or {}
-    known = isinstance(train, str) and (Path(train).is_file() or is_url(train) or parse_data_set(train))
+    known = isinstance(train, str) and (Path(train).is_file() or is_url(train) or is_data_set(train))
     given = {**{name: command.get(name) for name in ("kind", "weight", "unlabeled", "data_dir")}, **columns}
     flags = [word for name, value in given.items() if value for word in (flag_name(name), value)]
     return [train if known else "TABLE", *flags, *["--score"] * bool(command.get("score"))]
+
+
+def is_data_set(name: str) -> bool:
+    """Whether `name` is a split of a known data set. Experiments name their rows after the split that they are from."""
+    try:
+        return parse_data_set(name) is not None
+    except UserError:
+        return False
 
 
 def read_tokens(run: Path) -> float:

@@ -153,6 +153,14 @@ def test_a_result_equals_that_of_finetune_and_evaluate(
     assert cell["made_from"]["rows"]["test"] == by_hand["rows"]
 
 
+def test_a_sample_of_the_rows_is_trained_on(pretrained_run: Path, official_data: Path, tmp_path: Path) -> None:
+    options = {"data_dir": official_data, "rows": {"": 8}, "methods": ["full", "head"], **QUICK_SETTINGS}
+    out = reproduce("table4", from_=pretrained_run, out=tmp_path / "out", tasks=["cola"], seeds=1, **options)
+    results = read_stored_results(out)
+    assert [result["made_from"]["rows"]["train"] for result in results.values()] == [8, 8]
+    assert list(results) == ["cola, full, seed 0", "cola, head, seed 0"]
+
+
 def test_table_5_has_every_method_beside_the_paper_and_leaves_no_models(
     pretrained_run: Path, lstm_run: Path, official_data: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from hints import wrong_advice
 
-from gpt1.inference.advice import MIN_CORPUS_TOKENS, tfidf_advice
+from gpt1.inference.advice import MIN_CORPUS_TOKENS, task_arguments, tfidf_advice
 from gpt1.runs.folder import read_run_config
 from gpt1.tables.table import write_table
 
@@ -32,6 +32,12 @@ def test_small_tables_need_other_texts(tmp_path: Path):
     assert pretrain == f"gpt1 pretrain {run}-corpus --from starter --out {run}-pretrained"
     columns = "--kind classification --text review --label stars"
     assert again == f"gpt1 finetune TABLE {columns} --from {run}-pretrained --out {run}-again"
+
+
+def test_a_sample_of_a_data_set_has_no_file():
+    for name, shown in {"rte:train": "rte:train", "rte:train (64 rows of 2,490)": "TABLE", "a:b": "TABLE"}.items():
+        words = task_arguments({"train": name, "data_dir": "tasks"})
+        assert words == [shown, "--data-dir", "tasks"]
 
 
 def test_windows_are_advised_if_a_fifth_of_the_texts_is_truncated_and_only_once(tmp_path: Path):
