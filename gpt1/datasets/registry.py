@@ -299,12 +299,15 @@ def parse_data_set(name: str) -> DataSetSplit | None:
     """Parse a name such as `rte`, `rte:dev`, `mnli:mm` or `race:test-high`.
 
     Returns:
-        The split, or None if `name` does not begin with a known data set (it may be a path).
+        The split, or None if `name` does not begin with a known data set (it may be a path), or has spaces after the
+        colon (a text may begin with "Race: ").
 
     Raises:
         UserError: If the data set does not have the split.
     """
     before, _, part = name.partition(":")
+    if any(map(str.isspace, part)):
+        return None
     data = find_data_set(before)
     return resolve_split(data, part) if data else None
 

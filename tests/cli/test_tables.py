@@ -76,9 +76,10 @@ def test_text_columns_can_be_joined_for_a_prediction(ask: Any):
     assert joined["probability_yes"] == whole["probability_yes"]
 
 
-def test_a_text_is_predicted_as_a_row_with_it(ask: Any):
-    write_table("whole.jsonl", [{"text": "what a film"}])
-    assert predictions(ask, "what a film") == predictions(ask, "whole.jsonl")
+@pytest.mark.parametrize("text", ["what a film", "Race: what a film"])  # race is also a data set
+def test_a_text_is_predicted_as_a_row_with_it(text: str, ask: Any):
+    write_table("whole.jsonl", [{"text": text}])
+    assert predictions(ask, text) == predictions(ask, "whole.jsonl")
 
 
 def test_in_a_terminal_the_prediction_of_a_text_is_a_table_and_json_on_request(

@@ -55,6 +55,11 @@ def test_a_path_is_not_a_known_name(name):
     assert parse_data_set(name) is None
 
 
+@pytest.mark.parametrize("text", ["Race: two brothers on a bicycle", "rte:train (64 rows of 2,490)", "CoLA:\tfizzy"])
+def test_a_text_that_begins_with_the_name_of_a_data_set_is_not_a_name(text):
+    assert parse_data_set(text) is None
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
