@@ -70,7 +70,7 @@ def task_arguments(command: Mapping[str, Any]) -> list[Any]:
 
 
 def is_data_set(name: str) -> bool:
-    """Whether `name` is a split of a known data set. Experiments name their rows after the split that they are from."""
+    """Whether `name` is a split of a known data set, and not a table in memory that is called `rte:mine`."""
     try:
         return parse_data_set(name) is not None
     except UserError:

@@ -35,7 +35,8 @@ def test_small_tables_need_other_texts(tmp_path: Path):
 
 
 def test_a_sample_of_a_data_set_has_no_file():
-    for name, shown in {"rte:train": "rte:train", "rte:train (64 rows of 2,490)": "TABLE", "a:b": "TABLE"}.items():
+    names = {"rte:train": "rte:train", "rte:train (64 rows of 2,490)": "TABLE", "rte:mine": "TABLE", "a:b": "TABLE"}
+    for name, shown in names.items():
         words = task_arguments({"train": name, "data_dir": "tasks"})
         assert words == [shown, "--data-dir", "tasks"]
 
