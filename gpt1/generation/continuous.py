@@ -4,7 +4,7 @@ A pass of the model computes some new tokens of several sequences: the newest to
 continued, and blocks of the prompts of others. The bits of a sequence's logits do not depend on what else is in the
 pass, so sampling with its own random numbers gives the same tokens alone and in any batch:
 
-- attention is computed sequence by sequence (kernels/kv_cache.py);
+- attention over the keys of a sequence does not depend on the other sequences (kernels/kv_cache.py);
 - prompts are computed in blocks whose borders depend on the prompt only;
 - the number of rows of a pass is a multiple of 8, for which the products of a row do not depend on the other rows
   (measured with oneDNN and MKL in float32 and bfloat16; tests/generation/test_continuous.py);
@@ -147,8 +147,11 @@ class ContinuousBatch:
         self.context, self.device = model.config.context, model.tokens.weight.device
         self.running: list[Continuation] = []
         self.rows = CacheRows(size)
-        self.kv_cache = model.new_kv_cache(size)
-        if self.device.type != "cpu":  # there, attention reads masked positions too, which must be finite
+        on_cpu = self.device.type == "cpu"
+        # float32 on a CPU: torch's attention of single tokens takes 2 to 5 times as long in bfloat16
+        like = model.tokens.weight.new_empty(0, dtype=torch.float32 if on_cpu else None)
+        self.kv_cache = KVCache(model.config, size, like)
+        if not on_cpu:  # there, attention reads masked positions that no sequence has filled, which must be finite
             for buffer in self.kv_cache.keys + self.kv_cache.values:
                 buffer.zero_()
         self.recurrent_caches: dict[int, KVCache] = {}
@@ -213,6 +216,7 @@ class ContinuousBatch:
                 self.recurrent_caches.pop(sequence.row, None)
         prompts = [sequence for sequence in self.running if not sequence.filled or remaining(sequence) > 1]
         work = [TokenSpan(sequence, sequence.filled, 1) for sequence in self.running if sequence not in prompts]
+        work.sort(key=lambda span: span.sequence.row)  # attention computes neighbouring rows in one call
         for sequence, _, _ in work:
             sequence.filled += 1
         budget, planned = self.step_tokens - len(work), set[bytes]()

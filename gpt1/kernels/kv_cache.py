@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,11 @@ from gpt1.config import GPTConfig
 from gpt1.kernels.attention import split_heads
 from gpt1.kernels.to_device import to_device
 
+STRETCH = 16
+"""A sequence in a row begins at a multiple of this many positions. As float32 numbers they are one cache line."""
+SPLIT = 512
+"""torch's attention on a CPU computes the scores of this many positions at a time."""
+
 
 class CachePart(NamedTuple):
     """Consecutive new tokens of one sequence in a pass over several sequences."""
@@ -21,6 +27,14 @@ class CachePart(NamedTuple):
     row: int  # of the cache
     past: int  # filled positions of that row
     time: int  # new tokens
+
+
+class NewestTokens(NamedTuple):
+    """New tokens of several sequences, one each, whose attention is computed in one call."""
+
+    tokens: slice  # of the pass
+    rows: slice | Tensor  # of the cache; a slice copies nothing
+    mask: Tensor  # [tokens, 1, 1, positions read]: 0 up to a token's own position, −∞ after it
 
 
 class KVCache:
@@ -34,7 +48,10 @@ class KVCache:
     """
 
     def __init__(self, config: GPTConfig, batch: int, like: Tensor, size: int | None = None) -> None:
-        shape = (batch, config.n_head, size or config.context, config.n_embd // config.n_head)
+        self.size = size or config.context
+        """Number of positions that fit; `read_length` needs some more memory."""
+        positions = round_up(self.size) + STRETCH
+        shape = (batch, config.n_head, positions, config.n_embd // config.n_head)
         blocks = config.n_layer if config.architecture == "transformer" else 0
         self.keys = [like.new_empty(shape) for _ in range(blocks)]
         self.values = [like.new_empty(shape) for _ in range(blocks)]
@@ -46,16 +63,18 @@ class KVCache:
         self.part_rows = torch.empty(0, dtype=torch.long)
         self.positions: Tensor | None = None
         """[tokens, 1], set by `begin_parts`: the position of each token of the next pass."""
-
-    @property
-    def size(self) -> int:
-        """Number of positions that fit."""
-        return self.keys[0].shape[2]
+        self.gathers = like.device.type != "cpu"
+        """Whether one call computes the attention of the newest tokens of any rows: where many small calls are slow."""
+        self.newest: list[NewestTokens] = []
+        """Set by `begin_parts`: the parts of one token, by call."""
+        self.longer: list[tuple[int, CachePart]] = []
+        """Set by `begin_parts`: the parts of several tokens, with the index of their first token in the pass."""
 
     def begin_parts(self, parts: Sequence[CachePart], tokens: int) -> None:
         """Prepare a pass over new tokens [tokens, 1] of several sequences, those of `parts` one after another.
 
-        Tokens after those of the last part are padding: they see nothing and change nothing.
+        Tokens after those of the last part are padding: they see nothing and change nothing. In each row, a sequence
+        begins at a multiple of `STRETCH`, after positions that are filled.
         """
         device = self.keys[0].device
         rows = [part.row for part in parts for _ in range(part.time)]
@@ -64,6 +83,61 @@ class KVCache:
         self.parts, self.length = parts, 0
         self.part_rows = to_device(torch.tensor(rows), device)
         self.positions = to_device(torch.tensor(padded)[:, None], device)
+        if not self.gathers:  # otherwise rows are read as far as the longest sequence goes
+            self.clear_stretches()
+        self.group_parts(self.positions)
+
+    def read_length(self, n: int) -> int:
+        """Number of positions that attention of one token reads to see the first `n`.
+
+        A sequence in a batch may be computed in another thread than alone. torch gives each thread memory for
+        n + 2 + head width float32 numbers, and the order in which MKL adds numbers depends on their alignment. With a
+        multiple of `STRETCH` the memory of all threads is aligned alike, and so the bits are the same.
+        """
+        return round_up(n) if self.gathers else n + -(n + 2 + self.keys[0].shape[3]) % STRETCH
+
+    def clear_stretches(self) -> None:
+        """Zero what may be read of each stretch that a part enters: masked values count 0 times, and 0 · NaN is NaN.
+
+        Zeroing everything once would need the memory of all positions, most of which no sequence may ever reach.
+        """
+        for row, past, time in self.parts:
+            end, stretch_end = past + time, round_up(past + time)
+            if stretch_end > round_up(past):
+                for buffer in self.keys + self.values:
+                    buffer[row, :, end : stretch_end + STRETCH] = 0
+
+    def group_parts(self, positions: Tensor) -> None:
+        """Set `newest` and `longer`: positions [tokens, 1].
+
+        A call that does not gather has consecutive rows, which need no copy, and reads them equally far. How far
+        depends on a sequence alone, and the call computes each row on its own, so a result does not depend on the other
+        rows, bit by bit. Beyond `SPLIT` positions each sequence has its own call, where a head has always the same
+        thread.
+        """
+        self.newest, self.longer = [], []
+
+        def same_call(item: tuple[int, CachePart]) -> tuple[int, int] | None:
+            first, (row, past, time) = item
+            if time > 1:
+                return None
+            if self.gathers:
+                return (0, 0)
+            end = self.read_length(past + 1)
+            return (row - first if end <= SPLIT else first, end)
+
+        firsts = accumulate([part.time for part in self.parts], initial=0)
+        for key, group in groupby(zip(firsts, self.parts, strict=False), same_call):
+            items = [*group]
+            if key is None:
+                self.longer += items
+                continue
+            first, (row, _, _) = items[0]
+            tokens, rows = slice(first, first + len(items)), slice(row, row + len(items))
+            end = self.read_length(1 + max(part.past for _, part in items))
+            later = (torch.arange(end, device=positions.device) > positions[tokens])[:, None, None]
+            mask = self.keys[0].new_zeros(later.shape).masked_fill_(later, -torch.inf)
+            self.newest.append(NewestTokens(tokens, self.part_rows[tokens] if self.gathers else rows, mask))
 
     def layer(self, index: int) -> LayerCache:
         """The part that belongs to block `index`."""
@@ -75,7 +149,7 @@ class KVCache:
         copy.keys = [keys.repeat(n, 1, 1, 1).to(dtype or keys.dtype) for keys in self.keys]
         copy.values = [values.repeat(n, 1, 1, 1).to(dtype or values.dtype) for values in self.values]
         copy.recurrent_states = [(state.repeat(n, 1), cell.repeat(n, 1)) for state, cell in self.recurrent_states]
-        copy.length, copy.positions, copy.parts = self.length, None, ()
+        copy.size, copy.length, copy.positions, copy.parts = self.size, self.length, None, ()
         return copy
 
 
@@ -94,6 +168,11 @@ class LayerCache:
 
     def set_recurrent_state(self, state: Tensor, cell: Tensor) -> None:
         self.cache.recurrent_states[self.index : self.index + 1] = [(state, cell)]
+
+
+def round_up(n: int) -> int:
+    """The end of the stretch of `n` positions."""
+    return -(-n // STRETCH) * STRETCH
 
 
 def cached_attention(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
@@ -129,48 +208,42 @@ def attention_after(q: Tensor, keys: Tensor, values: Tensor, past: int) -> Tenso
 def attention_by_part(qkv: Tensor, n_head: int, kv_cache: LayerCache) -> Tensor:
     """As `cached_attention`, for the parts of `KVCache.begin_parts`: qkv [tokens, 1, 3 · n_embd] → [tokens, 1, n_embd].
 
-    On a CPU a part is computed alone, over its own keys only. So its result does not depend on the rest of the pass,
-    bit by bit. On other devices, where many small products are slow, the first parts of one token are computed
-    together.
+    Parts of one token are computed together, in the dtype of the cache; a longer part alone, over its own keys only.
+    Unless `KVCache.gathers`, the result of a part does not depend on the rest of the pass, bit by bit.
     """
     cache, index = kv_cache.cache, kv_cache.index
     keys, values, used = cache.keys[index], cache.values[index], len(cache.part_rows)
     assert cache.positions is not None  # as `begin_parts` left it
     positions = cache.positions[:used, 0]
     tokens, _, width = qkv.shape
-    q, k, v = qkv.view(tokens, 3, n_head, -1).unbind(1)  # each [tokens, n_head, head width]
+    q, k, v = qkv.to(keys.dtype).view(tokens, 3, n_head, -1).unbind(1)  # each [tokens, n_head, head width]
     keys[cache.part_rows, :, positions] = k[:used]
     values[cache.part_rows, :, positions] = v[:used]
-    y = qkv.new_zeros(tokens, n_head, width // 3 // n_head)
-    first, parts = 0, cache.parts
-    if qkv.device.type != "cpu":
-        first = next((i for i, part in enumerate(parts) if part.time > 1), len(parts))
-        if first:
-            end = 1 + max(part.past for part in parts[:first])
-            y[:first] = attention_of_newest(q[:first], keys, values, cache.part_rows[:first], positions[:first], end)
-        parts = parts[first:]
-    for row, past, time in parts:
-        own_q = q[first : first + time].transpose(0, 1)[None]  # [1, n_head, time, head width]
-        own_k, own_v = (cached[row, None, :, : past + time] for cached in (keys, values))
-        own_y = attention_after(own_q, own_k, own_v, past)
-        y[first : first + time] = own_y[0].transpose(0, 1)
-        first += time
+    y = qkv.new_empty(tokens, n_head, width // 3 // n_head)
+    y[used:] = 0
+    for newest in cache.newest:
+        own = newest.tokens
+        y[own] = attention_of_newest(q[own], keys, values, newest.rows, newest.mask)
+    for first, (row, past, time) in cache.longer:
+        own = slice(first, first + time)
+        own_q = q[own].transpose(0, 1)[None].to(qkv.dtype)  # [1, n_head, time, head width]
+        own_k, own_v = (cached[row, None, :, : past + time].to(qkv.dtype) for cached in (keys, values))
+        y[own] = attention_after(own_q, own_k, own_v, past)[0].transpose(0, 1)
     return y.view(tokens, 1, width // 3)
 
 
 def attention_of_newest(
-    q: Tensor, keys: Tensor, values: Tensor, rows: Tensor, positions: Tensor, end: int
+    q: Tensor, keys: Tensor, values: Tensor, rows: slice | Tensor, mask: Tensor
 ) -> Tensor:  # → [tokens, n_head, head width]
     """Attention of one new token of each of several sequences, in one call.
 
     Args:
         q: [tokens, n_head, head width].
-        keys: [batch, n_head, positions, head width], finite also where nothing is cached yet.
+        keys: [batch, n_head, positions, head width], finite also where the mask is −∞.
         values: The same.
-        rows: [tokens], the row of the cache of each token.
-        positions: [tokens], its position, up to which it attends.
-        end: One more than the largest position.
+        rows: The rows of the cache of the tokens.
+        mask: [tokens, 1, 1, n], added to the scores of the first n positions.
     """
-    visible = (torch.arange(end, device=q.device) <= positions[:, None])[:, None, None]  # [tokens, 1, 1, end]
+    end = mask.shape[-1]
     own_keys, own_values = keys[rows, :, :end], values[rows, :, :end]
-    return F.scaled_dot_product_attention(q[:, :, None], own_keys, own_values, visible)[:, :, 0]
+    return F.scaled_dot_product_attention(q[:, :, None], own_keys, own_values, mask)[:, :, 0]

@@ -83,6 +83,31 @@ def test_a_sequence_has_the_same_bits_alone_and_in_company(name: str, given_requ
         assert run(ContinuousBatch(READY[name], 1), [sequence])[0] == together[i]
 
 
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+@settings(max_examples=10)
+@given(given_requests=requests)
+def test_what_the_cache_held_before_does_not_matter_even_if_it_is_nan(name: str, given_requests: Any):
+    expected, found = (ContinuousBatch(READY[name], 3) for _ in range(2))
+    for buffer in found.kv_cache.keys + found.kv_cache.values:
+        buffer.fill_(torch.nan)
+    sequences = [[continuation(**request, top_logprobs=3) for request in given_requests] for _ in range(2)]
+    assert run(found, sequences[0]) == run(expected, sequences[1])
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_many_sequences_of_one_length_have_the_same_bits_as_alone_with_two_threads(name: str):
+    """Their attention is one call, whose heads are divided among the threads otherwise than those of one sequence."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        prompts = [[i, *PREFIX[:20]] for i in range(7)]
+        together = run(ContinuousBatch(READY[name], 7), [continuation(p, 40, top_logprobs=3) for p in prompts])
+        for i, prompt in enumerate(prompts):
+            assert run(ContinuousBatch(READY[name], 1), [continuation(prompt, 40, top_logprobs=3)])[0] == together[i]
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("name", ["fp32", "lstm", "short"])
 @settings(max_examples=15)
 @given(prompt=prompts, new=st.integers(1, 30), seed=st.none() | st.integers(0, 99))
