@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from gpt1.errors import UserError
 from gpt1.generation.cache_rows import BLOCK, CacheRows, block_key, block_keys
 from gpt1.generation.inference_model import pack_weights
-from gpt1.generation.sampling import Sampler
+from gpt1.generation.sampling import Sampler, sample_each
 from gpt1.kernels.gelu import invariant_gelu
 from gpt1.kernels.kv_cache import CachePart, KVCache
 from gpt1.kernels.to_device import to_device
@@ -287,7 +287,7 @@ class ContinuousBatch:
         index = torch.tensor(wanted + [0] * (row_count(len(wanted)) - len(wanted)))
         logits = self.model.logits(states[to_device(index, self.device)])[:, : self.model.config.vocab_size]
         results: dict[int, StepResult] = {}
-        ready: list[tuple[StepResult, Tensor]] = []  # with logits [1, vocab]: sequences whose prompt is done
+        ready: list[tuple[StepResult, int]] = []  # with the row of its logits: sequences that get a new token
         first = 0
         for w, needed in parts:
             if needed:
@@ -296,9 +296,14 @@ class ContinuousBatch:
                 if w.sequence.score_prompt and not w.sequence.new:
                     result.prompt += score_prompt_tokens(w.sequence, own, w.end)
                 if w.end == len(w.sequence.ids):
-                    ready.append((result, own[-1:]))
+                    result.finished = w.sequence.new == w.sequence.max_new_tokens  # 0: it is only scored
+                    if not result.finished:
+                        ready.append((result, first + needed - 1))
             first += needed
-        append_tokens(ready)
+        if ready:
+            chosen = [row for _, row in ready]
+            newest = logits[: len(chosen)] if chosen == [*range(len(chosen))] else logits[chosen]  # mostly a view
+            append_tokens([result for result, _ in ready], newest)
         return list(results.values())
 
 
@@ -311,29 +316,23 @@ def continue_all(batch: ContinuousBatch, sequences: Iterable[Continuation]) -> I
         yield from batch.step()
 
 
-def append_tokens(ready: Sequence[tuple[StepResult, Tensor]]) -> None:
-    """Sample the next token of sequences from their logits, each [1, vocab].
+def append_tokens(ready: Sequence[StepResult], logits: Tensor) -> None:
+    """Sample the next token of sequences from their logits [sequences, vocab].
 
     All are read at once: on a GPU every read waits for it.
     """
-    sampled: list[tuple[StepResult, Tensor, Tensor]] = []
-    for result, logits in ready:
-        sequence = result.sequence
-        if sequence.new == sequence.max_new_tokens:  # 0: it is only scored
-            result.finished = True
+    sequences = [result.sequence for result in ready]
+    chosen = sample_each([s.sampler for s in sequences], logits, [s.new for s in sequences])
+    tokens = iter(torch.stack(found).tolist() if (found := [t for t in chosen if isinstance(t, Tensor)]) else [])
+    for i, (result, token_or_error) in enumerate(zip(ready, chosen, strict=True)):
+        if isinstance(token_or_error, UserError):
+            result.error = token_or_error
             continue
-        try:
-            sequence.sampler.discard_before(sequence.new)
-            sampled.append((result, logits, sequence.sampler(logits[None], sequence.new)[0]))
-        except UserError as error:
-            result.error = error
-    tokens = torch.cat([token for *_, token in sampled]).tolist() if sampled else []
-    for (result, logits, _), token in zip(sampled, tokens, strict=True):
-        sequence = result.sequence
+        sequence, token = result.sequence, next(tokens)
         sequence.ids.append(token)
         sequence.new += 1
         top = sequence.top_logprobs
-        result.token = TokenScore(token) if top is None else score_tokens(logits, [token], top)[0]
+        result.token = TokenScore(token) if top is None else score_tokens(logits[i : i + 1], [token], top)[0]
         result.finished = sequence.new == sequence.max_new_tokens
         if result.finished:
             try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.errors import UserError
-from gpt1.generation.sampling import Sampler, check_finite_logits
+from gpt1.generation.sampling import Sampler, check_finite_logits, sample_each
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -8.0]])
 
@@ -54,6 +56,21 @@ def test_a_token_is_the_same_alone_with_others_and_sampled_again(way, batch, tim
     settled = min(2, time - 1)
     choice.discard_before(settled)
     assert torch.equal(choice(given_logits[:, settled:], settled), at_once[:, settled:])
+
+
+@given(ways=st.lists(WAYS, min_size=1, max_size=5), broken=st.integers(0, 5), seed=st.integers(0, 99))
+def test_several_texts_get_the_tokens_that_each_gets_alone(ways: list[Any], broken: int, seed: int):
+    """Also if two tokens are equally likely; logits that are not finite are an error of their text only."""
+    given_logits = logits(len(ways), 2, seed).round()
+    given_logits[broken : broken + 1, 1, 3] = torch.nan
+    together, alone = ([Sampler(*way, torch.Generator().manual_seed(i)) for i, way in enumerate(ways)] for _ in "ab")
+    for number in range(2):
+        found = sample_each(together, given_logits[:, number], [number] * len(ways))
+        for i, token in enumerate(found):
+            if number == 1 and i == broken:
+                assert isinstance(token, UserError)
+            else:
+                assert torch.equal(token, alone[i](given_logits[i : i + 1, [number]], number)[0, 0])
 
 
 @given(way=WAYS, seed=st.integers(0, 99))
