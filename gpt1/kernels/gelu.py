@@ -32,6 +32,10 @@ def invariant_gelu(x: Tensor) -> Tensor:
     """`gelu` without gradients whose result for an element does not depend on the size of x, bit by bit."""
     if x.device.type != "cpu":
         return F.gelu(x, approximate="tanh")
+    if x.numel() <= CHUNK_ELEMENTS:  # few rows: allocating the buffers and looping would take longer than the formula
+        wide = x.to(torch.promote_types(x.dtype, torch.float32), memory_format=torch.contiguous_format)
+        linear = torch.tensor(LINEAR, dtype=wide.dtype)
+        return torch.addcmul(linear, wide, wide, value=CUBIC).mul_(wide).sigmoid_().mul_(wide).to(x.dtype)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     value_and_derivative(x.reshape(-1), y.view(-1), None)
     return y

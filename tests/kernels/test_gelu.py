@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.kernels import gelu as module
-from gpt1.kernels.gelu import gelu
+from gpt1.kernels.gelu import CHUNK_ELEMENTS, gelu, invariant_gelu
 
 
 @given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), chunk=st.integers(1, 70))
@@ -32,6 +32,17 @@ def test_every_number_of_a_wide_range_is_exact_up_to_rounding(dtype, tolerance):
     torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=1e-6)
     ours, theirs = (torch.autograd.grad(out.sum(), at)[0] for out, at in ((y, x), (expected, exact)))
     torch.testing.assert_close(ours.double(), theirs, rtol=tolerance, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [128, 512, 1536, 3072])
+def test_the_invariant_form_gives_a_row_the_same_bits_among_few_rows_and_among_many(dtype, width):
+    x = (3 * torch.randn(16 + 2 * CHUNK_ELEMENTS // width, width)).to(dtype)
+    x = x[: len(x) // 8 * 8]  # passes have a multiple of 8 rows
+    many = invariant_gelu(x)
+    torch.testing.assert_close(many, F.gelu(x, approximate="tanh"))
+    for rows in (8, 16, 24):
+        assert torch.equal(torch.cat([invariant_gelu(part) for part in torch.split(x, rows)]), many)
 
 
 def test_strides_do_not_matter():
