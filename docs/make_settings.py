@@ -85,6 +85,9 @@ def own(config_class: type[Any], parent: type[Any] | None) -> list[str]:
     return [field.name for field in dataclasses.fields(config_class) if field.name not in inherited]
 
 
+FINETUNING_RATES = model_dependent_defaults(MODEL_SIZES["mini"]["n_embd"], {})
+
+
 def settings_table(names: Sequence[str], *stages: type[Any]) -> str:
     """One row per setting, with its value in each recipe of each stage."""
     heads = ["setting", "values"]
@@ -97,8 +100,10 @@ def settings_table(names: Sequence[str], *stages: type[Any]) -> str:
     rows = []
     for name in names:
         values = [shown(getattr(config, name)) for config in configs]
-        if name == "peak_lr":  # depends on the model: see the table of sizes
-            values[::2] = [f"{value} ¹" for value in values[::2]]
+        if name in FINETUNING_RATES:
+            values[2] = f"{shown(FINETUNING_RATES[name])} ¹"
+        if name == "peak_lr":
+            values[0] += " ¹"
         rows.append([f"`{name}`", rule(stages[0], name), *values, descriptions(stages[0])[name].replace("\n", " ")])
     return table(heads, rows)
 
@@ -124,12 +129,12 @@ def page() -> str:
         ),
         "## Sizes\n",
         sizes_table(),
-        "The learning rate of fine-tuning is the paper's 6.25e-5 at a width of 768, multiplied by the\n"
-        "square of 768 / width for narrower models, up to 3.75e-4. The recipe `paper` uses the paper's\n"
-        "learning rate for every size.\n",
+        "The learning rate of fine-tuning is the paper's 6.25e-5 at a width of 768, multiplied by\n"
+        "768 / width for narrower models, up to 3.75e-4, and 3.75e-4 for the token embedding at every width.\n"
+        "The recipe `paper` uses the paper's learning rate for every size and every weight.\n",
         "## Both stages\n",
         settings_table(own(TrainingConfig, None), PretrainConfig, FinetuneConfig),
-        "¹ Depends on the model size, see the table above. The default size is `mini`.\n",
+        "¹ Depends on the model size, see the table above; here that of `mini`, the default size.\n",
         f"With `--train head` the default recipe of fine-tuning uses\n{head_only}.\n",
         "## Pre-training\n",
         settings_table(own(PretrainConfig, TrainingConfig), PretrainConfig),

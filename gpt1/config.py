@@ -125,6 +125,8 @@ class TrainingConfig:
     updates of the matrices of the blocks, and is AdamW for the other parameters; `sgd` has momentum."""
     peak_lr: NotNegative = 2.5e-4
     """Learning rate after warm-up (paper 4.1). A higher value needs a longer warm-up, or post-LN models diverge."""
+    embedding_lr_factor: NotNegative = 1.0
+    """Learning rate of the token embedding as a multiple of that of the other weights."""
     warmup: NotNegative = 2000
     """Linear warm-up from 0: a number of steps or, below 1, a fraction of all steps (paper 4.1: 2000 and 0.002)."""
     schedule: Schedule = "cosine"
@@ -200,8 +202,8 @@ class PretrainConfig(TrainingConfig):
     eval_windows: Count = 256
     """Validation windows per evaluation."""
     compile: bool = False
-    """On a GPU: compile the blocks with torch.compile, which takes a minute or two at the start. If it fails, the run
-    warns and continues without it. Off by default: for `mini` it gained nothing on an H200."""
+    """On a GPU: compile the blocks with torch.compile, which takes a minute or two. If it fails, the run warns and
+    continues without it. Off by default: for `mini` it gained nothing on an H200."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +212,8 @@ class FinetuneConfig(TrainingConfig):
 
     optimizer: OptimizerName = "adam"
     peak_lr: NotNegative = 6.25e-5
-    """Learning rate after warm-up (paper 4.1, for a width of 768). The default recipe multiplies it by the square of
-    768 / n_embd, up to 3.75e-4: narrow models need a higher one. --from-scratch: 8/3 of that."""
+    """Learning rate after warm-up (paper 4.1, for a width of 768). The default recipe multiplies it by 768 / n_embd, up
+    to 3.75e-4, which is the rate of the token embedding at every width. --from-scratch: 8/3 of both."""
     warmup: NotNegative = 0.002
     schedule: Schedule = "linear"
     train: str = "all"
@@ -224,15 +226,13 @@ class FinetuneConfig(TrainingConfig):
     """Initialize the new layer as a linear probe on the features of the pre-trained model, instead of randomly, before
     all weights are trained. The default recipe does so for tables below 2,000 rows."""
     keep_head: bool = False
-    """Keep the output layer of a fine-tuned model instead of adding a new one. The labels of the rows must be among
-    its labels."""
+    """Keep the output layer of a fine-tuned model. The labels of the rows must be among its labels."""
     head_dropout: Probability = 0.1
     """Dropout on the hidden state that the new layer reads (paper 4.1)."""
     valid_fraction: Annotated[float, Range(0, 0.5)] = 0.1
     """Share of the training rows split off for validation, stratified by label; --valid uses your own rows instead."""
     metric: SelectionMetric = "auto"
-    """Validation metric that selects the best epoch. `auto`: the metric of a known data set, else accuracy, or Pearson
-    correlation for scores."""
+    """Metric that selects the best epoch. `auto`: that of a known data set, else accuracy, or Pearson for scores."""
     cut: Cut = "longest"
     """Inputs that are too long: truncate the longest field first, or give every field a fixed share (released code)."""
     long: LongTextStrategy = "cut"

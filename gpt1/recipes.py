@@ -47,3 +47,5 @@ FINETUNING_BATCH_SIZES = ((250, 8), (2000, 16))
 """(rows, batch size) of the default recipe for tables with fewer rows; else FinetuneConfig.batch_size."""
 HEAD_FIRST_ROWS = 2000
 """The default recipe fits the head first on tables with fewer rows. With more it made no difference."""
+SMALL_TABLE_EPOCHS = 8
+"""The default recipe makes at least so many epochs on tables with fewer rows than HEAD_FIRST_ROWS."""

@@ -21,7 +21,13 @@ from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.progress import Progress
-from gpt1.recipes import FINETUNING_BATCH_SIZES, HEAD_FIRST_ROWS, HEAD_ONLY_DEFAULTS, MIN_FINETUNING_STEPS
+from gpt1.recipes import (
+    FINETUNING_BATCH_SIZES,
+    HEAD_FIRST_ROWS,
+    HEAD_ONLY_DEFAULTS,
+    MIN_FINETUNING_STEPS,
+    SMALL_TABLE_EPOCHS,
+)
 from gpt1.runs import folder as runs
 from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
@@ -38,7 +44,8 @@ from gpt1.training.tracking import check_tracker
 from gpt1.training.train_scope import check_train_scope
 
 COLUMN_ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
-MAX_DEFAULT_LR = 3.75e-4  # peak learning rate of fine-tuning, the best for `tiny`
+EMBEDDING_LR = 3.75e-4  # default of the token embedding at every width, and of all weights up to EMBEDDING_LR_WIDTH
+EMBEDDING_LR_WIDTH = 128
 SCRATCH_LR_FACTOR = 8 / 3  # new weights need a higher one: 1e-3 for `tiny`
 
 
@@ -266,7 +273,8 @@ def resolve_finetune_settings(n_embd: int, requested: Mapping[str, Any], rows: i
 def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Defaults that depend on what is trained.
 
-    The paper's learning rate is for a width of 768. Narrower models need a larger one, up to a limit (docs/lab-log.md).
+    The paper's learning rate is for a width of 768. Weight matrices of narrower models need a larger one, in inverse
+    proportion to the width. The token embedding needs the same at every width (Yang et al., 2022: μP; docs/lab-log.md).
     """
     head_only = settings.get("train") == "head"
     if settings.get("recipe") == "paper":
@@ -275,10 +283,10 @@ def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mappin
         return HEAD_ONLY_DEFAULTS
     # Nothing is learned from the features of random weights, and a head that is kept is fitted already.
     no_probe = settings.get("from_scratch") or settings.get("keep_head") or settings.get("transfer_layers", -1) >= 0
-    peak_lr = min(FinetuneConfig.peak_lr * (768 / n_embd) ** 2, MAX_DEFAULT_LR)
-    if settings.get("from_scratch"):
-        peak_lr *= SCRATCH_LR_FACTOR
-    return {"peak_lr": peak_lr, "head_first": False} if no_probe else {"peak_lr": peak_lr}
+    factor = max(1.0, n_embd / EMBEDDING_LR_WIDTH)
+    embedding_lr = EMBEDDING_LR * (SCRATCH_LR_FACTOR if settings.get("from_scratch") else 1)
+    rates = {"peak_lr": embedding_lr / factor, "embedding_lr_factor": factor}
+    return {**rates, "head_first": False} if no_probe else rates
 
 
 def table_dependent_defaults(rows: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -287,6 +295,7 @@ def table_dependent_defaults(rows: int, settings: Mapping[str, Any]) -> dict[str
         return {}
     small = next((size for limit, size in FINETUNING_BATCH_SIZES if rows < limit), FinetuneConfig.batch_size)
     per_epoch = steps_per_epoch(rows, settings.get("batch_size", small))
-    epochs = max(FinetuneConfig.epochs, math.ceil(MIN_FINETUNING_STEPS / per_epoch))
+    min_epochs = SMALL_TABLE_EPOCHS if rows < HEAD_FIRST_ROWS else FinetuneConfig.epochs
+    epochs = max(min_epochs, math.ceil(MIN_FINETUNING_STEPS / per_epoch))
     found: dict[str, Any] = {"batch_size": small, "epochs": float(epochs)}
     return found if rows < HEAD_FIRST_ROWS else {**found, "head_first": False}

@@ -15,13 +15,22 @@ from torch import Tensor
 from gpt1.config import TrainingConfig
 from gpt1.kernels import torch_private
 
+TOKEN_EMBEDDING = "tokens.weight"  # end of its name in GPT, TaskModel and the LSTM
 MUON_MOMENTUM = 0.95  # μ of the released Muon
 GRAD_SCALE_DEVICES = ("cpu", "cuda")
 """Devices whose fused AdamW applies `grad_scale` and `found_inf`; an Apple GPU's ignores both (PyTorch PR 186360)."""
 
 
+class GroupSettings(NamedTuple):
+    """Named parameters with the same weight decay, and the factor on their learning rate."""
+
+    named: list[tuple[str, Tensor]]
+    weight_decay: float
+    lr_factor: float = 1.0
+
+
 class ParameterGroup(NamedTuple):
-    """Parameters with the same weight decay, their gradients, and their optimizer state: one list per slot."""
+    """Parameters of one group that have gradients, the gradients, and their optimizer state: one list per slot."""
 
     parameters: list[Tensor]
     gradients: list[Tensor]
@@ -33,7 +42,7 @@ class Optimizer:
 
     Args:
         parameters: (name, parameter) pairs.
-        config: Betas, epsilon and weight decay.
+        config: Betas, epsilon, weight decay, and the factor on the learning rate of the token embedding.
     """
 
     slots: tuple[str, ...] = ()
@@ -44,7 +53,13 @@ class Optimizer:
         self.steps_taken = 0
         decayed = [(name, p) for name, p in named if p.dim() > 1]
         not_decayed = [(name, p) for name, p in named if p.dim() <= 1]
-        self.groups = [(decayed, config.weight_decay), (not_decayed, 0.0)]
+        embedding = [(name, p) for name, p in decayed if name.endswith(TOKEN_EMBEDDING)]
+        others = [(name, p) for name, p in decayed if not name.endswith(TOKEN_EMBEDDING)]
+        self.groups = [
+            GroupSettings(others, config.weight_decay),
+            GroupSettings(embedding, config.weight_decay, config.embedding_lr_factor),
+            GroupSettings(not_decayed, 0.0),
+        ]
         self.state = {slot: {name: torch.zeros_like(p) for name, p in [*decayed, *not_decayed]} for slot in self.slots}
 
     def step(self, lr: float, clip_coef: Tensor | None = None, finite: Tensor | None = None) -> None:
@@ -64,13 +79,14 @@ class Optimizer:
         self.update_all(lr, clip_coef, finite)
 
     def update_all(self, lr: float, clip_coef: Tensor | None, finite: Tensor | None) -> None:
-        for named, decay in self.groups:
-            named = [(name, p) for name, p in named if p.grad is not None]
+        for group in self.groups:
+            named = [(name, p) for name, p in group.named if p.grad is not None]
             if named:
                 names = [name for name, _ in named]
                 slots = [[self.state[slot][name] for name in names] for slot in self.slots]
                 parameters, gradients = [p for _, p in named], [cast(Tensor, p.grad) for _, p in named]
-                self.update_group(ParameterGroup(parameters, gradients, slots), lr, decay, clip_coef, finite)
+                one = ParameterGroup(parameters, gradients, slots)
+                self.update_group(one, lr * group.lr_factor, group.weight_decay, clip_coef, finite)
 
     def update_group(
         self, group: ParameterGroup, lr: float, decay: float, clip_coef: Tensor | None, finite: Tensor | None = None
@@ -160,12 +176,12 @@ class Muon(AdamW):
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], config: TrainingConfig) -> None:
         super().__init__(parameters, config)
         self.dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
-        (decayed, decay), not_decayed = self.groups
-        self.matrices = [(name, p) for name, p in decayed if ".attention." in name or ".mlp." in name]
+        decayed, *other_groups = self.groups
+        self.matrices = [(name, p) for name, p in decayed.named if ".attention." in name or ".mlp." in name]
         for name, _ in self.matrices:
             del self.state["exp_avg_sq"][name]
-        others = [(name, p) for name, p in decayed if name in self.state["exp_avg_sq"]]
-        self.groups = [(others, decay), not_decayed]
+        others = [(name, p) for name, p in decayed.named if name in self.state["exp_avg_sq"]]
+        self.groups = [decayed._replace(named=others), *other_groups]
 
     @torch.no_grad()
     def update_all(self, lr: float, clip_coef: Tensor | None, finite: Tensor | None) -> None:

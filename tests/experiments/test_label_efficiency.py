@@ -255,7 +255,7 @@ def test_a_curve_does_not_resume_with_other_defaults(
 ) -> None:
     options: dict[str, Any] = {"from_": pretrained_run, "out": tmp_path / "curve", **QUICK, **TASK, "methods": ["all"]}
     before = (curve(table, **options) / "cells.json").read_bytes()
-    monkeypatch.setattr("gpt1.training.finetune.MAX_DEFAULT_LR", 1e-6)  # as in another version of gpt1
+    monkeypatch.setattr("gpt1.training.finetune.EMBEDDING_LR", 1e-6)  # as in another version of gpt1
     with pytest.raises(UserError, match=r"with peak_lr=0\.000375; this gpt1 would use 1e-06"):
         curve(table, **options)
     assert (tmp_path / "curve" / "cells.json").read_bytes() == before
@@ -284,7 +284,7 @@ def test_an_unfinished_run_resumes_only_with_the_same_settings(
     (tmp_path / "run" / "mark").touch()
     assert peak_lr_of(start_or_resume()) == 3.75e-4
     assert (tmp_path / "run" / "mark").exists()
-    monkeypatch.setattr("gpt1.training.finetune.MAX_DEFAULT_LR", 1e-6)  # as in another version of gpt1
+    monkeypatch.setattr("gpt1.training.finetune.EMBEDDING_LR", 1e-6)  # as in another version of gpt1
     assert peak_lr_of(start_or_resume()) == 1e-6
     assert not (tmp_path / "run" / "mark").exists()
 

@@ -52,7 +52,7 @@ def test_a_folder_does_not_resume_with_other_defaults(
     options: dict[str, Any] = {"out": tmp_path / "out", "data_dir": official_data, "tasks": ["cola"], "rows": {"": 8}}
     reproduce("table4", from_=pretrained_run, seeds=1, **options)
     reproduce("table4", from_=pretrained_run, seeds=1, **options)
-    monkeypatch.setattr("gpt1.training.finetune.MAX_DEFAULT_LR", 1e-6)  # as in another version of gpt1
+    monkeypatch.setattr("gpt1.training.finetune.EMBEDDING_LR", 1e-6)  # as in another version of gpt1
     with pytest.raises(UserError, match=r"with peak_lr=0\.000375; this gpt1 would use 1e-06"):
         reproduce("table4", from_=pretrained_run, seeds=2, **options)
     assert executed_jobs == ["cola, full, seed 0", "cola, tfidf, seed 0"]

@@ -270,11 +270,13 @@ def test_recipe_paper_in_a_config_file_equals_the_flag(table: Table, pretrained_
     assert settings[0]["peak_lr"] == 6.25e-5
 
 
-@pytest.mark.parametrize(("width", "rate"), [(768, 6.25e-5), (384, 2.5e-4), (128, 3.75e-4), (16, 3.75e-4)])
+@pytest.mark.parametrize(("width", "rate"), [(768, 6.25e-5), (384, 1.25e-4), (128, 3.75e-4), (16, 3.75e-4)])
 def test_narrow_models_have_a_larger_default_learning_rate(width: int, rate: float):
-    assert model_dependent_defaults(width, {}) == {"peak_lr": pytest.approx(rate)}
+    """That of the weight matrices falls with the width, that of the token embedding is the same at every width."""
+    found = model_dependent_defaults(width, {})
+    assert found == {"peak_lr": pytest.approx(rate), "embedding_lr_factor": pytest.approx(3.75e-4 / rate)}
     scratch = model_dependent_defaults(width, {"from_scratch": True})
-    assert scratch == {"peak_lr": pytest.approx(rate * 8 / 3), "head_first": False}
+    assert scratch == {**found, "peak_lr": pytest.approx(rate * 8 / 3), "head_first": False}
     assert model_dependent_defaults(width, {"recipe": "paper"}) == {}
     assert model_dependent_defaults(width, {"recipe": "paper", "from_scratch": True}) == {}
 
@@ -283,6 +285,7 @@ def test_small_tables_have_small_batches_and_enough_steps():
     for rows in (10, 100, 249, 250, 1000, 1999):
         found = table_dependent_defaults(rows, {})
         assert found["epochs"] * steps_per_epoch(rows, found["batch_size"]) >= MIN_FINETUNING_STEPS
+    assert [table_dependent_defaults(rows, {})["epochs"] for rows in (500, 1999, 2000)] == [13, 8, 7]
     assert [table_dependent_defaults(rows, {})["batch_size"] for rows in (249, 250, 2000)] == [8, 16, 32]
     assert table_dependent_defaults(100_000, {}) == {"epochs": 3.0, "batch_size": 32, "head_first": False}
     assert [resolve_finetune_settings(128, {}, rows).head_first for rows in (1999, 2000)] == [True, False]

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpt1.config import FinetuneConfig
+from gpt1.config import FinetuneConfig, GPTConfig
+from gpt1.model.gpt import GPT
+from gpt1.model.head import Head, TaskModel
 from gpt1.training import optimizers
 from gpt1.training.optimizers import (
     OPTIMIZERS,
@@ -295,3 +297,31 @@ def test_skipping_on_the_device_gives_the_bits_of_a_step_or_of_none(
             optimizer.update_all(0.01, shrink, torch.tensor(finite) if on_device else None)
         found.append({name: tensor.detach() for name, tensor in (parameters | optimizer.state_tensors()).items()})
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+@pytest.mark.parametrize("kind", [ReleasedAdam, AdamW, Muon, SGD])
+def test_the_token_embedding_has_its_own_learning_rate(kind: Any):
+    """Each tensor is updated on its own, so the embedding is that of a run with the larger rate, the rest is not."""
+
+    def weights(factor: float, times: float) -> dict[str, Tensor]:
+        parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
+        config = FinetuneConfig(weight_decay=0.3, embedding_lr_factor=factor, precision="fp32")
+        optimizer = kind(list(parameters.items()), config)
+        for step in range(STEPS):
+            give(parameters, gradients(step))
+            optimizer.step(times * lr(step))
+        return {name: p.detach() for name, p in parameters.items()}
+
+    found, slow, fast = weights(10, 1), weights(1, 1), weights(1, 10)
+    for name in SHAPES:
+        assert torch.equal(found[name], (fast if name == "tokens.weight" else slow)[name]), name
+    assert not torch.equal(fast["tokens.weight"], slow["tokens.weight"])
+
+
+def test_the_token_embedding_of_every_model_is_found():
+    config, shape = FinetuneConfig(embedding_lr_factor=3), GPTConfig(vocab_size=20, n_layer=1, n_head=1, n_embd=8)
+    lstm = GPTConfig(vocab_size=20, n_layer=1, n_head=1, n_embd=8, architecture="lstm", lstm_units=8)
+    for model in (GPT(shape), GPT(lstm), TaskModel(GPT(shape), Head(8, 2, False))):
+        groups = AdamW(model.named_parameters(), config).groups
+        (named,) = [group.named for group in groups if group.lr_factor == 3]
+        assert [p for _, p in named] == [getattr(model, "gpt", model).tokens.weight]
