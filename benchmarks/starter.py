@@ -44,13 +44,15 @@ from gpt1.runs import folder as runs
 from gpt1.training.pretrain import pretrain
 
 ROOT = Path(__file__).parents[1]
-TRAINING_TEXTS = ("textbooks/train.jsonl.xz", "books/train-00.jsonl.xz", "books/train-01.jsonl.xz")
 TWICE = "textbooks/train.jsonl.xz"
 """Read twice: of the two kinds of text, it is the one in modern English."""
+VOCABULARY_TEXTS = (TWICE, "books/train-00.jsonl.xz", "books/train-01.jsonl.xz")
+TRAINING_TEXTS = (*VOCABULARY_TEXTS, *(f"books/train-{i:02}.jsonl.xz" for i in range(2, 6)))
 VALIDATION_TEXTS = {"textbooks": "textbooks/validation.jsonl.xz", "books": "books/validation.jsonl.xz"}
 VOCAB_SIZE = 8000
-SETTINGS: dict[str, Any] = {"model": "mini", "steps": 1650, "schedule": "wsd"}
-SETTINGS |= {"eval_every": 150, "eval_windows": 128, "checkpoint_every": 150}
+SETTINGS: dict[str, Any] = {"model": "mini", "context": 512, "batch_size": 128, "steps": 5500}
+SETTINGS |= {"peak_lr": 0.003, "warmup": 0.05, "schedule": "wsd"}  # for batches of 65,536 tokens, see docs/lab-log.md
+SETTINGS |= {"eval_every": 500, "eval_windows": 128, "checkpoint_every": 500}
 LICENSE = "cc-by-4.0"  # that of the textbooks
 MAX_BYTES = 30_000_000  # of the weights in the package
 FIGURES = re.compile(r"(?<=<!-- figures: written by benchmarks/starter.py -->\n).*?(?=<!-- end of figures -->)", re.S)
@@ -83,6 +85,11 @@ class Making:
     blimp_rows: int = 0
     vocab_size: int = VOCAB_SIZE
     settings: Mapping[str, Any] = field(default_factory=lambda: SETTINGS)
+
+    @property
+    def vocabulary(self) -> Path:
+        """The corpus that the vocabulary is trained on."""
+        return self.work / "starter-vocabulary"
 
     @property
     def corpus(self) -> Path:
@@ -140,17 +147,21 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def tokenize_texts(making: Making, progress: Progress) -> None:
-    """The training corpus with its tokenizer, and the validation corpora."""
+    """The vocabulary, the training corpus, and the validation corpora."""
     again = making.work / "textbooks-again.jsonl.xz"  # a file that is named twice is read once
-    if not (making.corpus / MANIFEST).exists():
-        making.work.mkdir(parents=True, exist_ok=True)
-        if not again.exists():
-            shutil.copyfile(making.data / TWICE, again)
-        texts = [str(making.data / name) for name in TRAINING_TEXTS]
-        texts.insert(1, str(again))
-        tokenizer = making.from_
-        size = None if tokenizer else making.vocab_size
-        tokenize(texts, out=making.corpus, tokenizer=tokenizer, vocab_size=size, progress=progress)
+
+    def tokenize_with_again(names: Sequence[str], out: Path, **options: Any) -> None:
+        if not (out / MANIFEST).exists():
+            making.work.mkdir(parents=True, exist_ok=True)
+            if not again.exists():
+                shutil.copyfile(making.data / TWICE, again)
+            first, *others = (str(making.data / name) for name in names)
+            tokenize([first, str(again), *others], out=out, progress=progress, **options)
+
+    tokenizer = making.from_ or str(making.vocabulary / "tokenizer")
+    if not making.from_:
+        tokenize_with_again(VOCABULARY_TEXTS, making.vocabulary, vocab_size=making.vocab_size)
+    tokenize_with_again(TRAINING_TEXTS, making.corpus, tokenizer=tokenizer)
     for name, text in VALIDATION_TEXTS.items():
         if not (making.validation_corpus(name) / MANIFEST).exists():
             out, tokenizer = making.validation_corpus(name), str(making.corpus / "tokenizer")

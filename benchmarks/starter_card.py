@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from gpt1.config import format_flag
 from gpt1.errors import UserError
 from gpt1.experiments.methods import ABLATION_METHODS
 from gpt1.formatting import count_noun, shell_join
@@ -47,6 +48,7 @@ TEXTBOOKS: dict[str, tuple[str, str]] = {
     "writing-guide": ("Writing Guide", "a6c9552839"),
 }
 """Repository openstax/osbooks-NAME → (title, commit). The licence at each commit was CC BY 4.0."""
+COMMAND_SETTINGS = ("context", "batch_size", "peak_lr", "warmup", "schedule")
 TITLES = {"textbooks": "two other textbooks", "books": "books by other authors"}
 
 INTRODUCTION = """\
@@ -74,8 +76,7 @@ LIMITS = """\
 - The texts are books from before 1929, many of them novels, and college textbooks. Chat, reviews, news
   and code are not among them. The old books have the prejudices of their time, and the model may
   repeat them.
-- It is small, and it has seen little text. It is a start for fine-tuning. What it generates is often
-  wrong and is not a source of facts.
+- It is small: a start for fine-tuning. What it generates is often wrong and is not a source of facts.
 - Texts are lowercased, and are read in windows of {context} tokens.
 """
 
@@ -205,13 +206,10 @@ def texts_section(record: Mapping[str, Any]) -> str:
         rows.append([f"`{name}`", what, f"{one['bytes'] / 1e6:.1f} MB", use])
     corpus = record["corpus"]
     seen = sum(stage["tokens_seen"] for stage in record["stages"].values())
-    about = (
-        f"The corpus has {corpus['tokens']:,} tokens, {corpus['bytes'] / corpus['tokens']:.2f} bytes per token. Its "
-    )
-    about += (
-        f"vocabulary of {record['model']['vocab_size']:,} tokens was trained on the same text. Pre-training has read "
-    )
-    about += f"{seen:,} tokens."
+    size, vocabulary = corpus["tokens"], record["model"]["vocab_size"]
+    about = f"The corpus has {size:,} tokens, {corpus['bytes'] / size:.2f} bytes per token. Its vocabulary of "
+    about += f"{vocabulary:,} tokens was trained on a part of it: the textbooks and the first two files of books. "
+    about += f"Pre-training has read {seen:,} tokens."
     return f"## Texts\n\n{table(['file', 'what', 'size', 'in the corpus'], rows)}\n{paragraph(about)}"
 
 
@@ -233,7 +231,9 @@ def recipe_section(record: Mapping[str, Any]) -> str:
 def pretrain_command(name: str, stage: Mapping[str, Any]) -> str:
     start = ["--from", stage["from"]] if stage["from"] else ["--model", stage["settings"]["model"]]
     words = ["gpt1", "pretrain", "starter-corpus", "--out", f"runs/{name}", *start]
-    return shell_join([*words, "--steps", stage["steps"], "--schedule", stage["settings"].get("schedule", "cosine")])
+    recipe = {name: stage["settings"][name] for name in COMMAND_SETTINGS if name in stage["settings"]}
+    flags = [format_flag(name, value) for name, value in recipe.items()]
+    return " ".join([shell_join([*words, "--steps", stage["steps"]]), *flags])
 
 
 def licence_section(record: Mapping[str, Any]) -> str:

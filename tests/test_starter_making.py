@@ -41,7 +41,7 @@ def making(prose: list[str], tmp_path_factory: pytest.TempPathFactory) -> starte
     for part, name in enumerate([*starter.TRAINING_TEXTS, *starter.VALIDATION_TEXTS.values()]):
         is_textbook = name.startswith("textbooks")
         about = {"title": "t", "book": "physics"} if is_textbook else {"title": "t", "author": "a", "year": 1900}
-        write_lines(data / name, [about | {"text": text} for text in prose[40 * part : 40 * part + 40]])
+        write_lines(data / name, [about | {"text": text} for text in prose[20 * part : 20 * part + 20]])
     (data / "tasks").mkdir()
     with tarfile.open(data / "tasks" / "BLiMP.tar.xz", "w:xz") as archive:
         for paradigm in sorted({paradigm for group in PHENOMENA.values() for paradigm in group}):
@@ -81,7 +81,7 @@ def test_the_command_makes_the_model_its_card_and_the_figures_of_its_page(
     assert set(record["blimp"]["baselines"]) == {"shorter", "unigram"}
     assert "osbooks-physics/tree/ff78c7a815" in card
     assert record["texts"][starter.TWICE]["times"] == 2
-    assert record["corpus"]["documents"] == 4 * 40, "the textbooks are in the corpus twice"
+    assert record["corpus"]["documents"] == 8 * 20, "the textbooks are in the corpus twice"
 
     before = (making.record.read_bytes(), (making.out / "model.safetensors").stat().st_mtime_ns)
     starter.make_starter(making, Progress())
