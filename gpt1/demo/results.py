@@ -19,7 +19,7 @@ DEMO_METHODS: dict[str, dict[str, Any]] = {
     ),
     "pre-trained, head only": {"train": "head"},
     "pre-trained, all weights": {"epochs": 8.0, "batch_size": 8, "peak_lr": 5e-4, "lm_coef": 0.0},
-    f"{STARTER}, all weights": {"epochs": 4.0, "batch_size": 8, "lm_coef": 0.0},
+    f"{STARTER}, all weights": {"batch_size": 8, "lm_coef": 0.0},
 }
 """Method → settings. The last one starts from the model that comes with gpt1, the others from the demo's own."""
 SCRATCH, HEAD, ALL, FROM_STARTER = DEMO_METHODS
