@@ -55,6 +55,7 @@ Settings cannot change on `--resume`, except those that do not affect the traine
 {free}.
 Former names still work: {former}.
 """
+FINETUNING_RATES = model_dependent_defaults(MODEL_SIZES["mini"]["n_embd"], {})  # those of the default size
 
 
 def shown(value: Any) -> str:
@@ -83,9 +84,6 @@ def own(config_class: type[Any], parent: type[Any] | None) -> list[str]:
     """The settings that a config adds to its parent's."""
     inherited = {field.name for field in dataclasses.fields(parent)} if parent else set()
     return [field.name for field in dataclasses.fields(config_class) if field.name not in inherited]
-
-
-FINETUNING_RATES = model_dependent_defaults(MODEL_SIZES["mini"]["n_embd"], {})
 
 
 def settings_table(names: Sequence[str], *stages: type[Any]) -> str:

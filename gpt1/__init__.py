@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpt1.experiments.label_efficiency import curve
     from gpt1.experiments.reproduce.reproduce import reproduce
     from gpt1.experiments.zeroshot.heuristics import zeroshot
-    from gpt1.inference.evaluate import evaluate
+    from gpt1.inference.evaluate import evaluate, predict
     from gpt1.inference.predictor import load
     from gpt1.model.gpt import GPT
     from gpt1.tokenization.tokenizer import Tokenizer
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "load",
+    "predict",
     "pretrain",
     "reproduce",
     "tokenize",
@@ -43,6 +44,7 @@ _LAZY_IMPORTS = {
     "evaluate": "gpt1.inference.evaluate",
     "finetune": "gpt1.training.finetune",
     "load": "gpt1.inference.predictor",
+    "predict": "gpt1.inference.evaluate",
     "pretrain": "gpt1.training.pretrain",
     "reproduce": "gpt1.experiments.reproduce.reproduce",
     "tokenize": "gpt1.corpus.tokenize",

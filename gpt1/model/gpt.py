@@ -160,10 +160,8 @@ class GPT(nn.Module):
         """
         past, time = (kv_cache.length if kv_cache else 0), (packing.max_length if packing else ids.shape[1])
         if past + time > self.config.context:
-            raise UserError(
-                f"{past + time} tokens exceed the {self.config.context} positions of the model.",
-                "Use a shorter text, or pre-train with a larger --context.",
-            )
+            problem = f"{past + time} tokens exceed the {self.config.context} positions of the model."
+            raise UserError(problem, "Use a shorter text, or pre-train with a larger --context.")
         h = embedding(ids, self.tokens.weight)  # U W_e
         if not self.recurrent:
             h = h + self.position_embeddings(past, time, kv_cache, packing)  # + W_p
@@ -174,10 +172,8 @@ class GPT(nn.Module):
             h = packing.pad(h)
         for index, block in enumerate(self.blocks):
             run_block = partial(block, kv_cache=kv_cache.layer(index) if kv_cache else None, packing=packing)
-            if self.activation_checkpointing and self.training:
-                h = checkpoint(run_block, h, use_reentrant=False)
-            else:
-                h = run_block(h)
+            checkpointed = self.activation_checkpointing and self.training
+            h = checkpoint(run_block, h, use_reentrant=False) if checkpointed else run_block(h)
         if kv_cache:
             kv_cache.length += time
         return packing.unpad(h) if packing else h

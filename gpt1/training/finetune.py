@@ -285,7 +285,9 @@ def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mappin
     no_probe = settings.get("from_scratch") or settings.get("keep_head") or settings.get("transfer_layers", -1) >= 0
     factor = max(1.0, n_embd / EMBEDDING_LR_WIDTH)
     embedding_lr = EMBEDDING_LR * (SCRATCH_LR_FACTOR if settings.get("from_scratch") else 1)
-    rates = {"peak_lr": embedding_lr / factor, "embedding_lr_factor": factor}
+    rates = {"peak_lr": embedding_lr / factor}
+    if settings.get("train", "all") == "all":  # else the embedding is frozen
+        rates["embedding_lr_factor"] = factor
     return {**rates, "head_first": False} if no_probe else rates
 
 

@@ -45,6 +45,11 @@ def check_train_scope(cfg: FinetuneConfig, n_layer: int) -> None:
     if cfg.keep_head and (cfg.from_scratch or cfg.transfer_layers >= 0):
         flag = "--from-scratch" if cfg.from_scratch else "--transfer-layers"
         raise UserError(f"--keep-head with {flag}: the output layer belongs to the weights.", f"Remove {flag}.")
+    if cfg.train != "all" and cfg.embedding_lr_factor != 1:
+        raise UserError(
+            f"--embedding-lr-factor has no effect with --train {cfg.train}: the token embedding is not trained.",
+            "Remove --embedding-lr-factor, or use --train all.",
+        )
     if cfg.train == "head" and cfg.lm_coef:
         raise UserError(
             f"--lm-coef {cfg.lm_coef:g} has no effect with --train head: the language model is not trained.",

@@ -148,6 +148,9 @@ REFUSED = {
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --train head --lm-coef 0.5": [
             "--lm-coef 0.5 has no effect with --train head"
         ],
+        f"reviews.csv --out r {CLASSIFICATION_FLAGS} --train last:1 --embedding-lr-factor 3": [
+            "--embedding-lr-factor has no effect with --train last:1"
+        ],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --transfer-layers 9": ["--transfer-layers 9", "2 blocks"],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --valid-fraction 0.9": ["--valid-fraction 0.9", "0.5"],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --epochs 0": ["--epochs 0.0", "above 0"],

@@ -277,6 +277,7 @@ def test_narrow_models_have_a_larger_default_learning_rate(width: int, rate: flo
     assert found == {"peak_lr": pytest.approx(rate), "embedding_lr_factor": pytest.approx(3.75e-4 / rate)}
     scratch = model_dependent_defaults(width, {"from_scratch": True})
     assert scratch == {**found, "peak_lr": pytest.approx(rate * 8 / 3), "head_first": False}
+    assert model_dependent_defaults(width, {"train": "last:1"}) == {"peak_lr": pytest.approx(rate)}
     assert model_dependent_defaults(width, {"recipe": "paper"}) == {}
     assert model_dependent_defaults(width, {"recipe": "paper", "from_scratch": True}) == {}
 
