@@ -142,12 +142,13 @@ def write_validation_predictions(run: Path, model: TaskPredictor, task: TaskData
 
 
 def describe_calibration(calibration: Mapping[str, Any], rows: int) -> str:
-    """Whether the probabilities are calibrated, and their error; where the rows are few, with their number."""
-    before, after = calibration["ece_before"], calibration["ece_after"]
+    """Whether the probabilities are calibrated, and what it changed; where the rows are few, with their number."""
+    ece, loss = ([calibration[f"{name}_{when}"] for when in ("before", "after")] for name in ("ece", "loss"))
     few = f" on {count_noun(rows, 'row')}" if "ece_interval" in calibration else ""
     if calibration["reason"]:
-        return f"not calibrated (ECE {before:.3f}{few}): {calibration['reason']}"
-    return f"calibrated (ECE {before:.3f} → {after:.3f}{few}, cross-fitted)"
+        return f"not calibrated (ECE {ece[0]:.3f}{few}): {calibration['reason']}"
+    changes = [f"{name} {before:.3f} → {after:.3f}" for name, (before, after) in (("loss", loss), ("ECE", ece))]
+    return f"calibrated ({', '.join(changes)}{few}, cross-fitted)"
 
 
 def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> None:

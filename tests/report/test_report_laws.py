@@ -264,6 +264,10 @@ def test_a_calibration_that_made_it_worse_says_so(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     edit_results(tmp_path, calibration={"temperature": 2.0, "ece_before": 0.087, "ece_after": 0.309})
     assert "0.087 before, 0.309 after, which is worse." in PageParser(write_report(tmp_path)).text
+    losses = {"loss_before": 1.2, "loss_after": 0.6}
+    edit_results(tmp_path, calibration={"temperature": 2.0, "ece_before": 0.087, "ece_after": 0.309} | losses)
+    text = PageParser(write_report(tmp_path)).text
+    assert "0.309 after, which is worse; mean loss: 1.200 before, 0.600 after." in text
 
 
 def test_scores_show_how_far_predictions_and_labels_spread(tmp_path: Path) -> None:

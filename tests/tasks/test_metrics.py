@@ -213,7 +213,8 @@ def test_the_fitted_temperature_is_optimal_and_recovers_the_scale_of_the_logits(
     z, gold = z[:n] * scale, gold[:n]
 
     def objective(t):
-        return n * loss_at(t, z, gold) + math.log(t) ** 2 / 2
+        mean, deviation = metrics.LOG_TEMPERATURE_PRIOR
+        return n * loss_at(t, z, gold) + ((math.log(t) - mean) / deviation) ** 2 / 2
 
     fitted = metrics.fit_temperature(z, gold)
     assert all(objective(fitted) <= objective(t) + 1e-4 for t in np.geomspace(0.05, 20, 50))
@@ -227,19 +228,22 @@ def test_missing_answers_do_not_change_the_temperature():
     assert metrics.fit_temperature(padded, gold) == pytest.approx(metrics.fit_temperature(z, gold))
 
 
-def test_the_prior_limits_the_temperature_on_few_rows_only():
+def test_the_prior_decides_the_temperature_on_few_rows_only():
+    mode = math.exp(metrics.LOG_TEMPERATURE_PRIOR[0])
     logits = np.eye(3)[[0, 1, 2, 0]] * 5
     right, one_wrong, wrong = [0, 1, 2, 0], [0, 1, 2, 1], [1, 2, 0, 1]
     few = [metrics.fit_temperature(logits, gold) for gold in (right, one_wrong, wrong)]
-    assert 0.5 < few[0] < 1 < few[1] < few[2] < 10
+    assert 1 < few[0] < mode < few[1] < few[2] < 10
     many = [metrics.fit_temperature(np.tile(logits, (250, 1)), gold * 250) for gold in (right, one_wrong, wrong)]
-    assert many[0] < few[0]
+    assert many[0] < 1
     assert many[1] == pytest.approx(5 / math.log(2 * 3), rel=0.01)  # three of four are right: p = 3/4, the others 1/8
     assert many[2] > 2 * few[2]
 
 
-def test_equal_logits_give_temperature_1():
-    assert metrics.fit_temperature(np.zeros((4, 2)), [0, 1, 0, 1]) == pytest.approx(1.0, abs=0.01)
+def test_equal_logits_say_nothing_about_the_temperature():
+    expected = math.exp(metrics.LOG_TEMPERATURE_PRIOR[0])
+    assert metrics.fit_temperature(np.zeros((4, 2)), [0, 1, 0, 1]) == pytest.approx(expected, rel=0.01)
+    assert metrics.cross_fit_temperature(np.zeros((4, 2)), [0, 1, 0, 1])["temperature"] == 1
 
 
 @given(seed=st.integers(0, 1000), bins=st.integers(1, 20))
@@ -284,11 +288,26 @@ def test_a_temperature_is_used_only_if_it_helps_on_other_rows():
     unused = [found for found in few if found["temperature"] == 1]
     assert 0 < len(unused) < len(few)
     for found in unused:
-        assert "no temperature helps" in found["reason"]
+        assert "no temperature lowers the loss" in found["reason"]
         assert found["ece_after"] == found["ece_before"]
+        assert found["loss_after"] == found["loss_before"]
         assert found["bins"] == found["bins_before"]
     for found in few:
-        assert found["ece_after"] <= found["ece_before"]
+        assert (found["loss_after"] < found["loss_before"]) == (found["temperature"] != 1)
+
+
+def test_thirty_validation_rows_calibrate_an_overconfident_model():
+    # Labels drawn from p, logits three times too large: as a model of a few hundred rows after many epochs.
+    z, gold = sample_logits(5, n=3000)
+    overconfident, test = 3 * z, slice(1500, 3000)
+    test_loss = metrics.negative_log_likelihood(overconfident[test], gold[test])
+    lowest_loss = metrics.negative_log_likelihood(z[test], gold[test])
+    gaps = []
+    for first in range(0, 1500, 30):
+        rows = slice(first, first + 30)
+        temperature = metrics.cross_fit_temperature(overconfident[rows], gold[rows])["temperature"]
+        gaps.append(metrics.negative_log_likelihood(overconfident[test] / temperature, gold[test]) - lowest_loss)
+    assert np.mean(gaps) < 0.15 * (test_loss - lowest_loss)
 
 
 def test_the_reported_calibration_is_that_of_temperatures_fitted_on_other_rows():
@@ -300,10 +319,12 @@ def test_the_reported_calibration_is_that_of_temperatures_fitted_on_other_rows()
         scaled[fold] = z[fold] * 4 / metrics.fit_temperature(z[others] * 4, gold[others])
     assert found["reason"] == ""
     assert found["ece_after"] == pytest.approx(metrics.calibration(softmax(scaled, axis=1), gold)["ece"])
+    assert found["loss_after"] == pytest.approx(-np.log(softmax(scaled, axis=1))[range(200), gold].mean())
+    assert found["loss_before"] == pytest.approx(-np.log(softmax(z * 4, axis=1))[range(200), gold].mean())
 
 
 def test_a_temperature_at_the_end_of_its_range_is_not_used():
-    sure = np.eye(3)[[0, 1, 2] * 300] * 1e-3
+    sure = np.eye(3)[[0, 1, 2] * 300] * 1e-2
     found = metrics.cross_fit_temperature(sure, [0, 1, 2] * 300)
     assert found["fitted"] == pytest.approx(math.exp(-metrics.MAX_LOG_TEMPERATURE), rel=0.01)
     assert found["temperature"] == 1
