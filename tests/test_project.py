@@ -38,7 +38,7 @@ def test_the_newest_version_of_the_changelog_is_the_version_of_the_package():
     assert (citation["version"], str(citation["date-released"])) == headings[1]
 
 
-def test_the_version_stands_in_one_file():
+def test_the_version_is_defined_in_one_file():
     assert "version" not in project()["project"]
     assert project()["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "gpt1.version.__version__"}
 

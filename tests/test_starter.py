@@ -111,7 +111,7 @@ def test_a_model_called_starter_in_the_current_folder_wins_and_a_line_says_so(
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_is_called_starter_and_is_no_model_is_an_error_that_says_what_it_hides(kind: str):
+def test_a_path_named_starter_that_is_not_a_model_is_an_error_that_says_what_it_hides(kind: str):
     Path("starter").mkdir() if kind == "folder" else Path("starter").touch()
     with pytest.raises(UserError) as refused:
         find_model_folder("starter")
@@ -127,7 +127,7 @@ def test_a_mistyped_starter_is_recognized(name: str):
         find_model_folder(name)
 
 
-def test_whoever_has_no_pretrained_model_reads_that_there_is_one(ask: Any, table: Table):
+def test_a_command_without_a_pretrained_model_suggests_starter(ask: Any, table: Table):
     hint = "--from starter is a pre-trained English model, which comes with gpt1."
     without = ask("finetune", "reviews.csv", "--out", "run")
     assert without.exit_code == 2

@@ -118,7 +118,7 @@ def test_the_printed_next_command_runs_as_printed_for_any_folder_name(
     assert len(read_table("predictions.jsonl")) == len(read_table("my reviews.csv"))
 
 
-def test_the_whole_workflow_from_text_to_predictions(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
+def test_the_whole_workflow_from_text_to_predictions_works(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
     monkeypatch.chdir(tmp_path)
     for name in ("reviews.csv", "new.csv"):
         shutil.copy(workspace / name, name)
@@ -262,7 +262,7 @@ def test_resuming_a_finished_run_changes_nothing(workspace: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("size", ["tiny", "mini", "lstm", pytest.param("small", marks=pytest.mark.slow)])
-def test_a_model_that_learned_only_frequencies_is_announced_and_not_suggested(
+def test_a_model_that_learned_only_frequencies_is_reported_and_not_suggested(
     size: str, workspace: Path, tmp_path: Path, ask: Any
 ):
     short = "--peak-lr 0 --steps 4 --eval-every 2 --batch-size 2 --context 32 --eval-windows 8 --device cpu --keep 1"
@@ -284,7 +284,7 @@ def test_resume_restores_a_deleted_model_folder(workspace: Path, tmp_path: Path,
     assert (tmp_path / "r/model/model.safetensors").read_bytes() == weights
 
 
-def test_what_is_no_table_gets_a_hint_that_works(workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_is_not_a_table_gets_a_hint_that_works(workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(workspace)
     answer = ask("predict", "runs/reviews", "good")
     assert "as a text, add a space: 'good '" in answer.stderr

@@ -122,7 +122,7 @@ def test_a_table_on_standard_input_gives_the_rows_of_the_file(kind: str, ask: An
     assert ask("evaluate", "runs/reviews", "-", "--json").stdout == expected
 
 
-def test_standard_input_that_is_no_table_is_an_error(ask: Any, pipe: Any):
+def test_standard_input_that_is_not_a_table_is_an_error(ask: Any, pipe: Any):
     pipe(b"")
     assert "standard input is empty" in ask("predict", "runs/reviews", "-").stderr
     pipe(b"\x1f\x8b\x08")

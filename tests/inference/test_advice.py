@@ -49,7 +49,7 @@ def test_windows_are_advised_if_a_fifth_of_the_texts_is_truncated_and_only_once(
     assert "--long" not in tfidf_advice(stored_run(tmp_path / "other", long="windows"), 100, 0.9).commands[-1]
 
 
-def test_the_commands_for_a_table_run_as_they_stand(tmp_path: Path, pretrained_run: Path, ask: Any):
+def test_the_commands_for_a_table_run_as_printed(tmp_path: Path, pretrained_run: Path, ask: Any):
     run = stored_run(tmp_path)
     rows = [{"review": f"the list {i} is sorted and the file is closed", "stars": i % 2} for i in range(40)]
     write_table(tmp_path / "my reviews.csv", rows)

@@ -90,7 +90,7 @@ def test_a_folder_of_runs_lists_them_with_the_metrics_of_the_best_epoch(
     assert "accuracy 0.625 (best epoch: 1)" in capfd.readouterr().out
 
 
-def test_a_run_that_is_being_trained_is_not_to_be_resumed(
+def test_resuming_is_not_suggested_for_a_run_that_is_being_trained(
     pretrained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     pytest.importorskip("fcntl", reason="Windows")

@@ -99,7 +99,7 @@ def test_a_pass_over_several_sequences_follows_the_formula(gathers: bool, parts:
 @pytest.mark.parametrize(("heads", "width"), [(2, 32), (3, 64), (12, 64), (2, 16), (1, 8)])
 @settings(max_examples=15)
 @given(parts=passes(LONG), seed=st.integers(0, 99))
-def test_a_part_has_the_same_bits_alone_and_in_company_with_any_number_of_threads(
+def test_a_part_has_the_same_bits_alone_and_in_a_batch_with_any_number_of_threads(
     heads: int, width: int, dtype: torch.dtype, parts: list[CachePart], seed: int
 ):
     torch.manual_seed(seed)
@@ -141,7 +141,7 @@ def continue_row(cache: KVCache, row: int, prompt: int, qkv: Tensor, kept: int =
 
 @settings(max_examples=20)
 @given(prompt=st.integers(1, SIZE), row=st.integers(0, BATCH - 1), seed=st.integers(0, 99))
-def test_what_an_earlier_sequence_left_behind_does_not_matter_even_if_it_is_nan(prompt: int, row: int, seed: int):
+def test_values_left_by_an_earlier_sequence_do_not_matter_even_if_they_are_nan(prompt: int, row: int, seed: int):
     torch.manual_seed(seed)
     qkv = torch.randn(SIZE, 1, 3 * HEADS * WIDTH)
     stale, clear = new_cache(), new_cache()

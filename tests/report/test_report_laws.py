@@ -117,7 +117,7 @@ def contrast(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_and_lines_contrast_with_the_paper(scheme: str) -> None:
+def test_text_and_lines_contrast_with_the_background(scheme: str) -> None:
     block = CSS.split(":root {")[1 if scheme == "light" else 2].split("}")[0]
     hexes = dict(re.findall(r"--(\w+): #([0-9a-f]{6});", block))
     color = {name: tuple(int(text[i : i + 2], 16) / 255 for i in (0, 2, 4)) for name, text in hexes.items()}
@@ -231,7 +231,7 @@ def test_the_code_in_descriptions_of_settings_is_code(tmp_path: Path) -> None:
     assert "&lt;code&gt;" not in page
 
 
-def test_of_many_epochs_only_the_best_and_the_last_have_their_value_beside_them(tmp_path: Path) -> None:
+def test_only_the_best_and_the_last_of_many_epochs_have_their_value_beside_them(tmp_path: Path) -> None:
     for epochs, shown in ((3, 3), (6, 2)):
         write_finetuning_run(tmp_path)
         lines = [{"step": n, "epoch": n, "split": "validation", "accuracy": n / 8} for n in range(1, epochs + 1)]
@@ -260,7 +260,7 @@ def test_a_temperature_of_1_is_not_called_calibrated(tmp_path: Path) -> None:
     assert "are calibrated" not in text
 
 
-def test_a_calibration_that_made_it_worse_says_so(tmp_path: Path) -> None:
+def test_a_calibration_that_increases_the_error_says_so(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     edit_results(tmp_path, calibration={"temperature": 2.0, "ece_before": 0.087, "ece_after": 0.309})
     assert "0.087 before, 0.309 after, which is worse." in PageParser(write_report(tmp_path)).text
@@ -281,7 +281,7 @@ BASELINES = {
 }
 
 
-def test_the_stored_baselines_stand_in_the_head_and_in_the_table(tmp_path: Path) -> None:
+def test_the_header_and_the_table_show_the_stored_baselines(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     edit_results(tmp_path, baselines=BASELINES, warning="TF-IDF is better (accuracy 0.875).")
     page = PageParser(write_report(tmp_path))
@@ -292,7 +292,7 @@ def test_the_stored_baselines_stand_in_the_head_and_in_the_table(tmp_path: Path)
     assert {0.333, 0.87} <= set(page.numbers)
 
 
-def test_the_correlation_of_the_mean_is_not_held_against_a_model(tmp_path: Path) -> None:
+def test_the_headline_does_not_compare_with_the_correlation_of_the_mean(tmp_path: Path) -> None:
     write_regression_run(tmp_path)
     mean = {"name": "always the mean (2.50)", "metrics": {"pearson": 0.0, "rmse": 1.5}}
     edit_results(tmp_path, baselines={"trivial": mean, "tfidf": {"name": "TF-IDF", "metrics": {"pearson": 0.3}}})
@@ -320,7 +320,7 @@ def test_damaged_baselines_are_left_out(damaged: Any, tmp_path: Path) -> None:
 # --- the user's own names --------------------------------------------------------------------------------------------
 
 
-def test_texts_stand_under_the_names_of_the_users_columns(tmp_path: Path) -> None:
+def test_texts_are_shown_under_the_names_of_the_users_columns(tmp_path: Path) -> None:
     html = write_report(write_finetuning_run(tmp_path)).read_text()
     assert html.count("<dt>review</dt>") == 2
     assert "<dt>text</dt>" not in html

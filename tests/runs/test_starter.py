@@ -35,7 +35,7 @@ def test_a_package_without_the_starter_is_one_error(tmp_path: Path, monkeypatch:
     assert "Install a release" in refused.value.fix
 
 
-def test_starter_is_a_model_wherever_a_run_is(
+def test_starter_is_accepted_wherever_a_run_is(
     exported_starter: Path,
     table: Table,
     corpus: Path,

@@ -182,7 +182,7 @@ def test_reading_shows_the_scores_of_each_token(open_page: Open, served: Served)
 
 
 @browser_test
-def test_writing_streams_stops_and_goes_on_from_a_token(open_page: Open, served: Served):
+def test_writing_streams_stops_and_continues_from_a_token(open_page: Open, served: Served):
     page = open_page("#writing?model=books&text=the+file&temperature=0&max_tokens=8")
     page.get_by_role("button", name="Write", exact=True).click()
     page.get_by_text("8 tokens,").wait_for()

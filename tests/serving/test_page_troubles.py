@@ -55,7 +55,7 @@ def words(page: Any) -> str:
 
 
 @browser_test
-def test_each_label_of_several_stands_beside_its_threshold(open_page: Open, moods: Path):
+def test_each_of_several_labels_is_shown_beside_its_threshold(open_page: Open, moods: Path):
     model = load(moods)
     assert isinstance(model, TaskPredictor)
     page = open_page("#task?model=moods&field.text=a+file")
@@ -76,7 +76,7 @@ def test_each_label_of_several_stands_beside_its_threshold(open_page: Open, mood
 
 
 @browser_test
-def test_a_row_without_any_label_is_shown_so(open_page: Open, served: Served):
+def test_a_row_without_any_label_is_shown_as_such(open_page: Open, served: Served):
     page = open_page("#task?model=moods&field.text=a+file")
     page.route("**/v1/classify", lambda route: route.fulfill(json=without_labels(route, served)))
     page.locator("#field-0").fill("another file")

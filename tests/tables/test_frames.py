@@ -52,7 +52,7 @@ def test_names_of_columns_are_strings():
     assert frame_table(pd.DataFrame([[1, 2]])).rows == [{"0": 1, "1": 2}]
 
 
-def test_what_is_a_frame():
+def test_frames_are_recognized():
     assert all(map(is_frame, [pd.DataFrame(), pl.DataFrame(), pa.table({}), pd.Series(["a"]), pl.Series(["a"])]))
     assert is_series(pd.Series(["a"]))
     assert not is_series(pd.DataFrame())
