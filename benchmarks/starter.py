@@ -258,7 +258,7 @@ def validation_facts(making: Making, corpus: Corpus, name: str, progress: Progre
     valid, model = Corpus.open(making.validation_corpus(name)), language_model(making)
     found = evaluate_on_corpus(model, valid, progress)
     training, windows = (
-        CorpusWindows(CorpusPart.of_ranges(text, [(0, text.tokens)]), model.gpt.config.context, shifted=False)
+        CorpusWindows(CorpusPart.from_ranges(text, [(0, text.tokens)]), model.gpt.config.context, shifted=False)
         for text in (corpus, valid)
     )
     unigram = unigram_loss(training, windows, windows.n, corpus.vocab_size, max_tokens=corpus.tokens)

@@ -103,7 +103,7 @@ class ExperimentReport:
         self.svgs[f"{name}.svg"] = to_svg(figure, caption, size=FILE_SIZE)
         self.markdown_blocks.append(f"![{caption}]({name}.svg)")
 
-    def how_it_was_made(self, notes: Iterable[str], failed: Iterable[str], facts: Mapping[str, Any]) -> None:
+    def add_provenance(self, notes: Iterable[str], failed: Iterable[str], facts: Mapping[str, Any]) -> None:
         """Notes, failed runs, and a table of `facts` (model, settings, …)."""
         self.heading("How it was made")
         self.add_bullets([*notes, *(f"Not finished: {line}" for line in failed)])

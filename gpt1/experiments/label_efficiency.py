@@ -248,7 +248,7 @@ def write_curve_report(plan: CurvePlan, store: ResultStore, failed: list[str]) -
     savings = compare_curves(medians["all"], medians["scratch"]) if {"all", "scratch"} <= set(medians) else []
     if savings:
         add_savings_table(report, savings, min(medians["scratch"]), metric)
-    report.how_it_was_made(plan.data.notes, failed, curve_facts(plan, store))
+    report.add_provenance(plan.data.notes, failed, curve_facts(plan, store))
     results = {
         "about": store.about,
         "metric": metric,
@@ -350,7 +350,9 @@ def draw_score_curves(scores: dict[str, dict[int, SeedScores]], metric: str, tes
             tooltips = [f"{title}, {n:,} labels: {by_size[n].to_cell()}" for n in sizes]
             values = [by_size[n].values for n in sizes]
             intervals = single_seed_intervals((by_size[n] for n in sizes), metric, test_rows)
-            charts.band(axes, sizes, values, tooltips, color=color, marker=marker, label=title, intervals=intervals)
+            charts.plot_band(
+                axes, sizes, values, tooltips, color=color, marker=marker, label=title, intervals=intervals
+            )
         sizes = sorted({n for by_size in scores.values() for n in by_size})
         axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
         axes.minorticks_off()

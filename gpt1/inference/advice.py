@@ -42,7 +42,7 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> Adv
     if stored.get("from_scratch"):
         return Advice("Fine-tune a pre-trained model, not one from scratch.")
     base, origin = Path(run), command["from"]
-    source = texts_of(command, read_tokens(base) if tokens is None else tokens)
+    source = text_arguments(command, read_tokens(base) if tokens is None else tokens)
     own = source != [TEXTS]
     texts = "these texts and others from their domain" if own else "texts from this domain"
     corpus, model, again = (base.with_name(f"{base.name}-{name}") for name in ("corpus", "pretrained", "again"))
@@ -93,7 +93,7 @@ def read_settings(run: Path) -> Mapping[str, Any]:
         return {}
 
 
-def texts_of(command: Mapping[str, Any], tokens: float) -> list[str]:
+def text_arguments(command: Mapping[str, Any], tokens: float) -> list[str]:
     """Arguments of `tokenize` for the training table of a run; TEXTS if it is small or has no file."""
     train, columns = command.get("train"), command.get("columns")
     if not isinstance(train, str) or not isinstance(columns, dict) or tokens < MIN_CORPUS_TOKENS:

@@ -160,7 +160,7 @@ def fold_head(stored: StoredTask, norm_weight: Tensor, norm_bias: Tensor) -> Ten
     return weight.float()
 
 
-def score_of(source: str, gpt: GPT, stored: StoredTask) -> Tensor:  # → [outputs, n_embd]
+def score_matrix(source: str, gpt: GPT, stored: StoredTask) -> Tensor:  # → [outputs, n_embd]
     """As `fold_head`, after checking on states of the model that the matrix gives the outputs of our head.
 
     Raises:

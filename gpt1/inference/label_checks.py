@@ -16,7 +16,7 @@ from gpt1.formatting import escape_controls, shell_quote
 from gpt1.inference.predictor import TaskPredictor
 from gpt1.progress import Progress
 from gpt1.tables.cells import cell_to_show, is_empty
-from gpt1.tables.facts import count_rows_have
+from gpt1.tables.facts import format_rows_have
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import (
     RowLocator,
@@ -84,7 +84,7 @@ def log_unseen_labels(unknown: Counter[str], progress: Progress) -> None:
         names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
         more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
         progress.log(
-            f"{count_rows_have(unknown.total())} a label that was not in training; counted as wrong: {names}{more}"
+            f"{format_rows_have(unknown.total())} a label that was not in training; counted as wrong: {names}{more}"
         )
 
 

@@ -22,8 +22,8 @@ from gpt1.runs.folder import STARTER, has_starter
 from gpt1.tables.cells import cell_number, cell_to_show, is_date, is_empty, resolve_thousands
 from gpt1.tables.facts import (
     MAX_GROUPS_NAMED,
-    count_rows_have,
     describe_table,
+    format_rows_have,
     label_warnings,
     score_summary,
 )
@@ -272,7 +272,7 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
         odd.append(f"the number '{text}' is read as {reading}.")
     texts = [" ".join((*example.fields, *example.answers)) for example in examples]
     if file_format(table.name)[0] == "tsv" and (quoted := sum(map(is_quoted, texts))):
-        odd.append(f"{count_rows_have(quoted)} quotes around a text. {QUOTED_TSV_FIX}")
+        odd.append(f"{format_rows_have(quoted)} quotes around a text. {QUOTED_TSV_FIX}")
     for problem, pattern in DAMAGE.items():
         if n := sum(bool(pattern.search(text)) for text in texts):
             odd.append(f"{n:,} of {rows:,} rows {problem}")

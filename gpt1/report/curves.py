@@ -155,7 +155,7 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
 
 def point_interval(run: Run, name: str, value: float) -> tuple[float, float] | None:
     """The interval of a metric at any epoch: from the number of rows, or as wide as that of the final value."""
-    if interval := estimate_interval(name, value, run.measured_rows):
+    if interval := estimate_interval(name, value, run.n_measured_rows):
         return interval
     final, measured = run.interval(name), as_dict(as_dict(run.results.get("validation")).get("metrics")).get(name)
     if not final or not is_number(measured):

@@ -65,7 +65,7 @@ def add_results(page: Page, run: Run) -> None:
     if not validation:
         return
     page.heading(
-        "Results", f"On {run.measured_rows:,} {run.rows_name}." if run.stage == "finetune" else "On held-out text."
+        "Results", f"On {run.n_measured_rows:,} {run.rows_name}." if run.stage == "finetune" else "On held-out text."
     )
     if run.stage == "pretrain":
         _add_language_model_table(page, run, validation)

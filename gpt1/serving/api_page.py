@@ -46,7 +46,7 @@ def api_page(schema: dict[str, Any]) -> str:
             "path": path,
             "summary": operation.get("summary", ""),
             "description": operation_model(operation, models).get("description", ""),
-            "fields": fields_of(operation_model(operation, models)),
+            "fields": list_fields(operation_model(operation, models)),
         }
         for path, operations in schema["paths"].items()
         for method, operation in operations.items()
@@ -61,12 +61,12 @@ def operation_model(operation: dict[str, Any], models: dict[str, Any]) -> dict[s
     return model
 
 
-def fields_of(model: dict[str, Any]) -> list[dict[str, Any]]:
+def list_fields(model: dict[str, Any]) -> list[dict[str, Any]]:
     required = model.get("required", [])
     return [
         {
             "name": name,
-            "type": type_of(field),
+            "type": describe_type(field),
             "required": name in required,
             "description": field.get("description", ""),
         }
@@ -74,16 +74,16 @@ def fields_of(model: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def type_of(field: dict[str, Any]) -> str:
+def describe_type(field: dict[str, Any]) -> str:
     """The type of a field in words."""
     if "anyOf" in field:
-        return " | ".join(type_of(option) for option in field["anyOf"])
+        return " | ".join(describe_type(option) for option in field["anyOf"])
     if "enum" in field:
         return " | ".join(json.dumps(value) for value in field["enum"])
     if "$ref" in field:
         return str(field["$ref"]).rpartition("/")[2]
     if field.get("type") == "array":
-        return f"[{type_of(field.get('items', {}))}]"
+        return f"[{describe_type(field.get('items', {}))}]"
     bounds = (field.get("minimum", field.get("exclusiveMinimum")), field.get("maximum"))
     low, high = ("" if bound is None else f"{bound:.16g}" for bound in bounds)
     return str(field.get("type", "any")) + (f" {low}…{high}" if low or high else "")

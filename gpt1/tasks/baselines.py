@@ -32,12 +32,12 @@ def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float |
     For several labels: those that at least half of the rows have, or else the most frequent one.
     """
     if isinstance(target, MultiLabel):
-        rows = [target.in_order(label) for label in labels]
+        rows = [target.sort_labels(label) for label in labels]
         shares = Counter(label for row in rows for label in row)
-        frequent = target.names([2 * shares[label] >= len(rows) for label in target.labels])
+        frequent = target.select_labels([2 * shares[label] >= len(rows) for label in target.labels])
         return frequent or [max(target.labels, key=lambda label: shares[label])]
     if isinstance(target, Classes):
-        counts = Counter(map(target.name_of, labels))
+        counts = Counter(map(target.canonical_label, labels))
         return max(target.labels, key=lambda label: counts[label])
     if isinstance(target, Answers):
         return min(Counter(map(int, labels)).items(), key=lambda item: (-item[1], item[0]))[0]

@@ -97,8 +97,8 @@ def mean_error(metric: str, x: Floats, y: Floats) -> Floats:  # [samples, n], [s
 def gold_answers(target: Target, labels: Sequence[Any]) -> list[Any]:
     """Labels as read from a table, in the form of predictions: label texts or lists, answer numbers, or scores."""
     if isinstance(target, MultiLabel):
-        return [target.in_order(label) for label in labels]
-    read = target.name_of if isinstance(target, Classes) else int if isinstance(target, Answers) else as_number
+        return [target.sort_labels(label) for label in labels]
+    read = target.canonical_label if isinstance(target, Classes) else int if isinstance(target, Answers) else as_number
     return [read(label) for label in labels]
 
 

@@ -104,19 +104,19 @@ class MultiLabel:
         thresholds = self.label_thresholds.values()
         found = []
         for row in self.activate(logits.double()).tolist():
-            chosen = self.names([p >= threshold for p, threshold in zip(row, thresholds, strict=True)])
+            chosen = self.select_labels([p >= threshold for p, threshold in zip(row, thresholds, strict=True)])
             probabilities = {f"probability_{label}": p for label, p in zip(self.labels, row, strict=True)}
             found.append({"prediction": chosen, **probabilities})
         return found
 
-    def names(self, has: Sequence[Any]) -> list[str]:
+    def select_labels(self, has: Sequence[Any]) -> list[str]:
         """The labels that a row has, from one truth value for each label."""
         return [label for label, one in zip(self.labels, has, strict=True) if one]
 
-    def in_order(self, value: Any) -> list[str]:
+    def sort_labels(self, value: Any) -> list[str]:
         """The labels of a cell in the order of `labels`, unknown ones last: the form of a prediction."""
         found = self.split(value)
-        known = self.names([label in found for label in self.labels])
+        known = self.select_labels([label in found for label in self.labels])
         return known + [label for label in found if label not in known]
 
     def summary(self, values: Sequence[Any]) -> str:

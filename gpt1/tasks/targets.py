@@ -75,7 +75,7 @@ class Classes:
     def index_of(self, value: Any) -> int | None:
         return self.indices.get(cell_text(value).strip(), self.indices.get(as_label(value)))
 
-    def name_of(self, value: Any) -> str:
+    def canonical_label(self, value: Any) -> str:
         """The label that a cell means, as in `labels`; of an unknown label, itself."""
         index = self.index_of(value)
         return as_label(value) if index is None else self.labels[index]

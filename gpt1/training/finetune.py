@@ -132,7 +132,7 @@ class FinetuneRequest:
         names = {name: source_name(source) for name, source in self.inputs.items()}
         return {**names, "kind": task.kind, "score": task.score, "columns": task.columns, **more}
 
-    def completed(self, run: Path) -> FinetuneRequest:
+    def complete(self, run: Path) -> FinetuneRequest:
         """The request that started `run`, with the inputs that were given now, which may have moved since."""
         command = runs.complete_command(run, self.inputs)
         return replace(self, task=TaskRequest.from_command(command), from_=command["from"])
@@ -175,7 +175,7 @@ def resume_finetuning(out: str | Path, request: FinetuneRequest, with_tfidf: boo
     if runs.is_finished(run):
         progress.log(f"{run} is already finished")
         return run
-    setup, cfg = prepare(request.completed(run), stored, progress)
+    setup, cfg = prepare(request.complete(run), stored, progress)
     return run_finetuning(setup, cfg, run, progress, True, with_tfidf)
 
 

@@ -54,11 +54,11 @@ class Meter:
                 self.finite.append(metrics)
             yield step, values
 
-    def unread(self) -> list[dict[str, float]]:
+    def unread_metrics(self) -> list[dict[str, float]]:
         """The metrics of the steps since the last read, to be stored in a checkpoint."""
         return [{name: float(value) for name, value in metrics.items()} for metrics in self.finite]
 
-    def restore_unread(self, unread: Sequence[Mapping[str, float]], device: torch.device) -> None:
+    def restore_unread_metrics(self, unread: Sequence[Mapping[str, float]], device: torch.device) -> None:
         """Restore the unread metrics of a checkpoint, so that a resumed run writes the same lines."""
         finite = [
             metrics for metrics in unread if all(map(math.isfinite, metrics.values()))
@@ -173,7 +173,11 @@ class Guard:
             return False
         if stage.processes.is_rank0:
             outcome.seconds = self.seconds_before + time.perf_counter() - self.started
-            state = {"outcome": vars(outcome), "unread": self.meter.unread(), "fingerprints": dict(stage.fingerprints)}
+            state = {
+                "outcome": vars(outcome),
+                "unread": self.meter.unread_metrics(),
+                "fingerprints": dict(stage.fingerprints),
+            }
             with self.timer.saving():
                 weights = dict(stage.trainable_parameters())
                 checkpoints.save_checkpoint(self.folder, outcome.step, weights, tensors, state)

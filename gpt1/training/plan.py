@@ -66,14 +66,14 @@ def measure_speed(cfg: PretrainConfig, vocab_size: int, world_size: int) -> Spee
     windows = max(1, min(share, fitting, int(flops / flops_per_token(model.config) / cfg.context)))
     ids = torch.randint(vocab_size, (windows, cfg.context + 1), device=device)
 
-    def seconds_of_pass() -> float:
+    def measure_pass() -> float:
         started = time.perf_counter()
         loss = l1(model, PretrainMicroBatch(ids, windows * cfg.context)).total
         loss.backward()  # type: ignore[no-untyped-call]
         float(loss.detach())  # waits for a GPU
         return time.perf_counter() - started
 
-    def seconds_of_update() -> float:
+    def measure_optimizer_step() -> float:
         started = time.perf_counter()
         optimizer.step(0.0)
         float(next(model.parameters()).detach().sum())
@@ -81,11 +81,11 @@ def measure_speed(cfg: PretrainConfig, vocab_size: int, world_size: int) -> Spee
 
     model.train()
     with translate_resource_errors("Use a smaller --model."):
-        seconds = seconds_of_pass()  # allocates memory, so it is slow
+        seconds = measure_pass()  # allocates memory, so it is slow
         if seconds < 5:
-            seconds = seconds_of_pass()
-        seconds_of_update()
-        return Speed(seconds / (windows * cfg.context * world_size), seconds_of_update())
+            seconds = measure_pass()
+        measure_optimizer_step()
+        return Speed(seconds / (windows * cfg.context * world_size), measure_optimizer_step())
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ def plan_run(
         if not best or (plan.expected_loss < best.expected_loss and plan.steps >= MIN_STEPS):
             best, best_speed = plan, speed
     assert best
-    return with_enough_steps(best, best_speed, minutes, corpus, requested, bool(inherited))
+    return ensure_min_steps(best, best_speed, minutes, corpus, requested, bool(inherited))
 
 
-def with_enough_steps(
+def ensure_min_steps(
     plan: Plan, speed: Speed, minutes: float, corpus: Corpus, requested: Mapping[str, Any], continues: bool
 ) -> Plan:
     """The plan, with smaller batches if it has fewer than MIN_PLANNED_STEPS; UserError if that is not enough.

@@ -16,7 +16,7 @@ from random_gpt import add_noise, random_gpt
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.generation import inference_model
-from gpt1.generation.decoding import DRAFT_TOKENS, LONG_PROMPT, decode, pays_to_pack, prefill
+from gpt1.generation.decoding import DRAFT_TOKENS, LONG_PROMPT, decode, prefill, should_pack
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import LanguageModel, load
@@ -137,7 +137,7 @@ def test_a_draft_model_is_created_only_where_it_is_supported_and_pays(monkeypatc
 
 @pytest.mark.parametrize(("tokens", "worth"), [(64, True), (63, False)])
 def test_weights_are_packed_only_for_enough_tokens(tokens: int, worth: bool):
-    assert pays_to_pack(tokens) == worth
+    assert should_pack(tokens) == worth
 
 
 def test_logits_that_are_not_finite_are_an_error():

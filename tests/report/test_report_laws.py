@@ -21,7 +21,7 @@ from report_runs import (
 )
 
 from gpt1.report import Page, write_report
-from gpt1.report.charts import COLORS, band, chart_style, new_chart, to_svg
+from gpt1.report.charts import COLORS, chart_style, new_chart, plot_band, to_svg
 from gpt1.report.curves import MIN_BIN_ROWS, merge_bins
 from gpt1.report.run_reader import ReliabilityBin
 
@@ -181,7 +181,7 @@ def test_a_band_needs_more_than_one_seed() -> None:
     for values, bands in (([[0.5], [0.6]], 0), ([[0.4, 0.5], [0.6]], 1)):
         with chart_style():
             figure, axes = new_chart("accuracy", "labels")
-            band(axes, [1, 2], values, ["a", "b"], color="black", marker="o", label="method")
+            plot_band(axes, [1, 2], values, ["a", "b"], color="black", marker="o", label="method")
         assert to_svg(figure).count('class="band"') == bands
 
 

@@ -110,7 +110,7 @@ def glue_row(plan: ReproductionPlan, store: ResultStore) -> list[Any]:
         return [*row, Cell(None, f"needs {', '.join(missing)} too"), *[None] * (len(plan.methods) + 1)]
     by_method = []
     for method in plan.methods:
-        finished = {name: plan.finished(store, tasks[name], method) for name in GLUE_METRICS}
+        finished = {name: plan.finished_results(store, tasks[name], method) for name in GLUE_METRICS}
         by_seed = [
             {name: results.get(seed) for name, results in finished.items()} for seed in range(plan.request.seeds)
         ]
