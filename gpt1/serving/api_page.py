@@ -16,18 +16,18 @@ PAGE = """<!doctype html>
 <body>
 <main>
 <h1>{{ info.title }} {{ info.version }}</h1>
-<p>{{ info.description }} The same as <a href="openapi.json">OpenAPI</a>. <a href="./">To the page</a>.</p>
+<p>{{ info.description }} Schema: <a href="openapi.json">OpenAPI</a>. <a href="./">Web page</a>.</p>
 {% for endpoint in endpoints %}
 <h2><code>{{ endpoint.method }} {{ endpoint.path }}</code></h2>
 <p>{{ endpoint.summary }}. {{ endpoint.description }}</p>
 {% if endpoint.fields %}
 <div class="scroll" tabindex="0" role="region" aria-label="Fields of {{ endpoint.path }}"><table class="stack">
-<thead><tr><th scope="col">field</th><th scope="col">type</th><th scope="col">needed</th>
+<thead><tr><th scope="col">field</th><th scope="col">type</th><th scope="col">required</th>
 <th scope="col">description</th></tr></thead>
 <tbody>
 {% for field in endpoint.fields %}
 <tr><th scope="row"><code>{{ field.name }}</code></th><td data-name="type"><code>{{ field.type }}</code></td>
-<td data-name="needed">{{ "yes" if field.required else "no" }}</td><td>{{ field.description }}</td></tr>
+<td data-name="required">{{ "yes" if field.required else "no" }}</td><td>{{ field.description }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {% endif %}

@@ -77,7 +77,7 @@ class LabelQueue:
         try:
             logits = compute_task_logits(self.model, rows, self.model.gpt.tokens.weight.device)
             check_finite_logits(logits)
-        except BaseException as error:  # belongs to those who wait for these rows
+        except BaseException as error:  # an error of the requests that wait for these rows
             failed = translate_failure(error)
             for queued, _ in parts:
                 self.remove(queued)

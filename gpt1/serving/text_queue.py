@@ -86,7 +86,7 @@ class TextQueue:
         try:
             self.update_batch(messages)
             messages += [(self.running[id(result.sequence)], result) for result in self.run_step()]
-        except BaseException as error:  # belongs to those who wait for the step
+        except BaseException as error:  # an error of the requests that wait for the step
             failed = translate_failure(error)
             messages += [(queued, failed) for queued in self.running.values()]
         for queued, message in messages:

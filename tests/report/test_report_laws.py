@@ -220,7 +220,7 @@ def test_rows_of_several_labels_show_precision_and_recall_of_each_label(tmp_path
     for label, *counts in (("joy", 2, 2, 2), ("love", 2, 1, 1), ("anger", 1, 1, 0)):
         assert re.search(rf"{label}\s+" + r"\s+".join(map(str, counts)) + r"\s", table), table[:400]
     wrong = [("joy, love", "joy"), ("anger", "no label"), ("joy", "anger, joy")]
-    verdicts = re.findall("labelled <b>(.*?)</b>.*?predicted <b .*?>(.*?)</b>", (tmp_path / "report.html").read_text())
+    verdicts = re.findall("label <b>(.*?)</b>.*?predicted <b .*?>(.*?)</b>", (tmp_path / "report.html").read_text())
     assert sorted(verdicts) == sorted(wrong)
     assert "loss 69" not in page.text  # -log(1e-30): a label that has no probability
 
@@ -337,7 +337,7 @@ def test_answers_are_named_by_their_columns(tmp_path: Path) -> None:
     html = write_report(write_choice_run(tmp_path)).read_text()
     for name in ("passage", "first", "second"):
         assert f"<dt>{name}</dt>" in html
-    assert "labelled <b>second</b>" in html
+    assert "label <b>second</b>" in html
     assert "answer 0" not in html
 
 
@@ -345,7 +345,7 @@ def test_answers_of_one_column_are_numbered(tmp_path: Path) -> None:
     write_choice_run(tmp_path)
     config = (tmp_path / "config.yaml").read_text().replace("choices: first,second", "choices: options")
     (tmp_path / "config.yaml").write_text(config)
-    assert "labelled <b>options 1</b>" in write_report(tmp_path).read_text()
+    assert "label <b>options 1</b>" in write_report(tmp_path).read_text()
 
 
 def test_a_long_text_is_folded_between_two_words() -> None:

@@ -116,8 +116,8 @@ def test_a_row_of_spaces_has_no_prediction_and_says_why(open_page: Open):
         ("#reading?model=books&text=a+file&token=-1", "How surprising was each token?", ""),
         ("#reading?model=books&text=a+file&token=99999", "How surprising was each token?", ""),
         ("#writing?model=books&temperature=abc&seed=1e99&max_tokens=-3&top_p=2", "Let it write", ""),
-        ("#task?model=reviews&field.nothing=1&field.__proto__=2", "What does it decide?", ""),
-        ("#task?model=books", "What does it decide?", "not fine-tuned"),
+        ("#task?model=reviews&field.nothing=1&field.__proto__=2", "What does it predict?", ""),
+        ("#task?model=books", "What does it predict?", "not fine-tuned"),
         ("#runs?left=nobody&right=__proto__", "Runs of this server", ""),
     ],
 )
