@@ -155,7 +155,7 @@ def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> Traini
 
 
 def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
-    """UserError if most cells of the label column are words, so that no row is to be fixed."""
+    """UserError if most cells of the label column are words: the column is wrong, not a row."""
     cells = [row.get(label) for row in table.rows]
     words = [i for i, cell in enumerate(cells) if cell_number(cell) is None and has_letter(cell_to_show(cell))]
     if 2 * len(words) > len(cells):

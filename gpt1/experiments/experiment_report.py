@@ -54,7 +54,7 @@ class SeedScores:
 def single_seed_intervals(
     groups: Iterable[SeedScores], metric: str, rows: int, scale: float = 1.0
 ) -> list[tuple[float, float] | None]:
-    """The interval that the number of test rows leaves to each score of one seed; several seeds have a band."""
+    """The interval of each score of a single seed, from the number of test rows; several seeds have a band instead."""
     found = [estimate_interval(metric, one.median, rows) if len(one.values) == 1 else None for one in groups]
     return [(scale * interval[0], scale * interval[1]) if interval else None for interval in found]
 

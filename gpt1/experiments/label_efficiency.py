@@ -338,7 +338,7 @@ def curve_caption(scores: dict[str, dict[int, SeedScores]], metric: str, test_ro
 
 
 def draw_score_curves(scores: dict[str, dict[int, SeedScores]], metric: str, test_rows: int) -> Figure:
-    """A line per method over the number of labels; a point of one seed has the interval that the test rows leave."""
+    """A line per method over the number of labels; a point of a single seed has its confidence interval."""
     from gpt1.report import charts
 
     with charts.chart_style():

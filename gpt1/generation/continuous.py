@@ -151,7 +151,7 @@ class ContinuousBatch:
         # float32 on a CPU: in bfloat16 attention of single tokens takes 1.3 (50 positions) to 5 times (500) as long
         like = model.tokens.weight.new_empty(0, dtype=torch.float32 if on_cpu else None)
         self.kv_cache = KVCache(model.config, size, like)
-        if not on_cpu:  # there, attention reads masked positions that no sequence has filled, which must be finite
+        if not on_cpu:  # there, attention also reads masked positions that were never filled: they must be finite
             for buffer in self.kv_cache.keys + self.kv_cache.values:
                 buffer.zero_()
         self.recurrent_caches: dict[int, KVCache] = {}
@@ -272,7 +272,7 @@ class ContinuousBatch:
         return torch.cat(states)
 
     def read_results(self, work: Sequence[TokenSpan], states: Tensor) -> list[StepResult]:
-        """Score prompts and sample new tokens: states [rows, n_embd], of all the work one after another."""
+        """Score prompts and sample new tokens: states [rows, n_embd] of all spans of `work`, one after another."""
         wanted: list[int] = []  # rows whose logits are needed
         parts: list[tuple[TokenSpan, int]] = []  # with the number of these rows
         first = 0

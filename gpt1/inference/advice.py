@@ -15,13 +15,13 @@ from gpt1.runs import folder as runs
 
 TEXTS = "TEXTS"  # stands for files that the user has
 WORTH_WINDOWS = 0.2
-"""Share of truncated texts from which `--long windows` is advised: it multiplies the time, and changes only those."""
+"""Share of truncated texts from which `--long windows` is advised: it takes longer and changes only these texts."""
 MIN_CORPUS_TOKENS = 100_000
-"""Fewest tokens of a table whose texts are worth pre-training on alone: about 50 steps in four epochs."""
+"""Minimum number of tokens of a table whose texts are worth pre-training on alone: about 50 steps in four epochs."""
 
 
 class Advice(NamedTuple):
-    """What to do, and the commands for it. They run when typed, with names in capitals filled in."""
+    """What to do, and the commands for it. They run as printed once the names in capitals are replaced."""
 
     sentence: str
     commands: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> Adv
 
 
 def task_arguments(command: Mapping[str, Any]) -> list[Any]:
-    """Arguments of `finetune` for the rows and the task of a run; TABLE for rows that have no file any more."""
+    """Arguments of `finetune` for the rows and the task of a run; TABLE for rows that no longer have a file."""
     train, columns = command.get("train"), command.get("columns") or {}
     known = isinstance(train, str) and (Path(train).is_file() or is_url(train) or is_data_set(train))
     given = {**{name: command.get(name) for name in ("kind", "weight", "unlabeled", "data_dir")}, **columns}

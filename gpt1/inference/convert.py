@@ -144,7 +144,7 @@ def export_model(
 def log_differences(
     target: Path, model: GPT, tokenizer: Tokenizer, stored: StoredTask | None, progress: Progress
 ) -> None:
-    """Log what transformers computes otherwise than gpt1 with the exported model."""
+    """Log what transformers computes differently from gpt1 with the exported model."""
     if stored and stored.task.get("long", "cut") != "cut":
         progress.log(f"transformers truncates texts of more than {model.config.context} tokens; gpt1 does not")
     if tokenizer.pipeline == "original":
@@ -157,7 +157,7 @@ def log_differences(
 def head_and_task(
     stored: StoredTask | None, dtype: torch.dtype = torch.float32
 ) -> tuple[Head, dict[str, Any]] | tuple[()]:
-    """The last arguments of `save_model`: head and task of a fine-tuned model, nothing for another one."""
+    """Head and task of a fine-tuned model, the last arguments of `save_model`; empty for a pre-trained one."""
     return (stored.head.to(dtype), stored.task) if stored else ()
 
 

@@ -196,7 +196,7 @@ def subset_rows(table: Table) -> dict[str, list[int]]:
 
 
 def precision_of_run(run: str | Path) -> str:
-    """`fp32` if the run was trained so; else `auto`, as a model folder does not say it."""
+    """`fp32` if the run was trained so; else `auto`, because a model folder does not record it."""
     is_run = (Path(run) / RUN_CONFIG_FILE).exists()
     return "fp32" if is_run and read_run_config(Path(run)).get("precision") == "fp32" else "auto"
 

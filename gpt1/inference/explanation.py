@@ -58,7 +58,7 @@ def explain_block(
 
 
 def select_explained_key(decoded: dict[str, Any], label: str | None) -> str:
-    """The name of the number to explain: the probability of `label`, by default the highest one; or the score."""
+    """The key of the number to explain: the probability of `label`, by default the highest one; or the score."""
     if "score" in decoded:
         return "score"
     if label is not None and f"probability_{label}" in decoded:

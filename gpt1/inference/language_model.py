@@ -178,7 +178,7 @@ class LanguageModel:
     ) -> Iterator[dict[str, Any]]:
         """Generate one text: `text` and `tokens` (log-probabilities, if the sampler records them) of each piece.
 
-        With `at_once` nothing is read before the end: on a GPU every look at a token waits for it.
+        With `at_once` nothing is read before the end: on a GPU, reading a token waits for it.
         """
         ids = self.encode_prompt(prompt)
         given = ids, max_tokens, sampler

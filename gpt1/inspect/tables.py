@@ -42,9 +42,9 @@ from gpt1.tasks.targets import as_label, format_labels
 
 Facts = dict[str, Any]
 MAX_TOKENIZED_ROWS = 20_000
-"""Most rows whose tokens are counted; evenly spaced in a larger table."""
+"""Maximum number of rows whose tokens are counted; evenly spaced in a larger table."""
 EXAMPLE_CHARS = 40
-"""Most characters of a cell that are shown."""
+"""Maximum number of characters of a cell that are shown."""
 MAJORITY_SHARE = 0.75
 """Warn if a label has at least this share of the rows."""
 ENGLISH_ROWS, ENGLISH_ASCII_SHARE = 200, 0.95

@@ -16,7 +16,7 @@ from gpt1.report.run_reader import Prediction, ReliabilityBin, Run, as_dict, is_
 
 MAX_SCATTER_POINTS = 3000  # more make scrolling slow
 MAX_LINE_MARKERS = 60
-MAX_LABELLED_EPOCHS, MAX_SPACED_EPOCHS = 4, 10  # beyond, a value would stand on the bar of another epoch
+MAX_LABELLED_EPOCHS, MAX_SPACED_EPOCHS = 4, 10  # with more, a value would overlap the bar of another epoch
 MIN_BIN_ROWS = 10
 SCORE_BINS = 20
 
@@ -32,7 +32,7 @@ def draw_loss(page: Page, run: Run) -> None:
     training = task if task[0] else training
     if not training[0] and not validation[0]:
         return
-    if len(rates[0]) > 1:  # one value is no curve: its panel would be empty
+    if len(rates[0]) > 1:  # a single value would give an empty panel
         figure, axes, strip = charts.new_chart_with_strip("loss", "learning rate", "steps")
         strip.plot(*charts.downsample(*rates), color=charts.COLORS["muted"], linewidth=1.3, label="learning rate")
         strip.set_yticks([0, max(rates[1])], ["0", formatting.format_setting(float(f"{max(rates[1]):.3g}"))])

@@ -145,7 +145,7 @@ def add_predictions(page: Page, run: Run) -> None:
         _add_labels(page, run)
     elif any(row.label in run.labels for row in run.predictions):
         _add_confusion(page, run)
-    if len(curves.merge_bins(after or before)) > 1:  # one point is no diagram
+    if len(curves.merge_bins(after or before)) > 1:  # a single point is not a diagram
         note = "How often a prediction with a given probability is right."
         note += " A decision is whether one row has one label." * several
         page.heading("Calibration", note)

@@ -16,7 +16,7 @@ from gpt1.tables.table import Table
 MAX_CLASS_LABELS = 50
 """A label column with more distinct values, all of them numbers, is a score and not a class."""
 MAX_GROUPS_NAMED = 5
-"""Most groups of similar labels that a warning names."""
+"""Maximum number of groups of similar labels that a warning names."""
 PUNCTUATION_RUN = re.compile(r"[\W_]+")
 ASCII_PUNCTUATION = bytes(code for code in range(128) if not chr(code).isalnum())
 

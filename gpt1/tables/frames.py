@@ -1,4 +1,4 @@
-"""DataFrames in and out: pandas, polars, pyarrow and what else narwhals reads. None of them is a dependency.
+"""DataFrames in and out: pandas, polars, pyarrow and other libraries that narwhals reads. None of them is a dependency.
 
 A result is a DataFrame of the same library as the input and, for pandas, with its index.
 """

@@ -20,7 +20,7 @@ from gpt1.tasks.targets import Answers, Classes, Target, as_number
 BOOTSTRAP_SAMPLES = 1000
 """Bootstrap samples of a confidence interval; its ends are then accurate to about a tenth of its width."""
 MAX_BOOTSTRAP_ELEMENTS = 2_000_000
-"""Most numbers that the bootstrap keeps in memory at once (16 MB)."""
+"""Maximum number of values that the bootstrap keeps in memory at once (16 MB)."""
 NUMBER_METRICS = ("pearson", "spearman", "rmse", "mae")
 LOWER_IS_BETTER = ("rmse", "mae", "loss")
 CALIBRATION_FOLDS = 5

@@ -19,7 +19,7 @@ from gpt1.files.foreign import Fields
 from gpt1.tasks.labels import as_label, format_labels, label_sort_key
 
 SEPARATORS = ("|", ";", ",")
-"""What may separate the labels of a cell; the first of them that occurs in the training rows does."""
+"""Possible separators of the labels in a cell; the first one that occurs in the training rows is used."""
 MAX_MULTILABEL = 1000
 DEFAULT_THRESHOLD = 0.5
 
@@ -110,7 +110,7 @@ class MultiLabel:
         return found
 
     def select_labels(self, has: Sequence[Any]) -> list[str]:
-        """The labels that a row has, from one truth value for each label."""
+        """The labels whose value in `has` is true."""
         return [label for label, one in zip(self.labels, has, strict=True) if one]
 
     def sort_labels(self, value: Any) -> list[str]:
@@ -132,7 +132,7 @@ class MultiLabel:
         return torch.stack([torch.zeros_like(flat), flat], dim=1), targets.flatten().long()
 
     def with_thresholds(self, logits: Tensor, targets: Tensor) -> MultiLabel:
-        """With the threshold of each label that has the highest F1 on these rows, unless it has thresholds."""
+        """The target with the threshold of the highest F1 on these rows for each label, unless it has thresholds."""
         if self.thresholds:
             return self
         columns = zip(self.activate(logits.double()).numpy().T, targets.numpy().T, strict=True)
@@ -156,7 +156,7 @@ def best_f1_threshold(probabilities: NDArray[np.float64], gold: NDArray[Any]) ->
     order = np.argsort(-probabilities, kind="stable")
     p, hits = probabilities[order], np.cumsum(gold[order])
     f1 = 2 * hits / (np.arange(1, len(p) + 1) + gold.sum())
-    last_of_equal = np.append(p[:-1] != p[1:], True)  # a threshold cannot part rows of the same probability
+    last_of_equal = np.append(p[:-1] != p[1:], True)  # a threshold cannot separate rows of the same probability
     middles = (p + np.append(p[1:], 0.0)) / 2
     best = np.flatnonzero(last_of_equal & (f1 == f1[last_of_equal].max()))
     return float(min(middles[best], key=lambda threshold: abs(threshold - DEFAULT_THRESHOLD)))

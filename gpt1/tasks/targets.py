@@ -157,7 +157,7 @@ class OrdinalBins:
     low: int
     high: int
     origin: float = 0.0
-    """The number of the user that score 0 stands for; 0 unless the numbers were rescaled to scores."""
+    """The user's number that score 0 stands for; 0 unless the numbers were rescaled to scores."""
     step: float = 1.0
     """The difference between two scores in the user's unit."""
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse", "mae")

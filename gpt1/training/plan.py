@@ -29,11 +29,12 @@ NEGLIGIBLE_FLOPS = 2e12  # a run that takes seconds needs no estimate
 RESERVED_SHARE = 0.05  # of the time of a planned run, for the samples, the report and checkpoints
 MIN_STEPS = 100  # of all sizes but the smallest
 MIN_PLANNED_STEPS = 50
-"""Fewest steps of a plan. The warm-up takes 7 of them. With fewer, training hardly changes a model, and a new
+"""Minimum number of steps of a plan. The warm-up takes 7 of them. With fewer, training hardly changes a model, and a
+new
 one has learned only token frequencies."""
 MIN_PLANNED_BATCH = 8  # windows; below this the noise of the gradient costs more than further steps gain
 MAX_EPOCHS = 4.0
-"""Most epochs of a planned run: up to four are worth almost as much as new text (Muennighoff et al., 2023)."""
+"""Maximum number of epochs of a plan: up to four are worth almost as much as new text (Muennighoff et al., 2023)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Speed:
 
 
 def measure_speed(cfg: PretrainConfig, vocab_size: int, world_size: int) -> Speed:
-    """Measure passes and an optimizer step of a model that is then discarded: the run itself does not notice."""
+    """Measure passes and an optimizer step with a model that is then discarded, so the run itself does not change."""
     device = resolve_device(cfg.device)
     activations, _ = resolve_precision(cfg.precision, device)
     if device.type == "cpu":

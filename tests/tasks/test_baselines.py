@@ -124,7 +124,7 @@ def test_scores_with_larger_errors_than_the_mean_are_a_warning():
     own = {"rows": 50, "metrics": {"pearson": 0.6, "rmse": 1.3, "mae": 0.9}, "interval": {"pearson": [0.4, 0.7]}}
     mean = {"name": "always the mean (3.02)", "metrics": {"pearson": 0.0, "rmse": 1.16, "mae": 1.0}}
     found = quality_warning(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean}, "pearson", "Try this.")
-    assert found == "this model is worse than always the mean (3.02): RMSE 1.30 instead of 1.16. Try this."
+    assert found == "this model is worse than predicting always the mean (3.02): RMSE 1.30 instead of 1.16. Try this."
     tfidf = {"name": "TF-IDF", "metrics": {"pearson": 0.7, "rmse": 1.0, "mae": 0.8}}
     found = quality_warning(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean, "tfidf": tfidf}, "pearson", "Try this.")
     assert found.endswith("1.16. TF-IDF is better (Pearson correlation 0.700). Try this.")

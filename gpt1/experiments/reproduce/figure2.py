@@ -153,7 +153,7 @@ def add_zeroshot_half(
 
 
 def first_result(curve: ZeroShotCurve) -> dict[str, Any]:
-    """A result of the curve, for what they all share: metric, rows, random guess."""
+    """The first result of the curve; metric, rows and random guess are the same in all of them."""
     return next(iter(curve.values()))
 
 

@@ -100,7 +100,7 @@ GLUE_METRICS = {
 
 
 def glue_row(plan: ReproductionPlan, store: ResultStore) -> list[Any]:
-    """The row of the GLUE score, without WNLI: on the leaderboard all have the majority's 65.1 on it."""
+    """The row of the GLUE score, without WNLI, on which every entry has the majority class's 65.1."""
     row: list[Any] = ["GLUE", "score", points_cell(paper.PREVIOUS_GLUE_SCORE), points_cell(paper.GLUE_SCORE)]
     tasks = {task.name.data.name: task for task in plan.tasks}
     missing = [name for name in GLUE_METRICS if name not in tasks]
