@@ -76,7 +76,7 @@ def compare_ways(
     train, valid, test = parts
     predictors: dict[str, Any] = {}
     seen = {row["raises"] for row in train.rows}
-    known = Table(valid.name, COLUMNS, [row for row in valid.rows if row["raises"] in seen])  # other sets are no class
+    known = Table(valid.name, COLUMNS, [row for row in valid.rows if row["raises"] in seen])  # other sets have no class
     for kind, checked in (("classification", known), ("multilabel", valid)):
         run_folder = finetune(
             train, valid=checked, from_=model, out=out / kind, kind=kind, text="docstring", label="raises",

@@ -1,4 +1,4 @@
-"""The page of a server in Debian's chromium through Playwright: fixtures, and how tests look at it."""
+"""The page of a server in Debian's chromium through Playwright: fixtures and helpers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def shown(token: str) -> str:
 
 
 def wait_for_page(page: Any, condition: Callable[[], bool], seconds: int = 30) -> None:
-    """Wait until a condition holds, while the page goes on."""
+    """Wait until a condition holds, while the page keeps running."""
     for _ in range(20 * seconds):
         if condition():
             return

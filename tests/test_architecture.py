@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md names the files there are, and imports lead down its list."""
+"""ARCHITECTURE.md names every file, and imports lead down its list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def listed() -> dict[str, int]:
-    """The line of ARCHITECTURE.md's list on which each file of the package, or each folder, stands."""
+    """The line of each file or folder of the package in ARCHITECTURE.md's list."""
     found: dict[str, int] = {}
     page = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     for number, cell in enumerate(re.findall(r"^\| [^|`]*\| (`[^|]+) \|", page, re.MULTILINE)):

@@ -1,4 +1,4 @@
-"""What the pages say is so: commands parse, links lead somewhere, settings exist, the Python runs."""
+"""The pages are correct: commands parse, link targets exist, settings exist, the Python examples run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PA
 
 @dataclass(frozen=True)
 class Block:
-    """What stands between two fences."""
+    """The text between two fences."""
 
     language: str
     line: int
@@ -67,7 +67,7 @@ def command_lines(block: Block) -> Iterator[tuple[int, str]]:
         line = re.sub(r"^\s*(\$ |next: )?", "", line)
         if not whole and not re.match(r"([A-Z_0-9]+=\S+ )*gpt1 ", line):
             continue
-        whole, start = f"{whole} {re.split(r' {3,}', line)[0]}".strip(), start or number  # a remark stands far off
+        whole, start = f"{whole} {re.split(r' {3,}', line)[0]}".strip(), start or number  # a remark has a gap before it
         if whole.endswith("\\"):
             whole = whole.removesuffix("\\").rstrip()
             continue

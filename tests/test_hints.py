@@ -1,4 +1,4 @@
-"""Every hint is true: a command or a flag that a message advises exists."""
+"""Every command and flag that a message suggests exists."""
 
 from __future__ import annotations
 

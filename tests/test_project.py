@@ -1,4 +1,4 @@
-"""What stands in several files of the project is the same in all of them."""
+"""Facts that several files of the project repeat are the same in all of them."""
 
 from __future__ import annotations
 

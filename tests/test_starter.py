@@ -1,4 +1,4 @@
-"""The model that comes with the package is in every distribution and works offline wherever a run does."""
+"""The model that comes with the package is in every distribution and works offline wherever a run is accepted."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_card_and_the_page_say_what_was_measured_with_these_weights():
 
 @pytest.mark.slow
 def test_wheel_and_source_distribution_hold_the_model_and_the_wheel_works(pretrained_run: Path, tmp_path: Path):
-    """With a tiny model in the place of the package's, so that it also runs in a checkout without weights."""
+    """With a tiny model in place of the package's, so that it also runs in a checkout without weights."""
     pytest.importorskip("setuptools", "77")
     project, site = tmp_path / "project", tmp_path / "site"
     skipped = shutil.ignore_patterns("__pycache__", "starter")
@@ -142,7 +142,7 @@ def test_a_command_without_a_pretrained_model_suggests_starter(ask: Any, table: 
     assert "The model starter (English) comes with gpt1 and needs no network." in elsewhere.stderr
 
 
-# --- wherever a run goes ---------------------------------------------------------------------------------------------
+# --- wherever a run is accepted --------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tables of users on the command line: other column names, other formats, pipes, one text, a second run."""
+"""Users' tables on the command line: other column names, other formats, pipes, one text, a second run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Continuous batching: a sequence has the same bits alone and in company, and whole blocks of prompts are shared."""
+"""Continuous batching: a sequence has the same bits alone and in a batch, and whole blocks of prompts are shared."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_old_values_in_the_cache_do_not_matter_even_if_they_are_nan(name: str, g
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 def test_many_sequences_of_one_length_have_the_same_bits_as_alone_with_two_threads(name: str):
-    """Their attention is one call, whose heads are divided among the threads otherwise than those of one sequence."""
+    """Their attention is one call, which divides the heads among the threads differently from that of one sequence."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

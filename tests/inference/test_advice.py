@@ -1,4 +1,4 @@
-"""The advice for a model that is worse than TF-IDF: a reason, and commands that run as they stand."""
+"""The advice for a model that is worse than TF-IDF: a reason, and commands that run as printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contribution of a word is what a prediction changes by without it; frames and lists give the same answers."""
+"""The contribution of a word is the change of a prediction without it; frames and lists give the same results."""
 
 from __future__ import annotations
 

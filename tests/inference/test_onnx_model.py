@@ -143,7 +143,7 @@ def test_an_lstm_an_existing_target_and_missing_packages_are_refused(
 
 
 def run_example(modules: set[str], texts: list[str], folder: Path) -> list[dict[str, float]]:
-    """What the example of docs/onnx.md that imports these modules predicts, run as it stands."""
+    """The predictions of the example of docs/onnx.md that imports these modules, run unchanged."""
     page = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text("utf-8")
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if imported_modules(block) == modules]
     script = f"{code}\nprint(json.dumps(predict({texts!r})))"

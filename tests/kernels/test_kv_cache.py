@@ -76,7 +76,7 @@ def test_a_pass_over_several_sequences_follows_the_formula(gathers: bool, parts:
     torch.manual_seed(seed)
     cache = new_cache()
     cache.gathers = gathers
-    if gathers:  # whoever makes such a cache clears it
+    if gathers:  # the caller that creates such a cache clears it
         for buffer in cache.keys + cache.values:
             buffer.zero_()
     fill_pasts(cache, parts)
@@ -118,7 +118,7 @@ def test_a_part_has_the_same_bits_alone_and_in_a_batch_with_any_number_of_thread
 
 @pytest.mark.parametrize("width", [8, 32, 64])
 def test_neighbouring_rows_share_a_call_and_its_bits(width: int):
-    """Many sequences of one length, whose heads are divided among the threads otherwise than those of one."""
+    """Many sequences of one length, whose heads are divided among the threads differently from those of one."""
     for past in (0, 40, 300, SPLIT - 1, SPLIT, SPLIT + 90):
         cache = new_cache(2, width, LONG)
         for buffer in cache.keys + cache.values:

@@ -210,7 +210,7 @@ def test_a_finished_run_without_validation_says_so(tmp_path: Path) -> None:
     assert "validation rows" not in shown
     chart, _ = re.findall(r"<svg.*?</svg>", (tmp_path / "report.html").read_text(), re.DOTALL)  # narrow and wide
     assert chart.count(">3</text>") == 1  # no step occurs twice
-    assert "learning rate" not in chart  # one value is no curve
+    assert "learning rate" not in chart  # a single value would give an empty panel
     assert "fill: var(--c1" in chart  # the single value is a dot
 
 

@@ -1,4 +1,4 @@
-"""The model `starter`, which comes with the package, is a model wherever a run is."""
+"""The model `starter`, which comes with the package, is accepted wherever a run is."""
 
 from __future__ import annotations
 

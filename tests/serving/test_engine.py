@@ -1,4 +1,4 @@
-"""The engine: the same text alone and in company, cancellation, a bounded queue, rows batched by tokens."""
+"""The engine: the same text alone and in a batch, cancellation, a bounded queue, rows batched by tokens."""
 
 from __future__ import annotations
 

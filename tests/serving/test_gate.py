@@ -1,4 +1,4 @@
-"""Who may ask, from where, and how long: key, Host, origins, deadlines; and the settings behind them."""
+"""Which requests are accepted, and for how long: key, Host, origins, deadlines; and their settings."""
 
 from __future__ import annotations
 

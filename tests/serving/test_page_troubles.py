@@ -1,4 +1,4 @@
-"""The page when something is wrong: the link, the server, the key, the text. It always says so, and is never blank."""
+"""The page when the link, the server, the key or the text is wrong: it reports the problem and is never blank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The estimators in scikit-learn's tools: pipelines, cross-validation, grid searches, calibration, pickles."""
+"""The estimators work in scikit-learn's tools: pipelines, cross-validation, grid searches, calibration, pickles."""
 
 from __future__ import annotations
 

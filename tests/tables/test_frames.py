@@ -1,4 +1,4 @@
-"""A DataFrame in gives its own kind back; what cannot be read is one error."""
+"""Results have the DataFrame library of the input; an input that cannot be read is one error."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def test_score_requires_similarity(kind: str):
 
 
 def test_multiple_choice_has_as_many_labels_as_the_longest_list_of_answers():
-    """Not only as many as are right in some row."""
+    """Also answers that are never right in these rows."""
     examples = [Example(("p", ""), ("a", "b", "c"), 0), Example(("p", ""), ("a", "b"), 1)]
     assert target_from_examples(CHOICE, False, examples, where, "t.csv").most == 3
 

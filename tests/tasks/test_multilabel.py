@@ -137,7 +137,7 @@ def test_a_long_text_in_windows_is_the_mean_over_its_windows(pretrained_run: Pat
 def test_the_temperature_is_that_of_the_binary_problems():
     torch.manual_seed(0)
     logits = torch.randn(400, 3)
-    gold = torch.bernoulli((logits / 3).sigmoid())  # three times too sure
+    gold = torch.bernoulli((logits / 3).sigmoid())  # three times too confident
     found = fit_calibration(MultiLabel(LABELS), logits, gold)
     assert found["fitted"] == pytest.approx(3, rel=0.25)
     assert found["ece_after"] < found["ece_before"]

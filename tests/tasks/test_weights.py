@@ -1,4 +1,4 @@
-"""Weights of classes and rows are scikit-learn's, in value and in what they do to the loss and its gradient."""
+"""Weights of classes and rows equal scikit-learn's, in value and in their effect on the loss and its gradient."""
 
 from __future__ import annotations
 
