@@ -78,7 +78,7 @@ def bar_names(page: Any) -> list[str]:
     return texts(page.locator(".bar-name"))
 
 
-def shown(token: str) -> str:
+def display_token(token: str) -> str:
     """A token as the page writes it."""
     return re.sub("^ +| +$", lambda spaces: "␣" * len(spaces[0]), token.replace("\\n", "↵"))
 

@@ -127,17 +127,17 @@ def test_a_mistyped_starter_is_recognized(name: str):
         find_model_folder(name)
 
 
-def test_a_command_without_a_pretrained_model_suggests_starter(ask: Any, table: Table):
+def test_a_command_without_a_pretrained_model_suggests_starter(run_cli: Any, table: Table):
     hint = "--from starter is a pre-trained English model, which comes with gpt1."
-    without = ask("finetune", "reviews.csv", "--out", "run")
+    without = run_cli("finetune", "reviews.csv", "--out", "run")
     assert without.exit_code == 2
     assert hint in without.stderr
     Path("runs").mkdir()
     for name in ("runs/books", "books"):
-        missing = ask("finetune", "reviews.csv", "--from", name, "--out", "run")
+        missing = run_cli("finetune", "reviews.csv", "--from", name, "--out", "run")
         assert missing.exit_code == 2
         assert "starter: the English model that comes with gpt1" in missing.stderr
-    elsewhere = ask("next", "owner/books", "the")
+    elsewhere = run_cli("next", "owner/books", "the")
     assert elsewhere.exit_code == 2
     assert "The model starter (English) comes with gpt1 and needs no network." in elsewhere.stderr
 
@@ -154,7 +154,7 @@ def reviews() -> Path:
 
 @pytest.mark.slow
 @with_weights
-def test_commands_that_use_a_model_take_starter(ask: Any, reviews: Path):
+def test_commands_that_use_a_model_take_starter(run_cli: Any, reviews: Path):
     Path("text.txt").write_text("The cell membrane regulates which substances pass into the cell. " * 60)
     for words in (
         "next starter the",
@@ -169,7 +169,7 @@ def test_commands_that_use_a_model_take_starter(ask: Any, reviews: Path):
         "export gpt1 starter --out ours --dtype bf16",
         "zeroshot reviews.csv --run starter --kind classification --text text --words pos=good,neg=bad",
     ):
-        answer = ask(*words.split())
+        answer = run_cli(*words.split())
         assert answer.exit_code == 0, (words, answer.stderr)
     for name in (runs.MODEL_FILE, "README.md"):  # the card has the attribution
         assert (Path("ours") / name).read_bytes() == (runs.STARTER_FOLDER / name).read_bytes()

@@ -108,12 +108,12 @@ class Guard:
             if self.outcome.skipped_in_row == 1:
                 self.progress.log(f"step {step:,} is skipped: {bad[0]}")
             if self.outcome.skipped_in_row == MAX_SKIPPED:
-                raise self.diverged(f"{bad[0]} at step {step:,}, the {MAX_SKIPPED}th such step in a row")
+                raise self.diverged_error(f"{bad[0]} at step {step:,}, the {MAX_SKIPPED}th such step in a row")
 
     def read(self) -> dict[str, float]:
         """The training metrics for the next line of metrics.jsonl."""
         if not self.meter.finite:
-            raise self.diverged(f"no step up to step {self.outcome.step:,} had a finite loss and gradient")
+            raise self.diverged_error(f"no step up to step {self.outcome.step:,} had a finite loss and gradient")
         self.check_folder()
         skipped = {"skipped_steps": self.outcome.skipped} if self.outcome.skipped else {}
         return self.meter.read() | skipped
@@ -127,7 +127,7 @@ class Guard:
         stage.model.train()
         loss = metrics.get("loss", math.nan)
         if "loss" in metrics and not math.isfinite(loss):
-            raise self.diverged(f"validation loss is {loss} at step {outcome.step:,}")
+            raise self.diverged_error(f"validation loss is {loss} at step {outcome.step:,}")
         outcome.epoch = epoch + 1
         record = {"step": outcome.step, "epoch": epoch + 1, **metrics}
         outcome.history.append(record)
@@ -169,7 +169,7 @@ class Guard:
             stage.model.train()
         if stage.processes.any_rank(not good):
             if outcome.step == stage.total_steps:
-                raise self.diverged(f"the weights after the last step ({outcome.step:,}) give no finite loss")
+                raise self.diverged_error(f"the weights after the last step ({outcome.step:,}) give no finite loss")
             return False
         if stage.processes.is_rank0:
             outcome.seconds = self.seconds_before + time.perf_counter() - self.started
@@ -193,7 +193,7 @@ class Guard:
         if self.stage.processes.is_rank0:
             ensure_exists(self.folder.parent)
 
-    def diverged(self, reason: str) -> Diverged:
+    def diverged_error(self, reason: str) -> Diverged:
         settings = f"smaller --peak-lr (now {self.config.peak_lr:g}) or a longer --warmup (now {self.config.warmup:g})"
         saved = "No checkpoint was written"
         if self.last_saved:

@@ -130,8 +130,8 @@ def plan_run(
         cfg = resolve_settings(PretrainConfig, {**requested, **({"model": size} if size else {})}, extra=inherited)
         flops = flops_per_token(new_model_config(cfg, corpus.vocab_size))
         if best:  # a larger model uses the machine better, by less than a factor of 2
-            hoped = plan_for_time(cfg, Speed(flops / flops_per_second / 2, 0.0), minutes, corpus)
-            if hoped.expected_loss >= best.expected_loss or hoped.steps < MIN_STEPS:
+            optimistic = plan_for_time(cfg, Speed(flops / flops_per_second / 2, 0.0), minutes, corpus)
+            if optimistic.expected_loss >= best.expected_loss or optimistic.steps < MIN_STEPS:
                 break
         try:
             speed = measure(cfg, corpus.vocab_size)

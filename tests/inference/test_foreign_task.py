@@ -212,11 +212,11 @@ def outputs_of(model: Any, tokenizer: Tokenizer, text: str) -> Any:
 
 @pytest.mark.parametrize("pad", [None, 0, 5])
 def test_their_classifier_is_a_fine_tuned_model_with_its_numbers(
-    pad: int | None, english: Tokenizer, tmp_path: Path, ask: Any
+    pad: int | None, english: Tokenizer, tmp_path: Path, run_cli: Any
 ):
     labels = {"id2label": {0: "bad", 1: "fine", 2: "good"}, "label2id": {"bad": 0, "fine": 1, "good": 2}}
     model = write_theirs(tmp_path / "theirs", english, pad_token_id=pad, **labels)
-    answer = ask("import", "huggingface", str(tmp_path / "theirs"), "--out", str(tmp_path / "ours"))
+    answer = run_cli("import", "huggingface", str(tmp_path / "theirs"), "--out", str(tmp_path / "ours"))
     assert answer.exit_code == 0, answer.stderr
     assert f"next: gpt1 predict {tmp_path / 'ours'}" in answer.stderr
     unknown = ["zebra ☃ ☃", "☃", "the file ☃"]  # <unk> is id 0, which is also the padding of one of the models

@@ -27,7 +27,7 @@ def test_a_finished_run_has_its_results(pretrained_run: Path):
 
 
 def test_the_suggested_command_resumes_a_stopped_run(
-    corpus: Path, tiny_pretrain_settings: Any, tmp_path: Path, ask: Any
+    corpus: Path, tiny_pretrain_settings: Any, tmp_path: Path, run_cli: Any
 ):
     from gpt1.training.pretrain import pretrain
 
@@ -37,7 +37,7 @@ def test_the_suggested_command_resumes_a_stopped_run(
     found = inspect(run)
     assert not found["finished"]
     assert found["odd"] == []
-    assert ask(*shlex.split(found["next"][0])[1:]).exit_code == 0
+    assert run_cli(*shlex.split(found["next"][0])[1:]).exit_code == 0
     assert inspect(run)["finished"]
 
 

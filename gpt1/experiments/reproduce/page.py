@@ -50,7 +50,9 @@ def add_rows_table(report: ExperimentReport, plan: ReproductionPlan, store: Resu
         return
     lines = []
     for task in plan.tasks:
-        by_method = [list(plan.finished_results(store, task, method).values()) for method in plan.methods_for(task)]
+        by_method = [
+            list(plan.finished_results(store, task, method).values()) for method in plan.applicable_methods(task)
+        ]
         fewest, most = min(map(len, by_method), default=0), max(map(len, by_method), default=0)
         results = [result for found in by_method for result in found]
         truncated = next((result["cut"] for result in results if "cut" in result), None)

@@ -113,9 +113,11 @@ class ReproductionPlan:
     def runs(self) -> list[tuple[PaperTask, str, int]]:
         """(task, method, seed) of each run, seed by seed: a table that is stopped early has fewer seeds, no gaps."""
         seeds = range(self.request.seeds)
-        return [(task, method, seed) for seed in seeds for task in self.tasks for method in self.methods_for(task)]
+        return [
+            (task, method, seed) for seed in seeds for task in self.tasks for method in self.applicable_methods(task)
+        ]
 
-    def methods_for(self, task: PaperTask) -> list[str]:
+    def applicable_methods(self, task: PaperTask) -> list[str]:
         """The methods that apply to a task: a single text has no overlap."""
         return [method for method in self.methods if method != "overlap" or has_pairs(task.name.data.kind)]
 

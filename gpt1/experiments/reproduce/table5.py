@@ -47,7 +47,9 @@ class AblationTables:
     @cached_property
     def common_tasks(self) -> list[int]:
         """The tasks that averages cover: finished with every method that applies to all, and in the paper's table."""
-        for_all = [m for m in self.our_scores if all(m in self.plan.methods_for(task) for task in self.plan.tasks)]
+        for_all = [
+            m for m in self.our_scores if all(m in self.plan.applicable_methods(task) for task in self.plan.tasks)
+        ]
         rows = [*(self.our_scores[m] for m in for_all), *self.published_scores.values()]
         return [i for i in range(len(self.plan.tasks)) if None not in [row[i] for row in rows]]
 
