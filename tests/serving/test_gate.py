@@ -201,7 +201,7 @@ def test_settings_out_of_range_are_errors(flags: dict[str, Any]):
 # ---- the command
 
 
-def test_the_command_refuses_what_it_cannot_serve(ask, workspace: Path, tmp_path: Path, monkeypatch):
+def test_the_command_refuses_what_it_cannot_serve(run_cli, workspace: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(workspace)
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with socket.socket() as taken:
@@ -217,6 +217,6 @@ def test_the_command_refuses_what_it_cannot_serve(ask, workspace: Path, tmp_path
         }
         (tmp_path / "unfinished").mkdir()
         for words, arguments in wrong.items():
-            result = ask("serve", *(arguments if "--port" in arguments else (*arguments, "--port", "0")))
+            result = run_cli("serve", *(arguments if "--port" in arguments else (*arguments, "--port", "0")))
             assert result.exit_code == 2, words
             assert words in result.stderr
