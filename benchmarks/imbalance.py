@@ -1,6 +1,6 @@
 """Rare positives: the plain loss and `--class-weight balanced` on rows of SST-2 of which 5 % are positive.
 
-Each seed draws its own rows; both losses get the same ones. The epoch (by F1) and a threshold are chosen on the same
+Each seed draws its own rows; both losses use the same ones. The epoch (by F1) and a threshold are chosen on the same
 validation rows for both, so that the difference is not only one of thresholds: a balanced loss moves every probability
 up, which a lower threshold does as well. The last rows of the table do not depend on a threshold.
 

@@ -1,7 +1,7 @@
 """A server with more clients than it can answer at once: `starter` and a classifier of its size.
 
-For a minute, 200 clients ask for texts (streamed), labels and next tokens in turn. Then they ask for more texts than
-the server accepts, are refused with status 429, and go away; what counts is how soon the server answers again. The
+For a minute, 200 clients request texts (streamed), labels and next tokens in turn. Then they request more texts than
+the server accepts, are refused with status 429, and disconnect; the result is how soon the server answers again. The
 clients are threads of this process, so they share the machine with the server.
 """
 
@@ -183,7 +183,7 @@ def overload(port: int, clients: int) -> tuple[list[int], float]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
         try:
             statuses.append(send(connection, "/v1/completions", content)[0])
-        except TimeoutError:  # it was accepted; the client goes away
+        except TimeoutError:  # it was accepted; the client disconnects
             statuses.append(0)
         finally:
             connection.close()

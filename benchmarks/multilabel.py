@@ -76,7 +76,7 @@ def compare_ways(
     train, valid, test = parts
     predictors: dict[str, Any] = {}
     seen = {row["raises"] for row in train.rows}
-    known = Table(valid.name, COLUMNS, [row for row in valid.rows if row["raises"] in seen])  # other sets are no class
+    known = Table(valid.name, COLUMNS, [row for row in valid.rows if row["raises"] in seen])  # other sets have no class
     for kind, checked in (("classification", known), ("multilabel", valid)):
         run_folder = finetune(
             train, valid=checked, from_=model, out=out / kind, kind=kind, text="docstring", label="raises",
@@ -89,9 +89,9 @@ def compare_ways(
     chosen = [answer["prediction"] or [] for answer in predictors["multilabel"].predict(texts)]
     p, own = np.asarray(predictors["multilabel"].predict_proba(texts)), list(predictors["multilabel"].labels)
     at_half = [[own[i] for i in np.flatnonzero(row >= 0.5)] for row in p]
-    commonest = Counter(row["raises"] for row in train.rows).most_common(1)[0][0].split(SEPARATOR)
+    most_frequent = Counter(row["raises"] for row in train.rows).most_common(1)[0][0].split(SEPARATOR)
     ways = {
-        "always the commonest set": [commonest] * len(texts),
+        "always the most frequent set": [most_frequent] * len(texts),
         "plain loss, a class for each set": sets,
         "multilabel, at 0.5": at_half,
         "multilabel, thresholds": chosen,

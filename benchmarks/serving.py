@@ -48,7 +48,7 @@ class LoadResult:
 def run(rounds: int, quick: bool) -> BenchmarkResult:
     clients, new = (4, 4) if quick else (CLIENTS, NEW_TOKENS)
     torch.manual_seed(0)
-    prompts = torch.randint(128, (clients, PROMPT_TOKENS)).tolist()  # bytes of ASCII: no prompt ends in mid-character
+    prompts = torch.randint(128, (clients, PROMPT_TOKENS)).tolist()  # bytes of ASCII: no prompt ends within a character
     texts = [{"prompt": prompt, "max_tokens": new, "temperature": 0, "stream": True} for prompt in prompts]
     rows = [{"model": "task", "rows": [" ".join(f"word{i * j}" for j in range(ROW_WORDS))]} for i in range(8 * clients)]
     result = BenchmarkResult([])

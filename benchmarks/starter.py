@@ -4,8 +4,8 @@
     python -m benchmarks.starter DATA --work WORK --run starter-2 --from starter
 
 DATA has the texts and the pairs of BLiMP (docs/starter.md). WORK gets the corpora and the run. The results are
-gpt1/starter, and in the repository benchmarks/starter.json with all figures and the figures of docs/starter.md. What is
-finished is not done again, so the same command continues after a stop. `--from starter` trains the model further and
+gpt1/starter, and in the repository benchmarks/starter.json with all figures and the figures of docs/starter.md.
+Finished steps are not repeated, so the same command resumes after a stop. `--from starter` trains the model further and
 replaces it; its card then shows both runs.
 """
 
@@ -104,7 +104,7 @@ class Making:
 
 
 def make_starter(making: Making, progress: Progress) -> dict[str, Any]:
-    """Do what is not done yet; returns all figures, as in `making.record`."""
+    """Do the remaining steps; returns all figures, as in `making.record`."""
     check_inputs(making)
     tokenize_texts(making, progress)
     pretrain_model(making, progress)
@@ -130,7 +130,7 @@ def make_starter(making: Making, progress: Progress) -> dict[str, Any]:
 
 
 def check_inputs(making: Making) -> None:
-    """UserError for a text that is missing, before anything is written, or a run that would hide the first one."""
+    """UserError for a text that is missing, before anything is written, or a run that would replace the first one."""
     for name in (*TRAINING_TEXTS, *VALIDATION_TEXTS.values()):
         if not (making.data / name).is_file():
             raise UserError(f"{making.data / name} does not exist.", "The texts are described in docs/starter.md.")
@@ -178,7 +178,7 @@ def pretrain_model(making: Making, progress: Progress) -> None:
 
 
 def export_weights(making: Making, progress: Progress) -> None:
-    """Write the model folder in bf16, beside the old one until it is whole."""
+    """Write the model folder in bf16, beside the old one until it is complete."""
     new = making.work / "export"
     export_model(
         "gpt1", making.run_folder, new, progress, dtype="bf16", license=LICENSE, name="starter", overwrite=True
@@ -258,7 +258,7 @@ def validation_facts(making: Making, corpus: Corpus, name: str, progress: Progre
     valid, model = Corpus.open(making.validation_corpus(name)), language_model(making)
     found = evaluate_on_corpus(model, valid, progress)
     training, windows = (
-        CorpusWindows(CorpusPart.of_ranges(text, [(0, text.tokens)]), model.gpt.config.context, shifted=False)
+        CorpusWindows(CorpusPart.from_ranges(text, [(0, text.tokens)]), model.gpt.config.context, shifted=False)
         for text in (corpus, valid)
     )
     unigram = unigram_loss(training, windows, windows.n, corpus.vocab_size, max_tokens=corpus.tokens)

@@ -58,13 +58,13 @@ Former names still work: {former}.
 FINETUNING_RATES = model_dependent_defaults(MODEL_SIZES["mini"]["n_embd"], {})  # those of the default size
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return format_setting(value) if isinstance(value, int | float) else str(value)
 
 
-def rule(config_class: type[Any], name: str) -> str:
+def describe_values(config_class: type[Any], name: str) -> str:
     """The values that a setting accepts."""
     base, between = base_type(field_types(config_class)[name])
     if get_origin(base):
@@ -80,7 +80,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
 
 
-def own(config_class: type[Any], parent: type[Any] | None) -> list[str]:
+def added_settings(config_class: type[Any], parent: type[Any] | None) -> list[str]:
     """The settings that a config adds to its parent's."""
     inherited = {field.name for field in dataclasses.fields(parent)} if parent else set()
     return [field.name for field in dataclasses.fields(config_class) if field.name not in inherited]
@@ -97,12 +97,14 @@ def settings_table(names: Sequence[str], *stages: type[Any]) -> str:
     heads.append("description")
     rows = []
     for name in names:
-        values = [shown(getattr(config, name)) for config in configs]
+        values = [format_value(getattr(config, name)) for config in configs]
         if name in FINETUNING_RATES:
-            values[2] = f"{shown(FINETUNING_RATES[name])} ¹"
+            values[2] = f"{format_value(FINETUNING_RATES[name])} ¹"
         if name == "peak_lr":
             values[0] += " ¹"
-        rows.append([f"`{name}`", rule(stages[0], name), *values, descriptions(stages[0])[name].replace("\n", " ")])
+        rows.append(
+            [f"`{name}`", describe_values(stages[0], name), *values, descriptions(stages[0])[name].replace("\n", " ")]
+        )
     return table(heads, rows)
 
 
@@ -113,13 +115,13 @@ def sizes_table() -> str:
         config = {key: value for key, value in size.items() if key not in ("peak_lr", "optimizer")}
         learning_rates = [size["peak_lr"], model_dependent_defaults(size["n_embd"], {})["peak_lr"]]
         parameters = [f"{GPTConfig(vocab_size=n, **config).n_parameters / 1e6:.1f}M" for n in (8000, 40478)]
-        rows.append([f"`{name}`", *map(shown, shape.values()), *parameters, *map(shown, learning_rates)])
+        rows.append([f"`{name}`", *map(format_value, shape.values()), *parameters, *map(format_value, learning_rates)])
     heads = ["`--model`", "`n_layer`", "`n_head`", "`n_embd`", "`context`", "parameters, 8,000 tokens", "40,478 tokens"]
     return table([*heads, "`peak_lr`, pre-training", "fine-tuning"], rows)
 
 
 def page() -> str:
-    head_only = ", ".join(f"`{name}: {shown(value)}`" for name, value in HEAD_ONLY_DEFAULTS.items())
+    head_only = ", ".join(f"`{name}: {format_value(value)}`" for name, value in HEAD_ONLY_DEFAULTS.items())
     parts = [
         HEAD.format(
             free=", ".join(f"`{name}`" for name in sorted(RESUMABLE_FIELDS)),
@@ -131,19 +133,24 @@ def page() -> str:
         "768 / width for narrower models, up to 3.75e-4, and 3.75e-4 for the token embedding at every width.\n"
         "The recipe `paper` uses the paper's learning rate for every size and every weight.\n",
         "## Both stages\n",
-        settings_table(own(TrainingConfig, None), PretrainConfig, FinetuneConfig),
+        settings_table(added_settings(TrainingConfig, None), PretrainConfig, FinetuneConfig),
         "¹ Depends on the model size, see the table above; here that of `mini`, the default size.\n",
         f"With `--train head` the default recipe of fine-tuning uses\n{head_only}.\n",
         "## Pre-training\n",
-        settings_table(own(PretrainConfig, TrainingConfig), PretrainConfig),
+        settings_table(added_settings(PretrainConfig, TrainingConfig), PretrainConfig),
         "## Fine-tuning\n",
-        settings_table(own(FinetuneConfig, TrainingConfig), FinetuneConfig),
+        settings_table(added_settings(FinetuneConfig, TrainingConfig), FinetuneConfig),
         "## Model configuration\n\nThe keys of `config.json` of a model folder.\n",
         table(
             ["key", "values", "paper", "description"],
             [
-                [f"`{name}`", rule(GPTConfig, name), shown(getattr(GPTConfig(), name)), descriptions(GPTConfig)[name]]
-                for name in own(GPTConfig, None)
+                [
+                    f"`{name}`",
+                    describe_values(GPTConfig, name),
+                    format_value(getattr(GPTConfig(), name)),
+                    descriptions(GPTConfig)[name],
+                ]
+                for name in added_settings(GPTConfig, None)
             ],
         ),
     ]

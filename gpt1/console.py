@@ -123,7 +123,7 @@ class Console(Progress):
         for i, name in enumerate(columns):
             filled = [row[i] for row in cells if row[i] not in (None, "")]
             numeric = bool(filled) and all(isinstance(value, (int, float)) for value in filled)
-            justify: Any = "right" if numeric else "left"  # narrow terminals break words and lose none
+            justify: Any = "right" if numeric else "left"  # narrow terminals wrap words and drop none
             table.add_column(
                 _rich_text(formatting.printable_line(name)), justify=justify, no_wrap=numeric, overflow="fold"
             )

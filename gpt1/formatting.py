@@ -130,12 +130,12 @@ def shell_quote(word: object) -> str:
     if not CONTROL.search(text):
         return shlex.quote(text)
 
-    def escaped(match: re.Match[str]) -> str:
+    def escape(match: re.Match[str]) -> str:
         # A byte of a file name that is not UTF-8, or half a character from JSON or YAML.
         errors = "surrogateescape" if "\udc80" <= match[0] <= "\udcff" else "surrogatepass"
         return "".join(f"\\{byte:03o}" for byte in match[0].encode("utf-8", errors))
 
-    return "$'" + CONTROL.sub(escaped, text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
+    return "$'" + CONTROL.sub(escape, text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
 def shell_join(words: Iterable[object]) -> str:

@@ -91,7 +91,7 @@ def upload(folder: Path, name: str, private: bool) -> str:
     hub = import_hub(name)
     with translate_hub_errors(hub, name):
         api = hub.HfApi()
-        hub.utils.disable_progress_bars()  # they are not made for logs
+        hub.utils.disable_progress_bars()  # the bars of the library do not work in logs
         api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=name,

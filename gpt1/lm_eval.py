@@ -83,7 +83,7 @@ class GPT1LM(LM):  # type: ignore[misc]
         return f"gpt1-{self.tokenizer.fingerprint[:16]}"
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[LogLikelihood]:
-        """Scores of `(context, continuation)` requests; too long contexts lose their beginning."""
+        """Scores of `(context, continuation)` requests; contexts that are too long lose their beginning."""
         pairs = self.encode_pairs([request.args for request in requests])
         return self.score([([self.prefix_token_id, *context], text) for context, text in pairs])
 

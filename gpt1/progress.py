@@ -19,7 +19,7 @@ MAX_METRICS_BYTES = 2**28
 class Progress:
     """Receiver of progress. This one shows nothing; it is the default in Python.
 
-    Every method returns at once and raises for no value that it is given.
+    Every method returns at once and accepts any value without an error.
     """
 
     def log(self, line: str) -> None:

@@ -42,10 +42,10 @@ HEAD_ONLY_DEFAULTS |= {"head_first": False}
 """The default recipe with `--train head`: a small convex problem, for a high learning rate and many cheap epochs."""
 
 MIN_FINETUNING_STEPS = 400
-"""The default recipe makes at least so many steps, with more epochs, unless --epochs is given (docs/lab-log.md)."""
+"""The default recipe makes at least this many steps, with more epochs, unless --epochs is given (docs/lab-log.md)."""
 FINETUNING_BATCH_SIZES = ((250, 8), (2000, 16))
 """(rows, batch size) of the default recipe for tables with fewer rows; else FinetuneConfig.batch_size."""
 HEAD_FIRST_ROWS = 2000
 """The default recipe fits the head first on tables with fewer rows. With more it made no difference."""
 SMALL_TABLE_EPOCHS = 8
-"""The default recipe makes at least so many epochs on tables with fewer rows than HEAD_FIRST_ROWS."""
+"""The default recipe makes at least this many epochs on tables with fewer rows than HEAD_FIRST_ROWS."""

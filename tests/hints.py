@@ -16,7 +16,7 @@ COMMAND = re.compile(r"\bgpt1 ([a-z]+)\b([^)]*)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w-])")
 OTHER_PROGRAMS = re.compile(r"\b(pip|iconv|torchrun|git|zcat|huggingface-cli) .*")
 ARGUMENTS = re.compile(r" (--[a-z]|[A-Z]{2,}\b|[a-z-]+/)")
-"""What follows a command, and no verb in prose such as \"gpt1 needs no padding\"."""
+"""What follows a command, but not a verb in prose such as \"gpt1 needs no padding\"."""
 
 
 def flags_of(command: str) -> set[str]:
@@ -38,7 +38,7 @@ def wrong_values(command: str, words: str) -> list[str]:
 
 
 def wrong_advice(text: str, command: str | None = None, typed: Sequence[str] = ()) -> list[str]:
-    """What a message advises that does not exist.
+    """Commands and flags in a message that do not exist.
 
     Args:
         text: The message.

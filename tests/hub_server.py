@@ -22,7 +22,7 @@ TOKEN = "hf_of_the_test"
 
 @dataclass
 class Repository:
-    """Files by path; what a request without a token is answered (0: it needs none); how often a file is cut off."""
+    """Files by path; the status for a request without a token (0: it needs none); how often a file is cut off."""
 
     files: dict[str, bytes]
     refuses_with: str = ""
@@ -34,7 +34,7 @@ class Repository:
 
 
 class HubServer(ThreadingHTTPServer):
-    """Repositories by name, the paths that were asked for, and objects on their way to a commit."""
+    """Repositories by name, the requested paths, and uploaded objects that are not committed yet."""
 
     daemon_threads = True
 
@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
             return found
         if found and found.refuses_with == "gated":
             self.answer(403, b"", X_Error_Code="GatedRepo", X_Error_Message=f"Access to {name} is restricted")
-        else:  # the hub does not tell strangers which private repositories exist
+        else:  # the hub does not reveal which private repositories exist
             self.answer(401, b"", X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
         return None
 

@@ -1,4 +1,4 @@
-"""The page of a server in Debian's chromium through Playwright: fixtures, and how tests look at it."""
+"""The page of a server in Debian's chromium through Playwright: fixtures and helpers."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def bar_names(page: Any) -> list[str]:
     return texts(page.locator(".bar-name"))
 
 
-def shown(token: str) -> str:
+def display_token(token: str) -> str:
     """A token as the page writes it."""
     return re.sub("^ +| +$", lambda spaces: "␣" * len(spaces[0]), token.replace("\\n", "↵"))
 
 
 def wait_for_page(page: Any, condition: Callable[[], bool], seconds: int = 30) -> None:
-    """Wait until a condition holds, while the page goes on."""
+    """Wait until a condition holds, while the page keeps running."""
     for _ in range(20 * seconds):
         if condition():
             return

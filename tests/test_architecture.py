@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md names the files there are, and imports lead down its list."""
+"""ARCHITECTURE.md names every file, and imports lead down its list."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def listed() -> dict[str, int]:
-    """The line of ARCHITECTURE.md's list on which each file of the package, or each folder, stands."""
+def read_file_list() -> dict[str, int]:
+    """The line of each file or folder of the package in ARCHITECTURE.md's list."""
     found: dict[str, int] = {}
     page = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     for number, cell in enumerate(re.findall(r"^\| [^|`]*\| (`[^|]+) \|", page, re.MULTILINE)):
@@ -36,7 +36,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def test_architecture_names_every_file_and_imports_lead_down_its_list():
-    lines = listed()
+    lines = read_file_list()
     assert all((ROOT / "gpt1" / name).exists() for name in lines)
 
     def line(file: str) -> int:

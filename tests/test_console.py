@@ -32,7 +32,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """Time that passes only when `now` is set."""
+    """A clock that advances only when `now` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0

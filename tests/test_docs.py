@@ -1,4 +1,4 @@
-"""What the pages say is so: commands parse, links lead somewhere, settings exist, the Python runs."""
+"""The pages are correct: commands parse, link targets exist, settings exist, the Python examples run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PA
 
 @dataclass(frozen=True)
 class Block:
-    """What stands between two fences."""
+    """The text between two fences."""
 
     language: str
     line: int
@@ -67,7 +67,7 @@ def command_lines(block: Block) -> Iterator[tuple[int, str]]:
         line = re.sub(r"^\s*(\$ |next: )?", "", line)
         if not whole and not re.match(r"([A-Z_0-9]+=\S+ )*gpt1 ", line):
             continue
-        whole, start = f"{whole} {re.split(r' {3,}', line)[0]}".strip(), start or number  # a remark stands far off
+        whole, start = f"{whole} {re.split(r' {3,}', line)[0]}".strip(), start or number  # a remark has a gap before it
         if whole.endswith("\\"):
             whole = whole.removesuffix("\\").rstrip()
             continue
@@ -207,7 +207,7 @@ def test_every_link_inside_the_project_leads_somewhere(page: Path):
 
 
 @each_page
-def test_no_page_names_a_place_on_somebodys_machine(page: Path):
+def test_no_page_contains_a_path_of_a_local_machine(page: Path):
     assert not MACHINE.search(page.read_text("utf-8"))
 
 
@@ -226,7 +226,7 @@ PAPER = [
 ]
 
 
-def test_the_page_of_the_paper_leads_from_each_equation_figure_table_and_section_to_code():
+def test_the_page_of_the_paper_links_each_equation_figure_table_and_section_to_code():
     page = (ROOT / "docs" / "paper.md").read_text("utf-8")
     top, *parts = re.split(r"^## ", page, flags=re.MULTILINE)
     by_title = {part.partition(":")[0]: part for part in parts}
@@ -291,7 +291,7 @@ def test_the_ratios_of_the_readme_are_those_that_the_benchmarks_expect():
 
 
 @pytest.mark.parametrize("name", ["settings", "commands"])
-def test_a_page_that_the_code_writes_is_what_the_code_says(name: str):
+def test_generated_pages_are_up_to_date(name: str):
     script = ROOT / "docs" / f"make_{name}.py"
     expected: Callable[[], str] = runpy.run_path(str(script))["page"]
     on_disk = (ROOT / "docs" / f"{name}.md").read_text("utf-8")
@@ -299,13 +299,13 @@ def test_a_page_that_the_code_writes_is_what_the_code_says(name: str):
 
 
 @each_page
-def test_the_python_of_a_page_compiles(page: Path):
+def test_the_python_examples_of_a_page_compile(page: Path):
     for block in blocks_and_prose(page)[0]:
         if block.language == "python":
             compile("\n".join(block.lines), f"{page.name}:{block.line}", "exec")
 
 
-def test_the_python_of_using_runs(
+def test_the_python_examples_of_using_run(
     prose: list[str], tiny_pretrain_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """With models that take a second instead of those on the page."""

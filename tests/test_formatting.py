@@ -66,7 +66,7 @@ def test_large_counts_have_three_digits_and_a_unit(value: float, expected: str) 
 @pytest.mark.parametrize(
     ("seconds", "expected"), [(0.2, "0:00"), (112, "1:52"), (7380, "2:03:00"), (float("inf"), "?")]
 )
-def test_durations(seconds: float, expected: str) -> None:
+def test_durations_have_minutes_and_seconds(seconds: float, expected: str) -> None:
     assert formatting.format_duration(seconds) == expected
 
 

@@ -1,4 +1,4 @@
-"""Every hint is true: a command or a flag that a message advises exists."""
+"""Every command and flag that a message suggests exists."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_example_in_the_help_of_a_command_parses():
 
 
 @pytest.mark.parametrize("format", [None, "gpt1-run-files-1"])
-def test_a_folder_that_is_no_corpus_is_never_advised_to_be_deleted(format: str | None, tmp_path: Path):
+def test_no_error_advises_deleting_a_folder_that_is_not_a_corpus(format: str | None, tmp_path: Path):
     (tmp_path / "manifest.json").write_text(json.dumps({"format": format} if format else {"name": "my site"}))
     with pytest.raises(UserError, match="is not a corpus folder") as refused:
         Corpus.open(tmp_path)

@@ -177,9 +177,9 @@ def listing(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
-def refused(ask: Any, root: Path, *words: str) -> str:
+def refused(run_cli: Any, root: Path, *words: str) -> str:
     before = listing(root)
-    answer = ask(*words)
+    answer = run_cli(*words)
     errors = [line for line in answer.stderr.splitlines() if line.startswith("gpt1: ")]
     assert answer.exit_code in (1, 2), (words, answer)
     assert len(errors) == 1, (words, answer.stderr)
@@ -207,10 +207,10 @@ MODEL_COMMANDS = [
 
 
 @pytest.mark.parametrize("command", MODEL_COMMANDS, ids=lambda command: " ".join(command.split()[:2]))
-def test_a_hostile_model_is_one_error(command: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_hostile_model_is_one_error(command: str, hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(hostile)
     for name in MODELS:
-        message = refused(ask, hostile, *command.format(f"models/{name}").split())
+        message = refused(run_cli, hostile, *command.format(f"models/{name}").split())
         assert f"models/{name}" in message, message
 
 
@@ -225,39 +225,43 @@ CORPUS_COMMANDS = [
 @pytest.mark.parametrize("command", CORPUS_COMMANDS, ids=lambda command: " ".join(command.split()[:3]))
 @pytest.mark.parametrize("name", CORPORA)
 def test_a_hostile_corpus_is_one_error(
-    command: str, name: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    command: str, name: str, hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(hostile)
-    refused(ask, hostile, *command.format(f"corpora/{name}").split())
+    refused(run_cli, hostile, *command.format(f"corpora/{name}").split())
     assert not Path("/tmp/gpt1-hostile-corpus-escaped.txt").exists()
 
 
 @pytest.mark.parametrize("name", ["vocabulary-device", "merges-device", "merges-fifo", "vocabulary-deep"])
-def test_a_hostile_tokenizer_is_one_error(name: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_hostile_tokenizer_is_one_error(name: str, hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(hostile)
-    refused(ask, hostile, "tokenize", "rows.csv", "--out", "new", "--tokenizer", f"models/{name}")
+    refused(run_cli, hostile, "tokenize", "rows.csv", "--out", "new", "--tokenizer", f"models/{name}")
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_hostile_settings_are_one_error(name: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_hostile_settings_are_one_error(name: str, hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(hostile)
-    refused(ask, hostile, "pretrain", "corpus", "--out", "new", "--config", f"runs/{name}/config.yaml")
-    refused(ask, hostile, "pretrain", "corpus", "--out", f"runs/{name}", "--resume")
+    refused(run_cli, hostile, "pretrain", "corpus", "--out", "new", "--config", f"runs/{name}/config.yaml")
+    refused(run_cli, hostile, "pretrain", "corpus", "--out", f"runs/{name}", "--resume")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_an_endless_text_or_table_is_one_error(kind: str, hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_an_endless_text_or_table_is_one_error(kind: str, hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(hostile)
-    refused(ask, hostile, "tokenize", f"texts/{kind}", "--out", "new", "--vocab-size", "300")
-    refused(ask, hostile, "inspect", f"{kind}.csv")
-    refused(ask, hostile, "finetune", f"{kind}.csv", *["--from", "good", "--out", "new", "--kind", "classification"])
-    refused(ask, hostile, "evaluate", "good", f"{kind}.csv")
+    refused(run_cli, hostile, "tokenize", f"texts/{kind}", "--out", "new", "--vocab-size", "300")
+    refused(run_cli, hostile, "inspect", f"{kind}.csv")
+    refused(
+        run_cli, hostile, "finetune", f"{kind}.csv", *["--from", "good", "--out", "new", "--kind", "classification"]
+    )
+    refused(run_cli, hostile, "evaluate", "good", f"{kind}.csv")
 
 
-def test_a_url_without_its_package_is_one_error_with_the_fix(hostile: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_url_without_its_package_is_one_error_with_the_fix(
+    hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(hostile)
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     commands = ["inspect {}/a.csv", "tokenize {}/a.txt --out new", "pretrain {}/corpus --out new"]
     for words in commands:
         words = words.format("http://localhost/x")
-        assert "pip install aiohttp" in refused(ask, hostile, *words.split())
+        assert "pip install aiohttp" in refused(run_cli, hostile, *words.split())

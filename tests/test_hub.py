@@ -178,7 +178,7 @@ def change(hub: HubServer, **files: Any) -> None:
         (NAME, lambda hub: (hub.shutdown(), hub.server_close()), "cannot be reached", "Check the path and the network"),
     ],
 )
-def test_a_model_that_cannot_be_had_is_one_error_with_its_fix(
+def test_an_unavailable_model_is_one_error_with_its_fix(
     name: str, prepare: Any, problem: str, fix: str, hub: HubServer, tmp_path: Path
 ):
     prepare(hub)
@@ -231,11 +231,11 @@ def test_owner_and_name_is_a_hub_name(name: str):
 @pytest.mark.parametrize(
     "name", ["gpt1", "/a/b", "./a", "../a", "a/b/c", "a/", "/a", "a b/c", "~/a", "a/b@", "a\\b", "https://a/b", "ä/b"]
 )
-def test_other_paths_are_no_hub_names(name: str):
+def test_other_paths_are_not_hub_names(name: str):
     assert not is_hub_name(name)
 
 
-def test_an_existing_path_wins_and_a_mistyped_one_is_no_request(hub: HubServer, layout: Path, tmp_path: Path):
+def test_an_existing_path_wins_and_a_mistyped_one_sends_no_request(hub: HubServer, layout: Path, tmp_path: Path):
     local = tmp_path / NAME
     local.parent.mkdir()
     os.symlink(layout, local)

@@ -1,4 +1,4 @@
-"""What stands in several files of the project is the same in all of them."""
+"""Facts that several files of the project repeat are the same in all of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_newest_version_of_the_changelog_is_the_version_of_the_package():
     assert (citation["version"], str(citation["date-released"])) == headings[1]
 
 
-def test_the_version_stands_in_one_file():
+def test_the_version_is_defined_in_one_file():
     assert "version" not in project()["project"]
     assert project()["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "gpt1.version.__version__"}
 

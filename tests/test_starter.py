@@ -1,4 +1,4 @@
-"""The model that comes with the package is in every distribution and works offline wherever a run does."""
+"""The model that comes with the package is in every distribution and works offline wherever a run is accepted."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_card_and_the_page_say_what_was_measured_with_these_weights():
 
 @pytest.mark.slow
 def test_wheel_and_source_distribution_hold_the_model_and_the_wheel_works(pretrained_run: Path, tmp_path: Path):
-    """With a tiny model in the place of the package's, so that it also runs in a checkout without weights."""
+    """With a tiny model in place of the package's, so that it also runs in a checkout without weights."""
     pytest.importorskip("setuptools", "77")
     project, site = tmp_path / "project", tmp_path / "site"
     skipped = shutil.ignore_patterns("__pycache__", "starter")
@@ -111,7 +111,7 @@ def test_a_model_called_starter_in_the_current_folder_wins_and_a_line_says_so(
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_is_called_starter_and_is_no_model_is_an_error_that_says_what_it_hides(kind: str):
+def test_a_path_named_starter_that_is_not_a_model_is_an_error_that_says_what_it_hides(kind: str):
     Path("starter").mkdir() if kind == "folder" else Path("starter").touch()
     with pytest.raises(UserError) as refused:
         find_model_folder("starter")
@@ -127,22 +127,22 @@ def test_a_mistyped_starter_is_recognized(name: str):
         find_model_folder(name)
 
 
-def test_whoever_has_no_pretrained_model_reads_that_there_is_one(ask: Any, table: Table):
+def test_a_command_without_a_pretrained_model_suggests_starter(run_cli: Any, table: Table):
     hint = "--from starter is a pre-trained English model, which comes with gpt1."
-    without = ask("finetune", "reviews.csv", "--out", "run")
+    without = run_cli("finetune", "reviews.csv", "--out", "run")
     assert without.exit_code == 2
     assert hint in without.stderr
     Path("runs").mkdir()
     for name in ("runs/books", "books"):
-        missing = ask("finetune", "reviews.csv", "--from", name, "--out", "run")
+        missing = run_cli("finetune", "reviews.csv", "--from", name, "--out", "run")
         assert missing.exit_code == 2
         assert "starter: the English model that comes with gpt1" in missing.stderr
-    elsewhere = ask("next", "owner/books", "the")
+    elsewhere = run_cli("next", "owner/books", "the")
     assert elsewhere.exit_code == 2
     assert "The model starter (English) comes with gpt1 and needs no network." in elsewhere.stderr
 
 
-# --- wherever a run goes ---------------------------------------------------------------------------------------------
+# --- wherever a run is accepted --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def reviews() -> Path:
 
 @pytest.mark.slow
 @with_weights
-def test_commands_that_use_a_model_take_starter(ask: Any, reviews: Path):
+def test_commands_that_use_a_model_take_starter(run_cli: Any, reviews: Path):
     Path("text.txt").write_text("The cell membrane regulates which substances pass into the cell. " * 60)
     for words in (
         "next starter the",
@@ -169,7 +169,7 @@ def test_commands_that_use_a_model_take_starter(ask: Any, reviews: Path):
         "export gpt1 starter --out ours --dtype bf16",
         "zeroshot reviews.csv --run starter --kind classification --text text --words pos=good,neg=bad",
     ):
-        answer = ask(*words.split())
+        answer = run_cli(*words.split())
         assert answer.exit_code == 0, (words, answer.stderr)
     for name in (runs.MODEL_FILE, "README.md"):  # the card has the attribution
         assert (Path("ours") / name).read_bytes() == (runs.STARTER_FOLDER / name).read_bytes()

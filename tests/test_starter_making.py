@@ -1,4 +1,4 @@
-"""`python -m benchmarks.starter` makes the model of the package, and its pages say only what was measured."""
+"""`python -m benchmarks.starter` makes the model of the package, and its pages contain only measured figures."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class CommandResult(NamedTuple):
 
 
 @pytest.fixture
-def ask(capfd: pytest.CaptureFixture[str]):
+def run_cli(capfd: pytest.CaptureFixture[str]):
     """Run a command in this process; an exception, or advice that the command does not have, fails the test."""
 
     def run(*words: str) -> CommandResult:

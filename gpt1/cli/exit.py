@@ -100,7 +100,7 @@ def raise_on_signals() -> Iterator[None]:
 
 
 def send_to_main(number: int) -> None:
-    """Signal the main thread: sent to another one, a signal would not interrupt a sleep or a read."""
+    """Send the signal to the main thread: in another thread it would not interrupt a sleep or a read."""
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:  # Windows

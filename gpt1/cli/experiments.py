@@ -52,12 +52,13 @@ def parse_names(text: str | None) -> list[str] | None:
 @click.option("--methods", metavar="M,M,…", help="Some of all, head, scratch, tfidf.  [default: these four]")
 @click.option("--test-rows", default=2000, show_default=True, type=RangedNumber(int, 0), help="Maximum; 0: all rows.")
 @click.option(
-    "--min-updates",
+    "--min-steps",
     default=100,
     show_default=True,
     type=RangedNumber(int, 1),
     help="Minimum number of training steps (matters with few labels).",
 )
+@click.option("--min-updates", type=RangedNumber(int, 1), hidden=True, help="Now --min-steps.")
 @click.option("--config", metavar="F.yaml", help="File with settings of finetune; flags override it.")
 @setting_options(FinetuneConfig, *RESERVED["curve"])
 def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **options: Any) -> None:

@@ -51,11 +51,11 @@ def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
     server = make_server(create_app(models, config, key, metrics, echo), config)
     where = address(listener)
 
-    def started() -> None:
+    def print_address() -> None:
         echo(f"serving {', '.join(models.models)} at {where}; API documentation: {where}/docs; to stop, press Ctrl-C")
 
     try:
-        run_server(server, listener, started)
+        run_server(server, listener, print_address)
     finally:
         models.close()
     message = "stopped; all accepted requests were answered"

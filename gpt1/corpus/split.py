@@ -27,7 +27,7 @@ class CorpusPart:
     stops: NDArray[np.int64]  # [ranges]
 
     @classmethod
-    def of_ranges(cls, corpus: Corpus, ranges: list[tuple[int, int]]) -> CorpusPart:
+    def from_ranges(cls, corpus: Corpus, ranges: list[tuple[int, int]]) -> CorpusPart:
         """The ranges in their order in the corpus; adjacent ones become one."""
         starts, stops = np.array(sorted(ranges), np.int64).T
         gaps = starts[1:] > stops[:-1]
@@ -85,7 +85,7 @@ def split_text(
     available = max(0, (corpus.tokens - 2) // context - 1)  # all but one window, which is left for training
     n_valid = min(available, max(1, round(valid_fraction * possible))) if valid_fraction else 0
     boundary = corpus.tokens - n_valid * context - (1 if n_valid else 0)
-    training = CorpusPart.of_ranges(corpus, [(0, boundary)])
+    training = CorpusPart.from_ranges(corpus, [(0, boundary)])
     return training, training.complement() if n_valid else None
 
 
@@ -108,13 +108,13 @@ def choose_documents(corpus: Corpus, wanted: int) -> CorpusPart:
                 too_long.append(document)
                 continue
             if length >= 2 * missing:  # without it, the total is nearer
-                return CorpusPart.of_ranges(corpus, chosen)
+                return CorpusPart.from_ranges(corpus, chosen)
             chosen.append(document)
             missing -= length
             if missing <= 0:
-                return CorpusPart.of_ranges(corpus, chosen)
-    pieces = choose_pieces(CorpusPart.of_ranges(corpus, too_long), missing)
-    return CorpusPart.of_ranges(corpus, chosen + pieces)
+                return CorpusPart.from_ranges(corpus, chosen)
+    pieces = choose_pieces(CorpusPart.from_ranges(corpus, too_long), missing)
+    return CorpusPart.from_ranges(corpus, chosen + pieces)
 
 
 def choose_pieces(text: CorpusPart, wanted: int) -> list[tuple[int, int]]:

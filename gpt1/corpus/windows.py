@@ -23,7 +23,7 @@ class CorpusWindows:
     """Windows of `context` + 1 tokens over a part of a corpus; all but the first are predicted.
 
     With `shifted`, they leave about one window of text unused. Each epoch shifts them by a different number of tokens
-    into that slack, so that the window boundaries differ between epochs.
+    into that text, so that the window boundaries differ between epochs.
     """
 
     text: CorpusPart
@@ -36,8 +36,8 @@ class CorpusWindows:
         return max(1, (self.text.tokens - 1) // self.context - (1 if self.shifted else 0))
 
     @property
-    def slack(self) -> int:
-        """Unused tokens: the largest shift."""
+    def max_shift(self) -> int:
+        """Largest shift: the number of unused tokens."""
         return self.text.tokens - 1 - self.n * self.context
 
     def read(self, windows: NDArray[np.int64], shift: int = 0) -> NDArray[np.int64]:  # → [windows, context + 1]
@@ -47,7 +47,7 @@ class CorpusWindows:
     def training_batch(self, step: int, batch_size: int, seed: int) -> tuple[int, NDArray[np.int64]]:
         """(epoch, ids [windows, context + 1]) of step `step`: a pure function of (seed, step)."""
         epoch, windows = batch_indices(step, self.n, batch_size, seed)
-        return epoch, self.read(windows, shift=derive_seed(seed, epoch) % (self.slack + 1))
+        return epoch, self.read(windows, shift=derive_seed(seed, epoch) % (self.max_shift + 1))
 
     def count_steps(self, epochs: float, batch_size: int) -> int:
         return max(1, math.ceil(epochs * steps_per_epoch(self.n, batch_size)))

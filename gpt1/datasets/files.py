@@ -117,7 +117,7 @@ def is_document_in(folders: list[str]) -> Callable[[str], bool]:
     return lambda member: member.endswith(".txt") and any(f"/{folder}/" in member for folder in folders)
 
 
-NUMBERS = (ValueError, OverflowError)  # a size in the header of a member that is none, or is larger than any file
+NUMBERS = (ValueError, OverflowError)  # the size in the header of a member is not a number, or too large
 
 
 def read_files(path: Path, names: list[str]) -> dict[str, InputFile]:

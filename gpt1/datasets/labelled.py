@@ -155,7 +155,7 @@ def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> Traini
 
 
 def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
-    """UserError if most cells of the label column are words, so that no row is to be fixed."""
+    """UserError if most cells of the label column are words: the column is wrong, not a row."""
     cells = [row.get(label) for row in table.rows]
     words = [i for i, cell in enumerate(cells) if cell_number(cell) is None and has_letter(cell_to_show(cell))]
     if 2 * len(words) > len(cells):
@@ -292,13 +292,13 @@ def clean_rows(
         raise UserError(problem, "Use other validation rows, or omit --valid.")
     target = source.target
     if len(examples) < rows:
-        target = target_of_remaining(source, examples, duplicates + leaked, empty)
+        target = target_from_remaining(source, examples, duplicates + leaked, empty)
         if valid is not None:
             check_labels_remain(target, validation, valid, name)
     return CleanRows(examples, target, rows, empty, duplicates, leaked, contradicting)
 
 
-def target_of_remaining(source: TrainingRows, examples: Sequence[Example], repeated: int, empty: int) -> Target:
+def target_from_remaining(source: TrainingRows, examples: Sequence[Example], repeated: int, empty: int) -> Target:
     """The target of the rows that remain, which may have fewer labels. Its errors say what was removed."""
     removed = [count_noun(repeated, "repeated row")] * bool(repeated)
     removed += [count_noun(empty, "row") + " without text"] * bool(empty)

@@ -37,7 +37,7 @@ def hub_splits(*configurations: str) -> dict[str, tuple[str, ...]]:
     return {ours: tuple(f"{one}/{theirs}" for one in configurations) for ours, theirs in names.items()}
 
 
-def matched_and_mismatched(name: str) -> tuple[str, str]:
+def mnli_files(name: str) -> tuple[str, str]:
     """The files of MNLI's matched and mismatched halves of a split."""
     return name.format("matched"), name.format("mismatched")
 
@@ -107,11 +107,11 @@ DATA_SETS = (
         "mnli", "MNLI", "entailment", ("accuracy",),
         files=(
             FileLayout(
-                {**TSV, "dev": matched_and_mismatched("dev_{}.tsv"), "test": matched_and_mismatched("test_{}.tsv")},
+                {**TSV, "dev": mnli_files("dev_{}.tsv"), "test": mnli_files("test_{}.tsv")},
                 {**ENTAILMENT, "label": "gold_label"},
             ),
             FileLayout(
-                {"train": ("multinli_1.0_train.jsonl",), "dev": matched_and_mismatched("multinli_1.0_dev_{}.jsonl")},
+                {"train": ("multinli_1.0_train.jsonl",), "dev": mnli_files("multinli_1.0_dev_{}.jsonl")},
                 {**ENTAILMENT, "label": "gold_label"},
             ),
         ),
@@ -119,8 +119,8 @@ DATA_SETS = (
             "nyu-mll/glue",
             {
                 "train": ("mnli/train",),
-                "dev": matched_and_mismatched("mnli/validation_{}"),
-                "test": matched_and_mismatched("mnli/test_{}"),
+                "dev": mnli_files("mnli/validation_{}"),
+                "test": mnli_files("mnli/test_{}"),
             },
             {"premise": "premise", "hypothesis": "hypothesis", "label": "label"},
         ),

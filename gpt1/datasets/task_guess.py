@@ -73,10 +73,10 @@ class TaskGuess:
 
 
 def complete_task(task: TaskRequest, progress: Progress) -> TaskRequest:
-    """The request with the kind and the columns of the table's most likely task, where it names the label alone.
+    """Complete a request that names only the label, with the kind and columns of the table's most likely task.
 
     Raises:
-        UserError: For named columns that the table does not have, and without a column of labels.
+        UserError: If a named column is missing, or the table has no label column.
     """
     train = task.train
     if not isinstance(train, Table):

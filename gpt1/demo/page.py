@@ -116,7 +116,7 @@ def plot_accuracy(axes: Axes, results: DemoResults) -> None:
         tooltips = [
             f"{name}, {done:.0f} %: {format_percent(median(epoch))}" for done, epoch in zip(x, epochs, strict=True)
         ]
-        charts.band(axes, x, epochs, tooltips, color=color, marker=marker, label=name)
+        charts.plot_band(axes, x, epochs, tooltips, color=color, marker=marker, label=name)
     charts.add_reference_line(axes, median(results.accuracy[MAJORITY]), "most frequent label")
     axes.set_ylim(0)
     charts.add_legend(axes)

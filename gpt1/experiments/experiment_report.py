@@ -54,7 +54,7 @@ class SeedScores:
 def single_seed_intervals(
     groups: Iterable[SeedScores], metric: str, rows: int, scale: float = 1.0
 ) -> list[tuple[float, float] | None]:
-    """The interval that the number of test rows leaves to each score of one seed; several seeds have a band."""
+    """The interval of each score of a single seed, from the number of test rows; several seeds have a band instead."""
     found = [estimate_interval(metric, one.median, rows) if len(one.values) == 1 else None for one in groups]
     return [(scale * interval[0], scale * interval[1]) if interval else None for interval in found]
 
@@ -103,7 +103,7 @@ class ExperimentReport:
         self.svgs[f"{name}.svg"] = to_svg(figure, caption, size=FILE_SIZE)
         self.markdown_blocks.append(f"![{caption}]({name}.svg)")
 
-    def how_it_was_made(self, notes: Iterable[str], failed: Iterable[str], facts: Mapping[str, Any]) -> None:
+    def add_provenance(self, notes: Iterable[str], failed: Iterable[str], facts: Mapping[str, Any]) -> None:
         """Notes, failed runs, and a table of `facts` (model, settings, …)."""
         self.heading("How it was made")
         self.add_bullets([*notes, *(f"Not finished: {line}" for line in failed)])

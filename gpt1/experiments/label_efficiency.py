@@ -68,7 +68,7 @@ class CurvePlan:
     sizes: list[int]
     seeds: int
     methods: list[str]
-    min_updates: int
+    min_steps: int
     settings: dict[str, Any]
 
     def runs(self) -> list[tuple[str, int, int]]:
@@ -95,7 +95,7 @@ class CurvePlan:
         settings = CURVE_METHODS[method].finetune_settings(self.settings, seed)
         resolved = resolve_training_settings(self.n_embd, {**settings, "deduplicate": False}, size)
         per_epoch = steps_per_epoch(size, resolved["batch_size"])
-        return {**settings, "deduplicate": False, "epochs": max(resolved["epochs"], self.min_updates / per_epoch)}
+        return {**settings, "deduplicate": False, "epochs": max(resolved["epochs"], self.min_steps / per_epoch)}
 
     def training_settings(self, method: str, size: int) -> dict[str, Any]:
         return resolve_training_settings(self.n_embd, self.run_settings(method, size, 0), size)
@@ -144,7 +144,7 @@ def curve(
     seeds: int = 5,
     methods: Sequence[str] = tuple(CURVE_METHODS),
     test_rows: int = 2000,
-    min_updates: int = 100,
+    min_steps: int = 100,
     config: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -162,7 +162,7 @@ def curve(
         seeds: number of random seeds; a seed samples the labeled rows and initializes the new weights.
         methods: of "all", "head", "scratch" and "tfidf".
         test_rows: maximum number of test rows, 0 for all.
-        min_updates: minimum number of training steps, for small numbers of labels.
+        min_steps: minimum number of training steps, for small numbers of labels.
         config, progress: YAML file with settings of `finetune`; shows the progress (default: nothing is printed).
         **settings: columns of the task, and settings of `finetune` for all methods that train the model.
 
@@ -174,6 +174,9 @@ def curve(
         Interrupted: after Ctrl-C; finished runs are saved and the report shows them.
     """
     progress = progress or default_progress()
+    if former := settings.pop("min_updates", None):
+        runs.log_once("--min-updates is now called --min-steps.")
+        min_steps = former
     columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
     settings = runs.user_settings(FinetuneConfig, config, {k: v for k, v in settings.items() if k not in COLUMN_ROLES})
     refuse_reserved("curve", settings)
@@ -182,7 +185,7 @@ def curve(
     data = read_train_test(train, test, task.kind, dict(task.columns), task.score, data_dir, test_rows)
     model = model_facts(from_)
     n_embd, chosen_sizes = model["config"]["n_embd"], resolve_sizes(sizes, data)
-    plan = CurvePlan(data, str(from_), n_embd, chosen_sizes, seeds, list(methods), min_updates, settings)
+    plan = CurvePlan(data, str(from_), n_embd, chosen_sizes, seeds, list(methods), min_steps, settings)
     return run_curve(plan, ResultStore.open(out, experiment_facts(plan, model)), progress)
 
 
@@ -196,7 +199,7 @@ def experiment_facts(plan: CurvePlan, model: dict[str, Any]) -> dict[str, Any]:
         "rows": {"train": rows_fingerprint(train.rows), "test": rows_fingerprint(test.rows)},
         "task": plan.data.finetune_options,
         "model": model,
-        "settings": {"min_updates": plan.min_updates, **plan.settings},
+        "settings": {"min_updates": plan.min_steps, **plan.settings},  # the former name, so that older folders resume
     }
 
 
@@ -248,7 +251,7 @@ def write_curve_report(plan: CurvePlan, store: ResultStore, failed: list[str]) -
     savings = compare_curves(medians["all"], medians["scratch"]) if {"all", "scratch"} <= set(medians) else []
     if savings:
         add_savings_table(report, savings, min(medians["scratch"]), metric)
-    report.how_it_was_made(plan.data.notes, failed, curve_facts(plan, store))
+    report.add_provenance(plan.data.notes, failed, curve_facts(plan, store))
     results = {
         "about": store.about,
         "metric": metric,
@@ -321,7 +324,7 @@ def curve_facts(plan: CurvePlan, store: ResultStore) -> dict[str, Any]:
         "rows to sample from": len(plan.data.training),
         "test rows": f"{len(plan.data.test):,} of {plan.data.test.table.name}",
         "seeds": plan.seeds,
-        "training": f"epochs and batch size as gpt1 finetune chooses them, at least {plan.min_updates} steps; "
+        "training": f"epochs and batch size as gpt1 finetune chooses them, at least {plan.min_steps} steps; "
         "all labels are used for training and the last epoch counts",
         "settings": plan.settings or "the defaults of gpt1 finetune",
     }
@@ -338,7 +341,7 @@ def curve_caption(scores: dict[str, dict[int, SeedScores]], metric: str, test_ro
 
 
 def draw_score_curves(scores: dict[str, dict[int, SeedScores]], metric: str, test_rows: int) -> Figure:
-    """A line per method over the number of labels; a point of one seed has the interval that the test rows leave."""
+    """A line per method over the number of labels; a point of a single seed has its confidence interval."""
     from gpt1.report import charts
 
     with charts.chart_style():
@@ -350,7 +353,9 @@ def draw_score_curves(scores: dict[str, dict[int, SeedScores]], metric: str, tes
             tooltips = [f"{title}, {n:,} labels: {by_size[n].to_cell()}" for n in sizes]
             values = [by_size[n].values for n in sizes]
             intervals = single_seed_intervals((by_size[n] for n in sizes), metric, test_rows)
-            charts.band(axes, sizes, values, tooltips, color=color, marker=marker, label=title, intervals=intervals)
+            charts.plot_band(
+                axes, sizes, values, tooltips, color=color, marker=marker, label=title, intervals=intervals
+            )
         sizes = sorted({n for by_size in scores.values() for n in by_size})
         axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
         axes.minorticks_off()

@@ -119,14 +119,14 @@ def compare_with_scratch(pretrained: ScoreCurve, scratch: ScoreCurve, metric: st
 
 def compare_with_tfidf(pretrained: ScoreCurve, tfidf: ScoreCurve) -> str:
     sizes = sorted(set(pretrained) & set(tfidf))
-    wins = [n for n in sizes if tfidf[n] > pretrained[n]]
+    better = [n for n in sizes if tfidf[n] > pretrained[n]]
     name = "TF-IDF with a linear model"
-    if not wins:
+    if not better:
         ahead = "ahead of" if all(tfidf[n] < pretrained[n] for n in sizes) else "as good as"
         return f"The pre-trained model is {ahead} {name} at every number of labels."
-    if len(wins) == len(sizes):
+    if len(better) == len(sizes):
         return f"{name} is better than the pre-trained model at every number of labels."
-    return f"{name} is better than the pre-trained model at {join_numbers(wins)} labels."
+    return f"{name} is better than the pre-trained model at {join_numbers(better)} labels."
 
 
 def join_numbers(numbers: Sequence[int]) -> str:

@@ -101,9 +101,9 @@ def atomic_dir(path: Path, *, replace: bool = False, name: str | Path = "") -> I
 def delete_folder(folder: Path) -> None:
     """Delete a folder that no process is writing; after a kill, what is left has another name."""
     with disk_errors(folder), lock_dir(folder):
-        doomed = folder.with_name(f".{folder.name}.deleted-{os.getpid()}")
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
+        renamed = folder.with_name(f".{folder.name}.deleted-{os.getpid()}")
+        folder.rename(renamed)
+        shutil.rmtree(renamed)
 
 
 def lock_file(file: IO[bytes]) -> None:

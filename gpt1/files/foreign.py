@@ -151,7 +151,7 @@ def parse_json(
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            refuse(f"the key {short(repeated(key for key, _ in pairs))} is repeated")
+            refuse(f"the key {short(find_repeated(key for key, _ in pairs))} is repeated")
         return found
 
     try:
@@ -171,7 +171,7 @@ def parse_json(
     return value
 
 
-def repeated(keys: Iterable[Any]) -> Any:
+def find_repeated(keys: Iterable[Any]) -> Any:
     """The first repeated key, or None."""
     seen = set()
     for key in keys:
@@ -252,7 +252,7 @@ def settings_loader() -> type[Any]:
         }
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            key = repeated(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            key = find_repeated(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
             if key is not None:
                 raise yaml.MarkedYAMLError(problem=f"the key {short(key)} is repeated", problem_mark=node.start_mark)
             return dict(super().construct_mapping(node, deep))

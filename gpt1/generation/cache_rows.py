@@ -27,13 +27,16 @@ class CacheRows:
         self.keys: list[list[bytes]] = [[] for _ in range(size)]
         self.row_of: dict[bytes, int] = {}
 
-    def take(self, keys: Sequence[bytes]) -> tuple[int, int]:
-        """(free row, number of its first blocks that are those of `keys`): the row with the most, then the oldest."""
-        kept = [common_prefix(self.keys[row], keys) for row in self.free]
-        best = max(range(len(kept)), key=kept.__getitem__)
+    def allocate(self, keys: Sequence[bytes]) -> tuple[int, int]:
+        """(row, number of its first blocks that match `keys`): the free row with the most, and of these the oldest.
+
+        The row drops its other blocks.
+        """
+        matches = [common_prefix(self.keys[row], keys) for row in self.free]
+        best = max(range(len(matches)), key=matches.__getitem__)
         row = self.free.pop(best)
-        self.forget(row, kept[best])
-        return row, kept[best]
+        self.drop_blocks(row, matches[best])
+        return row, matches[best]
 
     def release(self, row: int) -> None:
         self.free.append(row)
@@ -42,16 +45,16 @@ class CacheRows:
         """A row that holds the block."""
         return self.row_of.get(key)
 
-    def remember(self, row: int, key: bytes) -> None:
+    def add_block(self, row: int, key: bytes) -> None:
         self.keys[row].append(key)
         self.row_of[key] = row
 
-    def forget(self, row: int, kept: int = 0) -> None:
-        """The row will be overwritten after its first `kept` blocks."""
-        for key in self.keys[row][kept:]:
+    def drop_blocks(self, row: int, keep: int = 0) -> None:
+        """Drop the blocks of a row after its first `keep`, because the row will be overwritten there."""
+        for key in self.keys[row][keep:]:
             if self.row_of.get(key) == row:
                 del self.row_of[key]
-        del self.keys[row][kept:]
+        del self.keys[row][keep:]
 
 
 def common_prefix(a: Sequence[bytes], b: Sequence[bytes]) -> int:

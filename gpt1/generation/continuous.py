@@ -151,7 +151,7 @@ class ContinuousBatch:
         # float32 on a CPU: in bfloat16 attention of single tokens takes 1.3 (50 positions) to 5 times (500) as long
         like = model.tokens.weight.new_empty(0, dtype=torch.float32 if on_cpu else None)
         self.kv_cache = KVCache(model.config, size, like)
-        if not on_cpu:  # there, attention reads masked positions that no sequence has filled, which must be finite
+        if not on_cpu:  # there, attention also reads masked positions that were never filled: they must be finite
             for buffer in self.kv_cache.keys + self.kv_cache.values:
                 buffer.zero_()
         self.recurrent_caches: dict[int, KVCache] = {}
@@ -176,9 +176,9 @@ class ContinuousBatch:
             problem = f"{len(sequence.ids):,} tokens exceed the {self.context} positions of the model."
             raise UserError(problem, "Score a shorter text.")
         shareable = not (self.model.recurrent or sequence.score_prompt)
-        sequence.row, kept = self.rows.take(block_keys(sequence.ids[sequence.start :]) if shareable else [])
-        sequence.filled = sequence.shared = kept * BLOCK
-        self.shared_tokens += kept * BLOCK
+        sequence.row, blocks = self.rows.allocate(block_keys(sequence.ids[sequence.start :]) if shareable else [])
+        sequence.filled = sequence.shared = blocks * BLOCK
+        self.shared_tokens += blocks * BLOCK
         self.recurrent_caches.pop(sequence.row, None)
         self.running.append(sequence)
 
@@ -199,7 +199,7 @@ class ContinuousBatch:
             results = self.read_results(work, run(work))
         except BaseException:  # out of memory: nobody may copy blocks that were not computed
             for w in work:
-                self.rows.forget(w.sequence.row)
+                self.rows.drop_blocks(w.sequence.row)
             raise
         self.computed_tokens += sum(w.time for w in work)
         for result in results:
@@ -212,16 +212,16 @@ class ContinuousBatch:
         for sequence in self.running:
             if sequence.filled == self.context:  # continue from the last half, as `decode` does
                 sequence.start, sequence.filled = len(sequence.ids) - max(1, self.context // 2), 0
-                self.rows.forget(sequence.row)
+                self.rows.drop_blocks(sequence.row)
                 self.recurrent_caches.pop(sequence.row, None)
-        prompts = [sequence for sequence in self.running if not sequence.filled or remaining(sequence) > 1]
+        prompts = [sequence for sequence in self.running if not sequence.filled or count_uncached_tokens(sequence) > 1]
         work = [TokenSpan(sequence, sequence.filled, 1) for sequence in self.running if sequence not in prompts]
         work.sort(key=lambda span: span.sequence.row)  # attention computes neighbouring rows in one call
         for sequence, _, _ in work:
             sequence.filled += 1
         budget, planned = self.step_tokens - len(work), set[bytes]()
         for sequence in prompts:
-            while left := remaining(sequence):
+            while left := count_uncached_tokens(sequence):
                 past, time = sequence.filled, min(BLOCK - sequence.filled % BLOCK, left)
                 key = self.shared_key(sequence) if time == BLOCK < left else None
                 if key in planned:  # another sequence computes it in this step
@@ -233,7 +233,7 @@ class ContinuousBatch:
                     return work
                 if key:
                     planned.add(key)
-                    self.rows.remember(sequence.row, key)
+                    self.rows.add_block(sequence.row, key)
                 work.append(TokenSpan(sequence, past, time))
                 sequence.filled += time
                 budget -= time
@@ -250,7 +250,7 @@ class ContinuousBatch:
         positions = slice(sequence.filled, sequence.filled + BLOCK)
         for buffer in self.kv_cache.keys + self.kv_cache.values:
             buffer[sequence.row, :, positions] = buffer[source, :, positions]
-        self.rows.remember(sequence.row, key)
+        self.rows.add_block(sequence.row, key)
         sequence.filled += BLOCK
         sequence.shared += BLOCK
         self.shared_tokens += BLOCK
@@ -272,7 +272,7 @@ class ContinuousBatch:
         return torch.cat(states)
 
     def read_results(self, work: Sequence[TokenSpan], states: Tensor) -> list[StepResult]:
-        """Score prompts and sample new tokens: states [rows, n_embd], of all the work one after another."""
+        """Score prompts and sample new tokens: states [rows, n_embd] of all spans of `work`, one after another."""
         wanted: list[int] = []  # rows whose logits are needed
         parts: list[tuple[TokenSpan, int]] = []  # with the number of these rows
         first = 0
@@ -363,7 +363,7 @@ def score_tokens(logits: Tensor, ids: Sequence[int], top: int) -> list[TokenScor
     ]
 
 
-def remaining(sequence: Continuation) -> int:
+def count_uncached_tokens(sequence: Continuation) -> int:
     """Tokens that are not in the cache yet."""
     return len(sequence.ids) - sequence.start - sequence.filled
 

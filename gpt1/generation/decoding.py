@@ -53,12 +53,12 @@ def generate(
         raise UserError("the prompt has no tokens.", "Use a prompt of at least one word.")
     sampler = Sampler(temperature, top_k, top_p, generator)
     ready, draft = for_inference(model), None
-    if len(ids) == 1 and pays_to_pack(max_new_tokens):
+    if len(ids) == 1 and should_pack(max_new_tokens):
         ready, draft = prepare_for_decoding(model)
     return decode(ready, ids, max_new_tokens, sampler, draft)
 
 
-def pays_to_pack(max_new_tokens: int) -> bool:
+def should_pack(max_new_tokens: int) -> bool:
     """Whether `prepare_for_decoding` saves more time than it takes, for one text."""
     return max_new_tokens >= MIN_NEW_TOKENS
 

@@ -15,13 +15,13 @@ from gpt1.runs import folder as runs
 
 TEXTS = "TEXTS"  # stands for files that the user has
 WORTH_WINDOWS = 0.2
-"""Share of truncated texts from which `--long windows` is advised: it multiplies the time, and changes only those."""
+"""Share of truncated texts from which `--long windows` is advised: it takes longer and changes only these texts."""
 MIN_CORPUS_TOKENS = 100_000
-"""Fewest tokens of a table whose texts are worth pre-training on alone: about 50 steps in four epochs."""
+"""Minimum number of tokens of a table whose texts are worth pre-training on alone: about 50 steps in four epochs."""
 
 
 class Advice(NamedTuple):
-    """What to do, and the commands for it. They run when typed, with names in capitals filled in."""
+    """What to do, and the commands for it. They run as printed once the names in capitals are replaced."""
 
     sentence: str
     commands: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> Adv
     if stored.get("from_scratch"):
         return Advice("Fine-tune a pre-trained model, not one from scratch.")
     base, origin = Path(run), command["from"]
-    source = texts_of(command, read_tokens(base) if tokens is None else tokens)
+    source = text_arguments(command, read_tokens(base) if tokens is None else tokens)
     own = source != [TEXTS]
     texts = "these texts and others from their domain" if own else "texts from this domain"
     corpus, model, again = (base.with_name(f"{base.name}-{name}") for name in ("corpus", "pretrained", "again"))
@@ -61,7 +61,7 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> Adv
 
 
 def task_arguments(command: Mapping[str, Any]) -> list[Any]:
-    """Arguments of `finetune` for the rows and the task of a run; TABLE for rows that have no file any more."""
+    """Arguments of `finetune` for the rows and the task of a run; TABLE for rows that no longer have a file."""
     train, columns = command.get("train"), command.get("columns") or {}
     known = isinstance(train, str) and (Path(train).is_file() or is_url(train) or is_data_set(train))
     given = {**{name: command.get(name) for name in ("kind", "weight", "unlabeled", "data_dir")}, **columns}
@@ -93,7 +93,7 @@ def read_settings(run: Path) -> Mapping[str, Any]:
         return {}
 
 
-def texts_of(command: Mapping[str, Any], tokens: float) -> list[str]:
+def text_arguments(command: Mapping[str, Any], tokens: float) -> list[str]:
     """Arguments of `tokenize` for the training table of a run; TEXTS if it is small or has no file."""
     train, columns = command.get("train"), command.get("columns")
     if not isinstance(train, str) or not isinstance(columns, dict) or tokens < MIN_CORPUS_TOKENS:

@@ -23,7 +23,7 @@ from gpt1.inference.foreign_task import (
     drop_padding_row,
     is_exportable,
     read_any_task,
-    score_of,
+    score_matrix,
     write_head,
 )
 from gpt1.inference.predictor import load_model_and_tokenizer
@@ -75,7 +75,7 @@ def import_model(
         )
     stored = read_any_task(source)
     with atomic_dir(target, replace=overwrite) as folder:
-        save_model(folder, model, tokenizer, *task_of(stored))
+        save_model(folder, model, tokenizer, *head_and_task(stored))
     progress.log(model_summary(target, model, tokenizer))
     return target
 
@@ -120,15 +120,15 @@ def export_model(
     stored = read_any_task(runs.find_model_folder(source))
     if format == "gpt1":
         with atomic_dir(target, replace=overwrite) as folder:
-            save_model(folder, model.to(DTYPES[dtype]), tokenizer, *task_of(stored, DTYPES[dtype]))
+            save_model(folder, model.to(DTYPES[dtype]), tokenizer, *head_and_task(stored, DTYPES[dtype]))
             shape, task = card_dimensions(model) | {"weights": dtype}, stored.task if stored else None
-            write_card(folder, name or target.name, run_of(Path(source)), shape, task, license)
+            write_card(folder, name or target.name, find_run(Path(source)), shape, task, license)
             if runs.find_model_folder(source) == runs.STARTER_FOLDER:  # its card has the attribution that must stay
                 shutil.copyfile(runs.STARTER_FOLDER / CARD_FILE, folder / CARD_FILE)
         progress.log(model_summary(target, model, tokenizer))
         return target
     check_exportable(Path(source), model, stored)
-    classifier = (classifier_settings(model, stored), score_of(str(source), model, stored)) if stored else ()
+    classifier = (classifier_settings(model, stored), score_matrix(str(source), model, stored)) if stored else ()
     with atomic_dir(target, replace=overwrite) as folder:
         write_huggingface(folder, model.config, model.state_dict(), DTYPES[dtype], *classifier)
         if stored and dtype == "fp32":
@@ -144,7 +144,7 @@ def export_model(
 def log_differences(
     target: Path, model: GPT, tokenizer: Tokenizer, stored: StoredTask | None, progress: Progress
 ) -> None:
-    """Log what transformers computes otherwise than gpt1 with the exported model."""
+    """Log what transformers computes differently from gpt1 with the exported model."""
     if stored and stored.task.get("long", "cut") != "cut":
         progress.log(f"transformers truncates texts of more than {model.config.context} tokens; gpt1 does not")
     if tokenizer.pipeline == "original":
@@ -154,8 +154,10 @@ def log_differences(
         )
 
 
-def task_of(stored: StoredTask | None, dtype: torch.dtype = torch.float32) -> tuple[Head, dict[str, Any]] | tuple[()]:
-    """The last arguments of `save_model`: head and task of a fine-tuned model, nothing for another one."""
+def head_and_task(
+    stored: StoredTask | None, dtype: torch.dtype = torch.float32
+) -> tuple[Head, dict[str, Any]] | tuple[()]:
+    """Head and task of a fine-tuned model, the last arguments of `save_model`; empty for a pre-trained one."""
     return (stored.head.to(dtype), stored.task) if stored else ()
 
 
@@ -189,7 +191,7 @@ def check_exportable(source: Path, model: GPT, stored: StoredTask | None) -> Non
         )
 
 
-def run_of(source: Path) -> Path | None:
+def find_run(source: Path) -> Path | None:
     """The run folder that is `source`, or whose model is `source`; None for a model folder outside a run."""
     run = source.parent if source.name == runs.MODEL_FOLDER else source
     return run if (run / runs.RUN_CONFIG_FILE).exists() else None
@@ -197,7 +199,7 @@ def run_of(source: Path) -> Path | None:
 
 def pretrained_source(source: Path) -> str | None:
     """The --from of the fine-tuning run that `source` belongs to; None for a model folder outside a run."""
-    run = run_of(source)
+    run = find_run(source)
     command = runs.read_run_config(run).get("command") if run else None
     return (command.get("from") or None) if isinstance(command, dict) else None
 

@@ -35,7 +35,7 @@ from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.progress import Progress
 from gpt1.report import check_report_path, write_evaluation_report
 from gpt1.runs.folder import RUN_CONFIG_FILE, read_run_config
-from gpt1.tables.facts import count_rows_have
+from gpt1.tables.facts import format_rows_have
 from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
@@ -158,7 +158,7 @@ def score_rows(
     labels, encoded = [example.label for example in examples], model.encode(examples)
     unscaled = ignore_empty(examples, model.logits_with_progress(encoded, table.name, progress))
     if empty := sum(not example.has_text for example in examples):
-        progress.log(f"{count_rows_have(empty)} no text, so no prediction; all labels count as equally likely there")
+        progress.log(f"{format_rows_have(empty)} no text, so no prediction; all labels count as equally likely there")
     logits = unscaled / model.temperature
 
     def scores(rows: list[int]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def subset_rows(table: Table) -> dict[str, list[int]]:
 
 
 def precision_of_run(run: str | Path) -> str:
-    """`fp32` if the run was trained so; else `auto`, as a model folder does not say it."""
+    """`fp32` if the run was trained so; else `auto`, because a model folder does not record it."""
     is_run = (Path(run) / RUN_CONFIG_FILE).exists()
     return "fp32" if is_run and read_run_config(Path(run)).get("precision") == "fp32" else "auto"
 
@@ -216,7 +216,7 @@ def evaluate_on_corpus(
     if not count:
         problem = f"{corpus.name} has {corpus.tokens:,} tokens: too few for a window of {context}."
         raise UserError(problem, "Use a larger corpus.")
-    windows = CorpusWindows(CorpusPart.of_ranges(corpus, [(0, corpus.tokens)]), context, shifted=False)
+    windows = CorpusWindows(CorpusPart.from_ranges(corpus, [(0, corpus.tokens)]), context, shifted=False)
     progress.begin(f"perplexity of {corpus.name}, {shown}", count, unit="windows")
     total, batch = 0.0, max(1, PREDICTION_BATCH_TOKENS // context)
     for first in range(0, count, batch):

@@ -48,7 +48,7 @@ def explain_block(
     found = []
     for example, words, _ in rows:
         own = next(decoded)
-        name = explained_number(own, label)
+        name = select_explained_key(own, label)
         own = own if example.has_text else dict.fromkeys(own)
         values = [next(decoded)[name] for _ in words]
         contributions = [{**word, "contribution": own[name] - value} for word, value in zip(words, values, strict=True)]
@@ -57,8 +57,8 @@ def explain_block(
     return found
 
 
-def explained_number(decoded: dict[str, Any], label: str | None) -> str:
-    """The name of the number to explain: the probability of `label`, by default the highest one; or the score."""
+def select_explained_key(decoded: dict[str, Any], label: str | None) -> str:
+    """The key of the number to explain: the probability of `label`, by default the highest one; or the score."""
     if "score" in decoded:
         return "score"
     if label is not None and f"probability_{label}" in decoded:

@@ -73,7 +73,7 @@ def read_any_task(folder: Path) -> StoredTask | None:
 
 
 def read_their_task(folder: Path, settings: Mapping[str, Any], score: Tensor, own: Mapping[str, Any]) -> StoredTask:
-    """The head and the task of a classifier that transformers wrote; `own` is our task that it was before, if any."""
+    """Head and task of a classifier that transformers wrote; `own`: the task of the gpt1 model behind it, if any."""
     target = read_target(folder, settings, len(score))
     kind = "regression" if isinstance(target, StandardizedNumber) else "classification"
     task: dict[str, Any] = {"format": TASK_FORMAT, "kind": kind, "columns": {"text": "text", "label": "label"}}
@@ -144,7 +144,7 @@ def encode_plain(ids: Sequence[list[int]], context: int, newline_id: int, pad: i
 
 
 def is_exportable(kind: Kind, target: Target) -> bool:
-    """Whether their head can say what a model of this kind says: one sequence per row, a class or a number."""
+    """Whether their head can represent this kind of task: one sequence per row, a class or a number."""
     return kind.sequences == 1 and not kind.multiple_choice and isinstance(target, Classes | StandardizedNumber)
 
 
@@ -160,11 +160,12 @@ def fold_head(stored: StoredTask, norm_weight: Tensor, norm_bias: Tensor) -> Ten
     return weight.float()
 
 
-def score_of(source: str, gpt: GPT, stored: StoredTask) -> Tensor:  # → [outputs, n_embd]
+def score_matrix(source: str, gpt: GPT, stored: StoredTask) -> Tensor:  # → [outputs, n_embd]
     """As `fold_head`, after checking on states of the model that the matrix gives the outputs of our head.
 
     Raises:
-        UserError: It does not: the biases of the last LayerNorm cancel out, as in a model that is hardly trained.
+        UserError: If it does not, because the biases of the last LayerNorm cancel out, as in a model that is hardly
+        trained.
     """
     weights = gpt.state_dict()
     score = fold_head(stored, *(weights[f"blocks.{gpt.config.n_layer - 1}.norm_2.{kind}"] for kind in NORM))
@@ -195,7 +196,7 @@ def classifier_settings(gpt: GPT, stored: StoredTask) -> dict[str, Any]:
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
         "problem_type": "single_label_classification" if is_class else "regression",
-        # The delimiter is never the last token, so that the last token that is no padding is the extract token.
+        # The delimiter is never the last token, so the last token that is not padding is the extract token.
         "pad_token_id": gpt.config.vocab_size + DELIMITER if special else stored.task.get("pad"),
         OWN_KEY: {"special_tokens": special, "task": stored.task},
     }

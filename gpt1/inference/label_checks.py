@@ -16,7 +16,7 @@ from gpt1.formatting import escape_controls, shell_quote
 from gpt1.inference.predictor import TaskPredictor
 from gpt1.progress import Progress
 from gpt1.tables.cells import cell_to_show, is_empty
-from gpt1.tables.facts import count_rows_have
+from gpt1.tables.facts import format_rows_have
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import (
     RowLocator,
@@ -33,7 +33,7 @@ MAX_UNSEEN_NAMED = 8
 
 
 def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | Path, test: str | Path | Table) -> None:
-    """UserError for a table without the column of labels, which `predict` would take."""
+    """UserError for a table without a label column; it suggests `predict`, which needs none."""
     if not all(name in table.columns for name in label_columns(model.kind, label)):
         source = {"standard input": "-"}.get(table.name, table.name) if isinstance(test, Table) else test
         command = formatting.shell_join(["gpt1", "predict", run, source])
@@ -71,7 +71,7 @@ def check_labels_match(model: TaskPredictor, table: Table, column: str) -> None:
 
 
 def known_share(target: Classes, table: Table, column: str) -> float:
-    """The share of the cells of a column that are labels of the target; of empty ones none is."""
+    """The share of the cells of a column that are labels of the target; empty cells are not."""
     known = 0
     for row in table.rows:
         with suppress(UserError):  # a cell that cannot be a label
@@ -84,7 +84,7 @@ def log_unseen_labels(unknown: Counter[str], progress: Progress) -> None:
         names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
         more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
         progress.log(
-            f"{count_rows_have(unknown.total())} a label that was not in training; counted as wrong: {names}{more}"
+            f"{format_rows_have(unknown.total())} a label that was not in training; counted as wrong: {names}{more}"
         )
 
 

@@ -14,7 +14,7 @@ from gpt1.console import default_progress
 from gpt1.errors import UserError
 from gpt1.formatting import count_parameters
 from gpt1.generation.continuous import Continuation, ContinuousBatch, batch_invariant
-from gpt1.generation.decoding import decode, decode_stream, pays_to_pack, prefill
+from gpt1.generation.decoding import decode, decode_stream, prefill, should_pack
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler, check_finite_logits
 from gpt1.inference.scoring import check_stride, default_stride, mean_states, score_texts
@@ -155,7 +155,7 @@ class LanguageModel:
 
     def models_for(self, max_tokens: int) -> tuple[GPT, GPT | None]:
         """(model, draft model or None) that generate one text fastest."""
-        return self.decoding_models if pays_to_pack(max_tokens) else (for_inference(self.gpt), None)
+        return self.decoding_models if should_pack(max_tokens) else (for_inference(self.gpt), None)
 
     def continuation_text(self, prompt: str, ids: list[int], stop: Sequence[str]) -> ContinuationText:
         return ContinuationText(self.tokenizer, ids, stop, prompt[-1:].isspace())
@@ -178,7 +178,7 @@ class LanguageModel:
     ) -> Iterator[dict[str, Any]]:
         """Generate one text: `text` and `tokens` (log-probabilities, if the sampler records them) of each piece.
 
-        With `at_once` nothing is read before the end: on a GPU every look at a token waits for it.
+        With `at_once` nothing is read before the end: on a GPU, reading a token waits for it.
         """
         ids = self.encode_prompt(prompt)
         given = ids, max_tokens, sampler

@@ -26,7 +26,7 @@ from gpt1.inference.evaluate import given_columns, load_labelled_rows, predict
 from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task_logits import InputStatistics
 from gpt1.progress import Progress
-from gpt1.tables.facts import count_rows_have
+from gpt1.tables.facts import format_rows_have
 from gpt1.tables.rows import INPUT_FORMATS, TABLE_FORMATS, detect_delimiter
 from gpt1.tables.table import BLOCK_ROWS, Table, check_table_output, fill_missing, read_blocks
 from gpt1.tables.writer import (
@@ -343,7 +343,7 @@ def predict_blocks(
         raise input_changed_error(source.name)
     progress.log(statistics.summary(source.name, model.gpt.config.context, model.long))
     if empty:
-        progress.log(f"{count_rows_have(empty)} no text, so no prediction")
+        progress.log(f"{format_rows_have(empty)} no text, so no prediction")
 
 
 def input_changed_error(name: str) -> UserError:

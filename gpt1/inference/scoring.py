@@ -140,7 +140,7 @@ def text_score(text: str, ids: Sequence[int], log_probabilities: Tensor, tokeniz
 
 
 def text_measures(text: str, tokens: int, total: float) -> dict[str, float | None]:
-    """The measures of a text of so many tokens with the log-probability `total`."""
+    """The scores of a text with `tokens` tokens and the log-probability `total`."""
     size = len(text.encode("utf-8", "surrogatepass"))
     return {
         "log_probability": total,

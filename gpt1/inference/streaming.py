@@ -145,7 +145,7 @@ def continue_texts(
     """Continue sequences up to their stop strings.
 
     Yields:
-        (index, what a new token of that sequence has made certain, whether it was the last).
+        (index, the text that a new token of that sequence has completed, whether it was the last).
 
     Raises:
         UserError: The model's logits are not finite.

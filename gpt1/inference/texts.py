@@ -14,7 +14,7 @@ from gpt1.inference.language_model import LanguageModel
 from gpt1.inference.predictor import load
 from gpt1.inference.task_predictor import TaskPredictor
 from gpt1.progress import Progress
-from gpt1.tables.facts import count_rows_have
+from gpt1.tables.facts import format_rows_have
 from gpt1.tables.table import Table, check_table_output, fill_missing, missing_column_error, read_blocks
 from gpt1.tables.writer import csv_delimiter, merge_schema, output_kind, table_writer
 from gpt1.tasks.examples import column_text
@@ -100,7 +100,7 @@ def write_features(
             progress.advance(rows)
     progress.end()
     if empty:
-        progress.log(f"{count_rows_have(empty)} no text, so no vector")
+        progress.log(f"{format_rows_have(empty)} no text, so no vector")
     return f"{out}: {count_noun(rows, 'row')}, vectors of {model.gpt.config.n_embd} numbers in the column '{FEATURES}'"
 
 

@@ -69,7 +69,7 @@ def inspect(
     if is_model_name(path) and file_format(path)[0] not in {*INPUT_FORMATS, *TEXT_FORMATS}:
         return inspect_model(str(source), from_, progress)
     if path.is_dir():
-        return inspector_for(path)(str(source), from_, progress)
+        return find_inspector(path)(str(source), from_, progress)
     if path.exists():
         if file_format(path)[0] in TEXT_FORMATS:
             return inspect_texts(str(source), from_, progress)
@@ -80,7 +80,7 @@ def inspect(
     raise UserError(problem, f"Use a table, corpus, run, model or known data set: {', '.join(data_set_names())}.")
 
 
-def inspector_for(folder: Path) -> Callable[[str, str | Path | None, Progress], Facts]:
+def find_inspector(folder: Path) -> Callable[[str, str | Path | None, Progress], Facts]:
     """The function that inspects this kind of folder."""
     names = {entry.name for entry in folder.iterdir()}
     if is_corpus(folder):

@@ -9,7 +9,7 @@ from gpt1 import formatting
 from gpt1.console import Console
 from gpt1.formatting import count_noun, format_size
 from gpt1.inspect.tables import Facts
-from gpt1.tables.facts import count_rows_have
+from gpt1.tables.facts import format_rows_have
 from gpt1.tasks.labels import format_labels
 
 MAX_LABELS_SHOWN = 20
@@ -67,8 +67,8 @@ def print_label_facts(facts: Facts, console: Console) -> None:
         print_token_facts(tokens, console)
     other = f", {facts['contradictions']:,} of them with another label" if facts["contradictions"] else ""
     console.print_result(
-        f"duplicates: {count_rows_have(facts['duplicates'])} the same text as an earlier row{other}; "
-        f"{count_rows_have(facts['duplicate_rows'])} the same cells in every column"
+        f"duplicates: {format_rows_have(facts['duplicates'])} the same text as an earlier row{other}; "
+        f"{format_rows_have(facts['duplicate_rows'])} the same cells in every column"
         if facts["duplicates"] or facts["duplicate_rows"]
         else "no duplicates"
     )

@@ -22,8 +22,8 @@ from gpt1.runs.folder import STARTER, has_starter
 from gpt1.tables.cells import cell_number, cell_to_show, is_date, is_empty, resolve_thousands
 from gpt1.tables.facts import (
     MAX_GROUPS_NAMED,
-    count_rows_have,
     describe_table,
+    format_rows_have,
     label_warnings,
     score_summary,
 )
@@ -42,9 +42,9 @@ from gpt1.tasks.targets import as_label, format_labels
 
 Facts = dict[str, Any]
 MAX_TOKENIZED_ROWS = 20_000
-"""Most rows whose tokens are counted; evenly spaced in a larger table."""
+"""Maximum number of rows whose tokens are counted; evenly spaced in a larger table."""
 EXAMPLE_CHARS = 40
-"""Most characters of a cell that are shown."""
+"""Maximum number of characters of a cell that are shown."""
 MAJORITY_SHARE = 0.75
 """Warn if a label has at least this share of the rows."""
 ENGLISH_ROWS, ENGLISH_ASCII_SHARE = 200, 0.95
@@ -272,7 +272,7 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
         odd.append(f"the number '{text}' is read as {reading}.")
     texts = [" ".join((*example.fields, *example.answers)) for example in examples]
     if file_format(table.name)[0] == "tsv" and (quoted := sum(map(is_quoted, texts))):
-        odd.append(f"{count_rows_have(quoted)} quotes around a text. {QUOTED_TSV_FIX}")
+        odd.append(f"{format_rows_have(quoted)} quotes around a text. {QUOTED_TSV_FIX}")
     for problem, pattern in DAMAGE.items():
         if n := sum(bool(pattern.search(text)) for text in texts):
             odd.append(f"{n:,} of {rows:,} rows {problem}")

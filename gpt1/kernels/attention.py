@@ -90,7 +90,7 @@ def attention_forward(qkv: Tensor, out: Tensor, n_head: int, p: float, masked_ou
     saved = [k, v]
     for top, end in strips(time):
         rows = end - top
-        q_strip = scaled_rows(q, top, end, q.shape[-1] ** -0.5)
+        q_strip = scale_rows(q, top, end, q.shape[-1] ** -0.5)
         scores = torch.bmm(q_strip, k[:, :end].transpose(1, 2))  # [batch · n_head, rows, end]
         scores[:, :, top:].add_(future[:rows, :rows])
         if masked_out is not None:
@@ -117,7 +117,7 @@ def attention_backward(dout: Tensor, saved: list[Tensor], dqkv: Tensor, n_head: 
     for top, end in reversed(strips(time)):  # the last strip sees all keys: it fills dkeys and dvalues, the others add
         mask = saved.pop() if p else None
         probabilities, q = saved.pop(), saved.pop()
-        dy_strip = scaled_rows(dy, top, end, 1 / (1 - p))
+        dy_strip = scale_rows(dy, top, end, 1 / (1 - p))
         dropped = probabilities if mask is None else apply_mask(probabilities, mask)
         dprobabilities = torch.bmm(dy_strip, v[:, :end].transpose(1, 2))
         if mask is not None:
@@ -142,7 +142,7 @@ def split_heads(x: Tensor, parts: int, n_head: int) -> Tensor:
     return x.view(batch, time, parts, n_head, -1).permute(2, 0, 3, 1, 4)
 
 
-def scaled_rows(x: Tensor, top: int, end: int, scale: float) -> Tensor:
+def scale_rows(x: Tensor, top: int, end: int, scale: float) -> Tensor:
     """Rows `top` to `end` of x [batch, n_head, time, head width], scaled → [batch · n_head, end − top, head width]."""
     part = x[:, :, top:end]
     return torch.mul(part, scale, out=x.new_empty(part.shape)).flatten(0, 1)

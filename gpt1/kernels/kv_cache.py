@@ -117,7 +117,7 @@ class KVCache:
         """
         self.newest, self.longer = [], []
 
-        def same_call(item: tuple[int, CachePart]) -> tuple[int, int] | None:
+        def call_key(item: tuple[int, CachePart]) -> tuple[int, int] | None:
             first, (row, past, time) = item
             if time > 1:
                 return None
@@ -127,7 +127,7 @@ class KVCache:
             return (row - first if end <= SPLIT else first, end)
 
         firsts = accumulate([part.time for part in self.parts], initial=0)
-        for key, group in groupby(zip(firsts, self.parts, strict=False), same_call):
+        for key, group in groupby(zip(firsts, self.parts, strict=False), call_key):
             items = [*group]
             if key is None:
                 self.longer += items

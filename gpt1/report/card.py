@@ -27,7 +27,7 @@ FACT_NAMES = {
     "unknown": "share of unknown tokens",
     "cut": "share of truncated texts",
 }
-"""Names of the counts in results.json that do not explain themselves."""
+"""Names of the counts in results.json that need an explanation."""
 
 
 def write_card(

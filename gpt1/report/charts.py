@@ -163,7 +163,7 @@ def plot_intervals(axes: Axes, x: Sequence[float], intervals: Sequence[tuple[flo
         bar.set_gid("interval")
 
 
-def band(
+def plot_band(
     axes: Axes,
     x: Sequence[float],
     values: Sequence[Sequence[float]],

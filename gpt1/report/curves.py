@@ -16,7 +16,7 @@ from gpt1.report.run_reader import Prediction, ReliabilityBin, Run, as_dict, is_
 
 MAX_SCATTER_POINTS = 3000  # more make scrolling slow
 MAX_LINE_MARKERS = 60
-MAX_LABELLED_EPOCHS, MAX_SPACED_EPOCHS = 4, 10  # beyond, a value would stand on the bar of another epoch
+MAX_LABELLED_EPOCHS, MAX_SPACED_EPOCHS = 4, 10  # with more, a value would overlap the bar of another epoch
 MIN_BIN_ROWS = 10
 SCORE_BINS = 20
 
@@ -32,7 +32,7 @@ def draw_loss(page: Page, run: Run) -> None:
     training = task if task[0] else training
     if not training[0] and not validation[0]:
         return
-    if len(rates[0]) > 1:  # one value is no curve: its panel would be empty
+    if len(rates[0]) > 1:  # a single value would give an empty panel
         figure, axes, strip = charts.new_chart_with_strip("loss", "learning rate", "steps")
         strip.plot(*charts.downsample(*rates), color=charts.COLORS["muted"], linewidth=1.3, label="learning rate")
         strip.set_yticks([0, max(rates[1])], ["0", formatting.format_setting(float(f"{max(rates[1]):.3g}"))])
@@ -155,7 +155,7 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
 
 def point_interval(run: Run, name: str, value: float) -> tuple[float, float] | None:
     """The interval of a metric at any epoch: from the number of rows, or as wide as that of the final value."""
-    if interval := estimate_interval(name, value, run.measured_rows):
+    if interval := estimate_interval(name, value, run.n_measured_rows):
         return interval
     final, measured = run.interval(name), as_dict(as_dict(run.results.get("validation")).get("metrics")).get(name)
     if not final or not is_number(measured):

@@ -1,4 +1,4 @@
-"""The head of a run's page: the result in a sentence, beside the answers that need no model, and a few facts."""
+"""The header of a run's page: the result in a sentence, compared with the baselines, and a few facts."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def _finetune_headline(run: Run) -> str:
     others = [
         f"{one.short_name} has {formatting.format_number(one.metrics[name])}"
         for one in run.competitors
-        if name in one.metrics and (one.metrics[name] or name not in CORRELATIONS)  # of the mean it is 0 by definition
+        if name in one.metrics and (one.metrics[name] or name not in CORRELATIONS)  # the mean has 0 by definition
     ]
     verdict = "The model has learned nothing. " if "learned nothing" in run.warning else ""
     if run.warning.startswith("this model is worse than"):
-        verdict = "The model is worse than always the mean. "
+        verdict = "The model is worse than always predicting the mean. "
     return verdict + "; ".join([text, *others])
 
 

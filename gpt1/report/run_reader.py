@@ -191,7 +191,7 @@ class Run:
         return ""
 
     @property
-    def measured_rows(self) -> int:
+    def n_measured_rows(self) -> int:
         """Number of rows behind the metrics; 0 if unknown."""
         counts = (
             as_dict(self.results.get("validation")).get("rows"),

@@ -65,7 +65,7 @@ def add_results(page: Page, run: Run) -> None:
     if not validation:
         return
     page.heading(
-        "Results", f"On {run.measured_rows:,} {run.rows_name}." if run.stage == "finetune" else "On held-out text."
+        "Results", f"On {run.n_measured_rows:,} {run.rows_name}." if run.stage == "finetune" else "On held-out text."
     )
     if run.stage == "pretrain":
         _add_language_model_table(page, run, validation)
@@ -148,7 +148,7 @@ def add_predictions(page: Page, run: Run) -> None:
         _add_labels(page, run)
     elif any(row.label in run.labels for row in run.predictions):
         _add_confusion(page, run)
-    if len(curves.merge_bins(after or before)) > 1:  # one point is no diagram
+    if len(curves.merge_bins(after or before)) > 1:  # a single point is not a diagram
         note = "How often a prediction with a given probability is right."
         note += " A decision is whether one row has one label." * several
         page.heading("Calibration", note)

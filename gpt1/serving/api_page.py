@@ -16,18 +16,18 @@ PAGE = """<!doctype html>
 <body>
 <main>
 <h1>{{ info.title }} {{ info.version }}</h1>
-<p>{{ info.description }} The same as <a href="openapi.json">OpenAPI</a>. <a href="./">To the page</a>.</p>
+<p>{{ info.description }} Schema: <a href="openapi.json">OpenAPI</a>. <a href="./">Web page</a>.</p>
 {% for endpoint in endpoints %}
 <h2><code>{{ endpoint.method }} {{ endpoint.path }}</code></h2>
 <p>{{ endpoint.summary }}. {{ endpoint.description }}</p>
 {% if endpoint.fields %}
 <div class="scroll" tabindex="0" role="region" aria-label="Fields of {{ endpoint.path }}"><table class="stack">
-<thead><tr><th scope="col">field</th><th scope="col">type</th><th scope="col">needed</th>
+<thead><tr><th scope="col">field</th><th scope="col">type</th><th scope="col">required</th>
 <th scope="col">description</th></tr></thead>
 <tbody>
 {% for field in endpoint.fields %}
 <tr><th scope="row"><code>{{ field.name }}</code></th><td data-name="type"><code>{{ field.type }}</code></td>
-<td data-name="needed">{{ "yes" if field.required else "no" }}</td><td>{{ field.description }}</td></tr>
+<td data-name="required">{{ "yes" if field.required else "no" }}</td><td>{{ field.description }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {% endif %}
@@ -46,7 +46,7 @@ def api_page(schema: dict[str, Any]) -> str:
             "path": path,
             "summary": operation.get("summary", ""),
             "description": operation_model(operation, models).get("description", ""),
-            "fields": fields_of(operation_model(operation, models)),
+            "fields": list_fields(operation_model(operation, models)),
         }
         for path, operations in schema["paths"].items()
         for method, operation in operations.items()
@@ -61,12 +61,12 @@ def operation_model(operation: dict[str, Any], models: dict[str, Any]) -> dict[s
     return model
 
 
-def fields_of(model: dict[str, Any]) -> list[dict[str, Any]]:
+def list_fields(model: dict[str, Any]) -> list[dict[str, Any]]:
     required = model.get("required", [])
     return [
         {
             "name": name,
-            "type": type_of(field),
+            "type": describe_type(field),
             "required": name in required,
             "description": field.get("description", ""),
         }
@@ -74,16 +74,16 @@ def fields_of(model: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def type_of(field: dict[str, Any]) -> str:
+def describe_type(field: dict[str, Any]) -> str:
     """The type of a field in words."""
     if "anyOf" in field:
-        return " | ".join(type_of(option) for option in field["anyOf"])
+        return " | ".join(describe_type(option) for option in field["anyOf"])
     if "enum" in field:
         return " | ".join(json.dumps(value) for value in field["enum"])
     if "$ref" in field:
         return str(field["$ref"]).rpartition("/")[2]
     if field.get("type") == "array":
-        return f"[{type_of(field.get('items', {}))}]"
+        return f"[{describe_type(field.get('items', {}))}]"
     bounds = (field.get("minimum", field.get("exclusiveMinimum")), field.get("maximum"))
     low, high = ("" if bound is None else f"{bound:.16g}" for bound in bounds)
     return str(field.get("type", "any")) + (f" {low}…{high}" if low or high else "")

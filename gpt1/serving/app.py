@@ -65,7 +65,7 @@ class BoundedRequest(Request):
 
 
 def check_size(body: bytes) -> None:
-    """Raise ApiError for JSON of too many lists or values, before anything is made of it."""
+    """Raise ApiError for JSON of too many lists or values, before objects are built from it."""
     structure = JSON_STRING.sub(b"", body)
     for what, count, limit in (
         ("lists and objects", structure.count(b"[") + structure.count(b"{"), MAX_LISTS),

@@ -57,7 +57,7 @@ async def classify(request: ClassifyRequest, name: str, engine: Engine, config: 
         if explanations:
             row["explanation"] = explanations[index]
         if request.layout:
-            row["layout"] = layout_of(engine.task, encoded[index])
+            row["layout"] = token_layout(engine.task, encoded[index])
         data.append(row)
     return list_response(name, data, sum(example.tokens for example in encoded))
 
@@ -84,7 +84,7 @@ def prediction_json(prediction: dict[str, Any]) -> dict[str, Any]:
 NO_TEXT = "the row has no text, so no prediction"
 
 
-def layout_of(model: TaskPredictor, example: EncodedExample) -> list[list[str]]:
+def token_layout(model: TaskPredictor, example: EncodedExample) -> list[list[str]]:
     """The token sequences of a row as the model reads them (figure 1 of the paper)."""
     return [[model.tokenizer.display_token(id) for id in sequence] for sequence in example.sequences]
 

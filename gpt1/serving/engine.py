@@ -4,7 +4,7 @@
     async for token in engine.generate("it was a dark and", max_tokens=50, seed=1):
         print(token.text, end="")
 
-Texts are continued together (generation/continuous.py), rows are labelled together. A text does not depend
+Texts are continued together (generation/continuous.py), rows are predicted together. A text does not depend
 on the other texts in the batch, whether greedy or sampled with its own seed.
 """
 

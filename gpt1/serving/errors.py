@@ -57,9 +57,9 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, QueueFull):
         return ApiError(429, f"{error.problem} {error.fix}", "queue_full", headers={"Retry-After": str(RETRY_SECONDS)})
     if isinstance(error, UserError):
-        return ApiError(400, message_of(error))
+        return ApiError(400, format_message(error))
     if isinstance(error, ResourceError):
-        return ApiError(503, message_of(error), "overloaded", headers={"Retry-After": str(RETRY_SECONDS)})
+        return ApiError(503, format_message(error), "overloaded", headers={"Retry-After": str(RETRY_SECONDS)})
     if isinstance(error, TimeoutError):
         return ApiError(504, "the request exceeded the time limit.", "timeout")
     if isinstance(error, GPT1Error):
@@ -67,6 +67,6 @@ def api_error(error: BaseException) -> ApiError:
     return ApiError(500, "the server failed; its log says why.", "internal_error")
 
 
-def message_of(error: GPT1Error) -> str:
+def format_message(error: GPT1Error) -> str:
     """The problem and the fix, in the words of a request: names of fields instead of flags."""
     return name_settings(f"{error.problem} {error.fix}".strip(), "{}")

@@ -25,7 +25,7 @@ Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[AsgiMessage], Awaitable[None]]
 
 BODY_SECONDS = 30
-"""Most time that a client may take to send its request."""
+"""Maximum time for a client to send its request."""
 CLIENT_LEFT = 499
 """Status in the log for a request whose client left."""
 STACK = "gpt1.stack"
@@ -118,7 +118,7 @@ class Gate:
             try:
                 done, _ = await asyncio.wait((app, left), timeout=self.config.timeout, return_when="FIRST_COMPLETED")
                 if left in done and exchange.complete and app not in done:
-                    await asyncio.wait((app,), timeout=1)  # the server reports the end of a response as a departure
+                    await asyncio.wait((app,), timeout=1)  # the server reports the end of a response as a disconnect
             finally:
                 for task in (app, left):
                     task.cancel()

@@ -77,10 +77,10 @@ class LabelQueue:
         try:
             logits = compute_task_logits(self.model, rows, self.model.gpt.tokens.weight.device)
             check_finite_logits(logits)
-        except BaseException as error:  # belongs to those who wait for these rows
+        except BaseException as error:  # an error of the requests that wait for these rows
             failed = translate_failure(error)
             for queued, _ in parts:
-                self.leave(queued)
+                self.remove(queued)
                 with suppress(InvalidStateError):  # cancelled just now
                     queued.future.set_exception(failed)
             return
@@ -91,7 +91,7 @@ class LabelQueue:
         for queued, own in parts:
             queued.logits += [next(remaining).clone() for _ in own]
             if len(queued.logits) == len(queued.rows):
-                self.leave(queued)
+                self.remove(queued)
                 with suppress(InvalidStateError):
                     queued.future.set_result(queued.logits)
 
@@ -101,7 +101,7 @@ class LabelQueue:
         budget = self.step_tokens
         for queued in list(self.queue):
             if queued.cancelled:
-                self.leave(queued)
+                self.remove(queued)
                 continue
             first = end = len(queued.logits)
             while end < len(queued.rows) and (queued.rows[end].tokens <= budget or not (parts or end > first)):
@@ -113,7 +113,7 @@ class LabelQueue:
                 break
         return parts
 
-    def leave(self, queued: QueuedRows) -> None:
+    def remove(self, queued: QueuedRows) -> None:
         if queued in self.queue:
             self.queue.remove(queued)
 

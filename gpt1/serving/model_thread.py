@@ -89,7 +89,7 @@ class Calls:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(function())
-            except BaseException as error:  # belongs to the caller
+            except BaseException as error:  # an error of the caller
                 future.set_exception(error)
 
     def abort(self) -> None:

@@ -36,7 +36,7 @@ class ServedModel:
         return int(self.folder.stat().st_mtime) if self.folder.exists() else 0
 
     def info(self) -> dict[str, Any]:
-        """OpenAI's description of a model, and what a client needs to know of it."""
+        """OpenAI's description of a model, and what a client needs to know about it."""
         known = {"id": self.name, "object": "model", "created": self.created, "owned_by": OWNER}
         details = model_capabilities(self.engine.model) if self.engine else None
         return known | {"loaded": self.engine is not None, "details": details}
@@ -67,7 +67,7 @@ def model_capabilities(model: LanguageModel) -> dict[str, Any]:
 
 
 class ServedModels:
-    """The models by name. Those of a folder of runs are loaded when they are first asked for.
+    """The models by name. Those of a folder of runs are loaded on first use.
 
     Args:
         runs: Run folders, model folders, folders of runs, `starter`, and names on the Hugging Face hub.

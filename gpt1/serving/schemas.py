@@ -205,7 +205,7 @@ class TokenProbability(BaseModel):
     probability: float
 
 
-class Continued(BaseModel):
+class ContinuedText(BaseModel):
     text: str
     tokens: list[str]
 
@@ -214,7 +214,7 @@ class NextResponse(BaseModel):
     object: Literal["list"]
     model: str
     data: list[TokenProbability]
-    continuation: Continued | None = None
+    continuation: ContinuedText | None = None
     usage: Usage
 
 

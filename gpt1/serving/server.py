@@ -19,9 +19,9 @@ from gpt1.serving.gate import Gate
 from gpt1.serving.settings import ServeConfig
 
 HEAD_SECONDS = 15
-"""Most time that a client may take to send the head of a request."""
+"""Maximum time for a client to send the head of a request."""
 GRACE_SECONDS = 30
-"""Most time that a client may take to read the last bytes, or to send the rest of a request that was refused."""
+"""Maximum time for a client to read the last bytes, or to send the rest of a refused request."""
 PROBE_SECONDS = 0.5
 """Time between two signs of life to a client that has closed its half of the connection."""
 

@@ -86,12 +86,12 @@ class TextQueue:
         try:
             self.update_batch(messages)
             messages += [(self.running[id(result.sequence)], result) for result in self.run_step()]
-        except BaseException as error:  # belongs to those who wait for the step
+        except BaseException as error:  # an error of the requests that wait for the step
             failed = translate_failure(error)
             messages += [(queued, failed) for queued in self.running.values()]
         for queued, message in messages:
             if isinstance(message, BaseException) or message.finished or message.error:
-                self.leave(queued)
+                self.remove(queued)
         deliver(messages)
 
     def run_step(self) -> list[StepResult]:
@@ -112,7 +112,7 @@ class TextQueue:
     def update_batch(self, messages: list[tuple[QueuedText, Message]]) -> None:
         """Remove cancelled sequences and add waiting ones."""
         for queued in [queued for queued in self.running.values() if queued.cancelled]:
-            self.leave(queued)
+            self.remove(queued)
         while self.waiting and not self.batch.is_full:
             queued = self.waiting.popleft()
             if queued.cancelled:
@@ -124,7 +124,7 @@ class TextQueue:
             else:
                 self.running[id(queued.sequence)] = queued
 
-    def leave(self, queued: QueuedText) -> None:
+    def remove(self, queued: QueuedText) -> None:
         self.batch.remove(queued.sequence)
         self.running.pop(id(queued.sequence), None)
 

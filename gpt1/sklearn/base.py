@@ -70,7 +70,7 @@ class ModelHolder(BaseEstimator):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class FineTuned(ModelHolder):
+class FineTunedEstimator(ModelHolder):
     """Base class of the estimators that fine-tune a model.
 
     Args:

@@ -13,14 +13,14 @@ from sklearn.utils import check_consistent_length, column_or_1d, compute_sample_
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from gpt1.errors import UserError
-from gpt1.sklearn.base import FineTuned
+from gpt1.sklearn.base import FineTunedEstimator
 from gpt1.sklearn.inputs import row_weights, text_rows
 from gpt1.tasks.labels import as_label
 from gpt1.tasks.multilabel import DEFAULT_THRESHOLD
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class GPTClassifier(ClassifierMixin, FineTuned):
+class GPTClassifier(ClassifierMixin, FineTunedEstimator):
     """Classify texts with a fine-tuned GPT. X: texts; y: their labels, or an indicator matrix.
 
     An indicator matrix [rows, labels] of 0 and 1 says which of several labels each row has. Predictions are then such
@@ -34,7 +34,7 @@ class GPTClassifier(ClassifierMixin, FineTuned):
         pretrained: The pre-trained model: a run or model folder, or another name that `gpt1 finetune --from` takes.
         class_weight: None, `balanced`, or class → weight, as elsewhere in scikit-learn; None for an indicator matrix.
 
-    All others as in `FineTuned`.
+    All others as in `FineTunedEstimator`.
 
     Attributes:
         classes_: The labels, sorted; the columns of `predict_proba`. For an indicator matrix the names of its columns,

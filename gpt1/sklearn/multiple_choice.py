@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from gpt1.sklearn.base import FineTuned
+from gpt1.sklearn.base import FineTunedEstimator
 from gpt1.sklearn.inputs import frame_rows, row_weights, training_column_names
 from gpt1.tables.frames import is_frame
 from gpt1.tables.table import Table
@@ -19,8 +19,8 @@ CHOICE = ("context", "question", "choices")
 WITHOUT_QUESTION = ("context", "choices")
 
 
-class GPTChoice(ClassifierMixin, FineTuned):
-    """Choose the right one of several answers. Parameters as in `FineTuned`.
+class GPTChoice(ClassifierMixin, FineTunedEstimator):
+    """Choose the right one of several answers. Parameters as in `FineTunedEstimator`.
 
     X: rows of (context, answers) or (context, question, answers), where the answers are a list of texts; or a DataFrame
     with these columns in this order. y: the number of the right answer, from 0. Rows may have different numbers of

@@ -11,15 +11,15 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import check_consistent_length, column_or_1d
 
 from gpt1.inference.task import rescale_scores
-from gpt1.sklearn.base import FineTuned
+from gpt1.sklearn.base import FineTunedEstimator
 from gpt1.sklearn.inputs import row_weights, text_rows
 
 SCORE_STEPS = 5
 """`GPTPairRegressor` spreads the numbers over scores from 0 to this, the range of STS-B."""
 
 
-class GPTRegressor(RegressorMixin, FineTuned):
-    """Predict a number for each text. Parameters as in `FineTuned`."""
+class GPTRegressor(RegressorMixin, FineTunedEstimator):
+    """Predict a number for each text. Parameters as in `FineTunedEstimator`."""
 
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Any:
         """Fine-tune the model on texts X and numbers y; rows of weight 0 are left out."""
@@ -36,7 +36,8 @@ class GPTPairRegressor(GPTRegressor):
     """Predict a number for each pair of texts, such as their similarity; their order does not matter.
 
     The numbers are spread over scores from 0 to 5 and predicted as the mean of a distribution over these, as the
-    release did for STS-B: a prediction lies in the range of the training numbers. Parameters as in `FineTuned`.
+    release did for STS-B: a prediction lies in the range of the training numbers. Parameters as in
+    `FineTunedEstimator`.
     """
 
     def _roles(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ class GPTFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ModelHolder
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
-        """Vectors [texts, n_embd]; zeros for texts without a word, as TF-IDF has."""
+        """Vectors [texts, n_embd]; zeros for texts without a word, as in TF-IDF."""
         return np.nan_to_num(np.asarray(self.model_.features(text_rows(X, 1)[:, 0].tolist())), copy=False)
 
     def __sklearn_tags__(self) -> Any:

@@ -143,13 +143,13 @@ def resolve_thousands(cells: Sequence[Any]) -> list[Any]:
     (decimal,) = separators
     thousands = {",": ".", ".": ","}[decimal]
 
-    def resolved(cell: Any) -> Any:
+    def resolve(cell: Any) -> Any:
         text = cell.strip() if isinstance(cell, str) else ""
         if AMBIGUOUS_COMMA.fullmatch(text) or AMBIGUOUS_POINT.fullmatch(text):
             return float(text.replace(thousands, "").replace(decimal, "."))
         return cell
 
-    return list(map(resolved, cells))
+    return list(map(resolve, cells))
 
 
 def is_numeric(cell: Any) -> bool:

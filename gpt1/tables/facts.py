@@ -16,7 +16,7 @@ from gpt1.tables.table import Table
 MAX_CLASS_LABELS = 50
 """A label column with more distinct values, all of them numbers, is a score and not a class."""
 MAX_GROUPS_NAMED = 5
-"""Most groups of similar labels that a warning names."""
+"""Maximum number of groups of similar labels that a warning names."""
 PUNCTUATION_RUN = re.compile(r"[\W_]+")
 ASCII_PUNCTUATION = bytes(code for code in range(128) if not chr(code).isalnum())
 
@@ -54,7 +54,7 @@ def describe_table(table: Table, label: str | None = "label", texts: Sequence[st
         "name": table.name,
         "rows": len(rows),
         "columns": list(table.columns),
-        "texts": {name: lengths([row[i] for row in rows]) for i, name in enumerate(texts)},
+        "texts": {name: length_statistics([row[i] for row in rows]) for i, name in enumerate(texts)},
         **label_facts([value for value in labels if value is not None]),
         **count_repeats(rows, labels),
     }
@@ -67,7 +67,7 @@ def is_text_column(table: Table, name: str) -> bool:
     return any(not is_numeric(row.get(name)) for row in table.rows[:1000] if not is_empty(row.get(name)))
 
 
-def lengths(texts: Sequence[str]) -> dict[str, int]:
+def length_statistics(texts: Sequence[str]) -> dict[str, int]:
     """Quantiles of the lengths in characters (without interpolation) and the number of empty texts."""
     ordered = sorted(map(len, texts)) or [0]
     quantiles = {name: ordered[round(q * (len(ordered) - 1))] for name, q in QUANTILES.items()}
@@ -110,14 +110,14 @@ def count_repeats(rows: Sequence[tuple[str, ...]], labels: Sequence[str | None])
 def table_warnings(facts: Mapping[str, Any]) -> list[str]:
     warnings = []
     if facts["duplicates"]:
-        warnings.append(f"{count_rows_have(facts['duplicates'])} the same text as an earlier row.")
+        warnings.append(f"{format_rows_have(facts['duplicates'])} the same text as an earlier row.")
     if facts["contradictions"]:
         warnings.append(
-            f"{count_rows_have(facts['contradictions'])} the same text as an earlier row but a different label."
+            f"{format_rows_have(facts['contradictions'])} the same text as an earlier row but a different label."
         )
     for name, column in facts["texts"].items():
         if column["empty"]:
-            warnings.append(f"{count_rows_have(column['empty'])} no text in '{name}'.")
+            warnings.append(f"{format_rows_have(column['empty'])} no text in '{name}'.")
     labels = facts.get("labels", {})
     if len(labels) == 1:
         warnings.append(f"all rows have the same label, '{next(iter(labels))}': there is nothing to learn.")
@@ -169,5 +169,5 @@ def similar_labels(labels: Iterable[str]) -> list[str]:
     return described
 
 
-def count_rows_have(n: int) -> str:
+def format_rows_have(n: int) -> str:
     return "1 row has" if n == 1 else f"{n:,} rows have"

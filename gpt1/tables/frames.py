@@ -1,4 +1,4 @@
-"""DataFrames in and out: pandas, polars, pyarrow and what else narwhals reads. None of them is a dependency.
+"""DataFrames in and out: pandas, polars, pyarrow and other libraries that narwhals reads. None of them is a dependency.
 
 A result is a DataFrame of the same library as the input and, for pandas, with its index.
 """
@@ -61,8 +61,8 @@ def frame_table(frame: Any, texts: Collection[str] = ()) -> Table:
         data = nw.from_native(frame, eager_only=True)
     except DuplicateError:
         names = list(map(str, frame.columns))
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{FRAME} has two columns named '{twice}'.", "Rename or drop one of them.") from None
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{FRAME} has two columns named '{duplicate}'.", "Rename or drop one of them.") from None
     columns = {str(column.name): series_values(column) for column in data.iter_columns()}
     for name in texts:
         if name in columns:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
 from gpt1.errors import UserError, closest_name
-from gpt1.files.foreign import parse_json, repeated, short
+from gpt1.files.foreign import find_repeated, parse_json, short
 from gpt1.files.reading import MAX_LINE_BYTES, InputFile, max_bytes, raise_limit
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.tables.cells import decode_bytes
@@ -203,7 +203,7 @@ def validate_header(file: InputFile, cells: list[str]) -> list[str]:
 
 
 def check_unique(name: str, columns: Sequence[str]) -> None:
-    if (column := repeated(columns)) is not None:
+    if (column := find_repeated(columns)) is not None:
         raise UserError(f"{name}: two columns are named {short(column)}.", "Use a different name for each column.")
 
 

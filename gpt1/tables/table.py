@@ -43,7 +43,7 @@ class Table:
     columns: list[str]
     rows: list[dict[str, Any]]
     row_numbers: list[int] = field(default_factory=list, repr=False)
-    """Number of each row in its file, counted in `unit`s. Empty: they count from 1, as a `position` from 0."""
+    """Number of each row in its file, counted in `unit`s. Empty: they count from 1, from 0 for `position`."""
     unit: str = "row"
     delimiter: str = ""
     """Delimiter of its file, for .csv and .tsv."""

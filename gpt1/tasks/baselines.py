@@ -18,10 +18,11 @@ from gpt1.tasks.targets import Answers, Classes, Target, as_number
 from gpt1.tasks.tfidf import fitting_work, tfidf_scores
 
 MAX_TFIDF_WORK = 12_000_000
-"""Most work (see `fitting_work`) of the TF-IDF baseline beside a fine-tuned model: up to 50 seconds of one core of an
+"""Maximum work (see `fitting_work`) of the TF-IDF baseline beside a fine-tuned model: up to 50 seconds of one core of
+an
 AMD EPYC (9,014 of 20,000 reviews of IMDB). Of larger tables it gets a stratified sample of the rows."""
 MIN_ROWS = 10
-"""Fewest rows from which a model is said to have learned nothing."""
+"""Minimum number of rows to conclude that a model has learned nothing."""
 MIN_SPREAD = 0.1
 """Standard deviation of predicted scores, as a share of that of the labels, below which they hardly vary."""
 
@@ -32,12 +33,12 @@ def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float |
     For several labels: those that at least half of the rows have, or else the most frequent one.
     """
     if isinstance(target, MultiLabel):
-        rows = [target.in_order(label) for label in labels]
+        rows = [target.sort_labels(label) for label in labels]
         shares = Counter(label for row in rows for label in row)
-        frequent = target.names([2 * shares[label] >= len(rows) for label in target.labels])
+        frequent = target.select_labels([2 * shares[label] >= len(rows) for label in target.labels])
         return frequent or [max(target.labels, key=lambda label: shares[label])]
     if isinstance(target, Classes):
-        counts = Counter(map(target.name_of, labels))
+        counts = Counter(map(target.canonical_label, labels))
         return max(target.labels, key=lambda label: counts[label])
     if isinstance(target, Answers):
         return min(Counter(map(int, labels)).items(), key=lambda item: (-item[1], item[0]))[0]
@@ -95,7 +96,7 @@ def tfidf_baseline(
 
 
 def is_better(metric: str, a: float, b: float) -> bool:
-    """Whether `a` is better than `b`; values that look the same in print are equal."""
+    """Whether `a` is better than `b`; values that print the same are equal."""
     if format_compared(metric, a) == format_compared(metric, b):
         return False
     return a < b if metric in metrics.LOWER_IS_BETTER else a > b
@@ -148,7 +149,7 @@ def quality_warning(
 ) -> str:
     """A warning if the model learned nothing, is worse than the mean score, or if TF-IDF is better; else empty.
 
-    The rule stands in docs/finetuning.md.
+    docs/finetuning.md explains the rules.
 
     Args:
         target: The target of the task.
@@ -168,7 +169,7 @@ def quality_warning(
         return f"this model has learned nothing: {reason}. {cause}".strip()
     warning = ""
     if trivial and (larger := error_above_mean(scored, trivial)):
-        warning = f"this model is worse than {trivial['name']}: {larger}. "
+        warning = f"this model is worse than predicting {trivial['name']}: {larger}. "
     if tfidf and is_better(metric, tfidf["metrics"][metric], scored["metrics"][metric]):
         warning += f"TF-IDF is better ({name} {format_compared(metric, tfidf['metrics'][metric])}). "
     return f"{warning}{advice}".strip() if warning else ""

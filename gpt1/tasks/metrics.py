@@ -20,7 +20,7 @@ from gpt1.tasks.targets import Answers, Classes, Target, as_number
 BOOTSTRAP_SAMPLES = 1000
 """Bootstrap samples of a confidence interval; its ends are then accurate to about a tenth of its width."""
 MAX_BOOTSTRAP_ELEMENTS = 2_000_000
-"""Most numbers that the bootstrap keeps in memory at once (16 MB)."""
+"""Maximum number of values that the bootstrap keeps in memory at once (16 MB)."""
 NUMBER_METRICS = ("pearson", "spearman", "rmse", "mae")
 LOWER_IS_BETTER = ("rmse", "mae", "loss")
 CALIBRATION_FOLDS = 5
@@ -100,8 +100,8 @@ def mean_error(metric: str, x: Floats, y: Floats) -> Floats:  # [samples, n], [s
 def gold_answers(target: Target, labels: Sequence[Any]) -> list[Any]:
     """Labels as read from a table, in the form of predictions: label texts or lists, answer numbers, or scores."""
     if isinstance(target, MultiLabel):
-        return [target.in_order(label) for label in labels]
-    read = target.name_of if isinstance(target, Classes) else int if isinstance(target, Answers) else as_number
+        return [target.sort_labels(label) for label in labels]
+    read = target.canonical_label if isinstance(target, Classes) else int if isinstance(target, Answers) else as_number
     return [read(label) for label in labels]
 
 

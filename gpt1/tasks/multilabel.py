@@ -19,7 +19,7 @@ from gpt1.files.foreign import Fields
 from gpt1.tasks.labels import as_label, format_labels, label_sort_key
 
 SEPARATORS = ("|", ";", ",")
-"""What may separate the labels of a cell; the first of them that occurs in the training rows does."""
+"""Possible separators of the labels in a cell; the first one that occurs in the training rows is used."""
 MAX_MULTILABEL = 1000
 DEFAULT_THRESHOLD = 0.5
 
@@ -104,19 +104,19 @@ class MultiLabel:
         thresholds = self.label_thresholds.values()
         found = []
         for row in self.activate(logits.double()).tolist():
-            chosen = self.names([p >= threshold for p, threshold in zip(row, thresholds, strict=True)])
+            chosen = self.select_labels([p >= threshold for p, threshold in zip(row, thresholds, strict=True)])
             probabilities = {f"probability_{label}": p for label, p in zip(self.labels, row, strict=True)}
             found.append({"prediction": chosen, **probabilities})
         return found
 
-    def names(self, has: Sequence[Any]) -> list[str]:
-        """The labels that a row has, from one truth value for each label."""
+    def select_labels(self, has: Sequence[Any]) -> list[str]:
+        """The labels whose value in `has` is true."""
         return [label for label, one in zip(self.labels, has, strict=True) if one]
 
-    def in_order(self, value: Any) -> list[str]:
+    def sort_labels(self, value: Any) -> list[str]:
         """The labels of a cell in the order of `labels`, unknown ones last: the form of a prediction."""
         found = self.split(value)
-        known = self.names([label in found for label in self.labels])
+        known = self.select_labels([label in found for label in self.labels])
         return known + [label for label in found if label not in known]
 
     def summary(self, values: Sequence[Any]) -> str:
@@ -132,7 +132,7 @@ class MultiLabel:
         return torch.stack([torch.zeros_like(flat), flat], dim=1), targets.flatten().long()
 
     def with_thresholds(self, logits: Tensor, targets: Tensor) -> MultiLabel:
-        """With the threshold of each label that has the highest F1 on these rows, unless it has thresholds."""
+        """The target with the threshold of the highest F1 on these rows for each label, unless it has thresholds."""
         if self.thresholds:
             return self
         columns = zip(self.activate(logits.double()).numpy().T, targets.numpy().T, strict=True)
@@ -156,7 +156,7 @@ def best_f1_threshold(probabilities: NDArray[np.float64], gold: NDArray[Any]) ->
     order = np.argsort(-probabilities, kind="stable")
     p, hits = probabilities[order], np.cumsum(gold[order])
     f1 = 2 * hits / (np.arange(1, len(p) + 1) + gold.sum())
-    last_of_equal = np.append(p[:-1] != p[1:], True)  # a threshold cannot part rows of the same probability
+    last_of_equal = np.append(p[:-1] != p[1:], True)  # a threshold cannot separate rows of the same probability
     middles = (p + np.append(p[1:], 0.0)) / 2
     best = np.flatnonzero(last_of_equal & (f1 == f1[last_of_equal].max()))
     return float(min(middles[best], key=lambda threshold: abs(threshold - DEFAULT_THRESHOLD)))

@@ -75,7 +75,7 @@ class Classes:
     def index_of(self, value: Any) -> int | None:
         return self.indices.get(cell_text(value).strip(), self.indices.get(as_label(value)))
 
-    def name_of(self, value: Any) -> str:
+    def canonical_label(self, value: Any) -> str:
         """The label that a cell means, as in `labels`; of an unknown label, itself."""
         index = self.index_of(value)
         return as_label(value) if index is None else self.labels[index]
@@ -157,7 +157,7 @@ class OrdinalBins:
     low: int
     high: int
     origin: float = 0.0
-    """The number of the user that score 0 stands for; 0 unless the numbers were rescaled to scores."""
+    """The user's number that score 0 stands for; 0 unless the numbers were rescaled to scores."""
     step: float = 1.0
     """The difference between two scores in the user's unit."""
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse", "mae")

@@ -120,7 +120,7 @@ class FittedLinearModel:
         else:
             predicted = self.model.predict(x).tolist()
         if isinstance(target, MultiLabel):
-            predicted = [target.names(row) for row in predicted]
+            predicted = [target.select_labels(row) for row in predicted]
         gold = metrics.gold_answers(target, [example.label for example in examples])
         found = metrics.target_scores(target, gold, predicted)
         return {name: value for name, value in found.items() if name != "f1_of"}
@@ -189,7 +189,7 @@ class LinearProblem:
 def build_problem(target: Target, training: Sequence[Example]) -> LinearProblem:
     work = fitting_work(target, training)
     if isinstance(target, Classes):
-        labels = [target.name_of(example.label) for example in training]
+        labels = [target.canonical_label(example.label) for example in training]
         return LinearProblem(labels, None, enough=min(Counter(labels).values()) >= TFIDF_FOLDS, work=work)
     if isinstance(target, Answers):
         right = [k == int(e.label) for e in training for k in range(len(e.answers))]

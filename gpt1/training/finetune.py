@@ -132,7 +132,7 @@ class FinetuneRequest:
         names = {name: source_name(source) for name, source in self.inputs.items()}
         return {**names, "kind": task.kind, "score": task.score, "columns": task.columns, **more}
 
-    def completed(self, run: Path) -> FinetuneRequest:
+    def complete(self, run: Path) -> FinetuneRequest:
         """The request that started `run`, with the inputs that were given now, which may have moved since."""
         command = runs.complete_command(run, self.inputs)
         return replace(self, task=TaskRequest.from_command(command), from_=command["from"])
@@ -175,7 +175,7 @@ def resume_finetuning(out: str | Path, request: FinetuneRequest, with_tfidf: boo
     if runs.is_finished(run):
         progress.log(f"{run} is already finished")
         return run
-    setup, cfg = prepare(request.completed(run), stored, progress)
+    setup, cfg = prepare(request.complete(run), stored, progress)
     return run_finetuning(setup, cfg, run, progress, True, with_tfidf)
 
 
@@ -221,7 +221,7 @@ def read_earlier_task(folder: Path, from_: str | Path, cfg: FinetuneConfig) -> t
 def check_earlier_head(
     earlier: tuple[dict[str, Any], Target], task: TaskData, from_: str | Path, cfg: FinetuneConfig, progress: Progress
 ) -> None:
-    """Say what happens to the output layer of a model that is fine-tuned already; UserError if it cannot be kept."""
+    """Log what happens to the output layer of a fine-tuned model; UserError if it cannot be kept."""
     kind, target = str(earlier[0]["kind"]), earlier[1]
     if cfg.keep_head:
         if kind != task.kind.name:
@@ -247,7 +247,7 @@ def run_finetuning(
     if setup.device.type == "cpu":
         keep_some_freed_memory()
     with open_run(run, progress, cfg.track) as (run_progress, metrics):
-        # Nothing is shown of a head that a checkpoint replaces, or that the plan for a time limit has fitted already.
+        # Do not log the fit of a head that a checkpoint replaces, or that the plan for a time limit has already fitted.
         continues = resume and cfg.train != "head" and bool(checkpoints.list_steps(run / "checkpoints"))
         is_known = continues or (is_planned and cfg.cache_features)
         source = setup.make_source(cfg, Progress() if is_known else progress)

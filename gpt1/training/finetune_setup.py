@@ -45,7 +45,7 @@ from gpt1.training.train_scope import describe_trained, freeze
 MAX_EVALUATIONS = 20
 """With more epochs, not each is evaluated: each evaluation writes a checkpoint of all weights."""
 MAX_PROBE_ROWS = 10_000
-"""Most rows that the head is fitted to before all weights are trained: it is only where they start."""
+"""Maximum number of rows to fit the head to before all weights are trained: it is only their starting point."""
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,11 @@ class Meter:
                 self.finite.append(metrics)
             yield step, values
 
-    def unread(self) -> list[dict[str, float]]:
+    def unread_metrics(self) -> list[dict[str, float]]:
         """The metrics of the steps since the last read, to be stored in a checkpoint."""
         return [{name: float(value) for name, value in metrics.items()} for metrics in self.finite]
 
-    def restore_unread(self, unread: Sequence[Mapping[str, float]], device: torch.device) -> None:
+    def restore_unread_metrics(self, unread: Sequence[Mapping[str, float]], device: torch.device) -> None:
         """Restore the unread metrics of a checkpoint, so that a resumed run writes the same lines."""
         finite = [
             metrics for metrics in unread if all(map(math.isfinite, metrics.values()))
@@ -108,12 +108,12 @@ class Guard:
             if self.outcome.skipped_in_row == 1:
                 self.progress.log(f"step {step:,} is skipped: {bad[0]}")
             if self.outcome.skipped_in_row == MAX_SKIPPED:
-                raise self.diverged(f"{bad[0]} at step {step:,}, the {MAX_SKIPPED}th such step in a row")
+                raise self.diverged_error(f"{bad[0]} at step {step:,}, the {MAX_SKIPPED}th such step in a row")
 
     def read(self) -> dict[str, float]:
         """The training metrics for the next line of metrics.jsonl."""
         if not self.meter.finite:
-            raise self.diverged(f"no step up to step {self.outcome.step:,} had a finite loss and gradient")
+            raise self.diverged_error(f"no step up to step {self.outcome.step:,} had a finite loss and gradient")
         self.check_folder()
         skipped = {"skipped_steps": self.outcome.skipped} if self.outcome.skipped else {}
         return self.meter.read() | skipped
@@ -127,7 +127,7 @@ class Guard:
         stage.model.train()
         loss = metrics.get("loss", math.nan)
         if "loss" in metrics and not math.isfinite(loss):
-            raise self.diverged(f"validation loss is {loss} at step {outcome.step:,}")
+            raise self.diverged_error(f"validation loss is {loss} at step {outcome.step:,}")
         outcome.epoch = epoch + 1
         record = {"step": outcome.step, "epoch": epoch + 1, **metrics}
         outcome.history.append(record)
@@ -169,11 +169,15 @@ class Guard:
             stage.model.train()
         if stage.processes.any_rank(not good):
             if outcome.step == stage.total_steps:
-                raise self.diverged(f"the weights after the last step ({outcome.step:,}) give no finite loss")
+                raise self.diverged_error(f"the weights after the last step ({outcome.step:,}) give no finite loss")
             return False
         if stage.processes.is_rank0:
             outcome.seconds = self.seconds_before + time.perf_counter() - self.started
-            state = {"outcome": vars(outcome), "unread": self.meter.unread(), "fingerprints": dict(stage.fingerprints)}
+            state = {
+                "outcome": vars(outcome),
+                "unread": self.meter.unread_metrics(),
+                "fingerprints": dict(stage.fingerprints),
+            }
             with self.timer.saving():
                 weights = dict(stage.trainable_parameters())
                 checkpoints.save_checkpoint(self.folder, outcome.step, weights, tensors, state)
@@ -189,7 +193,7 @@ class Guard:
         if self.stage.processes.is_rank0:
             ensure_exists(self.folder.parent)
 
-    def diverged(self, reason: str) -> Diverged:
+    def diverged_error(self, reason: str) -> Diverged:
         settings = f"smaller --peak-lr (now {self.config.peak_lr:g}) or a longer --warmup (now {self.config.warmup:g})"
         saved = "No checkpoint was written"
         if self.last_saved:

@@ -252,7 +252,7 @@ def resume_from_checkpoint(stage: Stage, optimizer: Any, meter: Meter, folder: P
         check_tensors(checkpoint.optimizer, optimizer.state_tensors(), path / checkpoints.OPTIMIZER_FILE)
         load_weights(stage, checkpoint.weights)
         optimizer.load_state_tensors(checkpoint.optimizer, outcome.step)
-        meter.restore_unread(checkpoint.state["unread"], stage.trainable_parameters()[0][1].device)
+        meter.restore_unread_metrics(checkpoint.state["unread"], stage.trainable_parameters()[0][1].device)
         progress.log(f"resuming after step {outcome.step:,}")
         return outcome
     progress.log("no valid checkpoint: starting at step 1")

@@ -29,11 +29,12 @@ NEGLIGIBLE_FLOPS = 2e12  # a run that takes seconds needs no estimate
 RESERVED_SHARE = 0.05  # of the time of a planned run, for the samples, the report and checkpoints
 MIN_STEPS = 100  # of all sizes but the smallest
 MIN_PLANNED_STEPS = 50
-"""Fewest steps of a plan. The warm-up takes 7 of them. With fewer, training hardly changes a model, and a new
+"""Minimum number of steps of a plan. The warm-up takes 7 of them. With fewer, training hardly changes a model, and a
+new
 one has learned only token frequencies."""
 MIN_PLANNED_BATCH = 8  # windows; below this the noise of the gradient costs more than further steps gain
 MAX_EPOCHS = 4.0
-"""Most epochs of a planned run: up to four are worth almost as much as new text (Muennighoff et al., 2023)."""
+"""Maximum number of epochs of a plan: up to four are worth almost as much as new text (Muennighoff et al., 2023)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Speed:
 
 
 def measure_speed(cfg: PretrainConfig, vocab_size: int, world_size: int) -> Speed:
-    """Measure passes and an optimizer step of a model that is then discarded: the run itself does not notice."""
+    """Measure passes and an optimizer step with a model that is then discarded, so the run itself does not change."""
     device = resolve_device(cfg.device)
     activations, _ = resolve_precision(cfg.precision, device)
     if device.type == "cpu":
@@ -66,14 +67,14 @@ def measure_speed(cfg: PretrainConfig, vocab_size: int, world_size: int) -> Spee
     windows = max(1, min(share, fitting, int(flops / flops_per_token(model.config) / cfg.context)))
     ids = torch.randint(vocab_size, (windows, cfg.context + 1), device=device)
 
-    def seconds_of_pass() -> float:
+    def measure_pass() -> float:
         started = time.perf_counter()
         loss = l1(model, PretrainMicroBatch(ids, windows * cfg.context)).total
         loss.backward()  # type: ignore[no-untyped-call]
         float(loss.detach())  # waits for a GPU
         return time.perf_counter() - started
 
-    def seconds_of_update() -> float:
+    def measure_optimizer_step() -> float:
         started = time.perf_counter()
         optimizer.step(0.0)
         float(next(model.parameters()).detach().sum())
@@ -81,11 +82,11 @@ def measure_speed(cfg: PretrainConfig, vocab_size: int, world_size: int) -> Spee
 
     model.train()
     with translate_resource_errors("Use a smaller --model."):
-        seconds = seconds_of_pass()  # allocates memory, so it is slow
+        seconds = measure_pass()  # allocates memory, so it is slow
         if seconds < 5:
-            seconds = seconds_of_pass()
-        seconds_of_update()
-        return Speed(seconds / (windows * cfg.context * world_size), seconds_of_update())
+            seconds = measure_pass()
+        measure_optimizer_step()
+        return Speed(seconds / (windows * cfg.context * world_size), measure_optimizer_step())
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ def plan_run(
         cfg = resolve_settings(PretrainConfig, {**requested, **({"model": size} if size else {})}, extra=inherited)
         flops = flops_per_token(new_model_config(cfg, corpus.vocab_size))
         if best:  # a larger model uses the machine better, by less than a factor of 2
-            hoped = plan_for_time(cfg, Speed(flops / flops_per_second / 2, 0.0), minutes, corpus)
-            if hoped.expected_loss >= best.expected_loss or hoped.steps < MIN_STEPS:
+            optimistic = plan_for_time(cfg, Speed(flops / flops_per_second / 2, 0.0), minutes, corpus)
+            if optimistic.expected_loss >= best.expected_loss or optimistic.steps < MIN_STEPS:
                 break
         try:
             speed = measure(cfg, corpus.vocab_size)
@@ -143,10 +144,10 @@ def plan_run(
         if not best or (plan.expected_loss < best.expected_loss and plan.steps >= MIN_STEPS):
             best, best_speed = plan, speed
     assert best
-    return with_enough_steps(best, best_speed, minutes, corpus, requested, bool(inherited))
+    return ensure_min_steps(best, best_speed, minutes, corpus, requested, bool(inherited))
 
 
-def with_enough_steps(
+def ensure_min_steps(
     plan: Plan, speed: Speed, minutes: float, corpus: Corpus, requested: Mapping[str, Any], continues: bool
 ) -> Plan:
     """The plan, with smaller batches if it has fewer than MIN_PLANNED_STEPS; UserError if that is not enough.

@@ -328,7 +328,7 @@ def split_windows(
                 "the corpus of --valid was created with a different tokenizer.",
                 "Tokenize both with the same tokenizer.",
             )
-        whole = CorpusPart.of_ranges(valid, [(0, valid.tokens)])
+        whole = CorpusPart.from_ranges(valid, [(0, valid.tokens)])
         validation = CorpusWindows(whole, cfg.context, shifted=cfg.valid_split == "end")
         if valid.tokens <= cfg.context:
             problem = f"the corpus of --valid has only {count_noun(valid.tokens, 'token')}."

@@ -22,7 +22,7 @@ MEASURED_STEPS = 20
 MEASURED_SHARE = 0.05
 """Share of the time limit after which no further step is measured."""
 RESERVE = 0.1
-"""Share of the remaining time for checkpoints, the model folder, the report, and steps that are slower than those."""
+"""Share of the remaining time for checkpoints, model folder, report, and steps slower than the measured ones."""
 
 
 def check_time_limit(minutes: float | None, epochs: float | None) -> None:

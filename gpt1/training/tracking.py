@@ -24,7 +24,7 @@ from gpt1.runs import folder as runs
 TRACKING_FILE = "tracking.json"
 PROJECT = "gpt1"
 """Name of the experiment or project, unless the tracker's own variable names another."""
-# The trackers' own usage reports stay off unless the user turns them on, and a server that is away is soon given up.
+# The trackers' own usage reports stay off unless the user turns them on; an unreachable server times out soon.
 MLFLOW_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -43,9 +43,9 @@ class Tracker(Progress):
     """
 
     title: ClassVar[str] = "metrics"
-    errors: ClassVar[tuple[type[Exception], ...]] = (Exception,)  # packages of others raise errors of any kind
+    errors: ClassVar[tuple[type[Exception], ...]] = (Exception,)  # third-party packages raise any kind of error
     known: frozenset[tuple[int, str]] = frozenset()
-    """(step, split) of records that it has: a resumed run repeats some."""
+    """(step, split) of the records that the tracker has: a resumed run repeats some."""
 
     def __init__(self, place: str | Path, warn: Callable[[str], None]) -> None:
         self.place, self.warn = place, warn

@@ -27,9 +27,9 @@ from gpt1.tables.table import read_table, write_table
 COMMANDS = sorted(cli.commands)
 
 
-def test_without_a_command_the_help_is_shown(ask: Any):
-    assert ask() == ask("--help")
-    assert ask().exit_code == 0
+def test_without_a_command_the_help_is_shown(run_cli: Any):
+    assert run_cli() == run_cli("--help")
+    assert run_cli().exit_code == 0
 
 
 def test_help_is_fast_and_imports_no_large_package():
@@ -52,8 +52,8 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_with_an_example_of_itself(name: str, ask: Any):
-    answer = ask(name, "--help")
+def test_every_command_has_help_with_an_example_of_itself(name: str, run_cli: Any):
+    answer = run_cli(name, "--help")
     assert answer.exit_code == 0
     assert re.search(rf"^ +gpt1 {name}\b", answer.stdout, re.MULTILINE)
     undocumented = [o.opts[0] for o in cli.commands[name].params if isinstance(o, click.Option) and not o.help]
@@ -82,147 +82,149 @@ def test_the_help_shows_the_learning_rate_of_every_model_size():
         assert f"{size} {format_default(learning_rate)}" in default_help(PretrainConfig, "peak_lr")
 
 
-def test_flags_override_the_config_file_which_overrides_the_defaults(workspace: Path, tmp_path: Path, ask: Any):
+def test_flags_override_the_config_file_which_overrides_the_defaults(workspace: Path, tmp_path: Path, run_cli: Any):
     (tmp_path / "f.yaml").write_text("peak_lr: 0.002\nwarmup: 3\n")
     words = (
         f"pretrain {workspace / 'corpus'} --out {tmp_path / 'r'} {TINY_FLAGS} --steps 1 --config {tmp_path / 'f.yaml'}"
     )
-    assert ask(*words.split(), "--warmup", "2").exit_code == 0
+    assert run_cli(*words.split(), "--warmup", "2").exit_code == 0
     stored = runs.read_run_config(tmp_path / "r")
     assert (stored["peak_lr"], stored["warmup"], stored["beta1"]) == (0.002, 2, default_value(PretrainConfig, "beta1"))
 
 
 def test_training_only_the_head_from_a_yaml_file_uses_the_defaults_of_the_head(
-    workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
+    workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any
 ):
     monkeypatch.setenv("GPT1_CACHE", str(tmp_path / "cache"))  # an empty cache of features
     monkeypatch.chdir(workspace)
     words = (
         f"finetune reviews.csv --out {tmp_path / 'r'} {CLASSIFICATION_FLAGS} --config head.yaml --epochs 1 --device cpu"
     )
-    answer = ask(*words.split())
+    answer = run_cli(*words.split())
     assert answer.exit_code == 0, answer.stderr
     assert runs.read_run_config(tmp_path / "r")["lm_coef"] == 0
     assert "computing features: 64 examples" in answer.stderr
 
 
 def test_the_printed_next_command_runs_as_printed_for_any_folder_name(
-    workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
+    workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(workspace / "runs/reviews", "my run's")
     shutil.copy(workspace / "reviews.csv", "my reviews.csv")
-    hint = ask("evaluate", "my run's", "my reviews.csv").stderr.splitlines()[-1]
+    hint = run_cli("evaluate", "my run's", "my reviews.csv").stderr.splitlines()[-1]
     command = hint.removeprefix("next: gpt1 ").partition("   (")[0]
-    assert ask(*shlex.split(command)).exit_code == 0
+    assert run_cli(*shlex.split(command)).exit_code == 0
     assert len(read_table("predictions.jsonl")) == len(read_table("my reviews.csv"))
 
 
-def test_the_whole_workflow_from_text_to_predictions(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
+def test_the_whole_workflow_from_text_to_predictions_works(
+    workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any
+):
     monkeypatch.chdir(tmp_path)
     for name in ("reviews.csv", "new.csv"):
         shutil.copy(workspace / name, name)
     shutil.copytree(workspace / "corpus" / "tokenizer", "letters")
 
-    answer = ask("tokenize", "reviews.csv", "--out", "corpus", "--tokenizer", "letters", "--workers", "1")
+    answer = run_cli("tokenize", "reviews.csv", "--out", "corpus", "--tokenizer", "letters", "--workers", "1")
     assert (answer.exit_code, answer.stdout) == (0, "")
     assert "0.000% unknown" in answer.stderr
     assert answer.stderr.splitlines()[-1] == "next: gpt1 pretrain corpus --out runs/NAME"
 
-    answer = ask(*f"pretrain corpus --out runs/books {TINY_FLAGS} --steps 3 --valid-fraction 0.2".split())
+    answer = run_cli(*f"pretrain corpus --out runs/books {TINY_FLAGS} --steps 3 --valid-fraction 0.2".split())
     assert (answer.exit_code, answer.stdout) == (0, "")
     assert "100%  3/3 steps" in answer.stderr
     assert "the model has learned only token frequencies" in answer.stderr  # in three steps
     assert "next:" not in answer.stderr
 
-    answer = ask(*f"finetune reviews.csv {CLASSIFICATION_FLAGS} --out runs/reviews --epochs 1 --device cpu".split())
+    answer = run_cli(*f"finetune reviews.csv {CLASSIFICATION_FLAGS} --out runs/reviews --epochs 1 --device cpu".split())
     assert (answer.exit_code, answer.stdout) == (0, "")
     assert "reviews.csv: 64 rows, 2 labels (no 32, yes 32); 0 duplicates removed" in answer.stderr
     assert "runs/reviews/report.html" in answer.stderr
     assert "next: gpt1 predict runs/reviews new.csv --out predictions.csv" in answer.stderr
 
-    answer = ask("evaluate", "runs/reviews", "reviews.csv", "--json")
+    answer = run_cli("evaluate", "runs/reviews", "reviews.csv", "--json")
     assert answer.exit_code == 0
     result = json.loads(answer.stdout)
     assert result["rows"] == 64
     assert {"accuracy", "f1", "matthews", "loss"} <= set(result["metrics"])
-    printed = ask("evaluate", "runs/reviews", "reviews.csv")
+    printed = run_cli("evaluate", "runs/reviews", "reviews.csv")
     assert "accuracy" in printed.stdout
     assert "0.0% of the texts truncated to 32 tokens" in printed.stderr
 
-    answer = ask("predict", "runs/reviews", "new.csv", "--out", "deep/in/predictions.jsonl")
+    answer = run_cli("predict", "runs/reviews", "new.csv", "--out", "deep/in/predictions.jsonl")
     assert (answer.exit_code, answer.stdout) == (0, "")
     rows = read_table("deep/in/predictions.jsonl").rows
     assert [row["text"] for row in rows] == [row["text"] for row in read_table("new.csv").rows]
     assert all(row["probability_no"] + row["probability_yes"] == pytest.approx(1) for row in rows)
 
-    answer = ask("next", "runs/books", "the", "--top", "4", "--json")
+    answer = run_cli("next", "runs/books", "the", "--top", "4", "--json")
     tokens = json.loads(answer.stdout)
     assert [set(token) for token in tokens] == [{"token", "id", "probability"}] * 4
-    assert "█" in ask("next", "runs/books", "the").stdout
+    assert "█" in run_cli("next", "runs/books", "the").stdout
 
-    answer = ask("generate", "runs/books", "the file", "--max-tokens", "5", "--seed", "1")
+    answer = run_cli("generate", "runs/books", "the file", "--max-tokens", "5", "--seed", "1")
     assert answer.stdout.startswith("the file")
-    assert answer.stdout == ask("generate", "runs/books", "the file", "--max-tokens", "5", "--seed", "1").stdout
+    assert answer.stdout == run_cli("generate", "runs/books", "the file", "--max-tokens", "5", "--seed", "1").stdout
 
 
-def test_predict_without_out_prints_only_the_table_on_standard_output(workspace: Path, ask: Any, monkeypatch: Any):
+def test_predict_without_out_prints_only_the_table_on_standard_output(workspace: Path, run_cli: Any, monkeypatch: Any):
     monkeypatch.chdir(workspace)
-    answer = ask("predict", "runs/reviews", "new.csv")
+    answer = run_cli("predict", "runs/reviews", "new.csv")
     rows = list(csv.DictReader(answer.stdout.splitlines()))
     assert len(rows) == 5
     assert list(rows[0]) == ["text", "prediction", "probability_no", "probability_yes"]
 
 
 def test_predicting_a_table_of_predictions_gives_the_same_columns(
-    workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
+    workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any
 ):
     monkeypatch.chdir(workspace)
     once, twice = tmp_path / "once.csv", tmp_path / "twice.csv"
-    assert ask("predict", "runs/reviews", "new.csv", "--out", str(once)).exit_code == 0
-    assert ask("predict", "runs/reviews", str(once), "--out", str(twice)).exit_code == 0
+    assert run_cli("predict", "runs/reviews", "new.csv", "--out", str(once)).exit_code == 0
+    assert run_cli("predict", "runs/reviews", str(once), "--out", str(twice)).exit_code == 0
     assert read_table(once).columns == read_table(twice).columns
     assert [row["prediction"] for row in read_table(once).rows] == [row["prediction"] for row in read_table(twice).rows]
 
 
 @pytest.mark.parametrize("labels", [["so, so", "très bien 좋아", '"=1+1"'], ["1", "0", "-1"], ["a b", "a_b", "A B"]])
 def test_labels_of_any_spelling_are_predicted_unchanged(
-    labels: list[str], workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
+    labels: list[str], workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any
 ):
     monkeypatch.chdir(workspace)
     write_table(tmp_path / "t.csv", [{"text": f"row {i}", "label": labels[i % 3]} for i in range(24)])
     words = f"finetune {tmp_path / 't.csv'} {CLASSIFICATION_FLAGS} --out {tmp_path / 'r'} --epochs 1 --device cpu"
-    assert ask(*words.split()).exit_code == 0
-    assert ask("predict", str(tmp_path / "r"), "new.csv", "--out", str(tmp_path / "p.csv")).exit_code == 0
+    assert run_cli(*words.split()).exit_code == 0
+    assert run_cli("predict", str(tmp_path / "r"), "new.csv", "--out", str(tmp_path / "p.csv")).exit_code == 0
     table = read_table(tmp_path / "p.csv")
     assert set(table.columns) == {"text", "prediction", *(f"probability_{label}" for label in labels)}
     assert {row["prediction"] for row in table.rows} <= set(labels)
 
 
 def test_equal_numbers_are_the_same_label_in_every_notation(
-    workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
+    workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any
 ):
     monkeypatch.chdir(workspace)
     write_table(tmp_path / "t.jsonl", [{"text": f"row {i}", "label": [1, 1.0, "1", 0][i % 4]} for i in range(24)])
     words = f"finetune {tmp_path / 't.jsonl'} {CLASSIFICATION_FLAGS} --out {tmp_path / 'r'} --epochs 1 --device cpu"
-    answer = ask(*words.split())
+    answer = run_cli(*words.split())
     assert "2 labels (0 6, 1 18)" in answer.stderr
 
 
 @pytest.mark.parametrize("rows", [2, 3])
 def test_a_table_of_a_few_rows_is_trained_on_without_validation_and_says_so(
-    rows: int, workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any
+    rows: int, workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any
 ):
     monkeypatch.chdir(workspace)
     write_table(tmp_path / "t.csv", [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(rows)])
     words = f"finetune {tmp_path / 't.csv'} {CLASSIFICATION_FLAGS} --out {tmp_path / 'r'} --epochs 1 --device cpu"
-    answer = ask(*words.split())
+    answer = run_cli(*words.split())
     assert answer.exit_code == 0, answer.stderr
     assert "no validation (too few rows" in answer.stderr
 
 
 def test_unknown_and_truncated_tokens_of_a_prompt_are_reported(
-    workspace: Path, prose: list[str], tmp_path: Path, ask: Any
+    workspace: Path, prose: list[str], tmp_path: Path, run_cli: Any
 ):
     from gpt1.model.gpt import GPT
     from gpt1.tokenization.tokenizer import Tokenizer
@@ -232,41 +234,43 @@ def test_unknown_and_truncated_tokens_of_a_prompt_are_reported(
     GPT.from_pretrained(workspace / "runs/books/model").save(model, tokenizer=english.fingerprint)
     english.save(model)
     for command in (["next", str(model)], ["generate", str(model), "--max-tokens", "1"]):
-        assert "unknown" not in ask(*command, "the file").stderr
-        assert re.search(r"3 of \d tokens are unknown", ask(*command, "☃☃☃").stderr)
-        assert "are truncated to the last 32" in ask(*command, "the file " * 100).stderr
-        assert ask(*command, "").exit_code == 0
+        assert "unknown" not in run_cli(*command, "the file").stderr
+        assert re.search(r"3 of \d tokens are unknown", run_cli(*command, "☃☃☃").stderr)
+        assert "are truncated to the last 32" in run_cli(*command, "the file " * 100).stderr
+        assert run_cli(*command, "").exit_code == 0
 
 
-def test_top_beyond_the_vocabulary_shows_the_whole_vocabulary(workspace: Path, ask: Any):
-    answer = ask("next", str(workspace / "runs/books"), "the", "--top", "100000", "--json")
+def test_top_beyond_the_vocabulary_shows_the_whole_vocabulary(workspace: Path, run_cli: Any):
+    answer = run_cli("next", str(workspace / "runs/books"), "the", "--top", "100000", "--json")
     assert sum(token["probability"] for token in json.loads(answer.stdout)) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("extreme", ["--temperature 0", "--temperature 1e-9", "--temperature 1e9", "--top-k 999999999"])
-def test_extreme_sampling_settings_generate_text(extreme: str, workspace: Path, ask: Any):
-    answer = ask("generate", str(workspace / "runs/books"), "the", "--max-tokens", "4", *extreme.split())
+def test_extreme_sampling_settings_generate_text(extreme: str, workspace: Path, run_cli: Any):
+    answer = run_cli("generate", str(workspace / "runs/books"), "the", "--max-tokens", "4", *extreme.split())
     assert answer.exit_code == 0
     assert answer.stdout.startswith("the")
 
 
-def test_resuming_a_finished_run_changes_nothing(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
+def test_resuming_a_finished_run_changes_nothing(workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any):
     monkeypatch.chdir(workspace)
     before = list_files(workspace / "runs/reviews")
     absolute = CLASSIFICATION_FLAGS.replace("runs/books", str(workspace / "runs/books"))
     for how in (absolute, CLASSIFICATION_FLAGS):
-        answer = ask(*f"finetune {workspace / 'reviews.csv'} {how} --out runs/reviews --resume".split())
+        answer = run_cli(*f"finetune {workspace / 'reviews.csv'} {how} --out runs/reviews --resume".split())
         assert answer.exit_code == 0, answer.stderr
         assert "is already finished" in answer.stderr
     assert list_files(workspace / "runs/reviews") == before
 
 
 @pytest.mark.parametrize("size", ["tiny", "mini", "lstm", pytest.param("small", marks=pytest.mark.slow)])
-def test_a_model_that_learned_only_frequencies_is_announced_and_not_suggested(
-    size: str, workspace: Path, tmp_path: Path, ask: Any
+def test_a_model_that_learned_only_frequencies_is_reported_and_not_suggested(
+    size: str, workspace: Path, tmp_path: Path, run_cli: Any
 ):
     short = "--peak-lr 0 --steps 4 --eval-every 2 --batch-size 2 --context 32 --eval-windows 8 --device cpu --keep 1"
-    answer = ask("pretrain", str(workspace / "corpus"), "--out", str(tmp_path / "r"), "--model", size, *short.split())
+    answer = run_cli(
+        "pretrain", str(workspace / "corpus"), "--out", str(tmp_path / "r"), "--model", size, *short.split()
+    )
     assert answer.exit_code == 0, answer.stderr
     assert "warning: step 2: the validation loss" in answer.stderr
     assert "Do not fine-tune it" in answer.stderr
@@ -274,38 +278,40 @@ def test_a_model_that_learned_only_frequencies_is_announced_and_not_suggested(
     assert "next:" not in answer.stderr
 
 
-def test_resume_restores_a_deleted_model_folder(workspace: Path, tmp_path: Path, ask: Any):
+def test_resume_restores_a_deleted_model_folder(workspace: Path, tmp_path: Path, run_cli: Any):
     words = f"pretrain {workspace / 'corpus'} --out {tmp_path / 'r'} {TINY_FLAGS} --steps 4".split()
-    assert ask(*words).exit_code == 0
+    assert run_cli(*words).exit_code == 0
     weights = (tmp_path / "r/model/model.safetensors").read_bytes()
     shutil.rmtree(tmp_path / "r/model")
-    assert "--resume" in ask("next", str(tmp_path / "r"), "hi").stderr
-    assert ask("pretrain", "--out", str(tmp_path / "r"), "--resume").exit_code == 0
+    assert "--resume" in run_cli("next", str(tmp_path / "r"), "hi").stderr
+    assert run_cli("pretrain", "--out", str(tmp_path / "r"), "--resume").exit_code == 0
     assert (tmp_path / "r/model/model.safetensors").read_bytes() == weights
 
 
-def test_what_is_no_table_gets_a_hint_that_works(workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_is_not_a_table_gets_a_hint_that_works(
+    workspace: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(workspace)
-    answer = ask("predict", "runs/reviews", "good")
+    answer = run_cli("predict", "runs/reviews", "good")
     assert "as a text, add a space: 'good '" in answer.stderr
-    assert ask("predict", "runs/reviews", "good ").exit_code == 0
-    assert "INPUT is empty" in ask("predict", "runs/reviews", "").stderr
-    assert "first the run" in ask("predict", "new.csv", "runs/reviews").stderr
+    assert run_cli("predict", "runs/reviews", "good ").exit_code == 0
+    assert "INPUT is empty" in run_cli("predict", "runs/reviews", "").stderr
+    assert "first the run" in run_cli("predict", "new.csv", "runs/reviews").stderr
 
 
-def test_a_page_is_replaced_only_on_request(workspace: Path, ask: Any, tmp_path: Path):
+def test_a_page_is_replaced_only_on_request(workspace: Path, run_cli: Any, tmp_path: Path):
     words = ["evaluate", str(workspace / "runs/reviews"), str(workspace / "reviews.csv"), "--no-baselines", "--report"]
     page = str(tmp_path / "page.html")
-    assert ask(*words, page).exit_code == 0
-    answer = ask(*words, page)
+    assert run_cli(*words, page).exit_code == 0
+    answer = run_cli(*words, page)
     assert (answer.exit_code, "--overwrite" in answer.stderr) == (2, True)
-    assert ask(*words, page, "--overwrite").exit_code == 0
+    assert run_cli(*words, page, "--overwrite").exit_code == 0
 
 
-def test_a_corpus_is_a_source_of_a_tokenizer(workspace: Path, ask: Any, tmp_path: Path):
+def test_a_corpus_is_a_source_of_a_tokenizer(workspace: Path, run_cli: Any, tmp_path: Path):
     (tmp_path / "t.txt").write_text("some words to read")
     out = tmp_path / "corpus"
-    answer = ask("tokenize", str(tmp_path / "t.txt"), "--out", str(out), "--tokenizer", str(workspace / "corpus"))
+    answer = run_cli("tokenize", str(tmp_path / "t.txt"), "--out", str(out), "--tokenizer", str(workspace / "corpus"))
     assert answer.exit_code == 0, answer.stderr
     expected = (workspace / "corpus/tokenizer/vocab.json").read_bytes()
     assert (out / "tokenizer/vocab.json").read_bytes() == expected
@@ -313,32 +319,32 @@ def test_a_corpus_is_a_source_of_a_tokenizer(workspace: Path, ask: Any, tmp_path
 
 
 def test_after_tokenize_with_the_tokenizer_of_a_model_the_next_step_continues_that_model(
-    workspace: Path, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, run_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.txt").write_text("some words to read, " * 200)
     for name in ("runs/books", "runs/books/model", "runs/reviews"):
         model = str(workspace / name)
-        answer = ask("tokenize", "t.txt", "--out", "corpus", "--tokenizer", model, "--workers", "1", "--overwrite")
+        answer = run_cli("tokenize", "t.txt", "--out", "corpus", "--tokenizer", model, "--workers", "1", "--overwrite")
         command = answer.stderr.splitlines()[-1].removeprefix("next: ")
         assert command == f"gpt1 pretrain corpus --from {model} --out runs/NAME"
         short = " --steps 1 --eval-windows 1 --batch-size 2 --device cpu --overwrite"
-        again = ask(*shlex.split(command + short)[1:])
+        again = run_cli(*shlex.split(command + short)[1:])
         assert again.exit_code == 0, again.stderr
 
 
-def test_serve_without_a_model_lists_those_here(workspace: Path, ask: Any, tmp_path: Path, monkeypatch: Any):
+def test_serve_without_a_model_lists_those_here(workspace: Path, run_cli: Any, tmp_path: Path, monkeypatch: Any):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     for name in ("runs/books", "runs/reviews"):
         (tmp_path / name).symlink_to(workspace / name)
-    answer = ask("serve")
+    answer = run_cli("serve")
     assert answer.exit_code == 2
     assert "RUN is missing" in answer.stderr
     assert "Models here: runs/books, runs/reviews" in answer.stderr
 
 
-def test_a_stop_string_can_be_a_line_break(workspace: Path, ask: Any):
+def test_a_stop_string_can_be_a_line_break(workspace: Path, run_cli: Any):
     words = ["generate", str(workspace / "runs/books"), "the", "--seed", "1", "--max-tokens", "40"]
-    whole = ask(*words).stdout.removesuffix("\n")
-    assert ask(*words, "--stop", "\\n").stdout == whole.partition("\n")[0] + "\n"
+    whole = run_cli(*words).stdout.removesuffix("\n")
+    assert run_cli(*words, "--stop", "\\n").stdout == whole.partition("\n")[0] + "\n"

@@ -255,12 +255,12 @@ REFUSED = {
     ids=lambda value: value[:80] if isinstance(value, str) else "",
 )
 def test_invalid_input_gives_one_message_with_value_rule_and_fix_and_leaves_no_files(
-    line: str, fragments: list[str], workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    line: str, fragments: list[str], workspace: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(workspace)
     monkeypatch.delenv("GPT1_DATA", raising=False)
     before = list_files(workspace)
-    answer = ask(*line.split(" "))
+    answer = run_cli(*line.split(" "))
     assert answer.exit_code == 2, answer.stderr
     message = answer.stderr[answer.stderr.index("gpt1: ") :].splitlines()
     assert len(message) >= 2, "the fix is missing"

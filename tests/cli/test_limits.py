@@ -45,7 +45,7 @@ def test_ctrl_c_during_tokenize_leaves_no_files(workspace: Path, tmp_path: Path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("where", ["unigram_loss", "save", "sample_prompts"])
 def test_a_signal_before_or_after_the_training_loop_prints_one_line_and_the_run_can_resume(
-    where: str, number: int, workspace: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    where: str, number: int, workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
 ):
     """While the unigram baseline is computed; while the model is written; while samples are generated."""
     words = f"pretrain {workspace / 'corpus'} --out {tmp_path / 'r'} {TINY_FLAGS} --steps 3".split()
@@ -59,7 +59,7 @@ def test_a_signal_before_or_after_the_training_loop_prints_one_line_and_the_run_
             patch.setattr(Tokenizer, "save", stop)
         else:
             patch.setattr(pretraining, where, stop)
-        answer = ask(*words)
+        answer = run_cli(*words)
     assert signal.getsignal(number) == handler
     assert answer.exit_code == 130
     assert answer.stderr.count("gpt1: stopped") == 1
@@ -67,7 +67,7 @@ def test_a_signal_before_or_after_the_training_loop_prints_one_line_and_the_run_
     left = list_files(tmp_path)
     assert not [name for name in left if "partial" in name or "tmp" in name]
     assert bool(left) == (where != "unigram_loss")
-    again = ask(*(last_command(answer.stderr) if left else words))
+    again = run_cli(*(last_command(answer.stderr) if left else words))
     assert again.exit_code == 0, again.stderr
     assert (tmp_path / "r" / "results.json").exists()
 
@@ -86,7 +86,7 @@ def last_command(message: str) -> list[str]:
     ],
 )
 def test_ctrl_c_before_or_after_fine_tuning_says_what_is_there_and_gives_the_command_that_finishes_it(
-    where: str, there: str, workspace: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    where: str, there: str, workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     for name in ("reviews.csv", "runs"):
@@ -94,10 +94,10 @@ def test_ctrl_c_before_or_after_fine_tuning_says_what_is_there_and_gives_the_com
     words = f"finetune reviews.csv --out r {CLASSIFICATION_FLAGS} --precision fp32 --device cpu --epochs 1".split()
     with monkeypatch.context() as patch:
         patch.setattr(where, lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
-        answer = ask(*words)
+        answer = run_cli(*words)
     assert answer.exit_code == 130
     assert there in answer.stderr
-    again = ask(*last_command(answer.stderr))
+    again = run_cli(*last_command(answer.stderr))
     assert again.exit_code == 0, again.stderr
     assert "tfidf" in json.loads((tmp_path / "r/results.json").read_text())["baselines"]
     assert (tmp_path / "r/report.html").exists()
@@ -169,7 +169,7 @@ def test_a_run_that_fills_the_disk_says_how_to_resume(workspace: Path, tmp_path:
     assert ".tmp" not in done.stdout
 
 
-def test_a_read_only_path_is_refused_before_the_work(workspace: Path, tmp_path: Path, ask: Any, monkeypatch: Any):
+def test_a_read_only_path_is_refused_before_the_work(workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any):
     monkeypatch.chdir(workspace)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # like a read-only disk; root can write anywhere else
     for words in (
@@ -179,7 +179,7 @@ def test_a_read_only_path_is_refused_before_the_work(workspace: Path, tmp_path: 
         f"predict runs/reviews new.csv --out {tmp_path}/p.csv",
         f"import huggingface x --out {tmp_path}/m",
     ):
-        answer = ask(*words.split())
+        answer = run_cli(*words.split())
         assert answer.exit_code == 2
         assert "is not writable" in answer.stderr
     assert list_files(tmp_path) == []

@@ -93,11 +93,11 @@ COMMANDS = {
 }
 
 
-def test_no_command_prints_control_characters(nasty: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_no_command_prints_control_characters(nasty: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(nasty)
     succeeded = set()
     for name, words in COMMANDS.items():
-        answer = ask(*words)
+        answer = run_cli(*words)
         assert_printable(answer.stdout + answer.stderr)
         assert answer.stdout + answer.stderr, name
         succeeded |= {name} if answer.exit_code == 0 else set()

@@ -1,4 +1,4 @@
-"""Tables of users on the command line: other column names, other formats, pipes, one text, a second run."""
+"""Users' tables on the command line: other column names, other formats, pipes, one text, a second run."""
 
 from __future__ import annotations
 
@@ -44,68 +44,68 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     return give
 
 
-def predictions(ask: Any, *words: str) -> list[dict[str, Any]]:
-    answer = ask("predict", "runs/reviews", *words)
+def predictions(run_cli: Any, *words: str) -> list[dict[str, Any]]:
+    answer = run_cli("predict", "runs/reviews", *words)
     assert answer.exit_code == 0, answer.stderr
     path = Path("answer.jsonl" if answer.stdout.startswith("{") else "answer.csv")
     path.write_text(answer.stdout)
     return read_table(path).rows
 
 
-def test_columns_of_other_names_are_named_by_flags(ask: Any):
+def test_columns_of_other_names_are_named_by_flags(run_cli: Any):
     rows = read_table("reviews.csv").rows[:8]
     write_table("other.csv", [{"review": row["text"], "stars": row["label"]} for row in rows])
     write_table("same.csv", [{"text": row["text"], "label": row["label"]} for row in rows])
-    refused = ask("predict", "runs/reviews", "other.csv")
+    refused = run_cli("predict", "runs/reviews", "other.csv")
     assert (refused.exit_code, "--text" in refused.stderr) == (2, True)
-    own = [row["prediction"] for row in predictions(ask, "same.csv")]
-    assert [row["prediction"] for row in predictions(ask, "other.csv", "--text", "review")] == own
-    refused = ask("evaluate", "runs/reviews", "other.csv", "--text", "review")
+    own = [row["prediction"] for row in predictions(run_cli, "same.csv")]
+    assert [row["prediction"] for row in predictions(run_cli, "other.csv", "--text", "review")] == own
+    refused = run_cli("evaluate", "runs/reviews", "other.csv", "--text", "review")
     assert "--label" in refused.stderr
-    found = ask("evaluate", "runs/reviews", "other.csv", "--text", "review", "--label", "stars", "--json")
-    expected = ask("evaluate", "runs/reviews", "same.csv", "--json")
+    found = run_cli("evaluate", "runs/reviews", "other.csv", "--text", "review", "--label", "stars", "--json")
+    expected = run_cli("evaluate", "runs/reviews", "same.csv", "--json")
     assert json.loads(found.stdout)["metrics"] == json.loads(expected.stdout)["metrics"]
-    next_step = ask("evaluate", "runs/reviews", "other.csv", "--text", "review", "--label", "stars").stderr
+    next_step = run_cli("evaluate", "runs/reviews", "other.csv", "--text", "review", "--label", "stars").stderr
     assert "gpt1 predict runs/reviews other.csv --text review --out" in next_step
 
 
-def test_text_columns_can_be_joined_for_a_prediction(ask: Any):
+def test_text_columns_can_be_joined_for_a_prediction(run_cli: Any):
     write_table("parts.csv", [{"title": "good", "body": "film"}])
     write_table("whole.csv", [{"text": "good\nfilm"}])
-    (joined,), (whole,) = predictions(ask, "parts.csv", "--text", "title,body"), predictions(ask, "whole.csv")
+    (joined,), (whole,) = predictions(run_cli, "parts.csv", "--text", "title,body"), predictions(run_cli, "whole.csv")
     assert joined["probability_yes"] == whole["probability_yes"]
 
 
 @pytest.mark.parametrize("text", ["what a film", "Race: what a film"])  # race is also a data set
-def test_a_text_is_predicted_as_a_row_with_it(text: str, ask: Any):
+def test_a_text_is_predicted_as_a_row_with_it(text: str, run_cli: Any):
     write_table("whole.jsonl", [{"text": text}])
-    assert predictions(ask, text) == predictions(ask, "whole.jsonl")
+    assert predictions(run_cli, text) == predictions(run_cli, "whole.jsonl")
 
 
 def test_in_a_terminal_the_prediction_of_a_text_is_a_table_and_json_on_request(
-    ask: Any, monkeypatch: pytest.MonkeyPatch
+    run_cli: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    (row,) = predictions(ask, "what a film")
-    assert ask("predict", "runs/reviews", "new.csv", "--json").stdout.startswith("{")
+    (row,) = predictions(run_cli, "what a film")
+    assert run_cli("predict", "runs/reviews", "new.csv", "--json").stdout.startswith("{")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert json.loads(ask("predict", "runs/reviews", "what a film", "--json").stdout) == row
-    lines = ask("predict", "runs/reviews", "what a film").stdout.splitlines()
+    assert json.loads(run_cli("predict", "runs/reviews", "what a film", "--json").stdout) == row
+    lines = run_cli("predict", "runs/reviews", "what a film").stdout.splitlines()
     other = {"yes": "no", "no": "yes"}[row["prediction"]]
     assert lines[0] == f"prediction: {row['prediction']}"
     for line, label in zip(lines[1:], [row["prediction"], other], strict=True):
         assert line.split()[:2] == [label, f"{100 * row[f'probability_{label}']:.1f}%"]
-    assert ask("predict", "runs/reviews", "what a film", "--json", "--out", "p.jsonl").exit_code == 2
+    assert run_cli("predict", "runs/reviews", "what a film", "--json", "--out", "p.jsonl").exit_code == 2
 
 
 @pytest.mark.parametrize("word", ["new.cvs", "nowhere", "my new.csv"])
-def test_a_misspelt_file_is_not_taken_for_a_text(word: str, ask: Any):
-    refused = ask("predict", "runs/reviews", word)
+def test_a_misspelt_file_is_not_taken_for_a_text(word: str, run_cli: Any):
+    refused = run_cli("predict", "runs/reviews", word)
     assert refused.exit_code == 2
     assert f"{word} does not exist" in refused.stderr
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet"])
-def test_a_table_on_standard_input_gives_the_rows_of_the_file(kind: str, ask: Any, pipe: Any):
+def test_a_table_on_standard_input_gives_the_rows_of_the_file(kind: str, run_cli: Any, pipe: Any):
     rows = [{"text": row["text"], "id": i} for i, row in enumerate(read_table("new.csv").rows)]
     path = Path(f"piped.{kind}")
     if kind == "json":
@@ -113,112 +113,114 @@ def test_a_table_on_standard_input_gives_the_rows_of_the_file(kind: str, ask: An
     else:
         write_table(path, rows)
     pipe(path.read_bytes())
-    answer = ask("predict", "runs/reviews", "-")
+    answer = run_cli("predict", "runs/reviews", "-")
     assert answer.exit_code == 0, answer.stderr
     assert "standard input: 5 rows" in answer.stderr
-    assert answer.stdout == ask("predict", "runs/reviews", str(path)).stdout
+    assert answer.stdout == run_cli("predict", "runs/reviews", str(path)).stdout
     pipe(Path("reviews.csv").read_bytes())
-    expected = ask("evaluate", "runs/reviews", "reviews.csv", "--json").stdout
-    assert ask("evaluate", "runs/reviews", "-", "--json").stdout == expected
+    expected = run_cli("evaluate", "runs/reviews", "reviews.csv", "--json").stdout
+    assert run_cli("evaluate", "runs/reviews", "-", "--json").stdout == expected
 
 
-def test_standard_input_that_is_no_table_is_an_error(ask: Any, pipe: Any):
+def test_standard_input_that_is_not_a_table_is_an_error(run_cli: Any, pipe: Any):
     pipe(b"")
-    assert "standard input is empty" in ask("predict", "runs/reviews", "-").stderr
+    assert "standard input is empty" in run_cli("predict", "runs/reviews", "-").stderr
     pipe(b"\x1f\x8b\x08")
-    assert "zcat" in ask("predict", "runs/reviews", "-").stderr
+    assert "zcat" in run_cli("predict", "runs/reviews", "-").stderr
     pipe(b"a,b\n1,2\n")
-    assert "standard input has no column 'text'" in ask("predict", "runs/reviews", "-").stderr
+    assert "standard input has no column 'text'" in run_cli("predict", "runs/reviews", "-").stderr
     for lines in (b"A good film.\nA bad one.\n", b"A good film, really; so good.\nA bad one.\n"):
         pipe(lines)
-        assert "add the line text before the texts" in ask("predict", "runs/reviews", "-").stderr
+        assert "add the line text before the texts" in run_cli("predict", "runs/reviews", "-").stderr
 
 
 @pytest.mark.parametrize(("delimiter", "shown"), [(";", ";"), ("\t", "tab")])
-def test_a_pipe_and_a_file_have_the_same_delimiter(delimiter: str, shown: str, ask: Any, pipe: Any):
+def test_a_pipe_and_a_file_have_the_same_delimiter(delimiter: str, shown: str, run_cli: Any, pipe: Any):
     lines = delimiter.join(["nr", "text"]), delimiter.join(["1", "a film, so good"])
     Path("piped.csv").write_text("\n".join(lines))
     pipe(Path("piped.csv").read_bytes())
-    answer = ask("predict", "runs/reviews", "-")
+    answer = run_cli("predict", "runs/reviews", "-")
     assert answer.exit_code == 0, answer.stderr
     assert "a film, so good" in answer.stdout
     for given in ("piped.csv", "-"):
         pipe(Path("piped.csv").read_bytes())
-        refused = ask("predict", "runs/reviews", given, "--text", "body")
+        refused = run_cli("predict", "runs/reviews", given, "--text", "body")
         assert f"has no column 'body'. Columns (delimiter: {shown}): nr, text." in refused.stderr
         assert "add the line" not in refused.stderr
 
 
-def test_semicolons_stay_semicolons_in_the_output(ask: Any, pipe: Any):
+def test_semicolons_stay_semicolons_in_the_output(run_cli: Any, pipe: Any):
     rows = '"a;b";"text, more";text\n"1;\t2";3,5;a film\n'
     Path("in.csv").write_text(rows)
     pipe(rows.encode())
-    printed = ask("predict", "runs/reviews", "-").stdout
+    printed = run_cli("predict", "runs/reviews", "-").stdout
     assert printed.splitlines()[0].startswith('"a;b";"text, more";text;prediction;probability_')
-    assert ask("predict", "runs/reviews", "in.csv", "--out", "out.csv").exit_code == 0
-    assert ask("features", "runs/reviews", "in.csv", "--out", "features.csv").exit_code == 0
+    assert run_cli("predict", "runs/reviews", "in.csv", "--out", "out.csv").exit_code == 0
+    assert run_cli("features", "runs/reviews", "in.csv", "--out", "features.csv").exit_code == 0
     assert Path("out.csv").read_text() == printed
     expected = [{"a;b": "1;\t2", "text, more": "3,5", "text": "a film"}]
     for name in ("out.csv", "features.csv"):
         assert [{key: row[key] for key in expected[0]} for row in read_table(name).rows] == expected
     Path("tabs.tsv").write_text("n\ttext\n1\ta film\n")
-    assert ask("predict", "runs/reviews", "tabs.tsv", "--out", "commas.csv").exit_code == 0
+    assert run_cli("predict", "runs/reviews", "tabs.tsv", "--out", "commas.csv").exit_code == 0
     assert Path("commas.csv").read_text().startswith("n,text,")
 
 
-def test_a_row_without_text_has_an_empty_prediction(ask: Any):
+def test_a_row_without_text_has_an_empty_prediction(run_cli: Any):
     write_table("gaps.jsonl", [{"text": "a film"}, {"text": " "}, {"text": None}])
-    answer = ask("predict", "runs/reviews", "gaps.jsonl")
+    answer = run_cli("predict", "runs/reviews", "gaps.jsonl")
     assert "2 rows have no text, so no prediction" in answer.stderr
     rows = [json.loads(line) for line in answer.stdout.splitlines()]
     assert [row["prediction"] is None for row in rows] == [False, True, True]
     assert {rows[1][name] for name in rows[1] if name.startswith("probability_")} == {None}
 
 
-def test_predictions_have_the_type_of_the_labels(ask: Any):
+def test_predictions_have_the_type_of_the_labels(run_cli: Any):
     rows = read_table("reviews.csv").rows[:40]
     for name, labels in {"ints": [0, 1], "bools": [False, True], "floats": [0.5, 2.0]}.items():
         table = [{"text": row["text"], "label": labels[i % 2]} for i, row in enumerate(rows)]
         write_table(f"{name}.jsonl", table)
         command = f"finetune {name}.jsonl --out runs/{name} {CLASSIFICATION_FLAGS} {FAST} --train head --overwrite"
-        assert ask(*command.split()).exit_code == 0
+        assert run_cli(*command.split()).exit_code == 0
         for out in ("typed.jsonl", "typed.parquet"):
-            assert ask("predict", f"runs/{name}", f"{name}.jsonl", "--out", out, "--overwrite").exit_code == 0
+            assert run_cli("predict", f"runs/{name}", f"{name}.jsonl", "--out", out, "--overwrite").exit_code == 0
             found = read_table(out).rows
             assert {type(row["prediction"]) for row in found} == {type(labels[0])}
             assert {row["prediction"] for row in found} <= {*labels}
             assert f"probability_{labels[1]}" in found[0]
 
 
-def test_the_text_field_of_a_corpus_can_have_any_name(ask: Any):
+def test_the_text_field_of_a_corpus_can_have_any_name(run_cli: Any):
     write_table("reviews-only.jsonl", [{"review": "good film"}, {"review": "bad film"}])
-    refused = ask("tokenize", "reviews-only.jsonl", "--out", "c1", "--tokenizer", "runs/books")
+    refused = run_cli("tokenize", "reviews-only.jsonl", "--out", "c1", "--tokenizer", "runs/books")
     assert "Did you mean --text-field review?" in refused.stderr
-    made = ask("tokenize", "reviews-only.jsonl", "--out", "c1", "--tokenizer", "runs/books", "--text-field", "review")
+    made = run_cli(
+        "tokenize", "reviews-only.jsonl", "--out", "c1", "--tokenizer", "runs/books", "--text-field", "review"
+    )
     assert made.exit_code == 0, made.stderr
     assert "in 2 documents" in made.stderr
 
 
 @pytest.mark.parametrize("name", ["score.csv", "score.tsv", "score.jsonl", "score.parquet"])
-def test_score_suggests_the_column_of_the_texts(name: str, ask: Any):
+def test_score_suggests_the_column_of_the_texts(name: str, run_cli: Any):
     write_table(name, [{"id": "a7", "my review": "a good film"}, {"id": "a8", "my review": "a bad film"}])
-    refused = ask("score", "runs/books", name)
+    refused = run_cli("score", "runs/books", name)
     assert refused.exit_code == 2
     assert "has no" in refused.stderr
     assert "Found: id, my review." in " ".join(refused.stderr.split())
     assert "Did you mean --text 'my review'?" in refused.stderr
-    assert ask("score", "runs/books", name, "--text", "my review").exit_code == 0
+    assert run_cli("score", "runs/books", name, "--text", "my review").exit_code == 0
 
 
-def test_a_spreadsheet_of_another_format_is_to_be_saved_again(ask: Any):
+def test_a_spreadsheet_of_another_format_is_to_be_saved_again(run_cli: Any):
     Path("old.xls").write_bytes(b"\xd0\xcf\x11\xe0")
     for command in (
         "predict runs/reviews old.xls",
         "inspect old.xls",
         "finetune old.xls --from runs/books --out runs/x",
     ):
-        assert "Save it as .xlsx or .csv in the spreadsheet" in ask(*command.split()).stderr
-    assert "Save it as .csv in the spreadsheet" in ask("score", "runs/books", "old.xls").stderr
+        assert "Save it as .xlsx or .csv in the spreadsheet" in run_cli(*command.split()).stderr
+    assert "Save it as .csv in the spreadsheet" in run_cli("score", "runs/books", "old.xls").stderr
 
 
 WRITERS = {
@@ -236,29 +238,29 @@ def content(path: Path) -> list[str] | str:
 
 
 @pytest.mark.parametrize("out", WRITERS)
-def test_every_writer_refuses_what_exists_and_replaces_it_with_overwrite(out: str, ask: Any):
+def test_every_writer_refuses_what_exists_and_replaces_it_with_overwrite(out: str, run_cli: Any):
     command = [*WRITERS[out].split(), "--out", out]
-    assert ask(*command).exit_code == 0
+    assert run_cli(*command).exit_code == 0
     before = content(Path(out))
-    refused = ask(*command)
+    refused = run_cli(*command)
     assert refused.exit_code == 2
     assert "--overwrite" in refused.stderr
-    again = ask(*command, "--overwrite")
+    again = run_cli(*command, "--overwrite")
     assert again.exit_code == 0, again.stderr
     assert before == content(Path(out))
     assert not [path for path in Path(out).parent.iterdir() if ".deleted-" in path.name or ".partial" in path.name]
 
 
-def test_overwrite_never_deletes_other_files_or_its_own_input(ask: Any):
+def test_overwrite_never_deletes_other_files_or_its_own_input(run_cli: Any):
     Path("project").mkdir(exist_ok=True)
     Path("project/config.yaml").write_text("stage: production\n")
-    refused = ask(*f"finetune reviews.csv --out project {CLASSIFICATION_FLAGS} --overwrite".split())
+    refused = run_cli(*f"finetune reviews.csv --out project {CLASSIFICATION_FLAGS} --overwrite".split())
     assert "replaces only what gpt1 wrote" in refused.stderr
-    refused = ask(*f"finetune reviews.csv --out runs/books {CLASSIFICATION_FLAGS} --overwrite".split())
+    refused = run_cli(*f"finetune reviews.csv --out runs/books {CLASSIFICATION_FLAGS} --overwrite".split())
     assert "would delete runs/books, which the command reads" in refused.stderr
-    both = ask(*f"finetune reviews.csv --out runs/reviews {CLASSIFICATION_FLAGS} --overwrite --resume".split())
+    both = run_cli(*f"finetune reviews.csv --out runs/reviews {CLASSIFICATION_FLAGS} --overwrite --resume".split())
     assert "--resume and --overwrite" in both.stderr
-    wrong = ask(*f"finetune single.csv --out runs/reviews {CLASSIFICATION_FLAGS} --overwrite".split())
+    wrong = run_cli(*f"finetune single.csv --out runs/reviews {CLASSIFICATION_FLAGS} --overwrite".split())
     assert "same label" in wrong.stderr
     assert Path("project/config.yaml").exists()
     assert Path("runs/reviews/model").is_dir()  # an error comes before anything is deleted

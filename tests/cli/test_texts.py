@@ -13,33 +13,33 @@ from gpt1 import load
 from gpt1.tables.table import read_table
 
 
-def test_score_prints_numbers_of_a_text_and_of_each_document_of_a_file(workspace: Path, ask: Any, tmp_path: Path):
+def test_score_prints_numbers_of_a_text_and_of_each_document_of_a_file(workspace: Path, run_cli: Any, tmp_path: Path):
     run = str(workspace / "runs/books")
-    (score,) = json.loads(ask("score", run, "the file is a list", "--json").stdout)
+    (score,) = json.loads(run_cli("score", run, "the file is a list", "--json").stdout)
     assert score["text"] == "the file is a list"
     assert score["log_probability"] == pytest.approx(sum(token["log_probability"] for token in score["tokens"]))
     (tmp_path / "texts.jsonl").write_text('{"text": "the file is a list"}\n{"text": "zebra"}\n')
-    scores = json.loads(ask("score", run, str(tmp_path / "texts.jsonl"), "--json").stdout)
+    scores = json.loads(run_cli("score", run, str(tmp_path / "texts.jsonl"), "--json").stdout)
     assert scores[0]["log_probability"] == pytest.approx(score["log_probability"], abs=1e-5)
     assert [one["text"] for one in scores] == ["the file is a list", "zebra"]
-    answer = ask("score", run, str(tmp_path / "texts.jsonl"))
+    answer = run_cli("score", run, str(tmp_path / "texts.jsonl"))
     assert answer.exit_code == 0
     assert "bits per byte" in answer.stdout
     assert "most surprising: " in answer.stderr
     assert "\x1b" not in answer.stdout
 
 
-def test_score_of_a_file_that_is_missing_is_an_error_and_not_the_score_of_its_name(workspace: Path, ask: Any):
-    answer = ask("score", str(workspace / "runs/books"), "missing.txt")
+def test_score_of_a_file_that_is_missing_is_an_error_and_not_the_score_of_its_name(workspace: Path, run_cli: Any):
+    answer = run_cli("score", str(workspace / "runs/books"), "missing.txt")
     assert (answer.exit_code, answer.stdout) == (2, "")
     assert "missing.txt does not exist" in answer.stderr
 
 
 @pytest.mark.parametrize("name", ["f.parquet", "f.jsonl", "f.csv"])
-def test_features_adds_a_vector_to_every_row(workspace: Path, ask: Any, tmp_path: Path, name: str):
+def test_features_adds_a_vector_to_every_row(workspace: Path, run_cli: Any, tmp_path: Path, name: str):
     for run, columns in (("runs/books", ["--text", "text"]), ("runs/reviews", [])):
         out = tmp_path / run.replace("/", "-") / name
-        answer = ask("features", str(workspace / run), str(workspace / "new.csv"), *columns, "--out", str(out))
+        answer = run_cli("features", str(workspace / run), str(workspace / "new.csv"), *columns, "--out", str(out))
         assert answer.exit_code == 0, answer.stderr
         assert "5 rows, vectors of 32 numbers" in answer.stderr
         rows = read_table(out).rows
@@ -48,20 +48,20 @@ def test_features_adds_a_vector_to_every_row(workspace: Path, ask: Any, tmp_path
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_generate_ends_before_a_stop_string(workspace: Path, ask: Any):
+def test_generate_ends_before_a_stop_string(workspace: Path, run_cli: Any):
     words = ["generate", str(workspace / "runs/books"), "the", "--seed", "1", "--max-tokens", "40"]
-    whole = ask(*words).stdout.removesuffix("\n")
+    whole = run_cli(*words).stdout.removesuffix("\n")
     stop = whole[12:15]
     expected = "the" + whole[3 : 3 + whole[3:].find(stop)]
-    assert ask(*words, "--stop", stop).stdout == expected + "\n"
-    assert json.loads(ask(*words, "--stop", stop, "--json").stdout)[0]["text"] == expected
+    assert run_cli(*words, "--stop", stop).stdout == expected + "\n"
+    assert json.loads(run_cli(*words, "--stop", stop, "--json").stdout)[0]["text"] == expected
 
 
 @pytest.mark.parametrize("name", ["f.parquet", "f.jsonl", "f.csv"])
-def test_rows_without_text_have_no_vector(workspace: Path, ask: Any, tmp_path: Path, name: str):
+def test_rows_without_text_have_no_vector(workspace: Path, run_cli: Any, tmp_path: Path, name: str):
     table, out = tmp_path / "gaps.jsonl", tmp_path / name
     table.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a film", " ", None)))
-    answer = ask("features", str(workspace / "runs/books"), str(table), "--text", "text", "--out", str(out))
+    answer = run_cli("features", str(workspace / "runs/books"), str(table), "--text", "text", "--out", str(out))
     assert "2 rows have no text, so no vector" in answer.stderr
     assert [bool(row["features"]) for row in read_table(out).rows] == [True, False, False]
     found = load(workspace / "runs/reviews").features(["a film", " "])
@@ -69,10 +69,10 @@ def test_rows_without_text_have_no_vector(workspace: Path, ask: Any, tmp_path: P
     assert np.isnan(found[1]).all()
 
 
-def test_score_takes_the_column_of_the_texts(workspace: Path, ask: Any, tmp_path: Path):
+def test_score_takes_the_column_of_the_texts(workspace: Path, run_cli: Any, tmp_path: Path):
     (tmp_path / "t.csv").write_text("body\na film\na list\n")
-    answer = ask("score", str(workspace / "runs/books"), str(tmp_path / "t.csv"))
+    answer = run_cli("score", str(workspace / "runs/books"), str(tmp_path / "t.csv"))
     assert answer.exit_code == 2
     assert "Did you mean --text body?" in answer.stderr
-    answer = ask("score", str(workspace / "runs/books"), str(tmp_path / "t.csv"), "--text", "body", "--json")
+    answer = run_cli("score", str(workspace / "runs/books"), str(tmp_path / "t.csv"), "--text", "body", "--json")
     assert [row["text"] for row in json.loads(answer.stdout)] == ["a film", "a list"]

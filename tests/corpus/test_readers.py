@@ -32,7 +32,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
 
 
-def texts_of(*corpora: str | Path) -> list[str]:
+def read_texts(*corpora: str | Path) -> list[str]:
     return [document.text for document in read_documents([str(corpus) for corpus in corpora])]
 
 
@@ -42,7 +42,7 @@ def names_of(*corpora: str | Path) -> list[str]:
 
 def error_of(*corpora: str | Path) -> str:
     with pytest.raises(UserError) as raised:
-        texts_of(*corpora)
+        read_texts(*corpora)
     return str(raised.value)
 
 
@@ -59,7 +59,7 @@ def test_a_row_is_a_document_in_every_format_and_compression(
 ) -> None:
     path = place / f"rows.{kind}{compression}"
     write_table(path, [{"id": i, "text": text} for i, text in enumerate(texts)])
-    assert texts_of(path) == texts
+    assert read_texts(path) == texts
 
 
 @given(text=texts.filter(bool), compression=st.sampled_from(sorted(COMPRESS)), mark=st.booleans())
@@ -69,18 +69,18 @@ def test_a_text_file_is_one_unchanged_document_without_its_byte_order_mark(
 ) -> None:
     path = place / f"text.{kind}{compression}"
     path.write_bytes(COMPRESS[compression](text.encode("utf-8-sig" if mark else "utf-8")))
-    assert texts_of(path) == [text if mark else text.removeprefix("\ufeff")]
+    assert read_texts(path) == [text if mark else text.removeprefix("\ufeff")]
 
 
 def test_quotes_in_tsv_cells_are_text(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text('text\tn\n"so" he said\t1\n"one quote\t2\r\n', encoding="utf-8")
-    assert texts_of(tmp_path) == ['"so" he said', '"one quote']
+    assert read_texts(tmp_path) == ['"so" he said', '"one quote']
 
 
 def test_a_csv_cell_may_be_longer_than_the_default_limit_of_the_csv_module(tmp_path: Path) -> None:
     text = 'a "long"\nstory, ' * 20_000
     write_table(tmp_path / "a.csv", [{"text": text}])
-    assert texts_of(tmp_path / "a.csv") == [text]
+    assert read_texts(tmp_path / "a.csv") == [text]
 
 
 long_texts = st.sampled_from(["ab é한🙂\n", "ab é", "é한🙂"]).flatmap(
@@ -133,7 +133,7 @@ def test_a_corpus_folder_is_not_read_as_text(tmp_path: Path) -> None:
     for name in ("a.txt", "corpus/manifest.json", "corpus/documents.npy", "corpus/tokenizer/merges.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a")
-    assert texts_of(tmp_path) == ["a"]
+    assert read_texts(tmp_path) == ["a"]
     assert "is already tokenized" in error_of(tmp_path / "corpus")
 
 
@@ -149,15 +149,15 @@ def test_links_are_followed_but_cycles_are_not(tmp_path: Path) -> None:
 def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").write_text("b")
-    assert texts_of(tmp_path / "b.txt", tmp_path, tmp_path / "*.txt") == ["b", "a"]
+    assert read_texts(tmp_path / "b.txt", tmp_path, tmp_path / "*.txt") == ["b", "a"]
 
 
 def test_glob_patterns_match_files_and_an_existing_name_with_brackets_is_not_a_pattern(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "[b].txt").write_text("b")
     (tmp_path / "c.png").write_bytes(b"\0")
-    assert texts_of(tmp_path / "*.*") == ["b", "a"]
-    assert texts_of(tmp_path / "[b].txt") == ["b"]
+    assert read_texts(tmp_path / "*.*") == ["b", "a"]
+    assert read_texts(tmp_path / "[b].txt") == ["b"]
 
 
 @pytest.fixture
@@ -172,9 +172,9 @@ def test_urls_may_be_files_folders_or_glob_patterns(memory: fsspec.AbstractFileS
     memory.pipe_file("/books/a.txt.gz", gzip.compress(b"a"))
     memory.pipe_file("/books/deep/rows.parquet", (tmp_path / "rows.parquet").read_bytes())
     memory.pipe_file("/books/c.png", b"\0")
-    assert texts_of("memory://books") == ["a", "row"]
-    assert texts_of("memory://books/*.gz") == ["a"]
-    assert texts_of("memory://books/deep/rows.parquet") == ["row"]
+    assert read_texts("memory://books") == ["a", "row"]
+    assert read_texts("memory://books/*.gz") == ["a"]
+    assert read_texts("memory://books/deep/rows.parquet") == ["row"]
     assert "memory://nowhere.txt does not exist" in error_of("memory://nowhere.txt")
 
 
@@ -182,7 +182,7 @@ def test_empty_files_in_a_folder_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b""))
     (tmp_path / "c.txt").write_text("c")
-    assert texts_of(tmp_path) == ["c"]
+    assert read_texts(tmp_path) == ["c"]
 
 
 INVALID_FILES = {
@@ -285,4 +285,4 @@ def test_a_truncated_compressed_file_is_an_error(place: Path, data: st.DataObjec
 def test_all_members_of_a_compressed_file_are_read(place: Path, ending: str, sizes: list[int]) -> None:
     path = place / f"members.txt{ending}"
     path.write_bytes(b"".join(COMPRESS[ending](b"word " * size) for size in [1, *sizes]))
-    assert texts_of(path) == ["word " * (1 + sum(sizes))]
+    assert read_texts(path) == ["word " * (1 + sum(sizes))]

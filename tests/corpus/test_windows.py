@@ -40,7 +40,7 @@ def numbered(tokens: int, starts: Sequence[int] = (0,)) -> Corpus:
 
 
 def whole(tokens: int) -> CorpusPart:
-    return CorpusPart.of_ranges(numbered(tokens), [(0, tokens)])
+    return CorpusPart.from_ranges(numbered(tokens), [(0, tokens)])
 
 
 def numbered_documents(lengths: Sequence[int]) -> Corpus:
@@ -209,7 +209,7 @@ def test_the_split_of_earlier_versions_is_unchanged():
     assert validation is not None
     assert read_all(train).tolist() == list(range(903))
     assert read_all(validation).tolist() == list(range(903, 1000))
-    assert (train.n, train.slack, validation.n) == (55, 22, 5)
+    assert (train.n, train.max_shift, validation.n) == (55, 22, 5)
     assert train.training_batch(7, 4, seed=3)[1][:, 0].tolist() == [282, 202, 186, 762]
 
 
@@ -230,7 +230,7 @@ def test_a_batch_is_a_pure_function_of_its_step():
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 5), (2, 10), (0.5, 3), (0.01, 1)])
 def test_epochs_are_converted_to_steps(epochs: float, steps: int):
-    windows = CorpusWindows(whole(8 * 20 + 1), 8)  # 19 windows; the length of a 20th is slack
+    windows = CorpusWindows(whole(8 * 20 + 1), 8)  # 19 windows; the length of a 20th is max_shift
     assert windows.n == 19
     assert windows.count_steps(epochs, 4) == steps
 

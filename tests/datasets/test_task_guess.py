@@ -67,7 +67,7 @@ def test_a_named_label_is_enough(
         (REVIEWS, {"label": "stars", "premise": "review"}),  # of another kind
     ],
 )
-def test_what_leaves_a_doubt_is_not_guessed(rows: list[dict[str, Any]], named: dict[str, str]):
+def test_an_ambiguous_task_is_not_guessed(rows: list[dict[str, Any]], named: dict[str, str]):
     assert complete(rows, **named).kind is None
 
 
@@ -141,6 +141,6 @@ def test_a_guess_is_logged_as_flags_and_stored_with_the_run(pretrained_run: Path
         finetune(tmp_path / "reviews.csv", out=tmp_path / "other", **settings)
 
 
-def test_dates_are_no_label():
+def test_dates_are_not_labels():
     rows = [{"page": f"a page number {i}", "section": "ab"[i % 2], "seen": f"0{1 + i % 2}.11.2026"} for i in range(12)]
     assert guess_task(Table("pages.csv", list(rows[0]), rows)).columns == {"text": "page", "label": "section"}

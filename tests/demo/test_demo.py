@@ -41,12 +41,12 @@ def test_the_verdict_states_the_median_gain_and_every_seed(gains: list[float], v
     assert demo.pretraining_verdict(results) == verdict
 
 
-def test_the_sentence_on_starter_is_as_honest_about_a_loss_as_about_a_gain() -> None:
+def test_the_sentence_on_starter_reports_losses_and_gains_alike() -> None:
     results = DemoResults(accuracy={demo.ALL: [0.5, 0.6, 0.5], FROM_STARTER: [0.45, 0.5, 0.52]})
     assert starter_verdict(results).endswith("rows: -5.0 points (by seed: -5.0, -10.0, +2.0).")
 
 
-def test_without_the_weights_of_starter_the_demo_says_so_and_goes_on(
+def test_without_the_weights_of_starter_the_demo_says_so_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "STARTER_FOLDER", tmp_path)
@@ -101,7 +101,7 @@ class RecordedProgress(Progress):
 
 
 @pytest.mark.slow
-def test_the_whole_demo_on_a_small_scale(
+def test_the_whole_demo_runs_on_a_small_scale(
     pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(runs, "STARTER_FOLDER", pretrained_run / "model")

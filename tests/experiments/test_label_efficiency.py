@@ -18,6 +18,7 @@ from gpt1.experiments.result_store import Job, ResultStore, finetune_or_resume, 
 from gpt1.experiments.train_test_data import read_train_test, stratified_order
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
+from gpt1.runs.folder import log_once
 from gpt1.tables.table import Table, read_table
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Classes
@@ -25,7 +26,7 @@ from gpt1.tasks.targets import Classes
 pytestmark = pytest.mark.usefixtures("no_reports")
 
 TASK: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label"}
-QUICK: dict[str, Any] = {"sizes": [4, 16], "seeds": 2, "min_updates": 2, "epochs": 1.0, "precision": "fp32"}
+QUICK: dict[str, Any] = {"sizes": [4, 16], "seeds": 2, "min_steps": 2, "epochs": 1.0, "precision": "fp32"}
 ONE: dict[str, Any] = {"sizes": [24], "seeds": 1, "methods": ["all", "tfidf"]}
 score_curves = st.dictionaries(st.sampled_from([8, 16, 32, 64, 128]), st.floats(0, 1), min_size=2)
 
@@ -135,7 +136,7 @@ def test_a_label_with_a_single_row_is_trained_on_and_named(
     assert "rare" not in {example.label for example in found.test.examples}
     assert any("in training only: 1 label (rare)" in note for note in found.notes)
     assert len(found.test) == round(0.2 * len(rows))
-    options: dict[str, Any] = {"sizes": [8], "seeds": 1, "methods": ["all", "tfidf"], "min_updates": 2, "epochs": 1.0}
+    options: dict[str, Any] = {"sizes": [8], "seeds": 1, "methods": ["all", "tfidf"], "min_steps": 2, "epochs": 1.0}
     curve(rows, from_=pretrained_run, out=tmp_path / "curve", precision="fp32", **options, **TASK)
     assert len(json.loads((tmp_path / "curve" / "cells.json").read_text())["cells"]) == 2
 
@@ -223,6 +224,22 @@ def test_an_lstm_has_a_curve_too(lstm_run: Path, table: Table, tmp_path: Path, m
     monkeypatch.setattr(module.CurvePlan, "run_job", lambda *_: {"accuracy": 0.5})
     out = curve(table, from_=lstm_run, out=tmp_path / "curve", **QUICK, **TASK)
     assert "lstm_units 8" in (out / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_former_name_of_min_steps_works_and_is_reported_once(
+    pretrained_run: Path,
+    table: Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log_once.cache_clear()
+    monkeypatch.setattr(module.CurvePlan, "run_job", lambda *_: {"accuracy": 0.5})
+    former = {**QUICK, "min_updates": QUICK["min_steps"]}
+    del former["min_steps"]
+    for options in (QUICK, former, former):  # the second and third resume the first
+        curve(table, from_=pretrained_run, out=tmp_path / "curve", **options, **TASK)
+    assert capsys.readouterr().err.count("--min-updates is now called --min-steps.") == 1
 
 
 def test_two_processes_in_one_folder_lose_and_repeat_nothing(tmp_path: Path) -> None:

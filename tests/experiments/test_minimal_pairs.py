@@ -155,14 +155,14 @@ def test_blimp_over_pre_training_ends_at_the_score_of_the_finished_model(
 
 
 def test_the_command_prints_phenomena_baselines_and_published_scores(
-    pretrained_run: Path, blimp: Path, ask: Any
+    pretrained_run: Path, blimp: Path, run_cli: Any
 ) -> None:
-    shown = ask("zeroshot", "blimp", "--run", str(pretrained_run), "--data-dir", str(blimp))
+    shown = run_cli("zeroshot", "blimp", "--run", str(pretrained_run), "--data-dir", str(blimp))
     assert shown.exit_code == 0
     for name in (*PHENOMENA, "mean of the paradigms", "shorter sentence", "unigram model"):
         assert name in shown.stdout
     assert "GPT-2 0.815" in shown.stderr
-    answer = ask("zeroshot", "blimp", "--run", str(pretrained_run), "--data-dir", str(blimp), "--json")
+    answer = run_cli("zeroshot", "blimp", "--run", str(pretrained_run), "--data-dir", str(blimp), "--json")
     assert set(json.loads(answer.stdout)["phenomena"]) == set(PHENOMENA)
 
 
@@ -215,10 +215,10 @@ def test_an_archive_larger_than_the_limit_is_refused(
         zeroshot("blimp", run=pretrained_run, data_dir=tmp_path)
 
 
-def test_blimp_is_not_for_training(pretrained_run: Path, blimp: Path, tmp_path: Path, ask: Any) -> None:
+def test_blimp_is_not_for_training(pretrained_run: Path, blimp: Path, tmp_path: Path, run_cli: Any) -> None:
     words = ["--data-dir", str(blimp), "--from", str(pretrained_run), "--out", str(tmp_path / "out")]
-    answer = ask("finetune", "blimp", *words)
+    answer = run_cli("finetune", "blimp", *words)
     assert answer.exit_code == 2
     assert "BLiMP has no training rows" in answer.stderr
     assert not (tmp_path / "out").exists()
-    assert "gpt1 zeroshot blimp" in ask("inspect", "blimp", "--data-dir", str(blimp)).stderr
+    assert "gpt1 zeroshot blimp" in run_cli("inspect", "blimp", "--data-dir", str(blimp)).stderr

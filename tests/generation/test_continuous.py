@@ -1,4 +1,4 @@
-"""Continuous batching: a sequence has the same bits alone and in company, and whole blocks of prompts are shared."""
+"""Continuous batching: a sequence has the same bits alone and in a batch, and whole blocks of prompts are shared."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ requests = st.lists(
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=15)
 @given(given_requests=requests, size=st.integers(1, 4), step_tokens=st.sampled_from([1, 70, 500]))
-def test_a_sequence_has_the_same_bits_alone_and_in_company(name: str, given_requests: Any, size: int, step_tokens: int):
+def test_a_sequence_has_the_same_bits_alone_and_in_a_batch(name: str, given_requests: Any, size: int, step_tokens: int):
     if name == "short":
         given_requests = [{**request, "score_prompt": False} for request in given_requests]
 
@@ -86,7 +86,7 @@ def test_a_sequence_has_the_same_bits_alone_and_in_company(name: str, given_requ
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 @settings(max_examples=10)
 @given(given_requests=requests)
-def test_what_the_cache_held_before_does_not_matter_even_if_it_is_nan(name: str, given_requests: Any):
+def test_old_values_in_the_cache_do_not_matter_even_if_they_are_nan(name: str, given_requests: Any):
     expected, found = (ContinuousBatch(READY[name], 3) for _ in range(2))
     for buffer in found.kv_cache.keys + found.kv_cache.values:
         buffer.fill_(torch.nan)
@@ -96,7 +96,7 @@ def test_what_the_cache_held_before_does_not_matter_even_if_it_is_nan(name: str,
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 def test_many_sequences_of_one_length_have_the_same_bits_as_alone_with_two_threads(name: str):
-    """Their attention is one call, whose heads are divided among the threads otherwise than those of one sequence."""
+    """Their attention is one call, which divides the heads among the threads differently from that of one sequence."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

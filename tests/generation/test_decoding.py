@@ -16,7 +16,7 @@ from random_gpt import add_noise, random_gpt
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.generation import inference_model
-from gpt1.generation.decoding import DRAFT_TOKENS, LONG_PROMPT, decode, pays_to_pack, prefill
+from gpt1.generation.decoding import DRAFT_TOKENS, LONG_PROMPT, decode, prefill, should_pack
 from gpt1.generation.inference_model import for_inference, prepare_for_decoding
 from gpt1.generation.sampling import Sampler
 from gpt1.inference.predictor import LanguageModel, load
@@ -137,7 +137,7 @@ def test_a_draft_model_is_created_only_where_it_is_supported_and_pays(monkeypatc
 
 @pytest.mark.parametrize(("tokens", "worth"), [(64, True), (63, False)])
 def test_weights_are_packed_only_for_enough_tokens(tokens: int, worth: bool):
-    assert pays_to_pack(tokens) == worth
+    assert should_pack(tokens) == worth
 
 
 def test_logits_that_are_not_finite_are_an_error():
@@ -252,20 +252,20 @@ def test_the_original_pipeline_puts_a_space_between_prompt_and_text(pretrained_r
 # ---- the command
 
 
-def test_texts_from_the_command_line_and_a_file_are_printed_separately(workspace: Path, tmp_path: Path, ask: Any):
+def test_texts_from_the_command_line_and_a_file_are_printed_separately(workspace: Path, tmp_path: Path, run_cli: Any):
     run, how = str(workspace / "runs/books"), ["--max-tokens", "5", "--temperature", "0"]
     (tmp_path / "prompts.txt").write_text("the file\n\n  a list\n", encoding="utf-8")
-    answer = ask("generate", run, "return", "--prompts", str(tmp_path / "prompts.txt"), *how)
-    alone = [ask("generate", run, text, *how).stdout for text in ("return", "the file", "  a list")]
+    answer = run_cli("generate", run, "return", "--prompts", str(tmp_path / "prompts.txt"), *how)
+    alone = [run_cli("generate", run, text, *how).stdout for text in ("return", "the file", "  a list")]
     assert answer.stdout == "".join(f"--- text {i} of 3\n{text}" for i, text in enumerate(alone, 1))
-    found = json.loads(ask("generate", run, "return", "the file", *how, "--json").stdout)
+    found = json.loads(run_cli("generate", run, "return", "the file", *how, "--json").stdout)
     assert [(one["prompt"], one["text"] + "\n") for one in found] == [("return", alone[0]), ("the file", alone[1])]
 
 
-def test_prompts_can_come_from_standard_input(workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch):
+def test_prompts_can_come_from_standard_input(workspace: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
     given_lines = io.TextIOWrapper(io.BufferedReader(io.BytesIO("the file\r\n☃".encode())))  # type: ignore[arg-type]
     monkeypatch.setattr("sys.stdin", given_lines)
-    answer = ask("generate", str(workspace / "runs/books"), "--prompts", "-", "--max-tokens", "1", "--json")
+    answer = run_cli("generate", str(workspace / "runs/books"), "--prompts", "-", "--max-tokens", "1", "--json")
     assert [one["prompt"] for one in json.loads(answer.stdout)] == ["the file", "☃"]
 
 
@@ -280,10 +280,10 @@ def test_prompts_can_come_from_standard_input(workspace: Path, ask: Any, monkeyp
     ],
 )
 def test_prompts_that_cannot_be_read_are_an_error(
-    words: list[str], error: str, workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    words: list[str], error: str, workspace: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(workspace)
-    answer = ask("generate", "runs/books", *words)
+    answer = run_cli("generate", "runs/books", *words)
     assert (answer.exit_code, answer.stdout) == (2, "")
     assert error in answer.stderr
 

@@ -1,4 +1,4 @@
-"""The advice for a model that is worse than TF-IDF: a reason, and commands that run as they stand."""
+"""The advice for a model that is worse than TF-IDF: a reason, and commands that run as printed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_windows_are_advised_if_a_fifth_of_the_texts_is_truncated_and_only_once(
     assert "--long" not in tfidf_advice(stored_run(tmp_path / "other", long="windows"), 100, 0.9).commands[-1]
 
 
-def test_the_commands_for_a_table_run_as_they_stand(tmp_path: Path, pretrained_run: Path, ask: Any):
+def test_the_commands_for_a_table_run_as_printed(tmp_path: Path, pretrained_run: Path, run_cli: Any):
     run = stored_run(tmp_path)
     rows = [{"review": f"the list {i} is sorted and the file is closed", "stars": i % 2} for i in range(40)]
     write_table(tmp_path / "my reviews.csv", rows)
@@ -61,7 +61,7 @@ def test_the_commands_for_a_table_run_as_they_stand(tmp_path: Path, pretrained_r
     for command, flags in zip(commands, short, strict=True):
         words = shlex.split(command.replace(" --epochs 4", "") + flags)
         assert words[0] == "gpt1"
-        answer = ask(*words[1:])
+        answer = run_cli(*words[1:])
         assert answer.exit_code == 0, answer.stderr
     assert read_run_config(tmp_path / "run-again")["long"] == "windows"
 

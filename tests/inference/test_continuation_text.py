@@ -1,4 +1,4 @@
-"""The text of a continuation: it ends before the first stop string, and no character of it is taken back."""
+"""The text of a continuation: it ends before the first stop string, and no streamed character is removed later."""
 
 from __future__ import annotations
 

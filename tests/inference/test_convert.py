@@ -71,10 +71,10 @@ def released(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 def test_an_imported_hugging_face_model_gives_the_same_logits(
-    theirs: Any, english: Tokenizer, tmp_path: Path, ask: Any
+    theirs: Any, english: Tokenizer, tmp_path: Path, run_cli: Any
 ):
     folder, model = theirs
-    answer = ask("import", "huggingface", str(folder), "--out", str(tmp_path / "m"))
+    answer = run_cli("import", "huggingface", str(folder), "--out", str(tmp_path / "m"))
     assert answer.exit_code == 0, answer.stderr
     assert f"{sum(p.numel() for p in model.transformer.parameters()):,} parameters" in answer.stderr
     assert f"next: gpt1 next {tmp_path / 'm'}" in answer.stderr
@@ -83,18 +83,18 @@ def test_an_imported_hugging_face_model_gives_the_same_logits(
         torch.testing.assert_close(load(tmp_path / "m").gpt(ids), model(ids).logits, atol=1e-4, rtol=0)
 
 
-def test_the_imported_release_gives_the_same_logits(released: Any, english: Tokenizer, tmp_path: Path, ask: Any):
+def test_the_imported_release_gives_the_same_logits(released: Any, english: Tokenizer, tmp_path: Path, run_cli: Any):
     folder, model = released
-    assert ask("import", "openai", str(folder), "--out", str(tmp_path / "m")).exit_code == 0
+    assert run_cli("import", "openai", str(folder), "--out", str(tmp_path / "m")).exit_code == 0
     ids = torch.tensor([english.encode(TEXT)[:16]])
     with torch.no_grad():
         torch.testing.assert_close(load(tmp_path / "m").gpt(ids), model(ids), atol=1e-6, rtol=0)
 
 
-def test_an_imported_model_works_with_gpt1_next(theirs: Any, english: Tokenizer, tmp_path: Path, ask: Any):
+def test_an_imported_model_works_with_gpt1_next(theirs: Any, english: Tokenizer, tmp_path: Path, run_cli: Any):
     folder, model = theirs
-    assert ask("import", "huggingface", str(folder), "--out", str(tmp_path / "m")).exit_code == 0
-    answer = ask("next", str(tmp_path / "m"), TEXT, "--top", "3", "--json")
+    assert run_cli("import", "huggingface", str(folder), "--out", str(tmp_path / "m")).exit_code == 0
+    answer = run_cli("next", str(tmp_path / "m"), TEXT, "--top", "3", "--json")
     with torch.no_grad():
         probabilities = model(torch.tensor([english.encode(TEXT)])).logits[0, -1].softmax(-1)
     best = probabilities.topk(3)
@@ -240,10 +240,10 @@ def test_transformers_loads_an_exported_original_tokenizer_as_its_gpt1_tokenizer
     assert (theirs.unk_token_id, theirs.model_max_length) == (english.unknown_id, 16)
 
 
-def test_export_prints_a_summary_and_warns_of_the_different_tokenizer(exported: Path, tmp_path: Path, ask: Any):
+def test_export_prints_a_summary_and_warns_of_the_different_tokenizer(exported: Path, tmp_path: Path, run_cli: Any):
     for pipeline, differs in [("original", True), ("lossless", False)]:
         out = tmp_path / pipeline
-        answer = ask("export", "huggingface", str(exported / "ours" / pipeline), "--out", str(out))
+        answer = run_cli("export", "huggingface", str(exported / "ours" / pipeline), "--out", str(out))
         assert answer.exit_code == 0, answer.stderr
         assert f"{out}: 11,616 parameters, 300 tokens" in answer.stderr
         assert ("gives different ids for many texts" in answer.stderr) == differs

@@ -141,7 +141,7 @@ def test_each_subset_of_a_data_set_has_the_metrics_that_it_has_alone(saved: Any,
     assert json.loads(json.dumps(found)) == found
 
 
-def test_a_column_subset_of_a_user_table_makes_no_subsets(saved: Any, table: Table):
+def test_a_column_named_subset_in_a_user_table_creates_no_subsets(saved: Any, table: Table):
     rows = [{**row, "subset": str(i % 2)} for i, row in enumerate(table.rows)]
     assert "subsets" not in evaluate(saved("classification"), replace(table, rows=rows))
 

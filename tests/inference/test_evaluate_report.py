@@ -55,14 +55,16 @@ def test_the_page_shows_the_bins_of_the_calibration_with_their_rows(
     assert f"Rows by predicted probability, {len(table.rows):,} in all." in page.text
 
 
-def test_the_page_changes_nothing_of_the_result(saved: RunFolder, table: Table, tmp_path: Path) -> None:
+def test_writing_the_page_does_not_change_the_result(saved: RunFolder, table: Table, tmp_path: Path) -> None:
     model, page = saved("classification"), tmp_path / "test.html"
     page.write_text("an earlier page")
     assert evaluate(model, table, report=page, overwrite=True) == evaluate(model, table)
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_a_report_that_is_no_page_is_refused_before_the_work(saved: RunFolder, table: Table, tmp_path: Path) -> None:
+def test_a_report_path_that_is_not_a_page_is_refused_before_the_work(
+    saved: RunFolder, table: Table, tmp_path: Path
+) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("keep")
     with pytest.raises(UserError, match="the report is a page"):

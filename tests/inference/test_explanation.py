@@ -1,4 +1,4 @@
-"""The contribution of a word is what a prediction changes by without it; frames and lists give the same answers."""
+"""The contribution of a word is the change of a prediction without it; frames and lists give the same results."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_characters_that_are_written_without_spaces_are_words():
 
 
 @pytest.mark.parametrize(("text", "word", "rest"), [("a b c", "b", "a c"), ("a b", "a", "b"), ("a b", "b", "a")])
-def test_a_word_goes_with_one_of_the_spaces_around_it(text: str, word: str, rest: str):
+def test_removing_a_word_removes_one_of_the_spaces_around_it(text: str, word: str, rest: str):
     start = text.index(word)
     assert explanation.remove_span(text, start, start + 1) == rest
 

@@ -132,7 +132,7 @@ def test_export_then_import_restores_a_fine_tuned_model_bit_for_bit(
     assert load(tmp_path / "theirs").target == target  # without importing it
 
 
-def test_a_classifier_that_transformers_trained_further_is_its_new_self(
+def test_a_classifier_trained_further_in_transformers_has_its_new_weights(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     write_finetuned(tmp_path / "ours", tokenizer, "classification", Classes(("no", "yes")))
@@ -162,7 +162,7 @@ def test_a_classifier_that_transformers_trained_further_is_its_new_self(
         ("choice", Answers(2), r"fine-tuned for choice \(several sequences per row\)"),
     ],
 )
-def test_a_model_that_their_head_cannot_be_is_an_error_and_nothing_is_written(
+def test_a_model_that_their_head_cannot_represent_is_an_error_and_nothing_is_written(
     kind: str, target: Target, problem: str, tokenizer: Tokenizer, tmp_path: Path
 ):
     write_finetuned(tmp_path / "ours", tokenizer, kind, target)
@@ -171,7 +171,7 @@ def test_a_model_that_their_head_cannot_be_is_an_error_and_nothing_is_written(
     assert not (tmp_path / "theirs").exists()
 
 
-def test_a_head_whose_bias_nothing_can_stand_for_is_an_error(tokenizer: Tokenizer, tmp_path: Path):
+def test_a_head_with_a_bias_that_cannot_be_folded_is_an_error(tokenizer: Tokenizer, tmp_path: Path):
     gpt = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, n_layer=1, n_head=1, n_embd=8, context=24))
     gpt.add_special_tokens()
     head = Head(8, 2, each=False)
@@ -212,11 +212,11 @@ def outputs_of(model: Any, tokenizer: Tokenizer, text: str) -> Any:
 
 @pytest.mark.parametrize("pad", [None, 0, 5])
 def test_their_classifier_is_a_fine_tuned_model_with_its_numbers(
-    pad: int | None, english: Tokenizer, tmp_path: Path, ask: Any
+    pad: int | None, english: Tokenizer, tmp_path: Path, run_cli: Any
 ):
     labels = {"id2label": {0: "bad", 1: "fine", 2: "good"}, "label2id": {"bad": 0, "fine": 1, "good": 2}}
     model = write_theirs(tmp_path / "theirs", english, pad_token_id=pad, **labels)
-    answer = ask("import", "huggingface", str(tmp_path / "theirs"), "--out", str(tmp_path / "ours"))
+    answer = run_cli("import", "huggingface", str(tmp_path / "theirs"), "--out", str(tmp_path / "ours"))
     assert answer.exit_code == 0, answer.stderr
     assert f"next: gpt1 predict {tmp_path / 'ours'}" in answer.stderr
     unknown = ["zebra ☃ ☃", "☃", "the file ☃"]  # <unk> is id 0, which is also the padding of one of the models

@@ -125,7 +125,7 @@ def test_a_graph_that_differs_from_the_model_is_not_kept(
 
 
 def test_an_lstm_an_existing_target_and_missing_packages_are_refused(
-    corpus: Path, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Any
+    corpus: Path, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Any
 ):
     shape = {"n_layer": 1, "n_embd": 16, "lstm_units": 16, "context": 16, "steps": 1, "precision": "fp32"}
     lstm = pretrain(corpus, out=tmp_path / "lstm", model="lstm", **shape)
@@ -133,7 +133,7 @@ def test_an_lstm_an_existing_target_and_missing_packages_are_refused(
         export_onnx(lstm, tmp_path / "exported")
     with pytest.raises(UserError, match="exists and is not empty"):
         export_onnx(pretrained_run, lstm)
-    answer = ask("export", "huggingface", str(pretrained_run), "--out", str(tmp_path / "hf"), "--int8")
+    answer = run_cli("export", "huggingface", str(pretrained_run), "--out", str(tmp_path / "hf"), "--int8")
     assert answer.exit_code == 2
     assert "--int8 does not apply to" in answer.stderr
     monkeypatch.setattr(onnx_model, "find_spec", lambda name: None)
@@ -143,7 +143,7 @@ def test_an_lstm_an_existing_target_and_missing_packages_are_refused(
 
 
 def run_example(modules: set[str], texts: list[str], folder: Path) -> list[dict[str, float]]:
-    """What the example of docs/onnx.md that imports these modules predicts, run as it stands."""
+    """The predictions of the example of docs/onnx.md that imports these modules, run unchanged."""
     page = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text("utf-8")
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if imported_modules(block) == modules]
     script = f"{code}\nprint(json.dumps(predict({texts!r})))"

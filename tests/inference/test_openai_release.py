@@ -47,10 +47,12 @@ def their_model(tensors: list[np.ndarray[Any, Any]]) -> Any:
 
 
 @pytest.mark.slow
-def test_the_release_is_imported_and_used_from_end_to_end(release: Any, shared_data: Path, tmp_path: Path, ask: Any):
+def test_the_release_is_imported_and_used_from_end_to_end(
+    release: Any, shared_data: Path, tmp_path: Path, run_cli: Any
+):
     folder, tensors = release
     imported = tmp_path / "gpt1"
-    answer = ask("import", "openai", str(folder), "--out", str(imported))
+    answer = run_cli("import", "openai", str(folder), "--out", str(imported))
     assert answer.exit_code == 0, answer.stderr
     assert "116,534,784 parameters, 40,478 tokens" in answer.stderr
     model, theirs = load(imported), their_model(tensors)
@@ -62,19 +64,19 @@ def test_the_release_is_imported_and_used_from_end_to_end(release: Any, shared_d
         logits = theirs(ids).logits
         torch.testing.assert_close(model.gpt(ids), logits, atol=1e-4, rtol=1e-5)
     del model, theirs
-    answer = ask("next", str(imported), text, "--top", "3", "--json")
+    answer = run_cli("next", str(imported), text, "--top", "3", "--json")
     best = logits[0, -1].softmax(-1).topk(3)
     assert [token["id"] for token in json.loads(answer.stdout)] == best.indices.tolist()
     assert [token["probability"] for token in json.loads(answer.stdout)] == pytest.approx(
         best.values.tolist(), rel=1e-3
     )
-    answer = ask("generate", str(imported), text, "--max-tokens", "3", "--temperature", "0")
+    answer = run_cli("generate", str(imported), text, "--max-tokens", "3", "--temperature", "0")
     assert answer.exit_code == 0
     assert answer.stdout.startswith(text + " ")
     (tmp_path / "reviews.csv").write_text("text,label\n" + "the sea,a\nthe captain,b\n" * 4)
     words = "--kind classification --text text --label label --epochs 1 --batch-size 8 --no-deduplicate"
     run = tmp_path / "run"
-    answer = ask(
+    answer = run_cli(
         "finetune", str(tmp_path / "reviews.csv"), "--from", str(imported), "--out", str(run), *words.split(" ")
     )
     assert answer.exit_code == 0, answer.stderr

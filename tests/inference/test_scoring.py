@@ -89,7 +89,7 @@ def test_a_stride_out_of_range_is_an_error(model: LanguageModel):
 
 
 @pytest.mark.parametrize("texts", ["a text", {"text": "a"}, [3], [None], pd.DataFrame({"text": ["a"]})])
-def test_what_is_not_a_list_of_texts_is_an_error(model: LanguageModel, texts: Any):
+def test_anything_but_a_list_of_texts_is_an_error(model: LanguageModel, texts: Any):
     for ask in (model.score, model.features):
         with pytest.raises(UserError):
             ask(texts)

@@ -116,15 +116,15 @@ def test_a_task_json_added_to_a_pretrained_model_is_an_error(workspace: Path, tm
             use(model)
 
 
-def test_a_folder_loads_without_a_manifest_and_a_changed_one_with_no_verify(model: Path, ask: Any, workspace: Path):
+def test_a_folder_loads_without_a_manifest_and_a_changed_one_with_no_verify(model: Path, run_cli: Any, workspace: Path):
     task = json.loads((model / "task.json").read_text())
     (model / "task.json").write_text(json.dumps({**task, "temperature": 2.0}))
     new = str(workspace / "new.csv")
-    refused = ask("predict", str(model), new)
+    refused = run_cli("predict", str(model), new)
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "task.json has" in refused.stderr
     assert f"delete {model}/manifest.json" in refused.stderr
-    assert ask("predict", str(model), new, "--no-verify").exit_code == 0
+    assert run_cli("predict", str(model), new, "--no-verify").exit_code == 0
     assert isinstance(load(model, verify=False), TaskPredictor)
     (model / "manifest.json").unlink()
     assert load_task_predictor(model).temperature == 2

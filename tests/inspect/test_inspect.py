@@ -108,13 +108,19 @@ def test_the_task_of_a_table_is_guessed_from_its_columns(columns: Any, kind: str
 
 @pytest.mark.parametrize(("columns", "kind", "some"), [case for case in GUESSES if len(case[0]) > 1])
 def test_the_suggested_command_runs(
-    columns: Any, kind: str, some: Any, pretrained_run: Path, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    columns: Any,
+    kind: str,
+    some: Any,
+    pretrained_run: Path,
+    tmp_path: Path,
+    run_cli: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, columns)
     suggested = inspect("t.jsonl", from_=pretrained_run)["next"][-1]
     assert suggested.startswith("gpt1 finetune t.jsonl --kind " + kind)
-    assert ask(*shlex.split(suggested)[1:], "--epochs", "1", "--device", "cpu").exit_code == 0
+    assert run_cli(*shlex.split(suggested)[1:], "--epochs", "1", "--device", "cpu").exit_code == 0
 
 
 @pytest.mark.parametrize(("text", "model"), [("it was a good film", "starter"), ("좋은 영화였다", "RUN")])
@@ -358,15 +364,15 @@ def test_texts_and_tokenizers_are_inspected(workspace: Path):
     ["reviews.csv", "short.txt", "corpus", "corpus/tokenizer", "runs", "runs/books", "runs/reviews/model", "race"],
 )
 def test_every_kind_of_source_is_printed_as_text_and_json(
-    what: str, workspace: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+    what: str, workspace: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(workspace)
     monkeypatch.delenv("GPT1_DATA", raising=False)
-    answer = ask("inspect", what)
+    answer = run_cli("inspect", what)
     assert answer.exit_code == 0
     assert "next: gpt1 " in answer.stderr
     assert answer.stdout.strip()
-    assert json.loads(ask("inspect", what, "--json").stdout)["what"] == inspect(what)["what"]
+    assert json.loads(run_cli("inspect", what, "--json").stdout)["what"] == inspect(what)["what"]
 
 
 def test_control_characters_of_cells_are_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -27,7 +27,7 @@ def test_a_finished_run_has_its_results(pretrained_run: Path):
 
 
 def test_the_suggested_command_resumes_a_stopped_run(
-    corpus: Path, tiny_pretrain_settings: Any, tmp_path: Path, ask: Any
+    corpus: Path, tiny_pretrain_settings: Any, tmp_path: Path, run_cli: Any
 ):
     from gpt1.training.pretrain import pretrain
 
@@ -37,7 +37,7 @@ def test_the_suggested_command_resumes_a_stopped_run(
     found = inspect(run)
     assert not found["finished"]
     assert found["odd"] == []
-    assert ask(*shlex.split(found["next"][0])[1:]).exit_code == 0
+    assert run_cli(*shlex.split(found["next"][0])[1:]).exit_code == 0
     assert inspect(run)["finished"]
 
 
@@ -90,7 +90,7 @@ def test_a_folder_of_runs_lists_them_with_the_metrics_of_the_best_epoch(
     assert "accuracy 0.625 (best epoch: 1)" in capfd.readouterr().out
 
 
-def test_a_run_that_is_being_trained_is_not_to_be_resumed(
+def test_resuming_is_not_suggested_for_a_run_that_is_being_trained(
     pretrained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     pytest.importorskip("fcntl", reason="Windows")

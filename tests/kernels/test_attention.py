@@ -59,7 +59,7 @@ def test_values_and_gradients_equal_the_plain_formula(shape, p, seed, scores):
 
 @pytest.mark.parametrize("p", [0.0, 0.1])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.01)])
-def test_in_lower_precision_it_equals_the_formula_up_to_rounding(p, dtype, tolerance):
+def test_attention_in_lower_precision_equals_the_formula_up_to_rounding(p, dtype, tolerance):
     torch.manual_seed(0)
     qkv = torch.randn(2, 300, 3 * 2 * 64).to(dtype).requires_grad_()
     dy = torch.randn(2, 300, 2 * 64).to(dtype)

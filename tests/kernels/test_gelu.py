@@ -51,5 +51,5 @@ def test_strides_do_not_matter():
     assert torch.equal(gelu(x[:, 1:4]), gelu(x)[:, 1:4])
 
 
-def test_it_is_0_for_large_negative_and_the_identity_for_large_positive_numbers():
+def test_gelu_is_0_for_large_negative_and_the_identity_for_large_positive_numbers():
     assert gelu(torch.tensor([-1e4, 0.0, 1e4])).tolist() == [0.0, 0.0, 1e4]

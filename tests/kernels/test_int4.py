@@ -48,7 +48,7 @@ def test_a_product_equals_that_with_the_plainly_rounded_weight(batch, n_in, n_ou
     assert y.dtype == torch.bfloat16
     assert relative(y, expected) < 2**-6
     if batch:
-        assert torch.equal(Int4Linear(weight, bias)(x.mT.contiguous().mT), y)  # however it lies in memory
+        assert torch.equal(Int4Linear(weight, bias)(x.mT.contiguous().mT), y)  # whatever its memory layout
 
 
 def test_rounding_block_by_block_equals_rounding_at_once():

@@ -76,7 +76,7 @@ def test_a_pass_over_several_sequences_follows_the_formula(gathers: bool, parts:
     torch.manual_seed(seed)
     cache = new_cache()
     cache.gathers = gathers
-    if gathers:  # whoever makes such a cache clears it
+    if gathers:  # the caller that creates such a cache clears it
         for buffer in cache.keys + cache.values:
             buffer.zero_()
     fill_pasts(cache, parts)
@@ -99,7 +99,7 @@ def test_a_pass_over_several_sequences_follows_the_formula(gathers: bool, parts:
 @pytest.mark.parametrize(("heads", "width"), [(2, 32), (3, 64), (12, 64), (2, 16), (1, 8)])
 @settings(max_examples=15)
 @given(parts=passes(LONG), seed=st.integers(0, 99))
-def test_a_part_has_the_same_bits_alone_and_in_company_with_any_number_of_threads(
+def test_a_part_has_the_same_bits_alone_and_in_a_batch_with_any_number_of_threads(
     heads: int, width: int, dtype: torch.dtype, parts: list[CachePart], seed: int
 ):
     torch.manual_seed(seed)
@@ -118,7 +118,7 @@ def test_a_part_has_the_same_bits_alone_and_in_company_with_any_number_of_thread
 
 @pytest.mark.parametrize("width", [8, 32, 64])
 def test_neighbouring_rows_share_a_call_and_its_bits(width: int):
-    """Many sequences of one length, whose heads are divided among the threads otherwise than those of one."""
+    """Many sequences of one length, whose heads are divided among the threads differently from those of one."""
     for past in (0, 40, 300, SPLIT - 1, SPLIT, SPLIT + 90):
         cache = new_cache(2, width, LONG)
         for buffer in cache.keys + cache.values:
@@ -141,7 +141,7 @@ def continue_row(cache: KVCache, row: int, prompt: int, qkv: Tensor, kept: int =
 
 @settings(max_examples=20)
 @given(prompt=st.integers(1, SIZE), row=st.integers(0, BATCH - 1), seed=st.integers(0, 99))
-def test_what_an_earlier_sequence_left_behind_does_not_matter_even_if_it_is_nan(prompt: int, row: int, seed: int):
+def test_values_left_by_an_earlier_sequence_do_not_matter_even_if_they_are_nan(prompt: int, row: int, seed: int):
     torch.manual_seed(seed)
     qkv = torch.randn(SIZE, 1, 3 * HEADS * WIDTH)
     stale, clear = new_cache(), new_cache()

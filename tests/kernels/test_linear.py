@@ -45,7 +45,7 @@ def test_values_and_gradients_are_exact_up_to_rounding(batch, n_in, n_out, many)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_in_float32_and_float64_it_equals_torchs(dtype):
+def test_linear_in_float32_and_float64_equals_torchs(dtype):
     x, weight, bias = torch.randn(2, 3, 4, dtype=dtype), torch.randn(5, 4), torch.randn(5)
     assert torch.equal(linear(x, weight, bias), F.linear(x, weight.to(dtype), bias.to(dtype)))
 

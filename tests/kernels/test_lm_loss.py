@@ -50,7 +50,7 @@ def test_loss_and_gradients_equal_the_plain_ones_for_any_chunk_size(n, width, vo
 
 
 @pytest.mark.parametrize("scale", [0.05, 1.0])
-def test_in_float32_they_agree_within_1e_5(scale):
+def test_the_loss_and_its_gradients_in_float32_are_exact_within_1e_5(scale):
     torch.manual_seed(0)
     inputs = example(300, 64, 5000, scale, torch.float32)
     loss, expected = lm_loss(*inputs), plain(*inputs)
@@ -59,7 +59,7 @@ def test_in_float32_they_agree_within_1e_5(scale):
         assert relative(ours, theirs) < 1e-5
 
 
-def test_in_bfloat16_they_agree_within_its_rounding():
+def test_the_loss_and_its_gradients_in_bfloat16_are_exact_up_to_rounding():
     torch.manual_seed(0)
     states, embedding, targets, weights = example(300, 64, 5000, 0.5, torch.float32)
     loss = lm_loss(states.bfloat16(), embedding, targets, weights)

@@ -38,7 +38,7 @@ def test_values_and_gradients_equal_torchs(time, batch, units, fresh):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_in_bfloat16_it_is_exact_up_to_rounding_even_after_many_steps():
+def test_the_recurrence_in_bfloat16_is_exact_up_to_rounding_even_after_many_steps():
     torch.manual_seed(0)
     gates, weight, *_ = random_inputs(100, 8, 32, torch.bfloat16)
     weight.data.mul_(0.1)

@@ -1,4 +1,4 @@
-"""A folder in the format of Hugging Face."""
+"""Fixtures of model tests: a folder in the format of Hugging Face."""
 
 from __future__ import annotations
 

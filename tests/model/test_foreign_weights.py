@@ -229,7 +229,7 @@ def test_a_missing_dimension_is_an_error_that_names_it(huggingface: Path):
         GPT.from_pretrained(huggingface)
 
 
-def test_stored_causal_masks_are_no_weights_whatever_their_type(huggingface: Path):
+def test_stored_causal_masks_are_not_weights_whatever_their_type(huggingface: Path):
     tensors = load_file(huggingface / "model.safetensors")
     expected = GPT.from_pretrained(huggingface)(IDS)
     for mask in (torch.ones(1, 1, 10, 10).tril(), torch.ones(1, 1, 10, 10, dtype=torch.bool).tril()):

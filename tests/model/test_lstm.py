@@ -47,7 +47,7 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(corpus, out=tmp_path_factory.mktemp("lstm") / "run", steps=60, peak_lr=1e-2, **SMALL)
 
 
-def test_it_equals_torchs_lstm_with_a_projection_and_the_tied_output_matrix(model: GPT, ids: Tensor) -> None:
+def test_the_lstm_equals_torchs_with_a_projection_and_the_tied_output_matrix(model: GPT, ids: Tensor) -> None:
     ours: Any = model.blocks[0]
     reference = nn.LSTM(16, 32, batch_first=True)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_it_equals_torchs_lstm_with_a_projection_and_the_tied_output_matrix(mode
         torch.testing.assert_close(model(ids), states @ model.tokens.weight.T, atol=1e-6, rtol=1e-5)
 
 
-def test_its_cpu_recurrence_equals_torchs_lstm() -> None:
+def test_the_recurrence_on_a_cpu_equals_torchs_lstm() -> None:
     layer: Any = GPT(CONFIG).double().blocks[0]
     x = torch.randn(7, 3, 16, dtype=torch.float64, requires_grad=True)
     before = (torch.randn(3, 32, dtype=torch.float64), torch.randn(3, 32, dtype=torch.float64))
@@ -104,7 +104,7 @@ def test_one_cache_can_be_continued_in_several_ways(config: GPTConfig, ids: Tens
     assert cache.length == 9
 
 
-def test_it_learns_in_stage_one_and_goes_through_stage_two(run: Path, table: Table, tmp_path: Path) -> None:
+def test_an_lstm_learns_in_stage_one_and_can_be_fine_tuned(run: Path, table: Table, tmp_path: Path) -> None:
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert results["validation"]["loss"] < 0.95 * math.log(300)  # that of an untrained model
     task: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label", "epochs": 1.0}
@@ -127,7 +127,7 @@ def test_a_saved_lstm_loads_as_the_same_model(run: Path, tmp_path: Path, ids: Te
         GPT.from_pretrained(tmp_path / "copy")
 
 
-def test_pre_training_can_start_from_it_and_keeps_its_shape(run: Path, corpus: Path, tmp_path: Path) -> None:
+def test_pre_training_can_start_from_an_lstm_and_keeps_its_shape(run: Path, corpus: Path, tmp_path: Path) -> None:
     further = pretrain(corpus, from_=run, out=tmp_path / "more", steps=1, eval_windows=8, precision="fp32")
     assert GPT.from_pretrained(further / "model").config.lstm_units == 48
     with pytest.raises(UserError, match="keeps its shape"):

@@ -112,7 +112,7 @@ def test_the_report_of_finetuning_has_its_sections_and_the_numbers_of_its_files(
     assert "a fine film 5" not in page.text
 
 
-def test_the_baselines_and_the_warning_stand_in_the_head_and_the_table(tmp_path: Path) -> None:
+def test_the_header_and_the_table_show_the_baselines_and_the_warning(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     results["baselines"] = {
@@ -210,7 +210,7 @@ def test_a_finished_run_without_validation_says_so(tmp_path: Path) -> None:
     assert "validation rows" not in shown
     chart, _ = re.findall(r"<svg.*?</svg>", (tmp_path / "report.html").read_text(), re.DOTALL)  # narrow and wide
     assert chart.count(">3</text>") == 1  # no step occurs twice
-    assert "learning rate" not in chart  # one value is no curve
+    assert "learning rate" not in chart  # a single value would give an empty panel
     assert "fill: var(--c1" in chart  # the single value is a dot
 
 

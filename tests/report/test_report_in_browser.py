@@ -104,7 +104,7 @@ def test_a_table_wider_than_a_phone_scrolls_and_takes_the_focus(browser: Browser
     assert browser.ask(f"{region}.scrollLeft = 50; {region}.scrollLeft") == 50
 
 
-def test_dark_and_light_pages_have_the_paper_of_their_scheme(browser: Browser, pages: dict[str, Path]) -> None:
+def test_dark_and_light_pages_have_the_background_of_their_scheme(browser: Browser, pages: dict[str, Path]) -> None:
     paper = {}
     for scheme in ("light", "dark"):
         browser.open(pages["finetuning"], 390, scheme)

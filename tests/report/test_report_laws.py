@@ -21,7 +21,7 @@ from report_runs import (
 )
 
 from gpt1.report import Page, write_report
-from gpt1.report.charts import COLORS, band, chart_style, new_chart, to_svg
+from gpt1.report.charts import COLORS, chart_style, new_chart, plot_band, to_svg
 from gpt1.report.curves import MIN_BIN_ROWS, merge_bins
 from gpt1.report.run_reader import ReliabilityBin
 
@@ -117,7 +117,7 @@ def contrast(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_and_lines_contrast_with_the_paper(scheme: str) -> None:
+def test_text_and_lines_contrast_with_the_background(scheme: str) -> None:
     block = CSS.split(":root {")[1 if scheme == "light" else 2].split("}")[0]
     hexes = dict(re.findall(r"--(\w+): #([0-9a-f]{6});", block))
     color = {name: tuple(int(text[i : i + 2], 16) / 255 for i in (0, 2, 4)) for name, text in hexes.items()}
@@ -181,7 +181,7 @@ def test_a_band_needs_more_than_one_seed() -> None:
     for values, bands in (([[0.5], [0.6]], 0), ([[0.4, 0.5], [0.6]], 1)):
         with chart_style():
             figure, axes = new_chart("accuracy", "labels")
-            band(axes, [1, 2], values, ["a", "b"], color="black", marker="o", label="method")
+            plot_band(axes, [1, 2], values, ["a", "b"], color="black", marker="o", label="method")
         assert to_svg(figure).count('class="band"') == bands
 
 
@@ -220,7 +220,7 @@ def test_rows_of_several_labels_show_precision_and_recall_of_each_label(tmp_path
     for label, *counts in (("joy", 2, 2, 2), ("love", 2, 1, 1), ("anger", 1, 1, 0)):
         assert re.search(rf"{label}\s+" + r"\s+".join(map(str, counts)) + r"\s", table), table[:400]
     wrong = [("joy, love", "joy"), ("anger", "no label"), ("joy", "anger, joy")]
-    verdicts = re.findall("labelled <b>(.*?)</b>.*?predicted <b .*?>(.*?)</b>", (tmp_path / "report.html").read_text())
+    verdicts = re.findall("label <b>(.*?)</b>.*?predicted <b .*?>(.*?)</b>", (tmp_path / "report.html").read_text())
     assert sorted(verdicts) == sorted(wrong)
     assert "loss 69" not in page.text  # -log(1e-30): a label that has no probability
 
@@ -231,7 +231,7 @@ def test_the_code_in_descriptions_of_settings_is_code(tmp_path: Path) -> None:
     assert "&lt;code&gt;" not in page
 
 
-def test_of_many_epochs_only_the_best_and_the_last_have_their_value_beside_them(tmp_path: Path) -> None:
+def test_only_the_best_and_the_last_of_many_epochs_have_their_value_beside_them(tmp_path: Path) -> None:
     for epochs, shown in ((3, 3), (6, 2)):
         write_finetuning_run(tmp_path)
         lines = [{"step": n, "epoch": n, "split": "validation", "accuracy": n / 8} for n in range(1, epochs + 1)]
@@ -260,7 +260,7 @@ def test_a_temperature_of_1_is_not_called_calibrated(tmp_path: Path) -> None:
     assert "are calibrated" not in text
 
 
-def test_a_calibration_that_made_it_worse_says_so(tmp_path: Path) -> None:
+def test_a_calibration_that_increases_the_error_says_so(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     edit_results(tmp_path, calibration={"temperature": 2.0, "ece_before": 0.087, "ece_after": 0.309})
     assert "0.087 before, 0.309 after, which is worse." in PageParser(write_report(tmp_path)).text
@@ -285,7 +285,7 @@ BASELINES = {
 }
 
 
-def test_the_stored_baselines_stand_in_the_head_and_in_the_table(tmp_path: Path) -> None:
+def test_the_header_and_the_table_show_the_stored_baselines(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     edit_results(tmp_path, baselines=BASELINES, warning="TF-IDF is better (accuracy 0.875).")
     page = PageParser(write_report(tmp_path))
@@ -296,7 +296,7 @@ def test_the_stored_baselines_stand_in_the_head_and_in_the_table(tmp_path: Path)
     assert {0.333, 0.87} <= set(page.numbers)
 
 
-def test_the_correlation_of_the_mean_is_not_held_against_a_model(tmp_path: Path) -> None:
+def test_the_headline_does_not_compare_with_the_correlation_of_the_mean(tmp_path: Path) -> None:
     write_regression_run(tmp_path)
     mean = {"name": "always the mean (2.50)", "metrics": {"pearson": 0.0, "rmse": 1.5}}
     edit_results(tmp_path, baselines={"trivial": mean, "tfidf": {"name": "TF-IDF", "metrics": {"pearson": 0.3}}})
@@ -324,7 +324,7 @@ def test_damaged_baselines_are_left_out(damaged: Any, tmp_path: Path) -> None:
 # --- the user's own names --------------------------------------------------------------------------------------------
 
 
-def test_texts_stand_under_the_names_of_the_users_columns(tmp_path: Path) -> None:
+def test_texts_are_shown_under_the_names_of_the_users_columns(tmp_path: Path) -> None:
     html = write_report(write_finetuning_run(tmp_path)).read_text()
     assert html.count("<dt>review</dt>") == 2
     assert "<dt>text</dt>" not in html
@@ -341,7 +341,7 @@ def test_answers_are_named_by_their_columns(tmp_path: Path) -> None:
     html = write_report(write_choice_run(tmp_path)).read_text()
     for name in ("passage", "first", "second"):
         assert f"<dt>{name}</dt>" in html
-    assert "labelled <b>second</b>" in html
+    assert "label <b>second</b>" in html
     assert "answer 0" not in html
 
 
@@ -349,7 +349,7 @@ def test_answers_of_one_column_are_numbered(tmp_path: Path) -> None:
     write_choice_run(tmp_path)
     config = (tmp_path / "config.yaml").read_text().replace("choices: first,second", "choices: options")
     (tmp_path / "config.yaml").write_text(config)
-    assert "labelled <b>options 1</b>" in write_report(tmp_path).read_text()
+    assert "label <b>options 1</b>" in write_report(tmp_path).read_text()
 
 
 def test_a_long_text_is_folded_between_two_words() -> None:

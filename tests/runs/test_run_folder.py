@@ -166,7 +166,7 @@ def test_a_folder_locked_by_another_process_is_neither_created_nor_resumed(tmp_p
         runs.open_for_resume(run, PretrainConfig, {}, COMMAND)
 
 
-def test_of_two_runs_created_at_once_the_second_is_refused_and_changes_nothing(
+def test_the_second_of_two_runs_created_at_once_is_refused_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     first, make_folder = PretrainConfig(seed=1), Path.mkdir

@@ -1,4 +1,4 @@
-"""The model `starter`, which comes with the package, is a model wherever a run is."""
+"""The model `starter`, which comes with the package, is accepted wherever a run is."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_a_package_without_the_starter_is_one_error(tmp_path: Path, monkeypatch:
     assert "Install a release" in refused.value.fix
 
 
-def test_starter_is_a_model_wherever_a_run_is(
+def test_starter_is_accepted_wherever_a_run_is(
     exported_starter: Path,
     table: Table,
     corpus: Path,
     tiny_pretrain_settings: dict[str, Any],
-    ask: Any,
+    run_cli: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -54,12 +54,12 @@ def test_starter_is_a_model_wherever_a_run_is(
     assert gpt1.load(further).gpt.config == gpt1.load("starter").gpt.config == config
     assert gpt1.Tokenizer.load("starter").fingerprint == gpt1.load(further).tokenizer.fingerprint
     for words in (["next", "starter", "the"], ["generate", "starter", "the", "--max-tokens", "2"]):
-        assert ask(*words).exit_code == 0
-    assert ask("evaluate", "starter", str(corpus)).exit_code == 0
-    assert '"what": "model"' in ask("inspect", "starter", "--json").stdout
-    assert ask("export", "huggingface", "starter", "--out", "theirs").exit_code == 0
+        assert run_cli(*words).exit_code == 0
+    assert run_cli("evaluate", "starter", str(corpus)).exit_code == 0
+    assert '"what": "model"' in run_cli("inspect", "starter", "--json").stdout
+    assert run_cli("export", "huggingface", "starter", "--out", "theirs").exit_code == 0
     Path("text.txt").write_text("the cat sat on the mat")
-    assert ask("tokenize", "text.txt", "--out", "c", "--tokenizer", "starter").exit_code == 0
+    assert run_cli("tokenize", "text.txt", "--out", "c", "--tokenizer", "starter").exit_code == 0
     resumed = finetune(
         table, from_="starter", out="tuned", kind="classification", text="text", epochs=1, resume=True, **fast
     )

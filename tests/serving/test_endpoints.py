@@ -257,7 +257,7 @@ def test_the_documentation_needs_no_script_and_no_network_and_names_every_endpoi
     assert all(name in page.text for name in ("max_tokens", "logprobs", "integer 0…20"))
 
 
-def test_health_and_metrics(served: Served):
+def test_health_and_metrics_endpoints_answer(served: Served):
     assert served.ask("/health/live").json == {"status": "ok"}
     assert served.ask("/health/ready").json == {"status": "ok", "models": 2}
     before = read_metrics(served)

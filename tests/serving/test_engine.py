@@ -1,4 +1,4 @@
-"""The engine: the same text alone and in company, cancellation, a bounded queue, rows batched by tokens."""
+"""The engine: the same text alone and in a batch, cancellation, a bounded queue, rows batched by tokens."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def text_of(engine: Engine, prompt: Any, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_text_is_the_same_alone_and_in_company(engine: Engine, temperature: float):
+def test_a_text_is_the_same_alone_and_in_a_batch(engine: Engine, temperature: float):
     async def all_texts() -> tuple[list[str], list[str]]:
         options: dict[str, Any] = {"temperature": temperature, "max_tokens": 12, "logprobs": 2}
         together = await asyncio.gather(*(tokens_of(engine, p, seed=i, **options) for i, p in enumerate(PROMPTS)))
@@ -210,7 +210,7 @@ KINDS_OF_TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
 
 
 @pytest.mark.parametrize("name", KINDS_OF_TASKS)
-def test_rows_of_every_kind_of_task_are_labelled_alike_in_any_company(model: LanguageModel, name: str):
+def test_rows_of_every_kind_of_task_have_the_same_predictions_in_any_batch(model: LanguageModel, name: str):
     kind, columns, target = KINDS_OF_TASKS[name]
     torch.manual_seed(0)
     gpt = deepcopy(model.gpt)

@@ -1,4 +1,4 @@
-"""Who may ask, from where, and how long: key, Host, origins, deadlines; and the settings behind them."""
+"""Which requests are accepted, and for how long: key, Host, origins, deadlines; and their settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def locked(workspace: Path) -> Iterator[Served]:
 
 @pytest.mark.parametrize("given", [None, KEY, f"Bearer {KEY}x", f"Basic {KEY}", "Bearer "])
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/completions", "/metrics", "/v1/nothing"])
-def test_without_the_key_nothing_is_told(locked: Served, path: str, given: str | None):
+def test_without_the_key_requests_are_refused(locked: Served, path: str, given: str | None):
     headers = {} if given is None else {"Authorization": given}
     answer = locked.ask(path, {"prompt": "a"} if "comp" in path else None, headers=headers)
     assert answer.status == 401
@@ -38,7 +38,7 @@ def test_without_the_key_nothing_is_told(locked: Served, path: str, given: str |
     assert KEY not in answer.body.decode()
 
 
-def test_with_the_key_all_is_as_usual(locked: Served):
+def test_with_the_key_requests_are_answered(locked: Served):
     assert locked.ask("/v1/models", headers=BEARER).status == 200
     assert locked.ask("/v1/models", headers={"Authorization": f"bearer {KEY}"}).status == 200
     assert locked.ask("/v1/next", {"text": "a"}, headers=BEARER).status == 200
@@ -109,7 +109,7 @@ def test_static_files_are_served_at_the_root_and_the_api_before_them(workspace: 
 # ---- time
 
 
-def test_a_request_that_does_not_arrive_is_given_up(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_request_that_does_not_arrive_times_out(workspace: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gate_module, "BODY_SECONDS", 0.2)
     monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
     with server_thread([workspace / "runs/books"]) as served:
@@ -119,7 +119,7 @@ def test_a_request_that_does_not_arrive_is_given_up(workspace: Path, monkeypatch
         assert served.exchange(b"") == b""
 
 
-def test_a_client_that_sends_on_after_a_refusal_is_cut_off(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_client_that_keeps_sending_after_a_refusal_is_disconnected(workspace: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
     with server_thread([workspace / "runs/books"], max_body=1000) as served, served.connect() as connection:
         connection.sendall(b"POST /v1/next HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -201,7 +201,7 @@ def test_settings_out_of_range_are_errors(flags: dict[str, Any]):
 # ---- the command
 
 
-def test_the_command_refuses_what_it_cannot_serve(ask, workspace: Path, tmp_path: Path, monkeypatch):
+def test_the_command_refuses_what_it_cannot_serve(run_cli, workspace: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(workspace)
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with socket.socket() as taken:
@@ -217,6 +217,6 @@ def test_the_command_refuses_what_it_cannot_serve(ask, workspace: Path, tmp_path
         }
         (tmp_path / "unfinished").mkdir()
         for words, arguments in wrong.items():
-            result = ask("serve", *(arguments if "--port" in arguments else (*arguments, "--port", "0")))
+            result = run_cli("serve", *(arguments if "--port" in arguments else (*arguments, "--port", "0")))
             assert result.exit_code == 2, words
             assert words in result.stderr

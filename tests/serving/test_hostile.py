@@ -149,7 +149,7 @@ def metric(served: Served, name: str) -> float:
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)
 
 
-def test_a_reader_that_does_not_read_is_given_up_at_the_deadline(served: Served):
+def test_a_client_that_does_not_read_is_disconnected_at_the_deadline(served: Served):
     content = {"prompt": ["the"] * 6, "max_tokens": 4000, "stream": True, "logprobs": 20}
     slow = []
     for _ in range(4):
@@ -184,7 +184,7 @@ def test_a_request_that_takes_too_long_is_answered_with_504(served: Served):
     ],
     ids=["tls", "large head", "two hosts", "path", "method", "absolute", "traversal", "no host"],
 )
-def test_what_is_no_request_for_this_server_is_refused(served: Served, data: bytes):
+def test_malformed_requests_are_refused(served: Served, data: bytes):
     assert 400 <= status_of(served.exchange(data)) < 500
 
 

@@ -1,4 +1,4 @@
-"""EleutherAI's evaluation harness against a running server: its `local-completions` model."""
+"""EleutherAI's evaluation harness with its `local-completions` model, against a running server."""
 
 from __future__ import annotations
 

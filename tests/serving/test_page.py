@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_browser import Open, bar_names, browser_test, shown, texts, wait_for_page
+from page_browser import Open, bar_names, browser_test, display_token, texts, wait_for_page
 from served import Served, server_thread, wait_for
 
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
@@ -116,7 +116,7 @@ def test_the_page_is_at_the_root(served: Served):
 
 def next_names(served: Served, text: str, ids: list[int]) -> tuple[list[str], list[int]]:
     rows = served.ask("/v1/next", {"text": text, "ids": ids}).json["data"]
-    return [shown(row["token"]) for row in rows], [row["id"] for row in rows]
+    return [display_token(row["token"]) for row in rows], [row["id"] for row in rows]
 
 
 @browser_test
@@ -173,7 +173,7 @@ def test_reading_shows_the_scores_of_each_token(open_page: Open, served: Served)
     panel = page.locator(".panel")
     last = score["tokens"][-1]
     wait_for_page(page, lambda: f"rank {last['rank']}" in panel.inner_text())
-    assert bar_names(page) == [shown(other["token"]) for other in last["top"]]
+    assert bar_names(page) == [display_token(other["token"]) for other in last["top"]]
     page.get_by_text("Attention", exact=True).click()
     page.get_by_label("Head").select_option("1")
     body = {"text": "return the first file", "head": 1, "token": len(score["tokens"]) - 1}
@@ -182,7 +182,7 @@ def test_reading_shows_the_scores_of_each_token(open_page: Open, served: Served)
 
 
 @browser_test
-def test_writing_streams_stops_and_goes_on_from_a_token(open_page: Open, served: Served):
+def test_writing_streams_stops_and_continues_from_a_token(open_page: Open, served: Served):
     page = open_page("#writing?model=books&text=the+file&temperature=0&max_tokens=8")
     page.get_by_role("button", name="Write", exact=True).click()
     page.get_by_text("8 tokens,").wait_for()

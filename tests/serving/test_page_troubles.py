@@ -1,4 +1,4 @@
-"""The page when something is wrong: the link, the server, the key, the text. It always says so, and is never blank."""
+"""The page when the link, the server, the key or the text is wrong: it reports the problem and is never blank."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def words(page: Any) -> str:
 
 
 @browser_test
-def test_each_label_of_several_stands_beside_its_threshold(open_page: Open, moods: Path):
+def test_each_of_several_labels_is_shown_beside_its_threshold(open_page: Open, moods: Path):
     model = load(moods)
     assert isinstance(model, TaskPredictor)
     page = open_page("#task?model=moods&field.text=a+file")
@@ -76,7 +76,7 @@ def test_each_label_of_several_stands_beside_its_threshold(open_page: Open, mood
 
 
 @browser_test
-def test_a_row_without_any_label_is_shown_so(open_page: Open, served: Served):
+def test_a_row_without_any_label_is_shown_as_such(open_page: Open, served: Served):
     page = open_page("#task?model=moods&field.text=a+file")
     page.route("**/v1/classify", lambda route: route.fulfill(json=without_labels(route, served)))
     page.locator("#field-0").fill("another file")
@@ -116,8 +116,8 @@ def test_a_row_of_spaces_has_no_prediction_and_says_why(open_page: Open):
         ("#reading?model=books&text=a+file&token=-1", "How surprising was each token?", ""),
         ("#reading?model=books&text=a+file&token=99999", "How surprising was each token?", ""),
         ("#writing?model=books&temperature=abc&seed=1e99&max_tokens=-3&top_p=2", "Let it write", ""),
-        ("#task?model=reviews&field.nothing=1&field.__proto__=2", "What does it decide?", ""),
-        ("#task?model=books", "What does it decide?", "not fine-tuned"),
+        ("#task?model=reviews&field.nothing=1&field.__proto__=2", "What does it predict?", ""),
+        ("#task?model=books", "What does it predict?", "not fine-tuned"),
         ("#runs?left=nobody&right=__proto__", "Runs of this server", ""),
     ],
 )

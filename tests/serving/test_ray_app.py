@@ -101,7 +101,7 @@ def test_a_replica_answers_as_the_server_does(port: int, workspace: Path):
     assert served.ask("/v1/models", headers={"Host": "elsewhere.example"}).status == 400
 
 
-def test_what_no_replica_can_take_gets_429_and_a_time_to_retry(port: int, workspace: Path):
+def test_requests_beyond_the_capacity_of_all_replicas_get_429_and_a_time_to_retry(port: int, workspace: Path):
     served = deploy(port, [workspace / "runs/books"], num_replicas=1, max_ongoing_requests=1, max_queued_requests=2)
     answers: list[Answer] = []
 

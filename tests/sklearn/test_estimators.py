@@ -1,4 +1,4 @@
-"""The estimators in scikit-learn's tools: pipelines, cross-validation, grid searches, calibration, pickles."""
+"""The estimators work in scikit-learn's tools: pipelines, cross-validation, grid searches, calibration, pickles."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_texts_come_in_any_container(classifier: GPTClassifier, texts: list[str]
         (pd.Series(["a", None]), "missing .* in row 1"),
     ],
 )
-def test_what_is_not_texts_is_a_value_error(classifier: GPTClassifier, run: str, X: Any, error: str):
+def test_anything_but_texts_is_a_value_error(classifier: GPTClassifier, run: str, X: Any, error: str):
     with pytest.raises(ValueError, match=error):
         classifier.predict(X)
     with pytest.raises(ValueError, match=error):
@@ -158,7 +158,7 @@ def test_settings_reach_the_run(run: str, texts: list[str], labels: list[str]):
 # ---- scikit-learn's tools
 
 
-def test_cross_validation_and_grid_search(run: str, texts: list[str], labels: list[str]):
+def test_cross_validation_and_grid_search_work(run: str, texts: list[str], labels: list[str]):
     model = GPTClassifier(run, **QUICK)
     assert cross_val_score(model, texts, labels, cv=2).shape == (2,)
     assert cross_val_predict(model, texts, labels, cv=2, method="predict_proba").shape == (64, 2)
@@ -168,7 +168,7 @@ def test_cross_validation_and_grid_search(run: str, texts: list[str], labels: li
     assert search.predict(texts).shape == (64,)
 
 
-def test_features_in_a_pipeline_and_a_column_transformer(run: str, texts: list[str], labels: list[str]):
+def test_features_work_in_a_pipeline_and_a_column_transformer(run: str, texts: list[str], labels: list[str]):
     features = GPTFeatures(run, device="cpu")
     pipeline = make_pipeline(features, LogisticRegression(max_iter=1000))
     assert cross_val_score(pipeline, texts, labels, cv=2).shape == (2,)

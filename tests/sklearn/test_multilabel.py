@@ -103,7 +103,7 @@ def test_sample_weights_of_zero_leave_rows_out(pretrained_run: Path, rows: Any):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(make: Any, y: Any, problem: str, pretrained_run: Path):
+def test_labels_that_an_estimator_cannot_learn_are_refused(make: Any, y: Any, problem: str, pretrained_run: Path):
     X = [("a", "b")] * 4 if isinstance(make(""), GPTPairClassifier) else ["a text"] * 4
     with pytest.raises(ValueError, match=problem):
         make(str(pretrained_run)).fit(X, y)

@@ -1,4 +1,4 @@
-"""The page on scikit-learn runs as it stands, with a model that takes a second and a small table of news."""
+"""The examples of docs/sklearn.md run unchanged, with a model that takes a second and a small table of news."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_row_label_length_and_duplicate_counts_equal_a_plain_count(rows):
     assert facts["texts"]["text"]["greatest"] == lengths[-1]
     assert lengths[(len(rows) - 1) // 2] <= facts["texts"]["text"]["median"] <= lengths[len(rows) // 2]
     assert facts["texts"]["text"]["empty"] == sum(not text.strip() for text, _ in rows)
-    filled = [(text, label) for text, label in rows if text.strip()]  # rows without text are no duplicates
+    filled = [(text, label) for text, label in rows if text.strip()]  # rows without text are not duplicates
     assert facts["duplicates"] == len(filled) - len({text for text, _ in filled})
     first = dict(reversed(filled))
     assert facts["contradictions"] == sum(first[text] != label for text, label in filled)

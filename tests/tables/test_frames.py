@@ -1,4 +1,4 @@
-"""A DataFrame in gives its own kind back; what cannot be read is one error."""
+"""Results have the DataFrame library of the input; an input that cannot be read is one error."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_names_of_columns_are_strings():
     assert frame_table(pd.DataFrame([[1, 2]])).rows == [{"0": 1, "1": 2}]
 
 
-def test_what_is_a_frame():
+def test_frames_are_recognized():
     assert all(map(is_frame, [pd.DataFrame(), pl.DataFrame(), pa.table({}), pd.Series(["a"]), pl.Series(["a"])]))
     assert is_series(pd.Series(["a"]))
     assert not is_series(pd.DataFrame())

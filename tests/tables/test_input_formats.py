@@ -1,4 +1,4 @@
-"""Tables as other programs write them: read by their right delimiter and types, or refused by their right name."""
+"""Tables as other programs write them: read with the right delimiter and types, or refused with their actual format."""
 
 from __future__ import annotations
 

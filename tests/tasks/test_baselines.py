@@ -94,7 +94,7 @@ def test_a_classifier_of_rare_labels_can_be_below_the_most_frequent_label_and_ha
     assert quality_warning(CLASSES, scored(0.94, 0.2), both(0.95, 0.9), "accuracy") == ""
 
 
-def test_a_better_tf_idf_is_a_warning():
+def test_a_warning_is_printed_if_tf_idf_is_better():
     assert quality_warning(CLASSES, scored(0.6, 0.2), both(0.5, 0.7), "accuracy", "Try this.") == (
         "TF-IDF is better (accuracy 0.700). Try this."
     )
@@ -113,7 +113,7 @@ def test_scores_that_hardly_depend_on_the_text_count_as_nothing_learned(spread: 
     assert bool(found) == bool(expected)
 
 
-def test_of_errors_the_lower_is_better():
+def test_the_lower_error_is_better():
     own = {"rows": 50, "metrics": {"rmse": 1.0}, "interval": {"pearson": [0.1, 0.5]}, "spread": 0.5}
     for rmse, expected in ((0.9, True), (1.1, False)):
         others = {"tfidf": {"name": "TF-IDF", "metrics": {"rmse": rmse}}}
@@ -124,7 +124,7 @@ def test_scores_with_larger_errors_than_the_mean_are_a_warning():
     own = {"rows": 50, "metrics": {"pearson": 0.6, "rmse": 1.3, "mae": 0.9}, "interval": {"pearson": [0.4, 0.7]}}
     mean = {"name": "always the mean (3.02)", "metrics": {"pearson": 0.0, "rmse": 1.16, "mae": 1.0}}
     found = quality_warning(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean}, "pearson", "Try this.")
-    assert found == "this model is worse than always the mean (3.02): RMSE 1.30 instead of 1.16. Try this."
+    assert found == "this model is worse than predicting always the mean (3.02): RMSE 1.30 instead of 1.16. Try this."
     tfidf = {"name": "TF-IDF", "metrics": {"pearson": 0.7, "rmse": 1.0, "mae": 0.8}}
     found = quality_warning(NUMBERS, {**own, "spread": 0.8}, {"trivial": mean, "tfidf": tfidf}, "pearson", "Try this.")
     assert found.endswith("1.16. TF-IDF is better (Pearson correlation 0.700). Try this.")
@@ -132,7 +132,7 @@ def test_scores_with_larger_errors_than_the_mean_are_a_warning():
     assert quality_warning(NUMBERS, better, {"trivial": mean}, "pearson") == ""
 
 
-def test_the_error_that_the_mean_does_not_minimize_and_ties_in_print_are_no_warning():
+def test_a_larger_mae_than_the_mean_and_ties_in_print_are_not_a_warning():
     """Prices with a long tail: the MAE of the mean is smaller than that of a model with Pearson 0.505."""
     own = {"rows": 50, "metrics": {"pearson": 0.505, "rmse": 265.0, "mae": 157.0}, "interval": {"pearson": [0.3, 0.7]}}
     mean = {"name": "always the mean (91)", "metrics": {"pearson": 0.0, "rmse": 284.0, "mae": 135.0}}

@@ -226,7 +226,7 @@ def test_score_requires_similarity(kind: str):
 
 
 def test_multiple_choice_has_as_many_labels_as_the_longest_list_of_answers():
-    """Not only as many as are right in some row."""
+    """Also answers that are never right in these rows."""
     examples = [Example(("p", ""), ("a", "b", "c"), 0), Example(("p", ""), ("a", "b"), 1)]
     assert target_from_examples(CHOICE, False, examples, where, "t.csv").most == 3
 
@@ -319,7 +319,7 @@ def test_labels_that_do_not_fit_one_way_of_counting_are_an_error(labels: list[An
         choice_labels(labels)
 
 
-def test_another_way_of_counting_is_said_and_so_is_a_first_answer_that_is_never_right():
+def test_another_numbering_is_reported_and_so_is_a_first_answer_that_is_never_right():
     examples = [Example(("x",), ("a", "b", "c"), label=1 + i % 2) for i in range(20)]
     assert "from 1" in numbering_notes("1", examples)[0]
     assert "A is the first answer" in numbering_notes("A", examples)[0]

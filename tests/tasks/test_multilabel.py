@@ -137,7 +137,7 @@ def test_a_long_text_in_windows_is_the_mean_over_its_windows(pretrained_run: Pat
 def test_the_temperature_is_that_of_the_binary_problems():
     torch.manual_seed(0)
     logits = torch.randn(400, 3)
-    gold = torch.bernoulli((logits / 3).sigmoid())  # three times too sure
+    gold = torch.bernoulli((logits / 3).sigmoid())  # three times too confident
     found = fit_calibration(MultiLabel(LABELS), logits, gold)
     assert found["fitted"] == pytest.approx(3, rel=0.25)
     assert found["ece_after"] < found["ece_before"]
@@ -217,17 +217,17 @@ def test_words_that_are_labels_are_learned(pretrained_run: Path, tmp_path: Path)
     assert max(explained["words"], key=lambda word: word["contribution"])["word"] == "file"
 
 
-def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: Path, ask: Any):
+def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: Path, run_cli: Any):
     path, label = table_of("columns", tmp_path)
     how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label}
     run = finetune(path, from_=pretrained_run, out=tmp_path / "run", **how)
     expected = [row["prediction"] for row in load(run).predict([row["text"] for row in read_table(path).rows])]
     for name in ("p.csv", "p.jsonl", "p.parquet"):
-        answer = ask("predict", str(run), str(path), "--out", str(tmp_path / name))
+        answer = run_cli("predict", str(run), str(path), "--out", str(tmp_path / name))
         assert answer.exit_code == 0, answer.stderr
         found = [row["prediction"] for row in read_table(tmp_path / name).rows]
         assert [json.loads(cell) if isinstance(cell, str) else cell for cell in found] == expected
-    answer = ask("evaluate", str(run), str(path))
+    answer = run_cli("evaluate", str(run), str(path))
     assert "F1 (micro)" in answer.stdout
 
 

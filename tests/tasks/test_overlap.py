@@ -25,7 +25,7 @@ def test_shares_are_of_the_first_text_of_the_second_and_of_both() -> None:
 
 
 @pytest.mark.parametrize("kind", ["entailment", "similarity"])
-def test_pairs_that_share_words_are_told_from_those_that_do_not(kind: str) -> None:
+def test_pairs_that_share_words_are_distinguished_from_those_that_do_not(kind: str) -> None:
     rows = [Example(make_pair(i, 3 if i % 2 else 1), label="same" if i % 2 else "other") for i in range(48)]
     target = target_from_examples(KINDS[kind], False, rows, str, "rows")
     assert fit_overlap(KINDS[kind], target, rows[:32]).scores(target, rows[32:])["accuracy"] == 1

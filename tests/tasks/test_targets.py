@@ -297,7 +297,7 @@ def test_a_model_folder_of_an_earlier_version_keeps_its_labels():
 
 
 @pytest.mark.parametrize("value", ["3_5", True, "1.23,5"])
-def test_what_is_no_number_is_never_read_as_one(value: object):
+def test_text_that_is_not_a_number_is_never_read_as_one(value: object):
     with pytest.raises(UserError, match="is not a finite number"):
         StandardizedNumber.from_labels([1, 2, value])
 

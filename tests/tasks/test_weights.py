@@ -1,4 +1,4 @@
-"""Weights of classes and rows are scikit-learn's, in value and in what they do to the loss and its gradient."""
+"""Weights of classes and rows equal scikit-learn's, in value and in their effect on the loss and its gradient."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit_the_labels_are_an_error():
 
 
 @pytest.mark.parametrize("weight", ["x", None, float("nan"), -1, float("inf")])
-def test_a_row_weight_that_is_no_number_is_an_error_with_its_row(weight: Any):
+def test_a_row_weight_that_is_not_a_number_is_an_error_with_its_row(weight: Any):
     table = Table("rows.csv", ["text", "w"], [{"text": "a", "w": 1}, {"text": "b", "w": weight}])
     with pytest.raises(UserError, match=r"rows\.csv, row 2: the weight"):
         add_row_weights(examples_of(["a", "b"]), table, "w")

@@ -173,7 +173,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path_factory, saved, keep, be
 
 
 class Clock:
-    """Seconds that pass only when `now` is set."""
+    """A clock that advances only when `now` is set."""
 
     now = 0.0
 

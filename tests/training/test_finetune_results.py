@@ -83,7 +83,7 @@ def test_a_temperature_that_helps_is_saved_and_used(table: Table, pretrained_run
         assert record["probabilities"]["yes"] == pytest.approx(row["probability_yes"], abs=1e-5)
 
 
-def test_the_baselines_of_every_kind_stand_beside_the_model(trained: tuple[str, Path, LoggedLines]):
+def test_the_baselines_of_every_kind_are_shown_beside_the_model(trained: tuple[str, Path, LoggedLines]):
     _, run, progress = trained
     found = read_results(run)
     main = found["main"]
@@ -106,7 +106,7 @@ def test_baselines_are_left_out_on_request_or_without_validation_rows(
     assert left or not found["warning"]
 
 
-def test_a_model_that_learned_nothing_is_handed_over_with_a_warning(table: Table, pretrained_run: Path, tmp_path: Path):
+def test_a_model_that_learned_nothing_is_published_with_a_warning(table: Table, pretrained_run: Path, tmp_path: Path):
     for name in ("classification", "regression"):
         progress = LoggedLines()
         settings = {**FAST_SETTINGS, "peak_lr": 0, "valid_fraction": 0.3}

@@ -242,7 +242,7 @@ def test_the_cache_keeps_the_last_used_files_within_its_limit(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right there")
-def test_a_file_that_another_process_deletes_is_no_error(
+def test_a_file_that_another_process_deletes_is_not_an_error(
     table: Table, pretrained_run: Path, tmp_path: Path, cache: Path
 ):
     (cache / "features").mkdir(parents=True)

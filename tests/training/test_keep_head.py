@@ -31,7 +31,7 @@ def tuned(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathF
     return finetune(table, from_=pretrained_run, out=out, **TEXT_OPTIONS, **FAST_SETTINGS)
 
 
-def test_the_head_of_a_finetuned_model_is_replaced_with_a_word_or_kept(tuned: Path, table: Table, tmp_path: Path):
+def test_the_head_of_a_finetuned_model_is_kept_or_replaced_with_a_message(tuned: Path, table: Table, tmp_path: Path):
     stay = {**FAST_SETTINGS, **TEXT_OPTIONS, "peak_lr": 0}
     progress = LoggedLines()
     new = finetune(table, from_=tuned, out=tmp_path / "new", progress=progress, **stay)

@@ -82,7 +82,7 @@ def test_a_warm_up_that_takes_the_whole_run_is_announced(warmup: float, warns: b
     assert ["the learning rate never decays" in line for line in messages] == [True] * warns
 
 
-def test_of_equal_scores_the_one_with_the_lower_loss_is_best(tmp_path: Path):
+def test_the_lower_loss_decides_between_equal_scores(tmp_path: Path):
     metrics = iter([(0.7, 2.0), (0.7, 1.0), (0.7, 1.5), (0.6, 0.1), (0.7, 1.0)])
     made = make_stage(evaluate=lambda: dict(zip(("score", "loss"), next(metrics), strict=True)), main_metric="score")
     assert run_stage(made, tmp_path)[0].best == 10

@@ -63,7 +63,9 @@ def test_fine_tuning_resumes_with_only_its_folder_or_with_any_part_of_its_comman
         ({"valid": "others.csv"}, "was started with valid"),
     ],
 )
-def test_what_is_repeated_must_be_the_same(given: dict[str, Any], problem: str, whole: Path, tmp_path: Path):
+def test_repeated_inputs_and_settings_must_be_the_same(
+    given: dict[str, Any], problem: str, whole: Path, tmp_path: Path
+):
     run = copy_until_checkpoint(2, whole, tmp_path / "run")
     with pytest.raises(UserError, match=problem):
         finetune(out=run, resume=True, **given)

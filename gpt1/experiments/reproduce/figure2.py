@@ -107,7 +107,7 @@ def draw_transfer(
             finished = {k: scores for k, scores in enumerate(by_layers) if scores}
             values = [[100 * value for value in scores.values] for scores in finished.values()]
             tooltips = [f"{title}, {k} layers: {format_scores(scores)}" for k, scores in finished.items()]
-            charts.band(
+            charts.plot_band(
                 axes, list(finished), values, tooltips, color=color, marker=marker, label=title,
                 intervals=intervals[title],
             )  # fmt: skip
@@ -132,7 +132,7 @@ def add_zeroshot_half(
     )
     report.table(*zeroshot_table(curves))
     report.add_bullets(
-        f"{task}: {any_result(curve)['how']}." for (task, model), curve in curves.items() if model == "from"
+        f"{task}: {first_result(curve)['how']}." for (task, model), curve in curves.items() if model == "from"
     )
     best = {task: paper.previous_best_score(task) for task, _ in curves}
     scale = ", ".join(f"{task} {score}" for task, score in best.items() if score)
@@ -143,8 +143,8 @@ def add_zeroshot_half(
     )
     sentences = [growth_sentence(task, model, curve) for (task, model), curve in curves.items() if len(curve) > 1]
     results = [
-        {"half": "right", "task": task, "model": model, "metric": any_result(curve)["metric"]}
-        | {"guess": 100 * any_result(curve)["guess"]}
+        {"half": "right", "task": task, "model": model, "metric": first_result(curve)["metric"]}
+        | {"guess": 100 * first_result(curve)["guess"]}
         | {"steps": {str(k): {"score": 100 * one["score"], "normalised": normalize_score(task, one)}
                      for k, one in sorted(curve.items())}}
         for (task, model), curve in curves.items()
@@ -152,8 +152,8 @@ def add_zeroshot_half(
     return sentences, results
 
 
-def any_result(curve: ZeroShotCurve) -> dict[str, Any]:
-    """A result of the curve, for what they all share: metric, rows, random guess."""
+def first_result(curve: ZeroShotCurve) -> dict[str, Any]:
+    """The first result of the curve; metric, rows and random guess are the same in all of them."""
     return next(iter(curve.values()))
 
 
@@ -189,8 +189,8 @@ def zeroshot_table(curves: ZeroShotCurves) -> tuple[list[str], list[list[Any]]]:
     for step in sorted({step for curve in curves.values() for step in curve}):
         cells = [zeroshot_cell(task, curve.get(step)) for (task, _), curve in curves.items()]
         rows.append([step, *cells])
-    guesses = [points_cell(100 * any_result(curve)["guess"]) for curve in curves.values()]
-    n_rows = [any_result(curve)["rows"] for curve in curves.values()]
+    guesses = [points_cell(100 * first_result(curve)["guess"]) for curve in curves.values()]
+    n_rows = [first_result(curve)["rows"] for curve in curves.values()]
     return ["steps", *titles], [*rows, ["random guess", *guesses], ["rows", *n_rows]]
 
 

@@ -30,7 +30,7 @@ def write_reproduction_report(plan: ReproductionPlan, store: ResultStore, failed
     sentences, results = add_results(report, plan, store)
     add_rows_table(report, plan, store)
     notes = [*plan.notes, *(f"{task}." for task in plan.skipped_tasks), *(n for task in plan.tasks for n in task.notes)]
-    report.how_it_was_made(notes, failed, reproduction_facts(plan))
+    report.add_provenance(notes, failed, reproduction_facts(plan))
     report.code(plan.request.command_line(), "The command; run it again to resume:")
     content = {
         "what": what,
@@ -50,7 +50,9 @@ def add_rows_table(report: ExperimentReport, plan: ReproductionPlan, store: Resu
         return
     lines = []
     for task in plan.tasks:
-        by_method = [list(plan.finished(store, task, method).values()) for method in plan.methods_of(task)]
+        by_method = [
+            list(plan.finished_results(store, task, method).values()) for method in plan.applicable_methods(task)
+        ]
         fewest, most = min(map(len, by_method), default=0), max(map(len, by_method), default=0)
         results = [result for found in by_method for result in found]
         truncated = next((result["cut"] for result in results if "cut" in result), None)

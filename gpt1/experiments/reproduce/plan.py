@@ -113,9 +113,11 @@ class ReproductionPlan:
     def runs(self) -> list[tuple[PaperTask, str, int]]:
         """(task, method, seed) of each run, seed by seed: a table that is stopped early has fewer seeds, no gaps."""
         seeds = range(self.request.seeds)
-        return [(task, method, seed) for seed in seeds for task in self.tasks for method in self.methods_of(task)]
+        return [
+            (task, method, seed) for seed in seeds for task in self.tasks for method in self.applicable_methods(task)
+        ]
 
-    def methods_of(self, task: PaperTask) -> list[str]:
+    def applicable_methods(self, task: PaperTask) -> list[str]:
         """The methods that apply to a task: a single text has no overlap."""
         return [method for method in self.methods if method != "overlap" or has_pairs(task.name.data.kind)]
 
@@ -136,7 +138,7 @@ class ReproductionPlan:
         epochs = self.training_settings(task, method)["epochs"]
         return 1 + int(3 * epochs * training + test) // 1000
 
-    def finished(self, store: ResultStore, task: PaperTask, method: str) -> dict[int, dict[str, Any]]:
+    def finished_results(self, store: ResultStore, task: PaperTask, method: str) -> dict[int, dict[str, Any]]:
         """Seed → result, of the finished runs."""
         keys = {seed: self.job_key(task, method, seed) for seed in range(self.request.seeds)}
         return {seed: store.results[key] for seed, key in keys.items() if key in store.results}

@@ -39,7 +39,8 @@ def reproduce(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
-    """Measure a table or figure 2 of the paper with a pre-trained model. The same call resumes; seeds and tasks add up.
+    """Measure a table or figure 2 of the paper with a pre-trained model. The same call resumes; a later call may add
+    seeds and tasks.
 
     Args:
         what: "table2" to "table5" or "figure2".

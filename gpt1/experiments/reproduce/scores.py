@@ -22,7 +22,7 @@ def collect_task_scores(
     plan: ReproductionPlan, store: ResultStore, task: PaperTask, method: str, column: paper.PublishedResult
 ) -> SeedScores | None:
     """The scores of the finished seeds; None if there are none."""
-    results = plan.finished(store, task, method).values()
+    results = plan.finished_results(store, task, method).values()
     scores = (one["subsets"].get(column.subset, {}) if column.subset else one["metrics"] for one in results)
     return SeedScores.from_values(one[column.metric] for one in scores if column.metric in one)
 

@@ -35,20 +35,22 @@ class AblationTables:
     scores: dict[str, list[SeedScores | None]]
 
     @cached_property
-    def ours(self) -> dict[str, ScoreRow]:
+    def our_scores(self) -> dict[str, ScoreRow]:
         return {m: [100 * scores.median if scores else None for scores in row] for m, row in self.scores.items()}
 
     @cached_property
-    def published(self) -> dict[str, ScoreRow]:
+    def published_scores(self) -> dict[str, ScoreRow]:
         """The rows of the methods that the paper has."""
         tasks = [task.name.data.name for task in self.plan.tasks]
-        return {m: [paper.ablation_score(m, name) for name in tasks] for m in self.ours if m in paper.ABLATIONS}
+        return {m: [paper.ablation_score(m, name) for name in tasks] for m in self.our_scores if m in paper.ABLATIONS}
 
     @cached_property
     def common_tasks(self) -> list[int]:
-        """The tasks that averages are over: finished with every method that has all, and in the paper's table."""
-        for_all = [m for m in self.ours if all(m in self.plan.methods_of(task) for task in self.plan.tasks)]
-        rows = [*(self.ours[m] for m in for_all), *self.published.values()]
+        """The tasks that averages cover: finished with every method that applies to all, and in the paper's table."""
+        for_all = [
+            m for m in self.our_scores if all(m in self.plan.applicable_methods(task) for task in self.plan.tasks)
+        ]
+        rows = [*(self.our_scores[m] for m in for_all), *self.published_scores.values()]
         return [i for i in range(len(self.plan.tasks)) if None not in [row[i] for row in rows]]
 
     def column_titles(self) -> list[str]:
@@ -80,7 +82,7 @@ def add_table5(
     tables = AblationTables(plan, scores)
     columns = tables.column_titles()
     report.heading("Ours")
-    lines = [tables.table_row(m, row, [*map(scores_cell, scores[m])]) for m, row in tables.ours.items()]
+    lines = [tables.table_row(m, row, [*map(scores_cell, scores[m])]) for m, row in tables.our_scores.items()]
     if needs_lstm_run(plan.request.methods, plan.request.lstm):
         lines.append([ABLATION_METHODS["lstm"].title, Cell(None, "needs --lstm RUN"), *[None] * (len(columns) - 2)])
     baselines: ScoreRow = [100 * task.baseline_score(task.metric) for task in plan.tasks]
@@ -88,11 +90,14 @@ def add_table5(
     lines.append(["baseline", *average, *map(optional_points_cell, baselines)])
     report.table(columns, lines)
     report.heading("The paper's")
-    report.table(columns, [tables.table_row(m, row) for m, row in tables.published.items()])
+    report.table(columns, [tables.table_row(m, row) for m, row in tables.published_scores.items()])
     report.heading("Difference: ours minus the paper's")
     report.table(
         columns,
-        [tables.table_row(m, subtract_rows(tables.ours[m], row), sign="+") for m, row in tables.published.items()],
+        [
+            tables.table_row(m, subtract_rows(tables.our_scores[m], row), sign="+")
+            for m, row in tables.published_scores.items()
+        ],
     )
     if "full" in plan.methods and len(plan.methods) > 1:
         report.heading("What each part is worth")
@@ -106,7 +111,7 @@ def add_table5(
     results = [
         {"task": task.name.text, "metric": task.metric, "guess": 100 * task.baseline_score(task.metric)}
         | {"ours": {m: percent_scores_json(row[i]) for m, row in scores.items()}}
-        | {"paper": {m: row[i] for m, row in tables.published.items()}}
+        | {"paper": {m: row[i] for m, row in tables.published_scores.items()}}
         for i, task in enumerate(plan.tasks)
     ]
     return sentences, results
@@ -114,14 +119,16 @@ def add_table5(
 
 def change_row(tables: AblationTables, method: str) -> list[Any]:
     """The change from `full`, with the paper's change as a note."""
-    row = tables.table_row(method, subtract_rows(tables.ours[method], tables.ours["full"]), sign="+")
-    if method not in tables.published:
+    row = tables.table_row(method, subtract_rows(tables.our_scores[method], tables.our_scores["full"]), sign="+")
+    if method not in tables.published_scores:
         return row
-    theirs = tables.table_row(method, subtract_rows(tables.published[method], tables.published["full"]), sign="+")
-    return [row[0], *(with_published_note(a, b) for a, b in zip(row[1:], theirs[1:], strict=True))]
+    theirs = tables.table_row(
+        method, subtract_rows(tables.published_scores[method], tables.published_scores["full"]), sign="+"
+    )
+    return [row[0], *(add_published_note(a, b) for a, b in zip(row[1:], theirs[1:], strict=True))]
 
 
-def with_published_note(ours: Cell | None, theirs: Cell | None) -> Cell | None:
+def add_published_note(ours: Cell | None, theirs: Cell | None) -> Cell | None:
     return replace(ours, note=f"({theirs.text})") if ours and theirs else ours
 
 

@@ -100,7 +100,7 @@ GLUE_METRICS = {
 
 
 def glue_row(plan: ReproductionPlan, store: ResultStore) -> list[Any]:
-    """The row of the GLUE score, without WNLI: on the leaderboard all have the majority's 65.1 on it."""
+    """The row of the GLUE score, without WNLI, on which every entry has the majority class's 65.1."""
     row: list[Any] = ["GLUE", "score", points_cell(paper.PREVIOUS_GLUE_SCORE), points_cell(paper.GLUE_SCORE)]
     tasks = {task.name.data.name: task for task in plan.tasks}
     missing = [name for name in GLUE_METRICS if name not in tasks]
@@ -110,7 +110,7 @@ def glue_row(plan: ReproductionPlan, store: ResultStore) -> list[Any]:
         return [*row, Cell(None, f"needs {', '.join(missing)} too"), *[None] * (len(plan.methods) + 1)]
     by_method = []
     for method in plan.methods:
-        finished = {name: plan.finished(store, tasks[name], method) for name in GLUE_METRICS}
+        finished = {name: plan.finished_results(store, tasks[name], method) for name in GLUE_METRICS}
         by_seed = [
             {name: results.get(seed) for name, results in finished.items()} for seed in range(plan.request.seeds)
         ]

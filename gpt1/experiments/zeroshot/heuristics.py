@@ -35,7 +35,7 @@ from gpt1.tasks.targets import as_label
 SST2_WORDS = {"1": "positive", "0": "negative"}
 WINOGRAD = "winograd"
 THRESHOLD_ROWS = 2000
-"""Training sentences that choose CoLA's threshold; more change it by less than its noise."""
+"""Number of training sentences on which CoLA's threshold is chosen; more would change it by less than its noise."""
 
 
 def zeroshot(

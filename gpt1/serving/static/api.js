@@ -14,7 +14,7 @@ export class ApiProblem extends Error {
   }
 }
 
-/** The API key of this tab; a browser that keeps nothing forgets it with the page. */
+/** The API key of this tab; without session storage, it is forgotten when the page closes. */
 function rememberedKey() {
   try {
     return sessionStorage.getItem(KEY) ?? '';
@@ -35,7 +35,7 @@ export function setKey(given) {
 /** Call `then()` whenever the server refuses the key, or asks for one. */
 export const whenKeyIsRefused = (then) => { refused = then; };
 
-/** The response to a request. One that is refused because the server is busy is sent again when the server says so. */
+/** The response to a request, which is repeated after the time that a busy server asks for. */
 async function send(path, body, signal) {
   for (let tries = 0; ; tries += 1) {
     const response = await request(path, body, signal);
@@ -57,7 +57,7 @@ async function request(path, body, signal) {
   }
 }
 
-/** An error of the connection in plain words; a request that was cancelled is no problem. */
+/** An error of the connection in plain words; a cancelled request is not an error. */
 function lost(error, message = 'The connection to the server was lost. Try again.') {
   return error.name === 'AbortError' ? error : new ApiProblem(0, message);
 }
@@ -84,7 +84,7 @@ async function read(path, body, signal, form) {
   }
 }
 
-/** The JSON that answers a request. */
+/** The JSON response to a request. */
 export const ask = (path, body, signal) => read(path, body, signal, 'json');
 
 export const download = (path) => read(path, undefined, undefined, 'blob');
@@ -109,9 +109,9 @@ export async function* events(path, body, signal) {
   }
 }
 
-/** Runs the newest task only: a new one cancels the one before, which may be waiting or on its way. */
+/** Runs the newest task only: a new one cancels the previous one, whether it is waiting or running. */
 export class Latest {
-  /** Whether a task is waiting or on its way. */
+  /** Whether a task is waiting or running. */
   get busy() {
     return Boolean(this.controller);
   }

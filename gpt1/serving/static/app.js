@@ -48,7 +48,7 @@ class Page extends Component {
     }
   }
 
-  /** Show what the link says. */
+  /** Show the view that the link describes. */
   open() {
     if (!this.state.models) return this.start();
     const { view, params } = readLink();
@@ -56,7 +56,7 @@ class Page extends Component {
     return this.show(view, own, own.model ?? this.state.chosen);
   }
 
-  /** Show the view with another model. Ids of tokens mean others there. */
+  /** Show the view with another model, where the same token ids mean other tokens. */
   choose(id) {
     const { view } = this.state;
     const { ids, token, ...params } = this.drafts[view] ?? {};
@@ -94,7 +94,7 @@ class Page extends Component {
 
   render(props, state) {
     return html`
-      <a class="skip" href="#main" onClick=${skip}>To the content</a>
+      <a class="skip" href="#main" onClick=${skip}>Skip to content</a>
       <header>
         <span class="brand">gpt1</span>
         <nav aria-label="Views">${Object.entries(VIEWS).map(([name, view]) => html`
@@ -110,7 +110,7 @@ class Page extends Component {
         ${state.loaded && html`<${state.loaded} key=${state.visit} model=${state.model} models=${state.models}
           params=${state.params} save=${(params) => this.save(params)} choose=${(id) => this.choose(id)} />`}
       </main>
-      <footer>Everything on this page can be asked with the <a href="docs">API</a>.</footer>`;
+      <footer>Everything on this page is also available through the <a href="docs">API</a>.</footer>`;
   }
 }
 
@@ -129,7 +129,7 @@ async function load(view) {
   }
 }
 
-/** Load the other views, so that they are there when the server is not. */
+/** Load the other views now, so that they still open if the server goes away. */
 const loadRest = () => Object.values(VIEWS).forEach((view) => view.load().catch(() => {}));
 
 /** The details of a model, which the server knows once it is loaded. */

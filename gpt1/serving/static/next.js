@@ -1,4 +1,4 @@
-// Next token: what the model expects after a text, and the ways that were taken from there.
+// Next token: what the model expects after a text, and the tree of the tokens chosen so far.
 
 import { ask, Latest } from './api.js';
 import { Bars, Component, html, percent, Status, visible, wholeNumber } from './parts.js';
@@ -58,7 +58,7 @@ export class Next extends Component {
     this.setState({ path, current: false }, () => this.ask(0));
   }
 
-  /** Go on with a token; not while the bars are still those of another text. */
+  /** Append a token, unless the bars are still those of another text. */
   choose(row) {
     const { tree, path, current } = this.state;
     if (current) this.go([...path, addChild(path.at(-1) ?? tree, row)]);
@@ -69,28 +69,28 @@ export class Next extends Component {
     const bars = rows.map((row) => ({ ...row, name: row.token }));
     return html`<section>
       <h1>What comes next?</h1>
-      <p class="lead">The model gives every possible next token a probability. Type, or choose a token to go on with it.</p>
+      <p class="lead">The model gives every possible next token a probability. Type, or choose a token to append it.</p>
       <label for="next-text">Text</label>
       <textarea id="next-text" rows="2" dir="auto" spellcheck=${false} value=${text + (path.length ? added : '')}
         onInput=${(event) => this.write(event.target.value)}></textarea>
       <div class="row">
         <button type="button" disabled=${!path.length} onClick=${() => this.go(path.slice(0, -1))}>Undo</button>
-        <button type="button" disabled=${!rows.length} onClick=${() => this.choose(rows[0])}>Take the most likely</button>
+        <button type="button" disabled=${!rows.length} onClick=${() => this.choose(rows[0])}>Choose the most likely</button>
       </div>
       <div class="columns">
         <div>
           <h2>Next token</h2>
-          <${Bars} rows=${bars} choose=${(row) => this.choose(row)} label="Choose one to go on with it" />
+          <${Bars} rows=${bars} choose=${(row) => this.choose(row)} label="Choose a token to append it" />
           ${rows.length > 0 && html`<p class="quiet">All other tokens together: ${percent(rest)}</p>`}
           <${Status} problem=${problem} />
           <p class="hidden" role="status">${spoken}</p>
         </div>
         <div>
-          <h2>Ways taken</h2>
+          <h2>Chosen tokens</h2>
           ${tree.children.length
-            ? html`<nav aria-label="Ways taken">
+            ? html`<nav aria-label="Chosen tokens">
                 <${Ways} nodes=${tree.children} above=${[]} path=${path} go=${(to) => this.go(to)} /></nav>`
-            : html`<p class="quiet">The tokens that you choose become a tree. Go back in it, and choose others.</p>`}
+            : html`<p class="quiet">The tokens that you choose form a tree. Select one to go back to it, then choose another.</p>`}
         </div>
       </div>
     </section>`;
@@ -103,7 +103,7 @@ function addChild(parent, { id, token, probability }) {
   return node;
 }
 
-/** A way without branches is one line; each branch is a list of its own. */
+/** The tree of chosen tokens: a path without branches is one line, each branch a nested list. */
 function Ways({ nodes, above, path, go }) {
   return html`<ul class="ways">${nodes.map((first) => {
     const line = [first];

@@ -31,7 +31,7 @@ export const capitalize = (text) => text.charAt(0).toUpperCase() + text.slice(1)
 
 export const shorten = (text) => (text.length > 60 ? `${text.slice(0, 59)}…` : text);
 
-/** A whole number of a link; undefined if it is none. */
+/** A whole number in the link; undefined if it is not one. */
 export const wholeNumber = (text) => (/^\d{1,15}$/.test(text ?? '') ? Number(text) : undefined);
 
 /** A token to look at: line breaks as ↵, spaces at its ends as ␣. */
@@ -43,7 +43,7 @@ export const Status = ({ text, problem }) => html`
 
 /**
  * Rows of `name`, bar and `probability`. With `choose`, each is a button. `full`: the probability of a full bar.
- * A row with a `threshold` counts from this probability on.
+ * A row with a `threshold` is predicted from this probability on.
  */
 export function Bars({ rows, choose, label, full }) {
   const most = full ?? Math.max(...rows.map((row) => row.probability), 1e-9);
@@ -106,7 +106,7 @@ export class Tokens extends Component {
 /** A text in three: the spaces around it have no colour, unless there is nothing else. */
 const cutSpaces = (text) => (text.trim() ? text.match(/^(\s*)(.*?)(\s*)$/s).slice(1) : ['', text || '\u200b', '']);
 
-/** The text that a token adds, with its line breaks to be seen. `pipeline` is that of the tokenizer. */
+/** The text that a token adds, with visible line breaks. `pipeline` is that of the tokenizer. */
 export function piece(token, pipeline) {
   const text = token.replaceAll('\\n', '↵\n');
   if (pipeline !== 'original') return text;

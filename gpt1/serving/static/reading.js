@@ -1,4 +1,4 @@
-// Reading: how surprising each token of a text was, and where a head of the model looks.
+// Reading: how surprising each token of a text was, and what a head of the model attends to.
 
 import { ask, Latest } from './api.js';
 import {
@@ -55,8 +55,8 @@ export class Reading extends Component {
     const token = score?.tokens[selected];
     return html`<section>
       <h1>How surprising was each token?</h1>
-      <p class="lead">The model reads from left to right. A pale token is what it expected; a strong colour, with dots
-        beneath, is a surprise. Choose a token to see what was expected in its place.</p>
+      <p class="lead">The model reads from left to right. A pale token is what it expected; a strong color, with dots
+        beneath, is a surprise. Choose a token to see what the model expected instead.</p>
       <label for="reading-text">Text</label>
       <textarea id="reading-text" rows="2" dir="auto" value=${text} onInput=${(event) => this.write(event.target.value)}></textarea>
       <${Status} text=${status} problem=${problem} />
@@ -91,7 +91,7 @@ function Surprise({ tokens, pipeline, selected, select }) {
       <span>surprising (log-probability, mean ± 2.5 standard deviations of this text)</span></p>`;
 }
 
-/** What the model expected where a token stands. */
+/** What the model expected at the position of a token. */
 function Place({ token }) {
   const p = Math.exp(token.log_probability);
   const bars = token.top.map((other) => ({ name: other.token, probability: Math.exp(other.log_probability) }));
@@ -102,7 +102,7 @@ function Place({ token }) {
   </div>`;
 }
 
-/** How much a head looks at each token before the selected one. */
+/** How much a head attends to each token before the selected one. */
 class Attention extends Component {
   latest = new Latest();
   state = { open: false, layer: 0, head: 0, tokens: [], weights: [], problem: '' };
@@ -138,7 +138,7 @@ class Attention extends Component {
     return html`<details open=${open} onToggle=${toggle}>
       <summary>Attention</summary>
       <p class="quiet">${fits
-        ? 'How much a head looks at each token, at the place of the chosen token (else the last one).'
+        ? 'How much a head attends to each token, from the position of the chosen token (or the last one).'
         : `The text is longer than the ${model.details.context} tokens that the model reads at once: use a shorter one.`}</p>
       ${fits && html`<div class="row">
         <label for="layer">Layer</label>

@@ -1,4 +1,4 @@
-// Runs: what the served models are and measured, their report pages, and two of them side by side.
+// Runs: the served models with their results, their report pages, and two of them side by side.
 
 import { ask, download, hasKey } from './api.js';
 import { Component, html, round, Status } from './parts.js';
@@ -39,7 +39,7 @@ export class Runs extends Component {
     const details = Object.fromEntries(models.map((model) => [model.id, model.details]));
     return html`<section>
       <h1>Runs of this server</h1>
-      <p class="lead">Each model, what it was trained for, and what was measured when its training ended.</p>
+      <p class="lead">Each model with its task, and its results at the end of training.</p>
       ${problem && html`<${Status} problem=${problem} />`}
       ${runs && html`<${RunTable} runs=${runs} details=${details} fail=${(error) => this.setState({ problem: error.message })} />`}
       ${runs?.length > 1 && html`<${Comparison} runs=${runs} left=${left} right=${right} set=${(change) => this.set(change)} />`}
@@ -89,7 +89,7 @@ const words = (name) => (Object.hasOwn(NAMES, name) ? NAMES[name] : name.replace
 
 const figure = (value) => (value === undefined ? '–' : round(value, 4));
 
-/** The main metric, and what the baselines reach in it. */
+/** The main metric, and the values of the baselines. */
 function headline({ main, validation, baselines }) {
   const metrics = validation?.metrics ?? validation ?? {};
   const names = [main, 'perplexity', 'bits_per_byte', 'loss'].filter((name) => typeof metrics[name] === 'number');
@@ -112,5 +112,5 @@ function Comparison({ runs, left, right, set }) {
       <thead><tr><th scope="col">result</th>${sides.map((run) => html`<th scope="col" class="number">${run.id}</th>`)}</tr></thead>
       <tbody>${names.map((name) => html`<tr key=${name}><th scope="row">${name}</th>
         <td class="number">${figure(first[name])}</td><td class="number">${figure(second[name])}</td></tr>`)}</tbody>
-    </table></div>` : html`<p class="quiet">These two have no results.</p>`}`;
+    </table></div>` : html`<p class="quiet">These two runs have no results.</p>`}`;
 }

@@ -94,7 +94,7 @@ export class Task extends Component {
     const isBoolean = typeof task.labels?.[0] === 'boolean';
     const name = (label) => labelName(isBoolean ? label.toLowerCase() : label, this.fields, values);
     return html`<section>
-      <h1>What does it decide?</h1>
+      <h1>What does it predict?</h1>
       <p class="lead">${model.id} is fine-tuned for ${KINDS[task.kind] ?? task.kind}.
         ${this.fields.some((field) => field.answer) ? ' It chooses an answer.'
           : task.labels?.length ? ` Its labels: ${listLabels(task.labels)}.` : ' It predicts a number.'}</p>
@@ -135,17 +135,17 @@ function Labels({ probabilities, thresholds, name, choose }) {
   rows.sort((a, b) => above(b) - above(a) || b.probability - a.probability);
   return html`
     <${Bars} rows=${rows} full=${1} choose=${(row) => choose(row.label)}
-      label="Probability of each label. Choose one to see which words speak for it" />
+      label="Probability of each label. Choose one to see which words support it" />
     <p class="quiet">${thresholds
-      ? 'Each label is decided for itself: it is predicted (✓) when its probability reaches its threshold, the line in its bar.'
-      : 'A calibrated model is right in 80 % of the cases where it says 80 %. The report of the run shows how close this one is.'}
-      ${' '}Choose a label to see which words speak for it.</p>`;
+      ? 'Each label is decided separately: it is predicted (✓) when its probability reaches its threshold, the line in its bar.'
+      : 'A calibrated model is correct in 80 % of the predictions to which it gives 80 %. The report of the run shows the calibration of this one.'}
+      ${' '}Choose a label to see which words support it.</p>`;
 }
 
 function NoTask({ models, model, choose }) {
   const others = models.filter(({ id, details }) => id !== model.id && (!details || details.task));
   return html`<section>
-    <h1>What does it decide?</h1>
+    <h1>What does it predict?</h1>
     <p>${model.id} is pre-trained but not fine-tuned for a task.</p>
     ${others.length > 0 && html`<p>Choose another model:</p>
       <div class="row">${others.map(({ id }) => html`
@@ -167,7 +167,7 @@ class Words extends Component {
     const texts = textsOf(why.words);
     return html`<div class="panel">
       <h2>Which words mattered</h2>
-      <p>${what} is ${score ? round(why.value) : percent(why.value)}. A colour shows how much of it is lost (or gained)
+      <p>${what} is ${score ? round(why.value) : percent(why.value)}. The color shows how much it falls (or rises)
         when the model reads the row without the word.</p>
       ${texts.map((words, t) => html`
         ${texts.length > 1 && html`<h3>${nameOf(words[0], texts)}</h3>`}

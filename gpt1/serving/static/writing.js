@@ -1,4 +1,4 @@
-// Writing: a continuation as it is drawn, token by token; any token can be drawn again.
+// Writing: a continuation as it is sampled, token by token; any token can be sampled again.
 
 import { ask, events, Latest } from './api.js';
 import { Bars, Component, count, html, inWords, percent, Status, Tokens, visible } from './parts.js';
@@ -13,7 +13,7 @@ const SETTINGS = [
   { name: 'seed', title: 'Seed (optional)', first: '', min: 0, max: MAX_SEED, step: 1 },
 ];
 
-/** The setting of a link, if it is in its range. */
+/** The value of a setting in the link, if it is in its range. */
 function settingOf({ name, first, min, max }, params) {
   const value = params[name] ?? '';
   return value !== '' && Number(value) >= min && Number(value) <= max ? value : first;
@@ -50,7 +50,7 @@ export class Writing extends Component {
     return { ...Object.fromEntries(numbers), stop: settings.stop ? [settings.stop] : undefined };
   }
 
-  /** Continue the prompt; or what was written, after `kept` tokens. `again` is added to the seed. */
+  /** Continue the prompt, or the written text after its first `kept` tokens. `again` is added to the seed. */
   write(kept = [], again = 0) {
     const asked = kept.length || again ? this.state.asked : { prompt: this.state.prompt, ids: null };
     const options = this.options();
@@ -84,7 +84,7 @@ export class Writing extends Component {
     this.setState({ busy: false, status: `Stopped after ${count(this.state.tokens.length, 'token')}.` });
   }
 
-  /** Show a token and what else could have come in its place. */
+  /** Show a token and its alternatives. */
   select(selected) {
     this.setState({ selected, others: [] });
     const { asked, tokens } = this.state;
@@ -94,7 +94,7 @@ export class Writing extends Component {
     }, (error) => this.setState({ problem: error.message }));
   }
 
-  /** Go on with another token in the place of the selected one. */
+  /** Continue with another token in place of the selected one. */
   replace({ id, probability }) {
     const { asked, tokens, selected } = this.state;
     const kept = tokens.slice(0, selected);
@@ -116,12 +116,12 @@ export class Writing extends Component {
     const token = tokens[selected];
     return html`<section>
       <h1>Let it write</h1>
-      <p class="lead">Each token is drawn from the probabilities, then the model reads on. Choose any token of the result
-        to see what else could have come, and to go on differently.</p>
-      <label for="prompt">Beginning</label>
+      <p class="lead">Each token is sampled from the probabilities and appended to the text. Choose any token of the result
+        to see its alternatives, and to continue from there with another one.</p>
+      <label for="prompt">Prompt</label>
       <textarea id="prompt" rows="2" dir="auto" value=${prompt} onInput=${(event) => this.set({ prompt: event.target.value })}></textarea>
       <fieldset class="settings">
-        <legend class="hidden">How to draw</legend>
+        <legend class="hidden">Sampling settings</legend>
         ${SETTINGS.map(({ name, title, first, min, max, step }) => html`<div key=${name}>
           <label for=${name}>${title}</label>
           <input id=${name} type="number" min=${min} max=${max} step=${step} placeholder=${first} value=${settings[name]}
@@ -141,10 +141,10 @@ export class Writing extends Component {
       </div>`}
       ${token && html`<div class="panel">
         <h2>“${bare(token.text)}” was ${inWords(token.probability)} (${percent(token.probability)})</h2>
-        <div class="row"><button type="button" onClick=${() => this.again()}>Write again from here</button></div>
-        <p>Or go on with another token:</p>
+        <div class="row"><button type="button" onClick=${() => this.again()}>Resample from here</button></div>
+        <p>Or continue with another token:</p>
         <${Bars} rows=${others.map((other) => ({ ...other, name: other.token }))}
-          choose=${(other) => this.replace(other)} label="Choose one to go on with it" />
+          choose=${(other) => this.replace(other)} label="Choose a token to continue with it" />
       </div>`}
     </section>`;
   }
