@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +17,7 @@ from gpt1.config import FinetuneConfig, PretrainConfig
 
 PAGE = Path(__file__).with_name("commands.md")
 SETTINGS = {field.name for config in (PretrainConfig, FinetuneConfig) for field in fields(config)}
+LINE_LENGTH = 100
 MAX_LISTED_SETTINGS = 12
 """A command with more settings has those of a stage, which docs/settings.md lists."""
 
@@ -23,12 +26,19 @@ HEAD = """\
 # Commands
 
 Messages and progress go to standard error, results to standard output. Exit codes: 0 for success, 2
-for errors that you can fix, 130 after Ctrl-C (the state is saved), 1 for other errors (disk full, out
-of memory).
+for errors that you can fix, 130 after Ctrl-C (the state is saved), 1 for other errors (disk full,
+out of memory).
 
 | command | what it does |
 |---|---|
 """
+
+
+def wrap(text: str, indent: str = "") -> str:
+    """Lines of at most LINE_LENGTH characters, not broken inside `code`; `indent` is that of all but the first."""
+    code = re.sub("`[^`]+`", lambda found: found[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(code, LINE_LENGTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")
 
 
 def paragraphs(command: click.Command) -> tuple[list[str], list[str]]:
@@ -49,9 +59,10 @@ def options(command: click.Command) -> Iterator[str]:
             continue
         record = option.get_help_record(click.Context(command))
         if record:
-            yield f"- `{record[0]}`: {' '.join(record[1].split())}"
+            yield wrap(f"- `{record[0]}`: {' '.join(record[1].split())}", "  ")
     if roles:
-        yield f"- {', '.join(f'`{p.opts[0]}`' for p in roles)}: the [columns of a task](finetuning.md)"
+        names = ", ".join(f"`{p.opts[0]}`" for p in roles)
+        yield wrap(f"- {names}: the [columns of a task](finetuning.md)", "  ")
     if grouped:
         yield f"- {len(grouped)} [settings](settings.md) of training, such as `{grouped[1].opts[0]}`"
 
@@ -60,7 +71,7 @@ def section(command: click.Command) -> str:
     context = click.Context(command, info_name=f"gpt1 {command.name}")
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
     prose, examples = paragraphs(command)
-    parts = [f"## {command.name}\n", f"`{usage}`\n", *[f"{text}\n" for text in prose]]
+    parts = [f"## {command.name}\n", f"`{usage}`\n", *[f"{wrap(text)}\n" for text in prose]]
     parts += [f"```\n{text}\n```\n" for text in examples]
     return "\n".join([*parts, *options(command)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -124,7 +125,7 @@ def page() -> str:
     head_only = ", ".join(f"`{name}: {format_value(value)}`" for name, value in HEAD_ONLY_DEFAULTS.items())
     parts = [
         HEAD.format(
-            free=", ".join(f"`{name}`" for name in sorted(RESUMABLE_FIELDS)),
+            free="\n".join(textwrap.wrap(", ".join(f"`{name}`" for name in sorted(RESUMABLE_FIELDS)), 84)),
             former=", ".join(f"`{old}` (now `{new}`)" for old, new in RENAMED_SETTINGS.items()),
         ),
         "## Sizes\n",

@@ -299,6 +299,13 @@ def test_generated_pages_are_up_to_date(name: str):
 
 
 @each_page
+def test_lines_of_prose_have_at_most_100_characters(page: Path):
+    unbroken = ("|", "!", "#", "<!--", "`")  # tables, pictures, headings, comments, long commands
+    long = [line for line in blocks_and_prose(page)[1].splitlines() if len(line) > 100]
+    assert [line for line in long if not line.startswith(unbroken)] == []
+
+
+@each_page
 def test_the_python_examples_of_a_page_compile(page: Path):
     for block in blocks_and_prose(page)[0]:
         if block.language == "python":

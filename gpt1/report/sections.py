@@ -100,9 +100,9 @@ def _add_calibration_sentence(page: Page, calibration: dict[str, Any]) -> None:
         return
     how = ", each row with a temperature that was fitted on other rows" if "reason" in calibration else ""
     errors = f"{before:.3f} before, {after:.3f} after{interval}{', which is worse' * (after > before)}"
-    losses = [calibration.get(name) for name in ("loss_before", "loss_after")]
-    if all(is_number(loss) for loss in losses):
-        errors += "; mean loss: {:.3f} before, {:.3f} after".format(*losses)
+    loss_before, loss_after = calibration.get("loss_before"), calibration.get("loss_after")
+    if is_number(loss_before) and is_number(loss_after):
+        errors += f"; mean loss: {loss_before:.3f} before, {loss_after:.3f} after"
     page.paragraph(
         f"Probabilities are calibrated with temperature {formatting.format_number(temperature)}. Expected calibration "
         f"error on these rows: {errors}{how}."
