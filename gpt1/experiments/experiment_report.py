@@ -9,11 +9,10 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
-from gpt1.files.atomic import atomic_write_text
+from gpt1.files.atomic import atomic_write_json, atomic_write_text
 from gpt1.intervals import estimate_interval
 from gpt1.report import Cell, Page
 from gpt1.report.charts import to_svg
-from gpt1.runs.folder import write_json
 from gpt1.version import __version__
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ class ExperimentReport:
             atomic_write_text(folder / name, svg + "\n", "replace")
         markdown = formatting.escape_controls("\n\n".join(self.markdown_blocks))
         atomic_write_text(folder / MARKDOWN_FILE, markdown + "\n", "replace")
-        write_json(folder / JSON_FILE, {"version": __version__, **results})
+        atomic_write_json(folder / JSON_FILE, {"version": __version__, **results})
         self.page.write(folder / HTML_FILE)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt1.config import format_flag
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
-from gpt1.files.atomic import ensure_writable, lock_dir
+from gpt1.files.atomic import atomic_write_json, ensure_writable, lock_dir
 from gpt1.files.foreign import read_json_object
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
@@ -80,7 +80,7 @@ class ResultStore:
     def write(self) -> None:
         """Replace the file in one move: a process killed at any moment keeps every finished result."""
         content = {"format": "gpt1-cells-1", "about": self.about, "cells": self.results}
-        runs.write_json(self.folder / STORE_FILE, content)
+        atomic_write_json(self.folder / STORE_FILE, content)
 
 
 def without_resumable_fields(value: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 from gpt1.config import GPTConfig
 from gpt1.console import default_progress
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import atomic_dir
+from gpt1.files.atomic import atomic_dir, atomic_write_json
 from gpt1.files.foreign import short
 from gpt1.files.manifest import write_manifest
 from gpt1.files.reading import not_found_error
@@ -222,7 +222,7 @@ def write_huggingface_tokenizer(folder: Path, tokenizer: Tokenizer, config: GPTC
         # no token_type_ids, which transformers' GPT-1 would add to the embeddings
         names = ["input_ids", "attention_mask"]
         tokenizer_config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n", encoding="utf-8")
+    atomic_write_json(folder / "tokenizer_config.json", tokenizer_config)
 
 
 def library_tokenizer(folder: Path, pipeline: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, get_args
 
 from gpt1.config import Cut, LongTextStrategy
 from gpt1.errors import UserError
+from gpt1.files.atomic import atomic_write_json
 from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import write_manifest
 from gpt1.model.gpt import GPT
@@ -35,7 +35,7 @@ def save_model(
 
 
 def write_task(folder: Path, task: Mapping[str, Any]) -> None:
-    (folder / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    atomic_write_json(folder / TASK, task)
 
 
 def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any], target: Target) -> None:

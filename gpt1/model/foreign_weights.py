@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
+from gpt1.files.atomic import atomic_write_text
 from gpt1.files.foreign import Fields, check_regular, parse_json, read_bounded, short
 from gpt1.model.weights import (
     MAX_CONFIG_BYTES,
@@ -155,7 +156,6 @@ def write_huggingface(
     The model is an OpenAIGPTLMHeadModel, or a classifier with these settings and this `score` [outputs, n_embd].
     lm_head.weight is omitted, as there, because it is the token embedding.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "architectures": ["OpenAIGPTLMHeadModel"],
         "model_type": "openai-gpt",
@@ -166,7 +166,7 @@ def write_huggingface(
         **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), config.dropout),
         **classifier,
     }
-    (folder / MODEL_CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    atomic_write_text(folder / MODEL_CONFIG_FILE, json.dumps(content, indent=2) + "\n")
     tensors = {
         "transformer." + theirs: transpose_dense(ours, weights[ours]).to(dtype)
         for ours, theirs in huggingface_names(config.n_layer).items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig, build_config, field_name
 from gpt1.errors import UserError
+from gpt1.files.atomic import atomic_path, atomic_write_json
 from gpt1.files.foreign import Fields, check_name, check_not_pointer, check_regular, read_json_object, short
 from gpt1.files.manifest import MANIFEST, file_entry, verify_folder
 from gpt1.kernels.meta_init import meta_init
@@ -110,26 +110,27 @@ def write_model(
         head: Tensors of the head of a fine-tuned model, stored as `head.…`.
         tokenizer_fingerprint: Fingerprint of the tokenizer that the model was trained with.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     fingerprint = {TOKENIZER_KEY: tokenizer_fingerprint} if tokenizer_fingerprint else {}
     content = {"format": MODEL_FORMAT, **asdict(config), **fingerprint}
-    (folder / MODEL_CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    atomic_write_json(folder / MODEL_CONFIG_FILE, content)
     head_tensors = {HEAD_PREFIX + name: tensor for name, tensor in (head or {}).items()}
     write_safetensors(folder / WEIGHTS_FILE, {**weights, **head_tensors})
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file. A full disk raises OSError, as for other files, instead of safetensors' own error."""
-    path.touch()
-    mode = path.stat().st_mode  # according to the umask; safetensors sets 0600
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
-        path.chmod(mode)
-    except SafetensorError as error:
-        if number := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-        raise
+    """Write a safetensors file atomically. A full disk is the same error as for other files, not safetensors' own."""
+    with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # according to the umask; safetensors sets 0600
+        try:
+            own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(own, temporary, metadata)
+            temporary.chmod(mode)
+        except SafetensorError as error:
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+            raise
 
 
 @cache

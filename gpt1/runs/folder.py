@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +29,7 @@ from gpt1.console import Console
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import (
     atomic_dir,
+    atomic_write_json,
     atomic_write_text,
     delete_folder,
     ensure_exists,
@@ -261,6 +261,12 @@ def is_finished(run: Path) -> bool:
     return (run / RESULTS_FILE).exists() and (run / MODEL_FOLDER).is_dir()
 
 
+def write_results(run: Path, results: Mapping[str, Any]) -> None:
+    """Write results.json, which marks the run as finished, and the manifest."""
+    atomic_write_json(run / RESULTS_FILE, results)
+    write_run_manifest(run)
+
+
 def write_run_manifest(run: Path) -> None:
     """Write the manifest.json of a finished run."""
     write_manifest(run, RUN_FILES, [name for name in COVERED if (run / name).exists()])
@@ -383,7 +389,3 @@ def pretrained_commands(folder: str | Path) -> list[str]:
     """What a user can run next with a pre-trained model."""
     quoted = shell_quote(folder)
     return [f'gpt1 next {quoted} "{example_prompt(folder)}"', FINETUNE_COMMAND.format(quoted)]
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

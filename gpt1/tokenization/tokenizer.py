@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import atomic_write_text
+from gpt1.files.atomic import atomic_write_json, atomic_write_text
 from gpt1.files.foreign import MAX_JSON_BYTES, Fields, parse_json, read_bounded, short
 from gpt1.files.reading import filesystem, is_url
 from gpt1.runs.folder import find_model_folder
@@ -245,7 +245,7 @@ class Tokenizer:
         merges = "".join(f"{first} {second}\n" for first, second in self._merges)
         atomic_write_text(path / GPT1_FILES[1], json.dumps(self._vocabulary, ensure_ascii=False, indent=0) + "\n")
         atomic_write_text(path / GPT1_FILES[2], "#version: 0.2\n" + merges)
-        atomic_write_text(path / GPT1_FILES[0], json.dumps(about, indent=2) + "\n")
+        atomic_write_json(path / GPT1_FILES[0], about)
 
 
 def validate_vocabulary(

@@ -67,8 +67,7 @@ def finish_finetuning(
         predictor = TaskPredictor(setup.model, setup.tokenizer, description, validated.target)
         write_validation_predictions(run, predictor, task, validated.logits)
     results = finetuning_results(setup, validated, outcome)
-    runs.write_json(run / runs.RESULTS_FILE, results)
-    runs.write_run_manifest(run)
+    runs.write_results(run, results)
     if validated.metrics:
         log_results(results, task.primary_metric, progress)
     if advice.sentence in validated.warning:

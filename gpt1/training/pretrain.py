@@ -383,8 +383,7 @@ def finish_pretraining(run: Path, setup: PretrainSetup, outcome: Outcome, cfg: P
             "unknown": setup.corpus.unknown / max(1, setup.corpus.tokens),
         },
     }
-    runs.write_json(run / runs.RESULTS_FILE, results)
-    runs.write_run_manifest(run)
+    runs.write_results(run, results)
 
 
 def sample_prompts(setup: PretrainSetup, count: int = 3, length: int = 8) -> list[str]:
