@@ -169,11 +169,6 @@ class Console(Progress):
             print(text, file=stream, flush=True)
 
 
-def print_probabilities(probabilities: Sequence[tuple[str, float]]) -> None:
-    """`Console.print_probabilities` on standard output."""
-    Console().print_probabilities(probabilities)
-
-
 def print_metrics(result: Mapping[str, Any]) -> None:
     """Print the result of `evaluate` as a table: metrics, 95% confidence intervals, baselines, each subset."""
     subsets, baselines = result.get("subsets", {}), [*result.get("baselines", {}).values()]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from gpt1.config import Precision
-from gpt1.errors import OUT_OF_MEMORY, ResourceError, UserError, did_you_mean
+from gpt1.errors import DISK_FULL, OUT_OF_MEMORY, ResourceError, UserError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = get_args(Precision)
 
 
 def resolve_device(setting: str) -> torch.device:
@@ -149,7 +148,7 @@ def translate_resource_errors(memory_advice: str) -> Iterator[None]:
             raise ResourceError("out of memory.", memory_advice) from None
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # Windows has no EDQUOT
+        if error.errno in DISK_FULL:
             raise ResourceError(
                 f"the disk is full: {error.filename or 'no space left'}.",
                 "Free some space, then resume with the same command and --resume.",

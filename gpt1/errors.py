@@ -89,6 +89,8 @@ def name_settings(text: str, bare: str) -> str:
     return FLAG.sub(rename, text)
 
 
+DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no EDQUOT
+FREE_SPACE = "Free some space, or write to another disk."
 PATH_FIXES = {
     errno.EACCES: "Check its permissions, and those of its folders.",
     errno.EPERM: "Check its permissions, and those of its folders.",

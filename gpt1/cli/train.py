@@ -20,6 +20,7 @@ from gpt1.cli.options import (
 )
 from gpt1.cli.output import echo, make_console, print_next_steps
 from gpt1.config import FinetuneConfig, PretrainConfig
+from gpt1.files.names import PREDICTIONS, REPORT_FILE
 from gpt1.formatting import shell_join, shell_quote
 
 
@@ -159,7 +160,7 @@ def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: A
     from gpt1.training.finetune import finetune as run
 
     folder = run(train_on, out=out, data_dir=data_dir, progress=make_console(), **options)
-    content = "results, the worst mistakes" if (folder / "predictions.jsonl").exists() else "settings"
+    content = "results, the worst mistakes" if (folder / PREDICTIONS).exists() else "settings"
     show_page(folder, f"curves, {content}")
     quoted = shell_quote(folder)
     print_next_steps(
@@ -170,5 +171,5 @@ def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: A
 
 def show_page(run: Path, content: str) -> None:
     """Name the report page of a run, if it could be written."""
-    if (run / "report.html").exists():
+    if (run / REPORT_FILE).exists():
         echo(f"{run / 'report.html'}   {content}")

@@ -25,9 +25,10 @@ from gpt1.cli.options import (
 from gpt1.cli.output import echo, echo_json, make_console, print_next_steps
 from gpt1.config import flag_name
 from gpt1.errors import UserError
+from gpt1.files.names import HEAD_FILE, PREDICTIONS, TASK_FILE
 from gpt1.formatting import shell_join, shell_quote
+from gpt1.inference import EXPORT_FORMATS, IMPORT_FORMATS
 
-IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("gpt1", "huggingface", "onnx")
 AS_IN_TRAINING = "  [default: as in training]"
 
 
@@ -89,7 +90,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
             page = shell_join(["gpt1", "evaluate", run, test, *chain(*flags.values()), "--report", "test.html"])
             print_next_steps(f"{page}   (writes a page with the worst mistakes)")
         flags.pop("label", None)
-        command = shell_join(["gpt1", "predict", run, test, *chain(*flags.values()), "--out", "predictions.jsonl"])
+        command = shell_join(["gpt1", "predict", run, test, *chain(*flags.values()), "--out", PREDICTIONS])
         print_next_steps(f"{command}   (to see the predictions row by row)")
 
 
@@ -152,9 +153,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
     if as_json:
         echo_json([{"token": token, "id": i, "probability": p} for token, i, p in tokens])
         return
-    from gpt1.console import print_probabilities
-
-    print_probabilities([(token, p) for token, _, p in tokens])
+    make_console().print_probabilities([(token, p) for token, _, p in tokens])
 
 
 @click.command(short_help="Generate text that continues one or more prompts.")
@@ -319,7 +318,7 @@ def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: boo
     if target == "gpt1":
         print_next_steps(*model_next_steps(out))
         return
-    name = "OpenAIGPTForSequenceClassification" if (out / "head.safetensors").exists() else "OpenAIGPTLMHeadModel"
+    name = "OpenAIGPTForSequenceClassification" if (out / HEAD_FILE).exists() else "OpenAIGPTLMHeadModel"
     print_next_steps(f"in Python, transformers.{name}.from_pretrained({str(out)!r})")
 
 
@@ -348,6 +347,6 @@ def push(run: str, name: str, **options: Any) -> None:
 def model_next_steps(folder: Path) -> list[str]:
     from gpt1.runs.folder import pretrained_commands
 
-    if (folder / "task.json").exists():
+    if (folder / TASK_FILE).exists():
         return [f"gpt1 predict {shell_quote(folder)} INPUT --out predictions.csv"]
     return pretrained_commands(folder)

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular
+from gpt1.files.names import DOCUMENTS_FILE, MANIFEST
 from gpt1.files.reading import InputFile, file_format, filesystem, is_url, not_found_error, open_input
 from gpt1.tables.rows import SPREADSHEETS, TABLE_FORMATS, stream_rows, text_field
 
@@ -147,7 +148,7 @@ def walk(folder: Path, seen: set[str]) -> Iterator[Path]:
 
 def is_corpus(folder: Path) -> bool:
     """Whether this is a corpus folder of gpt1: its merges.txt is not text to train on."""
-    return (folder / "manifest.json").exists() and (folder / "documents.npy").exists()
+    return (folder / MANIFEST).exists() and (folder / DOCUMENTS_FILE).exists()
 
 
 def remote_sources(url: str) -> list[Source]:

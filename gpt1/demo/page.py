@@ -20,6 +20,7 @@ from gpt1.demo.results import (
     starter_verdict,
 )
 from gpt1.files.atomic import atomic_write_text
+from gpt1.files.names import REPORT_FILE
 from gpt1.report import charts
 from gpt1.report.page import Cell, Page
 from gpt1.report.run_reader import Run
@@ -86,7 +87,7 @@ def write_demo_page(out: Path, results: DemoResults) -> Path:
     page.heading("The same with your own files")
     for command, explanation in follow_up_commands(out):
         page.code(command, explanation)
-    return page.write(out / "report.html")
+    return page.write(out / REPORT_FILE)
 
 
 def draw_side_by_side(out: Path, results: DemoResults) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import json
 import os
@@ -13,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from gpt1.errors import PATH_FIXES, ResourceError, UserError, os_error_reason
+from gpt1.errors import DISK_FULL, FREE_SPACE, PATH_FIXES, ResourceError, UserError, os_error_reason
 
 STALE_SECONDS = 86_400
 """Age at which temporary files without a lock belong to a process that was killed."""
@@ -214,10 +213,8 @@ def disk_errors(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-            raise ResourceError(
-                f"{path} could not be written: the disk is full.", "Free some space, or write to another disk."
-            ) from error
+        if error.errno in DISK_FULL:
+            raise ResourceError(f"{path} could not be written: the disk is full.", FREE_SPACE) from error
         if error.errno in PATH_FIXES and is_output_error(error, Path(path)):
             problem = f"{path} cannot be written: {os_error_reason(error)}."
             raise UserError(problem, PATH_FIXES[error.errno]) from error

@@ -13,13 +13,13 @@ from torch import Tensor
 from gpt1 import formatting
 from gpt1.console import default_progress
 from gpt1.corpus.corpus import Corpus
-from gpt1.corpus.shards import CORPUS_MANIFEST
 from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows
 from gpt1.datasets import KnownTable
 from gpt1.datasets.labelled import load_labelled_table
 from gpt1.devices import prepare_model, resolve_precision
 from gpt1.errors import UserError
+from gpt1.files.names import MANIFEST, RUN_CONFIG_FILE
 from gpt1.inference.advice import tfidf_advice
 from gpt1.inference.baselines import baselines_on_test_rows
 from gpt1.inference.label_checks import (
@@ -34,7 +34,7 @@ from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS, ignore_empty
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.progress import Progress
 from gpt1.report import check_report_path, write_evaluation_report
-from gpt1.runs.folder import RUN_CONFIG_FILE, read_run_config
+from gpt1.runs.folder import read_run_config
 from gpt1.tables.facts import count_rows_have
 from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
@@ -118,7 +118,7 @@ def compare_with_baselines(
 
 
 def is_corpus_path(test: str | Path | Table) -> bool:
-    return not isinstance(test, Table) and (Path(test) / CORPUS_MANIFEST).exists()
+    return not isinstance(test, Table) and (Path(test) / MANIFEST).exists()
 
 
 def check_options(test: str | Path | Table, unseen: str, report: str | Path | None, overwrite: bool) -> None:

@@ -9,6 +9,14 @@ from gpt1.console import default_progress
 from gpt1.corpus.readers import TEXT_FORMATS, is_corpus
 from gpt1.datasets import data_set_names, parse_data_set
 from gpt1.errors import UserError, did_you_mean
+from gpt1.files.names import (
+    FIRST_ARRAY,
+    HUGGING_FACE_FILES,
+    LIBRARY_FILE,
+    MODEL_CONFIG_FILE,
+    OPENAI_FILES,
+    RUN_CONFIG_FILE,
+)
 from gpt1.files.reading import file_format, is_url, not_found_error
 from gpt1.inspect.datasets import inspect_dataset
 from gpt1.inspect.folders import (
@@ -85,13 +93,13 @@ def inspector_for(folder: Path) -> Callable[[str, str | Path | None, Progress], 
     names = {entry.name for entry in folder.iterdir()}
     if is_corpus(folder):
         return inspect_corpus
-    if "config.yaml" in names:
+    if RUN_CONFIG_FILE in names:
         return inspect_run
-    if {"config.json", "params_0.npy"} & names:
+    if {MODEL_CONFIG_FILE, FIRST_ARRAY} & names:
         return inspect_model
-    if {"vocab.json", "vocab_40000.bpe", "tokenizer.json"} & names:
+    if {HUGGING_FACE_FILES[0], OPENAI_FILES[1], LIBRARY_FILE} & names:
         return inspect_tokenizer
     if "state.json" in names:
         run = folder.resolve().parent.parent
         raise UserError(f"{folder} is a checkpoint of the run {run.name}.", f"See: gpt1 inspect {run}")
-    return inspect_runs if any(folder.glob("*/config.yaml")) else inspect_texts
+    return inspect_runs if any(folder.glob(f"*/{RUN_CONFIG_FILE}")) else inspect_texts

@@ -20,18 +20,26 @@ from gpt1.config import GPTConfig, build_config, field_name
 from gpt1.errors import UserError
 from gpt1.files.atomic import atomic_path, atomic_write_json
 from gpt1.files.foreign import Fields, check_name, check_not_pointer, check_regular, read_json_object, short
-from gpt1.files.manifest import MANIFEST, file_entry, verify_folder
+from gpt1.files.manifest import file_entry, verify_folder
+from gpt1.files.names import (
+    FIRST_ARRAY,
+    HEAD_FILE,
+    INDEX_FILE,
+    MANIFEST,
+    MODEL_CONFIG_FILE,
+    SHAPES_FILE,
+    TASK_FILE,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+)
 from gpt1.kernels.meta_init import meta_init
 
 MODEL_FORMAT = "gpt1-model-1"
-MODEL_CONFIG_FILE, WEIGHTS_FILE, HEAD_PREFIX, TOKENIZER_KEY = "config.json", "model.safetensors", "head.", "tokenizer"
+HEAD_PREFIX, TOKENIZER_KEY = "head.", "tokenizer"
 MODEL_FILES = "gpt1-model-files-1"
 """Format of a model folder's manifest.json."""
-INDEX_FILE = "model.safetensors.index.json"
-"""Which tensor is in which file, for weights in several files (shards), as Hugging Face writes them."""
-READ_FILES = [MODEL_CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "task.json", "head.safetensors"]
-READ_FILES += ["gpt1_tokenizer.json", "vocab.json", "merges.txt", "tokenizer.json"]
-READ_FILES += ["encoder_bpe_40000.json", "vocab_40000.bpe", "params_shapes.json", "params_0.npy"]
+READ_FILES = [MODEL_CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, TASK_FILE, HEAD_FILE, *TOKENIZER_FILES]
+READ_FILES += [SHAPES_FILE, FIRST_ARRAY]
 """Files that gpt1 reads from a model folder if they exist; a manifest must list them."""
 FLOATING = ("F64", "F32", "F16", "BF16")
 """Data types of weights, as safetensors names them."""
@@ -45,12 +53,15 @@ def verify_model(folder: Path) -> None:
     Raises:
         UserError: A file is missing or changed, or gpt1 reads it and the manifest does not list it.
     """
-    if os.path.lexists(path := folder / MANIFEST) and (
-        (folder / MODEL_CONFIG_FILE).exists() or (folder / "params_0.npy").exists()
-    ):
+    if os.path.lexists(path := folder / MANIFEST) and ((folder / MODEL_CONFIG_FILE).exists() or is_openai(folder)):
         fix = f"Copy the model folder again. If you changed it on purpose, delete {path}."
         shards = weight_files(folder / WEIGHTS_FILE) if (folder / INDEX_FILE).exists() else {}
         verify_folder(folder, MODEL_FILES, fix, read=[*READ_FILES, *(path.name for path in shards)])
+
+
+def is_openai(folder: Path) -> bool:
+    """Whether a folder has the arrays of OpenAI's release."""
+    return (folder / FIRST_ARRAY).exists()
 
 
 def read_model(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Tensor]]:
@@ -193,7 +204,7 @@ def read_weight_files(
 def fingerprint_weights(folder: Path) -> str:
     """SHA-256 of the weights of a model folder in any format."""
     files: Iterable[Path] = weight_files(folder / WEIGHTS_FILE)
-    if (folder / "params_0.npy").exists():
+    if is_openai(folder):
         files = folder.glob("params_*.npy")
     hashes = [file_entry(path)["sha256"] for path in sorted(files)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

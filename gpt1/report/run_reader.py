@@ -23,6 +23,7 @@ from gpt1.config import (
 )
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular, parse_json, read_json_object, read_yaml
+from gpt1.files.names import METRICS_FILE, MODEL_FOLDER, PREDICTIONS, RESULTS_FILE, RUN_CONFIG_FILE, TASK_FILE
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
 
 MAX_LINES_BYTES = 2**28
@@ -116,8 +117,8 @@ class Run:
         run.settings = run._read_settings()
         run.results = run._read_results()
         run.columns = run._read_columns()
-        run.metrics = list(run._read_jsonl("metrics.jsonl"))
-        run.predictions = [run.parse_prediction(row) for row in run._read_jsonl("predictions.jsonl")]
+        run.metrics = list(run._read_jsonl(METRICS_FILE))
+        run.predictions = [run.parse_prediction(row) for row in run._read_jsonl(PREDICTIONS)]
         return run
 
     @property
@@ -150,7 +151,7 @@ class Run:
     def _read_columns(self) -> dict[str, str]:
         found = as_dict(as_dict(self.settings.get("command")).get("columns"))
         with suppress(UserError):
-            found |= as_dict(read_json_object(self.folder / "model" / "task.json").get("columns"))
+            found |= as_dict(read_json_object(self.folder / MODEL_FOLDER / TASK_FILE).get("columns"))
         return {role: str(column) for role, column in found.items() if column}
 
     def answer_names(self, answers: int) -> list[str]:
@@ -274,7 +275,7 @@ class Run:
         return values[-1] if values else None
 
     def _read_settings(self) -> dict[str, Any]:
-        path = self.folder / "config.yaml"
+        path = self.folder / RUN_CONFIG_FILE
         if not path.exists():
             self.problems.append("config.yaml is missing.")
             return {}
@@ -285,7 +286,7 @@ class Run:
             return {}
 
     def _read_results(self) -> dict[str, Any]:
-        path = self.folder / "results.json"
+        path = self.folder / RESULTS_FILE
         if not path.exists():
             self.problems.append("results.json is missing: the run has not finished.")
             return {}
@@ -302,7 +303,7 @@ class Run:
     def _read_jsonl(self, name: str) -> Iterator[dict[str, Any]]:
         path, broken = self.folder / name, 0
         if not path.exists():
-            if name == "metrics.jsonl":
+            if name == METRICS_FILE:
                 self.problems.append("metrics.jsonl is missing.")
             return
         try:

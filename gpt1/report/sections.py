@@ -9,6 +9,7 @@ from typing import Any
 
 from gpt1 import formatting
 from gpt1.config import descriptions
+from gpt1.files.names import REPORT_FILE
 from gpt1.formatting import metric_name
 from gpt1.report import charts, curves
 from gpt1.report.headline import headline, key_facts, kicker, lead_sentence, main_metric
@@ -49,7 +50,7 @@ def write_report(run: Path) -> Path:
         add_next_steps,
     ):
         add_section(section, page, contents)
-    return page.write(Path(run) / "report.html")
+    return page.write(Path(run) / REPORT_FILE)
 
 
 def add_section(section: Callable[[Page, Run], None], page: Page, run: Run) -> None:

@@ -38,15 +38,24 @@ from gpt1.files.atomic import (
     lock_dir,
 )
 from gpt1.files.foreign import read_json_object, read_yaml
-from gpt1.files.manifest import MANIFEST, check_replaceable, verify_folder, write_manifest
+from gpt1.files.manifest import check_replaceable, verify_folder, write_manifest
+from gpt1.files.names import (
+    FIRST_ARRAY,
+    MANIFEST,
+    METRICS_FILE,
+    MODEL_CONFIG_FILE,
+    MODEL_FOLDER,
+    PREDICTIONS,
+    REPORT_FILE,
+    RESULTS_FILE,
+    RUN_CONFIG_FILE,
+    WEIGHTS_FILE,
+)
 from gpt1.files.reading import is_url, not_found_error
 from gpt1.formatting import shell_join, shell_quote
 from gpt1.hub import download, is_hub_name
 from gpt1.version import __version__
 
-RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, MODEL_FOLDER = "config.yaml", "results.json", "metrics.jsonl", "model"
-MODEL_FILE = "model.safetensors"
-REPORT_FILE, PREDICTIONS = "report.html", "predictions.jsonl"
 STARTER, STARTER_FOLDER = "starter", Path(__file__).parents[1] / "starter"
 """Name and folder of the model that comes with the package."""
 STARTER_HINT = f"--from {STARTER} is a pre-trained English model, which comes with gpt1."
@@ -331,8 +340,9 @@ def find_model_folder(name: str | Path) -> Path:
         return folder
     if str(name) == STARTER:
         if not has_starter():
+            weights = STARTER_FOLDER / WEIGHTS_FILE
             raise UserError(
-                f"this gpt1 installation does not include the model {STARTER}: no {STARTER_FOLDER / MODEL_FILE} found.",
+                f"this gpt1 installation does not include the model {STARTER}: no {weights} found.",
                 "Install a release of gpt1 that includes it, or use your own model: gpt1 pretrain --help",
             )
         return STARTER_FOLDER
@@ -347,17 +357,17 @@ def find_model_folder(name: str | Path) -> Path:
 
 def has_weights(name: str) -> bool:
     """Whether a name that may also be a tokenizer or a corpus is a model, so that --from can continue it."""
-    return not is_url(name) and (find_model_folder(name) / MODEL_FILE).exists()
+    return not is_url(name) and (find_model_folder(name) / WEIGHTS_FILE).exists()
 
 
 def has_starter() -> bool:
     """Whether this installation holds the weights of `starter`; a checkout may not."""
-    return (STARTER_FOLDER / MODEL_FILE).exists()
+    return (STARTER_FOLDER / WEIGHTS_FILE).exists()
 
 
 def check_hides_starter(path: Path) -> None:
     """Log that a model in the current directory is used, not the package's; UserError if it is not a model."""
-    if any((path / file).exists() for file in (RUN_CONFIG_FILE, "config.json", "params_0.npy")):
+    if any((path / file).exists() for file in (RUN_CONFIG_FILE, MODEL_CONFIG_FILE, FIRST_ARRAY)):
         log_once(f"{STARTER}: using the folder in the current directory, not the model that comes with gpt1")
         return
     what = "folder" if path.is_dir() else "file"

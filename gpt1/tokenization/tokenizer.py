@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_write_json, atomic_write_text
 from gpt1.files.foreign import MAX_JSON_BYTES, Fields, parse_json, read_bounded, short
+from gpt1.files.names import GPT1_FILES, HUGGING_FACE_FILES, LIBRARY_FILE, OPENAI_FILES
 from gpt1.files.reading import filesystem, is_url
 from gpt1.runs.folder import find_model_folder
 from gpt1.tokenization.bpe import END_OF_WORD
@@ -30,14 +31,6 @@ if TYPE_CHECKING:
     from gpt1.tokenization.arrays import IdArray
     from gpt1.tokenization.pipelines import Pipeline
 
-GPT1_FILES = ("gpt1_tokenizer.json", "vocab.json", "merges.txt")
-"""Files that `save` writes: pipeline and versions, token → id, and one merge per line in the order of training."""
-OPENAI_FILES = ("encoder_bpe_40000.json", "vocab_40000.bpe")
-"""Files of OpenAI's release: token → id, and merges."""
-HUGGING_FACE_FILES = ("vocab.json", "merges.txt")
-"""The same files as named by Hugging Face."""
-LIBRARY_FILE = "tokenizer.json"
-"""All of it in one file, as the library `tokenizers` writes it; newer versions of transformers write no other."""
 SPECIAL_TOKENS = ("<start>", "<delimiter>", "<extract>")
 VERIFIED_VERSIONS = {"spacy": "3.8.18", "ftfy": "6.3.1"}
 """Library versions with which the ids were verified to be those of the released encoder."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from gpt1.config import FinetuneConfig
 from gpt1.datasets.labelled import TaskData
 from gpt1.files.atomic import atomic_write_text
+from gpt1.files.names import PREDICTIONS
 from gpt1.formatting import count_noun, metric_name
 from gpt1.inference.advice import tfidf_advice
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
@@ -137,7 +138,7 @@ def finetuning_results(setup: FinetuneSetup, validated: ValidatedModel, outcome:
 def write_validation_predictions(run: Path, model: TaskPredictor, task: TaskData, logits: Tensor) -> None:
     records = prediction_records(model, task.validation, logits)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    atomic_write_text(run / runs.PREDICTIONS, lines)
+    atomic_write_text(run / PREDICTIONS, lines)
 
 
 def describe_calibration(calibration: Mapping[str, Any], rows: int) -> str:

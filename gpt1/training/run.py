@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gpt1.errors import Interrupted
 from gpt1.files.atomic import lock_dir
+from gpt1.files.names import METRICS_FILE
 from gpt1.formatting import shell_join
 from gpt1.progress import MetricsFile, MultiProgress, Progress
 from gpt1.report import report_on_exit
@@ -39,7 +40,7 @@ def open_run(
     if not is_rank0:
         yield progress, None
         return
-    metrics = MetricsFile(run / runs.METRICS_FILE)
+    metrics = MetricsFile(run / METRICS_FILE)
     try:
         with lock_dir(run), report_on_exit(run):
             trackers: list[Tracker] = [TensorBoard(run / "events", progress.log)]

@@ -22,6 +22,7 @@ from gpt1.experiments.result_store import (
     resolve_training_settings,
 )
 from gpt1.experiments.zeroshot.over_training import ZeroShotRun
+from gpt1.files.names import TASK_FILE
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tasks.overlap import fit_overlap, has_pairs
@@ -240,10 +241,8 @@ def evaluate_run(run: Path, task: PaperTask, settings: Mapping[str, Any]) -> dic
 
 def check_pretrained_model(run: str | Path, flag: str) -> None:
     """UserError unless `run` is a pre-trained model of the architecture that `flag` needs."""
-    from gpt1.inference.task import TASK
-
     folder = runs.find_model_folder(run)
-    if (folder / TASK).exists():
+    if (folder / TASK_FILE).exists():
         raise UserError(f"{flag} {run} is already fine-tuned.", "Use the pre-trained run that it was fine-tuned from.")
     is_lstm = model_facts(run)["config"].get("architecture") == "lstm"
     if flag == "--lstm" and not is_lstm:
