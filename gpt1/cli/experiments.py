@@ -20,6 +20,7 @@ from gpt1.cli.output import echo, echo_json, make_console
 from gpt1.config import FinetuneConfig, flag_name
 from gpt1.errors import UserError
 from gpt1.experiments.reserved import RESERVED
+from gpt1.formatting import three_decimals
 
 
 def parse_sizes(text: str | None) -> list[int] | None:
@@ -129,7 +130,7 @@ def print_minimal_pairs(result: dict[str, Any]) -> None:
     groups = {**result["phenomena"], "mean of the paradigms": {**result["metrics"], **result["baselines"]}}
     groups["mean of the paradigms"] |= {"interval": result["interval"]["accuracy"], "rows": result["rows"]}
     rows = [
-        [name, group["rows"], group["accuracy"], "[{:.3f}, {:.3f}]".format(*group["interval"])]
+        [name, group["rows"], group["accuracy"], three_decimals(group["interval"])]
         + [group[baseline] for baseline in baselines]
         for name, group in groups.items()
     ]

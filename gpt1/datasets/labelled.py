@@ -34,7 +34,8 @@ from gpt1.tasks.examples import (
     target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
-from gpt1.tasks.targets import Answers, Classes, Numbering, OrdinalBins, Target, format_labels, target_to_json
+from gpt1.tasks.labels import format_labels
+from gpt1.tasks.targets import Answers, Classes, Numbering, OrdinalBins, Target, target_to_json
 from gpt1.tasks.weights import add_row_weights, example_weights
 
 
@@ -90,10 +91,10 @@ class LabelledTable:
             fix = "" if unlabeled is None else ", or skip these rows with --unlabeled drop"
             problem = f"{table.locate_row(missing[0])}: the label is empty{others}."
             raise UserError(problem, f"Add {'labels' if others else 'a label'}{fix or ', or remove the rows'}.")
-        if len(missing) == len(rows):
+        if not (labeled := sorted({*range(len(rows))} - {*missing})):
             raise UserError(f"{table.name}: no row has a label.", "Choose another column with --label.")
         note = f"{count_noun(len(missing), 'row')} without a label skipped"
-        return replace(self, table=table.without(missing), notes=[*self.notes, note])
+        return replace(self, table=table.select(labeled), notes=[*self.notes, note])
 
     def kind_and_columns(self, kind_name: str | None, columns: Mapping[str, str]) -> tuple[Kind, dict[str, str]]:
         """The given kind and columns, with the known data set's as defaults."""

@@ -11,7 +11,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
-from gpt1.config import FinetuneConfig
 from gpt1.console import default_progress
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.datasets.labelled import TaskRequest
@@ -46,10 +45,9 @@ from gpt1.experiments.result_store import (
 from gpt1.experiments.train_test_data import TrainTestData, min_labels, read_train_test
 from gpt1.intervals import estimate_interval
 from gpt1.progress import Progress
-from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
 from gpt1.tasks.tfidf import tfidf_scores
-from gpt1.training.finetune import COLUMN_ROLES
+from gpt1.training.finetune import named_columns, requested_finetune_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -174,8 +172,7 @@ def curve(
         Interrupted: after Ctrl-C; finished runs are saved and the report shows them.
     """
     progress = progress or default_progress()
-    columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
-    settings = runs.user_settings(FinetuneConfig, config, {k: v for k, v in settings.items() if k not in COLUMN_ROLES})
+    columns, settings = named_columns(settings), requested_finetune_settings(config, settings)
     refuse_reserved("curve", settings)
     check_methods(methods, CURVE_METHODS)
     task = complete_task(TaskRequest(train, None, kind, columns, score, data_dir), progress)

@@ -40,6 +40,7 @@ from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
 from gpt1.tasks.baselines import quality_warning
+from gpt1.tasks.examples import input_columns
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Target, calibration_rows, choose_thresholds
 
@@ -179,7 +180,7 @@ def score_rows(
 def calibration_summary(calibration: Mapping[str, Any]) -> str:
     before, after = calibration["ece_before"], f"{calibration['ece_after']:.3f}"
     if interval := calibration.get("ece_interval"):
-        after += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+        after += f" {formatting.three_decimals(interval)}"
     if calibration["temperature"] == 1:
         return f"probabilities: expected calibration error {after} (temperature 1)"
     t = formatting.format_number(calibration["temperature"])
@@ -252,7 +253,7 @@ def predict(
     progress = progress or default_progress()
     model = load_task_predictor(run, verify=verify)
     table, chosen = load_labelled_rows(model, run, rows, data_dir, progress, given_columns(columns))
-    added = model.predict_table(table, {role: name for role, name in chosen.items() if role != "label"}, progress)
+    added = model.predict_table(table, input_columns(chosen), progress)
     if replaced := [name for name in table.columns if any(name in new for new in added)]:
         progress.log(f"{table.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
     return [{**row, **new} for row, new in zip(table.rows, added, strict=True)]

@@ -27,7 +27,8 @@ from gpt1.tasks.examples import (
     read_examples,
 )
 from gpt1.tasks.kinds import Example
-from gpt1.tasks.targets import Answers, Classes, Target, format_labels
+from gpt1.tasks.labels import format_labels
+from gpt1.tasks.targets import Answers, Classes, Target
 
 MAX_UNSEEN_NAMED = 8
 

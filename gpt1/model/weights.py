@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -216,21 +217,24 @@ def read_tensor_headers(path: Path) -> dict[str, Tensor]:
 
 
 def read_file_header(path: Path) -> dict[str, Tensor]:
-    check_exists(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read: {error}.", "The file is damaged or truncated: copy it again."
-        ) from None
+    with open_safetensors(path) as file:
+        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
 
 
-def check_exists(path: Path) -> None:
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """An open safetensors file; UserError if it is missing or damaged."""
     if not path.exists():
         raise UserError(f"{path} does not exist.", f"A model folder contains {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
     check_regular(path)
     check_not_pointer(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}.", "The file is damaged or truncated: copy it again."
+        ) from None
 
 
 def read_safetensors(path: Path, select: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
@@ -254,21 +258,15 @@ def read_tensors(path: Path, select: Callable[[str], bool] = lambda name: True) 
 
 
 def read_file_tensors(path: Path, select: Callable[[str], bool]) -> dict[str, Tensor]:
-    check_exists(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if select(name)]  # noqa: SIM118 (not a mapping)
-            for name in names:
-                if (dtype := file.get_slice(name).get_dtype()) not in FLOATING:
-                    raise UserError(
-                        f"{path}: tensor {name} has the type {dtype}, which is not floating point.",
-                        f"Save the weights as {', '.join(FLOATING[:-1])} or {FLOATING[-1]}.",
-                    )
-            return {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} cannot be read: {error}.", "The file is damaged or truncated: copy it again."
-        ) from None
+    with open_safetensors(path) as file:
+        names = [name for name in file.keys() if select(name)]  # noqa: SIM118 (not a mapping)
+        for name in names:
+            if (dtype := file.get_slice(name).get_dtype()) not in FLOATING:
+                raise UserError(
+                    f"{path}: tensor {name} has the type {dtype}, which is not floating point.",
+                    f"Save the weights as {', '.join(FLOATING[:-1])} or {FLOATING[-1]}.",
+                )
+        return {name: file.get_tensor(name) for name in names}
 
 
 def check_finite_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -87,12 +87,9 @@ def metrics_table(run: Run) -> str:
     metrics = as_dict(validation.get("metrics")) or {
         name: value for name, value in validation.items() if name in ("loss", "perplexity", "bits_per_byte")
     }
-    intervals = as_dict(validation.get("interval"))
     rows = []
     for name, value in metrics.items():
-        bounds = intervals.get(name)
-        both = isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(is_number, bounds))
-        interval = f"[{format_number(bounds[0])}, {format_number(bounds[1])}]" if both and bounds else ""
+        interval = f"[{', '.join(map(format_number, bounds))}]" if (bounds := run.interval(name)) else ""
         if is_number(value):
             rows.append((name.replace("_", " "), format_number(value), interval))
     if is_number(validation.get("rows")):

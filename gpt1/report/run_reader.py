@@ -24,6 +24,7 @@ from gpt1.config import (
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular, parse_json, read_json_object, read_yaml
 from gpt1.files.names import METRICS_FILE, MODEL_FOLDER, PREDICTIONS, RESULTS_FILE, RUN_CONFIG_FILE, TASK_FILE
+from gpt1.formatting import float_or_nan
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
 
 MAX_LINES_BYTES = 2**28
@@ -214,7 +215,7 @@ class Run:
         names = {f"answer {k}": name for k, name in enumerate(answers)} | self.columns
         texts = {names.get(role, role): text for role, text in fields.items()}
         if "score" in row:
-            return Prediction(texts, _to_float(label), _to_float(row["score"]))
+            return Prediction(texts, float_or_nan(label), float_or_nan(row["score"]))
         probabilities = {str(name): p for name, p in as_dict(row.get("probabilities")).items() if is_number(p)}
         predicted = row.get("prediction")
         several = {}
@@ -330,13 +331,6 @@ def _normalize_label(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or NO_LABEL
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-
-
-def _to_float(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def is_number(value: Any) -> TypeGuard[float]:

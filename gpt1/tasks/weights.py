@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import parse_json
+from gpt1.formatting import float_or_nan
 from gpt1.tables.table import Table, missing_column_error
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Classes, Target
@@ -29,10 +30,7 @@ def add_row_weights(examples: Sequence[Example], table: Table, column: str | Non
         raise missing_column_error(table.name, {column: "--weight"}, table.columns, table.delimiter)
     weighted = []
     for i, (example, row) in enumerate(zip(examples, table.rows, strict=True)):
-        try:
-            weight = float(row[column])
-        except (TypeError, ValueError):
-            weight = math.nan
+        weight = float_or_nan(row[column])
         if not 0 <= weight < math.inf:
             problem = f"{table.locate_row(i)}: the weight {str(row[column])[:40]!r} is not a number of at least 0."
             raise UserError(problem, "Fix or remove the row.")
@@ -53,10 +51,7 @@ def parse_class_weights(text: str) -> dict[str, float]:
             found[label.strip()] = weight
     weights: dict[str, float] = {}
     for label, value in found.items():
-        try:
-            weights[label] = float(value)
-        except (TypeError, ValueError):
-            weights[label] = math.nan
+        weights[label] = float_or_nan(value)
         if not 0 < weights[label] < math.inf:
             raise UserError(f"--class-weight: the weight {value!r} of '{label}' is not above 0.", CLASS_WEIGHT_FIX)
     return weights

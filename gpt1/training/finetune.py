@@ -31,6 +31,7 @@ from gpt1.recipes import (
 from gpt1.runs import folder as runs
 from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
+from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.targets import Target
 from gpt1.tasks.weights import format_class_weight
 from gpt1.training import checkpoints
@@ -43,7 +44,7 @@ from gpt1.training.time_limit import check_time_limit, plan_epochs
 from gpt1.training.tracking import check_tracker
 from gpt1.training.train_scope import check_train_scope
 
-COLUMN_ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
+COLUMN_ROLES = (*dict.fromkeys(role for kind in KINDS.values() for role in kind.columns), "label")
 EMBEDDING_LR = 3.75e-4  # default of the token embedding at every width, and of all weights up to EMBEDDING_LR_WIDTH
 EMBEDDING_LR_WIDTH = 128
 SCRATCH_LR_FACTOR = 8 / 3  # new weights need a higher one: 1e-3 for `tiny`

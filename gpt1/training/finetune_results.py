@@ -14,7 +14,7 @@ from gpt1.config import FinetuneConfig
 from gpt1.datasets.labelled import TaskData
 from gpt1.files.atomic import atomic_write_text
 from gpt1.files.names import PREDICTIONS
-from gpt1.formatting import count_noun, metric_name
+from gpt1.formatting import count_noun, metric_name, three_decimals
 from gpt1.inference.advice import tfidf_advice
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
 from gpt1.inference.predictor import TaskPredictor
@@ -153,8 +153,8 @@ def describe_calibration(calibration: Mapping[str, Any], rows: int) -> str:
 def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> None:
     """The line of the best epoch, and the warning."""
     validation, calibration = results["validation"], results["calibration"]
-    low, high = validation["interval"][metric]
-    parts = [f"{metric_name(metric)} {describe_score(metric, validation['metrics'], f' [{low:.3f}, {high:.3f}]')}"]
+    interval = f" {three_decimals(validation['interval'][metric])}"
+    parts = [f"{metric_name(metric)} {describe_score(metric, validation['metrics'], interval)}"]
     parts.append(summarize_baselines(results["baselines"], metric))
     if calibration:
         parts.append(describe_calibration(calibration, validation["rows"]))

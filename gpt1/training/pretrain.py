@@ -386,8 +386,8 @@ def finish_pretraining(run: Path, setup: PretrainSetup, outcome: Outcome, cfg: P
     runs.write_results(run, results)
 
 
-def sample_prompts(setup: PretrainSetup, count: int = 3, length: int = 8) -> list[str]:
-    """The first tokens of some validation windows (or training windows), for the samples in the report."""
+def sample_prompts(setup: PretrainSetup) -> list[str]:
+    """The first eight tokens of three validation windows (or training windows), for the samples in the report."""
     windows = setup.validation_windows or setup.train_windows
-    starts = windows.read(windows.evenly_spaced(count))[:, :length]
+    starts = windows.read(windows.evenly_spaced(3))[:, :8]
     return [text for ids in starts.tolist() if (text := setup.tokenizer.decode(ids).strip())]
