@@ -260,11 +260,6 @@ def read_run_config(run: Path) -> dict[str, Any]:
     return read_yaml(run / RUN_CONFIG_FILE)
 
 
-def complete_command(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of the command that started a run, with those `given` (not None), which may have moved since."""
-    return {**read_run_config(run)["command"], **{name: value for name, value in given.items() if value is not None}}
-
-
 def is_finished(run: Path) -> bool:
     """Whether the run has its results and its model. --resume restores a deleted model from the last checkpoint."""
     return (run / RESULTS_FILE).exists() and (run / MODEL_FOLDER).is_dir()

@@ -39,7 +39,7 @@ from gpt1.training.distributed import require_single_process
 from gpt1.training.finetune_results import finish_finetuning
 from gpt1.training.finetune_setup import FinetuneSetup, prepare_finetuning
 from gpt1.training.loop import train
-from gpt1.training.run import open_run
+from gpt1.training.run import open_run, resume_run
 from gpt1.training.time_limit import check_time_limit, plan_epochs
 from gpt1.training.tracking import check_tracker
 from gpt1.training.train_scope import check_train_scope
@@ -133,9 +133,8 @@ class FinetuneRequest:
         names = {name: source_name(source) for name, source in self.inputs.items()}
         return {**names, "kind": task.kind, "score": task.score, "columns": task.columns, **more}
 
-    def completed(self, run: Path) -> FinetuneRequest:
-        """The request that started `run`, with the inputs that were given now, which may have moved since."""
-        command = runs.complete_command(run, self.inputs)
+    def completed(self, command: Mapping[str, Any]) -> FinetuneRequest:
+        """The request with the rows, the task and the model of the command that started a run."""
         return replace(self, task=TaskRequest.from_command(command), from_=command["from"])
 
 
@@ -172,11 +171,11 @@ def frames_to_tables(task: TaskRequest) -> TaskRequest:
 
 def resume_finetuning(out: str | Path, request: FinetuneRequest, with_tfidf: bool, progress: Progress) -> Path:
     """Train the run `out` to its end, unless it is finished."""
-    run, stored = runs.open_for_resume(out, FinetuneConfig, request.settings, request.command)
-    if runs.is_finished(run):
-        progress.log(f"{run} is already finished")
+    given = request.settings, request.command, request.inputs
+    run, stored, command = resume_run(out, FinetuneConfig, *given, progress)
+    if command is None:
         return run
-    setup, cfg = prepare(request.completed(run), stored, progress)
+    setup, cfg = prepare(request.completed(command), stored, progress)
     return run_finetuning(setup, cfg, run, progress, True, with_tfidf)
 
 
