@@ -29,13 +29,14 @@ from gpt1.corpus.shards import (
     shard_name,
 )
 from gpt1.errors import UserError
-from gpt1.files.atomic import atomic_dir, disk_errors, ensure_writable
+from gpt1.files.atomic import atomic_dir, disk_errors
 from gpt1.files.foreign import check_name, check_regular, parse_json, path_inside, short
-from gpt1.files.manifest import check_replaceable
+from gpt1.files.manifest import file_entry
 from gpt1.files.names import DOCUMENTS_FILE, MANIFEST
 from gpt1.files.reading import filesystem, is_url, not_found_error
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.progress import Progress
+from gpt1.runs.folder import check_new_folder
 from gpt1.tokenization.tokenizer import Tokenizer
 
 MAX_MANIFEST_BYTES = 2**28
@@ -108,16 +109,7 @@ def resolve_output(out: str | Path, overwrite: bool = False, inputs: Sequence[st
     """
     if is_url(out):
         raise UserError(f"--out {out} is a URL, not a local folder.", "Write to a local folder, then copy it.")
-    target = Path(out).resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        if not target.is_dir():
-            raise UserError(f"--out {out} is a file.", "Choose another --out.")
-        if not overwrite:
-            fix = "Choose another --out, or replace it with --overwrite."
-            raise UserError(f"--out {out} exists and is not empty.", fix)
-        check_replaceable(target, [inputs] if isinstance(inputs, str | Path) else inputs)
-    ensure_writable(target)
-    return target
+    return check_new_folder(out, overwrite, [inputs] if isinstance(inputs, str | Path) else inputs).resolve()
 
 
 class Corpus:
@@ -363,6 +355,4 @@ def file_size(path: str) -> int | None:
 def file_digest(path: str) -> str:
     if is_url(path):
         return hashlib.sha256(read_bytes(path)).hexdigest()
-    check_regular(path)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return str(file_entry(Path(path))["sha256"])

@@ -35,7 +35,6 @@ class DocumentPart:
     """A document, or a part of a long one."""
 
     text: str
-    source: str
     boundary: Boundary = "document"
     """What begins here: a document, or a further part of one. If the part begins a `line`, the newline before it is in
     neither part; if it begins a `word`, nothing is between the parts."""
@@ -195,7 +194,7 @@ def read_source(source: Source) -> Iterator[DocumentPart]:
     with open_input(source.path) as file:
         for text, boundary in stream_texts(file, source.text_field):
             documents += 1
-            yield DocumentPart(text, source.path, boundary, file.position())
+            yield DocumentPart(text, boundary, file.position())
     if source.is_explicit and not documents:
         raise UserError(f"{source.path} is empty: it has no {'text' if source.format in TEXT_FORMATS else 'rows'}.")
 

@@ -158,7 +158,9 @@ def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> Traini
 def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
     """UserError if most cells of the label column are words, so that no row is to be fixed."""
     cells = [row.get(label) for row in table.rows]
-    words = [i for i, cell in enumerate(cells) if cell_number(cell) is None and has_letter(cell_to_show(cell))]
+    words = [
+        i for i, cell in enumerate(cells) if cell_number(cell) is None and any(map(str.isalpha, cell_to_show(cell)))
+    ]
     if 2 * len(words) > len(cells):
         word = cell_to_show(cells[words[0]])[:40]
         raise UserError(
@@ -168,10 +170,6 @@ def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
 
 
 WORDS_FIX = "Use --kind classification, or another column as --label."
-
-
-def has_letter(text: str) -> bool:
-    return any(map(str.isalpha, text))
 
 
 def load_labelled_table(
@@ -196,13 +194,10 @@ def load_labelled_table(
 
 def unknown_table_error(source: str) -> UserError:
     """The error for a name that is neither a file nor a known data set, with the closest file or data set."""
-    problem = not_found_error(source).problem
-    if "Did you mean" not in problem and len(Path(source).parts) == 1:
-        problem += did_you_mean(source, data_set_names())
     fix = f"Use a table, or a known data set: {', '.join(data_set_names())} (NAME:SPLIT)."
     if source.isalpha():
         fix += f"\nTo predict this single word as a text, add a space: '{source} '"
-    return UserError(problem, fix)
+    return UserError(not_found_error(source, data_set_names()).problem, fix)
 
 
 @dataclass(frozen=True)

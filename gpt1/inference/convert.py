@@ -16,7 +16,7 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_dir, atomic_write_json
 from gpt1.files.foreign import short
 from gpt1.files.manifest import write_manifest
-from gpt1.files.names import HUGGING_FACE_FILES, LIBRARY_FILE, MODEL_FOLDER, OPENAI_FILES, RUN_CONFIG_FILE
+from gpt1.files.names import HEAD_FILE, HUGGING_FACE_FILES, LIBRARY_FILE, MODEL_FOLDER, OPENAI_FILES, RUN_CONFIG_FILE
 from gpt1.files.reading import not_found_error
 from gpt1.formatting import shell_quote
 from gpt1.inference import EXPORT_FORMATS, IMPORT_FORMATS
@@ -26,14 +26,13 @@ from gpt1.inference.foreign_task import (
     is_exportable,
     read_any_task,
     score_of,
-    write_head,
 )
 from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.inference.task import StoredTask, save_model
 from gpt1.model.foreign_weights import is_huggingface, write_huggingface
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
-from gpt1.model.weights import MODEL_FILES, is_openai
+from gpt1.model.weights import MODEL_FILES, is_openai, write_safetensors
 from gpt1.progress import Progress
 from gpt1.report.card import CARD_FILE, write_card
 from gpt1.runs import folder as runs
@@ -131,7 +130,7 @@ def export_model(
     with atomic_dir(target, replace=overwrite) as folder:
         write_huggingface(folder, model.config, model.state_dict(), DTYPES[dtype], *classifier)
         if stored and dtype == "fp32":
-            write_head(folder, stored.head)
+            write_safetensors(folder / HEAD_FILE, stored.head.state_dict())
         tokenizer.save(folder)
         write_huggingface_tokenizer(folder, tokenizer, model.config)
         write_manifest(folder, MODEL_FILES)

@@ -28,7 +28,7 @@ from gpt1.inference.task import TASK_FORMAT, StoredTask, parse_task, read_own_ta
 from gpt1.model.foreign_weights import OWN_KEY, SCORE, is_huggingface, read_huggingface_tensors
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
-from gpt1.model.weights import read_config, read_safetensors, read_tensor_headers, write_safetensors
+from gpt1.model.weights import read_config, read_safetensors, read_tensor_headers
 from gpt1.runs.folder import log_once
 from gpt1.tasks.kinds import DELIMITER, KINDS, EncodedExample, Kind
 from gpt1.tasks.targets import Classes, StandardizedNumber, Target, target_from_json, target_to_json
@@ -192,7 +192,3 @@ def classifier_settings(gpt: GPT, stored: StoredTask) -> dict[str, Any]:
         "pad_token_id": gpt.config.vocab_size + DELIMITER if special else stored.task.get("pad"),
         OWN_KEY: {"special_tokens": special, "task": stored.task},
     }
-
-
-def write_head(folder: Path, head: Head) -> None:
-    write_safetensors(folder / HEAD_FILE, head.state_dict())

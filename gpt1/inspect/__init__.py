@@ -8,7 +8,7 @@ from pathlib import Path
 from gpt1.console import default_progress
 from gpt1.corpus.readers import TEXT_FORMATS, is_corpus
 from gpt1.datasets import data_set_names, parse_data_set
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError
 from gpt1.files.names import (
     FIRST_ARRAY,
     HUGGING_FACE_FILES,
@@ -82,9 +82,7 @@ def inspect(
         if file_format(path)[0] in TEXT_FORMATS:
             return inspect_texts(str(source), from_, progress)
         return inspect_table(read_table(path), from_, progress)
-    problem = not_found_error(path).problem
-    if len(path.parts) == 1 and "Did you mean" not in problem:
-        problem += did_you_mean(str(source), data_set_names())
+    problem = not_found_error(path, data_set_names()).problem
     raise UserError(problem, f"Use a table, corpus, run, model or known data set: {', '.join(data_set_names())}.")
 
 

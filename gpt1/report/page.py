@@ -30,6 +30,15 @@ MAX_LEVEL_LABELS, MAX_LEVEL_CHARACTERS = 3, 10
 """A confusion matrix with more or longer labels writes them vertically above its columns, which saves width."""
 
 
+def format_interval(interval: tuple[float, float]) -> str:
+    return f"[{format_score(interval[0])},\u00a0{format_score(interval[1])}]"
+
+
+def format_score(value: float) -> str:
+    """A score or correlation with three decimals; larger numbers with three digits."""
+    return f"{value + 0.0:.3f}".replace("-", "−") if abs(value) < 1 else formatting.format_number(value)
+
+
 @dataclass(frozen=True)
 class Cell:
     """A table cell with formatting."""

@@ -13,8 +13,7 @@ from gpt1.files.names import REPORT_FILE
 from gpt1.formatting import metric_name
 from gpt1.report import charts, curves
 from gpt1.report.headline import headline, key_facts, kicker, lead_sentence, main_metric
-from gpt1.report.intervals import format_interval
-from gpt1.report.page import Cell, Mistake, Page
+from gpt1.report.page import Cell, Mistake, Page, format_interval
 from gpt1.report.run_reader import Prediction, Run, as_dict, is_number
 
 MAX_MISTAKES = 20

@@ -26,7 +26,7 @@ from gpt1.config import (
     recipe_defaults,
 )
 from gpt1.console import Console
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError
 from gpt1.files.atomic import (
     atomic_dir,
     atomic_write_json,
@@ -343,11 +343,8 @@ def find_model_folder(name: str | Path) -> Path:
         return STARTER_FOLDER
     if is_hub_name(str(name)):
         return download(str(name))
-    problem = not_found_error(folder).problem
-    if "Did you mean" not in problem:
-        problem += did_you_mean(str(name), (STARTER,))
     fix = f"Use a run folder, a model folder, owner/name, or {STARTER}: the English model that comes with gpt1."
-    raise UserError(problem, fix)
+    raise UserError(not_found_error(folder, (STARTER,)).problem, fix)
 
 
 def has_weights(name: str) -> bool:

@@ -133,10 +133,6 @@ class FinetuneRequest:
         names = {name: source_name(source) for name, source in self.inputs.items()}
         return {**names, "kind": task.kind, "score": task.score, "columns": task.columns, **more}
 
-    def completed(self, command: Mapping[str, Any]) -> FinetuneRequest:
-        """The request with the rows, the task and the model of the command that started a run."""
-        return replace(self, task=TaskRequest.from_command(command), from_=command["from"])
-
 
 def check_inputs(
     train_on: Any, from_: Any, resume: bool, overwrite: bool, time_limit: float | None, epochs: float | None
@@ -175,7 +171,8 @@ def resume_finetuning(out: str | Path, request: FinetuneRequest, with_tfidf: boo
     run, stored, command = resume_run(out, FinetuneConfig, *given, progress)
     if command is None:
         return run
-    setup, cfg = prepare(request.completed(command), stored, progress)
+    request = replace(request, task=TaskRequest.from_command(command), from_=command["from"])
+    setup, cfg = prepare(request, stored, progress)
     return run_finetuning(setup, cfg, run, progress, True, with_tfidf)
 
 

@@ -30,16 +30,10 @@ def resume_run(
     progress: Progress,
     processes: Processes = SINGLE_PROCESS,
 ) -> tuple[Path, AnyConfig, dict[str, Any] | None]:
-    """Open a run to resume it.
+    """(folder, settings, command) of a run to resume; no command for a finished run, which is logged.
 
-    Args:
-        out, config_class, requested, command: As for `open_for_resume`.
-        inputs: The inputs that were given now, which may have moved since; those that are None are the run's own.
-        progress: Receives a message if the run is finished.
-        processes: The processes of the run; rank 0 reads for all.
-
-    Returns:
-        (folder, settings, the command that started the run with the `inputs`); None as the command if it is finished.
+    `command` is what was given now, as for `open_for_resume`. Its `inputs` may have moved: they replace those of the
+    command that started the run, unless they are None.
     """
 
     def read() -> tuple[Path, AnyConfig, dict[str, Any] | None]:
