@@ -110,6 +110,11 @@ def os_error_reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def first_line(error: Exception, most: int = 300) -> str:
+    """The first line of an error of a library, at most `most` characters; its type if it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 def did_you_mean(value: str, options: Iterable[str]) -> str:
     """` Did you mean X?` for the closest option, or an empty text. The leading space lets it follow a sentence."""
     closest = closest_name(value, options)

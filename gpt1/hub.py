@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.console import Console
-from gpt1.errors import UserError
+from gpt1.errors import UserError, first_line
 from gpt1.files.foreign import MAX_JSON_BYTES, read_json_object, short
 from gpt1.files.names import (
     HEAD_FILE,
@@ -246,7 +246,3 @@ def as_user_error(hub: Any, name: str, error: Exception) -> UserError | None:
             "Run the command again: complete files are kept.",
         )
     return None
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
