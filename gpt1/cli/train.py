@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from gpt1.cli.options import (
-    DATA_DIR_HELP,
-    GUESSED_KIND,
-    KIND_HELP,
     RangedNumber,
     baselines,
     column_options,
+    data_dir,
+    kind,
     overwrite,
+    score,
     setting_options,
     unlabeled,
 )
@@ -118,15 +118,15 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @click.argument("train_on", metavar="TRAIN", required=False)
 @click.option("--from", "from_", metavar="RUN", help="Pre-trained model: run or model folder, or starter (English).")
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
-@click.option("--kind", metavar="KIND", help=f"{KIND_HELP}  {GUESSED_KIND}")
+@kind
 @column_options()
-@click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
+@score
 @click.option("--weight", metavar="COLUMN", help="Column with the weight of each row in the task loss.  [default: 1]")
 @unlabeled
 @click.option(
     "--valid", metavar="F", help="Validation table, which selects the best epoch.  [default: a share of TRAIN]"
 )
-@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@data_dir
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
 @click.option(

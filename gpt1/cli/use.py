@@ -13,11 +13,11 @@ import click
 
 from gpt1.cli.options import (
     COLUMN_HELP,
-    DATA_DIR_HELP,
-    JSON_HELP,
     RangedNumber,
+    as_json,
     baselines,
     column_options,
+    data_dir,
     overwrite,
     unlabeled,
     verify,
@@ -36,7 +36,7 @@ AS_IN_TRAINING = "  [default: as in training]"
 @click.argument("run", metavar="RUN")
 @click.argument("test", metavar="TEST")
 @column_options(suffix=AS_IN_TRAINING)
-@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@data_dir
 @click.option(
     "--unseen",
     metavar="wrong|refuse",
@@ -48,7 +48,7 @@ AS_IN_TRAINING = "  [default: as in training]"
 @baselines
 @click.option("--report", metavar="F.html", help="Write an HTML page: confusion matrix, calibration, worst mistakes.")
 @overwrite
-@click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+@as_json
 @verify
 def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate a fine-tuned model on labeled rows, or any model on a corpus (perplexity).
@@ -100,7 +100,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
 @click.option("--out", metavar="F", help="Output file; its extension is the format.  [default: standard output]")
 @column_options("label", suffix=AS_IN_TRAINING)
 @overwrite
-@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@data_dir
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, whatever the format of INPUT.")
 @click.option(
     "--excel-safe", is_flag=True, help="Prefix cells that a spreadsheet would run as formulas with an apostrophe."
@@ -237,9 +237,9 @@ def generate(
 
 @click.command(short_help="Describe a table, data set, corpus, run or model.")
 @click.argument("what", metavar="PATH|NAME")
-@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@data_dir
 @click.option("--from", "from_", metavar="RUN", help="Count unknown and truncated tokens for this model.")
-@click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+@as_json
 def inspect(what: str, data_dir: str | None, from_: str | None, as_json: bool) -> None:
     """Describe a table, a known data set, a corpus, a run or a model, with warnings about likely problems.
 

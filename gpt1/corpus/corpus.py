@@ -109,7 +109,8 @@ def resolve_output(out: str | Path, overwrite: bool = False, inputs: Sequence[st
     """
     if is_url(out):
         raise UserError(f"--out {out} is a URL, not a local folder.", "Write to a local folder, then copy it.")
-    return check_new_folder(out, overwrite, [inputs] if isinstance(inputs, str | Path) else inputs).resolve()
+    sources = [inputs] if isinstance(inputs, str | Path) else inputs
+    return check_new_folder(out, overwrite, sources, f"--out {out}").resolve()
 
 
 class Corpus:

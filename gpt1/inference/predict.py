@@ -85,7 +85,9 @@ def predict_into(
     if out is not None and file_format(out)[0] not in TABLE_FORMATS and (data := glue_task(rows)):
         return write_glue_submission(data, run, rows, Path(out), data_dir, progress, overwrite)
     if out is not None:
-        check_output(out, rows, as_json, overwrite)
+        if as_json:
+            raise UserError("--json does not apply to --out.", "Omit --json: the extension of --out is the format.")
+        check_table_output(out, overwrite, source=rows)
     with spool_standard_input() if str(rows) == "-" else nullcontext() as spooled:
         like = spooled or (rows if os.path.isfile(rows) or is_url(rows) else "rows.jsonl")
         like = "rows.jsonl" if as_json else like
@@ -104,13 +106,6 @@ def predict_into(
         else:
             source = open_source(model, run, rows, data_dir, progress, chosen)
         return write_predictions(model, source, out, kind, excel_safe, progress)
-
-
-def check_output(out: str | Path, rows: str | Path, as_json: bool, overwrite: bool) -> None:
-    """UserError for an output file that is the input, or that cannot be written."""
-    if as_json:
-        raise UserError("--json does not apply to --out.", "Omit --json: the extension of --out is the format.")
-    check_table_output(out, overwrite, source=rows)
 
 
 def write_predictions(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt1 import formatting
-from gpt1.files.atomic import atomic_file
+from gpt1.files.atomic import atomic_write_text
 from gpt1.report.charts import NARROW, WIDE, to_svg
 
 if TYPE_CHECKING:
@@ -199,9 +199,7 @@ class Page:
 
     def write(self, path: Path) -> Path:
         """Write the page atomically."""
-        page = self.render().encode("utf-8", "replace")  # a lone surrogate has no UTF-8 encoding
-        with atomic_file(path) as file:
-            file.write(page)
+        atomic_write_text(path, self.render(), "replace")  # a lone surrogate has no UTF-8 encoding
         return path
 
     def _add(self, kind: str, **values: Any) -> None:

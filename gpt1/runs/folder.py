@@ -155,19 +155,20 @@ def check_resume(resume: bool, overwrite: bool) -> None:
         raise UserError("--resume and --overwrite contradict each other.", "Use one of them.")
 
 
-def check_new_folder(out: str | Path, overwrite: bool = False, inputs: Iterable[object] = ()) -> Path:
+def check_new_folder(out: str | Path, overwrite: bool = False, inputs: Iterable[object] = (), name: str = "") -> Path:
     """`out`, if it is free or empty, except for leftovers of a process that was killed while it created a run.
 
-    With `overwrite` it may also be a folder that gpt1 wrote and that holds none of the command's `inputs`.
+    With `overwrite` it may also be a folder that gpt1 wrote and that holds none of the command's `inputs`. In messages
+    it is called `name`.
     """
     folder = Path(out)
     if folder.is_file():
-        raise UserError(f"{folder} is a file, not a folder.", "Choose another --out.")
+        raise UserError(f"{name or folder} is a file, not a folder.", "Choose another --out.")
     if folder.is_dir() and any(not path.name.startswith(f".{RUN_CONFIG_FILE}.partial-") for path in folder.iterdir()):
         resume = " To resume that run: --resume." if (folder / RUN_CONFIG_FILE).exists() else ""
         if not overwrite:
             fix = f"Choose another --out, or replace it with --overwrite.{resume}"
-            raise UserError(f"{folder} exists and is not empty.", fix)
+            raise UserError(f"{name or folder} exists and is not empty.", fix)
         check_replaceable(folder, inputs)
     ensure_writable(folder)
     return folder

@@ -20,7 +20,7 @@ REFUSED = {
         "full --out c": ["letter.doc"],
         "corpus --out c": ["already tokenized"],
         "one-answer.jsonl --out c": ["no field 'text'", "p, c, r"],
-        "short.txt --out full": ["full exists and is not empty"],
+        "short.txt --out full": ["--out full exists and is not empty"],
         "short.txt --out reviews.csv": ["--out reviews.csv is a file"],
         "short.txt --out reviews.csv/c": ["reviews.csv is a file"],
         "short.txt --out c --tokenizer nowhere": ["nowhere does not exist"],
