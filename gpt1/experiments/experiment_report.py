@@ -12,8 +12,8 @@ from gpt1 import formatting
 from gpt1.files.atomic import atomic_write_json, atomic_write_text
 from gpt1.files.names import REPORT_FILE, RESULTS_FILE
 from gpt1.intervals import estimate_interval
-from gpt1.report import Cell, Page
 from gpt1.report.charts import to_svg
+from gpt1.report.page import Cell, Page
 from gpt1.version import __version__
 
 if TYPE_CHECKING:

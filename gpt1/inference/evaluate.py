@@ -33,7 +33,7 @@ from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_ta
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS, ignore_empty
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.progress import Progress
-from gpt1.report import check_report_path, write_evaluation_report
+from gpt1.report.evaluation import check_report_path, write_evaluation_report
 from gpt1.runs.folder import read_run_config
 from gpt1.tables.facts import count_rows_have
 from gpt1.tables.frames import to_table

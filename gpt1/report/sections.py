@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gpt1 import formatting
 from gpt1.config import descriptions
+from gpt1.console import Console
 from gpt1.files.names import REPORT_FILE
 from gpt1.formatting import metric_name
 from gpt1.report import charts, curves
@@ -50,6 +52,25 @@ def write_report(run: Path) -> Path:
     ):
         add_section(section, page, contents)
     return page.write(Path(run) / REPORT_FILE)
+
+
+@contextmanager
+def report_on_exit(run: Path) -> Iterator[None]:
+    """Write the report of `run` on exit, also after an exception, which is raised again."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            if run.is_dir():  # do not create a deleted folder again
+                write_report(run)
+        raise
+    try:
+        write_report(run)
+    except Exception as error:  # the run is complete without its page, and says how to get it
+        Console().log(
+            f"warning: the page of {run} could not be written ({type(error).__name__}: {error}). The run is complete; "
+            "with the same command and --resume the page is written again"
+        )
 
 
 def add_section(section: Callable[[Page, Run], None], page: Page, run: Run) -> None:

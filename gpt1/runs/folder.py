@@ -248,7 +248,7 @@ def restore_report(run: Path) -> None:
         write_run_manifest(run)
     page = run / REPORT_FILE
     if not page.exists() or page.stat().st_mtime_ns < (run / RESULTS_FILE).stat().st_mtime_ns:
-        from gpt1.report import write_report
+        from gpt1.report.sections import write_report
 
         write_report(run)
 

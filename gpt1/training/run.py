@@ -12,7 +12,7 @@ from gpt1.files.atomic import lock_dir
 from gpt1.files.names import METRICS_FILE
 from gpt1.formatting import shell_join
 from gpt1.progress import MetricsFile, MultiProgress, Progress
-from gpt1.report import report_on_exit
+from gpt1.report.sections import report_on_exit
 from gpt1.runs import folder as runs
 from gpt1.runs.folder import AnyConfig
 from gpt1.training import checkpoints

@@ -25,7 +25,8 @@ from gpt1.experiments.reproduce.scores import (
 from gpt1.experiments.result_store import ResultStore
 from gpt1.experiments.zeroshot.over_training import MODEL_NAMES
 from gpt1.formatting import count_noun
-from gpt1.report import Cell, charts
+from gpt1.report import charts
+from gpt1.report.page import Cell
 from gpt1.report.run_reader import as_dict
 
 if TYPE_CHECKING:

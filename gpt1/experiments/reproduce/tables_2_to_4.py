@@ -20,7 +20,7 @@ from gpt1.experiments.reproduce.scores import (
     scores_cell,
 )
 from gpt1.experiments.result_store import ResultStore
-from gpt1.report import Cell
+from gpt1.report.page import Cell
 from gpt1.tasks.metrics import glue_score
 
 
