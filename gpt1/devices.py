@@ -118,12 +118,8 @@ def prepare_model(
 ) -> None:
     """Move a model to a device; set the type of its activations and whether to use activation checkpointing."""
     for module in model.modules():
-        if (
-            activation_checkpointing
-            and device.type == "mps"
-            and (config := getattr(module, "config", None))
-            and config.dropout
-        ):
+        config = getattr(module, "config", None) if activation_checkpointing and device.type == "mps" else None
+        if config and config.dropout:
             # torch restores the random state of a CPU and of CUDA, not that of an Apple GPU (issue 127676)
             problem = f"--activation-checkpointing does not work with --dropout {config.dropout:g} on mps."
             raise UserError(problem, "Use --dropout 0 with it, or --micro-batch instead.")

@@ -7,15 +7,7 @@ from typing import Any
 
 import click
 
-from gpt1.cli.options import (
-    RangedNumber,
-    as_json,
-    column_options,
-    data_dir,
-    kind,
-    score,
-    setting_options,
-)
+from gpt1.cli.options import RangedNumber, as_json, column_options, data_dir, kind, score, setting_options
 from gpt1.cli.output import echo, echo_json, make_console
 from gpt1.config import FinetuneConfig, flag_name
 from gpt1.errors import UserError

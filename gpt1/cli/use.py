@@ -186,10 +186,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
     "--seed", type=RangedNumber(int, 0, 2**63 - 1), help="Random seed of the first text; text i uses seed + i."
 )
 @click.option(
-    "--stop",
-    multiple=True,
-    metavar="S",
-    help="End a text before this string; \\n is a line break; can be repeated.",
+    "--stop", multiple=True, metavar="S", help="End a text before this string; \\n is a line break; can be repeated."
 )
 @click.option(
     "--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16 is faster and less exact."

@@ -218,11 +218,7 @@ class DataSet:
         return self.hub
 
     def convert_rows(
-        self,
-        split: str,
-        columns: ColumnMap,
-        parts: Iterable[tuple[str, Iterable[LocatedRow]]],
-        dropped: dict[str, int],
+        self, split: str, columns: ColumnMap, parts: Iterable[tuple[str, Iterable[LocatedRow]]], dropped: dict[str, int]
     ) -> tuple[list[dict[str, Any]], list[str]]:
         """(rows with gpt1's columns, their locations); skipped rows are counted in `dropped` by reason."""
         rows, locations = [], []

@@ -72,8 +72,7 @@ def write_demo_page(out: Path, results: DemoResults) -> Path:
         atomic_write_text(out / "curves.svg", draw_side_by_side(out, results))
     page.heading("Predictions of the pre-trained model")
     page.table(
-        [f"after “{PROMPTS[0]}”", "probability"],
-        [[t, Cell(p, format_percent(p))] for t, p in results.next_tokens],
+        [f"after “{PROMPTS[0]}”", "probability"], [[t, Cell(p, format_percent(p))] for t, p in results.next_tokens]
     )
     page.texts([(PROMPTS[1], results.written)])
     page.heading(

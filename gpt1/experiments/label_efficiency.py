@@ -16,19 +16,8 @@ from gpt1.corpus.order import steps_per_epoch
 from gpt1.datasets.labelled import TaskRequest
 from gpt1.datasets.task_guess import complete_task
 from gpt1.errors import UserError
-from gpt1.experiments.experiment_report import (
-    ExperimentReport,
-    SeedScores,
-    describe_spread,
-    single_seed_intervals,
-)
-from gpt1.experiments.label_savings import (
-    LabelSaving,
-    compare_curves,
-    curve_verdict,
-    join_numbers,
-    round_to_two_digits,
-)
+from gpt1.experiments.experiment_report import ExperimentReport, SeedScores, describe_spread, single_seed_intervals
+from gpt1.experiments.label_savings import LabelSaving, compare_curves, curve_verdict, join_numbers, round_to_two_digits
 from gpt1.experiments.methods import CURVE_METHODS, check_methods
 from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.result_store import (

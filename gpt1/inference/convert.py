@@ -20,13 +20,7 @@ from gpt1.files.names import HEAD_FILE, HUGGING_FACE_FILES, LIBRARY_FILE, MODEL_
 from gpt1.files.reading import not_found_error
 from gpt1.formatting import shell_quote
 from gpt1.inference import EXPORT_FORMATS, IMPORT_FORMATS
-from gpt1.inference.foreign_task import (
-    classifier_settings,
-    drop_padding_row,
-    is_exportable,
-    read_any_task,
-    score_of,
-)
+from gpt1.inference.foreign_task import classifier_settings, drop_padding_row, is_exportable, read_any_task, score_of
 from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.inference.task import StoredTask, save_model
 from gpt1.model.foreign_weights import is_huggingface, write_huggingface
@@ -259,8 +253,7 @@ def add_special_tokens(library: Any, vocab_size: int) -> None:
 def check_format_name(command: str, format: str, formats: Iterable[str]) -> None:
     if format not in formats:
         raise UserError(
-            f"{command} {format}: unknown format.{did_you_mean(format, formats)}",
-            f"Formats: {', '.join(formats)}.",
+            f"{command} {format}: unknown format.{did_you_mean(format, formats)}", f"Formats: {', '.join(formats)}."
         )
 
 

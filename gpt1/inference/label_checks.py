@@ -19,12 +19,7 @@ from gpt1.progress import Progress
 from gpt1.tables.cells import cell_to_show, is_empty
 from gpt1.tables.facts import count_rows_have
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import (
-    RowLocator,
-    encode_labels,
-    label_columns,
-    parse_at,
-)
+from gpt1.tasks.examples import RowLocator, encode_labels, label_columns, parse_at
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.labels import format_labels
 from gpt1.tasks.targets import Answers, Classes, Target

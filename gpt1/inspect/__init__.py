@@ -59,21 +59,15 @@ def inspect(
         UserError: If `source` does not exist or is not recognized, or if files of a corpus, run or model are damaged.
     """
     progress = progress or default_progress()
-    path, data_set = (
-        Path(source),
-        None if is_url(source) or Path(source).is_file() else parse_data_set(str(source)),
-    )
-    if data_set and (
-        data_dir or not path.exists()
-    ):  # with --data-dir the data set takes precedence over a folder of the same name
+    path = Path(source)
+    data_set = None if is_url(source) or path.is_file() else parse_data_set(str(source))
+    # With --data-dir the data set takes precedence over a folder of the same name.
+    if data_set and (data_dir or not path.exists()):
         return inspect_dataset(data_set, str(source), data_dir, from_, progress)
     if is_url(source):
-        is_table = file_format(source)[0] in INPUT_FORMATS
-        return (
-            inspect_table(read_table(source), from_, progress)
-            if is_table
-            else inspect_corpus(str(source), from_, progress)
-        )
+        if file_format(source)[0] in INPUT_FORMATS:
+            return inspect_table(read_table(source), from_, progress)
+        return inspect_corpus(str(source), from_, progress)
     if is_model_name(path) and file_format(path)[0] not in {*INPUT_FORMATS, *TEXT_FORMATS}:
         return inspect_model(str(source), from_, progress)
     if path.is_dir():

@@ -229,8 +229,4 @@ def inspect_tokenizer(path: str, from_: str | Path | None, progress: Progress) -
 
 
 def tokenizer_facts(tokenizer: Tokenizer) -> Facts:
-    return {
-        "vocab_size": tokenizer.vocab_size,
-        "pipeline": tokenizer.pipeline,
-        "fingerprint": tokenizer.fingerprint,
-    }
+    return {"vocab_size": tokenizer.vocab_size, "pipeline": tokenizer.pipeline, "fingerprint": tokenizer.fingerprint}

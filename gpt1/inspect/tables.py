@@ -20,13 +20,7 @@ from gpt1.inference.predictor import TaskPredictor, load
 from gpt1.progress import Progress
 from gpt1.runs.folder import STARTER, has_starter
 from gpt1.tables.cells import cell_number, cell_to_show, is_date, is_empty, resolve_thousands
-from gpt1.tables.facts import (
-    MAX_GROUPS_NAMED,
-    count_rows_have,
-    describe_table,
-    label_warnings,
-    score_summary,
-)
+from gpt1.tables.facts import MAX_GROUPS_NAMED, count_rows_have, describe_table, label_warnings, score_summary
 from gpt1.tables.rows import QUOTED_TSV_FIX
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import (

@@ -141,11 +141,7 @@ class Page:
         self._add("table", **_table_block(columns, rows), caption=caption, prose=prose, folded=summary)
 
     def svg(
-        self,
-        figure: Figure,
-        caption: str,
-        *,
-        data_table: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None,
+        self, figure: Figure, caption: str, *, data_table: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None
     ) -> None:
         """Add a chart with a collapsed `data_table` (columns, rows) below it.
 

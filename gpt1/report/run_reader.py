@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from gpt1 import formatting
-from gpt1.config import (
-    FinetuneConfig,
-    PretrainConfig,
-    default_value,
-    descriptions,
-    flag_name,
-    recipe_defaults,
-)
+from gpt1.config import FinetuneConfig, PretrainConfig, default_value, descriptions, flag_name, recipe_defaults
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular, parse_json, read_json_object, read_yaml
 from gpt1.files.names import METRICS_FILE, MODEL_FOLDER, PREDICTIONS, RESULTS_FILE, RUN_CONFIG_FILE, TASK_FILE

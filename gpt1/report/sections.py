@@ -257,12 +257,8 @@ def add_data(page: Page, run: Run) -> None:
     for name, value in {**as_dict(run.results.get("corpus")), **as_dict(run.results.get("data"))}.items():
         description = DATA_DESCRIPTIONS.get(name, str(name).replace("_", " "))
         is_share = isinstance(value, float) and 0 <= value <= 1
-        rows.append(
-            [
-                description,
-                Cell(value, f"{formatting.format_setting(float(f'{100 * value:.3g}'))} %") if is_share else value,
-            ]
-        )
+        share = f"{formatting.format_setting(float(f'{100 * value:.3g}'))} %" if is_share else ""
+        rows.append([description, Cell(value, share) if is_share else value])
     if rows:
         page.heading("Data")
         page.table(["fact", "value"], rows)
@@ -271,9 +267,8 @@ def add_data(page: Page, run: Run) -> None:
 def add_settings(page: Page, run: Run) -> None:
     explanations, defaults = descriptions(run.config_class), run.default_settings
     changed, unchanged = [], []
-    other_values = {
-        name: value for name, value in run.settings.items() if name not in (*explanations, "command", "stage")
-    }
+    known = (*explanations, "command", "stage")
+    other_values = {name: value for name, value in run.settings.items() if name not in known}
     other_values |= as_dict(run.settings.get("command"))
     if "train" in other_values:
         other_values["rows"] = other_values.pop("train")  # the setting `train` selects the trained weights
@@ -326,6 +321,5 @@ def add_next_steps(page: Page, run: Run) -> None:
     else:
         page.code(f"gpt1 predict {folder} new.csv --out predictions.csv", "Predictions and probabilities for new rows:")
         page.code(
-            f"gpt1 evaluate {folder} test.csv",
-            "Metrics on test rows (the validation rows above selected the epoch):",
+            f"gpt1 evaluate {folder} test.csv", "Metrics on test rows (the validation rows above selected the epoch):"
         )

@@ -116,11 +116,7 @@ def log_once(line: str) -> None:
 
 
 def create_run(
-    out: str | Path,
-    config: TrainingConfig,
-    command: Mapping[str, Any],
-    computes_in: str = "",
-    overwrite: bool = False,
+    out: str | Path, config: TrainingConfig, command: Mapping[str, Any], computes_in: str = "", overwrite: bool = False
 ) -> Path:
     """Create a run folder with its config.yaml.
 

@@ -178,8 +178,7 @@ def tsv_cells(file: InputFile) -> Iterator[tuple[int, list[str]]]:
 def check_column_count(name: str, columns: int) -> None:
     if columns > MAX_COLUMNS:
         raise UserError(
-            f"{name} has {columns:,} columns; the maximum is {MAX_COLUMNS:,}.",
-            "Keep only the text and label columns.",
+            f"{name} has {columns:,} columns; the maximum is {MAX_COLUMNS:,}.", "Keep only the text and label columns."
         )
 
 

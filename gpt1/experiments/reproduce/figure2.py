@@ -5,12 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gpt1.experiments.experiment_report import (
-    ExperimentReport,
-    SeedScores,
-    describe_spread,
-    single_seed_intervals,
-)
+from gpt1.experiments.experiment_report import ExperimentReport, SeedScores, describe_spread, single_seed_intervals
 from gpt1.experiments.reproduce import paper
 from gpt1.experiments.reproduce.plan import ReproductionPlan
 from gpt1.experiments.reproduce.scores import (
