@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -92,11 +93,18 @@ def resolve_settings(
 def user_settings(
     config_class: type[AnyConfig], file: str | Path | None, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The settings that the user chose: the `--config` file, overridden by `overrides`, converted to their types."""
+    """The settings that the user chose: the `--config` file, overridden by `overrides`, converted to their types.
+
+    In `overrides`, which may come from Python, a mapping (class → weight) is the text of the flag, JSON.
+    """
     if file and not Path(file).exists():
         raise not_found_error(file)
     from_file = {name: value for name, value in (read_yaml(file) if file else {}).items() if name not in RUN_KEYS}
-    chosen = [*from_file.items(), *((name, value) for name, value in overrides.items() if value is not None)]
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            given[name] = json.dumps({str(label): weight for label, weight in value.items()})
+    chosen = [*from_file.items(), *given.items()]
     warn_renamed_settings(name for name, _ in chosen)
     return {(key := field_name(config_class, name)): parse_value(config_class, key, value) for name, value in chosen}
 

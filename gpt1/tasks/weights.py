@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,10 +93,3 @@ def example_weights(examples: Sequence[Example], target: Target, class_weight: s
     if not weights.any():
         raise UserError("all rows have the weight 0: there is nothing to learn.", "Check the column of --weight.")
     return None if weights.min() == weights.max() else (weights / weights.mean()).float()
-
-
-def format_class_weight(value: str | Mapping[Any, float]) -> str:
-    """The setting of a mapping from Python."""
-    import json
-
-    return value if isinstance(value, str) else json.dumps({str(label): weight for label, weight in value.items()})

@@ -33,7 +33,6 @@ from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.targets import Target
-from gpt1.tasks.weights import format_class_weight
 from gpt1.training import checkpoints
 from gpt1.training.distributed import require_single_process
 from gpt1.training.finetune_results import finish_finetuning
@@ -154,8 +153,6 @@ def named_columns(settings: Mapping[str, Any]) -> dict[str, str]:
 def requested_finetune_settings(config: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a YAML file and among the keywords of `finetune`: those that are not columns."""
     given = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
-    if given.get("class_weight"):
-        given["class_weight"] = format_class_weight(given["class_weight"])
     return runs.user_settings(FinetuneConfig, config, given)
 
 
