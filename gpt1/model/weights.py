@@ -217,13 +217,13 @@ def read_tensor_headers(path: Path) -> dict[str, Tensor]:
 
 
 def read_file_header(path: Path) -> dict[str, Tensor]:
-    with open_safetensors(path) as file:
+    with open_safetensors(path, OverflowError, RuntimeError, TypeError, ValueError) as file:  # of a wrong shape
         return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
 
 
 @contextmanager
-def open_safetensors(path: Path) -> Iterator[Any]:
-    """An open safetensors file; UserError if it is missing or damaged."""
+def open_safetensors(path: Path, *errors: type[Exception]) -> Iterator[Any]:
+    """An open safetensors file; UserError if it is missing or damaged, which `errors` may mean as well."""
     if not path.exists():
         raise UserError(f"{path} does not exist.", f"A model folder contains {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
     check_regular(path)
@@ -231,7 +231,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+    except (SafetensorError, *errors) as error:
         raise UserError(
             f"{path} cannot be read: {error}.", "The file is damaged or truncated: copy it again."
         ) from None
