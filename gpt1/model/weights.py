@@ -228,10 +228,11 @@ def open_safetensors(path: Path, *errors: type[Exception]) -> Iterator[Any]:
         raise UserError(f"{path} does not exist.", f"A model folder contains {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
     check_regular(path)
     check_not_pointer(path)
+    damage: tuple[type[Exception], ...] = (SafetensorError, *errors)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, *errors) as error:
+    except damage as error:
         raise UserError(
             f"{path} cannot be read: {error}.", "The file is damaged or truncated: copy it again."
         ) from None
