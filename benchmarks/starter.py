@@ -32,7 +32,8 @@ from gpt1.errors import GPT1Error, UserError
 from gpt1.experiments.zeroshot.heuristics import build_zeroshot_task
 from gpt1.experiments.zeroshot.minimal_pairs import MinimalPairsTask
 from gpt1.files.atomic import atomic_file
-from gpt1.files.manifest import MANIFEST, file_entry
+from gpt1.files.manifest import file_entry
+from gpt1.files.names import MANIFEST, RUN_CONFIG_FILE, WEIGHTS_FILE
 from gpt1.files.reading import open_input
 from gpt1.inference.convert import export_model
 from gpt1.inference.evaluate import evaluate_on_corpus
@@ -111,9 +112,9 @@ def make_starter(making: Making, progress: Progress) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(making.record.read_text("utf-8")) if making.record.exists() else {}
     stage = stage_facts(making)
     earlier = {name: one for name, one in record.get("stages", {}).items() if making.from_ and name != making.run}
-    if record.get("stages", {}).get(making.run) != stage or not (making.out / runs.MODEL_FILE).exists():
+    if record.get("stages", {}).get(making.run) != stage or not (making.out / WEIGHTS_FILE).exists():
         export_weights(making, progress)
-    weights = making.out / runs.MODEL_FILE
+    weights = making.out / WEIGHTS_FILE
     model = asdict(load(making.out, device="cpu").gpt.config) | file_entry(weights)
     if record.get("model") != model:
         record = {}  # the figures of other weights
@@ -171,7 +172,7 @@ def tokenize_texts(making: Making, progress: Progress) -> None:
 def pretrain_model(making: Making, progress: Progress) -> None:
     run = making.run_folder
     if not runs.is_finished(run):
-        resume = (run / runs.RUN_CONFIG_FILE).exists()
+        resume = (run / RUN_CONFIG_FILE).exists()
         valid = making.validation_corpus("textbooks")
         settings = {} if resume else {"corpus": making.corpus, "from_": making.from_, "valid": valid}
         pretrain(out=run, resume=resume, progress=progress, **settings, **({} if resume else making.settings))
@@ -183,7 +184,7 @@ def export_weights(making: Making, progress: Progress) -> None:
     export_model(
         "gpt1", making.run_folder, new, progress, dtype="bf16", license=LICENSE, name="starter", overwrite=True
     )
-    if (size := (new / runs.MODEL_FILE).stat().st_size) > MAX_BYTES:
+    if (size := (new / WEIGHTS_FILE).stat().st_size) > MAX_BYTES:
         problem = f"the weights have {size:,} bytes; the package allows {MAX_BYTES:,}."
         raise UserError(problem, "Train a smaller model.")
     shutil.rmtree(making.out, ignore_errors=True)

@@ -140,9 +140,8 @@ class Console(Progress):
         console = self._console(self._results)
         highest = max((p for _, p in probabilities), default=0.0) or 1.0
         longest = max((cell_len(_show_whitespace(token)) for token, _ in probabilities), default=0)
-        width = max(
-            1, min(BAR_WIDTH, console.width - longest - len("  100.0%  "))
-        )  # tokens are never truncated for a bar
+        # Tokens are never truncated for a bar.
+        width = max(1, min(BAR_WIDTH, console.width - longest - len("  100.0%  ")))
         table = Table.grid(padding=(0, 2))
         for justify in ("left", "right", "left"):
             table.add_column(justify=justify, no_wrap=True)
@@ -167,11 +166,6 @@ class Console(Progress):
             self._console(stream).print(_rich_text(text), soft_wrap=True)  # above the bar
         else:
             print(text, file=stream, flush=True)
-
-
-def print_probabilities(probabilities: Sequence[tuple[str, float]]) -> None:
-    """`Console.print_probabilities` on standard output."""
-    Console().print_probabilities(probabilities)
 
 
 def print_metrics(result: Mapping[str, Any]) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from gpt1.config import Precision
-from gpt1.errors import OUT_OF_MEMORY, ResourceError, UserError, did_you_mean
+from gpt1.errors import DISK_FULL, OUT_OF_MEMORY, ResourceError, UserError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = get_args(Precision)
 
 
 def resolve_device(setting: str) -> torch.device:
@@ -119,12 +118,8 @@ def prepare_model(
 ) -> None:
     """Move a model to a device; set the type of its activations and whether to use activation checkpointing."""
     for module in model.modules():
-        if (
-            activation_checkpointing
-            and device.type == "mps"
-            and (config := getattr(module, "config", None))
-            and config.dropout
-        ):
+        config = getattr(module, "config", None) if activation_checkpointing and device.type == "mps" else None
+        if config and config.dropout:
             # torch restores the random state of a CPU and of CUDA, not that of an Apple GPU (issue 127676)
             problem = f"--activation-checkpointing does not work with --dropout {config.dropout:g} on mps."
             raise UserError(problem, "Use --dropout 0 with it, or --micro-batch instead.")
@@ -149,7 +144,7 @@ def translate_resource_errors(memory_advice: str) -> Iterator[None]:
             raise ResourceError("out of memory.", memory_advice) from None
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # Windows has no EDQUOT
+        if error.errno in DISK_FULL:
             raise ResourceError(
                 f"the disk is full: {error.filename or 'no space left'}.",
                 "Free some space, then resume with the same command and --resume.",

@@ -89,6 +89,8 @@ def name_settings(text: str, bare: str) -> str:
     return FLAG.sub(rename, text)
 
 
+DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no EDQUOT
+FREE_SPACE = "Free some space, or write to another disk."
 PATH_FIXES = {
     errno.EACCES: "Check its permissions, and those of its folders.",
     errno.EPERM: "Check its permissions, and those of its folders.",
@@ -106,6 +108,11 @@ PATH_FIXES = {
 
 def os_error_reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
+
+
+def first_line(error: Exception, most: int = 300) -> str:
+    """The first line of an error of a library, at most `most` characters; its type if it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
 
 
 def did_you_mean(value: str, options: Iterable[str]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def format_number(value: float, digits: int = 3) -> str:
@@ -21,6 +22,19 @@ def format_number(value: float, digits: int = 3) -> str:
     if value and abs(value) < 1e-3:
         return format_setting(float(f"{value:.{digits}g}"))
     return f"{value:#.{digits}g}".rstrip(".") if value else f"{0:.{digits}f}"
+
+
+def float_or_nan(value: Any) -> float:
+    """A value from a file as a number; NaN if it is not one."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def three_decimals(interval: Sequence[float]) -> str:
+    """A confidence interval in a line of text: [0.821, 0.914]."""
+    return f"[{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
 def format_setting(value: float) -> str:

@@ -19,18 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.console import Console
-from gpt1.errors import UserError
+from gpt1.errors import UserError, first_line
 from gpt1.files.foreign import MAX_JSON_BYTES, read_json_object, short
+from gpt1.files.names import (
+    HEAD_FILE,
+    INDEX_FILE,
+    MANIFEST,
+    MODEL_CONFIG_FILE,
+    TASK_FILE,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+)
 from gpt1.progress import Progress
 from gpt1.version import __version__
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
-CONFIG_FILE = "config.json"
 NO_NETWORK = "The model starter (English) comes with gpt1 and needs no network."
-TEXT_FILES = [CONFIG_FILE, "model.safetensors.index.json", "task.json", "manifest.json", "gpt1_tokenizer.json"]
-TEXT_FILES += ["vocab.json", "merges.txt", "encoder_bpe_40000.json", "vocab_40000.bpe"]
-TEXT_FILES += ["tokenizer.json", "tokenizer_config.json"]
-WHOLE, SHARDS, HEAD = "model.safetensors", "model-*-of-*.safetensors", "head.safetensors"
+TEXT_FILES = [MODEL_CONFIG_FILE, INDEX_FILE, TASK_FILE, MANIFEST, *TOKENIZER_FILES, "tokenizer_config.json"]
+SHARDS = "model-*-of-*.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MODEL_TYPES = ("openai-gpt", "gpt1-model-1")
 """`model_type` or `format` in the config.json of the models that gpt1 reads."""
@@ -64,7 +70,7 @@ def download(name: str) -> Path:
         check_listing(name, sizes or {})
         folder = Path(fetch(revision=revision or None, allow_patterns=TEXT_FILES, tqdm_class=byte_bar()))
         check_config(name, folder)
-        wanted = [HEAD, WHOLE if sizes is None or WHOLE in sizes else SHARDS]
+        wanted = [HEAD_FILE, WEIGHTS_FILE if sizes is None or WEIGHTS_FILE in sizes else SHARDS]
         missing = {
             file: size
             for file, size in (sizes or {}).items()
@@ -136,16 +142,16 @@ def check_listing(name: str, sizes: dict[str, int]) -> None:
     """Raise UserError for a repository whose files gpt1 cannot use, before anything is downloaded."""
     if not sizes:
         return
-    if not any(fnmatch(file, pattern) for file in sizes for pattern in (WHOLE, SHARDS)):
+    if not any(fnmatch(file, pattern) for file in sizes for pattern in (WEIGHTS_FILE, SHARDS)):
         if pickles := [file for file in sizes if file.endswith(PICKLES)]:
             raise UserError(
                 f"{name} has no safetensors, only pickles ({short(pickles[0])}), which can run code when loaded. "
                 "gpt1 loads no pickles.",
                 "Convert it with transformers: OpenAIGPTLMHeadModel.from_pretrained(...).save_pretrained(...).",
             )
-        raise UserError(f"{name} has no {WHOLE}.", WEIGHTS_HINT)
-    if CONFIG_FILE not in sizes:
-        raise UserError(f"{name} has no {CONFIG_FILE}.", WEIGHTS_HINT)
+        raise UserError(f"{name} has no {WEIGHTS_FILE}.", WEIGHTS_HINT)
+    if MODEL_CONFIG_FILE not in sizes:
+        raise UserError(f"{name} has no {MODEL_CONFIG_FILE}.", WEIGHTS_HINT)
     for file in TEXT_FILES:
         if sizes.get(file, 0) > MAX_JSON_BYTES:
             raise UserError(
@@ -156,16 +162,16 @@ def check_listing(name: str, sizes: dict[str, int]) -> None:
 
 def check_config(name: str, folder: Path) -> None:
     """Raise UserError for a model that is not a GPT-1, before its weights are downloaded."""
-    if not (folder / CONFIG_FILE).exists():
+    if not (folder / MODEL_CONFIG_FILE).exists():
         raise UserError(
-            f"{name} is incomplete in the hub's cache: no {CONFIG_FILE} found.",
+            f"{name} is incomplete in the hub's cache: no {MODEL_CONFIG_FILE} found.",
             "Run the command again with a network connection.",
         )
-    config = read_json_object(folder / CONFIG_FILE)
+    config = read_json_object(folder / MODEL_CONFIG_FILE)
     kind = config.get("model_type") or config.get("format")
     if kind not in MODEL_TYPES:
         raise UserError(
-            f"{name} is not a GPT-1: its {CONFIG_FILE} describes a model of the type {short(kind)}.",
+            f"{name} is not a GPT-1: its {MODEL_CONFIG_FILE} describes a model of the type {short(kind)}.",
             "Use a model of the type openai-gpt, such as openai-community/openai-gpt, or one that gpt1 push wrote.",
         )
 
@@ -240,7 +246,3 @@ def as_user_error(hub: Any, name: str, error: Exception) -> UserError | None:
             "Run the command again: complete files are kept.",
         )
     return None
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

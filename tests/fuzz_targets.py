@@ -265,7 +265,7 @@ def read_run(folder: Path) -> None:
 
 
 def read_page(folder: Path) -> None:
-    from gpt1.report import write_report
+    from gpt1.report.sections import write_report
 
     write_report(folder)
 

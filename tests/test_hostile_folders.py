@@ -20,6 +20,7 @@ import torch
 from fuzz_mutations import reseal
 from report_runs import write_pretraining_run
 from safetensors.torch import load_file, save_file
+from workspace import edit_json, list_files
 
 from gpt1.corpus.shards import manifest_fingerprint
 from gpt1.files.manifest import write_manifest
@@ -28,10 +29,6 @@ SECONDS = 20  # CPU time of one command: none reads more than a few KB
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # what changes a terminal
 
 Damage = Callable[[Path], None]
-
-
-def edit(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def fifo(path: Path) -> None:
@@ -53,7 +50,7 @@ def fill(path: Path, value: float, dtype: torch.dtype = torch.float32) -> None:
 
 def change_after_manifest(model: Path) -> None:
     write_manifest(model, "gpt1-model-files-1")
-    edit(model / "config.json", dropout=0)
+    edit_json(model / "config.json", dropout=0)
 
 
 def add_file(corpus: Path, name: str) -> None:
@@ -97,14 +94,14 @@ CORPORA: dict[str, Damage] = {
     "manifest-fifo": lambda f: fifo(f / "manifest.json"),
 }
 MODELS: dict[str, Damage] = {
-    "a-billion-layers": lambda f: edit(f / "config.json", n_layer=10**9),
-    "a-wide-model": lambda f: edit(f / "config.json", n_embd=10**7),
-    "a-large-vocabulary": lambda f: edit(f / "config.json", vocab_size=10**9),
-    "more-layers-than-weights": lambda f: edit(f / "config.json", n_layer=1000),
-    "long-dropout": lambda f: edit(f / "config.json", dropout=10**400),
-    "layers-of-text": lambda f: edit(f / "config.json", n_layer="x"),
-    "layers-in-a-list": lambda f: edit(f / "config.json", n_layer=[1]),
-    "layers-of-truth": lambda f: edit(f / "config.json", n_layer=True),
+    "a-billion-layers": lambda f: edit_json(f / "config.json", n_layer=10**9),
+    "a-wide-model": lambda f: edit_json(f / "config.json", n_embd=10**7),
+    "a-large-vocabulary": lambda f: edit_json(f / "config.json", vocab_size=10**9),
+    "more-layers-than-weights": lambda f: edit_json(f / "config.json", n_layer=1000),
+    "long-dropout": lambda f: edit_json(f / "config.json", dropout=10**400),
+    "layers-of-text": lambda f: edit_json(f / "config.json", n_layer="x"),
+    "layers-in-a-list": lambda f: edit_json(f / "config.json", n_layer=[1]),
+    "layers-of-truth": lambda f: edit_json(f / "config.json", n_layer=True),
     "deep": lambda f: (f / "config.json").write_text("[" * 2000) and None,
     "config-fifo": lambda f: fifo(f / "config.json"),
     "config-device": lambda f: device(f / "config.json"),
@@ -173,19 +170,15 @@ def bounded_time() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def listing(root: Path) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
-
-
 def refused(run_cli: Any, root: Path, *words: str) -> str:
-    before = listing(root)
+    before = list_files(root)
     answer = run_cli(*words)
     errors = [line for line in answer.stderr.splitlines() if line.startswith("gpt1: ")]
     assert answer.exit_code in (1, 2), (words, answer)
     assert len(errors) == 1, (words, answer.stderr)
     assert "Traceback" not in answer.stderr
     assert not CONTROL.search(answer.stderr + answer.stdout), words
-    assert listing(root) == before, words
+    assert list_files(root) == before, words
     return answer.stderr
 
 

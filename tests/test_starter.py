@@ -24,6 +24,7 @@ from benchmarks.starter_card import figures, model_card
 from gpt1.corpus.tokenize import tokenize
 from gpt1.errors import UserError
 from gpt1.files.manifest import file_entry
+from gpt1.files.names import WEIGHTS_FILE
 from gpt1.inference.convert import export_model
 from gpt1.model.weights import verify_model
 from gpt1.runs import folder as runs
@@ -53,7 +54,7 @@ def without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @with_weights
 def test_the_shipped_weights_are_bf16_below_30_mb_and_match_their_manifest():
     verify_model(runs.STARTER_FOLDER)
-    weights = runs.STARTER_FOLDER / runs.MODEL_FILE
+    weights = runs.STARTER_FOLDER / WEIGHTS_FILE
     assert weights.stat().st_size < 30_000_000
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.bfloat16}
 
@@ -62,7 +63,7 @@ def test_the_shipped_weights_are_bf16_below_30_mb_and_match_their_manifest():
 @with_weights
 def test_the_card_and_the_page_say_what_was_measured_with_these_weights():
     record = json.loads(RECORD.read_text("utf-8"))
-    weights = file_entry(runs.STARTER_FOLDER / runs.MODEL_FILE)
+    weights = file_entry(runs.STARTER_FOLDER / WEIGHTS_FILE)
     assert {name: record["model"][name] for name in weights} == weights
     assert (runs.STARTER_FOLDER / "README.md").read_text("utf-8") == model_card(record)
     assert figures(record, heading="###") in (ROOT / "docs" / "starter.md").read_text("utf-8")
@@ -171,7 +172,7 @@ def test_commands_that_use_a_model_take_starter(run_cli: Any, reviews: Path):
     ):
         answer = run_cli(*words.split())
         assert answer.exit_code == 0, (words, answer.stderr)
-    for name in (runs.MODEL_FILE, "README.md"):  # the card has the attribution
+    for name in (WEIGHTS_FILE, "README.md"):  # the card has the attribution
         assert (Path("ours") / name).read_bytes() == (runs.STARTER_FOLDER / name).read_bytes()
 
 

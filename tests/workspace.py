@@ -42,6 +42,10 @@ def run_cli(capfd: pytest.CaptureFixture[str]):
     return run
 
 
+def edit_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
 def list_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 

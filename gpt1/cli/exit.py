@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -13,7 +12,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from gpt1.cli.output import echo
-from gpt1.errors import PATH_FIXES, GPT1Error, ResourceError, UserError, os_error_reason
+from gpt1.errors import DISK_FULL, FREE_SPACE, PATH_FIXES, GPT1Error, ResourceError, UserError, os_error_reason
 
 
 def translate_oserror(error: OSError) -> GPT1Error:
@@ -23,8 +22,8 @@ def translate_oserror(error: OSError) -> GPT1Error:
     # Only standard output has no name, and none of the errors of PATH_FIXES.
     name = error.filename or ("a file" if error.errno in PATH_FIXES else "the output")
     what = f"{name}: {os_error_reason(error)}."
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-        return ResourceError(f"the disk is full. {what}", "Free some space, or write to another disk.")
+    if error.errno in DISK_FULL:
+        return ResourceError(f"the disk is full. {what}", FREE_SPACE)
     if error.errno in PATH_FIXES:
         return UserError(what, PATH_FIXES[error.errno])
     return GPT1Error(what, "Fix the cause and run the command again.")

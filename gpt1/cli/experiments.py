@@ -7,19 +7,12 @@ from typing import Any
 
 import click
 
-from gpt1.cli.options import (
-    DATA_DIR_HELP,
-    GUESSED_KIND,
-    JSON_HELP,
-    KIND_HELP,
-    RangedNumber,
-    column_options,
-    setting_options,
-)
+from gpt1.cli.options import RangedNumber, as_json, column_options, data_dir, kind, score, setting_options
 from gpt1.cli.output import echo, echo_json, make_console
 from gpt1.config import FinetuneConfig, flag_name
 from gpt1.errors import UserError
 from gpt1.experiments.reserved import RESERVED
+from gpt1.formatting import three_decimals
 
 
 def parse_sizes(text: str | None) -> list[int] | None:
@@ -40,11 +33,11 @@ def parse_names(text: str | None) -> list[str] | None:
 @click.argument("train_on", metavar="TRAIN")
 @click.option("--from", "from_", required=True, metavar="RUN", help="Run or model folder to start from, or starter.")
 @click.option("--out", required=True, type=Path, help="Folder for the results; the same command resumes in it.")
-@click.option("--kind", metavar="KIND", help=f"{KIND_HELP}  {GUESSED_KIND}")
+@kind
 @column_options()
-@click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
+@score
 @click.option("--test", metavar="F", help="Test table.  [default: the data set's test split, or a fifth of TRAIN]")
-@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@data_dir
 @click.option("--sizes", metavar="N,N,…", help="Numbers of labels; `all` is every row.  [default: 8,16,32,…,all]")
 @click.option(
     "--seeds", default=5, show_default=True, type=RangedNumber(int, 1), help="Random seeds of the labels and weights."
@@ -88,13 +81,13 @@ def curve(train_on: str, out: Path, sizes: str | None, methods: str | None, **op
 @click.command(short_help="Evaluate a pre-trained model on a task without training.")
 @click.argument("what", metavar="NAME|TABLE")
 @click.option("--run", required=True, metavar="RUN", help="Pre-trained model: run or model folder, or starter.")
-@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@data_dir
 @click.option("--kind", metavar="KIND", help="For a table: choice, or classification with --words.")
 @column_options()
 @click.option("--words", metavar="L=W,L=W", help="One word for each label of a table.")
 @click.option("--append", default="very", show_default=True, help="Text between a row and the word.")
 @click.option("--rows", default=0, show_default=True, type=RangedNumber(int, 0), help="Maximum; 0: all rows.")
-@click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+@as_json
 def zeroshot(what: str, words: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate a pre-trained model on a task without training, with the paper's heuristics (figure 2, right).
 
@@ -130,7 +123,7 @@ def print_minimal_pairs(result: dict[str, Any]) -> None:
     groups = {**result["phenomena"], "mean of the paradigms": {**result["metrics"], **result["baselines"]}}
     groups["mean of the paradigms"] |= {"interval": result["interval"]["accuracy"], "rows": result["rows"]}
     rows = [
-        [name, group["rows"], group["accuracy"], "[{:.3f}, {:.3f}]".format(*group["interval"])]
+        [name, group["rows"], group["accuracy"], three_decimals(group["interval"])]
         + [group[baseline] for baseline in baselines]
         for name, group in groups.items()
     ]

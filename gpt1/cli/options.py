@@ -70,10 +70,15 @@ unlabeled = click.option(
     help="What to do with rows without a label: stop with an error, or skip them.",
 )
 
-DATA_DIR_HELP = "Folder with the files of known data sets."
-KIND_HELP = "classification, multilabel, regression, entailment, similarity or choice."
-GUESSED_KIND = "[default: guessed from TRAIN if only --label is given]"
-JSON_HELP = "Print one JSON object."
+kind = click.option(
+    "--kind",
+    metavar="KIND",
+    help="classification, multilabel, regression, entailment, similarity or choice.  "
+    "[default: guessed from TRAIN if only --label is given]",
+)
+score = click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
+data_dir = click.option("--data-dir", metavar="DIR", help="Folder with the files of known data sets.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 COLUMN_HELP = {
     "text": "Column with the text, or several to join: title,body (classification, multilabel, regression).",

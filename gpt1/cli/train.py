@@ -8,18 +8,19 @@ from typing import Any
 import click
 
 from gpt1.cli.options import (
-    DATA_DIR_HELP,
-    GUESSED_KIND,
-    KIND_HELP,
     RangedNumber,
     baselines,
     column_options,
+    data_dir,
+    kind,
     overwrite,
+    score,
     setting_options,
     unlabeled,
 )
 from gpt1.cli.output import echo, make_console, print_next_steps
 from gpt1.config import FinetuneConfig, PretrainConfig
+from gpt1.files.names import PREDICTIONS, REPORT_FILE
 from gpt1.formatting import shell_join, shell_quote
 
 
@@ -117,15 +118,15 @@ def pretrain(corpus: str | None, out: Path, **options: Any) -> None:
 @click.argument("train_on", metavar="TRAIN", required=False)
 @click.option("--from", "from_", metavar="RUN", help="Pre-trained model: run or model folder, or starter (English).")
 @click.option("--out", required=True, type=Path, help="Run folder to create.")
-@click.option("--kind", metavar="KIND", help=f"{KIND_HELP}  {GUESSED_KIND}")
+@kind
 @column_options()
-@click.option("--score", is_flag=True, help="Similarity as a number instead of two classes.")
+@score
 @click.option("--weight", metavar="COLUMN", help="Column with the weight of each row in the task loss.  [default: 1]")
 @unlabeled
 @click.option(
     "--valid", metavar="F", help="Validation table, which selects the best epoch.  [default: a share of TRAIN]"
 )
-@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@data_dir
 @click.option("--config", metavar="F.yaml", help="File with settings; flags override it.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
 @click.option(
@@ -159,7 +160,7 @@ def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: A
     from gpt1.training.finetune import finetune as run
 
     folder = run(train_on, out=out, data_dir=data_dir, progress=make_console(), **options)
-    content = "results, the worst mistakes" if (folder / "predictions.jsonl").exists() else "settings"
+    content = "results, the worst mistakes" if (folder / PREDICTIONS).exists() else "settings"
     show_page(folder, f"curves, {content}")
     quoted = shell_quote(folder)
     print_next_steps(
@@ -170,5 +171,5 @@ def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: A
 
 def show_page(run: Path, content: str) -> None:
     """Name the report page of a run, if it could be written."""
-    if (run / "report.html").exists():
+    if (run / REPORT_FILE).exists():
         echo(f"{run / 'report.html'}   {content}")

@@ -13,11 +13,11 @@ import click
 
 from gpt1.cli.options import (
     COLUMN_HELP,
-    DATA_DIR_HELP,
-    JSON_HELP,
     RangedNumber,
+    as_json,
     baselines,
     column_options,
+    data_dir,
     overwrite,
     unlabeled,
     verify,
@@ -25,9 +25,10 @@ from gpt1.cli.options import (
 from gpt1.cli.output import echo, echo_json, make_console, print_next_steps
 from gpt1.config import flag_name
 from gpt1.errors import UserError
+from gpt1.files.names import HEAD_FILE, PREDICTIONS, TASK_FILE
 from gpt1.formatting import shell_join, shell_quote
+from gpt1.inference import EXPORT_FORMATS, IMPORT_FORMATS
 
-IMPORT_FORMATS, EXPORT_FORMATS = ("huggingface", "openai"), ("gpt1", "huggingface", "onnx")
 AS_IN_TRAINING = "  [default: as in training]"
 
 
@@ -35,7 +36,7 @@ AS_IN_TRAINING = "  [default: as in training]"
 @click.argument("run", metavar="RUN")
 @click.argument("test", metavar="TEST")
 @column_options(suffix=AS_IN_TRAINING)
-@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@data_dir
 @click.option(
     "--unseen",
     metavar="wrong|refuse",
@@ -47,7 +48,7 @@ AS_IN_TRAINING = "  [default: as in training]"
 @baselines
 @click.option("--report", metavar="F.html", help="Write an HTML page: confusion matrix, calibration, worst mistakes.")
 @overwrite
-@click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+@as_json
 @verify
 def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate a fine-tuned model on labeled rows, or any model on a corpus (perplexity).
@@ -89,7 +90,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
             page = shell_join(["gpt1", "evaluate", run, test, *chain(*flags.values()), "--report", "test.html"])
             print_next_steps(f"{page}   (writes a page with the worst mistakes)")
         flags.pop("label", None)
-        command = shell_join(["gpt1", "predict", run, test, *chain(*flags.values()), "--out", "predictions.jsonl"])
+        command = shell_join(["gpt1", "predict", run, test, *chain(*flags.values()), "--out", PREDICTIONS])
         print_next_steps(f"{command}   (to see the predictions row by row)")
 
 
@@ -99,7 +100,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
 @click.option("--out", metavar="F", help="Output file; its extension is the format.  [default: standard output]")
 @column_options("label", suffix=AS_IN_TRAINING)
 @overwrite
-@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@data_dir
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, whatever the format of INPUT.")
 @click.option(
     "--excel-safe", is_flag=True, help="Prefix cells that a spreadsheet would run as formulas with an apostrophe."
@@ -152,9 +153,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
     if as_json:
         echo_json([{"token": token, "id": i, "probability": p} for token, i, p in tokens])
         return
-    from gpt1.console import print_probabilities
-
-    print_probabilities([(token, p) for token, _, p in tokens])
+    make_console().print_probabilities([(token, p) for token, _, p in tokens])
 
 
 @click.command(short_help="Generate text that continues one or more prompts.")
@@ -187,10 +186,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
     "--seed", type=RangedNumber(int, 0, 2**63 - 1), help="Random seed of the first text; text i uses seed + i."
 )
 @click.option(
-    "--stop",
-    multiple=True,
-    metavar="S",
-    help="End a text before this string; \\n is a line break; can be repeated.",
+    "--stop", multiple=True, metavar="S", help="End a text before this string; \\n is a line break; can be repeated."
 )
 @click.option(
     "--precision", metavar="fp32|bf16|auto", default="fp32", show_default=True, help="bf16 is faster and less exact."
@@ -238,9 +234,9 @@ def generate(
 
 @click.command(short_help="Describe a table, data set, corpus, run or model.")
 @click.argument("what", metavar="PATH|NAME")
-@click.option("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+@data_dir
 @click.option("--from", "from_", metavar="RUN", help="Count unknown and truncated tokens for this model.")
-@click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+@as_json
 def inspect(what: str, data_dir: str | None, from_: str | None, as_json: bool) -> None:
     """Describe a table, a known data set, a corpus, a run or a model, with warnings about likely problems.
 
@@ -319,7 +315,7 @@ def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: boo
     if target == "gpt1":
         print_next_steps(*model_next_steps(out))
         return
-    name = "OpenAIGPTForSequenceClassification" if (out / "head.safetensors").exists() else "OpenAIGPTLMHeadModel"
+    name = "OpenAIGPTForSequenceClassification" if (out / HEAD_FILE).exists() else "OpenAIGPTLMHeadModel"
     print_next_steps(f"in Python, transformers.{name}.from_pretrained({str(out)!r})")
 
 
@@ -348,6 +344,6 @@ def push(run: str, name: str, **options: Any) -> None:
 def model_next_steps(folder: Path) -> list[str]:
     from gpt1.runs.folder import pretrained_commands
 
-    if (folder / "task.json").exists():
+    if (folder / TASK_FILE).exists():
         return [f"gpt1 predict {shell_quote(folder)} INPUT --out predictions.csv"]
     return pretrained_commands(folder)

@@ -19,8 +19,6 @@ from gpt1.corpus.encoding import encode_batches, make_text_batches, smallest_id_
 from gpt1.corpus.readers import list_sources
 from gpt1.corpus.shards import (
     CORPUS_FORMAT,
-    CORPUS_MANIFEST,
-    DOCUMENTS_FILE,
     TOKENIZER_FOLDER,
     ShardWriter,
     array_shape,
@@ -31,12 +29,14 @@ from gpt1.corpus.shards import (
     shard_name,
 )
 from gpt1.errors import UserError
-from gpt1.files.atomic import atomic_dir, disk_errors, ensure_writable
+from gpt1.files.atomic import atomic_dir, disk_errors
 from gpt1.files.foreign import check_name, check_regular, parse_json, path_inside, short
-from gpt1.files.manifest import check_replaceable
+from gpt1.files.manifest import file_entry
+from gpt1.files.names import DOCUMENTS_FILE, MANIFEST
 from gpt1.files.reading import filesystem, is_url, not_found_error
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.progress import Progress
+from gpt1.runs.folder import check_new_folder
 from gpt1.tokenization.tokenizer import Tokenizer
 
 MAX_MANIFEST_BYTES = 2**28
@@ -109,16 +109,8 @@ def resolve_output(out: str | Path, overwrite: bool = False, inputs: Sequence[st
     """
     if is_url(out):
         raise UserError(f"--out {out} is a URL, not a local folder.", "Write to a local folder, then copy it.")
-    target = Path(out).resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        if not target.is_dir():
-            raise UserError(f"--out {out} is a file.", "Choose another --out.")
-        if not overwrite:
-            fix = "Choose another --out, or replace it with --overwrite."
-            raise UserError(f"--out {out} exists and is not empty.", fix)
-        check_replaceable(target, [inputs] if isinstance(inputs, str | Path) else inputs)
-    ensure_writable(target)
-    return target
+    sources = [inputs] if isinstance(inputs, str | Path) else inputs
+    return check_new_folder(out, overwrite, sources, f"--out {out}").resolve()
 
 
 class Corpus:
@@ -213,7 +205,7 @@ class Corpus:
         with tempfile.TemporaryDirectory() as copy, disk_errors(copy):
             for name in self.manifest["files"]:
                 if name.startswith(TOKENIZER_FOLDER + "/"):
-                    target = Path(copy, check_name(name, self.path(CORPUS_MANIFEST)))
+                    target = Path(copy, check_name(name, self.path(MANIFEST)))
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(self.read_verified(name))
             tokenizer = Tokenizer.load(Path(copy, TOKENIZER_FOLDER))
@@ -289,7 +281,7 @@ class Corpus:
     def path(self, name: str) -> str:
         if is_url(self.folder):
             return join_path(self.folder, name)
-        return str(path_inside(Path(self.folder), name, Path(self.folder, CORPUS_MANIFEST)))
+        return str(path_inside(Path(self.folder), name, Path(self.folder, MANIFEST)))
 
     def rebuild_hint(self) -> str:
         return f"Delete {self.folder} and create it again with: gpt1 tokenize CORPUS --out {self.folder}"
@@ -307,7 +299,7 @@ def join_path(folder: str, name: str) -> str:
 
 def read_corpus_manifest(folder: str) -> dict[str, Any]:
     """The checked content of the folder's manifest.json; UserError if the folder is not a corpus."""
-    path = join_path(folder, CORPUS_MANIFEST)
+    path = join_path(folder, MANIFEST)
     fix = f"Delete {folder} and create it again with: gpt1 tokenize CORPUS --out DIR"
     try:
         size = file_size(path)
@@ -317,7 +309,7 @@ def read_corpus_manifest(folder: str) -> dict[str, Any]:
         if not is_url(folder) and not Path(folder).exists():
             raise not_found_error(folder)
         raise UserError(
-            f"{folder} is not a corpus folder: no {CORPUS_MANIFEST} found.",
+            f"{folder} is not a corpus folder: no {MANIFEST} found.",
             f"Create one with: gpt1 tokenize {shell_quote(folder)} --out DIR",
         )
     if size > MAX_MANIFEST_BYTES:
@@ -330,7 +322,7 @@ def read_corpus_manifest(folder: str) -> dict[str, Any]:
     if isinstance(version, bool) or not isinstance(version, int):  # of a run, a model or another program: not to delete
         what = "was written by another program" if version is None else f"has format {short(version)}"
         raise UserError(
-            f"{folder} is not a corpus folder: its {CORPUS_MANIFEST} {what}.",
+            f"{folder} is not a corpus folder: its {MANIFEST} {what}.",
             "Use a corpus folder. To create one: gpt1 tokenize CORPUS --out DIR",
         )
     if version != CORPUS_FORMAT:
@@ -364,6 +356,4 @@ def file_size(path: str) -> int | None:
 def file_digest(path: str) -> str:
     if is_url(path):
         return hashlib.sha256(read_bytes(path)).hexdigest()
-    check_regular(path)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return str(file_entry(Path(path))["sha256"])

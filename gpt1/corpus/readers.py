@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular
+from gpt1.files.names import DOCUMENTS_FILE, MANIFEST
 from gpt1.files.reading import InputFile, file_format, filesystem, is_url, not_found_error, open_input
 from gpt1.tables.rows import SPREADSHEETS, TABLE_FORMATS, stream_rows, text_field
 
@@ -34,7 +35,6 @@ class DocumentPart:
     """A document, or a part of a long one."""
 
     text: str
-    source: str
     boundary: Boundary = "document"
     """What begins here: a document, or a further part of one. If the part begins a `line`, the newline before it is in
     neither part; if it begins a `word`, nothing is between the parts."""
@@ -147,7 +147,7 @@ def walk(folder: Path, seen: set[str]) -> Iterator[Path]:
 
 def is_corpus(folder: Path) -> bool:
     """Whether this is a corpus folder of gpt1: its merges.txt is not text to train on."""
-    return (folder / "manifest.json").exists() and (folder / "documents.npy").exists()
+    return (folder / MANIFEST).exists() and (folder / DOCUMENTS_FILE).exists()
 
 
 def remote_sources(url: str) -> list[Source]:
@@ -194,7 +194,7 @@ def read_source(source: Source) -> Iterator[DocumentPart]:
     with open_input(source.path) as file:
         for text, boundary in stream_texts(file, source.text_field):
             documents += 1
-            yield DocumentPart(text, source.path, boundary, file.position())
+            yield DocumentPart(text, boundary, file.position())
     if source.is_explicit and not documents:
         raise UserError(f"{source.path} is empty: it has no {'text' if source.format in TEXT_FORMATS else 'rows'}.")
 

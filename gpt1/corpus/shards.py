@@ -26,11 +26,10 @@ from gpt1.corpus.readers import Boundary, Source
 from gpt1.errors import UserError
 from gpt1.files.foreign import DAMAGED, Fields, check_name
 from gpt1.files.manifest import content_sha256, file_entry
+from gpt1.files.names import DOCUMENTS_FILE, MANIFEST
 from gpt1.tokenization.tokenizer import Tokenizer
 
 CORPUS_FORMAT = 1
-CORPUS_MANIFEST = "manifest.json"
-DOCUMENTS_FILE = "documents.npy"
 TOKENIZER_FOLDER = "tokenizer"
 
 
@@ -124,7 +123,7 @@ class ShardWriter:
             "sources": [{"name": source.name, "size": source.size} for source in sources],
         }
         text = json.dumps({**manifest, "fingerprint": manifest_fingerprint(manifest)}, indent=1, ensure_ascii=False)
-        (self.folder / CORPUS_MANIFEST).write_bytes(text.encode("utf-8"))
+        (self.folder / MANIFEST).write_bytes(text.encode("utf-8"))
 
 
 def read_npy_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:

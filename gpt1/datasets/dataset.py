@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from gpt1.datasets.files import (
     ColumnMap,
@@ -20,7 +19,7 @@ from gpt1.datasets.files import (
 )
 from gpt1.datasets.hub import HubSource
 from gpt1.errors import UserError, did_you_mean
-from gpt1.formatting import count_noun
+from gpt1.formatting import count_noun, float_or_nan
 from gpt1.tables.facts import normalize_text
 from gpt1.tables.table import Table
 
@@ -49,6 +48,9 @@ class KnownTable(Table):
 
     def locate_row(self, i: int) -> str:
         return self.row_locations[i]
+
+    def select(self, positions: Sequence[int]) -> Self:
+        return replace(super().select(positions), row_locations=[self.row_locations[i] for i in positions])
 
 
 @dataclass(frozen=True)
@@ -216,11 +218,7 @@ class DataSet:
         return self.hub
 
     def convert_rows(
-        self,
-        split: str,
-        columns: ColumnMap,
-        parts: Iterable[tuple[str, Iterable[LocatedRow]]],
-        dropped: dict[str, int],
+        self, split: str, columns: ColumnMap, parts: Iterable[tuple[str, Iterable[LocatedRow]]], dropped: dict[str, int]
     ) -> tuple[list[dict[str, Any]], list[str]]:
         """(rows with gpt1's columns, their locations); skipped rows are counted in `dropped` by reason."""
         rows, locations = [], []
@@ -255,10 +253,7 @@ class DataSet:
             return text
         elif self.score_range:
             low, high = self.score_range
-            try:
-                number = float(text)
-            except ValueError:
-                number = math.nan
+            number = float_or_nan(text)
             if low <= number <= high:
                 return number
             raise UserError(
@@ -316,7 +311,7 @@ class DataSet:
                     f"{'kept' if keep_duplicates else 'removed'}."
                 )
                 if not keep_duplicates:
-                    table = select_rows(table, kept)
+                    table = table.select(kept)
         return table, notes
 
     def comparison_texts(self, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -356,11 +351,6 @@ def convert_cell(row: Mapping[str, Any], ours: str, theirs: str | tuple[str, ...
             raise UserError(f"{location}: '{names[0]}' is not a list of at least two answers.", fix)
         return answers
     return values[0] if len(values) == 1 else " ".join(map(str, values))
-
-
-def select_rows(table: KnownTable, kept: Sequence[int]) -> KnownTable:
-    rows, locations = [table.rows[i] for i in kept], [table.row_locations[i] for i in kept]
-    return replace(table, rows=rows, row_locations=locations)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from gpt1.datasets.files import ColumnMap, LocatedRow
-from gpt1.errors import UserError
+from gpt1.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class HubSource:
         try:
             return datasets.load_dataset(self.name, configuration or None, split=split, revision=self.revision)
         except Exception as error:  # the package passes on any exception of its backends
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"{self.name} could not be loaded from the Hugging Face hub: {reason}",
+                f"{self.name} could not be loaded from the Hugging Face hub: {first_line(error)}",
                 "Check the network, or set a folder with the official files: --data-dir DIR (or GPT1_DATA).",
             ) from None

@@ -34,7 +34,8 @@ from gpt1.tasks.examples import (
     target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
-from gpt1.tasks.targets import Answers, Classes, Numbering, OrdinalBins, Target, format_labels, target_to_json
+from gpt1.tasks.labels import format_labels
+from gpt1.tasks.targets import Answers, Classes, Numbering, OrdinalBins, Target, target_to_json
 from gpt1.tasks.weights import add_row_weights, example_weights
 
 
@@ -90,10 +91,10 @@ class LabelledTable:
             fix = "" if unlabeled is None else ", or skip these rows with --unlabeled drop"
             problem = f"{table.locate_row(missing[0])}: the label is empty{others}."
             raise UserError(problem, f"Add {'labels' if others else 'a label'}{fix or ', or remove the rows'}.")
-        if len(missing) == len(rows):
+        if not (labeled := sorted({*range(len(rows))} - {*missing})):
             raise UserError(f"{table.name}: no row has a label.", "Choose another column with --label.")
         note = f"{count_noun(len(missing), 'row')} without a label skipped"
-        return replace(self, table=table.without(missing), notes=[*self.notes, note])
+        return replace(self, table=table.select(labeled), notes=[*self.notes, note])
 
     def kind_and_columns(self, kind_name: str | None, columns: Mapping[str, str]) -> tuple[Kind, dict[str, str]]:
         """The given kind and columns, with the known data set's as defaults."""
@@ -157,7 +158,9 @@ def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> Traini
 def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
     """UserError if most cells of the label column are words: the column is wrong, not a row."""
     cells = [row.get(label) for row in table.rows]
-    words = [i for i, cell in enumerate(cells) if cell_number(cell) is None and has_letter(cell_to_show(cell))]
+    words = [
+        i for i, cell in enumerate(cells) if cell_number(cell) is None and any(map(str.isalpha, cell_to_show(cell)))
+    ]
     if 2 * len(words) > len(cells):
         word = cell_to_show(cells[words[0]])[:40]
         raise UserError(
@@ -167,10 +170,6 @@ def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
 
 
 WORDS_FIX = "Use --kind classification, or another column as --label."
-
-
-def has_letter(text: str) -> bool:
-    return any(map(str.isalpha, text))
 
 
 def load_labelled_table(
@@ -195,13 +194,10 @@ def load_labelled_table(
 
 def unknown_table_error(source: str) -> UserError:
     """The error for a name that is neither a file nor a known data set, with the closest file or data set."""
-    problem = not_found_error(source).problem
-    if "Did you mean" not in problem and len(Path(source).parts) == 1:
-        problem += did_you_mean(source, data_set_names())
     fix = f"Use a table, or a known data set: {', '.join(data_set_names())} (NAME:SPLIT)."
     if source.isalpha():
         fix += f"\nTo predict this single word as a text, add a space: '{source} '"
-    return UserError(problem, fix)
+    return UserError(not_found_error(source, data_set_names()).problem, fix)
 
 
 @dataclass(frozen=True)

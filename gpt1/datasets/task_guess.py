@@ -18,7 +18,7 @@ from gpt1.tables.cells import cell_number, cell_to_show, is_date, is_empty, is_n
 from gpt1.tables.table import Table, missing_column_error, read_blocks, read_table
 from gpt1.tasks.examples import choice_columns
 from gpt1.tasks.kinds import KINDS
-from gpt1.tasks.multilabel import SEPARATORS
+from gpt1.tasks.multilabel import find_separator
 
 LABEL_COLUMN_NAMES = (
     *("label", "labels", "gold_label", "gold", "target", "class", "category", "sentiment", "topic", "score"),
@@ -184,7 +184,7 @@ def guess_several_labels(cells: dict[str, list[Any]], texts: Sequence[str], labe
 def label_separator(values: Sequence[Any]) -> str:
     """What separates the labels of a cell, if cells have several of a few labels that recur; else empty."""
     cells = [value for value in values if isinstance(value, str)]
-    separator = next((char for char in SEPARATORS if any(char in cell for cell in cells)), "")
+    separator = find_separator(cells)
     if not separator or len(cells) < len(values):
         return ""
     rows = [[part.strip() for part in cell.split(separator) if part.strip()] for cell in cells]

@@ -19,6 +19,8 @@ from gpt1.demo.results import (
     pretraining_verdict,
     starter_verdict,
 )
+from gpt1.files.atomic import atomic_write_text
+from gpt1.files.names import REPORT_FILE
 from gpt1.report import charts
 from gpt1.report.page import Cell, Page
 from gpt1.report.run_reader import Run
@@ -67,11 +69,10 @@ def write_demo_page(out: Path, results: DemoResults) -> Path:
         figure, axes = charts.new_chart("accuracy on validation rows", "training completed, %")
         plot_accuracy(axes, results)
         page.svg(figure, f"Fine-tuning: {'median and range over the seeds' if seeds > 1 else 'one seed'}.")
-        (out / "curves.svg").write_text(draw_side_by_side(out, results), encoding="utf-8")
+        atomic_write_text(out / "curves.svg", draw_side_by_side(out, results))
     page.heading("Predictions of the pre-trained model")
     page.table(
-        [f"after “{PROMPTS[0]}”", "probability"],
-        [[t, Cell(p, format_percent(p))] for t, p in results.next_tokens],
+        [f"after “{PROMPTS[0]}”", "probability"], [[t, Cell(p, format_percent(p))] for t, p in results.next_tokens]
     )
     page.texts([(PROMPTS[1], results.written)])
     page.heading(
@@ -85,7 +86,7 @@ def write_demo_page(out: Path, results: DemoResults) -> Path:
     page.heading("The same with your own files")
     for command, explanation in follow_up_commands(out):
         page.code(command, explanation)
-    return page.write(out / "report.html")
+    return page.write(out / REPORT_FILE)
 
 
 def draw_side_by_side(out: Path, results: DemoResults) -> str:

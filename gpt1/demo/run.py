@@ -34,6 +34,7 @@ from gpt1.demo.results import (
     starter_verdict,
 )
 from gpt1.errors import Interrupted, UserError
+from gpt1.files.atomic import atomic_write_json
 from gpt1.progress import Progress
 from gpt1.report.run_reader import Run
 from gpt1.runs import folder as runs
@@ -77,7 +78,7 @@ def run_demo(out: Path, seeds: int = 3, progress: Progress | None = None) -> Pat
     with results.time_stage("testing"):
         evaluate_methods(out, seeds, results)
         sample_model(out, results)
-    runs.write_json(out / "demo.json", asdict(results))
+    atomic_write_json(out / "demo.json", asdict(results))
     print_results(out, results)
     return out
 

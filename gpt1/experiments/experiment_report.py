@@ -9,11 +9,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
-from gpt1.files.atomic import atomic_write_text
+from gpt1.files.atomic import atomic_write_json, atomic_write_text
+from gpt1.files.names import REPORT_FILE, RESULTS_FILE
 from gpt1.intervals import estimate_interval
-from gpt1.report import Cell, Page
 from gpt1.report.charts import to_svg
-from gpt1.runs.folder import write_json
+from gpt1.report.page import Cell, Page
 from gpt1.version import __version__
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FILE_SIZE = (640, 360)
 """CSS pixels of a chart in a file of its own."""
-HTML_FILE, MARKDOWN_FILE, JSON_FILE = "report.html", "results.md", "results.json"
+MARKDOWN_FILE = "results.md"
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class ExperimentReport:
             atomic_write_text(folder / name, svg + "\n", "replace")
         markdown = formatting.escape_controls("\n\n".join(self.markdown_blocks))
         atomic_write_text(folder / MARKDOWN_FILE, markdown + "\n", "replace")
-        write_json(folder / JSON_FILE, {"version": __version__, **results})
-        self.page.write(folder / HTML_FILE)
+        atomic_write_json(folder / RESULTS_FILE, {"version": __version__, **results})
+        self.page.write(folder / REPORT_FILE)
 
 
 def markdown_cell(value: Any) -> str:

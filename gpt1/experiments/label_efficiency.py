@@ -11,25 +11,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gpt1 import formatting
-from gpt1.config import FinetuneConfig
 from gpt1.console import default_progress
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.datasets.labelled import TaskRequest
 from gpt1.datasets.task_guess import complete_task
 from gpt1.errors import UserError
-from gpt1.experiments.experiment_report import (
-    ExperimentReport,
-    SeedScores,
-    describe_spread,
-    single_seed_intervals,
-)
-from gpt1.experiments.label_savings import (
-    LabelSaving,
-    compare_curves,
-    curve_verdict,
-    join_numbers,
-    round_to_two_digits,
-)
+from gpt1.experiments.experiment_report import ExperimentReport, SeedScores, describe_spread, single_seed_intervals
+from gpt1.experiments.label_savings import LabelSaving, compare_curves, curve_verdict, join_numbers, round_to_two_digits
 from gpt1.experiments.methods import CURVE_METHODS, check_methods
 from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.result_store import (
@@ -46,10 +34,10 @@ from gpt1.experiments.result_store import (
 from gpt1.experiments.train_test_data import TrainTestData, min_labels, read_train_test
 from gpt1.intervals import estimate_interval
 from gpt1.progress import Progress
-from gpt1.runs import folder as runs
+from gpt1.runs.folder import log_once
 from gpt1.tables.table import Table
 from gpt1.tasks.tfidf import tfidf_scores
-from gpt1.training.finetune import COLUMN_ROLES
+from gpt1.training.finetune import named_columns, requested_finetune_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,10 +163,9 @@ def curve(
     """
     progress = progress or default_progress()
     if former := settings.pop("min_updates", None):
-        runs.log_once("--min-updates is now called --min-steps.")
+        log_once("--min-updates is now called --min-steps.")
         min_steps = former
-    columns = {role: settings.pop(role) for role in COLUMN_ROLES if settings.get(role) is not None}
-    settings = runs.user_settings(FinetuneConfig, config, {k: v for k, v in settings.items() if k not in COLUMN_ROLES})
+    columns, settings = named_columns(settings), requested_finetune_settings(config, settings)
     refuse_reserved("curve", settings)
     check_methods(methods, CURVE_METHODS)
     task = complete_task(TaskRequest(train, None, kind, columns, score, data_dir), progress)

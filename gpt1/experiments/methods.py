@@ -63,8 +63,7 @@ def check_methods(names: Sequence[str], known: Mapping[str, Method]) -> None:
     for name in names:
         if name not in known:
             raise UserError(
-                f"--methods {name}: unknown method.{did_you_mean(name, known)}",
-                f"Methods: {', '.join(known)}.",
+                f"--methods {name}: unknown method.{did_you_mean(name, known)}", f"Methods: {', '.join(known)}."
             )
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from gpt1.config import format_flag
 from gpt1.errors import GPT1Error, Interrupted, ResourceError, UserError
-from gpt1.files.atomic import ensure_writable, lock_dir
+from gpt1.files.atomic import atomic_write_json, ensure_writable, lock_dir
 from gpt1.files.foreign import read_json_object
+from gpt1.files.names import MODEL_CONFIG_FILE, RUN_CONFIG_FILE
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tables.table import Table
@@ -80,7 +81,7 @@ class ResultStore:
     def write(self) -> None:
         """Replace the file in one move: a process killed at any moment keeps every finished result."""
         content = {"format": "gpt1-cells-1", "about": self.about, "cells": self.results}
-        runs.write_json(self.folder / STORE_FILE, content)
+        atomic_write_json(self.folder / STORE_FILE, content)
 
 
 def without_resumable_fields(value: Any) -> Any:
@@ -224,7 +225,7 @@ def finetune_or_resume(
 
 def is_resumable(scratch: Path, training_settings: Mapping[str, Any]) -> bool:
     """Whether `scratch` has a run that was started with these settings."""
-    if not (scratch / runs.RUN_CONFIG_FILE).exists():
+    if not (scratch / RUN_CONFIG_FILE).exists():
         return False
     try:
         before = runs.read_run_config(scratch)
@@ -261,7 +262,7 @@ def rows_fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
 def model_facts(from_: str | Path) -> dict[str, Any]:
     """The model that a result depends on: SHA-256 of its weights, fingerprint of its tokenizer, its config."""
     from gpt1.model.gpt import GPT
-    from gpt1.model.weights import MODEL_CONFIG_FILE, MODEL_FORMAT, fingerprint_weights, read_config
+    from gpt1.model.weights import MODEL_FORMAT, fingerprint_weights, read_config
     from gpt1.tokenization.tokenizer import Tokenizer
 
     folder = runs.find_model_folder(from_)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import formatting
-from gpt1.datasets import DataSet, KnownTable
-from gpt1.datasets.dataset import select_rows
+from gpt1.datasets import DataSet
 from gpt1.datasets.labelled import TaskRequest, training_rows
 from gpt1.errors import UserError
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import deduplicate, stratified_order, target_from_examples
 from gpt1.tasks.kinds import Example, Kind
-from gpt1.tasks.targets import Answers, Classes, Target, as_label, format_labels
+from gpt1.tasks.labels import as_label, format_labels
+from gpt1.tasks.targets import Answers, Classes, Target
 
 TEST_FRACTION = 0.2
 """Share of the rows that is split off for the test if there are no test rows."""
@@ -32,10 +32,7 @@ class ExampleSet:
         return len(self.examples)
 
     def subset(self, positions: Sequence[int], name: str) -> ExampleSet:
-        table, examples = self.table, [self.examples[i] for i in positions]
-        if isinstance(table, KnownTable):  # keeps the subset of each row
-            return ExampleSet(replace(select_rows(table, positions), name=name), examples)
-        return ExampleSet(Table(name, table.columns, [table.rows[i] for i in positions]), examples)
+        return ExampleSet(replace(self.table.select(positions), name=name), [self.examples[i] for i in positions])
 
     def sample(self, n: int, target: Target) -> ExampleSet:
         """`n` rows, stratified by label, always the same ones, in their order."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import glob
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from gpt1.errors import PATH_FIXES, ResourceError, UserError, os_error_reason
+from gpt1.errors import DISK_FULL, FREE_SPACE, PATH_FIXES, ResourceError, UserError, os_error_reason
+
+STALE_SECONDS = 86_400
+"""Age at which temporary files without a lock belong to a process that was killed."""
 
 
 def ensure_writable(path: str | Path) -> None:
@@ -60,6 +64,39 @@ def atomic_write_text(path: Path, text: str, errors: str = "strict") -> None:
     """Write a file atomically, in UTF-8."""
     with atomic_file(path) as file:
         file.write(text.encode("utf-8", errors))
+
+
+def atomic_write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically, in UTF-8."""
+    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """As `atomic_file`, for a library that opens the file itself: a temporary path for it to write.
+
+    Such a file has no lock. The next writer removes temporary files of killed processes when they are a day old.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent, f".{glob.escape(path.name)}.*.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                fsync_file(file)
+            temporary.replace(path)
+            fsync_dir(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path, pattern: str) -> None:
+    """Delete the files of `folder` with names like `pattern` that were not changed for STALE_SECONDS."""
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):  # another process deletes it as well
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
 
 
 @contextmanager
@@ -176,10 +213,8 @@ def disk_errors(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-            raise ResourceError(
-                f"{path} could not be written: the disk is full.", "Free some space, or write to another disk."
-            ) from error
+        if error.errno in DISK_FULL:
+            raise ResourceError(f"{path} could not be written: the disk is full.", FREE_SPACE) from error
         if error.errno in PATH_FIXES and is_output_error(error, Path(path)):
             problem = f"{path} cannot be written: {os_error_reason(error)}."
             raise UserError(problem, PATH_FIXES[error.errno]) from error

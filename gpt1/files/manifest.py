@@ -15,8 +15,8 @@ from typing import Any
 from gpt1.errors import PATH_FIXES, UserError, os_error_reason
 from gpt1.files.atomic import atomic_write_text
 from gpt1.files.foreign import Fields, check_name, check_regular, read_json_object, short
+from gpt1.files.names import DOCUMENTS_FILE, MANIFEST, RUN_CONFIG_FILE
 
-MANIFEST = "manifest.json"
 CHANGED = "the file was changed or damaged"
 
 
@@ -37,12 +37,12 @@ def check_replaceable(folder: Path, inputs: Iterable[object] = ()) -> None:
 
 
 def is_written_by_gpt1(folder: Path) -> bool:
-    config, manifest = folder / "config.yaml", folder / MANIFEST
+    config, manifest = folder / RUN_CONFIG_FILE, folder / MANIFEST
     if config.is_file() and config.read_bytes()[:20].startswith((b"stage: pretrain", b"stage: finetune")):
         return True
     if not manifest.is_file():
         return False
-    return (folder / "documents.npy").is_file() or str(read_json_object(manifest).get("format")).startswith("gpt1-")
+    return (folder / DOCUMENTS_FILE).is_file() or str(read_json_object(manifest).get("format")).startswith("gpt1-")
 
 
 def file_entry(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -258,8 +258,8 @@ def open_raw(path: str | Path) -> BinaryIO:
         raise UserError(f"{path} cannot be read: {error}.") from None
 
 
-def not_found_error(path: str | Path) -> UserError:
-    """The error for a missing path, with the most similar name in its folder."""
+def not_found_error(path: str | Path, known: Iterable[str] = ()) -> UserError:
+    """The error for a missing path, with the most similar name in its folder, else of the names `known`."""
     if is_url(path):
         return UserError(f"{path} does not exist.", "Check the address.")
     parent = Path(path).parent
@@ -268,6 +268,8 @@ def not_found_error(path: str | Path) -> UserError:
     hint = did_you_mean(Path(path).name, [entry.name for entry in parent.iterdir()])
     if parent != Path(".") and not parent.is_absolute():
         hint = hint.replace("Did you mean ", f"Did you mean {parent}/")
+    if len(Path(path).parts) == 1:
+        hint = hint or did_you_mean(str(path), known)
     return UserError(f"{path} does not exist.{hint}", "Check the path.")
 
 

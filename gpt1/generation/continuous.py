@@ -58,8 +58,6 @@ class Continuation:
     score_prompt: bool = False
     new: int = 0
     """Tokens generated so far."""
-    shared: int = 0
-    """Tokens of the prompt that were copied from other sequences."""
     row: int = -1
     start: int = 0
     """Index in `ids` of position 0 of the cache."""
@@ -177,7 +175,7 @@ class ContinuousBatch:
             raise UserError(problem, "Score a shorter text.")
         shareable = not (self.model.recurrent or sequence.score_prompt)
         sequence.row, blocks = self.rows.allocate(block_keys(sequence.ids[sequence.start :]) if shareable else [])
-        sequence.filled = sequence.shared = blocks * BLOCK
+        sequence.filled = blocks * BLOCK
         self.shared_tokens += blocks * BLOCK
         self.recurrent_caches.pop(sequence.row, None)
         self.running.append(sequence)
@@ -252,7 +250,6 @@ class ContinuousBatch:
             buffer[sequence.row, :, positions] = buffer[source, :, positions]
         self.rows.add_block(sequence.row, key)
         sequence.filled += BLOCK
-        sequence.shared += BLOCK
         self.shared_tokens += BLOCK
 
     def hidden_states(self, work: Sequence[TokenSpan]) -> Tensor:  # → [rows, n_embd]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from gpt1.config import flag_name
 from gpt1.datasets import parse_data_set
 from gpt1.errors import UserError
+from gpt1.files.names import RUN_CONFIG_FILE
 from gpt1.files.reading import is_url
 from gpt1.formatting import shell_join
 from gpt1.runs import folder as runs
@@ -88,7 +89,7 @@ def read_tokens(run: Path) -> float:
 def read_settings(run: Path) -> Mapping[str, Any]:
     """The stored settings of a run; empty for a model without them."""
     try:
-        return runs.read_run_config(run) if (run / runs.RUN_CONFIG_FILE).exists() else {}
+        return runs.read_run_config(run) if (run / RUN_CONFIG_FILE).exists() else {}
     except UserError:
         return {}
 

@@ -9,6 +9,7 @@ from typing import Any
 from gpt1.config import FinetuneConfig, merge_settings
 from gpt1.datasets.labelled import TaskData, TaskRequest, load_task_data
 from gpt1.errors import UserError
+from gpt1.files.names import RUN_CONFIG_FILE
 from gpt1.files.reading import is_url
 from gpt1.formatting import count_noun
 from gpt1.inference.predictor import TaskPredictor
@@ -56,7 +57,7 @@ def stored_choice(run: Path) -> Mapping[str, Any] | None:
 
 def read_training_rows(run: Path) -> TaskData | None:
     """The rows that a run was trained on; None if they are not those that its results name."""
-    if not (run / runs.RUN_CONFIG_FILE).exists():
+    if not (run / RUN_CONFIG_FILE).exists():
         return None
     try:
         fingerprint = runs.read_results(run).get("rows_fingerprint")

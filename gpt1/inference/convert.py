@@ -13,35 +13,33 @@ import torch
 from gpt1.config import GPTConfig
 from gpt1.console import default_progress
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import atomic_dir
+from gpt1.files.atomic import atomic_dir, atomic_write_json
 from gpt1.files.foreign import short
 from gpt1.files.manifest import write_manifest
+from gpt1.files.names import HEAD_FILE, HUGGING_FACE_FILES, LIBRARY_FILE, MODEL_FOLDER, OPENAI_FILES, RUN_CONFIG_FILE
 from gpt1.files.reading import not_found_error
 from gpt1.formatting import shell_quote
+from gpt1.inference import EXPORT_FORMATS, IMPORT_FORMATS
 from gpt1.inference.foreign_task import (
     classifier_settings,
     drop_padding_row,
     is_exportable,
     read_any_task,
     score_matrix,
-    write_head,
 )
 from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.inference.task import StoredTask, save_model
 from gpt1.model.foreign_weights import is_huggingface, write_huggingface
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
-from gpt1.model.weights import MODEL_FILES
+from gpt1.model.weights import MODEL_FILES, is_openai, write_safetensors
 from gpt1.progress import Progress
 from gpt1.report.card import CARD_FILE, write_card
 from gpt1.runs import folder as runs
 from gpt1.tasks.kinds import DELIMITER, KINDS
 from gpt1.tokenization.bpe import END_OF_WORD, UNKNOWN
-from gpt1.tokenization.tokenizer import HUGGING_FACE_FILES, LIBRARY_FILE, SPECIAL_TOKENS, Tokenizer
+from gpt1.tokenization.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-HUGGINGFACE_FILE_NAMES = {"encoder_bpe_40000.json": "vocab.json", "vocab_40000.bpe": "merges.txt"}
-"""File names of the release -> those of Hugging Face."""
-EXPORT_FORMATS = ("gpt1", "huggingface")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -112,7 +110,7 @@ def export_model(
         UserError: For an LSTM or a fine-tuned model, which the format cannot represent; nothing is written then.
     """
     progress = progress or default_progress()
-    check_format_name("export", format, EXPORT_FORMATS)
+    check_format_name("export", format, [name for name in EXPORT_FORMATS if name != "onnx"])  # see onnx_model.py
     if dtype not in DTYPES:
         raise UserError(f"--dtype {short(dtype)} is not a type of weights.", f"Types: {', '.join(DTYPES)}.")
     target = runs.check_new_folder(out, overwrite, [source])
@@ -132,7 +130,7 @@ def export_model(
     with atomic_dir(target, replace=overwrite) as folder:
         write_huggingface(folder, model.config, model.state_dict(), DTYPES[dtype], *classifier)
         if stored and dtype == "fp32":
-            write_head(folder, stored.head)
+            write_safetensors(folder / HEAD_FILE, stored.head.state_dict())
         tokenizer.save(folder)
         write_huggingface_tokenizer(folder, tokenizer, model.config)
         write_manifest(folder, MODEL_FILES)
@@ -193,8 +191,8 @@ def check_exportable(source: Path, model: GPT, stored: StoredTask | None) -> Non
 
 def find_run(source: Path) -> Path | None:
     """The run folder that is `source`, or whose model is `source`; None for a model folder outside a run."""
-    run = source.parent if source.name == runs.MODEL_FOLDER else source
-    return run if (run / runs.RUN_CONFIG_FILE).exists() else None
+    run = source.parent if source.name == MODEL_FOLDER else source
+    return run if (run / RUN_CONFIG_FILE).exists() else None
 
 
 def pretrained_source(source: Path) -> str | None:
@@ -220,11 +218,11 @@ def write_huggingface_tokenizer(folder: Path, tokenizer: Tokenizer, config: GPTC
             add_special_tokens(library, tokenizer.vocab_size)
             # a text that contains the name of a special token must not become that token
             tokenizer_config |= {"pad_token": SPECIAL_TOKENS[DELIMITER], "split_special_tokens": True}
-        library.save(str(folder / "tokenizer.json"))
+        library.save(str(folder / LIBRARY_FILE))
         # no token_type_ids, which transformers' GPT-1 would add to the embeddings
         names = ["input_ids", "attention_mask"]
         tokenizer_config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n", encoding="utf-8")
+    atomic_write_json(folder / "tokenizer_config.json", tokenizer_config)
 
 
 def library_tokenizer(folder: Path, pipeline: str) -> Any:
@@ -263,8 +261,7 @@ def add_special_tokens(library: Any, vocab_size: int) -> None:
 def check_format_name(command: str, format: str, formats: Iterable[str]) -> None:
     if format not in formats:
         raise UserError(
-            f"{command} {format}: unknown format.{did_you_mean(format, formats)}",
-            f"Formats: {', '.join(formats)}.",
+            f"{command} {format}: unknown format.{did_you_mean(format, formats)}", f"Formats: {', '.join(formats)}."
         )
 
 
@@ -273,8 +270,7 @@ def check_import_source(format: str, source: Path) -> None:
     check_format_name("import", format, IMPORT_FORMATS)
     if not source.exists():
         raise not_found_error(source)
-    found = next((name for name, is_format in IMPORT_FORMATS.items() if is_format(source)), None)
-    if found != format:
+    if (found := import_format(source)) != format:
         what = f"use gpt1 import {found}" if found else "it has neither Hugging Face's nor OpenAI's files"
         raise UserError(
             f"{source} is not a model in the {format} format: {what}.",
@@ -283,18 +279,17 @@ def check_import_source(format: str, source: Path) -> None:
         )
 
 
-def is_openai(folder: Path) -> bool:
-    return (folder / "params_0.npy").exists()
-
-
-IMPORT_FORMATS = {"huggingface": is_huggingface, "openai": is_openai}
+def import_format(folder: Path) -> str | None:
+    """The format of IMPORT_FORMATS that a folder has, if any."""
+    checks = zip(IMPORT_FORMATS, (is_huggingface, is_openai), strict=True)
+    return next((name for name, is_format in checks if is_format(folder)), None)
 
 
 def load_tokenizer(source: Path) -> Tokenizer:
     """The tokenizer of a folder with the file names of the release or of Hugging Face."""
     if (source / LIBRARY_FILE).exists():
         return Tokenizer.load(source)
-    for released, huggingface in HUGGINGFACE_FILE_NAMES.items():
+    for released, huggingface in zip(OPENAI_FILES, HUGGING_FACE_FILES, strict=True):
         if not (source / released).exists() and not (source / huggingface).exists():
             raise UserError(
                 f"{source} has neither {released} nor {huggingface}.", "Copy the vocabulary files into the same folder."

@@ -13,13 +13,13 @@ from torch import Tensor
 from gpt1 import formatting
 from gpt1.console import default_progress
 from gpt1.corpus.corpus import Corpus
-from gpt1.corpus.shards import CORPUS_MANIFEST
 from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows
 from gpt1.datasets import KnownTable
 from gpt1.datasets.labelled import load_labelled_table
 from gpt1.devices import prepare_model, resolve_precision
 from gpt1.errors import UserError
+from gpt1.files.names import MANIFEST, RUN_CONFIG_FILE
 from gpt1.inference.advice import tfidf_advice
 from gpt1.inference.baselines import baselines_on_test_rows
 from gpt1.inference.label_checks import (
@@ -33,13 +33,14 @@ from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_ta
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS, ignore_empty
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.progress import Progress
-from gpt1.report import check_report_path, write_evaluation_report
-from gpt1.runs.folder import RUN_CONFIG_FILE, read_run_config
+from gpt1.report.evaluation import check_report_path, write_evaluation_report
+from gpt1.runs.folder import read_run_config
 from gpt1.tables.facts import format_rows_have
 from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks import metrics
 from gpt1.tasks.baselines import quality_warning
+from gpt1.tasks.examples import input_columns
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Target, calibration_rows, choose_thresholds
 
@@ -118,7 +119,7 @@ def compare_with_baselines(
 
 
 def is_corpus_path(test: str | Path | Table) -> bool:
-    return not isinstance(test, Table) and (Path(test) / CORPUS_MANIFEST).exists()
+    return not isinstance(test, Table) and (Path(test) / MANIFEST).exists()
 
 
 def check_options(test: str | Path | Table, unseen: str, report: str | Path | None, overwrite: bool) -> None:
@@ -179,7 +180,7 @@ def score_rows(
 def calibration_summary(calibration: Mapping[str, Any]) -> str:
     before, after = calibration["ece_before"], f"{calibration['ece_after']:.3f}"
     if interval := calibration.get("ece_interval"):
-        after += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+        after += f" {formatting.three_decimals(interval)}"
     if calibration["temperature"] == 1:
         return f"probabilities: expected calibration error {after} (temperature 1)"
     t = formatting.format_number(calibration["temperature"])
@@ -252,7 +253,7 @@ def predict(
     progress = progress or default_progress()
     model = load_task_predictor(run, verify=verify)
     table, chosen = load_labelled_rows(model, run, rows, data_dir, progress, given_columns(columns))
-    added = model.predict_table(table, {role: name for role, name in chosen.items() if role != "label"}, progress)
+    added = model.predict_table(table, input_columns(chosen), progress)
     if replaced := [name for name in table.columns if any(name in new for new in added)]:
         progress.log(f"{table.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
     return [{**row, **new} for row, new in zip(table.rows, added, strict=True)]

@@ -23,23 +23,16 @@ from torch import Tensor, nn
 
 from gpt1.errors import UserError
 from gpt1.files.foreign import Fields, short
-from gpt1.inference.task import TASK, TASK_FORMAT, StoredTask, parse_task, read_own_task
+from gpt1.files.names import HEAD_FILE, MODEL_CONFIG_FILE, TASK_FILE, WEIGHTS_FILE
+from gpt1.inference.task import TASK_FORMAT, StoredTask, parse_task, read_own_task
 from gpt1.model.foreign_weights import OWN_KEY, SCORE, is_huggingface, read_huggingface_tensors
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
-from gpt1.model.weights import (
-    MODEL_CONFIG_FILE,
-    WEIGHTS_FILE,
-    read_config,
-    read_safetensors,
-    read_tensor_headers,
-    write_safetensors,
-)
+from gpt1.model.weights import read_config, read_safetensors, read_tensor_headers
 from gpt1.runs.folder import log_once
 from gpt1.tasks.kinds import DELIMITER, KINDS, EncodedExample, Kind
 from gpt1.tasks.targets import Classes, StandardizedNumber, Target, target_from_json, target_to_json
 
-HEAD_FILE = "head.safetensors"
 NORM = ("weight", "bias")
 HEAD_TOLERANCE = 1e-5
 """Largest difference between the outputs of our head and of the matrix for it, relative to the largest output."""
@@ -47,7 +40,7 @@ HEAD_TOLERANCE = 1e-5
 
 def read_any_task(folder: Path) -> StoredTask | None:
     """Head and task of the fine-tuned model in a folder of any format; None if it is not fine-tuned."""
-    if (folder / TASK).exists():
+    if (folder / TASK_FILE).exists():
         return read_own_task(folder)
     if not is_huggingface(folder) or SCORE not in read_tensor_headers(folder / WEIGHTS_FILE):
         return None
@@ -200,7 +193,3 @@ def classifier_settings(gpt: GPT, stored: StoredTask) -> dict[str, Any]:
         "pad_token_id": gpt.config.vocab_size + DELIMITER if special else stored.task.get("pad"),
         OWN_KEY: {"special_tokens": special, "task": stored.task},
     }
-
-
-def write_head(folder: Path, head: Head) -> None:
-    write_safetensors(folder / HEAD_FILE, head.state_dict())

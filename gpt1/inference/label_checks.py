@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt1 import formatting
+from gpt1.datasets.labelled import LabelledTable, examples_from_table
 from gpt1.errors import UserError, did_you_mean
 from gpt1.formatting import escape_controls, shell_quote
 from gpt1.inference.predictor import TaskPredictor
@@ -18,16 +19,10 @@ from gpt1.progress import Progress
 from gpt1.tables.cells import cell_to_show, is_empty
 from gpt1.tables.facts import format_rows_have
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import (
-    RowLocator,
-    check_columns,
-    encode_labels,
-    label_columns,
-    parse_at,
-    read_examples,
-)
+from gpt1.tasks.examples import RowLocator, encode_labels, label_columns, parse_at
 from gpt1.tasks.kinds import Example
-from gpt1.tasks.targets import Answers, Classes, Target, format_labels
+from gpt1.tasks.labels import format_labels
+from gpt1.tasks.targets import Answers, Classes, Target
 
 MAX_UNSEEN_NAMED = 8
 
@@ -47,11 +42,11 @@ def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | 
 
 def read_test_examples(model: TaskPredictor, table: Table, columns: Mapping[str, str]) -> list[Example]:
     """The examples of a table; UserError for a missing column, no rows or an invalid row."""
-    check_columns(model.kind, columns, table.columns, table.name, delimiter=table.delimiter)
-    if not table.rows:
-        raise UserError(f"{table.name} has no rows.", "Use a table with labeled rows.")
     numbering = model.target.numbering if isinstance(model.target, Answers) else "0"
-    return read_examples(table.rows, model.kind, columns, table.locate_row, numbering=numbering)
+    examples = examples_from_table(LabelledTable(table), model.kind, columns, numbering)
+    if not examples:
+        raise UserError(f"{table.name} has no rows.", "Use a table with labeled rows.")
+    return examples
 
 
 def check_labels_match(model: TaskPredictor, table: Table, column: str) -> None:

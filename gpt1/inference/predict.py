@@ -38,7 +38,7 @@ from gpt1.tables.writer import (
     table_writer,
     tsv_error,
 )
-from gpt1.tasks.examples import check_columns, choice_columns, column_names, read_examples
+from gpt1.tasks.examples import check_columns, choice_columns, column_names, input_columns, read_examples
 from gpt1.tasks.targets import decode_predictions
 
 PROGRESS_MIN_BYTES = 2**24
@@ -85,7 +85,9 @@ def predict_into(
     if out is not None and file_format(out)[0] not in TABLE_FORMATS and (data := glue_task(rows)):
         return write_glue_submission(data, run, rows, Path(out), data_dir, progress, overwrite)
     if out is not None:
-        check_output(out, rows, as_json, overwrite)
+        if as_json:
+            raise UserError("--json does not apply to --out.", "Omit --json: the extension of --out is the format.")
+        check_table_output(out, overwrite, source=rows)
     with spool_standard_input() if str(rows) == "-" else nullcontext() as spooled:
         like = spooled or (rows if os.path.isfile(rows) or is_url(rows) else "rows.jsonl")
         like = "rows.jsonl" if as_json else like
@@ -104,15 +106,6 @@ def predict_into(
         else:
             source = open_source(model, run, rows, data_dir, progress, chosen)
         return write_predictions(model, source, out, kind, excel_safe, progress)
-
-
-def check_output(out: str | Path, rows: str | Path, as_json: bool, overwrite: bool) -> None:
-    """UserError for an output file that is the input, or that cannot be written."""
-    if os.path.exists(rows) and os.path.exists(out) and os.path.samefile(out, rows):
-        raise UserError(f"--out {out} is also the input table.", "Choose another --out.")
-    if as_json:
-        raise UserError("--json does not apply to --out.", "Omit --json: the extension of --out is the format.")
-    check_table_output(out, overwrite)
 
 
 def write_predictions(
@@ -193,7 +186,7 @@ def open_source(
             block = table.rows[first : first + BLOCK_ROWS]
             yield Table(table.name, table.columns, block, list(numbers), table.unit)
 
-    return RowSource(table.name, blocks, {role: name for role, name in chosen.items() if role != "label"})
+    return RowSource(table.name, blocks, input_columns(chosen))
 
 
 def open_file(model: TaskPredictor, path: str | Path, name: str, columns: Mapping[str, str]) -> RowSource:
@@ -334,7 +327,7 @@ def predict_blocks(
         def advance(rows: int, before: int = done) -> None:
             progress.advance(before + rows)
 
-        added = model.predict_examples(examples, statistics, advance)
+        added = model.decode(examples, model.logits(examples, statistics, advance))
         done += len(block)
         empty += sum(not example.has_text for example in examples)
         yield [{**row, **new} for row, new in zip(block.rows, added, strict=True)]

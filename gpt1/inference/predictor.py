@@ -71,11 +71,9 @@ def load_model_and_tokenizer(folder: str | Path, verify: bool = True) -> tuple[G
     return gpt, tokenizer
 
 
-def load_task_predictor(
-    folder: str | Path, device: str | torch.device = "auto", precision: str = "fp32", verify: bool = True
-) -> TaskPredictor:
+def load_task_predictor(folder: str | Path, device: str | torch.device = "auto", verify: bool = True) -> TaskPredictor:
     """As `load`; raises UserError if the model is not fine-tuned."""
-    model = load(folder, device, precision, verify)
+    model = load(folder, device, verify=verify)
     if not isinstance(model, TaskPredictor):
         raise not_finetuned_error(str(folder), str(folder))
     return model

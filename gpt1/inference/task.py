@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +9,19 @@ from typing import Any, get_args
 
 from gpt1.config import Cut, LongTextStrategy
 from gpt1.errors import UserError
+from gpt1.files.atomic import atomic_write_json
 from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import write_manifest
+from gpt1.files.names import TASK_FILE, WEIGHTS_FILE
 from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
-from gpt1.model.weights import MODEL_FILES, WEIGHTS_FILE, read_config, read_head
+from gpt1.model.weights import MODEL_FILES, read_config, read_head
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, OrdinalBins, Target, target_from_json, target_to_json
 from gpt1.tokenization.tokenizer import Tokenizer
 
-TASK, TASK_FORMAT = "task.json", "gpt1-task-1"
+TASK_FORMAT = "gpt1-task-1"
 
 
 def save_model(
@@ -35,7 +36,7 @@ def save_model(
 
 
 def write_task(folder: Path, task: Mapping[str, Any]) -> None:
-    (folder / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    atomic_write_json(folder / TASK_FILE, task)
 
 
 def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mapping[str, Any], target: Target) -> None:
@@ -46,7 +47,7 @@ def save_task(folder: Path, model: TaskModel, tokenizer: Tokenizer, task: Mappin
 
 def rescale_scores(folder: Path, origin: float, step: float) -> None:
     """Make the model in a new folder, trained on scores x of OrdinalBins, predict `origin` + `step` · x instead."""
-    task, target = read_task(folder / TASK)
+    task, target = read_task(folder / TASK_FILE)
     if not isinstance(target, OrdinalBins):
         raise TypeError(f"{folder} does not predict scores as a distribution")
     target = replace(target, origin=origin + step * target.origin, step=step * target.step)
@@ -66,7 +67,7 @@ class StoredTask:
 
 def read_own_task(folder: Path) -> StoredTask:
     """Head and task of the fine-tuned model in a folder of gpt1."""
-    task, target = read_task(folder / TASK)
+    task, target = read_task(folder / TASK_FILE)
     kind = KINDS[task["kind"]]
     width = read_config(folder)["n_embd"]
     head = Head(width, target.outputs, kind.multiple_choice, independent=kind.several_labels)
@@ -75,7 +76,7 @@ def read_own_task(folder: Path) -> StoredTask:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"{folder / TASK} and {folder / WEIGHTS_FILE} do not belong together: {reason}", COPY_FIX
+            f"{folder / TASK_FILE} and {folder / WEIGHTS_FILE} do not belong together: {reason}", COPY_FIX
         ) from None
     return StoredTask(head, task, target)
 

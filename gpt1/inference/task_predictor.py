@@ -20,9 +20,10 @@ from gpt1.model.head import TaskModel
 from gpt1.progress import Progress
 from gpt1.tables.frames import frame_like, frame_table, is_frame, is_series, records_like, series_texts
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import check_columns, read_examples, required_columns
+from gpt1.tasks.examples import check_columns, input_columns, read_examples, required_columns
 from gpt1.tasks.kinds import KINDS, EncodedExample, Example, encode_examples, example_texts
-from gpt1.tasks.targets import Answers, LabelValue, Target, decode_predictions, format_labels
+from gpt1.tasks.labels import LabelValue, format_labels
+from gpt1.tasks.targets import Answers, Target, decode_predictions
 from gpt1.tokenization.tokenizer import Tokenizer
 
 
@@ -55,7 +56,7 @@ class TaskPredictor(LanguageModel):
     @property
     def text_columns(self) -> dict[str, str]:
         """Columns that a row needs, by role."""
-        return {role: column for role, column in self.task["columns"].items() if role != "label"}
+        return input_columns(self.task["columns"])
 
     def read_rows(self, rows: Any) -> list[Example]:
         """Read rows (dicts by column, a DataFrame; plain strings or a Series if the task has one text) as examples."""
@@ -155,11 +156,6 @@ class TaskPredictor(LanguageModel):
         progress.end()
         check_finite_logits(logits)
         return logits
-
-    def predict_examples(
-        self, examples: Sequence[Example], statistics: InputStatistics, advance: Callable[[int], None]
-    ) -> list[dict[str, Any]]:
-        return self.decode(examples, self.logits(examples, statistics, advance))
 
     def predict_proba(self, rows: Any) -> Any:  # → [rows, labels]
         """Predict probabilities.

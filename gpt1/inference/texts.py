@@ -81,9 +81,7 @@ def write_features(
         UserError: For a column that is missing, or a pre-trained model without `column`.
     """
     progress = progress or Progress()
-    check_table_output(out)
-    if Path(out).exists() and Path(table).exists() and Path(out).samefile(table):
-        raise UserError(f"--out {out} is also the input table.", "Choose another --out.")
+    check_table_output(out, source=table)
     model = load(run, verify=verify)
     names, total, schema, delimiter = scan_table(table, column, output_kind(out) == "parquet")
     if column is None and not isinstance(model, TaskPredictor):

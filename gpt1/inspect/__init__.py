@@ -8,7 +8,15 @@ from pathlib import Path
 from gpt1.console import default_progress
 from gpt1.corpus.readers import TEXT_FORMATS, is_corpus
 from gpt1.datasets import data_set_names, parse_data_set
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError
+from gpt1.files.names import (
+    FIRST_ARRAY,
+    HUGGING_FACE_FILES,
+    LIBRARY_FILE,
+    MODEL_CONFIG_FILE,
+    OPENAI_FILES,
+    RUN_CONFIG_FILE,
+)
 from gpt1.files.reading import file_format, is_url, not_found_error
 from gpt1.inspect.datasets import inspect_dataset
 from gpt1.inspect.folders import (
@@ -51,21 +59,15 @@ def inspect(
         UserError: If `source` does not exist or is not recognized, or if files of a corpus, run or model are damaged.
     """
     progress = progress or default_progress()
-    path, data_set = (
-        Path(source),
-        None if is_url(source) or Path(source).is_file() else parse_data_set(str(source)),
-    )
-    if data_set and (
-        data_dir or not path.exists()
-    ):  # with --data-dir the data set takes precedence over a folder of the same name
+    path = Path(source)
+    data_set = None if is_url(source) or path.is_file() else parse_data_set(str(source))
+    # With --data-dir the data set takes precedence over a folder of the same name.
+    if data_set and (data_dir or not path.exists()):
         return inspect_dataset(data_set, str(source), data_dir, from_, progress)
     if is_url(source):
-        is_table = file_format(source)[0] in INPUT_FORMATS
-        return (
-            inspect_table(read_table(source), from_, progress)
-            if is_table
-            else inspect_corpus(str(source), from_, progress)
-        )
+        if file_format(source)[0] in INPUT_FORMATS:
+            return inspect_table(read_table(source), from_, progress)
+        return inspect_corpus(str(source), from_, progress)
     if is_model_name(path) and file_format(path)[0] not in {*INPUT_FORMATS, *TEXT_FORMATS}:
         return inspect_model(str(source), from_, progress)
     if path.is_dir():
@@ -74,9 +76,7 @@ def inspect(
         if file_format(path)[0] in TEXT_FORMATS:
             return inspect_texts(str(source), from_, progress)
         return inspect_table(read_table(path), from_, progress)
-    problem = not_found_error(path).problem
-    if len(path.parts) == 1 and "Did you mean" not in problem:
-        problem += did_you_mean(str(source), data_set_names())
+    problem = not_found_error(path, data_set_names()).problem
     raise UserError(problem, f"Use a table, corpus, run, model or known data set: {', '.join(data_set_names())}.")
 
 
@@ -85,13 +85,13 @@ def find_inspector(folder: Path) -> Callable[[str, str | Path | None, Progress],
     names = {entry.name for entry in folder.iterdir()}
     if is_corpus(folder):
         return inspect_corpus
-    if "config.yaml" in names:
+    if RUN_CONFIG_FILE in names:
         return inspect_run
-    if {"config.json", "params_0.npy"} & names:
+    if {MODEL_CONFIG_FILE, FIRST_ARRAY} & names:
         return inspect_model
-    if {"vocab.json", "vocab_40000.bpe", "tokenizer.json"} & names:
+    if {HUGGING_FACE_FILES[0], OPENAI_FILES[1], LIBRARY_FILE} & names:
         return inspect_tokenizer
     if "state.json" in names:
         run = folder.resolve().parent.parent
         raise UserError(f"{folder} is a checkpoint of the run {run.name}.", f"See: gpt1 inspect {run}")
-    return inspect_runs if any(folder.glob("*/config.yaml")) else inspect_texts
+    return inspect_runs if any(folder.glob(f"*/{RUN_CONFIG_FILE}")) else inspect_texts

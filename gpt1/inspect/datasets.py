@@ -24,13 +24,9 @@ def inspect_dataset(
     if selection.split or selection.subset:
         facts = inspect_table(selection.evaluation_table(data_dir), from_, progress, task)
         unlabelled = "label" not in facts["task"]["columns"]
-        test = (
-            f"gpt1 predict RUN {name}{data_dir_flag} --out F"
-            if unlabelled
-            else f"gpt1 evaluate RUN {name}{data_dir_flag}"
-        )
+        test = f"predict RUN {name}{data_dir_flag} --out F" if unlabelled else f"evaluate RUN {name}{data_dir_flag}"
         zeroshot = f"gpt1 zeroshot {name}{data_dir_flag} --run RUN"
-        step = zeroshot if not data.train_split else train if selection.split == data.train_split else test
+        step = zeroshot if not data.train_split else train if selection.split == data.train_split else f"gpt1 {test}"
         return {**facts, "name": name, "next": [step]}
     location = data_dir or os.environ.get("GPT1_DATA")  # never the hub by default: inspecting must not download
     splits, tables = read_splits(data, location, progress) if location else ({}, {})

@@ -10,11 +10,11 @@ import numpy as np
 from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.readers import DOCUMENT_EXTENSIONS, document_format, list_sources, walk
-from gpt1.corpus.shards import DOCUMENTS_FILE
 from gpt1.errors import UserError
 from gpt1.files.atomic import is_being_written
+from gpt1.files.names import DOCUMENTS_FILE, MODEL_FOLDER, REPORT_FILE, RESULTS_FILE, RUN_CONFIG_FILE
 from gpt1.formatting import count_noun, shell_quote
-from gpt1.inference.convert import IMPORT_FORMATS
+from gpt1.inference.convert import import_format
 from gpt1.inspect.tables import Facts
 from gpt1.progress import Progress
 from gpt1.report.run_reader import Run, as_dict, is_number
@@ -104,7 +104,7 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
     runs.verify_run(folder)
     run = Run.open(folder)
     steps = checkpoints.list_steps(folder / "checkpoints")
-    odd = [problem for problem in run.problems if run.is_finished or not problem.startswith("results.json")]
+    odd = [problem for problem in run.problems if run.is_finished or not problem.startswith(RESULTS_FILE)]
     verified = None
     for step in reversed(steps):
         try:
@@ -118,7 +118,7 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
     known = {name: {"loss": loss} if is_number(loss) else {} for name, loss in losses.items()}
     if not is_below_unigram(known["unigram"], known["validation"]):
         odd.append("the validation loss is not below that of a unigram model: only token frequencies were learned.")
-    has_model = (folder / runs.MODEL_FOLDER).is_dir()
+    has_model = (folder / MODEL_FOLDER).is_dir()
     if run.is_finished and not has_model:
         odd.append("the model folder is missing. Restore it with the command of the run and --resume.")
     facts: Facts = {
@@ -137,7 +137,7 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
         "train_loss": run.last_value("train", "loss"),
         "validation": next((line for line in reversed(run.metrics) if line.get("split") == "validation"), {}),
         "results": {name: value for name, value in run.results.items() if name not in OMITTED_RESULTS},
-        "report": str(folder / "report.html") if (folder / "report.html").exists() else None,
+        "report": str(folder / REPORT_FILE) if (folder / REPORT_FILE).exists() else None,
         "odd": odd,
     }
     if facts["training"]:
@@ -151,7 +151,7 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
 
 def inspect_runs(path: str, from_: str | Path | None, progress: Progress) -> Facts:
     """Facts about a folder of runs."""
-    folders = sorted(path.parent for path in Path(path).glob("*/config.yaml"))
+    folders = sorted(path.parent for path in Path(path).glob(f"*/{RUN_CONFIG_FILE}"))
     inspected, damaged = [], []
     for folder in folders:
         try:
@@ -198,7 +198,7 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
         "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
         "odd": [],
     }
-    if format := next((name for name, is_format in IMPORT_FORMATS.items() if is_format(folder)), None):
+    if format := import_format(folder):
         facts["home"] = format
         if folder == Path(path):  # a name on the hub is used as it is
             return {**facts, "next": [f"gpt1 import {format} {shell_quote(path)} --out models/gpt1"]}
@@ -229,8 +229,4 @@ def inspect_tokenizer(path: str, from_: str | Path | None, progress: Progress) -
 
 
 def tokenizer_facts(tokenizer: Tokenizer) -> Facts:
-    return {
-        "vocab_size": tokenizer.vocab_size,
-        "pipeline": tokenizer.pipeline,
-        "fingerprint": tokenizer.fingerprint,
-    }
+    return {"vocab_size": tokenizer.vocab_size, "pipeline": tokenizer.pipeline, "fingerprint": tokenizer.fingerprint}

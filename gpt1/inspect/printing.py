@@ -181,10 +181,7 @@ def print_model(facts: Facts, console: Console) -> None:
     lines = [
         ("shape", f"{shape['n_layer']} blocks, {shape['n_head']} heads, width {shape['n_embd']}"),
         ("context", f"{shape['context']:,} tokens"),
-        (
-            "parameters",
-            f"{formatting.format_large_count(facts['parameters'])} ({format_size(facts['bytes'])} on disk)",
-        ),
+        ("parameters", f"{formatting.format_large_count(facts['parameters'])} ({format_size(facts['bytes'])} on disk)"),
         ("vocabulary", f"{shape['vocab_size']:,} tokens"),
     ]
     if "tokenizer" in facts:

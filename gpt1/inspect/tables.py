@@ -20,25 +20,20 @@ from gpt1.inference.predictor import TaskPredictor, load
 from gpt1.progress import Progress
 from gpt1.runs.folder import STARTER, has_starter
 from gpt1.tables.cells import cell_number, cell_to_show, is_date, is_empty, resolve_thousands
-from gpt1.tables.facts import (
-    MAX_GROUPS_NAMED,
-    describe_table,
-    format_rows_have,
-    label_warnings,
-    score_summary,
-)
+from gpt1.tables.facts import MAX_GROUPS_NAMED, describe_table, format_rows_have, label_warnings, score_summary
 from gpt1.tables.rows import QUOTED_TSV_FIX
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import (
     choice_columns,
     find_numbering,
+    input_columns,
     numbering_notes,
     read_examples,
     target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example, encode_examples, example_texts, truncated_share, windowed_share
+from gpt1.tasks.labels import as_label, format_labels
 from gpt1.tasks.multilabel import MultiLabel
-from gpt1.tasks.targets import as_label, format_labels
 
 Facts = dict[str, Any]
 MAX_TOKENIZED_ROWS = 20_000
@@ -59,7 +54,7 @@ def inspect_table(
     """Facts about a table; `known_task` is the task of a known data set, otherwise it is guessed."""
     task = known_task or guess_task(table)
     if task.columns.get("label") not in table.columns:  # a test split without public labels
-        task = replace(task, columns={role: name for role, name in task.columns.items() if role != "label"})
+        task = replace(task, columns=input_columns(task.columns))
     texts = [column for role, column in task.columns.items() if role not in ("label", "choices")]
     texts += choice_columns(task.columns["choices"]) if "choices" in task.columns else []
     label = task.columns.get("label")

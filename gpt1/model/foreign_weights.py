@@ -18,14 +18,15 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
+from gpt1.files.atomic import atomic_write_text
 from gpt1.files.foreign import Fields, check_regular, parse_json, read_bounded, short
+from gpt1.files.names import MODEL_CONFIG_FILE, SHAPES_FILE, WEIGHTS_FILE
 from gpt1.model.weights import (
     MAX_CONFIG_BYTES,
-    MODEL_CONFIG_FILE,
     MODEL_FORMAT,
-    WEIGHTS_FILE,
     check_finite_weights,
     check_shapes,
+    is_openai,
     parse_model_config,
     read_config,
     read_model,
@@ -64,7 +65,7 @@ def read_any_model(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     if not folder.is_dir():
         problem = f"{folder} is not a folder."
         raise UserError(problem, f"Use a model folder, which contains {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
-    if (folder / "params_0.npy").exists():
+    if is_openai(folder):
         return read_openai(folder)
     if not (folder / MODEL_CONFIG_FILE).exists():
         inside = folder / "model"
@@ -155,7 +156,6 @@ def write_huggingface(
     The model is an OpenAIGPTLMHeadModel, or a classifier with these settings and this `score` [outputs, n_embd].
     lm_head.weight is omitted, as there, because it is the token embedding.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "architectures": ["OpenAIGPTLMHeadModel"],
         "model_type": "openai-gpt",
@@ -166,7 +166,7 @@ def write_huggingface(
         **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), config.dropout),
         **classifier,
     }
-    (folder / MODEL_CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    atomic_write_text(folder / MODEL_CONFIG_FILE, json.dumps(content, indent=2) + "\n")
     tensors = {
         "transformer." + theirs: transpose_dense(ours, weights[ours]).to(dtype)
         for ours, theirs in huggingface_names(config.n_layer).items()
@@ -207,14 +207,14 @@ def check_unused_weights(folder: Path, config: GPTConfig, theirs: Mapping[str, T
 
 def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     """Read OpenAI's release of 2018: params_0.npy … params_9.npy, concatenated and split by params_shapes.json."""
-    shapes = read_openai_shapes(folder / "params_shapes.json")
+    shapes = read_openai_shapes(folder / SHAPES_FILE)
     numbered = {path: re.fullmatch(r"params_(\d+)\.npy", path.name) for path in folder.glob("params_*.npy")}
     files = sorted((int(number[1]), path) for path, number in numbered.items() if number)
     arrays = [read_array(path) for _, path in files]  # memory-mapped: not read yet
     size, expected = sum(array.size for array in arrays), sum(map(math.prod, shapes))
     if size != expected:
         raise UserError(
-            f"{folder}: the arrays have {size:,} numbers, but params_shapes.json requires {expected:,}.",
+            f"{folder}: the arrays have {size:,} numbers, but {SHAPES_FILE} requires {expected:,}.",
             f"The release has ten arrays, params_0.npy to params_9.npy; found {len(files)}.",
         )
     flat = np.concatenate([array.ravel() for array in arrays])
@@ -224,7 +224,7 @@ def read_openai(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     (context, n_embd), (vocab_size, _) = shapes[:2]
     n_layer = (len(shapes) - 2) // len(BLOCK_RANKS)
     shape = {"vocab_size": vocab_size, "n_layer": n_layer, "n_head": n_embd // HEAD_WIDTH, "n_embd": n_embd}
-    config = parse_model_config(folder / "params_shapes.json", {**shape, "context": context})
+    config = parse_model_config(folder / SHAPES_FILE, {**shape, "context": context})
     ours = {"positions.weight": next(tensors), "tokens.weight": next(tensors)}
     for layer in range(n_layer):
         for _, part in BLOCK_NAMES:

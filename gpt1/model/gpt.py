@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +32,6 @@ from gpt1.model.init import INIT_STD, rescale_weights, resolve_init_std
 from gpt1.model.lstm import LSTM
 from gpt1.model.weights import verify_model, write_model
 from gpt1.runs.folder import find_model_folder
-
-if TYPE_CHECKING:
-    from gpt1.model.head import Head
 
 
 class Linear(nn.Module):
@@ -239,7 +235,7 @@ class GPT(nn.Module):
         model.load_state_dict(weights, assign=True)
         return model.requires_grad_(True).eval()
 
-    def save(self, folder: str | Path, head: Head | None = None, tokenizer: str | None = None) -> None:
+    def save(self, folder: str | Path, head: nn.Module | None = None, tokenizer: str | None = None) -> None:
         """Write config.json and model.safetensors, with the head of a fine-tuned model.
 
         `tokenizer` is the fingerprint of the tokenizer that the model was trained with; loading checks it.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -19,19 +19,28 @@ from torch import Tensor
 
 from gpt1.config import GPTConfig, build_config, field_name
 from gpt1.errors import UserError
+from gpt1.files.atomic import atomic_path, atomic_write_json
 from gpt1.files.foreign import Fields, check_name, check_not_pointer, check_regular, read_json_object, short
-from gpt1.files.manifest import MANIFEST, file_entry, verify_folder
+from gpt1.files.manifest import file_entry, verify_folder
+from gpt1.files.names import (
+    FIRST_ARRAY,
+    HEAD_FILE,
+    INDEX_FILE,
+    MANIFEST,
+    MODEL_CONFIG_FILE,
+    SHAPES_FILE,
+    TASK_FILE,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+)
 from gpt1.kernels.meta_init import meta_init
 
 MODEL_FORMAT = "gpt1-model-1"
-MODEL_CONFIG_FILE, WEIGHTS_FILE, HEAD_PREFIX, TOKENIZER_KEY = "config.json", "model.safetensors", "head.", "tokenizer"
+HEAD_PREFIX, TOKENIZER_KEY = "head.", "tokenizer"
 MODEL_FILES = "gpt1-model-files-1"
 """Format of a model folder's manifest.json."""
-INDEX_FILE = "model.safetensors.index.json"
-"""Which tensor is in which file, for weights in several files (shards), as Hugging Face writes them."""
-READ_FILES = [MODEL_CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "task.json", "head.safetensors"]
-READ_FILES += ["gpt1_tokenizer.json", "vocab.json", "merges.txt", "tokenizer.json"]
-READ_FILES += ["encoder_bpe_40000.json", "vocab_40000.bpe", "params_shapes.json", "params_0.npy"]
+READ_FILES = [MODEL_CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, TASK_FILE, HEAD_FILE, *TOKENIZER_FILES]
+READ_FILES += [SHAPES_FILE, FIRST_ARRAY]
 """Files that gpt1 reads from a model folder if they exist; a manifest must list them."""
 FLOATING = ("F64", "F32", "F16", "BF16")
 """Data types of weights, as safetensors names them."""
@@ -45,12 +54,15 @@ def verify_model(folder: Path) -> None:
     Raises:
         UserError: A file is missing or changed, or gpt1 reads it and the manifest does not list it.
     """
-    if os.path.lexists(path := folder / MANIFEST) and (
-        (folder / MODEL_CONFIG_FILE).exists() or (folder / "params_0.npy").exists()
-    ):
+    if os.path.lexists(path := folder / MANIFEST) and ((folder / MODEL_CONFIG_FILE).exists() or is_openai(folder)):
         fix = f"Copy the model folder again. If you changed it on purpose, delete {path}."
         shards = weight_files(folder / WEIGHTS_FILE) if (folder / INDEX_FILE).exists() else {}
         verify_folder(folder, MODEL_FILES, fix, read=[*READ_FILES, *(path.name for path in shards)])
+
+
+def is_openai(folder: Path) -> bool:
+    """Whether a folder has the arrays of OpenAI's release."""
+    return (folder / FIRST_ARRAY).exists()
 
 
 def read_model(folder: Path, settings: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Tensor]]:
@@ -110,26 +122,27 @@ def write_model(
         head: Tensors of the head of a fine-tuned model, stored as `head.…`.
         tokenizer_fingerprint: Fingerprint of the tokenizer that the model was trained with.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     fingerprint = {TOKENIZER_KEY: tokenizer_fingerprint} if tokenizer_fingerprint else {}
     content = {"format": MODEL_FORMAT, **asdict(config), **fingerprint}
-    (folder / MODEL_CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    atomic_write_json(folder / MODEL_CONFIG_FILE, content)
     head_tensors = {HEAD_PREFIX + name: tensor for name, tensor in (head or {}).items()}
     write_safetensors(folder / WEIGHTS_FILE, {**weights, **head_tensors})
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file. A full disk raises OSError, as for other files, instead of safetensors' own error."""
-    path.touch()
-    mode = path.stat().st_mode  # according to the umask; safetensors sets 0600
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
-        path.chmod(mode)
-    except SafetensorError as error:
-        if number := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-        raise
+    """Write a safetensors file atomically. A full disk is the same error as for other files, not safetensors' own."""
+    with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # according to the umask; safetensors sets 0600
+        try:
+            own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(own, temporary, metadata)
+            temporary.chmod(mode)
+        except SafetensorError as error:
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+            raise
 
 
 @cache
@@ -192,7 +205,7 @@ def read_weight_files(
 def fingerprint_weights(folder: Path) -> str:
     """SHA-256 of the weights of a model folder in any format."""
     files: Iterable[Path] = weight_files(folder / WEIGHTS_FILE)
-    if (folder / "params_0.npy").exists():
+    if is_openai(folder):
         files = folder.glob("params_*.npy")
     hashes = [file_entry(path)["sha256"] for path in sorted(files)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
@@ -204,21 +217,25 @@ def read_tensor_headers(path: Path) -> dict[str, Tensor]:
 
 
 def read_file_header(path: Path) -> dict[str, Tensor]:
-    check_exists(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read: {error}.", "The file is damaged or truncated: copy it again."
-        ) from None
+    with open_safetensors(path, OverflowError, RuntimeError, TypeError, ValueError) as file:  # of a wrong shape
+        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
 
 
-def check_exists(path: Path) -> None:
+@contextmanager
+def open_safetensors(path: Path, *errors: type[Exception]) -> Iterator[Any]:
+    """An open safetensors file; UserError if it is missing or damaged, which `errors` may mean as well."""
     if not path.exists():
         raise UserError(f"{path} does not exist.", f"A model folder contains {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}.")
     check_regular(path)
     check_not_pointer(path)
+    damage: tuple[type[Exception], ...] = (SafetensorError, *errors)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except damage as error:
+        raise UserError(
+            f"{path} cannot be read: {error}.", "The file is damaged or truncated: copy it again."
+        ) from None
 
 
 def read_safetensors(path: Path, select: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
@@ -242,21 +259,15 @@ def read_tensors(path: Path, select: Callable[[str], bool] = lambda name: True) 
 
 
 def read_file_tensors(path: Path, select: Callable[[str], bool]) -> dict[str, Tensor]:
-    check_exists(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if select(name)]  # noqa: SIM118 (not a mapping)
-            for name in names:
-                if (dtype := file.get_slice(name).get_dtype()) not in FLOATING:
-                    raise UserError(
-                        f"{path}: tensor {name} has the type {dtype}, which is not floating point.",
-                        f"Save the weights as {', '.join(FLOATING[:-1])} or {FLOATING[-1]}.",
-                    )
-            return {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} cannot be read: {error}.", "The file is damaged or truncated: copy it again."
-        ) from None
+    with open_safetensors(path) as file:
+        names = [name for name in file.keys() if select(name)]  # noqa: SIM118 (not a mapping)
+        for name in names:
+            if (dtype := file.get_slice(name).get_dtype()) not in FLOATING:
+                raise UserError(
+                    f"{path}: tensor {name} has the type {dtype}, which is not floating point.",
+                    f"Save the weights as {', '.join(FLOATING[:-1])} or {FLOATING[-1]}.",
+                )
+        return {name: file.get_tensor(name) for name in names}
 
 
 def check_finite_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from gpt1.files.atomic import atomic_file
+from gpt1.files.atomic import atomic_write_text
 from gpt1.formatting import format_number, format_setting, printable_line
 from gpt1.report.run_reader import Run, as_dict, is_number
 from gpt1.version import __version__
@@ -65,8 +65,7 @@ def write_card(
         f"## Licence\n\n{license}\n",
         STARTER_CREDIT if base == "starter" else "",
     ]
-    with atomic_file(folder / CARD_FILE) as file:
-        file.write("\n".join(filter(None, sections)).encode())
+    atomic_write_text(folder / CARD_FILE, "\n".join(filter(None, sections)))
 
 
 def data_facts(run: Run, task: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
@@ -87,12 +86,9 @@ def metrics_table(run: Run) -> str:
     metrics = as_dict(validation.get("metrics")) or {
         name: value for name, value in validation.items() if name in ("loss", "perplexity", "bits_per_byte")
     }
-    intervals = as_dict(validation.get("interval"))
     rows = []
     for name, value in metrics.items():
-        bounds = intervals.get(name)
-        both = isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(is_number, bounds))
-        interval = f"[{format_number(bounds[0])}, {format_number(bounds[1])}]" if both and bounds else ""
+        interval = f"[{', '.join(map(format_number, bounds))}]" if (bounds := run.interval(name)) else ""
         if is_number(value):
             rows.append((name.replace("_", " "), format_number(value), interval))
     if is_number(validation.get("rows")):

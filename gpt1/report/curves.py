@@ -10,8 +10,7 @@ from gpt1.formatting import metric_name
 from gpt1.intervals import estimate_interval, wilson_interval
 from gpt1.report import charts
 from gpt1.report.headline import HEADLINE_METRICS, sentence_start
-from gpt1.report.intervals import format_interval, format_score
-from gpt1.report.page import Cell, Page
+from gpt1.report.page import Cell, Page, format_interval, format_score
 from gpt1.report.run_reader import Prediction, ReliabilityBin, Run, as_dict, is_number
 
 MAX_SCATTER_POINTS = 3000  # more make scrolling slow

@@ -64,9 +64,7 @@ def write_evaluation_report(
     contents = Run(Path(run), f"rows of {formatting.escape_controls(test)}", results=results, columns=dict(columns))
     contents.predictions = [contents.parse_prediction(record) for record in records]
     page = Page(
-        headline(contents),
-        kicker="  ·  ".join(["gpt1", "evaluation", kind, contents.name]),
-        warning=contents.warning,
+        headline(contents), kicker="  ·  ".join(["gpt1", "evaluation", kind, contents.name]), warning=contents.warning
     )
     for section in (add_results, add_predictions, add_mistakes, add_data):
         add_section(section, page, contents)

@@ -6,8 +6,7 @@ from typing import Any
 
 from gpt1 import formatting
 from gpt1.formatting import metric_name
-from gpt1.report.intervals import format_interval
-from gpt1.report.page import Cell
+from gpt1.report.page import Cell, format_interval
 from gpt1.report.run_reader import Run, as_dict, is_number
 
 HEADLINE_METRICS = ("accuracy", "matthews", "f1", "pearson", "spearman", "f1_micro", "f1_macro")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt1 import formatting
-from gpt1.files.atomic import atomic_file
+from gpt1.files.atomic import atomic_write_text
 from gpt1.report.charts import NARROW, WIDE, to_svg
 
 if TYPE_CHECKING:
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 MAX_LEVEL_LABELS, MAX_LEVEL_CHARACTERS = 3, 10
 """A confusion matrix with more or longer labels writes them vertically above its columns, which saves width."""
+
+
+def format_interval(interval: tuple[float, float]) -> str:
+    return f"[{format_score(interval[0])},\u00a0{format_score(interval[1])}]"
+
+
+def format_score(value: float) -> str:
+    """A score or correlation with three decimals; larger numbers with three digits."""
+    return f"{value + 0.0:.3f}".replace("-", "−") if abs(value) < 1 else formatting.format_number(value)
 
 
 @dataclass(frozen=True)
@@ -132,11 +141,7 @@ class Page:
         self._add("table", **_table_block(columns, rows), caption=caption, prose=prose, folded=summary)
 
     def svg(
-        self,
-        figure: Figure,
-        caption: str,
-        *,
-        data_table: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None,
+        self, figure: Figure, caption: str, *, data_table: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None
     ) -> None:
         """Add a chart with a collapsed `data_table` (columns, rows) below it.
 
@@ -190,9 +195,7 @@ class Page:
 
     def write(self, path: Path) -> Path:
         """Write the page atomically."""
-        page = self.render().encode("utf-8", "replace")  # a lone surrogate has no UTF-8 encoding
-        with atomic_file(path) as file:
-            file.write(page)
+        atomic_write_text(path, self.render(), "replace")  # a lone surrogate has no UTF-8 encoding
         return path
 
     def _add(self, kind: str, **values: Any) -> None:

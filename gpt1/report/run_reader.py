@@ -13,16 +13,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from gpt1 import formatting
-from gpt1.config import (
-    FinetuneConfig,
-    PretrainConfig,
-    default_value,
-    descriptions,
-    flag_name,
-    recipe_defaults,
-)
+from gpt1.config import FinetuneConfig, PretrainConfig, default_value, descriptions, flag_name, recipe_defaults
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular, parse_json, read_json_object, read_yaml
+from gpt1.files.names import METRICS_FILE, MODEL_FOLDER, PREDICTIONS, RESULTS_FILE, RUN_CONFIG_FILE, TASK_FILE
+from gpt1.formatting import float_or_nan
 from gpt1.recipes import HEAD_ONLY_DEFAULTS
 
 MAX_LINES_BYTES = 2**28
@@ -116,8 +111,8 @@ class Run:
         run.settings = run._read_settings()
         run.results = run._read_results()
         run.columns = run._read_columns()
-        run.metrics = list(run._read_jsonl("metrics.jsonl"))
-        run.predictions = [run.parse_prediction(row) for row in run._read_jsonl("predictions.jsonl")]
+        run.metrics = list(run._read_jsonl(METRICS_FILE))
+        run.predictions = [run.parse_prediction(row) for row in run._read_jsonl(PREDICTIONS)]
         return run
 
     @property
@@ -150,7 +145,7 @@ class Run:
     def _read_columns(self) -> dict[str, str]:
         found = as_dict(as_dict(self.settings.get("command")).get("columns"))
         with suppress(UserError):
-            found |= as_dict(read_json_object(self.folder / "model" / "task.json").get("columns"))
+            found |= as_dict(read_json_object(self.folder / MODEL_FOLDER / TASK_FILE).get("columns"))
         return {role: str(column) for role, column in found.items() if column}
 
     def answer_names(self, answers: int) -> list[str]:
@@ -213,7 +208,7 @@ class Run:
         names = {f"answer {k}": name for k, name in enumerate(answers)} | self.columns
         texts = {names.get(role, role): text for role, text in fields.items()}
         if "score" in row:
-            return Prediction(texts, _to_float(label), _to_float(row["score"]))
+            return Prediction(texts, float_or_nan(label), float_or_nan(row["score"]))
         probabilities = {str(name): p for name, p in as_dict(row.get("probabilities")).items() if is_number(p)}
         predicted = row.get("prediction")
         several = {}
@@ -274,7 +269,7 @@ class Run:
         return values[-1] if values else None
 
     def _read_settings(self) -> dict[str, Any]:
-        path = self.folder / "config.yaml"
+        path = self.folder / RUN_CONFIG_FILE
         if not path.exists():
             self.problems.append("config.yaml is missing.")
             return {}
@@ -285,7 +280,7 @@ class Run:
             return {}
 
     def _read_results(self) -> dict[str, Any]:
-        path = self.folder / "results.json"
+        path = self.folder / RESULTS_FILE
         if not path.exists():
             self.problems.append("results.json is missing: the run has not finished.")
             return {}
@@ -302,7 +297,7 @@ class Run:
     def _read_jsonl(self, name: str) -> Iterator[dict[str, Any]]:
         path, broken = self.folder / name, 0
         if not path.exists():
-            if name == "metrics.jsonl":
+            if name == METRICS_FILE:
                 self.problems.append("metrics.jsonl is missing.")
             return
         try:
@@ -329,13 +324,6 @@ def _normalize_label(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or NO_LABEL
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-
-
-def _to_float(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def is_number(value: Any) -> TypeGuard[float]:

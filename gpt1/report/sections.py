@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gpt1 import formatting
 from gpt1.config import descriptions
+from gpt1.console import Console
+from gpt1.files.names import REPORT_FILE
 from gpt1.formatting import metric_name
 from gpt1.report import charts, curves
 from gpt1.report.headline import headline, key_facts, kicker, lead_sentence, main_metric
-from gpt1.report.intervals import format_interval
-from gpt1.report.page import Cell, Mistake, Page
+from gpt1.report.page import Cell, Mistake, Page, format_interval
 from gpt1.report.run_reader import Prediction, Run, as_dict, is_number
 
 MAX_MISTAKES = 20
@@ -49,7 +51,26 @@ def write_report(run: Path) -> Path:
         add_next_steps,
     ):
         add_section(section, page, contents)
-    return page.write(Path(run) / "report.html")
+    return page.write(Path(run) / REPORT_FILE)
+
+
+@contextmanager
+def report_on_exit(run: Path) -> Iterator[None]:
+    """Write the report of `run` on exit, also after an exception, which is raised again."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            if run.is_dir():  # do not create a deleted folder again
+                write_report(run)
+        raise
+    try:
+        write_report(run)
+    except Exception as error:  # the run is complete without its page, and says how to get it
+        Console().log(
+            f"warning: the page of {run} could not be written ({type(error).__name__}: {error}). The run is complete; "
+            "with the same command and --resume the page is written again"
+        )
 
 
 def add_section(section: Callable[[Page, Run], None], page: Page, run: Run) -> None:
@@ -239,12 +260,8 @@ def add_data(page: Page, run: Run) -> None:
     for name, value in {**as_dict(run.results.get("corpus")), **as_dict(run.results.get("data"))}.items():
         description = DATA_DESCRIPTIONS.get(name, str(name).replace("_", " "))
         is_share = isinstance(value, float) and 0 <= value <= 1
-        rows.append(
-            [
-                description,
-                Cell(value, f"{formatting.format_setting(float(f'{100 * value:.3g}'))} %") if is_share else value,
-            ]
-        )
+        share = f"{formatting.format_setting(float(f'{100 * value:.3g}'))} %" if is_share else ""
+        rows.append([description, Cell(value, share) if is_share else value])
     if rows:
         page.heading("Data")
         page.table(["fact", "value"], rows)
@@ -253,9 +270,8 @@ def add_data(page: Page, run: Run) -> None:
 def add_settings(page: Page, run: Run) -> None:
     explanations, defaults = descriptions(run.config_class), run.default_settings
     changed, unchanged = [], []
-    other_values = {
-        name: value for name, value in run.settings.items() if name not in (*explanations, "command", "stage")
-    }
+    known = (*explanations, "command", "stage")
+    other_values = {name: value for name, value in run.settings.items() if name not in known}
     other_values |= as_dict(run.settings.get("command"))
     if "train" in other_values:
         other_values["rows"] = other_values.pop("train")  # the setting `train` selects the trained weights
@@ -308,6 +324,5 @@ def add_next_steps(page: Page, run: Run) -> None:
     else:
         page.code(f"gpt1 predict {folder} new.csv --out predictions.csv", "Predictions and probabilities for new rows:")
         page.code(
-            f"gpt1 evaluate {folder} test.csv",
-            "Metrics on test rows (the validation rows above selected the epoch):",
+            f"gpt1 evaluate {folder} test.csv", "Metrics on test rows (the validation rows above selected the epoch):"
         )

@@ -27,9 +27,10 @@ from gpt1.config import (
     recipe_defaults,
 )
 from gpt1.console import Console
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError
 from gpt1.files.atomic import (
     atomic_dir,
+    atomic_write_json,
     atomic_write_text,
     delete_folder,
     ensure_exists,
@@ -38,15 +39,24 @@ from gpt1.files.atomic import (
     lock_dir,
 )
 from gpt1.files.foreign import read_json_object, read_yaml
-from gpt1.files.manifest import MANIFEST, check_replaceable, verify_folder, write_manifest
+from gpt1.files.manifest import check_replaceable, verify_folder, write_manifest
+from gpt1.files.names import (
+    FIRST_ARRAY,
+    MANIFEST,
+    METRICS_FILE,
+    MODEL_CONFIG_FILE,
+    MODEL_FOLDER,
+    PREDICTIONS,
+    REPORT_FILE,
+    RESULTS_FILE,
+    RUN_CONFIG_FILE,
+    WEIGHTS_FILE,
+)
 from gpt1.files.reading import is_url, not_found_error
 from gpt1.formatting import shell_join, shell_quote
 from gpt1.hub import download, is_hub_name
 from gpt1.version import __version__
 
-RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, MODEL_FOLDER = "config.yaml", "results.json", "metrics.jsonl", "model"
-MODEL_FILE = "model.safetensors"
-REPORT_FILE, PREDICTIONS = "report.html", "predictions.jsonl"
 STARTER, STARTER_FOLDER = "starter", Path(__file__).parents[1] / "starter"
 """Name and folder of the model that comes with the package."""
 STARTER_HINT = f"--from {STARTER} is a pre-trained English model, which comes with gpt1."
@@ -83,11 +93,18 @@ def resolve_settings(
 def user_settings(
     config_class: type[AnyConfig], file: str | Path | None, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The settings that the user chose: the `--config` file, overridden by `overrides`, converted to their types."""
+    """The settings that the user chose: the `--config` file, overridden by `overrides`, converted to their types.
+
+    In `overrides`, which may come from Python, a mapping (class → weight) is the text of the flag, JSON.
+    """
     if file and not Path(file).exists():
         raise not_found_error(file)
     from_file = {name: value for name, value in (read_yaml(file) if file else {}).items() if name not in RUN_KEYS}
-    chosen = [*from_file.items(), *((name, value) for name, value in overrides.items() if value is not None)]
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            given[name] = json.dumps({str(label): weight for label, weight in value.items()})
+    chosen = [*from_file.items(), *given.items()]
     warn_renamed_settings(name for name, _ in chosen)
     return {(key := field_name(config_class, name)): parse_value(config_class, key, value) for name, value in chosen}
 
@@ -107,11 +124,7 @@ def log_once(line: str) -> None:
 
 
 def create_run(
-    out: str | Path,
-    config: TrainingConfig,
-    command: Mapping[str, Any],
-    computes_in: str = "",
-    overwrite: bool = False,
+    out: str | Path, config: TrainingConfig, command: Mapping[str, Any], computes_in: str = "", overwrite: bool = False
 ) -> Path:
     """Create a run folder with its config.yaml.
 
@@ -146,19 +159,20 @@ def check_resume(resume: bool, overwrite: bool) -> None:
         raise UserError("--resume and --overwrite contradict each other.", "Use one of them.")
 
 
-def check_new_folder(out: str | Path, overwrite: bool = False, inputs: Iterable[object] = ()) -> Path:
+def check_new_folder(out: str | Path, overwrite: bool = False, inputs: Iterable[object] = (), name: str = "") -> Path:
     """`out`, if it is free or empty, except for leftovers of a process that was killed while it created a run.
 
-    With `overwrite` it may also be a folder that gpt1 wrote and that holds none of the command's `inputs`.
+    With `overwrite` it may also be a folder that gpt1 wrote and that holds none of the command's `inputs`. In messages
+    it is called `name`.
     """
     folder = Path(out)
     if folder.is_file():
-        raise UserError(f"{folder} is a file, not a folder.", "Choose another --out.")
+        raise UserError(f"{name or folder} is a file, not a folder.", "Choose another --out.")
     if folder.is_dir() and any(not path.name.startswith(f".{RUN_CONFIG_FILE}.partial-") for path in folder.iterdir()):
         resume = " To resume that run: --resume." if (folder / RUN_CONFIG_FILE).exists() else ""
         if not overwrite:
             fix = f"Choose another --out, or replace it with --overwrite.{resume}"
-            raise UserError(f"{folder} exists and is not empty.", fix)
+            raise UserError(f"{name or folder} exists and is not empty.", fix)
         check_replaceable(folder, inputs)
     ensure_writable(folder)
     return folder
@@ -238,7 +252,7 @@ def restore_report(run: Path) -> None:
         write_run_manifest(run)
     page = run / REPORT_FILE
     if not page.exists() or page.stat().st_mtime_ns < (run / RESULTS_FILE).stat().st_mtime_ns:
-        from gpt1.report import write_report
+        from gpt1.report.sections import write_report
 
         write_report(run)
 
@@ -251,14 +265,15 @@ def read_run_config(run: Path) -> dict[str, Any]:
     return read_yaml(run / RUN_CONFIG_FILE)
 
 
-def complete_command(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of the command that started a run, with those `given` (not None), which may have moved since."""
-    return {**read_run_config(run)["command"], **{name: value for name, value in given.items() if value is not None}}
-
-
 def is_finished(run: Path) -> bool:
     """Whether the run has its results and its model. --resume restores a deleted model from the last checkpoint."""
     return (run / RESULTS_FILE).exists() and (run / MODEL_FOLDER).is_dir()
+
+
+def write_results(run: Path, results: Mapping[str, Any]) -> None:
+    """Write results.json, which marks the run as finished, and the manifest."""
+    atomic_write_json(run / RESULTS_FILE, results)
+    write_run_manifest(run)
 
 
 def write_run_manifest(run: Path) -> None:
@@ -325,33 +340,31 @@ def find_model_folder(name: str | Path) -> Path:
         return folder
     if str(name) == STARTER:
         if not has_starter():
+            weights = STARTER_FOLDER / WEIGHTS_FILE
             raise UserError(
-                f"this gpt1 installation does not include the model {STARTER}: no {STARTER_FOLDER / MODEL_FILE} found.",
+                f"this gpt1 installation does not include the model {STARTER}: no {weights} found.",
                 "Install a release of gpt1 that includes it, or use your own model: gpt1 pretrain --help",
             )
         return STARTER_FOLDER
     if is_hub_name(str(name)):
         return download(str(name))
-    problem = not_found_error(folder).problem
-    if "Did you mean" not in problem:
-        problem += did_you_mean(str(name), (STARTER,))
     fix = f"Use a run folder, a model folder, owner/name, or {STARTER}: the English model that comes with gpt1."
-    raise UserError(problem, fix)
+    raise UserError(not_found_error(folder, (STARTER,)).problem, fix)
 
 
 def has_weights(name: str) -> bool:
     """Whether a name that may also be a tokenizer or a corpus is a model, so that --from can continue it."""
-    return not is_url(name) and (find_model_folder(name) / MODEL_FILE).exists()
+    return not is_url(name) and (find_model_folder(name) / WEIGHTS_FILE).exists()
 
 
 def has_starter() -> bool:
     """Whether this installation holds the weights of `starter`; a checkout may not."""
-    return (STARTER_FOLDER / MODEL_FILE).exists()
+    return (STARTER_FOLDER / WEIGHTS_FILE).exists()
 
 
 def check_hides_starter(path: Path) -> None:
     """Log that a model in the current directory is used, not the package's; UserError if it is not a model."""
-    if any((path / file).exists() for file in (RUN_CONFIG_FILE, "config.json", "params_0.npy")):
+    if any((path / file).exists() for file in (RUN_CONFIG_FILE, MODEL_CONFIG_FILE, FIRST_ARRAY)):
         log_once(f"{STARTER}: using the folder in the current directory, not the model that comes with gpt1")
         return
     what = "folder" if path.is_dir() else "file"
@@ -383,7 +396,3 @@ def pretrained_commands(folder: str | Path) -> list[str]:
     """What a user can run next with a pre-trained model."""
     quoted = shell_quote(folder)
     return [f'gpt1 next {quoted} "{example_prompt(folder)}"', FINETUNE_COMMAND.format(quoted)]
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

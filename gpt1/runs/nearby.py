@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gpt1.files.names import MODEL_CONFIG_FILE
 from gpt1.runs.folder import STARTER, has_starter, is_finished
 
 MAX_LISTED_MODELS = 8
@@ -12,7 +13,7 @@ MAX_LISTED_MODELS = 8
 def list_models(folder: Path) -> list[Path]:
     """The finished runs and the model folders in `folder`, by name."""
     inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [path for path in inside if is_finished(path) or (path / "config.json").exists()]
+    return [path for path in inside if is_finished(path) or (path / MODEL_CONFIG_FILE).exists()]
 
 
 def describe_models_here() -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.errors import UserError, did_you_mean
+from gpt1.files.names import MODEL_CONFIG_FILE, RUN_CONFIG_FILE
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
-from gpt1.model.weights import MODEL_CONFIG_FILE
-from gpt1.runs.folder import RUN_CONFIG_FILE
 from gpt1.runs.nearby import list_models
 from gpt1.serving.engine import Engine
 from gpt1.serving.errors import ApiError

@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from gpt1.errors import GPT1Error
 from gpt1.files.foreign import read_bounded
-from gpt1.runs.folder import REPORT_FILE, RUN_CONFIG_FILE, read_results, read_run_config
+from gpt1.files.names import REPORT_FILE, RUN_CONFIG_FILE
+from gpt1.runs.folder import read_results, read_run_config
 from gpt1.serving.errors import ApiError
 from gpt1.serving.models import ServedModels
 

@@ -54,9 +54,7 @@ StopStrings = Annotated[
 ]
 Texts = Annotated[list[str], Field(fail_fast=True, min_length=1)]
 OneOrMoreTexts = Annotated[
-    Texts,
-    BeforeValidator(as_list),
-    WithJsonSchema({"anyOf": [Text, {"type": "array", "items": Text, "minItems": 1}]}),
+    Texts, BeforeValidator(as_list), WithJsonSchema({"anyOf": [Text, {"type": "array", "items": Text, "minItems": 1}]})
 ]
 
 

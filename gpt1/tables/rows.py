@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
-from gpt1.errors import UserError, closest_name
+from gpt1.errors import UserError, closest_name, first_line
 from gpt1.files.foreign import find_repeated, parse_json, short
 from gpt1.files.reading import MAX_LINE_BYTES, InputFile, max_bytes, raise_limit
 from gpt1.formatting import count_noun, shell_quote
@@ -178,8 +178,7 @@ def tsv_cells(file: InputFile) -> Iterator[tuple[int, list[str]]]:
 def check_column_count(name: str, columns: int) -> None:
     if columns > MAX_COLUMNS:
         raise UserError(
-            f"{name} has {columns:,} columns; the maximum is {MAX_COLUMNS:,}.",
-            "Keep only the text and label columns.",
+            f"{name} has {columns:,} columns; the maximum is {MAX_COLUMNS:,}.", "Keep only the text and label columns."
         )
 
 
@@ -265,8 +264,7 @@ def parquet_rows(file: InputFile, only: str | None) -> Iterator[NumberedRow]:
                     file.bytes_done = file.size * number // max(1, table.metadata.num_rows)
                     yield number, cast(dict[str, Any], row)
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            problem = f"{file.name} is not Parquet, or is damaged ({reason[:200]})."
+            problem = f"{file.name} is not Parquet, or is damaged ({first_line(error, 200)})."
             raise UserError(problem, "Create or copy the file again.") from None
 
 

@@ -7,10 +7,11 @@ A `Table` is in memory, because labelled data is small compared to corpora. `rea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from gpt1.errors import UserError, closest_name
 from gpt1.files.atomic import ensure_writable
@@ -54,13 +55,11 @@ class Table:
             f"{self.name}, {self.unit} {self.row_numbers[i] if self.row_numbers else i + (self.unit != 'position'):,}"
         )
 
-    def without(self, positions: Iterable[int]) -> Table:
-        """The table without the rows at these positions; the others keep their numbers."""
-        left_out = set(positions)
-        kept = [i for i in range(len(self)) if i not in left_out]
+    def select(self, positions: Sequence[int]) -> Self:
+        """The rows at these positions, which keep their numbers."""
         first = 0 if self.unit == "position" else 1
-        numbers = [self.row_numbers[i] if self.row_numbers else first + i for i in kept]
-        return replace(self, rows=[self.rows[i] for i in kept], row_numbers=numbers)
+        numbers = [self.row_numbers[i] if self.row_numbers else first + i for i in positions]
+        return replace(self, rows=[self.rows[i] for i in positions], row_numbers=numbers)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -215,8 +214,13 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.write(rows)
 
 
-def check_table_output(path: str | Path, overwrite: bool = True) -> None:
-    """UserError unless `write_table` can write to `path`. Call it before the work whose result is written."""
+def check_table_output(path: str | Path, overwrite: bool = True, source: str | Path = "") -> None:
+    """UserError unless `write_table` can write to `path`, which is not the file `source` that is read.
+
+    Call it before the work whose result is written.
+    """
+    if os.path.exists(source) and os.path.exists(path) and os.path.samefile(path, source):
+        raise UserError(f"--out {path} is also the input table.", "Choose another --out.")
     if file_format(path)[0] not in TABLE_FORMATS:
         raise UserError(f"{path} has no supported table extension.", f"Supported: {OUTPUT_EXTENSIONS}.")
     if Path(path).is_dir():

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO, Any, TypeAlias
 
-from gpt1.errors import UserError
+from gpt1.errors import UserError, first_line
 from gpt1.files.foreign import parse_json
 from gpt1.files.reading import InputFile, max_bytes, raise_limit
 from gpt1.tables.cells import cell_to_show, is_missing
@@ -73,9 +73,8 @@ def xlsx_rows(file: InputFile) -> Iterator[tuple[int, list[Any]]]:
         except UserError:
             raise
         except Exception as error:  # openpyxl raises errors of zipfile, of XML and its own
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             fix = "Save it again as .xlsx, or export the sheet as .csv (Excel: CSV UTF-8)."
-            raise UserError(f"{file.name} is not .xlsx, or is damaged ({reason}).", fix) from None
+            raise UserError(f"{file.name} is not .xlsx, or is damaged ({first_line(error, 200)}).", fix) from None
 
 
 def sheet_header(cells: list[Any]) -> list[str]:

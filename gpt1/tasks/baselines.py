@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt1.formatting import count_noun, escape_controls, format_number, metric_name
+from gpt1.formatting import count_noun, escape_controls, format_number, metric_name, three_decimals
 from gpt1.progress import Progress
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import stratified_order
 from gpt1.tasks.kinds import Example, Kind
+from gpt1.tasks.labels import as_number
 from gpt1.tasks.multilabel import MultiLabel
-from gpt1.tasks.targets import Answers, Classes, Target, as_number
+from gpt1.tasks.targets import Answers, Classes, Target
 from gpt1.tasks.tfidf import fitting_work, tfidf_scores
 
 MAX_TFIDF_WORK = 12_000_000
@@ -129,8 +130,8 @@ def no_learning_reason(target: Target, scored: Mapping[str, Any], trivial: Mappi
     if scored["spread"] < MIN_SPREAD:
         share = f"{100 * scored['spread']:.2g}%"
         return f"its scores hardly depend on the text: their standard deviation is {share} of that of the labels"
-    low, high = interval["pearson"]
-    return f"the interval of its Pearson correlation, [{low:.3f}, {high:.3f}], includes 0" if low <= 0 else ""
+    known = interval["pearson"]
+    return f"the interval of its Pearson correlation, {three_decimals(known)}, includes 0" if known[0] <= 0 else ""
 
 
 def error_above_mean(scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:

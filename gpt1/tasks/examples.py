@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpt1.config import flag_name
 from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
 from gpt1.tables.cells import cell_number, cell_text, resolve_thousands
 from gpt1.tables.table import Table, missing_column_error
 from gpt1.tasks.kinds import Example, Kind
-from gpt1.tasks.targets import Answers, Classes, Numbering, Target, as_label
+from gpt1.tasks.labels import as_label
+from gpt1.tasks.targets import Answers, Classes, Numbering, Target
 
 TableRow = Mapping[str, Any]
 RowLocator = Callable[[int], str]
@@ -41,30 +43,31 @@ def check_columns(
     """
     for role in columns:
         if role not in (*kind.columns, "label"):
-            takes = ", ".join(f"--{r.replace('_', '-')}" for r in (*kind.columns, "label"))
-            raise UserError(f"{kind.name} does not accept --{role.replace('_', '-')}.", f"Use {takes}.")
+            takes = ", ".join(map(flag_name, (*kind.columns, "label")))
+            raise UserError(f"{kind.name} does not accept {flag_name(role)}.", f"Use {takes}.")
     for role in kind.columns:
-        flag = "--" + role.replace("_", "-")
-        if role not in columns:
-            if role in kind.optional:
-                continue
-            needed = " ".join(f"--{r.replace('_', '-')} COLUMN" for r in kind.columns if r not in kind.optional)
-            raise UserError(f"{kind.name} needs {flag}.", f"Use: {needed} --label COLUMN")
+        if role not in columns and role not in kind.optional:
+            needed = " ".join(f"{flag_name(r)} COLUMN" for r in kind.columns if r not in kind.optional)
+            raise UserError(f"{kind.name} needs {flag_name(role)}.", f"Use: {needed} --label COLUMN")
     missing = {
-        part: "--" + role.replace("_", "-") if chosen else ""
+        part: flag_name(role) if chosen else ""
         for role, column in columns.items()
         for part in role_columns(kind, role, column, present)
         if part not in present
     }
     if missing:
         raise missing_column_error(name, missing, present, delimiter)
-    texts = {role: column for role, column in columns.items() if role != "label"}
-    for role, column in texts.items():
+    for role, column in input_columns(columns).items():
         if {*label_columns(kind, columns.get("label", ""))} & {*column_names(role, column, present)}:
             raise UserError(
-                f"--label {columns['label']} is also the input column of --{role.replace('_', '-')}.",
+                f"--label {columns['label']} is also the input column of {flag_name(role)}.",
                 "Pass the column with the labels as --label.",
             )
+
+
+def input_columns(columns: Mapping[str, str]) -> dict[str, str]:
+    """The columns by role, without that of the label."""
+    return {role: column for role, column in columns.items() if role != "label"}
 
 
 def required_columns(kind: Kind, columns: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from gpt1.errors import UserError
+from gpt1.errors import UserError, did_you_mean
 from gpt1.tables.cells import AMBIGUOUS_COMMA, cell_number, cell_text, cell_to_show, is_empty, is_missing, plain_value
 
 LabelValue: TypeAlias = str | int | float | bool
@@ -84,6 +84,10 @@ def label_sort_key(label: str) -> tuple[int, float, str]:
     """Sort key: numbers by value, then other labels alphabetically; "nan" is not a number here, nor is 3_5."""
     number = cell_number(label)
     return (1, 0.0, label) if number is None or math.isnan(number) else (0, number, label)
+
+
+def unknown_label_error(label: str, labels: Sequence[str]) -> UserError:
+    return UserError(f"unknown label '{label}'.{did_you_mean(label, labels)}", f"Labels: {format_labels(labels)}.")
 
 
 def format_labels(labels: Sequence[str], limit: int = 10) -> str:

@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpt1.errors import UserError
 from gpt1.intervals import wilson_interval
+from gpt1.tasks.labels import as_number
 from gpt1.tasks.multilabel import MultiLabel, bootstrap_multilabel, multilabel_scores
-from gpt1.tasks.targets import Answers, Classes, Target, as_number
+from gpt1.tasks.targets import NUMBER_METRICS, Answers, Classes, Target
 
 BOOTSTRAP_SAMPLES = 1000
 """Bootstrap samples of a confidence interval; its ends are then accurate to about a tenth of its width."""
 MAX_BOOTSTRAP_ELEMENTS = 2_000_000
 """Maximum number of values that the bootstrap keeps in memory at once (16 MB)."""
-NUMBER_METRICS = ("pearson", "spearman", "rmse", "mae")
 LOWER_IS_BETTER = ("rmse", "mae", "loss")
 CALIBRATION_FOLDS = 5
 FEW_CALIBRATION_ROWS = 200

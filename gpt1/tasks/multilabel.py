@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError
 from gpt1.files.foreign import Fields
-from gpt1.tasks.labels import as_label, format_labels, label_sort_key
+from gpt1.tasks.labels import as_label, format_labels, label_sort_key, unknown_label_error
 
 SEPARATORS = ("|", ";", ",")
 """Possible separators of the labels in a cell; the first one that occurs in the training rows is used."""
@@ -54,7 +54,7 @@ class MultiLabel:
     def from_labels(cls, values: Sequence[Any]) -> MultiLabel:
         cells = [cls.parse(value) for value in values]
         texts = [cell for cell in cells if isinstance(cell, str)]
-        separator = next((char for char in SEPARATORS if any(char in text for text in texts)), "")
+        separator = find_separator(texts)
         unnamed = cls((), separator)
         labels = sorted({label for cell in cells for label in unnamed.split(cell)}, key=label_sort_key)
         if len(labels) < 2:
@@ -86,10 +86,7 @@ class MultiLabel:
         encoded = torch.zeros(len(self.labels))
         for label in self.split(value):
             if label not in self.labels:
-                raise UserError(
-                    f"unknown label '{label}'.{did_you_mean(label, self.labels)}",
-                    f"Labels: {format_labels(self.labels)}.",
-                )
+                raise unknown_label_error(label, self.labels)
             encoded[self.labels.index(label)] = 1.0
         return encoded
 
@@ -144,6 +141,11 @@ class MultiLabel:
         if thresholds and (len(thresholds) != len(labels) or not all(0 <= t <= 1 for t in thresholds)):
             stored.refuse("'thresholds' must be a probability for each label")
         return cls(tuple(labels), stored.choice("separator", ("", *SEPARATORS), ""), thresholds)
+
+
+def find_separator(texts: Sequence[str]) -> str:
+    """The first of SEPARATORS that occurs in a text; empty if none does."""
+    return next((char for char in SEPARATORS if any(char in text for text in texts)), "")
 
 
 def best_f1_threshold(probabilities: NDArray[np.float64], gold: NDArray[Any]) -> float:

@@ -13,21 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError
 from gpt1.files.foreign import Fields
 from gpt1.tables.cells import cell_text
-from gpt1.tasks.labels import LabelValue as LabelValue
-from gpt1.tasks.labels import as_label as as_label
-from gpt1.tasks.labels import as_number as as_number
-from gpt1.tasks.labels import format_labels as format_labels
-from gpt1.tasks.labels import label_sort_key as label_sort_key
-from gpt1.tasks.labels import label_value as label_value
-from gpt1.tasks.labels import original_values as original_values
+from gpt1.tasks.labels import (
+    LabelValue,
+    as_label,
+    as_number,
+    format_labels,
+    label_sort_key,
+    original_values,
+    unknown_label_error,
+)
 from gpt1.tasks.multilabel import MultiLabel
 
 Numbering: TypeAlias = Literal["0", "1", "A"]
 MAX_LABELS = 5000
 """Every label is a column of the predictions, and a row and a column of the confusion matrix of the metrics."""
+NUMBER_METRICS = ("pearson", "spearman", "rmse", "mae")
 MAX_SCORE_RANGE = 100
 """Largest difference between the highest and the lowest score."""
 
@@ -83,10 +86,7 @@ class Classes:
     def encode(self, value: Any) -> Tensor:
         label, index = as_label(value), self.index_of(value)
         if index is None:
-            raise UserError(
-                f"unknown label '{label}'.{did_you_mean(label, self.labels)}",
-                f"Labels: {format_labels(self.labels)}.",
-            )
+            raise unknown_label_error(label, self.labels)
         return torch.tensor(index)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # [n, labels], [n] → [n]
@@ -160,7 +160,7 @@ class OrdinalBins:
     """The user's number that score 0 stands for; 0 unless the numbers were rescaled to scores."""
     step: float = 1.0
     """The difference between two scores in the user's unit."""
-    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse", "mae")
+    metrics: ClassVar[tuple[str, ...]] = NUMBER_METRICS
     primary_metric: ClassVar[str] = "pearson"
     activated_name: ClassVar[str] = "score"
 
@@ -219,7 +219,7 @@ class StandardizedNumber:
 
     mean: float
     deviation: float
-    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse", "mae")
+    metrics: ClassVar[tuple[str, ...]] = NUMBER_METRICS
     primary_metric: ClassVar[str] = "pearson"
     activated_name: ClassVar[str] = "score"
     outputs: ClassVar[int] = 1

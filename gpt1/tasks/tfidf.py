@@ -12,8 +12,9 @@ import numpy as np
 
 from gpt1.tasks import metrics
 from gpt1.tasks.kinds import Example, Kind
+from gpt1.tasks.labels import as_number
 from gpt1.tasks.multilabel import MultiLabel
-from gpt1.tasks.targets import Answers, Classes, Target, as_number
+from gpt1.tasks.targets import Answers, Classes, Target
 
 VECTORIZERS: dict[str, dict[str, Any]] = {
     "words": {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b|\S"},

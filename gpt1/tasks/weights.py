@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import parse_json
+from gpt1.formatting import float_or_nan
 from gpt1.tables.table import Table, missing_column_error
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Classes, Target
@@ -29,10 +30,7 @@ def add_row_weights(examples: Sequence[Example], table: Table, column: str | Non
         raise missing_column_error(table.name, {column: "--weight"}, table.columns, table.delimiter)
     weighted = []
     for i, (example, row) in enumerate(zip(examples, table.rows, strict=True)):
-        try:
-            weight = float(row[column])
-        except (TypeError, ValueError):
-            weight = math.nan
+        weight = float_or_nan(row[column])
         if not 0 <= weight < math.inf:
             problem = f"{table.locate_row(i)}: the weight {str(row[column])[:40]!r} is not a number of at least 0."
             raise UserError(problem, "Fix or remove the row.")
@@ -53,10 +51,7 @@ def parse_class_weights(text: str) -> dict[str, float]:
             found[label.strip()] = weight
     weights: dict[str, float] = {}
     for label, value in found.items():
-        try:
-            weights[label] = float(value)
-        except (TypeError, ValueError):
-            weights[label] = math.nan
+        weights[label] = float_or_nan(value)
         if not 0 < weights[label] < math.inf:
             raise UserError(f"--class-weight: the weight {value!r} of '{label}' is not above 0.", CLASS_WEIGHT_FIX)
     return weights
@@ -98,10 +93,3 @@ def example_weights(examples: Sequence[Example], target: Target, class_weight: s
     if not weights.any():
         raise UserError("all rows have the weight 0: there is nothing to learn.", "Check the column of --weight.")
     return None if weights.min() == weights.max() else (weights / weights.mean()).float()
-
-
-def format_class_weight(value: str | Mapping[Any, float]) -> str:
-    """The setting of a mapping from Python."""
-    import json
-
-    return value if isinstance(value, str) else json.dumps({str(label): weight for label, weight in value.items()})

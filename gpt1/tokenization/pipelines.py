@@ -294,10 +294,7 @@ def byte_characters() -> list[str]:
 
 
 Pipeline: TypeAlias = OriginalPipeline | LosslessPipeline
-PIPELINES: dict[str, type[Pipeline]] = {
-    "original": OriginalPipeline,
-    "lossless": LosslessPipeline,
-}
+PIPELINES: dict[str, type[Pipeline]] = {"original": OriginalPipeline, "lossless": LosslessPipeline}
 
 
 def detect_pipeline(texts: Iterable[str]) -> tuple[str, Iterable[str]]:

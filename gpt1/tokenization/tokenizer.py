@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt1.errors import UserError, did_you_mean
-from gpt1.files.atomic import atomic_write_text
+from gpt1.files.atomic import atomic_write_json, atomic_write_text
 from gpt1.files.foreign import MAX_JSON_BYTES, Fields, parse_json, read_bounded, short
+from gpt1.files.names import GPT1_FILES, HUGGING_FACE_FILES, LIBRARY_FILE, OPENAI_FILES
 from gpt1.files.reading import filesystem, is_url
 from gpt1.runs.folder import find_model_folder
 from gpt1.tokenization.bpe import END_OF_WORD
@@ -30,14 +31,6 @@ if TYPE_CHECKING:
     from gpt1.tokenization.arrays import IdArray
     from gpt1.tokenization.pipelines import Pipeline
 
-GPT1_FILES = ("gpt1_tokenizer.json", "vocab.json", "merges.txt")
-"""Files that `save` writes: pipeline and versions, token → id, and one merge per line in the order of training."""
-OPENAI_FILES = ("encoder_bpe_40000.json", "vocab_40000.bpe")
-"""Files of OpenAI's release: token → id, and merges."""
-HUGGING_FACE_FILES = ("vocab.json", "merges.txt")
-"""The same files as named by Hugging Face."""
-LIBRARY_FILE = "tokenizer.json"
-"""All of it in one file, as the library `tokenizers` writes it; newer versions of transformers write no other."""
 SPECIAL_TOKENS = ("<start>", "<delimiter>", "<extract>")
 VERIFIED_VERSIONS = {"spacy": "3.8.18", "ftfy": "6.3.1"}
 """Library versions with which the ids were verified to be those of the released encoder."""
@@ -245,7 +238,7 @@ class Tokenizer:
         merges = "".join(f"{first} {second}\n" for first, second in self._merges)
         atomic_write_text(path / GPT1_FILES[1], json.dumps(self._vocabulary, ensure_ascii=False, indent=0) + "\n")
         atomic_write_text(path / GPT1_FILES[2], "#version: 0.2\n" + merges)
-        atomic_write_text(path / GPT1_FILES[0], json.dumps(about, indent=2) + "\n")
+        atomic_write_json(path / GPT1_FILES[0], about)
 
 
 def validate_vocabulary(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gpt1.errors import ResourceError, UserError
-from gpt1.files.atomic import atomic_dir, ensure_exists
+from gpt1.files.atomic import atomic_dir, atomic_write_json, ensure_exists
 from gpt1.files.foreign import Fields, read_json_object
 from gpt1.files.manifest import verify_folder, write_manifest
 from gpt1.model.weights import read_tensors, write_safetensors
@@ -90,7 +89,7 @@ def save_checkpoint(
         with atomic_dir(final, replace=True) as partial:
             write_safetensors(partial / MODEL_FILE, weights)
             write_safetensors(partial / OPTIMIZER_FILE, optimizer)
-            (partial / STATE_FILE).write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
+            atomic_write_json(partial / STATE_FILE, {**state, "step": step})
             write_manifest(partial, FORMAT, (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE))
     except ResourceError as error:
         raise ResourceError(

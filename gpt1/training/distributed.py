@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt1.devices import world_size
-from gpt1.errors import OUT_OF_MEMORY, Diverged, GPT1Error, Interrupted, UserError
+from gpt1.errors import OUT_OF_MEMORY, Diverged, GPT1Error, Interrupted, UserError, first_line
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ def peer_errors() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY.search(str(error)):
             raise
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error, 200)
         raise GPT1Error(
             f"another process of this run has failed ({reason}).",
             "See its output. Then start all processes again, with --resume if there is a checkpoint.",

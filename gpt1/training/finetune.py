@@ -31,19 +31,19 @@ from gpt1.recipes import (
 from gpt1.runs import folder as runs
 from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
+from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.targets import Target
-from gpt1.tasks.weights import format_class_weight
 from gpt1.training import checkpoints
 from gpt1.training.distributed import require_single_process
 from gpt1.training.finetune_results import finish_finetuning
 from gpt1.training.finetune_setup import FinetuneSetup, prepare_finetuning
 from gpt1.training.loop import train
-from gpt1.training.run import open_run
+from gpt1.training.run import open_run, resume_run
 from gpt1.training.time_limit import check_time_limit, plan_epochs
 from gpt1.training.tracking import check_tracker
 from gpt1.training.train_scope import check_train_scope
 
-COLUMN_ROLES = ("text", "premise", "hypothesis", "text_a", "text_b", "context", "question", "choices", "label")
+COLUMN_ROLES = (*dict.fromkeys(role for kind in KINDS.values() for role in kind.columns), "label")
 EMBEDDING_LR = 3.75e-4  # default of the token embedding at every width, and of all weights up to EMBEDDING_LR_WIDTH
 EMBEDDING_LR_WIDTH = 128
 SCRATCH_LR_FACTOR = 8 / 3  # new weights need a higher one: 1e-3 for `tiny`
@@ -132,11 +132,6 @@ class FinetuneRequest:
         names = {name: source_name(source) for name, source in self.inputs.items()}
         return {**names, "kind": task.kind, "score": task.score, "columns": task.columns, **more}
 
-    def complete(self, run: Path) -> FinetuneRequest:
-        """The request that started `run`, with the inputs that were given now, which may have moved since."""
-        command = runs.complete_command(run, self.inputs)
-        return replace(self, task=TaskRequest.from_command(command), from_=command["from"])
-
 
 def check_inputs(
     train_on: Any, from_: Any, resume: bool, overwrite: bool, time_limit: float | None, epochs: float | None
@@ -158,8 +153,6 @@ def named_columns(settings: Mapping[str, Any]) -> dict[str, str]:
 def requested_finetune_settings(config: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a YAML file and among the keywords of `finetune`: those that are not columns."""
     given = {name: value for name, value in settings.items() if name not in COLUMN_ROLES}
-    if given.get("class_weight"):
-        given["class_weight"] = format_class_weight(given["class_weight"])
     return runs.user_settings(FinetuneConfig, config, given)
 
 
@@ -171,11 +164,12 @@ def frames_to_tables(task: TaskRequest) -> TaskRequest:
 
 def resume_finetuning(out: str | Path, request: FinetuneRequest, with_tfidf: bool, progress: Progress) -> Path:
     """Train the run `out` to its end, unless it is finished."""
-    run, stored = runs.open_for_resume(out, FinetuneConfig, request.settings, request.command)
-    if runs.is_finished(run):
-        progress.log(f"{run} is already finished")
+    given = request.settings, request.command, request.inputs
+    run, stored, command = resume_run(out, FinetuneConfig, *given, progress)
+    if command is None:
         return run
-    setup, cfg = prepare(request.complete(run), stored, progress)
+    request = replace(request, task=TaskRequest.from_command(command), from_=command["from"])
+    setup, cfg = prepare(request, stored, progress)
     return run_finetuning(setup, cfg, run, progress, True, with_tfidf)
 
 

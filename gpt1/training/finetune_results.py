@@ -13,7 +13,8 @@ from torch import Tensor
 from gpt1.config import FinetuneConfig
 from gpt1.datasets.labelled import TaskData
 from gpt1.files.atomic import atomic_write_text
-from gpt1.formatting import count_noun, metric_name
+from gpt1.files.names import PREDICTIONS
+from gpt1.formatting import count_noun, metric_name, three_decimals
 from gpt1.inference.advice import tfidf_advice
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
 from gpt1.inference.predictor import TaskPredictor
@@ -67,8 +68,7 @@ def finish_finetuning(
         predictor = TaskPredictor(setup.model, setup.tokenizer, description, validated.target)
         write_validation_predictions(run, predictor, task, validated.logits)
     results = finetuning_results(setup, validated, outcome)
-    runs.write_json(run / runs.RESULTS_FILE, results)
-    runs.write_run_manifest(run)
+    runs.write_results(run, results)
     if validated.metrics:
         log_results(results, task.primary_metric, progress)
     if advice.sentence in validated.warning:
@@ -138,7 +138,7 @@ def finetuning_results(setup: FinetuneSetup, validated: ValidatedModel, outcome:
 def write_validation_predictions(run: Path, model: TaskPredictor, task: TaskData, logits: Tensor) -> None:
     records = prediction_records(model, task.validation, logits)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    atomic_write_text(run / runs.PREDICTIONS, lines)
+    atomic_write_text(run / PREDICTIONS, lines)
 
 
 def describe_calibration(calibration: Mapping[str, Any], rows: int) -> str:
@@ -154,8 +154,8 @@ def describe_calibration(calibration: Mapping[str, Any], rows: int) -> str:
 def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> None:
     """The line of the best epoch, and the warning."""
     validation, calibration = results["validation"], results["calibration"]
-    low, high = validation["interval"][metric]
-    parts = [f"{metric_name(metric)} {describe_score(metric, validation['metrics'], f' [{low:.3f}, {high:.3f}]')}"]
+    interval = f" {three_decimals(validation['interval'][metric])}"
+    parts = [f"{metric_name(metric)} {describe_score(metric, validation['metrics'], interval)}"]
     parts.append(summarize_baselines(results["baselines"], metric))
     if calibration:
         parts.append(describe_calibration(calibration, validation["rows"]))

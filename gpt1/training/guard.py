@@ -60,9 +60,8 @@ class Meter:
 
     def restore_unread_metrics(self, unread: Sequence[Mapping[str, float]], device: torch.device) -> None:
         """Restore the unread metrics of a checkpoint, so that a resumed run writes the same lines."""
-        finite = [
-            metrics for metrics in unread if all(map(math.isfinite, metrics.values()))
-        ]  # as earlier versions wrote
+        # Earlier versions wrote those that are not finite as well.
+        finite = [metrics for metrics in unread if all(map(math.isfinite, metrics.values()))]
         self.finite = [{name: torch.tensor(x, device=device) for name, x in metrics.items()} for metrics in finite]
 
     def read(self) -> dict[str, float]:

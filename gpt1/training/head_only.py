@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,20 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import batch_indices
 from gpt1.devices import translate_resource_errors
-from gpt1.errors import UserError
-from gpt1.files.atomic import fsync_file
+from gpt1.errors import ResourceError, UserError
+from gpt1.files.atomic import remove_stale
 from gpt1.files.foreign import check_regular
 from gpt1.formatting import count_noun
 from gpt1.inference.task_logits import average_windows
 from gpt1.kernels.to_device import to_device
 from gpt1.model.head import TaskModel
 from gpt1.model.losses import FeatureMicroBatch, Losses, l2
+from gpt1.model.weights import write_safetensors
 from gpt1.progress import Progress
 from gpt1.tasks.collate import collate, micro_batches, window_index
 from gpt1.tasks.kinds import EncodedExample
@@ -40,7 +39,6 @@ from gpt1.version import __version__
 FEATURE_BATCH_TOKENS = {"cpu": 4096, "mps": 16384, "cuda": 131072}
 """Tokens per forward pass. Nothing is kept for a backward pass, so a GPU takes more than in training."""
 MAX_CACHE_BYTES = 2 * 10**9  # of all features on disk
-STALE_TEMP_SECONDS = 86400  # age at which temporary files of killed processes are deleted
 
 
 class HeadOnlySource:
@@ -237,37 +235,26 @@ def write_cached_features(path: Path, states: Tensor, progress: Progress) -> Non
         size, limit = f"{states.nbytes / 1e9:.1f} GB", f"{MAX_CACHE_BYTES / 1e9:g} GB"
         progress.log(f"the features are not cached: {size} exceeds the limit of {limit}")
         return
-    states = states.detach().cpu().contiguous()
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"states": states}, partial, metadata={"sha256": hashlib.sha256(tensor_bytes(states)).hexdigest()})
-        with open(partial, "rb+") as file:
-            fsync_file(file)
-        partial.replace(path)
+        write_safetensors(path, {"states": states}, {"sha256": hashlib.sha256(tensor_bytes(states)).hexdigest()})
         prune_feature_cache(path.parent)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UserError, ResourceError) as error:
         progress.log(f"the features cannot be cached in {path.parent}: {str(error).splitlines()[0]}")
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def prune_feature_cache(folder: Path) -> None:
     """Delete the least recently used files beyond MAX_CACHE_BYTES, and old temporary files."""
     total = 0
-    for _, size, path in sorted(list_cache_files(folder, "*.safetensors"), reverse=True):
+    for _, size, path in sorted(list_cache_files(folder), reverse=True):
         total += size
         if total > MAX_CACHE_BYTES:
             path.unlink(missing_ok=True)
-    for used, _, path in list_cache_files(folder, ".*.tmp"):
-        if time.time() - used > STALE_TEMP_SECONDS:
-            path.unlink(missing_ok=True)
+    remove_stale(folder, ".*.tmp")
 
 
-def list_cache_files(folder: Path, pattern: str) -> Iterator[tuple[float, int, Path]]:
+def list_cache_files(folder: Path) -> Iterator[tuple[float, int, Path]]:
     """(time of last use, bytes, path) of each file; files that another process deletes meanwhile are skipped."""
-    for path in folder.glob(pattern):
+    for path in folder.glob("*.safetensors"):
         with suppress(FileNotFoundError):
             stat = path.stat()
             yield stat.st_mtime, stat.st_size, path

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gpt1.config import GPTConfig, PretrainConfig
+from gpt1.config import GPTConfig, PretrainConfig, flag_name
 from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
@@ -57,7 +57,7 @@ def inherited_settings(from_: str | Path, requested: Mapping[str, Any]) -> dict[
     for name, value in shape.items():
         if requested.get(name, value) != value:
             raise UserError(
-                f"--{name.replace('_', '-')} {requested[name]}: {from_} has {value}, and --from keeps its shape.",
+                f"{flag_name(name)} {requested[name]}: {from_} has {value}, and --from keeps its shape.",
                 "Remove the flag.",
             )
     size = size_of_shape(shape)

@@ -18,12 +18,13 @@ from gpt1.formatting import count_noun, format_estimate, format_number
 from gpt1.kernels.malloc import keep_freed_memory
 from gpt1.model.gpt import GPT
 from gpt1.model.losses import PretrainMicroBatch, l1
+from gpt1.recipes import MODEL_SIZES
 from gpt1.runs.folder import resolve_settings
 from gpt1.training.initial_model import SHAPE_FIELDS, new_model_config
 from gpt1.training.optimizers import OPTIMIZERS
 from gpt1.training.speed import flops_per_token, micro_batch_tokens
 
-PLANNED_SIZES = ("tiny", "mini", "small", "gpt1")  # smallest first
+PLANNED_SIZES = [size for size in MODEL_SIZES if size != "lstm"]  # smallest first
 MEASURED_FLOPS, MEASURED_FLOPS_ON_GPU = 4e11, 4e13  # of one pass: about a second
 NEGLIGIBLE_FLOPS = 2e12  # a run that takes seconds needs no estimate
 RESERVED_SHARE = 0.05  # of the time of a planned run, for the samples, the report and checkpoints

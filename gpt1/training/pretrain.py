@@ -36,7 +36,7 @@ from gpt1.training.distributed import Processes, process_group
 from gpt1.training.initial_model import inherited_settings, init_model
 from gpt1.training.loop import Outcome, Stage, StepBatch, train
 from gpt1.training.plan import NEGLIGIBLE_FLOPS, describe_plan, measure_speed, plan_run
-from gpt1.training.run import open_run
+from gpt1.training.run import open_run, resume_run
 from gpt1.training.speed import flops_per_token, micro_batch_tokens, peak_flops
 from gpt1.training.tracking import check_tracker
 
@@ -88,11 +88,10 @@ def pretrain(
             return resume_pretraining(out, inputs, facts, requested, processes, progress)
         processes.broadcast_from_rank0(lambda: runs.check_new_folder(out, overwrite, (corpus, from_, valid, config)))
         opened, valid_corpus = Corpus.open(str(corpus)), Corpus.open(valid) if valid else None
-        cfg = choose_settings(requested, minutes, from_, opened, processes, progress)
-        setup = prepare_pretraining(cfg, opened, from_, valid_corpus, processes, progress)
+        chosen = choose_settings(requested, minutes, from_, opened, processes, progress)
+        setup, cfg = prepare_pretraining(chosen, opened, from_, valid_corpus, processes, progress)
         if not minutes:
             setup.log_time(cfg, progress)
-        cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
         if processes.is_rank0:
             runs.create_run(out, cfg, facts, setup.precision, overwrite)
         run_pretraining(setup, cfg, Path(out), progress, resume=False)
@@ -116,15 +115,12 @@ def resume_pretraining(
     progress: Progress,
 ) -> Path:
     """Train the run `out` to its end, unless it is finished. `inputs` that are None are those of the run."""
-    run, cfg = processes.broadcast_from_rank0(lambda: runs.open_for_resume(out, PretrainConfig, requested, facts))
-    if processes.broadcast_from_rank0(lambda: runs.is_finished(run)):
-        progress.log(f"{run} is already finished")
+    run, stored, command = resume_run(out, PretrainConfig, requested, facts, inputs, progress, processes)
+    if command is None:
         return run
-    command = processes.broadcast_from_rank0(lambda: runs.complete_command(run, inputs))
     corpus, from_, valid = (command[name] for name in inputs)
     opened, valid_corpus = Corpus.open(str(corpus)), Corpus.open(valid) if valid else None
-    setup = prepare_pretraining(cfg, opened, from_, valid_corpus, processes, progress)
-    cfg = replace(cfg, precision=precision_name(setup.model.activation_dtype))
+    setup, cfg = prepare_pretraining(stored, opened, from_, valid_corpus, processes, progress)
     run_pretraining(setup, cfg, run, progress, resume=True)
     return run
 
@@ -286,8 +282,8 @@ def prepare_pretraining(
     valid: Corpus | None,
     processes: Processes,
     progress: Progress,
-) -> PretrainSetup:
-    """Check the inputs and build the model; nothing is written yet."""
+) -> tuple[PretrainSetup, PretrainConfig]:
+    """(model and data, settings with the precision that was chosen) of a run. Nothing is written yet."""
     tokenizer = corpus.load_tokenizer()
     training, validation = split_windows(cfg, corpus, valid)
     check_tracker(cfg.track)
@@ -312,9 +308,10 @@ def prepare_pretraining(
         fingerprints["--valid corpus"] = valid.fingerprint
     if from_:
         fingerprints["model"] = fingerprint_weights(runs.find_model_folder(from_))
-    return PretrainSetup(
+    setup = PretrainSetup(
         model, tokenizer, corpus, training, validation, device, title, fingerprints, unigram, processes, precision
     )
+    return setup, replace(cfg, precision=precision_name(activations))
 
 
 def split_windows(
@@ -383,12 +380,11 @@ def finish_pretraining(run: Path, setup: PretrainSetup, outcome: Outcome, cfg: P
             "unknown": setup.corpus.unknown / max(1, setup.corpus.tokens),
         },
     }
-    runs.write_json(run / runs.RESULTS_FILE, results)
-    runs.write_run_manifest(run)
+    runs.write_results(run, results)
 
 
-def sample_prompts(setup: PretrainSetup, count: int = 3, length: int = 8) -> list[str]:
-    """The first tokens of some validation windows (or training windows), for the samples in the report."""
+def sample_prompts(setup: PretrainSetup) -> list[str]:
+    """The first eight tokens of three validation windows (or training windows), for the samples in the report."""
     windows = setup.validation_windows or setup.train_windows
-    starts = windows.read(windows.evenly_spaced(count))[:, :length]
+    starts = windows.read(windows.evenly_spaced(3))[:, :8]
     return [text for ids in starts.tolist() if (text := setup.tokenizer.decode(ids).strip())]

@@ -1,20 +1,50 @@
-"""Context of a training run of either stage: the lock of its folder, its metrics and its report."""
+"""A training run of either stage: resuming it, and the lock of its folder, its metrics and its report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gpt1.errors import Interrupted
 from gpt1.files.atomic import lock_dir
+from gpt1.files.names import METRICS_FILE
 from gpt1.formatting import shell_join
 from gpt1.progress import MetricsFile, MultiProgress, Progress
-from gpt1.report import report_on_exit
+from gpt1.report.sections import report_on_exit
 from gpt1.runs import folder as runs
+from gpt1.runs.folder import AnyConfig
 from gpt1.training import checkpoints
+from gpt1.training.distributed import SINGLE_PROCESS, Processes
 from gpt1.training.tensorboard import TensorBoard
 from gpt1.training.tracking import TRACKERS, Tracker, start_tracker
+
+
+def resume_run(
+    out: str | Path,
+    config_class: type[AnyConfig],
+    requested: Mapping[str, Any],
+    command: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    progress: Progress,
+    processes: Processes = SINGLE_PROCESS,
+) -> tuple[Path, AnyConfig, dict[str, Any] | None]:
+    """(folder, settings, command) of a run to resume; no command for a finished run, which is logged.
+
+    `command` is what was given now, as for `open_for_resume`. Its `inputs` may have moved: they replace those of the
+    command that started the run, unless they are None.
+    """
+
+    def read() -> tuple[Path, AnyConfig, dict[str, Any] | None]:
+        run, cfg = runs.open_for_resume(out, config_class, requested, command)
+        given = {name: value for name, value in inputs.items() if value is not None}
+        return run, cfg, None if runs.is_finished(run) else {**runs.read_run_config(run)["command"], **given}
+
+    run, cfg, started_with = processes.broadcast_from_rank0(read)
+    if started_with is None:
+        progress.log(f"{run} is already finished")
+    return run, cfg, started_with
 
 
 @contextmanager
@@ -39,7 +69,7 @@ def open_run(
     if not is_rank0:
         yield progress, None
         return
-    metrics = MetricsFile(run / runs.METRICS_FILE)
+    metrics = MetricsFile(run / METRICS_FILE)
     try:
         with lock_dir(run), report_on_exit(run):
             trackers: list[Tracker] = [TensorBoard(run / "events", progress.log)]

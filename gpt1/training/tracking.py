@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gpt1.errors import UserError
+from gpt1.files.atomic import atomic_write_json
 from gpt1.files.foreign import read_json_object
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
@@ -179,7 +180,7 @@ def start_tracker(name: str, run: Path, records: list[dict[str, Any]], warn: Cal
         problem = f"--track {name} cannot {goal}: {reason(error)}."
         raise UserError(problem, "Check the tracker's settings in the environment, or use --track none.") from None
     if known_id is None:
-        runs.write_json(path, {**stored, name: tracker.id})
+        atomic_write_json(path, {**stored, name: tracker.id})
         for record in records:
             tracker.record(**record)
     tracker.known = frozenset((int(record.get("step", 0)), str(record.get("split", "train"))) for record in records)

@@ -40,5 +40,13 @@ def test_keyword_arguments_follow_the_same_rule_as_a_file(experiment: str, tmp_p
         CALLS[experiment](tmp_path / "out", keep=5)
 
 
+@pytest.mark.parametrize(("experiment", "missing"), [("curve", r"rows\.csv"), ("reproduce", "model")])
+def test_an_experiment_takes_the_weights_of_classes_as_finetune_does(
+    experiment: str, missing: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"{missing} does not exist"):
+        CALLS[experiment](tmp_path / "out", class_weight={"yes": 2.0, "no": 1.0})
+
+
 def test_no_column_is_a_setting() -> None:
     assert not {*COLUMN_ROLES} & {*RESERVED["zeroshot"]}

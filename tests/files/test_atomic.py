@@ -16,7 +16,7 @@ import pytest
 
 from gpt1.cli.exit import translate_oserror
 from gpt1.errors import UserError
-from gpt1.files.atomic import atomic_dir, atomic_file
+from gpt1.files.atomic import atomic_dir, atomic_file, atomic_path
 from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import file_entry, verify_file, write_manifest
 from gpt1.tables.table import read_table
@@ -38,6 +38,20 @@ def test_after_an_error_a_file_is_unchanged(tmp_path: Path):
         file.writelines([b"after", "no bytes"])
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "before"
+
+
+def test_a_file_that_a_library_writes_appears_complete_or_not_at_all(tmp_path: Path):
+    path, stale, fresh = (tmp_path / name for name in ("a.bin", ".a.bin.1.tmp", ".a.bin.2.tmp"))
+    for left in (stale, fresh):
+        left.write_text("left by another process")
+    os.utime(stale, (0, 0))
+    with atomic_path(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    with pytest.raises(TypeError), atomic_path(path) as temporary:
+        temporary.write_text(b"no text")  # type: ignore[arg-type]
+    assert path.read_text() == "first"
+    assert sorted(tmp_path.iterdir()) == [fresh, path]
 
 
 def test_after_an_error_the_folder_does_not_exist(tmp_path: Path):

@@ -141,19 +141,17 @@ def test_a_common_prefix_is_computed_once():
     first, second, other = (continuation([*PREFIX, i], 2) for i in range(3))
     other.ids[0] += 1
     run(batch, [first, second, other])
-    assert (first.shared, second.shared, other.shared) == (0, 2 * BLOCK, 0)
-    later = continuation([*PREFIX, 9, 9], 2)  # from the cache of sequences that are finished
-    run(batch, [later])
-    assert later.shared == 2 * BLOCK
+    assert batch.shared_tokens == 2 * BLOCK
+    run(batch, [continuation([*PREFIX, 9, 9], 2)])  # from the cache of sequences that are finished
+    assert batch.shared_tokens == 4 * BLOCK
 
 
 def test_blocks_are_not_shared_once_their_row_is_used_by_another_prompt():
     batch = ContinuousBatch(READY["fp32"], 1)
     run(batch, [continuation([*PREFIX, 1], 2)])
     run(batch, [continuation([5] * 100, 2)])
-    again = continuation([*PREFIX, 1], 2)
-    run(batch, [again])
-    assert again.shared == 0
+    run(batch, [continuation([*PREFIX, 1], 2)])
+    assert batch.shared_tokens == 0
 
 
 def test_a_removed_sequence_gets_no_further_token_and_frees_its_place():

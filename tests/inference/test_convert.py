@@ -29,11 +29,6 @@ TEXT = "the file is opened and closed"
 
 
 @pytest.fixture(scope="module")
-def english(prose: list[str]) -> Tokenizer:
-    return Tokenizer.train(prose, vocab_size=300, pipeline="original")
-
-
-@pytest.fixture(scope="module")
 def theirs(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(folder, model) written by transformers, with its file names of the vocabulary."""
     transformers = pytest.importorskip("transformers")

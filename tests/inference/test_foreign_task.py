@@ -38,11 +38,6 @@ COLUMNS = {
 FILES = ("config.json", "model.safetensors", "task.json", "gpt1_tokenizer.json", "vocab.json", "merges.txt")
 
 
-@pytest.fixture(scope="module")
-def english(prose: list[str]) -> Tokenizer:
-    return Tokenizer.train(prose, vocab_size=300, pipeline="original")
-
-
 def write_finetuned(
     folder: Path, tokenizer: Tokenizer, kind: str, target: Target, temperature: float = 1.7, **task: Any
 ) -> TaskPredictor:

@@ -54,7 +54,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise AssertionError("predictions were computed")
 
-    monkeypatch.setattr(TaskPredictor, "predict_examples", fail)
+    monkeypatch.setattr(TaskPredictor, "logits", fail)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -180,14 +180,14 @@ def test_a_block_is_written_before_the_next_one_is_predicted(
     model_of: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     write_table(tmp_path / "rows.csv", GOOD)
-    predict_block, written = TaskPredictor.predict_examples, []
+    predict_block, written = TaskPredictor.logits, []
 
     def watched(self: TaskPredictor, examples: Any, *others: Any) -> Any:
         sys.stdout.flush()
         written.append((len(examples), capfd.readouterr().out.count("\n")))
         return predict_block(self, examples, *others)
 
-    monkeypatch.setattr(TaskPredictor, "predict_examples", watched)
+    monkeypatch.setattr(TaskPredictor, "logits", watched)
     predict_into(model_of("classification"), tmp_path / "rows.csv")
     assert written == [(7, 1), (7, 7), (6, 7)]  # the header first
 

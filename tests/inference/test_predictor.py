@@ -280,7 +280,7 @@ def test_an_unfinished_run_is_an_error(pretrained_run: Path, tmp_path: Path):
 def test_bf16_predictions_are_close_to_fp32(make: Make, name: str, table, tmp_path: Path):
     made = make(name)
     save_task(tmp_path / "model", made.task_model, made.tokenizer, made.task, made.target)
-    exact, fast = load_task_predictor(tmp_path / "model"), load_task_predictor(tmp_path / "model", precision="bf16")
+    exact, fast = load_task_predictor(tmp_path / "model"), load(tmp_path / "model", precision="bf16")
     assert fast.gpt.tokens.weight.dtype == torch.bfloat16
     assert exact.gpt.tokens.weight.dtype == torch.float32
     rows = [{"t": row["text"], "u": row["other"], "a": row["answers"]} for row in table.rows]

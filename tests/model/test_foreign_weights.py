@@ -13,6 +13,7 @@ import pytest
 import torch
 from random_gpt import random_gpt
 from safetensors.torch import load_file, save_file
+from workspace import edit_json
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
@@ -168,10 +169,6 @@ def test_a_release_with_an_unknown_number_of_heads_is_an_error(tmp_path: Path):
         GPT.from_pretrained(tmp_path)
 
 
-def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
 def test_the_shape_of_a_hugging_face_folder_is_read_from_its_config(huggingface: Path):
     assert GPT.from_pretrained(huggingface).config == GPTConfig(30, 2, 2, 16, 10, dropout=0.1)
 
@@ -186,19 +183,19 @@ def test_a_missing_tensor_of_a_hugging_face_folder_is_named(huggingface: Path):
 
 
 def test_another_activation_is_an_error(huggingface: Path):
-    change(huggingface / "config.json", afn="relu")
+    edit_json(huggingface / "config.json", afn="relu")
     with pytest.raises(UserError, match="activation 'relu'"):
         GPT.from_pretrained(huggingface)
 
 
 def test_another_layer_norm_epsilon_is_an_error(huggingface: Path):
-    change(huggingface / "config.json", layer_norm_epsilon=1e-3)
+    edit_json(huggingface / "config.json", layer_norm_epsilon=1e-3)
     with pytest.raises(UserError, match=r"layer_norm_epsilon 0.001; GPT-1 uses 1e-05"):
         GPT.from_pretrained(huggingface)
 
 
 def test_more_blocks_than_in_the_config_are_an_error(huggingface: Path):
-    change(huggingface / "config.json", n_layer=1)
+    edit_json(huggingface / "config.json", n_layer=1)
     with pytest.raises(UserError, match=r"more blocks than the 1 of config.json"):
         GPT.from_pretrained(huggingface)
 
@@ -216,7 +213,7 @@ def test_an_untied_output_matrix_is_an_error_and_a_copy_of_the_embedding_is_not(
 
 @pytest.mark.parametrize("value", [None, "two", 0, 1.5, [2]])
 def test_an_invalid_dimension_is_an_error_that_names_its_file(huggingface: Path, value: Any):
-    change(huggingface / "config.json", n_layer=value)
+    edit_json(huggingface / "config.json", n_layer=value)
     with pytest.raises(UserError, match=r"config.json was changed or damaged: n_layer"):
         GPT.from_pretrained(huggingface)
 

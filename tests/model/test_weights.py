@@ -12,6 +12,7 @@ import pytest
 import torch
 from random_gpt import random_gpt
 from safetensors.torch import load_file, save_file
+from workspace import edit_json
 
 from gpt1.config import GPTConfig
 from gpt1.errors import UserError
@@ -27,10 +28,6 @@ IDS = torch.randint(0, 30, (2, 10), generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def model() -> GPT:
     return random_gpt(CONFIG, noise=0.1)
-
-
-def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 # ---- gpt1
@@ -51,7 +48,7 @@ def test_a_fine_tuned_model_is_saved_with_its_special_tokens_and_head(model: GPT
 
 def test_a_tensor_with_a_wrong_shape_is_an_error_that_names_it(model: GPT, tmp_path: Path):
     model.save(tmp_path)
-    change(tmp_path / "config.json", context=12)
+    edit_json(tmp_path / "config.json", context=12)
     with pytest.raises(
         UserError, match=r"positions.weight has shape \(10, 128\), but config.json requires \(12, 128\)"
     ):
@@ -60,10 +57,10 @@ def test_a_tensor_with_a_wrong_shape_is_an_error_that_names_it(model: GPT, tmp_p
 
 def test_an_extra_or_missing_tensor_is_an_error_that_names_it(model: GPT, tmp_path: Path):
     model.save(tmp_path)
-    change(tmp_path / "config.json", n_layer=1)
+    edit_json(tmp_path / "config.json", n_layer=1)
     with pytest.raises(UserError, match=r"tensor blocks.1"):
         GPT.from_pretrained(tmp_path)
-    change(tmp_path / "config.json", n_layer=3)
+    edit_json(tmp_path / "config.json", n_layer=3)
     with pytest.raises(UserError, match=r"tensor blocks.2"):
         GPT.from_pretrained(tmp_path)
 

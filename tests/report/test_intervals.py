@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpt1.report.intervals import format_interval
+from gpt1.report.page import format_interval
 
 
 def test_ends_of_intervals_have_three_decimals_and_a_minus_sign() -> None:

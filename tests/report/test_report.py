@@ -23,8 +23,9 @@ from report_runs import (
     write_regression_run,
 )
 
-from gpt1.report import Cell, Page, write_report
 from gpt1.report.charts import chart_style, new_chart
+from gpt1.report.page import Cell, Page
+from gpt1.report.sections import write_report
 
 RUNS = {"pretraining": write_pretraining_run, "finetuning": write_finetuning_run, "scoring": write_regression_run}
 

@@ -17,8 +17,8 @@ from report_runs import (
 )
 
 from gpt1.experiments.experiment_report import ExperimentReport, SeedScores
-from gpt1.report import write_report
 from gpt1.report.charts import chart_style, new_chart
+from gpt1.report.sections import write_report
 
 WIDTHS = (390, 1280)
 PAGES = {

@@ -20,10 +20,11 @@ from report_runs import (
     write_regression_run,
 )
 
-from gpt1.report import Page, write_report
 from gpt1.report.charts import COLORS, chart_style, new_chart, plot_band, to_svg
 from gpt1.report.curves import MIN_BIN_ROWS, merge_bins
+from gpt1.report.page import Page
 from gpt1.report.run_reader import ReliabilityBin
+from gpt1.report.sections import write_report
 
 RUNS: list[Callable[[Path], Path]] = [
     write_pretraining_run, write_finetuning_run, write_regression_run, write_choice_run, write_many_labels_run,
@@ -356,7 +357,7 @@ def test_a_long_text_is_folded_between_two_words() -> None:
     page = Page("title")
     page.facts({})
     text = "word " * 300
-    from gpt1.report import Mistake
+    from gpt1.report.page import Mistake
 
     page.mistakes([Mistake({"text": text}, "a", "b")])
     html = page.render()

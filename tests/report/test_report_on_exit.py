@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt1 import report
+from gpt1.report import sections as report
 
 
 def test_a_page_that_cannot_be_written_is_a_warning(

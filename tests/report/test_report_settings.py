@@ -11,7 +11,7 @@ import yaml
 from report_runs import PageParser, write_finetuning_run, write_pretraining_run, write_regression_run
 
 from gpt1.config import FinetuneConfig, PretrainConfig
-from gpt1.report import write_report
+from gpt1.report.sections import write_report
 from gpt1.runs import folder as runs
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.errors import ResourceError, UserError
-from gpt1.files.atomic import is_being_written, lock_dir
+from gpt1.files.atomic import atomic_write_json, is_being_written, lock_dir
 from gpt1.recipes import MODEL_SIZES
 from gpt1.runs import folder as runs
 
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_no_half_written_config_or_results(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResourceError, match="disk is full"):
-        runs.write_json(run / "results.json", {"steps": 7})
+        atomic_write_json(run / "results.json", {"steps": 7})
     assert not runs.is_finished(run)
     with pytest.raises(ResourceError, match="disk is full"):
         runs.create_run(tmp_path / "other", PretrainConfig(), COMMAND)
@@ -240,7 +240,7 @@ def test_resume_writes_the_missing_report_of_a_finished_run(tmp_path: Path):
     runs.open_for_resume(run, PretrainConfig, {}, COMMAND)
     assert (run / "report.html").read_text() == "the report of an unfinished run"
     (run / "model").mkdir()
-    runs.write_json(run / "results.json", {"stage": "pretrain", "steps": 7, "samples": []})
+    atomic_write_json(run / "results.json", {"stage": "pretrain", "steps": 7, "samples": []})
     runs.open_for_resume(run, PretrainConfig, {}, COMMAND)
     assert "<html" in (run / "report.html").read_text()
 
@@ -345,6 +345,6 @@ def test_a_table_where_a_run_belongs_is_named(tmp_path: Path):
     ],
 )
 def test_the_prompt_to_try_is_in_the_language_of_the_run(prompts: list[str], expected: str, tmp_path: Path):
-    runs.write_json(tmp_path / "results.json", {"samples": [{"prompt": prompt, "text": ""} for prompt in prompts]})
+    atomic_write_json(tmp_path / "results.json", {"samples": [{"prompt": prompt, "text": ""} for prompt in prompts]})
     assert runs.example_prompt(tmp_path) == expected
     assert runs.example_prompt(tmp_path / "none") == "once upon a"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt1.datasets import KnownTable
 from gpt1.errors import ResourceError, UserError
 from gpt1.files.reading import open_input
 from gpt1.tables.rows import stream_rows
@@ -307,3 +308,14 @@ def test_official_files_have_the_official_number_of_rows(
     assert len(table) == rows
     assert table.columns == columns
     assert json.loads(json.dumps(table.rows[-1]))
+
+
+def test_selected_rows_keep_their_places_in_the_file(tmp_path: Path):
+    (tmp_path / "t.csv").write_text("text\na\n\nb\nc\n")
+    table = read_table(tmp_path / "t.csv", name="t.csv").select([2, 0])
+    assert [(row["text"], table.locate_row(i)) for i, row in enumerate(table.rows)] == [
+        ("c", "t.csv, line 5"),
+        ("a", "t.csv, line 2"),
+    ]
+    known = KnownTable("rte:dev", ["text"], [{"text": "a"}, {"text": "b"}], row_locations=["dev.tsv, 1", "dev.tsv, 2"])
+    assert known.select([1]).locate_row(0) == "dev.tsv, 2"

@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from gpt1.errors import UserError
 from gpt1.files.foreign import Fields
 from gpt1.tasks.kinds import KINDS
+from gpt1.tasks.labels import as_label, label_sort_key
 from gpt1.tasks.targets import (
     TARGET_TYPES,
     Answers,
     Classes,
     OrdinalBins,
     StandardizedNumber,
-    as_label,
     decode_predictions,
-    label_sort_key,
     target_from_json,
     target_to_json,
 )

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from finetune_helpers import load_weights
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,7 +26,6 @@ from gpt1.cli.main import main
 from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.windows import split_corpus
 from gpt1.errors import GPT1Error
-from gpt1.model.gpt import GPT
 from gpt1.training import checkpoints
 from gpt1.training.distributed import Processes
 from gpt1.training.pretrain import pretrain
@@ -50,10 +50,6 @@ def start(*args: Any, **settings: Any) -> subprocess.Popen[str]:
     while not metrics.exists() and process.poll() is None:
         time.sleep(0.05)
     return process
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return GPT.from_pretrained(folder / "model").state_dict()
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -143,7 +139,7 @@ def test_several_processes_learn_the_same_as_one(corpus: Path, tiny_pretrain_set
     done = run(3, corpus, tmp_path / "three", **settings)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("report.html") == 1  # only rank 0 prints
-    expected, found = weights(plain), weights(tmp_path / "three")
+    expected, found = load_weights(plain), load_weights(tmp_path / "three")
     assert_same_up_to_rounding(found, expected)
     for mine, theirs in zip(lines(plain), lines(tmp_path / "three"), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
@@ -174,7 +170,7 @@ def test_stopped_and_killed_processes_resume_to_the_same_bits(
 
     done = run(2, corpus, broken, "--resume", **settings)
     assert done.returncode == 0, done.stderr
-    expected, found = weights(unbroken), weights(broken)
+    expected, found = load_weights(unbroken), load_weights(broken)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
@@ -197,7 +193,7 @@ def test_a_run_of_two_processes_resumes_in_one_with_the_same_samples(
     (two / "results.json").unlink()
     shutil.rmtree(checkpoints.checkpoint_path(two / "checkpoints", 40))
     pretrain(corpus, out=two, resume=True, **settings)
-    expected, found = weights(plain), weights(two)
+    expected, found = load_weights(plain), load_weights(two)
     assert_same_up_to_rounding(found, expected)
 
 

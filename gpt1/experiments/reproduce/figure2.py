@@ -5,12 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gpt1.experiments.experiment_report import (
-    ExperimentReport,
-    SeedScores,
-    describe_spread,
-    single_seed_intervals,
-)
+from gpt1.experiments.experiment_report import ExperimentReport, SeedScores, describe_spread, single_seed_intervals
 from gpt1.experiments.reproduce import paper
 from gpt1.experiments.reproduce.plan import ReproductionPlan
 from gpt1.experiments.reproduce.scores import (
@@ -25,7 +20,8 @@ from gpt1.experiments.reproduce.scores import (
 from gpt1.experiments.result_store import ResultStore
 from gpt1.experiments.zeroshot.over_training import MODEL_NAMES
 from gpt1.formatting import count_noun
-from gpt1.report import Cell, charts
+from gpt1.report import charts
+from gpt1.report.page import Cell
 from gpt1.report.run_reader import as_dict
 
 if TYPE_CHECKING:

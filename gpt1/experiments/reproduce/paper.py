@@ -73,7 +73,7 @@ ZERO_SHOT_TASKS = ("cola", "sst2", "race", "winograd")
 
 
 def all_columns() -> list[PublishedResult]:
-    return [column for table in ("table2", "table3", "table4") for column in TABLES[table]]
+    return [column for table in TABLES.values() for column in table]
 
 
 def full_split_column(task: str) -> PublishedResult | None:

@@ -23,7 +23,8 @@ from gpt1.inference.evaluate import subset_rows
 from gpt1.tasks import metrics
 from gpt1.tasks.examples import deduplicate, encode_labels, target_from_examples
 from gpt1.tasks.kinds import Example
-from gpt1.tasks.targets import Answers, Classes, Target, as_label
+from gpt1.tasks.labels import as_label
+from gpt1.tasks.targets import Answers, Classes, Target
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ class TaskName:
         """UserError for an unknown data set, an unknown split, or the same split twice."""
         before, _, splits = text.partition(":")
         data = parse_task_name(before).data
-        column = paper.full_split_column(data.name)
-        title = column.title if column else data.title
+        title = paper_title(data)
         if not splits:
             return cls(data.name, data, DataSetSplit(data, data.train_split), DataSetSplit(data), title)
         train, arrow, test = (part.strip() for part in splits.partition(">"))
@@ -62,6 +62,12 @@ class TaskName:
             require_data_set(f"{before}:{test}"),
             title,
         )
+
+
+def paper_title(data: DataSet) -> str:
+    """The title that the paper gives to a data set, else its own."""
+    column = paper.full_split_column(data.name)
+    return column.title if column else data.title
 
 
 def parse_task_name(name: str) -> DataSetSplit:

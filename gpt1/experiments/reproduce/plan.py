@@ -12,6 +12,7 @@ from gpt1 import formatting
 from gpt1.config import flag_name, format_flag
 from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.methods import BASELINES, Method
+from gpt1.experiments.reproduce.paper import TITLES
 from gpt1.experiments.reproduce.paper_tasks import PaperTask, SkippedTask
 from gpt1.experiments.result_store import (
     Job,
@@ -22,12 +23,11 @@ from gpt1.experiments.result_store import (
     resolve_training_settings,
 )
 from gpt1.experiments.zeroshot.over_training import ZeroShotRun
+from gpt1.files.names import TASK_FILE
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tasks.overlap import fit_overlap, has_pairs
 from gpt1.tasks.tfidf import fit_tfidf
-
-EXPERIMENTS = ("table2", "table3", "table4", "table5", "figure2")
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Request:
 
     def validate(self) -> None:
         """UserError for an invalid request, before any row is read."""
-        if self.what not in EXPERIMENTS:
-            problem = f"unknown table or figure '{self.what}'.{did_you_mean(self.what, EXPERIMENTS)}"
-            raise UserError(problem, f"Choose one of: {', '.join(EXPERIMENTS)}.")
+        if self.what not in TITLES:
+            problem = f"unknown table or figure '{self.what}'.{did_you_mean(self.what, TITLES)}"
+            raise UserError(problem, f"Choose one of: {', '.join(TITLES)}.")
         if self.what != "figure2" and (self.left or self.right):
             raise UserError(f"{self.what} has no left and right half.", "Use --left and --right with figure2 only.")
         check_pretrained_model(self.from_, "--from")
@@ -242,10 +242,8 @@ def evaluate_run(run: Path, task: PaperTask, settings: Mapping[str, Any]) -> dic
 
 def check_pretrained_model(run: str | Path, flag: str) -> None:
     """UserError unless `run` is a pre-trained model of the architecture that `flag` needs."""
-    from gpt1.inference.task import TASK
-
     folder = runs.find_model_folder(run)
-    if (folder / TASK).exists():
+    if (folder / TASK_FILE).exists():
         raise UserError(f"{flag} {run} is already fine-tuned.", "Use the pre-trained run that it was fine-tuned from.")
     is_lstm = model_facts(run)["config"].get("architecture") == "lstm"
     if flag == "--lstm" and not is_lstm:

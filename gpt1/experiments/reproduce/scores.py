@@ -9,7 +9,7 @@ from gpt1.experiments.reproduce import paper
 from gpt1.experiments.reproduce.paper_tasks import PaperTask
 from gpt1.experiments.reproduce.plan import ReproductionPlan
 from gpt1.experiments.result_store import ResultStore
-from gpt1.report import Cell
+from gpt1.report.page import Cell
 
 SCORE_NAMES = {"matthews": "Matthews", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman"}
 

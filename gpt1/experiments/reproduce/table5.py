@@ -21,7 +21,7 @@ from gpt1.experiments.reproduce.scores import (
     scores_cell,
 )
 from gpt1.experiments.result_store import ResultStore
-from gpt1.report import Cell
+from gpt1.report.page import Cell
 
 ScoreRow = list[float | None]
 """A score for each task, in points; None if there is none (yet)."""

@@ -7,7 +7,7 @@ from typing import Any
 from gpt1.experiments.experiment_report import ExperimentReport, SeedScores
 from gpt1.experiments.methods import BASELINES
 from gpt1.experiments.reproduce import paper
-from gpt1.experiments.reproduce.paper_tasks import TaskName
+from gpt1.experiments.reproduce.paper_tasks import TaskName, paper_title
 from gpt1.experiments.reproduce.plan import ReproductionPlan
 from gpt1.experiments.reproduce.scores import (
     SCORE_NAMES,
@@ -20,7 +20,7 @@ from gpt1.experiments.reproduce.scores import (
     scores_cell,
 )
 from gpt1.experiments.result_store import ResultStore
-from gpt1.report import Cell
+from gpt1.report.page import Cell
 from gpt1.tasks.metrics import glue_score
 
 
@@ -74,7 +74,7 @@ LAST_POSITION = len(paper.all_columns())
 def start_row(name: TaskName, column: paper.PublishedResult) -> tuple[int, list[Any]]:
     """(its position among the paper's columns, the first cells of its row)."""
     columns = paper.all_columns()
-    title = name.title.replace(paper_title(name), column.title, 1)
+    title = name.title.replace(paper_title(name.data), column.title, 1)
     metric = SCORE_NAMES.get(column.metric, column.metric)
     position = columns.index(column) if column in columns else LAST_POSITION
     return position, [title, metric, optional_points_cell(column.previous_best), optional_points_cell(column.gpt1)]
@@ -84,12 +84,6 @@ def columns_for_task(name: TaskName) -> list[paper.PublishedResult]:
     """The paper's columns of a task; a column without numbers if it does not have the task."""
     found = [column for column in paper.all_columns() if column.task == name.data.name]
     return found or [paper.PublishedResult(name.data.name, name.data.title, name.data.metrics[0])]
-
-
-def paper_title(name: TaskName) -> str:
-    """The part of `name.title` without the splits."""
-    column = paper.full_split_column(name.data.name)
-    return column.title if column else name.data.title
 
 
 GLUE_METRICS = {

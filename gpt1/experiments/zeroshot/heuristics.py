@@ -26,11 +26,12 @@ from gpt1.experiments.zeroshot.scoring import (
 from gpt1.experiments.zeroshot.task import ZeroShotTask
 from gpt1.experiments.zeroshot.winograd import DOWNLOAD_HINT, WinogradSchema, find_schemas, read_schemas
 from gpt1.formatting import count_noun
+from gpt1.inference.evaluate import given_columns
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.progress import Progress
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import Example
-from gpt1.tasks.targets import as_label
+from gpt1.tasks.labels import as_label
 
 SST2_WORDS = {"1": "positive", "0": "negative"}
 WINOGRAD = "winograd"
@@ -101,7 +102,6 @@ def build_zeroshot_task(
     """The rows and the heuristic of `zeroshot`, with the same arguments."""
     progress = progress or default_progress()
     refuse_reserved("zeroshot", columns)
-    given_columns = {role: column for role, column in columns.items() if column is not None}
     name, _, split = str(what).lower().partition(":")
     if name == WINOGRAD or str(what).endswith(".txt"):
         return winograd_task(str(what), data_dir, split or "test", rows)
@@ -111,7 +111,7 @@ def build_zeroshot_task(
         progress.log(note)
     if data and data.name == BLIMP:
         return minimal_pairs_task(source.table, rows)
-    task_kind, all_columns = source.kind_and_columns(kind, given_columns)
+    task_kind, all_columns = source.kind_and_columns(kind, given_columns(columns))
     examples = examples_from_table(source, task_kind, all_columns)
     chosen = limit_rows(ExampleSet(source.table, examples), task_kind, data, rows)
     if data and data.name == "cola":

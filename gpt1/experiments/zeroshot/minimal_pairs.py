@@ -16,6 +16,7 @@ from gpt1.datasets.blimp import PHENOMENA
 from gpt1.errors import UserError
 from gpt1.experiments.zeroshot.scoring import sentence_log_probabilities
 from gpt1.experiments.zeroshot.task import ZeroShotTask
+from gpt1.files.names import RUN_CONFIG_FILE
 from gpt1.inference.predictor import LanguageModel
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
@@ -121,7 +122,7 @@ def minimal_pairs_task(table: Table, rows: int) -> MinimalPairsTask:
 
 def find_training_corpus(run: str | Path, tokenizer: Tokenizer) -> Corpus | None:
     """The corpus that a run was pre-trained on; None for a model folder, or if the corpus is gone."""
-    if not (Path(run) / runs.RUN_CONFIG_FILE).exists():
+    if not (Path(run) / RUN_CONFIG_FILE).exists():
         return None
     folder = runs.read_run_config(Path(run)).get("command", {}).get("corpus")
     try:

@@ -15,6 +15,7 @@ from gpt1.experiments.zeroshot.task import ZeroShotTask
 from gpt1.experiments.zeroshot.winograd import find_schemas
 from gpt1.files.foreign import Fields
 from gpt1.files.manifest import file_entry
+from gpt1.files.names import RESULTS_FILE
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.training import checkpoints
@@ -90,7 +91,7 @@ def list_checkpoint_models(run: str | Path, model: str = "from") -> list[Checkpo
         checkpoint = checkpoints.checkpoint_path(folder, step)
         sha256 = checkpoints.verify_checkpoint(checkpoint)[checkpoints.MODEL_FILE]["sha256"]
         models.append(CheckpointModel(model, str(run), step, checkpoint / checkpoints.MODEL_FILE, sha256))
-    last_step = Fields(runs.read_results(Path(run)), Path(run) / runs.RESULTS_FILE).integer("steps", default=0)
+    last_step = Fields(runs.read_results(Path(run)), Path(run) / RESULTS_FILE).integer("steps", default=0)
     if last_step > steps[-1]:
         weights = runs.find_model_folder(run) / checkpoints.MODEL_FILE
         models.append(CheckpointModel(model, str(run), last_step, weights, file_entry(weights)["sha256"]))

@@ -22,10 +22,9 @@ DOWNLOAD_HINT = "Download them from https://www.hlt.utdallas.edu/~vince/data/emn
 
 @dataclass(frozen=True)
 class WinogradSchema:
-    """The sentence is `before` pronoun `after`. The pronoun stands for `referents[answer_index]`."""
+    """The sentence is `before`, a pronoun and `after`. The pronoun stands for `referents[answer_index]`."""
 
     before: str
-    pronoun: str
     after: str
     referents: tuple[str, str]
     answer_index: int
@@ -85,7 +84,7 @@ def parse_schema(path: str | Path, block: list[tuple[int, str]]) -> WinogradSche
             f"{where}: the sentence has no word '{pronoun}'.", "Fix the sentence or the pronoun in the next line."
         )
     before, after = sentence[:start].rstrip(), sentence[start + len(pronoun) :].strip()
-    return WinogradSchema(before, pronoun, after, (referents[0], referents[1]), lowered.index(answer.lower()))
+    return WinogradSchema(before, after, (referents[0], referents[1]), lowered.index(answer.lower()))
 
 
 def find_pronoun(sentence: str, pronoun: str, referents: Sequence[str]) -> int | None:
