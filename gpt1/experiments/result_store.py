@@ -190,18 +190,20 @@ def run_and_write(
 
 
 class JobProgress(Progress):
-    """Shows a job's progress as part of the experiment's bar. If a job has several bars, the last is the longest."""
+    """Shows a job as part of the experiment's bar: its own bars one after the other, mostly the training steps."""
 
     def __init__(self, outer: Progress, completed_cost: int, cost: int) -> None:
         self.outer, self.completed_cost, self.cost, self.total = outer, completed_cost, cost, 1
-        self.fraction = 0.0
+        self.fraction = self.first = self.share = 0.0
 
     def begin(self, title: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        rest = 0.95 - self.fraction  # the last 5% are the evaluation
+        self.first, self.share = self.fraction, rest if unit == "steps" else min(0.1, rest)  # else features, windows
         self.total = max(1, total)
         self.advance(done)
 
     def advance(self, done: int, **values: float) -> None:
-        self.fraction = max(self.fraction, min(0.95, done / self.total))  # the last 5% are the evaluation
+        self.fraction = max(self.fraction, self.first + self.share * min(1.0, done / self.total))
         self.outer.advance(self.completed_cost + int(self.cost * self.fraction), **values)
 
 
