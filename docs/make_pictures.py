@@ -1,26 +1,30 @@
 """Take the pictures of the server's page in docs/serving.md: python docs/make_pictures.py DEMO
 
-DEMO is the folder of a finished `gpt1 demo`. Needs playwright and chromium. Prompts and seeds are fixed: the same
-models give the same pictures, up to the fonts of the machine.
+DEMO is the folder of a finished `gpt1 demo`. Needs playwright and chromium (Pillow comes with matplotlib). Texts and
+seeds are fixed: the same models give the same pictures, up to fonts and the speed that Writing shows.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.page import chromium, missing_requirement  # noqa: E402
 from benchmarks.serving import server  # noqa: E402
 
-DESKTOP, PHONE = 1100, 390
+DESKTOP, PHONE, MARGIN = 1100, 390, 12
 SERVED = ("pretrained", "finetuned/all-0", "finetuned/scratch-0")
-"""Runs of the demo that are served next to `starter`: pre-trained, fine-tuned from it, and fine-tuned from scratch."""
+"""Runs of the demo that are served next to `starter`: one pre-trained, one fine-tuned from it, one from scratch."""
 
 SUN = "The sun is a star. It gives us light and heat, and all the planets move around the"
 SAMPLING = {
@@ -50,7 +54,7 @@ def reading(page: Any) -> None:
 def writing(page: Any) -> None:
     page.get_by_role("button", name="Write").click()
     page.get_by_text("per second").wait_for()
-    request(page, lambda: page.get_by_role("option", name="silent").click())
+    request(page, lambda: page.locator(".written .token").nth(8).click())
 
 
 def task(page: Any) -> None:
@@ -64,14 +68,23 @@ def runs(page: Any) -> None:
     page.get_by_role("heading", name="Side by side").wait_for()
 
 
-PICTURES: dict[str, tuple[str, dict[str, str], int, str, Callable[[Any], None]]] = {
-    "page-next.png": ("next", {"model": "starter", "text": SUN}, DESKTOP, "light", next_token),
-    "page-reading.png": ("reading", {"model": "starter", "text": f"{SUN} garden.", "token": "20"}, DESKTOP, "dark", reading),
-    "page-writing.png": ("writing", SAMPLING, PHONE, "light", writing),
-    "page-task.png": ("task", {"model": "all-0", "field.text": DOCSTRING}, DESKTOP, "light", task),
-    "page-runs.png": ("runs", {"model": "starter", "left": "all-0", "right": "scratch-0"}, PHONE, "dark", runs),
+@dataclass(frozen=True)
+class Picture:
+    """What `page-VIEW.png` shows: the state in the link of the view, the screen, and what is done there."""
+
+    state: dict[str, str]
+    width: int
+    scheme: str
+    act: Callable[[Any], None]
+
+
+PICTURES = {
+    "next": Picture({"model": "starter", "text": SUN}, DESKTOP, "light", next_token),
+    "reading": Picture({"model": "starter", "text": f"{SUN} garden.", "token": "20"}, DESKTOP, "dark", reading),
+    "writing": Picture(SAMPLING, PHONE, "light", writing),
+    "task": Picture({"model": "all-0", "field.text": DOCSTRING}, DESKTOP, "light", task),
+    "runs": Picture({"model": "starter", "left": "all-0", "right": "scratch-0"}, PHONE, "dark", runs),
 }
-"""File: the view, the state in its link, the width and color scheme of the screen, and what is done there."""
 
 
 def request(page: Any, act: Callable[[], None]) -> None:
@@ -97,16 +110,26 @@ def screen(browser: Any, width: int, scheme: str) -> Iterator[Any]:
 
 
 def take_pictures(demo: Path) -> Iterator[Path]:
-    words = ["gpt1", "serve", "starter", *(str(demo / run) for run in SERVED), "--port", "0"]
+    words = ["gpt1", "serve", "starter", *(str(demo / run) for run in SERVED), "--port", "0", "--precision", "fp32"]
     with server(words) as (port, _), chromium() as browser:
-        for name, (view, state, width, scheme, act) in PICTURES.items():
-            with screen(browser, width, scheme) as page:
-                page.goto(f"http://127.0.0.1:{port}/#{view}?{urlencode(state)}", wait_until="networkidle")
-                act(page)
-                page.mouse.move(0, 0)
-                page.evaluate("document.activeElement.blur()")
-                page.screenshot(path=ROOT / "docs" / name, full_page=True)
-            yield ROOT / "docs" / name
+        for view, picture in PICTURES.items():
+            file = ROOT / "docs" / f"page-{view}.png"
+            with screen(browser, picture.width, picture.scheme) as page:
+                page.goto(f"http://127.0.0.1:{port}/#{view}?{urlencode(picture.state)}", wait_until="networkidle")
+                picture.act(page)
+                save_picture(page, file)
+            yield file
+
+
+def save_picture(page: Any, file: Path) -> None:
+    """Write a PNG of 256 colors, a third of the size: of the whole page, or from the button that was used."""
+    page.mouse.move(0, 0)
+    page.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
+    button = page.locator("button.main")
+    top = int(button.bounding_box()["y"]) - MARGIN if button.count() else 0
+    image = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+    shown = image.convert("RGB").crop((0, top, *image.size))
+    shown.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def main() -> None:
@@ -117,8 +140,8 @@ def main() -> None:
     problem = f"{demo} has no {missing[0]}: run gpt1 demo --out {demo}" if missing else missing_requirement(False)
     if problem:
         sys.exit(problem)
-    for picture in take_pictures(demo):
-        print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size / 1000:.0f} kB")
+    for file in take_pictures(demo):
+        print(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
