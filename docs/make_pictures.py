@@ -1,7 +1,7 @@
 """Take the pictures of the server's page in docs/serving.md: python docs/make_pictures.py DEMO
 
 DEMO is the folder of a finished `gpt1 demo`. Needs playwright and chromium (Pillow comes with matplotlib). Texts and
-seeds are fixed: the same models give the same pictures, up to fonts and the speed that Writing shows.
+seeds are fixed: the same models give the same pictures, up to fonts.
 """
 
 from __future__ import annotations
@@ -122,11 +122,11 @@ def take_pictures(demo: Path) -> Iterator[Path]:
 
 
 def save_picture(page: Any, file: Path) -> None:
-    """Write a PNG of 256 colors, a third of the size: of the whole page, or from the button that was used."""
+    """Write a PNG of 256 colors, a third of the size: of the whole page, or from the written text on."""
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
-    button = page.locator("button.main")
-    top = int(button.bounding_box()["y"]) - MARGIN if button.count() else 0
+    written = page.locator(".written")
+    top = int(written.bounding_box()["y"]) - MARGIN if written.count() else 0
     image = Image.open(io.BytesIO(page.screenshot(full_page=True)))
     shown = image.convert("RGB").crop((0, top, *image.size))
     shown.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
