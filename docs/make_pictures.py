@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.page import chromium, missing_requirement  # noqa: E402
 from benchmarks.serving import server  # noqa: E402
 
-DESKTOP, PHONE, MARGIN = 1100, 390, 12
+DESKTOP, PHONE = 1100, 390
 SERVED = ("pretrained", "finetuned/all-0", "finetuned/scratch-0")
 """Runs of the demo that are served next to `starter`: one pre-trained, one fine-tuned from it, one from scratch."""
 
@@ -126,7 +126,7 @@ def save_picture(page: Any, file: Path) -> None:
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
     written = page.locator(".written")
-    top = int(written.bounding_box()["y"]) - MARGIN if written.count() else 0
+    top = int(written.bounding_box()["y"]) if written.count() else 0
     image = Image.open(io.BytesIO(page.screenshot(full_page=True)))
     shown = image.convert("RGB").crop((0, top, *image.size))
     shown.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
