@@ -298,6 +298,13 @@ def test_generated_pages_are_up_to_date(name: str):
     assert on_disk == expected(), f"write it again: python docs/make_{name}.py"
 
 
+def test_one_script_takes_every_picture_of_the_servers_page():
+    taken = runpy.run_path(str(ROOT / "docs" / "make_pictures.py"))["PICTURES"]
+    shown = re.findall(r"\]\((page-.+?\.png)\)", (ROOT / "docs" / "serving.md").read_text("utf-8"))
+    assert shown == [f"page-{view}.png" for view in taken]
+    assert set(shown) == {path.name for path in (ROOT / "docs").glob("page-*.png")}
+
+
 @each_page
 def test_lines_of_prose_have_at_most_100_characters(page: Path):
     unbroken = ("|", "!", "#", "<!--", "`")  # tables, pictures, headings, comments, long commands

@@ -9,7 +9,7 @@ const NAMES = {
   f1: 'F1', f1_micro: 'F1 (micro)', f1_macro: 'F1 (macro)', matthews: 'Matthews correlation',
   pearson: 'Pearson correlation', spearman: 'Spearman correlation', rmse: 'root mean squared error',
   mae: 'mean absolute error', tfidf: 'TF-IDF', trivial: 'trivial answer', spread: 'spread of the predictions',
-  ece_before: 'expected error before', ece_after: 'expected error after', cut: 'share of truncated texts',
+  ece_before: 'ECE before', ece_after: 'ECE after', cut: 'share of truncated texts',
   unknown: 'share of unknown tokens', train: 'training rows', duplicates: 'duplicates removed',
   leaked: 'rows also in the validation file', empty: 'rows without text', seconds: 'time (s)',
 };
@@ -39,7 +39,7 @@ export class Runs extends Component {
     const details = Object.fromEntries(models.map((model) => [model.id, model.details]));
     return html`<section>
       <h1>Runs of this server</h1>
-      <p class="lead">Each model with its task, and its results at the end of training.</p>
+      <p class="lead">Each model with its stage and its results at the end of training.</p>
       ${problem && html`<${Status} problem=${problem} />`}
       ${runs && html`<${RunTable} runs=${runs} details=${details} fail=${(error) => this.setState({ problem: error.message })} />`}
       ${runs?.length > 1 && html`<${Comparison} runs=${runs} left=${left} right=${right} set=${(change) => this.set(change)} />`}
