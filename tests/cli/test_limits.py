@@ -82,7 +82,7 @@ def last_command(message: str) -> list[str]:
     [
         ("gpt1.training.finetune_setup.fit_linear_probe", "stopped before the first checkpoint of r."),
         ("gpt1.training.finetune_results.tfidf_baseline", "the results of r were complete; the state after step "),
-        ("gpt1.report.write_report", "The model and the results of r are complete."),
+        ("gpt1.report.sections.write_report", "The model and the results of r are complete."),
     ],
 )
 def test_ctrl_c_before_or_after_fine_tuning_says_what_is_there_and_gives_the_command_that_finishes_it(
