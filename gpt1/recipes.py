@@ -49,3 +49,9 @@ HEAD_FIRST_ROWS = 2000
 """The default recipe fits the head first on tables with fewer rows. With more it made no difference."""
 SMALL_TABLE_EPOCHS = 8
 """The default recipe makes at least this many epochs on tables with fewer rows than HEAD_FIRST_ROWS."""
+COMPUTED_DEFAULTS = {
+    "embedding_lr_factor": "n_embd / 128, at least 1",
+    "batch_size": "by the number of rows, at most 32",
+    "epochs": "by the number of rows, at least 3",
+}
+"""In words for --help: defaults of fine-tuning that depend on the model or the table (training/finetune.py)."""

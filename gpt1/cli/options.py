@@ -22,7 +22,7 @@ from gpt1.config import (
 )
 from gpt1.errors import UserError
 from gpt1.formatting import format_setting
-from gpt1.recipes import HEAD_ONLY_DEFAULTS, MODEL_SIZES, RECIPES
+from gpt1.recipes import COMPUTED_DEFAULTS, HEAD_ONLY_DEFAULTS, MODEL_SIZES, RECIPES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -148,9 +148,12 @@ def default_help(config_class: Any, name: str) -> str:
         by_size = (f"{size} {format_default(values[name])}" for size, values in MODEL_SIZES.items())
         text = f"by --model: {', '.join(by_size)}"
         paper = recipes["paper"].get(name, MODEL_SIZES[recipes["paper"]["model"]][name])
-    if config_class is FinetuneConfig and name in HEAD_ONLY_DEFAULTS:
-        text += f"; --train head: {format_default(HEAD_ONLY_DEFAULTS[name])}"
-    return text if paper == default and ":" not in text else f"{text}; paper: {format_default(paper)}"
+    if config_class is FinetuneConfig:
+        text = COMPUTED_DEFAULTS.get(name, text)
+        if name in HEAD_ONLY_DEFAULTS:
+            text += f"; --train head: {format_default(HEAD_ONLY_DEFAULTS[name])}"
+    same = paper == default and text == format_default(default)
+    return text if same else f"{text}; paper: {format_default(paper)}"
 
 
 def format_default(value: Any) -> str:

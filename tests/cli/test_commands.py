@@ -21,8 +21,10 @@ from workspace import CLASSIFICATION_FLAGS, TINY_FLAGS, list_files
 from gpt1.cli.main import cli
 from gpt1.cli.options import default_help, format_default
 from gpt1.config import FinetuneConfig, PretrainConfig, default_value
+from gpt1.recipes import COMPUTED_DEFAULTS
 from gpt1.runs import folder as runs
 from gpt1.tables.table import read_table, write_table
+from gpt1.training.finetune import resolve_finetune_settings
 
 COMMANDS = sorted(cli.commands)
 
@@ -80,6 +82,17 @@ def test_the_help_shows_the_learning_rate_of_every_model_size():
     for size in ("tiny", "mini", "small", "gpt1"):
         learning_rate = runs.resolve_settings(PretrainConfig, {"model": size}).peak_lr
         assert f"{size} {format_default(learning_rate)}" in default_help(PretrainConfig, "peak_lr")
+
+
+def test_the_help_says_which_defaults_of_fine_tuning_depend_on_the_model_or_the_table():
+    models_and_tables = [(n_embd, rows) for n_embd in (64, 384, 768) for rows in (60, 600, 3000, 100_000)]
+    resolved = [vars(resolve_finetune_settings(n_embd, {}, rows)) for n_embd, rows in models_and_tables]
+    computed = {name for name in resolved[0] if len({settings[name] for settings in resolved}) > 1}
+    assert computed - {"peak_lr", "head_first"} == set(COMPUTED_DEFAULTS)  # those two say so in their descriptions
+    factors = [settings["embedding_lr_factor"] for settings in resolved]
+    assert factors == [max(1, n_embd / 128) for n_embd, _ in models_and_tables]
+    assert max(settings["batch_size"] for settings in resolved) == 32
+    assert min(settings["epochs"] for settings in resolved) == 3
 
 
 def test_flags_override_the_config_file_which_overrides_the_defaults(workspace: Path, tmp_path: Path, run_cli: Any):
