@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gpt1.config import FinetuneConfig
-from gpt1.corpus.order import batch_indices, derive_seed, steps_per_epoch
+from gpt1.corpus.order import batch_indices, derive_seed, shuffled_indices, steps_per_epoch
 from gpt1.datasets.labelled import TaskData
 from gpt1.devices import prepare_model, resolve_device, resolve_precision
 from gpt1.formatting import count_noun
@@ -90,11 +91,13 @@ class FinetuneSetup:
         )
 
     def fit_head(self, cfg: FinetuneConfig, targets: Tensor, progress: Progress) -> None:
-        """Start the head as a linear probe on the features of the rows, at most MAX_PROBE_ROWS of them."""
-        examples = [example.split_windows()[0] for example in self.train_examples[:MAX_PROBE_ROWS]]
+        """Start the head as a linear probe on the features of the rows, at most MAX_PROBE_ROWS random ones."""
+        rows = len(self.train_examples)
+        chosen = np.sort(shuffled_indices(np.arange(min(rows, MAX_PROBE_ROWS)), rows, cfg.seed, epoch=0))
+        examples = [self.train_examples[i].split_windows()[0] for i in chosen]
         states = load_or_extract_features(self.model, examples, cfg, progress).float()
         features = torch.split(states, [len(example.sequences) for example in examples])
-        own = to_device(targets[: len(examples)], states.device)
+        own = to_device(targets[torch.from_numpy(chosen)], states.device)
         penalty = fit_linear_probe(self.model.head, features, own, self.task.target.loss)
         progress.log(
             f"head: initialized as a linear probe on {count_noun(len(examples), 'row')}, L2 penalty {penalty:g}"

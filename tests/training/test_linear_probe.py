@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from gpt1.errors import Interrupted, UserError
 from gpt1.model.head import Head
+from gpt1.model.losses import TaskLoss
 from gpt1.tables.table import Table
 from gpt1.tasks.targets import Classes, StandardizedNumber
-from gpt1.training import linear_probe
+from gpt1.training import finetune_setup, linear_probe
 from gpt1.training.finetune import finetune
 from gpt1.training.linear_probe import fit_linear_probe
 
@@ -88,6 +90,26 @@ def test_training_starts_at_the_probe(name: str, table: Table, pretrained_run: P
     assert not torch.equal(load_head(run)["linear.weight"], load_head(random)["linear.weight"])
     train_loss = [next(x["task_loss"] for x in read_metrics(one) if x["split"] == "train") for one in (run, random)]
     assert train_loss[0] < train_loss[1]
+
+
+def test_the_rows_of_the_probe_are_drawn_from_all_of_a_sorted_table(
+    table: Table, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Tables are often sorted by label: the first rows alone would show the probe one label only."""
+    monkeypatch.setattr(finetune_setup, "MAX_PROBE_ROWS", 24)
+    probed: list[torch.Tensor] = []
+
+    def fit(head: Head, features: Sequence[torch.Tensor], targets: torch.Tensor, task_loss: TaskLoss) -> float:
+        probed.append(targets)
+        return fit_linear_probe(head, features, targets, task_loss)
+
+    monkeypatch.setattr(finetune_setup, "fit_linear_probe", fit)
+    by_label = table.select(sorted(range(len(table)), key=lambda i: str(table.rows[i]["label"])))
+    options: dict[str, Any] = {**TEXT_OPTIONS, **FAST_SETTINGS, "peak_lr": 0, "valid_fraction": 0}
+    finetune(by_label, from_=pretrained_run, out=tmp_path / "run", **options)
+    counts = torch.bincount(probed[0].long(), minlength=2)
+    assert counts.sum() == 24
+    assert counts.min() > 24 / 4
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_resumes_to_the_same_bits(
