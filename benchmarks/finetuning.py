@@ -24,7 +24,7 @@ from benchmarks.models_and_data import (
 )
 from gpt1.config import FinetuneConfig, merge_settings
 from gpt1.corpus.order import batch_indices
-from gpt1.datasets.labelled import TaskData
+from gpt1.datasets.labeled import TaskData
 from gpt1.devices import prepare_model
 from gpt1.kernels.buffers import reuse_buffers
 from gpt1.kernels.malloc import keep_some_freed_memory

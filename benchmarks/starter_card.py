@@ -47,7 +47,7 @@ TEXTBOOKS: dict[str, tuple[str, str]] = {
     "world-history": ("World History", "3e17beda91"),
     "writing-guide": ("Writing Guide", "a6c9552839"),
 }
-"""Repository openstax/osbooks-NAME → (title, commit). The licence at each commit was CC BY 4.0."""
+"""Repository openstax/osbooks-NAME → (title, commit). The license at each commit was CC BY 4.0."""
 COMMAND_SETTINGS = ("context", "batch_size", "peak_lr", "warmup", "schedule")
 TITLES = {"textbooks": "two other textbooks", "books": "books by other authors"}
 
@@ -80,18 +80,18 @@ LIMITS = """\
 - Texts are lowercased, and are read in windows of {context} tokens.
 """
 
-LICENCE = """\
-## Licence and attribution
+LICENSE_TEXT = """\
+## License and attribution
 
 The weights and the vocabulary are under the [Creative Commons Attribution 4.0
-licence](https://creativecommons.org/licenses/by/4.0/) (CC BY 4.0). The code of gpt1 is under the MIT
-licence.
+license](https://creativecommons.org/licenses/by/4.0/) (CC BY 4.0). The code of gpt1 is under the MIT
+license.
 
 **Old books**: {books} books published before 1929, in the public domain, from
 [mlschmitt/classic-books-markdown]({source}).
 Headings and italics marks were removed.
 
-**Textbooks**: by OpenStax, each at a commit at which its licence was CC BY 4.0. Access for free at
+**Textbooks**: by OpenStax, each at a commit at which its license was CC BY 4.0. Access for free at
 [openstax.org](https://openstax.org). Changes: paragraphs with formulas, exercises, tables,
 glossaries and references were left out, and the rest was turned into tokens for this model.
 OpenStax does not endorse it. The books are:
@@ -115,7 +115,7 @@ def model_card(record: Mapping[str, Any]) -> str:
         texts_section(record),
         recipe_section(record),
         LIMITS.format(context=record["model"]["context"]),
-        licence_section(record),
+        license_section(record),
     ]
     return "\n".join(parts)
 
@@ -236,7 +236,7 @@ def pretrain_command(name: str, stage: Mapping[str, Any]) -> str:
     return " ".join([shell_join([*words, "--steps", stage["steps"]]), *flags])
 
 
-def licence_section(record: Mapping[str, Any]) -> str:
+def license_section(record: Mapping[str, Any]) -> str:
     training = [one for name, one in record["texts"].items() if "validation" not in name]
     books = sum(one["documents"] for one in training if "authors" in one)
     lines = []
@@ -245,7 +245,7 @@ def licence_section(record: Mapping[str, Any]) -> str:
             raise UserError(f"the textbook {book} has no attribution.", "Add it to TEXTBOOKS in starter_card.py.")
         title, commit = TEXTBOOKS[book]
         lines.append(f"- {title}: [osbooks-{book}](https://github.com/openstax/osbooks-{book}/tree/{commit})\n")
-    return LICENCE.format(books=books, source=BOOKS_SOURCE) + "".join(lines)
+    return LICENSE_TEXT.format(books=books, source=BOOKS_SOURCE) + "".join(lines)
 
 
 def paragraph(text: str) -> str:

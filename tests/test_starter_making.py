@@ -139,6 +139,6 @@ def test_missing_texts_and_a_run_of_the_same_name_are_refused_before_anything_is
     assert not (tmp_path / "work").exists()
 
 
-def test_every_textbook_has_a_commit_at_which_its_licence_was_read():
+def test_every_textbook_has_a_commit_at_which_its_license_was_read():
     assert len(TEXTBOOKS) == 30
     assert all(re.fullmatch(r"[0-9a-f]{10}", commit) for _, commit in TEXTBOOKS.values())

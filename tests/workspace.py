@@ -99,8 +99,8 @@ def write_tables(workspace: Path, table: Table) -> None:
     (workspace / "nothing-in-it").mkdir()
     (workspace / "full").mkdir()
     (workspace / "full" / "letter.doc").write_text("x")
-    files = {"misspelt": "peek_lr: 1", "worded": "peak_lr: fast", "listed": "- peak_lr", "broken": "a: [", "blank": ""}
-    files |= {"null": "peak_lr: null", "far": "dropout: 2", "head": "train: head"}
+    files = {"misspelled": "peek_lr: 1", "worded": "peak_lr: fast", "listed": "- peak_lr", "broken": "a: ["}
+    files |= {"blank": "", "null": "peak_lr: null", "far": "dropout: 2", "head": "train: head"}
     for name, text in files.items():
         (workspace / f"{name}.yaml").write_text(text)
 

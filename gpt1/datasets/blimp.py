@@ -46,6 +46,6 @@ PHENOMENA = {
         "regular_plural_subject_verb_agreement_1", "regular_plural_subject_verb_agreement_2",
     ),
 }  # fmt: skip
-"""Two paradigms of argument structure (animate_subject_*) are labelled s-selection in the files, not in the paper."""
+"""Two paradigms of argument structure (animate_subject_*) are labeled s-selection in the files, not in the paper."""
 PARADIGM_FILES = {name: f"data/{name}.jsonl" for paradigms in PHENOMENA.values() for name in paradigms}
 """Paradigm → its file in the official repository, https://github.com/alexwarstadt/blimp."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import flag_name
-from gpt1.datasets.labelled import TaskRequest
+from gpt1.datasets.labeled import TaskRequest
 from gpt1.files.reading import is_url
 from gpt1.formatting import shell_join
 from gpt1.progress import Progress

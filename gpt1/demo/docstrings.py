@@ -137,7 +137,7 @@ def _long_strings(node: ast.expr) -> Iterator[tuple[str, str]]:
             yield f"line {constant.lineno}", inspect.cleandoc(constant.value)
 
 
-# --- the labelled task -----------------------------------------------------------------------------------------------
+# --- the labeled task -----------------------------------------------------------------------------------------------
 
 LIBRARIES = ("matplotlib", "networkx", "numpy", STANDARD_LIBRARY, "scipy", "sklearn", "sympy", "torch")
 TEST_ROWS, VALIDATION_ROWS, TRAIN_ROWS = 100, 50, 25

@@ -45,18 +45,18 @@ def write_demo_page(out: Path, results: DemoResults) -> Path:
             "parameters": Cell(
                 results.pretraining["parameters"], formatting.format_large_count(results.pretraining["parameters"])
             ),
-            "labeled rows": results.labelled["train"],
+            "labeled rows": results.labeled["train"],
             "minutes": Cell(sum(results.seconds.values()), formatting.format_duration(sum(results.seconds.values()))),
         }
     )
-    libraries = ", ".join(results.labelled["libraries"])
+    libraries = ", ".join(results.labeled["libraries"])
     page.heading(
         "Which library does a docstring come from?", f"One of {libraries}; their names and all code are masked."
     )
     seeds = len(results.accuracy[ALL])
     page.table(
         [
-            f"{results.labelled['test']} test rows",
+            f"{results.labeled['test']} test rows",
             "accuracy, median" if seeds > 1 else "accuracy",
             f"[min – max] of {seeds} seeds" if seeds > 1 else "one seed",
         ],

@@ -34,7 +34,7 @@ class DemoResults:
     """Counts, settings and measurements of the demo, as saved in `demo.json`."""
 
     gathered: dict[str, Any] = field(default_factory=dict)
-    labelled: dict[str, Any] = field(default_factory=dict)
+    labeled: dict[str, Any] = field(default_factory=dict)
     corpus: dict[str, Any] = field(default_factory=dict)
     pretraining: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, list[float]] = field(default_factory=dict)

@@ -95,7 +95,7 @@ def choose_output_folder(out: Path) -> Path:
 
 
 def write_texts_and_tables(out: Path, seeds: int, results: DemoResults, progress: Progress) -> None:
-    """Write the unlabelled texts and the labelled tables."""
+    """Write the unlabeled texts and the labeled tables."""
     from gpt1.tables.table import write_table
 
     documents = docstrings.collect_documents(progress)
@@ -107,20 +107,20 @@ def write_texts_and_tables(out: Path, seeds: int, results: DemoResults, progress
             "the packages of this Python have too few docstrings for a task.",
             "Use a Python with its source files, or start with your own texts: gpt1 tokenize --help",
         )
-    (out / "labelled").mkdir(parents=True)
+    (out / "labeled").mkdir(parents=True)
     write_table(out / "texts.jsonl", [{"text": "\n".join(d.paragraphs), "from": d.name} for d in texts])
     tables = {f"train-{seed}": task.draw_train_rows(seed) for seed in range(seeds)}
     tables |= {"validation": list(task.validation), "test": list(task.test)}
     for name, rows in tables.items():
         examples = [{"text": row.text, "library": row.library, "from": row.document.name} for row in rows]
-        write_table(out / "labelled" / f"{name}.csv", examples)
+        write_table(out / "labeled" / f"{name}.csv", examples)
 
     sizes: Counter[str] = Counter()
     for document in documents:
         sizes[document.library] += document_bytes(document)
     total, kept = sum(sizes.values()), sum(map(document_bytes, texts))
     results.gathered = {"documents": len(documents), "bytes": total, "by library": dict(sizes.most_common())}
-    results.labelled = {
+    results.labeled = {
         "libraries": libraries,
         "train": len(task.draw_train_rows(0)),
         "withheld bytes": total - kept,
@@ -131,7 +131,7 @@ def write_texts_and_tables(out: Path, seeds: int, results: DemoResults, progress
         f"task: which of {len(libraries)} libraries does a docstring come from? Library names and all code are masked."
     )
     progress.log(
-        f"{results.labelled['train']} labeled rows for training, {len(task.validation)} for validation, "
+        f"{results.labeled['train']} labeled rows for training, {len(task.validation)} for validation, "
         f"{len(task.test)} for the test; pre-training skips validation and test rows and their near duplicates "
         f"({(total - kept) / 1e6:.1f} MB)"
     )
@@ -167,13 +167,13 @@ def finetune_methods(out: Path, seeds: int, results: DemoResults, progress: Prog
     for seed in range(seeds):
         for method, settings in available_methods().items():
             finetune(
-                out / "labelled" / f"train-{seed}.csv",
+                out / "labeled" / f"train-{seed}.csv",
                 from_=runs.STARTER_FOLDER if method == FROM_STARTER else out / "pretrained",
                 out=run_folder(out, method, seed),
                 kind="classification",
                 text="text",
                 label="library",
-                valid=out / "labelled" / "validation.csv",
+                valid=out / "labeled" / "validation.csv",
                 seed=seed,
                 baselines=False,  # the demo has its own
                 progress=SingleBarProgress(progress, f"fine-tuning, seed {seed}: {method}"),
@@ -206,7 +206,7 @@ def evaluate_methods(out: Path, seeds: int, results: DemoResults) -> None:
     from gpt1.inference.evaluate import evaluate
     from gpt1.tables.table import read_table
 
-    table = read_table(out / "labelled" / "test.csv")
+    table = read_table(out / "labeled" / "test.csv")
     labels = Counter(row["library"] for row in table.rows)
     results.accuracy[MAJORITY] = [max(labels.values()) / len(table)] * seeds
     results.accuracy[TF_IDF] = [tfidf_accuracy(out, seed) for seed in range(seeds)]
@@ -225,7 +225,7 @@ def tfidf_accuracy(out: Path, seed: int) -> float:
     kind = KINDS["classification"]
 
     def read_split(name: str) -> list[Example]:
-        table = read_table(out / "labelled" / f"{name}.csv")
+        table = read_table(out / "labeled" / f"{name}.csv")
         return read_examples(table.rows, kind, {"text": "text", "label": "library"}, table.locate_row)
 
     training, validation = read_split(f"train-{seed}"), read_split("validation")
@@ -260,7 +260,7 @@ def print_results(out: Path, results: DemoResults) -> None:
 
     console = Console()
     seeds = formatting.count_noun(len(results.accuracy[ALL]), "seed")
-    titles = [f"accuracy on {results.labelled['test']} test rows", "median", f"[min – max] of {seeds}"]
+    titles = [f"accuracy on {results.labeled['test']} test rows", "median", f"[min – max] of {seeds}"]
     console.print_table(titles, accuracy_rows(results))
     console.show_text(f"{pretraining_verdict(results)}\n{starter_verdict(results)}\n")
     console.print_result("accuracy on the validation rows after each epoch (median over seeds)")

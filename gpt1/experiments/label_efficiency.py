@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpt1 import formatting
 from gpt1.console import default_progress
 from gpt1.corpus.order import steps_per_epoch
-from gpt1.datasets.labelled import TaskRequest
+from gpt1.datasets.labeled import TaskRequest
 from gpt1.datasets.task_guess import complete_task
 from gpt1.errors import UserError
 from gpt1.experiments.experiment_report import ExperimentReport, SeedScores, describe_spread, single_seed_intervals

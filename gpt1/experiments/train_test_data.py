@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt1 import formatting
 from gpt1.datasets import DataSet
-from gpt1.datasets.labelled import TaskRequest, training_rows
+from gpt1.datasets.labeled import TaskRequest, training_rows
 from gpt1.errors import UserError
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import deduplicate, stratified_order, target_from_examples

@@ -214,7 +214,7 @@ class ContinuousBatch:
                 self.recurrent_caches.pop(sequence.row, None)
         prompts = [sequence for sequence in self.running if not sequence.filled or count_uncached_tokens(sequence) > 1]
         work = [TokenSpan(sequence, sequence.filled, 1) for sequence in self.running if sequence not in prompts]
-        work.sort(key=lambda span: span.sequence.row)  # attention computes neighbouring rows in one call
+        work.sort(key=lambda span: span.sequence.row)  # attention computes neighboring rows in one call
         for sequence, _, _ in work:
             sequence.filled += 1
         budget, planned = self.step_tokens - len(work), set[bytes]()

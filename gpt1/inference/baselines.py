@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import FinetuneConfig, merge_settings
-from gpt1.datasets.labelled import TaskData, TaskRequest, load_task_data
+from gpt1.datasets.labeled import TaskData, TaskRequest, load_task_data
 from gpt1.errors import UserError
 from gpt1.files.names import RUN_CONFIG_FILE
 from gpt1.files.reading import is_url

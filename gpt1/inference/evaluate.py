@@ -16,7 +16,7 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows
 from gpt1.datasets import KnownTable
-from gpt1.datasets.labelled import load_labelled_table
+from gpt1.datasets.labeled import load_labeled_table
 from gpt1.devices import prepare_model, resolve_precision
 from gpt1.errors import UserError
 from gpt1.files.names import MANIFEST, RUN_CONFIG_FILE
@@ -92,7 +92,7 @@ def evaluate(
     if is_corpus_path(test):
         return evaluate_on_corpus(load(run, verify=verify), Corpus.open(test), progress, precision_of_run(run))
     model = load_task_predictor(run, verify=verify)
-    table, chosen = load_labelled_rows(model, run, test, data_dir, progress, given_columns(columns), unlabeled)
+    table, chosen = load_labeled_rows(model, run, test, data_dir, progress, given_columns(columns), unlabeled)
     check_has_labels(model, table, chosen["label"], run, test)
     examples = read_test_examples(model, table, chosen)
     check_labels_match(model, table, chosen["label"])
@@ -252,7 +252,7 @@ def predict(
     """
     progress = progress or default_progress()
     model = load_task_predictor(run, verify=verify)
-    table, chosen = load_labelled_rows(model, run, rows, data_dir, progress, given_columns(columns))
+    table, chosen = load_labeled_rows(model, run, rows, data_dir, progress, given_columns(columns))
     added = model.predict_table(table, input_columns(chosen), progress)
     if replaced := [name for name in table.columns if any(name in new for new in added)]:
         progress.log(f"{table.name}: existing columns are replaced by predictions: {', '.join(replaced)}")
@@ -264,7 +264,7 @@ def given_columns(columns: Mapping[str, str | None]) -> dict[str, str]:
     return {role: column for role, column in columns.items() if column is not None}
 
 
-def load_labelled_rows(
+def load_labeled_rows(
     model: TaskPredictor,
     run: str | Path,
     source: str | Path | Table,
@@ -277,7 +277,7 @@ def load_labelled_rows(
 
     `unlabeled`: what to do with rows without a label, as in `evaluate`; nothing by default, to predict them.
     """
-    found = load_labelled_table(source, "evaluation", data_dir)
+    found = load_labeled_table(source, "evaluation", data_dir)
     chosen = {"label": "label", **(found.columns or model.task["columns"]), **columns}
     if unlabeled:
         found = found.with_labels(model.kind, chosen["label"], unlabeled, model.target.activated_name == "score")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt1 import formatting
-from gpt1.datasets.labelled import LabelledTable, examples_from_table
+from gpt1.datasets.labeled import LabeledTable, examples_from_table
 from gpt1.errors import UserError, did_you_mean
 from gpt1.formatting import escape_controls, shell_quote
 from gpt1.inference.predictor import TaskPredictor
@@ -43,7 +43,7 @@ def check_has_labels(model: TaskPredictor, table: Table, label: str, run: str | 
 def read_test_examples(model: TaskPredictor, table: Table, columns: Mapping[str, str]) -> list[Example]:
     """The examples of a table; UserError for a missing column, no rows or an invalid row."""
     numbering = model.target.numbering if isinstance(model.target, Answers) else "0"
-    examples = examples_from_table(LabelledTable(table), model.kind, columns, numbering)
+    examples = examples_from_table(LabeledTable(table), model.kind, columns, numbering)
     if not examples:
         raise UserError(f"{table.name} has no rows.", "Use a table with labeled rows.")
     return examples

@@ -22,7 +22,7 @@ from gpt1.datasets import DataSet, parse_data_set, plan_submission, write_submis
 from gpt1.errors import UserError
 from gpt1.files.atomic import ensure_writable
 from gpt1.files.reading import file_format, is_url, open_input, spool_standard_input
-from gpt1.inference.evaluate import given_columns, load_labelled_rows, predict
+from gpt1.inference.evaluate import given_columns, load_labeled_rows, predict
 from gpt1.inference.predictor import TaskPredictor, load_task_predictor
 from gpt1.inference.task_logits import InputStatistics
 from gpt1.progress import Progress
@@ -178,7 +178,7 @@ def open_source(
     """Files are read again each time; known data sets are small and stay in memory."""
     if os.path.isfile(rows) or (is_url(rows) and parse_data_set(str(rows)) is None):
         return open_file(model, rows, str(rows), columns)
-    table, chosen = load_labelled_rows(model, run, rows, data_dir, progress, columns)
+    table, chosen = load_labeled_rows(model, run, rows, data_dir, progress, columns)
 
     def blocks(advance: Callable[[int], None] | None) -> Iterator[Table]:
         for first in range(0, len(table), BLOCK_ROWS):
@@ -245,7 +245,7 @@ def check_rows(model: TaskPredictor, source: RowSource, kind: str, progress: Pro
     for block in source.blocks(progress.advance if show else None):
         columns |= dict.fromkeys(block.columns)
         block = fill_missing(block, columns)
-        examples = read_examples(block.rows, model.kind, source.columns, block.locate_row, labelled=False)
+        examples = read_examples(block.rows, model.kind, source.columns, block.locate_row, labeled=False)
         answers = max(answers, *(len(example.answers) for example in examples))
         rows += len(block)
         if kind == "tsv":
@@ -322,7 +322,7 @@ def predict_blocks(
         block = fill_missing(block, plan.columns)
         if done + len(block) > plan.rows or any(name not in plan.columns for name in block.columns):
             raise input_changed_error(source.name)
-        examples = read_examples(block.rows, model.kind, source.columns, block.locate_row, labelled=False)
+        examples = read_examples(block.rows, model.kind, source.columns, block.locate_row, labeled=False)
 
         def advance(rows: int, before: int = done) -> None:
             progress.advance(before + rows)

@@ -66,7 +66,7 @@ class TaskPredictor(LanguageModel):
         elif is_frame(rows):
             table = frame_table(rows, required_columns(self.kind, columns))
             check_columns(self.kind, columns, table.columns, table.name, chosen=False)
-            return read_examples(table.rows, self.kind, columns, table.locate_row, labelled=False)
+            return read_examples(table.rows, self.kind, columns, table.locate_row, labeled=False)
         if isinstance(rows, str | Mapping):
             raise UserError("predict takes a list of rows, not a single row.", "Use predict([row]).")
         if hasattr(rows, "columns"):  # iterating over a DataFrame gives its column names, which would be taken as texts
@@ -78,7 +78,7 @@ class TaskPredictor(LanguageModel):
                 wanted = ", ".join(columns.values())
                 raise UserError(f"rows[{i}] has the type {type(row).__name__}.", f"Use a dict with {wanted}.")
             check_columns(self.kind, columns, list(row), f"rows[{i}]", chosen=False)
-        return read_examples(rows, self.kind, columns, lambda i: f"rows[{i}]", labelled=False)
+        return read_examples(rows, self.kind, columns, lambda i: f"rows[{i}]", labeled=False)
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         ids = self.tokenizer.encode_batch(example_texts(examples))
@@ -140,7 +140,7 @@ class TaskPredictor(LanguageModel):
         """
         columns = columns or self.text_columns
         check_columns(self.kind, columns, table.columns, table.name, delimiter=table.delimiter)
-        examples = read_examples(table.rows, self.kind, columns, table.locate_row, labelled=False)
+        examples = read_examples(table.rows, self.kind, columns, table.locate_row, labeled=False)
         logits = self.logits_with_progress(self.encode(examples), table.name, progress or Progress())
         return self.decode(examples, logits)
 

@@ -23,8 +23,8 @@ def inspect_dataset(
     train = f"gpt1 finetune {name}{data_dir_flag} --from {shell_quote(str(from_ or 'RUN'))} --out runs/{data.name}"
     if selection.split or selection.subset:
         facts = inspect_table(selection.evaluation_table(data_dir), from_, progress, task)
-        unlabelled = "label" not in facts["task"]["columns"]
-        test = f"predict RUN {name}{data_dir_flag} --out F" if unlabelled else f"evaluate RUN {name}{data_dir_flag}"
+        unlabeled = "label" not in facts["task"]["columns"]
+        test = f"predict RUN {name}{data_dir_flag} --out F" if unlabeled else f"evaluate RUN {name}{data_dir_flag}"
         zeroshot = f"gpt1 zeroshot {name}{data_dir_flag} --run RUN"
         step = zeroshot if not data.train_split else train if selection.split == data.train_split else f"gpt1 {test}"
         return {**facts, "name": name, "next": [step]}

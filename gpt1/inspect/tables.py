@@ -1,4 +1,4 @@
-"""Inspect a labelled table: columns, likely task, labels, lengths, tokens, warnings."""
+"""Inspect a labeled table: columns, likely task, labels, lengths, tokens, warnings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import FinetuneConfig
-from gpt1.datasets.labelled import LabelledTable
+from gpt1.datasets.labeled import LabeledTable
 from gpt1.datasets.task_guess import TaskGuess, guess_task, is_list
 from gpt1.errors import UserError
 from gpt1.files.reading import file_format
@@ -110,24 +110,24 @@ def ascii_share(table: Table, texts: Sequence[str]) -> float:
 
 def try_read_examples(table: Table, task: TaskGuess) -> tuple[list[Example], str]:
     """(rows as gpt1 finetune would read them, its error message or "")."""
-    labelled = "label" in task.columns
+    labeled = "label" in task.columns
     columns = dict(task.columns)
     kind = KINDS[task.kind]
     if any(role not in columns for role in kind.columns if role not in kind.optional):
         return [], ""
-    numbering = find_numbering(table.rows, kind, columns) if labelled else "0"
+    numbering = find_numbering(table.rows, kind, columns) if labeled else "0"
     try:
-        if labelled:
+        if labeled:
             numbers = kind.predicts_number(task.score)
-            table = LabelledTable(table).with_labels(kind, columns["label"], "refuse", numbers).table
-        examples = read_examples(table.rows, kind, columns, table.locate_row, labelled, numbering)
+            table = LabeledTable(table).with_labels(kind, columns["label"], "refuse", numbers).table
+        examples = read_examples(table.rows, kind, columns, table.locate_row, labeled, numbering)
     except UserError as error:
         try:
-            return read_examples(table.rows, kind, columns, table.locate_row, labelled=False), finetune_error(error)
+            return read_examples(table.rows, kind, columns, table.locate_row, labeled=False), finetune_error(error)
         except UserError:
             return [], finetune_error(error)
     try:
-        if labelled:
+        if labeled:
             target_from_examples(kind, task.score, examples, table.locate_row, table.name)
     except UserError as error:
         return examples, finetune_error(error)

@@ -62,7 +62,7 @@ def write_card(
         table("Data", ("", ""), data_facts(contents, task)),
         metrics_table(contents),
         table("Settings", ("setting", "value"), changed_settings(contents)),
-        f"## Licence\n\n{license}\n",
+        f"## License\n\n{license}\n",
         STARTER_CREDIT if base == "starter" else "",
     ]
     atomic_write_text(folder / CARD_FILE, "\n".join(filter(None, sections)))

@@ -15,7 +15,7 @@ from gpt1.report.run_reader import Prediction, ReliabilityBin, Run, as_dict, is_
 
 MAX_SCATTER_POINTS = 3000  # more make scrolling slow
 MAX_LINE_MARKERS = 60
-MAX_LABELLED_EPOCHS, MAX_SPACED_EPOCHS = 4, 10  # with more, a value would overlap the bar of another epoch
+MAX_LABELED_EPOCHS, MAX_SPACED_EPOCHS = 4, 10  # with more, a value would overlap the bar of another epoch
 MIN_BIN_ROWS = 10
 SCORE_BINS = 20
 
@@ -131,7 +131,7 @@ def draw_metric(page: Page, run: Run, name: str) -> None:
     ]
     charts.plot_points(axes, epochs, values, tooltips, color=color)
     best = run.results.get("best_epoch")
-    few = len(epochs) <= MAX_LABELLED_EPOCHS  # the names of more would overlap on a phone
+    few = len(epochs) <= MAX_LABELED_EPOCHS  # the names of more would overlap on a phone
     for x, y, before, following in zip(epochs, values, [values[0], *values], [*values[1:], values[-1]], strict=False):
         if few or (len(epochs) <= MAX_SPACED_EPOCHS and x in (best, epochs[-1])):
             is_left = x > epochs[0] and (x == epochs[-1] or not few)  # the last one not beyond the right edge

@@ -1,1 +1,1 @@
-"""Labelled tables: reading, writing and checking them."""
+"""Labeled tables: reading, writing and checking them."""

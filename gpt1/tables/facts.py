@@ -1,4 +1,4 @@
-"""Statistics of a labelled table and warnings about it, for `gpt1 inspect`."""
+"""Statistics of a labeled table and warnings about it, for `gpt1 inspect`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of .csv, .tsv, .jsonl and .parquet files, one at a time, for labelled tables and corpora.
+"""Rows of .csv, .tsv, .jsonl and .parquet files, one at a time, for labeled tables and corpora.
 
 .csv      A header, then cells by RFC 4180: quoted if they contain a comma, a quote or a line break. If the header has
           more semicolons (as Excel writes in much of Europe) or tabs than commas outside quotes, they are the
@@ -37,7 +37,7 @@ from gpt1.tables.whole_files import (
 
 TABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 INPUT_FORMATS = (*TABLE_FORMATS, "json", "xlsx")
-"""Formats of labelled tables. A folder of texts may hold .json files that are not texts."""
+"""Formats of labeled tables. A folder of texts may hold .json files that are not texts."""
 SPREADSHEETS = ("xls", "xlsx", "ods")
 PARQUET_BATCH = 256  # rows; a row may be a whole book
 MAX_COLUMNS = 16_384

@@ -1,8 +1,8 @@
-"""Labelled tables: read .csv, .tsv, .jsonl, .parquet, .json and .xlsx, also compressed; write the first four.
+"""Labeled tables: read .csv, .tsv, .jsonl, .parquet, .json and .xlsx, also compressed; write the first four.
 
 rows.py and whole_files.py describe the formats.
 
-A `Table` is in memory, because labelled data is small compared to corpora. `read_blocks` reads tables of any length.
+A `Table` is in memory, because labeled data is small compared to corpora. `read_blocks` reads tables of any length.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Tasks of the paper's figure 1: labelled rows as token sequences, targets, losses and metrics."""
+"""Tasks of the paper's figure 1: labeled rows as token sequences, targets, losses and metrics."""

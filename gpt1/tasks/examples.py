@@ -117,7 +117,7 @@ def read_examples(
     kind: Kind,
     columns: Mapping[str, str],
     where: RowLocator,
-    labelled: bool = True,
+    labeled: bool = True,
     numbering: Numbering = "0",
 ) -> list[Example]:
     """Read table rows as examples.
@@ -127,7 +127,7 @@ def read_examples(
         kind: The kind of task.
         columns: Role (text, premise, ..., label) -> column name.
         where: Row number (from 0) -> its place in the file, for errors.
-        labelled: False for rows without labels.
+        labeled: False for rows without labels.
         numbering: How labels of multiple choice count the answers (see `find_numbering`).
 
     Returns:
@@ -136,7 +136,7 @@ def read_examples(
     Raises:
         UserError: For a cell or label that cannot be read, naming the row.
     """
-    return [read_example(row, kind, columns, where(i), labelled, numbering) for i, row in enumerate(rows)]
+    return [read_example(row, kind, columns, where(i), labeled, numbering) for i, row in enumerate(rows)]
 
 
 def resolve_number_labels(table: Table, label: str) -> Table:
@@ -148,16 +148,16 @@ def resolve_number_labels(table: Table, label: str) -> Table:
 
 
 def read_example(
-    row: TableRow, kind: Kind, columns: Mapping[str, str], where: str, labelled: bool, numbering: Numbering
+    row: TableRow, kind: Kind, columns: Mapping[str, str], where: str, labeled: bool, numbering: Numbering
 ) -> Example:
     roles = [role for role in kind.columns if role != "choices"]
     fields = tuple(column_text(row, columns[role], where) if role in columns else "" for role in roles)
-    names = label_columns(kind, columns["label"]) if labelled else []
-    label = read_label_columns(row, names, where) if len(names) > 1 else row.get(columns["label"]) if labelled else None
+    names = label_columns(kind, columns["label"]) if labeled else []
+    label = read_label_columns(row, names, where) if len(names) > 1 else row.get(columns["label"]) if labeled else None
     if not kind.multiple_choice:
         return Example(fields, label=label)
     answers, names = read_answers(row, columns["choices"], where)
-    if labelled:
+    if labeled:
         label = answer_index(label, answers, names, where, numbering)
     return Example(fields, tuple(answers), label)
 

@@ -87,7 +87,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Example:
-    """One row: its texts, its answers (multiple choice only), its label (None if unlabelled), its weight."""
+    """One row: its texts, its answers (multiple choice only), its label (None if unlabeled), its weight."""
 
     fields: tuple[str, ...]
     answers: tuple[str, ...] = ()

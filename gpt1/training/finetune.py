@@ -12,7 +12,7 @@ from typing import Any
 from gpt1.config import FinetuneConfig
 from gpt1.console import default_progress
 from gpt1.corpus.order import steps_per_epoch
-from gpt1.datasets.labelled import TaskData, TaskRequest, load_task_data
+from gpt1.datasets.labeled import TaskData, TaskRequest, load_task_data
 from gpt1.datasets.task_guess import complete_task
 from gpt1.devices import precision_name
 from gpt1.errors import UserError

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from gpt1.config import FinetuneConfig
-from gpt1.datasets.labelled import TaskData
+from gpt1.datasets.labeled import TaskData
 from gpt1.files.atomic import atomic_write_text
 from gpt1.files.names import PREDICTIONS
 from gpt1.formatting import count_noun, metric_name, three_decimals

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gpt1.config import FinetuneConfig
 from gpt1.corpus.order import batch_indices, derive_seed, shuffled_indices, steps_per_epoch
-from gpt1.datasets.labelled import TaskData
+from gpt1.datasets.labeled import TaskData
 from gpt1.devices import prepare_model, resolve_device, resolve_precision
 from gpt1.formatting import count_noun
 from gpt1.inference.evaluate import compute_metrics

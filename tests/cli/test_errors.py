@@ -61,7 +61,7 @@ REFUSED = {
         "--out r": ["the corpus is missing", "gpt1 tokenize"],
         "corpus --out r --context 1000000": ["--context 1000000", "tokens"],
         "corpus --out r --device gpu": ["--device gpu", "cpu, cuda"],
-        "corpus --out r --config misspelt.yaml": ["peek_lr", "Did you mean peak_lr?"],
+        "corpus --out r --config misspelled.yaml": ["peek_lr", "Did you mean peak_lr?"],
         "corpus --out r --config worded.yaml": ["--peak-lr fast", "a number"],
         "corpus --out r --config null.yaml": ["--peak-lr None"],
         "corpus --out r --config far.yaml": ["--dropout 2.0", "between 0 and 0.99"],

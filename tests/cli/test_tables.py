@@ -98,7 +98,7 @@ def test_in_a_terminal_the_prediction_of_a_text_is_a_table_and_json_on_request(
 
 
 @pytest.mark.parametrize("word", ["new.cvs", "nowhere", "my new.csv"])
-def test_a_misspelt_file_is_not_taken_for_a_text(word: str, run_cli: Any):
+def test_a_misspelled_file_is_not_taken_for_a_text(word: str, run_cli: Any):
     refused = run_cli("predict", "runs/reviews", word)
     assert refused.exit_code == 2
     assert f"{word} does not exist" in refused.stderr

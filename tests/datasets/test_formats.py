@@ -111,7 +111,7 @@ STORY_HEADER = (
 )
 
 
-def test_story_cloze_is_a_choice_between_two_endings_and_trains_on_its_labelled_validation_split(tmp_path):
+def test_story_cloze_is_a_choice_between_two_endings_and_trains_on_its_labeled_validation_split(tmp_path):
     val = "cloze_test_val__spring2016 - cloze_test_ALL_val.csv"
     write_official_file(
         tmp_path, val, STORY_HEADER, 'x-1,Tom ran.,"He fell, hard.",It hurt.,He cried.,He got up.,He flew.,1'

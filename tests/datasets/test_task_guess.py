@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from logged_lines import LoggedLines
 
-from gpt1.datasets.labelled import TaskRequest
+from gpt1.datasets.labeled import TaskRequest
 from gpt1.datasets.task_guess import complete_task, guess_task, label_separator
 from gpt1.errors import UserError
 from gpt1.progress import Progress

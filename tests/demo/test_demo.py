@@ -144,7 +144,7 @@ def test_the_whole_demo_runs_on_a_small_scale(
 
 def assert_no_leak(out: Path) -> None:
     """No test or validation document is in the pre-training text or in the training rows."""
-    tables = {path.stem: list(csv.DictReader(path.open(newline=""))) for path in (out / "labelled").iterdir()}
+    tables = {path.stem: list(csv.DictReader(path.open(newline=""))) for path in (out / "labeled").iterdir()}
     held_out = {row["from"] for name in ("test", "validation") for row in tables[name]}
     assert len(held_out) == 2 * (docstrings.TEST_ROWS + docstrings.VALIDATION_ROWS)
     trained_on = {row["from"] for seed in (0, 1) for row in tables[f"train-{seed}"]}

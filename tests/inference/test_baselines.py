@@ -13,7 +13,7 @@ from logged_lines import LoggedLines
 
 from gpt1.config import FinetuneConfig
 from gpt1.console import print_metrics
-from gpt1.datasets import labelled
+from gpt1.datasets import labeled
 from gpt1.inference.evaluate import evaluate
 from gpt1.progress import Progress
 from gpt1.runs.folder import read_results
@@ -39,8 +39,8 @@ def finetuned(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempP
 
 def test_the_baselines_are_scored_on_the_test_rows(finetuned: Path, capsys: Any):
     found = evaluate(finetuned / "run", finetuned / "test.csv")
-    request = labelled.TaskRequest(finetuned / "train.csv", None, "classification", {"text": "text"})
-    data = labelled.load_task_data(request, FinetuneConfig(), Progress())
+    request = labeled.TaskRequest(finetuned / "train.csv", None, "classification", {"text": "text"})
+    data = labeled.load_task_data(request, FinetuneConfig(), Progress())
     test = read_examples(read_table(finetuned / "test.csv").rows, data.kind, {"text": "text", "label": "label"}, str)
     expected = tfidf_scores(data.kind, data.target, data.training, test)
     tfidf, trivial = found["baselines"]["tfidf"], found["baselines"]["trivial"]

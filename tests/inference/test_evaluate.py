@@ -1,4 +1,4 @@
-"""Metrics on labelled rows match those computed from the predictions."""
+"""Metrics on labeled rows match those computed from the predictions."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_the_input_table_is_not_overwritten(saved: Any, table: Table, tmp_path: 
 
 @pytest.fixture
 def scored(tmp_path: Path) -> Path:
-    """A folder with as many unlabelled test rows of STS-B as GLUE has."""
+    """A folder with as many unlabeled test rows of STS-B as GLUE has."""
     header = "index\tgenre\tsentence1\tsentence2\n"
     (tmp_path / "STS-B").mkdir()
     (tmp_path / "STS-B" / "test.tsv").write_text(header + "".join(f"{i}\tg\ta {i}\tb\n" for i in range(1379)))

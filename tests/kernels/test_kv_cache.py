@@ -117,7 +117,7 @@ def test_a_part_has_the_same_bits_alone_and_in_a_batch_with_any_number_of_thread
 
 
 @pytest.mark.parametrize("width", [8, 32, 64])
-def test_neighbouring_rows_share_a_call_and_its_bits(width: int):
+def test_neighboring_rows_share_a_call_and_its_bits(width: int):
     """Many sequences of one length, whose heads are divided among the threads differently from those of one."""
     for past in (0, 40, 300, SPLIT - 1, SPLIT, SPLIT + 90):
         cache = new_cache(2, width, LONG)

@@ -1,4 +1,4 @@
-"""Labelled tables: every format reads back what was written, and the error for an invalid row names its line."""
+"""Labeled tables: every format reads back what was written, and the error for an invalid row names its line."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def where(i: int) -> str:
     return f"t.csv, line {i + 2}"
 
 
-def read(kind: str, row: dict[str, Any], columns: dict[str, str], labelled: bool = True) -> Example:
-    (example,) = read_examples([row], KINDS[kind], columns, where, labelled)
+def read(kind: str, row: dict[str, Any], columns: dict[str, str], labeled: bool = True) -> Example:
+    (example,) = read_examples([row], KINDS[kind], columns, where, labeled)
     return example
 
 
@@ -173,7 +173,7 @@ def test_fewer_than_two_answers_are_an_error(cell: Any, rule: str):
 
 def test_rows_to_predict_need_no_label():
     row = {"c": "p", "a": ["x", "y"]}
-    assert read("choice", row, {"context": "c", "choices": "a"}, labelled=False).label is None
+    assert read("choice", row, {"context": "c", "choices": "a"}, labeled=False).label is None
 
 
 # ---- labels
@@ -339,12 +339,12 @@ def test_several_text_columns_are_joined_without_the_empty_ones():
     rows = [{"title": "A", "body": "b c"}, {"title": None, "body": "d"}, {"title": "E", "body": " "}]
     columns = {"text": "title, body"}
     check_columns(KINDS["classification"], columns, ["title", "body"], "t.csv")
-    examples = read_examples(rows, KINDS["classification"], columns, where, labelled=False)
+    examples = read_examples(rows, KINDS["classification"], columns, where, labeled=False)
     assert [example.fields for example in examples] == [("A\nb c",), ("d",), ("E",)]
 
 
 def test_a_column_whose_name_has_a_comma_is_that_column():
-    (example,) = read_examples([{"a,b": "x"}], KINDS["classification"], {"text": "a,b"}, where, labelled=False)
+    (example,) = read_examples([{"a,b": "x"}], KINDS["classification"], {"text": "a,b"}, where, labeled=False)
     assert example.fields == ("x",)
 
 

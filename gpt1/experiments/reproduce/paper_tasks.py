@@ -14,7 +14,7 @@ import numpy as np
 
 from gpt1.datasets import DataSet, KnownTable, MissingSplit, data_set_names, require_data_set
 from gpt1.datasets.dataset import DataSetSplit
-from gpt1.datasets.labelled import LabelledTable, examples_from_table
+from gpt1.datasets.labeled import LabeledTable, examples_from_table
 from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.reproduce import paper
 from gpt1.experiments.result_store import rows_fingerprint
@@ -236,5 +236,5 @@ def read_paper_task(
 
 
 def draw_rows(data: DataSet, table: KnownTable, max_rows: int) -> ExampleSet:
-    examples = examples_from_table(LabelledTable(table, data), data.kind, data.columns)
+    examples = examples_from_table(LabeledTable(table, data), data.kind, data.columns)
     return limit_rows(ExampleSet(table, examples), data.kind, data, max_rows)

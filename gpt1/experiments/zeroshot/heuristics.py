@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt1.console import default_progress
 from gpt1.datasets import DataSet
-from gpt1.datasets.labelled import examples_from_table, load_labelled_table
+from gpt1.datasets.labeled import examples_from_table, load_labeled_table
 from gpt1.errors import UserError
 from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.train_test_data import ExampleSet, limit_rows
@@ -105,7 +105,7 @@ def build_zeroshot_task(
     name, _, split = str(what).lower().partition(":")
     if name == WINOGRAD or str(what).endswith(".txt"):
         return winograd_task(str(what), data_dir, split or "test", rows)
-    source = load_labelled_table(what, "evaluation", data_dir)
+    source = load_labeled_table(what, "evaluation", data_dir)
     data = source.data_set
     for note in source.notes:
         progress.log(note)

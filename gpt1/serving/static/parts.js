@@ -72,7 +72,7 @@ function Bar({ row: { name, probability, threshold }, most }) {
 
 /**
  * Tokens of a text, one of which can be selected. One stop of the Tab key; the arrow keys move.
- * Each has `text`, `label` (what is read aloud), and `look`, the class of its colour.
+ * Each has `text`, `label` (what is read aloud), and `look`, the class of its color.
  */
 export class Tokens extends Component {
   move(event) {
@@ -103,7 +103,7 @@ export class Tokens extends Component {
   }
 }
 
-/** A text in three: the spaces around it have no colour, unless there is nothing else. */
+/** A text in three: the spaces around it have no color, unless there is nothing else. */
 const cutSpaces = (text) => (text.trim() ? text.match(/^(\s*)(.*?)(\s*)$/s).slice(1) : ['', text || '\u200b', '']);
 
 /** The text that a token adds, with visible line breaks. `pipeline` is that of the tokenizer. */
@@ -114,7 +114,7 @@ export function piece(token, pipeline) {
   return text.endsWith('\n') ? text : `${text} `;
 }
 
-/** Log-probabilities as colours 0 (expected) to 8 (surprising), clamped at mean ± 2.5 standard deviations. */
+/** Log-probabilities as colors 0 (expected) to 8 (surprising), clamped at mean ± 2.5 standard deviations. */
 export function surpriseLevels(logs) {
   const mean = logs.reduce((sum, x) => sum + x, 0) / logs.length;
   const deviation = Math.sqrt(logs.reduce((sum, x) => sum + (x - mean) ** 2, 0) / logs.length) || 1;

@@ -1,4 +1,4 @@
-"""From labelled rows (a file, a Table, the name of a known data set) to training and validation examples of a task."""
+"""From labeled rows (a file, a Table, the name of a known data set) to training and validation examples of a task."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TaskRequest:
 
 
 @dataclass(frozen=True)
-class LabelledTable:
+class LabeledTable:
     """Rows, and the known data set that they are from (None for the user's own tables)."""
 
     table: Table
@@ -71,7 +71,7 @@ class LabelledTable:
     def columns(self) -> dict[str, str] | None:
         return dict(self.data_set.columns) if self.data_set else None
 
-    def with_labels(self, kind: Kind, label: str, unlabeled: str | None, numbers: bool) -> LabelledTable:
+    def with_labels(self, kind: Kind, label: str, unlabeled: str | None, numbers: bool) -> LabeledTable:
         """These rows without those that have no label, if `unlabeled` is `drop`; otherwise a UserError for them.
 
         For several labels per text no label is a valid answer. With `numbers`, labels that could be two numbers become
@@ -105,9 +105,9 @@ class LabelledTable:
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Labelled training rows and their task."""
+    """Labeled training rows and their task."""
 
-    rows: LabelledTable
+    rows: LabeledTable
     kind: Kind
     columns: dict[str, str]
     score: bool
@@ -118,9 +118,9 @@ class TrainingRows:
 
     def evaluation_rows(
         self, source: str | Path | Table, data_dir: str | Path | None = None
-    ) -> tuple[LabelledTable, list[Example]]:
+    ) -> tuple[LabeledTable, list[Example]]:
         """Validation or test rows of the same task; UserError for a label that is not in the training rows."""
-        rows = load_labelled_table(source, "evaluation", data_dir)
+        rows = load_labeled_table(source, "evaluation", data_dir)
         rows = rows.with_labels(self.kind, self.columns["label"], self.unlabeled, self.kind.predicts_number(self.score))
         examples = examples_from_table(rows, self.kind, self.columns, self.numbering)
         encode_labels(self.target, examples, rows.table.locate_row)
@@ -140,7 +140,7 @@ class TrainingRows:
 
 def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> TrainingRows:
     """Read and check all training rows. A known data set defines defaults for the kind and columns."""
-    source = load_labelled_table(request.train, "train", request.data_dir, keep_duplicates)
+    source = load_labeled_table(request.train, "train", request.data_dir, keep_duplicates)
     kind, columns = source.kind_and_columns(request.kind, request.columns)
     score = request.score or bool(source.data_set and source.data_set.score)
     source = source.with_labels(kind, columns["label"], request.unlabeled, kind.predicts_number(score))
@@ -172,24 +172,24 @@ def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
 WORDS_FIX = "Use --kind classification, or another column as --label."
 
 
-def load_labelled_table(
+def load_labeled_table(
     source: str | Path | Table, purpose: str, data_dir: str | Path | None = None, keep_duplicates: bool = False
-) -> LabelledTable:
-    """Read labelled rows. `purpose`, `train` or `evaluation`, is the split of a data set's name without a split."""
+) -> LabeledTable:
+    """Read labeled rows. `purpose`, `train` or `evaluation`, is the split of a data set's name without a split."""
     if isinstance(source, Table):
-        return LabelledTable(source)
+        return LabeledTable(source)
     if not str(source).strip():
         raise UserError("the table's name is empty.", "Use a table, or the name of a known data set.")
     named = None if Path(source).is_file() else parse_data_set(str(source))  # a data set's name wins over a folder's
     if named is None:
         if not Path(source).exists() and not is_url(source):
             raise unknown_table_error(str(source))
-        return LabelledTable(read_table(source))
+        return LabeledTable(read_table(source))
     if purpose == "train":
         table, notes = named.train_table(data_dir, keep_duplicates=keep_duplicates)
-        return LabelledTable(table, named.data, notes)
+        return LabeledTable(table, named.data, notes)
     table = named.evaluation_table(data_dir)
-    return LabelledTable(table, named.data, table.notes)
+    return LabeledTable(table, named.data, table.notes)
 
 
 def unknown_table_error(source: str) -> UserError:
@@ -378,7 +378,7 @@ def resolve_kind(name: str | None) -> Kind:
 
 
 def examples_from_table(
-    source: LabelledTable, kind: Kind, columns: Mapping[str, str], numbering: Numbering = "0"
+    source: LabeledTable, kind: Kind, columns: Mapping[str, str], numbering: Numbering = "0"
 ) -> list[Example]:
     if source.data_set and "label" not in source.table.columns:
         name = source.data_set.name

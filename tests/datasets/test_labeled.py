@@ -1,4 +1,4 @@
-"""From labelled rows to a task: the logged counts equal a plain count."""
+"""From labeled rows to a task: the logged counts equal a plain count."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from logged_lines import LoggedLines
 
 from gpt1.config import FinetuneConfig
-from gpt1.datasets.labelled import TaskRequest, load_task_data, training_rows
+from gpt1.datasets.labeled import TaskRequest, load_task_data, training_rows
 from gpt1.errors import UserError
 from gpt1.tables.table import Table
 
-labelled_rows = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["yes", "no "])), min_size=2, max_size=30)
+labeled_rows = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["yes", "no "])), min_size=2, max_size=30)
 
 
-@given(rows=labelled_rows)
+@given(rows=labeled_rows)
 def test_duplicates_and_contradicting_labels_are_counted(rows: list[tuple[str, str]]) -> None:
     first = dict(reversed(rows))
     assume(len(set(first.values())) == 2)
