@@ -224,9 +224,9 @@ def test_results_are_complete_in_a_narrow_terminal(width: int, monkeypatch: pyte
 
     terminal = Terminal()
     rows = [["identifier_of_the_row", "whole numbers"], ["label", "words"]]
-    Console(terminal, terminal).print_table(["column", "holds", "empty"], [[*row, 1234] for row in rows])
+    Console(terminal, terminal).print_table(["column", "type", "empty"], [[*row, 1234] for row in rows])
     head, *body = re.split("─+", "\n".join(terminal.lines))
-    for text, whole in ((head, ["column", "holds"]), ("".join(body), rows[0] + rows[1])):
+    for text, whole in ((head, ["column", "type"]), ("".join(body), rows[0] + rows[1])):
         drawn = re.sub(r"\s|1,234", "", text)
         assert sorted(drawn.replace("empty", "")) == sorted("".join(whole).replace(" ", ""))
 

@@ -52,8 +52,8 @@ def inspect(
         progress: Receives progress.
 
     Returns:
-        Facts, ready for JSON: `what` it is, its `name`, `odd` (warnings, as sentences), `next` (commands to run), and
-        more, depending on `what`.
+        Facts, ready for JSON: its `type` and `name`, `warnings` (sentences), `next` (commands to run), and more,
+        depending on the type.
 
     Raises:
         UserError: If `source` does not exist or is not recognized, or if files of a corpus, run or model are damaged.

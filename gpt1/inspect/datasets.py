@@ -30,32 +30,34 @@ def inspect_dataset(
         return {**facts, "name": name, "next": [step]}
     location = data_dir or os.environ.get("GPT1_DATA")  # never the hub by default: inspecting must not download
     splits, tables = read_splits(data, location, progress) if location else ({}, {})
-    odd = [note for split, table in tables.items() if split != data.train_split for note in table.notes]
-    odd += [split["broken"] for split in splits.values() if "broken" in split]
+    warnings = [note for split, table in tables.items() if split != data.train_split for note in table.notes]
+    warnings += [split["broken"] for split in splits.values() if "broken" in split]
     hub = [f"gpt1 inspect {name} --data-dir hub   (downloads it)"] if data.hub and not location else []
     facts = {
-        "what": "data set",
+        "type": "data set",
         "name": data.name,
         "title": data.title,
-        "home": data.download_hint,
+        "download_hint": data.download_hint,
         "task": {"kind": data.kind_name, "columns": task.columns, "score": data.score, "flags": task.flags},
         "metrics": list(data.metrics),
-        "splits": {split: {"official": data.official_count(split), **splits.get(split, {})} for split in data.splits},
+        "splits": {
+            split: {"official_rows": data.official_count(split), **splits.get(split, {})} for split in data.splits
+        },
     }
     if not tables:
-        reasons = odd or [split["missing"] for split in splits.values()] or ["no folder with its files was given."]
-        return {**facts, "odd": reasons[:1], "next": [f"gpt1 inspect {name} --data-dir DIR", *hub]}
+        reasons = warnings or [split["missing"] for split in splits.values()] or ["no folder with its files was given."]
+        return {**facts, "warnings": reasons[:1], "next": [f"gpt1 inspect {name} --data-dir DIR", *hub]}
     split = data.train_split if data.train_split in tables else next(iter(tables))
     table = inspect_table(tables[split], from_, progress, task)
     next_steps = []
     if data.train_split in tables:
-        odd += data.train_table(data_dir)[1]
+        warnings += data.train_table(data_dir)[1]
         next_steps.append(train)
     if not data.train_split:
         next_steps.append(f"gpt1 zeroshot {data.name}{data_dir_flag} --run RUN")
     elif data.evaluation_split in tables:
         next_steps.append(f"gpt1 evaluate runs/{data.name} {name}{data_dir_flag}")
-    return {**facts, "table": table, "odd": [*odd, *table["odd"]], "next": next_steps}
+    return {**facts, "table": table, "warnings": [*warnings, *table["warnings"]], "next": next_steps}
 
 
 def read_splits(
@@ -68,7 +70,7 @@ def read_splits(
     for number, split in enumerate(data.splits, 1):
         try:
             tables[split] = data.read(split, data_dir)
-            splits[split] = {"rows": len(tables[split]), "official": tables[split].official_rows}
+            splits[split] = {"rows": len(tables[split]), "official_rows": tables[split].official_rows}
         except UserError as error:
             status = "missing" if isinstance(error, MissingSplit) else "broken"
             splits[split] = {status: f"{split}: {error.problem} {error.fix}".strip()}

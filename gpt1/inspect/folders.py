@@ -33,22 +33,24 @@ def inspect_texts(path: str, from_: str | Path | None, progress: Progress) -> Fa
     """Facts about text files to tokenize."""
     sources = list_sources([path])
     largest = max(sources, key=lambda source: source.size)
-    odd = []
+    warnings = []
     files = walk(Path(path), set()) if Path(path).is_dir() else ()
     others = sorted(path.name for path in files if not document_format(path.name))
     if others:
         shown = ", ".join(others[:5]) + (" …" if len(others) > 5 else "")
-        odd.append(f"{count_noun(len(others), 'file')} would be skipped ({shown}). Supported: {DOCUMENT_EXTENSIONS}.")
+        warnings.append(
+            f"{count_noun(len(others), 'file')} would be skipped ({shown}). Supported: {DOCUMENT_EXTENSIONS}."
+        )
     if empty := sum(not source.size for source in sources):
-        odd.append(f"{count_noun(empty, 'empty file')}.")
+        warnings.append(f"{count_noun(empty, 'empty file')}.")
     return {
-        "what": "texts",
+        "type": "texts",
         "name": path,
         "files": len(sources),
         "bytes": sum(source.size for source in sources),
         "formats": dict(Counter(source.format for source in sources).most_common()),
         "largest": {"name": largest.name, "bytes": largest.size},
-        "odd": odd,
+        "warnings": warnings,
         "next": [
             f"gpt1 tokenize {shell_quote(path)} --out corpus" + (f" --tokenizer {shell_quote(from_)}" if from_ else "")
         ],
@@ -66,36 +68,38 @@ def inspect_corpus(path: str, from_: str | Path | None, progress: Progress) -> F
     lengths = np.sort(np.diff(starts) - 1)  # without the newline token between documents
     bytes_per_token = corpus.n_bytes / max(1, corpus.tokens)
     facts: Facts = {
-        "what": "corpus",
+        "type": "corpus",
         "name": path,
         "tokens": corpus.tokens,
         "documents": corpus.documents,
         "empty_documents": corpus.empty_documents,
         "bytes": corpus.n_bytes,
-        "bytes_a_token": bytes_per_token,
-        "unknown": corpus.unknown / max(1, corpus.tokens),
-        "document_tokens": {"least": int(lengths[0]), "median": int(np.median(lengths)), "greatest": int(lengths[-1])},
+        "bytes_per_token": bytes_per_token,
+        "unknown_share": corpus.unknown / max(1, corpus.tokens),
+        "document_tokens": {"min": int(lengths[0]), "median": int(np.median(lengths)), "max": int(lengths[-1])},
         "sources": len(corpus.sources),
         "files": len(corpus.manifest["files"]),
         "tokenizer": tokenizer_facts(tokenizer),
         "fingerprint": corpus.fingerprint,
     }
-    odd = []
-    if facts["unknown"] > MAX_UNKNOWN_SHARE:
-        odd.append(f"{facts['unknown']:.1%} of the tokens are unknown: train a vocabulary on these texts.")
+    warnings = []
+    if facts["unknown_share"] > MAX_UNKNOWN_SHARE:
+        warnings.append(f"{facts['unknown_share']:.1%} of the tokens are unknown: train a vocabulary on these texts.")
     if bytes_per_token < MIN_BYTES_PER_TOKEN:
-        odd.append(f"only {bytes_per_token:.1f} bytes per token: the vocabulary was probably trained on other texts.")
+        warnings.append(
+            f"only {bytes_per_token:.1f} bytes per token: the vocabulary was probably trained on other texts."
+        )
     if corpus.empty_documents:
-        odd.append(f"{count_noun(corpus.empty_documents, 'empty document')} removed.")
+        warnings.append(f"{count_noun(corpus.empty_documents, 'empty document')} removed.")
     if corpus.tokens <= PretrainConfig.context:
-        odd.append(f"the corpus is shorter than one window of --context {PretrainConfig.context}.")
+        warnings.append(f"the corpus is shorter than one window of --context {PretrainConfig.context}.")
     if from_ is not None:
         same = Tokenizer.load(runs.find_model_folder(from_)).fingerprint == tokenizer.fingerprint
         facts["same_tokenizer_as"] = {str(from_): same}
         if not same:
-            odd.append(f"{from_} has a different tokenizer and cannot be trained on this corpus.")
-    start = f" --from {shell_quote(from_)}" if from_ is not None and not odd else ""
-    return {**facts, "odd": odd, "next": [f"gpt1 pretrain {shell_quote(path)} --out runs/NAME{start}"]}
+            warnings.append(f"{from_} has a different tokenizer and cannot be trained on this corpus.")
+    start = f" --from {shell_quote(from_)}" if from_ is not None and not warnings else ""
+    return {**facts, "warnings": warnings, "next": [f"gpt1 pretrain {shell_quote(path)} --out runs/NAME{start}"]}
 
 
 def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Facts:
@@ -104,25 +108,27 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
     runs.verify_run(folder)
     run = Run.open(folder)
     steps = checkpoints.list_steps(folder / "checkpoints")
-    odd = [problem for problem in run.problems if run.is_finished or not problem.startswith(RESULTS_FILE)]
+    warnings = [problem for problem in run.problems if run.is_finished or not problem.startswith(RESULTS_FILE)]
     verified = None
     for step in reversed(steps):
         try:
             checkpoints.verify_checkpoint(checkpoints.checkpoint_path(folder / "checkpoints", step))
         except UserError as error:
-            odd.append(error.problem)
+            warnings.append(error.problem)
             continue
         verified = step
         break
     losses = {name: as_dict(run.results.get(name)).get("loss") for name in ("unigram", "validation")}
     known = {name: {"loss": loss} if is_number(loss) else {} for name, loss in losses.items()}
     if not is_below_unigram(known["unigram"], known["validation"]):
-        odd.append("the validation loss is not below that of a unigram model: only token frequencies were learned.")
+        warnings.append(
+            "the validation loss is not below that of a unigram model: only token frequencies were learned."
+        )
     has_model = (folder / MODEL_FOLDER).is_dir()
     if run.is_finished and not has_model:
-        odd.append("the model folder is missing. Restore it with the command of the run and --resume.")
+        warnings.append("the model folder is missing. Restore it with the command of the run and --resume.")
     facts: Facts = {
-        "what": "run",
+        "type": "run",
         "name": path,
         "stage": run.stage,
         "version": run.settings.get("version"),
@@ -130,17 +136,17 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
         "settings": non_default_settings(run),
         "precision": str(run.settings.get("computes_in") or run.settings.get("precision", "")),
         "finished": run.is_finished,
-        "training": not run.is_finished and is_being_written(folder),
-        "updates": run.last_step,
+        "in_progress": not run.is_finished and is_being_written(folder),
+        "steps": run.last_step,
         "checkpoints": steps,
-        "newest_whole_checkpoint": verified,
+        "latest_verified_checkpoint": verified,
         "train_loss": run.last_value("train", "loss"),
         "validation": next((line for line in reversed(run.metrics) if line.get("split") == "validation"), {}),
         "results": {name: value for name, value in run.results.items() if name not in OMITTED_RESULTS},
         "report": str(folder / REPORT_FILE) if (folder / REPORT_FILE).exists() else None,
-        "odd": odd,
+        "warnings": warnings,
     }
-    if facts["training"]:
+    if facts["in_progress"]:
         return {**facts, "next": []}
     if not (run.is_finished and has_model):
         return {**facts, "next": [run.resume_command] * bool(run.resume_command)}
@@ -161,10 +167,10 @@ def inspect_runs(path: str, from_: str | Path | None, progress: Progress) -> Fac
                 raise
             damaged.append(error.problem)
     return {
-        "what": "runs",
+        "type": "runs",
         "name": path,
         "runs": inspected,
-        "odd": [*damaged, *(f"{run['name']}: {sentence}" for run in inspected for sentence in run["odd"])],
+        "warnings": [*damaged, *(f"{run['name']}: {sentence}" for run in inspected for sentence in run["warnings"])],
         "next": [f"gpt1 inspect {shell_quote(folders[-1])}"],
     }
 
@@ -191,15 +197,15 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
     folder = runs.find_model_folder(path)
     gpt = GPT.from_pretrained(folder)
     facts: Facts = {
-        "what": "model",
+        "type": "model",
         "name": path,
         "shape": {name: getattr(gpt.config, name) for name in ("n_layer", "n_head", "n_embd", "context", "vocab_size")},
         "parameters": sum(p.numel() for p in gpt.parameters()),
         "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
-        "odd": [],
+        "warnings": [],
     }
     if format := import_format(folder):
-        facts["home"] = format
+        facts["format"] = format
         if folder == Path(path):  # a name on the hub is used as it is
             return {**facts, "next": [f"gpt1 import {format} {shell_quote(path)} --out models/gpt1"]}
     model = load(folder)
@@ -210,7 +216,7 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
         "kind": model.kind.name,
         "columns": model.task["columns"],
         "labels": list(map(str, model.labels)) if not model.kind.multiple_choice else [],
-        "trained": model.task.get("train"),
+        "train": model.task.get("train"),
         "long": model.long,
         "temperature": model.temperature,
     }
@@ -219,11 +225,11 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
 
 def inspect_tokenizer(path: str, from_: str | Path | None, progress: Progress) -> Facts:
     tokenizer = Tokenizer.load(path)
-    facts = {"what": "tokenizer", "name": path, "tokenizer": tokenizer_facts(tokenizer)}
+    facts = {"type": "tokenizer", "name": path, "tokenizer": tokenizer_facts(tokenizer)}
     note = tokenizer.version_warning()
     return {
         **facts,
-        "odd": [note] if note else [],
+        "warnings": [note] if note else [],
         "next": [f"gpt1 tokenize TEXTS --out corpus --tokenizer {shell_quote(path)}"],
     }
 

@@ -24,9 +24,9 @@ SPLIT_STATUS = {"missing": "missing", "broken": "broken", "not_read": "not read"
 def print_facts(facts: Facts) -> None:
     """Print facts on standard output, without `next`."""
     console = Console()
-    PRINTERS[facts["what"]](facts, console)
-    console.print_result("warnings:" if facts["odd"] else "no warnings")
-    for sentence in facts["odd"]:
+    PRINTERS[facts["type"]](facts, console)
+    console.print_result("warnings:" if facts["warnings"] else "no warnings")
+    for sentence in facts["warnings"]:
         console.print_result(f"  {sentence}")
 
 
@@ -34,11 +34,11 @@ def print_table(facts: Facts, console: Console) -> None:
     console.print_result(
         f"{facts['name']}: a table, {count_noun(facts['rows'], 'row')}, {count_noun(len(facts['columns']), 'column')}"
     )
-    shown = {"type": "holds", "empty": "empty", "distinct": "different", "mean": "mean", "example": "example"}
+    keys = ["type", "empty", "distinct", "mean", "example"]
     if not any("mean" in column for column in facts["columns"].values()):
-        del shown["mean"]
-    rows = [[name, *map(column.get, shown.values())] for name, column in facts["columns"].items()]
-    console.print_table(["column", *shown], rows)
+        keys.remove("mean")
+    rows = [[name, *map(column.get, keys)] for name, column in facts["columns"].items()]
+    console.print_table(["column", *keys], rows)
     console.print_result(f"likely task: {facts['task']['flags']}")
     print_label_facts(facts, console)
 
@@ -77,22 +77,22 @@ def print_label_facts(facts: Facts, console: Console) -> None:
 def print_token_facts(tokens: Facts, console: Console) -> None:
     if not tokens["rows"]:
         return
-    lengths = ", ".join(f"{display_name(name)} {tokens[name]:,}" for name in ("least", "median", "95 %", "greatest"))
+    lengths = ", ".join(f"{display_name(name)} {tokens[name]:,}" for name in ("min", "median", "p95", "max"))
     counted = count_noun(tokens["rows"], "row")
     console.print_result(f"tokens per row with {tokens['model']} ({counted} counted): {lengths}")
-    console.print_result(f"{tokens['unknown']:.2%} of the tokens unknown; {format_truncation(tokens)}")
+    console.print_result(f"{tokens['unknown_share']:.2%} of the tokens unknown; {format_truncation(tokens)}")
 
 
 def display_name(key: str) -> str:
-    return {"least": "min", "greatest": "max", "95 %": "95th percentile"}.get(key, key)
+    return {"p95": "95th percentile"}.get(key, key)
 
 
 def format_truncation(tokens: Facts) -> str:
     context = tokens["context"]
     if tokens["long"] == "windows":
-        return f"{tokens['in_windows']:.1%} of the rows read in windows of {context} tokens"
+        return f"{tokens['windowed_share']:.1%} of the rows read in windows of {context} tokens"
     kept = ", head and tail kept" if tokens["long"] == "head-tail" else ""
-    return f"{tokens['cut']:.1%} of the rows truncated to {context} tokens{kept}"
+    return f"{tokens['truncated_share']:.1%} of the rows truncated to {context} tokens{kept}"
 
 
 def print_dataset(facts: Facts, console: Console) -> None:
@@ -100,13 +100,13 @@ def print_dataset(facts: Facts, console: Console) -> None:
     console.print_result(f"{facts['title']}: {facts['task']['kind']}{score}, metrics: {' and '.join(facts['metrics'])}")
     rows = []
     for name, split in facts["splits"].items():
-        count, official = split.get("rows"), split["official"]
+        count, official = split.get("rows"), split["official_rows"]
         status = next((text for key, text in SPLIT_STATUS.items() if key in split), "")
         if count and official:
             status = "complete" if count == official else "differs"
         rows.append([name, count, official, status])
     console.print_table(["split", "rows", "official", "status"], rows)
-    console.print_result(facts["home"])
+    console.print_result(facts["download_hint"])
     if inner := facts.get("table"):
         console.print_result(f"{inner['name']}:")
         print_label_facts(inner, console)
@@ -120,9 +120,9 @@ def print_corpus(facts: Facts, console: Console) -> None:
         [
             ("tokens", f"{facts['tokens']:,}"),
             ("documents", f"{facts['documents']:,} from {count_noun(facts['sources'], 'file')}"),
-            ("tokens per document", f"{lengths['least']:,} to {lengths['greatest']:,}, median {lengths['median']:,}"),
-            ("text", f"{format_size(facts['bytes'])}, {facts['bytes_a_token']:.2f} bytes per token"),
-            ("unknown", f"{facts['unknown']:.3%} of the tokens"),
+            ("tokens per document", f"{lengths['min']:,} to {lengths['max']:,}, median {lengths['median']:,}"),
+            ("text", f"{format_size(facts['bytes'])}, {facts['bytes_per_token']:.2f} bytes per token"),
+            ("unknown", f"{facts['unknown_share']:.3%} of the tokens"),
             ("tokenizer", format_tokenizer(facts["tokenizer"])),
             *[("same tokenizer as", run) for run, same in facts.get("same_tokenizer_as", {}).items() if same],
         ],
@@ -131,8 +131,8 @@ def print_corpus(facts: Facts, console: Console) -> None:
 
 def print_run(facts: Facts, console: Console) -> None:
     stage = "pre-training" if facts["stage"] == "pretrain" else "fine-tuning"
-    state = "finished" if facts["finished"] else "in progress" if facts["training"] else "not finished"
-    console.print_result(f"{facts['name']}: a {stage} run, {state}, {count_noun(facts['updates'], 'step')}")
+    state = "finished" if facts["finished"] else "in progress" if facts["in_progress"] else "not finished"
+    console.print_result(f"{facts['name']}: a {stage} run, {state}, {count_noun(facts['steps'], 'step')}")
     lines = [(name, str(value)) for name, value in flatten_command(facts["command"]).items() if value]
     lines.append(
         ("settings", ", ".join(f"{name} {format_setting_or_text(value)}" for name, value in facts["settings"].items()))
@@ -154,7 +154,7 @@ def print_run(facts: Facts, console: Console) -> None:
     if results.get("seconds"):
         lines.append(("time", formatting.format_duration(results["seconds"])))
     steps = facts["checkpoints"]
-    verified = facts["newest_whole_checkpoint"]
+    verified = facts["latest_verified_checkpoint"]
     listed = ", ".join(f"{step} (verified)" if step == verified else str(step) for step in steps)
     lines.append(("checkpoints", f"after step {listed}" if steps else "none"))
     if facts["report"]:
@@ -166,9 +166,9 @@ def print_runs(facts: Facts, console: Console) -> None:
     console.print_result(f"{facts['name']}: {count_noun(len(facts['runs']), 'run')}")
     rows = []
     for run in facts["runs"]:
-        state = "" if run["finished"] else "in progress" if run["training"] else "not finished"
+        state = "" if run["finished"] else "in progress" if run["in_progress"] else "not finished"
         best = (run["results"].get("validation") or {}).get("metrics")
-        rows.append([run["name"], run["stage"], run["updates"], state, format_metrics(best or run["validation"])])
+        rows.append([run["name"], run["stage"], run["steps"], state, format_metrics(best or run["validation"])])
     console.print_table(["run", "stage", "steps", "", "validation"], rows)
 
 
@@ -176,7 +176,7 @@ def print_model(facts: Facts, console: Console) -> None:
     shape = facts["shape"]
     task = facts.get("task")
     what = f"a model fine-tuned for {task['kind']}" if task else "a pre-trained model"
-    source = {"huggingface": " from Hugging Face", "openai": " from OpenAI's release"}.get(facts.get("home", ""), "")
+    source = {"huggingface": " from Hugging Face", "openai": " from OpenAI's release"}.get(facts.get("format", ""), "")
     console.print_result(f"{facts['name']}: {what}{source}")
     lines = [
         ("shape", f"{shape['n_layer']} blocks, {shape['n_head']} heads, width {shape['n_embd']}"),
@@ -190,7 +190,7 @@ def print_model(facts: Facts, console: Console) -> None:
         lines.append(("columns", ", ".join(f"{role} = {name}" for role, name in task["columns"].items())))
         if task["labels"]:
             lines.append(("labels", format_labels(task["labels"], MAX_LABELS_SHOWN)))
-        lines.append(("trained", str(task["trained"])))
+        lines.append(("trained", str(task["train"])))
         lines.append(("long texts", LONG_TEXT_DESCRIPTIONS[task["long"]]))
         if task["temperature"] != 1:
             lines.append(("calibrated", f"temperature {formatting.format_number(task['temperature'])}"))

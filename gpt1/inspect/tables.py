@@ -62,7 +62,9 @@ def inspect_table(
     facts = describe_table(table, label if one_label else None, texts or None)
     examples, error = try_read_examples(table, task)
     labels = [example.label for example in examples if example.label is not None]
-    odd = [sentence for sentence in facts.pop("odd") if not (error and sentence.startswith("all rows have the same"))]
+    warnings = [
+        sentence for sentence in facts.pop("warnings") if not (error and sentence.startswith("all rows have the same"))
+    ]
     if task.kind == "choice" and labels:
         facts["labels"] = {f"answer {k}": n for k, n in sorted(Counter(labels).items())}
     if task.score:
@@ -74,20 +76,20 @@ def inspect_table(
     elif "labels" in facts and one_label:
         facts["labels"] = count_labels(table, task.columns["label"])
     facts = {
-        "what": "table",
+        "type": "table",
         **facts,
         "columns": {name: column_facts([row.get(name) for row in table.rows]) for name in table.columns},
         "task": {"kind": task.kind, "columns": task.columns, "score": task.score, "flags": task.flags},
     }
-    odd += [error] * bool(error) + task_warnings(table, task, examples, facts)
+    warnings += [error] * bool(error) + task_warnings(table, task, examples, facts)
     if task.unused:
-        odd.append(task.unused_note)
+        warnings.append(task.unused_note)
     if task.kind == "choice" and labels:
-        odd += numbering_notes(find_numbering(table.rows, KINDS[task.kind], task.columns), examples)
+        warnings += numbering_notes(find_numbering(table.rows, KINDS[task.kind], task.columns), examples)
     if from_ is not None:
         facts["tokens"] = token_facts(examples, task, from_, progress)
     following = next_commands(table, task, texts, from_)
-    return {**facts, "odd": odd, "next": following[:-1] if error and label else following}
+    return {**facts, "warnings": warnings, "next": following[:-1] if error and label else following}
 
 
 def next_commands(table: Table, task: TaskGuess, texts: Sequence[str], from_: str | Path | None) -> list[str]:
@@ -143,13 +145,13 @@ def column_facts(cells: Sequence[Any]) -> Facts:
     texts = [str(cell) if isinstance(cell, list | tuple) else cell_to_show(cell) for cell in filled]
     example = " ".join(texts[0].split()) if texts else ""
     filled = resolve_thousands(filled)
-    holds = content_type(filled)
-    mean = score_summary(filled).get("scores", {}).get("mean") if holds in ("integers", "numbers") else None
+    cell_type = content_type(filled)
+    mean = score_summary(filled).get("scores", {}).get("mean") if cell_type in ("integers", "numbers") else None
     return {
-        "holds": holds,
+        "type": cell_type,
         **({} if mean is None else {"mean": mean}),
         "empty": len(cells) - len(filled),
-        "different": len(set(texts)),
+        "distinct": len(set(texts)),
         "example": example if len(example) <= EXAMPLE_CHARS else example[: EXAMPLE_CHARS - 1] + "…",
     }
 
@@ -217,14 +219,14 @@ def token_facts(examples: Sequence[Example], task: TaskGuess, from_: str | Path,
         "model": str(from_),
         "rows": len(sample),
         "context": config.context,
-        "least": lengths[0],
+        "min": lengths[0],
         "median": lengths[len(lengths) // 2],
-        "95 %": lengths[round(0.95 * (len(lengths) - 1))],
-        "greatest": lengths[-1],
-        "unknown": sum(tokenizer.count_unknown(text_ids) for text_ids in ids) / max(1, tokens),
-        "cut": truncated_share(encoded),
+        "p95": lengths[round(0.95 * (len(lengths) - 1))],
+        "max": lengths[-1],
+        "unknown_share": sum(tokenizer.count_unknown(text_ids) for text_ids in ids) / max(1, tokens),
+        "truncated_share": truncated_share(encoded),
         "long": long,
-        "in_windows": windowed_share(encoded),
+        "windowed_share": windowed_share(encoded),
     }
 
 
@@ -239,39 +241,41 @@ DAMAGE = {
 
 
 def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], facts: Facts) -> list[str]:
-    odd = []
+    warnings = []
     rows = max(1, len(table))
     label = task.columns.get("label")
     counts: dict[str, int] = (
         facts.get("labels", {}) if not (task.score or task.kind in ("choice", "multilabel", "regression")) else {}
     )
     if label and (missing := sum(is_empty(row.get(label)) for row in table.rows)):
-        odd.append(f"{missing:,} of {rows:,} rows have no label.")
+        warnings.append(f"{missing:,} of {rows:,} rows have no label.")
     if len(counts) > 1:
         most = max(counts, key=counts.__getitem__)
         if counts[most] >= MAJORITY_SHARE * rows:
-            odd.append(
+            warnings.append(
                 f"always predicting '{most}' is correct for {counts[most]:,} of {rows:,} rows: compare accuracy with "
                 "that."
             )
-        odd += label_warnings(counts) + spelling_notes(table, task.columns["label"])
+        warnings += label_warnings(counts) + spelling_notes(table, task.columns["label"])
         once = [name for name, n in counts.items() if n == 1]
         if len(once) == 1:
-            odd.append(f"the label '{once[0]}' has a single row: none in the validation set.")
+            warnings.append(f"the label '{once[0]}' has a single row: none in the validation set.")
         elif once:
-            odd.append(f"{len(once):,} labels have a single row, '{once[0]}' for example: none in the validation set.")
-        odd += find_label_leaks(examples, counts)
+            warnings.append(
+                f"{len(once):,} labels have a single row, '{once[0]}' for example: none in the validation set."
+            )
+        warnings += find_label_leaks(examples, counts)
     if label and (number := first_number_with_comma([row.get(label) for row in table.rows])):
         text, value = number
         reading = f"a label; to predict numbers, use --kind regression, which reads {value}" if counts else value
-        odd.append(f"the number '{text}' is read as {reading}.")
+        warnings.append(f"the number '{text}' is read as {reading}.")
     texts = [" ".join((*example.fields, *example.answers)) for example in examples]
     if file_format(table.name)[0] == "tsv" and (quoted := sum(map(is_quoted, texts))):
-        odd.append(f"{format_rows_have(quoted)} quotes around a text. {QUOTED_TSV_FIX}")
+        warnings.append(f"{format_rows_have(quoted)} quotes around a text. {QUOTED_TSV_FIX}")
     for problem, pattern in DAMAGE.items():
         if n := sum(bool(pattern.search(text)) for text in texts):
-            odd.append(f"{n:,} of {rows:,} rows {problem}")
-    return odd
+            warnings.append(f"{n:,} of {rows:,} rows {problem}")
+    return warnings
 
 
 def first_number_with_comma(cells: Sequence[Any]) -> tuple[str, str] | None:
@@ -302,7 +306,7 @@ def is_quoted(text: str) -> bool:
 
 def find_label_leaks(examples: Sequence[Example], counts: Mapping[str, int]) -> list[str]:
     """Warnings about labels that occur as words in the texts of their own rows much more often than in others."""
-    odd = []
+    warnings = []
     rows = [(str(example.label).strip(), " ".join(example.fields).casefold()) for example in examples]
     for name, n in counts.items():
         if n < 3 or n == len(rows) or len(name) < 2 or len(counts) > 50:
@@ -313,8 +317,8 @@ def find_label_leaks(examples: Sequence[Example], counts: Mapping[str, int]) -> 
             continue
         other = sum(label != name and bool(word.search(text)) for label, text in rows) / (len(rows) - n)
         if own > LEAK_RATIO * other:
-            odd.append(
+            warnings.append(
                 f"the label '{name}' occurs in {own:.0%} of its own texts and in {other:.0%} of the others: "
                 "check for label leakage."
             )
-    return odd
+    return warnings

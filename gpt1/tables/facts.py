@@ -37,13 +37,13 @@ def describe_table(table: Table, label: str | None = "label", texts: Sequence[st
 
     Returns:
         rows, columns: Counts and names.
-        texts: By column: minimum ("least"), median, 95 % quantile and maximum ("greatest") of the lengths in
-            characters, and the number of empty texts.
-        labels: Rows by label, without empty labels; or scores: minimum, mean and maximum of numeric labels.
+        texts: By column: `min`, `median`, `p95` (95th percentile) and `max` of the lengths in characters, and the
+            number of `empty` texts.
+        labels: Rows by label, without empty labels; or scores: `min`, `mean` and `max` of numeric labels.
         duplicates: Rows with the same texts as an earlier row; not those without text.
         duplicate_rows: Rows that are the same as an earlier row in every column.
         contradictions: Duplicates with another label than the earlier row.
-        odd: Warnings, as sentences.
+        warnings: Sentences.
     """
     label = label if label in table.columns else None
     if texts is None:
@@ -60,7 +60,7 @@ def describe_table(table: Table, label: str | None = "label", texts: Sequence[st
     }
     whole = [tuple(cell_to_show(row.get(name)) for name in table.columns) for row in table.rows]
     facts["duplicate_rows"] = len(whole) - len(set(whole))
-    return {**facts, "odd": table_warnings(facts)}
+    return {**facts, "warnings": table_warnings(facts)}
 
 
 def is_text_column(table: Table, name: str) -> bool:
@@ -74,7 +74,7 @@ def length_statistics(texts: Sequence[str]) -> dict[str, int]:
     return {**quantiles, "empty": sum(not text.strip() for text in texts)}
 
 
-QUANTILES = {"least": 0.0, "median": 0.5, "95 %": 0.95, "greatest": 1.0}
+QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
 
 
 def label_facts(labels: Sequence[str]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def score_summary(numbers: Sequence[Any]) -> dict[str, Any]:
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return {}
-    return {"scores": {"least": min(finite), "mean": sum(finite) / len(finite), "greatest": max(finite)}}
+    return {"scores": {"min": min(finite), "mean": sum(finite) / len(finite), "max": max(finite)}}
 
 
 def count_repeats(rows: Sequence[tuple[str, ...]], labels: Sequence[str | None]) -> dict[str, int]:

@@ -44,9 +44,9 @@ def test_counts_of_a_table_match_its_rows(rows: list[tuple[str, str]], tmp_path:
     assert found["labels"] == Counter(label for _, label in rows)
     filled = [text for text, _ in rows if text.strip()]
     assert found["duplicates"] == len(filled) - len(set(filled))
-    assert found["columns"]["text"]["different"] == len({text for text, _ in rows})
+    assert found["columns"]["text"]["distinct"] == len({text for text, _ in rows})
     lengths = sorted(len(text) for text, _ in rows)
-    assert (found["texts"]["text"]["least"], found["texts"]["text"]["greatest"]) == (lengths[0], lengths[-1])
+    assert (found["texts"]["text"]["min"], found["texts"]["text"]["max"]) == (lengths[0], lengths[-1])
 
 
 LONG = [f"some words of row {i}" for i in range(12)]
@@ -149,13 +149,16 @@ def test_unknown_and_truncated_shares_match_those_of_finetune(prose: list[str], 
         path, from_=tmp_path / "run", out=tmp_path / "fine", kind="classification", text="text", epochs=1, device="cpu"
     )
     data = json.loads((run / "results.json").read_text())["data"]
-    assert 0 < tokens["unknown"] == pytest.approx(data["unknown"])
-    assert 0 < tokens["cut"] == pytest.approx(data["cut"])
+    assert 0 < tokens["unknown_share"] == pytest.approx(data["unknown"])
+    assert 0 < tokens["truncated_share"] == pytest.approx(data["cut"])
 
 
-@pytest.mark.parametrize(("long", "rate"), [("cut", "cut"), ("head-tail", "cut"), ("windows", "in_windows")])
+@pytest.mark.parametrize(
+    ("long", "share"),
+    [("cut", "truncated_share"), ("head-tail", "truncated_share"), ("windows", "windowed_share")],
+)
 def test_long_rows_are_counted_with_the_long_option_of_the_run(
-    long: str, rate: str, pretrained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    long: str, share: str, pretrained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     from gpt1.training.finetune import finetune
 
@@ -165,8 +168,8 @@ def test_long_rows_are_counted_with_the_long_option_of_the_run(
     data = json.loads((run / "results.json").read_text())["data"]
     found = inspect(path, from_=run)
     key = "read_in_windows" if long == "windows" else "cut"
-    assert 0 < found["tokens"][rate] == pytest.approx(data[key])
-    assert found["tokens"]["cut" if long == "windows" else "in_windows"] == 0
+    assert 0 < found["tokens"][share] == pytest.approx(data[key])
+    assert found["tokens"]["truncated_share" if long == "windows" else "windowed_share"] == 0
     print_facts(found)
     expected = {"cut": "rows truncated to 32 tokens\n", "windows": "rows read in windows of 32 tokens"}
     assert expected.get(long, "of the rows truncated to 32 tokens, head and tail kept") in capfd.readouterr().out
@@ -221,35 +224,35 @@ WARNINGS = {
 @pytest.mark.parametrize("name", WARNINGS)
 def test_problems_of_a_table_are_warnings(name: str, tmp_path: Path):
     columns, expected = WARNINGS[name]
-    odd = inspect(write(tmp_path, columns))["odd"]
-    assert any(expected in sentence for sentence in odd), odd
+    warnings = inspect(write(tmp_path, columns))["warnings"]
+    assert any(expected in sentence for sentence in warnings), warnings
 
 
 def test_labels_that_differ_in_sign_are_not_variants(tmp_path: Path):
-    assert inspect(write(tmp_path, {"text": LONG, "label": ["1", "-1"] * 6}))["odd"] == []
+    assert inspect(write(tmp_path, {"text": LONG, "label": ["1", "-1"] * 6}))["warnings"] == []
 
 
 def test_empty_labels_are_not_counted_as_a_label(tmp_path: Path):
     found = inspect(write(tmp_path, {"text": LONG * 4, "label": ["x", "y"] * 23 + ["", None]}))
     assert found["labels"] == {"x": 23, "y": 23}
-    assert not any("''" in sentence or "accuracy is not a useful metric" in sentence for sentence in found["odd"])
+    assert not any("''" in sentence or "accuracy is not a useful metric" in sentence for sentence in found["warnings"])
 
 
 def test_a_column_with_a_comma_in_its_name_is_one_column(tmp_path: Path):
     found = inspect(write(tmp_path, {"text, clean": LONG, "label": [True, False] * 6}))
     assert list(found["texts"]) == ["text, clean"]
-    assert found["columns"]["label"]["holds"] == "booleans"
-    assert found["odd"] == []
+    assert found["columns"]["label"]["type"] == "booleans"
+    assert found["warnings"] == []
 
 
 def test_a_good_table_has_no_warnings(tmp_path: Path):
-    assert inspect(write(tmp_path, {"text": LONG, "label": ["a", "b"] * 6}))["odd"] == []
+    assert inspect(write(tmp_path, {"text": LONG, "label": ["a", "b"] * 6}))["warnings"] == []
 
 
 @pytest.mark.parametrize("name", ["one label", "labels missing", "a score that is NaN", "one answer"])
 def test_finetune_is_not_suggested_if_it_would_fail(name: str, tmp_path: Path):
     found = inspect(write(tmp_path, WARNINGS[name][0]))
-    assert any("gpt1 finetune would fail" in sentence for sentence in found["odd"])
+    assert any("gpt1 finetune would fail" in sentence for sentence in found["warnings"])
     assert not any(command.startswith("gpt1 finetune") for command in found["next"])
 
 
@@ -262,19 +265,19 @@ def test_a_data_set_has_official_counts_and_warnings_of_duplicates(tmp_path: Pat
     (folder / "dev.tsv").write_text(header + lines[0] + "7\tother\tthing\tnot_entailment\n")
     found = inspect("rte", data_dir=tmp_path)
     splits = found["splits"]
-    assert (splits["train"]["rows"], splits["train"]["official"]) == (6, 2490)
-    assert (splits["dev"]["rows"], splits["dev"]["official"]) == (2, 277)
+    assert (splits["train"]["rows"], splits["train"]["official_rows"]) == (6, 2490)
+    assert (splits["dev"]["rows"], splits["dev"]["official_rows"]) == (2, 277)
     assert "missing" in splits["test"]
-    odd = " ".join(found["odd"])
-    assert "rte:train has 6 rows; the official split has 2,490" in odd
-    assert "1 of 6 rows are also in dev" in odd
+    warnings = " ".join(found["warnings"])
+    assert "rte:train has 6 rows; the official split has 2,490" in warnings
+    assert "1 of 6 rows are also in dev" in warnings
     assert found["next"][0].startswith("gpt1 finetune rte --data-dir")
 
 
 def test_a_data_set_without_files_is_described_from_the_registry(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("GPT1_DATA", raising=False)
     found = inspect("RACE")
-    assert found["splits"]["train"] == {"official": 87_866}
+    assert found["splits"]["train"] == {"official_rows": 87_866}
     assert any("--data-dir DIR" in command for command in found["next"])
 
 
@@ -284,7 +287,7 @@ def test_official_counts_depend_on_the_layout_and_broken_splits_are_not_missing(
     (tmp_path / "MRPC").mkdir()
     header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     (tmp_path / "MRPC/msr_paraphrase_train.txt").write_text(header + "1\t1\t2\ta\tb\n0\t1\t2\tc\td\n")
-    assert inspect("mrpc", data_dir=tmp_path)["splits"]["train"]["official"] == 4_076
+    assert inspect("mrpc", data_dir=tmp_path)["splits"]["train"]["official_rows"] == 4_076
     (tmp_path / "MRPC/msr_paraphrase_train.txt").write_text(header + "2\t1\t2\ta\tb\n")
     (tmp_path / "MRPC/dev.tsv").write_text(header + "1\t1\t2\ta\tb\n")
     print_facts(inspect("mrpc", data_dir=tmp_path))
@@ -300,8 +303,8 @@ def test_with_data_dir_a_data_set_takes_precedence_over_a_folder(
     (tmp_path / "RTE/dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
     shutil.copytree(pretrained_run, tmp_path / "rte")
     monkeypatch.chdir(tmp_path)
-    assert inspect("rte", data_dir=tmp_path)["what"] == "data set"
-    assert inspect("rte")["what"] == "run"
+    assert inspect("rte", data_dir=tmp_path)["type"] == "data set"
+    assert inspect("rte")["type"] == "run"
 
 
 def test_predict_is_suggested_for_a_split_without_labels(tmp_path: Path):
@@ -316,7 +319,7 @@ def test_every_file_of_a_corpus_is_verified(corpus: Path, tmp_path: Path):
     opened = Corpus.open(corpus)
     assert (found["tokens"], found["documents"]) == (opened.tokens, opened.documents)
     lengths = found["document_tokens"]
-    assert lengths["least"] <= lengths["median"] <= lengths["greatest"] < opened.tokens
+    assert lengths["min"] <= lengths["median"] <= lengths["max"] < opened.tokens
     for name in opened.manifest["files"]:
         shutil.copytree(corpus, tmp_path / "copy", dirs_exist_ok=True)
         data = bytearray((tmp_path / "copy" / name).read_bytes())
@@ -329,7 +332,7 @@ def test_every_file_of_a_corpus_is_verified(corpus: Path, tmp_path: Path):
 def test_a_corpus_is_compared_with_the_tokenizer_of_a_run(corpus: Path, pretrained_run: Path, workspace: Path):
     assert inspect(corpus, from_=pretrained_run)["same_tokenizer_as"] == {str(pretrained_run): True}
     found = inspect(workspace / "other", from_=pretrained_run)
-    assert "different tokenizer" in " ".join(found["odd"])
+    assert "different tokenizer" in " ".join(found["warnings"])
     assert "--from" not in found["next"][0]
 
 
@@ -340,7 +343,7 @@ def test_a_model_has_shape_tokenizer_and_task(workspace: Path):
     task = inspect(workspace / "runs/reviews/model")["task"]
     assert (task["kind"], task["labels"]) == ("classification", ["no", "yes"])
     theirs = inspect(workspace / "theirs")
-    assert theirs["home"] == "huggingface"
+    assert theirs["format"] == "huggingface"
     assert theirs["next"][0].startswith("gpt1 import huggingface")
 
 
@@ -350,8 +353,8 @@ def test_files_that_tokenize_would_skip_are_a_warning(tmp_path: Path):
         (tmp_path / name).write_text(text)
     found = inspect(tmp_path)
     assert found["files"] == 2
-    assert found["odd"][0].startswith("2 files would be skipped (c.docx, d.PDF). Supported: .txt")
-    assert found["odd"][1:] == ["1 empty file."]
+    assert found["warnings"][0].startswith("2 files would be skipped (c.docx, d.PDF). Supported: .txt")
+    assert found["warnings"][1:] == ["1 empty file."]
 
 
 def test_texts_and_tokenizers_are_inspected(workspace: Path):
@@ -372,7 +375,7 @@ def test_every_kind_of_source_is_printed_as_text_and_json(
     assert answer.exit_code == 0
     assert "next: gpt1 " in answer.stderr
     assert answer.stdout.strip()
-    assert json.loads(run_cli("inspect", what, "--json").stdout)["what"] == inspect(what)["what"]
+    assert json.loads(run_cli("inspect", what, "--json").stdout)["type"] == inspect(what)["type"]
 
 
 def test_control_characters_of_cells_are_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
@@ -383,13 +386,13 @@ def test_control_characters_of_cells_are_not_printed(tmp_path: Path, capfd: pyte
 def test_quoted_cells_in_tsv_are_a_warning(tmp_path: Path):
     rows = [{"text": f'he said "{i}"', "label": "xy"[i % 2]} for i in range(8)]
     pandas.DataFrame(rows).to_csv(tmp_path / "t.tsv", sep="\t", index=False)
-    (warning,) = [sentence for sentence in inspect(tmp_path / "t.tsv")["odd"] if "quotes" in sentence]
+    (warning,) = [sentence for sentence in inspect(tmp_path / "t.tsv")["warnings"] if "quotes" in sentence]
     assert "8 rows have quotes around a text" in warning
     (tmp_path / "t.tsv").rename(tmp_path / "t.csv")  # as the warning says
     assert read_table(tmp_path / "t.csv").rows == rows
     plain = "text\tlabel\n" + '"Great," he said\tx\n' * 2 + '"so"\ty\n' * 2
     (tmp_path / "plain.tsv").write_text(plain)
-    assert not [sentence for sentence in inspect(tmp_path / "plain.tsv")["odd"] if "quotes" in sentence]
+    assert not [sentence for sentence in inspect(tmp_path / "plain.tsv")["warnings"] if "quotes" in sentence]
 
 
 def test_the_columns_of_predict_are_not_labels(tmp_path: Path):

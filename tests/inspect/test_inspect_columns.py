@@ -20,8 +20,10 @@ def write(folder: Path, columns: dict[str, list[Any]], name: str = "t.jsonl") ->
 
 def test_texts_that_the_likely_task_does_not_use_are_named(tmp_path: Path):
     columns = {"title": LONG, "body": [f"{text} and more" for text in LONG], "topic": ["art", "war"] * 6}
-    odd = inspect(write(tmp_path, columns))["odd"]
-    assert any("not used: title. To use them as well: --text title,body." in sentence for sentence in odd), odd
+    warnings = inspect(write(tmp_path, columns))["warnings"]
+    assert any("not used: title. To use them as well: --text title,body." in sentence for sentence in warnings), (
+        warnings
+    )
 
 
 def test_dates_and_means_of_numbers_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
@@ -32,7 +34,7 @@ def test_dates_and_means_of_numbers_are_shown(tmp_path: Path, capfd: pytest.Capt
         "label": ["a", "b"] * 6,
     }
     found = inspect(write(tmp_path, columns, "t.csv"))
-    assert [found["columns"][name]["holds"] for name in columns] == ["texts", "dates", "numbers", "words"]
+    assert [found["columns"][name]["type"] for name in columns] == ["texts", "dates", "numbers", "words"]
     assert found["columns"]["price"]["mean"] == pytest.approx((1234.5 + 2.5 + 1000) / 3)
     assert not any("mean" in found["columns"][name] for name in ("text", "day", "label"))
     print_facts(found)

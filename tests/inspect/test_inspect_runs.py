@@ -19,7 +19,7 @@ def test_a_finished_run_has_its_results(pretrained_run: Path):
     found = inspect(pretrained_run)
     results = json.loads((pretrained_run / "results.json").read_text())
     assert found["finished"]
-    assert found["updates"] == results["steps"] == found["newest_whole_checkpoint"]
+    assert found["steps"] == results["steps"] == found["latest_verified_checkpoint"]
     assert found["validation"]["loss"] == results["validation"]["loss"]
     assert found["settings"]["n_embd"] == 32
     assert "beta1" not in found["settings"]  # unchanged settings are not shown
@@ -36,7 +36,7 @@ def test_the_suggested_command_resumes_a_stopped_run(
     shutil.rmtree(run / "model")
     found = inspect(run)
     assert not found["finished"]
-    assert found["odd"] == []
+    assert found["warnings"] == []
     assert run_cli(*shlex.split(found["next"][0])[1:]).exit_code == 0
     assert inspect(run)["finished"]
 
@@ -50,8 +50,8 @@ def test_a_damaged_checkpoint_is_a_warning_and_the_previous_one_is_named(
     state = run / "checkpoints/step-00000004/state.json"
     state.write_text(state.read_text() + " ")
     found = inspect(run)
-    assert found["newest_whole_checkpoint"] == 2
-    assert "state.json" in " ".join(found["odd"])
+    assert found["latest_verified_checkpoint"] == 2
+    assert "state.json" in " ".join(found["warnings"])
 
 
 def test_a_run_without_validation_prints_no_validation_metrics(
@@ -79,7 +79,7 @@ def test_a_folder_of_runs_lists_them_with_the_metrics_of_the_best_epoch(
     path.write_text(json.dumps(results))
     found = inspect(tmp_path / "runs")
     assert [Path(run["name"]).name for run in found["runs"]] == ["books"]
-    assert f"{path} has" in found["odd"][0]  # warns of the damaged run
+    assert f"{path} has" in found["warnings"][0]  # warns of the damaged run
     (tmp_path / "runs/reviews/manifest.json").unlink()
     found = inspect(tmp_path / "runs")
     assert [Path(run["name"]).name for run in found["runs"]] == ["books", "reviews"]
@@ -100,6 +100,6 @@ def test_resuming_is_not_suggested_for_a_run_that_is_being_trained(
     assert "--resume" in inspect(run)["next"][0]
     with lock_dir(run):
         found = inspect(run)
-    assert (found["training"], found["next"]) == (True, [])
+    assert (found["in_progress"], found["next"]) == (True, [])
     print_facts(found)
     assert "a pre-training run, in progress" in capfd.readouterr().out

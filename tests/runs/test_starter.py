@@ -56,7 +56,7 @@ def test_starter_is_accepted_wherever_a_run_is(
     for words in (["next", "starter", "the"], ["generate", "starter", "the", "--max-tokens", "2"]):
         assert run_cli(*words).exit_code == 0
     assert run_cli("evaluate", "starter", str(corpus)).exit_code == 0
-    assert '"what": "model"' in run_cli("inspect", "starter", "--json").stdout
+    assert '"type": "model"' in run_cli("inspect", "starter", "--json").stdout
     assert run_cli("export", "huggingface", "starter", "--out", "theirs").exit_code == 0
     Path("text.txt").write_text("the cat sat on the mat")
     assert run_cli("tokenize", "text.txt", "--out", "c", "--tokenizer", "starter").exit_code == 0

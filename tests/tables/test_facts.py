@@ -24,8 +24,8 @@ def test_row_label_length_and_duplicate_counts_equal_a_plain_count(rows):
     lengths = sorted(len(text) for text, _ in rows)
     assert facts["rows"] == len(rows)
     assert facts["labels"] == Counter(label for _, label in rows)
-    assert facts["texts"]["text"]["least"] == lengths[0]
-    assert facts["texts"]["text"]["greatest"] == lengths[-1]
+    assert facts["texts"]["text"]["min"] == lengths[0]
+    assert facts["texts"]["text"]["max"] == lengths[-1]
     assert lengths[(len(rows) - 1) // 2] <= facts["texts"]["text"]["median"] <= lengths[len(rows) // 2]
     assert facts["texts"]["text"]["empty"] == sum(not text.strip() for text, _ in rows)
     filled = [(text, label) for text, label in rows if text.strip()]  # rows without text are not duplicates
@@ -49,25 +49,25 @@ def test_numeric_columns_are_not_text_columns(tmp_path):
     facts = describe_table(read_table(path))
     assert list(facts["texts"]) == ["title", "body"]
     assert "labels" not in facts
-    assert facts["odd"] == ["1 row has no text in 'body'."]
+    assert facts["warnings"] == ["1 row has no text in 'body'."]
 
 
 def test_scores_have_a_range_and_a_mean_instead_of_counts():
     facts = describe_table(table([{"text": f"t{i}", "label": i / 10} for i in range(101)]))
-    assert facts["scores"] == {"least": 0.0, "mean": 5.0, "greatest": 10.0}
+    assert facts["scores"] == {"min": 0.0, "mean": 5.0, "max": 10.0}
     assert "labels" not in facts
 
 
 def test_score_statistics_ignore_nan_and_infinity():
     stars = ["nan", "inf", *map(str, range(60))]
     facts = describe_table(table([{"text": f"t{i}", "stars": star} for i, star in enumerate(stars)]), "stars")
-    assert facts["scores"] == {"least": 0, "mean": 29.5, "greatest": 59}
+    assert facts["scores"] == {"min": 0, "mean": 29.5, "max": 59}
     assert "scores" not in describe_table(table([{"text": "t", "stars": f"{i}e999"} for i in range(1, 60)]), "stars")
 
 
 def test_a_list_of_answers_is_a_text():
     facts = describe_table(table([{"context": "c", "choices": ["aa", "bb"], "label": 0}] * 2))
-    assert facts["texts"]["choices"]["greatest"] == 5
+    assert facts["texts"]["choices"]["max"] == 5
     assert facts["duplicates"] == 1
 
 
@@ -75,15 +75,15 @@ def test_the_warnings_are_sentences():
     rows = [{"text": f"t{i}", "label": "yes"} for i in range(41)]
     rows += [{"text": "t0", "label": "no"}, {"text": "t1", "label": "yes"}]
     facts = describe_table(table(rows))
-    assert facts["odd"] == [
+    assert facts["warnings"] == [
         "2 rows have the same text as an earlier row.",
         "1 row has the same text as an earlier row but a different label.",
         "label 'no' has 1 row, 'yes' 42: accuracy is not a useful metric.",
     ]
-    assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]))["odd"] == [
+    assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]))["warnings"] == [
         "all rows have the same label, 'x': there is nothing to learn."
     ]
-    assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]))["odd"] == []
+    assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]))["warnings"] == []
 
 
 def test_similar_labels_are_one_warning():

@@ -151,7 +151,7 @@ class PaperTask:
         return float(metrics.class_scores(gold, [most_frequent] * len(gold), self.target.labels)[metric])
 
     def text_sizes(self, context: int) -> tuple[int, int]:
-        """Characters of the training and test texts, truncated to the context (about four characters a token)."""
+        """Characters of the training and test texts, truncated to the context (about four characters per token)."""
         sequences = self.name.data.kind.sequences
         training, test = (
             sequences * sum(sequence_chars(example, 4 * context) for example in rows.examples)
