@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 from page_browser import chromium, open_page  # noqa: F401 (fixtures for tests of the served page)
 from reproduction_fixtures import executed_jobs, lstm_run, official_data, run_with_checkpoints  # noqa: F401 (fixtures for reproductions)
-from task_models import make, saved  # noqa: F401 (fixtures: fine-tuned models with random weights)
+from task_models import make_predictor, write_model  # noqa: F401 (fixtures: fine-tuned models with random weights)
 from workspace import run_cli, workspace  # noqa: F401 (fixtures for every test)
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c_is_heard() -> None:
+def enable_ctrl_c() -> None:
     """Shells start background jobs with an ignored SIGINT, and a command leaves ignored signals alone."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -19,15 +19,15 @@ ARGUMENTS = re.compile(r" (--[a-z]|[A-Z]{2,}\b|[a-z-]+/)")
 """What follows a command, but not a verb in prose such as \"gpt1 needs no padding\"."""
 
 
-def flags_of(command: str) -> set[str]:
+def list_flags(command: str) -> set[str]:
     options = [option for option in cli.commands[command].params if isinstance(option, click.Option)]
     return {flag for option in options for flag in (*option.opts, *option.secondary_opts)} | {"--help"}
 
 
-ALL_FLAGS = set().union(*(flags_of(name) for name in cli.commands)) | {"--version"}
+ALL_FLAGS = set().union(*(list_flags(name) for name in cli.commands)) | {"--version"}
 
 
-def wrong_values(command: str, words: str) -> list[str]:
+def find_wrong_values(command: str, words: str) -> list[str]:
     """Values of flags in a command that are not among their choices; names in capitals and X stand for any value."""
     options = [option for option in cli.commands[command].params if isinstance(option, click.Option)]
     choices = {flag: option.metavar.split("|") for option in options if option.metavar for flag in option.opts}
@@ -37,7 +37,7 @@ def wrong_values(command: str, words: str) -> list[str]:
     return [f"gpt1 {command} has no {flag} {value}" for flag, value in chosen if value not in choices[flag]]
 
 
-def wrong_advice(text: str, command: str | None = None, typed: Sequence[str] = ()) -> list[str]:
+def find_wrong_advice(text: str, command: str | None = None, typed: Sequence[str] = ()) -> list[str]:
     """Commands and flags in a message that do not exist.
 
     Args:
@@ -46,15 +46,15 @@ def wrong_advice(text: str, command: str | None = None, typed: Sequence[str] = (
         typed: The words of the user's command, which a message may repeat.
     """
     wrong = []
-    own = (ALL_FLAGS if command is None else flags_of(command)) | {word.partition("=")[0] for word in typed}
+    own = (ALL_FLAGS if command is None else list_flags(command)) | {word.partition("=")[0] for word in typed}
     for line in text.splitlines():
         line = OTHER_PROGRAMS.sub("", line)
         while match := COMMAND.search(line):
             name, rest = match.groups()
             line = line[: match.start()] + ("" if name in cli.commands else rest)
             if name in cli.commands:
-                wrong += wrong_values(name, rest)
-                wrong += [f"gpt1 {name} has no {flag}" for flag in FLAG.findall(rest) if flag not in flags_of(name)]
+                wrong += find_wrong_values(name, rest)
+                wrong += [f"gpt1 {name} has no {flag}" for flag in FLAG.findall(rest) if flag not in list_flags(name)]
             elif ARGUMENTS.match(rest):
                 wrong.append(f"there is no gpt1 {name}")
         whose = f"gpt1 {command}" if command else "no command"
@@ -66,7 +66,7 @@ def wrong_advice(text: str, command: str | None = None, typed: Sequence[str] = (
     return wrong
 
 
-def messages(path: Path) -> Iterator[tuple[int, str]]:
+def list_messages(path: Path) -> Iterator[tuple[int, str]]:
     """(line, text) of every string in a module that is not a docstring; values in it are `X`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

@@ -53,7 +53,7 @@ class HubServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def running_hub() -> Iterator[HubServer]:
+def run_hub() -> Iterator[HubServer]:
     with HubServer() as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
@@ -62,7 +62,7 @@ def running_hub() -> Iterator[HubServer]:
             server.shutdown()
 
 
-def in_new_process(code: list[str], home: Path, server_url: str, cwd: Path, **environment: str) -> Any:
+def run_in_new_process(code: list[str], home: Path, server_url: str, cwd: Path, **environment: str) -> Any:
     """Run Python with HF_HOME and HF_ENDPOINT, which `huggingface_hub` reads when it is imported."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     own = {"HF_HOME": str(home), "HF_ENDPOINT": server_url, "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from browser import find_browser
-from served import Served
+from running_server import RunningServer
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -43,13 +43,13 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(chromium: Any, served: Served) -> Iterator[Open]:
+def open_page(chromium: Any, server: RunningServer) -> Iterator[Open]:
     """Opens a link of the page. Afterwards, neither a script nor the policy may have complained, and no request was
     wrong unless it is `refused` on purpose."""
     contexts, problems, allowed = [], [], [*EXPECTED_PROBLEMS]
 
     def open_(
-        link: str, server: Served = served, width: int = 1280, scheme: str = "light", refused: bool = False
+        link: str, server: RunningServer = server, width: int = 1280, scheme: str = "light", refused: bool = False
     ) -> Any:
         allowed.extend(["400"] * refused)
         context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)

@@ -32,11 +32,11 @@ TABLE_TASKS: dict[str, tuple[str, dict[str, str], Target]] = {
     "choice": ("choice", {"context": "text", "choices": "answers", "label": "right"}, Answers(3)),
 }
 """Tasks of the columns of the fixture `table`."""
-Make = Callable[..., TaskPredictor]
+MakePredictor = Callable[..., TaskPredictor]
 
 
 @pytest.fixture(scope="module")
-def make(pretrained_run: Path, tokenizer: Tokenizer) -> Make:
+def make_predictor(pretrained_run: Path, tokenizer: Tokenizer) -> MakePredictor:
     """A model of each kind with a random head and weights large enough for distinct predictions."""
     made: dict[tuple[str, str], TaskPredictor] = {}
 
@@ -60,7 +60,9 @@ def make(pretrained_run: Path, tokenizer: Tokenizer) -> Make:
 
 
 @pytest.fixture(scope="module")
-def saved(pretrained_run: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def write_model(
+    pretrained_run: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """The model folder of a kind, with a random head, for the columns of the fixture `table`."""
     made: dict[tuple[str, Target], Path] = {}
 

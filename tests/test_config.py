@@ -31,7 +31,7 @@ CONFIGS = [GPTConfig, PretrainConfig, FinetuneConfig]
 FIELDS = [(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]
 
 
-def base_of(config: Any, name: str) -> Any:
+def find_base_type(config: Any, name: str) -> Any:
     return base_type(field_types(config)[name])[0]
 
 
@@ -118,7 +118,10 @@ def test_a_setting_can_be_given_as_text(config: Any, name: str):
     value = default_value(config, name)
     changed = build_config(config, {name: str(value)})
     assert getattr(changed, name) == value
-    assert type(getattr(changed, name)) is base_of(config, name) or get_origin(base_of(config, name)) is Literal
+    assert (
+        type(getattr(changed, name)) is find_base_type(config, name)
+        or get_origin(find_base_type(config, name)) is Literal
+    )
 
 
 @settings(has_range)
@@ -134,22 +137,22 @@ def test_a_value_out_of_range_is_refused_with_the_range_and_the_default(config: 
         assert f"{default_value(config, name)}" in refused.value.fix
 
 
-@settings(lambda config, name: base_of(config, name) in (int, float))
+@settings(lambda config, name: find_base_type(config, name) in (int, float))
 def test_a_number_setting_refuses_other_values(config: Any, name: str):
     for value in ["many", "", None, "nan", "inf", float("inf"), True, [1]]:
         with pytest.raises(UserError, match="number"):
             build_config(config, {name: value})
 
 
-@settings(lambda config, name: base_of(config, name) is int)
+@settings(lambda config, name: find_base_type(config, name) is int)
 def test_an_integer_setting_refuses_a_fraction(config: Any, name: str):
     with pytest.raises(UserError, match="a whole number"):
         build_config(config, {name: 2.5})
 
 
-@settings(lambda config, name: get_origin(base_of(config, name)) is Literal)
+@settings(lambda config, name: get_origin(find_base_type(config, name)) is Literal)
 def test_an_unknown_choice_is_refused_with_the_valid_choices(config: Any, name: str):
-    base = base_of(config, name)
+    base = find_base_type(config, name)
     with pytest.raises(UserError) as refused:
         build_config(config, {name: get_args(base)[-1] + "x"})
     assert f"Did you mean {get_args(base)[-1]}?" in refused.value.problem

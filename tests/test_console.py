@@ -135,13 +135,13 @@ def test_the_live_line_never_wraps_and_restores_the_cursor(width: int, monkeypat
 def test_an_error_restores_the_cursor() -> None:
     terminal = Terminal()
 
-    def interrupted() -> None:
+    def interrupt() -> None:
         with Console(terminal) as console:
             console.begin("training", 10)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        interrupt()
     assert terminal.getvalue().rfind("\x1b[?25h") > terminal.getvalue().rfind("\x1b[?25l")
 
 

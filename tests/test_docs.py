@@ -100,7 +100,7 @@ def gpt1_calls(line: str) -> Iterator[list[str]]:
             call.append(word)
 
 
-def options_of(command: click.Command) -> set[str]:
+def list_options(command: click.Command) -> set[str]:
     found = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     return {name for name in found if name.startswith("-")} | {"-h", "--help"}
 
@@ -117,7 +117,7 @@ def check_call(words: list[str], mention: bool) -> None:
         return
     if any(re.search(r"[\[\]…]|\.\.\.", word) for word in rest):
         flags = {word.strip("[]").partition("=")[0] for word in rest if word.lstrip("[").startswith("--")}
-        assert flags <= options_of(command), flags - options_of(command)
+        assert flags <= list_options(command), flags - list_options(command)
         return
     try:
         given = command.make_context(words[0], list(rest)).params
@@ -145,7 +145,7 @@ def test_every_command_is_one_that_gpt1_takes(page: Path):
 
 @each_page
 def test_every_flag_in_a_sentence_is_a_flag_of_gpt1(page: Path):
-    every = set().union(*(options_of(command) for command in commands.commands.values())) | {"--version"}
+    every = set().union(*(list_options(command) for command in commands.commands.values())) | {"--version"}
     for span in spans(blocks_and_prose(page)[1]):
         if span.startswith("--"):
             assert set(re.findall(r"--[a-z][\w-]*", span)) <= every, span
@@ -271,11 +271,13 @@ def test_a_notebook_holds_no_outputs_and_uses_names_that_exist(path: Path):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
             assert hasattr(modules[node.value.id], node.attr), f"{node.value.id} has no {node.attr}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("pretrain", "finetune"):
-            given = {keyword.arg for keyword in node.keywords} - signature_of(modules[node.func.id]) - {"text", "label"}
+            given = (
+                {keyword.arg for keyword in node.keywords} - list_parameters(modules[node.func.id]) - {"text", "label"}
+            )
             assert given <= CONFIGS[node.func.id].__dataclass_fields__.keys(), given
 
 
-def signature_of(function: Callable[..., Any]) -> set[str]:
+def list_parameters(function: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(function).parameters)
 
 

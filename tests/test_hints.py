@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hints import PACKAGE, messages, wrong_advice
+from hints import PACKAGE, find_wrong_advice, list_messages
 
 from gpt1.cli.main import cli
 from gpt1.corpus.corpus import Corpus
@@ -17,23 +17,23 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_every_message_advises_only_commands_and_flags_that_exist(module: Path):
-    for line, text in messages(module):
-        assert not wrong_advice(text), f"{module}:{line}: {text}"
+    for line, text in list_messages(module):
+        assert not find_wrong_advice(text), f"{module}:{line}: {text}"
 
 
 def test_the_check_finds_advice_that_does_not_exist():
-    assert wrong_advice("Use --labels.") == ["no command has --labels"]
-    assert wrong_advice("Run: gpt1 predict RUN --epochs 3") == ["gpt1 predict has no --epochs"]
-    assert wrong_advice("gpt1 pretrain C --model big") == ["gpt1 pretrain has no --model big"]
-    assert wrong_advice("See: gpt1 prdict RUN") == ["there is no gpt1 prdict"]
-    assert wrong_advice("Use --epochs 3.", "predict") == ["gpt1 predict has no --epochs"]
-    assert not wrong_advice("Use --epochs 3, as in gpt1 finetune T --epochs 3 --from RUN", "pretrain")
+    assert find_wrong_advice("Use --labels.") == ["no command has --labels"]
+    assert find_wrong_advice("Run: gpt1 predict RUN --epochs 3") == ["gpt1 predict has no --epochs"]
+    assert find_wrong_advice("gpt1 pretrain C --model big") == ["gpt1 pretrain has no --model big"]
+    assert find_wrong_advice("See: gpt1 prdict RUN") == ["there is no gpt1 prdict"]
+    assert find_wrong_advice("Use --epochs 3.", "predict") == ["gpt1 predict has no --epochs"]
+    assert not find_wrong_advice("Use --epochs 3, as in gpt1 finetune T --epochs 3 --from RUN", "pretrain")
 
 
 def test_every_example_in_the_help_of_a_command_parses():
     for name, command in cli.commands.items():
         for line in (command.help or "").replace("\\\n", " ").splitlines():
-            assert not wrong_advice(line.strip(), name), line
+            assert not find_wrong_advice(line.strip(), name), line
 
 
 @pytest.mark.parametrize("format", [None, "gpt1-run-files-1"])

@@ -31,17 +31,17 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 Damage = Callable[[Path], None]
 
 
-def fifo(path: Path) -> None:
+def replace_by_fifo(path: Path) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
 
 
-def device(path: Path) -> None:
+def replace_by_device(path: Path) -> None:
     path.unlink(missing_ok=True)
     path.symlink_to("/dev/zero")
 
 
-def fill(path: Path, value: float, dtype: torch.dtype = torch.float32) -> None:
+def fill_weight(path: Path, value: float, dtype: torch.dtype = torch.float32) -> None:
     """One tensor of a weights file gets another value or type."""
     tensors = load_file(path)
     name = "blocks.0.mlp.widen.weight"
@@ -67,7 +67,7 @@ def add_file(corpus: Path, name: str) -> None:
         target.write_bytes(content)
 
 
-def link_out(corpus: Path) -> None:
+def link_outside(corpus: Path) -> None:
     """A shard is a link to a file outside the folder."""
     (corpus / "shard-00000.npy").rename(corpus.with_name("outside.npy"))
     (corpus / "shard-00000.npy").symlink_to(corpus.with_name("outside.npy"))
@@ -78,7 +78,7 @@ def replace_shard(corpus: Path, ids: Any) -> None:
     reseal(corpus)
 
 
-def shard(corpus: Path) -> Any:
+def load_shard(corpus: Path) -> Any:
     return np.load(corpus / "shard-00000.npy")
 
 
@@ -86,12 +86,12 @@ CORPORA: dict[str, Damage] = {
     "name-leads-out": lambda f: add_file(f, "tokenizer/../../../escaped.txt"),
     "name-is-absolute": lambda f: add_file(f, "/tmp/gpt1-hostile-corpus-escaped.txt"),
     "name-recolors-the-terminal": lambda f: add_file(f, "tokenizer/\x1b[31mred"),
-    "shard-is-a-link": link_out,
-    "shard-is-a-fifo": lambda f: fifo(f / "shard-00000.npy"),
-    "shard-of-objects": lambda f: replace_shard(f, shard(f).astype(object)),
-    "ids-beyond-the-vocabulary": lambda f: replace_shard(f, np.full_like(shard(f), 60_000)),
+    "shard-is-a-link": link_outside,
+    "shard-is-a-fifo": lambda f: replace_by_fifo(f / "shard-00000.npy"),
+    "shard-of-objects": lambda f: replace_shard(f, load_shard(f).astype(object)),
+    "ids-beyond-the-vocabulary": lambda f: replace_shard(f, np.full_like(load_shard(f), 60_000)),
     "manifest-deep": lambda f: (f / "manifest.json").write_text("[" * 2000) and None,
-    "manifest-fifo": lambda f: fifo(f / "manifest.json"),
+    "manifest-fifo": lambda f: replace_by_fifo(f / "manifest.json"),
 }
 MODELS: dict[str, Damage] = {
     "a-billion-layers": lambda f: edit_json(f / "config.json", n_layer=10**9),
@@ -103,24 +103,24 @@ MODELS: dict[str, Damage] = {
     "layers-in-a-list": lambda f: edit_json(f / "config.json", n_layer=[1]),
     "layers-of-truth": lambda f: edit_json(f / "config.json", n_layer=True),
     "deep": lambda f: (f / "config.json").write_text("[" * 2000) and None,
-    "config-fifo": lambda f: fifo(f / "config.json"),
-    "config-device": lambda f: device(f / "config.json"),
-    "weights-fifo": lambda f: fifo(f / "model.safetensors"),
-    "weights-device": lambda f: device(f / "model.safetensors"),
-    "vocabulary-device": lambda f: device(f / "vocab.json"),
-    "merges-device": lambda f: device(f / "merges.txt"),
-    "merges-fifo": lambda f: fifo(f / "merges.txt"),
+    "config-fifo": lambda f: replace_by_fifo(f / "config.json"),
+    "config-device": lambda f: replace_by_device(f / "config.json"),
+    "weights-fifo": lambda f: replace_by_fifo(f / "model.safetensors"),
+    "weights-device": lambda f: replace_by_device(f / "model.safetensors"),
+    "vocabulary-device": lambda f: replace_by_device(f / "vocab.json"),
+    "merges-device": lambda f: replace_by_device(f / "merges.txt"),
+    "merges-fifo": lambda f: replace_by_fifo(f / "merges.txt"),
     "vocabulary-deep": lambda f: (f / "vocab.json").write_text('{"a":' * 2000) and None,
-    "weights-nan": lambda f: fill(f / "model.safetensors", float("nan")),
-    "weights-infinite": lambda f: fill(f / "model.safetensors", float("inf")),
-    "weights-int8": lambda f: fill(f / "model.safetensors", 1, torch.int8),
-    "weights-complex": lambda f: fill(f / "model.safetensors", 1, torch.complex64),
+    "weights-nan": lambda f: fill_weight(f / "model.safetensors", float("nan")),
+    "weights-infinite": lambda f: fill_weight(f / "model.safetensors", float("inf")),
+    "weights-int8": lambda f: fill_weight(f / "model.safetensors", 1, torch.int8),
+    "weights-complex": lambda f: fill_weight(f / "model.safetensors", 1, torch.complex64),
     "changed-after-its-manifest": change_after_manifest,
     "weights-cut": lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 100) and None,
 }
 RUNS: dict[str, Damage] = {
     "yaml-laughs": lambda f: (f / "config.yaml").write_text("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n") and None,
-    "yaml-fifo": lambda f: fifo(f / "config.yaml"),
+    "yaml-fifo": lambda f: replace_by_fifo(f / "config.yaml"),
     "yaml-number-key": lambda f: (f / "config.yaml").write_text("1: 2\n") and None,
     "yaml-null-key": lambda f: (f / "config.yaml").write_text("null: 1\n") and None,
     "yaml-timestamp": lambda f: (f / "config.yaml").write_text("command: !!timestamp x\n") and None,
@@ -129,7 +129,7 @@ RUNS: dict[str, Damage] = {
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """good/ has valid examples, models/ and runs/ damaged copies, texts/ files that never end."""
     root = tmp_path_factory.mktemp("hostile")
     good, corpus = root / "good", root / "corpus"
@@ -150,8 +150,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         damage(root / "runs" / name)
     for name in ("fifo", "device"):
         (root / "texts" / name).mkdir(parents=True)
-        {"fifo": fifo, "device": device}[name](root / "texts" / name / "a.txt")
-        {"fifo": fifo, "device": device}[name](root / f"{name}.csv")
+        {"fifo": replace_by_fifo, "device": replace_by_device}[name](root / "texts" / name / "a.txt")
+        {"fifo": replace_by_fifo, "device": replace_by_device}[name](root / f"{name}.csv")
     (root / "rows.csv").write_text("text,label\n" + "".join(f"some words {i},{i % 2}\n" for i in range(8)))
     return root
 
@@ -170,7 +170,7 @@ def bounded_time() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def refused(run_cli: Any, root: Path, *words: str) -> str:
+def read_refusal(run_cli: Any, root: Path, *words: str) -> str:
     before = list_files(root)
     answer = run_cli(*words)
     errors = [line for line in answer.stderr.splitlines() if line.startswith("gpt1: ")]
@@ -200,10 +200,12 @@ MODEL_COMMANDS = [
 
 
 @pytest.mark.parametrize("command", MODEL_COMMANDS, ids=lambda command: " ".join(command.split()[:2]))
-def test_a_hostile_model_is_one_error(command: str, hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(hostile)
+def test_a_hostile_model_is_one_error(
+    command: str, hostile_folder: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(hostile_folder)
     for name in MODELS:
-        message = refused(run_cli, hostile, *command.format(f"models/{name}").split())
+        message = read_refusal(run_cli, hostile_folder, *command.format(f"models/{name}").split())
         assert f"models/{name}" in message, message
 
 
@@ -218,43 +220,51 @@ CORPUS_COMMANDS = [
 @pytest.mark.parametrize("command", CORPUS_COMMANDS, ids=lambda command: " ".join(command.split()[:3]))
 @pytest.mark.parametrize("name", CORPORA)
 def test_a_hostile_corpus_is_one_error(
-    command: str, name: str, hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
+    command: str, name: str, hostile_folder: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.chdir(hostile)
-    refused(run_cli, hostile, *command.format(f"corpora/{name}").split())
+    monkeypatch.chdir(hostile_folder)
+    read_refusal(run_cli, hostile_folder, *command.format(f"corpora/{name}").split())
     assert not Path("/tmp/gpt1-hostile-corpus-escaped.txt").exists()
 
 
 @pytest.mark.parametrize("name", ["vocabulary-device", "merges-device", "merges-fifo", "vocabulary-deep"])
-def test_a_hostile_tokenizer_is_one_error(name: str, hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(hostile)
-    refused(run_cli, hostile, "tokenize", "rows.csv", "--out", "new", "--tokenizer", f"models/{name}")
+def test_a_hostile_tokenizer_is_one_error(
+    name: str, hostile_folder: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(hostile_folder)
+    read_refusal(run_cli, hostile_folder, "tokenize", "rows.csv", "--out", "new", "--tokenizer", f"models/{name}")
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_hostile_settings_are_one_error(name: str, hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(hostile)
-    refused(run_cli, hostile, "pretrain", "corpus", "--out", "new", "--config", f"runs/{name}/config.yaml")
-    refused(run_cli, hostile, "pretrain", "corpus", "--out", f"runs/{name}", "--resume")
+def test_hostile_settings_are_one_error(name: str, hostile_folder: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(hostile_folder)
+    read_refusal(run_cli, hostile_folder, "pretrain", "corpus", "--out", "new", "--config", f"runs/{name}/config.yaml")
+    read_refusal(run_cli, hostile_folder, "pretrain", "corpus", "--out", f"runs/{name}", "--resume")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_an_endless_text_or_table_is_one_error(kind: str, hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(hostile)
-    refused(run_cli, hostile, "tokenize", f"texts/{kind}", "--out", "new", "--vocab-size", "300")
-    refused(run_cli, hostile, "inspect", f"{kind}.csv")
-    refused(
-        run_cli, hostile, "finetune", f"{kind}.csv", *["--from", "good", "--out", "new", "--kind", "classification"]
+def test_an_endless_text_or_table_is_one_error(
+    kind: str, hostile_folder: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(hostile_folder)
+    read_refusal(run_cli, hostile_folder, "tokenize", f"texts/{kind}", "--out", "new", "--vocab-size", "300")
+    read_refusal(run_cli, hostile_folder, "inspect", f"{kind}.csv")
+    read_refusal(
+        run_cli,
+        hostile_folder,
+        "finetune",
+        f"{kind}.csv",
+        *["--from", "good", "--out", "new", "--kind", "classification"],
     )
-    refused(run_cli, hostile, "evaluate", "good", f"{kind}.csv")
+    read_refusal(run_cli, hostile_folder, "evaluate", "good", f"{kind}.csv")
 
 
 def test_a_url_without_its_package_is_one_error_with_the_fix(
-    hostile: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
+    hostile_folder: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.chdir(hostile)
+    monkeypatch.chdir(hostile_folder)
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     commands = ["inspect {}/a.csv", "tokenize {}/a.txt --out new", "pretrain {}/corpus --out new"]
     for words in commands:
         words = words.format("http://localhost/x")
-        assert "pip install aiohttp" in refused(run_cli, hostile, *words.split())
+        assert "pip install aiohttp" in read_refusal(run_cli, hostile_folder, *words.split())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hub_server import TOKEN, HubServer, Repository, in_new_process, running_hub
+from hub_server import TOKEN, HubServer, Repository, run_hub, run_in_new_process
 from safetensors.torch import load_file, save_file
 
 from gpt1.hub import is_hub_name
@@ -29,7 +29,7 @@ except UserError as error: report_and_exit(error)"
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory, prose: list[str]) -> Path:
+def hub_model(tmp_path_factory: pytest.TempPathFactory, prose: list[str]) -> Path:
     """A folder like openai-community/openai-gpt: no prefix, stored masks, no lm_head."""
     from workspace import write_huggingface_folder
 
@@ -43,32 +43,32 @@ def layout(tmp_path_factory: pytest.TempPathFactory, prose: list[str]) -> Path:
     return folder
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture
-def hub(layout: Path) -> Iterator[HubServer]:
-    with running_hub() as server:
+def hub(hub_model: Path) -> Iterator[HubServer]:
+    with run_hub() as server:
         others = dict.fromkeys(("pytorch_model.bin", "tf_model.h5", "rust_model.ot", "run.py"), b"never fetched")
-        server.repositories[NAME] = Repository({**files_of(layout), **others, "onnx/config.json": b"{}"})
+        server.repositories[NAME] = Repository({**read_files(hub_model), **others, "onnx/config.json": b"{}"})
         yield server
 
 
 def gpt1(hub: HubServer, folder: Path, *words: str, **environment: str) -> Any:
-    return in_new_process(["-m", "gpt1", *words], folder / "hf", hub.url, folder, **environment)
+    return run_in_new_process(["-m", "gpt1", *words], folder / "hf", hub.url, folder, **environment)
 
 
 def find(hub: HubServer, folder: Path, name: str, **environment: str) -> Any:
     """`find_model_folder` in a new process: its answer or its error, without the seconds that torch takes."""
-    return in_new_process(["-c", FIND, name], folder / "hf", hub.url, folder, **environment)
+    return run_in_new_process(["-c", FIND, name], folder / "hf", hub.url, folder, **environment)
 
 
 @pytest.mark.slow
-def test_a_name_works_from_an_empty_cache_and_then_offline(hub: HubServer, layout: Path, tmp_path: Path):
+def test_a_name_works_from_an_empty_cache_and_then_offline(hub: HubServer, hub_model: Path, tmp_path: Path):
     first = gpt1(hub, tmp_path, "next", NAME, "the cat", "--json", "--top", "5")
     assert first.returncode == 0, first.stderr
-    expected = load(layout).top_next_tokens("the cat", 5)
+    expected = load(hub_model).top_next_tokens("the cat", 5)
     assert [token["id"] for token in json.loads(first.stdout)] == [id for _, id, _ in expected]
     assert f"downloading {NAME}" in first.stderr
     assert hub.fetched() == {"config.json", "vocab.json", "merges.txt", "model.safetensors"}
@@ -108,7 +108,7 @@ assert Tokenizer.load(name).vocab_size == 300
 assert load(name + "@main").gpt.config == GPT.from_pretrained(name).config
 assert tokenize("reviews.csv", out="corpus", tokenizer=name).vocab_size == 300
 """
-    answer = in_new_process(["-c", code], tmp_path / "hf", hub.url, tmp_path)
+    answer = run_in_new_process(["-c", code], tmp_path / "hf", hub.url, tmp_path)
     assert answer.returncode == 0, answer.stderr
 
 
@@ -215,7 +215,7 @@ def test_a_token_from_the_environment_opens_a_private_model(hub: HubServer, tmp_
 
 def test_without_the_library_the_error_says_what_to_install(hub: HubServer, tmp_path: Path):
     hide = "import sys; sys.modules['huggingface_hub'] = None\n" + FIND
-    answer = in_new_process(["-c", hide.replace("\n", "\n"), NAME], tmp_path, hub.url, tmp_path)
+    answer = run_in_new_process(["-c", hide.replace("\n", "\n"), NAME], tmp_path, hub.url, tmp_path)
     assert answer.returncode == 2, answer.stderr
     assert "pip install 'gpt1[hub]'" in answer.stderr
 
@@ -235,10 +235,10 @@ def test_other_paths_are_not_hub_names(name: str):
     assert not is_hub_name(name)
 
 
-def test_an_existing_path_wins_and_a_mistyped_one_sends_no_request(hub: HubServer, layout: Path, tmp_path: Path):
+def test_an_existing_path_wins_and_a_mistyped_one_sends_no_request(hub: HubServer, hub_model: Path, tmp_path: Path):
     local = tmp_path / NAME
     local.parent.mkdir()
-    os.symlink(layout, local)
+    os.symlink(hub_model, local)
     assert find(hub, tmp_path, NAME).stdout.strip() == NAME
     mistyped = find(hub, tmp_path, "openai-community/openai-gtp")
     assert mistyped.returncode == 2
@@ -268,7 +268,7 @@ push("alice/books", "alice/reviews", dtype="bf16")  # replaces a fine-tuned mode
 download.cache_clear()
 assert type(load("alice/reviews@main")).__name__ == "LanguageModel"
 """
-    answer = in_new_process(["-c", code], tmp_path / "hf", hub.url, tmp_path, HF_TOKEN=TOKEN)
+    answer = run_in_new_process(["-c", code], tmp_path / "hf", hub.url, tmp_path, HF_TOKEN=TOKEN)
     assert answer.returncode == 0, answer.stderr
     pushed = hub.repositories["alice/books"].files
     card = pushed["README.md"].decode()

@@ -82,7 +82,7 @@ def test_the_source_distribution_holds_what_its_tests_and_documentation_need(dis
 
 
 @pytest.fixture(scope="module")
-def installed(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def command_folder(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of commands of a new environment in which the wheel was installed.
 
     Its dependencies are those of this environment, whose path is added after the wheel was installed.
@@ -99,18 +99,18 @@ def installed(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return python.parent
 
 
-def test_the_command_runs_in_an_empty_environment(installed: Path, tmp_path: Path):
-    assert __version__ in run(installed / "gpt1", "--version", cwd=tmp_path)
-    assert "finetune" in run(installed / "gpt1", "--help", cwd=tmp_path)
-    assert "RUN" in run(installed / "gpt1", "serve", "--help", cwd=tmp_path)
+def test_the_command_runs_in_an_empty_environment(command_folder: Path, tmp_path: Path):
+    assert __version__ in run(command_folder / "gpt1", "--version", cwd=tmp_path)
+    assert "finetune" in run(command_folder / "gpt1", "--help", cwd=tmp_path)
+    assert "RUN" in run(command_folder / "gpt1", "serve", "--help", cwd=tmp_path)
     (tmp_path / "texts.txt").write_text("A text about the files of a folder.\n" * 50)
-    run(installed / "gpt1", "tokenize", "texts.txt", "--out", "corpus", "--vocab-size", "300", cwd=tmp_path)
+    run(command_folder / "gpt1", "tokenize", "texts.txt", "--out", "corpus", "--vocab-size", "300", cwd=tmp_path)
     assert (tmp_path / "corpus" / "manifest.json").exists()
 
 
-def test_every_module_page_and_template_is_installed(installed: Path, tmp_path: Path):
-    where = run(installed / "python", "-c", LOAD_EVERYTHING, cwd=tmp_path).strip()
-    assert Path(where).is_relative_to(installed.parent)
+def test_every_module_page_and_template_is_installed(command_folder: Path, tmp_path: Path):
+    where = run(command_folder / "python", "-c", LOAD_EVERYTHING, cwd=tmp_path).strip()
+    assert Path(where).is_relative_to(command_folder.parent)
 
 
 def test_extras_are_named_in_the_metadata(distributions: Path):

@@ -60,7 +60,7 @@ def lm(pretrained_run: Path) -> GPT1LM:
     return GPT1LM(path=str(pretrained_run), device="cpu")
 
 
-def requests(*arguments: tuple[Any, ...]) -> list[Any]:
+def make_requests(*arguments: tuple[Any, ...]) -> list[Any]:
     return [SimpleNamespace(args=one) for one in arguments]
 
 
@@ -105,7 +105,7 @@ def test_the_perplexity_is_that_of_gpt1_evaluate(
     monkeypatch.setattr(evaluation, "resolve_precision", lambda _, device: resolve_precision("fp32", device))
     ours = evaluation.evaluate(pretrained_run, tmp_path / "corpus")
     assert ours["tokens"] == 3 * lm.max_length
-    (log_p,) = lm.loglikelihood_rolling(requests((text,)))
+    (log_p,) = lm.loglikelihood_rolling(make_requests((text,)))
     assert math.exp(-log_p / ours["tokens"]) == pytest.approx(ours["metrics"]["perplexity"], rel=1e-5)
     results, name = run_harness(lm, write_task(tmp_path, TEXT_TASK, [{"text": text}]), monkeypatch)
     bits = -log_p / math.log(2) / len(text.encode())
@@ -140,7 +140,7 @@ def test_every_request_is_scored_as_alone_and_long_contexts_lose_their_beginning
     asked = [(prose[0][:30], " of the file"), ("", "The name"), (prose[1], " list "), ("a ", "path"), ("b", prose[2])]
     greedy = lm.tokenizer.decode([lm.model.top_next_tokens("\nThe file", 1)[0][1]])
     asked.append(("The file", greedy))
-    scored = lm.loglikelihood(requests(*asked))
+    scored = lm.loglikelihood(make_requests(*asked))
     for (context, text), own in zip(asked, scored, strict=True):
         first = lm.tokenizer.encode(context.rstrip())
         rest = lm.tokenizer.encode(context + text)[len(first) :]
@@ -148,7 +148,7 @@ def test_every_request_is_scored_as_alone_and_long_contexts_lose_their_beginning
         assert own[0] == pytest.approx(expected[0], abs=1e-4)
         assert own[1] == expected[1]
     assert scored[-1][1] is True
-    assert lm.loglikelihood(requests(("The file", ""))) == [(0.0, True)]
+    assert lm.loglikelihood(make_requests(("The file", ""))) == [(0.0, True)]
 
 
 def test_every_token_of_a_text_is_predicted_once_in_windows_of_the_whole_context(lm: GPT1LM, prose: list[str]) -> None:
@@ -159,7 +159,7 @@ def test_every_token_of_a_text_is_predicted_once_in_windows_of_the_whole_context
     expected += [plain_scores(lm, ids[k * n - 1 : k * n], ids[k * n : (k + 1) * n])[0] for k in range(1, full)]
     if rest := len(ids) % n:  # the last window is full: its first tokens are given
         expected.append(plain_scores(lm, ids[-n - 1 : -rest], ids[-rest:])[0])
-    long, short = lm.loglikelihood_rolling(requests((text,), ("",)))
+    long, short = lm.loglikelihood_rolling(make_requests((text,), ("",)))
     assert long == pytest.approx(sum(expected), abs=1e-3)
     assert short == 0
 
@@ -168,15 +168,15 @@ def test_greedy_text_is_that_of_generate_up_to_the_stop_string(lm: GPT1LM) -> No
     prompts = ["\nThe file", "\nReturn the list of"]
     expected = lm.model.generate(prompts, max_tokens=12, temperature=0)
     settings: dict[str, Any] = {"max_gen_toks": 12, "until": []}
-    found = lm.generate_until(requests(*((prompt[1:], settings) for prompt in prompts)))
+    found = lm.generate_until(make_requests(*((prompt[1:], settings) for prompt in prompts)))
     assert [prompt + text for prompt, text in zip(prompts, found, strict=True)] == expected
     stop = found[0][3:5]
-    (cut,) = lm.generate_until(requests((prompts[0][1:], {**settings, "until": [stop, "never", ""]})))
+    (cut,) = lm.generate_until(make_requests((prompts[0][1:], {**settings, "until": [stop, "never", ""]})))
     assert cut == found[0][: found[0].index(stop)]
     sampled = {"max_gen_toks": 12, "until": "\n", "do_sample": True, "temperature": 1.0, "top_k": 20}
-    once, again = (lm.generate_until(requests((prompts[0], sampled))) for _ in range(2))
+    once, again = (lm.generate_until(make_requests((prompts[0], sampled))) for _ in range(2))
     assert once == again
-    long = lm.generate_until(requests(("word " * 500, {"max_gen_toks": 4 * lm.max_length})))
+    long = lm.generate_until(make_requests(("word " * 500, {"max_gen_toks": 4 * lm.max_length})))
     assert len(long[0]) > 2 * lm.max_length
 
 

@@ -58,14 +58,16 @@ def test_every_make_target_that_is_named_exists(name: str):
 
 
 def test_every_package_that_the_project_asks_for_is_pinned():
-    pinned = {normal(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text("utf-8").split()}
+    pinned = {normalize_name(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text("utf-8").split()}
     table = project()["project"]
     groups = [table["dependencies"], *table["optional-dependencies"].values()]
-    asked = {normal(re.split(r"[<>=[]", one)[0]) for group in groups for one in group} - {"gpt1"}  # its own extras
+    asked = {normalize_name(re.split(r"[<>=[]", one)[0]) for group in groups for one in group} - {
+        "gpt1"
+    }  # its own extras
     assert asked <= pinned, asked - pinned
 
 
-def normal(name: str) -> str:
+def normalize_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -17,19 +17,19 @@ from gpt1.errors import GPT1Error, Interrupted
 SHAPE = "--n-layer 1 --n-head 1 --n-embd 16 --context 16 --steps 4 --batch-size 2 --eval-every 2 --device cpu"
 
 
-def arguments(corpus: Path, out: Path, more: str) -> list[str]:
+def make_arguments(corpus: Path, out: Path, more: str) -> list[str]:
     return [str(corpus), "--out", str(out), *SHAPE.split(), *more.split()]
 
 
-def cells(out: Path) -> list[dict[str, Any]]:
+def read_cells(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / sweep.CELLS_FILE).read_text().splitlines()]
 
 
 def test_every_combination_is_trained_once_and_finished_ones_are_skipped(corpus: Path, tmp_path: Path, capsys: Any):
-    assert sweep.main(arguments(corpus, tmp_path, "--peak-lr 1e-3,2e-3 --seed 0")) == 0
-    before = cells(tmp_path)
-    assert sweep.main(arguments(corpus, tmp_path, "--peak-lr 1e-3,2e-3 --seed 0,1")) == 0
-    found = cells(tmp_path)
+    assert sweep.main(make_arguments(corpus, tmp_path, "--peak-lr 1e-3,2e-3 --seed 0")) == 0
+    before = read_cells(tmp_path)
+    assert sweep.main(make_arguments(corpus, tmp_path, "--peak-lr 1e-3,2e-3 --seed 0,1")) == 0
+    found = read_cells(tmp_path)
     assert found[:2] == before
     assert [(c["key"]["peak_lr"], c["key"]["seed"]) for c in found] == [(1e-3, 0), (2e-3, 0), (1e-3, 1), (2e-3, 1)]
     for cell in found:
@@ -51,11 +51,11 @@ def test_a_stopped_cell_is_not_written_and_a_diverged_one_is(corpus: Path, tmp_p
         monkeypatch.setattr(sweep, "pretrain", pretrain)
 
     fail(Interrupted("stopped"))
-    assert sweep.main(arguments(corpus, tmp_path, "")) == 130
+    assert sweep.main(make_arguments(corpus, tmp_path, "")) == 130
     assert not (tmp_path / sweep.CELLS_FILE).exists()
     fail(GPT1Error("loss is nan"))
-    assert sweep.main(arguments(corpus, tmp_path, "")) == 0
-    assert [cell["error"] for cell in cells(tmp_path)] == ["loss is nan"]
+    assert sweep.main(make_arguments(corpus, tmp_path, "")) == 0
+    assert [cell["error"] for cell in read_cells(tmp_path)] == ["loss is nan"]
     assert "diverged" in (tmp_path / sweep.PAGE_FILE).read_text()
 
 
@@ -64,5 +64,5 @@ def test_a_stopped_cell_is_not_written_and_a_diverged_one_is(corpus: Path, tmp_p
 )
 def test_settings_that_do_not_exist_are_refused(corpus: Path, tmp_path: Path, more: str, message: str, capsys: Any):
     with pytest.raises(SystemExit):
-        sweep.main(arguments(corpus, tmp_path, more))
+        sweep.main(make_arguments(corpus, tmp_path, more))
     assert message in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hints import wrong_advice
+from hints import find_wrong_advice
 
 from gpt1.cli.main import cli, main
 from gpt1.tables.table import Table, write_table
@@ -36,7 +36,7 @@ def run_cli(capfd: pytest.CaptureFixture[str]):
             code = int(stop.code or 0)
         result = CommandResult(code, *capfd.readouterr())
         if words and words[0] in cli.commands:
-            assert not (wrong := wrong_advice(result.stderr, words[0], words)), (wrong, result.stderr)
+            assert not (wrong := find_wrong_advice(result.stderr, words[0], words)), (wrong, result.stderr)
         return result
 
     return run

@@ -28,7 +28,7 @@ def assert_printable(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def nasty(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def escape_folder(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where every file name, column and cell contains escape sequences."""
     from gpt1.training.finetune import finetune
 
@@ -93,8 +93,8 @@ COMMANDS = {
 }
 
 
-def test_no_command_prints_control_characters(nasty: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(nasty)
+def test_no_command_prints_control_characters(escape_folder: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(escape_folder)
     succeeded = set()
     for name, words in COMMANDS.items():
         answer = run_cli(*words)
@@ -107,16 +107,18 @@ def test_no_command_prints_control_characters(nasty: Path, run_cli: Any, monkeyp
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_rows_are_escaped_in_a_terminal_and_unchanged_in_a_pipe(ending: str, nasty: Path):
+def test_rows_are_escaped_in_a_terminal_and_unchanged_in_a_pipe(ending: str, escape_folder: Path):
     command = [sys.executable, "-m", "gpt1", "predict", "run", f"{FILE}.{ending}"]
-    piped = subprocess.run(command, cwd=nasty, capture_output=True, check=True)
-    copy = nasty / f"piped.{ending}"
+    piped = subprocess.run(command, cwd=escape_folder, capture_output=True, check=True)
+    copy = escape_folder / f"piped.{ending}"
     copy.write_bytes(piped.stdout)
     assert read_table(copy).rows[0][T] == f"{NASTY} 0"
     assert_printable(piped.stderr.decode())
 
     out, err = pty.openpty(), pty.openpty()
-    with subprocess.Popen(command, cwd=nasty, stdout=out[1], stderr=err[1], env={**os.environ, "TERM": "xterm"}) as run:
+    with subprocess.Popen(
+        command, cwd=escape_folder, stdout=out[1], stderr=err[1], env={**os.environ, "TERM": "xterm"}
+    ) as run:
         os.close(out[1])
         os.close(err[1])
         printed, progress = read_all(out[0]), read_all(err[0])

@@ -32,19 +32,19 @@ FAST = "--epochs 1 --batch-size 16 --precision fp32 --device cpu"
 
 
 @pytest.fixture(autouse=True)
-def in_workspace(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def enter_workspace(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
 
 
 @pytest.fixture
-def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
-    def give(data: bytes) -> None:
+def pipe_to_stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    def replace_stdin(data: bytes) -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
 
-    return give
+    return replace_stdin
 
 
-def predictions(run_cli: Any, *words: str) -> list[dict[str, Any]]:
+def run_predict(run_cli: Any, *words: str) -> list[dict[str, Any]]:
     answer = run_cli("predict", "runs/reviews", *words)
     assert answer.exit_code == 0, answer.stderr
     path = Path("answer.jsonl" if answer.stdout.startswith("{") else "answer.csv")
@@ -58,8 +58,8 @@ def test_columns_of_other_names_are_named_by_flags(run_cli: Any):
     write_table("same.csv", [{"text": row["text"], "label": row["label"]} for row in rows])
     refused = run_cli("predict", "runs/reviews", "other.csv")
     assert (refused.exit_code, "--text" in refused.stderr) == (2, True)
-    own = [row["prediction"] for row in predictions(run_cli, "same.csv")]
-    assert [row["prediction"] for row in predictions(run_cli, "other.csv", "--text", "review")] == own
+    own = [row["prediction"] for row in run_predict(run_cli, "same.csv")]
+    assert [row["prediction"] for row in run_predict(run_cli, "other.csv", "--text", "review")] == own
     refused = run_cli("evaluate", "runs/reviews", "other.csv", "--text", "review")
     assert "--label" in refused.stderr
     found = run_cli("evaluate", "runs/reviews", "other.csv", "--text", "review", "--label", "stars", "--json")
@@ -72,20 +72,20 @@ def test_columns_of_other_names_are_named_by_flags(run_cli: Any):
 def test_text_columns_can_be_joined_for_a_prediction(run_cli: Any):
     write_table("parts.csv", [{"title": "good", "body": "film"}])
     write_table("whole.csv", [{"text": "good\nfilm"}])
-    (joined,), (whole,) = predictions(run_cli, "parts.csv", "--text", "title,body"), predictions(run_cli, "whole.csv")
+    (joined,), (whole,) = run_predict(run_cli, "parts.csv", "--text", "title,body"), run_predict(run_cli, "whole.csv")
     assert joined["probability_yes"] == whole["probability_yes"]
 
 
 @pytest.mark.parametrize("text", ["what a film", "Race: what a film"])  # race is also a data set
 def test_a_text_is_predicted_as_a_row_with_it(text: str, run_cli: Any):
     write_table("whole.jsonl", [{"text": text}])
-    assert predictions(run_cli, text) == predictions(run_cli, "whole.jsonl")
+    assert run_predict(run_cli, text) == run_predict(run_cli, "whole.jsonl")
 
 
 def test_in_a_terminal_the_prediction_of_a_text_is_a_table_and_json_on_request(
     run_cli: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    (row,) = predictions(run_cli, "what a film")
+    (row,) = run_predict(run_cli, "what a film")
     assert run_cli("predict", "runs/reviews", "new.csv", "--json").stdout.startswith("{")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert json.loads(run_cli("predict", "runs/reviews", "what a film", "--json").stdout) == row
@@ -105,54 +105,54 @@ def test_a_misspelled_file_is_not_taken_for_a_text(word: str, run_cli: Any):
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet"])
-def test_a_table_on_standard_input_gives_the_rows_of_the_file(kind: str, run_cli: Any, pipe: Any):
+def test_a_table_on_standard_input_gives_the_rows_of_the_file(kind: str, run_cli: Any, pipe_to_stdin: Any):
     rows = [{"text": row["text"], "id": i} for i, row in enumerate(read_table("new.csv").rows)]
     path = Path(f"piped.{kind}")
     if kind == "json":
         path.write_text(json.dumps(rows))
     else:
         write_table(path, rows)
-    pipe(path.read_bytes())
+    pipe_to_stdin(path.read_bytes())
     answer = run_cli("predict", "runs/reviews", "-")
     assert answer.exit_code == 0, answer.stderr
     assert "standard input: 5 rows" in answer.stderr
     assert answer.stdout == run_cli("predict", "runs/reviews", str(path)).stdout
-    pipe(Path("reviews.csv").read_bytes())
+    pipe_to_stdin(Path("reviews.csv").read_bytes())
     expected = run_cli("evaluate", "runs/reviews", "reviews.csv", "--json").stdout
     assert run_cli("evaluate", "runs/reviews", "-", "--json").stdout == expected
 
 
-def test_standard_input_that_is_not_a_table_is_an_error(run_cli: Any, pipe: Any):
-    pipe(b"")
+def test_standard_input_that_is_not_a_table_is_an_error(run_cli: Any, pipe_to_stdin: Any):
+    pipe_to_stdin(b"")
     assert "standard input is empty" in run_cli("predict", "runs/reviews", "-").stderr
-    pipe(b"\x1f\x8b\x08")
+    pipe_to_stdin(b"\x1f\x8b\x08")
     assert "zcat" in run_cli("predict", "runs/reviews", "-").stderr
-    pipe(b"a,b\n1,2\n")
+    pipe_to_stdin(b"a,b\n1,2\n")
     assert "standard input has no column 'text'" in run_cli("predict", "runs/reviews", "-").stderr
     for lines in (b"A good film.\nA bad one.\n", b"A good film, really; so good.\nA bad one.\n"):
-        pipe(lines)
+        pipe_to_stdin(lines)
         assert "add the line text before the texts" in run_cli("predict", "runs/reviews", "-").stderr
 
 
 @pytest.mark.parametrize(("delimiter", "shown"), [(";", ";"), ("\t", "tab")])
-def test_a_pipe_and_a_file_have_the_same_delimiter(delimiter: str, shown: str, run_cli: Any, pipe: Any):
+def test_a_pipe_and_a_file_have_the_same_delimiter(delimiter: str, shown: str, run_cli: Any, pipe_to_stdin: Any):
     lines = delimiter.join(["nr", "text"]), delimiter.join(["1", "a film, so good"])
     Path("piped.csv").write_text("\n".join(lines))
-    pipe(Path("piped.csv").read_bytes())
+    pipe_to_stdin(Path("piped.csv").read_bytes())
     answer = run_cli("predict", "runs/reviews", "-")
     assert answer.exit_code == 0, answer.stderr
     assert "a film, so good" in answer.stdout
     for given in ("piped.csv", "-"):
-        pipe(Path("piped.csv").read_bytes())
+        pipe_to_stdin(Path("piped.csv").read_bytes())
         refused = run_cli("predict", "runs/reviews", given, "--text", "body")
         assert f"has no column 'body'. Columns (delimiter: {shown}): nr, text." in refused.stderr
         assert "add the line" not in refused.stderr
 
 
-def test_semicolons_stay_semicolons_in_the_output(run_cli: Any, pipe: Any):
+def test_semicolons_stay_semicolons_in_the_output(run_cli: Any, pipe_to_stdin: Any):
     rows = '"a;b";"text, more";text\n"1;\t2";3,5;a film\n'
     Path("in.csv").write_text(rows)
-    pipe(rows.encode())
+    pipe_to_stdin(rows.encode())
     printed = run_cli("predict", "runs/reviews", "-").stdout
     assert printed.splitlines()[0].startswith('"a;b";"text, more";text;prediction;probability_')
     assert run_cli("predict", "runs/reviews", "in.csv", "--out", "out.csv").exit_code == 0
@@ -231,7 +231,7 @@ WRITERS = {
 }
 
 
-def content(path: Path) -> list[str] | str:
+def read_content(path: Path) -> list[str] | str:
     if path.is_file():
         return path.read_text()
     return [name for name in list_files(path) if not name.startswith("events/")]  # their names have the time
@@ -241,13 +241,13 @@ def content(path: Path) -> list[str] | str:
 def test_every_writer_refuses_what_exists_and_replaces_it_with_overwrite(out: str, run_cli: Any):
     command = [*WRITERS[out].split(), "--out", out]
     assert run_cli(*command).exit_code == 0
-    before = content(Path(out))
+    before = read_content(Path(out))
     refused = run_cli(*command)
     assert refused.exit_code == 2
     assert "--overwrite" in refused.stderr
     again = run_cli(*command, "--overwrite")
     assert again.exit_code == 0, again.stderr
-    assert before == content(Path(out))
+    assert before == read_content(Path(out))
     assert not [path for path in Path(out).parent.iterdir() if ".deleted-" in path.name or ".partial" in path.name]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from corpus_helpers import content, write_books
+from corpus_helpers import read_files, write_books
 from fake_tokenizers import HashTokenizer, InterruptingProgress, LastIdTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,7 +96,7 @@ def test_the_corpus_folder_is_bit_identical_for_any_number_of_workers(
     folders = []
     for workers in (1, 3):
         write_corpus([source], tmp_path / str(workers), HashTokenizer(), workers=workers, shard_tokens=100)
-        folders.append(content(tmp_path / str(workers)))
+        folders.append(read_files(tmp_path / str(workers)))
     assert folders[0] == folders[1]
     assert len(folders[0]) > 5
 
@@ -120,7 +120,7 @@ def test_the_manifest_lists_the_sources_the_counts_and_every_file(corpus: Corpus
     for name, file in manifest["files"].items():
         data = (tmp_path / "corpus" / name).read_bytes()
         assert (file["size"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
-    assert {*manifest["files"], "manifest.json"} == set(content(tmp_path / "corpus"))
+    assert {*manifest["files"], "manifest.json"} == set(read_files(tmp_path / "corpus"))
     starts, n_bytes = np.load(tmp_path / "corpus" / "documents.npy")
     assert (len(starts), n_bytes.sum()) == (corpus.documents, corpus.n_bytes)
     assert HashTokenizer.load(tmp_path / "corpus" / "tokenizer").vocab_size == 50
@@ -138,7 +138,7 @@ def test_the_fingerprint_depends_on_the_content_and_not_on_the_location(tmp_path
 
 def test_a_flipped_bit_in_any_file_is_an_error_that_names_the_file(corpus: Corpus, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
-    for name, data in content(folder).items():
+    for name, data in read_files(folder).items():
         damaged = bytearray(data)
         damaged[len(data) // 2] ^= 1
         (folder / name).write_bytes(damaged)
@@ -154,7 +154,7 @@ def test_a_flipped_bit_in_any_file_is_an_error_that_names_the_file(corpus: Corpu
 
 def test_opening_a_corpus_with_a_missing_or_truncated_file_names_the_file(corpus: Corpus, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
-    for name, data in content(folder).items():
+    for name, data in read_files(folder).items():
         (folder / name).write_bytes(data[:-1])
         with pytest.raises(UserError, match=name):
             Corpus.open(folder)
@@ -236,10 +236,10 @@ def test_the_output_folder_must_be_empty_or_missing(tmp_path: Path) -> None:
     out = tmp_path / "corpus"
     out.mkdir()
     write_corpus([source], out, HashTokenizer())
-    before = content(out)
+    before = read_files(out)
     with pytest.raises(UserError, match="exists and is not empty"):
         write_corpus([source], out, HashTokenizer())
-    assert content(out) == before
+    assert read_files(out) == before
     with pytest.raises(UserError, match="is a file"):
         write_corpus([source], tmp_path / "books" / "3.txt", HashTokenizer())
 
@@ -269,7 +269,7 @@ def test_trained_tokenizers_give_the_same_folder_in_worker_processes(tmp_path: P
     source = str(write_books(tmp_path / "books"))
     for workers in (1, 2):
         write_corpus([source], tmp_path / str(workers), tokenizer, workers=workers)
-    assert content(tmp_path / "1") == content(tmp_path / "2")
+    assert read_files(tmp_path / "1") == read_files(tmp_path / "2")
 
 
 def test_a_replaced_tokenizer_is_an_error(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -285,9 +285,9 @@ def test_a_full_temporary_folder_is_an_error_that_names_it(
 ) -> None:
     corpus = write_corpus([str(write_books(tmp_path / "books", 4))], tmp_path / "corpus", tokenizer)
 
-    def full(*_: object) -> None:
+    def raise_disk_full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")  # without a file name, as from write()
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", raise_disk_full)
     with pytest.raises(ResourceError, match=f"{tempfile.gettempdir()}/.* could not be written: the disk is full"):
         corpus.load_tokenizer()

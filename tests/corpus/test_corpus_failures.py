@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus_helpers import content, write_books
+from corpus_helpers import read_files, write_books
 from fake_tokenizers import CrashingTokenizer, HangingTokenizer, HashTokenizer, InterruptingProgress
 
 from gpt1.corpus.corpus import write_corpus
@@ -76,10 +76,10 @@ def test_ctrl_c_kills_workers_that_never_finish(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: Any, values: Any, allow_pickle: bool) -> None:
+    def raise_disk_full(file: Any, values: Any, allow_pickle: bool) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np, "save", raise_disk_full)
     with pytest.raises(ResourceError, match="corpus could not be written: the disk is full"):
         write_corpus([str(write_books(tmp_path / "books"))], tmp_path / "corpus", HashTokenizer())
     assert os.listdir(tmp_path) == ["books"]
@@ -126,7 +126,7 @@ def test_a_killed_run_leaves_no_corpus_and_no_process_and_the_next_run_cleans_up
     (tmp_path / ".corpus.partial" / "shard-00007.npy").touch()  # as if killed later
     assert (tmp_path / ".corpus.partial" / "tokenizer").exists()
     corpus = write_corpus([source], out, HashTokenizer())
-    assert set(content(Path(out))) == {*corpus.manifest["files"], "manifest.json"}
+    assert set(read_files(Path(out))) == {*corpus.manifest["files"], "manifest.json"}
     assert not (tmp_path / ".corpus.partial").exists()
 
 

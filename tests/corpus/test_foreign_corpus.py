@@ -21,7 +21,7 @@ SHARD = 50
 
 
 @pytest.fixture(scope="module")
-def good(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def valid_corpus(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("foreign")
     for i in range(12):
         (folder / f"{i}.txt").write_text(f"some words of the document {i}")
@@ -30,8 +30,8 @@ def good(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def corpus(good: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(good, tmp_path / "corpus"))
+def corpus(valid_corpus: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(valid_corpus, tmp_path / "corpus"))
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
@@ -41,7 +41,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": manifest_fingerprint(manifest)}))
 
 
-def put(folder: Path, name: str, data: bytes, place: str | None = None) -> None:
+def replace_file(folder: Path, name: str, data: bytes, place: str | None = None) -> None:
     """Replace the file `name` of a corpus and update its size and SHA-256 in the manifest."""
     (folder / (place or name)).write_bytes(data)
     files = json.loads((folder / "manifest.json").read_text())["files"]
@@ -49,12 +49,12 @@ def put(folder: Path, name: str, data: bytes, place: str | None = None) -> None:
     rewrite(folder, files=files)
 
 
-def put_array(folder: Path, name: str, values: Any) -> None:
+def replace_array(folder: Path, name: str, values: Any) -> None:
     with open(folder / "new.npy", "wb") as file:
         np.save(file, values)
     data = (folder / "new.npy").read_bytes()
     (folder / "new.npy").unlink()
-    put(folder, name, data)
+    replace_file(folder, name, data)
 
 
 def read_all(folder: Path, url: bool) -> Corpus:
@@ -72,7 +72,7 @@ from_disk_and_url = pytest.mark.parametrize("url", [False, True], ids=["disk", "
 @from_disk_and_url
 @pytest.mark.parametrize("name", ["tokenizer/../../../escaped", "tokenizer/../escaped", "/escaped", "tokenizer/a\\b"])
 def test_a_file_name_outside_the_corpus_is_an_error_and_writes_nothing(corpus: Path, name: str, url: bool):
-    put(corpus, name, b"evil", place="tokenizer/harmless")
+    replace_file(corpus, name, b"evil", place="tokenizer/harmless")
     before = sorted(corpus.parent.rglob("*"))
     with pytest.raises(UserError, match=r"manifest\.json"):
         read_all(corpus, url)
@@ -126,15 +126,15 @@ def test_an_invalid_manifest_is_an_error_that_names_the_file(corpus: Path, text:
         Corpus.open(corpus)
 
 
-def shard(change: Any) -> Any:
-    return lambda folder: put_array(folder, "shard-00000.npy", change(np.load(folder / "shard-00000.npy")))
+def change_shard(change: Any) -> Any:
+    return lambda folder: replace_array(folder, "shard-00000.npy", change(np.load(folder / "shard-00000.npy")))
 
 
-def documents(change: Any) -> Any:
-    return lambda folder: put_array(folder, "documents.npy", change(np.load(folder / "documents.npy")))
+def change_documents(change: Any) -> Any:
+    return lambda folder: replace_array(folder, "documents.npy", change(np.load(folder / "documents.npy")))
 
 
-def with_value(place: Any, value: int) -> Any:
+def set_value(place: Any, value: int) -> Any:
     def change(values: Any) -> Any:
         values[place] = value
         return values
@@ -144,26 +144,29 @@ def with_value(place: Any, value: int) -> Any:
 
 INVALID_ARRAYS: dict[str, tuple[Any, str]] = {
     "an id outside the vocabulary": (
-        shard(with_value(7, 300)),
+        change_shard(set_value(7, 300)),
         "contains token id 300, but the vocabulary has 300 tokens",
     ),
-    "objects": (shard(lambda ids: np.array([None] * len(ids), object)), "shard-00000.npy contains object"),
-    "wider ids": (shard(lambda ids: ids.astype(np.uint32)), "shard-00000.npy contains uint32"),
-    "signed ids": (shard(lambda ids: ids.astype(np.int16)), "shard-00000.npy contains int16"),
-    "ids in another byte order": (shard(lambda ids: ids.astype(">u2")), "shard-00000.npy contains >u2"),
-    "fewer ids": (shard(lambda ids: ids[:-1]), r"shard-00000.npy contains uint16 \(49,\)"),
-    "ids in two dimensions": (shard(lambda ids: ids.reshape(2, -1)), r"shard-00000.npy contains uint16 \(2, 25\)"),
-    "documents as floats": (documents(lambda d: d.astype(np.float64)), "documents.npy contains float64"),
-    "documents in Fortran order": (documents(np.asfortranarray), "documents.npy is not a .npy array"),
-    "starts that do not ascend": (documents(lambda d: np.stack([d[0][::-1], d[1]])), "starts are not ascending"),
-    "a start below zero": (documents(with_value((0, 0), -1)), "starts are not ascending"),
-    "a start beyond the tokens": (documents(with_value((0, -1), 10**9)), "starts are not ascending"),
-    "starts that overflow": (documents(with_value((0, 1), -(2**63))), "starts are not ascending"),
-    "other sizes": (documents(with_value((1, 0), 10**9)), "document sizes do not match"),
-    "a zip": (lambda folder: put(folder, "shard-00000.npy", b"PK\3\4" + bytes(200)), "is not a .npy array"),
-    "an empty file": (lambda folder: put(folder, "shard-00000.npy", b""), "is not a .npy array"),
+    "objects": (change_shard(lambda ids: np.array([None] * len(ids), object)), "shard-00000.npy contains object"),
+    "wider ids": (change_shard(lambda ids: ids.astype(np.uint32)), "shard-00000.npy contains uint32"),
+    "signed ids": (change_shard(lambda ids: ids.astype(np.int16)), "shard-00000.npy contains int16"),
+    "ids in another byte order": (change_shard(lambda ids: ids.astype(">u2")), "shard-00000.npy contains >u2"),
+    "fewer ids": (change_shard(lambda ids: ids[:-1]), r"shard-00000.npy contains uint16 \(49,\)"),
+    "ids in two dimensions": (
+        change_shard(lambda ids: ids.reshape(2, -1)),
+        r"shard-00000.npy contains uint16 \(2, 25\)",
+    ),
+    "documents as floats": (change_documents(lambda d: d.astype(np.float64)), "documents.npy contains float64"),
+    "documents in Fortran order": (change_documents(np.asfortranarray), "documents.npy is not a .npy array"),
+    "starts that do not ascend": (change_documents(lambda d: np.stack([d[0][::-1], d[1]])), "starts are not ascending"),
+    "a start below zero": (change_documents(set_value((0, 0), -1)), "starts are not ascending"),
+    "a start beyond the tokens": (change_documents(set_value((0, -1), 10**9)), "starts are not ascending"),
+    "starts that overflow": (change_documents(set_value((0, 1), -(2**63))), "starts are not ascending"),
+    "other sizes": (change_documents(set_value((1, 0), 10**9)), "document sizes do not match"),
+    "a zip": (lambda folder: replace_file(folder, "shard-00000.npy", b"PK\3\4" + bytes(200)), "is not a .npy array"),
+    "an empty file": (lambda folder: replace_file(folder, "shard-00000.npy", b""), "is not a .npy array"),
     "only a header": (
-        lambda folder: put(folder, "shard-00000.npy", (folder / "shard-00000.npy").read_bytes()[:128]),
+        lambda folder: replace_file(folder, "shard-00000.npy", (folder / "shard-00000.npy").read_bytes()[:128]),
         "shard-00000.npy contains uint16",
     ),
 }

@@ -36,18 +36,18 @@ def read_texts(*corpora: str | Path) -> list[str]:
     return [document.text for document in read_documents([str(corpus) for corpus in corpora])]
 
 
-def names_of(*corpora: str | Path) -> list[str]:
+def list_names(*corpora: str | Path) -> list[str]:
     return [source.name for source in list_sources([str(corpus) for corpus in corpora])]
 
 
-def error_of(*corpora: str | Path) -> str:
+def read_error(*corpora: str | Path) -> str:
     with pytest.raises(UserError) as raised:
         read_texts(*corpora)
     return str(raised.value)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scratch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for generated files, overwritten by every example."""
     return tmp_path_factory.mktemp("generated")
 
@@ -55,9 +55,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(texts=st.lists(texts, min_size=1, max_size=5), compression=st.sampled_from(sorted(COMPRESS)))
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_a_row_is_a_document_in_every_format_and_compression(
-    place: Path, kind: str, texts: list[str], compression: str
+    scratch_folder: Path, kind: str, texts: list[str], compression: str
 ) -> None:
-    path = place / f"rows.{kind}{compression}"
+    path = scratch_folder / f"rows.{kind}{compression}"
     write_table(path, [{"id": i, "text": text} for i, text in enumerate(texts)])
     assert read_texts(path) == texts
 
@@ -65,9 +65,9 @@ def test_a_row_is_a_document_in_every_format_and_compression(
 @given(text=texts.filter(bool), compression=st.sampled_from(sorted(COMPRESS)), mark=st.booleans())
 @pytest.mark.parametrize("kind", ["txt", "md"])
 def test_a_text_file_is_one_unchanged_document_without_its_byte_order_mark(
-    place: Path, kind: str, text: str, compression: str, mark: bool
+    scratch_folder: Path, kind: str, text: str, compression: str, mark: bool
 ) -> None:
-    path = place / f"text.{kind}{compression}"
+    path = scratch_folder / f"text.{kind}{compression}"
     path.write_bytes(COMPRESS[compression](text.encode("utf-8-sig" if mark else "utf-8")))
     assert read_texts(path) == [text if mark else text.removeprefix("\ufeff")]
 
@@ -89,8 +89,10 @@ long_texts = st.sampled_from(["ab é한🙂\n", "ab é", "é한🙂"]).flatmap(
 
 
 @given(text=long_texts, kind=st.sampled_from(["txt", "jsonl"]))
-def test_the_parts_of_a_long_document_are_short_and_join_to_the_document(place: Path, text: str, kind: str) -> None:
-    path = place / f"long.{kind}"
+def test_the_parts_of_a_long_document_are_short_and_join_to_the_document(
+    scratch_folder: Path, text: str, kind: str
+) -> None:
+    path = scratch_folder / f"long.{kind}"
     path.write_text(json.dumps({"text": text}) if kind == "jsonl" else text, encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readers, "MAX_PART_BYTES", 32)
@@ -126,7 +128,7 @@ def test_folders_are_read_recursively_sorted_by_name_without_hidden_files(tmp_pa
     for name in ("b/1.txt", "a.txt", "b/10.md", "b/.hidden.txt", ".git/c.txt", "b-c.jsonl", "picture.png"):
         (tmp_path / "books" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "books" / name).write_text('{"text": "x"}')
-    assert names_of(tmp_path / "books") == ["books/a.txt", "books/b/1.txt", "books/b/10.md", "books/b-c.jsonl"]
+    assert list_names(tmp_path / "books") == ["books/a.txt", "books/b/1.txt", "books/b/10.md", "books/b-c.jsonl"]
 
 
 def test_a_corpus_folder_is_not_read_as_text(tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_a_corpus_folder_is_not_read_as_text(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a")
     assert read_texts(tmp_path) == ["a"]
-    assert "is already tokenized" in error_of(tmp_path / "corpus")
+    assert "is already tokenized" in read_error(tmp_path / "corpus")
 
 
 def test_links_are_followed_but_cycles_are_not(tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_links_are_followed_but_cycles_are_not(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "a.txt").write_text("a")
     (tmp_path / "books" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "books")
-    assert names_of(tmp_path / "books") == ["books/linked/a.txt"]
+    assert list_names(tmp_path / "books") == ["books/linked/a.txt"]
 
 
 def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_urls_may_be_files_folders_or_glob_patterns(memory: fsspec.AbstractFileS
     assert read_texts("memory://books") == ["a", "row"]
     assert read_texts("memory://books/*.gz") == ["a"]
     assert read_texts("memory://books/deep/rows.parquet") == ["row"]
-    assert "memory://nowhere.txt does not exist" in error_of("memory://nowhere.txt")
+    assert "memory://nowhere.txt does not exist" in read_error("memory://nowhere.txt")
 
 
 def test_empty_files_in_a_folder_are_skipped(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ INVALID_FILES = {
 def test_the_error_for_an_invalid_file_names_the_place_the_problem_and_the_fix(tmp_path: Path, name: str) -> None:
     data, expected = INVALID_FILES[name]
     (tmp_path / name).write_bytes(data)
-    message = error_of(tmp_path / name)
+    message = read_error(tmp_path / name)
     assert all(part in message for part in expected), message
     assert name in message
 
@@ -228,30 +230,30 @@ def test_the_error_for_an_invalid_file_names_the_place_the_problem_and_the_fix(t
 @given(text=st.text(st.sampled_from("ab é\n"), min_size=80, max_size=200), data=st.data())
 @pytest.mark.parametrize("kind", ["txt", "tsv"])
 def test_an_invalid_utf_8_byte_is_located_anywhere_in_the_file(
-    place: Path, text: str, data: st.DataObject, kind: str
+    scratch_folder: Path, text: str, data: st.DataObject, kind: str
 ) -> None:
     head = ("text\n" + text[: data.draw(st.integers(0, len(text)))]).encode()
-    path = place / f"bad.{kind}"
+    path = scratch_folder / f"bad.{kind}"
     path.write_bytes(head + b"\xff" + text.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readers, "MAX_PART_BYTES", 32)
-        assert f"line {head.count(10) + 1}, byte {len(head) + 1} of the file, is 0xFF" in error_of(path)
+        assert f"line {head.count(10) + 1}, byte {len(head) + 1} of the file, is 0xFF" in read_error(path)
 
 
 def test_the_error_for_a_missing_path_suggests_the_closest_name(tmp_path: Path) -> None:
     (tmp_path / "books.jsonl").write_text("{}")
-    assert "Did you mean books.jsonl?" in error_of(tmp_path / "book.jsonl")
-    assert f"no folder {tmp_path / 'nowhere'}" in error_of(tmp_path / "nowhere" / "book.jsonl")
-    assert "no file matches" in error_of(tmp_path / "*.txt")
+    assert "Did you mean books.jsonl?" in read_error(tmp_path / "book.jsonl")
+    assert f"no folder {tmp_path / 'nowhere'}" in read_error(tmp_path / "nowhere" / "book.jsonl")
+    assert "no file matches" in read_error(tmp_path / "*.txt")
 
 
 def test_the_error_for_a_file_without_read_permission_names_it_and_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deny(path: Path, mode: str) -> None:
+    def raise_permission_error(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(files, "open", deny, raising=False)
+    monkeypatch.setattr(files, "open", raise_permission_error, raising=False)
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(UserError) as error:
         list(read_documents([str(tmp_path)]))
@@ -260,29 +262,29 @@ def test_the_error_for_a_file_without_read_permission_names_it_and_the_fix(
 
 
 def test_the_error_for_a_folder_without_text_lists_its_files(tmp_path: Path) -> None:
-    assert f"{tmp_path} is empty" in error_of(tmp_path)
+    assert f"{tmp_path} is empty" in read_error(tmp_path)
     for i in range(7):
         (tmp_path / f"{i}.png").write_bytes(b"\0")
-    message = error_of(tmp_path)
+    message = read_error(tmp_path)
     assert "0.png" in message
     assert "2 more" in message
     (tmp_path / "a.txt").touch()
-    assert "all text files are empty (1)" in error_of(tmp_path)
+    assert "all text files are empty (1)" in read_error(tmp_path)
 
 
 @given(data=st.data(), ending=st.sampled_from([".gz", ".xz", ".zst"]))
-def test_a_truncated_compressed_file_is_an_error(place: Path, data: st.DataObject, ending: str) -> None:
+def test_a_truncated_compressed_file_is_an_error(scratch_folder: Path, data: st.DataObject, ending: str) -> None:
     random = Random(0)
     rows = b"".join(b'{"text": "%s"}\n' % random.randbytes(20).hex().encode() for _ in range(20))
     whole = COMPRESS[ending](rows)
-    path = place / f"cut.jsonl{ending}"
+    path = scratch_folder / f"cut.jsonl{ending}"
     path.write_bytes(whole[: data.draw(st.integers(1, len(whole) - 1))])
-    assert "damaged or truncated" in error_of(path)
+    assert "damaged or truncated" in read_error(path)
 
 
 @given(sizes=st.lists(st.integers(0, 5), min_size=2, max_size=4))
 @pytest.mark.parametrize("ending", [".gz", ".xz", ".zst"])
-def test_all_members_of_a_compressed_file_are_read(place: Path, ending: str, sizes: list[int]) -> None:
-    path = place / f"members.txt{ending}"
+def test_all_members_of_a_compressed_file_are_read(scratch_folder: Path, ending: str, sizes: list[int]) -> None:
+    path = scratch_folder / f"members.txt{ending}"
     path.write_bytes(b"".join(COMPRESS[ending](b"word " * size) for size in [1, *sizes]))
     assert read_texts(path) == ["word " * (1 + sum(sizes))]

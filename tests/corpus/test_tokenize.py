@@ -24,10 +24,10 @@ def test_zero_is_an_error_and_not_the_default(settings: dict[str, Any], tmp_path
 def test_the_out_of_memory_error_suggests_fewer_workers(
     workers: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def write(*_: Any, **__: Any) -> None:
+    def raise_memory_error(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("gpt1.corpus.tokenize.write_corpus", write)
+    monkeypatch.setattr("gpt1.corpus.tokenize.write_corpus", raise_memory_error)
     (tmp_path / "a.txt").write_text("some words, and some words more\n" * 20)
     with pytest.raises(ResourceError, match="out of memory") as error:
         tokenize([str(tmp_path / "a.txt")], out=tmp_path / "corpus", vocab_size=60, workers=workers)

@@ -35,16 +35,16 @@ class Numbered:
         return self.starts
 
 
-def numbered(tokens: int, starts: Sequence[int] = (0,)) -> Corpus:
+def make_numbered_corpus(tokens: int, starts: Sequence[int] = (0,)) -> Corpus:
     return cast(Corpus, Numbered(tokens, starts))
 
 
-def whole(tokens: int) -> CorpusPart:
-    return CorpusPart.from_ranges(numbered(tokens), [(0, tokens)])
+def make_whole_part(tokens: int) -> CorpusPart:
+    return CorpusPart.from_ranges(make_numbered_corpus(tokens), [(0, tokens)])
 
 
-def numbered_documents(lengths: Sequence[int]) -> Corpus:
-    return numbered(sum(lengths), [0, *np.cumsum(lengths)[:-1].tolist()])
+def make_numbered_documents(lengths: Sequence[int]) -> Corpus:
+    return make_numbered_corpus(sum(lengths), [0, *np.cumsum(lengths)[:-1].tolist()])
 
 
 @st.composite
@@ -62,7 +62,7 @@ def corpora(draw: st.DrawFn) -> tuple[Corpus, int]:
     longest = draw(st.sampled_from([2, 10, tokens]))
     lengths = draw(st.lists(st.integers(2, max(2, longest)), max_size=tokens // 4))
     starts = [start for start in [0, *np.cumsum(lengths).tolist()] if start <= max(0, tokens - 2)]
-    return numbered(tokens, starts), context
+    return make_numbered_corpus(tokens, starts), context
 
 
 fractions = st.floats(0, 0.5) | st.just(0.5)
@@ -121,14 +121,14 @@ def test_a_positive_fraction_gives_validation_windows_if_two_windows_fit(drawn, 
 
 @given(tokens=st.integers(100, 600), context=st.integers(2, 8), split=splits)
 def test_a_fraction_of_zero_gives_no_validation_windows(tokens, context, split):
-    train, validation = split_corpus(numbered(tokens), context, 0.0, split)
+    train, validation = split_corpus(make_numbered_corpus(tokens), context, 0.0, split)
     assert validation is None
     assert train.text.tokens == tokens
 
 
 @given(tokens=st.integers(400, 2000), context=st.integers(2, 8), fraction=st.floats(0.01, 0.5), split=splits)
 def test_the_validation_share_is_the_requested_fraction(tokens, context, fraction, split):
-    _, validation = split_corpus(numbered(tokens), context, fraction, split)
+    _, validation = split_corpus(make_numbered_corpus(tokens), context, fraction, split)
     assert validation is not None
     assert abs(validation.text.tokens / tokens - fraction) <= (context + 2) / tokens + 1e-9
 
@@ -142,7 +142,7 @@ def test_the_validation_share_is_the_requested_fraction(tokens, context, fractio
     context=st.integers(2, 20),
 )
 def test_validation_documents_are_whole_and_have_the_share(lengths, fraction, context):
-    corpus = numbered_documents(lengths)
+    corpus = make_numbered_documents(lengths)
     starts = corpus.document_starts()
     train, validation = split_corpus(corpus, context, fraction)
     assert validation is not None
@@ -152,7 +152,7 @@ def test_validation_documents_are_whole_and_have_the_share(lengths, fraction, co
 
 
 def test_validation_documents_come_from_everywhere_in_the_corpus():
-    corpus = numbered_documents([50] * 10_000)
+    corpus = make_numbered_documents([50] * 10_000)
     _, validation = split_corpus(corpus, 16, 0.01)
     assert validation is not None
     found = read_all(validation) / corpus.tokens
@@ -162,13 +162,13 @@ def test_validation_documents_come_from_everywhere_in_the_corpus():
 
 
 def test_the_validation_documents_do_not_depend_on_the_context_or_the_seed_of_a_run():
-    corpus = numbered_documents([50] * 1000)
+    corpus = make_numbered_documents([50] * 1000)
     texts = [split_corpus(corpus, context, 0.05)[1] for context in (8, 64, 128)]
     assert len({tuple(read_all(text)) for text in texts if text}) == 1
 
 
 def test_a_document_longer_than_the_share_is_not_validation_text_if_others_are():
-    corpus = numbered_documents([100_000, *[50] * 1000, 100_000])
+    corpus = make_numbered_documents([100_000, *[50] * 1000, 100_000])
     _, validation = split_corpus(corpus, 16, 0.01)
     assert validation is not None
     found = read_all(validation)
@@ -177,7 +177,7 @@ def test_a_document_longer_than_the_share_is_not_validation_text_if_others_are()
 
 @pytest.mark.parametrize("lengths", [[1_000_000], [300_000, 500_000, 200_000]])
 def test_long_documents_give_pieces_at_even_distances(lengths: list[int]):
-    corpus = numbered_documents(lengths)
+    corpus = make_numbered_documents(lengths)
     _, validation = split_corpus(corpus, 64, 0.02)
     assert validation is not None
     found = read_all(validation)
@@ -188,7 +188,7 @@ def test_long_documents_give_pieces_at_even_distances(lengths: list[int]):
 
 
 def test_few_short_documents_are_taken_whole_and_long_ones_add_what_is_missing():
-    corpus = numbered_documents([500_000, 10, 500_000, 20])
+    corpus = make_numbered_documents([500_000, 10, 500_000, 20])
     _, validation = split_corpus(corpus, 16, 0.01)
     assert validation is not None
     found = set(read_all(validation).tolist())
@@ -198,14 +198,14 @@ def test_few_short_documents_are_taken_whole_and_long_ones_add_what_is_missing()
 
 def test_every_validation_window_is_used_except_by_the_split_of_earlier_versions():
     for split, expected in (("documents", 10), ("end", 9)):
-        corpus = numbered(1010)  # a share of 0.1 is 101 tokens
+        corpus = make_numbered_corpus(1010)  # a share of 0.1 is 101 tokens
         _, validation = split_corpus(corpus, 10, 0.1, split)
         assert validation is not None
         assert validation.n == expected
 
 
 def test_the_split_of_earlier_versions_is_unchanged():
-    train, validation = split_corpus(numbered_documents([100] * 10), 16, 0.1, "end")
+    train, validation = split_corpus(make_numbered_documents([100] * 10), 16, 0.1, "end")
     assert validation is not None
     assert read_all(train).tolist() == list(range(903))
     assert read_all(validation).tolist() == list(range(903, 1000))
@@ -214,15 +214,15 @@ def test_the_split_of_earlier_versions_is_unchanged():
 
 
 def test_the_window_boundaries_differ_between_epochs():
-    train, _ = split_corpus(numbered(1000), 16, 0.1)
+    train, _ = split_corpus(make_numbered_corpus(1000), 16, 0.1)
     per_epoch = train.count_steps(1, 8)
     starts = {int(train.training_batch(epoch * per_epoch, 8, seed=0)[1][0, 0]) % 16 for epoch in range(20)}
     assert len(starts) > 5
 
 
 def test_a_batch_is_a_pure_function_of_its_step():
-    train, _ = split_corpus(numbered(1000), 16, 0.1)
-    again, _ = split_corpus(numbered(1000), 16, 0.1)
+    train, _ = split_corpus(make_numbered_corpus(1000), 16, 0.1)
+    again, _ = split_corpus(make_numbered_corpus(1000), 16, 0.1)
     forward = [train.training_batch(step, 8, seed=3)[1].tolist() for step in range(20)]
     backward = [again.training_batch(step, 8, seed=3)[1].tolist() for step in reversed(range(20))]
     assert forward == backward[::-1]
@@ -230,14 +230,14 @@ def test_a_batch_is_a_pure_function_of_its_step():
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 5), (2, 10), (0.5, 3), (0.01, 1)])
 def test_epochs_are_converted_to_steps(epochs: float, steps: int):
-    windows = CorpusWindows(whole(8 * 20 + 1), 8)  # 19 windows; the length of a 20th is max_shift
+    windows = CorpusWindows(make_whole_part(8 * 20 + 1), 8)  # 19 windows; the length of a 20th is max_shift
     assert windows.n == 19
     assert windows.count_steps(epochs, 4) == steps
 
 
 @given(n=st.integers(1, 200), count=st.integers(1, 300))
 def test_validation_windows_are_evenly_spaced(n, count):
-    windows = CorpusWindows(whole((n + 1) * 4 + 1), 4)
+    windows = CorpusWindows(make_whole_part((n + 1) * 4 + 1), 4)
     chosen = windows.evenly_spaced(count)
     assert len(chosen) == min(n, count) == len(set(chosen))
     assert chosen[0] == 0
@@ -248,20 +248,20 @@ def test_validation_windows_are_evenly_spaced(n, count):
 
 def test_a_corpus_shorter_than_one_window_is_an_error():
     with pytest.raises(UserError) as error:
-        split_corpus(numbered(64), 64, 0.1)
+        split_corpus(make_numbered_corpus(64), 64, 0.1)
     assert "64 tokens" in error.value.problem
     assert "--context 63" in error.value.fix
-    assert split_corpus(numbered(64), 63, 0.1)[0].n == 1
+    assert split_corpus(make_numbered_corpus(64), 63, 0.1)[0].n == 1
 
 
 @given(st.integers(0, 9))
 def test_the_context_suggested_for_a_short_corpus_works(tokens):
     with pytest.raises(UserError) as error:
-        split_corpus(numbered(tokens), 64, 0.1)
+        split_corpus(make_numbered_corpus(tokens), 64, 0.1)
     suggestion = re.search(r"--context (\d+) or less", error.value.fix)
     assert bool(suggestion) == (tokens > 2)  # the minimum context is 2
     if suggestion:
-        assert split_corpus(numbered(tokens), int(suggestion[1]), 0.1)[0].n == 1
+        assert split_corpus(make_numbered_corpus(tokens), int(suggestion[1]), 0.1)[0].n == 1
 
 
 def test_the_unigram_loss_equals_the_loss_of_counted_frequencies():

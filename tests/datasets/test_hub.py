@@ -14,7 +14,7 @@ from gpt1.datasets.hub import HubSource
 from gpt1.errors import UserError
 
 
-def on_local_hub(tmp_path: Path, name: str, parts: dict[str, tuple[list, dict]]):
+def write_local_hub(tmp_path: Path, name: str, parts: dict[str, tuple[list, dict]]):
     """The data set `name` with a local folder as its repository: one Parquet file per configuration and split."""
     import datasets
 
@@ -45,7 +45,7 @@ def test_numeric_labels_become_class_names_and_hidden_labels_give_no_column(hub,
     }  # fmt: skip
     row = {"sentence1": "a", "sentence2": "b", "idx": 0}
     dev, test = [{**row, "label": 1}, {**row, "label": 0}], [{**row, "label": -1}]
-    rte = on_local_hub(tmp_path, "rte", {"rte/validation": (dev, classes), "rte/test": (test, classes)})
+    rte = write_local_hub(tmp_path, "rte", {"rte/validation": (dev, classes), "rte/test": (test, classes)})
     table = rte.read("dev")
     assert [row["label"] for row in table.rows] == ["not_entailment", "entailment"]
     assert table.locate_row(1) == f"{tmp_path / 'hub'} rte/validation, row 2"
@@ -54,13 +54,13 @@ def test_numeric_labels_become_class_names_and_hidden_labels_give_no_column(hub,
 
 def test_labels_that_are_numbers_in_glue_are_numbers_from_the_hub(hub, tmp_path):
     classes = {"sentence": hub.Value("string"), "label": hub.ClassLabel(names=["unacceptable", "acceptable"])}
-    cola = on_local_hub(tmp_path, "cola", {"cola/validation": ([{"sentence": "He ran.", "label": 1}], classes)})
+    cola = write_local_hub(tmp_path, "cola", {"cola/validation": ([{"sentence": "He ran.", "label": 1}], classes)})
     assert cola.read("dev").rows == [{"text": "He ran.", "label": "1"}]
 
 
 def test_subsets_and_missing_gold_labels_are_read_from_the_hub(hub, tmp_path):
     options = {"article": "a", "question": "q", "options": ["a", "b", "c", "d"], "answer": "D", "example_id": "x"}
-    race = on_local_hub(tmp_path, "race", {"middle/test": ([options], None), "high/test": ([options] * 2, None)})
+    race = write_local_hub(tmp_path, "race", {"middle/test": ([options], None), "high/test": ([options] * 2, None)})
     assert [row["subset"] for row in race.read("test").rows] == ["middle", "high", "high"]
     assert race.read("test", subset="high").rows[0]["label"] == 3
     classes = {
@@ -68,7 +68,7 @@ def test_subsets_and_missing_gold_labels_are_read_from_the_hub(hub, tmp_path):
         "label": hub.ClassLabel(names=["entailment", "neutral", "contradiction"]),
     }  # fmt: skip
     rows = [{"premise": "a", "hypothesis": "b", "label": label} for label in (2, -1)]
-    snli = on_local_hub(tmp_path / "snli", "snli", {"plain_text/test": (rows, classes)})
+    snli = write_local_hub(tmp_path / "snli", "snli", {"plain_text/test": (rows, classes)})
     table = snli.read("test")
     assert [row["label"] for row in table.rows] == ["contradiction"]
     assert "snli:test: 1 row without a gold label: skipped." in table.notes

@@ -37,7 +37,7 @@ REMOVED = {  # training rows that are also in an evaluation split, for each spli
 
 
 @pytest.fixture(scope="session")
-def official(shared_data):
+def read_official_split(shared_data):
     """Reads a split of ../shared; the smaller ones only once."""
     cache: dict[str, KnownTable] = {}
 
@@ -57,8 +57,8 @@ def mark_slow(names: Iterable[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", mark_slow(f"{name}:{split}" for name, splits in AVAILABLE.items() for split in splits))
-def test_official_files_have_the_official_rows_or_a_note_and_only_known_labels(official, name):
-    table = official(name)
+def test_official_files_have_the_official_rows_or_a_note_and_only_known_labels(read_official_split, name):
+    table = read_official_split(name)
     data, split = find_data_set(name.split(":")[0]), name.split(":")[1]
     rows, expected = AVAILABLE[data.name][split], data.official_count(split)
     assert len(table) == rows
@@ -83,12 +83,14 @@ def test_official_files_have_the_official_rows_or_a_note_and_only_known_labels(o
 
 
 @pytest.mark.parametrize("name", mark_slow(name for name, splits in AVAILABLE.items() if len(splits) > 1))
-def test_no_text_of_an_evaluation_split_is_in_train(official, shared_data, name):
+def test_no_text_of_an_evaluation_split_is_in_train(read_official_split, shared_data, name):
     data = find_data_set(name)
     split = data.train_split if data.train_split in AVAILABLE[name] else "dev"
     table, notes = data.train_table(shared_data, split=split)
     others = [other for other in AVAILABLE[name] if other in ("dev", "test") and other != split]
-    evaluation_texts = {data.comparison_texts(row) for other in others for row in official(f"{name}:{other}").rows}
+    evaluation_texts = {
+        data.comparison_texts(row) for other in others for row in read_official_split(f"{name}:{other}").rows
+    }
     assert not any(data.comparison_texts(row) in evaluation_texts for row in table.rows)
     removed = [note for note in notes if note.endswith("removed.")]
     assert len(removed) == len(REMOVED.get(name, ()))
@@ -105,20 +107,20 @@ def test_recipe_paper_keeps_and_reports_training_rows_in_dev(shared_data):
     ]
 
 
-def test_rows_have_a_location(official):
-    assert official("rte:dev").locate_row(0).endswith("RTE/dev.tsv, line 2")
-    assert official("cola:dev").locate_row(527).endswith("CoLA/out_of_domain_dev.tsv, line 1")
-    assert official("scitail:test").locate_row(1).endswith("test/answers.jsonl, line 2")
+def test_rows_have_a_location(read_official_split):
+    assert read_official_split("rte:dev").locate_row(0).endswith("RTE/dev.tsv, line 2")
+    assert read_official_split("cola:dev").locate_row(527).endswith("CoLA/out_of_domain_dev.tsv, line 1")
+    assert read_official_split("scitail:test").locate_row(1).endswith("test/answers.jsonl, line 2")
 
 
-def test_quotes_in_glue_files_are_text(official):
-    assert any(row["text_a"].count('"') == 1 for row in official("mrpc:train").rows)
-    assert any(row["text_b"].startswith('"') for row in official("stsb:train").rows)
+def test_quotes_in_glue_files_are_text(read_official_split):
+    assert any(row["text_a"].count('"') == 1 for row in read_official_split("mrpc:train").rows)
+    assert any(row["text_b"].startswith('"') for row in read_official_split("stsb:train").rows)
 
 
 @pytest.mark.slow
-def test_the_levels_of_race_are_subsets(official, shared_data):
-    assert Counter(row["subset"] for row in official("race:test").rows) == {"middle": 1_436, "high": 3_498}
+def test_the_levels_of_race_are_subsets(read_official_split, shared_data):
+    assert Counter(row["subset"] for row in read_official_split("race:test").rows) == {"middle": 1_436, "high": 3_498}
     assert len(parse_data_set("race:dev-high").evaluation_table(shared_data)) == 3_451
-    assert any("_" in row["question"] for row in official("race:test").rows)
-    assert official("race:test").locate_row(0).endswith("RACE.tar.xz: RACE/test/middle/1.txt, question 1")
+    assert any("_" in row["question"] for row in read_official_split("race:test").rows)
+    assert read_official_split("race:test").locate_row(0).endswith("RACE.tar.xz: RACE/test/middle/1.txt, question 1")

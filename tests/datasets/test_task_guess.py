@@ -28,7 +28,7 @@ DUPLICATES = [{"old": LONG[0], "new": LONG[1], "is_duplicate": str(i % 2)} for i
 ARTICLES = [{"title": LONG[0], "body": f"{LONG[1]} {i}", "topic": ("art", "war")[i % 2]} for i in range(9)]
 
 
-def complete(rows: list[dict[str, Any]], **columns: str) -> TaskRequest:
+def complete_request(rows: list[dict[str, Any]], **columns: str) -> TaskRequest:
     return complete_task(TaskRequest(Table("rows.csv", list(rows[0]), rows), None, None, columns), Progress())
 
 
@@ -55,7 +55,7 @@ def complete(rows: list[dict[str, Any]], **columns: str) -> TaskRequest:
 def test_a_named_label_is_enough(
     rows: list[dict[str, Any]], named: dict[str, str], kind: str, columns: dict[str, str], score: bool
 ):
-    found = complete(rows, **named)
+    found = complete_request(rows, **named)
     assert (found.kind, found.columns, found.score) == (kind, columns, score)
 
 
@@ -68,21 +68,21 @@ def test_a_named_label_is_enough(
     ],
 )
 def test_an_ambiguous_task_is_not_guessed(rows: list[dict[str, Any]], named: dict[str, str]):
-    assert complete(rows, **named).kind is None
+    assert complete_request(rows, **named).kind is None
 
 
 def test_columns_are_guessed_for_a_named_kind_as_well():
-    def columns(kind: str, rows: list[dict[str, Any]], **named: str) -> dict[str, str]:
+    def guess_columns(kind: str, rows: list[dict[str, Any]], **named: str) -> dict[str, str]:
         table = Table("rows.csv", list(rows[0]), rows)
         task = complete_task(TaskRequest(table, None, kind, named), Progress())
         assert task.kind == kind
         return task.columns
 
-    assert columns("regression", REVIEWS, label="stars") == {"text": "review", "label": "stars"}
-    assert columns("similarity", PAIRS, label="close") == {"text_a": "a", "text_b": "b", "label": "close"}
-    assert columns("entailment", PAIRS, label="close") == {"label": "close"}  # which is the premise?
-    assert columns("regression", REVIEWS, label="stars", text="mood") == {"label": "stars", "text": "mood"}
-    assert columns("no such kind", REVIEWS, label="stars") == {"label": "stars"}
+    assert guess_columns("regression", REVIEWS, label="stars") == {"text": "review", "label": "stars"}
+    assert guess_columns("similarity", PAIRS, label="close") == {"text_a": "a", "text_b": "b", "label": "close"}
+    assert guess_columns("entailment", PAIRS, label="close") == {"label": "close"}  # which is the premise?
+    assert guess_columns("regression", REVIEWS, label="stars", text="mood") == {"label": "stars", "text": "mood"}
+    assert guess_columns("no such kind", REVIEWS, label="stars") == {"label": "stars"}
 
 
 @pytest.mark.parametrize("kind", [None, "classification"])

@@ -117,15 +117,17 @@ def test_the_baselines_prefer_fewer_tokens_and_frequent_tokens(
     tokens = Corpus.open(corpus)
     counts = np.bincount(tokens.read(0, tokens.tokens), minlength=tokenizer.vocab_size) + 1
 
-    def preferred(value: Any) -> float:
+    def preference_accuracy(value: Any) -> float:
         points = [
             [0.5 * (1 + np.sign(round(value(good) - value(bad), 9))) for good, bad in pairs] for pairs in PAIRS.values()
         ]
         return float(mean([mean(of_one) for of_one in points]))
 
     expected = {
-        "shorter": preferred(lambda text: -len(tokenizer.encode(text))),
-        "unigram": preferred(lambda text: sum(np.log(counts[i] / counts.sum()) for i in tokenizer.encode(text))),
+        "shorter": preference_accuracy(lambda text: -len(tokenizer.encode(text))),
+        "unigram": preference_accuracy(
+            lambda text: sum(np.log(counts[i] / counts.sum()) for i in tokenizer.encode(text))
+        ),
     }
     assert zeroshot("blimp", run=pretrained_run, data_dir=blimp)["baselines"] == pytest.approx(expected)
     moved = tmp_path / "model"

@@ -325,12 +325,12 @@ def test_a_diverging_run_is_reported_and_stops_no_other(
 ) -> None:
     measure = ReproductionPlan.run_job
 
-    def diverging(plan: Any, task: PaperTask, method: str, *rest: Any) -> dict[str, Any]:
+    def measure_or_diverge(plan: Any, task: PaperTask, method: str, *rest: Any) -> dict[str, Any]:
         if method == "scratch":
             raise GPT1Error("training diverged.")
         return measure(plan, task, method, *rest)
 
-    monkeypatch.setattr(ReproductionPlan, "run_job", diverging)
+    monkeypatch.setattr(ReproductionPlan, "run_job", measure_or_diverge)
     options: dict[str, Any] = {"from_": pretrained_run, "data_dir": official_data, "tasks": ["cola", "rte"], "seeds": 1}
     out = reproduce("table5", out=tmp_path / "out", **options)
     assert read_results(out)["failed"] == [f"{task}, scratch, seed 0: training diverged." for task in ("cola", "rte")]

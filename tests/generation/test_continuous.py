@@ -29,23 +29,30 @@ VOCABULARY, CONTEXT = 60, 2 * BLOCK + 24
 PREFIX = [7 * i % VOCABULARY for i in range(2 * BLOCK)]
 
 
-def tiny(dtype: torch.dtype = torch.float32, architecture: Any = "transformer", context: int = CONTEXT) -> GPT:
+def make_tiny_model(
+    dtype: torch.dtype = torch.float32, architecture: Any = "transformer", context: int = CONTEXT
+) -> GPT:
     model = random_gpt(GPTConfig(VOCABULARY, 2, 2, 32, context, 0.0, architecture=architecture, lstm_units=24), seed=3)
     model.activation_dtype = dtype
     return model
 
 
-MODELS = {"fp32": tiny(), "bf16": tiny(torch.bfloat16), "lstm": tiny(architecture="lstm"), "short": tiny(context=5)}
+MODELS = {
+    "fp32": make_tiny_model(),
+    "bf16": make_tiny_model(torch.bfloat16),
+    "lstm": make_tiny_model(architecture="lstm"),
+    "short": make_tiny_model(context=5),
+}
 READY = {name: batch_invariant(model) for name, model in MODELS.items()}
 
 
-def continuation(prompt: Sequence[int], new: int, seed: int | None = None, **options: Any) -> Continuation:
+def make_continuation(prompt: Sequence[int], new: int, seed: int | None = None, **options: Any) -> Continuation:
     """Greedy without a seed."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     return Continuation(list(prompt), new, Sampler(0.0 if seed is None else 1.0, generator=generator), **options)
 
 
-def run(batch: ContinuousBatch, sequences: Sequence[Continuation]) -> dict[int, list[TokenScore]]:
+def run_batch(batch: ContinuousBatch, sequences: Sequence[Continuation]) -> dict[int, list[TokenScore]]:
     """Continue all sequences, each as soon as there is room; the scores of each, by its position."""
     scores: dict[int, list[TokenScore]] = {i: [] for i in range(len(sequences))}
     for result in continue_all(batch, sequences):
@@ -75,12 +82,12 @@ def test_a_sequence_has_the_same_bits_alone_and_in_a_batch(name: str, given_requ
     if name == "short":
         given_requests = [{**request, "score_prompt": False} for request in given_requests]
 
-    def made() -> list[Continuation]:
-        return [continuation(**request, top_logprobs=3) for request in given_requests]
+    def make_continuations() -> list[Continuation]:
+        return [make_continuation(**request, top_logprobs=3) for request in given_requests]
 
-    together = run(ContinuousBatch(READY[name], size, step_tokens), made())
-    for i, sequence in enumerate(made()):
-        assert run(ContinuousBatch(READY[name], 1), [sequence])[0] == together[i]
+    together = run_batch(ContinuousBatch(READY[name], size, step_tokens), make_continuations())
+    for i, sequence in enumerate(make_continuations()):
+        assert run_batch(ContinuousBatch(READY[name], 1), [sequence])[0] == together[i]
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
@@ -90,8 +97,8 @@ def test_old_values_in_the_cache_do_not_matter_even_if_they_are_nan(name: str, g
     expected, found = (ContinuousBatch(READY[name], 3) for _ in range(2))
     for buffer in found.kv_cache.keys + found.kv_cache.values:
         buffer.fill_(torch.nan)
-    sequences = [[continuation(**request, top_logprobs=3) for request in given_requests] for _ in range(2)]
-    assert run(found, sequences[0]) == run(expected, sequences[1])
+    sequences = [[make_continuation(**request, top_logprobs=3) for request in given_requests] for _ in range(2)]
+    assert run_batch(found, sequences[0]) == run_batch(expected, sequences[1])
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
@@ -101,9 +108,14 @@ def test_many_sequences_of_one_length_have_the_same_bits_as_alone_with_two_threa
     torch.set_num_threads(2)
     try:
         prompts = [[i, *PREFIX[:20]] for i in range(7)]
-        together = run(ContinuousBatch(READY[name], 7), [continuation(p, 40, top_logprobs=3) for p in prompts])
+        together = run_batch(
+            ContinuousBatch(READY[name], 7), [make_continuation(p, 40, top_logprobs=3) for p in prompts]
+        )
         for i, prompt in enumerate(prompts):
-            assert run(ContinuousBatch(READY[name], 1), [continuation(prompt, 40, top_logprobs=3)])[0] == together[i]
+            assert (
+                run_batch(ContinuousBatch(READY[name], 1), [make_continuation(prompt, 40, top_logprobs=3)])[0]
+                == together[i]
+            )
     finally:
         torch.set_num_threads(before)
 
@@ -112,8 +124,8 @@ def test_many_sequences_of_one_length_have_the_same_bits_as_alone_with_two_threa
 @settings(max_examples=15)
 @given(prompt=prompts, new=st.integers(1, 30), seed=st.none() | st.integers(0, 99))
 def test_the_tokens_are_those_of_generate_even_beyond_the_context(name: str, prompt: Any, new: int, seed: Any):
-    sequence = continuation(prompt, new, seed)
-    run(ContinuousBatch(READY[name], 2), [sequence])
+    sequence = make_continuation(prompt, new, seed)
+    run_batch(ContinuousBatch(READY[name], 2), [sequence])
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     temperature = 0.0 if seed is None else 1.0
     expected = MODELS[name].generate(torch.tensor([prompt]), new, temperature, generator=generator)
@@ -123,8 +135,8 @@ def test_the_tokens_are_those_of_generate_even_beyond_the_context(name: str, pro
 @torch.no_grad()
 def test_log_probabilities_are_those_of_the_forward_pass():
     model, prompt = MODELS["fp32"], PREFIX[:100]
-    sequence = continuation(prompt, 3, top_logprobs=4, score_prompt=True)
-    scores = run(ContinuousBatch(READY["fp32"], 2), [sequence])[0]
+    sequence = make_continuation(prompt, 3, top_logprobs=4, score_prompt=True)
+    scores = run_batch(ContinuousBatch(READY["fp32"], 2), [sequence])[0]
     assert [score.id for score in scores] == sequence.ids
     assert scores[0] == TokenScore(prompt[0])
     expected = model(torch.tensor([sequence.ids[:-1]]))[0].log_softmax(-1)
@@ -138,25 +150,25 @@ def test_log_probabilities_are_those_of_the_forward_pass():
 
 def test_a_common_prefix_is_computed_once():
     batch = ContinuousBatch(READY["fp32"], 3)
-    first, second, other = (continuation([*PREFIX, i], 2) for i in range(3))
+    first, second, other = (make_continuation([*PREFIX, i], 2) for i in range(3))
     other.ids[0] += 1
-    run(batch, [first, second, other])
+    run_batch(batch, [first, second, other])
     assert batch.shared_tokens == 2 * BLOCK
-    run(batch, [continuation([*PREFIX, 9, 9], 2)])  # from the cache of sequences that are finished
+    run_batch(batch, [make_continuation([*PREFIX, 9, 9], 2)])  # from the cache of sequences that are finished
     assert batch.shared_tokens == 4 * BLOCK
 
 
 def test_blocks_are_not_shared_once_their_row_is_used_by_another_prompt():
     batch = ContinuousBatch(READY["fp32"], 1)
-    run(batch, [continuation([*PREFIX, 1], 2)])
-    run(batch, [continuation([5] * 100, 2)])
-    run(batch, [continuation([*PREFIX, 1], 2)])
+    run_batch(batch, [make_continuation([*PREFIX, 1], 2)])
+    run_batch(batch, [make_continuation([5] * 100, 2)])
+    run_batch(batch, [make_continuation([*PREFIX, 1], 2)])
     assert batch.shared_tokens == 0
 
 
 def test_a_removed_sequence_gets_no_further_token_and_frees_its_place():
     batch = ContinuousBatch(READY["fp32"], 2)
-    stays, leaves = continuation([1, 2], 9), continuation([3], 9)
+    stays, leaves = make_continuation([1, 2], 9), make_continuation([3], 9)
     batch.add(stays)
     batch.add(leaves)
     batch.step()
@@ -171,7 +183,7 @@ def test_a_removed_sequence_gets_no_further_token_and_frees_its_place():
 def test_a_step_computes_at_most_its_budget_or_one_block(lengths: list[int], budget: int):
     batch = ContinuousBatch(READY["fp32"], 6, budget)
     for i, length in enumerate(lengths):
-        batch.add(continuation([i + 1] * length, 1))
+        batch.add(make_continuation([i + 1] * length, 1))
     computed = 0
     while batch.running:
         work = batch.plan()
@@ -185,18 +197,18 @@ def test_a_step_computes_at_most_its_budget_or_one_block(lengths: list[int], bud
 def test_a_prompt_that_cannot_be_scored_is_refused():
     batch = ContinuousBatch(READY["fp32"], 1)
     with pytest.raises(UserError, match="no tokens"):
-        batch.add(continuation([], 1))
+        batch.add(make_continuation([], 1))
     with pytest.raises(UserError, match=f"{CONTEXT + 1} tokens exceed the {CONTEXT} positions"):
-        batch.add(continuation([1] * (CONTEXT + 1), 1, score_prompt=True))
+        batch.add(make_continuation([1] * (CONTEXT + 1), 1, score_prompt=True))
     assert not batch.running
 
 
 def test_logits_that_are_not_finite_end_their_sequence_with_an_error():
-    broken = tiny()
+    broken = make_tiny_model()
     with torch.no_grad():
         broken.tokens.weight[0] = float("nan")
     batch = ContinuousBatch(batch_invariant(broken), 2)
-    batch.add(continuation([1], 3))
+    batch.add(make_continuation([1], 3))
     results: list[StepResult] = batch.step()
     assert results[0].error is not None
     assert results[0].token is None
@@ -205,12 +217,12 @@ def test_logits_that_are_not_finite_end_their_sequence_with_an_error():
 
 def test_a_step_that_fails_leaves_no_block_to_share(monkeypatch: pytest.MonkeyPatch):
     batch = ContinuousBatch(READY["fp32"], 2)
-    batch.add(continuation([*PREFIX, 1], 1))
+    batch.add(make_continuation([*PREFIX, 1], 1))
 
-    def out_of_memory(*given: Any) -> Any:
+    def raise_memory_error(*given: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(batch, "read_results", out_of_memory)
+    monkeypatch.setattr(batch, "read_results", raise_memory_error)
     with pytest.raises(MemoryError):
         batch.step()
     assert not batch.rows.row_of

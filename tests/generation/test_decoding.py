@@ -27,11 +27,13 @@ from gpt1.tokenization.tokenizer import Tokenizer
 VOCABULARY = 40
 
 
-def tiny(context: int, architecture: Any = "transformer") -> GPT:
+def make_tiny_model(context: int, architecture: Any = "transformer") -> GPT:
     return random_gpt(GPTConfig(VOCABULARY, 2, 2, 16, context, 0.0, architecture=architecture, lstm_units=24), seed=3)
 
 
-MODELS = {(context, "transformer"): tiny(context) for context in (1, 2, 5, 12)} | {(12, "lstm"): tiny(12, "lstm")}
+MODELS = {(context, "transformer"): make_tiny_model(context) for context in (1, 2, 5, 12)} | {
+    (12, "lstm"): make_tiny_model(12, "lstm")
+}
 
 
 def prompts(max_length: int) -> st.SearchStrategy[list[list[int]]]:
@@ -40,7 +42,7 @@ def prompts(max_length: int) -> st.SearchStrategy[list[list[int]]]:
     return st.lists(prompt, min_size=1, max_size=5)
 
 
-def alone(model: GPT, prompt: list[int], new: int, *rest: Any) -> list[int]:
+def generate_alone(model: GPT, prompt: list[int], new: int, *rest: Any) -> list[int]:
     return model.generate(torch.tensor([prompt]), new, *rest)[0, len(prompt) :].tolist()
 
 
@@ -65,9 +67,9 @@ class PassCounter:
         return self.model.hidden_states(*given, **named)
 
 
-def noisy(model: GPT, scale: float) -> GPT:
+def make_noisy_model(model: GPT, scale: float) -> GPT:
     """A draft model: the weights with noise of that scale. At 0 its tokens are always correct, at 1 rarely."""
-    return add_noise(tiny(model.config.context), scale)
+    return add_noise(make_tiny_model(model.config.context), scale)
 
 
 @pytest.mark.parametrize("context", [1, 2, 5, 12])
@@ -83,7 +85,7 @@ def test_the_text_is_that_of_the_model_for_any_draft_tokens(context, data, new, 
     ids = torch.tensor([data.draw(prompts(2 * context + 1))[0]])
     written = [
         decode(model, ids, new, Sampler(*way, torch.Generator().manual_seed(seed)), draft)
-        for draft in (None, noisy(model, scale))
+        for draft in (None, make_noisy_model(model, scale))
     ]
     assert torch.equal(*written)
 
@@ -91,7 +93,7 @@ def test_the_text_is_that_of_the_model_for_any_draft_tokens(context, data, new, 
 @torch.inference_mode()
 def test_correct_draft_tokens_save_passes_and_wrong_ones_cost_none():
     model, ids, new = MODELS[12, "transformer"], torch.tensor([[1]]), 12
-    for draft, passes in ((model, 1 + -(-(new - 1) // (DRAFT_TOKENS + 1))), (tiny(12), None), (None, new)):
+    for draft, passes in ((model, 1 + -(-(new - 1) // (DRAFT_TOKENS + 1))), (make_tiny_model(12), None), (None, new)):
         if passes is None:
             with torch.no_grad():
                 draft.tokens.weight.neg_()  # type: ignore[union-attr]
@@ -131,8 +133,8 @@ def test_a_large_model_generates_the_same_text_with_and_without_a_draft(dtype, w
 def test_a_draft_model_is_created_only_where_it_is_supported_and_pays(monkeypatch):
     assert prepare_for_decoding(MODELS[12, "transformer"]) == (MODELS[12, "transformer"], None)
     monkeypatch.setattr(inference_model, "MEMORY_BOUND_WEIGHTS", 1)
-    assert prepare_for_decoding(tiny(12))[1] is None  # 16 entries a row
-    assert prepare_for_decoding(tiny(12, "lstm"))[1] is None
+    assert prepare_for_decoding(make_tiny_model(12))[1] is None  # 16 entries a row
+    assert prepare_for_decoding(make_tiny_model(12, "lstm"))[1] is None
 
 
 @pytest.mark.parametrize(("tokens", "worth"), [(64, True), (63, False)])
@@ -141,7 +143,7 @@ def test_weights_are_packed_only_for_enough_tokens(tokens: int, worth: bool):
 
 
 def test_logits_that_are_not_finite_are_an_error():
-    model = tiny(12)
+    model = make_tiny_model(12)
     with torch.no_grad():
         model.blocks[0].mlp.widen.bias.fill_(torch.nan)  # type: ignore[union-attr]
     for temperature in (0.0, 1.0):
@@ -301,7 +303,7 @@ def test_weights_cast_once_give_the_same_as_weights_cast_for_each_token():
 
 
 def test_a_cast_model_is_saved_with_its_rounded_weights(tmp_path: Path):
-    model = tiny(12)
+    model = make_tiny_model(12)
     model.activation_dtype = torch.bfloat16
     for_inference(model).save(tmp_path)
     again = GPT.from_pretrained(tmp_path).state_dict()

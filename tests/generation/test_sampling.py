@@ -42,13 +42,13 @@ def test_token_frequencies_follow_temperature_top_k_and_top_p(settings: tuple[fl
 WAYS = st.sampled_from([(1.0, 0, 1.0), (0.7, 5, 0.9), (2.0, 0, 0.5), (0.0, 0, 1.0)])
 
 
-def logits(batch: int, time: int, seed: int) -> torch.Tensor:
+def random_logits(batch: int, time: int, seed: int) -> torch.Tensor:
     return torch.randn(batch, time, 12, generator=torch.Generator().manual_seed(seed)) * 2
 
 
 @given(way=WAYS, batch=st.integers(1, 3), time=st.integers(1, 6), seed=st.integers(0, 99))
 def test_a_token_is_the_same_alone_with_others_and_sampled_again(way, batch, time, seed):
-    given_logits = logits(batch, time, seed)
+    given_logits = random_logits(batch, time, seed)
     choice = Sampler(*way, torch.Generator().manual_seed(seed))
     alone = torch.cat([choice(given_logits[:, [place]], place) for place in range(time)], dim=1)
     at_once = Sampler(*way, torch.Generator().manual_seed(seed))(given_logits, 0)
@@ -61,7 +61,7 @@ def test_a_token_is_the_same_alone_with_others_and_sampled_again(way, batch, tim
 @given(ways=st.lists(WAYS, min_size=1, max_size=5), broken=st.integers(0, 5), seed=st.integers(0, 99))
 def test_several_texts_get_the_tokens_that_each_gets_alone(ways: list[Any], broken: int, seed: int):
     """Also if two tokens are equally likely; logits that are not finite are an error of their text only."""
-    given_logits = logits(len(ways), 2, seed).round()
+    given_logits = random_logits(len(ways), 2, seed).round()
     given_logits[broken : broken + 1, 1, 3] = torch.nan
     together, alone = ([Sampler(*way, torch.Generator().manual_seed(i)) for i, way in enumerate(ways)] for _ in "ab")
     for number in range(2):
@@ -75,7 +75,7 @@ def test_several_texts_get_the_tokens_that_each_gets_alone(ways: list[Any], brok
 
 @given(way=WAYS, seed=st.integers(0, 99))
 def test_sampling_equals_torch_multinomial_with_the_same_generator(way, seed):
-    given_logits = logits(1, 1, seed)
+    given_logits = random_logits(1, 1, seed)
     choice = Sampler(*way, torch.Generator().manual_seed(seed))
     if way[0]:
         drawn = torch.multinomial(
@@ -90,7 +90,7 @@ def test_random_numbers_of_discarded_tokens_are_not_kept():
     choice = Sampler(generator=torch.Generator().manual_seed(0))
     for place in range(50):
         choice.discard_before(place)
-        choice(logits(1, 3, place), place)
+        choice(random_logits(1, 3, place), place)
     assert len(choice.random_numbers) == 3
 
 
@@ -100,11 +100,11 @@ def test_a_token_of_probability_0_is_never_sampled_even_if_the_device_samples_ze
 ):
     exponential = torch.Tensor.exponential_
 
-    def with_zeros(x: torch.Tensor, **how: torch.Generator) -> torch.Tensor:
+    def draw_with_zeros(x: torch.Tensor, **how: torch.Generator) -> torch.Tensor:
         exponential(x, **how)[:, 3:] = zero
         return x
 
-    monkeypatch.setattr(torch.Tensor, "exponential_", with_zeros)
+    monkeypatch.setattr(torch.Tensor, "exponential_", draw_with_zeros)
     found = Sampler(1.0, 3, 1.0, torch.Generator().manual_seed(0))(LOGITS.expand(2000, 1, -1), 0)
     assert set(found.flatten().tolist()) == {0, 1, 2}
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 @pytest.fixture(scope="module")
-def finetuned(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finetuned_folder(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train.csv, test.csv and a run that was trained on the first."""
     from gpt1.training.finetune import finetune
 
@@ -37,11 +37,13 @@ def finetuned(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempP
     return root
 
 
-def test_the_baselines_are_scored_on_the_test_rows(finetuned: Path, capsys: Any):
-    found = evaluate(finetuned / "run", finetuned / "test.csv")
-    request = labeled.TaskRequest(finetuned / "train.csv", None, "classification", {"text": "text"})
+def test_the_baselines_are_scored_on_the_test_rows(finetuned_folder: Path, capsys: Any):
+    found = evaluate(finetuned_folder / "run", finetuned_folder / "test.csv")
+    request = labeled.TaskRequest(finetuned_folder / "train.csv", None, "classification", {"text": "text"})
     data = labeled.load_task_data(request, FinetuneConfig(), Progress())
-    test = read_examples(read_table(finetuned / "test.csv").rows, data.kind, {"text": "text", "label": "label"}, str)
+    test = read_examples(
+        read_table(finetuned_folder / "test.csv").rows, data.kind, {"text": "text", "label": "label"}, str
+    )
     expected = tfidf_scores(data.kind, data.target, data.training, test)
     tfidf, trivial = found["baselines"]["tfidf"], found["baselines"]["trivial"]
     assert tfidf["metrics"]["accuracy"] == expected["accuracy"]
@@ -53,42 +55,46 @@ def test_the_baselines_are_scored_on_the_test_rows(finetuned: Path, capsys: Any)
     assert re.split(" {2,}", head.strip())[-2:] == [f"always ‘{most}’", "TF-IDF"]
 
 
-def test_the_tf_idf_settings_that_finetune_chose_are_used_again(finetuned: Path, monkeypatch: pytest.MonkeyPatch):
-    stored = read_results(finetuned / "run")["baselines"]["tfidf"]
+def test_the_tf_idf_settings_that_finetune_chose_are_used_again(
+    finetuned_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stored = read_results(finetuned_folder / "run")["baselines"]["tfidf"]
     monkeypatch.setattr(LinearProblem, "folds", lambda *_: pytest.fail("cross-validation"))
-    found = evaluate(finetuned / "run", finetuned / "test.csv")["baselines"]["tfidf"]
+    found = evaluate(finetuned_folder / "run", finetuned_folder / "test.csv")["baselines"]["tfidf"]
     assert {**found, "metrics": 0} == {**stored, "metrics": 0}
 
 
-def test_rows_that_the_model_was_trained_on_are_counted(finetuned: Path):
+def test_rows_that_the_model_was_trained_on_are_counted(finetuned_folder: Path):
     lines = {}
     for name in ("train", "test"):
         progress = LoggedLines()
-        evaluate(finetuned / "run", finetuned / f"{name}.csv", progress=progress)
+        evaluate(finetuned_folder / "run", finetuned_folder / f"{name}.csv", progress=progress)
         lines[name] = [line for line in progress.lines if "training rows of this run: expect lower" in line]
     assert len(lines["train"]) == 1
     assert not lines["test"]
 
 
-def test_rows_with_weights_are_recognized_as_training_rows(finetuned: Path, pretrained_run: Path, tmp_path: Path):
+def test_rows_with_weights_are_recognized_as_training_rows(
+    finetuned_folder: Path, pretrained_run: Path, tmp_path: Path
+):
     from gpt1.training.finetune import finetune
 
-    rows = [{**row, "weight": 1 + i % 3} for i, row in enumerate(read_table(finetuned / "train.csv").rows)]
+    rows = [{**row, "weight": 1 + i % 3} for i, row in enumerate(read_table(finetuned_folder / "train.csv").rows)]
     write_table(tmp_path / "train.csv", rows)
     settings = {"kind": "classification", "text": "text", "epochs": 1, "precision": "fp32", "device": "cpu"}
     run = finetune(tmp_path / "train.csv", from_=pretrained_run, out=tmp_path / "run", weight="weight", **settings)
-    assert "tfidf" in evaluate(run, finetuned / "test.csv")["baselines"]
+    assert "tfidf" in evaluate(run, finetuned_folder / "test.csv")["baselines"]
 
 
-def test_tf_idf_is_left_out_if_the_training_rows_are_gone_or_changed(finetuned: Path, tmp_path: Path):
-    evaluate(finetuned / "run", finetuned / "test.csv")
-    rows, progress = (finetuned / "train.csv").read_bytes(), LoggedLines()
+def test_tf_idf_is_left_out_if_the_training_rows_are_gone_or_changed(finetuned_folder: Path, tmp_path: Path):
+    evaluate(finetuned_folder / "run", finetuned_folder / "test.csv")
+    rows, progress = (finetuned_folder / "train.csv").read_bytes(), LoggedLines()
     try:
-        (finetuned / "train.csv").write_bytes(rows + b"one more,yes\n")
-        found = evaluate(finetuned / "run", finetuned / "test.csv", progress=progress)
+        (finetuned_folder / "train.csv").write_bytes(rows + b"one more,yes\n")
+        found = evaluate(finetuned_folder / "run", finetuned_folder / "test.csv", progress=progress)
     finally:
-        (finetuned / "train.csv").write_bytes(rows)
+        (finetuned_folder / "train.csv").write_bytes(rows)
     assert set(found["baselines"]) == {"trivial"}
     assert any("no TF-IDF baseline" in line for line in progress.lines)
-    assert set(evaluate(finetuned / "run" / "model", finetuned / "test.csv")["baselines"]) == {"trivial"}
-    assert "baselines" not in evaluate(finetuned / "run", finetuned / "test.csv", baselines=False)
+    assert set(evaluate(finetuned_folder / "run" / "model", finetuned_folder / "test.csv")["baselines"]) == {"trivial"}
+    assert "baselines" not in evaluate(finetuned_folder / "run", finetuned_folder / "test.csv", baselines=False)

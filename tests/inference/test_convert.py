@@ -29,7 +29,7 @@ TEXT = "the file is opened and closed"
 
 
 @pytest.fixture(scope="module")
-def theirs(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def transformers_export(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(folder, model) written by transformers, with its file names of the vocabulary."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -43,7 +43,7 @@ def theirs(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def released(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GPT]:
+def openai_release(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GPT]:
     """(folder, model) in the format of the release: ten flat arrays, their shapes, the vocabulary."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("released")
@@ -66,9 +66,9 @@ def released(english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 def test_an_imported_hugging_face_model_gives_the_same_logits(
-    theirs: Any, english: Tokenizer, tmp_path: Path, run_cli: Any
+    transformers_export: Any, english: Tokenizer, tmp_path: Path, run_cli: Any
 ):
-    folder, model = theirs
+    folder, model = transformers_export
     answer = run_cli("import", "huggingface", str(folder), "--out", str(tmp_path / "m"))
     assert answer.exit_code == 0, answer.stderr
     assert f"{sum(p.numel() for p in model.transformer.parameters()):,} parameters" in answer.stderr
@@ -78,16 +78,20 @@ def test_an_imported_hugging_face_model_gives_the_same_logits(
         torch.testing.assert_close(load(tmp_path / "m").gpt(ids), model(ids).logits, atol=1e-4, rtol=0)
 
 
-def test_the_imported_release_gives_the_same_logits(released: Any, english: Tokenizer, tmp_path: Path, run_cli: Any):
-    folder, model = released
+def test_the_imported_release_gives_the_same_logits(
+    openai_release: Any, english: Tokenizer, tmp_path: Path, run_cli: Any
+):
+    folder, model = openai_release
     assert run_cli("import", "openai", str(folder), "--out", str(tmp_path / "m")).exit_code == 0
     ids = torch.tensor([english.encode(TEXT)[:16]])
     with torch.no_grad():
         torch.testing.assert_close(load(tmp_path / "m").gpt(ids), model(ids), atol=1e-6, rtol=0)
 
 
-def test_an_imported_model_works_with_gpt1_next(theirs: Any, english: Tokenizer, tmp_path: Path, run_cli: Any):
-    folder, model = theirs
+def test_an_imported_model_works_with_gpt1_next(
+    transformers_export: Any, english: Tokenizer, tmp_path: Path, run_cli: Any
+):
+    folder, model = transformers_export
     assert run_cli("import", "huggingface", str(folder), "--out", str(tmp_path / "m")).exit_code == 0
     answer = run_cli("next", str(tmp_path / "m"), TEXT, "--top", "3", "--json")
     with torch.no_grad():
@@ -117,9 +121,9 @@ def test_an_imported_model_works_with_gpt1_next(theirs: Any, english: Tokenizer,
     ],
 )
 def test_a_damaged_folder_is_an_error_that_names_the_file_and_nothing_is_written(
-    damage: Any, problem: str, theirs: Any, tmp_path: Path
+    damage: Any, problem: str, transformers_export: Any, tmp_path: Path
 ):
-    shutil.copytree(theirs[0], tmp_path / "broken")
+    shutil.copytree(transformers_export[0], tmp_path / "broken")
     damage(tmp_path / "broken")
     with pytest.raises(UserError) as refused:
         import_model("huggingface", tmp_path / "broken", tmp_path / "m")
@@ -153,7 +157,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
     return {**shape, "context": draw(st.integers(1, 20)), "dropout": draw(st.sampled_from([0.0, 0.1, 0.25]))}
 
 
-def write_ours(folder: Path, tokenizer: Tokenizer, **shape: Any) -> GPT:
+def write_random_model(folder: Path, tokenizer: Tokenizer, **shape: Any) -> GPT:
     """A model folder with large weights: a wrong activation, transpose or epsilon changes the logits."""
     torch.manual_seed(2)
     shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "context": 16, **shape}
@@ -172,7 +176,7 @@ def test_transformers_gives_the_logits_of_an_exported_model(
 ):
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("ours")
-    model = write_ours(folder / "model", tokenizer, **shape)
+    model = write_random_model(folder / "model", tokenizer, **shape)
     export_model("huggingface", folder / "model", folder / "theirs")
     theirs, loading_info = transformers.OpenAIGPTLMHeadModel.from_pretrained(
         folder / "theirs", output_loading_info=True
@@ -196,7 +200,7 @@ def test_export_then_import_restores_model_and_tokenizer_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory,
 ):
     own, folder = english if original else tokenizer, tmp_path_factory.mktemp("ours")
-    model = write_ours(folder / "model", own, **shape)
+    model = write_random_model(folder / "model", own, **shape)
     export_model("huggingface", folder / "model", folder / "theirs")
     import_model("huggingface", folder / "theirs", folder / "back")
     for name in ("config.json", "model.safetensors", "gpt1_tokenizer.json", "vocab.json", "merges.txt"):
@@ -206,11 +210,11 @@ def test_export_then_import_restores_model_and_tokenizer_bit_for_bit(
 
 
 @pytest.fixture(scope="module")
-def exported(tokenizer: Tokenizer, english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported_folder(tokenizer: Tokenizer, english: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an exported model of each pipeline."""
     folder = tmp_path_factory.mktemp("exported")
     for own in (tokenizer, english):
-        write_ours(folder / "ours" / own.pipeline, own)
+        write_random_model(folder / "ours" / own.pipeline, own)
         export_model("huggingface", folder / "ours" / own.pipeline, folder / own.pipeline)
     return folder
 
@@ -218,27 +222,31 @@ def exported(tokenizer: Tokenizer, english: Tokenizer, tmp_path_factory: pytest.
 @given(text=st.text())
 @example(text=" Mr . O 'Neill did n't \n\n go , he 's  there !")
 def test_transformers_tokenizes_any_text_as_the_exported_lossless_tokenizer(
-    text: str, exported: Path, tokenizer: Tokenizer
+    text: str, exported_folder: Path, tokenizer: Tokenizer
 ):
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoTokenizer.from_pretrained(exported / "lossless")
+    theirs = transformers.AutoTokenizer.from_pretrained(exported_folder / "lossless")
     assert theirs(text)["input_ids"] == tokenizer.encode(text)
     assert theirs.decode(tokenizer.encode(text)) == text
 
 
-def test_transformers_loads_an_exported_original_tokenizer_as_its_gpt1_tokenizer(exported: Path, english: Tokenizer):
+def test_transformers_loads_an_exported_original_tokenizer_as_its_gpt1_tokenizer(
+    exported_folder: Path, english: Tokenizer
+):
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoTokenizer.from_pretrained(exported / "original")
+    theirs = transformers.AutoTokenizer.from_pretrained(exported_folder / "original")
     assert type(theirs).__name__.startswith("OpenAIGPTTokenizer")
-    assert theirs.get_vocab() == json.loads((exported / "original/vocab.json").read_text())
+    assert theirs.get_vocab() == json.loads((exported_folder / "original/vocab.json").read_text())
     assert theirs(TEXT)["input_ids"] == english.encode(TEXT)
     assert (theirs.unk_token_id, theirs.model_max_length) == (english.unknown_id, 16)
 
 
-def test_export_prints_a_summary_and_warns_of_the_different_tokenizer(exported: Path, tmp_path: Path, run_cli: Any):
+def test_export_prints_a_summary_and_warns_of_the_different_tokenizer(
+    exported_folder: Path, tmp_path: Path, run_cli: Any
+):
     for pipeline, differs in [("original", True), ("lossless", False)]:
         out = tmp_path / pipeline
-        answer = run_cli("export", "huggingface", str(exported / "ours" / pipeline), "--out", str(out))
+        answer = run_cli("export", "huggingface", str(exported_folder / "ours" / pipeline), "--out", str(out))
         assert answer.exit_code == 0, answer.stderr
         assert f"{out}: 11,616 parameters, 300 tokens" in answer.stderr
         assert ("gives different ids for many texts" in answer.stderr) == differs
@@ -263,10 +271,10 @@ def test_export_prints_a_summary_and_warns_of_the_different_tokenizer(exported: 
 def test_a_model_that_transformers_cannot_represent_is_an_error_and_nothing_is_written(
     format: str, source: str, problem: str, tokenizer: Tokenizer, tmp_path: Path
 ):
-    write_ours(tmp_path / "lm", tokenizer)
-    write_ours(tmp_path / "lstm", tokenizer, architecture="lstm", lstm_units=4)
+    write_random_model(tmp_path / "lm", tokenizer)
+    write_random_model(tmp_path / "lstm", tokenizer, architecture="lstm", lstm_units=4)
     for folder in ("alone", "reviews/model", "no-task"):
-        model = TaskModel(write_ours(tmp_path / folder, tokenizer, special_tokens=3), Head(16, 1, each=True))
+        model = TaskModel(write_random_model(tmp_path / folder, tokenizer, special_tokens=3), Head(16, 1, each=True))
         columns = {"context": "c", "choices": "x"}
         save_task(tmp_path / folder, model, tokenizer, {"kind": "choice", "columns": columns}, Answers(2))
     for name in ("task.json", "manifest.json"):
@@ -281,18 +289,18 @@ def test_a_model_that_transformers_cannot_represent_is_an_error_and_nothing_is_w
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_is_not_empty_is_not_written(exported: Path, tmp_path: Path):
+def test_a_folder_that_is_not_empty_is_not_written(exported_folder: Path, tmp_path: Path):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UserError, match="exists and is not empty"):
-        export_model("huggingface", exported / "ours/lossless", tmp_path)
+        export_model("huggingface", exported_folder / "ours/lossless", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_failed_export_leaves_nothing_behind(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def full(*_: Any) -> None:
+def test_a_failed_export_leaves_nothing_behind(exported_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def raise_disk_full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(convert, "write_huggingface_tokenizer", full)
+    monkeypatch.setattr(convert, "write_huggingface_tokenizer", raise_disk_full)
     with pytest.raises(ResourceError, match="the disk is full"):
-        export_model("huggingface", exported / "ours/lossless", tmp_path / "out")
+        export_model("huggingface", exported_folder / "ours/lossless", tmp_path / "out")
     assert [*tmp_path.iterdir()] == []

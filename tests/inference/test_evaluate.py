@@ -31,9 +31,9 @@ from gpt1.tasks.targets import Classes, StandardizedNumber
 
 
 @pytest.mark.parametrize("name", ["classification", "choice"])
-def test_accuracy_and_loss_match_the_calibrated_predictions(name: str, saved: Any, table: Table):
-    found = evaluate(saved(name), table)
-    predictions = load_task_predictor(saved(name)).predict(table.rows)
+def test_accuracy_and_loss_match_the_calibrated_predictions(name: str, write_model: Any, table: Table):
+    found = evaluate(write_model(name), table)
+    predictions = load_task_predictor(write_model(name)).predict(table.rows)
     gold = [row["label" if name == "classification" else "right"] for row in table.rows]
     right = [row["prediction"] == label for row, label in zip(predictions, gold, strict=True)]
     surprise = [-math.log(row[f"probability_{label}"]) for row, label in zip(predictions, gold, strict=True)]
@@ -45,9 +45,9 @@ def test_accuracy_and_loss_match_the_calibrated_predictions(name: str, saved: An
 
 
 @pytest.mark.parametrize("name", ["similarity", "regression"])
-def test_correlations_match_the_predicted_scores(name: str, saved: Any, table: Table):
-    found = evaluate(saved(name), table)
-    scores = [row["score"] for row in load_task_predictor(saved(name)).predict(table.rows)]
+def test_correlations_match_the_predicted_scores(name: str, write_model: Any, table: Table):
+    found = evaluate(write_model(name), table)
+    scores = [row["score"] for row in load_task_predictor(write_model(name)).predict(table.rows)]
     stars = [row["stars"] for row in table.rows]
     assert found["metrics"]["pearson"] == pytest.approx(np.corrcoef(scores, stars)[0, 1], abs=1e-4)
     assert found["metrics"]["mae"] == pytest.approx(np.mean(np.abs(np.subtract(scores, stars))), abs=1e-4)
@@ -55,19 +55,24 @@ def test_correlations_match_the_predicted_scores(name: str, saved: Any, table: T
     assert found["spread"] == pytest.approx(np.std(scores) / np.std(stars), abs=1e-4)
 
 
-def test_a_file_and_its_table_have_the_same_metrics(saved: Any, table: Table, tmp_path: Path):
+def test_a_file_and_its_table_have_the_same_metrics(write_model: Any, table: Table, tmp_path: Path):
     rows = [{"text": row["text"], "label": row["label"]} for row in table.rows]
     write_table(tmp_path / "rows.csv", rows)
-    assert evaluate(saved("classification"), tmp_path / "rows.csv") == evaluate(saved("classification"), table)
+    assert evaluate(write_model("classification"), tmp_path / "rows.csv") == evaluate(
+        write_model("classification"), table
+    )
 
 
-def test_truncated_texts_are_counted(saved: Any, table: Table):
+def test_truncated_texts_are_counted(write_model: Any, table: Table):
     long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
-    assert evaluate(saved("classification"), long)["cut"] - evaluate(saved("classification"), table)["cut"] == 4
+    assert (
+        evaluate(write_model("classification"), long)["cut"] - evaluate(write_model("classification"), table)["cut"]
+        == 4
+    )
 
 
-def test_windowed_texts_are_counted_and_not_as_truncated(saved: Any, table: Table, tmp_path: Path):
-    model = load_task_predictor(saved("classification"))
+def test_windowed_texts_are_counted_and_not_as_truncated(write_model: Any, table: Table, tmp_path: Path):
+    model = load_task_predictor(write_model("classification"))
     save_task(tmp_path, model.task_model, model.tokenizer, {**model.task, "long": "windows"}, model.target)
     long = replace(table, rows=[{**row, "text": "very long " * 50} for row in table.rows[:4]] + table.rows[4:])
     found, short = evaluate(tmp_path, long), evaluate(tmp_path, table)
@@ -75,9 +80,9 @@ def test_windowed_texts_are_counted_and_not_as_truncated(saved: Any, table: Tabl
     assert found["read_in_windows"] - short["read_in_windows"] == 4
 
 
-def test_the_calibration_error_is_reported_with_and_without_the_temperature(saved: Any, table: Table):
-    model, progress = load_task_predictor(saved("classification")), LoggedLines()
-    found = evaluate(saved("classification"), table, progress=progress)["calibration"]
+def test_the_calibration_error_is_reported_with_and_without_the_temperature(write_model: Any, table: Table):
+    model, progress = load_task_predictor(write_model("classification")), LoggedLines()
+    found = evaluate(write_model("classification"), table, progress=progress)["calibration"]
     logits = model.logits(model.read_rows(table.rows)).double()
     gold = np.array([model.labels.index(row["label"]) for row in table.rows])
     for name, temperature in (("ece_before", 1.0), ("ece_after", 2.5)):
@@ -85,21 +90,21 @@ def test_the_calibration_error_is_reported_with_and_without_the_temperature(save
         assert found[name] == pytest.approx(expected, abs=1e-6)
     assert found["temperature"] == 2.5
     assert any("temperature 2.5" in line and f"{found['ece_after']:.3f}" in line for line in progress.lines)
-    assert "calibration" not in evaluate(saved("regression"), table)
+    assert "calibration" not in evaluate(write_model("regression"), table)
 
 
 # ---- known data sets
 
 
 def test_a_folder_of_the_same_name_does_not_hide_a_data_set(
-    saved: Any, race: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_model: Any, race_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "race").mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    assert evaluate(saved("choice"), "race", data_dir=race)["rows"] == 6
+    assert evaluate(write_model("choice"), "race", data_dir=race_folder)["rows"] == 6
     (tmp_path / "runs").mkdir()
     with pytest.raises(UserError, match="runs is a folder, not a table"):
-        evaluate(saved("choice"), "runs")
+        evaluate(write_model("choice"), "runs")
 
 
 def test_a_split_without_public_labels_is_an_error_of_zeroshot(pretrained_run: Path, tmp_path: Path):
@@ -112,7 +117,7 @@ def test_a_split_without_public_labels_is_an_error_of_zeroshot(pretrained_run: P
 
 
 @pytest.fixture
-def race(tmp_path: Path) -> Path:
+def race_folder(tmp_path: Path) -> Path:
     """A folder like RACE's: two passages of middle schools, one of high schools, two questions each."""
     for level, n in (("middle", 1), ("middle", 2), ("high", 1)):
         passage = {
@@ -128,11 +133,11 @@ def race(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_subset_of_a_data_set_has_the_metrics_that_it_has_alone(saved: Any, race: Path):
-    found = evaluate(saved("choice"), "race", data_dir=race)
+def test_each_subset_of_a_data_set_has_the_metrics_that_it_has_alone(write_model: Any, race_folder: Path):
+    found = evaluate(write_model("choice"), "race", data_dir=race_folder)
     assert {name: part["rows"] for name, part in found["subsets"].items()} == {"middle": 4, "high": 2}
     for name, part in found["subsets"].items():
-        alone = evaluate(saved("choice"), f"race:test-{name}", data_dir=race)
+        alone = evaluate(write_model("choice"), f"race:test-{name}", data_dir=race_folder)
         assert "subsets" not in alone
         assert part["metrics"] == pytest.approx(alone["metrics"], abs=1e-5)
         assert part["interval"] == alone["interval"]
@@ -141,13 +146,13 @@ def test_each_subset_of_a_data_set_has_the_metrics_that_it_has_alone(saved: Any,
     assert json.loads(json.dumps(found)) == found
 
 
-def test_a_column_named_subset_in_a_user_table_creates_no_subsets(saved: Any, table: Table):
+def test_a_column_named_subset_in_a_user_table_creates_no_subsets(write_model: Any, table: Table):
     rows = [{**row, "subset": str(i % 2)} for i, row in enumerate(table.rows)]
-    assert "subsets" not in evaluate(saved("classification"), replace(table, rows=rows))
+    assert "subsets" not in evaluate(write_model("classification"), replace(table, rows=rows))
 
 
-def test_printed_metrics_have_a_column_per_subset(saved: Any, race: Path, capsys: Any):
-    found = evaluate(saved("choice"), "race", data_dir=race)
+def test_printed_metrics_have_a_column_per_subset(write_model: Any, race_folder: Path, capsys: Any):
+    found = evaluate(write_model("choice"), "race", data_dir=race_folder)
     print_metrics(found)
     head, *lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert re.split(" {2,}", head) == ["6 rows", "95% confidence interval", "middle, 4 rows", "high, 2 rows"]
@@ -156,37 +161,37 @@ def test_printed_metrics_have_a_column_per_subset(saved: Any, race: Path, capsys
     assert accuracy.split()[-2:] == shown
 
 
-def test_predictions_are_added_to_the_rows(saved: Any, table: Table):
-    found = predict(saved("classification"), table)
+def test_predictions_are_added_to_the_rows(write_model: Any, table: Table):
+    found = predict(write_model("classification"), table)
     for row, given in zip(found, table.rows, strict=True):
         assert given.items() <= row.items()
         assert set(row) - set(given) == {"prediction", "probability_no", "probability_yes"}
 
 
-def test_columns_that_predictions_replace_are_logged(saved: Any, table: Table):
-    earlier, progress = predict(saved("regression"), table), LoggedLines()
+def test_columns_that_predictions_replace_are_logged(write_model: Any, table: Table):
+    earlier, progress = predict(write_model("regression"), table), LoggedLines()
     own = [{**row, "prediction": "mine"} for row in earlier]
     columns = list(own[0])
-    found = predict(saved("classification"), Table("own.csv", columns, own), progress=progress)
+    found = predict(write_model("classification"), Table("own.csv", columns, own), progress=progress)
     assert found[0]["prediction"] != "mine"
     assert found[0]["score"] == earlier[0]["score"]
     assert progress.lines[-1] == "own.csv: existing columns are replaced by predictions: prediction"
     again = LoggedLines()
-    predict(saved("classification"), table, progress=again)
+    predict(write_model("classification"), table, progress=again)
     assert not any("replaced" in line for line in again.lines)
 
 
-def test_the_input_table_is_not_overwritten(saved: Any, table: Table, tmp_path: Path):
+def test_the_input_table_is_not_overwritten(write_model: Any, table: Table, tmp_path: Path):
     rows = tmp_path / "rows.jsonl"
     write_table(rows, table.rows)
     before = rows.read_bytes()
     with pytest.raises(UserError, match="is also the input table"):
-        predict_into(saved("classification"), rows, tmp_path / "." / "rows.jsonl")
+        predict_into(write_model("classification"), rows, tmp_path / "." / "rows.jsonl")
     assert rows.read_bytes() == before
 
 
 @pytest.fixture
-def scored(tmp_path: Path) -> Path:
+def stsb_folder(tmp_path: Path) -> Path:
     """A folder with as many unlabeled test rows of STS-B as GLUE has."""
     header = "index\tgenre\tsentence1\tsentence2\n"
     (tmp_path / "STS-B").mkdir()
@@ -194,32 +199,34 @@ def scored(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_glue_test_split_is_written_as_a_submission_or_a_table(saved: Any, scored: Path):
-    summary = predict_into(saved("similarity"), "stsb:test", scored / "out", data_dir=scored)
-    assert summary == f"{scored / 'out' / 'STS-B.tsv'}: 1,379 rows, in the format of gluebenchmark.com"
-    lines = (scored / "out" / "STS-B.tsv").read_text().splitlines()
-    scores = [row["score"] for row in predict(saved("similarity"), "stsb:test", data_dir=scored)]
+def test_a_glue_test_split_is_written_as_a_submission_or_a_table(write_model: Any, stsb_folder: Path):
+    summary = predict_into(write_model("similarity"), "stsb:test", stsb_folder / "out", data_dir=stsb_folder)
+    assert summary == f"{stsb_folder / 'out' / 'STS-B.tsv'}: 1,379 rows, in the format of gluebenchmark.com"
+    lines = (stsb_folder / "out" / "STS-B.tsv").read_text().splitlines()
+    scores = [row["score"] for row in predict(write_model("similarity"), "stsb:test", data_dir=stsb_folder)]
     assert lines == ["index\tprediction", *(f"{i}\t{min(max(s, 0), 5):.3f}" for i, s in enumerate(scores))]
-    summary = predict_into(saved("similarity"), "stsb:test", scored / "p.tsv", data_dir=scored)
-    assert summary == f"{scored / 'p.tsv'}: 1,379 rows; see the column score"
-    assert (scored / "p.tsv").read_text().startswith("text_a\ttext_b\tscore\n")
+    summary = predict_into(write_model("similarity"), "stsb:test", stsb_folder / "p.tsv", data_dir=stsb_folder)
+    assert summary == f"{stsb_folder / 'p.tsv'}: 1,379 rows; see the column score"
+    assert (stsb_folder / "p.tsv").read_text().startswith("text_a\ttext_b\tscore\n")
 
 
 def test_other_data_than_a_glue_test_split_needs_a_table_name_as_out(
-    saved: Any, race: Path, table: Table, tmp_path: Path
+    write_model: Any, race_folder: Path, table: Table, tmp_path: Path
 ):
     write_table(tmp_path / "rows.jsonl", table.rows)
     for rows in ("race:test", str(tmp_path / "rows.jsonl")):
         with pytest.raises(UserError, match="out has no supported table extension"):
-            predict_into(saved("choice"), rows, tmp_path / "out", data_dir=race)
-    assert predict_into(saved("choice"), "race", tmp_path / "out.csv", data_dir=race).endswith("the column prediction")
+            predict_into(write_model("choice"), rows, tmp_path / "out", data_dir=race_folder)
+    assert predict_into(write_model("choice"), "race", tmp_path / "out.csv", data_dir=race_folder).endswith(
+        "the column prediction"
+    )
 
 
-def test_rows_with_an_unseen_label_count_as_wrong_and_are_named(saved: Any, table: Table):
+def test_rows_with_an_unseen_label_count_as_wrong_and_are_named(write_model: Any, table: Table):
     progress = LoggedLines()
     other = replace(table, rows=[{**row, "label": "perhaps"} if i < 3 else row for i, row in enumerate(table.rows)])
-    found = evaluate(saved("classification"), other, progress=progress)
-    known = evaluate(saved("classification"), replace(table, rows=table.rows[3:]))
+    found = evaluate(write_model("classification"), other, progress=progress)
+    known = evaluate(write_model("classification"), replace(table, rows=table.rows[3:]))
     right = known["metrics"]["accuracy"] * known["rows"]
     assert found["metrics"]["accuracy"] == pytest.approx(right / found["rows"])
     assert found["metrics"]["loss"] == pytest.approx(known["metrics"]["loss"], abs=1e-5)
@@ -228,28 +235,28 @@ def test_rows_with_an_unseen_label_count_as_wrong_and_are_named(saved: Any, tabl
     assert known["unseen"] == {}
 
 
-def test_unseen_labels_are_refused_on_request_and_where_no_label_is_known(saved: Any, table: Table):
+def test_unseen_labels_are_refused_on_request_and_where_no_label_is_known(write_model: Any, table: Table):
     other = replace(table, rows=[*table.rows[:5], {**table.rows[5], "label": "perhaps"}])
     with pytest.raises(UserError, match=r"rows.jsonl, row 6: unknown label 'perhaps'"):
-        evaluate(saved("classification"), other, unseen="refuse")
+        evaluate(write_model("classification"), other, unseen="refuse")
     strange = replace(table, rows=[{**row, "label": "perhaps"} for row in table.rows])
     with pytest.raises(
         UserError, match=r"no label in column 'label' \(perhaps\) was in training.*: no, yes\."
     ) as refused:
-        evaluate(saved("classification"), strange)
+        evaluate(write_model("classification"), strange)
     assert refused.value.fix == "Choose another column with --label."
     with pytest.raises(UserError, match='unseen="ignore" is not a valid choice'):
-        evaluate(saved("classification"), table, unseen="ignore")
+        evaluate(write_model("classification"), table, unseen="ignore")
 
 
-def test_the_column_that_has_the_training_labels_is_suggested(saved: Any, table: Table):
+def test_the_column_that_has_the_training_labels_is_suggested(write_model: Any, table: Table):
     rows = [{**row, "verdict": row["label"], "label": i} for i, row in enumerate(table.rows)]
     renamed = replace(table, columns=[*table.columns, "verdict"], rows=rows)
     with pytest.raises(UserError, match=r"no label in column 'label' \(0, 1, 2 … \(64 in total\)\)") as refused:
-        evaluate(saved("classification"), renamed)
+        evaluate(write_model("classification"), renamed)
     assert refused.value.fix == "Did you mean --label verdict?"
     with pytest.raises(UserError, match="no label in column 'text'") as refused:
-        evaluate(saved("classification"), table, label="text", text="other")
+        evaluate(write_model("classification"), table, label="text", text="other")
     assert refused.value.fix == "Did you mean --label label?"
 
 
@@ -257,8 +264,10 @@ def test_the_column_that_has_the_training_labels_is_suggested(saved: Any, table:
 
 
 @pytest.mark.parametrize("name", ["classification", "regression"])
-def test_a_model_that_learned_nothing_is_evaluated_with_a_warning(name: str, saved: Any, table: Table, tmp_path: Path):
-    model = load_task_predictor(saved(name))
+def test_a_model_that_learned_nothing_is_evaluated_with_a_warning(
+    name: str, write_model: Any, table: Table, tmp_path: Path
+):
+    model = load_task_predictor(write_model(name))
     nn.init.zeros_(model.task_model.head.linear.weight)
     answer = trivial_answer(model.target, [row[TABLE_TASKS[name][1]["label"]] for row in table.rows])
     save_task(tmp_path, model.task_model, model.tokenizer, {**model.task, "trivial_answer": answer}, model.target)
@@ -267,30 +276,30 @@ def test_a_model_that_learned_nothing_is_evaluated_with_a_warning(name: str, sav
     assert ("always ‘" if name == "classification" else "hardly depend on the text") in warning
 
 
-def test_rows_without_labels_are_an_error_that_suggests_predict(saved: Any, table: Table):
+def test_rows_without_labels_are_an_error_that_suggests_predict(write_model: Any, table: Table):
     columns = ["text", "other"]
     bare = replace(table, columns=columns, rows=[{name: row[name] for name in columns} for row in table.rows])
     with pytest.raises(UserError, match="no column 'label'") as refused:
-        evaluate(saved("classification"), bare)
+        evaluate(write_model("classification"), bare)
     assert "gpt1 predict" in refused.value.fix
-    assert len(predict(saved("classification"), bare)) == 64
+    assert len(predict(write_model("classification"), bare)) == 64
 
 
-def test_a_similar_label_column_is_suggested(saved: Any, table: Table):
+def test_a_similar_label_column_is_suggested(write_model: Any, table: Table):
     rows = [{"text": row["text"], "lable": row["label"]} for row in table.rows]
     with pytest.raises(UserError, match=r"no column 'label'\. Columns: text, lable\. Did you mean lable\?"):
-        evaluate(saved("classification"), Table("t.csv", ["text", "lable"], rows))
+        evaluate(write_model("classification"), Table("t.csv", ["text", "lable"], rows))
 
 
-def test_a_table_without_the_text_column_is_an_error(saved: Any, table: Table):
+def test_a_table_without_the_text_column_is_an_error(write_model: Any, table: Table):
     other = replace(table, columns=["sentence", "label"], rows=[{"sentence": "x", "label": "no"}])
     with pytest.raises(UserError, match=r"no column 'text'\. Columns: sentence, label"):
-        evaluate(saved("classification"), other)
+        evaluate(write_model("classification"), other)
 
 
-def test_a_table_without_rows_is_an_error(saved: Any, table: Table):
+def test_a_table_without_rows_is_an_error(write_model: Any, table: Table):
     with pytest.raises(UserError, match="has no rows"):
-        evaluate(saved("classification"), replace(table, rows=[]))
+        evaluate(write_model("classification"), replace(table, rows=[]))
 
 
 def test_a_pretrained_model_cannot_be_evaluated_on_a_table(pretrained_run: Path, table: Table):
@@ -298,9 +307,9 @@ def test_a_pretrained_model_cannot_be_evaluated_on_a_table(pretrained_run: Path,
         evaluate(pretrained_run, table)
 
 
-def test_a_missing_table_is_an_error(saved: Any):
+def test_a_missing_table_is_an_error(write_model: Any):
     with pytest.raises(UserError, match=r"nowhere.csv"):
-        evaluate(saved("classification"), "nowhere.csv")
+        evaluate(write_model("classification"), "nowhere.csv")
 
 
 # ---- metrics from logits

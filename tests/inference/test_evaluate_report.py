@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from report_runs import PageParser
-from task_models import TABLE_TASKS, Make
+from task_models import TABLE_TASKS, MakePredictor
 
 from gpt1.errors import UserError
 from gpt1.inference.evaluate import evaluate
@@ -21,10 +21,10 @@ RunFolder = Callable[[str], Path]
 
 @pytest.mark.parametrize("name", ["classification", "similarity", "choice"])
 def test_the_page_of_an_evaluation_has_the_numbers_of_the_result_and_the_names_of_the_columns(
-    name: str, saved: RunFolder, table: Table, tmp_path: Path
+    name: str, write_model: RunFolder, table: Table, tmp_path: Path
 ) -> None:
     page = tmp_path / "new" / "test.html"
-    found = evaluate(saved(name), table, report=page)
+    found = evaluate(write_model(name), table, report=page)
     reader = PageParser(page)
     assert set(found["metrics"].values()) <= set(reader.numbers)
     assert f" on {len(table.rows)} rows of {table.name}" in reader.headings[0]
@@ -38,9 +38,9 @@ def test_the_page_of_an_evaluation_has_the_numbers_of_the_result_and_the_names_o
 
 
 def test_the_page_shows_the_bins_of_the_calibration_with_their_rows(
-    make: Make, tokenizer: Tokenizer, table: Table, tmp_path: Path
+    make_predictor: MakePredictor, tokenizer: Tokenizer, table: Table, tmp_path: Path
 ) -> None:
-    model = make("entailment")
+    model = make_predictor("entailment")
     (tmp_path / "model").mkdir()
     save_task(tmp_path / "model", model.task_model, tokenizer, model.task, model.target)
     columns = {"premise": "text", "hypothesis": "other", "label": "label"}
@@ -55,15 +55,15 @@ def test_the_page_shows_the_bins_of_the_calibration_with_their_rows(
     assert f"Rows by predicted probability, {len(table.rows):,} in all." in page.text
 
 
-def test_writing_the_page_does_not_change_the_result(saved: RunFolder, table: Table, tmp_path: Path) -> None:
-    model, page = saved("classification"), tmp_path / "test.html"
+def test_writing_the_page_does_not_change_the_result(write_model: RunFolder, table: Table, tmp_path: Path) -> None:
+    model, page = write_model("classification"), tmp_path / "test.html"
     page.write_text("an earlier page")
     assert evaluate(model, table, report=page, overwrite=True) == evaluate(model, table)
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_a_report_path_that_is_not_a_page_is_refused_before_the_work(
-    saved: RunFolder, table: Table, tmp_path: Path
+    write_model: RunFolder, table: Table, tmp_path: Path
 ) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("keep")

@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from task_models import TASKS, Make
+from task_models import TASKS, MakePredictor
 
 from gpt1.errors import UserError
 from gpt1.inference import explanation
@@ -24,13 +24,13 @@ every_task = pytest.mark.parametrize("name", TASKS)
 @every_task
 @pytest.mark.parametrize("rows_at_once", [1, 4096])
 def test_a_contribution_is_the_value_minus_that_without_the_word(
-    make: Make,
+    make_predictor: MakePredictor,
     name: str,
     rows_at_once: int,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(explanation, "OCCLUDED_ROWS", rows_at_once)
-    model = make(name)
+    model = make_predictor(name)
     for row, prediction, found in zip(ROWS, model.predict(ROWS), model.explain(ROWS), strict=True):
         texts = [row[column] for role, column in model.text_columns.items() if role != "choices"]
         texts += row["a"] if "choices" in model.text_columns else []
@@ -48,8 +48,8 @@ def test_a_contribution_is_the_value_minus_that_without_the_word(
             assert word["contribution"] == pytest.approx(prediction[named] - without[named], abs=1e-5)
 
 
-def test_a_label_can_be_chosen(make: Make):
-    model = make("classification")
+def test_a_label_can_be_chosen(make_predictor: MakePredictor):
+    model = make_predictor("classification")
     for label in model.labels:
         (found,) = model.explain(["one two"], label=label)
         (prediction,) = model.predict(["one two"])
@@ -58,7 +58,7 @@ def test_a_label_can_be_chosen(make: Make):
     with pytest.raises(UserError, match="unknown label 'd'"):
         model.explain(["one"], label="d")
     with pytest.raises(UserError, match="predicts a score"):
-        make("regression").explain(["one"], label="d")
+        make_predictor("regression").explain(["one"], label="d")
 
 
 def test_characters_that_are_written_without_spaces_are_words():
@@ -85,8 +85,8 @@ def test_removing_a_word_removes_one_of_the_spaces_around_it(text: str, word: st
 
 @pytest.mark.parametrize("long", ["cut", "windows"])
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "choice"])
-def test_the_head_maps_the_features_to_the_logits(make: Make, name: str, long: str):
-    model = make(name, long)
+def test_the_head_maps_the_features_to_the_logits(make_predictor: MakePredictor, name: str, long: str):
+    model = make_predictor(name, long)
     rows = [*ROWS, {"t": "a long text, " * 9, "u": "short"}]
     features = model.features(rows)
     assert features.dtype == np.float32
@@ -99,9 +99,9 @@ def test_the_head_maps_the_features_to_the_logits(make: Make, name: str, long: s
     np.testing.assert_allclose(features, alone, atol=1e-5)
 
 
-def test_multiple_choice_has_no_features(make: Make):
+def test_multiple_choice_has_no_features(make_predictor: MakePredictor):
     with pytest.raises(UserError, match="one vector per answer"):
-        make("choice").features(ROWS)
+        make_predictor("choice").features(ROWS)
 
 
 # ---- frames
@@ -114,8 +114,8 @@ def frame(library: Any) -> Any:
 
 @pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
 @pytest.mark.parametrize("name", ["classification", "scored similarity"])
-def test_a_frame_is_predicted_like_its_rows_and_keeps_its_index(make: Make, name: str, library: Any):
-    model = make(name)
+def test_a_frame_is_predicted_like_its_rows_and_keeps_its_index(make_predictor: MakePredictor, name: str, library: Any):
+    model = make_predictor(name)
     found = model.predict(frame(library))
     assert type(found) is type(frame(library))
     records = found.to_dicts() if library is pl else found.to_dict("records")
@@ -130,15 +130,15 @@ def test_a_frame_is_predicted_like_its_rows_and_keeps_its_index(make: Make, name
     assert model.explain(frame(library)) == model.explain(ROWS)
 
 
-def test_a_series_of_texts_is_predicted(make: Make):
-    model = make("classification")
+def test_a_series_of_texts_is_predicted(make_predictor: MakePredictor):
+    model = make_predictor("classification")
     texts = pd.Series(["one", "two"], index=[3, 1])
     assert list(model.predict(texts).index) == [3, 1]
     assert model.predict(texts)["prediction"].tolist() == [row["prediction"] for row in model.predict(["one", "two"])]
 
 
-def test_a_frame_with_a_missing_column_or_text_is_an_error(make: Make):
-    model = make("entailment")
+def test_a_frame_with_a_missing_column_or_text_is_an_error(make_predictor: MakePredictor):
+    model = make_predictor("entailment")
     with pytest.raises(UserError, match=r"the DataFrame has no column 'u'. Columns: t."):
         model.predict(pd.DataFrame({"t": ["a"]}))
     with pytest.raises(UserError, match="column 'u': the text is missing"):

@@ -53,7 +53,7 @@ def write_finetuned(
     return load_task_predictor(folder)
 
 
-def their_outputs(folder: Path, texts: list[Any]) -> Any:
+def transformers_outputs(folder: Path, texts: list[Any]) -> Any:
     """What transformers' model says about texts (or pairs of texts) that transformers' tokenizer has read."""
     model, info = transformers.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
@@ -74,7 +74,7 @@ def test_transformers_gives_the_calibrated_probabilities_of_an_exported_classifi
 ):
     ours = write_finetuned(tmp_path / "ours", tokenizer, "classification", Classes(labels))
     export_model("huggingface", tmp_path / "ours", tmp_path / "theirs")
-    theirs = their_outputs(tmp_path / "theirs", TEXTS).double().softmax(-1).numpy()
+    theirs = transformers_outputs(tmp_path / "theirs", TEXTS).double().softmax(-1).numpy()
     np.testing.assert_allclose(theirs, ours.predict_proba(TEXTS), atol=1e-5)
     pipeline = transformers.pipeline("text-classification", str(tmp_path / "theirs"))
     assert [row["label"] for row in pipeline(TEXTS, truncation=True)] == [
@@ -86,7 +86,7 @@ def test_transformers_gives_the_probabilities_of_an_exported_model_of_pairs(toke
     ours = write_finetuned(tmp_path / "ours", tokenizer, "entailment", Classes(("no", "yes")))
     export_model("huggingface", tmp_path / "ours", tmp_path / "theirs")
     pairs = [("a man sleeps", "he rests"), ("it is", "it is not so"), ("x", "y")]
-    theirs = their_outputs(tmp_path / "theirs", pairs).double().softmax(-1).numpy()
+    theirs = transformers_outputs(tmp_path / "theirs", pairs).double().softmax(-1).numpy()
     np.testing.assert_allclose(theirs, ours.predict_proba([{"p": p, "h": h} for p, h in pairs]), atol=1e-5)
 
 
@@ -95,14 +95,14 @@ def test_transformers_gives_the_numbers_of_an_exported_regression(tokenizer: Tok
     ours = write_finetuned(tmp_path / "ours", tokenizer, "regression", target, temperature=1.0)
     export_model("huggingface", tmp_path / "ours", tmp_path / "theirs")
     scores = [row["score"] for row in ours.predict(TEXTS)]
-    np.testing.assert_allclose(their_outputs(tmp_path / "theirs", TEXTS)[:, 0], scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(transformers_outputs(tmp_path / "theirs", TEXTS)[:, 0], scores, rtol=1e-5, atol=1e-5)
 
 
 def test_the_original_pipeline_gives_the_same_probabilities_for_plain_words(english: Tokenizer, tmp_path: Path):
     ours = write_finetuned(tmp_path / "ours", english, "classification", Classes(("no", "yes")))
     export_model("huggingface", tmp_path / "ours", tmp_path / "theirs")
     plain = ["the file is opened and closed", "a list of the names"]
-    theirs = their_outputs(tmp_path / "theirs", plain).double().softmax(-1).numpy()
+    theirs = transformers_outputs(tmp_path / "theirs", plain).double().softmax(-1).numpy()
     np.testing.assert_allclose(theirs, ours.predict_proba(plain), atol=1e-5)
 
 
@@ -138,7 +138,7 @@ def test_a_classifier_trained_further_in_transformers_has_its_new_weights(
         model.transformer.h[1].ln_2.bias.add_(1)
     model.save_pretrained(tmp_path / "new")
     transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "new")
-    theirs = their_outputs(tmp_path / "new", TEXTS).double().softmax(-1).numpy()
+    theirs = transformers_outputs(tmp_path / "new", TEXTS).double().softmax(-1).numpy()
     np.testing.assert_allclose(load_task_predictor(tmp_path / "new").predict_proba(TEXTS), theirs, atol=1e-5)
     model.save_pretrained(tmp_path / "theirs")  # beside our head, which is now outdated
     (tmp_path / "theirs/manifest.json").unlink()
@@ -180,7 +180,7 @@ def test_a_head_with_a_bias_that_cannot_be_folded_is_an_error(tokenizer: Tokeniz
 # ---- theirs → ours
 
 
-def write_theirs(folder: Path, tokenizer: Tokenizer, extra_rows: int = 0, **settings: Any) -> Any:
+def write_classifier(folder: Path, tokenizer: Tokenizer, extra_rows: int = 0, **settings: Any) -> Any:
     """A classifier as transformers saves it, and with the tokenizer files of its newer versions."""
     torch.manual_seed(5)
     shape = {
@@ -199,7 +199,7 @@ def write_theirs(folder: Path, tokenizer: Tokenizer, extra_rows: int = 0, **sett
     return model
 
 
-def outputs_of(model: Any, tokenizer: Tokenizer, text: str) -> Any:
+def compute_outputs(model: Any, tokenizer: Tokenizer, text: str) -> Any:
     ids = torch.tensor([tokenizer.encode(text)[:24]])
     with torch.no_grad():
         return model(ids).logits[0].double()
@@ -210,7 +210,7 @@ def test_their_classifier_is_a_fine_tuned_model_with_its_numbers(
     pad: int | None, english: Tokenizer, tmp_path: Path, run_cli: Any
 ):
     labels = {"id2label": {0: "bad", 1: "fine", 2: "good"}, "label2id": {"bad": 0, "fine": 1, "good": 2}}
-    model = write_theirs(tmp_path / "theirs", english, pad_token_id=pad, **labels)
+    model = write_classifier(tmp_path / "theirs", english, pad_token_id=pad, **labels)
     answer = run_cli("import", "huggingface", str(tmp_path / "theirs"), "--out", str(tmp_path / "ours"))
     assert answer.exit_code == 0, answer.stderr
     assert f"next: gpt1 predict {tmp_path / 'ours'}" in answer.stderr
@@ -219,20 +219,20 @@ def test_their_classifier_is_a_fine_tuned_model_with_its_numbers(
     for folder in ("ours", "theirs"):
         ours = load_task_predictor(tmp_path / folder)
         assert ours.labels == ["bad", "fine", "good"]
-        expected = [outputs_of(model, english, text).softmax(-1).numpy() for text in texts]
+        expected = [compute_outputs(model, english, text).softmax(-1).numpy() for text in texts]
         np.testing.assert_allclose(ours.predict_proba(texts), expected, atol=1e-5)
 
 
 def test_their_classifier_with_one_output_is_a_regression(english: Tokenizer, tmp_path: Path):
-    model = write_theirs(tmp_path / "theirs", english, num_labels=1)
+    model = write_classifier(tmp_path / "theirs", english, num_labels=1)
     import_model("huggingface", tmp_path / "theirs", tmp_path / "ours")
     scores = [row["score"] for row in load_task_predictor(tmp_path / "ours").predict(["the file", "a list"])]
-    expected = [float(outputs_of(model, english, text)[0]) for text in ("the file", "a list")]
+    expected = [float(compute_outputs(model, english, text)[0]) for text in ("the file", "a list")]
     assert scores == pytest.approx(expected, abs=1e-5)
 
 
 def test_import_then_export_restores_the_weights_of_their_classifier_bit_for_bit(english: Tokenizer, tmp_path: Path):
-    write_theirs(tmp_path / "theirs", english, num_labels=3, pad_token_id=0)
+    write_classifier(tmp_path / "theirs", english, num_labels=3, pad_token_id=0)
     import_model("huggingface", tmp_path / "theirs", tmp_path / "ours")
     export_model("huggingface", tmp_path / "ours", tmp_path / "back")
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "back"))
@@ -246,14 +246,14 @@ def test_the_row_of_an_added_padding_token_is_named_and_left_out(
     english: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     size = english.vocab_size
-    model = write_theirs(tmp_path / "theirs", english, extra_rows=1, pad_token_id=size)
+    model = write_classifier(tmp_path / "theirs", english, extra_rows=1, pad_token_id=size)
     import_model("huggingface", tmp_path / "theirs", tmp_path / "ours")
     assert f"the embedding of the padding token {size} is ignored" in capsys.readouterr().err
-    expected = outputs_of(model, english, "the file").softmax(-1).numpy()
+    expected = compute_outputs(model, english, "the file").softmax(-1).numpy()
     np.testing.assert_allclose(
         load_task_predictor(tmp_path / "ours").predict_proba(["the file"])[0], expected, atol=1e-5
     )
-    write_theirs(tmp_path / "more", english, extra_rows=2, pad_token_id=size)
+    write_classifier(tmp_path / "more", english, extra_rows=2, pad_token_id=size)
     with pytest.raises(UserError, match=f"{size} tokens, the model {size + 2}"):
         import_model("huggingface", tmp_path / "more", tmp_path / "none")
 
@@ -305,7 +305,7 @@ def test_a_tokenizer_in_one_file_that_is_not_ours_is_an_error(
 def test_a_classifier_that_is_not_a_task_of_gpt1_is_an_error(
     settings: dict[str, Any], problem: str, english: Tokenizer, tmp_path: Path
 ):
-    write_theirs(tmp_path / "theirs", english, **settings)
+    write_classifier(tmp_path / "theirs", english, **settings)
     with pytest.raises(UserError, match=problem):
         import_model("huggingface", tmp_path / "theirs", tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
@@ -336,7 +336,7 @@ def test_a_damaged_head_or_task_is_an_error_that_names_the_file(tokenizer: Token
 
 
 def test_their_classifier_can_be_trained_further_with_its_head(english: Tokenizer, tmp_path: Path):
-    write_theirs(tmp_path / "theirs", english, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+    write_classifier(tmp_path / "theirs", english, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
     rows = [{"text": text, "label": label} for text, label in [("the file", "no"), ("a list", "yes")] * 20]
     settings = {"kind": "classification", "text": "text", "keep_head": True, "deduplicate": False}
     settings |= {"peak_lr": 0.0, "epochs": 1, "precision": "fp32", "device": "cpu"}

@@ -30,7 +30,7 @@ def release(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return folder, [part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes, strict=True)]
 
 
-def their_model(tensors: list[np.ndarray[Any, Any]]) -> Any:
+def make_transformers_model(tensors: list[np.ndarray[Any, Any]]) -> Any:
     """transformers' model with the tensors of the release, whose dense weights have its layout but for a first axis."""
     transformers = pytest.importorskip("transformers")
     model = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig()).eval()
@@ -55,7 +55,7 @@ def test_the_release_is_imported_and_used_from_end_to_end(
     answer = run_cli("import", "openai", str(folder), "--out", str(imported))
     assert answer.exit_code == 0, answer.stderr
     assert "116,534,784 parameters, 40,478 tokens" in answer.stderr
-    model, theirs = load(imported), their_model(tensors)
+    model, theirs = load(imported), make_transformers_model(tensors)
     golden = [json.loads(line) for line in (shared_data / "openai/golden_ids.jsonl").read_text("utf-8").splitlines()]
     assert model.tokenizer.encode_batch([line["text"] for line in golden]) == [line["ids"] for line in golden]
     text = "the captain looked at the sea and said"

@@ -24,9 +24,9 @@ from gpt1.tasks.targets import Classes
 
 
 @pytest.fixture(scope="module")
-def model_of(saved: Callable[..., Path]) -> Callable[[str], Path]:
+def write_formula_model(write_model: Callable[..., Path]) -> Callable[[str], Path]:
     """As `saved`; one of the labels looks like a formula."""
-    return lambda name: saved(name, Classes(("=no", "yes")) if name == "classification" else None)
+    return lambda name: write_model(name, Classes(("=no", "yes")) if name == "classification" else None)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ class RecordingProgress(Progress):
 
 
 @pytest.fixture
-def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def forbid_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     """Predicting fails the test: errors must come before."""
 
     def fail(*_: Any) -> Any:
@@ -62,14 +62,14 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("source", ["jsonl", "jsonl.gz", "parquet", "parquet.zst", "csv", "tsv.xz"])
 @pytest.mark.parametrize("out", ["csv", "jsonl.zst", "parquet"])
 def test_blocks_give_the_predictions_of_all_rows_at_once(
-    name: str, source: str, out: str, model_of: Any, table: Table, tmp_path: Path
+    name: str, source: str, out: str, write_formula_model: Any, table: Table, tmp_path: Path
 ):
     if name == "choice" and source[:3] in ("csv", "tsv"):
         pytest.skip("a list of answers needs a format with lists")
     rows, written, progress = tmp_path / f"rows.{source}", tmp_path / f"out.{out}", RecordingProgress()
     write_table(rows, table.rows)
-    said = predict_into(model_of(name), rows, written, progress=progress)
-    expected = load_task_predictor(model_of(name)).predict(read_table(rows).rows)
+    said = predict_into(write_formula_model(name), rows, written, progress=progress)
+    expected = load_task_predictor(write_formula_model(name)).predict(read_table(rows).rows)
     found = read_table(written).rows
     assert len(found) == len(expected) == 64
     for row, wanted, own in zip(found, expected, read_table(rows).rows, strict=True):
@@ -84,15 +84,15 @@ def test_blocks_give_the_predictions_of_all_rows_at_once(
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_field_of_a_late_row_is_a_column_of_every_row(model_of: Any, tmp_path: Path):
+def test_a_field_of_a_late_row_is_a_column_of_every_row(write_formula_model: Any, tmp_path: Path):
     rows = [{"text": f"a {i}"} for i in range(20)] + [{"id": 3}, {"text": "b", "late": 1}]
     write_table(tmp_path / "rows.jsonl", rows)
-    predict_into(model_of("classification"), tmp_path / "rows.jsonl", tmp_path / "out.csv")
+    predict_into(write_formula_model("classification"), tmp_path / "rows.jsonl", tmp_path / "out.csv")
     found = read_table(tmp_path / "out.csv")
     assert found.columns == ["text", "id", "late", "prediction", "probability_=no", "probability_yes"]
     assert [row["late"] for row in found.rows] == [""] * 21 + ["1"]
     write_table(tmp_path / "late.jsonl", [{"id": i} for i in range(20)] + rows)
-    predict_into(model_of("classification"), tmp_path / "late.jsonl", tmp_path / "out.jsonl")
+    predict_into(write_formula_model("classification"), tmp_path / "late.jsonl", tmp_path / "out.jsonl")
     assert len(read_table(tmp_path / "out.jsonl")) == 42
 
 
@@ -115,26 +115,28 @@ ERRORS: dict[str, tuple[str, list[dict[str, Any]], str]] = {
 }
 
 
-@pytest.mark.usefixtures("small_blocks", "no_work")
+@pytest.mark.usefixtures("small_blocks", "forbid_prediction")
 @pytest.mark.parametrize("case", ERRORS)
-def test_rows_that_cannot_be_written_are_an_error_before_predicting(case: str, model_of: Any, tmp_path: Path):
+def test_rows_that_cannot_be_written_are_an_error_before_predicting(
+    case: str, write_formula_model: Any, tmp_path: Path
+):
     out, rows, problem = ERRORS[case]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=problem):
-        predict_into(model_of("classification"), tmp_path / "rows.jsonl", tmp_path / out)
+        predict_into(write_formula_model("classification"), tmp_path / "rows.jsonl", tmp_path / out)
     assert os.listdir(tmp_path) == ["rows.jsonl"]
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_integers_and_floats_in_one_column_fit_in_parquet(model_of: Any, tmp_path: Path):
+def test_integers_and_floats_in_one_column_fit_in_parquet(write_formula_model: Any, tmp_path: Path):
     rows = [{"text": "a", "n": None}] * 7 + [{"text": "a", "n": 1}] * 7 + [{"text": "a", "n": 2.5}]
     write_table(tmp_path / "rows.jsonl", rows)
-    predict_into(model_of("classification"), tmp_path / "rows.jsonl", tmp_path / "out.parquet")
+    predict_into(write_formula_model("classification"), tmp_path / "rows.jsonl", tmp_path / "out.parquet")
     assert [row["n"] for row in read_table(tmp_path / "out.parquet").rows] == [None] * 7 + [1.0] * 7 + [2.5]
 
 
 def test_rows_that_change_between_checking_and_predicting_are_an_error(
-    model_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_formula_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     rows = tmp_path / "rows.csv"
     write_table(rows, GOOD)
@@ -147,11 +149,11 @@ def test_rows_that_change_between_checking_and_predicting_are_an_error(
 
     monkeypatch.setattr(module, "check_rows", check_then_shorten)
     with pytest.raises(UserError, match="changed while it was being read"):
-        predict_into(model_of("classification"), rows, tmp_path / "out.csv")
+        predict_into(write_formula_model("classification"), rows, tmp_path / "out.csv")
     assert os.listdir(tmp_path) == ["rows.csv"]
 
 
-def test_a_killed_prediction_leaves_the_previous_file(model_of: Any, tmp_path: Path):
+def test_a_killed_prediction_leaves_the_previous_file(write_formula_model: Any, tmp_path: Path):
     write_table(tmp_path / "rows.csv", GOOD)
     (tmp_path / "out.csv").write_text("before")
     code = (
@@ -167,7 +169,7 @@ def test_a_killed_prediction_leaves_the_previous_file(model_of: Any, tmp_path: P
         "predict.InputStatistics = Killing\n"
         "predict.predict_into(*sys.argv[1:], overwrite=True)\n"
     )
-    words = [str(model_of("classification")), str(tmp_path / "rows.csv"), str(tmp_path / "out.csv")]
+    words = [str(write_formula_model("classification")), str(tmp_path / "rows.csv"), str(tmp_path / "out.csv")]
     assert subprocess.run([sys.executable, "-c", code, *words]).returncode == -signal.SIGKILL
     assert (tmp_path / "out.csv").read_text() == "before"
     predict_into(*words, overwrite=True)
@@ -177,18 +179,18 @@ def test_a_killed_prediction_leaves_the_previous_file(model_of: Any, tmp_path: P
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_block_is_written_before_the_next_one_is_predicted(
-    model_of: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    write_formula_model: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     write_table(tmp_path / "rows.csv", GOOD)
     predict_block, written = TaskPredictor.logits, []
 
-    def watched(self: TaskPredictor, examples: Any, *others: Any) -> Any:
+    def record_block(self: TaskPredictor, examples: Any, *others: Any) -> Any:
         sys.stdout.flush()
         written.append((len(examples), capfd.readouterr().out.count("\n")))
         return predict_block(self, examples, *others)
 
-    monkeypatch.setattr(TaskPredictor, "logits", watched)
-    predict_into(model_of("classification"), tmp_path / "rows.csv")
+    monkeypatch.setattr(TaskPredictor, "logits", record_block)
+    predict_into(write_formula_model("classification"), tmp_path / "rows.csv")
     assert written == [(7, 1), (7, 7), (6, 7)]  # the header first
 
 
@@ -199,11 +201,13 @@ HARMLESS = ["-1", "+2.5e-3", "-.5", "text", " = ", "'=1", "-1,5", ""]
 
 
 @pytest.mark.parametrize("safe", [False, True])
-def test_formulas_are_counted_or_escaped(safe: bool, model_of: Any, tmp_path: Path):
+def test_formulas_are_counted_or_escaped(safe: bool, write_formula_model: Any, tmp_path: Path):
     rows, progress = [{"text": "a", "=c": cell} for cell in [*FORMULAS, *HARMLESS]], RecordingProgress()
     write_table(tmp_path / "rows.jsonl", rows)
     out = tmp_path / "out.csv"
-    predict_into(model_of("classification"), tmp_path / "rows.jsonl", out, excel_safe=safe, progress=progress)
+    predict_into(
+        write_formula_model("classification"), tmp_path / "rows.jsonl", out, excel_safe=safe, progress=progress
+    )
     found = read_table(out)
     mark = "'" if safe else ""
     assert found.columns[1] == f"{mark}=c"
@@ -214,15 +218,17 @@ def test_formulas_are_counted_or_escaped(safe: bool, model_of: Any, tmp_path: Pa
     assert [line.split(" cells")[0] for line in noted] == ([] if safe else [str(len(FORMULAS) + 1 + labels)])
 
 
-def test_excel_safe_requires_csv_or_tsv(model_of: Any, tmp_path: Path):
+def test_excel_safe_requires_csv_or_tsv(write_formula_model: Any, tmp_path: Path):
     write_table(tmp_path / "rows.csv", GOOD)
     with pytest.raises(UserError, match=r"excel_safe=True requires \.csv or \.tsv"):
-        predict_into(model_of("classification"), tmp_path / "rows.csv", tmp_path / "o.jsonl", excel_safe=True)
+        predict_into(
+            write_formula_model("classification"), tmp_path / "rows.csv", tmp_path / "o.jsonl", excel_safe=True
+        )
 
 
 @pytest.mark.parametrize("name", ["classification", "regression", "choice"])
-def test_a_row_without_text_has_no_prediction_and_equal_probabilities(name: str, model_of: Any):
-    model = load_task_predictor(model_of(name))
+def test_a_row_without_text_has_no_prediction_and_equal_probabilities(name: str, write_formula_model: Any):
+    model = load_task_predictor(write_formula_model(name))
     rows = [{"text": " ", "answers": ["", None]}, {"text": "a film", "answers": ["good", "bad"]}]
     empty, full = model.predict(rows)
     assert list(empty) == list(full)

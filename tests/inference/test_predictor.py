@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from task_models import TASKS, Make
+from task_models import TASKS, MakePredictor
 from torch import nn
 
 from gpt1.errors import UserError
@@ -41,8 +41,8 @@ def numbers(prediction: dict[str, Any]) -> list[float]:
 @every_rule
 @few
 @given(table=st.lists(rows, min_size=2, max_size=6))
-def test_a_row_has_the_same_prediction_alone_and_in_a_batch(make: Make, name: str, long: str, table):
-    model = make(name, long)
+def test_a_row_has_the_same_prediction_alone_and_in_a_batch(make_predictor: MakePredictor, name: str, long: str, table):
+    model = make_predictor(name, long)
     together = model.predict(table)
     for row, expected in zip(table, together, strict=True):
         (alone,) = model.predict([row])
@@ -54,8 +54,8 @@ def test_a_row_has_the_same_prediction_alone_and_in_a_batch(make: Make, name: st
 @every_rule
 @few
 @given(row=rows)
-def test_similarity_does_not_depend_on_the_order_of_the_texts(make: Make, name: str, long: str, row):
-    model = make(name, long)
+def test_similarity_does_not_depend_on_the_order_of_the_texts(make_predictor: MakePredictor, name: str, long: str, row):
+    model = make_predictor(name, long)
     original, swapped = model.predict([row, {"t": row["u"], "u": row["t"]}])
     assert numbers(original) == pytest.approx(numbers(swapped), abs=1e-5)
 
@@ -63,8 +63,8 @@ def test_similarity_does_not_depend_on_the_order_of_the_texts(make: Make, name: 
 @every_rule
 @few
 @given(row=rows, data=st.data())
-def test_permuted_answers_have_permuted_probabilities(make: Make, long: str, row, data):
-    model = make("choice", long)
+def test_permuted_answers_have_permuted_probabilities(make_predictor: MakePredictor, long: str, row, data):
+    model = make_predictor("choice", long)
     order = data.draw(st.permutations(range(len(row["a"]))))
     original, permuted = model.predict([row, {**row, "a": [row["a"][i] for i in order]}])
     expected = [original[f"probability_{i}"] for i in order]
@@ -75,8 +75,8 @@ def test_permuted_answers_have_permuted_probabilities(make: Make, long: str, row
 @every_rule
 @few
 @given(table=st.lists(rows, min_size=1, max_size=3))
-def test_a_shared_prefix_gives_the_logits_of_separate_sequences(make: Make, long: str, table):
-    model = make("choice", long)
+def test_a_shared_prefix_gives_the_logits_of_separate_sequences(make_predictor: MakePredictor, long: str, table):
+    model = make_predictor("choice", long)
     encoded = model.encode(model.read_rows(table))
     assert all(example.shared_prefix for example in encoded)
     each = [replace(example, shared_prefix=False) for example in encoded]
@@ -95,13 +95,13 @@ def test_a_shared_prefix_gives_the_logits_of_separate_sequences(make: Make, long
         ("regression", ["score"]),
     ],
 )
-def test_a_prediction_has_the_documented_keys(make: Make, name: str, keys: list[str]):
-    (found,) = make(name).predict([{"t": "one", "u": "two", "a": ["x", "y"]}])
+def test_a_prediction_has_the_documented_keys(make_predictor: MakePredictor, name: str, keys: list[str]):
+    (found,) = make_predictor(name).predict([{"t": "one", "u": "two", "a": ["x", "y"]}])
     assert list(found) == keys
 
 
-def test_the_share_of_unknown_tokens_is_logged(make: Make, monkeypatch: pytest.MonkeyPatch):
-    model, progress, lines = make("choice"), Progress(), list[str]()
+def test_the_share_of_unknown_tokens_is_logged(make_predictor: MakePredictor, monkeypatch: pytest.MonkeyPatch):
+    model, progress, lines = make_predictor("choice"), Progress(), list[str]()
     monkeypatch.setattr(progress, "log", lines.append)
     monkeypatch.setattr(model.tokenizer, "count_unknown", len)
     rows = [{"t": "a context for all of the answers", "u": "", "a": ["b", "c", "d", "e"]}]
@@ -112,8 +112,8 @@ def test_the_share_of_unknown_tokens_is_logged(make: Make, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["classification", "entailment", "similarity", "choice"])
 @few
 @given(table=st.lists(rows, min_size=1, max_size=4))
-def test_the_columns_of_predict_proba_are_the_labels(make: Make, name: str, table):
-    model = make(name)
+def test_the_columns_of_predict_proba_are_the_labels(make_predictor: MakePredictor, name: str, table):
+    model = make_predictor(name)
     probabilities = model.predict_proba(table)
     assert probabilities.shape == (len(table), len(model.labels))
     assert probabilities.sum(1) == pytest.approx(1)
@@ -123,33 +123,35 @@ def test_the_columns_of_predict_proba_are_the_labels(make: Make, name: str, tabl
         assert str(row["prediction"]) == model.labels[int(p.argmax())]
 
 
-def test_more_answers_than_in_training_have_columns_too(make: Make):
+def test_more_answers_than_in_training_have_columns_too(make_predictor: MakePredictor):
     row = {"t": "one", "u": "", "a": ["v", "w", "x", "y", "z"]}
-    assert make("choice").predict_proba([row]).shape == (1, 5)
+    assert make_predictor("choice").predict_proba([row]).shape == (1, 5)
 
 
-def test_rows_can_be_strings_if_the_task_has_one_text(make: Make):
-    model = make("classification")
+def test_rows_can_be_strings_if_the_task_has_one_text(make_predictor: MakePredictor):
+    model = make_predictor("classification")
     assert model.predict(["some text"]) == model.predict([{"t": "some text"}])
     assert model.predict(["some text"]) == model.predict([{"t": "some text", "l": "a", "more": 1}])
 
 
 @every_task
-def test_rows_can_be_an_iterator(make: Make, name: str):
+def test_rows_can_be_an_iterator(make_predictor: MakePredictor, name: str):
     rows = [{"t": "one", "u": "two", "a": ["x", "y"]}] * 2
-    assert make(name).predict(row for row in rows) == make(name).predict(rows)
-    if make(name).labels:
-        np.testing.assert_array_equal(make(name).predict_proba(iter(rows)), make(name).predict_proba(rows))
+    assert make_predictor(name).predict(row for row in rows) == make_predictor(name).predict(rows)
+    if make_predictor(name).labels:
+        np.testing.assert_array_equal(
+            make_predictor(name).predict_proba(iter(rows)), make_predictor(name).predict_proba(rows)
+        )
 
 
-def test_a_table_is_an_error_instead_of_its_column_names_being_predicted(make: Make):
+def test_a_table_is_an_error_instead_of_its_column_names_being_predicted(make_predictor: MakePredictor):
     table = Table("rows.csv", ["t"], [{"t": "some text"}])
     with pytest.raises(UserError, match=r"not a table \(Table\)"):
-        make("classification").predict(table)  # type: ignore[arg-type]
+        make_predictor("classification").predict(table)  # type: ignore[arg-type]
 
 
-def test_logits_that_are_nan_are_an_error(make: Make):
-    broken = deepcopy(make("classification"))
+def test_logits_that_are_nan_are_an_error(make_predictor: MakePredictor):
+    broken = deepcopy(make_predictor("classification"))
     nn.init.constant_(broken.task_model.gpt.blocks[0].mlp.widen.bias, float("nan"))
     table = Table("rows.csv", ["t"], [{"t": "some text"}])
     for ask in (broken.predict, broken.predict_proba, lambda _: broken.predict_table(table), broken.next_tokens):
@@ -157,13 +159,13 @@ def test_logits_that_are_nan_are_an_error(make: Make):
             ask("a" if ask == broken.next_tokens else ["a"])
 
 
-def test_no_rows_give_no_predictions(make: Make):
-    assert make("classification").predict([]) == []
-    assert make("classification").predict_proba([]).shape == (0, 3)
+def test_no_rows_give_no_predictions(make_predictor: MakePredictor):
+    assert make_predictor("classification").predict([]) == []
+    assert make_predictor("classification").predict_proba([]).shape == (0, 3)
 
 
-def test_the_temperature_divides_the_logits(make: Make):
-    model = make("classification")
+def test_the_temperature_divides_the_logits(make_predictor: MakePredictor):
+    model = make_predictor("classification")
     logits = model.logits(model.read_rows(["some text"])).double()
     expected = (logits / 1.5).softmax(-1).numpy()
     np.testing.assert_allclose(model.predict_proba(["some text"]), expected, atol=1e-6)
@@ -171,14 +173,14 @@ def test_the_temperature_divides_the_logits(make: Make):
 
 
 @every_rule
-def test_a_text_longer_than_the_context_is_predicted(make: Make, long: str):
-    assert make("classification", long).predict(["word " * 500])[0]["prediction"] in "abc"
+def test_a_text_longer_than_the_context_is_predicted(make_predictor: MakePredictor, long: str):
+    assert make_predictor("classification", long).predict(["word " * 500])[0]["prediction"] in "abc"
 
 
 @every_task
-def test_the_prediction_of_a_windowed_text_is_the_mean_over_its_windows(make: Make, name: str):
+def test_the_prediction_of_a_windowed_text_is_the_mean_over_its_windows(make_predictor: MakePredictor, name: str):
     """The mean of probabilities at temperature 1, or of numbers; the temperature divides the logarithms of the mean."""
-    model = make(name, "windows")
+    model = make_predictor(name, "windows")
     row = {"t": "a long text, " * 9, "u": "with another one, " * 4, "a": ["one", "another, " * 6]}
     (example,) = model.encode(model.read_rows([row]))
     assert example.windows > 2
@@ -197,12 +199,12 @@ def test_the_prediction_of_a_windowed_text_is_the_mean_over_its_windows(make: Ma
 @every_task
 @few
 @given(row=rows)
-def test_a_row_that_fits_has_the_same_prediction_with_every_long_option(make: Make, name: str, row):
+def test_a_row_that_fits_has_the_same_prediction_with_every_long_option(make_predictor: MakePredictor, name: str, row):
     short = {**row, "t": row["t"][:4], "u": row["u"][:4], "a": [answer[:4] for answer in row["a"]]}
     long = {**row, "t": row["t"] * 9}
-    expected = make(name).predict([short])[0]
+    expected = make_predictor(name).predict([short])[0]
     for rule in ("head-tail", "windows"):
-        found = make(name, rule).predict([short, long])[0]
+        found = make_predictor(name, rule).predict([short, long])[0]
         assert list(found) == list(expected)  # the prediction itself may differ between equal answers
         assert numbers(found) == pytest.approx(numbers(expected), abs=1e-5)
 
@@ -218,29 +220,31 @@ def test_a_row_that_fits_has_the_same_prediction_with_every_long_option(make: Ma
         ("choice", {"t": "x", "u": "y", "a": "text"}, "rows[0]: column 'a' must contain a list"),
     ],
 )
-def test_a_row_that_does_not_fit_the_task_is_an_error_with_its_number(make: Make, name: str, row: Any, problem: str):
+def test_a_row_that_does_not_fit_the_task_is_an_error_with_its_number(
+    make_predictor: MakePredictor, name: str, row: Any, problem: str
+):
     with pytest.raises(UserError, match=re.escape(problem)):
-        make(name).predict([row])
+        make_predictor(name).predict([row])
 
 
 @pytest.mark.parametrize("row", ["a text", {"t": "a text"}])
-def test_a_single_row_instead_of_a_list_is_an_error(make: Make, row: Any):
+def test_a_single_row_instead_of_a_list_is_an_error(make_predictor: MakePredictor, row: Any):
     with pytest.raises(UserError, match="not a single row"):
-        make("classification").predict(row)
+        make_predictor("classification").predict(row)
 
 
 @pytest.mark.parametrize("name", ["scored similarity", "regression"])
-def test_a_model_of_scores_has_no_probabilities(make: Make, name: str):
+def test_a_model_of_scores_has_no_probabilities(make_predictor: MakePredictor, name: str):
     with pytest.raises(UserError, match="Use predict"):
-        make(name).predict_proba([{"t": "one", "u": "two"}])
+        make_predictor(name).predict_proba([{"t": "one", "u": "two"}])
 
 
 # ---- folders
 
 
 @every_task
-def test_a_saved_and_moved_model_predicts_the_same(make: Make, name: str, tmp_path: Path):
-    model = make(name)
+def test_a_saved_and_moved_model_predicts_the_same(make_predictor: MakePredictor, name: str, tmp_path: Path):
+    model = make_predictor(name)
     save_task(tmp_path / "first", model.task_model, model.tokenizer, model.task, model.target)
     shutil.move(tmp_path / "first", tmp_path / "second")
     again = load_task_predictor(tmp_path / "second")
@@ -249,12 +253,12 @@ def test_a_saved_and_moved_model_predicts_the_same(make: Make, name: str, tmp_pa
     assert again.labels == model.labels
 
 
-def test_a_model_saved_without_a_long_option_truncates(make: Make, tmp_path: Path):
-    model = make("classification", "windows")
+def test_a_model_saved_without_a_long_option_truncates(make_predictor: MakePredictor, tmp_path: Path):
+    model = make_predictor("classification", "windows")
     task = {name: value for name, value in model.task.items() if name != "long"}
     save_task(tmp_path, model.task_model, model.tokenizer, task, model.target)
     text = "a long text, " * 9
-    assert load_task_predictor(tmp_path).predict([text]) == make("classification", "cut").predict([text])
+    assert load_task_predictor(tmp_path).predict([text]) == make_predictor("classification", "cut").predict([text])
 
 
 def test_a_pretrained_model_cannot_predict_labels(pretrained_run: Path):
@@ -277,8 +281,8 @@ def test_an_unfinished_run_is_an_error(pretrained_run: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["classification", "choice"])
-def test_bf16_predictions_are_close_to_fp32(make: Make, name: str, table, tmp_path: Path):
-    made = make(name)
+def test_bf16_predictions_are_close_to_fp32(make_predictor: MakePredictor, name: str, table, tmp_path: Path):
+    made = make_predictor(name)
     save_task(tmp_path / "model", made.task_model, made.tokenizer, made.task, made.target)
     exact, fast = load_task_predictor(tmp_path / "model"), load(tmp_path / "model", precision="bf16")
     assert fast.gpt.tokens.weight.dtype == torch.bfloat16
@@ -299,8 +303,8 @@ def test_a_missing_folder_is_an_error(tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", ['{"kind": "poetry"}', "{}", "[]", "no json", "unknown long option"])
-def test_a_damaged_task_json_is_an_error_that_names_it(make: Make, tmp_path: Path, damage: str):
-    model = make("classification")
+def test_a_damaged_task_json_is_an_error_that_names_it(make_predictor: MakePredictor, tmp_path: Path, damage: str):
+    model = make_predictor("classification")
     save_task(tmp_path, model.task_model, model.tokenizer, model.task, model.target)
     text = (tmp_path / "task.json").read_text().replace('"long": "cut"', '"long": "summary"')
     (tmp_path / "task.json").write_text(text if damage == "unknown long option" else damage)
@@ -345,8 +349,8 @@ def test_the_probabilities_of_all_next_tokens_sum_to_1(language_model: LanguageM
     assert sum(p for _, _, p in found) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_fine_tuned_model_gives_no_probability_to_special_tokens(make: Make):
-    found = make("classification").top_next_tokens("the", k=9999)
+def test_a_fine_tuned_model_gives_no_probability_to_special_tokens(make_predictor: MakePredictor):
+    found = make_predictor("classification").top_next_tokens("the", k=9999)
     assert sorted(i for _, i, _ in found) == list(range(300))
     assert sum(p for _, _, p in found) == pytest.approx(1, abs=1e-5)
 

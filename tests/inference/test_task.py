@@ -39,7 +39,7 @@ def run(workspace: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(workspace / "runs/reviews", tmp_path / "run"))
 
 
-def flip(path: Path, number: int) -> None:
+def flip_bit(path: Path, number: int) -> None:
     """Flip bit `number` of a file; a second call restores it."""
     data = bytearray(path.read_bytes())
     data[number // 8] ^= 1 << number % 8
@@ -56,11 +56,11 @@ def test_a_flipped_bit_in_a_model_is_an_error_that_names_the_file(model: Path):
     assert {"config.json", "model.safetensors", "task.json", "vocab.json", "manifest.json"} <= {p.name for p in files}
     for path in files:
         for number in sample_bits(path):
-            flip(path, number)
+            flip_bit(path, number)
             with pytest.raises(UserError) as refused:
                 load(model)
             assert path.name in refused.value.problem
-            flip(path, number)
+            flip_bit(path, number)
     load(model)
 
 
@@ -75,12 +75,12 @@ def test_a_flipped_bit_in_a_finished_run_is_an_error_of_every_use(run: Path, wor
     ]
     for name in (*manifest["files"], "manifest.json"):
         for number in sample_bits(run / name):
-            flip(run / name, number)
+            flip_bit(run / name, number)
             for use in uses:
                 with pytest.raises(UserError) as refused:
                     use()
                 assert name in refused.value.problem
-            flip(run / name, number)
+            flip_bit(run / name, number)
     load(run)
     inspect(run)
 
@@ -165,7 +165,7 @@ def test_a_head_that_is_not_finite_is_an_error(model: Path):
 def test_an_exported_model_is_verified(workspace: Path, tmp_path: Path):
     out = export_model("huggingface", workspace / "runs/books", tmp_path / "out")
     GPT.from_pretrained(out)
-    flip(out / "model.safetensors", out.joinpath("model.safetensors").stat().st_size * 8 - 1)
+    flip_bit(out / "model.safetensors", out.joinpath("model.safetensors").stat().st_size * 8 - 1)
     with pytest.raises(UserError, match=r"model\.safetensors does not match its manifest"):
         GPT.from_pretrained(out)
 

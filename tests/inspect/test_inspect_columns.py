@@ -13,14 +13,14 @@ from gpt1.tables.table import write_table
 LONG = [f"some words of row {i}" for i in range(12)]
 
 
-def write(folder: Path, columns: dict[str, list[Any]], name: str = "t.jsonl") -> Path:
+def write_columns(folder: Path, columns: dict[str, list[Any]], name: str = "t.jsonl") -> Path:
     write_table(folder / name, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
     return folder / name
 
 
 def test_texts_that_the_likely_task_does_not_use_are_named(tmp_path: Path):
     columns = {"title": LONG, "body": [f"{text} and more" for text in LONG], "topic": ["art", "war"] * 6}
-    warnings = inspect(write(tmp_path, columns))["warnings"]
+    warnings = inspect(write_columns(tmp_path, columns))["warnings"]
     assert any("not used: title. To use them as well: --text title,body." in sentence for sentence in warnings), (
         warnings
     )
@@ -33,7 +33,7 @@ def test_dates_and_means_of_numbers_are_shown(tmp_path: Path, capfd: pytest.Capt
         "price": ["1.234,50", "2,50", "1.000"] * 4,
         "label": ["a", "b"] * 6,
     }
-    found = inspect(write(tmp_path, columns, "t.csv"))
+    found = inspect(write_columns(tmp_path, columns, "t.csv"))
     assert [found["columns"][name]["type"] for name in columns] == ["texts", "dates", "numbers", "words"]
     assert found["columns"]["price"]["mean"] == pytest.approx((1234.5 + 2.5 + 1000) / 3)
     assert not any("mean" in found["columns"][name] for name in ("text", "day", "label"))
@@ -43,7 +43,7 @@ def test_dates_and_means_of_numbers_are_shown(tmp_path: Path, capfd: pytest.Capt
 
 def test_duplicate_texts_and_duplicate_rows_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     columns = {"text": [*LONG[:9], LONG[0], LONG[0], LONG[1]], "label": ["a", "b"] * 6}
-    found = inspect(write(tmp_path, columns))
+    found = inspect(write_columns(tmp_path, columns))
     assert (found["duplicates"], found["contradictions"], found["duplicate_rows"]) == (3, 1, 2)
     print_facts(found)
     assert (

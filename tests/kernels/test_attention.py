@@ -17,7 +17,7 @@ shapes = st.tuples(st.integers(1, 3), times, st.integers(1, 7), st.sampled_from(
 probabilities = st.sampled_from([0.0, 0.1, 0.5])
 
 
-def plain(qkv: Tensor, n_head: int, keep: Tensor) -> Tensor:
+def plain_attention(qkv: Tensor, n_head: int, keep: Tensor) -> Tensor:
     """The formula, line by line; `keep` [batch, n_head, time, time] multiplies the probabilities."""
     batch, time, width = qkv.shape
     q, k, v = (part.view(batch, time, n_head, -1).transpose(1, 2) for part in qkv.split(width // 3, dim=-1))
@@ -39,7 +39,7 @@ def dropout_mask(batch: int, time: int, n_head: int, p: float, dtype: torch.dtyp
     return keep.view(batch, n_head, time, time)
 
 
-def relative(a: Tensor, b: Tensor) -> float:
+def relative_error(a: Tensor, b: Tensor) -> float:
     a, b = a.detach().double(), b.detach().double()
     return float((a - b).norm() / b.norm().clamp(min=1e-12))
 
@@ -51,7 +51,7 @@ def test_values_and_gradients_equal_the_plain_formula(shape, p, seed, scores):
     dy = torch.randn(batch, time, n_head * head_width, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_SCORES", scores)  # one, some or all sequences at a time
-        expected = plain(qkv, n_head, dropout_mask(batch, time, n_head, p, qkv.dtype, seed))
+        expected = plain_attention(qkv, n_head, dropout_mask(batch, time, n_head, p, qkv.dtype, seed))
         y = causal_attention(qkv, n_head, p)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(*(torch.autograd.grad(out, qkv, dy)[0] for out in (y, expected)))
@@ -66,11 +66,11 @@ def test_attention_in_lower_precision_equals_the_formula_up_to_rounding(p, dtype
     keep = dropout_mask(2, 300, 2, p, dtype, seed=1).double()
     y = causal_attention(qkv, 2, p)
     exact = qkv.detach().double().requires_grad_()
-    expected = plain(exact, 2, keep)
+    expected = plain_attention(exact, 2, keep)
     assert y.dtype == dtype
-    assert relative(y, expected) < tolerance
+    assert relative_error(y, expected) < tolerance
     ours, theirs = torch.autograd.grad(y, qkv, dy)[0], torch.autograd.grad(expected, exact, dy.double())[0]
-    assert relative(ours, theirs) < tolerance
+    assert relative_error(ours, theirs) < tolerance
 
 
 @given(shape=shapes, p=probabilities)

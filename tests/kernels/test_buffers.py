@@ -64,13 +64,13 @@ def test_gradients_reuse_the_memory_of_the_previous_step():
 def test_no_buffers_are_left_afterwards_even_after_an_error():
     model = GPT(CONFIG)
 
-    def stopped() -> None:
+    def stop_inside() -> None:
         with reuse_buffers(model):
             assert all(get_buffers(p) for p in model.parameters())
             raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
-        stopped()
+        stop_inside()
     assert not any(get_buffers(p) for p in model.parameters())
 
 

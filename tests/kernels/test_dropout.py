@@ -44,15 +44,15 @@ def test_the_residual_sum_is_x_plus_dropout_of_y(shape, p, seed):
 def test_gradients_use_the_same_mask(p):
     x, y = (torch.randn(3, 17, dtype=torch.float64, requires_grad=True) for _ in range(2))
 
-    def seeded(f):
-        def g(*inputs):
+    def seed_first(f):
+        def seeded_function(*inputs):
             torch.manual_seed(5)
             return f(*inputs, p)
 
-        return g
+        return seeded_function
 
-    assert torch.autograd.gradcheck(seeded(dropout), x)
-    assert torch.autograd.gradcheck(seeded(residual_dropout), (x, y))
+    assert torch.autograd.gradcheck(seed_first(dropout), x)
+    assert torch.autograd.gradcheck(seed_first(residual_dropout), (x, y))
 
 
 def test_gradients_need_not_be_contiguous():

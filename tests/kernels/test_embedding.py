@@ -23,7 +23,7 @@ def test_values_and_gradients_equal_torchs(shape, rows, width):
     torch.testing.assert_close(*(torch.autograd.grad(out, weight, dy)[0] for out in (y, expected)))
 
 
-def both_uses(weight, ids, plainly):
+def tied_loss(weight, ids, plainly):
     """One matrix as embedding and output matrix."""
     rows, predicted = (F.embedding if plainly else embedding)(ids, weight), ids.roll(-1)
     states = rows.tanh()
@@ -41,10 +41,10 @@ def test_a_tied_matrix_gets_the_sum_of_both_gradients_over_micro_batches_and_ste
     for step_ids in ids:
         reference.zero_grad()
         for part in step_ids:
-            (times * both_uses(reference.weight, part, plainly=True)).backward()
+            (times * tied_loss(reference.weight, part, plainly=True)).backward()
         with reuse_buffers(weight if kept else torch.nn.Identity()):
             for part in step_ids:
-                (times * both_uses(weight.weight, part, plainly=False)).backward()
+                (times * tied_loss(weight.weight, part, plainly=False)).backward()
             torch.testing.assert_close(weight.weight.grad, reference.weight.grad)
             refresh_buffers(weight.parameters())
 

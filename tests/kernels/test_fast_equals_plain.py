@@ -21,7 +21,7 @@ STEPS, BATCH, CONTEXT, PEAK_LR, DECAY, DROPOUT = 200, 8, 32, 2e-3, 0.01, 0.1
 SEEDS = range(3)
 
 
-def rate(step: int) -> float:
+def learning_rate(step: int) -> float:
     """Warm-up over 50 steps, then constant: the curves are steep here, where a difference would be visible."""
     return PEAK_LR * min(1.0, (step + 1) / 50)
 
@@ -31,7 +31,7 @@ def batches(corpus: Path, seed: int) -> list[Tensor]:
     return [torch.from_numpy(training.training_batch(step, BATCH, seed)[1]) for step in range(STEPS)]
 
 
-def plain(folder: Path, seed: int) -> Callable[[Tensor, int], Tensor]:
+def make_plain_update(folder: Path, seed: int) -> Callable[[Tensor, int], Tensor]:
     from transformers import OpenAIGPTLMHeadModel
 
     model = OpenAIGPTLMHeadModel.from_pretrained(folder, attn_implementation="eager").train()
@@ -48,14 +48,14 @@ def plain(folder: Path, seed: int) -> Callable[[Tensor, int], Tensor]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = rate(step)
+            group["lr"] = learning_rate(step)
         optimizer.step()
         return loss.detach()
 
     return update
 
 
-def fast(folder: Path, seed: int, activations: torch.dtype) -> Callable[[Tensor, int], Tensor]:
+def make_fast_update(folder: Path, seed: int, activations: torch.dtype) -> Callable[[Tensor, int], Tensor]:
     model = GPT.from_pretrained(folder).train()
     model.set_dropout(DROPOUT)
     model.activation_dtype = activations
@@ -65,7 +65,7 @@ def fast(folder: Path, seed: int, activations: torch.dtype) -> Callable[[Tensor,
         torch.manual_seed(1000 * seed + step)
         losses = l1(model, PretrainMicroBatch(windows, BATCH * CONTEXT))
         losses.total.backward()
-        optimizer.step(rate(step), clip_coefficient(global_norm(model.parameters()), 1.0))
+        optimizer.step(learning_rate(step), clip_coefficient(global_norm(model.parameters()), 1.0))
         for parameter in model.parameters():
             parameter.grad = None
         return losses.total.detach()
@@ -73,7 +73,7 @@ def fast(folder: Path, seed: int, activations: torch.dtype) -> Callable[[Tensor,
     return update
 
 
-def start(folder: Path, vocab_size: int, seed: int) -> Path:
+def write_initial_weights(folder: Path, vocab_size: int, seed: int) -> Path:
     """The same initial weights for all, in a folder of transformers."""
     from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
@@ -84,11 +84,11 @@ def start(folder: Path, vocab_size: int, seed: int) -> Path:
     return folder / str(seed)
 
 
-def curves(make: Callable[[Path, int], Callable[[Tensor, int], Tensor]], corpus: Path, folder: Path) -> Tensor:
+def measure_curves(make: Callable[[Path, int], Callable[[Tensor, int], Tensor]], corpus: Path, folder: Path) -> Tensor:
     """Mean losses [seeds, quarters of the steps]."""
     found = []
     for seed in SEEDS:
-        update = make(start(folder, Corpus.open(corpus).vocab_size, seed), seed)
+        update = make(write_initial_weights(folder, Corpus.open(corpus).vocab_size, seed), seed)
         losses = torch.stack([update(windows, step) for step, windows in enumerate(batches(corpus, seed))])
         found.append(losses.view(4, -1).mean(1))
     return torch.stack(found).double()
@@ -96,7 +96,7 @@ def curves(make: Callable[[Path, int], Callable[[Tensor, int], Tensor]], corpus:
 
 @pytest.fixture(scope="module")
 def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
-    return curves(plain, corpus, tmp_path_factory.mktemp("plain"))
+    return measure_curves(make_plain_update, corpus, tmp_path_factory.mktemp("plain"))
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
 def test_two_hundred_steps_have_the_losses_of_the_plain_path(
     activations: torch.dtype, expected: Tensor, corpus: Path, tmp_path: Path
 ):
-    found = curves(lambda folder, seed: fast(folder, seed, activations), corpus, tmp_path)
+    found = measure_curves(lambda folder, seed: make_fast_update(folder, seed, activations), corpus, tmp_path)
     assert expected[:, 0].mean() - expected[:, -1].mean() > 1.0  # the model learns, so that the curves can differ
     # Dropout masks differ, so the curves of a seed differ by noise, and their means by less.
     noise = (found - expected).std(0) / len(SEEDS) ** 0.5

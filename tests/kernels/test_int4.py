@@ -13,7 +13,7 @@ from gpt1.kernels.int4 import QUANTIZE_ROWS, Int4Linear, int4_group_size, int4_i
 pytestmark = pytest.mark.skipif(not int4_is_supported([]), reason="this CPU has no 4-bit products")
 
 
-def round_plainly(weight: Tensor) -> Tensor:
+def round_to_nearest(weight: Tensor) -> Tensor:
     """Each entry rounded to the nearest of sixteen values from its group's min to its max, in float64."""
     result = torch.empty(weight.shape, dtype=torch.float64)
     group = int4_group_size(weight.shape[1])
@@ -27,7 +27,7 @@ def round_plainly(weight: Tensor) -> Tensor:
     return result
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
+def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
@@ -43,10 +43,10 @@ def test_a_product_equals_that_with_the_plainly_rounded_weight(batch, n_in, n_ou
     x, weight = torch.randn(*batch, n_in).bfloat16(), torch.randn(n_out, n_in)
     bias = torch.randn(n_out).bfloat16() if with_bias else None
     y = Int4Linear(weight, bias)(x)
-    expected = x.double() @ round_plainly(weight).T + (bias.double() if bias is not None else 0)
+    expected = x.double() @ round_to_nearest(weight).T + (bias.double() if bias is not None else 0)
     assert y.shape == (*batch, n_out)
     assert y.dtype == torch.bfloat16
-    assert relative(y, expected) < 2**-6
+    assert relative_error(y, expected) < 2**-6
     if batch:
         assert torch.equal(Int4Linear(weight, bias)(x.mT.contiguous().mT), y)  # whatever its memory layout
 

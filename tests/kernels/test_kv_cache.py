@@ -49,7 +49,7 @@ def threads(n: int) -> Iterator[None]:
 
 
 @st.composite
-def passes(draw: st.DrawFn, size: int = SIZE) -> list[CachePart]:
+def cache_parts(draw: st.DrawFn, size: int = SIZE) -> list[CachePart]:
     """Parts of different rows in any order; most of them of one token."""
     rows = draw(st.permutations(range(BATCH)))[: draw(st.integers(1, BATCH))]
     if draw(st.booleans()):
@@ -71,7 +71,7 @@ def fill_pasts(cache: KVCache, parts: Sequence[CachePart]) -> None:
 
 @pytest.mark.parametrize("gathers", [False, True])
 @settings(max_examples=30)
-@given(parts=passes(), seed=st.integers(0, 99))
+@given(parts=cache_parts(), seed=st.integers(0, 99))
 def test_a_pass_over_several_sequences_follows_the_formula(gathers: bool, parts: list[CachePart], seed: int):
     torch.manual_seed(seed)
     cache = new_cache()
@@ -98,7 +98,7 @@ def test_a_pass_over_several_sequences_follows_the_formula(gathers: bool, parts:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("heads", "width"), [(2, 32), (3, 64), (12, 64), (2, 16), (1, 8)])
 @settings(max_examples=15)
-@given(parts=passes(LONG), seed=st.integers(0, 99))
+@given(parts=cache_parts(LONG), seed=st.integers(0, 99))
 def test_a_part_has_the_same_bits_alone_and_in_a_batch_with_any_number_of_threads(
     heads: int, width: int, dtype: torch.dtype, parts: list[CachePart], seed: int
 ):
@@ -156,7 +156,7 @@ def test_values_left_by_an_earlier_sequence_do_not_matter_even_if_they_are_nan(p
 
 
 @settings(max_examples=30)
-@given(parts=passes())
+@given(parts=cache_parts())
 def test_positions_that_no_sequence_comes_near_are_not_touched(parts: list[CachePart]):
     cache = new_cache()
     fill_pasts(cache, parts)

@@ -13,7 +13,7 @@ from gpt1.kernels import linear as module
 from gpt1.kernels.linear import linear, pack_weight
 
 
-def relative(a: Tensor, b: Tensor) -> float:
+def relative_error(a: Tensor, b: Tensor) -> float:
     return float((a.detach().double() - b.detach()).norm() / b.detach().norm().clamp(min=1e-9))
 
 
@@ -33,7 +33,7 @@ def test_values_and_gradients_are_exact_up_to_rounding(batch, n_in, n_out, many)
     dy = torch.randn(*batch, n_out).bfloat16()
     y, expected = linear(x, weight, bias), F.linear(x.double(), weight.double(), bias.double())
     assert y.dtype == torch.bfloat16
-    assert relative(y, expected) < 2**-8
+    assert relative_error(y, expected) < 2**-8
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MANY_ROWS", many)
         ours = torch.autograd.grad(y, (x, weight, bias), dy)
@@ -41,7 +41,7 @@ def test_values_and_gradients_are_exact_up_to_rounding(batch, n_in, n_out, many)
     for mine, exact, parameter in zip(ours, theirs, (x, weight, bias), strict=True):
         assert mine.dtype == parameter.dtype
         assert mine.shape == parameter.shape
-        assert relative(mine, exact.double()) < 2**-8
+        assert relative_error(mine, exact.double()) < 2**-8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -70,7 +70,7 @@ def test_a_packed_weight_is_exact_up_to_rounding_and_unpacks_to_itself(dtype, to
         expected = F.linear(x.double(), weight.double(), bias.double() if bias is not None else None)
     assert y.shape == expected.shape
     assert y.dtype == dtype
-    assert relative(y, expected) < tolerance
+    assert relative_error(y, expected) < tolerance
     assert torch.equal(again.to_dense(), weight)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from gpt1.kernels.lstm_recurrence import lstm_recurrence
 
 
-def torchs(gates: Tensor, weight: Tensor, state: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+def torch_lstm(gates: Tensor, weight: Tensor, state: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """torch.lstm with the identity as input weight."""
     wide = gates.shape[-1]
     weights = [torch.eye(wide, dtype=gates.dtype), weight, gates.new_zeros(wide), gates.new_zeros(wide)]
@@ -31,7 +31,7 @@ def test_values_and_gradients_equal_torchs(time, batch, units, fresh):
     if fresh:
         before = [torch.zeros_like(one) for one in before]
     states, last = lstm_recurrence(gates, weight, None if fresh else tuple(before))
-    expected, expected_last = torchs(gates, weight, *before)
+    expected, expected_last = torch_lstm(gates, weight, *before)
     torch.testing.assert_close((states, last), (expected, expected_last))
     dy = torch.randn_like(states)
     ours, theirs = (torch.autograd.grad(y, (gates, weight), dy) for y in (states, expected))
@@ -44,7 +44,7 @@ def test_the_recurrence_in_bfloat16_is_exact_up_to_rounding_even_after_many_step
     weight.data.mul_(0.1)
     states, _ = lstm_recurrence(gates, weight)
     wide = [one.detach().bfloat16().double().requires_grad_() for one in (gates, weight)]
-    expected, _ = torchs(*wide, *torch.zeros(2, 8, 32, dtype=torch.float64))
+    expected, _ = torch_lstm(*wide, *torch.zeros(2, 8, 32, dtype=torch.float64))
     assert states.dtype == torch.bfloat16
     dy = torch.randn_like(states)
     ours = torch.autograd.grad(states, (gates, weight), dy)

@@ -27,11 +27,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only for glibc")
 @pytest.mark.parametrize(("keep", "mib"), [("keep_freed_memory", 128), ("keep_some_freed_memory", 16)])
 def test_arrays_of_the_same_size_are_reused_without_page_faults(keep: str, mib: int):
-    def faults(*arguments: str) -> int:
+    def count_page_faults(*arguments: str) -> int:
         command = [sys.executable, "-c", FAULTS_THE_SECOND_TIME, str(mib), *arguments]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert faults(keep) * 10 < faults()
+    assert count_page_faults(keep) * 10 < count_page_faults()
 
 
 LEFT_BETWEEN_ARRAYS_IN_USE = """

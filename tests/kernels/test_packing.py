@@ -34,7 +34,7 @@ def models() -> list[GPT]:
 MODELS = models()
 
 
-def alone(lengths: list[int]) -> list[PackedRow]:
+def make_unpacked_rows(lengths: list[int]) -> list[PackedRow]:
     return [PackedRow(0, (length,)) for length in lengths]
 
 
@@ -48,7 +48,7 @@ rows = st.lists(
 )
 
 
-def sequences_of(rows: list[PackedRow], x: Tensor) -> list[Tensor]:
+def split_sequences(rows: list[PackedRow], x: Tensor) -> list[Tensor]:
     """x [tokens, …] of packed rows, sequence by sequence."""
     found = []
     for row, own in zip(rows, torch.split(x, [row.tokens for row in rows]), strict=True):
@@ -57,7 +57,7 @@ def sequences_of(rows: list[PackedRow], x: Tensor) -> list[Tensor]:
     return found
 
 
-def gradients(model: GPT, states: Tensor, weights: Tensor) -> list[Tensor]:
+def compute_gradients(model: GPT, states: Tensor, weights: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad((states * weights).sum(), list(model.parameters()), allow_unused=True))
 
 
@@ -70,10 +70,10 @@ def test_states_and_gradients_equal_those_of_each_sequence_alone(model, lengths,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_PADDING", spare)
         patch.setattr(module, "MAX_PADDING_SHARE", share)
-        packed = model.train().hidden_states(torch.cat(sequences), packing=Packing(alone(lengths)))
+        packed = model.train().hidden_states(torch.cat(sequences), packing=Packing(make_unpacked_rows(lengths)))
     each = torch.cat([model.hidden_states(sequence[None])[0] for sequence in sequences])
     torch.testing.assert_close(packed, each)
-    torch.testing.assert_close(gradients(model, packed, weights), gradients(model, each, weights))
+    torch.testing.assert_close(compute_gradients(model, packed, weights), compute_gradients(model, each, weights))
 
 
 @given(lengths=lengths, spare=spare, share=share)
@@ -98,20 +98,22 @@ def test_sequences_with_a_shared_prefix_give_the_same_as_alone(rows, spare, shar
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_PADDING", spare)
         patch.setattr(module, "MAX_PADDING_SHARE", share)
-        packed = torch.cat(sequences_of(rows, model.hidden_states(ids, packing=Packing(rows))))
-    each = torch.cat([model.hidden_states(sequence[None])[0] for sequence in sequences_of(rows, ids)])
+        packed = torch.cat(split_sequences(rows, model.hidden_states(ids, packing=Packing(rows))))
+    each = torch.cat([model.hidden_states(sequence[None])[0] for sequence in split_sequences(rows, ids)])
     torch.testing.assert_close(packed, each)
     weights = torch.randn_like(each)
-    torch.testing.assert_close(gradients(model, packed, weights), gradients(model, each, weights))
+    torch.testing.assert_close(compute_gradients(model, packed, weights), compute_gradients(model, each, weights))
     with torch.no_grad():  # attention has another path without gradients
-        torch.testing.assert_close(torch.cat(sequences_of(rows, model.hidden_states(ids, packing=Packing(rows)))), each)
+        torch.testing.assert_close(
+            torch.cat(split_sequences(rows, model.hidden_states(ids, packing=Packing(rows)))), each
+        )
 
 
 @given(rows=rows)
 def test_a_packing_knows_the_position_of_each_token(rows):
     packing = Packing(rows)
     number = torch.arange(packing.tokens)
-    sequences = sequences_of(rows, number)
+    sequences = split_sequences(rows, number)
     assert [packing.positions[own].tolist() for own in sequences] == [list(range(len(own))) for own in sequences]
     assert packing.last_index.tolist() == [own[-1].item() for own in sequences]
     assert packing.lengths.tolist() == list(map(len, sequences))

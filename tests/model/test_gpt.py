@@ -24,11 +24,11 @@ from gpt1.model.losses import PretrainMicroBatch, l1
 VOCABULARY, CONTEXT = 40, 12
 
 
-def tiny(seed: int = 0, dropout: float = 0.0, context: int = CONTEXT, n_layer: int = 2) -> GPT:
+def make_tiny_model(seed: int = 0, dropout: float = 0.0, context: int = CONTEXT, n_layer: int = 2) -> GPT:
     return random_gpt(GPTConfig(VOCABULARY, n_layer, 2, 16, context, dropout), seed)
 
 
-MODEL = tiny()
+MODEL = make_tiny_model()
 
 
 @st.composite
@@ -39,7 +39,7 @@ def token_ids(
     return torch.tensor([[draw(st.integers(0, VOCABULARY - 1)) for _ in range(time)] for _ in range(batch)])
 
 
-def gradients_of(model: torch.nn.Module) -> dict[str, Tensor]:
+def compute_gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -47,7 +47,7 @@ def gradients_of(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def transformers_model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Random weights of the full size: the folder that transformers wrote, and its logits, loss and gradients."""
     from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
@@ -63,13 +63,13 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ids = torch.randint(0, 40478, (2, 64))
     output = model(ids, labels=ids)
     output.loss.backward()
-    gradients = {name.removeprefix("transformer."): grad for name, grad in gradients_of(model).items()}
+    gradients = {name.removeprefix("transformer."): grad for name, grad in compute_gradients(model).items()}
     return {"folder": folder, "ids": ids, "logits": output.logits.detach(), "loss": output.loss.item()} | {
         "gradients": gradients
     }
 
 
-def by_our_name(gradients: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
+def rename_gradients(gradients: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
     found = {"tokens.weight": gradients["tokens_embed.weight"], "positions.weight": gradients["positions_embed.weight"]}
     for layer in range(n_layer):
         for their_part, our_part in BLOCK_NAMES:
@@ -80,15 +80,15 @@ def by_our_name(gradients: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]
 
 
 @pytest.mark.slow
-def test_at_full_size_logits_loss_and_gradients_equal_those_of_transformers(theirs):
-    model = GPT.from_pretrained(theirs["folder"])
-    ids = theirs["ids"]
+def test_at_full_size_logits_loss_and_gradients_equal_those_of_transformers(transformers_model):
+    model = GPT.from_pretrained(transformers_model["folder"])
+    ids = transformers_model["ids"]
     with torch.no_grad():
-        torch.testing.assert_close(model(ids), theirs["logits"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(model(ids), transformers_model["logits"], rtol=0, atol=1e-4)
     losses = l1(model, PretrainMicroBatch(ids, step_tokens=ids[:, 1:].numel()))
-    assert losses.total.item() == pytest.approx(theirs["loss"], abs=1e-5)
+    assert losses.total.item() == pytest.approx(transformers_model["loss"], abs=1e-5)
     losses.total.backward()
-    expected, found = by_our_name(theirs["gradients"], model.config.n_layer), gradients_of(model)
+    expected, found = rename_gradients(transformers_model["gradients"], model.config.n_layer), compute_gradients(model)
     assert set(found) == set(expected)
     for name, gradient in found.items():
         assert (gradient - expected[name]).norm() <= 1e-3 * expected[name].norm(), name
@@ -179,7 +179,7 @@ def test_initial_weights_of_an_lstm_do_not_depend_on_the_width():
 # ---- training
 
 
-def loss_of(model: GPT, ids: Tensor) -> Tensor:
+def compute_loss(model: GPT, ids: Tensor) -> Tensor:
     return l1(model, PretrainMicroBatch(ids, ids[:, 1:].numel())).total
 
 
@@ -189,17 +189,17 @@ IDS = torch.randint(0, VOCABULARY, (6, CONTEXT + 1), generator=torch.Generator()
 def test_activation_checkpointing_gives_the_same_gradients():
     found = []
     for checkpointing in (False, True):
-        model = tiny(dropout=0.3).train()
+        model = make_tiny_model(dropout=0.3).train()
         model.activation_checkpointing = checkpointing
         torch.manual_seed(1)
-        loss_of(model, IDS).backward()
-        found.append(gradients_of(model))
+        compute_loss(model, IDS).backward()
+        found.append(compute_gradients(model))
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=0, atol=1e-7, msg=name)
 
 
 def test_dropout_acts_in_training_only():
-    model = tiny(dropout=0.3)
+    model = make_tiny_model(dropout=0.3)
     assert torch.equal(model(IDS[:, :-1]), model(IDS[:, :-1]))
     model.train()
     assert not torch.equal(model(IDS[:, :-1]), model(IDS[:, :-1]))
@@ -209,38 +209,38 @@ def test_dropout_acts_in_training_only():
 
 def test_dropout_does_not_change_the_mean_gradient():
     """Small dropout is small noise: the mean gradient over many masks has the direction of that without dropout."""
-    model = tiny(dropout=0.02).train()
+    model = make_tiny_model(dropout=0.02).train()
     torch.manual_seed(0)
     for _ in range(60):
-        loss_of(model, IDS).backward()
-    noisy = torch.cat([g.flatten() for g in gradients_of(model).values()])
+        compute_loss(model, IDS).backward()
+    noisy = torch.cat([g.flatten() for g in compute_gradients(model).values()])
     model.zero_grad()
     model.eval()
-    loss_of(model, IDS).backward()
-    plain = torch.cat([g.flatten() for g in gradients_of(model).values()])
+    compute_loss(model, IDS).backward()
+    plain = torch.cat([g.flatten() for g in compute_gradients(model).values()])
     assert torch.cosine_similarity(noisy, plain, dim=0) > 0.97
     assert float(noisy.norm() / 60 / plain.norm()) == pytest.approx(1, abs=0.1)
 
 
 def test_bf16_activations_give_the_loss_and_the_gradients_of_fp32_within_their_precision():
-    model = tiny()
-    plain = loss_of(model, IDS)
+    model = make_tiny_model()
+    plain = compute_loss(model, IDS)
     plain.backward()
-    expected = gradients_of(model)
+    expected = compute_gradients(model)
     model.zero_grad()
     model.activation_dtype = torch.bfloat16
-    rough = loss_of(model, IDS)
+    rough = compute_loss(model, IDS)
     rough.backward()
     assert rough.item() == pytest.approx(plain.item(), rel=0.01)
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
-    for name, gradient in gradients_of(model).items():
+    for name, gradient in compute_gradients(model).items():
         assert (gradient - expected[name]).norm() <= 0.1 * expected[name].norm() + 1e-4, name
 
 
 # ---- generation
 
 
-def generate_plainly(model: GPT, ids: list[int], n: int) -> list[int]:
+def generate_without_cache(model: GPT, ids: list[int], n: int) -> list[int]:
     """Greedy decoding without a cache. When the context is full, it continues from its last half."""
     context, ids = model.config.context, list(ids)
     first = max(0, len(ids) - context)
@@ -256,9 +256,9 @@ def generate_plainly(model: GPT, ids: list[int], n: int) -> list[int]:
 @pytest.mark.parametrize("context", [2, 5, CONTEXT])
 @given(data=st.data(), new=st.integers(0, 30))
 def test_generation_with_a_cache_equals_recomputation_even_beyond_the_context(context, data, new):
-    model = tiny(seed=3, context=context)
+    model = make_tiny_model(seed=3, context=context)
     ids = data.draw(token_ids(max_length=2 * context, rows=1))
-    assert model.generate(ids, new, temperature=0)[0].tolist() == generate_plainly(model, ids[0].tolist(), new)
+    assert model.generate(ids, new, temperature=0)[0].tolist() == generate_without_cache(model, ids[0].tolist(), new)
 
 
 @given(ids=token_ids(rows=3))
@@ -282,7 +282,7 @@ def test_the_same_generator_samples_the_same_text():
 
 
 def test_a_special_token_is_never_generated():
-    model = tiny()
+    model = make_tiny_model()
     model.add_special_tokens()
     with torch.no_grad():
         model.tokens.weight[VOCABULARY:] *= 100  # makes their logits the largest
@@ -293,7 +293,7 @@ def test_a_special_token_is_never_generated():
 
 
 def test_a_model_in_training_mode_generates_without_dropout_and_stays_in_training_mode():
-    model, ids = tiny(), torch.tensor([[1, 2, 3]])
+    model, ids = make_tiny_model(), torch.tensor([[1, 2, 3]])
     expected = model.eval().generate(ids, 20, temperature=0)
     model.train().set_dropout(0.5)
     assert torch.equal(model.generate(ids, 20, temperature=0), expected)
@@ -310,7 +310,7 @@ def test_an_empty_prompt_is_an_error():
 
 
 def test_special_tokens_add_three_rows_and_change_nothing_else():
-    model = tiny()
+    model = make_tiny_model()
     before = model(IDS[:, :-1])
     model.add_special_tokens()
     after = model(IDS[:, :-1])

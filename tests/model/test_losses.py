@@ -81,7 +81,7 @@ def test_the_loss_of_uniform_predictions_is_the_logarithm_of_the_vocabulary_size
 # ---- L3
 
 
-def with_labels(name: str) -> tuple[Kind, Target, st.SearchStrategy[Any]]:
+def kind_target_and_labels(name: str) -> tuple[Kind, Target, st.SearchStrategy[Any]]:
     return {
         "classification": (KINDS["classification"], Classes(("a", "b", "c")), st.sampled_from("abc")),
         "entailment": (KINDS["entailment"], Classes(("a", "b")), st.sampled_from("ab")),
@@ -98,7 +98,7 @@ texts = st.lists(st.integers(0, VOCABULARY - 1), max_size=8)
 
 @st.composite
 def step_data(draw: st.DrawFn, name: str) -> tuple[TaskModel, Target, list[EncodedExample], Tensor]:
-    kind, target, labels = with_labels(name)
+    kind, target, labels = kind_target_and_labels(name)
     examples, ids, targets = [], [], []
     for _ in range(draw(st.integers(1, 4))):
         fields = [draw(texts) for role in kind.columns if role != "choices"]

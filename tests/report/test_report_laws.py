@@ -42,7 +42,7 @@ def edit_results(run: Path, **changes: Any) -> None:
     (run / "results.json").write_text(json.dumps({**results, **changes}))
 
 
-def charts_of(run: Path, heading: str) -> list[str]:
+def find_charts(run: Path, heading: str) -> list[str]:
     """The charts of a section, without the wide drawings."""
     html = write_report(run).read_text(encoding="utf-8")
     section = html[html.index(f"<h2>{heading}</h2>") :].split("</section>")[0]
@@ -98,7 +98,7 @@ def test_a_description_says_where_each_named_line_begins_and_ends() -> None:
 
 
 def test_every_series_of_a_chart_has_a_marker_or_a_dash_of_its_own(tmp_path: Path) -> None:
-    loss = charts_of(write_finetuning_run(tmp_path), "Curves")[0]
+    loss = find_charts(write_finetuning_run(tmp_path), "Curves")[0]
     training, validation = (re.search(rf"<path [^>]*stroke: var\(--{c}[^>]*>", loss) for c in ("c1", "c2"))
     assert training
     assert validation
@@ -140,7 +140,7 @@ def test_text_and_lines_contrast_with_the_background(scheme: str) -> None:
 
 
 def test_every_point_of_accuracy_has_the_interval_of_its_rows(tmp_path: Path) -> None:
-    chart = charts_of(write_finetuning_run(tmp_path), "Curves")[1]
+    chart = find_charts(write_finetuning_run(tmp_path), "Curves")[1]
     assert chart.count('class="interval"') == 2
     assert "<title>epoch 1: accuracy 0.625 [0.306,\xa00.863]</title>" in chart  # 5 of 8 rows
     assert "<title>epoch 2: accuracy 0.750 [0.409,\xa00.929]</title>" in chart
@@ -152,7 +152,7 @@ def test_a_metric_without_a_formula_has_an_interval_as_wide_as_that_of_the_best_
     write_jsonl(tmp_path / "metrics.jsonl", lines)
     validation = {"metrics": {"matthews": 0.4}, "interval": {"matthews": [0.2, 0.5]}, "rows": 8}
     edit_results(tmp_path, main="matthews", validation=validation)
-    (chart,) = charts_of(tmp_path, "Curves")
+    (chart,) = find_charts(tmp_path, "Curves")
     assert "<title>epoch 1: Matthews correlation 0.300 [0.100,\xa00.400]</title>" in chart
 
 
@@ -161,7 +161,7 @@ def test_without_intervals_the_axis_of_a_score_is_the_whole_range(tmp_path: Path
     lines = [{"step": n, "epoch": n, "split": "validation", "f1": 0.5 + 0.01 * n} for n in (1, 2)]
     write_jsonl(tmp_path / "metrics.jsonl", lines)
     edit_results(tmp_path, main="f1", validation={"metrics": {"f1": 0.52}, "rows": 8})
-    (chart,) = charts_of(tmp_path, "Curves")
+    (chart,) = find_charts(tmp_path, "Curves")
     assert 'class="interval"' not in chart
     assert {">0.0</text>", ">1.0</text>"} <= set(re.findall(r">[01]\.\d</text>", chart))
 
@@ -173,7 +173,7 @@ def test_an_error_in_units_of_the_labels_has_an_axis_beyond_1(tmp_path: Path) ->
     edit_results(
         tmp_path, main="rmse", validation={"metrics": {"rmse": 18.0}, "interval": {"rmse": [15, 21]}, "rows": 11}
     )
-    (chart,) = charts_of(tmp_path, "Curves")
+    (chart,) = find_charts(tmp_path, "Curves")
     assert "<title>epoch 1: root mean squared error 19.0 [16.0,\xa022.0]</title>" in chart
     assert max(map(float, re.findall(r">(\d+\.?\d*)</text>", chart))) >= 20
 
@@ -206,7 +206,7 @@ def test_the_reliability_diagram_has_an_interval_and_the_rows_of_every_point(tmp
     ]
     edit_results(tmp_path, calibration={"temperature": 1.5, "ece_before": 0.1, "ece_after": 0.1, "bins": bins,
                                         "bins_before": bins[:2]})  # fmt: skip
-    diagram, rows = charts_of(tmp_path, "Calibration")
+    diagram, rows = find_charts(tmp_path, "Calibration")
     assert diagram.count('class="interval"') == 5
     assert "before: 40 rows, confidence 0.55, accuracy 0.50 [0.352,\xa00.648]" in diagram
     assert rows.count("<title>40 rows with confidence 0.") == 3
@@ -238,7 +238,7 @@ def test_only_the_best_and_the_last_of_many_epochs_have_their_value_beside_them(
         lines = [{"step": n, "epoch": n, "split": "validation", "accuracy": n / 8} for n in range(1, epochs + 1)]
         write_jsonl(tmp_path / "metrics.jsonl", lines)
         edit_results(tmp_path, best_epoch=2)
-        (chart,) = charts_of(tmp_path, "Curves")
+        (chart,) = find_charts(tmp_path, "Curves")
         assert sum(f">{n / 8:.3f}</text>" in chart for n in range(1, epochs + 1)) == shown
 
 
@@ -272,7 +272,7 @@ def test_a_calibration_that_increases_the_error_says_so(tmp_path: Path) -> None:
 
 
 def test_scores_show_how_far_predictions_and_labels_spread(tmp_path: Path) -> None:
-    scatter, spread = charts_of(write_regression_run(tmp_path), "Predicted and true scores")
+    scatter, spread = find_charts(write_regression_run(tmp_path), "Predicted and true scores")
     assert "predicted score" in scatter
     assert {">true</text>", ">predicted</text>"} <= set(re.findall(">[a-z]+</text>", spread))
     assert "standard deviation of 1.90, the true scores of 1.58" in PageParser(tmp_path / "report.html").text

@@ -24,7 +24,7 @@ from gpt1.runs import folder as runs
 COMMAND: dict[str, Any] = {"corpus": "corpus", "from": None, "valid": None}
 
 
-def yaml_file(folder: Path, content: str) -> Path:
+def write_yaml(folder: Path, content: str) -> Path:
     path = folder / "settings.yaml"
     path.write_text(content)
     return path
@@ -35,7 +35,7 @@ def resolve(config: Any, file: Path | None, overrides: dict[str, Any] | None = N
 
 
 def test_flags_override_the_file_which_overrides_the_size_which_overrides_the_recipe(tmp_path: Path):
-    file = yaml_file(tmp_path, "model: tiny\nn_layer: 3\nseed: 1\n")
+    file = write_yaml(tmp_path, "model: tiny\nn_layer: 3\nseed: 1\n")
     config = resolve(PretrainConfig, file, {"seed": 2, "n_head": None})
     assert config.n_layer == 3  # the file
     assert config.n_embd == MODEL_SIZES["tiny"]["n_embd"]  # the size
@@ -45,7 +45,7 @@ def test_flags_override_the_file_which_overrides_the_size_which_overrides_the_re
 
 
 def test_the_file_can_choose_the_recipe(tmp_path: Path):
-    file = yaml_file(tmp_path, "recipe: paper\n")
+    file = write_yaml(tmp_path, "recipe: paper\n")
     assert resolve(FinetuneConfig, file) == resolve(FinetuneConfig, None, {"recipe": "paper"})
 
 
@@ -69,7 +69,7 @@ def test_defaults_of_a_model_override_the_recipe_and_not_the_user():
 )
 def test_an_invalid_settings_file_is_refused(tmp_path: Path, content: str, problem: str):
     with pytest.raises(UserError, match=problem):
-        resolve(PretrainConfig, yaml_file(tmp_path, content))
+        resolve(PretrainConfig, write_yaml(tmp_path, content))
 
 
 def test_a_missing_settings_file_is_refused(tmp_path: Path):
@@ -107,7 +107,7 @@ def test_a_former_name_of_a_setting_works_and_is_reported_once(
     source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     runs.log_once.cache_clear()
-    file = yaml_file(tmp_path, "recompute: true\n") if source == "file" else None
+    file = write_yaml(tmp_path, "recompute: true\n") if source == "file" else None
     overrides = {"keyword": {"recompute": True}, "flag": {"recompute": "true"}, "file": {}}[source]
     for _ in range(2):
         assert resolve(PretrainConfig, file, overrides).activation_checkpointing
@@ -207,10 +207,10 @@ def test_a_full_disk_leaves_no_half_written_config_or_results(tmp_path: Path, mo
     run = runs.create_run(tmp_path / "run", PretrainConfig(), COMMAND)
     (run / "model").mkdir()
 
-    def full(*_: object) -> None:
+    def raise_disk_full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
     with pytest.raises(ResourceError, match="disk is full"):
         atomic_write_json(run / "results.json", {"steps": 7})
     assert not runs.is_finished(run)

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 import torch
-from served import Served, server_thread
+from running_server import RunningServer, server_thread
 
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.serving.completions import token_string
@@ -18,14 +18,14 @@ from gpt1.tokenization.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
-def served(workspace: Path) -> Iterator[Served]:
+def server(workspace: Path) -> Iterator[RunningServer]:
     with server_thread([workspace / "runs/books", workspace / "runs/reviews"], max_queue=40) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def client(served: Served) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="unused", max_retries=0)
+def client(server: RunningServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="unused", max_retries=0)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def test_a_text_is_continued_as_by_generate(client: openai.OpenAI, model: Langua
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (prompt, 10, prompt + 10)
 
 
-def test_token_ids_continue_the_text_where_it_was_cut(served: Served, model: LanguageModel):
+def test_token_ids_continue_the_text_where_it_was_cut(server: RunningServer, model: LanguageModel):
     request = {"model": "books", "prompt": "the file", "max_tokens": 8, "temperature": 0, "return_token_ids": True}
-    (whole,) = served.ask("/v1/completions", request).json["choices"]
+    (whole,) = server.ask("/v1/completions", request).json["choices"]
     assert whole["prompt_token_ids"] == model.tokenizer.encode("the file")
     assert "the file" + whole["text"] == model.tokenizer.decode(whole["prompt_token_ids"] + whole["token_ids"])
     rest = {**request, "prompt": whole["prompt_token_ids"] + whole["token_ids"][:3], "max_tokens": 5, "stream": True}
-    lines = served.ask("/v1/completions", rest).body.decode().split("\n\n")
+    lines = server.ask("/v1/completions", rest).body.decode().split("\n\n")
     parts = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines if line and "[DONE]" not in line]
     assert [id for part in parts for id in part["token_ids"]] == whole["token_ids"][3:]
     assert [part["prompt_token_ids"] for part in parts] == [rest["prompt"]] + [None] * (len(parts) - 1)
@@ -144,10 +144,10 @@ def test_a_text_of_the_original_pipeline_continues_with_a_space(workspace: Path,
     from gpt1.inference.convert import import_model
 
     import_model("huggingface", workspace / "theirs", tmp_path / "theirs")
-    with server_thread([tmp_path / "theirs"]) as served:
+    with server_thread([tmp_path / "theirs"]) as server:
         ask = {"prompt": "Return the", "max_tokens": 6, "temperature": 0}
-        plain = served.ask("/v1/completions", ask).json["choices"][0]["text"]
-        echoed = served.ask("/v1/completions", {**ask, "echo": True, "logprobs": 1}).json["choices"][0]
+        plain = server.ask("/v1/completions", ask).json["choices"][0]["text"]
+        echoed = server.ask("/v1/completions", {**ask, "echo": True, "logprobs": 1}).json["choices"][0]
         expected = load(tmp_path / "theirs").generate("Return the", 6, 0.0)
         assert "Return the" + plain == expected
         assert echoed["text"] == "return the" + plain
@@ -181,8 +181,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("content", "code", "words"), WRONG, ids=[code for _, code, _ in WRONG])
-def test_a_wrong_request_is_one_error_that_names_the_field(served: Served, content: Any, code: str, words: str):
-    answer = served.ask("/v1/completions", content)
+def test_a_wrong_request_is_one_error_that_names_the_field(server: RunningServer, content: Any, code: str, words: str):
+    answer = server.ask("/v1/completions", content)
     assert answer.status == (404 if code == "model_not_found" else 400)
     assert answer.error["code"] == code
     assert words in answer.error["message"]
@@ -198,16 +198,16 @@ def test_the_client_raises_its_own_errors(client: openai.OpenAI):
         complete(client, ["a"] * 41)
 
 
-def test_the_queue_recovers_when_clients_leave(served: Served, client: openai.OpenAI):
+def test_the_queue_recovers_when_clients_leave(server: RunningServer, client: openai.OpenAI):
     streams = [complete(client, ["the"] * 20, max_tokens=4000, stream=True) for _ in range(2)]
     for stream in streams:
         next(iter(stream))
-    answer = served.ask("/v1/completions", {"prompt": "a"})
+    answer = server.ask("/v1/completions", {"prompt": "a"})
     assert answer.status == 429
     assert int(answer.headers["retry-after"]) >= 1
     for stream in streams:
         stream.close()
-    while (answer := served.ask("/v1/completions", {"prompt": "a", "max_tokens": 1})).status == 429:
+    while (answer := server.ask("/v1/completions", {"prompt": "a", "max_tokens": 1})).status == 429:
         continue
     assert answer.status == 200
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 PROMPTS = ["the file", "a list of", "the", "return the first name of the", "option", "", "string " * 8]
 
 
-def wait(work: Coroutine[Any, Any, T]) -> T:
+def run_coroutine(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, 60))
 
 
@@ -47,46 +47,46 @@ def task_engine(workspace: Path) -> Iterator[Engine]:
     engine.close()
 
 
-async def tokens_of(engine: Engine, prompt: Any, **options: Any) -> list[GeneratedToken]:
+async def generate_tokens(engine: Engine, prompt: Any, **options: Any) -> list[GeneratedToken]:
     return [token async for token in engine.generate(prompt, **options)]
 
 
-async def text_of(engine: Engine, prompt: Any, **options: Any) -> str:
-    return "".join(token.text for token in await tokens_of(engine, prompt, **options))
+async def generate_text(engine: Engine, prompt: Any, **options: Any) -> str:
+    return "".join(token.text for token in await generate_tokens(engine, prompt, **options))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_text_is_the_same_alone_and_in_a_batch(engine: Engine, temperature: float):
-    async def all_texts() -> tuple[list[str], list[str]]:
+    async def generate_all() -> tuple[list[str], list[str]]:
         options: dict[str, Any] = {"temperature": temperature, "max_tokens": 12, "logprobs": 2}
-        together = await asyncio.gather(*(tokens_of(engine, p, seed=i, **options) for i, p in enumerate(PROMPTS)))
-        alone = [await tokens_of(engine, p, seed=i, **options) for i, p in enumerate(PROMPTS)]
+        together = await asyncio.gather(*(generate_tokens(engine, p, seed=i, **options) for i, p in enumerate(PROMPTS)))
+        alone = [await generate_tokens(engine, p, seed=i, **options) for i, p in enumerate(PROMPTS)]
         return together, alone  # type: ignore[return-value]
 
-    together, alone = wait(all_texts())
+    together, alone = run_coroutine(generate_all())
     assert together == alone
 
 
 def test_a_text_is_that_of_generate_with_the_same_seed(engine: Engine, model: LanguageModel):
     for seed, prompt in enumerate(PROMPTS):
-        text = wait(text_of(engine, prompt, max_tokens=15, seed=seed, top_k=20))
+        text = run_coroutine(generate_text(engine, prompt, max_tokens=15, seed=seed, top_k=20))
         assert prompt + text == model.generate(prompt, 15, 1.0, 20, seed=seed)
 
 
 def test_without_a_seed_texts_differ(engine: Engine):
-    async def two() -> list[str]:
-        return [await text_of(engine, "the", max_tokens=20) for _ in range(2)]
+    async def generate_twice() -> list[str]:
+        return [await generate_text(engine, "the", max_tokens=20) for _ in range(2)]
 
-    first, second = wait(two())
+    first, second = run_coroutine(generate_twice())
     assert first != second
 
 
 def test_the_last_token_says_why_the_text_ends(engine: Engine):
-    tokens = wait(tokens_of(engine, "the file", max_tokens=8, temperature=0))
+    tokens = run_coroutine(generate_tokens(engine, "the file", max_tokens=8, temperature=0))
     assert [token.finish_reason for token in tokens] == [None] * 7 + ["length"]
     whole = "".join(token.text for token in tokens)
     stop = whole[3:5]
-    tokens = wait(tokens_of(engine, "the file", max_tokens=8, temperature=0, stop=[stop]))
+    tokens = run_coroutine(generate_tokens(engine, "the file", max_tokens=8, temperature=0, stop=[stop]))
     assert tokens[-1].finish_reason == "stop"
     assert "".join(token.text for token in tokens) == whole[: whole.find(stop)]
 
@@ -97,14 +97,14 @@ def test_a_text_that_nobody_reads_any_more_leaves_the_batch(engine: Engine):
         async for _ in stream:
             break
         await stream.aclose()  # type: ignore[attr-defined]
-        readers = [asyncio.create_task(text_of(engine, "a", max_tokens=100_000)) for _ in range(5)]
+        readers = [asyncio.create_task(generate_text(engine, "a", max_tokens=100_000)) for _ in range(5)]
         await asyncio.sleep(0.05)
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-        return await text_of(engine, "the", max_tokens=3, temperature=0)
+        return await generate_text(engine, "the", max_tokens=3, temperature=0)
 
-    assert wait(leave_early())
+    assert run_coroutine(leave_early())
     assert engine.accepted == 0
     assert not engine.texts.running
     assert not engine.texts.waiting
@@ -114,57 +114,57 @@ def test_the_queue_is_bounded_and_recovers(model: LanguageModel):
     engine = Engine(model, max_batch=1, max_queue=2)
 
     async def overload() -> None:
-        first = asyncio.create_task(text_of(engine, "the", max_tokens=40))
-        second = asyncio.create_task(text_of(engine, "a", max_tokens=2))
+        first = asyncio.create_task(generate_text(engine, "the", max_tokens=40))
+        second = asyncio.create_task(generate_text(engine, "a", max_tokens=2))
         await asyncio.sleep(0)
         with pytest.raises(QueueFull, match="2 of 2 places"):
-            await text_of(engine, "too many", max_tokens=1)
+            await generate_text(engine, "too many", max_tokens=1)
         await asyncio.gather(first, second)
-        assert await text_of(engine, "again", max_tokens=1, temperature=0)
+        assert await generate_text(engine, "again", max_tokens=1, temperature=0)
 
-    wait(overload())
+    run_coroutine(overload())
     engine.close()
 
 
 def test_the_event_loop_runs_while_the_model_does(engine: Engine):
     async def count() -> int:
-        work = asyncio.create_task(tokens_of(engine, "the", max_tokens=30))
+        work = asyncio.create_task(generate_tokens(engine, "the", max_tokens=30))
         turns = 0
         while not work.done():
             await asyncio.sleep(0)
             turns += 1
         return turns
 
-    assert wait(count()) > 30
+    assert run_coroutine(count()) > 30
 
 
 def test_settings_out_of_range_are_errors_of_the_user(engine: Engine):
     with pytest.raises(UserError, match="temperature -1"):
-        wait(text_of(engine, "the", temperature=-1))
+        run_coroutine(generate_text(engine, "the", temperature=-1))
 
 
 def test_a_step_that_runs_out_of_memory_fails_its_texts_and_the_next_ones_run(engine: Engine, monkeypatch):
-    def out_of_memory(work: Any) -> Any:
+    def raise_out_of_memory(work: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.texts.batch, "hidden_states", out_of_memory)
+        patch.setattr(engine.texts.batch, "hidden_states", raise_out_of_memory)
         with pytest.raises(ResourceError, match="out of memory"):
-            wait(text_of(engine, "the"))
-    assert wait(text_of(engine, "the", max_tokens=2, temperature=0))
+            run_coroutine(generate_text(engine, "the"))
+    assert run_coroutine(generate_text(engine, "the", max_tokens=2, temperature=0))
 
 
 def test_closing_fails_what_still_waits(model: LanguageModel):
     engine = Engine(model, max_batch=1)
 
     async def close_early() -> None:
-        texts = [asyncio.create_task(text_of(engine, "the", max_tokens=100_000)) for _ in range(3)]
+        texts = [asyncio.create_task(generate_text(engine, "the", max_tokens=100_000)) for _ in range(3)]
         await asyncio.sleep(0.05)
         await asyncio.to_thread(engine.close)
         for result in await asyncio.gather(*texts, return_exceptions=True):
             assert isinstance(result, GPT1Error)
 
-    wait(close_early())
+    run_coroutine(close_early())
 
 
 def test_engines_can_share_the_thread(model: LanguageModel, workspace: Path):
@@ -172,10 +172,12 @@ def test_engines_can_share_the_thread(model: LanguageModel, workspace: Path):
     before = threading.active_count()
     engines = [Engine(model, thread=thread), Engine(load(workspace / "runs/reviews"), thread=thread)]
 
-    async def both() -> list[Any]:
-        return await asyncio.gather(text_of(engines[0], "the", max_tokens=5), engines[1].predict(["the file is valid"]))
+    async def run_both() -> list[Any]:
+        return await asyncio.gather(
+            generate_text(engines[0], "the", max_tokens=5), engines[1].predict(["the file is valid"])
+        )
 
-    text, predictions = wait(both())
+    text, predictions = run_coroutine(run_both())
     assert text
     assert predictions[0]["prediction"] in ("yes", "no")
     assert threading.active_count() <= before + 4  # two tokenizers, and asyncio's own
@@ -193,7 +195,7 @@ def test_rows_have_the_predictions_of_the_model(task_engine: Engine, table: Any)
     async def several_requests() -> list[Any]:
         return await asyncio.gather(*(task_engine.predict(rows[i : i + 5]) for i in range(0, len(rows), 5)))
 
-    found = [prediction for part in wait(several_requests()) for prediction in part]
+    found = [prediction for part in run_coroutine(several_requests()) for prediction in part]
     expected = task_engine.task.predict(rows)
     assert [row["prediction"] for row in found] == [row["prediction"] for row in expected]
     for ours, theirs in zip(found, expected, strict=True):
@@ -224,7 +226,7 @@ def test_rows_of_every_kind_of_task_have_the_same_predictions_in_any_batch(model
     async def separate_requests() -> list[Any]:
         return await asyncio.gather(*(engine.predict([row]) for row in rows))
 
-    found = [prediction for part in wait(separate_requests()) for prediction in part]
+    found = [prediction for part in run_coroutine(separate_requests()) for prediction in part]
     for ours, theirs in zip(found, engine.task.predict(rows), strict=True):
         assert ours.keys() == theirs.keys()
         assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=1e-5)
@@ -236,10 +238,10 @@ def test_a_step_labels_rows_of_several_requests_and_at_most_its_tokens(task_engi
     assert task_engine.labels is not None
     task_engine.labels.observe = facts.append
 
-    async def requests() -> None:
+    async def send_requests() -> None:
         await asyncio.gather(*(task_engine.predict([f"the file number {i}"] * 3) for i in range(8)))
 
-    wait(requests())
+    run_coroutine(send_requests())
     assert sum(fact.sequences for fact in facts) == 24
     assert max(fact.sequences for fact in facts) > 3
     assert all(fact.computed_tokens <= 64 or fact.sequences == 1 for fact in facts)
@@ -257,21 +259,21 @@ def test_rows_of_a_request_that_was_cancelled_are_not_computed(task_engine: Engi
         many.cancel()
         return await task_engine.predict(["the list is broken"])
 
-    assert len(wait(cancel())) == 1
+    assert len(run_coroutine(cancel())) == 1
     assert task_engine.accepted == 0
     assert sum(fact.sequences for fact in facts) < 500
 
 
 def test_a_row_without_the_columns_fails_alone(task_engine: Engine):
-    async def both() -> list[Any]:
+    async def run_both() -> list[Any]:
         good, bad = task_engine.predict(["the file is valid"]), task_engine.predict([{"other": "x"}])
         return await asyncio.gather(good, bad, return_exceptions=True)
 
-    good, bad = wait(both())
+    good, bad = run_coroutine(run_both())
     assert good[0]["prediction"]
     assert isinstance(bad, UserError)
     with pytest.raises(UserError, match="not fine-tuned"):
-        wait(Engine(load_plain(task_engine)).predict(["x"]))
+        run_coroutine(Engine(load_plain(task_engine)).predict(["x"]))
 
 
 def load_plain(engine: Engine) -> LanguageModel:
@@ -280,17 +282,17 @@ def load_plain(engine: Engine) -> LanguageModel:
 
 
 def test_no_rows_have_no_predictions(task_engine: Engine):
-    assert wait(task_engine.predict([])) == []
+    assert run_coroutine(task_engine.predict([])) == []
 
 
 def test_calls_run_in_the_model_thread_one_after_another(engine: Engine):
-    async def several() -> list[Any]:
+    async def call_several() -> list[Any]:
         return await asyncio.gather(
             *(engine.call(threading.current_thread) for _ in range(3)), engine.call(torch.ones, 1)
         )
 
-    *threads, one = wait(several())
+    *threads, one = run_coroutine(call_several())
     assert {thread.name for thread in threads} == {"gpt1-model"}
     assert one == 1
     with pytest.raises(ZeroDivisionError):
-        wait(engine.call(lambda: 1 // 0))
+        run_coroutine(engine.call(lambda: 1 // 0))

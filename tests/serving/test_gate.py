@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Served, read_all, request_bytes, server_thread
+from running_server import RunningServer, read_all, request_bytes, server_thread
 
 from gpt1.errors import UserError
 from gpt1.serving import gate as gate_module
@@ -21,67 +21,67 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture(scope="module")
-def locked(workspace: Path) -> Iterator[Served]:
+def locked_server(workspace: Path) -> Iterator[RunningServer]:
     """A server with a key, and one origin."""
-    with server_thread([workspace / "runs/books"], KEY.encode(), cors_origins="https://page.example") as served:
-        yield served
+    with server_thread([workspace / "runs/books"], KEY.encode(), cors_origins="https://page.example") as server:
+        yield server
 
 
 @pytest.mark.parametrize("given", [None, KEY, f"Bearer {KEY}x", f"Basic {KEY}", "Bearer "])
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/completions", "/metrics", "/v1/nothing"])
-def test_without_the_key_requests_are_refused(locked: Served, path: str, given: str | None):
+def test_without_the_key_requests_are_refused(locked_server: RunningServer, path: str, given: str | None):
     headers = {} if given is None else {"Authorization": given}
-    answer = locked.ask(path, {"prompt": "a"} if "comp" in path else None, headers=headers)
+    answer = locked_server.ask(path, {"prompt": "a"} if "comp" in path else None, headers=headers)
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == "Bearer"
     assert answer.error["type"] == "authentication_error"
     assert KEY not in answer.body.decode()
 
 
-def test_with_the_key_requests_are_answered(locked: Served):
-    assert locked.ask("/v1/models", headers=BEARER).status == 200
-    assert locked.ask("/v1/models", headers={"Authorization": f"bearer {KEY}"}).status == 200
-    assert locked.ask("/v1/next", {"text": "a"}, headers=BEARER).status == 200
-    assert locked.ask("/metrics", headers=BEARER).status == 200
+def test_with_the_key_requests_are_answered(locked_server: RunningServer):
+    assert locked_server.ask("/v1/models", headers=BEARER).status == 200
+    assert locked_server.ask("/v1/models", headers={"Authorization": f"bearer {KEY}"}).status == 200
+    assert locked_server.ask("/v1/next", {"text": "a"}, headers=BEARER).status == 200
+    assert locked_server.ask("/metrics", headers=BEARER).status == 200
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/docs", "/openapi.json"])
-def test_health_and_documentation_need_no_key(locked: Served, path: str):
-    assert locked.ask(path).status == 200
+def test_health_and_documentation_need_no_key(locked_server: RunningServer, path: str):
+    assert locked_server.ask(path).status == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil", "", "[::2]"]
 )
-def test_a_page_that_calls_the_server_by_another_name_is_refused(locked: Served, host: str):
+def test_a_page_that_calls_the_server_by_another_name_is_refused(locked_server: RunningServer, host: str):
     """DNS rebinding: the browser of a victim sends the attacker's name."""
-    answer = locked.ask("/health/live", headers={"Host": host})
+    answer = locked_server.ask("/health/live", headers={"Host": host})
     assert (answer.status, answer.error["code"]) == (400, "invalid_host")
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:99", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
-def test_the_names_of_this_machine_are_accepted(locked: Served, host: str):
-    assert locked.ask("/health/live", headers={"Host": host}).status == 200
+def test_the_names_of_this_machine_are_accepted(locked_server: RunningServer, host: str):
+    assert locked_server.ask("/health/live", headers={"Host": host}).status == 200
 
 
-def test_only_the_given_origin_may_call_from_a_browser(locked: Served):
+def test_only_the_given_origin_may_call_from_a_browser(locked_server: RunningServer):
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-    allowed = locked.ask("/v1/next", method="OPTIONS", headers={"Origin": "https://page.example", **ask})
+    allowed = locked_server.ask("/v1/next", method="OPTIONS", headers={"Origin": "https://page.example", **ask})
     assert allowed.headers["access-control-allow-origin"] == "https://page.example"
-    refused = locked.ask("/v1/next", method="OPTIONS", headers={"Origin": "https://evil.example", **ask})
+    refused = locked_server.ask("/v1/next", method="OPTIONS", headers={"Origin": "https://evil.example", **ask})
     assert "access-control-allow-origin" not in refused.headers
 
 
 def test_no_origin_is_allowed_unless_asked_for(workspace: Path):
-    with server_thread([workspace / "runs/books"]) as served:
-        answer = served.ask("/v1/models", headers={"Origin": "http://localhost"})
+    with server_thread([workspace / "runs/books"]) as server:
+        answer = server.ask("/v1/models", headers={"Origin": "http://localhost"})
         assert answer.status == 200
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/v1/models", "/nothing", "/health/live"])
-def test_every_response_has_the_security_headers(locked: Served, path: str):
-    headers = locked.ask(path).headers
+def test_every_response_has_the_security_headers(locked_server: RunningServer, path: str):
+    headers = locked_server.ask(path).headers
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'")
     assert "unsafe" not in policy
@@ -98,12 +98,12 @@ def test_static_files_are_served_at_the_root_and_the_api_before_them(workspace: 
     (tmp_path / "static/app.js").write_text("1")
     (tmp_path / "secret").write_text("secret")
     monkeypatch.setattr(app, "STATIC", tmp_path / "static")
-    with server_thread([workspace / "runs/books"]) as served:
-        assert served.ask("/").body == b"<p>the page</p>"
-        assert "javascript" in served.ask("/app.js").headers["content-type"]
-        assert served.ask("/v1/models").json["data"]
+    with server_thread([workspace / "runs/books"]) as server:
+        assert server.ask("/").body == b"<p>the page</p>"
+        assert "javascript" in server.ask("/app.js").headers["content-type"]
+        assert server.ask("/v1/models").json["data"]
         for path in ("/../secret", "/%2e%2e/secret", "/..%2fsecret", "/nothing"):
-            assert served.ask(path).status == 404
+            assert server.ask(path).status == 404
 
 
 # ---- time
@@ -112,16 +112,16 @@ def test_static_files_are_served_at_the_root_and_the_api_before_them(workspace: 
 def test_a_request_that_does_not_arrive_times_out(workspace: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gate_module, "BODY_SECONDS", 0.2)
     monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
-    with server_thread([workspace / "runs/books"]) as served:
+    with server_thread([workspace / "runs/books"]) as server:
         head = request_bytes("/v1/next", {"text": "a"})[:-3]  # the body is not complete
-        assert b" 408 " in served.exchange(head)
-        assert served.exchange(b"GET / HTTP/1.1\r\n") == b""
-        assert served.exchange(b"") == b""
+        assert b" 408 " in server.exchange(head)
+        assert server.exchange(b"GET / HTTP/1.1\r\n") == b""
+        assert server.exchange(b"") == b""
 
 
 def test_a_client_that_keeps_sending_after_a_refusal_is_disconnected(workspace: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
-    with server_thread([workspace / "runs/books"], max_body=1000) as served, served.connect() as connection:
+    with server_thread([workspace / "runs/books"], max_body=1000) as server, server.connect() as connection:
         connection.sendall(b"POST /v1/next HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         with pytest.raises(OSError):
             send_forever(connection)
@@ -133,9 +133,9 @@ def send_forever(connection: socket.socket) -> None:
 
 
 def test_a_large_answer_reaches_a_slow_reader(workspace: Path):
-    with server_thread([workspace / "runs/books"]) as served, socket.socket() as connection:
+    with server_thread([workspace / "runs/books"]) as server, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", served.port))
+        connection.connect(("127.0.0.1", server.port))
         connection.sendall(request_bytes("/v1/score", {"texts": ["a list of names " * 30] * 20, "top": 20}))
         response = read_all(connection)
     body = response.partition(b"\r\n\r\n")[2]
@@ -144,9 +144,9 @@ def test_a_large_answer_reaches_a_slow_reader(workspace: Path):
 
 
 def test_more_connections_than_allowed_get_503(workspace: Path):
-    with server_thread([workspace / "runs/books"], max_connections=3) as served:
-        held = [served.connect() for _ in range(3)]
-        assert served.ask("/health/live").status == 503
+    with server_thread([workspace / "runs/books"], max_connections=3) as server:
+        held = [server.connect() for _ in range(3)]
+        assert server.ask("/health/live").status == 503
         for connection in held:
             connection.close()
 

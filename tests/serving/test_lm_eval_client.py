@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from served import server_thread
+from running_server import server_thread
 
 from gpt1.inference.convert import export_model
 from gpt1.inference.predictor import load
@@ -25,8 +25,8 @@ def test_log_likelihoods_and_texts_of_the_harness_are_those_of_the_model(workspa
 
     model = load(workspace / "runs/books")
     export_model("huggingface", workspace / "runs/books", tmp_path / "hf")
-    with server_thread([workspace / "runs/books"]) as served:
-        url = f"http://127.0.0.1:{served.port}/v1/completions"
+    with server_thread([workspace / "runs/books"]) as server:
+        url = f"http://127.0.0.1:{server.port}/v1/completions"
         options = {"model": "books", "tokenizer": str(tmp_path / "hf"), "tokenizer_backend": "huggingface"}
         harness: Any = LocalCompletionsAPI(base_url=url, batch_size=2, max_length=32, **options)
         found = harness.loglikelihood([Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(PAIRS)])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from page_browser import Open, bar_names, browser_test, display_token, texts, wait_for_page
-from served import Served, server_thread, wait_for
+from running_server import RunningServer, server_thread, wait_for
 
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
 from gpt1.serving.app import STATIC
@@ -35,7 +35,7 @@ SCRIPT = "<img src=x onerror=alert()>"
 
 
 @pytest.fixture(scope="module")
-def served(workspace: Path) -> Iterator[Served]:
+def server(workspace: Path) -> Iterator[RunningServer]:
     with server_thread([workspace / "runs/books", workspace / "runs/reviews"]) as server:
         yield server
 
@@ -97,8 +97,8 @@ def test_the_page_is_below_100_kb_in_total():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_file_is_served_with_its_type_and_a_strict_policy(served: Served, path: Path):
-    answer = served.ask(f"/{path.relative_to(STATIC).as_posix()}")
+def test_every_file_is_served_with_its_type_and_a_strict_policy(server: RunningServer, path: Path):
+    answer = server.ask(f"/{path.relative_to(STATIC).as_posix()}")
     assert (answer.status, answer.body) == (200, path.read_bytes())
     assert answer.headers["content-type"].partition(";")[0] in TYPES[path.suffix]
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -107,27 +107,27 @@ def test_every_file_is_served_with_its_type_and_a_strict_policy(served: Served, 
     assert "unsafe" not in policy
 
 
-def test_the_page_is_at_the_root(served: Served):
-    assert served.ask("/").body == (STATIC / "index.html").read_bytes()
+def test_the_page_is_at_the_root(server: RunningServer):
+    assert server.ask("/").body == (STATIC / "index.html").read_bytes()
 
 
 # ---- its views, in a browser
 
 
-def next_names(served: Served, text: str, ids: list[int]) -> tuple[list[str], list[int]]:
-    rows = served.ask("/v1/next", {"text": text, "ids": ids}).json["data"]
+def next_names(server: RunningServer, text: str, ids: list[int]) -> tuple[list[str], list[int]]:
+    rows = server.ask("/v1/next", {"text": text, "ids": ids}).json["data"]
     return [display_token(row["token"]) for row in rows], [row["id"] for row in rows]
 
 
 @browser_test
-def test_bars_follow_the_text_and_the_tokens_that_are_chosen(open_page: Open, served: Served):
+def test_bars_follow_the_text_and_the_tokens_that_are_chosen(open_page: Open, server: RunningServer):
     page = open_page("#next?model=books")
     box = page.get_by_label("Text", exact=True)
     box.fill("the file")
-    names, ids = next_names(served, "the file", [])
+    names, ids = next_names(server, "the file", [])
     wait_for_page(page, lambda: bar_names(page) == names)
     page.locator("button.bar-row").nth(1).click()
-    second, _ = next_names(served, "the file", ids[1:2])
+    second, _ = next_names(server, "the file", ids[1:2])
     wait_for_page(page, lambda: bar_names(page) == second)
     wait_for_page(page, lambda: f"ids={ids[1]}" in page.url)
     again = open_page(page.url.rpartition("/")[2])
@@ -139,12 +139,12 @@ def test_bars_follow_the_text_and_the_tokens_that_are_chosen(open_page: Open, se
     page.locator(".way[aria-current]").wait_for()
     assert texts(page.locator(".way")) == [names[1], names[0]]
     box.fill("a list")
-    wait_for_page(page, lambda: bar_names(page) == next_names(served, "a list", [])[0])
+    wait_for_page(page, lambda: bar_names(page) == next_names(server, "a list", [])[0])
     assert page.locator(".way").count() == 0
 
 
 @browser_test
-def test_a_request_that_is_no_longer_wanted_is_cancelled(open_page: Open, served: Served):
+def test_a_request_that_is_no_longer_wanted_is_cancelled(open_page: Open, server: RunningServer):
     page = open_page("#next?model=books")
     page.wait_for_selector("button.bar-row")
     held, failed = [], []
@@ -154,14 +154,14 @@ def test_a_request_that_is_no_longer_wanted_is_cancelled(open_page: Open, served
     box.fill("the first")
     wait_for_page(page, lambda: bool(held))
     box.fill("the file")
-    wait_for_page(page, lambda: bar_names(page) == next_names(served, "the file", [])[0])
+    wait_for_page(page, lambda: bar_names(page) == next_names(server, "the file", [])[0])
     assert failed == ["the first"]
 
 
 @browser_test
-def test_reading_shows_the_scores_of_each_token(open_page: Open, served: Served):
+def test_reading_shows_the_scores_of_each_token(open_page: Open, server: RunningServer):
     page = open_page("#reading?model=books&text=return+the+first+file")
-    (score,) = served.ask("/v1/score", {"texts": ["return the first file"], "top": 5}).json["data"]
+    (score,) = server.ask("/v1/score", {"texts": ["return the first file"], "top": 5}).json["data"]
     options = page.locator(".token[role=option]")
     options.first.wait_for()
     assert options.count() == len(score["tokens"])
@@ -177,17 +177,17 @@ def test_reading_shows_the_scores_of_each_token(open_page: Open, served: Served)
     page.get_by_text("Attention", exact=True).click()
     page.get_by_label("Head").select_option("1")
     body = {"text": "return the first file", "head": 1, "token": len(score["tokens"]) - 1}
-    tokens = served.ask("/v1/attention", body).json["tokens"]
+    tokens = server.ask("/v1/attention", body).json["tokens"]
     wait_for_page(page, lambda: page.locator("details .token").count() == len(tokens))
 
 
 @browser_test
-def test_writing_streams_stops_and_continues_from_a_token(open_page: Open, served: Served):
+def test_writing_streams_stops_and_continues_from_a_token(open_page: Open, server: RunningServer):
     page = open_page("#writing?model=books&text=the+file&temperature=0&max_tokens=8")
     page.get_by_role("button", name="Write", exact=True).click()
     page.get_by_text("8 tokens,").wait_for()
     request = {"prompt": "the file", "temperature": 0, "max_tokens": 8}
-    text = served.ask("/v1/completions", request).json["choices"][0]["text"]
+    text = server.ask("/v1/completions", request).json["choices"][0]["text"]
     written = page.locator(".written")
     assert written.inner_text().split() == f"the file{text}".split()
     options = page.locator(".token[role=option]")
@@ -204,8 +204,8 @@ def test_writing_streams_stops_and_continues_from_a_token(open_page: Open, serve
     page.get_by_role("button", name="Write", exact=True).click()
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped after").wait_for()
-    assert served.gate
-    wait_for(lambda: served.gate and served.gate.in_flight == 0)
+    assert server.gate
+    wait_for(lambda: server.gate and server.gate.in_flight == 0)
 
 
 @browser_test

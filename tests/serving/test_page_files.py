@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import Served, server_thread
+from running_server import RunningServer, server_thread
 
 from gpt1.serving.app import STATIC
 from gpt1.serving.page_files import MEDIA_TYPES, page_routes
@@ -16,7 +16,7 @@ FILES = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*")
 
 
 @pytest.fixture(scope="module")
-def served(workspace: Path) -> Iterator[Served]:
+def server(workspace: Path) -> Iterator[RunningServer]:
     with server_thread([workspace / "runs/books"]) as server:
         yield server
 
@@ -27,9 +27,9 @@ def test_every_file_of_the_page_has_a_route():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_compressed_file_is_the_file(served: Served, name: str):
-    plain = served.ask(f"/{name}")
-    packed = served.ask(f"/{name}", headers={"Accept-Encoding": "br, gzip"})
+def test_a_compressed_file_is_the_file(server: RunningServer, name: str):
+    plain = server.ask(f"/{name}")
+    packed = server.ask(f"/{name}", headers={"Accept-Encoding": "br, gzip"})
     if packed.headers.get("content-encoding") == "gzip":
         assert len(packed.body) < len(plain.body)
         assert gzip.decompress(packed.body) == plain.body
@@ -39,14 +39,14 @@ def test_a_compressed_file_is_the_file(served: Served, name: str):
     assert plain.headers["vary"] == packed.headers["vary"] == "Accept-Encoding"
 
 
-def test_a_browser_asks_whether_a_file_has_changed(served: Served):
-    first = served.ask("/app.js")
+def test_a_browser_asks_whether_a_file_has_changed(server: RunningServer):
+    first = server.ask("/app.js")
     assert first.headers["cache-control"] == "no-cache"
     for tag in (first.headers["etag"], f"W/{first.headers['etag']}"):
-        again = served.ask("/app.js", headers={"If-None-Match": tag})
+        again = server.ask("/app.js", headers={"If-None-Match": tag})
         assert (again.status, again.body) == (304, b"")
         assert again.headers["content-security-policy"] == first.headers["content-security-policy"]
-    assert served.ask("/app.js", headers={"If-None-Match": '"another"'}).status == 200
-    head = served.ask("/app.js", method="HEAD")
+    assert server.ask("/app.js", headers={"If-None-Match": '"another"'}).status == 200
+    head = server.ask("/app.js", method="HEAD")
     assert (head.status, head.body, head.headers["content-length"]) == (200, b"", str(len(first.body)))
-    assert served.ask("/app.js", {}, method="POST").status == 405
+    assert server.ask("/app.js", {}, method="POST").status == 405

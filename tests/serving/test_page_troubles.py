@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from page_browser import Open, bar_names, browser_test, texts, wait_for_page
-from served import Served, server_process, server_thread
+from running_server import RunningServer, server_process, server_thread
 
 from gpt1.inference.predictor import TaskPredictor, load
 from gpt1.inference.task import save_task
@@ -29,7 +29,7 @@ ODD_TEXTS = {
 
 
 @pytest.fixture(scope="module")
-def moods(pretrained_run: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mood_model(pretrained_run: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of several labels: every text has joy, none has anger, and the last label is decided by the text."""
     folder = tmp_path_factory.mktemp("models") / "moods"
     folder.mkdir()
@@ -42,12 +42,12 @@ def moods(pretrained_run: Path, tokenizer: Any, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def served(workspace: Path, moods: Path) -> Iterator[Served]:
-    with server_thread([workspace / "runs/books", workspace / "runs/reviews", moods]) as server:
+def server(workspace: Path, mood_model: Path) -> Iterator[RunningServer]:
+    with server_thread([workspace / "runs/books", workspace / "runs/reviews", mood_model]) as server:
         yield server
 
 
-def words(page: Any) -> str:
+def read_words(page: Any) -> str:
     return str(page.locator("main").inner_text())
 
 
@@ -55,8 +55,8 @@ def words(page: Any) -> str:
 
 
 @browser_test
-def test_each_of_several_labels_is_shown_beside_its_threshold(open_page: Open, moods: Path):
-    model = load(moods)
+def test_each_of_several_labels_is_shown_beside_its_threshold(open_page: Open, mood_model: Path):
+    model = load(mood_model)
     assert isinstance(model, TaskPredictor)
     page = open_page("#task?model=moods&field.text=a+file")
     page.get_by_text("Prediction: joy").wait_for()
@@ -76,9 +76,9 @@ def test_each_of_several_labels_is_shown_beside_its_threshold(open_page: Open, m
 
 
 @browser_test
-def test_a_row_without_any_label_is_shown_as_such(open_page: Open, served: Served):
+def test_a_row_without_any_label_is_shown_as_such(open_page: Open, server: RunningServer):
     page = open_page("#task?model=moods&field.text=a+file")
-    page.route("**/v1/classify", lambda route: route.fulfill(json=without_labels(route, served)))
+    page.route("**/v1/classify", lambda route: route.fulfill(json=classify_without_labels(route, server)))
     page.locator("#field-0").fill("another file")
     page.get_by_text("Prediction: no label").wait_for()
     page.locator("#task-table").fill("a file")
@@ -87,8 +87,8 @@ def test_a_row_without_any_label_is_shown_as_such(open_page: Open, served: Serve
     assert texts(page.locator("tbody td")) == ["a file", "no label"]
 
 
-def without_labels(route: Any, served: Served) -> Any:
-    answer = served.ask("/v1/classify", json.loads(route.request.post_data)).json
+def classify_without_labels(route: Any, server: RunningServer) -> Any:
+    answer = server.ask("/v1/classify", json.loads(route.request.post_data)).json
     for row in answer["data"]:
         row["prediction"] = []
     return answer
@@ -168,7 +168,7 @@ def test_a_page_without_a_server_can_be_tried_again(open_page: Open):
     page.get_by_text("The server does not answer.").wait_for()
     page.get_by_role("link", name="Reading").click()
     page.wait_for_timeout(300)
-    assert "The server does not answer." in words(page)
+    assert "The server does not answer." in read_words(page)
     page.unroute("**/v1/**")
     page.get_by_role("button", name="Try again").click()
     page.get_by_role("heading", name="How surprising was each token?").wait_for()
@@ -215,7 +215,7 @@ def test_a_busy_server_is_asked_again_before_a_problem_is_shown(open_page: Open)
 def test_another_model_can_be_chosen_if_one_cannot_be_loaded(open_page: Open):
     page = open_page("#reading?model=books&text=a+file")
     damaged = {"error": {"message": "books: its weights are damaged."}}
-    page.route("**/v1/models", lambda route: route.fulfill(json=unloaded(route)))
+    page.route("**/v1/models", lambda route: route.fulfill(json=list_unloaded_models(route)))
     page.route("**/v1/models/books", lambda route: route.fulfill(status=503, json=damaged))
     page.reload()
     page.get_by_text("Books: its weights are damaged.").wait_for()
@@ -224,7 +224,7 @@ def test_another_model_can_be_chosen_if_one_cannot_be_loaded(open_page: Open):
     assert texts(page.locator(".problem")) == []
 
 
-def unloaded(route: Any) -> Any:
+def list_unloaded_models(route: Any) -> Any:
     answer = route.fetch().json()
     return {**answer, "data": [{**model, "details": None} for model in answer["data"]]}
 

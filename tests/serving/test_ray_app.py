@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Answer, Served, wait_for
+from running_server import Answer, RunningServer, wait_for
 
 import gpt1
 from gpt1.errors import UserError
@@ -64,49 +64,49 @@ def is_open(port: int) -> bool:
     return False
 
 
-def deploy(port: int, runs: list[Path], **options: Any) -> Served:
+def deploy(port: int, runs: list[Path], **options: Any) -> RunningServer:
     from ray import serve
 
     from gpt1.serving.ray_app import make_deployment
 
     deployment = make_deployment({"runs": [str(run) for run in runs], "device": "cpu"})
     serve.run(deployment.options(ray_actor_options={"num_cpus": 0.1}, **options).bind(), route_prefix="/")
-    return Served(port)
+    return RunningServer(port)
 
 
-def ask_until_answered(served: Served, content: Any, tries: int) -> list[int]:
+def ask_until_answered(server: RunningServer, content: Any, tries: int) -> list[int]:
     """The status of each try until one is 200; 0 for a connection that was cut off."""
     found: list[int] = []
     while len(found) < tries and found[-1:] != [200]:
         try:
-            found.append(served.ask("/v1/completions", content).status)
+            found.append(server.ask("/v1/completions", content).status)
         except OSError:
             found.append(0)
     return found
 
 
 def test_a_replica_answers_as_the_server_does(port: int, workspace: Path):
-    served = deploy(port, [workspace / "runs/books", workspace / "runs/reviews"], num_replicas=1)
+    server = deploy(port, [workspace / "runs/books", workspace / "runs/reviews"], num_replicas=1)
     model = gpt1.load(workspace / "runs/books", device="cpu")
     content = {"model": "books", "prompt": "the file", "max_tokens": 12, "temperature": 0}
-    answer = served.ask("/v1/completions", content)
+    answer = server.ask("/v1/completions", content)
     assert "the file" + answer.json["choices"][0]["text"] == model.generate("the file", max_tokens=12, temperature=0)
-    streamed = served.ask("/v1/completions", {**content, "stream": True}).body.decode()
+    streamed = server.ask("/v1/completions", {**content, "stream": True}).body.decode()
     assert streamed.endswith("data: [DONE]\n\n")
-    row = served.ask("/v1/classify", {"model": "reviews", "rows": ["the file is valid"]}).json["data"][0]
+    row = server.ask("/v1/classify", {"model": "reviews", "rows": ["the file is valid"]}).json["data"][0]
     task = gpt1.load(workspace / "runs/reviews", device="cpu")
     assert row["prediction"] == task.predict(["the file is valid"])[0]["prediction"]
-    assert served.ask("/v1/completions", {"model": "none", "prompt": "a"}).error["code"] == "model_not_found"
-    assert served.ask("/health/ready").status == 200
-    assert served.ask("/v1/models", headers={"Host": "elsewhere.example"}).status == 400
+    assert server.ask("/v1/completions", {"model": "none", "prompt": "a"}).error["code"] == "model_not_found"
+    assert server.ask("/health/ready").status == 200
+    assert server.ask("/v1/models", headers={"Host": "elsewhere.example"}).status == 400
 
 
 def test_requests_beyond_the_capacity_of_all_replicas_get_429_and_a_time_to_retry(port: int, workspace: Path):
-    served = deploy(port, [workspace / "runs/books"], num_replicas=1, max_ongoing_requests=1, max_queued_requests=2)
+    server = deploy(port, [workspace / "runs/books"], num_replicas=1, max_ongoing_requests=1, max_queued_requests=2)
     answers: list[Answer] = []
 
     def ask() -> None:
-        answers.append(served.ask("/v1/completions", {"prompt": "the", "max_tokens": 400}))
+        answers.append(server.ask("/v1/completions", {"prompt": "the", "max_tokens": 400}))
 
     clients = [threading.Thread(target=ask) for _ in range(12)]
     for client in clients:
@@ -116,7 +116,7 @@ def test_requests_beyond_the_capacity_of_all_replicas_get_429_and_a_time_to_retr
     counts = Counter(answer.status for answer in answers)
     assert set(counts) == {200, 429}, counts
     assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status == 429)
-    wait_for(lambda: served.ask("/v1/completions", {"prompt": "the", "max_tokens": 1}).status == 200)
+    wait_for(lambda: server.ask("/v1/completions", {"prompt": "the", "max_tokens": 1}).status == 200)
 
 
 def replicas() -> list[dict[str, str]]:
@@ -128,14 +128,14 @@ def replicas() -> list[dict[str, str]]:
 def test_no_request_is_lost_for_longer_than_one_retry_if_a_replica_is_killed(port: int, workspace: Path):
     import ray
 
-    served = deploy(port, [workspace / "runs/books"], num_replicas=2)
+    server = deploy(port, [workspace / "runs/books"], num_replicas=2)
     wait_for(lambda: len(replicas()) == 2, PATIENCE)
     tries: list[list[int]] = []
 
     def client(number: int) -> None:
         for i in range(REQUESTS):
             content = {"prompt": f"the file {number} {i}", "max_tokens": 60}
-            tries.append(ask_until_answered(served, content, tries=2))
+            tries.append(ask_until_answered(server, content, tries=2))
 
     clients = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
     for one in clients:

@@ -19,18 +19,18 @@ def test_an_answer_in_two_packets_does_not_wait_for_an_acknowledgement(host: str
     except UserError as error:
         pytest.skip(f"{host} is not an address of this machine: {error}")
 
-    async def no_delay() -> int:
+    async def read_no_delay() -> int:
         found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def handle_connection(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             accepted = writer.get_extra_info("socket")
             found.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             writer.close()
 
-        async with await asyncio.start_server(connected, sock=listener):
+        async with await asyncio.start_server(handle_connection, sock=listener):
             _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
             value = await found
             writer.close()
         return value
 
-    assert asyncio.run(no_delay())
+    assert asyncio.run(read_no_delay())

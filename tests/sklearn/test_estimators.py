@@ -289,7 +289,7 @@ def test_the_right_answer_is_chosen(run: str, table: Table):
 # ---- saved models
 
 
-def saved_task(model: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
+def save_and_load(model: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
     """The saved model as `gpt1.load` reads it, and its task.json."""
     loaded = load(model.save(folder), device="cpu")
     return loaded, loaded.task
@@ -311,7 +311,7 @@ def test_a_saved_classifier_has_the_labels_of_the_user(
 ):
     y = pd.Series([names[i % 2] for i in range(len(texts))], name="verdict")
     model = GPTClassifier(run, **QUICK).fit(pd.Series(texts, name="review"), y)
-    loaded, task = saved_task(model, tmp_path / "model")
+    loaded, task = save_and_load(model, tmp_path / "model")
     assert [type(label) for label in loaded.labels] == [type(label) for label in labels]
     assert list(loaded.labels) == labels == list(model.model_.labels)
     assert task["columns"] == {"text": "review", "label": "verdict"}
@@ -345,7 +345,7 @@ def test_every_saved_estimator_keeps_its_task(run: str, table: Table, tmp_path: 
     stars = pd.Series([1000 * row["stars"] - 7 for row in table.rows], name="stars")
     for symmetric, roles in ((True, ("text_a", "text_b")), (False, ("premise", "hypothesis"))):
         model = GPTPairClassifier(run, symmetric=symmetric, **QUICK).fit(pairs, names)
-        loaded, task = saved_task(model, tmp_path / f"pairs-{symmetric}")
+        loaded, task = save_and_load(model, tmp_path / f"pairs-{symmetric}")
         assert task["columns"] == {roles[0]: "q1", roles[1]: "q2", "label": "same"}
         assert list(loaded.labels) == sorted(set(names))
     for number, regressor, X in (
@@ -353,7 +353,7 @@ def test_every_saved_estimator_keeps_its_task(run: str, table: Table, tmp_path: 
         (2, GPTPairRegressor, pairs),
     ):
         model = regressor(run, **QUICK).fit(X, stars)
-        loaded, task = saved_task(model, tmp_path / f"numbers-{number}")
+        loaded, task = save_and_load(model, tmp_path / f"numbers-{number}")
         assert task["columns"]["label"] == "stars"
         assert stars.min() <= task["trivial_answer"] <= stars.max()
         np.testing.assert_allclose(loaded.predict(X)["score"], model.predict(X), rtol=1e-5)
@@ -367,12 +367,12 @@ def test_every_saved_estimator_keeps_its_task(run: str, table: Table, tmp_path: 
 def test_a_saved_choice_model_keeps_its_columns(run: str, table: Table, tmp_path: Path):
     right = [row["right"] for row in table.rows]
     frame = pd.DataFrame({"story": [row["text"] for row in table.rows], "ends": [row["answers"] for row in table.rows]})
-    loaded, task = saved_task(GPTChoice(run, **QUICK).fit(frame, right), tmp_path / "two")
+    loaded, task = save_and_load(GPTChoice(run, **QUICK).fit(frame, right), tmp_path / "two")
     assert task["columns"] == {"context": "story", "choices": "ends", "label": "label"}
     assert len(loaded.predict(frame)) == len(frame)
     frame.insert(1, "asked", "why")
     model = GPTChoice(run, **QUICK).fit(frame, right)
-    loaded, task = saved_task(model, tmp_path / "three")
+    loaded, task = save_and_load(model, tmp_path / "three")
     assert task["columns"] == {"context": "story", "question": "asked", "choices": "ends", "label": "label"}
     np.testing.assert_array_equal(loaded.predict(frame)["prediction"], model.predict(frame))
     with pytest.raises(ValueError, match="X in fit had none"):

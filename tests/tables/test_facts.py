@@ -14,13 +14,13 @@ from gpt1.tables.table import Table, read_table
 texts = st.text(alphabet="aA b.!ß굳ㅋ_", max_size=6)
 
 
-def table(rows: list[dict], name: str = "reviews.csv") -> Table:
+def make_table(rows: list[dict], name: str = "reviews.csv") -> Table:
     return Table(name, list(rows[0]), rows)
 
 
 @given(rows=st.lists(st.tuples(texts, st.sampled_from(["pos", "neg"])), min_size=1, max_size=30))
 def test_row_label_length_and_duplicate_counts_equal_a_plain_count(rows):
-    facts = describe_table(table([{"text": text, "label": label} for text, label in rows]), texts=["text"])
+    facts = describe_table(make_table([{"text": text, "label": label} for text, label in rows]), texts=["text"])
     lengths = sorted(len(text) for text, _ in rows)
     assert facts["rows"] == len(rows)
     assert facts["labels"] == Counter(label for _, label in rows)
@@ -53,20 +53,22 @@ def test_numeric_columns_are_not_text_columns(tmp_path):
 
 
 def test_scores_have_a_range_and_a_mean_instead_of_counts():
-    facts = describe_table(table([{"text": f"t{i}", "label": i / 10} for i in range(101)]))
+    facts = describe_table(make_table([{"text": f"t{i}", "label": i / 10} for i in range(101)]))
     assert facts["scores"] == {"min": 0.0, "mean": 5.0, "max": 10.0}
     assert "labels" not in facts
 
 
 def test_score_statistics_ignore_nan_and_infinity():
     stars = ["nan", "inf", *map(str, range(60))]
-    facts = describe_table(table([{"text": f"t{i}", "stars": star} for i, star in enumerate(stars)]), "stars")
+    facts = describe_table(make_table([{"text": f"t{i}", "stars": star} for i, star in enumerate(stars)]), "stars")
     assert facts["scores"] == {"min": 0, "mean": 29.5, "max": 59}
-    assert "scores" not in describe_table(table([{"text": "t", "stars": f"{i}e999"} for i in range(1, 60)]), "stars")
+    assert "scores" not in describe_table(
+        make_table([{"text": "t", "stars": f"{i}e999"} for i in range(1, 60)]), "stars"
+    )
 
 
 def test_a_list_of_answers_is_a_text():
-    facts = describe_table(table([{"context": "c", "choices": ["aa", "bb"], "label": 0}] * 2))
+    facts = describe_table(make_table([{"context": "c", "choices": ["aa", "bb"], "label": 0}] * 2))
     assert facts["texts"]["choices"]["max"] == 5
     assert facts["duplicates"] == 1
 
@@ -74,16 +76,16 @@ def test_a_list_of_answers_is_a_text():
 def test_the_warnings_are_sentences():
     rows = [{"text": f"t{i}", "label": "yes"} for i in range(41)]
     rows += [{"text": "t0", "label": "no"}, {"text": "t1", "label": "yes"}]
-    facts = describe_table(table(rows))
+    facts = describe_table(make_table(rows))
     assert facts["warnings"] == [
         "2 rows have the same text as an earlier row.",
         "1 row has the same text as an earlier row but a different label.",
         "label 'no' has 1 row, 'yes' 42: accuracy is not a useful metric.",
     ]
-    assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]))["warnings"] == [
+    assert describe_table(make_table([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]))["warnings"] == [
         "all rows have the same label, 'x': there is nothing to learn."
     ]
-    assert describe_table(table([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]))["warnings"] == []
+    assert describe_table(make_table([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]))["warnings"] == []
 
 
 def test_similar_labels_are_one_warning():

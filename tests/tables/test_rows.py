@@ -22,7 +22,7 @@ COMPRESS = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompr
 
 
 @pytest.fixture
-def limit(monkeypatch: pytest.MonkeyPatch) -> int:
+def byte_limit(monkeypatch: pytest.MonkeyPatch) -> int:
     """A limit of one million bytes for a table."""
     monkeypatch.setenv("GPT1_MAX_BYTES", "1e6")
     return 10**6
@@ -50,7 +50,7 @@ def test_too_many_distinct_json_fields_are_an_error(tmp_path: Path):
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
-def test_a_small_compressed_file_with_too_many_rows_is_an_error(compression: str, limit: int, tmp_path: Path):
+def test_a_small_compressed_file_with_too_many_rows_is_an_error(compression: str, byte_limit: int, tmp_path: Path):
     path = tmp_path / f"a.csv.{compression}"
     path.write_bytes(COMPRESS[compression](b"a,b\n" + b"1,2\n" * 50_000))
     with pytest.raises(UserError, match=r"line [\d,]+: the rows up to here need more than 1,000,000 bytes") as error:
@@ -59,7 +59,7 @@ def test_a_small_compressed_file_with_too_many_rows_is_an_error(compression: str
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
-def test_a_decompression_bomb_is_an_error(compression: str, limit: int, tmp_path: Path):
+def test_a_decompression_bomb_is_an_error(compression: str, byte_limit: int, tmp_path: Path):
     path = tmp_path / f"a.txt.{compression}"
     path.write_bytes(COMPRESS[compression](b"\n" * 10_000_000))
     with pytest.raises(UserError, match=r"compressed bytes decompress to more than 1,000,000 bytes"):
@@ -67,7 +67,7 @@ def test_a_decompression_bomb_is_an_error(compression: str, limit: int, tmp_path
             pass
 
 
-def test_a_higher_limit_allows_a_larger_table(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_higher_limit_allows_a_larger_table(byte_limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"1,2\n" * 10_000)
     with pytest.raises(UserError, match="need more than"):
         read_table(tmp_path / "a.csv")
@@ -84,7 +84,7 @@ def test_an_invalid_limit_is_an_error(value: str, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("column", ["plain", "list", "struct"])
-def test_parquet_with_many_references_to_one_long_text_is_an_error(column: str, limit: int, tmp_path: Path):
+def test_parquet_with_many_references_to_one_long_text_is_an_error(column: str, byte_limit: int, tmp_path: Path):
     long = "x" * 50_000
     rows = {"plain": long, "list": [long], "struct": {"inner": long}}
     parquet.write_table(pyarrow.table({"text": [rows[column]] * 200}), tmp_path / "a.parquet")
@@ -93,13 +93,13 @@ def test_parquet_with_many_references_to_one_long_text_is_an_error(column: str, 
         read_table(tmp_path / "a.parquet")
 
 
-def test_parquet_with_a_million_null_rows_is_an_error(limit: int, tmp_path: Path):
+def test_parquet_with_a_million_null_rows_is_an_error(byte_limit: int, tmp_path: Path):
     parquet.write_table(pyarrow.table({"text": pyarrow.nulls(1_000_000, pyarrow.string())}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a.parquet has [\d,]+ bytes after decoding"):
         next(read_documents([str(tmp_path / "a.parquet")]))
 
 
-def test_parquet_with_one_list_of_a_million_nulls_is_an_error(limit: int, tmp_path: Path):
+def test_parquet_with_one_list_of_a_million_nulls_is_an_error(byte_limit: int, tmp_path: Path):
     values = pyarrow.array([[None] * 1_000_000], pyarrow.list_(pyarrow.string()))
     parquet.write_table(pyarrow.table({"text": values}), tmp_path / "a.parquet")
     assert (tmp_path / "a.parquet").stat().st_size < 100_000

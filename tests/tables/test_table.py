@@ -32,14 +32,14 @@ headers = st.lists(
 tsv_characters = st.characters(exclude_characters="\0\t\r\n", exclude_categories=["Cs"])
 
 
-def rows_of(headers: st.SearchStrategy[list[str]], cells: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+def tables_of(headers: st.SearchStrategy[list[str]], cells: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     return headers.flatmap(
         lambda names: st.lists(st.fixed_dictionaries(dict.fromkeys(names, cells)), min_size=1, max_size=5)
     )
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scratch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for generated files, overwritten by every example."""
     return tmp_path_factory.mktemp("generated")
 
@@ -53,21 +53,21 @@ def round_trip(path: Path, rows: list[dict[str, Any]]) -> None:
     assert table.columns == list(rows[0])
 
 
-@given(rows=rows_of(headers, cells), compression=st.sampled_from(COMPRESSIONS))
-def test_csv_preserves_any_cells(place: Path, rows: list[dict[str, Any]], compression: str) -> None:
-    round_trip(place / f"rows.csv{compression}", rows)
+@given(rows=tables_of(headers, cells), compression=st.sampled_from(COMPRESSIONS))
+def test_csv_preserves_any_cells(scratch_folder: Path, rows: list[dict[str, Any]], compression: str) -> None:
+    round_trip(scratch_folder / f"rows.csv{compression}", rows)
 
 
 @given(
-    rows=rows_of(headers.map(lambda names: [f"{i}{name.split()[0]}" for i, name in enumerate(names)]), cells).map(
+    rows=tables_of(headers.map(lambda names: [f"{i}{name.split()[0]}" for i, name in enumerate(names)]), cells).map(
         lambda rows: [{key: " ".join(value.split()) + '"' for key, value in row.items()} for row in rows]
     ),
     compression=st.sampled_from(COMPRESSIONS),
 )
 def test_tsv_preserves_any_cells_without_tabs_and_line_breaks(
-    place: Path, rows: list[dict[str, Any]], compression: str
+    scratch_folder: Path, rows: list[dict[str, Any]], compression: str
 ) -> None:
-    round_trip(place / f"rows.tsv{compression}", rows)
+    round_trip(scratch_folder / f"rows.tsv{compression}", rows)
 
 
 values = st.recursive(
@@ -77,9 +77,9 @@ values = st.recursive(
 )
 
 
-@given(rows=rows_of(headers, values), compression=st.sampled_from(COMPRESSIONS))
-def test_jsonl_preserves_any_values(place: Path, rows: list[dict[str, Any]], compression: str) -> None:
-    round_trip(place / f"rows.jsonl{compression}", rows)
+@given(rows=tables_of(headers, values), compression=st.sampled_from(COMPRESSIONS))
+def test_jsonl_preserves_any_values(scratch_folder: Path, rows: list[dict[str, Any]], compression: str) -> None:
+    round_trip(scratch_folder / f"rows.jsonl{compression}", rows)
 
 
 @given(
@@ -97,8 +97,8 @@ def test_jsonl_preserves_any_values(place: Path, rows: list[dict[str, Any]], com
     ),
     compression=st.sampled_from(COMPRESSIONS),
 )
-def test_parquet_preserves_typed_columns(place: Path, rows: list[dict[str, Any]], compression: str) -> None:
-    round_trip(place / f"rows.parquet{compression}", rows)
+def test_parquet_preserves_typed_columns(scratch_folder: Path, rows: list[dict[str, Any]], compression: str) -> None:
+    round_trip(scratch_folder / f"rows.parquet{compression}", rows)
 
 
 def test_a_row_has_its_line_or_row_number_in_the_file(tmp_path: Path) -> None:
@@ -273,10 +273,10 @@ def test_rows_that_a_format_cannot_store_leave_the_old_file(
 
 
 def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: Any) -> None:
+    def raise_disk_full(file: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gpt1.files.atomic.fsync_file", full)
+    monkeypatch.setattr("gpt1.files.atomic.fsync_file", raise_disk_full)
     (tmp_path / "a.csv").write_text("before")
     with pytest.raises(ResourceError, match="the disk is full"):
         write_table(tmp_path / "a.csv", [{"text": "a"}])

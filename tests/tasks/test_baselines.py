@@ -60,11 +60,11 @@ def test_empty_texts_have_no_tf_idf():
     assert tfidf_baseline(KINDS["classification"], CLASSES, training, training, seed=0, progress=Progress()) == {}
 
 
-def scored(accuracy: float, low: float) -> dict[str, Any]:
+def make_scores(accuracy: float, low: float) -> dict[str, Any]:
     return {"rows": 50, "metrics": {"accuracy": accuracy}, "interval": {"matthews": [low, 0.5]}}
 
 
-def both(trivial: float, tfidf: float) -> dict[str, Any]:
+def make_baselines(trivial: float, tfidf: float) -> dict[str, Any]:
     return {
         "trivial": {"name": "always ‘yes’", "metrics": {"accuracy": trivial}},
         "tfidf": {"name": "TF-IDF", "metrics": {"accuracy": tfidf}},
@@ -72,33 +72,35 @@ def both(trivial: float, tfidf: float) -> dict[str, Any]:
 
 
 def test_a_classifier_that_is_not_above_the_most_frequent_label_has_learned_nothing():
-    found = quality_warning(CLASSES, scored(0.50, -0.1), both(0.52, 0.70), "accuracy", "Try this.")
+    found = quality_warning(CLASSES, make_scores(0.50, -0.1), make_baselines(0.52, 0.70), "accuracy", "Try this.")
     assert found.startswith("this model has learned nothing: accuracy 0.500 is not above")
     assert found.endswith("TF-IDF learns from the same rows (accuracy 0.700). Try this.")
     assert "TF-IDF learns nothing from them either" in quality_warning(
-        CLASSES, scored(0.5, -0.1), both(0.52, 0.5), "accuracy"
+        CLASSES, make_scores(0.5, -0.1), make_baselines(0.52, 0.5), "accuracy"
     )
     assert "Likely causes" in quality_warning(
-        CLASSES, scored(0.5, -0.1), {"trivial": both(0.5, 0)["trivial"]}, "accuracy"
+        CLASSES, make_scores(0.5, -0.1), {"trivial": make_baselines(0.5, 0)["trivial"]}, "accuracy"
     )
 
 
 def test_a_handful_of_rows_shows_nothing():
     assert (
-        quality_warning(CLASSES, {**scored(0.0, -0.1), "rows": 9}, {"trivial": both(0.0, 0)["trivial"]}, "accuracy")
+        quality_warning(
+            CLASSES, {**make_scores(0.0, -0.1), "rows": 9}, {"trivial": make_baselines(0.0, 0)["trivial"]}, "accuracy"
+        )
         == ""
     )
 
 
 def test_a_classifier_of_rare_labels_can_be_below_the_most_frequent_label_and_have_learned():
-    assert quality_warning(CLASSES, scored(0.94, 0.2), both(0.95, 0.9), "accuracy") == ""
+    assert quality_warning(CLASSES, make_scores(0.94, 0.2), make_baselines(0.95, 0.9), "accuracy") == ""
 
 
 def test_a_warning_is_printed_if_tf_idf_is_better():
-    assert quality_warning(CLASSES, scored(0.6, 0.2), both(0.5, 0.7), "accuracy", "Try this.") == (
+    assert quality_warning(CLASSES, make_scores(0.6, 0.2), make_baselines(0.5, 0.7), "accuracy", "Try this.") == (
         "TF-IDF is better (accuracy 0.700). Try this."
     )
-    assert quality_warning(CLASSES, scored(0.7, 0.2), both(0.5, 0.7), "accuracy") == ""
+    assert quality_warning(CLASSES, make_scores(0.7, 0.2), make_baselines(0.5, 0.7), "accuracy") == ""
 
 
 @pytest.mark.parametrize(

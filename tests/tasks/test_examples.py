@@ -37,12 +37,12 @@ from gpt1.tasks.targets import (
 CHOICE = KINDS["choice"]
 
 
-def where(i: int) -> str:
+def locate_row(i: int) -> str:
     return f"t.csv, line {i + 2}"
 
 
-def read(kind: str, row: dict[str, Any], columns: dict[str, str], labeled: bool = True) -> Example:
-    (example,) = read_examples([row], KINDS[kind], columns, where, labeled)
+def read_one(kind: str, row: dict[str, Any], columns: dict[str, str], labeled: bool = True) -> Example:
+    (example,) = read_examples([row], KINDS[kind], columns, locate_row, labeled)
     return example
 
 
@@ -51,20 +51,20 @@ def read(kind: str, row: dict[str, Any], columns: dict[str, str], labeled: bool 
 
 def test_fields_have_the_order_of_the_kind_whatever_the_names_of_the_columns():
     row = {"x": "second", "y": "first", "z": "yes", "w": 0}
-    assert read("entailment", row, {"hypothesis": "x", "premise": "y", "label": "z"}) == Example(
+    assert read_one("entailment", row, {"hypothesis": "x", "premise": "y", "label": "z"}) == Example(
         ("first", "second"), label="yes"
     )
 
 
 def test_empty_cells_and_numbers_are_read_as_text():
     columns = {"text_a": "a", "text_b": "b", "label": "l"}
-    assert read("similarity", {"a": None, "b": 12, "l": 1}, columns).fields == ("", "12")
-    assert read("similarity", {"a": float("nan"), "b": 1.5, "l": 1}, columns).fields == ("", "1.5")
+    assert read_one("similarity", {"a": None, "b": 12, "l": 1}, columns).fields == ("", "12")
+    assert read_one("similarity", {"a": float("nan"), "b": 1.5, "l": 1}, columns).fields == ("", "1.5")
 
 
 def test_a_missing_question_is_an_empty_text():
     row = {"c": "passage", "a": ["x", "y"], "l": 0}
-    assert read("choice", row, {"context": "c", "choices": "a", "label": "l"}) == Example(
+    assert read_one("choice", row, {"context": "c", "choices": "a", "label": "l"}) == Example(
         ("passage", ""), ("x", "y"), 0
     )
 
@@ -154,13 +154,15 @@ def test_a_label_that_matches_no_answer_is_an_error(label: Any):
 @pytest.mark.parametrize("cell", [["x", "y", "z"], ("x", "y", "z"), np.array(["x", "y", "z"])])
 def test_answers_can_be_a_list_in_one_column(cell: Any):
     row = {"c": "p", "a": cell, "l": "z"}
-    assert read("choice", row, {"context": "c", "choices": "a", "label": "l"}) == Example(("p", ""), ("x", "y", "z"), 2)
+    assert read_one("choice", row, {"context": "c", "choices": "a", "label": "l"}) == Example(
+        ("p", ""), ("x", "y", "z"), 2
+    )
 
 
 def test_answers_can_have_one_column_each():
     row = {"c": "p", "q": "?", "A": "x", "B": 5, "l": "B"}
     columns = {"context": "c", "question": "q", "choices": "A,B", "label": "l"}
-    assert read("choice", row, columns) == Example(("p", "?"), ("x", "5"), 1)
+    assert read_one("choice", row, columns) == Example(("p", "?"), ("x", "5"), 1)
 
 
 @pytest.mark.parametrize(
@@ -168,12 +170,12 @@ def test_answers_can_have_one_column_each():
 )
 def test_fewer_than_two_answers_are_an_error(cell: Any, rule: str):
     with pytest.raises(UserError, match=f"t.csv, line 2: .*{rule}"):
-        read("choice", {"c": "p", "a": cell, "l": 0}, {"context": "c", "choices": "a", "label": "l"})
+        read_one("choice", {"c": "p", "a": cell, "l": 0}, {"context": "c", "choices": "a", "label": "l"})
 
 
 def test_rows_to_predict_need_no_label():
     row = {"c": "p", "a": ["x", "y"]}
-    assert read("choice", row, {"context": "c", "choices": "a"}, labeled=False).label is None
+    assert read_one("choice", row, {"context": "c", "choices": "a"}, labeled=False).label is None
 
 
 # ---- labels
@@ -191,44 +193,48 @@ def test_rows_to_predict_need_no_label():
 def test_an_invalid_label_is_an_error_that_names_its_row(kind: str, score: bool, label: Any, rule: str):
     examples = [Example(("a",), label="1"), Example(("b",), label="2"), Example(("c",), label=label)]
     with pytest.raises(UserError, match=f"t.csv, line 4: .*{rule}"):
-        target_from_examples(KINDS[kind], score, examples, where, "t.csv")
+        target_from_examples(KINDS[kind], score, examples, locate_row, "t.csv")
 
 
 def test_an_unknown_label_is_an_error_that_names_its_row():
     target = Classes(("no", "yes"))
     with pytest.raises(UserError, match=r"t.csv, line 3: unknown label 'perhaps'"):
-        encode_labels(target, [Example(("a",), label="no"), Example(("b",), label="perhaps")], where)
+        encode_labels(target, [Example(("a",), label="no"), Example(("b",), label="perhaps")], locate_row)
 
 
 def test_the_target_is_that_of_the_kind_or_ordinal_bins_with_score():
     examples = [Example(("a", "b"), label=label) for label in (0, 5)]
-    assert target_from_examples(KINDS["similarity"], False, examples, where, "t.csv") == Classes(("0", "5"), (0, 5))
-    assert target_from_examples(KINDS["similarity"], True, examples, where, "t.csv") == OrdinalBins(0, 5)
-    assert isinstance(target_from_examples(KINDS["regression"], False, examples, where, "t.csv"), StandardizedNumber)
+    assert target_from_examples(KINDS["similarity"], False, examples, locate_row, "t.csv") == Classes(
+        ("0", "5"), (0, 5)
+    )
+    assert target_from_examples(KINDS["similarity"], True, examples, locate_row, "t.csv") == OrdinalBins(0, 5)
+    assert isinstance(
+        target_from_examples(KINDS["regression"], False, examples, locate_row, "t.csv"), StandardizedNumber
+    )
 
 
 def test_empty_last_columns_are_fewer_answers():
     columns = {"context": "c", "choices": "a1,a2,a3,a4", "label": "l"}
     row = {"c": "p", "a1": "x", "a2": "", "a3": "z", "a4": " ", "l": "a3"}
-    assert read("choice", row, columns) == Example(("p", ""), ("x", "", "z"), 2)
-    assert read("choice", {**row, "a3": None, "a2": "y", "l": 1}, columns) == Example(("p", ""), ("x", "y"), 1)
+    assert read_one("choice", row, columns) == Example(("p", ""), ("x", "", "z"), 2)
+    assert read_one("choice", {**row, "a3": None, "a2": "y", "l": 1}, columns) == Example(("p", ""), ("x", "y"), 1)
     for label in ("a4", 3):
         with pytest.raises(UserError, match=f"label '{label}' matches none of the 3 answers"):
-            read("choice", {**row, "l": label}, columns)
+            read_one("choice", {**row, "l": label}, columns)
     with pytest.raises(UserError, match="0 answers to choose from"):
-        read("choice", {**row, "a1": "", "a3": ""}, columns)
+        read_one("choice", {**row, "a1": "", "a3": ""}, columns)
 
 
 @pytest.mark.parametrize("kind", ["classification", "entailment", "regression", "choice"])
 def test_score_requires_similarity(kind: str):
     with pytest.raises(UserError, match=f'score=True requires kind="similarity", not {kind}'):
-        target_from_examples(KINDS[kind], True, [Example(("a",), label=0)], where, "t.csv")
+        target_from_examples(KINDS[kind], True, [Example(("a",), label=0)], locate_row, "t.csv")
 
 
 def test_multiple_choice_has_as_many_labels_as_the_longest_list_of_answers():
     """Also answers that are never right in these rows."""
     examples = [Example(("p", ""), ("a", "b", "c"), 0), Example(("p", ""), ("a", "b"), 1)]
-    assert target_from_examples(CHOICE, False, examples, where, "t.csv").most == 3
+    assert target_from_examples(CHOICE, False, examples, locate_row, "t.csv").most == 3
 
 
 # ---- duplicates
@@ -254,13 +260,17 @@ fractions = st.floats(0, 0.5)
 
 @given(labels=rows, fraction=fractions, seed=st.integers(0, 2**31 - 1))
 def test_every_row_is_either_a_training_or_a_validation_row(labels, fraction, seed):
-    train, valid = split_validation([Example(("",), label=label) for label in labels], classes(labels), fraction, seed)
+    train, valid = split_validation(
+        [Example(("",), label=label) for label in labels], make_classes(labels), fraction, seed
+    )
     assert sorted(train + valid) == list(range(len(labels)))
 
 
 @given(labels=rows, fraction=fractions, seed=st.integers(0, 2**31 - 1))
 def test_the_validation_fraction_is_met_and_every_label_keeps_training_rows(labels, fraction, seed):
-    train, valid = split_validation([Example(("",), label=label) for label in labels], classes(labels), fraction, seed)
+    train, valid = split_validation(
+        [Example(("",), label=label) for label in labels], make_classes(labels), fraction, seed
+    )
     assert {labels[i] for i in train} == set(labels)
     counts, validation_counts = Counter(labels), Counter(labels[i] for i in valid)
     assert len(valid) <= fraction * len(labels) + 1e-6
@@ -280,12 +290,12 @@ def test_rows_with_numbers_are_split_at_the_same_fraction(n, fraction, seed):
 
 def test_the_validation_rows_depend_on_the_seed():
     examples = [Example(("",), label="ab"[i % 2]) for i in range(100)]
-    splits = [split_validation(examples, classes("ab"), 0.2, seed)[1] for seed in (1, 1, 2)]
+    splits = [split_validation(examples, make_classes("ab"), 0.2, seed)[1] for seed in (1, 1, 2)]
     assert splits[0] == splits[1] != splits[2]
     assert torch.tensor(splits[0]).diff().unique().numel() > 3  # spread over the file, not consecutive
 
 
-def classes(labels: Any) -> Classes:
+def make_classes(labels: Any) -> Classes:
     return Classes(tuple(sorted(set(labels))))
 
 
@@ -294,7 +304,9 @@ def choice_labels(labels: list[Any], answers: int = 4) -> tuple[str, list[int]]:
     rows = [{"c": "x", "a": [f"answer {k}" for k in range(answers)], "l": label} for label in labels]
     columns = {"context": "c", "choices": "a", "label": "l"}
     numbering = find_numbering(rows, CHOICE, columns)
-    return numbering, [example.label for example in read_examples(rows, CHOICE, columns, where, numbering=numbering)]
+    return numbering, [
+        example.label for example in read_examples(rows, CHOICE, columns, locate_row, numbering=numbering)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -330,7 +342,7 @@ def test_another_numbering_is_reported_and_so_is_a_first_answer_that_is_never_ri
 
 def test_the_way_of_counting_is_part_of_the_target():
     examples = [Example(("x",), ("a", "b"), label=0)]
-    target = target_from_examples(CHOICE, False, examples, where, "t", "1")
+    target = target_from_examples(CHOICE, False, examples, locate_row, "t", "1")
     assert target == Answers(2, "1")
     assert target_from_json(Fields(target_to_json(target), "task.json")) == target
 
@@ -339,12 +351,12 @@ def test_several_text_columns_are_joined_without_the_empty_ones():
     rows = [{"title": "A", "body": "b c"}, {"title": None, "body": "d"}, {"title": "E", "body": " "}]
     columns = {"text": "title, body"}
     check_columns(KINDS["classification"], columns, ["title", "body"], "t.csv")
-    examples = read_examples(rows, KINDS["classification"], columns, where, labeled=False)
+    examples = read_examples(rows, KINDS["classification"], columns, locate_row, labeled=False)
     assert [example.fields for example in examples] == [("A\nb c",), ("d",), ("E",)]
 
 
 def test_a_column_whose_name_has_a_comma_is_that_column():
-    (example,) = read_examples([{"a,b": "x"}], KINDS["classification"], {"text": "a,b"}, where, labeled=False)
+    (example,) = read_examples([{"a,b": "x"}], KINDS["classification"], {"text": "a,b"}, locate_row, labeled=False)
     assert example.fields == ("x",)
 
 

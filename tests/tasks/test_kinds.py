@@ -36,7 +36,7 @@ texts = st.lists(st.integers(0, VOCABULARY - 1), max_size=30)
 contexts = st.integers(6, 80)
 
 
-def coded(
+def encode(
     kind: Kind, fields: list[list[int]], answers: list[list[int]], context: int, cut: str, long: str = "cut"
 ) -> EncodedExample:
     example = Example(("",) * len(fields), ("",) * len(answers))
@@ -64,13 +64,13 @@ def examples(draw: st.DrawFn) -> tuple[Kind, list[list[int]], list[list[int]]]:
     ],
 )
 def test_each_kind_has_the_sequences_of_figure_1(kind, fields, answers, sequences):
-    assert coded(KINDS[kind], fields, answers, 20, "longest") == EncodedExample(sequences, is_truncated=False)
+    assert encode(KINDS[kind], fields, answers, 20, "longest") == EncodedExample(sequences, is_truncated=False)
 
 
 @given(drawn=examples(), context=contexts, rule=rules)
 def test_no_sequence_exceeds_the_context_or_lacks_a_special_token(drawn, context, rule):
     kind, fields, answers = drawn
-    for sequence in coded(kind, fields, answers, context, *rule).sequences:
+    for sequence in encode(kind, fields, answers, context, *rule).sequences:
         assert len(sequence) <= context
         assert sequence[0] == S
         assert sequence[-1] == E
@@ -81,7 +81,7 @@ def test_no_sequence_exceeds_the_context_or_lacks_a_special_token(drawn, context
 @given(drawn=examples(), context=contexts, cut=cuts)
 def test_a_truncated_text_keeps_its_beginning(drawn, context, cut):
     kind, fields, answers = drawn
-    sequences = iter(coded(kind, fields, answers, context, cut).sequences)
+    sequences = iter(encode(kind, fields, answers, context, cut).sequences)
     for groups in kind.layout:
         for answer in answers or [[]]:
             left = next(sequences)[1:-1]
@@ -99,8 +99,8 @@ def test_a_truncated_text_keeps_its_beginning(drawn, context, cut):
 @given(drawn=examples(), context=contexts, cut=cuts)
 def test_is_truncated_means_that_a_token_is_missing(drawn, context, cut):
     kind, fields, answers = drawn
-    found = coded(kind, fields, answers, context, cut)
-    whole = coded(kind, fields, answers, 1000, "longest")
+    found = encode(kind, fields, answers, context, cut)
+    whole = encode(kind, fields, answers, 1000, "longest")
     assert not whole.is_truncated
     assert found.is_truncated == (found.sequences != whole.sequences)
 
@@ -108,8 +108,8 @@ def test_is_truncated_means_that_a_token_is_missing(drawn, context, cut):
 @given(a=texts, b=texts, context=contexts, rule=rules)
 @example(a=[1] * 30, b=[2] * 30, context=20, rule=("longest", "cut"))  # 17 tokens for both: odd
 def test_similarity_has_the_same_two_sequences_in_either_order_of_the_texts(a, b, context, rule):
-    one = coded(KINDS["similarity"], [a, b], [], context, *rule).split_windows()
-    other = coded(KINDS["similarity"], [b, a], [], context, *rule).split_windows()
+    one = encode(KINDS["similarity"], [a, b], [], context, *rule).split_windows()
+    other = encode(KINDS["similarity"], [b, a], [], context, *rule).split_windows()
     assert [window.sequences for window in one] == [window.sequences[::-1] for window in other]
 
 
@@ -117,9 +117,9 @@ def test_similarity_has_the_same_two_sequences_in_either_order_of_the_texts(a, b
 def test_permuted_answers_give_permuted_sequences(drawn, context, rule, data):
     kind, fields, answers = drawn
     order = data.draw(st.permutations(range(len(answers))))
-    original = coded(kind, fields, answers, context, *rule).split_windows()
+    original = encode(kind, fields, answers, context, *rule).split_windows()
     if kind.multiple_choice:
-        permuted = coded(kind, fields, [answers[i] for i in order], context, *rule).split_windows()
+        permuted = encode(kind, fields, [answers[i] for i in order], context, *rule).split_windows()
         assert [w.sequences for w in permuted] == [[w.sequences[i] for i in order] for w in original]
 
 
@@ -143,7 +143,7 @@ def long_examples(draw: st.DrawFn) -> tuple[Kind, list[list[int]], list[list[int
     return kind, found[:n_fields], found[n_fields:]
 
 
-def tokens_of(window: EncodedExample, text: list[int]) -> list[int]:
+def find_tokens(window: EncodedExample, text: list[int]) -> list[int]:
     """The tokens of a text in the first sequence that contains some of it."""
     own = set(text)
     return next((kept for sequence in window.sequences if (kept := [id for id in sequence if id in own])), [])
@@ -152,11 +152,11 @@ def tokens_of(window: EncodedExample, text: list[int]) -> list[int]:
 @given(drawn=long_examples(), context=contexts)
 def test_windows_cover_every_token_and_overlap_by_a_quarter(drawn, context):
     kind, fields, answers = drawn
-    windows = coded(kind, fields, answers, context, "longest", "windows").split_windows()
-    cut = coded(kind, fields, answers, context, "longest")
+    windows = encode(kind, fields, answers, context, "longest", "windows").split_windows()
+    cut = encode(kind, fields, answers, context, "longest")
     for text in (*fields, *answers):
-        parts = [tokens_of(window, text) for window in windows]
-        limit = len(tokens_of(cut, text))  # tokens left if it were truncated
+        parts = [find_tokens(window, text) for window in windows]
+        limit = len(find_tokens(cut, text))  # tokens left if it were truncated
         assert {id for part in parts for id in part} == set(text)
         assert all(len(part) == limit for part in parts)
         for part, following in pairwise(parts):
@@ -170,11 +170,11 @@ def test_windows_cover_every_token_and_overlap_by_a_quarter(drawn, context):
 @given(drawn=long_examples(), context=contexts)
 def test_there_are_no_more_windows_than_the_longest_text_needs(drawn, context):
     kind, fields, answers = drawn
-    windows = coded(kind, fields, answers, context, "longest", "windows").windows
-    cut = coded(kind, fields, answers, context, "longest")
+    windows = encode(kind, fields, answers, context, "longest", "windows").windows
+    cut = encode(kind, fields, answers, context, "longest")
     needed = []
     for text in (*fields, *answers):
-        limit, count = len(tokens_of(cut, text)), 1
+        limit, count = len(find_tokens(cut, text)), 1
         while limit < len(text) and limit + (count - 1) * (limit - limit // 4) < len(text):
             count += 1
         needed.append(count)
@@ -184,11 +184,11 @@ def test_there_are_no_more_windows_than_the_longest_text_needs(drawn, context):
 @given(drawn=long_examples(), context=contexts, cut=cuts)
 def test_head_and_tail_are_the_first_quarter_and_the_last_tokens_of_the_limit(drawn, context, cut):
     kind, fields, answers = drawn
-    found = coded(kind, fields, answers, context, cut, "head-tail")
-    shortened = coded(kind, fields, answers, context, cut)
+    found = encode(kind, fields, answers, context, cut, "head-tail")
+    shortened = encode(kind, fields, answers, context, cut)
     assert found.is_truncated == shortened.is_truncated
     for text in (*fields, *answers):
-        kept, limit = tokens_of(found, text), len(tokens_of(shortened, text))
+        kept, limit = find_tokens(found, text), len(find_tokens(shortened, text))
         assert len(kept) == limit
         if limit < len(text):
             head = math.ceil(limit / 4)
@@ -198,16 +198,16 @@ def test_head_and_tail_are_the_first_quarter_and_the_last_tokens_of_the_limit(dr
 @given(drawn=examples(), context=contexts)
 def test_an_example_that_fits_is_the_same_with_every_option_for_long_texts(drawn, context):
     kind, fields, answers = drawn
-    whole = coded(kind, fields, answers, context, "longest")
+    whole = encode(kind, fields, answers, context, "longest")
     if not whole.is_truncated:
         for long in ("head-tail", "windows"):
-            assert coded(kind, fields, answers, context, "longest", long) == whole
+            assert encode(kind, fields, answers, context, "longest", long) == whole
 
 
 @given(drawn=examples(), context=contexts, rule=rules)
 def test_the_split_windows_hold_the_sequences_of_the_example(drawn, context, rule):
     kind, fields, answers = drawn
-    found = coded(kind, fields, answers, context, *rule)
+    found = encode(kind, fields, answers, context, *rule)
     windows = found.split_windows()
     assert len(windows) == found.windows
     assert [sequence for window in windows for sequence in window.sequences] == found.sequences
@@ -216,7 +216,7 @@ def test_the_split_windows_hold_the_sequences_of_the_example(drawn, context, rul
 
 @given(drawn=examples(), context=contexts, rule=rules)
 def test_packed_rows_hold_the_sequences_of_the_example_and_of_its_windows(drawn, context, rule):
-    found = replace(coded(*drawn, context, *rule), shared_prefix=drawn[0].multiple_choice)
+    found = replace(encode(*drawn, context, *rule), shared_prefix=drawn[0].multiple_choice)
     sequences = []
     for ids, row in found.packed_rows:
         ends = [row.prefix + sum(row.suffixes[:k]) for k in range(len(row.suffixes) + 1)]
@@ -287,7 +287,7 @@ def test_with_fixed_shares_the_first_field_of_a_group_comes_first(lengths, share
 
 
 def test_the_fixed_share_of_two_fields_is_254_of_512_as_in_the_release():
-    assert max(map(len, coded(KINDS["entailment"], [[1] * 999, [2]], [], 512, "shares").sequences)) == 254 + 1 + 3
+    assert max(map(len, encode(KINDS["entailment"], [[1] * 999, [2]], [], 512, "shares").sequences)) == 254 + 1 + 3
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -297,8 +297,8 @@ def test_a_context_without_room_for_every_field_is_an_error(kind: Kind):
     fields = [[1]] * sum(role != "choices" for role in kind.columns)
     answers = [[1], [2]] if kind.multiple_choice else []
     with pytest.raises(UserError, match=f"{shortest - 1} tokens is too short for {kind.name}"):
-        coded(kind, fields, answers, shortest - 1, "longest")
-    coded(kind, fields, answers, shortest, "longest")
+        encode(kind, fields, answers, shortest - 1, "longest")
+    encode(kind, fields, answers, shortest, "longest")
 
 
 def test_example_texts_have_the_order_that_encode_examples_expects():

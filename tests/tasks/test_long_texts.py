@@ -86,12 +86,12 @@ def test_training_sees_one_window_per_epoch_and_finally_all(
     trained_on: set[tuple[int, ...]] = set()
     hidden_states = GPT.hidden_states
 
-    def recorded(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
+    def record_sequences(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
         sequences = torch.split(ids, packing.lengths.tolist())
         trained_on.update(tuple(sequence.tolist()) for sequence in sequences if self.training)
         return hidden_states(self, ids, kv_cache=kv_cache, packing=packing)
 
-    monkeypatch.setattr(GPT, "hidden_states", recorded)
+    monkeypatch.setattr(GPT, "hidden_states", record_sequences)
     rows = replace(long_rows, rows=[long_rows.rows[0], {**long_rows.rows[0], "label": "no"}])
     settings = {**TEXT_OPTIONS, **FAST_SETTINGS, "valid_fraction": 0, "deduplicate": False, "long": "windows"}
     run = finetune(rows, from_=pretrained_run, out=tmp_path / "run", **{**settings, "epochs": 20})

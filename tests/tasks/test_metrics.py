@@ -26,7 +26,7 @@ from gpt1.tasks import metrics
 pytestmark = pytest.mark.filterwarnings("ignore:A single label was found")  # scikit-learn, called by the tests
 
 
-def labeled(labels: str):
+def label_pairs(labels: str):
     return st.lists(st.tuples(st.sampled_from(labels), st.sampled_from(labels)), min_size=1, max_size=40)
 
 
@@ -36,7 +36,7 @@ def sample_classes(n: int, labels: list[str], right: float, seed: int = 0):
     return gold.tolist(), np.where(random.random(n) < right, gold, random.choice(labels, n)).tolist()
 
 
-@given(pairs=labeled("01"))
+@given(pairs=label_pairs("01"))
 def test_binary_scores_match_scikit_learn_with_label_1_positive(pairs):
     gold, predicted = zip(*pairs, strict=True)
     found = metrics.class_scores(gold, predicted, ["0", "1"])
@@ -46,7 +46,7 @@ def test_binary_scores_match_scikit_learn_with_label_1_positive(pairs):
     assert found["matthews"] == pytest.approx(matthews_corrcoef(gold, predicted))
 
 
-@given(pairs=labeled("abc"))
+@given(pairs=label_pairs("abc"))
 def test_f1_of_named_labels_is_the_macro_average_over_labels_that_occur(pairs):
     gold, predicted = zip(*pairs, strict=True)
     found = metrics.class_scores(gold, predicted, ["a", "b", "c", "never seen"])

@@ -123,7 +123,7 @@ def test_windows_are_averaged_as_probabilities_of_each_label():
 
 
 def test_a_long_text_in_windows_is_the_mean_over_its_windows(pretrained_run: Path, tmp_path: Path):
-    path, label = table_of("text", tmp_path)
+    path, label = write_labels_table("text", tmp_path)
     how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "long": "windows"}
     model = load(finetune(path, from_=pretrained_run, out=tmp_path / "run", **how))
     (example,) = model.encode(model.read_rows(["the list of a file and its name, " * 9]))
@@ -167,7 +167,7 @@ def test_metrics_of_rows_choose_thresholds_until_training_has_chosen_them():
 # ---- training
 
 
-def table_of(form: str, folder: Path) -> tuple[Path, str]:
+def write_labels_table(form: str, folder: Path) -> tuple[Path, str]:
     """(table, --label): texts whose words are their labels, in three forms."""
     words = ["file", "list", "name"]
     rows: list[dict[str, Any]] = []
@@ -187,7 +187,7 @@ def test_the_three_forms_of_labels_train_the_same_model(pretrained_run: Path, tm
     how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "from_": pretrained_run, "train": train}
     probabilities = []
     for form in ("list", "text", "columns"):
-        path, label = table_of(form, tmp_path)
+        path, label = write_labels_table(form, tmp_path)
         run = finetune(path, out=tmp_path / f"{form} {train}", label=label, **how)
         model = load(run)
         assert model.labels == ["file", "list", "name"]
@@ -208,7 +208,7 @@ def test_the_three_forms_of_labels_train_the_same_model(pretrained_run: Path, tm
 
 @pytest.mark.slow
 def test_words_that_are_labels_are_learned(pretrained_run: Path, tmp_path: Path):
-    path, label = table_of("text", tmp_path)
+    path, label = write_labels_table("text", tmp_path)
     how = {**FAST_SETTINGS, "epochs": 40, "peak_lr": 5e-3, "dropout": 0.0, "valid_fraction": 0.2}
     run = finetune(path, from_=pretrained_run, out=tmp_path / "run", kind="multilabel", text="text", label=label, **how)
     assert evaluate(run, path)["metrics"]["f1_micro"] > 0.8
@@ -218,7 +218,7 @@ def test_words_that_are_labels_are_learned(pretrained_run: Path, tmp_path: Path)
 
 
 def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: Path, run_cli: Any):
-    path, label = table_of("columns", tmp_path)
+    path, label = write_labels_table("columns", tmp_path)
     how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label}
     run = finetune(path, from_=pretrained_run, out=tmp_path / "run", **how)
     expected = [row["prediction"] for row in load(run).predict([row["text"] for row in read_table(path).rows])]

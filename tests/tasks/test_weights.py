@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("no_reports")
 some_labels = st.lists(st.sampled_from("abc"), min_size=2, max_size=30).filter(lambda labels: len({*labels}) > 1)
 
 
-def examples_of(labels: list[str]) -> list[Example]:
+def make_examples(labels: list[str]) -> list[Example]:
     return [Example((label,), label=label) for label in labels]
 
 
@@ -38,9 +38,9 @@ def examples_of(labels: list[str]) -> list[Example]:
 def test_balanced_weights_are_those_of_scikit_learn(labels: list[str]):
     target = Classes.from_labels(labels)
     expected = compute_class_weight("balanced", classes=np.array(target.labels), y=labels)
-    found = class_weights(examples_of(labels), target, "balanced")
+    found = class_weights(make_examples(labels), target, "balanced")
     assert [found[label] for label in target.labels] == pytest.approx(expected.tolist())
-    weights = example_weights(examples_of(labels), target, "balanced")
+    weights = example_weights(make_examples(labels), target, "balanced")
     own = compute_sample_weight("balanced", labels)
     assert own.mean() == pytest.approx(1)
     assert (np.ones(len(labels)) if weights is None else weights.numpy()) == pytest.approx(own, abs=1e-6)
@@ -51,7 +51,7 @@ def test_given_weights_are_scaled_to_a_mean_of_1(labels: list[str], data: Any):
     target = Classes.from_labels(labels)
     given_weights = {label: data.draw(st.floats(0.1, 10)) for label in target.labels[1:]}
     text = ",".join(f"{label}={weight}" for label, weight in given_weights.items())
-    weights = example_weights(examples_of(labels), target, text)
+    weights = example_weights(make_examples(labels), target, text)
     expected = compute_sample_weight({target.labels[0]: 1.0, **given_weights}, labels)
     found = np.ones(len(labels)) if weights is None else weights.numpy()
     assert found == pytest.approx(expected / expected.mean(), rel=1e-5)
@@ -78,7 +78,7 @@ def test_the_weighted_optimum_is_that_of_scikit_learn():
     y = (x @ torch.tensor([1.0, -1.0, 0.5]) + torch.randn(n) > 1.5).long()
     labels = [str(int(label)) for label in y]
     target = Classes.from_labels(labels)
-    weights = example_weights(examples_of(labels), target, "balanced")
+    weights = example_weights(make_examples(labels), target, "balanced")
     head = Head(3, 2, each=False, p=0.0)
     batch = FeatureMicroBatch(x, torch.arange(n), y, n, weights)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, tolerance_grad=1e-9)
@@ -112,7 +112,7 @@ def test_class_weights_that_mean_nothing_are_an_error(text: str):
 
 
 def test_weights_that_do_not_fit_the_labels_are_an_error():
-    examples = examples_of(["yes", "no"])
+    examples = make_examples(["yes", "no"])
     with pytest.raises(UserError, match=r"names the label 'yess'.*Did you mean yes"):
         example_weights(examples, Classes(("no", "yes")), "yess=2")
     with pytest.raises(UserError, match="needs labels that are classes"):
@@ -123,15 +123,15 @@ def test_weights_that_do_not_fit_the_labels_are_an_error():
 def test_a_row_weight_that_is_not_a_number_is_an_error_with_its_row(weight: Any):
     table = Table("rows.csv", ["text", "w"], [{"text": "a", "w": 1}, {"text": "b", "w": weight}])
     with pytest.raises(UserError, match=r"rows\.csv, row 2: the weight"):
-        add_row_weights(examples_of(["a", "b"]), table, "w")
+        add_row_weights(make_examples(["a", "b"]), table, "w")
     with pytest.raises(UserError, match="has no column 'weight'"):
-        add_row_weights(examples_of(["a", "b"]), table, "weight")
+        add_row_weights(make_examples(["a", "b"]), table, "weight")
 
 
 def test_weights_of_0_leave_nothing_to_learn():
     table = Table("rows.csv", ["text", "w"], [{"text": "a", "w": 0}, {"text": "b", "w": 0}])
     with pytest.raises(UserError, match="all rows have the weight 0"):
-        example_weights(add_row_weights(examples_of(["a", "b"]), table, "w"), Classes(("a", "b")), "")
+        example_weights(add_row_weights(make_examples(["a", "b"]), table, "w"), Classes(("a", "b")), "")
 
 
 @pytest.mark.parametrize("train", ["all", "head"])

@@ -28,14 +28,14 @@ from gpt1.tokenization.words import EnglishWordSplitter
 
 
 @pytest.fixture(scope="module")
-def trained() -> Tokenizer:
+def original() -> Tokenizer:
     return Tokenizer.train(PROSE, vocab_size=1500, pipeline="original")
 
 
 @pytest.fixture(scope="module")
-def reference(trained, tmp_path_factory) -> ReferenceTokenizer:
+def reference(original, tmp_path_factory) -> ReferenceTokenizer:
     folder = tmp_path_factory.mktemp("reference")
-    trained.save(folder)
+    original.save(folder)
     return ReferenceTokenizer.load(folder, "vocab.json", "merges.txt")
 
 
@@ -45,19 +45,23 @@ def lossless() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def released(shared_data) -> Tokenizer:
+def released_tokenizer(shared_data) -> Tokenizer:
     return Tokenizer.load(shared_data / "openai")
 
 
 # ---- ids of the released encoder -------------------------------------------------------------------------------------
 
 
-def test_the_released_vocabulary_gives_the_ids_of_the_released_encoder(released, shared_data):
+def test_the_released_vocabulary_gives_the_ids_of_the_released_encoder(released_tokenizer, shared_data):
     golden = [json.loads(line) for line in (shared_data / "openai/golden_ids.jsonl").open(encoding="utf-8")]
     assert len(golden) == 298
-    assert [row["text"] for row in golden if released.encode(row["text"]) != row["ids"]] == []
-    assert released.encode_batch(row["text"] for row in golden) == [row["ids"] for row in golden]
-    assert (released.vocab_size, released.unknown_id, released.newline_id) == (40478, 0, 40477)
+    assert [row["text"] for row in golden if released_tokenizer.encode(row["text"]) != row["ids"]] == []
+    assert released_tokenizer.encode_batch(row["text"] for row in golden) == [row["ids"] for row in golden]
+    assert (released_tokenizer.vocab_size, released_tokenizer.unknown_id, released_tokenizer.newline_id) == (
+        40478,
+        0,
+        40477,
+    )
 
 
 @settings(max_examples=MAX_EXAMPLES)
@@ -71,44 +75,44 @@ def test_the_released_vocabulary_gives_the_ids_of_the_released_encoder(released,
 @example("œ\nœ")
 @example("Ã la carte")
 @example("caf\u00e9 &am\ufeffp; <")  # ftfy repeats its steps on a line until nothing changes
-def test_any_text_has_the_ids_of_the_reference(trained, reference, text):
-    assert trained.encode(text) == reference.encode(text)
+def test_any_text_has_the_ids_of_the_reference(original, reference, text):
+    assert original.encode(text) == reference.encode(text)
 
 
 @settings(max_examples=60)
 @given(batch=st.lists(mixed_texts, max_size=6))
-def test_ids_do_not_depend_on_the_batch_or_the_cache_size(trained, batch):
-    alone = [trained.encode(text) for text in batch]
-    assert trained.encode_batch(batch) == alone
-    small_cache = OriginalPipeline(trained._vocabulary, trained._merges)
+def test_ids_do_not_depend_on_the_batch_or_the_cache_size(original, batch):
+    alone = [original.encode(text) for text in batch]
+    assert original.encode_batch(batch) == alone
+    small_cache = OriginalPipeline(original._vocabulary, original._merges)
     small_cache.MAX_CACHED_CHUNKS = 3
     assert [small_cache.encode_batch([text])[0].tolist() for text in batch] == alone
 
 
-def test_novels_have_the_ids_of_the_reference(released, shared_data):
+def test_novels_have_the_ids_of_the_reference(released_tokenizer, shared_data):
     expected = ReferenceTokenizer.load(shared_data / "openai")
     with lzma.open(shared_data / "data/books/train-00.jsonl.xz", "rt", encoding="utf-8") as books:
         text = json.loads(next(itertools.islice(books, 3, None)))["text"][:300_000]
     with_quotes = text.replace(' "', " “").replace('" ', "” ").replace("'", "’").replace("--", "—")
     for novel in (text, with_quotes):
-        assert released.encode(novel) == expected.encode(novel)
+        assert released_tokenizer.encode(novel) == expected.encode(novel)
         lines = novel.split("\n")[:200]
-        assert released.encode_batch(lines) == [expected.encode(line) for line in lines]
+        assert released_tokenizer.encode_batch(lines) == [expected.encode(line) for line in lines]
 
 
-def test_threads_get_the_same_ids(trained):
-    fresh = pickle.loads(pickle.dumps(trained))
+def test_threads_get_the_same_ids(original):
+    fresh = pickle.loads(pickle.dumps(original))
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(fresh.encode, PROSE[:40])) == [trained.encode(text) for text in PROSE[:40]]
+        assert list(threads.map(fresh.encode, PROSE[:40])) == [original.encode(text) for text in PROSE[:40]]
 
 
-def test_an_interrupt_while_words_are_cached_leaves_no_wrong_ids(trained, monkeypatch):
-    fresh = pickle.loads(pickle.dumps(trained))
+def test_an_interrupt_while_words_are_cached_leaves_no_wrong_ids(original, monkeypatch):
+    fresh = pickle.loads(pickle.dumps(original))
     with monkeypatch.context() as patch:
         patch.setattr(EnglishWordSplitter, "split_chunks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fresh.encode("interrupted learning")
-    assert fresh.encode("interrupted learning") == trained.encode("interrupted learning")
+    assert fresh.encode("interrupted learning") == original.encode("interrupted learning")
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +124,13 @@ def english_of_another_version():
 
 @given(text=mixed_texts)
 def test_unverified_versions_of_ftfy_and_spacy_bypass_the_fast_paths(
-    trained, reference, english_of_another_version, text
+    original, reference, english_of_another_version, text
 ):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpt1.tokenization.standardize.VERIFIED_FTFY_VERSION", "another")
         patch.setattr("gpt1.tokenization.pipelines.english_words", lambda: english_of_another_version)
         assert fast.fix_text(text) == ftfy.fix_text(text)
-        assert pickle.loads(pickle.dumps(trained)).encode(text) == reference.encode(text)
+        assert pickle.loads(pickle.dumps(original)).encode(text) == reference.encode(text)
 
 
 # ---- training a vocabulary -------------------------------------------------------------------------------------------
@@ -220,48 +224,48 @@ def test_the_lossless_pipeline_decodes_any_ids(lossless, ids):
 
 @settings(max_examples=MAX_EXAMPLES)
 @given(text=mixed_texts)
-def test_no_text_is_encoded_to_a_special_token(trained, lossless, text):
-    for tokenizer in (trained, lossless):
+def test_no_text_is_encoded_to_a_special_token(original, lossless, text):
+    for tokenizer in (original, lossless):
         assert all(0 <= id < tokenizer.vocab_size for id in tokenizer.encode(text))
 
 
-def test_texts_that_look_like_special_tokens_are_plain_text(trained):
+def test_texts_that_look_like_special_tokens_are_plain_text(original):
     for text in ("<unk>", "<start> a <delimiter> b <extract>", "the</w>", "\0", "<s> <e>"):
-        ids = trained.encode(text)
-        assert trained.count_unknown(ids) == 0
-        assert max(ids, default=0) < trained.vocab_size
+        ids = original.encode(text)
+        assert original.count_unknown(ids) == 0
+        assert max(ids, default=0) < original.vocab_size
 
 
 @settings(max_examples=MAX_EXAMPLES)
 @given(lines=st.lists(st.lists(st.from_regex("[A-Za-z]{1,9}", fullmatch=True), min_size=1), min_size=1))
-def test_decoding_gives_lower_cased_words_and_line_breaks(trained, reference, lines):
+def test_decoding_gives_lower_cased_words_and_line_breaks(original, reference, lines):
     text = "\n".join(map(" ".join, lines))
     words = [" ".join(reference.words(" ".join(line))) for line in lines]
-    assert trained.decode(trained.encode(text)) == "\n".join(words)
+    assert original.decode(original.encode(text)) == "\n".join(words)
 
 
-def test_decoding_drops_special_tokens_and_rejects_unknown_ids(trained):
-    ids, size = trained.encode("one word"), trained.vocab_size
-    assert trained.decode([size, *ids, size + 1, size + 2]) == "one word"
-    assert [trained.display_token(size + k) for k in range(3)] == ["<start>", "<delimiter>", "<extract>"]
+def test_decoding_drops_special_tokens_and_rejects_unknown_ids(original):
+    ids, size = original.encode("one word"), original.vocab_size
+    assert original.decode([size, *ids, size + 1, size + 2]) == "one word"
+    assert [original.display_token(size + k) for k in range(3)] == ["<start>", "<delimiter>", "<extract>"]
     for id in (-1, size + 3):
         with pytest.raises(ValueError, match=str(id)):
-            trained.decode([id])
+            original.decode([id])
         with pytest.raises(ValueError, match=str(id)):
-            trained.display_token(id)
+            original.display_token(id)
 
 
-def test_a_displayed_token_shows_whether_it_ends_a_word(trained, lossless):
-    (word,) = trained.encode("the")
-    assert trained.display_token(word) == "the"
-    ids = trained.encode("zqxthe")
-    assert [trained.display_token(id).endswith("…") for id in ids] == [True] * (len(ids) - 1) + [False]
-    assert trained.display_token(trained.newline_id) == lossless.display_token(lossless.newline_id) == "\\n"
-    assert trained.display_token(0) == "<unk>"
+def test_a_displayed_token_shows_whether_it_ends_a_word(original, lossless):
+    (word,) = original.encode("the")
+    assert original.display_token(word) == "the"
+    ids = original.encode("zqxthe")
+    assert [original.display_token(id).endswith("…") for id in ids] == [True] * (len(ids) - 1) + [False]
+    assert original.display_token(original.newline_id) == lossless.display_token(lossless.newline_id) == "\\n"
+    assert original.display_token(0) == "<unk>"
     assert lossless.display_token(lossless.encode("각")[0]) == "<0xEA>"
 
 
-@pytest.mark.parametrize("name", ["trained", "lossless"])
+@pytest.mark.parametrize("name", ["original", "lossless"])
 def test_a_line_break_is_encoded_to_the_newline_token(name, request):
     tokenizer = request.getfixturevalue(name)
     assert tokenizer.newline_id in tokenizer.encode("a\nb")
@@ -271,38 +275,37 @@ def test_a_line_break_is_encoded_to_the_newline_token(name, request):
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["trained", "lossless"])
+@pytest.mark.parametrize("name", ["original", "lossless"])
 def test_a_saved_tokenizer_loads_unchanged(name, request, tmp_path):
     tokenizer = request.getfixturevalue(name)
     tokenizer.save(tmp_path / "a/b")
     again = Tokenizer.load(tmp_path / "a/b")
-    expected = "original" if name == "trained" else name
-    assert (again.fingerprint, again.pipeline) == (tokenizer.fingerprint, expected)
+    assert (again.fingerprint, again.pipeline) == (tokenizer.fingerprint, name)
     assert again.vocab_size == tokenizer.vocab_size
     assert again.encode_batch(PROSE[:10]) == tokenizer.encode_batch(PROSE[:10])
     assert sorted(os.listdir(tmp_path / "a/b")) == sorted(Tokenizer.find_files(tmp_path / "a/b")) == sorted(GPT1_FILES)
     assert Tokenizer.load((tmp_path / "a/b").as_uri()).fingerprint == tokenizer.fingerprint
 
 
-def test_files_of_openai_and_hugging_face_load_as_the_same_tokenizer(released, shared_data, tmp_path):
+def test_files_of_openai_and_hugging_face_load_as_the_same_tokenizer(released_tokenizer, shared_data, tmp_path):
     for name, source in (("vocab.json", OPENAI_FILES[0]), ("merges.txt", OPENAI_FILES[1])):
         (tmp_path / name).write_bytes((shared_data / "openai" / source).read_bytes())
     (tmp_path / "config.json").write_text("{}")
-    assert Tokenizer.load(tmp_path).fingerprint == released.fingerprint
-    released.save(tmp_path / "saved")
-    assert Tokenizer.load(tmp_path / "saved").fingerprint == released.fingerprint
+    assert Tokenizer.load(tmp_path).fingerprint == released_tokenizer.fingerprint
+    released_tokenizer.save(tmp_path / "saved")
+    assert Tokenizer.load(tmp_path / "saved").fingerprint == released_tokenizer.fingerprint
 
 
-def test_the_fingerprint_depends_on_vocabulary_merges_and_pipeline(trained):
-    vocabulary, merges = trained._vocabulary, trained._merges
+def test_the_fingerprint_depends_on_vocabulary_merges_and_pipeline(original):
+    vocabulary, merges = original._vocabulary, original._merges
     swapped = {**vocabulary, "a": vocabulary["b"], "b": vocabulary["a"]}
     others = [Tokenizer(swapped, merges, "original"), Tokenizer(vocabulary, merges[::-1], "original")]
     others.append(Tokenizer(vocabulary, merges, "lossless"))
-    assert len({trained.fingerprint, *(other.fingerprint for other in others)}) == 4
-    assert Tokenizer(dict(reversed(vocabulary.items())), merges, "original").fingerprint == trained.fingerprint
+    assert len({original.fingerprint, *(other.fingerprint for other in others)}) == 4
+    assert Tokenizer(dict(reversed(vocabulary.items())), merges, "original").fingerprint == original.fingerprint
 
 
-def test_the_error_for_a_folder_without_tokenizer_lists_its_files(trained, tmp_path):
+def test_the_error_for_a_folder_without_tokenizer_lists_its_files(original, tmp_path):
     with pytest.raises(UserError, match="missing does not exist"):
         Tokenizer.load(tmp_path / "missing")
     with pytest.raises(UserError, match="found: no files"):
@@ -313,15 +316,15 @@ def test_the_error_for_a_folder_without_tokenizer_lists_its_files(trained, tmp_p
     assert OPENAI_FILES[0] in error.value.fix
     with pytest.raises(UserError, match="is a file"):
         Tokenizer.load(tmp_path / "notes.txt")
-    trained.save(tmp_path)
+    original.save(tmp_path)
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(UserError, match="contains no tokenizer"):
         Tokenizer.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", GPT1_FILES)
-def test_no_flipped_bit_changes_a_loaded_tokenizer(trained, tmp_path, name):
-    trained.save(tmp_path)
+def test_no_flipped_bit_changes_a_loaded_tokenizer(original, tmp_path, name):
+    original.save(tmp_path)
     whole = (tmp_path / name).read_bytes()
     rng = random.Random(name)
     for _ in range(40):
@@ -333,10 +336,10 @@ def test_no_flipped_bit_changes_a_loaded_tokenizer(trained, tmp_path, name):
             loaded = Tokenizer.load(tmp_path)
         except UserError:
             continue
-        assert (loaded.fingerprint, loaded.pipeline) == (trained.fingerprint, "original")  # a byte without meaning
+        assert (loaded.fingerprint, loaded.pipeline) == (original.fingerprint, "original")  # a byte without meaning
 
 
-def test_a_vocabulary_of_another_pipeline_is_an_error(lossless, trained, tmp_path):
+def test_a_vocabulary_of_another_pipeline_is_an_error(lossless, original, tmp_path):
     lossless.save(tmp_path)
     (tmp_path / GPT1_FILES[0]).unlink()  # the remaining files have the names of GPT-2's
     with pytest.raises(UserError, match="token '<unk>' is missing"):
@@ -356,18 +359,18 @@ def test_a_vocabulary_of_another_pipeline_is_an_error(lossless, trained, tmp_pat
         ("merges.txt", "", r"merges\.txt, line 1: '' is not a pair"),
     ],
 )
-def test_the_error_for_a_malformed_file_names_the_file(trained, tmp_path, name, content, problem):
-    trained.save(tmp_path)
+def test_the_error_for_a_malformed_file_names_the_file(original, tmp_path, name, content, problem):
+    original.save(tmp_path)
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=problem):
         Tokenizer.load(tmp_path)
 
 
-def test_merges_need_no_header_and_truncated_merges_are_an_error(trained, tmp_path):
-    trained.save(tmp_path)
+def test_merges_need_no_header_and_truncated_merges_are_an_error(original, tmp_path):
+    original.save(tmp_path)
     header, *lines = (tmp_path / "merges.txt").read_text("utf-8").split("\n")
     (tmp_path / "merges.txt").write_text("\n".join(lines), "utf-8")
-    assert Tokenizer.load(tmp_path).fingerprint == trained.fingerprint
+    assert Tokenizer.load(tmp_path).fingerprint == original.fingerprint
     (tmp_path / GPT1_FILES[0]).unlink()  # like Hugging Face's files, without a fingerprint
     for n in (0, len(lines) // 2):
         (tmp_path / "merges.txt").write_text("\n".join([header, *lines[:n]]), "utf-8")
@@ -375,9 +378,9 @@ def test_merges_need_no_header_and_truncated_merges_are_an_error(trained, tmp_pa
             Tokenizer.load(tmp_path)
 
 
-def test_other_library_versions_give_a_warning(trained, tmp_path):
-    assert trained.version_warning() is None
-    trained.save(tmp_path)
+def test_other_library_versions_give_a_warning(original, tmp_path):
+    assert original.version_warning() is None
+    original.save(tmp_path)
     about = json.loads((tmp_path / GPT1_FILES[0]).read_text())
     about["made_with"]["spacy"] = "2.0.11"
     (tmp_path / GPT1_FILES[0]).write_text(json.dumps(about))
@@ -388,8 +391,8 @@ def test_other_library_versions_give_a_warning(trained, tmp_path):
     ("action", "unneeded"),
     [("fingerprint", "spacy ftfy tokenizers torch numpy pyarrow fsspec"), ("encode('a b')", "pandas fsspec")],
 )
-def test_loading_and_encoding_do_not_import_unneeded_libraries(action, unneeded, trained, tmp_path):
-    trained.save(tmp_path)
+def test_loading_and_encoding_do_not_import_unneeded_libraries(action, unneeded, original, tmp_path):
+    original.save(tmp_path)
     code = f"import sys; from gpt1 import Tokenizer; Tokenizer.load(sys.argv[1]).{action}; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert not set(unneeded.split()) & set(output.stdout.split())

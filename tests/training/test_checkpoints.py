@@ -120,10 +120,10 @@ def test_an_error_while_saving_leaves_only_the_earlier_checkpoints(
 ):
     save(tmp_path, 1)
 
-    def full(*_: object) -> None:
+    def raise_disk_full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(f"gpt1.{stage}", full)
+    monkeypatch.setattr(f"gpt1.{stage}", raise_disk_full)
     with pytest.raises(ResourceError, match="the disk is full"):
         save(tmp_path, 2)
     monkeypatch.undo()

@@ -40,17 +40,17 @@ def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()  # type: ignore[no-untyped-call]
 
 
-def tiny() -> GPT:
+def make_tiny_model() -> GPT:
     torch.manual_seed(0)
     return GPT(GPTConfig(40, n_layer=3, n_head=2, n_embd=16, context=16, dropout=0.0)).train()
 
 
-def loss_of(model: GPT, ids: Tensor = IDS) -> Tensor:
+def compute_loss(model: GPT, ids: Tensor = IDS) -> Tensor:
     return l1(model, PretrainMicroBatch(ids, ids[:, 1:].numel())).total
 
 
 def loss_and_gradients(model: GPT) -> dict[str, Tensor]:
-    loss = loss_of(model)
+    loss = compute_loss(model)
     loss.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -59,10 +59,10 @@ def loss_and_gradients(model: GPT) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_compiled_model_has_the_same_names_loss_and_gradients(checkpointing: bool, gpu_kernels: None):
-    model, messages = tiny(), list[str]()
+    model, messages = make_tiny_model(), list[str]()
     model.activation_checkpointing = checkpointing
     expected, names = loss_and_gradients(model), list(model.state_dict())
-    with compile_blocks(model, lambda: loss_of(model), messages.append, backend="aot_eager"):
+    with compile_blocks(model, lambda: compute_loss(model), messages.append, backend="aot_eager"):
         assert list(model.state_dict()) == names
         assert all(p.grad is None for p in model.parameters())
         found = loss_and_gradients(model.train())
@@ -73,16 +73,16 @@ def test_a_compiled_model_has_the_same_names_loss_and_gradients(checkpointing: b
 
 
 def test_blocks_are_compiled_once_and_run_uncompiled_afterwards(gpu_kernels: None):
-    model = tiny()
-    with compile_blocks(model, lambda: loss_of(model), lambda line: None, backend="eager"):
+    model = make_tiny_model()
+    with compile_blocks(model, lambda: compute_loss(model), lambda line: None, backend="eager"):
         model.train()
-        loss_of(model)
+        compute_loss(model)
         model.eval()
         with torch.inference_mode():  # as in evaluation
-            loss_of(model)
+            compute_loss(model)
             assert (counters["stats"]["unique_graphs"], len(counters["graph_break"])) == (2, 0)
             for _ in range(2):
-                loss_of(model, IDS[:2])
+                compute_loss(model, IDS[:2])
             assert counters["stats"]["unique_graphs"] == 3
     model.generate(IDS[:, :3], 30, temperature=0)
     assert counters["stats"]["unique_graphs"] == 3
@@ -93,7 +93,7 @@ def test_any_number_of_models_is_compiled_in_one_process(gpu_kernels: None):
     for width in (8, 16, 24, 32, 40, 48):
         counters.clear()
         model = GPT(GPTConfig(40, n_layer=1, n_head=2, n_embd=width, context=16, dropout=0.0))
-        with compile_blocks(model, lambda model=model: loss_of(model), lambda line: None, backend="eager"):
+        with compile_blocks(model, lambda model=model: compute_loss(model), lambda line: None, backend="eager"):
             assert counters["stats"]["unique_graphs"] == 2, width
 
 
@@ -108,9 +108,9 @@ def test_a_block_on_a_device_other_than_a_cpu_is_one_graph(p: float):
 
 def test_a_block_that_cannot_be_compiled_runs_uncompiled_with_a_message():
     """The CPU kernels cannot be compiled."""
-    model, messages = tiny(), list[str]()
+    model, messages = make_tiny_model(), list[str]()
     expected = loss_and_gradients(model)
-    with compile_blocks(model, lambda: loss_of(model), messages.append, backend="aot_eager"):
+    with compile_blocks(model, lambda: compute_loss(model), messages.append, backend="aot_eager"):
         found = loss_and_gradients(model.train())
     assert messages[1].startswith("torch.compile failed, continuing without it (BackendCompilerFailed")
     assert len(messages) == 2
@@ -124,10 +124,10 @@ def test_training_continues_without_a_compiler_on_the_machine(
     from torch._inductor import config
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    model, messages = tiny(), list[str]()
+    model, messages = make_tiny_model(), list[str]()
     without = config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True})
-    with without, compile_blocks(model, lambda: loss_of(model), messages.append):
-        assert torch.isfinite(loss_of(model))
+    with without, compile_blocks(model, lambda: compute_loss(model), messages.append):
+        assert torch.isfinite(compute_loss(model))
     assert "torch.compile failed" in messages[1]
     assert "no-such-compiler" in messages[1]
     assert "\n" not in messages[1]

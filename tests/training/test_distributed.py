@@ -34,25 +34,27 @@ PROGRAM = Path(__file__).parents[1] / "two_processes.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
-def command(count: int, corpus: Path, out: Path, *more: str, **settings: Any) -> list[str]:
+def make_command(count: int, corpus: Path, out: Path, *more: str, **settings: Any) -> list[str]:
     flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return [*TORCHRUN, str(count), "-m", "gpt1", "pretrain", str(corpus), "--out", str(out), *flags, *more]
 
 
 def run(*args: Any, **settings: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*args, **settings), capture_output=True, text=True, timeout=300)
+    return subprocess.run(make_command(*args, **settings), capture_output=True, text=True, timeout=300)
 
 
 def start(*args: Any, **settings: Any) -> subprocess.Popen[str]:
     """Start a run and wait for its first metrics."""
-    process = subprocess.Popen(command(*args, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        make_command(*args, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     metrics = args[2] / "metrics.jsonl"
     while not metrics.exists() and process.poll() is None:
         time.sleep(0.05)
     return process
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
+def read_lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -141,7 +143,7 @@ def test_several_processes_learn_the_same_as_one(corpus: Path, tiny_pretrain_set
     assert done.stderr.count("report.html") == 1  # only rank 0 prints
     expected, found = load_weights(plain), load_weights(tmp_path / "three")
     assert_same_up_to_rounding(found, expected)
-    for mine, theirs in zip(lines(plain), lines(tmp_path / "three"), strict=True):
+    for mine, theirs in zip(read_lines(plain), read_lines(tmp_path / "three"), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert mine.get("tokens") == theirs.get("tokens")
 
@@ -203,7 +205,7 @@ def test_rank_0_decides_on_the_plan_and_on_checkpoints_by_time(pair: tuple[Path,
     assert said.count("plan for 0.05 min: tiny") == 1  # only rank 0 prints
     steps = yaml.safe_load((run / "config.yaml").read_text())["steps"]
     assert checkpoints.list_steps(run / "checkpoints") == [steps]  # those by time are replaced
-    assert lines(run)[-1]["step"] == steps
+    assert read_lines(run)[-1]["step"] == steps
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=["gpu", REAL])
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def device_results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     backends = pytest.importorskip("torch.utils.backend_registration")
     if not hasattr(backends, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this version of torch takes no device that is written in Python")
@@ -35,65 +35,73 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return {"device": request.param, **json.loads((folder / "found.json").read_text())}
 
 
-def near(found: dict[str, Any]) -> float:
+def fp32_tolerance(found: dict[str, Any]) -> float:
     """Tolerance for fp32: a GPU sums in another order."""
     return 1e-6 if found["device"] == "gpu" else 1e-3
 
 
-def near_after_probe(found: dict[str, Any]) -> float:
+def probe_tolerance(found: dict[str, Any]) -> float:
     """As `near`, where L-BFGS has fitted the head first: its line search enlarges the differences of rounding."""
     return 1e-4 if found["device"] == "gpu" else 1e-2
 
 
-def test_every_path_gives_the_losses_of_the_cpu(found: dict[str, Any]):
-    here, there = found["here"], found["there"]
+def test_every_path_gives_the_losses_of_the_cpu(device_results: dict[str, Any]):
+    here, there = device_results["here"], device_results["there"]
     assert list(here) == list(there)
     trained = [name for name in here if name.startswith(("pretrain", "finetune", "resumed"))]
     assert len(trained) == 21
     for name in trained:
         assert len(here[name]) >= 3, name
         probed = name.startswith("finetune")
-        tolerance = 1e-2 if name.endswith("bf16") else near_after_probe(found) if probed else near(found)
+        tolerance = (
+            1e-2
+            if name.endswith("bf16")
+            else probe_tolerance(device_results)
+            if probed
+            else fp32_tolerance(device_results)
+        )
         assert there[name] == pytest.approx(here[name], abs=tolerance), name
 
 
-def test_a_run_stopped_on_the_gpu_resumes_to_the_same_losses(found: dict[str, Any]):
-    assert found["there"]["resumed"] == pytest.approx(found["there"]["pretrain fp32"], abs=near(found) / 10)
+def test_a_run_stopped_on_the_gpu_resumes_to_the_same_losses(device_results: dict[str, Any]):
+    assert device_results["there"]["resumed"] == pytest.approx(
+        device_results["there"]["pretrain fp32"], abs=fp32_tolerance(device_results) / 10
+    )
 
 
-def test_predictions_and_probabilities_are_the_same(found: dict[str, Any]):
-    predicted = [name for name in found["here"] if name.startswith("predict")]
+def test_predictions_and_probabilities_are_the_same(device_results: dict[str, Any]):
+    predicted = [name for name in device_results["here"] if name.startswith("predict")]
     assert len(predicted) == 5
     for name in predicted:
-        for row, expected in zip(found["there"][name], found["here"][name], strict=True):
-            assert row == pytest.approx(expected, abs=near_after_probe(found)), name
-    there, here = dict(found["there"]["next"]), dict(found["here"]["next"])
-    assert there == pytest.approx(here, abs=near(found))
+        for row, expected in zip(device_results["there"][name], device_results["here"][name], strict=True):
+            assert row == pytest.approx(expected, abs=probe_tolerance(device_results)), name
+    there, here = dict(device_results["there"]["next"]), dict(device_results["here"]["next"])
+    assert there == pytest.approx(here, abs=fp32_tolerance(device_results))
 
 
-def test_generated_texts_are_the_same(found: dict[str, Any]):
-    if found["device"] != "gpu":
+def test_generated_texts_are_the_same(device_results: dict[str, Any]):
+    if device_results["device"] != "gpu":
         pytest.skip("a GPU has other random numbers, and rounds differently between equally likely tokens")
     for name in ("generate", "drawn", "several"):
-        assert found["there"][name] == found["here"][name]
+        assert device_results["there"][name] == device_results["here"][name]
 
 
-def test_no_step_waits_for_the_device(found: dict[str, Any]):
-    if found["device"] != "gpu":
+def test_no_step_waits_for_the_device(device_results: dict[str, Any]):
+    if device_results["device"] != "gpu":
         pytest.skip("synchronizations of a real GPU are not recorded")
-    assert any("read" in look for look in found["looks"])  # every ten steps, which is allowed
-    assert not [look for look in found["looks"] if {"train_step", "step_batch"} & set(look)]
+    assert any("read" in look for look in device_results["looks"])  # every ten steps, which is allowed
+    assert not [look for look in device_results["looks"] if {"train_step", "step_batch"} & set(look)]
 
 
-def test_no_generated_token_waits_for_the_device(found: dict[str, Any]):
-    if found["device"] != "gpu":
+def test_no_generated_token_waits_for_the_device(device_results: dict[str, Any]):
+    if device_results["device"] != "gpu":
         pytest.skip("synchronizations of a real GPU are not recorded")
-    written = [look for look in found["looks"] if look[0] == "generate" and "decode" in look]
+    written = [look for look in device_results["looks"] if look[0] == "generate" and "decode" in look]
     assert [look[-1] for look in written] == 2 * ["require_finite"]  # once per text, at its end
 
 
-def test_several_texts_are_read_once_per_step(found: dict[str, Any]):
-    if found["device"] != "gpu":
+def test_several_texts_are_read_once_per_step(device_results: dict[str, Any]):
+    if device_results["device"] != "gpu":
         pytest.skip("synchronizations of a real GPU are not recorded")
-    looks = Counter(look[-1] for look in found["looks"] if "step" in look and "generate_batch" in look)
+    looks = Counter(look[-1] for look in device_results["looks"] if "step" in look and "generate_batch" in look)
     assert looks == {"append_tokens": 40, "require_finite": 4}

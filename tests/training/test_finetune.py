@@ -132,7 +132,7 @@ def test_micro_batches_and_shared_contexts_do_not_change_the_step(table: Table, 
 
 
 @pytest.fixture(scope="module")
-def whole(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def whole_runs(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three epochs with dropout and a checkpoint after each step: all weights, the head, the last block."""
     folder = tmp_path_factory.mktemp("runs")
     settings = {
@@ -154,30 +154,30 @@ def whole(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathF
     ("train", "step"), [("all", 0), ("all", 1), ("all", 4), ("all", 11), ("all", 12), ("head", 5), ("last:1", 7)]
 )
 def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_metrics_and_results(
-    train: str, step: int, whole: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path
+    train: str, step: int, whole_runs: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path
 ):
-    run = copy_until_checkpoint(step, whole[train], tmp_path / "run")
+    run = copy_until_checkpoint(step, whole_runs[train], tmp_path / "run")
     finetune(table, from_=pretrained_run, out=run, resume=True, **TEXT_OPTIONS)
-    found, expected = (read_safetensors(r / "model" / "model.safetensors") for r in (run, whole[train]))
+    found, expected = (read_safetensors(r / "model" / "model.safetensors") for r in (run, whole_runs[train]))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
-    assert read_metrics(run) == read_metrics(whole[train])
-    assert read_results(run) == read_results(whole[train])
+    assert read_metrics(run) == read_metrics(whole_runs[train])
+    assert read_results(run) == read_results(whole_runs[train])
 
 
 def test_a_run_cannot_be_resumed_with_other_rows(
-    whole: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path
+    whole_runs: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path
 ):
-    run = copy_until_checkpoint(4, whole["all"], tmp_path / "run")
+    run = copy_until_checkpoint(4, whole_runs["all"], tmp_path / "run")
     other = replace(table, rows=[*table.rows[:-1], {**table.rows[-1], "label": "yes"}])
     with pytest.raises(UserError, match="was trained with another data"):
         finetune(other, from_=pretrained_run, out=run, resume=True, **TEXT_OPTIONS)
 
 
 def test_a_run_cannot_be_resumed_from_another_model(
-    whole: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path
+    whole_runs: dict[str, Path], table: Table, pretrained_run: Path, tmp_path: Path
 ):
-    run = copy_until_checkpoint(4, whole["all"], tmp_path / "run")
+    run = copy_until_checkpoint(4, whole_runs["all"], tmp_path / "run")
     other = tmp_path / "other"
     shutil.copytree(pretrained_run, other)
     with pytest.raises(UserError, match="was started with from"):

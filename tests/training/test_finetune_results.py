@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 @pytest.fixture(scope="module", params=KIND_OPTIONS)
-def trained(
+def kind_run(
     request: pytest.FixtureRequest, table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, LoggedLines]:
     """(kind, a run of it, its lines)."""
@@ -37,8 +37,8 @@ def trained(
     return request.param, finetune(table, from_=pretrained_run, out=out, progress=progress, **options), progress
 
 
-def test_every_kind_trains_and_predicts_with_its_documented_keys(trained: tuple[str, Path, LoggedLines], table: Table):
-    name, run, _ = trained
+def test_every_kind_trains_and_predicts_with_its_documented_keys(kind_run: tuple[str, Path, LoggedLines], table: Table):
+    name, run, _ = kind_run
     found = read_results(run)
     model = load_task_predictor(run)
     predictions = model.predict(table.rows[:6])
@@ -83,8 +83,8 @@ def test_a_temperature_that_helps_is_saved_and_used(table: Table, pretrained_run
         assert record["probabilities"]["yes"] == pytest.approx(row["probability_yes"], abs=1e-5)
 
 
-def test_the_baselines_of_every_kind_are_shown_beside_the_model(trained: tuple[str, Path, LoggedLines]):
-    _, run, progress = trained
+def test_the_baselines_of_every_kind_are_shown_beside_the_model(kind_run: tuple[str, Path, LoggedLines]):
+    _, run, progress = kind_run
     found = read_results(run)
     main = found["main"]
     for one in (trivial := found["baselines"]["trivial"], tfidf := found["baselines"]["tfidf"]):

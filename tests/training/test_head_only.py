@@ -41,20 +41,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def sequence_counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Number of sequences in each call of the backbone."""
     calls: list[int] = []
     states = GPT.hidden_states
 
-    def counted(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
+    def count_sequences(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
         calls.append(len(packing.lengths) if packing else len(ids))
         return states(self, ids, kv_cache=kv_cache, packing=packing)
 
-    monkeypatch.setattr(GPT, "hidden_states", counted)
+    monkeypatch.setattr(GPT, "hidden_states", count_sequences)
     return calls
 
 
-def files(cache: Path) -> list[Path]:
+def list_cached_files(cache: Path) -> list[Path]:
     return sorted((cache / "features").iterdir()) if (cache / "features").exists() else []
 
 
@@ -71,27 +71,27 @@ def assert_alike(run: Path, other: Path) -> None:
 
 
 def test_the_backbone_runs_once_over_each_example_for_any_number_of_epochs(
-    table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int]
+    table: Table, pretrained_run: Path, tmp_path: Path, sequence_counts: list[int]
 ):
     for epochs in (1, 10):
-        seen.clear()
+        sequence_counts.clear()
         given = {**TEXT_OPTIONS, **FAST, "epochs": epochs, "cache_features": False}
         finetune(table, from_=pretrained_run, out=tmp_path / str(epochs), **given)
-        assert sum(seen) == 64
+        assert sum(sequence_counts) == 64
 
 
 def test_a_second_run_on_the_same_rows_loads_the_features_and_prints_it(
-    table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path
+    table: Table, pretrained_run: Path, tmp_path: Path, sequence_counts: list[int], cache: Path
 ):
     finetune(table, from_=pretrained_run, out=tmp_path / "first", **TEXT_OPTIONS, **FAST)
-    (kept,) = files(cache)
-    seen.clear()
+    (kept,) = list_cached_files(cache)
+    sequence_counts.clear()
     messages = LoggedLines()
     other = {**TEXT_OPTIONS, **FAST, "peak_lr": 0.1, "epochs": 3, "head_dropout": 0.0, "dropout": 0.3}
     finetune(table, from_=pretrained_run, out=tmp_path / "second", progress=messages, **other)
-    assert seen == []
+    assert sequence_counts == []
     assert f"features of 64 examples loaded from {kept.parent}" in messages
-    assert files(cache) == [kept]
+    assert list_cached_files(cache) == [kept]
 
 
 @pytest.mark.parametrize("kind", ["similarity", "choice"])
@@ -109,19 +109,19 @@ def test_cached_features_give_the_same_bits_metrics_and_results_as_computed_ones
 
 
 def test_a_killed_run_resumes_without_the_backbone_to_the_same_bits(
-    table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int]
+    table: Table, pretrained_run: Path, tmp_path: Path, sequence_counts: list[int]
 ):
     settings = {**TEXT_OPTIONS, **FAST, "head_dropout": 0.2, "checkpoint_every": 1, "keep": 99}
     whole = finetune(table, from_=pretrained_run, out=tmp_path / "whole", **settings)
     run = copy_until_checkpoint(3, whole, tmp_path / "run")
-    seen.clear()
+    sequence_counts.clear()
     finetune(table, from_=pretrained_run, out=run, resume=True, **TEXT_OPTIONS)
-    assert seen == []
+    assert sequence_counts == []
     assert_alike(run, whole)
 
 
 def test_everything_that_affects_the_features_is_in_the_cache_key(
-    table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path
+    table: Table, pretrained_run: Path, tmp_path: Path, sequence_counts: list[int], cache: Path
 ):
     """Each of these runs needs other features."""
     long = replace(table, rows=[{**row, "text": row["text"] * 3} for row in table.rows])
@@ -142,11 +142,11 @@ def test_everything_that_affects_the_features_is_in_the_cache_key(
         (long, pretrained_run, {"long": "head-tail"}),
     ]
     for number, (rows, start, settings) in enumerate(runs, 1):
-        seen.clear()
+        sequence_counts.clear()
         pairs = {"kind": "entailment", "premise": "text", "hypothesis": "other"}
         finetune(rows, from_=start, out=tmp_path / str(number), **pairs, **FAST | settings)
-        assert sum(seen) == 64, settings
-        assert len(files(cache)) == number
+        assert sum(sequence_counts) == 64, settings
+        assert len(list_cached_files(cache)) == number
 
 
 # ---- files
@@ -154,18 +154,18 @@ def test_everything_that_affects_the_features_is_in_the_cache_key(
 
 @pytest.mark.parametrize("damage", ["cut short", "emptied", "changed", "of another shape"])
 def test_a_damaged_file_is_reported_and_its_features_computed_again(
-    damage: str, table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path
+    damage: str, table: Table, pretrained_run: Path, tmp_path: Path, sequence_counts: list[int], cache: Path
 ):
     first = finetune(table, from_=pretrained_run, out=tmp_path / "first", **TEXT_OPTIONS, **FAST)
-    (kept,) = files(cache)
+    (kept,) = list_cached_files(cache)
     whole = kept.read_bytes()
     changes = {"cut short": whole[:-7], "emptied": b"", "changed": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]}
     kept.write_bytes(changes.get(damage, whole.replace(b"[64,32]", b"[32,64]")))
     assert kept.read_bytes() != whole
-    seen.clear()
+    sequence_counts.clear()
     messages = LoggedLines()
     again = finetune(table, from_=pretrained_run, out=tmp_path / "again", progress=messages, **TEXT_OPTIONS, **FAST)
-    assert sum(seen) == 64
+    assert sum(sequence_counts) == 64
     assert f"{kept} is damaged" in messages
     assert_alike(first, again)
     assert kept.read_bytes() == whole
@@ -185,12 +185,12 @@ def test_a_cache_that_cannot_be_read_is_a_message_and_not_an_error(
 ):
     exists = Path.exists
 
-    def denied(path: Path) -> bool:
+    def deny_features(path: Path) -> bool:
         if path.suffix == ".safetensors" and path.parent.name == "features":
             raise PermissionError(13, "Permission denied", str(path))
         return exists(path)
 
-    monkeypatch.setattr(Path, "exists", denied)
+    monkeypatch.setattr(Path, "exists", deny_features)
     messages = LoggedLines()
     finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
     assert "cannot be read (Permission denied)" in messages
@@ -214,23 +214,28 @@ def test_a_full_disk_leaves_no_partial_file(
     messages = LoggedLines()
     finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
     assert "the disk is full" in messages
-    assert files(cache) == []
+    assert list_cached_files(cache) == []
 
 
 def test_the_cache_keeps_the_last_used_files_within_its_limit(
-    table: Table, pretrained_run: Path, tmp_path: Path, seen: list[int], cache: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table,
+    pretrained_run: Path,
+    tmp_path: Path,
+    sequence_counts: list[int],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     def run(seed: int) -> bool:
         """Whether the features had to be computed."""
         number = len(list(tmp_path.glob("run*")))
-        seen.clear()
+        sequence_counts.clear()
         finetune(table, from_=pretrained_run, out=tmp_path / f"run{number}", seed=seed, **TEXT_OPTIONS, **FAST)
-        for age, path in enumerate(sorted(files(cache), key=lambda path: -path.stat().st_mtime)):
+        for age, path in enumerate(sorted(list_cached_files(cache), key=lambda path: -path.stat().st_mtime)):
             os.utime(path, (path.stat().st_mtime - 10 * age,) * 2)  # clocks of disks are coarse
-        return sum(seen) > 0
+        return sum(sequence_counts) > 0
 
     assert run(0)
-    size = files(cache)[0].stat().st_size
+    size = list_cached_files(cache)[0].stat().st_size
     monkeypatch.setattr(features, "MAX_CACHE_BYTES", 2.5 * size)
     abandoned = cache / "features" / ".half.1.tmp"
     abandoned.write_bytes(b"what a killed process left")
@@ -238,7 +243,7 @@ def test_the_cache_keeps_the_last_used_files_within_its_limit(
     assert run(1)
     assert not run(0)
     assert run(2)
-    assert len(files(cache)) == 2
+    assert len(list_cached_files(cache)) == 2
     assert not run(0)
     assert run(1)  # the least recently used one was deleted
 
@@ -262,7 +267,7 @@ def test_features_larger_than_the_limit_are_not_cached(
     messages = LoggedLines()
     finetune(table, from_=pretrained_run, out=tmp_path / "run", progress=messages, **TEXT_OPTIONS, **FAST)
     assert "the features are not cached" in messages
-    assert files(cache) == []
+    assert list_cached_files(cache) == []
 
 
 @pytest.mark.parametrize(
@@ -321,11 +326,11 @@ def test_micro_batch_limits_a_pass_and_does_not_change_the_features(
     with pytest.MonkeyPatch.context() as patch:
         states = GPT.hidden_states
 
-        def counted(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
+        def count_sequences(self: GPT, ids: Tensor, kv_cache: Any = None, packing: Any = None) -> Tensor:
             passes.append(len(ids))
             return states(self, ids, kv_cache=kv_cache, packing=packing)
 
-        patch.setattr(GPT, "hidden_states", counted)
+        patch.setattr(GPT, "hidden_states", count_sequences)
         found = features.extract_features(model, coded, Progress(), micro_batch)
     largest_example = max(example.tokens for example in coded)
     assert max(passes) <= max(largest_example, micro_batch * max(example.max_row_tokens for example in coded))

@@ -17,7 +17,7 @@ from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training.initial_model import inherited_settings, new_model_config
 
 
-def saved_model(folder: Path, tokenizer: Tokenizer, **settings: Any) -> Path:
+def write_model(folder: Path, tokenizer: Tokenizer, **settings: Any) -> Path:
     cfg = resolve_settings(PretrainConfig, settings)
     folder.mkdir()
     save_model(folder, GPT(new_model_config(cfg, tokenizer.vocab_size)), tokenizer)
@@ -26,13 +26,13 @@ def saved_model(folder: Path, tokenizer: Tokenizer, **settings: Any) -> Path:
 
 @pytest.mark.parametrize("size", ["tiny", "mini", "lstm"])
 def test_a_continued_model_has_the_defaults_of_its_size(size: str, tokenizer: Tokenizer, tmp_path: Path):
-    folder = saved_model(tmp_path / size, tokenizer, model=size)
+    folder = write_model(tmp_path / size, tokenizer, model=size)
     found = resolve_settings(PretrainConfig, {}, extra=inherited_settings(folder, {}))
     assert found == resolve_settings(PretrainConfig, {"model": size})
 
 
 def test_the_default_learning_rate_of_a_continued_model_is_that_of_its_width(tokenizer: Tokenizer, tmp_path: Path):
-    folder = saved_model(tmp_path / "other", tokenizer, n_embd=256, n_head=4, n_layer=2)
+    folder = write_model(tmp_path / "other", tokenizer, n_embd=256, n_head=4, n_layer=2)
     assert inherited_settings(folder, {})["peak_lr"] == 3e-3
     chosen = {"peak_lr": 1e-4}
     assert resolve_settings(PretrainConfig, chosen, extra=inherited_settings(folder, chosen)).peak_lr == 1e-4
@@ -49,7 +49,7 @@ def test_the_learning_rate_of_a_width_is_that_of_the_sizes_and_never_above_that_
 
 
 def test_another_size_contradicts_from(tokenizer: Tokenizer, tmp_path: Path):
-    folder = saved_model(tmp_path / "tiny", tokenizer, model="tiny")
+    folder = write_model(tmp_path / "tiny", tokenizer, model="tiny")
     assert inherited_settings(folder, {"model": "tiny"})["model"] == "tiny"
     with pytest.raises(UserError, match=r'model="mini": .* has the shape of tiny'):
         inherited_settings(folder, {"model": "mini"})

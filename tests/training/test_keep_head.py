@@ -26,22 +26,24 @@ pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 @pytest.fixture(scope="module")
-def tuned(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finetuned_run(table: Table, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tuned") / "run"
     return finetune(table, from_=pretrained_run, out=out, **TEXT_OPTIONS, **FAST_SETTINGS)
 
 
-def test_the_head_of_a_finetuned_model_is_kept_or_replaced_with_a_message(tuned: Path, table: Table, tmp_path: Path):
+def test_the_head_of_a_finetuned_model_is_kept_or_replaced_with_a_message(
+    finetuned_run: Path, table: Table, tmp_path: Path
+):
     stay = {**FAST_SETTINGS, **TEXT_OPTIONS, "peak_lr": 0}
     progress = LoggedLines()
-    new = finetune(table, from_=tuned, out=tmp_path / "new", progress=progress, **stay)
+    new = finetune(table, from_=finetuned_run, out=tmp_path / "new", progress=progress, **stay)
     assert any("a new output layer replaces its own" in x and "use --keep-head to keep it" in x for x in progress.lines)
-    kept = finetune(table, from_=tuned, out=tmp_path / "kept", keep_head=True, **stay)
-    before = load_head(tuned)
+    kept = finetune(table, from_=finetuned_run, out=tmp_path / "kept", keep_head=True, **stay)
+    before = load_head(finetuned_run)
     assert not torch.equal(load_head(new)["linear.weight"], before["linear.weight"])
     assert all(torch.equal(load_head(kept)[name], value) for name, value in before.items())
     rows = table.rows[:5]
-    logits = [(model := load_task_predictor(run)).logits(model.read_rows(rows)) for run in (tuned, kept)]
+    logits = [(model := load_task_predictor(run)).logits(model.read_rows(rows)) for run in (finetuned_run, kept)]
     torch.testing.assert_close(logits[0], logits[1])
 
 
@@ -55,11 +57,11 @@ def test_the_head_of_a_finetuned_model_is_kept_or_replaced_with_a_message(tuned:
     ],
 )
 def test_a_head_that_does_not_fit_cannot_be_kept(
-    name: str, settings: dict[str, Any], problem: str, tuned: Path, table: Table, tmp_path: Path
+    name: str, settings: dict[str, Any], problem: str, finetuned_run: Path, table: Table, tmp_path: Path
 ):
     options = {**KIND_OPTIONS[name], **FAST_SETTINGS, **settings}
     with pytest.raises(UserError, match=f"keep_head=True.*{problem}|{problem}"):
-        finetune(table, from_=tuned, out=tmp_path / "run", keep_head=True, **options)
+        finetune(table, from_=finetuned_run, out=tmp_path / "run", keep_head=True, **options)
     assert not (tmp_path / "run").exists()
 
 

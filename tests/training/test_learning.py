@@ -59,28 +59,30 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def taught(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_run(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learned more than word frequencies; without a slow warm-up, a post-LN model stalls."""
     settings = {**tiny_pretrain_settings, "steps": 600, "batch_size": 16, "peak_lr": 5e-3, "warmup": 0.15}
     return pretrain(corpus, out=tmp_path_factory.mktemp("runs") / "taught", **settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fine_tuning_learns_a_label_that_depends_on_one_word(kind: str, taught: Path, tmp_path: Path):
+def test_fine_tuning_learns_a_label_that_depends_on_one_word(kind: str, trained_run: Path, tmp_path: Path):
     columns, metric, enough = KINDS[kind]
-    run = finetune(table("train", 0), from_=taught, out=tmp_path / "run", kind=kind, **columns, **SETTINGS)
+    run = finetune(table("train", 0), from_=trained_run, out=tmp_path / "run", kind=kind, **columns, **SETTINGS)
     found = evaluate(run, table("test", 1))
     assert found["metrics"][metric] > enough, found
 
 
-def test_a_head_alone_learns_more_than_the_majority(taught: Path, tmp_path: Path):
+def test_a_head_alone_learns_more_than_the_majority(trained_run: Path, tmp_path: Path):
     columns = KINDS["classification"][0]
     settings = {"train": "head", "precision": "fp32", "device": "cpu"}
-    run = finetune(table("train", 0), from_=taught, out=tmp_path / "run", kind="classification", **columns, **settings)
+    run = finetune(
+        table("train", 0), from_=trained_run, out=tmp_path / "run", kind="classification", **columns, **settings
+    )
     assert evaluate(run, table("test", 1))["metrics"]["accuracy"] > 0.6
 
 
-def test_random_labels_cannot_be_learned(taught: Path, tmp_path: Path):
+def test_random_labels_cannot_be_learned(trained_run: Path, tmp_path: Path):
     """The accuracy is that of chance: nothing leaks from the labels of the test rows."""
     draw = random.Random(2)
     tables = [table("train", 0), table("test", 1)]
@@ -89,13 +91,13 @@ def test_random_labels_cannot_be_learned(taught: Path, tmp_path: Path):
             row["label"] = draw.choice(["yes", "no"])
     columns = KINDS["classification"][0]
     run = finetune(
-        tables[0], from_=taught, out=tmp_path / "run", kind="classification", **columns, **SETTINGS | {"epochs": 3}
+        tables[0], from_=trained_run, out=tmp_path / "run", kind="classification", **columns, **SETTINGS | {"epochs": 3}
     )
     assert 0.35 < evaluate(run, tables[1])["metrics"]["accuracy"] < 0.65
 
 
-def test_pre_training_learns_more_than_word_frequencies(taught: Path):
-    results = json.loads((taught / "results.json").read_text())
+def test_pre_training_learns_more_than_word_frequencies(trained_run: Path):
+    results = json.loads((trained_run / "results.json").read_text())
     assert results["validation"]["loss"] < results["unigram"]["loss"] - 0.5
 
 

@@ -36,12 +36,12 @@ ALWAYS_DUE = replace(CONFIG, checkpoint_every=0, checkpoint_minutes=1e-9)
 
 
 @pytest.fixture
-def saving_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def disable_save_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of the linear model takes less time than a checkpoint; it may take all the time here."""
     monkeypatch.setattr(checkpoints, "MAX_SAVING_SHARE", float("inf"))
 
 
-@pytest.mark.usefixtures("saving_is_free")
+@pytest.mark.usefixtures("disable_save_budget")
 def test_checkpoints_by_time_change_no_bit_and_are_replaced_by_the_next_one(tmp_path: Path):
     weights = [
         run_stage(make_stage(), tmp_path / name, config=config)[1]
@@ -52,17 +52,17 @@ def test_checkpoints_by_time_change_no_bit_and_are_replaced_by_the_next_one(tmp_
     assert checkpoints.list_steps(tmp_path / "timed" / "checkpoints") == [5, 10, 15, 20, STEPS]
 
 
-@pytest.mark.usefixtures("saving_is_free")
+@pytest.mark.usefixtures("disable_save_budget")
 def test_a_killed_run_has_a_checkpoint_by_time_beside_the_last_regular_one(tmp_path: Path):
     made = make_stage()
 
-    def killed(step: int) -> StepBatch:
+    def run_out_of_memory(step: int) -> StepBatch:
         if step == 8:
             raise MemoryError("out of memory")
         return made.step_batch(step)
 
     with pytest.raises(ResourceError):
-        run_stage(replace(made, step_batch=killed), tmp_path, config=ALWAYS_DUE)
+        run_stage(replace(made, step_batch=run_out_of_memory), tmp_path, config=ALWAYS_DUE)
     assert checkpoints.list_steps(tmp_path / "checkpoints") == [5, 8]
     _, resumed, _ = run_stage(make_stage(), tmp_path, resume=True, config=ALWAYS_DUE)
     _, whole, _ = run_stage(make_stage(), tmp_path / "whole")
@@ -101,15 +101,15 @@ def test_evaluation_is_without_dropout_and_training_continues_with_it(tmp_path: 
     made = make_stage()
     evaluate, objective = made.evaluate, made.loss_fn
 
-    def watched_evaluate() -> dict[str, float]:
+    def record_evaluate() -> dict[str, float]:
         modes.append(("evaluate", made.model.training))
         return evaluate()
 
-    def watched_objective(rows: Tensor) -> Losses:
+    def record_objective(rows: Tensor) -> Losses:
         modes.append(("objective", made.model.training))
         return objective(rows)
 
-    watched = replace(made, evaluate=watched_evaluate, loss_fn=watched_objective)
+    watched = replace(made, evaluate=record_evaluate, loss_fn=record_objective)
     run_stage(watched, tmp_path, config=replace(CONFIG, checkpoint_every=0))
     assert set(modes) == {("evaluate", False), ("objective", True)}
     assert not made.model.training
@@ -122,12 +122,14 @@ def test_a_step_of_micro_batches_equals_the_step_of_one_batch(tmp_path: Path):
         made.model[0].p = 0.0  # type: ignore[index, operator, union-attr]
         update = made.step_batch
 
-        def cut(step: int, size: int = size, update: Any = update) -> StepBatch:
+        def split_batch(step: int, size: int = size, update: Any = update) -> StepBatch:
             rows = torch.cat(list(update(step).micro_batches))
             return StepBatch(0, torch.split(rows, size), 8)
 
         found.append(
-            run_stage(replace(made, step_batch=cut), tmp_path / str(size), config=replace(CONFIG, optimizer="sgd"))[1]
+            run_stage(
+                replace(made, step_batch=split_batch), tmp_path / str(size), config=replace(CONFIG, optimizer="sgd")
+            )[1]
         )
     for weights in found[1:]:
         for name, value in weights.items():
@@ -227,12 +229,12 @@ def test_a_run_folder_deleted_during_training_is_an_error_and_not_created_again(
     made = make_stage()
     update = made.step_batch
 
-    def deleting(step: int) -> StepBatch:
+    def delete_run(step: int) -> StepBatch:
         if step == when:
             shutil.rmtree(tmp_path / "run")
         return update(step)
 
     with pytest.raises(UserError, match="no longer exists") as ended:
-        run_stage(replace(made, step_batch=deleting), tmp_path / "run", config=replace(CONFIG, checkpoint_every=2))
+        run_stage(replace(made, step_batch=delete_run), tmp_path / "run", config=replace(CONFIG, checkpoint_every=2))
     assert str(tmp_path / "run") in str(ended.value)
     assert list(tmp_path.iterdir()) == []

@@ -22,15 +22,17 @@ from gpt1.training.loop import Outcome, Stage
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, dict[str, Tensor]]:
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, dict[str, Tensor]]:
     folder = tmp_path_factory.mktemp("whole")
     outcome, weights, _ = run_stage(make_stage(), folder)
     return folder, outcome, weights
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
-def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_and_the_same_metrics(step: int, whole, tmp_path: Path):
-    folder, outcome, weights = whole
+def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_and_the_same_metrics(
+    step: int, whole_run, tmp_path: Path
+):
+    folder, outcome, weights = whole_run
     resumed, found, progress = run_stage(make_stage(), copy_until_checkpoint(step, folder, tmp_path), resume=True)
     assert progress.messages == [f"resuming after step {step:,}"]
     assert equal_weights(found, weights)
@@ -38,8 +40,8 @@ def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_and_the_same_met
     assert_same_outcome(resumed, outcome)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(whole, tmp_path: Path):
-    folder, outcome, weights = whole
+def test_a_run_killed_before_its_first_checkpoint_starts_again(whole_run, tmp_path: Path):
+    folder, outcome, weights = whole_run
     resumed, found, _ = run_stage(make_stage(), copy_until_checkpoint(0, folder, tmp_path), resume=True)
     assert equal_weights(found, weights)
     assert read_metrics(tmp_path) == read_metrics(folder)
@@ -47,8 +49,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(whole, tmp_path: 
 
 
 @pytest.mark.parametrize("damage", [b"", b"12\n[]\n", b"\0\0\0", b"\xff\xfe"])
-def test_a_partial_line_of_a_killed_process_is_dropped(damage: bytes, whole, tmp_path: Path):
-    folder, _, _ = whole
+def test_a_partial_line_of_a_killed_process_is_dropped(damage: bytes, whole_run, tmp_path: Path):
+    folder, _, _ = whole_run
     copy_until_checkpoint(12, folder, tmp_path)
     content = (tmp_path / "metrics.jsonl").read_bytes()
     (tmp_path / "metrics.jsonl").write_bytes(content[: len(content) // 2] + damage)
@@ -58,8 +60,8 @@ def test_a_partial_line_of_a_killed_process_is_dropped(damage: bytes, whole, tmp
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("when", [10, 20])
-def test_a_stopped_run_is_saved_and_resumes_to_the_same_bits(number: int, when: int, whole, tmp_path: Path):
-    folder, _, weights = whole
+def test_a_stopped_run_is_saved_and_resumes_to_the_same_bits(number: int, when: int, whole_run, tmp_path: Path):
+    folder, _, weights = whole_run
 
     def stop(record: dict[str, Any]) -> None:
         if record["split"] == "train" and record["step"] == when:
@@ -84,7 +86,7 @@ def test_a_stopped_run_is_saved_and_resumes_to_the_same_bits(number: int, when: 
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
-def test_a_closing_terminal_stops_the_run_even_with_repeated_signals(whole, tmp_path: Path):
+def test_a_closing_terminal_stops_the_run_even_with_repeated_signals(whole_run, tmp_path: Path):
     def hang_up(record: dict[str, Any]) -> None:
         if record["split"] == "train" and record["step"] == 10:
             os.kill(os.getpid(), signal.SIGHUP)  # from the terminal
@@ -103,7 +105,7 @@ def test_a_closing_terminal_stops_the_run_even_with_repeated_signals(whole, tmp_
         )
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert equal_weights(found, whole[2])
+    assert equal_weights(found, whole_run[2])
 
 
 def test_a_second_ctrl_c_ends_immediately(tmp_path: Path):
@@ -124,8 +126,8 @@ def damage(folder: Path, step: int) -> Path:
     return damaged
 
 
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(whole, tmp_path: Path):
-    folder, outcome, weights = whole
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(whole_run, tmp_path: Path):
+    folder, outcome, weights = whole_run
     copy_until_checkpoint(12, folder, tmp_path)
     damaged = damage(tmp_path, 12)
     resumed, found, progress = run_stage(make_stage(), tmp_path, resume=True)
@@ -136,8 +138,8 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(whol
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_damaged_checkpoints_do_not_displace_valid_ones(keep: int, whole, tmp_path: Path):
-    copy_until_checkpoint(20, whole[0], tmp_path)
+def test_damaged_checkpoints_do_not_displace_valid_ones(keep: int, whole_run, tmp_path: Path):
+    copy_until_checkpoint(20, whole_run[0], tmp_path)
     for step in checkpoints.list_steps(tmp_path / "checkpoints"):
         if step not in (8, 19, 20):
             shutil.rmtree(checkpoints.checkpoint_path(tmp_path / "checkpoints", step))
@@ -156,7 +158,7 @@ def test_damaged_checkpoints_do_not_displace_valid_ones(keep: int, whole, tmp_pa
 
 
 def test_a_run_with_a_damaged_best_checkpoint_creates_it_again(tmp_path: Path):
-    def made() -> Stage:
+    def make_scored_stage() -> Stage:
         plain = make_stage()
         scores = {5: 0.1, 10: 0.7, 15: 0.3, 20: 0.2, STEPS: 0.2}
         schedule = {
@@ -166,32 +168,32 @@ def test_a_run_with_a_damaged_best_checkpoint_creates_it_again(tmp_path: Path):
         now: list[int] = []
         return replace(plain, **schedule, evaluate=lambda: {"score": scores[now[-1]], "loss": plain.evaluate()["loss"]})
 
-    outcome, weights, _ = run_stage(made(), tmp_path)
+    outcome, weights, _ = run_stage(make_scored_stage(), tmp_path)
     assert outcome.best == 10
     damaged = damage(tmp_path, 10)
-    again, found, progress = run_stage(made(), tmp_path, resume=True)
+    again, found, progress = run_stage(make_scored_stage(), tmp_path, resume=True)
     assert str(damaged) in progress.messages[0]
     assert progress.messages[-1] == "resuming after step 9"
     assert equal_weights(found, weights)
     assert_same_outcome(again, outcome)
 
 
-def test_a_full_disk_loses_no_line_of_metrics(whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    copy_until_checkpoint(12, whole[0], tmp_path)
+def test_a_full_disk_loses_no_line_of_metrics(whole_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    copy_until_checkpoint(12, whole_run[0], tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
 
-    def full(*_: object) -> None:
+    def raise_disk_full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
     with pytest.raises(ResourceError, match="disk is full"):
         run_stage(make_stage(), tmp_path, resume=True)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["corpus", "tokenizer"])
-def test_a_run_cannot_be_resumed_with_another_corpus_or_tokenizer(name: str, whole, tmp_path: Path):
-    copy_until_checkpoint(12, whole[0], tmp_path)
+def test_a_run_cannot_be_resumed_with_another_corpus_or_tokenizer(name: str, whole_run, tmp_path: Path):
+    copy_until_checkpoint(12, whole_run[0], tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = make_stage(fingerprints={"corpus": "c", "tokenizer": "t"} | {name: "other"})
     with pytest.raises(UserError, match=f"was trained with another {name}"):

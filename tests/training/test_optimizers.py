@@ -33,12 +33,12 @@ SHAPES = {"tokens.weight": (50, 8), "linear.weight": (8, 24), "linear.bias": (24
 STEPS = 10
 
 
-def start() -> dict[str, Tensor]:
+def initial_weights() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
 
 
-def gradients(step: int) -> dict[str, Tensor]:
+def make_gradients(step: int) -> dict[str, Tensor]:
     """Gradients of very different magnitudes, some of them zero."""
     generator = torch.Generator().manual_seed(1 + step)
     found = {}
@@ -48,21 +48,21 @@ def gradients(step: int) -> dict[str, Tensor]:
     return found
 
 
-def lr(step: int) -> float:
+def learning_rate(step: int) -> float:
     return 1e-2 * lr_factor("linear", 3, step, STEPS)
 
 
-def ours(kind: Any, config: FinetuneConfig, steps: range = range(STEPS)) -> dict[str, Tensor]:
-    parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
+def run_our_optimizer(kind: Any, config: FinetuneConfig, steps: range = range(STEPS)) -> dict[str, Tensor]:
+    parameters = {name: tensor.requires_grad_() for name, tensor in initial_weights().items()}
     optimizer = kind(list(parameters.items()), config)
     for step in steps:
-        give(parameters, gradients(step))
-        optimizer.step(lr(step))
+        set_gradients(parameters, make_gradients(step))
+        optimizer.step(learning_rate(step))
     return {name: p.detach() for name, p in parameters.items()}
 
 
-def theirs(kind: Any, decay: float, **settings: Any) -> dict[str, Tensor]:
-    parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
+def run_torch_optimizer(kind: Any, decay: float, **settings: Any) -> dict[str, Tensor]:
+    parameters = {name: tensor.requires_grad_() for name, tensor in initial_weights().items()}
     spared = {name: p for name, p in parameters.items() if p.dim() < 2}
     decayed = {name: p for name, p in parameters.items() if p.dim() > 1}
     groups = [
@@ -71,27 +71,27 @@ def theirs(kind: Any, decay: float, **settings: Any) -> dict[str, Tensor]:
     ]
     optimizer = kind(groups, lr=1.0, **settings)
     for step in range(STEPS):
-        give(parameters, gradients(step))
+        set_gradients(parameters, make_gradients(step))
         for group in optimizer.param_groups:
-            group["lr"] = lr(step)
+            group["lr"] = learning_rate(step)
         optimizer.step()
     return {name: p.detach() for name, p in parameters.items()}
 
 
-def give(parameters: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def set_gradients(parameters: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     for name, p in parameters.items():
         p.grad = found[name]
 
 
 def released_adam_in_numpy(decay: float, beta1: float, beta2: float, eps: float) -> dict[str, np.ndarray]:
     """PAPER: p ← p − lr_t · (m / (√v + ε) + decay · p), lr_t = lr · √(1 − β2^t) / (1 − β1^t), in float64."""
-    parameters = {name: tensor.double().numpy().copy() for name, tensor in start().items()}
+    parameters = {name: tensor.double().numpy().copy() for name, tensor in initial_weights().items()}
     m = {name: np.zeros_like(p) for name, p in parameters.items()}
     v = {name: np.zeros_like(p) for name, p in parameters.items()}
     for step in range(STEPS):
         t = step + 1
-        lr_t = lr(step) * np.sqrt(1 - beta2**t) / (1 - beta1**t)
-        for name, g in gradients(step).items():
+        lr_t = learning_rate(step) * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+        for name, g in make_gradients(step).items():
             g = g.double().numpy()
             m[name] = beta1 * m[name] + (1 - beta1) * g
             v[name] = beta2 * v[name] + (1 - beta2) * g * g
@@ -107,28 +107,28 @@ def released_adam_in_numpy(decay: float, beta1: float, beta2: float, eps: float)
 def test_ten_steps_match_the_released_adam_written_in_numpy(decay: float, eps: float):
     config = FinetuneConfig(weight_decay=decay, eps=eps)
     expected = released_adam_in_numpy(decay, config.beta1, config.beta2, eps)
-    for name, p in ours(ReleasedAdam, config).items():
+    for name, p in run_our_optimizer(ReleasedAdam, config).items():
         np.testing.assert_allclose(p.double().numpy(), expected[name], rtol=0, atol=1e-6)
 
 
 def test_the_released_adam_is_not_adamw():
     config = FinetuneConfig(weight_decay=0.3, eps=1e-3)
-    ours_, other = ours(ReleasedAdam, config), ours(AdamW, config)
+    ours_, other = run_our_optimizer(ReleasedAdam, config), run_our_optimizer(AdamW, config)
     assert (ours_["linear.weight"] - other["linear.weight"]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_adamw_equals_torchs(decay: float):
-    expected = theirs(torch.optim.AdamW, decay, betas=(0.8, 0.95), eps=1e-6)
-    found = ours(AdamW, FinetuneConfig(weight_decay=decay, beta1=0.8, beta2=0.95, eps=1e-6))
+    expected = run_torch_optimizer(torch.optim.AdamW, decay, betas=(0.8, 0.95), eps=1e-6)
+    found = run_our_optimizer(AdamW, FinetuneConfig(weight_decay=decay, beta1=0.8, beta2=0.95, eps=1e-6))
     for name in SHAPES:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_sgd_equals_torchs(momentum: float):
-    expected = theirs(torch.optim.SGD, 0.3, momentum=momentum)
-    found = ours(SGD, FinetuneConfig(weight_decay=0.3, beta1=momentum))
+    expected = run_torch_optimizer(torch.optim.SGD, 0.3, momentum=momentum)
+    found = run_our_optimizer(SGD, FinetuneConfig(weight_decay=0.3, beta1=momentum))
     for name in SHAPES:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-7)
 
@@ -155,7 +155,7 @@ def test_muon_equals_torchs_on_the_matrices_of_blocks_and_adamw_elsewhere():
     adamw = torch.optim.AdamW([tokens], **settings)
     for _ in range(3):
         drawn = {name: torch.randn_like(weight) for name, weight in weights.items()}
-        give(found, drawn)
+        set_gradients(found, drawn)
         for weight, gradient in zip(expected, [drawn[n] for n in MATRICES] + [*drawn[QKV].chunk(3)], strict=True):
             weight.grad = gradient.clone()
         tokens.grad = drawn["tokens.weight"].clone()
@@ -176,9 +176,11 @@ def test_muon_skips_matrices_on_the_device_with_the_bits_of_a_step_or_of_none(fi
     for on_device in (True, False):
         parameters = {name: weight.requires_grad_() for name, weight in block_weights().items()}
         muon = Muon([*parameters.items()], FinetuneConfig(weight_decay=0.3))
-        give(parameters, {name: torch.ones_like(p) for name, p in parameters.items()})
+        set_gradients(parameters, {name: torch.ones_like(p) for name, p in parameters.items()})
         muon.step(0.01)
-        give(parameters, {name: p.detach() if finite else p.detach() * math.nan for name, p in parameters.items()})
+        set_gradients(
+            parameters, {name: p.detach() if finite else p.detach() * math.nan for name, p in parameters.items()}
+        )
         muon.steps_taken += 1
         if on_device or finite:
             muon.update_all(0.01, torch.tensor(0.5), torch.tensor(finite) if on_device else None)
@@ -198,10 +200,10 @@ def test_an_orthogonalized_matrix_keeps_its_singular_vectors_and_evens_its_singu
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_decay_applies_to_matrices_and_not_to_layer_norm_and_biases(name: str):
-    parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
-    give(parameters, {name: torch.zeros(shape) for name, shape in SHAPES.items()})
+    parameters = {name: tensor.requires_grad_() for name, tensor in initial_weights().items()}
+    set_gradients(parameters, {name: torch.zeros(shape) for name, shape in SHAPES.items()})
     OPTIMIZERS[name](list(parameters.items()), FinetuneConfig(weight_decay=0.1)).step(0.1)
-    for name, before in start().items():
+    for name, before in initial_weights().items():
         if before.dim() == 1:
             assert torch.equal(parameters[name], before)
         else:
@@ -213,24 +215,24 @@ def test_decay_applies_to_matrices_and_not_to_layer_norm_and_biases(name: str):
 @pytest.mark.parametrize("cut", [1, 5, 9])
 def test_a_saved_and_loaded_optimizer_continues_with_the_same_bits(name: str, cut: int):
     config = FinetuneConfig(weight_decay=0.1)
-    expected = ours(OPTIMIZERS[name], config)
-    parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
+    expected = run_our_optimizer(OPTIMIZERS[name], config)
+    parameters = {name: tensor.requires_grad_() for name, tensor in initial_weights().items()}
     optimizer = OPTIMIZERS[name](list(parameters.items()), config)
     for step in range(STEPS):
         if step == cut:
             stored = {name: tensor.clone() for name, tensor in optimizer.state_tensors().items()}
             optimizer = OPTIMIZERS[name](list(parameters.items()), config)
             optimizer.load_state_tensors(stored, step)
-        give(parameters, gradients(step))
-        optimizer.step(lr(step))
+        set_gradients(parameters, make_gradients(step))
+        optimizer.step(learning_rate(step))
     assert all(torch.equal(parameters[name], expected[name]) for name in SHAPES)
 
 
 @given(largest=st.floats(1e-3, 1e3))
 def test_clipping_keeps_the_direction_and_bounds_the_norm(largest: float):
-    parameters = start()
-    give(parameters, gradients(0))
-    before = torch.cat([g.flatten() for g in gradients(0).values()])
+    parameters = initial_weights()
+    set_gradients(parameters, make_gradients(0))
+    before = torch.cat([g.flatten() for g in make_gradients(0).values()])
     norm = global_norm(parameters.values())
     torch.testing.assert_close(norm, before.norm())
     torch.testing.assert_close(clip_coefficient(norm, largest), torch.tensor(min(1.0, largest / float(before.norm()))))
@@ -253,11 +255,11 @@ def test_a_clip_norm_of_0_does_not_clip():
 def test_a_clip_coefficient_equals_scaled_gradients(name: str, shrink: float):
     found = []
     for before, after in ((shrink, None), (1.0, torch.tensor(shrink))):
-        parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
+        parameters = {name: tensor.requires_grad_() for name, tensor in initial_weights().items()}
         optimizer = OPTIMIZERS[name](list(parameters.items()), FinetuneConfig(weight_decay=0.1))
         for step in range(3):
-            give(parameters, {key: g * before for key, g in gradients(step).items()})
-            optimizer.step(lr(step), after)
+            set_gradients(parameters, {key: g * before for key, g in make_gradients(step).items()})
+            optimizer.step(learning_rate(step), after)
         found.append(parameters)
     for key in SHAPES:
         torch.testing.assert_close(*(parameters[key].detach() for parameters in found))
@@ -265,12 +267,12 @@ def test_a_clip_coefficient_equals_scaled_gradients(name: str, shrink: float):
 
 @pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_skipped_step_changes_no_bit_and_is_counted(kind: type[Optimizer]):
-    parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
+    parameters = {name: tensor.requires_grad_() for name, tensor in initial_weights().items()}
     optimizer = kind(list(parameters.items()), FinetuneConfig(weight_decay=0.1))
-    give(parameters, gradients(0))
+    set_gradients(parameters, make_gradients(0))
     optimizer.step(0.01, torch.tensor(0.5), torch.tensor(True))
     before = {name: tensor.clone() for name, tensor in (parameters | optimizer.state_tensors()).items()}
-    give(parameters, {name: tensor * math.nan for name, tensor in gradients(1).items()})
+    set_gradients(parameters, {name: tensor * math.nan for name, tensor in make_gradients(1).items()})
     optimizer.step(0.01, torch.tensor(math.nan), torch.tensor(False))
     assert all(torch.equal(tensor, before[name]) for name, tensor in (parameters | optimizer.state_tensors()).items())
     assert optimizer.steps_taken == 2
@@ -286,11 +288,13 @@ def test_skipping_on_the_device_gives_the_bits_of_a_step_or_of_none(
         monkeypatch.setattr(optimizers, "GRAD_SCALE_DEVICES", ())
     found = []
     for on_device in (True, False):
-        parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
+        parameters = {name: tensor.requires_grad_() for name, tensor in initial_weights().items()}
         optimizer = kind(list(parameters.items()), FinetuneConfig(weight_decay=0.1))
-        give(parameters, gradients(0))
+        set_gradients(parameters, make_gradients(0))
         optimizer.step(0.01)
-        give(parameters, {name: tensor if finite else tensor * math.nan for name, tensor in gradients(1).items()})
+        set_gradients(
+            parameters, {name: tensor if finite else tensor * math.nan for name, tensor in make_gradients(1).items()}
+        )
         optimizer.steps_taken += 1
         if on_device or finite:
             shrink = torch.tensor(0.5 if finite else math.nan)
@@ -304,12 +308,12 @@ def test_the_token_embedding_has_its_own_learning_rate(kind: Any):
     """Each tensor is updated on its own, so the embedding is that of a run with the larger rate, the rest is not."""
 
     def weights(factor: float, times: float) -> dict[str, Tensor]:
-        parameters = {name: tensor.requires_grad_() for name, tensor in start().items()}
+        parameters = {name: tensor.requires_grad_() for name, tensor in initial_weights().items()}
         config = FinetuneConfig(weight_decay=0.3, embedding_lr_factor=factor, precision="fp32")
         optimizer = kind(list(parameters.items()), config)
         for step in range(STEPS):
-            give(parameters, gradients(step))
-            optimizer.step(times * lr(step))
+            set_gradients(parameters, make_gradients(step))
+            optimizer.step(times * learning_rate(step))
         return {name: p.detach() for name, p in parameters.items()}
 
     found, slow, fast = weights(10, 1), weights(1, 1), weights(1, 10)

@@ -28,7 +28,7 @@ from gpt1.training.pretrain import pretrain
 
 
 @pytest.fixture(scope="module")
-def whole(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_run(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirteen steps with dropout and a checkpoint after each."""
     settings = {**tiny_pretrain_settings, "steps": 13, "batch_size": 4, "dropout": 0.2, "eval_every": 5}
     out = tmp_path_factory.mktemp("runs") / "whole"
@@ -38,12 +38,12 @@ def whole(corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path_factory
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("step", [0, 1, 4, 5, 9, 10, 12, 13])
 def test_a_run_resumed_after_any_checkpoint_gives_the_same_bits_metrics_and_results(
-    step: int, whole: Path, corpus: Path, tmp_path: Path
+    step: int, whole_run: Path, corpus: Path, tmp_path: Path
 ):
-    resumed = pretrain(corpus, out=copy_until_checkpoint(step, whole, tmp_path / "run"), resume=True)
-    assert equal_weights(load_weights(resumed), load_weights(whole))
-    assert read_metrics(resumed) == read_metrics(whole)
-    assert read_results(resumed) == read_results(whole)
+    resumed = pretrain(corpus, out=copy_until_checkpoint(step, whole_run, tmp_path / "run"), resume=True)
+    assert equal_weights(load_weights(resumed), load_weights(whole_run))
+    assert read_metrics(resumed) == read_metrics(whole_run)
+    assert read_results(resumed) == read_results(whole_run)
 
 
 @pytest.mark.usefixtures("no_report")
@@ -65,11 +65,11 @@ def test_a_run_of_a_version_without_valid_split_resumes_with_its_split(
 
 
 @pytest.mark.usefixtures("no_report")
-def test_memory_and_checkpoint_settings_may_change_on_resume(whole: Path, corpus: Path, tmp_path: Path):
-    run = copy_until_checkpoint(6, whole, tmp_path / "run")
+def test_memory_and_checkpoint_settings_may_change_on_resume(whole_run: Path, corpus: Path, tmp_path: Path):
+    run = copy_until_checkpoint(6, whole_run, tmp_path / "run")
     pretrain(corpus, out=run, resume=True, keep=1, checkpoint_every=50, activation_checkpointing=True)
     assert checkpoints.list_steps(run / "checkpoints") == [13]
-    assert equal_weights(load_weights(run), load_weights(whole))
+    assert equal_weights(load_weights(run), load_weights(whole_run))
 
 
 @pytest.mark.usefixtures("no_report")
@@ -86,24 +86,24 @@ def test_a_resumed_run_keeps_the_precision_that_auto_chose(
 
 
 @pytest.mark.parametrize("change", [{"peak_lr": 0.5}, {"seed": 9}, {"batch_size": 5}, {"n_layer": 3}])
-def test_a_run_cannot_be_resumed_with_another_setting(whole: Path, corpus: Path, change: dict[str, Any]):
+def test_a_run_cannot_be_resumed_with_another_setting(whole_run: Path, corpus: Path, change: dict[str, Any]):
     ((name, value),) = change.items()
     with pytest.raises(UserError, match=f"{name}=.*{value}.*: .* was started with"):
-        pretrain(corpus, out=whole, resume=True, **change)
+        pretrain(corpus, out=whole_run, resume=True, **change)
 
 
-def test_a_run_cannot_be_resumed_with_another_corpus(whole: Path, corpus: Path, tmp_path: Path):
+def test_a_run_cannot_be_resumed_with_another_corpus(whole_run: Path, corpus: Path, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(corpus, other)
     with pytest.raises(UserError, match="was started with corpus"):
-        pretrain(other, out=whole, resume=True)
+        pretrain(other, out=whole_run, resume=True)
 
 
 @pytest.mark.parametrize("change", ["corpus", "tokenizer"])
 def test_a_run_cannot_be_resumed_after_its_corpus_was_replaced(
-    change: str, whole: Path, corpus: Path, prose: list[str], tokenizer: Tokenizer, tmp_path: Path
+    change: str, whole_run: Path, corpus: Path, prose: list[str], tokenizer: Tokenizer, tmp_path: Path
 ):
-    run = copy_until_checkpoint(6, whole, tmp_path / "run")
+    run = copy_until_checkpoint(6, whole_run, tmp_path / "run")
     replaced = tmp_path / "tokens"
     (tmp_path / "other.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in prose[:200]))
     made_with = Tokenizer.train(prose[:100], 300, "lossless") if change == "tokenizer" else tokenizer
@@ -117,7 +117,7 @@ def test_a_run_cannot_be_resumed_after_its_corpus_was_replaced(
 
 @pytest.mark.usefixtures("no_report")
 def test_a_run_can_be_resumed_with_a_moved_corpus(
-    whole: Path, corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+    whole_run: Path, corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
 ):
     before, after = tmp_path / "before", tmp_path / "after"
     shutil.copytree(corpus, before)
@@ -157,10 +157,10 @@ def test_a_run_cannot_be_resumed_after_an_input_was_replaced(
         pretrain(corpus, out=stopped, from_=begun, valid=valid, resume=True)
 
 
-def test_resuming_a_finished_run_changes_nothing(whole: Path, corpus: Path):
-    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    assert pretrain(corpus, out=whole, resume=True) == whole
-    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+def test_resuming_a_finished_run_changes_nothing(whole_run: Path, corpus: Path):
+    before = {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")}
+    assert pretrain(corpus, out=whole_run, resume=True) == whole_run
+    assert {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")} == before
 
 
 @pytest.mark.slow

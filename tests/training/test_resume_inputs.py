@@ -29,7 +29,7 @@ def rows(table: Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(rows: Path, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_run(rows: Path, pretrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Similarity with scores, an own validation file and a label column that is not the default."""
     valid = rows.parent / "valid.csv"
     shutil.copy(rows, valid)
@@ -48,10 +48,10 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize("given", [{}, {"label": "stars"}, {"kind": "similarity"}, {"text_a": "text", "score": True}])
 def test_fine_tuning_resumes_with_only_its_folder_or_with_any_part_of_its_command(
-    given: dict[str, Any], whole: Path, tmp_path: Path
+    given: dict[str, Any], whole_run: Path, tmp_path: Path
 ):
-    run = copy_until_checkpoint(2, whole, tmp_path / "run")
-    assert_same_run(finetune(out=run, resume=True, **given), whole)
+    run = copy_until_checkpoint(2, whole_run, tmp_path / "run")
+    assert_same_run(finetune(out=run, resume=True, **given), whole_run)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_fine_tuning_resumes_with_only_its_folder_or_with_any_part_of_its_comman
     ],
 )
 def test_repeated_inputs_and_settings_must_be_the_same(
-    given: dict[str, Any], problem: str, whole: Path, tmp_path: Path
+    given: dict[str, Any], problem: str, whole_run: Path, tmp_path: Path
 ):
-    run = copy_until_checkpoint(2, whole, tmp_path / "run")
+    run = copy_until_checkpoint(2, whole_run, tmp_path / "run")
     with pytest.raises(UserError, match=problem):
         finetune(out=run, resume=True, **given)
 

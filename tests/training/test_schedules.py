@@ -15,14 +15,14 @@ warmups = st.integers(0, 600) | st.floats(0, 0.999, allow_subnormal=False)
 schedules = st.sampled_from(["cosine", "linear", "constant", "wsd"])
 
 
-def fraction(warmup: float, steps: int) -> float:
+def warmup_fraction(warmup: float, steps: int) -> float:
     return min(1.0, warmup if warmup < 1 else warmup / steps)
 
 
 @given(run=runs, warmup=warmups)
 def test_linear_equals_the_released_warmup_linear(run, warmup):
     steps, step = run
-    x, w = step / steps, fraction(warmup, steps)
+    x, w = step / steps, warmup_fraction(warmup, steps)
     s = 1.0 if x <= w else 0.0
     expected = (s * (x / w if w else 1.0) + (1 - s)) * (1 - x)
     assert lr_factor("linear", warmup, step, steps) == pytest.approx(expected)
@@ -41,7 +41,7 @@ def test_cosine_rises_during_warm_up_and_falls_to_0_afterwards(run, warmup):
 @given(run=runs, warmup=warmups)
 def test_constant_stays_at_the_peak_after_warm_up(run, warmup):
     steps, step = run
-    w = fraction(warmup, steps) * steps
+    w = warmup_fraction(warmup, steps) * steps
     assert lr_factor("constant", warmup, step, steps) == pytest.approx(min(1.0, step / w) if w else 1.0)
 
 

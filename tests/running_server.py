@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 
 
 @dataclass
-class Served:
+class RunningServer:
     """A running server."""
 
     port: int
@@ -97,7 +97,7 @@ def request_bytes(path: str, content: Any, close: bool = True) -> bytes:
 
 
 @contextmanager
-def server_thread(runs: Sequence[Path], key: bytes | None = None, **settings: Any) -> Iterator[Served]:
+def server_thread(runs: Sequence[Path], key: bytes | None = None, **settings: Any) -> Iterator[RunningServer]:
     """A server in a thread; afterwards it drains, as after SIGTERM."""
     config = serve_settings({"port": 0, "device": "cpu", **settings})
     listener, metrics, log = bind(config), Metrics(), []
@@ -108,7 +108,7 @@ def server_thread(runs: Sequence[Path], key: bytes | None = None, **settings: An
     thread.start()
     assert started.wait(60)
     try:
-        yield Served(listener.getsockname()[1], models, gate, log=log)
+        yield RunningServer(listener.getsockname()[1], models, gate, log=log)
     finally:
         server.handle_exit(signal.SIGTERM, None)
         thread.join(60)
@@ -117,20 +117,20 @@ def server_thread(runs: Sequence[Path], key: bytes | None = None, **settings: An
 
 
 @contextmanager
-def server_process(runs: Sequence[Path], *flags: str) -> Iterator[Served]:
+def server_process(runs: Sequence[Path], *flags: str) -> Iterator[RunningServer]:
     """`gpt1 serve` in a process of its own; killed if it still runs afterwards."""
     command = [sys.executable, "-m", "gpt1", "serve", *map(str, runs), "--port", "0", "--device", "cpu", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    served = Served(0, process=process)
+    server = RunningServer(0, process=process)
     try:
         assert process.stderr is not None
         first = process.stderr.readline()
         assert " at http://127.0.0.1:" in first, first + process.stderr.read()
-        served.port = int(first.partition(" at http://127.0.0.1:")[2].partition(";")[0])
-        reader = threading.Thread(target=lambda: served.log.extend(process.stderr or []), daemon=True)
+        server.port = int(first.partition(" at http://127.0.0.1:")[2].partition(";")[0])
+        reader = threading.Thread(target=lambda: server.log.extend(process.stderr or []), daemon=True)
         reader.start()
-        yield served
+        yield server
     finally:
         if process.poll() is None:
             process.kill()
