@@ -238,8 +238,8 @@ def test_a_task_shows_which_words_mattered(open_page: Open):
 
 
 @browser_test
-def test_booleans_have_one_form(open_page: Open, saved: Callable[..., Path]):
-    folder = saved("classification", Classes(("False", "True"), (False, True)))
+def test_booleans_have_one_form(open_page: Open, write_model: Callable[..., Path]):
+    folder = write_model("classification", Classes(("False", "True"), (False, True)))
     with server_thread([folder]) as booleans:
         page = open_page("#task?field.text=the+file+is+valid", server=booleans)
         page.get_by_text("Its labels: false, true.").wait_for()
