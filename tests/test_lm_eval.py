@@ -137,11 +137,11 @@ def plain_scores(lm: GPT1LM, context: list[int], text: list[int]) -> tuple[float
 
 
 def test_every_request_is_scored_as_alone_and_long_contexts_lose_their_beginning(lm: GPT1LM, prose: list[str]) -> None:
-    asked = [(prose[0][:30], " of the file"), ("", "The name"), (prose[1], " list "), ("a ", "path"), ("b", prose[2])]
+    pairs = [(prose[0][:30], " of the file"), ("", "The name"), (prose[1], " list "), ("a ", "path"), ("b", prose[2])]
     greedy = lm.tokenizer.decode([lm.model.top_next_tokens("\nThe file", 1)[0][1]])
-    asked.append(("The file", greedy))
-    scored = lm.loglikelihood(make_requests(*asked))
-    for (context, text), own in zip(asked, scored, strict=True):
+    pairs.append(("The file", greedy))
+    scored = lm.loglikelihood(make_requests(*pairs))
+    for (context, text), own in zip(pairs, scored, strict=True):
         first = lm.tokenizer.encode(context.rstrip())
         rest = lm.tokenizer.encode(context + text)[len(first) :]
         expected = plain_scores(lm, [lm.prefix_token_id, *first], rest)

@@ -61,10 +61,10 @@ def test_every_package_that_the_project_asks_for_is_pinned():
     pinned = {normalize_name(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text("utf-8").split()}
     table = project()["project"]
     groups = [table["dependencies"], *table["optional-dependencies"].values()]
-    asked = {normalize_name(re.split(r"[<>=[]", one)[0]) for group in groups for one in group} - {
+    requirements = {normalize_name(re.split(r"[<>=[]", one)[0]) for group in groups for one in group} - {
         "gpt1"
     }  # its own extras
-    assert asked <= pinned, asked - pinned
+    assert requirements <= pinned, requirements - pinned
 
 
 def normalize_name(name: str) -> str:

@@ -157,8 +157,8 @@ def test_printed_metrics_have_a_column_per_subset(write_model: Any, race_folder:
     head, *lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert re.split(" {2,}", head) == ["6 rows", "95% confidence interval", "middle, 4 rows", "high, 2 rows"]
     (accuracy,) = (line for line in lines if line.startswith("accuracy"))
-    shown = [format_number(found["subsets"][name]["metrics"]["accuracy"]) for name in ("middle", "high")]
-    assert accuracy.split()[-2:] == shown
+    accuracies = [format_number(found["subsets"][name]["metrics"]["accuracy"]) for name in ("middle", "high")]
+    assert accuracy.split()[-2:] == accuracies
 
 
 def test_predictions_are_added_to_the_rows(write_model: Any, table: Table):

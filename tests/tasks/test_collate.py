@@ -60,9 +60,9 @@ def test_a_batch_concatenates_the_sequences_of_its_examples(encoded, data):
     micro_batch = data.draw(st.lists(st.sampled_from(range(len(encoded))), min_size=1, unique=True))
     targets = torch.arange(len(encoded)) * 10
     batch = collate(encoded, micro_batch, targets, torch.device("cpu"), 7, 8)
-    wanted = [sequence for i in micro_batch for sequence in encoded[i].sequences]
-    assert batch.ids.tolist() == [token for sequence in wanted for token in sequence]
-    assert batch.packing.lengths.tolist() == list(map(len, wanted))
+    sequences = [sequence for i in micro_batch for sequence in encoded[i].sequences]
+    assert batch.ids.tolist() == [token for sequence in sequences for token in sequence]
+    assert batch.packing.lengths.tolist() == list(map(len, sequences))
     assert batch.example_index.tolist() == [n for n, i in enumerate(micro_batch) for _ in encoded[i].sequences]
     assert batch.targets.tolist() == [i * 10 for i in micro_batch]
     assert (batch.step_examples, batch.step_sequences) == (7, 8)

@@ -63,11 +63,11 @@ def run_our_optimizer(kind: Any, config: FinetuneConfig, steps: range = range(ST
 
 def run_torch_optimizer(kind: Any, decay: float, **settings: Any) -> dict[str, Tensor]:
     parameters = {name: tensor.requires_grad_() for name, tensor in initial_weights().items()}
-    spared = {name: p for name, p in parameters.items() if p.dim() < 2}
-    decayed = {name: p for name, p in parameters.items() if p.dim() > 1}
+    vectors = {name: p for name, p in parameters.items() if p.dim() < 2}
+    matrices = {name: p for name, p in parameters.items() if p.dim() > 1}
     groups = [
-        {"params": list(decayed.values()), "weight_decay": decay},
-        {"params": list(spared.values()), "weight_decay": 0.0},
+        {"params": list(matrices.values()), "weight_decay": decay},
+        {"params": list(vectors.values()), "weight_decay": 0.0},
     ]
     optimizer = kind(groups, lr=1.0, **settings)
     for step in range(STEPS):

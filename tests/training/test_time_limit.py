@@ -43,9 +43,9 @@ def test_the_fit_of_the_head_is_shown_once(table: Table, pretrained_run: Path, t
     how = {name: value for name, value in SETTINGS.items() if name not in ("epochs", "head_first", "cache_features")}
     messages = LoggedLines()
     finetune(table, from_=pretrained_run, out=tmp_path / "run", time_limit=0.001, progress=messages, **how)
-    shown = [line for line in messages.lines if line.startswith(("head: ", "features of "))]
-    assert shown
-    assert len(shown) == len(set(shown))
+    lines = [line for line in messages.lines if line.startswith(("head: ", "features of "))]
+    assert lines
+    assert len(lines) == len(set(lines))
 
 
 @pytest.mark.parametrize("train", ["all", "head"])
