@@ -220,6 +220,12 @@ class Run:
     def config_class(self) -> Any:
         return FinetuneConfig if self.stage == "finetune" else PretrainConfig
 
+    @property
+    def has_computed_defaults(self) -> bool:
+        """Whether the defaults of COMPUTED_DEFAULTS depend on the table and the model of this run."""
+        settings = self.settings
+        return self.stage == "finetune" and settings.get("recipe") != "paper" and settings.get("train") != "head"
+
     @cached_property
     def default_settings(self) -> dict[str, Any]:
         """Defaults of the settings with the recipe, --model and --train of this run."""

@@ -13,6 +13,7 @@ from gpt1.config import descriptions
 from gpt1.console import Console
 from gpt1.files.names import REPORT_FILE
 from gpt1.formatting import metric_name
+from gpt1.recipes import COMPUTED_DEFAULTS
 from gpt1.report import charts, curves
 from gpt1.report.headline import headline, key_facts, kicker, lead_sentence, main_metric
 from gpt1.report.page import Cell, Mistake, Page, format_interval
@@ -269,6 +270,7 @@ def add_data(page: Page, run: Run) -> None:
 
 def add_settings(page: Page, run: Run) -> None:
     explanations, defaults = descriptions(run.config_class), run.default_settings
+    computed = COMPUTED_DEFAULTS if run.has_computed_defaults else {}
     changed, unchanged = [], []
     known = (*explanations, "command", "stage")
     other_values = {name: value for name, value in run.settings.items() if name not in known}
@@ -282,9 +284,8 @@ def add_settings(page: Page, run: Run) -> None:
         if value == defaults[name]:
             unchanged.append([name, _setting_cell(value), explanations[name]])
         else:
-            changed.append(
-                [name, _setting_cell(value, note=f"default {_setting_cell(defaults[name]).text}"), explanations[name]]
-            )
+            default = computed.get(name, _setting_cell(defaults[name]).text)
+            changed.append([name, _setting_cell(value, note=f"default {default}"), explanations[name]])
     if not run.settings:
         return
     page.heading("Settings", "Settings that differ from the defaults come first.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,17 @@ def test_settings_of_a_recipe_or_size_are_defaults(config: Any, changed: dict[st
     expanded, collapsed = write_report(tmp_path).read_text().split('<details class="folded">')
     assert {name for name in settings if f">{name}<" in expanded} == {*changed}
     assert {name for name in settings if f">{name}<" in collapsed} == {*settings} - {*changed}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "default"),
+    [({}, "by the number of rows, at least 3"), ({"recipe": "paper"}, "3"), ({"train": "head"}, "30")],
+)
+def test_a_default_that_depends_on_the_table_is_shown_in_words(fixed: dict[str, Any], default: str, tmp_path: Path):
+    """Epochs that gpt1 has chosen by the table are not shown as if the user had changed a default of 3."""
+    settings = asdict(runs.resolve_settings(FinetuneConfig, {**fixed, "epochs": 8.0}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"stage": "finetune", "command": {}, **settings}))
+    assert re.search(rf"\sepochs\s+8\s+default {default}\s", PageParser(write_report(tmp_path)).text)
 
 
 def test_the_report_of_an_unfinished_run_shows_the_resume_command(tmp_path: Path) -> None:
