@@ -90,8 +90,7 @@ def predict_into(
         check_table_output(out, overwrite, source=rows)
     with spool_standard_input() if str(rows) == "-" else nullcontext() as spooled:
         like = spooled or (rows if os.path.isfile(rows) or is_url(rows) else "rows.jsonl")
-        like = "rows.jsonl" if as_json else like
-        kind = output_kind(out, like)
+        kind = output_kind(out, "rows.jsonl" if as_json else like)
         if excel_safe and kind not in ("csv", "tsv"):
             raise UserError(f"--excel-safe requires .csv or .tsv, not .{kind}.", "Remove --excel-safe.")
         model, chosen = load_task_predictor(run, verify=verify), given_columns(columns)
