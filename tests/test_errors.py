@@ -6,7 +6,7 @@ import pickle
 from dataclasses import fields
 
 import pytest
-from hints import COMMAND, FLAG, OTHER_PROGRAMS, PACKAGE, messages
+from hints import COMMAND, FLAG, OTHER_PROGRAMS, PACKAGE, list_messages
 
 from gpt1.config import FinetuneConfig, PretrainConfig, base_type, field_types
 from gpt1.errors import SWITCHES, UserError, name_settings
@@ -46,7 +46,7 @@ def test_http_users_read_fields():
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_flag_is_left_for_python_users(module: object):
-    for _, text in messages(module):  # type: ignore[arg-type]
+    for _, text in list_messages(module):  # type: ignore[arg-type]
         rest = COMMAND.sub("", name_settings(text, "{}="))
         assert not FLAG.search(OTHER_PROGRAMS.sub("", rest)), text
 
