@@ -108,7 +108,7 @@ def test_a_table_wider_than_a_phone_scrolls_and_takes_the_focus(browser: Browser
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_beside_a_narrow_table_is_nothing(scheme: str, browser: Browser, pages: dict[str, Path]) -> None:
+def test_nothing_is_drawn_beside_a_narrow_table(scheme: str, browser: Browser, pages: dict[str, Path]) -> None:
     boxes = """[...document.querySelectorAll('.scroll:not(details:not([open]) *)')]
       .map(e => [e, e.getBoundingClientRect()])
       .filter(([e, box]) => box.width && e.firstElementChild.getBoundingClientRect().right < box.right - 20)
