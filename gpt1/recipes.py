@@ -45,12 +45,14 @@ MIN_FINETUNING_STEPS = 400
 """The default recipe makes at least this many steps, with more epochs, unless --epochs is given (docs/lab-log.md)."""
 FINETUNING_BATCH_SIZES = ((250, 8), (2000, 16))
 """(rows, batch size) of the default recipe for tables with fewer rows; else FinetuneConfig.batch_size."""
-HEAD_FIRST_ROWS = 2000
-"""The default recipe fits the head first on tables with fewer rows. With more it made no difference."""
+SMALL_TABLE_ROWS = 2000
+"""On tables with fewer rows the default recipe fits the head first, with SMALL_TABLE_EPOCHS and the paper's dropout. On
+others it keeps the dropout of pre-training (docs/lab-log.md)."""
 SMALL_TABLE_EPOCHS = 8
-"""The default recipe makes at least this many epochs on tables with fewer rows than HEAD_FIRST_ROWS."""
+"""At least this many epochs on small tables."""
 COMPUTED_DEFAULTS = {
     "embedding_lr_factor": "n_embd / 128, at least 1",
+    "dropout": "that of pre-training, at least 0.1 below 2,000 rows",
     "batch_size": "by the number of rows, at most 32",
     "epochs": "by the number of rows, at least 3",
 }

@@ -52,7 +52,8 @@ class CurvePlan:
 
     data: TrainTestData
     from_: str
-    n_embd: int
+    model: dict[str, Any]
+    """Its config."""
     sizes: list[int]
     seeds: int
     methods: list[str]
@@ -81,12 +82,12 @@ class CurvePlan:
     def run_settings(self, method: str, size: int, seed: int) -> dict[str, Any]:
         """The settings of `finetune`: all labels are used for training and the last epoch counts."""
         settings = CURVE_METHODS[method].finetune_settings(self.settings, seed)
-        resolved = resolve_training_settings(self.n_embd, {**settings, "deduplicate": False}, size)
+        resolved = resolve_training_settings(self.model, {**settings, "deduplicate": False}, size)
         per_epoch = steps_per_epoch(size, resolved["batch_size"])
         return {**settings, "deduplicate": False, "epochs": max(resolved["epochs"], self.min_steps / per_epoch)}
 
     def training_settings(self, method: str, size: int) -> dict[str, Any]:
-        return resolve_training_settings(self.n_embd, self.run_settings(method, size, 0), size)
+        return resolve_training_settings(self.model, self.run_settings(method, size, 0), size)
 
     def run_job(self, method: str, size: int, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         from gpt1.inference.evaluate import evaluate
@@ -171,8 +172,8 @@ def curve(
     task = complete_task(TaskRequest(train, None, kind, columns, score, data_dir), progress)
     data = read_train_test(train, test, task.kind, dict(task.columns), task.score, data_dir, test_rows)
     model = model_facts(from_)
-    n_embd, chosen_sizes = model["config"]["n_embd"], resolve_sizes(sizes, data)
-    plan = CurvePlan(data, str(from_), n_embd, chosen_sizes, seeds, list(methods), min_steps, settings)
+    chosen_sizes = resolve_sizes(sizes, data)
+    plan = CurvePlan(data, str(from_), model["config"], chosen_sizes, seeds, list(methods), min_steps, settings)
     return run_curve(plan, ResultStore.open(out, experiment_facts(plan, model)), progress)
 
 

@@ -237,11 +237,11 @@ def is_resumable(scratch: Path, training_settings: Mapping[str, Any]) -> bool:
     return all(before.get(name) == value for name, value in training_settings.items() if name != "precision")
 
 
-def resolve_training_settings(n_embd: int, settings: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def resolve_training_settings(model: Mapping[str, Any], settings: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """All settings, with their defaults, that decide what a run learns from its `rows`; without the random seed."""
     from gpt1.training.finetune import resolve_finetune_settings
 
-    resolved = without_resumable_fields(asdict(resolve_finetune_settings(n_embd, settings, rows)))
+    resolved = without_resumable_fields(asdict(resolve_finetune_settings(model, settings, rows)))
     return {name: value for name, value in resolved.items() if name != "seed"}
 
 
@@ -269,9 +269,10 @@ def model_facts(from_: str | Path) -> dict[str, Any]:
 
     folder = runs.find_model_folder(from_)
     gpt = GPT.from_pretrained(folder)  # a model that cannot be used is an error before anything is written
-    config = read_config(folder) if (folder / MODEL_CONFIG_FILE).exists() else {}
-    if config.pop("format", None) != MODEL_FORMAT:  # a foreign format has other names
-        config = asdict(gpt.config)
+    config = asdict(gpt.config)
+    stored = read_config(folder) if (folder / MODEL_CONFIG_FILE).exists() else {}
+    if stored.pop("format", None) == MODEL_FORMAT:  # a foreign format has other names
+        config |= stored
     tokenizer = Tokenizer.load(folder).fingerprint
     return {"weights": fingerprint_weights(folder), "tokenizer": tokenizer, "config": config}
 

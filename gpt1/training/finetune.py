@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from gpt1.kernels.malloc import keep_some_freed_memory
 from gpt1.progress import Progress
 from gpt1.recipes import (
     FINETUNING_BATCH_SIZES,
-    HEAD_FIRST_ROWS,
     HEAD_ONLY_DEFAULTS,
     MIN_FINETUNING_STEPS,
     SMALL_TABLE_EPOCHS,
+    SMALL_TABLE_ROWS,
 )
 from gpt1.runs import folder as runs
 from gpt1.tables.frames import to_table
@@ -179,13 +179,13 @@ def prepare(
     """(model and rows, all settings) of a run; a resumed run has its settings `stored`. Nothing is written yet."""
     origin = request.from_
     gpt, tokenizer = load_model_and_tokenizer(origin)
-    width, folder = gpt.config.n_embd, runs.find_model_folder(origin)
-    cfg = stored or resolve_finetune_settings(width, request.settings)
+    model, folder = asdict(gpt.config), runs.find_model_folder(origin)
+    cfg = stored or resolve_finetune_settings(model, request.settings)
     check_train_scope(cfg, gpt.config.n_layer)
     check_tracker(cfg.track)
     earlier = read_earlier_task(folder, origin, cfg)
     task = load_task_data(request.task, cfg, progress, earlier[1] if earlier and cfg.keep_head else None)
-    cfg = stored or resolve_finetune_settings(width, request.settings, len(task.training))
+    cfg = stored or resolve_finetune_settings(model, request.settings, len(task.training))
     if earlier:
         check_earlier_head(earlier, task, origin, cfg, progress)
     setup = prepare_finetuning(cfg, gpt, tokenizer, folder, task, progress)
@@ -255,11 +255,11 @@ def source_name(source: str | Path | Table | None) -> str | None:
     return source.name if isinstance(source, Table) else str(source) if source is not None else None
 
 
-def resolve_finetune_settings(n_embd: int, requested: Mapping[str, Any], rows: int = 0) -> FinetuneConfig:
-    """All settings of a run on a model of width `n_embd`; those that depend on the table, if `rows` is given."""
+def resolve_finetune_settings(model: Mapping[str, Any], requested: Mapping[str, Any], rows: int = 0) -> FinetuneConfig:
+    """All settings of a run from a model with this config; those that depend on the table, if `rows` is given."""
     extra = {
-        **model_dependent_defaults(n_embd, requested),
-        **(table_dependent_defaults(rows, requested) if rows else {}),
+        **model_dependent_defaults(model["n_embd"], requested),
+        **(table_dependent_defaults(rows, model["dropout"], requested) if rows else {}),
     }
     return runs.resolve_settings(FinetuneConfig, requested, extra=extra)
 
@@ -285,13 +285,19 @@ def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mappin
     return {**rates, "head_first": False} if no_probe else rates
 
 
-def table_dependent_defaults(rows: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Batch size, epochs and --head-first of the default recipe: what small tables need (docs/lab-log.md)."""
+def table_dependent_defaults(rows: int, pretraining_dropout: float, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Batch size, epochs, dropout and --head-first of the default recipe: what small tables need (docs/lab-log.md).
+
+    Dropout keeps a model from learning few rows by heart. If it was pre-trained without, the noise also destroys its
+    features, and with enough rows that costs more than it gains.
+    """
     if settings.get("recipe") == "paper" or settings.get("train") == "head":
         return {}
     small = next((size for limit, size in FINETUNING_BATCH_SIZES if rows < limit), FinetuneConfig.batch_size)
     per_epoch = steps_per_epoch(rows, settings.get("batch_size", small))
-    min_epochs = SMALL_TABLE_EPOCHS if rows < HEAD_FIRST_ROWS else FinetuneConfig.epochs
+    is_small = rows < SMALL_TABLE_ROWS
+    min_epochs = SMALL_TABLE_EPOCHS if is_small else FinetuneConfig.epochs
     epochs = max(min_epochs, math.ceil(MIN_FINETUNING_STEPS / per_epoch))
-    found: dict[str, Any] = {"batch_size": small, "epochs": float(epochs)}
-    return found if rows < HEAD_FIRST_ROWS else {**found, "head_first": False}
+    dropout = max(pretraining_dropout, FinetuneConfig.dropout if is_small else 0.0)
+    found: dict[str, Any] = {"batch_size": small, "epochs": float(epochs), "dropout": dropout}
+    return found if is_small else {**found, "head_first": False}

@@ -85,12 +85,13 @@ def test_the_help_shows_the_learning_rate_of_every_model_size():
 
 
 def test_the_help_says_which_defaults_of_fine_tuning_depend_on_the_model_or_the_table():
-    models_and_tables = [(n_embd, rows) for n_embd in (64, 384, 768) for rows in (60, 600, 3000, 100_000)]
-    resolved = [vars(resolve_finetune_settings(n_embd, {}, rows)) for n_embd, rows in models_and_tables]
+    models = [{"n_embd": n_embd, "dropout": dropout} for n_embd in (64, 384, 768) for dropout in (0.0, 0.1)]
+    models_and_tables = [(model, rows) for model in models for rows in (60, 600, 3000, 100_000)]
+    resolved = [vars(resolve_finetune_settings(model, {}, rows)) for model, rows in models_and_tables]
     computed = {name for name in resolved[0] if len({settings[name] for settings in resolved}) > 1}
     assert computed - {"peak_lr", "head_first"} == set(COMPUTED_DEFAULTS)  # those two say so in their descriptions
     factors = [settings["embedding_lr_factor"] for settings in resolved]
-    assert factors == [max(1, n_embd / 128) for n_embd, _ in models_and_tables]
+    assert factors == [max(1, model["n_embd"] / 128) for model, _ in models_and_tables]
     assert max(settings["batch_size"] for settings in resolved) == 32
     assert min(settings["epochs"] for settings in resolved) == 3
 

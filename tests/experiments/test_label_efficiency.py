@@ -14,7 +14,14 @@ from gpt1.errors import GPT1Error, Interrupted, UserError
 from gpt1.experiments import label_efficiency as module
 from gpt1.experiments.label_efficiency import curve
 from gpt1.experiments.label_savings import compare_curves, curve_verdict, labels_to_reach
-from gpt1.experiments.result_store import Job, ResultStore, finetune_or_resume, resolve_training_settings, run_jobs
+from gpt1.experiments.result_store import (
+    Job,
+    ResultStore,
+    finetune_or_resume,
+    model_facts,
+    resolve_training_settings,
+    run_jobs,
+)
 from gpt1.experiments.train_test_data import read_train_test, stratified_order
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
@@ -291,7 +298,7 @@ def test_an_unfinished_run_resumes_only_with_the_same_settings(
             table,
             tmp_path / "run",
             Progress(),
-            resolve_training_settings(16, own, len(table)),
+            resolve_training_settings(model_facts(pretrained_run)["config"], own, len(table)),
             from_=pretrained_run,
             **own,
             **TASK,

@@ -40,6 +40,8 @@ from gpt1.training.finetune import (
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
+TINY_SHAPE = {"n_embd": 128, "dropout": 0.0}
+
 
 # ---- what is trained
 
@@ -282,20 +284,31 @@ def test_narrow_models_have_a_larger_default_learning_rate(width: int, rate: flo
     assert model_dependent_defaults(width, {"recipe": "paper", "from_scratch": True}) == {}
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_fine_tuning_keeps_the_dropout_of_pre_training_unless_there_are_few_rows(dropout: float):
+    model = {"n_embd": 384, "dropout": dropout}
+    assert resolve_finetune_settings(model, {}, 2000).dropout == dropout
+    assert resolve_finetune_settings(model, {}, 1999).dropout == 0.1
+    assert resolve_finetune_settings(model, {"dropout": 0.3}, 2000).dropout == 0.3
+    assert resolve_finetune_settings(model, {"recipe": "paper"}, 2000).dropout == 0.1
+
+
 def test_small_tables_have_small_batches_and_enough_steps():
     for rows in (10, 100, 249, 250, 1000, 1999):
-        found = table_dependent_defaults(rows, {})
+        found = table_dependent_defaults(rows, 0.0, {})
         assert found["epochs"] * steps_per_epoch(rows, found["batch_size"]) >= MIN_FINETUNING_STEPS
-    assert [table_dependent_defaults(rows, {})["epochs"] for rows in (500, 1999, 2000)] == [13, 8, 7]
-    assert [table_dependent_defaults(rows, {})["batch_size"] for rows in (249, 250, 2000)] == [8, 16, 32]
-    assert table_dependent_defaults(100_000, {}) == {"epochs": 3.0, "batch_size": 32, "head_first": False}
-    assert [resolve_finetune_settings(128, {}, rows).head_first for rows in (1999, 2000)] == [True, False]
-    assert resolve_finetune_settings(128, {"head_first": True}, 2000).head_first
+    assert [table_dependent_defaults(rows, 0.0, {})["epochs"] for rows in (500, 1999, 2000)] == [13, 8, 7]
+    assert [table_dependent_defaults(rows, 0.0, {})["batch_size"] for rows in (249, 250, 2000)] == [8, 16, 32]
+    assert table_dependent_defaults(100_000, 0.0, {}) == {
+        "epochs": 3.0, "batch_size": 32, "dropout": 0.0, "head_first": False
+    }  # fmt: skip
+    assert [resolve_finetune_settings(TINY_SHAPE, {}, rows).head_first for rows in (1999, 2000)] == [True, False]
+    assert resolve_finetune_settings(TINY_SHAPE, {"head_first": True}, 2000).head_first
     for settings in ({"recipe": "paper"}, {"train": "head"}):
-        assert table_dependent_defaults(100, settings) == {}
-    own = resolve_finetune_settings(128, {"epochs": 2.0, "batch_size": 4}, rows=100)
+        assert table_dependent_defaults(100, 0.0, settings) == {}
+    own = resolve_finetune_settings(TINY_SHAPE, {"epochs": 2.0, "batch_size": 4}, rows=100)
     assert (own.epochs, own.batch_size) == (2.0, 4)
-    larger = resolve_finetune_settings(128, {"batch_size": 50}, rows=100)
+    larger = resolve_finetune_settings(TINY_SHAPE, {"batch_size": 50}, rows=100)
     assert larger.epochs == MIN_FINETUNING_STEPS / 2
 
 

@@ -149,8 +149,8 @@ class ReproductionPlan:
     def training_settings(self, task: PaperTask, method: str) -> dict[str, Any]:
         if method in BASELINES:
             return {}
-        width = self.models["lstm" if method == "lstm" else "from"]["config"]["n_embd"]
-        return resolve_training_settings(width, self.run_settings(method, 0), len(task.training))
+        model = self.models["lstm" if method == "lstm" else "from"]["config"]
+        return resolve_training_settings(model, self.run_settings(method, 0), len(task.training))
 
     def provenance(self, task: PaperTask, method: str) -> dict[str, Any]:
         """The inputs of a result: the rows, the weights and the settings."""
