@@ -150,8 +150,7 @@ class TrainingConfig:
     micro_batch: Annotated[int, Range(0)] = 0
     """Sequences per forward pass. A smaller micro-batch needs less memory and gives the same step. 0: automatic."""
     dropout: Probability = 0.1
-    """Dropout on embeddings, residual branches and attention (paper 4.1). The default recipe of fine-tuning keeps that
-    of pre-training if the table has 2,000 rows or more."""
+    """Dropout on embeddings, residual branches, attention (paper 4.1). From 2,000 labeled rows: as in pre-training."""
     activation_checkpointing: bool = False
     """Keep only each block's input and recompute the rest in the backward pass: less memory, a third more compute."""
     precision: Precision = "auto"

@@ -288,8 +288,8 @@ def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mappin
 def table_dependent_defaults(rows: int, pretraining_dropout: float, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Batch size, epochs, dropout and --head-first of the default recipe: what small tables need (docs/lab-log.md).
 
-    Dropout keeps a model from learning few rows by heart. If it was pre-trained without, the noise also destroys its
-    features, and with enough rows that costs more than it gains.
+    Dropout helps where a model sees few rows in many epochs. On more rows, a model that was pre-trained without dropout
+    learns slowly with it.
     """
     if settings.get("recipe") == "paper" or settings.get("train") == "head":
         return {}

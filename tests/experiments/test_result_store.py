@@ -1,12 +1,17 @@
-"""gpt1.experiments.result_store: the progress of a job inside the bar of an experiment."""
+"""gpt1.experiments.result_store: the progress of a job inside the bar of an experiment, and the facts of a model."""
 
 from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.experiments.result_store import JobProgress
+from gpt1.experiments.result_store import JobProgress, model_facts
 from gpt1.progress import Progress
+from gpt1.runs import folder as runs
 
 
 class OuterBar(Progress):
@@ -43,3 +48,13 @@ def test_the_training_steps_take_most_of_a_job_whatever_comes_before_them():
     halfway = both[len(features) + 200]
     assert 1500 < halfway < 1550
     assert both[-1] == 1950
+
+
+def test_a_config_that_leaves_out_a_default_is_complete_in_the_facts(pretrained_run: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(runs.find_model_folder(pretrained_run), tmp_path / "model"))
+    (folder / "manifest.json").unlink()  # as in a folder that was written by hand
+    config = json.loads((folder / "config.json").read_text())
+    del config["dropout"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert model_facts(folder)["config"]["dropout"] == 0.1
+    assert model_facts(pretrained_run)["config"]["dropout"] == 0
