@@ -12,7 +12,7 @@ from gpt1.files.atomic import ensure_writable
 from gpt1.report.headline import headline
 from gpt1.report.page import Page
 from gpt1.report.run_reader import Run, as_dict
-from gpt1.report.sections import add_data, add_mistakes, add_predictions, add_results, add_section
+from gpt1.report.sections import add_advice, add_data, add_mistakes, add_predictions, add_results, add_section
 
 
 def check_report_path(path: Path, overwrite: bool = False) -> None:
@@ -57,7 +57,7 @@ def write_evaluation_report(
         names = [f"{formatting.escape_controls(str(label))} ({rows:,})" for label, rows in unseen.items()]
         facts["labels that were not in training, counted as wrong"] = ", ".join(names)
     results = {
-        **{name: found[name] for name in ("calibration", "baselines", "warning") if name in found},
+        **{name: found[name] for name in ("calibration", "baselines", "warning", "advice") if name in found},
         **{"stage": "finetune", "kind": kind, "labels": list(labels), "main": main, "validation": validation},
         "data": facts,
     }
@@ -69,5 +69,6 @@ def write_evaluation_report(
     for section in (add_results, add_predictions, add_mistakes, add_data):
         add_section(section, page, contents)
     page.heading("Next steps")
+    add_advice(page, contents)
     page.code(formatting.shell_join(["gpt1", "predict", run, test, "--out", "predictions.csv"]), "Every row:")
     return page.write(path)

@@ -323,7 +323,16 @@ def add_next_steps(page: Page, run: Run) -> None:
             "Fine-tune on your labeled rows:",
         )
     else:
+        add_advice(page, run)
         page.code(f"gpt1 predict {folder} new.csv --out predictions.csv", "Predictions and probabilities for new rows:")
         page.code(
             f"gpt1 evaluate {folder} test.csv", "Metrics on test rows (the validation rows above selected the epoch):"
         )
+
+
+def add_advice(page: Page, run: Run) -> None:
+    """The commands for a model that is worse than TF-IDF."""
+    stored = run.results.get("advice")
+    commands = [one for one in stored if isinstance(one, str)] if isinstance(stored, list) else []
+    for command in commands:
+        page.code(command, "What the warning advises:" if command is commands[0] else "")

@@ -68,12 +68,10 @@ def finish_finetuning(
         predictor = TaskPredictor(setup.model, setup.tokenizer, description, validated.target)
         write_validation_predictions(run, predictor, task, validated.logits)
     results = finetuning_results(setup, validated, outcome)
+    results["advice"] = list(advice.commands) if advice.sentence in validated.warning else []
     runs.write_results(run, results)
     if validated.metrics:
         log_results(results, task.primary_metric, progress)
-    if advice.sentence in validated.warning:
-        for command in advice.commands:
-            progress.log(f"  {command}")
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def describe_calibration(calibration: Mapping[str, Any], rows: int) -> str:
 
 
 def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> None:
-    """The line of the best epoch, and the warning."""
+    """The line of the best epoch, and the warning with its advice."""
     validation, calibration = results["validation"], results["calibration"]
     interval = f" {three_decimals(validation['interval'][metric])}"
     parts = [f"{metric_name(metric)} {describe_score(metric, validation['metrics'], interval)}"]
@@ -162,3 +160,5 @@ def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> 
     progress.log(f"best epoch {results['best_epoch'] or 0:g}: {'; '.join(parts)}")
     if results["warning"]:
         progress.log(f"warning: {results['warning']}")
+    for command in results["advice"]:
+        progress.log(f"  {command}")

@@ -315,10 +315,21 @@ def test_a_pretrained_model_no_better_than_token_frequencies_is_warned_of(tmp_pa
     assert "Warning: this model has learned nothing: its validation loss of 6.80 is not below" in text
 
 
+def test_the_commands_that_the_warning_advises_come_before_the_other_next_steps(tmp_path: Path) -> None:
+    write_finetuning_run(tmp_path)
+    assert "What the warning advises" not in PageParser(write_report(tmp_path)).text
+    advised = ["gpt1 tokenize TEXTS --out a   # TEXTS: files", "gpt1 pretrain a --out b"]
+    edit_results(tmp_path, warning="TF-IDF is better.", advice=advised)
+    text = PageParser(write_report(tmp_path)).text
+    parts = ["Next steps", "What the warning advises:", *advised, "gpt1 predict"]
+    places = [text.rindex(part) for part in parts]
+    assert places == sorted(places)
+
+
 @pytest.mark.parametrize("damaged", [5, [1], {"trivial": None}, {"trivial": {"name": 3, "metrics": [1]}}, {"a": {}}])
 def test_damaged_baselines_are_left_out(damaged: Any, tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
-    edit_results(tmp_path, baselines=damaged, warning=damaged)
+    edit_results(tmp_path, baselines=damaged, warning=damaged, advice=damaged)
     assert "could not be rendered" not in PageParser(write_report(tmp_path)).text
 
 

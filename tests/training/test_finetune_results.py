@@ -94,6 +94,18 @@ def test_the_baselines_of_every_kind_are_shown_beside_the_model(kind_run: tuple[
     assert f"TF-IDF {tfidf['metrics'][main]:.3f}" in line
     assert f"{trivial['name']} {describe_score(main, trivial['metrics'])}" in line
     assert load_task_predictor(run).task["trivial_answer"] == trivial["answer"]
+    printed = progress.lines[progress.lines.index(line) + 1 :]
+    assert printed[1:] == [f"  {command}" for command in found["advice"]]
+    assert printed[:1] == ([f"warning: {found['warning']}"] if found["warning"] else [])
+    assert [command.split()[1] for command in found["advice"]] in ([], ["tokenize", "pretrain", "finetune"])
+
+
+def test_the_commands_of_the_advice_are_stored_if_tfidf_is_better(table: Table, pretrained_run: Path, tmp_path: Path):
+    """One step with a learning rate of almost zero learns nothing, and TF-IDF learns these rows."""
+    options = {**TEXT_OPTIONS, **FAST_SETTINGS, "peak_lr": 1e-9}
+    found = read_results(finetune(table, from_=pretrained_run, out=tmp_path / "run", **options))
+    assert "TF-IDF" in found["warning"]
+    assert [command.split()[1] for command in found["advice"]] == ["tokenize", "pretrain", "finetune"]
 
 
 @pytest.mark.parametrize(("settings", "left"), [({"baselines": False}, {"trivial"}), ({"valid_fraction": 0}, set())])
