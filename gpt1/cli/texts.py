@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gpt1.cli.options import RangedNumber, verify
+from gpt1.cli.options import RangedNumber, overwrite, verify
 from gpt1.cli.output import echo, echo_json, make_console
 
 
@@ -72,8 +72,9 @@ def score_columns(found: dict[str, Any]) -> list[Any]:
 @click.argument("table", metavar="TABLE")
 @click.option("--text", "column", metavar="COLUMN", help="Column with the text.  [fine-tuned: as in training]")
 @click.option("--out", required=True, metavar="F", help="Output table; its extension is the format.")
+@overwrite
 @verify
-def features(run: str, table: str, column: str | None, out: str, verify: bool) -> None:
+def features(run: str, table: str, column: str | None, out: str, overwrite: bool, verify: bool) -> None:
     """Write a vector for each text of a table, for other programs to classify, search or cluster.
 
     The vector is the input of the output layer of a fine-tuned model, or the mean hidden state over the tokens of a
@@ -85,4 +86,4 @@ def features(run: str, table: str, column: str | None, out: str, verify: bool) -
     """
     from gpt1.inference.texts import write_features
 
-    echo(write_features(run, table, out, column=column, progress=make_console(), verify=verify))
+    echo(write_features(run, table, out, column=column, overwrite=overwrite, progress=make_console(), verify=verify))

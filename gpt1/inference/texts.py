@@ -61,6 +61,7 @@ def write_features(
     out: str | Path,
     *,
     column: str | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
     verify: bool = True,
 ) -> str:
@@ -71,6 +72,7 @@ def write_features(
         table: The table; it is read in blocks.
         out: The file to write; it appears when it is complete.
         column: Column with the text. Default: for a fine-tuned model, the columns of its task.
+        overwrite: Replace an existing `out`.
         progress: Receives messages and progress.
         verify: See `load`.
 
@@ -78,10 +80,10 @@ def write_features(
         A summary of what was written.
 
     Raises:
-        UserError: For a column that is missing, or a pre-trained model without `column`.
+        UserError: For a column that is missing, a pre-trained model without `column`, or an `out` that exists.
     """
     progress = progress or Progress()
-    check_table_output(out, source=table)
+    check_table_output(out, overwrite, source=table)
     model = load(run, verify=verify)
     names, total, schema, delimiter = scan_table(table, column, output_kind(out) == "parquet")
     if column is None and not isinstance(model, TaskPredictor):

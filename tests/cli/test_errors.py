@@ -223,6 +223,7 @@ REFUSED = {
         "runs/books lists.jsonl --text text --out f.jsonl": ["lists.jsonl, line 1", "is not a text"],
         "runs/books new.csv --text text --out new.csv": ["is also the input table"],
         "runs/books new.csv --text text --out f.npy": ["no supported table extension"],
+        "runs/books new.csv --text text --out reviews.csv": ["reviews.csv exists", "replace it with --overwrite"],
     },
     "inspect": {
         "nowhere": ["nowhere does not exist", "rte"],

@@ -46,6 +46,9 @@ def test_features_adds_a_vector_to_every_row(workspace: Path, run_cli: Any, tmp_
         expected = load(workspace / run).features([row["text"] for row in rows])
         found = [json.loads(v) if isinstance(v := row["features"], str) else v for row in rows]
         assert found == pytest.approx(expected, abs=1e-5)
+    repeated = ["features", str(workspace / run), str(workspace / "new.csv"), *columns, "--out", str(out)]
+    assert run_cli(*repeated).exit_code == 2
+    assert run_cli(*repeated, "--overwrite").exit_code == 0
 
 
 def test_generate_ends_before_a_stop_string(workspace: Path, run_cli: Any):
