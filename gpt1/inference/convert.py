@@ -37,6 +37,7 @@ from gpt1.progress import Progress
 from gpt1.report.card import CARD_FILE, write_card
 from gpt1.runs import folder as runs
 from gpt1.tasks.kinds import DELIMITER, KINDS
+from gpt1.tasks.targets import OrdinalBins
 from gpt1.tokenization.bpe import END_OF_WORD, UNKNOWN
 from gpt1.tokenization.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -181,7 +182,8 @@ def check_exportable(source: Path, model: GPT, stored: StoredTask | None) -> Non
         raise UserError(problem, "Copy the model folder again.")
     if stored and not is_exportable(kind := KINDS[stored.task["kind"]], stored.target):
         origin = shell_quote(pretrained_source(source) or "RUN")
-        what = "several sequences per row" if kind.sequences > 1 or kind.multiple_choice else "scores in bins"
+        of_one_sequence = "scores in bins" if isinstance(stored.target, OrdinalBins) else "several labels per row"
+        what = "several sequences per row" if kind.sequences > 1 or kind.multiple_choice else of_one_sequence
         raise UserError(
             f"{source} is fine-tuned for {kind.name} ({what}). transformers' openai-gpt classifier cannot represent "
             "that.",

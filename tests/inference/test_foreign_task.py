@@ -22,6 +22,7 @@ from gpt1.model.gpt import GPT
 from gpt1.model.head import Head, TaskModel
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import KINDS
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training.finetune import finetune
@@ -34,6 +35,7 @@ COLUMNS = {
     "entailment": {"premise": "p", "hypothesis": "h", "label": "label"},
     "similarity": {"text_a": "a", "text_b": "b", "label": "label"},
     "choice": {"context": "c", "choices": "x", "label": "label"},
+    "multilabel": {"text": "text", "label": "label"},
 }
 FILES = ("config.json", "model.safetensors", "task.json", "gpt1_tokenizer.json", "vocab.json", "merges.txt")
 
@@ -155,6 +157,7 @@ def test_a_classifier_trained_further_in_transformers_has_its_new_weights(
         ("similarity", Classes(("0", "1")), r"fine-tuned for similarity \(several sequences per row\)"),
         ("similarity", OrdinalBins(0, 5), r"fine-tuned for similarity \(several sequences per row\)"),
         ("choice", Answers(2), r"fine-tuned for choice \(several sequences per row\)"),
+        ("multilabel", MultiLabel(("a", "b")), r"fine-tuned for multilabel \(several labels per row\)"),
     ],
 )
 def test_a_model_that_their_head_cannot_represent_is_an_error_and_nothing_is_written(
