@@ -20,7 +20,7 @@ from gpt1.config import (
     flag_name,
 )
 from gpt1.formatting import format_setting
-from gpt1.recipes import HEAD_ONLY_DEFAULTS, MODEL_SIZES
+from gpt1.recipes import COMPUTED_DEFAULTS, HEAD_ONLY_DEFAULTS, MODEL_SIZES
 from gpt1.runs.folder import RESUMABLE_FIELDS, resolve_settings
 from gpt1.training.finetune import model_dependent_defaults
 
@@ -101,6 +101,8 @@ def settings_table(names: Sequence[str], *stages: type[Any]) -> str:
         values = [format_value(getattr(config, name)) for config in configs]
         if name in FINETUNING_RATES:
             values[2] = f"{format_value(FINETUNING_RATES[name])} ¹"
+        elif name in COMPUTED_DEFAULTS and FinetuneConfig in stages:
+            values[2 * stages.index(FinetuneConfig)] = COMPUTED_DEFAULTS[name]
         if name == "peak_lr":
             values[0] += " ¹"
         rows.append(

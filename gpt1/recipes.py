@@ -52,8 +52,9 @@ SMALL_TABLE_EPOCHS = 8
 """At least this many epochs on small tables."""
 COMPUTED_DEFAULTS = {
     "embedding_lr_factor": "n_embd / 128, at least 1",
-    "dropout": "that of pre-training, at least 0.1 below 2,000 rows",
+    "dropout": "that of pre-training, at least 0.1 below 2,000 training rows",
     "batch_size": "by the number of rows, at most 32",
     "epochs": "by the number of rows, at least 3",
+    "head_first": "yes below 2,000 training rows, else no",
 }
 """In words for --help: defaults of fine-tuning that depend on the model or the table (training/finetune.py)."""

@@ -83,6 +83,7 @@ def tokenize(corpora: tuple[str, ...], out: Path, tokenizer: str | None, **optio
 @click.option("--valid", metavar="DIR", help="Corpus folder for validation, instead of a part of this one.")
 @click.option(
     "--minutes",
+    metavar="N",
     type=RangedNumber(float, 0, above=True),
     help="Choose --steps (and --model, unless given) for a run of about N minutes on this machine.",
 )

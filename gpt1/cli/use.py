@@ -170,6 +170,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
 )
 @click.option(
     "--top-k",
+    metavar="K",
     default=0,
     show_default=True,
     type=RangedNumber(int, 0),
@@ -177,6 +178,7 @@ def next(run: str, text: str, top: int, as_json: bool, verify: bool) -> None:
 )
 @click.option(
     "--top-p",
+    metavar="P",
     default=1.0,
     show_default=True,
     type=RangedNumber(float, 0, 1, above=True),

@@ -89,7 +89,7 @@ def test_the_help_says_which_defaults_of_fine_tuning_depend_on_the_model_or_the_
     models_and_tables = [(model, rows) for model in models for rows in (60, 600, 3000, 100_000)]
     resolved = [vars(resolve_finetune_settings(model, {}, rows)) for model, rows in models_and_tables]
     computed = {name for name in resolved[0] if len({settings[name] for settings in resolved}) > 1}
-    assert computed - {"peak_lr", "head_first"} == set(COMPUTED_DEFAULTS)  # those two say so in their descriptions
+    assert computed - {"peak_lr"} == set(COMPUTED_DEFAULTS)  # its description says so
     factors = [settings["embedding_lr_factor"] for settings in resolved]
     assert factors == [max(1, model["n_embd"] / 128) for model, _ in models_and_tables]
     assert max(settings["batch_size"] for settings in resolved) == 32
