@@ -156,11 +156,12 @@ class LinearProblem:
         from sklearn.multiclass import OneVsRestClassifier
 
         x = features.fit(training)
+        scoring: Any
         if self.numbers:
             model, name, scoring = Ridge(solver="sparse_cg"), "alpha", "neg_mean_squared_error"
             values = [1 / c for c in C_VALUES]
         else:
-            model, name, scoring = LogisticRegression(max_iter=2000, random_state=seed), "C", "neg_log_loss"
+            model, name, scoring = LogisticRegression(max_iter=2000, random_state=seed), "C", mean_log_likelihood
             values = list(C_VALUES)
         if self.several:
             model, name = OneVsRestClassifier(model), "estimator__C"
@@ -185,6 +186,14 @@ class LinearProblem:
         if self.groups is not None:
             return GroupKFold(TFIDF_FOLDS)
         return (KFold if self.numbers else StratifiedKFold)(TFIDF_FOLDS, shuffle=True, random_state=seed)
+
+
+def mean_log_likelihood(model: Any, x: Any, y: Sequence[Any]) -> float:
+    """Mean log-probability of the labels `y`. Unlike scikit-learn's, it accepts rows that lack a label of the model."""
+    column = {label: k for k, label in enumerate(model.classes_)}
+    probabilities = model.predict_proba(x)
+    own = [probabilities[i, column[label]] if label in column else 0.0 for i, label in enumerate(y)]
+    return float(np.log(np.maximum(own, np.finfo(np.float64).eps)).mean())
 
 
 def build_problem(target: Target, training: Sequence[Example]) -> LinearProblem:

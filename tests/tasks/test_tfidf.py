@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import math
 
+import pytest
+from sklearn.metrics import log_loss
+
+from gpt1.tasks import tfidf
 from gpt1.tasks.examples import target_from_examples
 from gpt1.tasks.kinds import KINDS, Example
 from gpt1.tasks.tfidf import (
@@ -13,6 +17,7 @@ from gpt1.tasks.tfidf import (
     LinearProblem,
     TfidfFeatures,
     build_problem,
+    mean_log_likelihood,
     tfidf_scores,
 )
 
@@ -68,3 +73,23 @@ def test_a_given_c_is_used() -> None:
     assert problem.enough
     fitted = problem.fit(TfidfFeatures(kind, VECTORIZERS["words"]), rows, c=3.0)
     assert fitted.model.C == fitted.c == 3.0
+
+
+def test_the_score_of_cross_validation_is_the_mean_log_likelihood() -> None:
+    kind, rows = KINDS["classification"], examples("classification", 48)
+    problem = build_problem(target_from_examples(kind, False, rows, str, "rows"), rows[:32])
+    fitted = problem.fit(TfidfFeatures(kind, VECTORIZERS["words"]), rows[:32], c=1.0)
+    x, y = fitted.features.transform(rows[32:]), [row.label for row in rows[32:]]
+    assert mean_log_likelihood(fitted.model, x, y) == pytest.approx(-log_loss(y, fitted.model.predict_proba(x)))
+    assert mean_log_likelihood(fitted.model, x, ["valid", "broken", "never seen"]) < -10
+
+
+def test_c_is_chosen_although_the_rows_of_the_single_split_lack_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 labels with five rows each: the 10% of the rows that the models are compared on have six labels at most."""
+    monkeypatch.setattr(tfidf, "SINGLE_SPLIT_ROWS", 1)
+    kind = KINDS["classification"]
+    rows = [Example((f"word{k} word{k} the list {i}",), label=f"label {k}") for i in range(5) for k in range(12)]
+    target = target_from_examples(kind, False, rows, str, "rows")
+    fitted = build_problem(target, rows).fit(TfidfFeatures(kind, VECTORIZERS["words"]), rows)
+    assert math.isfinite(fitted.score)
+    assert fitted.c > C_VALUES[0]
