@@ -97,10 +97,11 @@ def finetune(
         Interrupted: After Ctrl-C; the state is saved.
     """
     require_single_process()
-    check_inputs(train_on, from_, resume, overwrite, time_limit, settings.get("epochs"))
+    requested = requested_finetune_settings(config, settings)
+    check_inputs(train_on, from_, resume, overwrite, time_limit, requested.get("epochs"))
     started, progress = time.monotonic(), progress or default_progress()
     task = TaskRequest(train_on, valid, kind, named_columns(settings), score, data_dir, weight or None, unlabeled)
-    request = FinetuneRequest(frames_to_tables(task), from_, requested_finetune_settings(config, settings))
+    request = FinetuneRequest(frames_to_tables(task), from_, requested)
     if resume:
         return resume_finetuning(out, request, baselines, progress)
     runs.check_new_folder(out, overwrite, (train_on, from_, valid, config))

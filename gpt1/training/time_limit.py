@@ -32,7 +32,7 @@ def check_time_limit(minutes: float | None, epochs: float | None) -> None:
     if not 0 < minutes < math.inf:
         raise UserError(f"--time-limit {minutes} is out of range: it must be above 0.", "For example: --time-limit 10")
     if epochs is not None:
-        raise UserError(f"--time-limit {minutes:g} sets the number of epochs.", f"Omit --epochs {epochs:g}.")
+        raise UserError(f"--time-limit {minutes:g} sets the number of epochs.", f"Omit --epochs (now {epochs:g}).")
 
 
 def plan_epochs(

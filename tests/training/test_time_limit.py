@@ -64,7 +64,11 @@ def test_a_limit_that_is_too_short_still_trains_a_step(table: Table, pretrained_
 
 @pytest.mark.parametrize(
     ("options", "problem"),
-    [({"time_limit": 0.0}, "time_limit=0"), ({"time_limit": 1, "epochs": 2}, "sets the number of epochs")],
+    [
+        ({"time_limit": 0.0}, "time_limit=0"),
+        ({"time_limit": 1, "epochs": 2}, "sets the number of epochs"),
+        ({"time_limit": 1, "epochs": "3"}, r"Omit epochs= \(now 3\)"),  # as a flag
+    ],
 )
 def test_a_limit_that_cannot_be_kept_is_an_error(
     table: Table, pretrained_run: Path, tmp_path: Path, options: dict[str, Any], problem: str
@@ -73,6 +77,14 @@ def test_a_limit_that_cannot_be_kept_is_an_error(
     with pytest.raises(UserError, match=problem):
         finetune(table, from_=pretrained_run, out=tmp_path / "run", **how, **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_limit_and_a_number_of_epochs_in_the_file_of_settings_contradict_each_other(
+    table: Table, pretrained_run: Path, tmp_path: Path
+):
+    (tmp_path / "own.yaml").write_text("epochs: 7\n")
+    with pytest.raises(UserError, match="sets the number of epochs"):
+        finetune(table, from_=pretrained_run, out=tmp_path / "run", time_limit=1, config=tmp_path / "own.yaml")
 
 
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, list], ids=["pandas", "polars", "rows"])
