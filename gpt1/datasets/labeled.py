@@ -280,8 +280,8 @@ def clean_rows(
         raise UserError(f"{name}: no row has a text.", "Choose another column.")
     empty, duplicates, leaked, contradicting = rows - len(examples), 0, 0, 0
     if cfg.deduplicate:
-        kept, duplicates, leaked = deduplicate(examples, validation)
-        contradicting = contradictions(examples, kept, source.target)
+        kept, duplicates, leaked = deduplicate(source.kind, examples, validation)
+        contradicting = contradictions(source.kind, examples, kept, source.target)
         examples = [examples[i] for i in kept]
     if valid is not None and not examples:
         problem = f"{name}: all rows are also in {valid.name}."

@@ -86,14 +86,14 @@ def read_train_test(
     if test is None and known:
         test = known.name
     if test is None:
-        kept, repeated, leaked = deduplicate(training.examples)
+        kept, repeated, leaked = deduplicate(source.kind, training.examples)
         training = training.subset(kept, name)
         training, tested, note = split_test(training, target, name)
         notes += [note] if note else []
     else:
         evaluation, examples = source.evaluation_rows(test, data_dir)
         tested = ExampleSet(evaluation.table, examples)
-        kept, repeated, leaked = deduplicate(training.examples, tested.examples)
+        kept, repeated, leaked = deduplicate(source.kind, training.examples, tested.examples)
         training = training.subset(kept, name)
         notes += evaluation.notes
     if repeated or leaked:

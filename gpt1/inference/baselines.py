@@ -33,8 +33,8 @@ def baselines_on_test_rows(
     if (answer := model.task.get("trivial_answer")) is not None:
         found["trivial"] = trivial_baseline(model.target, answer, labels)
     if task := read_training_rows(Path(run)):
-        known = set(map(content_key, task.training))
-        if repeated := sum(content_key(example) in known for example in examples):
+        known = {content_key(model.kind, example) for example in task.training}
+        if repeated := sum(content_key(model.kind, example) in known for example in examples):
             progress.log(
                 f"warning: {repeated:,} of {count_noun(len(examples), 'row')} were training rows of this run: "
                 "expect lower scores on new rows"

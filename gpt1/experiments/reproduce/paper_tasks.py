@@ -227,7 +227,7 @@ def read_paper_task(
         return SkippedTask(name, f"no {what} '{name.test.split or name.data.evaluation_split}' to test on in {place}")
     name = replace(name, test=replace(name.test, split=test.split))
     train_set, test_set = draw_rows(name.data, training, rows), draw_rows(name.data, test, test_rows)
-    if not keep_duplicates and (repeated := deduplicate(train_set.examples)[1]):
+    if not keep_duplicates and (repeated := deduplicate(name.data.kind, train_set.examples)[1]):
         count = f"{repeated:,} of {len(train_set):,}"
         notes.append(f"{training.name}: {count} training rows are duplicates; fine-tuning uses each text once.")
     task = PaperTask(name, train_set, test_set, (len(training), len(test)), [*notes, *test.notes])
