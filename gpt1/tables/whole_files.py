@@ -66,8 +66,9 @@ def xlsx_rows(file: InputFile) -> Iterator[tuple[int, list[Any]]]:
             if size > max_bytes():
                 problem = f"{file.name} has {size:,} bytes after decompression; the maximum is {max_bytes():,}."
                 raise UserError(problem, raise_limit(size))
-            book = openpyxl.load_workbook(seekable, read_only=True, data_only=True)
-            for number, cells in enumerate(book.worksheets[0].iter_rows(values_only=True), 1):
+            sheet = openpyxl.load_workbook(seekable, read_only=True, data_only=True).worksheets[0]
+            sheet.reset_dimensions()  # else one formatted cell far away makes each row as wide as that
+            for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
                 if not all(map(is_missing, cells)):
                     yield number, list(cells)
         except UserError:

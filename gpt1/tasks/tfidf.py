@@ -59,7 +59,7 @@ def fit_tfidf(
     """(key of VECTORIZERS, trained model) with the best score in cross-validation, or as `chosen` before."""
     problem = build_problem(target, training)
     names, c = (list(VECTORIZERS) if problem.enough else [DEFAULT_CHOICE["features"]]), None
-    if chosen and chosen.get("features") in VECTORIZERS and chosen.get("C") in C_VALUES:
+    if chosen and chosen.get("features") in [*VECTORIZERS] and chosen.get("C") in C_VALUES:  # a list has no hash
         names, c = [chosen["features"]], float(chosen["C"])
     fitted = {name: problem.fit(TfidfFeatures(kind, VECTORIZERS[name]), training, seed, c) for name in names}
     return max(fitted.items(), key=lambda item: item[1].score)

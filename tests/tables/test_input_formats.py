@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import openpyxl
+import openpyxl.styles
 import pandas
 import pytest
 
 from gpt1.corpus.readers import list_sources
 from gpt1.errors import UserError
-from gpt1.files.reading import content_format, file_format
+from gpt1.files.reading import content_format, file_format, open_input
 from gpt1.tables.table import read_table
+from gpt1.tables.whole_files import xlsx_rows
 from gpt1.tables.writer import output_kind
 
 FRAME = pandas.DataFrame(
@@ -59,6 +61,18 @@ def test_cells_of_a_sheet_keep_their_types_and_empty_rows_are_skipped(tmp_path: 
         (None, datetime(2024, 1, 31)),  # no value was computed for the formula
     ]
     assert table.locate_row(1) == f"{tmp_path / 't.xlsx'}, row 4"
+
+
+def test_a_formatted_cell_far_away_does_not_widen_the_rows_of_a_sheet(tmp_path: Path):
+    """Rows as wide as the sheet would be 17 billion cells."""
+    book = openpyxl.Workbook()
+    for row in (["text", "label"], ["a film", "good"]):
+        book.active.append(row)
+    book.active.cell(row=1_048_576, column=16_384).font = openpyxl.styles.Font(bold=True)
+    book.save(tmp_path / "t.xlsx")
+    with open_input(tmp_path / "t.xlsx") as file:
+        assert [len(cells) for _, cells in xlsx_rows(file)] == [2, 2]
+    assert read_table(tmp_path / "t.xlsx").rows == [{"text": "a film", "label": "good"}]
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"

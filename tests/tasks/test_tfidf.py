@@ -67,6 +67,13 @@ def test_a_choice_that_was_made_before_gives_the_same_model_without_cross_valida
     assert tfidf_scores(KINDS["classification"], target, rows[:32], rows[32:], chosen=found) == found
 
 
+def test_a_damaged_choice_is_ignored() -> None:
+    kind, rows = KINDS["classification"], examples("classification", 32)
+    target = target_from_examples(kind, False, rows, str, "rows")
+    for damaged in ({"features": [], "C": 1.0}, {"features": "words", "C": [1]}, {"features": {}}):
+        assert tfidf_scores(kind, target, rows, rows, chosen=damaged) == tfidf_scores(kind, target, rows, rows)
+
+
 def test_a_given_c_is_used() -> None:
     kind, rows = KINDS["classification"], examples("classification", 32)
     problem = build_problem(target_from_examples(kind, False, rows, str, "rows"), rows)
