@@ -98,7 +98,10 @@ class FinetuneSetup:
         states = load_or_extract_features(self.model, examples, cfg, progress).float()
         features = torch.split(states, [len(example.sequences) for example in examples])
         own = to_device(targets[torch.from_numpy(chosen)], states.device)
-        penalty = fit_linear_probe(self.model.head, features, own, self.task.target.loss)
+        weights = self.task.weights
+        if weights is not None:
+            weights = to_device(weights[torch.from_numpy(chosen)], states.device)
+        penalty = fit_linear_probe(self.model.head, features, own, self.task.target.loss, weights)
         progress.log(
             f"head: initialized as a linear probe on {count_noun(len(examples), 'row')}, L2 penalty {penalty:g}"
         )

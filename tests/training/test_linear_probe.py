@@ -77,6 +77,40 @@ def test_a_handful_of_rows_is_enough(n: int, states: torch.Tensor):
     assert all(torch.isfinite(p).all() for p in head.parameters())
 
 
+def test_the_weighted_probe_is_a_weighted_logistic_regression(states: torch.Tensor):
+    labels = (states[:, 0] + states[:, 3] > 0.3).long()
+    weights = 3 * torch.rand(N, generator=torch.Generator().manual_seed(1))
+    target, head = Classes(("a", "b")), Head(8, 2, each=False)
+    penalty = fit_linear_probe(head, torch.split(states, 1), labels, target.loss, weights)
+    # Two columns of weights, ±w/2, have half the penalty of the single column of scikit-learn.
+    peer = LogisticRegression(C=1 / (float(weights.sum()) * penalty), tol=1e-8, max_iter=1000)
+    peer.fit(states.numpy(), labels.numpy(), sample_weight=weights.numpy())
+    ours = head.eval()(states, torch.arange(N)).softmax(-1).detach()
+    np.testing.assert_allclose(ours, peer.predict_proba(states.numpy()), atol=2e-3)
+
+
+def test_examples_of_weight_0_change_neither_the_probe_nor_its_penalty(states: torch.Tensor):
+    labels, weights = (states[:, 0] > 0).long(), (torch.arange(N) % 3 > 0).float()
+    flipped = torch.where(weights > 0, labels, 1 - labels)
+    heads = [Head(8, 2, each=False) for _ in range(2)]
+    target = Classes(("a", "b"))
+    penalties = [
+        fit_linear_probe(head, torch.split(states, 1), own, target.loss, weights)
+        for head, own in zip(heads, (labels, flipped), strict=True)
+    ]
+    assert penalties[0] == penalties[1]
+    assert torch.equal(heads[0].linear.weight, heads[1].linear.weight)
+
+
+@pytest.mark.parametrize("heavy", [0, 7, N - 1])
+def test_a_single_example_may_have_all_the_weight(heavy: int, states: torch.Tensor):
+    head, weights = Head(8, 2, each=False), torch.zeros(N)
+    weights[heavy] = N
+    fit_linear_probe(head, torch.split(states, 1), (states[:, 0] > 0).long(), Classes(("a", "b")).loss, weights)
+    assert all(torch.isfinite(p).all() for p in head.parameters())
+    assert head.linear.weight.any()
+
+
 # ---- runs
 
 
@@ -92,6 +126,34 @@ def test_training_starts_at_the_probe(name: str, table: Table, pretrained_run: P
     assert train_loss[0] < train_loss[1]
 
 
+def test_rows_of_weight_0_do_not_change_the_probe_and_class_weights_do(
+    table: Table, pretrained_run: Path, tmp_path: Path
+):
+    """With learning rate 0, the head of a run is its probe."""
+    options: dict[str, Any] = {**TEXT_OPTIONS, **FAST_SETTINGS, "peak_lr": 0, "head_dropout": 0, "valid_fraction": 0}
+    labels = [row["label"] for row in table.rows]
+    ignored = [i % 4 == 0 for i in range(len(labels))]
+    swap = dict(zip(sorted(set(labels)), sorted(set(labels), reverse=True), strict=True))
+    heads = []
+    for name, given in (
+        ("a", labels),
+        ("b", [swap[y] if skip else y for y, skip in zip(labels, ignored, strict=True)]),
+    ):
+        rows = [
+            {**row, "label": label, "w": int(not skip)}
+            for row, label, skip in zip(table.rows, given, ignored, strict=True)
+        ]
+        weighted = Table("t.csv", [*table.columns, "w"], rows)
+        run = finetune(weighted, from_=pretrained_run, out=tmp_path / name, weight="w", **options)
+        heads.append(load_head(run)["linear.weight"])
+    assert torch.equal(*heads)
+    plain, weighted_run = (
+        finetune(table, from_=pretrained_run, out=tmp_path / f"w{i}", class_weight=setting, **options)
+        for i, setting in enumerate(("", f"{labels[0]}=50"))
+    )
+    assert not torch.equal(load_head(plain)["linear.weight"], load_head(weighted_run)["linear.weight"])
+
+
 def test_the_rows_of_the_probe_are_drawn_from_all_of_a_sorted_table(
     table: Table, pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -99,9 +161,11 @@ def test_the_rows_of_the_probe_are_drawn_from_all_of_a_sorted_table(
     monkeypatch.setattr(finetune_setup, "MAX_PROBE_ROWS", 24)
     probed: list[torch.Tensor] = []
 
-    def fit(head: Head, features: Sequence[torch.Tensor], targets: torch.Tensor, task_loss: TaskLoss) -> float:
+    def fit(
+        head: Head, features: Sequence[torch.Tensor], targets: torch.Tensor, task_loss: TaskLoss, weights: Any
+    ) -> float:
         probed.append(targets)
-        return fit_linear_probe(head, features, targets, task_loss)
+        return fit_linear_probe(head, features, targets, task_loss, weights)
 
     monkeypatch.setattr(finetune_setup, "fit_linear_probe", fit)
     by_label = table.select(sorted(range(len(table)), key=lambda i: str(table.rows[i]["label"])))
