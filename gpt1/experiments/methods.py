@@ -31,7 +31,7 @@ class Method:
 
 HEAD_SETTINGS = {
     "recipe", "batch_size", "micro_batch", "precision", "device", "head_dropout", "cut", "long", "deduplicate",
-    "cache_features",
+    "cache_features", "class_weight",
 }  # fmt: skip
 """Settings that also apply to training the head alone; its learning rate and epochs are its own."""
 
