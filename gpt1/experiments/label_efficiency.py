@@ -96,6 +96,7 @@ class CurvePlan:
         rows = data.draw_train_set(size, seed, f"{data.training.table.name} ({size} labels, seed {seed})")
         if method == "tfidf":
             return {**about, **tfidf_scores(data.kind, data.target, rows.examples, data.test.examples, seed)}
+        data.check_learnable(rows)
         options = data.finetune_options | self.run_settings(method, size, seed)
         resolved = self.training_settings(method, size)
         run = finetune_or_resume(rows.table, scratch, progress, resolved, from_=self.from_, **options)
@@ -268,12 +269,12 @@ def summarize_curves(medians: dict[str, dict[int, float]], metric: str) -> list[
 
 
 def add_score_table(report: ExperimentReport, plan: CurvePlan, scores: dict[str, dict[int, SeedScores]]) -> None:
+    columns = [scores.get(method, {}) for method in plan.methods]  # a method whose runs all failed has a column, too
     rows = [
-        [size, *(one.to_cell() if (one := by_size.get(size)) else None for by_size in scores.values())]
-        for size in plan.sizes
+        [size, *(one.to_cell() if (one := by_size.get(size)) else None for by_size in columns)] for size in plan.sizes
     ]
     caption = f"{plan.data.main_metric}: {format_seed_count(scores)}"
-    report.table(["labels", *(CURVE_METHODS[method].title for method in scores)], rows, caption=caption)
+    report.table(["labels", *(CURVE_METHODS[method].title for method in plan.methods)], rows, caption=caption)
 
 
 def add_savings_table(report: ExperimentReport, savings: list[LabelSaving], fewest: int, metric: str) -> None:

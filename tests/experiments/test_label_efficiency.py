@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from logged_lines import LoggedLines
 
+from gpt1.datasets.labeled import TaskRequest, training_rows
 from gpt1.errors import GPT1Error, Interrupted, UserError
 from gpt1.experiments import label_efficiency as module
 from gpt1.experiments.label_efficiency import curve
@@ -22,15 +25,16 @@ from gpt1.experiments.result_store import (
     resolve_training_settings,
     run_jobs,
 )
-from gpt1.experiments.train_test_data import read_train_test, stratified_order
+from gpt1.experiments.train_test_data import learnable_first, read_train_test, stratified_order
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.runs.folder import log_once
 from gpt1.tables.table import Table, read_table
 from gpt1.tasks.kinds import Example
-from gpt1.tasks.targets import Classes
+from gpt1.tasks.targets import Classes, StandardizedNumber
 
 pytestmark = pytest.mark.usefixtures("no_reports")
+
 
 TASK: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label"}
 QUICK: dict[str, Any] = {"sizes": [4, 16], "seeds": 2, "min_steps": 2, "epochs": 1.0, "precision": "fp32"}
@@ -154,6 +158,56 @@ def test_a_table_with_one_row_per_label_leaves_none_for_the_test(shared_data: Pa
         read_train_test(two, None, "classification", {"text": "text", "label": "label"}, False, None)
 
 
+def choice_table(n: int, labels: list[Any]) -> Table:
+    columns = ["q", "a", "b", "c", "d", "label"]
+    rows = [{**{name: f"{name} {i}" for name in columns[:-1]}, "label": labels[i % len(labels)]} for i in range(n)]
+    return Table("choice.csv", columns, rows)
+
+
+@pytest.mark.parametrize("labels", [["1", "2", "3", "1", "2", "3", "1", "4"], [*"ABCABCAD"]], ids=["from 1", "letters"])
+def test_a_sample_has_the_answers_of_the_whole_table(labels: list[Any]) -> None:
+    """Whether labels count from 1 shows only if the last answer is among them, which a small sample may lack."""
+    table, columns = choice_table(48, labels), {"context": "q", "choices": "a,b,c,d", "label": "label"}
+    right = {row["q"]: "1234".find(row["label"]) + "ABCD".find(row["label"]) + 1 for row in table.rows}
+    data = read_train_test(table, None, "choice", columns, False, None)
+    samples = [data.draw_train_set(4, seed, "sample").table for seed in range(8)]
+    assert any(4 not in {right[row["q"]] + 1 for row in sample.rows} for sample in samples)
+    for sample in (*samples, data.test.table):
+        read = training_rows(TaskRequest(sample, None, "choice", columns))
+        assert [example.label for example in read.examples] == [right[row["q"]] for row in sample.rows]
+
+
+def test_a_sample_has_the_separator_of_the_whole_table() -> None:
+    rows = [{"text": f"text {i}", "label": ("x, y", "z", "z|x, y")[i % 3]} for i in range(30)]
+    columns = {"text": "text", "label": "label"}
+    data = read_train_test(Table("t.csv", ["text", "label"], rows), None, "multilabel", columns, False, None)
+    for seed in range(8):
+        sample = data.draw_train_set(4, seed, "sample").table
+        assert training_rows(TaskRequest(sample, None, "multilabel", columns)).target.labels == ("x, y", "z")
+
+
+@pytest.mark.parametrize("kind", ["regression", "multilabel"])
+def test_every_sample_can_be_learned_if_it_has_enough_rows(kind: str) -> None:
+    """Nine of ten rows have the same number, or the same single label."""
+    labels = ["0" if i % 10 else str(i) for i in range(60)] if kind == "regression" else ["a"] * 54 + [*"bcdbcd"]
+    rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
+    columns = {"text": "text", "label": "label"}
+    data = read_train_test(Table("t.csv", ["text", "label"], rows), None, kind, columns, False, None)
+    for seed in range(10):
+        samples = [data.draw_train_set(n, seed, "sample") for n in (4, 8, 16)]
+        for sample, larger in pairwise(samples):
+            assert {e.fields for e in sample.examples} < {e.fields for e in larger.examples}
+        for sample in samples:
+            data.check_learnable(sample)
+
+
+def test_an_order_that_can_be_learned_does_not_change() -> None:
+    rows = [Example((str(i),), label=i % 3) for i in range(20)]
+    target = StandardizedNumber(0.0, 1.0)
+    order = stratified_order(rows, target, 0)
+    assert learnable_first(order, rows, target) == order
+
+
 # --- the runs --------------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +236,29 @@ def test_a_curve_measures_every_method_size_and_seed_and_leaves_no_models(
     markdown = (out / "results.md").read_text(encoding="utf-8")
     assert "| labels | pre-trained, all weights |" in markdown
     assert (out / "curve.svg").exists()
+
+
+def test_a_sample_that_cannot_be_learned_fails_alone_and_is_named(pretrained_run: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": "abcdef"[i % 6]} for i in range(48)]
+    table, lines = Table("t.csv", ["text", "label"], rows), LoggedLines()
+    options: dict[str, Any] = {"kind": "multilabel", "text": "text", "label": "label", "methods": ["tfidf", "head"]}
+    options |= {"sizes": [4, 24], "seeds": 1, "min_steps": 2, "precision": "fp32", "progress": lines}
+    out = curve(table, from_=pretrained_run, out=tmp_path / "curve", **options)
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert {title: list(by_size) for title, by_size in results["curves"].items()} == {
+        "TF-IDF + linear model": ["4", "24"], "pre-trained, head only": ["24"]
+    }  # fmt: skip
+    (failed,) = results["failed"]
+    assert "head only, 4 labels, seed 0: no row of the sample has labels of the test rows: " in failed
+    assert failed in lines
+    markdown = (out / "results.md").read_text(encoding="utf-8")
+    assert f"Not finished: {failed}" in markdown
+    assert any(line.startswith("| 4 | ") and line.endswith("| – |") for line in markdown.splitlines())
+
+
+def test_class_weights_reach_every_method_that_trains_the_model(pretrained_run: Path) -> None:
+    for name in ("all", "head", "scratch"):
+        assert module.CURVE_METHODS[name].finetune_settings({"class_weight": "a=2"}, 0)["class_weight"] == "a=2"
 
 
 def test_an_interrupted_curve_resumes_and_repeats_nothing(
