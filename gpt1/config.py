@@ -60,7 +60,7 @@ LongTextStrategy = Literal["cut", "head-tail", "windows"]
 Architecture = Literal["transformer", "lstm"]
 ValidationSplit = Literal["documents", "end"]
 TrackerName = Literal["none", "mlflow", "wandb"]
-SelectionMetric = Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman", "rmse", "mae"]
+MainMetric = Literal["auto", "accuracy", "f1", "f1_micro", "f1_macro", "matthews", "pearson", "spearman", "rmse", "mae"]
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class FinetuneConfig(TrainingConfig):
     """Dropout on the hidden state that the new layer reads (paper 4.1)."""
     valid_fraction: Annotated[float, Range(0, 0.5)] = 0.1
     """Share of the training rows split off for validation, stratified by label; --valid uses your own rows instead."""
-    metric: SelectionMetric = "auto"
+    metric: MainMetric = "auto"
     """Metric that selects the best epoch. `auto`: that of a known data set, else accuracy, or Pearson for scores."""
     cut: Cut = "longest"
     """Inputs that are too long: truncate the longest field first, or give every field a fixed share (released code)."""

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt1.config import FinetuneConfig, build_config
 from gpt1.errors import UserError
 from gpt1.files.foreign import Fields
 from gpt1.tasks.kinds import KINDS
@@ -305,3 +306,10 @@ def test_a_comma_that_has_two_readings_is_an_error():
     assert StandardizedNumber.parse("3,5") == 3.5
     with pytest.raises(UserError, match=r"'1,234' can be 1.234 or 1234"):
         StandardizedNumber.parse("1,234")
+
+
+def test_every_metric_of_every_target_can_be_chosen():
+    """The error for a metric that does not apply names those that do."""
+    metrics = {name for target in TARGET_TYPES.values() for name in target.metrics}
+    for name in metrics:
+        assert build_config(FinetuneConfig, {"metric": name}).metric == name
