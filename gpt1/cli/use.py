@@ -82,16 +82,28 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
     for command in result.get("advice", ()):
         echo(f"  {command}")
     if "perplexity" not in result["metrics"] and test != "-":
-        given = {"data_dir": data_dir, **{role: options[role] for role in COLUMN_HELP}}
-        flags = {role: [flag_name(role), value] for role, value in given.items() if value}
+        columns = {"data_dir": data_dir, **{role: options[role] for role in COLUMN_HELP}}
+        flags = {role: [flag_name(role), value] for role, value in columns.items() if value}
+        unverified = [] if options["verify"] else ["--no-verify"]
         if report:
             echo(f"{report}   confusion matrix or scatter plot, calibration, worst mistakes")
         else:
-            page = shell_join(["gpt1", "evaluate", run, test, *chain(*flags.values()), "--report", "test.html"])
+            chosen = [word for name in ("unseen", "unlabeled") for word in changed_option(name)] + unverified
+            chosen += [] if options["baselines"] else ["--no-baselines"]
+            page = shell_join(
+                ["gpt1", "evaluate", run, test, *chain(*flags.values()), *chosen, "--report", "test.html"]
+            )
             print_next_steps(f"{page}   (writes a page with the worst mistakes)")
         flags.pop("label", None)
-        command = shell_join(["gpt1", "predict", run, test, *chain(*flags.values()), "--out", PREDICTIONS])
+        command = shell_join(["gpt1", "predict", run, test, *chain(*flags.values()), *unverified, "--out", PREDICTIONS])
         print_next_steps(f"{command}   (to see the predictions row by row)")
+
+
+def changed_option(name: str) -> list[str]:
+    """The flag and value of an option of the running command that is not at its default."""
+    context = click.get_current_context()
+    value, default = context.params[name], {param.name: param.default for param in context.command.params}[name]
+    return [] if value == default else [flag_name(name), value]
 
 
 @click.command(short_help="Add predictions and probabilities to a table.")

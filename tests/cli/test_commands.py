@@ -132,6 +132,23 @@ def test_the_printed_next_command_runs_as_printed_for_any_folder_name(
     assert len(read_table("predictions.jsonl")) == len(read_table("my reviews.csv"))
 
 
+def test_the_next_commands_of_an_evaluation_have_its_options(
+    workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(workspace / "runs/reviews", "run")
+    rows = read_table(workspace / "reviews.csv").rows[:8]
+    write_table("t.csv", [{**row, "label": row["label"] if i else ""} for i, row in enumerate(rows)])
+    answer = run_cli("evaluate", "run", "t.csv", "--unlabeled", "drop", "--no-verify", "--no-baselines")
+    hints = [line.removeprefix("next: gpt1 ") for line in answer.stderr.splitlines() if "(" in line and "gpt1 " in line]
+    page, predictions = (shlex.split(hint.partition("   (")[0].strip().removeprefix("gpt1 ")) for hint in hints[-2:])
+    assert {"--unlabeled", "drop", "--no-verify", "--no-baselines"} < {*page}
+    assert "--no-verify" in predictions
+    for words in (page, predictions):
+        answer = run_cli(*words)
+        assert answer.exit_code == 0, answer.stderr
+
+
 def test_the_whole_workflow_from_text_to_predictions_works(
     workspace: Path, tmp_path: Path, run_cli: Any, monkeypatch: Any
 ):
