@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt1.config import flag_name
+from gpt1.config import FinetuneConfig, field_types, flag_name, format_flag, recipe_defaults
 from gpt1.datasets import parse_data_set
 from gpt1.errors import UserError
 from gpt1.files.names import RUN_CONFIG_FILE
-from gpt1.files.reading import is_url
+from gpt1.files.reading import file_format, is_url
 from gpt1.formatting import shell_join
+from gpt1.recipes import COMPUTED_DEFAULTS, HEAD_ONLY_DEFAULTS
 from gpt1.runs import folder as runs
+from gpt1.tables.rows import TABLE_FORMATS
 
 TEXTS = "TEXTS"  # stands for files that the user has
 WORTH_WINDOWS = 0.2
@@ -48,11 +50,13 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> Adv
     texts = "these texts and others from their domain" if own else "texts from this domain"
     corpus, model, again = (base.with_name(f"{base.name}-{name}") for name in ("corpus", "pretrained", "again"))
     windows = stored.get("long") != "windows" and truncated >= WORTH_WINDOWS
+    settings = setting_arguments(stored, "long" if windows else "")
     split = f", with long texts as windows ({truncated:.0%} of them are truncated)" if windows else ""
     commands = [
         ["tokenize", *source, "--out", corpus, "--tokenizer", origin],
         ["pretrain", corpus, "--from", origin, "--out", model, *(["--epochs", 4] if own else [])],
-        ["finetune", *task_arguments(command), "--from", model, "--out", again, *["--long", "windows"] * windows],
+        ["finetune", *task_arguments(command), *settings, "--from", model, "--out", again]
+        + ["--long", "windows"] * windows,
     ]
     lines = [shell_join(["gpt1", *words]) for words in commands]
     if not own:
@@ -62,12 +66,40 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> Adv
 
 
 def task_arguments(command: Mapping[str, Any]) -> list[Any]:
-    """Arguments of `finetune` for the rows and the task of a run; TABLE for rows that no longer have a file."""
-    train, columns = command.get("train"), command.get("columns") or {}
-    known = isinstance(train, str) and (Path(train).is_file() or is_url(train) or is_data_set(train))
+    """Arguments of `finetune` for the rows and the task of a run; TABLE, VALID for rows that no longer have a file."""
+    train, valid, columns = command.get("train"), command.get("valid"), command.get("columns") or {}
     given = {**{name: command.get(name) for name in ("kind", "weight", "unlabeled", "data_dir")}, **columns}
+    given["valid"] = valid if has_source(valid) else "VALID" if valid else None
     flags = [word for name, value in given.items() if value for word in (flag_name(name), value)]
-    return [train if known else "TABLE", *flags, *["--score"] * bool(command.get("score"))]
+    return [train if has_source(train) else "TABLE", *flags, *["--score"] * bool(command.get("score"))]
+
+
+def has_source(rows: Any) -> bool:
+    """Whether the name of a run's rows is that of a file, a URL or a data set: a table in memory has none."""
+    return isinstance(rows, str) and (Path(rows).is_file() or is_url(rows) or is_data_set(rows))
+
+
+def setting_arguments(stored: Mapping[str, Any], except_for: str = "") -> list[str]:
+    """The settings that the user gave, as flags, without one that is advised; a new model has no head to keep.
+
+    Runs of earlier versions did not store which ones were given: those that differ from the recipe's defaults, except
+    for defaults that depend on the model or the table.
+    """
+    known = {name: value for name in field_types(FinetuneConfig) if is_setting(value := stored.get(name))}
+    given = stored["command"].get("given")
+    if not isinstance(given, list):
+        recipe, head = stored.get("recipe") or "default", stored.get("train") == "head"
+        defaults = {**vars(FinetuneConfig()), **recipe_defaults(FinetuneConfig, str(recipe))}
+        computed = {"precision", *COMPUTED_DEFAULTS, "peak_lr"} - (HEAD_ONLY_DEFAULTS.keys() if head else set())
+        defaults |= HEAD_ONLY_DEFAULTS if head and recipe == "default" else {}
+        given = [name for name, value in known.items() if name not in computed and value != defaults[name]]
+    names = [name for name in known if name in given and name not in ("keep_head", except_for)]
+    flags = [format_flag(name, known[name]).split(" ", 1) for name in names]
+    return [word for words in flags for word in words]
+
+
+def is_setting(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
 
 
 def is_data_set(name: str) -> bool:
@@ -95,11 +127,16 @@ def read_settings(run: Path) -> Mapping[str, Any]:
 
 
 def text_arguments(command: Mapping[str, Any], tokens: float) -> list[str]:
-    """Arguments of `tokenize` for the training table of a run; TEXTS if it is small or has no file."""
+    """Arguments of `tokenize` for the training table of a run; TEXTS if it is small, or no file that it reads.
+
+    It reads one column of a table, not several that are joined, and fewer formats than `finetune`.
+    """
     train, columns = command.get("train"), command.get("columns")
     if not isinstance(train, str) or not isinstance(columns, dict) or tokens < MIN_CORPUS_TOKENS:
         return [TEXTS]
     text = next((column for role, column in columns.items() if role not in ("label", "choices")), None)
-    if not text or is_url(train) or not Path(train).is_file():
+    if not text or "," in str(text) or is_url(train) or not Path(train).is_file():
+        return [TEXTS]
+    if file_format(train)[0] not in TABLE_FORMATS:
         return [TEXTS]
     return [train, "--text-field", str(text)]

@@ -230,6 +230,7 @@ def flatten_command(command: Facts) -> dict[str, Any]:
     return {
         name: ", ".join(f"{role} = {column}" for role, column in value.items()) if isinstance(value, Mapping) else value
         for name, value in command.items()
+        if name != "given"  # names of settings
     }
 
 

@@ -275,6 +275,7 @@ def add_settings(page: Page, run: Run) -> None:
     known = (*explanations, "command", "stage")
     other_values = {name: value for name, value in run.settings.items() if name not in known}
     other_values |= as_dict(run.settings.get("command"))
+    other_values.pop("given", None)  # names of settings
     if "train" in other_values:
         other_values["rows"] = other_values.pop("train")  # the setting `train` selects the trained weights
     others = [[name.replace("_", " "), _setting_cell(value)] for name, value in other_values.items() if value]

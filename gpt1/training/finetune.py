@@ -108,7 +108,7 @@ def finetune(
     request = replace(request, task=complete_task(request.task, progress))
     setup, cfg = prepare(request, None, progress)
     cfg = fit_epochs(setup, cfg, time_limit, started, progress)
-    run = runs.create_run(out, cfg, request.command, setup.precision, overwrite)
+    run = runs.create_run(out, cfg, request.first_command, setup.precision, overwrite)
     return run_finetuning(setup, cfg, run, progress, False, baselines, is_planned=time_limit is not None)
 
 
@@ -132,6 +132,11 @@ class FinetuneRequest:
         more |= {"unlabeled": task.unlabeled} if task.unlabeled and task.unlabeled != "refuse" else {}
         names = {name: source_name(source) for name, source in self.inputs.items()}
         return {**names, "kind": task.kind, "score": task.score, "columns": task.columns, **more}
+
+    @property
+    def first_command(self) -> dict[str, Any]:
+        """The command of a new run, with the names of the settings that were given: advice repeats them."""
+        return {**self.command, **({"given": sorted(self.settings)} if self.settings else {})}
 
 
 def check_inputs(

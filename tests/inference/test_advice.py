@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from hints import find_wrong_advice
 
+from gpt1.config import FinetuneConfig
 from gpt1.inference.advice import MIN_CORPUS_TOKENS, task_arguments, tfidf_advice
+from gpt1.recipes import HEAD_ONLY_DEFAULTS
 from gpt1.runs.folder import read_run_config
-from gpt1.tables.table import write_table
+from gpt1.tables.table import Table, write_table
+from gpt1.training.finetune import finetune
 
 COMMAND = {"from": "starter", "columns": {"text": "review", "label": "stars"}, "kind": "classification"}
 
 
 def write_run(folder: Path, **settings: Any) -> Path:
-    command = {**COMMAND, "train": str(folder / "my reviews.csv")}
+    content = {"command": {**COMMAND, "train": str(folder / "my reviews.csv")}, **settings}
     (folder / "run").mkdir()
-    (folder / "run" / "config.yaml").write_text(yaml.safe_dump({"command": command, **settings}, sort_keys=False))
+    (folder / "run" / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return folder / "run"
 
 
@@ -46,7 +51,12 @@ def test_windows_are_advised_if_a_fifth_of_the_texts_is_truncated_and_only_once(
     assert advice.sentence.endswith(", with long texts as windows (20% of them are truncated).")
     assert advice.commands[-1].endswith(" --long windows")
     (tmp_path / "other").mkdir()
-    assert "--long" not in tfidf_advice(write_run(tmp_path / "other", long="windows"), 100, 0.9).commands[-1]
+    again = tfidf_advice(write_run(tmp_path / "other", long="windows"), 100, 0.9)
+    assert "windows" not in again.sentence
+    assert again.commands[-1].count("--long windows") == 1
+    (tmp_path / "given").mkdir()
+    given = tfidf_advice(write_run(tmp_path / "given", long="head-tail"), 100, 0.9)
+    assert "head-tail" not in given.commands[-1]
 
 
 def test_the_commands_for_a_table_run_as_printed(tmp_path: Path, pretrained_run: Path, run_cli: Any):
@@ -64,6 +74,36 @@ def test_the_commands_for_a_table_run_as_printed(tmp_path: Path, pretrained_run:
         answer = run_cli(*words[1:])
         assert answer.exit_code == 0, answer.stderr
     assert read_run_config(tmp_path / "run-again")["long"] == "windows"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("t.csv", "title,body"), ("t.json", "text"), ("t.xlsx", "text"), ("t.json.gz", "text")]
+)
+def test_tables_that_tokenize_does_not_read_need_other_texts(name: str, text: str, tmp_path: Path):
+    (tmp_path / name).touch()
+    command = {**COMMAND, "train": str(tmp_path / name), "columns": {"text": text, "label": "label"}}
+    run = write_run(tmp_path, command=command)
+    assert tfidf_advice(run, MIN_CORPUS_TOKENS, 0.0).commands[0].startswith("gpt1 tokenize TEXTS --out")
+
+
+def test_the_advised_run_has_the_settings_that_were_given(table: Table, pretrained_run: Path, tmp_path: Path):
+    write_table(tmp_path / "valid.csv", table.rows[:16])
+    settings: dict[str, Any] = {"class_weight": "balanced", "epochs": 1.0, "deduplicate": False, "lm_coef": 0.25}
+    columns: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label"}
+    valid = tmp_path / "valid.csv"
+    run = finetune(table, from_=pretrained_run, out=tmp_path / "run", valid=valid, **settings, **columns)
+    again = shlex.split(tfidf_advice(run, 100, 0.0).commands[-1])
+    flags = f"--valid {valid} --lm-coef 0.25 --epochs 1.0 --class-weight balanced --no-deduplicate --from".split()
+    assert again[again.index("--valid") : again.index("--from") + 1] == flags
+    finetune(out=run, resume=True, device="cpu")  # what was given is no setting of its own
+
+
+def test_a_run_of_an_earlier_version_repeats_what_differs_from_the_defaults(tmp_path: Path):
+    stored = {**asdict(FinetuneConfig()), **HEAD_ONLY_DEFAULTS, "train": "head", "warmup": 0.1, "metric": "f1"}
+    command = {**COMMAND, "train": "x", "valid": "a table in memory"}
+    run = write_run(tmp_path, **stored | {"epochs": 60.0, "precision": "fp32"}, command=command)
+    words = "--valid VALID --train head --epochs 60.0 --metric f1 --from"
+    assert words in tfidf_advice(run, 100, 0.0).commands[-1]
 
 
 def test_a_model_without_a_run_gets_the_reason_only(tmp_path: Path):
