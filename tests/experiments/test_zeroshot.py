@@ -121,6 +121,26 @@ def test_a_choice_is_the_answer_with_the_highest_mean_log_probability(pretrained
         assert chosen == int(np.argmax(means))
 
 
+def test_choices_may_count_from_1_or_be_letters(pretrained_run: Path) -> None:
+    columns = ["q", "a", "b", "c", "label"]
+    rows = [{**{name: f"{name} {i}" for name in columns[:-1]}, "label": i % 3} for i in range(9)]
+    options: dict[str, Any] = {"run": pretrained_run, "kind": "choice", "context": "q", "choices": "a,b,c"}
+    scores = []
+    for spell in (lambda k: k, lambda k: str(k + 1), lambda k: "ABC"[k]):
+        table = Table("t.csv", columns, [{**row, "label": spell(row["label"])} for row in rows])
+        scores.append(zeroshot(table, label="label", **options)["metrics"])
+    assert scores[0] == scores[1] == scores[2]
+    with pytest.raises(UserError, match="choice needs choices="):
+        zeroshot(table, run=pretrained_run, kind="choice", context="q", label="label")
+
+
+def test_the_labels_of_the_words_are_read_as_those_of_the_rows(pretrained_run: Path) -> None:
+    options: dict[str, Any] = {"run": pretrained_run, "kind": "classification", "text": "text", "label": "label"}
+    for labels, words in ((("true", "FALSE"), {"true": "good", "false": "bad"}), (("1.0", "0"), {1: "good", 0: "bad"})):
+        table = Table("t.csv", ["text", "label"], [{"text": "a list", "label": labels[i % 2]} for i in range(6)])
+        assert zeroshot(table, words=words, **options)["metrics"]["accuracy"] == 0.5
+
+
 def test_a_text_gets_the_label_of_its_most_likely_next_word(pretrained_run: Path, table: Table) -> None:
     options: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label", "append": "it is"}
     result = zeroshot(table, run=pretrained_run, words={"yes": "valid", "no": "broken"}, **options)

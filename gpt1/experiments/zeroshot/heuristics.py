@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt1.console import default_progress
 from gpt1.datasets import DataSet
-from gpt1.datasets.labeled import examples_from_table, load_labeled_table
+from gpt1.datasets.labeled import LabeledTable, examples_from_table, load_labeled_table
 from gpt1.errors import UserError
 from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.train_test_data import ExampleSet, limit_rows
@@ -30,7 +30,8 @@ from gpt1.inference.evaluate import given_columns
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.progress import Progress
 from gpt1.tables.table import Table
-from gpt1.tasks.kinds import Example
+from gpt1.tasks.examples import check_columns, find_numbering, numbering_notes
+from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.labels import as_label
 
 SST2_WORDS = {"1": "positive", "0": "negative"}
@@ -112,7 +113,7 @@ def build_zeroshot_task(
     if data and data.name == BLIMP:
         return minimal_pairs_task(source.table, rows)
     task_kind, all_columns = source.kind_and_columns(kind, given_columns(columns))
-    examples = examples_from_table(source, task_kind, all_columns)
+    examples = read_rows(source, task_kind, all_columns, progress)
     chosen = limit_rows(ExampleSet(source.table, examples), task_kind, data, rows)
     if data and data.name == "cola":
         return cola_task(chosen, data, data_dir)
@@ -127,6 +128,19 @@ def build_zeroshot_task(
         "Use cola, sst2, race, storycloze, winograd, blimp, a table of kind choice, or a table of kind classification "
         "with --words LABEL=WORD,LABEL=WORD.",
     )
+
+
+def read_rows(source: LabeledTable, kind: Kind, columns: Mapping[str, str], progress: Progress) -> list[Example]:
+    """The examples, with labels of multiple choice that count from 0, from 1 or as letters, as in `finetune`."""
+    if source.data_set or not kind.multiple_choice:
+        return examples_from_table(source, kind, columns)
+    table = source.table
+    check_columns(kind, columns, table.columns, table.name, delimiter=table.delimiter)
+    numbering = find_numbering(table.rows, kind, columns)
+    examples = examples_from_table(source, kind, columns, numbering)
+    for note in numbering_notes(numbering, examples):
+        progress.log(note)
+    return examples
 
 
 # --- CoLA ------------------------------------------------------------------------------------------------------------
@@ -176,6 +190,7 @@ def best_matthews_threshold(scores: Sequence[float], is_positive: Sequence[bool]
 
 
 def sentiment_task(rows: ExampleSet, words: Mapping[str, str], append: str) -> ZeroShotTask:
+    words = {as_label(label): word for label, word in words.items()}  # true and True are one label
     gold = [as_label(example.label) for example in rows.examples]
     if unknown := sorted(set(gold) - set(words)):
         raise UserError(
