@@ -144,7 +144,7 @@ def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> Traini
     kind, columns = source.kind_and_columns(request.kind, request.columns)
     score = request.score or bool(source.data_set and source.data_set.score)
     source = source.with_labels(kind, columns["label"], request.unlabeled, kind.predicts_number(score))
-    numbering = find_numbering(source.table.rows, kind, columns)
+    numbering = find_numbering(source.table.rows, kind, columns) if "choices" in columns else "0"
     examples = examples_from_table(source, kind, columns, numbering)
     examples = add_row_weights(examples, source.table, request.weight)
     if kind.multiple_choice:

@@ -119,6 +119,7 @@ REFUSED = {
         ],
         f"reviews.csv --out r {CLASSIFICATION_FLAGS} --score": ["--score requires --kind similarity"],
         "reviews.csv --out r --from runs/books --kind entailment --premise text": ["needs --hypothesis"],
+        "reviews.csv --out r --from runs/books --kind choice --context text": ["needs --choices"],
         "reviews.csv --out r --from runs/books --kind choice --context text --choices stars": [
             "must contain a list of answers"
         ],
