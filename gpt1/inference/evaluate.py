@@ -42,7 +42,7 @@ from gpt1.tasks import metrics
 from gpt1.tasks.baselines import quality_warning
 from gpt1.tasks.examples import input_columns
 from gpt1.tasks.kinds import Example
-from gpt1.tasks.targets import Target, calibration_rows, choose_thresholds
+from gpt1.tasks.targets import Target, calibration_rows
 
 
 def evaluate(
@@ -297,7 +297,7 @@ def compute_metrics(
     """Metrics and their 95% confidence intervals.
 
     Args:
-        target: The target of the task.
+        target: The target of the task. Several labels are predicted with its thresholds; none are chosen here.
         logits: [examples, outputs], divided by the temperature.
         targets: Encoded labels, [examples, ...]; -1 for a label that the target does not have.
         labels: The labels as read.
@@ -307,7 +307,6 @@ def compute_metrics(
         `metrics` (with the mean `loss`), `interval`, `f1_of` (classes) and `spread` (scores; see `evaluate`).
     """
     key = "prediction" if target.activated_name == "probabilities" else "score"
-    target = choose_thresholds(target, logits, targets)
     gold, predicted = metrics.gold_answers(target, labels), [row[key] for row in target.decode(logits)]
     scores = metrics.target_scores(target, gold, predicted)
     extra = {"f1_of": scores.pop("f1_of")} if "f1_of" in scores else {}

@@ -36,6 +36,7 @@ from gpt1.tasks.kinds import (
     truncation_warning,
     windowed_share,
 )
+from gpt1.tasks.targets import choose_thresholds
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training.head_only import HeadOnlySource, load_or_extract_features
 from gpt1.training.linear_probe import fit_linear_probe
@@ -121,10 +122,9 @@ class FinetuneSetup:
             targets = self.encode_targets(self.task.validation)
             labels = [example.label for example in self.task.validation]
             logits = source.validation_logits()
-            metrics: dict[str, float] = compute_metrics(
-                self.task.target, logits, targets, labels, with_intervals=False
-            )["metrics"]
-            return metrics
+            target = choose_thresholds(self.task.target, logits, targets)
+            found = compute_metrics(target, logits, targets, labels, with_intervals=False)
+            return dict(found["metrics"])
 
         return Stage(
             title=self.title(cfg),

@@ -156,12 +156,12 @@ def test_intervals_contain_the_score_and_shrink_with_the_rows():
     assert widths[1] < widths[0] / 2
 
 
-def test_metrics_of_rows_choose_thresholds_until_training_has_chosen_them():
+def test_metrics_of_rows_are_those_of_the_decoded_predictions_and_choose_no_thresholds():
     logits, gold = torch.tensor([[-1.0, -4.0], [-2.0, -3.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     labels = [["a"], ["b"]]
-    assert compute_metrics(MultiLabel(("a", "b")), logits, gold, labels)["metrics"]["f1_micro"] == 1
-    fixed = MultiLabel(("a", "b"), "", (0.5, 0.5))
-    assert compute_metrics(fixed, logits, gold, labels)["metrics"]["f1_micro"] == 0
+    for target, f1 in ((MultiLabel(("a", "b")), 0), (MultiLabel(("a", "b"), "", (0.2, 0.03)), 1)):
+        assert [row["prediction"] for row in target.decode(logits)] == (labels if f1 else [[], []])
+        assert compute_metrics(target, logits, gold, labels)["metrics"]["f1_micro"] == f1
 
 
 # ---- training
@@ -215,6 +215,17 @@ def test_words_that_are_labels_are_learned(pretrained_run: Path, tmp_path: Path)
     model = load(run)
     (explained,) = model.explain(["number 3 file and list"], label="file")
     assert max(explained["words"], key=lambda word: word["contribution"])["word"] == "file"
+
+
+def test_evaluate_scores_the_predictions_of_a_run_without_validation_rows(pretrained_run: Path, tmp_path: Path):
+    path, label = write_labels_table("list", tmp_path)
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "valid_fraction": 0.0}
+    run = finetune(path, from_=pretrained_run, out=tmp_path / "run", baselines=False, **how)
+    rows = read_table(path).rows
+    predicted = [row["prediction"] for row in load(run).predict([row["text"] for row in rows])]
+    expected = multilabel_scores([row["label"] for row in rows], predicted, load(run).labels)
+    found = evaluate(run, path, baselines=False)["metrics"]
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
 def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: Path, run_cli: Any):
