@@ -41,7 +41,8 @@ def baselines_on_test_rows(
             )
         seed = int(runs.read_run_config(Path(run)).get("seed", 0))
         chosen = stored_choice(Path(run))
-        if tfidf := tfidf_baseline(model.kind, model.target, task.training, examples, seed, progress, chosen):
+        rows = task.training, examples
+        if tfidf := tfidf_baseline(model.kind, model.target, *rows, seed, progress, chosen, task.validation):
             found["tfidf"] = tfidf
     else:
         progress.log("no TF-IDF baseline: the training rows of this model are not available, or have changed")

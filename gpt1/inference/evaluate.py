@@ -42,7 +42,7 @@ from gpt1.tasks import metrics
 from gpt1.tasks.baselines import quality_warning
 from gpt1.tasks.examples import input_columns
 from gpt1.tasks.kinds import Example
-from gpt1.tasks.targets import Target, calibration_rows
+from gpt1.tasks.targets import Target, calibration_rows, predicted_answers
 
 
 def evaluate(
@@ -292,28 +292,35 @@ def load_labeled_rows(
 
 
 def compute_metrics(
-    target: Target, logits: Tensor, targets: Tensor, labels: Sequence[Any], with_intervals: bool = True
+    target: Target,
+    logits: Tensor,
+    targets: Tensor,
+    labels: Sequence[Any],
+    with_intervals: bool = True,
+    cross_fit: bool = False,
 ) -> dict[str, Any]:
     """Metrics and their 95% confidence intervals.
 
     Args:
-        target: The target of the task. Several labels are predicted with its thresholds; none are chosen here.
+        target: The target of the task.
         logits: [examples, outputs], divided by the temperature.
         targets: Encoded labels, [examples, ...]; -1 for a label that the target does not have.
         labels: The labels as read.
         with_intervals: Whether to compute confidence intervals.
+        cross_fit: Whether these are validation rows, which choose the thresholds of several labels: those of each row
+            then come from other rows. Else they are the thresholds of the target, as in predictions.
 
     Returns:
         `metrics` (with the mean `loss`), `interval`, `f1_of` (classes) and `spread` (scores; see `evaluate`).
     """
-    key = "prediction" if target.activated_name == "probabilities" else "score"
-    gold, predicted = metrics.gold_answers(target, labels), [row[key] for row in target.decode(logits)]
+    gold = metrics.gold_answers(target, labels)
+    predicted = predicted_answers(target, logits, targets if cross_fit else None)
     scores = metrics.target_scores(target, gold, predicted)
     extra = {"f1_of": scores.pop("f1_of")} if "f1_of" in scores else {}
     if with_intervals:
         names = getattr(target, "labels", ())
         extra["interval"] = {name: list(metrics.confidence_interval(name, gold, predicted, names)) for name in scores}
-    if key == "score":
+    if target.activated_name == "score":
         extra["spread"] = float(np.std(predicted) / np.std(gold)) if np.std(gold) else 0.0
     elif targets.dim() == 1 and any(known := (targets >= 0).tolist()):
         logits, targets = logits[known], targets[known]

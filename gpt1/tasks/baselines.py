@@ -14,7 +14,7 @@ from gpt1.tasks import metrics
 from gpt1.tasks.examples import stratified_order
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.labels import as_number
-from gpt1.tasks.multilabel import MultiLabel
+from gpt1.tasks.multilabel import MultiLabel, best_constant_labels
 from gpt1.tasks.targets import Answers, Classes, Target
 from gpt1.tasks.tfidf import fitting_work, tfidf_scores
 
@@ -28,16 +28,13 @@ MIN_SPREAD = 0.1
 """Standard deviation of predicted scores, as a share of that of the labels, below which they hardly vary."""
 
 
-def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float | list[str]:
+def trivial_answer(target: Target, labels: Sequence[Any], metric: str = "f1_micro") -> str | int | float | list[str]:
     """The best constant prediction: the most frequent label (or answer), or the mean score.
 
-    For several labels: those that at least half of the rows have, or else the most frequent one.
+    For several labels: the set with the best value of `metric` on these rows.
     """
     if isinstance(target, MultiLabel):
-        rows = [target.sort_labels(label) for label in labels]
-        shares = Counter(label for row in rows for label in row)
-        frequent = target.select_labels([2 * shares[label] >= len(rows) for label in target.labels])
-        return frequent or [max(target.labels, key=lambda label: shares[label])]
+        return best_constant_labels(target, [target.sort_labels(label) for label in labels], metric)
     if isinstance(target, Classes):
         counts = Counter(map(target.canonical_label, labels))
         return max(target.labels, key=lambda label: counts[label])
@@ -48,7 +45,7 @@ def trivial_answer(target: Target, labels: Sequence[Any]) -> str | int | float |
 
 def trivial_name(answer: str | int | float | list[str]) -> str:
     if isinstance(answer, list):
-        return f"always ‘{escape_controls(', '.join(answer))}’"
+        return f"always ‘{escape_controls(', '.join(answer))}’" if answer else "always no label"
     if isinstance(answer, float):
         return f"always the mean ({format_number(answer)})"
     return f"always ‘{escape_controls(answer)}’" if isinstance(answer, str) else f"always answer {answer}"
@@ -70,11 +67,12 @@ def tfidf_baseline(
     seed: int,
     progress: Progress,
     chosen: Mapping[str, Any] | None = None,
+    validation: Sequence[Example] = (),
 ) -> dict[str, Any]:
     """Metrics on `rows` of a linear model on TF-IDF features of `training`, or of a sample of it (MAX_TFIDF_WORK).
 
     `chosen`: the baseline that an earlier call returned for the same `training`. Its features and C are used again:
-    one fit, where cross-validation takes 52.
+    one fit, where cross-validation takes 52. `validation`: see `tfidf_scores`.
 
     Returns:
         `metrics`; `rows` it was trained on, `of` all training rows; `features` and `C` (see `tfidf_scores`). Empty if
@@ -89,7 +87,7 @@ def tfidf_baseline(
         return {}
     part = f" of {len(training):,}, to limit its time" if len(sample) < len(training) else ""
     progress.begin(f"TF-IDF baseline, trained on {count_noun(len(sample), 'row')}{part}", len(rows), unit="rows")
-    found = tfidf_scores(kind, target, sample, rows, seed, chosen)
+    found = tfidf_scores(kind, target, sample, rows, seed, chosen, validation)
     progress.advance(len(rows))
     progress.end()
     about = {name: found.pop(name) for name in ("features", "C")}
@@ -108,20 +106,21 @@ def format_compared(metric: str, value: float) -> str:
     return format_number(value) if metric in metrics.LOWER_IS_BETTER else f"{value:.3f}"
 
 
-def no_learning_reason(target: Target, scored: Mapping[str, Any], trivial: Mapping[str, Any]) -> str:
+def no_learning_reason(target: Target, scored: Mapping[str, Any], trivial: Mapping[str, Any], metric: str) -> str:
     """Why the model has learned nothing, by its metrics; empty if it has learned something.
 
     Args:
         target: The target of the task.
         scored: `rows`, `metrics`, `interval` and, for scores, `spread` (see `compute_metrics`).
         trivial: The trivial answer on the same rows.
+        metric: The main metric, for several labels.
     """
     own, interval = scored["metrics"], scored["interval"]
     if scored["rows"] < MIN_ROWS:
         return ""
     if isinstance(target, MultiLabel):
-        value, other = own["f1_micro"], trivial["metrics"]["f1_micro"]
-        return "" if value > other else f"F1 {value:.3f} is not above that of {trivial['name']} ({other:.3f})"
+        value, other, name = own[metric], trivial["metrics"][metric], metric_name(metric)
+        return "" if value > other else f"{name} {value:.3f} is not above that of {trivial['name']} ({other:.3f})"
     if isinstance(target, Classes | Answers):
         value, other = own["accuracy"], trivial["metrics"]["accuracy"]
         if value > other or interval.get("matthews", (0.0, 0.0))[0] > 0:
@@ -160,7 +159,7 @@ def quality_warning(
         advice: Advice for a model that is worse than TF-IDF or the mean (see `inference.advice`).
     """
     trivial, tfidf, name = baselines.get("trivial"), baselines.get("tfidf"), metric_name(metric)
-    if trivial and (reason := no_learning_reason(target, scored, trivial)):
+    if trivial and (reason := no_learning_reason(target, scored, trivial, metric)):
         cause = "Likely causes: too few steps or rows, or a model pre-trained on too little text."
         if tfidf and is_better(metric, tfidf["metrics"][metric], trivial["metrics"][metric]):
             learned = format_compared(metric, tfidf["metrics"][metric])

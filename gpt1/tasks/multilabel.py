@@ -22,6 +22,7 @@ SEPARATORS = ("|", ";", ",")
 """Possible separators of the labels in a cell; the first one that occurs in the training rows is used."""
 MAX_MULTILABEL = 1000
 DEFAULT_THRESHOLD = 0.5
+THRESHOLD_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,37 @@ def best_f1_threshold(probabilities: NDArray[np.float64], gold: NDArray[Any]) ->
     middles = (p + np.append(p[1:], 0.0)) / 2
     best = np.flatnonzero(last_of_equal & (f1 == f1[last_of_equal].max()))
     return float(min(middles[best], key=lambda threshold: abs(threshold - DEFAULT_THRESHOLD)))
+
+
+def cross_fit_labels(target: MultiLabel, logits: Tensor, targets: Tensor) -> list[list[str]]:
+    """The labels of each row, predicted with the thresholds that the rows of the other folds choose (fixed seed).
+
+    Thresholds that are scored on the rows that chose them find labels even in noise: on random labels (six, each in 30%
+    of 60 rows) their micro F1 was 0.48, that of all labels for each row 0.45, and the cross-fitted one 0.43.
+    """
+    found: list[list[str]] = [[] for _ in range(len(logits))]
+    order = np.random.default_rng(0).permutation(len(logits))
+    for fold in np.array_split(order, min(THRESHOLD_FOLDS, len(order))):
+        others = np.setdiff1d(order, fold)
+        fitted = replace(target, thresholds=()).with_thresholds(logits[others], targets[others])
+        for i, row in zip(fold, fitted.decode(logits[fold]), strict=True):
+            found[i] = row["prediction"]
+    return found
+
+
+def best_constant_labels(target: MultiLabel, rows: Sequence[Sequence[str]], metric: str) -> list[str]:
+    """The labels with the best value of `metric` on these rows if they are predicted for each row.
+
+    Accuracy: the most frequent set. F1: the most frequent labels, as many as are best.
+    """
+    if metric == "accuracy":
+        return [*Counter(map(tuple, rows)).most_common(1)[0][0]]
+    counts = indicator(rows, target.labels).sum(0)
+    order = np.argsort(-counts, kind="stable")
+    chosen, golds = np.tri(len(order)), counts[order]  # the first label, the first two, …
+    f1 = f1_of_counts(metric, chosen * golds, golds, chosen * len(rows))
+    best = {*order[: int(np.argmax(f1)) + 1].tolist()}
+    return target.select_labels([k in best for k in range(len(order))])
 
 
 def multilabel_scores(

@@ -25,7 +25,7 @@ from gpt1.tasks.labels import (
     original_values,
     unknown_label_error,
 )
-from gpt1.tasks.multilabel import MultiLabel
+from gpt1.tasks.multilabel import MultiLabel, cross_fit_labels
 
 Numbering: TypeAlias = Literal["0", "1", "A"]
 MAX_LABELS = 5000
@@ -278,6 +278,14 @@ def calibration_rows(target: Target, logits: Tensor, targets: Tensor) -> tuple[T
 def choose_thresholds(target: Target, logits: Tensor, targets: Tensor) -> Target:
     """The target with the thresholds that are best on these rows, if it needs some and has none yet."""
     return target.with_thresholds(logits, targets) if isinstance(target, MultiLabel) else target
+
+
+def predicted_answers(target: Target, logits: Tensor, cross_fit: Tensor | None = None) -> list[Any]:
+    """`prediction` or `score` of each row; with the targets `cross_fit`, several labels as by `cross_fit_labels`."""
+    if cross_fit is not None and isinstance(target, MultiLabel):
+        return [*cross_fit_labels(target, logits, cross_fit)]
+    key = "prediction" if target.activated_name == "probabilities" else "score"
+    return [row[key] for row in target.decode(logits)]
 
 
 def decode_predictions(target: Target, logits: Tensor) -> list[dict[str, Any]]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gpt1.tasks import metrics
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.labels import as_number
-from gpt1.tasks.multilabel import MultiLabel
+from gpt1.tasks.multilabel import MultiLabel, cross_fit_labels
 from gpt1.tasks.targets import Answers, Classes, Target
 
 VECTORIZERS: dict[str, dict[str, Any]] = {
@@ -37,11 +39,13 @@ def tfidf_scores(
     test: Sequence[Example],
     seed: int = 0,
     chosen: Mapping[str, Any] | None = None,
+    validation: Sequence[Example] = (),
 ) -> dict[str, Any]:
     """Train a linear model on TF-IDF features of `training` and evaluate it on `test`.
 
     `chosen`: `features` and `C` that an earlier call returned for the same `training`. They are used without
-    cross-validation, and give the same model.
+    cross-validation, and give the same model. `validation`: rows that choose the thresholds of several labels, as they
+    choose those of the model; cross-fitted if they are `test` itself; without such rows 0.5.
 
     Returns:
         The metrics of the task; `features` (a key of VECTORIZERS) and `C`, both chosen by cross-validation if each
@@ -50,7 +54,7 @@ def tfidf_scores(
     with warnings.catch_warnings():  # of scikit-learn, if there are almost as many labels as rows
         warnings.simplefilter("ignore", UserWarning)
         features, best = fit_tfidf(kind, target, training, seed, chosen)
-    return {**best.scores(target, test), "features": features, "C": best.c}
+    return {**best.scores(target, test, validation), "features": features, "C": best.c}
 
 
 def fit_tfidf(
@@ -111,20 +115,38 @@ class FittedLinearModel:
     c: float
     score: float
 
-    def scores(self, target: Target, examples: Sequence[Example]) -> dict[str, Any]:
-        """Metrics of the task on `examples`."""
-        x = self.features.transform(examples)
+    def scores(self, target: Target, examples: Sequence[Example], validation: Sequence[Example] = ()) -> dict[str, Any]:
+        """Metrics of the task on `examples`; `validation` as for `tfidf_scores`."""
         predicted: list[Any]
-        if isinstance(target, Answers):
-            ends = np.cumsum([len(example.answers) for example in examples])[:-1]
-            predicted = [int(part.argmax()) for part in np.split(self.model.decision_function(x), ends)]
-        else:
-            predicted = self.model.predict(x).tolist()
         if isinstance(target, MultiLabel):
-            predicted = [target.select_labels(row) for row in predicted]
+            predicted = self.predict_labels(target, examples, validation)
+        elif isinstance(target, Answers):
+            ends = np.cumsum([len(example.answers) for example in examples])[:-1]
+            found = self.model.decision_function(self.features.transform(examples))
+            predicted = [int(part.argmax()) for part in np.split(found, ends)]
+        else:
+            predicted = self.model.predict(self.features.transform(examples)).tolist()
         gold = metrics.gold_answers(target, [example.label for example in examples])
-        found = metrics.target_scores(target, gold, predicted)
-        return {name: value for name, value in found.items() if name != "f1_of"}
+        scores = metrics.target_scores(target, gold, predicted)
+        return {name: value for name, value in scores.items() if name != "f1_of"}
+
+    def predict_labels(
+        self, target: MultiLabel, examples: Sequence[Example], validation: Sequence[Example]
+    ) -> list[list[str]]:
+        """The labels of each row, with the thresholds that the validation rows choose."""
+
+        def logits(rows: Sequence[Example]) -> Tensor:  # → [rows, labels]
+            return torch.from_numpy(self.model.predict_proba(self.features.transform(rows))).logit()
+
+        def gold(rows: Sequence[Example]) -> Tensor:  # → [rows, labels]
+            return torch.stack([target.encode(example.label) for example in rows])
+
+        if validation is examples and len(examples):
+            return cross_fit_labels(target, logits(examples), gold(examples))
+        fitted = replace(target, thresholds=())
+        if len(validation):
+            fitted = fitted.with_thresholds(logits(validation), gold(validation))
+        return [row["prediction"] for row in fitted.decode(logits(examples))]
 
 
 @dataclass(frozen=True)

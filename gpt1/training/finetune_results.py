@@ -46,7 +46,7 @@ def finish_finetuning(
 ) -> None:
     """Validate the trained model, and write the model folder, the results and the validation predictions."""
     task = setup.task
-    answer = trivial_answer(task.target, [example.label for example in task.training])
+    answer = trivial_answer(task.target, [example.label for example in task.training], task.primary_metric)
     validated, advice = ValidatedModel(task.target), tfidf_advice(run, setup.facts["tokens"], setup.facts["cut"])
     if task.validation:
         validated = evaluate_trained_model(
@@ -101,11 +101,12 @@ def evaluate_trained_model(
     calibration = fit_calibration(task.target, logits, targets)
     logits = logits / calibration.get("temperature", 1.0)
     target = choose_thresholds(task.target, logits, targets)
-    metrics = {**compute_metrics(target, logits, targets, labels), "rows": len(labels)}
+    metrics = {**compute_metrics(target, logits, targets, labels, cross_fit=True), "rows": len(labels)}
     baselines = {"trivial": trivial_baseline(target, answer, labels)}
     rows = task.training, task.validation
-    if with_tfidf and (found := tfidf_baseline(task.kind, target, *rows, cfg.seed, progress)):
-        baselines["tfidf"] = found
+    tfidf = tfidf_baseline(task.kind, target, *rows, cfg.seed, progress, None, task.validation) if with_tfidf else {}
+    if tfidf:
+        baselines["tfidf"] = tfidf
     warning = quality_warning(target, metrics, baselines, task.primary_metric, advice)
     return ValidatedModel(target, logits, calibration, metrics, baselines, warning)
 

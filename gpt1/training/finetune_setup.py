@@ -36,7 +36,6 @@ from gpt1.tasks.kinds import (
     truncation_warning,
     windowed_share,
 )
-from gpt1.tasks.targets import choose_thresholds
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training.head_only import HeadOnlySource, load_or_extract_features
 from gpt1.training.linear_probe import fit_linear_probe
@@ -122,8 +121,7 @@ class FinetuneSetup:
             targets = self.encode_targets(self.task.validation)
             labels = [example.label for example in self.task.validation]
             logits = source.validation_logits()
-            target = choose_thresholds(self.task.target, logits, targets)
-            found = compute_metrics(target, logits, targets, labels, with_intervals=False)
+            found = compute_metrics(self.task.target, logits, targets, labels, with_intervals=False, cross_fit=True)
             return dict(found["metrics"])
 
         return Stage(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,14 @@ from gpt1.inference.evaluate import compute_metrics, fit_calibration
 from gpt1.inference.task_logits import average_windows, compute_task_logits
 from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.metrics import confidence_interval
-from gpt1.tasks.multilabel import MultiLabel, best_f1_threshold, indicator, multilabel_scores
+from gpt1.tasks.multilabel import (
+    MultiLabel,
+    best_constant_labels,
+    best_f1_threshold,
+    cross_fit_labels,
+    indicator,
+    multilabel_scores,
+)
 from gpt1.tasks.targets import target_from_json, target_to_json
 from gpt1.training.finetune import finetune
 
@@ -164,6 +173,27 @@ def test_metrics_of_rows_are_those_of_the_decoded_predictions_and_choose_no_thre
         assert compute_metrics(target, logits, gold, labels)["metrics"]["f1_micro"] == f1
 
 
+@given(rows=rows_of_labels, metric=st.sampled_from(MultiLabel.metrics))
+def test_the_constant_prediction_is_the_best_of_all_sets_of_labels(rows: list[list[str]], metric: str):
+    target = MultiLabel(LABELS)
+    rows = [target.sort_labels(row) for row in rows]
+    sets = [list(chosen) for size in range(4) for chosen in itertools.combinations(LABELS, size)]
+    values = [multilabel_scores(rows, [chosen] * len(rows), LABELS)[metric] for chosen in sets]
+    found = best_constant_labels(target, rows, metric)
+    assert values[sets.index(found)] == pytest.approx(max(values))
+
+
+@given(data=st.data(), n=st.integers(1, 12))
+def test_cross_fitted_labels_of_a_row_do_not_depend_on_its_own_gold_labels(data: Any, n: int):
+    logits = torch.tensor(data.draw(st.lists(st.floats(-3, 3), min_size=3 * n, max_size=3 * n))).reshape(n, 3)
+    gold = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=3 * n, max_size=3 * n))).reshape(n, 3)
+    row = data.draw(st.integers(0, n - 1))
+    other = gold.clone()
+    other[row] = 1 - other[row]
+    target = MultiLabel(LABELS)
+    assert cross_fit_labels(target, logits, gold)[row] == cross_fit_labels(target, logits, other)[row]
+
+
 # ---- training
 
 
@@ -226,6 +256,17 @@ def test_evaluate_scores_the_predictions_of_a_run_without_validation_rows(pretra
     expected = multilabel_scores([row["label"] for row in rows], predicted, load(run).labels)
     found = evaluate(run, path, baselines=False)["metrics"]
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_a_model_of_random_labels_has_learned_nothing(pretrained_run: Path, tmp_path: Path):
+    drawn = random.Random(0)
+    rows = [
+        {"text": f"text {i} of {drawn.random()}", "label": [name for name in "abcdef" if drawn.random() < 0.3]}
+        for i in range(200)
+    ]
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "train": "head", "valid_fraction": 0.3}
+    run = finetune(Table("rows", ["text", "label"], rows), from_=pretrained_run, out=tmp_path / "run", **how)
+    assert read_results(run)["warning"].startswith("this model has learned nothing: F1 (micro)")
 
 
 def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: Path, run_cli: Any):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from sklearn.metrics import log_loss
 
+from gpt1.inference.evaluate import compute_metrics
 from gpt1.tasks import tfidf
 from gpt1.tasks.examples import target_from_examples
 from gpt1.tasks.kinds import KINDS, Example
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.tfidf import (
     C_VALUES,
     DEFAULT_CHOICE,
@@ -17,6 +20,7 @@ from gpt1.tasks.tfidf import (
     LinearProblem,
     TfidfFeatures,
     build_problem,
+    fit_tfidf,
     mean_log_likelihood,
     tfidf_scores,
 )
@@ -48,6 +52,39 @@ def test_a_word_that_determines_the_label_is_learned(kind: str) -> None:
     assert found[target.primary_metric] > 0.95
     assert found["features"] in VECTORIZERS
     assert any(found["C"] == pytest.approx(c) for c in C_VALUES)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_validation_rows_choose_the_thresholds_of_several_labels_as_for_the_model(own: bool) -> None:
+    rows = [
+        Example((f"the {THINGS[i % 8]} {i}",), label=["rare"] * (i % 8 == i % 3) + ["half"] * (i % 2))
+        for i in range(96)
+    ]
+    training, validation, test = rows[:32], rows[32:64], rows[64:]
+    target = target_from_examples(KINDS["multilabel"], False, training, str, "rows")
+    model = fit_tfidf(KINDS["multilabel"], target, training)[1]
+    logits = [
+        torch.from_numpy(model.model.predict_proba(model.features.transform(part))).logit()
+        for part in (validation, test)
+    ]
+    gold = torch.stack([target.encode(row.label) for row in validation])
+    if own:
+        expected = compute_metrics(target, logits[0], gold, [row.label for row in validation], cross_fit=True)[
+            "metrics"
+        ]
+        found = tfidf_scores(KINDS["multilabel"], target, training, validation, validation=validation)
+    else:
+        fitted = target.with_thresholds(logits[0], gold)
+        test_gold = torch.stack([target.encode(row.label) for row in test])
+        expected = compute_metrics(fitted, logits[1], test_gold, [row.label for row in test])["metrics"]
+        found = tfidf_scores(KINDS["multilabel"], fitted, training, test, validation=validation)
+        at_half = tfidf_scores(KINDS["multilabel"], fitted, training, test)
+        assert (
+            at_half["f1_micro"]
+            == compute_metrics(target, logits[1], test_gold, [row.label for row in test])["metrics"]["f1_micro"]
+        )
+        assert at_half["f1_micro"] != found["f1_micro"]
+    assert {name: found[name] for name in MultiLabel.metrics} == {name: expected[name] for name in MultiLabel.metrics}
 
 
 def test_too_few_rows_use_the_default_choice() -> None:
