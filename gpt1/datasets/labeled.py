@@ -35,6 +35,7 @@ from gpt1.tasks.examples import (
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
 from gpt1.tasks.labels import format_labels
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, Numbering, OrdinalBins, Target, target_to_json
 from gpt1.tasks.weights import add_row_weights, example_weights
 
@@ -345,9 +346,13 @@ def check_labels_remain(target: Target, validation: Sequence[Example], valid: Ta
 
 
 def check_earlier_target(earlier: Target, target: Target) -> Target:
-    """`earlier`, the target of a model whose output layer is kept; UserError if the rows do not fit it."""
+    """`earlier`, the target of a model whose output layer is kept; UserError if the rows do not fit it.
+
+    The new rows decide what is not in the output layer: the numbering of answers, and the separator and the thresholds
+    of several labels.
+    """
     fits = type(earlier) is type(target)
-    if isinstance(earlier, Classes) and isinstance(target, Classes):
+    if isinstance(earlier, Classes | MultiLabel) and isinstance(target, Classes | MultiLabel) and fits:
         fits = set(target.labels) <= set(earlier.labels)
     if isinstance(earlier, OrdinalBins) and isinstance(target, OrdinalBins):
         fits = earlier.covers(target)
@@ -359,11 +364,13 @@ def check_earlier_target(earlier: Target, target: Target) -> Target:
         )
     if isinstance(earlier, Answers) and isinstance(target, Answers):
         return replace(earlier, numbering=target.numbering)
+    if isinstance(earlier, MultiLabel) and isinstance(target, MultiLabel):
+        return replace(earlier, thresholds=(), separator=target.separator or earlier.separator)
     return earlier
 
 
 def describe_target(target: Target) -> str:
-    if isinstance(target, Classes):
+    if isinstance(target, Classes | MultiLabel):
         return f"the labels {format_labels(target.labels)}"
     return target.summary([])
 

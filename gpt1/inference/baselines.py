@@ -18,6 +18,7 @@ from gpt1.runs import folder as runs
 from gpt1.tasks.baselines import tfidf_baseline, trivial_baseline
 from gpt1.tasks.examples import content_key
 from gpt1.tasks.kinds import Example
+from gpt1.tasks.targets import Target
 
 
 def baselines_on_test_rows(
@@ -32,7 +33,7 @@ def baselines_on_test_rows(
     labels = [example.label for example in examples]
     if (answer := model.task.get("trivial_answer")) is not None:
         found["trivial"] = trivial_baseline(model.target, answer, labels)
-    if task := read_training_rows(Path(run)):
+    if task := read_training_rows(Path(run), model.target):
         known = {content_key(model.kind, example) for example in task.training}
         if repeated := sum(content_key(model.kind, example) in known for example in examples):
             progress.log(
@@ -56,8 +57,11 @@ def stored_choice(run: Path) -> Mapping[str, Any] | None:
     return stored if isinstance(stored, dict) else None
 
 
-def read_training_rows(run: Path) -> TaskData | None:
-    """The rows that a run was trained on; None if they are not those that its results name."""
+def read_training_rows(run: Path, target: Target) -> TaskData | None:
+    """The rows that a run was trained on; None if they are not those that its results name.
+
+    `target` is that of the run's model, which is also that of the model before it if its output layer was kept.
+    """
     if not (run / RUN_CONFIG_FILE).exists():
         return None
     try:
@@ -67,7 +71,7 @@ def read_training_rows(run: Path) -> TaskData | None:
         if not fingerprint or not isinstance(command, dict) or not is_local(command):
             return None
         cfg = merge_settings(FinetuneConfig, {k: v for k, v in stored.items() if k not in runs.RUN_KEYS})
-        task = load_task_data(TaskRequest.from_command(command), cfg, Progress())
+        task = load_task_data(TaskRequest.from_command(command), cfg, Progress(), target if cfg.keep_head else None)
     except (UserError, KeyError, TypeError):  # moved, changed, or a table that existed in memory only
         return None
     return task if task.fingerprint() == fingerprint else None

@@ -229,7 +229,8 @@ def check_earlier_head(
             raise UserError(problem, "Omit --keep-head to train a new output layer.")
         progress.log(f"{from_} is already fine-tuned: its output layer is kept")
         return
-    same = kind == task.kind.name and target == task.target
+    ours, theirs = (getattr(one, "labels", one) for one in (target, task.target))
+    same = kind == task.kind.name and ours == theirs
     offer = " (same labels: use --keep-head to keep it)" if same else ""
     progress.log(f"{from_} is already fine-tuned: a new output layer replaces its own{offer}")
 

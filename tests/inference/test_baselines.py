@@ -86,6 +86,25 @@ def test_rows_with_weights_are_recognized_as_training_rows(
     assert "tfidf" in evaluate(run, finetuned_folder / "test.csv")["baselines"]
 
 
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
+def test_training_rows_of_a_run_with_a_kept_head_are_recognized(kind: str, pretrained_run: Path, tmp_path: Path):
+    """The target of such a run is that of the model before it: it has more labels, or another mean."""
+    from gpt1.training.finetune import finetune
+
+    def write_rows(name: str, labels: list[Any]) -> Path:
+        rows = [{"text": f"text {i} with {i % 7}", "label": labels[i % len(labels)]} for i in range(40)]
+        return write_table(tmp_path / name, rows) or tmp_path / name
+
+    first, second = ([1.5, 2.5, 7.5], [1.5, 2.5]) if kind == "regression" else (["a", "b", "c"], ["a", "b"])
+    settings = {"kind": kind, "text": "text", "epochs": 1, "precision": "fp32", "device": "cpu", "baselines": False}
+    before = finetune(write_rows("first.csv", first), from_=pretrained_run, out=tmp_path / "first", **settings)
+    path = write_rows("second.csv", second)
+    run = finetune(path, from_=before, out=tmp_path / "run", keep_head=True, **settings)
+    progress = LoggedLines()
+    assert "tfidf" in evaluate(run, path, progress=progress)["baselines"]
+    assert any("were training rows of this run" in line for line in progress.lines)
+
+
 def test_tf_idf_is_left_out_if_the_training_rows_are_gone_or_changed(finetuned_folder: Path, tmp_path: Path):
     evaluate(finetuned_folder / "run", finetuned_folder / "test.csv")
     rows, progress = (finetuned_folder / "train.csv").read_bytes(), LoggedLines()

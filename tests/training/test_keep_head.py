@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from finetune_helpers import (
@@ -63,6 +65,36 @@ def test_a_head_that_does_not_fit_cannot_be_kept(
     with pytest.raises(UserError, match=f"keep_head=True.*{problem}|{problem}"):
         finetune(table, from_=finetuned_run, out=tmp_path / "run", keep_head=True, **options)
     assert not (tmp_path / "run").exists()
+
+
+def several_labels(separator: str, share: float, names: str = "abc") -> Table:
+    """Rows with random labels, each of them in this share of the rows."""
+    drawn = random.Random(0)
+    rows = [
+        {"text": f"text {i} of {drawn.random()}", "label": separator.join(n for n in names if drawn.random() < share)}
+        for i in range(60)
+    ]
+    return Table("rows", ["text", "label"], rows)
+
+
+def test_a_kept_head_of_several_labels_gets_thresholds_and_separator_of_the_new_rows(
+    pretrained_run: Path, tmp_path: Path
+):
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": "label", "valid_fraction": 0.3}
+    rare, frequent = several_labels("|", 0.1), several_labels(";", 0.9)
+    first = finetune(rare, from_=pretrained_run, out=tmp_path / "first", **how)
+    kept = finetune(frequent, from_=first, out=tmp_path / "kept", keep_head=True, peak_lr=0, **how)
+    progress = LoggedLines()
+    finetune(frequent, from_=first, out=tmp_path / "new", progress=progress, **how)
+    assert any("same labels: use --keep-head to keep it" in line for line in progress.lines)
+    earlier, target = load_task_predictor(first).target, load_task_predictor(kept).target
+    assert target.labels == earlier.labels == ("a", "b", "c")
+    assert target.separator == ";"
+    assert target.thresholds
+    assert target.thresholds != earlier.thresholds
+    assert np.mean([len(row["prediction"]) for row in load_task_predictor(kept).predict(frequent.rows)]) > 2
+    with pytest.raises(UserError, match="the rows have the labels b, c, d, the model was fine-tuned for the labels a"):
+        finetune(several_labels("|", 0.5, "bcd"), from_=first, out=tmp_path / "r", keep_head=True, **how)
 
 
 def test_a_pretrained_model_has_no_head_to_keep(table: Table, pretrained_run: Path, tmp_path: Path):
