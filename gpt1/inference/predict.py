@@ -43,6 +43,8 @@ from gpt1.tasks.targets import decode_predictions
 
 PROGRESS_MIN_BYTES = 2**24
 """Smaller files are checked without a progress bar."""
+CERTAIN_LOGIT = 100.0
+"""Its sigmoid is 1 in float64."""
 
 
 def predict_into(
@@ -255,9 +257,10 @@ def check_rows(model: TaskPredictor, source: RowSource, kind: str, progress: Pro
             check_bytes(block, kind)
     if show:
         progress.end()
-    # Decode one row of zeros for the names and types of the added columns.
+    # Decode a row for the names and types of the added columns; its probabilities of several labels are 1, because a
+    # list without labels has no type.
     outputs = answers if model.kind.multiple_choice else model.target.outputs
-    (sample,) = decode_predictions(model.target, torch.zeros(1, outputs))
+    (sample,) = decode_predictions(model.target, torch.full((1, outputs), CERTAIN_LOGIT))
     if kind == "tsv":
         for label in map(str, model.labels):
             if has_break(label):

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from finetune_helpers import FAST_SETTINGS, read_results
@@ -21,6 +23,7 @@ from gpt1 import evaluate, load
 from gpt1.errors import UserError
 from gpt1.files.foreign import Fields
 from gpt1.inference.evaluate import compute_metrics, fit_calibration
+from gpt1.inference.predict import predict_into
 from gpt1.inference.task_logits import average_windows, compute_task_logits
 from gpt1.tables.table import Table, read_table, write_table
 from gpt1.tasks.metrics import confidence_interval
@@ -281,6 +284,23 @@ def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: P
         assert [json.loads(cell) if isinstance(cell, str) else cell for cell in found] == expected
     answer = run_cli("evaluate", str(run), str(path))
     assert "F1 (micro)" in answer.stdout
+
+
+def test_lists_without_labels_can_be_written_as_parquet(pretrained_run: Path, tmp_path: Path):
+    path, label = write_labels_table("text", tmp_path)
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "baselines": False}
+    model = finetune(path, from_=pretrained_run, out=tmp_path / "run", **how) / "model"
+    task = json.loads((model / "task.json").read_text())
+    written = []
+    for thresholds in ([1.0] * 3, [0.0, 1.0, 1.0]):
+        task["target"]["thresholds"] = thresholds
+        (model / "task.json").write_text(json.dumps(task))
+        predict_into(model, path, tmp_path / "p.parquet", overwrite=True, verify=False)
+        assert {tuple(row["prediction"]) for row in read_table(tmp_path / "p.parquet").rows} == {
+            ("file",) if 0.0 in thresholds else ()
+        }
+        written.append(pyarrow.parquet.read_schema(tmp_path / "p.parquet").field("prediction").type)
+    assert written == [pyarrow.list_(pyarrow.string())] * 2
 
 
 @pytest.mark.parametrize(
