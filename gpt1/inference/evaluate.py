@@ -66,8 +66,8 @@ def evaluate(
         test: A table file, DataFrame or list of rows (dicts) with labels, a known data set (name or name:split), or a
             corpus folder.
         data_dir: Folder with the files of known data sets.
-        unseen: Rows with a label that was not in training: `wrong` counts them as mistakes (the loss leaves them out),
-            `refuse` is an error.
+        unseen: Rows with a label that was not in training: `wrong` counts them as mistakes (the loss leaves them out;
+            of several labels each is a false negative), `refuse` is an error.
         unlabeled: Rows without a label: `refuse` is an error, `drop` leaves them out.
         baselines: Score the trivial answer and, if the training rows are still there and unchanged, TF-IDF as well.
         report: HTML page to write: confusion matrix or scatter plot, calibration, the worst mistakes.
@@ -96,10 +96,9 @@ def evaluate(
     check_has_labels(model, table, chosen["label"], run, test)
     examples = read_test_examples(model, table, chosen)
     check_labels_match(model, table, chosen["label"])
-    targets, unknown = encode_known_labels(model.target, examples, table.locate_row, unseen == "refuse")
+    targets, unseen_labels = encode_known_labels(model.target, examples, table.locate_row, unseen == "refuse")
     found, logits = score_rows(model, table, examples, targets, progress)
-    found["unseen"] = dict(unknown.most_common())
-    log_unseen_labels(unknown, progress)
+    found["unseen"] = dict(log_unseen_labels(unseen_labels, progress).most_common())
     if baselines:
         found |= compare_with_baselines(model, run, examples, found, progress)
     if report:

@@ -22,6 +22,7 @@ from gpt1.tables.table import Table
 from gpt1.tasks.examples import RowLocator, encode_labels, label_columns, parse_at
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.labels import format_labels
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, Target
 
 MAX_UNSEEN_NAMED = 8
@@ -52,9 +53,11 @@ def read_test_examples(model: TaskPredictor, table: Table, columns: Mapping[str,
 def check_labels_match(model: TaskPredictor, table: Table, column: str) -> None:
     """UserError if none of the labels of a column was in training, with the column that probably has them."""
     target = model.target
-    if not isinstance(target, Classes) or column not in table.columns or known_share(target, table, column):
+    if not isinstance(target, Classes | MultiLabel) or column not in table.columns:
         return
-    cells = (cell_to_show(row[column]) for row in table.rows if not is_empty(row.get(column)))
+    cells = [cell_to_show(row[column]) for row in table.rows if not is_empty(row.get(column))]
+    if known_share(target, table, column) or (isinstance(target, MultiLabel) and not cells):  # no row has a label
+        return
     found, trained = format_labels([*dict.fromkeys(cells)], 3), model.task["columns"].get("label", "label")
     shares = {name: known_share(target, table, name) for name in table.columns}
     best = max(shares, key=lambda name: (shares[name], name == trained))
@@ -65,35 +68,49 @@ def check_labels_match(model: TaskPredictor, table: Table, column: str) -> None:
     )
 
 
-def known_share(target: Classes, table: Table, column: str) -> float:
-    """The share of the cells of a column that are labels of the target; empty cells are not."""
+def known_share(target: Classes | MultiLabel, table: Table, column: str) -> float:
+    """The share of the cells of a column that have a label of the target; empty cells do not."""
     known = 0
     for row in table.rows:
         with suppress(UserError):  # a cell that cannot be a label
-            known += target.index_of(row.get(column)) is not None
+            cell = row.get(column)
+            if isinstance(target, MultiLabel):
+                known += any(label in target.labels for label in target.split(cell))
+            else:
+                known += target.index_of(cell) is not None
     return known / max(1, len(table))
 
 
-def log_unseen_labels(unknown: Counter[str], progress: Progress) -> None:
+def log_unseen_labels(unseen: Sequence[Sequence[str]], progress: Progress) -> Counter[str]:
+    """Log the labels of each row that were not in training, and return the number of rows with each of them."""
+    unknown = Counter(label for row in unseen for label in row)
     if unknown:
         names = ", ".join(f"{escape_controls(label)} ({n:,})" for label, n in unknown.most_common(MAX_UNSEEN_NAMED))
         more = f" and {len(unknown) - MAX_UNSEEN_NAMED} others" if len(unknown) > MAX_UNSEEN_NAMED else ""
         progress.log(
-            f"{format_rows_have(unknown.total())} a label that was not in training; counted as wrong: {names}{more}"
+            f"{format_rows_have(sum(map(bool, unseen)))} a label that was not in training; "
+            f"counted as wrong: {names}{more}"
         )
+    return unknown
 
 
 def encode_known_labels(
     target: Target, examples: Sequence[Example], where: RowLocator, refuse: bool
-) -> tuple[Tensor, Counter[str]]:
-    """(targets, −1 for a label that was not in training; how often each such label occurs).
+) -> tuple[Tensor, list[list[str]]]:
+    """(targets, the labels of each row that were not in training). The target of such a class is −1; of several labels
+    the known ones are encoded.
 
     Raises:
         UserError: For an empty or invalid label; for a label that was not in training, if `refuse` is set.
     """
-    if refuse or not isinstance(target, Classes):
-        return encode_labels(target, examples, where), Counter()
+    if refuse or not isinstance(target, Classes | MultiLabel):
+        return encode_labels(target, examples, where), []
+    if isinstance(target, MultiLabel):
+        rows = [parse_at(where(i), target.split, example.label) for i, example in enumerate(examples)]
+        unseen = [[label for label in row if label not in target.labels] for row in rows]
+        known = [[label for label in row if label in target.labels] for row in rows]
+        return torch.stack([target.encode(row) for row in known]), unseen
     labels = [parse_at(where(i), target.parse, example.label) for i, example in enumerate(examples)]
     indices = [target.index_of(example.label) for example in examples]
-    unknown = Counter(label for label, index in zip(labels, indices, strict=True) if index is None)
-    return torch.tensor([-1 if index is None else index for index in indices]), unknown
+    unseen = [[label] if index is None else [] for label, index in zip(labels, indices, strict=True)]
+    return torch.tensor([-1 if index is None else index for index in indices]), unseen

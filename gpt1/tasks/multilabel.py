@@ -199,7 +199,11 @@ def best_constant_labels(target: MultiLabel, rows: Sequence[Sequence[str]], metr
 def multilabel_scores(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> dict[str, float]:
-    """`f1_micro` (over all pairs of row and label), `f1_macro` (mean over labels), `accuracy` (all labels right)."""
+    """`f1_micro` (over all pairs of row and label), `f1_macro` (mean over labels), `accuracy` (all labels right).
+
+    A label of `gold` that is not one of `labels` is a label too, which is never predicted.
+    """
+    labels = add_unknown_labels(labels, gold)
     g, p = indicator(gold, labels), indicator(predicted, labels)
     hits, golds, predictions = (g * p).sum(0), g.sum(0), p.sum(0)
     return {
@@ -207,6 +211,10 @@ def multilabel_scores(
         "f1_macro": float(f1_of_counts("f1_macro", hits, golds, predictions)),
         "accuracy": float((g == p).all(1).mean()),
     }
+
+
+def add_unknown_labels(labels: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [*dict.fromkeys([*labels, *(label for row in rows for label in row)])]
 
 
 def indicator(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> NDArray[np.float64]:  # → [rows, labels]
@@ -225,6 +233,7 @@ def bootstrap_multilabel(
     metric: str, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str], samples: int
 ) -> NDArray[np.float64]:  # → [samples]
     """F1 of each bootstrap sample of rows."""
+    labels = add_unknown_labels(labels, gold)
     g, p = indicator(gold, labels), indicator(predicted, labels)
     random, n = np.random.default_rng(0), len(g)
     found = []

@@ -17,6 +17,7 @@ import torch
 from finetune_helpers import FAST_SETTINGS, read_results
 from hypothesis import given
 from hypothesis import strategies as st
+from logged_lines import LoggedLines
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_curve
 
 from gpt1 import evaluate, load
@@ -87,6 +88,19 @@ def test_loss_and_scores_are_those_of_scikit_learn(rows: list[list[str]], data: 
     assert own["f1_micro"] == pytest.approx(f1_score(gold, theirs, average="micro", zero_division=0))
     assert own["f1_macro"] == pytest.approx(f1_score(gold, theirs, average="macro", zero_division=0))
     assert own["accuracy"] == pytest.approx(accuracy_score(gold, theirs))
+
+
+@given(rows=rows_of_labels, unknown=st.sets(st.integers(0, 11)))
+def test_a_label_that_was_not_in_training_is_a_false_negative(rows: list[list[str]], unknown: set[int]):
+    gold = [[*row, "z"] if i in unknown else row for i, row in enumerate(rows)]
+    found = multilabel_scores(gold, rows, LABELS)
+    used = (*LABELS, "z") if any("z" in row for row in gold) else LABELS
+    arrays = indicator(gold, used), indicator(rows, used)
+    assert found["f1_micro"] == pytest.approx(f1_score(*arrays, average="micro", zero_division=0))
+    assert found["f1_macro"] == pytest.approx(f1_score(*arrays, average="macro", zero_division=0))
+    assert found["accuracy"] == pytest.approx(accuracy_score(*arrays))
+    of_one = confidence_interval("f1_micro", [["a", "z"]] * 9, [["a"]] * 9, LABELS)
+    assert of_one == pytest.approx((2 / 3, 2 / 3))
 
 
 @given(data=st.data(), n=st.integers(1, 15))
@@ -301,6 +315,31 @@ def test_lists_without_labels_can_be_written_as_parquet(pretrained_run: Path, tm
         }
         written.append(pyarrow.parquet.read_schema(tmp_path / "p.parquet").field("prediction").type)
     assert written == [pyarrow.list_(pyarrow.string())] * 2
+
+
+def test_rows_with_an_unseen_label_among_several_count_as_wrong_and_are_named(pretrained_run: Path, tmp_path: Path):
+    path, label = write_labels_table("list", tmp_path)
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "baselines": False}
+    run, progress = finetune(path, from_=pretrained_run, out=tmp_path / "run", **how), LoggedLines()
+    rows = [
+        {**row, "label": [*row["label"], "new", *["other"] * (i == 1)] if i < 3 else row["label"]}
+        for i, row in enumerate(read_table(path).rows)
+    ]
+    found = evaluate(run, rows, report=tmp_path / "page.html", progress=progress)
+    predicted = [row["prediction"] for row in load(run).predict([row["text"] for row in rows])]
+    expected = multilabel_scores([row["label"] for row in rows], predicted, load(run).labels)
+    assert {name: found["metrics"][name] for name in expected} == pytest.approx(expected)
+    assert expected["f1_micro"] < evaluate(run, path)["metrics"]["f1_micro"]
+    assert found["metrics"]["loss"] == pytest.approx(evaluate(run, path)["metrics"]["loss"])
+    assert found["unseen"] == {"new": 3, "other": 1}
+    assert any("3 rows have a label that was not in training; counted as wrong: new (3)" in x for x in progress.lines)
+    assert "new (3), other (1)" in (tmp_path / "page.html").read_text()
+    with pytest.raises(UserError, match="unknown label 'new'"):
+        evaluate(run, rows, unseen="refuse")
+    with pytest.raises(UserError, match="no label in column 'text'") as refused:
+        evaluate(run, [{**row, "text": row["text"] + "!", "other": "x"} for row in rows], label="text", text="other")
+    assert refused.value.fix == "Did you mean --label label?"
+    assert evaluate(run, [{**row, "label": []} for row in rows])["metrics"]["f1_micro"] == 0
 
 
 @pytest.mark.parametrize(
