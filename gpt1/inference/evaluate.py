@@ -42,6 +42,7 @@ from gpt1.tasks import metrics
 from gpt1.tasks.baselines import quality_warning
 from gpt1.tasks.examples import input_columns
 from gpt1.tasks.kinds import Example
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Target, calibration_rows, predicted_answers
 
 
@@ -310,15 +311,17 @@ def compute_metrics(
             then come from other rows. Else they are the thresholds of the target, as in predictions.
 
     Returns:
-        `metrics` (with the mean `loss`), `interval`, `f1_of` (classes) and `spread` (scores; see `evaluate`).
+        `metrics` (with the mean `loss`), `interval` (of several labels also of `matthews`), `f1_of` (classes) and
+        `spread` (scores; see `evaluate`).
     """
     gold = metrics.gold_answers(target, labels)
     predicted = predicted_answers(target, logits, targets if cross_fit else None)
     scores = metrics.target_scores(target, gold, predicted)
     extra = {"f1_of": scores.pop("f1_of")} if "f1_of" in scores else {}
     if with_intervals:
-        names = getattr(target, "labels", ())
-        extra["interval"] = {name: list(metrics.confidence_interval(name, gold, predicted, names)) for name in scores}
+        trained = getattr(target, "labels", ())
+        names = [*scores, "matthews"] if isinstance(target, MultiLabel) else [*scores]
+        extra["interval"] = {name: list(metrics.confidence_interval(name, gold, predicted, trained)) for name in names}
     if target.activated_name == "score":
         extra["spread"] = float(np.std(predicted) / np.std(gold)) if np.std(gold) else 0.0
     elif targets.dim() == 1 and any(known := (targets >= 0).tolist()):

@@ -120,7 +120,9 @@ def no_learning_reason(target: Target, scored: Mapping[str, Any], trivial: Mappi
         return ""
     if isinstance(target, MultiLabel):
         value, other, name = own[metric], trivial["metrics"][metric], metric_name(metric)
-        return "" if value > other else f"{name} {value:.3f} is not above that of {trivial['name']} ({other:.3f})"
+        if value > other or interval.get("matthews", (0.0, 0.0))[0] > 0:
+            return ""
+        return f"{name} {value:.3f} is not above that of {trivial['name']} ({other:.3f})"
     if isinstance(target, Classes | Answers):
         value, other = own["accuracy"], trivial["metrics"]["accuracy"]
         if value > other or interval.get("matthews", (0.0, 0.0))[0] > 0:

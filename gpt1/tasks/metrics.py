@@ -139,8 +139,8 @@ def confidence_interval(
 
     Args:
         metric: `accuracy`, `f1`, `f1_micro`, `f1_macro`, `matthews`, `pearson`, `spearman`, `rmse` or `mae`.
-        gold: Right label or score of each row.
-        predicted: Predicted label or score of each row.
+        gold: Right label, list of labels, or score of each row.
+        predicted: Predicted label, list of labels, or score of each row.
         labels: All labels of the task, for F1.
 
     Returns:
@@ -151,7 +151,7 @@ def confidence_interval(
         return wilson_interval(float(np.mean([g == p for g, p in zip(gold, predicted, strict=True)])), len(gold))
     if metric in NUMBER_METRICS:
         resampled = bootstrap_numbers(metric, np.asarray(gold, float), np.asarray(predicted, float))
-    elif metric in MultiLabel.metrics:
+    elif isinstance(gold[0], list):
         resampled = bootstrap_multilabel(metric, gold, predicted, labels, BOOTSTRAP_SAMPLES)
     else:
         resampled = bootstrap_classification(metric, gold, predicted, is_binary(labels))

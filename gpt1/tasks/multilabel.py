@@ -229,15 +229,26 @@ def f1_of_counts(metric: str, hits: Any, golds: Any, predictions: Any) -> Any:  
     return np.divide(2 * hits, total, out=np.zeros(total.shape), where=total > 0).mean(-1)
 
 
+def within_label_correlation(hits: Any, golds: Any, predictions: Any, rows: int) -> float:  # each [labels]
+    """Correlation of right and predicted labels, from their covariances within each label, added over the labels.
+
+    For one label it is Matthews correlation. It is 0 for every constant prediction, whatever its F1.
+    """
+    covariance = float((rows * hits - golds * predictions).sum())
+    scale = float((golds * (rows - golds)).sum() * (predictions * (rows - predictions)).sum())
+    return covariance / math.sqrt(scale) if scale else 0.0
+
+
 def bootstrap_multilabel(
     metric: str, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str], samples: int
 ) -> NDArray[np.float64]:  # → [samples]
-    """F1 of each bootstrap sample of rows."""
+    """F1 of each bootstrap sample of rows, or `matthews`: see `within_label_correlation`."""
     labels = add_unknown_labels(labels, gold)
     g, p = indicator(gold, labels), indicator(predicted, labels)
     random, n = np.random.default_rng(0), len(g)
     found = []
     for _ in range(samples):
         counts = np.bincount(random.integers(n, size=n), minlength=n).astype(np.float64)
-        found.append(f1_of_counts(metric, counts @ (g * p), counts @ g, counts @ p))
+        sampled = counts @ (g * p), counts @ g, counts @ p
+        found.append(within_label_correlation(*sampled, n) if metric == "matthews" else f1_of_counts(metric, *sampled))
     return np.array(found)
