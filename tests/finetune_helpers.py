@@ -47,9 +47,9 @@ def equal_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def read_results(run: Path) -> dict[str, Any]:
-    """results.json without measured times, and without the commands that name the folder of the run."""
+    """results.json without measured times."""
     found = json.loads((run / "results.json").read_text())
-    return {name: value for name, value in found.items() if name not in ("seconds", "advice")}
+    return {name: value for name, value in found.items() if name != "seconds"}
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ DOCUMENTS_FILE = "documents.npy"
 # Run folders
 RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, MODEL_FOLDER = "config.yaml", "results.json", "metrics.jsonl", "model"
 REPORT_FILE, PREDICTIONS = "report.html", "predictions.jsonl"
+RUN_NAME = "RUN"
+"""What the commands in results.json call the run, so that the file does not depend on the name of its folder."""
 
 # Model folders
 MODEL_CONFIG_FILE, WEIGHTS_FILE, TASK_FILE = "config.json", "model.safetensors", "task.json"

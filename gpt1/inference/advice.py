@@ -30,13 +30,14 @@ class Advice(NamedTuple):
     commands: tuple[str, ...] = ()
 
 
-def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> Advice:
+def tfidf_advice(run: str | Path, tokens: float | None, truncated: float, name: str | Path = "") -> Advice:
     """What to do about a run that is worse than TF-IDF. The sentence does not depend on the names of folders.
 
     Args:
         run: The run of the model.
         tokens: Tokens of its training table; by default those that the run has stored.
         truncated: Share of its texts that are truncated.
+        name: What the commands call the run; by default its folder.
     """
     stored = read_settings(Path(run))
     command = stored.get("command")
@@ -48,7 +49,8 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float) -> Adv
     source = text_arguments(command, read_tokens(base) if tokens is None else tokens)
     own = source != [TEXTS]
     texts = "these texts and others from their domain" if own else "texts from this domain"
-    corpus, model, again = (base.with_name(f"{base.name}-{name}") for name in ("corpus", "pretrained", "again"))
+    named = Path(name or run)
+    corpus, model, again = (named.with_name(f"{named.name}-{what}") for what in ("corpus", "pretrained", "again"))
     windows = stored.get("long") != "windows" and truncated >= WORTH_WINDOWS
     settings = setting_arguments(stored, "long" if windows else "")
     split = f", with long texts as windows ({truncated:.0%} of them are truncated)" if windows else ""

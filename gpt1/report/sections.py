@@ -11,7 +11,7 @@ from typing import Any
 from gpt1 import formatting
 from gpt1.config import descriptions
 from gpt1.console import Console
-from gpt1.files.names import REPORT_FILE
+from gpt1.files.names import REPORT_FILE, RUN_NAME
 from gpt1.formatting import metric_name
 from gpt1.recipes import COMPUTED_DEFAULTS
 from gpt1.report import charts, curves
@@ -335,5 +335,6 @@ def add_advice(page: Page, run: Run) -> None:
     """The commands for a model that is worse than TF-IDF."""
     stored = run.results.get("advice")
     commands = [one for one in stored if isinstance(one, str)] if isinstance(stored, list) else []
+    named = f" ({RUN_NAME} is {run.name})" if any(f"{RUN_NAME}-" in command for command in commands) else ""
     for command in commands:
-        page.code(command, "What the warning advises:" if command is commands[0] else "")
+        page.code(command, f"What the warning advises{named}:" if command is commands[0] else "")

@@ -13,7 +13,7 @@ from torch import Tensor
 from gpt1.config import FinetuneConfig
 from gpt1.datasets.labeled import TaskData
 from gpt1.files.atomic import atomic_write_text
-from gpt1.files.names import PREDICTIONS
+from gpt1.files.names import PREDICTIONS, RUN_NAME
 from gpt1.formatting import count_noun, metric_name, three_decimals
 from gpt1.inference.advice import tfidf_advice
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
@@ -47,7 +47,8 @@ def finish_finetuning(
     """Validate the trained model, and write the model folder, the results and the validation predictions."""
     task = setup.task
     answer = trivial_answer(task.target, [example.label for example in task.training], task.primary_metric)
-    validated, advice = ValidatedModel(task.target), tfidf_advice(run, setup.facts["tokens"], setup.facts["cut"])
+    facts = setup.facts["tokens"], setup.facts["cut"]
+    validated, advice = ValidatedModel(task.target), tfidf_advice(run, *facts)
     if task.validation:
         validated = evaluate_trained_model(
             setup, source.validation_logits(), answer, cfg, progress, with_tfidf, advice.sentence
@@ -68,10 +69,14 @@ def finish_finetuning(
         predictor = TaskPredictor(setup.model, setup.tokenizer, description, validated.target)
         write_validation_predictions(run, predictor, task, validated.logits)
     results = finetuning_results(setup, validated, outcome)
-    results["advice"] = list(advice.commands) if advice.sentence in validated.warning else []
+    advised = advice.sentence in validated.warning
+    # The same bits in every folder.
+    results["advice"] = list(tfidf_advice(run, *facts, RUN_NAME).commands) if advised else []
     runs.write_results(run, results)
     if validated.metrics:
         log_results(results, task.primary_metric, progress)
+        for command in advice.commands if advised else ():
+            progress.log(f"  {command}")
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def describe_calibration(calibration: Mapping[str, Any], rows: int) -> str:
 
 
 def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> None:
-    """The line of the best epoch, and the warning with its advice."""
+    """The line of the best epoch, and the warning."""
     validation, calibration = results["validation"], results["calibration"]
     interval = f" {three_decimals(validation['interval'][metric])}"
     parts = [f"{metric_name(metric)} {describe_score(metric, validation['metrics'], interval)}"]
@@ -161,5 +166,3 @@ def log_results(results: Mapping[str, Any], metric: str, progress: Progress) -> 
     progress.log(f"best epoch {results['best_epoch'] or 0:g}: {'; '.join(parts)}")
     if results["warning"]:
         progress.log(f"warning: {results['warning']}")
-    for command in results["advice"]:
-        progress.log(f"  {command}")

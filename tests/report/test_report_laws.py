@@ -318,10 +318,10 @@ def test_a_pretrained_model_no_better_than_token_frequencies_is_warned_of(tmp_pa
 def test_the_commands_that_the_warning_advises_come_before_the_other_next_steps(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     assert "What the warning advises" not in PageParser(write_report(tmp_path)).text
-    advised = ["gpt1 tokenize TEXTS --out a   # TEXTS: files", "gpt1 pretrain a --out b"]
+    advised = ["gpt1 tokenize TEXTS --out RUN-corpus   # TEXTS: files", "gpt1 pretrain RUN-corpus --out b"]
     edit_results(tmp_path, warning="TF-IDF is better.", advice=advised)
     text = PageParser(write_report(tmp_path)).text
-    parts = ["Next steps", "What the warning advises:", *advised, "gpt1 predict"]
+    parts = ["Next steps", f"What the warning advises (RUN is {tmp_path}):", *advised, "gpt1 predict"]
     places = [text.rindex(part) for part in parts]
     assert places == sorted(places)
 

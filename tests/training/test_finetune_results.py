@@ -95,7 +95,7 @@ def test_the_baselines_of_every_kind_are_shown_beside_the_model(kind_run: tuple[
     assert f"{trivial['name']} {describe_score(main, trivial['metrics'])}" in line
     assert load_task_predictor(run).task["trivial_answer"] == trivial["answer"]
     printed = progress.lines[progress.lines.index(line) + 1 :]
-    assert printed[1:] == [f"  {command}" for command in found["advice"]]
+    assert printed[1:] == [f"  {command}".replace(" RUN-", f" {run}-") for command in found["advice"]]
     assert printed[:1] == ([f"warning: {found['warning']}"] if found["warning"] else [])
     assert [command.split()[1] for command in found["advice"]] in ([], ["tokenize", "pretrain", "finetune"])
 
