@@ -82,10 +82,10 @@ def has_source(rows: Any) -> bool:
 
 
 def setting_arguments(stored: Mapping[str, Any], except_for: str = "") -> list[str]:
-    """The settings that the user gave, as flags, without one that is advised; a new model has no head to keep.
+    """The settings that the user gave and that affect the weights, as flags, without one that is advised.
 
-    Runs of earlier versions did not store which ones were given: those that differ from the recipe's defaults, except
-    for defaults that depend on the model or the table.
+    A new model has no head to keep. Runs of earlier versions did not store which ones were given: those that differ
+    from the recipe's defaults, except for defaults that depend on the model or the table.
     """
     known = {name: value for name in field_types(FinetuneConfig) if is_setting(value := stored.get(name))}
     given = stored["command"].get("given")
@@ -95,7 +95,8 @@ def setting_arguments(stored: Mapping[str, Any], except_for: str = "") -> list[s
         computed = {"precision", *COMPUTED_DEFAULTS, "peak_lr"} - (HEAD_ONLY_DEFAULTS.keys() if head else set())
         defaults |= HEAD_ONLY_DEFAULTS if head and recipe == "default" else {}
         given = [name for name, value in known.items() if name not in computed and value != defaults[name]]
-    names = [name for name in known if name in given and name not in ("keep_head", except_for)]
+    left_out = {"keep_head", except_for, *runs.RESUMABLE_FIELDS}
+    names = [name for name in known if name in given and name not in left_out]
     flags = [format_flag(name, known[name]).split(" ", 1) for name in names]
     return [word for words in flags for word in words]
 
