@@ -244,7 +244,8 @@ class Run:
         source = command.get("corpus") or command.get("train")
         if not source:
             return ""
-        options = {name: value for name, value in command.items() if name not in ("corpus", "train", "columns")}
+        no_options = ("corpus", "train", "columns", "given")  # `given`: names of settings
+        options = {name: value for name, value in command.items() if name not in no_options}
         words = ["gpt1", self.stage, str(source), "--out", self.name]
         for name, value in {**options, **as_dict(command.get("columns"))}.items():
             words += [flag_name(name)] if value is True else [flag_name(name), str(value)] if value else []

@@ -69,7 +69,7 @@ def test_the_resume_command_has_every_option_of_the_start(tmp_path: Path) -> Non
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     config["command"] = {
         "train": "my pairs.tsv", "from": "runs/books", "valid": None, "kind": "similarity", "score": True,
-        "columns": {"text_a": "a", "text_b": "b"}, "data_dir": "tasks",
+        "columns": {"text_a": "a", "text_b": "b"}, "data_dir": "tasks", "given": ["epochs"],
     }  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (tmp_path / "results.json").unlink()
