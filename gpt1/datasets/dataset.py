@@ -303,7 +303,7 @@ class DataSet:
             kept = [i for i, row in enumerate(table.rows) if self.comparison_key(row) not in normalized]
             if repeated := len(table) - len(kept):
                 identical = sum(self.comparison_texts(row) in exact for row in table.rows)
-                ignored = "case, punctuation and order" if self.is_symmetric else "case and punctuation"
+                ignored = "case, punctuation and order" if self.kind.is_symmetric else "case and punctuation"
                 counts = {"identical": identical, f"ignoring {ignored}": repeated - identical}
                 notes.append(
                     f"{table.name}: {repeated:,} of {len(table):,} rows are also in {other} "
@@ -322,12 +322,7 @@ class DataSet:
     def comparison_key(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """Normalized `comparison_texts`; sorted for a pair that the model sees in both orders."""
         texts = tuple(map(normalize_text, self.comparison_texts(row)))
-        return tuple(sorted(texts)) if self.is_symmetric else texts
-
-    @property
-    def is_symmetric(self) -> bool:
-        """Whether the order of a pair has no meaning."""
-        return self.kind.sequences > 1
+        return tuple(sorted(texts)) if self.kind.is_symmetric else texts
 
 
 def describe_files(names: Sequence[str]) -> str:

@@ -21,10 +21,9 @@ from gpt1.progress import Progress
 from gpt1.tables.cells import cell_number, cell_to_show, is_empty
 from gpt1.tables.facts import label_warnings
 from gpt1.tables.table import Table, read_table
+from gpt1.tasks.duplicates import contradictions, deduplicate
 from gpt1.tasks.examples import (
     check_columns,
-    contradictions,
-    deduplicate,
     encode_labels,
     find_numbering,
     numbering_notes,

@@ -12,7 +12,8 @@ from gpt1.datasets import DataSet
 from gpt1.datasets.labeled import TaskRequest, training_rows
 from gpt1.errors import GPT1Error, UserError
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import deduplicate, stratified_order, target_from_examples
+from gpt1.tasks.duplicates import deduplicate
+from gpt1.tasks.examples import stratified_order, target_from_examples
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.labels import as_label, as_number, format_labels, label_sort_key
 from gpt1.tasks.multilabel import MultiLabel

@@ -16,7 +16,7 @@ from gpt1.inference.predictor import TaskPredictor
 from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tasks.baselines import tfidf_baseline, trivial_baseline
-from gpt1.tasks.examples import content_key
+from gpt1.tasks.duplicates import content_key
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Target
 

@@ -64,6 +64,11 @@ class Kind:
         """Sequences per example (per answer if `multiple_choice`)."""
         return len(self.layout)
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the order of a pair has no meaning: the model sees both."""
+        return self.sequences > 1
+
 
 KINDS = {
     kind.name: kind

@@ -97,7 +97,7 @@ class TfidfFeatures:
         if len(texts) == 1:
             return texts[0].tocsr()
         a, b = texts
-        sides = [a + b] if self.kind.sequences > 1 else [a, b]
+        sides = [a + b] if self.kind.is_symmetric else [a, b]
         return hstack([*sides, abs(a - b), a.multiply(b)]).tocsr()
 
 

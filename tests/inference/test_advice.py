@@ -95,7 +95,7 @@ def test_the_advised_run_has_the_settings_that_were_given(table: Table, pretrain
     again = shlex.split(tfidf_advice(run, 100, 0.0).commands[-1])
     flags = f"--valid {valid} --lm-coef 0.25 --epochs 1.0 --class-weight balanced --no-deduplicate --from".split()
     assert again[again.index("--valid") : again.index("--from") + 1] == flags
-    finetune(out=run, resume=True, device="cpu")  # what was given is no setting of its own
+    finetune(out=run, resume=True, device="cpu")  # config.yaml names the given settings, and can still be resumed from
 
 
 def test_a_run_of_an_earlier_version_repeats_what_differs_from_the_defaults(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Rows become examples: columns and fields, meaning of labels, duplicates, validation split, errors."""
+"""Rows become examples: columns and fields, meaning of labels, validation split, errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from gpt1.files.foreign import Fields
 from gpt1.tasks.examples import (
     answer_index,
     check_columns,
-    deduplicate,
     encode_labels,
     find_numbering,
     numbering_notes,
@@ -235,31 +234,6 @@ def test_multiple_choice_has_as_many_labels_as_the_longest_list_of_answers():
     """Also answers that are never right in these rows."""
     examples = [Example(("p", ""), ("a", "b", "c"), 0), Example(("p", ""), ("a", "b"), 1)]
     assert target_from_examples(CHOICE, False, examples, locate_row, "t.csv").most == 3
-
-
-# ---- duplicates
-
-
-def test_duplicates_are_removed_whatever_their_label():
-    a, b = Example(("a",), label="x"), Example(("b",), label="x")
-    assert deduplicate(KINDS["classification"], [a, b, Example(("a",), label="y"), b]) == ([0, 1], 2, 0)
-
-
-def test_rows_also_in_the_validation_file_are_removed_and_counted_separately():
-    a, b, c = (Example((text,)) for text in "abc")
-    validation = [Example(("a",), label="x")]
-    assert deduplicate(KINDS["classification"], [a, b, a, c, c], validation) == ([1, 3], 1, 2)
-
-
-def test_rows_with_the_same_texts_in_other_fields_are_not_duplicates():
-    examples = [Example(("a", "b")), Example(("b", "a")), Example(("a",), ("b",))]
-    assert deduplicate(KINDS["entailment"], examples) == ([0, 1, 2], 0, 0)
-
-
-def test_a_pair_that_the_model_sees_in_both_orders_is_a_duplicate_of_the_swapped_pair():
-    examples = [Example(("a", "b")), Example(("b", "a")), Example(("b", "b"))]
-    assert deduplicate(KINDS["similarity"], examples) == ([0, 2], 1, 0)
-    assert deduplicate(KINDS["similarity"], examples, validation=[Example(("b", "a"))]) == ([2], 0, 2)
 
 
 rows = st.lists(st.sampled_from("abcd"), min_size=1, max_size=80)

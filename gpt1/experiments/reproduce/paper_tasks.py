@@ -21,7 +21,8 @@ from gpt1.experiments.result_store import rows_fingerprint
 from gpt1.experiments.train_test_data import ExampleSet, limit_rows
 from gpt1.inference.evaluate import subset_rows
 from gpt1.tasks import metrics
-from gpt1.tasks.examples import deduplicate, encode_labels, target_from_examples
+from gpt1.tasks.duplicates import deduplicate
+from gpt1.tasks.examples import encode_labels, target_from_examples
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.labels import as_label
 from gpt1.tasks.targets import Answers, Classes, Target
