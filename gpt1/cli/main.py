@@ -30,7 +30,7 @@ def cli() -> None:
     """GPT-1: pre-train a Transformer on your texts, fine-tune it on your labels.
 
     \b
-    gpt1 demo                                              the whole method in a few minutes
+    gpt1 demo                                              the whole method in ten minutes
     gpt1 finetune reviews.csv --label label --from starter --out runs/reviews
     gpt1 tokenize books/ --out corpus                      text → tokens
     gpt1 pretrain corpus --out runs/books                  stage 1

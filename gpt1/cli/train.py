@@ -24,11 +24,11 @@ from gpt1.files.names import PREDICTIONS, REPORT_FILE
 from gpt1.formatting import shell_join, shell_quote
 
 
-@click.command(short_help="Run the whole method offline in a few minutes.")
+@click.command(short_help="Run the whole method offline in ten minutes.")
 @click.option("--out", type=Path, default=Path("runs/demo"), show_default=True, help="Folder for the runs.")
 @click.option("--seeds", default=3, type=RangedNumber(int, 1), show_default=True, help="Random seeds per comparison.")
 def demo(out: Path, seeds: int) -> None:
-    """Run the whole method on this machine, offline, in a few minutes.
+    """Run the whole method on this machine, offline, in about ten minutes on two cores.
 
     Collects English prose from the docstrings of the installed Python packages, trains a tokenizer and a small GPT on
     it, and fine-tunes the GPT on a few hundred labeled rows: pre-trained and from scratch, all weights and only the

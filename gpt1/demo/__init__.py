@@ -1,1 +1,1 @@
-"""`gpt1 demo`: the whole story in a few minutes, offline."""
+"""`gpt1 demo`: the whole method in ten minutes, offline."""

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt1.config import FinetuneConfig, field_types, flag_name, format_flag, recipe_defaults
+from gpt1.config import FinetuneConfig, field_types, flag_name, format_flag
 from gpt1.datasets import parse_data_set
 from gpt1.errors import UserError
 from gpt1.files.names import RUN_CONFIG_FILE
 from gpt1.files.reading import file_format, is_url
 from gpt1.formatting import shell_join
-from gpt1.recipes import COMPUTED_DEFAULTS, HEAD_ONLY_DEFAULTS
 from gpt1.runs import folder as runs
 from gpt1.tables.rows import TABLE_FORMATS
 
@@ -84,21 +83,12 @@ def has_source(rows: Any) -> bool:
 def setting_arguments(stored: Mapping[str, Any], except_for: str = "") -> list[str]:
     """The settings that the user gave and that affect the weights, as flags, without one that is advised.
 
-    A new model has no head to keep. Runs of earlier versions did not store which ones were given: those that differ
-    from the recipe's defaults, except for defaults that depend on the model or the table.
+    A new model has no head to keep. Runs of earlier versions did not store which settings were given.
     """
-    known = {name: value for name in field_types(FinetuneConfig) if is_setting(value := stored.get(name))}
-    given = stored["command"].get("given")
-    if not isinstance(given, list):
-        recipe, head = stored.get("recipe") or "default", stored.get("train") == "head"
-        defaults = {**vars(FinetuneConfig()), **recipe_defaults(FinetuneConfig, str(recipe))}
-        computed = {"precision", *COMPUTED_DEFAULTS, "peak_lr"} - (HEAD_ONLY_DEFAULTS.keys() if head else set())
-        defaults |= HEAD_ONLY_DEFAULTS if head and recipe == "default" else {}
-        given = [name for name, value in known.items() if name not in computed and value != defaults[name]]
-    left_out = {"keep_head", except_for, *runs.RESUMABLE_FIELDS}
-    names = [name for name in known if name in given and name not in left_out]
-    flags = [format_flag(name, known[name]).split(" ", 1) for name in names]
-    return [word for words in flags for word in words]
+    given, left_out = stored["command"].get("given"), {"keep_head", except_for, *runs.RESUMABLE_FIELDS}
+    names = [name for name in field_types(FinetuneConfig) if isinstance(given, list) and name in given]
+    found = {name: value for name in names if name not in left_out and is_setting(value := stored.get(name))}
+    return [word for name, value in found.items() for word in format_flag(name, value).split(" ", 1)]
 
 
 def is_setting(value: Any) -> bool:
