@@ -69,7 +69,7 @@ def predict_into(
             task it can be a folder, for the files of a submission.
         data_dir: Folder with the files of known data sets.
         excel_safe: Put an apostrophe before cells of .csv and .tsv that a spreadsheet would run as formulas.
-        overwrite: Replace a file that is there.
+        overwrite: Replace a file of predictions that is there.
         as_json: Write JSON lines to standard output. Default: the format of `rows`; for a text in a terminal, a table.
         progress: Receives messages and progress.
         verify: See `load`.
@@ -89,7 +89,7 @@ def predict_into(
     if out is not None:
         if as_json:
             raise UserError("--json does not apply to --out.", "Omit --json: the extension of --out is the format.")
-        check_table_output(out, overwrite, source=rows)
+        check_table_output(out, overwrite, source=rows, written=("prediction", "score"))
     with spool_standard_input() if str(rows) == "-" else nullcontext() as spooled:
         like = spooled or (rows if os.path.isfile(rows) or is_url(rows) else "rows.jsonl")
         kind = output_kind(out, "rows.jsonl" if as_json else like)

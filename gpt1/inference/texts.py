@@ -72,7 +72,7 @@ def write_features(
         table: The table; it is read in blocks.
         out: The file to write; it appears when it is complete.
         column: Column with the text. Default: for a fine-tuned model, the columns of its task.
-        overwrite: Replace an existing `out`.
+        overwrite: Replace an existing `out` that has the column `features`.
         progress: Receives messages and progress.
         verify: See `load`.
 
@@ -83,7 +83,7 @@ def write_features(
         UserError: For a column that is missing, a pre-trained model without `column`, or an `out` that exists.
     """
     progress = progress or Progress()
-    check_table_output(out, overwrite, source=table)
+    check_table_output(out, overwrite, source=table, written=(FEATURES,))
     model = load(run, verify=verify)
     names, total, schema, delimiter = scan_table(table, column, output_kind(out) == "parquet")
     if column is None and not isinstance(model, TaskPredictor):

@@ -14,6 +14,8 @@ from gpt1.report.page import Page
 from gpt1.report.run_reader import Run, as_dict
 from gpt1.report.sections import add_advice, add_data, add_mistakes, add_predictions, add_results, add_section
 
+GENERATOR, HEAD_BYTES = b'name="generator" content="gpt1"', 1000
+
 
 def check_report_path(path: Path, overwrite: bool = False) -> None:
     """UserError unless a page can be written to `path`. Another kind of file is likely a mistake, such as the table."""
@@ -23,7 +25,17 @@ def check_report_path(path: Path, overwrite: bool = False) -> None:
         raise UserError(f"--report {path} is a folder.", "Name a file that ends in .html.")
     if path.exists() and not overwrite:
         raise UserError(f"--report {path} exists.", "Choose another name, or replace it with --overwrite.")
+    if path.exists() and not is_gpt1_page(path):
+        problem = f"--overwrite replaces only what gpt1 wrote, and {path} is another page."
+        raise UserError(problem, "Choose another name, or delete the file.")
     ensure_writable(path.parent)
+
+
+def is_gpt1_page(path: Path) -> bool:
+    """Whether gpt1 wrote a page; yes for an empty file."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    return not head or GENERATOR in head
 
 
 def write_evaluation_report(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -214,10 +216,13 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.write(rows)
 
 
-def check_table_output(path: str | Path, overwrite: bool = True, source: str | Path = "") -> None:
+def check_table_output(
+    path: str | Path, overwrite: bool = True, source: str | Path = "", written: Sequence[str] = ()
+) -> None:
     """UserError unless `write_table` can write to `path`, which is not the file `source` that is read.
 
-    Call it before the work whose result is written.
+    Call it before the work whose result is written. A file is replaced only if it has one of the columns `written`,
+    which gpt1 adds to a table: the name of another table, such as the training rows, is a mistake.
     """
     if os.path.exists(source) and os.path.exists(path) and os.path.samefile(path, source):
         raise UserError(f"--out {path} is also the input table.", "Choose another --out.")
@@ -227,4 +232,16 @@ def check_table_output(path: str | Path, overwrite: bool = True, source: str | P
         raise UserError(f"{path} is a folder.", "Use the path of a file in that folder.")
     if Path(path).exists() and not overwrite:
         raise UserError(f"{path} exists.", "Choose another --out, or replace it with --overwrite.")
+    if written and Path(path).exists() and not has_any_column(path, written):
+        problem = f"--overwrite replaces only what gpt1 wrote, and {path} has no column {' or '.join(written)}."
+        raise UserError(problem, "Choose another --out, or delete the file.")
     ensure_writable(Path(path).absolute().parent)
+
+
+def has_any_column(path: str | Path, columns: Sequence[str]) -> bool:
+    """Whether a table has one of the columns, or is an empty file; no if it cannot be read."""
+    if not os.path.getsize(path):
+        return True
+    with suppress(UserError):
+        return any(name in block.columns for block in islice(read_blocks(path), 1) for name in columns)
+    return False

@@ -266,6 +266,25 @@ def test_overwrite_never_deletes_other_files_or_its_own_input(run_cli: Any):
     assert Path("runs/reviews/model").is_dir()  # an error comes before anything is deleted
 
 
+def test_overwrite_replaces_no_file_of_another_kind(run_cli: Any, tmp_path: Path):
+    Path("new.csv").write_text("text\ngood\n")
+    for words, option in (
+        ("predict runs/reviews new.csv", "--out train.csv"),
+        ("predict runs/reviews new.csv", "--out train.parquet"),
+        ("features runs/reviews new.csv", "--out train.csv"),
+        ("evaluate runs/reviews reviews.csv --no-baselines", "--report page.html"),
+    ):
+        flag, name = option.split()
+        path = tmp_path / name
+        path.write_text("text,label\ngood,1\n")  # also not a Parquet file, and not a page
+        refused = run_cli(*words.split(), flag, str(path), "--overwrite")
+        assert (refused.exit_code, "replaces only what gpt1 wrote" in refused.stderr) == (2, True), refused.stderr
+        assert path.read_text() == "text,label\ngood,1\n"
+        path.write_text("")
+        assert run_cli(*words.split(), flag, str(path), "--overwrite").exit_code == 0
+        assert path.stat().st_size
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "tokenize": tokenize,
     "pretrain": pretrain,
