@@ -31,6 +31,7 @@ from gpt1.tasks.examples import (
     resolve_number_labels,
     split_validation,
     target_from_examples,
+    with_labels_as_in_training,
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
 from gpt1.tasks.labels import format_labels
@@ -123,6 +124,7 @@ class TrainingRows:
         rows = load_labeled_table(source, "evaluation", data_dir)
         rows = rows.with_labels(self.kind, self.columns["label"], self.unlabeled, self.kind.predicts_number(self.score))
         examples = examples_from_table(rows, self.kind, self.columns, self.numbering)
+        examples = with_labels_as_in_training(self.target, examples)
         encode_labels(self.target, examples, rows.table.locate_row)
         return rows, examples
 

@@ -14,7 +14,7 @@ from gpt1.datasets.labeled import TaskRequest
 from gpt1.files.reading import is_url
 from gpt1.formatting import shell_join
 from gpt1.progress import Progress
-from gpt1.tables.cells import cell_number, cell_to_show, is_date, is_empty, is_numeric, resolve_thousands
+from gpt1.tables.cells import cell_list, cell_number, cell_to_show, is_date, is_empty, is_numeric, resolve_thousands
 from gpt1.tables.table import Table, missing_column_error, read_blocks, read_table
 from gpt1.tasks.examples import choice_columns
 from gpt1.tasks.kinds import KINDS
@@ -280,7 +280,7 @@ def is_list_column(values: Sequence[Any]) -> bool:
 
 
 def is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
+    return cell_list(value) is not None
 
 
 def mean_word_count(values: Sequence[Any]) -> float:

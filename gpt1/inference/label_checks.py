@@ -19,7 +19,7 @@ from gpt1.progress import Progress
 from gpt1.tables.cells import cell_to_show, is_empty
 from gpt1.tables.facts import format_rows_have
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import RowLocator, encode_labels, label_columns, parse_at
+from gpt1.tasks.examples import RowLocator, encode_labels, label_columns, parse_at, with_labels_as_in_training
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.labels import format_labels
 from gpt1.tasks.multilabel import MultiLabel
@@ -47,7 +47,7 @@ def read_test_examples(model: TaskPredictor, table: Table, columns: Mapping[str,
     examples = examples_from_table(LabeledTable(table), model.kind, columns, numbering)
     if not examples:
         raise UserError(f"{table.name} has no rows.", "Use a table with labeled rows.")
-    return examples
+    return with_labels_as_in_training(model.target, examples)
 
 
 def check_labels_match(model: TaskPredictor, table: Table, column: str) -> None:
@@ -70,10 +70,9 @@ def check_labels_match(model: TaskPredictor, table: Table, column: str) -> None:
 
 def known_share(target: Classes | MultiLabel, table: Table, column: str) -> float:
     """The share of the cells of a column that have a label of the target; empty cells do not."""
-    known = 0
-    for row in table.rows:
+    known, cells = 0, [row.get(column) for row in table.rows]
+    for cell in target.read_labels(cells) if isinstance(target, MultiLabel) else cells:
         with suppress(UserError):  # a cell that cannot be a label
-            cell = row.get(column)
             if isinstance(target, MultiLabel):
                 known += any(label in target.labels for label in target.split(cell))
             else:

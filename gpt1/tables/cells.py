@@ -9,8 +9,11 @@ the rest    refused: lists, objects, durations, bytes that are not UTF-8
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date, time
 from decimal import Decimal
 from typing import Any
@@ -29,6 +32,9 @@ AMBIGUOUS_POINT = re.compile(r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}")
 THOUSANDS_POINT = re.compile(r"[+-]?[0-9]{1,3}((\.[0-9]{3})+,[0-9]+|(\.[0-9]{3}){2,})")
 THOUSANDS_COMMA = re.compile(r"[+-]?[0-9]{1,3}((,[0-9]{3})+\.[0-9]+|(,[0-9]{3}){2,})")
 DECIMAL_POINT = re.compile(r"[+-]?[0-9]+\.[0-9]+")
+QUOTED = re.compile(r"""'[^'\\]*'|"[^"\\]*\"""")
+QUOTED_LIST = re.compile(rf"\[\s*({QUOTED.pattern})(\s*,\s*({QUOTED.pattern}))*\s*\]")
+"""A list of texts as Python shows it; backslashes are not supported."""
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
 
 
@@ -87,6 +93,19 @@ def decode_bytes(data: bytes) -> str:
             f"these bytes are not UTF-8 text: byte {error.start + 1:,} is 0x{data[error.start]:02X}.",
             "Choose another column, or store texts in it (Parquet type STRING).",
         ) from None
+
+
+def cell_list(cell: Any) -> list[Any] | None:
+    """A cell that is a list, also one in .csv: as JSON, as `gpt1 predict` writes it, or as pandas writes Python's."""
+    if isinstance(cell, list | tuple | np.ndarray):
+        return list(cell)
+    text = cell.strip() if isinstance(cell, str) else ""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    with suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        return found if all(isinstance(item, str | int | float) for item in found) else None
+    return [ast.literal_eval(item) for item in QUOTED.findall(text)] if QUOTED_LIST.fullmatch(text) else None
 
 
 def cell_to_show(cell: Any) -> str:

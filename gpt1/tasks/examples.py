@@ -13,10 +13,11 @@ from torch import Tensor
 from gpt1.config import flag_name
 from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
-from gpt1.tables.cells import cell_number, cell_text, resolve_thousands
+from gpt1.tables.cells import cell_list, cell_number, cell_text, resolve_thousands
 from gpt1.tables.table import Table, missing_column_error
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.labels import as_label
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Answers, Classes, Numbering, Target
 
 TableRow = Mapping[str, Any]
@@ -179,13 +180,13 @@ def read_answers(row: TableRow, choices: str, where: str) -> tuple[list[str], li
             answers.pop()
         names = names[: len(answers)]
     else:
-        cell = row[names[0]]
-        if not isinstance(cell, list | tuple | np.ndarray):
+        found = cell_list(row[names[0]])
+        if found is None:
             raise UserError(
-                f"{where}: column '{choices}' must contain a list of answers, not {str(cell)[:40]!r}.",
-                "Use --choices C1,C2,… for one column per answer, or a list in one column (.jsonl, .parquet).",
+                f"{where}: column '{choices}' must contain a list of answers, not {str(row[names[0]])[:40]!r}.",
+                """Use --choices C1,C2,… for one column per answer, or a list in one column; in .csv: ["yes", "no"].""",
             )
-        answers, names = [parse_at(f"{where}, column '{choices}'", cell_text, answer) for answer in cell], []
+        answers, names = [parse_at(f"{where}, column '{choices}'", cell_text, answer) for answer in found], []
     if len(answers) < 2:
         raise UserError(
             f"{where}: only {len(answers)} answer{'s' * (not answers)} to choose from.",
@@ -306,6 +307,14 @@ def target_from_examples(
     from_labels: Callable[[Any], Target] = target.from_labels
     found = parse_at(name, from_labels, labels)
     return replace(found, numbering=numbering) if isinstance(found, Answers) else found
+
+
+def with_labels_as_in_training(target: Target, examples: Sequence[Example]) -> list[Example]:
+    """Examples of other rows, whose labels may be separated by another character (`MultiLabel.read_labels`)."""
+    if not isinstance(target, MultiLabel):
+        return list(examples)
+    labels = target.read_labels([example.label for example in examples])
+    return [replace(example, label=label) for example, label in zip(examples, labels, strict=True)]
 
 
 def encode_labels(target: Target, examples: Sequence[Example], where: RowLocator) -> Tensor:  # → [examples, …]

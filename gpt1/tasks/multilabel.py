@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gpt1.errors import UserError
 from gpt1.files.foreign import Fields
+from gpt1.tables.cells import cell_list
 from gpt1.tasks.labels import as_label, format_labels, label_sort_key, unknown_label_error
 
 SEPARATORS = ("|", ";", ",")
@@ -47,8 +48,8 @@ class MultiLabel:
         """The labels of a list, or the text of a cell."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return []
-        if isinstance(value, list | tuple | np.ndarray):
-            return [as_label(label) for label in value]
+        if (labels := cell_list(value)) is not None:
+            return [as_label(label) for label in labels]
         return as_label(value) if str(value).strip() else []
 
     @classmethod
@@ -73,6 +74,19 @@ class MultiLabel:
         cell = self.parse(value)
         parts = cell if isinstance(cell, list) else cell.split(self.separator) if self.separator else [cell]
         return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+    def read_labels(self, values: Sequence[Any]) -> list[Any]:
+        """The labels of other rows, as lists if their separator is another one than that of the training rows.
+
+        Of all separators it is the one with which most cells have only labels of the training rows.
+        """
+        cells, trained = [cell for cell in values if isinstance(cell, str)], {*self.labels}
+
+        def count_known(other: MultiLabel) -> int:
+            return sum(trained.issuperset(other.split(cell)) for cell in cells)
+
+        best = max((self, *(replace(self, separator=char) for char in SEPARATORS)), key=count_known)
+        return list(values) if best is self else [best.split(v) if isinstance(v, str) else v for v in values]
 
     @property
     def outputs(self) -> int:

@@ -56,6 +56,10 @@ rows_of_labels = st.lists(st.lists(st.sampled_from(LABELS), max_size=3, unique=T
         (["10|9", "9"], "|", ("9", "10")),
         (["a", "b", "c"], "", LABELS),
         ([np.array(["a", "b"]), ("c",)], "", LABELS),
+        (['["a", "b"]', "[]", '["c"]'], "", LABELS),
+        (["['a', \"b's\"]", "[ 'c' ]"], "", ("a", "b's", "c")),
+        (["[1, 2]", "[3]"], "", ("1", "2", "3")),
+        (["['a' 'b']", "[x]|a", '[["a"]]'], "|", ("['a' 'b']", '[["a"]]', "[x]", "a")),
     ],
 )
 def test_labels_are_read_from_lists_and_separated_text(cells: list[Any], separator: str, labels: tuple[str, ...]):
@@ -318,6 +322,7 @@ def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: P
         assert answer.exit_code == 0, answer.stderr
         found = [row["prediction"] for row in read_table(tmp_path / name).rows]
         assert [json.loads(cell) if isinstance(cell, str) else cell for cell in found] == expected
+        assert evaluate(run, tmp_path / name, label="prediction", baselines=False)["metrics"]["accuracy"] == 1
     answer = run_cli("evaluate", str(run), str(path))
     assert "F1 (micro)" in answer.stdout
 
@@ -362,6 +367,17 @@ def test_rows_with_an_unseen_label_among_several_count_as_wrong_and_are_named(pr
         evaluate(run, [{**row, "text": row["text"] + "!", "other": "x"} for row in rows], label="text", text="other")
     assert refused.value.fix == "Did you mean --label label?"
     assert evaluate(run, [{**row, "label": []} for row in rows])["metrics"]["f1_micro"] == 0
+
+
+@pytest.mark.parametrize("trained", ["list", "columns", "text"])
+def test_rows_with_another_separator_have_the_same_scores(pretrained_run: Path, tmp_path: Path, trained: str):
+    path, label = write_labels_table(trained, tmp_path)
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "baselines": False}
+    run = finetune(path, from_=pretrained_run, out=tmp_path / "run", **how)
+    expected, lists = evaluate(run, path), read_table(write_labels_table("list", tmp_path)[0]).rows
+    for write in ("|".join, "; ".join, ", ".join, json.dumps, str):
+        found = evaluate(run, [{**row, "tags": write(row["label"])} for row in lists], label="tags")
+        assert (found["metrics"], found["unseen"]) == (expected["metrics"], {})
 
 
 @pytest.mark.parametrize(
