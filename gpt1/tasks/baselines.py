@@ -20,8 +20,7 @@ from gpt1.tasks.tfidf import fitting_work, tfidf_scores
 
 MAX_TFIDF_WORK = 12_000_000
 """Maximum work (see `fitting_work`) of the TF-IDF baseline beside a fine-tuned model: up to 50 seconds of one core of
-an
-AMD EPYC (9,014 of 20,000 reviews of IMDB). Of larger tables it gets a stratified sample of the rows."""
+an AMD EPYC (9,014 of 20,000 reviews of IMDB). Of larger tables it gets a stratified sample of the rows."""
 MIN_ROWS = 10
 """Minimum number of rows to conclude that a model has learned nothing."""
 MIN_SPREAD = 0.1

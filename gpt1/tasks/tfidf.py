@@ -160,6 +160,7 @@ class LinearProblem:
         numbers: Whether this is regression.
         work: See `fitting_work`.
         several: Whether `y` has several labels for each row; C is then not chosen by cross-validation.
+        weights: Weight of each row, or None if all are equal.
     """
 
     y: list[Any]
@@ -168,11 +169,13 @@ class LinearProblem:
     numbers: bool = False
     work: int = 0
     several: bool = False
+    weights: Any = None
 
     def fit(
         self, features: TfidfFeatures, training: Sequence[Example], seed: int = 0, c: float | None = None
     ) -> FittedLinearModel:
         """Train with C = `c`, or with the C that cross-validation chooses if there are enough rows."""
+        from sklearn import config_context
         from sklearn.linear_model import LogisticRegression, Ridge
         from sklearn.model_selection import GridSearchCV
         from sklearn.multiclass import OneVsRestClassifier
@@ -185,15 +188,19 @@ class LinearProblem:
         else:
             model, name, scoring = LogisticRegression(max_iter=2000, random_state=seed), "C", mean_log_likelihood
             values = list(C_VALUES)
+        weights = {} if self.weights is None else {"sample_weight": self.weights}
         if self.several:
+            with config_context(enable_metadata_routing=True):
+                model = model.set_fit_request(sample_weight=bool(weights))
             model, name = OneVsRestClassifier(model), "estimator__C"
         if c is None and not self.enough:
             c = DEFAULT_CHOICE["C"]
         if c is not None:
             model.set_params(**{name: 1 / c if self.numbers else c})
-            return FittedLinearModel(features, model.fit(x, np.array(self.y)), c, 0.0)
+            with config_context(enable_metadata_routing=self.several):
+                return FittedLinearModel(features, model.fit(x, np.array(self.y), **weights), c, 0.0)
         found = GridSearchCV(model, {name: values}, cv=self.folds(seed), scoring=scoring)
-        found.fit(x, self.y, groups=self.groups)
+        found.fit(x, self.y, groups=self.groups, **weights)
         value = float(found.best_params_[name])
         return FittedLinearModel(
             features, found.best_estimator_, 1 / value if self.numbers else value, float(found.best_score_)
@@ -219,18 +226,21 @@ def mean_log_likelihood(model: Any, x: Any, y: Sequence[Any]) -> float:
 
 
 def build_problem(target: Target, training: Sequence[Example]) -> LinearProblem:
-    work = fitting_work(target, training)
+    work, found = fitting_work(target, training), np.array([example.weight for example in training])
+    weights = None if len({*found.tolist()}) < 2 else found / found.mean()
     if isinstance(target, Classes):
         labels = [target.canonical_label(example.label) for example in training]
-        return LinearProblem(labels, None, enough=min(Counter(labels).values()) >= TFIDF_FOLDS, work=work)
+        enough = min(Counter(labels).values()) >= TFIDF_FOLDS
+        return LinearProblem(labels, None, enough, work=work, weights=weights)
     if isinstance(target, Answers):
         right = [k == int(e.label) for e in training for k in range(len(e.answers))]
-        return LinearProblem(right, answer_owners(training), enough=len(training) >= 4 * TFIDF_FOLDS, work=work)
+        owners, enough = answer_owners(training), len(training) >= 4 * TFIDF_FOLDS
+        return LinearProblem(right, owners, enough, work=work, weights=None if weights is None else weights[owners])
     if isinstance(target, MultiLabel):
         rows = [target.encode(example.label).int().tolist() for example in training]
-        return LinearProblem(rows, None, enough=False, work=work, several=True)
+        return LinearProblem(rows, None, enough=False, work=work, several=True, weights=weights)
     y = [as_number(example.label) for example in training]
-    return LinearProblem(y, None, enough=len(y) >= 2 * TFIDF_FOLDS, numbers=True, work=work)
+    return LinearProblem(y, None, len(y) >= 2 * TFIDF_FOLDS, numbers=True, work=work, weights=weights)
 
 
 def fitting_work(target: Target, training: Sequence[Example]) -> int:

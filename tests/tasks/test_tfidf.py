@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,3 +138,17 @@ def test_c_is_chosen_although_the_rows_of_the_single_split_lack_a_label(monkeypa
     fitted = build_problem(target, rows).fit(TfidfFeatures(kind, VECTORIZERS["words"]), rows)
     assert math.isfinite(fitted.score)
     assert fitted.c > C_VALUES[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_weight_0_do_not_matter(kind: str) -> None:
+    rows = examples(kind, 64)
+    training, test = [replace(row, weight=float(i % 4 != 0)) for i, row in enumerate(rows[:48])], rows[48:]
+    wrong = [replace(row, label=training[i + 1].label) if row.weight == 0 else row for i, row in enumerate(training)]
+    assert [row.label for row in wrong] != [row.label for row in training]
+    target = target_from_examples(KINDS[kind], False, training, str, "rows")
+    chosen = {"features": "words", "C": 10.0}
+    expected, found = (tfidf_scores(KINDS[kind], target, part, test, chosen=chosen) for part in (training, wrong))
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert found[target.primary_metric] > 0.95
+    assert tfidf_scores(KINDS[kind], target, wrong, test)[target.primary_metric] > 0.95
