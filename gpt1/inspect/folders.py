@@ -12,7 +12,7 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.readers import DOCUMENT_EXTENSIONS, document_format, list_sources, walk
 from gpt1.errors import UserError
 from gpt1.files.atomic import is_being_written
-from gpt1.files.names import DOCUMENTS_FILE, MODEL_FOLDER, REPORT_FILE, RESULTS_FILE, RUN_CONFIG_FILE
+from gpt1.files.names import DOCUMENTS_FILE, METRICS_FILE, MODEL_FOLDER, REPORT_FILE, RESULTS_FILE, RUN_CONFIG_FILE
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.inference.convert import import_format
 from gpt1.inspect.tables import Facts
@@ -108,7 +108,10 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
     runs.verify_run(folder)
     run = Run.open(folder)
     steps = checkpoints.list_steps(folder / "checkpoints")
-    warnings = [problem for problem in run.problems if run.is_finished or not problem.startswith(RESULTS_FILE)]
+    not_written_yet = () if run.is_finished else (RESULTS_FILE, METRICS_FILE)
+    warnings = [problem for problem in run.problems if not problem.startswith(not_written_yet)]
+    if warning := run.results.get("warning"):
+        warnings.append(str(warning))
     verified = None
     for step in reversed(steps):
         try:
@@ -137,7 +140,7 @@ def inspect_run(path: str, from_: str | Path | None, progress: Progress) -> Fact
         "precision": str(run.settings.get("computes_in") or run.settings.get("precision", "")),
         "finished": run.is_finished,
         "in_progress": not run.is_finished and is_being_written(folder),
-        "steps": run.last_step,
+        "steps": max([run.last_step, *steps]),
         "checkpoints": steps,
         "latest_verified_checkpoint": verified,
         "train_loss": run.last_value("train", "loss"),

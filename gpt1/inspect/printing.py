@@ -145,8 +145,6 @@ def print_run(facts: Facts, console: Console) -> None:
     metrics = (results.get("validation") or {}).get("metrics")
     if metrics:  # of the best epoch, calibrated
         lines.append(("validation", f"{format_metrics(metrics)} (best epoch: {results.get('best_epoch')})"))
-    if warning := results.get("warning"):
-        lines.append(("warning", str(warning)))
     elif last_validation := format_metrics(facts["validation"]):
         lines.append(("validation", last_validation))
     if unigram := results.get("unigram"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workspace import edit_json
 
 from gpt1.files.atomic import lock_dir
 from gpt1.inspect import inspect, print_facts
@@ -103,3 +104,29 @@ def test_resuming_is_not_suggested_for_a_run_that_is_being_trained(
     assert (found["in_progress"], found["next"]) == (True, [])
     print_facts(found)
     assert "a pre-training run, in progress" in capfd.readouterr().out
+
+
+def test_the_warning_of_a_run_is_printed_once_among_the_warnings(workspace: Path, tmp_path: Path, capfd: Any):
+    run = shutil.copytree(workspace / "runs/reviews", tmp_path / "run")
+    (run / "manifest.json").unlink()
+    for warning, heading in (("", "no warnings"), ("this model has learned nothing: it guesses.", "warnings:")):
+        edit_json(run / "results.json", warning=warning)
+        found = inspect(run)
+        assert found["warnings"] == [warning] * bool(warning)
+        print_facts(found)
+        lines = [line.strip() for line in capfd.readouterr().out.splitlines()]
+        assert heading in lines
+        assert sum(line.startswith("validation ") for line in lines) == 1
+        assert [line for line in lines if "learned nothing" in line] == found["warnings"]
+
+
+def test_a_run_that_was_stopped_before_its_first_metrics_has_the_steps_of_its_checkpoint(
+    pretrained_run: Path, tmp_path: Path
+):
+    run = shutil.copytree(pretrained_run, tmp_path / "run")
+    for name in ("results.json", "manifest.json", "metrics.jsonl"):
+        (run / name).unlink()
+    shutil.rmtree(run / "model")
+    found = inspect(run)
+    assert found["steps"] == found["latest_verified_checkpoint"] == 60
+    assert found["warnings"] == []
