@@ -21,6 +21,7 @@ from gpt1.console import default_progress
 from gpt1.errors import GPT1Error, UserError
 from gpt1.files.atomic import atomic_dir
 from gpt1.files.manifest import write_manifest
+from gpt1.files.names import ONNX_FILE
 from gpt1.formatting import format_size
 from gpt1.inference.convert import write_huggingface_tokenizer
 from gpt1.inference.predictor import TaskPredictor, load
@@ -33,7 +34,6 @@ from gpt1.runs import folder as runs
 from gpt1.tasks.kinds import DELIMITER, EXTRACT, START
 from gpt1.tasks.targets import Target, target_to_json
 
-ONNX_FILE = "model.onnx"
 OPSET = 20
 """The first with GELU in its tanh form; ONNX Runtime 1.17 and newer."""
 ONNX_TOLERANCE = 1e-4

@@ -14,6 +14,7 @@ from gpt1.files.names import (
     HUGGING_FACE_FILES,
     LIBRARY_FILE,
     MODEL_CONFIG_FILE,
+    ONNX_FILE,
     OPENAI_FILES,
     RUN_CONFIG_FILE,
 )
@@ -22,6 +23,7 @@ from gpt1.inspect.datasets import inspect_dataset
 from gpt1.inspect.folders import (
     inspect_corpus,
     inspect_model,
+    inspect_onnx,
     inspect_run,
     inspect_runs,
     inspect_texts,
@@ -89,6 +91,8 @@ def find_inspector(folder: Path) -> Callable[[str, str | Path | None, Progress],
         return inspect_run
     if {MODEL_CONFIG_FILE, FIRST_ARRAY} & names:
         return inspect_model
+    if ONNX_FILE in names:  # next to the files of its tokenizer
+        return inspect_onnx
     if {HUGGING_FACE_FILES[0], OPENAI_FILES[1], LIBRARY_FILE} & names:
         return inspect_tokenizer
     if "state.json" in names:

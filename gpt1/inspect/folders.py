@@ -12,13 +12,23 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.readers import DOCUMENT_EXTENSIONS, document_format, list_sources, walk
 from gpt1.errors import UserError
 from gpt1.files.atomic import is_being_written
-from gpt1.files.names import DOCUMENTS_FILE, METRICS_FILE, MODEL_FOLDER, REPORT_FILE, RESULTS_FILE, RUN_CONFIG_FILE
+from gpt1.files.names import (
+    DOCUMENTS_FILE,
+    METRICS_FILE,
+    MODEL_FOLDER,
+    ONNX_FILE,
+    REPORT_FILE,
+    RESULTS_FILE,
+    RUN_CONFIG_FILE,
+    TASK_FILE,
+)
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.inference.convert import import_format
 from gpt1.inspect.tables import Facts
 from gpt1.progress import Progress
 from gpt1.report.run_reader import Run, as_dict, is_number
 from gpt1.runs import folder as runs
+from gpt1.tasks.targets import Target
 from gpt1.tokenization.tokenizer import Tokenizer
 from gpt1.training import checkpoints
 from gpt1.training.pretrain import is_below_unigram
@@ -194,7 +204,8 @@ def non_default_settings(run: Run) -> Facts:
 
 def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Facts:
     """Facts about a model: shape, size, tokenizer, task. Also checks that its weights can be loaded."""
-    from gpt1.inference.predictor import TaskPredictor, load
+    from gpt1.inference.foreign_task import read_any_task
+    from gpt1.inference.predictor import load
     from gpt1.model.gpt import GPT
 
     folder = runs.find_model_folder(path)
@@ -209,21 +220,38 @@ def inspect_model(path: str, from_: str | Path | None, progress: Progress) -> Fa
     }
     if format := import_format(folder):
         facts["format"] = format
-        if folder == Path(path):  # a name on the hub is used as it is
-            return {**facts, "next": [f"gpt1 import {format} {shell_quote(path)} --out models/gpt1"]}
-    model = load(folder)
-    facts["tokenizer"] = tokenizer_facts(model.tokenizer)
-    if not isinstance(model, TaskPredictor):
+    if stored := read_any_task(folder):
+        facts["task"] = task_facts(stored.task, stored.target)
+    if format and folder == Path(path):  # a name on the hub is used as it is
+        return {**facts, "next": [f"gpt1 import {format} {shell_quote(path)} --out models/gpt1"]}
+    facts["tokenizer"] = tokenizer_facts(load(folder).tokenizer)
+    if not stored:
         return {**facts, "next": runs.pretrained_commands(path)}
-    facts["task"] = {
-        "kind": model.kind.name,
-        "columns": model.task["columns"],
-        "labels": list(map(str, model.labels)) if not model.kind.multiple_choice else [],
-        "train": model.task.get("train"),
-        "long": model.long,
-        "temperature": model.temperature,
-    }
     return {**facts, "next": [f"gpt1 predict {shell_quote(path)} new.csv --out predictions.csv"]}
+
+
+def task_facts(task: Facts, target: Target) -> Facts:
+    """Facts about the task of a fine-tuned model, from its task.json."""
+    return {
+        "kind": task["kind"],
+        "columns": task["columns"],
+        "labels": list(map(str, getattr(target, "values", ()) or getattr(target, "labels", ()))),
+        "train": task.get("train"),
+        "long": task.get("long", "cut"),
+        "temperature": float(task.get("temperature", 1.0)),
+    }
+
+
+def inspect_onnx(path: str, from_: str | Path | None, progress: Progress) -> Facts:
+    """Facts about an ONNX export, from the files next to the model."""
+    from gpt1.inference.task import read_task
+
+    folder = Path(path)
+    facts: Facts = {"type": "onnx", "name": path, "bytes": (folder / ONNX_FILE).stat().st_size, "warnings": []}
+    facts["tokenizer"] = tokenizer_facts(Tokenizer.load(folder))
+    if (folder / TASK_FILE).exists():
+        facts["task"] = task_facts(*read_task(folder / TASK_FILE))
+    return {**facts, "next": [f"in Python, onnxruntime.InferenceSession({str(folder / ONNX_FILE)!r})"]}
 
 
 def inspect_tokenizer(path: str, from_: str | Path | None, progress: Progress) -> Facts:

@@ -173,7 +173,7 @@ def print_runs(facts: Facts, console: Console) -> None:
 def print_model(facts: Facts, console: Console) -> None:
     shape = facts["shape"]
     task = facts.get("task")
-    what = f"a model fine-tuned for {task['kind']}" if task else "a pre-trained model"
+    what = describe_stage(task)
     source = {"huggingface": " from Hugging Face", "openai": " from OpenAI's release"}.get(facts.get("format", ""), "")
     console.print_result(f"{facts['name']}: {what}{source}")
     lines = [
@@ -184,15 +184,32 @@ def print_model(facts: Facts, console: Console) -> None:
     ]
     if "tokenizer" in facts:
         lines[-1] = ("tokenizer", format_tokenizer(facts["tokenizer"]))
-    if task:
-        lines.append(("columns", ", ".join(f"{role} = {name}" for role, name in task["columns"].items())))
-        if task["labels"]:
-            lines.append(("labels", format_labels(task["labels"], MAX_LABELS_SHOWN)))
+    print_key_values(console, [*lines, *task_lines(task)])
+
+
+def describe_stage(task: Facts | None) -> str:
+    return f"a model fine-tuned for {task['kind']}" if task else "a pre-trained model"
+
+
+def task_lines(task: Facts | None) -> list[tuple[str, str]]:
+    if not task:
+        return []
+    lines = [("columns", ", ".join(f"{role} = {name}" for role, name in task["columns"].items()))]
+    if task["labels"]:
+        lines.append(("labels", format_labels(task["labels"], MAX_LABELS_SHOWN)))
+    if task["train"]:  # not known of a model that transformers wrote
         lines.append(("trained", str(task["train"])))
-        lines.append(("long texts", LONG_TEXT_DESCRIPTIONS[task["long"]]))
-        if task["temperature"] != 1:
-            lines.append(("calibrated", f"temperature {formatting.format_number(task['temperature'])}"))
-    print_key_values(console, lines)
+    lines.append(("long texts", LONG_TEXT_DESCRIPTIONS[task["long"]]))
+    if task["temperature"] != 1:
+        lines.append(("calibrated", f"temperature {formatting.format_number(task['temperature'])}"))
+    return lines
+
+
+def print_onnx(facts: Facts, console: Console) -> None:
+    task = facts.get("task")
+    console.print_result(f"{facts['name']}: an ONNX export of {describe_stage(task)}")
+    lines = [("size", format_size(facts["bytes"])), ("tokenizer", format_tokenizer(facts["tokenizer"]))]
+    print_key_values(console, [*lines, *task_lines(task)])
 
 
 def print_tokenizer(facts: Facts, console: Console) -> None:
@@ -212,6 +229,7 @@ PRINTERS: dict[str, Callable[[Facts, Console], None]] = {
     "corpus": print_corpus,
     "run": print_run,
     "model": print_model,
+    "onnx": print_onnx,
     "tokenizer": print_tokenizer,
     "texts": print_texts,
     "runs": print_runs,
