@@ -16,7 +16,7 @@ from gpt1.formatting import shell_join
 from gpt1.progress import Progress
 from gpt1.tables.cells import cell_list, cell_number, cell_to_show, is_date, is_empty, is_numeric, resolve_thousands
 from gpt1.tables.table import Table, missing_column_error, read_blocks, read_table
-from gpt1.tasks.examples import choice_columns
+from gpt1.tasks.examples import choice_columns, input_columns
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.multilabel import find_separator
 
@@ -32,6 +32,9 @@ ANSWER_COLUMN_PATTERN = re.compile(
 PROBABILITY = "probability_"
 MAX_CLASSES = 20
 """A label column with more distinct integers is a score, not classes."""
+ZEROS = {"0", "0.0", "false"}
+INDICATORS = ZEROS | {"1", "1.0", "true"}
+"""Cells of a column that says whether a row has a label."""
 SAMPLE_ROWS = 2000
 MIN_TEXT_WORDS = 4
 """A column with fewer words per cell is not counted as another text: names, places."""
@@ -54,14 +57,16 @@ class TaskGuess:
 
     @property
     def unused_note(self) -> str:
-        """What to do with the other texts."""
+        """The other texts, and how to use them."""
+        note = f"text columns that are not used: {', '.join(self.unused)}."
+        if "text" not in self.columns:
+            return note
         text, other = self.columns["text"], self.unused[0]
-        more = shell_join(["--text", ",".join([*self.unused, text])])
+        note += f" To use them as well: {shell_join(['--text', ','.join([*self.unused, text])])}"
+        if self.kind == "multilabel":
+            return note
         pair = shell_join(["--kind", "entailment", "--premise", other, "--hypothesis", text])
-        return (
-            f"text columns that are not used: {', '.join(self.unused)}. To use them as well: {more}. "
-            f"If the label says how two texts relate: {pair}"
-        )
+        return f"{note}. If the label says how two texts relate: {pair}"
 
     @property
     def flags(self) -> str:
@@ -87,7 +92,7 @@ def complete_task(task: TaskRequest, progress: Progress) -> TaskRequest:
             train = read_table(task.train)
     check_named_columns(task, train)
     label = task.columns.get("label")
-    if label not in train.columns:
+    if label is None or (label not in train.columns and task.kind not in (None, "multilabel")):
         return task
     guess = guess_task(train, label)
     if task.kind in KINDS and guess.columns.keys() == {*KINDS[task.kind].columns, "label"}:
@@ -98,7 +103,7 @@ def complete_task(task: TaskRequest, progress: Progress) -> TaskRequest:
         return task  # nothing is left to guess
     found = replace(guess, columns={**guess.columns, **task.columns})
     progress.log(f"task, guessed from {train.name}: {found.flags}")
-    if guess.unused and "text" not in task.columns:
+    if guess.unused and not input_columns(task.columns):
         progress.log(guess.unused_note)
     return replace(task, kind=found.kind, columns=found.columns, score=task.score or found.score)
 
@@ -123,11 +128,17 @@ def check_named_columns(task: TaskRequest, table: Table) -> None:
 
 
 def guess_task(table: Table, label: str | None = None) -> TaskGuess:
-    """The most likely task of the table; without `label` if it is not given and no column looks like one."""
+    """The most likely task of the table; without `label` if it is not given and no column looks like one.
+
+    `label` can be several 0/1 columns: `L1,L2,…`.
+    """
     rows = table.rows[:SAMPLE_ROWS]
     names = [name for name in table.columns if name == label or not is_predicted(name, table.columns)]
     cells = {name: [row[name] for row in rows if not is_empty(row.get(name))] for name in names}
-    label = label or find_label_column(cells, len(rows))
+    several = choice_columns(label) if label and label not in cells else []
+    if label is None:
+        label = find_label_column(cells, len(rows))
+        several = indicator_columns(cells, label)
     rest = [name for name in names if name != label]
     texts = sorted(
         (name for name in rest if mean_word_count(cells[name]) > 1.5 and not label_separator(cells[name])),
@@ -140,11 +151,13 @@ def guess_task(table: Table, label: str | None = None) -> TaskGuess:
         or guess_pair(cells, texts, label)
         or guess_single_text(cells, texts, label)
     )
+    if several and "text" in guess.columns:
+        guess, label = replace(guess, kind="multilabel", score=False), ",".join(several)
     columns = {role: guess.columns[role] for role in (*KINDS[guess.kind].columns,) if role in guess.columns}
     columns |= {"label": label} if label else {}
     used = [part for column in columns.values() for part in (column, *choice_columns(column))]
     others = [name for name in names if name in long_texts(cells, texts) and name not in used]
-    return TaskGuess(guess.kind, columns, guess.score, tuple(others) if "text" in columns else ())
+    return TaskGuess(guess.kind, columns, guess.score, tuple(others))
 
 
 def is_predicted(name: str, columns: Sequence[str]) -> bool:
@@ -167,6 +180,15 @@ def find_label_column(cells: dict[str, list[Any]], rows: int) -> str | None:
         if label_separator(values) or (values and not is_list_column(values) and looks_like_label(values, rows))
     ]
     return candidates[-1] if candidates else None
+
+
+def indicator_columns(cells: dict[str, list[Any]], label: str | None) -> list[str]:
+    """The 0/1 columns, if `label` is one of several and its name does not say that it is the label."""
+    if label is None or label.lower().strip() in LABEL_COLUMN_NAMES:
+        return []
+    shown = {name: {cell_to_show(value).strip().lower() for value in values} for name, values in cells.items()}
+    found = [name for name, values in shown.items() if values <= INDICATORS and values & ZEROS and "," not in name]
+    return found if label in found and len(found) > 1 else []
 
 
 def looks_like_label(values: Sequence[Any], rows: int) -> bool:

@@ -27,6 +27,7 @@ from gpt1.tasks.examples import (
     choice_columns,
     find_numbering,
     input_columns,
+    label_columns,
     numbering_notes,
     read_examples,
     target_from_examples,
@@ -53,7 +54,7 @@ def inspect_table(
 ) -> Facts:
     """Facts about a table; `known_task` is the task of a known data set, otherwise it is guessed."""
     task = known_task or guess_task(table)
-    if task.columns.get("label") not in table.columns:  # a test split without public labels
+    if not {*label_columns(KINDS[task.kind], task.columns.get("label", ""))} <= {*table.columns}:  # a test split
         task = replace(task, columns=input_columns(task.columns))
     texts = [column for role, column in task.columns.items() if role not in ("label", "choices")]
     texts += choice_columns(task.columns["choices"]) if "choices" in task.columns else []
@@ -247,7 +248,7 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
     counts: dict[str, int] = (
         facts.get("labels", {}) if not (task.score or task.kind in ("choice", "multilabel", "regression")) else {}
     )
-    if label and (missing := sum(is_empty(row.get(label)) for row in table.rows)):
+    if label in table.columns and (missing := sum(is_empty(row.get(label)) for row in table.rows)):
         warnings.append(f"{missing:,} of {rows:,} rows have no label.")
     if len(counts) > 1:
         most = max(counts, key=counts.__getitem__)
@@ -265,7 +266,7 @@ def task_warnings(table: Table, task: TaskGuess, examples: Sequence[Example], fa
                 f"{len(once):,} labels have a single row, '{once[0]}' for example: none in the validation set."
             )
         warnings += find_label_leaks(examples, counts)
-    if label and (number := first_number_with_comma([row.get(label) for row in table.rows])):
+    if label in table.columns and (number := first_number_with_comma([row.get(label) for row in table.rows])):
         text, value = number
         reading = f"a label; to predict numbers, use --kind regression, which reads {value}" if counts else value
         warnings.append(f"the number '{text}' is read as {reading}.")

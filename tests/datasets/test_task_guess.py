@@ -26,6 +26,7 @@ LONG = "a text of five words", "another text of five words"
 VERDICTS = [{"summary": LONG[0], "body": LONG[1], "verdict": ("same", "other")[i % 2]} for i in range(9)]
 DUPLICATES = [{"old": LONG[0], "new": LONG[1], "is_duplicate": str(i % 2)} for i in range(9)]
 ARTICLES = [{"title": LONG[0], "body": f"{LONG[1]} {i}", "topic": ("art", "war")[i % 2]} for i in range(9)]
+FLAGS = [{"title": LONG[0], "body": f"{LONG[1]} {i}", "rude": i % 2, "spam": i // 2 % 2} for i in range(12)]
 
 
 def complete_request(rows: list[dict[str, Any]], **columns: str) -> TaskRequest:
@@ -50,6 +51,8 @@ def complete_request(rows: list[dict[str, Any]], **columns: str) -> TaskRequest:
             *({"text_a": "old", "text_b": "new", "label": "is_duplicate"}, False),
         ),
         (ARTICLES, {"label": "topic"}, "classification", {"text": "body", "label": "topic"}, False),
+        (FLAGS, {"label": "rude,spam"}, "multilabel", {"text": "body", "label": "rude,spam"}, False),
+        (FLAGS, {"label": "spam"}, "classification", {"text": "body", "label": "spam"}, False),
     ],
 )
 def test_a_named_label_is_enough(
@@ -139,6 +142,18 @@ def test_a_guess_is_logged_as_flags_and_stored_with_the_run(pretrained_run: Path
     assert finetune(out=run, resume=True) == run
     with pytest.raises(UserError, match="kind= is missing"):
         finetune(tmp_path / "reviews.csv", out=tmp_path / "other", **settings)
+
+
+def test_several_columns_of_0_and_1_are_several_labels():
+    def guess(rows: list[dict[str, Any]]) -> str:
+        return guess_task(Table("rows.csv", list(rows[0]), rows)).flags
+
+    assert guess(FLAGS) == "--kind multilabel --text body --label rude,spam"
+    assert guess([{**row, "new": False} for row in FLAGS]) == "--kind multilabel --text body --label rude,spam,new"
+    # not if another column is the label, or if there is only one of them
+    assert guess([{**row, "label": row["rude"]} for row in FLAGS]) == "--kind classification --text body --label label"
+    assert guess([{**row, "mood": "ab"[row["rude"]]} for row in FLAGS]).endswith("--label mood")
+    assert guess([{**row, "spam": 1} for row in FLAGS]).startswith("--kind classification")
 
 
 def test_dates_are_not_labels():

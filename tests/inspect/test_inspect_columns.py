@@ -25,6 +25,19 @@ def test_texts_that_the_likely_task_does_not_use_are_named(tmp_path: Path):
         warnings
     )
 
+    pair = {"premise": LONG, "hypothesis": [f"{text} so" for text in LONG], "remark": [f"{text} ." for text in LONG]}
+    warnings = inspect(write_columns(tmp_path, {**pair, "label": ["neutral", "entailment"] * 6}))["warnings"]
+    assert "text columns that are not used: remark." in warnings
+
+
+def test_columns_of_0_and_1_are_inspected_as_the_labels_of_a_text(tmp_path: Path):
+    columns = {"text": LONG, "rude": [0, 1] * 6, "spam": [0, 0, 1] * 4}
+    found = inspect(write_columns(tmp_path, columns, "t.csv"))
+    assert found["labels"] == {"rude": 6, "spam": 4}
+    assert found["warnings"] == []
+    suggested = found["next"][-1]
+    assert "--kind multilabel --text text --label rude,spam" in suggested
+
 
 def test_dates_and_means_of_numbers_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     columns = {
