@@ -19,7 +19,8 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from gpt1.errors import UserError, did_you_mean
-from gpt1.recipes import MODEL_SIZES, RECIPES
+from gpt1.formatting import format_setting
+from gpt1.recipes import MODEL_SIZES, RECIPES, default_note
 
 
 @dataclass(frozen=True)
@@ -333,9 +334,7 @@ def parse_value(config_class: Any, name: str, value: Any) -> Any:
     """A value from a flag, a YAML file or Python, converted to the setting's type."""
     base, _ = base_type(field_types(config_class)[name])
     if base is str and isinstance(value, list | dict):
-        raise UserError(
-            f"{flag_name(name)} {brief(value)} is not text.", f"Default: {default_value(config_class, name)}"
-        )
+        raise UserError(f"{flag_name(name)} {brief(value)} is not text.", default_note(config_class, name))
     if get_origin(base) is Literal and not isinstance(value, str):
         choices = ", ".join(map(str, get_args(base)))
         raise UserError(f"{flag_name(name)} {brief(value)} is not a valid choice.", f"Choices: {choices}.")
@@ -356,15 +355,14 @@ def parse_value(config_class: Any, name: str, value: Any) -> Any:
         if base is int and math.isfinite(number) and number == int(number):
             return int(number)
     wanted = {bool: "true or false", int: "a whole number", float: "a number"}[base]
-    default = f"Default: {flag_name(name)} {default_value(config_class, name)}"
-    raise UserError(f"{flag_name(name)} {brief(value)} is not {wanted}.", default)
+    raise UserError(f"{flag_name(name)} {brief(value)} is not {wanted}.", default_note(config_class, name))
 
 
 def brief(value: Any) -> str:
     """A value for a message, shortened: values from files can be of any length."""
     if isinstance(value, int) and value.bit_length() > 200:  # str() refuses integers of too many digits
         return "a number of more than 60 digits"
-    text = str(value)
+    text = format_setting(value) if isinstance(value, float) and math.isfinite(value) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -384,7 +382,7 @@ def validate(config: Any) -> None:
             raise UserError(problem, f"Choices: {', '.join(choices)}.")
         if between and value not in between:
             problem = f"{flag_name(name)} {brief(value)} is out of range: it must be {between}."
-            raise UserError(problem, f"Default: {flag_name(name)} {default_value(config_class, name)}")
+            raise UserError(problem, default_note(config_class, name))
 
 
 @cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpt1.formatting import format_setting
+
 MODEL_SIZES: dict[str, dict[str, Any]] = {
     # The default recipe takes peak_lr from here, the recipe `paper` does not. The learning rates are for Muon: measured
     # for tiny and mini (docs/lab-log.md), and chosen by the same rule, about 0.77 / n_embd, for small and gpt1.
@@ -51,10 +53,44 @@ others it keeps the dropout of pre-training (docs/lab-log.md)."""
 SMALL_TABLE_EPOCHS = 8
 """At least this many epochs on small tables."""
 COMPUTED_DEFAULTS = {
+    "peak_lr": "6.25e-5 · 768 / n_embd, at most 3.75e-4",
     "embedding_lr_factor": "n_embd / 128, at least 1",
     "dropout": "that of pre-training, at least 0.1 below 2,000 training rows",
     "batch_size": "by the number of rows, at most 32",
     "epochs": "by the number of rows, at least 3",
     "head_first": "yes below 2,000 training rows, else no",
 }
-"""In words for --help: defaults of fine-tuning that depend on the model or the table (training/finetune.py)."""
+"""Defaults of fine-tuning that depend on the model or the table (training/finetune.py), in words."""
+
+
+def describe_default(config_class: Any, name: str) -> str:
+    """The default of a setting, by recipe, model size and trained part."""
+    default = config_class.__dataclass_fields__[name].default
+    if config_class.__name__ not in RECIPES:
+        return format_default(default) or "none"
+    recipes = RECIPES[config_class.__name__]
+    paper = recipes["paper"].get(name, default)
+    default = recipes["default"].get(name, default)
+    text = format_default(default)
+    if config_class.__name__ == "PretrainConfig" and name in MODEL_SIZES["tiny"]:
+        by_size = (f"{size} {format_default(values[name])}" for size, values in MODEL_SIZES.items())
+        text = f"by --model: {', '.join(by_size)}"
+        paper = recipes["paper"].get(name, MODEL_SIZES[recipes["paper"]["model"]][name])
+    if config_class.__name__ == "FinetuneConfig":
+        text = COMPUTED_DEFAULTS.get(name, text)
+        if name in HEAD_ONLY_DEFAULTS:
+            text += f"; --train head: {format_default(HEAD_ONLY_DEFAULTS[name])}"
+    same = paper == default and text == format_default(default)
+    return text if same else f"{text}; paper: {format_default(paper)}"
+
+
+def default_note(config_class: Any, name: str) -> str:
+    """The default of a setting, for an error: as a flag if it is a single value."""
+    text = describe_default(config_class, name)
+    return f"Default: {text}" if " " in text else f"Default: --{name.replace('_', '-')} {text}"
+
+
+def format_default(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return format_setting(value) if isinstance(value, int | float) else str(value)

@@ -24,7 +24,8 @@ from gpt1.config import (
     merge_settings,
 )
 from gpt1.errors import UserError
-from gpt1.recipes import MODEL_SIZES, RECIPES
+from gpt1.formatting import format_setting
+from gpt1.recipes import COMPUTED_DEFAULTS, MODEL_SIZES, RECIPES, format_default
 from gpt1.runs.folder import resolve_settings
 
 CONFIGS = [GPTConfig, PretrainConfig, FinetuneConfig]
@@ -132,9 +133,12 @@ def test_a_value_out_of_range_is_refused_with_the_range_and_the_default(config: 
     for value in outside:
         with pytest.raises(UserError) as refused:
             build_config(config, {name: value})
-        assert f"--{name.replace('_', '-')} {base(value)}" in refused.value.problem
+        assert f"--{name.replace('_', '-')} {value if base is int else format_setting(value)}" in refused.value.problem
         assert str(between) in refused.value.problem
-        assert f"{default_value(config, name)}" in refused.value.fix
+        recipe = RECIPES.get(config.__name__, {}).get("default", {})
+        default = format_default(recipe.get(name, default_value(config, name)))
+        is_computed = config is FinetuneConfig and name in COMPUTED_DEFAULTS
+        assert (COMPUTED_DEFAULTS[name] if is_computed else default) in refused.value.fix
 
 
 @settings(lambda config, name: find_base_type(config, name) in (int, float))

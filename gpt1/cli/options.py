@@ -11,18 +11,14 @@ import click
 
 from gpt1.config import (
     RENAMED_SETTINGS,
-    FinetuneConfig,
-    PretrainConfig,
     Range,
     base_type,
-    default_value,
     descriptions,
     field_types,
     flag_name,
 )
 from gpt1.errors import UserError
-from gpt1.formatting import format_setting
-from gpt1.recipes import COMPUTED_DEFAULTS, HEAD_ONLY_DEFAULTS, MODEL_SIZES, RECIPES
+from gpt1.recipes import describe_default
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -118,7 +114,7 @@ def setting_options(config_class: Any, *excluded: str) -> Callable[[Command], Co
         names = [field.name for field in dataclasses.fields(config_class) if field.name not in excluded]
         for name in reversed(names):
             base, _ = base_type(field_types(config_class)[name])
-            text = f"{descriptions(config_class)[name]}  [default: {default_help(config_class, name)}]"
+            text = f"{descriptions(config_class)[name]}  [default: {describe_default(config_class, name)}]"
             metavar = {int: "N", float: "X", bool: None}.get(base, "TEXT")
             if get_origin(base) is Literal:
                 metavar = "|".join(map(str, get_args(base)))
@@ -134,29 +130,3 @@ def setting_options(config_class: Any, *excluded: str) -> Callable[[Command], Co
 
 def switch(name: str) -> str:
     return f"{flag_name(name)}/--no-{flag_name(name)[2:]}"
-
-
-def default_help(config_class: Any, name: str) -> str:
-    """The default of a setting, by recipe, model size and trained part."""
-    if config_class.__name__ not in RECIPES:
-        return format_default(default_value(config_class, name)) or "none"
-    recipes = RECIPES[config_class.__name__]
-    default = recipes["default"].get(name, default_value(config_class, name))
-    paper = recipes["paper"].get(name, default_value(config_class, name))
-    text = format_default(default)
-    if config_class is PretrainConfig and name in MODEL_SIZES["tiny"]:
-        by_size = (f"{size} {format_default(values[name])}" for size, values in MODEL_SIZES.items())
-        text = f"by --model: {', '.join(by_size)}"
-        paper = recipes["paper"].get(name, MODEL_SIZES[recipes["paper"]["model"]][name])
-    if config_class is FinetuneConfig:
-        text = COMPUTED_DEFAULTS.get(name, text)
-        if name in HEAD_ONLY_DEFAULTS:
-            text += f"; --train head: {format_default(HEAD_ONLY_DEFAULTS[name])}"
-    same = paper == default and text == format_default(default)
-    return text if same else f"{text}; paper: {format_default(paper)}"
-
-
-def format_default(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return format_setting(value) if isinstance(value, int | float) else str(value)

@@ -19,9 +19,8 @@ from click.testing import CliRunner
 from workspace import CLASSIFICATION_FLAGS, TINY_FLAGS, list_files
 
 from gpt1.cli.main import cli
-from gpt1.cli.options import default_help, format_default
 from gpt1.config import FinetuneConfig, PretrainConfig, default_value
-from gpt1.recipes import COMPUTED_DEFAULTS
+from gpt1.recipes import COMPUTED_DEFAULTS, describe_default, format_default
 from gpt1.runs import folder as runs
 from gpt1.tables.table import read_table, write_table
 from gpt1.training.finetune import resolve_finetune_settings
@@ -72,7 +71,7 @@ def test_every_command_summary_fits_its_line_at_80_columns():
 def test_the_help_shows_the_default_of_every_setting_in_both_recipes(config: Any):
     default, paper = (runs.resolve_settings(config, {"recipe": recipe}) for recipe in ("default", "paper"))
     for name in vars(default):
-        text = default_help(config, name)
+        text = describe_default(config, name)
         if name != "recipe":
             assert format_default(getattr(default, name)) in text
             assert text.rpartition("paper: ")[2].endswith(format_default(getattr(paper, name)))
@@ -81,7 +80,7 @@ def test_the_help_shows_the_default_of_every_setting_in_both_recipes(config: Any
 def test_the_help_shows_the_learning_rate_of_every_model_size():
     for size in ("tiny", "mini", "small", "gpt1"):
         learning_rate = runs.resolve_settings(PretrainConfig, {"model": size}).peak_lr
-        assert f"{size} {format_default(learning_rate)}" in default_help(PretrainConfig, "peak_lr")
+        assert f"{size} {format_default(learning_rate)}" in describe_default(PretrainConfig, "peak_lr")
 
 
 def test_the_help_says_which_defaults_of_fine_tuning_depend_on_the_model_or_the_table():
@@ -89,7 +88,9 @@ def test_the_help_says_which_defaults_of_fine_tuning_depend_on_the_model_or_the_
     models_and_tables = [(model, rows) for model in models for rows in (60, 600, 3000, 100_000)]
     resolved = [vars(resolve_finetune_settings(model, {}, rows)) for model, rows in models_and_tables]
     computed = {name for name in resolved[0] if len({settings[name] for settings in resolved}) > 1}
-    assert computed - {"peak_lr"} == set(COMPUTED_DEFAULTS)  # its description says so
+    assert computed == set(COMPUTED_DEFAULTS)
+    learning_rates = [settings["peak_lr"] for settings in resolved]
+    assert learning_rates == [min(6.25e-5 * 768 / model["n_embd"], 3.75e-4) for model, _ in models_and_tables]
     factors = [settings["embedding_lr_factor"] for settings in resolved]
     assert factors == [max(1, model["n_embd"] / 128) for model, _ in models_and_tables]
     assert max(settings["batch_size"] for settings in resolved) == 32
