@@ -60,6 +60,7 @@ from gpt1.version import __version__
 STARTER, STARTER_FOLDER = "starter", Path(__file__).parents[1] / "starter"
 """Name and folder of the model that comes with the package."""
 STARTER_HINT = f"--from {STARTER} is a pre-trained English model, which comes with gpt1."
+MODEL_FIX = f"Use a run folder, a model folder, owner/name, or {STARTER}: the English model that comes with gpt1."
 RUN_FILES = "gpt1-run-files-1"
 """Format of a finished run's manifest.json. It covers the files that are read later; model/ has its own manifest."""
 COVERED = (RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, PREDICTIONS)
@@ -328,7 +329,7 @@ def find_model_folder(name: str | Path) -> Path:
         raise UserError("the name of the model is empty.", "Use a run folder, a model folder, starter or owner/name.")
     if folder.is_file():
         problem = f"{folder} is a file, not a run or model folder."
-        raise UserError(problem, "Order of the arguments: first the run, then the table or the text.")
+        raise UserError(problem, f"{MODEL_FIX} evaluate and predict take it before the table: gpt1 predict RUN TABLE")
     if (folder / RUN_CONFIG_FILE).exists():
         if not (folder / MODEL_FOLDER).is_dir() and is_being_written(folder):
             raise UserError(f"{folder} is still training: it has no finished model yet.", "Wait until it ends.")
@@ -348,8 +349,7 @@ def find_model_folder(name: str | Path) -> Path:
         return STARTER_FOLDER
     if is_hub_name(str(name)):
         return download(str(name))
-    fix = f"Use a run folder, a model folder, owner/name, or {STARTER}: the English model that comes with gpt1."
-    raise UserError(not_found_error(folder, (STARTER,)).problem, fix)
+    raise UserError(not_found_error(folder, (STARTER,)).problem, MODEL_FIX)
 
 
 def has_weights(name: str) -> bool:

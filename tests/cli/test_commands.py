@@ -328,7 +328,18 @@ def test_a_file_that_is_not_a_table_gets_a_hint_that_works(
     assert "as a text, add a space: 'good '" in answer.stderr
     assert run_cli("predict", "runs/reviews", "good ").exit_code == 0
     assert "INPUT is empty" in run_cli("predict", "runs/reviews", "").stderr
-    assert "first the run" in run_cli("predict", "new.csv", "runs/reviews").stderr
+
+
+def test_a_file_instead_of_a_model_gets_advice_that_is_right_for_every_command(
+    workspace: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(workspace)
+    finetune = ("finetune", "reviews.csv", "--label", "label", "--out", "r", "--from", "new.csv")
+    for words in (("predict", "new.csv", "runs/reviews"), ("serve", "new.csv"), finetune):
+        answer = run_cli(*words)
+        assert "new.csv is a file, not a run or model folder.\n" in answer.stderr
+        assert "Use a run folder, a model folder, owner/name, or starter" in answer.stderr
+        assert "evaluate and predict take it before the table" in answer.stderr
 
 
 def test_a_page_is_replaced_only_on_request(workspace: Path, run_cli: Any, tmp_path: Path):
