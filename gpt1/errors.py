@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Iterable
 
@@ -87,6 +88,13 @@ def name_settings(text: str, bare: str) -> str:
         return f"{name}={value}" if plain else f'{name}="{value}"'
 
     return FLAG.sub(rename, text)
+
+
+def require_path(value: object, what: str, fix: str) -> None:
+    """UserError for an argument from Python that is neither text nor a path: a loaded model, a DataFrame, None."""
+    if not isinstance(value, str | os.PathLike):
+        given = "None" if value is None else f"a {type(value).__name__}"
+        raise UserError(f"{what} must be a path or a name, not {given}.", fix)
 
 
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no EDQUOT

@@ -9,7 +9,7 @@ from pathlib import Path
 from gpt1.console import default_progress
 from gpt1.corpus.corpus import Corpus, resolve_output, write_corpus
 from gpt1.corpus.readers import Source, list_sources, read_source
-from gpt1.errors import ResourceError, UserError
+from gpt1.errors import ResourceError, UserError, require_path
 from gpt1.formatting import count_noun, format_size
 from gpt1.progress import Progress
 from gpt1.tokenization.tokenizer import Tokenizer
@@ -54,6 +54,8 @@ def tokenize(
     progress = progress or default_progress()
     if tokenizer is not None and vocab_size is not None:
         raise UserError("--tokenizer and --vocab-size cannot be combined.", "Use one of them.")
+    if not isinstance(corpora, Sequence | Path):
+        require_path(corpora, "a source of texts", "Write the texts to a file, for example .jsonl.")
     resolve_output(out, overwrite, corpora)
     sources = list_sources(corpora, text_field)
     if tokenizer is not None:

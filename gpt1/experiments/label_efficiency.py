@@ -35,7 +35,7 @@ from gpt1.experiments.train_test_data import TrainTestData, min_labels, read_tra
 from gpt1.intervals import estimate_interval
 from gpt1.progress import Progress
 from gpt1.runs.folder import log_once
-from gpt1.tables.table import Table
+from gpt1.tables.frames import to_table
 from gpt1.tasks.tfidf import tfidf_scores
 from gpt1.training.finetune import named_columns, requested_finetune_settings
 
@@ -122,13 +122,13 @@ class CurvePlan:
 
 
 def curve(
-    train: str | Path | Table,
+    train: Any,
     *,
     from_: str | Path,
     out: str | Path,
     kind: str | None = None,
     score: bool = False,
-    test: str | Path | Table | None = None,
+    test: Any = None,
     data_dir: str | Path | None = None,
     sizes: Sequence[int] | None = None,
     seeds: int = 5,
@@ -142,7 +142,7 @@ def curve(
     """Measure the score on fixed test rows against the number of labels. The same call resumes; more seeds are added.
 
     Args:
-        train: labeled rows: a file, a `Table` or the name of a data set.
+        train: labeled rows: a file, a DataFrame, a list of rows (dicts), a `Table` or the name of a data set.
         from_: run or model folder of the pre-trained model.
         out: folder for report.html, results.md, results.json and the finished runs (cells.json).
         kind: kind of task; a data set has its own, and that of a table is guessed if its `label` is named.
@@ -163,7 +163,7 @@ def curve(
         UserError: an input is invalid, or `out` has results of another curve.
         Interrupted: after Ctrl-C; finished runs are saved and the report shows them.
     """
-    progress = progress or default_progress()
+    progress, train, test = progress or default_progress(), to_table(train), to_table(test)
     if former := settings.pop("min_updates", None):
         log_once("--min-updates is now called --min-steps.")
         min_steps = former

@@ -230,7 +230,7 @@ def evaluate_on_corpus(
 
 def predict(
     run: str | Path,
-    rows: str | Path | Table,
+    rows: Any,
     *,
     data_dir: str | Path | None = None,
     progress: Progress | None = None,
@@ -241,7 +241,7 @@ def predict(
 
     Args:
         run: A run or model folder.
-        rows: A table, or the name of a known data set.
+        rows: A table file, DataFrame or list of rows (dicts), or the name of a known data set.
         data_dir: Folder with the files of known data sets.
         progress: Receives messages and progress.
         verify: See `load`.
@@ -250,7 +250,7 @@ def predict(
     Returns:
         The rows with `prediction` and `probability_<label>`, or with `score`, added.
     """
-    progress = progress or default_progress()
+    progress, rows = progress or default_progress(), to_table(rows)
     model = load_task_predictor(run, verify=verify)
     table, chosen = load_labeled_rows(model, run, rows, data_dir, progress, given_columns(columns))
     added = model.predict_table(table, input_columns(chosen), progress)

@@ -18,8 +18,7 @@ from gpt1.inference.language_model import LanguageModel, features_like
 from gpt1.inference.task_logits import InputStatistics, compute_task_features, compute_task_logits, ignore_empty
 from gpt1.model.head import TaskModel
 from gpt1.progress import Progress
-from gpt1.tables.frames import frame_like, frame_table, is_frame, is_series, records_like, series_texts
-from gpt1.tables.table import Table
+from gpt1.tables.frames import frame_like, frame_table, is_frame, is_series, records_like, series_texts, to_table
 from gpt1.tasks.examples import check_columns, input_columns, read_examples, required_columns
 from gpt1.tasks.kinds import KINDS, EncodedExample, Example, encode_examples, example_texts
 from gpt1.tasks.labels import LabelValue, format_labels
@@ -129,16 +128,16 @@ class TaskPredictor(LanguageModel):
         return records_like(rows, found) if is_frame(rows) else found
 
     def predict_table(
-        self, table: Table, columns: Mapping[str, str] | None = None, progress: Progress | None = None
+        self, table: Any, columns: Mapping[str, str] | None = None, progress: Progress | None = None
     ) -> list[dict[str, Any]]:
         """As `predict`, for a table; errors name the line of a row.
 
         Args:
-            table: The rows.
+            table: The rows: a `Table`, a DataFrame or a list of dicts.
             columns: Role -> column name; by default as in training.
             progress: Receives messages and progress.
         """
-        columns = columns or self.text_columns
+        table, columns = to_table(table), columns or self.text_columns
         check_columns(self.kind, columns, table.columns, table.name, delimiter=table.delimiter)
         examples = read_examples(table.rows, self.kind, columns, table.locate_row, labeled=False)
         logits = self.logits_with_progress(self.encode(examples), table.name, progress or Progress())

@@ -27,7 +27,7 @@ from gpt1.config import (
     recipe_defaults,
 )
 from gpt1.console import Console
-from gpt1.errors import UserError
+from gpt1.errors import UserError, require_path
 from gpt1.files.atomic import (
     atomic_dir,
     atomic_write_json,
@@ -166,6 +166,7 @@ def check_new_folder(out: str | Path, overwrite: bool = False, inputs: Iterable[
     With `overwrite` it may also be a folder that gpt1 wrote and that holds none of the command's `inputs`. In messages
     it is called `name`.
     """
+    require_path(out, "--out", "Use the path of a new folder.")
     folder = Path(out)
     if folder.is_file():
         raise UserError(f"{name or folder} is a file, not a folder.", "Choose another --out.")
@@ -322,6 +323,7 @@ def find_model_folder(name: str | Path) -> Path:
     Raises:
         UserError: There is no such folder, run or model.
     """
+    require_path(name, "the model", MODEL_FIX)
     folder = Path(name)
     if str(name) == STARTER and folder.exists():
         check_hides_starter(folder)

@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gpt1.console import Console
+from gpt1.errors import UserError, require_path
 from gpt1.files.atomic import atomic_dir
 from gpt1.inference.predictor import load
 from gpt1.runs.folder import check_new_folder, find_model_folder
@@ -23,6 +24,7 @@ from gpt1.sklearn.inputs import text_rows, training_column_names
 from gpt1.tables.table import Table
 
 WEIGHT = "gpt1 weight"
+NEW_FOLDER = "Use the path of a new or empty folder."
 SETTINGS = ("epochs", "train", "peak_lr", "batch_size", "long", "valid_fraction", "device", "precision")
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".bpe", ".npy")
 """Files of a model folder, ours or a foreign one, that are read; other formats of the same weights are not kept."""
@@ -51,8 +53,11 @@ class ModelHolder(BaseEstimator):
         return self._loaded
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model as a model folder, for `gpt1.load` and the commands."""
+        """Write the model as a new model folder, for `gpt1.load` and the commands."""
         check_is_fitted(self, "model_files_")
+        require_path(folder, "the folder", NEW_FOLDER)
+        if Path(folder).is_file() or (Path(folder).is_dir() and any(Path(folder).iterdir())):
+            raise UserError(f"{folder} exists.", NEW_FOLDER)
         path = check_new_folder(folder)
         with atomic_dir(path) as temporary:
             for file, content in self.model_files_.items():

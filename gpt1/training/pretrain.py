@@ -19,7 +19,7 @@ from gpt1.corpus.corpus import Corpus
 from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
-from gpt1.errors import UserError
+from gpt1.errors import UserError, require_path
 from gpt1.formatting import count_noun, count_parameters, format_estimate, format_size
 from gpt1.inference.predictor import LanguageModel
 from gpt1.inference.task import save_model
@@ -39,6 +39,8 @@ from gpt1.training.plan import NEGLIGIBLE_FLOPS, describe_plan, measure_speed, p
 from gpt1.training.run import open_run, resume_run
 from gpt1.training.speed import flops_per_token, micro_batch_tokens, peak_flops
 from gpt1.training.tracking import check_tracker
+
+CORPUS_FIX = "Create one with: gpt1 tokenize TEXTS --out DIR"
 
 
 def pretrain(
@@ -77,7 +79,9 @@ def pretrain(
         Diverged: Training diverged.
     """
     if corpus is None and not resume:
-        raise UserError("the corpus is missing.", "Create one with: gpt1 tokenize TEXTS --out DIR")
+        raise UserError("the corpus is missing.", CORPUS_FIX)
+    if corpus is not None:
+        require_path(corpus, "the corpus", CORPUS_FIX)
     runs.check_resume(resume, overwrite)
     inputs = {"corpus": corpus, "from": from_, "valid": valid}
     facts = {**{name: str(path) if path else None for name, path in inputs.items()}, "minutes": minutes}
