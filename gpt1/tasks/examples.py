@@ -39,8 +39,8 @@ def check_columns(
         delimiter: Delimiter of its file, for errors.
 
     Raises:
-        UserError: For a missing or surplus role, a column that the table does not have, or a label column that is
-            also an input.
+        UserError: For a missing or surplus role, a column that the table does not have, a label column that is also
+            an input, or a column that is used twice.
     """
     for role in columns:
         if role not in (*kind.columns, "label"):
@@ -58,12 +58,24 @@ def check_columns(
     }
     if missing:
         raise missing_column_error(name, missing, present, delimiter)
+    check_used_once(columns, present)
     for role, column in input_columns(columns).items():
         if {*label_columns(kind, columns.get("label", ""))} & {*column_names(role, column, present)}:
             raise UserError(
                 f"--label {columns['label']} is also the input column of {flag_name(role)}.",
                 "Pass the column with the labels as --label.",
             )
+
+
+def check_used_once(columns: Mapping[str, str], present: Sequence[str]) -> None:
+    """UserError for a column that is two inputs, such as both texts of a pair."""
+    flags: dict[str, str] = {}
+    for role, column in input_columns(columns).items():
+        for name in column_names(role, column, present):
+            if name in flags:
+                both = " and ".join(dict.fromkeys((flags[name], flag_name(role))))
+                raise UserError(f"column '{name}' is used twice, in {both}.", "Use a different column for each text.")
+            flags[name] = flag_name(role)
 
 
 def input_columns(columns: Mapping[str, str]) -> dict[str, str]:

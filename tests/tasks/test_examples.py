@@ -83,6 +83,21 @@ def test_a_role_that_the_kind_needs_must_be_given():
 
 
 @pytest.mark.parametrize(
+    ("kind", "columns", "flags"),
+    [
+        ("similarity", {"text_a": "a", "text_b": "a", "label": "l"}, "--text-a and --text-b"),
+        ("entailment", {"premise": "a", "hypothesis": "a", "label": "l"}, "--premise and --hypothesis"),
+        ("choice", {"context": "a", "choices": "b,a", "label": "l"}, "--context and --choices"),
+        ("classification", {"text": "a,a"}, "--text"),
+    ],
+)
+def test_a_column_cannot_be_two_inputs(kind: str, columns: dict[str, str], flags: str):
+    with pytest.raises(UserError) as raised:
+        check_columns(KINDS[kind], columns, ["a", "b", "l"], "t.csv")
+    assert raised.value.problem == f"column 'a' is used twice, in {flags}."
+
+
+@pytest.mark.parametrize(
     ("kind", "columns"),
     [
         ("classification", {"text": "a", "label": "a"}),
