@@ -53,21 +53,27 @@ def plan_epochs(
     before = time.monotonic()
     stage.evaluate()
     evaluation = time.monotonic() - before
-    left = (limit - (time.monotonic() - started)) * (1 - RESERVE) - evaluation  # the last one is at the end
-    fitting = left / (per_epoch * step_seconds + evaluation)
-    epochs = max(float(math.floor(fitting)) if fitting >= 1 else fitting, 1 / per_epoch)
+    spent = time.monotonic() - started
+    left = (limit - spent) * (1 - RESERVE) - evaluation  # the last one is at the end
     seconds = per_epoch * step_seconds + evaluation
-    takes = format_duration(seconds) if seconds >= 60 else f"{format_number(seconds, 2)} s"
+    fitting = left / seconds
+    steps = max(1, math.ceil(fitting * per_epoch))  # of an epoch that does not fit
+    epochs = float(math.floor(fitting)) if fitting >= 1 else 1.0 if steps >= per_epoch else max(fitting, 1 / per_epoch)
     planned = f"time limit {minutes:g} min: {count_noun(epochs, 'epoch')}"
-    if epochs < 1:
-        spent = time.monotonic() - started
+    takes = f"an epoch takes about {format_seconds(seconds)}"
+    if epochs < 1 or fitting < 1 - RESERVE:
         needed = math.ceil(((seconds + evaluation) / (1 - RESERVE) + spent) / 60)
-        steps = count_noun(math.ceil(epochs * per_epoch), "step")
-        planned = f"warning: time limit {minutes:g} min: only {format_number(100 * epochs, 2)}% of an epoch, {steps}"
-        takes += f"; one fits with --time-limit {needed}"
+        part = f"{format_number(100 * epochs, 2)}% of an epoch, {count_noun(steps, 'step')}"
+        short = f": only {part}" if epochs < 1 else " is too short: 1 epoch is trained"
+        planned = f"warning: time limit {minutes:g} min{short}"
+        takes += f", the preparation {format_seconds(spent)}; one fits with --time-limit {needed}"
         takes += "" if cfg.train == "head" else "; --train head is faster"
-    progress.log(f"{planned} (an epoch takes about {takes})")
+    progress.log(f"{planned} ({takes})")
     return replace(cfg, epochs=epochs)
+
+
+def format_seconds(seconds: float) -> str:
+    return format_duration(seconds) if seconds >= 60 else f"{format_number(seconds, 2)} s"
 
 
 def measure_step(stage: Stage, cfg: FinetuneConfig, per_epoch: int, seconds: float) -> float:

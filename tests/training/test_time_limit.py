@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from finetune_helpers import FAST_SETTINGS, TEXT_OPTIONS, load_weights, read_res
 from logged_lines import LoggedLines
 
 from gpt1 import evaluate
+from gpt1.config import FinetuneConfig
 from gpt1.errors import UserError
 from gpt1.runs.folder import read_run_config
 from gpt1.tables.table import Table
@@ -60,6 +62,40 @@ def test_a_limit_that_is_too_short_still_trains_a_step(table: Table, pretrained_
     assert "; one fits with --time-limit 1" in warning
     assert read_run_config(run)["epochs"] == 0.25
     assert read_results(run)["history"][-1]["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds", "spent", "epochs", "message"),
+    [
+        (40, 1.0, 0, 1.0, "time limit 0.1 min: 1 epoch (an epoch takes about 5.0 s)"),
+        (40, 1.2, 0, 1.0, "time limit 0.1 min: 1 epoch (an epoch takes about 6.0 s)"),  # 4.5 of 5 steps fit
+        (
+            40,
+            3.0,
+            2,
+            0.24,
+            "warning: time limit 0.1 min: only 24% of an epoch, 2 steps (an epoch takes about 15 s, the ",
+        ),
+        (
+            8,
+            9.0,
+            2,
+            1.0,
+            "warning: time limit 0.1 min is too short: 1 epoch is trained (an epoch takes about 9.0 s, the ",
+        ),
+    ],
+)
+def test_the_message_of_a_time_limit_does_not_contradict_the_run(
+    rows: int, seconds: float, spent: float, epochs: float, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(time_limit, "measure_step", lambda *_: seconds)
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    log, cfg = LoggedLines(), FinetuneConfig(batch_size=8)
+    stage: Any = SimpleNamespace(evaluate=lambda: None)
+    planned = time_limit.plan_epochs(stage, cfg, rows, 0.1, 100.0 - spent, log)
+    assert planned.epochs == pytest.approx(epochs)
+    assert log.lines[0].startswith(message)
+    assert ("; one fits with --time-limit 1" in log.lines[0]) == ("warning" in message)
 
 
 @pytest.mark.parametrize(
