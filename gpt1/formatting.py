@@ -68,6 +68,11 @@ def count_noun(n: float, what: str) -> str:
     return f"{number} {what}" if n == 1 else f"{number} {what}s"
 
 
+def format_columns(value: Any) -> str:
+    """Columns by role: `text = review, label = stars`; any other value as text."""
+    return ", ".join(f"{role} = {name}" for role, name in value.items()) if isinstance(value, dict) else str(value)
+
+
 def format_size(size: float) -> str:
     """A number of bytes: 812 bytes, 12.3 kB, 600.1 MB; from 100 kB on in MB."""
     if size < 1000:

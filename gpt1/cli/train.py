@@ -166,7 +166,7 @@ def finetune(train_on: str | None, out: Path, data_dir: str | None, **options: A
     quoted = shell_quote(folder)
     print_next_steps(
         f"gpt1 predict {quoted} new.csv --out predictions.csv",
-        f"gpt1 evaluate {quoted} TEST   (with rows that are not in {train_on or 'the training rows'})",
+        f"gpt1 evaluate {quoted} TEST   (TEST: labeled rows that were not used for training)",
     )
 
 

@@ -124,8 +124,8 @@ def write_predictions(
             writer.write(block)
     if writer.formulas and not excel_safe:
         progress.log(
-            f"{formatting.count_noun(writer.formulas, 'cell')} start with =, +, - or @: a spreadsheet would run them "
-            "as formulas. Use --excel-safe for a file that is opened in a spreadsheet."
+            f"a spreadsheet would run {formatting.count_noun(writer.formulas, 'cell')} as formulas, because of =, +, - "
+            "or @ at the beginning. Use --excel-safe for a file that is opened in a spreadsheet."
         )
     answer = "score" if "score" in plan.added else "prediction"
     return f"{out}: {formatting.count_noun(plan.rows, 'row')}; see the column {answer}" if out is not None else ""

@@ -113,7 +113,7 @@ def _add_calibration_sentence(page: Page, calibration: dict[str, Any]) -> None:
     if not (is_number(temperature) and is_number(before) and is_number(after)):
         return
     few = calibration.get("ece_interval")
-    interval = f" {format_interval(tuple(few))}, as the rows are few" if isinstance(few, list) and len(few) == 2 else ""
+    interval = f" {format_interval(tuple(few))} (few rows)" if isinstance(few, list) and len(few) == 2 else ""
     if temperature == 1:
         why = f": {calibration['reason']}" if calibration.get("reason") else ""
         page.paragraph(
@@ -121,7 +121,7 @@ def _add_calibration_sentence(page: Page, calibration: dict[str, Any]) -> None:
         )
         return
     how = ", each row with a temperature that was fitted on other rows" if "reason" in calibration else ""
-    errors = f"{before:.3f} before, {after:.3f} after{interval}{', which is worse' * (after > before)}"
+    errors = f"{before:.3f} before, {after:.3f} after{interval}{' (worse)' * (after > before)}"
     loss_before, loss_after = calibration.get("loss_before"), calibration.get("loss_after")
     if is_number(loss_before) and is_number(loss_after):
         errors += f"; mean loss: {loss_before:.3f} before, {loss_after:.3f} after"

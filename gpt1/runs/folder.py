@@ -53,7 +53,7 @@ from gpt1.files.names import (
     WEIGHTS_FILE,
 )
 from gpt1.files.reading import is_url, not_found_error
-from gpt1.formatting import shell_join, shell_quote
+from gpt1.formatting import format_columns, shell_join, shell_quote
 from gpt1.hub import download, is_hub_name
 from gpt1.version import __version__
 
@@ -61,12 +61,12 @@ STARTER, STARTER_FOLDER = "starter", Path(__file__).parents[1] / "starter"
 """Name and folder of the model that comes with the package."""
 STARTER_HINT = f"--from {STARTER} is a pre-trained English model, which comes with gpt1."
 MODEL_FIX = f"Use a run folder, a model folder, owner/name, or {STARTER}: the English model that comes with gpt1."
+MODEL_FIRST = "evaluate and predict take it before the table: gpt1 predict RUN TABLE"
 RUN_FILES = "gpt1-run-files-1"
 """Format of a finished run's manifest.json. It covers the files that are read later; model/ has its own manifest."""
 COVERED = (RUN_CONFIG_FILE, RESULTS_FILE, METRICS_FILE, PREDICTIONS)
-
+INPUT_NAMES = {"train": "table", "from": "starting model", "corpus": "corpus", "columns": "columns"}  # in messages
 INPUTS = ("corpus", "valid", "from", "train")  # inputs of a command that are paths
-
 # Settings that may change on --resume: none of them changes the trained weights.
 RESUMABLE_FIELDS = {"keep", "checkpoint_every", "checkpoint_minutes", "device", "micro_batch"}
 RESUMABLE_FIELDS |= {"activation_checkpointing", "cache_features", "track"}
@@ -225,7 +225,8 @@ def open_for_resume(
             before, fix = stored["command"].get(name), "or start a new run with another --out."
             if not before and name not in ("corpus", "train", "columns"):
                 raise UserError(f"{run} was started without {flag_name(name)}.", f"Omit {flag_name(name)}, {fix}")
-            raise UserError(f"{run} was started with {name} {before}, not {value}.", f"Use the same {name}, {fix}")
+            what, (old, new) = INPUT_NAMES.get(name) or flag_name(name), map(format_columns, (before, value))
+            raise UserError(f"{run} was started with {what} {old}, not {new}.", f"Use the same {what}, {fix}")
     with lock_dir(run):  # change nothing in a run that another process is writing
         if is_finished(run):
             restore_report(run)
@@ -330,8 +331,7 @@ def find_model_folder(name: str | Path) -> Path:
     if not str(name).strip():
         raise UserError("the name of the model is empty.", "Use a run folder, a model folder, starter or owner/name.")
     if folder.is_file():
-        problem = f"{folder} is a file, not a run or model folder."
-        raise UserError(problem, f"{MODEL_FIX} evaluate and predict take it before the table: gpt1 predict RUN TABLE")
+        raise UserError(f"{folder} is a file, not a run or model folder.", f"{MODEL_FIX} {MODEL_FIRST}")
     if (folder / RUN_CONFIG_FILE).exists():
         if not (folder / MODEL_FOLDER).is_dir() and is_being_written(folder):
             raise UserError(f"{folder} is still training: it has no finished model yet.", "Wait until it ends.")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import _check_sample_weight
 
+from gpt1.formatting import count_noun
 from gpt1.tables.frames import is_frame, is_series, series_values
 
 
@@ -28,7 +29,7 @@ def text_rows(X: Any, columns: int) -> NDArray[np.object_]:
     for i, row in enumerate(rows):
         cells = [row] if isinstance(row, str) or not isinstance(row, Sequence | np.ndarray) else list(row)
         if len(cells) != columns:
-            raise ValueError(f"X has {len(cells)} columns in row {i}, but needs {columns} with texts.")
+            raise ValueError(f"X has {count_noun(len(cells), 'column')} in row {i}, but needs {columns} with texts.")
         for k, cell in enumerate(cells):
             if cell is None or cell != cell:
                 raise ValueError(f"the text is missing (None or NaN) in row {i} of X.")

@@ -166,7 +166,7 @@ def quality_warning(
             learned = format_compared(metric, tfidf["metrics"][metric])
             cause = f"TF-IDF learns from the same rows ({name} {learned}). {advice}"
         elif tfidf:
-            cause = "TF-IDF learns nothing from them either: too few rows, or labels that do not depend on the texts."
+            cause = "TF-IDF also learns nothing: there are too few rows, or the labels do not depend on the texts."
         return f"this model has learned nothing: {reason}. {cause}".strip()
     warning = ""
     if trivial and (larger := error_above_mean(scored, trivial)):

@@ -136,7 +136,7 @@ class MultiLabel:
         counts = Counter(label for row in rows for label in row)
         listed = format_labels([f"{label} {counts[label]:,}" for label in self.labels], 8)
         mean = sum(map(len, rows)) / max(1, len(rows))
-        return f"{len(self.labels)} labels ({listed}), {mean:.2g} of them each"
+        return f"{len(self.labels)} labels ({listed}), {mean:.2g} per row"
 
     def binary_rows(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Each label of each row as a row of two classes: (logits [n · labels, 2], right column [n · labels])."""

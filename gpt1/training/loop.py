@@ -244,10 +244,9 @@ def resume_from_checkpoint(stage: Stage, optimizer: Any, meter: Meter, folder: P
             continue
         for name, value in stage.fingerprints.items():
             if checkpoint.state["fingerprints"].get(name, value) != value:  # earlier versions stored fewer
-                raise UserError(
-                    f"{folder.parent} was trained with another {name.replace('--valid corpus', 'corpus of --valid')}.",
-                    f"Use the same {name}, or start a new run with another --out.",
-                )
+                what = {"data": "rows", "--valid corpus": "corpus of --valid"}.get(name, name)
+                problem = f"{folder.parent} was trained with {'other' if what == 'rows' else 'another'} {what}."
+                raise UserError(problem, f"Use the same {what}, or start a new run with another --out.")
         check_tensors(checkpoint.weights, dict(stage.trainable_parameters()), path / checkpoints.MODEL_FILE)
         check_tensors(checkpoint.optimizer, optimizer.state_tensors(), path / checkpoints.OPTIMIZER_FILE)
         load_weights(stage, checkpoint.weights)

@@ -174,6 +174,7 @@ def test_the_whole_workflow_from_text_to_predictions_works(
     assert "reviews.csv: 64 rows, 2 labels (no 32, yes 32); 0 duplicates removed" in answer.stderr
     assert "runs/reviews/report.html" in answer.stderr
     assert "next: gpt1 predict runs/reviews new.csv --out predictions.csv" in answer.stderr
+    assert "evaluate runs/reviews TEST   (TEST: labeled rows that were not used for training)" in answer.stderr
 
     answer = run_cli("evaluate", "runs/reviews", "reviews.csv", "--json")
     assert answer.exit_code == 0

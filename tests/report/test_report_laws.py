@@ -210,7 +210,7 @@ def test_the_reliability_diagram_has_an_interval_and_the_rows_of_every_point(tmp
     assert diagram.count('class="interval"') == 5
     assert "before: 40 rows, confidence 0.55, accuracy 0.50 [0.352,\xa00.648]" in diagram
     assert rows.count("<title>40 rows with confidence 0.") == 3
-    assert "which is worse" not in PageParser(tmp_path / "report.html").text
+    assert "(worse)" not in PageParser(tmp_path / "report.html").text
 
 
 def test_rows_of_several_labels_show_precision_and_recall_of_each_label(tmp_path: Path) -> None:
@@ -264,11 +264,11 @@ def test_a_temperature_of_1_is_not_called_calibrated(tmp_path: Path) -> None:
 def test_a_calibration_that_increases_the_error_says_so(tmp_path: Path) -> None:
     write_finetuning_run(tmp_path)
     edit_results(tmp_path, calibration={"temperature": 2.0, "ece_before": 0.087, "ece_after": 0.309})
-    assert "0.087 before, 0.309 after, which is worse." in PageParser(write_report(tmp_path)).text
+    assert "0.087 before, 0.309 after (worse)." in PageParser(write_report(tmp_path)).text
     losses = {"loss_before": 1.2, "loss_after": 0.6}
     edit_results(tmp_path, calibration={"temperature": 2.0, "ece_before": 0.087, "ece_after": 0.309} | losses)
     text = PageParser(write_report(tmp_path)).text
-    assert "0.309 after, which is worse; mean loss: 1.200 before, 0.600 after." in text
+    assert "0.309 after (worse); mean loss: 1.200 before, 0.600 after." in text
 
 
 def test_scores_show_how_far_predictions_and_labels_spread(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_pairs_are_classified(run: str, table: Table, labels: list[str]):
             np.testing.assert_allclose(model.predict_proba(container), expected, atol=1e-6)
         swapped = model.predict_proba([(b, a) for a, b in pairs])
         assert np.allclose(swapped, expected, atol=1e-5) == symmetric
-    with pytest.raises(ValueError, match="1 columns"):
+    with pytest.raises(ValueError, match="1 column in"):
         model.predict(["a text"])
     assert cross_val_score(model, pd.DataFrame(pairs), labels, cv=2).shape == (2,)
 

@@ -398,3 +398,8 @@ def test_rows_that_cannot_be_learned_are_an_error(
             Table("rows", list(rows[0]), rows), from_=pretrained_run, out=tmp_path / "r", label=label, **how, **options
         )
     assert not (tmp_path / "r").exists()
+
+
+def test_the_summary_has_the_mean_number_of_labels_per_row():
+    rows = [["a", "b"], ["a"], []]
+    assert MultiLabel.from_labels(rows).summary(rows) == "2 labels (a 2, b 1), 1 per row"

@@ -172,7 +172,7 @@ def test_a_run_cannot_be_resumed_with_other_rows(
 ):
     run = copy_until_checkpoint(4, whole_runs["all"], tmp_path / "run")
     other = replace(table, rows=[*table.rows[:-1], {**table.rows[-1], "label": "yes"}])
-    with pytest.raises(UserError, match="was trained with another data"):
+    with pytest.raises(UserError, match="was trained with other rows"):
         finetune(other, from_=pretrained_run, out=run, resume=True, **TEXT_OPTIONS)
 
 
@@ -182,7 +182,7 @@ def test_a_run_cannot_be_resumed_from_another_model(
     run = copy_until_checkpoint(4, whole_runs["all"], tmp_path / "run")
     other = tmp_path / "other"
     shutil.copytree(pretrained_run, other)
-    with pytest.raises(UserError, match="was started with from"):
+    with pytest.raises(UserError, match="was started with starting model"):
         finetune(table, from_=other, out=run, resume=True, **TEXT_OPTIONS)
     model = GPT.from_pretrained(other / "model")
     with torch.no_grad():

@@ -186,7 +186,7 @@ def test_a_planned_run_is_a_run_with_plain_settings(
     found, expected = (GPT.from_pretrained(folder / "model").state_dict() for folder in (run, plain))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert pretrain(corpus, out=run, minutes=0.02, resume=True) == run
-    with pytest.raises(UserError, match=r"was started with minutes 0\.02, not 5"):
+    with pytest.raises(UserError, match=r"was started with minutes=0\.02, not 5"):
         pretrain(corpus, out=run, minutes=5, resume=True)
 
 
