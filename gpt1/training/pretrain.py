@@ -105,7 +105,8 @@ def pretrain(
 def requested_pretrain_settings(config: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a YAML file and among the keywords of `pretrain`."""
     requested = runs.user_settings(PretrainConfig, config, settings)
-    if requested.get("steps") and "epochs" in requested:
+    # The config.yaml of a run has both; its steps count.
+    if requested.get("steps") and settings.get("epochs") is not None:
         raise UserError("--steps and --epochs contradict each other.", "Use one of them.")
     return requested
 

@@ -241,6 +241,17 @@ def test_a_run_can_have_no_validation_windows(corpus: Path, tiny_pretrain_settin
     assert (run / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.usefixtures("no_report")
+def test_the_settings_of_a_run_can_be_used_again(corpus: Path, pretrained_run: Path, tmp_path: Path):
+    file = pretrained_run / "config.yaml"  # has both steps and epochs
+    again = pretrain(corpus, out=tmp_path / "again", config=file)
+    assert equal_weights(load_weights(again), load_weights(pretrained_run))
+    shorter = pretrain(corpus, out=tmp_path / "shorter", config=file, steps=2)
+    assert read_results(shorter)["steps"] == 2
+    with pytest.raises(UserError, match="contradict each other"):
+        pretrain(corpus, out=tmp_path / "other", config=file, epochs=2)
+
+
 # ---- errors before anything is written
 
 
