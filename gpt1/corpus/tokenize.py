@@ -60,6 +60,11 @@ def tokenize(
     sources = list_sources(corpora, text_field)
     if tokenizer is not None:
         chosen = Tokenizer.load(tokenizer)
+        if pipeline not in ("auto", chosen.pipeline):
+            raise UserError(
+                f"--pipeline {pipeline}: the pipeline of --tokenizer {tokenizer} is {chosen.pipeline}.",
+                f"Omit --pipeline, or omit --tokenizer to train a new one with --pipeline {pipeline}.",
+            )
     else:
         chosen = train_tokenizer(sources, vocab_size, pipeline, progress)
     if warning := chosen.version_warning():

@@ -10,6 +10,7 @@ import pytest
 from gpt1.corpus.readers import list_sources
 from gpt1.corpus.tokenize import sample_texts, tokenize
 from gpt1.errors import ResourceError, UserError
+from gpt1.tokenization.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize("settings", [{"vocab_size": 0}, {"vocab_size": 60, "workers": 0}], ids=str)
@@ -18,6 +19,16 @@ def test_zero_is_an_error_and_not_the_default(settings: dict[str, Any], tmp_path
     with pytest.raises(UserError, match=r"(vocab_size |workers=)0 is"):
         tokenize([str(tmp_path / "a.txt")], out=tmp_path / "corpus", **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_another_pipeline_than_that_of_the_tokenizer_is_an_error(tmp_path: Path):
+    texts = tmp_path / "a.txt"
+    texts.write_text("some words, and some words more\n" * 20)
+    Tokenizer.train([texts.read_text()], vocab_size=60, pipeline="original").save(tmp_path / "tokenizer")
+    with pytest.raises(UserError, match="is original"):
+        tokenize([str(texts)], out=tmp_path / "corpus", tokenizer=tmp_path / "tokenizer", pipeline="lossless")
+    same = tokenize([str(texts)], out=tmp_path / "corpus", tokenizer=tmp_path / "tokenizer", pipeline="original")
+    assert same.load_tokenizer().pipeline == "original"
 
 
 @pytest.mark.parametrize(("workers", "advice"), [(5, "--workers 2 (now 5)"), (1, "Close other programs")])
