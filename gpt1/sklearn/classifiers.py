@@ -68,7 +68,9 @@ class GPTClassifier(ClassifierMixin, FineTunedEstimator):
         texts = text_rows(X, len(self._roles()))
         check_consistent_length(texts, labels)
         weights = row_weights(sample_weight, len(texts))
-        self.classes_ = np.unique(labels[weights > 0])  # not those of which all rows have weight 0
+        kept = weights > 0  # a row of weight 0 counts neither as a class nor in the frequency of its class
+        texts, labels, weights = texts[kept], labels[kept], weights[kept]
+        self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
             raise ValueError(f"the labels have {len(self.classes_)} class; a classifier needs at least two classes.")
         check_distinct(self.classes_.tolist())

@@ -200,11 +200,17 @@ def test_pretraining_comes_first_where_there_is_no_model(
 # ---- sample weights
 
 
-def test_rows_of_weight_0_are_as_if_they_were_not_there(run: str, texts: list[str], labels: list[str]):
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_rows_of_weight_0_are_as_if_they_were_not_there(
+    run: str, texts: list[str], labels: list[str], class_weight: Any
+):
     weights = np.array([1.0] * 40 + [0.0] * 24)
-    weighted = GPTClassifier(run, **QUICK).fit(texts, labels, weights)
-    shorter = GPTClassifier(run, **QUICK).fit(texts[:40], labels[:40])
-    np.testing.assert_array_equal(weighted.predict_proba(texts), shorter.predict_proba(texts))
+    weights[::4] = 0  # half of the rows of one class
+    kept = np.flatnonzero(weights)
+    model = GPTClassifier(run, **QUICK, class_weight=class_weight)
+    weighted = model.fit(texts, labels, weights).predict_proba(texts)
+    shorter = clone(model).fit([texts[i] for i in kept], [labels[i] for i in kept])
+    np.testing.assert_array_equal(weighted, shorter.predict_proba(texts))
 
 
 def test_only_the_ratio_of_weights_counts(run: str, texts: list[str], labels: list[str]):
