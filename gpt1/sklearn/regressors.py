@@ -60,14 +60,17 @@ class GPTPairRegressor(GPTRegressor):
 def regression_rows(
     X: Any, y: ArrayLike, sample_weight: ArrayLike | None, columns: int
 ) -> tuple[NDArray[np.object_], NDArray[np.float64], NDArray[np.float64]]:
-    """(texts [rows, columns], numbers [rows], weights [rows]), checked."""
+    """(texts [rows, columns], numbers [rows], weights [rows]), checked, without the rows of weight 0."""
     texts, numbers = text_rows(X, columns), np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
     check_consistent_length(texts, numbers)
     if not np.isfinite(numbers).all():
         raise ValueError("y contains NaN or infinity.")
     if len(numbers) < 2:
         raise ValueError(f"X has n_samples = {len(numbers)}; a regressor needs at least two rows.")
+    weights = row_weights(sample_weight, len(texts))
+    if weights.any():  # else fine-tuning refuses them
+        kept = weights > 0
+        texts, numbers, weights = texts[kept], numbers[kept], weights[kept]
     if numbers.min() == numbers.max():
         raise ValueError(f"all numbers are {numbers[0]:g}: there is nothing to learn.")
-    weights = row_weights(sample_weight, len(texts))
     return texts, numbers, weights
