@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import _check_sample_weight
 
 from gpt1.formatting import count_noun
+from gpt1.tables.cells import is_missing
 from gpt1.tables.frames import is_frame, is_series, series_values
 
 
@@ -31,7 +32,7 @@ def text_rows(X: Any, columns: int) -> NDArray[np.object_]:
         if len(cells) != columns:
             raise ValueError(f"X has {count_noun(len(cells), 'column')} in row {i}, but needs {columns} with texts.")
         for k, cell in enumerate(cells):
-            if cell is None or cell != cell:
+            if is_missing(cell):
                 raise ValueError(f"the text is missing (None or NaN) in row {i} of X.")
             found[i, k] = str(cell)
     return found

@@ -98,6 +98,7 @@ def test_texts_come_in_any_container(classifier: GPTClassifier, texts: list[str]
     [
         ("a text", "not a single str"),
         ([None, "a"], "missing .* in row 0"),
+        (["a", pd.NA], "missing .* in row 1"),
         (pd.DataFrame({"a": ["x", "y"], "b": ["x", "y"]}), "2 columns"),
         (pd.Series(["a", None]), "missing .* in row 1"),
     ],
