@@ -20,7 +20,7 @@ from gpt1.errors import UserError, require_path
 from gpt1.files.atomic import atomic_dir
 from gpt1.inference.predictor import load
 from gpt1.runs.folder import check_new_folder, find_model_folder
-from gpt1.sklearn.inputs import text_rows, training_column_names
+from gpt1.sklearn.inputs import check_column_order, text_rows, training_column_names
 from gpt1.tables.table import Table
 
 WEIGHT = "gpt1 weight"
@@ -176,6 +176,7 @@ class FineTunedEstimator(ModelHolder):
     def _rows(self, X: Any) -> list[dict[str, Any]]:
         """X as rows for the model, with the names that the columns had in training."""
         names = [self.model_.task["columns"][role] for role in self._roles()]
+        check_column_order(X, names)
         return [dict(zip(names, row, strict=True)) for row in text_rows(X, len(names)).tolist()]
 
     def _training_table(self, X: Any, y: Any, texts: NDArray[np.object_], labels: Sequence[Any]) -> Table:

@@ -61,6 +61,13 @@ def training_column_names(X: Any, y: Any, roles: Sequence[str]) -> list[str]:
     return [*names, next(name for name in spare if name not in names)]
 
 
+def check_column_order(X: Any, names: Sequence[str]) -> None:
+    """ValueError for a DataFrame with the columns `names` of `fit` in another order: each would be read as another."""
+    found = usable_column_names(X)
+    if found != list(names) and sorted(found) == sorted(names):
+        raise ValueError(f"X has the columns {', '.join(found)}, but must have the order of fit: {', '.join(names)}.")
+
+
 def usable_column_names(data: Any) -> list[str]:
     """The names of the columns of a DataFrame or a Series; none if one cannot be used."""
     import narwhals as nw

@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import check_consistent_length, column_or_1d
 
 from gpt1.sklearn.base import FineTunedEstimator
-from gpt1.sklearn.inputs import frame_rows, row_weights, training_column_names
+from gpt1.sklearn.inputs import check_column_order, frame_rows, row_weights, training_column_names
 from gpt1.tables.frames import is_frame
 from gpt1.tables.table import Table
 
@@ -51,6 +51,7 @@ class GPTChoice(ClassifierMixin, FineTunedEstimator):
 
     def _rows(self, X: Any) -> list[dict[str, Any]]:
         names = [self.model_.task["columns"][role] for role in self.roles_]
+        check_column_order(X, names)
         return [dict(zip(names, role_cells(row, self.roles_), strict=True)) for row in read_questions(X)]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:

@@ -1,0 +1,39 @@
+"""DataFrames whose columns are those of `fit`, in another order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from gpt1.sklearn import GPTChoice, GPTPairClassifier
+from gpt1.tables.table import Table
+
+pytestmark = pytest.mark.usefixtures("no_reports")
+
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "fp32", "random_state": 0}
+
+
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame])
+def test_pairs_in_another_order_than_in_fit_are_an_error(library: Any, pretrained_run: Path, table: Table):
+    columns = {name: [row[column] for row in table.rows] for name, column in (("p", "text"), ("h", "other"))}
+    model = GPTPairClassifier(str(pretrained_run), **QUICK).fit(library(columns), [row["label"] for row in table.rows])
+    with pytest.raises(ValueError, match="the columns h, p, but must have the order of fit: p, h"):
+        model.predict(library(columns)[["h", "p"]])
+    expected = model.predict_proba(library(columns))
+    others: list[Any] = [library({"a": columns["p"], "h": columns["h"]}), [*zip(*columns.values(), strict=True)]]
+    for other in others:  # other names, or none: the order decides
+        np.testing.assert_allclose(model.predict_proba(other), expected, atol=1e-6)
+
+
+def test_a_question_before_the_context_is_an_error(pretrained_run: Path, table: Table):
+    frame = pd.DataFrame(
+        {"c": [row["text"] for row in table.rows], "q": "why", "a": [row["answers"] for row in table.rows]}
+    )
+    model = GPTChoice(str(pretrained_run), **QUICK).fit(frame, [row["right"] for row in table.rows])
+    with pytest.raises(ValueError, match="order of fit: c, q, a"):
+        model.predict(frame[["q", "c", "a"]])
