@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gpt1.console import Console
-from gpt1.errors import UserError, require_path
+from gpt1.errors import Interrupted, UserError, require_path
 from gpt1.files.atomic import atomic_dir
 from gpt1.inference.predictor import load
 from gpt1.runs.folder import check_new_folder, find_model_folder
@@ -163,14 +163,17 @@ class FineTunedEstimator(ModelHolder):
             **(self.settings or {}),
         }
         with tempfile.TemporaryDirectory(prefix="gpt1-") as name:
-            run = finetune(
-                Table(rows.name, [*rows.columns, WEIGHT], kept),
-                from_=self.pretrained,
-                out=Path(name) / "run",
-                kind=kind,
-                progress=Console() if self.verbose else None,
-                **{**dict(zip((*self._roles(), "label"), rows.columns, strict=True)), **settings},
-            )
+            try:
+                run = finetune(
+                    Table(rows.name, [*rows.columns, WEIGHT], kept),
+                    from_=self.pretrained,
+                    out=Path(name) / "run",
+                    kind=kind,
+                    progress=Console() if self.verbose else None,
+                    **{**dict(zip((*self._roles(), "label"), rows.columns, strict=True)), **settings},
+                )
+            except Interrupted:  # an Exception, after which a search fits its next model; and the run is deleted
+                raise KeyboardInterrupt from None
             self._keep_model(find_model_folder(run))
 
     def _rows(self, X: Any) -> list[dict[str, Any]]:
