@@ -163,7 +163,9 @@ class Exchange:
 
     def __init__(self, scope: Any, send: Send) -> None:
         self.scope, self._send = scope, send
-        self.path: str = scope["path"]
+        prefix, path = scope.get("root_path", ""), scope["path"]
+        self.path: str = path[len(prefix) :] if path.startswith(f"{prefix}/") else path
+        """As the application routes it: without the prefix of a proxy, such as Ray Serve's `route_prefix`."""
         self.id = uuid.uuid4().hex
         self.start = time.perf_counter()
         self.status = 0

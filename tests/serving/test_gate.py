@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -36,6 +37,30 @@ def test_without_the_key_requests_are_refused(locked_server: RunningServer, path
     assert answer.headers["www-authenticate"] == "Bearer"
     assert answer.error["type"] == "authentication_error"
     assert KEY not in answer.body.decode()
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics"])
+@pytest.mark.parametrize("prefix", ["/models", "/models/", "/v1"])
+def test_behind_a_prefix_requests_also_need_the_key(locked_server: RunningServer, prefix: str, path: str):
+    """Ray Serve with a `route_prefix`: the path of a request has it, and so has the root path."""
+    app, sent = locked_server.gate, list[Any]()
+    scope = {"type": "http", "method": "GET", "root_path": prefix, "path": prefix + path, "query_string": b""}
+
+    async def ask(headers: list[tuple[bytes, bytes]]) -> int:
+        body = iter([{"type": "http.request"}])
+
+        async def receive() -> Any:
+            return next(body, None) or await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        assert app
+        await app({**scope, "headers": [(b"host", b"localhost"), *headers]}, receive, send)
+        return int(next(message["status"] for message in reversed(sent) if "status" in message))
+
+    assert asyncio.run(ask([])) == 401
+    assert asyncio.run(ask([(b"authorization", BEARER["Authorization"].encode())])) == 200
 
 
 def test_with_the_key_requests_are_answered(locked_server: RunningServer):
