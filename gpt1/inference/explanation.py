@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,39 +22,54 @@ OCCLUDED_ROWS = 4096
 """Rows without a word that are in memory at a time."""
 
 
+Word = tuple[int, dict[str, Any]]
+"""(number of its text in a row, the facts of the word)."""
+
+
 def explain_examples(model: TaskPredictor, examples: Sequence[Example], label: str | None) -> list[dict[str, Any]]:
     """See `TaskPredictor.explain`."""
-    names = list(map(str, model.labels))
-    if label is not None and str(label) not in names:
-        labels = ", ".join(names) or "none: the model predicts a score"
-        raise UserError(f"unknown label '{label}'.{did_you_mean(str(label), names)}", f"Labels: {labels}.")
+    check_label(model, label)
     found: list[dict[str, Any]] = []
-    pending: list[tuple[Example, list[dict[str, Any]], list[Example]]] = []
+    pending: list[tuple[Example, list[Word]]] = []
     for example in examples:
-        pending.append((example, *occlude(example, text_sources(model, example))))
-        if sum(len(without) for _, _, without in pending) >= OCCLUDED_ROWS:
+        pending.append((example, find_words(model, example)))
+        if sum(len(words) for _, words in pending) >= OCCLUDED_ROWS:
             found += explain_block(model, pending, label)
             pending = []
     return found + explain_block(model, pending, label)
 
 
+def check_label(model: TaskPredictor, label: str | None) -> None:
+    """Raise UserError for a label that the model does not have."""
+    names = list(map(str, model.labels))
+    if label is not None and str(label) not in names:
+        labels = ", ".join(names) or "none: the model predicts a score"
+        raise UserError(f"unknown label '{label}'.{did_you_mean(str(label), names)}", f"Labels: {labels}.")
+
+
 def explain_block(
-    model: TaskPredictor, rows: Sequence[tuple[Example, list[dict[str, Any]], list[Example]]], label: str | None
+    model: TaskPredictor, rows: Sequence[tuple[Example, list[Word]]], label: str | None
 ) -> list[dict[str, Any]]:
-    examples = [one for example, _, without in rows for one in (example, *without)]
+    examples = [one for example, words in rows for one in (example, *remove_each(example, words))]
     if not examples:
         return []
     decoded = iter(decode_predictions(model.target, model.logits(examples) / model.temperature))
-    found = []
-    for example, words, _ in rows:
-        own = next(decoded)
-        name = select_explained_key(own, label)
-        own = own if example.has_text else dict.fromkeys(own)
-        values = [next(decoded)[name] for _ in words]
-        contributions = [{**word, "contribution": own[name] - value} for word, value in zip(words, values, strict=True)]
-        result: dict[str, Any] = {key: own[key] for key in ("prediction", "score") if key in own}
-        found.append(result | {"explained": name, "value": own[name], "words": contributions})
-    return found
+    return [describe(example, words, decoded, label) for example, words in rows]
+
+
+def describe(
+    example: Example, words: Sequence[Word], decoded: Iterator[dict[str, Any]], label: str | None
+) -> dict[str, Any]:
+    """The explanation of an example from the predictions for it and for it without each word."""
+    own = next(decoded)
+    name = select_explained_key(own, label)
+    own = own if example.has_text else dict.fromkeys(own)
+    values = [next(decoded)[name] for _ in words]
+    contributions = [
+        {**word, "contribution": own[name] - value} for (_, word), value in zip(words, values, strict=True)
+    ]
+    result: dict[str, Any] = {key: own[key] for key in ("prediction", "score") if key in own}
+    return result | {"explained": name, "value": own[name], "words": contributions}
 
 
 def select_explained_key(decoded: dict[str, Any], label: str | None) -> str:
@@ -77,20 +92,25 @@ def text_sources(model: TaskPredictor, example: Example) -> list[tuple[str, int 
     return [*fields, *((names[k] if own else columns["choices"], k) for k in range(len(example.answers)))]
 
 
-def occlude(example: Example, columns: Sequence[tuple[str, int | None]]) -> tuple[list[dict[str, Any]], list[Example]]:
-    """(every word of an example, the example without it)."""
-    words: list[dict[str, Any]] = []
-    without: list[Example] = []
+def find_words(model: TaskPredictor, example: Example) -> list[Word]:
+    """Every word of an example, in the order of its texts."""
+    words: list[Word] = []
     texts = [*example.fields, *example.answers]
-    for i, (text, (column, answer)) in enumerate(zip(texts, columns, strict=True)):
+    for i, (text, (column, answer)) in enumerate(zip(texts, text_sources(model, example), strict=True)):
         for match in EXPLAINED_WORD.finditer(text):
-            start, end = match.span()
-            word = {"column": column, "word": match[0], "start": start, "end": end}
-            words.append(word if answer is None else {**word, "answer": answer})
-            shortened = [*texts[:i], remove_span(text, start, end), *texts[i + 1 :]]
-            fields, answers = shortened[: len(example.fields)], shortened[len(example.fields) :]
-            without.append(replace(example, fields=tuple(fields), answers=tuple(answers)))
-    return words, without
+            word = {"column": column, "word": match[0], "start": match.start(), "end": match.end()}
+            words.append((i, word if answer is None else {**word, "answer": answer}))
+    return words
+
+
+def remove_each(example: Example, words: Iterable[Word]) -> list[Example]:
+    """The example without each of these words."""
+    texts, without = [*example.fields, *example.answers], []
+    for i, word in words:
+        shortened = [*texts[:i], remove_span(texts[i], word["start"], word["end"]), *texts[i + 1 :]]
+        fields, answers = shortened[: len(example.fields)], shortened[len(example.fields) :]
+        without.append(replace(example, fields=tuple(fields), answers=tuple(answers)))
+    return without
 
 
 def remove_span(text: str, start: int, end: int) -> str:

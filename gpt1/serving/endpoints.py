@@ -50,7 +50,7 @@ async def classify(request: ClassifyRequest, name: str, engine: Engine, config: 
     with engine.admit(len(request.rows)):
         encoded = await engine.tokenize(engine.encode_rows, request.rows)
         predictions = await engine.predict_encoded(encoded)
-        explanations = await engine.call(engine.task.explain, request.rows, request.label) if request.explain else None
+        explanations = await engine.explain(request.rows, request.label) if request.explain else None
     data = []
     for index, prediction in enumerate(predictions):
         row = {"index": index, **prediction_json(prediction)}

@@ -23,12 +23,18 @@ import torch
 from gpt1.errors import ResourceError, UserError
 from gpt1.generation.continuous import Continuation, ContinuousBatch, StepResult, TokenScore, batch_invariant
 from gpt1.generation.sampling import Sampler
+from gpt1.inference.explanation import check_label, describe, find_words, remove_each
 from gpt1.inference.predictor import LanguageModel, TaskPredictor
 from gpt1.inference.streaming import ContinuationText
+from gpt1.inference.task_logits import ignore_empty
 from gpt1.serving.label_queue import LabelQueue, pad_logits
 from gpt1.serving.model_thread import Calls, ModelThread
 from gpt1.serving.text_queue import StepFacts, TextQueue
-from gpt1.tasks.kinds import EncodedExample
+from gpt1.tasks.kinds import EncodedExample, Example
+from gpt1.tasks.targets import decode_predictions
+
+EXPLAINED_AT_ONCE = 32
+"""Rows without a word that are in memory at a time: a row may have as many words as its text has characters / 2."""
 
 T = TypeVar("T")
 
@@ -207,3 +213,23 @@ class Engine:
         """Predictions of encoded rows; None for rows without text."""
         task, labels = self.task, self.labels
         return task.decode(rows, pad_logits(await labels.logits(rows))) if rows and labels else []
+
+    async def explain(self, rows: Sequence[Any], label: str | None = None) -> list[dict[str, Any]]:
+        """As `TaskPredictor.explain`, together with the rows of other tasks. Its rows need places of `admit`."""
+        task, found = self.task, list[dict[str, Any]]()
+        check_label(task, label)
+        for example in await self.tokenize(task.read_rows, rows):
+            words = find_words(task, example)
+            logits = await self.logits_of([example])
+            for start in range(0, len(words), EXPLAINED_AT_ONCE):
+                part = await self.tokenize(remove_each, example, words[start : start + EXPLAINED_AT_ONCE])
+                logits += await self.logits_of(part)
+            decoded = decode_predictions(task.target, pad_logits(logits) / task.temperature)
+            found.append(describe(example, words, iter(decoded), label))
+        return found
+
+    async def logits_of(self, examples: Sequence[Example]) -> list[torch.Tensor]:
+        """As `TaskPredictor.logits`: of each example."""
+        assert self.labels  # the model is fine-tuned
+        encoded = await self.tokenize(self.task.encode, examples)
+        return list(ignore_empty(examples, pad_logits(await self.labels.logits(encoded))))

@@ -11,12 +11,17 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from task_models import MakePredictor
 
 from gpt1.errors import GPT1Error, ResourceError, UserError
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
 from gpt1.model.head import Head, TaskModel
+from gpt1.serving import engine as engine_module
+from gpt1.serving.endpoints import classify
 from gpt1.serving.engine import Engine, GeneratedToken, QueueFull
 from gpt1.serving.model_thread import ModelThread
+from gpt1.serving.schemas import ClassifyRequest
+from gpt1.serving.settings import ServeConfig
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.targets import Answers, Classes, OrdinalBins, StandardizedNumber, Target
 
@@ -262,6 +267,40 @@ def test_rows_of_a_request_that_was_cancelled_are_not_computed(task_engine: Engi
     assert len(run_coroutine(cancel())) == 1
     assert task_engine.accepted == 0
     assert sum(fact.sequences for fact in facts) < 500
+
+
+@pytest.mark.parametrize("name", ["classification", "entailment", "choice", "regression"])
+def test_explanations_are_those_of_the_model(make_predictor: MakePredictor, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine_module, "EXPLAINED_AT_ONCE", 2)
+    task = make_predictor(name)
+    rows = [
+        {"t": "one two three", "u": "four, five", "a": ["six seven", "eight"]},
+        {"t": "x", "u": "y", "a": ["z", ""]},
+    ]
+    engine = Engine(task)
+    found, expected = run_coroutine(engine.explain(rows)), task.explain(rows)
+    for one, other in zip(found, expected, strict=True):
+        assert one["explained"] == other["explained"]
+        assert one["value"] == pytest.approx(other["value"], abs=1e-5)
+        for word, same in zip(one["words"], other["words"], strict=True):
+            assert word == {**same, "contribution": pytest.approx(same["contribution"], abs=1e-5)}
+    engine.close()
+
+
+def test_a_long_explanation_lets_others_pass_and_ends_when_nobody_waits_for_it(task_engine: Engine):
+    async def ask_meanwhile() -> None:
+        request = ClassifyRequest(rows=["the file is valid " * 2_000], explain=True)
+        explanation = asyncio.create_task(classify(request, "reviews", task_engine, ServeConfig()))
+        await asyncio.sleep(0.2)
+        assert await generate_text(task_engine, "the", max_tokens=2)
+        assert len(await task_engine.predict(["the list is broken"])) == 1
+        assert not explanation.done()
+        explanation.cancel()
+        await asyncio.sleep(0.2)
+        assert task_engine.labels
+        assert not task_engine.labels.has_work()
+
+    run_coroutine(ask_meanwhile())
 
 
 def test_a_row_without_the_columns_fails_alone(task_engine: Engine):
