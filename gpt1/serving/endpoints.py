@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from gpt1.serving.settings import ServeConfig
 from gpt1.tasks.kinds import EncodedExample
 
 MAX_EXPLAINED_ROWS = 16
+EMBEDDED_TOKENS = 4096
+"""Tokens of the texts that are embedded at a time, while other requests wait."""
 
 
 def list_response(name: str, data: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
@@ -193,7 +195,8 @@ async def embeddings(request: EmbeddingRequest, name: str, engine: Engine, confi
         raise ApiError(400, f"the vectors of {name} have {width} dimensions.", "unsupported_value", "dimensions")
     with engine.admit(len(texts)):
         encoded = await engine.tokenize(engine.model.tokenizer.encode_batch, texts)
-        vectors = np.asarray(await engine.call(engine.model.features, texts), dtype="<f4")
+        found = [await engine.call(engine.model.features, texts[part]) for part in split_texts(list(map(len, encoded)))]
+    vectors = np.concatenate(found).astype("<f4")
     as_base64 = request.encoding_format == "base64"
     data = [
         {
@@ -204,3 +207,14 @@ async def embeddings(request: EmbeddingRequest, name: str, engine: Engine, confi
         for index, vector in enumerate(vectors)
     ]
     return list_response(name, data, sum(map(len, encoded)))
+
+
+def split_texts(lengths: Sequence[int]) -> Iterator[slice]:
+    """Parts of a list of texts of these lengths, of at most EMBEDDED_TOKENS tokens, but at least one text."""
+    start, tokens = 0, 0
+    for end, length in enumerate(lengths):
+        if end > start and tokens + length > EMBEDDED_TOKENS:
+            yield slice(start, end)
+            start, tokens = end, 0
+        tokens += length
+    yield slice(start, len(lengths))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running_server import RunningServer, server_thread, wait_for
 
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
+from gpt1.serving import endpoints
 
 TEXT = "Return the first name of the list."
 
@@ -197,6 +199,22 @@ def test_embeddings_are_features_in_the_shape_of_openai(server: RunningServer, m
     encoded = ask_data(server, "/v1/embeddings", {"input": TEXT, "encoding_format": "base64"})
     assert np.allclose(np.frombuffer(base64.b64decode(encoded[0]["embedding"]), "<f4"), expected[0], atol=1e-5)
     assert server.ask("/v1/embeddings", {"input": TEXT, "dimensions": 3}).error["code"] == "unsupported_value"
+
+
+def test_many_texts_are_embedded_in_parts_between_which_others_get_answers(server: RunningServer, monkeypatch):
+    texts = [TEXT, "a list of " * 40, "a", "the file " * 30]
+    (whole, alone) = (ask_data(server, "/v1/embeddings", {"input": part}) for part in (texts, texts[:1]))
+    calls: list[int] = []
+    assert server.models
+    model = asyncio.run(server.models.get("books"))[1].model
+    monkeypatch.setattr(endpoints, "EMBEDDED_TOKENS", 30)
+    monkeypatch.setattr(model, "features", lambda part: calls.append(len(part)) or type(model).features(model, part))
+    in_parts = ask_data(server, "/v1/embeddings", {"input": texts})
+    assert len(calls) > 1
+    assert sum(calls) == len(texts)
+    for one, other in zip(in_parts, whole, strict=True):
+        assert np.allclose(one["embedding"], other["embedding"], atol=1e-5)
+    assert np.allclose(whole[0]["embedding"], alone[0]["embedding"], atol=1e-5)
 
 
 # ---- what is served
