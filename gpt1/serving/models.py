@@ -28,6 +28,8 @@ class ServedModel:
     name: str
     folder: Path
     engine: Engine | None = None
+    loading: asyncio.Task[None] | None = None
+    """Goes on if the client that asked first leaves: the next one waits for the same model, not for a second copy."""
 
     @property
     def created(self) -> int:
@@ -122,10 +124,19 @@ class ServedModels:
             hint = did_you_mean(str(name), self.models)
             raise ApiError(404, f"there is no model '{str(name)[:80]}'.{hint}", "model_not_found", "model")
         if served.engine is None:
-            async with self._loading:
-                if served.engine is None:
-                    served.engine = await asyncio.to_thread(self.load, served)
+            if served.loading is None:
+                served.loading = asyncio.create_task(self.load_on_demand(served))
+                served.loading.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have left
+            await asyncio.shield(served.loading)
+        assert served.engine
         return served.name, served.engine
+
+    async def load_on_demand(self, served: ServedModel) -> None:
+        try:
+            async with self._loading:
+                served.engine = await asyncio.to_thread(self.load, served)
+        finally:
+            served.loading = None
 
     def close(self) -> None:
         """End the threads."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,10 +16,10 @@ import openai
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
-from running_server import RunningServer, server_thread, wait_for
+from running_server import RunningServer, request_bytes, server_thread, wait_for
 
 from gpt1.inference.predictor import LanguageModel, TaskPredictor, load
-from gpt1.serving import endpoints
+from gpt1.serving import endpoints, models
 
 TEXT = "Return the first name of the list."
 
@@ -237,6 +238,27 @@ def test_models_of_a_folder_of_runs_are_loaded_when_they_are_used(workspace: Pat
         assert ask_data(server, "/v1/classify", {"model": "reviews", "rows": ["a"]})
         loaded = {model["id"]: model["loaded"] for model in ask_data(server, "/v1/models", None)}
         assert [name for name, is_loaded in loaded.items() if is_loaded] == ["reviews"]
+
+
+def test_clients_that_leave_while_a_model_is_loaded_share_one_copy(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    loads, ready = list[Any](), threading.Event()
+
+    def load_slowly(*arguments: Any) -> LanguageModel:
+        loads.append(arguments)
+        ready.wait(30)
+        return load(*arguments)
+
+    monkeypatch.setattr(models, "load", load_slowly)
+    with server_thread([workspace / "runs"]) as server:
+        assert server.gate
+        for _ in range(3):
+            with server.connect() as connection:
+                connection.sendall(request_bytes("/v1/next", {"model": "books", "text": "a"}))
+                wait_for(lambda: loads and server.gate.in_flight)
+            wait_for(lambda: not server.gate.in_flight)
+        ready.set()
+        assert server.ask("/v1/next", {"model": "books", "text": "a"}).status == 200
+        assert len(loads) == 1
 
 
 def test_runs_are_listed_with_their_results_and_reports(server: RunningServer):
