@@ -101,7 +101,7 @@ def server_thread(runs: Sequence[Path], key: bytes | None = None, **settings: An
     """A server in a thread; afterwards it drains, as after SIGTERM."""
     config = serve_settings({"port": 0, "device": "cpu", **settings})
     listener, metrics, log = bind(config), Metrics(), []
-    models = ServedModels(runs, config, metrics)
+    models = ServedModels(runs, config, metrics, log=log.append)
     gate = create_app(models, config, key, metrics, log.append)
     server, started = make_server(gate, config), threading.Event()
     thread = threading.Thread(target=run_server, args=(server, listener, started.set), daemon=True)

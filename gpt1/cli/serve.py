@@ -47,7 +47,7 @@ def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
 
     listener = bind(config)
     metrics = Metrics()
-    models = ServedModels(runs, config, metrics, verify)
+    models = ServedModels(runs, config, metrics, verify, echo)
     server = make_server(create_app(models, config, key, metrics, echo), config)
     where = address(listener)
 

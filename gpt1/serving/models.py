@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,21 @@ class ServedModels:
         config: The settings.
         metrics: Counts the steps of the models.
         verify: Compare the files with their SHA-256.
+        log: Receives a line of JSON for a model that cannot be loaded: why, which clients do not get to know.
 
     Raises:
         UserError: A folder holds no model, or two models have the same name.
     """
 
-    def __init__(self, runs: Sequence[str | Path], config: ServeConfig, metrics: Metrics, verify: bool = True) -> None:
-        self.config, self.metrics, self.verify = config, metrics, verify
+    def __init__(
+        self,
+        runs: Sequence[str | Path],
+        config: ServeConfig,
+        metrics: Metrics,
+        verify: bool = True,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        self.config, self.metrics, self.verify, self.log = config, metrics, verify, log
         self.thread = ModelThread()
         self.models: dict[str, ServedModel] = {}
         self._loading = asyncio.Lock()
@@ -118,7 +127,11 @@ class ServedModels:
         return engine
 
     async def get(self, name: str | None) -> tuple[str, Engine]:
-        """(name, engine) of a model; by default the first. Raises ApiError (404) for an unknown name."""
+        """(name, engine) of a model; by default the first.
+
+        Raises:
+            ApiError: There is no such model (404), or it cannot be loaded (503).
+        """
         served = self.models.get(name) if name else next(iter(self.models.values()))
         if served is None:
             hint = did_you_mean(str(name), self.models)
@@ -135,6 +148,11 @@ class ServedModels:
         try:
             async with self._loading:
                 served.engine = await asyncio.to_thread(self.load, served)
+        except UserError as error:  # of the operator's, not of the client's
+            self.log(json.dumps({"model": served.name, "problem": error.problem, "fix": error.fix}))
+            raise ApiError(
+                503, f"{served.name} cannot be loaded; the log says why.", "model_unavailable", "model"
+            ) from None
         finally:
             served.loading = None
 

@@ -69,7 +69,8 @@ def replica_app(runs: Sequence[str], settings: Mapping[str, Any]) -> Any:
     from gpt1.serving.models import ServedModels
 
     config, metrics = serve_settings(settings), Metrics()
-    return create_app(ServedModels(runs, config, metrics), config, read_api_key(config), metrics, print_line)
+    models = ServedModels(runs, config, metrics, log=print_line)
+    return create_app(models, config, read_api_key(config), metrics, print_line)
 
 
 def print_line(line: str) -> None:

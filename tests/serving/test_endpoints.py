@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+import shutil
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -259,6 +260,18 @@ def test_clients_that_leave_while_a_model_is_loaded_share_one_copy(workspace: Pa
         ready.set()
         assert server.ask("/v1/next", {"model": "books", "text": "a"}).status == 200
         assert len(loads) == 1
+
+
+def test_a_damaged_model_is_an_error_503_whose_reason_only_the_log_has(workspace: Path, tmp_path: Path):
+    shutil.copytree(workspace / "runs/books", tmp_path / "runs/books")
+    with server_thread([tmp_path / "runs"]) as server:
+        weights = tmp_path / "runs/books/model/model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+        for _ in range(2):
+            answer = server.ask("/v1/next", {"model": "books", "text": "a"})
+            assert (answer.status, answer.error["code"]) == (503, "model_unavailable")
+            assert str(tmp_path) not in answer.body.decode()
+        assert any(str(weights) in line for line in server.log)
 
 
 def test_runs_are_listed_with_their_results_and_reports(server: RunningServer):
