@@ -109,15 +109,15 @@ class CompletionJob:
             yield ChoicePart(index, finish_reason="length")
             return
         sequence = Continuation(list(prompt.ids), self.max_tokens, self.sampler(index), request.logprobs, scored)
-        offsets = iter(text.prompt_offsets)
+        shown = 0  # tokens of the prompt: their scores may come in several steps
         stream = self.engine.stream(sequence)
         try:
             async for result in stream:
-                part = ChoicePart(index, tokens=[PlacedToken(score, next(offsets)) for score in result.prompt])
-                if result.prompt and len(part.tokens) and not prompt.shown:
-                    part.tokens = []
-                elif result.prompt:
-                    part.text = text.prompt_text[part.tokens[0].offset : next_offset(text, part.tokens)]
+                part = ChoicePart(index)
+                if result.prompt and prompt.shown:
+                    begin, shown = shown, shown + len(result.prompt)
+                    part.tokens = [*map(PlacedToken, result.prompt, text.prompt_offsets[begin:shown])]
+                    part.text = text.prompt_text[text.prompt_offsets[begin] : prompt_offset(text, shown)]
                 if result.token:
                     new = text.push(result.token, result.finished)
                     part.text, part.tokens, part.new_tokens = part.text + new.text, part.tokens + new.tokens, 1
@@ -218,10 +218,9 @@ class CompletionJob:
         return {"prompt_tokens": prompt, "completion_tokens": new_tokens, "total_tokens": prompt + new_tokens}
 
 
-def next_offset(text: ContinuationText, tokens: Sequence[PlacedToken]) -> int:
-    """Where the token after these tokens of the prompt begins."""
-    end = text.prompt_offsets.index(tokens[0].offset) + len(tokens)
-    return text.prompt_offsets[end] if end < len(text.prompt_offsets) else len(text.prompt_text)
+def prompt_offset(text: ContinuationText, index: int) -> int:
+    """Where a token of the prompt begins; after the last one, where the prompt ends."""
+    return text.prompt_offsets[index] if index < len(text.prompt_offsets) else len(text.prompt_text)
 
 
 def logprobs_json(tokenizer: Tokenizer, tokens: Sequence[PlacedToken]) -> dict[str, Any]:

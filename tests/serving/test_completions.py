@@ -12,6 +12,7 @@ import pytest
 import torch
 from running_server import RunningServer, server_thread
 
+from gpt1.generation import continuous
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.serving.completions import token_string
 from gpt1.tokenization.tokenizer import Tokenizer
@@ -131,6 +132,18 @@ def test_echoed_log_probabilities_are_those_of_the_forward_pass(
     assert "".join(logprobs.tokens) == choice.text
     assert choice.text.startswith(text)
     assert logprobs.text_offset == [len("".join(logprobs.tokens[:i])) for i in range(len(logprobs.tokens))]
+
+
+def test_an_echo_that_is_scored_in_several_steps_has_every_character(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(continuous, "BLOCK", 4)
+    text = "日本語 😀 é"  # characters of several tokens: steps begin within some
+    with server_thread([workspace / "runs/books"], step_tokens=4) as server:
+        answer = server.ask("/v1/completions", {"prompt": text, "max_tokens": 0, "logprobs": 0, "echo": True})
+    (choice,) = answer.json["choices"]
+    assert choice["text"] == text
+    offsets = choice["logprobs"]["text_offset"]
+    assert len(offsets) > 8
+    assert offsets == sorted(offsets)
 
 
 def test_an_empty_text_has_no_echo(client: openai.OpenAI):
