@@ -13,14 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 
 from gpt1.errors import GPT1Error, UserError
 from gpt1.files.foreign import parse_json
 from gpt1.serving import endpoints, schemas
 from gpt1.serving.api_page import api_page
 from gpt1.serving.completions import CompletionJob
-from gpt1.serving.errors import ApiError, api_error
+from gpt1.serving.errors import Answer, ApiError, api_error
 from gpt1.serving.gate import STACK, Gate
 from gpt1.serving.metrics import Metrics
 from gpt1.serving.models import ServedModels
@@ -137,35 +137,35 @@ def model_routes(models: ServedModels, config: ServeConfig, metrics: Metrics) ->
 
     @router.post("/classify", response_model=schemas.ClassifyResponse, summary="Predict rows of a task")
     async def classify(body: schemas.ClassifyRequest) -> Response:
-        return JSONResponse(await endpoints.classify(body, *await models.get(body.model), config))
+        return Answer(await endpoints.classify(body, *await models.get(body.model), config))
 
     @router.post("/next", response_model=schemas.NextResponse, summary="The most likely next tokens")
     async def next_tokens(body: schemas.NextRequest) -> Response:
-        return JSONResponse(await endpoints.next_tokens(body, *await models.get(body.model), config))
+        return Answer(await endpoints.next_tokens(body, *await models.get(body.model), config))
 
     @router.post("/score", response_model=schemas.ScoreResponse, summary="Score texts")
     async def score(body: schemas.ScoreRequest) -> Response:
-        return JSONResponse(await endpoints.score(body, *await models.get(body.model), config))
+        return Answer(await endpoints.score(body, *await models.get(body.model), config))
 
     @router.post("/attention", response_model=schemas.AttentionResponse, summary="Attention probabilities of a text")
     async def attention(body: schemas.AttentionRequest) -> Response:
-        return JSONResponse(await endpoints.attention(body, *await models.get(body.model), config))
+        return Answer(await endpoints.attention(body, *await models.get(body.model), config))
 
     @router.post("/embeddings", response_model=schemas.EmbeddingResponse, summary="Embed texts")
     async def embeddings(body: schemas.EmbeddingRequest) -> Response:
-        return JSONResponse(await endpoints.embeddings(body, *await models.get(body.model), config))
+        return Answer(await endpoints.embeddings(body, *await models.get(body.model), config))
 
     @router.get("/models", response_model=schemas.ModelList, summary="The models of this server")
     async def list_models() -> Response:
-        return JSONResponse({"object": "list", "data": [served.info() for served in models.models.values()]})
+        return Answer({"object": "list", "data": [served.info() for served in models.models.values()]})
 
     @router.get("/models/{name:path}", response_model=schemas.ModelInfo, summary="A model and its task")
     async def one_model(name: str) -> Response:
-        return JSONResponse(models.models[(await models.get(name))[0]].info())
+        return Answer(models.models[(await models.get(name))[0]].info())
 
     @router.get("/runs", summary="The runs of this server and their results")
     async def runs() -> Response:
-        return JSONResponse({"object": "list", "data": await asyncio.to_thread(run_list, models)})
+        return Answer({"object": "list", "data": await asyncio.to_thread(run_list, models)})
 
     @router.get("/runs/{name:path}/report", summary="The report page of a run", responses=HTML)
     async def report(name: str) -> Response:
@@ -179,13 +179,13 @@ def server_routes(gate: Gate, models: ServedModels, metrics: Metrics, app: FastA
 
     @router.get("/health/live", summary="Liveness")
     async def live() -> Response:
-        return JSONResponse({"status": "ok"})
+        return Answer({"status": "ok"})
 
     @router.get("/health/ready", summary="Readiness", responses={503: {}})
     async def ready() -> Response:
         if gate.draining:
-            return JSONResponse({"status": "shutting down"}, 503)
-        return JSONResponse({"status": "ok", "models": len(models.models)})
+            return Answer({"status": "shutting down"}, 503)
+        return Answer({"status": "ok", "models": len(models.models)})
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:

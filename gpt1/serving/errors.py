@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,15 @@ from gpt1.serving.engine import QueueFull
 
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 RETRY_SECONDS = 1
+
+
+class Answer(JSONResponse):
+    """JSON, in which a lone surrogate of a request is a question mark: UTF-8 cannot hold it."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
+            "utf-8", "replace"
+        )
 
 
 class ApiError(HTTPException):
@@ -42,8 +52,8 @@ class ApiError(HTTPException):
         kind = ERROR_TYPES.get(self.status_code, "invalid_request_error" if self.status_code < 500 else "server_error")
         return {"error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body(), self.status_code, self.headers)
+    def response(self) -> Answer:
+        return Answer(self.body(), self.status_code, self.headers)
 
 
 def api_error(error: BaseException) -> ApiError:

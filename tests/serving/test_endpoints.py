@@ -110,6 +110,23 @@ def test_a_wrong_row_is_one_error(server: RunningServer, content: Any, words: st
 # ---- texts
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "status"),
+    [
+        ("/v1/next", {"model": "\ud800", "text": "a"}, 404),
+        ("/v1/classify", {"model": "reviews", "rows": [{"\ud800": "a"}]}, 400),
+        ("/v1/classify", {"model": "reviews", "rows": ["a"], "explain": True, "label": "\ud800"}, 400),
+        ("/v1/classify", {"model": "reviews", "rows": ["a \ud800"], "explain": True}, 200),
+    ],
+)
+def test_a_lone_surrogate_that_comes_back_is_a_question_mark(
+    server: RunningServer, path: str, content: Any, status: int
+):
+    answer = server.ask(path, content)
+    assert answer.status == status
+    assert "?" in answer.body.decode()
+
+
 def test_next_tokens_are_those_of_the_model(server: RunningServer, model: LanguageModel):
     for text in (TEXT, "", TEXT * 10):
         found = ask_data(server, "/v1/next", {"text": text, "top": 5})
