@@ -108,7 +108,11 @@ class Engine:
 
         Raises:
             QueueFull: There are not enough places.
+            UserError: There will never be: `n` is above `max_queue`.
         """
+        if n > self.max_queue:
+            problem = f"{n:,} texts or rows exceed the queue of {self.max_queue:,} places."
+            raise UserError(problem, "Send fewer at a time.")
         if self.accepted + n > self.max_queue:
             raise QueueFull(f"the queue is full ({self.accepted:,} of {self.max_queue:,} places).", "Try again later.")
         self.accepted += n

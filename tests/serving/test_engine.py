@@ -124,6 +124,8 @@ def test_the_queue_is_bounded_and_recovers(model: LanguageModel):
         await asyncio.sleep(0)
         with pytest.raises(QueueFull, match="2 of 2 places"):
             await generate_text(engine, "too many", max_tokens=1)
+        with pytest.raises(UserError, match="3 texts or rows exceed the queue of 2 places"), engine.admit(3):
+            pass  # trying again later would never help
         await asyncio.gather(first, second)
         assert await generate_text(engine, "again", max_tokens=1, temperature=0)
 
