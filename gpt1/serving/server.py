@@ -124,9 +124,13 @@ def bind(config: ServeConfig) -> socket.socket:
         listener.bind((config.host, config.port))
     except OSError as error:
         listener.close()
-        problem = f"--host {config.host} --port {config.port} cannot be used: {(error.strerror or str(error)).lower()}."
-        raise UserError(problem, "Use another --port (0: any free one), or a --host of this machine.") from None
+        raise address_error(config.host, config.port, error) from None
     return listener
+
+
+def address_error(host: str, port: int, error: OSError) -> UserError:
+    problem = f"--host {host} --port {port} cannot be used: {(error.strerror or str(error)).lower()}."
+    return UserError(problem, "Use another --port (0: any free one), or a --host of this machine.")
 
 
 def address(listener: socket.socket) -> str:
@@ -159,13 +163,23 @@ def run_server(server: DrainingServer, listener: socket.socket, started: Callabl
         server: From `make_server`.
         listener: From `bind`.
         started: Called when the server answers.
+
+    Raises:
+        UserError: Another program has begun to listen at the address since `bind`, while the models were loaded.
     """
 
     async def run() -> None:
         serving = asyncio.create_task(server.serve([listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
-        started()
+        if server.started:
+            started()
         await serving
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except OSError as error:
+        if server.started:
+            raise
+        host, port = listener.getsockname()[:2]
+        raise address_error(host, port, error) from None
