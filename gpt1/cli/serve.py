@@ -11,6 +11,7 @@ import click
 from gpt1.cli.options import setting_options, verify
 from gpt1.cli.output import echo
 from gpt1.errors import Interrupted, UserError
+from gpt1.formatting import count_noun
 from gpt1.serving.settings import ServeConfig, read_api_key, serve_settings
 
 SERVE_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
@@ -58,7 +59,8 @@ def serve(runs: tuple[str, ...], verify: bool, **flags: Any) -> None:
         run_server(server, listener, print_address)
     finally:
         models.close()
-    message = "stopped; all accepted requests were answered"
+    cut_off = count_noun(server.gate.cut_off, "accepted request")
+    message = f"stopped; {f'{cut_off} not answered' if server.gate.cut_off else 'all accepted requests were answered'}"
     if server.signal == signal.SIGINT:
         raise Interrupted(f"{message}.")
     echo(message)

@@ -59,6 +59,8 @@ class Gate:
         self.hosts = config.hosts
         self.draining = False
         self.in_flight = 0
+        self.cut_off = 0
+        """Accepted requests that were not answered before the server ended."""
         metrics.in_flight.set_function(lambda: self.in_flight)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -70,6 +72,11 @@ class Gate:
         self.in_flight += 1
         try:
             await self.answer(exchange, receive)
+        except asyncio.CancelledError:
+            if self.draining:  # otherwise another server, such as Ray Serve's, cancels it when its client leaves
+                self.cut_off += 1
+                await exchange.fail(shutting_down_error())
+            raise
         finally:
             self.in_flight -= 1
             self.record(exchange)
@@ -103,8 +110,7 @@ class Gate:
                 problem = "a valid API key is needed: Authorization: Bearer KEY."
                 raise ApiError(401, problem, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         if self.draining and exchange.path != "/metrics":
-            later = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
-            raise ApiError(503, "the server is shutting down.", "shutting_down", headers=later)
+            raise shutting_down_error()
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > self.config.max_body:
             raise body_too_large_error(self.config.max_body)
@@ -222,6 +228,11 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
 def body_too_large_error(limit: int) -> ApiError:
     return ApiError(413, f"the request is longer than {limit:,} bytes. Send less at a time.", "request_too_large")
+
+
+def shutting_down_error() -> ApiError:
+    later = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
+    return ApiError(503, "the server is shutting down.", "shutting_down", headers=later)
 
 
 def replay(body: bytes) -> Receive:

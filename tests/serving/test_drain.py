@@ -78,4 +78,8 @@ def test_a_drain_ends_after_its_time_or_at_a_second_signal(workspace: Path, sign
             if signals == 2:
                 wait_for(lambda: server.ask("/health/ready").status == 503)
                 server.process.terminate()
+            head, _, body = read_all(connection).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503")
+            assert b"shutting_down" in body
             assert server.process.wait(60) == 0
+        wait_for(lambda: server.log[-1:] == ["stopped; 1 accepted request not answered\n"])
