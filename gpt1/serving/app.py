@@ -117,7 +117,7 @@ def create_app(
             CORSMiddleware,
             allow_origins=split_list(config.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's client in a browser sends a dozen of its own
         )
     app.router.routes += page_routes(STATIC)
     return gate

@@ -97,6 +97,15 @@ def test_only_the_given_origin_may_call_from_a_browser(locked_server: RunningSer
     assert "access-control-allow-origin" not in refused.headers
 
 
+def test_a_page_may_send_the_headers_of_openai_s_client(locked_server: RunningServer):
+    names = "authorization,content-type,x-stainless-lang,x-stainless-retry-count"
+    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": names}
+    answer = locked_server.ask("/v1/completions", method="OPTIONS", headers={"Origin": "https://page.example", **ask})
+    assert answer.status == 200
+    allowed = answer.headers["access-control-allow-headers"].lower().replace(" ", "").split(",")
+    assert set(names.split(",")) <= set(allowed)
+
+
 def test_no_origin_is_allowed_unless_asked_for(workspace: Path):
     with server_thread([workspace / "runs/books"]) as server:
         answer = server.ask("/v1/models", headers={"Origin": "http://localhost"})
