@@ -18,7 +18,7 @@ from typing import Any
 
 from gpt1.serving.errors import RETRY_SECONDS, ApiError, api_error
 from gpt1.serving.metrics import Metrics
-from gpt1.serving.settings import ServeConfig
+from gpt1.serving.settings import ServeConfig, split_list
 
 AsgiMessage = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
@@ -56,7 +56,7 @@ class Gate:
         self, app: Any, config: ServeConfig, key: bytes | None, metrics: Metrics, log: Callable[[str], None]
     ) -> None:
         self.app, self.config, self.key, self.metrics, self.log = app, config, key, metrics, log
-        self.hosts = config.hosts
+        self.hosts, self.origins = config.hosts, frozenset(split_list(config.cors_origins))
         self.draining = False
         self.in_flight = 0
         self.cut_off = 0
@@ -68,7 +68,7 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        exchange = Exchange(scope, send)
+        exchange = Exchange(scope, send, self.origins)
         self.in_flight += 1
         try:
             await self.answer(exchange, receive)
@@ -167,13 +167,16 @@ def error_location(error: BaseException) -> str:
 class Exchange:
     """A request and the state of its response."""
 
-    def __init__(self, scope: Any, send: Send) -> None:
+    def __init__(self, scope: Any, send: Send, origins: frozenset[str]) -> None:
         self.scope, self._send = scope, send
         prefix, path = scope.get("root_path", ""), scope["path"]
         self.path: str = path[len(prefix) :] if path.startswith(f"{prefix}/") else path
         """As the application routes it: without the prefix of a proxy, such as Ray Serve's `route_prefix`."""
         self.id = uuid.uuid4().hex
         self.start = time.perf_counter()
+        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+        self.reader = origin if origin.lower() in origins or (origin and "*" in origins) else ""
+        """The origin of a page that may read the answer, also one that is not the application's."""
         self.status = 0
         self.bytes = 0
         self.started = self.complete = False
@@ -192,6 +195,8 @@ class Exchange:
             own = {**SECURITY_HEADERS, "x-request-id": self.id}
             if self.path.startswith(PROTECTED):
                 own["cache-control"] = "no-store"
+            if self.reader:
+                own |= {"access-control-allow-origin": self.reader, "vary": "Origin"}
             extra = [(name.encode(), value.encode()) for name, value in own.items() if name.encode() not in given]
             message = {**message, "headers": [*message.get("headers", []), *extra]}
         elif message["type"] == "http.response.body":

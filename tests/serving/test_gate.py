@@ -106,6 +106,17 @@ def test_a_page_may_send_the_headers_of_openai_s_client(locked_server: RunningSe
     assert set(names.split(",")) <= set(allowed)
 
 
+@pytest.mark.parametrize(("origin", "allowed"), [("https://page.example", True), ("https://evil.example", False)])
+def test_a_page_can_read_why_it_was_refused_before_the_application(
+    locked_server: RunningServer, origin: str, allowed: bool
+):
+    too_long = {"Content-Length": str(2**30), **BEARER}
+    for status, headers in ((401, {}), (413, too_long), (400, {"Host": "evil.example"})):
+        answer = locked_server.ask("/v1/models", headers={"Origin": origin, **headers})
+        assert answer.status == status
+        assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+
+
 def test_no_origin_is_allowed_unless_asked_for(workspace: Path):
     with server_thread([workspace / "runs/books"]) as server:
         answer = server.ask("/v1/models", headers={"Origin": "http://localhost"})
