@@ -59,7 +59,7 @@ class LabelQueue:
             return []
         queued = QueuedRows(rows)
         self.queue.append(queued)
-        self.thread.wake()
+        self.thread.submit()
         try:
             return await asyncio.wrap_future(queued.future)
         finally:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from gpt1.errors import GPT1Error
+
 T = TypeVar("T")
 
 
@@ -44,6 +46,13 @@ class ModelThread:
         with self._condition:
             self._condition.notify()
 
+    def submit(self) -> None:
+        """As `wake`, for work that somebody waits for. Raises GPT1Error if the thread was closed."""
+        with self._condition:
+            if self._closed:
+                raise engine_closed_error()
+            self._condition.notify()
+
     def close(self) -> None:
         """Stop the thread after its current step. Waiting requests fail."""
         with self._condition:
@@ -66,6 +75,10 @@ class ModelThread:
                     source.step()
 
 
+def engine_closed_error() -> GPT1Error:
+    return GPT1Error("the engine was closed.")
+
+
 class Calls:
     """Calls of functions in the model thread, one per step, in order."""
 
@@ -78,7 +91,7 @@ class Calls:
         """The result of the function; if the caller is cancelled before its turn, it is not called."""
         future: Future[T] = Future()
         self._calls.append((future, function))
-        self._thread.wake()
+        self._thread.submit()
         return await asyncio.wrap_future(future)
 
     def has_work(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from gpt1.errors import OUT_OF_MEMORY, GPT1Error, ResourceError
 from gpt1.generation.continuous import Continuation, ContinuousBatch, StepResult
-from gpt1.serving.model_thread import ModelThread
+from gpt1.serving.model_thread import ModelThread, engine_closed_error
 
 Message = StepResult | BaseException
 
@@ -61,7 +61,7 @@ class TextQueue:
         """
         queued = QueuedText(sequence, asyncio.get_running_loop())
         self.waiting.append(queued)
-        self.thread.wake()
+        self.thread.submit()
         try:
             while True:
                 message = await queued.messages.get()
@@ -105,7 +105,7 @@ class TextQueue:
         return results
 
     def abort(self) -> None:
-        closed = GPT1Error("the engine was closed.")
+        closed = engine_closed_error()
         deliver([(queued, closed) for queued in [*self.running.values(), *self.waiting]])
         self.waiting.clear()
 

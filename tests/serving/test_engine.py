@@ -174,6 +174,18 @@ def test_closing_fails_what_still_waits(model: LanguageModel):
     run_coroutine(close_early())
 
 
+def test_a_closed_engine_refuses_work_instead_of_letting_it_wait(task_engine: Engine):
+    rows = task_engine.encode_rows(["the file is valid"])
+    task_engine.close()
+    for work in (
+        generate_text(task_engine, [1, 2]),
+        task_engine.predict_encoded(rows),
+        task_engine.call(lambda: 1),
+    ):
+        with pytest.raises(GPT1Error, match="the engine was closed"):
+            run_coroutine(work)
+
+
 def test_engines_can_share_the_thread(model: LanguageModel, workspace: Path):
     thread = ModelThread()
     before = threading.active_count()
