@@ -67,7 +67,8 @@ def download(name: str) -> Path:
     with translate_hub_errors(hub, name):
         sizes = list_files(hub, repository, revision, progress)
         fetch = fetch if sizes is not None else partial(fetch, local_files_only=True)
-        check_listing(name, sizes or {})
+        if sizes is not None:
+            check_listing(name, sizes)
         folder = Path(fetch(revision=revision or None, allow_patterns=TEXT_FILES, tqdm_class=byte_bar()))
         check_config(name, folder)
         wanted = [HEAD_FILE, WEIGHTS_FILE if sizes is None or WEIGHTS_FILE in sizes else SHARDS]
@@ -140,8 +141,6 @@ def is_unreachable(error: Exception) -> bool:
 
 def check_listing(name: str, sizes: dict[str, int]) -> None:
     """Raise UserError for a repository whose files gpt1 cannot use, before anything is downloaded."""
-    if not sizes:
-        return
     if not any(fnmatch(file, pattern) for file in sizes for pattern in (WEIGHTS_FILE, SHARDS)):
         if pickles := [file for file in sizes if file.endswith(PICKLES)]:
             raise UserError(

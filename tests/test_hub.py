@@ -166,6 +166,7 @@ def change(hub: HubServer, **files: Any) -> None:
             "has no model.safetensors",
             "A model has config.json",
         ),
+        (NAME, lambda hub: hub.repositories[NAME].files.clear(), "has no model.safetensors", "A model has config.json"),
         (NAME, lambda hub: change(hub, config_DOT_json=None), "has no config.json", "A model has config.json"),
         (
             NAME,
