@@ -137,7 +137,8 @@ class ContinuousBatch:
     Args:
         model: Prepared by `batch_invariant`.
         size: Maximum number of sequences; each takes a row of the KV cache.
-        step_tokens: Maximum number of tokens per step, at least one block: bounds the time between two tokens.
+        step_tokens: Maximum number of tokens per step, but at least one block of a prompt: bounds the time between two
+            tokens.
     """
 
     def __init__(self, model: GPT, size: int, step_tokens: int = 256) -> None:
@@ -217,7 +218,8 @@ class ContinuousBatch:
         work.sort(key=lambda span: span.sequence.row)  # attention computes neighboring rows in one call
         for sequence, _, _ in work:
             sequence.filled += 1
-        budget, planned = self.step_tokens - len(work), set[bytes]()
+        # At least a block, however many texts are being continued: prompts would wait until these have ended.
+        budget, planned = max(BLOCK, self.step_tokens - len(work)), set[bytes]()
         for sequence in prompts:
             while left := count_uncached_tokens(sequence):
                 past, time = sequence.filled, min(BLOCK - sequence.filled % BLOCK, left)

@@ -40,8 +40,8 @@ class ServeConfig:
     max_batch: Count = 32
     """Maximum number of texts that a model continues at once. Each takes one row of the KV cache."""
     step_tokens: Count = 256
-    """Maximum number of tokens per forward pass. A larger value processes prompts faster; a smaller one shortens the
-    time between two tokens of a text."""
+    """Maximum number of tokens per forward pass, but at least 64 of prompts. A larger value processes prompts faster; a
+    smaller one shortens the time between two tokens of a text."""
     max_queue: Count = 1024
     """Maximum number of unfinished texts and rows per model. Further requests get status 429."""
     max_connections: Count = 1000

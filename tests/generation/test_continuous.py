@@ -90,6 +90,16 @@ def test_a_sequence_has_the_same_bits_alone_and_in_a_batch(name: str, given_requ
         assert run_batch(ContinuousBatch(READY[name], 1), [sequence])[0] == together[i]
 
 
+@pytest.mark.parametrize("step_tokens", [1, BLOCK, 500])
+def test_a_prompt_does_not_wait_for_the_end_of_a_longer_text(step_tokens: int):
+    batch = ContinuousBatch(READY["fp32"], 2, step_tokens)
+    batch.add(long := make_continuation([1], new=20))
+    batch.step()
+    batch.add(make_continuation(PREFIX, new=1))
+    results = [result for _ in range(3) for result in batch.step()]
+    assert any(result.finished for result in results if result.sequence is not long)
+
+
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 @settings(max_examples=10)
 @given(given_requests=requests)
