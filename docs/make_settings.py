@@ -134,6 +134,8 @@ def page() -> str:
         sizes_table(),
         "The learning rate of fine-tuning is the paper's 6.25e-5 at a width of 768, multiplied by\n"
         "768 / width for narrower models, up to 3.75e-4, and 3.75e-4 for the token embedding at every width.\n"
+        "Classification of 2,000 texts or more has up to four times that\n"
+        "([fine-tuning](finetuning.md#how-the-settings-differ-from-the-papers)).\n"
         "The recipe `paper` uses the paper's learning rate for every size and every weight.\n",
         "## Both stages\n",
         settings_table(added_settings(TrainingConfig, None), PretrainConfig, FinetuneConfig),

@@ -53,7 +53,7 @@ others it keeps the dropout of pre-training (docs/lab-log.md)."""
 SMALL_TABLE_EPOCHS = 8
 """At least this many epochs on small tables."""
 COMPUTED_DEFAULTS = {
-    "peak_lr": "6.25e-5 · 768 / n_embd, at most 3.75e-4",
+    "peak_lr": "6.25e-5 · 768 / n_embd, at most 3.75e-4; classification of 2,000 or more rows: up to 4 times that",
     "embedding_lr_factor": "n_embd / 128, at least 1",
     "dropout": "that of pre-training, at least 0.1 below 2,000 training rows",
     "batch_size": "by the number of rows, at most 32",

@@ -82,12 +82,12 @@ class CurvePlan:
     def run_settings(self, method: str, size: int, seed: int) -> dict[str, Any]:
         """The settings of `finetune`: all labels are used for training and the last epoch counts."""
         settings = CURVE_METHODS[method].finetune_settings(self.settings, seed)
-        resolved = resolve_training_settings(self.model, {**settings, "deduplicate": False}, size)
+        resolved = resolve_training_settings(self.model, {**settings, "deduplicate": False}, size, self.data.kind.name)
         per_epoch = steps_per_epoch(size, resolved["batch_size"])
         return {**settings, "deduplicate": False, "epochs": max(resolved["epochs"], self.min_steps / per_epoch)}
 
     def training_settings(self, method: str, size: int) -> dict[str, Any]:
-        return resolve_training_settings(self.model, self.run_settings(method, size, 0), size)
+        return resolve_training_settings(self.model, self.run_settings(method, size, 0), size, self.data.kind.name)
 
     def run_job(self, method: str, size: int, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         from gpt1.inference.evaluate import evaluate

@@ -237,11 +237,13 @@ def is_resumable(scratch: Path, training_settings: Mapping[str, Any]) -> bool:
     return all(before.get(name) == value for name, value in training_settings.items() if name != "precision")
 
 
-def resolve_training_settings(model: Mapping[str, Any], settings: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def resolve_training_settings(
+    model: Mapping[str, Any], settings: Mapping[str, Any], rows: int, kind: str
+) -> dict[str, Any]:
     """All settings, with their defaults, that decide what a run learns from its `rows`; without the random seed."""
     from gpt1.training.finetune import resolve_finetune_settings
 
-    resolved = without_resumable_fields(asdict(resolve_finetune_settings(model, settings, rows)))
+    resolved = without_resumable_fields(asdict(resolve_finetune_settings(model, settings, rows, kind)))
     return {name: value for name, value in resolved.items() if name != "seed"}
 
 

@@ -47,6 +47,8 @@ COLUMN_ROLES = (*dict.fromkeys(role for kind in KINDS.values() for role in kind.
 EMBEDDING_LR = 3.75e-4  # default of the token embedding at every width, and of all weights up to EMBEDDING_LR_WIDTH
 EMBEDDING_LR_WIDTH = 128
 SCRATCH_LR_FACTOR = 8 / 3  # new weights need a higher one: 1e-3 for `tiny`
+CLASSIFICATION_LR, CLASSIFICATION_LR_FACTOR = 5e-4, 4.0
+"""Learning rate where `allows_larger_lr`, and how many times the usual one it may be."""
 
 
 def finetune(
@@ -191,7 +193,7 @@ def prepare(
     check_tracker(cfg.track)
     earlier = read_earlier_task(folder, origin, cfg)
     task = load_task_data(request.task, cfg, progress, earlier[1] if earlier and cfg.keep_head else None)
-    cfg = stored or resolve_finetune_settings(model, request.settings, len(task.training))
+    cfg = stored or resolve_finetune_settings(model, request.settings, len(task.training), task.kind.name)
     if earlier:
         check_earlier_head(earlier, task, origin, cfg, progress)
     setup = prepare_finetuning(cfg, gpt, tokenizer, folder, task, progress)
@@ -262,13 +264,31 @@ def source_name(source: str | Path | Table | None) -> str | None:
     return source.name if isinstance(source, Table) else str(source) if source is not None else None
 
 
-def resolve_finetune_settings(model: Mapping[str, Any], requested: Mapping[str, Any], rows: int = 0) -> FinetuneConfig:
+def resolve_finetune_settings(
+    model: Mapping[str, Any], requested: Mapping[str, Any], rows: int = 0, kind: str = ""
+) -> FinetuneConfig:
     """All settings of a run from a model with this config; those that depend on the table, if `rows` is given."""
-    extra = {
+    extra: dict[str, Any] = {
         **model_dependent_defaults(model["n_embd"], requested),
         **(table_dependent_defaults(rows, model["dropout"], requested) if rows else {}),
     }
+    is_large = rows >= SMALL_TABLE_ROWS and kind == "classification"
+    if is_large and allows_larger_lr(model["n_embd"], {**extra, **requested}):
+        extra["peak_lr"] = min(CLASSIFICATION_LR, CLASSIFICATION_LR_FACTOR * extra["peak_lr"])
     return runs.resolve_settings(FinetuneConfig, requested, extra=extra)
+
+
+def allows_larger_lr(n_embd: int, settings: Mapping[str, Any]) -> bool:
+    """Whether the auxiliary objective trains all of a pre-trained model, without dropout.
+
+    The classification of many texts then gains from a larger learning rate, which without that objective destroys what
+    the model knows, and which is worse for pairs of texts. Models of width 128 gain nothing (docs/lab-log.md).
+    """
+    if settings.get("recipe", "default") != "default" or n_embd <= EMBEDDING_LR_WIDTH:
+        return False
+    is_whole = settings.get("train", "all") == "all" and not settings.get("from_scratch")
+    has_objective = settings.get("lm_coef", FinetuneConfig.lm_coef) >= FinetuneConfig.lm_coef
+    return is_whole and has_objective and settings.get("dropout") == 0
 
 
 def model_dependent_defaults(n_embd: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -287,7 +287,7 @@ def test_an_unfinished_run_resumes_only_with_the_same_settings(
             table,
             tmp_path / "run",
             Progress(),
-            resolve_training_settings(model_facts(pretrained_run)["config"], own, len(table)),
+            resolve_training_settings(model_facts(pretrained_run)["config"], own, len(table), "classification"),
             from_=pretrained_run,
             **own,
             **TASK,

@@ -293,6 +293,17 @@ def test_fine_tuning_keeps_the_dropout_of_pre_training_unless_there_are_few_rows
     assert resolve_finetune_settings(model, {"recipe": "paper"}, 2000).dropout == 0.1
 
 
+@pytest.mark.parametrize(("width", "rate"), [(768, 2.5e-4), (384, 5e-4), (128, 3.75e-4)])
+def test_classification_of_many_texts_has_a_larger_learning_rate(width: int, rate: float):
+    def peak_lr(rows: int = 2000, dropout: float = 0.0, kind: str = "classification", **requested: Any) -> float:
+        return resolve_finetune_settings({"n_embd": width, "dropout": dropout}, requested, rows, kind).peak_lr
+
+    usual = pytest.approx(model_dependent_defaults(width, {})["peak_lr"])
+    assert [peak_lr(), peak_lr(lm_coef=1.0), peak_lr(peak_lr=1e-5)] == [pytest.approx(rate)] * 2 + [1e-5]
+    assert [peak_lr(lm_coef=0.1), peak_lr(1999), peak_lr(2000, 0.1), peak_lr(kind="similarity")] == [usual] * 4
+    assert [peak_lr(train="last:1"), peak_lr(recipe="paper")] == [usual, 6.25e-5]
+
+
 def test_small_tables_have_small_batches_and_enough_steps():
     for rows in (10, 100, 249, 250, 1000, 1999):
         found = table_dependent_defaults(rows, 0.0, {})

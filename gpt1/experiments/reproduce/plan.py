@@ -150,7 +150,8 @@ class ReproductionPlan:
         if method in BASELINES:
             return {}
         model = self.models["lstm" if method == "lstm" else "from"]["config"]
-        return resolve_training_settings(model, self.run_settings(method, 0), len(task.training))
+        kind = task.name.data.kind.name
+        return resolve_training_settings(model, self.run_settings(method, 0), len(task.training), kind)
 
     def provenance(self, task: PaperTask, method: str) -> dict[str, Any]:
         """The inputs of a result: the rows, the weights and the settings."""
