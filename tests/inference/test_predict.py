@@ -155,7 +155,7 @@ def test_rows_that_change_between_checking_and_predicting_are_an_error(
 
 def test_a_killed_prediction_leaves_the_previous_file(write_formula_model: Any, tmp_path: Path):
     write_table(tmp_path / "rows.csv", GOOD)
-    (tmp_path / "out.csv").write_text("before")
+    (tmp_path / "out.csv").write_text("prediction\nbefore\n")
     code = (
         "import os, signal, sys\n"
         "from gpt1.inference import predict\n"
@@ -171,7 +171,7 @@ def test_a_killed_prediction_leaves_the_previous_file(write_formula_model: Any, 
     )
     words = [str(write_formula_model("classification")), str(tmp_path / "rows.csv"), str(tmp_path / "out.csv")]
     assert subprocess.run([sys.executable, "-c", code, *words]).returncode == -signal.SIGKILL
-    assert (tmp_path / "out.csv").read_text() == "before"
+    assert (tmp_path / "out.csv").read_text() == "prediction\nbefore\n"
     predict_into(*words, overwrite=True)
     assert len(read_table(tmp_path / "out.csv")) == 20
     assert sorted(os.listdir(tmp_path)) == ["out.csv", "rows.csv"]
