@@ -130,7 +130,7 @@ class ServedModels:
         """(name, engine) of a model; by default the first.
 
         Raises:
-            ApiError: There is no such model (404), or it cannot be loaded (503).
+            ApiError: 404 for an unknown model, 503 for one that cannot be loaded.
         """
         served = self.models.get(name) if name else next(iter(self.models.values()))
         if served is None:

@@ -191,7 +191,7 @@ class LinearProblem:
         weights = {} if self.weights is None else {"sample_weight": self.weights}
         if self.several:
             with config_context(enable_metadata_routing=True):
-                model = model.set_fit_request(sample_weight=bool(weights))
+                model = model.set_fit_request(sample_weight=True)
             model, name = OneVsRestClassifier(model), "estimator__C"
         if c is None and not self.enough:
             c = DEFAULT_CHOICE["C"]
