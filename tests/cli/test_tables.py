@@ -267,7 +267,6 @@ def test_overwrite_never_deletes_other_files_or_its_own_input(run_cli: Any):
 
 
 def test_overwrite_replaces_no_file_of_another_kind(run_cli: Any, tmp_path: Path):
-    Path("new.csv").write_text("text\ngood\n")
     for words, option in (
         ("predict runs/reviews new.csv", "--out train.csv"),
         ("predict runs/reviews new.csv", "--out train.parquet"),
