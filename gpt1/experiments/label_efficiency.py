@@ -37,6 +37,7 @@ from gpt1.progress import Progress
 from gpt1.runs.folder import log_once
 from gpt1.tables.frames import to_table
 from gpt1.tasks.tfidf import tfidf_scores
+from gpt1.tasks.weights import example_weights, with_weights
 from gpt1.training.finetune import named_columns, requested_finetune_settings
 
 if TYPE_CHECKING:
@@ -90,17 +91,28 @@ class CurvePlan:
         return resolve_training_settings(self.model, self.run_settings(method, size, 0), size, self.data.kind.name)
 
     def run_job(self, method: str, size: int, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
-        from gpt1.inference.evaluate import evaluate
-
         data, about = self.data, {"method": method, "labels": size, "seed": seed}
         rows = data.draw_train_set(size, seed, f"{data.training.table.name} ({size} labels, seed {seed})")
         if method == "tfidf":
-            return {**about, **tfidf_scores(data.kind, data.target, rows.examples, data.test.examples, seed)}
+            weights = example_weights(rows.examples, data.target, self.settings.get("class_weight", ""))
+            training = with_weights(rows.examples, weights)
+            return {**about, **tfidf_scores(data.kind, data.target, training, data.test.examples, seed)}
         data.check_learnable(rows)
         options = data.finetune_options | self.run_settings(method, size, seed)
         resolved = self.training_settings(method, size)
         run = finetune_or_resume(rows.table, scratch, progress, resolved, from_=self.from_, **options)
-        return {**about, "settings": resolved, **evaluate(run, data.test.table, baselines=False)["metrics"]}
+        return {**about, "settings": resolved, **self.test_metrics(run)}
+
+    def test_metrics(self, run: Path) -> dict[str, float]:
+        """Metrics on the test rows, on the device that trained the run. Labels that it never saw count as mistakes."""
+        from gpt1.inference.evaluate import score_rows
+        from gpt1.inference.label_checks import encode_known_labels
+        from gpt1.inference.predictor import load_task_predictor
+
+        model, table = load_task_predictor(run, self.settings.get("device", "auto")), self.data.test.table
+        targets, _ = encode_known_labels(model.target, self.data.test.examples, table.locate_row, refuse=False)
+        found, _ = score_rows(model, table, self.data.test.examples, targets, Progress())
+        return dict(found["metrics"])
 
     def check_stored_settings(self, store: ResultStore) -> None:
         """UserError if a finished run used other settings than it would use now."""

@@ -8,9 +8,12 @@ from dataclasses import fields
 from gpt1.config import FinetuneConfig, flag_name
 from gpt1.errors import UserError
 
+SET_BY_EXPERIMENTS = (
+    "seed", "train", "from_scratch", "valid_fraction", "transfer_layers", "keep", "keep_head", "metric",
+)  # fmt: skip
 RESERVED = {
-    "curve": ("seed", "train", "from_scratch", "valid_fraction", "deduplicate", "keep", "keep_head", "metric"),
-    "reproduce": ("seed", "train", "from_scratch", "valid_fraction", "transfer_layers", "keep", "keep_head", "metric"),
+    "curve": (*SET_BY_EXPERIMENTS, "deduplicate"),
+    "reproduce": SET_BY_EXPERIMENTS,
     "zeroshot": tuple(field.name for field in fields(FinetuneConfig)),
 }
 

@@ -19,6 +19,7 @@ from gpt1.tasks.baselines import tfidf_baseline, trivial_baseline
 from gpt1.tasks.duplicates import content_key
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Target
+from gpt1.tasks.weights import with_weights
 
 
 def baselines_on_test_rows(
@@ -42,7 +43,7 @@ def baselines_on_test_rows(
             )
         seed = int(runs.read_run_config(Path(run)).get("seed", 0))
         chosen = stored_choice(Path(run))
-        rows = task.training, examples
+        rows = with_weights(task.training, task.weights), examples
         if tfidf := tfidf_baseline(model.kind, model.target, *rows, seed, progress, chosen, task.validation):
             found["tfidf"] = tfidf
     else:

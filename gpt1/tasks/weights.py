@@ -93,3 +93,10 @@ def example_weights(examples: Sequence[Example], target: Target, class_weight: s
     if not weights.any():
         raise UserError("all rows have the weight 0: there is nothing to learn.", "Check the column of --weight.")
     return None if weights.min() == weights.max() else (weights / weights.mean()).float()
+
+
+def with_weights(examples: Sequence[Example], weights: Tensor | None) -> list[Example]:
+    """The examples with the weights [examples] of the task loss (see `example_weights`), for the baselines."""
+    if weights is None:
+        return list(examples)
+    return [replace(example, weight=weight) for example, weight in zip(examples, weights.tolist(), strict=True)]

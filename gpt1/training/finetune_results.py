@@ -30,6 +30,7 @@ from gpt1.tasks.baselines import (
     trivial_baseline,
 )
 from gpt1.tasks.targets import Target, choose_thresholds
+from gpt1.tasks.weights import with_weights
 from gpt1.training.finetune_setup import FinetuneSetup, FullTrainingSource
 from gpt1.training.head_only import HeadOnlySource
 from gpt1.training.loop import Outcome
@@ -108,7 +109,7 @@ def evaluate_trained_model(
     target = choose_thresholds(task.target, logits, targets)
     metrics = {**compute_metrics(target, logits, targets, labels, cross_fit=True), "rows": len(labels)}
     baselines = {"trivial": trivial_baseline(target, answer, labels)}
-    rows = task.training, task.validation
+    rows = with_weights(task.training, task.weights), task.validation
     tfidf = tfidf_baseline(task.kind, target, *rows, cfg.seed, progress, None, task.validation) if with_tfidf else {}
     if tfidf:
         baselines["tfidf"] = tfidf

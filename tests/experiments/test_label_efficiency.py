@@ -337,6 +337,7 @@ def test_a_folder_of_another_curve_is_refused_with_the_difference(
         ({"sizes": [5000]}, "sizes=5000 is out of range: "),
         ({"methods": ["heads"]}, "Did you mean head"),
         ({"seed": 3}, "seed= is set by gpt1 curve itself"),
+        ({"transfer_layers": 1}, "transfer_layers= is set by gpt1 curve itself"),
         ({"peak_rl": 3}, "Did you mean peak_lr"),
     ],
 )

@@ -16,9 +16,10 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
 from gpt1.errors import UserError
+from gpt1.experiments.label_efficiency import curve
 from gpt1.model.head import Head
 from gpt1.model.losses import FeatureMicroBatch, l2
-from gpt1.runs.folder import read_run_config
+from gpt1.runs.folder import read_results, read_run_config
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Classes, StandardizedNumber
@@ -67,7 +68,7 @@ def test_the_weighted_loss_is_the_log_loss_of_scikit_learn(n: int, data: Any):
     batch = FeatureMicroBatch(torch.randn(n, 4), torch.arange(n), torch.tensor(labels), n, weights)
     logits = head(batch.features, batch.example_index)
     expected = log_loss(labels, logits.double().softmax(-1).detach(), sample_weight=weights, labels=[0, 1, 2])
-    assert float(l2(head, Classes(("a", "b", "c")).loss, batch).total) == pytest.approx(expected, rel=1e-4)
+    assert float(l2(head, Classes(("a", "b", "c")).loss, batch).total.detach()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_weighted_optimum_is_that_of_scikit_learn():
@@ -132,6 +133,20 @@ def test_weights_of_0_leave_nothing_to_learn():
     table = Table("rows.csv", ["text", "w"], [{"text": "a", "w": 0}, {"text": "b", "w": 0}])
     with pytest.raises(UserError, match="all rows have the weight 0"):
         example_weights(add_row_weights(make_examples(["a", "b"]), table, "w"), Classes(("a", "b")), "")
+
+
+def test_class_weights_reach_the_tfidf_baseline(pretrained_run: Path, tmp_path: Path):
+    """The test rows share no word with the training rows, so the weights decide which label TF-IDF predicts."""
+    labels = ["rare", "usual", "usual"] * 30
+    train, test = ([{"text": f"{word}{i}", "label": label} for i, label in enumerate(labels)] for word in "ab")
+    how: dict[str, Any] = {"from_": pretrained_run, **TEXT_OPTIONS, "precision": "fp32"}
+    for weights, accuracy in (("usual=1000", 2 / 3), ("rare=1000", 1 / 3)):
+        settings = {**how, **FAST_SETTINGS, "train": "head", "class_weight": weights}
+        run = finetune(train, out=tmp_path / weights, valid=test, **settings)
+        assert read_results(run)["baselines"]["tfidf"]["metrics"]["accuracy"] == pytest.approx(accuracy)
+        options: dict[str, Any] = {"sizes": [60], "seeds": 1, "methods": ["tfidf"], "class_weight": weights}
+        found = read_results(curve(train, test=test, out=tmp_path / f"curve {weights}", **how | options))
+        assert found["curves"]["TF-IDF + linear model"]["60"]["median"] == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("train", ["all", "head"])

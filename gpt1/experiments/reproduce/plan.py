@@ -28,6 +28,7 @@ from gpt1.progress import Progress
 from gpt1.runs import folder as runs
 from gpt1.tasks.overlap import fit_overlap, has_pairs
 from gpt1.tasks.tfidf import fit_tfidf
+from gpt1.tasks.weights import example_weights, with_weights
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class ReproductionPlan:
     def run_job(self, task: PaperTask, method: str, seed: int, scratch: Path, progress: Progress) -> dict[str, Any]:
         about = {"task": task.name.text, "method": method, "seed": seed, "made_from": self.provenance(task, method)}
         if method in BASELINES:
-            return {**about, **baseline_scores(task, method, seed)}
+            return {**about, **baseline_scores(task, method, seed, self.request.settings.get("class_weight", ""))}
         from_ = self.request.lstm if method == "lstm" else self.request.from_
         options = task.finetune_options | self.run_settings(method, seed)
         resolved = self.training_settings(task, method)
@@ -187,9 +188,11 @@ class ReproductionPlan:
         return {**about, **scores, "cut": training["data"]["cut"], "seconds": training["seconds"]}
 
 
-def baseline_scores(task: PaperTask, method: str, seed: int) -> dict[str, Any]:
+def baseline_scores(task: PaperTask, method: str, seed: int, class_weight: str) -> dict[str, Any]:
     """The metrics of a baseline on all test rows and on each subset."""
-    data = (task.name.data.kind, task.target, task.training.examples, seed)
+    examples = task.training.examples
+    training = with_weights(examples, example_weights(examples, task.target, class_weight))
+    data = (task.name.data.kind, task.target, training, seed)
     fitted = fit_overlap(*data) if method == "overlap" else fit_tfidf(*data)[1]
     scores = fitted.scores(task.target, task.test.examples)
     subsets = {
