@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,3 +57,8 @@ def batch_indices(step: int, n: int, batch_size: int, seed: int) -> tuple[int, N
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
     return -(-n // batch_size)
+
+
+def count_steps(epochs: float, per_epoch: int) -> int:
+    """Steps of `epochs` epochs, at least one. 1.1 · 100 is 110.00000000000001 in floating point, and means 110."""
+    return max(1, math.ceil(round(epochs * per_epoch, 6)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gpt1.config import ValidationSplit
 from gpt1.corpus.corpus import Corpus
-from gpt1.corpus.order import batch_indices, derive_seed, steps_per_epoch
+from gpt1.corpus.order import batch_indices, count_steps, derive_seed, steps_per_epoch
 from gpt1.corpus.split import CorpusPart, split_text
 from gpt1.errors import UserError
 from gpt1.formatting import count_noun
@@ -50,7 +50,7 @@ class CorpusWindows:
         return epoch, self.read(windows, shift=derive_seed(seed, epoch) % (self.max_shift + 1))
 
     def count_steps(self, epochs: float, batch_size: int) -> int:
-        return max(1, math.ceil(epochs * steps_per_epoch(self.n, batch_size)))
+        return count_steps(epochs, steps_per_epoch(self.n, batch_size))
 
     def loss_metrics(self, loss: float) -> dict[str, float]:
         """`loss` (nats per token), perplexity, and bits per byte of text, which is comparable across vocabularies."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt1.config import FinetuneConfig
-from gpt1.corpus.order import batch_indices, derive_seed, shuffled_indices, steps_per_epoch
+from gpt1.corpus.order import batch_indices, count_steps, derive_seed, shuffled_indices, steps_per_epoch
 from gpt1.datasets.labeled import TaskData
 from gpt1.devices import prepare_model, resolve_device, resolve_precision
 from gpt1.formatting import count_noun
@@ -108,7 +108,7 @@ class FinetuneSetup:
 
     def make_stage(self, cfg: FinetuneConfig, source: FullTrainingSource | HeadOnlySource) -> Stage:
         per_epoch = steps_per_epoch(len(self.train_examples), cfg.batch_size)
-        steps = max(1, math.ceil(cfg.epochs * per_epoch))
+        steps = count_steps(cfg.epochs, per_epoch)
         every = per_epoch if cfg.train == "head" else per_epoch * math.ceil(cfg.epochs / MAX_EVALUATIONS)
 
         def should_evaluate(done: int) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.corpus.order import batch_indices, derive_seed, shuffled_indices, steps_per_epoch
+from gpt1.corpus.order import batch_indices, count_steps, derive_seed, shuffled_indices, steps_per_epoch
 
 seeds = st.integers(0, 2**31 - 1)
 epochs = st.integers(0, 10_000)
@@ -72,3 +75,10 @@ def test_a_derived_seed_depends_on_every_number_and_their_order(numbers: list[in
     assert seed != derive_seed(*reversed(numbers))
     for i in range(len(numbers)):
         assert seed != derive_seed(*numbers[:i], numbers[i] + 1, *numbers[i + 1 :])
+
+
+@given(tenths=st.integers(1, 1000), per_epoch=st.integers(1, 10**9))
+def test_epochs_are_rounded_up_to_whole_steps(tenths: int, per_epoch: int):
+    """In exact fractions: 1.1 epochs of 100 steps are 110."""
+    assert count_steps(tenths / 10, per_epoch) == math.ceil(Fraction(tenths, 10) * per_epoch)
+    assert count_steps(tenths / per_epoch, per_epoch) == tenths
