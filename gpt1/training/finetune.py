@@ -38,7 +38,7 @@ from gpt1.training.distributed import require_single_process
 from gpt1.training.finetune_results import finish_finetuning
 from gpt1.training.finetune_setup import FinetuneSetup, prepare_finetuning
 from gpt1.training.loop import train
-from gpt1.training.run import open_run, resume_run
+from gpt1.training.run import check_validation_source, open_run, resume_run
 from gpt1.training.time_limit import check_time_limit, plan_epochs
 from gpt1.training.tracking import check_tracker
 from gpt1.training.train_scope import check_train_scope
@@ -101,6 +101,7 @@ def finetune(
     require_single_process()
     requested = requested_finetune_settings(config, settings)
     check_inputs(train_on, from_, resume, overwrite, time_limit, requested.get("epochs"))
+    check_validation_source(valid, settings)
     started, progress = time.monotonic(), progress or default_progress()
     task = TaskRequest(train_on, valid, kind, named_columns(settings), score, data_dir, weight or None, unlabeled)
     request = FinetuneRequest(frames_to_tables(task), from_, requested)

@@ -36,7 +36,7 @@ from gpt1.training.distributed import Processes, process_group
 from gpt1.training.initial_model import inherited_settings, init_model
 from gpt1.training.loop import Outcome, Stage, StepBatch, train
 from gpt1.training.plan import NEGLIGIBLE_FLOPS, describe_plan, measure_speed, plan_run
-from gpt1.training.run import open_run, resume_run
+from gpt1.training.run import check_validation_source, open_run, resume_run
 from gpt1.training.speed import flops_per_token, micro_batch_tokens, peak_flops
 from gpt1.training.tracking import check_tracker
 
@@ -83,6 +83,7 @@ def pretrain(
     if corpus is not None:
         require_path(corpus, "the corpus", CORPUS_FIX)
     runs.check_resume(resume, overwrite)
+    check_validation_source(valid, settings)
     inputs = {"corpus": corpus, "from": from_, "valid": valid}
     facts = {**{name: str(path) if path else None for name, path in inputs.items()}, "minutes": minutes}
     requested = requested_pretrain_settings(config, settings)
@@ -311,6 +312,8 @@ def prepare_pretraining(
     fingerprints = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint, "precision": str(activations)}
     if valid:
         fingerprints["--valid corpus"] = valid.fingerprint
+        if valid.fingerprint == corpus.fingerprint:
+            progress.log("warning: --valid is the training corpus: its loss does not show overfitting")
     if from_:
         fingerprints["model"] = fingerprint_weights(runs.find_model_folder(from_))
     setup = PretrainSetup(

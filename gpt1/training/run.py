@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpt1.errors import Interrupted
+from gpt1.errors import Interrupted, UserError
 from gpt1.files.atomic import lock_dir
 from gpt1.files.names import METRICS_FILE
 from gpt1.formatting import shell_join
@@ -19,6 +19,12 @@ from gpt1.training import checkpoints
 from gpt1.training.distributed import SINGLE_PROCESS, Processes
 from gpt1.training.tensorboard import TensorBoard
 from gpt1.training.tracking import TRACKERS, Tracker, start_tracker
+
+
+def check_validation_source(valid: Any, settings: Mapping[str, Any]) -> None:
+    """UserError for a share of the training data next to validation data of its own."""
+    if valid is not None and settings.get("valid_fraction"):
+        raise UserError("--valid-fraction has no effect with --valid.", "Use one of them.")
 
 
 def resume_run(

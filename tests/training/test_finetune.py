@@ -350,7 +350,7 @@ def test_head_only_in_a_config_file_uses_the_head_only_defaults(table: Table, pr
         ({"long": "middle"}, 'long="middle" is not a valid choice'),
         ({"train": "last:3"}, 'train="last:3" is not a valid choice'),
         ({"train": "last:0"}, "is not a valid choice"),
-        ({"train": "everything"}, "is not a valid choice"),
+        ({"valid": "other.csv", "valid_fraction": 0.2}, "valid_fraction= has no effect with valid="),
         ({"transfer_layers": 3}, "the model has 2 blocks"),
         ({"kind": "clasification"}, "Did you mean classification"),
         ({"kind": "entailment"}, "entailment does not accept text="),

@@ -252,6 +252,15 @@ def test_the_settings_of_a_run_can_be_used_again(corpus: Path, pretrained_run: P
         pretrain(corpus, out=tmp_path / "other", config=file, epochs=2)
 
 
+@pytest.mark.usefixtures("no_report")
+def test_validation_on_the_training_corpus_is_pointed_out(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], tmp_path: Path
+):
+    progress = LoggedLines()
+    pretrain(corpus, out=tmp_path / "run", valid=corpus, progress=progress, **{**tiny_pretrain_settings, "steps": 2})
+    assert any("--valid is the training corpus" in line for line in progress.lines)
+
+
 # ---- errors before anything is written
 
 
@@ -263,6 +272,7 @@ def test_the_settings_of_a_run_can_be_used_again(corpus: Path, pretrained_run: P
         ({"n_embd": 33}, "not a multiple"),
         ({"device": "abacus"}, 'device="abacus" is not a valid device'),
         ({"steps": 5, "epochs": 2}, "contradict each other"),
+        ({"valid": "other", "valid_fraction": 0.1}, "valid_fraction= has no effect with valid="),
     ],
 )
 def test_invalid_settings_are_an_error_and_leave_nothing(
