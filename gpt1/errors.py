@@ -7,6 +7,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable
+from numbers import Integral
 
 OUT_OF_MEMORY = re.compile(
     "out of memory|allocate memory|not enough memory|failed to map segment|create a primitive$|_ALLOC_FAILED"
@@ -95,6 +96,13 @@ def require_path(value: object, what: str, fix: str) -> None:
     if not isinstance(value, str | os.PathLike):
         given = "None" if value is None else f"a {type(value).__name__}"
         raise UserError(f"{what} must be a path or a name, not {given}.", fix)
+
+
+def require_count(value: object, name: str, minimum: int = 0) -> None:
+    """UserError for an argument from Python that is not a whole number of at least `minimum`."""
+    if not isinstance(value, Integral) or value < minimum:
+        problem = f"{name} {value!r} is not a whole number of at least {minimum}."
+        raise UserError(problem, f"Use {minimum} or more.")
 
 
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no EDQUOT

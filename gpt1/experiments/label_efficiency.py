@@ -175,7 +175,8 @@ def curve(
         UserError: an input is invalid, or `out` has results of another curve.
         Interrupted: after Ctrl-C; finished runs are saved and the report shows them.
     """
-    progress, train, test = progress or default_progress(), to_table(train), to_table(test)
+    progress, train = progress or default_progress(), to_table(train)
+    test = None if test is None else to_table(test)
     if former := settings.pop("min_updates", None):
         log_once("--min-updates is now called --min-steps.")
         min_steps = former

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -47,7 +48,8 @@ class Sampler:
     def __init__(
         self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, generator: torch.Generator | None = None
     ) -> None:
-        if not (temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
+        are_numbers = all(isinstance(value, Real) for value in (temperature, top_k, top_p))
+        if not (are_numbers and temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
             raise UserError(
                 f"temperature {temperature}, top_k {top_k}, top_p {top_p} leave no token to choose.",
                 "Use temperature and top_k of at least 0, and top_p above 0 and at most 1.",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt1.console import default_progress
-from gpt1.errors import UserError
+from gpt1.errors import UserError, require_count
 from gpt1.formatting import count_parameters
 from gpt1.generation.continuous import Continuation, ContinuousBatch, batch_invariant
 from gpt1.generation.decoding import decode, decode_stream, prefill, should_pack
@@ -81,6 +81,8 @@ class LanguageModel:
         Returns:
             (token, probability), most likely first.
         """
+        (text,) = read_text_list([text])
+        require_count(k, "k")
         return [(token, probability) for token, _, probability in self.top_next_tokens(text, k)]
 
     @torch.inference_mode()
@@ -130,10 +132,10 @@ class LanguageModel:
         Raises:
             UserError: For a setting out of range, or several prompts with `stream`.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else read_text_list(text)
         ends = check_stop_strings(stop)
-        if logprobs < 0:
-            raise UserError(f"logprobs {logprobs} is out of range.", "Use 0 (none) or more.")
+        for name, count in (("--max-tokens", max_tokens), ("--logprobs", logprobs), ("--seed", seed or 0)):
+            require_count(count, name)
         recorded = logprobs if len(texts) == 1 else 0  # `Continuation` scores the tokens of several texts itself
         samplers = [
             make_sampler(temperature, top_k, top_p, None if seed is None else seed + i, self.device, recorded)
@@ -286,6 +288,8 @@ def read_text_list(texts: Any) -> list[str]:
         return series_texts(texts)
     if isinstance(texts, str | Mapping):
         raise UserError("expected a list of texts, not a single text.", "Use [text].")
+    if not isinstance(texts, Iterable):
+        raise UserError(f"expected a list of texts, not {texts!r}.", "Use a list of strings.")
     found = list(texts)
     for i, text in enumerate(found):
         if not isinstance(text, str):

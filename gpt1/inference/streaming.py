@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,7 +47,7 @@ class RecordingSampler(Sampler):
 
 def check_stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     """The stop strings as a tuple; UserError for one that is empty or not a text."""
-    strings = (stop,) if isinstance(stop, str) else tuple(stop)
+    strings = tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else (stop,)
     for string in strings:
         if not isinstance(string, str) or not string:
             raise UserError(f"the stop string {string!r} is not a text of at least one character.", "Leave it out.")

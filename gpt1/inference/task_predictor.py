@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +71,9 @@ class TaskPredictor(LanguageModel):
         if hasattr(rows, "columns"):  # iterating over a DataFrame gives its column names, which would be taken as texts
             problem = f"predict takes a list of rows, not a table ({type(rows).__name__})."
             raise UserError(problem, "Use predict_table(table), or predict(table.rows).")
+        if not isinstance(rows, Iterable):
+            wanted = ", ".join(columns.values())
+            raise UserError(f"predict takes a list of rows, not {rows!r}.", f"Use dicts with {wanted}.")
         rows = [{columns["text"]: row} if isinstance(row, str) and "text" in columns else row for row in rows]
         for i, row in enumerate(rows):
             if not isinstance(row, Mapping):

@@ -83,7 +83,7 @@ def check_no_missing(values: Sequence[Any], where: str, fix: str) -> None:
 
 def to_table(source: Any, texts: Collection[str] = ()) -> Any:
     """A DataFrame or a list of rows (dicts by column) as a `Table`; any other source is returned unchanged."""
-    if isinstance(source, str | Path | Table) or source is None:
+    if isinstance(source, str | Path | Table):
         return source
     if isinstance(source, Sequence):
         if not source or not all(isinstance(row, Mapping) for row in source):
@@ -94,7 +94,7 @@ def to_table(source: Any, texts: Collection[str] = ()) -> Any:
         raise UserError("a Series has no columns.", "Use a DataFrame with a column of texts and a column of labels.")
     if is_frame(source):
         return frame_table(source, texts)
-    problem = f"rows of type {type(source).__name__} cannot be read."
+    problem = "the rows are None." if source is None else f"rows of type {type(source).__name__} cannot be read."
     raise UserError(problem, "Use a file, a Table, a list of dicts, or a DataFrame (pandas, polars, pyarrow).")
 
 

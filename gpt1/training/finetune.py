@@ -168,7 +168,8 @@ def requested_finetune_settings(config: str | Path | None, settings: Mapping[str
 def frames_to_tables(task: TaskRequest) -> TaskRequest:
     """The request with DataFrames and lists of rows as tables."""
     texts = [column for role, column in task.columns.items() if role not in ("label", "choices", "question")]
-    return replace(task, train=to_table(task.train, texts), valid=to_table(task.valid, texts))
+    train, valid = (rows if rows is None else to_table(rows, texts) for rows in (task.train, task.valid))
+    return replace(task, train=train, valid=valid)
 
 
 def resume_finetuning(out: str | Path, request: FinetuneRequest, with_tfidf: bool, progress: Progress) -> Path:

@@ -227,10 +227,12 @@ def test_a_row_that_does_not_fit_the_task_is_an_error_with_its_number(
         make_predictor(name).predict([row])
 
 
-@pytest.mark.parametrize("row", ["a text", {"t": "a text"}])
-def test_a_single_row_instead_of_a_list_is_an_error(make_predictor: MakePredictor, row: Any):
-    with pytest.raises(UserError, match="not a single row"):
-        make_predictor("classification").predict(row)
+@pytest.mark.parametrize("rows", ["a text", {"t": "a text"}, None, 3])
+def test_what_is_not_a_list_of_rows_is_an_error(make_predictor: MakePredictor, rows: Any):
+    model = make_predictor("classification")
+    for call in (model.predict, model.predict_proba, model.features, model.explain):
+        with pytest.raises(UserError, match="takes a list of rows, not"):
+            call(rows)
 
 
 @pytest.mark.parametrize("name", ["scored similarity", "regression"])

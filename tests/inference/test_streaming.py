@@ -109,8 +109,13 @@ def test_a_draft_model_changes_neither_text_nor_log_probabilities(model: Languag
     [
         ({"stop": [""]}, "the stop string ''"),
         ({"stop": [3]}, "the stop string 3"),
-        ({"logprobs": -1}, "logprobs -1"),
+        ({"stop": 3}, "the stop string 3"),
+        ({"logprobs": -1}, "logprobs=-1 is not a whole number"),
+        ({"max_tokens": -1}, "max_tokens=-1 is not a whole number"),
+        ({"max_tokens": "ten"}, "max_tokens='ten' is not a whole number"),
+        ({"seed": 1.5}, "seed=1.5 is not a whole number"),
         ({"temperature": -1}, "temperature -1"),
+        ({"temperature": "hot"}, "temperature hot"),
     ],
 )
 def test_settings_out_of_range_are_an_error_before_anything_is_generated(
@@ -118,6 +123,13 @@ def test_settings_out_of_range_are_an_error_before_anything_is_generated(
 ):
     with pytest.raises(UserError, match=problem):
         model.generate("a", stream=True, **options)
+
+
+@pytest.mark.parametrize("text", [None, 5, {"text": "a"}, ["a", None]])
+def test_what_is_not_a_text_is_an_error(model: LanguageModel, text: Any):
+    for call in (model.generate, model.next_tokens, model.score, model.features):
+        with pytest.raises(UserError, match=r"not a string|list of texts"):
+            call(text)
 
 
 def test_a_stream_of_two_prompts_is_an_error(model: LanguageModel):

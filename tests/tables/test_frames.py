@@ -84,6 +84,6 @@ def test_rows_of_every_kind_become_a_table():
     table = Table("t", [], [])
     assert to_table(table) is table
     assert to_table("rows.csv") == "rows.csv"
-    for bad in ([], ["a text"], 3, pd.Series(["a"]), pl.LazyFrame({"a": [1]})):
+    for bad in (None, [], ["a text"], 3, pd.Series(["a"]), pl.LazyFrame({"a": [1]})):
         with pytest.raises(UserError):
             to_table(bad)
