@@ -134,7 +134,7 @@ class LanguageModel:
         """
         texts = [text] if isinstance(text, str) else read_text_list(text)
         ends = check_stop_strings(stop)
-        for name, count in (("--max-tokens", max_tokens), ("--logprobs", logprobs), ("--seed", seed or 0)):
+        for name, count in (("max_tokens", max_tokens), ("logprobs", logprobs), ("seed", seed or 0)):
             require_count(count, name)
         recorded = logprobs if len(texts) == 1 else 0  # `Continuation` scores the tokens of several texts itself
         samplers = [
