@@ -210,10 +210,15 @@ def read_losses(run: Path) -> list[float]:
 
 def run_all_paths(folder: Path, device: str, texts: Path) -> dict[str, Any]:
     """Results of every path on one device."""
-    from gpt1 import finetune, load, pretrain
+    from gpt1 import finetune, load
+    from gpt1.training import linear_probe
+    from gpt1.training import pretrain as pretrain_module
     from gpt1.training import run as run_module
 
     run_module.report_on_exit = lambda run: nullcontext()  # type: ignore[assignment]  # the pages take half of the time
+    pretrain_module.sample_prompts = lambda setup: []  # type: ignore[assignment]  # `generate` below is the same path
+    linear_probe.MAX_ITERATIONS = 10  # each is many small operations, alike each time
+    pretrain = pretrain_module.pretrain
     folder.mkdir()
     found: dict[str, Any] = {}
     base = folder / "fp32"
@@ -237,10 +242,7 @@ def run_all_paths(folder: Path, device: str, texts: Path) -> dict[str, Any]:
     for kind, columns in KIND_COLUMNS.items():
         for train in ("all", "head", "last:1"):
             settings = {"train": train, "precision": "fp32", "head_dropout": 0.0, "dropout": 0.0, "epochs": 2}
-            settings["head_first"] = (kind, train) == (
-                "classification",
-                "all",
-            )  # many small operations, alike each time
+            settings["head_first"] = (kind, train) == ("classification", "all")
             out = folder / f"{kind}-{train.partition(':')[0]}"
             run = finetune(table, from_=base, out=out, kind=kind, device=device, baselines=False, **columns, **settings)
             found[f"finetune {kind} {train}"] = read_losses(run)

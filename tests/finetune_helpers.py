@@ -16,7 +16,7 @@ from gpt1.training import checkpoints
 
 TEXT_OPTIONS = {"kind": "classification", "text": "text"}
 VOCAB_SIZE = 300  # more than the rows of any tensor except the token embedding
-FAST_SETTINGS = {"epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu"}
+FAST_SETTINGS = {"epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu", "baselines": False}
 KIND_OPTIONS: dict[str, dict[str, Any]] = {
     "classification": TEXT_OPTIONS,
     "regression": {"kind": "regression", "text": "text", "label": "stars"},

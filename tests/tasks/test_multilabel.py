@@ -293,7 +293,7 @@ def test_words_that_are_labels_are_learned(pretrained_run: Path, tmp_path: Path)
 def test_evaluate_scores_the_predictions_of_a_run_without_validation_rows(pretrained_run: Path, tmp_path: Path):
     path, label = write_labels_table("list", tmp_path)
     how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "valid_fraction": 0.0}
-    run = finetune(path, from_=pretrained_run, out=tmp_path / "run", baselines=False, **how)
+    run = finetune(path, from_=pretrained_run, out=tmp_path / "run", **how)
     rows = read_table(path).rows
     predicted = [row["prediction"] for row in load(run).predict([row["text"] for row in rows])]
     expected = multilabel_scores([row["label"] for row in rows], predicted, load(run).labels)
@@ -329,7 +329,7 @@ def test_predictions_are_lists_in_every_format(pretrained_run: Path, tmp_path: P
 
 def test_lists_without_labels_can_be_written_as_parquet(pretrained_run: Path, tmp_path: Path):
     path, label = write_labels_table("text", tmp_path)
-    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "baselines": False}
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label}
     model = finetune(path, from_=pretrained_run, out=tmp_path / "run", **how) / "model"
     task = json.loads((model / "task.json").read_text())
     written = []
@@ -346,7 +346,7 @@ def test_lists_without_labels_can_be_written_as_parquet(pretrained_run: Path, tm
 
 def test_rows_with_an_unseen_label_among_several_count_as_wrong_and_are_named(pretrained_run: Path, tmp_path: Path):
     path, label = write_labels_table("list", tmp_path)
-    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "baselines": False}
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label}
     run, progress = finetune(path, from_=pretrained_run, out=tmp_path / "run", **how), LoggedLines()
     rows = [
         {**row, "label": [*row["label"], "new", *["other"] * (i == 1)] if i < 3 else row["label"]}
@@ -372,7 +372,7 @@ def test_rows_with_an_unseen_label_among_several_count_as_wrong_and_are_named(pr
 @pytest.mark.parametrize("trained", ["list", "columns", "text"])
 def test_rows_with_another_separator_have_the_same_scores(pretrained_run: Path, tmp_path: Path, trained: str):
     path, label = write_labels_table(trained, tmp_path)
-    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label, "baselines": False}
+    how = {**FAST_SETTINGS, "kind": "multilabel", "text": "text", "label": label}
     run = finetune(path, from_=pretrained_run, out=tmp_path / "run", **how)
     expected, lists = evaluate(run, path), read_table(write_labels_table("list", tmp_path)[0]).rows
     for write in ("|".join, "; ".join, ", ".join, json.dumps, str):

@@ -141,7 +141,7 @@ def test_class_weights_reach_the_tfidf_baseline(pretrained_run: Path, tmp_path: 
     train, test = ([{"text": f"{word}{i}", "label": label} for i, label in enumerate(labels)] for word in "ab")
     how: dict[str, Any] = {"from_": pretrained_run, **TEXT_OPTIONS, "precision": "fp32"}
     for weights, accuracy in (("usual=1000", 2 / 3), ("rare=1000", 1 / 3)):
-        settings = {**how, **FAST_SETTINGS, "train": "head", "class_weight": weights}
+        settings = {**how, **FAST_SETTINGS, "baselines": True, "train": "head", "class_weight": weights}
         run = finetune(train, out=tmp_path / weights, valid=test, **settings)
         assert read_results(run)["baselines"]["tfidf"]["metrics"]["accuracy"] == pytest.approx(accuracy)
         options: dict[str, Any] = {"sizes": [60], "seeds": 1, "methods": ["tfidf"], "class_weight": weights}

@@ -33,7 +33,7 @@ def kind_run(
 ) -> tuple[str, Path, LoggedLines]:
     """(kind, a run of it, its lines)."""
     out, progress = tmp_path_factory.mktemp("kind") / "run", LoggedLines()
-    options = {**KIND_OPTIONS[request.param], **FAST_SETTINGS}
+    options = {**KIND_OPTIONS[request.param], **FAST_SETTINGS, "baselines": True}
     return request.param, finetune(table, from_=pretrained_run, out=out, progress=progress, **options), progress
 
 
@@ -102,7 +102,7 @@ def test_the_baselines_of_every_kind_are_shown_beside_the_model(kind_run: tuple[
 
 def test_the_commands_of_the_advice_are_stored_if_tfidf_is_better(table: Table, pretrained_run: Path, tmp_path: Path):
     """One step with a learning rate of almost zero learns nothing, and TF-IDF learns these rows."""
-    options = {**TEXT_OPTIONS, **FAST_SETTINGS, "peak_lr": 1e-9}
+    options = {**TEXT_OPTIONS, **FAST_SETTINGS, "baselines": True, "peak_lr": 1e-9}
     found = read_results(finetune(table, from_=pretrained_run, out=tmp_path / "run", **options))
     assert "TF-IDF" in found["warning"]
     assert [command.split()[1] for command in found["advice"]] == ["tokenize", "pretrain", "finetune"]
@@ -112,7 +112,7 @@ def test_the_commands_of_the_advice_are_stored_if_tfidf_is_better(table: Table, 
 def test_baselines_are_left_out_on_request_or_without_validation_rows(
     settings: dict[str, Any], left: set[str], table: Table, pretrained_run: Path, tmp_path: Path
 ):
-    options = {**TEXT_OPTIONS, **FAST_SETTINGS, **settings}
+    options = {**TEXT_OPTIONS, **FAST_SETTINGS, "baselines": True, **settings}
     found = read_results(finetune(table, from_=pretrained_run, out=tmp_path / "run", **options))
     assert set(found["baselines"]) == left
     assert left or not found["warning"]
@@ -121,7 +121,7 @@ def test_baselines_are_left_out_on_request_or_without_validation_rows(
 def test_a_model_that_learned_nothing_is_published_with_a_warning(table: Table, pretrained_run: Path, tmp_path: Path):
     for name in ("classification", "regression"):
         progress = LoggedLines()
-        settings = {**FAST_SETTINGS, "peak_lr": 0, "valid_fraction": 0.3}
+        settings = {**FAST_SETTINGS, "baselines": True, "peak_lr": 0, "valid_fraction": 0.3}
         run = finetune(
             table, from_=pretrained_run, out=tmp_path / name, progress=progress, **KIND_OPTIONS[name], **settings
         )

@@ -115,7 +115,7 @@ def test_a_killed_run_resumes_without_the_backbone_to_the_same_bits(
     whole = finetune(table, from_=pretrained_run, out=tmp_path / "whole", **settings)
     run = copy_until_checkpoint(3, whole, tmp_path / "run")
     sequence_counts.clear()
-    finetune(table, from_=pretrained_run, out=run, resume=True, **TEXT_OPTIONS)
+    finetune(table, from_=pretrained_run, out=run, resume=True, baselines=False, **TEXT_OPTIONS)
     assert sequence_counts == []
     assert_alike(run, whole)
 

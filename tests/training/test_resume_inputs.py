@@ -33,7 +33,7 @@ def whole_run(rows: Path, pretrained_run: Path, tmp_path_factory: pytest.TempPat
     """Similarity with scores, an own validation file and a label column that is not the default."""
     valid = rows.parent / "valid.csv"
     shutil.copy(rows, valid)
-    settings = {**FAST_SETTINGS, **EVERY_STEP, "text_a": "text", "text_b": "other", "label": "stars"}
+    settings = {**FAST_SETTINGS, "baselines": True, **EVERY_STEP, "text_a": "text", "text_b": "other", "label": "stars"}
     out = tmp_path_factory.mktemp("runs") / "whole"
     settings |= {"deduplicate": False, "kind": "similarity", "score": True}
     return finetune(rows, from_=pretrained_run, out=out, valid=valid, **settings)
@@ -78,7 +78,7 @@ def test_the_default_label_column_may_be_named_or_not(rows: Path, pretrained_run
         out = tmp_path / str(i)
         finetune(rows, from_=pretrained_run, out=out, **started, **FAST_SETTINGS, **EVERY_STEP)
         run = copy_until_checkpoint(1, out, tmp_path / f"{i} resumed")
-        assert_same_run(finetune(rows, from_=pretrained_run, out=run, resume=True, **resumed), out)
+        assert_same_run(finetune(rows, from_=pretrained_run, out=run, resume=True, baselines=False, **resumed), out)
 
 
 def test_pre_training_resumes_with_only_its_folder(
