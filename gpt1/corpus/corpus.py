@@ -28,15 +28,15 @@ from gpt1.corpus.shards import (
     read_npy_header,
     shard_name,
 )
-from gpt1.errors import UserError
+from gpt1.errors import UserError, require_path
 from gpt1.files.atomic import atomic_dir, disk_errors
 from gpt1.files.foreign import check_name, check_regular, parse_json, path_inside, short
 from gpt1.files.manifest import file_entry
 from gpt1.files.names import DOCUMENTS_FILE, MANIFEST
+from gpt1.files.output import check_new_folder
 from gpt1.files.reading import filesystem, is_url, not_found_error
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.progress import Progress
-from gpt1.runs.folder import check_new_folder
 from gpt1.tokenization.tokenizer import Tokenizer
 
 MAX_MANIFEST_BYTES = 2**28
@@ -107,10 +107,11 @@ def resolve_output(out: str | Path, overwrite: bool = False, inputs: Sequence[st
 
     With `overwrite` it may be a folder that gpt1 wrote and that holds none of `inputs`.
     """
+    require_path(out, "--out", "Use the path of a new folder.")
     if is_url(out):
         raise UserError(f"--out {out} is a URL, not a local folder.", "Write to a local folder, then copy it.")
     sources = [inputs] if isinstance(inputs, str | Path) else inputs
-    return check_new_folder(out, overwrite, sources, f"--out {out}").resolve()
+    return check_new_folder(Path(out).resolve(), overwrite, sources, f"--out {out}", "corpus")
 
 
 class Corpus:

@@ -112,7 +112,7 @@ def atomic_dir(path: Path, *, replace: bool = False, name: str | Path = "") -> I
         name: Name in messages, for example `--out runs/a`; by default `path`.
 
     Raises:
-        UserError: if another process is writing the same folder.
+        UserError: if another process is writing the same folder, or the one that would be replaced.
     """
     folder = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
@@ -125,7 +125,7 @@ def atomic_dir(path: Path, *, replace: bool = False, name: str | Path = "") -> I
                 for inner in (folder, *(entry for entry in folder.rglob("*") if entry.is_dir())):
                     fsync_dir_content(inner)
                 if replace and path.exists():
-                    shutil.rmtree(path)
+                    delete_folder(path)
                 elif path.exists():
                     path.rmdir()
                 folder.rename(path)

@@ -15,34 +15,9 @@ from typing import Any
 from gpt1.errors import PATH_FIXES, UserError, os_error_reason
 from gpt1.files.atomic import atomic_write_text
 from gpt1.files.foreign import Fields, check_name, check_regular, read_json_object, short
-from gpt1.files.names import DOCUMENTS_FILE, MANIFEST, RUN_CONFIG_FILE
+from gpt1.files.names import MANIFEST
 
 CHANGED = "the file was changed or damaged"
-
-
-def check_replaceable(folder: Path, inputs: Iterable[object] = ()) -> None:
-    """UserError unless --overwrite may delete `folder`: gpt1 wrote it, and it holds none of the command's `inputs`."""
-    if not is_written_by_gpt1(folder):
-        raise UserError(
-            f"--overwrite replaces only what gpt1 wrote, and {folder} is not a run, a model or a corpus.",
-            "Choose another --out.",
-        )
-    for path in inputs:
-        if (
-            isinstance(path, str | Path)
-            and os.path.exists(path)
-            and Path(path).resolve().is_relative_to(folder.resolve())
-        ):
-            raise UserError(f"--overwrite would delete {path}, which the command reads.", "Choose another --out.")
-
-
-def is_written_by_gpt1(folder: Path) -> bool:
-    config, manifest = folder / RUN_CONFIG_FILE, folder / MANIFEST
-    if config.is_file() and config.read_bytes()[:20].startswith((b"stage: pretrain", b"stage: finetune")):
-        return True
-    if not manifest.is_file():
-        return False
-    return (folder / DOCUMENTS_FILE).is_file() or str(read_json_object(manifest).get("format")).startswith("gpt1-")
 
 
 def file_entry(path: Path) -> dict[str, Any]:

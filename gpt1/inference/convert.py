@@ -17,6 +17,7 @@ from gpt1.files.atomic import atomic_dir, atomic_write_json
 from gpt1.files.foreign import short
 from gpt1.files.manifest import write_manifest
 from gpt1.files.names import HEAD_FILE, HUGGING_FACE_FILES, LIBRARY_FILE, MODEL_FOLDER, OPENAI_FILES, RUN_CONFIG_FILE
+from gpt1.files.output import check_new_folder
 from gpt1.files.reading import not_found_error
 from gpt1.formatting import shell_quote
 from gpt1.inference import EXPORT_FORMATS, IMPORT_FORMATS
@@ -63,7 +64,7 @@ def import_model(
         UserError: If `source` is not a model of this format; nothing is written then.
     """
     progress = progress or default_progress()
-    source, target = Path(source), runs.check_new_folder(out, overwrite, [source])
+    source, target = Path(source), check_new_folder(out, overwrite, [source], writes="model")
     check_import_source(format, source)
     model, tokenizer = GPT.from_pretrained(source), load_tokenizer(source)
     drop_padding_row(source, model, tokenizer.vocab_size)
@@ -114,7 +115,7 @@ def export_model(
     check_format_name("export", format, [name for name in EXPORT_FORMATS if name != "onnx"])  # see onnx_model.py
     if dtype not in DTYPES:
         raise UserError(f"--dtype {short(dtype)} is not a type of weights.", f"Types: {', '.join(DTYPES)}.")
-    target = runs.check_new_folder(out, overwrite, [source])
+    target = check_new_folder(out, overwrite, [source], writes="model")
     model, tokenizer = load_model_and_tokenizer(source, verify)
     stored = read_any_task(runs.find_model_folder(source))
     if format == "gpt1":

@@ -22,6 +22,7 @@ from gpt1.errors import GPT1Error, UserError
 from gpt1.files.atomic import atomic_dir
 from gpt1.files.manifest import write_manifest
 from gpt1.files.names import ONNX_FILE
+from gpt1.files.output import check_new_folder
 from gpt1.formatting import format_size
 from gpt1.inference.convert import write_huggingface_tokenizer
 from gpt1.inference.predictor import TaskPredictor, load
@@ -30,7 +31,6 @@ from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
 from gpt1.model.weights import MODEL_FILES
 from gpt1.progress import Progress
-from gpt1.runs import folder as runs
 from gpt1.tasks.kinds import DELIMITER, EXTRACT, START
 from gpt1.tasks.targets import Target, target_to_json
 
@@ -138,7 +138,7 @@ def export_onnx(
     progress = progress or default_progress()
     if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
         raise UserError(f"export onnx needs the package {missing[0]}.", "pip install 'gpt1[onnx]'")
-    target = runs.check_new_folder(out, overwrite, [source])
+    target = check_new_folder(out, overwrite, [source], writes="model")
     model = load(source, device="cpu", verify=verify)
     if model.gpt.recurrent:
         raise UserError(f"{source} is an LSTM; only Transformers can be exported.", "Export another model.")

@@ -34,12 +34,11 @@ from gpt1.files.atomic import (
     atomic_write_text,
     delete_folder,
     ensure_exists,
-    ensure_writable,
     is_being_written,
     lock_dir,
 )
 from gpt1.files.foreign import read_json_object, read_yaml
-from gpt1.files.manifest import check_replaceable, verify_folder, write_manifest
+from gpt1.files.manifest import verify_folder, write_manifest
 from gpt1.files.names import (
     FIRST_ARRAY,
     MANIFEST,
@@ -52,6 +51,7 @@ from gpt1.files.names import (
     RUN_CONFIG_FILE,
     WEIGHTS_FILE,
 )
+from gpt1.files.output import check_new_folder
 from gpt1.files.reading import is_url, not_found_error
 from gpt1.formatting import format_columns, shell_join, shell_quote
 from gpt1.hub import download, is_hub_name
@@ -158,26 +158,6 @@ def stage_name(config_class: type[TrainingConfig]) -> str:
 def check_resume(resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise UserError("--resume and --overwrite contradict each other.", "Use one of them.")
-
-
-def check_new_folder(out: str | Path, overwrite: bool = False, inputs: Iterable[object] = (), name: str = "") -> Path:
-    """`out`, if it is free or empty, except for leftovers of a process that was killed while it created a run.
-
-    With `overwrite` it may also be a folder that gpt1 wrote and that holds none of the command's `inputs`. In messages
-    it is called `name`.
-    """
-    require_path(out, "--out", "Use the path of a new folder.")
-    folder = Path(out)
-    if folder.is_file():
-        raise UserError(f"{name or folder} is a file, not a folder.", "Choose another --out.")
-    if folder.is_dir() and any(not path.name.startswith(f".{RUN_CONFIG_FILE}.partial-") for path in folder.iterdir()):
-        resume = " To resume that run: --resume." if (folder / RUN_CONFIG_FILE).exists() else ""
-        if not overwrite:
-            fix = f"Choose another --out, or replace it with --overwrite.{resume}"
-            raise UserError(f"{name or folder} exists and is not empty.", fix)
-        check_replaceable(folder, inputs)
-    ensure_writable(folder)
-    return folder
 
 
 def open_for_resume(

@@ -18,8 +18,9 @@ from sklearn.utils.validation import check_is_fitted
 from gpt1.console import Console
 from gpt1.errors import Interrupted, UserError, require_path
 from gpt1.files.atomic import atomic_dir
+from gpt1.files.output import check_new_folder
 from gpt1.inference.predictor import load
-from gpt1.runs.folder import check_new_folder, find_model_folder
+from gpt1.runs.folder import find_model_folder
 from gpt1.sklearn.inputs import check_column_order, text_rows, training_column_names
 from gpt1.tables.table import Table
 
@@ -58,7 +59,7 @@ class ModelHolder(BaseEstimator):
         require_path(folder, "the folder", NEW_FOLDER)
         if Path(folder).is_file() or (Path(folder).is_dir() and any(Path(folder).iterdir())):
             raise UserError(f"{folder} exists.", NEW_FOLDER)
-        path = check_new_folder(folder)
+        path = check_new_folder(folder, writes="model")
         with atomic_dir(path) as temporary:
             for file, content in self.model_files_.items():
                 (temporary / file).write_bytes(content)

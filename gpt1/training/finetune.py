@@ -16,6 +16,7 @@ from gpt1.datasets.labeled import TaskData, TaskRequest, load_task_data
 from gpt1.datasets.task_guess import complete_task
 from gpt1.devices import precision_name
 from gpt1.errors import UserError
+from gpt1.files.output import check_new_folder
 from gpt1.inference.foreign_task import read_any_task
 from gpt1.inference.predictor import load_model_and_tokenizer
 from gpt1.kernels.buffers import reuse_buffers
@@ -107,7 +108,7 @@ def finetune(
     request = FinetuneRequest(frames_to_tables(task), from_, requested)
     if resume:
         return resume_finetuning(out, request, baselines, progress)
-    runs.check_new_folder(out, overwrite, (train_on, from_, valid, config))
+    check_new_folder(out, overwrite, (train_on, from_, valid, config))
     request = replace(request, task=complete_task(request.task, progress))
     setup, cfg = prepare(request, None, progress)
     cfg = fit_epochs(setup, cfg, time_limit, started, progress)

@@ -20,6 +20,7 @@ from gpt1.corpus.split import CorpusPart
 from gpt1.corpus.windows import CorpusWindows, split_corpus, unigram_loss
 from gpt1.devices import precision_name, prepare_model, resolve_device, resolve_precision
 from gpt1.errors import UserError, require_path
+from gpt1.files.output import check_new_folder
 from gpt1.formatting import count_noun, count_parameters, format_estimate, format_size
 from gpt1.inference.predictor import LanguageModel
 from gpt1.inference.task import save_model
@@ -91,7 +92,7 @@ def pretrain(
         progress = progress or default_progress() if processes.is_rank0 else Progress()
         if resume:
             return resume_pretraining(out, inputs, facts, requested, processes, progress)
-        processes.broadcast_from_rank0(lambda: runs.check_new_folder(out, overwrite, (corpus, from_, valid, config)))
+        processes.broadcast_from_rank0(lambda: check_new_folder(out, overwrite, (corpus, from_, valid, config)))
         opened, valid_corpus = Corpus.open(str(corpus)), Corpus.open(valid) if valid else None
         chosen = choose_settings(requested, minutes, from_, opened, processes, progress)
         setup, cfg = prepare_pretraining(chosen, opened, from_, valid_corpus, processes, progress)

@@ -18,6 +18,7 @@ import yaml
 from gpt1.config import FinetuneConfig, PretrainConfig
 from gpt1.errors import ResourceError, UserError
 from gpt1.files.atomic import atomic_write_json, is_being_written, lock_dir
+from gpt1.files.output import check_new_folder
 from gpt1.recipes import MODEL_SIZES
 from gpt1.runs import folder as runs
 
@@ -258,12 +259,12 @@ def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path):
 
 
 def test_only_an_empty_folder_may_be_used_for_a_run(tmp_path: Path):
-    assert runs.check_new_folder(tmp_path) == tmp_path
+    assert check_new_folder(tmp_path) == tmp_path
     (tmp_path / "something").write_text("")
     with pytest.raises(UserError, match="exists and is not empty"):
-        runs.check_new_folder(tmp_path)
+        check_new_folder(tmp_path)
     with pytest.raises(UserError, match="is a file"):
-        runs.check_new_folder(tmp_path / "something")
+        check_new_folder(tmp_path / "something")
 
 
 def test_a_run_that_was_killed_during_its_creation_can_be_created_again(tmp_path: Path):
@@ -297,7 +298,7 @@ def test_an_interrupted_write_of_a_model_leaves_nothing(tmp_path: Path):
 def test_the_error_for_the_folder_of_a_run_mentions_resume(tmp_path: Path):
     runs.create_run(tmp_path / "run", PretrainConfig(), COMMAND)
     with pytest.raises(UserError) as refused:
-        runs.check_new_folder(tmp_path / "run")
+        check_new_folder(tmp_path / "run")
     assert "--resume" in refused.value.fix
 
 
