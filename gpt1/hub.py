@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import cache, partial
+from glob import escape
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,7 @@ SHARDS = "model-*-of-*.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MODEL_TYPES = ("openai-gpt", "gpt1-model-1")
 """`model_type` or `format` in the config.json of the models that gpt1 reads."""
+LICENSE_FIX = "Use --license with an identifier of https://hf.co/docs/hub/repositories-licenses, or other."
 INSTALL = "pip install 'gpt1[hub]'"
 WEIGHTS_HINT = "A model has config.json, model.safetensors, vocab.json and merges.txt."
 
@@ -90,23 +92,35 @@ def download(name: str) -> Path:
 def upload(folder: Path, name: str, private: bool) -> str:
     """Commit the files of a folder to the repository `owner/name`, which is created; returns its address.
 
-    Files of an earlier model that this one does not have are deleted.
+    Files of an earlier model that this one does not have are deleted. Other files, and all in folders, stay.
 
     Raises:
-        UserError: The hub cannot be reached or refuses it.
+        UserError: The hub cannot be reached or refuses it, or a repository that should be private is public.
     """
     hub = import_hub(name)
     with translate_hub_errors(hub, name):
         api = hub.HfApi()
         hub.utils.disable_progress_bars()  # the bars of the library do not work in logs
         api.create_repo(name, private=private, exist_ok=True)
+        info = api.model_info(name)
+        if private and not info.private:
+            raise UserError(
+                f"{name} exists and is public; --private applies only to a new repository.",
+                f"Make it private at {hub.constants.ENDPOINT}/{name}/settings, or use another name.",
+            )
+        there = [file.rfilename for file in info.siblings or []]
         api.upload_folder(
             repo_id=name,
             folder_path=folder,
             commit_message=f"Model of gpt1 {__version__}",
-            delete_patterns=[*TEXT_FILES, "*.safetensors"],
+            delete_patterns=[escape(file) for file in there if is_model_file(file)],
         )
     return f"{hub.constants.ENDPOINT}/{name}"
+
+
+def is_model_file(file: str) -> bool:
+    """Whether a file of a repository, by its path, belongs to a model in its root folder."""
+    return "/" not in file and (file in (*TEXT_FILES, WEIGHTS_FILE, HEAD_FILE) or fnmatch(file, SHARDS))
 
 
 def import_hub(name: str) -> Any:
@@ -175,6 +189,11 @@ def check_config(name: str, folder: Path) -> None:
         )
 
 
+def is_network_oserror(error: Exception) -> bool:
+    """Whether it is an OSError of the network: those of the file system have an `errno`."""
+    return isinstance(error, OSError) and error.errno is None
+
+
 def byte_bar(advance: Callable[[int], None] = lambda done: None) -> type[Any]:
     """A class with the interface of tqdm that shows nothing and calls `advance` with the number of bytes done."""
     from tqdm import tqdm
@@ -239,7 +258,11 @@ def as_user_error(hub: Any, name: str, error: Exception) -> UserError | None:
             f"{name} is neither a local folder nor in the hub's cache, and {host} cannot be reached.",
             f"Check the path and the network. With a proxy, set HTTPS_PROXY.\n{NO_NETWORK}",
         )
-    if is_unreachable(error) or status or (isinstance(error, OSError) and error.errno is None):
+    if isinstance(error, ValueError) and "metadata" in str(error):
+        lines = [line.lstrip("- ") for line in str(error).splitlines()]
+        return UserError(f"{host} refuses the model card: {' '.join(lines)}", LICENSE_FIX)
+    # RuntimeError: an upload that the storage refuses, or a transfer by hf_xet
+    if is_unreachable(error) or status or isinstance(error, RuntimeError) or is_network_oserror(error):
         return UserError(
             f"the transfer of {name} was interrupted: {first_line(error)}",
             "Run the command again: complete files are kept.",

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -43,6 +44,7 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str]] = []
         self.objects: dict[str, bytes] = {}
+        self.refuses_uploads = False
 
     @property
     def url(self) -> str:
@@ -127,7 +129,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, [self.entry(name, data) for name, data in repository.files.items()])
         else:
             siblings = [{"rfilename": name, "size": len(data)} for name, data in repository.files.items()]
-            self.answer(200, {"id": "/".join(parts[2:4]), "sha": repository.sha, "siblings": siblings, "tags": []})
+            facts = {"id": "/".join(parts[2:4]), "sha": repository.sha, "private": repository.refuses_with == "private"}
+            self.answer(200, {**facts, "siblings": siblings, "tags": []})
 
     def entry(self, name: str, data: bytes) -> dict[str, Any]:
         return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
@@ -155,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self.server.objects[self.path.rpartition("/")[2]] = self.body()
-        self.answer(200)
+        self.answer(400 if self.server.refuses_uploads else 200)
 
     def do_POST(self) -> None:
         path, data = unquote(urlsplit(self.path).path), self.body()
@@ -169,7 +172,9 @@ class Handler(BaseHTTPRequestHandler):
             self.server.repositories.setdefault(name, Repository({}, "private" if private else ""))
             self.answer(200, {"url": f"{self.server.url}/{name}"})
         elif path == "/api/validate-yaml":
-            self.answer(200, {"errors": [], "warnings": []})
+            known = re.search(r"license: (mit|unknown|cc-by-4\.0)$", json.loads(data)["content"], re.MULTILINE)
+            errors = [] if known else [{"message": '"license" must be one of [mit, ...]'}]
+            self.answer(400 if errors else 200, {"errors": errors, "warnings": []})
         elif path.endswith("/objects/batch"):
             objects = [
                 {**item, "actions": {"upload": {"href": f"{self.server.url}/objects/{item['oid']}"}}}

@@ -253,6 +253,8 @@ def test_an_existing_path_wins_and_a_mistyped_one_sends_no_request(hub: HubServe
 
 @pytest.mark.slow
 def test_a_pushed_model_comes_back_bit_for_bit_with_its_card(hub: HubServer, workspace: Path, tmp_path: Path):
+    others = {"old/config.json": b"{}", "int8/model.safetensors": b"", "adapter.safetensors": b"", "notes.md": b""}
+    hub.repositories["alice/books"] = Repository({**others, "task.json": b"{}"})
     code = f"""
 from pathlib import Path
 from gpt1 import load
@@ -265,7 +267,7 @@ for name in ("config.json", "model.safetensors", "vocab.json", "gpt1_tokenizer.j
 push(tuned, "alice/reviews", private=True)
 ours, theirs = load(tuned), load("alice/reviews")
 assert theirs.predict(["one text"]) == ours.predict(["one text"])
-push("alice/books", "alice/reviews", dtype="bf16")  # replaces a fine-tuned model: its task.json goes
+push("alice/books", "alice/reviews", dtype="bf16", license="MIT")  # replaces a fine-tuned model: its task.json goes
 download.cache_clear()
 assert type(load("alice/reviews@main")).__name__ == "LanguageModel"
 """
@@ -278,6 +280,8 @@ assert type(load("alice/reviews@main")).__name__ == "LanguageModel"
     assert f"| tokens | {results['corpus']['tokens']:,} |" in card
     assert f"| loss | {results['validation']['loss']:.2f} |" in card
     assert "| corpus |" in card
+    assert pushed.keys() >= others.keys()
+    assert "task.json" not in pushed
     assert str(workspace) not in card
     assert hub.repositories["alice/reviews"].refuses_with == "private"
     assert "task.json" not in hub.repositories["alice/reviews"].files
@@ -286,17 +290,23 @@ assert type(load("alice/reviews@main")).__name__ == "LanguageModel"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "token", "problem"),
+    ("words", "token", "problem"),
     [
         ("alice/books", "", "refuses access to alice/books (status 401)"),
         ("books", TOKEN, "books is not a name on the hub"),
+        ("alice/books --license free", TOKEN, 'refuses the model card: Invalid metadata in README.md. "license" must'),
+        ("alice/books --license mit", TOKEN, "the transfer of alice/books was interrupted: Error while uploading"),
+        ("alice/public --private", TOKEN, "alice/public exists and is public"),
     ],
 )
 def test_a_push_that_the_hub_would_refuse_is_one_error(
-    name: str, token: str, problem: str, hub: HubServer, workspace: Path, tmp_path: Path
+    words: str, token: str, problem: str, hub: HubServer, workspace: Path, tmp_path: Path
 ):
-    answer = gpt1(hub, tmp_path, "push", str(workspace / "runs/books"), name, **({"HF_TOKEN": token} if token else {}))
+    hub.repositories["alice/public"] = Repository({})
+    hub.refuses_uploads = True
+    environment = {"HF_TOKEN": token} if token else {}
+    answer = gpt1(hub, tmp_path, "push", str(workspace / "runs/books"), *words.split(), **environment)
     assert answer.returncode == 2, answer.stderr
     assert problem in answer.stderr
     assert "Traceback" not in answer.stderr
-    assert "alice/books" not in hub.repositories
+    assert not any(hub.repositories[name].files for name in {"alice/books", "alice/public"} & hub.repositories.keys())

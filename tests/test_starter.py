@@ -172,6 +172,8 @@ def test_commands_that_use_a_model_take_starter(run_cli: Any, reviews: Path):
     ):
         answer = run_cli(*words.split())
         assert answer.exit_code == 0, (words, answer.stderr)
+    with pytest.raises(UserError, match="starter has the license cc-by"):
+        export_model("gpt1", "starter", "licensed", license="mit")
     for name in (WEIGHTS_FILE, "README.md"):  # the card has the attribution
         assert (Path("ours") / name).read_bytes() == (runs.STARTER_FOLDER / name).read_bytes()
 
@@ -194,6 +196,8 @@ def test_both_stages_and_scikit_learn_start_from_starter(reviews: Path):
     further = gpt1.pretrain(
         "corpus", from_="starter", out="further", steps=1, batch_size=2, valid_fraction=0.0, **QUICK
     )
+    again = gpt1.pretrain("corpus", from_=further, out="again", steps=1, batch_size=2, valid_fraction=0.0, **QUICK)
+    assert runs.read_run_config(again)["starting_model"] == "starter"  # its license asks for the name
     assert gpt1.load(further).gpt.config.n_embd == gpt1.load("starter").gpt.config.n_embd
     assert corpus.tokenizer_fingerprint == gpt1.Tokenizer.load("starter").fingerprint
     texts, labels = ["a good film", "a bad film"] * 6, ["pos", "neg"] * 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from gpt1.model.gpt import GPT
 from gpt1.model.head import Head
 from gpt1.model.weights import MODEL_FILES, is_openai, write_safetensors
 from gpt1.progress import Progress
-from gpt1.report.card import CARD_FILE, write_card
+from gpt1.report.card import STARTER_LICENSE, copy_card, write_card
 from gpt1.runs import folder as runs
 from gpt1.tasks.kinds import DELIMITER, KINDS
 from gpt1.tasks.targets import OrdinalBins
@@ -116,15 +115,17 @@ def export_model(
     if dtype not in DTYPES:
         raise UserError(f"--dtype {short(dtype)} is not a type of weights.", f"Types: {', '.join(DTYPES)}.")
     target = check_new_folder(out, overwrite, [source], writes="model")
+    if runs.find_model_folder(source) == runs.STARTER_FOLDER and license not in ("unknown", STARTER_LICENSE):
+        raise UserError(f"starter has the license {STARTER_LICENSE}, not {short(license)}.", "Omit --license.")
     model, tokenizer = load_model_and_tokenizer(source, verify)
     stored = read_any_task(runs.find_model_folder(source))
     if format == "gpt1":
         with atomic_dir(target, replace=overwrite) as folder:
             save_model(folder, model.to(DTYPES[dtype]), tokenizer, *head_and_task(stored, DTYPES[dtype]))
             shape, task = card_dimensions(model) | {"weights": dtype}, stored.task if stored else None
-            write_card(folder, name or target.name, find_run(Path(source)), shape, task, license)
-            if runs.find_model_folder(source) == runs.STARTER_FOLDER:  # its card has the attribution that must stay
-                shutil.copyfile(runs.STARTER_FOLDER / CARD_FILE, folder / CARD_FILE)
+            run = find_run(Path(source))
+            if run or not copy_card(runs.find_model_folder(source), folder, license):
+                write_card(folder, name or target.name, run, shape, task, license)
         progress.log(model_summary(target, model, tokenizer))
         return target
     check_exportable(Path(source), model, stored)

@@ -10,6 +10,7 @@ from gpt1.formatting import format_size
 from gpt1.hub import HUB_NAME, import_hub, upload
 from gpt1.inference.convert import export_model
 from gpt1.progress import Progress
+from gpt1.report.card import CARD_FILE
 
 
 def push(
@@ -47,6 +48,7 @@ def push(
         size = sum(path.stat().st_size for path in folder.iterdir())
         progress.log(f"uploading {format_size(size)} to {name}, {'bf16' if dtype == 'bf16' else 'fp32'}")
         address = upload(folder, name, private)
-    if license == "unknown":
+        has_license = "license: unknown" not in (folder / CARD_FILE).read_text("utf-8")
+    if not has_license:
         progress.log("the model card names no license, so others may not know what is allowed; add one with --license")
     return address

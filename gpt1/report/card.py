@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from gpt1.files.atomic import atomic_write_text
+from gpt1.files.reading import is_url
 from gpt1.formatting import format_number, format_setting, printable_line
 from gpt1.report.run_reader import Run, as_dict, is_number
 from gpt1.version import __version__
 
 CARD_FILE = "README.md"
+MAX_CARD_BYTES = 2**20
+STARTER_LICENSE = "cc-by-4.0"
 STARTER_CREDIT = """\
 It was trained further from `starter`, the model that comes with gpt1: CC BY 4.0, trained on OpenStax textbooks
 (CC BY 4.0) and books in the public domain. The card of `starter` names them.
@@ -45,7 +50,7 @@ def write_card(
     """
     contents = Run.open(run) if run else Run(folder)
     metadata = {
-        "license": license,
+        "license": license.lower(),  # the hub accepts only lower case
         "library_name": "gpt1",
         "pipeline_tag": "text-classification" if task else "text-generation",
         "tags": ["gpt1", "gpt-1"],
@@ -68,16 +73,37 @@ def write_card(
     atomic_write_text(folder / CARD_FILE, "\n".join(filter(None, sections)))
 
 
+def copy_card(source: Path, folder: Path, license: str) -> bool:
+    """Copy the card of a model folder, with its facts, its attribution and what its owner wrote; False without a card.
+
+    A `license` that is not "unknown" replaces the card's.
+    """
+    card = source / CARD_FILE
+    if not card.is_file() or card.stat().st_size > MAX_CARD_BYTES:
+        return False
+    content = card.read_text("utf-8", errors="replace")
+    if license != "unknown":
+        for line, new in ((r"^license: .*", f"license: {license.lower()}"), (r"(?<=^## License\n\n).*", license)):
+            content = re.sub(line, new.replace("\\", r"\\"), content, count=1, flags=re.MULTILINE)
+    atomic_write_text(folder / CARD_FILE, content)
+    return True
+
+
 def data_facts(run: Run, task: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    """The training data of the model. Paths are reduced to their last part, because a card is public."""
+    """The training data of the model."""
     command = as_dict(run.settings.get("command"))
-    inputs = [(name, Path(str(command[name])).name) for name in ("corpus", "train", "valid") if command.get(name)]
+    inputs = [(name, public_name(command[name])) for name in ("corpus", "train", "valid") if command.get(name)]
     if command.get("from"):
         inputs.append(("starting model", str(run.settings.get("starting_model", "another run"))))
     counts = as_dict(run.results.get("corpus")) | as_dict(run.results.get("data"))
     facts = [(FACT_NAMES.get(name, name), value) for name, value in counts.items() if is_number(value)]
     labels = as_dict(task.get("target")).get("labels") if task else None
     return inputs + facts + ([("labels", ", ".join(map(str, labels)))] if isinstance(labels, list | tuple) else [])
+
+
+def public_name(source: Any) -> str:
+    """The last part of a path, or of a URL without its query, which may contain a token: a card is public."""
+    return PurePath(urlsplit(str(source)).path if is_url(str(source)) else str(source)).name
 
 
 def metrics_table(run: Run) -> str:

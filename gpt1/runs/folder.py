@@ -141,14 +141,26 @@ def create_run(
         delete_folder(run)
     run.mkdir(parents=True, exist_ok=True)
     content = {"stage": stage_name(type(config)), "version": __version__, "command": dict(command)}
-    if command.get("from") and is_model_name(command["from"]):  # a public name, which the model card may print
-        content["starting_model"] = command["from"]
+    if command.get("from") and (name := public_starting_model(command["from"])):
+        content["starting_model"] = name
     content |= ({"computes_in": computes_in} if computes_in else {}) | asdict(config)
     # Checked again under the lock: another process may have created it in between.
     with lock_dir(run):
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         atomic_write_text(check_new_folder(run) / RUN_CONFIG_FILE, text)
     return run
+
+
+def public_starting_model(source: str | Path) -> str | None:
+    """The public name of the model that training began with, if need be through other runs; a model card may print it.
+
+    The license of `starter` asks for its name.
+    """
+    if is_model_name(source):
+        return str(source)
+    run = Path(source).parent if Path(source).name == MODEL_FOLDER else Path(source)
+    name = read_run_config(run).get("starting_model") if (run / RUN_CONFIG_FILE).exists() else None
+    return name if isinstance(name, str) else None
 
 
 def stage_name(config_class: type[TrainingConfig]) -> str:

@@ -63,6 +63,30 @@ def test_a_starting_model_on_the_hub_is_named(workspace: Path, tmp_path: Path):
     assert "| starting model | openai-community/openai-gpt@main |" in card
 
 
+def test_the_query_of_a_url_which_may_hold_a_token_is_not_published(workspace: Path, tmp_path: Path):
+    run = Path(shutil.copytree(workspace / "runs/reviews", tmp_path / "run"))
+    config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    config["command"] |= {"train": "https://host/a/rows.csv?token=SECRET", "valid": "s3://bucket/dir/valid.csv#SECRET"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
+    write_card(tmp_path, "n", run, SHAPE, None, "mit")
+    card = (tmp_path / "README.md").read_text("utf-8")
+    assert "| train | rows.csv |" in card
+    assert "| valid | valid.csv |" in card
+    assert "SECRET" not in card
+
+
+def test_an_exported_model_keeps_its_card_when_it_is_exported_again(workspace: Path, tmp_path: Path):
+    first = export_model("gpt1", workspace / "runs/reviews", tmp_path / "first", license="mit")
+    with (first / "README.md").open("a", encoding="utf-8") as file:
+        file.write("\nWritten by its owner.\n")
+    card = (first / "README.md").read_text("utf-8")
+    again = export_model("gpt1", first, tmp_path / "again")
+    assert (again / "README.md").read_text("utf-8") == card
+    other = export_model("gpt1", first, tmp_path / "other", license="CC-BY-4.0")
+    changed = card.replace("license: mit", "license: cc-by-4.0").replace("License\n\nmit", "License\n\nCC-BY-4.0")
+    assert (other / "README.md").read_text("utf-8") == changed != card
+
+
 @pytest.mark.parametrize("name", ["</script><script>", "a|b", "x\n# heading", "`code`", "---"])
 def test_a_name_from_a_run_cannot_break_the_card(name: str, workspace: Path, tmp_path: Path):
     run = Path(shutil.copytree(workspace / "runs/reviews", tmp_path / "run"))
