@@ -17,6 +17,7 @@ from hypothesis import settings
 from page_browser import chromium, open_page  # noqa: F401 (fixtures for tests of the served page)
 from reproduction_fixtures import executed_jobs, lstm_run, official_data, run_with_checkpoints  # noqa: F401 (fixtures for reproductions)
 from task_models import make_predictor, write_model  # noqa: F401 (fixtures: fine-tuned models with random weights)
+from unprivileged import open_folder  # noqa: F401 (fixture for tests of permissions)
 from workspace import run_cli, workspace  # noqa: F401 (fixtures for every test)
 
 if TYPE_CHECKING:

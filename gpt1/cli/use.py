@@ -25,7 +25,8 @@ from gpt1.cli.options import (
 from gpt1.cli.output import echo, echo_json, make_console, print_next_steps
 from gpt1.config import flag_name
 from gpt1.errors import UserError
-from gpt1.files.names import HEAD_FILE, PREDICTIONS, TASK_FILE
+from gpt1.files.foreign import read_json_object
+from gpt1.files.names import MODEL_CONFIG_FILE, PREDICTIONS, TASK_FILE
 from gpt1.formatting import shell_join, shell_quote
 from gpt1.inference import EXPORT_FORMATS, IMPORT_FORMATS
 
@@ -329,7 +330,7 @@ def export(target: str, run: str, out: Path, dtype: str, int8: bool, verify: boo
     if target == "gpt1":
         print_next_steps(*model_next_steps(out))
         return
-    name = "OpenAIGPTForSequenceClassification" if (out / HEAD_FILE).exists() else "OpenAIGPTLMHeadModel"
+    (name,) = read_json_object(out / MODEL_CONFIG_FILE)["architectures"]
     print_next_steps(f"in Python, transformers.{name}.from_pretrained({str(out)!r})")
 
 

@@ -34,7 +34,7 @@ from gpt1.files.foreign import check_name, check_regular, parse_json, path_insid
 from gpt1.files.manifest import file_entry
 from gpt1.files.names import DOCUMENTS_FILE, MANIFEST
 from gpt1.files.output import check_new_folder
-from gpt1.files.reading import filesystem, is_url, not_found_error
+from gpt1.files.reading import filesystem, is_url, network_errors, not_found_error
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.progress import Progress
 from gpt1.tokenization.tokenizer import Tokenizer
@@ -340,18 +340,23 @@ def read_bytes(path: str) -> bytes:
     if not is_url(path):
         check_regular(path)
         return Path(path).read_bytes()
-    system, inner = filesystem(path)
-    return bytes(system.cat_file(inner))
+    with network_errors(path):
+        system, inner = filesystem(path)
+        return bytes(system.cat_file(inner))
 
 
 def file_size(path: str) -> int | None:
     try:
         if not is_url(path):
             return check_regular(path)
-        system, inner = filesystem(path)
-        return int(system.info(inner)["size"])
+        with network_errors(path):
+            system, inner = filesystem(path)
+            size = system.info(inner)["size"]
     except FileNotFoundError:
         return None
+    if size is None:
+        raise UserError(f"the server does not say the size of {path}.", "Download the corpus first.")
+    return int(size)
 
 
 def file_digest(path: str) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from gpt1.errors import PATH_FIXES, UserError, did_you_mean, os_error_reason
+from gpt1.errors import PATH_FIXES, UserError, did_you_mean, first_line, os_error_reason
 from gpt1.files.foreign import LFS_POINTER, check_regular, lfs_pointer_error
 
 COMPRESSIONS = ("gz", "xz", "zst")
@@ -218,7 +218,7 @@ def open_input(path: str | Path, format: str | None = None, name: str | None = N
     """
     extension, compression = file_format(path)
     name = name or str(path)
-    with open_raw(path) as raw:
+    with open_raw(path) as raw, network_errors(path, name):
         size = int(getattr(raw, "size", None) or 0) if is_url(path) else os.fstat(raw.fileno()).st_size
         # Every stream needs peek(); local files have it already.
         plain = isinstance(raw, io.BufferedReader) and not compression
@@ -236,6 +236,27 @@ def open_input(path: str | Path, format: str | None = None, name: str | None = N
             ) from None
 
 
+@contextmanager
+def network_errors(path: str | Path, name: str | None = None) -> Iterator[None]:
+    """UserError for a URL that cannot be reached, or whose transfer breaks off: each library has its own errors."""
+    try:
+        yield
+    except Exception as error:
+        # fsspec says that a file does not exist whenever a web server does not answer as expected.
+        reason = error.__cause__ if isinstance(error, FileNotFoundError) else error
+        if not is_url(path) or not isinstance(reason, Exception) or not is_network_error(reason):
+            raise
+        problem = f"{name or path} cannot be read: {first_line(reason)}."
+        raise UserError(problem, "Check the address and the network, or try again later.") from None
+
+
+def is_network_error(error: Exception) -> bool:
+    """Whether it is an error of a connection or a server, except for the answer that a file does not exist."""
+    library = type(error).__module__.partition(".")[0]
+    is_http = library in ("aiohttp", "botocore", "httpx", "requests") and getattr(error, "status", 0) != 404
+    return is_http or isinstance(error, TimeoutError | ConnectionError)
+
+
 def open_raw(path: str | Path) -> BinaryIO:
     """Open a local file or fsspec URL. A FIFO or device is refused: it could block or never end."""
     try:
@@ -243,7 +264,8 @@ def open_raw(path: str | Path) -> BinaryIO:
             system, inner = filesystem(path)
             if "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)):
                 check_regular(inner)
-            return cast(BinaryIO, system.open(inner, "rb"))
+            with network_errors(path):
+                return cast(BinaryIO, system.open(inner, "rb"))
         check_regular(path)
         return open(path, "rb")
     except FileNotFoundError:

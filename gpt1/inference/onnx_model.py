@@ -220,8 +220,10 @@ def metadata(model: Any) -> dict[str, Any]:
     config = model.gpt.config
     facts: dict[str, Any] = {"producer": "gpt1", "context": config.context, "vocab_size": config.vocab_size}
     if isinstance(model, TaskPredictor):
-        special = {"start": START, "delimiter": DELIMITER, "extract": EXTRACT}
+        special = {"start": START, "delimiter": DELIMITER, "extract": EXTRACT} if config.special_tokens else {}
         facts |= {f"{name}_id": config.vocab_size + index for name, index in special.items()}
+        if (pad := model.task.get("pad")) is not None:  # see encode_plain
+            facts["pad_id"] = pad
         facts |= {"kind": model.kind.name, "labels": model.labels, "target": target_to_json(model.target)}
     return facts
 

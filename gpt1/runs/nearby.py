@@ -12,8 +12,15 @@ MAX_LISTED_MODELS = 8
 
 def list_models(folder: Path) -> list[Path]:
     """The finished runs and the model folders in `folder`, by name."""
-    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [path for path in inside if is_finished(path) or (path / MODEL_CONFIG_FILE).exists()]
+    return [path for path in sorted(folder.iterdir()) if is_model(path)] if folder.is_dir() else []
+
+
+def is_model(path: Path) -> bool:
+    """Whether it is a finished run or a model folder; False if it may not be read, as lost+found of a volume."""
+    try:
+        return path.is_dir() and (is_finished(path) or (path / MODEL_CONFIG_FILE).exists())
+    except PermissionError:
+        return False
 
 
 def describe_models_here() -> str:

@@ -79,3 +79,13 @@ def test_score_takes_the_column_of_the_texts(workspace: Path, run_cli: Any, tmp_
     assert "Did you mean --text body?" in answer.stderr
     answer = run_cli("score", str(workspace / "runs/books"), str(tmp_path / "t.csv"), "--text", "body", "--json")
     assert [row["text"] for row in json.loads(answer.stdout)] == ["a film", "a list"]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("run", "name"), [("books", "LMHeadModel"), ("reviews", "ForSequenceClassification")])
+def test_export_names_the_class_of_transformers_that_reads_it(
+    run: str, name: str, dtype: str, workspace: Path, run_cli: Any, tmp_path: Path
+):
+    source, out = workspace / "runs" / run, tmp_path / "theirs"
+    answer = run_cli("export", "huggingface", str(source), "--out", str(out), "--dtype", dtype)
+    assert f"in Python, transformers.OpenAIGPT{name}.from_pretrained(" in answer.stderr

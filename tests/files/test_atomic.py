@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unprivileged import as_a_user
 
 from gpt1.cli.exit import translate_oserror
 from gpt1.errors import UserError
@@ -105,28 +103,6 @@ def test_a_folder_is_synced_to_disk_before_it_is_renamed(tmp_path: Path, monkeyp
     model = tmp_path / "model"
     assert sorted(path.name for path in model.iterdir()) == ["inner", "model.safetensors"]
     assert {path.stat().st_ino for path in [*model.rglob("*"), model, tmp_path]} <= set(synced)
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that everyone can enter, as tests that drop the privileges of root need."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@contextmanager
-def as_a_user() -> Iterator[None]:
-    """Root may read and write everything; nobody may not."""
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs the permissions of POSIX")

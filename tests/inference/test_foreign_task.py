@@ -16,6 +16,7 @@ from gpt1.config import GPTConfig
 from gpt1.errors import UserError
 from gpt1.inference.convert import export_model, import_model
 from gpt1.inference.foreign_task import read_any_task
+from gpt1.inference.onnx_model import metadata
 from gpt1.inference.predictor import TaskPredictor, load, load_task_predictor
 from gpt1.inference.task import save_task
 from gpt1.model.gpt import GPT
@@ -206,6 +207,16 @@ def compute_outputs(model: Any, tokenizer: Tokenizer, text: str) -> Any:
     ids = torch.tensor([tokenizer.encode(text)[:24]])
     with torch.no_grad():
         return model(ids).logits[0].double()
+
+
+@pytest.mark.parametrize("pad", [None, 5])
+def test_the_metadata_of_an_onnx_export_name_no_special_token_that_it_lacks(
+    pad: int | None, english: Tokenizer, tmp_path: Path
+):
+    write_classifier(tmp_path, english, pad_token_id=pad)
+    facts = metadata(load_task_predictor(tmp_path))
+    assert not {"start_id", "delimiter_id", "extract_id"} & facts.keys()
+    assert facts.get("pad_id") == pad
 
 
 @pytest.mark.parametrize("pad", [None, 0, 5])
