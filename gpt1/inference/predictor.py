@@ -16,7 +16,7 @@ from gpt1.inference.language_model import MAX_PARALLEL_TEXTS, LanguageModel, not
 from gpt1.inference.task_predictor import TaskPredictor
 from gpt1.model.gpt import GPT
 from gpt1.model.head import TaskModel
-from gpt1.model.weights import read_tokenizer_fingerprint
+from gpt1.model.weights import read_tokenizer_fingerprint, verify_model
 from gpt1.runs.folder import find_model_folder, verify_run
 from gpt1.tokenization.tokenizer import Tokenizer
 
@@ -53,10 +53,8 @@ def load(
 
 def load_model_and_tokenizer(folder: str | Path, verify: bool = True) -> tuple[GPT, Tokenizer]:
     """Load a model and its tokenizer, and check that they belong together. verify: see `load`."""
-    path = find_model_folder(folder)
-    if verify and path != Path(folder):
-        verify_run(Path(folder))
-    gpt, tokenizer = GPT.from_pretrained(path, verify), Tokenizer.load(path)
+    path = find_verified_folder(folder) if verify else find_model_folder(folder)
+    gpt, tokenizer = GPT.from_pretrained(path, verify=False), Tokenizer.load(path)
     drop_padding_row(path, gpt, tokenizer.vocab_size)
     if tokenizer.vocab_size != gpt.config.vocab_size:
         raise UserError(
@@ -69,6 +67,15 @@ def load_model_and_tokenizer(folder: str | Path, verify: bool = True) -> tuple[G
             "Copy the model folder again.",
         )
     return gpt, tokenizer
+
+
+def find_verified_folder(folder: str | Path) -> Path:
+    """As `find_model_folder`; UserError if the files of the run or of the model do not match their SHA-256 hashes."""
+    path = find_model_folder(folder)
+    if path != Path(folder):
+        verify_run(Path(folder))
+    verify_model(path)
+    return path
 
 
 def load_task_predictor(folder: str | Path, device: str | torch.device = "auto", verify: bool = True) -> TaskPredictor:

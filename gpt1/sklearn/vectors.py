@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from gpt1.runs.folder import find_model_folder
+from gpt1.inference.predictor import find_verified_folder
 from gpt1.sklearn.base import ModelHolder
 from gpt1.sklearn.inputs import text_rows
 
@@ -31,9 +31,9 @@ class GPTFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ModelHolder
     precision: str = "auto"
 
     def fit(self, X: Any, y: Any = None) -> Any:
-        """Load the model."""
+        """Load the model; its files must match their SHA-256 hashes."""
         text_rows(X, 1)
-        self._keep_model(find_model_folder(self.pretrained))
+        self._keep_model(find_verified_folder(self.pretrained))
         self._n_features_out = self.model_.gpt.config.n_embd
         return self
 
