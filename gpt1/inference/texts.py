@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt1.corpus.readers import document_format, read_documents
+from gpt1.corpus.readers import DocumentPart, document_format, read_documents
 from gpt1.errors import UserError
 from gpt1.files.reading import is_url, not_found_error
 from gpt1.formatting import count_noun
@@ -32,12 +33,23 @@ def read_texts_or_text(source: str, column: str = "text") -> list[str]:
     """
     if is_url(source) or (len(source) < 1000 and Path(source).exists()):
         try:
-            return [part.text for part in read_documents([source], column)]
+            return join_parts(read_documents([source], column))
         except UserError as error:
             raise UserError(error.problem, error.fix.replace("--text-field", "--text")) from None
     if document_format(source) and not any(map(str.isspace, source)):
         raise not_found_error(source)
     return [source]
+
+
+def join_parts(parts: Iterable[DocumentPart]) -> list[str]:
+    """The whole documents."""
+    documents: list[list[str]] = []
+    for part in parts:
+        if part.boundary == "document":
+            documents.append([part.text])
+        else:
+            documents[-1] += ["\n", part.text] if part.boundary == "line" else [part.text]
+    return ["".join(document) for document in documents]
 
 
 def score_with_progress(
