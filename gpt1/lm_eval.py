@@ -41,6 +41,8 @@ except ImportError:
 
 DEFAULT_NEW_TOKENS = 256
 """lm-eval's own default of max_gen_toks."""
+MAX_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""Names of one setting of lm-eval's tasks; the first that is given counts."""
 LogLikelihood = tuple[float, bool]
 """Log-probability of a continuation, and whether greedy decoding would give it."""
 
@@ -145,8 +147,8 @@ class GPT1LM(LM):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Continuations of `(context, settings)` requests, up to the first of the stop strings `until`.
 
-        Settings: until, max_gen_toks, do_sample, temperature, top_k, top_p; greedy unless do_sample or a temperature is
-        given. Sampling is reproducible.
+        Settings: until, max_gen_toks (or another of `MAX_TOKENS_NAMES`), do_sample, temperature, top_k, top_p; greedy
+        unless do_sample or a temperature is given. Sampling is reproducible.
         """
         sequences, texts = [], []
         for i, request in enumerate(requests):
@@ -154,7 +156,7 @@ class GPT1LM(LM):  # type: ignore[misc]
             max_tokens, temperature, top_k, top_p = decoding_settings(given)
             sampler = make_sampler(temperature, top_k, top_p, i, self._device)
             sequences.append(Continuation(self.encode_prompt(context, max_tokens), max_tokens, sampler))
-            until = given.get("until", [])
+            until = given.get("until") or []
             stop = [until] if isinstance(until, str) else until
             texts.append(ContinuationText(self.tokenizer, [], [string for string in stop if string]))
         batch = ContinuousBatch(batch_invariant(self.gpt), min(MAX_PARALLEL_TEXTS, max(1, len(requests))))
@@ -171,12 +173,12 @@ class GPT1LM(LM):  # type: ignore[misc]
 
 def decoding_settings(given: dict[str, Any]) -> tuple[int, float, int, float]:
     """(most new tokens, temperature, top_k, top_p) from the settings of a request."""
-    temperature = float(given.get("temperature") or 0.0)
-    if not given.get("do_sample", temperature > 0):
+    temperature, do_sample = float(given.get("temperature") or 0.0), given.get("do_sample")
+    if not (temperature > 0 if do_sample is None else do_sample):
         temperature = 0.0
     elif not temperature:
         temperature = 1.0
-    new_tokens = int(given.get("max_gen_toks") or DEFAULT_NEW_TOKENS)
+    new_tokens = int(next((given[name] for name in MAX_TOKENS_NAMES if given.get(name)), DEFAULT_NEW_TOKENS))
     return new_tokens, temperature, int(given.get("top_k") or 0), float(given.get("top_p") or 1.0)
 
 

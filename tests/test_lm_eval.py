@@ -176,6 +176,7 @@ def test_greedy_text_is_that_of_generate_up_to_the_stop_string(lm: GPT1LM) -> No
     sampled = {"max_gen_toks": 12, "until": "\n", "do_sample": True, "temperature": 1.0, "top_k": 20}
     once, again = (lm.generate_until(make_requests((prompts[0], sampled))) for _ in range(2))
     assert once == again
+    assert lm.generate_until(make_requests((prompts[0][1:], {**settings, "until": None}))) == found[:1]
     long = lm.generate_until(make_requests(("word " * 500, {"max_gen_toks": 4 * lm.max_length})))
     assert len(long[0]) > 2 * lm.max_length
 
@@ -185,11 +186,15 @@ def test_greedy_text_is_that_of_generate_up_to_the_stop_string(lm: GPT1LM) -> No
     [
         ({}, (256, 0.0, 0, 1.0)),
         ({"temperature": 0.7, "max_gen_toks": 5}, (5, 0.7, 0, 1.0)),
+        ({"temperature": 0.7, "do_sample": None}, (256, 0.7, 0, 1.0)),
         ({"temperature": 0.7, "do_sample": False}, (256, 0.0, 0, 1.0)),
         ({"do_sample": True, "top_k": 3, "top_p": 0.5}, (256, 1.0, 3, 0.5)),
+        ({"max_new_tokens": 7}, (7, 0.0, 0, 1.0)),
+        ({"max_tokens": 7, "max_gen_toks": None}, (7, 0.0, 0, 1.0)),
+        ({"max_completion_tokens": 7, "max_new_tokens": 5}, (5, 0.0, 0, 1.0)),
     ],
 )
-def test_text_is_greedy_unless_sampling_is_asked_for(given: dict[str, Any], expected: Any) -> None:
+def test_settings_have_the_names_and_defaults_of_lm_eval(given: dict[str, Any], expected: Any) -> None:
     assert decoding_settings(given) == expected
 
 
