@@ -16,9 +16,10 @@ from gpt1.inference.predictor import load
 from gpt1.inference.task_predictor import TaskPredictor
 from gpt1.progress import Progress
 from gpt1.tables.facts import format_rows_have
-from gpt1.tables.table import Table, check_table_output, fill_missing, missing_column_error, read_blocks
+from gpt1.tables.table import Table, check_table_output, fill_missing, read_blocks
 from gpt1.tables.writer import csv_delimiter, merge_schema, output_kind, table_writer
-from gpt1.tasks.examples import column_text
+from gpt1.tasks.examples import check_columns, choice_columns, column_text, read_examples
+from gpt1.tasks.kinds import KINDS, Kind
 
 FEATURES = "features"
 """The column that is added; one of this name in the table is replaced."""
@@ -97,15 +98,14 @@ def write_features(
     progress = progress or Progress()
     check_table_output(out, overwrite, source=table, written=(FEATURES,))
     model = load(run, verify=verify)
-    names, total, schema, delimiter = scan_table(table, column, output_kind(out) == "parquet")
-    if column is None and not isinstance(model, TaskPredictor):
-        raise UserError(f"{run} is not fine-tuned: it has no column of texts.", "Name the column with --text COLUMN.")
+    kind, columns = feature_columns(model, run, column)
+    names, total, schema, delimiter = scan_table(table, kind, columns, output_kind(out) == "parquet")
     rows = empty = 0
     progress.begin("features", total, unit="rows")
     with table_writer(out, [*names, FEATURES], schema=schema, delimiter=delimiter) as writer:
         for block in read_blocks(table):
             block = fill_missing(block, names)
-            found = model.features(block_rows(model, block, column))
+            found = model.features(block_rows(block, columns))
             vectors = [None if math.isnan(vector[0]) else vector for vector in found.tolist()]
             writer.write([{**row, FEATURES: vector} for row, vector in zip(block.rows, vectors, strict=True)])
             rows, empty = rows + len(block), empty + vectors.count(None)
@@ -116,26 +116,41 @@ def write_features(
     return f"{out}: {count_noun(rows, 'row')}, vectors of {model.gpt.config.n_embd} numbers in the column '{FEATURES}'"
 
 
-def scan_table(table: str | Path, column: str | None, parquet: bool) -> tuple[list[str], int, Any, str]:
+def feature_columns(model: LanguageModel, run: str | Path, column: str | None) -> tuple[Kind, dict[str, str]]:
+    """The columns that `features` reads, by role, and the kind of task that has these roles."""
+    if not isinstance(model, TaskPredictor):
+        if column is None:
+            problem = f"{run} is not fine-tuned: it has no column of texts."
+            raise UserError(problem, "Name the column with --text COLUMN.")
+        return KINDS["classification"], {"text": column}
+    if column is None:
+        return model.kind, model.text_columns
+    if "text" not in model.text_columns:
+        raise UserError(f"{run} needs {', '.join(model.text_columns.values())}, not one text.", "Omit --text.")
+    return model.kind, {"text": column}
+
+
+def scan_table(
+    table: str | Path, kind: Kind, columns: dict[str, str], parquet: bool
+) -> tuple[list[str], int, Any, str]:
     """(columns, number of rows, Parquet schema or None, delimiter for .csv) of a table, which is checked on the way.
 
     Raises:
-        UserError: For a row that cannot be read, or without the column.
+        UserError: For a row that cannot be read, or without one of the `columns` that are read.
     """
     names: dict[str, None] = {}
     rows, delimiter = 0, ""
     schema: Any = None
+    needed = [name for column in columns.values() for name in choice_columns(column)]
     for block in read_blocks(table):
         delimiter = block.delimiter
         names |= dict.fromkeys(block.columns)
         rows += len(block)
         if parquet:
             schema = merge_schema(schema, [name for name in block.columns if name != FEATURES], block.rows)
-        if column is not None and column in block.columns:
-            for i, row in enumerate(block.rows):
-                column_text({column: row.get(column)}, column, block.locate_row(i))
-    if column is not None and column not in names:
-        raise missing_column_error(str(table), {column: "--text"}, list(names), delimiter)
+        filled = fill_missing(block, [*block.columns, *needed])
+        read_examples(filled.rows, kind, columns, filled.locate_row, labeled=False)
+    check_columns(kind, columns, list(names), str(table), chosen="text" in columns, delimiter=delimiter)
     if parquet:
         import pyarrow
 
@@ -143,10 +158,8 @@ def scan_table(table: str | Path, column: str | None, parquet: bool) -> tuple[li
     return [name for name in names if name != FEATURES], rows, schema, csv_delimiter(table, delimiter)
 
 
-def block_rows(model: LanguageModel, block: Table, column: str | None) -> list[Any]:
+def block_rows(block: Table, columns: dict[str, str]) -> list[Any]:
     """The inputs of `features` for the rows of a block."""
-    if column is None:
+    if "text" not in columns:
         return list(block.rows)
-    texts = [column_text(row, column, block.locate_row(i)) for i, row in enumerate(block.rows)]
-    role = model.text_columns.get("text") if isinstance(model, TaskPredictor) else None
-    return [{role: text} for text in texts] if role else texts
+    return [column_text(row, columns["text"], block.locate_row(i)) for i, row in enumerate(block.rows)]
