@@ -109,15 +109,14 @@ def plot_perplexity(axes: Axes, out: Path, results: DemoResults) -> None:
 
 def plot_accuracy(axes: Axes, results: DemoResults) -> None:
     """Median over the seeds after each epoch, with their range shaded."""
-    styles = zip(charts.SERIES_COLORS, charts.MARKERS, results.curves.items(), strict=False)
-    for color, marker, (method, runs) in styles:
+    for style, (method, runs) in zip(charts.series_styles(), results.curves.items(), strict=False):
         epochs: list[tuple[float, ...]] = list(zip(*runs, strict=True))
         x = [100 * (i + 1) / len(epochs) for i in range(len(epochs))]
         name = method.removesuffix(" weights")
         tooltips = [
             f"{name}, {done:.0f} %: {format_percent(median(epoch))}" for done, epoch in zip(x, epochs, strict=True)
         ]
-        charts.plot_band(axes, x, epochs, tooltips, color=color, marker=marker, label=name)
+        charts.plot_band(axes, x, epochs, tooltips, style=style, label=name)
     charts.add_reference_line(axes, median(results.accuracy[MAJORITY]), "most frequent label")
     axes.set_ylim(0)
     charts.add_legend(axes)

@@ -349,15 +349,12 @@ def draw_score_curves(scores: dict[str, dict[int, SeedScores]], metric: str, tes
     with charts.chart_style():
         figure, axes = charts.new_chart(metric, "labels, logarithmic")
         axes.set_xscale("log", base=2)
-        styles = zip(charts.SERIES_COLORS, charts.MARKERS, scores.items(), strict=False)
-        for color, marker, (method, by_size) in styles:
+        for style, (method, by_size) in zip(charts.series_styles(), scores.items(), strict=False):
             title, sizes = CURVE_METHODS[method].title, sorted(by_size)
             tooltips = [f"{title}, {n:,} labels: {by_size[n].to_cell()}" for n in sizes]
             values = [by_size[n].values for n in sizes]
             intervals = single_seed_intervals((by_size[n] for n in sizes), metric, test_rows)
-            charts.plot_band(
-                axes, sizes, values, tooltips, color=color, marker=marker, label=title, intervals=intervals
-            )
+            charts.plot_band(axes, sizes, values, tooltips, style=style, label=title, intervals=intervals)
         sizes = sorted({n for by_size in scores.values() for n in by_size})
         axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
         axes.minorticks_off()

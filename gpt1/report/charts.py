@@ -15,8 +15,9 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle, product
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,8 @@ COLORS = {  # name in templates/page.css → value in light mode; the values mus
 SERIES_COLORS = [COLORS[name] for name in ("c1", "c2", "c3", "c4", "c5")]
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 MARKERS = ["o", "s", "^", "D", "v"]
+LINE_STYLES = ["-", "--", ":", "-."]
+HOLLOW = {"markerfacecolor": "none", "markeredgewidth": 1.4}
 SVG_CLASSES = ("band", "interval")  # names that the groups of these artists keep in the SVG
 NARROW = (370, 260)
 """CSS pixels: two fit side by side on a desktop, one on a phone."""
@@ -109,6 +112,13 @@ def _new_figure() -> Figure:
     return Figure(figsize=(NARROW[0] / 72, NARROW[1] / 72), layout="constrained")
 
 
+def series_styles() -> Iterator[dict[str, Any]]:
+    """Options of `axes.plot` for series after series. They differ for 20 series: after five colors and markers come
+    other line styles, with hollow markers for those whose gaps a marker would cover in the legend."""
+    for line, (color, marker) in cycle(product(LINE_STYLES, zip(SERIES_COLORS, MARKERS, strict=True))):
+        yield {"color": color, "marker": marker, "linestyle": line} | (HOLLOW if line in ("--", "-.") else {})
+
+
 def add_tooltip(artist: Artist, text: str) -> None:
     """Show `text` when the pointer is on `artist` (an SVG <title>, no script)."""
     artist.set_gid(f"tip:{text}")
@@ -169,21 +179,20 @@ def plot_band(
     values: Sequence[Sequence[float]],
     tooltips: Sequence[str],
     *,
-    color: str,
-    marker: str,
+    style: Mapping[str, Any],
     label: str,
     intervals: Sequence[tuple[float, float] | None] = (),
 ) -> None:
     """Plot the median of the `values` at each x as a line, with its interval if known, and shade from min to max where
-    there are several."""
-    medians = [median(group) for group in values]
+    there are several. `style` is one of `series_styles`."""
+    color, medians = style["color"], [median(group) for group in values]
     if any(len(group) > 1 for group in values):
         shaded = axes.fill_between(
             x, list(map(min, values)), list(map(max, values)), color=color, alpha=0.13, linewidth=0
         )
         shaded.set_gid("band")
-    axes.plot(x, medians, color=color, label=label, marker=marker, markersize=5, markeredgewidth=0)
-    plot_points(axes, x, medians, tooltips, color=color, marker=marker)
+    axes.plot(x, medians, label=label, **{"markersize": 5, "markeredgewidth": 0, **style})
+    plot_points(axes, x, medians, tooltips, **style)
     plot_intervals(axes, x, intervals or [None] * len(medians), color)
 
 

@@ -8,7 +8,9 @@ import pytest
 from reproduction_fixtures import read_results
 
 from gpt1.config import FinetuneConfig
+from gpt1.experiments.experiment_report import SeedScores
 from gpt1.experiments.reproduce import reproduce as module
+from gpt1.experiments.reproduce.figure2 import draw_transfer
 from gpt1.experiments.reproduce.plan import Request
 from gpt1.experiments.reproduce.reproduce import reproduce
 from gpt1.experiments.zeroshot.heuristics import zeroshot
@@ -68,3 +70,15 @@ def test_the_left_half_varies_only_the_transferred_layers(run_with_checkpoints: 
     )
     assert [plan.run_settings(method, 3)["transfer_layers"] for method in plan.methods] == [0, 1]
     assert {plan.run_settings(method, 3)["seed"] for method in plan.methods} == {3}
+
+
+def test_the_left_half_shows_every_task_in_a_style_of_its_own() -> None:
+    tasks = [f"task {k}" for k in range(20)]
+    scores: dict[str, list[SeedScores | None]] = {task: [SeedScores((0.5,)), SeedScores((0.6,))] for task in tasks}
+    figure = draw_transfer(scores, {task: [] for task in tasks})
+    lines = [line for line in figure.axes[0].get_lines() if line.get_label() in tasks]
+    assert [line.get_label() for line in lines] == tasks
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == tasks
+    looks = [(line.get_marker(), line.get_linestyle()) for line in lines]  # without the color
+    assert len(set(looks)) == 20
+    assert set(looks[:5]) == {(marker, "-") for marker in "os^Dv"}

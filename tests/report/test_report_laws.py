@@ -182,7 +182,7 @@ def test_a_band_needs_more_than_one_seed() -> None:
     for values, bands in (([[0.5], [0.6]], 0), ([[0.4, 0.5], [0.6]], 1)):
         with chart_style():
             figure, axes = new_chart("accuracy", "labels")
-            plot_band(axes, [1, 2], values, ["a", "b"], color="black", marker="o", label="method")
+            plot_band(axes, [1, 2], values, ["a", "b"], style={"color": "black"}, label="method")
         assert to_svg(figure).count('class="band"') == bands
 
 

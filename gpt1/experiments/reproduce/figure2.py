@@ -98,15 +98,13 @@ def draw_transfer(
 ) -> Figure:
     with charts.chart_style():
         figure, axes = charts.new_chart("score × 100", "pre-trained layers")
-        styles = zip(charts.SERIES_COLORS, charts.MARKERS, by_task.items(), strict=False)
-        for color, marker, (title, by_layers) in styles:
+        for style, (title, by_layers) in zip(charts.series_styles(), by_task.items(), strict=False):
             finished = {k: scores for k, scores in enumerate(by_layers) if scores}
             values = [[100 * value for value in scores.values] for scores in finished.values()]
             tooltips = [f"{title}, {k} layers: {format_scores(scores)}" for k, scores in finished.items()]
             charts.plot_band(
-                axes, list(finished), values, tooltips, color=color, marker=marker, label=title,
-                intervals=intervals[title],
-            )  # fmt: skip
+                axes, list(finished), values, tooltips, style=style, label=title, intervals=intervals[title]
+            )
         charts.format_count_axis(axes.xaxis)
         charts.add_legend(axes)
     return figure
@@ -210,7 +208,7 @@ def draw_zeroshot(curves: ZeroShotCurves) -> Figure:
             color, marker = style[task]
             look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5}
             if model != "from":  # hollow
-                look |= {"linestyle": "--", "markerfacecolor": "none", "markeredgewidth": 1.4}
+                look |= {"linestyle": "--", **charts.HOLLOW}
             axes.plot(steps, shares, label=label, **look)
             tooltips = [f"{label}, {count_noun(step, 'step')}: {100 * curve[step]['score']:.1f}" for step in steps]
             charts.plot_points(axes, steps, shares, tooltips, **look)
