@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 UNSPACED = "぀-ヿ㐀-䶿一-鿿"
 """Kana and Chinese characters, which are written without spaces: each counts as a word."""
 EXPLAINED_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
-OCCLUDED_ROWS = 4096
-"""Rows without a word that are in memory at a time."""
+OCCLUDED_ROWS, OCCLUDED_CHARACTERS = 4096, 2**22
+"""Limits of the rows without a word that are in memory at a time: a text of n words has n of them."""
 
 
 Word = tuple[int, dict[str, Any]]
@@ -29,14 +29,37 @@ Word = tuple[int, dict[str, Any]]
 def explain_examples(model: TaskPredictor, examples: Sequence[Example], label: str | None) -> list[dict[str, Any]]:
     """See `TaskPredictor.explain`."""
     check_label(model, label)
-    found: list[dict[str, Any]] = []
-    pending: list[tuple[Example, list[Word]]] = []
+    rows = [(example, find_words(model, example)) for example in examples]
+    decoded = predict_lazily(model, occlude(rows))
+    return [describe(example, words, decoded, label) for example, words in rows]
+
+
+def occlude(rows: Iterable[tuple[Example, list[Word]]]) -> Iterator[Example]:
+    """Each example, then the example without each of its words."""
+    for example, words in rows:
+        yield example
+        yield from (remove_word(example, word) for word in words)
+
+
+def predict_lazily(model: TaskPredictor, examples: Iterable[Example]) -> Iterator[dict[str, Any]]:
+    """The decoded predictions for any number of examples, in blocks of bounded memory."""
+    for block in split_blocks(examples):
+        yield from decode_predictions(model.target, model.logits(block) / model.temperature)
+
+
+def split_blocks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Blocks of at most OCCLUDED_ROWS and OCCLUDED_CHARACTERS; at least one example each."""
+    block: list[Example] = []
+    characters = 0
     for example in examples:
-        pending.append((example, find_words(model, example)))
-        if sum(len(words) for _, words in pending) >= OCCLUDED_ROWS:
-            found += explain_block(model, pending, label)
-            pending = []
-    return found + explain_block(model, pending, label)
+        size = sum(map(len, (*example.fields, *example.answers)))
+        if block and (len(block) == OCCLUDED_ROWS or characters + size > OCCLUDED_CHARACTERS):
+            yield block
+            block, characters = [], 0
+        block.append(example)
+        characters += size
+    if block:
+        yield block
 
 
 def check_label(model: TaskPredictor, label: str | None) -> None:
@@ -45,16 +68,6 @@ def check_label(model: TaskPredictor, label: str | None) -> None:
     if label is not None and str(label) not in names:
         labels = ", ".join(names) or "none: the model predicts a score"
         raise UserError(f"unknown label '{label}'.{did_you_mean(str(label), names)}", f"Labels: {labels}.")
-
-
-def explain_block(
-    model: TaskPredictor, rows: Sequence[tuple[Example, list[Word]]], label: str | None
-) -> list[dict[str, Any]]:
-    examples = [one for example, words in rows for one in (example, *remove_each(example, words))]
-    if not examples:
-        return []
-    decoded = iter(decode_predictions(model.target, model.logits(examples) / model.temperature))
-    return [describe(example, words, decoded, label) for example, words in rows]
 
 
 def describe(
@@ -105,12 +118,14 @@ def find_words(model: TaskPredictor, example: Example) -> list[Word]:
 
 def remove_each(example: Example, words: Iterable[Word]) -> list[Example]:
     """The example without each of these words."""
-    texts, without = [*example.fields, *example.answers], []
-    for i, word in words:
-        shortened = [*texts[:i], remove_span(texts[i], word["start"], word["end"]), *texts[i + 1 :]]
-        fields, answers = shortened[: len(example.fields)], shortened[len(example.fields) :]
-        without.append(replace(example, fields=tuple(fields), answers=tuple(answers)))
-    return without
+    return [remove_word(example, word) for word in words]
+
+
+def remove_word(example: Example, word: Word) -> Example:
+    texts, (i, facts) = [*example.fields, *example.answers], word
+    texts[i] = remove_span(texts[i], facts["start"], facts["end"])
+    n = len(example.fields)
+    return replace(example, fields=tuple(texts[:n]), answers=tuple(texts[n:]))
 
 
 def remove_span(text: str, start: int, end: int) -> str:

@@ -13,6 +13,7 @@ from task_models import TASKS, MakePredictor
 
 from gpt1.errors import UserError
 from gpt1.inference import explanation
+from gpt1.inference.predictor import TaskPredictor
 
 ROWS = [
     {"t": "one two three", "u": "four, five", "a": ["six seven", "eight"]},
@@ -46,6 +47,31 @@ def test_a_contribution_is_the_value_minus_that_without_the_word(
                 changed = {**row, "a": [rest if k == word["answer"] else a for k, a in enumerate(row["a"])]}
             (without,) = model.predict([changed])
             assert word["contribution"] == pytest.approx(prediction[named] - without[named], abs=1e-5)
+
+
+def test_the_memory_of_an_explanation_does_not_grow_with_the_square_of_a_text(
+    make_predictor: MakePredictor, monkeypatch: pytest.MonkeyPatch
+):
+    model = make_predictor("classification")
+    rows = ["one two three four five six " * 20, "", "one", "seven eight"]
+    expected = model.explain(rows)
+    blocks, logits = list[list[int]](), TaskPredictor.logits
+
+    def count(self: TaskPredictor, examples: Any, *rest: Any) -> torch.Tensor:
+        blocks.append([len(example.fields[0]) for example in examples])
+        return logits(self, examples, *rest)
+
+    monkeypatch.setattr(TaskPredictor, "logits", count)
+    monkeypatch.setattr(explanation, "OCCLUDED_ROWS", 7)
+    monkeypatch.setattr(explanation, "OCCLUDED_CHARACTERS", 2500)
+    found = model.explain(rows)
+    assert sum(map(len, blocks)) == len(rows) + 120 + 1 + 2
+    assert max(map(len, blocks)) == 7
+    assert 2000 < max(map(sum, blocks)) <= 2500
+    for row, same in zip(found, expected, strict=True):
+        contributions = [[word.pop("contribution") for word in one["words"]] for one in (row, same)]
+        assert contributions[0] == pytest.approx(contributions[1], abs=1e-5)
+        assert row == {**same, "value": pytest.approx(same["value"], abs=1e-6)}
 
 
 def test_a_label_can_be_chosen(make_predictor: MakePredictor):
