@@ -187,17 +187,16 @@ def curve(
     data = read_train_test(train, test, task.kind, dict(task.columns), task.score, data_dir, test_rows)
     model = model_facts(from_)
     chosen_sizes = resolve_sizes(sizes, data)
-    plan = CurvePlan(data, str(from_), model["config"], chosen_sizes, seeds, list(methods), min_steps, settings)
+    chosen_methods = list(dict.fromkeys(methods))
+    plan = CurvePlan(data, str(from_), model["config"], chosen_sizes, seeds, chosen_methods, min_steps, settings)
     return run_curve(plan, ResultStore.open(out, experiment_facts(plan, model)), progress)
 
 
 def experiment_facts(plan: CurvePlan, model: dict[str, Any]) -> dict[str, Any]:
-    """All inputs of the results."""
+    """All inputs of the results. A file may be moved: its rows count, not its name."""
     train, test = plan.data.training.table, plan.data.test.table
     return {
         "analysis": "curve",
-        "train": train.name,
-        "test": test.name,
         "rows": {"train": rows_fingerprint(train.rows), "test": rows_fingerprint(test.rows)},
         "task": plan.data.finetune_options,
         "model": model,
@@ -255,7 +254,7 @@ def write_curve_report(plan: CurvePlan, store: ResultStore, failed: list[str]) -
         add_savings_table(report, savings, min(medians["scratch"]), metric)
     report.add_provenance(plan.data.notes, failed, curve_facts(plan, store))
     results = {
-        "about": store.about,
+        "about": store.about | {"train": plan.data.training.table.name, "test": plan.data.test.table.name},
         "metric": metric,
         "verdict": verdict,
         "curves": {CURVE_METHODS[m].title: {str(n): s.to_json() for n, s in by.items()} for m, by in scores.items()},

@@ -192,8 +192,14 @@ def test_an_interrupted_curve_resumes_and_repeats_nothing(
     stop_at = -1
     curve(table, **options)
     assert len(done) == len(set(done)) == 2 * 2 * 4
-    curve(table, **(options | {"seeds": 3}))
+    stored = json.loads((tmp_path / "curve" / "cells.json").read_text())
+    stored["about"] |= {"train": table.name, "test": "a name"}  # of an older version
+    (tmp_path / "curve" / "cells.json").write_text(json.dumps(stored))
+    moved = Table("moved/rows.csv", table.columns, table.rows)
+    curve(moved, **(options | {"seeds": 3, "methods": ["all", "head", "tfidf", "scratch", "tfidf"]}))
     assert len(done) == len(set(done)) == 3 * 2 * 4
+    lines = (tmp_path / "curve" / "results.md").read_text().splitlines()
+    assert next(line for line in lines if "| labels |" in line).count("TF-IDF") == 1
 
 
 def test_an_interrupted_curve_has_a_report_of_the_finished_runs(
@@ -322,7 +328,7 @@ def test_a_folder_of_another_curve_is_refused_with_the_difference(
     with pytest.raises(UserError, match="was started with settings"):
         curve(table, **(options | {"peak_lr": 1e-3}))
     other = Table(table.name, table.columns, table.rows[:-1])
-    with pytest.raises(UserError, match="was started with"):
+    with pytest.raises(UserError, match="was started with rows"):
         curve(other, **options)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("text", encoding="utf-8")
