@@ -134,6 +134,14 @@ def test_choices_may_count_from_1_or_be_letters(pretrained_run: Path) -> None:
         zeroshot(table, run=pretrained_run, kind="choice", context="q", label="label")
 
 
+def test_a_row_without_a_label_is_named(pretrained_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\na,yes\nb,no\n\nc,\n")
+    options: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label"}
+    for rows in (0, 2):
+        with pytest.raises(UserError, match=r"rows.csv, line 5: the label is empty"):
+            zeroshot(tmp_path / "rows.csv", run=pretrained_run, words={"yes": "a", "no": "b"}, rows=rows, **options)
+
+
 def test_the_labels_of_the_words_are_read_as_those_of_the_rows(pretrained_run: Path) -> None:
     options: dict[str, Any] = {"run": pretrained_run, "kind": "classification", "text": "text", "label": "label"}
     for labels, words in ((("true", "FALSE"), {"true": "good", "false": "bad"}), (("1.0", "0"), {1: "good", 0: "bad"})):

@@ -30,7 +30,7 @@ from gpt1.inference.evaluate import given_columns
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.progress import Progress
 from gpt1.tables.table import Table
-from gpt1.tasks.examples import check_columns, find_numbering, numbering_notes
+from gpt1.tasks.examples import check_columns, find_numbering, numbering_notes, parse_at
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.labels import as_label
 
@@ -143,6 +143,12 @@ def read_rows(source: LabeledTable, kind: Kind, columns: Mapping[str, str], prog
     return examples
 
 
+def read_labels(rows: ExampleSet) -> list[str]:
+    """The labels of a classification; UserError for a row without one."""
+    where = rows.table.locate_row
+    return [parse_at(where(i), as_label, example.label) for i, example in enumerate(rows.examples)]
+
+
 # --- CoLA ------------------------------------------------------------------------------------------------------------
 
 
@@ -158,8 +164,7 @@ def cola_task(rows: ExampleSet, data: DataSet, data_dir: str | Path | None) -> Z
 
     how = "acceptable if the mean log-probability of the tokens is above a threshold chosen on "
     how += f"{len(sample):,} training sentences"
-    gold = [as_label(example.label) for example in rows.examples]
-    return ZeroShotTask(rows.table.name, how, "matthews", gold, predict, 0.0, ("0", "1"))
+    return ZeroShotTask(rows.table.name, how, "matthews", read_labels(rows), predict, 0.0, ("0", "1"))
 
 
 def mean_log_probabilities(model: LanguageModel, examples: Sequence[Example], progress: Progress) -> list[float]:
@@ -191,7 +196,7 @@ def best_matthews_threshold(scores: Sequence[float], is_positive: Sequence[bool]
 
 def sentiment_task(rows: ExampleSet, words: Mapping[str, str], append: str) -> ZeroShotTask:
     words = {as_label(label): word for label, word in words.items()}  # true and True are one label
-    gold = [as_label(example.label) for example in rows.examples]
+    gold = read_labels(rows)
     if unknown := sorted(set(gold) - set(words)):
         raise UserError(
             f"--words has no word for the label '{unknown[0]}'.", "Add a word for each label: --words 1=good,0=bad"
