@@ -98,11 +98,21 @@ def require_path(value: object, what: str, fix: str) -> None:
         raise UserError(f"{what} must be a path or a name, not {given}.", fix)
 
 
-def require_count(value: object, name: str, minimum: int = 0) -> None:
-    """UserError for an argument from Python that is not a whole number of at least `minimum`."""
-    if not isinstance(value, Integral) or value < minimum:
-        problem = f"{name} {value!r} is not a whole number of at least {minimum}."
-        raise UserError(problem, f"Use {minimum} or more.")
+def require_count(value: object, name: str, minimum: int = 0, maximum: int | None = None) -> None:
+    """UserError for an argument from Python that is not a whole number from `minimum` to `maximum`.
+
+    `name` is the flag if a command has one.
+    """
+    if not isinstance(value, Integral) or value < minimum or (maximum is not None and not value <= maximum):
+        rule = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        fix = f"Use {minimum} or more." if maximum is None else f"Use {minimum} to {maximum}."
+        raise UserError(f"{name} {value!r} is not a whole number {rule}.", fix)
+
+
+def require_list(value: object, name: str, example: str) -> None:
+    """UserError for an argument from Python that is a single value instead of a list of values."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise UserError(f"{name} {value!r} is not a list.", f"Use a list, such as {example}.")
 
 
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no EDQUOT

@@ -74,6 +74,35 @@ def test_another_type_instead_of_a_path_is_an_error_with_a_fix(name: str, worksp
     assert not list(tmp_path.iterdir())
 
 
+ROWS = [{"text": f"row {i}", "label": "xy"[i % 2]} for i in range(20)]
+REVIEWS: dict[str, Any] = {"from_": "starter", "label": "label"}
+SETTINGS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "text seeds": (lambda out: gpt1.curve(ROWS, out=out, seeds="2", **REVIEWS), "seeds='2' is not a whole number"),
+    "no seed": (lambda out: gpt1.curve(ROWS, out=out, seeds=0, **REVIEWS), "seeds=0 is not .* of at least 1"),
+    "one size": (lambda out: gpt1.curve(ROWS, out=out, sizes=8, **REVIEWS), "sizes=8 is not a list"),
+    "half a row": (lambda out: gpt1.curve(ROWS, out=out, sizes=[8.5], **REVIEWS), "sizes=8.5 is not a whole"),
+    "no step": (lambda out: gpt1.curve(ROWS, out=out, min_steps=0, **REVIEWS), "min_steps=0 is not a whole"),
+    "test rows": (lambda out: gpt1.curve(ROWS, out=out, test_rows=-1, **REVIEWS), "test_rows=-1 is not a whole"),
+    "one method": (lambda out: gpt1.curve(ROWS, out=out, methods="all", **REVIEWS), "methods=.*all.* is not a list"),
+    "no seeds": (lambda out: gpt1.reproduce("table2", from_="starter", out=out, seeds=0), "seeds=0 is not a whole"),
+    "one task": (lambda out: gpt1.reproduce("table2", from_="starter", out=out, tasks="rte"), "is not a list"),
+    "words": (
+        lambda _: gpt1.zeroshot("sst2", run="starter", words="pos=good,neg=bad"),  # type: ignore[arg-type]
+        "words= must map labels to words, not be 'pos=good,neg=bad'",
+    ),
+    "rows": (lambda _: gpt1.zeroshot("sst2", run="starter", rows=2.5), "rows=2.5 is not a whole number"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_another_type_or_out_of_range_is_an_error_with_a_fix(name: str, tmp_path: Path):
+    call, problem = SETTINGS[name]
+    with pytest.raises(UserError, match=problem) as raised:
+        call(tmp_path / "out")
+    assert raised.value.fix
+    assert not list(tmp_path.iterdir())
+
+
 def test_saving_an_estimator_names_no_setting_that_it_does_not_have(workspace: Path, tmp_path: Path):
     pytest.importorskip("sklearn")
     from gpt1.sklearn import GPTClassifier

@@ -15,7 +15,7 @@ from gpt1.console import default_progress
 from gpt1.corpus.order import steps_per_epoch
 from gpt1.datasets.labeled import TaskRequest
 from gpt1.datasets.task_guess import complete_task
-from gpt1.errors import UserError
+from gpt1.errors import UserError, require_count, require_list
 from gpt1.experiments.experiment_report import ExperimentReport, SeedScores, describe_spread, single_seed_intervals
 from gpt1.experiments.label_savings import LabelSaving, compare_curves, curve_verdict, join_numbers, round_to_two_digits
 from gpt1.experiments.methods import CURVE_METHODS, check_methods
@@ -180,6 +180,9 @@ def curve(
     if former := settings.pop("min_updates", None):
         log_once("--min-updates is now called --min-steps.")
         min_steps = former
+    for name, count, minimum in (("--seeds", seeds, 1), ("--test-rows", test_rows, 0), ("--min-steps", min_steps, 1)):
+        require_count(count, name, minimum)
+    require_list(methods, "--methods", '["all", "tfidf"]')
     columns, settings = named_columns(settings), requested_finetune_settings(config, settings)
     refuse_reserved("curve", settings)
     check_methods(methods, CURVE_METHODS)
@@ -226,6 +229,9 @@ def resolve_sizes(sizes: Sequence[int] | None, data: TrainTestData) -> list[int]
     if sizes is None:
         doubled = [SMALLEST_SIZE * 2**k for k in range(40)]
         return [*(n for n in doubled if fewest <= n < most), most]
+    require_list(sizes, "--sizes", "[8, 64, 512]")
+    for n in sizes:
+        require_count(n, "--sizes")
     chosen = sorted({n or most for n in sizes})
     for n in chosen:
         if not fewest <= n <= most:

@@ -32,6 +32,7 @@ from gpt1.runs.folder import FINETUNE_COMMAND
 from gpt1.tables.frames import frame_like, is_frame, is_series, records_like, series_texts
 from gpt1.tokenization.tokenizer import Tokenizer
 
+MAX_SEED = 2**63 - 1
 MAX_PARALLEL_TEXTS = 32
 """Texts that are generated in parallel; bounds the memory of the KV cache."""
 
@@ -134,8 +135,9 @@ class LanguageModel:
         """
         texts = [text] if isinstance(text, str) else read_text_list(text)
         ends = check_stop_strings(stop)
-        for name, count in (("max_tokens", max_tokens), ("logprobs", logprobs), ("seed", seed or 0)):
+        for name, count in (("--max-tokens", max_tokens), ("--top-k", top_k), ("logprobs", logprobs)):
             require_count(count, name)
+        require_count(0 if seed is None else seed, "--seed", maximum=MAX_SEED)
         recorded = logprobs if len(texts) == 1 else 0  # `Continuation` scores the tokens of several texts itself
         samplers = [
             make_sampler(temperature, top_k, top_p, None if seed is None else seed + i, self.device, recorded)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt1.errors import UserError
+from gpt1.errors import require_count
 from gpt1.generation.sampling import check_finite_logits
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS
 from gpt1.kernels.packing import PackedRow, Packing
@@ -46,8 +46,7 @@ def overlapping_windows(length: int, context: int, stride: int) -> list[Window]:
 def check_stride(stride: int | None, context: int) -> int:
     if stride is None:
         return default_stride(context)
-    if not 1 <= stride <= context:
-        raise UserError(f"stride {stride} is out of range.", f"Use 1 to {context} (the context); default: half of it.")
+    require_count(stride, "--stride", 1, context)
     return stride
 
 

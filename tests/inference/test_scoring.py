@@ -83,8 +83,8 @@ def test_a_long_text_is_scored_in_windows_that_move_by_the_stride(model: Languag
 
 
 def test_a_stride_out_of_range_is_an_error(model: LanguageModel):
-    for stride in (0, 33):
-        with pytest.raises(UserError, match=f"stride {stride} is out of range"):
+    for stride in (0, 33, "5", 2.5):
+        with pytest.raises(UserError, match=f"stride={stride!r} is not a whole number from 1 to 32"):
             model.score(["a"], stride=stride)
 
 

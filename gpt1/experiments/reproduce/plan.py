@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt1 import formatting
 from gpt1.config import flag_name, format_flag
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError, did_you_mean, require_count, require_list
 from gpt1.experiments.methods import BASELINES, Method
 from gpt1.experiments.reproduce.paper import TITLES
 from gpt1.experiments.reproduce.paper_tasks import PaperTask, SkippedTask
@@ -64,6 +64,9 @@ class Request:
             raise UserError(problem, f"Choose one of: {', '.join(TITLES)}.")
         if self.what != "figure2" and (self.left or self.right):
             raise UserError(f"{self.what} has no left and right half.", "Use --left and --right with figure2 only.")
+        require_count(self.seeds, "--seeds", 1)
+        require_list(self.tasks, "--tasks", '["rte", "cola"]')
+        require_list(self.methods, "--methods", '["full", "tfidf"]')
         check_pretrained_model(self.from_, "--from")
         if self.lstm is not None:
             check_pretrained_model(self.lstm, "--lstm")

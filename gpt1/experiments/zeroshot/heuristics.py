@@ -12,7 +12,7 @@ import numpy as np
 from gpt1.console import default_progress
 from gpt1.datasets import DataSet
 from gpt1.datasets.labeled import LabeledTable, examples_from_table, load_labeled_table
-from gpt1.errors import UserError
+from gpt1.errors import UserError, require_count
 from gpt1.experiments.reserved import refuse_reserved
 from gpt1.experiments.train_test_data import ExampleSet, limit_rows
 from gpt1.experiments.zeroshot.minimal_pairs import BLIMP, MinimalPairsTask, find_training_corpus, minimal_pairs_task
@@ -103,6 +103,8 @@ def build_zeroshot_task(
     """The rows and the heuristic of `zeroshot`, with the same arguments."""
     progress = progress or default_progress()
     refuse_reserved("zeroshot", columns)
+    require_count(rows, "--rows")
+    check_words(words)
     name, _, split = str(what).lower().partition(":")
     if name == WINOGRAD or str(what).endswith(".txt"):
         return winograd_task(str(what), data_dir, split or "test", rows)
@@ -128,6 +130,12 @@ def build_zeroshot_task(
         "Use cola, sst2, race, storycloze, winograd, blimp, a table of kind choice, or a table of kind classification "
         "with --words LABEL=WORD,LABEL=WORD.",
     )
+
+
+def check_words(words: Any) -> None:
+    """UserError for an argument from Python that is not a mapping of labels to words."""
+    if words is not None and not (isinstance(words, Mapping) and all(isinstance(w, str) for w in words.values())):
+        raise UserError(f"--words must map labels to words, not be {words!r}.", 'Use {"pos": "good", "neg": "bad"}.')
 
 
 def read_rows(source: LabeledTable, kind: Kind, columns: Mapping[str, str], progress: Progress) -> list[Example]:
