@@ -35,6 +35,7 @@ from gpt1.demo.results import (
 )
 from gpt1.errors import Interrupted, UserError
 from gpt1.files.atomic import atomic_write_json
+from gpt1.files.names import beside
 from gpt1.progress import Progress
 from gpt1.report.run_reader import Run
 from gpt1.runs import folder as runs
@@ -85,7 +86,7 @@ def run_demo(out: Path, seeds: int = 3, progress: Progress | None = None) -> Pat
 
 def choose_output_folder(out: Path) -> Path:
     if (out / "texts.jsonl").exists():  # a second `make demo` works, and deletes nothing
-        out = next(other for n in count(2) if not (other := out.with_name(f"{out.name}-{n}")).exists())
+        out = next(other for n in count(2) if not (other := beside(out, f"-{n}")).exists())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} exists and is not an empty folder.", "Choose another --out.")
     return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 MANIFEST = "manifest.json"
 DOCUMENTS_FILE = "documents.npy"
 """The file of a corpus that no other folder has."""
@@ -31,3 +33,9 @@ HUGGING_FACE_FILES = GPT1_FILES[1:]
 LIBRARY_FILE = "tokenizer.json"
 """All of it in one file, as the library `tokenizers` writes it; newer versions of transformers write no other."""
 TOKENIZER_FILES = (*GPT1_FILES, LIBRARY_FILE, *OPENAI_FILES)
+
+
+def beside(folder: Path, suffix: str) -> Path:
+    """The path next to a folder, with its name and `suffix`; `.` and `..` have the names of the folders they mean."""
+    named = folder.resolve() if folder.name in ("", "..") else folder
+    return named.parent / f"{named.name}{suffix}"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from gpt1.config import FinetuneConfig, field_types, flag_name, format_flag
 from gpt1.datasets import parse_data_set
 from gpt1.errors import UserError
-from gpt1.files.names import RUN_CONFIG_FILE
+from gpt1.files.names import RUN_CONFIG_FILE, beside
 from gpt1.files.reading import file_format, is_url
 from gpt1.formatting import shell_join
 from gpt1.runs import folder as runs
@@ -48,8 +48,7 @@ def tfidf_advice(run: str | Path, tokens: float | None, truncated: float, name: 
     source = text_arguments(command, read_tokens(base) if tokens is None else tokens)
     own = source != [TEXTS]
     texts = "these texts and others from their domain" if own else "texts from this domain"
-    named = Path(name or run)
-    corpus, model, again = (named.with_name(f"{named.name}-{what}") for what in ("corpus", "pretrained", "again"))
+    corpus, model, again = (beside(Path(name or run), f"-{what}") for what in ("corpus", "pretrained", "again"))
     windows = stored.get("long") != "windows" and truncated >= WORTH_WINDOWS
     settings = setting_arguments(stored, "long" if windows else "")
     split = f", with long texts as windows ({truncated:.0%} of them are truncated)" if windows else ""

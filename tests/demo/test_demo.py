@@ -74,6 +74,16 @@ def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_second_demo_in_the_current_folder_is_written_next_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "texts.jsonl").write_text("{}")
+    monkeypatch.chdir(folder)
+    assert demo.choose_output_folder(Path()) == tmp_path.resolve() / "demo-2"
+
+
 def test_zero_seeds_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="seeds=0"):
         demo.run_demo(tmp_path / "demo", seeds=0)

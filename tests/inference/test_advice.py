@@ -36,6 +36,18 @@ def test_small_tables_need_other_texts(tmp_path: Path):
     assert again == f"gpt1 finetune TABLE {columns} --from {run}-pretrained --out {run}-again"
 
 
+@pytest.mark.parametrize("name", [".", "inner/..", "inner/../../run"])
+def test_folders_are_suggested_next_to_a_run_that_is_named_by_dots(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = write_run(tmp_path)
+    (run / "inner").mkdir()
+    monkeypatch.chdir(run)
+    pretrain = tfidf_advice(name, 100, 0.0).commands[1]
+    out = Path(shlex.split(pretrain)[-1])
+    assert (out.parent.resolve(), out.name) == (tmp_path.resolve(), "run-pretrained")
+
+
 def test_a_sample_of_a_data_set_has_no_file():
     names = {"rte:train": "rte:train", "rte:train (64 rows of 2,490)": "TABLE", "rte:mine": "TABLE", "a:b": "TABLE"}
     for name, shown in names.items():
