@@ -43,7 +43,7 @@ from gpt1.tasks.baselines import quality_warning
 from gpt1.tasks.examples import input_columns
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.multilabel import MultiLabel
-from gpt1.tasks.targets import Target, calibration_rows, predicted_answers
+from gpt1.tasks.targets import Target, calibration_rows, predicted_answers, withhold_predictions
 
 
 def evaluate(
@@ -158,16 +158,20 @@ def score_rows(
     """(metrics, calibration and counts of truncated rows, also by subset; logits at the model's temperature)."""
     labels, encoded = [example.label for example in examples], model.encode(examples)
     unscaled = ignore_empty(examples, model.logits_with_progress(encoded, table.name, progress))
-    if empty := sum(not example.has_text for example in examples):
-        progress.log(f"{format_rows_have(empty)} no text, so no prediction; all labels count as equally likely there")
+    has_text = [example.has_text for example in examples]
+    if empty := has_text.count(False):
+        counted = count_empty_as(model.target)
+        progress.log(f"{format_rows_have(empty)} no text, so no prediction; counted as {counted}")
     logits = unscaled / model.temperature
 
     def scores(rows: list[int]) -> dict[str, Any]:
-        own = compute_metrics(model.target, logits[rows], targets[rows], [labels[i] for i in rows])
+        texts = [has_text[i] for i in rows]
+        own = compute_metrics(model.target, logits[rows], targets[rows], [labels[i] for i in rows], has_text=texts)
         return {**own, "rows": len(rows)}
 
     found = {**scores([*range(len(examples))]), "cut": sum(example.is_truncated for example in encoded)}
-    if pairs := calibration_rows(model.target, unscaled, targets):
+    pairs = calibration_rows(model.target, unscaled[has_text], targets[has_text])
+    if pairs and any(has_text):
         found["calibration"] = calibration_metrics(model.temperature, *pairs)
         progress.log(calibration_summary(found["calibration"]))
     if model.long == "windows":
@@ -175,6 +179,14 @@ def score_rows(
     if len(subsets := subset_rows(table)) > 1:
         found["subsets"] = {name: scores(rows) for name, rows in subsets.items()}
     return found, logits
+
+
+def count_empty_as(target: Target) -> str:
+    """What a row without text counts as in the metrics."""
+    if target.activated_name == "score":
+        (score,) = predicted_answers(target, torch.zeros(1, target.outputs))
+        return f"the score {score:.6g}"
+    return "the prediction of no label" if isinstance(target, MultiLabel) else "wrong"
 
 
 def calibration_summary(calibration: Mapping[str, Any]) -> str:
@@ -298,6 +310,7 @@ def compute_metrics(
     labels: Sequence[Any],
     with_intervals: bool = True,
     cross_fit: bool = False,
+    has_text: Sequence[bool] | None = None,
 ) -> dict[str, Any]:
     """Metrics and their 95% confidence intervals.
 
@@ -309,6 +322,7 @@ def compute_metrics(
         with_intervals: Whether to compute confidence intervals.
         cross_fit: Whether these are validation rows, which choose the thresholds of several labels: those of each row
             then come from other rows. Else they are the thresholds of the target, as in predictions.
+        has_text: Whether each row has a text, by default all. Without one no label is predicted (see `ignore_empty`).
 
     Returns:
         `metrics` (with the mean `loss`), `interval` (of several labels also of `matthews`), `f1_of` (classes) and
@@ -316,6 +330,8 @@ def compute_metrics(
     """
     gold = metrics.gold_answers(target, labels)
     predicted = predicted_answers(target, logits, targets if cross_fit else None)
+    if has_text is not None:
+        predicted = withhold_predictions(target, predicted, has_text)
     scores = metrics.target_scores(target, gold, predicted)
     extra = {"f1_of": scores.pop("f1_of")} if "f1_of" in scores else {}
     if with_intervals:
@@ -356,7 +372,10 @@ def prediction_records(model: TaskPredictor, examples: Sequence[Any], logits: Te
     roles = [role for role in model.kind.columns if role != "choices"]
     records = []
     labels = metrics.gold_answers(model.target, [example.label for example in examples])
-    for example, decoded, gold in zip(examples, model.target.decode(logits), labels, strict=True):
+    rows = model.target.decode(logits)
+    answers = [decoded.get("prediction") for decoded in rows]
+    answers = withhold_predictions(model.target, answers, [example.has_text for example in examples])
+    for example, decoded, answer, gold in zip(examples, rows, answers, labels, strict=True):
         fields = {role: text for role, text in zip(roles, example.fields, strict=True) if text}
         if example.answers:
             fields |= {f"answer {k}": answer for k, answer in enumerate(example.answers)}
@@ -365,6 +384,6 @@ def prediction_records(model: TaskPredictor, examples: Sequence[Any], logits: Te
         if "score" in decoded:
             record["score"] = decoded["score"]
         else:
-            record |= {"prediction": decoded["prediction"], "probabilities": probabilities}
+            record |= {"prediction": answer, "probabilities": probabilities}
         records.append(record)
     return records

@@ -200,9 +200,11 @@ def _add_labels(page: Page, run: Run) -> None:
 
 
 def _add_confusion(page: Page, run: Run) -> None:
-    counts = Counter((row.label, row.prediction) for row in run.predictions)
+    counts = Counter((row.label, row.prediction) for row in run.predictions if row.prediction)
     unseen = sum(row.label not in run.labels for row in run.predictions)
     left_out = f" Rows with a label that was not in training are left out: {unseen:,}." if unseen else ""
+    if empty := sum(not row.prediction for row in run.predictions):
+        left_out += f" Rows without text, which have no prediction, are left out: {empty:,}."
     if len(run.labels) <= MAX_MATRIX_LABELS:
         note = "Each row is a label, each column a prediction; shading shows the share of the row."
         page.heading("Confusion matrix", note + left_out)
@@ -243,7 +245,7 @@ def _to_mistake(run: Run, row: Prediction) -> Mistake:
     true_labels = (row.label,) if row.labels is None else row.labels
     probabilities = ranked[:3] + [item for item in ranked[3:] if item[0] in true_labels]
     shown = [(names.get(name, name), p, name in true_labels) for name, p in probabilities]
-    label, prediction = (names.get(str(one), str(one)) for one in (row.label, row.prediction))
+    label, prediction = (names.get(str(one), str(one)) for one in (row.label, row.prediction or "no prediction"))
     loss = f"loss {formatting.format_number(row.loss)}" if row.probabilities else ""
     return Mistake(row.fields, label, prediction, loss, shown)
 

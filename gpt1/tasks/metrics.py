@@ -16,7 +16,7 @@ from gpt1.errors import UserError
 from gpt1.intervals import wilson_interval
 from gpt1.tasks.labels import as_number
 from gpt1.tasks.multilabel import MultiLabel, bootstrap_multilabel, multilabel_scores
-from gpt1.tasks.targets import NUMBER_METRICS, Answers, Classes, Target
+from gpt1.tasks.targets import NO_PREDICTION, NUMBER_METRICS, Answers, Classes, Target
 
 BOOTSTRAP_SAMPLES = 1000
 """Bootstrap samples of a confidence interval; its ends are then accurate to about a tenth of its width."""
@@ -43,7 +43,7 @@ def class_scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence
 
     Args:
         gold: Right label of each row.
-        predicted: Predicted label of each row.
+        predicted: Predicted label of each row, or NO_PREDICTION.
         labels: All labels of the task.
 
     Raises:
@@ -54,11 +54,12 @@ def class_scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence
     require_rows(gold)
     gold, predicted = list(map(str, gold)), list(map(str, predicted))
     binary = is_binary(labels)
+    names = ["1"] if binary else sorted({*gold, *predicted} - {NO_PREDICTION})
     several = len({*gold, *predicted}) > 1  # scikit-learn warns if there is one
     matthews = 0.0
     with warnings.catch_warnings():  # of scikit-learn, if there are almost as many labels as rows
         warnings.simplefilter("ignore", UserWarning)
-        f1 = f1_score(gold, predicted, **({"labels": ["1"]} if binary else {}), average="macro", zero_division=0)
+        f1 = f1_score(gold, predicted, labels=names, average="macro", zero_division=0)
         if several:
             matthews = float(matthews_corrcoef(gold, predicted))
     return {
@@ -178,7 +179,9 @@ def bootstrap_classification(metric: str, gold: Sequence[Any], predicted: Sequen
     for cell in zip(map(str, gold), map(str, predicted), strict=True):
         cells[cell] = cells.get(cell, 0) + 1
     counts = np.array(list(cells.values()), dtype=np.float64)
-    names = ["1"] if binary and metric == "f1" else sorted({name for cell in cells for name in cell})
+    names = sorted({name for cell in cells for name in cell})
+    if metric == "f1":
+        names = ["1"] if binary else [name for name in names if name != NO_PREDICTION]
     is_gold = one_hot([g for g, _ in cells], names)  # [cells, labels]
     is_predicted = one_hot([p for _, p in cells], names)
     random = np.random.default_rng(0)

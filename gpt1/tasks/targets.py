@@ -30,6 +30,8 @@ from gpt1.tasks.multilabel import MultiLabel, cross_fit_labels
 Numbering: TypeAlias = Literal["0", "1", "A"]
 MAX_LABELS = 5000
 """Every label is a column of the predictions, and a row and a column of the confusion matrix of the metrics."""
+NO_PREDICTION = ""
+"""The class or the answer of a row without text: a mistake, because it is no label."""
 NUMBER_METRICS = ("pearson", "spearman", "rmse", "mae")
 MAX_SCORE_RANGE = 100
 """Largest difference between the highest and the lowest score."""
@@ -286,6 +288,14 @@ def predicted_answers(target: Target, logits: Tensor, cross_fit: Tensor | None =
         return [*cross_fit_labels(target, logits, cross_fit)]
     key = "prediction" if target.activated_name == "probabilities" else "score"
     return [row[key] for row in target.decode(logits)]
+
+
+def withhold_predictions(target: Target, predicted: Sequence[Any], has_text: Sequence[bool]) -> list[Any]:
+    """The predictions, with no label for rows without text; their scores stay."""
+    if target.activated_name == "score":
+        return list(predicted)
+    nothing: Any = [] if isinstance(target, MultiLabel) else NO_PREDICTION
+    return [answer if one else nothing for answer, one in zip(predicted, has_text, strict=True)]
 
 
 def decode_predictions(target: Target, logits: Tensor) -> list[dict[str, Any]]:
