@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from gpt1.files.foreign import LFS_POINTER, check_regular, lfs_pointer_error
 COMPRESSIONS = ("gz", "xz", "zst")
 SAME_FORMAT = {"ndjson": "jsonl"}
 """Other extensions of a format."""
+URL_START = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
+"""A protocol, or several that are chained: `simplecache::s3://`."""
 MAX_LINE_BYTES = 2**26
 """Bytes of the longest line, cell or row: an unclosed quote or a binary file must not fill the memory."""
 MAX_BYTES = 2**32
@@ -54,7 +57,8 @@ def file_format(path: str | Path) -> tuple[str, str]:
 
 
 def is_url(path: str | Path) -> bool:
-    return "://" in str(path)
+    """Whether a path begins with a protocol. A text with a link in it is no URL."""
+    return URL_START.match(str(path)) is not None
 
 
 def max_bytes() -> int:

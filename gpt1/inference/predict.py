@@ -91,7 +91,8 @@ def predict_into(
             raise UserError("--json does not apply to --out.", "Omit --json: the extension of --out is the format.")
         check_table_output(out, overwrite, source=rows, written=("prediction", "score"))
     with spool_standard_input() if str(rows) == "-" else nullcontext() as spooled:
-        like = spooled or (rows if os.path.isfile(rows) or is_url(rows) else "rows.jsonl")
+        is_text = not spooled and is_plain_text(rows)
+        like = spooled or (rows if os.path.isfile(rows) or (is_url(rows) and not is_text) else "rows.jsonl")
         kind = output_kind(out, "rows.jsonl" if as_json else like)
         if excel_safe and kind not in ("csv", "tsv"):
             raise UserError(f"--excel-safe requires .csv or .tsv, not .{kind}.", "Remove --excel-safe.")
@@ -99,7 +100,7 @@ def predict_into(
         if spooled:
             check_header(spooled, {**model.text_columns, **chosen})
             source = open_file(model, spooled, "standard input", chosen)
-        elif is_plain_text(rows):
+        elif is_text:
             source = open_text(model, str(rows), run)
             if out is None and not as_json and sys.stdout.isatty():
                 print_prediction(model, source, progress)
@@ -146,11 +147,12 @@ def print_prediction(model: TaskPredictor, source: RowSource, progress: Progress
 
 def is_plain_text(rows: str | Path) -> bool:
     """Whether INPUT is a text to predict and not the name of a file or a data set: it has spaces, or other letters than
-    ASCII, and no extension of a table."""
+    ASCII, and no extension of a table. A text may begin with a URL."""
     text = str(rows)
-    if os.path.exists(text) or is_url(text) or parse_data_set(text) is not None:
+    if os.path.exists(text) or parse_data_set(text) is not None:
         return False
-    return (not text.isascii() or any(map(str.isspace, text))) and file_format(text)[0] not in INPUT_FORMATS
+    is_prose = any(map(str.isspace, text)) or not (text.isascii() or is_url(text))
+    return is_prose and file_format(text)[0] not in INPUT_FORMATS
 
 
 @dataclass(frozen=True)
@@ -362,5 +364,5 @@ def write_glue_submission(
 
 def glue_task(rows: str | Path) -> DataSet | None:
     """The GLUE task if `rows` is the name of its test split, else None."""
-    named = None if Path(rows).is_file() else parse_data_set(str(rows))
+    named = None if os.path.isfile(rows) else parse_data_set(str(rows))
     return named.data if named and named.split == "test" and not named.subset and named.data.glue else None

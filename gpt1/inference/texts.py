@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,19 @@ SCORED_AT_ONCE = 64
 
 
 def read_texts_or_text(source: str, column: str = "text") -> list[str]:
-    """The documents of a file, or `source` itself if it is not a file name; UserError for a missing file.
+    """The documents of a file, or `source` itself if it is not a file name; UserError for a missing file or no text.
 
     `column` is that of the texts in a table.
     """
-    if is_url(source) or (len(source) < 1000 and Path(source).exists()):
+    if not source:
+        raise UserError("the text is empty.", "Use a text, or the name of a file.")
+    kind, has_spaces = document_format(source), any(map(str.isspace, source))
+    if os.path.exists(source) or (is_url(source) and (kind or not has_spaces)):
         try:
             return join_parts(read_documents([source], column))
         except UserError as error:
             raise UserError(error.problem, error.fix.replace("--text-field", "--text")) from None
-    if document_format(source) and not any(map(str.isspace, source)):
+    if kind and not has_spaces:
         raise not_found_error(source)
     return [source]
 

@@ -35,6 +35,31 @@ def test_score_of_a_file_that_is_missing_is_an_error_and_not_the_score_of_its_na
     assert "missing.txt does not exist" in answer.stderr
 
 
+LINKS = ["a great film, see http://t.co/x for more", "http://t.co/x is about a great film"]
+
+
+@pytest.mark.parametrize("text", [*LINKS, "a long film " * 25, "a longer film " * 100])
+def test_a_text_that_is_long_or_has_a_link_is_a_text(
+    text: str, workspace: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    (score,) = json.loads(run_cli("score", str(workspace / "runs/books"), text, "--json").stdout)
+    assert score["text"] == text
+    predicted = json.loads(run_cli("predict", str(workspace / "runs/reviews"), text).stdout)
+    assert text in predicted.values()
+    assert predicted["prediction"] is not None
+
+
+def test_score_of_an_empty_text_is_an_error_and_not_the_score_of_the_current_folder(
+    workspace: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "mine.txt").write_text("my own text")
+    monkeypatch.chdir(tmp_path)
+    answer = run_cli("score", str(workspace / "runs/books"), "")
+    assert (answer.exit_code, answer.stdout) == (2, "")
+    assert "the text is empty" in answer.stderr
+
+
 @pytest.mark.parametrize("name", ["f.parquet", "f.jsonl", "f.csv"])
 def test_features_adds_a_vector_to_every_row(workspace: Path, run_cli: Any, tmp_path: Path, name: str):
     for run, columns in (("runs/books", ["--text", "text"]), ("runs/reviews", [])):
