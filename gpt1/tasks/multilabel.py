@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -73,7 +74,13 @@ class MultiLabel:
         """The different labels of a cell, in order of appearance."""
         cell = self.parse(value)
         parts = cell if isinstance(cell, list) else cell.split(self.separator) if self.separator else [cell]
-        return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+        found = (as_label(part) for part in parts if part.strip())
+        return list(dict.fromkeys(self.spellings.get(label, label) for label in found))
+
+    @cached_property
+    def spellings(self) -> dict[str, str]:
+        """Each label as it is read → as in `labels`; they differ in older model folders (`true`, `1.0`)."""
+        return {as_label(label): label for label in self.labels} | {label: label for label in self.labels}
 
     def read_labels(self, values: Sequence[Any]) -> list[Any]:
         """The labels of other rows, as lists if their separator is another one than that of the training rows.
