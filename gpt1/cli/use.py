@@ -26,7 +26,7 @@ from gpt1.cli.output import echo, echo_json, make_console, print_next_steps
 from gpt1.config import flag_name
 from gpt1.errors import UserError
 from gpt1.files.foreign import read_json_object
-from gpt1.files.names import MODEL_CONFIG_FILE, PREDICTIONS, TASK_FILE
+from gpt1.files.names import MODEL_CONFIG_FILE, TASK_FILE
 from gpt1.formatting import shell_join, shell_quote
 from gpt1.inference import EXPORT_FORMATS, IMPORT_FORMATS
 
@@ -76,6 +76,7 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
         echo_json(result)
         return
     from gpt1.console import print_metrics
+    from gpt1.report.evaluation import predict_command
 
     print_metrics(result)
     if result.get("warning"):
@@ -83,20 +84,17 @@ def evaluate(run: str, test: str, data_dir: str | None, report: str | None, as_j
     for command in result.get("advice", ()):
         echo(f"  {command}")
     if "perplexity" not in result["metrics"] and test != "-":
-        columns = {"data_dir": data_dir, **{role: options[role] for role in COLUMN_HELP}}
-        flags = {role: [flag_name(role), value] for role, value in columns.items() if value}
-        unverified = [] if options["verify"] else ["--no-verify"]
+        columns = {role: options[role] for role in COLUMN_HELP}
         if report:
             echo(f"{report}   confusion matrix or scatter plot, calibration, worst mistakes")
         else:
-            chosen = [word for name in ("unseen", "unlabeled") for word in changed_option(name)] + unverified
-            chosen += [] if options["baselines"] else ["--no-baselines"]
-            page = shell_join(
-                ["gpt1", "evaluate", run, test, *chain(*flags.values()), *chosen, "--report", "test.html"]
-            )
+            given = {"data_dir": data_dir, **columns}
+            chosen = [word for name, value in given.items() if value for word in (flag_name(name), value)]
+            chosen += [word for name in ("unseen", "unlabeled") for word in changed_option(name)]
+            chosen += [f"--no-{name}" for name in ("verify", "baselines") if not options[name]]
+            page = shell_join(["gpt1", "evaluate", run, test, *chosen, "--report", "test.html"])
             print_next_steps(f"{page}   (writes a page with the worst mistakes)")
-        flags.pop("label", None)
-        command = shell_join(["gpt1", "predict", run, test, *chain(*flags.values()), *unverified, "--out", PREDICTIONS])
+        command = predict_command(run, test, data_dir, columns, options["verify"])
         print_next_steps(f"{command}   (to see the predictions row by row)")
 
 

@@ -33,7 +33,7 @@ from gpt1.inference.predictor import LanguageModel, TaskPredictor, load, load_ta
 from gpt1.inference.task_logits import PREDICTION_BATCH_TOKENS, ignore_empty
 from gpt1.model.losses import PretrainMicroBatch, l1
 from gpt1.progress import Progress
-from gpt1.report.evaluation import check_report_path, write_evaluation_report
+from gpt1.report.evaluation import check_report_path, predict_command, write_evaluation_report
 from gpt1.runs.folder import read_run_config
 from gpt1.tables.facts import format_rows_have
 from gpt1.tables.frames import to_table
@@ -103,7 +103,9 @@ def evaluate(
     if baselines:
         found |= compare_with_baselines(model, run, examples, found, progress)
     if report:
-        save_page(Path(report), run, table.name, model, chosen, found, prediction_records(model, examples, logits))
+        command = "" if isinstance(test, Table) else predict_command(run, test, data_dir, columns, verify)
+        records = prediction_records(model, examples, logits)
+        save_page(Path(report), run, table.name, model, chosen, found, records, command)
     return found
 
 
@@ -140,11 +142,19 @@ def save_page(
     columns: Mapping[str, str],
     found: Mapping[str, Any],
     records: Sequence[dict[str, Any]],
+    command: str,
 ) -> None:
-    labels, main = getattr(model.target, "labels", []), model_metric(model)
-    kind = model.kind.name
     write_evaluation_report(
-        path, run=run, test=test, kind=kind, columns=columns, labels=labels, main=main, found=found, records=records
+        path,
+        run=run,
+        test=test,
+        kind=model.kind.name,
+        columns=columns,
+        labels=getattr(model.target, "labels", []),
+        main=model_metric(model),
+        found=found,
+        records=records,
+        command=command,
     )
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt1 import formatting
+from gpt1.config import flag_name
 from gpt1.errors import UserError
 from gpt1.files.atomic import ensure_writable
+from gpt1.files.names import PREDICTIONS
 from gpt1.report.headline import headline
 from gpt1.report.page import Page
 from gpt1.report.run_reader import Run, as_dict
@@ -38,6 +40,16 @@ def is_gpt1_page(path: Path) -> bool:
     return not head or GENERATOR in head
 
 
+def predict_command(
+    run: str | Path, test: str | Path, data_dir: str | Path | None, columns: Mapping[str, str | None], verify: bool
+) -> str:
+    """The command that writes the predictions of the rows of an evaluation with these options."""
+    given = {"data_dir": data_dir, **columns, "label": None}
+    flags = [word for name, value in given.items() if value for word in (flag_name(name), value)]
+    unverified = [] if verify else ["--no-verify"]
+    return formatting.shell_join(["gpt1", "predict", run, test, *flags, *unverified, "--out", PREDICTIONS])
+
+
 def write_evaluation_report(
     path: Path,
     *,
@@ -49,6 +61,7 @@ def write_evaluation_report(
     main: str,
     found: Mapping[str, Any],
     records: Iterable[dict[str, Any]],
+    command: str,
 ) -> Path:
     """Write the page of an evaluation.
 
@@ -62,6 +75,7 @@ def write_evaluation_report(
         main: The main metric.
         found: The result of `evaluate`, with the bins of the calibration.
         records: A record for each row, as in predictions.jsonl.
+        command: The command that predicts the rows; empty for rows that are not in a file.
     """
     validation = {name: found.get(name) for name in ("metrics", "interval", "f1_of", "rows", "subsets")}
     facts = {name: found[name] for name in ("rows", "cut", "read_in_windows") if name in found}
@@ -80,7 +94,9 @@ def write_evaluation_report(
     )
     for section in (add_results, add_predictions, add_mistakes, add_data):
         add_section(section, page, contents)
-    page.heading("Next steps")
+    if command or found.get("advice"):
+        page.heading("Next steps")
     add_advice(page, contents)
-    page.code(formatting.shell_join(["gpt1", "predict", run, test, "--out", "predictions.csv"]), "Every row:")
+    if command:
+        page.code(command, "Every row:")
     return page.write(path)

@@ -13,7 +13,7 @@ from task_models import TABLE_TASKS, MakePredictor
 from gpt1.errors import UserError
 from gpt1.inference.evaluate import evaluate
 from gpt1.inference.task import save_task
-from gpt1.tables.table import Table
+from gpt1.tables.table import Table, write_table
 from gpt1.tokenization.tokenizer import Tokenizer
 
 RunFolder = Callable[[str], Path]
@@ -53,6 +53,19 @@ def test_the_page_shows_the_bins_of_the_calibration_with_their_rows(
     page = PageParser(tmp_path / "test.html")
     assert "Calibration" in page.headings
     assert f"Rows by predicted probability, {len(table.rows):,} in all." in page.text
+
+
+def test_the_page_has_the_command_for_the_rows_of_a_file_with_the_options_that_were_given(
+    write_model: RunFolder, table: Table, tmp_path: Path
+) -> None:
+    page, run, rows = tmp_path / "test.html", write_model("classification"), tmp_path / "my rows.csv"
+    write_table(rows, [{"my review": row["text"], "stars": row["label"]} for row in table.rows])
+    evaluate(run, rows, report=page, verify=False, baselines=False, text="my review", label="stars")
+    command = f"gpt1 predict {run} '{rows}' --text 'my review' --no-verify --out predictions.jsonl"
+    assert command in PageParser(page).text
+    evaluate(run, table, report=page, overwrite=True, baselines=False)
+    assert "gpt1 predict" not in PageParser(page).text
+    assert "Next steps" not in PageParser(page).headings
 
 
 def test_writing_the_page_does_not_change_the_result(write_model: RunFolder, table: Table, tmp_path: Path) -> None:
