@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpt1.config import FinetuneConfig
+from gpt1.config import FinetuneConfig, flag_name
 from gpt1.datasets.labeled import LabeledTable
 from gpt1.datasets.task_guess import TaskGuess, guess_task, is_list
 from gpt1.errors import UserError
@@ -89,7 +89,7 @@ def inspect_table(
         warnings += numbering_notes(find_numbering(table.rows, KINDS[task.kind], task.columns), examples)
     if from_ is not None:
         facts["tokens"] = token_facts(examples, task, from_, progress)
-    following = next_commands(table, task, texts, from_)
+    following = next_commands(table, task, texts, from_) if texts else []
     return {**facts, "warnings": warnings, "next": following[:-1] if error and label else following}
 
 
@@ -116,8 +116,10 @@ def try_read_examples(table: Table, task: TaskGuess) -> tuple[list[Example], str
     labeled = "label" in task.columns
     columns = dict(task.columns)
     kind = KINDS[task.kind]
-    if any(role not in columns for role in kind.columns if role not in kind.optional):
-        return [], ""
+    if missing := [flag_name(role) for role in kind.columns if role not in columns and role not in kind.optional]:
+        named = " ".join(f"{flag} COLUMN" for flag in missing)
+        problem = f"no column with texts was found for {', '.join(missing)}."
+        return [], finetune_error(UserError(problem, f"Name the column: {named}"))
     numbering = find_numbering(table.rows, kind, columns) if labeled else "0"
     try:
         if labeled:

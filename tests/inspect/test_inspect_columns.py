@@ -30,6 +30,21 @@ def test_texts_that_the_likely_task_does_not_use_are_named(tmp_path: Path):
     assert "text columns that are not used: remark." in warnings
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"a": [1, 3, 5], "b": [2, 4, 2]},
+        {"label": ["pos", "neg", "pos"]},
+        {"text": ["", " ", None], "label": ["pos", "neg", "pos"]},
+    ],
+)
+def test_nothing_is_suggested_for_a_table_without_texts(columns: dict[str, list[Any]], tmp_path: Path):
+    found = inspect(write_columns(tmp_path, columns))
+    (warning,) = [sentence for sentence in found["warnings"] if "finetune" in sentence]
+    assert warning.startswith("gpt1 finetune would fail: no column with texts was found for --text.")
+    assert found["next"] == []
+
+
 def test_columns_of_0_and_1_are_inspected_as_the_labels_of_a_text(tmp_path: Path):
     columns = {"text": LONG, "rude": [0, 1] * 6, "spam": [0, 0, 1] * 4}
     found = inspect(write_columns(tmp_path, columns, "t.csv"))
