@@ -102,7 +102,7 @@ def read_label_columns(row: TableRow, names: Sequence[str], where: str) -> list[
     """The labels of a row with a 0/1 column for each label."""
     found = []
     for name in names:
-        value = str(row[name]).strip().lower()
+        value = parse_at(f"{where}, column '{name}'", cell_text, row[name]).strip().lower()
         if value not in TRUE_CELLS + FALSE_CELLS:
             problem = f"{where}: column '{name}' has {str(row[name])[:40]!r} instead of 0 or 1."
             raise UserError(problem, "Use 0 or 1, true or false, in a column for each label.")

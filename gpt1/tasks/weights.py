@@ -14,6 +14,7 @@ from torch import Tensor
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.foreign import parse_json
 from gpt1.formatting import float_or_nan
+from gpt1.tables.cells import cell_number, resolve_thousands
 from gpt1.tables.table import Table, missing_column_error
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Classes, Target
@@ -28,10 +29,10 @@ def add_row_weights(examples: Sequence[Example], table: Table, column: str | Non
         return list(examples)
     if column not in table.columns:
         raise missing_column_error(table.name, {column: "--weight"}, table.columns, table.delimiter)
-    weighted = []
+    weighted, weights = [], resolve_thousands([row[column] for row in table.rows])
     for i, (example, row) in enumerate(zip(examples, table.rows, strict=True)):
-        weight = float_or_nan(row[column])
-        if not 0 <= weight < math.inf:
+        weight = cell_number(weights[i])
+        if weight is None or not 0 <= weight < math.inf:
             problem = f"{table.locate_row(i)}: the weight {str(row[column])[:40]!r} is not a number of at least 0."
             raise UserError(problem, "Fix or remove the row.")
         weighted.append(replace(example, weight=weight))

@@ -361,3 +361,11 @@ def test_a_missing_part_of_joined_columns_is_named():
     with pytest.raises(UserError, match=r"t.csv has no column 'bdy'") as refused:
         check_columns(KINDS["classification"], {"text": "title,bdy"}, ["title", "body"], "t.csv")
     assert "--text body" in refused.value.fix
+
+
+@pytest.mark.parametrize("empty", ["", " ", None, float("nan"), 0, 0.0, False, b"0"])
+def test_an_empty_cell_of_a_label_column_is_0_in_every_format(empty: Any):
+    row, columns = {"text": "x", "sport": 1.0, "art": empty}, {"text": "text", "label": "sport,art"}
+    assert read_one("multilabel", row, columns).label == ["sport"]
+    with pytest.raises(UserError, match=r"t\.csv, line 2: column 'art' has '2' instead of 0 or 1"):
+        read_one("multilabel", {**row, "art": 2}, columns)

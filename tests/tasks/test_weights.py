@@ -129,6 +129,15 @@ def test_a_row_weight_that_is_not_a_number_is_an_error_with_its_row(weight: Any)
         add_row_weights(make_examples(["a", "b"]), table, "weight")
 
 
+@pytest.mark.parametrize(
+    ("cells", "weights"),
+    [(["0,5", "2"], [0.5, 2]), (["1.000", "0,5"], [1000, 0.5]), (["1,000", "0.5"], [1000, 0.5]), ([2, 0.5], [2, 0.5])],
+)
+def test_row_weights_are_read_like_the_numbers_of_labels(cells: list[Any], weights: list[float]):
+    table = Table("rows.csv", ["text", "w"], [{"text": "a", "w": cell} for cell in cells])
+    assert [example.weight for example in add_row_weights(make_examples(["a", "b"]), table, "w")] == weights
+
+
 def test_weights_of_0_leave_nothing_to_learn():
     table = Table("rows.csv", ["text", "w"], [{"text": "a", "w": 0}, {"text": "b", "w": 0}])
     with pytest.raises(UserError, match="all rows have the weight 0"):
