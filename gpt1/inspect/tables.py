@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from gpt1.tasks.examples import (
     target_from_examples,
 )
 from gpt1.tasks.kinds import KINDS, Example, encode_examples, example_texts, truncated_share, windowed_share
-from gpt1.tasks.labels import as_label, format_labels
+from gpt1.tasks.labels import as_label, as_number, format_labels
 from gpt1.tasks.multilabel import MultiLabel
 
 Facts = dict[str, Any]
@@ -60,7 +60,7 @@ def inspect_table(
     texts += choice_columns(task.columns["choices"]) if "choices" in task.columns else []
     label = task.columns.get("label")
     one_label = task.kind not in ("choice", "multilabel")
-    facts = describe_table(table, label if one_label else None, texts or None)
+    facts = describe_table(table, label if one_label else None, texts or None, label_reader(task))
     examples, error = try_read_examples(table, task)
     labels = [example.label for example in examples if example.label is not None]
     warnings = [
@@ -91,6 +91,18 @@ def inspect_table(
         facts["tokens"] = token_facts(examples, task, from_, progress)
     following = next_commands(table, task, texts, from_) if texts else []
     return {**facts, "warnings": warnings, "next": following[:-1] if error and label else following}
+
+
+def label_reader(task: TaskGuess) -> Callable[[Any], str]:
+    """A function that returns a cell of the label as training reads it; as text if it is empty or invalid."""
+
+    def read(cell: Any) -> str:
+        try:
+            return f"{as_number(cell):.15g}" if KINDS[task.kind].predicts_number(task.score) else as_label(cell)
+        except UserError:
+            return cell_to_show(cell)
+
+    return read
 
 
 def next_commands(table: Table, task: TaskGuess, texts: Sequence[str], from_: str | Path | None) -> list[str]:

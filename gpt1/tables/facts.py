@@ -28,12 +28,18 @@ def normalize_text(text: str) -> str:
     return PUNCTUATION_RUN.sub("", text.lower()) or text
 
 
-def describe_table(table: Table, label: str | None = "label", texts: Sequence[str] | None = None) -> dict[str, Any]:
+def describe_table(
+    table: Table,
+    label: str | None = "label",
+    texts: Sequence[str] | None = None,
+    read_label: Callable[[Any], str] = cell_to_show,
+) -> dict[str, Any]:
     """Statistics of a table as JSON values.
 
     Args:
         label: The label column, if there is one.
         texts: The text columns. Default: every column except the label that contains a non-numeric value.
+        read_label: A cell of the label column as text. Cells with equal texts have one label.
 
     Returns:
         rows, columns: Counts and names.
@@ -49,7 +55,7 @@ def describe_table(table: Table, label: str | None = "label", texts: Sequence[st
     if texts is None:
         texts = [name for name in table.columns if name != label and is_text_column(table, name)]
     rows = [tuple(cell_to_show(row.get(name)) for name in texts) for row in table.rows]
-    labels = [None if label is None else cell_to_show(row.get(label)).strip() or None for row in table.rows]
+    labels = [None if label is None else read_label(row.get(label)).strip() or None for row in table.rows]
     facts: dict[str, Any] = {
         "name": table.name,
         "rows": len(rows),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpt1.tasks.kinds import Example, Kind
+from gpt1.tasks.multilabel import MultiLabel
 from gpt1.tasks.targets import Target
 
 
@@ -34,8 +35,9 @@ def deduplicate(
 
 def contradictions(kind: Kind, examples: Sequence[Example], kept: Sequence[int], target: Target) -> int:
     """Number of examples with the texts of a kept one and another label."""
-    kept_labels = {content_key(kind, examples[i]): target.parse(examples[i].label) for i in kept}
-    pairs = [(kept_labels.get(content_key(kind, example)), target.parse(example.label)) for example in examples]
+    read: Callable[[Any], Any] = target.sort_labels if isinstance(target, MultiLabel) else target.parse
+    kept_labels = {content_key(kind, examples[i]): read(examples[i].label) for i in kept}
+    pairs = [(kept_labels.get(content_key(kind, example)), read(example.label)) for example in examples]
     return sum(kept_label is not None and kept_label != label for kept_label, label in pairs)
 
 

@@ -69,6 +69,22 @@ def test_dates_and_means_of_numbers_are_shown(tmp_path: Path, capfd: pytest.Capt
     assert "746" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["True", "true", "False"] * 4, 0),
+        (["1.0", "1", "2"] * 4, 0),
+        ([1, "1", 2] * 4, 0),
+        (["0,5", "0.50", "2,5"] * 4, 0),
+        (["True", "truth", "False"] * 4, 4),
+    ],
+)
+def test_labels_of_duplicates_are_compared_as_training_reads_them(labels: list[Any], expected: int, tmp_path: Path):
+    texts = [f"some words of row {i}" for group in range(4) for i in (group, group, 10 + group)]
+    found = inspect(write_columns(tmp_path, {"text": texts, "label": labels}))
+    assert (found["duplicates"], found["contradictions"]) == (4, expected)
+
+
 def test_duplicate_texts_and_duplicate_rows_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     columns = {"text": [*LONG[:9], LONG[0], LONG[0], LONG[1]], "label": ["a", "b"] * 6}
     found = inspect(write_columns(tmp_path, columns))
