@@ -149,9 +149,12 @@ class Run:
         return {role: str(column) for role, column in found.items() if column}
 
     def answer_names(self, answers: int) -> list[str]:
-        """The columns of the answers of multiple choice; numbered where one column holds them all."""
+        """The columns of the answers of multiple choice, the first ones if a question has fewer; numbered where one
+        column holds them all."""
         columns = [name.strip() for name in self.columns.get("choices", "answer").split(",")]
-        return columns if len(columns) == answers else [f"{columns[0]} {k}" for k in range(answers)]
+        if 1 < len(columns) >= answers:
+            return columns[:answers]
+        return [f"{columns[0]} {k}" for k in range(answers)]
 
     @cached_property
     def competitors(self) -> list[Competitor]:

@@ -23,7 +23,7 @@ from report_runs import (
 from gpt1.report.charts import COLORS, chart_style, new_chart, plot_band, to_svg
 from gpt1.report.curves import MIN_BIN_ROWS, merge_bins
 from gpt1.report.page import Page
-from gpt1.report.run_reader import ReliabilityBin
+from gpt1.report.run_reader import ReliabilityBin, Run
 from gpt1.report.sections import write_report
 
 RUNS: list[Callable[[Path], Path]] = [
@@ -355,6 +355,12 @@ def test_answers_are_named_by_their_columns(tmp_path: Path) -> None:
         assert f"<dt>{name}</dt>" in html
     assert "label <b>second</b>" in html
     assert "answer 0" not in html
+
+
+def test_a_question_with_fewer_answers_than_columns_has_the_first_columns() -> None:
+    run = Run(Path("run"), columns={"choices": "end1, end2,end3"})
+    names = [run.answer_names(n) for n in (2, 3, 4)]
+    assert names == [["end1", "end2"], ["end1", "end2", "end3"], ["end1 0", "end1 1", "end1 2", "end1 3"]]
 
 
 def test_answers_of_one_column_are_numbered(tmp_path: Path) -> None:
