@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from gpt1.console import default_progress
 from gpt1.corpus.readers import TEXT_FORMATS, is_corpus
@@ -37,6 +38,7 @@ from gpt1.tables.rows import INPUT_FORMATS
 from gpt1.tables.table import read_table
 
 __all__ = ["inspect", "print_facts"]
+Inspector: TypeAlias = Callable[[str, str | Path | None, Progress], Facts]
 
 
 def inspect(
@@ -58,7 +60,8 @@ def inspect(
         depending on the type.
 
     Raises:
-        UserError: If `source` does not exist or is not recognized, or if files of a corpus, run or model are damaged.
+        UserError: If `source` does not exist or is not recognized, if files of a corpus, run or model are damaged, or
+            for `from_` with a source that has its own tokenizer.
     """
     progress = progress or default_progress()
     path = Path(source)
@@ -71,9 +74,12 @@ def inspect(
             return inspect_table(read_table(source), from_, progress)
         return inspect_corpus(str(source), from_, progress)
     if is_model_name(path) and file_format(path)[0] not in {*INPUT_FORMATS, *TEXT_FORMATS}:
+        check_from(inspect_model, from_)
         return inspect_model(str(source), from_, progress)
     if path.is_dir():
-        return find_inspector(path)(str(source), from_, progress)
+        inspector = find_inspector(path)
+        check_from(inspector, from_)
+        return inspector(str(source), from_, progress)
     if path.exists():
         if file_format(path)[0] in TEXT_FORMATS:
             return inspect_texts(str(source), from_, progress)
@@ -82,7 +88,22 @@ def inspect(
     raise UserError(problem, f"Use a table, corpus, run, model or known data set: {', '.join(data_set_names())}.")
 
 
-def find_inspector(folder: Path) -> Callable[[str, str | Path | None, Progress], Facts]:
+OWN_TOKENIZER: dict[Inspector, str] = {
+    inspect_run: "a run",
+    inspect_runs: "a folder of runs",
+    inspect_model: "a model",
+    inspect_onnx: "an ONNX export",
+    inspect_tokenizer: "a tokenizer",
+}
+"""What is not inspected with the tokenizer of another model."""
+
+
+def check_from(inspector: Inspector, from_: str | Path | None) -> None:
+    if from_ is not None and inspector in OWN_TOKENIZER:
+        raise UserError(f"--from does not apply to {OWN_TOKENIZER[inspector]}.", "Omit --from.")
+
+
+def find_inspector(folder: Path) -> Inspector:
     """The function that inspects this kind of folder."""
     names = {entry.name for entry in folder.iterdir()}
     if is_corpus(folder):

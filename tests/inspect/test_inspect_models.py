@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from workspace import edit_json
 
+from gpt1.errors import UserError
 from gpt1.inference.convert import export_model
 from gpt1.inspect import inspect, print_facts
 
@@ -28,6 +29,20 @@ def test_a_classifier_in_the_format_of_hugging_face_is_a_fine_tuned_model(
     out = capfd.readouterr().out
     assert "a model fine-tuned for classification from Hugging Face" in out
     assert "None" not in out
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("runs/books", "a run"),
+        ("runs", "a folder of runs"),
+        ("runs/reviews/model", "a model"),
+        ("corpus/tokenizer", "a tokenizer"),
+    ],
+)
+def test_what_has_its_own_tokenizer_is_not_inspected_with_another(name: str, what: str, workspace: Path):
+    with pytest.raises(UserError, match=f"^from_= does not apply to {what}\\.\nOmit from_=\\.$"):
+        inspect(workspace / name, from_="nonexistent")
 
 
 @pytest.mark.slow  # tracing takes five seconds
